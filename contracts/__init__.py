@@ -1,0 +1,1 @@
+"""Compiled contracts: ABIs and bytecode shipped with the Python package."""

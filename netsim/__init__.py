@@ -1,0 +1,1 @@
+"""The network simulator: real services over simulated ports under a virtual clock."""

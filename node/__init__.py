@@ -1,0 +1,1 @@
+"""The Quern daemon: rules, ports, adapters, services and faces."""

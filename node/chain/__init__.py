@@ -1,0 +1,1 @@
+"""The EVM adapter: JSON-RPC, watcher, sender, contract bindings and accounts."""

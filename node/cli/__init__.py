@@ -1,0 +1,1 @@
+"""The quern command line, a thin client of the control socket."""

@@ -1,0 +1,1 @@
+"""The vLLM adapter: supervised server, client and ML-node state."""

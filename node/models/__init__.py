@@ -1,0 +1,1 @@
+"""The model manager: registry of local models, validation, publishing."""

@@ -1,0 +1,128 @@
+"""Records to canonical values and back, strictly typed: what does not match a record's annotations is refused.
+
+A record is a frozen dataclass whose fields are annotated with: bool, int, str, bytes, a NewType of these, an Enum,
+another record, `X | None`, or `tuple[X, ...]`. TokenAmount fields travel as decimal text because amounts exceed
+64 bits. Unknown keys of a map are ignored on reading, so that a later version may add fields.
+"""
+
+import dataclasses
+import functools
+import types
+from collections.abc import Hashable, Mapping
+from enum import Enum
+from typing import Any, NewType, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from node.protocol.canonical import CanonicalError, CanonicalValue, decode, encode
+from node.protocol.identifiers import TokenAmount
+
+Record = TypeVar("Record")
+
+AMOUNT_DIGITS_MAX = 78
+"""2**256 has 78 decimal digits; longer text is refused before it is converted."""
+
+
+class SchemaError(ValueError):
+    """A value does not fit the record it claims to be; the message names the field."""
+
+
+def to_value(record: object) -> CanonicalValue:
+    """Return the canonical value (maps, arrays, scalars) of `record`."""
+    return {name: _outgoing(annotation, getattr(record, name)) for name, annotation in _fields(type(record)).items()}
+
+
+def from_value(record_type: type[Record], value: CanonicalValue) -> Record:
+    """Build a `record_type` from `value`.
+
+    Raises SchemaError if a field is missing or of the wrong type, or if the record's own checks refuse it.
+    """
+    return _record(record_type, value, record_type.__name__)
+
+
+def to_bytes(record: object) -> bytes:
+    """Return the canonical bytes of `record`."""
+    return encode(to_value(record))
+
+
+def from_bytes(record_type: type[Record], data: bytes) -> Record:
+    """Parse canonical bytes into a record; raise SchemaError on anything else."""
+    try:
+        return from_value(record_type, decode(data))
+    except CanonicalError as error:
+        raise SchemaError(f"{record_type.__name__}: {error}") from error
+
+
+@functools.cache
+def _fields(record_type: Hashable) -> dict[str, Any]:
+    known = cast(type, record_type)  # typed Hashable because that is what the cache keys on
+    hints = get_type_hints(known)
+    return {field.name: hints[field.name] for field in dataclasses.fields(known)}
+
+
+def _outgoing(annotation: Any, value: Any) -> CanonicalValue:
+    if annotation is TokenAmount:
+        return str(value)
+    origin = get_origin(annotation)
+    if origin is tuple:
+        (inner, _) = get_args(annotation)
+        return [_outgoing(inner, item) for item in value]
+    if origin in (Union, types.UnionType):
+        return None if value is None else _outgoing(_without_none(annotation), value)
+    if isinstance(value, Enum):
+        return value.value
+    if dataclasses.is_dataclass(value):
+        return to_value(value)
+    return value
+
+
+def _incoming(annotation: Any, value: CanonicalValue, path: str) -> Any:
+    if annotation is TokenAmount:
+        return _amount(value, path)
+    origin = get_origin(annotation)
+    if origin is tuple:
+        (inner, _) = get_args(annotation)
+        if not isinstance(value, list | tuple):
+            raise SchemaError(f"{path}: expected an array, got {type(value).__name__}")
+        return tuple(_incoming(inner, item, f"{path}[{index}]") for index, item in enumerate(value))
+    if origin in (Union, types.UnionType):
+        return None if value is None else _incoming(_without_none(annotation), value, path)
+    if isinstance(annotation, NewType):
+        return _incoming(annotation.__supertype__, value, path)
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        try:
+            return annotation(value)
+        except ValueError as error:
+            raise SchemaError(f"{path}: {error}") from error
+    if dataclasses.is_dataclass(annotation):
+        return _record(cast(type, annotation), value, path)
+    if type(value) is not annotation:  # exact: a bool is not an int here
+        raise SchemaError(f"{path}: expected {annotation.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _record(record_type: type[Record], value: CanonicalValue, path: str) -> Record:
+    if not isinstance(value, Mapping):
+        raise SchemaError(f"{path}: expected a map, got {type(value).__name__}")
+    arguments = {}
+    for name, annotation in _fields(record_type).items():
+        if name not in value:
+            raise SchemaError(f"{path}.{name}: missing")
+        arguments[name] = _incoming(annotation, value[name], f"{path}.{name}")
+    try:
+        return record_type(**arguments)
+    except SchemaError:
+        raise
+    except ValueError as error:
+        raise SchemaError(f"{path}: {error}") from error
+
+
+def _amount(value: CanonicalValue, path: str) -> TokenAmount:
+    if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > AMOUNT_DIGITS_MAX:
+        raise SchemaError(f"{path}: expected a decimal amount")
+    if value != "0" and value.startswith("0"):
+        raise SchemaError(f"{path}: leading zero in an amount")
+    return TokenAmount(int(value))
+
+
+def _without_none(annotation: Any) -> Any:
+    (inner,) = (argument for argument in get_args(annotation) if argument is not type(None))
+    return inner

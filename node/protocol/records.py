@@ -1,0 +1,282 @@
+"""The records of the protocol: what is on chain, in an epoch's frozen group, in a proof, in a receipt.
+
+All are frozen; integers only, so that canonical bytes and hashes are the same on every node. Units stand in the field
+names or docstrings. A record checks its own bounds and raises ValueError: whatever parses is within limits.
+"""
+
+import itertools
+from dataclasses import dataclass
+from enum import Enum
+
+from node.protocol.identifiers import (
+    Address,
+    BlockNumber,
+    Cid,
+    EpochNumber,
+    Hash32,
+    ModelId,
+    NodeId,
+    PeerId,
+    RequestId,
+    TokenAmount,
+)
+
+UINT64_MAX = 2**64 - 1
+ML_NODES_PER_PARTICIPANT_MAX = 64
+"""A participant with more is split over several accounts; bounds what a group entry may cost to hash and check."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """One version of a model as the ModelRegistry holds it; frozen into the epoch group as its `model_snapshot`."""
+
+    model_id: ModelId
+    cid: Cid
+    """Root CID of the UnixFS directory with config, tokenizer and weights."""
+    name: str
+    description: str
+    active: bool
+    version: int
+    """1 for the first registration, plus one for each `updateModel`."""
+    hf_repo: str
+    hf_commit: str
+    model_args: tuple[str, ...]
+    """vLLM command-line arguments that every engine of this model uses, e.g. `--max-model-len`, `512`."""
+    vram_mib: int
+    throughput_per_nonce: int
+    """Tokens per epoch that one unit of PoC weight stands for."""
+    units_of_compute_per_token: int
+    context_length: int
+    """Tokens, prompt and output together."""
+    poc_distance_max: int
+    """Largest squared distance between two quantised PoC vectors that counts as equal (see nonces.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MLNodeRegistration:
+    """An ML node as its participant registered it on chain."""
+
+    node_id: NodeId
+    models: tuple[ModelId, ...]
+    hardware: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantRecord:
+    """A registered participant: the account, the libp2p peer bound to it, and its ML nodes in the order added."""
+
+    participant: Address
+    peer_id: PeerId
+    ml_nodes: tuple[MLNodeRegistration, ...]
+    registered_at: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
+class EpochParameters:
+    """What the EpochManager was deployed with; every stage and price follows from it and the block number.
+
+    Offsets count blocks from the first block of the epoch and increase strictly:
+    0 < generate < exchange < validate < vote_exchange < form < load < epoch_blocks.
+    """
+
+    genesis_block: BlockNumber
+    epoch_blocks: int
+    generate_offset: int
+    exchange_offset: int
+    validate_offset: int
+    vote_exchange_offset: int
+    form_offset: int
+    load_offset: int
+    poc_sample_size: int
+    """Nonces drawn from each batch for validation."""
+    poc_reject_mismatches: int
+    """A sample with this many mismatches or more is voted invalid."""
+    unit_price: TokenAmount
+    """Price of one unit of compute."""
+    initial_subsidy: TokenAmount
+    """Reward coins of one epoch before the first halving."""
+    halving_epochs: int
+
+    def __post_init__(self) -> None:
+        offsets = (
+            0,
+            self.generate_offset,
+            self.exchange_offset,
+            self.validate_offset,
+            self.vote_exchange_offset,
+            self.form_offset,
+            self.load_offset,
+            self.epoch_blocks,
+        )
+        if any(before >= after for before, after in itertools.pairwise(offsets)):
+            raise ValueError(f"stage offsets must increase strictly, got {offsets}")
+        if not 0 < self.poc_reject_mismatches <= self.poc_sample_size:
+            raise ValueError("poc_reject_mismatches must be in 1..poc_sample_size")
+        if self.halving_epochs <= 0:
+            raise ValueError("halving_epochs must be positive")
+
+
+class Timeslot(Enum):
+    """Index into an ML node's `timeslot_allocation` (requirements B10)."""
+
+    PRE_POC_SLOT = 0
+    POC_SLOT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class MLNodeSnapshot:
+    """One ML node and the one model it serves, frozen for an epoch."""
+
+    node_id: NodeId
+    model_id: ModelId
+    poc_weight: int
+    throughput: int
+    """poc_weight × the model's frozen throughput_per_nonce, in tokens per epoch."""
+    timeslot_allocation: tuple[bool, ...]
+    """(PRE_POC_SLOT, POC_SLOT): true where the node serves instead of mining."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """A participant's place in an epoch group."""
+
+    participant: Address
+    peer_id: PeerId
+    weight: int
+    ml_nodes: tuple[MLNodeSnapshot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochGroup:
+    """Everything frozen for one epoch: who serves what with which parameters."""
+
+    epoch: EpochNumber
+    members: tuple[GroupMember, ...]
+    """Ascending by account (as lower-case hex)."""
+    models: tuple[ModelRecord, ...]
+    """Snapshots, ascending by model id."""
+
+    @property
+    def total_weight(self) -> int:
+        """Sum of the members' weights."""
+        return sum(member.weight for member in self.members)
+
+
+@dataclass(frozen=True, slots=True)
+class PocCommit:
+    """What the chain holds of a PoC batch: one per participant, node and epoch."""
+
+    epoch: EpochNumber
+    participant: Address
+    node_id: NodeId
+    model_id: ModelId
+    count: int
+    """Nonces 0 to count-1 were computed."""
+    root: Hash32
+    """Merkle root over the quantised vectors, in nonce order (nonces.py)."""
+    vectors_cid: Cid
+    """The vectors as one file: count × vector bytes, in nonce order."""
+
+
+class Verdict(Enum):
+    """A validator's judgement of one batch. Lacking the model or the data is an abstention, never a no."""
+
+    VALID = "valid"
+    INVALID = "invalid"
+    ABSTAIN = "abstain"
+
+
+@dataclass(frozen=True, slots=True)
+class PocVote:
+    """One validator's judgement of one node's batch, with the evidence anyone can recompute."""
+
+    participant: Address
+    node_id: NodeId
+    verdict: Verdict
+    sampled: tuple[int, ...]
+    """The nonces that were drawn, ascending."""
+    distances: tuple[int, ...]
+    """Squared distance of each sampled nonce, in the order of `sampled`; empty when abstaining."""
+    reason: str
+    """Why not valid: `` for valid, else a short code such as `root-mismatch`, `mismatches`, `no-model`, `no-data`."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoteBundle:
+    """All votes of one validator in one epoch; its CID is committed on chain, its bytes are content."""
+
+    epoch: EpochNumber
+    validator: Address
+    votes: tuple[PocVote, ...]
+    """Ascending by (participant, node_id)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardShare:
+    """What an account has earned in reward coins over all epochs up to a result (cumulative)."""
+
+    account: Address
+    cumulative: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """The outcome of one epoch: the group of the next one and the cumulative rewards. Every node computes the same."""
+
+    epoch: EpochNumber
+    group: EpochGroup
+    """The group of epoch + 1."""
+    rewards: tuple[RewardShare, ...]
+    """Ascending by account; cumulative, so that a claim never needs an older result."""
+    reward_total: TokenAmount
+    """Reward coins of this epoch alone; never above the epoch's subsidy."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResultSummary:
+    """What the chain holds of an EpochResult and what members sign by EIP-712 (eip712.py)."""
+
+    epoch: EpochNumber
+    content_cid: Cid
+    validator_set_hash: Hash32
+    total_weight: int
+    rewards_root: Hash32
+    reward_total: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
+class Voucher:
+    """A cumulative promise to pay, signed by the payer (EIP-712). The newest replaces all before it."""
+
+    channel_id: Hash32
+    cumulative: TokenAmount
+    receipts_root: Hash32
+    """Running hash over the receipts this voucher pays for, in order (pricing.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """An executor's statement of one answer: what it served, for whom, at what price."""
+
+    request_id: RequestId
+    epoch: EpochNumber
+    model_id: ModelId
+    model_cid: Cid
+    payer: Address
+    executor: Address
+    node_id: NodeId
+    prompt_tokens: int
+    output_tokens: int
+    prompt_commitment: Hash32
+    """SHA-256 of the canonical array of prompt token ids."""
+    output_commitment: Hash32
+    """SHA-256 of the canonical array of output token ids."""
+    price: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
+class SignedReceipt:
+    """A receipt with the executor's signature over its Keccak-256 digest."""
+
+    receipt: Receipt
+    signature: bytes

@@ -1,0 +1,1 @@
+"""One module per duty; each is a trio task tree that uses ports only."""

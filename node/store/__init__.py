@@ -1,0 +1,1 @@
+"""The SQLite store: migrations, outbox, cursor, receipts, vouchers, signed duties."""
