@@ -27,7 +27,10 @@ class SchemaError(ValueError):
 
 def to_value(record: object) -> CanonicalValue:
     """Return the canonical value (maps, arrays, scalars) of `record`."""
-    return {name: _outgoing(annotation, getattr(record, name)) for name, annotation in _fields(type(record)).items()}
+    return {
+        name: _outgoing(annotation, getattr(record, name))
+        for name, annotation in _fields(cast(Hashable, type(record))).items()
+    }
 
 
 def from_value(record_type: type[Record], value: CanonicalValue) -> Record:
@@ -103,7 +106,7 @@ def _record(record_type: type[Record], value: CanonicalValue, path: str) -> Reco
     if not isinstance(value, Mapping):
         raise SchemaError(f"{path}: expected a map, got {type(value).__name__}")
     arguments = {}
-    for name, annotation in _fields(record_type).items():
+    for name, annotation in _fields(cast(Hashable, record_type)).items():
         if name not in value:
             raise SchemaError(f"{path}.{name}: missing")
         arguments[name] = _incoming(annotation, value[name], f"{path}.{name}")
