@@ -1,0 +1,345 @@
+"""The ports: the few interfaces through which services see the world. Real adapters and the simulator implement them.
+
+Nothing here is libp2p, vLLM, EVM or SQLite; everything is in the records of `node.protocol`.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from node.protocol.actions import ChainAction
+from node.protocol.chain_state import ChainState
+from node.protocol.identifiers import Address, BlockNumber, Cid, Hash32, ModelId, NodeId, PeerId, TokenAmount
+from node.protocol.messages import Message, MessageBody, Topic
+from node.protocol.records import EpochParameters, SignedReceipt, Voucher
+
+# --- Chain ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where the chain stands: the newest block, and the newest one deep enough to act on."""
+
+    number: BlockNumber
+    confirmed: BlockNumber
+
+
+class ActionStatus(Enum):
+    """How far an intent has come."""
+
+    PENDING = "pending"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ActionOutcome:
+    """The end of an intent. `reason` says why it failed, in the contract's own error where there is one."""
+
+    status: ActionStatus
+    transaction_hash: Hash32 | None
+    gas_used: int
+    reason: str
+
+
+class Chain(Protocol):
+    """The chain as services use it. Reading is free and immediate; writing is exactly once by key."""
+
+    @property
+    def account(self) -> Address:
+        """The account that sends this daemon's transactions: its participant."""
+
+    @property
+    def chain_id(self) -> int:
+        """EIP-155 chain id, part of every EIP-712 domain."""
+
+    @property
+    def parameters(self) -> EpochParameters:
+        """The EpochManager's immutable parameters."""
+
+    @property
+    def epoch_manager(self) -> Address:
+        """Contract that verifies epoch results (EIP-712 verifying contract)."""
+
+    @property
+    def payment_channels(self) -> Address:
+        """Contract that verifies vouchers (EIP-712 verifying contract)."""
+
+    @property
+    def head(self) -> Head:
+        """The newest head seen; never blocks."""
+
+    @property
+    def state(self) -> ChainState:
+        """The fold of all confirmed events. Read only."""
+
+    async def state_at(self, block: BlockNumber) -> ChainState:
+        """Return the fold of all events up to and including `block`, which must be confirmed."""
+
+    def heads(self) -> AsyncIterator[Head]:
+        """Yield the head now and after every change of it; a slow reader sees the newest, not each."""
+
+    async def block_hash(self, block: BlockNumber) -> Hash32:
+        """Return the hash of `block` once it is confirmed; waits for that."""
+
+    async def submit(self, key: str, action: ChainAction) -> None:
+        """Store the intent durably; it is sent exactly once for `key`, across restarts. Same key: no effect."""
+
+    async def outcome(self, key: str) -> ActionOutcome:
+        """Wait until the intent `key` is confirmed or has failed for good."""
+
+    async def token_balance(self, account: Address) -> TokenAmount:
+        """Tokens of `account` at the newest block."""
+
+    def sign(self, digest: Hash32) -> bytes:
+        """Sign a digest with the account key (65 bytes). Callers record duties before signing: see Store."""
+
+
+# --- Network ----------------------------------------------------------------------------------------------------------
+
+
+class Validity(Enum):
+    """A gossip validator's judgement."""
+
+    ACCEPT = "accept"
+    IGNORE = "ignore"
+    """Not forwarded, sender not blamed (too old, unknown version, not yet known)."""
+    REJECT = "reject"
+    """Not forwarded, sender penalised."""
+
+
+class CallFailedError(Exception):
+    """A call to a peer failed; `code` is a short word from the peer or `unreachable`, `deadline`, `lost`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class Call(Protocol):
+    """One call over the long-lived stream between two peers, seen from either end. Chunks keep their order."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """The other end."""
+
+    @property
+    def payload(self) -> bytes:
+        """What the call was opened with."""
+
+    async def send(self, data: bytes) -> None:
+        """Send a chunk; waits for the other end's credit. Raises CallFailedError."""
+
+    async def receive(self) -> bytes:
+        """Return the next chunk; raise trio.EndOfChannel at the other side's normal end, CallFailedError otherwise."""
+
+
+CallHandler = Callable[[Call], Awaitable[None]]
+"""Serves one call. Returning ends it normally; raising CallFailedError tells the caller code and message."""
+
+MessageValidator = Callable[[PeerId, Message], Validity]
+"""Judges meaning (right to say it, epoch, time) after size, schema and signature were checked. Must not block."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """A connected peer."""
+
+    peer_id: PeerId
+    address: str
+    latency_ms: int | None
+
+
+class Network(Protocol):
+    """Gossip and calls between peers, in verified messages."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """This node's peer id."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Multiaddresses (with peer id) at which this node can be dialled."""
+
+    def peers(self) -> tuple[PeerStatus, ...]:
+        """Connected peers."""
+
+    def sign_as_peer(self, data: bytes) -> bytes:
+        """Sign with the libp2p key (Ed25519), to bind peer and account."""
+
+    async def publish(self, body: MessageBody) -> None:
+        """Seal a message body (node.protocol.messages) with the account key and gossip it on its topic."""
+
+    def subscribe(
+        self, topic: Topic, validator: MessageValidator
+    ) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
+        """Deliver verified messages of `topic`, one's own included. One subscriber per topic."""
+
+    def serve(self, method: str, handler: CallHandler, *, concurrency: int) -> None:
+        """Answer calls of `method`; calls beyond `concurrency` are refused with code `busy`."""
+
+    def call(
+        self, peer: PeerId, method: str, payload: bytes, *, deadline_seconds: float
+    ) -> AbstractAsyncContextManager[Call]:
+        """Open a call; leaving the context cancels the handler at the other end. Raises CallFailedError."""
+
+
+# --- Content ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Where content may be had: the content gateway of a peer."""
+
+    host: str
+    port: int
+
+
+class ContentUnavailableError(Exception):
+    """No provider had valid bytes for a CID; the message names what was tried."""
+
+
+class Content(Protocol):
+    """Content by CID. Whatever this returns was verified against its CID."""
+
+    async def add_bytes(self, data: bytes) -> Cid:
+        """Store and pin `data`; return its CID."""
+
+    async def read_bytes(self, cid: Cid, providers: Sequence[Provider], *, limit_bytes: int) -> bytes:
+        """Return the file `cid`, fetching it if needed; raise ContentUnavailableError, or ValueError if too large."""
+
+    async def has(self, cid: Cid) -> bool:
+        """Whether all of `cid` is held locally."""
+
+
+# --- Engine -----------------------------------------------------------------------------------------------------------
+
+
+class EngineFailedError(Exception):
+    """The engine died, wedged or answered nonsense: the request may be retried elsewhere."""
+
+
+class EngineRefusedError(Exception):
+    """The engine refused the request itself: retrying elsewhere will not help."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What to generate from token ids. Rates are in thousandths so that requests hash exactly."""
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    temperature_milli: int
+    top_p_milli: int
+    seed: int
+    stop: tuple[str, ...]
+    priority: int
+    """Lower runs first: 0 for users, 10 for mining and audits."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationChunk:
+    """Some tokens of an answer. The last chunk, and only it, has a finish reason (`stop` or `length`)."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: str | None
+
+
+class Engine(Protocol):
+    """One ML node: an engine that serves one model at a time."""
+
+    @property
+    def node_id(self) -> NodeId:
+        """The ML node's name."""
+
+    @property
+    def model_id(self) -> ModelId | None:
+        """The model that is loaded and ready, or None."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids run from 0 to this, exclusive. Only meaningful while a model is ready."""
+
+    async def render_chat(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+        """Apply the model's chat template and tokenize, ready for generation."""
+
+    def generate(self, request: GenerationRequest) -> AbstractAsyncContextManager[AsyncIterator[GenerationChunk]]:
+        """Generate; leaving the context aborts the generation at the engine."""
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        """For each prompt, the natural-log probabilities of its tokens 1..L-1 given those before them."""
+
+
+# --- Store ------------------------------------------------------------------------------------------------------------
+
+
+class EquivocationError(Exception):
+    """A duty was already done with another content: signing this one could be slashed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedVoucher:
+    """A voucher with its payer's signature."""
+
+    payer: Address
+    payee: Address
+    voucher: Voucher
+    signature: bytes
+
+
+class Store(Protocol):
+    """Durable books. Every method returns only when its effect would survive kill -9."""
+
+    def record_duty(self, duty: str, digest: Hash32) -> None:
+        """Remember what is about to be signed for `duty` (e.g. `votes/7`), before it is signed.
+
+        Same digest again: no effect. Another digest: EquivocationError, and nothing must be signed.
+        """
+
+    def issued_voucher(self, channel_id: Hash32) -> SignedVoucher | None:
+        """The newest voucher this node signed as payer."""
+
+    def save_issued_voucher(self, signed: SignedVoucher) -> None:
+        """Write a voucher before it leaves this node; refuses (ValueError) one below the newest."""
+
+    def received_voucher(self, channel_id: Hash32) -> SignedVoucher | None:
+        """The newest voucher this node holds as payee."""
+
+    def save_received_voucher(self, signed: SignedVoucher) -> None:
+        """Write a verified voucher before tokens are released for it; refuses (ValueError) one below the newest."""
+
+    def received_vouchers(self) -> tuple[SignedVoucher, ...]:
+        """The newest voucher of each channel this node is paid from."""
+
+    def save_receipt(self, signed: SignedReceipt) -> None:
+        """Keep a receipt this node gave or got; the same request id again has no effect."""
+
+    def receipts(self, *, limit: int) -> tuple[SignedReceipt, ...]:
+        """The newest receipts, newest first."""
+
+    def receipt_totals(self) -> tuple[int, int, TokenAmount]:
+        """(answers, output tokens, price) over all receipts in which this node is the executor."""
+
+    def put_document(self, key: str, data: bytes) -> None:
+        """Keep a small document under a key (e.g. the last EpochResult); replaces."""
+
+    def get_document(self, key: str) -> bytes | None:
+        """Return a document or None."""
+
+
+# --- Clock ------------------------------------------------------------------------------------------------------------
+
+WallClock = Callable[[], int]
+"""UNIX seconds; injected, so that the simulator's virtual time reaches message times and expiries."""

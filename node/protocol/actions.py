@@ -1,0 +1,157 @@
+"""What a daemon may ask of the chain: one record per transaction kind, so that an intent can be stored and compared.
+
+Actions are data. The chain adapter encodes them as calls; the simulator applies them to its own state machine.
+"""
+
+from dataclasses import dataclass
+
+from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, PeerId, TokenAmount
+from node.protocol.records import EpochResultSummary, MLNodeRegistration, PocCommit, Voucher
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterParticipant:
+    """Bind the sending account to a libp2p peer; `peer_signature` is the peer key's over the binding text."""
+
+    peer_id: PeerId
+    peer_signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitHardwareDiff:
+    """Add or replace ML nodes and remove others; refused on chain if any model is not registered and active."""
+
+    added: tuple[MLNodeRegistration, ...]
+    removed: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPoc:
+    """Commit one node's batch of nonces."""
+
+    commit: PocCommit
+
+
+@dataclass(frozen=True, slots=True)
+class CommitVotes:
+    """Commit the bundle of all votes of the sending validator in one epoch."""
+
+    epoch: EpochNumber
+    bundle_cid: Cid
+
+
+@dataclass(frozen=True, slots=True)
+class PostEpochResult:
+    """Post a result with the signatures of a quorum."""
+
+    summary: EpochResultSummary
+    validator_set: bytes
+    """Packed entries of the next group: 20-byte account, 8-byte big-endian weight, ascending by account."""
+    signatures: tuple[tuple[Address, bytes], ...]
+    """(signer, 65-byte signature), ascending by signer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimReward:
+    """Claim all reward coins of `account` up to `cumulative`."""
+
+    account: Address
+    cumulative: TokenAmount
+    proof: tuple[Hash32, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FundChannel:
+    """Deposit `amount` into the payment channel from the sender to `payee` (allowance included)."""
+
+    payee: Address
+    amount: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
+class RedeemVoucher:
+    """Redeem the payer's newest voucher; pays the payee what is new."""
+
+    payer: Address
+    payee: Address
+    voucher: Voucher
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitPrompt:
+    """Put a prompt on chain and escrow its maximum price (allowance included)."""
+
+    prompt_cid: Cid
+    model_id: ModelId
+    max_tokens: int
+    max_price: TokenAmount
+    """What the sender expects the contract to escrow; used for the allowance."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPrompt:
+    """Answer an on-chain prompt."""
+
+    prompt_id: int
+    result_cid: Cid
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReclaimPrompt:
+    """Take back the escrow of a prompt nobody answered in time."""
+
+    prompt_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterModel:
+    """Owner: register a model with its full specification."""
+
+    model_id: ModelId
+    cid: Cid
+    name: str
+    description: str
+    hf_repo: str
+    hf_commit: str
+    model_args: tuple[str, ...]
+    vram_mib: int
+    throughput_per_nonce: int
+    units_of_compute_per_token: int
+    context_length: int
+    poc_distance_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateModel:
+    """Owner: give a model a new version with another CID."""
+
+    model_id: ModelId
+    cid: Cid
+
+
+@dataclass(frozen=True, slots=True)
+class DeactivateModel:
+    """Owner: take a model out of the next epoch group."""
+
+    model_id: ModelId
+
+
+ChainAction = (
+    RegisterParticipant
+    | SubmitHardwareDiff
+    | CommitPoc
+    | CommitVotes
+    | PostEpochResult
+    | ClaimReward
+    | FundChannel
+    | RedeemVoucher
+    | SubmitPrompt
+    | AnswerPrompt
+    | ReclaimPrompt
+    | RegisterModel
+    | UpdateModel
+    | DeactivateModel
+)

@@ -1,0 +1,190 @@
+"""Gossip messages: the signed envelope and the body of each kind.
+
+Goals: a receiver can refuse a message by size, then schema, then signature, then the sender's right to say it, in
+that order and without asking anyone. Non-goals: delivery guarantees (content is fetched by CID), tokens, weights.
+
+An envelope is a canonical map `{v, t, body, at, from, sig}`. The account signs Keccak-256 of the canonical array
+`["quern", network_id, v, t, body, at]`, so a message of one network means nothing on another.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from node.protocol.canonical import CanonicalError, CanonicalValue, decode, encode, keccak_digest
+from node.protocol.codec import Record, SchemaError, from_value, to_value
+from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, PeerId, RequestId
+from node.protocol.records import PocCommit, SignedReceipt
+from node.protocol.signatures import DigestSigner, SignatureError, recover
+
+WIRE_VERSION = 1
+GOSSIP_MESSAGE_BYTES_MAX = 64 * 1024
+"""Larger messages are refused unread: each is relayed by every peer in the mesh."""
+RECEIPTS_PER_MESSAGE_MAX = 64
+"""Receipts are batched: at most this many in one message, which stays well below the size limit."""
+
+
+class Topic(Enum):
+    """Gossip topics; on the wire `/quern/1/<network-id>/<value>`."""
+
+    PRESENCE = "presence"
+    PROMPTS = "prompts"
+    RESULTS = "results"
+    POC = "poc"
+    VOTES = "votes"
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """I am here: who I am, what I serve and where my content can be fetched. Expires."""
+
+    peer_id: PeerId
+    content_host: str
+    """Host of the content gateway; empty where the node serves no content."""
+    content_port: int
+    models: tuple[ModelId, ...]
+    """Models loaded and ready right now."""
+    load: int
+    """Requests in progress."""
+    version: str
+    expires_at: int
+    """UNIX seconds; never more than PRESENCE_SECONDS_MAX after `at`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAnnouncement:
+    """A gateway sent a request to an executor: what was promised, without revealing the prompt."""
+
+    request_id: RequestId
+    model_id: ModelId
+    prompt_commitment: Hash32
+    max_tokens: int
+    executor: Address
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAnnouncements:
+    """The announcements of about a second, in one message."""
+
+    items: tuple[PromptAnnouncement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """The receipts of about a second, in one message."""
+
+    items: tuple[SignedReceipt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PocAnnouncement:
+    """A batch is ready to be fetched from its participant."""
+
+    commit: PocCommit
+
+
+@dataclass(frozen=True, slots=True)
+class VotesAnnouncement:
+    """A vote bundle is ready to be fetched from its validator."""
+
+    epoch: EpochNumber
+    bundle_cid: Cid
+
+
+@dataclass(frozen=True, slots=True)
+class ResultSignature:
+    """A member's EIP-712 signature of the EpochResult it computed."""
+
+    epoch: EpochNumber
+    digest: Hash32
+    signature: bytes
+
+
+PRESENCE_SECONDS_MAX = 120
+"""A presence record lives at most so long: a node that is gone stops being drawn within two minutes."""
+
+MessageBody = Presence | PromptAnnouncements | Receipts | PocAnnouncement | VotesAnnouncement | ResultSignature
+
+BODY_TYPES: dict[str, tuple[Topic, type]] = {
+    "presence": (Topic.PRESENCE, Presence),
+    "prompts": (Topic.PROMPTS, PromptAnnouncements),
+    "receipts": (Topic.RESULTS, Receipts),
+    "poc": (Topic.POC, PocAnnouncement),
+    "votes": (Topic.VOTES, VotesAnnouncement),
+    "result-signature": (Topic.VOTES, ResultSignature),
+}
+TYPE_NAMES = {body_type: name for name, (_, body_type) in BODY_TYPES.items()}
+
+
+class MessageError(ValueError):
+    """The bytes are not a valid message; the sender is penalised."""
+
+
+class UnknownVersionError(MessageError):
+    """A version this node does not speak: ignored, not penalised, so that networks can be upgraded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A verified message: `sender` is the account that signed it."""
+
+    sender: Address
+    at: int
+    """UNIX seconds when the sender made it."""
+    body: MessageBody
+
+
+def signing_digest(network_id: str, type_name: str, body: CanonicalValue, at: int) -> Hash32:
+    """Return what the sender's account signs."""
+    return keccak_digest(["quern", network_id, WIRE_VERSION, type_name, body, at])
+
+
+def seal(network_id: str, sender: Address, at: int, body: MessageBody, sign: DigestSigner) -> tuple[Topic, bytes]:
+    """Return the topic and wire bytes of `body`, signed by `sign` (65-byte signature of a 32-byte digest)."""
+    name = TYPE_NAMES[type(body)]
+    value = to_value(body)
+    signature = sign(signing_digest(network_id, name, value, at))
+    data = encode({"v": WIRE_VERSION, "t": name, "body": value, "at": at, "from": sender, "sig": signature})
+    if len(data) > GOSSIP_MESSAGE_BYTES_MAX:
+        raise MessageError(f"{name} message of {len(data)} bytes is over {GOSSIP_MESSAGE_BYTES_MAX}")
+    return BODY_TYPES[name][0], data
+
+
+def unseal(network_id: str, topic: Topic, data: bytes) -> Message:
+    """Check size, schema and signature of `data` and return the message.
+
+    Raises UnknownVersionError for other versions and kinds, MessageError for everything else that is wrong. Whether
+    the sender has the right to say it is for the caller to judge.
+    """
+    if len(data) > GOSSIP_MESSAGE_BYTES_MAX:
+        raise MessageError(f"{len(data)} bytes is over {GOSSIP_MESSAGE_BYTES_MAX}")
+    try:
+        value = decode(data)
+    except CanonicalError as error:
+        raise MessageError(str(error)) from error
+    if not isinstance(value, dict):
+        raise MessageError("not a map")
+    if value.get("v") != WIRE_VERSION:
+        raise UnknownVersionError(f"version {value.get('v')!r}")
+    name = _field(value, "t", str)
+    if name not in BODY_TYPES:
+        raise UnknownVersionError(f"kind {name!r}")
+    expected_topic, body_type = BODY_TYPES[name]
+    if expected_topic is not topic:
+        raise MessageError(f"{name} does not belong on {topic.value}")
+    at = _field(value, "at", int)
+    sender = _field(value, "from", str)
+    try:
+        body: MessageBody = from_value(body_type, value.get("body"))
+        signer = recover(signing_digest(network_id, name, value["body"], at), _field(value, "sig", bytes))
+    except (SchemaError, SignatureError, CanonicalError) as error:
+        raise MessageError(f"{name}: {error}") from error
+    if signer != sender:
+        raise MessageError(f"{name}: signed by {signer}, not by {sender}")
+    return Message(sender=signer, at=at, body=body)
+
+
+def _field(value: dict[str, CanonicalValue], key: str, kind: type[Record]) -> Record:
+    found = value.get(key)
+    if type(found) is not kind:
+        raise MessageError(f"{key}: expected {kind.__name__}")
+    return found
