@@ -1,0 +1,52 @@
+"""Merkle trees with sorted pairs, as OpenZeppelin's MerkleProof verifies them."""
+
+from collections.abc import Callable, Sequence
+
+from node.protocol.identifiers import ZERO_HASH, Hash32
+
+HashFunction = Callable[[bytes], bytes]
+PROOF_LENGTH_MAX = 64
+"""More levels than any tree that fits in memory; bounds the work a hostile proof can cause."""
+
+
+def merkle_root(leaves: Sequence[Hash32], hash_function: HashFunction) -> Hash32:
+    """Return the root over `leaves` in the order given; the root of nothing is 32 zero bytes."""
+    if not leaves:
+        return ZERO_HASH
+    level = list(leaves)
+    while len(level) > 1:
+        level = _parents(level, hash_function)
+    return level[0]
+
+
+def merkle_proof(leaves: Sequence[Hash32], index: int, hash_function: HashFunction) -> tuple[Hash32, ...]:
+    """Return the siblings from leaf `index` up to the root."""
+    if not 0 <= index < len(leaves):
+        raise IndexError(f"leaf {index} of {len(leaves)}")
+    level, proof = list(leaves), []
+    while len(level) > 1:
+        sibling = index ^ 1
+        if sibling < len(level):
+            proof.append(level[sibling])
+        level, index = _parents(level, hash_function), index // 2
+    return tuple(proof)
+
+
+def verify_merkle_proof(root: Hash32, leaf: Hash32, proof: Sequence[Hash32], hash_function: HashFunction) -> bool:
+    """Whether `proof` leads from `leaf` to `root`."""
+    if len(proof) > PROOF_LENGTH_MAX:
+        return False
+    node = leaf
+    for sibling in proof:
+        node = _parent(node, sibling, hash_function)
+    return node == root
+
+
+def _parents(level: Sequence[Hash32], hash_function: HashFunction) -> list[Hash32]:
+    """Hash neighbours in pairs; a node without a neighbour moves up as it is."""
+    pairs = [_parent(level[i], level[i + 1], hash_function) for i in range(0, len(level) - 1, 2)]
+    return pairs + ([level[-1]] if len(level) % 2 else [])
+
+
+def _parent(one: Hash32, other: Hash32, hash_function: HashFunction) -> Hash32:
+    return Hash32(hash_function(min(one, other) + max(one, other)))

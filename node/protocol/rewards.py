@@ -1,0 +1,71 @@
+"""From weights to money: subsidy, coverage bonus, shares and claims. Integer division throughout; dust is not paid."""
+
+from collections.abc import Mapping, Sequence, Set
+
+from eth_abi.abi import encode
+from eth_hash.auto import keccak
+
+from node.protocol.identifiers import Address, Hash32, TokenAmount
+from node.protocol.merkle import merkle_proof, merkle_root, verify_merkle_proof
+from node.protocol.records import EpochParameters, RewardShare
+
+COVERAGE_BONUS_PERCENT = 10
+"""More reward weight for a participant that serves every model (requirements B9)."""
+SUBSIDY_SHIFT_MAX = 256
+"""After so many halvings nothing is left, as in the contract."""
+
+
+def subsidy(epoch: int, parameters: EpochParameters) -> TokenAmount:
+    """Return the most that `epoch` may pay in reward coins: the initial subsidy, halved every `halving_epochs`."""
+    halvings = epoch // parameters.halving_epochs
+    return TokenAmount(0 if halvings >= SUBSIDY_SHIFT_MAX else parameters.initial_subsidy >> halvings)
+
+
+def get_settle_amounts(
+    weights: Mapping[Address, int], covering: Set[Address], available: TokenAmount
+) -> dict[Address, TokenAmount]:
+    """Share `available` by weight, those in `covering` counted with the coverage bonus.
+
+    The bonus moves shares, never the total: the sum is at most `available`, short of it by less than one unit of
+    dust per participant.
+    """
+    counted = {
+        account: weight * (100 + COVERAGE_BONUS_PERCENT * (account in covering)) for account, weight in weights.items()
+    }
+    total = sum(counted.values())
+    if total == 0:
+        return {}
+    return {account: TokenAmount(available * share // total) for account, share in counted.items()}
+
+
+def accumulate(previous: Sequence[RewardShare], earned: Mapping[Address, TokenAmount]) -> tuple[RewardShare, ...]:
+    """Add this epoch's amounts to the cumulative shares of the result before it; ascending by account."""
+    totals = {share.account: share.cumulative for share in previous}
+    for account, amount in earned.items():
+        totals[account] = TokenAmount(totals.get(account, 0) + amount)
+    ordered = sorted(totals.items(), key=lambda item: item[0].lower())
+    return tuple(RewardShare(account, cumulative) for account, cumulative in ordered if cumulative > 0)
+
+
+def rewards_root(shares: Sequence[RewardShare]) -> Hash32:
+    """Return the Merkle root that the RewardDistributor verifies claims against."""
+    return merkle_root([_leaf(share.account, share.cumulative) for share in shares], keccak)
+
+
+def reward_proof(shares: Sequence[RewardShare], account: Address) -> tuple[TokenAmount, tuple[Hash32, ...]]:
+    """Return (cumulative, proof) of `account`; raise KeyError if it has no share."""
+    for index, share in enumerate(shares):
+        if share.account == account:
+            leaves = [_leaf(other.account, other.cumulative) for other in shares]
+            return share.cumulative, merkle_proof(leaves, index, keccak)
+    raise KeyError(account)
+
+
+def verify_reward_proof(root: Hash32, account: Address, cumulative: TokenAmount, proof: Sequence[Hash32]) -> bool:
+    """Whether the contract would accept this claim."""
+    return verify_merkle_proof(root, _leaf(account, cumulative), proof, keccak)
+
+
+def _leaf(account: Address, cumulative: TokenAmount) -> Hash32:
+    """Double hash, so that no inner node can pass for a leaf (OpenZeppelin's StandardMerkleTree)."""
+    return Hash32(keccak(keccak(encode(["address", "uint256"], (account, cumulative)))))
