@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+/// @title How the signatures of a weighted set are checked.
+/// @notice ECDSA is cheapest below a few hundred members because the set changes every epoch; a BLS verifier can take
+/// its place behind this interface when groups grow.
+interface IQuorumVerifier {
+    /// @param cumulative The set in its stored form (see ValidatorSets).
+    /// @param digest What was signed.
+    /// @param signerBitmap Bit i of word i/256 is set if member i signed.
+    /// @param signatures The signatures, in the order of the members.
+    /// @return weight The sum of the signers' weights. Reverts on any signature that is not valid.
+    function signedWeight(
+        bytes calldata cumulative,
+        bytes32 digest,
+        uint256[] calldata signerBitmap,
+        bytes calldata signatures
+    ) external view returns (uint256 weight);
+}
