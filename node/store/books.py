@@ -1,0 +1,114 @@
+"""The daemon's books: duties signed, vouchers issued and received, receipts, documents. Implements the Store port."""
+
+from node.ports import EquivocationError, SignedVoucher
+from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.identifiers import Hash32, TokenAmount
+from node.protocol.records import SignedReceipt
+from node.store.database import Database
+
+RECEIPTS_PER_QUERY_MAX = 1_000
+"""A page of receipts; more at once would hold the event loop."""
+
+
+class Books:
+    """The Store port over SQLite."""
+
+    def __init__(self, database: Database, account: str) -> None:
+        """`account` is this node's own: receipts it signed itself are its income."""
+        self._database = database
+        self._account = account
+
+    def record_duty(self, duty: str, digest: Hash32) -> None:
+        """Remember what will be signed for `duty`; raise EquivocationError if it was something else before."""
+        with self._database.transaction() as connection:
+            row = connection.execute("SELECT digest FROM duties WHERE duty = ?", (duty,)).fetchone()
+            if row is None:
+                connection.execute("INSERT INTO duties VALUES (?, ?)", (duty, digest))
+            elif row[0] != digest:
+                raise EquivocationError(
+                    f"{duty}: already signed {row[0].hex()}, will not sign {digest.hex()}; nothing was sent"
+                )
+
+    def issued_voucher(self, channel_id: Hash32) -> SignedVoucher | None:
+        """The newest voucher signed as payer."""
+        return self._voucher("issued_vouchers", channel_id)
+
+    def save_issued_voucher(self, signed: SignedVoucher) -> None:
+        """Write a voucher before it is sent."""
+        self._save_voucher("issued_vouchers", signed)
+
+    def received_voucher(self, channel_id: Hash32) -> SignedVoucher | None:
+        """The newest voucher held as payee."""
+        return self._voucher("received_vouchers", channel_id)
+
+    def save_received_voucher(self, signed: SignedVoucher) -> None:
+        """Write a voucher before tokens are released for it."""
+        self._save_voucher("received_vouchers", signed)
+
+    def received_vouchers(self) -> tuple[SignedVoucher, ...]:
+        """The newest voucher of every channel that pays this node."""
+        return self._all("received_vouchers")
+
+    def issued_vouchers(self) -> tuple[SignedVoucher, ...]:
+        """The newest voucher of every channel this node pays from."""
+        return self._all("issued_vouchers")
+
+    def save_receipt(self, signed: SignedReceipt) -> None:
+        """Keep a receipt; a second one for the same request and executor has no effect."""
+        receipt = signed.receipt
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO receipts (request_id, executor, output_tokens, price, record) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (receipt.request_id, receipt.executor, receipt.output_tokens, str(receipt.price), to_bytes(signed)),
+            )
+
+    def receipts(self, *, limit: int) -> tuple[SignedReceipt, ...]:
+        """The newest receipts, newest first."""
+        rows = self._database.connection.execute(
+            "SELECT record FROM receipts ORDER BY sequence DESC LIMIT ?", (min(limit, RECEIPTS_PER_QUERY_MAX),)
+        )
+        return tuple(from_bytes(SignedReceipt, record) for (record,) in rows)
+
+    def receipt_totals(self) -> tuple[int, int, TokenAmount]:
+        """(answers, output tokens, price) of all answers this node gave."""
+        rows = self._database.connection.execute(
+            "SELECT output_tokens, price FROM receipts WHERE executor = ?", (self._account,)
+        ).fetchall()
+        # Summed here, not by SQLite: amounts exceed its 64 bits.
+        return len(rows), sum(tokens for tokens, _ in rows), TokenAmount(sum(int(price) for _, price in rows))
+
+    def put_document(self, key: str, data: bytes) -> None:
+        """Keep a document, replacing one of the same key."""
+        with self._database.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (key, data))
+
+    def get_document(self, key: str) -> bytes | None:
+        """Return a document or None."""
+        row = self._database.connection.execute("SELECT data FROM documents WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def _all(self, table: str) -> tuple[SignedVoucher, ...]:
+        rows = self._database.connection.execute(f"SELECT record FROM {table} ORDER BY channel_id")  # noqa: S608 - ours
+        return tuple(from_bytes(SignedVoucher, record) for (record,) in rows)
+
+    def _voucher(self, table: str, channel_id: Hash32) -> SignedVoucher | None:
+        row = self._database.connection.execute(
+            f"SELECT record FROM {table} WHERE channel_id = ?",  # noqa: S608 - one of two names of our own
+            (channel_id,),
+        ).fetchone()
+        return None if row is None else from_bytes(SignedVoucher, row[0])
+
+    def _save_voucher(self, table: str, signed: SignedVoucher) -> None:
+        voucher = signed.voucher
+        with self._database.transaction() as connection:
+            row = connection.execute(
+                f"SELECT cumulative FROM {table} WHERE channel_id = ?",  # noqa: S608 - one of two names of our own
+                (voucher.channel_id,),
+            ).fetchone()
+            if row is not None and int(row[0]) > voucher.cumulative:
+                raise ValueError(f"a voucher over {row[0]} is held; one over {voucher.cumulative} would lose money")
+            connection.execute(
+                f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)",  # noqa: S608 - one of two names of our own
+                (voucher.channel_id, str(voucher.cumulative), to_bytes(signed)),
+            )

@@ -1,0 +1,82 @@
+"""The schema of the store, as numbered steps that are applied once and in order."""
+
+import sqlite3
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE duties (duty TEXT PRIMARY KEY, digest BLOB NOT NULL) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE issued_vouchers (
+        channel_id BLOB PRIMARY KEY, cumulative TEXT NOT NULL, record BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE received_vouchers (
+        channel_id BLOB PRIMARY KEY, cumulative TEXT NOT NULL, record BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE receipts (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        request_id BLOB NOT NULL,
+        executor TEXT NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        price TEXT NOT NULL,
+        record BLOB NOT NULL,
+        UNIQUE (request_id, executor)
+    ) STRICT;
+
+    CREATE TABLE documents (key TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT, WITHOUT ROWID;
+
+    -- The watcher's view: recent blocks (to find reorganisations) and events of blocks not rolled back.
+    CREATE TABLE blocks (number INTEGER PRIMARY KEY, hash BLOB NOT NULL) STRICT;
+    CREATE TABLE events (
+        block_number INTEGER NOT NULL,
+        log_index INTEGER NOT NULL,
+        record BLOB NOT NULL,
+        PRIMARY KEY (block_number, log_index)
+    ) STRICT, WITHOUT ROWID;
+
+    -- The outbox: one row per intent, one per transaction of it, one per attempt to send that transaction.
+    CREATE TABLE intents (
+        key TEXT PRIMARY KEY,
+        sequence INTEGER NOT NULL UNIQUE,
+        status TEXT NOT NULL,
+        transaction_hash BLOB,
+        gas_used INTEGER NOT NULL DEFAULT 0,
+        reason TEXT NOT NULL DEFAULT ''
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE transactions (
+        intent_key TEXT NOT NULL REFERENCES intents (key),
+        position INTEGER NOT NULL,
+        recipient TEXT,
+        calldata BLOB NOT NULL,
+        nonce INTEGER UNIQUE,
+        status TEXT NOT NULL,
+        PRIMARY KEY (intent_key, position)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE attempts (
+        hash BLOB PRIMARY KEY,
+        nonce INTEGER NOT NULL,
+        raw BLOB NOT NULL,
+        max_fee TEXT NOT NULL,
+        priority_fee TEXT NOT NULL,
+        sent_at REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX attempts_by_nonce ON attempts (nonce);
+    """,
+)
+
+
+class SchemaTooNewError(Exception):
+    """The database was written by a newer version of the program; this one must not touch it."""
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date, each step in its own transaction. Raises SchemaTooNewError."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise SchemaTooNewError(
+            f"the store has schema {version}, this program knows {len(MIGRATIONS)}: run the newer quernd that wrote it"
+        )
+    for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
+        # executescript would commit first and leave no transaction: BEGIN and COMMIT belong to the script itself.
+        connection.executescript(f"BEGIN IMMEDIATE; {step} PRAGMA user_version = {number}; COMMIT;")
