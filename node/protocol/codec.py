@@ -1,8 +1,8 @@
 """Records to canonical values and back, strictly typed: what does not match a record's annotations is refused.
 
 A record is a frozen dataclass whose fields are annotated with: bool, int, str, bytes, a NewType of these, an Enum,
-another record, `X | None`, or `tuple[X, ...]`. TokenAmount fields travel as decimal text because amounts exceed
-64 bits. Unknown keys of a map are ignored on reading, so that a later version may add fields.
+another record, `X | None`, `tuple[X, ...]` or `tuple[X, Y]`. TokenAmount fields travel as decimal text because amounts
+exceed 64 bits. Unknown keys of a map are ignored on reading, so that a later version may add fields.
 """
 
 import dataclasses
@@ -66,8 +66,7 @@ def _outgoing(annotation: Any, value: Any) -> CanonicalValue:
         return str(value)
     origin = get_origin(annotation)
     if origin is tuple:
-        (inner, _) = get_args(annotation)
-        return [_outgoing(inner, item) for item in value]
+        return [_outgoing(inner, item) for inner, item in zip(_item_types(annotation, len(value)), value, strict=True)]
     if origin in (Union, types.UnionType):
         return None if value is None else _outgoing(_without_none(annotation), value)
     if isinstance(value, Enum):
@@ -82,10 +81,13 @@ def _incoming(annotation: Any, value: CanonicalValue, path: str) -> Any:
         return _amount(value, path)
     origin = get_origin(annotation)
     if origin is tuple:
-        (inner, _) = get_args(annotation)
         if not isinstance(value, list | tuple):
             raise SchemaError(f"{path}: expected an array, got {type(value).__name__}")
-        return tuple(_incoming(inner, item, f"{path}[{index}]") for index, item in enumerate(value))
+        inner_types = _item_types(annotation, len(value))
+        if len(inner_types) != len(value):
+            raise SchemaError(f"{path}: expected {len(inner_types)} items, got {len(value)}")
+        pairs = enumerate(zip(inner_types, value, strict=True))
+        return tuple(_incoming(inner, item, f"{path}[{index}]") for index, (inner, item) in pairs)
     if origin in (Union, types.UnionType):
         return None if value is None else _incoming(_without_none(annotation), value, path)
     if isinstance(annotation, NewType):
@@ -124,6 +126,12 @@ def _amount(value: CanonicalValue, path: str) -> TokenAmount:
     if value != "0" and value.startswith("0"):
         raise SchemaError(f"{path}: leading zero in an amount")
     return TokenAmount(int(value))
+
+
+def _item_types(annotation: Any, length: int) -> list[Any]:
+    """Return the types of a tuple's items: `tuple[X, ...]` has any number, `tuple[X, Y]` exactly two."""
+    arguments = get_args(annotation)
+    return [arguments[0]] * length if arguments[-1] is Ellipsis else list(arguments)
 
 
 def _without_none(annotation: Any) -> Any:

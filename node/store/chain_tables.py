@@ -1,0 +1,220 @@
+"""The chain's tables: the watcher's blocks and events, the sender's intents, transactions and attempts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from node.ports import ActionOutcome, ActionStatus
+from node.protocol.identifiers import Address, BlockNumber, Hash32
+from node.store.database import Database
+
+BLOCKS_KEPT = 256
+"""Blocks remembered to find where a reorganisation begins; deeper ones do not happen on a chain worth using."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTransaction:
+    """A transaction of an intent. `nonce` is None until it is signed for the first time."""
+
+    intent_key: str
+    position: int
+    recipient: Address
+    calldata: bytes
+    nonce: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A signed form of a transaction; several may exist for one nonce, at rising fees."""
+
+    hash: Hash32
+    nonce: int
+    raw: bytes
+    max_fee: int
+    priority_fee: int
+    sent_at: float
+
+
+class ChainTables:
+    """Reads and writes of the chain adapter. Cursor and events change in one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # --- the watcher ---
+
+    def tip(self) -> tuple[BlockNumber, Hash32] | None:
+        """The newest block taken in."""
+        row = self._database.connection.execute(
+            "SELECT number, hash FROM blocks ORDER BY number DESC LIMIT 1"
+        ).fetchone()
+        return None if row is None else (BlockNumber(row[0]), Hash32(bytes(row[1])))
+
+    def add_blocks(self, number: BlockNumber, block_hash: Hash32, events: Iterable[tuple[int, int, bytes]]) -> None:
+        """Take in everything up to block `number`: events are (block number, log index, record)."""
+        with self._database.transaction() as connection:
+            connection.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?)", events)
+            connection.execute("INSERT INTO blocks VALUES (?, ?)", (number, block_hash))
+            connection.execute("DELETE FROM blocks WHERE number <= ?", (number - BLOCKS_KEPT,))
+
+    def roll_back(self, number: BlockNumber) -> None:
+        """Forget block `number`, the newest, and its events."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM events WHERE block_number >= ?", (number,))
+            connection.execute("DELETE FROM blocks WHERE number >= ?", (number,))
+
+    def events(self, *, after: int, through: int) -> list[bytes]:
+        """Records of the events of blocks after+1 to through, in chain order."""
+        rows = self._database.connection.execute(
+            "SELECT record FROM events WHERE block_number > ? AND block_number <= ? ORDER BY block_number, log_index",
+            (after, through),
+        )
+        return [bytes(record) for (record,) in rows]
+
+    # --- the sender ---
+
+    def add_intent(self, key: str, calls: Sequence[tuple[Address, bytes]]) -> bool:
+        """Store an intent with its transactions; return False if the key is known already."""
+        with self._database.transaction() as connection:
+            if connection.execute("SELECT 1 FROM intents WHERE key = ?", (key,)).fetchone():
+                return False
+            (sequence,) = connection.execute("SELECT coalesce(max(sequence), 0) + 1 FROM intents").fetchone()
+            connection.execute(
+                "INSERT INTO intents (key, sequence, status) VALUES (?, ?, ?)",
+                (key, sequence, ActionStatus.PENDING.value),
+            )
+            connection.executemany(
+                "INSERT INTO transactions (intent_key, position, recipient, calldata, status) "
+                "VALUES (?, ?, ?, ?, 'new')",
+                [(key, position, recipient, data) for position, (recipient, data) in enumerate(calls)],
+            )
+        return True
+
+    def outcome(self, key: str) -> ActionOutcome | None:
+        """How far intent `key` has come, or None if there is none."""
+        row = self._database.connection.execute(
+            "SELECT status, transaction_hash, gas_used, reason FROM intents WHERE key = ?", (key,)
+        ).fetchone()
+        if row is None:
+            return None
+        transaction_hash = None if row[1] is None else Hash32(bytes(row[1]))
+        return ActionOutcome(ActionStatus(row[0]), transaction_hash, row[2], row[3])
+
+    def startable(self, limit: int) -> list[StoredTransaction]:
+        """Unsigned transactions whose predecessors of the same intent are mined, oldest intent first."""
+        rows = self._database.connection.execute(
+            "SELECT t.intent_key, t.position, t.recipient, t.calldata, t.nonce FROM transactions t "
+            "JOIN intents i ON i.key = t.intent_key WHERE t.status = 'new' AND i.status = 'pending' "
+            "AND NOT EXISTS (SELECT 1 FROM transactions p WHERE p.intent_key = t.intent_key "
+            "AND p.position < t.position AND p.status NOT IN ('mined', 'done')) "
+            "ORDER BY i.sequence, t.position LIMIT ?",
+            (limit,),
+        )
+        return [StoredTransaction(*row) for row in rows]
+
+    def in_flight(self) -> list[StoredTransaction]:
+        """Signed transactions that are not confirmed, lowest nonce first."""
+        rows = self._database.connection.execute(
+            "SELECT intent_key, position, recipient, calldata, nonce FROM transactions "
+            "WHERE status IN ('sent', 'mined') ORDER BY nonce"
+        )
+        return [StoredTransaction(*row) for row in rows]
+
+    def next_nonce(self, chain_nonce: int) -> int:
+        """The nonce for a new transaction: above everything on chain and everything signed here."""
+        (highest,) = self._database.connection.execute("SELECT max(nonce) FROM transactions").fetchone()
+        return chain_nonce if highest is None else max(chain_nonce, int(highest) + 1)
+
+    def attempts(self, nonce: int) -> list[Attempt]:
+        """All attempts for `nonce`, the dearest first."""
+        rows = self._database.connection.execute(
+            "SELECT hash, nonce, raw, max_fee, priority_fee, sent_at FROM attempts "
+            "WHERE nonce = ? ORDER BY sent_at DESC",
+            (nonce,),
+        )
+        return [
+            Attempt(Hash32(bytes(h)), n, bytes(raw), int(fee), int(tip), sent_at)
+            for h, n, raw, fee, tip, sent_at in rows
+        ]
+
+    def sign_first(self, transaction: StoredTransaction, attempt: Attempt) -> None:
+        """Give a transaction its nonce and keep its first signed form: before it is sent."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE transactions SET nonce = ?, status = 'sent' WHERE intent_key = ? AND position = ?",
+                (attempt.nonce, transaction.intent_key, transaction.position),
+            )
+            self._insert_attempt(attempt)
+
+    def sign_again(self, attempt: Attempt) -> None:
+        """Keep another signed form of the same nonce: before it is sent."""
+        with self._database.transaction():
+            self._insert_attempt(attempt)
+
+    def set_mined(self, transaction: StoredTransaction, *, mined: bool) -> None:
+        """A receipt was seen (or is gone after a reorganisation); not yet confirmed."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE transactions SET status = ? "
+                "WHERE intent_key = ? AND position = ? AND status IN ('sent', 'mined')",
+                ("mined" if mined else "sent", transaction.intent_key, transaction.position),
+            )
+
+    def set_confirmed(
+        self, transaction: StoredTransaction, transaction_hash: Hash32, gas_used: int, failure: str | None
+    ) -> None:
+        """A receipt is confirmed: the intent goes on, is done, or has failed for good (`failure` says why)."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE transactions SET status = 'done' WHERE intent_key = ? AND position = ?",
+                (transaction.intent_key, transaction.position),
+            )
+            connection.execute(
+                "UPDATE intents SET transaction_hash = ?, gas_used = gas_used + ? WHERE key = ?",
+                (transaction_hash, gas_used, transaction.intent_key),
+            )
+            (left,) = connection.execute(
+                "SELECT count(*) FROM transactions WHERE intent_key = ? AND status != 'done'", (transaction.intent_key,)
+            ).fetchone()
+            if failure is not None:
+                self._finish(transaction.intent_key, ActionStatus.FAILED, failure)
+            elif left == 0:
+                self._finish(transaction.intent_key, ActionStatus.DONE, "")
+
+    def fail(self, key: str, reason: str) -> None:
+        """An intent cannot succeed; nothing of it that is unsigned will be sent."""
+        with self._database.transaction():
+            self._finish(key, ActionStatus.FAILED, reason)
+
+    def release_nonce(self, transaction: StoredTransaction) -> None:
+        """Another program used this nonce: the transaction must be signed anew with a later one."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE transactions SET nonce = NULL, status = 'new' WHERE intent_key = ? AND position = ?",
+                (transaction.intent_key, transaction.position),
+            )
+
+    def gas_spent(self) -> tuple[int, int]:
+        """(transactions done, gas used by them)."""
+        (count,) = self._database.connection.execute(
+            "SELECT count(*) FROM transactions WHERE status = 'done'"
+        ).fetchone()
+        (gas,) = self._database.connection.execute("SELECT coalesce(sum(gas_used), 0) FROM intents").fetchone()
+        return int(count), int(gas)
+
+    def _finish(self, key: str, status: ActionStatus, reason: str) -> None:
+        self._database.connection.execute(
+            "UPDATE intents SET status = ?, reason = ? WHERE key = ?", (status.value, reason, key)
+        )
+
+    def _insert_attempt(self, attempt: Attempt) -> None:
+        self._database.connection.execute(
+            "INSERT OR IGNORE INTO attempts VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                attempt.hash,
+                attempt.nonce,
+                attempt.raw,
+                str(attempt.max_fee),
+                str(attempt.priority_fee),
+                attempt.sent_at,
+            ),
+        )
