@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from json import loads
 from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from node.control.frames import FrameReader, FrameTooLargeError
 from node.control.jsonrpc import encode, request_value
@@ -65,7 +65,7 @@ class ControlClient:
             raise ControlError(
                 f"the daemon did not answer {method} within {deadline_seconds:g} s", "See its log."
             ) from error
-        except (trio.BrokenResourceError, FrameTooLargeError) as error:
+        except (trio.BrokenResourceError, FrameTooLargeError, ValueError) as error:
             raise ControlError(f"lost the daemon during {method}: {error}", "See its log.") from error
         try:
             return answer_type.model_validate(result)
@@ -80,7 +80,7 @@ class ControlClient:
             line = await self._reader.next()
             if line is None:
                 raise ControlError("the daemon closed the connection", "See its log.")
-            message = loads(line)
+            message = from_json(line)
             if "method" in message:
                 if on_event is not None and message["params"]["id"] == call:
                     await on_event(message["params"]["event"])

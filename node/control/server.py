@@ -10,7 +10,7 @@ import os
 import socket as stdlib_socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import trio
@@ -94,11 +94,27 @@ def _clear_stale_socket(path: Path) -> None:
         probe.close()
 
 
-async def serve_control(path: Path, methods: Mapping[str, Method]) -> None:
-    """Serve `methods` on the socket `path` until cancelled; the socket file is removed at the end."""
+class Started(Protocol):
+    """trio's TaskStatus, as far as it is used here."""
+
+    def started(self) -> None:
+        """Tell whoever started the task that it is up."""
+
+
+async def serve_control(
+    path: Path,
+    methods: Mapping[str, Method],
+    *,
+    task_status: Started = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve `methods` on the socket `path` until cancelled; the socket file is removed at the end.
+
+    Reports that it has started once clients can connect. Raises ControlSocketError.
+    """
     listener = open_control_socket(path)
     server = _Server(methods)
     log.info("control socket open", path=str(path))
+    task_status.started()
     try:
         async with trio.open_nursery() as nursery:
             await trio.serve_listeners(server.serve_connection, [listener], handler_nursery=nursery)

@@ -15,7 +15,8 @@ from node.control.client import ControlError, DaemonNotRunningError, connect_con
 from node.control.frames import FRAME_BYTES_MAX
 from node.control.jsonrpc import ErrorCode
 from node.control.server import CONNECTIONS_MAX, IDLE_SECONDS_MAX, ControlSocketError, open_control_socket
-from node.control.views import AskView, ModelsView, PeersView, StatusView
+from node.control.views import AskView, PeersView, StatusView
+from tests.unit.control.canned import CannedOperations
 
 
 async def exchange(path: Path, data: bytes) -> list[Any]:
@@ -62,7 +63,7 @@ async def test_ask_streams_events_before_its_answer(control_server: Any) -> None
 
     async with control_server() as path, connect_control(path) as client:
         answer = await client.call("ask", ask("to be or"), AskView, deadline_seconds=5, on_event=note)
-    assert events == ["to", "be", "or"]
+    assert events == ["to ", "be ", "or "]
     assert answer.text == "to be or"
 
 
@@ -86,13 +87,14 @@ async def test_a_line_tool_that_closes_its_sending_half_still_gets_its_answer(co
         (request("ask", **ask("x", max_tokens="5")), ErrorCode.INVALID_PARAMS),
         (request("ask", messages=[{"role": "root", "content": "x"}]), ErrorCode.INVALID_PARAMS),
         (request("ask", **ask("x", deadline_seconds=float("1e9"))), ErrorCode.INVALID_PARAMS),
-        (request("models"), ErrorCode.UNAVAILABLE),
+        (request("ask", **ask("x", model="none")), ErrorCode.REFUSED),
         (request("epoch"), ErrorCode.INTERNAL_ERROR),
     ],
 )
 async def test_what_is_wrong_gets_its_code_and_the_connection_lives(
-    control_server: Any, data: bytes, code: ErrorCode
+    control_server: Any, operations: CannedOperations, data: bytes, code: ErrorCode
 ) -> None:
+    operations.broken_epoch = True
     async with control_server() as path:
         first, second = await exchange(path, data + request("status", request_id="after"))
     error, answer = (first, second) if "error" in first else (second, first)
@@ -101,7 +103,10 @@ async def test_what_is_wrong_gets_its_code_and_the_connection_lives(
     assert answer["result"]["head_block"] == 2
 
 
-async def test_an_internal_error_tells_the_client_nothing_of_its_inside(control_server: Any) -> None:
+async def test_an_internal_error_tells_the_client_nothing_of_its_inside(
+    control_server: Any, operations: CannedOperations
+) -> None:
+    operations.broken_epoch = True
     async with control_server() as path:
         (line,) = await exchange(path, request("epoch"))
     assert "hunter2" not in json.dumps(line)
@@ -144,7 +149,10 @@ async def test_a_batch_is_answered_by_one_array_without_its_notifications(contro
     assert [answer["id"] for answer in answers] == [1, 2, None]
 
 
-async def test_a_notification_gets_no_answer_even_if_it_fails(control_server: Any) -> None:
+async def test_a_notification_gets_no_answer_even_if_it_fails(
+    control_server: Any, operations: CannedOperations
+) -> None:
+    operations.broken_epoch = True
     async with control_server() as path:
         assert await exchange(path, b'{"jsonrpc":"2.0","method":"epoch"}\n') == []
 
@@ -165,7 +173,7 @@ async def test_too_many_connections_are_told_so(control_server: Any) -> None:
 
 
 async def test_an_idle_client_is_let_go_but_not_one_that_waits(
-    control_server: Any, operations: Any, autojump_clock: trio.testing.MockClock
+    control_server: Any, operations: CannedOperations, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with control_server() as path:
         async with await trio.open_unix_socket(str(path)) as idle:
@@ -183,7 +191,7 @@ async def test_an_idle_client_is_let_go_but_not_one_that_waits(
             await client.call("peers", {}, PeersView, deadline_seconds=IDLE_SECONDS_MAX * 3)
 
 
-async def test_a_client_that_vanishes_ends_its_ask(control_server: Any, operations: Any) -> None:
+async def test_a_client_that_vanishes_ends_its_ask(control_server: Any, operations: CannedOperations) -> None:
     async with control_server() as path:
         stream = await trio.open_unix_socket(str(path))
         await stream.send_all(request("ask", **ask("word " * 20_000)))
@@ -198,12 +206,12 @@ async def test_a_client_that_vanishes_ends_its_ask(control_server: Any, operatio
 async def test_an_error_carries_its_remedy_to_the_client(control_server: Any) -> None:
     async with control_server() as path, connect_control(path) as client:
         with pytest.raises(ControlError) as caught:
-            await client.call("models", {}, ModelsView, deadline_seconds=5)
-    assert caught.value.remedy == "Start it."
+            await client.call("ask", ask("x", model="none"), AskView, deadline_seconds=5)
+    assert caught.value.remedy == "See `quern models`."
 
 
 async def test_a_missed_deadline_is_an_error(
-    control_server: Any, operations: Any, autojump_clock: trio.testing.MockClock
+    control_server: Any, operations: CannedOperations, autojump_clock: trio.testing.MockClock
 ) -> None:
     operations.hold_answers = trio.Event()
     async with control_server() as path, connect_control(path) as client:
