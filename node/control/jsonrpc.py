@@ -74,7 +74,7 @@ class Frame:
 def parse_frame(data: bytes) -> Frame:
     """Parse a frame; raise RpcError where not even a batch of bad requests can be made out."""
     try:
-        value = from_json(data, allow_inf_nan=False)  # stdlib json overflows the stack: see docs/decisions/0001
+        value = from_json(data, allow_inf_nan=False)  # stdlib json overflows the stack: see docs/decisions/0007
     except ValueError as error:
         raise RpcError(ErrorCode.PARSE_ERROR, f"not JSON: {str(error)[:200]}") from error
     if not isinstance(value, list):
