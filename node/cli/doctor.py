@@ -1,0 +1,110 @@
+"""`quern doctor`: checks everything a daemon depends on, as far as that can be seen, and says what to do."""
+
+import json
+from collections.abc import Sequence
+
+import click
+import trio
+from rich.table import Table
+from rich.text import Text
+
+from node.cli.calls import how_to_start
+from node.cli.options import CommandFailed, Target, target_options
+from node.cli.render import console
+from node.control.client import ControlError, DaemonNotRunningError, connect_control
+from node.control.views import DoctorView
+from node.doctor.chain import judge_chain, probe_chain
+from node.doctor.files import check_files, check_settings
+from node.doctor.findings import Finding, Severity, fault, has_fault, ok, skipped
+from node.keys import KeyFileError, keystore_account
+from node.protocol.identifiers import Address
+from node.settings import Settings
+
+LIVE_SECONDS_MAX = 120
+"""The daemon asks each engine for a real token; a busy CPU engine takes its time."""
+MARKS = {
+    Severity.OK: ("ok", "green"),
+    Severity.SKIPPED: ("skipped", "dim"),
+    Severity.WARNING: ("warning", "yellow"),
+    Severity.FAULT: ("FAULT", "bold red"),
+}
+
+
+@click.command()
+@target_options
+def doctor(target: Target) -> None:
+    """Check that everything works.
+
+    Looks at settings, keys, disk, chain, peers, content and engines, and says what to do. Checks what it can with the
+    daemon down. Exit code 1 if any check finds a fault; warnings do not count.
+
+    \b
+    Examples:
+      quern doctor
+      quern doctor --json | jq '.findings[] | select(.severity == "fault")'
+    """
+    findings = trio.run(examine, target)
+    if target.as_json:
+        click.echo(json.dumps({"findings": [finding.model_dump(mode="json") for finding in findings]}, indent=2))
+    else:
+        _print(findings)
+    if has_fault(findings):
+        raise click.exceptions.Exit(1)
+
+
+async def examine(target: Target) -> list[Finding]:
+    """Make all checks and return their findings in order."""
+    first, settings = check_settings(target.settings_file)
+    findings = [first]
+    if settings is None:
+        findings += [skipped(check, "needs the settings") for check in ("files", "chain")]
+    else:
+        findings += check_files(settings)
+        findings += await _examine_chain(settings)
+    return findings + await _examine_daemon(target)
+
+
+async def _examine_chain(settings: Settings) -> list[Finding]:
+    account = _account(settings)
+    facts = await probe_chain(settings.chain.rpc_urls, {}, account)
+    return judge_chain(facts, settings.chain.chain_id, settings.chain.confirmations)
+
+
+def _account(settings: Settings) -> Address | None:
+    try:
+        return keystore_account(settings.account.keystore)
+    except KeyFileError:
+        return None  # check_keystore tells
+
+
+async def _examine_daemon(target: Target) -> list[Finding]:
+    try:
+        socket = target.socket()
+    except CommandFailed:
+        return [skipped("daemon", "its control socket is not known without settings")]
+    try:
+        async with connect_control(socket) as client:
+            view = await client.call("doctor", {}, DoctorView, deadline_seconds=LIVE_SECONDS_MAX)
+    except DaemonNotRunningError as error:
+        return [
+            fault("daemon", str(error), how_to_start(target)),
+            *(skipped(check, "the daemon is not running") for check in ("participant", "peers", "content", "engines")),
+        ]
+    except ControlError as error:
+        return [fault("daemon", error.message, error.remedy or "See its log.")]
+    return [ok("daemon", f"answers on {socket}"), *view.findings]
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    for finding in findings:
+        mark, style = MARKS[finding.severity]
+        table.add_row(Text(mark, style=style), Text(finding.check), Text(finding.message))
+        if finding.remedy:
+            table.add_row("", "", Text(f"→ {finding.remedy}", style="italic"))
+    console().print(table)
+    faults = sum(finding.severity is Severity.FAULT for finding in findings)
+    warnings = sum(finding.severity is Severity.WARNING for finding in findings)
+    click.echo(f"\n{faults} faults, {warnings} warnings" if faults or warnings else "\nall is well")

@@ -1,0 +1,43 @@
+"""The `quern` command: a thin client of the daemon's control socket."""
+
+import json
+
+import click
+
+from node.cli.ask import ask
+from node.cli.doctor import doctor
+from node.cli.init import init
+from node.cli.network import connect, earnings, epoch, models, peers, status, stop
+from node.version import package_version
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def quern() -> None:
+    """Run a Quern node and use its network.
+
+    \b
+    First steps:
+      quern init --model tiny       make settings and keys in ~/.quern
+      quernd                        start the daemon
+      quern doctor                  check that everything works
+      quern ask "Hello, network"    ask a question
+
+    Commands speak to the daemon through its control socket; name another daemon with --data-dir or --socket. Exit
+    codes: 0 done, 1 failed (or a fault found by doctor), 2 wrong usage.
+    """
+
+
+@quern.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def version(as_json: bool) -> None:
+    """Print the version of Quern."""
+    click.echo(json.dumps({"version": package_version()}) if as_json else package_version())
+
+
+for _command in (init, status, peers, models, epoch, earnings, ask, doctor, connect, stop):
+    quern.add_command(_command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    quern(prog_name="quern")

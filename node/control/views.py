@@ -1,0 +1,179 @@
+"""What the daemon answers over the control socket. Amounts are decimal text in base units."""
+
+from pydantic import BaseModel, ConfigDict
+
+from node.doctor.findings import Finding
+
+
+class View(BaseModel):
+    """An answer. A newer daemon may add keys: an older client ignores them."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ServiceView(View):
+    """A supervised service."""
+
+    name: str
+    state: str
+    restarts: int
+    last_error: str | None
+
+
+class EngineView(View):
+    """An ML node of this daemon."""
+
+    node_id: str
+    model_id: str
+    """The model it is to serve."""
+    ready: bool
+
+
+class StatusView(View):
+    """The daemon at a glance."""
+
+    version: str
+    uptime_seconds: int
+    roles: list[str]
+    account: str
+    peer_id: str
+    addresses: list[str]
+    network_id: str
+    chain_id: int
+    head_block: int
+    confirmed_block: int
+    epoch: int | None
+    """None before the network's genesis block."""
+    stage: str
+    registered: bool
+    """Whether the account is a participant on chain, bound to this peer id."""
+    peers: int
+    api_url: str | None
+    """None where the gateway role is off."""
+    content_address: str | None
+    engines: list[EngineView]
+    services: list[ServiceView]
+
+
+class PeerView(View):
+    """A connected peer, with what its presence record says of it."""
+
+    peer_id: str
+    address: str
+    latency_ms: int | None
+    account: str | None
+    """None while no valid presence record of it is known."""
+    models: list[str]
+    load: int | None
+
+
+class PeersView(View):
+    """All connected peers."""
+
+    peers: list[PeerView]
+
+
+class ModelView(View):
+    """A model of the registry, as this node sees it."""
+
+    model_id: str
+    name: str
+    cid: str
+    version: int
+    active: bool
+    in_epoch: bool
+    """Whether it is part of the current epoch's group, and so can be asked now."""
+    price_per_token: str
+    held: bool
+    """Whether all of its content is on this node's disk."""
+    served_by: list[str]
+    """This daemon's ML nodes that have it ready."""
+    executors: int
+    """Participants that serve it in the current epoch."""
+
+
+class ModelsView(View):
+    """All models of the registry."""
+
+    models: list[ModelView]
+
+
+class EpochView(View):
+    """Where the epoch stands and what this node has to do next."""
+
+    epoch: int
+    stage: str
+    block: int
+    stage_first_block: int
+    next_stage: str
+    next_stage_block: int
+    blocks_left: int
+    next_duty: str
+    members: int
+    own_weight: int
+    total_weight: int
+    last_result_epoch: int | None
+    """The newest epoch whose result was posted."""
+
+
+class EarningsView(View):
+    """The books: what was promised, paid, earned and spent."""
+
+    account: str
+    answers: int
+    output_tokens: int
+    receipts_price: str
+    """Price of all answers this node gave."""
+    vouchers_received: str
+    """Sum of the newest voucher of each channel this node is paid from."""
+    vouchers_redeemed: str
+    vouchers_issued: str
+    """Sum of the newest voucher of each channel this node pays from."""
+    rewards_cumulative: str
+    """Reward coins earned over all posted results."""
+    rewards_claimed: str
+    token_balance: str
+    gas_balance: str
+    """Wei of the account, which pays for transactions."""
+    gas_spent: int
+    """Gas used by this daemon's confirmed transactions."""
+
+
+class AskEvent(View):
+    """Some text of an answer that is still being written."""
+
+    text: str
+
+
+class AskView(View):
+    """A finished answer."""
+
+    text: str
+    model_id: str
+    request_id: str
+    executor: str
+    prompt_tokens: int
+    output_tokens: int
+    price: str
+    finish_reason: str
+    seconds: float
+    transaction: str | None
+    """Hash of the transaction that submitted the prompt, for prompts on chain."""
+
+
+class DoctorView(View):
+    """Findings of the checks that need the running daemon."""
+
+    findings: list[Finding]
+
+
+class ConnectView(View):
+    """A peer that was dialled."""
+
+    peer_id: str
+
+
+class StopView(View):
+    """The daemon is stopping."""
+
+    stopping: bool

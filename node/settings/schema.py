@@ -1,0 +1,249 @@
+"""Every key of the settings, with its type, limits, default and the description that `quern init` writes."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+import multiaddr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from node.amounts import tokens_to_amount
+
+ENVIRONMENT_PREFIX = "QUERN_"
+ENVIRONMENT_DELIMITER = "__"
+SETTINGS_FILE_NAME = "quern.toml"
+
+
+class Role(StrEnum):
+    """What a daemon does for the network; several may be combined."""
+
+    MINER = "miner"
+    GATEWAY = "gateway"
+    SEEDER = "seeder"
+
+
+def _check_tokens(text: str) -> str:
+    tokens_to_amount(text)
+    return text
+
+
+def _check_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"expected a URL such as http://127.0.0.1:8545, got {url!r}")
+    return url
+
+
+def _check_multiaddr(text: str) -> str:
+    try:
+        multiaddr.Multiaddr(text)
+    except Exception as error:  # the library has no common base of its errors
+        raise ValueError(f"expected a multiaddress such as /ip4/127.0.0.1/tcp/4801, got {text!r}: {error}") from error
+    return text
+
+
+Tokens = Annotated[str, AfterValidator(_check_tokens)]
+Url = Annotated[str, AfterValidator(_check_url)]
+Multiaddress = Annotated[str, AfterValidator(_check_multiaddr)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Section(BaseModel):
+    """A section of the file: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class NodeSettings(Section):
+    """What this daemon is and where it keeps its data."""
+
+    data_dir: Path = Field(
+        default=Path(), description="Directory of keys, books and content; `.` is where this file lies."
+    )
+    roles: list[Role] = Field(
+        default=[Role.MINER, Role.GATEWAY, Role.SEEDER],
+        description="What this daemon does: `miner` serves and proves models, `gateway` takes requests of users,\n"
+        "`seeder` gives content to peers (a miner always does).",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="`debug` also writes the tracebacks of errors."
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="`console` for people, `json` for machines."
+    )
+    log_file: Path | None = Field(default=None, description="Write the log here; without it, to standard error.")
+
+
+class ChainSettings(Section):
+    """The EVM chain on which the network settles."""
+
+    rpc_urls: list[Url] = Field(
+        default=["http://127.0.0.1:8545"], min_length=1, description="JSON-RPC endpoints, the preferred one first."
+    )
+    chain_id: int = Field(
+        default=31337, ge=1, description="EIP-155 chain id; the daemon refuses to run on any other chain."
+    )
+    deployment: Path = Field(
+        default=Path("deployment.json"),
+        description="The network's deployment file: contract addresses, from its deployer.",
+    )
+    confirmations: int = Field(
+        default=2,
+        ge=0,
+        le=1000,
+        description="Blocks on top of a block before the daemon acts on it. Too few and a reorganisation costs you\n"
+        "work; too many and you miss the windows of an epoch.",
+    )
+    poll_seconds: float = Field(default=1.0, gt=0, le=60, description="How often to ask for a new block.")
+
+
+class AccountSettings(Section):
+    """The Ethereum account of this participant: it stakes, pays, earns and signs."""
+
+    keystore: Path = Field(default=Path("account.json"), description="Encrypted key (Ethereum keystore v3).")
+    passphrase_file: Path | None = Field(
+        default=None, description="File whose first line unlocks the keystore; must be readable by you alone (0600)."
+    )
+    passphrase_env: str | None = Field(
+        default="QUERN_PASSPHRASE",
+        description="Environment variable that unlocks the keystore where no passphrase file is set. Without either\n"
+        "the daemon asks at the terminal.",
+    )
+
+
+class P2PSettings(Section):
+    """The libp2p host that gossips and carries requests."""
+
+    key: Path = Field(default=Path("peer.key"), description="Ed25519 key that is this node's peer id.")
+    listen: list[Multiaddress] = Field(
+        default=["/ip4/0.0.0.0/tcp/4801"], min_length=1, description="Where to listen; port 0 takes a free one."
+    )
+    announce: list[Multiaddress] = Field(
+        default=[], description="Addresses to tell peers, where they differ from the listening ones (NAT, proxies)."
+    )
+    bootstrap: list[Multiaddress] = Field(default=[], description="Peers to join through: /ip4/…/tcp/…/p2p/12D3Koo…")
+
+
+class ContentSettings(Section):
+    """The content gateway from which peers fetch models and proofs by CID."""
+
+    host: str = Field(default="0.0.0.0", description="Address to listen on.")  # noqa: S104 - peers must reach it
+    port: Port = Field(default=4802, description="Port to listen on; 0 takes a free one.")
+    announce_host: str | None = Field(
+        default=None, description="Host to tell peers; without it, the first announced or listening address of [p2p]."
+    )
+    cache_bytes_max: int = Field(
+        default=0,
+        ge=0,
+        description="Disk that content may take, in bytes; 0 leaves it to the disk. Pinned content stays.",
+    )
+
+
+class ApiSettings(Section):
+    """The HTTP face for users: the OpenAI API and the miner API."""
+
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; anything but loopback serves the whole net."
+    )
+    port: Port = Field(default=8080, description="Port to listen on; 0 takes a free one.")
+
+
+class ControlSettings(Section):
+    """The Unix socket through which `quern` speaks to the daemon."""
+
+    socket: Path = Field(default=Path("control.sock"), description="Path of the socket; only you can open it (0600).")
+
+
+class ParticipantSettings(Section):
+    """What the daemon may do on chain in your name without asking."""
+
+    register_on_start: bool = Field(
+        default=True,
+        description="Register this account, its peer id and its ML nodes, and keep them equal to this file.\n"
+        "Costs gas whenever something changed.",
+    )
+    claim_rewards: bool = Field(default=True, description="Claim reward coins after each epoch; costs gas.")
+    redeem_vouchers: bool = Field(default=True, description="Redeem the vouchers users paid with; costs gas.")
+
+
+class PaymentSettings(Section):
+    """How this daemon pays as a gateway, and how far it trusts payers as an executor."""
+
+    channel_deposit: Tokens = Field(default="10", description="Tokens to put into a payment channel when it is opened.")
+    budget: Tokens = Field(default="100", description="Tokens that this gateway may put into channels altogether.")
+    unpaid_tokens_max: int = Field(
+        default=64,
+        ge=1,
+        description="Output tokens an executor gives beyond what vouchers paid for: what a payer can steal at most.",
+    )
+
+
+class MiningSettings(Section):
+    """Proof of Compute."""
+
+    nonces_max: int = Field(
+        default=4096,
+        ge=1,
+        le=2**20,
+        description="Nonces to compute per ML node and epoch at most; each counts towards your weight.",
+    )
+
+
+class EngineSettings(Section):
+    """One ML node: an engine that serves one model."""
+
+    node_id: str = Field(pattern=r"^[a-z0-9._-]{1,32}$", description="Name of the ML node, unique in this file.")
+    model_id: str = Field(
+        pattern=r"^[a-z0-9._/-]{1,64}$", description="Model to serve, by its id in the ModelRegistry."
+    )
+    hardware: str = Field(
+        default="cpu", max_length=128, description="What it runs on, as shown on chain, e.g. `1x H200`."
+    )
+    model_args: list[str] = Field(
+        default=[],
+        description="Further vLLM arguments; those of the registry win where both name the same option.",
+    )
+    python: Path | None = Field(
+        default=None,
+        description="Python of the engine's environment; without it, .engine/gpu or .engine/cpu of the project.",
+    )
+
+
+class Settings(BaseSettings):
+    """All settings of one daemon."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter=ENVIRONMENT_DELIMITER,
+    )
+
+    node: NodeSettings = NodeSettings()
+    chain: ChainSettings = ChainSettings()
+    account: AccountSettings = AccountSettings()
+    p2p: P2PSettings = P2PSettings()
+    content: ContentSettings = ContentSettings()
+    api: ApiSettings = ApiSettings()
+    control: ControlSettings = ControlSettings()
+    participant: ParticipantSettings = ParticipantSettings()
+    payments: PaymentSettings = PaymentSettings()
+    mining: MiningSettings = MiningSettings()
+    engines: list[EngineSettings] = Field(
+        default=[], max_length=64, description="One [[engines]] table per ML node; a miner needs at least one."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [engine.node_id for engine in self.engines]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"engines: node_id {', '.join(twice)} is used twice; give each ML node its own name")
+        return self
+
+    def has_role(self, role: Role) -> bool:
+        """Whether this daemon has `role`."""
+        return role in self.node.roles

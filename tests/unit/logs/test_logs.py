@@ -1,0 +1,71 @@
+"""Logs: machine-readable where asked, and never a secret in them."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from node.logs import configure_logs
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_an_event_is_one_json_line_with_its_values(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    configure_logs("info", "json", file)
+    structlog.get_logger("node.example").info("block seen", number=7)
+    (line,) = lines(file)
+    assert line["event"] == "block seen"
+    assert line["number"] == 7
+    assert line["level"] == "info"
+    assert line["logger"] == "node.example"
+
+
+def test_secrets_are_struck_out(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    configure_logs("info", "json", file)
+    structlog.get_logger("node.example").info(
+        "unlocking",
+        passphrase="hunter2",
+        account_private_key="hunter2",
+        url="https://user:hunter2@rpc.example/v3/hunter2hunter2hunter2",
+    )
+    text = file.read_text(encoding="utf-8")
+    assert "hunter2" not in text
+    assert "rpc.example" in text
+
+
+def test_debug_is_silent_at_info_and_libraries_below_warning(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    configure_logs("info", "json", file)
+    structlog.get_logger("node.example").debug("quiet")
+    logging.getLogger("httpx").info("quiet")
+    logging.getLogger("libp2p").warning("loud")
+    assert [line["event"] for line in lines(file)] == ["loud"]
+
+
+def test_a_traceback_in_the_console_format_is_plain_text(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    configure_logs("debug", "console", file)
+    try:
+        raise ValueError("broken")
+    except ValueError as error:
+        structlog.get_logger("node.example").debug("traceback", exc_info=error)
+    text = file.read_text(encoding="utf-8")
+    assert "ValueError: broken" in text
+    assert "\x1b" not in text
