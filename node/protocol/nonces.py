@@ -5,6 +5,7 @@ cheaply is the model's own log-probabilities over a prompt nobody has seen befor
 """
 
 import hashlib
+import math
 import struct
 from collections.abc import Sequence
 
@@ -41,15 +42,18 @@ def quantise(logprobs: Sequence[float]) -> bytes:
     """
     if len(logprobs) != VECTOR_DIMENSIONS:
         raise ValueError(f"expected {VECTOR_DIMENSIONS} log-probabilities, got {len(logprobs)}")
-    mean = sum(logprobs) / VECTOR_DIMENSIONS
-    centred = [value - mean for value in logprobs]
-    length = sum(value * value for value in centred) ** 0.5
+    # fsum and sqrt are correctly rounded: the same bytes on every platform and Python for the same input.
+    try:
+        mean = math.fsum(logprobs) / VECTOR_DIMENSIONS
+        centred = [value - mean for value in logprobs]
+        length = math.sqrt(math.fsum(value * value for value in centred))
+    except (OverflowError, ValueError) as error:
+        raise ValueError("log-probabilities must be finite") from error
+    if not math.isfinite(length):
+        raise ValueError("log-probabilities must be finite")
     if length == 0:
         return bytes(VECTOR_BYTES)
-    try:
-        return struct.pack(f">{VECTOR_DIMENSIONS}h", *(round(value / length * VECTOR_SCALE) for value in centred))
-    except (ValueError, OverflowError, struct.error) as error:
-        raise ValueError("log-probabilities must be finite") from error
+    return struct.pack(f">{VECTOR_DIMENSIONS}h", *(round(value / length * VECTOR_SCALE) for value in centred))
 
 
 def squared_distance(one: bytes, other: bytes) -> int:

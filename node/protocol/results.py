@@ -1,6 +1,7 @@
 """The result of an epoch: the same bytes on every node that saw the same chain and the same bundles."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
@@ -8,13 +9,16 @@ from eth_utils.address import to_checksum_address
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.records import (
+    UINT64_MAX,
     EpochGroup,
     EpochParameters,
     EpochResult,
     EpochResultSummary,
     GroupMember,
+    MLNodeRegistration,
     MLNodeSnapshot,
     ModelRecord,
+    PocCommit,
     VoteBundle,
 )
 from node.protocol.rewards import accumulate, get_settle_amounts, rewards_root, subsidy
@@ -45,25 +49,23 @@ def form_epoch_result(
     """Form the result of `epoch`.
 
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and
-    checked (`check_bundle`); `previous` is the newest accepted result before this one. Returns None when no batch was
-    accepted: then the group carries on and nothing is paid.
+    checked (`check_bundle`); `previous` is the newest accepted result before this one.
+
+    Every accepted batch is paid. The next group has those nodes of them that can serve: the model is still active and
+    the node still registered for it. Returns None when no such node is left (no batch was accepted, or all their
+    models were deactivated): then the group carries on and nothing is paid.
     """
     commits = state.poc_commits.get(epoch, {})
-    group_weights = dict(state.group_weights(epoch))
-    outcomes = batch_outcomes(commits, bundles, group_weights)
-    node_weights = _strongest(compute_new_weights(commits, outcomes))
-    if not node_weights:
+    outcomes = batch_outcomes(commits, bundles, dict(state.group_weights(epoch)))
+    node_weights = compute_new_weights(commits, outcomes)
+    group = _next_group(EpochNumber(epoch + 1), state, commits, node_weights)
+    if not group.members:
         return None
     served = {(participant, commits[participant, node_id].model_id) for participant, node_id in node_weights}
-    served_models = {model_id for _, model_id in served}
-    group = EpochGroup(
-        epoch=EpochNumber(epoch + 1),
-        members=_members(state, node_weights, {key: commits[key].model_id for key in node_weights}),
-        models=_model_snapshots(state, served_models),
-    )
     weights = participant_weights(node_weights)
-    active = [model for model in state.models.values() if model.active]
-    covering = {account for account in weights if get_participant_model_coverage(account, served, active)}
+    covering = {
+        account for account in weights if get_participant_model_coverage(account, served, state.models.values())
+    }
     earned = get_settle_amounts(weights, covering, subsidy(epoch, parameters))
     return EpochResult(
         epoch=epoch,
@@ -71,18 +73,6 @@ def form_epoch_result(
         rewards=accumulate(previous.rewards if previous else (), earned),
         reward_total=TokenAmount(sum(earned.values())),
     )
-
-
-def check_bundle(bundle: VoteBundle, epoch: EpochNumber, validator: Address) -> None:
-    """Raise ValueError unless `bundle` is what `validator` may have committed for `epoch`."""
-    if bundle.epoch != epoch or bundle.validator != validator:
-        raise ValueError("the bundle names another epoch or validator")
-    keys = [(vote.participant.lower(), vote.node_id) for vote in bundle.votes]
-    if keys != sorted(set(keys)):
-        raise ValueError("votes must ascend by (participant, node id), each once")
-    for vote in bundle.votes:
-        if vote.distances and len(vote.distances) != len(vote.sampled):
-            raise ValueError(f"{vote.participant}/{vote.node_id}: a distance for each sampled nonce, or none")
 
 
 def summarise(result: EpochResult, content_cid: Cid) -> tuple[EpochResultSummary, bytes]:
@@ -115,30 +105,72 @@ def unpack_validator_set(data: bytes) -> tuple[tuple[Address, int], ...]:
     return tuple((Address(to_checksum_address(entry[:20])), int.from_bytes(entry[20:])) for entry in entries)
 
 
+def current_group(epoch: EpochNumber, state: ChainState, results: Mapping[EpochNumber, EpochResult]) -> EpochGroup:
+    """Return the group in charge in `epoch`: that of the newest result before it, else one from the registry.
+
+    `results` are the results whose content this node holds. A group that carries on because no result replaced it is
+    returned under the number of the epoch it serves in.
+    """
+    accepted = max((number for number in state.results if number < epoch), default=None)
+    if accepted is None or accepted not in results:
+        return registry_group(epoch, state)
+    return replace(results[accepted].group, epoch=epoch)
+
+
 def registry_group(epoch: EpochNumber, state: ChainState) -> EpochGroup:
     """Build a group from chain data alone: weights in charge, nodes and models as registered now.
 
     For the genesis group, of which no result exists, and for a node that does not have the result's content yet.
-    A participant's weight is spread evenly over its registered nodes, each serving the first active model it lists.
+    Nothing is frozen in such a group: it follows the registry. A participant's weight is spread evenly over its
+    registered nodes (at least 1 each), each serving the first active model it lists. Members that never registered
+    are left out, so weigh quorums by `ChainState.group_weights`, not by this.
     """
-    active = {model_id for model_id, model in state.models.items() if model.active}
     members = []
     for account, weight in state.group_weights(epoch):
         participant = state.participants.get(account)
         if participant is None:
             continue
-        served = [
-            (node.node_id, next(model_id for model_id in node.models if model_id in active))
-            for node in participant.ml_nodes
-            if active.intersection(node.models)
-        ]
+        served = [(node.node_id, model) for node in participant.ml_nodes if (model := _first_active(state, node))]
         nodes = tuple(
-            _node_snapshot(state, account, node_id, state.models[model_id], weight // len(served))
-            for node_id, model_id in served
+            _node_snapshot(state, account, node_id, model, max(1, weight // len(served))) for node_id, model in served
         )
         members.append(GroupMember(account, participant.peer_id, weight, nodes))
-    served_models = {node.model_id for member in members for node in member.ml_nodes}
-    return EpochGroup(epoch, tuple(members), _model_snapshots(state, served_models))
+    return EpochGroup(epoch, tuple(members), _model_snapshots(state, members))
+
+
+def _first_active(state: ChainState, node: MLNodeRegistration) -> ModelRecord | None:
+    known = (state.models.get(model_id) for model_id in node.models)
+    return next((model for model in known if model is not None and model.active), None)
+
+
+def _next_group(
+    epoch: EpochNumber,
+    state: ChainState,
+    commits: Mapping[NodeKey, PocCommit],
+    node_weights: Mapping[NodeKey, int],
+) -> EpochGroup:
+    able = _strongest(
+        {key: weight for key, weight in node_weights.items() if _can_serve(state, key, commits[key].model_id)}
+    )
+    by_participant: dict[Address, list[MLNodeSnapshot]] = {account: [] for account in participant_weights(able)}
+    for (account, node_id), weight in sorted(able.items(), key=lambda item: item[0][1]):
+        model = state.models[commits[account, node_id].model_id]
+        by_participant[account].append(_node_snapshot(state, account, node_id, model, weight))
+    members = [
+        GroupMember(account, state.participants[account].peer_id, sum(node.poc_weight for node in nodes), tuple(nodes))
+        for account, nodes in by_participant.items()
+    ]
+    return EpochGroup(epoch, tuple(members), _model_snapshots(state, members))
+
+
+def _can_serve(state: ChainState, key: NodeKey, model_id: ModelId) -> bool:
+    """Whether the node is still registered for the model and the model still active."""
+    account, node_id = key
+    model = state.models.get(model_id)
+    participant = state.participants.get(account)
+    if model is None or not model.active or participant is None:
+        return False
+    return any(node.node_id == node_id and model_id in node.models for node in participant.ml_nodes)
 
 
 def _strongest(node_weights: Mapping[NodeKey, int]) -> dict[NodeKey, int]:
@@ -148,33 +180,21 @@ def _strongest(node_weights: Mapping[NodeKey, int]) -> dict[NodeKey, int]:
     return {key: weight for key, weight in node_weights.items() if key[0] in kept}
 
 
-def _members(
-    state: ChainState, node_weights: Mapping[NodeKey, int], served: Mapping[NodeKey, ModelId]
-) -> tuple[GroupMember, ...]:
-    members = []
-    for account, weight in participant_weights(node_weights).items():
-        nodes = tuple(
-            _node_snapshot(state, account, node_id, state.models[served[owner, node_id]], node_weight)
-            for (owner, node_id), node_weight in sorted(node_weights.items(), key=lambda item: item[0][1])
-            if owner == account
-        )
-        members.append(GroupMember(account, state.participants[account].peer_id, weight, nodes))
-    return tuple(members)
-
-
 def _node_snapshot(
     state: ChainState, account: Address, node_id: NodeId, model: ModelRecord, weight: int
 ) -> MLNodeSnapshot:
-    registered = next((n.models for n in state.participants[account].ml_nodes if n.node_id == node_id), ())
-    is_first = registered[:1] == (model.model_id,)
+    registered = next(node.models for node in state.participants[account].ml_nodes if node.node_id == node_id)
+    is_first = registered[0] == model.model_id
     return MLNodeSnapshot(
         node_id=node_id,
         model_id=model.model_id,
         poc_weight=weight,
-        throughput=weight * model.throughput_per_nonce,
+        # The registry takes any 64-bit throughput: the product must still have canonical bytes.
+        throughput=min(weight * model.throughput_per_nonce, UINT64_MAX),
         timeslot_allocation=FIRST_MODEL_TIMESLOTS if is_first else OTHER_MODEL_TIMESLOTS,
     )
 
 
-def _model_snapshots(state: ChainState, served: Set[ModelId]) -> tuple[ModelRecord, ...]:
+def _model_snapshots(state: ChainState, members: Sequence[GroupMember]) -> tuple[ModelRecord, ...]:
+    served = {node.model_id for member in members for node in member.ml_nodes}
     return tuple(state.models[model_id] for model_id in sorted(served))

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from node.protocol.identifiers import Address, ModelId, NodeId
-from node.protocol.records import ModelRecord, PocCommit, VoteBundle
+from node.protocol.nonces import BATCH_NONCES_MAX
+from node.protocol.records import ModelRecord, PocCommit, Verdict, VoteBundle
 from node.protocol.validation import BatchOutcome, tally
 
 NodeKey = tuple[Address, NodeId]
@@ -14,16 +15,29 @@ def batch_outcomes(
     bundles: Mapping[Address, VoteBundle],
     group_weights: Mapping[Address, int],
 ) -> dict[NodeKey, BatchOutcome]:
-    """Return the outcome of every committed batch. A participant's vote on its own batch does not count."""
+    """Return the outcome of every committed batch. A participant's vote on its own batch does not count.
+
+    Two cases are settled without votes: a batch over BATCH_NONCES_MAX is rejected (the chain takes any count), and a
+    batch of the only member there is counts as accepted. Nobody is left to judge that one, and whoever is the whole
+    group can post any result anyway; without this rule a network could not begin with one node. Outside that case
+    work that nobody could check earns nothing: a model only one participant has must not print weight.
+    """
+    votes: dict[NodeKey, dict[Address, Verdict]] = {key: {} for key in commits}
+    for validator, bundle in bundles.items():
+        for vote in bundle.votes:
+            key = (vote.participant, vote.node_id)
+            if key in votes and validator != vote.participant:
+                votes[key][validator] = vote.verdict
+    total = sum(group_weights.values())
     outcomes = {}
-    for key in commits:
-        votes = {
-            validator: vote.verdict
-            for validator, bundle in bundles.items()
-            for vote in bundle.votes
-            if (vote.participant, vote.node_id) == key and validator != key[0]
-        }
-        outcomes[key] = tally(votes, group_weights)
+    for key, commit in commits.items():
+        own = group_weights.get(key[0], 0)
+        if commit.count > BATCH_NONCES_MAX:
+            outcomes[key] = BatchOutcome.REJECTED
+        elif own > 0 and own == total:
+            outcomes[key] = BatchOutcome.ACCEPTED
+        else:
+            outcomes[key] = tally(votes[key], group_weights)
     return outcomes
 
 

@@ -1,0 +1,127 @@
+"""Vectors of the rules that only daemons compute: `python -m tests.vectors.rules` writes rules.json anew.
+
+A changed line in rules.json is a changed protocol: nodes of both versions would disagree.
+"""
+
+import json
+import random
+from pathlib import Path
+
+from node.protocol.codec import from_value, to_bytes, to_value
+from node.protocol.identifiers import ZERO_HASH, EpochNumber, Hash32, RequestId, TokenAmount
+from node.protocol.nonces import VECTOR_DIMENSIONS, draw_sample, nonce_prompt, quantise, squared_distance, vectors_root
+from node.protocol.pricing import next_receipts_root, receipt_digest, tokens_commitment
+from node.protocol.records import EpochGroup, EpochResult, GroupMember, MLNodeSnapshot, Receipt, RewardShare
+from node.protocol.results import pack_validator_set, summarise
+from node.protocol.routing import rank_executors
+from tests.builders import NODE, SOME_CID, TINY, account, model, peer
+
+PATH = Path(__file__).with_name("rules.json")
+SEED = Hash32(bytes(range(32)))
+VOCABULARY_SIZE = 3072
+
+
+def compute() -> dict[str, object]:
+    """Return all vectors, as they stand in rules.json."""
+    return {"nonces": _nonces(), "routing": _routing(), "payment": _payment(), "result": _result()}
+
+
+def _nonces() -> dict[str, object]:
+    source = random.Random(1)
+    logprobs = [[-10 * source.random() for _ in range(VECTOR_DIMENSIONS)] for _ in range(3)]
+    vectors = [quantise(row) for row in logprobs]
+    return {
+        "seed": SEED.hex(),
+        "participant": account(1),
+        "nodeId": NODE,
+        "vocabularySize": VOCABULARY_SIZE,
+        "prompts": [
+            {"nonce": nonce, "tokens": list(nonce_prompt(SEED, account(1), NODE, nonce, VOCABULARY_SIZE))}
+            for nonce in (0, 1, 255, 65_536)
+        ],
+        "logprobs": logprobs,
+        "vectors": [vector.hex() for vector in vectors],
+        "distance01": squared_distance(vectors[0], vectors[1]),
+        "root": vectors_root(vectors).hex(),
+        "samples": [
+            {
+                "count": count,
+                "sampleSize": size,
+                "nonces": list(draw_sample(SEED, account(1), NODE, count, size)),
+            }
+            for count, size in ((1000, 8), (5, 8), (0, 8))
+        ],
+    }
+
+
+def _group() -> EpochGroup:
+    members = sorted(
+        (
+            GroupMember(
+                account(number),
+                peer(number),
+                number * 100,
+                (MLNodeSnapshot(NODE, TINY, number * 100, number * 1000, (True, False)),),
+            )
+            for number in (1, 2, 3, 4)
+        ),
+        key=lambda member: member.participant.lower(),
+    )
+    return EpochGroup(EpochNumber(3), tuple(members), (model(),))
+
+
+def _routing() -> dict[str, object]:
+    ids = [RequestId(bytes([index]) * 32) for index in range(4)]
+    return {
+        "throughputs": {m.participant: m.ml_nodes[0].throughput for m in _group().members},
+        "nodeId": NODE,
+        "ranks": [
+            {
+                "requestId": request_id.hex(),
+                "order": [choice.participant for choice in rank_executors(request_id, _group(), TINY)],
+            }
+            for request_id in ids
+        ],
+    }
+
+
+def _payment() -> dict[str, object]:
+    receipt = Receipt(
+        request_id=RequestId(SEED),
+        epoch=EpochNumber(3),
+        model_id=TINY,
+        model_cid=SOME_CID,
+        payer=account(1),
+        executor=account(2),
+        node_id=NODE,
+        prompt_tokens=3,
+        output_tokens=4,
+        prompt_commitment=tokens_commitment([1, 2, 3]),
+        output_commitment=tokens_commitment([4, 5, 6, 70_000]),
+        price=TokenAmount(98 * 10**18),
+    )
+    return {
+        "receiptBytes": to_bytes(receipt).hex(),
+        "receiptDigest": receipt_digest(receipt).hex(),
+        "receiptsRootAfterOne": next_receipts_root(ZERO_HASH, receipt).hex(),
+        "commitmentOf123": tokens_commitment([1, 2, 3]).hex(),
+    }
+
+
+def _result() -> dict[str, object]:
+    rewards = tuple(RewardShare(m.participant, TokenAmount(m.weight * 10**18)) for m in _group().members)
+    result = EpochResult(EpochNumber(2), _group(), rewards, TokenAmount(1000 * 10**18))
+    summary, packed = summarise(result, SOME_CID)
+    assert from_value(EpochResult, to_value(result)) == result
+    assert packed == pack_validator_set([(m.participant, m.weight) for m in _group().members])
+    return {
+        "bytes": to_bytes(result).hex(),
+        "validatorSet": packed.hex(),
+        "validatorSetHash": summary.validator_set_hash.hex(),
+        "totalWeight": summary.total_weight,
+        "rewardsRoot": summary.rewards_root.hex(),
+    }
+
+
+if __name__ == "__main__":
+    PATH.write_text(json.dumps(compute(), indent=1) + "\n")
