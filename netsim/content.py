@@ -1,4 +1,4 @@
-"""The Content port of simulated nodes: bytes by CID, fetched from whoever holds them after the time a transfer takes."""
+"""The Content port of simulated nodes: bytes by CID, fetched from whoever holds them, in the time that takes."""
 
 import hashlib
 from collections.abc import Sequence
