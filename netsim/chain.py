@@ -1,0 +1,135 @@
+"""The Chain port of one simulated node, over the shared ledger."""
+
+from collections.abc import AsyncIterator
+
+import trio
+from coincurve import PrivateKey
+
+from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, PAYMENT_CHANNELS, Ledger, Transaction
+from node.ports import ActionOutcome, ActionStatus, Head
+from node.protocol.actions import ChainAction
+from node.protocol.chain_state import ChainState
+from node.protocol.identifiers import Address, BlockNumber, Hash32, TokenAmount
+from node.protocol.records import EpochParameters
+from node.protocol.signatures import address_of, sign
+
+
+class SimulatedChain:
+    """Follows the ledger `confirmations` blocks behind its tip, as a real watcher does."""
+
+    def __init__(self, ledger: Ledger, key: PrivateKey, *, confirmations: int) -> None:
+        self._ledger = ledger
+        self._key = key
+        self._confirmations = confirmations
+        self._account = address_of(key.public_key)
+        self._state = ChainState()
+        self._applied = 0
+        self._changed = trio.Event()
+        self._outcomes: dict[str, ActionOutcome | None] = {}
+        self._settled: dict[str, trio.Event] = {}
+        ledger.watch(self._on_block)
+        self._on_block()
+
+    @property
+    def account(self) -> Address:
+        """This node's account."""
+        return self._account
+
+    @property
+    def chain_id(self) -> int:
+        """The simulated network's chain id."""
+        return CHAIN_ID
+
+    @property
+    def parameters(self) -> EpochParameters:
+        """The ledger's epoch parameters."""
+        return self._ledger.parameters
+
+    @property
+    def epoch_manager(self) -> Address:
+        """Where epoch results are verified."""
+        return EPOCH_MANAGER
+
+    @property
+    def payment_channels(self) -> Address:
+        """Where vouchers are verified."""
+        return PAYMENT_CHANNELS
+
+    @property
+    def head(self) -> Head:
+        """The ledger's tip and the confirmed block behind it."""
+        height = self._ledger.height
+        return Head(height, BlockNumber(max(0, height - self._confirmations)))
+
+    @property
+    def state(self) -> ChainState:
+        """The fold of this node's confirmed events."""
+        return self._state
+
+    async def state_at(self, block: BlockNumber) -> ChainState:
+        """Fold the ledger's events up to `block` afresh."""
+        await trio.lowlevel.checkpoint()
+        state = ChainState()
+        for event in self._ledger.events:
+            if event.block_number > block:
+                break
+            state.apply(event)
+        return state
+
+    async def heads(self) -> AsyncIterator[Head]:
+        """Yield the head now and after every block."""
+        while True:
+            changed = self._changed
+            yield self.head
+            await changed.wait()
+
+    async def block_hash(self, block: BlockNumber) -> Hash32:
+        """Wait until `block` is confirmed and return its hash."""
+        while self.head.confirmed < block:
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+        return self._ledger.block_hashes[block]
+
+    async def submit(self, key: str, action: ChainAction) -> None:
+        """Send the action once for `key`."""
+        await trio.lowlevel.checkpoint()
+        if key in self._outcomes:
+            return
+        self._outcomes[key] = None
+        self._settled[key] = trio.Event()
+
+        def settle(reason: str | None) -> None:
+            status = ActionStatus.DONE if reason is None else ActionStatus.FAILED
+            self._outcomes[key] = ActionOutcome(status, None, 0, reason or "")
+            self._settled[key].set()
+
+        self._ledger.send(Transaction(self._account, action, settle))
+
+    async def outcome(self, key: str) -> ActionOutcome:
+        """Wait until the action was applied or refused, and its block is confirmed."""
+        await self._settled[key].wait()
+        settled_at = self._ledger.height
+        while self.head.confirmed < settled_at:
+            await self._changed.wait()
+        outcome = self._outcomes[key]
+        if outcome is None:
+            raise AssertionError("settled intents have an outcome")
+        return outcome
+
+    async def token_balance(self, account: Address) -> TokenAmount:
+        """Tokens of `account` at the tip."""
+        await trio.lowlevel.checkpoint()
+        return self._ledger.balance(account)
+
+    def sign(self, digest: Hash32) -> bytes:
+        """Sign with the account key."""
+        return sign(self._key, digest)
+
+    def _on_block(self) -> None:
+        confirmed = self.head.confirmed
+        events = self._ledger.events
+        while self._applied < len(events) and events[self._applied].block_number <= confirmed:
+            self._state.apply(events[self._applied])
+            self._applied += 1
+        self._changed.set()
+        self._changed = trio.Event()

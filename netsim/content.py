@@ -1,0 +1,68 @@
+"""The Content port of simulated nodes: bytes by CID, fetched from whoever holds them, in the time that takes."""
+
+import hashlib
+from collections.abc import Sequence
+
+import trio
+
+from netsim.trace import Trace
+from node.ports import ContentUnavailableError, Provider
+from node.protocol.cids import cid_from_bytes
+from node.protocol.identifiers import Cid
+
+BYTES_PER_SECOND = 50_000_000
+"""A modest link; with ROUND_TRIP_SECONDS it sets how long a fetch takes."""
+ROUND_TRIP_SECONDS = 0.05
+
+
+class ContentExchange:
+    """Who can be asked for content: content ports of all nodes by (host, port)."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.stores: dict[tuple[str, int], SimulatedContent] = {}
+
+
+class SimulatedContent:
+    """One node's content store."""
+
+    def __init__(self, exchange: ContentExchange, host: str, port: int) -> None:
+        self._exchange = exchange
+        self._blocks: dict[Cid, bytes] = {}
+        self.withhold = False
+        """A hostile node's switch: keep content to oneself."""
+        exchange.stores[host, port] = self
+
+    async def add_bytes(self, data: bytes) -> Cid:
+        """Keep `data` under its CID (CIDv1, raw, SHA-256)."""
+        await trio.lowlevel.checkpoint()
+        cid = cid_from_bytes(b"\x01\x55\x12\x20" + hashlib.sha256(data).digest())
+        self._blocks[cid] = data
+        return cid
+
+    async def has(self, cid: Cid) -> bool:
+        """Whether `cid` is held here."""
+        await trio.lowlevel.checkpoint()
+        return cid in self._blocks
+
+    async def read_bytes(self, cid: Cid, providers: Sequence[Provider], *, limit_bytes: int) -> bytes:
+        """Return the bytes of `cid`, from here or from the first provider that gives them."""
+        if cid not in self._blocks:
+            self._blocks[cid] = await self._fetch(cid, providers)
+        data = self._blocks[cid]
+        if len(data) > limit_bytes:
+            raise ValueError(f"{cid} has {len(data)} bytes, over the limit of {limit_bytes}")
+        await trio.lowlevel.checkpoint()
+        return data
+
+    async def _fetch(self, cid: Cid, providers: Sequence[Provider]) -> bytes:
+        for provider in providers:
+            await trio.sleep(ROUND_TRIP_SECONDS)
+            other = self._exchange.stores.get((provider.host, provider.port))
+            if other is None or other.withhold or cid not in other._blocks:
+                continue
+            data = other._blocks[cid]
+            await trio.sleep(len(data) / BYTES_PER_SECOND)
+            self._exchange.trace.record("fetched", cid, len(data))
+            return data
+        raise ContentUnavailableError(f"{cid}: none of {len(providers)} providers has it")

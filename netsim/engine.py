@@ -1,0 +1,80 @@
+"""The Engine port of simulated nodes: a deterministic stand-in for a language model, honest or not.
+
+Log-probabilities are a hash of (model, tokens before, token): any honest engine computes nearly the same, and no
+cheaper way leads to them. `noise` stands for differing hardware; a cheat's engine runs another `weights`.
+"""
+
+import hashlib
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from node.ports import ChatMessage, EngineRefusedError, GenerationChunk, GenerationRequest
+from node.protocol.identifiers import ModelId, NodeId
+
+VOCABULARY_SIZE = 3072
+SECONDS_PER_TOKEN = 0.02
+PROMPTS_PER_SECOND = 300
+"""Nonces per second of a tiny model on a CPU (facts: 286 to 404)."""
+TOKENS_PER_CHUNK = 4
+
+
+@dataclass(slots=True)
+class SimulatedEngine:
+    """One ML node."""
+
+    node_id: NodeId
+    model_id: ModelId | None
+    weights: str
+    """What the engine really runs; honest engines of one model all have the same text here."""
+    noise: float
+    """Standard deviation added to each log-probability."""
+    seed: int
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids of the simulated model."""
+        return VOCABULARY_SIZE
+
+    async def render_chat(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+        """One token per word, by hash."""
+        await trio.lowlevel.checkpoint()
+        words = " ".join(f"{message.role} {message.content}" for message in messages).split()
+        return tuple(int.from_bytes(hashlib.sha256(word.encode()).digest()[:4]) % VOCABULARY_SIZE for word in words)
+
+    @asynccontextmanager
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[GenerationChunk]]:
+        """Tokens that follow from the weights, the seed and everything before them, whoever generates them."""
+        if not request.prompt_ids:
+            raise EngineRefusedError("empty prompt")
+        yield self._tokens(request)
+
+    async def _tokens(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
+        context = list(request.prompt_ids)
+        left = request.max_tokens
+        while left:
+            count = min(TOKENS_PER_CHUNK, left)
+            await trio.sleep(count * SECONDS_PER_TOKEN)
+            fresh = []
+            for _ in range(count):
+                state = f"{self.weights}/{request.seed}/{context}".encode()
+                fresh.append(int.from_bytes(hashlib.sha256(state).digest()[:4]) % VOCABULARY_SIZE)
+                context.append(fresh[-1])
+            left -= count
+            text = "".join(f" w{token}" for token in fresh)
+            yield GenerationChunk(tuple(fresh), text, None if left else "length")
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        """Pseudo-random but reproducible log-probabilities, plus this hardware's noise."""
+        del priority  # one simulated engine does one thing at a time
+        await trio.sleep(len(prompts) / PROMPTS_PER_SECOND)
+        return [self._logprobs(prompt) for prompt in prompts]
+
+    def _logprobs(self, prompt: Sequence[int]) -> list[float]:
+        text = f"{self.weights}/{list(prompt)}"
+        exact = random.Random(text)
+        noise = random.Random(f"{self.seed}/{text}")
+        return [-10.0 * exact.random() + noise.gauss(0.0, self.noise) for _ in prompt[1:]]

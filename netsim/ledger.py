@@ -1,0 +1,329 @@
+"""The simulated chain's state machine: the contracts' rules, in Python, over the same actions and events.
+
+Purpose: let the real services run without an EVM. Detail: one block every `block_seconds` of virtual time; actions are
+applied in the order they came, each to events or to a named refusal (the contracts' custom errors). There are no
+reorganisations and no gas here; those are tested against the real EVM.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import trio
+
+from netsim.trace import Trace
+from node.protocol.actions import (
+    AnswerPrompt,
+    ChainAction,
+    ClaimReward,
+    CommitPoc,
+    CommitVotes,
+    DeactivateModel,
+    FundChannel,
+    PostEpochResult,
+    ReclaimPrompt,
+    RedeemVoucher,
+    RegisterModel,
+    RegisterParticipant,
+    SubmitHardwareDiff,
+    SubmitPrompt,
+    UpdateModel,
+)
+from node.protocol.chain_state import ChainState, ChannelState
+from node.protocol.eip712 import channel_id, epoch_result_digest, voucher_digest
+from node.protocol.events import (
+    ChainEvent,
+    ChannelFunded,
+    EpochResultPosted,
+    EventBody,
+    GroupSet,
+    MLNodeRemoved,
+    MLNodeSet,
+    ModelRecorded,
+    ParticipantRegistered,
+    PocCommitted,
+    PromptAnswered,
+    PromptReclaimed,
+    PromptSubmitted,
+    RewardClaimed,
+    VotesCommitted,
+    VoucherRedeemed,
+)
+from node.protocol.identifiers import Address, BlockNumber, EpochNumber, Hash32, TokenAmount
+from node.protocol.records import EpochParameters, ModelRecord
+from node.protocol.results import unpack_validator_set
+from node.protocol.rewards import subsidy, verify_reward_proof
+from node.protocol.signatures import recover
+from node.protocol.stages import Stage, stage_at
+
+CHAIN_ID = 20_000
+EPOCH_MANAGER = Address("0x00000000000000000000000000000000000000E1")
+PAYMENT_CHANNELS = Address("0x00000000000000000000000000000000000000C1")
+PROMPT_DEADLINE_BLOCKS = 60
+DEFAULT_BALANCE = TokenAmount(1_000_000 * 10**18)
+
+
+class Refused(Exception):  # noqa: N818 - a contract's revert, not a fault of the simulator
+    """The contract would revert; the text is its error's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """An action on its way into a block."""
+
+    sender: Address
+    action: ChainAction
+    settle: Callable[[str | None], None]
+    """Called once with None when it was applied, or with the reason it was refused."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The one chain all simulated nodes share."""
+
+    parameters: EpochParameters
+    block_seconds: float
+    seed: int
+    trace: Trace
+    genesis_group: tuple[tuple[Address, int], ...]
+    state: ChainState = field(default_factory=ChainState)
+    events: list[ChainEvent] = field(default_factory=list)
+    block_hashes: list[Hash32] = field(default_factory=list)
+    balances: dict[Address, TokenAmount] = field(default_factory=dict)
+    minted: TokenAmount = TokenAmount(0)  # noqa: RUF009 - a NewType call is a constant
+    _mempool: list[Transaction] = field(default_factory=list)
+    _watchers: list[Callable[[], None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._seal_block([GroupSet(EpochNumber(0), self.genesis_group)])
+
+    @property
+    def height(self) -> BlockNumber:
+        """Number of the newest block; the genesis block is 0."""
+        return BlockNumber(len(self.block_hashes) - 1)
+
+    def watch(self, on_block: Callable[[], None]) -> None:
+        """Call `on_block` after every block."""
+        self._watchers.append(on_block)
+
+    def send(self, transaction: Transaction) -> None:
+        """Put a transaction into the next block."""
+        self._mempool.append(transaction)
+
+    async def produce_blocks(self) -> None:
+        """Make a block every `block_seconds`, for ever."""
+        while True:
+            await trio.sleep(self.block_seconds)
+            self.mine()
+
+    def mine(self) -> None:
+        """Make one block out of everything waiting."""
+        taken, self._mempool = self._mempool, []
+        bodies: list[EventBody] = []
+        settlements: list[tuple[Transaction, str | None]] = []
+        block = BlockNumber(self.height + 1)
+        for transaction in taken:
+            try:
+                produced = self._apply(transaction.sender, transaction.action, block)
+            except Refused as refusal:
+                self.trace.record("refused", transaction.sender, type(transaction.action).__name__, str(refusal))
+                settlements.append((transaction, str(refusal)))
+                continue
+            for body in produced:  # applied at once: the next transaction of the block sees it
+                self.state.apply(ChainEvent(block, Hash32(bytes(32)), 0, body))
+            bodies.extend(produced)
+            settlements.append((transaction, None))
+        self._seal_block(bodies, applied=True)
+        for transaction, reason in settlements:
+            transaction.settle(reason)
+
+    def register_model(self, record: ModelRecord) -> None:
+        """Put a model into the registry as its owner would, before the first node starts."""
+        self._seal_block([ModelRecorded(record)])
+
+    def balance(self, account: Address) -> TokenAmount:
+        """Tokens of `account`; everyone starts with DEFAULT_BALANCE."""
+        return self.balances.get(account, DEFAULT_BALANCE)
+
+    def _seal_block(self, bodies: list[EventBody], *, applied: bool = False) -> None:
+        number = BlockNumber(len(self.block_hashes))
+        parent = self.block_hashes[-1] if self.block_hashes else Hash32(bytes(32))
+        block_hash = Hash32(hashlib.sha256(parent + self.seed.to_bytes(8) + number.to_bytes(8)).digest())
+        self.block_hashes.append(block_hash)
+        for index, body in enumerate(bodies):
+            event = ChainEvent(number, block_hash, index, body)
+            if not applied:
+                self.state.apply(event)
+            self.events.append(event)
+            self.trace.record("event", int(number), type(body).__name__)
+        for on_block in self._watchers:
+            on_block()
+
+    def _pay(self, account: Address, amount: int) -> None:
+        self.balances[account] = TokenAmount(self.balance(account) + amount)
+        if self.balances[account] < 0:
+            self.balances[account] = TokenAmount(self.balances[account] - amount)
+            raise Refused("ERC20InsufficientBalance")
+
+    def _apply(self, sender: Address, action: ChainAction, block: BlockNumber) -> list[EventBody]:  # noqa: PLR0912
+        match action:
+            case RegisterParticipant(peer_id, peer_signature):
+                return [ParticipantRegistered(sender, peer_id, peer_signature)]
+            case SubmitHardwareDiff():
+                return self._hardware(sender, action)
+            case CommitPoc(commit):
+                self._require_stage(commit.epoch, block, (Stage.GENERATE, Stage.EXCHANGE))
+                if (sender, commit.node_id) in self.state.poc_commits.get(commit.epoch, {}):
+                    raise Refused("AlreadyCommitted")
+                return [PocCommitted(commit)]
+            case CommitVotes(epoch, bundle_cid):
+                self._require_stage(epoch, block, (Stage.VALIDATE, Stage.VOTE_EXCHANGE))
+                if sender in self.state.vote_bundles.get(epoch, {}):
+                    raise Refused("AlreadyVoted")
+                if sender not in dict(self.state.group_weights(epoch)):
+                    raise Refused("NotAMember")
+                return [VotesCommitted(epoch, sender, bundle_cid)]
+            case PostEpochResult():
+                return self._post_result(sender, action, block)
+            case ClaimReward():
+                return self._claim(action)
+            case FundChannel(payee, amount):
+                self._pay(sender, -amount)
+                channel = self._channel(sender, payee)
+                return [ChannelFunded(channel.channel_id, sender, payee, TokenAmount(channel.deposited + amount))]
+            case RedeemVoucher():
+                return self._redeem(action)
+            case SubmitPrompt():
+                return self._submit_prompt(sender, action, block)
+            case AnswerPrompt():
+                return self._answer(sender, action, block)
+            case ReclaimPrompt(prompt_id):
+                prompt = self.state.prompts.get(prompt_id)
+                if prompt is None or not prompt.is_open or block <= prompt.submitted.deadline_block:
+                    raise Refused("NotReclaimable")
+                self._pay(prompt.submitted.user, prompt.submitted.max_price)
+                return [PromptReclaimed(prompt_id, prompt.submitted.user, prompt.submitted.max_price)]
+            case RegisterModel() | UpdateModel() | DeactivateModel():
+                raise Refused("OwnableUnauthorizedAccount")
+
+    def _require_stage(self, epoch: int, block: BlockNumber, allowed: tuple[Stage, ...]) -> None:
+        position = stage_at(block, self.parameters)
+        if position.epoch != epoch or position.stage not in allowed:
+            raise Refused(f"WrongStage({position.epoch}, {position.stage.name})")
+
+    def _hardware(self, sender: Address, action: SubmitHardwareDiff) -> list[EventBody]:
+        if sender not in self.state.participants:
+            raise Refused("NotRegistered")
+        unknown = [
+            model_id
+            for node in action.added
+            for model_id in node.models
+            if model_id not in self.state.models or not self.state.models[model_id].active
+        ]
+        if unknown:
+            raise Refused(f"InvalidModels({unknown})")
+        removed: list[EventBody] = [MLNodeRemoved(sender, node_id) for node_id in action.removed]
+        return removed + [MLNodeSet(sender, node) for node in action.added]
+
+    def _post_result(self, sender: Address, action: PostEpochResult, block: BlockNumber) -> list[EventBody]:
+        summary = action.summary
+        self._require_stage(summary.epoch, block, (Stage.FORM, Stage.LOAD))
+        if summary.epoch in self.state.results:
+            raise Refused("AlreadyPosted")
+        if summary.reward_total > subsidy(summary.epoch, self.parameters):
+            raise Refused("RewardAboveSubsidy")
+        weights: Mapping[Address, int] = dict(self.state.group_weights(summary.epoch))
+        digest = epoch_result_digest(summary, CHAIN_ID, EPOCH_MANAGER)
+        signers = {signer for signer, signature in action.signatures if recover(digest, signature) == signer}
+        signed = sum(weights.get(signer, 0) for signer in signers)
+        if 3 * signed <= 2 * sum(weights.values()):
+            raise Refused("QuorumNotReached")
+        next_group = unpack_validator_set(action.validator_set)
+        return [GroupSet(EpochNumber(summary.epoch + 1), next_group), EpochResultPosted(summary, sender)]
+
+    def _claim(self, action: ClaimReward) -> list[EventBody]:
+        if not self.state.results:
+            raise Refused("NothingPosted")
+        root = self.state.results[max(self.state.results)].rewards_root
+        if not verify_reward_proof(root, action.account, action.cumulative, action.proof):
+            raise Refused("InvalidProof")
+        amount = action.cumulative - self.state.claimed.get(action.account, TokenAmount(0))
+        if amount <= 0:
+            raise Refused("NothingToClaim")
+        self.minted = TokenAmount(self.minted + amount)
+        self._pay(action.account, amount)
+        return [RewardClaimed(action.account, TokenAmount(amount), action.cumulative)]
+
+    def _channel(self, payer: Address, payee: Address) -> ChannelState:
+        identity = channel_id(CHAIN_ID, PAYMENT_CHANNELS, payer, payee)
+        return self.state.channels.get(identity, ChannelState(identity, payer, payee))
+
+    def _redeem(self, action: RedeemVoucher) -> list[EventBody]:
+        channel = self._channel(action.payer, action.payee)
+        voucher = action.voucher
+        if voucher.channel_id != channel.channel_id:
+            raise Refused("WrongChannel")
+        if recover(voucher_digest(voucher, CHAIN_ID, PAYMENT_CHANNELS), action.signature) != action.payer:
+            raise Refused("InvalidSignature")
+        if voucher.cumulative > channel.deposited:
+            raise Refused("VoucherAboveDeposit")
+        amount = TokenAmount(voucher.cumulative - channel.redeemed)
+        if amount <= 0:
+            raise Refused("NothingToRedeem")
+        self._pay(action.payee, amount)
+        return [VoucherRedeemed(channel.channel_id, action.payer, action.payee, amount, voucher.cumulative)]
+
+    def _submit_prompt(self, sender: Address, action: SubmitPrompt, block: BlockNumber) -> list[EventBody]:
+        model = self.state.models.get(action.model_id)
+        if model is None or not model.active:
+            raise Refused("ModelNotActive")
+        weights = self.state.group_weights(stage_at(block, self.parameters).epoch)
+        if not weights:
+            raise Refused("EmptyGroup")
+        price = TokenAmount(action.max_tokens * model.units_of_compute_per_token * self.parameters.unit_price)
+        self._pay(sender, -price)
+        prompt_id = len(self.state.prompts)
+        drawn = int.from_bytes(hashlib.sha256(self.block_hashes[-1] + prompt_id.to_bytes(32)).digest())
+        executor = self._member_at(weights, drawn % sum(weight for _, weight in weights))
+        deadline = BlockNumber(block + PROMPT_DEADLINE_BLOCKS)
+        return [
+            PromptSubmitted(
+                prompt_id,
+                sender,
+                model.model_id,
+                model.cid,
+                action.prompt_cid,
+                action.max_tokens,
+                price,
+                executor,
+                deadline,
+            )
+        ]
+
+    @staticmethod
+    def _member_at(weights: tuple[tuple[Address, int], ...], point: int) -> Address:
+        for account, weight in weights:
+            if point < weight:
+                return account
+            point -= weight
+        raise AssertionError("the point lies within the total weight")
+
+    def _answer(self, sender: Address, action: AnswerPrompt, block: BlockNumber) -> list[EventBody]:
+        prompt = self.state.prompts.get(action.prompt_id)
+        if prompt is None or not prompt.is_open or block > prompt.submitted.deadline_block:
+            raise Refused("PromptNotOpen")
+        submitted = prompt.submitted
+        late = block > submitted.deadline_block - PROMPT_DEADLINE_BLOCKS // 2
+        members = dict(self.state.group_weights(stage_at(block, self.parameters).epoch))
+        if sender != submitted.executor and not (late and sender in members):
+            raise Refused("NotTheExecutor")
+        units = self.state.models[submitted.model_id].units_of_compute_per_token
+        tokens = action.prompt_tokens + action.output_tokens
+        price = TokenAmount(min(tokens * units * self.parameters.unit_price, submitted.max_price))
+        self._pay(sender, price)
+        self._pay(submitted.user, submitted.max_price - price)
+        return [
+            PromptAnswered(
+                action.prompt_id, sender, action.result_cid, action.prompt_tokens, action.output_tokens, price
+            )
+        ]

@@ -1,0 +1,243 @@
+"""The Network port of simulated nodes: sealed messages and calls over links with latency.
+
+Gossip reaches every node that is up, after the latency of the pair, as verified wire bytes: each receiver unseals and
+judges as it would from libp2p. Meshes, budgets and bans belong to the real layer and are tested there.
+"""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from netsim.clock import wall_clock
+from netsim.trace import Trace
+from node.ports import CallFailedError, CallHandler, MessageValidator, PeerStatus, Validity
+from node.protocol.identifiers import Address, PeerId
+from node.protocol.messages import Message, MessageBody, MessageError, Topic, seal, unseal
+from node.protocol.signatures import DigestSigner
+
+NETWORK_ID = "simulated"
+INBOX_MESSAGES_MAX = 4096
+"""Messages waiting for a subscriber; more are dropped and counted in the trace, as the real layer does."""
+CALL_CHUNKS_MAX = 64
+"""Chunks in flight in one direction of a call: the credit of the real layer."""
+
+
+class Switchboard:
+    """All links of the simulated network. Latency of a pair is drawn once, from the seed."""
+
+    def __init__(self, nursery: trio.Nursery, seed: int, trace: Trace) -> None:
+        self.nursery = nursery
+        self.trace = trace
+        self._seed = seed
+        self._nodes: dict[PeerId, SimulatedNetwork] = {}
+
+    def join(self, node: "SimulatedNetwork") -> None:
+        """Bring a node up."""
+        self._nodes[node.peer_id] = node
+
+    def leave(self, peer_id: PeerId) -> None:
+        """Take a node down: messages and calls to it are lost."""
+        self._nodes.pop(peer_id, None)
+
+    def nodes(self) -> tuple["SimulatedNetwork", ...]:
+        """Nodes that are up, in the order they joined."""
+        return tuple(self._nodes.values())
+
+    def find(self, peer_id: PeerId) -> "SimulatedNetwork | None":
+        """Return the node with `peer_id` if it is up."""
+        return self._nodes.get(peer_id)
+
+    def latency_seconds(self, one: PeerId, other: PeerId) -> float:
+        """5 to 105 ms, the same both ways."""
+        if one == other:
+            return 0.0
+        return 0.005 + 0.1 * random.Random(f"{self._seed}/{min(one, other)}/{max(one, other)}").random()
+
+
+@dataclass(slots=True)
+class SimulatedCall:
+    """One end of a call."""
+
+    peer_id: PeerId
+    payload: bytes
+    latency_seconds: float
+    outgoing: trio.MemorySendChannel[tuple[float, bytes]]
+    incoming: trio.MemoryReceiveChannel[tuple[float, bytes]]
+    failure: "CallFailure"
+
+    async def send(self, data: bytes) -> None:
+        """Send a chunk; it arrives after the link's latency."""
+        try:
+            await self.outgoing.send((trio.current_time() + self.latency_seconds, data))
+        except trio.BrokenResourceError as error:
+            raise self.failure.error or CallFailedError("lost", "the other end is gone") from error
+
+    async def receive(self) -> bytes:
+        """Return the next chunk."""
+        try:
+            arrives_at, data = await self.incoming.receive()
+        except trio.EndOfChannel:
+            if self.failure.error is not None:
+                raise self.failure.error from None
+            raise
+        await trio.sleep_until(max(arrives_at, trio.current_time()))
+        return data
+
+
+@dataclass(slots=True)
+class CallFailure:
+    """Why the handler ended a call, shared by both ends."""
+
+    error: CallFailedError | None = None
+
+
+@dataclass(slots=True)
+class Served:
+    """A method, its handler and how many calls it serves at once."""
+
+    handler: CallHandler
+    concurrency: int
+    running: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class SimulatedNetwork:
+    """The Network port of one node."""
+
+    switchboard: Switchboard
+    peer_id: PeerId
+    account: Address
+    sign: DigestSigner
+    _validators: dict[Topic, MessageValidator] = field(default_factory=dict)
+    _inboxes: dict[Topic, trio.MemorySendChannel[Message]] = field(default_factory=dict)
+    _served: dict[str, Served] = field(default_factory=dict)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """A made-up address: nothing dials it."""
+        return (f"/memory/{self.peer_id}",)
+
+    def peers(self) -> tuple[PeerStatus, ...]:
+        """Everyone else who is up."""
+        return tuple(
+            PeerStatus(
+                node.peer_id,
+                node.addresses[0],
+                round(2000 * self.switchboard.latency_seconds(self.peer_id, node.peer_id)),
+            )
+            for node in self.switchboard.nodes()
+            if node is not self
+        )
+
+    def sign_as_peer(self, data: bytes) -> bytes:
+        """Stand-in for an Ed25519 signature: the simulator's peers have no keys."""
+        return b"simulated:" + self.peer_id.encode() + data[:0]
+
+    async def publish(self, body: MessageBody) -> None:
+        """Seal and deliver to everyone, oneself included."""
+        await trio.lowlevel.checkpoint()
+        topic, data = seal(NETWORK_ID, self.account, wall_clock(), body, self.sign)
+        self.switchboard.trace.record("gossip", self.peer_id, topic.value, len(data))
+        for node in self.switchboard.nodes():
+            self.switchboard.nursery.start_soon(self._deliver, node, topic, data)
+
+    async def _deliver(self, node: "SimulatedNetwork", topic: Topic, data: bytes) -> None:
+        await trio.sleep(self.switchboard.latency_seconds(self.peer_id, node.peer_id))
+        if self.switchboard.find(node.peer_id) is node:
+            node.accept(self.peer_id, topic, data)
+
+    def accept(self, sender: PeerId, topic: Topic, data: bytes) -> None:
+        """Take wire bytes as they come from a peer: verify, judge, queue."""
+        if topic not in self._inboxes:
+            return
+        try:
+            message = unseal(NETWORK_ID, topic, data)
+        except MessageError as error:
+            self.switchboard.trace.record("malformed", self.peer_id, sender, str(error))
+            return
+        validity = self._validators[topic](sender, message)
+        if validity is not Validity.ACCEPT:
+            self.switchboard.trace.record("unwanted", self.peer_id, sender, topic.value, validity.value)
+            return
+        try:
+            self._inboxes[topic].send_nowait(message)
+        except trio.WouldBlock:
+            self.switchboard.trace.record("dropped", self.peer_id, topic.value)
+
+    @asynccontextmanager
+    async def subscribe(self, topic: Topic, validator: MessageValidator) -> AsyncIterator[AsyncIterator[Message]]:
+        """Deliver verified messages of `topic`."""
+        if topic in self._inboxes:
+            raise ValueError(f"{topic.value} has a subscriber already")
+        send, receive = trio.open_memory_channel[Message](INBOX_MESSAGES_MAX)
+        self._validators[topic], self._inboxes[topic] = validator, send
+        try:
+            async with receive:
+                yield receive
+        finally:
+            del self._inboxes[topic], self._validators[topic]
+
+    def serve(self, method: str, handler: CallHandler, *, concurrency: int) -> None:
+        """Answer calls of `method`."""
+        self._served[method] = Served(handler, concurrency)
+
+    @asynccontextmanager
+    async def call(
+        self, peer: PeerId, method: str, payload: bytes, *, deadline_seconds: float
+    ) -> AsyncIterator[SimulatedCall]:
+        """Open a call to `peer`."""
+        latency = self.switchboard.latency_seconds(self.peer_id, peer)
+        target = self.switchboard.find(peer)
+        await trio.sleep(latency)
+        if target is None:
+            raise CallFailedError("unreachable", f"{peer} is not up")
+        served = target._served.get(method)
+        if served is None:
+            raise CallFailedError("no-method", method)
+        if served.running >= served.concurrency:
+            raise CallFailedError("busy", f"{served.running} calls of {method} are running")
+        to_server, from_client = trio.open_memory_channel[tuple[float, bytes]](CALL_CHUNKS_MAX)
+        to_client, from_server = trio.open_memory_channel[tuple[float, bytes]](CALL_CHUNKS_MAX)
+        failure = CallFailure()
+        here = SimulatedCall(peer, payload, latency, to_server, from_server, failure)
+        there = SimulatedCall(self.peer_id, payload, latency, to_client, from_client, failure)
+        scope = trio.CancelScope()
+        finished = trio.Event()
+        self.switchboard.nursery.start_soon(_run_handler, served, there, scope, finished)
+        timed_out = False
+        try:
+            with trio.move_on_after(deadline_seconds) as limit:
+                yield here
+            timed_out = limit.cancelled_caught
+        finally:
+            scope.cancel()
+            to_server.close()
+            from_server.close()
+            with trio.CancelScope(shield=True):
+                await finished.wait()
+        if timed_out:
+            raise CallFailedError("deadline", f"{method} took longer than {deadline_seconds} s")
+
+
+async def _run_handler(served: Served, call: SimulatedCall, scope: trio.CancelScope, finished: trio.Event) -> None:
+    served.running += 1
+    try:
+        with scope:
+            await _guarded(served.handler, call)
+    finally:
+        served.running -= 1
+        call.outgoing.close()
+        call.incoming.close()
+        finished.set()
+
+
+async def _guarded(handler: Callable[[SimulatedCall], Awaitable[None]], call: SimulatedCall) -> None:
+    try:
+        await handler(call)
+    except CallFailedError as error:
+        call.failure.error = error
+    except Exception as error:  # a peer's bug reaches the caller as a word, never as a traceback
+        call.failure.error = CallFailedError("internal", type(error).__name__)
