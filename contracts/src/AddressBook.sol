@@ -14,23 +14,23 @@ contract AddressBook {
         address inferenceCoordinator;
     }
 
-    /// @notice Block of deployment: nothing of the network happened before it.
+    /// @notice Block of this book's deployment, the last of the network's contracts.
     uint256 public immutable deploymentBlock;
     Addresses private _addresses;
 
     event NetworkDeployed(Addresses addresses);
 
-    error MissingContract(address account);
+    error ContractMissing(string name, address account);
 
     constructor(Addresses memory addresses_) {
+        _requireCode("token", addresses_.token);
+        _requireCode("modelRegistry", addresses_.modelRegistry);
+        _requireCode("participantRegistry", addresses_.participantRegistry);
+        _requireCode("epochManager", addresses_.epochManager);
+        _requireCode("rewardDistributor", addresses_.rewardDistributor);
+        _requireCode("paymentChannels", addresses_.paymentChannels);
+        _requireCode("inferenceCoordinator", addresses_.inferenceCoordinator);
         deploymentBlock = block.number;
-        _check(addresses_.token);
-        _check(addresses_.modelRegistry);
-        _check(addresses_.participantRegistry);
-        _check(addresses_.epochManager);
-        _check(addresses_.rewardDistributor);
-        _check(addresses_.paymentChannels);
-        _check(addresses_.inferenceCoordinator);
         _addresses = addresses_;
         emit NetworkDeployed(addresses_);
     }
@@ -40,7 +40,7 @@ contract AddressBook {
         return _addresses;
     }
 
-    function _check(address account) private view {
-        if (account.code.length == 0) revert MissingContract(account);
+    function _requireCode(string memory name, address account) private view {
+        if (account.code.length == 0) revert ContractMissing(name, account);
     }
 }

@@ -2,18 +2,25 @@
 pragma solidity ^0.8.28;
 
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
-import {ParticipantRegistry} from "./ParticipantRegistry.sol";
-import {RewardDistributor} from "./RewardDistributor.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {Checkpoints} from "@openzeppelin/contracts/utils/structs/Checkpoints.sol";
 import {ValidatorSets} from "./ValidatorSets.sol";
+import {IEpochManager} from "./interfaces/IEpochManager.sol";
+import {IParticipantRegistry} from "./interfaces/IParticipantRegistry.sol";
 import {IQuorumVerifier} from "./interfaces/IQuorumVerifier.sol";
+import {IRewardDistributor} from "./interfaces/IRewardDistributor.sol";
 
 /// @title Epochs: stages by block number, commitments of proofs and votes, results by weighted quorum.
 /// @notice The chain holds one hash per node and epoch and the weights of the group in charge. Everything else is
-/// content that daemons exchange and that these hashes commit to.
-contract EpochManager is EIP712 {
+/// content that daemons exchange and that these hashes commit to. If an epoch ends without a result, its group carries
+/// on and nothing is paid.
+contract EpochManager is IEpochManager, EIP712 {
+    using Checkpoints for Checkpoints.Trace160;
     using ValidatorSets for bytes;
 
-    /// @notice Offsets count blocks from an epoch's first block and increase strictly. Amounts are in units of 10^-18.
+    /// @notice Fixed for the life of this contract. Offsets count blocks from an epoch's first block and increase
+    /// strictly: 0 < generate < exchange < validate < voteExchange < form < load < epochBlocks. Amounts are in units
+    /// of 10^-18.
     struct Parameters {
         uint64 genesisBlock;
         uint64 epochBlocks;
@@ -25,19 +32,9 @@ contract EpochManager is EIP712 {
         uint64 loadOffset;
         uint32 pocSampleSize;
         uint32 pocRejectMismatches;
-        uint32 halvingEpochs;
         uint256 unitPrice;
         uint256 initialSubsidy;
-    }
-
-    enum Stage {
-        SERVE,
-        GENERATE,
-        EXCHANGE,
-        VALIDATE,
-        VOTE_EXCHANGE,
-        FORM,
-        LOAD
+        uint32 halvingEpochs;
     }
 
     /// @notice What a quorum signs: the content of the result by CID, and what the chain itself needs of it.
@@ -54,21 +51,23 @@ contract EpochManager is EIP712 {
         "EpochResult(uint64 epoch,bytes contentCid,bytes32 validatorSetHash,uint256 totalWeight,"
         "bytes32 rewardsRoot,uint256 rewardTotal)"
     );
+    /// @dev A binary CIDv1 of a 32-byte hash has 36 bytes; leaves room for longer hashes.
     uint256 public constant CID_LENGTH_MAX = 64;
-    uint256 public constant EPOCHS_BACK_MAX = 64;
+    /// @dev With 64 nodes for each of 512 members the sum of weights stays below 2^64 (see ValidatorSets).
+    uint64 public constant NONCES_MAX = type(uint32).max;
 
-    ParticipantRegistry public immutable participantRegistry;
-    RewardDistributor public immutable rewardDistributor;
+    IParticipantRegistry public immutable participantRegistry;
+    IRewardDistributor public immutable rewardDistributor;
     IQuorumVerifier public immutable quorumVerifier;
 
     Parameters private _parameters;
-    mapping(uint64 epoch => address pointer) private _groups;
-    /// @notice Epoch of the newest group that was set.
-    uint64 public newestGroup;
+    /// @dev From the epoch in which a group takes over to where its validator set is stored. Look-ups find the newest
+    /// group at or before an epoch, which is how a group carries on.
+    Checkpoints.Trace160 private _groups;
+    /// @notice EIP-712 digest of the accepted result of an epoch; zero if there is none.
     mapping(uint64 epoch => bytes32 digest) public resultOf;
-    /// @notice Hash over (count, root, vectorsCid, modelId) by keccak256(epoch, participant, nodeId).
-    mapping(bytes32 commitKey => bytes32) public pocCommitOf;
-    mapping(uint64 epoch => mapping(address validator => bytes32 bundleHash)) public voteCommitOf;
+    mapping(bytes32 commitKey => bytes32 commitment) private _pocCommits;
+    mapping(uint64 epoch => mapping(address validator => bytes32)) private _voteCommits;
 
     event PocCommitted(
         uint64 indexed epoch,
@@ -91,30 +90,33 @@ contract EpochManager is EIP712 {
     );
     event GroupSet(uint64 indexed epoch, bytes validatorSet);
 
-    error InvalidParameters();
-    error BeforeGenesis(uint256 blockNumber);
-    error WrongStage(uint64 epoch, Stage stage);
+    error StageOffsetsNotIncreasing(uint256 index);
+    error PocSampleOutOfRange(uint32 sampleSize, uint32 rejectMismatches);
+    error SubsidyMismatch(uint256 initialSubsidy, uint32 halvingEpochs);
+    error BeforeGenesis(uint256 blockNumber, uint64 genesisBlock);
+    error WrongStage(uint64 wantedEpoch, uint64 currentEpoch, Stage currentStage);
     error NotServing(address participant, string nodeId, string modelId);
     error AlreadyCommitted(bytes32 commitment);
-    error EmptyBatch();
+    error NonceCountOutOfRange(uint64 count, uint64 max);
     error CidLength(uint256 length);
     error NotAMember(address account, uint64 epoch);
-    error AlreadyPosted(uint64 epoch);
+    error AlreadyPosted(uint64 epoch, bytes32 digest);
     error ValidatorSetMismatch(bytes32 expected, bytes32 actual);
     error TotalWeightMismatch(uint256 expected, uint256 actual);
     error QuorumNotReached(uint256 signed, uint256 total);
 
-    /// @param parameters_ A genesisBlock of zero means the block of deployment.
+    /// @param parameters_ A genesisBlock of zero means the block of deployment. Subsidy and halving must be those of
+    /// `rewardDistributor_`, which is the one that enforces them.
     /// @param genesisGroup Packed validator set of epoch 0 (see ValidatorSets).
     constructor(
         Parameters memory parameters_,
         bytes memory genesisGroup,
-        ParticipantRegistry participantRegistry_,
-        RewardDistributor rewardDistributor_,
+        IParticipantRegistry participantRegistry_,
+        IRewardDistributor rewardDistributor_,
         IQuorumVerifier quorumVerifier_
     ) EIP712("Quern", "1") {
         if (parameters_.genesisBlock == 0) {
-            parameters_.genesisBlock = uint64(block.number);
+            parameters_.genesisBlock = SafeCast.toUint64(block.number);
         }
         _checkParameters(parameters_, rewardDistributor_);
         _parameters = parameters_;
@@ -123,10 +125,12 @@ contract EpochManager is EIP712 {
         quorumVerifier = quorumVerifier_;
         emit GroupSet(0, genesisGroup);
         (bytes memory cumulative,) = ValidatorSets.accumulate(genesisGroup);
-        _groups[0] = ValidatorSets.store(cumulative);
+        _groups.push(0, uint160(ValidatorSets.store(cumulative)));
     }
 
-    /// @notice Commit a node's batch of nonces 0 to count-1: one per node and epoch, while GENERATE or EXCHANGE lasts.
+    /// @notice Commit a node's batch of nonces 0 to count-1, while GENERATE or EXCHANGE lasts; once per node and epoch.
+    /// @param root Merkle root over the quantised vectors, in nonce order.
+    /// @param vectorsCid Binary CID of the vectors.
     function commitPoc(
         uint64 epoch,
         string calldata nodeId,
@@ -136,30 +140,34 @@ contract EpochManager is EIP712 {
         bytes calldata vectorsCid
     ) external {
         _requireStage(epoch, Stage.GENERATE, Stage.EXCHANGE);
+        if (count == 0 || count > NONCES_MAX) revert NonceCountOutOfRange(count, NONCES_MAX);
+        _checkCid(vectorsCid);
         if (!participantRegistry.servesModel(msg.sender, nodeId, modelId)) {
             revert NotServing(msg.sender, nodeId, modelId);
         }
-        if (count == 0) revert EmptyBatch();
-        if (vectorsCid.length == 0 || vectorsCid.length > CID_LENGTH_MAX) revert CidLength(vectorsCid.length);
-        bytes32 key = keccak256(abi.encode(epoch, msg.sender, nodeId));
-        if (pocCommitOf[key] != 0) revert AlreadyCommitted(pocCommitOf[key]);
-        pocCommitOf[key] = keccak256(abi.encode(modelId, count, root, vectorsCid));
+        bytes32 key = _pocKey(epoch, msg.sender, nodeId);
+        if (_pocCommits[key] != 0) revert AlreadyCommitted(_pocCommits[key]);
+        _pocCommits[key] = keccak256(abi.encode(modelId, count, root, vectorsCid));
         emit PocCommitted(epoch, msg.sender, nodeId, modelId, count, root, vectorsCid);
     }
 
-    /// @notice Commit the bundle of all votes of a member, while VALIDATE or VOTE_EXCHANGE lasts; once.
+    /// @notice Commit the bundle of all votes of a member, while VALIDATE or VOTE_EXCHANGE lasts; once per epoch.
+    /// @param bundleCid Binary CID of the bundle.
     function commitVotes(uint64 epoch, bytes calldata bundleCid) external {
         _requireStage(epoch, Stage.VALIDATE, Stage.VOTE_EXCHANGE);
-        if (bundleCid.length == 0 || bundleCid.length > CID_LENGTH_MAX) revert CidLength(bundleCid.length);
+        _checkCid(bundleCid);
         if (weightOf(epoch, msg.sender) == 0) revert NotAMember(msg.sender, epoch);
-        bytes32 known = voteCommitOf[epoch][msg.sender];
+        bytes32 known = _voteCommits[epoch][msg.sender];
         if (known != 0) revert AlreadyCommitted(known);
-        voteCommitOf[epoch][msg.sender] = keccak256(bundleCid);
+        _voteCommits[epoch][msg.sender] = keccak256(bundleCid);
         emit VotesCommitted(epoch, msg.sender, bundleCid);
     }
 
-    /// @notice Post a result signed by more than two thirds of the weight in charge, while FORM or LOAD lasts; once.
-    /// @param validatorSet The group of the next epoch, packed.
+    /// @notice Post a result signed by more than two thirds of the weight in charge, while FORM or LOAD lasts; once
+    /// per epoch. Anyone may post it.
+    /// @param validatorSet The group of the next epoch, packed (see ValidatorSets).
+    /// @param signerBitmap Who of the group of `result.epoch` signed (see IQuorumVerifier).
+    /// @param signatures Their signatures on `hashEpochResult(result)`, in the order of the members.
     function submitEpochResult(
         EpochResult calldata result,
         bytes calldata validatorSet,
@@ -167,18 +175,15 @@ contract EpochManager is EIP712 {
         bytes calldata signatures
     ) external {
         _requireStage(result.epoch, Stage.FORM, Stage.LOAD);
-        if (resultOf[result.epoch] != 0) revert AlreadyPosted(result.epoch);
-        if (result.contentCid.length == 0 || result.contentCid.length > CID_LENGTH_MAX) {
-            revert CidLength(result.contentCid.length);
-        }
+        if (resultOf[result.epoch] != 0) revert AlreadyPosted(result.epoch, resultOf[result.epoch]);
+        _checkCid(result.contentCid);
         bytes memory cumulative = _checkValidatorSet(result, validatorSet);
         bytes32 digest = hashEpochResult(result);
         _requireQuorum(result.epoch, digest, signerBitmap, signatures);
 
         resultOf[result.epoch] = digest;
-        newestGroup = result.epoch + 1;
-        _groups[newestGroup] = ValidatorSets.store(cumulative);
-        emit GroupSet(newestGroup, validatorSet);
+        _groups.push(result.epoch + 1, uint160(ValidatorSets.store(cumulative)));
+        emit GroupSet(result.epoch + 1, validatorSet);
         _emitPosted(result);
         rewardDistributor.postEpoch(result.epoch, result.rewardsRoot, result.rewardTotal);
     }
@@ -188,12 +193,67 @@ contract EpochManager is EIP712 {
         return _parameters;
     }
 
-    /// @notice Where the newest block stands.
+    /// @inheritdoc IEpochManager
+    function unitPrice() external view returns (uint256) {
+        return _parameters.unitPrice;
+    }
+
+    /// @inheritdoc IEpochManager
     function currentStage() external view returns (uint64 epoch, Stage stage, uint256 firstBlock, uint256 nextBlock) {
         return stageAt(block.number);
     }
 
-    /// @notice EIP-712 digest of a result.
+    /// @notice The group in charge in `epoch`, packed: its own, else that of the latest epoch before it. For an epoch
+    /// that has not begun, the group that would be in charge if no other result were accepted.
+    function groupOf(uint64 epoch) external view returns (bytes memory validatorSet) {
+        return _cumulativeGroup(epoch).pack();
+    }
+
+    /// @notice Sum of the weights of the group in charge in `epoch`.
+    function totalWeightOf(uint64 epoch) external view returns (uint256) {
+        return _cumulativeGroup(epoch).total();
+    }
+
+    /// @inheritdoc IEpochManager
+    function drawMember(uint64 epoch, bytes32 seed) external view returns (address) {
+        bytes memory group = _cumulativeGroup(epoch);
+        return group.memberAt(uint256(seed) % group.total());
+    }
+
+    /// @notice Hash of (modelId, count, root, vectorsCid) of a node's batch; zero if it committed none.
+    function pocCommitOf(uint64 epoch, address participant, string calldata nodeId) external view returns (bytes32) {
+        return _pocCommits[_pocKey(epoch, participant, nodeId)];
+    }
+
+    /// @notice Hash of the CID of a validator's vote bundle; zero if it committed none.
+    function voteCommitOf(uint64 epoch, address validator) external view returns (bytes32) {
+        return _voteCommits[epoch][validator];
+    }
+
+    /// @inheritdoc IEpochManager
+    function weightOf(uint64 epoch, address account) public view returns (uint256) {
+        return _cumulativeGroup(epoch).weightOf(account);
+    }
+
+    /// @notice Where `blockNumber` lies: its epoch, stage, the stage's first block and the first block of the next.
+    function stageAt(uint256 blockNumber)
+        public
+        view
+        returns (uint64 epoch, Stage stage, uint256 firstBlock, uint256 nextBlock)
+    {
+        Parameters memory p = _parameters;
+        if (blockNumber < p.genesisBlock) revert BeforeGenesis(blockNumber, p.genesisBlock);
+        uint256 offset = (blockNumber - p.genesisBlock) % p.epochBlocks;
+        epoch = SafeCast.toUint64((blockNumber - p.genesisBlock) / p.epochBlocks);
+        uint64[8] memory offsets = _offsets(p);
+        uint256 index;
+        while (offsets[index + 1] <= offset) ++index;
+        stage = Stage(index);
+        firstBlock = blockNumber - offset + offsets[index];
+        nextBlock = blockNumber - offset + offsets[index + 1];
+    }
+
+    /// @notice EIP-712 digest of a result: what the members of its epoch's group sign.
     function hashEpochResult(EpochResult calldata result) public view returns (bytes32) {
         return _hashTypedDataV4(
             keccak256(
@@ -210,38 +270,35 @@ contract EpochManager is EIP712 {
         );
     }
 
-    /// @notice Epoch and stage of a block, and the first blocks of that stage and of the one after it.
-    function stageAt(uint256 blockNumber)
-        public
+    function _emitPosted(EpochResult calldata result) private {
+        emit EpochResultPosted(
+            result.epoch,
+            result.contentCid,
+            result.validatorSetHash,
+            result.totalWeight,
+            result.rewardsRoot,
+            result.rewardTotal,
+            msg.sender
+        );
+    }
+
+    function _cumulativeGroup(uint64 epoch) private view returns (bytes memory) {
+        return ValidatorSets.load(address(_groups.upperLookupRecent(epoch)));
+    }
+
+    function _requireStage(uint64 epoch, Stage first, Stage second) private view {
+        (uint64 current, Stage stage,,) = stageAt(block.number);
+        if (current != epoch || (stage != first && stage != second)) revert WrongStage(epoch, current, stage);
+    }
+
+    function _requireQuorum(uint64 epoch, bytes32 digest, uint256[] calldata bitmap, bytes calldata signatures)
+        private
         view
-        returns (uint64 epoch, Stage stage, uint256 firstBlock, uint256 nextBlock)
     {
-        Parameters memory p = _parameters;
-        if (blockNumber < p.genesisBlock) revert BeforeGenesis(blockNumber);
-        uint256 offset = (blockNumber - p.genesisBlock) % p.epochBlocks;
-        epoch = uint64((blockNumber - p.genesisBlock) / p.epochBlocks);
-        uint64[8] memory offsets = _offsets(p);
-        uint256 index;
-        while (offsets[index + 1] <= offset) ++index;
-        stage = Stage(index);
-        firstBlock = blockNumber - offset + offsets[index];
-        nextBlock = blockNumber - offset + offsets[index + 1];
-    }
-
-    /// @notice The group in charge in `epoch`, packed as stored: its own, else that of the latest epoch before it.
-    function groupOf(uint64 epoch) public view returns (bytes memory cumulative) {
-        return ValidatorSets.load(_groupPointer(epoch));
-    }
-
-    /// @notice Weight of `account` in the group in charge in `epoch`.
-    function weightOf(uint64 epoch, address account) public view returns (uint256) {
-        return groupOf(epoch).weightOf(account);
-    }
-
-    /// @notice A member of the group in charge, drawn by weight.
-    function drawMember(uint64 epoch, bytes32 seed) external view returns (address) {
-        bytes memory group = groupOf(epoch);
-        return group.memberAt(uint256(seed) % group.total());
+        bytes memory group = _cumulativeGroup(epoch);
+        uint256 signed = quorumVerifier.signedWeight(group, digest, bitmap, signatures);
+        uint256 total = group.total();
+        if (3 * signed <= 2 * total) revert QuorumNotReached(signed, total);
     }
 
     function _checkValidatorSet(EpochResult calldata result, bytes calldata validatorSet)
@@ -256,52 +313,25 @@ contract EpochManager is EIP712 {
         if (totalWeight != result.totalWeight) revert TotalWeightMismatch(result.totalWeight, totalWeight);
     }
 
-    function _emitPosted(EpochResult calldata result) private {
-        emit EpochResultPosted(
-            result.epoch,
-            result.contentCid,
-            result.validatorSetHash,
-            result.totalWeight,
-            result.rewardsRoot,
-            result.rewardTotal,
-            msg.sender
-        );
-    }
-
-    function _groupPointer(uint64 epoch) private view returns (address pointer) {
-        // Groups are set in ascending order, so what is in charge now is the newest; only look-ups of the past walk.
-        uint64 candidate = epoch < newestGroup ? epoch : newestGroup;
-        for (uint256 i; i < EPOCHS_BACK_MAX; ++i) {
-            pointer = _groups[candidate];
-            if (pointer != address(0) || candidate == 0) return pointer;
-            --candidate;
-        }
-    }
-
-    function _requireStage(uint64 epoch, Stage first, Stage second) private view {
-        (uint64 current, Stage stage,,) = stageAt(block.number);
-        if (current != epoch || (stage != first && stage != second)) revert WrongStage(current, stage);
-    }
-
-    function _requireQuorum(uint64 epoch, bytes32 digest, uint256[] calldata bitmap, bytes calldata signatures)
-        private
-        view
-    {
-        bytes memory group = groupOf(epoch);
-        uint256 signed = quorumVerifier.signedWeight(group, digest, bitmap, signatures);
-        uint256 total = group.total();
-        if (3 * signed <= 2 * total) revert QuorumNotReached(signed, total);
-    }
-
-    function _checkParameters(Parameters memory p, RewardDistributor distributor) private view {
+    function _checkParameters(Parameters memory p, IRewardDistributor distributor) private view {
         uint64[8] memory offsets = _offsets(p);
         for (uint256 i; i < 7; ++i) {
-            if (offsets[i] >= offsets[i + 1]) revert InvalidParameters();
+            if (offsets[i] >= offsets[i + 1]) revert StageOffsetsNotIncreasing(i + 1);
         }
-        if (p.pocRejectMismatches == 0 || p.pocRejectMismatches > p.pocSampleSize) revert InvalidParameters();
+        if (p.pocRejectMismatches == 0 || p.pocRejectMismatches > p.pocSampleSize) {
+            revert PocSampleOutOfRange(p.pocSampleSize, p.pocRejectMismatches);
+        }
         if (distributor.initialSubsidy() != p.initialSubsidy || distributor.halvingEpochs() != p.halvingEpochs) {
-            revert InvalidParameters();
+            revert SubsidyMismatch(p.initialSubsidy, p.halvingEpochs);
         }
+    }
+
+    function _checkCid(bytes calldata cid) private pure {
+        if (cid.length == 0 || cid.length > CID_LENGTH_MAX) revert CidLength(cid.length);
+    }
+
+    function _pocKey(uint64 epoch, address participant, string calldata nodeId) private pure returns (bytes32) {
+        return keccak256(abi.encode(epoch, participant, nodeId));
     }
 
     function _offsets(Parameters memory p) private pure returns (uint64[8] memory) {

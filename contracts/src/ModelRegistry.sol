@@ -3,27 +3,29 @@ pragma solidity ^0.8.28;
 
 import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
 import {Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
+import {IModelRegistry} from "./interfaces/IModelRegistry.sol";
 
 /// @title Which models the network serves, and which bytes each of them is.
 /// @notice The owner (an account, a multisig or a timelock) publishes models by the root CID of their files. Every past
 /// CID stays readable. Changes reach miners at the next epoch, because an epoch freezes what it found.
-contract ModelRegistry is Ownable2Step {
-    /// @notice What an engine needs to know of a model, and what its work is worth.
+contract ModelRegistry is IModelRegistry, Ownable2Step {
+    /// @notice What an engine needs to know of a model, and what its work is worth (ModelRecord in
+    /// node/protocol/records.py has the units).
     struct ModelSpec {
         string hfRepo;
         string hfCommit;
         string[] modelArgs;
         uint32 vramMiB;
-        uint32 contextLength;
         uint64 throughputPerNonce;
         uint64 unitsOfComputePerToken;
+        uint32 contextLength;
         uint64 pocDistanceMax;
     }
 
     /// @notice A model as it stands.
     struct ModelInfo {
         string modelId;
-        string modelCID;
+        string cid;
         string name;
         string description;
         bool active;
@@ -32,10 +34,11 @@ contract ModelRegistry is Ownable2Step {
         ModelSpec spec;
     }
 
-    /// @dev Bounds keep a record readable in one call and cheap to hash off chain.
+    /// @dev These bounds keep a record readable in one call and cheap to hash off chain.
     uint256 public constant MODEL_ID_LENGTH_MAX = 64;
     uint256 public constant TEXT_LENGTH_MAX = 512;
     uint256 public constant MODEL_ARGS_MAX = 64;
+    /// @dev `getActiveModels` reads them all in one call: more would outgrow what endpoints answer.
     uint256 public constant MODELS_MAX = 256;
 
     mapping(bytes32 idHash => ModelInfo) private _models;
@@ -51,6 +54,7 @@ contract ModelRegistry is Ownable2Step {
     error ModelExists(string modelId);
     error ModelUnknown(string modelId);
     error ModelNotActive(string modelId);
+    error VersionUnknown(string modelId, uint32 version);
     error InvalidModelId(string modelId);
     error TextLength(string field, uint256 length, uint256 max);
     error SpecOutOfRange(string field);
@@ -58,8 +62,9 @@ contract ModelRegistry is Ownable2Step {
 
     constructor(address initialOwner) Ownable(initialOwner) {}
 
-    /// @notice Register a model with a plain specification, to be set by `setModelSpec`.
-    /// @dev The defaults price a token at one unit of compute and allow any hardware.
+    /// @notice Register a model with a plain specification, to be refined by `setModelSpec`.
+    /// @dev The defaults price a token at one unit of compute, ask for no video memory and accept a context of 2048
+    /// tokens. `pocDistanceMax` is zero: only vectors that are equal bit by bit pass.
     function registerModel(
         string calldata modelId,
         string calldata modelCID,
@@ -96,7 +101,7 @@ contract ModelRegistry is Ownable2Step {
     function updateModel(string calldata modelId, string calldata newModelCID) external onlyOwner {
         ModelInfo storage info = _existing(modelId);
         _checkText("modelCID", newModelCID, 1);
-        info.modelCID = newModelCID;
+        info.cid = newModelCID;
         info.version += 1;
         info.active = true;
         info.owner = msg.sender;
@@ -131,15 +136,26 @@ contract ModelRegistry is Ownable2Step {
         }
     }
 
-    /// @notice Whether `modelId` is registered and active.
+    /// @notice The CID of version `version` (1 is the first) of a model.
+    function cidAt(string calldata modelId, uint32 version) external view returns (string memory) {
+        if (version == 0 || version > _existing(modelId).version) revert VersionUnknown(modelId, version);
+        return _cids[keccak256(bytes(modelId))][version - 1];
+    }
+
+    /// @inheritdoc IModelRegistry
     function isActive(string calldata modelId) external view returns (bool) {
         return _models[keccak256(bytes(modelId))].active;
     }
 
-    /// @notice The CID of version `version` (1 is the first) of a model.
-    function cidAt(string calldata modelId, uint32 version) external view returns (string memory) {
-        _existing(modelId);
-        return _cids[keccak256(bytes(modelId))][version - 1];
+    /// @inheritdoc IModelRegistry
+    function resolve(string calldata modelId)
+        external
+        view
+        returns (string memory cid, uint32 version, uint64 unitsOfComputePerToken)
+    {
+        ModelInfo storage info = _existing(modelId);
+        if (!info.active) revert ModelNotActive(modelId);
+        return (info.cid, info.version, info.spec.unitsOfComputePerToken);
     }
 
     function _register(
@@ -174,7 +190,8 @@ contract ModelRegistry is Ownable2Step {
         if (text.length == 0 || text.length > MODEL_ID_LENGTH_MAX) revert InvalidModelId(modelId);
         for (uint256 i; i < text.length; ++i) {
             bytes1 c = text[i];
-            bool ok = (c >= "a" && c <= "z") || (c >= "0" && c <= "9") || c == "." || c == "_" || c == "-" || c == "/";
+            // "-", ".", "/" and the digits are neighbours in ASCII.
+            bool ok = (c >= "a" && c <= "z") || (c >= "-" && c <= "9") || c == "_";
             if (!ok) revert InvalidModelId(modelId);
         }
     }
@@ -183,12 +200,12 @@ contract ModelRegistry is Ownable2Step {
         if (spec.contextLength == 0) revert SpecOutOfRange("contextLength");
         if (spec.throughputPerNonce == 0) revert SpecOutOfRange("throughputPerNonce");
         if (spec.unitsOfComputePerToken == 0) revert SpecOutOfRange("unitsOfComputePerToken");
+        if (bytes(spec.hfRepo).length > TEXT_LENGTH_MAX) revert SpecOutOfRange("hfRepo");
+        if (bytes(spec.hfCommit).length > TEXT_LENGTH_MAX) revert SpecOutOfRange("hfCommit");
         if (spec.modelArgs.length > MODEL_ARGS_MAX) revert SpecOutOfRange("modelArgs");
         for (uint256 i; i < spec.modelArgs.length; ++i) {
             if (bytes(spec.modelArgs[i]).length > TEXT_LENGTH_MAX) revert SpecOutOfRange("modelArgs");
         }
-        if (bytes(spec.hfRepo).length > TEXT_LENGTH_MAX) revert SpecOutOfRange("hfRepo");
-        if (bytes(spec.hfCommit).length > TEXT_LENGTH_MAX) revert SpecOutOfRange("hfCommit");
     }
 
     function _checkText(string memory field, string calldata text, uint256 min) private pure {

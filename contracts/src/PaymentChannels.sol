@@ -6,21 +6,24 @@ import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC2
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 
 /// @title One-way payment channels with cumulative vouchers: one channel per payer and payee.
 /// @notice A payee is safe as long as it redeems before an announced withdrawal unlocks; a payer is safe because only
-/// its own signature moves its deposit, and what is not signed away comes back.
+/// its own signature moves its deposit, and what is not signed away comes back. A channel never ends: a voucher that
+/// was not redeemed before a withdrawal is owed again as soon as the payer deposits anew.
 contract PaymentChannels is EIP712 {
     using SafeERC20 for IERC20;
 
-    /// @dev `deposited` and `redeemed` only grow, but for withdrawals that bring `deposited` down to `redeemed`.
+    /// @notice Totals over the channel's life, in units of 10^-18, and the announced withdrawal if there is one.
+    /// @dev `redeemed` only grows and never exceeds `deposited`; withdrawals bring `deposited` down to `redeemed`.
     struct Channel {
         uint128 deposited;
         uint128 redeemed;
         uint64 unlockTime;
     }
 
-    /// @notice One voucher to redeem.
+    /// @notice A voucher, whose it is, and the payer's signature on it.
     struct Redemption {
         address payer;
         address payee;
@@ -38,9 +41,7 @@ contract PaymentChannels is EIP712 {
 
     mapping(bytes32 channelId => Channel) private _channels;
 
-    event ChannelFunded(
-        bytes32 indexed channelId, address indexed payer, address indexed payee, uint256 amount, uint256 deposited
-    );
+    event ChannelFunded(bytes32 indexed channelId, address indexed payer, address indexed payee, uint256 deposited);
     event VoucherRedeemed(
         bytes32 indexed channelId,
         address indexed payer,
@@ -55,12 +56,13 @@ contract PaymentChannels is EIP712 {
     );
 
     error AmountZero();
+    error InvalidPayee(address payee);
     error WrongSigner(address recovered, address payer);
-    error VoucherAboveDeposit(uint256 cumulative, uint256 deposited);
-    error NothingToRedeem(uint256 cumulative, uint256 redeemed);
-    error NothingToWithdraw();
-    error NoWithdrawRequested();
-    error StillLocked(uint64 unlockTime);
+    error VoucherAboveDeposit(bytes32 channelId, uint256 cumulative, uint256 deposited);
+    error NothingToRedeem(bytes32 channelId, uint256 cumulative, uint256 redeemed);
+    error NothingToWithdraw(bytes32 channelId);
+    error WithdrawNotRequested(bytes32 channelId);
+    error StillLocked(bytes32 channelId, uint64 unlockTime);
 
     constructor(IERC20 token_, uint64 unlockSeconds_) EIP712("Quern", "1") {
         token = token_;
@@ -68,12 +70,12 @@ contract PaymentChannels is EIP712 {
     }
 
     /// @notice Put `amount` into the caller's channel to `payee`. Takes back an announced withdrawal.
-    function deposit(address payee, uint128 amount) external {
+    function deposit(address payee, uint256 amount) external {
         _deposit(payee, amount);
     }
 
     /// @notice As `deposit`, with the allowance given by signature (ERC-2612).
-    function depositWithPermit(address payee, uint128 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s)
+    function depositWithPermit(address payee, uint256 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s)
         external
     {
         // Somebody may have used the permit already: then the allowance stands, and that is all that matters.
@@ -81,15 +83,19 @@ contract PaymentChannels is EIP712 {
         _deposit(payee, amount);
     }
 
-    /// @notice Pay the payee of a voucher what is new in it. Anyone may call it.
-    function redeem(Redemption calldata redemption) external {
-        _redeem(redemption);
+    /// @notice Pay `payee` what is new in a voucher. Anyone may call it.
+    /// @param cumulative All that the voucher promises over the channel's life; reverts if it exceeds the deposits.
+    function redeem(address payer, address payee, uint256 cumulative, bytes32 receiptsRoot, bytes calldata signature)
+        external
+    {
+        _redeem(payer, payee, cumulative, receiptsRoot, signature);
     }
 
     /// @notice Redeem several vouchers, all or nothing.
     function redeemMany(Redemption[] calldata redemptions) external {
         for (uint256 i; i < redemptions.length; ++i) {
-            _redeem(redemptions[i]);
+            Redemption calldata r = redemptions[i];
+            _redeem(r.payer, r.payee, r.cumulative, r.receiptsRoot, r.signature);
         }
     }
 
@@ -97,7 +103,7 @@ contract PaymentChannels is EIP712 {
     function requestWithdraw(address payee) external {
         bytes32 id = channelId(msg.sender, payee);
         Channel storage channel = _channels[id];
-        if (channel.deposited == channel.redeemed) revert NothingToWithdraw();
+        if (channel.deposited == channel.redeemed) revert NothingToWithdraw(id);
         channel.unlockTime = uint64(block.timestamp) + unlockSeconds;
         emit WithdrawRequested(id, msg.sender, payee, channel.unlockTime);
     }
@@ -106,8 +112,8 @@ contract PaymentChannels is EIP712 {
     function withdraw(address payee) external {
         bytes32 id = channelId(msg.sender, payee);
         Channel storage channel = _channels[id];
-        if (channel.unlockTime == 0) revert NoWithdrawRequested();
-        if (block.timestamp < channel.unlockTime) revert StillLocked(channel.unlockTime);
+        if (channel.unlockTime == 0) revert WithdrawNotRequested(id);
+        if (block.timestamp < channel.unlockTime) revert StillLocked(id, channel.unlockTime);
         uint128 amount = channel.deposited - channel.redeemed;
         channel.deposited = channel.redeemed;
         channel.unlockTime = 0;
@@ -115,7 +121,7 @@ contract PaymentChannels is EIP712 {
         token.safeTransfer(msg.sender, amount);
     }
 
-    /// @notice A channel's state.
+    /// @notice A channel's state; all zero if it was never funded.
     function getChannel(address payer, address payee) external view returns (Channel memory) {
         return _channels[channelId(payer, payee)];
     }
@@ -125,40 +131,34 @@ contract PaymentChannels is EIP712 {
         return keccak256(abi.encode(block.chainid, address(this), payer, payee));
     }
 
-    /// @notice EIP-712 digest of a voucher.
+    /// @notice EIP-712 digest of a voucher: what its payer signs.
     function hashVoucher(bytes32 id, uint256 cumulative, bytes32 receiptsRoot) public view returns (bytes32) {
         return _hashTypedDataV4(keccak256(abi.encode(VOUCHER_TYPEHASH, id, cumulative, receiptsRoot)));
     }
 
-    function _deposit(address payee, uint128 amount) private {
+    function _deposit(address payee, uint256 amount) private {
         if (amount == 0) revert AmountZero();
+        if (payee == address(0) || payee == msg.sender) revert InvalidPayee(payee);
         bytes32 id = channelId(msg.sender, payee);
         Channel storage channel = _channels[id];
-        channel.deposited += amount;
+        channel.deposited += SafeCast.toUint128(amount);
         channel.unlockTime = 0;
-        emit ChannelFunded(id, msg.sender, payee, amount, channel.deposited);
+        emit ChannelFunded(id, msg.sender, payee, channel.deposited);
         token.safeTransferFrom(msg.sender, address(this), amount);
     }
 
-    function _redeem(Redemption calldata redemption) private {
-        bytes32 id = channelId(redemption.payer, redemption.payee);
-        bytes32 digest = hashVoucher(id, redemption.cumulative, redemption.receiptsRoot);
-        address recovered = ECDSA.recoverCalldata(digest, redemption.signature);
-        if (recovered != redemption.payer) revert WrongSigner(recovered, redemption.payer);
+    function _redeem(address payer, address payee, uint256 cumulative, bytes32 receiptsRoot, bytes calldata signature)
+        private
+    {
+        bytes32 id = channelId(payer, payee);
+        address recovered = ECDSA.recoverCalldata(hashVoucher(id, cumulative, receiptsRoot), signature);
+        if (recovered != payer) revert WrongSigner(recovered, payer);
         Channel storage channel = _channels[id];
-        if (redemption.cumulative > channel.deposited) {
-            revert VoucherAboveDeposit(redemption.cumulative, channel.deposited);
-        }
-        if (redemption.cumulative <= channel.redeemed) {
-            revert NothingToRedeem(redemption.cumulative, channel.redeemed);
-        }
-        uint256 amount = redemption.cumulative - channel.redeemed;
-        // Not above the deposit, which is 128 bits wide.
-        // forge-lint: disable-next-line(unsafe-typecast)
-        channel.redeemed = uint128(redemption.cumulative);
-        emit VoucherRedeemed(
-            id, redemption.payer, redemption.payee, amount, redemption.cumulative, redemption.receiptsRoot
-        );
-        token.safeTransfer(redemption.payee, amount);
+        if (cumulative > channel.deposited) revert VoucherAboveDeposit(id, cumulative, channel.deposited);
+        if (cumulative <= channel.redeemed) revert NothingToRedeem(id, cumulative, channel.redeemed);
+        uint256 amount = cumulative - channel.redeemed;
+        channel.redeemed = SafeCast.toUint128(cumulative);
+        emit VoucherRedeemed(id, payer, payee, amount, cumulative, receiptsRoot);
+        token.safeTransfer(payee, amount);
     }
 }

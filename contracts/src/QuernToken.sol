@@ -10,12 +10,13 @@ import {ERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20P
 /// @title The network's token: pays for inference, and is earned by proved work.
 /// @notice Supply never exceeds the cap. Only one minter exists, set once: the RewardDistributor.
 contract QuernToken is ERC20Capped, ERC20Permit, Ownable2Step {
-    /// @notice The only account that may mint; zero until set.
+    /// @notice The only account that may mint; zero until set, unchangeable afterwards.
     address public minter;
 
     event MinterSet(address indexed minter);
 
     error MinterAlreadySet(address minter);
+    error MinterHasNoCode(address account);
     error NotTheMinter(address caller);
 
     /// @param cap The most that can ever exist, in units of 10^-18.
@@ -32,11 +33,12 @@ contract QuernToken is ERC20Capped, ERC20Permit, Ownable2Step {
     /// @notice Name the minter, once and for all.
     function setMinter(address newMinter) external onlyOwner {
         if (minter != address(0)) revert MinterAlreadySet(minter);
+        if (newMinter.code.length == 0) revert MinterHasNoCode(newMinter);
         minter = newMinter;
         emit MinterSet(newMinter);
     }
 
-    /// @notice Mint `amount` to `account`; only the minter may.
+    /// @notice Mint `amount` to `account`; only the minter may, and never above the cap.
     function mint(address account, uint256 amount) external {
         if (msg.sender != minter) revert NotTheMinter(msg.sender);
         _mint(account, amount);

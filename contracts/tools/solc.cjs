@@ -19,8 +19,8 @@ if (!argv.includes("--standard-json")) {
   process.exit(1);
 }
 
-const valueAfter = (flag) => argv.flatMap((word, index) => (word === flag ? [argv[index + 1]] : []));
-const folders = [...valueAfter("--base-path"), ...valueAfter("--include-path"), "."];
+const valuesAfter = (flag) => argv.flatMap((word, index) => (word === flag ? [argv[index + 1]] : []));
+const folders = [...valuesAfter("--base-path"), ...valuesAfter("--include-path"), "."];
 
 function readImport(name) {
   for (const folder of folders) {

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+/// @title What other contracts ask of the EpochManager, and the types of its rules.
+interface IEpochManager {
+    /// @notice The stages of an epoch in their order; the values are those of node/protocol/stages.py.
+    enum Stage {
+        SERVE,
+        GENERATE,
+        EXCHANGE,
+        VALIDATE,
+        VOTE_EXCHANGE,
+        FORM,
+        LOAD
+    }
+
+    /// @notice Where the newest block stands.
+    function currentStage() external view returns (uint64 epoch, Stage stage, uint256 firstBlock, uint256 nextBlock);
+
+    /// @notice Weight of `account` in the group in charge in `epoch`; zero if it is no member.
+    function weightOf(uint64 epoch, address account) external view returns (uint256);
+
+    /// @notice A member of the group in charge in `epoch`, drawn by weight.
+    function drawMember(uint64 epoch, bytes32 seed) external view returns (address);
+
+    /// @notice Price of one unit of compute, in units of 10^-18.
+    function unitPrice() external view returns (uint256);
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+/// @title What other contracts ask of the ModelRegistry.
+interface IModelRegistry {
+    /// @notice Whether `modelId` is registered and active.
+    function isActive(string calldata modelId) external view returns (bool);
+
+    /// @notice The current CID, version and price weight of an active model; reverts if there is none.
+    function resolve(string calldata modelId)
+        external
+        view
+        returns (string memory cid, uint32 version, uint64 unitsOfComputePerToken);
+}
