@@ -25,6 +25,6 @@ def wall_clock() -> int:
 
 def run_deterministically(main: Callable[[], Awaitable[Result]], seed: int) -> Result:
     """Run `main` under a virtual clock that jumps when all tasks wait; the schedule follows from `seed`."""
-    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[assignment]
+    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
     trio_run._r = random.Random(seed)
     return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
