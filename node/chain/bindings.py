@@ -61,6 +61,7 @@ from node.protocol.records import EpochParameters, EpochResultSummary, MLNodeReg
 from node.protocol.results import unpack_validator_set
 
 BITMAP_WORD_BITS = 256
+UINT256_MAX = 2**256 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +102,17 @@ def encode_action(action: ChainAction, addresses: ContractAddresses) -> tuple[Co
             return (_call(addresses.reward_distributor, "RewardDistributor", "claim", arguments),)
         case FundChannel(payee, amount):
             return (
-                _approve(addresses, addresses.payment_channels, amount),
+                _approve(addresses, addresses.payment_channels),
                 _call(addresses.payment_channels, "PaymentChannels", "deposit", (payee, amount)),
             )
         case RedeemVoucher(payer, payee, voucher, signature):
-            arguments = ((payer, payee, voucher.cumulative, voucher.receipts_root, signature),)
+            arguments = (payer, payee, voucher.cumulative, voucher.receipts_root, signature)
             return (_call(addresses.payment_channels, "PaymentChannels", "redeem", arguments),)
-        case SubmitPrompt(prompt_cid, model_id, max_tokens, max_price):
+        case SubmitPrompt(prompt_cid, model_id, max_tokens):
             function = "submitPrompt(string,string,uint32)"
             arguments = (prompt_cid, model_id, max_tokens)
             return (
-                _approve(addresses, addresses.inference_coordinator, max_price),
+                _approve(addresses, addresses.inference_coordinator),
                 _call(addresses.inference_coordinator, "InferenceCoordinator", function, arguments),
             )
         case AnswerPrompt(prompt_id, result_cid, prompt_tokens, output_tokens):
@@ -190,9 +191,9 @@ def decode_parameters(values: Sequence[Any]) -> EpochParameters:
         load,
         sample,
         reject,
-        halving,
         unit_price,
         subsidy,
+        halving,
     ) = values
     return EpochParameters(
         genesis_block=BlockNumber(genesis_block),
@@ -224,9 +225,9 @@ def encode_parameters(parameters: EpochParameters) -> tuple[int, ...]:
         parameters.load_offset,
         parameters.poc_sample_size,
         parameters.poc_reject_mismatches,
-        parameters.halving_epochs,
         parameters.unit_price,
         parameters.initial_subsidy,
+        parameters.halving_epochs,
     )
 
 
@@ -234,8 +235,12 @@ def _call(recipient: Address, contract: str, function: str, arguments: Sequence[
     return ContractCall(recipient, encode_call(contract, function, arguments))
 
 
-def _approve(addresses: ContractAddresses, spender: Address, amount: int) -> ContractCall:
-    return _call(addresses.token, "QuernToken", "approve", (spender, amount))
+def _approve(addresses: ContractAddresses, spender: Address) -> ContractCall:
+    """Allow one of the network's own contracts, which take only what a call of ours names.
+
+    Without a limit, because intents run side by side: an exact allowance for one would be overwritten by the next.
+    """
+    return _call(addresses.token, "QuernToken", "approve", (spender, UINT256_MAX))
 
 
 def _spec(action: RegisterModel) -> tuple[object, ...]:
@@ -244,9 +249,9 @@ def _spec(action: RegisterModel) -> tuple[object, ...]:
         action.hf_commit,
         list(action.model_args),
         action.vram_mib,
-        action.context_length,
         action.throughput_per_nonce,
         action.units_of_compute_per_token,
+        action.context_length,
         action.poc_distance_max,
     )
 
@@ -257,7 +262,7 @@ def _address(text: str) -> Address:
 
 def _model_recorded(arguments: Mapping[str, Any]) -> ModelRecorded:
     model_id, cid, name, description, active, version, _owner, spec = arguments["info"]
-    hf_repo, hf_commit, model_args, vram_mib, context_length, throughput, units, distance = spec
+    hf_repo, hf_commit, model_args, vram_mib, throughput, units, context_length, distance = spec
     return ModelRecorded(
         ModelRecord(
             model_id=ModelId(model_id),

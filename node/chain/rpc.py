@@ -114,10 +114,11 @@ class JsonRpc:
 
     async def _ask(self, url: str, method: str, parameters: Sequence[object]) -> Any:
         self._request_id += 1
-        body = {"jsonrpc": "2.0", "id": self._request_id, "method": method, "params": list(parameters)}
+        request_id = self._request_id  # other tasks ask while this one waits
+        body = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": list(parameters)}
         content = await self._post(url, body)
         reply = json.loads(content)
-        if not isinstance(reply, dict) or (reply.get("id") != self._request_id and reply.get("id") is not None):
+        if not isinstance(reply, dict) or (reply.get("id") != request_id and reply.get("id") is not None):
             raise ValueError("the reply is not for this request")
         error = reply.get("error")
         if error is not None:

@@ -86,7 +86,7 @@ class SubmitPrompt:
     model_id: ModelId
     max_tokens: int
     max_price: TokenAmount
-    """What the sender expects the contract to escrow; used for the allowance."""
+    """What the sender expects the contract to escrow at most; a later price rise is refused by its balance only."""
 
 
 @dataclass(frozen=True, slots=True)

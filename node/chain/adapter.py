@@ -1,0 +1,204 @@
+"""The chain port on a real EVM chain: checks that it is the right one, follows it, sends to it."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import httpx
+import trio
+from eth_hash.auto import keccak
+
+from node.chain.accounts import LocalAccount
+from node.chain.addresses import Deployment
+from node.chain.bindings import contract_names, decode_parameters, encode_action, encode_epoch_result
+from node.chain.contract_codec import decode_result, encode_call
+from node.chain.rpc import JsonRpc, hex_bytes
+from node.chain.sender import Sender
+from node.chain.watcher import Watcher
+from node.ports import ActionOutcome, Head, WallClock
+from node.protocol.actions import ChainAction, PostEpochResult
+from node.protocol.chain_state import ChainState
+from node.protocol.identifiers import Address, BlockNumber, Hash32, TokenAmount
+from node.protocol.records import EpochParameters
+from node.store.chain_tables import ChainTables
+from node.store.database import Database
+
+
+class WrongChainError(Exception):
+    """The endpoint's chain is not the one of the settings or of the deployment file; nothing was sent to it."""
+
+
+class EvmChain:
+    """`node.ports.Chain` over JSON-RPC. Made by `open_chain`."""
+
+    def __init__(
+        self,
+        rpc: JsonRpc,
+        deployment: Deployment,
+        account: LocalAccount,
+        parameters: EpochParameters,
+        tables: ChainTables,
+        watcher: Watcher,
+        sender: Sender,
+    ) -> None:
+        self._rpc = rpc
+        self._addresses = deployment.addresses
+        self._account = account
+        self._tables = tables
+        self._watcher = watcher
+        self._sender = sender
+        self.chain_id = deployment.chain_id
+        self.parameters = parameters
+
+    @property
+    def account(self) -> Address:
+        """The account that sends this daemon's transactions."""
+        return self._account.address
+
+    @property
+    def epoch_manager(self) -> Address:
+        """Contract that verifies epoch results."""
+        return self._addresses.epoch_manager
+
+    @property
+    def payment_channels(self) -> Address:
+        """Contract that verifies vouchers."""
+        return self._addresses.payment_channels
+
+    @property
+    def head(self) -> Head:
+        """The newest head seen."""
+        return self._watcher.head
+
+    @property
+    def state(self) -> ChainState:
+        """The fold of all confirmed events."""
+        return self._watcher.state
+
+    async def state_at(self, block: BlockNumber) -> ChainState:
+        """Return the fold of all events up to and including `block`; waits until it is confirmed."""
+        await self._watcher.until_confirmed(block)
+        return self._watcher.state_at(block)
+
+    def heads(self) -> AsyncIterator[Head]:
+        """Yield the head now and after every change."""
+        return self._watcher.heads()
+
+    async def block_hash(self, block: BlockNumber) -> Hash32:
+        """Return the hash of `block` once it is confirmed."""
+        await self._watcher.until_confirmed(block)
+        while True:
+            found = await self._rpc.block(block)
+            if found is not None:
+                return found.hash
+            await trio.sleep(1)  # an endpoint that lags behind another
+
+    async def submit(self, key: str, action: ChainAction) -> None:
+        """Store the intent durably and begin to send it; the same key again has no effect."""
+        if self._tables.outcome(key) is not None:
+            return
+        if isinstance(action, PostEpochResult):
+            group = self._watcher.state.group_weights(action.summary.epoch)
+            calls = encode_epoch_result(action, group, self._addresses)
+        else:
+            calls = encode_action(action, self._addresses)
+        self._tables.add_intent(key, [(call.recipient, call.calldata) for call in calls])
+        self._sender.wake()
+
+    async def outcome(self, key: str) -> ActionOutcome:
+        """Wait until intent `key` is confirmed or has failed for good."""
+        return await self._sender.outcome(key)
+
+    async def token_balance(self, account: Address) -> TokenAmount:
+        """Tokens of `account` at the newest block."""
+        (balance,) = await read_contract(self._rpc, self._addresses.token, "QuernToken", "balanceOf", [account])
+        return TokenAmount(int(str(balance)))
+
+    def sign(self, digest: Hash32) -> bytes:
+        """Sign a digest with the account key; callers record duties first."""
+        return self._account.sign_digest(digest)
+
+    def gas_spent(self) -> tuple[int, int]:
+        """(transactions confirmed, gas they used) since this store exists."""
+        return self._tables.gas_spent()
+
+
+async def read_contract(
+    rpc: JsonRpc, recipient: Address, contract: str, function: str, arguments: Sequence[object]
+) -> tuple[object, ...]:
+    """Call a view function at the newest block and decode what it returns."""
+    data = encode_call(contract, function, arguments)
+    result = await rpc.call("eth_call", {"to": recipient, "data": "0x" + data.hex()}, "latest")
+    return decode_result(contract, function, hex_bytes(result))
+
+
+async def check_chain(rpc: JsonRpc, chain_id: int, deployment: Deployment) -> None:
+    """Raise WrongChainError unless the endpoint's chain is that of settings and deployment, with its contracts."""
+    actual = await rpc.chain_id()
+    if actual != chain_id:
+        raise WrongChainError(
+            f"the endpoint's chain has id {actual}, but the settings say chain_id = {chain_id}: "
+            "set [chain] rpc_urls to an endpoint of the right chain"
+        )
+    if deployment.chain_id != chain_id:
+        raise WrongChainError(
+            f"the deployment file is for chain {deployment.chain_id}, but the settings say chain_id = {chain_id}"
+        )
+    genesis = await rpc.block(0)
+    if genesis is None or genesis.hash.hex() != deployment.genesis_hash:
+        raise WrongChainError(
+            f"the chain has the right id {chain_id} but another past than the one the network was deployed on "
+            "(a development chain that was started anew?): deploy again, or use the network's own endpoint"
+        )
+    for name, expected in deployment.code_hashes.items():
+        address = getattr(deployment.addresses, name)
+        code = hex_bytes(await rpc.call("eth_getCode", address, "latest"))
+        if keccak(code).hex() != expected:
+            raise WrongChainError(f"the code of {name} at {address} is not what the deployment file names")
+
+
+@asynccontextmanager
+async def open_chain(
+    *,
+    rpc_urls: Sequence[str],
+    chain_id: int,
+    deployment: Deployment,
+    account: LocalAccount,
+    database: Database,
+    confirmations: int,
+    poll_seconds: float,
+    wall_clock: WallClock,
+) -> AsyncIterator[EvmChain]:
+    """Connect, check, catch up with the chain, and follow it until the context is left.
+
+    Raises WrongChainError, or RpcUnavailableError if no endpoint answers at the start; later outages are waited out.
+    """
+    async with httpx.AsyncClient() as client:
+        rpc = JsonRpc(rpc_urls, client)
+        await check_chain(rpc, chain_id, deployment)
+        (values,) = await read_contract(rpc, deployment.addresses.epoch_manager, "EpochManager", "parameters", [])
+        if not isinstance(values, tuple):
+            raise WrongChainError("EpochManager.parameters() does not return what this version knows")
+        tables = ChainTables(database)
+        watcher = Watcher(
+            rpc,
+            tables,
+            contract_names(deployment.addresses),
+            first_block=deployment.block,
+            confirmations=confirmations,
+            poll_seconds=poll_seconds,
+        )
+        sender = Sender(
+            rpc,
+            tables,
+            account,
+            chain_id=chain_id,
+            confirmations=confirmations,
+            poll_seconds=poll_seconds,
+            wall_clock=wall_clock,
+        )
+        await watcher.catch_up()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watcher.run)
+            nursery.start_soon(sender.run)
+            yield EvmChain(rpc, deployment, account, decode_parameters(values), tables, watcher, sender)
+            nursery.cancel_scope.cancel()
