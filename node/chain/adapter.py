@@ -39,8 +39,10 @@ class EvmChain:
         tables: ChainTables,
         watcher: Watcher,
         sender: Sender,
+        confirmations: int,
     ) -> None:
         self._rpc = rpc
+        self._confirmations = confirmations
         self._addresses = deployment.addresses
         self._account = account
         self._tables = tables
@@ -105,8 +107,11 @@ class EvmChain:
         self._sender.wake()
 
     async def outcome(self, key: str) -> ActionOutcome:
-        """Wait until intent `key` is confirmed or has failed for good."""
-        return await self._sender.outcome(key)
+        """Wait until intent `key` is confirmed or has failed for good, and `state` shows its events."""
+        outcome = await self._sender.outcome(key)
+        newest = await self._rpc.block_number()
+        await self._watcher.until_confirmed(newest - self._confirmations)
+        return outcome
 
     async def token_balance(self, account: Address) -> TokenAmount:
         """Tokens of `account` at the newest block."""
@@ -200,5 +205,5 @@ async def open_chain(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watcher.run)
             nursery.start_soon(sender.run)
-            yield EvmChain(rpc, deployment, account, decode_parameters(values), tables, watcher, sender)
+            yield EvmChain(rpc, deployment, account, decode_parameters(values), tables, watcher, sender, confirmations)
             nursery.cancel_scope.cancel()

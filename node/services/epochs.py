@@ -1,0 +1,118 @@
+"""The epoch book: which group is in charge, and the contents of accepted results, which it fetches and checks."""
+
+import structlog
+import trio
+
+from node.ports import Chain, Content, ContentUnavailableError, Store
+from node.protocol.canonical import CanonicalError, decode, encode
+from node.protocol.chain_state import ChainState
+from node.protocol.codec import SchemaError, from_value, to_value
+from node.protocol.identifiers import EpochNumber
+from node.protocol.records import EpochGroup, EpochResult, EpochResultSummary
+from node.protocol.results import current_group, summarise
+from node.services.presence import PresenceTable
+from node.services.timing import position
+
+log = structlog.get_logger(__name__)
+
+RESULT_BYTES_MAX = 4 * 1024 * 1024
+"""512 members with 64 nodes each and their rewards; a larger file is no result."""
+RETRY_SECONDS = 2.0
+RESULTS_KEPT = 8
+"""Only the newest results decide anything; older ones stay in the store."""
+
+
+class ResultContentError(ValueError):
+    """Bytes that are not the content of an accepted result."""
+
+
+def result_to_bytes(result: EpochResult) -> bytes:
+    """Return the content of a result: canonical bytes, the same on every node."""
+    return encode(to_value(result))
+
+
+def result_from_bytes(data: bytes, summary: EpochResultSummary) -> EpochResult:
+    """Read the content of the result that the chain holds as `summary`. Raises ResultContentError.
+
+    The CID binds the bytes already; this checks that they say what the quorum signed, so that a quorum cannot put one
+    thing on chain and another into the content.
+    """
+    try:
+        result: EpochResult = from_value(EpochResult, decode(data))
+    except (CanonicalError, SchemaError, ValueError) as error:
+        raise ResultContentError(f"not an epoch result: {error}") from error
+    if summarise(result, summary.content_cid)[0] != summary:
+        raise ResultContentError(f"the content of epoch {summary.epoch} does not match the chain")
+    return result
+
+
+class EpochBook:
+    """Knows the groups. Results are kept in the store, so a restart needs no peer to know who is in charge."""
+
+    def __init__(self, chain: Chain, content: Content, store: Store, presence: PresenceTable) -> None:
+        self._chain = chain
+        self._content = content
+        self._store = store
+        self._presence = presence
+        self._results: dict[EpochNumber, EpochResult] = {}
+        self._bad: set[EpochNumber] = set()
+        self._arrived = trio.Event()
+
+    def group(self) -> EpochGroup:
+        """The group in charge at the newest block."""
+        return self.group_of(position(self._chain).epoch, self._chain.state)
+
+    def group_of(self, epoch: EpochNumber, state: ChainState) -> EpochGroup:
+        """The group in charge in `epoch`, as `state` has it."""
+        return current_group(epoch, state, self._results)
+
+    def result(self, epoch: EpochNumber) -> EpochResult | None:
+        """The content of the accepted result of `epoch`, if it is here."""
+        return self._results.get(epoch)
+
+    def newest_result(self) -> EpochResult | None:
+        """The content of the newest accepted result that is here."""
+        return self._results[max(self._results)] if self._results else None
+
+    async def result_before(self, epoch: EpochNumber, state: ChainState) -> EpochResult | None:
+        """Return the newest result that `state` has before `epoch`; waits for its content."""
+        accepted = max((number for number in state.results if number < epoch), default=None)
+        if accepted is None:
+            return None
+        while accepted not in self._results:
+            await self._arrived.wait()
+        return self._results[accepted]
+
+    async def run(self) -> None:
+        """Fetch the content of every newest accepted result, as the chain names them."""
+        async for _ in self._chain.heads():
+            wanted = max(self._chain.state.results, default=None)
+            while wanted is not None and wanted not in self._results and wanted not in self._bad:
+                if not await self._obtain(self._chain.state.results[wanted]):
+                    await trio.sleep(RETRY_SECONDS)
+                wanted = max(self._chain.state.results, default=None)
+
+    async def _obtain(self, summary: EpochResultSummary) -> bool:
+        key = f"result/{summary.epoch}"
+        data = self._store.get_document(key)
+        try:
+            if data is None:
+                data = await self._content.read_bytes(
+                    summary.content_cid, self._presence.providers(), limit_bytes=RESULT_BYTES_MAX
+                )
+            result = result_from_bytes(data, summary)
+        except ContentUnavailableError as error:
+            log.warning("the content of a result is not to be had yet", epoch=summary.epoch, reason=str(error))
+            return False
+        except ValueError as error:
+            log.error("a quorum accepted a result whose content is wrong", epoch=summary.epoch, reason=str(error))
+            self._bad.add(summary.epoch)
+            return False
+        self._store.put_document(key, data)
+        self._results[summary.epoch] = result
+        while len(self._results) > RESULTS_KEPT:
+            del self._results[min(self._results)]
+        self._arrived.set()
+        self._arrived = trio.Event()
+        log.info("a new group is known", epoch=result.group.epoch, members=len(result.group.members))
+        return True

@@ -1,0 +1,124 @@
+"""Who is here: each participant says so every few seconds, what it serves and where its content is."""
+
+from collections.abc import Callable, Sequence
+
+import structlog
+import trio
+
+from node.ports import Chain, Network, Provider, Validity, WallClock
+from node.protocol.identifiers import Address, ModelId
+from node.protocol.messages import PRESENCE_SECONDS_MAX, Message, Presence
+from node.services.gossip import GossipRouter
+
+log = structlog.get_logger(__name__)
+
+PRESENCE_SECONDS = 45
+"""Life of a record. A dead node is asked in vain for at most this long."""
+ANNOUNCE_SECONDS = 10.0
+"""Four records fit into one life: three lost messages do not make a node vanish."""
+NEW_PEER_SECONDS = 1.0
+"""How often to look for new peers, who know nothing of us yet."""
+
+
+class PresenceTable:
+    """The newest unexpired record of each registered participant. Bounded by the registry's size."""
+
+    def __init__(self, chain: Chain, wall_clock: WallClock) -> None:
+        self._chain = chain
+        self._wall_clock = wall_clock
+        self._records: dict[Address, Presence] = {}
+
+    def judge(self, message: Message) -> Validity:
+        """Only the registered peer of an account speaks for it, and not beyond PRESENCE_SECONDS_MAX."""
+        body = message.body
+        if not isinstance(body, Presence):
+            return Validity.REJECT
+        if body.expires_at - message.at > PRESENCE_SECONDS_MAX or not 0 <= body.content_port < 2**16:
+            return Validity.REJECT
+        participant = self._chain.state.participants.get(message.sender)
+        if participant is None or participant.peer_id != body.peer_id:
+            return Validity.IGNORE  # it may be registered in a block this node has not confirmed
+        known = self._records.get(message.sender)
+        if body.expires_at <= self._wall_clock() or (known is not None and body.expires_at < known.expires_at):
+            return Validity.IGNORE
+        return Validity.ACCEPT
+
+    def take(self, message: Message) -> None:
+        """Keep an accepted record."""
+        if isinstance(message.body, Presence):
+            if message.sender not in self._records:
+                log.info("a participant is present", account=message.sender, models=list(message.body.models))
+            self._records[message.sender] = message.body
+
+    def record_of(self, account: Address) -> Presence | None:
+        """Return the unexpired record of `account`, if there is one."""
+        record = self._records.get(account)
+        if record is not None and record.expires_at <= self._wall_clock():
+            del self._records[account]
+            log.info("a participant is gone", account=account)
+            return None
+        return record
+
+    def present(self) -> dict[Address, Presence]:
+        """All unexpired records."""
+        records = {account: self.record_of(account) for account in sorted(self._records)}
+        return {account: record for account, record in records.items() if record is not None}
+
+    def providers(self) -> tuple[Provider, ...]:
+        """Where content may be had: the gateways of everyone else who is here."""
+        return tuple(
+            Provider(record.content_host, record.content_port)
+            for account, record in self.present().items()
+            if record.content_host and account != self._chain.account
+        )
+
+
+class PresenceService:
+    """Announces this node once it is registered."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        network: Network,
+        router: GossipRouter,
+        table: PresenceTable,
+        *,
+        content: Provider | None,
+        loaded_models: Callable[[], Sequence[ModelId]],
+        load: Callable[[], int],
+        version: str,
+        wall_clock: WallClock,
+    ) -> None:
+        self._chain = chain
+        self._network = network
+        self._content = content
+        self._loaded_models = loaded_models
+        self._load = load
+        self._version = version
+        self._wall_clock = wall_clock
+        router.register(Presence, table.judge, table.take)
+
+    async def run(self) -> None:
+        """Announce every ANNOUNCE_SECONDS, and at once when models or peers change."""
+        last: tuple[object, ...] = ()
+        announced_at = float("-inf")
+        while True:
+            now = self._wall_clock()
+            peers = tuple(peer.peer_id for peer in self._network.peers())
+            models = tuple(sorted(self._loaded_models()))
+            registered = self._chain.account in self._chain.state.participants
+            due = trio.current_time() - announced_at >= ANNOUNCE_SECONDS
+            if registered and (due or last != (peers, models)):
+                await self._network.publish(
+                    Presence(
+                        peer_id=self._network.peer_id,
+                        content_host=self._content.host if self._content else "",
+                        content_port=self._content.port if self._content else 0,
+                        models=models,
+                        load=self._load(),
+                        version=self._version,
+                        expires_at=now + PRESENCE_SECONDS,
+                    )
+                )
+                last, announced_at = (peers, models), trio.current_time()
+            await trio.sleep(NEW_PEER_SECONDS)

@@ -1,0 +1,70 @@
+"""Turns what was earned into tokens: claims rewards by proof, redeems vouchers before payers can take funds back."""
+
+import structlog
+
+from node.ports import ActionStatus, Chain, Store
+from node.protocol.actions import ChainAction, ClaimReward, RedeemVoucher
+from node.protocol.rewards import reward_proof
+from node.protocol.stages import Stage
+from node.services.epochs import EpochBook
+from node.services.timing import position
+
+log = structlog.get_logger(__name__)
+
+
+class SettlingService:
+    """Claims after every result; redeems once per epoch, and at once where a payer announced a withdrawal."""
+
+    def __init__(
+        self, chain: Chain, store: Store, epochs: EpochBook, *, claim_rewards: bool, redeem_vouchers: bool
+    ) -> None:
+        self._chain = chain
+        self._store = store
+        self._epochs = epochs
+        self._claim_rewards = claim_rewards
+        self._redeem_vouchers = redeem_vouchers
+        self._refused: set[str] = set()
+        """Keys that failed for good: named once in the log, not at every block."""
+
+    async def run(self) -> None:
+        """Look at every new block at what is due."""
+        async for _ in self._chain.heads():
+            if self._claim_rewards:
+                await self._claim()
+            if self._redeem_vouchers:
+                await self._redeem()
+
+    async def _claim(self) -> None:
+        accepted = max(self._chain.state.results, default=None)
+        result = None if accepted is None else self._epochs.result(accepted)
+        if result is None:
+            return
+        try:
+            cumulative, proof = reward_proof(result.rewards, self._chain.account)
+        except KeyError:
+            return
+        if cumulative > self._chain.state.claimed.get(self._chain.account, 0):
+            await self._settle(f"claim/{result.epoch}", ClaimReward(self._chain.account, cumulative, proof))
+
+    async def _redeem(self) -> None:
+        """Redeem in the last stage of an epoch: one transaction per channel and epoch."""
+        is_due = position(self._chain).stage is Stage.LOAD
+        for signed in self._store.received_vouchers():
+            channel = self._chain.state.channels.get(signed.voucher.channel_id)
+            if channel is None or signed.voucher.cumulative <= channel.redeemed:
+                continue
+            if is_due or channel.unlock_time is not None:
+                key = f"redeem/{signed.voucher.channel_id.hex()}/{signed.voucher.cumulative}"
+                await self._settle(key, RedeemVoucher(signed.payer, signed.payee, signed.voucher, signed.signature))
+
+    async def _settle(self, key: str, action: ChainAction) -> None:
+        """Submit and wait: the next look must see what this one did."""
+        if key in self._refused:
+            return
+        await self._chain.submit(key, action)
+        outcome = await self._chain.outcome(key)
+        if outcome.status is ActionStatus.FAILED:
+            self._refused.add(key)
+            log.error("a settlement was refused", key=key, reason=outcome.reason)
+        else:
+            log.info("settled", key=key)
