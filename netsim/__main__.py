@@ -1,0 +1,60 @@
+"""The simulator's command line: `python -m netsim run`."""
+
+import logging
+import sys
+import time
+
+import click
+import structlog
+
+from netsim.scenario import Outcome, run_scenario
+
+
+@click.group()
+def main() -> None:
+    """Quern's simulator: the daemon's services over simulated chain, network, content and engines."""
+
+
+@main.command()
+@click.option(
+    "--nodes", default=20, show_default=True, type=click.IntRange(4, 1000), help="Nodes; the last one cheats."
+)
+@click.option("--epochs", default=1, show_default=True, type=click.IntRange(1, 1000), help="Epochs to run through.")
+@click.option("--seed", default=7, show_default=True, type=click.IntRange(0, 2**31), help="Same seed, same run.")
+@click.option("--trace-hash", is_flag=True, help="Print the hash of the whole run as the last line.")
+@click.option("--log", is_flag=True, help="Show what the nodes log (virtual time is not shown).")
+def run(nodes: int, epochs: int, seed: int, trace_hash: bool, log: bool) -> None:
+    """Run honest nodes and one cheat through whole epochs, and say who was paid."""
+    level = logging.INFO if log else logging.CRITICAL
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    started = time.monotonic()
+    outcome = run_scenario(nodes=nodes, epochs=epochs, seed=seed)
+    _report(outcome, time.monotonic() - started)
+    if trace_hash:
+        click.echo(outcome.trace_hash)
+    if not all(epoch.posted for epoch in outcome.epochs):
+        sys.exit(1)
+
+
+def _report(outcome: Outcome, seconds: float) -> None:
+    for epoch in outcome.epochs:
+        weights = dict(epoch.weights)
+        honest = sum(account in weights for account in outcome.honest)
+        cheats = sum(account in weights for account in outcome.cheats)
+        state = "posted" if epoch.posted else "NOT POSTED"
+        click.echo(
+            f"epoch {epoch.epoch}: {state}, next group has {honest} of {len(outcome.honest)} honest nodes "
+            f"and {cheats} of {len(outcome.cheats)} cheats, reward {epoch.reward_total}"
+        )
+    click.echo(f"claimed by {len(outcome.claimed)} accounts, {outcome.minted} minted")
+    click.echo(
+        f"{outcome.events} events, {outcome.messages} messages, "
+        f"{outcome.virtual_seconds:.0f} virtual seconds in {seconds:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()

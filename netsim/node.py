@@ -1,0 +1,91 @@
+"""One simulated node: the daemon's own services over simulated ports."""
+
+from dataclasses import dataclass
+
+import trio
+from coincurve import PrivateKey
+
+from netsim.chain import SimulatedChain
+from netsim.clock import wall_clock
+from netsim.content import ContentExchange, SimulatedContent
+from netsim.engine import SimulatedEngine
+from netsim.ledger import Ledger
+from netsim.network import SimulatedNetwork, Switchboard
+from node.ports import Provider
+from node.protocol.identifiers import Address, ModelId, NodeId, PeerId
+from node.protocol.records import MLNodeRegistration
+from node.protocol.signatures import address_of
+from node.services.epochs import EpochBook
+from node.services.forming import FormingService
+from node.services.gossip import GossipRouter
+from node.services.mining import MiningService
+from node.services.presence import PresenceService, PresenceTable
+from node.services.registration import RegistrationService
+from node.services.settling import SettlingService
+from node.services.validating import ValidatingService
+from node.store.books import Books
+from node.store.database import Database
+
+CONFIRMATIONS = 2
+CONTENT_PORT = 1
+NODE_ID = NodeId("node-1")
+HONEST_NOISE = 0.01
+"""Spread between the log-probabilities of two honest machines."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """Who a node is and what its engine really runs."""
+
+    number: int
+    seed: int
+    weights: str
+    nonces_max: int
+
+    @property
+    def key(self) -> PrivateKey:
+        """Its account key: the same in every run."""
+        return PrivateKey((1_000_000 * (self.seed + 1) + self.number + 1).to_bytes(32))
+
+    @property
+    def account(self) -> Address:
+        """Its account."""
+        return address_of(self.key.public_key)
+
+
+async def run_node(
+    plan: NodePlan, model_id: ModelId, ledger: Ledger, switchboard: Switchboard, exchange: ContentExchange
+) -> None:
+    """Run a node until cancelled."""
+    chain = SimulatedChain(ledger, plan.key, confirmations=CONFIRMATIONS)
+    network = SimulatedNetwork(switchboard, PeerId(f"peer-{plan.number:05}"), plan.account, chain.sign)
+    content = SimulatedContent(exchange, f"host-{plan.number}", CONTENT_PORT)
+    engine = SimulatedEngine(NODE_ID, model_id, plan.weights, HONEST_NOISE, plan.number)
+    store = Books(Database(":memory:"), plan.account)
+    router = GossipRouter(network)
+    presence = PresenceTable(chain, wall_clock)
+    epochs = EpochBook(chain, content, store, presence)
+    services = (
+        RegistrationService(chain, network, [MLNodeRegistration(NODE_ID, (model_id,), "simulated")]),
+        PresenceService(
+            chain,
+            network,
+            router,
+            presence,
+            content=Provider(f"host-{plan.number}", CONTENT_PORT),
+            loaded_models=lambda: [model_id],
+            load=lambda: 0,
+            version="simulated",
+            wall_clock=wall_clock,
+        ),
+        epochs,
+        MiningService(chain, network, content, engine, nonces_max=plan.nonces_max),
+        ValidatingService(chain, network, content, store, presence, [engine]),
+        FormingService(chain, network, content, store, presence, epochs, router),
+        SettlingService(chain, store, epochs, claim_rewards=True, redeem_vouchers=True),
+        router,
+    )
+    switchboard.join(network)
+    async with trio.open_nursery() as nursery:
+        for service in services:
+            nursery.start_soon(service.run)

@@ -1,0 +1,132 @@
+"""The first scenario: honest nodes and one that proves with another model, through whole epochs."""
+
+from dataclasses import dataclass
+
+import trio
+
+from netsim.clock import run_deterministically
+from netsim.content import ContentExchange
+from netsim.ledger import Ledger
+from netsim.network import Switchboard
+from netsim.node import NodePlan, run_node
+from netsim.trace import Trace
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, ModelId, TokenAmount
+from node.protocol.records import EpochParameters, ModelRecord
+from node.protocol.stages import Stage, first_block_of
+
+MODEL_ID = ModelId("simulated")
+BLOCK_SECONDS = 2.0
+NONCES_MAX = 64
+CHEATS = 1
+PARAMETERS = EpochParameters(
+    genesis_block=BlockNumber(0),
+    epoch_blocks=60,
+    generate_offset=15,
+    exchange_offset=25,
+    validate_offset=29,
+    vote_exchange_offset=39,
+    form_offset=43,
+    load_offset=53,
+    poc_sample_size=8,
+    poc_reject_mismatches=3,
+    unit_price=TokenAmount(10**12),
+    initial_subsidy=TokenAmount(1000 * 10**18),
+    halving_epochs=100,
+)
+MODEL = ModelRecord(
+    model_id=MODEL_ID,
+    cid=Cid("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"),
+    name="Simulated",
+    description="What netsim/engine.py computes.",
+    active=True,
+    version=1,
+    hf_repo="",
+    hf_commit="",
+    model_args=(),
+    vram_mib=0,
+    throughput_per_nonce=10,
+    units_of_compute_per_token=1,
+    context_length=512,
+    poc_distance_max=1_000_000,
+)
+SETTLE_BLOCKS = 8
+"""Blocks into the epoch after the last: claims are confirmed by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochOutcome:
+    """What the ledger holds of one epoch."""
+
+    epoch: EpochNumber
+    posted: bool
+    weights: tuple[tuple[Address, int], ...]
+    """The group this epoch formed."""
+    reward_total: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to."""
+
+    epochs: tuple[EpochOutcome, ...]
+    honest: tuple[Address, ...]
+    cheats: tuple[Address, ...]
+    claimed: dict[Address, TokenAmount]
+    minted: TokenAmount
+    events: int
+    messages: int
+    virtual_seconds: float
+    trace_hash: str
+
+
+def run_scenario(*, nodes: int, epochs: int, seed: int) -> Outcome:
+    """Run `nodes` nodes, the last CHEATS of them dishonest, through `epochs` epochs."""
+    if nodes < CHEATS + 3:
+        raise ValueError(f"at least {CHEATS + 3} nodes are needed for a majority of honest ones")
+
+    async def main() -> Outcome:
+        return await _run(nodes, epochs, seed)
+
+    return run_deterministically(main, seed)
+
+
+async def _run(nodes: int, epochs: int, seed: int) -> Outcome:
+    plans = [
+        NodePlan(number, seed, "honest" if number < nodes - CHEATS else "another", NONCES_MAX)
+        for number in range(nodes)
+    ]
+    accounts = [plan.account for plan in plans]
+    trace = Trace()
+    group = tuple((account, 1) for account in sorted(accounts, key=str.lower))
+    ledger = Ledger(PARAMETERS, BLOCK_SECONDS, seed, trace, group)
+    ledger.register_model(MODEL)
+    exchange = ContentExchange(trace)
+    last_block = first_block_of(epochs, Stage.SERVE, PARAMETERS) + SETTLE_BLOCKS
+    async with trio.open_nursery() as nursery:
+        switchboard = Switchboard(nursery, seed, trace)
+        nursery.start_soon(ledger.produce_blocks)
+        for plan in plans:
+            nursery.start_soon(run_node, plan, MODEL_ID, ledger, switchboard, exchange)
+        await trio.sleep((last_block - ledger.height) * BLOCK_SECONDS + BLOCK_SECONDS / 2)
+        nursery.cancel_scope.cancel()
+    return Outcome(
+        epochs=tuple(_outcome(EpochNumber(epoch), ledger) for epoch in range(epochs)),
+        honest=tuple(accounts[: nodes - CHEATS]),
+        cheats=tuple(accounts[nodes - CHEATS :]),
+        claimed=dict(ledger.state.claimed),
+        minted=ledger.minted,
+        events=len(ledger.events),
+        messages=trace.counts["gossip"],
+        virtual_seconds=trio.current_time(),
+        trace_hash=trace.digest(),
+    )
+
+
+def _outcome(epoch: EpochNumber, ledger: Ledger) -> EpochOutcome:
+    summary = ledger.state.results.get(epoch)
+    return EpochOutcome(
+        epoch=epoch,
+        posted=summary is not None,
+        weights=ledger.state.groups.get(EpochNumber(epoch + 1), ()),
+        reward_total=summary.reward_total if summary else TokenAmount(0),
+    )
