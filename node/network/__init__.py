@@ -1,0 +1,1 @@
+"""The network port on libp2p."""

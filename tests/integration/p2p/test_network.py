@@ -1,0 +1,234 @@
+"""The network port over real libp2p hosts on loopback."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+import trio
+from coincurve import PrivateKey
+
+from node.network.adapter import LibP2PNetwork, open_network
+from node.ports import Call, CallFailedError, Validity
+from node.protocol.identifiers import PeerId
+from node.protocol.messages import Message, Presence, Topic
+from node.protocol.signatures import address_of, sign
+from p2p.gossip import OFFENCES_MAX, Verdict
+from p2p.host import PortInUseError
+
+TOPIC_PATH = "/quern/1/test/presence"
+
+
+@asynccontextmanager
+async def node(
+    number: int, bootstrap: tuple[str, ...] = (), listen: str = "/ip4/127.0.0.1/tcp/0"
+) -> AsyncIterator[LibP2PNetwork]:
+    key = PrivateKey(number.to_bytes(32))
+    async with open_network(
+        seed=bytes([number]) * 32,
+        listen=[listen],
+        announce=[],
+        bootstrap=bootstrap,
+        network_id="test",
+        account=address_of(key.public_key),
+        sign=lambda digest: sign(key, digest),
+        wall_clock=lambda: int(time.time()),
+    ) as network:
+        yield network
+
+
+@asynccontextmanager
+async def nodes(count: int) -> AsyncIterator[list[LibP2PNetwork]]:
+    """`count` nodes that know only the first at their start, all connected to all."""
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(node(1))
+        rest = [await stack.enter_async_context(node(number, first.addresses)) for number in range(2, count + 1)]
+        everyone = [first, *rest]
+        with trio.fail_after(40):
+            while any(len(network.peers()) < count - 1 for network in everyone):
+                await trio.sleep(0.1)
+        yield everyone
+
+
+def presence(network: LibP2PNetwork, load: int = 0) -> Presence:
+    return Presence(network.peer_id, "127.0.0.1", 4802, (), load, "test", int(time.time()) + 60)
+
+
+def accept(_peer: PeerId, _message: Message) -> Validity:
+    return Validity.ACCEPT
+
+
+async def echo(call: Call) -> None:
+    await call.send(call.payload)
+    while True:
+        try:
+            await call.send(await call.receive())
+        except CallFailedError:
+            return
+
+
+async def test_nodes_that_know_one_peer_get_to_know_all_and_gossip_reaches_them() -> None:
+    async with nodes(3) as everyone, AsyncExitStack() as stack:
+        inboxes = [await stack.enter_async_context(n.subscribe(Topic.PRESENCE, accept)) for n in everyone]
+        with trio.fail_after(30):
+            for index, inbox in enumerate(inboxes):
+                received: set[int] = set()
+                while received < {100, 101, 102}:
+                    with trio.move_on_after(1):  # a mesh takes a heartbeat or two to form
+                        for number, network in enumerate(everyone):
+                            await network.publish(presence(network, 100 + number))
+                        async for message in inbox:
+                            assert isinstance(message.body, Presence)
+                            received.add(message.body.load)
+                            if received >= {100, 101, 102}:
+                                break
+                assert received >= {100, 101, 102}, index
+
+
+async def test_a_peer_that_sends_what_is_no_message_is_not_heard_and_finally_banned() -> None:
+    async with nodes(2) as (honest, liar), honest.subscribe(Topic.PRESENCE, accept) as inbox:
+        async with liar._gossip.join(TOPIC_PATH, lambda *_: Verdict.ACCEPT):
+            with trio.fail_after(30):
+                while honest._gossip.banned_count == 0:
+                    for number in range(OFFENCES_MAX):
+                        await liar._gossip.publish(TOPIC_PATH, b"nonsense %d %d" % (number, time.time_ns()))
+                    await trio.sleep(0.3)
+            with trio.fail_after(10):
+                while honest.peers():
+                    await trio.sleep(0.1)
+        await honest.publish(presence(honest, 7))  # it still works
+        with trio.fail_after(5):
+            async for message in inbox:
+                assert isinstance(message.body, Presence)
+                assert message.body.load == 7
+                break
+
+
+async def test_an_unwanted_message_is_not_delivered() -> None:
+    async with nodes(2) as (one, other):
+        judged = trio.Event()
+
+        def refuse(_peer: PeerId, _message: Message) -> Validity:
+            judged.set()
+            return Validity.IGNORE
+
+        async with one.subscribe(Topic.PRESENCE, refuse) as inbox, other.subscribe(Topic.PRESENCE, accept):
+            with trio.fail_after(20):
+                while not judged.is_set():
+                    await other.publish(presence(other))
+                    await trio.sleep(0.3)
+            with trio.move_on_after(0.5) as nothing:
+                async for _ in inbox:
+                    pytest.fail("an ignored message was delivered")
+            assert nothing.cancelled_caught
+
+
+async def test_calls_stream_both_ways_in_order_past_their_credit() -> None:
+    async with nodes(2) as (client, server):
+        server.serve("echo", echo, concurrency=4)
+        async with client.call(server.peer_id, "echo", b"first", deadline_seconds=30) as call:
+            assert await call.receive() == b"first"
+            for number in range(500):
+                await call.send(b"%d" % number)
+                assert await call.receive() == b"%d" % number
+
+
+async def test_a_sender_waits_for_a_slow_reader() -> None:
+    sent = 0
+
+    async def flood(call: Call) -> None:
+        nonlocal sent
+        for _ in range(200):
+            await call.send(bytes(1000))
+            sent += 1
+
+    async with nodes(2) as (client, server):
+        server.serve("flood", flood, concurrency=1)
+        async with client.call(server.peer_id, "flood", b"", deadline_seconds=30) as call:
+            await call.receive()
+            await trio.sleep(0.5)
+            assert sent < 200
+            count = 1
+            with pytest.raises(trio.EndOfChannel):
+                while True:
+                    await call.receive()
+                    count += 1
+            assert count == 200
+
+
+async def test_leaving_a_call_cancels_its_handler() -> None:
+    cancelled = trio.Event()
+
+    async def wait(call: Call) -> None:
+        await call.send(b"here")
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with nodes(2) as (client, server):
+        server.serve("wait", wait, concurrency=1)
+        async with client.call(server.peer_id, "wait", b"", deadline_seconds=30) as call:
+            await call.receive()
+        with trio.fail_after(5):
+            await cancelled.wait()
+
+
+async def test_failures_have_their_words() -> None:
+    async def refuse(_call: Call) -> None:
+        raise CallFailedError("not-serving", "no such model")
+
+    async def wait(call: Call) -> None:
+        await call.send(b"here")
+        await trio.sleep_forever()
+
+    async with nodes(2) as (client, server):
+        server.serve("refuse", refuse, concurrency=1)
+        server.serve("wait", wait, concurrency=1)
+
+        async def code_of(peer: PeerId, method: str, seconds: float = 10) -> str:
+            with pytest.raises(CallFailedError) as caught:
+                async with client.call(peer, method, b"", deadline_seconds=seconds) as call:
+                    while True:
+                        await call.receive()
+            return caught.value.code
+
+        assert await code_of(server.peer_id, "refuse") == "not-serving"
+        assert await code_of(server.peer_id, "absent") == "no-method"
+        assert await code_of(server.peer_id, "wait", 0.5) == "deadline"
+        async with client.call(server.peer_id, "wait", b"", deadline_seconds=10) as call:
+            await call.receive()
+            assert await code_of(server.peer_id, "wait") == "busy"
+        nobody = PeerId("12D3KooWGRUVh7FcjoRbUKBdTvRFDxDHDkJXaJ1gMBoRyGWHAJhV")
+        assert await code_of(nobody, "echo") == "unreachable"
+
+
+async def test_a_call_is_lost_when_its_peer_dies() -> None:
+    async def wait(call: Call) -> None:
+        await call.send(b"here")
+        await trio.sleep_forever()
+
+    async def serve(task_status: trio.TaskStatus[tuple[LibP2PNetwork, trio.CancelScope]]) -> None:
+        with trio.CancelScope() as life:
+            async with node(2) as server:
+                server.serve("wait", wait, concurrency=1)
+                task_status.started((server, life))
+                await trio.sleep_forever()
+
+    async with node(1) as client, trio.open_nursery() as nursery:
+        server, life = await nursery.start(serve)
+        await client.connect(server.addresses[0])
+        with pytest.raises(CallFailedError) as caught, trio.fail_after(20):
+            async with client.call(server.peer_id, "wait", b"", deadline_seconds=30) as call:
+                await call.receive()
+                life.cancel()
+                await call.receive()
+        assert caught.value.code == "lost"
+
+
+async def test_a_port_in_use_is_named() -> None:
+    async with node(1) as first:
+        address = first.addresses[0].split("/p2p/")[0]
+        with pytest.raises(PortInUseError, match="in use"):
+            async with node(2, listen=address):
+                pass

@@ -1,0 +1,59 @@
+"""Frames survive the wire; nothing else passes for one."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p.frames import (
+    BODY_BYTES_MAX,
+    LENGTH_BYTES,
+    Frame,
+    FrameError,
+    Kind,
+    decode_frame,
+    encode_frame,
+    frame_length,
+    open_body,
+    read_fail_body,
+    read_open_body,
+)
+
+
+@given(st.sampled_from(Kind), st.integers(0, 2**32 - 1), st.binary(max_size=2000))
+def test_what_is_encoded_is_decoded(kind: Kind, call: int, body: bytes) -> None:
+    data = encode_frame(Frame(kind, call, body))
+    assert frame_length(data[:LENGTH_BYTES]) == len(data) - LENGTH_BYTES
+    assert decode_frame(data[LENGTH_BYTES:]) == Frame(kind, call, body)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_frame_or_a_frame_error(data: bytes) -> None:
+    try:
+        frame = decode_frame(data)
+    except FrameError:
+        return
+    assert encode_frame(frame)[LENGTH_BYTES:] == data
+
+
+@given(st.binary(max_size=300))
+def test_any_open_body_is_read_or_refused(body: bytes) -> None:
+    try:
+        method, payload = read_open_body(body)
+    except FrameError:
+        return
+    assert open_body(method, payload) == body
+
+
+@given(st.binary(max_size=300))
+def test_any_failure_can_be_read(body: bytes) -> None:
+    code, message = read_fail_body(body)
+    assert code
+    assert isinstance(message, str)
+
+
+def test_lengths_out_of_bounds_are_refused_before_anything_is_read() -> None:
+    for length in (0, 4, BODY_BYTES_MAX + 6, 2**32 - 1):
+        with pytest.raises(FrameError):
+            frame_length(length.to_bytes(LENGTH_BYTES))
+    with pytest.raises(FrameError):
+        encode_frame(Frame(Kind.DATA, 1, bytes(BODY_BYTES_MAX + 1)))
