@@ -1,0 +1,213 @@
+"""Content over real sockets: what arrives is what the CID names, whoever gives it, however they behave."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from node.models.content import ContentAdapter, open_content
+from node.ports import ContentUnavailableError, Provider
+from p2p.content.blockstore import BlockStore
+from p2p.content.cid import Cid
+from p2p.content.fetch import FetchFailedError, FetchSession, Source
+from p2p.content.server import GatewayPortError
+
+MIB = 1024 * 1024
+
+
+@asynccontextmanager
+async def peer(directory: Path) -> AsyncIterator[ContentAdapter]:
+    async with open_content(directory, host="127.0.0.1", port=0, cache_bytes_max=0) as content:
+        yield content
+
+
+def provider(content: ContentAdapter) -> Provider:
+    return Provider("127.0.0.1", content.port)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    directory = tmp_path / "model"
+    (directory / "sub").mkdir(parents=True)
+    (directory / "weights").write_bytes(os.urandom(9 * MIB + 17))
+    (directory / "sub" / "small.json").write_text("{}")
+    (directory / "empty").write_bytes(b"")
+    return directory
+
+
+@asynccontextmanager
+async def server_of(answer: Callable[[str], tuple[int, bytes] | None]) -> AsyncIterator[Provider]:
+    """A provider that answers as `answer` says; None stalls for ever."""
+
+    async def handle(stream: trio.SocketStream) -> None:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            data = await stream.receive_some()
+            if not data:
+                return
+            request += data
+        reply = answer(request.split()[1].decode())
+        if reply is None:
+            await trio.sleep_forever()
+        else:
+            status, body = reply
+            head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            await stream.send_all(head.encode() + body)
+
+    async def forgiving(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await handle(stream)
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, forgiving, listeners)
+        yield Provider("127.0.0.1", listeners[0].socket.getsockname()[1])
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_directory_is_fetched_from_two_peers_and_is_the_same(tmp_path: Path, model: Path) -> None:
+    async with peer(tmp_path / "a") as one, peer(tmp_path / "b") as two, peer(tmp_path / "c") as three:
+        cid, size = await one.import_directory(model)
+        assert (await two.import_directory(model))[0] == cid
+        seen: list[tuple[int, int | None]] = []
+        destination = tmp_path / "out"
+        await three.ensure_directory(
+            cid, [provider(one), provider(two)], destination, progress=lambda *step: seen.append(step)
+        )
+        for path in sorted(model.rglob("*")):
+            if path.is_file():
+                assert (destination / path.relative_to(model)).read_bytes() == path.read_bytes()
+        assert size == 9 * MIB + 17 + 2
+        assert all(three.fetched_bytes[f"127.0.0.1:{content.port}"] > 0 for content in (one, two))
+        assert one.served_bytes + two.served_bytes == sum(three.fetched_bytes.values())
+        assert seen[-1][0] == seen[-1][1]
+        assert await three.has(cid)
+
+
+async def test_a_liar_is_dropped_and_the_honest_peer_gives_everything(tmp_path: Path, model: Path) -> None:
+    async with peer(tmp_path / "a") as honest, peer(tmp_path / "c") as fetcher:
+        cid, _ = await honest.import_directory(model)
+        async with server_of(lambda _path: (200, b"lies")) as liar:
+            await fetcher.ensure_directory(cid, [liar, provider(honest)], tmp_path / "out")
+        assert (tmp_path / "out" / "weights").read_bytes() == (model / "weights").read_bytes()
+        assert f"127.0.0.1:{liar.port}" not in fetcher.fetched_bytes
+
+
+async def test_a_staller_does_not_stop_the_others(tmp_path: Path, model: Path) -> None:
+    async with peer(tmp_path / "a") as honest, httpx.AsyncClient(timeout=None) as client:
+        cid, _ = await honest.import_directory(model)
+        store = BlockStore(tmp_path / "store")
+        async with server_of(lambda _path: None) as staller:
+            sources = [Source(p.host, p.port) for p in (staller, provider(honest))]
+            session = FetchSession(store, client, sources, 100 * MIB, request_seconds=0.5)
+            with trio.fail_after(20):
+                await session.fetch(Cid.parse(cid))
+        assert set(session.fetched_bytes) == {f"127.0.0.1:{honest.port}"}
+
+
+async def test_a_broken_fetch_goes_on_where_it_stopped(tmp_path: Path, model: Path) -> None:
+    async with peer(tmp_path / "a") as one, peer(tmp_path / "c") as fetcher:
+        cid, _ = await one.import_directory(model)
+        taken: list[int] = []
+
+        def stop(held: int, _total: int | None) -> None:
+            taken.append(held)
+            if held > 4 * MIB:
+                raise RuntimeError("the process dies here")
+
+        with pytest.raises(RuntimeError):
+            await fetcher.ensure_directory(cid, [provider(one)], tmp_path / "out", progress=stop)
+        assert not (tmp_path / "out").exists()
+        before = sum(fetcher.fetched_bytes.values())
+        await fetcher.ensure_directory(cid, [provider(one)], tmp_path / "out")
+        again = sum(fetcher.fetched_bytes.values()) - before
+        assert before > 4 * MIB
+        assert again < 6 * MIB
+
+
+async def test_content_nobody_has_is_named_as_such(tmp_path: Path) -> None:
+    async with peer(tmp_path / "a") as one, peer(tmp_path / "b") as two:
+        absent = await one.add_bytes(b"only here")
+        async with server_of(lambda _path: (404, b"")) as empty:
+            with pytest.raises(ContentUnavailableError, match="missing"):
+                await two.read_bytes(absent, [empty], limit_bytes=100)
+        with pytest.raises(ContentUnavailableError, match="nobody has it"):
+            await two.read_bytes(absent, [], limit_bytes=100)
+        assert await two.read_bytes(absent, [provider(one)], limit_bytes=9) == b"only here"
+
+
+async def test_content_over_the_limit_is_refused(tmp_path: Path) -> None:
+    async with peer(tmp_path / "a") as one, peer(tmp_path / "b") as two:
+        cid = await one.add_bytes(bytes(3 * MIB))
+        with pytest.raises(ValueError, match="limit"):
+            await two.read_bytes(cid, [provider(one)], limit_bytes=MIB)
+
+
+async def test_a_block_damaged_on_disk_is_fetched_again(tmp_path: Path) -> None:
+    async with peer(tmp_path / "a") as one, peer(tmp_path / "b") as two:
+        cid = await one.add_bytes(b"precious")
+        assert await two.read_bytes(cid, [provider(one)], limit_bytes=100) == b"precious"
+        (block,) = (tmp_path / "b").glob("??/*")
+        block.write_bytes(b"rotten")
+        assert not await two.has(cid)
+        assert await two.read_bytes(cid, [provider(one)], limit_bytes=100) == b"precious"
+
+
+async def test_a_peer_never_gives_a_damaged_block(tmp_path: Path) -> None:
+    async with peer(tmp_path / "a") as one, httpx.AsyncClient() as client:
+        cid = await one.add_bytes(b"precious")
+        (block,) = (tmp_path / "a").glob("??/*")
+        block.write_bytes(b"rotten")
+        reply = await client.get(f"http://127.0.0.1:{one.port}/ipfs/{cid}?format=raw")
+        assert reply.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/ipfs/nonsense?format=raw", 400),
+        ("GET", "/ipfs/bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy?format=raw", 404),
+        ("GET", "/ipfs/bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy", 400),
+        ("GET", "/../etc/passwd", 404),
+        ("DELETE", "/ipfs/x", 405),
+    ],
+)
+async def test_what_the_gateway_does_not_give(tmp_path: Path, method: str, path: str, status: int) -> None:
+    async with peer(tmp_path / "a") as one, httpx.AsyncClient() as client:
+        reply = await client.request(method, f"http://127.0.0.1:{one.port}{path}")
+        assert reply.status_code == status
+
+
+async def test_nonsense_on_the_gateways_port_ends_that_connection_only(tmp_path: Path) -> None:
+    async with peer(tmp_path / "a") as one, httpx.AsyncClient() as client:
+        for nonsense in (b"\x00\xff" * 20_000, b"GET / HTTP/1.1\r\n\r\n", b"GET /" + b"a" * 20_000):
+            stream = await trio.open_tcp_stream("127.0.0.1", one.port)
+            async with stream:
+                try:
+                    await stream.send_all(nonsense)
+                    with trio.fail_after(5):
+                        while await stream.receive_some():
+                            pass
+                except trio.BrokenResourceError:
+                    pass
+        cid = await one.add_bytes(b"fine")
+        reply = await client.get(f"http://127.0.0.1:{one.port}/ipfs/{cid}?format=raw")
+        assert reply.content == b"fine"
+
+
+async def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    async with peer(tmp_path / "a") as one:
+        with pytest.raises(GatewayPortError, match="in use"):
+            async with open_content(tmp_path / "b", host="127.0.0.1", port=one.port, cache_bytes_max=0):
+                pass
+
+
+async def test_a_fetch_without_sources_fails_at_once(tmp_path: Path) -> None:
+    async with httpx.AsyncClient() as client:
+        session = FetchSession(BlockStore(tmp_path), client, (), 100)
+        with pytest.raises(FetchFailedError):
+            await session.fetch(Cid.parse("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"))
