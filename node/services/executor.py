@@ -1,0 +1,257 @@
+"""Serves answers to gateways: checks the request, generates, lets tokens out as they are paid for, gives a receipt."""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from node.ports import (
+    Call,
+    CallFailedError,
+    Chain,
+    ChatMessage,
+    Engine,
+    EngineFailedError,
+    EngineRefusedError,
+    GenerationRequest,
+    Network,
+    Store,
+    WallClock,
+)
+from node.protocol.codec import SchemaError, from_bytes
+from node.protocol.identifiers import Address, RequestId, TokenAmount
+from node.protocol.pricing import price, receipt_digest, tokens_commitment
+from node.protocol.records import ModelRecord, Receipt, SignedReceipt
+from node.protocol.signatures import SignatureError, recover
+from node.services.batches import BatchService
+from node.services.epochs import EpochBook
+from node.services.frames import (
+    METHOD,
+    Closing,
+    InferenceRequest,
+    Opening,
+    SignedVoucherFrame,
+    Tokens,
+    closing_bytes,
+    opening_bytes,
+    read_request,
+    request_digest,
+    tokens_bytes,
+)
+from node.services.groups import sole_error
+from node.services.payments import PayeeBook, PaymentError
+
+log = structlog.get_logger(__name__)
+
+CALLS_MAX = 64
+"""Requests served at once; the engine batches them. More are refused as `busy` and go elsewhere."""
+REQUEST_AGE_SECONDS_MAX = 120
+SEEN_MAX = 65536
+"""Request ids remembered; with their age limit a replayed request is refused."""
+PAYMENT_SECONDS_MAX = 30.0
+"""How long tokens wait for their voucher before the request is given up."""
+USER_PRIORITY = 0
+
+
+@dataclass(slots=True)
+class Charge:
+    """What one request was charged so far."""
+
+    book: PayeeBook
+    payer: Address
+    amount: int = 0
+
+    def add(self, amount: int) -> None:
+        """Charge `amount` more."""
+        self.book.charge(self.payer, amount)
+        self.amount += amount
+
+
+class Executor:
+    """Answers `infer`. Money: nothing is let out beyond the allowance, nothing is charged that was not let out."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        network: Network,
+        store: Store,
+        epochs: EpochBook,
+        batches: BatchService,
+        engines: Sequence[Engine],
+        *,
+        unpaid_tokens_max: int,
+        wall_clock: WallClock,
+    ) -> None:
+        self._chain = chain
+        self._store = store
+        self._epochs = epochs
+        self._batches = batches
+        self._engines = engines
+        self._unpaid_tokens_max = unpaid_tokens_max
+        self._wall_clock = wall_clock
+        self._payments = PayeeBook(chain, store)
+        self._seen: OrderedDict[tuple[RequestId, Address, int], None] = OrderedDict()
+        self.running = 0
+        network.serve(METHOD, self.serve, concurrency=CALLS_MAX)
+
+    async def serve(self, call: Call) -> None:
+        """Serve one call. Raises CallFailedError with a word the gateway can act on."""
+        request = self._admit(call)
+        engine, model = self._find_engine(request)
+        self.running += 1
+        self._payments.begin(request.payer)
+        charge = Charge(self._payments, request.payer)
+        try:
+            with sole_error():
+                await self._answer(call, request, engine, model, charge)
+            charge.amount = 0
+        except EngineFailedError as error:
+            log.warning("a request failed with its engine", request=request.request_id.hex()[:8], reason=str(error))
+            raise CallFailedError("engine-failed", "the engine failed") from error
+        except EngineRefusedError as error:
+            raise CallFailedError("bad-request", str(error)[:200]) from error
+        finally:
+            self._payments.end(request.payer, given_up=charge.amount)
+            self.running -= 1
+
+    def _admit(self, call: Call) -> InferenceRequest:
+        """Size, schema, signature, then meaning."""
+        try:
+            signed = read_request(call.payload)
+            signer = recover(request_digest(signed.request), signed.signature)
+        except (SchemaError, SignatureError, ValueError) as error:
+            raise CallFailedError("bad-request", str(error)[:200]) from error
+        request = signed.request
+        if signer != request.payer:
+            raise CallFailedError("bad-request", "the request was not signed by its payer")
+        if request.executor != self._chain.account:
+            raise CallFailedError("bad-request", "the request is for another executor")
+        if abs(self._wall_clock() - request.at) > REQUEST_AGE_SECONDS_MAX:
+            raise CallFailedError("bad-request", "the request is too old, or our clocks differ")
+        key = (request.request_id, request.payer, len(request.prefix))
+        if key in self._seen:
+            raise CallFailedError("bad-request", "the request was served already")
+        self._seen[key] = None
+        if len(self._seen) > SEEN_MAX:
+            self._seen.popitem(last=False)
+        return request
+
+    def _find_engine(self, request: InferenceRequest) -> tuple[Engine, ModelRecord]:
+        model = next((m for m in self._epochs.group().models if m.model_id == request.model_id), None)
+        if model is None:
+            raise CallFailedError("unknown-model", f"{request.model_id} is not part of this epoch")
+        engine = next((engine for engine in self._engines if engine.model_id == request.model_id), None)
+        if engine is None:
+            raise CallFailedError("not-serving", f"no engine here has {request.model_id} ready")
+        return engine, model
+
+    async def _answer(
+        self, call: Call, request: InferenceRequest, engine: Engine, model: ModelRecord, charge: Charge
+    ) -> None:
+        rendered = await engine.render_chat([ChatMessage(turn.role, turn.content) for turn in request.turns])
+        prompt_ids = (*rendered, *request.prefix)
+        room = model.context_length - len(prompt_ids)
+        if any(token >= engine.vocabulary_size for token in request.prefix):
+            raise CallFailedError("bad-request", "the prefix has tokens the model does not know")
+        if room < 1:
+            raise CallFailedError(
+                "too-long", f"the prompt has {len(prompt_ids)} tokens, the model reads {model.context_length}"
+            )
+        newest = self._payments.newest_voucher(request.payer)
+        await call.send(opening_bytes(Opening(prompt_ids, self._unpaid_tokens_max, newest)))
+        generation = GenerationRequest(
+            prompt_ids=prompt_ids,
+            max_tokens=min(request.max_tokens, room),
+            temperature_milli=request.temperature_milli,
+            top_p_milli=request.top_p_milli,
+            seed=request.seed,
+            stop=request.stop,
+            priority=USER_PRIORITY,
+        )
+        fault: list[PaymentError] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._take_vouchers, call, request.payer, fault, nursery.cancel_scope)
+            output = await self._let_out(call, engine, model, generation, charge)
+            await self._close(call, request, engine, model, prompt_ids, output)
+            nursery.cancel_scope.cancel()
+        if fault:
+            raise CallFailedError("unpaid", str(fault[0]))
+
+    async def _let_out(
+        self,
+        call: Call,
+        engine: Engine,
+        model: ModelRecord,
+        generation: GenerationRequest,
+        charge: Charge,
+    ) -> list[int]:
+        """Send tokens as far as they are covered; return all of them."""
+        token_price = price(0, 1, model, self._chain.parameters.unit_price)
+        charge.add(token_price * len(generation.prompt_ids))
+        output: list[int] = []
+        async with engine.generate(generation) as chunks:
+            async for chunk in chunks:
+                charge.add(token_price * len(chunk.token_ids))
+                await self._within_deadline(
+                    self._payments.until_covered, charge.payer, token_price * self._unpaid_tokens_max
+                )
+                output.extend(chunk.token_ids)
+                await call.send(tokens_bytes(Tokens(chunk.token_ids, chunk.text, chunk.finish_reason or "")))
+        return output
+
+    async def _close(
+        self,
+        call: Call,
+        request: InferenceRequest,
+        engine: Engine,
+        model: ModelRecord,
+        prompt_ids: Sequence[int],
+        output: Sequence[int],
+    ) -> None:
+        """Sign the receipt, send it, wait for the voucher that pays it in full."""
+        receipt = Receipt(
+            request_id=request.request_id,
+            epoch=self._epochs.group().epoch,
+            model_id=model.model_id,
+            model_cid=model.cid,
+            payer=request.payer,
+            executor=self._chain.account,
+            node_id=engine.node_id,
+            prompt_tokens=len(prompt_ids),
+            output_tokens=len(output),
+            prompt_commitment=tokens_commitment(prompt_ids),
+            output_commitment=tokens_commitment(output),
+            price=TokenAmount(price(len(prompt_ids), len(output), model, self._chain.parameters.unit_price)),
+        )
+        signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
+        await call.send(closing_bytes(Closing(signed)))
+        allowance = price(0, self._unpaid_tokens_max, model, self._chain.parameters.unit_price)
+        await self._within_deadline(self._payments.until_paid, request.payer, allowance)
+        self._store.save_receipt(signed)
+        self._batches.add_receipt(signed)
+        log.info("an answer was given and paid", tokens=receipt.output_tokens, price=receipt.price)
+
+    async def _within_deadline(
+        self, wait: Callable[[Address, int], Awaitable[None]], payer: Address, allowance: int
+    ) -> None:
+        with trio.move_on_after(PAYMENT_SECONDS_MAX) as deadline:
+            await wait(payer, allowance)
+        if deadline.cancelled_caught:
+            raise CallFailedError("unpaid", f"no voucher came within {PAYMENT_SECONDS_MAX:.0f} s")
+
+    async def _take_vouchers(
+        self, call: Call, payer: Address, fault: list[PaymentError], scope: trio.CancelScope
+    ) -> None:
+        while True:
+            try:
+                frame = from_bytes(SignedVoucherFrame, await call.receive())
+                await self._payments.accept(payer, frame)
+            except (trio.EndOfChannel, CallFailedError):
+                scope.cancel()  # the gateway is gone
+                return
+            except (PaymentError, SchemaError) as error:
+                fault.append(PaymentError(str(error)))
+                scope.cancel()
+                return
