@@ -11,7 +11,7 @@ from node.chain.accounts import LocalAccount
 from node.chain.addresses import Deployment
 from node.chain.bindings import contract_names, decode_parameters, encode_action, encode_epoch_result
 from node.chain.contract_codec import decode_result, encode_call
-from node.chain.rpc import JsonRpc, hex_bytes
+from node.chain.rpc import JsonRpc, hex_bytes, quantity
 from node.chain.sender import Sender
 from node.chain.watcher import Watcher
 from node.ports import ActionOutcome, Head, WallClock
@@ -117,6 +117,10 @@ class EvmChain:
         """Tokens of `account` at the newest block."""
         (balance,) = await read_contract(self._rpc, self._addresses.token, "QuernToken", "balanceOf", [account])
         return TokenAmount(int(str(balance)))
+
+    async def gas_balance(self) -> int:
+        """Wei of this account, which pay for its transactions."""
+        return quantity(await self._rpc.call("eth_getBalance", self.account, "latest"))
 
     def sign(self, digest: Hash32) -> bytes:
         """Sign a digest with the account key; callers record duties first."""

@@ -205,6 +205,9 @@ class EngineSettings(Section):
         default=[],
         description="Further vLLM arguments; those of the registry win where both name the same option.",
     )
+    kv_cache_gib: int = Field(
+        default=1, ge=1, le=1024, description="Memory for the key-value cache on a CPU, in GiB; GPUs take what is free."
+    )
     python: Path | None = Field(
         default=None,
         description="Python of the engine's environment; without it, .engine/gpu or .engine/cpu of the project.",

@@ -1,0 +1,374 @@
+"""What the daemon does for its operator: the control socket's methods over the running services."""
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from node.chain.adapter import EvmChain
+from node.control.jsonrpc import ErrorCode, RpcError
+from node.control.methods import AskParams, ConnectParams
+from node.control.views import (
+    AskEvent,
+    AskView,
+    ConnectView,
+    DoctorView,
+    EarningsView,
+    EngineView,
+    EpochView,
+    ModelsView,
+    ModelView,
+    PeersView,
+    PeerView,
+    ServiceView,
+    StatusView,
+    StopView,
+)
+from node.doctor.findings import Finding, fault, ok, warning
+from node.engine.adapter import EngineNode
+from node.models.content import ContentAdapter
+from node.network.adapter import LibP2PNetwork
+from node.ports import CallFailedError, ContentUnavailableError, WallClock
+from node.protocol.chain_state import ChainState
+from node.protocol.identifiers import Cid, ModelId
+from node.protocol.pricing import price
+from node.protocol.records import ModelRecord
+from node.protocol.stages import Stage, stage_at
+from node.services.epochs import EpochBook
+from node.services.frames import Turn
+from node.services.gateway import ChatRequest, Gateway, GatewayError
+from node.services.open_prompts import AskOnChainError, ask_on_chain
+from node.services.presence import PresenceTable
+from node.services.timing import position
+from node.settings.schema import Settings
+from node.store.books import Books
+from node.supervisor import Supervisor
+from node.version import package_version
+
+DUTIES = {
+    Stage.SERVE: "serve; mine nonces when GENERATE begins",
+    Stage.GENERATE: "mine nonces and commit them",
+    Stage.EXCHANGE: "offer the batch to the validators",
+    Stage.VALIDATE: "recompute a sample of every batch and commit the votes",
+    Stage.VOTE_EXCHANGE: "offer the votes",
+    Stage.FORM: "form the result, sign it, post it",
+    Stage.LOAD: "claim rewards and redeem vouchers",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The running parts that operations look at."""
+
+    settings: Settings
+    chain: EvmChain
+    network: LibP2PNetwork
+    content: ContentAdapter
+    store: Books
+    epochs: EpochBook
+    presence: PresenceTable
+    gateway: Gateway | None
+    engines: Sequence[EngineNode]
+    supervisor: Supervisor
+    network_id: str
+    api_url: str | None
+    content_address: str
+    started_at: int
+    wall_clock: WallClock
+
+
+class DaemonOperations:
+    """Implements node.control.methods.Operations."""
+
+    def __init__(self, parts: Parts, stop: Callable[[], None]) -> None:
+        self._parts = parts
+        self._stop = stop
+
+    async def status(self) -> StatusView:
+        """The daemon at a glance."""
+        parts, chain = self._parts, self._parts.chain
+        where = position(chain)
+        participant = chain.state.participants.get(chain.account)
+        return StatusView(
+            version=package_version(),
+            uptime_seconds=parts.wall_clock() - parts.started_at,
+            roles=[role.value for role in parts.settings.node.roles],
+            account=chain.account,
+            peer_id=parts.network.peer_id,
+            addresses=list(parts.network.addresses),
+            network_id=parts.network_id,
+            chain_id=chain.chain_id,
+            head_block=chain.head.number,
+            confirmed_block=chain.head.confirmed,
+            epoch=where.epoch,
+            stage=where.stage.name,
+            registered=participant is not None and participant.peer_id == parts.network.peer_id,
+            peers=len(parts.network.peers()),
+            api_url=parts.api_url,
+            content_address=parts.content_address,
+            engines=[
+                EngineView(node_id=engine.node_id, model_id=settings.model_id, ready=engine.model_id is not None)
+                for engine, settings in zip(parts.engines, parts.settings.engines, strict=True)
+            ],
+            services=[
+                ServiceView(name=s.name, state=s.state.value, restarts=s.restarts, last_error=s.last_error)
+                for s in parts.supervisor.statuses()
+            ],
+        )
+
+    async def peers(self) -> PeersView:
+        """Connected peers."""
+        present = {record.peer_id: (account, record) for account, record in self._parts.presence.present().items()}
+        views = []
+        for peer in self._parts.network.peers():
+            account, record = present.get(peer.peer_id, (None, None))
+            views.append(
+                PeerView(
+                    peer_id=peer.peer_id,
+                    address=peer.address,
+                    latency_ms=peer.latency_ms,
+                    account=account,
+                    models=list(record.models) if record else [],
+                    load=record.load if record else None,
+                )
+            )
+        return PeersView(peers=views)
+
+    async def models(self) -> ModelsView:
+        """Models of the registry."""
+        chain = self._parts.chain
+        group = self._parts.epochs.group()
+        frozen = {model.model_id for model in group.models}
+        return ModelsView(
+            models=[
+                ModelView(
+                    model_id=model.model_id,
+                    name=model.name,
+                    cid=model.cid,
+                    version=model.version,
+                    active=model.active,
+                    in_epoch=model.model_id in frozen,
+                    price_per_token=str(price(0, 1, model, chain.parameters.unit_price)),
+                    held=await self._holds(model.cid),
+                    served_by=[engine.node_id for engine in self._parts.engines if engine.model_id == model.model_id],
+                    executors=sum(
+                        any(node.model_id == model.model_id for node in member.ml_nodes) for member in group.members
+                    ),
+                )
+                for model in sorted(chain.state.models.values(), key=lambda model: model.model_id)
+            ]
+        )
+
+    async def epoch(self) -> EpochView:
+        """Where the epoch stands."""
+        chain = self._parts.chain
+        where = position(chain)
+        following = stage_at(where.next_block, chain.parameters)
+        weights = dict(chain.state.group_weights(where.epoch))
+        block = max(chain.head.number, chain.parameters.genesis_block)
+        return EpochView(
+            epoch=where.epoch,
+            stage=where.stage.name,
+            block=block,
+            stage_first_block=where.first_block,
+            next_stage=following.stage.name,
+            next_stage_block=where.next_block,
+            blocks_left=where.next_block - block,
+            next_duty=DUTIES[where.stage],
+            members=len(weights),
+            own_weight=weights.get(chain.account, 0),
+            total_weight=sum(weights.values()),
+            last_result_epoch=max(chain.state.results, default=None),
+        )
+
+    async def earnings(self) -> EarningsView:
+        """The books."""
+        chain, store = self._parts.chain, self._parts.store
+        answers, output_tokens, receipts_price = store.receipt_totals()
+        result = self._parts.epochs.newest_result()
+        shares = {share.account: share.cumulative for share in result.rewards} if result else {}
+        redeemed = sum(c.redeemed for c in chain.state.channels.values() if c.payee == chain.account)
+        return EarningsView(
+            account=chain.account,
+            answers=answers,
+            output_tokens=output_tokens,
+            receipts_price=str(receipts_price),
+            vouchers_received=str(sum(signed.voucher.cumulative for signed in store.received_vouchers())),
+            vouchers_redeemed=str(redeemed),
+            vouchers_issued=str(sum(signed.voucher.cumulative for signed in store.issued_vouchers())),
+            rewards_cumulative=str(shares.get(chain.account, 0)),
+            rewards_claimed=str(chain.state.claimed.get(chain.account, 0)),
+            token_balance=str(await chain.token_balance(chain.account)),
+            gas_balance=str(await chain.gas_balance()),
+            gas_spent=chain.gas_spent()[1],
+        )
+
+    async def ask(self, params: AskParams, emit: Callable[[AskEvent], Awaitable[None]]) -> AskView:
+        """Ask the network, over the gateway or on chain."""
+        model = self._choose_model(params.model)
+        turns = tuple(Turn(message.role, message.content) for message in params.messages)
+        started = trio.current_time()
+        with trio.move_on_after(params.deadline_seconds):
+            if params.on_chain:
+                view = await self._ask_on_chain(model, turns, params.max_tokens, started)
+                await emit(AskEvent(text=view.text))
+                return view
+            return await self._ask_gateway(model, turns, params.max_tokens, started, emit)
+        raise RpcError(
+            ErrorCode.UNAVAILABLE,
+            f"there was no complete answer within {params.deadline_seconds:.0f} s",
+            "Ask for fewer tokens or allow more time.",
+        )
+
+    async def doctor(self) -> DoctorView:
+        """Check what only the running daemon can."""
+        findings = [self._participant(), self._peering(), self._content(), *self._engine_findings()]
+        findings += [
+            fault(f"service {s.name}", s.last_error or "it was given up", "See the log, then restart the daemon.")
+            for s in self._parts.supervisor.statuses()
+            if s.state.value == "failed"
+        ]
+        return DoctorView(findings=findings)
+
+    async def connect(self, params: ConnectParams) -> ConnectView:
+        """Dial a peer."""
+        try:
+            await self._parts.network.connect(params.address)
+        except CallFailedError as error:
+            raise RpcError(
+                ErrorCode.UNAVAILABLE, error.message, "Is the peer running, and the address complete with /p2p/…?"
+            ) from error
+        return ConnectView(peer_id=params.address.rpartition("/")[2])
+
+    async def stop(self) -> StopView:
+        """Stop the daemon."""
+        self._stop()
+        return StopView(stopping=True)
+
+    async def _ask_gateway(
+        self,
+        model: ModelRecord,
+        turns: tuple[Turn, ...],
+        max_tokens: int,
+        started: float,
+        emit: Callable[[AskEvent], Awaitable[None]],
+    ) -> AskView:
+        if self._parts.gateway is None:
+            raise RpcError(
+                ErrorCode.REFUSED, "this daemon is not a gateway", 'Add "gateway" to [node] roles, or ask --on-chain.'
+            )
+        texts = []
+        try:
+            async with self._parts.gateway.ask(ChatRequest(model.model_id, turns, max_tokens)) as answer:
+                async for part in answer:
+                    texts.append(part.text)
+                    await emit(AskEvent(text=part.text))
+        except GatewayError as error:
+            raise RpcError(ErrorCode.UNAVAILABLE, error.message, "See `quern models` and `quern peers`.") from error
+        summary = answer.summary
+        return AskView(
+            text="".join(texts),
+            model_id=model.model_id,
+            request_id=summary.request_id.hex(),
+            executor=", ".join(summary.executors),
+            prompt_tokens=summary.prompt_tokens,
+            output_tokens=summary.output_tokens,
+            price=str(summary.price),
+            finish_reason=summary.finish_reason,
+            seconds=trio.current_time() - started,
+            transaction=None,
+        )
+
+    async def _ask_on_chain(
+        self, model: ModelRecord, turns: tuple[Turn, ...], max_tokens: int, started: float
+    ) -> AskView:
+        parts = self._parts
+        key = f"prompt/{secrets.token_hex(16)}"
+        try:
+            found = await ask_on_chain(
+                parts.chain,
+                parts.content,
+                parts.presence,
+                key=key,
+                model_id=model.model_id,
+                turns=turns,
+                max_tokens=max_tokens,
+            )
+        except (AskOnChainError, ContentUnavailableError, ValueError) as error:
+            raise RpcError(
+                ErrorCode.UNAVAILABLE, str(error), "See `quern epoch` and the balance in `quern earnings`."
+            ) from error
+        transaction = found.submitted.transaction_hash
+        return AskView(
+            text=found.content.text,
+            model_id=model.model_id,
+            request_id=str(found.prompt_id),
+            executor=found.answered.executor,
+            prompt_tokens=found.answered.prompt_tokens,
+            output_tokens=found.answered.output_tokens,
+            price=str(found.answered.price),
+            finish_reason=found.content.finish_reason,
+            seconds=trio.current_time() - started,
+            transaction=None if transaction is None else "0x" + transaction.hex(),
+        )
+
+    def _choose_model(self, wanted: str | None) -> ModelRecord:
+        state: ChainState = self._parts.chain.state
+        active = {model.model_id: model for model in state.models.values() if model.active}
+        if wanted is not None:
+            if ModelId(wanted) not in active:
+                known = ", ".join(sorted(active)) or "none"
+                raise RpcError(ErrorCode.REFUSED, f"there is no active model {wanted}", f"Active models: {known}.")
+            return active[ModelId(wanted)]
+        if len(active) != 1:
+            known = ", ".join(sorted(active)) or "none"
+            raise RpcError(
+                ErrorCode.REFUSED, f"there are {len(active)} active models: {known}", "Name one with --model."
+            )
+        return next(iter(active.values()))
+
+    async def _holds(self, cid: Cid) -> bool:
+        return await self._parts.content.has(cid)
+
+    def _participant(self) -> Finding:
+        chain = self._parts.chain
+        participant = chain.state.participants.get(chain.account)
+        if participant is None:
+            return warning(
+                "participant",
+                f"{chain.account} is not registered",
+                "It registers at the start; see the log. It needs gas coins for that.",
+            )
+        if participant.peer_id != self._parts.network.peer_id:
+            return fault(
+                "participant",
+                "the chain binds this account to another peer id",
+                "Is a second daemon running with this account? If not, restart this one with register_on_start.",
+            )
+        return ok("participant", f"registered with {len(participant.ml_nodes)} ML nodes")
+
+    def _peering(self) -> Finding:
+        count = len(self._parts.network.peers())
+        if count == 0:
+            return warning("peers", "no peer is connected", "Set [p2p] bootstrap, or open the listening port.")
+        return ok("peers", f"{count} connected, {len(self._parts.presence.present())} participants present")
+
+    def _content(self) -> Finding:
+        return ok("content", f"served at {self._parts.content_address}")
+
+    def _engine_findings(self) -> list[Finding]:
+        if not self._parts.engines:
+            return [ok("engines", "none configured")]
+        findings = []
+        for engine, settings in zip(self._parts.engines, self._parts.settings.engines, strict=True):
+            check = f"engine {engine.node_id}"
+            if engine.model_id is not None:
+                findings.append(ok(check, f"{engine.model_id} is ready"))
+            elif engine.state.value == "failed":
+                findings.append(fault(check, f"it failed {engine.restarts} times", "See logs/ in the data directory."))
+            else:
+                findings.append(
+                    warning(check, f"{settings.model_id} is not ready ({engine.state.value})", "It may be loading.")
+                )
+        return findings
