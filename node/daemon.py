@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import structlog
@@ -23,7 +25,7 @@ from node.chain.adapter import EvmChain, WrongChainError, open_chain
 from node.chain.addresses import DeploymentFileError, read_deployment
 from node.chain.rpc import RpcError, RpcUnavailableError
 from node.control.methods import method_table
-from node.control.server import ControlSocketError, Started, serve_control
+from node.control.server import ControlSocketError, serve_control
 from node.engine.adapter import EngineEnvironment, EngineNode
 from node.engine.arguments import EngineArgumentsError, merge_model_args
 from node.keys import KeyFileError, find_passphrase, load_peer_seed, unlock_keystore
@@ -224,17 +226,16 @@ async def _run_services(
             network_id=network_id,
             api_url=api_url,
             content_address=f"http://{provider.host}:{provider.port}",
+            running_requests=lambda: executor.running,
             started_at=wall_clock(),
             wall_clock=wall_clock,
         )
         operations = DaemonOperations(parts, nursery.cancel_scope.cancel)
-        await nursery.start(_serve_control, settings.control.socket, operations)
+        # Any: trio does not export the type that Nursery.start asks for.
+        control: Any = partial(serve_control, settings.control.socket, method_table(operations))
+        await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)
         await supervisor.run()
-
-
-async def _serve_control(path: Path, operations: DaemonOperations, task_status: Started) -> None:
-    await serve_control(path, method_table(operations), task_status=task_status)
 
 
 def _gateway(
@@ -307,18 +308,17 @@ def exclusive(data_dir: Path) -> Iterator[None]:
 async def stopped_by_signals() -> AsyncIterator[None]:
     """Leave the block in order when SIGINT or SIGTERM comes."""
 
-    async def watch(scope: trio.CancelScope, task_status: Started) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for number in signals:
-                log.info("stopping", signal=signal.Signals(number).name)
-                scope.cancel()
-                return
+    async def watch(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        async for number in signals:
+            log.info("stopping", signal=signal.Signals(number).name)
+            scope.cancel()
+            return
 
-    async with trio.open_nursery() as nursery:
-        await nursery.start(watch, nursery.cancel_scope)
-        yield
-        nursery.cancel_scope.cancel()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, signals, nursery.cancel_scope)
+            yield
+            nursery.cancel_scope.cancel()
 
 
 async def _main(settings: Settings, passphrase: str) -> None:

@@ -74,6 +74,7 @@ class Parts:
     network_id: str
     api_url: str | None
     content_address: str
+    running_requests: Callable[[], int]
     started_at: int
     wall_clock: WallClock
 
@@ -105,6 +106,7 @@ class DaemonOperations:
             stage=where.stage.name,
             registered=participant is not None and participant.peer_id == parts.network.peer_id,
             peers=len(parts.network.peers()),
+            running_requests=parts.running_requests(),
             api_url=parts.api_url,
             content_address=parts.content_address,
             engines=[

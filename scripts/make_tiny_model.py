@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 VOCABULARY_SIZE = 2048
-CONTEXT_LENGTH = 512
+CONTEXT_LENGTH = 2048
 HIDDEN_SIZE = 128
 LAYERS = 4
 HEADS = 2

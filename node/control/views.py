@@ -48,6 +48,8 @@ class StatusView(View):
     registered: bool
     """Whether the account is a participant on chain, bound to this peer id."""
     peers: int
+    running_requests: int = 0
+    """Requests that this daemon's engines answer right now."""
     api_url: str | None
     """None where the gateway role is off."""
     content_address: str | None
