@@ -14,16 +14,16 @@ class LocalAccount:
     """An unlocked account: signs digests and transactions."""
 
     def __init__(self, key: PrivateKey) -> None:
-        self._key = key
+        self.private_key = key
         self.address: Address = address_of(key.public_key)
 
     def sign_digest(self, digest: Hash32) -> bytes:
         """Sign a 32-byte digest; 65 bytes."""
-        return sign(self._key, digest)
+        return sign(self.private_key, digest)
 
     def sign_transaction(self, fields: Mapping[str, Any]) -> tuple[Hash32, bytes]:
         """Sign a transaction; return its hash and raw bytes."""
-        signed = Account.from_key(self._key.secret).sign_transaction(dict(fields))
+        signed = Account.from_key(self.private_key.secret).sign_transaction(dict(fields))
         return Hash32(bytes(signed.hash)), bytes(signed.raw_transaction)
 
 
