@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {EpochManager} from "../src/EpochManager.sol";
+import {IEpochManager} from "../src/interfaces/IEpochManager.sol";
+import {PaymentChannels} from "../src/PaymentChannels.sol";
+import {RewardDistributor} from "../src/RewardDistributor.sol";
+import {Base} from "./Base.sol";
+
+interface EtchVm {
+    function etch(address target, bytes calldata code) external;
+}
+
+/// @dev Solidity and Python agree: tests/vectors/shared.json is computed by the Python rules.
+contract VectorsTest is Base {
+    string private json;
+
+    function setUp() public override {
+        super.setUp();
+        json = vm.readFile("../tests/vectors/shared.json");
+        vm.chainId(vm.parseJsonUint(json, ".chainId"));
+    }
+
+    function testStages() public view {
+        uint256[] memory blocks = vm.parseJsonUintArray(json, ".stages.blocks");
+        uint256[] memory wantedEpochs = vm.parseJsonUintArray(json, ".stages.epochs");
+        uint256[] memory stages = vm.parseJsonUintArray(json, ".stages.stages");
+        uint256[] memory firsts = vm.parseJsonUintArray(json, ".stages.firstBlocks");
+        uint256[] memory nexts = vm.parseJsonUintArray(json, ".stages.nextBlocks");
+        assertTrue(blocks.length > 10, "vectors");
+        for (uint256 i; i < blocks.length; ++i) {
+            (uint64 epoch, IEpochManager.Stage stage, uint256 first, uint256 next) = epochs.stageAt(blocks[i]);
+            assertEq(epoch, wantedEpochs[i], "epoch");
+            assertEq(uint256(stage), stages[i], "stage");
+            assertEq(first, firsts[i], "first block");
+            assertEq(next, nexts[i], "next block");
+        }
+    }
+
+    function testSubsidies() public view {
+        uint256[] memory numbers = vm.parseJsonUintArray(json, ".subsidies.epochs");
+        uint256[] memory amounts = vm.parseJsonUintArray(json, ".subsidies.amounts");
+        assertTrue(numbers.length > 5, "vectors");
+        for (uint256 i; i < numbers.length; ++i) {
+            assertEq(distributor.subsidy(uint64(numbers[i])), amounts[i], "subsidy");
+        }
+    }
+
+    function testVoucherDigest() public {
+        PaymentChannels at = PaymentChannels(_move(address(channels)));
+        address payer = vm.parseJsonAddress(json, ".voucher.payer");
+        address payee = vm.parseJsonAddress(json, ".voucher.payee");
+        bytes32 id = at.channelId(payer, payee);
+        assertEq(id, vm.parseJsonBytes32(json, ".voucher.channelId"), "channel id");
+        uint256 cumulative = vm.parseJsonUint(json, ".voucher.cumulative");
+        bytes32 root = vm.parseJsonBytes32(json, ".voucher.receiptsRoot");
+        assertEq(at.hashVoucher(id, cumulative, root), vm.parseJsonBytes32(json, ".voucher.digest"), "digest");
+    }
+
+    function testResultDigest() public {
+        EpochManager at = EpochManager(_move(address(epochs)));
+        EpochManager.EpochResult memory result = EpochManager.EpochResult(
+            uint64(vm.parseJsonUint(json, ".result.epoch")),
+            vm.parseJsonBytes(json, ".result.contentCid"),
+            vm.parseJsonBytes32(json, ".result.validatorSetHash"),
+            vm.parseJsonUint(json, ".result.totalWeight"),
+            vm.parseJsonBytes32(json, ".result.rewardsRoot"),
+            vm.parseJsonUint(json, ".result.rewardTotal")
+        );
+        assertEq(at.hashEpochResult(result), vm.parseJsonBytes32(json, ".result.digest"), "digest");
+    }
+
+    function testValidatorSet() public {
+        bytes memory packed = vm.parseJsonBytes(json, ".validatorSet.packed");
+        EpochManager fresh = new EpochManager(_parameters(), packed, participants, distributor, verifier);
+        assertEq(fresh.totalWeightOf(0), vm.parseJsonUint(json, ".validatorSet.total"), "total");
+        address first = vm.parseJsonAddress(json, ".validatorSet.first");
+        assertEq(fresh.weightOf(0, first), vm.parseJsonUint(json, ".validatorSet.firstWeight"), "weight");
+        assertEq(keccak256(fresh.groupOf(0)), keccak256(packed), "packed");
+    }
+
+    function testRewardProof() public {
+        address account = vm.parseJsonAddress(json, ".reward.account");
+        uint256 cumulative = vm.parseJsonUint(json, ".reward.cumulative");
+        vm.prank(address(epochs));
+        distributor.postEpoch(0, vm.parseJsonBytes32(json, ".reward.root"), SUBSIDY);
+        distributor.claim(account, cumulative, vm.parseJsonBytes32Array(json, ".reward.proof"));
+        assertEq(token.balanceOf(account), cumulative, "claimed");
+    }
+
+    /// @dev The digests bind the contract's address: put the code where the vectors have it.
+    function _move(address deployed) private returns (address at) {
+        at = vm.parseJsonAddress(json, ".contract");
+        EtchVm(address(vm)).etch(at, deployed.code);
+    }
+}

@@ -1,0 +1,114 @@
+"""The vectors that Solidity and Python share: computed by the Python rules, read by the tests of both.
+
+`python -m tests.vectors.shared` writes shared.json anew; a test fails when the rules no longer give what is written.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from node.protocol.cids import cid_to_bytes
+from node.protocol.eip712 import channel_id, epoch_result_digest, voucher_digest
+from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, Hash32, TokenAmount
+from node.protocol.records import EpochParameters, EpochResultSummary, RewardShare, Voucher
+from node.protocol.results import pack_validator_set
+from node.protocol.rewards import reward_proof, rewards_root, subsidy
+from node.protocol.stages import stage_at
+from tests.builders import account
+
+FILE = Path(__file__).with_name("shared.json")
+CHAIN_ID = 31337
+CONTRACT = account(99)
+CID = Cid("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy")
+PARAMETERS = EpochParameters(
+    genesis_block=BlockNumber(1000),
+    epoch_blocks=60,
+    generate_offset=20,
+    exchange_offset=30,
+    validate_offset=34,
+    vote_exchange_offset=42,
+    form_offset=46,
+    load_offset=54,
+    poc_sample_size=8,
+    poc_reject_mismatches=3,
+    unit_price=TokenAmount(10**12),
+    initial_subsidy=TokenAmount(100 * 10**18),
+    halving_epochs=100,
+)
+BLOCKS = (1000, 1019, 1020, 1029, 1030, 1033, 1034, 1041, 1042, 1045, 1046, 1053, 1054, 1059, 1060, 7777, 10**9)
+EPOCHS = (0, 99, 100, 199, 200, 6_699, 6_700, 25_599, 25_600, 2**40)
+
+
+def compute() -> dict[str, Any]:
+    """Return all vectors."""
+    voucher = Voucher(
+        channel_id(CHAIN_ID, CONTRACT, account(1), account(2)), TokenAmount(123_456_789 * 10**12), Hash32(b"\x07" * 32)
+    )
+    members = sorted(((account(number), 10 * number) for number in (1, 2, 3)), key=lambda entry: entry[0].lower())
+    packed = pack_validator_set(members)
+    shares = [
+        RewardShare(member, TokenAmount(weight * 10**18 + index)) for index, (member, weight) in enumerate(members)
+    ]
+    summary = EpochResultSummary(
+        epoch=EpochNumber(12),
+        content_cid=CID,
+        validator_set_hash=Hash32(b"\x05" * 32),
+        total_weight=60,
+        rewards_root=rewards_root(shares),
+        reward_total=TokenAmount(42 * 10**18),
+    )
+    positions = [stage_at(block, PARAMETERS) for block in BLOCKS]
+    return {
+        "chainId": CHAIN_ID,
+        "contract": CONTRACT,
+        "stages": {
+            "blocks": list(BLOCKS),
+            "epochs": [position.epoch for position in positions],
+            "stages": [int(position.stage) for position in positions],
+            "firstBlocks": [position.first_block for position in positions],
+            "nextBlocks": [position.next_block for position in positions],
+        },
+        "subsidies": {"epochs": list(EPOCHS), "amounts": [str(subsidy(epoch, PARAMETERS)) for epoch in EPOCHS]},
+        "voucher": {
+            "payer": account(1),
+            "payee": account(2),
+            "channelId": _hex(voucher.channel_id),
+            "cumulative": str(voucher.cumulative),
+            "receiptsRoot": _hex(voucher.receipts_root),
+            "digest": _hex(voucher_digest(voucher, CHAIN_ID, CONTRACT)),
+        },
+        "result": {
+            "epoch": summary.epoch,
+            "contentCid": _hex(cid_to_bytes(summary.content_cid)),
+            "validatorSetHash": _hex(summary.validator_set_hash),
+            "totalWeight": summary.total_weight,
+            "rewardsRoot": _hex(summary.rewards_root),
+            "rewardTotal": str(summary.reward_total),
+            "digest": _hex(epoch_result_digest(summary, CHAIN_ID, CONTRACT)),
+        },
+        "validatorSet": {
+            "packed": _hex(packed),
+            "total": 60,
+            "first": members[0][0],
+            "firstWeight": members[0][1],
+        },
+        "reward": {
+            "root": _hex(rewards_root(shares)),
+            "account": shares[1].account,
+            "cumulative": str(shares[1].cumulative),
+            "proof": [_hex(node) for node in reward_proof(shares, shares[1].account)[1]],
+        },
+    }
+
+
+def _hex(data: bytes) -> str:
+    return "0x" + data.hex()
+
+
+def render() -> str:
+    """Return the file's text."""
+    return json.dumps(compute(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(render(), encoding="utf-8")
