@@ -39,6 +39,8 @@ EXECUTORS_TRIED_MAX = 8
 CALL_SECONDS_MAX = 3600.0
 SILENCE_SECONDS_MAX = 60.0
 """An executor that says nothing for so long is given up; a queued request waits as long."""
+ACKNOWLEDGE_SECONDS_MAX = 10.0
+"""How long an executor may take to book its last voucher."""
 CHUNKS_WAITING_MAX = 64
 """Pieces waiting for a slow reader; then the executor waits too, and so does our paying."""
 TEMPLATE_TOKENS_MAX = 64
@@ -203,12 +205,9 @@ class Gateway:
                 if error.code in USERS_FAULT and not given:
                     raise GatewayError(error.code, error.message) from error
                 failures.append(f"{choice.participant}: {error}")
-                log.warning(
-                    "an executor failed; going on with the next", executor=choice.participant, reason=str(error)
-                )
-                if len(given) >= request.max_tokens:
-                    summary.finish_reason = "length"
-                    return
+                log.warning("an executor failed", executor=choice.participant, given=len(given), reason=str(error))
+                if summary.finish_reason:
+                    return  # the answer is complete; what is missing is only a receipt that could be paid
             except PaymentError as error:
                 raise GatewayError("payment", str(error)) from error
             else:
@@ -366,6 +365,15 @@ class Gateway:
         await self._pay(call, request.executor, summary, progress, signed.receipt.price, root)
         if not summary.prompt_tokens:
             summary.prompt_tokens = len(progress.opening.prompt_ids) - len(request.prefix)
+        await self._until_acknowledged(call)
+
+    async def _until_acknowledged(self, call: Call) -> None:
+        """Wait for the executor to end the call: leaving first would cancel it before it has the last voucher."""
+        with trio.move_on_after(ACKNOWLEDGE_SECONDS_MAX):
+            try:
+                await call.receive()
+            except (trio.EndOfChannel, CallFailedError) as end:
+                log.debug("a call ended", peer=call.peer_id, how=repr(end))
 
     async def _pay(
         self,

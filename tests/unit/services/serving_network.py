@@ -1,0 +1,157 @@
+"""A small network of real services over the simulator's ports: one gateway, some executors, one chain."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from netsim.chain import SimulatedChain
+from netsim.clock import wall_clock
+from netsim.content import ContentExchange, SimulatedContent
+from netsim.engine import SimulatedEngine
+from netsim.ledger import Ledger
+from netsim.network import SimulatedNetwork, Switchboard
+from netsim.scenario import MODEL, MODEL_ID, PARAMETERS
+from netsim.trace import Trace
+from node.ports import Engine, Provider
+from node.protocol.identifiers import NodeId, PeerId, TokenAmount
+from node.protocol.records import MLNodeRegistration
+from node.services.batches import BatchService
+from node.services.epochs import EpochBook
+from node.services.executor import Executor
+from node.services.gateway import Gateway
+from node.services.gossip import GossipRouter
+from node.services.open_prompts import OpenPromptService
+from node.services.payments import PayerBook
+from node.services.presence import PresenceService, PresenceTable
+from node.services.registration import RegistrationService
+from node.services.settling import SettlingService
+from node.store.books import Books
+from node.store.database import Database
+from tests.builders import account, key_of
+
+NODE = NodeId("node-1")
+UNIT = PARAMETERS.unit_price * MODEL.units_of_compute_per_token
+UNPAID_TOKENS_MAX = 16
+DEPOSIT = TokenAmount(10**18)
+GATEWAY = 100
+PLENTY = TokenAmount(10**24)
+
+
+@dataclass
+class Member:
+    """One node and the parts tests look at."""
+
+    number: int
+    chain: SimulatedChain
+    network: SimulatedNetwork
+    content: SimulatedContent
+    store: Books
+    presence: PresenceTable
+    epochs: EpochBook
+    payer: PayerBook
+    engine: Engine | None
+    executor: Executor | None = None
+    gateway: Gateway | None = None
+
+
+@dataclass
+class ServingNetwork:
+    """All nodes, by number; the gateway has number GATEWAY."""
+
+    ledger: Ledger
+    switchboard: Switchboard
+    members: dict[int, Member] = field(default_factory=dict)
+
+    @property
+    def gateway(self) -> Gateway:
+        found = self.members[GATEWAY].gateway
+        assert found is not None
+        return found
+
+    def paid_to(self, number: int) -> int:
+        """Newest voucher that executor holds from the gateway."""
+        return sum(signed.voucher.cumulative for signed in self.members[number].store.received_vouchers())
+
+    def paid_by_gateway(self) -> int:
+        return sum(signed.voucher.cumulative for signed in self.members[GATEWAY].store.issued_vouchers())
+
+
+EngineMaker = Callable[[int], Engine]
+
+
+def honest_engine(number: int) -> Engine:
+    return SimulatedEngine(NODE, MODEL_ID, "honest", 0.0, number)
+
+
+@asynccontextmanager
+async def serving_network(
+    executors: int = 2, *, engine: EngineMaker = honest_engine, budget: TokenAmount = PLENTY
+) -> AsyncIterator[ServingNetwork]:
+    """Run a network whose executors 1..n are registered, present and ready."""
+    trace = Trace()
+    group = tuple(sorted(((account(n), 1) for n in range(1, executors + 1)), key=lambda e: e[0].lower()))
+    ledger = Ledger(PARAMETERS, 2.0, 1, trace, group)
+    ledger.register_model(MODEL)
+    exchange = ContentExchange(trace)
+    async with trio.open_nursery() as nursery:
+        switchboard = Switchboard(nursery, 1, trace)
+        network = ServingNetwork(ledger, switchboard)
+        nursery.start_soon(ledger.produce_blocks)
+        for number in (*range(1, executors + 1), GATEWAY):
+            made = engine(number) if number != GATEWAY else None
+            network.members[number] = _add(number, nursery, network, exchange, made, budget)
+        await trio.sleep(30)  # virtual: registrations are confirmed, presence has gone round
+        yield network
+        nursery.cancel_scope.cancel()
+
+
+def _add(
+    number: int,
+    nursery: trio.Nursery,
+    serving: ServingNetwork,
+    exchange: ContentExchange,
+    engine: Engine | None,
+    budget: TokenAmount,
+) -> Member:
+    chain = SimulatedChain(serving.ledger, key_of(number), confirmations=1)
+    network = SimulatedNetwork(serving.switchboard, PeerId(f"peer-{number:03}"), chain.account, chain.sign)
+    content = SimulatedContent(exchange, f"host-{number}", 1)
+    store = Books(Database(":memory:"), chain.account)
+    router = GossipRouter(network)
+    presence = PresenceTable(chain, wall_clock)
+    epochs = EpochBook(chain, content, store, presence)
+    batches = BatchService(network, router, presence)
+    payer = PayerBook(chain, store, channel_deposit=DEPOSIT, budget=budget)
+    member = Member(number, chain, network, content, store, presence, epochs, payer, engine)
+    engines = [] if engine is None else [engine]
+    nodes = [] if engine is None else [MLNodeRegistration(NODE, (MODEL_ID,), "simulated")]
+    if engine is not None:
+        member.executor = Executor(
+            chain, network, store, epochs, batches, engines,
+            unpaid_tokens_max=UNPAID_TOKENS_MAX, wall_clock=wall_clock,
+        )  # fmt: skip
+    else:
+        member.gateway = Gateway(
+            chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock,
+            random_bytes=lambda count: bytes([number]) * count,
+        )  # fmt: skip
+    presence_service = PresenceService(
+        chain, network, router, presence,
+        content=Provider(f"host-{number}", 1),
+        loaded_models=lambda: [MODEL_ID] if engine is not None else [],
+        load=lambda: 0, version="test", wall_clock=wall_clock,
+    )  # fmt: skip
+    serving.switchboard.join(network)
+    for service in (
+        RegistrationService(chain, network, nodes),
+        presence_service,
+        epochs,
+        batches,
+        router,
+        OpenPromptService(chain, content, presence, engines),
+        SettlingService(chain, store, epochs, claim_rewards=True, redeem_vouchers=True),
+    ):
+        nursery.start_soon(service.run)
+    return member

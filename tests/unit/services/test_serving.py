@@ -1,0 +1,347 @@
+"""The serving path: answers arrive, money is exact, and nobody is paid for what was not given."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import trio
+
+from netsim.clock import wall_clock
+from netsim.engine import VOCABULARY_SIZE, SimulatedEngine
+from netsim.scenario import MODEL, MODEL_ID
+from node.ports import (
+    Call,
+    CallFailedError,
+    Engine,
+    EngineFailedError,
+    GenerationChunk,
+    GenerationRequest,
+)
+from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.identifiers import ModelId, RequestId, TokenAmount
+from node.protocol.pricing import price, receipt_digest, tokens_commitment
+from node.protocol.records import Receipt, SignedReceipt
+from node.services.frames import (
+    METHOD,
+    Closing,
+    ExecutorFrame,
+    InferenceRequest,
+    Opening,
+    SignedRequest,
+    SignedVoucherFrame,
+    Tokens,
+    Turn,
+    closing_bytes,
+    opening_bytes,
+    read_request,
+    request_digest,
+    tokens_bytes,
+)
+from node.services.gateway import Answer, AnswerPart, ChatRequest, GatewayError
+from node.services.open_prompts import ask_on_chain
+from tests.builders import account, key_of
+from tests.unit.services.serving_network import (
+    GATEWAY,
+    NODE,
+    UNIT,
+    UNPAID_TOKENS_MAX,
+    ServingNetwork,
+    honest_engine,
+    serving_network,
+)
+
+CHAT = ChatRequest(MODEL_ID, (Turn("user", "what is a quern"),), max_tokens=50, seed=5)
+
+
+async def ask(network: ServingNetwork, chat: ChatRequest = CHAT) -> tuple[Answer, list[int]]:
+    async with network.gateway.ask(chat) as answer:
+        parts: list[AnswerPart] = [part async for part in answer]
+    await trio.sleep(5)  # the last voucher arrives
+    return answer, [token for part in parts for token in part.token_ids]
+
+
+class BreakingEngine(SimulatedEngine):
+    """Fails after some chunks, once."""
+
+    breaks_after = 5
+
+    @asynccontextmanager
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[GenerationChunk]]:
+        async with super().generate(request) as chunks:
+            yield self._cut(chunks)
+
+    async def _cut(self, chunks: AsyncIterator[GenerationChunk]) -> AsyncIterator[GenerationChunk]:
+        count = 0
+        async for chunk in chunks:
+            if count == self.breaks_after:
+                raise EngineFailedError("the engine died")
+            count += 1
+            yield chunk
+
+
+async def test_an_answer_costs_exactly_its_tokens_on_both_sides(autojump_clock: object) -> None:
+    async with serving_network(2) as network:
+        answer, tokens = await ask(network)
+        assert len(tokens) == 50
+        assert answer.summary.finish_reason == "length"
+        (executor,) = [n for n in (1, 2) if account(n) in answer.summary.executors]
+        expected = UNIT * (answer.summary.prompt_tokens + 50)
+        assert answer.summary.price == expected
+        assert network.paid_by_gateway() == network.paid_to(executor) == expected
+        (given,), (kept,) = (network.members[n].store.receipts(limit=9) for n in (executor, GATEWAY))
+        assert given == kept
+        assert given.receipt.price == expected
+
+
+async def test_a_second_answer_adds_to_the_same_channel(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        first, _ = await ask(network)
+        network.gateway._random_bytes = lambda count: b"\x07" * count
+        second, _ = await ask(network)
+        assert network.paid_to(1) == first.summary.price + second.summary.price
+        assert network.members[1].store.receipt_totals() == (2, 100, network.paid_to(1))
+
+
+async def test_vouchers_are_redeemed_for_exactly_what_was_signed(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        answer, _ = await ask(network)
+        before = network.ledger.balance(account(1))
+        await trio.sleep(PARAMETERS_SECONDS)
+        assert network.ledger.balance(account(1)) - before == answer.summary.price
+
+
+PARAMETERS_SECONDS = 130.0
+"""A whole epoch of the simulated chain and a little more."""
+
+
+async def test_another_executor_finishes_what_a_dying_one_began(autojump_clock: object) -> None:
+    async with serving_network(2) as reference:
+        answer, whole = await ask(reference)
+        first = next(n for n in (1, 2) if account(n) in answer.summary.executors)
+
+    def engine(number: int) -> Engine:
+        if number == first:
+            return BreakingEngine(NODE, MODEL_ID, "honest", 0.0, number)
+        return honest_engine(number)
+
+    async with serving_network(2, engine=engine) as network:
+        answer, tokens = await ask(network)
+        second = 3 - first
+        assert tokens == whole  # the same answer, as if nothing had happened
+        assert answer.summary.executors == (account(first), account(second))
+        assert answer.summary.price == network.paid_to(first) + network.paid_to(second) == network.paid_by_gateway()
+        assert network.members[first].store.receipts(limit=9) == ()
+        (receipt,) = network.members[second].store.receipts(limit=9)
+        assert network.paid_to(second) == receipt.receipt.price
+        # What the first gave beyond its newest voucher is its loss, and bounded by the allowance.
+        given = UNIT * (answer.summary.prompt_tokens + 20)
+        assert 0 <= given - network.paid_to(first) <= UNIT * UNPAID_TOKENS_MAX
+
+
+async def test_a_reader_who_leaves_stops_the_answer_and_the_paying(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        async with network.gateway.ask(replace(CHAT, max_tokens=400)) as answer:
+            async for _ in answer:
+                break
+        await trio.sleep(5)
+        assert network.paid_by_gateway() < UNIT * 200
+        executor = network.members[1].executor
+        assert executor is not None
+        assert executor.running == 0
+
+
+async def test_unknown_models_and_absent_executors_are_said(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        with pytest.raises(GatewayError, match="can be asked: simulated") as caught:
+            await ask(network, replace(CHAT, model_id=ModelId("absent")))
+        assert caught.value.code == "model-not-found"
+        network.switchboard.leave(network.members[1].network.peer_id)
+        await trio.sleep(120)
+        with pytest.raises(GatewayError) as caught:
+            await ask(network)
+        assert caught.value.code == "no-executor"
+
+
+async def test_a_prompt_that_does_not_fit_is_the_users_fault(autojump_clock: object) -> None:
+    async with serving_network(2) as network:
+        chat = replace(CHAT, turns=(Turn("user", "word " * (MODEL.context_length + 5)),))
+        with pytest.raises(GatewayError) as caught:
+            await ask(network, chat)
+        assert caught.value.code == "too-long"
+        assert network.paid_by_gateway() == 0
+
+
+async def test_a_budget_that_is_spent_stops_deposits(autojump_clock: object) -> None:
+    async with serving_network(1, budget=TokenAmount(1)) as network:
+        with pytest.raises(GatewayError, match="budget") as caught:
+            await ask(network)
+        assert caught.value.code == "payment"
+
+
+async def test_a_prompt_on_chain_is_answered_and_paid(autojump_clock: object) -> None:
+    async with serving_network(2) as network:
+        user = network.members[GATEWAY]
+        before = network.ledger.balance(user.chain.account)
+        found = await ask_on_chain(
+            user.chain, user.content, user.presence,
+            key="p", model_id=MODEL_ID, turns=(Turn("user", "hello there"),), max_tokens=40,
+        )  # fmt: skip
+        assert found.answered.output_tokens == len(found.content.token_ids) > 0
+        assert found.answered.prompt_tokens + found.answered.output_tokens <= 40
+        assert before - network.ledger.balance(user.chain.account) == found.answered.price
+
+
+# --- hostile gateways ---
+
+
+def request_to(executor: int, **changes: object) -> InferenceRequest:
+    request = InferenceRequest(
+        request_id=RequestId(b"\x01" * 32),
+        model_id=MODEL_ID,
+        payer=account(GATEWAY),
+        executor=account(executor),
+        at=wall_clock(),
+        turns=(Turn("user", "hello"),),
+        prefix=(),
+        max_tokens=200,
+        temperature_milli=1000,
+        top_p_milli=1000,
+        seed=1,
+        stop=(),
+    )
+    return replace(request, **changes)  # type: ignore[arg-type]
+
+
+async def call_with(network: ServingNetwork, payload: bytes) -> list[ExecutorFrame]:
+    """Call executor 1, never paying; return what it let out."""
+    user, target = network.members[GATEWAY], network.members[1]
+    frames: list[ExecutorFrame] = []
+    async with user.network.call(target.network.peer_id, METHOD, payload, deadline_seconds=300) as call:
+        while True:
+            try:
+                frames.append(from_bytes(ExecutorFrame, await call.receive()))
+            except trio.EndOfChannel:
+                return frames
+            except CallFailedError as error:
+                frames_error = CallFailedError(error.code, error.message)
+                frames_error.frames = frames  # type: ignore[attr-defined]
+                raise frames_error from error
+
+
+def signed(network: ServingNetwork, request: InferenceRequest) -> bytes:
+    return to_bytes(SignedRequest(request, network.members[GATEWAY].chain.sign(request_digest(request))))
+
+
+async def test_who_does_not_pay_gets_the_allowance_and_no_more(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        with pytest.raises(CallFailedError) as caught:
+            await call_with(network, signed(network, request_to(1)))
+        assert caught.value.code == "unpaid"
+        frames: list[ExecutorFrame] = caught.value.frames  # type: ignore[attr-defined]
+        opening = frames[0].opening
+        assert opening is not None
+        given = len(opening.prompt_ids) + sum(len(f.tokens.token_ids) for f in frames if f.tokens is not None)
+        assert given <= UNPAID_TOKENS_MAX
+        executor = network.members[1].executor
+        assert executor is not None
+        assert executor.running == 0
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    ["not bytes of a request", "wrong payer", "wrong executor", "old", "unknown model", "huge", "bad prefix"],
+)
+async def test_bad_requests_are_refused_with_a_word(autojump_clock: object, spoil: str) -> None:
+    async with serving_network(1) as network:
+        request = request_to(1)
+        payload = {
+            "not bytes of a request": lambda: b"\xc1nonsense",
+            "wrong payer": lambda: signed(network, replace(request, payer=account(55))),
+            "wrong executor": lambda: signed(network, replace(request, executor=account(2))),
+            "old": lambda: signed(network, replace(request, at=request.at - 1000)),
+            "unknown model": lambda: signed(network, replace(request, model_id=ModelId("absent"))),
+            "huge": lambda: signed(network, replace(request, turns=(Turn("user", "x" * 300_000),))),
+            "bad prefix": lambda: signed(network, replace(request, prefix=(VOCABULARY_SIZE,))),
+        }[spoil]()
+        with pytest.raises(CallFailedError) as caught:
+            await call_with(network, payload)
+        assert caught.value.code in ("bad-request", "unknown-model")
+
+
+async def test_a_request_is_served_once(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        payload = signed(network, request_to(1))
+        with pytest.raises(CallFailedError, match="unpaid"):
+            await call_with(network, payload)
+        with pytest.raises(CallFailedError, match="served already"):
+            await call_with(network, payload)
+
+
+async def test_a_forged_voucher_ends_the_request(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        user, target = network.members[GATEWAY], network.members[1]
+        await user.payer.reserve(account(1), TokenAmount(10**15))
+        frame = user.payer.pay(account(1), 10**12)
+        forged = SignedVoucherFrame(replace(frame.voucher, cumulative=TokenAmount(10**14)), frame.signature)
+        payload = signed(network, request_to(1))
+        with pytest.raises(CallFailedError) as caught:
+            async with user.network.call(target.network.peer_id, METHOD, payload, deadline_seconds=300) as call:
+                await call.send(to_bytes(forged))
+                while True:
+                    await call.receive()
+        assert caught.value.code == "unpaid"
+        assert network.paid_to(1) == 0
+
+
+# --- hostile executors ---
+
+
+def lying_executor(network: ServingNetwork, number: int, lie: str) -> None:
+    """Replace an executor's handler by one that answers one token and lies about it."""
+    member = network.members[number]
+
+    async def handle(call: Call) -> None:
+        request = read_request(call.payload).request
+        prompt = (1, 2, 3) if lie != "inflated prompt" else tuple(range(5000))
+        await call.send(opening_bytes(Opening(prompt, UNPAID_TOKENS_MAX, None)))
+        tokens = (9,) if lie != "too many tokens" else tuple(range(60))
+        await call.send(tokens_bytes(Tokens(tokens, "x", "length")))
+        receipt = Receipt(
+            request_id=request.request_id,
+            epoch=member.epochs.group().epoch,
+            model_id=MODEL_ID,
+            model_cid=MODEL.cid,
+            payer=request.payer,
+            executor=account(number),
+            node_id=NODE,
+            prompt_tokens=3,
+            output_tokens=1 if lie != "more output" else 30,
+            prompt_commitment=tokens_commitment(prompt),
+            output_commitment=tokens_commitment(tokens if lie != "other tokens" else (8,)),
+            price=TokenAmount(price(3, 1, MODEL, member.chain.parameters.unit_price) + (10**15) * (lie == "price")),
+        )
+        key = key_of(number if lie != "signature" else 77)
+        from node.protocol.signatures import sign  # noqa: PLC0415 - only the liar needs it
+
+        await call.send(closing_bytes(Closing(SignedReceipt(receipt, sign(key, receipt_digest(receipt))))))
+        await trio.sleep(5)
+
+    member.network._served.clear()
+    member.network.serve(METHOD, handle, concurrency=4)
+
+
+@pytest.mark.parametrize(
+    "lie", ["price", "more output", "other tokens", "signature", "inflated prompt", "too many tokens"]
+)
+async def test_a_lying_executor_is_paid_for_nothing_it_only_claims(autojump_clock: object, lie: str) -> None:
+    async with serving_network(1) as network:
+        lying_executor(network, 1, lie)
+        if lie in ("inflated prompt", "too many tokens"):
+            with pytest.raises(GatewayError) as caught:
+                await ask(network)
+            assert caught.value.code == "failed"
+        else:
+            await ask(network)  # complete by what came; the receipt is refused and nothing more is paid
+        assert network.paid_by_gateway() <= UNIT * (3 + 1)
+        assert network.members[GATEWAY].store.receipts(limit=9) == ()
