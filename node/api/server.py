@@ -1,8 +1,8 @@
 """HTTP for users: Hypercorn's trio worker around the application, with a clear word when the port is taken."""
 
 import errno
+import os
 import socket
-from contextlib import closing
 
 import structlog
 import trio
@@ -38,12 +38,11 @@ def bind_api(host: str, port: int) -> socket.socket:
 
 
 async def serve_api(app: Starlette, listener: socket.socket) -> None:
-    """Serve until cancelled."""
+    """Serve until cancelled. `listener` stays open, so that a crashed server can be started again on it."""
     config = Config()
-    config.bind = [f"fd://{listener.fileno()}"]
+    config.bind = [f"fd://{os.dup(listener.fileno())}"]  # Hypercorn closes what it is given
     config.accesslog = None
     config.errorlog = None
     config.graceful_timeout = GRACEFUL_SECONDS
     config.keep_alive_timeout = KEEP_ALIVE_SECONDS
-    with closing(listener):
-        await serve(app, config, mode="asgi", shutdown_trigger=trio.sleep_forever)  # type: ignore[arg-type]
+    await serve(app, config, mode="asgi", shutdown_trigger=trio.sleep_forever)  # type: ignore[arg-type]
