@@ -64,6 +64,7 @@ from p2p.host import PortInUseError
 log = structlog.get_logger(__name__)
 
 ACCOUNT_CHARACTERS = slice(2, 10)
+STOP_SECONDS = 0.2
 UNSPECIFIED_HOSTS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 StartError = (
@@ -230,12 +231,21 @@ async def _run_services(
             started_at=wall_clock(),
             wall_clock=wall_clock,
         )
-        operations = DaemonOperations(parts, nursery.cancel_scope.cancel)
+        stop_asked = trio.Event()
+        nursery.start_soon(_stop_after, stop_asked, nursery.cancel_scope)
+        operations = DaemonOperations(parts, stop_asked.set)
         # Any: trio does not export the type that Nursery.start asks for.
         control: Any = partial(serve_control, settings.control.socket, method_table(operations))
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)
         await supervisor.run()
+
+
+async def _stop_after(asked: trio.Event, scope: trio.CancelScope) -> None:
+    await asked.wait()
+    await trio.sleep(STOP_SECONDS)  # the answer to whoever asked goes out first
+    log.info("stopping, as asked over the control socket")
+    scope.cancel()
 
 
 def _gateway(
