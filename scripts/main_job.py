@@ -71,7 +71,10 @@ class Report:
     killed: str = ""
     survived_answer: str = ""
     survived_finish: str = ""
-    executors: list[str] = field(default_factory=list)
+
+    def books_gas(self) -> dict[str, int]:
+        """Gas by daemon, as their books have it: of confirmed transactions."""
+        return {name: book.gas_spent for name, book in self.books.items()}
 
 
 Inspect = Callable[[LocalNetwork, Report], Awaitable[None]]
@@ -216,7 +219,7 @@ async def _summarise(network: LocalNetwork, steps: Steps, report: Report) -> Non
             and int(report.books[miner.name].rewards_cumulative) == report.after.claimed[miner.name]
             and report.after.claimed[miner.name] > report.before.claimed[miner.name]
             for miner in network.miners
-        )
+        ) and report.books_gas() == await read_gas(network)
 
     await network.until("books and chain agree", settled, SETTLED_SECONDS_MAX)
     _print_summary(network, report)
@@ -249,6 +252,7 @@ def _print_summary(network: LocalNetwork, report: Report) -> None:
     signed, paid = amount_to_tokens(promised), amount_to_tokens(redeemed)
     print(f"\n  vouchers signed by the gateway {signed} = redeemed on chain {paid}")
     print(f"  rewards in the miners' books = claimed on chain {amount_to_tokens(claimed)}")
+    print(f"  gas in the daemons' books = gas of their receipts on chain {sum(report.books_gas().values())}")
     if promised != redeemed:
         raise LocalNetworkError(f"the gateway signed for {promised}, the chain paid {redeemed}")
 
@@ -331,6 +335,18 @@ async def read_accounts(network: LocalNetwork) -> Accounts:
             raise LocalNetworkError("getChannel does not return a channel")
         accounts.redeemed[miner.name] = int(channel[1])
     return accounts
+
+
+async def read_gas(network: LocalNetwork) -> dict[str, int]:
+    """Add up from the chain's receipts the gas of each daemon's transactions."""
+    names = {daemon.account.lower(): daemon.name for daemon in network.daemons.values()}
+    spent = dict.fromkeys(names.values(), 0)
+    for number in range(await network.rpc.block_number() + 1):
+        for receipt in await network.rpc.call("eth_getBlockReceipts", hex(number)):
+            name = names.get(receipt["from"].lower())
+            if name is not None:
+                spent[name] += int(receipt["gasUsed"], 16)
+    return spent
 
 
 async def group_of(network: LocalNetwork, epoch: int) -> dict[str, int]:
