@@ -65,6 +65,8 @@ log = structlog.get_logger(__name__)
 
 ACCOUNT_CHARACTERS = slice(2, 10)
 STOP_SECONDS = 0.2
+RECURSION_LIMIT = 1000
+"""Python's own. A library raises it to 100,000 when it is imported: see docs/decisions/0007."""
 UNSPECIFIED_HOSTS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 StartError = (
@@ -358,6 +360,7 @@ def main(config: Path) -> None:
     It serves and proves the models its settings name, takes requests of users, and is paid for it. Operate it with
     `quern`.
     """
+    sys.setrecursionlimit(RECURSION_LIMIT)
     try:
         settings = load_settings(config)
         configure_logs(settings.node.log_level, settings.node.log_format, settings.node.log_file)

@@ -8,6 +8,7 @@ import structlog
 import trio
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from multiaddr import Multiaddr
+from pydantic_core import from_json
 
 from p2p.host import listening_addresses
 from p2p.session import CallEnd, CallError
@@ -103,7 +104,7 @@ class Peering:
 
     def _learn(self, data: bytes, *, only: str | None = None) -> None:
         try:
-            addresses = json.loads(data)
+            addresses = from_json(data)
         except ValueError:
             return
         if isinstance(addresses, list):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import structlog
 import trio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -227,8 +228,8 @@ def make_app(gateway: Gateway, wall_clock: WallClock) -> Starlette:
 def parse_completion(body: bytes) -> Completion:
     """Read a request body. Raises GatewayError `bad-request` that names what is wrong."""
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
         raise GatewayError("bad-request", f"the body is not JSON: {error}") from error
     if isinstance(value, dict):
         value = {key: entry for key, entry in value.items() if key not in IGNORED and entry is not None}

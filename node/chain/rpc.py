@@ -4,7 +4,6 @@ web3.py's own transport does not run under trio (measured: threads cancel late, 
 only asked for encoding and signing.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import httpx
 import structlog
 import trio
+from pydantic_core import from_json
 
 from node.protocol.identifiers import BlockNumber, Hash32
 
@@ -117,7 +117,7 @@ class JsonRpc:
         request_id = self._request_id  # other tasks ask while this one waits
         body = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": list(parameters)}
         content = await self._post(url, body)
-        reply = json.loads(content)
+        reply = from_json(content)
         if not isinstance(reply, dict) or (reply.get("id") != request_id and reply.get("id") is not None):
             raise ValueError("the reply is not for this request")
         error = reply.get("error")

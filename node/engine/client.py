@@ -1,6 +1,5 @@
 """HTTP to a vLLM server over its Unix socket: generation in token ids, log-probabilities, chat templates."""
 
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import httpx
 import trio
+from pydantic_core import from_json
 
 from node.ports import (
     ChatMessage,
@@ -111,7 +111,7 @@ class EngineClient:
         if response.is_error:
             raise _refusal(path, response)
         try:
-            reply = response.json()
+            reply = from_json(response.content)
         except ValueError as error:
             raise EngineFailedError(f"{path}: the reply is not JSON") from error
         if not isinstance(reply, dict):
@@ -137,9 +137,11 @@ def _refusal(path: str, response: httpx.Response) -> Exception:
 
 def _read_chunk(text: str) -> GenerationChunk | None:
     try:
-        event = json.loads(text)
+        event = from_json(text)
     except ValueError as error:
         raise EngineFailedError("an event of the engine is not JSON") from error
+    if not isinstance(event, dict):
+        raise EngineFailedError("an event of the engine is not an object")
     if "error" in event:
         raise EngineFailedError(f"the engine reports: {str(event['error'])[:500]}")
     choices = event.get("choices")

@@ -3,13 +3,14 @@
 Weights are untrusted: only safetensors, which hold numbers and nothing that runs (requirements, models).
 """
 
-import json
 import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import from_json
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5", ".joblib", ".npy", ".npz")
 CODE_SUFFIXES = (".py", ".pyc", ".so", ".sh", ".dll", ".dylib")
@@ -109,8 +110,8 @@ def _read_json(path: Path, why: str) -> dict[str, Any]:
     if path.stat().st_size > JSON_BYTES_MAX:
         raise ModelInvalidError(f"{path.name} is larger than {JSON_BYTES_MAX} bytes")
     try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        value = from_json(path.read_bytes())
+    except ValueError as error:
         raise ModelInvalidError(f"{path.name} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ModelInvalidError(f"{path.name} is not a JSON object")
@@ -128,9 +129,9 @@ def check_safetensors(path: Path) -> None:
         if size < 8 or header_bytes > min(SAFETENSORS_HEADER_BYTES_MAX, size - 8):
             raise ModelInvalidError(f"{path.name} is not a safetensors file: its header does not fit (is it cut off?)")
         try:
-            header = json.loads(file.read(header_bytes))
+            header = from_json(file.read(header_bytes))
             spans = sorted(_span(name, entry) for name, entry in header.items() if name != "__metadata__")
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelInvalidError(f"{path.name} has a damaged header: {error!r}") from error
     position = 0
     for begin, end in spans:

@@ -161,6 +161,7 @@ async def test_a_client_that_goes_away_ends_the_answer() -> None:
     [
         (b"{", "not JSON"),
         (b"[]", "body"),
+        (b"[" * 400_000, "not JSON"),
         (b'{"model": "tiny"}', "messages"),
         (b'{"model": "tiny", "messages": []}', "messages"),
         (b'{"model": "tiny", "messages": [{"role": "robot", "content": "x"}]}', "role"),
