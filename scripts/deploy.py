@@ -53,7 +53,9 @@ def _read_parameters(raw: dict[str, Any]) -> EpochParameters:
     wanted = {field.name for field in fields(EpochParameters)}
     if set(raw) != wanted:
         raise ValueError(f"parameters: missing {sorted(wanted - set(raw))}, unknown {sorted(set(raw) - wanted)}")
-    values: dict[str, Any] = {name: tokens_to_amount(value) if name in AMOUNT_PARAMETERS else int(value) for name, value in raw.items()}
+    values: dict[str, Any] = {}
+    for name, value in raw.items():
+        values[name] = tokens_to_amount(value) if name in AMOUNT_PARAMETERS else int(value)
     return EpochParameters(**values)
 
 
