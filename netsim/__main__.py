@@ -49,6 +49,7 @@ def _report(outcome: Outcome, seconds: float) -> None:
             f"epoch {epoch.epoch}: {state}, next group has {honest} of {len(outcome.honest)} honest nodes "
             f"and {cheats} of {len(outcome.cheats)} cheats, reward {epoch.reward_total}"
         )
+    click.echo(f"{outcome.answers} answers cost {outcome.answer_price}, vouchers redeemed for {outcome.redeemed}")
     click.echo(f"claimed by {len(outcome.claimed)} accounts, {outcome.minted} minted")
     click.echo(
         f"{outcome.events} events, {outcome.messages} messages, "

@@ -1,5 +1,7 @@
 """One simulated node: the daemon's own services over simulated ports."""
 
+import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
@@ -12,13 +14,18 @@ from netsim.engine import SimulatedEngine
 from netsim.ledger import Ledger
 from netsim.network import SimulatedNetwork, Switchboard
 from node.ports import Provider
-from node.protocol.identifiers import Address, ModelId, NodeId, PeerId
+from node.protocol.identifiers import Address, ModelId, NodeId, PeerId, TokenAmount
 from node.protocol.records import MLNodeRegistration
 from node.protocol.signatures import address_of
+from node.services.batches import BatchService
 from node.services.epochs import EpochBook
+from node.services.executor import Executor
 from node.services.forming import FormingService
+from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
+from node.services.open_prompts import OpenPromptService
+from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
@@ -29,6 +36,9 @@ from node.store.database import Database
 CONFIRMATIONS = 2
 CONTENT_PORT = 1
 NODE_ID = NodeId("node-1")
+UNPAID_TOKENS_MAX = 16
+CHANNEL_DEPOSIT = TokenAmount(10**18)
+BUDGET = TokenAmount(1000 * 10**18)
 HONEST_NOISE = 0.01
 """Spread between the log-probabilities of two honest machines."""
 
@@ -53,10 +63,19 @@ class NodePlan:
         return address_of(self.key.public_key)
 
 
+User = Callable[[Gateway], Awaitable[None]]
+"""Somebody who asks a gateway, beside its services."""
+
+
 async def run_node(
-    plan: NodePlan, model_id: ModelId, ledger: Ledger, switchboard: Switchboard, exchange: ContentExchange
+    plan: NodePlan,
+    model_id: ModelId,
+    ledger: Ledger,
+    switchboard: Switchboard,
+    exchange: ContentExchange,
+    user: User | None = None,
 ) -> None:
-    """Run a node until cancelled."""
+    """Run a node until cancelled. With a `user` it is a gateway as well."""
     chain = SimulatedChain(ledger, plan.key, confirmations=CONFIRMATIONS)
     network = SimulatedNetwork(switchboard, PeerId(f"peer-{plan.number:05}"), plan.account, chain.sign)
     content = SimulatedContent(exchange, f"host-{plan.number}", CONTENT_PORT)
@@ -65,6 +84,17 @@ async def run_node(
     router = GossipRouter(network)
     presence = PresenceTable(chain, wall_clock)
     epochs = EpochBook(chain, content, store, presence)
+    batches = BatchService(network, router, presence)
+    executor = Executor(
+        chain,
+        network,
+        store,
+        epochs,
+        batches,
+        [engine],
+        unpaid_tokens_max=UNPAID_TOKENS_MAX,
+        wall_clock=wall_clock,
+    )
     services = (
         RegistrationService(chain, network, [MLNodeRegistration(NODE_ID, (model_id,), "simulated")]),
         PresenceService(
@@ -74,11 +104,13 @@ async def run_node(
             presence,
             content=Provider(f"host-{plan.number}", CONTENT_PORT),
             loaded_models=lambda: [model_id],
-            load=lambda: 0,
+            load=lambda: executor.running,
             version="simulated",
             wall_clock=wall_clock,
         ),
         epochs,
+        batches,
+        OpenPromptService(chain, content, presence, [engine]),
         MiningService(chain, network, content, engine, nonces_max=plan.nonces_max),
         ValidatingService(chain, network, content, store, presence, [engine]),
         FormingService(chain, network, content, store, presence, epochs, router),
@@ -89,3 +121,17 @@ async def run_node(
     async with trio.open_nursery() as nursery:
         for service in services:
             nursery.start_soon(service.run)
+        if user is not None:
+            payer = PayerBook(chain, store, channel_deposit=CHANNEL_DEPOSIT, budget=BUDGET)
+            gateway = Gateway(
+                chain,
+                network,
+                store,
+                epochs,
+                presence,
+                batches,
+                payer,
+                wall_clock=wall_clock,
+                random_bytes=random.Random(f"{plan.seed}/{plan.number}").randbytes,
+            )
+            nursery.start_soon(user, gateway)

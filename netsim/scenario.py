@@ -13,6 +13,8 @@ from netsim.trace import Trace
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, ModelId, TokenAmount
 from node.protocol.records import EpochParameters, ModelRecord
 from node.protocol.stages import Stage, first_block_of
+from node.services.frames import Turn
+from node.services.gateway import ChatRequest, Gateway
 
 MODEL_ID = ModelId("simulated")
 BLOCK_SECONDS = 2.0
@@ -49,6 +51,10 @@ MODEL = ModelRecord(
     context_length=512,
     poc_distance_max=1_000_000,
 )
+QUESTIONS = 6
+ANSWER_TOKENS = 40
+FIRST_QUESTION_SECONDS = 20.0
+"""By then nodes are registered and have heard of each other."""
 SETTLE_BLOCKS = 8
 """Blocks into the epoch after the last: claims are confirmed by then."""
 
@@ -71,12 +77,37 @@ class Outcome:
     epochs: tuple[EpochOutcome, ...]
     honest: tuple[Address, ...]
     cheats: tuple[Address, ...]
+    answers: int
+    answer_price: int
+    """What the gateway paid for all answers, by its own count."""
+    redeemed: int
+    """What the ledger paid out for vouchers."""
     claimed: dict[Address, TokenAmount]
     minted: TokenAmount
     events: int
     messages: int
     virtual_seconds: float
     trace_hash: str
+
+
+@dataclass(slots=True)
+class User:
+    """Asks QUESTIONS questions of one gateway, one after the other."""
+
+    trace: Trace
+    answers: int = 0
+    price: int = 0
+
+    async def ask_all(self, gateway: Gateway) -> None:
+        """Ask, and note what came and what it cost."""
+        await trio.sleep(FIRST_QUESTION_SECONDS)
+        for number in range(QUESTIONS):
+            turns = (Turn("user", f"question number {number}"),)
+            async with gateway.ask(ChatRequest(MODEL_ID, turns, max_tokens=ANSWER_TOKENS)) as answer:
+                tokens = [token async for part in answer for token in part.token_ids]
+            self.answers += 1
+            self.price += answer.summary.price
+            self.trace.record("answer", tokens, list(answer.summary.executors), str(answer.summary.price))
 
 
 def run_scenario(*, nodes: int, epochs: int, seed: int) -> Outcome:
@@ -101,18 +132,23 @@ async def _run(nodes: int, epochs: int, seed: int) -> Outcome:
     ledger = Ledger(PARAMETERS, BLOCK_SECONDS, seed, trace, group)
     ledger.register_model(MODEL)
     exchange = ContentExchange(trace)
+    user = User(trace)
     last_block = first_block_of(epochs, Stage.SERVE, PARAMETERS) + SETTLE_BLOCKS
     async with trio.open_nursery() as nursery:
         switchboard = Switchboard(nursery, seed, trace)
         nursery.start_soon(ledger.produce_blocks)
         for plan in plans:
-            nursery.start_soon(run_node, plan, MODEL_ID, ledger, switchboard, exchange)
+            asking = user.ask_all if plan.number == 0 else None
+            nursery.start_soon(run_node, plan, MODEL_ID, ledger, switchboard, exchange, asking)
         await trio.sleep((last_block - ledger.height) * BLOCK_SECONDS + BLOCK_SECONDS / 2)
         nursery.cancel_scope.cancel()
     return Outcome(
         epochs=tuple(_outcome(EpochNumber(epoch), ledger) for epoch in range(epochs)),
         honest=tuple(accounts[: nodes - CHEATS]),
         cheats=tuple(accounts[nodes - CHEATS :]),
+        answers=user.answers,
+        answer_price=user.price,
+        redeemed=sum(channel.redeemed for channel in ledger.state.channels.values()),
         claimed=dict(ledger.state.claimed),
         minted=ledger.minted,
         events=len(ledger.events),

@@ -25,7 +25,7 @@ class ModelRecorded:
 
 @dataclass(frozen=True, slots=True)
 class ParticipantRegistered:
-    """An account was bound to a peer. `peer_signature` is unchecked by the EVM: daemons check it."""
+    """An account was bound to a peer. `peer_signature`, the peer key's consent, is unchecked by the EVM."""
 
     participant: Address
     peer_id: PeerId

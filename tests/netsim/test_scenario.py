@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from netsim.scenario import PARAMETERS, Outcome, run_scenario
+from netsim.scenario import PARAMETERS, QUESTIONS, Outcome, run_scenario
 from node.protocol.rewards import subsidy
 
 
@@ -34,6 +34,11 @@ def test_what_is_minted_is_what_was_claimed_and_never_above_the_subsidy(outcome:
     assert outcome.minted == sum(outcome.claimed.values()) == sum(epoch.reward_total for epoch in outcome.epochs)
     for epoch in outcome.epochs:
         assert epoch.reward_total <= subsidy(epoch.epoch, PARAMETERS)
+
+
+def test_every_question_is_answered_and_paid_to_the_unit(outcome: Outcome) -> None:
+    assert outcome.answers == QUESTIONS
+    assert outcome.redeemed == outcome.answer_price > 0
 
 
 def run_in_a_process(hash_seed: str, seed: int) -> str:

@@ -1,5 +1,6 @@
 """The main job, and what it claims, held against the chain: blocks, receipts, logs and storage, no daemon's word."""
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from node.protocol.events import (
 )
 from node.protocol.rewards import subsidy
 from node.protocol.stages import Stage, stage_at
-from scripts.local_network import GATEWAY, GATEWAY_TOKENS, MINERS, NONCES_MAX, TOKEN, LocalNetwork
+from scripts.local_network import GATEWAY, GATEWAY_TOKENS, MINERS, NONCES_MAX, QUERN, TOKEN, LocalNetwork
 from scripts.main_job import Report, run_main_job
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -43,6 +44,8 @@ class Evidence:
     coordinator_holds: int = 0
     parameters: Any = None
     accounts: dict[str, str] = field(default_factory=dict)
+    doctors: dict[str, str] = field(default_factory=dict)
+    """What `quern doctor --json` said, by daemon."""
 
     def of(self, kind: type) -> list[Any]:
         return [body for _, body in self.events if isinstance(body, kind)]
@@ -91,6 +94,10 @@ def job() -> tuple[Report, Evidence]:
 
     async def inspect(network: LocalNetwork, report: Report) -> None:
         evidence.accounts = {d.name: d.account for d in network.daemons.values()}
+        for daemon in network.daemons.values():
+            evidence.doctors[daemon.name] = await network.command(
+                QUERN, "doctor", "--data-dir", daemon.directory, "--json", check=False
+            )
         await gather(network, evidence)
 
     async def run() -> Report:
@@ -198,6 +205,13 @@ def test_the_balances_of_the_summary_are_the_chains_and_add_up(job: Job) -> None
 def test_the_gas_of_the_summary_is_that_of_the_receipts(job: Job) -> None:
     report, evidence = job
     assert evidence.gas == {name: report.books[name].gas_spent for name in (*MINERS, GATEWAY)}
+
+
+def test_the_doctor_finds_nothing_wrong_with_any_daemon(job: Job) -> None:
+    for name, text in job[1].doctors.items():
+        findings = json.loads(text)["findings"]
+        assert len(findings) > 8
+        assert [f for f in findings if f["severity"] != "ok"] == [], name
 
 
 def test_the_stream_survived_the_death_of_its_miner(job: Job) -> None:

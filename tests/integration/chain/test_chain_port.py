@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import trio
+from eth_hash.auto import keccak
 
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, WrongChainError, open_chain, read_contract
+from node.chain.rpc import RpcUnavailableError
+from node.chain.sender import Sender
 from node.ports import ActionOutcome, ActionStatus
 from node.protocol.actions import (
     ChainAction,
@@ -23,6 +26,7 @@ from node.protocol.actions import (
 from node.protocol.eip712 import channel_id, voucher_digest
 from node.protocol.identifiers import Cid, Hash32, ModelId, NodeId, PeerId, TokenAmount
 from node.protocol.records import MLNodeRegistration, Voucher
+from node.store.chain_tables import Attempt
 from node.store.database import Database
 from tests.integration.chain.conftest import TOKEN, Network
 
@@ -103,6 +107,44 @@ async def test_the_same_key_is_sent_once_even_after_a_restart(network: Network) 
             assert outcome.status is ActionStatus.DONE
             held = await owner.token_balance(network.deployment.addresses.payment_channels)
             assert held == 5 * TOKEN
+
+
+async def test_what_was_signed_before_a_crash_is_what_is_sent_after_it(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payee = network.miners[0].address
+    before = await network.rpc.call("eth_getTransactionCount", network.owner.address, "latest")
+    sent: list[str] = []
+
+    async def fail_to_send(self: Sender, attempt: Attempt) -> None:
+        sent.append(attempt.raw.hex())
+        raise RpcUnavailableError("the process dies here")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Sender, "_broadcast", fail_to_send)
+        async with opened(network, network.owner) as owner:
+            await owner.submit("fund", FundChannel(payee, TokenAmount(5 * TOKEN)))
+            with trio.fail_after(20):
+                while not sent:
+                    await trio.sleep(0.05)
+    assert await network.rpc.call("eth_getTransactionCount", network.owner.address, "latest") == before
+    async with opened(network, network.owner) as owner:
+        with trio.fail_after(30):
+            assert (await owner.outcome("fund")).status is ActionStatus.DONE
+        assert await owner.token_balance(network.deployment.addresses.payment_channels) == 5 * TOKEN
+        first = await network.rpc.call("eth_getTransactionByBlockNumberAndIndex", *await first_place(network, before))
+        assert first["hash"] == "0x" + keccak(bytes.fromhex(sent[0])).hex()
+
+
+async def first_place(network: Network, nonce: str) -> tuple[str, str]:
+    """Block and index of the owner's transaction with `nonce`."""
+    for number in range(await network.rpc.block_number() + 1):
+        block = await network.rpc.call("eth_getBlockByNumber", hex(number), True)
+        for transaction in block["transactions"]:
+            same = transaction["from"].lower() == network.owner.address.lower()
+            if same and int(transaction["nonce"], 16) == int(nonce, 16):
+                return block["number"], transaction["transactionIndex"]
+    raise AssertionError("not mined")
 
 
 async def test_many_intents_at_once_all_arrive_and_money_adds_up(network: Network) -> None:
