@@ -278,7 +278,7 @@ def _engine(settings: EngineSettings, data_dir: Path) -> EngineNode:
             f"[[engines]] {settings.node_id}: there is no engine environment at {environment.python}: "
             "run scripts/setup, or set python to that of an environment with vLLM"
         )
-    return EngineNode(NodeId(settings.node_id), environment, data_dir / "logs", settings.model_args)
+    return EngineNode(NodeId(settings.node_id), environment, data_dir, settings.model_args)
 
 
 def default_engine_python() -> Path:

@@ -12,7 +12,7 @@ import trio
 
 from node.engine.arguments import merge_model_args, server_command, server_environment
 from node.engine.client import EngineClient, open_client, with_deadline
-from node.engine.server import EngineServer, ServerStartError, run_server, socket_directory
+from node.engine.server import EngineServer, ServerStartError, run_server, socket_path
 from node.ports import ChatMessage, EngineFailedError, EngineRefusedError, GenerationChunk, GenerationRequest
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import ModelRecord
@@ -53,11 +53,13 @@ class EngineNode:
     """`node.ports.Engine`. `load` says what to serve; `run` makes it so."""
 
     def __init__(
-        self, node_id: NodeId, environment: EngineEnvironment, log_directory: Path, model_args: Sequence[str] = ()
+        self, node_id: NodeId, environment: EngineEnvironment, directory: Path, model_args: Sequence[str] = ()
     ) -> None:
+        """Keep the log in `logs` and the socket in `run` of the data directory `directory`."""
         self._node_id = node_id
         self._environment = environment
-        self._log_path = log_directory / f"engine-{node_id}.log"
+        self._directory = directory
+        self._log_path = directory / "logs" / f"engine-{node_id}.log"
         self._operator_args = tuple(model_args)
         self._wanted: tuple[ModelRecord, Path] | None = None
         self._wanted_changed = trio.Event()
@@ -142,8 +144,7 @@ class EngineNode:
         self._set_state(EngineState.STARTING)
         on_cpu = self._environment.on_cpu
         arguments = merge_model_args(model.model_args, self._operator_args)
-        async with socket_directory() as directory:
-            socket = directory / "engine.sock"
+        async with socket_path(self._directory / "run", f"engine-{self._node_id}") as socket:
             command = server_command(self._environment.python, socket, path, model.model_id, arguments, on_cpu=on_cpu)
             environment = server_environment(on_cpu=on_cpu, kv_cache_gib=self._environment.kv_cache_gib)
             log.info("starting an engine", node=self._node_id, model=model.model_id, log=str(self._log_path))

@@ -24,6 +24,7 @@ START_POLL_SECONDS = 0.5
 START_REPORT_SECONDS = 15.0
 TERMINATE_SECONDS_MAX = 10.0
 LOG_TAIL_BYTES = 2000
+SOCKET_PATH_BYTES_MAX = 107
 
 
 class ServerStartError(Exception):
@@ -112,10 +113,22 @@ def _signal_group(group: int, number: signal.Signals) -> None:
 
 
 @asynccontextmanager
-async def socket_directory() -> AsyncIterator[Path]:
-    """A directory only we can enter, with a short path: Unix sockets take 107 bytes."""
-    directory = Path(tempfile.mkdtemp(prefix="quern-"))
+async def socket_path(directory: Path, name: str) -> AsyncIterator[Path]:
+    """Yield where a server may listen: in `directory`, which only we can enter, or in a temporary one.
+
+    Unix sockets take 107 bytes of path. A socket that a killed daemon left is removed.
+    """
+    wanted = directory / f"{name}.sock"
+    temporary = len(os.fsencode(wanted)) > SOCKET_PATH_BYTES_MAX
+    if temporary:
+        directory = Path(tempfile.mkdtemp(prefix="quern-"))
+        wanted = directory / f"{name}.sock"
+    else:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        wanted.unlink(missing_ok=True)
     try:
-        yield directory
+        yield wanted
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        wanted.unlink(missing_ok=True)
+        if temporary:
+            shutil.rmtree(directory, ignore_errors=True)

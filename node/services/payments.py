@@ -36,6 +36,8 @@ class PayerBook:
         self._channel_deposit = channel_deposit
         self._budget = budget
         self._locks: dict[Address, trio.Lock] = {}
+        self._pending = 0
+        """Deposits on their way: they count against the budget before the chain shows them."""
         self._reserved: dict[Address, int] = {}
         """Amounts that running requests may still cost, by payee."""
 
@@ -104,7 +106,7 @@ class PayerBook:
     async def _deposit(self, payee: Address, amount: TokenAmount) -> None:
         account = self._chain.account
         own = [channel for channel in self._chain.state.channels.values() if channel.payer == account]
-        locked = sum(channel.deposited - channel.redeemed for channel in own)
+        locked = sum(channel.deposited - channel.redeemed for channel in own) + self._pending
         if locked + amount > self._budget:
             raise PaymentError(
                 f"a deposit of {amount} would exceed the budget of {self._budget} ([payments] budget); "
@@ -112,8 +114,12 @@ class PayerBook:
             )
         # The key has what is deposited now: the same need asked twice is one deposit, a later need another.
         key = f"fund/{self.channel_of(payee).hex()}/{self._deposited(payee)}/{amount}"
-        await self._chain.submit(key, FundChannel(payee, amount))
-        outcome = await self._chain.outcome(key)
+        self._pending += amount
+        try:
+            await self._chain.submit(key, FundChannel(payee, amount))
+            outcome = await self._chain.outcome(key)
+        finally:
+            self._pending -= amount
         if outcome.status is not ActionStatus.DONE:
             raise PaymentError(f"the deposit for {payee} was refused: {outcome.reason}")
         log.info("a payment channel is funded", payee=payee, amount=amount)

@@ -4,6 +4,7 @@ import structlog
 
 from node.ports import ActionStatus, Chain, Store
 from node.protocol.actions import ChainAction, ClaimReward, RedeemVoucher
+from node.protocol.identifiers import EpochNumber, Hash32
 from node.protocol.rewards import reward_proof
 from node.protocol.stages import Stage
 from node.services.epochs import EpochBook
@@ -23,6 +24,8 @@ class SettlingService:
         self._epochs = epochs
         self._claim_rewards = claim_rewards
         self._redeem_vouchers = redeem_vouchers
+        self._redeemed_in: dict[Hash32, EpochNumber] = {}
+        """Epoch of the newest redemption by channel: one transaction per epoch, however long LOAD lasts."""
         self._refused: set[str] = set()
         """Keys that failed for good: named once in the log, not at every block."""
 
@@ -47,14 +50,17 @@ class SettlingService:
             await self._settle(f"claim/{result.epoch}", ClaimReward(self._chain.account, cumulative, proof))
 
     async def _redeem(self) -> None:
-        """Redeem in the last stage of an epoch: one transaction per channel and epoch."""
-        is_due = position(self._chain).stage is Stage.LOAD
+        """Redeem in the last stage of an epoch, once per channel; at once where a payer takes its deposit back."""
+        where = position(self._chain)
         for signed in self._store.received_vouchers():
-            channel = self._chain.state.channels.get(signed.voucher.channel_id)
+            identity = signed.voucher.channel_id
+            channel = self._chain.state.channels.get(identity)
             if channel is None or signed.voucher.cumulative <= channel.redeemed:
                 continue
+            is_due = where.stage is Stage.LOAD and self._redeemed_in.get(identity) != where.epoch
             if is_due or channel.unlock_time is not None:
-                key = f"redeem/{signed.voucher.channel_id.hex()}/{signed.voucher.cumulative}"
+                self._redeemed_in[identity] = where.epoch
+                key = f"redeem/{identity.hex()}/{signed.voucher.cumulative}"
                 await self._settle(key, RedeemVoucher(signed.payer, signed.payee, signed.voucher, signed.signature))
 
     async def _settle(self, key: str, action: ChainAction) -> None:

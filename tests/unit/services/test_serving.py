@@ -40,8 +40,12 @@ from node.services.frames import (
 )
 from node.services.gateway import Answer, AnswerPart, ChatRequest, GatewayError
 from node.services.open_prompts import ask_on_chain
+from node.services.payments import PaymentError
+from node.store.books import Books
+from node.store.database import Database
 from tests.builders import account, key_of
 from tests.unit.services.serving_network import (
+    DEPOSIT,
     GATEWAY,
     NODE,
     UNIT,
@@ -177,6 +181,36 @@ async def test_a_budget_that_is_spent_stops_deposits(autojump_clock: object) -> 
         with pytest.raises(GatewayError, match="budget") as caught:
             await ask(network)
         assert caught.value.code == "payment"
+
+
+async def test_deposits_side_by_side_share_one_budget(autojump_clock: object) -> None:
+    async with serving_network(2, budget=TokenAmount(DEPOSIT * 3 // 2)) as network:
+        payer = network.members[GATEWAY].payer
+        refused: list[PaymentError] = []
+
+        async def reserve(number: int) -> None:
+            try:
+                await payer.reserve(account(number), TokenAmount(1000))
+            except PaymentError as error:
+                refused.append(error)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reserve, 1)
+            nursery.start_soon(reserve, 2)
+        assert len(refused) == 1
+        assert sum(channel.deposited for channel in network.ledger.state.channels.values()) == DEPOSIT
+
+
+async def test_a_payer_that_lost_its_books_goes_on_from_the_payees(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        first, _ = await ask(network)
+        member = network.members[GATEWAY]
+        lost = Books(Database(":memory:"), member.chain.account)
+        member.payer._store = lost
+        network.gateway._random_bytes = lambda count: b"\x07" * count
+        second, _ = await ask(network)
+        assert network.paid_to(1) == first.summary.price + second.summary.price
+        assert sum(v.voucher.cumulative for v in lost.issued_vouchers()) == network.paid_to(1)
 
 
 async def test_a_prompt_on_chain_is_answered_and_paid(autojump_clock: object) -> None:
