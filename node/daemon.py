@@ -51,7 +51,8 @@ from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
 from node.services.validating import ValidatingService
-from node.settings import SETTINGS_FILE_NAME, Role, Settings, SettingsError, load_settings
+from node.settings import Role, Settings, SettingsError, load_settings
+from node.settings.locations import default_settings_file
 from node.settings.schema import EngineSettings
 from node.store.books import Books
 from node.store.database import Database
@@ -349,8 +350,8 @@ def first_error(error: BaseException) -> BaseException:
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=Path(SETTINGS_FILE_NAME),
-    show_default=True,
+    default=default_settings_file,
+    show_default="~/.quern/quern.toml, or $QUERN_DATA_DIR/quern.toml",
     help="Settings file; `quern init` writes one.",
 )
 @click.version_option(package_version(), prog_name="quernd")

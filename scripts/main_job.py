@@ -4,6 +4,7 @@ Run by scripts/quickstart, and by the system test, which looks at the chain for 
 """
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -383,6 +384,9 @@ def main() -> int:
     if not TINY_MODEL.is_dir():
         print(f"there is no tiny model at {TINY_MODEL}: run scripts/setup", file=sys.stderr)
         return 1
+
+    # Asked to end in whatever way, nothing is left running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     async def run() -> None:
         await run_main_job(directory=arguments.directory, keep=arguments.keep)

@@ -22,6 +22,7 @@ from node.models.validation import ModelFacts, ModelInvalidError, validate_model
 from node.ports import ActionStatus
 from node.protocol.identifiers import Cid, ModelId
 from node.settings import Settings, SettingsError, load_settings
+from node.settings.locations import default_settings_file
 from node.store.database import Database
 from p2p.content.unixfs import UnixFsError
 
@@ -116,8 +117,8 @@ def context_length_of(chosen: int | None, facts: ModelFacts) -> int:
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("quern.toml"),
-    show_default=True,
+    default=default_settings_file,
+    show_default="~/.quern/quern.toml",
     help="Settings of the owner's daemon: its account registers, its content directory serves.",
 )
 @click.option("--dry-run", is_flag=True, help="Validate, import and print the CID; send nothing.")

@@ -9,8 +9,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 import click
 
 from node.settings import SETTINGS_FILE_NAME, SettingsError, load_settings
+from node.settings.locations import DATA_DIR_VARIABLE, default_data_dir
 
-DATA_DIR_VARIABLE = "QUERN_DATA_DIR"
 SOCKET_VARIABLE = "QUERN_CONTROL__SOCKET"
 DEFAULT_SOCKET_NAME = "control.sock"
 
@@ -90,8 +90,3 @@ def target_options(
         return command(target, *arguments, **options)
 
     return with_target  # type: ignore[return-value] # click calls it by keywords
-
-
-def default_data_dir() -> Path:
-    """Return `~/.quern`."""
-    return Path.home() / ".quern"
