@@ -27,7 +27,7 @@ from node.protocol.events import (
 )
 from node.protocol.rewards import subsidy
 from node.protocol.stages import Stage, stage_at
-from scripts.local_network import GATEWAY, GATEWAY_TOKENS, MINERS, NONCES_MAX, QUERN, TOKEN, LocalNetwork
+from scripts.local_network import GATEWAY, GATEWAY_TOKENS, MINERS, NONCES_MAX, QUERN, TINY_MODEL, TOKEN, LocalNetwork
 from scripts.main_job import Report, run_main_job
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -44,6 +44,8 @@ class Evidence:
     coordinator_holds: int = 0
     parameters: Any = None
     accounts: dict[str, str] = field(default_factory=dict)
+    models: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """Files of the model that each miner's engine loaded."""
     doctors: dict[str, str] = field(default_factory=dict)
     """What `quern doctor --json` said, by daemon."""
 
@@ -94,6 +96,9 @@ def job() -> tuple[Report, Evidence]:
 
     async def inspect(network: LocalNetwork, report: Report) -> None:
         evidence.accounts = {d.name: d.account for d in network.daemons.values()}
+        for miner in network.miners:
+            folder = miner.directory / "models" / report.cid
+            evidence.models[miner.name] = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
         for daemon in network.daemons.values():
             evidence.doctors[daemon.name] = await network.command(
                 QUERN, "doctor", "--data-dir", daemon.directory, "--json", check=False
@@ -118,6 +123,12 @@ def test_the_model_on_chain_is_the_one_that_was_published(job: Job) -> None:
     (model,) = evidence.of(ModelRecorded)
     assert model.record.cid == report.cid
     assert model.record.active
+
+
+def test_every_miner_loaded_the_published_files_byte_for_byte(job: Job) -> None:
+    published = {path.name: path.read_bytes() for path in sorted(TINY_MODEL.iterdir())}
+    assert "model.safetensors" in published
+    assert job[1].models == dict.fromkeys(MINERS, published)
 
 
 def test_each_miner_registered_its_node_for_the_model(job: Job) -> None:

@@ -11,7 +11,7 @@ from coincurve import PrivateKey
 from node.network.adapter import LibP2PNetwork, open_network
 from node.ports import Call, CallFailedError, Validity
 from node.protocol.identifiers import PeerId
-from node.protocol.messages import Message, Presence, Topic
+from node.protocol.messages import GOSSIP_MESSAGE_BYTES_MAX, Message, Presence, Topic
 from node.protocol.signatures import address_of, sign
 from p2p.gossip import OFFENCES_MAX, Verdict
 from p2p.host import PortInUseError
@@ -85,13 +85,15 @@ async def test_nodes_that_know_one_peer_get_to_know_all_and_gossip_reaches_them(
                 assert received >= {100, 101, 102}, index
 
 
-async def test_a_peer_that_sends_what_is_no_message_is_not_heard_and_finally_banned() -> None:
+async def test_a_peer_that_sends_malformed_and_oversized_messages_is_not_heard_and_finally_banned() -> None:
     async with nodes(2) as (honest, liar), honest.subscribe(Topic.PRESENCE, accept) as inbox:
         async with liar._gossip.join(TOPIC_PATH, lambda *_: Verdict.ACCEPT):
             with trio.fail_after(30):
                 while honest._gossip.banned_count == 0:
                     for number in range(OFFENCES_MAX):
-                        await liar._gossip.publish(TOPIC_PATH, b"nonsense %d %d" % (number, time.time_ns()))
+                        nonsense = b"nonsense %d %d" % (number, time.time_ns())
+                        oversized = nonsense + bytes(GOSSIP_MESSAGE_BYTES_MAX * (number % 2))
+                        await liar._gossip._pubsub.publish(TOPIC_PATH, oversized)
                     await trio.sleep(0.3)
             with trio.fail_after(10):
                 while honest.peers():
