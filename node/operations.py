@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import trio
 
 from node.chain.adapter import EvmChain
+from node.chain.rpc import RpcError as ChainRpcError
+from node.chain.rpc import RpcUnavailableError
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.control.methods import AskParams, ConnectParams
 from node.control.views import (
@@ -191,6 +193,12 @@ class DaemonOperations:
         result = self._parts.epochs.newest_result()
         shares = {share.account: share.cumulative for share in result.rewards} if result else {}
         redeemed = sum(c.redeemed for c in chain.state.channels.values() if c.payee == chain.account)
+        try:
+            token_balance, gas_balance = await chain.token_balance(chain.account), await chain.gas_balance()
+        except (RpcUnavailableError, ChainRpcError) as error:
+            raise RpcError(
+                ErrorCode.UNAVAILABLE, f"the balances cannot be read: {error}", "Is the chain's endpoint up?"
+            ) from error
         return EarningsView(
             account=chain.account,
             answers=answers,
@@ -201,8 +209,8 @@ class DaemonOperations:
             vouchers_issued=str(sum(signed.voucher.cumulative for signed in store.issued_vouchers())),
             rewards_cumulative=str(shares.get(chain.account, 0)),
             rewards_claimed=str(chain.state.claimed.get(chain.account, 0)),
-            token_balance=str(await chain.token_balance(chain.account)),
-            gas_balance=str(await chain.gas_balance()),
+            token_balance=str(token_balance),
+            gas_balance=str(gas_balance),
             gas_spent=chain.gas_spent()[1],
         )
 

@@ -11,7 +11,7 @@ from node.chain.accounts import LocalAccount
 from node.chain.addresses import Deployment
 from node.chain.bindings import contract_names, decode_parameters, encode_action, encode_epoch_result
 from node.chain.contract_codec import decode_result, encode_call
-from node.chain.rpc import JsonRpc, hex_bytes, quantity
+from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
 from node.chain.sender import Sender
 from node.chain.watcher import Watcher
 from node.ports import ActionOutcome, Head, WallClock
@@ -21,6 +21,8 @@ from node.protocol.identifiers import Address, BlockNumber, Hash32, TokenAmount
 from node.protocol.records import EpochParameters
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
+
+OUTAGE_POLL_SECONDS = 1.0
 
 
 class WrongChainError(Exception):
@@ -89,10 +91,13 @@ class EvmChain:
         """Return the hash of `block` once it is confirmed."""
         await self._watcher.until_confirmed(block)
         while True:
-            found = await self._rpc.block(block)
+            try:
+                found = await self._rpc.block(block)
+            except (RpcUnavailableError, RpcError):
+                found = None  # an outage is waited out, as the watcher does; it also writes about it
             if found is not None:
                 return found.hash
-            await trio.sleep(1)  # an endpoint that lags behind another
+            await trio.sleep(OUTAGE_POLL_SECONDS)  # or an endpoint lags behind another
 
     async def submit(self, key: str, action: ChainAction) -> None:
         """Store the intent durably and begin to send it; the same key again has no effect."""
@@ -109,8 +114,7 @@ class EvmChain:
     async def outcome(self, key: str) -> ActionOutcome:
         """Wait until intent `key` is confirmed or has failed for good, and `state` shows its events."""
         outcome = await self._sender.outcome(key)
-        newest = await self._rpc.block_number()
-        await self._watcher.until_confirmed(newest - self._confirmations)
+        await self._watcher.until_confirmed(self._sender.head - self._confirmations)
         return outcome
 
     async def token_balance(self, account: Address) -> TokenAmount:

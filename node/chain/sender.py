@@ -55,6 +55,8 @@ class Sender:
         self._wall_clock = wall_clock
         self._work = trio.Event()
         self._changed = trio.Event()
+        self.head = 0
+        """Newest block at the last look: whatever was confirmed lies at least `confirmations` below it."""
 
     def wake(self) -> None:
         """An intent was added: begin now rather than at the next poll."""
@@ -87,7 +89,7 @@ class Sender:
 
     async def step(self) -> None:
         """Look once at everything in flight, then sign and send what may go."""
-        head = await self._rpc.block_number()
+        head = self.head = await self._rpc.block_number()
         in_flight = self._tables.in_flight()
         lowest = True
         for transaction in in_flight:

@@ -207,6 +207,26 @@ async def is_active(network: Network) -> bool:
     return bool(active)
 
 
+async def test_an_outage_is_waited_out_and_nothing_is_lost(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(network, network.owner) as owner:
+        with monkeypatch.context() as down:
+
+            async def unreachable(*_: object) -> object:
+                raise RpcUnavailableError("no endpoint answers")
+
+            down.setattr(owner._rpc, "call", unreachable)
+            down.setattr(owner._rpc, "call_once", unreachable)
+            await owner.submit("fund", FundChannel(network.miners[0].address, TokenAmount(TOKEN)))
+            with trio.move_on_after(1.0) as waiting:
+                await owner.outcome("fund")
+            assert waiting.cancelled_caught
+            with trio.move_on_after(1.0) as waiting:
+                await owner.block_hash(owner.head.confirmed)
+            assert waiting.cancelled_caught
+        with trio.fail_after(30):
+            assert (await owner.outcome("fund")).status is ActionStatus.DONE
+
+
 async def test_another_chain_id_is_refused(network: Network) -> None:
     database = Database(":memory:")
     with pytest.raises(WrongChainError, match="31337"):

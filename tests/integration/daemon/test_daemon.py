@@ -128,6 +128,9 @@ async def test_a_running_daemon_answers_its_operator_and_doctor_names_a_dead_cha
             doctor = await here.quern("doctor")
             assert doctor.returncode == 1
             assert b"no endpoint answers" in doctor.stdout
+            earnings = await here.quern("earnings")
+            assert earnings.returncode == 1
+            assert b"balances cannot be read" in earnings.stderr
             assert process.poll() is None  # the daemon waits for its chain
 
             stopped = await here.quern("stop")
