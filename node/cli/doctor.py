@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import click
 import trio
 from rich.table import Table
 from rich.text import Text
 
+from node.chain.addresses import DeploymentFileError, read_deployment
 from node.cli.calls import how_to_start
 from node.cli.options import CommandFailed, Target, target_options
 from node.cli.render import console
@@ -21,7 +23,7 @@ from node.protocol.identifiers import Address
 from node.settings import Settings
 
 LIVE_SECONDS_MAX = 120
-"""The daemon asks each engine for a real token; a busy CPU engine takes its time."""
+"""A daemon on a busy machine takes its time."""
 MARKS = {
     Severity.OK: ("ok", "green"),
     Severity.SKIPPED: ("skipped", "dim"),
@@ -65,9 +67,14 @@ async def examine(target: Target) -> list[Finding]:
 
 
 async def _examine_chain(settings: Settings) -> list[Finding]:
-    account = _account(settings)
-    facts = await probe_chain(settings.chain.rpc_urls, {}, account)
-    return judge_chain(facts, settings.chain.chain_id, settings.chain.confirmations)
+    contracts: dict[str, Address] = {}
+    findings = []
+    try:
+        contracts = asdict(read_deployment(settings.chain.deployment).addresses)
+    except DeploymentFileError as error:
+        findings.append(fault("deployment file", str(error), "Get deployment.json from the network's deployer."))
+    facts = await probe_chain(settings.chain.rpc_urls, contracts, _account(settings))
+    return findings + judge_chain(facts, settings.chain.chain_id, settings.chain.confirmations)
 
 
 def _account(settings: Settings) -> Address | None:
