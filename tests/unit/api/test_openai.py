@@ -13,7 +13,8 @@ from node.api.openai import BODY_BYTES_MAX, make_app, parse_completion
 from node.api.server import ApiPortError, bind_api, serve_api
 from node.protocol.identifiers import RequestId
 from node.protocol.records import ModelRecord
-from node.services.gateway import Answer, AnswerPart, AnswerSummary, ChatRequest, GatewayError
+from node.services.attempt import AnswerPart, AnswerSummary
+from node.services.gateway import Answer, ChatRequest, GatewayError
 from node.services.groups import sole_error
 from tests.builders import model
 

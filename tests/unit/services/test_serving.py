@@ -19,9 +19,10 @@ from node.ports import (
     GenerationRequest,
 )
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.identifiers import ModelId, RequestId, TokenAmount
+from node.protocol.identifiers import Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.pricing import price, receipt_digest, tokens_commitment
-from node.protocol.records import Receipt, SignedReceipt
+from node.protocol.records import Receipt, SignedReceipt, Voucher
+from node.services.attempt import AnswerPart
 from node.services.frames import (
     METHOD,
     Closing,
@@ -38,7 +39,7 @@ from node.services.frames import (
     request_digest,
     tokens_bytes,
 )
-from node.services.gateway import Answer, AnswerPart, ChatRequest, GatewayError
+from node.services.gateway import Answer, ChatRequest, GatewayError
 from node.services.open_prompts import ask_on_chain
 from node.services.payments import PaymentError
 from node.store.books import Books
@@ -141,6 +142,23 @@ async def test_another_executor_finishes_what_a_dying_one_began(autojump_clock: 
         # What the first gave beyond its newest voucher is its loss, and bounded by the allowance.
         given = UNIT * (answer.summary.prompt_tokens + 20)
         assert 0 <= given - network.paid_to(first) <= UNIT * UNPAID_TOKENS_MAX
+
+
+async def test_an_executor_that_never_says_the_end_cannot_keep_an_answer_open(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        member = network.members[1]
+
+        async def handle(call: Call) -> None:
+            await call.send(opening_bytes(Opening((1, 2, 3), UNPAID_TOKENS_MAX, None)))
+            await call.send(tokens_bytes(Tokens(tuple(range(50)), "x", "")))
+            await trio.sleep(1)
+            raise CallFailedError("engine-failed", "so near the end")
+
+        member.network._served.clear()
+        member.network.serve(METHOD, handle, concurrency=4)
+        answer, tokens = await ask(network)
+        assert len(tokens) == 50
+        assert answer.summary.finish_reason == "length"
 
 
 async def test_a_reader_who_leaves_stops_the_answer_and_the_paying(autojump_clock: object) -> None:
@@ -338,7 +356,9 @@ def lying_executor(network: ServingNetwork, number: int, lie: str) -> None:
     async def handle(call: Call) -> None:
         request = read_request(call.payload).request
         prompt = (1, 2, 3) if lie != "inflated prompt" else tuple(range(5000))
-        await call.send(opening_bytes(Opening(prompt, UNPAID_TOKENS_MAX, None)))
+        forged = Voucher(Hash32(bytes(32)), TokenAmount(10**20), Hash32(bytes(32)))
+        newest = SignedVoucherFrame(forged, bytes(65)) if lie == "forged voucher" else None
+        await call.send(opening_bytes(Opening(prompt, UNPAID_TOKENS_MAX, newest)))
         tokens = (9,) if lie != "too many tokens" else tuple(range(60))
         await call.send(tokens_bytes(Tokens(tokens, "x", "length")))
         receipt = Receipt(
@@ -366,12 +386,12 @@ def lying_executor(network: ServingNetwork, number: int, lie: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "lie", ["price", "more output", "other tokens", "signature", "inflated prompt", "too many tokens"]
+    "lie", ["price", "more output", "other tokens", "signature", "inflated prompt", "too many tokens", "forged voucher"]
 )
 async def test_a_lying_executor_is_paid_for_nothing_it_only_claims(autojump_clock: object, lie: str) -> None:
     async with serving_network(1) as network:
         lying_executor(network, 1, lie)
-        if lie in ("inflated prompt", "too many tokens"):
+        if lie in ("inflated prompt", "too many tokens", "forged voucher"):
             with pytest.raises(GatewayError) as caught:
                 await ask(network)
             assert caught.value.code == "failed"
