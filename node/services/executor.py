@@ -1,7 +1,7 @@
 """Serves answers to gateways: checks the request, generates, lets tokens out as they are paid for, gives a receipt."""
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -15,6 +15,7 @@ from node.ports import (
     Engine,
     EngineFailedError,
     EngineRefusedError,
+    GenerationChunk,
     GenerationRequest,
     Network,
     Store,
@@ -193,12 +194,13 @@ class Executor:
         output: list[int] = []
         async with engine.generate(generation) as chunks:
             async for chunk in chunks:
-                charge.add(token_price * len(chunk.token_ids))
-                await self._within_deadline(
-                    self._payments.until_covered, charge.payer, token_price * self._unpaid_tokens_max
-                )
-                output.extend(chunk.token_ids)
-                await call.send(tokens_bytes(Tokens(chunk.token_ids, chunk.text, chunk.finish_reason or "")))
+                for piece in slices(chunk, max(1, self._unpaid_tokens_max // 2)):
+                    charge.add(token_price * len(piece.token_ids))
+                    await self._within_deadline(
+                        self._payments.until_covered, charge.payer, token_price * self._unpaid_tokens_max
+                    )
+                    output.extend(piece.token_ids)
+                    await call.send(tokens_bytes(piece))
         return output
 
     async def _close(
@@ -255,3 +257,16 @@ class Executor:
                 fault.append(PaymentError(str(error)))
                 scope.cancel()
                 return
+
+
+def slices(chunk: GenerationChunk, size: int) -> Iterator[Tokens]:
+    """Cut what the engine gave at once into pieces of `size` tokens; the last has the text and the finish reason.
+
+    A gateway pays when half of the allowance is owed, so pieces of half the allowance always fit above what it has not
+    paid yet. A larger one could not be let out, nor paid for before it was: both ends would wait for ever.
+    """
+    ids = chunk.token_ids
+    last = max(0, (len(ids) - 1) // size * size)
+    for start in range(0, last, size):
+        yield Tokens(ids[start : start + size], "", "")
+    yield Tokens(ids[last:], chunk.text, chunk.finish_reason or "")

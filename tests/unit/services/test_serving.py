@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netsim.clock import wall_clock
 from netsim.engine import VOCABULARY_SIZE, SimulatedEngine
@@ -23,6 +25,7 @@ from node.protocol.identifiers import Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.pricing import price, receipt_digest, tokens_commitment
 from node.protocol.records import Receipt, SignedReceipt, Voucher
 from node.services.attempt import AnswerPart
+from node.services.executor import slices
 from node.services.frames import (
     METHOD,
     Closing,
@@ -97,6 +100,47 @@ async def test_an_answer_costs_exactly_its_tokens_on_both_sides(autojump_clock: 
         (given,), (kept,) = (network.members[n].store.receipts(limit=9) for n in (executor, GATEWAY))
         assert given == kept
         assert given.receipt.price == expected
+
+
+class BurstyEngine(SimulatedEngine):
+    """Gives an answer in one piece, as an engine does whose reader was slow for a moment."""
+
+    @asynccontextmanager
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[GenerationChunk]]:
+        async with super().generate(request) as chunks:
+            yield self._together(chunks)
+
+    async def _together(self, chunks: AsyncIterator[GenerationChunk]) -> AsyncIterator[GenerationChunk]:
+        parts = [chunk async for chunk in chunks]
+        tokens = tuple(token for part in parts for token in part.token_ids)
+        yield GenerationChunk(tokens, "".join(part.text for part in parts), parts[-1].finish_reason)
+
+
+@given(st.lists(st.integers(0, 9), max_size=200), st.integers(1, 40))
+def test_slices_are_the_chunk_in_bounded_pieces(token_ids: list[int], size: int) -> None:
+    pieces = list(slices(GenerationChunk(tuple(token_ids), "text", "stop"), size))
+    assert [token for piece in pieces for token in piece.token_ids] == token_ids
+    assert all(len(piece.token_ids) <= size for piece in pieces)
+    assert "".join(piece.text for piece in pieces) == "text"
+    assert [piece.finish_reason for piece in pieces] == [""] * (len(pieces) - 1) + ["stop"]
+
+
+async def test_a_burst_of_more_tokens_than_the_allowance_is_let_out_as_it_is_paid_for(autojump_clock: object) -> None:
+    async with serving_network(1) as reference, reference.gateway.ask(CHAT) as answer:
+        text = "".join([part.text async for part in answer])
+
+    def engine(number: int) -> Engine:
+        return BurstyEngine(NODE, MODEL_ID, "honest", 0.0, number)
+
+    async with serving_network(1, engine=engine) as network:
+        began = trio.current_time()
+        async with network.gateway.ask(CHAT) as answer:
+            parts = [part async for part in answer]
+        assert trio.current_time() - began < 20  # nobody waited for a voucher that could not come
+        assert "".join(part.text for part in parts) == text
+        assert all(len(part.token_ids) <= UNPAID_TOKENS_MAX for part in parts)
+        await trio.sleep(5)
+        assert network.paid_to(1) == answer.summary.price == UNIT * (answer.summary.prompt_tokens + 50)
 
 
 async def test_a_second_answer_adds_to_the_same_channel(autojump_clock: object) -> None:
