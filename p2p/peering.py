@@ -46,6 +46,8 @@ class Peering:
         """Dial an address with peer id. Raises CallError `unreachable`."""
         try:
             info = info_from_p2p_addr(Multiaddr(address))
+            # The library refuses a peer for a minute after a failed dial; when to try again is decided here.
+            self._host.get_network().unblock_peer(info.peer_id)
             with trio.fail_after(DIAL_SECONDS_MAX):
                 await self._host.connect(info)
         except Exception as error:

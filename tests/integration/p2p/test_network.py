@@ -228,6 +228,16 @@ async def test_a_call_is_lost_when_its_peer_dies() -> None:
         assert caught.value.code == "lost"
 
 
+async def test_a_peer_that_was_away_is_reached_as_soon_as_it_is_back() -> None:
+    async with node(2) as later:
+        address = later.addresses[0]
+    async with node(1) as client:
+        with pytest.raises(CallFailedError):
+            await client.connect(address)
+        async with node(2, listen=address.split("/p2p/")[0]):
+            await client.connect(address)
+
+
 async def test_a_port_in_use_is_named() -> None:
     async with node(1) as first:
         address = first.addresses[0].split("/p2p/")[0]
