@@ -21,6 +21,9 @@ log = structlog.get_logger(__name__)
 
 CONNECTIONS_MAX = 300
 CONNECTIONS_PER_PEER_MAX = 3
+EVERYWHERE = "/ip4/0.0.0.0/"
+DOCUMENTATION_ADDRESS = "192.0.2.1"
+"""TEST-NET-1 (RFC 5737): routed like any other address, and belongs to nobody."""
 
 
 class PortInUseError(Exception):
@@ -69,8 +72,23 @@ def guard_streams(host: Any) -> None:
 
 
 def listening_addresses(host: Any) -> tuple[str, ...]:
-    """Return the host's addresses, with peer id, at which it can be dialled."""
-    return tuple(str(address) for address in host.get_addrs())
+    """Return the host's addresses, with peer id, at which it can be dialled.
+
+    One that listens everywhere (0.0.0.0) is named by this machine's outward address: nobody can dial "everywhere".
+    Behind a translating router that is still not enough; there [p2p] announce must name the outer address.
+    """
+    addresses = (str(address) for address in host.get_addrs())
+    return tuple(dict.fromkeys(address.replace(EVERYWHERE, f"/ip4/{outward_address()}/") for address in addresses))
+
+
+def outward_address() -> str:
+    """Return the IPv4 address from which this machine reaches others; loopback if it reaches nobody."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((DOCUMENTATION_ADDRESS, 9))  # chooses a route; UDP sends nothing by it
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
 
 
 def _require_free(address: Multiaddr) -> None:

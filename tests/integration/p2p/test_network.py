@@ -238,6 +238,13 @@ async def test_a_peer_that_was_away_is_reached_as_soon_as_it_is_back() -> None:
             await client.connect(address)
 
 
+async def test_a_node_that_listens_everywhere_names_an_address_that_can_be_dialled() -> None:
+    async with node(1) as client, node(2, listen="/ip4/0.0.0.0/tcp/0") as server:
+        assert server.addresses
+        assert not any("0.0.0.0" in address for address in server.addresses)
+        await client.connect(server.addresses[0])
+
+
 async def test_a_port_in_use_is_named() -> None:
     async with node(1) as first:
         address = first.addresses[0].split("/p2p/")[0]
