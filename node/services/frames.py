@@ -8,7 +8,7 @@ from node.protocol.identifiers import Address, Hash32, ModelId, RequestId
 from node.protocol.records import SignedReceipt, Voucher
 
 METHOD = "infer"
-REQUEST_BYTES_MAX = 256 * 1024
+REQUEST_BYTES_MAX = 255 * 1024
 """A request travels in one frame; longer conversations do not fit any model's context anyway."""
 MESSAGES_MAX = 256
 STOPS_MAX = 16

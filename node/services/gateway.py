@@ -20,6 +20,7 @@ from node.services.batches import BatchService
 from node.services.epochs import EpochBook
 from node.services.frames import (
     METHOD,
+    REQUEST_BYTES_MAX,
     InferenceRequest,
     SignedRequest,
     Turn,
@@ -201,7 +202,9 @@ class Gateway:
         return [
             choice
             for choice in ranked
-            if choice.participant in present and model_id in present[choice.participant].models
+            if choice.participant in present
+            and model_id in present[choice.participant].models
+            and choice.participant != self._chain.account  # a channel to oneself is refused by the contract
         ]
 
     async def _use(
@@ -226,6 +229,8 @@ class Gateway:
         try:
             signed = SignedRequest(request, self._chain.sign(request_digest(request)))
             payload = to_bytes(signed)
+            if len(payload) > REQUEST_BYTES_MAX:
+                raise GatewayError("too-long", f"the conversation has more than {REQUEST_BYTES_MAX} bytes")
             self._announce(request)
             async with self._network.call(choice.peer_id, METHOD, payload, deadline_seconds=CALL_SECONDS_MAX) as call:
                 attempt = Attempt(self._chain, self._store, self._payer, call, request, model, summary, given, send)

@@ -38,6 +38,8 @@ class PayerBook:
         self._locks: dict[Address, trio.Lock] = {}
         self._pending = 0
         """Deposits on their way: they count against the budget before the chain shows them."""
+        self._refusals: dict[Address, int] = {}
+        """Deposits the chain refused since the start, by payee."""
         self._reserved: dict[Address, int] = {}
         """Amounts that running requests may still cost, by payee."""
 
@@ -113,7 +115,9 @@ class PayerBook:
                 f"{locked} is in channels already"
             )
         # The key has what is deposited now: the same need asked twice is one deposit, a later need another.
-        key = f"fund/{self.channel_of(payee).hex()}/{self._deposited(payee)}/{amount}"
+        # A refused deposit (no tokens, say) is another intent when it is tried again.
+        refusals = self._refusals.get(payee, 0)
+        key = f"fund/{self.channel_of(payee).hex()}/{self._deposited(payee)}/{amount}/{refusals}"
         self._pending += amount
         try:
             await self._chain.submit(key, FundChannel(payee, amount))
@@ -121,6 +125,7 @@ class PayerBook:
         finally:
             self._pending -= amount
         if outcome.status is not ActionStatus.DONE:
+            self._refusals[payee] = refusals + 1
             raise PaymentError(f"the deposit for {payee} was refused: {outcome.reason}")
         log.info("a payment channel is funded", payee=payee, amount=amount)
 
