@@ -83,7 +83,7 @@ contract VectorsTest is Base {
         address account = vm.parseJsonAddress(json, ".reward.account");
         uint256 cumulative = vm.parseJsonUint(json, ".reward.cumulative");
         vm.prank(address(epochs));
-        distributor.postEpoch(0, vm.parseJsonBytes32(json, ".reward.root"), SUBSIDY);
+        distributor.postEpoch(0, vm.parseJsonBytes32(json, ".reward.root"), SUBSIDY, uint64(block.number));
         distributor.claim(account, cumulative, vm.parseJsonBytes32Array(json, ".reward.proof"));
         assertEq(token.balanceOf(account), cumulative, "claimed");
     }
