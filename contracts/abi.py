@@ -12,7 +12,7 @@ from eth_abi.grammar import TupleType, parse
 from eth_abi.registry import ABIRegistry, BaseEquals
 from eth_abi.registry import registry as default_registry
 from eth_hash.auto import keccak
-from eth_utils.address import to_checksum_address
+from eth_utils.address import is_checksum_address, to_checksum_address
 
 SELECTOR_BYTES = 4
 WORD_BYTES = 32
@@ -31,6 +31,15 @@ class _ExactBytesEncoder(BytesEncoder):
             self.invalidate_value(value, msg=f"it has {len(value)} bytes, not {expected_bits // 8}")
 
 
+class _ChecksumAddressEncoder(AddressEncoder):
+    """Refuses an address whose checksum is wrong or missing: a mistyped one would be paid."""
+
+    @classmethod
+    def validate_value(cls, value: object) -> None:
+        if not is_checksum_address(value):
+            cls.invalidate_value(value, msg="it is not a checksummed address")
+
+
 class _ChecksumAddressDecoder(AddressDecoder):
     """Gives addresses in the one form in which the daemon compares them."""
 
@@ -43,7 +52,7 @@ def _strict_codec() -> ABICodec:
     registry.unregister_encoder("bytes<M>")
     registry.register_encoder(equals("bytes", with_sub=True), _ExactBytesEncoder, label="bytes<M>")
     registry.unregister("address")
-    registry.register(equals("address"), AddressEncoder, _ChecksumAddressDecoder, label="address")
+    registry.register(equals("address"), _ChecksumAddressEncoder, _ChecksumAddressDecoder, label="address")
     return ABICodec(registry)
 
 
