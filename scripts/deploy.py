@@ -12,6 +12,7 @@ from typing import Any
 import click
 import httpx
 import trio
+from eth_utils.address import is_checksum_address
 
 from node.amounts import tokens_to_amount
 from node.chain.accounts import LocalAccount
@@ -34,11 +35,11 @@ def read_plan(path: Path) -> NetworkPlan:
     """Read a plan file (JSON). Amounts of the token are decimal texts such as "12.5"; see docs/operators.md."""
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        weights = ((Address(account), int(weight)) for account, weight in record["genesis_group"].items())
+        weights = ((_account(account), int(weight)) for account, weight in record["genesis_group"].items())
         return NetworkPlan(
             token_cap=TokenAmount(tokens_to_amount(record["token_cap"])),
             token_supply=TokenAmount(tokens_to_amount(record["token_supply"])),
-            treasury=Address(record["treasury"]),
+            treasury=_account(record["treasury"]),
             genesis_group=tuple(sorted(weights, key=lambda entry: entry[0].lower())),
             parameters=_read_parameters(record["parameters"]),
             unbonding_seconds=int(record["unbonding_seconds"]),
@@ -47,6 +48,13 @@ def read_plan(path: Path) -> NetworkPlan:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PlanError(f"{path} is not a plan: {error!r}") from error
+
+
+def _account(text: str) -> Address:
+    """Refuse an address whose checksum is missing or wrong: tokens sent to a mistyped one are lost."""
+    if not is_checksum_address(text):
+        raise ValueError(f"{text} is not a checksummed address")
+    return Address(text)
 
 
 def _read_parameters(raw: dict[str, Any]) -> EpochParameters:

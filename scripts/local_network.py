@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import httpx
 import trio
 
+from contracts.codec import encode_call
 from node.chain.addresses import Deployment, read_deployment
-from node.chain.contract_codec import encode_call
 from node.chain.deployment import send_transaction
 from node.chain.devnet import DEVELOPMENT_CHAIN_ID, development_account, find_anvil, run_anvil
 from node.chain.rpc import JsonRpc

@@ -7,10 +7,10 @@ import httpx
 import trio
 from eth_hash.auto import keccak
 
+from contracts.codec import decode_result, encode_call
 from node.chain.accounts import LocalAccount
 from node.chain.addresses import Deployment
 from node.chain.bindings import contract_names, decode_parameters, encode_action, encode_epoch_result
-from node.chain.contract_codec import decode_result, encode_call
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
 from node.chain.sender import Sender
 from node.chain.watcher import Watcher

@@ -7,8 +7,8 @@ from typing import Any
 import base58
 from eth_utils.address import to_checksum_address
 
+from contracts.codec import decode_log, encode_call
 from node.chain.addresses import ContractAddresses
-from node.chain.contract_codec import decode_log, encode_call
 from node.protocol.actions import (
     AnswerPrompt,
     ChainAction,

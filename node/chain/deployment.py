@@ -9,10 +9,10 @@ import trio
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
+from contracts.codec import creation_code, describe_revert, encode_call
 from node.chain.accounts import LocalAccount
 from node.chain.addresses import ContractAddresses, Deployment
 from node.chain.bindings import encode_parameters
-from node.chain.contract_codec import creation_code, describe_revert, encode_call
 from node.chain.rpc import JsonRpc, RpcError, hex_bytes, quantity
 from node.protocol.identifiers import Address, BlockNumber, TokenAmount
 from node.protocol.records import EpochParameters

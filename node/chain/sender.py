@@ -9,8 +9,8 @@ reorganisation, and replaced at a higher fee (same nonce) when it does not get i
 import structlog
 import trio
 
+from contracts.codec import describe_revert
 from node.chain.accounts import LocalAccount
-from node.chain.contract_codec import describe_revert
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
 from node.ports import ActionOutcome, ActionStatus, WallClock
 from node.protocol.identifiers import Hash32

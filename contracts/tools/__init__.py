@@ -1,0 +1,1 @@
+"""What builds and judges the contracts; not part of the installed package."""
