@@ -25,7 +25,7 @@ class ModelSpec:
     model_args: tuple[str, ...]
     quantization: str
     kv_cache_quantization: str
-    vram_mi_b: int
+    vram_mib: int
     throughput_per_nonce: int
     units_of_compute_per_token: int
     context_length: int
@@ -42,7 +42,7 @@ class ModelSpec:
             self.model_args,
             self.quantization,
             self.kv_cache_quantization,
-            self.vram_mi_b,
+            self.vram_mib,
             self.throughput_per_nonce,
             self.units_of_compute_per_token,
             self.context_length,
@@ -61,7 +61,7 @@ class ModelSpec:
             model_args=values[2],
             quantization=values[3],
             kv_cache_quantization=values[4],
-            vram_mi_b=values[5],
+            vram_mib=values[5],
             throughput_per_nonce=values[6],
             units_of_compute_per_token=values[7],
             context_length=values[8],

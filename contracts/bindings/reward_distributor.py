@@ -132,14 +132,14 @@ class WorkCoinsAdded(ContractEvent):
 
     SIGNATURE: ClassVar[str] = "WorkCoinsAdded(address,uint256)"
     TOPIC: ClassVar[bytes] = bytes.fromhex("7655f3849ad888f6750e2a1f4d5497557d7e0ed680d0189d12724677fa42c5e2")
-    from_: str
+    sender: str
     amount: int
 
     @classmethod
     def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
         """Decode a log; raise ValueError if it is of another event or malformed."""
         indexed, plain = _base.log_values(cls, ("address",), ("uint256",), topics, data)
-        return cls(from_=indexed[0], amount=plain[0])
+        return cls(sender=indexed[0], amount=plain[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
         string quantization;
         /// Quantization of the key-value cache; empty for the weights' own type.
         string kvCacheQuantization;
-        uint32 vramMiB;
+        uint32 vramMib;
         uint64 throughputPerNonce;
         uint64 unitsOfComputePerToken;
         uint32 contextLength;

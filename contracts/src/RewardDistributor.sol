@@ -61,7 +61,7 @@ contract RewardDistributor is IRewardDistributor, Ownable2Step {
     event EpochManagerSet(address indexed epochManager);
     event EpochFunded(uint64 indexed epoch, bytes32 rewardsRoot, uint256 rewardTotal, uint64 activeFrom);
     event EpochVoided(uint64 indexed epoch);
-    event WorkCoinsAdded(address indexed from, uint256 amount);
+    event WorkCoinsAdded(address indexed sender, uint256 amount);
     event RewardClaimed(address indexed account, uint256 amount, uint256 cumulative);
     event RewardReleased(address indexed account, uint256 amount, uint256 locked);
 

@@ -27,6 +27,8 @@ class ContractAddresses:
     reward_distributor: Address
     payment_channels: Address
     inference_coordinator: Address
+    slashing: Address
+    access_vault: Address
     quorum_verifier: Address
     address_book: Address
 

@@ -1,50 +1,81 @@
 """Between the protocol's records and the contracts' calls and logs. Pure: nothing here talks to a chain."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import base58
-from eth_utils.address import to_checksum_address
 
-from contracts.codec import decode_log, encode_call
+from contracts import bindings
+from contracts.binding_base import Call, ContractEvent
+from contracts.bindings import (
+    epoch_manager,
+    inference_coordinator,
+    model_registry,
+    participant_registry,
+    payment_channels,
+    quern_token,
+    reward_distributor,
+    slashing,
+)
 from node.chain.addresses import ContractAddresses
 from node.protocol.actions import (
+    AddWorkCoins,
     AnswerPrompt,
     ChainAction,
     ClaimReward,
     CommitPoc,
     CommitVotes,
     DeactivateModel,
+    DepositCollateral,
+    DisputePrompt,
     FundChannel,
     PostEpochResult,
+    PunishParticipant,
     ReclaimPrompt,
     RedeemVoucher,
     RegisterModel,
     RegisterParticipant,
+    RequestWithdrawal,
+    SettlePrompt,
     SubmitHardwareDiff,
     SubmitPrompt,
+    UnbondCollateral,
+    UnregisterParticipant,
     UpdateModel,
+    VoidEpochResult,
+    WithdrawCollateral,
+    WithdrawFromChannel,
 )
 from node.protocol.cids import cid_from_bytes, cid_to_bytes
 from node.protocol.events import (
     ChannelFunded,
     ChannelWithdrawn,
+    CollateralDeposited,
+    CollateralSlashed,
+    CollateralUnbonding,
+    CollateralWithdrawn,
     EpochResultPosted,
+    EpochResultVoided,
     EventBody,
     GroupSet,
+    GroupStored,
+    MinCollateralSet,
     MLNodeRemoved,
     MLNodeSet,
     ModelRecorded,
+    ParticipantLeft,
     ParticipantRegistered,
     PocCommitted,
     PromptAnswered,
+    PromptDisputed,
     PromptReclaimed,
+    PromptSettled,
     PromptSubmitted,
     RewardClaimed,
     VotesCommitted,
     VoucherRedeemed,
     WithdrawRequested,
+    WorkCoinsAdded,
 )
 from node.protocol.identifiers import (
     Address,
@@ -57,6 +88,7 @@ from node.protocol.identifiers import (
     PeerId,
     TokenAmount,
 )
+from node.protocol.peer_binding import peer_binding, peer_consents
 from node.protocol.records import EpochParameters, EpochResultSummary, MLNodeRegistration, ModelRecord, PocCommit
 from node.protocol.results import unpack_validator_set
 
@@ -72,167 +104,392 @@ class ContractCall:
     calldata: bytes
 
 
-def encode_action(action: ChainAction, addresses: ContractAddresses) -> tuple[ContractCall, ...]:  # noqa: PLR0912 - one case per action
+def encode_action(action: ChainAction, addresses: ContractAddresses) -> tuple[ContractCall, ...]:  # noqa: PLR0911, PLR0912 - one case per action
     """Return the transactions of an action, in the order in which they must succeed."""
-    arguments: tuple[object, ...]
     match action:
         case RegisterParticipant(peer_id, peer_signature):
-            arguments = (base58.b58decode(peer_id), peer_signature)
-            return (_call(addresses.participant_registry, "ParticipantRegistry", "register", arguments),)
+            call = participant_registry.register(base58.b58decode(peer_id), peer_signature)
         case SubmitHardwareDiff(added, removed):
-            nodes = [(node.node_id, list(node.models), node.hardware) for node in added]
-            arguments = (nodes, list(removed))
-            return (_call(addresses.participant_registry, "ParticipantRegistry", "submitHardwareDiff", arguments),)
+            nodes = [participant_registry.MLNode(node.node_id, node.models, node.hardware) for node in added]
+            call = participant_registry.submit_hardware_diff(nodes, removed)
+        case UnregisterParticipant(nodes):
+            call = participant_registry.unregister(nodes)
+        case DepositCollateral(amount):
+            registry = addresses.participant_registry
+            return (
+                _approve(addresses, registry),
+                ContractCall(registry, participant_registry.deposit_collateral(amount).calldata),
+            )
+        case UnbondCollateral(amount):
+            call = participant_registry.request_withdraw_collateral(amount)
+        case WithdrawCollateral():
+            call = participant_registry.withdraw_collateral()
         case CommitPoc(commit):
-            arguments = (
-                commit.epoch,
-                commit.node_id,
-                commit.model_id,
-                commit.count,
-                commit.root,
-                cid_to_bytes(commit.vectors_cid),
+            cid = cid_to_bytes(commit.vectors_cid)
+            call = epoch_manager.commit_poc(
+                commit.epoch, commit.node_id, commit.model_id, commit.count, commit.root, cid
             )
-            return (_call(addresses.epoch_manager, "EpochManager", "commitPoc", arguments),)
         case CommitVotes(epoch, bundle_cid):
-            return (_call(addresses.epoch_manager, "EpochManager", "commitVotes", (epoch, cid_to_bytes(bundle_cid))),)
-        case PostEpochResult():
-            raise ValueError("an epoch result needs the signing group: use encode_epoch_result")
+            call = epoch_manager.commit_votes(epoch, cid_to_bytes(bundle_cid))
+        case PostEpochResult() | VoidEpochResult() | PunishParticipant():
+            raise ValueError("signatures of members need the signing group: use encode_signed_action")
+        case AddWorkCoins(amount):
+            distributor = addresses.reward_distributor
+            return (
+                _approve(addresses, distributor),
+                ContractCall(distributor, reward_distributor.add_work_coins(amount).calldata),
+            )
         case ClaimReward(account, cumulative, proof):
-            arguments = (account, cumulative, list(proof))
-            return (_call(addresses.reward_distributor, "RewardDistributor", "claim", arguments),)
+            call = reward_distributor.claim(account, cumulative, proof)
         case FundChannel(payee, amount):
+            channels = addresses.payment_channels
             return (
-                _approve(addresses, addresses.payment_channels),
-                _call(addresses.payment_channels, "PaymentChannels", "deposit", (payee, amount)),
+                _approve(addresses, channels),
+                ContractCall(channels, payment_channels.deposit(payee, amount).calldata),
             )
+        case RequestWithdrawal(payee):
+            call = payment_channels.request_withdraw(payee)
+        case WithdrawFromChannel(payee):
+            call = payment_channels.withdraw(payee)
         case RedeemVoucher(payer, payee, voucher, signature):
-            arguments = (payer, payee, voucher.cumulative, voucher.receipts_root, signature)
-            return (_call(addresses.payment_channels, "PaymentChannels", "redeem", arguments),)
-        case SubmitPrompt(prompt_cid, model_id, max_tokens):
-            function = "submitPrompt(string,string,uint32)"
-            arguments = (prompt_cid, model_id, max_tokens)
-            return (
-                _approve(addresses, addresses.inference_coordinator),
-                _call(addresses.inference_coordinator, "InferenceCoordinator", function, arguments),
+            call = payment_channels.redeem(payer, payee, voucher.cumulative, voucher.receipts_root, signature)
+        case SubmitPrompt(prompt_cid, model_id, max_tokens, max_price):
+            coordinator = addresses.inference_coordinator
+            submit = inference_coordinator.submit_prompt_with_max_tokens_and_price_limit(
+                prompt_cid, model_id, max_tokens, max_price
             )
+            return (_approve(addresses, coordinator), ContractCall(coordinator, submit.calldata))
         case AnswerPrompt(prompt_id, result_cid, prompt_tokens, output_tokens):
-            arguments = (prompt_id, result_cid, prompt_tokens, output_tokens)
-            return (_call(addresses.inference_coordinator, "InferenceCoordinator", "submitResult", arguments),)
+            call = inference_coordinator.submit_result(prompt_id, result_cid, prompt_tokens, output_tokens)
+        case DisputePrompt(prompt_id, reason_cid):
+            coordinator = addresses.inference_coordinator
+            dispute = inference_coordinator.dispute(prompt_id, reason_cid)
+            return (_approve(addresses, coordinator), ContractCall(coordinator, dispute.calldata))
+        case SettlePrompt(prompt_id):
+            call = inference_coordinator.settle(prompt_id)
         case ReclaimPrompt(prompt_id):
-            return (_call(addresses.inference_coordinator, "InferenceCoordinator", "reclaim", (prompt_id,)),)
+            call = inference_coordinator.reclaim(prompt_id)
         case RegisterModel():
-            arguments = (action.model_id, action.cid, action.name, action.description, _spec(action))
-            return (_call(addresses.model_registry, "ModelRegistry", "registerModelWithSpec", arguments),)
+            call = model_registry.register_model_with_spec(
+                action.model_id, action.cid, action.name, action.description, model_spec(action)
+            )
         case UpdateModel(model_id, cid):
-            return (_call(addresses.model_registry, "ModelRegistry", "updateModel", (model_id, cid)),)
+            call = model_registry.update_model(model_id, cid)
         case DeactivateModel(model_id):
-            return (_call(addresses.model_registry, "ModelRegistry", "deactivateModel", (model_id,)),)
+            call = model_registry.deactivate_model(model_id)
+    return (_to(addresses, call),)
 
 
-def encode_epoch_result(
-    action: PostEpochResult, group: Sequence[tuple[Address, int]], addresses: ContractAddresses
+SignedAction = PostEpochResult | VoidEpochResult | PunishParticipant
+"""Actions that carry signatures of members of a group."""
+
+
+def signing_epoch(action: SignedAction) -> EpochNumber:
+    """Return the epoch whose group signed."""
+    match action:
+        case PostEpochResult(summary):
+            return summary.epoch
+        case VoidEpochResult(epoch):
+            return epoch
+        case PunishParticipant(verdict):
+            return verdict.epoch
+
+
+def encode_signed_action(
+    action: SignedAction, group: Sequence[tuple[Address, int]], addresses: ContractAddresses
 ) -> tuple[ContractCall, ...]:
-    """Return the transaction that posts a result; `group` is the one in charge, whose members' bits are set."""
-    summary = action.summary
-    known = dict(action.signatures)
+    """Return the transactions of an action that members signed; `group` is the one of `signing_epoch`."""
+    match action:
+        case PostEpochResult(summary, validator_set, signatures):
+            result = epoch_manager.EpochResult(
+                epoch=summary.epoch,
+                content_cid=cid_to_bytes(summary.content_cid),
+                validator_set_hash=summary.validator_set_hash,
+                total_weight=summary.total_weight,
+                rewards_root=summary.rewards_root,
+                reward_total=summary.reward_total,
+            )
+            bitmap, joined = join_signatures(fewest_signatures(signatures, group), group)
+            return (
+                _to(addresses, epoch_manager.store_group(validator_set)),
+                _to(addresses, epoch_manager.submit_epoch_result(result, bitmap, joined)),
+            )
+        case VoidEpochResult(epoch, result_digest, signatures):
+            bitmap, joined = join_signatures(signatures, group)
+            return (_to(addresses, epoch_manager.void_epoch_result(epoch, result_digest, bitmap, joined)),)
+        case PunishParticipant(verdict, signatures):
+            bitmap, joined = join_signatures(fewest_signatures(signatures, group), group)
+            offence = slashing.Offence(verdict.offence.value)
+            record = slashing.Verdict(
+                verdict.epoch, verdict.participant, offence, cid_to_bytes(verdict.evidence_cid)
+            )
+            return (_to(addresses, slashing.punish(record, bitmap, joined)),)
+
+
+def fewest_signatures(
+    signatures: Sequence[tuple[Address, bytes]], group: Sequence[tuple[Address, int]]
+) -> tuple[tuple[Address, bytes], ...]:
+    """Return the fewest of `signatures` that make a quorum: the heaviest signers, for each one costs gas.
+
+    All of them if they make none.
+    """
+    weights = dict(group)
+    total = sum(weights.values())
+    chosen: list[tuple[Address, bytes]] = []
+    signed = 0
+    for account, signature in sorted(signatures, key=lambda entry: (-weights.get(entry[0], 0), entry[0].lower())):
+        chosen.append((account, signature))
+        signed += weights.get(account, 0)
+        if 3 * signed > 2 * total:
+            break
+    return tuple(chosen)
+
+
+def join_signatures(
+    signatures: Sequence[tuple[Address, bytes]], group: Sequence[tuple[Address, int]]
+) -> tuple[list[int], bytes]:
+    """Return the bitmap of signers and their signatures in the order of the group's members."""
+    known = dict(signatures)
     bitmap = [0] * -(-len(group) // BITMAP_WORD_BITS)
-    signatures = b""
+    joined = b""
     for index, (account, _) in enumerate(group):
         if account in known:
             bitmap[index // BITMAP_WORD_BITS] |= 1 << index % BITMAP_WORD_BITS
-            signatures += known[account]
-    result = (
-        summary.epoch,
-        cid_to_bytes(summary.content_cid),
-        summary.validator_set_hash,
-        summary.total_weight,
-        summary.rewards_root,
-        summary.reward_total,
-    )
-    arguments = (result, action.validator_set, bitmap, signatures)
-    return (_call(addresses.epoch_manager, "EpochManager", "submitEpochResult", arguments),)
+            joined += known[account]
+    return bitmap, joined
 
 
 def contract_names(addresses: ContractAddresses) -> dict[Address, str]:
     """Return which contract's events each watched address emits."""
     return {
-        addresses.model_registry: "ModelRegistry",
-        addresses.participant_registry: "ParticipantRegistry",
-        addresses.epoch_manager: "EpochManager",
-        addresses.reward_distributor: "RewardDistributor",
-        addresses.payment_channels: "PaymentChannels",
-        addresses.inference_coordinator: "InferenceCoordinator",
+        addresses.model_registry: model_registry.CONTRACT,
+        addresses.participant_registry: participant_registry.CONTRACT,
+        addresses.epoch_manager: epoch_manager.CONTRACT,
+        addresses.reward_distributor: reward_distributor.CONTRACT,
+        addresses.payment_channels: payment_channels.CONTRACT,
+        addresses.inference_coordinator: inference_coordinator.CONTRACT,
     }
 
 
-def decode_event(contract: str, topics: Sequence[bytes], data: bytes) -> EventBody | None:
-    """Return what a log says, or None for an event the daemon does not follow. Raises ValueError if malformed."""
-    log = decode_log(contract, topics, data)
-    decoder = _DECODERS.get(log.name)
-    if decoder is None:
-        return None
-    try:
-        body: EventBody = decoder(log.arguments)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{log.name}: {error!r}") from error
-    return body
+class EventDecoder:
+    """Turns logs of the network's contracts into the protocol's events."""
+
+    def __init__(self, chain_id: int, epoch_manager_address: Address) -> None:
+        """Chain and EpochManager are what peer bindings are made for."""
+        self._chain_id = chain_id
+        self._epoch_manager = epoch_manager_address
+
+    def decode(self, contract: str, topics: Sequence[bytes], data: bytes) -> EventBody | None:
+        """Return what a log says, or None for an event the daemon does not follow. Raises ValueError if malformed."""
+        event = bindings.decode_event(contract, topics, data)
+        if isinstance(event, participant_registry.ParticipantRegistered):
+            binding = peer_binding(self._chain_id, self._epoch_manager, Address(event.participant))
+            consented = peer_consents(event.peer_id, binding, event.peer_signature)
+            peer_id = PeerId(base58.b58encode(event.peer_id).decode())
+            return ParticipantRegistered(Address(event.participant), peer_id, consented)
+        return _translate(event)
 
 
-def decode_parameters(values: Sequence[Any]) -> EpochParameters:
-    """Return the record of `EpochManager.parameters()`."""
-    (
-        genesis_block,
-        epoch_blocks,
-        generate,
-        exchange,
-        validate,
-        vote_exchange,
-        form,
-        load,
-        sample,
-        reject,
-        unit_price,
-        subsidy,
-        halving,
-    ) = values
+def _translate(event: ContractEvent) -> EventBody | None:  # noqa: PLR0911, PLR0912 - one case per event
+    match event:
+        case model_registry.ModelRecorded():
+            return ModelRecorded(_model_record(event.info))
+        case participant_registry.ParticipantLeft():
+            return ParticipantLeft(Address(event.participant))
+        case participant_registry.MLNodeSet():
+            models = tuple(ModelId(model_id) for model_id in event.node.models)
+            node = MLNodeRegistration(NodeId(event.node.node_id), models, event.node.hardware)
+            return MLNodeSet(Address(event.participant), node)
+        case participant_registry.MLNodeRemoved():
+            return MLNodeRemoved(Address(event.participant), NodeId(event.node_id))
+        case participant_registry.CollateralDeposited():
+            return CollateralDeposited(Address(event.participant), TokenAmount(event.deposited))
+        case participant_registry.CollateralUnbonding():
+            return CollateralUnbonding(
+                Address(event.participant),
+                TokenAmount(event.deposited),
+                TokenAmount(event.unbonding),
+                event.available_at,
+            )
+        case participant_registry.CollateralWithdrawn():
+            return CollateralWithdrawn(Address(event.participant), TokenAmount(event.amount))
+        case participant_registry.CollateralSlashed():
+            return CollateralSlashed(
+                Address(event.participant),
+                TokenAmount(event.amount),
+                TokenAmount(event.deposited),
+                TokenAmount(event.unbonding),
+                event.barred_until,
+            )
+        case participant_registry.MinCollateralSet():
+            return MinCollateralSet(TokenAmount(event.min_collateral))
+        case epoch_manager.PocCommitted():
+            return PocCommitted(
+                PocCommit(
+                    epoch=EpochNumber(event.epoch),
+                    participant=Address(event.participant),
+                    node_id=NodeId(event.node_id),
+                    model_id=ModelId(event.model_id),
+                    count=event.count,
+                    root=Hash32(event.root),
+                    vectors_cid=cid_from_bytes(event.vectors_cid),
+                )
+            )
+        case epoch_manager.VotesCommitted():
+            return VotesCommitted(EpochNumber(event.epoch), Address(event.validator), cid_from_bytes(event.bundle_cid))
+        case epoch_manager.GroupSet():
+            return GroupSet(EpochNumber(event.epoch), unpack_validator_set(event.validator_set))
+        case epoch_manager.GroupStored():
+            return GroupStored(Hash32(event.validator_set_hash), unpack_validator_set(event.validator_set))
+        case epoch_manager.EpochResultPosted():
+            summary = EpochResultSummary(
+                epoch=EpochNumber(event.epoch),
+                content_cid=cid_from_bytes(event.content_cid),
+                validator_set_hash=Hash32(event.validator_set_hash),
+                total_weight=event.total_weight,
+                rewards_root=Hash32(event.rewards_root),
+                reward_total=TokenAmount(event.reward_total),
+            )
+            return EpochResultPosted(summary, Address(event.poster))
+        case epoch_manager.EpochResultVoided():
+            return EpochResultVoided(EpochNumber(event.epoch), Hash32(event.result_digest))
+        case reward_distributor.WorkCoinsAdded():
+            return WorkCoinsAdded(Address(event.sender), TokenAmount(event.amount))
+        case reward_distributor.RewardClaimed():
+            return RewardClaimed(
+                Address(event.account), TokenAmount(event.amount), TokenAmount(event.cumulative)
+            )
+        case payment_channels.ChannelFunded():
+            return ChannelFunded(*_channel(event), TokenAmount(event.deposited))
+        case payment_channels.VoucherRedeemed():
+            return VoucherRedeemed(*_channel(event), TokenAmount(event.amount), TokenAmount(event.cumulative))
+        case payment_channels.WithdrawRequested():
+            return WithdrawRequested(*_channel(event), event.unlock_time)
+        case payment_channels.ChannelWithdrawn():
+            return ChannelWithdrawn(*_channel(event), TokenAmount(event.deposited))
+        case inference_coordinator.PromptSubmitted():
+            return PromptSubmitted(
+                prompt_id=event.prompt_id,
+                user=Address(event.user),
+                model_id=ModelId(event.model_id),
+                model_cid=Cid(event.model_cid),
+                prompt_cid=Cid(event.prompt_cid),
+                max_tokens=event.max_tokens,
+                max_price=TokenAmount(event.max_price),
+                executor=Address(event.executor),
+                deadline_block=BlockNumber(event.deadline_block),
+            )
+        case inference_coordinator.PromptAnswered():
+            return PromptAnswered(
+                prompt_id=event.prompt_id,
+                executor=Address(event.executor),
+                result_cid=Cid(event.result_cid),
+                prompt_tokens=event.prompt_tokens,
+                output_tokens=event.output_tokens,
+                price=TokenAmount(event.price),
+                dispute_until=BlockNumber(event.dispute_until),
+            )
+        case inference_coordinator.PromptDisputed():
+            return PromptDisputed(
+                event.prompt_id, Address(event.user), Cid(event.reason_cid), BlockNumber(event.verdict_until)
+            )
+        case inference_coordinator.PromptSettled():
+            return PromptSettled(
+                event.prompt_id, Address(event.executor), TokenAmount(event.paid), TokenAmount(event.refunded)
+            )
+        case inference_coordinator.PromptReclaimed():
+            return PromptReclaimed(event.prompt_id, Address(event.user), TokenAmount(event.amount))
+        case _:
+            return None
+
+
+def from_parameters(values: epoch_manager.Parameters) -> EpochParameters:
+    """Return the record of `EpochManager.parameters()`. Raises ValueError if it breaks the protocol's rules."""
     return EpochParameters(
-        genesis_block=BlockNumber(genesis_block),
-        epoch_blocks=epoch_blocks,
-        generate_offset=generate,
-        exchange_offset=exchange,
-        validate_offset=validate,
-        vote_exchange_offset=vote_exchange,
-        form_offset=form,
-        load_offset=load,
-        poc_sample_size=sample,
-        poc_reject_mismatches=reject,
-        unit_price=TokenAmount(unit_price),
-        initial_subsidy=TokenAmount(subsidy),
-        halving_epochs=halving,
+        genesis_block=BlockNumber(values.genesis_block),
+        epoch_blocks=values.epoch_blocks,
+        generate_offset=values.generate_offset,
+        exchange_offset=values.exchange_offset,
+        validate_offset=values.validate_offset,
+        vote_exchange_offset=values.vote_exchange_offset,
+        form_offset=values.form_offset,
+        load_offset=values.load_offset,
+        poc_sample_size=values.poc_sample_size,
+        poc_reject_mismatches=values.poc_reject_mismatches,
+        unit_price=TokenAmount(values.unit_price),
+        initial_subsidy=TokenAmount(values.initial_subsidy),
+        halving_epochs=values.halving_epochs,
     )
 
 
-def encode_parameters(parameters: EpochParameters) -> tuple[int, ...]:
+def to_parameters(parameters: EpochParameters) -> epoch_manager.Parameters:
     """Return `EpochManager.Parameters` for its constructor."""
-    return (
-        parameters.genesis_block,
-        parameters.epoch_blocks,
-        parameters.generate_offset,
-        parameters.exchange_offset,
-        parameters.validate_offset,
-        parameters.vote_exchange_offset,
-        parameters.form_offset,
-        parameters.load_offset,
-        parameters.poc_sample_size,
-        parameters.poc_reject_mismatches,
-        parameters.unit_price,
-        parameters.initial_subsidy,
-        parameters.halving_epochs,
+    return epoch_manager.Parameters(
+        genesis_block=parameters.genesis_block,
+        epoch_blocks=parameters.epoch_blocks,
+        generate_offset=parameters.generate_offset,
+        exchange_offset=parameters.exchange_offset,
+        validate_offset=parameters.validate_offset,
+        vote_exchange_offset=parameters.vote_exchange_offset,
+        form_offset=parameters.form_offset,
+        load_offset=parameters.load_offset,
+        poc_sample_size=parameters.poc_sample_size,
+        poc_reject_mismatches=parameters.poc_reject_mismatches,
+        unit_price=parameters.unit_price,
+        initial_subsidy=parameters.initial_subsidy,
+        halving_epochs=parameters.halving_epochs,
     )
 
 
-def _call(recipient: Address, contract: str, function: str, arguments: Sequence[object]) -> ContractCall:
-    return ContractCall(recipient, encode_call(contract, function, arguments))
+def model_spec(action: RegisterModel) -> model_registry.ModelSpec:
+    """Return a model's specification as the registry takes it."""
+    return model_registry.ModelSpec(
+        hf_repo=action.hf_repo,
+        hf_commit=action.hf_commit,
+        model_args=action.model_args,
+        quantization=action.quantization,
+        kv_cache_quantization=action.kv_cache_quantization,
+        vram_mib=action.vram_mib,
+        throughput_per_nonce=action.throughput_per_nonce,
+        units_of_compute_per_token=action.units_of_compute_per_token,
+        context_length=action.context_length,
+        poc_distance_max=action.poc_distance_max,
+        gated=action.gated,
+        encrypted=action.encrypted,
+        proposer=action.proposer,
+    )
+
+
+def _model_record(info: model_registry.ModelInfo) -> ModelRecord:
+    spec = info.spec
+    return ModelRecord(
+        model_id=ModelId(info.model_id),
+        cid=Cid(info.cid),
+        name=info.name,
+        description=info.description,
+        active=info.active,
+        version=info.version,
+        hf_repo=spec.hf_repo,
+        hf_commit=spec.hf_commit,
+        model_args=tuple(spec.model_args),
+        vram_mib=spec.vram_mib,
+        throughput_per_nonce=spec.throughput_per_nonce,
+        units_of_compute_per_token=spec.units_of_compute_per_token,
+        context_length=spec.context_length,
+        poc_distance_max=spec.poc_distance_max,
+        quantization=spec.quantization,
+        kv_cache_quantization=spec.kv_cache_quantization,
+        gated=spec.gated,
+        encrypted=spec.encrypted,
+        proposer=Address(spec.proposer),
+    )
+
+
+def _to(addresses: ContractAddresses, call: Call) -> ContractCall:
+    """Address a call by its contract's name."""
+    recipients = {name: address for address, name in contract_names(addresses).items()}
+    recipients[slashing.CONTRACT] = addresses.slashing
+    return ContractCall(recipients[call.contract], call.calldata)
 
 
 def _approve(addresses: ContractAddresses, spender: Address) -> ContractCall:
@@ -240,127 +497,16 @@ def _approve(addresses: ContractAddresses, spender: Address) -> ContractCall:
 
     Without a limit, because intents run side by side: an exact allowance for one would be overwritten by the next.
     """
-    return _call(addresses.token, "QuernToken", "approve", (spender, UINT256_MAX))
+    return ContractCall(addresses.token, quern_token.approve(spender, UINT256_MAX).calldata)
 
 
-def _spec(action: RegisterModel) -> tuple[object, ...]:
-    return (
-        action.hf_repo,
-        action.hf_commit,
-        list(action.model_args),
-        action.vram_mib,
-        action.throughput_per_nonce,
-        action.units_of_compute_per_token,
-        action.context_length,
-        action.poc_distance_max,
-    )
+_ChannelEvent = (
+    payment_channels.ChannelFunded
+    | payment_channels.VoucherRedeemed
+    | payment_channels.WithdrawRequested
+    | payment_channels.ChannelWithdrawn
+)
 
 
-def _address(text: str) -> Address:
-    return Address(to_checksum_address(text))
-
-
-def _model_recorded(arguments: Mapping[str, Any]) -> ModelRecorded:
-    model_id, cid, name, description, active, version, _owner, spec = arguments["info"]
-    hf_repo, hf_commit, model_args, vram_mib, throughput, units, context_length, distance = spec
-    return ModelRecorded(
-        ModelRecord(
-            model_id=ModelId(model_id),
-            cid=Cid(cid),
-            name=name,
-            description=description,
-            active=active,
-            version=version,
-            hf_repo=hf_repo,
-            hf_commit=hf_commit,
-            model_args=tuple(model_args),
-            vram_mib=vram_mib,
-            throughput_per_nonce=throughput,
-            units_of_compute_per_token=units,
-            context_length=context_length,
-            poc_distance_max=distance,
-        )
-    )
-
-
-def _node_set(arguments: Mapping[str, Any]) -> MLNodeSet:
-    node_id, models, hardware = arguments["node"]
-    node = MLNodeRegistration(NodeId(node_id), tuple(ModelId(model_id) for model_id in models), hardware)
-    return MLNodeSet(_address(arguments["participant"]), node)
-
-
-def _poc_committed(arguments: Mapping[str, Any]) -> PocCommitted:
-    return PocCommitted(
-        PocCommit(
-            epoch=EpochNumber(arguments["epoch"]),
-            participant=_address(arguments["participant"]),
-            node_id=NodeId(arguments["nodeId"]),
-            model_id=ModelId(arguments["modelId"]),
-            count=arguments["count"],
-            root=Hash32(arguments["root"]),
-            vectors_cid=cid_from_bytes(arguments["vectorsCid"]),
-        )
-    )
-
-
-def _result_posted(arguments: Mapping[str, Any]) -> EpochResultPosted:
-    summary = EpochResultSummary(
-        epoch=EpochNumber(arguments["epoch"]),
-        content_cid=cid_from_bytes(arguments["contentCid"]),
-        validator_set_hash=Hash32(arguments["validatorSetHash"]),
-        total_weight=arguments["totalWeight"],
-        rewards_root=Hash32(arguments["rewardsRoot"]),
-        reward_total=TokenAmount(arguments["rewardTotal"]),
-    )
-    return EpochResultPosted(summary, _address(arguments["poster"]))
-
-
-def _channel(arguments: Mapping[str, Any]) -> tuple[Hash32, Address, Address]:
-    return Hash32(arguments["channelId"]), _address(arguments["payer"]), _address(arguments["payee"])
-
-
-def _prompt_submitted(arguments: Mapping[str, Any]) -> PromptSubmitted:
-    return PromptSubmitted(
-        prompt_id=arguments["promptId"],
-        user=_address(arguments["user"]),
-        model_id=ModelId(arguments["modelId"]),
-        model_cid=Cid(arguments["modelCID"]),
-        prompt_cid=Cid(arguments["promptCID"]),
-        max_tokens=arguments["maxTokens"],
-        max_price=TokenAmount(arguments["maxPrice"]),
-        executor=_address(arguments["executor"]),
-        deadline_block=BlockNumber(arguments["deadlineBlock"]),
-    )
-
-
-_DECODERS: dict[str, Any] = {
-    "ModelRecorded": _model_recorded,
-    "ParticipantRegistered": lambda a: ParticipantRegistered(
-        _address(a["participant"]), PeerId(base58.b58encode(a["peerId"]).decode()), a["peerSignature"]
-    ),
-    "MLNodeSet": _node_set,
-    "MLNodeRemoved": lambda a: MLNodeRemoved(_address(a["participant"]), NodeId(a["nodeId"])),
-    "PocCommitted": _poc_committed,
-    "VotesCommitted": lambda a: VotesCommitted(
-        EpochNumber(a["epoch"]), _address(a["validator"]), cid_from_bytes(a["bundleCid"])
-    ),
-    "GroupSet": lambda a: GroupSet(EpochNumber(a["epoch"]), unpack_validator_set(a["validatorSet"])),
-    "EpochResultPosted": _result_posted,
-    "RewardClaimed": lambda a: RewardClaimed(
-        _address(a["account"]), TokenAmount(a["amount"]), TokenAmount(a["cumulative"])
-    ),
-    "ChannelFunded": lambda a: ChannelFunded(*_channel(a), TokenAmount(a["deposited"])),
-    "VoucherRedeemed": lambda a: VoucherRedeemed(*_channel(a), TokenAmount(a["amount"]), TokenAmount(a["cumulative"])),
-    "WithdrawRequested": lambda a: WithdrawRequested(*_channel(a), a["unlockTime"]),
-    "ChannelWithdrawn": lambda a: ChannelWithdrawn(*_channel(a), TokenAmount(a["deposited"])),
-    "PromptSubmitted": _prompt_submitted,
-    "PromptAnswered": lambda a: PromptAnswered(
-        a["promptId"],
-        _address(a["executor"]),
-        Cid(a["resultCID"]),
-        a["promptTokens"],
-        a["outputTokens"],
-        TokenAmount(a["price"]),
-    ),
-    "PromptReclaimed": lambda a: PromptReclaimed(a["promptId"], _address(a["user"]), TokenAmount(a["amount"])),
-}
+def _channel(event: _ChannelEvent) -> tuple[Hash32, Address, Address]:
+    return Hash32(event.channel_id), Address(event.payer), Address(event.payee)

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 import trio
 
-from node.chain.bindings import decode_event
+from node.chain.bindings import EventDecoder
 from node.chain.event_codec import event_from_bytes, event_to_bytes
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hash32, hex_bytes, quantity
 from node.ports import Head
@@ -37,6 +37,7 @@ class Watcher:
         rpc: JsonRpc,
         tables: ChainTables,
         contracts: Mapping[Address, str],
+        decoder: EventDecoder,
         *,
         first_block: BlockNumber,
         confirmations: int,
@@ -45,6 +46,7 @@ class Watcher:
         self._rpc = rpc
         self._tables = tables
         self._contracts = {address.lower(): name for address, name in contracts.items()}
+        self._decoder = decoder
         self._first_block = first_block
         self._confirmations = confirmations
         self._poll_seconds = poll_seconds
@@ -171,7 +173,8 @@ class Watcher:
             if contract is None:
                 continue
             try:
-                body = decode_event(contract, [hex_bytes(topic) for topic in entry["topics"]], hex_bytes(entry["data"]))
+                topics = [hex_bytes(topic) for topic in entry["topics"]]
+                body = self._decoder.decode(contract, topics, hex_bytes(entry["data"]))
                 if body is None:
                     continue
                 event = ChainEvent(BlockNumber(number), hash32(entry["blockHash"]), index, body)
