@@ -16,7 +16,7 @@ CONTRACT = "InferenceCoordinator"
 class PromptStatus(IntEnum):
     """Solidity: `enum InferenceCoordinator.PromptStatus`."""
 
-    OPEN_ = 0
+    OPEN = 0
     ANSWERED = 1
     DISPUTED = 2
     SETTLED = 3

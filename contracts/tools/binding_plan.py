@@ -7,7 +7,7 @@ from typing import Any
 
 from contracts import abi
 from contracts.tools.documentation import Documentation, entry_documentation, type_documentation
-from contracts.tools.python_names import argument_names, class_name, overload_names, snake_case, unique
+from contracts.tools.python_names import argument_names, class_name, member_names, overload_names, snake_case, unique
 
 Json = Mapping[str, Any]
 
@@ -192,7 +192,7 @@ class _TypeNames:
             self.enumerations[internal] = Enumeration(
                 name=self.claim(internal.removeprefix("enum ")),
                 solidity=internal,
-                members=argument_names(described["members"], "member"),
+                members=member_names(described["members"]),
                 documentation=type_documentation(described),
             )
         return self.enumerations[internal]

@@ -103,7 +103,7 @@ def _uses(body: str, name: str) -> bool:
 
 def _enumeration(enumeration: Enumeration) -> str:
     said = _docstring(_described(enumeration.documentation, f"Solidity: `{enumeration.solidity}`."))
-    members = "\n".join(f"{member.upper()} = {value}" for value, member in enumerate(enumeration.members))
+    members = "\n".join(f"{member} = {value}" for value, member in enumerate(enumeration.members))
     return f"class {enumeration.name}(IntEnum):\n" + _indented(f"{said}\n\n{members}\n")
 
 

@@ -15,8 +15,20 @@ METHODS = frozenset({"decode", "from_abi", "to_abi"})
 
 def snake_case(name: str) -> str:
     """Return `submit_prompt` for `submitPrompt`, `model_cid` for `modelCID_`; a keyword or builtin gets a `_`."""
-    plain = WORD_BOUNDARY.sub("_", name.strip("_")).lower()
+    plain = _with_underscores(name).lower()
     return f"{plain}_" if plain in RESERVED or plain in METHODS else plain
+
+
+def member_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the members of an enum in large letters, which no keyword has."""
+    result: list[str] = []
+    for name in names:
+        result.append(unique(_with_underscores(name).upper(), result))
+    return tuple(result)
+
+
+def _with_underscores(name: str) -> str:
+    return WORD_BOUNDARY.sub("_", name.strip("_"))
 
 
 def class_name(name: str) -> str:
@@ -30,7 +42,7 @@ def unique(wanted: str, taken: Iterable[str]) -> str:
     known = set(taken)
     candidate, number = wanted, 2
     while candidate in known:
-        candidate = f"{wanted}_{number}"
+        candidate = f"{wanted.rstrip('_')}_{number}"
         number += 1
     return candidate
 
