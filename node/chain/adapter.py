@@ -11,6 +11,7 @@ from node.chain.accounts import LocalAccount
 from node.chain.addresses import Deployment
 from node.chain.bindings import contract_names, decode_parameters, encode_action, encode_epoch_result
 from node.chain.contract_codec import decode_result, encode_call
+from node.chain.endpoints import ChainIdentity, HealthLimits, WrongChainError
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
 from node.chain.sender import Sender
 from node.chain.watcher import Watcher
@@ -25,8 +26,7 @@ from node.store.database import Database
 OUTAGE_POLL_SECONDS = 1.0
 
 
-class WrongChainError(Exception):
-    """The endpoint's chain is not the one of the settings or of the deployment file; nothing was sent to it."""
+__all__ = ["EvmChain", "WrongChainError", "check_chain", "open_chain", "read_contract"]
 
 
 class EvmChain:
@@ -92,8 +92,8 @@ class EvmChain:
         await self._watcher.until_confirmed(block)
         while True:
             try:
-                found = await self._rpc.block(block)
-            except (RpcUnavailableError, RpcError):
+                found = await self._rpc.agreed_block(block)
+            except (RpcUnavailableError, RpcError, ValueError):
                 found = None  # an outage is waited out, as the watcher does; it also writes about it
             if found is not None:
                 return found.hash
@@ -180,13 +180,15 @@ async def open_chain(
     confirmations: int,
     poll_seconds: float,
     wall_clock: WallClock,
+    health: HealthLimits | None = None,
 ) -> AsyncIterator[EvmChain]:
     """Connect, check, catch up with the chain, and follow it until the context is left.
 
     Raises WrongChainError, or RpcUnavailableError if no endpoint answers at the start; later outages are waited out.
     """
     async with httpx.AsyncClient() as client:
-        rpc = JsonRpc(rpc_urls, client)
+        identity = ChainIdentity(chain_id, deployment.genesis_hash)
+        rpc = JsonRpc(rpc_urls, client, identity=identity, limits=health)
         await check_chain(rpc, chain_id, deployment)
         (values,) = await read_contract(rpc, deployment.addresses.epoch_manager, "EpochManager", "parameters", [])
         if not isinstance(values, tuple):

@@ -76,7 +76,7 @@ class Watcher:
     async def catch_up(self) -> None:
         """Take in everything up to the present head."""
         while True:
-            newest = await self._rpc.block_number()
+            newest = await self._rpc.head()
             tip = await self._canonical_tip()
             following = BlockNumber(self._first_block if tip is None else tip[0] + 1)
             if following > newest:
@@ -116,7 +116,7 @@ class Watcher:
     async def _canonical_tip(self) -> tuple[BlockNumber, Hash32] | None:
         """Return the newest block taken in that is still on the chain, forgetting those that are not."""
         while (tip := self._tables.tip()) is not None:
-            block = await self._rpc.block(tip[0])
+            block = await self._rpc.agreed_block(tip[0])
             if block is not None and block.hash == tip[1]:
                 return tip
             if tip[0] <= self.head.confirmed:
@@ -131,7 +131,7 @@ class Watcher:
         return None
 
     async def _take_block(self, number: BlockNumber, parent: Hash32 | None) -> BlockNumber | None:
-        block = await self._rpc.block(number)
+        block = await self._rpc.agreed_block(number)
         if block is None or (parent is not None and block.parent_hash != parent):
             return None  # the chain moved between two questions: ask again
         try:
@@ -151,14 +151,16 @@ class Watcher:
             self._range_blocks = max(1, self._range_blocks // 2)
             log.info("the endpoint refused a range of logs; halving it", blocks=self._range_blocks, reason=str(error))
             return None
-        block = await self._rpc.block(to)
+        block = await self._rpc.agreed_block(to)
         if block is None:
             return None
         self._tables.add_blocks(to, block.hash, self._records(logs))
         return to
 
     async def _logs(self, where: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
-        result = await self._rpc.call("eth_getLogs", {**where, "address": list(self._contracts)})
+        result = await self._rpc.call_agreed(
+            "eth_getLogs", {**where, "address": list(self._contracts)}, key=_what_logs_say
+        )
         if not isinstance(result, list):
             raise ValueError("eth_getLogs: expected a list")
         return result
@@ -195,3 +197,11 @@ class Watcher:
         for record in self._tables.events(after=self._applied, through=self.head.confirmed):
             self.state.apply(event_from_bytes(record))
         self._applied = BlockNumber(max(self._applied, self.head.confirmed))
+
+
+def _what_logs_say(result: Any) -> object:
+    """Return what must agree of a list of logs; nodes add fields of their own."""
+    return [
+        (entry["blockHash"], entry["logIndex"], entry["address"].lower(), entry["topics"], entry["data"])
+        for entry in result
+    ]
