@@ -27,6 +27,8 @@ AGREED_SECONDS_MAX = 8.0
 """For a question to all endpoints; those that have not answered by then do not count."""
 STRAGGLER_SECONDS_MAX = 2.0
 """What slower endpoints get once enough have answered: one that hangs must not slow everything down."""
+CONTRADICTION_SECONDS_MAX = 0.1
+"""What slower endpoints get once the answer is certain: time to be caught lying, no more."""
 DISAGREEMENT_ROUNDS = 2
 DISAGREEMENT_PAUSE_SECONDS = 0.5
 """Two honest endpoints differ for a moment while a block replaces another: ask again before blaming one."""
@@ -272,8 +274,8 @@ class JsonRpc:
             if len(answers) >= self._pool.quorum:
                 scope.deadline = min(scope.deadline, trio.current_time() + STRAGGLER_SECONDS_MAX)
             if not all_of_them and _is_certain(answers, len(chosen), self._pool.quorum):
+                scope.deadline = min(scope.deadline, trio.current_time() + CONTRADICTION_SECONDS_MAX)
                 heard.update(chosen)  # the others cannot change it; that they were slower is no fault
-                scope.cancel()
 
         if len(chosen) == 1:
             await ask(chosen[0])  # no tasks, no waiting: the way of a single endpoint
