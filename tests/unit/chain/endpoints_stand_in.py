@@ -45,6 +45,7 @@ class StandIn:
 
     async def handle(self, request: httpx.Request) -> httpx.Response:
         self.posts += 1
+        self.sender = trio.lowlevel.current_task()
         if self.frozen:
             await trio.sleep_forever()
         if self.down:
