@@ -20,10 +20,13 @@ import node
 from node.amounts import tokens_to_amount
 from node.api.openai import make_app
 from node.api.server import ApiPortError, bind_api, serve_api
+from node.chain.account_lock import AccountInUseError
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, WrongChainError, open_chain
 from node.chain.addresses import DeploymentFileError, read_deployment
 from node.chain.rpc import RpcError, RpcUnavailableError
+from node.chain.sender import GWEI
+from node.chain.watcher import DeepReorganisationError, NoFinalityError
 from node.control.methods import method_table
 from node.control.server import ControlSocketError, serve_control
 from node.engine.adapter import EngineEnvironment, EngineNode
@@ -75,6 +78,9 @@ StartError = (
     KeyFileError,
     DeploymentFileError,
     WrongChainError,
+    NoFinalityError,
+    AccountInUseError,
+    DeepReorganisationError,
     RpcUnavailableError,
     RpcError,
     PortInUseError,
@@ -116,6 +122,9 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 confirmations=settings.chain.confirmations,
                 poll_seconds=settings.chain.poll_seconds,
                 wall_clock=wall_clock,
+                finality=settings.chain.finality,
+                max_fee_wei=settings.chain.max_fee_gwei * GWEI,
+                gas_reserve_wei=tokens_to_amount(settings.chain.gas_reserve_ether),
             ) as chain,
             open_content(
                 data_dir / "content",

@@ -2,24 +2,27 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import trio
 from eth_hash.auto import keccak
 
+from node.chain.account_lock import exclusive_account
 from node.chain.accounts import LocalAccount
 from node.chain.addresses import Deployment
 from node.chain.bindings import contract_names, decode_parameters, encode_action, encode_epoch_result
 from node.chain.contract_codec import decode_result, encode_call
 from node.chain.endpoints import ChainIdentity, HealthLimits, WrongChainError
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
-from node.chain.sender import Sender
-from node.chain.watcher import Watcher
+from node.chain.sender import BUMP_SECONDS, GAS_RESERVE_WEI_DEFAULT, GWEI, MAX_FEE_GWEI_DEFAULT, Sender
+from node.chain.watcher import Finality, Watcher
 from node.ports import ActionOutcome, Head, WallClock
 from node.protocol.actions import ChainAction, PostEpochResult
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, Hash32, TokenAmount
 from node.protocol.records import EpochParameters
+from node.settings.locations import account_lock_dir
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
 
@@ -41,10 +44,8 @@ class EvmChain:
         tables: ChainTables,
         watcher: Watcher,
         sender: Sender,
-        confirmations: int,
     ) -> None:
         self._rpc = rpc
-        self._confirmations = confirmations
         self._addresses = deployment.addresses
         self._account = account
         self._tables = tables
@@ -67,6 +68,11 @@ class EvmChain:
     def payment_channels(self) -> Address:
         """Contract that verifies vouchers."""
         return self._addresses.payment_channels
+
+    @property
+    def low_balance(self) -> bool:
+        """Whether the account holds less of the gas coin than the reserve of the settings."""
+        return self._sender.low_balance
 
     @property
     def head(self) -> Head:
@@ -113,9 +119,7 @@ class EvmChain:
 
     async def outcome(self, key: str) -> ActionOutcome:
         """Wait until intent `key` is confirmed or has failed for good, and `state` shows its events."""
-        outcome = await self._sender.outcome(key)
-        await self._watcher.until_confirmed(self._sender.head - self._confirmations)
-        return outcome
+        return await self._sender.outcome(key)  # the sender confirms only what the watcher has confirmed
 
     async def token_balance(self, account: Address) -> TokenAmount:
         """Tokens of `account` at the newest block."""
@@ -180,40 +184,54 @@ async def open_chain(
     confirmations: int,
     poll_seconds: float,
     wall_clock: WallClock,
+    finality: Finality = "confirmations",
+    max_fee_wei: int = MAX_FEE_GWEI_DEFAULT * GWEI,
+    gas_reserve_wei: int = GAS_RESERVE_WEI_DEFAULT,
+    bump_seconds: float = BUMP_SECONDS,
     health: HealthLimits | None = None,
+    lock_dir: Path | None = None,
 ) -> AsyncIterator[EvmChain]:
     """Connect, check, catch up with the chain, and follow it until the context is left.
 
-    Raises WrongChainError, or RpcUnavailableError if no endpoint answers at the start; later outages are waited out.
+    Raises WrongChainError, NoFinalityError, AccountInUseError, or RpcUnavailableError if no endpoint answers at the
+    start; later outages are waited out. While it is open, DeepReorganisationError may come out of it: then nothing
+    more may be done on what it said.
     """
-    async with httpx.AsyncClient() as client:
-        identity = ChainIdentity(chain_id, deployment.genesis_hash)
-        rpc = JsonRpc(rpc_urls, client, identity=identity, limits=health)
-        await check_chain(rpc, chain_id, deployment)
-        (values,) = await read_contract(rpc, deployment.addresses.epoch_manager, "EpochManager", "parameters", [])
-        if not isinstance(values, tuple):
-            raise WrongChainError("EpochManager.parameters() does not return what this version knows")
-        tables = ChainTables(database)
-        watcher = Watcher(
-            rpc,
-            tables,
-            contract_names(deployment.addresses),
-            first_block=deployment.block,
-            confirmations=confirmations,
-            poll_seconds=poll_seconds,
-        )
-        sender = Sender(
-            rpc,
-            tables,
-            account,
-            chain_id=chain_id,
-            confirmations=confirmations,
-            poll_seconds=poll_seconds,
-            wall_clock=wall_clock,
-        )
-        await watcher.catch_up()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watcher.run)
-            nursery.start_soon(sender.run)
-            yield EvmChain(rpc, deployment, account, decode_parameters(values), tables, watcher, sender, confirmations)
-            nursery.cancel_scope.cancel()
+    locked = exclusive_account(lock_dir or account_lock_dir(), chain_id, deployment.genesis_hash, account.address)
+    with locked:
+        async with httpx.AsyncClient() as client:
+            identity = ChainIdentity(chain_id, deployment.genesis_hash)
+            rpc = JsonRpc(rpc_urls, client, identity=identity, limits=health)
+            await check_chain(rpc, chain_id, deployment)
+            (values,) = await read_contract(rpc, deployment.addresses.epoch_manager, "EpochManager", "parameters", [])
+            if not isinstance(values, tuple):
+                raise WrongChainError("EpochManager.parameters() does not return what this version knows")
+            tables = ChainTables(database)
+            watcher = Watcher(
+                rpc,
+                tables,
+                contract_names(deployment.addresses),
+                first_block=deployment.block,
+                confirmations=confirmations,
+                poll_seconds=poll_seconds,
+                finality=finality,
+            )
+            await watcher.check_finality()
+            sender = Sender(
+                rpc,
+                tables,
+                account,
+                chain_id=chain_id,
+                head=lambda: watcher.head,
+                poll_seconds=poll_seconds,
+                wall_clock=wall_clock,
+                max_fee_wei=max_fee_wei,
+                gas_reserve_wei=gas_reserve_wei,
+                bump_seconds=bump_seconds,
+            )
+            await watcher.catch_up()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watcher.run)
+                nursery.start_soon(sender.run)
+                yield EvmChain(rpc, deployment, account, decode_parameters(values), tables, watcher, sender)
+                nursery.cancel_scope.cancel()

@@ -224,6 +224,10 @@ class JsonRpc:
         except RpcError:
             return None
 
+    async def transaction_count(self, account: str) -> int:
+        """Return how many nonces of `account` are used in blocks most endpoints have."""
+        return await self._height("eth_getTransactionCount", (account, "latest"), quantity)
+
     async def block_number(self) -> BlockNumber:
         """Return the newest block's number, of the best endpoint."""
         return BlockNumber(quantity(await self.call("eth_blockNumber")))
