@@ -42,7 +42,7 @@ from node.ports import Provider
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
-from node.services.epochs import EpochBook
+from node.services.epochs import EpochBook, log_stages
 from node.services.executor import Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
@@ -196,6 +196,7 @@ async def _run_services(
     )
     supervisor.add("presence", presence_service.run)
     supervisor.add("epochs", epochs.run)
+    supervisor.add("stages", partial(log_stages, chain))
     supervisor.add("batches", batches.run)
     library = ModelLibrary(content, settings.node.data_dir / "models")
     for engine, wanted in zip(engines, settings.engines, strict=True):

@@ -17,12 +17,13 @@ from node.chain.endpoints import ChainIdentity, HealthLimits, WrongChainError
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
 from node.chain.sender import BUMP_SECONDS, GAS_RESERVE_WEI_DEFAULT, GWEI, MAX_FEE_GWEI_DEFAULT, Sender
 from node.chain.watcher import Finality, Watcher
-from node.ports import ActionOutcome, Head, WallClock
+from node.ports import ActionOutcome, Head, StageChange, WallClock
 from node.protocol.actions import ChainAction, PostEpochResult
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, Hash32, TokenAmount
 from node.protocol.records import EpochParameters
 from node.settings.locations import account_lock_dir
+from node.stage_changes import next_stage_change
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
 
@@ -92,6 +93,15 @@ class EvmChain:
     def heads(self) -> AsyncIterator[Head]:
         """Yield the head now and after every change."""
         return self._watcher.heads()
+
+    async def stage_changes(self, consumer: str) -> AsyncIterator[StageChange]:
+        """Yield each change of stage on the confirmed chain once, in order; see `node.ports.Chain`."""
+        async for head in self.heads():
+            cursor = self._tables.stage_cursor(consumer)
+            while (change := next_stage_change(cursor, head.confirmed, self.parameters)) is not None:
+                yield change
+                cursor = change.first_block
+                self._tables.set_stage_cursor(consumer, cursor)
 
     async def block_hash(self, block: BlockNumber) -> Hash32:
         """Return the hash of `block` once it is confirmed."""
