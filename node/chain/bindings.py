@@ -104,7 +104,7 @@ class ContractCall:
     calldata: bytes
 
 
-def encode_action(action: ChainAction, addresses: ContractAddresses) -> tuple[ContractCall, ...]:  # noqa: PLR0911, PLR0912 - one case per action
+def encode_action(action: ChainAction, addresses: ContractAddresses) -> tuple[ContractCall, ...]:  # noqa: PLR0912 - one case per action
     """Return the transactions of an action, in the order in which they must succeed."""
     match action:
         case RegisterParticipant(peer_id, peer_signature):
@@ -220,9 +220,7 @@ def encode_signed_action(
         case PunishParticipant(verdict, signatures):
             bitmap, joined = join_signatures(fewest_signatures(signatures, group), group)
             offence = slashing.Offence(verdict.offence.value)
-            record = slashing.Verdict(
-                verdict.epoch, verdict.participant, offence, cid_to_bytes(verdict.evidence_cid)
-            )
+            record = slashing.Verdict(verdict.epoch, verdict.participant, offence, cid_to_bytes(verdict.evidence_cid))
             return (_to(addresses, slashing.punish(record, bitmap, joined)),)
 
 
@@ -290,7 +288,7 @@ class EventDecoder:
         return _translate(event)
 
 
-def _translate(event: ContractEvent) -> EventBody | None:  # noqa: PLR0911, PLR0912 - one case per event
+def _translate(event: ContractEvent) -> EventBody | None:  # noqa: PLR0912 - one case per event
     match event:
         case model_registry.ModelRecorded():
             return ModelRecorded(_model_record(event.info))
@@ -356,9 +354,7 @@ def _translate(event: ContractEvent) -> EventBody | None:  # noqa: PLR0911, PLR0
         case reward_distributor.WorkCoinsAdded():
             return WorkCoinsAdded(Address(event.sender), TokenAmount(event.amount))
         case reward_distributor.RewardClaimed():
-            return RewardClaimed(
-                Address(event.account), TokenAmount(event.amount), TokenAmount(event.cumulative)
-            )
+            return RewardClaimed(Address(event.account), TokenAmount(event.amount), TokenAmount(event.cumulative))
         case payment_channels.ChannelFunded():
             return ChannelFunded(*_channel(event), TokenAmount(event.deposited))
         case payment_channels.VoucherRedeemed():

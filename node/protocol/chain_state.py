@@ -35,7 +35,17 @@ from node.protocol.events import (
     WithdrawRequested,
     WorkCoinsAdded,
 )
-from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId, NodeId, PeerId, TokenAmount
+from node.protocol.identifiers import (
+    Address,
+    BlockNumber,
+    Cid,
+    EpochNumber,
+    Hash32,
+    ModelId,
+    NodeId,
+    PeerId,
+    TokenAmount,
+)
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelRecord, ParticipantRecord, PocCommit
 
 NOTHING = TokenAmount(0)

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 from eth_hash.auto import keccak
@@ -212,10 +213,9 @@ async def test_an_outage_is_waited_out_and_nothing_is_lost(network: Network, mon
         with monkeypatch.context() as down:
 
             async def unreachable(*_: object) -> object:
-                raise RpcUnavailableError("no endpoint answers")
+                raise httpx.ConnectError("no endpoint answers")
 
-            down.setattr(owner._rpc, "call", unreachable)
-            down.setattr(owner._rpc, "call_once", unreachable)
+            down.setattr(owner._rpc, "_ask", unreachable)
             await owner.submit("fund", FundChannel(network.miners[0].address, TokenAmount(TOKEN)))
             with trio.move_on_after(1.0) as waiting:
                 await owner.outcome("fund")
