@@ -13,17 +13,11 @@ from contracts.binding_base import ViewCall
 from contracts.bindings import epoch_manager, quern_token
 from node.chain.account_lock import exclusive_account
 from node.chain.accounts import LocalAccount
-from node.chain.addresses import Deployment
-from node.chain.bindings import (
-    EventDecoder,
-    SignedAction,
-    contract_names,
-    encode_action,
-    encode_signed_action,
-    from_parameters,
-    signing_epoch,
-)
+from node.chain.action_encoder import SignedAction, encode_action, encode_signed_action, signing_epoch
+from node.chain.addresses import Deployment, followed_contracts
 from node.chain.endpoints import ChainIdentity, HealthLimits, WrongChainError
+from node.chain.event_decoder import EventDecoder
+from node.chain.parameters import from_parameters
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
 from node.chain.sender import BUMP_SECONDS, GAS_RESERVE_WEI_DEFAULT, GWEI, MAX_FEE_GWEI_DEFAULT, Sender
 from node.chain.watcher import Finality, Watcher
@@ -225,7 +219,7 @@ async def open_chain(
             watcher = Watcher(
                 rpc,
                 tables,
-                contract_names(addresses),
+                followed_contracts(addresses),
                 EventDecoder(chain_id, addresses.epoch_manager),
                 first_block=deployment.block,
                 confirmations=confirmations,

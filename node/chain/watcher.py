@@ -14,8 +14,8 @@ from typing import Any, Literal
 import structlog
 import trio
 
-from node.chain.bindings import EventDecoder
 from node.chain.event_codec import event_from_bytes, event_to_bytes
+from node.chain.event_decoder import EventDecoder
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hash32, hex_bytes, quantity
 from node.ports import Head
 from node.protocol.chain_state import ChainState

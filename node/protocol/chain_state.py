@@ -7,12 +7,15 @@ from dataclasses import dataclass, field, replace
 
 from node.protocol.events import (
     ChainEvent,
+    ChannelEvent,
     ChannelFunded,
     ChannelWithdrawn,
     CollateralDeposited,
+    CollateralEvent,
     CollateralSlashed,
     CollateralUnbonding,
     CollateralWithdrawn,
+    EpochEvent,
     EpochResultPosted,
     EpochResultVoided,
     GroupSet,
@@ -26,9 +29,11 @@ from node.protocol.events import (
     PocCommitted,
     PromptAnswered,
     PromptDisputed,
+    PromptEvent,
     PromptReclaimed,
     PromptSettled,
     PromptSubmitted,
+    RegistryEvent,
     RewardClaimed,
     VotesCommitted,
     VoucherRedeemed,
@@ -134,13 +139,26 @@ class ChainState:
         return self.groups[max(known)] if known else ()
 
     def participant_of_peer(self, peer_id: PeerId) -> Address | None:
-        """Return the account bound to `peer_id`, or None. If the peer consented to several, the newest binding counts."""
+        """Return the account bound to `peer_id`, or None. Of several that the peer consented to, the newest counts."""
         bound = [p for p in self.participants.values() if p.peer_id == peer_id]
         return max(bound, key=lambda p: (p.registered_at, p.participant)).participant if bound else None
 
-    def apply(self, event: ChainEvent) -> None:  # noqa: PLR0912 - one case per event kind, nothing nested
+    def apply(self, event: ChainEvent) -> None:
         """Take one confirmed event into account. Events arrive in chain order, each exactly once."""
-        match event.body:
+        body = event.body
+        if isinstance(body, RegistryEvent):
+            self._apply_registry(body, event.block_number)
+        elif isinstance(body, CollateralEvent):
+            self._apply_collateral(body)
+        elif isinstance(body, EpochEvent):
+            self._apply_epoch(body)
+        elif isinstance(body, ChannelEvent):
+            self._apply_channel(body)
+        else:
+            self._apply_prompt(body)
+
+    def _apply_registry(self, body: RegistryEvent, block: BlockNumber) -> None:
+        match body:
             case ModelRecorded(record):
                 self.models[record.model_id] = record
             case ParticipantRegistered(participant, peer_id, consented):
@@ -148,7 +166,7 @@ class ChainState:
                 self.participants.pop(participant, None)
                 self._unbound_nodes.pop(participant, None)
                 if consented:
-                    self.participants[participant] = ParticipantRecord(participant, peer_id, nodes, event.block_number)
+                    self.participants[participant] = ParticipantRecord(participant, peer_id, nodes, block)
                 else:
                     self._unbound_nodes[participant] = nodes
             case ParticipantLeft(participant):
@@ -160,6 +178,9 @@ class ChainState:
             case MLNodeRemoved(participant, node_id):
                 kept = tuple(other for other in self._nodes_of(participant) if other.node_id != node_id)
                 self._replace_nodes(participant, kept)
+
+    def _apply_collateral(self, body: CollateralEvent) -> None:
+        match body:
             case CollateralDeposited(participant, deposited):
                 self._collateral(participant).deposited = deposited
             case CollateralUnbonding(participant, deposited, unbonding, available_at):
@@ -174,6 +195,9 @@ class ChainState:
                 collateral.barred_until = barred_until
             case MinCollateralSet(amount):
                 self.min_collateral = amount
+
+    def _apply_epoch(self, body: EpochEvent) -> None:
+        match body:
             case PocCommitted(commit):
                 self.poc_commits.setdefault(commit.epoch, {})[commit.participant, commit.node_id] = commit
             case VotesCommitted(epoch, validator, bundle_cid):
@@ -192,6 +216,9 @@ class ChainState:
                 self.work_coins_added = TokenAmount(self.work_coins_added + amount)
             case RewardClaimed(account, _, cumulative):
                 self.claimed[account] = cumulative
+
+    def _apply_channel(self, body: ChannelEvent) -> None:
+        match body:
             case ChannelFunded(channel_id, payer, payee, deposited):
                 channel = self._channel(channel_id, payer, payee)
                 channel.deposited = deposited
@@ -204,15 +231,18 @@ class ChainState:
                 channel = self._channel(channel_id, payer, payee)
                 channel.deposited = deposited
                 channel.unlock_time = None
+
+    def _apply_prompt(self, body: PromptEvent) -> None:
+        match body:
             case PromptSubmitted():
-                self.prompts[event.body.prompt_id] = PromptState(event.body)
-                self.unfinished_prompts.add(event.body.prompt_id)
+                self.prompts[body.prompt_id] = PromptState(body)
+                self.unfinished_prompts.add(body.prompt_id)
             case PromptAnswered(prompt_id):
-                self.prompts[prompt_id].answered = event.body
+                self.prompts[prompt_id].answered = body
             case PromptDisputed(prompt_id):
-                self.prompts[prompt_id].disputed = event.body
+                self.prompts[prompt_id].disputed = body
             case PromptSettled(prompt_id) | PromptReclaimed(prompt_id):
-                self.prompts[prompt_id].ended = event.body
+                self.prompts[prompt_id].ended = body
                 self.unfinished_prompts.discard(prompt_id)
 
     def _channel(self, channel_id: Hash32, payer: Address, payee: Address) -> ChannelState:

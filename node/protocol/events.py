@@ -267,18 +267,10 @@ class PromptReclaimed:
     amount: TokenAmount
 
 
-EventBody = (
-    ModelRecorded
-    | ParticipantRegistered
-    | ParticipantLeft
-    | CollateralDeposited
-    | CollateralUnbonding
-    | CollateralWithdrawn
-    | CollateralSlashed
-    | MinCollateralSet
-    | MLNodeSet
-    | MLNodeRemoved
-    | PocCommitted
+RegistryEvent = ModelRecorded | ParticipantRegistered | ParticipantLeft | MLNodeSet | MLNodeRemoved
+CollateralEvent = CollateralDeposited | CollateralUnbonding | CollateralWithdrawn | CollateralSlashed | MinCollateralSet
+EpochEvent = (
+    PocCommitted
     | VotesCommitted
     | GroupSet
     | GroupStored
@@ -286,16 +278,10 @@ EventBody = (
     | EpochResultVoided
     | WorkCoinsAdded
     | RewardClaimed
-    | ChannelFunded
-    | VoucherRedeemed
-    | WithdrawRequested
-    | ChannelWithdrawn
-    | PromptSubmitted
-    | PromptAnswered
-    | PromptDisputed
-    | PromptSettled
-    | PromptReclaimed
 )
+ChannelEvent = ChannelFunded | VoucherRedeemed | WithdrawRequested | ChannelWithdrawn
+PromptEvent = PromptSubmitted | PromptAnswered | PromptDisputed | PromptSettled | PromptReclaimed
+EventBody = RegistryEvent | CollateralEvent | EpochEvent | ChannelEvent | PromptEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 import trio
 from eth_hash.auto import keccak
 
+from contracts.bindings import model_registry
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, WrongChainError, open_chain, read_contract
 from node.chain.rpc import RpcUnavailableError
@@ -204,8 +205,7 @@ async def test_events_of_a_reorganised_block_are_forgotten_and_its_intent_sent_a
 
 async def is_active(network: Network) -> bool:
     registry = network.deployment.addresses.model_registry
-    (active,) = await read_contract(network.rpc, registry, "ModelRegistry", "isActive", ["tiny"])
-    return bool(active)
+    return await read_contract(network.rpc, registry, model_registry.is_active("tiny"))
 
 
 async def test_an_outage_is_waited_out_and_nothing_is_lost(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
