@@ -1,4 +1,4 @@
-"""Turns what was earned into tokens: claims rewards by proof, settles prompts, redeems vouchers before payers can take funds back."""
+"""Turns what was earned into tokens: claims rewards, settles prompts, redeems vouchers before funds are taken back."""
 
 import structlog
 
