@@ -194,8 +194,8 @@ class _Deployer:
         if receipt is None:
             raise DeploymentFailedError(
                 f"{what}: not mined within {RECEIPT_SECONDS_MAX:.0f} s (nonce {step.nonce}). Run this again: it goes "
-                "on with the same nonce, at today's fees. If another program used this account meanwhile, deploy from a "
-                "new one"
+                "on with the same nonce, at today's fees. If another program used this account meanwhile, deploy "
+                "from a new one"
             )
         if quantity(receipt["status"]) != 1:
             self._journal.drop(name)
@@ -243,7 +243,7 @@ class _Deployer:
     async def _wait_for(self, step: JournalStep, seconds: float) -> dict[str, str] | None:
         receipt = None
         with trio.move_on_after(seconds):
-            while (receipt := await self._receipt_of(step)) is None:
+            while (receipt := await self._receipt_of(step)) is None:  # noqa: ASYNC110 - a chain gives no signal
                 await trio.sleep(RECEIPT_POLL_SECONDS)
         return receipt
 
