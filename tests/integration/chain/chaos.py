@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -132,9 +131,7 @@ async def run_chaos(chaos: Chaos, folder: Path) -> Outcome:
 def _spawn(spec: ChildSpec, folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.integration.chain.chaos_child", json.dumps(asdict(spec))]
     with (folder / "child.log").open("w") as log:
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT, env={**os.environ}
-        )
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
 
 
 async def _kill_again_and_again(child: Child, chaos: Chaos, chance: random.Random, outcome: Outcome) -> None:
@@ -188,10 +185,12 @@ async def _disturb_endpoints(proxies: Sequence[LyingProxy], chance: random.Rando
 
 async def _finish(child: Child, folder: Path, outcome: Outcome) -> None:
     """Let the last life do what is left."""
+    if await child.status() == str(STOPPED):
+        return
     with trio.move_on_after(FINISH_SECONDS_MAX) as patience:
         while not (folder / "complete").exists() or not _is_of(folder, child.lives - 1):
             status = await child.status()
-            if status not in ("alive",):
+            if status != "alive":
                 if int(status) == STOPPED:
                     outcome.violations.append("stopped: a confirmed block was replaced")
                     return

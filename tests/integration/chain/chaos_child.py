@@ -129,7 +129,7 @@ def main() -> None:
     adapter.Watcher.__init__.__globals__["ChainState"] = RecordingState
     if not spec.write_ahead:
         adapter.Sender = ForgetfulSender  # type: ignore[misc]
-    child = 0
+    child, answer = 0, ""
     for line in sys.stdin:
         match line.split():
             case ["start", life]:
@@ -140,6 +140,8 @@ def main() -> None:
             case ["kill"]:
                 os.kill(child, signal.SIGKILL)
                 answer = str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            case _ if answer.lstrip("-").isdigit():
+                pass  # it has ended and was asked about before
             case _:
                 pid, status = os.waitpid(child, os.WNOHANG)
                 answer = str(os.waitstatus_to_exitcode(status)) if pid else "alive"
