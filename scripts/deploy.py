@@ -15,6 +15,7 @@ import trio
 from eth_utils.address import is_checksum_address
 
 from node.amounts import tokens_to_amount
+from node.chain.account_lock import AccountInUseError, exclusive_account
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import WrongChainError, check_chain
 from node.chain.addresses import Deployment, DeploymentFileError, read_deployment
@@ -23,6 +24,7 @@ from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError
 from node.keys import KeyFileError, find_passphrase, unlock_keystore
 from node.protocol.identifiers import Address, TokenAmount
 from node.protocol.records import EpochParameters
+from node.settings.locations import account_lock_dir
 
 AMOUNT_PARAMETERS = ("unit_price", "initial_subsidy")
 
@@ -88,7 +90,10 @@ async def deploy(
             await check_chain(rpc, chain_id, known)
             click.echo(f"Already deployed: {output}")
             return known
-        return await deploy_network(rpc, account, plan, output, click.echo)
+        genesis = await rpc.block(0)
+        genesis_hash = "" if genesis is None else genesis.hash.hex()
+        with exclusive_account(account_lock_dir(), chain_id, genesis_hash, account.address):
+            return await deploy_network(rpc, account, plan, output, click.echo)
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
@@ -111,6 +116,7 @@ def main(rpc: str, keystore: Path, passphrase_file: Path | None, plan_path: Path
         WrongChainError,
         DeploymentFileError,
         DeploymentFailedError,
+        AccountInUseError,
         RpcError,
         RpcUnavailableError,
     ) as error:

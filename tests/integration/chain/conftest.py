@@ -18,6 +18,7 @@ from node.protocol.records import EpochParameters
 
 ROOT = Path(__file__).resolve().parents[3]
 TOKEN = 10**18
+PATIENCE_SECONDS = 30
 
 
 @dataclass(frozen=True)
