@@ -6,12 +6,13 @@ import trio
 from coincurve import PrivateKey
 
 from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, PAYMENT_CHANNELS, Ledger, Transaction
-from node.ports import ActionOutcome, ActionStatus, Head
+from node.ports import ActionOutcome, ActionStatus, Head, StageChange
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, Hash32, TokenAmount
 from node.protocol.records import EpochParameters
 from node.protocol.signatures import address_of, sign
+from node.stage_changes import next_stage_change
 
 
 class SimulatedChain:
@@ -27,6 +28,7 @@ class SimulatedChain:
         self._changed = trio.Event()
         self._outcomes: dict[str, ActionOutcome | None] = {}
         self._settled: dict[str, trio.Event] = {}
+        self._stage_cursors: dict[str, BlockNumber] = {}
         ledger.watch(self._on_block)
         self._on_block()
 
@@ -82,6 +84,14 @@ class SimulatedChain:
             changed = self._changed
             yield self.head
             await changed.wait()
+
+    async def stage_changes(self, consumer: str) -> AsyncIterator[StageChange]:
+        """Yield each change of stage on the confirmed chain once, in order; the place lasts as long as this object."""
+        async for head in self.heads():
+            cursor = self._stage_cursors.get(consumer)
+            while (change := next_stage_change(cursor, head.confirmed, self.parameters)) is not None:
+                yield change
+                cursor = self._stage_cursors[consumer] = change.first_block
 
     async def block_hash(self, block: BlockNumber) -> Hash32:
         """Wait until `block` is confirmed and return its hash."""

@@ -25,6 +25,7 @@ from node.protocol.actions import (
     RedeemVoucher,
     RegisterModel,
     RegisterParticipant,
+    SettlePrompt,
     SubmitHardwareDiff,
     SubmitPrompt,
     UpdateModel,
@@ -37,6 +38,7 @@ from node.protocol.events import (
     EpochResultPosted,
     EventBody,
     GroupSet,
+    GroupStored,
     MLNodeRemoved,
     MLNodeSet,
     ModelRecorded,
@@ -44,12 +46,13 @@ from node.protocol.events import (
     PocCommitted,
     PromptAnswered,
     PromptReclaimed,
+    PromptSettled,
     PromptSubmitted,
     RewardClaimed,
     VotesCommitted,
     VoucherRedeemed,
 )
-from node.protocol.identifiers import Address, BlockNumber, EpochNumber, Hash32, TokenAmount
+from node.protocol.identifiers import Address, BlockNumber, EpochNumber, Hash32, PeerId, TokenAmount
 from node.protocol.records import EpochParameters, ModelRecord
 from node.protocol.results import unpack_validator_set
 from node.protocol.rewards import subsidy, verify_reward_proof
@@ -59,8 +62,14 @@ from node.protocol.stages import Stage, stage_at
 CHAIN_ID = 20_000
 EPOCH_MANAGER = Address("0x00000000000000000000000000000000000000E1")
 PAYMENT_CHANNELS = Address("0x00000000000000000000000000000000000000C1")
-PROMPT_DEADLINE_BLOCKS = 60
+ANSWER_BLOCKS = 60
+DISPUTE_BLOCKS = 5
 DEFAULT_BALANCE = TokenAmount(1_000_000 * 10**18)
+
+
+def simulated_consent(peer_id: PeerId) -> bytes:
+    """Stand-in for an Ed25519 signature: the simulator's peers have no keys."""
+    return b"simulated:" + peer_id.encode()
 
 
 class Refused(Exception):  # noqa: N818 - a contract's revert, not a fault of the simulator
@@ -168,7 +177,8 @@ class Ledger:
     def _apply(self, sender: Address, action: ChainAction, block: BlockNumber) -> list[EventBody]:  # noqa: PLR0912
         match action:
             case RegisterParticipant(peer_id, peer_signature):
-                return [ParticipantRegistered(sender, peer_id, peer_signature)]
+                consented = peer_signature == simulated_consent(peer_id)
+                return [ParticipantRegistered(sender, peer_id, consented)]
             case SubmitHardwareDiff():
                 return self._hardware(sender, action)
             case CommitPoc(commit):
@@ -186,7 +196,7 @@ class Ledger:
             case PostEpochResult():
                 return self._post_result(sender, action, block)
             case ClaimReward():
-                return self._claim(action)
+                return self._claim(action, block)
             case FundChannel(payee, amount):
                 self._pay(sender, -amount)
                 channel = self._channel(sender, payee)
@@ -197,6 +207,8 @@ class Ledger:
                 return self._submit_prompt(sender, action, block)
             case AnswerPrompt():
                 return self._answer(sender, action, block)
+            case SettlePrompt(prompt_id):
+                return self._settle_prompt(prompt_id, block)
             case ReclaimPrompt(prompt_id):
                 prompt = self.state.prompts.get(prompt_id)
                 if prompt is None or not prompt.is_open or block <= prompt.submitted.deadline_block:
@@ -205,6 +217,8 @@ class Ledger:
                 return [PromptReclaimed(prompt_id, prompt.submitted.user, prompt.submitted.max_price)]
             case RegisterModel() | UpdateModel() | DeactivateModel():
                 raise Refused("OwnableUnauthorizedAccount")
+            case _:
+                raise Refused(f"{type(action).__name__} is not simulated")
 
     def _require_stage(self, epoch: int, block: BlockNumber, allowed: tuple[Stage, ...]) -> None:
         position = stage_at(block, self.parameters)
@@ -227,11 +241,11 @@ class Ledger:
 
     def _post_result(self, sender: Address, action: PostEpochResult, block: BlockNumber) -> list[EventBody]:
         summary = action.summary
-        self._require_stage(summary.epoch, block, (Stage.FORM, Stage.LOAD))
+        self._require_stage(summary.epoch, block, (Stage.FORM,))
         if summary.epoch in self.state.results:
             raise Refused("AlreadyPosted")
-        if summary.reward_total > subsidy(summary.epoch, self.parameters):
-            raise Refused("RewardAboveSubsidy")
+        if summary.reward_total > subsidy(summary.epoch, self.parameters):  # nobody adds work coins here
+            raise Refused("RewardAboveFunds")
         weights: Mapping[Address, int] = dict(self.state.group_weights(summary.epoch))
         digest = epoch_result_digest(summary, CHAIN_ID, EPOCH_MANAGER)
         signers = {signer for signer, signature in action.signatures if recover(digest, signature) == signer}
@@ -239,12 +253,14 @@ class Ledger:
         if 3 * signed <= 2 * sum(weights.values()):
             raise Refused("QuorumNotReached")
         next_group = unpack_validator_set(action.validator_set)
-        return [GroupSet(EpochNumber(summary.epoch + 1), next_group), EpochResultPosted(summary, sender)]
+        return [GroupStored(summary.validator_set_hash, next_group), EpochResultPosted(summary, sender)]
 
-    def _claim(self, action: ClaimReward) -> list[EventBody]:
-        if not self.state.results:
+    def _claim(self, action: ClaimReward, block: BlockNumber) -> list[EventBody]:
+        epoch = stage_at(block, self.parameters).epoch
+        active = max((number for number in self.state.results if number < epoch), default=None)
+        if active is None:
             raise Refused("NothingPosted")
-        root = self.state.results[max(self.state.results)].rewards_root
+        root = self.state.results[active].rewards_root
         if not verify_reward_proof(root, action.account, action.cumulative, action.proof):
             raise Refused("InvalidProof")
         amount = action.cumulative - self.state.claimed.get(action.account, TokenAmount(0))
@@ -285,7 +301,7 @@ class Ledger:
         prompt_id = len(self.state.prompts)
         drawn = int.from_bytes(hashlib.sha256(self.block_hashes[-1] + prompt_id.to_bytes(32)).digest())
         executor = self._member_at(weights, drawn % sum(weight for _, weight in weights))
-        deadline = BlockNumber(block + PROMPT_DEADLINE_BLOCKS)
+        deadline = BlockNumber(block + ANSWER_BLOCKS)
         return [
             PromptSubmitted(
                 prompt_id,
@@ -313,17 +329,33 @@ class Ledger:
         if prompt is None or not prompt.is_open or block > prompt.submitted.deadline_block:
             raise Refused("PromptNotOpen")
         submitted = prompt.submitted
-        late = block > submitted.deadline_block - PROMPT_DEADLINE_BLOCKS // 2
+        late = block > submitted.deadline_block - ANSWER_BLOCKS // 2
         members = dict(self.state.group_weights(stage_at(block, self.parameters).epoch))
         if sender != submitted.executor and not (late and sender in members):
             raise Refused("NotTheExecutor")
         units = self.state.models[submitted.model_id].units_of_compute_per_token
         tokens = action.prompt_tokens + action.output_tokens
         price = TokenAmount(min(tokens * units * self.parameters.unit_price, submitted.max_price))
-        self._pay(sender, price)
-        self._pay(submitted.user, submitted.max_price - price)
         return [
             PromptAnswered(
-                action.prompt_id, sender, action.result_cid, action.prompt_tokens, action.output_tokens, price
+                action.prompt_id,
+                sender,
+                action.result_cid,
+                action.prompt_tokens,
+                action.output_tokens,
+                price,
+                BlockNumber(block + DISPUTE_BLOCKS),
             )
         ]
+
+    def _settle_prompt(self, prompt_id: int, block: BlockNumber) -> list[EventBody]:
+        prompt = self.state.prompts.get(prompt_id)
+        if prompt is None or prompt.answered is None or prompt.settles_after is None:
+            raise Refused("WrongStatus")
+        if block <= prompt.settles_after:
+            raise Refused("DeadlineNotReached")
+        answered = prompt.answered
+        refunded = TokenAmount(prompt.submitted.max_price - answered.price)
+        self._pay(answered.executor, answered.price)
+        self._pay(prompt.submitted.user, refunded)
+        return [PromptSettled(prompt_id, answered.executor, answered.price, refunded)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import trio
 
 from netsim.clock import wall_clock
+from netsim.ledger import simulated_consent
 from netsim.trace import Trace
 from node.ports import CallFailedError, CallHandler, MessageValidator, PeerStatus, Validity
 from node.protocol.identifiers import Address, PeerId
@@ -133,8 +134,8 @@ class SimulatedNetwork:
         )
 
     def sign_as_peer(self, data: bytes) -> bytes:
-        """Stand-in for an Ed25519 signature: the simulator's peers have no keys."""
-        return b"simulated:" + self.peer_id.encode() + data[:0]
+        """Consent to anything, by a stand-in for an Ed25519 signature."""
+        return simulated_consent(self.peer_id)
 
     async def publish(self, body: MessageBody) -> None:
         """Seal and deliver to everyone, oneself included."""

@@ -50,6 +50,11 @@ MODEL = ModelRecord(
     units_of_compute_per_token=1,
     context_length=512,
     poc_distance_max=1_000_000,
+    quantization="",
+    kv_cache_quantization="",
+    gated=False,
+    encrypted=False,
+    proposer=Address("0x00000000000000000000000000000000000000D1"),
 )
 QUESTIONS = 6
 ANSWER_TOKENS = 40

@@ -20,10 +20,13 @@ import node
 from node.amounts import tokens_to_amount
 from node.api.openai import make_app
 from node.api.server import ApiPortError, bind_api, serve_api
+from node.chain.account_lock import AccountInUseError
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, WrongChainError, open_chain
 from node.chain.addresses import DeploymentFileError, read_deployment
 from node.chain.rpc import RpcError, RpcUnavailableError
+from node.chain.sender import GWEI
+from node.chain.watcher import DeepReorganisationError, NoFinalityError
 from node.control.methods import method_table
 from node.control.server import ControlSocketError, serve_control
 from node.engine.adapter import EngineEnvironment, EngineNode
@@ -39,7 +42,7 @@ from node.ports import Provider
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
-from node.services.epochs import EpochBook
+from node.services.epochs import EpochBook, log_stages
 from node.services.executor import Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
@@ -75,6 +78,9 @@ StartError = (
     KeyFileError,
     DeploymentFileError,
     WrongChainError,
+    NoFinalityError,
+    AccountInUseError,
+    DeepReorganisationError,
     RpcUnavailableError,
     RpcError,
     PortInUseError,
@@ -116,6 +122,9 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 confirmations=settings.chain.confirmations,
                 poll_seconds=settings.chain.poll_seconds,
                 wall_clock=wall_clock,
+                finality=settings.chain.finality,
+                max_fee_wei=settings.chain.max_fee_gwei * GWEI,
+                gas_reserve_wei=tokens_to_amount(settings.chain.gas_reserve_ether),
             ) as chain,
             open_content(
                 data_dir / "content",
@@ -187,6 +196,7 @@ async def _run_services(
     )
     supervisor.add("presence", presence_service.run)
     supervisor.add("epochs", epochs.run)
+    supervisor.add("stages", partial(log_stages, chain))
     supervisor.add("batches", batches.run)
     library = ModelLibrary(content, settings.node.data_dir / "models")
     for engine, wanted in zip(engines, settings.engines, strict=True):

@@ -55,7 +55,7 @@ DUTIES = {
     Stage.VALIDATE: "recompute a sample of every batch and commit the votes",
     Stage.VOTE_EXCHANGE: "offer the votes",
     Stage.FORM: "form the result, sign it, post it",
-    Stage.LOAD: "claim rewards and redeem vouchers",
+    Stage.LOAD: "redeem vouchers; rewards are claimed once the epoch is over",
 }
 
 

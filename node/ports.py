@@ -11,9 +11,20 @@ from typing import Protocol
 
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
-from node.protocol.identifiers import Address, BlockNumber, Cid, Hash32, ModelId, NodeId, PeerId, TokenAmount
+from node.protocol.identifiers import (
+    Address,
+    BlockNumber,
+    Cid,
+    EpochNumber,
+    Hash32,
+    ModelId,
+    NodeId,
+    PeerId,
+    TokenAmount,
+)
 from node.protocol.messages import Message, MessageBody, Topic
 from node.protocol.records import EpochParameters, SignedReceipt, Voucher
+from node.protocol.stages import Stage
 
 # --- Chain ------------------------------------------------------------------------------------------------------------
 
@@ -42,6 +53,15 @@ class ActionOutcome:
     transaction_hash: Hash32 | None
     gas_used: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageChange:
+    """A stage of an epoch began, with `first_block`, which is confirmed."""
+
+    epoch: EpochNumber
+    stage: Stage
+    first_block: BlockNumber
 
 
 class Chain(Protocol):
@@ -80,6 +100,13 @@ class Chain(Protocol):
 
     def heads(self) -> AsyncIterator[Head]:
         """Yield the head now and after every change of it; a slow reader sees the newest, not each."""
+
+    def stage_changes(self, consumer: str) -> AsyncIterator[StageChange]:
+        """Yield each change of stage on the confirmed chain once, in order, however fast blocks come.
+
+        A change counts as handled when the consumer asks for the next: after a crash before that it comes again. The
+        place is kept under the name `consumer`, over restarts; a new consumer begins with the present stage.
+        """
 
     async def block_hash(self, block: BlockNumber) -> Hash32:
         """Return the hash of `block` once it is confirmed; waits for that."""

@@ -18,7 +18,7 @@ from node.amounts import tokens_to_amount
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import WrongChainError, check_chain
 from node.chain.addresses import Deployment, DeploymentFileError, read_deployment
-from node.chain.deployment import DeploymentFailedError, NetworkPlan, deploy_network
+from node.chain.deployment import DeploymentFailedError, NetworkPlan, Penalty, deploy_network
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError
 from node.keys import KeyFileError, find_passphrase, unlock_keystore
 from node.protocol.identifiers import Address, TokenAmount
@@ -44,7 +44,13 @@ def read_plan(path: Path) -> NetworkPlan:
             parameters=_read_parameters(record["parameters"]),
             unbonding_seconds=int(record["unbonding_seconds"]),
             unlock_seconds=int(record["unlock_seconds"]),
-            prompt_deadline_blocks=int(record["prompt_deadline_blocks"]),
+            min_collateral=TokenAmount(tokens_to_amount(record["min_collateral"])),
+            vesting_seconds=int(record["vesting_seconds"]),
+            answer_blocks=int(record["answer_blocks"]),
+            dispute_blocks=int(record["dispute_blocks"]),
+            verdict_blocks=int(record["verdict_blocks"]),
+            fraud_penalty=_read_penalty(record["fraud_penalty"]),
+            downtime_penalty=_read_penalty(record["downtime_penalty"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PlanError(f"{path} is not a plan: {error!r}") from error
@@ -55,6 +61,10 @@ def _account(text: str) -> Address:
     if not is_checksum_address(text):
         raise ValueError(f"{text} is not a checksummed address")
     return Address(text)
+
+
+def _read_penalty(raw: dict[str, Any]) -> Penalty:
+    return Penalty(per_mille=int(raw["per_mille"]), barred_seconds=int(raw["barred_seconds"]))
 
 
 def _read_parameters(raw: dict[str, Any]) -> EpochParameters:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import httpx
 import trio
 
-from contracts.codec import encode_call
+from contracts.bindings import quern_token
 from node.chain.addresses import Deployment, read_deployment
 from node.chain.deployment import send_transaction
 from node.chain.devnet import DEVELOPMENT_CHAIN_ID, development_account, find_anvil, run_anvil
@@ -53,7 +53,7 @@ EPOCH = {
     "validate_offset": 52,
     "vote_exchange_offset": 66,
     "form_offset": 71,
-    "load_offset": 81,
+    "load_offset": 86,
     "poc_sample_size": 32,
     "poc_reject_mismatches": 3,
     "unit_price": "0.000001",
@@ -209,7 +209,13 @@ class LocalNetwork:
             "parameters": EPOCH,
             "unbonding_seconds": 3600,
             "unlock_seconds": 3600,
-            "prompt_deadline_blocks": 60,
+            "min_collateral": "0",
+            "vesting_seconds": 0,
+            "answer_blocks": 60,
+            "dispute_blocks": 3,
+            "verdict_blocks": 60,
+            "fraud_penalty": {"per_mille": 500, "barred_seconds": 86_400},
+            "downtime_penalty": {"per_mille": 10, "barred_seconds": 600},
         }
         plan_file = trio.Path(self.directory / "plan.json")
         await plan_file.write_text(json.dumps(plan, indent=2), encoding="utf-8")
@@ -223,7 +229,7 @@ class LocalNetwork:
         for daemon in self.daemons.values():
             await send_transaction(self.rpc, rich, f"gas for {daemon.name}", daemon.account, value=10 * ETHER)
         token = self.deployment.addresses.token
-        transfer = encode_call("QuernToken", "transfer", [self.gateway.account, GATEWAY_TOKENS * TOKEN])
+        transfer = quern_token.transfer(self.gateway.account, GATEWAY_TOKENS * TOKEN).calldata
         await send_transaction(self.rpc, rich, "tokens for the gateway", token, data=transfer)
 
     async def publish(self) -> str:

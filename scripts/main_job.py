@@ -14,12 +14,12 @@ from pathlib import Path
 import trio
 from openai import OpenAI
 
+from contracts.bindings import epoch_manager, payment_channels, quern_token, reward_distributor
 from node.amounts import amount_to_tokens
 from node.chain.adapter import read_contract
 from node.chain.deployment import DeploymentFailedError
 from node.chain.devnet import DevelopmentChainError
 from node.control.views import AskView, EarningsView, EpochView, ModelsView, StatusView
-from node.protocol.identifiers import Address
 from node.protocol.stages import Stage
 from scripts.local_network import (
     GATEWAY,
@@ -322,22 +322,15 @@ async def read_accounts(network: LocalNetwork) -> Accounts:
     addresses = network.deployment.addresses
     accounts = Accounts()
 
-    async def read(contract_address: Address, contract: str, function: str, *arguments: object) -> object:
-        (value,) = await read_contract(network.rpc, contract_address, contract, function, arguments)
-        return value
-
     for daemon in network.daemons.values():
-        balance = await read(addresses.token, "QuernToken", "balanceOf", daemon.account)
-        claimed = await read(addresses.reward_distributor, "RewardDistributor", "claimedOf", daemon.account)
-        accounts.tokens[daemon.name] = int(str(balance))
-        accounts.claimed[daemon.name] = int(str(claimed))
+        account = daemon.account
+        balance = await read_contract(network.rpc, addresses.token, quern_token.balance_of(account))
+        claimed = await read_contract(network.rpc, addresses.reward_distributor, reward_distributor.claimed_of(account))
+        accounts.tokens[daemon.name] = balance
+        accounts.claimed[daemon.name] = claimed
     for miner in network.miners:
-        channel = await read(
-            addresses.payment_channels, "PaymentChannels", "getChannel", network.gateway.account, miner.account
-        )
-        if not isinstance(channel, tuple):
-            raise LocalNetworkError("getChannel does not return a channel")
-        accounts.redeemed[miner.name] = int(channel[1])
+        view = payment_channels.get_channel(network.gateway.account, miner.account)
+        accounts.redeemed[miner.name] = (await read_contract(network.rpc, addresses.payment_channels, view)).redeemed
     return accounts
 
 
@@ -357,11 +350,9 @@ async def group_of(network: LocalNetwork, epoch: int) -> dict[str, int]:
     """Read weights of an epoch's group from the chain."""
     weights = {}
     for miner in network.miners:
-        (weight,) = await read_contract(
-            network.rpc, network.deployment.addresses.epoch_manager, "EpochManager", "weightOf", [epoch, miner.account]
-        )
-        weights[miner.account] = int(str(weight))
-    return {str(account): weight for account, weight in weights.items()}
+        view = epoch_manager.weight_of(epoch, miner.account)
+        weights[str(miner.account)] = await read_contract(network.rpc, network.deployment.addresses.epoch_manager, view)
+    return weights
 
 
 async def _keep(network: LocalNetwork) -> None:

@@ -9,10 +9,14 @@ from pathlib import Path
 import click
 import trio
 
+from node.amounts import tokens_to_amount
+from node.chain.account_lock import AccountInUseError
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import WrongChainError, open_chain
 from node.chain.addresses import DeploymentFileError, read_deployment
 from node.chain.rpc import RpcError, RpcUnavailableError
+from node.chain.sender import GWEI
+from node.chain.watcher import NoFinalityError
 from node.engine.arguments import EngineArgumentsError, merge_model_args
 from node.keys import KeyFileError, find_passphrase, unlock_keystore
 from node.models.content import open_content
@@ -64,6 +68,9 @@ async def register(settings: Settings, passphrase: str, description: ModelDescri
         confirmations=settings.chain.confirmations,
         poll_seconds=min(settings.chain.poll_seconds, 1.0),
         wall_clock=lambda: int(time.time()),
+        finality=settings.chain.finality,
+        max_fee_wei=settings.chain.max_fee_gwei * GWEI,
+        gas_reserve_wei=tokens_to_amount(settings.chain.gas_reserve_ether),
     ) as chain:
         known = chain.state.models.get(description.model_id)
         action = publication(description, cid, known)
@@ -177,6 +184,8 @@ def main(
         EngineArgumentsError,
         DeploymentFileError,
         WrongChainError,
+        NoFinalityError,
+        AccountInUseError,
         RpcError,
         RpcUnavailableError,
         PublishError,

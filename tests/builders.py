@@ -87,6 +87,11 @@ def model(model_id: ModelId = TINY, *, active: bool = True, throughput_per_nonce
         units_of_compute_per_token=2,
         context_length=512,
         poc_distance_max=1_000_000,
+        quantization="",
+        kv_cache_quantization="",
+        gated=False,
+        encrypted=False,
+        proposer=account(90),
     )
 
 
@@ -102,7 +107,7 @@ def registered(number: int, *nodes: tuple[NodeId, ModelId]) -> tuple[EventBody, 
     """Events of a participant with nodes that serve one model each (by default NODE with TINY)."""
     nodes = nodes or ((NODE, TINY),)
     return (
-        ParticipantRegistered(account(number), peer(number), b""),
+        ParticipantRegistered(account(number), peer(number), consented=True),
         *(MLNodeSet(account(number), MLNodeRegistration(node_id, (model_id,), "cpu")) for node_id, model_id in nodes),
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contracts import binding_base as _base
 from contracts.binding_base import ContractEvent, RevertReason
 from contracts.bindings import (
+    access_vault,
     address_book,
     ecdsa_quorum_verifier,
     epoch_manager,
@@ -12,11 +13,15 @@ from contracts.bindings import (
     model_registry,
     participant_registry,
     payment_channels,
+    quern_governor,
+    quern_timelock,
     quern_token,
     reward_distributor,
+    slashing,
 )
 
 EVENTS: Mapping[str, Mapping[bytes, type[ContractEvent]]] = {
+    "AccessVault": access_vault.EVENTS,
     "AddressBook": address_book.EVENTS,
     "EcdsaQuorumVerifier": ecdsa_quorum_verifier.EVENTS,
     "EpochManager": epoch_manager.EVENTS,
@@ -24,14 +29,20 @@ EVENTS: Mapping[str, Mapping[bytes, type[ContractEvent]]] = {
     "ModelRegistry": model_registry.EVENTS,
     "ParticipantRegistry": participant_registry.EVENTS,
     "PaymentChannels": payment_channels.EVENTS,
+    "QuernGovernor": quern_governor.EVENTS,
+    "QuernTimelock": quern_timelock.EVENTS,
     "QuernToken": quern_token.EVENTS,
     "RewardDistributor": reward_distributor.EVENTS,
+    "Slashing": slashing.EVENTS,
 }
 """By contract and first topic."""
 
 ERRORS: Mapping[bytes, type[RevertReason]] = {
+    **slashing.ERRORS,
     **reward_distributor.ERRORS,
     **quern_token.ERRORS,
+    **quern_timelock.ERRORS,
+    **quern_governor.ERRORS,
     **payment_channels.ERRORS,
     **participant_registry.ERRORS,
     **model_registry.ERRORS,
@@ -39,6 +50,7 @@ ERRORS: Mapping[bytes, type[RevertReason]] = {
     **epoch_manager.ERRORS,
     **ecdsa_quorum_verifier.ERRORS,
     **address_book.ERRORS,
+    **access_vault.ERRORS,
 }
 """By selector. What several contracts declare alike is the first one's."""
 

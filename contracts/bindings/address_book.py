@@ -23,6 +23,8 @@ class Addresses:
     reward_distributor: str
     payment_channels: str
     inference_coordinator: str
+    slashing: str
+    access_vault: str
 
     def to_abi(self) -> tuple[object, ...]:
         """Return the values as they are encoded."""
@@ -34,6 +36,8 @@ class Addresses:
             self.reward_distributor,
             self.payment_channels,
             self.inference_coordinator,
+            self.slashing,
+            self.access_vault,
         )
 
     @classmethod
@@ -47,22 +51,26 @@ class Addresses:
             reward_distributor=values[4],
             payment_channels=values[5],
             inference_coordinator=values[6],
+            slashing=values[7],
+            access_vault=values[8],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkDeployed(ContractEvent):
-    """Solidity: `NetworkDeployed((address,address,address,address,address,address,address))`."""
+    """Solidity: `NetworkDeployed((address,address,address,address,address,address,address,address,address))`."""
 
-    SIGNATURE: ClassVar[str] = "NetworkDeployed((address,address,address,address,address,address,address))"
-    TOPIC: ClassVar[bytes] = bytes.fromhex("1e5f0598ca907ec9c271dbeb02dee1771ec6d90f2d36c5df590b1abc2925eecb")
+    SIGNATURE: ClassVar[str] = (
+        "NetworkDeployed((address,address,address,address,address,address,address,address,address))"
+    )
+    TOPIC: ClassVar[bytes] = bytes.fromhex("f5def8ac5b352b54a13674ec49ed78bfc68003661416a0edab849d76308d86b3")
     addresses: Addresses
 
     @classmethod
     def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
         """Decode a log; raise ValueError if it is of another event or malformed."""
         _, plain = _base.log_values(
-            cls, (), ("(address,address,address,address,address,address,address)",), topics, data
+            cls, (), ("(address,address,address,address,address,address,address,address,address)",), topics, data
         )
         return cls(addresses=Addresses.from_abi(plain[0]))
 
@@ -121,7 +129,7 @@ def addresses() -> ViewCall[Addresses]:
 
 
 def _decode_addresses(data: bytes) -> Addresses:
-    (value,) = _abi.decode(("(address,address,address,address,address,address,address)",), data)
+    (value,) = _abi.decode(("(address,address,address,address,address,address,address,address,address)",), data)
     result: Addresses = Addresses.from_abi(value)
     return result
 
@@ -143,5 +151,5 @@ def _decode_deployment_block(data: bytes) -> int:
 def creation_code(addresses: Addresses) -> bytes:
     """Return the code that deploys AddressBook."""
     return _contracts.load(CONTRACT).bytecode + _abi.encode(
-        ("(address,address,address,address,address,address,address)",), (addresses.to_abi(),)
+        ("(address,address,address,address,address,address,address,address,address)",), (addresses.to_abi(),)
     )

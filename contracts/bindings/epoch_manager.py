@@ -172,6 +172,24 @@ class EpochResultPosted(ContractEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class EpochResultVoided(ContractEvent):
+    """Solidity: `EpochResultVoided(uint64,bytes32,uint256,uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "EpochResultVoided(uint64,bytes32,uint256,uint256)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("fc958cb91e3a954a04cb0f2616a1eb6b1f29a2dee0837da32eb3e5d0af1659d2")
+    epoch: int
+    result_digest: bytes
+    objecting: int
+    total: int
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, plain = _base.log_values(cls, ("uint64",), ("bytes32", "uint256", "uint256"), topics, data)
+        return cls(epoch=indexed[0], result_digest=plain[0], objecting=plain[1], total=plain[2])
+
+
+@dataclass(frozen=True, slots=True)
 class GroupSet(ContractEvent):
     """Solidity: `GroupSet(uint64,bytes)`."""
 
@@ -185,6 +203,22 @@ class GroupSet(ContractEvent):
         """Decode a log; raise ValueError if it is of another event or malformed."""
         indexed, plain = _base.log_values(cls, ("uint64",), ("bytes",), topics, data)
         return cls(epoch=indexed[0], validator_set=plain[0])
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStored(ContractEvent):
+    """Solidity: `GroupStored(bytes32,bytes)`."""
+
+    SIGNATURE: ClassVar[str] = "GroupStored(bytes32,bytes)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("1c0927f471171a878a6f094af6915a76be32bd6c555e1a22f2a4559696fc414b")
+    validator_set_hash: bytes
+    validator_set: bytes
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, plain = _base.log_values(cls, ("bytes32",), ("bytes",), topics, data)
+        return cls(validator_set_hash=indexed[0], validator_set=plain[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +346,21 @@ class CidLength(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
+class GroupNotStored(RevertReason):
+    """Solidity: `GroupNotStored(bytes32)`."""
+
+    SIGNATURE: ClassVar[str] = "GroupNotStored(bytes32)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("cc7638dd")
+    validator_set_hash: bytes
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(validator_set_hash=values[0])
+
+
+@dataclass(frozen=True, slots=True)
 class InvalidShortString(RevertReason):
     """Solidity: `InvalidShortString()`."""
 
@@ -375,6 +424,22 @@ class NotServing(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectionTooWeak(RevertReason):
+    """Solidity: `ObjectionTooWeak(uint256,uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "ObjectionTooWeak(uint256,uint256)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("5c34bde4")
+    objecting: int
+    total: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(objecting=values[0], total=values[1])
+
+
+@dataclass(frozen=True, slots=True)
 class PocSampleOutOfRange(RevertReason):
     """Solidity: `PocSampleOutOfRange(uint32,uint32)`."""
 
@@ -404,6 +469,38 @@ class QuorumNotReached(RevertReason):
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         values = _base.error_values(cls, data)
         return cls(signed=values[0], total=values[1])
+
+
+@dataclass(frozen=True, slots=True)
+class ResultMismatch(RevertReason):
+    """Solidity: `ResultMismatch(uint64,bytes32,bytes32)`."""
+
+    SIGNATURE: ClassVar[str] = "ResultMismatch(uint64,bytes32,bytes32)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("10af466f")
+    epoch: int
+    expected: bytes
+    actual: bytes
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(epoch=values[0], expected=values[1], actual=values[2])
+
+
+@dataclass(frozen=True, slots=True)
+class ResultVoid(RevertReason):
+    """Solidity: `ResultVoid(bytes32)`."""
+
+    SIGNATURE: ClassVar[str] = "ResultVoid(bytes32)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("4a009592")
+    digest: bytes
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(digest=values[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -529,22 +626,6 @@ class ValidatorSetLength(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
-class ValidatorSetMismatch(RevertReason):
-    """Solidity: `ValidatorSetMismatch(bytes32,bytes32)`."""
-
-    SIGNATURE: ClassVar[str] = "ValidatorSetMismatch(bytes32,bytes32)"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("0fd572b5")
-    expected: bytes
-    actual: bytes
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        values = _base.error_values(cls, data)
-        return cls(expected=values[0], actual=values[1])
-
-
-@dataclass(frozen=True, slots=True)
 class ValidatorSetOrder(RevertReason):
     """Solidity: `ValidatorSetOrder(uint256)`."""
 
@@ -591,12 +672,16 @@ class WrongStage(RevertReason):
         return cls(wanted_epoch=values[0], current_epoch=values[1], current_stage=Stage(values[2]))
 
 
-Event: TypeAlias = EIP712DomainChanged | EpochResultPosted | GroupSet | PocCommitted | VotesCommitted
+Event: TypeAlias = (
+    EIP712DomainChanged | EpochResultPosted | EpochResultVoided | GroupSet | GroupStored | PocCommitted | VotesCommitted
+)
 
 EVENTS: Mapping[bytes, type[Event]] = {
     EIP712DomainChanged.TOPIC: EIP712DomainChanged,
     EpochResultPosted.TOPIC: EpochResultPosted,
+    EpochResultVoided.TOPIC: EpochResultVoided,
     GroupSet.TOPIC: GroupSet,
+    GroupStored.TOPIC: GroupStored,
     PocCommitted.TOPIC: PocCommitted,
     VotesCommitted.TOPIC: VotesCommitted,
 }
@@ -614,12 +699,16 @@ Error: TypeAlias = (
     | BeforeGenesis
     | CheckpointUnorderedInsertion
     | CidLength
+    | GroupNotStored
     | InvalidShortString
     | NonceCountOutOfRange
     | NotAMember
     | NotServing
+    | ObjectionTooWeak
     | PocSampleOutOfRange
     | QuorumNotReached
+    | ResultMismatch
+    | ResultVoid
     | SafeCastOverflowedUintDowncast
     | StageOffsetsNotIncreasing
     | StoreFailed
@@ -628,7 +717,6 @@ Error: TypeAlias = (
     | TotalWeightMismatch
     | TotalWeightTooLarge
     | ValidatorSetLength
-    | ValidatorSetMismatch
     | ValidatorSetOrder
     | ValidatorWeightZero
     | WrongStage
@@ -640,12 +728,16 @@ ERRORS: Mapping[bytes, type[Error]] = {
     BeforeGenesis.SELECTOR: BeforeGenesis,
     CheckpointUnorderedInsertion.SELECTOR: CheckpointUnorderedInsertion,
     CidLength.SELECTOR: CidLength,
+    GroupNotStored.SELECTOR: GroupNotStored,
     InvalidShortString.SELECTOR: InvalidShortString,
     NonceCountOutOfRange.SELECTOR: NonceCountOutOfRange,
     NotAMember.SELECTOR: NotAMember,
     NotServing.SELECTOR: NotServing,
+    ObjectionTooWeak.SELECTOR: ObjectionTooWeak,
     PocSampleOutOfRange.SELECTOR: PocSampleOutOfRange,
     QuorumNotReached.SELECTOR: QuorumNotReached,
+    ResultMismatch.SELECTOR: ResultMismatch,
+    ResultVoid.SELECTOR: ResultVoid,
     SafeCastOverflowedUintDowncast.SELECTOR: SafeCastOverflowedUintDowncast,
     StageOffsetsNotIncreasing.SELECTOR: StageOffsetsNotIncreasing,
     StoreFailed.SELECTOR: StoreFailed,
@@ -654,7 +746,6 @@ ERRORS: Mapping[bytes, type[Error]] = {
     TotalWeightMismatch.SELECTOR: TotalWeightMismatch,
     TotalWeightTooLarge.SELECTOR: TotalWeightTooLarge,
     ValidatorSetLength.SELECTOR: ValidatorSetLength,
-    ValidatorSetMismatch.SELECTOR: ValidatorSetMismatch,
     ValidatorSetOrder.SELECTOR: ValidatorSetOrder,
     ValidatorWeightZero.SELECTOR: ValidatorWeightZero,
     WrongStage.SELECTOR: WrongStage,
@@ -700,6 +791,17 @@ def nonces_max() -> ViewCall[int]:
 def _decode_nonces_max(data: bytes) -> int:
     (value,) = _abi.decode(("uint64",), data)
     result: int = value
+    return result
+
+
+def objection_typehash() -> ViewCall[bytes]:
+    """Solidity: `OBJECTION_TYPEHASH()`."""
+    return _base.make_view(CONTRACT, "OBJECTION_TYPEHASH()", (), _decode_objection_typehash)
+
+
+def _decode_objection_typehash(data: bytes) -> bytes:
+    (value,) = _abi.decode(("bytes32",), data)
+    result: bytes = value
     return result
 
 
@@ -833,6 +935,34 @@ def _decode_hash_epoch_result(data: bytes) -> bytes:
     return result
 
 
+def hash_objection(epoch: int, result_digest: bytes) -> ViewCall[bytes]:
+    """EIP-712 digest of an objection: what members sign who will not have a posted result.
+
+    Solidity: `hashObjection(uint64,bytes32)`.
+    """
+    return _base.make_view(CONTRACT, "hashObjection(uint64,bytes32)", (epoch, result_digest), _decode_hash_objection)
+
+
+def _decode_hash_objection(data: bytes) -> bytes:
+    (value,) = _abi.decode(("bytes32",), data)
+    result: bytes = value
+    return result
+
+
+def is_void(digest: bytes) -> ViewCall[bool]:
+    """Whether a result was voided by objection; it cannot be posted again.
+
+    Solidity: `isVoid(bytes32)`.
+    """
+    return _base.make_view(CONTRACT, "isVoid(bytes32)", (digest,), _decode_is_void)
+
+
+def _decode_is_void(data: bytes) -> bool:
+    (value,) = _abi.decode(("bool",), data)
+    result: bool = value
+    return result
+
+
 def parameters() -> ViewCall[Parameters]:
     """The parameters every daemon derives stages and prices from.
 
@@ -935,22 +1065,44 @@ def _decode_stage_at(data: bytes) -> StageAtResult:
     return StageAtResult(epoch=values[0], stage=Stage(values[1]), first_block=values[2], next_block=values[3])
 
 
-def submit_epoch_result(
-    result: EpochResult, validator_set: bytes, signer_bitmap: Sequence[int], signatures: bytes
-) -> Call:
-    """Post a result signed by more than two thirds of the weight in charge, while FORM or LOAD lasts; once per epoch.
-    Anyone may post it.
+def store_group(validator_set: bytes) -> Call:
+    """Store the group that a result will name, once for each set. Any member of the group in charge may; a set that is
+    stored already costs nothing more.
+
+    validator_set: The group, packed (see ValidatorSets).
+
+    Solidity: `storeGroup(bytes)`.
+    """
+    return _base.make_call(CONTRACT, "storeGroup(bytes)", (validator_set,))
+
+
+def stored_group(validator_set_hash: bytes) -> ViewCall[str]:
+    """Where a packed validator set is stored as code (see ValidatorSets), by its hash; zero if it is not.
+
+    Solidity: `storedGroup(bytes32)`.
+    """
+    return _base.make_view(CONTRACT, "storedGroup(bytes32)", (validator_set_hash,), _decode_stored_group)
+
+
+def _decode_stored_group(data: bytes) -> str:
+    (value,) = _abi.decode(("address",), data)
+    result: str = value
+    return result
+
+
+def submit_epoch_result(result: EpochResult, signer_bitmap: Sequence[int], signatures: bytes) -> Call:
+    """Post a result signed by more than two thirds of the weight in charge, while FORM lasts; once per epoch. Anyone
+    may post it. The group it names must be stored. It takes effect at the epoch's end unless it is voided.
 
     signatures: Their signatures on `hashEpochResult(result)`, in the order of the members.
     signer_bitmap: Who of the group of `result.epoch` signed (see IQuorumVerifier).
-    validator_set: The group of the next epoch, packed (see ValidatorSets).
 
-    Solidity: `submitEpochResult((uint64,bytes,bytes32,uint256,bytes32,uint256),bytes,uint256[],bytes)`.
+    Solidity: `submitEpochResult((uint64,bytes,bytes32,uint256,bytes32,uint256),uint256[],bytes)`.
     """
     return _base.make_call(
         CONTRACT,
-        "submitEpochResult((uint64,bytes,bytes32,uint256,bytes32,uint256),bytes,uint256[],bytes)",
-        (result.to_abi(), validator_set, signer_bitmap, signatures),
+        "submitEpochResult((uint64,bytes,bytes32,uint256,bytes32,uint256),uint256[],bytes)",
+        (result.to_abi(), signer_bitmap, signatures),
     )
 
 
@@ -982,6 +1134,21 @@ def _decode_unit_price(data: bytes) -> int:
     return result
 
 
+def void_epoch_result(epoch: int, digest: bytes, signer_bitmap: Sequence[int], signatures: bytes) -> Call:
+    """Void the result of the present epoch by the objection of at least a third of the weight in charge, before the
+    epoch ends. Another result may be posted if FORM still lasts.
+
+    digest: The result objected to, as in `resultOf`.
+    signatures: Their signatures on `hashObjection(epoch, digest)`, in the order of the members.
+    signer_bitmap: Who objects (see IQuorumVerifier).
+
+    Solidity: `voidEpochResult(uint64,bytes32,uint256[],bytes)`.
+    """
+    return _base.make_call(
+        CONTRACT, "voidEpochResult(uint64,bytes32,uint256[],bytes)", (epoch, digest, signer_bitmap, signatures)
+    )
+
+
 def vote_commit_of(epoch: int, validator: str) -> ViewCall[bytes]:
     """Hash of the CID of a validator's vote bundle; zero if it committed none.
 
@@ -994,6 +1161,42 @@ def _decode_vote_commit_of(data: bytes) -> bytes:
     (value,) = _abi.decode(("bytes32",), data)
     result: bytes = value
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class WeighSignaturesResult:
+    """What `weigh_signatures` returns.
+
+    Returns: The sum of the signers' weights. The sum of all weights.
+    """
+
+    signed: int
+    total: int
+
+
+def weigh_signatures(
+    epoch: int, digest: bytes, signer_bitmap: Sequence[int], signatures: bytes
+) -> ViewCall[WeighSignaturesResult]:
+    """Weigh those members of the group in charge in `epoch` who signed `digest`. Reverts on any signature that is not
+    valid.
+
+    signatures: Their signatures, in the order of the members.
+    signer_bitmap: Who signed (see IQuorumVerifier).
+    Returns: The sum of the signers' weights. The sum of all weights.
+
+    Solidity: `weighSignatures(uint64,bytes32,uint256[],bytes)`.
+    """
+    return _base.make_view(
+        CONTRACT,
+        "weighSignatures(uint64,bytes32,uint256[],bytes)",
+        (epoch, digest, signer_bitmap, signatures),
+        _decode_weigh_signatures,
+    )
+
+
+def _decode_weigh_signatures(data: bytes) -> WeighSignaturesResult:
+    values = _abi.decode(("uint256", "uint256"), data)
+    return WeighSignaturesResult(signed=values[0], total=values[1])
 
 
 def weight_of(epoch: int, account: str) -> ViewCall[int]:

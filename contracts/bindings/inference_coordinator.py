@@ -18,7 +18,9 @@ class PromptStatus(IntEnum):
 
     OPEN = 0
     ANSWERED = 1
-    RECLAIMED = 2
+    DISPUTED = 2
+    SETTLED = 3
+    RECLAIMED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,10 @@ class Prompt:
     executor: str
     model_version: int
     status: PromptStatus
+    epoch: int
     max_price: int
     token_price: int
+    price: int
 
     def to_abi(self) -> tuple[object, ...]:
         """Return the values as they are encoded."""
@@ -46,8 +50,10 @@ class Prompt:
             self.executor,
             self.model_version,
             self.status,
+            self.epoch,
             self.max_price,
             self.token_price,
+            self.price,
         )
 
     @classmethod
@@ -60,29 +66,67 @@ class Prompt:
             executor=values[3],
             model_version=values[4],
             status=PromptStatus(values[5]),
-            max_price=values[6],
-            token_price=values[7],
+            epoch=values[6],
+            max_price=values[7],
+            token_price=values[8],
+            price=values[9],
         )
 
 
 @dataclass(frozen=True, slots=True)
-class PromptAnswered(ContractEvent):
-    """Solidity: `PromptAnswered(uint256,address,string,uint32,uint32,uint256)`."""
+class Windows:
+    """Blocks for an answer, for the user's dispute, and for the group's verdict on it.
 
-    SIGNATURE: ClassVar[str] = "PromptAnswered(uint256,address,string,uint32,uint32,uint256)"
-    TOPIC: ClassVar[bytes] = bytes.fromhex("5d57a4ce8e00bd8f2aecf63b0fee04dc79466ab802ecede01dce68898cd0a677")
+    Solidity: `struct InferenceCoordinator.Windows`.
+    """
+
+    answer_blocks: int
+    dispute_blocks: int
+    verdict_blocks: int
+
+    def to_abi(self) -> tuple[object, ...]:
+        """Return the values as they are encoded."""
+        return (self.answer_blocks, self.dispute_blocks, self.verdict_blocks)
+
+    @classmethod
+    def from_abi(cls, values: Sequence[Any]) -> Self:
+        """Return the record of decoded values; raise ValueError for an unknown member of an enum."""
+        return cls(answer_blocks=values[0], dispute_blocks=values[1], verdict_blocks=values[2])
+
+
+@dataclass(frozen=True, slots=True)
+class EIP712DomainChanged(ContractEvent):
+    """Solidity: `EIP712DomainChanged()`."""
+
+    SIGNATURE: ClassVar[str] = "EIP712DomainChanged()"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("0a6387c9ea3628b88a633bb4f3b151770f70085117a15f9bf3787cda53f13d31")
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        _base.log_values(cls, (), (), topics, data)
+        return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAnswered(ContractEvent):
+    """Solidity: `PromptAnswered(uint256,address,string,uint32,uint32,uint256,uint64)`."""
+
+    SIGNATURE: ClassVar[str] = "PromptAnswered(uint256,address,string,uint32,uint32,uint256,uint64)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("26244cb28d8842adf9a239e67e13f374f8bd80ce06306af20512f0e82bffdde5")
     prompt_id: int
     executor: str
     result_cid: str
     prompt_tokens: int
     output_tokens: int
     price: int
+    dispute_until: int
 
     @classmethod
     def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
         """Decode a log; raise ValueError if it is of another event or malformed."""
         indexed, plain = _base.log_values(
-            cls, ("uint256", "address"), ("string", "uint32", "uint32", "uint256"), topics, data
+            cls, ("uint256", "address"), ("string", "uint32", "uint32", "uint256", "uint64"), topics, data
         )
         return cls(
             prompt_id=indexed[0],
@@ -91,7 +135,26 @@ class PromptAnswered(ContractEvent):
             prompt_tokens=plain[1],
             output_tokens=plain[2],
             price=plain[3],
+            dispute_until=plain[4],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PromptDisputed(ContractEvent):
+    """Solidity: `PromptDisputed(uint256,address,string,uint64)`."""
+
+    SIGNATURE: ClassVar[str] = "PromptDisputed(uint256,address,string,uint64)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("da0be5ffba9b612d8365da5d0ac87dc9fd367f2ac43746abcfc1b6fd13b807e1")
+    prompt_id: int
+    user: str
+    reason_cid: str
+    verdict_until: int
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, plain = _base.log_values(cls, ("uint256", "address"), ("string", "uint64"), topics, data)
+        return cls(prompt_id=indexed[0], user=indexed[1], reason_cid=plain[0], verdict_until=plain[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +172,24 @@ class PromptReclaimed(ContractEvent):
         """Decode a log; raise ValueError if it is of another event or malformed."""
         indexed, plain = _base.log_values(cls, ("uint256", "address"), ("uint256",), topics, data)
         return cls(prompt_id=indexed[0], user=indexed[1], amount=plain[0])
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSettled(ContractEvent):
+    """Solidity: `PromptSettled(uint256,address,uint256,uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "PromptSettled(uint256,address,uint256,uint256)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("371d1fb13136d69d53a45e73af625e394ded7e1bc3578e3162c7a6404ecae282")
+    prompt_id: int
+    executor: str
+    paid: int
+    refunded: int
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, plain = _base.log_values(cls, ("uint256", "address"), ("uint256", "uint256"), topics, data)
+        return cls(prompt_id=indexed[0], executor=indexed[1], paid=plain[0], refunded=plain[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +232,20 @@ class PromptSubmitted(ContractEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerBlocksZero(RevertReason):
+    """Solidity: `AnswerBlocksZero()`."""
+
+    SIGNATURE: ClassVar[str] = "AnswerBlocksZero()"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("d87e5200")
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        _base.error_values(cls, data)
+        return cls()
+
+
+@dataclass(frozen=True, slots=True)
 class CidLength(RevertReason):
     """Solidity: `CidLength(uint256)`."""
 
@@ -163,20 +258,6 @@ class CidLength(RevertReason):
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         values = _base.error_values(cls, data)
         return cls(length=values[0])
-
-
-@dataclass(frozen=True, slots=True)
-class DeadlineBlocksZero(RevertReason):
-    """Solidity: `DeadlineBlocksZero()`."""
-
-    SIGNATURE: ClassVar[str] = "DeadlineBlocksZero()"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("16abca0f")
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        _base.error_values(cls, data)
-        return cls()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +290,20 @@ class DeadlinePassed(RevertReason):
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         values = _base.error_values(cls, data)
         return cls(prompt_id=values[0], deadline_block=values[1])
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidShortString(RevertReason):
+    """Solidity: `InvalidShortString()`."""
+
+    SIGNATURE: ClassVar[str] = "InvalidShortString()"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("b3512b0c")
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        _base.error_values(cls, data)
+        return cls()
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,19 +354,35 @@ class NotTheExecutor(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
-class PromptClosed(RevertReason):
-    """Solidity: `PromptClosed(uint256,uint8)`."""
+class NotTheUser(RevertReason):
+    """Solidity: `NotTheUser(address,address)`."""
 
-    SIGNATURE: ClassVar[str] = "PromptClosed(uint256,uint8)"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("4d8cdae5")
-    prompt_id: int
-    status: PromptStatus
+    SIGNATURE: ClassVar[str] = "NotTheUser(address,address)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("23b72a38")
+    caller: str
+    user: str
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         values = _base.error_values(cls, data)
-        return cls(prompt_id=values[0], status=PromptStatus(values[1]))
+        return cls(caller=values[0], user=values[1])
+
+
+@dataclass(frozen=True, slots=True)
+class PriceAboveLimit(RevertReason):
+    """Solidity: `PriceAboveLimit(uint256,uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "PriceAboveLimit(uint256,uint256)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("6120c45f")
+    price: int
+    limit: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(price=values[0], limit=values[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +398,22 @@ class PromptUnknown(RevertReason):
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         values = _base.error_values(cls, data)
         return cls(prompt_id=values[0])
+
+
+@dataclass(frozen=True, slots=True)
+class QuorumNotReached(RevertReason):
+    """Solidity: `QuorumNotReached(uint256,uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "QuorumNotReached(uint256,uint256)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("6a215984")
+    signed: int
+    total: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(signed=values[0], total=values[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,11 +447,47 @@ class SafeERC20FailedOperation(RevertReason):
         return cls(token=values[0])
 
 
-Event: TypeAlias = PromptAnswered | PromptReclaimed | PromptSubmitted
+@dataclass(frozen=True, slots=True)
+class StringTooLong(RevertReason):
+    """Solidity: `StringTooLong(string)`."""
+
+    SIGNATURE: ClassVar[str] = "StringTooLong(string)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("305a27a9")
+    str_: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(str_=values[0])
+
+
+@dataclass(frozen=True, slots=True)
+class WrongStatus(RevertReason):
+    """Solidity: `WrongStatus(uint256,uint8)`."""
+
+    SIGNATURE: ClassVar[str] = "WrongStatus(uint256,uint8)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("a5d15e1f")
+    prompt_id: int
+    status: PromptStatus
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(prompt_id=values[0], status=PromptStatus(values[1]))
+
+
+Event: TypeAlias = (
+    EIP712DomainChanged | PromptAnswered | PromptDisputed | PromptReclaimed | PromptSettled | PromptSubmitted
+)
 
 EVENTS: Mapping[bytes, type[Event]] = {
+    EIP712DomainChanged.TOPIC: EIP712DomainChanged,
     PromptAnswered.TOPIC: PromptAnswered,
+    PromptDisputed.TOPIC: PromptDisputed,
     PromptReclaimed.TOPIC: PromptReclaimed,
+    PromptSettled.TOPIC: PromptSettled,
     PromptSubmitted.TOPIC: PromptSubmitted,
 }
 """By first topic."""
@@ -336,31 +499,41 @@ def decode_event(topics: Sequence[bytes], data: bytes) -> Event:
 
 
 Error: TypeAlias = (
-    CidLength
-    | DeadlineBlocksZero
+    AnswerBlocksZero
+    | CidLength
     | DeadlineNotReached
     | DeadlinePassed
+    | InvalidShortString
     | MaxTokensOutOfRange
     | NoOutput
     | NotTheExecutor
-    | PromptClosed
+    | NotTheUser
+    | PriceAboveLimit
     | PromptUnknown
+    | QuorumNotReached
     | SafeCastOverflowedUintDowncast
     | SafeERC20FailedOperation
+    | StringTooLong
+    | WrongStatus
 )
 
 ERRORS: Mapping[bytes, type[Error]] = {
+    AnswerBlocksZero.SELECTOR: AnswerBlocksZero,
     CidLength.SELECTOR: CidLength,
-    DeadlineBlocksZero.SELECTOR: DeadlineBlocksZero,
     DeadlineNotReached.SELECTOR: DeadlineNotReached,
     DeadlinePassed.SELECTOR: DeadlinePassed,
+    InvalidShortString.SELECTOR: InvalidShortString,
     MaxTokensOutOfRange.SELECTOR: MaxTokensOutOfRange,
     NoOutput.SELECTOR: NoOutput,
     NotTheExecutor.SELECTOR: NotTheExecutor,
-    PromptClosed.SELECTOR: PromptClosed,
+    NotTheUser.SELECTOR: NotTheUser,
+    PriceAboveLimit.SELECTOR: PriceAboveLimit,
     PromptUnknown.SELECTOR: PromptUnknown,
+    QuorumNotReached.SELECTOR: QuorumNotReached,
     SafeCastOverflowedUintDowncast.SELECTOR: SafeCastOverflowedUintDowncast,
     SafeERC20FailedOperation.SELECTOR: SafeERC20FailedOperation,
+    StringTooLong.SELECTOR: StringTooLong,
+    WrongStatus.SELECTOR: WrongStatus,
 }
 """By selector."""
 
@@ -395,6 +568,17 @@ def _decode_default_max_tokens(data: bytes) -> int:
     return result
 
 
+def dispute_verdict_typehash() -> ViewCall[bytes]:
+    """Solidity: `DISPUTE_VERDICT_TYPEHASH()`."""
+    return _base.make_view(CONTRACT, "DISPUTE_VERDICT_TYPEHASH()", (), _decode_dispute_verdict_typehash)
+
+
+def _decode_dispute_verdict_typehash(data: bytes) -> bytes:
+    (value,) = _abi.decode(("bytes32",), data)
+    result: bytes = value
+    return result
+
+
 def max_tokens_limit() -> ViewCall[int]:
     """Solidity: `MAX_TOKENS_LIMIT()`."""
     return _base.make_view(CONTRACT, "MAX_TOKENS_LIMIT()", (), _decode_max_tokens_limit)
@@ -406,18 +590,76 @@ def _decode_max_tokens_limit(data: bytes) -> int:
     return result
 
 
-def deadline_blocks() -> ViewCall[int]:
+def answer_blocks() -> ViewCall[int]:
     """Blocks an answer may take. In their second half any member of the group may answer.
 
-    Solidity: `deadlineBlocks()`.
+    Solidity: `answerBlocks()`.
     """
-    return _base.make_view(CONTRACT, "deadlineBlocks()", (), _decode_deadline_blocks)
+    return _base.make_view(CONTRACT, "answerBlocks()", (), _decode_answer_blocks)
 
 
-def _decode_deadline_blocks(data: bytes) -> int:
+def _decode_answer_blocks(data: bytes) -> int:
     (value,) = _abi.decode(("uint64",), data)
     result: int = value
     return result
+
+
+def dispute(prompt_id: int, reason_cid: str) -> Call:
+    """Dispute an answer, binding its price once more: it is lost to the executor if the group finds for it.
+
+    reason_cid: What is wrong with the answer, for the group to judge.
+
+    Solidity: `dispute(uint256,string)`.
+    """
+    return _base.make_call(CONTRACT, "dispute(uint256,string)", (prompt_id, reason_cid))
+
+
+def dispute_blocks() -> ViewCall[int]:
+    """Blocks after an answer in which its user may dispute it.
+
+    Solidity: `disputeBlocks()`.
+    """
+    return _base.make_view(CONTRACT, "disputeBlocks()", (), _decode_dispute_blocks)
+
+
+def _decode_dispute_blocks(data: bytes) -> int:
+    (value,) = _abi.decode(("uint64",), data)
+    result: int = value
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Eip712DomainResult:
+    """What `eip712_domain` returns."""
+
+    fields: bytes
+    name: str
+    version: str
+    chain_id: int
+    verifying_contract: str
+    salt: bytes
+    extensions: tuple[int, ...]
+
+
+def eip712_domain() -> ViewCall[Eip712DomainResult]:
+    """returns the fields and values that describe the domain separator used by this contract for EIP-712 signature.
+
+    Solidity: `eip712Domain()`.
+    """
+    return _base.make_view(CONTRACT, "eip712Domain()", (), _decode_eip712_domain)
+
+
+def _decode_eip712_domain(data: bytes) -> Eip712DomainResult:
+    values = _abi.decode(("bytes1", "string", "string", "uint256", "address", "bytes32", "uint256[]"), data)
+    return Eip712DomainResult(
+        fields=values[0],
+        name=values[1],
+        version=values[2],
+        chain_id=values[3],
+        verifying_contract=values[4],
+        salt=values[5],
+        extensions=values[6],
+    )
 
 
 def epoch_manager() -> ViewCall[str]:
@@ -440,8 +682,24 @@ def get_prompt(prompt_id: int) -> ViewCall[Prompt]:
 
 
 def _decode_get_prompt(data: bytes) -> Prompt:
-    (value,) = _abi.decode(("(address,uint64,uint32,address,uint32,uint8,uint128,uint128)",), data)
+    (value,) = _abi.decode(("(address,uint64,uint32,address,uint32,uint8,uint64,uint128,uint128,uint128)",), data)
     result: Prompt = Prompt.from_abi(value)
+    return result
+
+
+def hash_dispute_verdict(prompt_id: int, for_user: bool) -> ViewCall[bytes]:
+    """EIP-712 digest of a verdict on a dispute: what members of the prompt's group sign.
+
+    Solidity: `hashDisputeVerdict(uint256,bool)`.
+    """
+    return _base.make_view(
+        CONTRACT, "hashDisputeVerdict(uint256,bool)", (prompt_id, for_user), _decode_hash_dispute_verdict
+    )
+
+
+def _decode_hash_dispute_verdict(data: bytes) -> bytes:
+    (value,) = _abi.decode(("bytes32",), data)
+    result: bytes = value
     return result
 
 
@@ -478,6 +736,29 @@ def reclaim(prompt_id: int) -> Call:
     return _base.make_call(CONTRACT, "reclaim(uint256)", (prompt_id,))
 
 
+def resolve_dispute(prompt_id: int, for_user: bool, signer_bitmap: Sequence[int], signatures: bytes) -> Call:
+    """Decide a dispute by more than two thirds of the weight of the group that was in charge when the prompt was
+    submitted. For the user: everything goes back to it. Against it: the executor gets the price and the bond.
+
+    signatures: Their signatures on `hashDisputeVerdict(promptId, forUser)`, in the order of the members.
+    signer_bitmap: Who signed (see IQuorumVerifier).
+
+    Solidity: `resolveDispute(uint256,bool,uint256[],bytes)`.
+    """
+    return _base.make_call(
+        CONTRACT, "resolveDispute(uint256,bool,uint256[],bytes)", (prompt_id, for_user, signer_bitmap, signatures)
+    )
+
+
+def settle(prompt_id: int) -> Call:
+    """Pay an answer that was not disputed in time, or whose dispute was not decided in time, and refund the rest of
+    its escrow and the bond. Anyone may call it.
+
+    Solidity: `settle(uint256)`.
+    """
+    return _base.make_call(CONTRACT, "settle(uint256)", (prompt_id,))
+
+
 def submit_prompt(prompt_cid: str, model_id: str) -> Call:
     """Ask a model by id; the registry resolves its current CID. Escrows the price of DEFAULT_MAX_TOKENS.
 
@@ -486,16 +767,20 @@ def submit_prompt(prompt_cid: str, model_id: str) -> Call:
     return _base.make_call(CONTRACT, "submitPrompt(string,string)", (prompt_cid, model_id))
 
 
-def submit_prompt_with_max_tokens(prompt_cid: str, model_id: str, max_tokens: int) -> Call:
-    """As above, for at most `maxTokens` tokens, those of the prompt included.
+def submit_prompt_with_max_tokens_and_price_limit(
+    prompt_cid: str, model_id: str, max_tokens: int, price_limit: int
+) -> Call:
+    """As above, for at most `maxTokens` tokens, those of the prompt included, and at most `priceLimit`.
 
-    Solidity: `submitPrompt(string,string,uint32)`.
+    Solidity: `submitPrompt(string,string,uint32,uint256)`.
     """
-    return _base.make_call(CONTRACT, "submitPrompt(string,string,uint32)", (prompt_cid, model_id, max_tokens))
+    return _base.make_call(
+        CONTRACT, "submitPrompt(string,string,uint32,uint256)", (prompt_cid, model_id, max_tokens, price_limit)
+    )
 
 
 def submit_result(prompt_id: int, result_cid: str, prompt_tokens: int, output_tokens: int) -> Call:
-    """Answer a prompt and be paid for it, up to the escrow; the rest of it goes back to the user.
+    """Answer a prompt. It is paid, up to the escrow, once its user can no longer dispute it (`settle`).
 
     Solidity: `submitResult(uint256,string,uint32,uint32)`.
     """
@@ -515,8 +800,23 @@ def _decode_token(data: bytes) -> str:
     return result
 
 
-def creation_code(token: str, model_registry: str, epoch_manager: str, deadline_blocks: int) -> bytes:
+def verdict_blocks() -> ViewCall[int]:
+    """Blocks after a dispute in which the group may judge.
+
+    Solidity: `verdictBlocks()`.
+    """
+    return _base.make_view(CONTRACT, "verdictBlocks()", (), _decode_verdict_blocks)
+
+
+def _decode_verdict_blocks(data: bytes) -> int:
+    (value,) = _abi.decode(("uint64",), data)
+    result: int = value
+    return result
+
+
+def creation_code(token: str, model_registry: str, epoch_manager: str, windows: Windows) -> bytes:
     """Return the code that deploys InferenceCoordinator."""
     return _contracts.load(CONTRACT).bytecode + _abi.encode(
-        ("address", "address", "address", "uint64"), (token, model_registry, epoch_manager, deadline_blocks)
+        ("address", "address", "address", "(uint64,uint64,uint64)"),
+        (token, model_registry, epoch_manager, windows.to_abi()),
     )

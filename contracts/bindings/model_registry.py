@@ -14,8 +14,8 @@ CONTRACT = "ModelRegistry"
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What an engine needs to know of a model, and what its work is worth (ModelRecord in node/protocol/records.py has
-    the units).
+    """What an engine needs to know of a model, what its work is worth, and who may use it (ModelRecord in
+    node/protocol/records.py has the units).
 
     Solidity: `struct ModelRegistry.ModelSpec`.
     """
@@ -23,11 +23,16 @@ class ModelSpec:
     hf_repo: str
     hf_commit: str
     model_args: tuple[str, ...]
-    vram_mi_b: int
+    quantization: str
+    kv_cache_quantization: str
+    vram_mib: int
     throughput_per_nonce: int
     units_of_compute_per_token: int
     context_length: int
     poc_distance_max: int
+    gated: bool
+    encrypted: bool
+    proposer: str
 
     def to_abi(self) -> tuple[object, ...]:
         """Return the values as they are encoded."""
@@ -35,11 +40,16 @@ class ModelSpec:
             self.hf_repo,
             self.hf_commit,
             self.model_args,
-            self.vram_mi_b,
+            self.quantization,
+            self.kv_cache_quantization,
+            self.vram_mib,
             self.throughput_per_nonce,
             self.units_of_compute_per_token,
             self.context_length,
             self.poc_distance_max,
+            self.gated,
+            self.encrypted,
+            self.proposer,
         )
 
     @classmethod
@@ -49,11 +59,47 @@ class ModelSpec:
             hf_repo=values[0],
             hf_commit=values[1],
             model_args=values[2],
-            vram_mi_b=values[3],
-            throughput_per_nonce=values[4],
-            units_of_compute_per_token=values[5],
-            context_length=values[6],
-            poc_distance_max=values[7],
+            quantization=values[3],
+            kv_cache_quantization=values[4],
+            vram_mib=values[5],
+            throughput_per_nonce=values[6],
+            units_of_compute_per_token=values[7],
+            context_length=values[8],
+            poc_distance_max=values[9],
+            gated=values[10],
+            encrypted=values[11],
+            proposer=values[12],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelImport:
+    """A model with all its past, as one registry exports it and the next one imports it.
+
+    Solidity: `struct ModelRegistry.ModelImport`.
+    """
+
+    model_id: str
+    name: str
+    description: str
+    active: bool
+    spec: ModelSpec
+    cids: tuple[str, ...]
+
+    def to_abi(self) -> tuple[object, ...]:
+        """Return the values as they are encoded."""
+        return (self.model_id, self.name, self.description, self.active, self.spec.to_abi(), self.cids)
+
+    @classmethod
+    def from_abi(cls, values: Sequence[Any]) -> Self:
+        """Return the record of decoded values; raise ValueError for an unknown member of an enum."""
+        return cls(
+            model_id=values[0],
+            name=values[1],
+            description=values[2],
+            active=values[3],
+            spec=ModelSpec.from_abi(values[4]),
+            cids=values[5],
         )
 
 
@@ -102,6 +148,21 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ImportFinished(ContractEvent):
+    """Solidity: `ImportFinished(uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "ImportFinished(uint256)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("832794fda92808590e6d932a557b0dcc0256620d2b42237cdb6cba08484e1e8b")
+    models: int
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        _, plain = _base.log_values(cls, (), ("uint256",), topics, data)
+        return cls(models=plain[0])
+
+
+@dataclass(frozen=True, slots=True)
 class ModelDeactivated(ContractEvent):
     """Solidity: `ModelDeactivated(string,address)`."""
 
@@ -120,13 +181,13 @@ class ModelDeactivated(ContractEvent):
 @dataclass(frozen=True, slots=True)
 class ModelRecorded(ContractEvent):
     """Solidity:
-    `ModelRecorded(string,(string,string,string,string,bool,uint32,address,(string,string,string[],uint32,uint64,uint64,uint32,uint64)))`.
+    `ModelRecorded(string,(string,string,string,string,bool,uint32,address,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address)))`.
     """
 
     SIGNATURE: ClassVar[str] = (
-        "ModelRecorded(string,(string,string,string,string,bool,uint32,address,(string,string,string[],uint32,uint64,uint64,uint32,uint64)))"
+        "ModelRecorded(string,(string,string,string,string,bool,uint32,address,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address)))"
     )
-    TOPIC: ClassVar[bytes] = bytes.fromhex("ed0356eb157a9ab5c1c660df373b387c4fe5720928dae59dbca11dbdf7f8d690")
+    TOPIC: ClassVar[bytes] = bytes.fromhex("6fa00f674ae56855fe5c5f9fc56fc79d9b5a6820428c32347adb2a167c46b82e")
     model_id: str
     info: ModelInfo
 
@@ -138,7 +199,7 @@ class ModelRecorded(ContractEvent):
             (),
             (
                 "string",
-                "(string,string,string,string,bool,uint32,address,(string,string,string[],uint32,uint64,uint64,uint32,uint64))",
+                "(string,string,string,string,bool,uint32,address,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address))",
             ),
             topics,
             data,
@@ -274,6 +335,37 @@ class ModelUnknown(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
+class NoVersions(RevertReason):
+    """Solidity: `NoVersions(string)`."""
+
+    SIGNATURE: ClassVar[str] = "NoVersions(string)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("af2e3ab6")
+    model_id: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(model_id=values[0])
+
+
+@dataclass(frozen=True, slots=True)
+class NotTheImporter(RevertReason):
+    """Solidity: `NotTheImporter(address,address)`."""
+
+    SIGNATURE: ClassVar[str] = "NotTheImporter(address,address)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("566be079")
+    caller: str
+    importer: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(caller=values[0], importer=values[1])
+
+
+@dataclass(frozen=True, slots=True)
 class OwnableInvalidOwner(RevertReason):
     """Solidity: `OwnableInvalidOwner(address)`."""
 
@@ -367,10 +459,17 @@ class VersionUnknown(RevertReason):
 
 
 Event: TypeAlias = (
-    ModelDeactivated | ModelRecorded | ModelRegistered | ModelUpdated | OwnershipTransferStarted | OwnershipTransferred
+    ImportFinished
+    | ModelDeactivated
+    | ModelRecorded
+    | ModelRegistered
+    | ModelUpdated
+    | OwnershipTransferStarted
+    | OwnershipTransferred
 )
 
 EVENTS: Mapping[bytes, type[Event]] = {
+    ImportFinished.TOPIC: ImportFinished,
     ModelDeactivated.TOPIC: ModelDeactivated,
     ModelRecorded.TOPIC: ModelRecorded,
     ModelRegistered.TOPIC: ModelRegistered,
@@ -391,6 +490,8 @@ Error: TypeAlias = (
     | ModelExists
     | ModelNotActive
     | ModelUnknown
+    | NoVersions
+    | NotTheImporter
     | OwnableInvalidOwner
     | OwnableUnauthorizedAccount
     | SpecOutOfRange
@@ -404,6 +505,8 @@ ERRORS: Mapping[bytes, type[Error]] = {
     ModelExists.SELECTOR: ModelExists,
     ModelNotActive.SELECTOR: ModelNotActive,
     ModelUnknown.SELECTOR: ModelUnknown,
+    NoVersions.SELECTOR: NoVersions,
+    NotTheImporter.SELECTOR: NotTheImporter,
     OwnableInvalidOwner.SELECTOR: OwnableInvalidOwner,
     OwnableUnauthorizedAccount.SELECTOR: OwnableUnauthorizedAccount,
     SpecOutOfRange.SELECTOR: SpecOutOfRange,
@@ -474,6 +577,28 @@ def accept_ownership() -> Call:
     return _base.make_call(CONTRACT, "acceptOwnership()", ())
 
 
+@dataclass(frozen=True, slots=True)
+class AccessOfResult:
+    """What `access_of` returns."""
+
+    proposer: str
+    gated: bool
+
+
+def access_of(model_id: str) -> ViewCall[AccessOfResult]:
+    """Who proposed a model (and is paid for access to it), and whether access to it is gated; reverts if the model is
+    unknown.
+
+    Solidity: `accessOf(string)`.
+    """
+    return _base.make_view(CONTRACT, "accessOf(string)", (model_id,), _decode_access_of)
+
+
+def _decode_access_of(data: bytes) -> AccessOfResult:
+    values = _abi.decode(("address", "bool"), data)
+    return AccessOfResult(proposer=values[0], gated=values[1])
+
+
 def cid_at(model_id: str, version: int) -> ViewCall[str]:
     """The CID of version `version` (1 is the first) of a model.
 
@@ -494,6 +619,33 @@ def deactivate_model(model_id: str) -> Call:
     Solidity: `deactivateModel(string)`.
     """
     return _base.make_call(CONTRACT, "deactivateModel(string)", (model_id,))
+
+
+def export_model(index: int) -> ViewCall[ModelImport]:
+    """Model number `index`, in the order of registration, with all its versions: what `importModel` takes.
+
+    Solidity: `exportModel(uint256)`.
+    """
+    return _base.make_view(CONTRACT, "exportModel(uint256)", (index,), _decode_export_model)
+
+
+def _decode_export_model(data: bytes) -> ModelImport:
+    (value,) = _abi.decode(
+        (
+            "(string,string,string,bool,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address),string[])",
+        ),
+        data,
+    )
+    result: ModelImport = ModelImport.from_abi(value)
+    return result
+
+
+def finish_import() -> Call:
+    """End the import, for ever: from now on only the owner publishes.
+
+    Solidity: `finishImport()`.
+    """
+    return _base.make_call(CONTRACT, "finishImport()", ())
 
 
 def get_active_models() -> ViewCall[tuple[str, ...]]:
@@ -521,11 +673,38 @@ def get_model(model_id: str) -> ViewCall[ModelInfo]:
 def _decode_get_model(data: bytes) -> ModelInfo:
     (value,) = _abi.decode(
         (
-            "(string,string,string,string,bool,uint32,address,(string,string,string[],uint32,uint64,uint64,uint32,uint64))",
+            "(string,string,string,string,bool,uint32,address,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address))",
         ),
         data,
     )
     result: ModelInfo = ModelInfo.from_abi(value)
+    return result
+
+
+def import_model(model: ModelImport) -> Call:
+    """Register a model of a genesis file, with all its past versions. Only the importer may.
+
+    Solidity:
+    `importModel((string,string,string,bool,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address),string[]))`.
+    """
+    return _base.make_call(
+        CONTRACT,
+        "importModel((string,string,string,bool,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address),string[]))",
+        (model.to_abi(),),
+    )
+
+
+def importer() -> ViewCall[str]:
+    """May import models until it calls `finishImport`: the deployer of a new network; zero afterwards.
+
+    Solidity: `importer()`.
+    """
+    return _base.make_view(CONTRACT, "importer()", (), _decode_importer)
+
+
+def _decode_importer(data: bytes) -> str:
+    (value,) = _abi.decode(("address",), data)
+    result: str = value
     return result
 
 
@@ -540,6 +719,20 @@ def is_active(model_id: str) -> ViewCall[bool]:
 def _decode_is_active(data: bytes) -> bool:
     (value,) = _abi.decode(("bool",), data)
     result: bool = value
+    return result
+
+
+def model_count() -> ViewCall[int]:
+    """Number of models ever registered.
+
+    Solidity: `modelCount()`.
+    """
+    return _base.make_view(CONTRACT, "modelCount()", (), _decode_model_count)
+
+
+def _decode_model_count(data: bytes) -> int:
+    (value,) = _abi.decode(("uint256",), data)
+    result: int = value
     return result
 
 
@@ -587,11 +780,11 @@ def register_model_with_spec(model_id: str, model_cid: str, name: str, descripti
     """Register a model with its full specification.
 
     Solidity:
-    `registerModelWithSpec(string,string,string,string,(string,string,string[],uint32,uint64,uint64,uint32,uint64))`.
+    `registerModelWithSpec(string,string,string,string,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address))`.
     """
     return _base.make_call(
         CONTRACT,
-        "registerModelWithSpec(string,string,string,string,(string,string,string[],uint32,uint64,uint64,uint32,uint64))",
+        "registerModelWithSpec(string,string,string,string,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address))",
         (model_id, model_cid, name, description, spec.to_abi()),
     )
 
@@ -629,13 +822,14 @@ def _decode_resolve(data: bytes) -> ResolveResult:
 
 
 def set_model_spec(model_id: str, spec: ModelSpec) -> Call:
-    """Replace a model's specification; its CID and version stay.
+    """Replace a model's specification; its CID and version stay. A proposer of zero keeps the present one.
 
-    Solidity: `setModelSpec(string,(string,string,string[],uint32,uint64,uint64,uint32,uint64))`.
+    Solidity:
+    `setModelSpec(string,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address))`.
     """
     return _base.make_call(
         CONTRACT,
-        "setModelSpec(string,(string,string,string[],uint32,uint64,uint64,uint32,uint64))",
+        "setModelSpec(string,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address))",
         (model_id, spec.to_abi()),
     )
 
@@ -659,5 +853,8 @@ def update_model(model_id: str, new_model_cid: str) -> Call:
 
 
 def creation_code(initial_owner: str) -> bytes:
-    """Return the code that deploys ModelRegistry."""
+    """Return the code that deploys ModelRegistry.
+
+    initial_owner: Who publishes models from now on. The deployer may import models of a genesis file first.
+    """
     return _contracts.load(CONTRACT).bytecode + _abi.encode(("address",), (initial_owner,))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, ClassVar, Self, TypeAlias
 
 import contracts as _contracts
@@ -12,25 +13,38 @@ from contracts.binding_base import Call, ContractEvent, RevertReason, ViewCall
 CONTRACT = "ParticipantRegistry"
 
 
+class Status(IntEnum):
+    """How a participant stands; only ACTIVE ones can commit proofs.
+
+    Solidity: `enum ParticipantRegistry.Status`.
+    """
+
+    UNREGISTERED = 0
+    ACTIVE = 1
+    UNDERCOLLATERALISED = 2
+    BARRED = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Collateral:
-    """Collateral of a participant, in units of 10^-18.
+    """Collateral of a participant in units of 10^-18, and times in UNIX seconds.
 
     Solidity: `struct ParticipantRegistry.Collateral`.
     """
 
     deposited: int
-    unbonding: int
     available_at: int
+    barred_until: int
+    unbonding: int
 
     def to_abi(self) -> tuple[object, ...]:
         """Return the values as they are encoded."""
-        return (self.deposited, self.unbonding, self.available_at)
+        return (self.deposited, self.available_at, self.barred_until, self.unbonding)
 
     @classmethod
     def from_abi(cls, values: Sequence[Any]) -> Self:
         """Return the record of decoded values; raise ValueError for an unknown member of an enum."""
-        return cls(deposited=values[0], unbonding=values[1], available_at=values[2])
+        return cls(deposited=values[0], available_at=values[1], barred_until=values[2], unbonding=values[3])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +86,45 @@ class CollateralDeposited(ContractEvent):
 
 
 @dataclass(frozen=True, slots=True)
-class CollateralUnbonding(ContractEvent):
-    """Solidity: `CollateralUnbonding(address,uint256,uint256,uint64)`."""
+class CollateralSlashed(ContractEvent):
+    """Solidity: `CollateralSlashed(address,uint256,uint256,uint256,uint64)`."""
 
-    SIGNATURE: ClassVar[str] = "CollateralUnbonding(address,uint256,uint256,uint64)"
-    TOPIC: ClassVar[bytes] = bytes.fromhex("a079fa5b1f72084a71b4cddc5617cd76ea22fd467dc54756b15565a47b97fc7a")
+    SIGNATURE: ClassVar[str] = "CollateralSlashed(address,uint256,uint256,uint256,uint64)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("55b44ef27d5949beb3765b8fcced03826f22578589f7c839a90668d8a355ac99")
     participant: str
     amount: int
+    deposited: int
+    unbonding: int
+    barred_until: int
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, plain = _base.log_values(cls, ("address",), ("uint256", "uint256", "uint256", "uint64"), topics, data)
+        return cls(
+            participant=indexed[0], amount=plain[0], deposited=plain[1], unbonding=plain[2], barred_until=plain[3]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CollateralUnbonding(ContractEvent):
+    """Solidity: `CollateralUnbonding(address,uint256,uint256,uint256,uint64)`."""
+
+    SIGNATURE: ClassVar[str] = "CollateralUnbonding(address,uint256,uint256,uint256,uint64)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("59727d3ec58d101138c1e0aaa52bf625cdde4b0bb97e893621921b9dcf8e3bb9")
+    participant: str
+    amount: int
+    deposited: int
     unbonding: int
     available_at: int
 
     @classmethod
     def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
         """Decode a log; raise ValueError if it is of another event or malformed."""
-        indexed, plain = _base.log_values(cls, ("address",), ("uint256", "uint256", "uint64"), topics, data)
-        return cls(participant=indexed[0], amount=plain[0], unbonding=plain[1], available_at=plain[2])
+        indexed, plain = _base.log_values(cls, ("address",), ("uint256", "uint256", "uint256", "uint64"), topics, data)
+        return cls(
+            participant=indexed[0], amount=plain[0], deposited=plain[1], unbonding=plain[2], available_at=plain[3]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +192,68 @@ class MLNodeSet(ContractEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class MinCollateralSet(ContractEvent):
+    """Solidity: `MinCollateralSet(uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "MinCollateralSet(uint256)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("19ff081122f2e2b96d961cfa93a1d229a30cd30201f25d3d0ccfe43c7cdcfa47")
+    min_collateral: int
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        _, plain = _base.log_values(cls, (), ("uint256",), topics, data)
+        return cls(min_collateral=plain[0])
+
+
+@dataclass(frozen=True, slots=True)
+class OwnershipTransferStarted(ContractEvent):
+    """Solidity: `OwnershipTransferStarted(address,address)`."""
+
+    SIGNATURE: ClassVar[str] = "OwnershipTransferStarted(address,address)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("38d16b8cac22d99fc7c124b9cd0de2d3fa1faef420bfe791d8c362d765e22700")
+    previous_owner: str
+    new_owner: str
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, _ = _base.log_values(cls, ("address", "address"), (), topics, data)
+        return cls(previous_owner=indexed[0], new_owner=indexed[1])
+
+
+@dataclass(frozen=True, slots=True)
+class OwnershipTransferred(ContractEvent):
+    """Solidity: `OwnershipTransferred(address,address)`."""
+
+    SIGNATURE: ClassVar[str] = "OwnershipTransferred(address,address)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("8be0079c531659141344cd1fd0a4f28419497f9722a3daafe3b4186f6b6457e0")
+    previous_owner: str
+    new_owner: str
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, _ = _base.log_values(cls, ("address", "address"), (), topics, data)
+        return cls(previous_owner=indexed[0], new_owner=indexed[1])
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantLeft(ContractEvent):
+    """Solidity: `ParticipantLeft(address)`."""
+
+    SIGNATURE: ClassVar[str] = "ParticipantLeft(address)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("6f73164f183f76fe7b6842decddd629af37a9463c41888b52b9cac0edd6ad322")
+    participant: str
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, _ = _base.log_values(cls, ("address",), (), topics, data)
+        return cls(participant=indexed[0])
+
+
+@dataclass(frozen=True, slots=True)
 class ParticipantRegistered(ContractEvent):
     """Solidity: `ParticipantRegistered(address,bytes,bytes)`."""
 
@@ -168,6 +268,21 @@ class ParticipantRegistered(ContractEvent):
         """Decode a log; raise ValueError if it is of another event or malformed."""
         indexed, plain = _base.log_values(cls, ("address",), ("bytes", "bytes"), topics, data)
         return cls(participant=indexed[0], peer_id=plain[0], peer_signature=plain[1])
+
+
+@dataclass(frozen=True, slots=True)
+class SlasherSet(ContractEvent):
+    """Solidity: `SlasherSet(address)`."""
+
+    SIGNATURE: ClassVar[str] = "SlasherSet(address)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("93984378289228ac490c326f8dbcc3f9b2c703753c272e7c572949e115da985e")
+    slasher: str
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, _ = _base.log_values(cls, ("address",), (), topics, data)
+        return cls(slasher=indexed[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +362,21 @@ class NodeUnknown(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
+class NodesRemain(RevertReason):
+    """Solidity: `NodesRemain(uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "NodesRemain(uint256)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("2f4008d9")
+    count: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(count=values[0])
+
+
+@dataclass(frozen=True, slots=True)
 class NotRegistered(RevertReason):
     """Solidity: `NotRegistered(address)`."""
 
@@ -262,6 +392,36 @@ class NotRegistered(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
+class NotTheDeployer(RevertReason):
+    """Solidity: `NotTheDeployer(address)`."""
+
+    SIGNATURE: ClassVar[str] = "NotTheDeployer(address)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("09bc9485")
+    caller: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(caller=values[0])
+
+
+@dataclass(frozen=True, slots=True)
+class NotTheSlasher(RevertReason):
+    """Solidity: `NotTheSlasher(address)`."""
+
+    SIGNATURE: ClassVar[str] = "NotTheSlasher(address)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("2a226fa6")
+    caller: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(caller=values[0])
+
+
+@dataclass(frozen=True, slots=True)
 class NothingToWithdraw(RevertReason):
     """Solidity: `NothingToWithdraw()`."""
 
@@ -273,6 +433,36 @@ class NothingToWithdraw(RevertReason):
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         _base.error_values(cls, data)
         return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class OwnableInvalidOwner(RevertReason):
+    """Solidity: `OwnableInvalidOwner(address)`."""
+
+    SIGNATURE: ClassVar[str] = "OwnableInvalidOwner(address)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("1e4fbdf7")
+    owner: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(owner=values[0])
+
+
+@dataclass(frozen=True, slots=True)
+class OwnableUnauthorizedAccount(RevertReason):
+    """Solidity: `OwnableUnauthorizedAccount(address)`."""
+
+    SIGNATURE: ClassVar[str] = "OwnableUnauthorizedAccount(address)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("118cdaa7")
+    account: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(account=values[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,21 +481,6 @@ class PeerIdLength(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
-class PeerIdTaken(RevertReason):
-    """Solidity: `PeerIdTaken(address)`."""
-
-    SIGNATURE: ClassVar[str] = "PeerIdTaken(address)"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("ba387c5e")
-    participant: str
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        values = _base.error_values(cls, data)
-        return cls(participant=values[0])
-
-
-@dataclass(frozen=True, slots=True)
 class PeerSignatureLength(RevertReason):
     """Solidity: `PeerSignatureLength(uint256)`."""
 
@@ -321,6 +496,22 @@ class PeerSignatureLength(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
+class SafeCastOverflowedUintDowncast(RevertReason):
+    """Solidity: `SafeCastOverflowedUintDowncast(uint8,uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "SafeCastOverflowedUintDowncast(uint8,uint256)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("6dfcc650")
+    bits: int
+    value: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(bits=values[0], value=values[1])
+
+
+@dataclass(frozen=True, slots=True)
 class SafeERC20FailedOperation(RevertReason):
     """Solidity: `SafeERC20FailedOperation(address)`."""
 
@@ -333,6 +524,36 @@ class SafeERC20FailedOperation(RevertReason):
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         values = _base.error_values(cls, data)
         return cls(token=values[0])
+
+
+@dataclass(frozen=True, slots=True)
+class SlasherAlreadySet(RevertReason):
+    """Solidity: `SlasherAlreadySet(address)`."""
+
+    SIGNATURE: ClassVar[str] = "SlasherAlreadySet(address)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("46aa7797")
+    slasher: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(slasher=values[0])
+
+
+@dataclass(frozen=True, slots=True)
+class SlasherHasNoCode(RevertReason):
+    """Solidity: `SlasherHasNoCode(address)`."""
+
+    SIGNATURE: ClassVar[str] = "SlasherHasNoCode(address)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("77c2df8f")
+    account: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(account=values[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,22 +588,34 @@ class TooManyNodes(RevertReason):
 
 Event: TypeAlias = (
     CollateralDeposited
+    | CollateralSlashed
     | CollateralUnbonding
     | CollateralWithdrawn
     | HotKeySet
     | MLNodeRemoved
     | MLNodeSet
+    | MinCollateralSet
+    | OwnershipTransferStarted
+    | OwnershipTransferred
+    | ParticipantLeft
     | ParticipantRegistered
+    | SlasherSet
 )
 
 EVENTS: Mapping[bytes, type[Event]] = {
     CollateralDeposited.TOPIC: CollateralDeposited,
+    CollateralSlashed.TOPIC: CollateralSlashed,
     CollateralUnbonding.TOPIC: CollateralUnbonding,
     CollateralWithdrawn.TOPIC: CollateralWithdrawn,
     HotKeySet.TOPIC: HotKeySet,
     MLNodeRemoved.TOPIC: MLNodeRemoved,
     MLNodeSet.TOPIC: MLNodeSet,
+    MinCollateralSet.TOPIC: MinCollateralSet,
+    OwnershipTransferStarted.TOPIC: OwnershipTransferStarted,
+    OwnershipTransferred.TOPIC: OwnershipTransferred,
+    ParticipantLeft.TOPIC: ParticipantLeft,
     ParticipantRegistered.TOPIC: ParticipantRegistered,
+    SlasherSet.TOPIC: SlasherSet,
 }
 """By first topic."""
 
@@ -398,12 +631,19 @@ Error: TypeAlias = (
     | InvalidModels
     | InvalidNode
     | NodeUnknown
+    | NodesRemain
     | NotRegistered
+    | NotTheDeployer
+    | NotTheSlasher
     | NothingToWithdraw
+    | OwnableInvalidOwner
+    | OwnableUnauthorizedAccount
     | PeerIdLength
-    | PeerIdTaken
     | PeerSignatureLength
+    | SafeCastOverflowedUintDowncast
     | SafeERC20FailedOperation
+    | SlasherAlreadySet
+    | SlasherHasNoCode
     | StillUnbonding
     | TooManyNodes
 )
@@ -414,12 +654,19 @@ ERRORS: Mapping[bytes, type[Error]] = {
     InvalidModels.SELECTOR: InvalidModels,
     InvalidNode.SELECTOR: InvalidNode,
     NodeUnknown.SELECTOR: NodeUnknown,
+    NodesRemain.SELECTOR: NodesRemain,
     NotRegistered.SELECTOR: NotRegistered,
+    NotTheDeployer.SELECTOR: NotTheDeployer,
+    NotTheSlasher.SELECTOR: NotTheSlasher,
     NothingToWithdraw.SELECTOR: NothingToWithdraw,
+    OwnableInvalidOwner.SELECTOR: OwnableInvalidOwner,
+    OwnableUnauthorizedAccount.SELECTOR: OwnableUnauthorizedAccount,
     PeerIdLength.SELECTOR: PeerIdLength,
-    PeerIdTaken.SELECTOR: PeerIdTaken,
     PeerSignatureLength.SELECTOR: PeerSignatureLength,
+    SafeCastOverflowedUintDowncast.SELECTOR: SafeCastOverflowedUintDowncast,
     SafeERC20FailedOperation.SELECTOR: SafeERC20FailedOperation,
+    SlasherAlreadySet.SELECTOR: SlasherAlreadySet,
+    SlasherHasNoCode.SELECTOR: SlasherHasNoCode,
     StillUnbonding.SELECTOR: StillUnbonding,
     TooManyNodes.SELECTOR: TooManyNodes,
 }
@@ -500,6 +747,14 @@ def _decode_peer_signature_length_max(data: bytes) -> int:
     return result
 
 
+def accept_ownership() -> Call:
+    """The new owner accepts the ownership transfer.
+
+    Solidity: `acceptOwnership()`.
+    """
+    return _base.make_call(CONTRACT, "acceptOwnership()", ())
+
+
 def collateral_of(participant: str) -> ViewCall[Collateral]:
     """Collateral of `participant`.
 
@@ -509,7 +764,7 @@ def collateral_of(participant: str) -> ViewCall[Collateral]:
 
 
 def _decode_collateral_of(data: bytes) -> Collateral:
-    (value,) = _abi.decode(("(uint256,uint256,uint64)",), data)
+    (value,) = _abi.decode(("(uint128,uint64,uint64,uint128)",), data)
     result: Collateral = Collateral.from_abi(value)
     return result
 
@@ -550,6 +805,20 @@ def _decode_is_registered(data: bytes) -> bool:
     return result
 
 
+def min_collateral() -> ViewCall[int]:
+    """Collateral a participant needs to commit proofs, in units of 10^-18; set by the owner.
+
+    Solidity: `minCollateral()`.
+    """
+    return _base.make_view(CONTRACT, "minCollateral()", (), _decode_min_collateral)
+
+
+def _decode_min_collateral(data: bytes) -> int:
+    (value,) = _abi.decode(("uint128",), data)
+    result: int = value
+    return result
+
+
 def model_registry() -> ViewCall[str]:
     """Solidity: `modelRegistry()`."""
     return _base.make_view(CONTRACT, "modelRegistry()", (), _decode_model_registry)
@@ -575,15 +844,15 @@ def _decode_node_count(data: bytes) -> int:
     return result
 
 
-def participant_of(peer_id_hash: bytes) -> ViewCall[str]:
-    """The account that holds a peer id, by its Keccak-256 hash.
+def owner() -> ViewCall[str]:
+    """Returns the address of the current owner.
 
-    Solidity: `participantOf(bytes32)`.
+    Solidity: `owner()`.
     """
-    return _base.make_view(CONTRACT, "participantOf(bytes32)", (peer_id_hash,), _decode_participant_of)
+    return _base.make_view(CONTRACT, "owner()", (), _decode_owner)
 
 
-def _decode_participant_of(data: bytes) -> str:
+def _decode_owner(data: bytes) -> str:
     (value,) = _abi.decode(("address",), data)
     result: str = value
     return result
@@ -603,6 +872,20 @@ def _decode_peer_id_of(data: bytes) -> bytes:
     return result
 
 
+def pending_owner() -> ViewCall[str]:
+    """Returns the address of the pending owner.
+
+    Solidity: `pendingOwner()`.
+    """
+    return _base.make_view(CONTRACT, "pendingOwner()", (), _decode_pending_owner)
+
+
+def _decode_pending_owner(data: bytes) -> str:
+    (value,) = _abi.decode(("address",), data)
+    result: str = value
+    return result
+
+
 def register(peer_id: bytes, peer_signature: bytes) -> Call:
     """Bind the caller to a libp2p peer, or to another one than before; its ML nodes stay.
 
@@ -614,6 +897,16 @@ def register(peer_id: bytes, peer_signature: bytes) -> Call:
     return _base.make_call(CONTRACT, "register(bytes,bytes)", (peer_id, peer_signature))
 
 
+def renounce_ownership() -> Call:
+    """Leaves the contract without owner. It will not be possible to call `onlyOwner` functions. Can only be called by
+    the current owner. NOTE: Renouncing ownership will leave the contract without an owner, thereby disabling any
+    functionality that is only available to the owner.
+
+    Solidity: `renounceOwnership()`.
+    """
+    return _base.make_call(CONTRACT, "renounceOwnership()", ())
+
+
 def request_withdraw_collateral(amount: int) -> Call:
     """Ask for collateral back; the waiting time starts anew for everything that unbonds.
 
@@ -623,7 +916,8 @@ def request_withdraw_collateral(amount: int) -> Call:
 
 
 def serves_model(participant: str, node_id: str, model_id: str) -> ViewCall[bool]:
-    """Whether `participant` has registered node `nodeId` for `modelId`.
+    """Whether `participant` is active and has registered node `nodeId` for `modelId`. Nodes exist only while their
+    participant is registered (see `unregister`), so that need not be asked again.
 
     Solidity: `servesModel(address,string,string)`.
     """
@@ -644,6 +938,64 @@ def set_hot_key(hot_key: str) -> Call:
     Solidity: `setHotKey(address)`.
     """
     return _base.make_call(CONTRACT, "setHotKey(address)", (hot_key,))
+
+
+def set_min_collateral(new_min_collateral: int) -> Call:
+    """Set the collateral that committing proofs needs.
+
+    Solidity: `setMinCollateral(uint128)`.
+    """
+    return _base.make_call(CONTRACT, "setMinCollateral(uint128)", (new_min_collateral,))
+
+
+def set_slasher(slasher: str) -> Call:
+    """Name the Slashing contract, once and for all. Only the deployer may.
+
+    Solidity: `setSlasher(address)`.
+    """
+    return _base.make_call(CONTRACT, "setSlasher(address)", (slasher,))
+
+
+def slash(participant: str, per_mille: int, barred_until: int) -> Call:
+    """Take a share of a participant's collateral, what is unbonding included, and keep it from mining for a while;
+    only the Slashing contract may. Burned rather than given to anyone: a quorum that slashes falsely gains nothing
+    by it.
+
+    barred_until: UNIX seconds until which the participant cannot commit proofs; earlier ones do not shorten.
+    per_mille: Thousandths of the collateral to burn, at most 1000.
+    Returns: What was burned, in units of 10^-18.
+
+    Solidity: `slash(address,uint256,uint64)`.
+    """
+    return _base.make_call(CONTRACT, "slash(address,uint256,uint64)", (participant, per_mille, barred_until))
+
+
+def slasher() -> ViewCall[str]:
+    """The only caller of `slash`; set once by the deployer.
+
+    Solidity: `slasher()`.
+    """
+    return _base.make_view(CONTRACT, "slasher()", (), _decode_slasher)
+
+
+def _decode_slasher(data: bytes) -> str:
+    (value,) = _abi.decode(("address",), data)
+    result: str = value
+    return result
+
+
+def status_of(participant: str) -> ViewCall[Status]:
+    """How `participant` stands.
+
+    Solidity: `statusOf(address)`.
+    """
+    return _base.make_view(CONTRACT, "statusOf(address)", (participant,), _decode_status_of)
+
+
+def _decode_status_of(data: bytes) -> Status:
+    (value,) = _abi.decode(("uint8",), data)
+    result: Status = Status(value)
+    return result
 
 
 def submit_hardware_diff(added: Sequence[MLNode], removed_ids: Sequence[str]) -> Call:
@@ -673,8 +1025,18 @@ def _decode_token(data: bytes) -> str:
     return result
 
 
+def transfer_ownership(new_owner: str) -> Call:
+    """Starts the ownership transfer of the contract to a new account. Replaces the pending transfer if there is one.
+    Can only be called by the current owner. Setting `newOwner` to the zero address is allowed; this can be used to
+    cancel an initiated ownership transfer.
+
+    Solidity: `transferOwnership(address)`.
+    """
+    return _base.make_call(CONTRACT, "transferOwnership(address)", (new_owner,))
+
+
 def unbonding_seconds() -> ViewCall[int]:
-    """Seconds between asking for collateral and getting it.
+    """Seconds between asking for collateral and getting it; slashing reaches it for as long.
 
     Solidity: `unbondingSeconds()`.
     """
@@ -687,6 +1049,16 @@ def _decode_unbonding_seconds(data: bytes) -> int:
     return result
 
 
+def unregister(node_ids: Sequence[str]) -> Call:
+    """Give up the registration. Collateral stays the caller's, and is slashable until it is withdrawn.
+
+    node_ids: All ML nodes of the caller.
+
+    Solidity: `unregister(string[])`.
+    """
+    return _base.make_call(CONTRACT, "unregister(string[])", (node_ids,))
+
+
 def withdraw_collateral() -> Call:
     """Take what has unbonded.
 
@@ -695,8 +1067,14 @@ def withdraw_collateral() -> Call:
     return _base.make_call(CONTRACT, "withdrawCollateral()", ())
 
 
-def creation_code(model_registry: str, token: str, unbonding_seconds: int) -> bytes:
-    """Return the code that deploys ParticipantRegistry."""
+def creation_code(
+    model_registry: str, token: str, unbonding_seconds: int, min_collateral: int, initial_owner: str
+) -> bytes:
+    """Return the code that deploys ParticipantRegistry.
+
+    initial_owner: Sets the collateral that mining needs: governance.
+    """
     return _contracts.load(CONTRACT).bytecode + _abi.encode(
-        ("address", "address", "uint64"), (model_registry, token, unbonding_seconds)
+        ("address", "address", "uint64", "uint128", "address"),
+        (model_registry, token, unbonding_seconds, min_collateral, initial_owner),
     )

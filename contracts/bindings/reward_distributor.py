@@ -14,19 +14,20 @@ CONTRACT = "RewardDistributor"
 
 @dataclass(frozen=True, slots=True)
 class EpochFunded(ContractEvent):
-    """Solidity: `EpochFunded(uint64,bytes32,uint256)`."""
+    """Solidity: `EpochFunded(uint64,bytes32,uint256,uint64)`."""
 
-    SIGNATURE: ClassVar[str] = "EpochFunded(uint64,bytes32,uint256)"
-    TOPIC: ClassVar[bytes] = bytes.fromhex("e5b8a095fb436a3843f3656aa0be2702fee71429271a51fe924a9a957b9187df")
+    SIGNATURE: ClassVar[str] = "EpochFunded(uint64,bytes32,uint256,uint64)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("a5c4abeeb4f239ddad6bd0d5ef1824ff21418c042cd68507646a7cc8a9ccb10e")
     epoch: int
     rewards_root: bytes
     reward_total: int
+    active_from: int
 
     @classmethod
     def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
         """Decode a log; raise ValueError if it is of another event or malformed."""
-        indexed, plain = _base.log_values(cls, ("uint64",), ("bytes32", "uint256"), topics, data)
-        return cls(epoch=indexed[0], rewards_root=plain[0], reward_total=plain[1])
+        indexed, plain = _base.log_values(cls, ("uint64",), ("bytes32", "uint256", "uint64"), topics, data)
+        return cls(epoch=indexed[0], rewards_root=plain[0], reward_total=plain[1], active_from=plain[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,21 @@ class EpochManagerSet(ContractEvent):
         """Decode a log; raise ValueError if it is of another event or malformed."""
         indexed, _ = _base.log_values(cls, ("address",), (), topics, data)
         return cls(epoch_manager=indexed[0])
+
+
+@dataclass(frozen=True, slots=True)
+class EpochVoided(ContractEvent):
+    """Solidity: `EpochVoided(uint64)`."""
+
+    SIGNATURE: ClassVar[str] = "EpochVoided(uint64)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("65dce4910f954a0ed35fc15b9c7460c2b1e743f190621bf6cf43752c17b315c7")
+    epoch: int
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, _ = _base.log_values(cls, ("uint64",), (), topics, data)
+        return cls(epoch=indexed[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +107,53 @@ class RewardClaimed(ContractEvent):
         """Decode a log; raise ValueError if it is of another event or malformed."""
         indexed, plain = _base.log_values(cls, ("address",), ("uint256", "uint256"), topics, data)
         return cls(account=indexed[0], amount=plain[0], cumulative=plain[1])
+
+
+@dataclass(frozen=True, slots=True)
+class RewardReleased(ContractEvent):
+    """Solidity: `RewardReleased(address,uint256,uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "RewardReleased(address,uint256,uint256)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("f3c6edfd687e5a5cb5754fb21fbac06fa35fb6592f727db9719942ea1cee77d8")
+    account: str
+    amount: int
+    locked: int
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, plain = _base.log_values(cls, ("address",), ("uint256", "uint256"), topics, data)
+        return cls(account=indexed[0], amount=plain[0], locked=plain[1])
+
+
+@dataclass(frozen=True, slots=True)
+class WorkCoinsAdded(ContractEvent):
+    """Solidity: `WorkCoinsAdded(address,uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "WorkCoinsAdded(address,uint256)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("7655f3849ad888f6750e2a1f4d5497557d7e0ed680d0189d12724677fa42c5e2")
+    sender: str
+    amount: int
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, plain = _base.log_values(cls, ("address",), ("uint256",), topics, data)
+        return cls(sender=indexed[0], amount=plain[0])
+
+
+@dataclass(frozen=True, slots=True)
+class AmountZero(RevertReason):
+    """Solidity: `AmountZero()`."""
+
+    SIGNATURE: ClassVar[str] = "AmountZero()"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("cbca5aa2")
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        _base.error_values(cls, data)
+        return cls()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +233,22 @@ class InvalidProof(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
+class NotPending(RevertReason):
+    """Solidity: `NotPending(uint64,uint64)`."""
+
+    SIGNATURE: ClassVar[str] = "NotPending(uint64,uint64)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("09e7ee0d")
+    epoch: int
+    pending_epoch: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(epoch=values[0], pending_epoch=values[1])
+
+
+@dataclass(frozen=True, slots=True)
 class NotTheEpochManager(RevertReason):
     """Solidity: `NotTheEpochManager(address)`."""
 
@@ -199,6 +278,21 @@ class NothingToClaim(RevertReason):
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         values = _base.error_values(cls, data)
         return cls(account=values[0], cumulative=values[1], claimed=values[2])
+
+
+@dataclass(frozen=True, slots=True)
+class NothingToRelease(RevertReason):
+    """Solidity: `NothingToRelease(address)`."""
+
+    SIGNATURE: ClassVar[str] = "NothingToRelease(address)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("97219316")
+    account: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(account=values[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,19 +326,51 @@ class OwnableUnauthorizedAccount(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
-class RewardAboveSubsidy(RevertReason):
-    """Solidity: `RewardAboveSubsidy(uint256,uint256)`."""
+class RewardAboveFunds(RevertReason):
+    """Solidity: `RewardAboveFunds(uint256,uint256,uint256)`."""
 
-    SIGNATURE: ClassVar[str] = "RewardAboveSubsidy(uint256,uint256)"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("b6ccefc3")
+    SIGNATURE: ClassVar[str] = "RewardAboveFunds(uint256,uint256,uint256)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("3739b067")
     reward_total: int
     subsidy: int
+    pot: int
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         values = _base.error_values(cls, data)
-        return cls(reward_total=values[0], subsidy=values[1])
+        return cls(reward_total=values[0], subsidy=values[1], pot=values[2])
+
+
+@dataclass(frozen=True, slots=True)
+class SafeCastOverflowedUintDowncast(RevertReason):
+    """Solidity: `SafeCastOverflowedUintDowncast(uint8,uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "SafeCastOverflowedUintDowncast(uint8,uint256)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("6dfcc650")
+    bits: int
+    value: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(bits=values[0], value=values[1])
+
+
+@dataclass(frozen=True, slots=True)
+class SafeERC20FailedOperation(RevertReason):
+    """Solidity: `SafeERC20FailedOperation(address)`."""
+
+    SIGNATURE: ClassVar[str] = "SafeERC20FailedOperation(address)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("5274afe7")
+    token: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(token=values[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,14 +389,26 @@ class SubsidiesExceedCap(RevertReason):
         return cls(needed=values[0], mintable=values[1])
 
 
-Event: TypeAlias = EpochFunded | EpochManagerSet | OwnershipTransferStarted | OwnershipTransferred | RewardClaimed
+Event: TypeAlias = (
+    EpochFunded
+    | EpochManagerSet
+    | EpochVoided
+    | OwnershipTransferStarted
+    | OwnershipTransferred
+    | RewardClaimed
+    | RewardReleased
+    | WorkCoinsAdded
+)
 
 EVENTS: Mapping[bytes, type[Event]] = {
     EpochFunded.TOPIC: EpochFunded,
     EpochManagerSet.TOPIC: EpochManagerSet,
+    EpochVoided.TOPIC: EpochVoided,
     OwnershipTransferStarted.TOPIC: OwnershipTransferStarted,
     OwnershipTransferred.TOPIC: OwnershipTransferred,
     RewardClaimed.TOPIC: RewardClaimed,
+    RewardReleased.TOPIC: RewardReleased,
+    WorkCoinsAdded.TOPIC: WorkCoinsAdded,
 }
 """By first topic."""
 
@@ -281,30 +419,40 @@ def decode_event(topics: Sequence[bytes], data: bytes) -> Event:
 
 
 Error: TypeAlias = (
-    ClaimAboveFunded
+    AmountZero
+    | ClaimAboveFunded
     | EpochManagerAlreadySet
     | EpochManagerHasNoCode
     | HalvingEpochsZero
     | InvalidProof
+    | NotPending
     | NotTheEpochManager
     | NothingToClaim
+    | NothingToRelease
     | OwnableInvalidOwner
     | OwnableUnauthorizedAccount
-    | RewardAboveSubsidy
+    | RewardAboveFunds
+    | SafeCastOverflowedUintDowncast
+    | SafeERC20FailedOperation
     | SubsidiesExceedCap
 )
 
 ERRORS: Mapping[bytes, type[Error]] = {
+    AmountZero.SELECTOR: AmountZero,
     ClaimAboveFunded.SELECTOR: ClaimAboveFunded,
     EpochManagerAlreadySet.SELECTOR: EpochManagerAlreadySet,
     EpochManagerHasNoCode.SELECTOR: EpochManagerHasNoCode,
     HalvingEpochsZero.SELECTOR: HalvingEpochsZero,
     InvalidProof.SELECTOR: InvalidProof,
+    NotPending.SELECTOR: NotPending,
     NotTheEpochManager.SELECTOR: NotTheEpochManager,
     NothingToClaim.SELECTOR: NothingToClaim,
+    NothingToRelease.SELECTOR: NothingToRelease,
     OwnableInvalidOwner.SELECTOR: OwnableInvalidOwner,
     OwnableUnauthorizedAccount.SELECTOR: OwnableUnauthorizedAccount,
-    RewardAboveSubsidy.SELECTOR: RewardAboveSubsidy,
+    RewardAboveFunds.SELECTOR: RewardAboveFunds,
+    SafeCastOverflowedUintDowncast.SELECTOR: SafeCastOverflowedUintDowncast,
+    SafeERC20FailedOperation.SELECTOR: SafeERC20FailedOperation,
     SubsidiesExceedCap.SELECTOR: SubsidiesExceedCap,
 }
 """By selector."""
@@ -326,10 +474,33 @@ def accept_ownership() -> Call:
     return _base.make_call(CONTRACT, "acceptOwnership()", ())
 
 
-def claim(account: str, cumulative: int, proof: Sequence[bytes]) -> Call:
-    """Pay `account` what it has earned and not yet claimed. Anyone may call it; only `account` is paid.
+def active_root() -> ViewCall[bytes]:
+    """The root that claims are proved against at this block.
 
-    cumulative: All that the account has earned so far, as in the newest result.
+    Solidity: `activeRoot()`.
+    """
+    return _base.make_view(CONTRACT, "activeRoot()", (), _decode_active_root)
+
+
+def _decode_active_root(data: bytes) -> bytes:
+    (value,) = _abi.decode(("bytes32",), data)
+    result: bytes = value
+    return result
+
+
+def add_work_coins(amount: int) -> Call:
+    """Put work coins into the pot, which the next results share out by proved work beside the subsidy.
+
+    Solidity: `addWorkCoins(uint256)`.
+    """
+    return _base.make_call(CONTRACT, "addWorkCoins(uint256)", (amount,))
+
+
+def claim(account: str, cumulative: int, proof: Sequence[bytes]) -> Call:
+    """Pay `account` what it has earned and not yet claimed, at once or over `vestingSeconds`. Anyone may call it; only
+    `account` is paid.
+
+    cumulative: All that the account has earned so far, as in the newest active result.
     proof: Siblings from the leaf keccak256(keccak256(abi.encode(account, cumulative))) to the root.
 
     Solidity: `claim(address,uint256,bytes32[])`.
@@ -366,7 +537,7 @@ def _decode_claimed_total(data: bytes) -> int:
 
 
 def epoch_manager() -> ViewCall[str]:
-    """The only caller of `postEpoch`; set once by the deployer.
+    """The only caller of `postEpoch` and `voidEpoch`; set once by the deployer.
 
     Solidity: `epochManager()`.
     """
@@ -380,7 +551,7 @@ def _decode_epoch_manager(data: bytes) -> str:
 
 
 def funded_total() -> ViewCall[int]:
-    """Sum of what all epochs have funded.
+    """Sum of what all active results have funded.
 
     Solidity: `fundedTotal()`.
     """
@@ -408,7 +579,7 @@ def _decode_halving_epochs(data: bytes) -> int:
 
 
 def initial_subsidy() -> ViewCall[int]:
-    """The most an epoch may pay before the first halving, in units of 10^-18.
+    """The most reward coins an epoch may mint before the first halving, in units of 10^-18.
 
     Solidity: `initialSubsidy()`.
     """
@@ -416,6 +587,20 @@ def initial_subsidy() -> ViewCall[int]:
 
 
 def _decode_initial_subsidy(data: bytes) -> int:
+    (value,) = _abi.decode(("uint256",), data)
+    result: int = value
+    return result
+
+
+def minted_total() -> ViewCall[int]:
+    """Sum of the reward coins minted; never above the sum of the subsidies of active results.
+
+    Solidity: `mintedTotal()`.
+    """
+    return _base.make_view(CONTRACT, "mintedTotal()", (), _decode_minted_total)
+
+
+def _decode_minted_total(data: bytes) -> int:
     (value,) = _abi.decode(("uint256",), data)
     result: int = value
     return result
@@ -449,13 +634,51 @@ def _decode_pending_owner(data: bytes) -> str:
     return result
 
 
-def post_epoch(epoch: int, new_root: bytes, reward_total: int) -> Call:
-    """Take over the rewards of an accepted result; only the EpochManager may. That each epoch is posted at most once
-    is the EpochManager's promise.
+def post_epoch(epoch: int, new_root: bytes, reward_total: int, active_from: int) -> Call:
+    """Take over the rewards of an accepted result, claimable from block `activeFrom` on. Only the EpochManager may.
+    That each epoch is posted at most once, and the next only after this one's end, is the EpochManager's promise.
 
-    Solidity: `postEpoch(uint64,bytes32,uint256)`.
+    Solidity: `postEpoch(uint64,bytes32,uint256,uint64)`.
     """
-    return _base.make_call(CONTRACT, "postEpoch(uint64,bytes32,uint256)", (epoch, new_root, reward_total))
+    return _base.make_call(
+        CONTRACT, "postEpoch(uint64,bytes32,uint256,uint64)", (epoch, new_root, reward_total, active_from)
+    )
+
+
+def pot() -> ViewCall[int]:
+    """Work coins that the next result may share out.
+
+    Solidity: `pot()`.
+    """
+    return _base.make_view(CONTRACT, "pot()", (), _decode_pot)
+
+
+def _decode_pot(data: bytes) -> int:
+    (value,) = _abi.decode(("uint256",), data)
+    result: int = value
+    return result
+
+
+def releasable(account: str) -> ViewCall[int]:
+    """What `release` would pay `account` now.
+
+    Solidity: `releasable(address)`.
+    """
+    return _base.make_view(CONTRACT, "releasable(address)", (account,), _decode_releasable)
+
+
+def _decode_releasable(data: bytes) -> int:
+    (value,) = _abi.decode(("uint256",), data)
+    result: int = value
+    return result
+
+
+def release(account: str) -> Call:
+    """Pay `account` what of its claims has vested. Anyone may call it; only `account` is paid.
+
+    Solidity: `release(address)`.
+    """
+    return _base.make_call(CONTRACT, "release(address)", (account,))
 
 
 def renounce_ownership() -> Call:
@@ -469,7 +692,7 @@ def renounce_ownership() -> Call:
 
 
 def rewards_root() -> ViewCall[bytes]:
-    """Root over (account, cumulative) of the newest result.
+    """Root over (account, cumulative) of the newest active result.
 
     Solidity: `rewardsRoot()`.
     """
@@ -491,7 +714,7 @@ def set_epoch_manager(epoch_manager: str) -> Call:
 
 
 def subsidy(epoch: int) -> ViewCall[int]:
-    """The most that `epoch` may pay: the initial subsidy, halved every `halvingEpochs` epochs.
+    """The most reward coins that `epoch` may pay: the initial subsidy, halved every `halvingEpochs` epochs.
 
     Solidity: `subsidy(uint64)`.
     """
@@ -525,8 +748,52 @@ def transfer_ownership(new_owner: str) -> Call:
     return _base.make_call(CONTRACT, "transferOwnership(address)", (new_owner,))
 
 
-def creation_code(token: str, initial_subsidy: int, halving_epochs: int) -> bytes:
+@dataclass(frozen=True, slots=True)
+class VestingOfResult:
+    """What `vesting_of` returns."""
+
+    locked: int
+    since: int
+    until: int
+
+
+def vesting_of(account: str) -> ViewCall[VestingOfResult]:
+    """What of an account's claims is still locked.
+
+    Solidity: `vestingOf(address)`.
+    """
+    return _base.make_view(CONTRACT, "vestingOf(address)", (account,), _decode_vesting_of)
+
+
+def _decode_vesting_of(data: bytes) -> VestingOfResult:
+    values = _abi.decode(("uint128", "uint64", "uint64"), data)
+    return VestingOfResult(locked=values[0], since=values[1], until=values[2])
+
+
+def vesting_seconds() -> ViewCall[int]:
+    """Seconds over which a claim is released; zero pays it at once.
+
+    Solidity: `vestingSeconds()`.
+    """
+    return _base.make_view(CONTRACT, "vestingSeconds()", (), _decode_vesting_seconds)
+
+
+def _decode_vesting_seconds(data: bytes) -> int:
+    (value,) = _abi.decode(("uint64",), data)
+    result: int = value
+    return result
+
+
+def void_epoch(epoch: int) -> Call:
+    """Drop the rewards of a result that was challenged before they became active. Only the EpochManager may.
+
+    Solidity: `voidEpoch(uint64)`.
+    """
+    return _base.make_call(CONTRACT, "voidEpoch(uint64)", (epoch,))
+
+
+def creation_code(token: str, initial_subsidy: int, halving_epochs: int, vesting_seconds: int) -> bytes:
     """Return the code that deploys RewardDistributor."""
     return _contracts.load(CONTRACT).bytecode + _abi.encode(
-        ("address", "uint256", "uint32"), (token, initial_subsidy, halving_epochs)
+        ("address", "uint256", "uint32", "uint64"), (token, initial_subsidy, halving_epochs, vesting_seconds)
     )

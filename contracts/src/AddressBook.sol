@@ -12,6 +12,8 @@ contract AddressBook {
         address rewardDistributor;
         address paymentChannels;
         address inferenceCoordinator;
+        address slashing;
+        address accessVault;
     }
 
     /// @notice Block of this book's deployment, the last of the network's contracts.
@@ -30,6 +32,8 @@ contract AddressBook {
         _requireCode("rewardDistributor", addresses_.rewardDistributor);
         _requireCode("paymentChannels", addresses_.paymentChannels);
         _requireCode("inferenceCoordinator", addresses_.inferenceCoordinator);
+        _requireCode("slashing", addresses_.slashing);
+        _requireCode("accessVault", addresses_.accessVault);
         deploymentBlock = block.number;
         _addresses = addresses_;
         emit NetworkDeployed(addresses_);

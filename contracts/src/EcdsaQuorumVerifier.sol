@@ -32,7 +32,7 @@ contract EcdsaQuorumVerifier is IQuorumVerifier {
             if ((signerBitmap[index >> 8] >> (index & 255)) & 1 == 0) continue;
             uint256 end = position + SIGNATURE_BYTES;
             if (end > signatures.length) revert SignaturesLength(signatures.length, end);
-            (address account, uint256 share) = set.at(index);
+            (address account, uint256 share) = set.entryAt(index);
             address recovered = ECDSA.recoverCalldata(digest, signatures[position:end]);
             if (recovered != account) revert WrongSigner(index, recovered, account);
             position = end;

@@ -12,8 +12,9 @@ import {IRewardDistributor} from "./interfaces/IRewardDistributor.sol";
 
 /// @title Epochs: stages by block number, commitments of proofs and votes, results by weighted quorum.
 /// @notice The chain holds one hash per node and epoch and the weights of the group in charge. Everything else is
-/// content that daemons exchange and that these hashes commit to. If an epoch ends without a result, its group carries
-/// on and nothing is paid.
+/// content that daemons exchange and that these hashes commit to. A result is posted in FORM; until the epoch's end,
+/// members with a third of the weight may void it by their objection: more than two thirds signed it, so whoever is in
+/// both sets is known by name. If an epoch ends without a result, its group carries on and nothing is paid.
 contract EpochManager is IEpochManager, EIP712 {
     using Checkpoints for Checkpoints.Trace160;
     using ValidatorSets for bytes;
@@ -47,6 +48,7 @@ contract EpochManager is IEpochManager, EIP712 {
         uint256 rewardTotal;
     }
 
+    bytes32 public constant OBJECTION_TYPEHASH = keccak256("Objection(uint64 epoch,bytes32 resultDigest)");
     bytes32 public constant EPOCH_RESULT_TYPEHASH = keccak256(
         "EpochResult(uint64 epoch,bytes contentCid,bytes32 validatorSetHash,uint256 totalWeight,"
         "bytes32 rewardsRoot,uint256 rewardTotal)"
@@ -61,11 +63,24 @@ contract EpochManager is IEpochManager, EIP712 {
     IQuorumVerifier public immutable quorumVerifier;
 
     Parameters private _parameters;
+    /// @dev Copies of what every commitment asks for: code is cheaper to read than storage.
+    uint64 private immutable _genesisBlock;
+    uint64 private immutable _epochBlocks;
+    uint64 private immutable _generateOffset;
+    uint64 private immutable _exchangeOffset;
+    uint64 private immutable _validateOffset;
+    uint64 private immutable _voteExchangeOffset;
+    uint64 private immutable _formOffset;
+    uint64 private immutable _loadOffset;
     /// @dev From the epoch in which a group takes over to where its validator set is stored. Look-ups find the newest
     /// group at or before an epoch, which is how a group carries on.
     Checkpoints.Trace160 private _groups;
+    /// @notice Where a packed validator set is stored as code (see ValidatorSets), by its hash; zero if it is not.
+    mapping(bytes32 validatorSetHash => address pointer) public storedGroup;
     /// @notice EIP-712 digest of the accepted result of an epoch; zero if there is none.
     mapping(uint64 epoch => bytes32 digest) public resultOf;
+    /// @notice Whether a result was voided by objection; it cannot be posted again.
+    mapping(bytes32 digest => bool) public isVoid;
     mapping(bytes32 commitKey => bytes32 commitment) private _pocCommits;
     mapping(uint64 epoch => mapping(address validator => bytes32)) private _voteCommits;
 
@@ -88,7 +103,12 @@ contract EpochManager is IEpochManager, EIP712 {
         uint256 rewardTotal,
         address poster
     );
+    /// @notice The result of `epoch` was voided before its end: its group carries on, and nothing is paid for it.
+    event EpochResultVoided(uint64 indexed epoch, bytes32 resultDigest, uint256 objecting, uint256 total);
+    /// @notice The genesis group.
     event GroupSet(uint64 indexed epoch, bytes validatorSet);
+    /// @notice A group that a result may name by its hash.
+    event GroupStored(bytes32 indexed validatorSetHash, bytes validatorSet);
 
     error StageOffsetsNotIncreasing(uint256 index);
     error PocSampleOutOfRange(uint32 sampleSize, uint32 rejectMismatches);
@@ -101,7 +121,10 @@ contract EpochManager is IEpochManager, EIP712 {
     error CidLength(uint256 length);
     error NotAMember(address account, uint64 epoch);
     error AlreadyPosted(uint64 epoch, bytes32 digest);
-    error ValidatorSetMismatch(bytes32 expected, bytes32 actual);
+    error ResultVoid(bytes32 digest);
+    error ResultMismatch(uint64 epoch, bytes32 expected, bytes32 actual);
+    error ObjectionTooWeak(uint256 objecting, uint256 total);
+    error GroupNotStored(bytes32 validatorSetHash);
     error TotalWeightMismatch(uint256 expected, uint256 actual);
     error QuorumNotReached(uint256 signed, uint256 total);
 
@@ -120,6 +143,14 @@ contract EpochManager is IEpochManager, EIP712 {
         }
         _checkParameters(parameters_, rewardDistributor_);
         _parameters = parameters_;
+        _genesisBlock = parameters_.genesisBlock;
+        _epochBlocks = parameters_.epochBlocks;
+        _generateOffset = parameters_.generateOffset;
+        _exchangeOffset = parameters_.exchangeOffset;
+        _validateOffset = parameters_.validateOffset;
+        _voteExchangeOffset = parameters_.voteExchangeOffset;
+        _formOffset = parameters_.formOffset;
+        _loadOffset = parameters_.loadOffset;
         participantRegistry = participantRegistry_;
         rewardDistributor = rewardDistributor_;
         quorumVerifier = quorumVerifier_;
@@ -163,29 +194,61 @@ contract EpochManager is IEpochManager, EIP712 {
         emit VotesCommitted(epoch, msg.sender, bundleCid);
     }
 
-    /// @notice Post a result signed by more than two thirds of the weight in charge, while FORM or LOAD lasts; once
-    /// per epoch. Anyone may post it.
-    /// @param validatorSet The group of the next epoch, packed (see ValidatorSets).
+    /// @notice Store the group that a result will name, once for each set. Any member of the group in charge may; a set
+    /// that is stored already costs nothing more.
+    /// @param validatorSet The group, packed (see ValidatorSets).
+    function storeGroup(bytes calldata validatorSet) external {
+        bytes32 setHash = keccak256(validatorSet);
+        if (storedGroup[setHash] != address(0)) return;
+        (uint64 epoch,,,) = stageAt(block.number);
+        if (weightOf(epoch, msg.sender) == 0) revert NotAMember(msg.sender, epoch);
+        (bytes memory cumulative,) = ValidatorSets.accumulate(validatorSet);
+        storedGroup[setHash] = ValidatorSets.store(cumulative);
+        emit GroupStored(setHash, validatorSet);
+    }
+
+    /// @notice Post a result signed by more than two thirds of the weight in charge, while FORM lasts; once per epoch.
+    /// Anyone may post it. The group it names must be stored. It takes effect at the epoch's end unless it is voided.
     /// @param signerBitmap Who of the group of `result.epoch` signed (see IQuorumVerifier).
     /// @param signatures Their signatures on `hashEpochResult(result)`, in the order of the members.
-    function submitEpochResult(
-        EpochResult calldata result,
-        bytes calldata validatorSet,
-        uint256[] calldata signerBitmap,
-        bytes calldata signatures
-    ) external {
-        _requireStage(result.epoch, Stage.FORM, Stage.LOAD);
+    function submitEpochResult(EpochResult calldata result, uint256[] calldata signerBitmap, bytes calldata signatures)
+        external
+    {
+        _requireStage(result.epoch, Stage.FORM, Stage.FORM);
         if (resultOf[result.epoch] != 0) revert AlreadyPosted(result.epoch, resultOf[result.epoch]);
         _checkCid(result.contentCid);
-        bytes memory cumulative = _checkValidatorSet(result, validatorSet);
+        address pointer = _checkGroup(result);
         bytes32 digest = hashEpochResult(result);
-        _requireQuorum(result.epoch, digest, signerBitmap, signatures);
+        if (isVoid[digest]) revert ResultVoid(digest);
+        (uint256 signed, uint256 total) = _weigh(result.epoch, digest, signerBitmap, signatures);
+        if (3 * signed <= 2 * total) revert QuorumNotReached(signed, total);
 
         resultOf[result.epoch] = digest;
-        _groups.push(result.epoch + 1, uint160(ValidatorSets.store(cumulative)));
-        emit GroupSet(result.epoch + 1, validatorSet);
+        _groups.push(result.epoch + 1, uint160(pointer));
         _emitPosted(result);
-        rewardDistributor.postEpoch(result.epoch, result.rewardsRoot, result.rewardTotal);
+        rewardDistributor.postEpoch(
+            result.epoch, result.rewardsRoot, result.rewardTotal, _genesisBlock + (result.epoch + 1) * _epochBlocks
+        );
+    }
+
+    /// @notice Void the result of the present epoch by the objection of at least a third of the weight in charge, before
+    /// the epoch ends. Another result may be posted if FORM still lasts.
+    /// @param digest The result objected to, as in `resultOf`.
+    /// @param signerBitmap Who objects (see IQuorumVerifier).
+    /// @param signatures Their signatures on `hashObjection(epoch, digest)`, in the order of the members.
+    function voidEpochResult(uint64 epoch, bytes32 digest, uint256[] calldata signerBitmap, bytes calldata signatures)
+        external
+    {
+        _requireStage(epoch, Stage.FORM, Stage.LOAD);
+        if (digest == 0 || resultOf[epoch] != digest) revert ResultMismatch(epoch, digest, resultOf[epoch]);
+        (uint256 objecting, uint256 total) = _weigh(epoch, hashObjection(epoch, digest), signerBitmap, signatures);
+        if (3 * objecting < total) revert ObjectionTooWeak(objecting, total);
+
+        delete resultOf[epoch];
+        isVoid[digest] = true;
+        _groups.push(epoch + 1, _groups.upperLookupRecent(epoch));
+        emit EpochResultVoided(epoch, digest, objecting, total);
+        rewardDistributor.voidEpoch(epoch);
     }
 
     /// @notice The parameters every daemon derives stages and prices from.
@@ -220,6 +283,15 @@ contract EpochManager is IEpochManager, EIP712 {
         return group.memberAt(uint256(seed) % group.total());
     }
 
+    /// @inheritdoc IEpochManager
+    function weighSignatures(uint64 epoch, bytes32 digest, uint256[] calldata signerBitmap, bytes calldata signatures)
+        external
+        view
+        returns (uint256 signed, uint256 total)
+    {
+        return _weigh(epoch, digest, signerBitmap, signatures);
+    }
+
     /// @notice Hash of (modelId, count, root, vectorsCid) of a node's batch; zero if it committed none.
     function pocCommitOf(uint64 epoch, address participant, string calldata nodeId) external view returns (bytes32) {
         return _pocCommits[_pocKey(epoch, participant, nodeId)];
@@ -241,16 +313,29 @@ contract EpochManager is IEpochManager, EIP712 {
         view
         returns (uint64 epoch, Stage stage, uint256 firstBlock, uint256 nextBlock)
     {
-        Parameters memory p = _parameters;
-        if (blockNumber < p.genesisBlock) revert BeforeGenesis(blockNumber, p.genesisBlock);
-        uint256 offset = (blockNumber - p.genesisBlock) % p.epochBlocks;
-        epoch = SafeCast.toUint64((blockNumber - p.genesisBlock) / p.epochBlocks);
-        uint64[8] memory offsets = _offsets(p);
+        if (blockNumber < _genesisBlock) revert BeforeGenesis(blockNumber, _genesisBlock);
+        uint256 offset = (blockNumber - _genesisBlock) % _epochBlocks;
+        epoch = SafeCast.toUint64((blockNumber - _genesisBlock) / _epochBlocks);
+        uint64[8] memory offsets = [
+            0,
+            _generateOffset,
+            _exchangeOffset,
+            _validateOffset,
+            _voteExchangeOffset,
+            _formOffset,
+            _loadOffset,
+            _epochBlocks
+        ];
         uint256 index;
         while (offsets[index + 1] <= offset) ++index;
         stage = Stage(index);
         firstBlock = blockNumber - offset + offsets[index];
         nextBlock = blockNumber - offset + offsets[index + 1];
+    }
+
+    /// @notice EIP-712 digest of an objection: what members sign who will not have a posted result.
+    function hashObjection(uint64 epoch, bytes32 resultDigest) public view returns (bytes32) {
+        return _hashTypedDataV4(keccak256(abi.encode(OBJECTION_TYPEHASH, epoch, resultDigest)));
     }
 
     /// @notice EIP-712 digest of a result: what the members of its epoch's group sign.
@@ -291,30 +376,35 @@ contract EpochManager is IEpochManager, EIP712 {
         if (current != epoch || (stage != first && stage != second)) revert WrongStage(epoch, current, stage);
     }
 
-    function _requireQuorum(uint64 epoch, bytes32 digest, uint256[] calldata bitmap, bytes calldata signatures)
+    function _weigh(uint64 epoch, bytes32 digest, uint256[] calldata bitmap, bytes calldata signatures)
         private
         view
+        returns (uint256 signed, uint256 total)
     {
         bytes memory group = _cumulativeGroup(epoch);
-        uint256 signed = quorumVerifier.signedWeight(group, digest, bitmap, signatures);
-        uint256 total = group.total();
-        if (3 * signed <= 2 * total) revert QuorumNotReached(signed, total);
+        signed = quorumVerifier.signedWeight(group, digest, bitmap, signatures);
+        total = group.total();
     }
 
-    function _checkValidatorSet(EpochResult calldata result, bytes calldata validatorSet)
-        private
-        pure
-        returns (bytes memory cumulative)
-    {
-        bytes32 setHash = keccak256(validatorSet);
-        if (setHash != result.validatorSetHash) revert ValidatorSetMismatch(result.validatorSetHash, setHash);
-        uint256 totalWeight;
-        (cumulative, totalWeight) = ValidatorSets.accumulate(validatorSet);
-        if (totalWeight != result.totalWeight) revert TotalWeightMismatch(result.totalWeight, totalWeight);
+    /// @dev The stored group of a result, which must weigh what the result says.
+    function _checkGroup(EpochResult calldata result) private view returns (address pointer) {
+        pointer = storedGroup[result.validatorSetHash];
+        if (pointer == address(0)) revert GroupNotStored(result.validatorSetHash);
+        uint256 totalWeight = ValidatorSets.load(pointer).total();
+        if (totalWeight != result.totalWeight) revert TotalWeightMismatch(totalWeight, result.totalWeight);
     }
 
     function _checkParameters(Parameters memory p, IRewardDistributor distributor) private view {
-        uint64[8] memory offsets = _offsets(p);
+        uint64[8] memory offsets = [
+            0,
+            p.generateOffset,
+            p.exchangeOffset,
+            p.validateOffset,
+            p.voteExchangeOffset,
+            p.formOffset,
+            p.loadOffset,
+            p.epochBlocks
+        ];
         for (uint256 i; i < 7; ++i) {
             if (offsets[i] >= offsets[i + 1]) revert StageOffsetsNotIncreasing(i + 1);
         }
@@ -332,18 +422,5 @@ contract EpochManager is IEpochManager, EIP712 {
 
     function _pocKey(uint64 epoch, address participant, string calldata nodeId) private pure returns (bytes32) {
         return keccak256(abi.encode(epoch, participant, nodeId));
-    }
-
-    function _offsets(Parameters memory p) private pure returns (uint64[8] memory) {
-        return [
-            0,
-            p.generateOffset,
-            p.exchangeOffset,
-            p.validateOffset,
-            p.voteExchangeOffset,
-            p.formOffset,
-            p.loadOffset,
-            p.epochBlocks
-        ];
     }
 }

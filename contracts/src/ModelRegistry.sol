@@ -6,20 +6,31 @@ import {Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
 import {IModelRegistry} from "./interfaces/IModelRegistry.sol";
 
 /// @title Which models the network serves, and which bytes each of them is.
-/// @notice The owner (an account, a multisig or a timelock) publishes models by the root CID of their files. Every past
-/// CID stays readable. Changes reach miners at the next epoch, because an epoch freezes what it found.
+/// @notice The owner (an account, a multisig or a timelock that executes votes) publishes models by the root CID of
+/// their files. Every past CID stays readable. Changes reach miners at the next epoch, because an epoch freezes what it
+/// found.
 contract ModelRegistry is IModelRegistry, Ownable2Step {
-    /// @notice What an engine needs to know of a model, and what its work is worth (ModelRecord in
+    /// @notice What an engine needs to know of a model, what its work is worth, and who may use it (ModelRecord in
     /// node/protocol/records.py has the units).
     struct ModelSpec {
         string hfRepo;
         string hfCommit;
         string[] modelArgs;
-        uint32 vramMiB;
+        /// Weight quantization as engines name it (`fp8`, `awq`, …); empty for none.
+        string quantization;
+        /// Quantization of the key-value cache; empty for the weights' own type.
+        string kvCacheQuantization;
+        uint32 vramMib;
         uint64 throughputPerNonce;
         uint64 unitsOfComputePerToken;
         uint32 contextLength;
         uint64 pocDistanceMax;
+        /// Access is sold or token-gated (see AccessVault).
+        bool gated;
+        /// The files behind the CID are encrypted; keys are in the AccessVault.
+        bool encrypted;
+        /// Who proposed the model, sets its gate and is paid for access; the registering account if zero.
+        address proposer;
     }
 
     /// @notice A model as it stands.
@@ -34,12 +45,26 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
         ModelSpec spec;
     }
 
+    /// @notice A model with all its past, as one registry exports it and the next one imports it.
+    struct ModelImport {
+        string modelId;
+        string name;
+        string description;
+        bool active;
+        ModelSpec spec;
+        /// All versions, the first one first; the last one is current.
+        string[] cids;
+    }
+
     /// @dev These bounds keep a record readable in one call and cheap to hash off chain.
     uint256 public constant MODEL_ID_LENGTH_MAX = 64;
     uint256 public constant TEXT_LENGTH_MAX = 512;
     uint256 public constant MODEL_ARGS_MAX = 64;
     /// @dev `getActiveModels` reads them all in one call: more would outgrow what endpoints answer.
     uint256 public constant MODELS_MAX = 256;
+
+    /// @notice May import models until it calls `finishImport`: the deployer of a new network; zero afterwards.
+    address public importer;
 
     mapping(bytes32 idHash => ModelInfo) private _models;
     mapping(bytes32 idHash => string[]) private _cids;
@@ -50,6 +75,7 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
     event ModelDeactivated(string indexed modelId, address indexed owner);
     /// @notice The model's state after any change, readable without a call (indexed text is only a hash).
     event ModelRecorded(string modelId, ModelInfo info);
+    event ImportFinished(uint256 models);
 
     error ModelExists(string modelId);
     error ModelUnknown(string modelId);
@@ -59,8 +85,13 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
     error TextLength(string field, uint256 length, uint256 max);
     error SpecOutOfRange(string field);
     error TooManyModels(uint256 max);
+    error NotTheImporter(address caller, address importer);
+    error NoVersions(string modelId);
 
-    constructor(address initialOwner) Ownable(initialOwner) {}
+    /// @param initialOwner Who publishes models from now on. The deployer may import models of a genesis file first.
+    constructor(address initialOwner) Ownable(initialOwner) {
+        importer = msg.sender;
+    }
 
     /// @notice Register a model with a plain specification, to be refined by `setModelSpec`.
     /// @dev The defaults price a token at one unit of compute, ask for no video memory and accept a context of 2048
@@ -75,7 +106,7 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
         spec.contextLength = 2048;
         spec.throughputPerNonce = 1;
         spec.unitsOfComputePerToken = 1;
-        _register(modelId, modelCID, name, description, spec);
+        _register(modelId, modelCID, name, description, spec, true);
     }
 
     /// @notice Register a model with its full specification.
@@ -86,14 +117,16 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
         string calldata description,
         ModelSpec calldata spec
     ) external onlyOwner {
-        _register(modelId, modelCID, name, description, spec);
+        _register(modelId, modelCID, name, description, spec, true);
     }
 
-    /// @notice Replace a model's specification; its CID and version stay.
+    /// @notice Replace a model's specification; its CID and version stay. A proposer of zero keeps the present one.
     function setModelSpec(string calldata modelId, ModelSpec calldata spec) external onlyOwner {
         ModelInfo storage info = _existing(modelId);
         _checkSpec(spec);
+        address proposer = info.spec.proposer;
         info.spec = spec;
+        if (spec.proposer == address(0)) info.spec.proposer = proposer;
         emit ModelRecorded(modelId, info);
     }
 
@@ -119,9 +152,46 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
         emit ModelRecorded(modelId, info);
     }
 
+    /// @notice Register a model of a genesis file, with all its past versions. Only the importer may.
+    function importModel(ModelImport calldata model) external {
+        if (msg.sender != importer) revert NotTheImporter(msg.sender, importer);
+        uint256 versions = model.cids.length;
+        if (versions == 0) revert NoVersions(model.modelId);
+        _register(model.modelId, model.cids[0], model.name, model.description, model.spec, model.active);
+        bytes32 idHash = keccak256(bytes(model.modelId));
+        ModelInfo storage info = _models[idHash];
+        for (uint256 i = 1; i < versions; ++i) {
+            _checkText("modelCID", model.cids[i], 1);
+            _cids[idHash].push(model.cids[i]);
+        }
+        info.cid = model.cids[versions - 1];
+        info.version = uint32(versions);
+        emit ModelRecorded(model.modelId, info);
+    }
+
+    /// @notice End the import, for ever: from now on only the owner publishes.
+    function finishImport() external {
+        if (msg.sender != importer) revert NotTheImporter(msg.sender, importer);
+        importer = address(0);
+        emit ImportFinished(_modelIds.length);
+    }
+
     /// @notice A model's state.
     function getModel(string calldata modelId) external view returns (ModelInfo memory) {
         return _existing(modelId);
+    }
+
+    /// @notice Number of models ever registered.
+    function modelCount() external view returns (uint256) {
+        return _modelIds.length;
+    }
+
+    /// @notice Model number `index`, in the order of registration, with all its versions: what `importModel` takes.
+    function exportModel(uint256 index) external view returns (ModelImport memory) {
+        string memory modelId = _modelIds[index];
+        bytes32 idHash = keccak256(bytes(modelId));
+        ModelInfo storage info = _models[idHash];
+        return ModelImport(modelId, info.name, info.description, info.active, info.spec, _cids[idHash]);
     }
 
     /// @notice Ids of all active models, in the order of registration.
@@ -158,22 +228,30 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
         return (info.cid, info.version, info.spec.unitsOfComputePerToken);
     }
 
+    /// @inheritdoc IModelRegistry
+    function accessOf(string calldata modelId) external view returns (address proposer, bool gated) {
+        ModelSpec storage spec = _existing(modelId).spec;
+        return (spec.proposer, spec.gated);
+    }
+
     function _register(
         string calldata modelId,
         string calldata modelCID,
         string calldata name,
         string calldata description,
-        ModelSpec memory spec
+        ModelSpec memory spec,
+        bool active
     ) private {
         _checkModelId(modelId);
         _checkText("modelCID", modelCID, 1);
         _checkText("name", name, 1);
         _checkText("description", description, 0);
         _checkSpec(spec);
+        if (spec.proposer == address(0)) spec.proposer = msg.sender;
         bytes32 idHash = keccak256(bytes(modelId));
         if (_models[idHash].version != 0) revert ModelExists(modelId);
         if (_modelIds.length == MODELS_MAX) revert TooManyModels(MODELS_MAX);
-        _models[idHash] = ModelInfo(modelId, modelCID, name, description, true, 1, msg.sender, spec);
+        _models[idHash] = ModelInfo(modelId, modelCID, name, description, active, 1, msg.sender, spec);
         _cids[idHash].push(modelCID);
         _modelIds.push(modelId);
         emit ModelRegistered(modelId, modelCID, name, msg.sender);
@@ -202,6 +280,8 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
         if (spec.unitsOfComputePerToken == 0) revert SpecOutOfRange("unitsOfComputePerToken");
         if (bytes(spec.hfRepo).length > TEXT_LENGTH_MAX) revert SpecOutOfRange("hfRepo");
         if (bytes(spec.hfCommit).length > TEXT_LENGTH_MAX) revert SpecOutOfRange("hfCommit");
+        if (bytes(spec.quantization).length > MODEL_ID_LENGTH_MAX) revert SpecOutOfRange("quantization");
+        if (bytes(spec.kvCacheQuantization).length > MODEL_ID_LENGTH_MAX) revert SpecOutOfRange("kvCacheQuantization");
         if (spec.modelArgs.length > MODEL_ARGS_MAX) revert SpecOutOfRange("modelArgs");
         for (uint256 i; i < spec.modelArgs.length; ++i) {
             if (bytes(spec.modelArgs[i]).length > TEXT_LENGTH_MAX) revert SpecOutOfRange("modelArgs");

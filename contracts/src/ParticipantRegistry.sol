@@ -1,17 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
+import {Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
+import {ERC20Burnable} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Burnable.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {IModelRegistry} from "./interfaces/IModelRegistry.sol";
 import {IParticipantRegistry} from "./interfaces/IParticipantRegistry.sol";
 
 /// @title Who takes part: accounts, the libp2p peers bound to them, their ML nodes and their collateral.
-/// @notice The EVM cannot check Ed25519 cheaply, so the peer's signature over its account is only recorded here: every
-/// daemon checks it and ignores a binding whose signature is false. Whoever registers a peer id first holds it; a
-/// stranger who takes one gains nothing, and the owner makes a new libp2p key.
-contract ParticipantRegistry is IParticipantRegistry {
+/// @notice A peer id is an Ed25519 key, and the EVM has no precompile for Ed25519: checking one signature in Solidity
+/// costs over half a million gas. So the peer key's signature over the account is recorded here and checked by every
+/// daemon, which ignores a binding whose signature is false. That is also why a peer id is not reserved for whoever
+/// names it first: the chain cannot tell its owner from a squatter, and daemons can.
+contract ParticipantRegistry is IParticipantRegistry, Ownable2Step {
     using SafeERC20 for IERC20;
+
+    /// @notice How a participant stands; only ACTIVE ones can commit proofs.
+    enum Status {
+        UNREGISTERED,
+        ACTIVE,
+        UNDERCOLLATERALISED,
+        BARRED
+    }
 
     /// @notice An engine of a participant and the models it can serve, the preferred one first.
     struct MLNode {
@@ -20,11 +33,14 @@ contract ParticipantRegistry is IParticipantRegistry {
         string hardware;
     }
 
-    /// @notice Collateral of a participant, in units of 10^-18.
+    /// @notice Collateral of a participant in units of 10^-18, and times in UNIX seconds.
     struct Collateral {
-        uint256 deposited;
-        uint256 unbonding;
+        uint128 deposited;
+        /// When everything that is unbonding may be withdrawn.
         uint64 availableAt;
+        /// Until when the participant is kept from mining; zero or past if it is not.
+        uint64 barredUntil;
+        uint128 unbonding;
     }
 
     uint256 public constant PEER_ID_LENGTH_MAX = 64;
@@ -36,54 +52,96 @@ contract ParticipantRegistry is IParticipantRegistry {
     uint256 public constant HARDWARE_LENGTH_MAX = 256;
 
     /// @notice The token that collateral is posted in.
-    IERC20 public immutable token;
-    /// @notice Seconds between asking for collateral and getting it.
+    ERC20Burnable public immutable token;
+    /// @notice Seconds between asking for collateral and getting it; slashing reaches it for as long.
     uint64 public immutable unbondingSeconds;
     IModelRegistry public immutable modelRegistry;
+    /// @dev Names the slasher once; has no other right.
+    address private immutable _deployer;
+
+    /// @notice The only caller of `slash`; set once by the deployer.
+    address public slasher;
+    /// @notice Collateral a participant needs to commit proofs, in units of 10^-18; set by the owner.
+    uint128 public minCollateral;
 
     mapping(address participant => bytes) private _peerIds;
-    /// @notice The account that holds a peer id, by its Keccak-256 hash.
-    mapping(bytes32 peerIdHash => address participant) public participantOf;
     /// @notice Number of ML nodes of a participant.
     mapping(address participant => uint256) public nodeCount;
-    mapping(bytes32 nodeKey => bool) private _hasNode;
-    /// @dev A node serves a model if both carry the same generation: setting a node anew forgets its models at once.
-    mapping(bytes32 nodeKey => uint256 generation) private _generation;
-    mapping(bytes32 nodeModelKey => uint256 generation) private _serves;
+    /// @dev Twice the generation of a node, plus one while it is registered. A node serves a model if the model carries
+    /// the node's value: setting a node anew forgets its models at once, and so does removing it.
+    mapping(bytes32 nodeKey => uint256) private _nodes;
+    mapping(bytes32 nodeModelKey => uint256) private _serves;
     /// @notice A daily key that daemons accept in place of the account's; contracts accept the account alone.
     mapping(address participant => address) public hotKeyOf;
     mapping(address participant => Collateral) private _collateral;
 
     event ParticipantRegistered(address indexed participant, bytes peerId, bytes peerSignature);
+    event ParticipantLeft(address indexed participant);
     event HotKeySet(address indexed participant, address indexed hotKey);
     event MLNodeSet(address indexed participant, MLNode node);
     event MLNodeRemoved(address indexed participant, string nodeId);
     event CollateralDeposited(address indexed participant, uint256 amount, uint256 deposited);
-    event CollateralUnbonding(address indexed participant, uint256 amount, uint256 unbonding, uint64 availableAt);
+    event CollateralUnbonding(
+        address indexed participant, uint256 amount, uint256 deposited, uint256 unbonding, uint64 availableAt
+    );
     event CollateralWithdrawn(address indexed participant, uint256 amount);
+    event CollateralSlashed(
+        address indexed participant, uint256 amount, uint256 deposited, uint256 unbonding, uint64 barredUntil
+    );
+    event MinCollateralSet(uint256 minCollateral);
+    event SlasherSet(address indexed slasher);
 
     error PeerIdLength(uint256 length);
     error PeerSignatureLength(uint256 length);
-    error PeerIdTaken(address participant);
     error NotRegistered(address account);
     error InvalidModels(string[] modelIds);
     error InvalidNode(string nodeId, string field);
     error NodeUnknown(string nodeId);
+    error NodesRemain(uint256 count);
     error TooManyNodes(uint256 max);
     error AmountZero();
     error InsufficientCollateral(uint256 wanted, uint256 available);
     error StillUnbonding(uint64 availableAt);
     error NothingToWithdraw();
+    error NotTheSlasher(address caller);
+    error NotTheDeployer(address caller);
+    error SlasherAlreadySet(address slasher);
+    error SlasherHasNoCode(address account);
 
     modifier onlyRegistered() {
         if (!isRegistered(msg.sender)) revert NotRegistered(msg.sender);
         _;
     }
 
-    constructor(IModelRegistry modelRegistry_, IERC20 token_, uint64 unbondingSeconds_) {
+    /// @param initialOwner Sets the collateral that mining needs: governance.
+    constructor(
+        IModelRegistry modelRegistry_,
+        ERC20Burnable token_,
+        uint64 unbondingSeconds_,
+        uint128 minCollateral_,
+        address initialOwner
+    ) Ownable(initialOwner) {
         modelRegistry = modelRegistry_;
         token = token_;
         unbondingSeconds = unbondingSeconds_;
+        minCollateral = minCollateral_;
+        _deployer = msg.sender;
+        emit MinCollateralSet(minCollateral_);
+    }
+
+    /// @notice Name the Slashing contract, once and for all. Only the deployer may.
+    function setSlasher(address slasher_) external {
+        if (msg.sender != _deployer) revert NotTheDeployer(msg.sender);
+        if (slasher != address(0)) revert SlasherAlreadySet(slasher);
+        if (slasher_.code.length == 0) revert SlasherHasNoCode(slasher_);
+        slasher = slasher_;
+        emit SlasherSet(slasher_);
+    }
+
+    /// @notice Set the collateral that committing proofs needs.
+    function setMinCollateral(uint128 newMinCollateral) external onlyOwner {
+        minCollateral = newMinCollateral;
+        emit MinCollateralSet(newMinCollateral);
     }
 
     /// @notice Bind the caller to a libp2p peer, or to another one than before; its ML nodes stay.
@@ -92,12 +150,20 @@ contract ParticipantRegistry is IParticipantRegistry {
     function register(bytes calldata peerId, bytes calldata peerSignature) external {
         if (peerId.length == 0 || peerId.length > PEER_ID_LENGTH_MAX) revert PeerIdLength(peerId.length);
         if (peerSignature.length > PEER_SIGNATURE_LENGTH_MAX) revert PeerSignatureLength(peerSignature.length);
-        address holder = participantOf[keccak256(peerId)];
-        if (holder != address(0) && holder != msg.sender) revert PeerIdTaken(holder);
-        if (isRegistered(msg.sender)) delete participantOf[keccak256(_peerIds[msg.sender])];
-        participantOf[keccak256(peerId)] = msg.sender;
         _peerIds[msg.sender] = peerId;
         emit ParticipantRegistered(msg.sender, peerId, peerSignature);
+    }
+
+    /// @notice Give up the registration. Collateral stays the caller's, and is slashable until it is withdrawn.
+    /// @param nodeIds All ML nodes of the caller.
+    function unregister(string[] calldata nodeIds) external onlyRegistered {
+        for (uint256 i; i < nodeIds.length; ++i) {
+            _removeNode(nodeIds[i]);
+        }
+        if (nodeCount[msg.sender] != 0) revert NodesRemain(nodeCount[msg.sender]);
+        delete _peerIds[msg.sender];
+        delete hotKeyOf[msg.sender];
+        emit ParticipantLeft(msg.sender);
     }
 
     /// @notice Delegate to a hot key, or take the delegation back with the zero address.
@@ -122,9 +188,9 @@ contract ParticipantRegistry is IParticipantRegistry {
     function depositCollateral(uint256 amount) external onlyRegistered {
         if (amount == 0) revert AmountZero();
         Collateral storage collateral = _collateral[msg.sender];
-        collateral.deposited += amount;
+        collateral.deposited += SafeCast.toUint128(amount);
         emit CollateralDeposited(msg.sender, amount, collateral.deposited);
-        token.safeTransferFrom(msg.sender, address(this), amount);
+        IERC20(token).safeTransferFrom(msg.sender, address(this), amount);
     }
 
     /// @notice Ask for collateral back; the waiting time starts anew for everything that unbonds.
@@ -132,10 +198,10 @@ contract ParticipantRegistry is IParticipantRegistry {
         if (amount == 0) revert AmountZero();
         Collateral storage collateral = _collateral[msg.sender];
         if (amount > collateral.deposited) revert InsufficientCollateral(amount, collateral.deposited);
-        collateral.deposited -= amount;
-        collateral.unbonding += amount;
+        collateral.deposited -= uint128(amount);
+        collateral.unbonding += uint128(amount);
         collateral.availableAt = uint64(block.timestamp) + unbondingSeconds;
-        emit CollateralUnbonding(msg.sender, amount, collateral.unbonding, collateral.availableAt);
+        emit CollateralUnbonding(msg.sender, amount, collateral.deposited, collateral.unbonding, collateral.availableAt);
     }
 
     /// @notice Take what has unbonded.
@@ -146,7 +212,24 @@ contract ParticipantRegistry is IParticipantRegistry {
         if (block.timestamp < collateral.availableAt) revert StillUnbonding(collateral.availableAt);
         collateral.unbonding = 0;
         emit CollateralWithdrawn(msg.sender, amount);
-        token.safeTransfer(msg.sender, amount);
+        IERC20(token).safeTransfer(msg.sender, amount);
+    }
+
+    /// @inheritdoc IParticipantRegistry
+    /// @dev Burned rather than given to anyone: a quorum that slashes falsely gains nothing by it.
+    function slash(address participant, uint256 perMille, uint64 barredUntil) external returns (uint256 amount) {
+        if (msg.sender != slasher) revert NotTheSlasher(msg.sender);
+        Collateral storage collateral = _collateral[participant];
+        uint256 deposited = collateral.deposited;
+        uint256 fromDeposited = deposited * perMille / 1000;
+        uint256 unbonding = collateral.unbonding;
+        uint256 fromUnbonding = unbonding * perMille / 1000;
+        amount = fromDeposited + fromUnbonding;
+        collateral.deposited = uint128(deposited - fromDeposited);
+        collateral.unbonding = uint128(unbonding - fromUnbonding);
+        if (barredUntil > collateral.barredUntil) collateral.barredUntil = barredUntil;
+        emit CollateralSlashed(participant, amount, collateral.deposited, collateral.unbonding, collateral.barredUntil);
+        if (amount != 0) token.burn(amount);
     }
 
     /// @notice The peer bound to `participant`; empty if it is not registered.
@@ -159,14 +242,27 @@ contract ParticipantRegistry is IParticipantRegistry {
         return _collateral[participant];
     }
 
+    /// @notice How `participant` stands.
+    function statusOf(address participant) external view returns (Status) {
+        if (!isRegistered(participant)) return Status.UNREGISTERED;
+        Collateral storage collateral = _collateral[participant];
+        if (block.timestamp < collateral.barredUntil) return Status.BARRED;
+        if (collateral.deposited < minCollateral) return Status.UNDERCOLLATERALISED;
+        return Status.ACTIVE;
+    }
+
     /// @inheritdoc IParticipantRegistry
+    /// @dev Nodes exist only while their participant is registered (see `unregister`), so that need not be asked again.
     function servesModel(address participant, string calldata nodeId, string calldata modelId)
         external
         view
         returns (bool)
     {
         bytes32 key = _nodeKey(participant, nodeId);
-        return _hasNode[key] && _serves[keccak256(abi.encode(key, modelId))] == _generation[key];
+        uint256 node = _nodes[key];
+        if (node & 1 == 0 || _serves[keccak256(abi.encode(key, modelId))] != node) return false;
+        Collateral storage collateral = _collateral[participant];
+        return block.timestamp >= collateral.barredUntil && collateral.deposited >= minCollateral;
     }
 
     /// @notice Whether `account` has registered.
@@ -176,8 +272,9 @@ contract ParticipantRegistry is IParticipantRegistry {
 
     function _removeNode(string calldata nodeId) private {
         bytes32 key = _nodeKey(msg.sender, nodeId);
-        if (!_hasNode[key]) revert NodeUnknown(nodeId);
-        _hasNode[key] = false;
+        uint256 node = _nodes[key];
+        if (node & 1 == 0) revert NodeUnknown(nodeId);
+        _nodes[key] = node + 1;
         nodeCount[msg.sender] -= 1;
         emit MLNodeRemoved(msg.sender, nodeId);
     }
@@ -185,14 +282,17 @@ contract ParticipantRegistry is IParticipantRegistry {
     function _setNode(MLNode calldata node) private {
         _checkNode(node);
         bytes32 key = _nodeKey(msg.sender, node.nodeId);
-        if (!_hasNode[key]) {
+        uint256 value = _nodes[key];
+        if (value & 1 == 0) {
             if (nodeCount[msg.sender] == NODES_MAX) revert TooManyNodes(NODES_MAX);
-            _hasNode[key] = true;
             nodeCount[msg.sender] += 1;
+            value += 1;
+        } else {
+            value += 2;
         }
-        uint256 generation = ++_generation[key];
+        _nodes[key] = value;
         for (uint256 i; i < node.models.length; ++i) {
-            _serves[keccak256(abi.encode(key, node.models[i]))] = generation;
+            _serves[keccak256(abi.encode(key, node.models[i]))] = value;
         }
         emit MLNodeSet(msg.sender, node);
     }

@@ -3,47 +3,84 @@ pragma solidity ^0.8.28;
 
 import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
 import {Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {QuernToken} from "./QuernToken.sol";
 import {IRewardDistributor} from "./interfaces/IRewardDistributor.sol";
 
-/// @title Reward coins: a capped, halving emission, claimed by proof against the newest result.
-/// @notice Whatever a quorum signs, an epoch cannot fund more than its subsidy, and claims cannot exceed what was
-/// funded. The constructor proves that all subsidies together fit under the token's cap, so a funded reward can always
-/// be minted.
+/// @title What an epoch pays: reward coins of a capped, halving emission, and work coins that anyone put into the pot.
+/// @notice Claimed by proof against the newest active result. Whatever a quorum signs, an epoch cannot fund more than
+/// its subsidy and the pot, and claims cannot exceed what was funded. The constructor proves that all subsidies together
+/// fit under the token's cap, so a funded reward can always be minted. Proofs are cumulative: what is not claimed stays
+/// claimable for ever, by anyone in favour of its account, and is not minted before. (Users pay executors directly, by
+/// PaymentChannels and InferenceCoordinator: those work coins never pass through here.)
 contract RewardDistributor is IRewardDistributor, Ownable2Step {
+    using SafeERC20 for IERC20;
+
+    /// @notice Claimed but not yet released, in units of 10^-18; falls linearly from `since` to `until` (UNIX seconds).
+    struct Vesting {
+        uint128 locked;
+        uint64 since;
+        uint64 until;
+    }
+
     QuernToken public immutable token;
     /// @inheritdoc IRewardDistributor
     uint256 public immutable initialSubsidy;
     /// @inheritdoc IRewardDistributor
     uint32 public immutable halvingEpochs;
+    /// @notice Seconds over which a claim is released; zero pays it at once.
+    uint64 public immutable vestingSeconds;
 
-    /// @notice The only caller of `postEpoch`; set once by the deployer.
+    /// @notice The only caller of `postEpoch` and `voidEpoch`; set once by the deployer.
     address public epochManager;
-    /// @notice Root over (account, cumulative) of the newest result.
+
+    /// @notice Root over (account, cumulative) of the newest active result.
     bytes32 public rewardsRoot;
-    /// @notice Sum of what all epochs have funded.
-    uint256 public fundedTotal;
-    /// @notice Sum of what all accounts have claimed; never above `fundedTotal`.
-    uint256 public claimedTotal;
+    /// @dev Both in one word, written together by every claim.
+    uint128 private _fundedTotal;
+    uint128 private _claimedTotal;
+    /// @dev Sum of rewards that come from the pot, of what was put in and not yet spent, and of what was minted.
+    uint128 private _fromPot;
+    uint128 private _pot;
+    uint128 private _minted;
+    /// @dev The newest result; `_pendingFrom` is the block from which it is active, zero once it is (or was voided).
+    /// The other values stay, so that the next result overwrites words instead of filling empty ones.
+    uint64 private _pendingFrom;
+    uint64 private _pendingEpoch;
+    uint128 private _pendingTotal;
+    bytes32 private _pendingRoot;
+
     /// @notice What an account has claimed so far.
     mapping(address account => uint256) public claimedOf;
+    /// @notice What of an account's claims is still locked.
+    mapping(address account => Vesting) public vestingOf;
 
     event EpochManagerSet(address indexed epochManager);
-    event EpochFunded(uint64 indexed epoch, bytes32 rewardsRoot, uint256 rewardTotal);
+    event EpochFunded(uint64 indexed epoch, bytes32 rewardsRoot, uint256 rewardTotal, uint64 activeFrom);
+    event EpochVoided(uint64 indexed epoch);
+    event WorkCoinsAdded(address indexed sender, uint256 amount);
     event RewardClaimed(address indexed account, uint256 amount, uint256 cumulative);
+    event RewardReleased(address indexed account, uint256 amount, uint256 locked);
 
     error EpochManagerAlreadySet(address epochManager);
     error EpochManagerHasNoCode(address account);
     error NotTheEpochManager(address caller);
-    error RewardAboveSubsidy(uint256 rewardTotal, uint256 subsidy);
+    error RewardAboveFunds(uint256 rewardTotal, uint256 subsidy, uint256 pot);
+    error NotPending(uint64 epoch, uint64 pendingEpoch);
     error HalvingEpochsZero();
     error SubsidiesExceedCap(uint256 needed, uint256 mintable);
+    error AmountZero();
     error InvalidProof(address account, uint256 cumulative);
     error NothingToClaim(address account, uint256 cumulative, uint256 claimed);
     error ClaimAboveFunded(uint256 claimed, uint256 funded);
+    error NothingToRelease(address account);
 
-    constructor(QuernToken token_, uint256 initialSubsidy_, uint32 halvingEpochs_) Ownable(msg.sender) {
+    constructor(QuernToken token_, uint256 initialSubsidy_, uint32 halvingEpochs_, uint64 vestingSeconds_)
+        Ownable(msg.sender)
+    {
         if (halvingEpochs_ == 0) revert HalvingEpochsZero();
         // The halvings form a geometric series: all subsidies together stay below twice the first period's.
         uint256 needed = 2 * initialSubsidy_ * halvingEpochs_;
@@ -52,6 +89,7 @@ contract RewardDistributor is IRewardDistributor, Ownable2Step {
         token = token_;
         initialSubsidy = initialSubsidy_;
         halvingEpochs = halvingEpochs_;
+        vestingSeconds = vestingSeconds_;
     }
 
     /// @notice Name the EpochManager, once and for all.
@@ -62,37 +100,148 @@ contract RewardDistributor is IRewardDistributor, Ownable2Step {
         emit EpochManagerSet(epochManager_);
     }
 
-    /// @inheritdoc IRewardDistributor
-    /// @dev That each epoch is posted at most once is the EpochManager's promise.
-    function postEpoch(uint64 epoch, bytes32 newRoot, uint256 rewardTotal) external {
-        if (msg.sender != epochManager) revert NotTheEpochManager(msg.sender);
-        uint256 most = subsidy(epoch);
-        if (rewardTotal > most) revert RewardAboveSubsidy(rewardTotal, most);
-        rewardsRoot = newRoot;
-        fundedTotal += rewardTotal;
-        emit EpochFunded(epoch, newRoot, rewardTotal);
+    /// @notice Put work coins into the pot, which the next results share out by proved work beside the subsidy.
+    function addWorkCoins(uint256 amount) external {
+        if (amount == 0) revert AmountZero();
+        _pot += SafeCast.toUint128(amount);
+        emit WorkCoinsAdded(msg.sender, amount);
+        IERC20(token).safeTransferFrom(msg.sender, address(this), amount);
     }
 
-    /// @notice Pay `account` what it has earned and not yet claimed. Anyone may call it; only `account` is paid.
-    /// @param cumulative All that the account has earned so far, as in the newest result.
+    /// @inheritdoc IRewardDistributor
+    /// @dev That each epoch is posted at most once, and the next only after this one's end, is the EpochManager's
+    /// promise.
+    function postEpoch(uint64 epoch, bytes32 newRoot, uint256 rewardTotal, uint64 activeFrom) external {
+        if (msg.sender != epochManager) revert NotTheEpochManager(msg.sender);
+        _activate();
+        uint256 most = subsidy(epoch);
+        if (rewardTotal > most + _pot) revert RewardAboveFunds(rewardTotal, most, _pot);
+        _pendingFrom = activeFrom;
+        _pendingEpoch = epoch;
+        _pendingTotal = SafeCast.toUint128(rewardTotal);
+        _pendingRoot = newRoot;
+        emit EpochFunded(epoch, newRoot, rewardTotal, activeFrom);
+    }
+
+    /// @inheritdoc IRewardDistributor
+    function voidEpoch(uint64 epoch) external {
+        if (msg.sender != epochManager) revert NotTheEpochManager(msg.sender);
+        if (_pendingFrom == 0 || _pendingEpoch != epoch || block.number >= _pendingFrom) {
+            revert NotPending(epoch, _pendingEpoch);
+        }
+        _pendingFrom = 0;
+        emit EpochVoided(epoch);
+    }
+
+    /// @notice Pay `account` what it has earned and not yet claimed, at once or over `vestingSeconds`. Anyone may call
+    /// it; only `account` is paid.
+    /// @param cumulative All that the account has earned so far, as in the newest active result.
     /// @param proof Siblings from the leaf keccak256(keccak256(abi.encode(account, cumulative))) to the root.
     function claim(address account, uint256 cumulative, bytes32[] calldata proof) external {
+        _activate();
         bytes32 leaf = keccak256(bytes.concat(keccak256(abi.encode(account, cumulative))));
         if (!MerkleProof.verifyCalldata(proof, rewardsRoot, leaf)) revert InvalidProof(account, cumulative);
         uint256 claimed = claimedOf[account];
         if (cumulative <= claimed) revert NothingToClaim(account, cumulative, claimed);
         uint256 amount = cumulative - claimed;
-        uint256 total = claimedTotal + amount;
-        if (total > fundedTotal) revert ClaimAboveFunded(total, fundedTotal);
+        uint256 total = _claimedTotal + amount;
+        if (total > _fundedTotal) revert ClaimAboveFunded(total, _fundedTotal);
         claimedOf[account] = cumulative;
-        claimedTotal = total;
+        _claimedTotal = uint128(total);
         emit RewardClaimed(account, amount, cumulative);
-        token.mint(account, amount);
+        if (vestingSeconds == 0) _pay(account, amount);
+        else _releaseVested(account, amount);
     }
 
-    /// @notice The most that `epoch` may pay: the initial subsidy, halved every `halvingEpochs` epochs.
+    /// @notice Pay `account` what of its claims has vested. Anyone may call it; only `account` is paid.
+    function release(address account) external {
+        if (_releaseVested(account, 0) == 0) revert NothingToRelease(account);
+    }
+
+    /// @notice What `release` would pay `account` now.
+    function releasable(address account) public view returns (uint256) {
+        Vesting memory vesting = vestingOf[account];
+        if (block.timestamp >= vesting.until) return vesting.locked;
+        return uint256(vesting.locked) * (block.timestamp - vesting.since) / (vesting.until - vesting.since);
+    }
+
+    /// @notice Sum of what all active results have funded.
+    function fundedTotal() external view returns (uint256) {
+        return _isDue() ? _fundedTotal + _pendingTotal : _fundedTotal;
+    }
+
+    /// @notice Sum of what all accounts have claimed; never above `fundedTotal`.
+    function claimedTotal() external view returns (uint256) {
+        return _claimedTotal;
+    }
+
+    /// @notice Sum of the reward coins minted; never above the sum of the subsidies of active results.
+    function mintedTotal() external view returns (uint256) {
+        return _minted;
+    }
+
+    /// @notice Work coins that the next result may share out.
+    function pot() external view returns (uint256) {
+        return _isDue() ? _pot - _potShare() : _pot;
+    }
+
+    /// @notice The root that claims are proved against at this block.
+    function activeRoot() external view returns (bytes32) {
+        return _isDue() ? _pendingRoot : rewardsRoot;
+    }
+
+    /// @notice The most reward coins that `epoch` may pay: the initial subsidy, halved every `halvingEpochs` epochs.
     function subsidy(uint64 epoch) public view returns (uint256) {
         // A shift by 256 or more gives zero in the EVM, as in node/protocol/rewards.py.
         return initialSubsidy >> (epoch / halvingEpochs);
+    }
+
+    /// @dev Let the pending result take effect once its block has come.
+    function _activate() private {
+        if (!_isDue()) return;
+        uint128 share = _potShare();
+        if (share != 0) {
+            _pot -= share;
+            _fromPot += share;
+        }
+        rewardsRoot = _pendingRoot;
+        _fundedTotal += _pendingTotal;
+        _pendingFrom = 0;
+    }
+
+    function _isDue() private view returns (bool) {
+        return _pendingFrom != 0 && block.number >= _pendingFrom;
+    }
+
+    /// @dev What of the pending result its subsidy does not cover.
+    function _potShare() private view returns (uint128) {
+        uint256 most = subsidy(_pendingEpoch);
+        return _pendingTotal > most ? uint128(_pendingTotal - most) : 0;
+    }
+
+    /// @dev Mints everything funded and not yet minted when the first claimer needs it: claims after it only transfer.
+    function _pay(address account, uint256 amount) private {
+        if (IERC20(token).balanceOf(address(this)) < amount + _pot) {
+            uint256 owed = _fundedTotal - _fromPot - _minted;
+            _minted += uint128(owed);
+            token.mint(address(this), owed);
+        }
+        IERC20(token).safeTransfer(account, amount);
+    }
+
+    /// @dev Pay what has vested, add `amount` to what is locked. The two parts keep their own time on average: the new
+    /// end is the mean of the ends weighted by amount, rounded up, so that no claim shortens or restarts another's.
+    function _releaseVested(address account, uint256 amount) private returns (uint256 vested) {
+        vested = releasable(account);
+        Vesting memory vesting = vestingOf[account];
+        uint256 locked = vesting.locked - vested;
+        uint256 left = block.timestamp >= vesting.until ? 0 : vesting.until - block.timestamp;
+        uint256 sum = locked + amount;
+        uint256 span = sum == 0 ? 0 : (locked * left + amount * vestingSeconds + sum - 1) / sum;
+        vestingOf[account] =
+            Vesting(SafeCast.toUint128(sum), uint64(block.timestamp), SafeCast.toUint64(block.timestamp + span));
+        if (vested == 0) return 0;
+        emit RewardReleased(account, vested, sum);
+        _pay(account, vested);
     }
 }

@@ -83,7 +83,7 @@ library ValidatorSets {
     }
 
     /// @notice Account and weight of member `index`, which must be below `count`.
-    function at(bytes memory cumulative, uint256 index) internal pure returns (address account, uint256 weight) {
+    function entryAt(bytes memory cumulative, uint256 index) internal pure returns (address account, uint256 weight) {
         account = _accountAt(cumulative, index);
         weight = _numberAt(cumulative, index) - (index == 0 ? 0 : _numberAt(cumulative, index - 1));
     }
@@ -98,7 +98,7 @@ library ValidatorSets {
             if (_accountAt(cumulative, middle) < account) low = middle + 1;
             else high = middle;
         }
-        if (low < members && _accountAt(cumulative, low) == account) (, weight) = at(cumulative, low);
+        if (low < members && _accountAt(cumulative, low) == account) (, weight) = entryAt(cumulative, low);
     }
 
     /// @notice The member on whose share `point` falls; `point` must be below `total`. A weighted draw.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {AccessVault} from "../src/AccessVault.sol";
 import {AddressBook} from "../src/AddressBook.sol";
 import {EcdsaQuorumVerifier} from "../src/EcdsaQuorumVerifier.sol";
 import {EpochManager} from "../src/EpochManager.sol";
@@ -10,6 +11,7 @@ import {ParticipantRegistry} from "../src/ParticipantRegistry.sol";
 import {PaymentChannels} from "../src/PaymentChannels.sol";
 import {QuernToken} from "../src/QuernToken.sol";
 import {RewardDistributor} from "../src/RewardDistributor.sol";
+import {Slashing} from "../src/Slashing.sol";
 
 /// @dev Foundry's cheat codes, as far as they are used here.
 interface Vm {
@@ -18,6 +20,7 @@ interface Vm {
     function warp(uint256 timestamp) external;
     function chainId(uint256 id) external;
     function expectPartialRevert(bytes4 selector) external;
+    function expectRevert(bytes calldata data) external;
     function expectRevert() external;
     function addr(uint256 key) external pure returns (address);
     function sign(uint256 key, bytes32 digest) external pure returns (uint8 v, bytes32 r, bytes32 s);
@@ -28,6 +31,7 @@ interface Vm {
     function parseJsonBytes(string calldata json, string calldata key) external pure returns (bytes memory);
     function parseJsonBytes32(string calldata json, string calldata key) external pure returns (bytes32);
     function parseJsonBytes32Array(string calldata json, string calldata key) external pure returns (bytes32[] memory);
+    function parseJsonString(string calldata json, string calldata key) external pure returns (string memory);
     function parseJsonAddress(string calldata json, string calldata key) external pure returns (address);
 }
 
@@ -39,7 +43,10 @@ abstract contract Base {
     uint256 internal constant SUBSIDY = 100 * TOKEN;
     uint256 internal constant UNIT_PRICE = 1e12;
     uint64 internal constant UNLOCK_SECONDS = 600;
-    uint64 internal constant DEADLINE_BLOCKS = 40;
+    uint64 internal constant UNBONDING_SECONDS = 3600;
+    uint64 internal constant ANSWER_BLOCKS = 40;
+    uint64 internal constant DISPUTE_BLOCKS = 10;
+    uint64 internal constant VERDICT_BLOCKS = 20;
     uint256 internal constant CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141;
     bytes internal constant CID = hex"01551220aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
@@ -55,6 +62,8 @@ abstract contract Base {
     EpochManager internal epochs;
     PaymentChannels internal channels;
     InferenceCoordinator internal coordinator;
+    Slashing internal slashing;
+    AccessVault internal vault;
     AddressBook internal book;
     uint256 internal genesisBlock;
 
@@ -64,26 +73,55 @@ abstract contract Base {
         _makeMembers();
         token = new QuernToken(10 * SUPPLY, SUPPLY, address(this));
         models = new ModelRegistry(address(this));
-        participants = new ParticipantRegistry(models, token, 3600);
-        distributor = new RewardDistributor(token, SUBSIDY, 100);
+        participants = new ParticipantRegistry(models, token, UNBONDING_SECONDS, 0, address(this));
+        distributor = new RewardDistributor(token, SUBSIDY, 100, 0);
         verifier = new EcdsaQuorumVerifier();
         genesisBlock = block.number;
         epochs = new EpochManager(_parameters(), _packed(1, 1, 1), participants, distributor, verifier);
         channels = new PaymentChannels(token, UNLOCK_SECONDS);
-        coordinator = new InferenceCoordinator(token, models, epochs, DEADLINE_BLOCKS);
+        coordinator = new InferenceCoordinator(
+            token, models, epochs, InferenceCoordinator.Windows(ANSWER_BLOCKS, DISPUTE_BLOCKS, VERDICT_BLOCKS)
+        );
+        slashing = new Slashing(
+            epochs, participants, Slashing.Penalty(500, 86_400), Slashing.Penalty(10, 3600), address(this)
+        );
+        vault = new AccessVault(models);
         token.setMinter(address(distributor));
         distributor.setEpochManager(address(epochs));
-        book = new AddressBook(
-            AddressBook.Addresses(
-                address(token),
-                address(models),
-                address(participants),
-                address(epochs),
-                address(distributor),
-                address(channels),
-                address(coordinator)
-            )
-        );
+        participants.setSlasher(address(slashing));
+        book = new AddressBook(_addresses());
+    }
+
+    function _addresses() internal view returns (AddressBook.Addresses memory) {
+        return AddressBook.Addresses({
+            token: address(token),
+            modelRegistry: address(models),
+            participantRegistry: address(participants),
+            epochManager: address(epochs),
+            rewardDistributor: address(distributor),
+            paymentChannels: address(channels),
+            inferenceCoordinator: address(coordinator),
+            slashing: address(slashing),
+            accessVault: address(vault)
+        });
+    }
+
+    /// @dev Go to a block of an epoch.
+    function _at(uint256 epoch, uint256 offset) internal {
+        vm.roll(genesisBlock + epoch * 60 + offset);
+    }
+
+    /// @dev The three members' bits in one word.
+    function _bitmap(uint256 bits) internal pure returns (uint256[] memory bitmap) {
+        bitmap = new uint256[](1);
+        bitmap[0] = bits;
+    }
+
+    /// @dev Signatures of the members whose bits are set.
+    function _signatures(bytes32 digest, uint256 bits) internal view returns (bytes memory signatures) {
+        for (uint256 i; i < 3; ++i) {
+            if (bits >> i & 1 == 1) signatures = bytes.concat(signatures, _sign(keys[i], digest));
+        }
     }
 
     function _parameters() internal pure returns (EpochManager.Parameters memory) {
@@ -125,20 +163,35 @@ abstract contract Base {
     }
 
     function _registerModel() internal {
-        ModelRegistry.ModelSpec memory spec =
-            ModelRegistry.ModelSpec("", "", new string[](0), 0, 1000, 2, 512, 1_000_000);
-        models.registerModelWithSpec("tiny", "bafycid", "Tiny", "", spec);
+        models.registerModelWithSpec("tiny", "bafycid", "Tiny", "", _spec());
+    }
+
+    function _spec() internal pure returns (ModelRegistry.ModelSpec memory spec) {
+        spec.throughputPerNonce = 1000;
+        spec.unitsOfComputePerToken = 2;
+        spec.contextLength = 512;
+        spec.pocDistanceMax = 1_000_000;
     }
 
     function _registerNode(address participant) internal {
         vm.prank(participant);
         participants.register(abi.encodePacked("peer-of-", participant), "");
-        ParticipantRegistry.MLNode[] memory added = new ParticipantRegistry.MLNode[](1);
-        string[] memory served = new string[](1);
-        served[0] = "tiny";
-        added[0] = ParticipantRegistry.MLNode("node-1", served, "cpu");
         vm.prank(participant);
-        participants.submitHardwareDiff(added, new string[](0));
+        participants.submitHardwareDiff(_node("node-1", "tiny"), new string[](0));
+    }
+
+    function _node(string memory nodeId, string memory modelId)
+        internal
+        pure
+        returns (ParticipantRegistry.MLNode[] memory added)
+    {
+        added = new ParticipantRegistry.MLNode[](1);
+        added[0] = ParticipantRegistry.MLNode(nodeId, _list(modelId), "cpu");
+    }
+
+    function _list(string memory only) internal pure returns (string[] memory list) {
+        list = new string[](1);
+        list[0] = only;
     }
 
     function assertTrue(bool condition, string memory what) internal pure {
@@ -151,6 +204,10 @@ abstract contract Base {
 
     function assertEq(address actual, address expected, string memory what) internal pure {
         require(actual == expected, what);
+    }
+
+    function assertEq(string memory actual, string memory expected, string memory what) internal pure {
+        require(keccak256(bytes(actual)) == keccak256(bytes(expected)), string.concat(what, ": ", actual));
     }
 
     function assertEq(bytes32 actual, bytes32 expected, string memory what) internal pure {

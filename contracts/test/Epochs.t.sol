@@ -9,10 +9,6 @@ import {ValidatorSets} from "../src/ValidatorSets.sol";
 import {Base} from "./Base.sol";
 
 contract EpochsTest is Base {
-    function _at(uint256 epoch, uint256 offset) private {
-        vm.roll(genesisBlock + epoch * 60 + offset);
-    }
-
     function _result(uint64 epoch, bytes memory set, uint256 totalWeight)
         private
         pure
@@ -21,20 +17,19 @@ contract EpochsTest is Base {
         return EpochManager.EpochResult(epoch, CID, keccak256(set), totalWeight, bytes32(uint256(7)), SUBSIDY);
     }
 
-    function _bitmap(uint256 bits) private pure returns (uint256[] memory bitmap) {
-        bitmap = new uint256[](1);
-        bitmap[0] = bits;
+    function _store(bytes memory set) private {
+        vm.prank(members[0]);
+        epochs.storeGroup(set);
     }
 
-    function _signatures(bytes32 digest, uint256 bits) private view returns (bytes memory signatures) {
-        for (uint256 i; i < 3; ++i) {
-            if (bits >> i & 1 == 1) signatures = bytes.concat(signatures, _sign(keys[i], digest));
-        }
-    }
-
-    function _post(EpochManager.EpochResult memory result, bytes memory set, uint256 bits) private {
+    function _post(EpochManager.EpochResult memory result, uint256 bits) private {
         bytes memory signatures = _signatures(epochs.hashEpochResult(result), bits);
-        epochs.submitEpochResult(result, set, _bitmap(bits), signatures);
+        epochs.submitEpochResult(result, _bitmap(bits), signatures);
+    }
+
+    function _void(uint64 epoch, bytes32 digest, uint256 bits) private {
+        bytes memory signatures = _signatures(epochs.hashObjection(epoch, digest), bits);
+        epochs.voidEpochResult(epoch, digest, _bitmap(bits), signatures);
     }
 
     function testStagesFollowTheBlockNumber() public {
@@ -108,24 +103,70 @@ contract EpochsTest is Base {
         epochs.commitVotes(0, CID);
     }
 
-    function testAResultOfAllMembersSetsTheNextGroupAndFundsTheEpoch() public {
+    function testAParticipantWithTooLittleCollateralCommitsNothing() public {
+        _registerModel();
+        _registerNode(members[0]);
+        participants.setMinCollateral(uint128(TOKEN));
+        _at(0, 20);
+        vm.expectPartialRevert(EpochManager.NotServing.selector);
+        vm.prank(members[0]);
+        epochs.commitPoc(0, "node-1", "tiny", 5, bytes32(uint256(1)), CID);
+    }
+
+    function testAResultOfAllMembersSetsTheNextGroupAndFundsTheEpochAtItsEnd() public {
         bytes memory set = _packed(10, 20, 30);
         _at(0, 46);
-        _post(_result(0, set, 60), set, 7);
+        _store(set);
+        _post(_result(0, set, 60), 7);
         assertEq(epochs.weightOf(1, members[2]), 30, "weight");
         assertEq(epochs.totalWeightOf(1), 60, "total");
         assertEq(epochs.weightOf(0, members[2]), 1, "the old group stays for its epoch");
         assertEq(keccak256(epochs.groupOf(1)), keccak256(set), "packed");
-        assertEq(distributor.fundedTotal(), SUBSIDY, "funded");
+        assertEq(distributor.fundedTotal(), 0, "not before the epoch's end");
         vm.expectPartialRevert(EpochManager.AlreadyPosted.selector);
-        this.post(_result(0, set, 60), set, 7);
+        this.post(_result(0, set, 60), 7);
+        _at(1, 0);
+        assertEq(distributor.fundedTotal(), SUBSIDY, "funded");
+    }
+
+    function testAGroupIsStoredOnceByAMemberAndServesManyResults() public {
+        bytes memory set = _packed(10, 20, 30);
+        vm.expectPartialRevert(EpochManager.NotAMember.selector);
+        epochs.storeGroup(set);
+        _at(0, 46);
+        vm.expectPartialRevert(EpochManager.GroupNotStored.selector);
+        this.post(_result(0, set, 60), 7);
+        _store(set);
+        address pointer = epochs.storedGroup(keccak256(set));
+        epochs.storeGroup(set); // by anyone: nothing happens
+        assertEq(epochs.storedGroup(keccak256(set)), pointer, "stored once");
+        _post(_result(0, set, 60), 7);
+        _at(1, 46);
+        _post(_result(1, set, 60), 7);
+        assertEq(epochs.weightOf(2, members[1]), 20, "the same set again");
     }
 
     function testExactlyTwoThirdsIsNoQuorum() public {
         bytes memory set = _packed(1, 1, 1);
         _at(0, 46);
+        _store(set);
         vm.expectPartialRevert(EpochManager.QuorumNotReached.selector);
-        this.post(_result(0, set, 3), set, 3);
+        this.post(_result(0, set, 3), 3);
+    }
+
+    function testFuzzAQuorumIsMoreThanTwoThirdsOfTheWeight(uint32 a, uint32 b, uint32 c, uint8 bits) public {
+        vm.assume(a > 0 && b > 0 && c > 0);
+        bits = bits & 7;
+        bytes memory set = _packed(a, b, c);
+        uint256 total = uint256(a) + b + c;
+        _at(0, 46);
+        _store(set);
+        _post(_result(0, set, total), 7);
+        _at(1, 46);
+        uint256 signed =
+            (bits & 1 == 1 ? uint256(a) : 0) + (bits & 2 == 2 ? uint256(b) : 0) + (bits & 4 == 4 ? uint256(c) : 0);
+        if (3 * signed <= 2 * total) vm.expectPartialRevert(EpochManager.QuorumNotReached.selector);
+        this.post(_result(1, set, total), bits);
     }
 
     function testAGroupCarriesOnWhenNoResultReplacesIt() public {
@@ -133,76 +174,140 @@ contract EpochsTest is Base {
         assertEq(epochs.weightOf(9, members[1]), 1, "carried on");
         bytes memory set = _packed(5, 6, 7);
         _at(9, 46);
-        _post(_result(9, set, 18), set, 7);
+        _store(set);
+        _post(_result(9, set, 18), 7);
         assertEq(epochs.weightOf(9, members[1]), 1, "not for its own epoch");
         assertEq(epochs.weightOf(10, members[1]), 6, "next");
         assertEq(epochs.weightOf(500, members[1]), 6, "later");
     }
 
-    function testResultsOutsideFormAndLoadAreRefused() public {
+    function testResultsOutsideFormAreRefused() public {
         bytes memory set = _packed(1, 1, 1);
+        _store(set);
         _at(0, 45);
         vm.expectPartialRevert(EpochManager.WrongStage.selector);
-        this.post(_result(0, set, 3), set, 7);
+        this.post(_result(0, set, 3), 7);
+        _at(0, 54);
+        vm.expectPartialRevert(EpochManager.WrongStage.selector);
+        this.post(_result(0, set, 3), 7);
         _at(1, 0);
         vm.expectPartialRevert(EpochManager.WrongStage.selector);
-        this.post(_result(0, set, 3), set, 7);
+        this.post(_result(0, set, 3), 7);
         _at(1, 46);
         vm.expectPartialRevert(EpochManager.WrongStage.selector);
-        this.post(_result(0, set, 3), set, 7);
+        this.post(_result(0, set, 3), 7);
     }
 
-    function testASetThatIsNotTheSignedOneIsRefused() public {
+    function testAThirdOfTheWeightVoidsAResultBeforeItTakesEffect() public {
+        bytes memory set = _packed(10, 20, 30);
+        _at(0, 46);
+        _store(set);
+        EpochManager.EpochResult memory result = _result(0, set, 60);
+        bytes32 digest = epochs.hashEpochResult(result);
+        _post(result, 7);
+        _at(0, 59);
+        _void(0, digest, 2);
+        assertEq(epochs.resultOf(0), bytes32(0), "no result");
+        assertEq(epochs.weightOf(1, members[2]), 1, "the group carries on");
+        _at(1, 0);
+        assertEq(distributor.fundedTotal(), 0, "nothing is paid");
+        vm.expectPartialRevert(EpochManager.WrongStage.selector);
+        this.void(0, digest, 2);
+    }
+
+    function testAVoidedResultIsNotPostedAgainButAnotherMayBe() public {
+        bytes memory set = _packed(10, 20, 30);
+        _at(0, 46);
+        _store(set);
+        EpochManager.EpochResult memory result = _result(0, set, 60);
+        _post(result, 7);
+        _void(0, epochs.hashEpochResult(result), 1);
+        vm.expectPartialRevert(EpochManager.ResultVoid.selector);
+        this.post(result, 7);
+        result.rewardTotal = SUBSIDY / 2;
+        _post(result, 7);
+        _at(1, 0);
+        assertEq(distributor.fundedTotal(), SUBSIDY / 2, "the second one counts");
+        assertEq(epochs.weightOf(1, members[2]), 30, "and its group");
+    }
+
+    function testLessThanAThirdVoidsNothing() public {
+        bytes memory set = _packed(100, 100, 99);
+        _at(0, 46);
+        _store(set);
+        _post(_result(0, set, 299), 7);
+        _at(1, 46);
+        EpochManager.EpochResult memory result = _result(1, set, 299);
+        bytes32 digest = epochs.hashEpochResult(result);
+        vm.expectPartialRevert(EpochManager.ResultMismatch.selector);
+        this.void(1, digest, 7);
+        _post(result, 7);
+        vm.expectPartialRevert(EpochManager.ObjectionTooWeak.selector);
+        this.void(1, digest, 4);
+        vm.expectPartialRevert(EpochManager.ResultMismatch.selector);
+        this.void(1, bytes32(uint256(1)), 7);
+        vm.expectPartialRevert(EpochManager.ResultMismatch.selector);
+        this.void(1, 0, 7);
+        assertEq(epochs.resultOf(1), digest, "stands");
+    }
+
+    function testAResultMustWeighWhatItsGroupWeighs() public {
         bytes memory set = _packed(1, 1, 1);
         _at(0, 46);
-        vm.expectPartialRevert(EpochManager.ValidatorSetMismatch.selector);
-        this.post(_result(0, set, 3), _packed(2, 1, 1), 7);
+        _store(set);
         vm.expectPartialRevert(EpochManager.TotalWeightMismatch.selector);
-        this.post(_result(0, set, 4), set, 7);
+        this.post(_result(0, set, 4), 7);
     }
 
     function testSetsMustAscendWithoutZeroWeights() public {
         bytes memory twice = abi.encodePacked(members[0], uint64(1), members[0], uint64(1));
         bytes memory zero = abi.encodePacked(members[0], uint64(0));
-        _at(0, 46);
+        bytes memory heavy = abi.encodePacked(members[0], type(uint64).max, members[1], uint64(1));
         vm.expectPartialRevert(ValidatorSets.ValidatorSetOrder.selector);
-        this.post(_result(0, twice, 2), twice, 7);
+        this.store(twice);
         vm.expectPartialRevert(ValidatorSets.ValidatorWeightZero.selector);
-        this.post(_result(0, zero, 0), zero, 7);
+        this.store(zero);
         vm.expectPartialRevert(ValidatorSets.ValidatorSetLength.selector);
-        this.post(_result(0, "", 0), "", 7);
+        this.store("");
+        vm.expectPartialRevert(ValidatorSets.TotalWeightTooLarge.selector);
+        this.store(heavy);
     }
 
     function testSignaturesOfOthersAreRefused() public {
         bytes memory set = _packed(1, 1, 1);
         _at(0, 46);
+        _store(set);
         EpochManager.EpochResult memory result = _result(0, set, 3);
         bytes32 digest = epochs.hashEpochResult(result);
         bytes memory wrong = bytes.concat(_sign(keys[0], digest), _sign(99, digest), _sign(keys[2], digest));
         vm.expectPartialRevert(EcdsaQuorumVerifier.WrongSigner.selector);
-        epochs.submitEpochResult(result, set, _bitmap(7), wrong);
+        epochs.submitEpochResult(result, _bitmap(7), wrong);
         bytes memory repeated = bytes.concat(_sign(keys[0], digest), _sign(keys[0], digest), _sign(keys[0], digest));
         vm.expectPartialRevert(EcdsaQuorumVerifier.WrongSigner.selector);
-        epochs.submitEpochResult(result, set, _bitmap(7), repeated);
+        epochs.submitEpochResult(result, _bitmap(7), repeated);
         bytes memory all = _signatures(digest, 7);
         vm.expectPartialRevert(EcdsaQuorumVerifier.SignaturesLength.selector);
-        epochs.submitEpochResult(result, set, _bitmap(7), bytes.concat(all, hex"00"));
+        epochs.submitEpochResult(result, _bitmap(7), bytes.concat(all, hex"00"));
+        bytes memory two = _signatures(digest, 3);
+        vm.expectPartialRevert(EcdsaQuorumVerifier.SignaturesLength.selector);
+        epochs.submitEpochResult(result, _bitmap(7), two);
         vm.expectPartialRevert(EcdsaQuorumVerifier.BitmapBeyondMembers.selector);
-        epochs.submitEpochResult(result, set, _bitmap(15), all);
+        epochs.submitEpochResult(result, _bitmap(15), all);
         vm.expectPartialRevert(EcdsaQuorumVerifier.BitmapLength.selector);
-        epochs.submitEpochResult(result, set, new uint256[](2), all);
+        epochs.submitEpochResult(result, new uint256[](2), all);
     }
 
     function testAHighSSignatureIsRefused() public {
         bytes memory set = _packed(1, 1, 1);
         _at(0, 46);
+        _store(set);
         EpochManager.EpochResult memory result = _result(0, set, 3);
         bytes32 digest = epochs.hashEpochResult(result);
         (uint8 v, bytes32 r, bytes32 s) = vm.sign(keys[0], digest);
         bytes memory high = abi.encodePacked(r, CURVE_ORDER - uint256(s), v == 27 ? uint8(28) : uint8(27));
         bytes memory signatures = bytes.concat(high, _sign(keys[1], digest), _sign(keys[2], digest));
         vm.expectRevert();
-        epochs.submitEpochResult(result, set, _bitmap(7), signatures);
+        epochs.submitEpochResult(result, _bitmap(7), signatures);
     }
 
     function testRewardsAboveTheSubsidyAreRefused() public {
@@ -210,8 +315,9 @@ contract EpochsTest is Base {
         EpochManager.EpochResult memory result = _result(0, set, 3);
         result.rewardTotal = SUBSIDY + 1;
         _at(0, 46);
-        vm.expectPartialRevert(RewardDistributor.RewardAboveSubsidy.selector);
-        this.post(result, set, 7);
+        _store(set);
+        vm.expectPartialRevert(RewardDistributor.RewardAboveFunds.selector);
+        this.post(result, 7);
     }
 
     function testFuzzDrawsAreMembers(bytes32 seed) public view {
@@ -234,8 +340,16 @@ contract EpochsTest is Base {
         new EpochManager(p, _packed(1, 1, 1), participants, distributor, verifier);
     }
 
-    /// @dev An external entrance, so that a revert of the posting itself is what is expected.
-    function post(EpochManager.EpochResult memory result, bytes memory set, uint256 bits) external {
-        _post(result, set, bits);
+    /// @dev External entrances, so that a revert of the call itself is what is expected.
+    function post(EpochManager.EpochResult memory result, uint256 bits) external {
+        _post(result, bits);
+    }
+
+    function void(uint64 epoch, bytes32 digest, uint256 bits) external {
+        _void(epoch, digest, bits);
+    }
+
+    function store(bytes memory set) external {
+        _store(set);
     }
 }

@@ -4,7 +4,6 @@ pragma solidity ^0.8.28;
 import {AddressBook} from "../src/AddressBook.sol";
 import {PaymentChannels} from "../src/PaymentChannels.sol";
 import {QuernToken} from "../src/QuernToken.sol";
-import {RewardDistributor} from "../src/RewardDistributor.sol";
 import {Base} from "./Base.sol";
 
 contract MoneyTest is Base {
@@ -98,6 +97,47 @@ contract MoneyTest is Base {
         assertEq(token.balanceOf(payee), 5 * TOKEN, "paid late");
     }
 
+    function testSeveralVouchersAreRedeemedTogetherOrNotAtAll() public {
+        _deposit(10 * TOKEN);
+        PaymentChannels.Redemption[] memory batch = new PaymentChannels.Redemption[](2);
+        batch[0] = PaymentChannels.Redemption(payer, payee, TOKEN, 0, _voucher(TOKEN));
+        batch[1] = PaymentChannels.Redemption(payer, payee, 3 * TOKEN, 0, _voucher(3 * TOKEN));
+        channels.redeemMany(batch);
+        assertEq(token.balanceOf(payee), 3 * TOKEN, "both");
+        batch[1].cumulative = 4 * TOKEN; // not what was signed
+        batch[0] = PaymentChannels.Redemption(payer, payee, 5 * TOKEN, 0, _voucher(5 * TOKEN));
+        vm.expectPartialRevert(PaymentChannels.WrongSigner.selector);
+        channels.redeemMany(batch);
+        assertEq(token.balanceOf(payee), 3 * TOKEN, "all or nothing");
+    }
+
+    function testADepositMayBringItsAllowanceAlong() public {
+        vm.prank(payer);
+        token.approve(address(channels), 0);
+        bytes32 permitHash = keccak256(
+            abi.encode(
+                keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)"),
+                payer,
+                address(channels),
+                5 * TOKEN,
+                token.nonces(payer),
+                block.timestamp
+            )
+        );
+        bytes32 digest = keccak256(abi.encodePacked(hex"1901", token.DOMAIN_SEPARATOR(), permitHash));
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(PAYER_KEY, digest);
+        token.permit(payer, address(channels), 5 * TOKEN, block.timestamp, v, r, s); // somebody was faster
+        vm.prank(payer);
+        channels.depositWithPermit(payee, 5 * TOKEN, block.timestamp, v, r, s);
+        assertEq(channels.getChannel(payer, payee).deposited, 5 * TOKEN, "deposited");
+    }
+
+    function testAnEmptyChannelHasNothingToWithdraw() public {
+        vm.prank(payer);
+        vm.expectPartialRevert(PaymentChannels.NothingToWithdraw.selector);
+        channels.requestWithdraw(payee);
+    }
+
     function testADepositTakesBackAnAnnouncedWithdrawal() public {
         _deposit(TOKEN);
         vm.prank(payer);
@@ -131,56 +171,14 @@ contract MoneyTest is Base {
         assertEq(token.balanceOf(payer) + token.balanceOf(payee), 100 * TOKEN, "nothing lost, nothing made");
     }
 
-    function _leaf(address account, uint256 cumulative) private pure returns (bytes32) {
-        return keccak256(bytes.concat(keccak256(abi.encode(account, cumulative))));
-    }
-
-    function _postRoot(uint64 epoch, bytes32 root, uint256 total) private {
-        vm.prank(address(epochs));
-        distributor.postEpoch(epoch, root, total);
-    }
-
-    function testClaimsPayWhatIsNewByProofToTheAccountOnly() public {
-        bytes32[] memory none = new bytes32[](0);
-        _postRoot(0, _leaf(user, 40 * TOKEN), 40 * TOKEN);
-        distributor.claim(user, 40 * TOKEN, none);
-        assertEq(token.balanceOf(user), 40 * TOKEN, "first");
-        vm.expectPartialRevert(RewardDistributor.NothingToClaim.selector);
-        distributor.claim(user, 40 * TOKEN, none);
-        vm.expectPartialRevert(RewardDistributor.InvalidProof.selector);
-        distributor.claim(user, 41 * TOKEN, none);
-        vm.expectPartialRevert(RewardDistributor.InvalidProof.selector);
-        distributor.claim(payee, 40 * TOKEN, none);
-        _postRoot(1, _leaf(user, 100 * TOKEN), 60 * TOKEN);
-        distributor.claim(user, 100 * TOKEN, none);
-        assertEq(token.balanceOf(user), 100 * TOKEN, "second");
-    }
-
-    function testClaimsNeverExceedWhatWasFunded() public {
-        _postRoot(0, _leaf(user, 50 * TOKEN), 40 * TOKEN); // a root that promises more than the epoch paid
-        vm.expectPartialRevert(RewardDistributor.ClaimAboveFunded.selector);
-        distributor.claim(user, 50 * TOKEN, new bytes32[](0));
-    }
-
-    function testOnlyTheEpochManagerPostsAndNeverAboveTheSubsidy() public {
-        vm.expectPartialRevert(RewardDistributor.NotTheEpochManager.selector);
-        distributor.postEpoch(0, 0, 1);
-        vm.prank(address(epochs));
-        vm.expectPartialRevert(RewardDistributor.RewardAboveSubsidy.selector);
-        distributor.postEpoch(0, 0, SUBSIDY + 1);
-        vm.prank(address(epochs));
-        vm.expectPartialRevert(RewardDistributor.RewardAboveSubsidy.selector);
-        distributor.postEpoch(100, 0, SUBSIDY / 2 + 1);
-    }
-
-    function testFuzzTheSubsidyHalvesAndEndsAtNothing(uint64 epoch) public view {
-        uint256 expected = epoch / 100 > 255 ? 0 : SUBSIDY >> (epoch / 100);
-        assertEq(distributor.subsidy(epoch), expected, "subsidy");
-    }
-
-    function testSubsidiesThatDoNotFitUnderTheCapAreRefused() public {
-        vm.expectPartialRevert(RewardDistributor.SubsidiesExceedCap.selector);
-        new RewardDistributor(token, SUPPLY, 100);
+    function testVotesFollowTheTokenAndCountOnceDelegated() public {
+        assertEq(token.getVotes(payer), 0, "not delegated");
+        vm.prank(payer);
+        token.delegate(payer);
+        assertEq(token.getVotes(payer), 100 * TOKEN, "delegated");
+        vm.prank(payer);
+        token.transfer(payee, 40 * TOKEN);
+        assertEq(token.getVotes(payer), 60 * TOKEN, "moved");
     }
 
     function testAnAddressBookNamesContractsOnly() public {

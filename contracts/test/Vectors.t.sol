@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {AccessVault} from "../src/AccessVault.sol";
 import {EpochManager} from "../src/EpochManager.sol";
 import {IEpochManager} from "../src/interfaces/IEpochManager.sol";
+import {InferenceCoordinator} from "../src/InferenceCoordinator.sol";
 import {PaymentChannels} from "../src/PaymentChannels.sol";
 import {RewardDistributor} from "../src/RewardDistributor.sol";
+import {Slashing} from "../src/Slashing.sol";
 import {Base} from "./Base.sol";
 
 interface EtchVm {
@@ -67,7 +70,41 @@ contract VectorsTest is Base {
             vm.parseJsonBytes32(json, ".result.rewardsRoot"),
             vm.parseJsonUint(json, ".result.rewardTotal")
         );
-        assertEq(at.hashEpochResult(result), vm.parseJsonBytes32(json, ".result.digest"), "digest");
+        bytes32 digest = vm.parseJsonBytes32(json, ".result.digest");
+        assertEq(at.hashEpochResult(result), digest, "digest");
+        bytes32 objection = vm.parseJsonBytes32(json, ".result.objectionDigest");
+        assertEq(at.hashObjection(result.epoch, digest), objection, "objection");
+    }
+
+    function testVerdictDigest() public {
+        Slashing at = Slashing(_move(address(slashing)));
+        Slashing.Verdict memory verdict = Slashing.Verdict(
+            uint64(vm.parseJsonUint(json, ".verdict.epoch")),
+            vm.parseJsonAddress(json, ".verdict.participant"),
+            Slashing.Offence(vm.parseJsonUint(json, ".verdict.offence")),
+            vm.parseJsonBytes(json, ".verdict.evidenceCid")
+        );
+        assertEq(at.hashVerdict(verdict), vm.parseJsonBytes32(json, ".verdict.digest"), "digest");
+    }
+
+    function testDisputeVerdictDigests() public {
+        InferenceCoordinator at = InferenceCoordinator(_move(address(coordinator)));
+        uint256 promptId = vm.parseJsonUint(json, ".disputeVerdict.promptId");
+        bytes32 forUser = vm.parseJsonBytes32(json, ".disputeVerdict.forUserDigest");
+        bytes32 against = vm.parseJsonBytes32(json, ".disputeVerdict.againstUserDigest");
+        assertEq(at.hashDisputeVerdict(promptId, true), forUser, "for the user");
+        assertEq(at.hashDisputeVerdict(promptId, false), against, "against it");
+    }
+
+    function testAccessRequestDigest() public {
+        AccessVault at = AccessVault(_move(address(vault)));
+        AccessVault.AccessRequest memory request = AccessVault.AccessRequest(
+            vm.parseJsonString(json, ".accessRequest.modelId"),
+            vm.parseJsonAddress(json, ".accessRequest.account"),
+            vm.parseJsonUint(json, ".accessRequest.nonce"),
+            uint64(vm.parseJsonUint(json, ".accessRequest.expiry"))
+        );
+        assertEq(at.hashAccessRequest(request), vm.parseJsonBytes32(json, ".accessRequest.digest"), "digest");
     }
 
     function testValidatorSet() public {
@@ -83,7 +120,7 @@ contract VectorsTest is Base {
         address account = vm.parseJsonAddress(json, ".reward.account");
         uint256 cumulative = vm.parseJsonUint(json, ".reward.cumulative");
         vm.prank(address(epochs));
-        distributor.postEpoch(0, vm.parseJsonBytes32(json, ".reward.root"), SUBSIDY);
+        distributor.postEpoch(0, vm.parseJsonBytes32(json, ".reward.root"), SUBSIDY, uint64(block.number));
         distributor.claim(account, cumulative, vm.parseJsonBytes32Array(json, ".reward.proof"));
         assertEq(token.balanceOf(account), cumulative, "claimed");
     }

@@ -2,31 +2,39 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import trio
 from eth_hash.auto import keccak
 
-from contracts.codec import decode_result, encode_call
+from contracts.binding_base import ViewCall
+from contracts.bindings import epoch_manager, quern_token
+from node.chain.account_lock import exclusive_account
 from node.chain.accounts import LocalAccount
-from node.chain.addresses import Deployment
-from node.chain.bindings import contract_names, decode_parameters, encode_action, encode_epoch_result
+from node.chain.action_encoder import SignedAction, encode_action, encode_signed_action, signing_epoch
+from node.chain.addresses import Deployment, followed_contracts
+from node.chain.endpoints import ChainIdentity, HealthLimits, WrongChainError
+from node.chain.event_decoder import EventDecoder
+from node.chain.parameters import from_parameters
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
-from node.chain.sender import Sender
-from node.chain.watcher import Watcher
-from node.ports import ActionOutcome, Head, WallClock
-from node.protocol.actions import ChainAction, PostEpochResult
+from node.chain.sender import BUMP_SECONDS, GAS_RESERVE_WEI_DEFAULT, GWEI, MAX_FEE_GWEI_DEFAULT, Sender
+from node.chain.watcher import Finality, Watcher
+from node.ports import ActionOutcome, Head, StageChange, WallClock
+from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, Hash32, TokenAmount
 from node.protocol.records import EpochParameters
+from node.settings.locations import account_lock_dir
+from node.stage_changes import next_stage_change
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
 
 OUTAGE_POLL_SECONDS = 1.0
+Result = TypeVar("Result")
 
-
-class WrongChainError(Exception):
-    """The endpoint's chain is not the one of the settings or of the deployment file; nothing was sent to it."""
+__all__ = ["EvmChain", "WrongChainError", "check_chain", "open_chain", "read_contract"]
 
 
 class EvmChain:
@@ -41,10 +49,8 @@ class EvmChain:
         tables: ChainTables,
         watcher: Watcher,
         sender: Sender,
-        confirmations: int,
     ) -> None:
         self._rpc = rpc
-        self._confirmations = confirmations
         self._addresses = deployment.addresses
         self._account = account
         self._tables = tables
@@ -69,6 +75,11 @@ class EvmChain:
         return self._addresses.payment_channels
 
     @property
+    def low_balance(self) -> bool:
+        """Whether the account holds less of the gas coin than the reserve of the settings."""
+        return self._sender.low_balance
+
+    @property
     def head(self) -> Head:
         """The newest head seen."""
         return self._watcher.head
@@ -87,13 +98,22 @@ class EvmChain:
         """Yield the head now and after every change."""
         return self._watcher.heads()
 
+    async def stage_changes(self, consumer: str) -> AsyncIterator[StageChange]:
+        """Yield each change of stage on the confirmed chain once, in order; see `node.ports.Chain`."""
+        async for head in self.heads():
+            cursor = self._tables.stage_cursor(consumer)
+            while (change := next_stage_change(cursor, head.confirmed, self.parameters)) is not None:
+                yield change
+                cursor = change.first_block
+                self._tables.set_stage_cursor(consumer, cursor)
+
     async def block_hash(self, block: BlockNumber) -> Hash32:
         """Return the hash of `block` once it is confirmed."""
         await self._watcher.until_confirmed(block)
         while True:
             try:
-                found = await self._rpc.block(block)
-            except (RpcUnavailableError, RpcError):
+                found = await self._rpc.agreed_block(block)
+            except (RpcUnavailableError, RpcError, ValueError):
                 found = None  # an outage is waited out, as the watcher does; it also writes about it
             if found is not None:
                 return found.hash
@@ -103,9 +123,9 @@ class EvmChain:
         """Store the intent durably and begin to send it; the same key again has no effect."""
         if self._tables.outcome(key) is not None:
             return
-        if isinstance(action, PostEpochResult):
-            group = self._watcher.state.group_weights(action.summary.epoch)
-            calls = encode_epoch_result(action, group, self._addresses)
+        if isinstance(action, SignedAction):
+            group = self._watcher.state.group_weights(signing_epoch(action))
+            calls = encode_signed_action(action, group, self._addresses)
         else:
             calls = encode_action(action, self._addresses)
         self._tables.add_intent(key, [(call.recipient, call.calldata) for call in calls])
@@ -113,14 +133,11 @@ class EvmChain:
 
     async def outcome(self, key: str) -> ActionOutcome:
         """Wait until intent `key` is confirmed or has failed for good, and `state` shows its events."""
-        outcome = await self._sender.outcome(key)
-        await self._watcher.until_confirmed(self._sender.head - self._confirmations)
-        return outcome
+        return await self._sender.outcome(key)  # the sender confirms only what the watcher has confirmed
 
     async def token_balance(self, account: Address) -> TokenAmount:
         """Tokens of `account` at the newest block."""
-        (balance,) = await read_contract(self._rpc, self._addresses.token, "QuernToken", "balanceOf", [account])
-        return TokenAmount(int(str(balance)))
+        return TokenAmount(await read_contract(self._rpc, self._addresses.token, quern_token.balance_of(account)))
 
     async def gas_balance(self) -> int:
         """Wei of this account, which pay for its transactions."""
@@ -135,13 +152,10 @@ class EvmChain:
         return self._tables.gas_spent()
 
 
-async def read_contract(
-    rpc: JsonRpc, recipient: Address, contract: str, function: str, arguments: Sequence[object]
-) -> tuple[object, ...]:
-    """Call a view function at the newest block and decode what it returns."""
-    data = encode_call(contract, function, arguments)
-    result = await rpc.call("eth_call", {"to": recipient, "data": "0x" + data.hex()}, "latest")
-    return decode_result(contract, function, hex_bytes(result))
+async def read_contract(rpc: JsonRpc, recipient: Address, view: ViewCall[Result]) -> Result:
+    """Ask a contract at the newest block. Raises RpcError if it refuses, ValueError if its answer is malformed."""
+    result = await rpc.call("eth_call", {"to": recipient, "data": "0x" + view.calldata.hex()}, "latest")
+    return view.decode(hex_bytes(result))
 
 
 async def check_chain(rpc: JsonRpc, chain_id: int, deployment: Deployment) -> None:
@@ -180,38 +194,54 @@ async def open_chain(
     confirmations: int,
     poll_seconds: float,
     wall_clock: WallClock,
+    finality: Finality = "confirmations",
+    max_fee_wei: int = MAX_FEE_GWEI_DEFAULT * GWEI,
+    gas_reserve_wei: int = GAS_RESERVE_WEI_DEFAULT,
+    bump_seconds: float = BUMP_SECONDS,
+    health: HealthLimits | None = None,
+    lock_dir: Path | None = None,
 ) -> AsyncIterator[EvmChain]:
     """Connect, check, catch up with the chain, and follow it until the context is left.
 
-    Raises WrongChainError, or RpcUnavailableError if no endpoint answers at the start; later outages are waited out.
+    Raises WrongChainError, NoFinalityError, AccountInUseError, or RpcUnavailableError if no endpoint answers at the
+    start; later outages are waited out. While it is open, DeepReorganisationError may come out of it: then nothing
+    more may be done on what it said.
     """
-    async with httpx.AsyncClient() as client:
-        rpc = JsonRpc(rpc_urls, client)
-        await check_chain(rpc, chain_id, deployment)
-        (values,) = await read_contract(rpc, deployment.addresses.epoch_manager, "EpochManager", "parameters", [])
-        if not isinstance(values, tuple):
-            raise WrongChainError("EpochManager.parameters() does not return what this version knows")
-        tables = ChainTables(database)
-        watcher = Watcher(
-            rpc,
-            tables,
-            contract_names(deployment.addresses),
-            first_block=deployment.block,
-            confirmations=confirmations,
-            poll_seconds=poll_seconds,
-        )
-        sender = Sender(
-            rpc,
-            tables,
-            account,
-            chain_id=chain_id,
-            confirmations=confirmations,
-            poll_seconds=poll_seconds,
-            wall_clock=wall_clock,
-        )
-        await watcher.catch_up()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watcher.run)
-            nursery.start_soon(sender.run)
-            yield EvmChain(rpc, deployment, account, decode_parameters(values), tables, watcher, sender, confirmations)
-            nursery.cancel_scope.cancel()
+    locked = exclusive_account(lock_dir or account_lock_dir(), chain_id, deployment.genesis_hash, account.address)
+    with locked:
+        async with httpx.AsyncClient() as client:
+            identity = ChainIdentity(chain_id, deployment.genesis_hash)
+            rpc = JsonRpc(rpc_urls, client, identity=identity, limits=health)
+            await check_chain(rpc, chain_id, deployment)
+            addresses = deployment.addresses
+            parameters = from_parameters(await read_contract(rpc, addresses.epoch_manager, epoch_manager.parameters()))
+            tables = ChainTables(database)
+            watcher = Watcher(
+                rpc,
+                tables,
+                followed_contracts(addresses),
+                EventDecoder(chain_id, addresses.epoch_manager),
+                first_block=deployment.block,
+                confirmations=confirmations,
+                poll_seconds=poll_seconds,
+                finality=finality,
+            )
+            await watcher.check_finality()
+            sender = Sender(
+                rpc,
+                tables,
+                account,
+                chain_id=chain_id,
+                head=lambda: watcher.head,
+                poll_seconds=poll_seconds,
+                wall_clock=wall_clock,
+                max_fee_wei=max_fee_wei,
+                gas_reserve_wei=gas_reserve_wei,
+                bump_seconds=bump_seconds,
+            )
+            await watcher.catch_up()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watcher.run)
+                nursery.start_soon(sender.run)
+                yield EvmChain(rpc, deployment, account, parameters, tables, watcher, sender)
+                nursery.cancel_scope.cancel()

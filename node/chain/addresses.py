@@ -6,6 +6,19 @@ from pathlib import Path
 
 from eth_utils.address import is_checksum_address
 
+from contracts.bindings import (
+    access_vault,
+    address_book,
+    ecdsa_quorum_verifier,
+    epoch_manager,
+    inference_coordinator,
+    model_registry,
+    participant_registry,
+    payment_channels,
+    quern_token,
+    reward_distributor,
+    slashing,
+)
 from node.protocol.identifiers import Address, BlockNumber
 
 DEPLOYMENT_BYTES_MAX = 1024 * 1024
@@ -27,8 +40,41 @@ class ContractAddresses:
     reward_distributor: Address
     payment_channels: Address
     inference_coordinator: Address
+    slashing: Address
+    access_vault: Address
     quorum_verifier: Address
     address_book: Address
+
+
+def contract_names(addresses: ContractAddresses) -> dict[Address, str]:
+    """Return which contract is at each address."""
+    return {
+        addresses.token: quern_token.CONTRACT,
+        addresses.model_registry: model_registry.CONTRACT,
+        addresses.participant_registry: participant_registry.CONTRACT,
+        addresses.epoch_manager: epoch_manager.CONTRACT,
+        addresses.reward_distributor: reward_distributor.CONTRACT,
+        addresses.payment_channels: payment_channels.CONTRACT,
+        addresses.inference_coordinator: inference_coordinator.CONTRACT,
+        addresses.slashing: slashing.CONTRACT,
+        addresses.access_vault: access_vault.CONTRACT,
+        addresses.quorum_verifier: ecdsa_quorum_verifier.CONTRACT,
+        addresses.address_book: address_book.CONTRACT,
+    }
+
+
+def followed_contracts(addresses: ContractAddresses) -> dict[Address, str]:
+    """Return the contracts whose events a daemon follows, by address."""
+    followed = (
+        addresses.model_registry,
+        addresses.participant_registry,
+        addresses.epoch_manager,
+        addresses.reward_distributor,
+        addresses.payment_channels,
+        addresses.inference_coordinator,
+    )
+    names = contract_names(addresses)
+    return {address: names[address] for address in followed}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from eth_utils.address import to_checksum_address
 from contracts.codec import creation_code, describe_revert, encode_call
 from node.chain.accounts import LocalAccount
 from node.chain.addresses import ContractAddresses, Deployment
-from node.chain.bindings import encode_parameters
+from node.chain.parameters import to_parameters
 from node.chain.rpc import JsonRpc, RpcError, hex_bytes, quantity
 from node.protocol.identifiers import Address, BlockNumber, TokenAmount
 from node.protocol.records import EpochParameters
@@ -30,6 +30,16 @@ class DeploymentFailedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Penalty:
+    """What an offence costs."""
+
+    per_mille: int
+    """Thousandths of the collateral, burned."""
+    barred_seconds: int
+    """How long the offender cannot commit proofs."""
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkPlan:
     """What a network begins with. Amounts are in units of 10^-18 of the token."""
 
@@ -43,7 +53,18 @@ class NetworkPlan:
     unbonding_seconds: int
     unlock_seconds: int
     """Between a payer's announcement that it empties a channel and the emptying."""
-    prompt_deadline_blocks: int
+    min_collateral: TokenAmount
+    """What committing proofs needs; governance may change it."""
+    vesting_seconds: int
+    """Over which claimed rewards are released; 0 pays them at once."""
+    answer_blocks: int
+    """Blocks for the answer to a prompt on chain, ..."""
+    dispute_blocks: int
+    """... for its user to dispute it, ..."""
+    verdict_blocks: int
+    """... and for the group to judge a dispute."""
+    fraud_penalty: Penalty
+    downtime_penalty: Penalty
 
 
 async def deploy_network(
@@ -59,17 +80,21 @@ async def deploy_network(
     token = await deployer.contract("token", "QuernToken", [plan.token_cap, plan.token_supply, plan.treasury])
     models = await deployer.contract("model_registry", "ModelRegistry", [account.address])
     participants = await deployer.contract(
-        "participant_registry", "ParticipantRegistry", [models, token, plan.unbonding_seconds]
+        "participant_registry",
+        "ParticipantRegistry",
+        [models, token, plan.unbonding_seconds, plan.min_collateral, account.address],
     )
     distributor = await deployer.contract(
-        "reward_distributor", "RewardDistributor", [token, parameters.initial_subsidy, parameters.halving_epochs]
+        "reward_distributor",
+        "RewardDistributor",
+        [token, parameters.initial_subsidy, parameters.halving_epochs, plan.vesting_seconds],
     )
     verifier = await deployer.contract("quorum_verifier", "EcdsaQuorumVerifier", [])
     epochs = await deployer.contract(
         "epoch_manager",
         "EpochManager",
         [
-            encode_parameters(parameters),
+            to_parameters(parameters).to_abi(),
             pack_validator_set(plan.genesis_group),
             participants,
             distributor,
@@ -78,14 +103,23 @@ async def deploy_network(
     )
     channels = await deployer.contract("payment_channels", "PaymentChannels", [token, plan.unlock_seconds])
     coordinator = await deployer.contract(
-        "inference_coordinator", "InferenceCoordinator", [token, models, epochs, plan.prompt_deadline_blocks]
+        "inference_coordinator",
+        "InferenceCoordinator",
+        [token, models, epochs, (plan.answer_blocks, plan.dispute_blocks, plan.verdict_blocks)],
     )
+    slashing = await deployer.contract(
+        "slashing",
+        "Slashing",
+        [epochs, participants, _penalty(plan.fraud_penalty), _penalty(plan.downtime_penalty), account.address],
+    )
+    vault = await deployer.contract("access_vault", "AccessVault", [models])
     await deployer.call("set_minter", token, encode_call("QuernToken", "setMinter", [distributor]))
     await deployer.call("set_epoch_manager", distributor, encode_call("RewardDistributor", "setEpochManager", [epochs]))
+    await deployer.call("set_slasher", participants, encode_call("ParticipantRegistry", "setSlasher", [slashing]))
     book = await deployer.contract(
         "address_book",
         "AddressBook",
-        [(token, models, participants, epochs, distributor, channels, coordinator)],
+        [(token, models, participants, epochs, distributor, channels, coordinator, slashing, vault)],
     )
     addresses = ContractAddresses(
         token=token,
@@ -95,6 +129,8 @@ async def deploy_network(
         reward_distributor=distributor,
         payment_channels=channels,
         inference_coordinator=coordinator,
+        slashing=slashing,
+        access_vault=vault,
         quorum_verifier=verifier,
         address_book=book,
     )
@@ -102,6 +138,10 @@ async def deploy_network(
     deployment.write(output)
     deployer.finish()
     return deployment
+
+
+def _penalty(penalty: Penalty) -> tuple[int, int]:
+    return penalty.per_mille, penalty.barred_seconds
 
 
 async def _describe(rpc: JsonRpc, addresses: ContractAddresses, first_block: BlockNumber) -> Deployment:

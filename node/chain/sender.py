@@ -2,17 +2,21 @@
 
 An intent is stored before anything is signed; a nonce and the signed bytes are stored before anything is sent. So a
 crash at any point leads to the same bytes being sent again, never to a second transaction for the same purpose. A
-transaction counts once its receipt lies `confirmations` blocks deep; until then it is sent again after a
-reorganisation, and replaced at a higher fee (same nonce) when it does not get in.
+transaction counts once its block is confirmed and most endpoints agree on its receipt; until then it is sent again
+after a reorganisation, and replaced at a higher fee (same nonce) when it does not get in. It is signed with another
+nonce only if a confirmed block holds another transaction of this account with its nonce.
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import structlog
 import trio
 
 from contracts.codec import describe_revert
 from node.chain.accounts import LocalAccount
-from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
-from node.ports import ActionOutcome, ActionStatus, WallClock
+from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hash32, quantity
+from node.ports import ActionOutcome, ActionStatus, Head, WallClock
 from node.protocol.identifiers import Hash32
 from node.store.chain_tables import Attempt, ChainTables, StoredTransaction
 
@@ -20,20 +24,32 @@ log = structlog.get_logger(__name__)
 
 IN_FLIGHT_MAX = 16
 """Transactions signed and unconfirmed at once: endpoints drop an account's long queues."""
-BUMP_SECONDS = 30
+BUMP_SECONDS = 30.0
 """A transaction that is not mined for so long is replaced at a higher fee."""
-BUMP_PER_MILLE = 1250
-"""Nodes refuse replacements below 1.1 times the fees; 1.25 leaves room."""
+BUMP_PER_MILLE = 1125
+"""Nodes refuse replacements below 1.1 times both fees; a little more leaves room for their rounding."""
 GAS_MARGIN_PER_MILLE = 1250
 """What a call needs may grow between the estimate and its block; unused gas costs nothing."""
+GAS_LIMIT_MAX = 2**24
+"""No transaction may ask for more (EIP-7825)."""
 PRIORITY_FEE_DEFAULT_WEI = 1_000_000_000
-MAX_FEE_CEILING_WEI = 10_000 * 10**9
-"""No transaction of this program is worth more per gas: a lying endpoint must not empty the account by fees."""
+GWEI = 10**9
+MAX_FEE_GWEI_DEFAULT = 500
+GAS_RESERVE_WEI_DEFAULT = 5 * 10**16
+BALANCE_SECONDS = 30.0
+SCAN_BLOCKS_MAX = 64
+"""Blocks with all transactions read in one step, when it must be found out who used a nonce."""
+SCAN_AGAIN_SECONDS = 60.0
+"""After all blocks were read in vain: an endpoint may have lied, but another look at once would read the same."""
 OUTAGE_SECONDS_MAX = 10.0
 
 
 class Sender:
-    """Sends what `ChainTables` holds. `run` does the work; `wake` tells it that there is some."""
+    """Sends what `ChainTables` holds. `run` does the work; `wake` tells it that there is some.
+
+    `head` is the watcher's: only what lies at or below its confirmed block is taken as final. `max_fee_wei` bounds what
+    a transaction may pay per gas, whatever an endpoint says of fees. Below `gas_reserve_wei` the operator is warned.
+    """
 
     def __init__(
         self,
@@ -42,21 +58,33 @@ class Sender:
         account: LocalAccount,
         *,
         chain_id: int,
-        confirmations: int,
+        head: Callable[[], Head],
         poll_seconds: float,
         wall_clock: WallClock,
+        max_fee_wei: int = MAX_FEE_GWEI_DEFAULT * GWEI,
+        gas_reserve_wei: int = GAS_RESERVE_WEI_DEFAULT,
+        bump_seconds: float = BUMP_SECONDS,
     ) -> None:
         self._rpc = rpc
         self._tables = tables
         self._account = account
         self._chain_id = chain_id
-        self._confirmations = confirmations
+        self._head = head
         self._poll_seconds = poll_seconds
         self._wall_clock = wall_clock
+        self._max_fee_wei = max_fee_wei
+        self._gas_reserve_wei = gas_reserve_wei
+        self._bump_seconds = bump_seconds
         self._work = trio.Event()
         self._changed = trio.Event()
-        self.head = 0
-        """Newest block at the last look: whatever was confirmed lies at least `confirmations` below it."""
+        self._balance_due = 0.0
+        self.low_balance = False
+        """Whether the account held less than the reserve at the last look."""
+        # Notes on transactions in flight or about to be: as bounded as those, and lost without harm.
+        self._scanned_through: dict[int, int] = {}
+        self._scan_again_at: dict[int, float] = {}
+        self._reverting_since: dict[str, int] = {}
+        self._complained: dict[str, str] = {}
 
     def wake(self) -> None:
         """An intent was added: begin now rather than at the next poll."""
@@ -65,14 +93,19 @@ class Sender:
     async def run(self) -> None:
         """Send and confirm for ever; outages are waited out."""
         pause = self._poll_seconds
+        down = False
         while True:
             self._work = trio.Event()
             try:
                 await self.step()
-                pause = self._poll_seconds
             except (RpcUnavailableError, RpcError, ValueError) as error:
-                log.warning("transactions wait for the chain", reason=str(error))
-                pause = min(2 * pause, OUTAGE_SECONDS_MAX)
+                if not down:
+                    log.warning("transactions wait for the chain; nothing is lost", reason=str(error))
+                down, pause = True, min(2 * pause, OUTAGE_SECONDS_MAX)
+            else:
+                if down:
+                    log.info("transactions can be sent again")
+                down, pause = False, self._poll_seconds
             with trio.move_on_after(pause):
                 await self._work.wait()
 
@@ -89,79 +122,210 @@ class Sender:
 
     async def step(self) -> None:
         """Look once at everything in flight, then sign and send what may go."""
-        head = self.head = await self._rpc.block_number()
+        await self._watch_balance()
         in_flight = self._tables.in_flight()
+        attempts = {t.nonce: self._tables.attempts(t.nonce) for t in in_flight if t.nonce is not None}
+        mined = await self._mined_in([attempt for several in attempts.values() for attempt in several])
+        settled_count: int | None = None
         lowest = True
         for transaction in in_flight:
-            mined = await self._follow(transaction, head, lowest=lowest)
-            lowest = lowest and mined
-        room = IN_FLIGHT_MAX - len(in_flight)
-        for transaction in self._tables.startable(max(room, 0)):
+            if transaction.nonce is None:
+                raise ValueError(f"transaction of {transaction.intent_key} is in flight without a nonce")
+            known = attempts[transaction.nonce]
+            if await self._is_in_a_block(transaction, known, mined):
+                continue
+            if settled_count is None:
+                settled_count = await self._settled_count()
+            if settled_count > transaction.nonce:
+                await self._find_who_used(transaction, known)
+            else:
+                await self._press(transaction, known[0], lowest=lowest)
+            lowest = False
+        room = max(IN_FLIGHT_MAX - len(in_flight), 0)
+        for transaction in self._tables.startable(room):
             await self._start(transaction)
 
-    async def _follow(self, transaction: StoredTransaction, head: int, *, lowest: bool) -> bool:
-        """Bring one sent transaction forward; return whether it is in a block."""
-        nonce = transaction.nonce
-        if nonce is None:
-            raise ValueError(f"transaction of {transaction.intent_key} is in flight without a nonce")
-        attempts = self._tables.attempts(nonce)
+    async def _mined_in(self, attempts: Sequence[Attempt]) -> dict[Hash32, int]:
+        """Return the blocks in which attempts are, as the best endpoint has it. Asked side by side."""
+        found: dict[Hash32, int] = {}
+        failures: list[Exception] = []
+
+        async def look(attempt: Attempt) -> None:
+            try:
+                receipt = await self._rpc.call("eth_getTransactionReceipt", "0x" + attempt.hash.hex())
+                if receipt is not None:
+                    found[attempt.hash] = quantity(receipt["blockNumber"])
+            except (RpcUnavailableError, RpcError, ValueError, KeyError, TypeError) as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for attempt in attempts:
+                nursery.start_soon(look, attempt)
+        if failures:
+            raise RpcUnavailableError(f"receipts cannot be read: {failures[0]}")
+        return found
+
+    async def _is_in_a_block(
+        self, transaction: StoredTransaction, attempts: Sequence[Attempt], mined: dict[Hash32, int]
+    ) -> bool:
+        """Note whether one attempt is in a block, and settle the transaction if that block is confirmed."""
         for attempt in attempts:
-            receipt = await self._rpc.call("eth_getTransactionReceipt", "0x" + attempt.hash.hex())
-            if receipt is None:
+            block = mined.get(attempt.hash)
+            if block is None:
                 continue
-            if head - quantity(receipt["blockNumber"]) >= self._confirmations:
-                await self._confirm(transaction, attempt, receipt)
-            else:
+            if block > self._head().confirmed:
                 self._tables.set_mined(transaction, mined=True)
-            return True
+                return True
+            if await self._confirm(transaction, attempt):
+                return True
         self._tables.set_mined(transaction, mined=False)
-        settled = max(head - self._confirmations, 0)
-        if await self._transaction_count(hex(settled)) > nonce:
-            log.warning("another program used this account's nonce; signing again with a later one", nonce=nonce)
-            self._tables.release_nonce(transaction)
-            return False
-        newest = attempts[0]
-        if lowest and self._wall_clock() - newest.sent_at >= BUMP_SECONDS:
-            newest = await self._bump(transaction, newest)
-        await self._broadcast(newest)
         return False
 
-    async def _confirm(self, transaction: StoredTransaction, attempt: Attempt, receipt: dict[str, object]) -> None:
+    async def _confirm(self, transaction: StoredTransaction, attempt: Attempt) -> bool:
+        """Settle a transaction if most endpoints have its receipt, in a confirmed block that holds it."""
+        receipt = await self._rpc.call_agreed(
+            "eth_getTransactionReceipt", "0x" + attempt.hash.hex(), key=_what_a_receipt_says
+        )
+        if receipt is None:
+            return False
+        number, block_hash, succeeded, gas_used = _what_a_receipt_says(receipt)
+        if number > self._head().confirmed:
+            return False
+        block = await self._rpc.agreed_block(number)
+        if block is None or block.hash != block_hash or attempt.hash not in block.transactions:
+            log.warning("a receipt names a block that is not on the chain; it is not believed", nonce=attempt.nonce)
+            return False
         failure = None
-        if quantity(receipt["status"]) != 1:
-            failure = await self._why_it_failed(transaction, str(receipt["blockNumber"]))
+        if not succeeded:
+            failure = await self._why_it_failed(transaction, hex(number))
             log.warning("a transaction was reverted", intent=transaction.intent_key, reason=failure)
-        self._tables.set_confirmed(transaction, attempt.hash, quantity(receipt["gasUsed"]), failure)
+        self._tables.set_confirmed(transaction, attempt.hash, gas_used, failure)
+        self._forget(transaction)
         self._notify()
+        return True
+
+    async def _find_who_used(self, transaction: StoredTransaction, attempts: Sequence[Attempt]) -> None:
+        """A confirmed block has this nonce: read on until that transaction is found. Only a proof changes anything."""
+        nonce, confirmed = attempts[0].nonce, self._head().confirmed
+        if trio.current_time() < self._scan_again_at.get(nonce, 0.0):
+            return
+        first = self._scanned_through.get(nonce, transaction.unused_through) + 1
+        for number in range(first, min(first + SCAN_BLOCKS_MAX, confirmed + 1)):
+            user = await self._who_used(nonce, number)
+            if user is None:
+                self._scanned_through[nonce] = number
+                continue
+            ours = next((attempt for attempt in attempts if attempt.hash == user), None)
+            if ours is not None:
+                await self._confirm(transaction, ours)
+                return
+            log.error(
+                "another program sent a transaction from this account: use an account for one daemon alone, and move "
+                "its key if nobody of yours did this. What was to be sent is signed anew and not lost",
+                nonce=nonce,
+                transaction="0x" + user.hex(),
+                intent=transaction.intent_key,
+            )
+            self._tables.release_nonce(transaction)
+            self._forget(transaction)
+            return
+        if self._scanned_through.get(nonce, 0) >= confirmed:
+            log.warning(
+                "a nonce is used, but its transaction is in no block read: an endpoint may be broken; looking again",
+                nonce=nonce,
+                intent=transaction.intent_key,
+            )
+            self._scanned_through.pop(nonce, None)
+            self._scan_again_at[nonce] = trio.current_time() + SCAN_AGAIN_SECONDS
+
+    async def _who_used(self, nonce: int, number: int) -> Hash32 | None:
+        """Return the transaction of this account with `nonce` in block `number`, if it is there."""
+        account = self._account.address.lower()
+
+        def ours(block: Any) -> list[Hash32]:
+            return [
+                hash32(entry["hash"])
+                for entry in block["transactions"]
+                if entry["from"].lower() == account and quantity(entry["nonce"]) == nonce
+            ]
+
+        block = await self._rpc.call_agreed(
+            "eth_getBlockByNumber", hex(number), True, key=lambda block: (block["hash"], ours(block))
+        )
+        if block is None:
+            raise RpcUnavailableError(f"the endpoints do not have block {number}, which is confirmed")
+        found = ours(block)
+        return found[0] if found else None
+
+    async def _press(self, transaction: StoredTransaction, newest: Attempt, *, lowest: bool) -> None:
+        """Send again what is in no block; the lowest nonce, on which all others wait, at a higher fee in time."""
+        if lowest and self._wall_clock() - newest.sent_at >= self._bump_seconds:
+            newest = await self._bump(transaction, newest)
+        await self._broadcast(newest)
 
     async def _start(self, transaction: StoredTransaction) -> None:
-        try:
-            gas = quantity(await self._rpc.call("eth_estimateGas", self._call_fields(transaction)))
-        except RpcError as error:
-            reason = describe_revert(hex_bytes(error.data or "0x"), error.message)
-            log.warning("an intent would be reverted and is not sent", intent=transaction.intent_key, reason=reason)
-            self._tables.fail(transaction.intent_key, reason)
-            self._notify()
+        gas = await self._gas_of(transaction)
+        if gas is None:
             return
-        nonce = self._tables.next_nonce(await self._transaction_count("latest"))
+        settled = self._head().confirmed
+        settled_count = await self._settled_count()
+        newest_count = await self._rpc.transaction_count(self._account.address)
+        nonce = self._tables.next_nonce(max(settled_count, newest_count))
         max_fee, priority_fee = await self._fees()
-        attempt = self._sign(transaction, nonce, gas * GAS_MARGIN_PER_MILLE // 1000, max_fee, priority_fee)
-        self._tables.sign_first(transaction, attempt)
+        attempt = self._sign(transaction, nonce, gas, max_fee, priority_fee)
+        self._tables.sign_first(transaction, attempt, settled)
         log.info("sending a transaction", intent=transaction.intent_key, nonce=nonce)
         await self._broadcast(attempt)
 
+    async def _gas_of(self, transaction: StoredTransaction) -> int | None:
+        """Return the limit of gas for a transaction, or None if it cannot be sent now, or ever.
+
+        An intent fails for good only if the EVM itself refuses it, at every endpoint, and still does so once the block
+        in which it first did is confirmed: a reorganisation takes away what an intent rests on, and brings it back.
+        """
+        key = transaction.intent_key
+        try:
+            gas = quantity(await self._rpc.call("eth_estimateGas", self._call_fields(transaction)))
+        except RpcError as first:
+            try:
+                if not first.is_revert:
+                    raise
+                gas = quantity(await self._rpc.call_any("eth_estimateGas", self._call_fields(transaction)))
+            except RpcError as error:
+                reason = describe_revert(error.revert_data, error.message)
+                if not error.is_revert:
+                    self._complain(key, "an intent cannot be prepared yet; it is kept and tried again", reason)
+                    return None
+                since = self._reverting_since.get(key)
+                if since is None:
+                    since = self._reverting_since[key] = await self._rpc.head()
+                if self._head().confirmed >= since:
+                    log.warning("an intent would be reverted and is not sent", intent=key, reason=reason)
+                    self._tables.fail(key, reason)
+                    self._forget(transaction)
+                    self._notify()
+                return None
+        self._reverting_since.pop(key, None)
+        self._complained.pop(key, None)
+        return min(gas * GAS_MARGIN_PER_MILLE // 1000, GAS_LIMIT_MAX)
+
     async def _bump(self, transaction: StoredTransaction, attempt: Attempt) -> Attempt:
-        fees = await self._fees()
-        raised = (attempt.max_fee * BUMP_PER_MILLE // 1000, attempt.priority_fee * BUMP_PER_MILLE // 1000)
-        max_fee, priority_fee = (max(now, then) for now, then in zip(fees, raised, strict=True))
-        if max_fee > MAX_FEE_CEILING_WEI:
-            log.error("fees are beyond all reason; not raising further", max_fee=max_fee)
+        if attempt.max_fee >= self._max_fee_wei:
+            self._complain(
+                transaction.intent_key,
+                "fees are above max_fee_gwei of [chain]: transactions wait until they fall, or until you raise it; "
+                "deadlines of the epoch do not wait",
+                f"max_fee={attempt.max_fee}",
+            )
             return attempt
+        now_max, now_priority = await self._fees()
+        max_fee = min(max(now_max, _raised(attempt.max_fee)), self._max_fee_wei)
+        priority_fee = min(max(now_priority, _raised(attempt.priority_fee)), max_fee)
         try:
             gas = quantity(await self._rpc.call("eth_estimateGas", self._call_fields(transaction)))
         except RpcError:
-            return attempt  # it would fail now; the first form stays, it may yet be mined
-        gas_limit = gas * GAS_MARGIN_PER_MILLE // 1000
+            gas = 0  # it would fail now; it is replaced all the same, because later nonces wait behind it
+        gas_limit = max(attempt.gas, min(gas * GAS_MARGIN_PER_MILLE // 1000, GAS_LIMIT_MAX))
         replacement = self._sign(transaction, attempt.nonce, gas_limit, max_fee, priority_fee)
         self._tables.sign_again(replacement)
         log.info("replacing a slow transaction", intent=transaction.intent_key, nonce=attempt.nonce, max_fee=max_fee)
@@ -169,11 +333,32 @@ class Sender:
 
     async def _broadcast(self, attempt: Attempt) -> None:
         try:
-            await self._rpc.call_once("eth_sendRawTransaction", "0x" + attempt.raw.hex())
+            await self._rpc.broadcast(attempt.raw)
         except RpcError as error:
             # "already known" and the like are what sending twice is for; anything else shows at the next step too.
-            level = log.warning if "insufficient funds" in error.message.lower() else log.debug
-            level("the endpoint did not take a transaction", nonce=attempt.nonce, reason=error.message)
+            if "insufficient funds" in error.message.lower():
+                reason = f"{error.message}: give {self._account.address} more of the chain's gas coin"
+                self._complain(f"nonce {attempt.nonce}", "a transaction waits for gas money", reason)
+            else:
+                log.debug("the endpoints did not take a transaction", nonce=attempt.nonce, reason=error.message)
+
+    async def _watch_balance(self) -> None:
+        if trio.current_time() < self._balance_due:
+            return
+        balance = quantity(await self._rpc.call("eth_getBalance", self._account.address, "latest"))
+        self._balance_due = trio.current_time() + min(BALANCE_SECONDS, 10 * self._poll_seconds)
+        low = balance < self._gas_reserve_wei
+        if low and not self.low_balance:
+            log.error(
+                "the account has little left to pay gas with: once it is empty, commits and claims stop and rewards "
+                "are lost. Send it some of the chain's coin",
+                account=self._account.address,
+                wei=balance,
+                reserve_wei=self._gas_reserve_wei,
+            )
+        elif self.low_balance and not low:
+            log.info("the account can pay gas again", account=self._account.address, wei=balance)
+        self.low_balance = low
 
     async def _fees(self) -> tuple[int, int]:
         block = await self._rpc.block("latest")
@@ -182,17 +367,19 @@ class Sender:
             priority_fee = quantity(await self._rpc.call("eth_maxPriorityFeePerGas"))
         except RpcError:
             priority_fee = PRIORITY_FEE_DEFAULT_WEI
-        max_fee = min(2 * base_fee + priority_fee, MAX_FEE_CEILING_WEI)
+        max_fee = min(2 * base_fee + priority_fee, self._max_fee_wei)
         return max_fee, min(priority_fee, max_fee)
 
-    async def _transaction_count(self, block: str) -> int:
-        return quantity(await self._rpc.call("eth_getTransactionCount", self._account.address, block))
+    async def _settled_count(self) -> int:
+        """Return how many nonces of this account are used in confirmed blocks."""
+        settled = hex(max(self._head().confirmed, 0))
+        return quantity(await self._rpc.call_agreed("eth_getTransactionCount", self._account.address, settled))
 
     async def _why_it_failed(self, transaction: StoredTransaction, block: str) -> str:
         try:
             await self._rpc.call("eth_call", self._call_fields(transaction), block)
         except RpcError as error:
-            return describe_revert(hex_bytes(error.data or "0x"), error.message)
+            return describe_revert(error.revert_data, error.message)
         return "reverted, though the same call succeeds at the end of its block: another transaction came first"
 
     def _call_fields(self, transaction: StoredTransaction) -> dict[str, str]:
@@ -216,8 +403,36 @@ class Sender:
                 "maxPriorityFeePerGas": priority_fee,
             }
         )
-        return Attempt(Hash32(transaction_hash), nonce, raw, max_fee, priority_fee, self._wall_clock())
+        return Attempt(Hash32(transaction_hash), nonce, raw, max_fee, priority_fee, self._wall_clock(), gas)
+
+    def _complain(self, about: str, what: str, reason: str) -> None:
+        """Warn once as long as the reason is the same."""
+        if self._complained.get(about) != reason:
+            self._complained[about] = reason
+            log.warning(what, about=about, reason=reason)
+
+    def _forget(self, transaction: StoredTransaction) -> None:
+        for notes in (self._scanned_through, self._scan_again_at):
+            if transaction.nonce is not None:
+                notes.pop(transaction.nonce, None)
+        self._reverting_since.pop(transaction.intent_key, None)
+        self._complained.pop(transaction.intent_key, None)
+        self._complained.pop(f"nonce {transaction.nonce}", None)
 
     def _notify(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+def _raised(fee: int) -> int:
+    return -(-fee * BUMP_PER_MILLE // 1000) + 1
+
+
+def _what_a_receipt_says(receipt: Any) -> tuple[int, Hash32, bool, int]:
+    """Return block number, block hash, whether it succeeded, and gas used."""
+    return (
+        quantity(receipt["blockNumber"]),
+        hash32(receipt["blockHash"]),
+        quantity(receipt["status"]) == 1,
+        quantity(receipt["gasUsed"]),
+    )

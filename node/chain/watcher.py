@@ -2,18 +2,20 @@
 
 Detail: a new block is taken in only if its parent is the block before it; otherwise the newest blocks are forgotten
 one by one until it is. Near the head logs are asked by block hash, so that a reorganisation between two questions
-cannot mix two chains. Deep history is read in ranges. Cursor and events change in one database transaction. What
-services see (`state`) lies `confirmations` blocks behind the head and is never rolled back.
+cannot mix two chains. Deep history is read in ranges, the next while one is stored. Cursor and events change in one
+database transaction. What services see (`state`) is confirmed: it is never rolled back, and a chain that contradicts
+it stops the daemon.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import structlog
 import trio
 
-from node.chain.bindings import decode_event
 from node.chain.event_codec import event_from_bytes, event_to_bytes
+from node.chain.event_decoder import EventDecoder
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hash32, hex_bytes, quantity
 from node.ports import Head
 from node.protocol.chain_state import ChainState
@@ -23,10 +25,43 @@ from node.store.chain_tables import ChainTables
 
 log = structlog.get_logger(__name__)
 
-RANGE_BLOCKS_MAX = 2_000
-"""Blocks per question in deep history; halved whenever an endpoint refuses."""
+Finality = Literal["confirmations", "finalized"]
+
+RANGE_BLOCKS_FIRST = 2_000
+RANGE_BLOCKS_MAX = 10_000
+"""Blocks per question in deep history; larger ranges are refused by most public endpoints."""
+RANGE_BLOCKS_WORTH = 16
+"""For fewer blocks than these the way by block hashes costs little and checks more."""
+RANGES_AHEAD_MAX = 2
+"""Ranges read and not yet stored: more would only fill memory."""
+CALM_RANGES = 8
+"""After a refusal, so many ranges must succeed before a larger one is tried."""
+MOVED_TRIES_MAX = 20
+MOVED_SECONDS = 0.05
+"""Pause when the chain moved between two questions."""
 OUTAGE_SECONDS_MAX = 10.0
 """Longest pause between tries while no endpoint answers."""
+
+
+class DeepReorganisationError(Exception):
+    """The chain replaced a block that was confirmed: what was done on its word cannot be taken back."""
+
+
+class NoFinalityError(Exception):
+    """The chain knows no finalized block, which the settings ask for."""
+
+
+class _BehindError(Exception):
+    """The endpoints are behind what was seen already: there is nothing to take in."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Logs of a stretch of confirmed blocks, with the hash of the last block."""
+
+    last: BlockNumber
+    hash: Hash32
+    logs: Sequence[Mapping[str, Any]]
 
 
 class Watcher:
@@ -37,27 +72,36 @@ class Watcher:
         rpc: JsonRpc,
         tables: ChainTables,
         contracts: Mapping[Address, str],
+        decoder: EventDecoder,
         *,
         first_block: BlockNumber,
         confirmations: int,
         poll_seconds: float,
+        finality: Finality = "confirmations",
     ) -> None:
         self._rpc = rpc
         self._tables = tables
         self._contracts = {address.lower(): name for address, name in contracts.items()}
+        self._decoder = decoder
         self._first_block = first_block
         self._confirmations = confirmations
+        self._finality = finality
         self._poll_seconds = poll_seconds
-        self._range_blocks = RANGE_BLOCKS_MAX
+        self._range_blocks = RANGE_BLOCKS_FIRST
+        self._calm_ranges = CALM_RANGES
         self._changed = trio.Event()
         self.state = ChainState()
         self._applied = BlockNumber(first_block - 1)
-        tip = tables.tip()
-        self.head = self._head_at(BlockNumber(first_block - 1) if tip is None else tip[0])
+        tip, confirmed = tables.tip(), tables.confirmed()
+        before = BlockNumber(first_block - 1)
+        self.head = Head(before if tip is None else tip[0], before if confirmed is None else max(before, confirmed))
         self._apply_confirmed()
 
     async def run(self) -> None:
-        """Follow the chain for ever. An outage is waited out and logged once when it begins and once when it ends."""
+        """Follow the chain for ever. An outage is waited out and logged once when it begins and once when it ends.
+
+        Raises DeepReorganisationError, or WrongChainError if no endpoint is left of this chain.
+        """
         pause = self._poll_seconds
         down = False
         while True:
@@ -75,18 +119,47 @@ class Watcher:
 
     async def catch_up(self) -> None:
         """Take in everything up to the present head."""
-        while True:
-            newest = await self._rpc.block_number()
-            tip = await self._canonical_tip()
-            following = BlockNumber(self._first_block if tip is None else tip[0] + 1)
-            if following > newest:
+        for _ in range(MOVED_TRIES_MAX):
+            try:
+                if await self._catch_up_until_moved():
+                    return
+            except _BehindError:
                 return
-            if newest - following > self._confirmations + self._range_blocks:
-                taken = await self._take_range(following, BlockNumber(newest - self._confirmations - 1))
-            else:
-                taken = await self._take_block(following, None if tip is None else tip[1])
-            if taken is not None:
-                self._advance(taken)
+            await trio.sleep(MOVED_SECONDS)
+
+    async def check_finality(self) -> None:
+        """Raise NoFinalityError if the settings ask for finalized blocks and the chain has none."""
+        if self._finality == "finalized" and await self._rpc.finalized() is None:
+            raise NoFinalityError(
+                'the settings say finality = "finalized", but the endpoint names no finalized block: use an endpoint '
+                'that does, or set finality = "confirmations" in [chain] with enough confirmations for this chain'
+            )
+
+    async def _catch_up_until_moved(self) -> bool:
+        """Take in blocks; return False as soon as the chain moved between two questions."""
+        while True:
+            newest = await self._rpc.head()
+            final = await self._final(newest)
+            tip = await self._canonical_tip(newest)
+            following = BlockNumber(self._first_block if tip is None else tip[0] + 1)
+            if tip is not None and self._confirmed_at(tip[0], final) > self.head.confirmed:
+                self._tables.confirm(self._confirmed_at(tip[0], final))
+                self._advance(tip[0], final)
+            if following > newest:
+                return True
+            if final - following >= RANGE_BLOCKS_WORTH:
+                await self._take_ranges(following, final)
+            elif not await self._take_block(following, None if tip is None else tip[1], final):
+                return False
+
+    async def _final(self, newest: BlockNumber) -> BlockNumber:
+        """Return the newest block that may be acted on, by the rule of the settings."""
+        if self._finality == "confirmations":
+            return BlockNumber(newest - self._confirmations)
+        final = await self._rpc.finalized()
+        if final is None:
+            raise RpcUnavailableError("no chain endpoint names a finalized block")
+        return min(final, newest)
 
     async def heads(self) -> AsyncIterator[Head]:
         """Yield the head now and after every change; a slow reader skips to the newest."""
@@ -113,52 +186,129 @@ class Watcher:
             state.apply(event_from_bytes(record))
         return state
 
-    async def _canonical_tip(self) -> tuple[BlockNumber, Hash32] | None:
-        """Return the newest block taken in that is still on the chain, forgetting those that are not."""
+    async def _canonical_tip(self, newest: BlockNumber) -> tuple[BlockNumber, Hash32] | None:
+        """Return the newest block taken in that is still on the chain, forgetting those that are not.
+
+        That endpoints have fewer blocks than were seen says nothing: only another hash at a number they have does.
+        """
         while (tip := self._tables.tip()) is not None:
-            block = await self._rpc.block(tip[0])
-            if block is not None and block.hash == tip[1]:
+            number, known = tip
+            compared = min(number, newest)
+            if compared < number:
+                remembered = self._tables.hash_at(compared)
+                if remembered is None:
+                    raise _BehindError
+                known = remembered
+            block = await self._rpc.agreed_block(compared)
+            if block is None:
+                raise _BehindError
+            if block.hash == known:
+                if compared < number:
+                    raise _BehindError
                 return tip
-            if tip[0] <= self.head.confirmed:
-                log.error(
-                    "a reorganisation reached below the confirmed blocks: raise chain.confirmations for this chain",
-                    block=tip[0],
-                )
-            log.info("a block left the chain", block=tip[0])
-            self._tables.roll_back(tip[0])
+            if compared <= self.head.confirmed:
+                self._stop_for_deep_reorganisation(compared)
+            log.info("a block left the chain", block=number)
+            self._tables.roll_back(number)
             below = self._tables.tip()
-            self.head = self._head_at(BlockNumber(self._first_block - 1) if below is None else below[0])
+            self.head = Head(BlockNumber(self._first_block - 1) if below is None else below[0], self.head.confirmed)
         return None
 
-    async def _take_block(self, number: BlockNumber, parent: Hash32 | None) -> BlockNumber | None:
-        block = await self._rpc.block(number)
-        if block is None or (parent is not None and block.parent_hash != parent):
-            return None  # the chain moved between two questions: ask again
-        try:
-            logs = await self._logs({"blockHash": "0x" + block.hash.hex()})
-        except RpcError:
-            return None  # the block was reorganised away before its logs were read
-        self._tables.add_blocks(number, block.hash, self._records(logs))
-        return number
+    def _stop_for_deep_reorganisation(self, block: int) -> None:
+        message = (
+            f"the chain replaced block {block}, though blocks up to {self.head.confirmed} were confirmed: payments and "
+            "commits this node relied on may be gone, so it has stopped and sends nothing more. Check that the "
+            "endpoints are sound; if the chain itself did this, raise confirmations in [chain] (or set "
+            'finality = "finalized"), keep a copy of quern.sqlite, and start with a fresh one'
+        )
+        log.error(message, block=block, confirmed=self.head.confirmed)
+        raise DeepReorganisationError(message)
 
-    async def _take_range(self, first: BlockNumber, last: BlockNumber) -> BlockNumber | None:
-        to = BlockNumber(min(last, first + self._range_blocks - 1))
+    async def _take_block(self, number: BlockNumber, parent: Hash32 | None, final: int) -> bool:
+        """Take in one block; return False if the chain moved between two questions."""
+        block = await self._rpc.agreed_block(number)
+        if block is None or (parent is not None and block.parent_hash != parent):
+            return False
+        block_hash = "0x" + block.hash.hex()
         try:
-            logs = await self._logs({"fromBlock": hex(first), "toBlock": hex(to)})
-        except RpcError as error:
-            if self._range_blocks == 1:
-                raise
-            self._range_blocks = max(1, self._range_blocks // 2)
-            log.info("the endpoint refused a range of logs; halving it", blocks=self._range_blocks, reason=str(error))
-            return None
-        block = await self._rpc.block(to)
-        if block is None:
-            return None
-        self._tables.add_blocks(to, block.hash, self._records(logs))
-        return to
+            logs = await self._logs({"blockHash": block_hash})
+        except RpcError:
+            again = await self._rpc.agreed_block(number)
+            if again is None or again.hash != block.hash:
+                return False  # the block was reorganised away before its logs were read
+            raise
+        if any(entry["blockHash"] != block_hash for entry in logs):
+            raise ValueError(f"logs of block {number} name another block")
+        self._tables.add_blocks(number, block.hash, self._records(logs), self._confirmed_at(number, final))
+        self._advance(number, final)
+        return True
+
+    async def _take_ranges(self, first: BlockNumber, final: BlockNumber) -> None:
+        """Take in confirmed blocks up to `final`; while one range is stored the next is on its way."""
+        failure: Exception | None = None
+        send, receive = trio.open_memory_channel[_Range](RANGES_AHEAD_MAX)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_ranges, first, final, send)
+                async for found in receive:
+                    self._tables.add_blocks(found.last, found.hash, self._records(found.logs), found.last)
+                    self._advance(found.last, final)
+        except* (RpcUnavailableError, RpcError, ValueError) as group:
+            failure = _first_of(group)
+        if failure is not None:
+            raise failure
+
+    async def _read_ranges(self, first: BlockNumber, final: BlockNumber, send: trio.MemorySendChannel[_Range]) -> None:
+        async with send:
+            while first <= final:
+                last = BlockNumber(min(final, first + self._range_blocks - 1))
+                try:
+                    found = await self._read_range(first, last)
+                except (RpcError, RpcUnavailableError) as error:
+                    if isinstance(error, RpcUnavailableError) or self._range_blocks == 1:
+                        self._shrink_ranges(str(error))  # it may be the size that an endpoint cannot bear
+                        raise
+                    self._shrink_ranges(str(error))
+                    continue
+                self._calm_ranges += 1
+                if self._calm_ranges >= CALM_RANGES:
+                    self._range_blocks = min(2 * self._range_blocks, RANGE_BLOCKS_MAX)
+                await send.send(found)
+                first = BlockNumber(last + 1)
+
+    async def _read_range(self, first: BlockNumber, last: BlockNumber) -> _Range:
+        """Ask for a range's logs and its last block side by side."""
+        hashes: list[Hash32] = []
+        failure: Exception | None = None
+        logs: Sequence[Mapping[str, Any]] = ()
+
+        async def read_hash() -> None:
+            block = await self._rpc.agreed_block(last)
+            if block is None:
+                raise RpcUnavailableError(f"the endpoints do not have block {last}, which they had")
+            hashes.append(block.hash)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read_hash)
+                logs = await self._logs({"fromBlock": hex(first), "toBlock": hex(last)})
+        except* (RpcUnavailableError, RpcError, ValueError) as group:
+            failure = _first_of(group)
+        if failure is not None:
+            raise failure
+        if any(not first <= quantity(entry["blockNumber"]) <= last for entry in logs):
+            raise ValueError(f"logs of blocks {first} to {last} name another block")
+        return _Range(last, hashes[0], logs)
+
+    def _shrink_ranges(self, reason: str) -> None:
+        self._range_blocks = max(1, self._range_blocks // 2)
+        self._calm_ranges = 0
+        log.info("a range of logs was not to be had; halving it", blocks=self._range_blocks, reason=reason)
 
     async def _logs(self, where: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
-        result = await self._rpc.call("eth_getLogs", {**where, "address": list(self._contracts)})
+        result = await self._rpc.call_agreed(
+            "eth_getLogs", {**where, "address": list(self._contracts)}, key=_what_logs_say
+        )
         if not isinstance(result, list):
             raise ValueError("eth_getLogs: expected a list")
         return result
@@ -171,7 +321,8 @@ class Watcher:
             if contract is None:
                 continue
             try:
-                body = decode_event(contract, [hex_bytes(topic) for topic in entry["topics"]], hex_bytes(entry["data"]))
+                topics = [hex_bytes(topic) for topic in entry["topics"]]
+                body = self._decoder.decode(contract, topics, hex_bytes(entry["data"]))
                 if body is None:
                     continue
                 event = ChainEvent(BlockNumber(number), hash32(entry["blockHash"]), index, body)
@@ -182,16 +333,34 @@ class Watcher:
                 )
         return records
 
-    def _advance(self, number: BlockNumber) -> None:
-        self.head = self._head_at(number)
+    def _advance(self, number: BlockNumber, final: int) -> None:
+        self.head = Head(number, self._confirmed_at(number, final))
         self._apply_confirmed()
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
-    def _head_at(self, number: BlockNumber) -> Head:
-        return Head(number, BlockNumber(max(self._first_block - 1, number - self._confirmations)))
+    def _confirmed_at(self, tip: BlockNumber, final: int) -> BlockNumber:
+        """Return the newest confirmed block once `tip` is taken in; it never goes back."""
+        return BlockNumber(max(self.head.confirmed, min(tip, final)))
 
     def _apply_confirmed(self) -> None:
         for record in self._tables.events(after=self._applied, through=self.head.confirmed):
             self.state.apply(event_from_bytes(record))
         self._applied = BlockNumber(max(self._applied, self.head.confirmed))
+
+
+def _what_logs_say(result: Any) -> object:
+    """Return what must agree of a list of logs; nodes add fields of their own."""
+    return [
+        (entry["blockHash"], entry["logIndex"], entry["address"].lower(), entry["topics"], entry["data"])
+        for entry in result
+    ]
+
+
+def _first_of(group: BaseExceptionGroup[Exception]) -> Exception:
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    if not isinstance(first, Exception):
+        raise first
+    return first

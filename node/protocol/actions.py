@@ -6,7 +6,9 @@ Actions are data. The chain adapter encodes them as calls; the simulator applies
 from dataclasses import dataclass
 
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, PeerId, TokenAmount
-from node.protocol.records import EpochResultSummary, MLNodeRegistration, PocCommit, Voucher
+from node.protocol.records import EpochResultSummary, MLNodeRegistration, OffenceVerdict, PocCommit, Voucher
+
+ZERO_ADDRESS = Address("0x0000000000000000000000000000000000000000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,41 @@ class SubmitHardwareDiff:
 
     added: tuple[MLNodeRegistration, ...]
     removed: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnregisterParticipant:
+    """Give up the registration of the sending account with all its ML nodes; its collateral stays its own."""
+
+    nodes: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DepositCollateral:
+    """Post collateral (allowance included)."""
+
+    amount: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
+class UnbondCollateral:
+    """Ask for collateral back: it can be withdrawn, and slashed, until its waiting time is over."""
+
+    amount: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawCollateral:
+    """Take what has unbonded."""
+
+
+@dataclass(frozen=True, slots=True)
+class PunishParticipant:
+    """Execute a verdict with the signatures of a quorum of its epoch's group."""
+
+    verdict: OffenceVerdict
+    signatures: tuple[tuple[Address, bytes], ...]
+    """(signer, 65-byte signature), ascending by signer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +89,23 @@ class PostEpochResult:
 
 
 @dataclass(frozen=True, slots=True)
+class VoidEpochResult:
+    """Void a posted result before its epoch ends, with the objections of a third of the weight."""
+
+    epoch: EpochNumber
+    result_digest: Hash32
+    signatures: tuple[tuple[Address, bytes], ...]
+    """(objector, 65-byte signature), ascending by objector."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddWorkCoins:
+    """Put tokens into the pot that the next results share out by proved work (allowance included)."""
+
+    amount: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimReward:
     """Claim all reward coins of `account` up to `cumulative`."""
 
@@ -66,6 +120,20 @@ class FundChannel:
 
     payee: Address
     amount: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
+class RequestWithdrawal:
+    """Announce that the sender takes back what is left in its channel to `payee`."""
+
+    payee: Address
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawFromChannel:
+    """Take back what is left in the sender's channel to `payee`, once it is unlocked."""
+
+    payee: Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +154,7 @@ class SubmitPrompt:
     model_id: ModelId
     max_tokens: int
     max_price: TokenAmount
-    """What the sender expects the contract to escrow at most; a later price rise is refused by its balance only."""
+    """The most the contract may escrow: a price raised in between is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +165,21 @@ class AnswerPrompt:
     result_cid: Cid
     prompt_tokens: int
     output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DisputePrompt:
+    """Dispute an answer, binding its price once more (allowance included)."""
+
+    prompt_id: int
+    reason_cid: Cid
+
+
+@dataclass(frozen=True, slots=True)
+class SettlePrompt:
+    """Have an answer paid, and the rest refunded, once it can no longer be disputed."""
+
+    prompt_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +205,12 @@ class RegisterModel:
     units_of_compute_per_token: int
     context_length: int
     poc_distance_max: int
+    quantization: str = ""
+    kv_cache_quantization: str = ""
+    gated: bool = False
+    encrypted: bool = False
+    proposer: Address = ZERO_ADDRESS
+    """Zero stands for the sender."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +231,25 @@ class DeactivateModel:
 ChainAction = (
     RegisterParticipant
     | SubmitHardwareDiff
+    | UnregisterParticipant
+    | DepositCollateral
+    | UnbondCollateral
+    | WithdrawCollateral
+    | PunishParticipant
     | CommitPoc
     | CommitVotes
     | PostEpochResult
+    | VoidEpochResult
+    | AddWorkCoins
     | ClaimReward
     | FundChannel
+    | RequestWithdrawal
+    | WithdrawFromChannel
     | RedeemVoucher
     | SubmitPrompt
     | AnswerPrompt
+    | DisputePrompt
+    | SettlePrompt
     | ReclaimPrompt
     | RegisterModel
     | UpdateModel

@@ -3,28 +3,54 @@
 Only confirmed events are applied, so nothing is ever rolled back here: reorganisations end in the watcher.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from node.protocol.events import (
     ChainEvent,
+    ChannelEvent,
     ChannelFunded,
     ChannelWithdrawn,
+    CollateralDeposited,
+    CollateralEvent,
+    CollateralSlashed,
+    CollateralUnbonding,
+    CollateralWithdrawn,
+    EpochEvent,
     EpochResultPosted,
+    EpochResultVoided,
     GroupSet,
+    GroupStored,
+    MinCollateralSet,
     MLNodeRemoved,
     MLNodeSet,
     ModelRecorded,
+    ParticipantLeft,
     ParticipantRegistered,
     PocCommitted,
     PromptAnswered,
+    PromptDisputed,
+    PromptEvent,
     PromptReclaimed,
+    PromptSettled,
     PromptSubmitted,
+    RegistryEvent,
     RewardClaimed,
     VotesCommitted,
     VoucherRedeemed,
     WithdrawRequested,
+    WorkCoinsAdded,
 )
-from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, PeerId, TokenAmount
+from node.protocol.identifiers import (
+    Address,
+    BlockNumber,
+    Cid,
+    EpochNumber,
+    Hash32,
+    ModelId,
+    NodeId,
+    PeerId,
+    TokenAmount,
+)
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelRecord, ParticipantRecord, PocCommit
 
 NOTHING = TokenAmount(0)
@@ -44,17 +70,37 @@ class ChannelState:
 
 
 @dataclass(slots=True)
+class CollateralState:
+    """A participant's collateral as the chain holds it."""
+
+    deposited: TokenAmount = NOTHING
+    unbonding: TokenAmount = NOTHING
+    available_at: int = 0
+    """UNIX seconds from which everything that unbonds may be withdrawn."""
+    barred_until: int = 0
+    """UNIX seconds until which the participant cannot commit proofs."""
+
+
+@dataclass(slots=True)
 class PromptState:
     """An on-chain prompt and, once there is one, its outcome."""
 
     submitted: PromptSubmitted
     answered: PromptAnswered | None = None
-    reclaimed: bool = False
+    disputed: PromptDisputed | None = None
+    ended: PromptSettled | PromptReclaimed | None = None
 
     @property
     def is_open(self) -> bool:
-        """Whether an answer would still be paid."""
-        return self.answered is None and not self.reclaimed
+        """Whether an answer would still be taken."""
+        return self.answered is None and self.ended is None
+
+    @property
+    def settles_after(self) -> BlockNumber | None:
+        """Block after which anybody may have the answer paid; None if there is none, or the prompt has ended."""
+        if self.answered is None or self.ended is not None:
+            return None
+        return self.answered.dispute_until if self.disputed is None else self.disputed.verdict_until
 
 
 @dataclass(slots=True)
@@ -63,16 +109,26 @@ class ChainState:
 
     models: dict[ModelId, ModelRecord] = field(default_factory=dict)
     participants: dict[Address, ParticipantRecord] = field(default_factory=dict)
-    peer_signatures: dict[Address, bytes] = field(default_factory=dict)
+    """Those whose peer key consented to the binding. All others are not there, whatever the registry says."""
+    collateral: dict[Address, CollateralState] = field(default_factory=dict)
+    min_collateral: TokenAmount = NOTHING
     groups: dict[EpochNumber, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
     """Weights by epoch, only for epochs that set a group of their own; see `group_weights`."""
+    stored_groups: dict[Hash32, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
+    """Groups that results may name, by hash. Only members in charge can add to them."""
     poc_commits: dict[EpochNumber, dict[tuple[Address, NodeId], PocCommit]] = field(default_factory=dict)
     vote_bundles: dict[EpochNumber, dict[Address, Cid]] = field(default_factory=dict)
     results: dict[EpochNumber, EpochResultSummary] = field(default_factory=dict)
+    work_coins_added: TokenAmount = NOTHING
+    """Sum of all that was ever put into the pot (see rewards.pot)."""
     claimed: dict[Address, TokenAmount] = field(default_factory=dict)
     """Cumulative reward coins paid out per account."""
     channels: dict[Hash32, ChannelState] = field(default_factory=dict)
     prompts: dict[int, PromptState] = field(default_factory=dict)
+    unfinished_prompts: set[int] = field(default_factory=set)
+    """Those that are neither settled nor reclaimed."""
+    _unbound_nodes: dict[Address, tuple[MLNodeRegistration, ...]] = field(default_factory=dict)
+    """ML nodes of registered accounts whose binding does not count (yet)."""
 
     def group_weights(self, epoch: int) -> tuple[tuple[Address, int], ...]:
         """Weights of the group that is in charge in `epoch`: its own, else that of the latest epoch before it.
@@ -83,35 +139,86 @@ class ChainState:
         return self.groups[max(known)] if known else ()
 
     def participant_of_peer(self, peer_id: PeerId) -> Address | None:
-        """Return the account bound to `peer_id`, or None."""
-        return next((p.participant for p in self.participants.values() if p.peer_id == peer_id), None)
+        """Return the account bound to `peer_id`, or None. Of several that the peer consented to, the newest counts."""
+        bound = [p for p in self.participants.values() if p.peer_id == peer_id]
+        return max(bound, key=lambda p: (p.registered_at, p.participant)).participant if bound else None
 
-    def apply(self, event: ChainEvent) -> None:  # noqa: PLR0912 - one case per event kind, nothing nested
+    def apply(self, event: ChainEvent) -> None:
         """Take one confirmed event into account. Events arrive in chain order, each exactly once."""
-        match event.body:
+        body = event.body
+        if isinstance(body, RegistryEvent):
+            self._apply_registry(body, event.block_number)
+        elif isinstance(body, CollateralEvent):
+            self._apply_collateral(body)
+        elif isinstance(body, EpochEvent):
+            self._apply_epoch(body)
+        elif isinstance(body, ChannelEvent):
+            self._apply_channel(body)
+        else:
+            self._apply_prompt(body)
+
+    def _apply_registry(self, body: RegistryEvent, block: BlockNumber) -> None:
+        match body:
             case ModelRecorded(record):
                 self.models[record.model_id] = record
-            case ParticipantRegistered(participant, peer_id, peer_signature):
-                nodes = self.participants[participant].ml_nodes if participant in self.participants else ()
-                self.participants[participant] = ParticipantRecord(participant, peer_id, nodes, event.block_number)
-                self.peer_signatures[participant] = peer_signature
+            case ParticipantRegistered(participant, peer_id, consented):
+                nodes = self._nodes_of(participant)
+                self.participants.pop(participant, None)
+                self._unbound_nodes.pop(participant, None)
+                if consented:
+                    self.participants[participant] = ParticipantRecord(participant, peer_id, nodes, block)
+                else:
+                    self._unbound_nodes[participant] = nodes
+            case ParticipantLeft(participant):
+                self.participants.pop(participant, None)
+                self._unbound_nodes.pop(participant, None)
             case MLNodeSet(participant, node):
-                known = self.participants[participant]
-                kept = tuple(other for other in known.ml_nodes if other.node_id != node.node_id)
-                self._replace_nodes(known, (*kept, node))
+                kept = tuple(other for other in self._nodes_of(participant) if other.node_id != node.node_id)
+                self._replace_nodes(participant, (*kept, node))
             case MLNodeRemoved(participant, node_id):
-                known = self.participants[participant]
-                self._replace_nodes(known, tuple(other for other in known.ml_nodes if other.node_id != node_id))
+                kept = tuple(other for other in self._nodes_of(participant) if other.node_id != node_id)
+                self._replace_nodes(participant, kept)
+
+    def _apply_collateral(self, body: CollateralEvent) -> None:
+        match body:
+            case CollateralDeposited(participant, deposited):
+                self._collateral(participant).deposited = deposited
+            case CollateralUnbonding(participant, deposited, unbonding, available_at):
+                collateral = self._collateral(participant)
+                collateral.deposited, collateral.unbonding = deposited, unbonding
+                collateral.available_at = available_at
+            case CollateralWithdrawn(participant, _):
+                self._collateral(participant).unbonding = NOTHING
+            case CollateralSlashed(participant, _, deposited, unbonding, barred_until):
+                collateral = self._collateral(participant)
+                collateral.deposited, collateral.unbonding = deposited, unbonding
+                collateral.barred_until = barred_until
+            case MinCollateralSet(amount):
+                self.min_collateral = amount
+
+    def _apply_epoch(self, body: EpochEvent) -> None:
+        match body:
             case PocCommitted(commit):
                 self.poc_commits.setdefault(commit.epoch, {})[commit.participant, commit.node_id] = commit
             case VotesCommitted(epoch, validator, bundle_cid):
                 self.vote_bundles.setdefault(epoch, {})[validator] = bundle_cid
             case GroupSet(epoch, weights):
                 self.groups[epoch] = weights
+            case GroupStored(validator_set_hash, weights):
+                self.stored_groups[validator_set_hash] = weights
             case EpochResultPosted(summary, _):
                 self.results[summary.epoch] = summary
+                self.groups[EpochNumber(summary.epoch + 1)] = self.stored_groups[summary.validator_set_hash]
+            case EpochResultVoided(epoch, _):
+                del self.results[epoch]
+                del self.groups[EpochNumber(epoch + 1)]
+            case WorkCoinsAdded(_, amount):
+                self.work_coins_added = TokenAmount(self.work_coins_added + amount)
             case RewardClaimed(account, _, cumulative):
                 self.claimed[account] = cumulative
+
+    def _apply_channel(self, body: ChannelEvent) -> None:
+        match body:
             case ChannelFunded(channel_id, payer, payee, deposited):
                 channel = self._channel(channel_id, payer, payee)
                 channel.deposited = deposited
@@ -124,20 +231,33 @@ class ChainState:
                 channel = self._channel(channel_id, payer, payee)
                 channel.deposited = deposited
                 channel.unlock_time = None
+
+    def _apply_prompt(self, body: PromptEvent) -> None:
+        match body:
             case PromptSubmitted():
-                self.prompts[event.body.prompt_id] = PromptState(event.body)
+                self.prompts[body.prompt_id] = PromptState(body)
+                self.unfinished_prompts.add(body.prompt_id)
             case PromptAnswered(prompt_id):
-                self.prompts[prompt_id].answered = event.body
-            case PromptReclaimed(prompt_id):
-                self.prompts[prompt_id].reclaimed = True
+                self.prompts[prompt_id].answered = body
+            case PromptDisputed(prompt_id):
+                self.prompts[prompt_id].disputed = body
+            case PromptSettled(prompt_id) | PromptReclaimed(prompt_id):
+                self.prompts[prompt_id].ended = body
+                self.unfinished_prompts.discard(prompt_id)
 
     def _channel(self, channel_id: Hash32, payer: Address, payee: Address) -> ChannelState:
         return self.channels.setdefault(channel_id, ChannelState(channel_id, payer, payee))
 
-    def _replace_nodes(self, known: ParticipantRecord, nodes: tuple[MLNodeRegistration, ...]) -> None:
-        self.participants[known.participant] = ParticipantRecord(
-            known.participant,
-            known.peer_id,
-            nodes,
-            known.registered_at,
-        )
+    def _collateral(self, participant: Address) -> CollateralState:
+        return self.collateral.setdefault(participant, CollateralState())
+
+    def _nodes_of(self, participant: Address) -> tuple[MLNodeRegistration, ...]:
+        if participant in self.participants:
+            return self.participants[participant].ml_nodes
+        return self._unbound_nodes.get(participant, ())
+
+    def _replace_nodes(self, participant: Address, nodes: tuple[MLNodeRegistration, ...]) -> None:
+        if participant in self.participants:
+            self.participants[participant] = replace(self.participants[participant], ml_nodes=nodes)
+        else:
+            self._unbound_nodes[participant] = nodes

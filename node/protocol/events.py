@@ -25,11 +25,63 @@ class ModelRecorded:
 
 @dataclass(frozen=True, slots=True)
 class ParticipantRegistered:
-    """An account was bound to a peer. `peer_signature`, the peer key's consent, is unchecked by the EVM."""
+    """An account asked to be bound to a peer."""
 
     participant: Address
     peer_id: PeerId
-    peer_signature: bytes
+    consented: bool
+    """Whether the peer key signed the binding: the EVM cannot check that, so whoever reads the chain does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantLeft:
+    """A participant gave up its registration; its ML nodes were removed before."""
+
+    participant: Address
+
+
+@dataclass(frozen=True, slots=True)
+class CollateralDeposited:
+    """Collateral was posted; `deposited` is what stands now."""
+
+    participant: Address
+    deposited: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
+class CollateralUnbonding:
+    """Collateral was asked back; all that unbonds may be withdrawn from `available_at` (UNIX seconds) on."""
+
+    participant: Address
+    deposited: TokenAmount
+    unbonding: TokenAmount
+    available_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class CollateralWithdrawn:
+    """What had unbonded was paid out."""
+
+    participant: Address
+    amount: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
+class CollateralSlashed:
+    """Collateral was burned; the participant cannot commit proofs until `barred_until` (UNIX seconds)."""
+
+    participant: Address
+    amount: TokenAmount
+    deposited: TokenAmount
+    unbonding: TokenAmount
+    barred_until: int
+
+
+@dataclass(frozen=True, slots=True)
+class MinCollateralSet:
+    """Governance set the collateral that committing proofs needs."""
+
+    amount: TokenAmount
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +118,7 @@ class VotesCommitted:
 
 @dataclass(frozen=True, slots=True)
 class GroupSet:
-    """The members and weights of an epoch's group; epoch 0 has the genesis group."""
+    """The members and weights of the genesis group, in charge from `epoch` on."""
 
     epoch: EpochNumber
     weights: tuple[tuple[Address, int], ...]
@@ -74,8 +126,33 @@ class GroupSet:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupStored:
+    """A group that results may name by its hash."""
+
+    validator_set_hash: Hash32
+    weights: tuple[tuple[Address, int], ...]
+    """(account, weight), ascending by account."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResultVoided:
+    """The result of `epoch` was objected to before its end: its group carries on, nothing is paid for it."""
+
+    epoch: EpochNumber
+    result_digest: Hash32
+
+
+@dataclass(frozen=True, slots=True)
+class WorkCoinsAdded:
+    """Tokens were put into the pot that the next results share out."""
+
+    sender: Address
+    amount: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
 class EpochResultPosted:
-    """A quorum's result was accepted."""
+    """A quorum's result was accepted; it takes effect at its epoch's end. Its group was stored before."""
 
     summary: EpochResultSummary
     poster: Address
@@ -148,7 +225,7 @@ class PromptSubmitted:
 
 @dataclass(frozen=True, slots=True)
 class PromptAnswered:
-    """An on-chain prompt was answered and paid."""
+    """An on-chain prompt was answered; it is paid once nobody can dispute it."""
 
     prompt_id: int
     executor: Address
@@ -156,6 +233,29 @@ class PromptAnswered:
     prompt_tokens: int
     output_tokens: int
     price: TokenAmount
+    dispute_until: BlockNumber
+    """Last block in which the user may dispute the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptDisputed:
+    """A user disputed an answer."""
+
+    prompt_id: int
+    user: Address
+    reason_cid: Cid
+    verdict_until: BlockNumber
+    """Last block in which the group may judge."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSettled:
+    """An answer was paid, or its dispute decided; `refunded` includes the user's bond where there was one."""
+
+    prompt_id: int
+    executor: Address
+    paid: TokenAmount
+    refunded: TokenAmount
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,24 +267,21 @@ class PromptReclaimed:
     amount: TokenAmount
 
 
-EventBody = (
-    ModelRecorded
-    | ParticipantRegistered
-    | MLNodeSet
-    | MLNodeRemoved
-    | PocCommitted
+RegistryEvent = ModelRecorded | ParticipantRegistered | ParticipantLeft | MLNodeSet | MLNodeRemoved
+CollateralEvent = CollateralDeposited | CollateralUnbonding | CollateralWithdrawn | CollateralSlashed | MinCollateralSet
+EpochEvent = (
+    PocCommitted
     | VotesCommitted
     | GroupSet
+    | GroupStored
     | EpochResultPosted
+    | EpochResultVoided
+    | WorkCoinsAdded
     | RewardClaimed
-    | ChannelFunded
-    | VoucherRedeemed
-    | WithdrawRequested
-    | ChannelWithdrawn
-    | PromptSubmitted
-    | PromptAnswered
-    | PromptReclaimed
 )
+ChannelEvent = ChannelFunded | VoucherRedeemed | WithdrawRequested | ChannelWithdrawn
+PromptEvent = PromptSubmitted | PromptAnswered | PromptDisputed | PromptSettled | PromptReclaimed
+EventBody = RegistryEvent | CollateralEvent | EpochEvent | ChannelEvent | PromptEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,16 @@ class ModelRecord:
     """Tokens, prompt and output together."""
     poc_distance_max: int
     """Largest squared distance between two quantised PoC vectors that counts as equal (see nonces.py)."""
+    quantization: str
+    """Weight quantization as engines name it, e.g. `fp8`; empty for none."""
+    kv_cache_quantization: str
+    """Type of the key-value cache, e.g. `fp8_e5m2`; empty for the weights' own."""
+    gated: bool
+    """Access is sold or token-gated by the AccessVault."""
+    encrypted: bool
+    """The files behind the CID are encrypted; wrapped keys are in the AccessVault."""
+    proposer: Address
+    """Who proposed the model, keeps its gate and is paid for access to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +252,34 @@ class EpochResultSummary:
     total_weight: int
     rewards_root: Hash32
     reward_total: TokenAmount
+
+
+class Offence(Enum):
+    """What a quorum may punish; the values are those of the Slashing contract."""
+
+    FRAUD = 0
+    DOWNTIME = 1
+
+
+@dataclass(frozen=True, slots=True)
+class OffenceVerdict:
+    """What a quorum signs (EIP-712) to have a participant punished: the evidence is content anyone can recompute."""
+
+    epoch: EpochNumber
+    participant: Address
+    offence: Offence
+    evidence_cid: Cid
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRequest:
+    """What an account signs (EIP-712) to use a gated model; a node serves each nonce once, and none after expiry."""
+
+    model_id: ModelId
+    account: Address
+    nonce: int
+    expiry: int
+    """UNIX seconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from node.protocol.records import (
     PocCommit,
     VoteBundle,
 )
-from node.protocol.rewards import accumulate, get_settle_amounts, rewards_root, subsidy
+from node.protocol.rewards import accumulate, get_settle_amounts, pot, rewards_root, subsidy
 from node.protocol.weights import (
     NodeKey,
     batch_outcomes,
@@ -66,11 +66,12 @@ def form_epoch_result(
     covering = {
         account for account in weights if get_participant_model_coverage(account, served, state.models.values())
     }
-    earned = get_settle_amounts(weights, covering, subsidy(epoch, parameters))
+    available = subsidy(epoch, parameters) + pot(epoch, state.work_coins_added, state.results, parameters)
+    earned = get_settle_amounts(weights, covering, TokenAmount(available))
     return EpochResult(
         epoch=epoch,
         group=group,
-        rewards=accumulate(previous.rewards if previous else (), earned),
+        rewards=accumulate(previous.rewards if previous else (), state.claimed, earned),
         reward_total=TokenAmount(sum(earned.values())),
     )
 

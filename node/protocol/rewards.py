@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence, Set
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
-from node.protocol.identifiers import Address, Hash32, TokenAmount
+from node.protocol.identifiers import Address, EpochNumber, Hash32, TokenAmount
 from node.protocol.merkle import merkle_proof, merkle_root, verify_merkle_proof
-from node.protocol.records import EpochParameters, RewardShare
+from node.protocol.records import EpochParameters, EpochResultSummary, RewardShare
 
 COVERAGE_BONUS_PERCENT = 10
 """More reward weight for a participant that serves every model (requirements B9)."""
@@ -19,6 +19,23 @@ def subsidy(epoch: int, parameters: EpochParameters) -> TokenAmount:
     """Return the most that `epoch` may pay in reward coins: the initial subsidy, halved every `halving_epochs`."""
     halvings = epoch // parameters.halving_epochs
     return TokenAmount(0 if halvings >= SUBSIDY_SHIFT_MAX else parameters.initial_subsidy >> halvings)
+
+
+def pot(
+    epoch: EpochNumber,
+    work_coins_added: TokenAmount,
+    results: Mapping[EpochNumber, EpochResultSummary],
+    parameters: EpochParameters,
+) -> TokenAmount:
+    """Return the work coins that the result of `epoch` may share out: all that were added, less what results before
+    it paid beyond their subsidies. As in the RewardDistributor.
+    """
+    spent = sum(
+        max(0, summary.reward_total - subsidy(number, parameters))
+        for number, summary in results.items()
+        if number < epoch
+    )
+    return TokenAmount(work_coins_added - spent)
 
 
 def get_settle_amounts(
@@ -38,11 +55,17 @@ def get_settle_amounts(
     return {account: TokenAmount(available * share // total) for account, share in counted.items()}
 
 
-def accumulate(previous: Sequence[RewardShare], earned: Mapping[Address, TokenAmount]) -> tuple[RewardShare, ...]:
-    """Add this epoch's amounts to the cumulative shares of the result before it; ascending by account."""
-    totals = {share.account: share.cumulative for share in previous}
+def accumulate(
+    previous: Sequence[RewardShare], claimed: Mapping[Address, TokenAmount], earned: Mapping[Address, TokenAmount]
+) -> tuple[RewardShare, ...]:
+    """Add this epoch's amounts to the cumulative shares of the result before it; ascending by account.
+
+    What is not claimed stays in every result, for ever. Who has claimed everything is left out, so that a result grows
+    with those who are owed something and not with the network's age; who comes back goes on from what it has claimed.
+    """
+    totals = {share.account: share.cumulative for share in previous if share.cumulative > claimed.get(share.account, 0)}
     for account, amount in earned.items():
-        totals[account] = TokenAmount(totals.get(account, 0) + amount)
+        totals[account] = TokenAmount(totals.get(account, claimed.get(account, 0)) + amount)
     ordered = sorted(totals.items(), key=lambda item: item[0].lower())
     return tuple(RewardShare(account, cumulative) for account, cumulative in ordered if cumulative > 0)
 

@@ -10,6 +10,7 @@ from node.protocol.codec import SchemaError, from_value, to_value
 from node.protocol.identifiers import EpochNumber
 from node.protocol.records import EpochGroup, EpochResult, EpochResultSummary
 from node.protocol.results import current_group, summarise
+from node.protocol.stages import stage_at
 from node.services.presence import PresenceTable
 from node.services.timing import position
 
@@ -44,6 +45,14 @@ def result_from_bytes(data: bytes, summary: EpochResultSummary) -> EpochResult:
     if summarise(result, summary.content_cid)[0] != summary:
         raise ResultContentError(f"the content of epoch {summary.epoch} does not match the chain")
     return result
+
+
+async def log_stages(chain: Chain) -> None:
+    """Write a line for every stage that begins; those missed while the daemon was down only for debugging."""
+    async for change in chain.stage_changes("log"):
+        present = stage_at(change.first_block, chain.parameters).next_block > chain.head.confirmed
+        level = log.info if present else log.debug
+        level("a stage began", epoch=change.epoch, stage=change.stage.name.lower(), first_block=change.first_block)
 
 
 class EpochBook:

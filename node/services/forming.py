@@ -62,8 +62,8 @@ class FormingService:
 
     async def run(self) -> None:
         """Form, sign and post in every epoch."""
-        async for epoch in epochs_at(self._chain, Stage.FORM, Stage.LOAD):
-            _, end = window(self._chain, epoch, Stage.FORM, Stage.LOAD)
+        async for epoch in epochs_at(self._chain, Stage.FORM, Stage.FORM):
+            _, end = window(self._chain, epoch, Stage.FORM, Stage.FORM)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
                 await self._form(epoch)
@@ -87,10 +87,14 @@ class FormingService:
         await self._post(epoch, summary, validator_set, digest, weights)
 
     async def _fetch_bundles(self, epoch: EpochNumber, state: ChainState) -> dict[Address, VoteBundle]:
-        """Fetch and check every committed bundle; tries until FORM ends, for all must count the same votes."""
+        """Fetch and check every committed bundle; tries for half of FORM, for all must count the same votes.
+
+        The other half is for signing and posting: a result is taken in FORM only.
+        """
         seed = await self._chain.block_hash(first_block_of(epoch, Stage.VALIDATE, self._chain.parameters))
         bundles: dict[Address, VoteBundle] = {}
-        limit = first_block_of(epoch, Stage.LOAD, self._chain.parameters)
+        begin, end = window(self._chain, epoch, Stage.FORM, Stage.FORM)
+        limit = BlockNumber((begin + end) // 2)
 
         async def fetch(validator: Address, cid: Cid) -> None:
             bundle = await self._fetch_bundle(epoch, validator, cid, state, seed)

@@ -6,16 +6,10 @@ import structlog
 
 from node.ports import ActionStatus, Chain, Network
 from node.protocol.actions import ChainAction, RegisterParticipant, SubmitHardwareDiff
-from node.protocol.canonical import encode
-from node.protocol.identifiers import Address
+from node.protocol.peer_binding import peer_binding
 from node.protocol.records import MLNodeRegistration
 
 log = structlog.get_logger(__name__)
-
-
-def peer_binding(chain_id: int, epoch_manager: Address, participant: Address) -> bytes:
-    """Return what a peer key signs to be bound to an account, on one network only."""
-    return encode(["quern-peer", chain_id, epoch_manager, participant])
 
 
 def hardware_diff(

@@ -1,16 +1,19 @@
-"""Turns what was earned into tokens: claims rewards by proof, redeems vouchers before payers can take funds back."""
+"""Turns what was earned into tokens: claims rewards, settles prompts, redeems vouchers before funds are taken back."""
 
 import structlog
 
 from node.ports import ActionStatus, Chain, Store
-from node.protocol.actions import ChainAction, ClaimReward, RedeemVoucher
-from node.protocol.identifiers import EpochNumber, Hash32
+from node.protocol.actions import ChainAction, ClaimReward, RedeemVoucher, SettlePrompt
+from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32
 from node.protocol.rewards import reward_proof
 from node.protocol.stages import Stage
 from node.services.epochs import EpochBook
 from node.services.timing import position
 
 log = structlog.get_logger(__name__)
+
+USER_PATIENCE_BLOCKS = 20
+"""How long who asked on chain waits for the executor to settle: one transaction is paid for, not two."""
 
 
 class SettlingService:
@@ -31,14 +34,17 @@ class SettlingService:
 
     async def run(self) -> None:
         """Look at every new block at what is due."""
-        async for _ in self._chain.heads():
+        async for head in self._chain.heads():
+            await self._settle_prompts(head.number)
             if self._claim_rewards:
                 await self._claim()
             if self._redeem_vouchers:
                 await self._redeem()
 
     async def _claim(self) -> None:
-        accepted = max(self._chain.state.results, default=None)
+        """Claim by the newest result in effect: one is only at the end of its epoch, if nobody voided it."""
+        epoch = position(self._chain).epoch
+        accepted = max((number for number in self._chain.state.results if number < epoch), default=None)
         result = None if accepted is None else self._epochs.result(accepted)
         if result is None:
             return
@@ -62,6 +68,17 @@ class SettlingService:
                 self._redeemed_in[identity] = where.epoch
                 key = f"redeem/{identity.hex()}/{signed.voucher.cumulative}"
                 await self._settle(key, RedeemVoucher(signed.payer, signed.payee, signed.voucher, signed.signature))
+
+    async def _settle_prompts(self, block: BlockNumber) -> None:
+        """Have answers on chain paid once they cannot be disputed any more: by who earned, else by who asked."""
+        for prompt_id in sorted(self._chain.state.unfinished_prompts):
+            prompt = self._chain.state.prompts[prompt_id]
+            if prompt.answered is None or prompt.settles_after is None:
+                continue
+            patience = {prompt.submitted.user: USER_PATIENCE_BLOCKS, prompt.answered.executor: 0}
+            wait = patience.get(self._chain.account)
+            if wait is not None and block > prompt.settles_after + wait:
+                await self._settle(f"settle/{prompt_id}/{prompt.settles_after}", SettlePrompt(prompt_id))
 
     async def _settle(self, key: str, action: ChainAction) -> None:
         """Submit and wait: the next look must see what this one did."""

@@ -20,6 +20,8 @@ class StoredTransaction:
     recipient: Address
     calldata: bytes
     nonce: int | None
+    unused_through: int = 0
+    """A confirmed block after which, if at all, the nonce was used; 0 until it is signed for the first time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Attempt:
     max_fee: int
     priority_fee: int
     sent_at: float
+    gas: int
+    """Limit of gas."""
 
 
 class ChainTables:
@@ -49,12 +53,34 @@ class ChainTables:
         ).fetchone()
         return None if row is None else (BlockNumber(row[0]), Hash32(bytes(row[1])))
 
-    def add_blocks(self, number: BlockNumber, block_hash: Hash32, events: Iterable[tuple[int, int, bytes]]) -> None:
-        """Take in everything up to block `number`: events are (block number, log index, record)."""
+    def hash_at(self, number: int) -> Hash32 | None:
+        """The hash of block `number`, if it was taken in and is still remembered."""
+        row = self._database.connection.execute("SELECT hash FROM blocks WHERE number = ?", (number,)).fetchone()
+        return None if row is None else Hash32(bytes(row[0]))
+
+    def confirmed(self) -> BlockNumber | None:
+        """The newest block ever confirmed."""
+        row = self._database.connection.execute("SELECT block FROM confirmed").fetchone()
+        return None if row is None else BlockNumber(row[0])
+
+    def add_blocks(
+        self, number: BlockNumber, block_hash: Hash32, events: Iterable[tuple[int, int, bytes]], confirmed: int
+    ) -> None:
+        """Take in everything up to block `number`, with `confirmed` the newest block now confirmed.
+
+        Events are (block number, log index, record).
+        """
         with self._database.transaction() as connection:
             connection.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?)", events)
             connection.execute("INSERT INTO blocks VALUES (?, ?)", (number, block_hash))
-            connection.execute("DELETE FROM blocks WHERE number <= ?", (number - BLOCKS_KEPT,))
+            # The newest confirmed block stays: it is how a reorganisation below it is noticed.
+            connection.execute("DELETE FROM blocks WHERE number < ?", (min(number - BLOCKS_KEPT, confirmed),))
+            self._confirm(confirmed)
+
+    def confirm(self, block: int) -> None:
+        """Block `block` is confirmed, and with it everything before it."""
+        with self._database.transaction():
+            self._confirm(block)
 
     def roll_back(self, number: BlockNumber) -> None:
         """Forget block `number`, the newest, and its events."""
@@ -69,6 +95,20 @@ class ChainTables:
             (after, through),
         )
         return [bytes(record) for (record,) in rows]
+
+    # --- stage changes ---
+
+    def stage_cursor(self, consumer: str) -> BlockNumber | None:
+        """First block of the stage whose change `consumer` saw last."""
+        row = self._database.connection.execute(
+            "SELECT first_block FROM stage_cursors WHERE consumer = ?", (consumer,)
+        ).fetchone()
+        return None if row is None else BlockNumber(row[0])
+
+    def set_stage_cursor(self, consumer: str, first_block: BlockNumber) -> None:
+        """`consumer` is done with the change to the stage that begins at `first_block`."""
+        with self._database.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO stage_cursors VALUES (?, ?)", (consumer, first_block))
 
     # --- the sender ---
 
@@ -102,7 +142,7 @@ class ChainTables:
     def startable(self, limit: int) -> list[StoredTransaction]:
         """Unsigned transactions whose predecessors of the same intent are mined, oldest intent first."""
         rows = self._database.connection.execute(
-            "SELECT t.intent_key, t.position, t.recipient, t.calldata, t.nonce FROM transactions t "
+            "SELECT t.intent_key, t.position, t.recipient, t.calldata, t.nonce, t.unused_through FROM transactions t "
             "JOIN intents i ON i.key = t.intent_key WHERE t.status = 'new' AND i.status = 'pending' "
             "AND NOT EXISTS (SELECT 1 FROM transactions p WHERE p.intent_key = t.intent_key "
             "AND p.position < t.position AND p.status NOT IN ('mined', 'done')) "
@@ -114,7 +154,7 @@ class ChainTables:
     def in_flight(self) -> list[StoredTransaction]:
         """Signed transactions that are not confirmed, lowest nonce first."""
         rows = self._database.connection.execute(
-            "SELECT intent_key, position, recipient, calldata, nonce FROM transactions "
+            "SELECT intent_key, position, recipient, calldata, nonce, unused_through FROM transactions "
             "WHERE status IN ('sent', 'mined') ORDER BY nonce"
         )
         return [StoredTransaction(*row) for row in rows]
@@ -127,21 +167,22 @@ class ChainTables:
     def attempts(self, nonce: int) -> list[Attempt]:
         """All attempts for `nonce`, the dearest first."""
         rows = self._database.connection.execute(
-            "SELECT hash, nonce, raw, max_fee, priority_fee, sent_at FROM attempts "
-            "WHERE nonce = ? ORDER BY sent_at DESC",
+            "SELECT hash, nonce, raw, max_fee, priority_fee, sent_at, gas FROM attempts WHERE nonce = ? "
+            "ORDER BY length(max_fee) DESC, max_fee DESC, length(priority_fee) DESC, priority_fee DESC",
             (nonce,),
         )
         return [
-            Attempt(Hash32(bytes(h)), n, bytes(raw), int(fee), int(tip), sent_at)
-            for h, n, raw, fee, tip, sent_at in rows
+            Attempt(Hash32(bytes(h)), n, bytes(raw), int(fee), int(tip), sent_at, gas)
+            for h, n, raw, fee, tip, sent_at, gas in rows
         ]
 
-    def sign_first(self, transaction: StoredTransaction, attempt: Attempt) -> None:
+    def sign_first(self, transaction: StoredTransaction, attempt: Attempt, unused_through: int) -> None:
         """Give a transaction its nonce and keep its first signed form: before it is sent."""
         with self._database.transaction() as connection:
             connection.execute(
-                "UPDATE transactions SET nonce = ?, status = 'sent' WHERE intent_key = ? AND position = ?",
-                (attempt.nonce, transaction.intent_key, transaction.position),
+                "UPDATE transactions SET nonce = ?, status = 'sent', unused_through = ? "
+                "WHERE intent_key = ? AND position = ?",
+                (attempt.nonce, unused_through, transaction.intent_key, transaction.position),
             )
             self._insert_attempt(attempt)
 
@@ -201,6 +242,11 @@ class ChainTables:
         (gas,) = self._database.connection.execute("SELECT coalesce(sum(gas_used), 0) FROM intents").fetchone()
         return int(count), int(gas)
 
+    def _confirm(self, block: int) -> None:
+        self._database.connection.execute(
+            "INSERT INTO confirmed VALUES (1, ?) ON CONFLICT DO UPDATE SET block = max(block, excluded.block)", (block,)
+        )
+
     def _finish(self, key: str, status: ActionStatus, reason: str) -> None:
         self._database.connection.execute(
             "UPDATE intents SET status = ?, reason = ? WHERE key = ?", (status.value, reason, key)
@@ -208,7 +254,7 @@ class ChainTables:
 
     def _insert_attempt(self, attempt: Attempt) -> None:
         self._database.connection.execute(
-            "INSERT OR IGNORE INTO attempts VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 attempt.hash,
                 attempt.nonce,
@@ -216,5 +262,6 @@ class ChainTables:
                 str(attempt.max_fee),
                 str(attempt.priority_fee),
                 attempt.sent_at,
+                attempt.gas,
             ),
         )

@@ -63,6 +63,15 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX attempts_by_nonce ON attempts (nonce);
     """,
+    """
+    -- How far the chain is confirmed: it never goes back, whatever an endpoint says later.
+    CREATE TABLE confirmed (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), block INTEGER NOT NULL) STRICT;
+    -- The first block of the stage whose change each consumer saw last.
+    CREATE TABLE stage_cursors (consumer TEXT PRIMARY KEY, first_block INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    -- Up to this block the nonce was not used when the transaction was signed: who used it is found after it.
+    ALTER TABLE transactions ADD COLUMN unused_through INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE attempts ADD COLUMN gas INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 

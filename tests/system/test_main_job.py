@@ -7,15 +7,18 @@ from typing import Any
 import pytest
 import trio
 
+from contracts.bindings import epoch_manager, quern_token
 from node.chain.adapter import read_contract
-from node.chain.bindings import contract_names, decode_event, decode_parameters
+from node.chain.addresses import followed_contracts
+from node.chain.event_decoder import EventDecoder
+from node.chain.parameters import from_parameters
 from node.chain.rpc import JsonRpc, hex_bytes, quantity
 from node.control.views import AskView
 from node.protocol.events import (
     ChannelFunded,
     EpochResultPosted,
     EventBody,
-    GroupSet,
+    GroupStored,
     MLNodeSet,
     ModelRecorded,
     PocCommitted,
@@ -55,25 +58,24 @@ class Evidence:
 
 async def gather(network: LocalNetwork, evidence: Evidence) -> None:
     rpc, addresses = network.rpc, network.deployment.addresses
-    names = {address.lower(): name for address, name in contract_names(addresses).items()}
+    decoder = EventDecoder(network.deployment.chain_id, addresses.epoch_manager)
+    names = {address.lower(): name for address, name in followed_contracts(addresses).items()}
     logs = await rpc.call("eth_getLogs", {"fromBlock": "0x0", "toBlock": "latest", "address": list(names)})
     for entry in logs:
         topics = [hex_bytes(topic) for topic in entry["topics"]]
-        body = decode_event(names[entry["address"].lower()], topics, hex_bytes(entry["data"]))
+        body = decoder.decode(names[entry["address"].lower()], topics, hex_bytes(entry["data"]))
         if body is not None:
             evidence.events.append((quantity(entry["blockNumber"]), body))
     accounts = {daemon.account.lower(): daemon.name for daemon in network.daemons.values()}
     evidence.gas = await gas_by_account(rpc, accounts)
     for daemon in network.daemons.values():
-        (balance,) = await read_contract(rpc, addresses.token, "QuernToken", "balanceOf", [daemon.account])
-        evidence.balances[daemon.name] = int(str(balance))
-    (held,) = await read_contract(rpc, addresses.token, "QuernToken", "balanceOf", [addresses.payment_channels])
-    evidence.channels_hold = int(str(held))
-    (held,) = await read_contract(rpc, addresses.token, "QuernToken", "balanceOf", [addresses.inference_coordinator])
-    evidence.coordinator_holds = int(str(held))
-    (values,) = await read_contract(rpc, addresses.epoch_manager, "EpochManager", "parameters", [])
-    assert isinstance(values, tuple)
-    evidence.parameters = decode_parameters(values)
+        balance = quern_token.balance_of(daemon.account)
+        evidence.balances[daemon.name] = await read_contract(rpc, addresses.token, balance)
+    held = quern_token.balance_of(addresses.payment_channels)
+    evidence.channels_hold = await read_contract(rpc, addresses.token, held)
+    held = quern_token.balance_of(addresses.inference_coordinator)
+    evidence.coordinator_holds = await read_contract(rpc, addresses.token, held)
+    evidence.parameters = from_parameters(await read_contract(rpc, addresses.epoch_manager, epoch_manager.parameters()))
 
 
 async def gas_by_account(rpc: JsonRpc, accounts: dict[str, str]) -> dict[str, int]:
@@ -182,8 +184,10 @@ def test_every_miner_committed_nonces_and_votes_within_their_stages(job: Job) ->
 def test_the_result_on_chain_made_the_next_group_of_the_proved_nonces(job: Job) -> None:
     report, evidence = job
     posted = [body for body in evidence.of(EpochResultPosted) if body.summary.epoch == report.epoch]
-    groups = [body for body in evidence.of(GroupSet) if body.epoch == report.epoch + 1]
-    assert len(posted) == len(groups) == 1
+    assert len(posted) == 1
+    stored = posted[0].summary.validator_set_hash
+    groups = [body for body in evidence.of(GroupStored) if body.validator_set_hash == stored]
+    assert len(groups) == 1
     assert dict(groups[0].weights) == {account(job, name): report.nonces[name] for name in MINERS}
     assert posted[0].summary.total_weight == sum(report.nonces.values())
 

@@ -8,9 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from node.protocol.cids import cid_to_bytes
-from node.protocol.eip712 import channel_id, epoch_result_digest, voucher_digest
-from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, Hash32, TokenAmount
-from node.protocol.records import EpochParameters, EpochResultSummary, RewardShare, Voucher
+from node.protocol.eip712 import (
+    access_request_digest,
+    channel_id,
+    dispute_verdict_digest,
+    epoch_result_digest,
+    objection_digest,
+    verdict_digest,
+    voucher_digest,
+)
+from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, Hash32, ModelId, TokenAmount
+from node.protocol.records import (
+    AccessRequest,
+    EpochParameters,
+    EpochResultSummary,
+    Offence,
+    OffenceVerdict,
+    RewardShare,
+    Voucher,
+)
 from node.protocol.results import pack_validator_set
 from node.protocol.rewards import reward_proof, rewards_root, subsidy
 from node.protocol.stages import stage_at
@@ -57,6 +73,9 @@ def compute() -> dict[str, Any]:
         rewards_root=rewards_root(shares),
         reward_total=TokenAmount(42 * 10**18),
     )
+    result_digest = epoch_result_digest(summary, CHAIN_ID, CONTRACT)
+    verdict = OffenceVerdict(EpochNumber(7), account(3), Offence.DOWNTIME, CID)
+    request = AccessRequest(ModelId("models/gated-7b"), account(2), nonce=2**200 + 1, expiry=1_800_000_000)
     positions = [stage_at(block, PARAMETERS) for block in BLOCKS]
     return {
         "chainId": CHAIN_ID,
@@ -84,7 +103,29 @@ def compute() -> dict[str, Any]:
             "totalWeight": summary.total_weight,
             "rewardsRoot": _hex(summary.rewards_root),
             "rewardTotal": str(summary.reward_total),
-            "digest": _hex(epoch_result_digest(summary, CHAIN_ID, CONTRACT)),
+            "digest": _hex(result_digest),
+            "objectionDigest": _hex(objection_digest(summary.epoch, result_digest, CHAIN_ID, CONTRACT)),
+        },
+        "verdict": {
+            "epoch": verdict.epoch,
+            "participant": verdict.participant,
+            "offence": verdict.offence.value,
+            "evidenceCid": _hex(cid_to_bytes(verdict.evidence_cid)),
+            "digest": _hex(verdict_digest(verdict, CHAIN_ID, CONTRACT)),
+        },
+        "disputeVerdict": {
+            "promptId": 12,
+            "forUserDigest": _hex(dispute_verdict_digest(12, for_user=True, chain_id=CHAIN_ID, coordinator=CONTRACT)),
+            "againstUserDigest": _hex(
+                dispute_verdict_digest(12, for_user=False, chain_id=CHAIN_ID, coordinator=CONTRACT)
+            ),
+        },
+        "accessRequest": {
+            "modelId": request.model_id,
+            "account": request.account,
+            "nonce": str(request.nonce),
+            "expiry": request.expiry,
+            "digest": _hex(access_request_digest(request, CHAIN_ID, CONTRACT)),
         },
         "validatorSet": {
             "packed": _hex(packed),

@@ -23,6 +23,17 @@ interface IEpochManager {
     /// @notice A member of the group in charge in `epoch`, drawn by weight.
     function drawMember(uint64 epoch, bytes32 seed) external view returns (address);
 
+    /// @notice Weigh those members of the group in charge in `epoch` who signed `digest`. Reverts on any signature
+    /// that is not valid.
+    /// @param signerBitmap Who signed (see IQuorumVerifier).
+    /// @param signatures Their signatures, in the order of the members.
+    /// @return signed The sum of the signers' weights.
+    /// @return total The sum of all weights.
+    function weighSignatures(uint64 epoch, bytes32 digest, uint256[] calldata signerBitmap, bytes calldata signatures)
+        external
+        view
+        returns (uint256 signed, uint256 total);
+
     /// @notice Price of one unit of compute, in units of 10^-18.
     function unitPrice() external view returns (uint256);
 }

@@ -11,4 +11,8 @@ interface IModelRegistry {
         external
         view
         returns (string memory cid, uint32 version, uint64 unitsOfComputePerToken);
+
+    /// @notice Who proposed a model (and is paid for access to it), and whether access to it is gated; reverts if the
+    /// model is unknown.
+    function accessOf(string calldata modelId) external view returns (address proposer, bool gated);
 }

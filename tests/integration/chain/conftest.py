@@ -10,7 +10,7 @@ import trio
 
 from node.chain.accounts import LocalAccount
 from node.chain.addresses import Deployment
-from node.chain.deployment import NetworkPlan, deploy_network
+from node.chain.deployment import NetworkPlan, Penalty, deploy_network
 from node.chain.devnet import development_account, find_anvil, run_anvil
 from node.chain.rpc import JsonRpc
 from node.protocol.identifiers import BlockNumber, TokenAmount
@@ -58,7 +58,13 @@ def plan_for(owner: LocalAccount, miners: tuple[LocalAccount, ...]) -> NetworkPl
         ),
         unbonding_seconds=3600,
         unlock_seconds=600,
-        prompt_deadline_blocks=40,
+        min_collateral=TokenAmount(0),
+        vesting_seconds=0,
+        answer_blocks=40,
+        dispute_blocks=4,
+        verdict_blocks=20,
+        fraud_penalty=Penalty(per_mille=500, barred_seconds=86_400),
+        downtime_penalty=Penalty(per_mille=10, barred_seconds=3600),
     )
 
 

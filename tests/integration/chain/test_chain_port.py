@@ -5,10 +5,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 from eth_hash.auto import keccak
 
+from contracts.bindings import model_registry
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, WrongChainError, open_chain, read_contract
 from node.chain.rpc import RpcUnavailableError
@@ -25,9 +27,11 @@ from node.protocol.actions import (
 )
 from node.protocol.eip712 import channel_id, voucher_digest
 from node.protocol.identifiers import Cid, Hash32, ModelId, NodeId, PeerId, TokenAmount
+from node.protocol.peer_binding import peer_binding
 from node.protocol.records import MLNodeRegistration, Voucher
 from node.store.chain_tables import Attempt
 from node.store.database import Database
+from p2p.identity import Identity
 from tests.integration.chain.conftest import TOKEN, Network
 
 pytestmark = pytest.mark.chain
@@ -74,8 +78,8 @@ async def caught_up(chain: EvmChain) -> None:
 async def test_a_registered_model_and_node_reach_the_state_of_another_daemon(network: Network) -> None:
     async with opened(network, network.owner) as owner, opened(network, network.miners[0], "miner") as miner:
         assert (await done(owner, "model", MODEL)).status is ActionStatus.DONE
-        peer = PeerId("12D3KooWGRUVh7FcjoRbUKBdTvRFDxDHDkJXaJ1gMBoRyGWHAJhV")
-        assert (await done(miner, "register", RegisterParticipant(peer, bytes(64)))).status is ActionStatus.DONE
+        peer, consent = consenting_peer(miner)
+        assert (await done(miner, "register", RegisterParticipant(peer, consent))).status is ActionStatus.DONE
         node = MLNodeRegistration(NodeId("node-1"), (ModelId("tiny"),), "cpu")
         assert (await done(miner, "hardware", SubmitHardwareDiff((node,), ()))).status is ActionStatus.DONE
         await caught_up(owner)
@@ -89,6 +93,27 @@ async def test_a_registered_model_and_node_reach_the_state_of_another_daemon(net
         assert owner.parameters.epoch_blocks == 60
         assert owner.parameters.halving_epochs == 100
         assert owner.parameters.unit_price == 10**12
+
+
+def consenting_peer(chain: EvmChain) -> tuple[PeerId, bytes]:
+    """A peer and its signature on the binding to the account of `chain`."""
+    identity = Identity(b"\x07" * 32)
+    return PeerId(identity.peer_id), identity.sign(peer_binding(chain.chain_id, chain.epoch_manager, chain.account))
+
+
+async def test_who_names_a_peer_without_its_consent_is_nobody(network: Network) -> None:
+    async with opened(network, network.owner) as owner, opened(network, network.miners[0], "miner") as miner:
+        assert (await done(owner, "model", MODEL)).status is ActionStatus.DONE
+        peer, consent = consenting_peer(owner)  # consent to another account
+        assert (await done(miner, "squat", RegisterParticipant(peer, consent))).status is ActionStatus.DONE
+        node = MLNodeRegistration(NodeId("node-1"), (ModelId("tiny"),), "cpu")
+        assert (await done(miner, "hardware", SubmitHardwareDiff((node,), ()))).status is ActionStatus.DONE
+        assert miner.account not in miner.state.participants
+        assert (await done(owner, "register", RegisterParticipant(peer, consent))).status is ActionStatus.DONE
+        assert owner.state.participant_of_peer(peer) == owner.account
+        own_peer, own_consent = consenting_peer(miner)
+        assert (await done(miner, "mend", RegisterParticipant(own_peer, own_consent))).status is ActionStatus.DONE
+        assert miner.state.participants[miner.account].ml_nodes == (node,)
 
 
 async def test_a_refused_intent_fails_in_the_contracts_own_words(network: Network) -> None:
@@ -203,8 +228,7 @@ async def test_events_of_a_reorganised_block_are_forgotten_and_its_intent_sent_a
 
 async def is_active(network: Network) -> bool:
     registry = network.deployment.addresses.model_registry
-    (active,) = await read_contract(network.rpc, registry, "ModelRegistry", "isActive", ["tiny"])
-    return bool(active)
+    return await read_contract(network.rpc, registry, model_registry.is_active("tiny"))
 
 
 async def test_an_outage_is_waited_out_and_nothing_is_lost(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,10 +236,9 @@ async def test_an_outage_is_waited_out_and_nothing_is_lost(network: Network, mon
         with monkeypatch.context() as down:
 
             async def unreachable(*_: object) -> object:
-                raise RpcUnavailableError("no endpoint answers")
+                raise httpx.ConnectError("no endpoint answers")
 
-            down.setattr(owner._rpc, "call", unreachable)
-            down.setattr(owner._rpc, "call_once", unreachable)
+            down.setattr(owner._rpc, "_ask", unreachable)
             await owner.submit("fund", FundChannel(network.miners[0].address, TokenAmount(TOKEN)))
             with trio.move_on_after(1.0) as waiting:
                 await owner.outcome("fund")

@@ -5,18 +5,19 @@ from eth_hash.auto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.protocol.identifiers import Address, Hash32, TokenAmount
+from node.protocol.identifiers import Address, EpochNumber, Hash32, TokenAmount
 from node.protocol.merkle import PROOF_LENGTH_MAX, merkle_proof, merkle_root, verify_merkle_proof
-from node.protocol.records import RewardShare
+from node.protocol.records import EpochResultSummary, RewardShare
 from node.protocol.rewards import (
     accumulate,
     get_settle_amounts,
+    pot,
     reward_proof,
     rewards_root,
     subsidy,
     verify_reward_proof,
 )
-from tests.builders import PARAMETERS, account
+from tests.builders import PARAMETERS, SOME_CID, account
 
 ACCOUNTS = [account(number) for number in range(1, 9)]
 WEIGHTS = st.dictionaries(st.sampled_from(ACCOUNTS), st.integers(1, 2**40), min_size=1)
@@ -55,13 +56,55 @@ def test_no_weight_is_no_reward() -> None:
 
 @given(WEIGHTS, WEIGHTS)
 def test_cumulative_shares_only_grow_and_ascend_by_account(first: dict, second: dict) -> None:
-    before = accumulate((), first)
-    after = accumulate(before, second)
+    before = accumulate((), {}, first)
+    after = accumulate(before, {}, second)
     known = {share.account: share.cumulative for share in after}
     assert all(known[share.account] >= share.cumulative for share in before)
     assert sum(known.values()) == sum(first.values()) + sum(second.values())
     order = [share.account.lower() for share in after]
     assert order == sorted(order)
+
+
+@given(st.lists(st.tuples(WEIGHTS, st.sets(st.sampled_from(ACCOUNTS))), max_size=6))
+def test_whoever_claims_and_whenever_nothing_is_lost_and_nothing_paid_twice(
+    epochs: list[tuple[dict[Address, int], set[Address]]],
+) -> None:
+    shares: tuple[RewardShare, ...] = ()
+    earned_in_all: dict[Address, int] = {}
+    claimed: dict[Address, TokenAmount] = {}
+    for earned, claimants in epochs:
+        shares = accumulate(shares, claimed, {owner: TokenAmount(amount) for owner, amount in earned.items()})
+        for owner, amount in earned.items():
+            earned_in_all[owner] = earned_in_all.get(owner, 0) + amount
+        owed = {share.account: share.cumulative for share in shares}
+        for owner, amount in earned_in_all.items():
+            assert max(owed.get(owner, 0), claimed.get(owner, 0)) == amount
+        claimed |= {owner: owed[owner] for owner in claimants if owner in owed}
+    assert all(share.cumulative > 0 for share in shares)
+
+
+def test_who_has_claimed_everything_is_left_out_of_the_next_result() -> None:
+    shares = accumulate((), {}, {ACCOUNTS[0]: TokenAmount(5), ACCOUNTS[1]: TokenAmount(7)})
+    after = accumulate(shares, {ACCOUNTS[0]: TokenAmount(5), ACCOUNTS[1]: TokenAmount(6)}, {})
+    assert after == (RewardShare(ACCOUNTS[1], TokenAmount(7)),)
+
+
+@given(st.integers(0, 50), st.lists(st.integers(0, 10**20), min_size=1, max_size=5))
+def test_the_pot_is_what_was_added_less_what_exceeded_the_subsidies(added: int, extras: list[int]) -> None:
+    results = {
+        EpochNumber(number): EpochResultSummary(
+            EpochNumber(number),
+            SOME_CID,
+            Hash32(bytes(32)),
+            1,
+            Hash32(bytes(32)),
+            TokenAmount(subsidy(number, PARAMETERS) + extra),
+        )
+        for number, extra in enumerate(extras)
+    }
+    total = TokenAmount(added + sum(extras))
+    assert pot(EpochNumber(len(extras)), total, results, PARAMETERS) == added
+    assert pot(EpochNumber(0), total, results, PARAMETERS) == total
 
 
 @given(WEIGHTS)
