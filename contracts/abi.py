@@ -120,4 +120,7 @@ def decode(types: Sequence[str], data: bytes) -> tuple[Any, ...]:
 
 def encode_call(signature: str, values: Sequence[object]) -> bytes:
     """Return the calldata of a function; raise ValueError if a value does not fit."""
-    return selector(signature) + encode(argument_types(signature), values)
+    try:
+        return selector(signature) + encode(argument_types(signature), values)
+    except ValueError as error:
+        raise ValueError(f"{signature.partition('(')[0]}{error}") from error

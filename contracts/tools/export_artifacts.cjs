@@ -22,18 +22,25 @@ const filesBelow = (folder, ending) =>
 // Members and documentation of every struct and enum, by canonical name such as `struct EpochManager.Parameters`.
 function collectTypes() {
   const types = new Map();
+  const seen = new Set();
   const visit = (node) => {
     const kind = { EnumDefinition: "enum", StructDefinition: "struct" }[node.nodeType];
     if (kind) {
       const members = kind === "enum" ? node.members.map((member) => member.name) : undefined;
-      types.set(`${kind} ${node.canonicalName}`, { members, notice: node.documentation?.text });
+      const name = `${kind} ${node.canonicalName}`;
+      const known = types.get(name);
+      // The ABI tells two enums of one name by nothing: giving one the other's members would be a silent lie.
+      const ambiguous = known !== undefined && (known.ambiguous || `${known.members}` !== `${members}`);
+      types.set(name, { members, notice: node.documentation?.text, ambiguous: ambiguous || undefined });
     }
     for (const child of node.nodes ?? []) visit(child);
   };
   for (const file of filesBelow(path.join(root, "out"), ".json")) {
     const { ast } = read(path.join(root, "out", file));
     // A test may give a type of its own the same name: only what contracts are made of counts.
-    if (ast && !ast.absolutePath.startsWith("test/")) visit(ast);
+    if (!ast || ast.absolutePath.startsWith("test/") || seen.has(ast.absolutePath)) continue;
+    seen.add(ast.absolutePath); // a file with several contracts has several outputs
+    visit(ast);
   }
   return types;
 }
@@ -42,6 +49,10 @@ function namedTypes(abi, types) {
   const used = {};
   const visit = (argument) => {
     const name = (argument.internalType ?? "").replace(/\[.*$/, "");
+    if (types.get(name)?.ambiguous) {
+      process.stderr.write(`Two files declare ${name}, with different members: rename one.\n`);
+      process.exit(1);
+    }
     if (types.has(name)) used[name] = types.get(name);
     for (const component of argument.components ?? []) visit(component);
   };

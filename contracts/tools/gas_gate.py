@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from contracts.tools.thresholds import FUZZ_SEED, FUZZ_THREADS
+from contracts.tools.thresholds import FUZZ_DICTIONARY_PERCENT, FUZZ_SEED, FUZZ_THREADS
 from contracts.tools.toolchain import CONTRACTS, ToolFailedError, run_forge
 
 SNAPSHOT = CONTRACTS / ".gas-snapshot"
@@ -19,6 +19,7 @@ SNAPSHOT_ARGUMENTS = (
     *("--threads", str(FUZZ_THREADS)),
     *("--no-match-test", "^invariant"),
 )
+SNAPSHOT_SETTINGS = {"FOUNDRY_FUZZ_DICTIONARY_WEIGHT": str(FUZZ_DICTIONARY_PERCENT)}
 
 
 def parse_snapshot(text: str) -> Mapping[str, str]:
@@ -60,7 +61,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "snapshot"
         try:
-            run_forge(["snapshot", "--snap", str(fresh), *SNAPSHOT_ARGUMENTS])
+            run_forge(["snapshot", "--snap", str(fresh), *SNAPSHOT_ARGUMENTS], SNAPSHOT_SETTINGS)
         except ToolFailedError as error:
             sys.stderr.write(f"Gas was not measured: {error}\n")
             return 1

@@ -13,5 +13,9 @@ FUZZ_SEED = "0x51756572"
 FUZZ_THREADS = 1
 """With more, how the inputs are shared out depends on the machine's cores, and with it the gas of fuzz tests."""
 
+FUZZ_DICTIONARY_PERCENT = 0
+"""Share of fuzz inputs taken from constants in the sources: with any, a new contract would change the gas of all fuzz
+tests. For measuring gas only; the tests themselves use forge's own share."""
+
 FORGE_SECONDS_MAX = 900
 """Longer means that forge hangs; the slowest gate takes about half a minute."""

@@ -19,9 +19,12 @@ class ToolFailedError(Exception):
     """A tool is missing, failed or hangs; the message says which and what it said."""
 
 
-def run_forge(arguments: Sequence[str]) -> str:
-    """Run forge on our contracts and return what it printed. Raises ToolFailedError."""
-    return _run([str(TOOLS / "forge"), *arguments], os.environ)
+def run_forge(arguments: Sequence[str], settings: Mapping[str, str] | None = None) -> str:
+    """Run forge on our contracts and return what it printed. Raises ToolFailedError.
+
+    `settings` are environment variables that stand above foundry.toml.
+    """
+    return _run([str(TOOLS / "forge"), *arguments], {**os.environ, **(settings or {})})
 
 
 def run_slither(arguments: Sequence[str]) -> str:

@@ -105,7 +105,7 @@ def as_log(entry: Entry, values: Sequence[Any]) -> tuple[list[bytes], bytes]:
 def test_calldata_is_what_web3_makes_of_the_same_values(entry: Entry, data: st.DataObject) -> None:
     values = data.draw(entry.values())
     made = bound(binding(entry), values)
-    oracle: Any = Web3().eth.contract(abi=[dict(entry.abi)])  # type: ignore[list-item]
+    oracle: Any = Web3().eth.contract(abi=[dict(entry.abi)])
     assert "0x" + made.calldata.hex() == oracle.encode_abi(signature(entry.abi), args=list(values))
     assert (made.contract, made.function) == (entry.contract, signature(entry.abi))
     assert (type(made).__name__ == "ViewCall") == (entry.abi["stateMutability"] in ("view", "pure"))
@@ -172,7 +172,7 @@ def test_the_tables_hold_every_event_and_error_of_the_abi(contract: str) -> None
 @given(data=st.data())
 def test_creation_code_carries_the_constructors_arguments(contract: str, data: st.DataObject) -> None:
     loaded = contracts.load(contract)
-    inputs = next((entry["inputs"] for entry in loaded.abi if entry["type"] == "constructor"), [])
+    inputs: list[dict[str, Any]] = next((entry["inputs"] for entry in loaded.abi if entry["type"] == "constructor"), [])
     values = [data.draw(values_of(argument, artifact(contract)["types"])) for argument in inputs]
     made = bound(module_of(contract).creation_code, values)
     assert made == loaded.bytecode + encoded(inputs, values)

@@ -32,7 +32,7 @@ end_of_record
 """
 
 
-def failing_forge(arguments: object) -> str:
+def failing_forge(arguments: object, settings: object = None) -> str:
     raise ToolFailedError("forge is not installed: run scripts/setup")
 
 
@@ -93,6 +93,30 @@ def test_gas_differences_name_what_changed_what_is_new_and_what_is_gone() -> Non
 def test_a_fuzz_test_that_costs_another_amount_is_a_difference() -> None:
     (line,) = differences(parse_snapshot(BEFORE), parse_snapshot(BEFORE.replace("~: 9", "~: 8")))
     assert line == "A:testFuzz(uint8): was 256, μ: 10, ~: 9, is 256, μ: 10, ~: 8"
+
+
+def test_gas_is_measured_with_inputs_that_depend_on_nothing_but_the_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def forge(arguments: list[str], settings: dict[str, str]) -> str:
+        asked.update(arguments=arguments, settings=settings)
+        Path(arguments[arguments.index("--snap") + 1]).write_text(BEFORE, encoding="utf-8")
+        return ""
+
+    monkeypatch.setattr(gas_gate, "run_forge", forge)
+    monkeypatch.setattr(gas_gate, "SNAPSHOT", tmp_path / "snapshot")
+    monkeypatch.setattr("sys.argv", ["gas_gate"])
+    assert gas_gate.main() == 0
+    assert " --threads 1 " in " ".join(asked["arguments"])
+    assert asked["settings"] == {"FOUNDRY_FUZZ_DICTIONARY_WEIGHT": "0"}
+    monkeypatch.setattr("sys.argv", ["gas_gate", "--check"])
+    assert gas_gate.main() == 0
+    (tmp_path / "snapshot").write_text(AFTER, encoding="utf-8")
+    assert gas_gate.main() == 1
+    (tmp_path / "snapshot").unlink()
+    assert gas_gate.main() == 1
 
 
 def finding(check: str, function: str, line: int) -> dict[str, Any]:
