@@ -14,7 +14,8 @@ from node.chain.accounts import LocalAccount, account_from_secret
 from node.chain.action_encoder import encode_action, encode_signed_action
 from node.chain.adapter import read_contract
 from node.chain.addresses import Deployment, contract_names
-from node.chain.deployment import NetworkPlan, Penalty, deploy_network, send_transaction
+from node.chain.deployer import send_transaction
+from node.chain.deployment import NetworkPlan, Penalty, deploy_network
 from node.chain.devnet import development_account, find_anvil, run_anvil
 from node.chain.parameters import from_parameters
 from node.chain.rpc import JsonRpc, quantity

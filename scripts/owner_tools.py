@@ -36,7 +36,7 @@ from node.chain.account_lock import AccountInUseError, exclusive_account
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import WrongChainError, check_chain
 from node.chain.addresses import ContractAddresses, Deployment, DeploymentFileError, read_deployment
-from node.chain.deployment import DeploymentFailedError
+from node.chain.deployer import DeploymentFailedError
 from node.chain.genesis import genesis_text, write_genesis
 from node.chain.owner_calls import (
     PreparedCall,
@@ -523,12 +523,12 @@ async def _gate_facts(rpc: JsonRpc, found: access_vault.Gate) -> dict[str, objec
     if found.gate_token != ZERO_ADDRESS:
         decimals = await token_decimals(rpc, Address(found.gate_token))
         facts |= {"gate_token": found.gate_token, "min_balance": units_to_decimal(found.min_balance, decimals)}
-    if found.pay_token != ZERO_ADDRESS:
-        decimals = await token_decimals(rpc, Address(found.pay_token))
-        lasts = f"{found.access_seconds} s" if found.access_seconds else "for ever"
+    if found.offer.pay_token != ZERO_ADDRESS:
+        decimals = await token_decimals(rpc, Address(found.offer.pay_token))
+        lasts = f"{found.offer.access_seconds} s" if found.offer.access_seconds else "for ever"
         facts |= {
-            "pay_token": found.pay_token,
-            "price": units_to_decimal(found.price, decimals),
+            "pay_token": found.offer.pay_token,
+            "price": units_to_decimal(found.offer.price, decimals),
             "access_lasts": lasts,
         }
     return facts
@@ -570,9 +570,11 @@ async def set_gate(
         new = access_vault.Gate(
             gate_token=gate_token or ZERO_ADDRESS,
             min_balance=await _units(registry.rpc, gate_token, min_balance),
-            pay_token=pay_token or ZERO_ADDRESS,
-            price=await _units(registry.rpc, pay_token, price),
-            access_seconds=(access_days or 0) * SECONDS_PER_DAY,
+            offer=access_vault.Offer(
+                pay_token=pay_token or ZERO_ADDRESS,
+                price=await _units(registry.rpc, pay_token, price),
+                access_seconds=(access_days or 0) * SECONDS_PER_DAY,
+            ),
         )
         access = await ask(registry.rpc, registry.addresses.model_registry, model_registry.access_of(model_id))
         if not access.gated:

@@ -1,39 +1,34 @@
-"""Deploys a network's contracts, in order; a run killed anywhere is gone on with, and nothing is paid twice."""
+"""Deploys a network: which contracts in which order, who owns them, and the models they begin with."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-import trio
 from eth_hash.auto import keccak
-from eth_utils.address import to_checksum_address
 
-import contracts
-from contracts.codec import creation_code, describe_revert, encode_call
+from contracts.binding_base import Call
+from contracts.bindings import (
+    model_registry,
+    participant_registry,
+    quern_timelock,
+    quern_token,
+    reward_distributor,
+)
 from node.chain.accounts import LocalAccount
 from node.chain.addresses import ContractAddresses, Deployment
-from node.chain.deployment_journal import DeploymentJournal, JournalError, JournalStep
+from node.chain.deployer import Deployer, DeploymentFailedError, Progress
+from node.chain.deployment_journal import DeploymentJournal
 from node.chain.parameters import to_parameters
-from node.chain.rpc import JsonRpc, RpcError, hex_bytes, quantity
-from node.chain.sender import BUMP_PER_MILLE, GAS_LIMIT_MAX, GAS_MARGIN_PER_MILLE
-from node.protocol.identifiers import Address, BlockNumber, Hash32, TokenAmount
+from node.chain.rpc import JsonRpc, hex_bytes
+from node.protocol.actions import ZERO_ADDRESS
+from node.protocol.identifiers import Address, BlockNumber, TokenAmount
 from node.protocol.records import EpochParameters
 from node.protocol.results import pack_validator_set
 
-RECEIPT_SECONDS_MAX = 120.0
-RESENT_SECONDS_MAX = 15.0
-"""For what a broken run signed, before it is replaced at today's fees."""
-RECEIPT_POLL_SECONDS = 0.2
-ATTEMPTS_RAISED_MAX = 20
-"""Fees are not raised beyond ten times today's, however often a run was broken off."""
-CODE_PREFIX_BYTES = 5
-"""How compiled code begins: enough to find it within the code that creates it."""
-
-Progress = Callable[[str], None]
-
-
-class DeploymentFailedError(Exception):
-    """A transaction of the deployment was refused or not mined; the message says which and why."""
+ROLE_BYTES = 32
+TIMELOCK_ADMIN_ROLE = bytes(ROLE_BYTES)
+TIMELOCK_PROPOSER_ROLE = keccak(b"PROPOSER_ROLE")
+TIMELOCK_CANCELLER_ROLE = keccak(b"CANCELLER_ROLE")
+"""Roles of OpenZeppelin's AccessControl and TimelockController."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +42,21 @@ class Penalty:
 
 
 @dataclass(frozen=True, slots=True)
+class Governance:
+    """How the token's holders decide on models, collateral and penalties. Times of votes are in blocks."""
+
+    voting_delay_blocks: int
+    """Between a proposal and the count of who may vote."""
+    voting_period_blocks: int
+    proposal_threshold: TokenAmount
+    """Votes that a proposer needs."""
+    quorum_percent: int
+    """Share of the supply that must take part."""
+    timelock_seconds: int
+    """Between a decision and its execution: time to leave for whoever disagrees."""
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkPlan:
     """What a network begins with. Amounts are in units of 10^-18 of the token."""
 
@@ -56,6 +66,10 @@ class NetworkPlan:
     treasury: Address
     genesis_group: tuple[tuple[Address, int], ...]
     """Accounts and weights in charge of epoch 0, ascending by account."""
+    genesis_models: tuple[model_registry.ModelImport, ...]
+    """Models that are registered from the first block on, e.g. those of a network before (see genesis.py)."""
+    governance: Governance | None
+    """Who owns the registries: a vote by the token, or without it the deployer."""
     parameters: EpochParameters
     unbonding_seconds: int
     unlock_seconds: int
@@ -81,15 +95,74 @@ async def deploy_network(
 
     Beside `output` a journal keeps each signed transaction before it is sent. It is removed at the end.
     """
-    deployer = _Deployer(rpc, account, DeploymentJournal(output.with_name(output.name + ".journal")), progress)
+    deployer = Deployer(rpc, account, DeploymentJournal(output.with_name(output.name + ".journal")), progress)
     await deployer.load()
-    parameters = plan.parameters
     token = await deployer.contract("token", "QuernToken", [plan.token_cap, plan.token_supply, plan.treasury])
-    models = await deployer.contract("model_registry", "ModelRegistry", [account.address])
+    timelock, governor = ZERO_ADDRESS, ZERO_ADDRESS
+    if plan.governance is not None:
+        timelock, governor = await _deploy_governance(deployer, account.address, token, plan.governance)
+    owner = account.address if plan.governance is None else timelock
+    models = await deployer.contract("model_registry", "ModelRegistry", [owner])
+    await _import_models(deployer, models, plan.genesis_models)
+    addresses = await _deploy_contracts(deployer, plan, owner, token, models, timelock, governor)
+    deployment = await _describe(rpc, addresses, deployer.first_block)
+    deployment.write(output)
+    deployer.finish()
+    return deployment
+
+
+async def _deploy_governance(
+    deployer: Deployer, deployer_account: Address, token: Address, governance: Governance
+) -> tuple[Address, Address]:
+    """Deploy timelock and governor; the deployer gives up its rights over them before anything is owned by them."""
+    timelock = await deployer.contract(
+        "timelock",
+        "QuernTimelock",
+        # Anyone may execute what was decided and waited for: the zero address stands for everybody.
+        [governance.timelock_seconds, [], [ZERO_ADDRESS], deployer_account],
+    )
+    governor = await deployer.contract(
+        "governor",
+        "QuernGovernor",
+        [
+            token,
+            timelock,
+            governance.voting_delay_blocks,
+            governance.voting_period_blocks,
+            governance.proposal_threshold,
+            governance.quorum_percent,
+        ],
+    )
+    steps = {
+        "governor_proposes": quern_timelock.grant_role(TIMELOCK_PROPOSER_ROLE, governor),
+        "governor_cancels": quern_timelock.grant_role(TIMELOCK_CANCELLER_ROLE, governor),
+        "deployer_renounces": quern_timelock.renounce_role(TIMELOCK_ADMIN_ROLE, deployer_account),
+    }
+    for name, call in steps.items():
+        await deployer.call(name, timelock, call.calldata)
+    return timelock, governor
+
+
+async def _import_models(deployer: Deployer, registry: Address, models: tuple[model_registry.ModelImport, ...]) -> None:
+    for model in models:
+        await deployer.call(f"import/{model.model_id}", registry, model_registry.import_model(model).calldata)
+    await deployer.call("finish_import", registry, model_registry.finish_import().calldata)
+
+
+async def _deploy_contracts(
+    deployer: Deployer,
+    plan: NetworkPlan,
+    owner: Address,
+    token: Address,
+    models: Address,
+    timelock: Address,
+    governor: Address,
+) -> ContractAddresses:
+    parameters = plan.parameters
     participants = await deployer.contract(
         "participant_registry",
         "ParticipantRegistry",
-        [models, token, plan.unbonding_seconds, plan.min_collateral, account.address],
+        [models, token, plan.unbonding_seconds, plan.min_collateral, owner],
     )
     distributor = await deployer.contract(
         "reward_distributor",
@@ -97,16 +170,11 @@ async def deploy_network(
         [token, parameters.initial_subsidy, parameters.halving_epochs, plan.vesting_seconds],
     )
     verifier = await deployer.contract("quorum_verifier", "EcdsaQuorumVerifier", [])
+    group = pack_validator_set(plan.genesis_group)
     epochs = await deployer.contract(
         "epoch_manager",
         "EpochManager",
-        [
-            to_parameters(parameters).to_abi(),
-            pack_validator_set(plan.genesis_group),
-            participants,
-            distributor,
-            verifier,
-        ],
+        [to_parameters(parameters).to_abi(), group, participants, distributor, verifier],
     )
     channels = await deployer.contract("payment_channels", "PaymentChannels", [token, plan.unlock_seconds])
     coordinator = await deployer.contract(
@@ -117,18 +185,22 @@ async def deploy_network(
     slashing = await deployer.contract(
         "slashing",
         "Slashing",
-        [epochs, participants, _penalty(plan.fraud_penalty), _penalty(plan.downtime_penalty), account.address],
+        [epochs, participants, _penalty(plan.fraud_penalty), _penalty(plan.downtime_penalty), owner],
     )
     vault = await deployer.contract("access_vault", "AccessVault", [models])
-    await deployer.call("set_minter", token, encode_call("QuernToken", "setMinter", [distributor]))
-    await deployer.call("set_epoch_manager", distributor, encode_call("RewardDistributor", "setEpochManager", [epochs]))
-    await deployer.call("set_slasher", participants, encode_call("ParticipantRegistry", "setSlasher", [slashing]))
+    links: dict[str, tuple[Address, Call]] = {
+        "set_minter": (token, quern_token.set_minter(distributor)),
+        "set_epoch_manager": (distributor, reward_distributor.set_epoch_manager(epochs)),
+        "set_slasher": (participants, participant_registry.set_slasher(slashing)),
+    }
+    for name, (recipient, call) in links.items():
+        await deployer.call(name, recipient, call.calldata)
     book = await deployer.contract(
         "address_book",
         "AddressBook",
         [(token, models, participants, epochs, distributor, channels, coordinator, slashing, vault)],
     )
-    addresses = ContractAddresses(
+    return ContractAddresses(
         token=token,
         model_registry=models,
         participant_registry=participants,
@@ -140,11 +212,9 @@ async def deploy_network(
         access_vault=vault,
         quorum_verifier=verifier,
         address_book=book,
+        timelock=timelock,
+        governor=governor,
     )
-    deployment = await _describe(rpc, addresses, deployer.first_block)
-    deployment.write(output)
-    deployer.finish()
-    return deployment
 
 
 def _penalty(penalty: Penalty) -> tuple[int, int]:
@@ -157,215 +227,8 @@ async def _describe(rpc: JsonRpc, addresses: ContractAddresses, first_block: Blo
         raise DeploymentFailedError("the endpoint does not know block 0")
     code_hashes = {}
     for field in fields(addresses):
-        code = hex_bytes(await rpc.call("eth_getCode", getattr(addresses, field.name), "latest"))
-        code_hashes[field.name] = keccak(code).hex()
+        address = getattr(addresses, field.name)
+        if address != ZERO_ADDRESS:
+            code = hex_bytes(await rpc.call("eth_getCode", address, "latest"))
+            code_hashes[field.name] = keccak(code).hex()
     return Deployment(await rpc.chain_id(), genesis.hash.hex(), first_block, addresses, code_hashes)
-
-
-class _Deployer:
-    """Sends one transaction after the other, each from the journal."""
-
-    def __init__(self, rpc: JsonRpc, account: LocalAccount, journal: DeploymentJournal, progress: Progress) -> None:
-        self._rpc = rpc
-        self._account = account
-        self._journal = journal
-        self._progress = progress
-
-    @property
-    def first_block(self) -> BlockNumber:
-        """Nothing of the network happened before this block."""
-        return self._journal.first_block
-
-    async def load(self) -> None:
-        """Take up a broken run, if its chain is this one."""
-        genesis = await self._rpc.block(0)
-        if genesis is None:
-            raise DeploymentFailedError("the endpoint does not know block 0")
-        newest = await self._rpc.block_number()
-        try:
-            self._journal.open(genesis.hash.hex(), self._account.address, BlockNumber(newest + 1))
-        except JournalError as error:
-            raise DeploymentFailedError(str(error)) from error
-
-    async def contract(self, name: str, artifact: str, arguments: Sequence[object]) -> Address:
-        """Deploy a contract, unless the journal says that it is, check its code, and return its address."""
-        step = self._journal.step(name)
-        fresh = step is None or not step.result
-        address = Address(await self._do(name, f"deploy {artifact}", None, creation_code(artifact, arguments)))
-        code = hex_bytes(await self._rpc.call("eth_getCode", address, "latest"))
-        if not is_compiled_from(code, contracts.load(artifact).bytecode):
-            raise DeploymentFailedError(
-                f"the code at {address} is not that of {artifact}: do not use this deployment. If the chain replaced "
-                "blocks, remove the journal beside the output file and deploy again"
-            )
-        if fresh:
-            self._progress(f"{artifact} at {address}")
-        return address
-
-    async def call(self, name: str, recipient: Address, calldata: bytes) -> None:
-        """Send a call, unless the journal says that it is done."""
-        await self._do(name, name, recipient, calldata)
-
-    def finish(self) -> None:
-        """All is done: the journal goes."""
-        self._journal.remove()
-
-    async def _do(self, name: str, what: str, recipient: Address | None, data: bytes) -> str:
-        """Bring one step into a block, from wherever a run before left it; return the address, or `done`."""
-        purpose = keccak((recipient or "").encode() + data).hex()
-        step = self._journal.step(name)
-        if step is not None and step.purpose != purpose:
-            raise DeploymentFailedError(
-                f"{what}: the plan differs from that of the broken run; go on with the old plan, or remove the journal "
-                "beside the output file to pay for a new deployment"
-            )
-        if step is not None and step.result:
-            return step.result
-        receipt: dict[str, str] | None = None
-        if step is not None:  # signed by a broken run, perhaps sent, perhaps mined
-            await self._send(what, step)
-            receipt = await self._wait_for(step, RESENT_SECONDS_MAX)
-        if receipt is None:
-            step = await self._signed(name, what, step, purpose, recipient, data)
-            await self._send(what, step)
-            receipt = await self._wait_for(step, RECEIPT_SECONDS_MAX)
-        if step is None:
-            raise AssertionError("a step is signed by now")
-        if receipt is None:
-            raise DeploymentFailedError(
-                f"{what}: not mined within {RECEIPT_SECONDS_MAX:.0f} s (nonce {step.nonce}). Run this again: it goes "
-                "on with the same nonce, at today's fees. If another program used this account meanwhile, deploy "
-                "from a new one"
-            )
-        if quantity(receipt["status"]) != 1:
-            self._journal.drop(name)
-            raise DeploymentFailedError(f"{what}: reverted in transaction {receipt['transactionHash']}; run this again")
-        result = "done" if recipient is not None else to_checksum_address(receipt["contractAddress"])
-        self._journal.put(name, replace(step, result=result))
-        return result
-
-    async def _signed(
-        self, name: str, what: str, step: JournalStep | None, purpose: str, recipient: Address | None, data: bytes
-    ) -> JournalStep:
-        """Sign a step, for the first time or at today's fees, and keep it: before it is sent."""
-        chain_nonce = quantity(await self._rpc.call("eth_getTransactionCount", self._account.address, "latest"))
-        if step is None:
-            step = JournalStep(self._journal.next_nonce(chain_nonce), purpose, ())
-        elif chain_nonce > step.nonce:
-            # A receipt may be a moment behind the count; only if it does not come somebody else used the nonce.
-            return step
-        nonce, known = step.nonce, step.attempts
-        digest, raw = await _sign_transaction(
-            self._rpc, self._account, what, recipient, data=data, value=0, nonce=nonce, attempts=len(known)
-        )
-        step = replace(step, attempts=(*known, (digest.hex(), raw.hex())))
-        self._journal.put(name, step)
-        return step
-
-    async def _send(self, what: str, step: JournalStep) -> None:
-        """Send every signed form: nodes keep the one that pays best and refuse the rest."""
-        refusals = []
-        for _, raw in step.attempts:
-            try:
-                await self._rpc.broadcast(bytes.fromhex(raw))
-            except RpcError as error:
-                refusals.append(error)
-        if refusals and "insufficient funds" in refusals[-1].message.lower():
-            raise DeploymentFailedError(f"{what}: {self._account.address} has too little to pay gas; run this again")
-
-    async def _receipt_of(self, step: JournalStep) -> dict[str, str] | None:
-        for digest, _ in step.attempts:
-            receipt: dict[str, str] | None = await self._rpc.call("eth_getTransactionReceipt", "0x" + digest)
-            if receipt is not None:
-                return receipt
-        return None
-
-    async def _wait_for(self, step: JournalStep, seconds: float) -> dict[str, str] | None:
-        receipt = None
-        with trio.move_on_after(seconds):
-            while (receipt := await self._receipt_of(step)) is None:  # noqa: ASYNC110 - a chain gives no signal
-                await trio.sleep(RECEIPT_POLL_SECONDS)
-        return receipt
-
-
-def is_compiled_from(code: bytes, creation: bytes) -> bool:
-    """Whether deployed `code` is what `creation` code returns: equal but for immutables, whose places hold zeros."""
-    start = 0
-    while code and (start := creation.find(code[:CODE_PREFIX_BYTES], start)) >= 0:
-        template = creation[start : start + len(code)]
-        if len(template) == len(code) and all(
-            wanted in (0, found) for wanted, found in zip(template, code, strict=True)
-        ):
-            return True
-        start += 1
-    return False
-
-
-async def send_transaction(
-    rpc: JsonRpc, account: LocalAccount, what: str, recipient: Address | None, *, data: bytes = b"", value: int = 0
-) -> dict[str, str]:
-    """Send one transaction and wait for its receipt. For tools only: daemons send through the outbox.
-
-    Raises DeploymentFailedError, which names `what`.
-    """
-    transaction_hash, raw = await _sign_transaction(rpc, account, what, recipient, data=data, value=value)
-    try:
-        await rpc.call_once("eth_sendRawTransaction", "0x" + raw.hex())
-    except RpcError as error:
-        raise DeploymentFailedError(f"{what}: {describe_revert(error.revert_data, error.message)}") from error
-    with trio.move_on_after(RECEIPT_SECONDS_MAX):
-        while True:
-            receipt = await rpc.call("eth_getTransactionReceipt", "0x" + transaction_hash.hex())
-            if receipt is not None:
-                break
-            await trio.sleep(RECEIPT_POLL_SECONDS)
-        if quantity(receipt["status"]) != 1:
-            raise DeploymentFailedError(f"{what}: reverted in transaction 0x{transaction_hash.hex()}")
-        found: dict[str, str] = receipt
-        return found
-    raise DeploymentFailedError(
-        f"{what}: transaction 0x{transaction_hash.hex()} was not mined within {RECEIPT_SECONDS_MAX:.0f} s; "
-        "run this again"
-    )
-
-
-async def _sign_transaction(
-    rpc: JsonRpc,
-    account: LocalAccount,
-    what: str,
-    recipient: Address | None,
-    *,
-    data: bytes,
-    value: int,
-    nonce: int | None = None,
-    attempts: int = 0,
-) -> tuple[Hash32, bytes]:
-    """Sign at today's fees, raised for every attempt before; without `nonce`, with the account's next one."""
-    fields: dict[str, object] = {"from": account.address, "data": "0x" + data.hex(), "value": hex(value)}
-    if recipient is not None:
-        fields["to"] = recipient
-    try:
-        gas = quantity(await rpc.call("eth_estimateGas", fields))
-        if nonce is None:
-            nonce = quantity(await rpc.call("eth_getTransactionCount", account.address, "pending"))
-        block = await rpc.block("latest")
-        priority_fee = quantity(await rpc.call("eth_maxPriorityFeePerGas"))
-        chain_id = await rpc.chain_id()
-    except RpcError as error:
-        raise DeploymentFailedError(f"{what}: {describe_revert(error.revert_data, error.message)}") from error
-    max_fee = 2 * (0 if block is None else block.base_fee) + priority_fee
-    for _ in range(min(attempts, ATTEMPTS_RAISED_MAX)):
-        max_fee, priority_fee = (fee * BUMP_PER_MILLE // 1000 + 1 for fee in (max_fee, priority_fee))
-    transaction: dict[str, object] = {
-        "type": 2,
-        "chainId": chain_id,
-        "nonce": nonce,
-        "value": value,
-        "data": data,
-        "gas": min(gas * GAS_MARGIN_PER_MILLE // 1000, GAS_LIMIT_MAX),
-        "maxFeePerGas": max_fee,
-        "maxPriorityFeePerGas": priority_fee,
-    }
-    if recipient is not None:
-        transaction["to"] = recipient
-    return account.sign_transaction(transaction)

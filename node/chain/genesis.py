@@ -25,8 +25,8 @@ TEXT_BYTES_MAX = 512
 QUANTIZATION_BYTES_MAX = 64
 MODEL_ARGS_MAX = 64
 """These five are the ModelRegistry's."""
-VERSIONS_MAX = 1000
-"""All versions of a model are imported in one transaction, which a block must hold."""
+VERSIONS_MAX = 200
+"""All versions of a model are imported in one transaction, whose gas EIP-7825 limits to 2^24."""
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
 MODEL_ID = re.compile(r"[a-z0-9._/-]+")

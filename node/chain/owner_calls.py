@@ -13,7 +13,7 @@ from contracts.codec import describe_revert
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import Result, read_contract
 from node.chain.addresses import ContractAddresses
-from node.chain.deployment import send_transaction
+from node.chain.deployer import send_transaction
 from node.chain.rpc import JsonRpc, RpcError, hex_bytes, quantity
 from node.protocol.actions import ZERO_ADDRESS
 from node.protocol.identifiers import Address
@@ -149,7 +149,7 @@ def explain(reason: RevertReason) -> str:  # noqa: PLR0912 - one case per refusa
 
 def no_gate(gate: access_vault.Gate) -> bool:
     """Whether nothing opens this gate but the proposer's `give`."""
-    return gate.gate_token == ZERO_ADDRESS and gate.pay_token == ZERO_ADDRESS
+    return gate.gate_token == ZERO_ADDRESS and gate.offer.pay_token == ZERO_ADDRESS
 
 
 def _refused(error: RpcError) -> RefusedError:

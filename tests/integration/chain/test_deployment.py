@@ -16,7 +16,8 @@ from eth_account import Account
 import contracts
 from node.amounts import amount_to_tokens
 from node.chain.addresses import ContractAddresses, read_deployment
-from node.chain.deployment import NetworkPlan, is_compiled_from
+from node.chain.deployer import is_compiled_from
+from node.chain.deployment import NetworkPlan
 from node.chain.devnet import development_account, find_anvil, run_anvil
 from node.chain.rpc import JsonRpc, hex_bytes, quantity
 from tests.integration.chain.conftest import ROOT, Network, plan_for

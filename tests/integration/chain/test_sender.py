@@ -13,7 +13,7 @@ import trio
 from structlog.testing import capture_logs
 
 from node.chain.account_lock import AccountInUseError, exclusive_account
-from node.chain.deployment import send_transaction
+from node.chain.deployer import send_transaction
 from node.chain.devnet import development_account
 from node.chain.rpc import JsonRpc, RpcError
 from node.chain.sender import GWEI, Sender

@@ -11,7 +11,7 @@ from eth_account import Account
 
 from contracts.bindings import access_vault, model_registry
 from node.chain.adapter import read_contract
-from node.chain.deployment import send_transaction
+from node.chain.deployer import send_transaction
 from node.chain.genesis import read_genesis
 from node.private_files import create_private_file
 from scripts.owner_tools import EXIT_TO_BE_PROPOSED, main
