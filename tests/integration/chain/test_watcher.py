@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import trio
 
+from node.chain import watcher
 from node.chain.rpc import JsonRpc, RpcError
-from node.chain.watcher import RANGE_BLOCKS_MAX, DeepReorganisationError, NoFinalityError
+from node.chain.watcher import DeepReorganisationError, NoFinalityError
 from node.ports import Stage, StageChange
 from node.protocol.actions import FundChannel
 from node.protocol.identifiers import TokenAmount
@@ -28,9 +29,9 @@ async def test_refused_ranges_shrink_and_grow_again_and_nothing_is_missed(
 ) -> None:
     async with opened(network, network.owner) as owner:
         await done(owner, "fund", FundChannel(network.miners[0].address, TokenAmount(TOKEN)))
-        await network.mine(3000)
+        await network.mine(300)
         await done(owner, "more", FundChannel(network.miners[1].address, TokenAmount(TOKEN)))
-        await network.mine(500)
+        await network.mine(100)
         truth = owner.state.channels
     original, ranges = JsonRpc._ask, []
 
@@ -38,19 +39,21 @@ async def test_refused_ranges_shrink_and_grow_again_and_nothing_is_missed(
         if method == "eth_getLogs" and "fromBlock" in parameters[0]:
             blocks = int(parameters[0]["toBlock"], 16) - int(parameters[0]["fromBlock"], 16) + 1
             ranges.append(blocks)
-            if blocks > 100:
+            if blocks > 20:
                 raise RpcError(-32005, "query returned more than 10000 results", "")
         return await original(self, endpoint, method, parameters)
 
     monkeypatch.setattr(JsonRpc, "_ask", refuse_long)
     async with opened(network, network.owner, "afresh", confirmations=2) as afresh:
         assert afresh.state.channels == truth
-    answered = [blocks for blocks in ranges if blocks <= 100]
+    answered = [blocks for blocks in ranges if blocks <= 20]
     assert len(ranges) - len(answered) < len(answered), "it does not ask in vain more often than not"
 
 
 async def test_ranges_grow_to_their_maximum(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    await network.mine(40_000)
+    monkeypatch.setattr(watcher, "RANGE_BLOCKS_FIRST", 20)
+    monkeypatch.setattr(watcher, "RANGE_BLOCKS_MAX", 80)
+    await network.mine(500)
     original, ranges = JsonRpc._ask, []
 
     async def note(self: JsonRpc, endpoint: Any, method: str, parameters: Any) -> Any:
@@ -60,8 +63,9 @@ async def test_ranges_grow_to_their_maximum(network: Network, monkeypatch: pytes
 
     monkeypatch.setattr(JsonRpc, "_ask", note)
     async with opened(network, network.owner) as owner:
-        assert owner.head.confirmed >= 40_000
-    assert max(ranges) == RANGE_BLOCKS_MAX
+        assert owner.head.confirmed >= 500
+    assert ranges[:3] == [20, 40, 80]
+    assert max(ranges) == 80
 
 
 async def test_a_shorter_chain_after_a_restart_does_not_unconfirm(network: Network) -> None:
