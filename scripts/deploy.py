@@ -60,9 +60,7 @@ def write_abis(folder: Path) -> None:
 @click.option("--keystore", required=True, type=click.Path(path_type=Path), help="Keystore v3 of the deployer.")
 @click.option("--passphrase-file", type=click.Path(path_type=Path), help="File with the passphrase (0600).")
 @click.option("--plan", "plan_path", required=True, type=click.Path(path_type=Path), help="The network's plan.")
-@click.option(
-    "--genesis", type=click.Path(path_type=Path), help="Models to begin with (a file of `owner_tools.py export`)."
-)
+@click.option("--genesis", type=click.Path(path_type=Path), help="Models to begin with (`owner_tools.py export`).")
 @click.option("--output", default="deployment.json", type=click.Path(path_type=Path), help="The file to write.")
 def main(
     rpc: str, keystore: Path, passphrase_file: Path | None, plan_path: Path, genesis: Path | None, output: Path

@@ -15,10 +15,10 @@ from pathlib import Path
 import httpx
 import trio
 
-from node.chain.addresses import Deployment
-from node.chain.bindings import contract_names, decode_event
+from node.chain.addresses import Deployment, followed_contracts
 from node.chain.deployment import deploy_network
 from node.chain.devnet import development_account, find_anvil, run_anvil
+from node.chain.event_decoder import EventDecoder
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
 from node.protocol.events import ChannelFunded
 from tests.integration.chain.chaos_child import STOPPED, ChildSpec, amount_of, payee_of
@@ -212,9 +212,10 @@ async def _count_intents(
 ) -> None:
     channels = deployment.addresses.payment_channels
     logs = await rpc.call("eth_getLogs", {"fromBlock": "0x0", "address": channels})
+    decoder = EventDecoder(deployment.chain_id, deployment.addresses.epoch_manager)
     funded: dict[str, list[int]] = {}
     for entry in logs:
-        body = decode_event("PaymentChannels", [hex_bytes(t) for t in entry["topics"]], hex_bytes(entry["data"]))
+        body = decoder.decode("PaymentChannels", [hex_bytes(t) for t in entry["topics"]], hex_bytes(entry["data"]))
         if isinstance(body, ChannelFunded):
             funded.setdefault(body.payee, []).append(body.deposited)
     for index in range(chaos.intents):
@@ -229,13 +230,14 @@ async def _count_intents(
 
 async def _compare_events(rpc: JsonRpc, deployment: Deployment, folder: Path, lives: int, outcome: Outcome) -> None:
     """What each life saw applied must be a beginning of what is on chain: nothing missed, repeated or invented."""
-    names = contract_names(deployment.addresses)
+    names = followed_contracts(deployment.addresses)
+    decoder = EventDecoder(deployment.chain_id, deployment.addresses.epoch_manager)
     by_address = {address.lower(): name for address, name in names.items()}
     logs = await rpc.call("eth_getLogs", {"fromBlock": "0x0", "address": list(names)})
     truth = []
     for entry in logs:
         topics = [hex_bytes(topic) for topic in entry["topics"]]
-        if decode_event(by_address[entry["address"].lower()], topics, hex_bytes(entry["data"])) is not None:
+        if decoder.decode(by_address[entry["address"].lower()], topics, hex_bytes(entry["data"])) is not None:
             number, index = quantity(entry["blockNumber"]), quantity(entry["logIndex"])
             truth.append(f"{number} {entry['blockHash'][2:]} {index}")
     longest = 0

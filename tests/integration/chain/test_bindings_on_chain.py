@@ -6,7 +6,7 @@ import pytest
 
 from contracts.binding_base import Call, ViewCall
 from contracts.bindings import address_book, decode_error, decode_event, epoch_manager, payment_channels, quern_token
-from node.chain.bindings import contract_names
+from node.chain.addresses import contract_names
 from node.chain.rpc import RpcError, hex_bytes
 from tests.integration.chain.conftest import TOKEN, Network
 
