@@ -1,1 +1,1 @@
-"""Measurements that decide designs: each is a module, run by its name."""
+"""Measurements, each runnable by name. They print ratios of two things measured in one run: see README.md."""

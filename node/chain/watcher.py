@@ -7,6 +7,7 @@ database transaction. What services see (`state`) is confirmed: it is never roll
 it stops the daemon.
 """
 
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,8 +33,10 @@ RANGE_BLOCKS_MAX = 10_000
 """Blocks per question in deep history; larger ranges are refused by most public endpoints."""
 RANGE_BLOCKS_WORTH = 16
 """For fewer blocks than these the way by block hashes costs little and checks more."""
-RANGES_AHEAD_MAX = 2
-"""Ranges read and not yet stored: more would only fill memory."""
+RANGES_AT_ONCE_MAX = 3
+"""Ranges under way or not yet stored: enough to hide an endpoint's delay; more would fill memory."""
+DECODED_AT_ONCE_MAX = 20
+"""Logs, of about half a millisecond each: nothing else runs meanwhile."""
 CALM_RANGES = 8
 """After a refusal, so many ranges must succeed before a larger one is tried."""
 MOVED_TRIES_MAX = 20
@@ -62,6 +65,26 @@ class _Range:
     last: BlockNumber
     hash: Hash32
     logs: Sequence[Mapping[str, Any]]
+
+
+class _RangeUnderWay:
+    """A range that is being read."""
+
+    def __init__(self) -> None:
+        self._ready = trio.Event()
+        self._found: _Range | None = None
+
+    def put(self, found: _Range) -> None:
+        """It was read."""
+        self._found = found
+        self._ready.set()
+
+    async def found(self) -> _Range:
+        """Wait until it is read."""
+        await self._ready.wait()
+        if self._found is None:
+            raise AssertionError("ready means found")
+        return self._found
 
 
 class Watcher:
@@ -141,16 +164,21 @@ class Watcher:
             newest = await self._rpc.head()
             final = await self._final(newest)
             tip = await self._canonical_tip(newest)
-            following = BlockNumber(self._first_block if tip is None else tip[0] + 1)
             if tip is not None and self._confirmed_at(tip[0], final) > self.head.confirmed:
                 self._tables.confirm(self._confirmed_at(tip[0], final))
                 self._advance(tip[0], final)
-            if following > newest:
-                return True
-            if final - following >= RANGE_BLOCKS_WORTH:
+            following = BlockNumber(self._first_block if tip is None else tip[0] + 1)
+            deep = final - following >= RANGE_BLOCKS_WORTH
+            if deep:
                 await self._take_ranges(following, final)
-            elif not await self._take_block(following, None if tip is None else tip[1], final):
-                return False
+                following, tip = BlockNumber(final + 1), self._tables.tip()
+            parent = None if tip is None else tip[1]
+            for number in range(following, newest + 1):
+                parent = await self._take_block(BlockNumber(number), parent, final)
+                if parent is None:
+                    return False
+            if not deep:
+                return True  # after deep history, the head has moved on meanwhile
 
     async def _final(self, newest: BlockNumber) -> BlockNumber:
         """Return the newest block that may be acted on, by the rule of the settings."""
@@ -224,57 +252,74 @@ class Watcher:
         log.error(message, block=block, confirmed=self.head.confirmed)
         raise DeepReorganisationError(message)
 
-    async def _take_block(self, number: BlockNumber, parent: Hash32 | None, final: int) -> bool:
-        """Take in one block; return False if the chain moved between two questions."""
+    async def _take_block(self, number: BlockNumber, parent: Hash32 | None, final: int) -> Hash32 | None:
+        """Take in one block and return its hash, or None if the chain moved between two questions."""
         block = await self._rpc.agreed_block(number)
         if block is None or (parent is not None and block.parent_hash != parent):
-            return False
+            return None
         block_hash = "0x" + block.hash.hex()
         try:
             logs = await self._logs({"blockHash": block_hash})
         except RpcError:
             again = await self._rpc.agreed_block(number)
             if again is None or again.hash != block.hash:
-                return False  # the block was reorganised away before its logs were read
+                return None  # the block was reorganised away before its logs were read
             raise
         if any(entry["blockHash"] != block_hash for entry in logs):
             raise ValueError(f"logs of block {number} name another block")
         self._tables.add_blocks(number, block.hash, self._records(logs), self._confirmed_at(number, final))
         self._advance(number, final)
-        return True
+        return block.hash
 
     async def _take_ranges(self, first: BlockNumber, final: BlockNumber) -> None:
-        """Take in confirmed blocks up to `final`; while one range is stored the next is on its way."""
+        """Take in confirmed blocks up to `final`; while one range is stored the next ones are on their way."""
         failure: Exception | None = None
-        send, receive = trio.open_memory_channel[_Range](RANGES_AHEAD_MAX)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read_ranges, first, final, send)
-                async for found in receive:
-                    self._tables.add_blocks(found.last, found.hash, self._records(found.logs), found.last)
-                    self._advance(found.last, final)
+                under_way: deque[_RangeUnderWay] = deque()
+                while first <= final or under_way:
+                    while first <= final and len(under_way) < RANGES_AT_ONCE_MAX:
+                        last = BlockNumber(min(final, first + self._range_blocks - 1))
+                        under_way.append(_RangeUnderWay())
+                        nursery.start_soon(self._fetch, under_way[-1], first, last)
+                        first = BlockNumber(last + 1)
+                    await self._store_range(await under_way.popleft().found(), final)
         except* (RpcUnavailableError, RpcError, ValueError) as group:
             failure = _first_of(group)
         if failure is not None:
             raise failure
 
-    async def _read_ranges(self, first: BlockNumber, final: BlockNumber, send: trio.MemorySendChannel[_Range]) -> None:
-        async with send:
-            while first <= final:
-                last = BlockNumber(min(final, first + self._range_blocks - 1))
-                try:
-                    found = await self._read_range(first, last)
-                except (RpcError, RpcUnavailableError) as error:
-                    if isinstance(error, RpcUnavailableError) or self._range_blocks == 1:
-                        self._shrink_ranges(str(error))  # it may be the size that an endpoint cannot bear
-                        raise
-                    self._shrink_ranges(str(error))
-                    continue
-                self._calm_ranges += 1
-                if self._calm_ranges >= CALM_RANGES:
-                    self._range_blocks = min(2 * self._range_blocks, RANGE_BLOCKS_MAX)
-                await send.send(found)
-                first = BlockNumber(last + 1)
+    async def _store_range(self, found: _Range, final: BlockNumber) -> None:
+        records: list[tuple[int, int, bytes]] = []
+        for start in range(0, len(found.logs), DECODED_AT_ONCE_MAX):
+            records += self._records(found.logs[start : start + DECODED_AT_ONCE_MAX])
+            await trio.lowlevel.checkpoint()  # the next ranges, and all else, go on meanwhile
+        self._tables.add_blocks(found.last, found.hash, records, found.last)
+        self._advance(found.last, final)
+
+    async def _fetch(self, under_way: _RangeUnderWay, first: BlockNumber, last: BlockNumber) -> None:
+        under_way.put(await self._read_in_parts(first, last))
+
+    async def _read_in_parts(self, first: BlockNumber, last: BlockNumber) -> _Range:
+        """Read a range, in halves wherever an endpoint refuses it whole."""
+        size = last - first + 1
+        try:
+            found = await self._read_range(first, last)
+        except RpcUnavailableError as error:
+            self._shrink_ranges(size, str(error))  # it may be the size that an endpoint cannot bear
+            raise
+        except RpcError as error:
+            if size == 1:
+                raise
+            self._shrink_ranges(size, str(error))
+            middle = BlockNumber(first + size // 2 - 1)
+            left = await self._read_in_parts(first, middle)
+            right = await self._read_in_parts(BlockNumber(middle + 1), last)
+            return _Range(last, right.hash, [*left.logs, *right.logs])
+        self._calm_ranges += 1
+        if self._calm_ranges >= CALM_RANGES and size >= self._range_blocks:
+            self._range_blocks = min(2 * size, RANGE_BLOCKS_MAX)
+        return found
 
     async def _read_range(self, first: BlockNumber, last: BlockNumber) -> _Range:
         """Ask for a range's logs and its last block side by side."""
@@ -300,10 +345,12 @@ class Watcher:
             raise ValueError(f"logs of blocks {first} to {last} name another block")
         return _Range(last, hashes[0], logs)
 
-    def _shrink_ranges(self, reason: str) -> None:
-        self._range_blocks = max(1, self._range_blocks // 2)
+    def _shrink_ranges(self, refused_blocks: int, reason: str) -> None:
         self._calm_ranges = 0
-        log.info("a range of logs was not to be had; halving it", blocks=self._range_blocks, reason=reason)
+        smaller = max(1, refused_blocks // 2)
+        if smaller < self._range_blocks:  # others under way may be refused for the same reason: once is enough
+            self._range_blocks = smaller
+            log.info("a range of logs was not to be had; asking for smaller ones", blocks=smaller, reason=reason)
 
     async def _logs(self, where: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
         result = await self._rpc.call_agreed(
