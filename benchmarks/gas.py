@@ -240,9 +240,10 @@ async def measure_purchase(network: MeasuredNetwork) -> list[Measurement]:
     await network.fund(buyer.address)
     await network.send(network.owner, quern_token.transfer(buyer.address, 10 * TOKEN))
     await network.send(buyer, quern_token.approve(addresses.access_vault, 10 * TOKEN))
-    gate = access_vault.Gate(addresses.token, 100 * TOKEN, addresses.token, TOKEN, 86_400)
+    offer = access_vault.Offer(addresses.token, TOKEN, 86_400)
+    gate = access_vault.Gate(addresses.token, 100 * TOKEN, offer)
     set_gate = await network.send(network.owner, access_vault.set_gate(MODEL.model_id, gate))
-    costs = [await network.send(buyer, access_vault.purchase(MODEL.model_id, TOKEN)) for _ in range(2)]
+    costs = [await network.send(buyer, access_vault.purchase(MODEL.model_id, offer)) for _ in range(2)]
     return [
         Measurement("setGate", set_gate),
         Measurement("purchase, first", costs[0]),

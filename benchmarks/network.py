@@ -135,6 +135,8 @@ async def measured_network(
         token_supply=TokenAmount(10_000 * TOKEN),
         treasury=owner.address,
         genesis_group=tuple((member.address, 1) for member in group),
+        genesis_models=(),
+        governance=None,
         parameters=PARAMETERS,
         unbonding_seconds=30 * 86_400,
         unlock_seconds=86_400,

@@ -18,6 +18,7 @@ import trio
 from pydantic_core import from_json
 
 from benchmarks.history import CHANNELS
+from node.chain.event_decoder import EventDecoder
 from node.chain.rpc import JsonRpc
 from node.chain.watcher import Watcher
 from node.protocol.identifiers import Address, BlockNumber
@@ -56,6 +57,7 @@ async def catch_up(url: str, folder: Path) -> tuple[float, list[dict[str, Any]]]
             rpc,
             ChainTables(database),
             names,
+            EventDecoder(1, Address(CHANNELS)),
             first_block=BlockNumber(1),
             confirmations=CONFIRMATIONS,
             poll_seconds=1.0,

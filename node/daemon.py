@@ -27,6 +27,8 @@ from node.chain.addresses import DeploymentFileError, read_deployment
 from node.chain.rpc import RpcError, RpcUnavailableError
 from node.chain.sender import GWEI
 from node.chain.watcher import DeepReorganisationError, NoFinalityError
+from node.chain_operations import DaemonChainOperations
+from node.control.chain_methods import chain_method_table
 from node.control.methods import method_table
 from node.control.server import ControlSocketError, serve_control
 from node.engine.adapter import EngineEnvironment, EngineNode
@@ -58,6 +60,7 @@ from node.settings import Role, Settings, SettingsError, load_settings
 from node.settings.locations import default_settings_file
 from node.settings.schema import EngineSettings
 from node.store.books import Books
+from node.store.chain_tables import ChainTables
 from node.store.database import Database
 from node.store.migrations import SchemaTooNewError
 from node.supervisor import ServiceGaveUpError, Supervisor
@@ -144,7 +147,8 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
             ) as network,
         ):
             books = Books(database, account.address)
-            await _run_services(settings, chain, content, network, books, engines, network_id)
+            shown = DaemonChainOperations(settings, chain, ChainTables(database), books, wall_clock)
+            await _run_services(settings, chain, content, network, books, engines, network_id, shown)
     finally:
         database.close()
 
@@ -157,6 +161,7 @@ async def _run_services(
     store: Books,
     engines: list[EngineNode],
     network_id: str,
+    chain_operations: DaemonChainOperations,
 ) -> None:
     supervisor = Supervisor()
     router = GossipRouter(network)
@@ -248,7 +253,8 @@ async def _run_services(
         nursery.start_soon(_stop_after, stop_asked, nursery.cancel_scope)
         operations = DaemonOperations(parts, stop_asked.set)
         # Any: trio does not export the type that Nursery.start asks for.
-        control: Any = partial(serve_control, settings.control.socket, method_table(operations))
+        methods = method_table(operations) | chain_method_table(chain_operations)
+        control: Any = partial(serve_control, settings.control.socket, methods)
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)
         await supervisor.run()

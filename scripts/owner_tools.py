@@ -1,4 +1,4 @@
-"""Looks after published models: list, get, register, update, deactivate, set-spec, history, export, and their gates.
+"""Looks after published models and their gates.
 
 \b
 What reads needs only the chain; what changes something needs the account that owns the ModelRegistry, or for a gate the
@@ -54,6 +54,7 @@ from node.chain.owner_calls import (
 )
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError
 from node.cli.render import listed, print_facts, print_table
+from node.dates import date_in_words
 from node.engine.arguments import EngineArgumentsError, merge_model_args
 from node.keys import KeyFileError, find_passphrase, keystore_account, unlock_keystore
 from node.protocol.actions import ZERO_ADDRESS
@@ -387,7 +388,7 @@ async def list_models(options: Options, *, active: bool) -> None:
 @click.argument("model_id")
 @chain_options
 async def get(options: Options, *, model_id: str) -> None:
-    """Show all that the registry holds of a model."""
+    """Show all there is of a model."""
     async with open_registry(options) as registry:
         model = await ask(registry.rpc, registry.addresses.model_registry, model_registry.get_model(model_id))
     facts = asdict(model)
@@ -399,7 +400,10 @@ async def get(options: Options, *, model_id: str) -> None:
 @click.argument("model_id")
 @chain_options
 async def history(options: Options, *, model_id: str) -> None:
-    """Show every version of a model with its CID, the first one first."""
+    """Show every version of a model.
+
+    With its CID, the first one first.
+    """
     async with open_registry(options) as registry:
         cids = await read_history(registry.rpc, registry.addresses, model_id)
     if options.as_json:
@@ -417,7 +421,10 @@ async def history(options: Options, *, model_id: str) -> None:
 @spec_options
 @sending_options
 async def register(options: Options, /, *, model_id: str, cid: Cid, name: str, description: str, **given: Any) -> None:
-    """Register a model whose content is published already (owner_upload.py does both)."""
+    """Register a model.
+
+    Its content must be published already: owner_upload.py does both.
+    """
     spec = changed_spec(PLAIN_SPEC, given)
     if spec == PLAIN_SPEC:
         call = model_registry.register_model(model_id, cid, name, description)
@@ -432,7 +439,10 @@ async def register(options: Options, /, *, model_id: str, cid: Cid, name: str, d
 @click.argument("cid", type=CID)
 @sending_options
 async def update(options: Options, *, model_id: str, cid: Cid) -> None:
-    """Publish a new version of a model, which becomes active if it was not."""
+    """Publish a new version of a model.
+
+    It becomes active if it was not.
+    """
     async with open_registry(options) as registry:
         known = await ask(registry.rpc, registry.addresses.model_registry, model_registry.get_model(model_id))
         if known.cid == cid and known.active:
@@ -446,7 +456,10 @@ async def update(options: Options, *, model_id: str, cid: Cid) -> None:
 @click.argument("model_id")
 @sending_options
 async def deactivate(options: Options, *, model_id: str) -> None:
-    """Take a model out of service from the next epoch on; `update` brings it back."""
+    """Take a model out of service.
+
+    From the next epoch on; `update` brings it back.
+    """
     async with open_registry(options) as registry:
         await change_registry(options, registry, f"deactivate {model_id}", model_registry.deactivate_model(model_id))
 
@@ -456,7 +469,10 @@ async def deactivate(options: Options, *, model_id: str) -> None:
 @spec_options
 @sending_options
 async def set_spec(options: Options, /, *, model_id: str, **given: Any) -> None:
-    """Change a model's specification: what is not given stays. It counts from the next epoch on."""
+    """Change a model's specification.
+
+    What is not given stays. It counts from the next epoch on.
+    """
     async with open_registry(options) as registry:
         known = await ask(registry.rpc, registry.addresses.model_registry, model_registry.get_model(model_id))
         spec = changed_spec(known.spec, given)
@@ -471,7 +487,10 @@ async def set_spec(options: Options, /, *, model_id: str, **given: Any) -> None:
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="The file to write.  [default: -]")
 @chain_options
 async def export(options: Options, *, output: Path | None) -> None:
-    """Write all models with all versions as the genesis file of another network (see deploy.py)."""
+    """Write all models as a genesis file.
+
+    With all versions: deploy.py begins another network with it.
+    """
     async with open_registry(options) as registry:
         models = await read_models(registry.rpc, registry.addresses)
     if output is None:
@@ -486,7 +505,10 @@ async def export(options: Options, *, output: Path | None) -> None:
 
 @main.group()
 def gate() -> None:
-    """Say who may use a gated model: holders of a token, buyers, and whom its proposer lets in."""
+    """Say who may use a gated model.
+
+    Holders of a token, buyers, and whom its proposer lets in.
+    """
 
 
 @gate.command("show")
@@ -494,7 +516,7 @@ def gate() -> None:
 @click.option("--account", type=ACCOUNT, help="Show what this account has as well.")
 @chain_options
 async def show_gate(options: Options, *, model_id: str, account: Address | None) -> None:
-    """Show a model's gate, and an account's access."""
+    """Show a gate, and an account's access."""
     async with open_registry(options) as registry:
         rpc, vault = registry.rpc, registry.addresses.access_vault
         access = await ask(rpc, registry.addresses.model_registry, model_registry.access_of(model_id))
@@ -539,10 +561,7 @@ def _until_in_words(until: int) -> str:
         return "never bought or given"
     if until == FOR_EVER:
         return "for ever"
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(until))
-    except (OverflowError, ValueError, OSError):
-        return f"UNIX second {until}"
+    return date_in_words(until)
 
 
 @gate.command("set")
@@ -563,7 +582,10 @@ async def set_gate(
     price: str | None,
     access_days: int | None,
 ) -> None:
-    """Set a model's gate anew, whole: what is not given is off. What was bought stays bought."""
+    """Set a gate anew, whole.
+
+    What is not given is off. What was bought stays bought.
+    """
     if (gate_token is None) != (min_balance is None) or (pay_token is None) != (price is None):
         raise click.UsageError("--gate-token goes with --min-balance, --pay-token with --price")
     async with open_registry(options) as registry:
@@ -598,7 +620,10 @@ async def _units(rpc: JsonRpc, token: Address | None, number: str | None) -> int
 @click.option("--days", type=click.IntRange(min=1), help="How long from now.  [default: for ever]")
 @sending_options
 async def give_access(options: Options, *, model_id: str, account: Address, days: int | None) -> None:
-    """Let an account in, or take back that it was shut out. It never shortens what the account has."""
+    """Let an account in.
+
+    Or take back that it was shut out. It never shortens what the account has.
+    """
     until = FOR_EVER if days is None else int(time.time()) + days * SECONDS_PER_DAY
     async with open_registry(options) as registry:
         call = access_vault.give_access(model_id, account, until)
@@ -610,7 +635,10 @@ async def give_access(options: Options, *, model_id: str, account: Address, days
 @click.argument("account", type=ACCOUNT)
 @sending_options
 async def revoke_access(options: Options, *, model_id: str, account: Address) -> None:
-    """Shut an account out, in public, and forget its wrapped key. What it has read, it has."""
+    """Shut an account out.
+
+    In public; its wrapped key is forgotten. What it has read, it has.
+    """
     async with open_registry(options) as registry:
         call = access_vault.revoke_access(model_id, account)
         await change_vault(options, registry, f"revoke {account}'s access to {model_id}", call, model_id)
@@ -622,7 +650,10 @@ async def revoke_access(options: Options, *, model_id: str, account: Address) ->
 @click.option("--wrapped", required=True, help="The model's content key, encrypted to the account's key, as hex.")
 @sending_options
 async def set_wrapped_key(options: Options, *, model_id: str, account: Address, wrapped: str) -> None:
-    """Deposit a model's wrapped content key for an account (`gate show --account` has its encryption key)."""
+    """Deposit a wrapped content key.
+
+    For an account that has access; `gate show --account` has its encryption key.
+    """
     key = _wrapped_key(wrapped)
     async with open_registry(options) as registry:
         published = await ask(registry.rpc, registry.addresses.access_vault, access_vault.encryption_key_of(account))

@@ -38,6 +38,27 @@ class Attempt:
     """Limit of gas."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredIntent:
+    """An intent as its operator looks at it."""
+
+    key: str
+    outcome: ActionOutcome
+    steps: tuple["StoredStep", ...]
+    """Its transactions, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStep:
+    """A transaction of an intent."""
+
+    status: str
+    """`new`, `sent` (signed), `mined` (in a block that is not confirmed), `done`."""
+    nonce: int | None
+    transaction_hash: Hash32 | None
+    """Of its dearest attempt; None before it is signed."""
+
+
 class ChainTables:
     """Reads and writes of the chain adapter. Cursor and events change in one transaction."""
 
@@ -241,6 +262,35 @@ class ChainTables:
         ).fetchone()
         (gas,) = self._database.connection.execute("SELECT coalesce(sum(gas_used), 0) FROM intents").fetchone()
         return int(count), int(gas)
+
+    def intents(self, *, limit: int, pending_only: bool) -> tuple[StoredIntent, ...]:
+        """The newest intents, newest first."""
+        rows = self._database.connection.execute(
+            "SELECT key FROM intents WHERE NOT ? OR status = ? ORDER BY sequence DESC LIMIT ?",
+            (pending_only, ActionStatus.PENDING.value, limit),
+        ).fetchall()
+        found = (self.intent(key) for (key,) in rows)
+        return tuple(intent for intent in found if intent is not None)
+
+    def intent(self, key: str) -> StoredIntent | None:
+        """Intent `key` with its transactions, or None if there is none."""
+        outcome = self.outcome(key)
+        if outcome is None:
+            return None
+        rows = self._database.connection.execute(
+            "SELECT status, nonce FROM transactions WHERE intent_key = ? ORDER BY position", (key,)
+        ).fetchall()
+        return StoredIntent(key, outcome, tuple(self._step(status, nonce) for status, nonce in rows))
+
+    def intent_counts(self) -> dict[ActionStatus, int]:
+        """How many intents there are of each status."""
+        rows = self._database.connection.execute("SELECT status, count(*) FROM intents GROUP BY status").fetchall()
+        counts = {ActionStatus(status): int(count) for status, count in rows}
+        return {status: counts.get(status, 0) for status in ActionStatus}
+
+    def _step(self, status: str, nonce: int | None) -> StoredStep:
+        attempts = [] if nonce is None else self.attempts(nonce)
+        return StoredStep(status, nonce, attempts[0].hash if attempts else None)
 
     def _confirm(self, block: int) -> None:
         self._database.connection.execute(
