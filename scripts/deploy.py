@@ -1,80 +1,33 @@
-"""Deploys a network's contracts and writes deployment.json, or says that it is deployed already.
+"""Deploys a network's contracts and writes deployment.json and the ABIs, or says that it is deployed already.
 
 .venv/bin/python scripts/deploy.py --rpc URL --keystore FILE --plan plan.json --output deployment.json
+
+A run that was broken off goes on where it was. With --genesis, the network begins with the models of a file that
+`scripts/owner_tools.py export` wrote.
 """
 
 import json
 import sys
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import click
 import httpx
 import trio
-from eth_utils.address import is_checksum_address
 
-from node.amounts import tokens_to_amount
+import contracts
+from node.chain.account_lock import AccountInUseError, exclusive_account
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import WrongChainError, check_chain
 from node.chain.addresses import Deployment, DeploymentFileError, read_deployment
-from node.chain.deployment import DeploymentFailedError, NetworkPlan, Penalty, deploy_network
+from node.chain.deployer import DeploymentFailedError
+from node.chain.deployment import NetworkPlan, deploy_network
+from node.chain.genesis import GenesisFileError, read_genesis
+from node.chain.plan import PlanError, read_plan
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError
 from node.keys import KeyFileError, find_passphrase, unlock_keystore
-from node.protocol.identifiers import Address, TokenAmount
-from node.protocol.records import EpochParameters
+from node.settings.locations import account_lock_dir
 
-AMOUNT_PARAMETERS = ("unit_price", "initial_subsidy")
-
-
-class PlanError(Exception):
-    """The plan file cannot be used; the message names the key."""
-
-
-def read_plan(path: Path) -> NetworkPlan:
-    """Read a plan file (JSON). Amounts of the token are decimal texts such as "12.5"; see docs/operators.md."""
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        weights = ((_account(account), int(weight)) for account, weight in record["genesis_group"].items())
-        return NetworkPlan(
-            token_cap=TokenAmount(tokens_to_amount(record["token_cap"])),
-            token_supply=TokenAmount(tokens_to_amount(record["token_supply"])),
-            treasury=_account(record["treasury"]),
-            genesis_group=tuple(sorted(weights, key=lambda entry: entry[0].lower())),
-            parameters=_read_parameters(record["parameters"]),
-            unbonding_seconds=int(record["unbonding_seconds"]),
-            unlock_seconds=int(record["unlock_seconds"]),
-            min_collateral=TokenAmount(tokens_to_amount(record["min_collateral"])),
-            vesting_seconds=int(record["vesting_seconds"]),
-            answer_blocks=int(record["answer_blocks"]),
-            dispute_blocks=int(record["dispute_blocks"]),
-            verdict_blocks=int(record["verdict_blocks"]),
-            fraud_penalty=_read_penalty(record["fraud_penalty"]),
-            downtime_penalty=_read_penalty(record["downtime_penalty"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PlanError(f"{path} is not a plan: {error!r}") from error
-
-
-def _account(text: str) -> Address:
-    """Refuse an address whose checksum is missing or wrong: tokens sent to a mistyped one are lost."""
-    if not is_checksum_address(text):
-        raise ValueError(f"{text} is not a checksummed address")
-    return Address(text)
-
-
-def _read_penalty(raw: dict[str, Any]) -> Penalty:
-    return Penalty(per_mille=int(raw["per_mille"]), barred_seconds=int(raw["barred_seconds"]))
-
-
-def _read_parameters(raw: dict[str, Any]) -> EpochParameters:
-    wanted = {field.name for field in fields(EpochParameters)}
-    if set(raw) != wanted:
-        raise ValueError(f"parameters: missing {sorted(wanted - set(raw))}, unknown {sorted(set(raw) - wanted)}")
-    values: dict[str, Any] = {}
-    for name, value in raw.items():
-        values[name] = tokens_to_amount(value) if name in AMOUNT_PARAMETERS else int(value)
-    return EpochParameters(**values)
+ABI_FOLDER = "abi"
 
 
 async def deploy(
@@ -88,7 +41,18 @@ async def deploy(
             await check_chain(rpc, chain_id, known)
             click.echo(f"Already deployed: {output}")
             return known
-        return await deploy_network(rpc, account, plan, output, click.echo)
+        genesis = await rpc.block(0)
+        genesis_hash = "" if genesis is None else genesis.hash.hex()
+        with exclusive_account(account_lock_dir(), chain_id, genesis_hash, account.address):
+            return await deploy_network(rpc, account, plan, output, click.echo)
+
+
+def write_abis(folder: Path) -> None:
+    """Write the ABI of every contract, for wallets, explorers and other programs."""
+    folder.mkdir(exist_ok=True)
+    for name in contracts.names():
+        text = json.dumps(contracts.load(name).abi, indent=2) + "\n"
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
@@ -96,26 +60,32 @@ async def deploy(
 @click.option("--keystore", required=True, type=click.Path(path_type=Path), help="Keystore v3 of the deployer.")
 @click.option("--passphrase-file", type=click.Path(path_type=Path), help="File with the passphrase (0600).")
 @click.option("--plan", "plan_path", required=True, type=click.Path(path_type=Path), help="The network's plan.")
+@click.option("--genesis", type=click.Path(path_type=Path), help="Models to begin with (`owner_tools.py export`).")
 @click.option("--output", default="deployment.json", type=click.Path(path_type=Path), help="The file to write.")
-def main(rpc: str, keystore: Path, passphrase_file: Path | None, plan_path: Path, output: Path) -> None:
+def main(
+    rpc: str, keystore: Path, passphrase_file: Path | None, plan_path: Path, genesis: Path | None, output: Path
+) -> None:
     """Command line."""
     try:
-        plan = read_plan(plan_path)
+        plan = read_plan(plan_path, () if genesis is None else read_genesis(genesis))
         known = read_deployment(output) if output.exists() else None
         passphrase = find_passphrase(passphrase_file, "QUERN_PASSPHRASE", _ask)
         account = LocalAccount(unlock_keystore(keystore, passphrase))
         deployment = trio.run(deploy, rpc, account, plan, output, known)
     except (
         PlanError,
+        GenesisFileError,
         KeyFileError,
         WrongChainError,
         DeploymentFileError,
         DeploymentFailedError,
+        AccountInUseError,
         RpcError,
         RpcUnavailableError,
     ) as error:
         click.echo(f"deploy: {error}", err=True)
         sys.exit(1)
+    write_abis(output.parent / ABI_FOLDER)
     click.echo(f"EpochManager {deployment.addresses.epoch_manager}; written to {output}")
 
 

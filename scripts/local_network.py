@@ -21,7 +21,7 @@ import trio
 
 from contracts.bindings import quern_token
 from node.chain.addresses import Deployment, read_deployment
-from node.chain.deployment import send_transaction
+from node.chain.deployer import send_transaction
 from node.chain.devnet import DEVELOPMENT_CHAIN_ID, development_account, find_anvil, run_anvil
 from node.chain.rpc import JsonRpc
 from node.control.client import ControlError, DaemonNotRunningError, connect_control

@@ -17,7 +17,7 @@ from openai import OpenAI
 from contracts.bindings import epoch_manager, payment_channels, quern_token, reward_distributor
 from node.amounts import amount_to_tokens
 from node.chain.adapter import read_contract
-from node.chain.deployment import DeploymentFailedError
+from node.chain.deployer import DeploymentFailedError
 from node.chain.devnet import DevelopmentChainError
 from node.control.views import AskView, EarningsView, EpochView, ModelsView, StatusView
 from node.protocol.stages import Stage

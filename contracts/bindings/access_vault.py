@@ -13,6 +13,27 @@ CONTRACT = "AccessVault"
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """What access costs. A buyer names the offer it takes: one that was changed meanwhile is not taken.
+
+    Solidity: `struct AccessVault.Offer`.
+    """
+
+    pay_token: str
+    price: int
+    access_seconds: int
+
+    def to_abi(self) -> tuple[object, ...]:
+        """Return the values as they are encoded."""
+        return (self.pay_token, self.price, self.access_seconds)
+
+    @classmethod
+    def from_abi(cls, values: Sequence[Any]) -> Self:
+        """Return the record of decoded values; raise ValueError for an unknown member of an enum."""
+        return cls(pay_token=values[0], price=values[1], access_seconds=values[2])
+
+
+@dataclass(frozen=True, slots=True)
 class Gate:
     """How access to a model is had. Holding and buying each suffice; zero addresses switch them off.
 
@@ -21,20 +42,16 @@ class Gate:
 
     gate_token: str
     min_balance: int
-    pay_token: str
-    price: int
-    access_seconds: int
+    offer: Offer
 
     def to_abi(self) -> tuple[object, ...]:
         """Return the values as they are encoded."""
-        return (self.gate_token, self.min_balance, self.pay_token, self.price, self.access_seconds)
+        return (self.gate_token, self.min_balance, self.offer.to_abi())
 
     @classmethod
     def from_abi(cls, values: Sequence[Any]) -> Self:
         """Return the record of decoded values; raise ValueError for an unknown member of an enum."""
-        return cls(
-            gate_token=values[0], min_balance=values[1], pay_token=values[2], price=values[3], access_seconds=values[4]
-        )
+        return cls(gate_token=values[0], min_balance=values[1], offer=Offer.from_abi(values[2]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +181,17 @@ class EncryptionKeySet(ContractEvent):
 
 @dataclass(frozen=True, slots=True)
 class GateSet(ContractEvent):
-    """Solidity: `GateSet(string,(address,uint256,address,uint256,uint64))`."""
+    """Solidity: `GateSet(string,(address,uint256,(address,uint256,uint64)))`."""
 
-    SIGNATURE: ClassVar[str] = "GateSet(string,(address,uint256,address,uint256,uint64))"
-    TOPIC: ClassVar[bytes] = bytes.fromhex("50884b1cc0ae62519cf280828b8ef3cde64a0c0c3ac2a3bb4ecef7556a3cf4aa")
+    SIGNATURE: ClassVar[str] = "GateSet(string,(address,uint256,(address,uint256,uint64)))"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("60488052b57bc5702fbdcdfc33bd98eb5141f63cfd464c4a94b908d152c51fe3")
     model_id: str
     gate: Gate
 
     @classmethod
     def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
         """Decode a log; raise ValueError if it is of another event or malformed."""
-        _, plain = _base.log_values(cls, (), ("string", "(address,uint256,address,uint256,uint64)"), topics, data)
+        _, plain = _base.log_values(cls, (), ("string", "(address,uint256,(address,uint256,uint64))"), topics, data)
         return cls(model_id=plain[0], gate=Gate.from_abi(plain[1]))
 
 
@@ -287,6 +304,22 @@ class NotTheProposer(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
+class OfferChanged(RevertReason):
+    """Solidity: `OfferChanged((address,uint256,uint64),(address,uint256,uint64))`."""
+
+    SIGNATURE: ClassVar[str] = "OfferChanged((address,uint256,uint64),(address,uint256,uint64))"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("9d559084")
+    expected: Offer
+    actual: Offer
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(expected=Offer.from_abi(values[0]), actual=Offer.from_abi(values[1]))
+
+
+@dataclass(frozen=True, slots=True)
 class PaymentNotWhole(RevertReason):
     """Solidity: `PaymentNotWhole(uint256,uint256)`."""
 
@@ -300,22 +333,6 @@ class PaymentNotWhole(RevertReason):
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         values = _base.error_values(cls, data)
         return cls(price=values[0], received=values[1])
-
-
-@dataclass(frozen=True, slots=True)
-class PriceAboveLimit(RevertReason):
-    """Solidity: `PriceAboveLimit(uint256,uint256)`."""
-
-    SIGNATURE: ClassVar[str] = "PriceAboveLimit(uint256,uint256)"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("6120c45f")
-    price: int
-    limit: int
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        values = _base.error_values(cls, data)
-        return cls(price=values[0], limit=values[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,8 +424,8 @@ Error: TypeAlias = (
     | NoAccess
     | NotForSale
     | NotTheProposer
+    | OfferChanged
     | PaymentNotWhole
-    | PriceAboveLimit
     | Revoked
     | SafeERC20FailedOperation
     | StringTooLong
@@ -422,8 +439,8 @@ ERRORS: Mapping[bytes, type[Error]] = {
     NoAccess.SELECTOR: NoAccess,
     NotForSale.SELECTOR: NotForSale,
     NotTheProposer.SELECTOR: NotTheProposer,
+    OfferChanged.SELECTOR: OfferChanged,
     PaymentNotWhole.SELECTOR: PaymentNotWhole,
-    PriceAboveLimit.SELECTOR: PriceAboveLimit,
     Revoked.SELECTOR: Revoked,
     SafeERC20FailedOperation.SELECTOR: SafeERC20FailedOperation,
     StringTooLong.SELECTOR: StringTooLong,
@@ -519,7 +536,7 @@ def gate_of(model_id: str) -> ViewCall[Gate]:
 
 
 def _decode_gate_of(data: bytes) -> Gate:
-    (value,) = _abi.decode(("(address,uint256,address,uint256,uint64)",), data)
+    (value,) = _abi.decode(("(address,uint256,(address,uint256,uint64))",), data)
     result: Gate = Gate.from_abi(value)
     return result
 
@@ -607,25 +624,25 @@ def _decode_model_registry(data: bytes) -> str:
     return result
 
 
-def purchase(model_id: str, price_limit: int) -> Call:
-    """Buy access for the caller, or prolong it, at the price of the gate; it goes whole to the proposer.
+def purchase(model_id: str, expected: Offer) -> Call:
+    """Buy access for the caller, or prolong it; the price goes whole to the proposer.
 
-    price_limit: The most the caller pays: guards against a price raised in the same block.
+    expected: The offer the caller takes: the one that stands, or nothing is bought.
 
-    Solidity: `purchase(string,uint256)`.
+    Solidity: `purchase(string,(address,uint256,uint64))`.
     """
-    return _base.make_call(CONTRACT, "purchase(string,uint256)", (model_id, price_limit))
+    return _base.make_call(CONTRACT, "purchase(string,(address,uint256,uint64))", (model_id, expected.to_abi()))
 
 
-def purchase_with_permit(model_id: str, price_limit: int, deadline: int, v: int, r: bytes, s: bytes) -> Call:
-    """As `purchase`, with the allowance given by signature (ERC-2612) over `priceLimit`.
+def purchase_with_permit(model_id: str, expected: Offer, deadline: int, v: int, r: bytes, s: bytes) -> Call:
+    """As `purchase`, with the allowance given by signature (ERC-2612) over the price.
 
-    Solidity: `purchaseWithPermit(string,uint256,uint256,uint8,bytes32,bytes32)`.
+    Solidity: `purchaseWithPermit(string,(address,uint256,uint64),uint256,uint8,bytes32,bytes32)`.
     """
     return _base.make_call(
         CONTRACT,
-        "purchaseWithPermit(string,uint256,uint256,uint8,bytes32,bytes32)",
-        (model_id, price_limit, deadline, v, r, s),
+        "purchaseWithPermit(string,(address,uint256,uint64),uint256,uint8,bytes32,bytes32)",
+        (model_id, expected.to_abi(), deadline, v, r, s),
     )
 
 
@@ -649,10 +666,10 @@ def set_encryption_key(encryption_key: bytes) -> Call:
 def set_gate(model_id: str, gate: Gate) -> Call:
     """Set how access to a model is had from now on. What was bought before stays bought.
 
-    Solidity: `setGate(string,(address,uint256,address,uint256,uint64))`.
+    Solidity: `setGate(string,(address,uint256,(address,uint256,uint64)))`.
     """
     return _base.make_call(
-        CONTRACT, "setGate(string,(address,uint256,address,uint256,uint64))", (model_id, gate.to_abi())
+        CONTRACT, "setGate(string,(address,uint256,(address,uint256,uint64)))", (model_id, gate.to_abi())
     )
 
 

@@ -16,16 +16,21 @@ import {IModelRegistry} from "./interfaces/IModelRegistry.sol";
 contract AccessVault is EIP712 {
     using SafeERC20 for IERC20;
 
+    /// @notice What access costs. A buyer names the offer it takes: one that was changed meanwhile is not taken.
+    struct Offer {
+        /// E.g. a stablecoin; zero if access is not for sale.
+        IERC20 payToken;
+        uint256 price;
+        /// Seconds a purchase lasts; zero for ever.
+        uint64 accessSeconds;
+    }
+
     /// @notice How access to a model is had. Holding and buying each suffice; zero addresses switch them off.
     struct Gate {
         /// Holders of at least `minBalance` of this token have access.
         IERC20 gateToken;
         uint256 minBalance;
-        /// Access is bought for `price` of this token, e.g. a stablecoin.
-        IERC20 payToken;
-        uint256 price;
-        /// Seconds a purchase lasts; zero for ever.
-        uint64 accessSeconds;
+        Offer offer;
     }
 
     /// @notice What the vault knows of an account and a model.
@@ -66,7 +71,7 @@ contract AccessVault is EIP712 {
 
     error NotTheProposer(address caller, address proposer);
     error NotForSale(string modelId);
-    error PriceAboveLimit(uint256 price, uint256 limit);
+    error OfferChanged(Offer expected, Offer actual);
     error AlreadyForEver(string modelId, address account);
     error Revoked(string modelId, address account);
     error PaymentNotWhole(uint256 price, uint256 received);
@@ -90,25 +95,25 @@ contract AccessVault is EIP712 {
         emit GateSet(modelId, gate);
     }
 
-    /// @notice Buy access for the caller, or prolong it, at the price of the gate; it goes whole to the proposer.
-    /// @param priceLimit The most the caller pays: guards against a price raised in the same block.
-    function purchase(string calldata modelId, uint256 priceLimit) external {
-        _purchase(modelId, priceLimit);
+    /// @notice Buy access for the caller, or prolong it; the price goes whole to the proposer.
+    /// @param expected The offer the caller takes: the one that stands, or nothing is bought.
+    function purchase(string calldata modelId, Offer calldata expected) external {
+        _purchase(modelId, expected);
     }
 
-    /// @notice As `purchase`, with the allowance given by signature (ERC-2612) over `priceLimit`.
+    /// @notice As `purchase`, with the allowance given by signature (ERC-2612) over the price.
     function purchaseWithPermit(
         string calldata modelId,
-        uint256 priceLimit,
+        Offer calldata expected,
         uint256 deadline,
         uint8 v,
         bytes32 r,
         bytes32 s
     ) external {
-        IERC20Permit payToken = IERC20Permit(address(_gates[_id(modelId)].payToken));
+        IERC20Permit payToken = IERC20Permit(address(expected.payToken));
         // Somebody may have used the permit already: then the allowance stands, and that is all that matters.
-        try payToken.permit(msg.sender, address(this), priceLimit, deadline, v, r, s) {} catch {}
-        _purchase(modelId, priceLimit);
+        try payToken.permit(msg.sender, address(this), expected.price, deadline, v, r, s) {} catch {}
+        _purchase(modelId, expected);
     }
 
     /// @notice Let an account in until `until` (UNIX seconds), or take back its revocation.
@@ -191,20 +196,20 @@ contract AccessVault is EIP712 {
         return address(gate.gateToken) != address(0) && gate.gateToken.balanceOf(account) >= gate.minBalance;
     }
 
-    function _purchase(string calldata modelId, uint256 priceLimit) private {
-        Gate memory gate = _gates[_id(modelId)];
-        if (address(gate.payToken) == address(0)) revert NotForSale(modelId);
-        if (gate.price > priceLimit) revert PriceAboveLimit(gate.price, priceLimit);
+    function _purchase(string calldata modelId, Offer calldata expected) private {
+        Offer memory offer = _gates[_id(modelId)].offer;
+        if (address(offer.payToken) == address(0)) revert NotForSale(modelId);
+        if (keccak256(abi.encode(offer)) != keccak256(abi.encode(expected))) revert OfferChanged(expected, offer);
         Grant storage grant = _grants[_id(modelId)][msg.sender];
         if (grant.revoked) revert Revoked(modelId, msg.sender);
         if (grant.until == type(uint64).max) revert AlreadyForEver(modelId, msg.sender);
-        grant.until = _prolonged(grant.until, gate.accessSeconds);
+        grant.until = _prolonged(grant.until, offer.accessSeconds);
         (address proposer,) = modelRegistry.accessOf(modelId);
-        emit AccessBought(modelId, msg.sender, proposer, gate.price, grant.until);
-        uint256 before = gate.payToken.balanceOf(proposer);
-        gate.payToken.safeTransferFrom(msg.sender, proposer, gate.price);
-        uint256 received = gate.payToken.balanceOf(proposer) - before;
-        if (received < gate.price) revert PaymentNotWhole(gate.price, received);
+        emit AccessBought(modelId, msg.sender, proposer, offer.price, grant.until);
+        uint256 before = offer.payToken.balanceOf(proposer);
+        offer.payToken.safeTransferFrom(msg.sender, proposer, offer.price);
+        uint256 received = offer.payToken.balanceOf(proposer) - before;
+        if (received < offer.price) revert PaymentNotWhole(offer.price, received);
     }
 
     /// @dev Time that is left counts on.

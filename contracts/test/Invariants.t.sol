@@ -323,15 +323,15 @@ contract VaultHandler is Handler {
 
     function setGate(uint256 price, uint32 accessSeconds) external {
         vm.prank(proposer);
-        vault.setGate("gated", AccessVault.Gate(token, 1e24, token, price % 1e18, accessSeconds));
+        vault.setGate("gated", AccessVault.Gate(token, 1e24, AccessVault.Offer(token, price % 1e18, accessSeconds)));
     }
 
     function purchase(uint16 wait) external {
         vm.warp(block.timestamp + wait);
-        uint256 price = vault.gateOf("gated").price;
+        AccessVault.Offer memory offer = vault.gateOf("gated").offer;
         vm.prank(buyer);
-        try vault.purchase("gated", price) {
-            spent += price;
+        try vault.purchase("gated", offer) {
+            spent += offer.price;
         } catch {}
     }
 

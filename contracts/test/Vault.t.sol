@@ -45,7 +45,7 @@ contract VaultTest is Base {
         coin.transfer(buyer, 1000e6);
         vm.prank(buyer);
         coin.approve(address(vault), type(uint256).max);
-        _setGate(AccessVault.Gate(token, 10 * TOKEN, coin, PRICE, 1 days));
+        _setGate(AccessVault.Gate(token, 10 * TOKEN, AccessVault.Offer(coin, PRICE, 1 days)));
     }
 
     function _setGate(AccessVault.Gate memory gate) private {
@@ -54,8 +54,15 @@ contract VaultTest is Base {
     }
 
     function _purchase() private {
+        AccessVault.Offer memory offer = vault.gateOf("gated").offer;
         vm.prank(buyer);
-        vault.purchase("gated", PRICE);
+        vault.purchase("gated", offer);
+    }
+
+    /// @dev An external entrance, so that a revert of the purchase itself is what is expected.
+    function purchase(address account, AccessVault.Offer memory offer) external {
+        vm.prank(account);
+        vault.purchase("gated", offer);
     }
 
     function testAnyoneUsesAModelThatIsNotGatedAndItsProposerAlways() public view {
@@ -84,28 +91,32 @@ contract VaultTest is Base {
     }
 
     function testAPurchaseForEverIsMadeOnce() public {
-        _setGate(AccessVault.Gate(IERC20(address(0)), 0, coin, PRICE, 0));
+        _setGate(AccessVault.Gate(IERC20(address(0)), 0, AccessVault.Offer(coin, PRICE, 0)));
         _purchase();
         vm.warp(block.timestamp + 36_500 days);
         assertTrue(vault.hasAccess("gated", buyer), "for ever");
-        vm.prank(buyer);
         vm.expectPartialRevert(AccessVault.AlreadyForEver.selector);
-        vault.purchase("gated", PRICE);
+        this.purchase(buyer, AccessVault.Offer(coin, PRICE, 0));
     }
 
     function testAChangedGateDoesNotTakeBackWhatWasBought() public {
         _purchase();
-        _setGate(AccessVault.Gate(IERC20(address(0)), 0, IERC20(address(0)), 0, 0));
+        _setGate(AccessVault.Gate(IERC20(address(0)), 0, AccessVault.Offer(IERC20(address(0)), 0, 0)));
         assertTrue(vault.hasAccess("gated", buyer), "bought");
-        vm.prank(user);
         vm.expectPartialRevert(AccessVault.NotForSale.selector);
-        vault.purchase("gated", PRICE);
+        this.purchase(user, AccessVault.Offer(coin, PRICE, 1 days));
     }
 
-    function testABuyerPaysNoMoreThanItsLimit() public {
-        vm.prank(buyer);
-        vm.expectPartialRevert(AccessVault.PriceAboveLimit.selector);
-        vault.purchase("gated", PRICE - 1);
+    function testABuyerTakesTheOfferItSawOrNone() public {
+        AccessVault.Offer[3] memory seen;
+        seen[0] = AccessVault.Offer(coin, PRICE - 1, 1 days);
+        seen[1] = AccessVault.Offer(token, PRICE, 1 days);
+        seen[2] = AccessVault.Offer(coin, PRICE, 2 days);
+        for (uint256 i; i < 3; ++i) {
+            vm.expectPartialRevert(AccessVault.OfferChanged.selector);
+            this.purchase(buyer, seen[i]);
+        }
+        assertEq(coin.balanceOf(proposer), 0, "nothing is paid");
     }
 
     function testATokenThatKeepsAFeeIsRefused() public {
@@ -113,14 +124,13 @@ contract VaultTest is Base {
         taxed.transfer(buyer, 1000e6);
         vm.prank(buyer);
         taxed.approve(address(vault), type(uint256).max);
-        _setGate(AccessVault.Gate(IERC20(address(0)), 0, taxed, PRICE, 1 days));
-        vm.prank(buyer);
+        _setGate(AccessVault.Gate(IERC20(address(0)), 0, AccessVault.Offer(taxed, PRICE, 1 days)));
         vm.expectPartialRevert(AccessVault.PaymentNotWhole.selector);
-        vault.purchase("gated", PRICE);
+        this.purchase(buyer, AccessVault.Offer(taxed, PRICE, 1 days));
     }
 
     function testAPurchaseMayBringItsAllowanceAlong() public {
-        _setGate(AccessVault.Gate(IERC20(address(0)), 0, token, TOKEN, 1 days));
+        _setGate(AccessVault.Gate(IERC20(address(0)), 0, AccessVault.Offer(token, TOKEN, 1 days)));
         token.transfer(buyer, TOKEN);
         bytes32 permitHash = keccak256(
             abi.encode(
@@ -135,7 +145,7 @@ contract VaultTest is Base {
         bytes32 digest = keccak256(abi.encodePacked(hex"1901", token.DOMAIN_SEPARATOR(), permitHash));
         (uint8 v, bytes32 r, bytes32 s) = vm.sign(BUYER_KEY, digest);
         vm.prank(buyer);
-        vault.purchaseWithPermit("gated", TOKEN, block.timestamp, v, r, s);
+        vault.purchaseWithPermit("gated", AccessVault.Offer(token, TOKEN, 1 days), block.timestamp, v, r, s);
         assertTrue(vault.hasAccess("gated", buyer), "access");
         assertEq(token.balanceOf(proposer), TOKEN, "whole");
     }
@@ -150,9 +160,8 @@ contract VaultTest is Base {
         assertEq(vault.grantOf("gated", buyer).wrappedKey.length, 0, "its key is forgotten");
         token.transfer(buyer, 10 * TOKEN);
         assertTrue(!vault.hasAccess("gated", buyer), "holding does not help");
-        vm.prank(buyer);
         vm.expectPartialRevert(AccessVault.Revoked.selector);
-        vault.purchase("gated", PRICE);
+        this.purchase(buyer, AccessVault.Offer(coin, PRICE, 1 days));
         vm.prank(proposer);
         vault.giveAccess("gated", buyer, 0);
         assertTrue(vault.hasAccess("gated", buyer), "let in again");
@@ -180,7 +189,7 @@ contract VaultTest is Base {
 
     function testOnlyTheProposerKeepsTheGate() public {
         AccessVault.Gate memory gate = vault.gateOf("gated");
-        assertEq(gate.price, PRICE, "price");
+        assertEq(gate.offer.price, PRICE, "price");
         vm.expectPartialRevert(AccessVault.NotTheProposer.selector);
         vault.setGate("gated", gate);
         vm.expectPartialRevert(AccessVault.NotTheProposer.selector);

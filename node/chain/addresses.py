@@ -15,10 +15,13 @@ from contracts.bindings import (
     model_registry,
     participant_registry,
     payment_channels,
+    quern_governor,
+    quern_timelock,
     quern_token,
     reward_distributor,
     slashing,
 )
+from node.protocol.actions import ZERO_ADDRESS
 from node.protocol.identifiers import Address, BlockNumber
 
 DEPLOYMENT_BYTES_MAX = 1024 * 1024
@@ -44,11 +47,15 @@ class ContractAddresses:
     access_vault: Address
     quorum_verifier: Address
     address_book: Address
+    timelock: Address
+    """Owner of the registries where the token's holders govern; zero where an account does."""
+    governor: Address
+    """Takes proposals and votes; zero where an account governs."""
 
 
 def contract_names(addresses: ContractAddresses) -> dict[Address, str]:
     """Return which contract is at each address."""
-    return {
+    names = {
         addresses.token: quern_token.CONTRACT,
         addresses.model_registry: model_registry.CONTRACT,
         addresses.participant_registry: participant_registry.CONTRACT,
@@ -61,6 +68,9 @@ def contract_names(addresses: ContractAddresses) -> dict[Address, str]:
         addresses.quorum_verifier: ecdsa_quorum_verifier.CONTRACT,
         addresses.address_book: address_book.CONTRACT,
     }
+    if addresses.timelock != ZERO_ADDRESS:
+        names |= {addresses.timelock: quern_timelock.CONTRACT, addresses.governor: quern_governor.CONTRACT}
+    return names
 
 
 def followed_contracts(addresses: ContractAddresses) -> dict[Address, str]:

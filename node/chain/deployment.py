@@ -1,32 +1,34 @@
-"""Deploys a network's contracts, in order, resumably: what a broken run deployed is used by the next."""
+"""Deploys a network: which contracts in which order, who owns them, and the models they begin with."""
 
-import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import trio
 from eth_hash.auto import keccak
-from eth_utils.address import to_checksum_address
 
-from contracts.codec import creation_code, describe_revert, encode_call
+from contracts.binding_base import Call
+from contracts.bindings import (
+    model_registry,
+    participant_registry,
+    quern_timelock,
+    quern_token,
+    reward_distributor,
+)
 from node.chain.accounts import LocalAccount
 from node.chain.addresses import ContractAddresses, Deployment
+from node.chain.deployer import Deployer, DeploymentFailedError, Progress
+from node.chain.deployment_journal import DeploymentJournal
 from node.chain.parameters import to_parameters
-from node.chain.rpc import JsonRpc, RpcError, hex_bytes, quantity
+from node.chain.rpc import JsonRpc, hex_bytes
+from node.protocol.actions import ZERO_ADDRESS
 from node.protocol.identifiers import Address, BlockNumber, TokenAmount
 from node.protocol.records import EpochParameters
 from node.protocol.results import pack_validator_set
 
-RECEIPT_SECONDS_MAX = 120.0
-RECEIPT_POLL_SECONDS = 0.2
-GAS_MARGIN_PER_MILLE = 1250
-
-Progress = Callable[[str], None]
-
-
-class DeploymentFailedError(Exception):
-    """A transaction of the deployment was refused or not mined; the message says which and why."""
+ROLE_BYTES = 32
+TIMELOCK_ADMIN_ROLE = bytes(ROLE_BYTES)
+TIMELOCK_PROPOSER_ROLE = keccak(b"PROPOSER_ROLE")
+TIMELOCK_CANCELLER_ROLE = keccak(b"CANCELLER_ROLE")
+"""Roles of OpenZeppelin's AccessControl and TimelockController."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,21 @@ class Penalty:
 
 
 @dataclass(frozen=True, slots=True)
+class Governance:
+    """How the token's holders decide on models, collateral and penalties. Times of votes are in blocks."""
+
+    voting_delay_blocks: int
+    """Between a proposal and the count of who may vote."""
+    voting_period_blocks: int
+    proposal_threshold: TokenAmount
+    """Votes that a proposer needs."""
+    quorum_percent: int
+    """Share of the supply that must take part."""
+    timelock_seconds: int
+    """Between a decision and its execution: time to leave for whoever disagrees."""
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkPlan:
     """What a network begins with. Amounts are in units of 10^-18 of the token."""
 
@@ -49,6 +66,10 @@ class NetworkPlan:
     treasury: Address
     genesis_group: tuple[tuple[Address, int], ...]
     """Accounts and weights in charge of epoch 0, ascending by account."""
+    genesis_models: tuple[model_registry.ModelImport, ...]
+    """Models that are registered from the first block on, e.g. those of a network before (see genesis.py)."""
+    governance: Governance | None
+    """Who owns the registries: a vote by the token, or without it the deployer."""
     parameters: EpochParameters
     unbonding_seconds: int
     unlock_seconds: int
@@ -70,19 +91,78 @@ class NetworkPlan:
 async def deploy_network(
     rpc: JsonRpc, account: LocalAccount, plan: NetworkPlan, output: Path, progress: Progress
 ) -> Deployment:
-    """Deploy what `output` does not name yet, and write it there. Raises DeploymentFailedError.
+    """Deploy a network and write `output`. Raises DeploymentFailedError.
 
-    Beside `output` a journal keeps each address as soon as it is known. It is removed at the end.
+    Beside `output` a journal keeps each signed transaction before it is sent. It is removed at the end.
     """
-    deployer = _Deployer(rpc, account, output.with_name(output.name + ".journal"), progress)
+    deployer = Deployer(rpc, account, DeploymentJournal(output.with_name(output.name + ".journal")), progress)
     await deployer.load()
-    parameters = plan.parameters
     token = await deployer.contract("token", "QuernToken", [plan.token_cap, plan.token_supply, plan.treasury])
-    models = await deployer.contract("model_registry", "ModelRegistry", [account.address])
+    timelock, governor = ZERO_ADDRESS, ZERO_ADDRESS
+    if plan.governance is not None:
+        timelock, governor = await _deploy_governance(deployer, account.address, token, plan.governance)
+    owner = account.address if plan.governance is None else timelock
+    models = await deployer.contract("model_registry", "ModelRegistry", [owner])
+    await _import_models(deployer, models, plan.genesis_models)
+    addresses = await _deploy_contracts(deployer, plan, owner, token, models, timelock, governor)
+    deployment = await _describe(rpc, addresses, deployer.first_block)
+    deployment.write(output)
+    deployer.finish()
+    return deployment
+
+
+async def _deploy_governance(
+    deployer: Deployer, deployer_account: Address, token: Address, governance: Governance
+) -> tuple[Address, Address]:
+    """Deploy timelock and governor; the deployer gives up its rights over them before anything is owned by them."""
+    timelock = await deployer.contract(
+        "timelock",
+        "QuernTimelock",
+        # Anyone may execute what was decided and waited for: the zero address stands for everybody.
+        [governance.timelock_seconds, [], [ZERO_ADDRESS], deployer_account],
+    )
+    governor = await deployer.contract(
+        "governor",
+        "QuernGovernor",
+        [
+            token,
+            timelock,
+            governance.voting_delay_blocks,
+            governance.voting_period_blocks,
+            governance.proposal_threshold,
+            governance.quorum_percent,
+        ],
+    )
+    steps = {
+        "governor_proposes": quern_timelock.grant_role(TIMELOCK_PROPOSER_ROLE, governor),
+        "governor_cancels": quern_timelock.grant_role(TIMELOCK_CANCELLER_ROLE, governor),
+        "deployer_renounces": quern_timelock.renounce_role(TIMELOCK_ADMIN_ROLE, deployer_account),
+    }
+    for name, call in steps.items():
+        await deployer.call(name, timelock, call.calldata)
+    return timelock, governor
+
+
+async def _import_models(deployer: Deployer, registry: Address, models: tuple[model_registry.ModelImport, ...]) -> None:
+    for model in models:
+        await deployer.call(f"import/{model.model_id}", registry, model_registry.import_model(model).calldata)
+    await deployer.call("finish_import", registry, model_registry.finish_import().calldata)
+
+
+async def _deploy_contracts(
+    deployer: Deployer,
+    plan: NetworkPlan,
+    owner: Address,
+    token: Address,
+    models: Address,
+    timelock: Address,
+    governor: Address,
+) -> ContractAddresses:
+    parameters = plan.parameters
     participants = await deployer.contract(
         "participant_registry",
         "ParticipantRegistry",
-        [models, token, plan.unbonding_seconds, plan.min_collateral, account.address],
+        [models, token, plan.unbonding_seconds, plan.min_collateral, owner],
     )
     distributor = await deployer.contract(
         "reward_distributor",
@@ -90,16 +170,11 @@ async def deploy_network(
         [token, parameters.initial_subsidy, parameters.halving_epochs, plan.vesting_seconds],
     )
     verifier = await deployer.contract("quorum_verifier", "EcdsaQuorumVerifier", [])
+    group = pack_validator_set(plan.genesis_group)
     epochs = await deployer.contract(
         "epoch_manager",
         "EpochManager",
-        [
-            to_parameters(parameters).to_abi(),
-            pack_validator_set(plan.genesis_group),
-            participants,
-            distributor,
-            verifier,
-        ],
+        [to_parameters(parameters).to_abi(), group, participants, distributor, verifier],
     )
     channels = await deployer.contract("payment_channels", "PaymentChannels", [token, plan.unlock_seconds])
     coordinator = await deployer.contract(
@@ -110,18 +185,22 @@ async def deploy_network(
     slashing = await deployer.contract(
         "slashing",
         "Slashing",
-        [epochs, participants, _penalty(plan.fraud_penalty), _penalty(plan.downtime_penalty), account.address],
+        [epochs, participants, _penalty(plan.fraud_penalty), _penalty(plan.downtime_penalty), owner],
     )
     vault = await deployer.contract("access_vault", "AccessVault", [models])
-    await deployer.call("set_minter", token, encode_call("QuernToken", "setMinter", [distributor]))
-    await deployer.call("set_epoch_manager", distributor, encode_call("RewardDistributor", "setEpochManager", [epochs]))
-    await deployer.call("set_slasher", participants, encode_call("ParticipantRegistry", "setSlasher", [slashing]))
+    links: dict[str, tuple[Address, Call]] = {
+        "set_minter": (token, quern_token.set_minter(distributor)),
+        "set_epoch_manager": (distributor, reward_distributor.set_epoch_manager(epochs)),
+        "set_slasher": (participants, participant_registry.set_slasher(slashing)),
+    }
+    for name, (recipient, call) in links.items():
+        await deployer.call(name, recipient, call.calldata)
     book = await deployer.contract(
         "address_book",
         "AddressBook",
         [(token, models, participants, epochs, distributor, channels, coordinator, slashing, vault)],
     )
-    addresses = ContractAddresses(
+    return ContractAddresses(
         token=token,
         model_registry=models,
         participant_registry=participants,
@@ -133,11 +212,9 @@ async def deploy_network(
         access_vault=vault,
         quorum_verifier=verifier,
         address_book=book,
+        timelock=timelock,
+        governor=governor,
     )
-    deployment = await _describe(rpc, addresses, deployer.first_block)
-    deployment.write(output)
-    deployer.finish()
-    return deployment
 
 
 def _penalty(penalty: Penalty) -> tuple[int, int]:
@@ -150,105 +227,8 @@ async def _describe(rpc: JsonRpc, addresses: ContractAddresses, first_block: Blo
         raise DeploymentFailedError("the endpoint does not know block 0")
     code_hashes = {}
     for field in fields(addresses):
-        code = hex_bytes(await rpc.call("eth_getCode", getattr(addresses, field.name), "latest"))
-        code_hashes[field.name] = keccak(code).hex()
+        address = getattr(addresses, field.name)
+        if address != ZERO_ADDRESS:
+            code = hex_bytes(await rpc.call("eth_getCode", address, "latest"))
+            code_hashes[field.name] = keccak(code).hex()
     return Deployment(await rpc.chain_id(), genesis.hash.hex(), first_block, addresses, code_hashes)
-
-
-class _Deployer:
-    """Sends one transaction after the other and remembers in a journal what each came to."""
-
-    def __init__(self, rpc: JsonRpc, account: LocalAccount, journal: Path, progress: Progress) -> None:
-        self._rpc = rpc
-        self._account = account
-        self._journal = journal
-        self._progress = progress
-        self._done: dict[str, str] = {}
-        self.first_block = BlockNumber(0)
-
-    async def load(self) -> None:
-        """Take up a broken run, if its chain is this one."""
-        genesis = await self._rpc.block(0)
-        chain = "" if genesis is None else genesis.hash.hex()
-        if self._journal.exists():
-            known = json.loads(self._journal.read_text(encoding="utf-8"))
-            if known.get("chain") == chain:
-                self._done = known
-        if not self._done:
-            self._done = {"chain": chain, "first_block": str(await self._rpc.block_number() + 1)}
-        self.first_block = BlockNumber(int(self._done["first_block"]))
-
-    async def contract(self, name: str, artifact: str, arguments: Sequence[object]) -> Address:
-        """Deploy a contract, unless the journal has it, and return its address."""
-        if name not in self._done:
-            receipt = await self._send(f"deploy {artifact}", None, creation_code(artifact, arguments))
-            self._note(name, to_checksum_address(receipt["contractAddress"]))
-            self._progress(f"{artifact} at {self._done[name]}")
-        return Address(self._done[name])
-
-    async def call(self, name: str, recipient: Address, calldata: bytes) -> None:
-        """Send a call, unless the journal has it."""
-        if name not in self._done:
-            await self._send(name, recipient, calldata)
-            self._note(name, "done")
-
-    def finish(self) -> None:
-        """All is done: the journal goes."""
-        self._journal.unlink(missing_ok=True)
-
-    def _note(self, name: str, value: str) -> None:
-        self._done[name] = value
-        staged = self._journal.with_name(self._journal.name + ".new")
-        staged.write_text(json.dumps(self._done, indent=2) + "\n", encoding="utf-8")
-        staged.replace(self._journal)
-
-    async def _send(self, what: str, recipient: Address | None, data: bytes) -> dict[str, str]:
-        return await send_transaction(self._rpc, self._account, what, recipient, data=data)
-
-
-async def send_transaction(
-    rpc: JsonRpc, account: LocalAccount, what: str, recipient: Address | None, *, data: bytes = b"", value: int = 0
-) -> dict[str, str]:
-    """Send one transaction and wait for its receipt. For tools only: daemons send through the outbox.
-
-    Raises DeploymentFailedError, which names `what`.
-    """
-    fields: dict[str, object] = {"from": account.address, "data": "0x" + data.hex(), "value": hex(value)}
-    if recipient is not None:
-        fields["to"] = recipient
-    try:
-        gas = quantity(await rpc.call("eth_estimateGas", fields))
-        nonce = quantity(await rpc.call("eth_getTransactionCount", account.address, "pending"))
-        block = await rpc.block("latest")
-        priority_fee = quantity(await rpc.call("eth_maxPriorityFeePerGas"))
-        transaction: dict[str, object] = {
-            "type": 2,
-            "chainId": await rpc.chain_id(),
-            "nonce": nonce,
-            "value": value,
-            "data": data,
-            "gas": gas * GAS_MARGIN_PER_MILLE // 1000,
-            "maxFeePerGas": 2 * (0 if block is None else block.base_fee) + priority_fee,
-            "maxPriorityFeePerGas": priority_fee,
-        }
-        if recipient is not None:
-            transaction["to"] = recipient
-        transaction_hash, raw = account.sign_transaction(transaction)
-        await rpc.call_once("eth_sendRawTransaction", "0x" + raw.hex())
-    except RpcError as error:
-        reason = describe_revert(hex_bytes(error.data or "0x"), error.message)
-        raise DeploymentFailedError(f"{what}: {reason}") from error
-    with trio.move_on_after(RECEIPT_SECONDS_MAX):
-        while True:
-            receipt = await rpc.call("eth_getTransactionReceipt", "0x" + transaction_hash.hex())
-            if receipt is not None:
-                break
-            await trio.sleep(RECEIPT_POLL_SECONDS)
-        if quantity(receipt["status"]) != 1:
-            raise DeploymentFailedError(f"{what}: reverted in transaction 0x{transaction_hash.hex()}")
-        found: dict[str, str] = receipt
-        return found
-    raise DeploymentFailedError(
-        f"{what}: transaction 0x{transaction_hash.hex()} was not mined within {RECEIPT_SECONDS_MAX:.0f} s; "
-        "run this again"
-    )

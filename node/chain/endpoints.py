@@ -18,6 +18,10 @@ QUORUM_ENDPOINTS = 2
 """With three or more endpoints, so many must say the same before it is taken as a fact: one liar alone cannot."""
 
 
+FAILURES_NOTED = 3
+"""In a row, before the operator is told: single ones are everyday."""
+
+
 class WrongChainError(Exception):
     """The endpoint's chain is not the one of the settings or of the deployment file; nothing was sent to it."""
 
@@ -45,6 +49,8 @@ class HealthLimits:
     frozen_seconds: float = 60.0
     """Without a new block, while another endpoint saw some: Ethereum's slot is 12 s, and some slots are empty."""
     frozen_blocks: int = 3
+    straggler_seconds_max: float = 2.0
+    """What slower endpoints get once enough have answered: one that hangs must not slow everything down."""
 
 
 class Endpoint:
@@ -76,7 +82,7 @@ class EndpointPool:
         if not urls:
             raise ValueError("at least one RPC endpoint is needed")
         self.endpoints = tuple(Endpoint(url) for url in dict.fromkeys(urls))
-        self._limits = limits
+        self.limits = limits
 
     @property
     def quorum(self) -> int:
@@ -96,16 +102,16 @@ class EndpointPool:
 
     def succeeded(self, endpoint: Endpoint) -> None:
         """It answered."""
-        if endpoint.failures:
+        if endpoint.failures >= FAILURES_NOTED:
             log.info("a chain endpoint answers again", endpoint=endpoint.name)
         endpoint.failures, endpoint.usable_from = 0, 0.0
 
     def failed(self, endpoint: Endpoint, now: float, reason: str) -> None:
         """It did not answer, or nonsense: it is put back, longer each time."""
         endpoint.verified = False  # what answers at this address next may be another chain
-        if not endpoint.failures:
+        if endpoint.failures == FAILURES_NOTED - 1:
             log.warning("a chain endpoint does not answer", endpoint=endpoint.name, reason=reason)
-        limits = self._limits
+        limits = self.limits
         # The exponent is bounded so that a long outage does not end in an OverflowError.
         pause = min(limits.backoff_seconds_first * 2.0 ** min(endpoint.failures, 32), limits.backoff_seconds_max)
         endpoint.failures += 1
@@ -113,13 +119,13 @@ class EndpointPool:
 
     def quarantine(self, endpoint: Endpoint, now: float, method: str) -> None:
         """It contradicted most of the others in a question of record."""
-        endpoint.quarantined_until = now + self._limits.quarantine_seconds
+        endpoint.quarantined_until = now + self.limits.quarantine_seconds
         log.error(
             "a chain endpoint contradicts the others and is not asked for a while: it is broken, on a fork, or lies. "
             "Acting on it could have cost money; if this repeats, take it out of [chain] rpc_urls",
             endpoint=endpoint.name,
             method=method,
-            seconds=self._limits.quarantine_seconds,
+            seconds=self.limits.quarantine_seconds,
         )
 
     def refuse(self, endpoint: Endpoint, reason: str) -> None:
@@ -149,7 +155,7 @@ class EndpointPool:
         return self.most([(e, h) for e, h in heads if not e.lagging] or heads)
 
     def _judge(self, endpoint: Endpoint, most: int, now: float) -> None:
-        lagging = self._frozen(endpoint, now) or most - endpoint.head > self._limits.lag_blocks_max
+        lagging = self._frozen(endpoint, now) or most - endpoint.head > self.limits.lag_blocks_max
         if lagging and not endpoint.lagging:
             log.warning(
                 "a chain endpoint is behind the others and is not used", endpoint=endpoint.name, block=endpoint.head
@@ -159,8 +165,8 @@ class EndpointPool:
         endpoint.lagging = lagging
 
     def _frozen(self, endpoint: Endpoint, now: float) -> bool:
-        still = now - endpoint.head_moved_at > self._limits.frozen_seconds
-        return still and endpoint.others_moved >= self._limits.frozen_blocks
+        still = now - endpoint.head_moved_at > self.limits.frozen_seconds
+        return still and endpoint.others_moved >= self.limits.frozen_blocks
 
     @staticmethod
     def most(heads: Sequence[tuple[Endpoint, int]]) -> int:

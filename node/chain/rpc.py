@@ -25,8 +25,6 @@ READ_ROUNDS_MAX = 6
 """Rounds over all endpoints before a read fails; callers that must go on try again."""
 AGREED_SECONDS_MAX = 8.0
 """For a question to all endpoints; those that have not answered by then do not count."""
-STRAGGLER_SECONDS_MAX = 2.0
-"""What slower endpoints get once enough have answered: one that hangs must not slow everything down."""
 CONTRADICTION_SECONDS_MAX = 0.1
 """What slower endpoints get once the answer is certain: time to be caught lying, no more."""
 DISAGREEMENT_ROUNDS = 2
@@ -276,7 +274,7 @@ class JsonRpc:
                 failures.append(_described(endpoint, error))
             heard.add(endpoint)
             if len(answers) >= self._pool.quorum:
-                scope.deadline = min(scope.deadline, trio.current_time() + STRAGGLER_SECONDS_MAX)
+                scope.deadline = min(scope.deadline, trio.current_time() + self._pool.limits.straggler_seconds_max)
             if not all_of_them and _is_certain(answers, len(chosen), self._pool.quorum):
                 scope.deadline = min(scope.deadline, trio.current_time() + CONTRADICTION_SECONDS_MAX)
                 heard.update(chosen)  # the others cannot change it; that they were slower is no fault

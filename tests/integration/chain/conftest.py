@@ -18,6 +18,7 @@ from node.protocol.records import EpochParameters
 
 ROOT = Path(__file__).resolve().parents[3]
 TOKEN = 10**18
+PATIENCE_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ def plan_for(owner: LocalAccount, miners: tuple[LocalAccount, ...]) -> NetworkPl
         token_supply=TokenAmount(10_000 * TOKEN),
         treasury=owner.address,
         genesis_group=tuple(sorted(((miner.address, 1) for miner in miners), key=lambda entry: entry[0].lower())),
+        genesis_models=(),
+        governance=None,
         parameters=EpochParameters(
             genesis_block=BlockNumber(0),
             epoch_blocks=60,

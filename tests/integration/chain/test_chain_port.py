@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -43,7 +44,7 @@ MODEL = RegisterModel(
 
 @asynccontextmanager
 async def opened(
-    network: Network, account: LocalAccount, name: str = "owner", confirmations: int = 0
+    network: Network, account: LocalAccount, name: str = "owner", confirmations: int = 0, **options: Any
 ) -> AsyncIterator[EvmChain]:
     database = Database(network.folder / f"{name}.sqlite")
     async with open_chain(
@@ -54,7 +55,7 @@ async def opened(
         database=database,
         confirmations=confirmations,
         poll_seconds=0.05,
-        wall_clock=lambda: 1_800_000_000,
+        **{"wall_clock": lambda: 1_800_000_000, "lock_dir": network.folder / "locks", **options},
     ) as chain:
         yield chain
     database.close()

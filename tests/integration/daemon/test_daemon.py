@@ -11,7 +11,8 @@ import httpx
 import pytest
 import trio
 
-from node.chain.deployment import deploy_network, send_transaction
+from node.chain.deployer import send_transaction
+from node.chain.deployment import deploy_network
 from node.chain.devnet import DevelopmentChain, development_account, find_anvil, run_anvil, stop_process
 from node.chain.rpc import JsonRpc
 from node.keys import keystore_account

@@ -1,0 +1,1 @@
+"""Measurements that decide designs: each is a module, run by its name."""
