@@ -7,6 +7,7 @@ no new answer.
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,9 +49,9 @@ def _subject(element: Mapping[str, Any]) -> str:
     return f"{_subject(parent)}.{name}" if parent else name
 
 
-def parse_answers(text: str) -> Mapping[Finding, str]:
-    """Return the answers: below a heading that names the detector, a list of subjects with an answer each."""
-    answers: dict[Finding, str] = {}
+def parse_answers(text: str) -> Sequence[Finding]:
+    """Return what is answered: below a heading that names the detector, a list of subjects with an answer each."""
+    answers: list[Finding] = []
     detector = ""
     for line in text.splitlines():
         if heading := HEADING.match(line):
@@ -58,12 +59,12 @@ def parse_answers(text: str) -> Mapping[Finding, str]:
         elif line.startswith("#"):
             detector = ""
         elif detector and (item := ANSWER.match(line)) and item["answer"]:
-            answers[Finding(detector, item["subject"])] = item["answer"]
+            answers.append(Finding(detector, item["subject"]))
     return answers
 
 
-def complaints(findings: Mapping[Finding, str], answers: Mapping[Finding, str]) -> Sequence[str]:
-    """Return a line for each finding without an answer, and for each answer without a finding."""
+def complaints(findings: Mapping[Finding, str], answers: Sequence[Finding]) -> Sequence[str]:
+    """Return a line for each finding without an answer, and for each answer without a finding or given twice."""
     lines = [
         f"{finding.detector}: `{finding.subject}` is not answered in SLITHER.md\n  {said}"
         for finding, said in sorted(findings.items())
@@ -71,7 +72,12 @@ def complaints(findings: Mapping[Finding, str], answers: Mapping[Finding, str]) 
     ]
     lines += [
         f"{answer.detector}: `{answer.subject}` is answered in SLITHER.md, but slither does not find it: remove it"
-        for answer in sorted(answers.keys() - findings.keys())
+        for answer in sorted(set(answers) - findings.keys())
+    ]
+    lines += [
+        f"{answer.detector}: `{answer.subject}` is answered {times} times in SLITHER.md: leave one"
+        for answer, times in sorted(Counter(answers).items())
+        if times > 1
     ]
     return lines
 
@@ -84,7 +90,7 @@ def main() -> int:
     except (ToolFailedError, json.JSONDecodeError) as error:
         sys.stderr.write(f"The contracts were not analysed: {error}\n")
         return 1
-    answers = parse_answers(ANSWERS.read_text(encoding="utf-8")) if ANSWERS.is_file() else {}
+    answers = parse_answers(ANSWERS.read_text(encoding="utf-8")) if ANSWERS.is_file() else ()
     lines = complaints(findings, answers)
     for line in lines:
         sys.stderr.write(f"{line}\n")

@@ -45,8 +45,7 @@ async def test_a_deposit_shows_in_the_channel_and_every_log_is_read(network: Net
     channel = await ask(network, addresses.payment_channels, payment_channels.get_channel(network.owner.address, payee))
     assert channel == payment_channels.Channel(deposited=5, redeemed=0, unlock_time=0)
 
-    names = {**contract_names(addresses), addresses.token: "QuernToken", addresses.address_book: "AddressBook"}
-    by_name = {address.lower(): name for address, name in names.items()}
+    by_name = {address.lower(): name for address, name in contract_names(addresses).items()}
     logs: Any = await network.rpc.call("eth_getLogs", {"fromBlock": "0x0", "toBlock": "latest"})
     events = [
         decode_event(

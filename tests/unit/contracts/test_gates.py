@@ -155,7 +155,13 @@ def test_an_answer_without_a_finding_is_a_complaint() -> None:
 
 
 def test_an_empty_answer_and_one_without_a_detector_answer_nothing() -> None:
-    assert set(parse_answers(ANSWERS)) == {Finding("timestamp", "Vault.take(uint256)")}
+    assert parse_answers(ANSWERS) == [Finding("timestamp", "Vault.take(uint256)")]
+
+
+def test_an_answer_given_twice_is_a_complaint() -> None:
+    found = parse_findings(report(finding("timestamp", "take(uint256)", 7)))
+    (line,) = complaints(found, parse_answers(ANSWERS + "- `Vault.take(uint256)`: days\n"))
+    assert "answered 2 times" in line
 
 
 def test_a_failed_analysis_does_not_pass_as_one_without_findings(monkeypatch: pytest.MonkeyPatch) -> None:
