@@ -30,6 +30,7 @@ from node.protocol.actions import (
     PostEpochResult,
     PunishParticipant,
     RedeemVoucher,
+    RedeemVouchers,
     RegisterModel,
     RegisterParticipant,
     SettlePrompt,
@@ -55,6 +56,7 @@ GROUP_SIZES = (16, 64, 256)
 GROUP_SIZE_USUAL = 64
 """The size at which everything else is measured."""
 LEAVES = 1000
+PAYERS = 8
 INFERENCES_PER_REDEEM = 10_000
 VESTING_SECONDS = 30 * 86_400
 
@@ -128,6 +130,7 @@ async def measure_channel(network: MeasuredNetwork) -> list[Measurement]:
         signature = payer.sign_digest(voucher_digest(voucher, chain_id, channels))
         action = RedeemVoucher(payer.address, payee.address, voucher, signature)
         redeems.append((await network.act(payee, action))[0])
+    together = await _redeem_together(network, payee)
     return [
         Measurement("deposit, opens a channel", opened),
         Measurement("deposit, channel is open", more),
@@ -137,7 +140,32 @@ async def measure_channel(network: MeasuredNetwork) -> list[Measurement]:
             redeems[2],
             VOUCHER_GAS_PER_INFERENCE_MAX * INFERENCES_PER_REDEEM,
         ),
+        Measurement(
+            f"redeemMany of {PAYERS} channels, for each",
+            Cost(together.gas // PAYERS, together.intrinsic // PAYERS),
+            VOUCHER_GAS_PER_INFERENCE_MAX * INFERENCES_PER_REDEEM,
+        ),
     ]
+
+
+async def _redeem_together(network: MeasuredNetwork, payee: LocalAccount) -> Cost:
+    """Redeem from several open channels at once, as daemons do at the end of an epoch."""
+    channels, chain_id = network.deployment.addresses.payment_channels, network.deployment.chain_id
+    payers = network.members[-PAYERS:]
+    for payer in payers:
+        await network.fund(payer.address)
+        await network.send(network.owner, quern_token.transfer(payer.address, 10 * TOKEN))
+        await network.act(payer, FundChannel(payee.address, TokenAmount(10 * TOKEN)))
+    cost = Cost(0, 0)
+    for cumulative in (TOKEN + 7, 3 * TOKEN + 11):  # the second one finds no empty words
+        vouchers = []
+        for payer in payers:
+            identifier = channel_id(chain_id, channels, payer.address, payee.address)
+            voucher = Voucher(identifier, TokenAmount(cumulative), ROOT)
+            signature = payer.sign_digest(voucher_digest(voucher, chain_id, channels))
+            vouchers.append(RedeemVoucher(payer.address, payee.address, voucher, signature))
+        cost = (await network.act(payee, RedeemVouchers(tuple(vouchers))))[0]
+    return cost
 
 
 async def measure_proofs(network: MeasuredNetwork, miner: Miner, epoch: int) -> list[Measurement]:
@@ -147,6 +175,8 @@ async def measure_proofs(network: MeasuredNetwork, miner: Miner, epoch: int) -> 
     batch = (await network.act(miner.account, CommitPoc(commit)))[0]
     await network.go_to(epoch, PARAMETERS.validate_offset)
     votes = (await network.act(miner.account, CommitVotes(EpochNumber(epoch), CID)))[0]
+    if epoch == 0:  # fills empty words of the chain, once for each node
+        return [Measurement("commitPoc, first of a node", batch), Measurement("commitVotes, first", votes)]
     return [Measurement("commitPoc", batch, COMMIT_POC_GAS_MAX), Measurement("commitVotes", votes)]
 
 
@@ -170,7 +200,7 @@ async def measure_result(
     poster = network.members[0]
     stored, posted = await network.act(poster, PostEpochResult(summary, validator_set, network.sign_all(digest)))
     size = len(network.members)
-    limit = SUBMIT_RESULT_GAS_MAX if size == GROUP_SIZE_USUAL else None
+    limit = SUBMIT_RESULT_GAS_MAX if size == GROUP_SIZE_USUAL and epoch else None
     when = "first of the network" if epoch == 0 else "later"
     return [
         Measurement(f"storeGroup of {size}, {when}", stored),
@@ -261,9 +291,9 @@ async def measure_group(network: MeasuredNetwork, *, vested: bool) -> list[Measu
     found += await measure_channel(network)
     found += await measure_prompt(network)
     found += await measure_purchase(network)
-    found += await measure_proofs(network, miner, 0)
     reward_total = 60 * TOKEN
     for epoch in (0, 1):
+        found += await measure_proofs(network, miner, epoch)
         found += await measure_result(network, epoch, shares_of(epoch), reward_total)
         found += await measure_claims(network, epoch, vested=vested)
     found += await measure_punishment(network, miner.account, 1)

@@ -145,8 +145,8 @@ async def measured_network(
         answer_blocks=40,
         dispute_blocks=4,
         verdict_blocks=20,
-        fraud_penalty=Penalty(per_mille=500, barred_seconds=86_400),
-        downtime_penalty=Penalty(per_mille=10, barred_seconds=3600),
+        fraud_penalty=Penalty(per_mille=500, barred_epochs=10),
+        downtime_penalty=Penalty(per_mille=10, barred_epochs=1),
     )
     async with (
         run_anvil(find_anvil(ROOT), block_seconds=None, log_path=folder / f"anvil-{members}.log") as chain,

@@ -23,6 +23,7 @@ from node.protocol.actions import (
     PostEpochResult,
     ReclaimPrompt,
     RedeemVoucher,
+    RedeemVouchers,
     RegisterModel,
     RegisterParticipant,
     SettlePrompt,
@@ -203,6 +204,8 @@ class Ledger:
                 return [ChannelFunded(channel.channel_id, sender, payee, TokenAmount(channel.deposited + amount))]
             case RedeemVoucher():
                 return self._redeem(action)
+            case RedeemVouchers(vouchers):
+                return [event for voucher in vouchers for event in self._redeem(voucher)]
             case SubmitPrompt():
                 return self._submit_prompt(sender, action, block)
             case AnswerPrompt():
@@ -268,7 +271,7 @@ class Ledger:
             raise Refused("NothingToClaim")
         self.minted = TokenAmount(self.minted + amount)
         self._pay(action.account, amount)
-        return [RewardClaimed(action.account, TokenAmount(amount), action.cumulative)]
+        return [RewardClaimed(action.account, action.cumulative)]
 
     def _channel(self, payer: Address, payee: Address) -> ChannelState:
         identity = channel_id(CHAIN_ID, PAYMENT_CHANNELS, payer, payee)
@@ -287,7 +290,7 @@ class Ledger:
         if amount <= 0:
             raise Refused("NothingToRedeem")
         self._pay(action.payee, amount)
-        return [VoucherRedeemed(channel.channel_id, action.payer, action.payee, amount, voucher.cumulative)]
+        return [VoucherRedeemed(channel.channel_id, voucher.cumulative)]
 
     def _submit_prompt(self, sender: Address, action: SubmitPrompt, block: BlockNumber) -> list[EventBody]:
         model = self.state.models.get(action.model_id)

@@ -113,8 +113,8 @@ class DaemonChainOperations:
 
     async def participants(self) -> ChainParticipantsView:
         """All participants."""
-        state, now = self._chain.state, self._wall_clock()
-        weights = dict(state.group_weights(position(self._chain).epoch))
+        state, epoch = self._chain.state, position(self._chain).epoch
+        weights = dict(state.group_weights(epoch))
         by_weight = sorted(state.participants.values(), key=lambda p: (-weights.get(p.participant, 0), p.participant))
         return ChainParticipantsView(
             participants=[
@@ -124,7 +124,7 @@ class DaemonChainOperations:
                     nodes=[f"{node.node_id} ({', '.join(node.models)})" for node in participant.ml_nodes],
                     weight=weights.get(participant.participant, 0),
                     deposited=str(state.collateral.get(participant.participant, CollateralState()).deposited),
-                    standing=standing(state, participant.participant, now),
+                    standing=standing(state, participant.participant, epoch),
                 )
                 for participant in by_weight[:PARTICIPANTS_SHOWN_MAX]
             ],
@@ -138,7 +138,7 @@ class DaemonChainOperations:
         return CollateralView(
             account=account,
             registered=account in state.participants,
-            standing=standing(state, account, self._wall_clock()),
+            standing=standing(state, account, position(self._chain).epoch),
             deposited=str(held.deposited),
             unbonding=str(held.unbonding),
             available_at=held.available_at if held.unbonding else 0,

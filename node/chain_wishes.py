@@ -75,12 +75,12 @@ def plan(wish: Wish, outlook: Outlook) -> Plan:
             return _plan_unregistration(outlook)
 
 
-def standing(state: ChainState, account: Address, now: int) -> str:
-    """How the registry takes an account: only `active` ones can commit proofs."""
+def standing(state: ChainState, account: Address, epoch: int) -> str:
+    """How an account stands in `epoch`: only proofs of `active` ones count."""
     collateral = state.collateral.get(account, CollateralState())
     if account not in state.participants:
         return "unregistered"
-    if now < collateral.barred_until:
+    if epoch < collateral.barred_until:
         return "barred"
     return "undercollateralised" if collateral.deposited < state.min_collateral else "active"
 

@@ -214,8 +214,8 @@ class LocalNetwork:
             "answer_blocks": 60,
             "dispute_blocks": 3,
             "verdict_blocks": 60,
-            "fraud_penalty": {"per_mille": 500, "barred_seconds": 86_400},
-            "downtime_penalty": {"per_mille": 10, "barred_seconds": 600},
+            "fraud_penalty": {"per_mille": 500, "barred_epochs": 10},
+            "downtime_penalty": {"per_mille": 10, "barred_epochs": 1},
         }
         plan_file = trio.Path(self.directory / "plan.json")
         await plan_file.write_text(json.dumps(plan, indent=2), encoding="utf-8")

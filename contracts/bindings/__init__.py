@@ -18,6 +18,7 @@ from contracts.bindings import (
     quern_token,
     reward_distributor,
     slashing,
+    voting_quern,
 )
 
 EVENTS: Mapping[str, Mapping[bytes, type[ContractEvent]]] = {
@@ -34,10 +35,12 @@ EVENTS: Mapping[str, Mapping[bytes, type[ContractEvent]]] = {
     "QuernToken": quern_token.EVENTS,
     "RewardDistributor": reward_distributor.EVENTS,
     "Slashing": slashing.EVENTS,
+    "VotingQuern": voting_quern.EVENTS,
 }
 """By contract and first topic."""
 
 ERRORS: Mapping[bytes, type[RevertReason]] = {
+    **voting_quern.ERRORS,
     **slashing.ERRORS,
     **reward_distributor.ERRORS,
     **quern_token.ERRORS,

@@ -44,50 +44,6 @@ class BitmapLength(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
-class ECDSAInvalidSignature(RevertReason):
-    """Solidity: `ECDSAInvalidSignature()`."""
-
-    SIGNATURE: ClassVar[str] = "ECDSAInvalidSignature()"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("f645eedf")
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        _base.error_values(cls, data)
-        return cls()
-
-
-@dataclass(frozen=True, slots=True)
-class ECDSAInvalidSignatureLength(RevertReason):
-    """Solidity: `ECDSAInvalidSignatureLength(uint256)`."""
-
-    SIGNATURE: ClassVar[str] = "ECDSAInvalidSignatureLength(uint256)"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("fce698f7")
-    length: int
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        values = _base.error_values(cls, data)
-        return cls(length=values[0])
-
-
-@dataclass(frozen=True, slots=True)
-class ECDSAInvalidSignatureS(RevertReason):
-    """Solidity: `ECDSAInvalidSignatureS(bytes32)`."""
-
-    SIGNATURE: ClassVar[str] = "ECDSAInvalidSignatureS(bytes32)"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("d78bce0c")
-    s: bytes
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        values = _base.error_values(cls, data)
-        return cls(s=values[0])
-
-
-@dataclass(frozen=True, slots=True)
 class SignaturesLength(RevertReason):
     """Solidity: `SignaturesLength(uint256,uint256)`."""
 
@@ -121,22 +77,11 @@ class WrongSigner(RevertReason):
 
 
 EVENTS: Mapping[bytes, type[ContractEvent]] = {}
-Error: TypeAlias = (
-    BitmapBeyondMembers
-    | BitmapLength
-    | ECDSAInvalidSignature
-    | ECDSAInvalidSignatureLength
-    | ECDSAInvalidSignatureS
-    | SignaturesLength
-    | WrongSigner
-)
+Error: TypeAlias = BitmapBeyondMembers | BitmapLength | SignaturesLength | WrongSigner
 
 ERRORS: Mapping[bytes, type[Error]] = {
     BitmapBeyondMembers.SELECTOR: BitmapBeyondMembers,
     BitmapLength.SELECTOR: BitmapLength,
-    ECDSAInvalidSignature.SELECTOR: ECDSAInvalidSignature,
-    ECDSAInvalidSignatureLength.SELECTOR: ECDSAInvalidSignatureLength,
-    ECDSAInvalidSignatureS.SELECTOR: ECDSAInvalidSignatureS,
     SignaturesLength.SELECTOR: SignaturesLength,
     WrongSigner.SELECTOR: WrongSigner,
 }

@@ -271,10 +271,10 @@ class VotesCommitted(ContractEvent):
 
 @dataclass(frozen=True, slots=True)
 class AlreadyCommitted(RevertReason):
-    """Solidity: `AlreadyCommitted(bytes32)`."""
+    """Solidity: `AlreadyCommitted(bytes24)`."""
 
-    SIGNATURE: ClassVar[str] = "AlreadyCommitted(bytes32)"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("d297b6c5")
+    SIGNATURE: ClassVar[str] = "AlreadyCommitted(bytes24)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("47f4ec76")
     commitment: bytes
 
     @classmethod
@@ -317,20 +317,6 @@ class BeforeGenesis(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointUnorderedInsertion(RevertReason):
-    """Solidity: `CheckpointUnorderedInsertion()`."""
-
-    SIGNATURE: ClassVar[str] = "CheckpointUnorderedInsertion()"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("2520601d")
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        _base.error_values(cls, data)
-        return cls()
-
-
-@dataclass(frozen=True, slots=True)
 class CidLength(RevertReason):
     """Solidity: `CidLength(uint256)`."""
 
@@ -343,6 +329,21 @@ class CidLength(RevertReason):
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         values = _base.error_values(cls, data)
         return cls(length=values[0])
+
+
+@dataclass(frozen=True, slots=True)
+class GroupForgotten(RevertReason):
+    """Solidity: `GroupForgotten(uint64)`."""
+
+    SIGNATURE: ClassVar[str] = "GroupForgotten(uint64)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("cd241c78")
+    epoch: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(epoch=values[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -697,8 +698,8 @@ Error: TypeAlias = (
     AlreadyCommitted
     | AlreadyPosted
     | BeforeGenesis
-    | CheckpointUnorderedInsertion
     | CidLength
+    | GroupForgotten
     | GroupNotStored
     | InvalidShortString
     | NonceCountOutOfRange
@@ -726,8 +727,8 @@ ERRORS: Mapping[bytes, type[Error]] = {
     AlreadyCommitted.SELECTOR: AlreadyCommitted,
     AlreadyPosted.SELECTOR: AlreadyPosted,
     BeforeGenesis.SELECTOR: BeforeGenesis,
-    CheckpointUnorderedInsertion.SELECTOR: CheckpointUnorderedInsertion,
     CidLength.SELECTOR: CidLength,
+    GroupForgotten.SELECTOR: GroupForgotten,
     GroupNotStored.SELECTOR: GroupNotStored,
     InvalidShortString.SELECTOR: InvalidShortString,
     NonceCountOutOfRange.SELECTOR: NonceCountOutOfRange,
@@ -780,6 +781,17 @@ def epoch_result_typehash() -> ViewCall[bytes]:
 def _decode_epoch_result_typehash(data: bytes) -> bytes:
     (value,) = _abi.decode(("bytes32",), data)
     result: bytes = value
+    return result
+
+
+def groups_kept() -> ViewCall[int]:
+    """Solidity: `GROUPS_KEPT()`."""
+    return _base.make_view(CONTRACT, "GROUPS_KEPT()", (), _decode_groups_kept)
+
+
+def _decode_groups_kept(data: bytes) -> int:
+    (value,) = _abi.decode(("uint256",), data)
+    result: int = value
     return result
 
 
@@ -991,7 +1003,8 @@ def _decode_participant_registry(data: bytes) -> str:
 
 
 def poc_commit_of(epoch: int, participant: str, node_id: str) -> ViewCall[bytes]:
-    """Hash of (modelId, count, root, vectorsCid) of a node's batch; zero if it committed none.
+    """First 24 bytes of the hash of (modelId, count, root, vectorsCid) of a node's batch of `epoch`; zero if it
+    committed none, or has committed one of another epoch since.
 
     Solidity: `pocCommitOf(uint64,address,string)`.
     """
@@ -1001,7 +1014,7 @@ def poc_commit_of(epoch: int, participant: str, node_id: str) -> ViewCall[bytes]
 
 
 def _decode_poc_commit_of(data: bytes) -> bytes:
-    (value,) = _abi.decode(("bytes32",), data)
+    (value,) = _abi.decode(("bytes24",), data)
     result: bytes = value
     return result
 
@@ -1018,7 +1031,7 @@ def _decode_quorum_verifier(data: bytes) -> str:
 
 
 def result_of(epoch: int) -> ViewCall[bytes]:
-    """EIP-712 digest of the accepted result of an epoch; zero if there is none.
+    """EIP-712 digest of the accepted result of `epoch`; zero if there is none, or a newer one.
 
     Solidity: `resultOf(uint64)`.
     """
@@ -1150,7 +1163,7 @@ def void_epoch_result(epoch: int, digest: bytes, signer_bitmap: Sequence[int], s
 
 
 def vote_commit_of(epoch: int, validator: str) -> ViewCall[bytes]:
-    """Hash of the CID of a validator's vote bundle; zero if it committed none.
+    """First 24 bytes of the hash of the CID of a validator's vote bundle of `epoch`; zero as above.
 
     Solidity: `voteCommitOf(uint64,address)`.
     """
@@ -1158,7 +1171,7 @@ def vote_commit_of(epoch: int, validator: str) -> ViewCall[bytes]:
 
 
 def _decode_vote_commit_of(data: bytes) -> bytes:
-    (value,) = _abi.decode(("bytes32",), data)
+    (value,) = _abi.decode(("bytes24",), data)
     result: bytes = value
     return result
 

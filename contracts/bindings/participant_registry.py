@@ -14,7 +14,7 @@ CONTRACT = "ParticipantRegistry"
 
 
 class Status(IntEnum):
-    """How a participant stands; only ACTIVE ones can commit proofs.
+    """How a participant stands. Proofs count of those who are ACTIVE and not barred.
 
     Solidity: `enum ParticipantRegistry.Status`.
     """
@@ -22,12 +22,11 @@ class Status(IntEnum):
     UNREGISTERED = 0
     ACTIVE = 1
     UNDERCOLLATERALISED = 2
-    BARRED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Collateral:
-    """Collateral of a participant in units of 10^-18, and times in UNIX seconds.
+    """Collateral of a participant in units of 10^-18.
 
     Solidity: `struct ParticipantRegistry.Collateral`.
     """
@@ -806,7 +805,8 @@ def _decode_is_registered(data: bytes) -> bool:
 
 
 def min_collateral() -> ViewCall[int]:
-    """Collateral a participant needs to commit proofs, in units of 10^-18; set by the owner.
+    """Collateral a participant needs for its proofs to count, in units of 10^-18; set by the owner. Daemons apply it,
+    like bars, when they form a result: asking here for every commitment would cost all miners gas.
 
     Solidity: `minCollateral()`.
     """
@@ -916,8 +916,8 @@ def request_withdraw_collateral(amount: int) -> Call:
 
 
 def serves_model(participant: str, node_id: str, model_id: str) -> ViewCall[bool]:
-    """Whether `participant` is active and has registered node `nodeId` for `modelId`. Nodes exist only while their
-    participant is registered (see `unregister`), so that need not be asked again.
+    """Whether `participant` has registered node `nodeId` for `modelId`. Nodes exist only while their participant is
+    registered (see `unregister`), so that need not be asked again.
 
     Solidity: `servesModel(address,string,string)`.
     """
@@ -941,7 +941,7 @@ def set_hot_key(hot_key: str) -> Call:
 
 
 def set_min_collateral(new_min_collateral: int) -> Call:
-    """Set the collateral that committing proofs needs.
+    """Set the collateral that proofs need to count.
 
     Solidity: `setMinCollateral(uint128)`.
     """
@@ -961,7 +961,7 @@ def slash(participant: str, per_mille: int, barred_until: int) -> Call:
     only the Slashing contract may. Burned rather than given to anyone: a quorum that slashes falsely gains nothing
     by it.
 
-    barred_until: UNIX seconds until which the participant cannot commit proofs; earlier ones do not shorten.
+    barred_until: First epoch whose proofs count again; an earlier one does not shorten.
     per_mille: Thousandths of the collateral to burn, at most 1000.
     Returns: What was burned, in units of 10^-18.
 

@@ -14,8 +14,8 @@ CONTRACT = "PaymentChannels"
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """Totals over the channel's life, in units of 10^-18, and the announced withdrawal if there is one. `redeemed`
-    only grows and never exceeds `deposited`; withdrawals bring `deposited` down to `redeemed`.
+    """A channel as `getChannel` shows it: totals over its life, in units of 10^-18, and when an announced withdrawal
+    may be made (UNIX seconds; zero if none is announced).
 
     Solidity: `struct PaymentChannels.Channel`.
     """
@@ -36,25 +36,25 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Redemption:
-    """A voucher, whose it is, and the payer's signature on it.
+    """A voucher, its payer, and the payer's signature on it in the short form of ERC-2098.
 
     Solidity: `struct PaymentChannels.Redemption`.
     """
 
     payer: str
-    payee: str
     cumulative: int
     receipts_root: bytes
-    signature: bytes
+    r: bytes
+    vs: bytes
 
     def to_abi(self) -> tuple[object, ...]:
         """Return the values as they are encoded."""
-        return (self.payer, self.payee, self.cumulative, self.receipts_root, self.signature)
+        return (self.payer, self.cumulative, self.receipts_root, self.r, self.vs)
 
     @classmethod
     def from_abi(cls, values: Sequence[Any]) -> Self:
         """Return the record of decoded values; raise ValueError for an unknown member of an enum."""
-        return cls(payer=values[0], payee=values[1], cumulative=values[2], receipts_root=values[3], signature=values[4])
+        return cls(payer=values[0], cumulative=values[1], receipts_root=values[2], r=values[3], vs=values[4])
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,31 +110,18 @@ class EIP712DomainChanged(ContractEvent):
 
 @dataclass(frozen=True, slots=True)
 class VoucherRedeemed(ContractEvent):
-    """Solidity: `VoucherRedeemed(bytes32,address,address,uint256,uint256,bytes32)`."""
+    """Solidity: `VoucherRedeemed(bytes32,uint256)`."""
 
-    SIGNATURE: ClassVar[str] = "VoucherRedeemed(bytes32,address,address,uint256,uint256,bytes32)"
-    TOPIC: ClassVar[bytes] = bytes.fromhex("9a0c3ed7832040dd1f896c62ac519e4f15594dadf58253545be9e94fc18110d4")
+    SIGNATURE: ClassVar[str] = "VoucherRedeemed(bytes32,uint256)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("5e41c5c26fd92ed351d72a94c6b25b8618cae4655b30efd60adc4e656290587b")
     channel_id: bytes
-    payer: str
-    payee: str
-    amount: int
     cumulative: int
-    receipts_root: bytes
 
     @classmethod
     def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
         """Decode a log; raise ValueError if it is of another event or malformed."""
-        indexed, plain = _base.log_values(
-            cls, ("bytes32", "address", "address"), ("uint256", "uint256", "bytes32"), topics, data
-        )
-        return cls(
-            channel_id=indexed[0],
-            payer=indexed[1],
-            payee=indexed[2],
-            amount=plain[0],
-            cumulative=plain[1],
-            receipts_root=plain[2],
-        )
+        indexed, plain = _base.log_values(cls, ("bytes32",), ("uint256",), topics, data)
+        return cls(channel_id=indexed[0], cumulative=plain[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,50 +154,6 @@ class AmountZero(RevertReason):
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         _base.error_values(cls, data)
         return cls()
-
-
-@dataclass(frozen=True, slots=True)
-class ECDSAInvalidSignature(RevertReason):
-    """Solidity: `ECDSAInvalidSignature()`."""
-
-    SIGNATURE: ClassVar[str] = "ECDSAInvalidSignature()"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("f645eedf")
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        _base.error_values(cls, data)
-        return cls()
-
-
-@dataclass(frozen=True, slots=True)
-class ECDSAInvalidSignatureLength(RevertReason):
-    """Solidity: `ECDSAInvalidSignatureLength(uint256)`."""
-
-    SIGNATURE: ClassVar[str] = "ECDSAInvalidSignatureLength(uint256)"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("fce698f7")
-    length: int
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        values = _base.error_values(cls, data)
-        return cls(length=values[0])
-
-
-@dataclass(frozen=True, slots=True)
-class ECDSAInvalidSignatureS(RevertReason):
-    """Solidity: `ECDSAInvalidSignatureS(bytes32)`."""
-
-    SIGNATURE: ClassVar[str] = "ECDSAInvalidSignatureS(bytes32)"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("d78bce0c")
-    s: bytes
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        values = _base.error_values(cls, data)
-        return cls(s=values[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,9 +346,6 @@ def decode_event(topics: Sequence[bytes], data: bytes) -> Event:
 
 Error: TypeAlias = (
     AmountZero
-    | ECDSAInvalidSignature
-    | ECDSAInvalidSignatureLength
-    | ECDSAInvalidSignatureS
     | InvalidPayee
     | InvalidShortString
     | NothingToRedeem
@@ -421,9 +361,6 @@ Error: TypeAlias = (
 
 ERRORS: Mapping[bytes, type[Error]] = {
     AmountZero.SELECTOR: AmountZero,
-    ECDSAInvalidSignature.SELECTOR: ECDSAInvalidSignature,
-    ECDSAInvalidSignatureLength.SELECTOR: ECDSAInvalidSignatureLength,
-    ECDSAInvalidSignatureS.SELECTOR: ECDSAInvalidSignatureS,
     InvalidPayee.SELECTOR: InvalidPayee,
     InvalidShortString.SELECTOR: InvalidShortString,
     NothingToRedeem.SELECTOR: NothingToRedeem,
@@ -554,25 +491,29 @@ def _decode_hash_voucher(data: bytes) -> bytes:
     return result
 
 
-def redeem(payer: str, payee: str, cumulative: int, receipts_root: bytes, signature: bytes) -> Call:
-    """Pay `payee` what is new in a voucher. Anyone may call it.
+def redeem(payer: str, cumulative: int, receipts_root: bytes, r: bytes, vs: bytes) -> Call:
+    """Pay the caller what is new in a voucher.
 
     cumulative: All that the voucher promises over the channel's life; reverts if it exceeds the deposits.
+    r: First half of the payer's signature on `hashVoucher`, in the short form of ERC-2098.
+    vs: Second half.
 
-    Solidity: `redeem(address,address,uint256,bytes32,bytes)`.
+    Solidity: `redeem(address,uint256,bytes32,bytes32,bytes32)`.
     """
     return _base.make_call(
-        CONTRACT, "redeem(address,address,uint256,bytes32,bytes)", (payer, payee, cumulative, receipts_root, signature)
+        CONTRACT, "redeem(address,uint256,bytes32,bytes32,bytes32)", (payer, cumulative, receipts_root, r, vs)
     )
 
 
-def redeem_many(redemptions: Sequence[Redemption]) -> Call:
-    """Redeem several vouchers, all or nothing.
+def redeem_many(payee: str, redemptions: Sequence[Redemption]) -> Call:
+    """Pay `payee` what is new in several vouchers, in one transfer; all or nothing. Anyone may call it.
 
-    Solidity: `redeemMany((address,address,uint256,bytes32,bytes)[])`.
+    Solidity: `redeemMany(address,(address,uint256,bytes32,bytes32,bytes32)[])`.
     """
     return _base.make_call(
-        CONTRACT, "redeemMany((address,address,uint256,bytes32,bytes)[])", ([_item.to_abi() for _item in redemptions],)
+        CONTRACT,
+        "redeemMany(address,(address,uint256,bytes32,bytes32,bytes32)[])",
+        (payee, [_item.to_abi() for _item in redemptions]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import ClassVar, Self, TypeAlias
 
 import contracts as _contracts
 from contracts import abi as _abi
@@ -10,23 +10,6 @@ from contracts import binding_base as _base
 from contracts.binding_base import Call, ContractEvent, RevertReason, ViewCall
 
 CONTRACT = "QuernToken"
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint208:
-    """Solidity: `struct Checkpoints.Checkpoint208`."""
-
-    key: int
-    value: int
-
-    def to_abi(self) -> tuple[object, ...]:
-        """Return the values as they are encoded."""
-        return (self.key, self.value)
-
-    @classmethod
-    def from_abi(cls, values: Sequence[Any]) -> Self:
-        """Return the record of decoded values; raise ValueError for an unknown member of an enum."""
-        return cls(key=values[0], value=values[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,40 +27,6 @@ class Approval(ContractEvent):
         """Decode a log; raise ValueError if it is of another event or malformed."""
         indexed, plain = _base.log_values(cls, ("address", "address"), ("uint256",), topics, data)
         return cls(owner=indexed[0], spender=indexed[1], value=plain[0])
-
-
-@dataclass(frozen=True, slots=True)
-class DelegateChanged(ContractEvent):
-    """Solidity: `DelegateChanged(address,address,address)`."""
-
-    SIGNATURE: ClassVar[str] = "DelegateChanged(address,address,address)"
-    TOPIC: ClassVar[bytes] = bytes.fromhex("3134e8a2e6d97e929a7e54011ea5485d7d196dd5f0ba4d4ef95803e8e3fc257f")
-    delegator: str
-    from_delegate: str
-    to_delegate: str
-
-    @classmethod
-    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
-        """Decode a log; raise ValueError if it is of another event or malformed."""
-        indexed, _ = _base.log_values(cls, ("address", "address", "address"), (), topics, data)
-        return cls(delegator=indexed[0], from_delegate=indexed[1], to_delegate=indexed[2])
-
-
-@dataclass(frozen=True, slots=True)
-class DelegateVotesChanged(ContractEvent):
-    """Solidity: `DelegateVotesChanged(address,uint256,uint256)`."""
-
-    SIGNATURE: ClassVar[str] = "DelegateVotesChanged(address,uint256,uint256)"
-    TOPIC: ClassVar[bytes] = bytes.fromhex("dec2bacdd2f05b59de34da9b523dff8be42e5e38e818c82fdb0bae774387a724")
-    delegate: str
-    previous_votes: int
-    new_votes: int
-
-    @classmethod
-    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
-        """Decode a log; raise ValueError if it is of another event or malformed."""
-        indexed, plain = _base.log_values(cls, ("address",), ("uint256", "uint256"), topics, data)
-        return cls(delegate=indexed[0], previous_votes=plain[0], new_votes=plain[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,20 +108,6 @@ class Transfer(ContractEvent):
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointUnorderedInsertion(RevertReason):
-    """Solidity: `CheckpointUnorderedInsertion()`."""
-
-    SIGNATURE: ClassVar[str] = "CheckpointUnorderedInsertion()"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("2520601d")
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        _base.error_values(cls, data)
-        return cls()
-
-
-@dataclass(frozen=True, slots=True)
 class ECDSAInvalidSignature(RevertReason):
     """Solidity: `ECDSAInvalidSignature()`."""
 
@@ -222,22 +157,6 @@ class ERC20ExceededCap(RevertReason):
 
     SIGNATURE: ClassVar[str] = "ERC20ExceededCap(uint256,uint256)"
     SELECTOR: ClassVar[bytes] = bytes.fromhex("9e79f854")
-    increased_supply: int
-    cap: int
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        values = _base.error_values(cls, data)
-        return cls(increased_supply=values[0], cap=values[1])
-
-
-@dataclass(frozen=True, slots=True)
-class ERC20ExceededSafeSupply(RevertReason):
-    """Solidity: `ERC20ExceededSafeSupply(uint256,uint256)`."""
-
-    SIGNATURE: ClassVar[str] = "ERC20ExceededSafeSupply(uint256,uint256)"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("1cb15d26")
     increased_supply: int
     cap: int
 
@@ -389,36 +308,6 @@ class ERC2612InvalidSigner(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
-class ERC5805FutureLookup(RevertReason):
-    """Solidity: `ERC5805FutureLookup(uint256,uint48)`."""
-
-    SIGNATURE: ClassVar[str] = "ERC5805FutureLookup(uint256,uint48)"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("ecd3f81e")
-    timepoint: int
-    clock: int
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        values = _base.error_values(cls, data)
-        return cls(timepoint=values[0], clock=values[1])
-
-
-@dataclass(frozen=True, slots=True)
-class ERC6372InconsistentClock(RevertReason):
-    """Solidity: `ERC6372InconsistentClock()`."""
-
-    SIGNATURE: ClassVar[str] = "ERC6372InconsistentClock()"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("6ff07140")
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        _base.error_values(cls, data)
-        return cls()
-
-
-@dataclass(frozen=True, slots=True)
 class InvalidAccountNonce(RevertReason):
     """Solidity: `InvalidAccountNonce(address,uint256)`."""
 
@@ -524,22 +413,6 @@ class OwnableUnauthorizedAccount(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
-class SafeCastOverflowedUintDowncast(RevertReason):
-    """Solidity: `SafeCastOverflowedUintDowncast(uint8,uint256)`."""
-
-    SIGNATURE: ClassVar[str] = "SafeCastOverflowedUintDowncast(uint8,uint256)"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("6dfcc650")
-    bits: int
-    value: int
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        values = _base.error_values(cls, data)
-        return cls(bits=values[0], value=values[1])
-
-
-@dataclass(frozen=True, slots=True)
 class StringTooLong(RevertReason):
     """Solidity: `StringTooLong(string)`."""
 
@@ -554,36 +427,12 @@ class StringTooLong(RevertReason):
         return cls(str_=values[0])
 
 
-@dataclass(frozen=True, slots=True)
-class VotesExpiredSignature(RevertReason):
-    """Solidity: `VotesExpiredSignature(uint256)`."""
-
-    SIGNATURE: ClassVar[str] = "VotesExpiredSignature(uint256)"
-    SELECTOR: ClassVar[bytes] = bytes.fromhex("4683af0e")
-    expiry: int
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode revert data; raise ValueError if it is of another error or malformed."""
-        values = _base.error_values(cls, data)
-        return cls(expiry=values[0])
-
-
 Event: TypeAlias = (
-    Approval
-    | DelegateChanged
-    | DelegateVotesChanged
-    | EIP712DomainChanged
-    | MinterSet
-    | OwnershipTransferStarted
-    | OwnershipTransferred
-    | Transfer
+    Approval | EIP712DomainChanged | MinterSet | OwnershipTransferStarted | OwnershipTransferred | Transfer
 )
 
 EVENTS: Mapping[bytes, type[Event]] = {
     Approval.TOPIC: Approval,
-    DelegateChanged.TOPIC: DelegateChanged,
-    DelegateVotesChanged.TOPIC: DelegateVotesChanged,
     EIP712DomainChanged.TOPIC: EIP712DomainChanged,
     MinterSet.TOPIC: MinterSet,
     OwnershipTransferStarted.TOPIC: OwnershipTransferStarted,
@@ -599,12 +448,10 @@ def decode_event(topics: Sequence[bytes], data: bytes) -> Event:
 
 
 Error: TypeAlias = (
-    CheckpointUnorderedInsertion
-    | ECDSAInvalidSignature
+    ECDSAInvalidSignature
     | ECDSAInvalidSignatureLength
     | ECDSAInvalidSignatureS
     | ERC20ExceededCap
-    | ERC20ExceededSafeSupply
     | ERC20InsufficientAllowance
     | ERC20InsufficientBalance
     | ERC20InvalidApprover
@@ -614,8 +461,6 @@ Error: TypeAlias = (
     | ERC20InvalidSpender
     | ERC2612ExpiredSignature
     | ERC2612InvalidSigner
-    | ERC5805FutureLookup
-    | ERC6372InconsistentClock
     | InvalidAccountNonce
     | InvalidShortString
     | MinterAlreadySet
@@ -623,18 +468,14 @@ Error: TypeAlias = (
     | NotTheMinter
     | OwnableInvalidOwner
     | OwnableUnauthorizedAccount
-    | SafeCastOverflowedUintDowncast
     | StringTooLong
-    | VotesExpiredSignature
 )
 
 ERRORS: Mapping[bytes, type[Error]] = {
-    CheckpointUnorderedInsertion.SELECTOR: CheckpointUnorderedInsertion,
     ECDSAInvalidSignature.SELECTOR: ECDSAInvalidSignature,
     ECDSAInvalidSignatureLength.SELECTOR: ECDSAInvalidSignatureLength,
     ECDSAInvalidSignatureS.SELECTOR: ECDSAInvalidSignatureS,
     ERC20ExceededCap.SELECTOR: ERC20ExceededCap,
-    ERC20ExceededSafeSupply.SELECTOR: ERC20ExceededSafeSupply,
     ERC20InsufficientAllowance.SELECTOR: ERC20InsufficientAllowance,
     ERC20InsufficientBalance.SELECTOR: ERC20InsufficientBalance,
     ERC20InvalidApprover.SELECTOR: ERC20InvalidApprover,
@@ -644,8 +485,6 @@ ERRORS: Mapping[bytes, type[Error]] = {
     ERC20InvalidSpender.SELECTOR: ERC20InvalidSpender,
     ERC2612ExpiredSignature.SELECTOR: ERC2612ExpiredSignature,
     ERC2612InvalidSigner.SELECTOR: ERC2612InvalidSigner,
-    ERC5805FutureLookup.SELECTOR: ERC5805FutureLookup,
-    ERC6372InconsistentClock.SELECTOR: ERC6372InconsistentClock,
     InvalidAccountNonce.SELECTOR: InvalidAccountNonce,
     InvalidShortString.SELECTOR: InvalidShortString,
     MinterAlreadySet.SELECTOR: MinterAlreadySet,
@@ -653,9 +492,7 @@ ERRORS: Mapping[bytes, type[Error]] = {
     NotTheMinter.SELECTOR: NotTheMinter,
     OwnableInvalidOwner.SELECTOR: OwnableInvalidOwner,
     OwnableUnauthorizedAccount.SELECTOR: OwnableUnauthorizedAccount,
-    SafeCastOverflowedUintDowncast.SELECTOR: SafeCastOverflowedUintDowncast,
     StringTooLong.SELECTOR: StringTooLong,
-    VotesExpiredSignature.SELECTOR: VotesExpiredSignature,
 }
 """By selector."""
 
@@ -666,20 +503,6 @@ def decode_error(data: bytes) -> Error | None:
     It knows its own errors and those of the libraries it is made of.
     """
     return _base.decode_error(ERRORS, data)
-
-
-def clock_mode() -> ViewCall[str]:
-    """Machine-readable description of the clock as specified in ERC-6372.
-
-    Solidity: `CLOCK_MODE()`.
-    """
-    return _base.make_view(CONTRACT, "CLOCK_MODE()", (), _decode_clock_mode)
-
-
-def _decode_clock_mode(data: bytes) -> str:
-    (value,) = _abi.decode(("string",), data)
-    result: str = value
-    return result
 
 
 def domain_separator() -> ViewCall[bytes]:
@@ -773,35 +596,6 @@ def _decode_cap(data: bytes) -> int:
     return result
 
 
-def checkpoints(account: str, pos: int) -> ViewCall[Checkpoint208]:
-    """Get the `pos`-th checkpoint for `account`.
-
-    Solidity: `checkpoints(address,uint32)`.
-    """
-    return _base.make_view(CONTRACT, "checkpoints(address,uint32)", (account, pos), _decode_checkpoints)
-
-
-def _decode_checkpoints(data: bytes) -> Checkpoint208:
-    (value,) = _abi.decode(("(uint48,uint208)",), data)
-    result: Checkpoint208 = Checkpoint208.from_abi(value)
-    return result
-
-
-def clock() -> ViewCall[int]:
-    """Clock used for flagging checkpoints. Can be overridden to implement timestamp based checkpoints (and voting), in
-    which case {CLOCK_MODE} should be overridden as well to match.
-
-    Solidity: `clock()`.
-    """
-    return _base.make_view(CONTRACT, "clock()", (), _decode_clock)
-
-
-def _decode_clock(data: bytes) -> int:
-    (value,) = _abi.decode(("uint48",), data)
-    result: int = value
-    return result
-
-
 def decimals() -> ViewCall[int]:
     """Returns the number of decimals used to get its user representation. For example, if `decimals` equals `2`, a
     balance of `505` tokens should be displayed to a user as `5.05` (`505 / 10 ** 2`). Tokens usually opt for a
@@ -817,38 +611,6 @@ def decimals() -> ViewCall[int]:
 def _decode_decimals(data: bytes) -> int:
     (value,) = _abi.decode(("uint8",), data)
     result: int = value
-    return result
-
-
-def delegate(delegatee: str) -> Call:
-    """Delegates votes from the sender to `delegatee`.
-
-    Solidity: `delegate(address)`.
-    """
-    return _base.make_call(CONTRACT, "delegate(address)", (delegatee,))
-
-
-def delegate_by_sig(delegatee: str, nonce: int, expiry: int, v: int, r: bytes, s: bytes) -> Call:
-    """Delegates votes from signer to `delegatee`.
-
-    Solidity: `delegateBySig(address,uint256,uint256,uint8,bytes32,bytes32)`.
-    """
-    return _base.make_call(
-        CONTRACT, "delegateBySig(address,uint256,uint256,uint8,bytes32,bytes32)", (delegatee, nonce, expiry, v, r, s)
-    )
-
-
-def delegates(account: str) -> ViewCall[str]:
-    """Returns the delegate that `account` has chosen.
-
-    Solidity: `delegates(address)`.
-    """
-    return _base.make_view(CONTRACT, "delegates(address)", (account,), _decode_delegates)
-
-
-def _decode_delegates(data: bytes) -> str:
-    (value,) = _abi.decode(("address",), data)
-    result: str = value
     return result
 
 
@@ -884,54 +646,6 @@ def _decode_eip712_domain(data: bytes) -> Eip712DomainResult:
         salt=values[5],
         extensions=values[6],
     )
-
-
-def get_past_total_supply(timepoint: int) -> ViewCall[int]:
-    """Returns the total supply of votes available at a specific moment in the past. If the `clock()` is configured to
-    use block numbers, this will return the value at the end of the corresponding block. NOTE: This value is the sum
-    of all available votes, which is not necessarily the sum of all delegated votes. Votes that have not been
-    delegated are still part of total supply, even though they would not participate in a vote. Requirements: -
-    `timepoint` must be in the past. If operating using block numbers, the block must be already mined.
-
-    Solidity: `getPastTotalSupply(uint256)`.
-    """
-    return _base.make_view(CONTRACT, "getPastTotalSupply(uint256)", (timepoint,), _decode_get_past_total_supply)
-
-
-def _decode_get_past_total_supply(data: bytes) -> int:
-    (value,) = _abi.decode(("uint256",), data)
-    result: int = value
-    return result
-
-
-def get_past_votes(account: str, timepoint: int) -> ViewCall[int]:
-    """Returns the amount of votes that `account` had at a specific moment in the past. If the `clock()` is configured
-    to use block numbers, this will return the value at the end of the corresponding block. Requirements: -
-    `timepoint` must be in the past. If operating using block numbers, the block must be already mined.
-
-    Solidity: `getPastVotes(address,uint256)`.
-    """
-    return _base.make_view(CONTRACT, "getPastVotes(address,uint256)", (account, timepoint), _decode_get_past_votes)
-
-
-def _decode_get_past_votes(data: bytes) -> int:
-    (value,) = _abi.decode(("uint256",), data)
-    result: int = value
-    return result
-
-
-def get_votes(account: str) -> ViewCall[int]:
-    """Returns the current amount of votes that `account` has.
-
-    Solidity: `getVotes(address)`.
-    """
-    return _base.make_view(CONTRACT, "getVotes(address)", (account,), _decode_get_votes)
-
-
-def _decode_get_votes(data: bytes) -> int:
-    (value,) = _abi.decode(("uint256",), data)
-    result: int = value
-    return result
 
 
 def mint(account: str, amount: int) -> Call:
@@ -971,7 +685,9 @@ def _decode_name(data: bytes) -> str:
 
 
 def nonces(owner: str) -> ViewCall[int]:
-    """The next nonce of `owner` for permits (ERC-2612) and delegations by signature.
+    """Returns the current nonce for `owner`. This value must be included whenever a signature is generated for
+    {permit}. Every successful call to {permit} increases ``owner``'s nonce by one. This prevents a signature from
+    being used multiple times.
 
     Solidity: `nonces(address)`.
     """
@@ -980,20 +696,6 @@ def nonces(owner: str) -> ViewCall[int]:
 
 def _decode_nonces(data: bytes) -> int:
     (value,) = _abi.decode(("uint256",), data)
-    result: int = value
-    return result
-
-
-def num_checkpoints(account: str) -> ViewCall[int]:
-    """Get number of checkpoints for `account`.
-
-    Solidity: `numCheckpoints(address)`.
-    """
-    return _base.make_view(CONTRACT, "numCheckpoints(address)", (account,), _decode_num_checkpoints)
-
-
-def _decode_num_checkpoints(data: bytes) -> int:
-    (value,) = _abi.decode(("uint32",), data)
     result: int = value
     return result
 

@@ -13,24 +13,6 @@ CONTRACT = "RewardDistributor"
 
 
 @dataclass(frozen=True, slots=True)
-class EpochFunded(ContractEvent):
-    """Solidity: `EpochFunded(uint64,bytes32,uint256,uint64)`."""
-
-    SIGNATURE: ClassVar[str] = "EpochFunded(uint64,bytes32,uint256,uint64)"
-    TOPIC: ClassVar[bytes] = bytes.fromhex("a5c4abeeb4f239ddad6bd0d5ef1824ff21418c042cd68507646a7cc8a9ccb10e")
-    epoch: int
-    rewards_root: bytes
-    reward_total: int
-    active_from: int
-
-    @classmethod
-    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
-        """Decode a log; raise ValueError if it is of another event or malformed."""
-        indexed, plain = _base.log_values(cls, ("uint64",), ("bytes32", "uint256", "uint64"), topics, data)
-        return cls(epoch=indexed[0], rewards_root=plain[0], reward_total=plain[1], active_from=plain[2])
-
-
-@dataclass(frozen=True, slots=True)
 class EpochManagerSet(ContractEvent):
     """Solidity: `EpochManagerSet(address)`."""
 
@@ -94,19 +76,18 @@ class OwnershipTransferred(ContractEvent):
 
 @dataclass(frozen=True, slots=True)
 class RewardClaimed(ContractEvent):
-    """Solidity: `RewardClaimed(address,uint256,uint256)`."""
+    """Solidity: `RewardClaimed(address,uint256)`."""
 
-    SIGNATURE: ClassVar[str] = "RewardClaimed(address,uint256,uint256)"
-    TOPIC: ClassVar[bytes] = bytes.fromhex("f01da32686223933d8a18a391060918c7f11a3648639edd87ae013e2e2731743")
+    SIGNATURE: ClassVar[str] = "RewardClaimed(address,uint256)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("106f923f993c2149d49b4255ff723acafa1f2d94393f561d3eda32ae348f7241")
     account: str
-    amount: int
     cumulative: int
 
     @classmethod
     def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
         """Decode a log; raise ValueError if it is of another event or malformed."""
-        indexed, plain = _base.log_values(cls, ("address",), ("uint256", "uint256"), topics, data)
-        return cls(account=indexed[0], amount=plain[0], cumulative=plain[1])
+        indexed, plain = _base.log_values(cls, ("address",), ("uint256",), topics, data)
+        return cls(account=indexed[0], cumulative=plain[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +135,22 @@ class AmountZero(RevertReason):
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         _base.error_values(cls, data)
         return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class CapTooLarge(RevertReason):
+    """Solidity: `CapTooLarge(uint256,uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "CapTooLarge(uint256,uint256)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("e3c2e1f0")
+    cap: int
+    max_: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(cap=values[0], max_=values[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,8 +387,7 @@ class SubsidiesExceedCap(RevertReason):
 
 
 Event: TypeAlias = (
-    EpochFunded
-    | EpochManagerSet
+    EpochManagerSet
     | EpochVoided
     | OwnershipTransferStarted
     | OwnershipTransferred
@@ -401,7 +397,6 @@ Event: TypeAlias = (
 )
 
 EVENTS: Mapping[bytes, type[Event]] = {
-    EpochFunded.TOPIC: EpochFunded,
     EpochManagerSet.TOPIC: EpochManagerSet,
     EpochVoided.TOPIC: EpochVoided,
     OwnershipTransferStarted.TOPIC: OwnershipTransferStarted,
@@ -420,6 +415,7 @@ def decode_event(topics: Sequence[bytes], data: bytes) -> Event:
 
 Error: TypeAlias = (
     AmountZero
+    | CapTooLarge
     | ClaimAboveFunded
     | EpochManagerAlreadySet
     | EpochManagerHasNoCode
@@ -439,6 +435,7 @@ Error: TypeAlias = (
 
 ERRORS: Mapping[bytes, type[Error]] = {
     AmountZero.SELECTOR: AmountZero,
+    CapTooLarge.SELECTOR: CapTooLarge,
     ClaimAboveFunded.SELECTOR: ClaimAboveFunded,
     EpochManagerAlreadySet.SELECTOR: EpochManagerAlreadySet,
     EpochManagerHasNoCode.SELECTOR: EpochManagerHasNoCode,
@@ -593,7 +590,7 @@ def _decode_initial_subsidy(data: bytes) -> int:
 
 
 def minted_total() -> ViewCall[int]:
-    """Sum of the reward coins minted; never above the sum of the subsidies of active results.
+    """Sum of the reward coins minted so far; never above the sum of the subsidies of results in effect.
 
     Solidity: `mintedTotal()`.
     """
@@ -692,7 +689,7 @@ def renounce_ownership() -> Call:
 
 
 def rewards_root() -> ViewCall[bytes]:
-    """Root over (account, cumulative) of the newest active result.
+    """Root over (account, cumulative) of the newest result in effect, as of the last claim or posting.
 
     Solidity: `rewardsRoot()`.
     """

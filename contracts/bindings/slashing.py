@@ -44,22 +44,23 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Penalty:
-    """What an offence costs: thousandths of the collateral, and seconds without mining.
+    """What an offence costs: thousandths of the collateral, and epochs, the present one first, whose proofs do not
+    count.
 
     Solidity: `struct Slashing.Penalty`.
     """
 
     per_mille: int
-    barred_seconds: int
+    barred_epochs: int
 
     def to_abi(self) -> tuple[object, ...]:
         """Return the values as they are encoded."""
-        return (self.per_mille, self.barred_seconds)
+        return (self.per_mille, self.barred_epochs)
 
     @classmethod
     def from_abi(cls, values: Sequence[Any]) -> Self:
         """Return the record of decoded values; raise ValueError for an unknown member of an enum."""
-        return cls(per_mille=values[0], barred_seconds=values[1])
+        return cls(per_mille=values[0], barred_epochs=values[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +142,13 @@ class PenaltySet(ContractEvent):
     TOPIC: ClassVar[bytes] = bytes.fromhex("5cfa7d06ec4a8fd77315a4dd905c9ddf2cbd170ea7169fc34d8b894fee1745be")
     offence: Offence
     per_mille: int
-    barred_seconds: int
+    barred_epochs: int
 
     @classmethod
     def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
         """Decode a log; raise ValueError if it is of another event or malformed."""
         indexed, plain = _base.log_values(cls, ("uint8",), ("uint16", "uint32"), topics, data)
-        return cls(offence=Offence(indexed[0]), per_mille=plain[0], barred_seconds=plain[1])
+        return cls(offence=Offence(indexed[0]), per_mille=plain[0], barred_epochs=plain[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,13 +235,13 @@ class PenaltyOutOfRange(RevertReason):
     SELECTOR: ClassVar[bytes] = bytes.fromhex("e09ca033")
     offence: Offence
     per_mille: int
-    barred_seconds: int
+    barred_epochs: int
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         values = _base.error_values(cls, data)
-        return cls(offence=Offence(values[0]), per_mille=values[1], barred_seconds=values[2])
+        return cls(offence=Offence(values[0]), per_mille=values[1], barred_epochs=values[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,12 +362,12 @@ def decode_error(data: bytes) -> Error | None:
     return _base.decode_error(ERRORS, data)
 
 
-def barred_seconds_max() -> ViewCall[int]:
-    """Solidity: `BARRED_SECONDS_MAX()`."""
-    return _base.make_view(CONTRACT, "BARRED_SECONDS_MAX()", (), _decode_barred_seconds_max)
+def barred_epochs_max() -> ViewCall[int]:
+    """Solidity: `BARRED_EPOCHS_MAX()`."""
+    return _base.make_view(CONTRACT, "BARRED_EPOCHS_MAX()", (), _decode_barred_epochs_max)
 
 
-def _decode_barred_seconds_max(data: bytes) -> int:
+def _decode_barred_epochs_max(data: bytes) -> int:
     (value,) = _abi.decode(("uint32",), data)
     result: int = value
     return result

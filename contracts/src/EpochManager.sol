@@ -3,7 +3,6 @@ pragma solidity ^0.8.28;
 
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
-import {Checkpoints} from "@openzeppelin/contracts/utils/structs/Checkpoints.sol";
 import {ValidatorSets} from "./ValidatorSets.sol";
 import {IEpochManager} from "./interfaces/IEpochManager.sol";
 import {IParticipantRegistry} from "./interfaces/IParticipantRegistry.sol";
@@ -16,7 +15,6 @@ import {IRewardDistributor} from "./interfaces/IRewardDistributor.sol";
 /// members with a third of the weight may void it by their objection: more than two thirds signed it, so whoever is in
 /// both sets is known by name. If an epoch ends without a result, its group carries on and nothing is paid.
 contract EpochManager is IEpochManager, EIP712 {
-    using Checkpoints for Checkpoints.Trace160;
     using ValidatorSets for bytes;
 
     /// @notice Fixed for the life of this contract. Offsets count blocks from an epoch's first block and increase
@@ -48,6 +46,14 @@ contract EpochManager is IEpochManager, EIP712 {
         uint256 rewardTotal;
     }
 
+    /// @dev One word. Number of groups that were ever set; and, plus one so that zero is none, the epochs of the newest
+    /// accepted result and of the newest that was voided.
+    struct Progress {
+        uint64 groupCount;
+        uint64 resultEpochPlusOne;
+        uint64 voidEpochPlusOne;
+    }
+
     bytes32 public constant OBJECTION_TYPEHASH = keccak256("Objection(uint64 epoch,bytes32 resultDigest)");
     bytes32 public constant EPOCH_RESULT_TYPEHASH = keccak256(
         "EpochResult(uint64 epoch,bytes contentCid,bytes32 validatorSetHash,uint256 totalWeight,"
@@ -57,6 +63,8 @@ contract EpochManager is IEpochManager, EIP712 {
     uint256 public constant CID_LENGTH_MAX = 64;
     /// @dev With 64 nodes for each of 512 members the sum of weights stays below 2^64 (see ValidatorSets).
     uint64 public constant NONCES_MAX = type(uint32).max;
+    /// @dev More than any look-up needs: verdicts name groups of at most Slashing.VERDICT_EPOCHS_MAX epochs ago.
+    uint256 public constant GROUPS_KEPT = 16;
 
     IParticipantRegistry public immutable participantRegistry;
     IRewardDistributor public immutable rewardDistributor;
@@ -72,17 +80,21 @@ contract EpochManager is IEpochManager, EIP712 {
     uint64 private immutable _voteExchangeOffset;
     uint64 private immutable _formOffset;
     uint64 private immutable _loadOffset;
-    /// @dev From the epoch in which a group takes over to where its validator set is stored. Look-ups find the newest
-    /// group at or before an epoch, which is how a group carries on.
-    Checkpoints.Trace160 private _groups;
+    /// @dev The newest groups, each as the epoch in which it takes over (upper 96 bits) and where its validator set is
+    /// stored. A look-up finds the newest one at or before an epoch, which is how a group carries on. A ring, so that a
+    /// result overwrites a word instead of filling an empty one; nobody asks for groups of long ago.
+    uint256[GROUPS_KEPT] private _groups;
+    Progress private _progress;
+    /// @dev EIP-712 digest of the newest accepted result.
+    bytes32 private _resultDigest;
     /// @notice Where a packed validator set is stored as code (see ValidatorSets), by its hash; zero if it is not.
     mapping(bytes32 validatorSetHash => address pointer) public storedGroup;
-    /// @notice EIP-712 digest of the accepted result of an epoch; zero if there is none.
-    mapping(uint64 epoch => bytes32 digest) public resultOf;
     /// @notice Whether a result was voided by objection; it cannot be posted again.
     mapping(bytes32 digest => bool) public isVoid;
-    mapping(bytes32 commitKey => bytes32 commitment) private _pocCommits;
-    mapping(uint64 epoch => mapping(address validator => bytes32)) private _voteCommits;
+    /// @dev A node's and a validator's newest commitment: its epoch plus one (64 bits) and 192 bits of its hash. Each
+    /// epoch overwrites the one before, whose proofs are judged by then.
+    mapping(bytes32 nodeKey => uint256 commitment) private _pocCommits;
+    mapping(address validator => uint256 commitment) private _voteCommits;
 
     event PocCommitted(
         uint64 indexed epoch,
@@ -116,12 +128,13 @@ contract EpochManager is IEpochManager, EIP712 {
     error BeforeGenesis(uint256 blockNumber, uint64 genesisBlock);
     error WrongStage(uint64 wantedEpoch, uint64 currentEpoch, Stage currentStage);
     error NotServing(address participant, string nodeId, string modelId);
-    error AlreadyCommitted(bytes32 commitment);
+    error AlreadyCommitted(bytes24 commitment);
     error NonceCountOutOfRange(uint64 count, uint64 max);
     error CidLength(uint256 length);
     error NotAMember(address account, uint64 epoch);
     error AlreadyPosted(uint64 epoch, bytes32 digest);
     error ResultVoid(bytes32 digest);
+    error GroupForgotten(uint64 epoch);
     error ResultMismatch(uint64 epoch, bytes32 expected, bytes32 actual);
     error ObjectionTooWeak(uint256 objecting, uint256 total);
     error GroupNotStored(bytes32 validatorSetHash);
@@ -156,7 +169,8 @@ contract EpochManager is IEpochManager, EIP712 {
         quorumVerifier = quorumVerifier_;
         emit GroupSet(0, genesisGroup);
         (bytes memory cumulative,) = ValidatorSets.accumulate(genesisGroup);
-        _groups.push(0, uint160(ValidatorSets.store(cumulative)));
+        _groups[0] = uint160(ValidatorSets.store(cumulative));
+        _progress.groupCount = 1;
     }
 
     /// @notice Commit a node's batch of nonces 0 to count-1, while GENERATE or EXCHANGE lasts; once per node and epoch.
@@ -170,27 +184,26 @@ contract EpochManager is IEpochManager, EIP712 {
         bytes32 root,
         bytes calldata vectorsCid
     ) external {
-        _requireStage(epoch, Stage.GENERATE, Stage.EXCHANGE);
+        _requireWindow(epoch, _generateOffset, _validateOffset);
         if (count == 0 || count > NONCES_MAX) revert NonceCountOutOfRange(count, NONCES_MAX);
         _checkCid(vectorsCid);
         if (!participantRegistry.servesModel(msg.sender, nodeId, modelId)) {
             revert NotServing(msg.sender, nodeId, modelId);
         }
-        bytes32 key = _pocKey(epoch, msg.sender, nodeId);
-        if (_pocCommits[key] != 0) revert AlreadyCommitted(_pocCommits[key]);
-        _pocCommits[key] = keccak256(abi.encode(modelId, count, root, vectorsCid));
+        bytes32 key = _pocKey(msg.sender, nodeId);
+        _requireNoCommitment(_pocCommits[key], epoch);
+        _pocCommits[key] = _commitment(epoch, keccak256(abi.encode(modelId, count, root, vectorsCid)));
         emit PocCommitted(epoch, msg.sender, nodeId, modelId, count, root, vectorsCid);
     }
 
     /// @notice Commit the bundle of all votes of a member, while VALIDATE or VOTE_EXCHANGE lasts; once per epoch.
     /// @param bundleCid Binary CID of the bundle.
     function commitVotes(uint64 epoch, bytes calldata bundleCid) external {
-        _requireStage(epoch, Stage.VALIDATE, Stage.VOTE_EXCHANGE);
+        _requireWindow(epoch, _validateOffset, _formOffset);
         _checkCid(bundleCid);
         if (weightOf(epoch, msg.sender) == 0) revert NotAMember(msg.sender, epoch);
-        bytes32 known = _voteCommits[epoch][msg.sender];
-        if (known != 0) revert AlreadyCommitted(known);
-        _voteCommits[epoch][msg.sender] = keccak256(bundleCid);
+        _requireNoCommitment(_voteCommits[msg.sender], epoch);
+        _voteCommits[msg.sender] = _commitment(epoch, keccak256(bundleCid));
         emit VotesCommitted(epoch, msg.sender, bundleCid);
     }
 
@@ -214,17 +227,20 @@ contract EpochManager is IEpochManager, EIP712 {
     function submitEpochResult(EpochResult calldata result, uint256[] calldata signerBitmap, bytes calldata signatures)
         external
     {
-        _requireStage(result.epoch, Stage.FORM, Stage.FORM);
-        if (resultOf[result.epoch] != 0) revert AlreadyPosted(result.epoch, resultOf[result.epoch]);
+        _requireWindow(result.epoch, _formOffset, _loadOffset);
+        Progress memory progress = _progress;
+        if (progress.resultEpochPlusOne == result.epoch + 1) revert AlreadyPosted(result.epoch, _resultDigest);
         _checkCid(result.contentCid);
         address pointer = _checkGroup(result);
         bytes32 digest = hashEpochResult(result);
-        if (isVoid[digest]) revert ResultVoid(digest);
+        if (progress.voidEpochPlusOne == result.epoch + 1 && isVoid[digest]) revert ResultVoid(digest);
         (uint256 signed, uint256 total) = _weigh(result.epoch, digest, signerBitmap, signatures);
         if (3 * signed <= 2 * total) revert QuorumNotReached(signed, total);
 
-        resultOf[result.epoch] = digest;
-        _groups.push(result.epoch + 1, uint160(pointer));
+        _resultDigest = digest;
+        _groups[progress.groupCount % GROUPS_KEPT] = uint256(result.epoch + 1) << 160 | uint160(pointer);
+        (progress.resultEpochPlusOne, progress.groupCount) = (result.epoch + 1, progress.groupCount + 1);
+        _progress = progress;
         _emitPosted(result);
         rewardDistributor.postEpoch(
             result.epoch, result.rewardsRoot, result.rewardTotal, _genesisBlock + (result.epoch + 1) * _epochBlocks
@@ -239,14 +255,14 @@ contract EpochManager is IEpochManager, EIP712 {
     function voidEpochResult(uint64 epoch, bytes32 digest, uint256[] calldata signerBitmap, bytes calldata signatures)
         external
     {
-        _requireStage(epoch, Stage.FORM, Stage.LOAD);
-        if (digest == 0 || resultOf[epoch] != digest) revert ResultMismatch(epoch, digest, resultOf[epoch]);
+        _requireWindow(epoch, _formOffset, _epochBlocks);
+        if (digest == 0 || resultOf(epoch) != digest) revert ResultMismatch(epoch, digest, resultOf(epoch));
         (uint256 objecting, uint256 total) = _weigh(epoch, hashObjection(epoch, digest), signerBitmap, signatures);
         if (3 * objecting < total) revert ObjectionTooWeak(objecting, total);
 
-        delete resultOf[epoch];
         isVoid[digest] = true;
-        _groups.push(epoch + 1, _groups.upperLookupRecent(epoch));
+        // The group of this result is the newest one.
+        _progress = Progress(_progress.groupCount - 1, 0, epoch + 1);
         emit EpochResultVoided(epoch, digest, objecting, total);
         rewardDistributor.voidEpoch(epoch);
     }
@@ -292,14 +308,20 @@ contract EpochManager is IEpochManager, EIP712 {
         return _weigh(epoch, digest, signerBitmap, signatures);
     }
 
-    /// @notice Hash of (modelId, count, root, vectorsCid) of a node's batch; zero if it committed none.
-    function pocCommitOf(uint64 epoch, address participant, string calldata nodeId) external view returns (bytes32) {
-        return _pocCommits[_pocKey(epoch, participant, nodeId)];
+    /// @notice First 24 bytes of the hash of (modelId, count, root, vectorsCid) of a node's batch of `epoch`; zero if it
+    /// committed none, or has committed one of another epoch since.
+    function pocCommitOf(uint64 epoch, address participant, string calldata nodeId) external view returns (bytes24) {
+        return _commitmentOf(_pocCommits[_pocKey(participant, nodeId)], epoch);
     }
 
-    /// @notice Hash of the CID of a validator's vote bundle; zero if it committed none.
-    function voteCommitOf(uint64 epoch, address validator) external view returns (bytes32) {
-        return _voteCommits[epoch][validator];
+    /// @notice First 24 bytes of the hash of the CID of a validator's vote bundle of `epoch`; zero as above.
+    function voteCommitOf(uint64 epoch, address validator) external view returns (bytes24) {
+        return _commitmentOf(_voteCommits[validator], epoch);
+    }
+
+    /// @notice EIP-712 digest of the accepted result of `epoch`; zero if there is none, or a newer one.
+    function resultOf(uint64 epoch) public view returns (bytes32) {
+        return _progress.resultEpochPlusOne == epoch + 1 ? _resultDigest : bytes32(0);
     }
 
     /// @inheritdoc IEpochManager
@@ -368,12 +390,43 @@ contract EpochManager is IEpochManager, EIP712 {
     }
 
     function _cumulativeGroup(uint64 epoch) private view returns (bytes memory) {
-        return ValidatorSets.load(address(_groups.upperLookupRecent(epoch)));
+        return ValidatorSets.load(_groupPointer(epoch));
     }
 
-    function _requireStage(uint64 epoch, Stage first, Stage second) private view {
+    /// @dev Where the group in charge in `epoch` is stored. The slot before the oldest may hold a group that was voided,
+    /// so one less is looked at.
+    function _groupPointer(uint64 epoch) private view returns (address) {
+        uint256 count = _progress.groupCount;
+        uint256 oldest = count < GROUPS_KEPT ? 0 : count - GROUPS_KEPT + 1;
+        for (uint256 index = count; index > oldest; --index) {
+            uint256 group = _groups[(index - 1) % GROUPS_KEPT];
+            if (group >> 160 <= epoch) return address(uint160(group));
+        }
+        revert GroupForgotten(epoch);
+    }
+
+    /// @dev The newest block must lie in `epoch`, at an offset from `begin` on and before `end`.
+    function _requireWindow(uint64 epoch, uint64 begin, uint64 end) private view {
+        if (block.number >= _genesisBlock) {
+            uint256 elapsed = block.number - _genesisBlock;
+            uint256 offset = elapsed % _epochBlocks;
+            if (elapsed / _epochBlocks == epoch && begin <= offset && offset < end) return;
+        }
         (uint64 current, Stage stage,,) = stageAt(block.number);
-        if (current != epoch || (stage != first && stage != second)) revert WrongStage(epoch, current, stage);
+        revert WrongStage(epoch, current, stage);
+    }
+
+    function _requireNoCommitment(uint256 commitment, uint64 epoch) private pure {
+        bytes24 known = _commitmentOf(commitment, epoch);
+        if (known != 0) revert AlreadyCommitted(known);
+    }
+
+    function _commitment(uint64 epoch, bytes32 hash) private pure returns (uint256) {
+        return uint256(epoch + 1) << 192 | uint256(hash) >> 64;
+    }
+
+    function _commitmentOf(uint256 commitment, uint64 epoch) private pure returns (bytes24) {
+        return commitment >> 192 == epoch + 1 ? bytes24(uint192(commitment)) : bytes24(0);
     }
 
     function _weigh(uint64 epoch, bytes32 digest, uint256[] calldata bitmap, bytes calldata signatures)
@@ -420,7 +473,7 @@ contract EpochManager is IEpochManager, EIP712 {
         if (cid.length == 0 || cid.length > CID_LENGTH_MAX) revert CidLength(cid.length);
     }
 
-    function _pocKey(uint64 epoch, address participant, string calldata nodeId) private pure returns (bytes32) {
-        return keccak256(abi.encode(epoch, participant, nodeId));
+    function _pocKey(address participant, string calldata nodeId) private pure returns (bytes32) {
+        return keccak256(abi.encode(participant, nodeId));
     }
 }

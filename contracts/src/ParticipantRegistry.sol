@@ -18,12 +18,11 @@ import {IParticipantRegistry} from "./interfaces/IParticipantRegistry.sol";
 contract ParticipantRegistry is IParticipantRegistry, Ownable2Step {
     using SafeERC20 for IERC20;
 
-    /// @notice How a participant stands; only ACTIVE ones can commit proofs.
+    /// @notice How a participant stands. Proofs count of those who are ACTIVE and not barred.
     enum Status {
         UNREGISTERED,
         ACTIVE,
-        UNDERCOLLATERALISED,
-        BARRED
+        UNDERCOLLATERALISED
     }
 
     /// @notice An engine of a participant and the models it can serve, the preferred one first.
@@ -33,12 +32,12 @@ contract ParticipantRegistry is IParticipantRegistry, Ownable2Step {
         string hardware;
     }
 
-    /// @notice Collateral of a participant in units of 10^-18, and times in UNIX seconds.
+    /// @notice Collateral of a participant in units of 10^-18.
     struct Collateral {
         uint128 deposited;
-        /// When everything that is unbonding may be withdrawn.
+        /// UNIX seconds from which everything that is unbonding may be withdrawn.
         uint64 availableAt;
-        /// Until when the participant is kept from mining; zero or past if it is not.
+        /// First epoch whose proofs of this participant count; daemons leave out its batches before.
         uint64 barredUntil;
         uint128 unbonding;
     }
@@ -61,7 +60,8 @@ contract ParticipantRegistry is IParticipantRegistry, Ownable2Step {
 
     /// @notice The only caller of `slash`; set once by the deployer.
     address public slasher;
-    /// @notice Collateral a participant needs to commit proofs, in units of 10^-18; set by the owner.
+    /// @notice Collateral a participant needs for its proofs to count, in units of 10^-18; set by the owner. Daemons apply
+    /// it, like bars, when they form a result: asking here for every commitment would cost all miners gas.
     uint128 public minCollateral;
 
     mapping(address participant => bytes) private _peerIds;
@@ -138,7 +138,7 @@ contract ParticipantRegistry is IParticipantRegistry, Ownable2Step {
         emit SlasherSet(slasher_);
     }
 
-    /// @notice Set the collateral that committing proofs needs.
+    /// @notice Set the collateral that proofs need to count.
     function setMinCollateral(uint128 newMinCollateral) external onlyOwner {
         minCollateral = newMinCollateral;
         emit MinCollateralSet(newMinCollateral);
@@ -245,10 +245,7 @@ contract ParticipantRegistry is IParticipantRegistry, Ownable2Step {
     /// @notice How `participant` stands.
     function statusOf(address participant) external view returns (Status) {
         if (!isRegistered(participant)) return Status.UNREGISTERED;
-        Collateral storage collateral = _collateral[participant];
-        if (block.timestamp < collateral.barredUntil) return Status.BARRED;
-        if (collateral.deposited < minCollateral) return Status.UNDERCOLLATERALISED;
-        return Status.ACTIVE;
+        return _collateral[participant].deposited < minCollateral ? Status.UNDERCOLLATERALISED : Status.ACTIVE;
     }
 
     /// @inheritdoc IParticipantRegistry
@@ -260,9 +257,7 @@ contract ParticipantRegistry is IParticipantRegistry, Ownable2Step {
     {
         bytes32 key = _nodeKey(participant, nodeId);
         uint256 node = _nodes[key];
-        if (node & 1 == 0 || _serves[keccak256(abi.encode(key, modelId))] != node) return false;
-        Collateral storage collateral = _collateral[participant];
-        return block.timestamp >= collateral.barredUntil && collateral.deposited >= minCollateral;
+        return node & 1 == 1 && _serves[keccak256(abi.encode(key, modelId))] == node;
     }
 
     /// @notice Whether `account` has registered.

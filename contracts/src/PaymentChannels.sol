@@ -4,7 +4,6 @@ pragma solidity ^0.8.28;
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
-import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 
@@ -15,21 +14,32 @@ import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 contract PaymentChannels is EIP712 {
     using SafeERC20 for IERC20;
 
-    /// @notice Totals over the channel's life, in units of 10^-18, and the announced withdrawal if there is one.
-    /// @dev `redeemed` only grows and never exceeds `deposited`; withdrawals bring `deposited` down to `redeemed`.
+    /// @notice A channel as `getChannel` shows it: totals over its life, in units of 10^-18, and when an announced
+    /// withdrawal may be made (UNIX seconds; zero if none is announced).
     struct Channel {
         uint128 deposited;
         uint128 redeemed;
         uint64 unlockTime;
     }
 
-    /// @notice A voucher, whose it is, and the payer's signature on it.
+    /// @dev One word. `redeemed` only grows and never exceeds `deposited`; withdrawals bring `deposited` down to it.
+    struct Totals {
+        uint128 deposited;
+        uint128 redeemed;
+    }
+
+    struct StoredChannel {
+        Totals totals;
+        uint64 unlockTime;
+    }
+
+    /// @notice A voucher, its payer, and the payer's signature on it in the short form of ERC-2098.
     struct Redemption {
         address payer;
-        address payee;
         uint256 cumulative;
         bytes32 receiptsRoot;
-        bytes signature;
+        bytes32 r;
+        bytes32 vs;
     }
 
     bytes32 public constant VOUCHER_TYPEHASH =
@@ -39,17 +49,11 @@ contract PaymentChannels is EIP712 {
     /// @notice Seconds between announcing a withdrawal and making it: the payee's time to redeem.
     uint64 public immutable unlockSeconds;
 
-    mapping(bytes32 channelId => Channel) private _channels;
+    mapping(bytes32 channelId => StoredChannel) private _channels;
 
     event ChannelFunded(bytes32 indexed channelId, address indexed payer, address indexed payee, uint256 deposited);
-    event VoucherRedeemed(
-        bytes32 indexed channelId,
-        address indexed payer,
-        address indexed payee,
-        uint256 amount,
-        uint256 cumulative,
-        bytes32 receiptsRoot
-    );
+    /// @notice The channel has paid `cumulative` in all; its payer and payee are those of its `ChannelFunded`.
+    event VoucherRedeemed(bytes32 indexed channelId, uint256 cumulative);
     event WithdrawRequested(bytes32 indexed channelId, address indexed payer, address indexed payee, uint64 unlockTime);
     event ChannelWithdrawn(
         bytes32 indexed channelId, address indexed payer, address indexed payee, uint256 amount, uint256 deposited
@@ -83,27 +87,29 @@ contract PaymentChannels is EIP712 {
         _deposit(payee, amount);
     }
 
-    /// @notice Pay `payee` what is new in a voucher. Anyone may call it.
+    /// @notice Pay the caller what is new in a voucher.
     /// @param cumulative All that the voucher promises over the channel's life; reverts if it exceeds the deposits.
-    function redeem(address payer, address payee, uint256 cumulative, bytes32 receiptsRoot, bytes calldata signature)
-        external
-    {
-        _redeem(payer, payee, cumulative, receiptsRoot, signature);
+    /// @param r First half of the payer's signature on `hashVoucher`, in the short form of ERC-2098.
+    /// @param vs Second half.
+    function redeem(address payer, uint256 cumulative, bytes32 receiptsRoot, bytes32 r, bytes32 vs) external {
+        token.safeTransfer(msg.sender, _redeem(payer, msg.sender, cumulative, receiptsRoot, r, vs));
     }
 
-    /// @notice Redeem several vouchers, all or nothing.
-    function redeemMany(Redemption[] calldata redemptions) external {
+    /// @notice Pay `payee` what is new in several vouchers, in one transfer; all or nothing. Anyone may call it.
+    function redeemMany(address payee, Redemption[] calldata redemptions) external {
+        uint256 sum;
         for (uint256 i; i < redemptions.length; ++i) {
             Redemption calldata r = redemptions[i];
-            _redeem(r.payer, r.payee, r.cumulative, r.receiptsRoot, r.signature);
+            sum += _redeem(r.payer, payee, r.cumulative, r.receiptsRoot, r.r, r.vs);
         }
+        token.safeTransfer(payee, sum);
     }
 
     /// @notice Announce that the caller will take back what is left in its channel to `payee`.
     function requestWithdraw(address payee) external {
         bytes32 id = channelId(msg.sender, payee);
-        Channel storage channel = _channels[id];
-        if (channel.deposited == channel.redeemed) revert NothingToWithdraw(id);
+        StoredChannel storage channel = _channels[id];
+        if (channel.totals.deposited == channel.totals.redeemed) revert NothingToWithdraw(id);
         channel.unlockTime = uint64(block.timestamp) + unlockSeconds;
         emit WithdrawRequested(id, msg.sender, payee, channel.unlockTime);
     }
@@ -111,19 +117,22 @@ contract PaymentChannels is EIP712 {
     /// @notice Take back what is left, once unlocked.
     function withdraw(address payee) external {
         bytes32 id = channelId(msg.sender, payee);
-        Channel storage channel = _channels[id];
+        StoredChannel storage channel = _channels[id];
         if (channel.unlockTime == 0) revert WithdrawNotRequested(id);
         if (block.timestamp < channel.unlockTime) revert StillLocked(id, channel.unlockTime);
-        uint128 amount = channel.deposited - channel.redeemed;
-        channel.deposited = channel.redeemed;
+        Totals memory totals = channel.totals;
+        uint128 amount = totals.deposited - totals.redeemed;
+        totals.deposited = totals.redeemed;
+        channel.totals = totals;
         channel.unlockTime = 0;
-        emit ChannelWithdrawn(id, msg.sender, payee, amount, channel.deposited);
+        emit ChannelWithdrawn(id, msg.sender, payee, amount, totals.deposited);
         token.safeTransfer(msg.sender, amount);
     }
 
     /// @notice A channel's state; all zero if it was never funded.
     function getChannel(address payer, address payee) external view returns (Channel memory) {
-        return _channels[channelId(payer, payee)];
+        StoredChannel memory channel = _channels[channelId(payer, payee)];
+        return Channel(channel.totals.deposited, channel.totals.redeemed, channel.unlockTime);
     }
 
     /// @notice Id of the one channel from `payer` to `payee`.
@@ -140,25 +149,36 @@ contract PaymentChannels is EIP712 {
         if (amount == 0) revert AmountZero();
         if (payee == address(0) || payee == msg.sender) revert InvalidPayee(payee);
         bytes32 id = channelId(msg.sender, payee);
-        Channel storage channel = _channels[id];
-        channel.deposited += SafeCast.toUint128(amount);
+        StoredChannel storage channel = _channels[id];
+        channel.totals.deposited += SafeCast.toUint128(amount);
         channel.unlockTime = 0;
-        emit ChannelFunded(id, msg.sender, payee, channel.deposited);
+        emit ChannelFunded(id, msg.sender, payee, channel.totals.deposited);
         token.safeTransferFrom(msg.sender, address(this), amount);
     }
 
-    function _redeem(address payer, address payee, uint256 cumulative, bytes32 receiptsRoot, bytes calldata signature)
+    /// @dev Book a voucher; the caller transfers what it returns.
+    function _redeem(address payer, address payee, uint256 cumulative, bytes32 receiptsRoot, bytes32 r, bytes32 vs)
         private
+        returns (uint256 amount)
     {
         bytes32 id = channelId(payer, payee);
-        address recovered = ECDSA.recoverCalldata(hashVoucher(id, cumulative, receiptsRoot), signature);
+        // No voucher pays twice, so a second signature made from a first one (EIP-2) is as good and needs no check; nor
+        // does the zero address, which is recovered from what is no signature and has deposited nothing.
+        address recovered = ecrecover(
+            hashVoucher(id, cumulative, receiptsRoot),
+            uint8(uint256(vs) >> 255) + 27,
+            r,
+            bytes32(uint256(vs) & type(uint256).max >> 1)
+        );
         if (recovered != payer) revert WrongSigner(recovered, payer);
-        Channel storage channel = _channels[id];
-        if (cumulative > channel.deposited) revert VoucherAboveDeposit(id, cumulative, channel.deposited);
-        if (cumulative <= channel.redeemed) revert NothingToRedeem(id, cumulative, channel.redeemed);
-        uint256 amount = cumulative - channel.redeemed;
-        channel.redeemed = SafeCast.toUint128(cumulative);
-        emit VoucherRedeemed(id, payer, payee, amount, cumulative, receiptsRoot);
-        token.safeTransfer(payee, amount);
+        Totals storage totals = _channels[id].totals;
+        (uint256 deposited, uint256 redeemed) = (totals.deposited, totals.redeemed);
+        if (cumulative > deposited) revert VoucherAboveDeposit(id, cumulative, deposited);
+        if (cumulative <= redeemed) revert NothingToRedeem(id, cumulative, redeemed);
+        unchecked {
+            amount = cumulative - redeemed; // just compared
+        }
+        totals.redeemed = uint128(cumulative); // at most `deposited`, which is as wide
+        emit VoucherRedeemed(id, cumulative);
     }
 }

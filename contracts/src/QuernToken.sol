@@ -7,13 +7,10 @@ import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 import {ERC20Burnable} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Burnable.sol";
 import {ERC20Capped} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Capped.sol";
 import {ERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Permit.sol";
-import {ERC20Votes} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Votes.sol";
-import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
 
-/// @title The network's token: pays for inference, is earned by proved work, and votes on the network's models.
-/// @notice Supply never exceeds the cap. Only one minter exists, set once: the RewardDistributor. Votes count only once
-/// their holder has delegated them, to itself or to another.
-contract QuernToken is ERC20Capped, ERC20Burnable, ERC20Permit, ERC20Votes, Ownable2Step {
+/// @title The network's token: pays for inference, and is earned by proved work. Wrapped (VotingQuern), it votes.
+/// @notice Supply never exceeds the cap. Only one minter exists, set once: the RewardDistributor.
+contract QuernToken is ERC20Capped, ERC20Burnable, ERC20Permit, Ownable2Step {
     /// @notice The only account that may mint; zero until set, unchangeable afterwards.
     address public minter;
 
@@ -48,12 +45,7 @@ contract QuernToken is ERC20Capped, ERC20Burnable, ERC20Permit, ERC20Votes, Owna
         _mint(account, amount);
     }
 
-    /// @notice The next nonce of `owner` for permits (ERC-2612) and delegations by signature.
-    function nonces(address owner) public view override(ERC20Permit, Nonces) returns (uint256) {
-        return super.nonces(owner);
-    }
-
-    function _update(address from, address to, uint256 value) internal override(ERC20, ERC20Capped, ERC20Votes) {
+    function _update(address from, address to, uint256 value) internal override(ERC20, ERC20Capped) {
         super._update(from, to, value);
     }
 }

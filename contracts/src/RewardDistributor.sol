@@ -5,9 +5,9 @@ import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
 import {Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
-import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {QuernToken} from "./QuernToken.sol";
+import {SortedMerkle} from "./SortedMerkle.sol";
 import {IRewardDistributor} from "./interfaces/IRewardDistributor.sol";
 
 /// @title What an epoch pays: reward coins of a capped, halving emission, and work coins that anyone put into the pot.
@@ -26,6 +26,23 @@ contract RewardDistributor is IRewardDistributor, Ownable2Step {
         uint64 until;
     }
 
+    /// @dev One word, all that a claim writes beside its account's: amounts, the block from which the pending result is
+    /// in effect (zero once it is, or if it was voided), and whether something funded was not minted yet.
+    struct Totals {
+        uint104 funded;
+        uint104 claimed;
+        uint40 pendingFrom;
+        bool mintIsDue;
+    }
+
+    /// @dev One word: the pending result, and what was put into the pot and not yet shared out. Values of a result that
+    /// took effect stay: the next one overwrites words instead of filling empty ones.
+    struct Pending {
+        uint64 epoch;
+        uint96 total;
+        uint96 pot;
+    }
+
     QuernToken public immutable token;
     /// @inheritdoc IRewardDistributor
     uint256 public immutable initialSubsidy;
@@ -37,21 +54,14 @@ contract RewardDistributor is IRewardDistributor, Ownable2Step {
     /// @notice The only caller of `postEpoch` and `voidEpoch`; set once by the deployer.
     address public epochManager;
 
-    /// @notice Root over (account, cumulative) of the newest active result.
+    /// @notice Root over (account, cumulative) of the newest result in effect, as of the last claim or posting.
     bytes32 public rewardsRoot;
-    /// @dev Both in one word, written together by every claim.
-    uint128 private _fundedTotal;
-    uint128 private _claimedTotal;
-    /// @dev Sum of rewards that come from the pot, of what was put in and not yet spent, and of what was minted.
-    uint128 private _fromPot;
-    uint128 private _pot;
-    uint128 private _minted;
-    /// @dev The newest result; `_pendingFrom` is the block from which it is active, zero once it is (or was voided).
-    /// The other values stay, so that the next result overwrites words instead of filling empty ones.
-    uint64 private _pendingFrom;
-    uint64 private _pendingEpoch;
-    uint128 private _pendingTotal;
+    Totals private _totals;
+    Pending private _pending;
     bytes32 private _pendingRoot;
+    /// @dev One word: what was shared out of the pot, and what was minted. Their sum lags behind what is funded.
+    uint128 private _fromPot;
+    uint128 private _minted;
 
     /// @notice What an account has claimed so far.
     mapping(address account => uint256) public claimedOf;
@@ -59,10 +69,10 @@ contract RewardDistributor is IRewardDistributor, Ownable2Step {
     mapping(address account => Vesting) public vestingOf;
 
     event EpochManagerSet(address indexed epochManager);
-    event EpochFunded(uint64 indexed epoch, bytes32 rewardsRoot, uint256 rewardTotal, uint64 activeFrom);
     event EpochVoided(uint64 indexed epoch);
     event WorkCoinsAdded(address indexed sender, uint256 amount);
-    event RewardClaimed(address indexed account, uint256 amount, uint256 cumulative);
+    /// @notice `account` has claimed `cumulative` in all.
+    event RewardClaimed(address indexed account, uint256 cumulative);
     event RewardReleased(address indexed account, uint256 amount, uint256 locked);
 
     error EpochManagerAlreadySet(address epochManager);
@@ -72,6 +82,7 @@ contract RewardDistributor is IRewardDistributor, Ownable2Step {
     error NotPending(uint64 epoch, uint64 pendingEpoch);
     error HalvingEpochsZero();
     error SubsidiesExceedCap(uint256 needed, uint256 mintable);
+    error CapTooLarge(uint256 cap, uint256 max);
     error AmountZero();
     error InvalidProof(address account, uint256 cumulative);
     error NothingToClaim(address account, uint256 cumulative, uint256 claimed);
@@ -82,6 +93,8 @@ contract RewardDistributor is IRewardDistributor, Ownable2Step {
         Ownable(msg.sender)
     {
         if (halvingEpochs_ == 0) revert HalvingEpochsZero();
+        // An amount fits into 96 bits, and their sums into 104, until the whole supply went through the pot 256 times.
+        if (token_.cap() > type(uint96).max) revert CapTooLarge(token_.cap(), type(uint96).max);
         // The halvings form a geometric series: all subsidies together stay below twice the first period's.
         uint256 needed = 2 * initialSubsidy_ * halvingEpochs_;
         uint256 mintable = token_.cap() - token_.totalSupply();
@@ -103,7 +116,7 @@ contract RewardDistributor is IRewardDistributor, Ownable2Step {
     /// @notice Put work coins into the pot, which the next results share out by proved work beside the subsidy.
     function addWorkCoins(uint256 amount) external {
         if (amount == 0) revert AmountZero();
-        _pot += SafeCast.toUint128(amount);
+        _pending.pot += SafeCast.toUint96(amount);
         emit WorkCoinsAdded(msg.sender, amount);
         IERC20(token).safeTransferFrom(msg.sender, address(this), amount);
     }
@@ -113,23 +126,21 @@ contract RewardDistributor is IRewardDistributor, Ownable2Step {
     /// promise.
     function postEpoch(uint64 epoch, bytes32 newRoot, uint256 rewardTotal, uint64 activeFrom) external {
         if (msg.sender != epochManager) revert NotTheEpochManager(msg.sender);
-        _activate();
+        (Totals memory totals, Pending memory pending) = (_totals, _pending);
+        if (_isDue(totals)) _activate(totals, pending);
         uint256 most = subsidy(epoch);
-        if (rewardTotal > most + _pot) revert RewardAboveFunds(rewardTotal, most, _pot);
-        _pendingFrom = activeFrom;
-        _pendingEpoch = epoch;
-        _pendingTotal = SafeCast.toUint128(rewardTotal);
-        _pendingRoot = newRoot;
-        emit EpochFunded(epoch, newRoot, rewardTotal, activeFrom);
+        if (rewardTotal > most + pending.pot) revert RewardAboveFunds(rewardTotal, most, pending.pot);
+        totals.pendingFrom = SafeCast.toUint40(activeFrom);
+        (pending.epoch, pending.total) = (epoch, SafeCast.toUint96(rewardTotal));
+        (_totals, _pending, _pendingRoot) = (totals, pending, newRoot);
     }
 
     /// @inheritdoc IRewardDistributor
     function voidEpoch(uint64 epoch) external {
         if (msg.sender != epochManager) revert NotTheEpochManager(msg.sender);
-        if (_pendingFrom == 0 || _pendingEpoch != epoch || block.number >= _pendingFrom) {
-            revert NotPending(epoch, _pendingEpoch);
-        }
-        _pendingFrom = 0;
+        uint40 from = _totals.pendingFrom;
+        if (from == 0 || _pending.epoch != epoch || block.number >= from) revert NotPending(epoch, _pending.epoch);
+        _totals.pendingFrom = 0;
         emit EpochVoided(epoch);
     }
 
@@ -138,18 +149,28 @@ contract RewardDistributor is IRewardDistributor, Ownable2Step {
     /// @param cumulative All that the account has earned so far, as in the newest active result.
     /// @param proof Siblings from the leaf keccak256(keccak256(abi.encode(account, cumulative))) to the root.
     function claim(address account, uint256 cumulative, bytes32[] calldata proof) external {
-        _activate();
+        Totals memory totals = _totals;
+        if (_isDue(totals)) {
+            Pending memory pending = _pending;
+            _activate(totals, pending);
+            _pending = pending;
+        }
         bytes32 leaf = keccak256(bytes.concat(keccak256(abi.encode(account, cumulative))));
-        if (!MerkleProof.verifyCalldata(proof, rewardsRoot, leaf)) revert InvalidProof(account, cumulative);
+        if (!SortedMerkle.verify(proof, rewardsRoot, leaf)) revert InvalidProof(account, cumulative);
         uint256 claimed = claimedOf[account];
         if (cumulative <= claimed) revert NothingToClaim(account, cumulative, claimed);
         uint256 amount = cumulative - claimed;
-        uint256 total = _claimedTotal + amount;
-        if (total > _fundedTotal) revert ClaimAboveFunded(total, _fundedTotal);
+        uint256 total = totals.claimed + amount;
+        if (total > totals.funded) revert ClaimAboveFunded(total, totals.funded);
         claimedOf[account] = cumulative;
-        _claimedTotal = uint128(total);
-        emit RewardClaimed(account, amount, cumulative);
-        if (vestingSeconds == 0) _pay(account, amount);
+        totals.claimed = uint104(total); // at most what is funded, which is as wide
+        bool mintIsDue = totals.mintIsDue;
+        totals.mintIsDue = false;
+        _totals = totals;
+        emit RewardClaimed(account, cumulative);
+        // The first claim after a result took effect mints all of it; those after it only transfer.
+        if (mintIsDue) _mintFunded(totals.funded);
+        if (vestingSeconds == 0) IERC20(token).safeTransfer(account, amount);
         else _releaseVested(account, amount);
     }
 
@@ -167,27 +188,27 @@ contract RewardDistributor is IRewardDistributor, Ownable2Step {
 
     /// @notice Sum of what all active results have funded.
     function fundedTotal() external view returns (uint256) {
-        return _isDue() ? _fundedTotal + _pendingTotal : _fundedTotal;
+        return _isDue(_totals) ? _totals.funded + _pending.total : _totals.funded;
     }
 
     /// @notice Sum of what all accounts have claimed; never above `fundedTotal`.
     function claimedTotal() external view returns (uint256) {
-        return _claimedTotal;
+        return _totals.claimed;
     }
 
-    /// @notice Sum of the reward coins minted; never above the sum of the subsidies of active results.
+    /// @notice Sum of the reward coins minted so far; never above the sum of the subsidies of results in effect.
     function mintedTotal() external view returns (uint256) {
         return _minted;
     }
 
     /// @notice Work coins that the next result may share out.
     function pot() external view returns (uint256) {
-        return _isDue() ? _pot - _potShare() : _pot;
+        return _isDue(_totals) ? _pending.pot - _potShare(_pending) : _pending.pot;
     }
 
     /// @notice The root that claims are proved against at this block.
     function activeRoot() external view returns (bytes32) {
-        return _isDue() ? _pendingRoot : rewardsRoot;
+        return _isDue(_totals) ? _pendingRoot : rewardsRoot;
     }
 
     /// @notice The most reward coins that `epoch` may pay: the initial subsidy, halved every `halvingEpochs` epochs.
@@ -196,37 +217,33 @@ contract RewardDistributor is IRewardDistributor, Ownable2Step {
         return initialSubsidy >> (epoch / halvingEpochs);
     }
 
-    /// @dev Let the pending result take effect once its block has come.
-    function _activate() private {
-        if (!_isDue()) return;
-        uint128 share = _potShare();
+    /// @dev Let the pending result take effect, its block having come. The caller stores what this changes in memory.
+    function _activate(Totals memory totals, Pending memory pending) private {
+        uint96 share = _potShare(pending);
         if (share != 0) {
-            _pot -= share;
+            pending.pot -= share;
             _fromPot += share;
         }
         rewardsRoot = _pendingRoot;
-        _fundedTotal += _pendingTotal;
-        _pendingFrom = 0;
+        totals.funded += pending.total;
+        totals.pendingFrom = 0;
+        totals.mintIsDue = true;
     }
 
-    function _isDue() private view returns (bool) {
-        return _pendingFrom != 0 && block.number >= _pendingFrom;
+    function _mintFunded(uint104 funded) private {
+        uint128 owed = uint128(funded) - _fromPot - _minted;
+        _minted += owed;
+        token.mint(address(this), owed);
+    }
+
+    function _isDue(Totals memory totals) private view returns (bool) {
+        return totals.pendingFrom != 0 && block.number >= totals.pendingFrom;
     }
 
     /// @dev What of the pending result its subsidy does not cover.
-    function _potShare() private view returns (uint128) {
-        uint256 most = subsidy(_pendingEpoch);
-        return _pendingTotal > most ? uint128(_pendingTotal - most) : 0;
-    }
-
-    /// @dev Mints everything funded and not yet minted when the first claimer needs it: claims after it only transfer.
-    function _pay(address account, uint256 amount) private {
-        if (IERC20(token).balanceOf(address(this)) < amount + _pot) {
-            uint256 owed = _fundedTotal - _fromPot - _minted;
-            _minted += uint128(owed);
-            token.mint(address(this), owed);
-        }
-        IERC20(token).safeTransfer(account, amount);
+    function _potShare(Pending memory pending) private view returns (uint96) {
+        uint256 most = subsidy(pending.epoch);
+        return pending.total > most ? uint96(pending.total - most) : 0;
     }
 
     /// @dev Pay what has vested, add `amount` to what is locked. The two parts keep their own time on average: the new
@@ -242,6 +259,6 @@ contract RewardDistributor is IRewardDistributor, Ownable2Step {
             Vesting(SafeCast.toUint128(sum), uint64(block.timestamp), SafeCast.toUint64(block.timestamp + span));
         if (vested == 0) return 0;
         emit RewardReleased(account, vested, sum);
-        _pay(account, vested);
+        IERC20(token).safeTransfer(account, vested);
     }
 }

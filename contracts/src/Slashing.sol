@@ -25,10 +25,11 @@ contract Slashing is EIP712, Ownable2Step {
         bytes evidenceCid;
     }
 
-    /// @notice What an offence costs: thousandths of the collateral, and seconds without mining.
+    /// @notice What an offence costs: thousandths of the collateral, and epochs, the present one first, whose
+    /// proofs do not count.
     struct Penalty {
         uint16 perMille;
-        uint32 barredSeconds;
+        uint32 barredEpochs;
     }
 
     bytes32 public constant VERDICT_TYPEHASH =
@@ -39,8 +40,8 @@ contract Slashing is EIP712, Ownable2Step {
     /// @notice Downtime is no fraud: whatever governance sets, it cannot cost more of the collateral than this.
     uint16 public constant DOWNTIME_PER_MILLE_MAX = 100;
     uint16 public constant PER_MILLE = 1000;
-    /// @dev A year.
-    uint32 public constant BARRED_SECONDS_MAX = 31_536_000;
+    /// @dev A year of epochs of an hour.
+    uint32 public constant BARRED_EPOCHS_MAX = 8760;
     uint256 public constant CID_LENGTH_MAX = 64;
 
     IEpochManager public immutable epochManager;
@@ -50,12 +51,12 @@ contract Slashing is EIP712, Ownable2Step {
     /// @notice Whether a participant was punished for an offence in an epoch.
     mapping(uint64 epoch => mapping(address participant => mapping(Offence offence => bool))) public isPunished;
 
-    event PenaltySet(Offence indexed offence, uint16 perMille, uint32 barredSeconds);
+    event PenaltySet(Offence indexed offence, uint16 perMille, uint32 barredEpochs);
     event ParticipantPunished(
         uint64 indexed epoch, address indexed participant, Offence indexed offence, uint256 amount, bytes evidenceCid
     );
 
-    error PenaltyOutOfRange(Offence offence, uint16 perMille, uint32 barredSeconds);
+    error PenaltyOutOfRange(Offence offence, uint16 perMille, uint32 barredEpochs);
     error VerdictTooOld(uint64 epoch, uint64 currentEpoch);
     error VerdictFromTheFuture(uint64 epoch, uint64 currentEpoch);
     error AlreadyPunished(uint64 epoch, address participant, Offence offence);
@@ -85,15 +86,14 @@ contract Slashing is EIP712, Ownable2Step {
     /// @param signerBitmap Who signed (see IQuorumVerifier).
     /// @param signatures Their signatures on `hashVerdict(verdict)`, in the order of the members.
     function punish(Verdict calldata verdict, uint256[] calldata signerBitmap, bytes calldata signatures) external {
-        _checkVerdict(verdict);
+        uint64 current = _checkVerdict(verdict);
         (uint256 signed, uint256 total) =
             epochManager.weighSignatures(verdict.epoch, hashVerdict(verdict), signerBitmap, signatures);
         if (3 * signed <= 2 * total) revert QuorumNotReached(signed, total);
         isPunished[verdict.epoch][verdict.participant][verdict.offence] = true;
         Penalty memory penalty = _penalties[verdict.offence];
-        uint256 amount = participantRegistry.slash(
-            verdict.participant, penalty.perMille, uint64(block.timestamp) + penalty.barredSeconds
-        );
+        uint256 amount =
+            participantRegistry.slash(verdict.participant, penalty.perMille, current + penalty.barredEpochs);
         emit ParticipantPunished(verdict.epoch, verdict.participant, verdict.offence, amount, verdict.evidenceCid);
     }
 
@@ -117,10 +117,10 @@ contract Slashing is EIP712, Ownable2Step {
         );
     }
 
-    function _checkVerdict(Verdict calldata verdict) private view {
+    function _checkVerdict(Verdict calldata verdict) private view returns (uint64 current) {
         uint256 length = verdict.evidenceCid.length;
         if (length == 0 || length > CID_LENGTH_MAX) revert CidLength(length);
-        (uint64 current,,,) = epochManager.currentStage();
+        (current,,,) = epochManager.currentStage();
         if (verdict.epoch > current) revert VerdictFromTheFuture(verdict.epoch, current);
         if (current - verdict.epoch > VERDICT_EPOCHS_MAX) revert VerdictTooOld(verdict.epoch, current);
         if (isPunished[verdict.epoch][verdict.participant][verdict.offence]) {
@@ -130,10 +130,10 @@ contract Slashing is EIP712, Ownable2Step {
 
     function _setPenalty(Offence offence, Penalty memory penalty) private {
         uint16 most = offence == Offence.FRAUD ? PER_MILLE : DOWNTIME_PER_MILLE_MAX;
-        if (penalty.perMille > most || penalty.barredSeconds > BARRED_SECONDS_MAX) {
-            revert PenaltyOutOfRange(offence, penalty.perMille, penalty.barredSeconds);
+        if (penalty.perMille > most || penalty.barredEpochs > BARRED_EPOCHS_MAX) {
+            revert PenaltyOutOfRange(offence, penalty.perMille, penalty.barredEpochs);
         }
         _penalties[offence] = penalty;
-        emit PenaltySet(offence, penalty.perMille, penalty.barredSeconds);
+        emit PenaltySet(offence, penalty.perMille, penalty.barredEpochs);
     }
 }

@@ -82,9 +82,7 @@ abstract contract Base {
         coordinator = new InferenceCoordinator(
             token, models, epochs, InferenceCoordinator.Windows(ANSWER_BLOCKS, DISPUTE_BLOCKS, VERDICT_BLOCKS)
         );
-        slashing = new Slashing(
-            epochs, participants, Slashing.Penalty(500, 86_400), Slashing.Penalty(10, 3600), address(this)
-        );
+        slashing = new Slashing(epochs, participants, Slashing.Penalty(500, 10), Slashing.Penalty(10, 1), address(this));
         vault = new AccessVault(models);
         token.setMinter(address(distributor));
         distributor.setEpochManager(address(epochs));
@@ -160,6 +158,13 @@ abstract contract Base {
     function _sign(uint256 key, bytes32 digest) internal pure returns (bytes memory) {
         (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, digest);
         return abi.encodePacked(r, s, v);
+    }
+
+    /// @dev The same in the short form of ERC-2098.
+    function _signShort(uint256 key, bytes32 digest) internal pure returns (bytes32 r, bytes32 vs) {
+        uint8 v;
+        (v, r, vs) = vm.sign(key, digest);
+        vs = bytes32(uint256(vs) | uint256(v - 27) << 255);
     }
 
     function _registerModel() internal {

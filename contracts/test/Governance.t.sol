@@ -5,24 +5,29 @@ import {IGovernor} from "@openzeppelin/contracts/governance/IGovernor.sol";
 import {ModelRegistry} from "../src/ModelRegistry.sol";
 import {QuernGovernor} from "../src/QuernGovernor.sol";
 import {QuernTimelock} from "../src/QuernTimelock.sol";
+import {VotingQuern} from "../src/VotingQuern.sol";
 import {Base} from "./Base.sol";
 
 contract GovernanceTest is Base {
     uint256 private constant DELAY_SECONDS = 100;
     QuernTimelock private timelock;
     QuernGovernor private governor;
+    VotingQuern private votes;
     ModelRegistry private registry;
 
     function setUp() public override {
         super.setUp();
         timelock = new QuernTimelock(DELAY_SECONDS, new address[](0), new address[](1), address(this));
-        governor = new QuernGovernor(token, timelock, 5, 20, TOKEN, 4);
+        votes = new VotingQuern(token);
+        governor = new QuernGovernor(votes, timelock, 5, 20, TOKEN, 4);
         timelock.grantRole(timelock.PROPOSER_ROLE(), address(governor));
         timelock.grantRole(timelock.CANCELLER_ROLE(), address(governor));
         timelock.renounceRole(timelock.DEFAULT_ADMIN_ROLE(), address(this));
         registry = new ModelRegistry(address(timelock));
         registry.finishImport();
-        token.delegate(address(this));
+        token.approve(address(votes), SUPPLY);
+        votes.depositFor(address(this), SUPPLY);
+        votes.delegate(address(this));
         vm.roll(block.number + 1);
     }
 
@@ -59,7 +64,7 @@ contract GovernanceTest is Base {
     }
 
     function testAProposalWithoutAQuorumIsDefeated() public {
-        token.transfer(user, token.balanceOf(address(this)) - TOKEN);
+        votes.transfer(user, SUPPLY - TOKEN);
         vm.roll(block.number + 1);
         (address[] memory targets, uint256[] memory values, bytes[] memory calls) = _call(_registration());
         uint256 id = governor.propose(targets, values, calls, "too few");
@@ -82,6 +87,16 @@ contract GovernanceTest is Base {
         vm.expectPartialRevert(IGovernor.GovernorInsufficientProposerVotes.selector);
         governor.propose(targets, values, calls, "no votes");
         assertEq(governor.proposalThreshold(), TOKEN, "threshold");
+    }
+
+    function testVotesAreTokensOneForOneAndComeBack() public {
+        assertEq(votes.decimals(), token.decimals(), "decimals");
+        assertEq(votes.nonces(address(this)), 0, "nonces");
+        assertEq(votes.getVotes(address(this)), SUPPLY, "delegated");
+        votes.withdrawTo(user, 40 * TOKEN);
+        assertEq(token.balanceOf(user), 40 * TOKEN, "unwrapped");
+        assertEq(votes.getVotes(address(this)), SUPPLY - 40 * TOKEN, "fewer votes");
+        assertEq(votes.totalSupply(), token.balanceOf(address(votes)), "backed");
     }
 
     function testNobodyElseOwnsTheRegistry() public {

@@ -57,9 +57,12 @@ contract ChannelsHandler is Handler {
         PaymentChannels.Channel memory channel = channels.getChannel(payer(from), payee(to));
         cumulative = cumulative % (2 * uint256(channel.deposited) + 2);
         bytes32 id = channels.channelId(payer(from), payee(to));
-        bytes memory signature = _sign(keys[from & 1], channels.hashVoucher(id, cumulative, 0));
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(keys[from & 1], channels.hashVoucher(id, cumulative, 0));
+        PaymentChannels.Redemption[] memory batch = new PaymentChannels.Redemption[](1);
+        bytes32 vs = bytes32(uint256(s) | uint256(v - 27) << 255);
+        batch[0] = PaymentChannels.Redemption(payer(from), cumulative, 0, r, vs);
         uint256 before = token.balanceOf(payee(to));
-        try channels.redeem(payer(from), payee(to), cumulative, 0, signature) {
+        try channels.redeemMany(payee(to), batch) {
             if (cumulative > channel.deposited) redeemedAboveDeposit = true;
             paid[id] += token.balanceOf(payee(to)) - before;
         } catch {}

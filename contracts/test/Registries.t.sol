@@ -326,10 +326,8 @@ contract ParticipantRegistryTest is Base {
         participants.setMinCollateral(1);
         participants.setMinCollateral(uint128(5 * TOKEN));
         assertTrue(participants.statusOf(members[0]) == ParticipantRegistry.Status.UNDERCOLLATERALISED, "too little");
-        assertTrue(!participants.servesModel(members[0], "node-1", "tiny"), "does not serve");
         _deposit(members[0], 5 * TOKEN);
         assertTrue(participants.statusOf(members[0]) == ParticipantRegistry.Status.ACTIVE, "active");
-        assertTrue(participants.servesModel(members[0], "node-1", "tiny"), "serves");
     }
 
     function testTheSlasherIsNamedOnceByTheDeployer() public {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
 import {RewardDistributor} from "../src/RewardDistributor.sol";
 import {QuernToken} from "../src/QuernToken.sol";
+import {SortedMerkle} from "../src/SortedMerkle.sol";
 import {Base} from "./Base.sol";
 
 contract RewardsTest is Base {
@@ -112,6 +114,9 @@ contract RewardsTest is Base {
     function testADistributorThatCannotKeepItsPromiseIsNotMade() public {
         vm.expectPartialRevert(RewardDistributor.SubsidiesExceedCap.selector);
         new RewardDistributor(token, SUPPLY, 100, 0);
+        QuernToken vast = new QuernToken(type(uint256).max, 1, address(this));
+        vm.expectPartialRevert(RewardDistributor.CapTooLarge.selector);
+        new RewardDistributor(vast, 1, 1, 0);
         vm.expectPartialRevert(RewardDistributor.HalvingEpochsZero.selector);
         new RewardDistributor(token, 1, 0, 0);
         vm.expectPartialRevert(RewardDistributor.EpochManagerAlreadySet.selector);
@@ -129,6 +134,24 @@ contract RewardsTest is Base {
         target = new RewardDistributor(fresh, SUBSIDY, 100, 1000);
         fresh.setMinter(address(target));
         target.setEpochManager(address(epochs));
+    }
+
+    function verify(bytes32[] calldata proof, bytes32 root, bytes32 leaf)
+        external
+        pure
+        returns (bool ours, bool theirs)
+    {
+        return (SortedMerkle.verify(proof, root, leaf), MerkleProof.verifyCalldata(proof, root, leaf));
+    }
+
+    function testFuzzProofsAreThoseOfOpenZeppelin(bytes32[] calldata proof, bytes32 leaf, uint256 bit) public view {
+        bytes32 root = MerkleProof.processProof(proof, leaf);
+        (bool ours, bool theirs) = this.verify(proof, root, leaf);
+        assertTrue(ours && theirs, "the root it leads to");
+        (ours, theirs) = this.verify(proof, root ^ bytes32(1 << (bit % 256)), leaf);
+        assertTrue(!ours && !theirs, "no other");
+        (ours, theirs) = this.verify(proof, root, leaf ^ bytes32(1 << (bit % 256)));
+        assertTrue(!ours && !theirs, "from no other leaf");
     }
 
     function testAClaimVestsOverItsTime() public {

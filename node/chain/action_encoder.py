@@ -32,6 +32,7 @@ from node.protocol.actions import (
     PunishParticipant,
     ReclaimPrompt,
     RedeemVoucher,
+    RedeemVouchers,
     RegisterModel,
     RegisterParticipant,
     RequestWithdrawal,
@@ -47,6 +48,7 @@ from node.protocol.actions import (
 )
 from node.protocol.cids import cid_to_bytes
 from node.protocol.identifiers import Address, EpochNumber
+from node.protocol.signatures import compact_signature
 
 BITMAP_WORD_BITS = 256
 UINT256_MAX = 2**256 - 1
@@ -72,6 +74,7 @@ PlainAction = (
     | RequestWithdrawal
     | WithdrawFromChannel
     | RedeemVoucher
+    | RedeemVouchers
     | AnswerPrompt
     | SettlePrompt
     | ReclaimPrompt
@@ -141,8 +144,21 @@ def _plain_call(action: PlainAction) -> Call:  # noqa: PLR0912 - one case per ac
             return payment_channels.request_withdraw(payee)
         case WithdrawFromChannel(payee):
             return payment_channels.withdraw(payee)
-        case RedeemVoucher(payer, payee, voucher, signature):
-            return payment_channels.redeem(payer, payee, voucher.cumulative, voucher.receipts_root, signature)
+        case RedeemVoucher(payer, _, voucher, signature):
+            return payment_channels.redeem(
+                payer, voucher.cumulative, voucher.receipts_root, *compact_signature(signature)
+            )
+        case RedeemVouchers(vouchers):
+            redemptions = [
+                payment_channels.Redemption(
+                    entry.payer,
+                    entry.voucher.cumulative,
+                    entry.voucher.receipts_root,
+                    *compact_signature(entry.signature),
+                )
+                for entry in vouchers
+            ]
+            return payment_channels.redeem_many(vouchers[0].payee, redemptions)
         case AnswerPrompt(prompt_id, result_cid, prompt_tokens, output_tokens):
             return inference_coordinator.submit_result(prompt_id, result_cid, prompt_tokens, output_tokens)
         case SettlePrompt(prompt_id):

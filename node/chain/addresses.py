@@ -20,6 +20,7 @@ from contracts.bindings import (
     quern_token,
     reward_distributor,
     slashing,
+    voting_quern,
 )
 from node.protocol.actions import ZERO_ADDRESS
 from node.protocol.identifiers import Address, BlockNumber
@@ -51,6 +52,8 @@ class ContractAddresses:
     """Owner of the registries where the token's holders govern; zero where an account does."""
     governor: Address
     """Takes proposals and votes; zero where an account governs."""
+    voting_token: Address
+    """The token as votes, wrapped one for one; zero where an account governs."""
 
 
 def contract_names(addresses: ContractAddresses) -> dict[Address, str]:
@@ -69,7 +72,11 @@ def contract_names(addresses: ContractAddresses) -> dict[Address, str]:
         addresses.address_book: address_book.CONTRACT,
     }
     if addresses.timelock != ZERO_ADDRESS:
-        names |= {addresses.timelock: quern_timelock.CONTRACT, addresses.governor: quern_governor.CONTRACT}
+        names |= {
+            addresses.timelock: quern_timelock.CONTRACT,
+            addresses.governor: quern_governor.CONTRACT,
+            addresses.voting_token: voting_quern.CONTRACT,
+        }
     return names
 
 

@@ -37,8 +37,8 @@ class Penalty:
 
     per_mille: int
     """Thousandths of the collateral, burned."""
-    barred_seconds: int
-    """How long the offender cannot commit proofs."""
+    barred_epochs: int
+    """Epochs, the present one first, whose proofs of the offender do not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,15 @@ class NetworkPlan:
     downtime_penalty: Penalty
 
 
+@dataclass(frozen=True, slots=True)
+class _Voters:
+    """The contracts by which the token's holders govern; all zero where an account governs."""
+
+    timelock: Address
+    governor: Address
+    token: Address
+
+
 async def deploy_network(
     rpc: JsonRpc, account: LocalAccount, plan: NetworkPlan, output: Path, progress: Progress
 ) -> Deployment:
@@ -98,13 +107,13 @@ async def deploy_network(
     deployer = Deployer(rpc, account, DeploymentJournal(output.with_name(output.name + ".journal")), progress)
     await deployer.load()
     token = await deployer.contract("token", "QuernToken", [plan.token_cap, plan.token_supply, plan.treasury])
-    timelock, governor = ZERO_ADDRESS, ZERO_ADDRESS
+    voters = _Voters(ZERO_ADDRESS, ZERO_ADDRESS, ZERO_ADDRESS)
     if plan.governance is not None:
-        timelock, governor = await _deploy_governance(deployer, account.address, token, plan.governance)
-    owner = account.address if plan.governance is None else timelock
+        voters = await _deploy_governance(deployer, account.address, token, plan.governance)
+    owner = account.address if plan.governance is None else voters.timelock
     models = await deployer.contract("model_registry", "ModelRegistry", [owner])
     await _import_models(deployer, models, plan.genesis_models)
-    addresses = await _deploy_contracts(deployer, plan, owner, token, models, timelock, governor)
+    addresses = await _deploy_contracts(deployer, plan, owner, token, models, voters)
     deployment = await _describe(rpc, addresses, deployer.first_block)
     deployment.write(output)
     deployer.finish()
@@ -113,7 +122,7 @@ async def deploy_network(
 
 async def _deploy_governance(
     deployer: Deployer, deployer_account: Address, token: Address, governance: Governance
-) -> tuple[Address, Address]:
+) -> _Voters:
     """Deploy timelock and governor; the deployer gives up its rights over them before anything is owned by them."""
     timelock = await deployer.contract(
         "timelock",
@@ -121,11 +130,12 @@ async def _deploy_governance(
         # Anyone may execute what was decided and waited for: the zero address stands for everybody.
         [governance.timelock_seconds, [], [ZERO_ADDRESS], deployer_account],
     )
+    voting_token = await deployer.contract("voting_token", "VotingQuern", [token])
     governor = await deployer.contract(
         "governor",
         "QuernGovernor",
         [
-            token,
+            voting_token,
             timelock,
             governance.voting_delay_blocks,
             governance.voting_period_blocks,
@@ -140,7 +150,7 @@ async def _deploy_governance(
     }
     for name, call in steps.items():
         await deployer.call(name, timelock, call.calldata)
-    return timelock, governor
+    return _Voters(timelock, governor, voting_token)
 
 
 async def _import_models(deployer: Deployer, registry: Address, models: tuple[model_registry.ModelImport, ...]) -> None:
@@ -155,8 +165,7 @@ async def _deploy_contracts(
     owner: Address,
     token: Address,
     models: Address,
-    timelock: Address,
-    governor: Address,
+    voters: _Voters,
 ) -> ContractAddresses:
     parameters = plan.parameters
     participants = await deployer.contract(
@@ -212,13 +221,14 @@ async def _deploy_contracts(
         access_vault=vault,
         quorum_verifier=verifier,
         address_book=book,
-        timelock=timelock,
-        governor=governor,
+        timelock=voters.timelock,
+        governor=voters.governor,
+        voting_token=voters.token,
     )
 
 
 def _penalty(penalty: Penalty) -> tuple[int, int]:
-    return penalty.per_mille, penalty.barred_seconds
+    return penalty.per_mille, penalty.barred_epochs
 
 
 async def _describe(rpc: JsonRpc, addresses: ContractAddresses, first_block: BlockNumber) -> Deployment:

@@ -109,7 +109,7 @@ def _translate(event: ContractEvent) -> EventBody | None:  # noqa: PLR0912 - one
                 TokenAmount(event.amount),
                 TokenAmount(event.deposited),
                 TokenAmount(event.unbonding),
-                event.barred_until,
+                EpochNumber(event.barred_until),
             )
         case participant_registry.MinCollateralSet():
             return MinCollateralSet(TokenAmount(event.min_collateral))
@@ -146,11 +146,11 @@ def _translate(event: ContractEvent) -> EventBody | None:  # noqa: PLR0912 - one
         case reward_distributor.WorkCoinsAdded():
             return WorkCoinsAdded(Address(event.sender), TokenAmount(event.amount))
         case reward_distributor.RewardClaimed():
-            return RewardClaimed(Address(event.account), TokenAmount(event.amount), TokenAmount(event.cumulative))
+            return RewardClaimed(Address(event.account), TokenAmount(event.cumulative))
         case payment_channels.ChannelFunded():
             return ChannelFunded(*_channel(event), TokenAmount(event.deposited))
         case payment_channels.VoucherRedeemed():
-            return VoucherRedeemed(*_channel(event), TokenAmount(event.amount), TokenAmount(event.cumulative))
+            return VoucherRedeemed(Hash32(event.channel_id), TokenAmount(event.cumulative))
         case payment_channels.WithdrawRequested():
             return WithdrawRequested(*_channel(event), event.unlock_time)
         case payment_channels.ChannelWithdrawn():
@@ -216,12 +216,7 @@ def _model_record(info: model_registry.ModelInfo) -> ModelRecord:
     )
 
 
-_ChannelEvent = (
-    payment_channels.ChannelFunded
-    | payment_channels.VoucherRedeemed
-    | payment_channels.WithdrawRequested
-    | payment_channels.ChannelWithdrawn
-)
+_ChannelEvent = payment_channels.ChannelFunded | payment_channels.WithdrawRequested | payment_channels.ChannelWithdrawn
 
 
 def _channel(event: _ChannelEvent) -> tuple[Hash32, Address, Address]:

@@ -62,7 +62,7 @@ class _Parameters(_Section):
 
 class _Penalty(_Section):
     per_mille: int = Field(ge=0, le=1000)
-    barred_seconds: int = Field(ge=0)
+    barred_epochs: int = Field(ge=0)
 
 
 class _Governance(_Section):
@@ -86,8 +86,8 @@ class _Plan(_Section):
     answer_blocks: int = Field(default=300, ge=1)
     dispute_blocks: int = Field(default=100, ge=0)
     verdict_blocks: int = Field(default=1000, ge=0)
-    fraud_penalty: _Penalty = _Penalty(per_mille=500, barred_seconds=30 * DAY_SECONDS)
-    downtime_penalty: _Penalty = _Penalty(per_mille=10, barred_seconds=DAY_SECONDS)
+    fraud_penalty: _Penalty = _Penalty(per_mille=500, barred_epochs=720)
+    downtime_penalty: _Penalty = _Penalty(per_mille=10, barred_epochs=1)
     governance: _Governance | None = None
 
 
@@ -127,6 +127,6 @@ def _to_plan(plan: _Plan, genesis_models: tuple[model_registry.ModelImport, ...]
         answer_blocks=plan.answer_blocks,
         dispute_blocks=plan.dispute_blocks,
         verdict_blocks=plan.verdict_blocks,
-        fraud_penalty=Penalty(plan.fraud_penalty.per_mille, plan.fraud_penalty.barred_seconds),
-        downtime_penalty=Penalty(plan.downtime_penalty.per_mille, plan.downtime_penalty.barred_seconds),
+        fraud_penalty=Penalty(plan.fraud_penalty.per_mille, plan.fraud_penalty.barred_epochs),
+        downtime_penalty=Penalty(plan.downtime_penalty.per_mille, plan.downtime_penalty.barred_epochs),
     )

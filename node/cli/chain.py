@@ -152,7 +152,7 @@ def collateral(target: Target) -> None:
             ("account", view.account),
             (
                 "standing",
-                view.standing + (f" until {date_in_words(view.barred_until)}" if view.standing == "barred" else ""),
+                view.standing + (f" until epoch {view.barred_until}" if view.standing == "barred" else ""),
             ),
             ("deposited", _tokens(view.deposited)),
             ("needed to prove", _tokens(view.min_collateral)),

@@ -64,7 +64,7 @@ class ChainParticipantView(View):
     """Of the group in charge now."""
     deposited: str
     standing: str
-    """`active`, `undercollateralised` or `barred`: only active ones can commit proofs."""
+    """`active`, `undercollateralised` or `barred`: only proofs of active ones count."""
 
 
 class ChainParticipantsView(View):
@@ -85,6 +85,7 @@ class CollateralView(View):
     available_at: int
     """UNIX seconds from which what unbonds may be withdrawn; 0 if nothing does."""
     barred_until: int
+    """First epoch whose proofs count."""
     min_collateral: str
 
 

@@ -137,8 +137,19 @@ class WithdrawFromChannel:
 
 
 @dataclass(frozen=True, slots=True)
+class RedeemVouchers:
+    """Redeem several vouchers of one payee in one transaction, all or nothing: cheaper than one by one."""
+
+    vouchers: tuple["RedeemVoucher", ...]
+
+    def __post_init__(self) -> None:
+        if len({voucher.payee for voucher in self.vouchers}) != 1:
+            raise ValueError("expected at least one voucher, and one payee")
+
+
+@dataclass(frozen=True, slots=True)
 class RedeemVoucher:
-    """Redeem the payer's newest voucher; pays the payee what is new."""
+    """Redeem the payer's newest voucher; pays the payee, who must be the sender, what is new."""
 
     payer: Address
     payee: Address
@@ -246,6 +257,7 @@ ChainAction = (
     | RequestWithdrawal
     | WithdrawFromChannel
     | RedeemVoucher
+    | RedeemVouchers
     | SubmitPrompt
     | AnswerPrompt
     | DisputePrompt

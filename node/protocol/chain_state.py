@@ -54,6 +54,7 @@ from node.protocol.identifiers import (
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelRecord, ParticipantRecord, PocCommit
 
 NOTHING = TokenAmount(0)
+FIRST_EPOCH = EpochNumber(0)
 
 
 @dataclass(slots=True)
@@ -77,8 +78,8 @@ class CollateralState:
     unbonding: TokenAmount = NOTHING
     available_at: int = 0
     """UNIX seconds from which everything that unbonds may be withdrawn."""
-    barred_until: int = 0
-    """UNIX seconds until which the participant cannot commit proofs."""
+    barred_until: EpochNumber = FIRST_EPOCH
+    """First epoch whose proofs of this participant count."""
 
 
 @dataclass(slots=True)
@@ -142,6 +143,11 @@ class ChainState:
         """Return the account bound to `peer_id`, or None. Of several that the peer consented to, the newest counts."""
         bound = [p for p in self.participants.values() if p.peer_id == peer_id]
         return max(bound, key=lambda p: (p.registered_at, p.participant)).participant if bound else None
+
+    def counts(self, participant: Address, epoch: int) -> bool:
+        """Whether proofs of `participant` in `epoch` count: it is not barred, and its collateral suffices."""
+        collateral = self.collateral.get(participant, CollateralState())
+        return epoch >= collateral.barred_until and collateral.deposited >= self.min_collateral
 
     def apply(self, event: ChainEvent) -> None:
         """Take one confirmed event into account. Events arrive in chain order, each exactly once."""
@@ -214,7 +220,7 @@ class ChainState:
                 del self.groups[EpochNumber(epoch + 1)]
             case WorkCoinsAdded(_, amount):
                 self.work_coins_added = TokenAmount(self.work_coins_added + amount)
-            case RewardClaimed(account, _, cumulative):
+            case RewardClaimed(account, cumulative):
                 self.claimed[account] = cumulative
 
     def _apply_channel(self, body: ChannelEvent) -> None:
@@ -223,8 +229,8 @@ class ChainState:
                 channel = self._channel(channel_id, payer, payee)
                 channel.deposited = deposited
                 channel.unlock_time = None
-            case VoucherRedeemed(channel_id, payer, payee, _, cumulative):
-                self._channel(channel_id, payer, payee).redeemed = cumulative
+            case VoucherRedeemed(channel_id, cumulative):
+                self.channels[channel_id].redeemed = cumulative
             case WithdrawRequested(channel_id, payer, payee, unlock_time):
                 self._channel(channel_id, payer, payee).unlock_time = unlock_time
             case ChannelWithdrawn(channel_id, payer, payee, deposited):

@@ -68,18 +68,18 @@ class CollateralWithdrawn:
 
 @dataclass(frozen=True, slots=True)
 class CollateralSlashed:
-    """Collateral was burned; the participant cannot commit proofs until `barred_until` (UNIX seconds)."""
+    """Collateral was burned; proofs of the participant count again from epoch `barred_until` on."""
 
     participant: Address
     amount: TokenAmount
     deposited: TokenAmount
     unbonding: TokenAmount
-    barred_until: int
+    barred_until: EpochNumber
 
 
 @dataclass(frozen=True, slots=True)
 class MinCollateralSet:
-    """Governance set the collateral that committing proofs needs."""
+    """Governance set the collateral that proofs need to count."""
 
     amount: TokenAmount
 
@@ -160,10 +160,9 @@ class EpochResultPosted:
 
 @dataclass(frozen=True, slots=True)
 class RewardClaimed:
-    """Reward coins were paid out."""
+    """An account has claimed `cumulative` of rewards in all."""
 
     account: Address
-    amount: TokenAmount
     cumulative: TokenAmount
 
 
@@ -179,12 +178,9 @@ class ChannelFunded:
 
 @dataclass(frozen=True, slots=True)
 class VoucherRedeemed:
-    """A voucher was redeemed for `amount`; the channel has paid `cumulative` in all."""
+    """A voucher was redeemed: the channel, funded before, has paid `cumulative` in all."""
 
     channel_id: Hash32
-    payer: Address
-    payee: Address
-    amount: TokenAmount
     cumulative: TokenAmount
 
 

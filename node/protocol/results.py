@@ -51,11 +51,12 @@ def form_epoch_result(
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and
     checked (`check_bundle`); `previous` is the newest accepted result before this one.
 
-    Every accepted batch is paid. The next group has those nodes of them that can serve: the model is still active and
-    the node still registered for it. Returns None when no such node is left (no batch was accepted, or all their
-    models were deactivated): then the group carries on and nothing is paid.
+    Every accepted batch is paid, unless its participant is barred or has too little collateral. The next group has
+    those nodes of them that can serve: the model is still active and the node still registered for it. Returns None
+    when no such node is left (no batch was accepted, or all their models were deactivated): then the group carries on
+    and nothing is paid.
     """
-    commits = state.poc_commits.get(epoch, {})
+    commits = {key: commit for key, commit in state.poc_commits.get(epoch, {}).items() if state.counts(key[0], epoch)}
     outcomes = batch_outcomes(commits, bundles, dict(state.group_weights(epoch)))
     node_weights = compute_new_weights(commits, outcomes)
     group = _next_group(EpochNumber(epoch + 1), state, commits, node_weights)

@@ -39,6 +39,13 @@ def sign(key: PrivateKey, digest: Hash32) -> bytes:
     return raw[:64] + bytes([raw[64] + 27])
 
 
+def compact_signature(signature: bytes) -> tuple[bytes, bytes]:
+    """Return a signature in the short form of ERC-2098: r, and s with v in its top bit, which a low s leaves free."""
+    if len(signature) != SIGNATURE_BYTES or signature[64] not in (27, 28) or signature[32] >> 7:
+        raise SignatureError("expected 65 bytes r, s, v with low s and v of 27 or 28")
+    return signature[:32], bytes([signature[32] | (signature[64] - 27) << 7]) + signature[33:64]
+
+
 def address_of(key: PublicKey) -> Address:
     """Return the account of a public key."""
     return Address(to_checksum_address(keccak(key.format(compressed=False)[1:])[12:]))

@@ -1,9 +1,12 @@
 """Turns what was earned into tokens: claims rewards, settles prompts, redeems vouchers before funds are taken back."""
 
+import hashlib
+from collections.abc import Sequence
+
 import structlog
 
 from node.ports import ActionStatus, Chain, Store
-from node.protocol.actions import ChainAction, ClaimReward, RedeemVoucher, SettlePrompt
+from node.protocol.actions import ChainAction, ClaimReward, RedeemVoucher, RedeemVouchers, SettlePrompt
 from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32
 from node.protocol.rewards import reward_proof
 from node.protocol.stages import Stage
@@ -12,6 +15,8 @@ from node.services.timing import position
 
 log = structlog.get_logger(__name__)
 
+VOUCHERS_PER_TRANSACTION_MAX = 100
+"""About 20,000 gas each: a transaction must stay far below a block's limit."""
 USER_PATIENCE_BLOCKS = 20
 """How long who asked on chain waits for the executor to settle: one transaction is paid for, not two."""
 
@@ -56,18 +61,33 @@ class SettlingService:
             await self._settle(f"claim/{result.epoch}", ClaimReward(self._chain.account, cumulative, proof))
 
     async def _redeem(self) -> None:
-        """Redeem in the last stage of an epoch, once per channel; at once where a payer takes its deposit back."""
+        """Redeem in the last stage of an epoch, once per channel; at once where a payer takes its deposit back.
+
+        What is due together goes together, for one transaction with many vouchers costs a fraction of many.
+        """
         where = position(self._chain)
+        due: list[RedeemVoucher] = []
         for signed in self._store.received_vouchers():
             identity = signed.voucher.channel_id
             channel = self._chain.state.channels.get(identity)
-            if channel is None or signed.voucher.cumulative <= channel.redeemed:
+            if channel is None or not channel.redeemed < signed.voucher.cumulative <= channel.deposited:
                 continue
             is_due = where.stage is Stage.LOAD and self._redeemed_in.get(identity) != where.epoch
             if is_due or channel.unlock_time is not None:
                 self._redeemed_in[identity] = where.epoch
-                key = f"redeem/{identity.hex()}/{signed.voucher.cumulative}"
-                await self._settle(key, RedeemVoucher(signed.payer, signed.payee, signed.voucher, signed.signature))
+                due.append(RedeemVoucher(signed.payer, signed.payee, signed.voucher, signed.signature))
+        for start in range(0, len(due), VOUCHERS_PER_TRANSACTION_MAX):
+            await self._redeem_together(due[start : start + VOUCHERS_PER_TRANSACTION_MAX])
+
+    async def _redeem_together(self, vouchers: Sequence[RedeemVoucher]) -> None:
+        """Redeem in one transaction; if one voucher spoils it, one by one."""
+        keys = [f"redeem/{entry.voucher.channel_id.hex()}/{entry.voucher.cumulative}" for entry in vouchers]
+        if len(vouchers) > 1:
+            key = f"redeem/{hashlib.sha256('+'.join(keys).encode()).hexdigest()}"
+            if await self._settle(key, RedeemVouchers(tuple(vouchers))):
+                return
+        for key, voucher in zip(keys, vouchers, strict=True):
+            await self._settle(key, voucher)
 
     async def _settle_prompts(self, block: BlockNumber) -> None:
         """Have answers on chain paid once they cannot be disputed any more: by who earned, else by who asked."""
@@ -80,14 +100,15 @@ class SettlingService:
             if wait is not None and block > prompt.settles_after + wait:
                 await self._settle(f"settle/{prompt_id}/{prompt.settles_after}", SettlePrompt(prompt_id))
 
-    async def _settle(self, key: str, action: ChainAction) -> None:
-        """Submit and wait: the next look must see what this one did."""
+    async def _settle(self, key: str, action: ChainAction) -> bool:
+        """Submit and wait, for the next look must see what this one did; return whether it was done."""
         if key in self._refused:
-            return
+            return False
         await self._chain.submit(key, action)
         outcome = await self._chain.outcome(key)
         if outcome.status is ActionStatus.FAILED:
             self._refused.add(key)
             log.error("a settlement was refused", key=key, reason=outcome.reason)
-        else:
-            log.info("settled", key=key)
+            return False
+        log.info("settled", key=key)
+        return True

@@ -66,8 +66,8 @@ def plan_for(owner: LocalAccount, miners: tuple[LocalAccount, ...]) -> NetworkPl
         answer_blocks=40,
         dispute_blocks=4,
         verdict_blocks=20,
-        fraud_penalty=Penalty(per_mille=500, barred_seconds=86_400),
-        downtime_penalty=Penalty(per_mille=10, barred_seconds=3600),
+        fraud_penalty=Penalty(per_mille=500, barred_epochs=10),
+        downtime_penalty=Penalty(per_mille=10, barred_epochs=1),
     )
 
 

@@ -86,7 +86,7 @@ class CannedChainOperations:
             deposited=CENT,
             unbonding="0",
             available_at=0,
-            barred_until=2**64 - 1,
+            barred_until=42,
             min_collateral=CENT,
         )
 
