@@ -150,11 +150,21 @@ class EvmChain:
 
 
 async def read_contract(
-    rpc: JsonRpc, recipient: Address, contract: str, function: str, arguments: Sequence[object]
+    rpc: JsonRpc,
+    recipient: Address,
+    contract: str,
+    function: str,
+    arguments: Sequence[object],
+    *,
+    constant: bool = False,
 ) -> tuple[object, ...]:
-    """Call a view function at the newest block and decode what it returns."""
+    """Call a view function at the newest block and decode what it returns.
+
+    What is `constant` is asked of all endpoints; anything else may differ between them from one block to the next.
+    """
     data = encode_call(contract, function, arguments)
-    result = await rpc.call("eth_call", {"to": recipient, "data": "0x" + data.hex()}, "latest")
+    ask = rpc.call_agreed if constant else rpc.call
+    result = await ask("eth_call", {"to": recipient, "data": "0x" + data.hex()}, "latest")
     return decode_result(contract, function, hex_bytes(result))
 
 
@@ -178,7 +188,7 @@ async def check_chain(rpc: JsonRpc, chain_id: int, deployment: Deployment) -> No
         )
     for name, expected in deployment.code_hashes.items():
         address = getattr(deployment.addresses, name)
-        code = hex_bytes(await rpc.call("eth_getCode", address, "latest"))
+        code = hex_bytes(await rpc.call_agreed("eth_getCode", address, "latest"))
         if keccak(code).hex() != expected:
             raise WrongChainError(f"the code of {name} at {address} is not what the deployment file names")
 
@@ -213,7 +223,9 @@ async def open_chain(
             identity = ChainIdentity(chain_id, deployment.genesis_hash)
             rpc = JsonRpc(rpc_urls, client, identity=identity, limits=health)
             await check_chain(rpc, chain_id, deployment)
-            (values,) = await read_contract(rpc, deployment.addresses.epoch_manager, "EpochManager", "parameters", [])
+            (values,) = await read_contract(
+                rpc, deployment.addresses.epoch_manager, "EpochManager", "parameters", [], constant=True
+            )
             if not isinstance(values, tuple):
                 raise WrongChainError("EpochManager.parameters() does not return what this version knows")
             tables = ChainTables(database)

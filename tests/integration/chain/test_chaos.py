@@ -21,9 +21,11 @@ async def test_every_intent_is_executed_once_and_every_event_seen_once_in_chaos(
 
 async def test_the_harness_finds_too_few_confirmations(tmp_path: Path) -> None:
     chaos = Chaos(seed=2, intents=30, kills=10, confirmations=1, reorganisation_blocks_max=4)
-    assert (await run_chaos(chaos, tmp_path)).violations
+    violations = (await run_chaos(chaos, tmp_path)).violations
+    assert [found for found in violations if found.startswith(("stopped", "life"))]
 
 
 async def test_the_harness_finds_that_nonces_are_not_stored_before_sending(tmp_path: Path) -> None:
     chaos = Chaos(seed=3, intents=40, kills=30, write_ahead=False)
-    assert (await run_chaos(chaos, tmp_path)).violations
+    violations = (await run_chaos(chaos, tmp_path)).violations
+    assert [found for found in violations if found.startswith(("intent", "transactions"))]
