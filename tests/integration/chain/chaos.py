@@ -135,7 +135,9 @@ def _spawn(spec: ChildSpec, folder: Path) -> subprocess.Popen[str]:
 
 
 async def _kill_again_and_again(child: Child, chaos: Chaos, chance: random.Random, outcome: Outcome) -> None:
-    for _ in range(chaos.kills):
+    for _ in range(2 * chaos.kills):
+        if outcome.counts["kills"] == chaos.kills:
+            return
         await trio.sleep(chance.uniform(*LIFE_SECONDS))
         status = await child.status()
         if status == "alive":
