@@ -26,6 +26,8 @@ async def test_the_harness_finds_too_few_confirmations(tmp_path: Path) -> None:
 
 
 async def test_the_harness_finds_that_nonces_are_not_stored_before_sending(tmp_path: Path) -> None:
-    chaos = Chaos(seed=3, intents=40, kills=30, write_ahead=False)
+    chaos = Chaos(seed=3, intents=40, kills=25, write_ahead=False, finish_seconds=20)
     violations = (await run_chaos(chaos, tmp_path)).violations
-    assert [found for found in violations if found.startswith(("intent", "transactions"))]
+    doubled = [found for found in violations if found.startswith("intent") and "executed 0" not in found]
+    print(violations)  # noqa: T201 - shown when it fails
+    assert doubled
