@@ -159,7 +159,8 @@ def run_life(spec: ChildSpec, life: int) -> NoReturn:
     try:
         trio.run(live, spec, life)
     except BaseException as error:
-        deep = isinstance(error, BaseExceptionGroup) and error.subgroup(DeepReorganisationError) is not None
+        group = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("one", [error])
+        deep = group.subgroup(DeepReorganisationError) is not None  # while starting it comes alone
         status = STOPPED if deep else 1
         if not deep:
             traceback.print_exc()
