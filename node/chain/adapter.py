@@ -152,9 +152,13 @@ class EvmChain:
         return self._tables.gas_spent()
 
 
-async def read_contract(rpc: JsonRpc, recipient: Address, view: ViewCall[Result]) -> Result:
-    """Ask a contract at the newest block. Raises RpcError if it refuses, ValueError if its answer is malformed."""
-    result = await rpc.call("eth_call", {"to": recipient, "data": "0x" + view.calldata.hex()}, "latest")
+async def read_contract(rpc: JsonRpc, recipient: Address, view: ViewCall[Result], *, constant: bool = False) -> Result:
+    """Ask a contract at the newest block. Raises RpcError if it refuses, ValueError if its answer is malformed.
+
+    What is `constant` is asked of all endpoints; anything else may differ between them from one block to the next.
+    """
+    ask = rpc.call_agreed if constant else rpc.call
+    result = await ask("eth_call", {"to": recipient, "data": "0x" + view.calldata.hex()}, "latest")
     return view.decode(hex_bytes(result))
 
 
@@ -178,7 +182,7 @@ async def check_chain(rpc: JsonRpc, chain_id: int, deployment: Deployment) -> No
         )
     for name, expected in deployment.code_hashes.items():
         address = getattr(deployment.addresses, name)
-        code = hex_bytes(await rpc.call("eth_getCode", address, "latest"))
+        code = hex_bytes(await rpc.call_agreed("eth_getCode", address, "latest"))
         if keccak(code).hex() != expected:
             raise WrongChainError(f"the code of {name} at {address} is not what the deployment file names")
 
@@ -214,7 +218,9 @@ async def open_chain(
             rpc = JsonRpc(rpc_urls, client, identity=identity, limits=health)
             await check_chain(rpc, chain_id, deployment)
             addresses = deployment.addresses
-            parameters = from_parameters(await read_contract(rpc, addresses.epoch_manager, epoch_manager.parameters()))
+            parameters = from_parameters(
+                await read_contract(rpc, addresses.epoch_manager, epoch_manager.parameters(), constant=True)
+            )
             tables = ChainTables(database)
             watcher = Watcher(
                 rpc,

@@ -39,6 +39,8 @@ GAS_RESERVE_WEI_DEFAULT = 5 * 10**16
 BALANCE_SECONDS = 30.0
 SCAN_BLOCKS_MAX = 64
 """Blocks with all transactions read in one step, when it must be found out who used a nonce."""
+UNSURE_BLOCKS = 256
+"""How much further back a nonce's use is looked for, where its last unused block could not be read."""
 SCAN_AGAIN_SECONDS = 60.0
 """After all blocks were read in vain: an endpoint may have lied, but another look at once would read the same."""
 OUTAGE_SECONDS_MAX = 10.0
@@ -126,7 +128,7 @@ class Sender:
         in_flight = self._tables.in_flight()
         attempts = {t.nonce: self._tables.attempts(t.nonce) for t in in_flight if t.nonce is not None}
         mined = await self._mined_in([attempt for several in attempts.values() for attempt in several])
-        settled_count: int | None = None
+        settled_count = await self._settled_count() if len(mined) < len(attempts) else None
         lowest = True
         for transaction in in_flight:
             if transaction.nonce is None:
@@ -134,9 +136,7 @@ class Sender:
             known = attempts[transaction.nonce]
             if await self._is_in_a_block(transaction, known, mined):
                 continue
-            if settled_count is None:
-                settled_count = await self._settled_count()
-            if settled_count > transaction.nonce:
+            if settled_count is not None and settled_count > transaction.nonce:
                 await self._find_who_used(transaction, known)
             else:
                 await self._press(transaction, known[0], lowest=lowest)
@@ -270,10 +270,11 @@ class Sender:
         settled = self._head().confirmed
         settled_count = await self._settled_count()
         newest_count = await self._rpc.transaction_count(self._account.address)
-        nonce = self._tables.next_nonce(max(settled_count, newest_count))
+        nonce = self._tables.next_nonce(max(settled_count or 0, newest_count))
+        unused_through = settled if settled_count is not None else max(settled - UNSURE_BLOCKS, 0)
         max_fee, priority_fee = await self._fees()
         attempt = self._sign(transaction, nonce, gas, max_fee, priority_fee)
-        self._tables.sign_first(transaction, attempt, settled)
+        self._tables.sign_first(transaction, attempt, unused_through)
         log.info("sending a transaction", intent=transaction.intent_key, nonce=nonce)
         await self._broadcast(attempt)
 
@@ -345,7 +346,11 @@ class Sender:
     async def _watch_balance(self) -> None:
         if trio.current_time() < self._balance_due:
             return
-        balance = quantity(await self._rpc.call("eth_getBalance", self._account.address, "latest"))
+        try:
+            balance = quantity(await self._rpc.call("eth_getBalance", self._account.address, "latest"))
+        except RpcError as error:
+            self._complain("balance", "the balance cannot be read; sending goes on", str(error))
+            return
         self._balance_due = trio.current_time() + min(BALANCE_SECONDS, 10 * self._poll_seconds)
         low = balance < self._gas_reserve_wei
         if low and not self.low_balance:
@@ -370,10 +375,17 @@ class Sender:
         max_fee = min(2 * base_fee + priority_fee, self._max_fee_wei)
         return max_fee, min(priority_fee, max_fee)
 
-    async def _settled_count(self) -> int:
-        """Return how many nonces of this account are used in confirmed blocks."""
+    async def _settled_count(self) -> int | None:
+        """Return how many nonces of this account are used in confirmed blocks.
+
+        None if no endpoint keeps the state of that block: where finality stalls, it may be older than what they keep.
+        """
         settled = hex(max(self._head().confirmed, 0))
-        return quantity(await self._rpc.call_agreed("eth_getTransactionCount", self._account.address, settled))
+        try:
+            return quantity(await self._rpc.call_agreed("eth_getTransactionCount", self._account.address, settled))
+        except RpcError as error:
+            self._complain("settled", "endpoints do not keep the state of the newest confirmed block", str(error))
+            return None
 
     async def _why_it_failed(self, transaction: StoredTransaction, block: str) -> str:
         try:

@@ -29,7 +29,6 @@ PROXIES = 3
 BLOCK_SECONDS = 0.2
 ACCOUNT = 0
 TRANSACTIONS_PER_INTENT = 2
-FINISH_SECONDS_MAX = 90.0
 LIFE_SECONDS = (0.2, 2.0)
 PAUSE_SECONDS = (0.05, 0.35)
 
@@ -44,6 +43,8 @@ class Chaos:
     confirmations: int = 4
     reorganisation_blocks_max: int = 4
     write_ahead: bool = True
+    finish_seconds: float = 90.0
+    """For the last life, which nothing disturbs."""
 
 
 @dataclass
@@ -117,7 +118,7 @@ async def run_chaos(chaos: Chaos, folder: Path) -> Outcome:
                 nursery.cancel_scope.cancel()
             for proxy in proxies:
                 proxy.mode = Mode.HONEST
-            await _finish(child, folder, outcome)
+            await _finish(child, folder, outcome, chaos.finish_seconds)
         finally:
             process.kill()
             await trio.to_thread.run_sync(process.wait)
@@ -135,7 +136,9 @@ def _spawn(spec: ChildSpec, folder: Path) -> subprocess.Popen[str]:
 
 
 async def _kill_again_and_again(child: Child, chaos: Chaos, chance: random.Random, outcome: Outcome) -> None:
-    for _ in range(chaos.kills):
+    for _ in range(2 * chaos.kills):
+        if outcome.counts["kills"] == chaos.kills:
+            return
         await trio.sleep(chance.uniform(*LIFE_SECONDS))
         status = await child.status()
         if status == "alive":
@@ -183,11 +186,11 @@ async def _disturb_endpoints(proxies: Sequence[LyingProxy], chance: random.Rando
         await trio.sleep(chance.uniform(*PAUSE_SECONDS))
 
 
-async def _finish(child: Child, folder: Path, outcome: Outcome) -> None:
+async def _finish(child: Child, folder: Path, outcome: Outcome, seconds: float) -> None:
     """Let the last life do what is left."""
     if await child.status() == str(STOPPED):
         return
-    with trio.move_on_after(FINISH_SECONDS_MAX) as patience:
+    with trio.move_on_after(seconds) as patience:
         while not (folder / "complete").exists() or not _is_of(folder, child.lives - 1):
             status = await child.status()
             if status != "alive":

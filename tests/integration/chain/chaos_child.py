@@ -76,6 +76,10 @@ class ForgetfulSender(Sender):
         pending = int(await self._rpc.call("eth_getTransactionCount", self._account.address, "pending"), 16)
         attempt = self._sign(transaction, pending, gas, *await self._fees())
         await self._broadcast(attempt)
+        # The pool forgot a transaction and gives its nonce out again: whoever had it takes another one later.
+        for other in self._tables.in_flight():
+            if other.nonce == pending:
+                self._tables.release_nonce(other)
         self._tables.sign_first(transaction, attempt, max(self._head().confirmed, 0))
 
 
@@ -155,7 +159,8 @@ def run_life(spec: ChildSpec, life: int) -> NoReturn:
     try:
         trio.run(live, spec, life)
     except BaseException as error:
-        deep = isinstance(error, BaseExceptionGroup) and error.subgroup(DeepReorganisationError) is not None
+        group = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("one", [error])
+        deep = group.subgroup(DeepReorganisationError) is not None  # while starting it comes alone
         status = STOPPED if deep else 1
         if not deep:
             traceback.print_exc()
