@@ -15,7 +15,7 @@ import trio
 from eth_hash.auto import keccak
 
 from benchmarks.network import PARAMETERS, TOKEN, Cost, MeasuredNetwork, measured_network, numbered_account
-from contracts.bindings import access_vault, inference_coordinator, model_registry, quern_token
+from contracts.bindings import access_vault, inference_coordinator, model_registry, payment_channels, quern_token
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import read_contract
 from node.cli.render import print_table
@@ -56,6 +56,7 @@ GROUP_SIZE_USUAL = 64
 """The size at which everything else is measured."""
 LEAVES = 1000
 INFERENCES_PER_REDEEM = 10_000
+CHANNELS_TOGETHER = 20
 VESTING_SECONDS = 30 * 86_400
 
 VOUCHER_GAS_PER_INFERENCE_MAX = 5
@@ -138,6 +139,29 @@ async def measure_channel(network: MeasuredNetwork) -> list[Measurement]:
             VOUCHER_GAS_PER_INFERENCE_MAX * INFERENCES_PER_REDEEM,
         ),
     ]
+
+
+async def measure_redeem_many(network: MeasuredNetwork) -> list[Measurement]:
+    """Redeem from the channels of many payers to one payee in one transaction, all open."""
+    channels, chain_id = network.deployment.addresses.payment_channels, network.deployment.chain_id
+    payee = network.members[1]
+    payers = [numbered_account(20_000 + index) for index in range(CHANNELS_TOGETHER)]
+    costs = []
+    for payer in payers:
+        await network.fund(payer.address)
+        await network.send(network.owner, quern_token.transfer(payer.address, 10 * TOKEN))
+        await network.act(payer, FundChannel(payee.address, TokenAmount(10 * TOKEN)))
+    for cumulative in (TOKEN + 7, 3 * TOKEN + 11):
+        redemptions = []
+        for payer in payers:
+            identifier = channel_id(chain_id, channels, payer.address, payee.address)
+            digest = voucher_digest(Voucher(identifier, TokenAmount(cumulative), ROOT), chain_id, channels)
+            signature = payer.sign_digest(digest)
+            redemptions.append(payment_channels.Redemption(payer.address, payee.address, cumulative, ROOT, signature))
+        costs.append(await network.send(payee, payment_channels.redeem_many(redemptions)))
+    each = Cost(costs[1].gas // CHANNELS_TOGETHER, costs[1].intrinsic // CHANNELS_TOGETHER)
+    limit = VOUCHER_GAS_PER_INFERENCE_MAX * INFERENCES_PER_REDEEM
+    return [Measurement(f"redeemMany of {CHANNELS_TOGETHER} open channels, for each", each, limit)]
 
 
 async def measure_proofs(network: MeasuredNetwork, miner: Miner, epoch: int) -> list[Measurement]:
@@ -258,6 +282,8 @@ async def measure_group(network: MeasuredNetwork, *, vested: bool) -> list[Measu
     found = await measure_models(network)
     found += await measure_registration(network, miner)
     found += await measure_channel(network)
+    if not vested:
+        found += await measure_redeem_many(network)
     found += await measure_prompt(network)
     found += await measure_purchase(network)
     found += await measure_proofs(network, miner, 0)
