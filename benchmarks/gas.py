@@ -56,8 +56,9 @@ GROUP_SIZES = (16, 64, 256)
 GROUP_SIZE_USUAL = 64
 """The size at which everything else is measured."""
 LEAVES = 1000
-PAYERS = 8
 INFERENCES_PER_REDEEM = 10_000
+CHANNELS_TOGETHER = 20
+"""Payers whose vouchers a daemon redeems in one transaction."""
 VESTING_SECONDS = 30 * 86_400
 
 VOUCHER_GAS_PER_INFERENCE_MAX = 5
@@ -141,8 +142,8 @@ async def measure_channel(network: MeasuredNetwork) -> list[Measurement]:
             VOUCHER_GAS_PER_INFERENCE_MAX * INFERENCES_PER_REDEEM,
         ),
         Measurement(
-            f"redeemMany of {PAYERS} channels, for each",
-            Cost(together.gas // PAYERS, together.intrinsic // PAYERS),
+            f"redeemMany of {CHANNELS_TOGETHER} channels, for each",
+            Cost(together.gas // CHANNELS_TOGETHER, together.intrinsic // CHANNELS_TOGETHER),
             VOUCHER_GAS_PER_INFERENCE_MAX * INFERENCES_PER_REDEEM,
         ),
     ]
@@ -151,7 +152,7 @@ async def measure_channel(network: MeasuredNetwork) -> list[Measurement]:
 async def _redeem_together(network: MeasuredNetwork, payee: LocalAccount) -> Cost:
     """Redeem from several open channels at once, as daemons do at the end of an epoch."""
     channels, chain_id = network.deployment.addresses.payment_channels, network.deployment.chain_id
-    payers = network.members[-PAYERS:]
+    payers = [numbered_account(20_000 + index) for index in range(CHANNELS_TOGETHER)]
     for payer in payers:
         await network.fund(payer.address)
         await network.send(network.owner, quern_token.transfer(payer.address, 10 * TOKEN))

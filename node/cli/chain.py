@@ -240,7 +240,9 @@ def channels(target: Target) -> None:
 @click.argument("payee")
 @target_options
 def request_channel(target: Target, *, payee: str) -> None:
-    """Announce that the channel to PAYEE will be emptied: its time to redeem begins.
+    """Announce that a channel will be emptied.
+
+    PAYEE's time to redeem begins. A new deposit takes the announcement back.
 
     \b
     Example:
@@ -253,7 +255,9 @@ def request_channel(target: Target, *, payee: str) -> None:
 @click.argument("payee")
 @target_options
 def withdraw_channel(target: Target, *, payee: str) -> None:
-    """Take back what is left in the channel to PAYEE, once it is unlocked.
+    """Take back what is left in a channel.
+
+    To PAYEE, once it is unlocked.
 
     \b
     Example:
@@ -302,7 +306,10 @@ def prompts(target: Target) -> None:
 @click.argument("reason_cid")
 @target_options
 def dispute(target: Target, *, prompt_id: int, reason_cid: str) -> None:
-    """Dispute the answer to PROMPT_ID, binding its price once more; REASON_CID says what is wrong.
+    """Dispute an answer.
+
+    Binds the price of PROMPT_ID once more, which is lost if the group finds for the executor. The content REASON_CID
+    says what is wrong.
 
     \b
     Example:
@@ -316,7 +323,9 @@ def dispute(target: Target, *, prompt_id: int, reason_cid: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @target_options
 def sponsor(target: Target, *, amount: str, yes: bool) -> None:
-    """Give AMOUNT tokens to the pot that the next epochs share out.
+    """Give AMOUNT tokens to the pot.
+
+    The next results share it out by proved work, beside the subsidy.
 
     \b
     Example:
@@ -331,7 +340,9 @@ def sponsor(target: Target, *, amount: str, yes: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @target_options
 def unregister(target: Target, *, yes: bool) -> None:
-    """Give up the registration with all ML nodes; collateral stays.
+    """Give up the registration.
+
+    With all ML nodes; collateral stays this account's.
 
     \b
     Example:

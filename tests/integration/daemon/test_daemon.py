@@ -113,8 +113,8 @@ async def test_a_running_daemon_answers_its_operator_and_doctor_names_a_dead_cha
                 while b"registered with" not in (await here.quern("doctor")).stdout:
                     assert process.poll() is None, (tmp_path / "log").read_text()
                     await trio.sleep(0.5)
-            for command in ("status", "peers", "models", "epoch", "earnings"):
-                result = await here.quern(command)
+            for command in ("status", "peers", "models", "epoch", "earnings", "chain status", "chain intents --all"):
+                result = await here.quern(*command.split())
                 assert result.returncode == 0, result.stderr.decode()
                 assert result.stdout
             refused = await here.quern("ask", "hello")
