@@ -241,10 +241,7 @@ contract EpochManager is IEpochManager, EIP712 {
         _groups[progress.groupCount % GROUPS_KEPT] = uint256(result.epoch + 1) << 160 | uint160(pointer);
         (progress.resultEpochPlusOne, progress.groupCount) = (result.epoch + 1, progress.groupCount + 1);
         _progress = progress;
-        _emitPosted(result);
-        rewardDistributor.postEpoch(
-            result.epoch, result.rewardsRoot, result.rewardTotal, _genesisBlock + (result.epoch + 1) * _epochBlocks
-        );
+        _announce(result);
     }
 
     /// @notice Void the result of the present epoch by the objection of at least a third of the weight in charge, before
@@ -377,7 +374,8 @@ contract EpochManager is IEpochManager, EIP712 {
         );
     }
 
-    function _emitPosted(EpochResult calldata result) private {
+    /// @dev Tell daemons and the RewardDistributor of an accepted result.
+    function _announce(EpochResult calldata result) private {
         emit EpochResultPosted(
             result.epoch,
             result.contentCid,
@@ -387,6 +385,8 @@ contract EpochManager is IEpochManager, EIP712 {
             result.rewardTotal,
             msg.sender
         );
+        uint64 activeFrom = _genesisBlock + (result.epoch + 1) * _epochBlocks;
+        rewardDistributor.postEpoch(result.epoch, result.rewardsRoot, result.rewardTotal, activeFrom);
     }
 
     function _cumulativeGroup(uint64 epoch) private view returns (bytes memory) {

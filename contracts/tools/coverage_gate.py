@@ -88,6 +88,9 @@ def main() -> int:
         except ToolFailedError as error:
             sys.stderr.write(f"Coverage was not measured: {error}\n")
             return 1
+        if not report.exists():  # forge ends well even where it could not compile without the optimizer
+            sys.stderr.write("Coverage was not measured: run `forge coverage` in contracts/ to see why\n")
+            return 1
         files = parse_lcov(report.read_text(encoding="utf-8"))
     sys.stdout.write(table(files) + "\n")
     if total_percent(files) < LINE_COVERAGE_PERCENT_MIN:

@@ -31,7 +31,7 @@ def test_an_errors_enum_is_told_by_its_member() -> None:
 
 
 def test_an_errors_bytes_are_told_in_hex_and_its_lists_item_by_item() -> None:
-    assert describe_revert(revert("AlreadyCommitted(bytes32)", bytes(31) + b"\1"), "").endswith("00000001")
+    assert describe_revert(revert("ResultVoid(bytes32)", bytes(31) + b"\1"), "").endswith("00000001")
     assert describe_revert(revert("InvalidModels(string[])", ["a", "b"]), "") == "InvalidModels: model ids [a, b]"
 
 
