@@ -60,7 +60,7 @@ contract EcdsaQuorumVerifier is IQuorumVerifier {
         assembly ("memory-safe") {
             let entry := add(add(set, 32), mul(first, 28))
             let before := 0 // the running sum up to the member before
-            if first { before := and(mload(sub(entry, 24)), 0xffffffffffffffff) }
+            if first { before := and(mload(sub(entry, 32)), 0xffffffffffffffff) }
             next := signature
             for {} bits { bits := shr(1, bits) } {
                 let member := mload(entry)
