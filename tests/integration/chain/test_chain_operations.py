@@ -13,7 +13,7 @@ from contracts.bindings import quern_token, reward_distributor
 from node.chain.accounts import LocalAccount
 from node.chain.action_encoder import encode_action
 from node.chain.adapter import EvmChain, open_chain, read_contract
-from node.chain.deployment import send_transaction
+from node.chain.deployer import send_transaction
 from node.chain_operations import DaemonChainOperations
 from node.control.chain_methods import (
     DepositCollateralParams,
