@@ -235,7 +235,7 @@ class Ledger:
             model_id
             for node in action.added
             for model_id in node.models
-            if model_id not in self.state.models or not self.state.models[model_id].active
+            if not self.state.is_valid_governance_model(model_id)
         ]
         if unknown:
             raise Refused(f"InvalidModels({unknown})")

@@ -143,7 +143,6 @@ class DaemonOperations:
         """Models of the registry."""
         chain = self._parts.chain
         group = self._parts.epochs.group()
-        frozen = {model.model_id for model in group.models}
         return ModelsView(
             models=[
                 ModelView(
@@ -152,7 +151,7 @@ class DaemonOperations:
                     cid=model.cid,
                     version=model.version,
                     active=model.active,
-                    in_epoch=model.model_id in frozen,
+                    in_epoch=group.get_epoch_model(model.model_id) is not None,
                     price_per_token=str(price(0, 1, model, chain.parameters.unit_price)),
                     held=await self._holds(model.cid),
                     served_by=[engine.node_id for engine in self._parts.engines if engine.model_id == model.model_id],
@@ -325,7 +324,7 @@ class DaemonOperations:
 
     def _choose_model(self, wanted: str | None) -> ModelRecord:
         state: ChainState = self._parts.chain.state
-        active = {model.model_id: model for model in state.models.values() if model.active}
+        active = {model.model_id: model for model in state.get_governance_models()}
         if wanted is not None:
             if ModelId(wanted) not in active:
                 known = ", ".join(sorted(active)) or "none"

@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from node.engine.arguments import merge_model_args, server_command, server_environment
+from node.engine.arguments import merge_model_args, registry_arguments, server_command, server_environment
 from node.engine.client import EngineClient, open_client, with_deadline
 from node.engine.server import EngineServer, ServerStartError, run_server, socket_path
 from node.ports import ChatMessage, EngineFailedError, EngineRefusedError, GenerationChunk, GenerationRequest
@@ -87,7 +87,7 @@ class EngineNode:
 
     def load(self, model: ModelRecord, path: Path) -> None:
         """Serve `model` from now on. Raises EngineArgumentsError if its arguments are not allowed."""
-        merge_model_args(model.model_args, self._operator_args)
+        merge_model_args(registry_arguments(model), self._operator_args)
         self._want((model, path))
 
     def unload(self) -> None:
@@ -143,7 +143,7 @@ class EngineNode:
         """Run a server for `model` until it fails."""
         self._set_state(EngineState.STARTING)
         on_cpu = self._environment.on_cpu
-        arguments = merge_model_args(model.model_args, self._operator_args)
+        arguments = merge_model_args(registry_arguments(model), self._operator_args)
         async with socket_path(self._directory / "run", f"engine-{self._node_id}") as socket:
             command = server_command(self._environment.python, socket, path, model.model_id, arguments, on_cpu=on_cpu)
             environment = server_environment(on_cpu=on_cpu, kv_cache_gib=self._environment.kv_cache_gib)

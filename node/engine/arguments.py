@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.protocol.records import ModelRecord
+
 REGISTRY_OPTIONS = {
     "--dtype",
     "--enable-prefix-caching",
@@ -67,6 +69,12 @@ def parse_options(arguments: Sequence[str], allowed: set[str], source: str) -> d
             raise EngineArgumentsError(f"{source}: the value of {name} is too long")
         options[name] = Option(name, value)
     return options
+
+
+def registry_arguments(model: ModelRecord) -> tuple[str, ...]:
+    """Return what the registry wants of every engine of `model`: its arguments, and its quantisation as options."""
+    named = (("--quantization", model.quantization), ("--kv-cache-dtype", model.kv_cache_quantization))
+    return (*model.model_args, *(word for option, value in named if value for word in (option, value)))
 
 
 def merge_model_args(registry: Sequence[str], operator: Sequence[str]) -> tuple[str, ...]:

@@ -144,6 +144,32 @@ class ChainState:
         bound = [p for p in self.participants.values() if p.peer_id == peer_id]
         return max(bound, key=lambda p: (p.registered_at, p.participant)).participant if bound else None
 
+    def get_governance_models(self) -> tuple[ModelRecord, ...]:
+        """Return all models that governance has registered and not deactivated, ascending by id: what comes next.
+
+        What an epoch serves is frozen in its group (`EpochGroup.models`).
+        """
+        active = (model for model in self.models.values() if model.active)
+        return tuple(sorted(active, key=lambda model: model.model_id))
+
+    def get_governance_model(self, model_id: ModelId) -> ModelRecord | None:
+        """Return an active model of the registry, or None."""
+        model = self.models.get(model_id)
+        return model if model is not None and model.active else None
+
+    def is_valid_governance_model(self, model_id: ModelId) -> bool:
+        """Whether an ML node may be registered for `model_id`."""
+        return self.get_governance_model(model_id) is not None
+
+    def get_nodes_for_model(self, model_id: ModelId) -> tuple[tuple[Address, MLNodeRegistration], ...]:
+        """Return all registered ML nodes that list `model_id`, with their participants, ascending by account."""
+        return tuple(
+            (account, node)
+            for account, participant in sorted(self.participants.items(), key=lambda item: item[0].lower())
+            for node in participant.ml_nodes
+            if model_id in node.models
+        )
+
     def counts(self, participant: Address, epoch: int) -> bool:
         """Whether proofs of `participant` in `epoch` count: it is not barred, and its collateral suffices."""
         collateral = self.collateral.get(participant, CollateralState())

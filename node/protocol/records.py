@@ -166,6 +166,10 @@ class EpochGroup:
     models: tuple[ModelRecord, ...]
     """Snapshots, ascending by model id."""
 
+    def get_epoch_model(self, model_id: ModelId) -> ModelRecord | None:
+        """Return the snapshot of a model that this epoch serves, or None."""
+        return next((model for model in self.models if model.model_id == model_id), None)
+
     @property
     def total_weight(self) -> int:
         """Sum of the members' weights."""

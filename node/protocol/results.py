@@ -141,8 +141,8 @@ def registry_group(epoch: EpochNumber, state: ChainState) -> EpochGroup:
 
 
 def _first_active(state: ChainState, node: MLNodeRegistration) -> ModelRecord | None:
-    known = (state.models.get(model_id) for model_id in node.models)
-    return next((model for model in known if model is not None and model.active), None)
+    known = (state.get_governance_model(model_id) for model_id in node.models)
+    return next((model for model in known if model is not None), None)
 
 
 def _next_group(

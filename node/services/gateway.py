@@ -113,7 +113,7 @@ class Gateway:
     @asynccontextmanager
     async def ask(self, chat: ChatRequest) -> AsyncIterator[Answer]:
         """Ask; leaving the context stops the answer, and the paying. Raises GatewayError at once or while iterating."""
-        model = next((m for m in self.models() if m.model_id == chat.model_id), None)
+        model = self._epochs.group().get_epoch_model(chat.model_id)
         if model is None:
             known = ", ".join(m.model_id for m in self.models()) or "none at present"
             raise GatewayError(

@@ -40,11 +40,11 @@ class RegistrationService:
                 signature = self._network.sign_as_peer(binding)
                 await self._submit(f"register/{head.confirmed}", RegisterParticipant(self._network.peer_id, signature))
                 continue
-            models = self._chain.state.models
+            state = self._chain.state
             ready = [
                 node
                 for node in self._nodes
-                if all(model_id in models and models[model_id].active for model_id in node.models)
+                if all(state.is_valid_governance_model(model_id) for model_id in node.models)
                 or node in participant.ml_nodes
             ]
             diff = hardware_diff(participant.ml_nodes, ready)

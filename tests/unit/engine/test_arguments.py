@@ -1,5 +1,6 @@
 """Arguments from the registry describe a model; they cannot open, read or run anything."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from node.engine.arguments import (
     REGISTRY_OPTIONS,
     EngineArgumentsError,
     merge_model_args,
+    registry_arguments,
     server_command,
 )
+from tests.builders import model
 
 
 def test_the_registry_wins_over_the_operator_and_both_are_kept() -> None:
@@ -53,3 +56,14 @@ def test_prefills_fit_whole_on_cpus() -> None:
     command = server_command(Path("python"), Path("s"), Path("m"), "tiny", ("--max-model-len", "4096"), on_cpu=True)
     assert command[command.index("--max-num-batched-tokens") + 1] == "4096"
     assert "--no-enable-chunked-prefill" in command
+
+
+def test_the_registrys_quantisation_becomes_options_of_the_engine() -> None:
+    record = replace(
+        model(), model_args=("--max-model-len", "512"), quantization="fp8", kv_cache_quantization="fp8_e5m2"
+    )
+    merged = merge_model_args(registry_arguments(record), ("--gpu-memory-utilization", "0.8"))
+    pairs = dict(zip(merged[::2], merged[1::2], strict=True))
+    assert pairs["--quantization"] == "fp8"
+    assert pairs["--kv-cache-dtype"] == "fp8_e5m2"
+    assert registry_arguments(model()) == ()

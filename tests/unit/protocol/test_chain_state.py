@@ -1,0 +1,204 @@
+"""The fold of the chain's events: who is bound, who counts, which result stands, which prompt is open."""
+
+from dataclasses import replace
+
+from node.protocol.chain_state import ChainState
+from node.protocol.events import (
+    CollateralDeposited,
+    CollateralSlashed,
+    CollateralUnbonding,
+    CollateralWithdrawn,
+    EpochResultPosted,
+    EpochResultVoided,
+    GroupStored,
+    MinCollateralSet,
+    MLNodeRemoved,
+    MLNodeSet,
+    ModelRecorded,
+    ParticipantLeft,
+    ParticipantRegistered,
+    PromptAnswered,
+    PromptDisputed,
+    PromptSettled,
+    PromptSubmitted,
+    WorkCoinsAdded,
+)
+from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
+from node.protocol.records import EpochResultSummary, MLNodeRegistration
+from node.protocol.results import current_group, form_epoch_result
+from tests.builders import (
+    NODE,
+    PARAMETERS,
+    SOME_CID,
+    TINY,
+    account,
+    commit,
+    group_set,
+    model,
+    peer,
+    registered,
+    state_of,
+)
+
+SET_HASH = Hash32(b"\x05" * 32)
+NODE_OF_TINY = MLNodeRegistration(NODE, (TINY,), "cpu")
+
+
+def amount(value: int) -> TokenAmount:
+    return TokenAmount(value)
+
+
+def summary(epoch: int) -> EpochResultSummary:
+    root = Hash32(b"\x07" * 32)
+    return EpochResultSummary(EpochNumber(epoch), SOME_CID, SET_HASH, 3, root, amount(1))
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+
+def test_a_peer_that_did_not_consent_is_bound_to_nobody_but_the_nodes_are_kept_for_when_it_does() -> None:
+    squatter = ParticipantRegistered(account(1), peer(1), consented=False)
+    node = MLNodeSet(account(1), NODE_OF_TINY)
+    state = state_of(squatter, node)
+    assert account(1) not in state.participants
+    assert state.participant_of_peer(peer(1)) is None
+    state = state_of(squatter, node, ParticipantRegistered(account(1), peer(1), consented=True))
+    assert state.participants[account(1)].ml_nodes == (NODE_OF_TINY,)
+
+
+def test_a_false_registration_undoes_a_true_one_of_the_same_account_only() -> None:
+    state = state_of(*registered(1), ParticipantRegistered(account(1), peer(2), consented=False), *registered(3))
+    assert account(1) not in state.participants
+    assert state.participant_of_peer(peer(3)) == account(3)
+
+
+def test_of_several_bindings_of_a_peer_the_newest_counts() -> None:
+    first = ParticipantRegistered(account(1), peer(7), consented=True)
+    second = ParticipantRegistered(account(2), peer(7), consented=True)
+    assert state_of(first, second).participant_of_peer(peer(7)) == account(2)
+    assert state_of(second, first).participant_of_peer(peer(7)) == account(1)
+
+
+def test_who_left_comes_back_without_its_old_nodes() -> None:
+    gone = (*registered(1), MLNodeRemoved(account(1), NODE), ParticipantLeft(account(1)))
+    assert account(1) not in state_of(*gone).participants
+    back = state_of(*gone, ParticipantRegistered(account(1), peer(1), consented=True))
+    assert back.participants[account(1)].ml_nodes == ()
+
+
+def test_governance_models_are_the_active_ones_and_name_their_nodes() -> None:
+    other = ModelId("other")
+    state = state_of(
+        ModelRecorded(model()),
+        ModelRecorded(model(other, active=False)),
+        *registered(2),
+        *registered(1, (NodeId("b"), other)),
+    )
+    assert [found.model_id for found in state.get_governance_models()] == [TINY]
+    assert state.is_valid_governance_model(TINY)
+    assert not state.is_valid_governance_model(other)
+    assert not state.is_valid_governance_model(ModelId("absent"))
+    assert state.get_governance_model(TINY) == model()
+    assert state.get_nodes_for_model(TINY) == ((account(2), NODE_OF_TINY),)
+    assert [owner for owner, _ in state.get_nodes_for_model(other)] == [account(1)]
+
+
+# --- collateral -------------------------------------------------------------------------------------------------------
+
+
+def test_collateral_follows_its_events() -> None:
+    state = state_of(
+        CollateralDeposited(account(1), amount(100)),
+        CollateralUnbonding(account(1), amount(40), amount(60), 1000),
+        CollateralSlashed(account(1), amount(50), amount(20), amount(30), EpochNumber(9)),
+        CollateralWithdrawn(account(1), amount(30)),
+    )
+    held = state.collateral[account(1)]
+    assert (held.deposited, held.unbonding, held.available_at, held.barred_until) == (20, 0, 1000, 9)
+
+
+def test_proofs_of_the_barred_and_of_those_with_too_little_collateral_do_not_count() -> None:
+    group = group_set(0, {1: 1})
+    events = (ModelRecorded(model()), *registered(1), group, commit(1, 50))
+    assert form_epoch_result(EpochNumber(0), state_of(*events), PARAMETERS, {}, None) is not None
+    short = state_of(*events, MinCollateralSet(amount(10)), CollateralDeposited(account(1), amount(9)))
+    assert form_epoch_result(EpochNumber(0), short, PARAMETERS, {}, None) is None
+    enough = state_of(*events, MinCollateralSet(amount(10)), CollateralDeposited(account(1), amount(10)))
+    assert form_epoch_result(EpochNumber(0), enough, PARAMETERS, {}, None) is not None
+    barred = state_of(*events, CollateralSlashed(account(1), amount(1), amount(0), amount(0), EpochNumber(1)))
+    assert form_epoch_result(EpochNumber(0), barred, PARAMETERS, {}, None) is None
+    assert barred.counts(account(1), 1)
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_brings_the_group_it_names_and_its_voiding_takes_it_back() -> None:
+    stored = GroupStored(SET_HASH, ((account(2), 3),))
+    posted = EpochResultPosted(summary(0), account(1))
+    state = state_of(group_set(0, {1: 1}), stored, posted)
+    assert state.group_weights(1) == ((account(2), 3),)
+    assert 0 in state.results
+    voided = state_of(group_set(0, {1: 1}), stored, posted, EpochResultVoided(EpochNumber(0), Hash32(bytes(32))))
+    assert voided.group_weights(1) == ((account(1), 1),)
+    assert voided.results == {}
+    again = state_of(group_set(0, {1: 1}), stored, posted, EpochResultVoided(EpochNumber(0), Hash32(bytes(32))), posted)
+    assert again.group_weights(1) == ((account(2), 3),)
+
+
+def test_one_stored_group_serves_many_results() -> None:
+    state = state_of(
+        group_set(0, {1: 1}),
+        GroupStored(SET_HASH, ((account(2), 3),)),
+        *(EpochResultPosted(summary(epoch), account(1)) for epoch in range(3)),
+    )
+    assert state.group_weights(3) == ((account(2), 3),)
+
+
+def test_work_coins_are_shared_out_beside_the_subsidy() -> None:
+    events = (ModelRecorded(model()), *registered(1), group_set(0, {1: 1}), commit(1, 50))
+    plain = form_epoch_result(EpochNumber(0), state_of(*events), PARAMETERS, {}, None)
+    added = (WorkCoinsAdded(account(5), amount(700)), WorkCoinsAdded(account(6), amount(77)))
+    more = form_epoch_result(EpochNumber(0), state_of(*events, *added), PARAMETERS, {}, None)
+    assert plain is not None
+    assert more is not None
+    assert more.reward_total == plain.reward_total + 777
+
+
+def test_an_epoch_serves_the_snapshots_of_its_group() -> None:
+    state = state_of(ModelRecorded(model()), *registered(1), group_set(0, {1: 1}))
+    group = current_group(EpochNumber(0), state, {})
+    assert group.get_epoch_model(TINY) == model()
+    assert group.get_epoch_model(ModelId("absent")) is None
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+def prompt_events() -> tuple[PromptSubmitted, PromptAnswered, PromptDisputed, PromptSettled]:
+    submitted = PromptSubmitted(7, account(1), TINY, SOME_CID, SOME_CID, 100, amount(100), account(2), BlockNumber(50))
+    answered = PromptAnswered(7, account(2), SOME_CID, 10, 20, amount(30), BlockNumber(60))
+    disputed = PromptDisputed(7, account(1), SOME_CID, BlockNumber(80))
+    return submitted, answered, disputed, PromptSettled(7, account(2), amount(30), amount(70))
+
+
+def test_a_prompt_is_open_until_answered_and_unfinished_until_settled() -> None:
+    submitted, answered, disputed, settled = prompt_events()
+    asked = state_of(submitted)
+    assert asked.prompts[7].is_open
+    assert asked.prompts[7].settles_after is None
+    told = state_of(submitted, answered)
+    assert not told.prompts[7].is_open
+    assert told.prompts[7].settles_after == 60
+    contested = state_of(submitted, answered, disputed)
+    assert contested.prompts[7].settles_after == 80
+    assert contested.unfinished_prompts == {7}
+    ended = state_of(submitted, answered, disputed, settled)
+    assert ended.prompts[7].settles_after is None
+    assert ended.unfinished_prompts == set()
+
+
+def test_replaying_the_same_events_gives_the_same_state() -> None:
+    events = (*registered(1), ModelRecorded(replace(model(), gated=True)), *prompt_events())
+    assert state_of(*events) == state_of(*events)
+    assert state_of() == ChainState()
