@@ -21,6 +21,15 @@ SIGNATURES_CACHED_MAX = 1024
 """Signatures whose selector and types are remembered: several times those of all our contracts."""
 
 
+ADDRESSES_CACHED_MAX = 4096
+"""Addresses whose checksum is remembered: the same ones come in log after log, and each costs a hash."""
+
+
+@lru_cache(maxsize=ADDRESSES_CACHED_MAX)
+def _checksummed(address: bytes) -> Any:  # eth_utils' own type of address
+    return to_checksum_address(address)
+
+
 class _ExactBytesEncoder(BytesEncoder):
     """Refuses a short `bytes32`: eth_abi would fill it up with zeros, and a truncated root would be paid on."""
 
@@ -43,7 +52,7 @@ class _ChecksumAddressEncoder(AddressEncoder):
 class _ChecksumAddressDecoder(AddressDecoder):
     """Gives addresses in the one form in which the daemon compares them."""
 
-    decoder_fn = staticmethod(to_checksum_address)
+    decoder_fn: Any = staticmethod(_checksummed)
 
 
 def _strict_codec() -> ABICodec:
