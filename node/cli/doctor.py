@@ -19,6 +19,7 @@ from node.doctor.chain import judge_chain, probe_chain
 from node.doctor.files import check_files, check_settings
 from node.doctor.findings import Finding, Severity, fault, has_fault, ok, skipped
 from node.keys import KeyFileError, keystore_account
+from node.protocol.actions import ZERO_ADDRESS
 from node.protocol.identifiers import Address
 from node.settings import Settings
 
@@ -70,7 +71,8 @@ async def _examine_chain(settings: Settings) -> list[Finding]:
     contracts: dict[str, Address] = {}
     findings = []
     try:
-        contracts = asdict(read_deployment(settings.chain.deployment).addresses)
+        addresses = asdict(read_deployment(settings.chain.deployment).addresses)
+        contracts = {name: address for name, address in addresses.items() if address != ZERO_ADDRESS}
     except DeploymentFileError as error:
         findings.append(fault("deployment file", str(error), "Get deployment.json from the network's deployer."))
     facts = await probe_chain(settings.chain.rpc_urls, contracts, _account(settings))

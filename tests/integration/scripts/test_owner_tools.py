@@ -149,7 +149,7 @@ async def test_a_gate_lets_in_who_was_given_access_or_holds_the_token_and_nobody
     gate = ("--gate-token", token, "--min-balance", "2.5", "--pay-token", token, "--price", "0.5", "--access-days", "3")
     assert (await tools.run("gate", "set", "tiny", *gate)).exit_code == 0
     stored = await read_contract(network.rpc, vault, access_vault.gate_of("tiny"))
-    assert stored == access_vault.Gate(token, 5 * TOKEN // 2, token, TOKEN // 2, 3 * 86_400)
+    assert stored == access_vault.Gate(token, 5 * TOKEN // 2, access_vault.Offer(token, TOKEN // 2, 3 * 86_400))
     shown = json.loads((await tools.run("gate", "show", "tiny", "--account", guest, "--json")).stdout)
     assert (shown["min_balance"], shown["price"], shown["has_access"]) == ("2.5", "0.5", False)
 
