@@ -2,8 +2,7 @@
 
 Detail: what money depends on (blocks, logs, receipts at confirmation, settled transaction counts) is asked with
 `call_agreed`: most endpoints must say the same, and one that says otherwise is left out for a while. web3.py's own
-transport does not run under trio (measured: threads cancel late, its asyncio parts break); it is only asked for
-encoding and signing.
+transport does not run under trio (decision 0002).
 """
 
 import re
