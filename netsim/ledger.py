@@ -30,13 +30,15 @@ from node.protocol.actions import (
     SubmitHardwareDiff,
     SubmitPrompt,
     UpdateModel,
+    VoidEpochResult,
 )
 from node.protocol.chain_state import ChainState, ChannelState
-from node.protocol.eip712 import channel_id, epoch_result_digest, voucher_digest
+from node.protocol.eip712 import channel_id, epoch_result_digest, objection_digest, voucher_digest
 from node.protocol.events import (
     ChainEvent,
     ChannelFunded,
     EpochResultPosted,
+    EpochResultVoided,
     EventBody,
     GroupSet,
     GroupStored,
@@ -196,6 +198,8 @@ class Ledger:
                 return [VotesCommitted(epoch, sender, bundle_cid)]
             case PostEpochResult():
                 return self._post_result(sender, action, block)
+            case VoidEpochResult():
+                return self._void_result(action, block)
             case ClaimReward():
                 return self._claim(action, block)
             case FundChannel(payee, amount):
@@ -257,6 +261,18 @@ class Ledger:
             raise Refused("QuorumNotReached")
         next_group = unpack_validator_set(action.validator_set)
         return [GroupStored(summary.validator_set_hash, next_group), EpochResultPosted(summary, sender)]
+
+    def _void_result(self, action: VoidEpochResult, block: BlockNumber) -> list[EventBody]:
+        self._require_stage(action.epoch, block, (Stage.FORM, Stage.LOAD))
+        summary = self.state.results.get(action.epoch)
+        if summary is None or epoch_result_digest(summary, CHAIN_ID, EPOCH_MANAGER) != action.result_digest:
+            raise Refused("ResultMismatch")
+        digest = objection_digest(action.epoch, action.result_digest, CHAIN_ID, EPOCH_MANAGER)
+        weights = dict(self.state.group_weights(action.epoch))
+        signers = {signer for signer, signature in action.signatures if recover(digest, signature) == signer}
+        if 3 * sum(weights.get(signer, 0) for signer in signers) < sum(weights.values()):
+            raise Refused("ObjectionTooWeak")
+        return [EpochResultVoided(action.epoch, action.result_digest)]
 
     def _claim(self, action: ClaimReward, block: BlockNumber) -> list[EventBody]:
         epoch = stage_at(block, self.parameters).epoch

@@ -7,7 +7,7 @@ from node.ports import Chain, Content, ContentUnavailableError, Store
 from node.protocol.canonical import CanonicalError, decode, encode
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import SchemaError, from_value, to_value
-from node.protocol.identifiers import EpochNumber
+from node.protocol.identifiers import Cid, EpochNumber
 from node.protocol.records import EpochGroup, EpochResult, EpochResultSummary
 from node.protocol.results import current_group, summarise
 from node.protocol.stages import stage_at
@@ -63,8 +63,10 @@ class EpochBook:
         self._content = content
         self._store = store
         self._presence = presence
-        self._results: dict[EpochNumber, EpochResult] = {}
-        self._bad: set[EpochNumber] = set()
+        self._held: dict[EpochNumber, tuple[EpochResultSummary, EpochResult]] = {}
+        """Contents with what the chain said of them: a result may be voided, and another take its place."""
+        self._bad: set[Cid] = set()
+        """Contents that are not what their quorum signed; as rare as dishonest quorums."""
         self._arrived = trio.Event()
 
     def group(self) -> EpochGroup:
@@ -73,36 +75,50 @@ class EpochBook:
 
     def group_of(self, epoch: EpochNumber, state: ChainState) -> EpochGroup:
         """The group in charge in `epoch`, as `state` has it."""
-        return current_group(epoch, state, self._results)
+        return current_group(epoch, state, self._results(state))
 
     def result(self, epoch: EpochNumber) -> EpochResult | None:
         """The content of the accepted result of `epoch`, if it is here."""
-        return self._results.get(epoch)
+        return self._results(self._chain.state).get(epoch)
 
     def newest_result(self) -> EpochResult | None:
         """The content of the newest accepted result that is here."""
-        return self._results[max(self._results)] if self._results else None
+        results = self._results(self._chain.state)
+        return results[max(results)] if results else None
 
     async def result_before(self, epoch: EpochNumber, state: ChainState) -> EpochResult | None:
         """Return the newest result that `state` has before `epoch`; waits for its content."""
         accepted = max((number for number in state.results if number < epoch), default=None)
         if accepted is None:
             return None
-        while accepted not in self._results:
+        while accepted not in (results := self._results(state)):
             await self._arrived.wait()
-        return self._results[accepted]
+        return results[accepted]
 
     async def run(self) -> None:
         """Fetch the content of every newest accepted result, as the chain names them."""
         async for _ in self._chain.heads():
-            wanted = max(self._chain.state.results, default=None)
-            while wanted is not None and wanted not in self._results and wanted not in self._bad:
-                if not await self._obtain(self._chain.state.results[wanted]):
+            while (wanted := self._wanted()) is not None:
+                if not await self._obtain(wanted):
                     await trio.sleep(RETRY_SECONDS)
-                wanted = max(self._chain.state.results, default=None)
+
+    def _results(self, state: ChainState) -> dict[EpochNumber, EpochResult]:
+        """Contents held of the results that stand in `state`."""
+        return {epoch: result for epoch, (summary, result) in self._held.items() if state.results.get(epoch) == summary}
+
+    def _wanted(self) -> EpochResultSummary | None:
+        """The newest accepted result, if its content is not here yet."""
+        results = self._chain.state.results
+        if not results:
+            return None
+        newest = results[max(results)]
+        known = self._held.get(newest.epoch)
+        if newest.content_cid in self._bad or (known is not None and known[0] == newest):
+            return None
+        return newest
 
     async def _obtain(self, summary: EpochResultSummary) -> bool:
-        key = f"result/{summary.epoch}"
+        key = f"result/{summary.epoch}/{summary.content_cid}"
         data = self._store.get_document(key)
         try:
             if data is None:
@@ -115,12 +131,12 @@ class EpochBook:
             return False
         except ValueError as error:
             log.error("a quorum accepted a result whose content is wrong", epoch=summary.epoch, reason=str(error))
-            self._bad.add(summary.epoch)
+            self._bad.add(summary.content_cid)
             return False
         self._store.put_document(key, data)
-        self._results[summary.epoch] = result
-        while len(self._results) > RESULTS_KEPT:
-            del self._results[min(self._results)]
+        self._held[summary.epoch] = (summary, result)
+        while len(self._held) > RESULTS_KEPT:
+            del self._held[min(self._held)]
         self._arrived.set()
         self._arrived = trio.Event()
         log.info("a new group is known", epoch=result.group.epoch, members=len(result.group.members))

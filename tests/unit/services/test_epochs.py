@@ -1,0 +1,125 @@
+"""The epoch book: contents are checked against the chain, and a voided result is not confused with its successor."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import trio
+
+from node.ports import Head
+from node.protocol.chain_state import ChainState
+from node.protocol.events import (
+    EpochResultPosted,
+    EpochResultVoided,
+    EventBody,
+    GroupStored,
+    ModelRecorded,
+    WorkCoinsAdded,
+)
+from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, Hash32, TokenAmount
+from node.protocol.records import EpochResult, EpochResultSummary
+from node.protocol.results import form_epoch_result, summarise
+from node.services.epochs import EpochBook, result_to_bytes
+from node.store.books import Books
+from node.store.database import Database
+from p2p.content.cid import Cid as BlockCid
+from p2p.content.cid import Codec
+from tests.builders import PARAMETERS, account, commit, group_set, model, registered, state_of
+
+EPOCH = EpochNumber(0)
+EVENTS: tuple[EventBody, ...] = (ModelRecorded(model()), *registered(1), group_set(0, {1: 1}), commit(1, 50))
+
+
+class StubChain:
+    """As much of the Chain port as the book looks at; `show` brings a new block."""
+
+    parameters = PARAMETERS
+
+    def __init__(self) -> None:
+        self.state = ChainState()
+        self.head = Head(BlockNumber(PARAMETERS.epoch_blocks), BlockNumber(PARAMETERS.epoch_blocks))
+        self._changed = trio.Event()
+
+    def show(self, *bodies: EventBody) -> None:
+        self.state = state_of(*bodies)
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    async def heads(self) -> AsyncIterator[Head]:
+        while True:
+            changed = self._changed
+            yield self.head
+            await changed.wait()
+
+
+class StubContent:
+    """Contents by CID."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, bytes] = {}
+
+    async def read_bytes(self, cid: Cid, providers: object, *, limit_bytes: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self.held[cid]
+
+
+class StubPresence:
+    def providers(self) -> tuple[object, ...]:
+        return ()
+
+
+def a_result(content: StubContent, coins: int) -> tuple[EpochResult, EpochResultSummary, tuple[EventBody, ...]]:
+    """A result that differs with `coins`, and the events by which the chain accepts it."""
+    state = state_of(*EVENTS, WorkCoinsAdded(account(5), TokenAmount(coins)))
+    result = form_epoch_result(EPOCH, state, PARAMETERS, {}, None)
+    assert result is not None
+    data = result_to_bytes(result)
+    summary, _ = summarise(result, Cid(str(BlockCid.of(Codec.RAW, data))))
+    content.held[summary.content_cid] = data
+    weights = tuple((member.participant, member.weight) for member in result.group.members)
+    return result, summary, (GroupStored(summary.validator_set_hash, weights), EpochResultPosted(summary, account(1)))
+
+
+async def until(book: EpochBook, wanted: EpochResult) -> None:
+    with trio.fail_after(10):
+        while book.result(EPOCH) != wanted:
+            await trio.sleep(0.1)
+
+
+async def test_a_result_in_a_voided_ones_place_is_the_one_that_counts(autojump_clock: object) -> None:
+    chain, content = StubChain(), StubContent()
+    store = Books(Database(":memory:"), account(1))
+    anything: Any = chain
+    contents: Any = content
+    presence: Any = StubPresence()
+    book = EpochBook(anything, contents, store, presence)
+    first, _, posted = a_result(content, 0)
+    second, _, posted_again = a_result(content, 700)
+    assert first != second
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.run)
+        chain.show(*EVENTS, *posted)
+        await until(book, first)
+        void = EpochResultVoided(EPOCH, Hash32(bytes(32)))
+        chain.show(*EVENTS, *posted, void)
+        assert book.result(EPOCH) is None
+        assert book.newest_result() is None
+        chain.show(*EVENTS, *posted, void, *posted_again)
+        await until(book, second)
+        nursery.cancel_scope.cancel()
+
+
+async def test_content_that_its_quorum_did_not_sign_is_not_taken(autojump_clock: object) -> None:
+    chain, content = StubChain(), StubContent()
+    anything: Any = chain
+    contents: Any = content
+    presence: Any = StubPresence()
+    book = EpochBook(anything, contents, Books(Database(":memory:"), account(1)), presence)
+    _, summary, posted = a_result(content, 0)
+    other, _, _ = a_result(content, 700)
+    content.held[summary.content_cid] = result_to_bytes(other)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.run)
+        chain.show(*EVENTS, *posted)
+        await trio.sleep(5)
+        assert book.result(EPOCH) is None
+        nursery.cancel_scope.cancel()
