@@ -36,8 +36,8 @@ from node.settings.locations import default_settings_file
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
 
-UNFINISHED_MAX = 2 * MODELS_MAX
-"""A run stores at most two intents per model."""
+UNFINISHED_MAX = MODELS_MAX
+"""A run that is killed leaves at most one intent per model open, and the next one sends nothing before they end."""
 
 
 def manifest_requests(path: Path, only: Sequence[str]) -> tuple[UploadRequest, ...]:
