@@ -24,7 +24,7 @@ from node.chain.adapter import WrongChainError, open_chain
 from node.chain.addresses import DeploymentFileError, read_deployment
 from node.chain.rpc import RpcError, RpcUnavailableError
 from node.chain.sender import GWEI
-from node.chain.watcher import NoFinalityError
+from node.chain.watcher import DeepReorganisationError, NoFinalityError
 from node.cli.render import print_table
 from node.keys import KeyFileError, find_passphrase, unlock_keystore
 from node.models.manifest import POC_DISTANCE_DEFAULT, ManifestError, UploadRequest, read_manifest, read_request
@@ -188,7 +188,20 @@ def main(
     ) as error:
         click.echo(f"owner_upload: {error}", err=True)
         sys.exit(1)
+    except BaseExceptionGroup as group:
+        click.echo(f"owner_upload: {_explain_break(group)}", err=True)
+        sys.exit(1)
     sys.exit(0 if done else 1)
+
+
+def _explain_break(group: BaseExceptionGroup[BaseException]) -> str:
+    """Say what an end in the middle means for what was sent; raise the group again if it is none of those known."""
+    resume = "Run this again: what was sent already is waited for, not sent twice"
+    if group.subgroup(KeyboardInterrupt) is not None:
+        return f"interrupted. {resume}"
+    if (deep := group.subgroup(DeepReorganisationError)) is not None:
+        return f"the chain took back what was taken as final ({deep.exceptions[0]}). {resume}"
+    raise group
 
 
 def _ask() -> str:

@@ -123,6 +123,6 @@ async def _import(model_id: ModelId, directory: Path, content: ContentAdapter, t
             tell(f"  {model_id}: imported {done // 2**20} MiB")
 
     cid, size = await content.import_directory(directory, advance)
-    tell(f"{model_id} is imported, {size} bytes, with this")
+    tell(f"{model_id} is imported: {size} bytes")
     tell(f"CID: {cid}")
     return cid

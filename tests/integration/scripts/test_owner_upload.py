@@ -1,6 +1,9 @@
 """scripts/owner_upload.py on a real chain: a manifest arrives whole or not at all, and once."""
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,12 @@ from eth_account import Account
 
 from contracts.bindings import model_registry
 from node.chain.adapter import read_contract
+from node.chain.rpc import quantity
 from node.private_files import create_private_file
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
 from scripts.owner_upload import main
-from tests.integration.chain.conftest import Network
+from tests.integration.chain.conftest import ROOT, Network
 from tests.integration.chain.conftest import network as network  # noqa: PLC0414 - a fixture
 from tests.unit.models.test_validation import write_safetensors
 
@@ -185,6 +189,35 @@ async def test_what_a_killed_run_left_in_the_outbox_is_finished_and_not_sent_twi
     assert "earlier run: publish/small/killed" in result.stdout
     small = await owner.model("small")
     assert (small.cid, small.version, await owner.nonce()) == (cid, 2, before + 1)
+
+
+async def test_an_interrupted_run_says_so_and_the_next_one_registers_once(owner: Owner) -> None:
+    rpc = owner.network.rpc
+    before = await owner.nonce()
+    await rpc.call("evm_setAutomine", False)
+    command = [sys.executable, "-m", "scripts.owner_upload", "--manifest", str(owner.folder / "models.toml")]
+    process = await trio.lowlevel.open_process(
+        [*command, "--config", str(owner.config)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        with trio.fail_after(60):
+            while quantity(await rpc.call("eth_getTransactionCount", owner.network.owner.address, "pending")) == before:
+                await trio.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            said = b"".join([chunk async for chunk in process.stderr]).decode()
+            assert await process.wait() == 1
+    finally:
+        process.kill()
+    assert said.startswith("owner_upload: interrupted. Run this again"), said
+    assert await owner.count() == 0
+
+    await rpc.call("evm_setAutomine", True)
+    await owner.network.mine()
+    again = await owner.upload()
+    assert again.exit_code == 0, again.output
+    versions = [(await owner.model(model_id)).version for model_id in ("small", "team/large")]
+    assert (versions, await owner.nonce()) == ([1, 1], before + 2)
 
 
 async def test_only_what_was_asked_for_is_published(owner: Owner) -> None:
