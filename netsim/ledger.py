@@ -26,6 +26,7 @@ from node.protocol.actions import (
     RedeemVouchers,
     RegisterModel,
     RegisterParticipant,
+    SetModelSpec,
     SettlePrompt,
     SubmitHardwareDiff,
     SubmitPrompt,
@@ -222,7 +223,7 @@ class Ledger:
                     raise Refused("NotReclaimable")
                 self._pay(prompt.submitted.user, prompt.submitted.max_price)
                 return [PromptReclaimed(prompt_id, prompt.submitted.user, prompt.submitted.max_price)]
-            case RegisterModel() | UpdateModel() | DeactivateModel():
+            case RegisterModel() | SetModelSpec() | UpdateModel() | DeactivateModel():
                 raise Refused("OwnableUnauthorizedAccount")
             case _:
                 raise Refused(f"{type(action).__name__} is not simulated")

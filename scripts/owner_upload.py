@@ -1,13 +1,21 @@
-"""Publishes a model: validates it, imports it, prints its CID, registers it on chain. Running it again is safe."""
+"""Publishes models: validates them, imports them, prints their CIDs, registers them on chain. Running it again is safe.
+
+\b
+One model is described by options, many by a manifest (docs/owners.md has an example):
+  owner_upload.py --directory ./tiny --model-id tiny --name Tiny
+  owner_upload.py --manifest models.toml --only tiny --dry-run
+"""
 
 import shlex
 import sys
-import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import trio
+from click.core import ParameterSource
 
 from node.amounts import tokens_to_amount
 from node.chain.account_lock import AccountInUseError
@@ -16,104 +24,115 @@ from node.chain.adapter import WrongChainError, open_chain
 from node.chain.addresses import DeploymentFileError, read_deployment
 from node.chain.rpc import RpcError, RpcUnavailableError
 from node.chain.sender import GWEI
-from node.chain.watcher import NoFinalityError
-from node.engine.arguments import EngineArgumentsError, merge_model_args
+from node.chain.watcher import DeepReorganisationError, NoFinalityError
+from node.cli.render import print_table
 from node.keys import KeyFileError, find_passphrase, unlock_keystore
-from node.models.content import open_content
-from node.models.hub import HubError, download_model
-from node.models.publish import ModelDescription, publication
-from node.models.validation import ModelFacts, ModelInvalidError, validate_model
-from node.ports import ActionStatus
-from node.protocol.identifiers import Cid, ModelId
+from node.models.manifest import POC_DISTANCE_DEFAULT, ManifestError, UploadRequest, read_manifest, read_request
+from node.models.preparation import PreparedUpload, UploadsInvalidError, prepare_uploads
+from node.models.record_fields import MODELS_MAX
+from node.models.registration import Registration, register_models
 from node.settings import Settings, SettingsError, load_settings
 from node.settings.locations import default_settings_file
+from node.store.chain_tables import ChainTables
 from node.store.database import Database
-from p2p.content.unixfs import UnixFsError
 
-PROGRESS_BYTES = 256 * 1024 * 1024
-POC_DISTANCE_DEFAULT = 1_000_000
-"""About 3 % of a vector's length: far above rounding on one kind of machine, far below another model. Measure yours."""
+UNFINISHED_MAX = MODELS_MAX
+"""A run that is killed leaves at most one intent per model open, and the next one sends nothing before they end."""
 
 
-class PublishError(Exception):
-    """The chain refused; the message has its reason."""
+def manifest_requests(path: Path, only: Sequence[str]) -> tuple[UploadRequest, ...]:
+    """Return the models of a manifest, or only those named. Raises ManifestError."""
+    requests = read_manifest(path)
+    missing = set(only) - {request.wanted.model_id for request in requests}
+    if missing:
+        raise ManifestError(f"{path} has no model {', '.join(sorted(missing))}")
+    return tuple(request for request in requests if not only or request.wanted.model_id in only)
 
 
-async def import_model(directory: Path, content_dir: Path) -> Cid:
-    """Put a model into a content directory and return its CID."""
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        before, done = done, done + count
-        if before // PROGRESS_BYTES != done // PROGRESS_BYTES:
-            click.echo(f"  imported {done // 2**20} MiB")
-
-    async with open_content(content_dir, host="", port=0, cache_bytes_max=0, serve=False) as content:
-        cid, size = await content.import_directory(directory, advance)
-    click.echo(f"Imported {size} bytes into {content_dir}")
-    return cid
+def single_request(options: dict[str, Any]) -> UploadRequest:
+    """Return the model that options describe. Raises ManifestError."""
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        given["model_args"] = shlex.split(given["model_args"])
+    except ValueError as error:
+        raise ManifestError(f"model_args: {error}") from error
+    return read_request(given, Path.cwd())
 
 
-async def register(settings: Settings, passphrase: str, description: ModelDescription, cid: Cid) -> None:
-    """Make `cid` the model's current version on chain. Raises PublishError."""
+async def register(settings: Settings, passphrase: str, uploads: Sequence[PreparedUpload]) -> tuple[Registration, ...]:
+    """Make all of them the current versions on chain, by the account of the settings."""
     account = LocalAccount(unlock_keystore(settings.account.keystore, passphrase))
     database = Database(settings.node.data_dir / "owner.sqlite")
-    async with open_chain(
-        rpc_urls=settings.chain.rpc_urls,
-        chain_id=settings.chain.chain_id,
-        deployment=read_deployment(settings.chain.deployment),
-        account=account,
-        database=database,
-        confirmations=settings.chain.confirmations,
-        poll_seconds=min(settings.chain.poll_seconds, 1.0),
-        wall_clock=lambda: int(time.time()),
-        finality=settings.chain.finality,
-        max_fee_wei=settings.chain.max_fee_gwei * GWEI,
-        gas_reserve_wei=tokens_to_amount(settings.chain.gas_reserve_ether),
-    ) as chain:
-        known = chain.state.models.get(description.model_id)
-        action = publication(description, cid, known)
-        if action is None:
-            click.echo(f"{description.model_id} has this CID on chain already")
-            return
-        version = 1 if known is None else known.version + 1
-        key = f"publish/{description.model_id}/{cid}/{version}/{chain.head.confirmed}"
-        click.echo(f"Registering {description.model_id}, version {version}; waiting for confirmation")
-        await chain.submit(key, action)
-        outcome = await chain.outcome(key)
-    database.close()
-    if outcome.status is not ActionStatus.DONE:
-        raise PublishError(f"the ModelRegistry refused: {outcome.reason}")
-    transaction = outcome.transaction_hash.hex() if outcome.transaction_hash else ""
-    click.echo(f"Registered in transaction 0x{transaction}, {outcome.gas_used} gas")
+    try:
+        async with open_chain(
+            rpc_urls=settings.chain.rpc_urls,
+            chain_id=settings.chain.chain_id,
+            deployment=read_deployment(settings.chain.deployment),
+            account=account,
+            database=database,
+            confirmations=settings.chain.confirmations,
+            poll_seconds=min(settings.chain.poll_seconds, 1.0),
+            wall_clock=lambda: int(time.time()),
+            finality=settings.chain.finality,
+            max_fee_wei=settings.chain.max_fee_gwei * GWEI,
+            gas_reserve_wei=tokens_to_amount(settings.chain.gas_reserve_ether),
+        ) as chain:
+            pending = ChainTables(database).intents(limit=UNFINISHED_MAX, pending_only=True)
+            return await register_models(chain, uploads, [intent.key for intent in pending], click.echo)
+    finally:
+        database.close()
 
 
-def prepare(directory: Path | None, hf_repo: str, hf_commit: str, hf_endpoint: str | None, scratch: Path) -> Path:
-    """Return the model's directory, downloaded if it comes from the Hub."""
-    if directory is not None:
-        return directory
-    if not hf_repo or not hf_commit:
-        raise click.UsageError("give --directory, or --hf-repo with --hf-commit")
-    click.echo(f"Downloading {hf_repo} at {hf_commit[:12]}")
-    return download_model(hf_repo, hf_commit, scratch / "model", endpoint=hf_endpoint)
+def show(uploads: Sequence[PreparedUpload], registrations: Sequence[Registration]) -> None:
+    """Print what became of each model; without registrations, what they are."""
+    if not registrations:
+        print_table(
+            ["model", "CID"], [[upload.description.model_id, upload.cid] for upload in uploads], empty="No models."
+        )
+        return
+    rows = []
+    for upload, registration in zip(uploads, registrations, strict=True):
+        state = "REFUSED" if registration.refusal else ", ".join(registration.done) or "unchanged"
+        rows.append([registration.model_id, str(registration.version), state, str(registration.gas_used), upload.cid])
+    print_table(["model", "version", "result", "gas", "CID"], rows, empty="No models.")
+    for registration in registrations:
+        for transaction in registration.transactions:
+            click.echo(f"{registration.model_id}: transaction 0x{transaction.hex()}")
 
 
-def context_length_of(chosen: int | None, facts: ModelFacts) -> int:
-    """Return the context length to publish: the owner's, within what the model can."""
-    found = chosen or facts.context_length
-    if found is None:
-        raise click.UsageError("config.json does not say the context length: give --context-length")
-    return found
+def publish(settings: Settings, requests: Sequence[UploadRequest], hub_endpoint: str | None, *, dry_run: bool) -> bool:
+    """Do all of it; return whether every model is now as described."""
+    content_dir, downloads_dir = settings.node.data_dir / "content", settings.node.data_dir / "downloads"
+
+    async def prepare() -> tuple[PreparedUpload, ...]:
+        return await prepare_uploads(requests, content_dir, downloads_dir, click.echo, hub_endpoint=hub_endpoint)
+
+    uploads = trio.run(prepare)
+    if dry_run:
+        show(uploads, ())
+        return True
+    passphrase = find_passphrase(settings.account.passphrase_file, settings.account.passphrase_env, _ask)
+    registrations = trio.run(register, settings, passphrase, uploads)
+    show(uploads, registrations)
+    refused = [registration for registration in registrations if registration.refusal]
+    for registration in refused:
+        click.echo(
+            f"owner_upload: the ModelRegistry refused {registration.model_id}, {registration.refusal}. "
+            "Mend that and run this again: what is done stays done and is not paid for twice",
+            err=True,
+        )
+    return not refused
 
 
 @click.command(help=__doc__)
-@click.option("--directory", type=click.Path(path_type=Path, file_okay=False), help="The model's files.")
+@click.option("--manifest", type=click.Path(path_type=Path, dir_okay=False), help="TOML file with many models.")
+@click.option("--only", multiple=True, metavar="ID", help="Of the manifest, this model only; may be repeated.")
+@click.option("--directory", type=click.Path(file_okay=False), help="The model's files.")
 @click.option("--hf-repo", default="", help="Repository on the Hugging Face Hub it comes from.")
 @click.option("--hf-commit", default="", help="Full commit hash there.")
 @click.option("--hf-endpoint", default=None, help="Another server with the Hub's API.")
-@click.option("--model-id", required=True, help="Id on chain: lower-case letters, digits, . _ - and /.")
-@click.option("--name", required=True, help="Name for people.")
+@click.option("--model-id", "id", default=None, help="Id on chain: lower-case letters, digits, . _ - and /.")
+@click.option("--name", default=None, help="Name for people.")
 @click.option("--description", default="", help="One line for people.")
 @click.option("--model-args", default="", help='vLLM arguments every node uses, e.g. "--dtype bfloat16".')
 @click.option("--vram-mib", default=0, show_default=True, help="GPU memory it needs.")
@@ -121,6 +140,11 @@ def context_length_of(chosen: int | None, facts: ModelFacts) -> int:
 @click.option("--units-of-compute-per-token", default=1, show_default=True, help="Price of a token, in units.")
 @click.option("--context-length", type=int, default=None, help="Tokens, prompt and answer; default: config.json's.")
 @click.option("--poc-distance-max", default=POC_DISTANCE_DEFAULT, show_default=True, help="See docs/protocol.md.")
+@click.option("--quantization", default="", help="Of the weights, as engines name it; empty for none.")
+@click.option("--kv-cache-quantization", default="", help="Of the key-value cache; empty for the weights' type.")
+@click.option("--gated", is_flag=True, help="Access by the AccessVault's gate only.")
+@click.option("--encrypted", is_flag=True, help="Says that the weights are encrypted; encrypts nothing.")
+@click.option("--proposer", default=None, help="Sets the gate, is paid for access; default: the registering account.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -128,71 +152,56 @@ def context_length_of(chosen: int | None, facts: ModelFacts) -> int:
     show_default="~/.quern/quern.toml",
     help="Settings of the owner's daemon: its account registers, its content directory serves.",
 )
-@click.option("--dry-run", is_flag=True, help="Validate, import and print the CID; send nothing.")
+@click.option("--dry-run", is_flag=True, help="Validate, import and print the CIDs; send nothing.")
 def main(
-    directory: Path | None,
-    hf_repo: str,
-    hf_commit: str,
+    manifest: Path | None,
+    only: tuple[str, ...],
     hf_endpoint: str | None,
-    model_id: str,
-    name: str,
-    description: str,
-    model_args: str,
-    vram_mib: int,
-    throughput_per_nonce: int,
-    units_of_compute_per_token: int,
-    context_length: int | None,
-    poc_distance_max: int,
     config: Path,
     dry_run: bool,
+    **single: Any,
 ) -> None:
     """Command line."""
+    source_of = click.get_current_context().get_parameter_source
+    given = [name for name in single if source_of(name) is not ParameterSource.DEFAULT]
+    if manifest is not None and given:
+        raise click.UsageError(f"with --manifest, say it there: {', '.join(sorted(given))}")
+    if manifest is None and only:
+        raise click.UsageError("--only chooses from a --manifest")
+    if manifest is None and (single["id"] is None or single["name"] is None):
+        raise click.UsageError("give --model-id and --name, or --manifest")
     try:
-        settings = load_settings(config)
-        with tempfile.TemporaryDirectory(prefix="quern-upload-") as scratch:
-            source = prepare(directory, hf_repo, hf_commit, hf_endpoint, Path(scratch))
-            facts = validate_model(source)
-            click.echo(f"Valid: {facts.architecture}, {facts.weight_bytes} bytes of weights, {facts.files} files")
-            length = context_length_of(context_length, facts)
-            arguments = tuple(shlex.split(model_args)) or ("--max-model-len", str(length))
-            merge_model_args(arguments, ())
-            cid = trio.run(import_model, source, settings.node.data_dir / "content")
-        click.echo(f"CID: {cid}")
-        if dry_run:
-            return
-        spec = ModelDescription(
-            model_id=ModelId(model_id),
-            name=name,
-            description=description,
-            hf_repo=hf_repo,
-            hf_commit=hf_commit,
-            model_args=arguments,
-            vram_mib=vram_mib,
-            throughput_per_nonce=throughput_per_nonce,
-            units_of_compute_per_token=units_of_compute_per_token,
-            context_length=length,
-            poc_distance_max=poc_distance_max,
-        )
-        passphrase = find_passphrase(settings.account.passphrase_file, settings.account.passphrase_env, _ask)
-        trio.run(register, settings, passphrase, spec, cid)
+        requests = (single_request(single),) if manifest is None else manifest_requests(manifest, only)
+        done = publish(load_settings(config), requests, hf_endpoint, dry_run=dry_run)
     except (
         SettingsError,
         KeyFileError,
-        HubError,
-        ModelInvalidError,
-        UnixFsError,
-        EngineArgumentsError,
+        ManifestError,
+        UploadsInvalidError,
         DeploymentFileError,
         WrongChainError,
         NoFinalityError,
         AccountInUseError,
         RpcError,
         RpcUnavailableError,
-        PublishError,
         OSError,
     ) as error:
         click.echo(f"owner_upload: {error}", err=True)
         sys.exit(1)
+    except BaseExceptionGroup as group:
+        click.echo(f"owner_upload: {_explain_break(group)}", err=True)
+        sys.exit(1)
+    sys.exit(0 if done else 1)
+
+
+def _explain_break(group: BaseExceptionGroup[BaseException]) -> str:
+    """Say what an end in the middle means for what was sent; raise the group again if it is none of those known."""
+    resume = "Run this again: what was sent already is waited for, not sent twice"
+    if group.subgroup(KeyboardInterrupt) is not None:
+        return f"interrupted. {resume}"
+    if (deep := group.subgroup(DeepReorganisationError)) is not None:
+        return f"the chain took back what was taken as final ({deep.exceptions[0]}). {resume}"
+    raise group
 
 
 def _ask() -> str:

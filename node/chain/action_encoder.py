@@ -36,6 +36,7 @@ from node.protocol.actions import (
     RegisterModel,
     RegisterParticipant,
     RequestWithdrawal,
+    SetModelSpec,
     SettlePrompt,
     SubmitHardwareDiff,
     SubmitPrompt,
@@ -79,6 +80,7 @@ PlainAction = (
     | SettlePrompt
     | ReclaimPrompt
     | RegisterModel
+    | SetModelSpec
     | UpdateModel
     | DeactivateModel
 )
@@ -169,6 +171,8 @@ def _plain_call(action: PlainAction) -> Call:  # noqa: PLR0912 - one case per ac
             return model_registry.register_model_with_spec(
                 action.model_id, action.cid, action.name, action.description, model_spec(action)
             )
+        case SetModelSpec():
+            return model_registry.set_model_spec(action.model_id, model_spec(action))
         case UpdateModel(model_id, cid):
             return model_registry.update_model(model_id, cid)
         case DeactivateModel(model_id):
@@ -248,7 +252,7 @@ def join_signatures(
     return bitmap, joined
 
 
-def model_spec(action: RegisterModel) -> model_registry.ModelSpec:
+def model_spec(action: RegisterModel | SetModelSpec) -> model_registry.ModelSpec:
     """Return a model's specification as the registry takes it."""
     return model_registry.ModelSpec(
         hf_repo=action.hf_repo,

@@ -4,63 +4,37 @@ A file is checked as the ModelRegistry checks it, so that a deployment does not 
 """
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-from eth_utils.address import is_checksum_address
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contracts.bindings import model_registry
+from node.models.record_fields import (
+    MODELS_MAX,
+    AccountText,
+    CidText,
+    ContextLength,
+    ModelArgs,
+    ModelIdText,
+    Name,
+    PocDistanceMax,
+    Quantization,
+    Text,
+    ThroughputPerNonce,
+    UnitsOfComputePerToken,
+    VramMib,
+)
 from node.protocol.actions import ZERO_ADDRESS
-from node.protocol.cids import cid_to_bytes
-from node.protocol.identifiers import Cid
 
 GENESIS_BYTES_MAX = 64 * 1024 * 1024
 """Far more than MODELS_MAX models with hundreds of versions each."""
-MODELS_MAX = 256
-MODEL_ID_LENGTH_MAX = 64
-TEXT_BYTES_MAX = 512
-QUANTIZATION_BYTES_MAX = 64
-MODEL_ARGS_MAX = 64
-"""These five are the ModelRegistry's."""
 VERSIONS_MAX = 200
 """All versions of a model are imported in one transaction, whose gas EIP-7825 limits to 2^24."""
-UINT32_MAX = 2**32 - 1
-UINT64_MAX = 2**64 - 1
-MODEL_ID = re.compile(r"[a-z0-9._/-]+")
 
 
 class GenesisFileError(Exception):
     """The genesis file is missing or damaged; the message says where."""
-
-
-def _short(text: str) -> str:
-    if len(text.encode()) > TEXT_BYTES_MAX:
-        raise ValueError(f"has {len(text.encode())} bytes; the registry takes {TEXT_BYTES_MAX}")
-    return text
-
-
-def _model_id(text: str) -> str:
-    if not MODEL_ID.fullmatch(text) or len(text) > MODEL_ID_LENGTH_MAX:
-        raise ValueError(f"expected 1 to {MODEL_ID_LENGTH_MAX} lower-case letters, digits, . _ - and /")
-    return text
-
-
-def _account(text: str) -> str:
-    if not is_checksum_address(text):
-        raise ValueError(f"{text[:64]!r} is not a checksummed address")
-    return text
-
-
-def _cid(text: str) -> str:
-    cid_to_bytes(Cid(text))
-    return text
-
-
-Text = Annotated[str, AfterValidator(_short)]
-Quantization = Annotated[str, Field(max_length=QUANTIZATION_BYTES_MAX, pattern=r"^[ -~]*$")]
 
 
 class _Record(BaseModel):
@@ -72,27 +46,27 @@ class _Spec(_Record):
 
     hf_repo: Text = ""
     hf_commit: Text = ""
-    model_args: list[Text] = Field(default=[], max_length=MODEL_ARGS_MAX)
+    model_args: ModelArgs = []
     quantization: Quantization = ""
     kv_cache_quantization: Quantization = ""
-    vram_mib: int = Field(default=0, ge=0, le=UINT32_MAX)
-    throughput_per_nonce: int = Field(ge=1, le=UINT64_MAX)
-    units_of_compute_per_token: int = Field(ge=1, le=UINT64_MAX)
-    context_length: int = Field(ge=1, le=UINT32_MAX)
-    poc_distance_max: int = Field(ge=0, le=UINT64_MAX)
+    vram_mib: VramMib = 0
+    throughput_per_nonce: ThroughputPerNonce
+    units_of_compute_per_token: UnitsOfComputePerToken
+    context_length: ContextLength
+    poc_distance_max: PocDistanceMax
     gated: bool = False
     encrypted: bool = False
-    proposer: Annotated[str, AfterValidator(_account)] = ZERO_ADDRESS
+    proposer: AccountText = ZERO_ADDRESS
     """Zero stands for whoever deploys."""
 
 
 class _Model(_Record):
-    model_id: Annotated[str, AfterValidator(_model_id)]
-    name: Annotated[Text, Field(min_length=1)]
+    model_id: ModelIdText
+    name: Name
     description: Text = ""
     active: bool = True
     spec: _Spec
-    cids: list[Annotated[str, AfterValidator(_cid)]] = Field(min_length=1, max_length=VERSIONS_MAX)
+    cids: list[CidText] = Field(min_length=1, max_length=VERSIONS_MAX)
     """All versions, the first one first; the last one is current."""
 
 

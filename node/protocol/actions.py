@@ -225,6 +225,27 @@ class RegisterModel:
 
 
 @dataclass(frozen=True, slots=True)
+class SetModelSpec:
+    """Owner: replace a model's specification; its CID and version stay."""
+
+    model_id: ModelId
+    hf_repo: str
+    hf_commit: str
+    model_args: tuple[str, ...]
+    vram_mib: int
+    throughput_per_nonce: int
+    units_of_compute_per_token: int
+    context_length: int
+    poc_distance_max: int
+    quantization: str = ""
+    kv_cache_quantization: str = ""
+    gated: bool = False
+    encrypted: bool = False
+    proposer: Address = ZERO_ADDRESS
+    """Zero keeps the present one."""
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateModel:
     """Owner: give a model a new version with another CID."""
 
@@ -264,6 +285,7 @@ ChainAction = (
     | SettlePrompt
     | ReclaimPrompt
     | RegisterModel
+    | SetModelSpec
     | UpdateModel
     | DeactivateModel
 )
