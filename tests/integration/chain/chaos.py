@@ -43,7 +43,7 @@ class Chaos:
     confirmations: int = 4
     reorganisation_blocks_max: int = 4
     write_ahead: bool = True
-    finish_seconds: float = 90.0
+    finish_seconds: float = 240.0
     """For the last life, which nothing disturbs."""
 
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.chain
 MUTATION_RUNS_MAX = 3
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 async def test_every_intent_is_executed_once_and_every_event_seen_once_in_chaos(tmp_path: Path) -> None:
     outcome = await run_chaos(Chaos(seed=1, intents=60, kills=52), tmp_path)
     print(dict(outcome.counts))  # noqa: T201 - shown when it fails

@@ -56,7 +56,9 @@ def test_debug_is_silent_at_info_and_libraries_below_warning(tmp_path: Path) -> 
     structlog.get_logger("node.example").debug("quiet")
     logging.getLogger("httpx").info("quiet")
     logging.getLogger("libp2p").warning("loud")
-    assert [line["event"] for line in lines(file)] == ["loud"]
+    events = [line["event"] for line in lines(file)]  # of this test; threads of others may warn meanwhile
+    assert "loud" in events
+    assert "quiet" not in events
 
 
 def test_a_traceback_in_the_console_format_is_plain_text(tmp_path: Path) -> None:
