@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from eth_utils.address import is_checksum_address
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from contracts.bindings import model_registry
 from node.amounts import tokens_to_amount
@@ -15,6 +15,8 @@ from node.protocol.records import EpochParameters
 PLAN_BYTES_MAX = 1024 * 1024
 """A plan with the largest genesis group has about 30 kB."""
 DAY_SECONDS = 86_400
+GROUPS_REMEMBERED = 15
+"""As the EpochManager looks back: a dispute that outlives its group could not be judged any more."""
 
 
 class PlanError(Exception):
@@ -89,6 +91,16 @@ class _Plan(_Section):
     fraud_penalty: _Penalty = _Penalty(per_mille=500, barred_epochs=720)
     downtime_penalty: _Penalty = _Penalty(per_mille=10, barred_epochs=1)
     governance: _Governance | None = None
+
+    @model_validator(mode="after")
+    def _disputes_end_while_their_group_is_known(self) -> "_Plan":
+        longest = self.answer_blocks + self.dispute_blocks + self.verdict_blocks
+        if longest >= (GROUPS_REMEMBERED - 1) * self.parameters.epoch_blocks:
+            raise ValueError(
+                f"answer_blocks, dispute_blocks and verdict_blocks are {longest} together: a prompt must end within "
+                f"{GROUPS_REMEMBERED - 1} epochs, for groups of longer ago are forgotten"
+            )
+        return self
 
 
 def read_plan(path: Path, genesis_models: tuple[model_registry.ModelImport, ...] = ()) -> NetworkPlan:
