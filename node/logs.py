@@ -60,6 +60,11 @@ def configure_logs(level: LogLevel, log_format: LogFormat, file: Path | None = N
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)  # libraries: only what is wrong
+    libp2p = logging.getLogger(
+        "libp2p"
+    )  # on import it hangs up handlers of its own and keeps its records from the root
+    libp2p.handlers, libp2p.propagate = [], True
+    libp2p.setLevel(logging.WARNING)
     for ours in ("node", "p2p", "contracts"):
         logging.getLogger(ours).setLevel(level.upper())
     structlog.configure(
