@@ -37,7 +37,7 @@ async def violations_of(chaos: Chaos, folder: Path) -> list[str]:
 
 @pytest.mark.timeout(240)
 async def test_the_harness_finds_too_few_confirmations(tmp_path: Path) -> None:
-    chaos = Chaos(seed=2, intents=30, kills=10, confirmations=1, reorganisation_blocks_max=4)
+    chaos = Chaos(seed=2, intents=30, kills=10, confirmations=1, reorganisation_blocks_max=4, finish_seconds=20)
     assert await violations_of(chaos, tmp_path)
 
 
