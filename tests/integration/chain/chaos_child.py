@@ -66,8 +66,12 @@ def amount_of(index: int) -> TokenAmount:
     return TokenAmount(10**15 + index)
 
 
+MINED_SECONDS = 1.0
+"""How long the forgetful sender waits for a block: a life is about as long, so some end in between."""
+
+
 class ForgetfulSender(Sender):
-    """The mistake the outbox is there to avoid: the nonce is taken when sending, and stored after it."""
+    """The mistake the outbox is there to avoid: send, see it in a block, then store that it was sent."""
 
     async def _start(self, transaction: StoredTransaction) -> None:
         gas = await self._gas_of(transaction)
@@ -76,6 +80,9 @@ class ForgetfulSender(Sender):
         pending = int(await self._rpc.call("eth_getTransactionCount", self._account.address, "pending"), 16)
         attempt = self._sign(transaction, pending, gas, *await self._fees())
         await self._broadcast(attempt)
+        with trio.move_on_after(MINED_SECONDS):
+            while await self._rpc.call("eth_getTransactionReceipt", "0x" + attempt.hash.hex()) is None:
+                await trio.sleep(0.05)
         # The pool forgot a transaction and gives its nonce out again: whoever had it takes another one later.
         for other in self._tables.in_flight():
             if other.nonce == pending:
