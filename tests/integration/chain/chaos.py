@@ -43,6 +43,8 @@ class Chaos:
     confirmations: int = 4
     reorganisation_blocks_max: int = 4
     write_ahead: bool = True
+    life_seconds: tuple[float, float] = LIFE_SECONDS
+    """Shortest and longest life before a kill. A start takes about one second on a busy machine."""
     finish_seconds: float = 240.0
     """For the last life, which nothing disturbs."""
 
@@ -139,7 +141,7 @@ async def _kill_again_and_again(child: Child, chaos: Chaos, chance: random.Rando
     for _ in range(2 * chaos.kills):
         if outcome.counts["kills"] == chaos.kills:
             return
-        await trio.sleep(chance.uniform(*LIFE_SECONDS))
+        await trio.sleep(chance.uniform(*chaos.life_seconds))
         status = await child.status()
         if status == "alive":
             await child.kill()
