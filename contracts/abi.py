@@ -34,7 +34,7 @@ class _ExactBytesEncoder(BytesEncoder):
     """Refuses a short `bytes32`: eth_abi would fill it up with zeros, and a truncated root would be paid on."""
 
     def validate_value(self, value: object) -> None:
-        super().validate_value(value)  # type: ignore[no-untyped-call]
+        super().validate_value(value)  # type: ignore[no-untyped-call] # eth_abi has no types here
         expected_bits: int | None = self.value_bit_size
         if isinstance(value, bytes | bytearray) and expected_bits is not None and len(value) * 8 != expected_bits:
             self.invalidate_value(value, msg=f"it has {len(value)} bytes, not {expected_bits // 8}")
@@ -57,7 +57,7 @@ class _ChecksumAddressDecoder(AddressDecoder):
 
 def _strict_codec() -> ABICodec:
     equals: Any = BaseEquals
-    registry: ABIRegistry = default_registry.copy()  # type: ignore[no-untyped-call]
+    registry: ABIRegistry = default_registry.copy()  # type: ignore[no-untyped-call] # nor here
     registry.unregister_encoder("bytes<M>")
     registry.register_encoder(equals("bytes", with_sub=True), _ExactBytesEncoder, label="bytes<M>")
     registry.unregister("address")

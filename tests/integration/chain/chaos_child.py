@@ -139,7 +139,7 @@ def main() -> None:
     spec = ChildSpec(**json.loads(sys.argv[1]))
     adapter.Watcher.__init__.__globals__["ChainState"] = RecordingState
     if not spec.write_ahead:
-        adapter.Sender = ForgetfulSender  # type: ignore[misc]
+        adapter.Sender = ForgetfulSender  # type: ignore[misc] # the mutation: another class in its place
     child, answer = 0, ""
     for line in sys.stdin:
         match line.split():
