@@ -1,0 +1,51 @@
+"""Where blocks come from: what a fetch session asks of a source, whatever it speaks (TCP gateway, Bitswap, HTTP, Kubo).
+
+A source gives bytes; the session verifies them. So a source need not be trusted, and may be asked for anything.
+"""
+
+from enum import IntEnum
+from typing import Protocol
+
+from p2p.content.cid import Cid
+
+
+class SourceFailedError(Exception):
+    """The source cannot be used any further in this session (gone, banned, breaks its protocol); says why."""
+
+
+class Rank(IntEnum):
+    """Who is asked first: a source of a higher number only for what those below it lack or cannot give."""
+
+    GATEWAY = 0
+    """A daemon's trustless gateway over plain TCP: by far the fastest."""
+    BITSWAP = 1
+    """An IPFS peer over libp2p."""
+    KUBO = 2
+    """The operator's own Kubo: it may have to search the network itself."""
+    WEB = 3
+    """A public HTTP(S) gateway: last resort, shared with everyone."""
+
+
+class BlockSource(Protocol):
+    """A source of single blocks. `get` may run in several tasks at once, up to `window`."""
+
+    @property
+    def name(self) -> str:
+        """For logs, counters and blame: `host:port`, a peer id, or a URL. Two sources of one name are one."""
+
+    @property
+    def rank(self) -> Rank:
+        """When it is asked."""
+
+    @property
+    def window(self) -> int:
+        """Requests it should have in flight: hides its latency, bounds what it can make us hold."""
+
+    async def get(self, cid: Cid, *, bytes_max: int) -> bytes | bytearray | None:
+        """Return the bytes the source calls `cid`, unverified, at most `bytes_max`; None if it lacks the block.
+
+        Raises SourceFailedError. Cancelling is safe at any time; deadlines are the session's.
+        """
+
+    async def aclose(self) -> None:
+        """Give back connections."""
