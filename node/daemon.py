@@ -39,6 +39,7 @@ from node.model_loader import ModelLoader, loaded_models
 from node.models.content import ContentAdapter, open_content
 from node.models.library import ModelLibrary
 from node.network.adapter import LibP2PNetwork, open_network
+from node.network.bans import open_standing
 from node.operations import DaemonOperations, Parts
 from node.ports import Provider
 from node.protocol.identifiers import ModelId, NodeId
@@ -59,6 +60,7 @@ from node.services.validating import ValidatingService
 from node.settings import Role, Settings, SettingsError, load_settings
 from node.settings.locations import default_settings_file
 from node.settings.schema import EngineSettings
+from node.store.bans import BanTable
 from node.store.books import Books
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
@@ -135,6 +137,7 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 port=settings.content.port,
                 cache_bytes_max=settings.content.cache_bytes_max,
             ) as content,
+            open_standing(BanTable(database), wall_clock) as standing,
             open_network(
                 seed=load_peer_seed(settings.p2p.key),
                 listen=settings.p2p.listen,
@@ -144,6 +147,7 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 account=account.address,
                 sign=account.sign_digest,
                 wall_clock=wall_clock,
+                standing=standing,
             ) as network,
         ):
             books = Books(database, account.address)
