@@ -178,6 +178,11 @@ class LibP2PNetwork:
         except CallError as error:
             raise CallFailedError(error.code, error.message) from error
 
+    def refused_connections(self) -> dict[str, int]:
+        """Connections turned away since the start, by reason."""
+        refused = self._host.get_network().doorkeeper.refused
+        return {refusal.value: count for refusal, count in refused.items()}
+
     def _topic(self, topic: Topic) -> str:
         return f"/quern/1/{self._network_id}/{topic.value}"
 
