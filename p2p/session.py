@@ -203,23 +203,15 @@ class Session:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send_answers)
                 nursery.start_soon(self._watch_liveness, nursery.cancel_scope)
-                await self._read_frames(nursery)
+                try:
+                    await self._read_frames(nursery)
+                finally:
+                    await self._hang_up()
                 nursery.cancel_scope.cancel()
         except* FrameError as errors:
             self._standing.blame(self.peer_id, Offence.MALFORMED, f"on a request stream: {_first(errors)}")
         except* CreditError as errors:
             self._standing.blame(self.peer_id, Offence.OVERFLOW, f"on a request stream: {_first(errors)}")
-        finally:
-            self._closed = True
-            lost = CallError("lost", f"the connection to {self.peer_id} ended")
-            for call in (*self._outgoing.values(), *self._incoming.values()):
-                call.finish(lost)
-                call.cancel_scope.cancel()
-            with trio.CancelScope(shield=True), trio.move_on_after(1):
-                try:
-                    await self._stream.reset()
-                except Exception as error:  # it may be gone already
-                    log.debug("the request stream could not be reset", reason=repr(error))
 
     @asynccontextmanager
     async def call(self, method: str, payload: bytes, *, deadline_seconds: float = math.inf) -> AsyncIterator[CallEnd]:
@@ -272,6 +264,19 @@ class Session:
     def _send_soon(self, frame: Frame) -> None:
         self._answers.append(frame)
         self._answers_wait.set()
+
+    async def _hang_up(self) -> None:
+        """End every call, and the stream: a writer that waits for the peer has to end before this session can."""
+        self._closed = True
+        lost = CallError("lost", f"the connection to {self.peer_id} ended")
+        for call in (*self._outgoing.values(), *self._incoming.values()):
+            call.finish(lost)
+            call.cancel_scope.cancel()
+        with trio.CancelScope(shield=True), trio.move_on_after(1):
+            try:
+                await self._stream.reset()
+            except Exception as error:  # it may be gone already
+                log.debug("the request stream could not be reset", reason=repr(error))
 
     async def _send_answers(self) -> None:
         while True:
