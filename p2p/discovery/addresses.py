@@ -107,13 +107,15 @@ def parse_address(text: str, peer_id: str | None = None) -> PeerAddress:
     if head or len(parts) < 4 or parts[2] != "tcp":
         raise AddressError(f"{text!r} is not /ip4/…/tcp/…/p2p/…")
     kind, host, _tcp, port, *rest = parts
+    relay: str | None = None
+    peer: str | None = peer_id
     match rest:
         case []:
-            relay, peer = None, peer_id
+            pass
         case ["p2p", peer]:
-            relay = None
+            pass
         case ["p2p", relay, "p2p-circuit"]:
-            peer = peer_id
+            pass
         case ["p2p", relay, "p2p-circuit", "p2p", peer]:
             pass
         case _:
