@@ -144,6 +144,7 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 account=account.address,
                 sign=account.sign_digest,
                 wall_clock=wall_clock,
+                peers_file=data_dir / "peers.json",
             ) as network,
         ):
             books = Books(database, account.address)

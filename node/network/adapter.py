@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -20,6 +21,10 @@ from node.protocol.messages import (
     unseal,
 )
 from node.protocol.signatures import DigestSigner
+from p2p.discovery.addresses import surroundings_of
+from p2p.discovery.dialer import Dialer
+from p2p.discovery.peerbook import PeerBook
+from p2p.discovery.peerfile import keep_peers, load_peers
 from p2p.gossip import Gossip, Verdict, open_gossip
 from p2p.host import listening_addresses, open_host
 from p2p.identity import Identity
@@ -205,8 +210,12 @@ async def open_network(
     account: Address,
     sign: DigestSigner,
     wall_clock: WallClock,
+    peers_file: Path | None = None,
 ) -> AsyncIterator[LibP2PNetwork]:
-    """Run the host, gossip and peering until the context is left. Raises p2p.host.PortInUseError."""
+    """Run the host, gossip and peering until the context is left. Raises p2p.host.PortInUseError.
+
+    `peers_file` keeps the known peers over restarts; without it they are forgotten.
+    """
     identity = Identity(seed)
     async with (
         open_host(identity, listen, announce) as host,
@@ -214,7 +223,11 @@ async def open_network(
         trio.open_nursery() as nursery,
     ):
         streams = Streams(host, nursery)
-        peering = Peering(host, streams, bootstrap)
+        book = PeerBook(identity.peer_id, wall_clock)
+        if peers_file is not None:
+            load_peers(peers_file, book)
+            nursery.start_soon(keep_peers, peers_file, book)
+        peering = Peering(host, streams, book, Dialer(host, book, surroundings_of(listen)), bootstrap)
         nursery.start_soon(peering.run)
         yield LibP2PNetwork(
             host,
