@@ -86,6 +86,8 @@ class RelayClient:
         self._reservations: dict[str, Reservation] = {}
         self._refused: dict[str, float] = {}
         self.last_error = ""
+        self.on_accepted: Callable[[str], None] = lambda _peer_id: None
+        """Called with each peer that came through a relay; must not block."""
         dialer.relay_dial = self.dial
         host.set_stream_handler(STOP_PROTOCOL, self._accept)
 
@@ -192,6 +194,7 @@ class RelayClient:
         for connection in network.get_connections(muxed.peer_id):
             if connection.muxed_conn is muxed:
                 connection.set_transport_info([circuit], ConnectionType.RELAYED)
+        self.on_accepted(str(muxed.peer_id))
 
     async def _keep(self) -> None:
         """Renew what is due, drop what is lost, and find further relays."""
