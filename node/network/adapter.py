@@ -11,7 +11,6 @@ import trio
 from node.ports import Call, CallFailedError, CallHandler, MessageValidator, PeerStatus, Validity, WallClock
 from node.protocol.identifiers import Address, PeerId
 from node.protocol.messages import (
-    GOSSIP_MESSAGE_BYTES_MAX,
     Message,
     MessageBody,
     MessageError,
@@ -25,11 +24,12 @@ from p2p.discovery.addresses import surroundings_of
 from p2p.discovery.dialer import Dialer
 from p2p.discovery.peerbook import PeerBook
 from p2p.discovery.peerfile import keep_peers, load_peers
-from p2p.gossip import Gossip, Verdict, open_gossip
+from p2p.gossip import Gossip, GossipMetrics, Verdict, open_gossip
 from p2p.host import listening_addresses, open_host
 from p2p.identity import Identity
 from p2p.peering import Peering
 from p2p.session import CallEnd, CallError
+from p2p.standing import Standing
 from p2p.streams import Streams
 
 log = structlog.get_logger(__name__)
@@ -134,10 +134,14 @@ class LibP2PNetwork:
         except CallError as error:
             raise CallFailedError(error.code, error.message) from error
 
-    async def publish(self, body: MessageBody) -> None:
+    async def publish(self, body: MessageBody, *, urgent: bool = False) -> None:
         """Seal and gossip a message."""
         topic, data = seal(self._network_id, self._account, self._wall_clock(), body, self._sign)
-        await self._gossip.publish(self._topic(topic), data)
+        await self._gossip.publish(self._topic(topic), data, urgent=urgent)
+
+    def gossip_metrics(self) -> GossipMetrics:
+        """What gossip did since start."""
+        return self._gossip.metrics()
 
     @asynccontextmanager
     async def subscribe(self, topic: Topic, validator: MessageValidator) -> AsyncIterator[AsyncIterator[Message]]:
@@ -219,7 +223,7 @@ async def open_network(
     identity = Identity(seed)
     async with (
         open_host(identity, listen, announce) as host,
-        open_gossip(host, message_bytes_max=GOSSIP_MESSAGE_BYTES_MAX) as gossip,
+        open_gossip(host, standing=Standing(wall_clock)) as gossip,
         trio.open_nursery() as nursery,
     ):
         streams = Streams(host, nursery)
