@@ -219,25 +219,26 @@ class Dht:
                 self._records.expire()
                 await self._closest(base58.b58decode(self._own_id))
                 await self._closest(secrets.token_bytes(32))
+                if grown:  # the closest peers of a content may be others now
+                    self._provided = dict.fromkeys(self._provided, float("-inf"))
+                    self._wake.set()
             await trio.sleep(TABLE_SECONDS)
 
     async def _keep_announced(self) -> None:
         while True:
+            self._wake = trio.Event()
             now = trio.current_time()
             for multihash, due in list(self._provided.items()):
-                if due <= now and multihash in self._provided:
-                    told = await self._announce(multihash)
-                    pause = PROVIDE_SECONDS * (80 + secrets.randbelow(20)) / 100 if told else PROVIDE_RETRY_SECONDS
-                    if multihash in self._provided:
-                        self._provided[multihash] = trio.current_time() + pause
-                        (self._announced.add if told else self._announced.discard)(multihash)
-            self._wake = trio.Event()
-            if float("-inf") not in self._provided.values():
-                with trio.move_on_after(PROVIDE_RETRY_SECONDS / 3 if self._unannounced() else PROVIDE_RETRY_SECONDS):
-                    await self._wake.wait()
-
-    def _unannounced(self) -> bool:
-        return len(self._announced) < len(self._provided)
+                if due <= now and multihash in self._provided and len(self._table):
+                    self._provided[multihash] = now + PROVIDE_RETRY_SECONDS
+                    if await self._announce(multihash):
+                        self._announced.add(multihash)
+                        pause = PROVIDE_SECONDS * (80 + secrets.randbelow(20)) / 100
+                        if self._provided.get(multihash) == now + PROVIDE_RETRY_SECONDS:
+                            self._provided[multihash] = now + pause
+            self._announced &= self._provided.keys()
+            with trio.move_on_after(PROVIDE_RETRY_SECONDS):
+                await self._wake.wait()
 
     async def _announce(self, multihash: bytes) -> int:
         """Tell the peers closest to a content that this node provides it; return how many took it."""
