@@ -65,7 +65,7 @@ from node.store.database import Database
 from node.store.migrations import SchemaTooNewError
 from node.supervisor import ServiceGaveUpError, Supervisor
 from node.version import package_version
-from p2p.content.server import GatewayPortError
+from p2p.content.gateway.server import GatewayPortError
 from p2p.host import PortInUseError
 
 log = structlog.get_logger(__name__)

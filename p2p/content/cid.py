@@ -75,7 +75,7 @@ class Cid:
         """Return the 36-byte form."""
         return bytes((_VERSION, self.codec, _SHA2_256, DIGEST_BYTES)) + self.digest
 
-    def matches(self, data: bytes) -> bool:
+    def matches(self, data: bytes | bytearray) -> bool:
         """Whether `data` are the bytes this CID names."""
         return hashlib.sha256(data).digest() == self.digest
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2p.content.cid import Cid
+from p2p.content.places import sync_directory
 from p2p.content.unixfs import DirectoryNode, FileNode, Leaf, UnixFsError, UnixFsNode, read_block
 
 EXPORT_DEPTH_MAX = 32
@@ -57,15 +58,6 @@ def export(cid: Cid, read: ReadBlock, destination: Path, *, limit_bytes: int, ad
         sync_directory(destination.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory survive loss of power."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(slots=True)
