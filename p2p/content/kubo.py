@@ -23,8 +23,8 @@ log = structlog.get_logger(__name__)
 WINDOW = 4
 """Calls in flight, and threads that wait for Kubo at most."""
 CONNECT_SECONDS_MAX = 5.0
-ANSWER_SECONDS_MAX = 60.0
-"""For a block: Kubo may have to find it first. A thread that was given up ends by then."""
+ANSWER_SECONDS_MAX = 20.0
+"""For a block: Kubo may have to find it first, and is not to be taken for a staller. Threads given up end by then."""
 PIN_SECONDS_MAX = 600.0
 """Kubo walks the whole tree."""
 CODEC_NAMES = {Codec.RAW: "raw", Codec.DAG_PB: "dag-pb"}

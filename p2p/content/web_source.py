@@ -23,9 +23,10 @@ WINDOW = 4
 """Requests in flight: it is shared with everyone."""
 REDIRECTS_MAX = 3
 CONNECT_SECONDS_MAX = 10.0
-SILENCE_SECONDS_MAX = 30.0
+SILENCE_SECONDS_MAX = 20.0
 """Between two pieces of an answer; a gateway may have to find the block first."""
-REQUEST_SECONDS_MAX = 60.0
+REQUEST_SECONDS_MAX = 25.0
+"""Below what a fetch allows for a block: a gateway that searched in vain is slow, not a staller to blame."""
 URL_LENGTH_MAX = 2048
 HOSTS_MAX = 16
 """Hosts per gateway whose addresses are remembered: subdomain gateways have one per CID."""
