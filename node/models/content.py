@@ -101,11 +101,17 @@ class ContentAdapter:
         imported = await trio.to_thread.run_sync(import_file, io.BytesIO(data), self.store.put)
         return Cid(str(imported.cid))
 
-    async def import_directory(self, path: Path, advance: Callable[[int], None] | None = None) -> tuple[Cid, int]:
-        """Store a directory; return its CID and the bytes of its files."""
+    async def import_directory(
+        self, path: Path, advance: Callable[[int], None] | None = None, *, in_place: bool = False
+    ) -> tuple[Cid, int]:
+        """Store a directory; return its CID and the bytes of its files.
+
+        `in_place` copies nothing: the files are held and served where they are, until they are changed or deleted.
+        """
+        reference = self.store.reference_file if in_place else None
 
         def run() -> tuple[Cid, int]:
-            imported = import_path(path, self.store.put, include_hidden=False, advance=advance)
+            imported = import_path(path, self.store.put, include_hidden=False, advance=advance, reference=reference)
             return Cid(str(imported.cid)), imported.file_bytes
 
         return await trio.to_thread.run_sync(run)

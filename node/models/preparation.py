@@ -64,7 +64,7 @@ async def prepare_uploads(
             model_id = request.wanted.model_id
             if request.directory is not None:
                 with _noting(faults, model_id):
-                    cid = await _import(model_id, request.directory, content, tell)
+                    cid = await _import(model_id, request.directory, content, tell, in_place=True)
                     found[model_id] = PreparedUpload(described[model_id], cid)
     if faults:
         raise UploadsInvalidError("nothing was sent to the chain, because of these faults:\n  " + "\n  ".join(faults))
@@ -113,7 +113,9 @@ async def _from_hub(
             await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
 
 
-async def _import(model_id: ModelId, directory: Path, content: ContentAdapter, tell: Tell) -> Cid:
+async def _import(
+    model_id: ModelId, directory: Path, content: ContentAdapter, tell: Tell, *, in_place: bool = False
+) -> Cid:
     done = 0
 
     def advance(count: int) -> None:
@@ -122,7 +124,7 @@ async def _import(model_id: ModelId, directory: Path, content: ContentAdapter, t
         if before // PROGRESS_BYTES != done // PROGRESS_BYTES:
             tell(f"  {model_id}: imported {done // 2**20} MiB")
 
-    cid, size = await content.import_directory(directory, advance)
+    cid, size = await content.import_directory(directory, advance, in_place=in_place)
     tell(f"{model_id} is imported: {size} bytes")
     tell(f"CID: {cid}")
     return cid

@@ -149,6 +149,17 @@ class BlockStore:
             raise BlockMissingError(f"block {cid} is not held")
         return place
 
+    def locate_run(self, cid: Cid, limit: int) -> list[tuple[Cid, BlockPlace]]:
+        """Return where a block is, and up to `limit` blocks that follow it in the same file: who asks for one asks
+        for them next. Raises BlockMissingError."""
+        place = self.locate(cid)
+        found = [(cid, place)]
+        leaf = next((leaf for leaf in self._index.leaves(cid) if leaf.path == place.path), None)
+        if leaf is not None:
+            for following, offset, size in self._index.leaves_of(leaf.file, leaf.offset, limit):
+                found.append((following, BlockPlace(place.path, offset, size)))
+        return found
+
     def put(self, codec: Codec, data: bytes) -> Cid:
         """Store a block of our own making and return its CID. Never evicted. Raises StoreFullError."""
         cid = Cid.of(codec, data)

@@ -13,6 +13,8 @@ import trio
 from p2p.content.blockstore import BlockMissingError, BlockPlace
 from p2p.content.cid import Cid
 
+RUN_BLOCKS = 256
+"""Blocks that follow in the same file, looked up with one that was asked for: a fetch asks for them next."""
 PLACES_MAX = 16_384
 """Blocks remembered, about 400 bytes each: 16 GiB of a model are served without asking the index twice."""
 
@@ -22,8 +24,8 @@ _Identity = tuple[int, int, int, int]
 class LocatesBlocks(Protocol):
     """The part of the block store that serving needs. Blocking and thread-safe."""
 
-    def locate(self, cid: Cid) -> BlockPlace:
-        """Return where the bytes of a block lie; raise BlockMissingError."""
+    def locate_run(self, cid: Cid, limit: int) -> list[tuple[Cid, BlockPlace]]:
+        """Return where a block is, and what follows it in the same file; raise BlockMissingError."""
 
     def read(self, cid: Cid) -> bytes:
         """Return a block's bytes, unverified; raise BlockMissingError."""
@@ -69,8 +71,11 @@ class BlockPlaces:
                 return opened
             del self._known[cid]
         found, fresh = await trio.to_thread.run_sync(self._find, cid)
-        self._known[cid] = found
-        if len(self._known) > self._places_max:
+        # In reverse, so that what is needed last is forgotten first.
+        for following, known in reversed(found):
+            self._known[following] = known
+            self._known.move_to_end(following)
+        while len(self._known) > self._places_max:
             self._known.popitem(last=False)
         return fresh
 
@@ -78,8 +83,9 @@ class BlockPlaces:
         """Ask the store again for this block."""
         self._known.pop(cid, None)
 
-    def _find(self, cid: Cid) -> tuple[_Known, OpenBlock]:
-        place = self._store.locate(cid)
+    def _find(self, cid: Cid) -> tuple[list[tuple[Cid, _Known]], OpenBlock]:
+        run = self._store.locate_run(cid, RUN_BLOCKS)
+        place = run[0][1]
         try:
             descriptor = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -88,7 +94,8 @@ class BlockPlaces:
         if identity[2] < place.offset + place.size:
             os.close(descriptor)
             raise BlockMissingError(f"block {cid} is cut off in {place.path}")
-        return _Known(place, identity), OpenBlock(descriptor, place.offset, place.size)
+        known = [(following, _Known(found, identity)) for following, found in run]
+        return known, OpenBlock(descriptor, place.offset, place.size)
 
 
 def _open_if_same(known: _Known) -> OpenBlock | None:

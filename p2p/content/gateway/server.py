@@ -31,6 +31,7 @@ from p2p.content.gateway.selection import select_blocks
 from p2p.content.gateway.sending import FileShrunkError, Sender
 from p2p.content.gateway.wanted import CAR_TYPE, RAW_TYPE, Format, WantedBlock, WantedCar, WantedProbe, decide
 from p2p.content.rate import ByteRate
+from p2p.content.tree import CorruptBlockError
 from p2p.content.unixfs import UnixFsError
 
 log = structlog.get_logger(__name__)
@@ -112,7 +113,7 @@ class GatewayServer:
             await connection.converse()
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError) as error:
             log.debug("a content connection ended", client=client, reason=repr(error))
-        except (BlockMissingError, FileShrunkError, UnixFsError, DagPbError) as error:
+        except (BlockMissingError, CorruptBlockError, FileShrunkError, UnixFsError, DagPbError) as error:
             log.warning("an answer was broken off: content is damaged here", reason=str(error))
         finally:
             if entered:
@@ -138,6 +139,12 @@ class GatewayServer:
         if opened.size > VERIFIED_BYTES_MAX:
             return opened
         return await trio.to_thread.run_sync(self._read_verified, cid, opened)
+
+    async def check_held(self, cid: Cid) -> None:
+        """Raise RequestError(404) unless the block is held."""
+        opened = await self.open_block(cid)
+        if isinstance(opened, OpenBlock):
+            opened.close()
 
     def _read_verified(self, cid: Cid, opened: OpenBlock) -> bytes:
         try:
@@ -204,6 +211,9 @@ class _Connection:
 
     async def _next_head(self) -> bytes | None:
         """Return the next request's head, None at the end or after too long a silence. Raises RequestError."""
+        end = self._buffer.find(HEAD_END)
+        if 0 <= end <= HEAD_BYTES_MAX:  # sent ahead: no waiting, and no time-outs to set up
+            return self._cut_head(end)
         if not self._buffer:
             with trio.move_on_after(self._limits.idle_seconds_max):
                 self._buffer += await self._stream.receive_some(READ_BYTES)
@@ -221,6 +231,9 @@ class _Connection:
                 self._buffer += data
         if end > HEAD_BYTES_MAX:
             raise RequestError(400, f"a request head of more than {HEAD_BYTES_MAX} bytes", close=True)
+        return self._cut_head(end)
+
+    def _cut_head(self, end: int) -> bytes:
         head = bytes(self._buffer[:end])
         del self._buffer[: end + len(HEAD_END)]
         return head
@@ -243,7 +256,8 @@ class _Connection:
     async def _answer_block(self, request: Request, cid: Cid) -> None:
         opened = await self._server.open_block(cid)
         try:
-            etag = f'"{cid}.raw"'
+            name = str(cid)
+            etag = f'"{name}.raw"'
             if _is_known(request, etag):
                 await self._send_within(self._head(304, request, None, [("Etag", etag)]))
                 return
@@ -256,7 +270,7 @@ class _Connection:
                 return
             headers = [
                 ("Content-Type", RAW_TYPE),
-                ("Content-Disposition", f'attachment; filename="{cid}.bin"'),
+                ("Content-Disposition", f'attachment; filename="{name}.bin"'),
                 ("Etag", etag),
                 ("Cache-Control", CACHE_CONTROL),
                 ("X-Content-Type-Options", "nosniff"),
@@ -276,7 +290,9 @@ class _Connection:
 
     async def _answer_car(self, request: Request, wanted: WantedCar) -> None:
         cids = self._server.select(wanted)
-        first = await trio.to_thread.run_sync(next, cids)  # raises 404 before anything is promised
+        cid: Cid | None = await trio.to_thread.run_sync(next, cids)  # raises 404 before anything is promised
+        if cid is not None:
+            await self._server.check_held(cid)
         headers = [
             ("Content-Type", f"{CAR_TYPE}; version=1; order=dfs; dups=y"),
             ("Content-Disposition", f'attachment; filename="{wanted.cid}.car"'),
@@ -293,7 +309,6 @@ class _Connection:
             await self._send_within(head)
             return
         await self._send_within(head + self._frame(car_header(wanted.cid), request))
-        cid: Cid | None = first
         while cid is not None:
             try:
                 opened = await self._server.open_block(cid)

@@ -14,11 +14,11 @@ from p2p.content.blockstore import BlockMissingError, BlockStore
 from p2p.content.cid import Cid, Codec
 from p2p.content.dagpb import decode_node
 from p2p.content.retrieval.race import BlockRace
+from p2p.content.tree import DEPTH_MAX
 from p2p.content.unixfs import FileNode, UnixFsError, read_block
-from p2p.content.unixfs_export import EXPORT_DEPTH_MAX
 
-ROWS_MAX = 2 * EXPORT_DEPTH_MAX + 2
-"""Directories and rows of a file's tree together. A deeper chain of nodes is hostile."""
+ROWS_MAX = 4 * DEPTH_MAX
+"""Directories, shards of large ones and rows of a file's tree together. A deeper chain of nodes is hostile."""
 NODES_MAX = 200_000
 """Different nodes of one tree; a terabyte has a thousand."""
 NODE_BYTES_EXPECTED = 64 * 1024

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -43,6 +44,8 @@ class Staging:
         self._directory = destination.parent / f"{PARTIAL_PREFIX}{root}"
         self._content = self._directory / "content"
         self._places: dict[Cid, list[Place]] = {}
+        # The kernel lets one writer at a time into a file and has the others spin for it.
+        self._writing = threading.Lock()
         self._plan = TreePlan(root, True, (), (), 0)
 
     @contextmanager
@@ -120,7 +123,7 @@ class Staging:
         for _, segment in self._places[cid]:
             if segment.size is not None and segment.size != len(data):
                 raise UnixFsError(f"leaf {cid} brings {len(data)} bytes where {segment.size} were promised")
-        with _full_disk_named(self._destination):
+        with self._writing, _full_disk_named(self._destination):
             for file, segment in self._places[cid]:
                 descriptor = os.open(self._path(file), os.O_WRONLY | _OPEN_FLAGS)
                 try:
