@@ -38,6 +38,7 @@ from node.keys import KeyFileError, find_passphrase, load_peer_seed, unlock_keys
 from node.logs import configure_logs
 from node.model_loader import ModelLoader, loaded_models
 from node.models.content import ContentAdapter, open_content
+from node.models.ipfs_exchange import open_ipfs_exchange
 from node.models.library import ModelLibrary
 from node.network.adapter import LibP2PNetwork, open_network
 from node.network.bans import open_standing
@@ -152,6 +153,14 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 peers_file=data_dir / "peers.json",
                 standing=standing,
             ) as network,
+            open_ipfs_exchange(
+                content,
+                network.host,
+                standing,
+                bitswap=settings.content.bitswap,
+                web_gateways=settings.content.web_gateways,
+                kubo_api=settings.content.kubo_api,
+            ),
         ):
             books = Books(database, account.address)
             shown = DaemonChainOperations(settings, chain, ChainTables(database), books, wall_clock)

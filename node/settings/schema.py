@@ -47,6 +47,7 @@ def _check_multiaddr(text: str) -> str:
 Tokens = Annotated[str, AfterValidator(_check_tokens)]
 Url = Annotated[str, AfterValidator(_check_url)]
 Multiaddress = Annotated[str, AfterValidator(_check_multiaddr)]
+OptionalMultiaddress = Annotated[str, AfterValidator(lambda text: _check_multiaddr(text) if text else text)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -153,6 +154,20 @@ class ContentSettings(Section):
         default=0,
         ge=0,
         description="Disk that content may take, in bytes; 0 leaves it to the disk. Pinned content stays.",
+    )
+    bitswap: bool = Field(
+        default=True,
+        description="Exchange blocks with IPFS peers over Bitswap too. Slow: daemons' gateways come first.",
+    )
+    web_gateways: list[Url] = Field(
+        default=[],
+        max_length=8,
+        description="Public IPFS gateways to ask for what nobody else has, e.g. https://trustless-gateway.link; they\n"
+        "learn what you fetch. Every block is verified.",
+    )
+    kubo_api: OptionalMultiaddress = Field(
+        default="",
+        description="RPC address of your own Kubo, e.g. /ip4/127.0.0.1/tcp/5001, to fetch from and publish to.",
     )
 
 
