@@ -42,7 +42,7 @@ class Cid:
             raise CidError(f"a SHA-256 digest has {DIGEST_BYTES} bytes, not {len(self.digest)}")
 
     @classmethod
-    def of(cls, codec: Codec, data: bytes) -> Self:
+    def of(cls, codec: Codec, data: bytes | bytearray | memoryview) -> Self:
         """Return the CID of a block with these bytes."""
         return cls(codec, hashlib.sha256(data).digest())
 
@@ -75,7 +75,7 @@ class Cid:
         """Return the 36-byte form."""
         return bytes((_VERSION, self.codec, _SHA2_256, DIGEST_BYTES)) + self.digest
 
-    def matches(self, data: bytes) -> bool:
+    def matches(self, data: bytes | bytearray | memoryview) -> bool:
         """Whether `data` are the bytes this CID names."""
         return hashlib.sha256(data).digest() == self.digest
 
