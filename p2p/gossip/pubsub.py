@@ -63,6 +63,8 @@ WRITE_SECONDS_MAX = 20.0
 """A peer that takes nothing for so long is given up."""
 REOPEN_SECONDS = 1.0
 """A stream that a peer resets is opened anew so much later; it may go on resetting it."""
+REOPEN_SECONDS_MAX = 60.0
+"""A peer that speaks no gossip is asked this often whether it does by now."""
 FLOOD_SECONDS = 1.0
 """A flood is one offence in so long, however many messages it has."""
 MAKER_BYTES_MAX = 64
@@ -324,7 +326,7 @@ class HardenedPubsub(Pubsub):
         self.router.tell_recent(peer, topic)
 
     async def _handle_new_peer(self, peer_id: ID) -> None:
-        """Open our stream to a peer and greet it. Raises what the library's retry expects."""
+        """Open our stream to a peer and greet it. Raises what the library raises."""
         if peer_id in self.peers or self.is_peer_blacklisted(peer_id):
             return
         stream = await self.host.new_stream(peer_id, list(self.protocols))
@@ -371,6 +373,26 @@ class HardenedPubsub(Pubsub):
     async def _peer_stream_retry_task(self, peer_id: ID) -> None:
         await trio.sleep(REOPEN_SECONDS)
         await super()._peer_stream_retry_task(peer_id)
+
+    async def _handle_new_peer_with_retry(  # the library names its parameters
+        self,
+        peer_id: ID,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> None:
+        """Greet a peer; try again while it is connected, whatever failed. The library gives up at some failures."""
+        pause = REOPEN_SECONDS
+        with trio.move_on_after(float("inf") if timeout is None else timeout):
+            while True:
+                try:
+                    await self._handle_new_peer(peer_id)
+                except Exception as error:  # the library has no common base for failures to open a stream
+                    log.debug("a peer cannot be greeted", peer=str(peer_id), reason=repr(error))
+                else:
+                    return
+                await trio.sleep(pause)
+                if not self._peer_is_connected(peer_id):
+                    return
+                pause = min(2 * pause, REOPEN_SECONDS_MAX)
 
     async def message_all_peers(self, raw_msg: bytes, announce: rpc_pb2.RPC.SubOpts | None = None) -> None:
         """Queue an announcement for every peer."""
