@@ -181,6 +181,11 @@ class LibP2PNetwork:
         except CallError as error:
             raise CallFailedError(error.code, error.message) from error
 
+    def refused_connections(self) -> dict[str, int]:
+        """Connections turned away since the start, by reason."""
+        refused = self._host.get_network().doorkeeper.refused
+        return {refusal.value: count for refusal, count in refused.items()}
+
     def _topic(self, topic: Topic) -> str:
         return f"/quern/1/{self._network_id}/{topic.value}"
 
@@ -209,15 +214,20 @@ async def open_network(
     account: Address,
     sign: DigestSigner,
     wall_clock: WallClock,
+    standing: Standing | None = None,
 ) -> AsyncIterator[LibP2PNetwork]:
-    """Run the host, gossip and peering until the context is left. Raises p2p.host.PortInUseError."""
+    """Run the host, gossip and peering until the context is left. Raises p2p.host.PortInUseError.
+
+    Without `standing` the conduct of peers is forgotten when the context is left.
+    """
     identity = Identity(seed)
+    standing = standing or Standing(wall_clock)
     async with (
-        open_host(identity, listen, announce) as host,
-        open_gossip(host, standing=Standing(wall_clock)) as gossip,
+        open_host(identity, listen, announce, standing=standing) as host,
+        open_gossip(host, standing=standing) as gossip,
         trio.open_nursery() as nursery,
     ):
-        streams = Streams(host, nursery)
+        streams = Streams(host, nursery, standing)
         peering = Peering(host, streams, bootstrap)
         nursery.start_soon(peering.run)
         yield LibP2PNetwork(

@@ -82,7 +82,7 @@ async def test_a_malformed_rpc_ends_the_librarys_host_but_only_a_stream_of_ours(
         died = group.subgroup(lambda error: "DecodeError" in type(error).__name__) is not None
     assert died
 
-    async with member(1) as victim, attacker_of(victim.host) as attacker:
+    async with member(1, guarded=False) as victim, attacker_of(victim.host) as attacker:
         noted = offences(victim, attacker, monkeypatch)
         await attacker.write(GARBAGE)
         await until(lambda: noted == [Offence.MALFORMED])
@@ -105,7 +105,7 @@ async def test_a_malformed_key_ends_the_librarys_pubsub_but_is_a_forgery_to_ours
             await attacker.send(rpc_pb2.RPC(publish=[with_a_bad_key(attacker)]))
             await trio.sleep(3)
 
-    async with member(1) as victim, attacker_of(victim.host) as attacker:
+    async with member(1, guarded=False) as victim, attacker_of(victim.host) as attacker:
         noted = offences(victim, attacker, monkeypatch)
         await attacker.send(rpc_pb2.RPC(publish=[with_a_bad_key(attacker)]))
         await until(lambda: noted == [Offence.FORGED])
@@ -124,7 +124,7 @@ async def test_a_validator_that_raises_ends_the_librarys_pubsub_but_costs_ours_a
             await attacker.send(rpc_pb2.RPC(publish=[attacker.message(b"data")]))
             await trio.sleep(3)
 
-    async with member(1) as victim, attacker_of(victim.host) as attacker:
+    async with member(1, guarded=False) as victim, attacker_of(victim.host) as attacker:
         victim.verdict = broken
         await attacker.send(rpc_pb2.RPC(publish=[attacker.batch(b"item")]))
         await until(lambda: victim.gossip.metrics().dropped["failed"] == 1)
