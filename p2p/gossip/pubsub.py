@@ -15,13 +15,14 @@ import structlog
 import trio
 from google.protobuf.message import DecodeError
 from libp2p.abc import INetStream
+from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.utils import maybe_consume_signed_record
 
 from p2p.gossip.budget import Budget
-from p2p.gossip.framing import FrameReader, encode_frame
+from p2p.gossip.framing import READ_BYTES, FrameReader, encode_frame
 from p2p.gossip.memory import Memory
 from p2p.gossip.metrics import Counters, Drop
 from p2p.gossip.outgoing import Outgoing
@@ -348,14 +349,17 @@ class HardenedPubsub(Pubsub):
 
     async def _send(self, peer: ID, stream: Any, queue: Outgoing) -> None:
         """Write what is queued for a peer, until it is gone or takes nothing."""
-        try:
-            while (data := await queue.take()) is not None:
-                with trio.fail_after(WRITE_SECONDS_MAX):
-                    await stream.write(data)
-                self._counters.bytes_sent += len(data)
-        except Exception as error:  # the library has no common base for ends of streams
-            log.debug("a gossip stream to a peer ended", peer=str(peer), reason=repr(error))
-            await _reset(stream)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_close_at_reset, stream, queue)
+            try:
+                while (data := await queue.take()) is not None:
+                    with trio.fail_after(WRITE_SECONDS_MAX):
+                        await stream.write(data)
+                    self._counters.bytes_sent += len(data)
+            except Exception as error:  # the library has no common base for ends of streams
+                log.debug("a gossip stream to a peer ended", peer=str(peer), reason=repr(error))
+            nursery.cancel_scope.cancel()
+        await _reset(stream)
         if self.peers.get(peer) is stream:
             self._drop_stream_to(peer)
 
@@ -415,6 +419,18 @@ def _require_form(message: rpc_pb2.Message, message_bytes_max: int) -> None:
         raise MalformedError(f"a gossip message on {len(message.topicIDs)} topics")
     if not 0 < len(message.from_id) <= MAKER_BYTES_MAX or not 0 < len(message.seqno) <= SEQNO_BYTES_MAX:
         raise MalformedError("a gossip message without a maker or a number")
+
+
+async def _close_at_reset(stream: Any, queue: Outgoing) -> None:
+    """Notice the end of a stream on which nothing is ever read: else the next message would go into the void."""
+    try:
+        while await stream.read(READ_BYTES):
+            pass
+    except StreamEOF:  # its other half was closed, which is its right
+        return
+    except Exception as error:  # the library has no common base for ends of streams
+        log.debug("a gossip stream to a peer ended", reason=repr(error))
+    queue.close()
 
 
 async def _reset(stream: Any) -> None:
