@@ -50,7 +50,7 @@ def ring(tmp_path: Path) -> KeyRing:
 
 
 def only_key(ring: KeyRing) -> ContentKey:
-    (held,) = ring.keys()
+    (held,) = ring.held()
     assert held.model_id == MODEL
     return held.key
 
