@@ -683,11 +683,11 @@ async def set_wrapped_key(
     this where the model was encrypted; the key goes to the node that the account has registered, to the encryption key
     it has published, or to the account itself with --public-key, which `quern vault public-key --account` prints.
     """
+    given = None if wrapped is None else _wrapped_key(wrapped)
     async with open_registry(options) as registry:
         recipient = await _recipient(registry, account, public_key)
-        if wrapped is not None:
-            deposit = _wrapped_key(wrapped)
-        else:
+        deposit = given
+        if deposit is None:
             key = await _content_key(options, registry, ModelId(model_id), key_id)
             deposit = wrap_key(key, ModelId(model_id), recipient)
         call = access_vault.set_wrapped_key(model_id, account, deposit)
