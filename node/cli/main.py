@@ -12,6 +12,8 @@ from node.cli.init import init
 from node.cli.ipfs import ipfs
 from node.cli.network import connect, earnings, epoch, models, status, stop
 from node.cli.peers import peers
+from node.cli.network import connect, earnings, epoch, models, peers, status, stop
+from node.cli.vault import vault
 from node.version import package_version
 
 
@@ -39,6 +41,7 @@ def version(as_json: bool) -> None:
 
 
 for _command in (init, status, peers, models, epoch, earnings, chain, ipfs, content, ask, doctor, connect, stop):
+for _command in (init, status, peers, models, epoch, earnings, chain, ask, doctor, connect, stop, vault):
     quern.add_command(_command)
 
 
