@@ -29,7 +29,8 @@ from node.chain.sender import GWEI
 from node.chain.watcher import DeepReorganisationError, NoFinalityError
 from node.chain_operations import DaemonChainOperations
 from node.control.chain_methods import chain_method_table
-from node.control.methods import method_table
+from node.control.methods import Method, method_table
+from node.control.peer_methods import peer_method_table
 from node.control.server import ControlSocketError, serve_control
 from node.engine.adapter import EngineEnvironment, EngineNode
 from node.engine.arguments import EngineArgumentsError, merge_model_args
@@ -39,7 +40,10 @@ from node.model_loader import ModelLoader, loaded_models
 from node.models.content import ContentAdapter, open_content
 from node.models.library import ModelLibrary
 from node.network.adapter import LibP2PNetwork, open_network
+from node.network.bans import open_standing
+from node.network.discovery import discovery_options
 from node.operations import DaemonOperations, Parts
+from node.peer_operations import DaemonPeerOperations
 from node.ports import Provider
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
@@ -59,6 +63,7 @@ from node.services.validating import ValidatingService
 from node.settings import Role, Settings, SettingsError, load_settings
 from node.settings.locations import default_settings_file
 from node.settings.schema import EngineSettings
+from node.store.bans import BanTable
 from node.store.books import Books
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
@@ -135,6 +140,7 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 port=settings.content.port,
                 cache_bytes_max=settings.content.cache_bytes_max,
             ) as content,
+            open_standing(BanTable(database), wall_clock) as standing,
             open_network(
                 seed=load_peer_seed(settings.p2p.key),
                 listen=settings.p2p.listen,
@@ -144,12 +150,15 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 account=account.address,
                 sign=account.sign_digest,
                 wall_clock=wall_clock,
-                peers_file=data_dir / "peers.json",
+                standing=standing,
+                discovery=discovery_options(settings, network_id),
             ) as network,
         ):
             books = Books(database, account.address)
             shown = DaemonChainOperations(settings, chain, ChainTables(database), books, wall_clock)
-            await _run_services(settings, chain, content, network, books, engines, network_id, shown)
+            conduct = DaemonPeerOperations(standing, network.peer_id, network.refused_connections)
+            methods = chain_method_table(shown) | peer_method_table(conduct)
+            await _run_services(settings, chain, content, network, books, engines, network_id, methods)
     finally:
         database.close()
 
@@ -162,7 +171,7 @@ async def _run_services(
     store: Books,
     engines: list[EngineNode],
     network_id: str,
-    chain_operations: DaemonChainOperations,
+    more_methods: dict[str, Method],
 ) -> None:
     supervisor = Supervisor()
     router = GossipRouter(network)
@@ -254,7 +263,7 @@ async def _run_services(
         nursery.start_soon(_stop_after, stop_asked, nursery.cancel_scope)
         operations = DaemonOperations(parts, stop_asked.set)
         # Any: trio does not export the type that Nursery.start asks for.
-        methods = method_table(operations) | chain_method_table(chain_operations)
+        methods = method_table(operations) | more_methods
         control: Any = partial(serve_control, settings.control.socket, methods)
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)

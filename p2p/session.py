@@ -26,6 +26,7 @@ from p2p.frames import (
     read_fail_body,
     read_open_body,
 )
+from p2p.standing import Offence, Standing
 
 log = structlog.get_logger(__name__)
 
@@ -119,8 +120,9 @@ class Served:
 class Session:
     """The calls over one stream. `run` reads until the stream ends; then every call is `lost`."""
 
-    def __init__(self, stream: Any, peer_id: str, methods: dict[str, Served]) -> None:
+    def __init__(self, stream: Any, peer_id: str, methods: dict[str, Served], standing: Standing) -> None:
         self._stream = stream
+        self._standing = standing
         self.peer_id = peer_id
         self._methods = methods
         self._write_lock = trio.Lock()
@@ -145,7 +147,7 @@ class Session:
                 await self._read_frames(nursery)
                 nursery.cancel_scope.cancel()
         except* FrameError as errors:
-            log.warning("a peer sent what is no frame", peer=self.peer_id, reason=str(errors.exceptions[0]))
+            self._standing.blame(self.peer_id, Offence.MALFORMED, str(errors.exceptions[0]))
         finally:
             self._closed = True
             lost = CallError("lost", f"the connection to {self.peer_id} ended")

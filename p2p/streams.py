@@ -9,6 +9,7 @@ import trio
 from libp2p.peer.id import ID
 
 from p2p.session import CallEnd, CallError, Handler, Served, Session
+from p2p.standing import Standing
 
 log = structlog.get_logger(__name__)
 
@@ -21,8 +22,9 @@ INBOUND_SESSIONS_PER_PEER_MAX = 2
 class Streams:
     """Calls to and from peers."""
 
-    def __init__(self, host: Any, nursery: trio.Nursery) -> None:
+    def __init__(self, host: Any, nursery: trio.Nursery, standing: Standing) -> None:
         self._host = host
+        self._standing = standing
         self._nursery = nursery
         self._methods: dict[str, Served] = {}
         self._sessions: dict[str, Session] = {}
@@ -66,7 +68,9 @@ class Streams:
                     stream = await self._host.new_stream(ID.from_base58(peer_id), [PROTOCOL])
             except Exception as error:
                 raise CallError("unreachable", f"{peer_id}: {error!r}") from error
-            session = Session(stream, peer_id, {})  # the opener calls; its peer's calls come on the peer's stream
+            session = Session(
+                stream, peer_id, {}, self._standing
+            )  # the opener calls; its peer's calls come on the peer's stream
             self._sessions[peer_id] = session
             self._nursery.start_soon(self._run, session)
             return session
@@ -84,7 +88,7 @@ class Streams:
             return
         self._inbound[peer_id] = self._inbound.get(peer_id, 0) + 1
         try:
-            await Session(stream, peer_id, self._methods).run()
+            await Session(stream, peer_id, self._methods, self._standing).run()
         finally:
             self._inbound[peer_id] -= 1
             if self._inbound[peer_id] == 0:

@@ -8,7 +8,8 @@ from node.cli.ask import ask
 from node.cli.chain import chain
 from node.cli.doctor import doctor
 from node.cli.init import init
-from node.cli.network import connect, earnings, epoch, models, peers, status, stop
+from node.cli.network import connect, earnings, epoch, models, status, stop
+from node.cli.peers import peers
 from node.version import package_version
 
 

@@ -72,6 +72,16 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE transactions ADD COLUMN unused_through INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE attempts ADD COLUMN gas INTEGER NOT NULL DEFAULT 0;
     """,
+    """
+    -- Peers and addresses that are not spoken to (p2p/standing.py).
+    CREATE TABLE bans (
+        peer TEXT PRIMARY KEY,
+        reason TEXT NOT NULL,
+        since INTEGER NOT NULL,
+        until INTEGER NOT NULL,
+        count INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 
 
