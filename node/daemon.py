@@ -29,9 +29,11 @@ from node.chain.sender import GWEI
 from node.chain.watcher import DeepReorganisationError, NoFinalityError
 from node.chain_operations import DaemonChainOperations
 from node.control.chain_methods import chain_method_table
+from node.control.discovery_methods import discovery_method_table
 from node.control.methods import Method, method_table
 from node.control.peer_methods import peer_method_table
 from node.control.server import ControlSocketError, serve_control
+from node.discovery_operations import DaemonDiscoveryOperations
 from node.engine.adapter import EngineEnvironment, EngineNode
 from node.engine.arguments import EngineArgumentsError, merge_model_args
 from node.keys import KeyFileError, find_passphrase, load_peer_seed, unlock_keystore
@@ -157,7 +159,8 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
             books = Books(database, account.address)
             shown = DaemonChainOperations(settings, chain, ChainTables(database), books, wall_clock)
             conduct = DaemonPeerOperations(standing, network.peer_id, network.refused_connections)
-            methods = chain_method_table(shown) | peer_method_table(conduct)
+            found = DaemonDiscoveryOperations(network.discovery, network.peer_id, network.clock_skew_seconds)
+            methods = chain_method_table(shown) | peer_method_table(conduct) | discovery_method_table(found)
             await _run_services(settings, chain, content, network, books, engines, network_id, methods)
     finally:
         database.close()
