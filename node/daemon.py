@@ -32,9 +32,11 @@ from node.content_operations import StoreOperations
 from node.content_trees import NetworkTrees
 from node.control.chain_methods import chain_method_table
 from node.control.content_methods import content_method_table
+from node.control.discovery_methods import discovery_method_table
 from node.control.methods import Method, method_table
 from node.control.peer_methods import peer_method_table
 from node.control.server import ControlSocketError, serve_control
+from node.discovery_operations import DaemonDiscoveryOperations
 from node.engine.adapter import EngineEnvironment, EngineNode
 from node.engine.arguments import EngineArgumentsError, merge_model_args
 from node.key_deposits import KeyDeposits
@@ -49,6 +51,7 @@ from node.models.library import ModelLibrary
 from node.models.vault import ModelVault, open_vault
 from node.network.adapter import LibP2PNetwork, open_network
 from node.network.bans import open_standing
+from node.network.discovery import discovery_options
 from node.operations import DaemonOperations, Parts
 from node.peer_operations import DaemonPeerOperations
 from node.ports import Provider
@@ -159,8 +162,8 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 account=account.address,
                 sign=account.sign_digest,
                 wall_clock=wall_clock,
-                peers_file=data_dir / "peers.json",
                 standing=standing,
+                discovery=discovery_options(settings, network_id),
             ) as network,
             open_ipfs_exchange(
                 content,
@@ -180,7 +183,8 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
             books = Books(database, account.address)
             shown = DaemonChainOperations(settings, chain, ChainTables(database), books, wall_clock)
             conduct = DaemonPeerOperations(standing, network.peer_id, network.refused_connections)
-            methods = chain_method_table(shown) | peer_method_table(conduct)
+            found = DaemonDiscoveryOperations(network.discovery, network.peer_id, network.clock_skew_seconds)
+            methods = chain_method_table(shown) | peer_method_table(conduct) | discovery_method_table(found)
             await _run_services(settings, chain, content, network, vault, books, engines, network_id, methods)
     finally:
         database.close()
