@@ -291,6 +291,7 @@ class BlockRace:
                 len(runs) < RUNS_PER_BLOCK_MAX
                 and runs[0].peer is not peer
                 and runs[0].peer.source.rank >= peer.source.rank
+                and cid not in self._claimed
                 and peer not in self._tried.get(cid, ())
             ):
                 yield cid, runs[0].started + peer.hedge_after_seconds()

@@ -98,7 +98,7 @@ async def test_a_source_that_stalls_is_dropped_and_blamed() -> None:
 
 async def test_a_liar_is_banned_and_its_blocks_are_got_elsewhere() -> None:
     standing = Standing(trio.current_time)
-    liar, honest = FakeSource("liar", answer=lambda _cid: b"lies"), FakeSource("honest", seconds=0.5)
+    liar, honest = FakeSource("liar", answer=lambda _cid: b"lies"), FakeSource("honest", seconds=0.02)
     got, _ = await fetch(BlockRace([liar, honest], standing=standing))
     assert got == BLOCKS
     assert standing.is_banned("liar")
