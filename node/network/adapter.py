@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -10,7 +11,6 @@ import trio
 from node.ports import Call, CallFailedError, CallHandler, MessageValidator, PeerStatus, Validity, WallClock
 from node.protocol.identifiers import Address, PeerId
 from node.protocol.messages import (
-    GOSSIP_MESSAGE_BYTES_MAX,
     Message,
     MessageBody,
     MessageError,
@@ -20,7 +20,11 @@ from node.protocol.messages import (
     unseal,
 )
 from node.protocol.signatures import DigestSigner
-from p2p.gossip import Gossip, Verdict, open_gossip
+from p2p.discovery.addresses import surroundings_of
+from p2p.discovery.dialer import Dialer
+from p2p.discovery.peerbook import PeerBook
+from p2p.discovery.peerfile import keep_peers, load_peers
+from p2p.gossip import Gossip, GossipMetrics, Verdict, open_gossip
 from p2p.host import listening_addresses, open_host
 from p2p.identity import Identity
 from p2p.peering import Peering
@@ -135,10 +139,14 @@ class LibP2PNetwork:
         except CallError as error:
             raise CallFailedError(error.code, error.message) from error
 
-    async def publish(self, body: MessageBody) -> None:
+    async def publish(self, body: MessageBody, *, urgent: bool = False) -> None:
         """Seal and gossip a message."""
         topic, data = seal(self._network_id, self._account, self._wall_clock(), body, self._sign)
-        await self._gossip.publish(self._topic(topic), data)
+        await self._gossip.publish(self._topic(topic), data, urgent=urgent)
+
+    def gossip_metrics(self) -> GossipMetrics:
+        """What gossip did since start."""
+        return self._gossip.metrics()
 
     @asynccontextmanager
     async def subscribe(self, topic: Topic, validator: MessageValidator) -> AsyncIterator[AsyncIterator[Message]]:
@@ -217,20 +225,26 @@ async def open_network(
     sign: DigestSigner,
     wall_clock: WallClock,
     standing: Standing | None = None,
+    peers_file: Path | None = None,
 ) -> AsyncIterator[LibP2PNetwork]:
     """Run the host, gossip and peering until the context is left. Raises p2p.host.PortInUseError.
 
-    Without `standing` the conduct of peers is forgotten when the context is left.
+    Without `standing` the conduct of peers is forgotten when the context is left; without `peers_file` so are the
+    known peers.
     """
     identity = Identity(seed)
     standing = standing or Standing(wall_clock)
     async with (
         open_host(identity, listen, announce, standing=standing) as host,
-        open_gossip(host, message_bytes_max=GOSSIP_MESSAGE_BYTES_MAX) as gossip,
+        open_gossip(host, standing=standing) as gossip,
         trio.open_nursery() as nursery,
     ):
         streams = Streams(host, nursery, standing)
-        peering = Peering(host, streams, bootstrap)
+        book = PeerBook(identity.peer_id, wall_clock)
+        if peers_file is not None:
+            load_peers(peers_file, book)
+            nursery.start_soon(keep_peers, peers_file, book)
+        peering = Peering(host, streams, book, Dialer(host, book, surroundings_of(listen)), bootstrap)
         nursery.start_soon(peering.run)
         yield LibP2PNetwork(
             host,

@@ -171,6 +171,20 @@ class ContentSettings(Section):
     )
 
 
+class VaultSettings(Section):
+    """Encrypted models and their keys."""
+
+    keys_dir: Path = Field(
+        default=Path("model-keys"),
+        description="Directory of content keys, one private file each. Back it up: a lost key is a lost model.",
+    )
+    unsealed_dir: Path = Field(
+        default=Path("unsealed"),
+        description="Directory where encrypted models lie decrypted while they are served; others must not read it.\n"
+        "On a file system in memory, such as below /dev/shm, nothing of them reaches a disk.",
+    )
+
+
 class ApiSettings(Section):
     """The HTTP face for users: the OpenAI API and the miner API."""
 
@@ -260,6 +274,7 @@ class Settings(BaseSettings):
     account: AccountSettings = AccountSettings()
     p2p: P2PSettings = P2PSettings()
     content: ContentSettings = ContentSettings()
+    vault: VaultSettings = VaultSettings()
     api: ApiSettings = ApiSettings()
     control: ControlSettings = ControlSettings()
     participant: ParticipantSettings = ParticipantSettings()

@@ -201,18 +201,22 @@ class BlockStore:
             os.fsync(file.fileno())  # before any row says that its blocks are held
             sync_directory(path.parent)
             stamp = Stamp.of(os.fstat(file.fileno()))
-            number, is_new = self._index.add_file(path, stamp, self._now_ms())
+            number: int | None = None
+            is_new = False
             try:
                 remaining = iter(blocks)
-                while batch := list(islice(remaining, LEAVES_PER_COMMIT)):
+                while (batch := list(islice(remaining, LEAVES_PER_COMMIT))) or number is None:
                     for cid, offset, size in batch:
                         if offset < 0 or size < 0 or size > BLOCK_BYTES_MAX or offset + size > stamp.size:
                             raise ValueError(f"block {cid} is not within {path}: {size} bytes at {offset}")
-                    self._index.add_leaves(number, batch)
-                if Stamp.of(os.fstat(file.fileno())) != stamp or _stamp(path) != stamp:
-                    raise FileChangedError(f"{path} was changed while it was read: start again when it is at rest")
+                    if Stamp.of(os.fstat(file.fileno())) != stamp or _stamp(path) != stamp:
+                        raise FileChangedError(f"{path} was changed while it was read: start again when it is at rest")
+                    if number is None:
+                        number, is_new = self._index.add_file(path, stamp, self._now_ms(), batch)
+                    else:
+                        self._index.add_leaves(number, batch)
             except BaseException:
-                if is_new:
+                if is_new and number is not None:
                     self._index.forget_file(number)
                 raise
 
