@@ -24,6 +24,7 @@ from p2p.standing import Standing
 from tests.integration.interop.peers import LOOPBACK, ours
 from tests.integration.sources.kubo_stand_in import KuboStandIn, kubo_stand_in
 from tests.integration.sources.servers import Reply, server_of
+from tests.integration.sources.test_provider_search import Finder, Found
 
 MIB = 1024 * 1024
 
@@ -80,20 +81,20 @@ async def test_a_peer_that_the_search_found_is_asked_first_and_a_failed_search_i
     async with ours(tmp_path / "peer") as peer:
         root = import_path(model, peer.store.put).cid
 
-        async def find(cid: Cid) -> Sequence[str]:
-            assert cid == root
+        async def connect(peer_id: str, addresses: Sequence[Any]) -> None:
+            assert (peer_id, addresses) == (peer.peer_id, ("an address",))
             await peer.connect(str(host.get_addrs()[0]))
-            return [peer.peer_id]
 
-        async with daemon(tmp_path / "ours", find_peers=find) as (content, _, host):
+        finder = Finder([Found(peer.peer_id, ("an address",))])
+        async with daemon(tmp_path / "ours", finder=finder, connect=connect) as (content, _, host):
             with trio.fail_after(30):
                 await content.ensure_directory(str(root), [], tmp_path / "out")
             assert same(tmp_path / "out", model)
 
-    async def fail(_cid: Cid) -> Sequence[str]:
+    async def fail(_peer_id: str, _addresses: Sequence[Any]) -> None:
         raise RuntimeError("no network")
 
-    async with daemon(tmp_path / "other", find_peers=fail) as (content, _, host):
+    async with daemon(tmp_path / "other", finder=finder, connect=fail) as (content, _, _):
         with trio.fail_after(30), pytest.raises(ContentUnavailableError):
             await content.ensure_directory(str(root), [], tmp_path / "nothing")
 
