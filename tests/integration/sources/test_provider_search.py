@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from node.models.content import ContentAdapter, ContentExchange, open_content
 from node.models.ipfs_exchange import open_ipfs_exchange
+from p2p.content import provider_search
 from p2p.content.blockstore import BlockStore
 from p2p.content.cid import Cid, Codec
 from p2p.content.provider_search import ANNOUNCED_MAX, CONNECT_SECONDS_MAX, ProviderSearch, RootAnnouncer
@@ -62,7 +63,10 @@ async def node(directory: Path, seed: int) -> AsyncIterator[Node]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_pinned_model_is_found_by_its_cid_and_fetched_from_a_peer_that_was_not_known(tmp_path: Path) -> None:
+async def test_a_pinned_model_is_found_by_its_cid_and_fetched_from_a_peer_that_was_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_search, "LOOK_SECONDS", 0.2)
     model = tmp_path / "model"
     model.mkdir()
     (model / "weights").write_bytes(os.urandom(3_000_000))
