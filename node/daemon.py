@@ -46,6 +46,7 @@ from node.models.library import ModelLibrary
 from node.models.vault import ModelVault, open_vault
 from node.network.adapter import LibP2PNetwork, open_network
 from node.network.bans import open_standing
+from node.network.discovery import discovery_options
 from node.operations import DaemonOperations, Parts
 from node.peer_operations import DaemonPeerOperations
 from node.ports import Provider
@@ -156,8 +157,8 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 account=account.address,
                 sign=account.sign_digest,
                 wall_clock=wall_clock,
-                peers_file=data_dir / "peers.json",
                 standing=standing,
+                discovery=discovery_options(settings, network_id),
             ) as network,
             open_ipfs_exchange(
                 content,
@@ -166,6 +167,8 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 bitswap=settings.content.bitswap,
                 web_gateways=settings.content.web_gateways,
                 kubo_api=settings.content.kubo_api,
+                finder=network.discovery,
+                connect=network.discovery.dialer.connect,
             ),
             open_vault(
                 settings.vault.unsealed_dir,

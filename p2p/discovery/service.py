@@ -104,7 +104,7 @@ class Discovery:
         clock: Callable[[], float] = time.time,
         router: Callable[[], Router] = UpnpRouter,
     ) -> None:
-        """Takes over what the host announces. `listen` and `announce` as in the settings; `clock` gives UNIX seconds."""
+        """Takes over what the host announces. `listen`, `announce` as in the settings; `clock` gives UNIX seconds."""
         self._host = host
         self._options = options
         self._own_id = str(host.get_id())

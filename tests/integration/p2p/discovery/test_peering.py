@@ -16,6 +16,7 @@ from node.protocol.signatures import address_of, sign
 from p2p.discovery.addresses import PeerAddress, Surroundings, parse_address
 from p2p.discovery.dialer import Dialer, DialError
 from p2p.discovery.peerbook import Origin, PeerBook
+from p2p.discovery.service import DiscoveryOptions
 from p2p.host import open_host
 from p2p.identity import Identity
 
@@ -32,7 +33,7 @@ async def node(number: int, peers_file: Path | None, bootstrap: tuple[str, ...] 
         account=address_of(key.public_key),
         sign=lambda digest: sign(key, digest),
         wall_clock=lambda: int(time.time()),
-        peers_file=peers_file,
+        discovery=DiscoveryOptions(peers_file=peers_file),
     ) as network:
         yield network
 
