@@ -28,7 +28,10 @@ from node.chain.rpc import RpcError, RpcUnavailableError
 from node.chain.sender import GWEI
 from node.chain.watcher import DeepReorganisationError, NoFinalityError
 from node.chain_operations import DaemonChainOperations
+from node.content_operations import StoreOperations
+from node.content_trees import NetworkTrees
 from node.control.chain_methods import chain_method_table
+from node.control.content_methods import content_method_table
 from node.control.methods import Method, method_table
 from node.control.peer_methods import peer_method_table
 from node.control.server import ControlSocketError, serve_control
@@ -287,7 +290,8 @@ async def _run_services(
         nursery.start_soon(_stop_after, stop_asked, nursery.cancel_scope)
         operations = DaemonOperations(parts, stop_asked.set)
         # Any: trio does not export the type that Nursery.start asks for.
-        methods = method_table(operations) | more_methods
+        trees = StoreOperations(content.store, NetworkTrees(content, presence.providers))
+        methods = method_table(operations) | content_method_table(trees) | more_methods
         control: Any = partial(serve_control, settings.control.socket, methods)
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)

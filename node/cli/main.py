@@ -6,8 +6,10 @@ import click
 
 from node.cli.ask import ask
 from node.cli.chain import chain
+from node.cli.content import content
 from node.cli.doctor import doctor
 from node.cli.init import init
+from node.cli.ipfs import ipfs
 from node.cli.network import connect, earnings, epoch, models, status, stop
 from node.cli.peers import peers
 from node.version import package_version
@@ -36,7 +38,7 @@ def version(as_json: bool) -> None:
     click.echo(json.dumps({"version": package_version()}) if as_json else package_version())
 
 
-for _command in (init, status, peers, models, epoch, earnings, chain, ask, doctor, connect, stop):
+for _command in (init, status, peers, models, epoch, earnings, chain, ipfs, content, ask, doctor, connect, stop):
     quern.add_command(_command)
 
 
