@@ -10,7 +10,7 @@ from p2p.gossip import Gossip, Verdict, open_gossip
 from p2p.host import open_host
 from p2p.identity import Identity
 from p2p.standing import Standing
-from tests.integration.interop.peers import LOOPBACK, Lines, script
+from tests.integration.interop.peers import LOOPBACK, SECONDS_MAX, Lines, script
 
 pytestmark = pytest.mark.interop
 
@@ -43,7 +43,7 @@ async def test_js_gossipsub_and_ours_hear_every_message_of_each_other() -> None:
         gossip.join(TOPIC, judge),
         script("gossip.mjs", str(host.get_addrs()[0]), TOPIC, str(MESSAGES)) as peer,
     ):
-        with trio.fail_after(30):
+        with trio.fail_after(SECONDS_MAX):
             lines = Lines(peer)
             assert await lines.next() == {"joined": True}
             async with trio.open_nursery() as nursery:

@@ -1,7 +1,6 @@
 """What daemons' gateways lack comes from the rest of IPFS: from a Bitswap peer, Kubo, a public gateway, by rank."""
 
 import os
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,18 +9,15 @@ from typing import Any
 import pytest
 import trio
 
-from node.models.content import ContentAdapter, ContentExchange, open_content
-from node.models.ipfs_exchange import IpfsExchange, open_ipfs_exchange
+from node.models.content import ContentAdapter
+from node.models.ipfs_exchange import IpfsExchange
 from node.ports import ContentUnavailableError, Provider
 from p2p.content.bitswap.source import BitswapSource
 from p2p.content.blockstore import BlockStore
 from p2p.content.cid import Cid
 from p2p.content.source import Rank
 from p2p.content.unixfs_import import import_path
-from p2p.host import open_host
-from p2p.identity import Identity
-from p2p.standing import Standing
-from tests.integration.interop.peers import LOOPBACK, ours
+from tests.integration.interop.peers import daemon_content, ours
 from tests.integration.sources.kubo_stand_in import KuboStandIn, kubo_stand_in
 from tests.integration.sources.servers import Reply, server_of
 from tests.integration.sources.test_provider_search import Finder, Found
@@ -48,18 +44,10 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 @asynccontextmanager
 async def daemon(
-    directory: Path, seed: int = 9, *, token: str = "", **options: Any
+    directory: Path, seed: int = 9, **options: Any
 ) -> AsyncIterator[tuple[ContentAdapter, IpfsExchange, Any]]:
-    """What a daemon has of content: its adapter, its exchange with IPFS, its host."""
-    standing = Standing(time.time)
-    settings: dict[str, Any] = {"bitswap": True, **options}
-    exchange = ContentExchange(token=token, standing=standing)
-    async with (
-        open_content(directory, host="127.0.0.1", port=0, cache_bytes_max=0, exchange=exchange) as content,
-        open_host(Identity(bytes([seed]) * 32), [LOOPBACK], [], standing=standing) as host,
-        open_ipfs_exchange(content, host, standing, **settings) as opened,
-    ):
-        yield content, opened, host
+    async with daemon_content(directory, seed, **options) as opened:
+        yield opened.content, opened.exchange, opened.host
 
 
 async def test_a_model_that_no_gateway_has_comes_from_a_bitswap_peer(tmp_path: Path, model: Path) -> None:
