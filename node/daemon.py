@@ -172,6 +172,8 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 bitswap=settings.content.bitswap,
                 web_gateways=settings.content.web_gateways,
                 kubo_api=settings.content.kubo_api,
+                finder=network.discovery,
+                connect=network.discovery.dialer.connect,
             ),
             open_vault(
                 settings.vault.unsealed_dir,
