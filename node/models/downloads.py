@@ -39,12 +39,25 @@ class ActiveDownload:
 
     model_id: LocalModelId
     transfer: Transfer
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     tries: int = 0
     message: str = "waiting for its turn"
     cancelled_by: str = ""
     """Who cancelled it, if somebody did; else its cancellation is the daemon's end."""
     done: trio.Event = field(default_factory=trio.Event)
+    _scope: trio.CancelScope | None = None
+
+    def cancel(self, actor: str) -> None:
+        """End it, whether it waits or runs."""
+        self.cancelled_by = actor
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def cancellable(self) -> trio.CancelScope:
+        """Return a scope that `cancel` ends; one that is cancelled already, if it was called before."""
+        self._scope = trio.CancelScope()
+        if self.cancelled_by:
+            self._scope.cancel()
+        return self._scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +97,9 @@ class Downloader:
         model_id = active.model_id
         self._registry.step(model_id, ModelEvent.STARTED)
         try:
-            with active.scope:
+            with active.cancellable() as scope:
                 entry = await self._try_until_done(active, source)
-            if not active.scope.cancelled_caught:
+            if not scope.cancelled_caught:
                 return entry
             self._fail(model_id, f"cancelled by {active.cancelled_by}")
             raise DownloadFailedError(f"{model_id}: cancelled by {active.cancelled_by}")

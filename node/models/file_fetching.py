@@ -65,32 +65,41 @@ async def _fetch_file(
 ) -> None:
     part = await trio.to_thread.run_sync(staging.part, file.path, file.size_bytes, file.checksum)
     try:
-        if part.position == 0 and file.checksum is not None and file.checksum.algorithm == "sha256":
-            same = find_same(file.checksum.digest)
-            if same is not None:
-                await trio.to_thread.run_sync(_copy, same, part, transfer)
-        if file.size_bytes is None or part.position < file.size_bytes:
-            await fetch_one(file, part)
-        before = part.position
-        try:
-            await trio.to_thread.run_sync(part.finish, staging.note_complete)
-        except ChecksumMismatchError as error:
-            transfer.forget(before)
-            raise SourceUnavailableError(f"{error}; it was discarded") from error
+        same = _same(file, part, find_same)
+        if same is None or not await trio.to_thread.run_sync(_copy_same, same, part, staging, transfer):
+            if file.size_bytes is None or part.position < file.size_bytes:
+                await fetch_one(file, part)
+            before = part.position
+            try:
+                await trio.to_thread.run_sync(part.finish, staging.note_complete)
+            except ChecksumMismatchError as error:
+                transfer.forget(before)
+                raise SourceUnavailableError(f"{error}; it was discarded") from error
         transfer.file_done()
     finally:
         part.close()
 
 
-def _copy(same: Path, part: PartFile, transfer: Transfer) -> None:
-    """Copy what another model has; if that proves to be something else now, it is fetched after all."""
+def _same(file: SourceFile, part: PartFile, find_same: FindSame) -> Path | None:
+    """Return where the file lies already, if that is known."""
+    if part.position or file.checksum is None or file.checksum.algorithm != "sha256":
+        return None
+    return find_same(file.checksum.digest)
+
+
+def _copy_same(same: Path, part: PartFile, staging: Staging, transfer: Transfer) -> bool:
+    """Copy the file from another model; whether that was done. What proves to be damaged there is not taken."""
     try:
         with same.open("rb") as source:
             while data := source.read(1024 * 1024):
                 part.write(data)
-                transfer.note_local(len(data))
+        size = part.position
+        part.finish(staging.note_complete)
     except (OSError, ChecksumMismatchError):
-        transfer.forget(part.restart())
+        part.restart()
+        return False
+    transfer.note_local(size)
+    return True
 
 
 def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -263,8 +263,7 @@ class ModelManager:
         if active is None:
             raise ManagerRefusedError(f"{model_id} is not being downloaded")
         self._audit.note(actor, "cancel", model_id)
-        active.cancelled_by = actor
-        active.scope.cancel()
+        active.cancel(actor)
 
     async def remove(self, model_id: LocalModelId, actor: str) -> None:
         """Remove a model and what was staged of it. Raises UnknownModelError, ManagerRefusedError."""
@@ -279,8 +278,7 @@ class ModelManager:
             raise ManagerRefusedError(f"{model_id} is pinned", f"Unpin it first: quern model unpin {model_id}")
         active = self._active.get(model_id)
         if active is not None:
-            active.cancelled_by = actor
-            active.scope.cancel()
+            active.cancel(actor)
             await active.done.wait()
             entry = self._registry.get(model_id)
         self._audit.note(actor, "remove", model_id, entry.version)
@@ -392,7 +390,7 @@ class ModelManager:
         model_id = active.model_id
         try:
             started = False
-            with active.scope:
+            with active.cancellable():
                 await self._slots.acquire()
                 started = True
             if not started:

@@ -23,7 +23,7 @@ class Transfer:
         self.bytes_done = 0
         """Bytes on this disk, those of earlier tries included."""
         self.bytes_new = 0
-        """Bytes that came since the download began in this process."""
+        """Bytes that came in this process, less those that were discarded: what was gained."""
         self.bytes_total = 0
         self.files_done = 0
         self.files_total = 0
@@ -67,6 +67,7 @@ class Transfer:
         """Take back bytes that were discarded."""
         with self._lock:
             self.bytes_done = max(0, self.bytes_done - count)
+            self.bytes_new -= count
 
     def at(self, bytes_done: int, bytes_total: int) -> None:
         """Set the counters as a source that counts by itself has them."""
