@@ -1,7 +1,7 @@
 """A local server that speaks the Hugging Face Hub's real endpoints, and fails in the ways the real one does.
 
-Driven by the real huggingface_hub: revisions, the tree with pages, `resolve` with ETags, linked ETags and sizes, ranges,
-redirects of LFS files to a content network of another origin, LFS pointers, gated and private repositories.
+Driven by the real huggingface_hub: revisions, the tree with pages, `resolve` with ETags, linked ETags and sizes,
+ranges, redirects of LFS files to a content network of another origin, LFS pointers, gated and private repositories.
 """
 
 import hashlib

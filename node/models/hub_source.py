@@ -3,18 +3,19 @@
 Detail: the revision is resolved once, to a commit, and every answer has to be of that commit: a branch that moves
 while it is downloaded cannot mix two versions, and is told of at the end. Files in LFS are checked by sha256, the
 others by git's sha1, both from the Hub's own tree. The library's own download functions begin a file anew after every
-interruption (they write to a file of random name); `http_get`, which they use, can go on, and is what is used here.
+interruption (they write to a file of random name), and its `http_get` drops up to 10 MB of each: so the library finds
+the revision, the tree and each file's address, and brings its session and its errors, but the bytes are read here.
 """
 
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import trio
-from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -22,9 +23,12 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # type: ignore[attr-defined]
+from huggingface_hub.utils import (  # type: ignore[attr-defined] # they are public, but loaded lazily
+    build_hf_headers,
+    get_session,
+    hf_raise_for_status,
+)
 
 from node.models.checksums import Checksum, ChecksumMismatchError
 from node.models.file_fetching import FindSame, fetch_files
@@ -39,8 +43,6 @@ from node.models.transfer import Transfer
 HEAD_SECONDS_MAX = 10.0
 THREADS_MAX = 12
 """Downloads at once × files at once, with the defaults. Calls of the Hub block a thread each."""
-TOO_LARGE_BYTES = 50_000_000_000
-"""The Hub gives larger files by its Xet protocol only."""
 RETRIED_STATUS = (408, 425, 429)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TYPE_OF_TASK = {
@@ -86,7 +88,6 @@ class HubSource:
         self._verify = verify
         self._cache_dir = cache_dir
         self._api = HfApi(endpoint=self._endpoint, token=self._token)
-        disable_progress_bars()
 
     whole = False
 
@@ -158,17 +159,21 @@ class HubSource:
             )
         if found.size is not None and file.size_bytes is not None and found.size != file.size_bytes:
             raise SourceUnavailableError(f"{file.path}: the Hub says {found.size} bytes here, {file.size_bytes} before")
-        if (file.size_bytes or 0) > TOO_LARGE_BYTES:
-            raise SourceError(
-                f"{file.path} has {file.size_bytes} bytes; the Hub gives files of over 50 GB by Xet only. Download it "
-                "with `hf download` and import the directory: quern model download DIRECTORY"
-            )
         headers = build_hf_headers(token=self._token)
         headers["Accept-Encoding"] = "identity"
         if _origin(found.location) != _origin(url):
             headers.pop("authorization", None)  # the content network has signed addresses and needs no token
-        sink = cast(BinaryIO, _Sink(part, transfer))
-        http_get(found.location, sink, resume_size=part.position, headers=dict(headers), expected_size=file.size_bytes)
+        if part.position:
+            headers["Range"] = f"bytes={part.position}-"
+        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        with get_session().stream("GET", found.location, headers=headers, timeout=timeout) as response:
+            if response.status_code >= 400:
+                response.read()
+            hf_raise_for_status(response)
+            if part.position and response.status_code != 206:
+                transfer.forget(part.restart())
+            for data in response.iter_bytes():
+                transfer.note_blocking(part.write(data))
 
     def _from_cache(self, commit: str, file: SourceFile, part: PartFile, transfer: Transfer) -> bool:
         """Take a file from a cache of huggingface_hub, if it is there and is what it should be."""
@@ -214,31 +219,6 @@ class HubSource:
                 return SourceError(f"{repo}: {_brief(error)}")
             case _:
                 return SourceUnavailableError(f"{repo}: the Hub cannot be reached: {_brief(error)}")
-
-
-class _Sink:
-    """What http_get writes to: the part, counted and within the limit on bandwidth."""
-
-    def __init__(self, part: PartFile, transfer: Transfer) -> None:
-        self._part = part
-        self._transfer = transfer
-
-    def write(self, data: bytes) -> int:
-        written = self._part.write(data)
-        self._transfer.note_blocking(written)
-        return written
-
-    def tell(self) -> int:
-        return self._part.tell()
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        before = self._part.position
-        after = self._part.seek(offset, whence)
-        self._transfer.forget(before - after)
-        return after
-
-    def truncate(self) -> int:
-        return self._part.truncate()
 
 
 def _source_file(entry: RepoFile, *, verify: bool) -> SourceFile:

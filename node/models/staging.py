@@ -32,10 +32,7 @@ class PartClosedError(Exception):
 
 
 class PartFile:
-    """A file that is being downloaded, written at its end. Hashes as it goes; what was there before is hashed again.
-
-    Looks enough like a binary file for huggingface_hub's `http_get` to write into it.
-    """
+    """A file that is being downloaded, written at its end. Hashes as it goes; what was there before is hashed again."""
 
     def __init__(
         self, part: Path, destination: Path, name: str, size_bytes: int | None, checksum: Checksum | None
@@ -68,22 +65,6 @@ class PartFile:
             self._hasher.update(data)
             self.position += len(data)
             return len(data)
-
-    def tell(self) -> int:
-        """Where the next byte is written: always the end."""
-        return self.position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Begin again at 0, or stay at the end. Anything else is a fault of the caller."""
-        if whence != os.SEEK_SET or offset not in (0, self.position):
-            raise ValueError("a part is only written at its end, or from its beginning")
-        if offset == 0 and self.position:
-            self.restart()
-        return self.position
-
-    def truncate(self) -> int:
-        """Nothing is there beyond the position."""
-        return self.position
 
     def restart(self) -> int:
         """Discard what is there; return how many bytes that were."""
