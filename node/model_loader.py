@@ -10,7 +10,6 @@ from node.models.library import ModelLibrary
 from node.models.validation import ModelInvalidError
 from node.ports import Chain
 from node.protocol.identifiers import Cid, ModelId
-from node.services.presence import PresenceTable
 
 log = structlog.get_logger(__name__)
 
@@ -18,12 +17,9 @@ log = structlog.get_logger(__name__)
 class ModelLoader:
     """Loads one model into one engine."""
 
-    def __init__(
-        self, chain: Chain, library: ModelLibrary, presence: PresenceTable, engine: EngineNode, model_id: ModelId
-    ) -> None:
+    def __init__(self, chain: Chain, library: ModelLibrary, engine: EngineNode, model_id: ModelId) -> None:
         self._chain = chain
         self._library = library
-        self._presence = presence
         self._engine = engine
         self._model_id = model_id
         self._loaded: Cid | None = None
@@ -36,12 +32,16 @@ class ModelLoader:
             if model is None or not model.active or model.cid == self._loaded or model.cid in self._refused:
                 continue
             try:
-                path = await self._library.ensure(model, self._presence.providers)
+                path = await self._library.ensure(model)
                 self._engine.load(model, path)
             except (ModelInvalidError, EngineArgumentsError) as error:
+                if isinstance(error, EngineArgumentsError):
+                    self._library.release(model.cid)  # it is here, and will not be loaded
                 log.error("the registry's model is not loaded", model=self._model_id, cid=model.cid, reason=str(error))
                 self._refused.add(model.cid)
             else:
+                if self._loaded is not None:
+                    self._library.release(self._loaded)
                 self._loaded = model.cid
 
 

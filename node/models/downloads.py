@@ -29,8 +29,17 @@ from p2p.content.unixfs import UnixFsError
 log = structlog.get_logger(__name__)
 
 
+class NoSpaceError(Exception):
+    """There is no room for a model, and none can be made; the message says what to do."""
+
+
 class DownloadFailedError(Exception):
     """A model did not become available; the entry has the reason as well."""
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        """`permanent`: another try would bring the same."""
+        super().__init__(message)
+        self.permanent = permanent
 
 
 @dataclass(slots=True)
@@ -128,8 +137,10 @@ class Downloader:
                 reason = str(error)
             except trio.TooSlowError:
                 reason = f"it took longer than {self._limits.timeout_seconds:.0f} s"
-            except (SourceError, UnixFsError) as error:
+            except NoSpaceError as error:
                 raise self._failed(active.model_id, str(error)) from error
+            except (SourceError, UnixFsError) as error:
+                raise self._failed(active.model_id, str(error), permanent=True) from error
             except OSError as error:
                 raise self._failed(active.model_id, _disk_words(error)) from error
             came = active.transfer.bytes_new - before
@@ -188,7 +199,7 @@ class Downloader:
         staging.publish(destination)
 
     async def _make_room(self, model_id: LocalModelId, listing: Listing, staging: Staging) -> None:
-        """Evict what has to give way. Raises SourceError if that does not suffice."""
+        """Evict what has to give way. Raises NoSpaceError if that does not suffice."""
         async with self._room:
             staged = await trio.to_thread.run_sync(_staged_bytes, listing, staging)
             missing = max(0, listing.size_bytes - staged)
@@ -196,22 +207,22 @@ class Downloader:
             promised = sum(self._promised.values())
             plan = plan_eviction(self._held(), listing.size_bytes + promised, self._limits.bytes_max)
             if isinstance(plan, NoRoom):
-                raise SourceError(
+                raise NoSpaceError(
                     f"{model_id} has {listing.size_bytes} bytes, {plan.missing_bytes} more than [models] bytes_max "
                     "leaves room for. Remove or unpin models, or raise the limit"
                 )
             await self._carry_out(plan, f"to make room for {model_id}")
             free = await trio.to_thread.run_sync(self._storage.free_bytes)
             if missing + promised > free:
-                raise SourceError(
+                raise NoSpaceError(
                     f"{model_id} needs {missing} more bytes of disk, {max(0, free - promised)} can be used. Free some "
                     "space, or set [models] storage_dir to a larger disk"
                 )
             self._promised[model_id] = missing
 
-    def _failed(self, model_id: LocalModelId, reason: str) -> DownloadFailedError:
+    def _failed(self, model_id: LocalModelId, reason: str, *, permanent: bool = False) -> DownloadFailedError:
         self._fail(model_id, reason)
-        return DownloadFailedError(f"{model_id}: {reason}")
+        return DownloadFailedError(f"{model_id}: {reason}", permanent=permanent)
 
     def _fail(self, model_id: LocalModelId, reason: str) -> None:
         self._registry.step(model_id, ModelEvent.FAILED, reason=reason)

@@ -80,11 +80,15 @@ class ModelQuery:
 
 
 class ModelRegistry:
-    """The entries. Calls are short and synchronous; `changed` is called after each change."""
+    """The entries. Calls are short and synchronous."""
 
-    def __init__(self, tables: ModelTables, wall_clock: WallClock, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, tables: ModelTables, wall_clock: WallClock) -> None:
         self._tables = tables
         self._wall_clock = wall_clock
+        self._changed: Callable[[], None] = _nobody
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called after each change."""
         self._changed = changed
 
     def find(self, model_id: LocalModelId) -> ModelEntry | None:
@@ -211,6 +215,10 @@ class ModelRegistry:
     def _save(self, entry: ModelEntry, files: Iterable[FileRow] | None = None) -> None:
         self._tables.save(_row(entry), files)
         self._changed()
+
+
+def _nobody() -> None:
+    """Tell nobody of a change."""
 
 
 def bounded_metadata(metadata: Metadata) -> Metadata:

@@ -95,8 +95,7 @@ class Place:
         database = Database(self.folder / "quern.sqlite")
         tables = ModelTables(database)
         client = GuardedClient(private_allowed=self.private_allowed)
-        managers: list[ModelManager] = []
-        registry = ModelRegistry(tables, lambda: self.now, lambda: [item.changed() for item in managers] and None)
+        registry = ModelRegistry(tables, lambda: self.now)
         manager = ModelManager(
             registry,
             ModelStorage(self.models, self.cold),
@@ -113,7 +112,7 @@ class Place:
             self.options,
             lambda: self.now,
         )
-        managers.append(manager)
+        registry.on_change(manager.changed)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(manager.run)
