@@ -11,6 +11,7 @@ from node.cli.discovery import network
 from node.cli.doctor import doctor
 from node.cli.init import init
 from node.cli.ipfs import ipfs
+from node.cli.model import model
 from node.cli.network import connect, earnings, epoch, models, status, stop
 from node.cli.peers import peers
 from node.cli.vault import vault
@@ -46,6 +47,7 @@ COMMANDS = (
     peers,
     network,
     models,
+    model,
     epoch,
     earnings,
     chain,
