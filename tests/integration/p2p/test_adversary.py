@@ -6,7 +6,6 @@ ADVERSARY_SECONDS sets how long (120 unless told). Nothing here asserts how fast
 import json
 import logging
 import os
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -155,8 +154,10 @@ async def _under_attack(victim: LibP2PNetwork, honest: Honest) -> tuple[list[dic
         done = await trio.run_process(
             [sys.executable, "-m", "tests.integration.p2p.adversary", *arguments],
             capture_stdout=True,
-            stderr=subprocess.DEVNULL,
+            capture_stderr=True,
+            check=False,
         )
+        assert done.returncode == 0, done.stderr.decode()[-3000:]
         report = json.loads(done.stdout.splitlines()[-1])
         report["connected"] = Counter(report["connected"])
         reports.append(report)

@@ -16,11 +16,12 @@ import trio
 import trio.testing
 from libp2p import new_host
 from libp2p.custom_types import TProtocol
+from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.network.config import ConnectionConfig
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from libp2p.stream_muxer.yamux.yamux import Yamux as StockYamux
-from libp2p.utils import encode_delim, encode_uvarint
+from libp2p.utils import encode_delim, encode_uvarint, encode_varint_prefixed
 from multiaddr import Multiaddr
 
 from p2p import doorkeeper
@@ -440,6 +441,34 @@ async def test_an_unguarded_host_dials_whom_it_ever_heard_of_but_ours_does_not()
             own.get_peerstore().add_addrs(info.peer_id, info.addrs, 3600)
             await own.get_network().auto_connector.maybe_connect()
             assert not await becomes(lambda: own.get_network().get_connections(), 1)
+
+
+async def test_an_unguarded_host_remembers_a_mebibyte_of_each_peer_but_ours_does_not() -> None:
+    def remembered(store: Any, peer: Any) -> int:
+        protocols, addresses = store.get_protocols(peer), store.addrs(peer)
+        return sum(map(len, protocols)) + sum(len(address.to_bytes()) for address in addresses)
+
+    async def identify(victim: Any, number: int) -> int:
+        """Have a peer say much of itself; return how much of it is kept."""
+        async with ours(number) as talker:
+
+            async def boast(stream: Any) -> None:
+                message = Identify(
+                    protocols=[f"/{n}/" + "x" * 1000 for n in range(500)] + [f"/short/{n}" for n in range(5000)],
+                    listen_addrs=[Multiaddr(f"/ip4/203.0.113.7/tcp/{n + 1}").to_bytes() for n in range(1000)],
+                )
+                await stream.write(encode_varint_prefixed(message.SerializeToString()))
+                await stream.close()
+
+            talker.set_stream_handler(TProtocol("/ipfs/id/1.0.0"), boast)
+            await connect(talker, victim)
+            peer, store = talker.get_id(), victim.get_peerstore()
+            await victim._identify_peer(peer, reason="test")
+            return remembered(store, peer)
+
+    async with unguarded() as stock, ours() as own:
+        assert await identify(stock, 1) > 500_000, "upstream has mended this"
+        assert 0 < await identify(own, 2) < 20_000
 
 
 async def test_hosts_that_were_opened_and_closed_leave_no_socket_and_no_thread_behind() -> None:
