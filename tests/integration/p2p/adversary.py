@@ -6,7 +6,6 @@ did, and how often each kind of attack was carried out.
 """
 
 import json
-import os
 import random
 import sys
 from collections import Counter
@@ -32,11 +31,14 @@ from p2p.yamux.budget import Budget
 from p2p.yamux.wire import Flag, Type, encode_header
 
 MULTISTREAM = encode_delim(b"/multistream/1.0.0")
+TOPIC = "/quern/1/test/presence"
 GOSSIP = TProtocol("/meshsub/1.1.0")
 PATIENCE = 3
 """Times that an identity is turned away before it is changed for a new one."""
-STALL_SECONDS = 25.0
-ATTACK_SECONDS = 15.0
+STALL_SECONDS = 20.0
+ATTACK_SECONDS = 8.0
+BREATH_SECONDS = 0.05
+"""Between two bursts of a flood: attackers share the processing power of their process, and of the victim."""
 PAUSE_SECONDS = (0.1, 1.0)
 Raw = Callable[[trio.SocketStream], Awaitable[None]]
 Known = Callable[[Any, Any], Awaitable[None]]
@@ -94,27 +96,30 @@ async def overrun_a_window(muxed: Any, secured: Any) -> None:
 
 
 async def open_streams_without_end(muxed: Any, secured: Any) -> None:
-    for number in range(1001, 100_000, 2):
-        await secured.write(encode_header(Type.WINDOW, Flag.SYN, number, 0))
+    for number in range(1001, 1_000_000, 400):
+        await secured.write(b"".join(encode_header(Type.WINDOW, Flag.SYN, number + n, 0) for n in range(0, 400, 2)))
+        await trio.sleep(BREATH_SECONDS)
 
 
 async def ping_without_end(muxed: Any, secured: Any) -> None:
     pings = encode_header(Type.PING, Flag.SYN, 0, 1) * 1000
     while True:
         await secured.write(pings)
+        await trio.sleep(BREATH_SECONDS)
 
 
 async def negotiate_without_end(muxed: Any, secured: Any) -> None:
     while True:
         stream = await muxed.open_stream()
         await stream.write(MULTISTREAM + encode_uvarint(2**60))
-        await trio.sleep(0.01)
+        await trio.sleep(BREATH_SECONDS)
 
 
 async def break_frames(muxed: Any, secured: Any) -> None:
-    stream = await negotiated(muxed, REQUESTS)
-    await stream.write((20).to_bytes(4) + b"\x63" + random.randbytes(19))
-    await trio.sleep(1)
+    while True:
+        stream = await negotiated(muxed, REQUESTS)
+        await stream.write((20).to_bytes(4) + b"\x63" + random.randbytes(19))
+        await trio.sleep(0.2)
 
 
 async def send_without_credit(muxed: Any, secured: Any) -> None:
@@ -130,6 +135,7 @@ async def ask_without_end(muxed: Any, secured: Any) -> None:
     while True:
         call += 1
         await stream.write(encode_frame(Frame(Kind.OPEN, call, open_body(Opening("absent", bytes(1000))))))
+        await trio.sleep(0.001)
 
 
 async def hold_calls_open(muxed: Any, secured: Any) -> None:
@@ -140,23 +146,23 @@ async def hold_calls_open(muxed: Any, secured: Any) -> None:
 
 
 async def break_gossip(muxed: Any, secured: Any) -> None:
-    stream = await negotiated(muxed, GOSSIP)
-    await stream.write(encode_varint_prefixed(b"\xff" * 40))
-    await trio.sleep(1)
+    while True:
+        stream = await negotiated(muxed, GOSSIP)
+        await stream.write(encode_varint_prefixed(b"\xff" * 40))
+        await trio.sleep(0.2)
 
 
 async def forge_gossip(muxed: Any, secured: Any) -> None:
     stream = await negotiated(muxed, GOSSIP)
+    author = Identity(random.randbytes(32)).peer_id
     for number in range(50):
         message = rpc_pb2.Message(
             data=b"lie %d" % number,
-            topicIDs=[os.environ.get("TOPIC", "/quern/1/test/presence")],
-            from_id=Identity(random.randbytes(32)).key_pair.public_key.serialize()[-34:],
+            topicIDs=[TOPIC],
+            from_id=ID.from_base58(author).to_bytes(),
             seqno=number.to_bytes(8),
             signature=bytes(64),
         )
-        author = Identity(random.randbytes(32)).peer_id
-        message.from_id = ID.from_base58(author).to_bytes()
         await stream.write(encode_varint_prefixed(rpc_pb2.RPC(publish=[message]).SerializeToString()))
     await trio.sleep(1)
 
@@ -167,7 +173,7 @@ async def flood_gossip(muxed: Any, secured: Any) -> None:
     rpc = rpc_pb2.RPC(control=rpc_pb2.ControlMessage(iwant=wanted)).SerializeToString()
     while True:
         await stream.write(encode_varint_prefixed(rpc))
-        await trio.sleep(0.01)
+        await trio.sleep(BREATH_SECONDS)
 
 
 async def read_nothing(muxed: Any, secured: Any) -> None:
@@ -280,10 +286,13 @@ def random_source() -> str:
 async def main(port: int, victim: str, seconds: float, connections: int) -> None:
     """Attack for a time, then report."""
     attackers = Attackers(port, victim)
-    with trio.move_on_after(seconds):
-        async with trio.open_nursery() as nursery:
-            for number in range(connections):
-                nursery.start_soon(attackers.attack, number)
+    try:
+        with trio.move_on_after(seconds):
+            async with trio.open_nursery() as nursery:
+                for number in range(connections):
+                    nursery.start_soon(attackers.attack, number)
+    except* Exception as errors:  # cut off in the moment it was over anyway
+        sys.stderr.write(f"{len(errors.exceptions)} attackers were cut off at the end\n")
     report = {
         "identities": attackers.identities,
         "rounds": attackers.rounds,
