@@ -2,7 +2,8 @@
 
 libp2p 0.8.1 keeps the place of an inbound connection until the host ends: after 300 connections in its life, open or
 not, a host hears nobody. It trims the connections of one peer only after 20 s, does not know the address of an IPv6
-peer, and has no notion of a banned one. Watched by
+peer, keeps connections that end while they are being registered on its list for ever, and has no notion of a banned
+peer. Watched by
 test_an_unguarded_host_is_deaf_after_enough_connections_have_come_and_gone and the other tests of connections there.
 """
 
@@ -102,6 +103,10 @@ class HardenedSwarm(Swarm):
             await muxed_conn.close()
             raise
         connection = await super().add_conn(muxed_conn, direction)
+        if muxed_conn.is_closed:
+            # It ended while it was being registered: then nobody else would ever take it off the list.
+            self.remove_conn(connection)
+            raise SwarmException(f"the connection to {muxed_conn.peer_id} ended at once")
         if self.standing.is_banned(str(muxed_conn.peer_id)):
             await connection.close()
             self._refuse_banned(muxed_conn.peer_id)
@@ -110,8 +115,11 @@ class HardenedSwarm(Swarm):
     async def disconnect_banned(self) -> None:
         """Close the connections of banned peers and addresses, for ever: at once after a ban, and at times anyway."""
         while True:
+            connection: Any
             for connection in self.get_connections():
-                if self._is_unwanted(connection):
+                if connection.is_closed and connection.muxed_conn.is_closed:
+                    self.remove_conn(connection)
+                elif self._is_unwanted(connection):
                     self.manager.run_task(self._close_connection_async, connection)
             with trio.move_on_after(SWEEP_SECONDS):
                 await self._sweep_asked.wait()

@@ -3,6 +3,7 @@
 The first half of each test fails on the day upstream has mended the fault: then our repair can go. Gossip has its own.
 """
 
+import contextlib
 import gc
 import socket
 import threading
@@ -18,6 +19,7 @@ from libp2p import new_host
 from libp2p.custom_types import TProtocol
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.network.config import ConnectionConfig
+from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from libp2p.stream_muxer.yamux.yamux import Yamux as StockYamux
@@ -30,7 +32,7 @@ from p2p.identity import Identity
 from p2p.standing import Offence, Standing
 from p2p.yamux.connection import SILENCE_SECONDS_MAX, STREAMS_INBOUND_MAX, Yamux
 from p2p.yamux.wire import HEADER_BYTES, WINDOW_BYTES_INITIAL, Flag, Type, WireError, decode_header, encode_header
-from tests.unit.p2p.pipes import pipe
+from tests.unit.p2p.pipes import PipeEnd, pipe
 
 ANYWHERE = "/ip4/127.0.0.1/tcp/0"
 PROTOCOL = TProtocol("/test/1")
@@ -297,6 +299,37 @@ async def test_an_unguarded_host_is_deaf_after_enough_connections_have_come_and_
         for number in range(1, 7):
             assert await visit(host, number)
             assert await becomes(lambda: host.get_network().doorkeeper.connections == 0)
+
+
+async def test_a_connection_that_ends_while_it_is_registered_stays_on_an_unguarded_hosts_list_but_not_on_ours() -> None:
+    class Ending(PipeEnd):
+        """Ends after some turns of the event loop."""
+
+        turns = 0
+
+        async def read(self, n: int | None = None) -> bytes:
+            for _ in range(self.turns):
+                await trio.lowlevel.checkpoint()
+            raise EOFError("the other end has hung up")
+
+    async def listed(host: Any, make: Any) -> int:
+        async def add(turns: int) -> None:
+            near, _far = pipe()
+            ending = Ending(near._stream, is_initiator=False)
+            ending.turns = turns
+            with contextlib.suppress(SwarmException):
+                muxed = make(ending, ID.from_base58(identity(1 + turns).peer_id))
+                await host.get_network().add_conn(muxed, "inbound")
+
+        async with trio.open_nursery() as nursery:
+            for turns in range(40):
+                nursery.start_soon(add, turns)
+        await trio.sleep(1)
+        return len(host.get_network().get_connections())
+
+    async with unguarded() as stock, ours() as own:
+        assert await listed(stock, StockYamux) > 0, "upstream has mended this"
+        assert await listed(own, Yamux) == 0
 
 
 async def test_a_line_without_end_is_read_whole_by_an_unguarded_host_but_not_by_ours() -> None:
