@@ -2,8 +2,7 @@
 
 libp2p 0.8.1 keeps the place of an inbound connection until the host ends: after 300 connections in its life, open or
 not, a host hears nobody. It trims the connections of one peer only after 20 s, does not know the address of an IPv6
-peer, keeps connections that end while they are being registered on its list for ever, and has no notion of a banned
-peer. Watched by
+peer, and has no notion of a banned one. Watched by
 test_an_unguarded_host_is_deaf_after_enough_connections_have_come_and_gone and the other tests of connections there.
 """
 

@@ -301,7 +301,9 @@ async def test_an_unguarded_host_is_deaf_after_enough_connections_have_come_and_
             assert await becomes(lambda: host.get_network().doorkeeper.connections == 0)
 
 
-async def test_a_connection_that_ends_while_it_is_registered_stays_on_an_unguarded_hosts_list_but_not_on_ours() -> None:
+async def test_a_connection_that_ends_while_it_is_registered_is_not_listed_for_ever() -> None:
+    """The library relies on a connection taking a tenth of a second to close; ours takes none."""
+
     class Ending(PipeEnd):
         """Ends after some turns of the event loop."""
 
@@ -312,13 +314,13 @@ async def test_a_connection_that_ends_while_it_is_registered_stays_on_an_unguard
                 await trio.lowlevel.checkpoint()
             raise EOFError("the other end has hung up")
 
-    async def listed(host: Any, make: Any) -> int:
+    async def listed(host: Any) -> int:
         async def add(turns: int) -> None:
             near, _far = pipe()
             ending = Ending(near._stream, is_initiator=False)
             ending.turns = turns
             with contextlib.suppress(SwarmException):
-                muxed = make(ending, ID.from_base58(identity(1 + turns).peer_id))
+                muxed = Yamux(ending, ID.from_base58(identity(1 + turns).peer_id))
                 await host.get_network().add_conn(muxed, "inbound")
 
         async with trio.open_nursery() as nursery:
@@ -327,9 +329,8 @@ async def test_a_connection_that_ends_while_it_is_registered_stays_on_an_unguard
         await trio.sleep(1)
         return len(host.get_network().get_connections())
 
-    async with unguarded() as stock, ours() as own:
-        assert await listed(stock, StockYamux) > 0, "upstream has mended this"
-        assert await listed(own, Yamux) == 0
+    async with ours() as own:
+        assert await listed(own) == 0
 
 
 async def test_a_line_without_end_is_read_whole_by_an_unguarded_host_but_not_by_ours() -> None:
