@@ -8,7 +8,8 @@ The library's Pubsub is kept for who is connected and who follows which topic.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -50,8 +51,10 @@ MAKER_MESSAGES_BURST = 120
 (outbox.py), so 25 on five topics; a burst is what a mended mesh brings back."""
 ALL_MESSAGES_PER_SECOND_MAX = 1000
 ALL_MESSAGES_BURST = 2000
-"""New messages of all peers together: about one core. Beyond it, peers that used up half of their budget go first."""
-BUSY_SHARE = 0.5
+"""New messages of all peers together: about one core."""
+SCARCE_PER_SECOND_MAX = 10
+SCARCE_BURST = 40
+"""What each peer may still bring when all together bring more: the quiet are heard, whatever the others do."""
 KNOWN_MESSAGES_MAX = 32768
 """Message ids remembered: half a minute at the fullest budget, hours at the usual pace. Items have their own memory."""
 STREAMS_PER_PEER_MAX = 4
@@ -111,6 +114,7 @@ class HardenedPubsub(Pubsub):
         self._control = Budget(CONTROL_PER_SECOND_MAX, CONTROL_BURST, trio.current_time)
         self._makers = Budget(MAKER_MESSAGES_PER_SECOND_MAX, MAKER_MESSAGES_BURST, trio.current_time)
         self._all = Budget(ALL_MESSAGES_PER_SECOND_MAX, ALL_MESSAGES_BURST, trio.current_time)
+        self._scarce = Budget(SCARCE_PER_SECOND_MAX, SCARCE_BURST, trio.current_time)
         self._floods = Budget(1 / FLOOD_SECONDS, 1, trio.current_time)
         self._records: dict[ID, tuple[bytes, float]] = {}
         self._readers: dict[ID, set[trio.CancelScope]] = {}
@@ -164,27 +168,39 @@ class HardenedPubsub(Pubsub):
     async def _read(self, stream: INetStream, peer: ID, name: str) -> None:
         reader = FrameReader(stream, self.max_inbound_rpc_size)
         while (frame := await reader.next()) is not None:
-            begin = time.thread_time()
-            try:
-                self._take_rpc(frame, peer, name)
-            except MalformedError:
-                raise
-            except Exception as error:
-                self._counters.drop(Drop.FAILED)
-                log.error("a gossip RPC could not be processed", peer=name, reason=repr(error))
-            self._counters.cpu_seconds += time.thread_time() - begin
+            rpc = rpc_pb2.RPC()
+            with self._processing(name):
+                self._take_rpc(rpc, frame, peer, name)
             await trio.lowlevel.checkpoint()
+            for message in rpc.publish:
+                with self._processing(name):
+                    self._take_message(message, peer, name)
+                # Judging one message's items is enough to do at once. If the peer is banned by now, it ends here.
+                await trio.lowlevel.checkpoint()
 
-    def _take_rpc(self, frame: bytes, peer: ID, name: str) -> None:
+    @contextmanager
+    def _processing(self, name: str) -> Iterator[None]:
+        """Count what it costs; what fails in a peer's bytes becomes MalformedError, what fails in our code is logged."""
+        begin = time.thread_time()
+        try:
+            yield
+        except MalformedError:
+            raise
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise MalformedError("a gossip RPC that does not parse") from error
+        except Exception as error:
+            self._counters.drop(Drop.FAILED)
+            log.error("a gossip RPC could not be processed", peer=name, reason=repr(error))
+        finally:
+            self._counters.cpu_seconds += time.thread_time() - begin
+
+    def _take_rpc(self, rpc: rpc_pb2.RPC, frame: bytes, peer: ID, name: str) -> None:
+        """Parse `frame` into `rpc` and act on all but its messages; it stays empty where it is not to be heard."""
         self._counters.bytes_received += len(frame)
         if not self._bytes.take(name, len(frame)):
             self._blame_flood(name, "more bytes of gossip than its share")
             return
-        rpc = rpc_pb2.RPC()
-        try:
-            rpc.ParseFromString(frame)
-        except DecodeError as error:
-            raise MalformedError("a gossip RPC that does not parse") from error
+        rpc.ParseFromString(frame)
         if rpc.HasField("senderRecord"):
             self._take_record(rpc, peer, name)
         entries = len(rpc.subscriptions)
@@ -192,17 +208,14 @@ class HardenedPubsub(Pubsub):
             control = rpc.control
             entries += len(control.ihave) + len(control.iwant) + len(control.graft) + len(control.prune)
             entries += len(control.idontwant)
-        heard = not entries or self._control.take(name, entries)
-        if heard:
-            for subscription in rpc.subscriptions:
-                self.handle_subscription(peer, subscription)
-        else:
+        if not entries:
+            return
+        if not self._control.take(name, entries):
             self._blame_flood(name, "more control entries of gossip than its share")
-        for message in rpc.publish:
-            if self._standing.is_banned(name):
-                return
-            self._take_message(message, peer, name)
-        if heard and rpc.HasField("control"):
+            return
+        for subscription in rpc.subscriptions:
+            self.handle_subscription(peer, subscription)
+        if rpc.HasField("control"):
             self.router.take_control(rpc.control, peer)
 
     def _take_message(self, message: rpc_pb2.Message, peer: ID, name: str) -> None:
@@ -223,7 +236,7 @@ class HardenedPubsub(Pubsub):
             if known is Verdict.REJECT:
                 self._blame_refused(name, topic)
             return
-        if not self._all.take("all") and self._messages.share_left(name) < BUSY_SHARE:
+        if not self._all.take("all") and not self._scarce.take(name):
             self._counters.drop(Drop.OVERLOAD)
             return
         maker = self._verifier.maker_of(message)
@@ -298,7 +311,7 @@ class HardenedPubsub(Pubsub):
 
     def sweep(self) -> None:
         """Forget what no longer matters: full budgets, records of peers that are gone."""
-        for budget in (self._messages, self._bytes, self._control, self._makers, self._floods):
+        for budget in (self._messages, self._bytes, self._control, self._makers, self._scarce, self._floods):
             budget.sweep()
         for peer in [peer for peer in self._records if peer not in self.peers and peer not in self._readers]:
             del self._records[peer]
