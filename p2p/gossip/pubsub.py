@@ -180,7 +180,7 @@ class HardenedPubsub(Pubsub):
 
     @contextmanager
     def _processing(self, name: str) -> Iterator[None]:
-        """Count what it costs; what fails in a peer's bytes becomes MalformedError, what fails in our code is logged."""
+        """Count what it costs; what fails in a peer's bytes is MalformedError, what fails in ours is logged."""
         begin = time.thread_time()
         try:
             yield
