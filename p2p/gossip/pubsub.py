@@ -20,7 +20,6 @@ from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
-from libp2p.pubsub.utils import maybe_consume_signed_record
 
 from p2p.gossip.budget import Budget
 from p2p.gossip.framing import READ_BYTES, FrameReader, encode_frame
@@ -61,8 +60,6 @@ STREAMS_PER_PEER_MAX = 4
 """A peer has one; another while it reconnects."""
 TOPICS_PER_PEER_MAX = 64
 TOPIC_BYTES_MAX = 256
-RECORD_SECONDS = 10.0
-"""A changed address record of a peer is checked this often at most."""
 WRITE_SECONDS_MAX = 20.0
 """A peer that takes nothing for so long is given up."""
 REOPEN_SECONDS = 1.0
@@ -116,7 +113,6 @@ class HardenedPubsub(Pubsub):
         self._all = Budget(ALL_MESSAGES_PER_SECOND_MAX, ALL_MESSAGES_BURST, trio.current_time)
         self._scarce = Budget(SCARCE_PER_SECOND_MAX, SCARCE_BURST, trio.current_time)
         self._floods = Budget(1 / FLOOD_SECONDS, 1, trio.current_time)
-        self._records: dict[ID, tuple[bytes, float]] = {}
         self._readers: dict[ID, set[trio.CancelScope]] = {}
 
     # --- Own messages ---
@@ -201,8 +197,6 @@ class HardenedPubsub(Pubsub):
             self._blame_flood(name, "more bytes of gossip than its share")
             return
         rpc.ParseFromString(frame)
-        if rpc.HasField("senderRecord"):
-            self._take_record(rpc, peer, name)
         entries = len(rpc.subscriptions)
         if rpc.HasField("control"):
             control = rpc.control
@@ -276,16 +270,6 @@ class HardenedPubsub(Pubsub):
             self._counters.delivered_messages += 1
             self.router.forward(message, message_id, source=peer, maker=maker, own=False)
 
-    def _take_record(self, rpc: rpc_pb2.RPC, peer: ID, name: str) -> None:
-        """Check a peer's signed addresses when they change; the library's nodes send them with every RPC."""
-        now = trio.current_time()
-        known, checked_at = self._records.get(peer, (b"", float("-inf")))
-        if rpc.senderRecord == known or now - checked_at < RECORD_SECONDS:
-            return
-        self._records[peer] = (rpc.senderRecord, now)
-        if not maybe_consume_signed_record(rpc, self.host, peer):
-            self._standing.blame(name, Offence.FORGED, "a signed address record that is not its own")
-
     def _blame_refused(self, name: str, topic: str) -> None:
         self._counters.drop(Drop.REFUSED)
         self._standing.blame(name, Offence.REFUSED, f"a message on {topic} that the rules refuse")
@@ -310,11 +294,9 @@ class HardenedPubsub(Pubsub):
         return self._standing.is_banned(str(peer_id))
 
     def sweep(self) -> None:
-        """Forget what no longer matters: full budgets, records of peers that are gone."""
+        """Forget budgets that are full."""
         for budget in (self._messages, self._bytes, self._control, self._makers, self._scarce, self._floods):
             budget.sweep()
-        for peer in [peer for peer in self._records if peer not in self.peers and peer not in self._readers]:
-            del self._records[peer]
 
     def handle_subscription(self, origin_id: ID, sub_message: rpc_pb2.RPC.SubOpts) -> None:
         """Note what a peer follows, within bounds, and draw it into a mesh that needs it."""
@@ -351,7 +333,8 @@ class HardenedPubsub(Pubsub):
         self.peers[peer_id] = stream
         queue = Outgoing()
         # First the greeting, then whatever is announced from now on: the library lost what came between.
-        queue.push(encode_frame(self.get_hello_packet().SerializeToString()), control=True)
+        greeting = rpc_pb2.RPC(subscriptions=[rpc_pb2.RPC.SubOpts(subscribe=True, topicid=t) for t in self.topic_ids])
+        queue.push(encode_frame(greeting.SerializeToString()), control=True)
         self.router.outgoing[peer_id] = queue
         self.manager.run_task(self._send, peer_id, stream, queue)
         waiting = self._peer_added_events.pop(peer_id, None)
@@ -410,6 +393,10 @@ class HardenedPubsub(Pubsub):
                 if not self._peer_is_connected(peer_id):
                     return
                 pause = min(2 * pause, REOPEN_SECONDS_MAX)
+
+    def _build_announce_rpc(self, topic_id: str, subscribe: bool) -> tuple[rpc_pb2.RPC, rpc_pb2.RPC.SubOpts]:
+        change = rpc_pb2.RPC.SubOpts(subscribe=subscribe, topicid=topic_id)
+        return rpc_pb2.RPC(subscriptions=[change]), change
 
     async def message_all_peers(self, raw_msg: bytes, announce: rpc_pb2.RPC.SubOpts | None = None) -> None:
         """Queue an announcement for every peer."""

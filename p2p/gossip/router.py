@@ -3,8 +3,9 @@
 Kept from the library: how meshes are grown, pruned and mended, and whom to tell by IHAVE. Replaced, each with a reason
 found by measurement or in its source (0.8.1):
 
-- The sender's signed record went with every RPC, built anew each time and verified twice by its receiver; it goes once,
-  in the greeting. A forwarded message is serialised once, not once per peer.
+- The sender's signed record of addresses went with every RPC, built anew each time and verified twice by its receiver.
+  It is neither sent nor read: addresses are exchanged by identify. And a forwarded message is serialised once, not once
+  per peer.
 - IDONTWANT went to every peer of the mesh for every message, an RPC for an RPC; it is for large messages only.
 - Lists of control entries had no bound, GRAFTs meant for one peer went to the next too, a PRUNE named strangers to
   dial, and what it named was remembered for ever.

@@ -14,7 +14,7 @@ from libp2p.pubsub.gossipsub import PROTOCOL_ID_V12
 from libp2p.pubsub.pb import rpc_pb2
 
 from p2p.gossip import Verdict
-from p2p.gossip.batch import MESSAGE_BYTES_MAX, encode_batch, item_bytes_max
+from p2p.gossip.batch import MESSAGE_BYTES_MAX, decode_batch, encode_batch, item_bytes_max
 from p2p.gossip.budget import Budget
 from p2p.gossip.outbox import URGENT_PER_SECOND_MAX
 from p2p.gossip.pubsub import (
@@ -33,7 +33,16 @@ from p2p.gossip.signatures import sign_message
 from p2p.gossip.verdict import MalformedError
 from p2p.identity import Identity
 from p2p.standing import Offence
-from tests.integration.p2p.gossip_peers import TOPIC, attacker_of, connect, member, members, until
+from tests.integration.p2p.gossip_peers import (
+    TOPIC,
+    attacker_of,
+    connect,
+    member,
+    members,
+    plain_host,
+    stock_pubsub,
+    until,
+)
 
 LINE = [(0, 1), (1, 2)]
 
@@ -296,7 +305,7 @@ async def test_tables_by_peer_shrink_when_the_peers_are_gone() -> None:
                 await attacker.send(rpc_pb2.RPC(publish=[attacker.batch(b"%d" % number)]))
                 await until(lambda n=number: b"%d" % n in victim.items)
         pubsub = victim.gossip.pubsub
-        tables = (pubsub._messages, pubsub._bytes, pubsub._control, pubsub._makers, pubsub._records, pubsub._readers)
+        tables = (pubsub._messages, pubsub._bytes, pubsub._control, pubsub._makers, pubsub._scarce, pubsub._readers)
         await until(lambda: not any(map(len, tables)) and not pubsub.peers and not pubsub.router.outgoing)
 
 
@@ -402,3 +411,23 @@ async def test_asking_again_and_again_brings_no_more(monkeypatch: pytest.MonkeyP
         for _ in range(20):
             victim.gossip.pubsub.router.tell_recent(attacker.host.get_id(), TOPIC)
         assert len(sent) == 1
+
+
+async def test_the_librarys_own_nodes_take_part() -> None:
+    async with member(1) as ours, plain_host(2) as host, stock_pubsub(host, spam_protection_enabled=False) as theirs:
+        await connect(host, ours.host)
+        subscription = await theirs.subscribe(TOPIC)
+        own = ours.host.get_id()
+        await until(lambda: own in theirs.router.mesh[TOPIC] and host.get_id() in ours.gossip.pubsub.peers)
+        for number in range(5):
+            await theirs.publish(TOPIC, encode_batch([b"theirs %d" % number]))
+            await ours.gossip.publish(TOPIC, b"ours %d" % number, urgent=True)
+        await until(lambda: sorted(ours.items) == [b"theirs %d" % number for number in range(5)])
+        heard: list[bytes] = []
+        with trio.fail_after(10):
+            while len(heard) < 5:
+                message = await subscription.get()
+                if message.from_id == own.to_bytes():
+                    heard += decode_batch(message.data) or []
+        assert sorted(heard) == [b"ours %d" % number for number in range(5)]
+        assert not ours.standing.bans()
