@@ -202,8 +202,8 @@ class BlockStore:
             raise ValueError(f"{path} is not absolute")
         path = path.resolve(strict=True)
         with path.open("rb") as file:
-            os.fsync(file.fileno())  # before any row says that its blocks are held
-            sync_directory(path.parent)
+            # Before any row says that its blocks are held. Its name need not be on disk: lost, it is seen to be missing.
+            os.fsync(file.fileno())
             stamp = Stamp.of(os.fstat(file.fileno()))
             number: int | None = None
             is_new = False
