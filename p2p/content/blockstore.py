@@ -202,7 +202,7 @@ class BlockStore:
             raise ValueError(f"{path} is not absolute")
         path = path.resolve(strict=True)
         with path.open("rb") as file:
-            # Before any row says that its blocks are held. Its name need not be on disk: lost, it is seen to be missing.
+            # Before any row says that its blocks are held. Its name need not be on disk: if lost, that is seen.
             os.fsync(file.fileno())
             stamp = Stamp.of(os.fstat(file.fileno()))
             number: int | None = None
