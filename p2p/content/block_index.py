@@ -27,6 +27,8 @@ BUSY_SECONDS_MAX = 30.0
 OPEN_ATTEMPTS_MAX = 50
 """Switching to WAL while another process opens the file fails at once, whatever the busy time; tried this often."""
 OPEN_RETRY_SECONDS = 0.05
+FORGOTTEN_PER_COMMIT = 10_000
+"""Rows deleted at once: a file of a terabyte has a million, and others that want to write must not wait for all."""
 SCHEMA_VERSION = 1
 
 _SCHEMA = """
@@ -52,7 +54,7 @@ CREATE TABLE leaves (
     size INTEGER NOT NULL,
     PRIMARY KEY (cid, file)
 ) WITHOUT ROWID;
-CREATE INDEX leaves_by_file ON leaves (file, offset);
+CREATE INDEX leaves_by_file ON leaves (file, offset, cid, size);
 CREATE TABLE repeats (
     file INTEGER NOT NULL REFERENCES files (id) ON DELETE CASCADE,
     offset INTEGER NOT NULL,
@@ -258,12 +260,14 @@ class BlockIndex:
 
         What was known of it with another stamp is forgotten.
         """
+        query = "SELECT id, size, mtime_ns, inode FROM files WHERE path = ?"
+        for known in self._rows(query, os.fsencode(path)):
+            if Stamp(*known[1:]) != stamp:
+                self.forget_file(known[0])
         with self.writing() as rows:
-            known = rows.execute(
-                "SELECT id, size, mtime_ns, inode FROM files WHERE path = ?", (os.fsencode(path),)
-            ).fetchone()
-            if known is not None and Stamp(*known[1:]) == stamp:
-                file: int = known[0]
+            found = rows.execute(query, (os.fsencode(path),)).fetchone()
+            if found is not None and Stamp(*found[1:]) == stamp:
+                file: int = found[0]
                 rows.execute("UPDATE files SET added_ms = ? WHERE id = ?", (now_ms, file))
                 is_new = False
             else:
@@ -283,16 +287,24 @@ class BlockIndex:
 
     def forget_file(self, file: int) -> None:
         """Drop a file and its blocks from the index."""
+        for table in ("leaves", "repeats"):
+            batch = f"SELECT file, offset, cid FROM {table} WHERE file = ? LIMIT {FORGOTTEN_PER_COMMIT}"  # noqa: S608
+            removed = 1
+            while removed:
+                with self.writing() as rows:
+                    removed = rows.execute(
+                        f"DELETE FROM {table} WHERE (file, offset, cid) IN ({batch})",  # noqa: S608 - a name of ours
+                        (file,),
+                    ).rowcount
         with self.writing() as rows:
             rows.execute("DELETE FROM files WHERE id = ?", (file,))
 
     def forget_below(self, directory: Path) -> None:
         """Drop the file of that path, and all files in the directory of that path."""
         name = os.fsencode(directory)
-        with self.writing() as rows:
-            rows.execute(
-                "DELETE FROM files WHERE path = ? OR (path >= ? AND path < ?)", (name, name + b"/", name + b"0")
-            )
+        query = "SELECT id FROM files WHERE path = ? OR (path >= ? AND path < ?)"
+        for (file,) in self._rows(query, name, name + b"/", name + b"0"):
+            self.forget_file(file)
 
 
 def connect_private(path: Path) -> sqlite3.Connection:
