@@ -299,6 +299,12 @@ class BlockIndex:
         with self.writing() as rows:
             rows.execute("DELETE FROM files WHERE id = ?", (file,))
 
+    def forget_leaf(self, file: int, cid: Cid) -> None:
+        """Drop a block of a file, at all its offsets."""
+        with self.writing() as rows:
+            rows.execute("DELETE FROM leaves WHERE cid = ? AND file = ?", (cid.to_bytes(), file))
+            rows.execute("DELETE FROM repeats WHERE cid = ? AND file = ?", (cid.to_bytes(), file))
+
     def forget_below(self, directory: Path) -> None:
         """Drop the file of that path, and all files in the directory of that path."""
         name = os.fsencode(directory)

@@ -191,6 +191,12 @@ class BlockStore:
             rows.execute("DELETE FROM repeats WHERE cid = ?", (cid.to_bytes(),))
         self.unlink_unindexed([cid])
 
+    def remove_copy(self, cid: Cid) -> None:
+        """Remove a block's own file; it may be held in files in place as well."""
+        with self._index.writing() as rows:
+            rows.execute("DELETE FROM blocks WHERE cid = ?", (cid.to_bytes(),))
+        self.unlink_unindexed([cid])
+
     def reference_file(self, path: Path, blocks: Iterable[tuple[Cid, int, int]]) -> None:
         """Hold blocks as (CID, offset, size) of the file at `path` (absolute), which stays where it is.
 

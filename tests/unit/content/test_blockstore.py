@@ -427,6 +427,21 @@ def test_a_scrub_finds_every_kind_of_damage_and_forgets_it(tmp_path: Path, store
     assert [step for step in store.verify() if step.damage is not None] == []
 
 
+def test_a_repair_leaves_the_good_copies_of_a_damaged_block(tmp_path: Path, store: BlockStore) -> None:
+    path, blocks = kept_file(tmp_path)
+    own = store.put(Codec.RAW, leaf(0)[1])
+    kept = store.put(Codec.RAW, leaf(1)[1])
+    store.reference_file(path, blocks)
+    store.path_of(own).write_bytes(bytes(1000)[:-1] + b"!")
+    list(store.verify(remove=True))
+    assert store.read(own) == leaf(0)[1]
+    os.utime(path, ns=(1, 1))
+    list(store.verify(remove=True))
+    assert not store.has(own)
+    assert store.read(kept) == leaf(1)[1]
+    assert store.usage().files == 0
+
+
 def test_a_scrub_reads_every_place_of_a_block_that_a_file_repeats(tmp_path: Path, store: BlockStore) -> None:
     path = tmp_path / "zeros"
     path.write_bytes(bytes(5000))
