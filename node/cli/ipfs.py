@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from node.cli.content_calls import ProgressReport, call_content, offline_option, size_in_words
+from node.cli.kubo import kubo, publish_to_kubo
 from node.cli.options import CommandFailed, Target, target_options
 from node.cli.render import listed, print_facts, print_json, print_table
 from node.content_paths import parse_content_path
@@ -48,6 +49,9 @@ def ipfs() -> None:
     """
 
 
+ipfs.add_command(kubo)
+
+
 @ipfs.command()
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--only-hash", is_flag=True, help="Print the CID and keep nothing.")
@@ -72,6 +76,7 @@ def ipfs() -> None:
     "--copy", "copy_files", is_flag=True, help="Copy the files into the store instead of keeping them in place."
 )
 @click.option("--hidden", is_flag=True, help="Take entries whose names begin with a dot as well.")
+@click.option("--kubo", "to_kubo", is_flag=True, help="Have your own Kubo hold it too (see `quern ipfs kubo`).")
 @offline_option
 @target_options
 def add(
@@ -83,6 +88,7 @@ def add(
     width: int,
     copy_files: bool,
     hidden: bool,
+    to_kubo: bool,
     offline: bool,
 ) -> None:
     """Add a file or directory, pin it, and print its CID.
@@ -98,6 +104,8 @@ def add(
     """
     path = path.absolute()
     skipped = 0 if hidden else _count_hidden(path)
+    if only_hash and to_kubo:
+        raise click.UsageError("--only-hash keeps nothing that Kubo could be given")
     if only_hash:
         view = _hash(path, Layout(chunk_bytes, width), hidden=hidden)
     else:
@@ -109,6 +117,8 @@ def add(
             "hidden": hidden,
         }
         view = call_content(target, "content_add", AddedView, params, offline=offline)
+        if to_kubo:
+            publish_to_kubo(target, view.cid, None, offline=offline)
     if view.in_place:
         click.echo("kept in place: served for as long as these files stay as they are (--copy copies them)", err=True)
     if skipped:
