@@ -183,9 +183,10 @@ class ContentAdapter:
     async def _race(self, cid: Cid, providers: Sequence[Provider]) -> AsyncIterator[BlockRace]:
         """Open a session with providers and whoever else may have `cid`; what it learnt is kept."""
         more_sources = self._more_sources
-        names = [self._source(provider) for provider in self._health.order(providers, _name)]
+        sources = [self._source(provider) for provider in dict.fromkeys(providers)]
         race = BlockRace(
-            names,
+            [source for source in sources if not self._health.has_failed(source.name)],
+            in_reserve=[source for source in sources if self._health.has_failed(source.name)],
             more_sources=None if more_sources is None else lambda: more_sources(BlockCid.parse(cid)),
             standing=self.exchange.standing,
             rate=self._rate,

@@ -111,13 +111,14 @@ class BlockRace:
         self,
         sources: Iterable[BlockSource],
         *,
+        in_reserve: Iterable[BlockSource] = (),
         more_sources: MoreSources | None = None,
         standing: Standing | None = None,
         rate: ByteRate | None = None,
         buffers: BlockBuffers | None = None,
         block_seconds: float = BLOCK_SECONDS_MAX,
     ) -> None:
-        """`more_sources` is called once, and only if those given cannot give everything."""
+        """`in_reserve` are asked only when the others cannot give everything, `more_sources` (once) only after them."""
         self.counts = RaceCounts()
         self._standing = standing
         self._rate = rate or ByteRate(0)
@@ -129,6 +130,7 @@ class BlockRace:
         self._reserve: deque[BlockSource] = deque()
         self._writers = trio.CapacityLimiter(WRITERS_MAX)
         self._add_sources(sources)
+        self._admit(in_reserve)
         # Of one run:
         self._shared: deque[Cid] = deque()
         self._open = 0
@@ -184,6 +186,11 @@ class BlockRace:
     # --- Sources ------------------------------------------------------------------------------------------------------
 
     def _add_sources(self, sources: Iterable[BlockSource]) -> None:
+        self._admit(sources)
+        while self._reserve and len(self._live()) < SOURCES_ACTIVE_MAX:
+            self._peers.append(_Peer(self._reserve.popleft()))
+
+    def _admit(self, sources: Iterable[BlockSource]) -> None:
         for source in sources:
             if source.name in self._known or len(self._known) == SOURCES_MAX:
                 continue
@@ -194,8 +201,6 @@ class BlockRace:
             self._reserve.append(source)
         # Stable: within a rank the order of the caller, who knows which ones failed lately.
         self._reserve = deque(sorted(self._reserve, key=lambda source: source.rank))
-        while self._reserve and len(self._live()) < SOURCES_ACTIVE_MAX:
-            self._peers.append(_Peer(self._reserve.popleft()))
 
     def _live(self) -> list[_Peer]:
         return [peer for peer in self._peers if not peer.dropped]
