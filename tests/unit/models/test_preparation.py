@@ -293,3 +293,7 @@ def test_progress_in_lines_comes_at_every_tenth_of_long_work_and_not_for_short(o
             advance(2**20)
     assert len(owner.told) == 10
     assert owner.told[-1] == "  x: importing: 100 % (1000 of 1000 MiB)"
+    with reporter.step("x: downloading", 0) as advance:
+        for _ in range(600):
+            advance(2**20)
+    assert owner.told[-2:] == ["  x: downloading: 256 MiB", "  x: downloading: 512 MiB"]
