@@ -8,6 +8,7 @@ from node.cli.ask import ask
 from node.cli.chain import chain
 from node.cli.doctor import doctor
 from node.cli.init import init
+from node.cli.model import model
 from node.cli.network import connect, earnings, epoch, models, peers, status, stop
 from node.cli.vault import vault
 from node.version import package_version
@@ -36,7 +37,7 @@ def version(as_json: bool) -> None:
     click.echo(json.dumps({"version": package_version()}) if as_json else package_version())
 
 
-for _command in (init, status, peers, models, epoch, earnings, chain, ask, doctor, connect, stop, vault):
+for _command in (init, status, peers, models, model, epoch, earnings, chain, ask, doctor, connect, stop, vault):
     quern.add_command(_command)
 
 
