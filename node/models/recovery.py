@@ -8,8 +8,9 @@ import trio
 
 from node.models.identity import LocalModelId
 from node.models.registry import ModelEntry, ModelQuery, ModelRegistry
-from node.models.states import ModelEvent, ModelStatus
-from node.models.storage import STAGED_SECONDS_MAX, ModelStorage
+from node.models.requests import IpfsRequest, request_to_json
+from node.models.states import ModelEvent, ModelStatus, ModelType
+from node.models.storage import STAGED_SECONDS_MAX, ModelStorage, list_files
 from node.ports import WallClock
 
 log = structlog.get_logger(__name__)
@@ -18,6 +19,7 @@ log = structlog.get_logger(__name__)
 async def recover(registry: ModelRegistry, storage: ModelStorage, wall_clock: WallClock) -> tuple[ModelEntry, ...]:
     """Bring entries and disk into agreement; return the pending entries, whose downloads have to go on."""
     await trio.to_thread.run_sync(storage.prepare)
+    await _adopt(registry, storage)
     for entry in registry.query(ModelQuery(with_deleted=True)):
         match entry.status:
             case ModelStatus.DOWNLOADING:
@@ -49,6 +51,21 @@ async def sweep(registry: ModelRegistry, storage: ModelStorage, wall_clock: Wall
 
     for name in await trio.to_thread.run_sync(_clean, storage, is_kept):
         log.info("what was left of a download is removed", name=name)
+
+
+async def _adopt(registry: ModelRegistry, storage: ModelStorage) -> None:
+    """Take over what a daemon of before the registry left: directories named by their CIDs, whole by their renames."""
+    for path in await trio.to_thread.run_sync(storage.unregistered):
+        request = IpfsRequest(cid=path.name)
+        model_id = request.local_id()
+        if registry.find(model_id) is not None:
+            continue
+        place = storage.path_of(model_id)
+        await trio.to_thread.run_sync(path.rename, place)
+        registry.add(model_id, ModelType.TEXT_GENERATION, place, request_to_json(request))
+        registry.step(model_id, ModelEvent.STARTED)
+        registry.complete(model_id, await trio.to_thread.run_sync(list_files, place), {"cid": path.name})
+        log.info("a model of an earlier version is taken over", model=model_id)
 
 
 async def _mend_download(registry: ModelRegistry, storage: ModelStorage, entry: ModelEntry) -> None:

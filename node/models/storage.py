@@ -6,6 +6,7 @@ through `cache/trash`: both by renames, so that a path of a model is either all 
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import time
@@ -23,6 +24,7 @@ FREE_BYTES_MIN = 256 * 1024 * 1024
 """What a download leaves free: a full disk would stop the books too."""
 STAGED_SECONDS_MAX = 7 * 86400
 """How long what came of a failed download is kept for another try."""
+_CID = re.compile(r"baf[a-z2-7]{56}")
 COPY_BYTES = 4 * 1024 * 1024
 
 
@@ -94,6 +96,10 @@ class ModelStorage:
             sync_directory(destination.parent)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+    def unregistered(self) -> list[Path]:
+        """Return the directories named by a CID beside our own: how models lay before there was a registry."""
+        return [path for path in sorted(self.directory.iterdir()) if _CID.fullmatch(path.name) and path.is_dir()]
 
     @property
     def _downloads(self) -> Path:
