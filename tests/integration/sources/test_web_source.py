@@ -104,6 +104,9 @@ async def test_a_redirect_from_plain_http_is_not_followed(target: str) -> None:
         ("https://inside.example:{port}/", "is at 127.0.0.1, which is not public"),
         ("https://user:secret@inside.example/", "password"),
         ("http://inside.example:{port}/", "only https to https"),
+        ("https://inside.example:99999999/", "not an HTTP address"),
+        ("https://" + "a" * 300 + ".example/", "."),
+        ("https://\u2024\u2024/", "."),
     ],
 )
 async def test_a_redirect_into_a_private_network_is_not_followed(tmp_path: Path, target: str, why: str) -> None:

@@ -88,6 +88,6 @@ async def test_a_search_is_repeated_only_after_a_while_and_not_all_are_remembere
 
 
 async def test_a_gateway_that_cannot_be_used_is_left_out() -> None:
-    assert await names(sources(web_gateways=["http://gateway.example:99999999", "https://gateway.example"])) == [
+    assert await names(sources(web_gateways=["https://\udcff", "https://gateway.example"])) == [
         "https://gateway.example"
     ]
