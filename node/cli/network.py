@@ -44,6 +44,7 @@ def status(target: Target) -> None:
             ("block", f"{view.head_block}, acting on {view.confirmed_block}"),
             ("epoch", f"{view.epoch}, {view.stage}" if view.epoch is not None else view.stage),
             ("peers", str(view.peers)),
+            ("reachable", view.reachability),
             ("answering", f"{view.running_requests} requests"),
             ("user API", view.api_url or "off"),
             ("content", view.content_address or "off"),

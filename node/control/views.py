@@ -70,6 +70,8 @@ class StatusView(View):
     registered: bool
     """Whether the account is a participant on chain, bound to this peer id."""
     peers: int
+    reachability: str = "unknown"
+    """Whether peers can dial this node: `public`, `private` or `unknown`."""
     running_requests: int = 0
     """Requests that this daemon's engines answer right now."""
     api_url: str | None

@@ -93,16 +93,22 @@ class LocalNetwork:
         service = zeroconf.Zeroconf(interfaces=chosen)
         try:
             service.register_service(self._info(announced), allow_name_change=True)
-            zeroconf.ServiceBrowser(service, SERVICE, listener=_Listener(self._name, found))
+            service.add_service_listener(SERVICE, _Listener(self._name, found))  # ended by close
         except BaseException:
             service.close()
             raise
         return service
 
     def _info(self, texts: bytes) -> zeroconf.ServiceInfo:
-        port = next((address.port for address in self._addresses()), 0)
+        """The record. Only its texts count; without addresses of its own zeroconf would not take it as complete."""
+        addresses = [address for address in self._addresses() if address.ip is not None]
         return zeroconf.ServiceInfo(
-            SERVICE, self._name, port=port, properties=texts, server=f"{self._name[:32]}.local."
+            SERVICE,
+            self._name,
+            port=next((address.port for address in addresses), 0),
+            properties=texts,
+            server=f"{self._name[:32]}.local.",
+            parsed_addresses=list(dict.fromkeys(address.host for address in addresses)),
         )
 
     async def _read(self, receive: trio.MemoryReceiveChannel[bytes]) -> None:

@@ -250,8 +250,9 @@ class Discovery:
             await self._puncher.punch(peer_id)
 
     def _wants_relay(self) -> bool:
-        """Whether a place at a relay is of use: not where peers get through, nor where the operator said how."""
-        return self._probe.state is not Reachability.PUBLIC and not self._configured
+        """Whether a place at a relay is of use: not where peers get through or the operator says that they do."""
+        said_public = bool(self._configured) or self._relay_server is not None
+        return self._probe.state is not Reachability.PUBLIC and not said_public
 
     def _candidates(self) -> list[PeerAddress]:
         """Addresses at which this node might be reached directly."""

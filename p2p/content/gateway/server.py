@@ -91,6 +91,11 @@ class GatewayServer:
         """Bytes of blocks given to clients."""
         return self.metrics.served_bytes
 
+    @property
+    def open_connections(self) -> int:
+        """Connections that are served now."""
+        return self._admission.connections
+
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection until it ends. Never raises: a client's faults are its own."""
         self.metrics.connections += 1
