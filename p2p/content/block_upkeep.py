@@ -84,15 +84,19 @@ class ScrubStep:
     """Of the block just checked."""
 
 
-def evict(index: BlockIndex, store: Blocks, *, down_to: int) -> int:
-    """Remove fetched blocks that no pin reaches, the longest unused first; return the bytes that are then held."""
+def evict(index: BlockIndex, store: Blocks, *, down_to: int, own_before_ms: int) -> int:
+    """Remove blocks that no pin reaches, the longest unused first; return the bytes that are then held.
+
+    Blocks of our own go last, and only those older than `own_before_ms`.
+    """
     with closing(connect_private(index.path)) as private:
-        _mark(private, index, store)
+        if _mark(private, index, store):
+            own_before_ms = 0  # what is below a missing node is unknown
         while (excess := index.block_bytes() - down_to) > 0:
             rows = private.execute(
-                "SELECT cid, size FROM blocks b WHERE own = 0"
-                " AND NOT EXISTS (SELECT 1 FROM temp.reachable r WHERE r.cid = b.cid) ORDER BY used_ms LIMIT ?",
-                (BATCH,),
+                "SELECT cid, size FROM blocks b WHERE (own = 0 OR used_ms < ?)"
+                " AND NOT EXISTS (SELECT 1 FROM temp.reachable r WHERE r.cid = b.cid) ORDER BY own, used_ms LIMIT ?",
+                (own_before_ms, BATCH),
             ).fetchall()
             chosen: list[bytes] = []
             for cid, size in rows:
