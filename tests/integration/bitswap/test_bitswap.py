@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from p2p.content.bitswap import exchange
+from p2p.content.bitswap import exchange, wire
 from p2p.content.bitswap.exchange import LIST_BYTES_MAX, STREAMS_PER_PEER_MAX
 from p2p.content.bitswap.messages import PROTOCOL, Block, Message, Want, decode_message, encode_message
 from p2p.content.bitswap.source import BitswapSource
@@ -19,6 +19,7 @@ from p2p.content.protobuf import encode_varint
 from p2p.content.source import SourceFailedError
 from p2p.host import open_host
 from p2p.identity import Identity
+from p2p.standing import Offence
 from tests.integration.interop.peers import LOOPBACK, Ours, ours
 
 MIB = 1024 * 1024
@@ -229,3 +230,25 @@ async def test_a_flood_of_wants_is_read_slowly_and_an_honest_peer_is_still_answe
                     assert await source.get(cid, bytes_max=MIB) is not None
             nursery.cancel_scope.cancel()
         assert [ban.peer for ban in node.standing.bans()] == [str(host.get_id())]
+
+
+async def test_a_peer_that_does_not_read_its_blocks_holds_up_nobody_and_is_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "SEND_SECONDS_MAX", 1.0)
+    blamed: list[tuple[str, Offence]] = []
+    async with ours(tmp_path / "a", 1) as node, ours(tmp_path / "b", 2) as honest, raw_peer(node) as (host, _):
+        monkeypatch.setattr(node.standing, "blame", lambda peer, offence, _detail: blamed.append((peer, offence)))
+
+        async def ignore(_stream: Any) -> None:
+            await trio.sleep_forever()
+
+        host.set_stream_handler(PROTOCOL, ignore)
+        cids = [node.store.put(Codec.RAW, os.urandom(MIB)) for _ in range(5)]
+        await send(host, node, encode_message(Message(wants=tuple(Want(cid.to_bytes()) for cid in cids))))
+        source = BitswapSource(honest.bitswap, await honest.connect(node.address))
+        with trio.fail_after(30):
+            for cid in cids:
+                assert await source.get(cid, bytes_max=MIB) is not None
+        await until(lambda: bool(blamed))
+    assert blamed == [(str(host.get_id()), Offence.STALLED)]
