@@ -27,6 +27,7 @@ BITSWAP_SOURCES_MAX = 16
 FIND_SECONDS_MAX = 8.0
 """For the search; who has not been found by then is not waited for."""
 FOUND_SECONDS = 60.0
+NOT_FOUND_SECONDS = 15.0
 """A search is not repeated so soon: services ask again and again for what nobody has."""
 FOUND_MAX = 256
 """Searches remembered."""
@@ -84,13 +85,14 @@ class MoreSources:
             return ()
         search = self._searches.get(root)
         if search is None or trio.current_time() > search.until:
-            search = self._searches[root] = _Search(trio.current_time() + FOUND_SECONDS)
+            search = self._searches[root] = _Search(trio.current_time() + NOT_FOUND_SECONDS)
             self._searches.move_to_end(root)
             if len(self._searches) > FOUND_MAX:
                 self._searches.popitem(last=False)
             with trio.move_on_after(FIND_SECONDS_MAX):
                 try:
                     search.peers = tuple(await self._find_peers(root))
+                    search.until = trio.current_time() + (FOUND_SECONDS if search.peers else NOT_FOUND_SECONDS)
                 except Exception as error:  # the search has other things to survive than ours
                     log.warning("providers could not be searched for", cid=str(root), reason=repr(error))
         return search.peers

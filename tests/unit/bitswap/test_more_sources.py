@@ -13,6 +13,7 @@ from p2p.content.more_sources import (
     FIND_SECONDS_MAX,
     FOUND_MAX,
     FOUND_SECONDS,
+    NOT_FOUND_SECONDS,
     WEB_GATEWAYS_MAX,
     MoreSources,
 )
@@ -85,6 +86,20 @@ async def test_a_search_is_repeated_only_after_a_while_and_not_all_are_remembere
         await names(asked, Cid.of(Codec.RAW, number.to_bytes(4)))
     await names(asked)
     assert len(searched) == 2 + FOUND_MAX + 2
+
+
+async def test_a_search_in_vain_is_repeated_sooner(autojump_clock: MockClock) -> None:
+    found: list[str] = []
+
+    async def find(_root: Cid) -> Sequence[str]:
+        return list(found)
+
+    asked = sources(find_peers=find)
+    assert await names(asked) == []
+    found.append("late")
+    assert await names(asked) == []
+    await trio.sleep(NOT_FOUND_SECONDS + 1)
+    assert await names(asked) == ["late"]
 
 
 async def test_a_gateway_that_cannot_be_used_is_left_out() -> None:
