@@ -1,6 +1,5 @@
 """Mends the registry and the storage at the start of a daemon, whatever point it died at before."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -37,20 +36,21 @@ async def recover(registry: ModelRegistry, storage: ModelStorage, wall_clock: Wa
 
 async def sweep(registry: ModelRegistry, storage: ModelStorage, wall_clock: WallClock) -> None:
     """Remove what failed downloads left, once nobody is likely to try them again."""
-    kept = {}
+    listed = await trio.to_thread.run_sync(storage.stagings)
+    # From here to the renames nothing else runs: no download can begin in a directory that is thrown away.
+    kept = set()
     for entry in registry.query():
-        if entry.status in (ModelStatus.PENDING, ModelStatus.DOWNLOADING, ModelStatus.ERROR):
-            staging = storage.staging(entry.model_id)
-            kept[staging.directory] = entry.status, staging
-
-    def is_kept(path: Path) -> bool:
-        if path not in kept:
-            return False
-        status, staging = kept[path]
-        return status is not ModelStatus.ERROR or wall_clock() - staging.age_mark < STAGED_SECONDS_MAX
-
-    for name in await trio.to_thread.run_sync(_clean, storage, is_kept):
-        log.info("what was left of a download is removed", name=name)
+        staging = storage.staging(entry.model_id)
+        fresh = wall_clock() - staging.age_mark < STAGED_SECONDS_MAX
+        if entry.status in (ModelStatus.PENDING, ModelStatus.DOWNLOADING) or (
+            entry.status is ModelStatus.ERROR and fresh
+        ):
+            kept.add(staging.directory)
+    doomed = [path for path in listed if path not in kept]
+    storage.throw_away(doomed)
+    for path in doomed:
+        log.info("what was left of a download is removed", name=path.name)
+    await trio.to_thread.run_sync(storage.empty_trash)
 
 
 async def _adopt(registry: ModelRegistry, storage: ModelStorage) -> None:
@@ -93,7 +93,3 @@ async def _mend_available(registry: ModelRegistry, storage: ModelStorage, entry:
 def _places(storage: ModelStorage, model_id: LocalModelId) -> list[Path]:
     cold = storage.cold_path_of(model_id)
     return [path for path in (storage.path_of(model_id), cold) if path is not None and path.is_dir()]
-
-
-def _clean(storage: ModelStorage, kept: Callable[[Path], bool]) -> list[str]:
-    return storage.clean(kept)

@@ -160,18 +160,21 @@ async def test_files_that_vanished_from_the_disk_are_fetched_again_for_an_engine
 async def test_only_so_many_downloads_run_at_once_and_the_rest_waits(tmp_path: Path) -> None:
     content = CannedContent(gate=trio.Event())
     cids = [f"bafybei{number}aaaa" for number in range(2, 7)]
-    content.directories = {cid: FILES for cid in cids}
+    content.directories = dict.fromkeys(cids, FILES)
     async with Place(tmp_path, content=content).manager() as manager:
-        for cid in cids:
-            manager.download(IpfsRequest(cid=cid), "test")
-        await trio.testing.wait_all_tasks_blocked()
-        states = [manager.progress(LocalModelId(f"ipfs/{cid}")).status for cid in cids]
-        assert states == [ModelStatus.DOWNLOADING] * 2 + [ModelStatus.PENDING] * 3
-        manager.cancel(LocalModelId(f"ipfs/{cids[4]}"), "test")
-        assert (await ended(manager, LocalModelId(f"ipfs/{cids[4]}"))).status is ModelStatus.ERROR
+        ids = [manager.download(IpfsRequest(cid=cid), "test").model_id for cid in cids]
+        with trio.fail_after(20):
+            while content.calls < 2:
+                await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        waiting = [model_id for model_id in ids if manager.progress(model_id).status is ModelStatus.PENDING]
+        assert (content.calls, len(waiting)) == (2, 3)
+        manager.cancel(waiting[0], "test")
+        assert (await ended(manager, waiting[0])).message == "cancelled by test"
         content.gate.set()
-        for cid in cids[:4]:
-            assert (await ended(manager, LocalModelId(f"ipfs/{cid}"))).status is ModelStatus.AVAILABLE
+        for model_id in ids:
+            if model_id != waiting[0]:
+                assert (await ended(manager, model_id)).status is ModelStatus.AVAILABLE
 
 
 async def test_asking_twice_is_asking_once_and_another_version_is_not_taken_for_it(tmp_path: Path) -> None:
