@@ -1,5 +1,6 @@
 """Models of the network's registry, for engines: fetched by CID through the model manager, checked, kept while used."""
 
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -41,7 +42,7 @@ class ModelLibrary:
                 log.info("a model is not to be had yet", model=model.model_id, reason=str(error))
             await trio.sleep(RETRY_SECONDS)
         try:
-            await trio.to_thread.run_sync(validate_model, path)
+            await trio.to_thread.run_sync(partial(validate_model, path, encrypted=model.encrypted))
         except BaseException:
             self.release(model.cid)
             raise

@@ -1,28 +1,42 @@
 """What a directory must be to be published or loaded as a model. Anything else could run code or cannot be served.
 
-Weights are untrusted: only safetensors, which hold numbers and nothing that runs (requirements, models).
+Weights are untrusted: only safetensors, which hold numbers and nothing that runs (requirements, models). Pickled ones
+are refused. An owner may ask to publish them nevertheless (`allow_pickle`), for readers outside this network: daemons
+never pass that, so none of them loads such a model.
 """
 
-import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import from_json
+from node.models.encryption.container import SealBrokenError
+from node.models.encryption.directory import is_sealed, read_sealed
+from node.models.safetensors import WeightsFile, WeightsInvalidError, check_together, read_weights
+from node.models.strict_json import JSON_BYTES_MAX, read_strict
 
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5", ".joblib", ".npy", ".npz")
-CODE_SUFFIXES = (".py", ".pyc", ".so", ".sh", ".dll", ".dylib")
-JSON_BYTES_MAX = 64 * 1024 * 1024
-"""Tokenizers of large vocabularies have some 20 MB."""
-SAFETENSORS_HEADER_BYTES_MAX = 100 * 1024 * 1024
-"""As the format's own library has it."""
+PICKLE_SUFFIXES = (
+    ".bin", ".pt", ".pth", ".pkl", ".pickle", ".dill", ".ckpt", ".msgpack", ".h5", ".keras", ".joblib", ".npy", ".npz",
+)  # fmt: skip
+CODE_SUFFIXES = (".py", ".pyc", ".pyd", ".so", ".sh", ".dll", ".dylib", ".exe", ".jar")
+PARTIAL_SUFFIXES = (".incomplete", ".part", ".partial", ".crdownload", ".aria2", ".tmp", ".download")
+"""What downloaders leave behind when they are cut off."""
+WEIGHTS_SUFFIX = ".safetensors"
 FILES_MAX = 10_000
-DTYPE_BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
-    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
-}  # fmt: skip
+TEMPLATE_BYTES_MAX = 1024 * 1024
+TEMPLATE_FILE = "chat_template.jinja"
+TEMPLATES_MAX = 64
+UINT32_MAX = 2**32 - 1
+CONTEXT_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""In the order they are looked for; all models of today have the first or the second."""
+SILENT_SUFFIXES = (
+    "ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForQuestionAnswering", "ForMultipleChoice",
+    "ForImageClassification", "ForAudioClassification", "ForSequenceEmbedding", "EncoderModel", "EmbeddingModel",
+)  # fmt: skip
+"""Architectures that embed or classify: nobody chats with them, so they need no chat template."""
+EMBEDDING_MARK = "modules.json"
+"""What sentence-transformers puts beside the configuration of an embedding model."""
 
 
 class ModelInvalidError(Exception):
@@ -34,39 +48,58 @@ class ModelFacts:
     """What validation found out."""
 
     architecture: str
+    """Empty if the model is encrypted."""
     context_length: int | None
     weight_bytes: int
     files: int
+    generates: bool = True
+    """Whether it answers in words; else it embeds or classifies."""
+    pickled: tuple[str, ...] = ()
+    """Files that no daemon of this network loads; only with `allow_pickle`."""
 
 
-def validate_model(directory: Path, *, encrypted: bool = False) -> ModelFacts:
-    """Check a model directory; of `encrypted` weights only that they are there. Raises ModelInvalidError."""
+def validate_model(directory: Path, *, encrypted: bool = False, allow_pickle: bool = False) -> ModelFacts:
+    """Check a model directory, or an encrypted one as far as that goes without its key. Raises ModelInvalidError.
+
+    `allow_pickle` is for publishing only: nothing that loads may set it.
+    """
     if not directory.is_dir():
         raise ModelInvalidError(f"{directory} is not a directory")
+    if encrypted:
+        return _validate_sealed(directory)
+    if is_sealed(directory):
+        raise ModelInvalidError("the model is encrypted: its record on chain has to say so (--encrypted)")
     files = list(_files(directory))
+    pickled = []
     for path in files:
-        _refuse_dangerous(path, directory)
-    config = _read_json(directory / "config.json", "every model has one")
-    if "auto_map" in config:
-        raise ModelInvalidError("config.json has auto_map: the model needs code of its own, which no node will run")
-    architectures = config.get("architectures")
-    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
-        raise ModelInvalidError("config.json names no architectures, so no engine can load it")
-    _check_tokenizer(directory)
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights:
-        raise ModelInvalidError("no *.safetensors file: convert the weights (save_pretrained writes safetensors)")
-    for path in weights:
-        if not encrypted:
-            check_safetensors(path)
-    _check_index(directory)
-    context = config.get("max_position_embeddings")
+        _refuse_dangerous(path.relative_to(directory))
+        if path.suffix.lower() in PICKLE_SUFFIXES:
+            pickled.append(str(path.relative_to(directory)))
+    if pickled and not allow_pickle:
+        raise ModelInvalidError(
+            f"{pickled[0]}: pickled weights can run code when they are loaded; remove it and publish safetensors"
+        )
+    config = _read_object(directory / "config.json", "every model has one")
+    architecture = _architecture(config)
+    generates = _generates(architecture, directory)
+    _check_tokenizer(directory, generates=generates)
+    _check_other_json(directory)
     return ModelFacts(
-        architecture=architectures[0],
-        context_length=context if isinstance(context, int) else None,
-        weight_bytes=sum(path.stat().st_size for path in weights),
+        architecture=architecture,
+        context_length=_context_length(config),
+        weight_bytes=_check_weights(directory, files, needed=not pickled),
         files=len(files),
+        generates=generates,
+        pickled=tuple(pickled),
     )
+
+
+def _validate_sealed(directory: Path) -> ModelFacts:
+    try:
+        sealed = read_sealed(directory)
+    except SealBrokenError as error:
+        raise ModelInvalidError(f"the encrypted model is not whole: {error}") from error
+    return ModelFacts("", None, sealed.plain_bytes, len(sealed.containers) + 2)
 
 
 def _files(directory: Path) -> Iterator[Path]:
@@ -82,88 +115,140 @@ def _files(directory: Path) -> Iterator[Path]:
             raise ModelInvalidError(f"{path.name} is neither a file nor a directory")
 
 
-def _refuse_dangerous(path: Path, directory: Path) -> None:
-    name = path.relative_to(directory)
-    if path.suffix.lower() in PICKLE_SUFFIXES:
-        raise ModelInvalidError(
-            f"{name}: pickled weights can run code when they are loaded; remove it and publish safetensors"
-        )
-    if path.suffix.lower() in CODE_SUFFIXES:
+def _refuse_dangerous(name: Path) -> None:
+    suffix = name.suffix.lower()
+    if suffix in CODE_SUFFIXES:
         raise ModelInvalidError(f"{name}: code is not published with a model; remove it")
+    if suffix in PARTIAL_SUFFIXES and not _is_hidden(name):  # a downloader's own records are hidden
+        raise ModelInvalidError(f"{name} is a download that was cut off: get the file again, or remove it")
 
 
-def _check_tokenizer(directory: Path) -> None:
-    if not (directory / "tokenizer.json").is_file():
-        raise ModelInvalidError("tokenizer.json is missing: without it prompts cannot become tokens")
-    _read_json(directory / "tokenizer.json", "without it prompts cannot become tokens")
-    config = _read_json(directory / "tokenizer_config.json", "it holds the chat template")
+def _is_hidden(name: Path) -> bool:
+    """Whether a file is left out when the directory is published."""
+    return any(part.startswith(".") for part in name.parts)
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    if "auto_map" in config:
+        raise ModelInvalidError("config.json has auto_map: the model needs code of its own, which no node will run")
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
+        raise ModelInvalidError("config.json names no architectures, so no engine can load it")
+    return architectures[0]
+
+
+def _generates(architecture: str, directory: Path) -> bool:
+    if architecture.endswith(SILENT_SUFFIXES) or (directory / EMBEDDING_MARK).is_file():
+        return False
+    return not architecture.endswith("Model") or architecture.endswith(("LMHeadModel", "DoubleHeadsModel"))
+
+
+def _context_length(config: dict[str, Any]) -> int | None:
+    """Return what the configuration says, also within the text part of one for several media; None if it does not."""
+    inner = config.get("text_config")
+    for source in (config, inner if isinstance(inner, dict) else {}):
+        for key in CONTEXT_LENGTH_KEYS:
+            value = source.get(key)
+            if type(value) is int and 0 < value <= UINT32_MAX:
+                return value
+    return None
+
+
+def _check_tokenizer(directory: Path, *, generates: bool) -> None:
+    _read_object(directory / "tokenizer.json", "without it prompts cannot become tokens")
+    config = _read_object(directory / "tokenizer_config.json", "it holds the chat template")
     if "auto_map" in config:
         raise ModelInvalidError("tokenizer_config.json has auto_map: the tokenizer needs code, which no node will run")
-    if not config.get("chat_template") and not (directory / "chat_template.jinja").is_file():
+    template = config.get("chat_template")
+    if template is not None and not _is_template(template):
         raise ModelInvalidError(
-            "tokenizer_config.json has no chat_template (nor is there chat_template.jinja): chats cannot be rendered"
+            "the chat_template of tokenizer_config.json is neither a text nor a list of named texts: no engine can "
+            "render chats by it"
+        )
+    file = directory / TEMPLATE_FILE
+    if file.is_file():
+        _check_template_file(file)
+    elif template is None and generates:
+        raise ModelInvalidError(
+            f"tokenizer_config.json has no chat_template (nor is there {TEMPLATE_FILE}): chats cannot be rendered"
         )
 
 
-def _read_json(path: Path, why: str) -> dict[str, Any]:
+def _is_template(value: object) -> bool:
+    """Whether a value is a template, or the list of named templates that some models have."""
+    if isinstance(value, str):
+        return bool(value.strip()) and len(value) <= TEMPLATE_BYTES_MAX
+    if not isinstance(value, list) or not 0 < len(value) <= TEMPLATES_MAX:
+        return False
+    return all(
+        isinstance(item, dict)
+        and isinstance(item.get("name"), str)
+        and isinstance(item.get("template"), str)
+        and _is_template(item["template"])
+        for item in value
+    )
+
+
+def _check_template_file(path: Path) -> None:
+    if path.stat().st_size > TEMPLATE_BYTES_MAX:
+        raise ModelInvalidError(f"{path.name} has more than {TEMPLATE_BYTES_MAX} bytes")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelInvalidError(f"{path.name} is not UTF-8 text") from error
+    if not text.strip():
+        raise ModelInvalidError(f"{path.name} is empty: chats cannot be rendered")
+
+
+def _check_other_json(directory: Path) -> None:
+    """Check that what engines may read besides is JSON at all: half a file stops them later, and tells less."""
+    for path in sorted(directory.glob("*.json")):
+        if path.is_file() and not path.name.startswith("."):
+            _read_json(path)
+
+
+def _check_weights(directory: Path, files: list[Path], *, needed: bool) -> int:
+    """Check all files of weights, those in subdirectories each by itself; return their bytes."""
+    top: list[WeightsFile] = []
+    total = 0
+    for path in files:
+        if path.suffix.lower() == WEIGHTS_SUFFIX and not _is_hidden(path.relative_to(directory)):
+            weights = _read_weights(path, directory)
+            total += weights.data_bytes
+            top += [weights] if path.parent == directory else []
+    if not top and needed:
+        raise ModelInvalidError("no *.safetensors file: convert the weights (save_pretrained writes safetensors)")
+    try:
+        check_together(directory, top)
+    except WeightsInvalidError as error:
+        raise ModelInvalidError(str(error)) from error
+    return total
+
+
+def _read_weights(path: Path, directory: Path) -> WeightsFile:
+    try:
+        return read_weights(path)
+    except WeightsInvalidError as error:
+        folder = path.parent.relative_to(directory)
+        raise ModelInvalidError(str(error) if folder == Path() else f"{folder}/{error}") from error
+
+
+def _read_object(path: Path, why: str) -> dict[str, Any]:
     if not path.is_file():
         raise ModelInvalidError(f"{path.name} is missing: {why}")
-    if path.stat().st_size > JSON_BYTES_MAX:
-        raise ModelInvalidError(f"{path.name} is larger than {JSON_BYTES_MAX} bytes")
-    try:
-        value = from_json(path.read_bytes())
-    except ValueError as error:
-        raise ModelInvalidError(f"{path.name} is not JSON: {error}") from error
+    value = _read_json(path)
     if not isinstance(value, dict):
         raise ModelInvalidError(f"{path.name} is not a JSON object")
     return value
 
 
-def check_safetensors(path: Path) -> None:
-    """Check the header of a safetensors file against its size. Raises ModelInvalidError.
-
-    Format: 8 bytes little-endian header length, JSON header, then the tensors' bytes without gaps or overlap.
-    """
+def _read_json(path: Path) -> object:
     size = path.stat().st_size
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        if size < 8 or header_bytes > min(SAFETENSORS_HEADER_BYTES_MAX, size - 8):
-            raise ModelInvalidError(f"{path.name} is not a safetensors file: its header does not fit (is it cut off?)")
-        try:
-            header = from_json(file.read(header_bytes))
-            spans = sorted(_span(name, entry) for name, entry in header.items() if name != "__metadata__")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ModelInvalidError(f"{path.name} has a damaged header: {error!r}") from error
-    position = 0
-    for begin, end in spans:
-        if begin != position:
-            raise ModelInvalidError(f"{path.name}: tensors overlap or leave gaps at byte {position}")
-        position = end
-    if 8 + header_bytes + position != size:
-        raise ModelInvalidError(f"{path.name} has {size} bytes, its header says {8 + header_bytes + position}")
-
-
-def _span(name: str, entry: dict[str, Any]) -> tuple[int, int]:
-    begin, end = entry["data_offsets"]
-    count = 1
-    for dimension in entry["shape"]:
-        if not isinstance(dimension, int) or dimension < 0:
-            raise ValueError(f"{name}: shape {entry['shape']}")
-        count *= dimension
-    if entry["dtype"] in DTYPE_BYTES and end - begin != count * DTYPE_BYTES[entry["dtype"]]:
-        raise ValueError(f"{name}: {end - begin} bytes for shape {entry['shape']} of {entry['dtype']}")
-    if not 0 <= begin <= end:
-        raise ValueError(f"{name}: offsets {begin}, {end}")
-    return begin, end
-
-
-def _check_index(directory: Path) -> None:
-    index = directory / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    named = _read_json(index, "").get("weight_map")
-    if not isinstance(named, dict):
-        raise ModelInvalidError(f"{index.name} has no weight_map")
-    for name in sorted({str(value) for value in named.values()}):
-        if not re.fullmatch(r"[\w.-]+\.safetensors", name) or not (directory / name).is_file():
-            raise ModelInvalidError(f"{index.name} names {name!r}, which is not in the directory")
+    if size > JSON_BYTES_MAX:
+        raise ModelInvalidError(f"{path.name} is larger than {JSON_BYTES_MAX} bytes")
+    if size == 0:
+        raise ModelInvalidError(f"{path.name} is empty: the download or the copy was cut off; get the file again")
+    try:
+        return read_strict(path)
+    except (ValueError, RecursionError) as error:
+        raise ModelInvalidError(f"{path.name} is not JSON that can be read: {error}") from error

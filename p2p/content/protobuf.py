@@ -26,6 +26,11 @@ def encode_varint(value: int) -> bytes:
     return bytes(encoded)
 
 
+def varint_bytes(value: int) -> int:
+    """Return how many bytes `encode_varint` makes of `value`."""
+    return max(1, (value.bit_length() + 6) // 7)
+
+
 def encode_integer(field: int, value: int) -> bytes:
     """Return a varint field."""
     return encode_varint(field << 3 | _VARINT) + encode_varint(value)

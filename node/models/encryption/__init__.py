@@ -1,0 +1,1 @@
+"""Encrypted models: files sealed chunk by chunk, keys wrapped to recipients (docs/protocol.md, "Encrypted models")."""

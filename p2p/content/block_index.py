@@ -1,0 +1,396 @@
+"""The index of a block store: which blocks are held, where their bytes are, what is pinned. One SQLite file.
+
+A row is written only after its bytes are on disk, and bytes are deleted only after their row is gone: a process that is
+killed between the two leaves bytes without a row (swept later), never a row without its bytes. Several processes may
+have the file open; WAL lets them read while one writes.
+"""
+
+import errno
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from p2p.content.cid import Cid
+
+log = structlog.get_logger(__name__)
+
+BUSY_SECONDS_MAX = 30.0
+"""How long to wait for another process that writes; it holds the lock for milliseconds."""
+OPEN_ATTEMPTS_MAX = 50
+"""Switching to WAL while another process opens the file fails at once, whatever the busy time; tried this often."""
+OPEN_RETRY_SECONDS = 0.05
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE blocks (
+    cid BLOB PRIMARY KEY,
+    size INTEGER NOT NULL,
+    own INTEGER NOT NULL,
+    used_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX blocks_by_use ON blocks (own, used_ms);
+CREATE TABLE files (
+    id INTEGER PRIMARY KEY,
+    path BLOB NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    inode INTEGER NOT NULL,
+    added_ms INTEGER NOT NULL
+);
+CREATE TABLE leaves (
+    cid BLOB NOT NULL,
+    file INTEGER NOT NULL REFERENCES files (id) ON DELETE CASCADE,
+    offset INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    PRIMARY KEY (cid, file)
+) WITHOUT ROWID;
+CREATE INDEX leaves_by_file ON leaves (file, offset);
+CREATE TABLE repeats (
+    file INTEGER NOT NULL REFERENCES files (id) ON DELETE CASCADE,
+    offset INTEGER NOT NULL,
+    cid BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    PRIMARY KEY (file, offset, cid)
+) WITHOUT ROWID;
+CREATE INDEX repeats_by_cid ON repeats (cid);
+CREATE TABLE pins (
+    root BLOB NOT NULL,
+    name TEXT NOT NULL,
+    since_ms INTEGER NOT NULL,
+    PRIMARY KEY (root, name)
+) WITHOUT ROWID;
+CREATE TABLE totals (
+    blocks INTEGER NOT NULL,
+    block_bytes INTEGER NOT NULL,
+    duplicates INTEGER NOT NULL,
+    duplicate_bytes INTEGER NOT NULL
+);
+INSERT INTO totals VALUES (0, 0, 0, 0);
+CREATE TRIGGER block_added AFTER INSERT ON blocks BEGIN
+    UPDATE totals SET blocks = blocks + 1, block_bytes = block_bytes + NEW.size;
+END;
+CREATE TRIGGER block_removed AFTER DELETE ON blocks BEGIN
+    UPDATE totals SET blocks = blocks - 1, block_bytes = block_bytes - OLD.size;
+END;
+"""
+"""`own` blocks were made here (nobody else may have them), the others were fetched. `totals` has one row.
+
+A block that a file has several times is a leaf at its first offset and repeats at the others: one place is enough to
+read it (a file of zeros would have a hundred thousand), but a scrub must see them all.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells that a file is still the one that was read: if any of it changed, its bytes may have."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Stamp":
+        """Take it from a `stat`."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRow:
+    """A block in a file of its own."""
+
+    size: int
+    own: bool
+    used_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeafRow:
+    """A block inside a file that is kept in place."""
+
+    file: int
+    path: Path
+    stamp: Stamp
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A file that is kept in place."""
+
+    file: int
+    path: Path
+    stamp: Stamp
+    added_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over the index."""
+
+    blocks: int
+    block_bytes: int
+    duplicates: int
+    """Blocks that were to be stored and were held already."""
+    duplicate_bytes: int
+    files: int
+    leaves: int
+    leaf_bytes: int
+    repeats: int
+    repeated_bytes: int
+
+
+class BlockIndex:
+    """Blocking and thread-safe: one connection reads, one writes, each behind a lock held for one statement or
+    transaction. Every change is on disk when the call returns."""
+
+    def __init__(self, path: Path, found: Callable[[], Iterable[tuple[Cid, int]]]) -> None:
+        """Open or create the index. `found` names the blocks (with sizes) that are there when it is created."""
+        self.path = path
+        self._writer = _open(path, found)
+        self._reader = _connect(path)
+        self._write_lock = threading.Lock()
+        self._read_lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close both connections; further calls raise sqlite3.ProgrammingError."""
+        with self._write_lock:
+            self._writer.close()
+        with self._read_lock:
+            self._reader.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that no other thread or process writes beside: all or nothing, durable when it ends.
+
+        Raises OSError (ENOSPC) if the disk is full.
+        """
+        with self._write_lock:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException as error:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
+                raise
+
+    def _one(self, query: str, *values: object) -> tuple[int, ...] | None:
+        with self._read_lock:
+            row: tuple[int, ...] | None = self._reader.execute(query, values).fetchone()
+            return row
+
+    def block(self, cid: Cid) -> BlockRow | None:
+        """Return the row of a block that has a file of its own."""
+        row = self._one("SELECT size, own, used_ms FROM blocks WHERE cid = ?", cid.to_bytes())
+        return None if row is None else BlockRow(row[0], bool(row[1]), row[2])
+
+    def leaves(self, cid: Cid) -> list[LeafRow]:
+        """Return the places of a block in files that are kept in place."""
+        with self._read_lock:
+            rows = self._reader.execute(
+                "SELECT f.id, f.path, f.size, f.mtime_ns, f.inode, l.offset, l.size"
+                " FROM leaves l JOIN files f ON f.id = l.file WHERE l.cid = ?",
+                (cid.to_bytes(),),
+            ).fetchall()
+        return [LeafRow(row[0], _path(row[1]), Stamp(*row[2:5]), row[5], row[6]) for row in rows]
+
+    def totals(self) -> Totals:
+        """Return the sums over the index; reads all references."""
+        with self._read_lock:
+            stored = self._reader.execute("SELECT * FROM totals").fetchone()
+            files = self._reader.execute("SELECT count(*) FROM files").fetchone()
+            leaves = self._reader.execute("SELECT count(*), coalesce(sum(size), 0) FROM leaves").fetchone()
+            repeats = self._reader.execute("SELECT count(*), coalesce(sum(size), 0) FROM repeats").fetchone()
+        return Totals(*stored, *files, *leaves, *repeats)
+
+    def block_bytes(self) -> int:
+        """Return the bytes of blocks in files of their own."""
+        row = self._one("SELECT block_bytes FROM totals")
+        return 0 if row is None else row[0]
+
+    def blocks_after(self, cid: bytes, limit: int) -> list[tuple[Cid, int]]:
+        """Return the next blocks (with sizes) in the order of their CIDs, for a walk over all in bounded memory."""
+        with self._read_lock:
+            rows = self._reader.execute(
+                "SELECT cid, size FROM blocks WHERE cid > ? ORDER BY cid LIMIT ?", (cid, limit)
+            ).fetchall()
+        return [(Cid.from_bytes(row[0]), row[1]) for row in rows]
+
+    def files(self) -> list[FileRow]:
+        """Return all files that are kept in place."""
+        with self._read_lock:
+            rows = self._reader.execute("SELECT id, path, size, mtime_ns, inode, added_ms FROM files").fetchall()
+        return [FileRow(row[0], _path(row[1]), Stamp(*row[2:5]), row[5]) for row in rows]
+
+    def leaves_of(self, file: int, after: tuple[int, bytes], limit: int) -> list[tuple[Cid, int, int]]:
+        """Return the next blocks of a file as (CID, offset, size), in the order of their offsets, then CIDs.
+
+        `after` is the (offset, CID) to go on from; two may begin at one offset if a file was cut in two ways.
+        """
+        page = "SELECT cid, offset, size FROM {} WHERE file = ? AND (offset, cid) > (?, ?)"
+        with self._read_lock:
+            rows = self._reader.execute(
+                f"{page.format('leaves')} UNION ALL {page.format('repeats')} ORDER BY offset, cid LIMIT ?",
+                (file, *after, file, *after, limit),
+            ).fetchall()
+        return [(Cid.from_bytes(row[0]), row[1], row[2]) for row in rows]
+
+    def has_file(self, file: int) -> bool:
+        """Whether the file is still known."""
+        return self._one("SELECT 1 FROM files WHERE id = ?", file) is not None
+
+    def pins(self) -> list[tuple[Cid, str, int]]:
+        """Return all pins as (root, name, since in milliseconds)."""
+        with self._read_lock:
+            rows = self._reader.execute("SELECT root, name, since_ms FROM pins ORDER BY since_ms, name").fetchall()
+        return [(Cid.from_bytes(row[0]), row[1], row[2]) for row in rows]
+
+    def add_file(
+        self, path: Path, stamp: Stamp, now_ms: int, leaves: Sequence[tuple[Cid, int, int]]
+    ) -> tuple[int, bool]:
+        """Add a file with its first blocks; return its number, and whether it is new.
+
+        What was known of it with another stamp is forgotten.
+        """
+        with self.writing() as rows:
+            known = rows.execute(
+                "SELECT id, size, mtime_ns, inode FROM files WHERE path = ?", (os.fsencode(path),)
+            ).fetchone()
+            if known is not None and Stamp(*known[1:]) == stamp:
+                file: int = known[0]
+                rows.execute("UPDATE files SET added_ms = ? WHERE id = ?", (now_ms, file))
+                is_new = False
+            else:
+                rows.execute("DELETE FROM files WHERE path = ?", (os.fsencode(path),))
+                (file,) = rows.execute(
+                    "INSERT INTO files (path, size, mtime_ns, inode, added_ms) VALUES (?, ?, ?, ?, ?) RETURNING id",
+                    (os.fsencode(path), stamp.size, stamp.mtime_ns, stamp.inode, now_ms),
+                ).fetchone()
+                is_new = True
+            _insert_leaves(rows, file, leaves)
+            return file, is_new
+
+    def add_leaves(self, file: int, leaves: Sequence[tuple[Cid, int, int]]) -> None:
+        """Add blocks of a file."""
+        with self.writing() as rows:
+            _insert_leaves(rows, file, leaves)
+
+    def forget_file(self, file: int) -> None:
+        """Drop a file and its blocks from the index."""
+        with self.writing() as rows:
+            rows.execute("DELETE FROM files WHERE id = ?", (file,))
+
+    def forget_below(self, directory: Path) -> None:
+        """Drop the file of that path, and all files in the directory of that path."""
+        name = os.fsencode(directory)
+        with self.writing() as rows:
+            rows.execute(
+                "DELETE FROM files WHERE path = ? OR (path >= ? AND path < ?)", (name, name + b"/", name + b"0")
+            )
+
+
+def connect_private(path: Path) -> sqlite3.Connection:
+    """Return a further connection with an empty temporary table `reachable(cid)`, kept on disk when it grows."""
+    connection = _connect(path)
+    connection.execute("PRAGMA temp_store = FILE")
+    connection.execute("CREATE TEMP TABLE reachable (cid BLOB PRIMARY KEY) WITHOUT ROWID")
+    return connection
+
+
+def _insert_leaves(rows: sqlite3.Connection, file: int, leaves: Sequence[tuple[Cid, int, int]]) -> None:
+    rows.executemany(
+        "INSERT OR IGNORE INTO leaves (cid, file, offset, size) VALUES (?, ?, ?, ?)",
+        [(cid.to_bytes(), file, offset, size) for cid, offset, size in leaves],
+    )
+    rows.executemany(
+        "INSERT OR IGNORE INTO repeats (file, offset, cid, size) SELECT ?1, ?2, ?3, ?4"
+        " WHERE NOT EXISTS (SELECT 1 FROM leaves WHERE cid = ?3 AND file = ?1 AND offset = ?2)",
+        [(file, offset, cid.to_bytes(), size) for cid, offset, size in leaves],
+    )
+
+
+def _path(name: bytes) -> Path:
+    return Path(os.fsdecode(name))
+
+
+def _open(path: Path, found: Callable[[], Iterable[tuple[Cid, int]]]) -> sqlite3.Connection:
+    try:
+        return _open_once(path, found)
+    except sqlite3.OperationalError:
+        raise  # locked, full, or not permitted: the file itself may be fine
+    except sqlite3.DatabaseError as error:
+        # Blocks can be found again by their names; references and pins are lost, which the operator must know.
+        aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+        log.error(
+            "the index of the content store is damaged and is made anew: pins and files kept in place are forgotten",
+            error=str(error),
+            kept_as=str(aside),
+        )
+        path.rename(aside)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return _open_once(path, found)
+
+
+def _open_once(path: Path, found: Callable[[], Iterable[tuple[Cid, int]]]) -> sqlite3.Connection:
+    connection = _connect(path)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise sqlite3.OperationalError(f"{path} was written by a newer version of Quern ({version})")
+        if version == 0:
+            for statement in _statements(_SCHEMA):
+                connection.execute(statement)
+            now_ms = time.time_ns() // 1_000_000
+            # Who made them is not known: as blocks of our own they are not evicted.
+            connection.executemany(
+                "INSERT INTO blocks VALUES (?, ?, 1, ?)", ((cid.to_bytes(), size, now_ms) for cid, size in found())
+            )
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        connection.close()
+        raise
+    connection.execute("COMMIT")
+    return connection
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Yield the statements one by one: `executescript` would commit the transaction that they are to be part of."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS_MAX, isolation_level=None, check_same_thread=False)
+    try:
+        for attempt in range(OPEN_ATTEMPTS_MAX):
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError:
+                if attempt == OPEN_ATTEMPTS_MAX - 1:
+                    raise
+                time.sleep(OPEN_RETRY_SECONDS)
+        # FULL: a row must not be lost that a daemon has announced, nor come back after its bytes are deleted.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
