@@ -18,7 +18,7 @@ from node.models.checksums import FileHasher
 from node.models.identity import LocalModelId, parse_model_id
 from node.models.staging import PRIVATE_DIRECTORY_MODE, Staging, scan
 from node.store.model_tables import FileRow
-from p2p.content.unixfs_export import sync_directory
+from p2p.content.unixfs_export import PARTIAL_PREFIX, sync_directory
 
 NAMESPACES = ("huggingface", "custom", "ipfs", "cache")
 FREE_BYTES_MIN = 256 * 1024 * 1024
@@ -72,8 +72,9 @@ class ModelStorage:
         shutil.rmtree(gone, ignore_errors=True)
 
     def stagings(self) -> list[Path]:
-        """Return the directories of all downloads."""
-        return sorted(self._downloads.iterdir()) if self._downloads.is_dir() else []
+        """Return the directories of all downloads, and what the content store fetched of those that are cut off."""
+        fetched = [path for path in (self.directory / "ipfs").iterdir() if path.name.startswith(PARTIAL_PREFIX)]
+        return sorted([*self._downloads.iterdir(), *fetched])
 
     def throw_away(self, paths: Sequence[Path]) -> None:
         """Move directories of downloads to the trash: quick, so that nobody begins to use one meanwhile."""

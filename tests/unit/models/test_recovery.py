@@ -145,12 +145,11 @@ async def test_an_available_model_without_files_is_told_of(tmp_path: Path) -> No
 async def test_what_a_failed_download_left_is_kept_for_a_while_and_then_removed(
     hub: HubStandIn, tmp_path: Path
 ) -> None:
-    place = Place(tmp_path)
+    place = Place(tmp_path, now=int(time.time()))
     async with place.manager() as manager:
         manager.registry.add(CUSTOM_ID, ModelType.OTHER, place.models / CUSTOM_ID, "{}")
         staging = manager._storage.staging(CUSTOM_ID)
         staging.begin("v")
-        place.now = int(staging.age_mark)
         manager.registry.step(CUSTOM_ID, ModelEvent.FAILED, reason="cut off")
         orphan = place.models / "cache" / "downloads" / "nobody-knows"
         orphan.mkdir()
