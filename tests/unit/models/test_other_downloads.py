@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import trio
 
+from node.models.bandwidth import BandwidthLimit
 from node.models.downloads import DownloadFailedError
 from node.models.identity import LocalModelId
 from node.models.manager import ManagerRefusedError, ModelManager
 from node.models.registry import UnknownModelError
 from node.models.requests import DirectoryRequest, IpfsRequest
 from node.models.states import ModelStatus
+from node.models.transfer import Transfer
 from p2p.content.cid import Cid
 from p2p.content.unixfs_import import import_path
 from tests.unit.models.managing import NOW, CannedContent, Place, ended, fetched, tree
@@ -162,16 +164,19 @@ async def test_only_so_many_downloads_run_at_once_and_the_rest_waits(tmp_path: P
     cids = [f"bafybei{number}aaaa" for number in range(2, 7)]
     content.directories = dict.fromkeys(cids, FILES)
     async with Place(tmp_path, content=content).manager() as manager:
-        for cid in cids:
-            manager.download(IpfsRequest(cid=cid), "test")
-        await trio.testing.wait_all_tasks_blocked()
-        states = [manager.progress(LocalModelId(f"ipfs/{cid}")).status for cid in cids]
-        assert states == [ModelStatus.DOWNLOADING] * 2 + [ModelStatus.PENDING] * 3
-        manager.cancel(LocalModelId(f"ipfs/{cids[4]}"), "test")
-        assert (await ended(manager, LocalModelId(f"ipfs/{cids[4]}"))).status is ModelStatus.ERROR
+        ids = [manager.download(IpfsRequest(cid=cid), "test").model_id for cid in cids]
+        with trio.fail_after(20):
+            while content.calls < 2:
+                await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        waiting = [model_id for model_id in ids if manager.progress(model_id).status is ModelStatus.PENDING]
+        assert (content.calls, len(waiting)) == (2, 3)
+        manager.cancel(waiting[0], "test")
+        assert (await ended(manager, waiting[0])).message == "cancelled by test"
         content.gate.set()
-        for cid in cids[:4]:
-            assert (await ended(manager, LocalModelId(f"ipfs/{cid}"))).status is ModelStatus.AVAILABLE
+        for model_id in ids:
+            if model_id != waiting[0]:
+                assert (await ended(manager, model_id)).status is ModelStatus.AVAILABLE
 
 
 async def test_asking_twice_is_asking_once_and_another_version_is_not_taken_for_it(tmp_path: Path) -> None:
@@ -246,8 +251,9 @@ async def test_what_nobody_uses_moves_to_the_cold_directory_and_works_from_there
     place.now = NOW + 200
     async with place.manager() as manager:
         with trio.fail_after(20):
-            while manager.registry.get(old).path != cold / old or (place.models / old).exists():
+            while manager.registry.get(old).path != cold / old or manager._busy:
                 await trio.sleep(0.01)
+        assert not (place.models / old).exists()
         assert manager.registry.get(pinned).path == place.models / pinned
         assert await manager.verify(old, "test") == []
         await manager.remove(old, "test")
@@ -271,3 +277,51 @@ async def test_a_model_of_before_the_registry_is_taken_over(tmp_path: Path) -> N
     async with place.manager() as manager:
         assert tree(await manager.ensure(IpfsRequest(cid=cid))) == FILES
     assert content.calls == 0 and not (place.models / cid).exists()
+
+
+async def test_a_removed_model_of_peers_is_not_given_to_peers_any_more(tmp_path: Path) -> None:
+    cid, content = canned(tmp_path, FILES)
+    place = Place(tmp_path, content=content)
+    async with place.manager() as manager:
+        await fetched(manager, IpfsRequest(cid=cid))
+        partial = place.models / "ipfs" / f".partial-{cid}"
+        partial.mkdir()
+        await manager.remove(LocalModelId(f"ipfs/{cid}"), "test")
+    assert content.forgotten == [(cid, place.models / "ipfs" / cid)]
+    assert not partial.exists()
+
+
+async def test_what_a_cut_off_fetch_left_beside_models_of_peers_is_removed_once_nobody_wants_it(tmp_path: Path) -> None:
+    content = CannedContent(unavailable=100)
+    place = Place(tmp_path, content=content)
+    wanted, stranger = (place.models / "ipfs" / f".partial-{cid}" for cid in ("bafybeiwanted", "bafybeistranger"))
+    async with place.manager() as manager:
+        assert (await fetched(manager, IpfsRequest(cid="bafybeiwanted"))).status is ModelStatus.ERROR
+    for path in (wanted, stranger):
+        path.mkdir()
+    async with place.manager():
+        assert wanted.exists() and not stranger.exists()
+    place.now += 8 * 86400
+    async with place.manager():
+        assert not wanted.exists()
+
+
+async def test_a_damaged_model_of_peers_is_replaced_and_a_whole_one_is_not_fetched_twice(tmp_path: Path) -> None:
+    cid, content = canned(tmp_path, FILES)
+    place = Place(tmp_path, content=content)
+    path = place.models / "ipfs" / cid
+    async with place.manager() as manager:
+        await fetched(manager, IpfsRequest(cid=cid))
+        (path / "config.json").write_bytes(b"[]")
+        assert await manager.verify(LocalModelId(f"ipfs/{cid}"), "test")
+        await fetched(manager, IpfsRequest(cid=cid))
+        assert tree(path) == FILES and len(content.forgotten) == 1
+        assert await manager.verify(LocalModelId(f"ipfs/{cid}"), "test") == []
+
+
+async def test_finding_again_what_an_earlier_try_brought_is_no_progress() -> None:
+    transfer = Transfer(BandwidthLimit(0))
+    for _ in range(3):
+        for done in (0, 500, 1000):
+            transfer.at(done, 5000)
+    assert (transfer.bytes_new, transfer.bytes_done) == (1000, 1000)
