@@ -36,17 +36,23 @@ from node.control.server import ControlSocketError, serve_control
 from node.discovery_operations import DaemonDiscoveryOperations
 from node.engine.adapter import EngineEnvironment, EngineNode
 from node.engine.arguments import EngineArgumentsError, merge_model_args
+from node.key_deposits import KeyDeposits
 from node.keys import KeyFileError, find_passphrase, load_peer_seed, unlock_keystore
 from node.logs import configure_logs
 from node.model_loader import ModelLoader, loaded_models
 from node.models.content import ContentAdapter, open_content
+from node.models.encryption.keyring import KeyRing
+from node.models.encryption.wrapping import Unwrapper
+from node.models.ipfs_exchange import open_ipfs_exchange
 from node.models.library import ModelLibrary
+from node.models.vault import ModelVault, open_vault
 from node.network.adapter import LibP2PNetwork, open_network
 from node.network.bans import open_standing
 from node.network.discovery import discovery_options
 from node.operations import DaemonOperations, Parts
 from node.peer_operations import DaemonPeerOperations
 from node.ports import Provider
+from node.private_files import PrivateFileError
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
@@ -72,7 +78,7 @@ from node.store.database import Database
 from node.store.migrations import SchemaTooNewError
 from node.supervisor import ServiceGaveUpError, Supervisor
 from node.version import package_version
-from p2p.content.server import GatewayPortError
+from p2p.content.gateway.server import GatewayPortError
 from p2p.host import PortInUseError
 
 log = structlog.get_logger(__name__)
@@ -86,6 +92,7 @@ UNSPECIFIED_HOSTS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound t
 StartError = (
     SettingsError,
     KeyFileError,
+    PrivateFileError,
     DeploymentFileError,
     WrongChainError,
     NoFinalityError,
@@ -155,13 +162,27 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 standing=standing,
                 discovery=discovery_options(settings, network_id),
             ) as network,
+            open_ipfs_exchange(
+                content,
+                network.host,
+                standing,
+                bitswap=settings.content.bitswap,
+                web_gateways=settings.content.web_gateways,
+                kubo_api=settings.content.kubo_api,
+            ),
+            open_vault(
+                settings.vault.unsealed_dir,
+                KeyRing(settings.vault.keys_dir),
+                Unwrapper(load_peer_seed(settings.p2p.key), account.private_key),
+                KeyDeposits(chain).wrapped_key,
+            ) as vault,
         ):
             books = Books(database, account.address)
             shown = DaemonChainOperations(settings, chain, ChainTables(database), books, wall_clock)
             conduct = DaemonPeerOperations(standing, network.peer_id, network.refused_connections)
             found = DaemonDiscoveryOperations(network.discovery, network.peer_id, network.clock_skew_seconds)
             methods = chain_method_table(shown) | peer_method_table(conduct) | discovery_method_table(found)
-            await _run_services(settings, chain, content, network, books, engines, network_id, methods)
+            await _run_services(settings, chain, content, network, vault, books, engines, network_id, methods)
     finally:
         database.close()
 
@@ -171,6 +192,7 @@ async def _run_services(
     chain: EvmChain,
     content: ContentAdapter,
     network: LibP2PNetwork,
+    vault: ModelVault,
     store: Books,
     engines: list[EngineNode],
     network_id: str,
@@ -218,7 +240,7 @@ async def _run_services(
     supervisor.add("batches", batches.run)
     library = ModelLibrary(content, settings.node.data_dir / "models")
     for engine, wanted in zip(engines, settings.engines, strict=True):
-        loader = ModelLoader(chain, library, presence, engine, ModelId(wanted.model_id))
+        loader = ModelLoader(chain, library, vault, presence, engine, ModelId(wanted.model_id))
         mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)

@@ -3,26 +3,38 @@
 from collections.abc import Sequence
 
 import structlog
+import trio
 
 from node.engine.adapter import EngineNode
 from node.engine.arguments import EngineArgumentsError
 from node.models.library import ModelLibrary
 from node.models.validation import ModelInvalidError
+from node.models.vault import KeyUnavailableError, ModelVault
 from node.ports import Chain
 from node.protocol.identifiers import Cid, ModelId
 from node.services.presence import PresenceTable
 
 log = structlog.get_logger(__name__)
 
+KEY_RETRY_SECONDS = 15.0
+"""How often the chain is asked for a key that is not there yet: an owner deposits it when it sees the request."""
+
 
 class ModelLoader:
     """Loads one model into one engine."""
 
     def __init__(
-        self, chain: Chain, library: ModelLibrary, presence: PresenceTable, engine: EngineNode, model_id: ModelId
+        self,
+        chain: Chain,
+        library: ModelLibrary,
+        vault: ModelVault,
+        presence: PresenceTable,
+        engine: EngineNode,
+        model_id: ModelId,
     ) -> None:
         self._chain = chain
         self._library = library
+        self._vault = vault
         self._presence = presence
         self._engine = engine
         self._model_id = model_id
@@ -37,12 +49,19 @@ class ModelLoader:
                 continue
             try:
                 path = await self._library.ensure(model, self._presence.providers)
+                if model.encrypted:
+                    path = await self._vault.open(model, path, self._engine.node_id)
                 self._engine.load(model, path)
+            except KeyUnavailableError as error:
+                log.warning("an encrypted model waits for its key", model=self._model_id, reason=str(error))
+                await trio.sleep(KEY_RETRY_SECONDS)
             except (ModelInvalidError, EngineArgumentsError) as error:
                 log.error("the registry's model is not loaded", model=self._model_id, cid=model.cid, reason=str(error))
                 self._refused.add(model.cid)
+                await self._vault.keep(self._engine.node_id, self._loaded)
             else:
                 self._loaded = model.cid
+                await self._vault.keep(self._engine.node_id, model.cid)
 
 
 def loaded_models(engines: Sequence[EngineNode]) -> list[ModelId]:

@@ -9,6 +9,7 @@ import trio
 from node.chain.adapter import EvmChain
 from node.chain.rpc import RpcError as ChainRpcError
 from node.chain.rpc import RpcUnavailableError
+from node.control.gossip_views import gossip_view
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.control.methods import AskParams, ConnectParams
 from node.control.views import (
@@ -121,6 +122,7 @@ class DaemonOperations:
                 ServiceView(name=s.name, state=s.state.value, restarts=s.restarts, last_error=s.last_error)
                 for s in parts.supervisor.statuses()
             ],
+            gossip=gossip_view(parts.network.gossip_metrics()),
         )
 
     async def peers(self) -> PeersView:

@@ -2,14 +2,16 @@
 
 \b
 One model is described by options, many by a manifest (docs/owners.md has an example):
-  owner_upload.py --directory ./tiny --model-id tiny --name Tiny
-  owner_upload.py --manifest models.toml --only tiny --dry-run
+  owner_upload.py --model ./tiny --model-id tiny --name Tiny
+  owner_upload.py --model team/chat --revision v1.2 --model-id chat --name Chat --encrypt
+  owner_upload.py --manifest models.toml --only tiny --skip-blockchain
 """
 
 import shlex
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,11 @@ from node.chain.addresses import DeploymentFileError, read_deployment
 from node.chain.rpc import RpcError, RpcUnavailableError
 from node.chain.sender import GWEI
 from node.chain.watcher import DeepReorganisationError, NoFinalityError
+from node.cli.progress import make_reporter
 from node.cli.render import print_table
 from node.keys import KeyFileError, find_passphrase, unlock_keystore
 from node.models.manifest import POC_DISTANCE_DEFAULT, ManifestError, UploadRequest, read_manifest, read_request
-from node.models.preparation import PreparedUpload, UploadsInvalidError, prepare_uploads
+from node.models.preparation import PreparedUpload, UploadPlaces, UploadsInvalidError, prepare_uploads
 from node.models.record_fields import MODELS_MAX
 from node.models.registration import Registration, register_models
 from node.settings import Settings, SettingsError, load_settings
@@ -100,15 +103,21 @@ def show(uploads: Sequence[PreparedUpload], registrations: Sequence[Registration
             click.echo(f"{registration.model_id}: transaction 0x{transaction.hex()}")
 
 
-def publish(settings: Settings, requests: Sequence[UploadRequest], hub_endpoint: str | None, *, dry_run: bool) -> bool:
+def publish(
+    settings: Settings,
+    requests: Sequence[UploadRequest],
+    hub_endpoint: str | None,
+    *,
+    skip_download: bool,
+    skip_blockchain: bool,
+) -> bool:
     """Do all of it; return whether every model is now as described."""
-    content_dir, downloads_dir = settings.node.data_dir / "content", settings.node.data_dir / "downloads"
-
-    async def prepare() -> tuple[PreparedUpload, ...]:
-        return await prepare_uploads(requests, content_dir, downloads_dir, click.echo, hub_endpoint=hub_endpoint)
-
+    places = UploadPlaces.below(settings.node.data_dir, settings.vault.keys_dir)
+    prepare = partial(
+        prepare_uploads, requests, places, make_reporter(), hub_endpoint=hub_endpoint, skip_download=skip_download
+    )
     uploads = trio.run(prepare)
-    if dry_run:
+    if skip_blockchain:
         show(uploads, ())
         return True
     passphrase = find_passphrase(settings.account.passphrase_file, settings.account.passphrase_env, _ask)
@@ -127,9 +136,11 @@ def publish(settings: Settings, requests: Sequence[UploadRequest], hub_endpoint:
 @click.command(help=__doc__)
 @click.option("--manifest", type=click.Path(path_type=Path, dir_okay=False), help="TOML file with many models.")
 @click.option("--only", multiple=True, metavar="ID", help="Of the manifest, this model only; may be repeated.")
-@click.option("--directory", type=click.Path(file_okay=False), help="The model's files.")
-@click.option("--hf-repo", default="", help="Repository on the Hugging Face Hub it comes from.")
-@click.option("--hf-commit", default="", help="Full commit hash there.")
+@click.option("--model", default=None, metavar="REPO_OR_DIR", help="A directory that exists, else a Hub repository.")
+@click.option("--revision", default="", help="Branch, tag or commit of the repository.  [default: main]")
+@click.option("--directory", type=click.Path(file_okay=False), help="The model's files; as --model.")
+@click.option("--hf-repo", default="", help="Repository on the Hugging Face Hub it comes from; as --model.")
+@click.option("--hf-commit", default="", help="Full commit hash there; as --revision.")
 @click.option("--hf-endpoint", default=None, help="Another server with the Hub's API.")
 @click.option("--model-id", "id", default=None, help="Id on chain: lower-case letters, digits, . _ - and /.")
 @click.option("--name", default=None, help="Name for people.")
@@ -143,7 +154,11 @@ def publish(settings: Settings, requests: Sequence[UploadRequest], hub_endpoint:
 @click.option("--quantization", default="", help="Of the weights, as engines name it; empty for none.")
 @click.option("--kv-cache-quantization", default="", help="Of the key-value cache; empty for the weights' type.")
 @click.option("--gated", is_flag=True, help="Access by the AccessVault's gate only.")
-@click.option("--encrypted", is_flag=True, help="Says that the weights are encrypted; encrypts nothing.")
+@click.option("--encrypt", is_flag=True, help="Encrypt the model; its key stays here until you wrap it for accounts.")
+@click.option("--new-key", is_flag=True, help="With --encrypt: not with the key it was encrypted with before.")
+@click.option("--encrypted", is_flag=True, help="Says that the directory is an encrypted model already.")
+@click.option("--allow-pickle", is_flag=True, help="Publish pickled weights too; no daemon of this network loads them.")
+@click.option("--copy", is_flag=True, help="Copy the files into the content directory; else they are served in place.")
 @click.option("--proposer", default=None, help="Sets the gate, is paid for access; default: the registering account.")
 @click.option(
     "--config",
@@ -152,13 +167,17 @@ def publish(settings: Settings, requests: Sequence[UploadRequest], hub_endpoint:
     show_default="~/.quern/quern.toml",
     help="Settings of the owner's daemon: its account registers, its content directory serves.",
 )
-@click.option("--dry-run", is_flag=True, help="Validate, import and print the CIDs; send nothing.")
+@click.option("--skip-download", is_flag=True, help="Use what an earlier run downloaded; do not ask the Hub.")
+@click.option(
+    "--skip-blockchain", "--dry-run", is_flag=True, help="Validate, import, pin and print the CIDs; send nothing."
+)
 def main(
     manifest: Path | None,
     only: tuple[str, ...],
     hf_endpoint: str | None,
     config: Path,
-    dry_run: bool,
+    skip_download: bool,
+    skip_blockchain: bool,
     **single: Any,
 ) -> None:
     """Command line."""
@@ -172,7 +191,9 @@ def main(
         raise click.UsageError("give --model-id and --name, or --manifest")
     try:
         requests = (single_request(single),) if manifest is None else manifest_requests(manifest, only)
-        done = publish(load_settings(config), requests, hf_endpoint, dry_run=dry_run)
+        done = publish(
+            load_settings(config), requests, hf_endpoint, skip_download=skip_download, skip_blockchain=skip_blockchain
+        )
     except (
         SettingsError,
         KeyFileError,

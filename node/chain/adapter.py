@@ -10,7 +10,7 @@ import trio
 from eth_hash.auto import keccak
 
 from contracts.binding_base import ViewCall
-from contracts.bindings import epoch_manager, quern_token
+from contracts.bindings import access_vault, epoch_manager, quern_token
 from node.chain.account_lock import exclusive_account
 from node.chain.accounts import LocalAccount
 from node.chain.action_encoder import SignedAction, encode_action, encode_signed_action, signing_epoch
@@ -24,7 +24,7 @@ from node.chain.watcher import Finality, Watcher
 from node.ports import ActionOutcome, Head, StageChange, WallClock
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
-from node.protocol.identifiers import Address, BlockNumber, Hash32, TokenAmount
+from node.protocol.identifiers import Address, BlockNumber, Hash32, ModelId, TokenAmount
 from node.protocol.records import EpochParameters
 from node.settings.locations import account_lock_dir
 from node.stage_changes import next_stage_change
@@ -142,6 +142,11 @@ class EvmChain:
     async def gas_balance(self) -> int:
         """Wei of this account, which pay for its transactions."""
         return quantity(await self._rpc.call("eth_getBalance", self.account, "latest"))
+
+    async def wrapped_key(self, model_id: ModelId) -> bytes:
+        """Return the content key that was deposited for this account, wrapped; empty if there is none."""
+        grant = access_vault.grant_of(model_id, self.account)
+        return (await read_contract(self._rpc, self._addresses.access_vault, grant)).wrapped_key
 
     def sign(self, digest: Hash32) -> bytes:
         """Sign a digest with the account key; callers record duties first."""

@@ -1,6 +1,7 @@
 """Models on this machine: fetched by CID, validated, ready for an engine."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -41,7 +42,7 @@ class ModelLibrary:
             except ValueError as error:
                 raise ModelInvalidError(f"{model.model_id}: {error}") from error
             await trio.sleep(RETRY_SECONDS)
-        await trio.to_thread.run_sync(validate_model, path)
+        await trio.to_thread.run_sync(partial(validate_model, path, encrypted=model.encrypted))
         log.info("a model is ready on disk", model=model.model_id, cid=model.cid)
         return path
 

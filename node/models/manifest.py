@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from node.engine.arguments import EngineArgumentsError, merge_model_args
+from node.models.hub import DEFAULT_REVISION, REPOSITORY
 from node.models.publish import ModelDescription
 from node.models.record_fields import (
     MODELS_MAX,
@@ -47,9 +48,17 @@ class UploadRequest:
     """One model to be published."""
 
     directory: Path | None
-    """Where its files are; None: to be downloaded from the Hub, by the repository and commit of `wanted`."""
+    """Where its files are; None: to be downloaded from the Hub, by the repository of `wanted` and `revision`."""
     wanted: ModelDescription
     """A `context_length` of 0 stands for what config.json says, and no `model_args` for just that length."""
+    revision: str = ""
+    """For a model from the Hub: the branch, tag or full commit to publish."""
+    encrypt: bool = False
+    new_key: bool = False
+    """Encrypt anew, although the same content was encrypted before."""
+    allow_pickle: bool = False
+    copy: bool = False
+    """Copy the files into the content directory instead of serving them from where they are."""
 
 
 def read_manifest(path: Path) -> tuple[UploadRequest, ...]:
@@ -117,6 +126,8 @@ class _Upload(BaseModel):
     id: ModelIdText
     name: Name
     description: Text = ""
+    model: str = ""
+    revision: Text = ""
     directory: str = ""
     hf_repo: Text = ""
     hf_commit: Annotated[str, AfterValidator(_commit)] = ""
@@ -130,23 +141,67 @@ class _Upload(BaseModel):
     kv_cache_quantization: Quantization = ""
     gated: bool = False
     encrypted: bool = False
+    encrypt: bool = False
+    new_key: bool = False
+    allow_pickle: bool = False
+    copy_files: bool = Field(default=False, alias="copy")
     proposer: AccountText = ZERO_ADDRESS
 
     @model_validator(mode="after")
     def _from_somewhere(self) -> "_Upload":
-        if not self.directory and not (self.hf_repo and self.hf_commit):
-            raise ValueError("give directory, or hf_repo with hf_commit")
+        if self.model and (self.directory or self.hf_repo):
+            raise ValueError("give model, or directory, or hf_repo, but one of them only")
+        if not (self.model or self.directory or (self.hf_repo and (self.hf_commit or self.revision))):
+            raise ValueError("give model (a directory or a repository), or directory, or hf_repo with hf_commit")
+        if self.revision and self.hf_commit:
+            raise ValueError("give revision or hf_commit: both say which version")
+        return self
+
+    @model_validator(mode="after")
+    def _encrypted_how(self) -> "_Upload":
+        if self.encrypt and self.encrypted:
+            raise ValueError(
+                "encrypt is for a plain model, encrypted for a directory that is encrypted already: give one"
+            )
+        if self.new_key and not self.encrypt:
+            raise ValueError("new_key goes with encrypt")
+        if self.encrypted and not self.context_length:
+            raise ValueError("give context_length: that of an encrypted model cannot be read from its config.json")
         return self
 
 
+def _source(upload: _Upload, base: Path) -> tuple[Path | None, str]:
+    """Return the directory, or None and the repository. Raises ManifestError."""
+    if not upload.model:
+        return (base / Path(upload.directory).expanduser() if upload.directory else None), upload.hf_repo
+    directory = base / Path(upload.model).expanduser()
+    if directory.exists():
+        return directory, ""
+    if not REPOSITORY.fullmatch(upload.model):
+        raise ManifestError(
+            f"model: {upload.model[:200]!r} is neither a directory that exists nor a repository (`owner/name`)"
+        )
+    return None, upload.model
+
+
 def _to_request(upload: _Upload, base: Path) -> UploadRequest:
+    directory, repository = _source(upload, base)
+    if directory is not None and upload.revision:
+        raise ManifestError("revision: a directory has none; it goes with a repository")
+    if directory is None and upload.encrypted:
+        raise ManifestError("encrypted: give the directory; a repository is encrypted here, with encrypt")
     return UploadRequest(
-        directory=base / Path(upload.directory).expanduser() if upload.directory else None,
+        directory=directory,
+        revision=upload.hf_commit or upload.revision or DEFAULT_REVISION,
+        encrypt=upload.encrypt,
+        new_key=upload.new_key,
+        allow_pickle=upload.allow_pickle,
+        copy=upload.copy_files,
         wanted=ModelDescription(
             model_id=ModelId(upload.id),
             name=upload.name,
             description=upload.description,
-            hf_repo=upload.hf_repo,
+            hf_repo=repository,
             hf_commit=upload.hf_commit,
             model_args=tuple(upload.model_args),
             vram_mib=upload.vram_mib,

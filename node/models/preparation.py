@@ -1,32 +1,58 @@
-"""Makes models ready to be published: fetched, validated, imported. Nothing here knows a chain.
+"""Makes models ready to be published: fetched, validated, encrypted where wanted, imported. Nothing here knows a chain.
 
 All of them are looked at before any fault is told, so that an owner mends everything at once. What needs no download
-is looked at first; a download that was cut off goes on where it stopped.
+is looked at first; a download that was cut off goes on where it stopped. Files are imported in place: the daemon serves
+them from where they lie, so downloads and ciphertext stay.
 """
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import trio
+import trio.from_thread
 
-from node.models.content import ContentAdapter, open_content
-from node.models.hub import HubError, download_model
+from node.models.encryption.container import SealBrokenError, SourceChangedError
+from node.models.encryption.keyring import KeyRing, KeyRingError
+from node.models.encryption.sealing import SealedModel, SealingError, seal_directory
+from node.models.hub import HubDownloads, HubError, download_model, resolve_revision
 from node.models.manifest import UploadRequest
 from node.models.publish import ModelDescription
 from node.models.record_fields import UINT32_MAX
+from node.models.reporting import Advance, Reporter
 from node.models.validation import ModelFacts, ModelInvalidError, validate_model
+from node.private_files import PrivateFileError
 from node.protocol.identifiers import Cid, ModelId
+from p2p.content.blockstore import BlockStore
 from p2p.content.unixfs import UnixFsError
+from p2p.content.unixfs_import import Imported, import_path
 
-PROGRESS_BYTES = 256 * 1024 * 1024
-Tell = Callable[[str], None]
+PIN_NAME = "published"
+"""The pin that keeps what an owner published from being collected."""
 
 
 class UploadsInvalidError(Exception):
     """Some models cannot be published; the message has the faults of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPlaces:
+    """Where an upload keeps what it makes."""
+
+    content: Path
+    """The block store of the daemon that serves."""
+    downloads: Path
+    sealed: Path
+    """Ciphertext of encrypted models."""
+    keys: Path
+
+    @classmethod
+    def below(cls, data_dir: Path, keys: Path) -> "UploadPlaces":
+        """Return the places in a daemon's data directory."""
+        models = data_dir / "models"
+        return cls(data_dir / "content", models / "published", models / "sealed", keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,38 +63,48 @@ class PreparedUpload:
     cid: Cid
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A model that is on this machine and valid."""
+
+    request: UploadRequest
+    directory: Path
+    description: ModelDescription
+
+
 async def prepare_uploads(
     requests: Sequence[UploadRequest],
-    content_dir: Path,
-    downloads_dir: Path,
-    tell: Tell,
+    places: UploadPlaces,
+    reporter: Reporter,
     *,
     hub_endpoint: str | None = None,
+    skip_download: bool = False,
 ) -> tuple[PreparedUpload, ...]:
-    """Validate and import all models; return them in the order asked for. Raises UploadsInvalidError.
+    """Validate, encrypt and import all models; return them in the order asked for. Raises UploadsInvalidError.
 
-    If one is at fault no local directory is imported; what was downloaded may have been, which harms nothing.
+    If one is at fault none is encrypted or imported; what was downloaded stays for the next run. With `skip_download`
+    the Hub is not asked: what an earlier run downloaded is used.
     """
-    found: dict[ModelId, PreparedUpload] = {}
-    described: dict[ModelId, ModelDescription] = {}
+    hub = _Hub(HubDownloads(places.downloads), hub_endpoint, skip_download, reporter)
+    found: dict[ModelId, _Found] = {}
+    prepared: dict[ModelId, PreparedUpload] = {}
     faults: list[str] = []
-    async with open_content(content_dir, host="", port=0, cache_bytes_max=0, serve=False) as content:
-        for request in sorted(requests, key=lambda request: request.directory is None):
-            model_id = request.wanted.model_id
-            with _noting(faults, model_id):
-                if request.directory is not None:
-                    described[model_id] = await _examine(request.wanted, request.directory, tell)
-                else:
-                    found[model_id] = await _from_hub(request.wanted, downloads_dir, content, tell, hub_endpoint)
-        for request in requests if not faults else ():
-            model_id = request.wanted.model_id
-            if request.directory is not None:
-                with _noting(faults, model_id):
-                    cid = await _import(model_id, request.directory, content, tell)
-                    found[model_id] = PreparedUpload(described[model_id], cid)
+    for request in sorted(requests, key=lambda request: request.directory is None):
+        with _noting(faults, request):
+            found[request.wanted.model_id] = await _find(request, hub, reporter)
+    if not faults:
+        store = await trio.to_thread.run_sync(BlockStore, places.content)
+        try:
+            for request in requests:
+                with _noting(faults, request):
+                    model_id = request.wanted.model_id
+                    prepared[model_id] = await _publish(found[model_id], store, places, reporter)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(store.close)
     if faults:
         raise UploadsInvalidError("nothing was sent to the chain, because of these faults:\n  " + "\n  ".join(faults))
-    return tuple(found[request.wanted.model_id] for request in requests)
+    return tuple(prepared[request.wanted.model_id] for request in requests)
 
 
 def complete_description(wanted: ModelDescription, facts: ModelFacts) -> ModelDescription:
@@ -81,48 +117,137 @@ def complete_description(wanted: ModelDescription, facts: ModelFacts) -> ModelDe
 
 
 @contextmanager
-def _noting(faults: list[str], model_id: ModelId) -> Iterator[None]:
+def _noting(faults: list[str], request: UploadRequest) -> Iterator[None]:
     """Note a model's fault and go on with the next one."""
     try:
         yield
-    except (HubError, ModelInvalidError, UnixFsError, OSError) as error:
-        faults.append(f"{model_id}: {error}")
+    except (
+        HubError,
+        ModelInvalidError,
+        UnixFsError,
+        SealingError,
+        SealBrokenError,
+        SourceChangedError,
+        KeyRingError,
+        PrivateFileError,
+        OSError,
+    ) as error:
+        faults.append(f"{request.wanted.model_id}: {error}")
 
 
-async def _examine(wanted: ModelDescription, directory: Path, tell: Tell) -> ModelDescription:
-    facts = await trio.to_thread.run_sync(lambda: validate_model(directory, encrypted=wanted.encrypted))
+@dataclass(frozen=True, slots=True)
+class _Hub:
+    """Brings models from the Hub, or finds those that were brought before."""
+
+    downloads: HubDownloads
+    endpoint: str | None
+    skip_download: bool
+    reporter: Reporter
+
+    async def fetch(self, request: UploadRequest) -> tuple[str, Path]:
+        """Return the exact commit and where its files lie."""
+        repository, revision = request.wanted.hf_repo, request.revision
+        if self.skip_download:
+            commit = await trio.to_thread.run_sync(self.downloads.known_commit, repository, revision)
+            return commit, self.downloads.place(repository, commit)
+        commit = await trio.to_thread.run_sync(partial(resolve_revision, repository, revision, endpoint=self.endpoint))
+        directory = self.downloads.place(repository, commit)
+        self.reporter.tell(f"{request.wanted.model_id}: {repository} at {revision} is commit {commit}; downloading it")
+        with self.reporter.step(f"{request.wanted.model_id}: downloading", 0) as advance:
+            await trio.to_thread.run_sync(
+                partial(
+                    download_model,
+                    repository,
+                    commit,
+                    directory,
+                    endpoint=self.endpoint,
+                    advance=advance,
+                    with_pickles=request.allow_pickle,
+                )
+            )
+        await trio.to_thread.run_sync(self.downloads.note_whole, repository, commit, revision)
+        return commit, directory
+
+
+async def _find(request: UploadRequest, hub: _Hub, reporter: Reporter) -> _Found:
+    wanted, directory = request.wanted, request.directory
+    if directory is None:
+        commit, directory = await hub.fetch(request)
+        wanted = replace(wanted, hf_commit=commit)
+    examine = partial(validate_model, directory, encrypted=wanted.encrypted, allow_pickle=request.allow_pickle)
+    facts = await trio.to_thread.run_sync(examine)
     description = complete_description(wanted, facts)
-    tell(f"{wanted.model_id} is valid: {facts.architecture}, {facts.weight_bytes} bytes of weights")
-    return description
+    what = "encrypted" if wanted.encrypted else facts.architecture
+    reporter.tell(f"{wanted.model_id} is valid: {what}, {facts.weight_bytes} bytes of weights")
+    if facts.pickled:
+        reporter.tell(
+            f"WARNING: {wanted.model_id} has pickled weights ({', '.join(facts.pickled[:5])}), which can run code when "
+            "they are loaded. You asked to publish them; no daemon of this network will load this model"
+        )
+    if not facts.generates:
+        reporter.tell(f"{wanted.model_id} does not answer in words: daemons serve chats only so far")
+    return _Found(request, directory.absolute(), description)
 
 
-async def _from_hub(
-    wanted: ModelDescription, downloads_dir: Path, content: ContentAdapter, tell: Tell, endpoint: str | None
-) -> PreparedUpload:
-    """Download, examine and import a model. Its download is kept until it is whole, and no longer."""
-    directory = downloads_dir / wanted.hf_commit
-    tell(f"{wanted.model_id}: downloading {wanted.hf_repo} at {wanted.hf_commit[:12]}")
-    await trio.to_thread.run_sync(
-        lambda: download_model(wanted.hf_repo, wanted.hf_commit, directory, endpoint=endpoint)
-    )
-    try:
-        description = await _examine(wanted, directory, tell)
-        return PreparedUpload(description, await _import(wanted.model_id, directory, content, tell))
-    finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+async def _publish(found: _Found, store: BlockStore, places: UploadPlaces, reporter: Reporter) -> PreparedUpload:
+    directory, description = found.directory, found.description
+    if found.request.encrypt:
+        sealed = await _encrypt(found, places, reporter)
+        directory = sealed.directory.path
+        # On chain a repository would say which model it is.
+        description = replace(description, encrypted=True, hf_repo="", hf_commit="")
+    total = await trio.to_thread.run_sync(_total_bytes, directory)
+    model_id = description.model_id
+
+    def run(advance: Advance) -> Imported:
+        imported = import_path(
+            directory,
+            store.put,
+            include_hidden=False,
+            advance=_cancellable(advance),
+            reference=None if found.request.copy else store.reference_file,
+        )
+        store.pin(imported.cid, PIN_NAME)
+        return imported
+
+    with reporter.step(f"{model_id}: importing", total) as advance:
+        imported = await trio.to_thread.run_sync(run, advance)
+    kept = "copied into the content directory" if found.request.copy else f"served from {directory}, so keep that"
+    reporter.tell(f"{model_id} is imported: {imported.file_bytes} bytes, {kept}")
+    reporter.tell(f"CID: {imported.cid}")
+    return PreparedUpload(description, Cid(str(imported.cid)))
 
 
-async def _import(model_id: ModelId, directory: Path, content: ContentAdapter, tell: Tell) -> Cid:
-    done = 0
+async def _encrypt(found: _Found, places: UploadPlaces, reporter: Reporter) -> SealedModel:
+    model_id = found.description.model_id
+    total = 2 * await trio.to_thread.run_sync(_total_bytes, found.directory)
 
-    def advance(count: int) -> None:
-        nonlocal done
-        before, done = done, done + count
-        if before // PROGRESS_BYTES != done // PROGRESS_BYTES:
-            tell(f"  {model_id}: imported {done // 2**20} MiB")
+    def run(advance: Advance) -> SealedModel:
+        keys = KeyRing(places.keys)
+        stoppable = _cancellable(advance)
+        return seal_directory(
+            found.directory, places.sealed, keys, model_id, new_key=found.request.new_key, advance=stoppable
+        )
 
-    cid, size = await content.import_directory(directory, advance)
-    tell(f"{model_id} is imported: {size} bytes")
-    tell(f"CID: {cid}")
-    return cid
+    with reporter.step(f"{model_id}: encrypting", total) as advance:
+        sealed = await trio.to_thread.run_sync(run, advance)
+    key_file = places.keys / f"{sealed.key_id.hex()}.json"
+    state = "was encrypted before" if sealed.resumed else "is encrypted"
+    reporter.tell(f"{model_id} {state}. Its key is in {key_file}: back it up, without it nobody opens the model again")
+    return sealed
+
+
+def _cancellable(advance: Advance) -> Advance:
+    """Let work in a thread stop at the next step when its caller was cancelled."""
+
+    def checked(count: int) -> None:
+        trio.from_thread.check_cancelled()
+        advance(count)
+
+    return checked
+
+
+def _total_bytes(directory: Path) -> int:
+    """Return the size of what will be published; a hidden file is not."""
+    shown = (path for path in directory.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in shown if not str(path.relative_to(directory)).startswith("."))

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import trio
 
-from node.models.preparation import PreparedUpload, Tell
+from node.models.preparation import PreparedUpload
 from node.models.publish import (
     PublishAction,
     changed_fields,
     fixed_differences,
     publication,
 )
+from node.models.reporting import Tell
 from node.ports import ActionStatus, Chain
 from node.protocol.actions import RegisterModel, SetModelSpec, UpdateModel
 from node.protocol.identifiers import Hash32, ModelId

@@ -120,7 +120,7 @@ def _span(name: str, entry: object) -> tuple[int, int]:
     if not 0 < len(name) <= TENSOR_NAME_CHARACTERS_MAX:
         raise ValueError(f"the tensor name {said} has {len(name)} characters")
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]} if len(entry) == 3:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end], **rest} if not rest:
             pass
         case _:
             raise ValueError(f"{said} has not just dtype, shape and data_offsets")

@@ -111,6 +111,11 @@ class LibP2PNetwork:
         return PeerId(self._identity.peer_id)
 
     @property
+    def host(self) -> Any:
+        """The libp2p host, for protocols beside our own (Bitswap)."""
+        return self._host
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """Multiaddresses, with peer id, at which this node can be dialled."""
         return listening_addresses(self._host)

@@ -48,6 +48,7 @@ def _check_multiaddr(text: str) -> str:
 Tokens = Annotated[str, AfterValidator(_check_tokens)]
 Url = Annotated[str, AfterValidator(_check_url)]
 Multiaddress = Annotated[str, AfterValidator(_check_multiaddr)]
+OptionalMultiaddress = Annotated[str, AfterValidator(lambda text: _check_multiaddr(text) if text else text)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -180,6 +181,34 @@ class ContentSettings(Section):
         ge=0,
         description="Disk that content may take, in bytes; 0 leaves it to the disk. Pinned content stays.",
     )
+    bitswap: bool = Field(
+        default=True,
+        description="Exchange blocks with IPFS peers over Bitswap too. Slow: daemons' gateways come first.",
+    )
+    web_gateways: list[Url] = Field(
+        default=[],
+        max_length=8,
+        description="Public IPFS gateways to ask for what nobody else has, e.g. https://trustless-gateway.link; they\n"
+        "learn what you fetch. Every block is verified.",
+    )
+    kubo_api: OptionalMultiaddress = Field(
+        default="",
+        description="RPC address of your own Kubo, e.g. /ip4/127.0.0.1/tcp/5001, to fetch from and publish to.",
+    )
+
+
+class VaultSettings(Section):
+    """Encrypted models and their keys."""
+
+    keys_dir: Path = Field(
+        default=Path("model-keys"),
+        description="Directory of content keys, one private file each. Back it up: a lost key is a lost model.",
+    )
+    unsealed_dir: Path = Field(
+        default=Path("unsealed"),
+        description="Directory where encrypted models lie decrypted while they are served; others must not read it.\n"
+        "On a file system in memory, such as below /dev/shm, nothing of them reaches a disk.",
+    )
 
 
 class ApiSettings(Section):
@@ -271,6 +300,7 @@ class Settings(BaseSettings):
     account: AccountSettings = AccountSettings()
     p2p: P2PSettings = P2PSettings()
     content: ContentSettings = ContentSettings()
+    vault: VaultSettings = VaultSettings()
     api: ApiSettings = ApiSettings()
     control: ControlSettings = ControlSettings()
     participant: ParticipantSettings = ParticipantSettings()

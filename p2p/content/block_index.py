@@ -232,8 +232,13 @@ class BlockIndex:
             rows = self._reader.execute("SELECT root, name, since_ms FROM pins ORDER BY since_ms, name").fetchall()
         return [(Cid.from_bytes(row[0]), row[1], row[2]) for row in rows]
 
-    def add_file(self, path: Path, stamp: Stamp, now_ms: int) -> tuple[int, bool]:
-        """Return the number of a file, and whether it is new; what was known of it with another stamp is forgotten."""
+    def add_file(
+        self, path: Path, stamp: Stamp, now_ms: int, leaves: Sequence[tuple[Cid, int, int]]
+    ) -> tuple[int, bool]:
+        """Add a file with its first blocks; return its number, and whether it is new.
+
+        What was known of it with another stamp is forgotten.
+        """
         with self.writing() as rows:
             known = rows.execute(
                 "SELECT id, size, mtime_ns, inode FROM files WHERE path = ?", (os.fsencode(path),)
@@ -241,21 +246,21 @@ class BlockIndex:
             if known is not None and Stamp(*known[1:]) == stamp:
                 file: int = known[0]
                 rows.execute("UPDATE files SET added_ms = ? WHERE id = ?", (now_ms, file))
-                return file, False
-            rows.execute("DELETE FROM files WHERE path = ?", (os.fsencode(path),))
-            (added,) = rows.execute(
-                "INSERT INTO files (path, size, mtime_ns, inode, added_ms) VALUES (?, ?, ?, ?, ?) RETURNING id",
-                (os.fsencode(path), stamp.size, stamp.mtime_ns, stamp.inode, now_ms),
-            ).fetchone()
-            return added, True
+                is_new = False
+            else:
+                rows.execute("DELETE FROM files WHERE path = ?", (os.fsencode(path),))
+                (file,) = rows.execute(
+                    "INSERT INTO files (path, size, mtime_ns, inode, added_ms) VALUES (?, ?, ?, ?, ?) RETURNING id",
+                    (os.fsencode(path), stamp.size, stamp.mtime_ns, stamp.inode, now_ms),
+                ).fetchone()
+                is_new = True
+            _insert_leaves(rows, file, leaves)
+            return file, is_new
 
     def add_leaves(self, file: int, leaves: Sequence[tuple[Cid, int, int]]) -> None:
         """Add blocks of a file. Equal blocks of one file count once, at the first offset."""
         with self.writing() as rows:
-            rows.executemany(
-                "INSERT OR IGNORE INTO leaves (cid, file, offset, size) VALUES (?, ?, ?, ?)",
-                [(cid.to_bytes(), file, offset, size) for cid, offset, size in leaves],
-            )
+            _insert_leaves(rows, file, leaves)
 
     def forget_file(self, file: int) -> None:
         """Drop a file and its blocks from the index."""
@@ -277,6 +282,13 @@ def connect_private(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA temp_store = FILE")
     connection.execute("CREATE TEMP TABLE reachable (cid BLOB PRIMARY KEY) WITHOUT ROWID")
     return connection
+
+
+def _insert_leaves(rows: sqlite3.Connection, file: int, leaves: Sequence[tuple[Cid, int, int]]) -> None:
+    rows.executemany(
+        "INSERT OR IGNORE INTO leaves (cid, file, offset, size) VALUES (?, ?, ?, ?)",
+        [(cid.to_bytes(), file, offset, size) for cid, offset, size in leaves],
+    )
 
 
 def _path(name: bytes) -> Path:

@@ -36,6 +36,21 @@ class HeldBlocks(Protocol):
         """Forget a block that was found damaged."""
 
 
+class NothingHeld:
+    """Gives nothing: for who fetches over Bitswap but keeps its blocks to those it knows."""
+
+    def has(self, cid: Cid) -> bool:
+        """Never."""
+        return False
+
+    def read(self, cid: Cid) -> bytes:
+        """Never."""
+        raise BlockMissingError(f"block {cid} is not given to strangers")
+
+    def remove(self, cid: Cid) -> None:
+        """Nothing to forget."""
+
+
 class WantList:
     """What one peer wants, by CID."""
 

@@ -101,7 +101,7 @@ async def ours(directory: Path, seed: int = 1, listen: Sequence[str] = (LOOPBACK
     standing = Standing(time.time)
     store = BlockStore(directory)
     async with (
-        open_host(Identity(bytes([seed]) * 32), listen, []) as host,
+        open_host(Identity(bytes([seed]) * 32), listen, [], standing=standing) as host,
         open_bitswap(host, store, standing) as bitswap,
     ):
         yield Ours(host, bitswap, store, standing)

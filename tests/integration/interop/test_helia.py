@@ -10,7 +10,7 @@ from p2p.content.bitswap.source import BitswapSource
 from p2p.content.blockstore import BlockStore
 from p2p.content.cid import Cid, Codec
 from p2p.content.dagpb import decode_node
-from p2p.content.server import serve_blocks
+from p2p.content.gateway.server import serve_blocks
 from p2p.content.source import BlockSource
 from p2p.content.unixfs_export import export
 from p2p.content.unixfs_import import import_path

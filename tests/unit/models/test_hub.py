@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from node.models.hub import HubError, download_model
+from node.models.hub import HubDownloads, HubError, download_model, resolve_revision
 
 COMMIT = "c0ffee" + "0" * 34
 FILES = {
@@ -33,7 +33,7 @@ class StandIn(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        if self.path.startswith(f"/api/models/owner/model/revision/{COMMIT}"):
+        if self.path.startswith(tuple(f"/api/models/owner/model/revision/{name}" for name in (COMMIT, "v1"))):
             siblings = [{"rfilename": name, "size": len(data)} for name, data in FILES.items()]
             body = json.dumps({"id": "owner/model", "sha": COMMIT, "siblings": siblings}).encode()
             self._send(200, body, "application/json")
@@ -86,3 +86,45 @@ def test_a_branch_is_refused_because_it_may_change(tmp_path: Path) -> None:
 def test_an_unknown_repository_is_an_error_with_its_name(endpoint: str, tmp_path: Path) -> None:
     with pytest.raises(HubError, match="owner/absent"):
         download_model("owner/absent", COMMIT, tmp_path / "model", endpoint=endpoint)
+
+
+def test_a_tag_is_resolved_to_the_commit_it_is_now_and_a_commit_is_itself(endpoint: str) -> None:
+    assert resolve_revision("owner/model", "v1", endpoint=endpoint) == COMMIT
+    assert resolve_revision("owner/model", COMMIT, endpoint="http://127.0.0.1:9") == COMMIT
+
+
+def test_a_revision_that_is_not_there_is_named(endpoint: str) -> None:
+    with pytest.raises(HubError, match="owner/model at v2"):
+        resolve_revision("owner/model", "v2", endpoint=endpoint)
+
+
+def test_the_bytes_of_a_download_are_counted_once(endpoint: str, tmp_path: Path) -> None:
+    counted: list[int] = []
+    download_model("owner/model", COMMIT, tmp_path / "model", endpoint=endpoint, advance=counted.append)
+    assert sum(counted) == sum(len(FILES[name]) for name in ("config.json", "model.safetensors"))
+
+
+def test_pickled_weights_are_downloaded_only_if_asked_for(endpoint: str, tmp_path: Path) -> None:
+    path = download_model("owner/model", COMMIT, tmp_path / "model", endpoint=endpoint, with_pickles=True)
+    assert (path / "pytorch_model.bin").read_bytes() == FILES["pytorch_model.bin"]
+    assert not (path / "modeling.py").exists()
+
+
+def test_a_download_counts_as_whole_only_after_it_was_noted_and_its_names_are_kept(tmp_path: Path) -> None:
+    downloads = HubDownloads(tmp_path)
+    downloads.place("owner/model", COMMIT).mkdir(parents=True)
+    for revision in ("main", COMMIT):
+        with pytest.raises(HubError, match="not downloaded to its end"):
+            downloads.known_commit("owner/model", revision)
+    downloads.note_whole("owner/model", COMMIT, "main")
+    downloads.note_whole("owner/model", COMMIT, "v1")
+    assert {downloads.known_commit("owner/model", name) for name in ("main", "v1", COMMIT)} == {COMMIT}
+    (tmp_path / "owner--model" / "references.json").write_text("[")
+    with pytest.raises(HubError, match="not downloaded to its end"):
+        downloads.known_commit("owner/model", "main")
+
+
+@pytest.mark.parametrize("repository", ["../x", "a/b/c", "", "/etc", "a/.."])
+def test_a_name_that_is_no_repository_makes_no_path(tmp_path: Path, repository: str) -> None:
+    with pytest.raises(HubError, match="no name of a repository"):
+        HubDownloads(tmp_path).place(repository, COMMIT)

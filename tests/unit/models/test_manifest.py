@@ -141,8 +141,8 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"directory": ""}, "give directory, or hf_repo with hf_commit"),
-        ({"directory": "", "hf_repo": "team/tiny"}, "give directory, or hf_repo with hf_commit"),
+        ({"directory": ""}, "or directory, or hf_repo with hf_commit"),
+        ({"directory": "", "hf_repo": "team/tiny"}, "or directory, or hf_repo with hf_commit"),
         ({"hf_commit": "main"}, "not a full commit hash"),
         ({"context_length": 0}, "context_length"),
         ({"units_of_compute_per_token": 0}, "units_of_compute_per_token"),
@@ -160,3 +160,40 @@ def test_what_the_registry_would_refuse_is_refused_before(
     read_request(good, tmp_path)
     with pytest.raises(ManifestError, match=words):
         read_request({**good, **change}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": "x", "directory": "x"}, "one of them only"),
+        ({"model": "x", "hf_repo": "team/x"}, "one of them only"),
+        ({}, "give model"),
+        ({"model": "./absent"}, "neither a directory that exists nor a repository"),
+        ({"model": "a/b/c"}, "neither a directory that exists nor a repository"),
+        ({"model": "here", "revision": "main"}, "a directory has none"),
+        ({"model": "team/x", "revision": "v1", "hf_commit": COMMIT}, "both say which version"),
+        ({"model": "here", "encrypt": True, "encrypted": True}, "encrypt is for a plain model"),
+        ({"model": "here", "new_key": True}, "new_key goes with encrypt"),
+        ({"model": "here", "encrypted": True}, "give context_length"),
+        ({"model": "team/x", "encrypted": True, "context_length": 1}, "give the directory"),
+        ({"model": "here", "copy": 1}, "copy"),
+    ],
+)
+def test_options_of_a_source_that_contradict_each_other_are_refused(
+    tmp_path: Path, options: dict[str, object], words: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    with pytest.raises(ManifestError, match=words):
+        read_request({"id": "x", "name": "X", **options}, tmp_path)
+
+
+def test_a_model_is_a_directory_if_that_exists_and_else_a_repository(tmp_path: Path) -> None:
+    (tmp_path / "team" / "chat").mkdir(parents=True)
+    here = read_request({"id": "x", "name": "X", "model": "team/chat"}, tmp_path)
+    assert (here.directory, here.wanted.hf_repo) == (tmp_path / "team" / "chat", "")
+    there = read_request({"id": "x", "name": "X", "model": "team/other"}, tmp_path)
+    assert (there.directory, there.wanted.hf_repo, there.revision) == (None, "team/other", "main")
+    tagged = read_request({"id": "x", "name": "X", "model": "team/other", "revision": "v1"}, tmp_path)
+    assert tagged.revision == "v1"
+    exact = read_request({"id": "x", "name": "X", "hf_repo": "team/other", "hf_commit": COMMIT}, tmp_path)
+    assert exact.revision == COMMIT
