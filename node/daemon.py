@@ -47,6 +47,7 @@ from node.models.ipfs_exchange import open_ipfs_exchange
 from node.models.library import ModelLibrary
 from node.models.vault import ModelVault, open_vault
 from node.network.adapter import LibP2PNetwork, open_network
+from node.network.announcing import ContentAnnouncer, connect_providers
 from node.network.bans import open_standing
 from node.network.discovery import discovery_options
 from node.operations import DaemonOperations, Parts
@@ -169,6 +170,7 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 bitswap=settings.content.bitswap,
                 web_gateways=settings.content.web_gateways,
                 kubo_api=settings.content.kubo_api,
+                find_peers=lambda cid: connect_providers(network.discovery, str(cid)),
             ),
             open_vault(
                 settings.vault.unsealed_dir,
@@ -258,6 +260,8 @@ async def _run_services(
     supervisor.add("settling", settling.run)
     supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
     supervisor.add("gossip", router.run)
+    announcer = ContentAnnouncer(network.discovery, content.pinned, content.has)
+    supervisor.add("content announcements", announcer.run)
     api_url = None
     if gateway is not None and listener is not None:
         app = make_app(gateway, wall_clock)

@@ -139,6 +139,10 @@ class ContentAdapter:
         """Whether all of `cid` is held, as far as its nodes and the sizes and times of files tell."""
         return await trio.to_thread.run_sync(is_held, self.store, BlockCid.parse(cid))
 
+    def pinned(self) -> list[Cid]:
+        """Roots that are pinned, the oldest first. Blocks for as long as a look into the index takes."""
+        return [Cid(str(pin.root)) for pin in self.store.pins()]
+
     async def ensure_directory(
         self,
         cid: Cid,
