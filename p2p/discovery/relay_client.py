@@ -17,7 +17,7 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from p2p.discovery.addresses import PeerAddress, is_peer_id, parse_address
+from p2p.discovery.addresses import PeerAddress, Reach, is_peer_id, parse_address
 from p2p.discovery.connections import has_direct_connection, is_relayed, speaks
 from p2p.discovery.control_streams import (
     ControlError,
@@ -254,7 +254,8 @@ class RelayClient:
                 continue
             direct[address] = None
         direct.update(dict.fromkeys(each.address for each in self._book.known(relay) if each.reached_at))
-        usable = [address for address in direct if address.relay is None and self._dialer.allows(address)]
+        # Others dial these, not we: whether they make sense there is theirs to judge.
+        usable = [address for address in direct if address.relay is None and address.reach is not Reach.NOWHERE]
         return tuple(
             PeerAddress(self._own_id, address.kind, address.host, address.port, relay)
             for address in usable[:ADDRESSES_PER_RELAY_MAX]
