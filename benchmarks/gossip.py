@@ -2,9 +2,9 @@
 
 .venv/bin/python -m benchmarks.gossip
 
-Both get the same hosts, the same topology and the same work: every message is judged, forwarded through the mesh and
-counted where it arrives. Libp2p's gets the settings with which it delivers everything (see p2p/gossip/router.py);
-without them it loses most of a burst. Ours publishes urgent items, so that one item is one message.
+Both get the same topology and the same work: every message is judged, forwarded through the mesh and counted where it
+arrives. Ours runs on our host (p2p/host.py), the library's on its own, with the settings with which it delivers
+everything; without them it loses most of a burst. Ours publishes urgent items, so that one item is one message.
 """
 
 import functools
@@ -19,6 +19,8 @@ from typing import Any
 
 import structlog
 import trio
+from libp2p import new_host
+from libp2p.network.config import ConnectionConfig
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from libp2p.pubsub import pubsub as library
@@ -51,6 +53,7 @@ DELIVERY_SECONDS_MAX = 60.0
 QUIET_SECONDS = 10.0
 """Without a delivery for so long, what is missing is lost."""
 TOPIC = "/benchmark"
+LISTEN = "/ip4/127.0.0.1/tcp/0"
 
 Deliver = Callable[[bytes], None]
 
@@ -137,14 +140,47 @@ async def stock(host: Any, deliver: Deliver) -> AsyncIterator[Node]:
         pubsub.seen_messages.stop()
 
 
-async def measure(kind: Callable[..., Any], rate: int, messages: int) -> tuple[float, float]:
-    """Return milliseconds of CPU per delivery, and the share of deliveries that arrived."""
+@asynccontextmanager
+async def our_host(identity: Identity) -> AsyncIterator[Any]:
+    """A host of ours."""
+    async with open_host(identity, [LISTEN], []) as host:
+        yield host
+
+
+@asynccontextmanager
+async def stock_host(identity: Identity) -> AsyncIterator[Any]:
+    """A host of the library."""
+    quiet = ConnectionConfig(min_connections=0, low_watermark=0)
+    host: Any = new_host(key_pair=identity.key_pair, connection_config=quiet)
+    async with host.run([Multiaddr(LISTEN)]):
+        try:
+            yield host
+        finally:
+            await host.close()
+
+
+KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "ours": (our_host, ours),
+    "libp2p": (stock_host, stock),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Of one measurement."""
+
+    milliseconds: float
+    """CPU per delivery."""
+    share: float
+    """Of the deliveries that arrived."""
+
+
+async def measure(name: str, rate: int, messages: int, note: Callable[[Result], None]) -> None:
+    """Have every host send `messages`, `rate` a second, and note the result before the hosts are closed."""
+    open_one, kind = KINDS[name]
     tally = Tally()
     async with AsyncExitStack() as stack:
-        hosts = [
-            await stack.enter_async_context(open_host(Identity(bytes([n + 1]) * 32), ["/ip4/127.0.0.1/tcp/0"], []))
-            for n in range(HOSTS)
-        ]
+        hosts = [await stack.enter_async_context(open_one(Identity(bytes([n + 1]) * 32))) for n in range(HOSTS)]
         nodes: list[Node] = [await stack.enter_async_context(kind(host, tally.take)) for host in hosts]
         addresses = [info_from_p2p_addr(Multiaddr(listening_addresses(host)[0])) for host in hosts]
         async with trio.open_nursery() as nursery:
@@ -169,32 +205,40 @@ async def measure(kind: Callable[..., Any], rate: int, messages: int) -> tuple[f
             while tally.delivered < expected and trio.current_time() < tally.last_at + QUIET_SECONDS:  # noqa: ASYNC110
                 await trio.sleep(0.05)
         spent = time.process_time() - begin
-        return 1000 * spent / max(1, tally.delivered), tally.delivered / expected
+        note(Result(1000 * spent / max(1, tally.delivered), tally.delivered / expected))
 
 
-async def main() -> None:
+def run(name: str, rate: int, messages: int) -> Result:
+    """Return the result of one measurement, in a run of its own."""
+    results: list[Result] = []
+    try:
+        trio.run(measure, name, rate, messages, results.append)
+    except Exception:
+        if not results:  # many of the library's hosts cannot be closed at once without an error; that is not measured
+            raise
+    return results[0]
+
+
+def main() -> None:
     """Measure both in turns and print the medians."""
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory(), processors=[])
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     library.SUBSCRIPTION_CHANNEL_SIZE = QUEUE_SIZE
     vars(library)["RpcQueue"] = functools.partial(RpcQueue, max_size=QUEUE_SIZE)
-    kinds = {"ours": ours, "libp2p": stock}
-    costs: dict[str, list[float]] = {name: [] for name in kinds}
-    arrived: dict[str, list[float]] = {name: [] for name in kinds}
+    results: dict[str, list[Result]] = {name: [] for name in KINDS}
     for _ in range(ROUNDS):
-        for name, kind in kinds.items():
-            cost, share = await measure(kind, 1, MESSAGES)
-            costs[name].append(cost)
-            arrived[name].append(share)
+        for name in KINDS:
+            results[name].append(run(name, 1, MESSAGES))
+    costs = {name: statistics.median(result.milliseconds for result in results[name]) for name in KINDS}
     print(f"{HOSTS} hosts, 1 message of {MESSAGE_BYTES} bytes per host and second:")
-    for name in kinds:
-        print(f"  {name:8} {statistics.median(costs[name]):6.2f} ms per delivery, {min(arrived[name]):.1%} arrived")
-    ratio = statistics.median(costs["ours"]) / statistics.median(costs["libp2p"])
-    print(f"  ratio    {ratio:6.2f}  (aim: 0.60 or less)")
-    cost, share = await measure(ours, URGENT_PER_SECOND_MAX, BUDGET_MESSAGES)
+    for name in KINDS:
+        share = min(result.share for result in results[name])
+        print(f"  {name:8} {costs[name]:6.2f} ms per delivery, {share:.1%} arrived")
+    print(f"  ratio    {costs['ours'] / costs['libp2p']:6.2f}  (aim: 0.60 or less)")
+    most = run("ours", URGENT_PER_SECOND_MAX, BUDGET_MESSAGES)
     print(f"{HOSTS} hosts, {URGENT_PER_SECOND_MAX} messages per host and second, the budget of a topic:")
-    print(f"  ours     {cost:6.2f} ms per delivery, {share:.1%} arrived  (aim: 100 %)")
+    print(f"  ours     {most.milliseconds:6.2f} ms per delivery, {most.share:.1%} arrived  (aim: 100 %)")
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    main()

@@ -18,6 +18,7 @@ from multiaddr import Multiaddr
 
 import node
 from node.amounts import tokens_to_amount
+from node.api.models import make_model_app
 from node.api.openai import make_app
 from node.api.server import ApiPortError, bind_api, serve_api
 from node.chain.account_lock import AccountInUseError
@@ -28,9 +29,13 @@ from node.chain.rpc import RpcError, RpcUnavailableError
 from node.chain.sender import GWEI
 from node.chain.watcher import DeepReorganisationError, NoFinalityError
 from node.chain_operations import DaemonChainOperations
+from node.content_operations import StoreOperations
+from node.content_trees import NetworkTrees
 from node.control.chain_methods import chain_method_table
+from node.control.content_methods import content_method_table
 from node.control.discovery_methods import discovery_method_table
 from node.control.methods import Method, method_table
+from node.control.model_methods import model_method_table
 from node.control.peer_methods import peer_method_table
 from node.control.server import ControlSocketError, serve_control
 from node.discovery_operations import DaemonDiscoveryOperations
@@ -40,14 +45,17 @@ from node.key_deposits import KeyDeposits
 from node.keys import KeyFileError, find_passphrase, load_peer_seed, unlock_keystore
 from node.logs import configure_logs
 from node.model_loader import ModelLoader, loaded_models
+from node.model_operations import DaemonModelOperations
 from node.models.content import ContentAdapter, open_content
 from node.models.encryption.keyring import KeyRing
 from node.models.encryption.wrapping import Unwrapper
 from node.models.ipfs_exchange import open_ipfs_exchange
 from node.models.library import ModelLibrary
+from node.models.manager import ModelManager
+from node.models.opening import open_manager
+from node.models.tokens import read_api_tokens
 from node.models.vault import ModelVault, open_vault
 from node.network.adapter import LibP2PNetwork, open_network
-from node.network.announcing import ContentAnnouncer, connect_providers
 from node.network.bans import open_standing
 from node.network.discovery import discovery_options
 from node.operations import DaemonOperations, Parts
@@ -104,6 +112,7 @@ StartError = (
     PortInUseError,
     GatewayPortError,
     ApiPortError,
+    PrivateFileError,
     ControlSocketError,
     SchemaTooNewError,
     EngineArgumentsError,
@@ -170,7 +179,8 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 bitswap=settings.content.bitswap,
                 web_gateways=settings.content.web_gateways,
                 kubo_api=settings.content.kubo_api,
-                find_peers=lambda cid: connect_providers(network.discovery, str(cid)),
+                finder=network.discovery,
+                connect=network.discovery.dialer.connect,
             ),
             open_vault(
                 settings.vault.unsealed_dir,
@@ -184,7 +194,11 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
             conduct = DaemonPeerOperations(standing, network.peer_id, network.refused_connections)
             found = DaemonDiscoveryOperations(network.discovery, network.peer_id, network.clock_skew_seconds)
             methods = chain_method_table(shown) | peer_method_table(conduct) | discovery_method_table(found)
-            await _run_services(settings, chain, content, network, vault, books, engines, network_id, methods)
+            presence = PresenceTable(chain, wall_clock)
+            async with open_manager(settings.models, database, content, presence.providers, wall_clock) as manager:
+                await _run_services(
+                    settings, chain, content, network, vault, books, engines, network_id, methods, presence, manager
+                )
     finally:
         database.close()
 
@@ -199,10 +213,11 @@ async def _run_services(
     engines: list[EngineNode],
     network_id: str,
     more_methods: dict[str, Method],
+    presence: PresenceTable,
+    manager: ModelManager,
 ) -> None:
     supervisor = Supervisor()
     router = GossipRouter(network)
-    presence = PresenceTable(chain, wall_clock)
     epochs = EpochBook(chain, content, store, presence)
     batches = BatchService(network, router, presence)
     provider = Provider(_content_host(settings, network), content.port)
@@ -240,9 +255,11 @@ async def _run_services(
     supervisor.add("epochs", epochs.run)
     supervisor.add("stages", partial(log_stages, chain))
     supervisor.add("batches", batches.run)
-    library = ModelLibrary(content, settings.node.data_dir / "models")
+    library = ModelLibrary(manager)
+    supervisor.add("models", manager.run)
+    _serve_models(settings, manager, supervisor)
     for engine, wanted in zip(engines, settings.engines, strict=True):
-        loader = ModelLoader(chain, library, vault, presence, engine, ModelId(wanted.model_id))
+        loader = ModelLoader(chain, library, vault, engine, ModelId(wanted.model_id))
         mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
@@ -260,8 +277,6 @@ async def _run_services(
     supervisor.add("settling", settling.run)
     supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
     supervisor.add("gossip", router.run)
-    announcer = ContentAnnouncer(network.discovery, content.pinned, content.has)
-    supervisor.add("content announcements", announcer.run)
     api_url = None
     if gateway is not None and listener is not None:
         app = make_app(gateway, wall_clock)
@@ -292,11 +307,24 @@ async def _run_services(
         nursery.start_soon(_stop_after, stop_asked, nursery.cancel_scope)
         operations = DaemonOperations(parts, stop_asked.set)
         # Any: trio does not export the type that Nursery.start asks for.
-        methods = method_table(operations) | more_methods
+        trees = StoreOperations(content.store, NetworkTrees(content, presence.providers))
+        models = DaemonModelOperations(manager, settings.models.bytes_max)
+        methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
         control: Any = partial(serve_control, settings.control.socket, methods)
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)
         await supervisor.run()
+
+
+def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:
+    """Add the management API of models, if anybody has a token for it."""
+    tokens_file = settings.models.api_tokens_file
+    if not read_api_tokens(tokens_file):
+        return
+    host, port = settings.models.api_host, settings.models.api_port
+    listener = bind_api(host, port, name="the API of models", key="[models] api_port")
+    log.info("the API of models is served", host=host, port=listener.getsockname()[1])
+    supervisor.add("model api", partial(serve_api, make_model_app(manager, tokens_file), listener))
 
 
 async def _stop_after(asked: trio.Event, scope: trio.CancelScope) -> None:

@@ -39,7 +39,16 @@ IPV6_NETWORK_BITS = 64
 
 
 class Offence(Enum):
-    """What a peer did. The value is its points."""
+    """What a peer did, and the points it costs."""
+
+    points: float
+
+    def __new__(cls, points: float) -> "Offence":
+        """Give each a value of its own: two of equal value would be one offence with two names."""
+        offence = object.__new__(cls)
+        offence._value_ = len(cls.__members__)
+        offence.points = points
+        return offence
 
     MALFORMED = 20.0
     """Bytes that no honest implementation sends: frames, messages, records that do not parse."""
@@ -146,7 +155,7 @@ class Standing:
             return  # its last bytes, read after the ban; they must not prolong it
         now = self._clock()
         conduct = self._conduct_of(peer)
-        conduct.points = decayed(conduct.points, now - conduct.at) + offence.value
+        conduct.points = decayed(conduct.points, now - conduct.at) + offence.points
         conduct.at = now
         log.info("a peer offends", peer=peer, offence=offence.name.lower(), detail=detail, points=round(conduct.points))
         if conduct.points >= BAN_POINTS:

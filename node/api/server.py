@@ -21,8 +21,8 @@ class ApiPortError(Exception):
     """The API cannot listen; the message says where and why."""
 
 
-def bind_api(host: str, port: int) -> socket.socket:
-    """Bind and listen; port 0 takes a free one. Raises ApiPortError."""
+def bind_api(host: str, port: int, *, name: str = "the API", key: str = "[api] port") -> socket.socket:
+    """Bind and listen; port 0 takes a free one. Raises ApiPortError, which calls it `name` and names the `key`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -31,7 +31,7 @@ def bind_api(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         why = "in use by another program" if error.errno == errno.EADDRINUSE else str(error.strerror)
-        raise ApiPortError(f"the API cannot listen at {host}:{port}: {why}; see [api] port") from error
+        raise ApiPortError(f"{name} cannot listen at {host}:{port}: {why}; see {key}") from error
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener

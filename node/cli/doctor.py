@@ -18,6 +18,7 @@ from node.control.views import DoctorView
 from node.doctor.chain import judge_chain, probe_chain
 from node.doctor.files import check_files, check_settings
 from node.doctor.findings import Finding, Severity, fault, has_fault, ok, skipped
+from node.doctor.ipfs import check_kubo
 from node.doctor.network import check_listening
 from node.keys import KeyFileError, keystore_account
 from node.protocol.actions import ZERO_ADDRESS
@@ -65,6 +66,7 @@ async def examine(target: Target) -> list[Finding]:
     else:
         findings += check_files(settings)
         findings += await _examine_chain(settings)
+        findings += await check_kubo(settings.content.kubo_api)
     return findings + await _examine_daemon(target, settings)
 
 

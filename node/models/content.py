@@ -135,13 +135,14 @@ class ContentAdapter:
                 await fetch_nodes(self.store, race, block_cid, bytes_max=bytes_max, with_leaves=True)
         raise ContentUnavailableError(f"{cid}: blocks on disk are damaged again and again")
 
+    async def fetch_tree(self, cid: Cid, providers: Sequence[Provider], *, limit_bytes: int, with_leaves: bool) -> None:
+        """Have the store hold all nodes below `cid`, and with `with_leaves` all else too."""
+        async with self._race(cid, providers) as race:
+            await fetch_nodes(self.store, race, BlockCid.parse(cid), bytes_max=limit_bytes, with_leaves=with_leaves)
+
     async def has(self, cid: Cid) -> bool:
         """Whether all of `cid` is held, as far as its nodes and the sizes and times of files tell."""
         return await trio.to_thread.run_sync(is_held, self.store, BlockCid.parse(cid))
-
-    def pinned(self) -> list[Cid]:
-        """Roots that are pinned, the oldest first. Blocks for as long as a look into the index takes."""
-        return [Cid(str(pin.root)) for pin in self.store.pins()]
 
     async def ensure_directory(
         self,

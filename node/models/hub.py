@@ -24,6 +24,8 @@ WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md",
 """What a model needs. Pickled weights and code are not even downloaded."""
 PICKLED = ["*.bin", "*.pt", "*.pth"]
 REFERENCES_FILE = "references.json"
+HUB_FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, LocalEntryNotFoundError, OSError, ValueError)
+"""What the library lets out: its own errors, those of its HTTP client, which are their base, and the disk's."""
 FILE_BYTES_BAR = "huggingface_hub.snapshot_download"
 """What the library calls the bar that counts bytes of files; it has others, for transfers and for files."""
 
@@ -38,7 +40,7 @@ def resolve_revision(repository: str, revision: str, *, endpoint: str | None = N
         return revision
     try:
         found = HfApi(endpoint=endpoint).model_info(repository, revision=revision, timeout=HUB_SECONDS_MAX).sha
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except HUB_FAILURES as error:
         raise HubError(f"{repository} at {revision}: {error}") from error
     if found is None or not COMMIT.fullmatch(found):
         raise HubError(f"{repository} at {revision}: the Hub names no commit, so what would be published may change")
@@ -69,7 +71,7 @@ def download_model(
             endpoint=endpoint,
             tqdm_class=cast(Any, _progress(advance)),  # the library is typed for one subclass, and takes any
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except HUB_FAILURES as error:
         raise HubError(f"{repository} at {commit[:12]}: {error}") from error
     return destination
 

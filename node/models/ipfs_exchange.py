@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+import trio
 
 from node.models.content import ContentAdapter
 from p2p.content.bitswap.answers import NothingHeld
 from p2p.content.bitswap.exchange import Bitswap, open_bitswap
 from p2p.content.kubo import Kubo, KuboError
-from p2p.content.more_sources import FindPeers, MoreSources
+from p2p.content.more_sources import MoreSources
+from p2p.content.provider_search import Connect, FindsProviders, ProviderSearch, RootAnnouncer
 from p2p.standing import Standing
 
 log = structlog.get_logger(__name__)
@@ -34,12 +36,15 @@ async def open_ipfs_exchange(
     bitswap: bool,
     web_gateways: Sequence[str] = (),
     kubo_api: str = "",
-    find_peers: FindPeers | None = None,
+    finder: FindsProviders | None = None,
+    connect: Connect | None = None,
 ) -> AsyncIterator[IpfsExchange]:
     """Give `content`'s blocks over Bitswap and let its fetches ask there, until the context is left.
 
-    Where the content gateway asks for a token, nothing is given over Bitswap, which knows none.
+    With `finder` and `connect` peers are found by what they announce, and the roots pinned here are announced. Where
+    the content gateway asks for a token, nothing is announced or given over Bitswap, which knows none.
     """
+    find_peers = None if finder is None or connect is None else ProviderSearch(finder, connect)
     async with AsyncExitStack() as stack:
         held = NothingHeld() if content.exchange.token else content.store
         exchange = IpfsExchange(
@@ -51,7 +56,11 @@ async def open_ipfs_exchange(
         content.use_more_sources(
             MoreSources(bitswap=exchange.bitswap, find_peers=find_peers, kubo=exchange.kubo, web_gateways=web_gateways)
         )
-        yield exchange
+        async with trio.open_nursery() as nursery:
+            if bitswap and finder is not None and not content.exchange.token:
+                nursery.start_soon(RootAnnouncer(content.store, finder).run)
+            yield exchange
+            nursery.cancel_scope.cancel()
 
 
 def _open_kubo(address: str) -> Kubo | None:

@@ -1,60 +1,61 @@
-"""Models on this machine: fetched by CID, validated, ready for an engine."""
+"""Models of the network's registry, for engines: fetched by CID through the model manager, checked, kept while used."""
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import structlog
 import trio
 
-from node.models.content import ContentAdapter
+from node.models.downloads import DownloadFailedError
+from node.models.identity import LocalModelId
+from node.models.manager import ModelManager
+from node.models.requests import IpfsRequest
 from node.models.validation import ModelInvalidError, validate_model
-from node.ports import ContentUnavailableError, Provider
+from node.protocol.identifiers import Cid
 from node.protocol.records import ModelRecord
 
 log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 3.0
-PROGRESS_PERCENT_STEP = 10
 
 
 class ModelLibrary:
-    """A directory of models, one per CID: a model that is there is whole and valid."""
+    """What engines load: a model that is there is whole and valid, and stays while it is loaded."""
 
-    def __init__(self, content: ContentAdapter, directory: Path) -> None:
-        self._content = content
-        self._directory = directory
+    def __init__(self, manager: ModelManager) -> None:
+        self._manager = manager
 
-    async def ensure(self, model: ModelRecord, providers: Callable[[], Sequence[Provider]]) -> Path:
+    async def ensure(self, model: ModelRecord) -> Path:
         """Return where `model` lies, fetching it if needed; waits for providers as long as it takes.
 
-        Raises ModelInvalidError if what the registry names is no model we load.
+        It counts as loaded, and is not evicted, until `release`. Raises ModelInvalidError if what the registry names
+        is no model we load; it is not counted as loaded then.
         """
-        path = self._directory / model.cid
+        request = _request(model.cid)
         while True:
             try:
-                await self._content.ensure_directory(
-                    model.cid, providers(), path, progress=_progress_logger(model.model_id)
-                )
+                path = await self._manager.ensure(request)
                 break
-            except ContentUnavailableError as error:
+            except DownloadFailedError as error:
+                if error.permanent:
+                    raise ModelInvalidError(f"{model.model_id}: {error}") from error
                 log.info("a model is not to be had yet", model=model.model_id, reason=str(error))
-            except ValueError as error:
-                raise ModelInvalidError(f"{model.model_id}: {error}") from error
             await trio.sleep(RETRY_SECONDS)
-        await trio.to_thread.run_sync(partial(validate_model, path, encrypted=model.encrypted))
+        try:
+            await trio.to_thread.run_sync(partial(validate_model, path, encrypted=model.encrypted))
+        except BaseException:
+            self.release(model.cid)
+            raise
         log.info("a model is ready on disk", model=model.model_id, cid=model.cid)
         return path
 
+    def release(self, cid: Cid) -> None:
+        """Note that an engine no longer uses the model `cid`."""
+        self._manager.release(LocalModelId(_request(cid).local_id()))
 
-def _progress_logger(model_id: str) -> Callable[[int, int | None], None]:
-    last = -1
 
-    def report(held: int, total: int | None) -> None:
-        nonlocal last
-        step = -1 if not total else held * 100 // total // PROGRESS_PERCENT_STEP
-        if step > last:
-            last = step
-            log.info("fetching a model", model=model_id, percent=step * PROGRESS_PERCENT_STEP, bytes=held)
-
-    return report
+def _request(cid: Cid) -> IpfsRequest:
+    try:
+        return IpfsRequest(cid=cid)
+    except ValueError as error:
+        raise ModelInvalidError(f"{cid!r} is no CID") from error

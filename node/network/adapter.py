@@ -25,7 +25,7 @@ from p2p.gossip import Gossip, GossipMetrics, Verdict, open_gossip
 from p2p.host import listening_addresses, open_host
 from p2p.identity import Identity
 from p2p.peering import Peering
-from p2p.session import CallEnd, CallError
+from p2p.session import CallEnd, CallError, find_error
 from p2p.standing import Standing
 from p2p.streams import Streams
 
@@ -179,8 +179,11 @@ class LibP2PNetwork:
         async def handle(end: CallEnd) -> None:
             try:
                 await handler(LibP2PCall(end))
-            except CallFailedError as error:
-                raise CallError(error.code, error.message) from error
+            except Exception as error:
+                failure = find_error(error, CallFailedError)
+                if failure is None:
+                    raise
+                raise CallError(failure.code, failure.message) from error
 
         self._streams.serve(method, handle, concurrency=concurrency)
 

@@ -15,9 +15,15 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    TomlConfigSettingsSource,
+)
 from pydantic_settings import SettingsError as SourceError
 
+from node.settings.aliases import alias_of, aliased_settings
 from node.settings.schema import ENVIRONMENT_DELIMITER, ENVIRONMENT_PREFIX, Settings
 
 SOCKET_PATH_BYTES_MAX = 107
@@ -66,7 +72,8 @@ def _read(path: Path) -> Settings:
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return env_settings, TomlConfigSettingsSource(settings_cls, path)
+            aliases = InitSettingsSource(settings_cls, init_kwargs=aliased_settings(os.environ))
+            return env_settings, aliases, TomlConfigSettingsSource(settings_cls, path)
 
     return FromFile()
 
@@ -107,6 +114,8 @@ def _explain(path: Path, detail: ErrorDetails) -> str:
     location = detail["loc"]
     names = [str(part) for part in location if not isinstance(part, int)]
     variable = ENVIRONMENT_PREFIX + ENVIRONMENT_DELIMITER.join(names[:2]).upper()
+    if variable not in os.environ:
+        variable = alias_of(names[:2])
     source = f"environment variable {variable}" if variable in os.environ else str(path)
     where = _spell(location)
     if detail["type"] == "extra_forbidden":

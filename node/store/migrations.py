@@ -82,6 +82,44 @@ MIGRATIONS: tuple[str, ...] = (
         count INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    -- Models on this machine (node/models/registry.py), the files of those that are available, and who did what.
+    CREATE TABLE models (
+        model_id TEXT PRIMARY KEY,
+        model_type TEXT NOT NULL,
+        path TEXT NOT NULL,
+        status TEXT NOT NULL,
+        version TEXT NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        download_date INTEGER,
+        metadata TEXT NOT NULL,
+        request TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        pinned INTEGER NOT NULL,
+        last_used_at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE model_files (
+        model_id TEXT NOT NULL REFERENCES models (model_id),
+        path TEXT NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        sha256 TEXT NOT NULL,
+        PRIMARY KEY (model_id, path)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX model_files_by_content ON model_files (sha256);
+    CREATE TABLE model_audit (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        at INTEGER NOT NULL,
+        actor TEXT NOT NULL,
+        action TEXT NOT NULL,
+        model_id TEXT NOT NULL,
+        detail TEXT NOT NULL
+    ) STRICT;
+    CREATE TRIGGER model_audit_is_never_changed BEFORE UPDATE ON model_audit
+        BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+    CREATE TRIGGER model_audit_loses_only_the_oldest BEFORE DELETE ON model_audit
+        WHEN OLD.sequence > (SELECT max(sequence) FROM model_audit) - 100000
+        BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+    """,
 )
 
 

@@ -114,6 +114,7 @@ class BlockStore:
         directory.mkdir(parents=True, exist_ok=True)
         self._index = BlockIndex(directory / INDEX_NAME, self._found)
         self._notes_lock = threading.Lock()
+        self._eviction_lock = threading.Lock()
         self._uses: dict[Cid, int] = {}
         self._duplicates = self._duplicate_bytes = 0
 
@@ -156,7 +157,7 @@ class BlockStore:
         found = [(cid, place)]
         leaf = next((leaf for leaf in self._index.leaves(cid) if leaf.path == place.path), None)
         if leaf is not None:
-            for following, offset, size in self._index.leaves_of(leaf.file, leaf.offset, limit):
+            for following, offset, size in self._index.leaves_of(leaf.file, (leaf.offset, cid.to_bytes()), limit):
                 found.append((following, BlockPlace(place.path, offset, size)))
         return found
 
@@ -185,6 +186,7 @@ class BlockStore:
         with self._index.writing() as rows:
             rows.execute("DELETE FROM blocks WHERE cid = ?", (cid.to_bytes(),))
             rows.execute("DELETE FROM leaves WHERE cid = ?", (cid.to_bytes(),))
+            rows.execute("DELETE FROM repeats WHERE cid = ?", (cid.to_bytes(),))
         self.unlink_unindexed([cid])
 
     def reference_file(self, path: Path, blocks: Iterable[tuple[Cid, int, int]]) -> None:
@@ -359,6 +361,12 @@ class BlockStore:
 
     def _make_room(self, needed: int) -> None:
         if not self._bytes_max or self._index.block_bytes() + needed <= self._bytes_max:
+            return
+        with self._eviction_lock:  # one thread makes room for all
+            self._evict(needed)
+
+    def _evict(self, needed: int) -> None:
+        if self._index.block_bytes() + needed <= self._bytes_max:
             return
         self._write_notes()
         held = evict(self._index, self, down_to=max(0, min(int(self._bytes_max * LOW_WATER), self._bytes_max - needed)))

@@ -13,6 +13,7 @@ import trio
 from p2p.content.buffers import BlockBuffers
 from p2p.content.cid import Cid
 from p2p.content.http_reply import HEAD_BYTES_MAX, HEAD_END, ReplyError, ReplyHead, parse_reply_head
+from p2p.content.plain_socket import PlainSocket
 from p2p.content.source import Rank, SourceFailedError
 
 CONNECTIONS_MAX = 4
@@ -110,7 +111,7 @@ class _Connection:
         self._address = host, port
         self._buffers = buffers
         self._count = count
-        self._stream: trio.SocketStream | None = None
+        self._socket: PlainSocket | None = None
         self._sending = trio.StrictFIFOLock()
         self._receiving = trio.StrictFIFOLock()
         self._ahead = bytearray()
@@ -128,13 +129,13 @@ class _Connection:
         try:
             # Whoever leaves `sending` first is first in line for `receiving`: replies come in the order of requests.
             async with self._sending:
-                stream = await self._open()
+                connected = await self._open()
                 sent = True
-                await stream.send_all(request)
+                await connected.send_all(request)
             async with self._receiving:
                 if self.is_closed:
                     raise _ConnectionLostError("the connection ended with the reply before")
-                reply = await self._receive(stream, bytes_max)
+                reply = await self._receive(connected, bytes_max)
             finished = True
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise _ConnectionLostError(str(error)) from error
@@ -148,46 +149,46 @@ class _Connection:
     def close(self) -> None:
         """Close at once."""
         self.is_closed = True
-        if self._stream is not None:
-            self._stream.socket.close()
+        if self._socket is not None:
+            self._socket.close()
 
-    async def _open(self) -> trio.SocketStream:
+    async def _open(self) -> PlainSocket:
         if self.is_closed:
             raise _ConnectionLostError("closed meanwhile")
-        if self._stream is not None:
-            return self._stream
+        if self._socket is not None:
+            return self._socket
         try:
             with trio.fail_after(CONNECT_SECONDS_MAX):
-                self._stream = await trio.open_tcp_stream(*self._address)
+                self._socket = PlainSocket(await trio.open_tcp_stream(*self._address))
         except (OSError, trio.TooSlowError) as error:
             self.is_closed = True
             reason = "no answer" if isinstance(error, trio.TooSlowError) else str(error)
             raise SourceFailedError(f"cannot be reached: {reason}") from error
-        return self._stream
+        return self._socket
 
-    async def _receive(self, stream: trio.SocketStream, bytes_max: int) -> tuple[ReplyHead, bytearray]:
-        head = parse_reply_head(await self._receive_head(stream))
+    async def _receive(self, connected: PlainSocket, bytes_max: int) -> tuple[ReplyHead, bytearray]:
+        head = parse_reply_head(await self._receive_head(connected))
         if head.status == 200:
             if head.body_bytes is None or head.body_bytes > bytes_max:
                 raise ReplyError(f"a block of {head.body_bytes} bytes where at most {bytes_max} were possible")
-            body = await self._receive_body(stream, head.body_bytes)
+            body = await self._receive_body(connected, head.body_bytes)
         else:
             body = bytearray()
             if head.body_bytes is None or head.body_bytes > REFUSAL_BYTES_MAX:
                 self.close()
             else:
-                self._buffers.give_back(await self._receive_body(stream, head.body_bytes))
+                self._buffers.give_back(await self._receive_body(connected, head.body_bytes))
         if not head.keep_alive:
             self.close()
         return head, body
 
-    async def _receive_head(self, stream: trio.SocketStream) -> bytes:
+    async def _receive_head(self, connected: PlainSocket) -> bytes:
         searched = 0
         while (end := self._ahead.find(HEAD_END, searched)) < 0:
             if len(self._ahead) > HEAD_BYTES_MAX:
                 raise ReplyError(f"a reply head of more than {HEAD_BYTES_MAX} bytes")
             searched = max(0, len(self._ahead) - len(HEAD_END) + 1)
-            data = await stream.receive_some(READ_BYTES)
+            data = await connected.receive(READ_BYTES)
             if not data:
                 raise _ConnectionLostError("the connection ended")
             self._ahead += data
@@ -195,7 +196,7 @@ class _Connection:
         del self._ahead[: end + len(HEAD_END)]
         return head
 
-    async def _receive_body(self, stream: trio.SocketStream, size: int) -> bytearray:
+    async def _receive_body(self, connected: PlainSocket, size: int) -> bytearray:
         body = self._buffers.take(size)
         filled = min(size, len(self._ahead))
         body[:filled] = self._ahead[:filled]
@@ -203,10 +204,7 @@ class _Connection:
         self._count(filled)
         with memoryview(body) as view:
             while filled < size:
-                try:
-                    received = await stream.socket.recv_into(view[filled:])
-                except OSError as error:
-                    raise _ConnectionLostError(str(error)) from error
+                received = await connected.receive_into(view[filled:])
                 if received == 0:
                     raise _ConnectionLostError("the connection ended within a block")
                 filled += received

@@ -15,13 +15,14 @@ import structlog
 import trio
 from google.protobuf.message import DecodeError
 from libp2p.abc import INetStream
+from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.utils import maybe_consume_signed_record
 
 from p2p.gossip.budget import Budget
-from p2p.gossip.framing import FrameReader, encode_frame
+from p2p.gossip.framing import READ_BYTES, FrameReader, encode_frame
 from p2p.gossip.memory import Memory
 from p2p.gossip.metrics import Counters, Drop
 from p2p.gossip.outgoing import Outgoing
@@ -63,6 +64,8 @@ WRITE_SECONDS_MAX = 20.0
 """A peer that takes nothing for so long is given up."""
 REOPEN_SECONDS = 1.0
 """A stream that a peer resets is opened anew so much later; it may go on resetting it."""
+REOPEN_SECONDS_MAX = 60.0
+"""A peer that speaks no gossip is asked this often whether it does by now."""
 FLOOD_SECONDS = 1.0
 """A flood is one offence in so long, however many messages it has."""
 MAKER_BYTES_MAX = 64
@@ -324,7 +327,7 @@ class HardenedPubsub(Pubsub):
         self.router.tell_recent(peer, topic)
 
     async def _handle_new_peer(self, peer_id: ID) -> None:
-        """Open our stream to a peer and greet it. Raises what the library's retry expects."""
+        """Open our stream to a peer and greet it. Raises what the library raises."""
         if peer_id in self.peers or self.is_peer_blacklisted(peer_id):
             return
         stream = await self.host.new_stream(peer_id, list(self.protocols))
@@ -346,14 +349,17 @@ class HardenedPubsub(Pubsub):
 
     async def _send(self, peer: ID, stream: Any, queue: Outgoing) -> None:
         """Write what is queued for a peer, until it is gone or takes nothing."""
-        try:
-            while (data := await queue.take()) is not None:
-                with trio.fail_after(WRITE_SECONDS_MAX):
-                    await stream.write(data)
-                self._counters.bytes_sent += len(data)
-        except Exception as error:  # the library has no common base for ends of streams
-            log.debug("a gossip stream to a peer ended", peer=str(peer), reason=repr(error))
-            await _reset(stream)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_close_at_reset, stream, queue)
+            try:
+                while (data := await queue.take()) is not None:
+                    with trio.fail_after(WRITE_SECONDS_MAX):
+                        await stream.write(data)
+                    self._counters.bytes_sent += len(data)
+            except Exception as error:  # the library has no common base for ends of streams
+                log.debug("a gossip stream to a peer ended", peer=str(peer), reason=repr(error))
+            nursery.cancel_scope.cancel()
+        await _reset(stream)
         if self.peers.get(peer) is stream:
             self._drop_stream_to(peer)
 
@@ -371,6 +377,26 @@ class HardenedPubsub(Pubsub):
     async def _peer_stream_retry_task(self, peer_id: ID) -> None:
         await trio.sleep(REOPEN_SECONDS)
         await super()._peer_stream_retry_task(peer_id)
+
+    async def _handle_new_peer_with_retry(  # the library names its parameters
+        self,
+        peer_id: ID,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> None:
+        """Greet a peer; try again while it is connected, whatever failed. The library gives up at some failures."""
+        pause = REOPEN_SECONDS
+        with trio.move_on_after(float("inf") if timeout is None else timeout):
+            while True:
+                try:
+                    await self._handle_new_peer(peer_id)
+                except Exception as error:  # the library has no common base for failures to open a stream
+                    log.debug("a peer cannot be greeted", peer=str(peer_id), reason=repr(error))
+                else:
+                    return
+                await trio.sleep(pause)
+                if not self._peer_is_connected(peer_id):
+                    return
+                pause = min(2 * pause, REOPEN_SECONDS_MAX)
 
     async def message_all_peers(self, raw_msg: bytes, announce: rpc_pb2.RPC.SubOpts | None = None) -> None:
         """Queue an announcement for every peer."""
@@ -393,6 +419,18 @@ def _require_form(message: rpc_pb2.Message, message_bytes_max: int) -> None:
         raise MalformedError(f"a gossip message on {len(message.topicIDs)} topics")
     if not 0 < len(message.from_id) <= MAKER_BYTES_MAX or not 0 < len(message.seqno) <= SEQNO_BYTES_MAX:
         raise MalformedError("a gossip message without a maker or a number")
+
+
+async def _close_at_reset(stream: Any, queue: Outgoing) -> None:
+    """Notice the end of a stream on which nothing is ever read: else the next message would go into the void."""
+    try:
+        while await stream.read(READ_BYTES):
+            pass
+    except StreamEOF:  # its other half was closed, which is its right
+        return
+    except Exception as error:  # the library has no common base for ends of streams
+        log.debug("a gossip stream to a peer ended", reason=repr(error))
+    queue.close()
 
 
 async def _reset(stream: Any) -> None:

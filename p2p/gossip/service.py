@@ -35,7 +35,6 @@ ITEMS_BURST = 4000
 """New items judged for one forwarding peer: each may cost a signature check of 0.1 ms."""
 SEEN_ITEMS_MAX = 16384
 """Per topic: content hashes remembered, so that an item counts once however it is wrapped."""
-BANS_WAITING_MAX = 256
 
 
 class _Fate(Enum):
@@ -57,7 +56,6 @@ class Gossip:
     """Publishes and receives. Made by `open_gossip`."""
 
     def __init__(self, host: Any, *, standing: Standing, message_bytes_max: int) -> None:
-        self._host = host
         self._own_name = str(host.get_id())
         self._topics: dict[str, _Topic] = {}
         self._counters = Counters()
@@ -72,7 +70,6 @@ class Gossip:
             judge=self._judge_message,
             message_bytes_max=message_bytes_max,
         )
-        self._expelled: list[ID] = []
         standing.on_ban(self._expel)
 
     def metrics(self) -> GossipMetrics:
@@ -139,26 +136,19 @@ class Gossip:
                     self.pubsub.send_own(topic, message)
 
     async def _keep_house(self) -> None:
-        """Let tables shrink, and disconnect those who were banned."""
+        """Let tables shrink."""
         while True:
             await trio.sleep(HEARTBEAT_SECONDS)
             self._items.sweep()
             self.pubsub.sweep()
-            expelled, self._expelled = self._expelled, []
-            for peer in expelled:
-                try:
-                    await self._host.disconnect(peer)
-                except Exception as error:  # the library has no common base of its errors
-                    log.debug("the peer was gone already", peer=str(peer), reason=repr(error))
 
     def _expel(self, ban: Ban) -> None:
+        """Out of every mesh at once; the host disconnects it in a moment."""
         try:
             peer = ID.from_base58(ban.peer)
-        except ValueError:  # a content provider, named by its address
+        except ValueError:  # an address
             return
         self.pubsub.expel(peer)
-        if len(self._expelled) < BANS_WAITING_MAX:
-            self._expelled.append(peer)
 
     def _judge_message(self, topic: str, forwarder: str, data: bytes) -> Verdict:
         joined = self._topics.get(topic)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from libp2p.custom_types import TProtocol
-from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
-from libp2p.protocol_muxer.multiselect import Multiselect
+from libp2p.protocol_muxer.exceptions import MultiselectClientError, MultiselectCommunicatorError
+from libp2p.protocol_muxer.multiselect import PROTOCOL_NOT_FOUND_MSG, Multiselect
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.utils import encode_delim
 
@@ -29,12 +29,18 @@ class MalformedNegotiationError(MultiselectCommunicatorError):
     """The peer said what no multistream-select implementation says."""
 
 
+class UnsupportedProtocolError(MultiselectClientError):
+    """The peer answered, and speaks none of what it was offered."""
+
+
 class BoundedCommunicator:
     """Reads and writes the lines of one negotiation over anything with `read` and `write`."""
 
     def __init__(self, reader: Any) -> None:
         self._stream = reader
         self._lines = 0
+        self.newest = ""
+        """The line that was read last."""
 
     async def write(self, line: str) -> None:
         """Send a line."""
@@ -52,9 +58,10 @@ class BoundedCommunicator:
         if not line.endswith(b"\n"):
             raise MalformedNegotiationError("a line without an end")
         try:
-            return line[:-1].decode()
+            self.newest = line[:-1].decode()
         except UnicodeDecodeError as error:
             raise MalformedNegotiationError("a line that is no UTF-8") from error
+        return self.newest
 
     async def _length(self) -> int:
         length = 0
@@ -80,11 +87,6 @@ class BoundedCommunicator:
         return data
 
 
-def bounded(communicator: Any) -> Any:
-    """Return a bounded communicator over what the library's own communicates over."""
-    return BoundedCommunicator(communicator.read_writer)
-
-
 class BoundedMultiselect(Multiselect):
     """The answering side."""
 
@@ -92,7 +94,8 @@ class BoundedMultiselect(Multiselect):
         self, communicator: Any, negotiate_timeout: int = NEGOTIATION_SECONDS_MAX
     ) -> tuple[TProtocol | None, Any]:
         """As the library's, within bounds."""
-        return await super().negotiate(bounded(communicator), min(negotiate_timeout, NEGOTIATION_SECONDS_MAX))
+        lines: Any = BoundedCommunicator(communicator.read_writer)
+        return await super().negotiate(lines, min(negotiate_timeout, NEGOTIATION_SECONDS_MAX))
 
 
 class BoundedMultiselectClient(MultiselectClient):
@@ -101,9 +104,15 @@ class BoundedMultiselectClient(MultiselectClient):
     async def select_one_of(
         self, protocols: Sequence[TProtocol], communicator: Any, negotiate_timeout: int = NEGOTIATION_SECONDS_MAX
     ) -> TProtocol:
-        """As the library's, within bounds."""
+        """As the library's, within bounds. Raises UnsupportedProtocolError where the answer is no."""
         limit = min(negotiate_timeout, NEGOTIATION_SECONDS_MAX)
-        return await super().select_one_of(protocols, bounded(communicator), limit)
+        lines = BoundedCommunicator(communicator.read_writer)
+        try:
+            return await super().select_one_of(protocols, cast(Any, lines), limit)
+        except MultiselectClientError as error:
+            if lines.newest == PROTOCOL_NOT_FOUND_MSG:
+                raise UnsupportedProtocolError(f"it speaks none of {list(protocols)}") from error
+            raise
 
 
 def bound_negotiation(negotiator: Any) -> None:

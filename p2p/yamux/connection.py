@@ -35,9 +35,9 @@ log = structlog.get_logger(__name__)
 STREAMS_INBOUND_MAX = 128
 """Gossip, requests, identify, a few searches of the DHT: honest peers have about ten open."""
 STREAMS_OUTBOUND_MAX = 256
-STREAMS_PER_SECOND = 50.0
-STREAMS_BURST = 400.0
-"""A new stream costs a negotiation, some 2 ms of ours."""
+STREAMS_PER_SECOND = 200.0
+STREAMS_BURST = 800.0
+"""A new stream costs a negotiation, some 2 ms of ours. Bitswap of js-libp2p opens one per message."""
 CONTROL_BYTES_MAX = 256 * 1024
 """Frames that wait to be sent, other than data. Whoever asks for more does not read the answers."""
 SMALL_FRAME_BYTES = 32

@@ -99,7 +99,7 @@ def job() -> tuple[Report, Evidence]:
     async def inspect(network: LocalNetwork, report: Report) -> None:
         evidence.accounts = {d.name: d.account for d in network.daemons.values()}
         for miner in network.miners:
-            folder = miner.directory / "models" / report.cid
+            folder = miner.directory / "models" / "ipfs" / report.cid
             evidence.models[miner.name] = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
         for daemon in network.daemons.values():
             evidence.doctors[daemon.name] = await network.command(

@@ -78,6 +78,22 @@ def render_public_file(key_id: KeyId) -> bytes:
     return json.dumps({"format": FORMAT, "version": VERSION, "key_id": key_id.hex()}).encode() + b"\n"
 
 
+def parse_public_file(data: bytes) -> KeyId:
+    """Return the id of the key that opens the model of this public file. Raises SealBrokenError."""
+    try:
+        record = _PublicFile.model_validate_json(data)
+        key_id = bytes.fromhex(record.key_id)
+    except ValidationError as error:
+        raise SealBrokenError(f"{PUBLIC_FILE} is damaged: {error.errors()[0]['msg']}") from error
+    except ValueError as error:
+        raise SealBrokenError(f"{PUBLIC_FILE} is damaged: its key_id is not hex") from error
+    if record.format != FORMAT or record.version != VERSION:
+        raise SealBrokenError(f"{PUBLIC_FILE} is of version {record.version}; this software knows {VERSION}")
+    if len(key_id) != KEY_ID_BYTES:
+        raise SealBrokenError(f"{PUBLIC_FILE} is damaged: its key_id has {len(key_id)} bytes")
+    return KeyId(key_id)
+
+
 def render_listing(files: list[ListedFile]) -> bytes:
     """Return the listing's plain bytes. Files must be ascending by path."""
     return encode({"version": VERSION, "files": [[file.path, file.plain_bytes, file.salt] for file in files]})
@@ -194,18 +210,7 @@ def _read_public_file(path: Path) -> KeyId:
         raise SealBrokenError(f"{PUBLIC_FILE} is missing: this is no encrypted model")
     if path.stat().st_size > PUBLIC_FILE_BYTES_MAX:
         raise SealBrokenError(f"{PUBLIC_FILE} has more than {PUBLIC_FILE_BYTES_MAX} bytes")
-    try:
-        record = _PublicFile.model_validate_json(path.read_bytes())
-        key_id = bytes.fromhex(record.key_id)
-    except ValidationError as error:
-        raise SealBrokenError(f"{PUBLIC_FILE} is damaged: {error.errors()[0]['msg']}") from error
-    except ValueError as error:
-        raise SealBrokenError(f"{PUBLIC_FILE} is damaged: its key_id is not hex") from error
-    if record.format != FORMAT or record.version != VERSION:
-        raise SealBrokenError(f"{PUBLIC_FILE} is of version {record.version}; this software knows {VERSION}")
-    if len(key_id) != KEY_ID_BYTES:
-        raise SealBrokenError(f"{PUBLIC_FILE} is damaged: its key_id has {len(key_id)} bytes")
-    return KeyId(key_id)
+    return parse_public_file(path.read_bytes())
 
 
 def _plain_files(directory: Path) -> Iterator[Path]:

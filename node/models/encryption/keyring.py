@@ -88,7 +88,7 @@ class KeyRing:
             raise KeyRingError(f"{path} holds another key than its name says; restore it from your backup")
         return held
 
-    def keys(self) -> Iterator[HeldKey]:
+    def held(self) -> Iterator[HeldKey]:
         """Yield all keys, ascending by id. Raises KeyRingError."""
         names = sorted(path.stem for path in self._directory.glob("*.json")) if self._directory.is_dir() else []
         for name in names[:KEYS_MAX]:

@@ -16,7 +16,7 @@ from p2p.content.cid import Cid
 log = structlog.get_logger(__name__)
 
 WANTS_PER_PEER_MAX = 4096
-"""Four times what Kubo and Helia keep; what is above is dropped, as they do. At most half a megabyte per peer."""
+"""Four times what Kubo and Helia keep; what is above is dropped, as they do. Less than a megabyte per peer."""
 ANSWERED_AT_ONCE_MAX = 256
 """Wants looked up for one message."""
 ANSWER_BYTES = 1024 * 1024

@@ -13,12 +13,14 @@ class Budget:
         self._left = burst
         self._at = trio.current_time()
 
-    async def spend(self, units: float) -> None:
-        """Take `units`, and wait until they are paid off: debts of several spenders add up, so none is starved."""
+    async def spend(self, units: float) -> float:
+        """Take `units` and wait until they are paid off; return the seconds waited. Debts of all spenders add up.
+
+        Spending nothing waits for the debts of the others.
+        """
         now = trio.current_time()
         self._left = min(self._burst, self._left + (now - self._at) * self._per_second) - units
         self._at = now
-        if self._left < 0:
-            await trio.sleep(-self._left / self._per_second)
-        else:
-            await trio.lowlevel.checkpoint()
+        seconds = max(-self._left / self._per_second, 0.0)
+        await trio.sleep(seconds)
+        return seconds

@@ -37,15 +37,19 @@ PEERS_MAX = 512
 STREAMS_PER_PEER_MAX = 64
 """Helia opens one per message, up to fifty at once."""
 LIST_BYTES_MAX = 256 * 1024
-"""A message of a peer that owes us no blocks: 1,024 wants with the longest CIDs."""
+"""A message of a peer that owes us no blocks: some 6,000 wants. Kubo and Helia keep 1,024 of a peer's."""
 BUFFER_BYTES_PER_PEER_MAX = 4 * MESSAGE_BYTES_MAX
 BUFFER_BYTES_MAX = 128 * 1024 * 1024
 """Messages being received, of one peer and of all: what strangers can make us hold."""
 MESSAGE_SECONDS_MAX = 60.0
 """From the first to the last byte of a message."""
 STREAM_IDLE_SECONDS_MAX = 60.0
-MESSAGES_PER_SECOND_MAX = 500
-"""Of one peer, with as many at once; beyond that it is read more slowly. Each costs us some milliseconds."""
+READ_PER_SECOND_MAX = 200
+READ_AT_ONCE_MAX = 400
+"""Messages of one peer, of so many list entries each; beyond that it is read more slowly. Costs us 3 % of a core."""
+ENTRIES_PER_UNIT = 16
+FLOOD_SECONDS = 1.0
+"""A peer that has to wait so long for us to read on sends far more than an honest one."""
 PEERS_ANSWERED_AT_ONCE_MAX = 16
 """Each holds a message of blocks; more wait their turn, message by message."""
 GIVEN_BYTES_PER_SECOND_MAX = 64 * 1024 * 1024
@@ -177,7 +181,7 @@ class Bitswap:
                 Outbox(self._host, peer_id, self._accept_soon),
                 Outbox(self._host, peer_id, self._accept_soon),
                 Budget(GIVEN_BYTES_PER_SECOND_MAX, GIVEN_BYTES_PER_SECOND_MAX),
-                Budget(MESSAGES_PER_SECOND_MAX, MESSAGES_PER_SECOND_MAX),
+                Budget(READ_PER_SECOND_MAX, READ_AT_ONCE_MAX),
             )
         return peer
 
@@ -208,19 +212,24 @@ class Bitswap:
                 length = await reader.next_length()
             if length is None:
                 return
-            await peer.read.spend(1)
+            await peer.read.spend(0)  # what the peer sent on other streams is read, and paid for, first
             self._reserve(peer, length)
             try:
                 with trio.fail_after(MESSAGE_SECONDS_MAX):
                     data = await reader.body(length)
-                self._process(peer, decode_message(data))
+                message = decode_message(data)
+                del data
+                self._process(peer, message)
             finally:
                 peer.buffered_bytes -= length
                 self._buffered_bytes -= length
+            entries = len(message.wants) + len(message.presences)
+            if await peer.read.spend(1 + entries / ENTRIES_PER_UNIT) > FLOOD_SECONDS:
+                self._standing.blame(peer.peer_id, Offence.FLOOD, "bitswap: more lists than we can read")
 
     def _reserve(self, peer: _Peer, length: int) -> None:
         if length > LIST_BYTES_MAX and not peer.requests.expects_blocks:
-            self._standing.blame(peer.peer_id, Offence.OVERFLOW, f"bitswap: {length} bytes that we did not ask for")
+            self._standing.blame(peer.peer_id, Offence.FLOOD, f"bitswap: {length} bytes that we did not ask for")
             raise StreamEndedError(f"a message of {length} bytes from a peer that owes us nothing")
         if peer.buffered_bytes + length > BUFFER_BYTES_PER_PEER_MAX or self._buffered_bytes + length > BUFFER_BYTES_MAX:
             raise StreamEndedError("too many messages at once")

@@ -13,8 +13,8 @@ PROTOCOL_WITHOUT_PRESENCES = "/ipfs/bitswap/1.1.0"
 """Blocks and wants only: whoever speaks no more than this is not told HAVE and DONT_HAVE."""
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """As the specification has it; the largest blocks are half as large."""
-WANTS_MAX = 1024
-"""In one message, and of one peer: what Kubo and Helia keep of a peer's list."""
+WANTS_MAX = 8192
+"""In one message: more than fit into the lists that are read of strangers."""
 BLOCKS_MAX = 1024
 PRESENCES_MAX = 4096
 NAME_BYTES_MAX = 128

@@ -110,10 +110,11 @@ class Outbox:
         """End the stream in order."""
         stream, self._stream = self._stream, None
         if stream is not None:
-            try:
-                await stream.close()
-            except Exception as error:
-                log.debug("a bitswap stream could not be closed", peer=self._peer_id, reason=repr(error))
+            with trio.move_on_after(1):  # the connection may be stuck
+                try:
+                    await stream.close()
+                except Exception as error:
+                    log.debug("a bitswap stream could not be closed", peer=self._peer_id, reason=repr(error))
 
     async def _send(self, message: Message) -> None:
         if self._stream is not None:

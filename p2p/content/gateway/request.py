@@ -4,12 +4,16 @@ By hand and not by h11, because the head of a request is most of what serving a 
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 HEAD_BYTES_MAX = 8 * 1024
 """A request is a CID, a path and a few headers; browsers add perhaps 2 KiB."""
 HEADERS_MAX = 64
+HEADERS_REMEMBERED = 32
+"""A client sends the same headers with every request for a block; so many clients' are parsed once. At most 256 KiB."""
 HEAD_END = b"\r\n\r\n"
 
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[\x21-\x7e]*) HTTP/1\.([01])")
@@ -36,7 +40,7 @@ class Request:
     path: tuple[str, ...]
     """Segments between slashes, percent-decoded; a trailing slash adds none."""
     query: dict[str, str]
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     """Names in lower case; repeated headers are joined by commas."""
     keep_alive: bool
     reads_chunks: bool
@@ -50,7 +54,7 @@ class Request:
 
 def parse_request(head: bytes) -> Request:
     """Read a head up to and without its empty line; raise RequestError(400) for anything malformed."""
-    line, *header_lines = head.split(b"\r\n")
+    line, _, header_lines = head.partition(b"\r\n")
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
         raise RequestError(400, "not an HTTP/1.1 request", close=True)
@@ -66,7 +70,9 @@ def parse_request(head: bytes) -> Request:
     return Request(method, _parse_path(path), _parse_query(query), headers, keep_alive, minor == b"1")
 
 
-def _parse_headers(lines: list[bytes]) -> dict[str, str]:
+@lru_cache(HEADERS_REMEMBERED)
+def _parse_headers(text: bytes) -> Mapping[str, str]:
+    lines = text.split(b"\r\n") if text else []
     if len(lines) > HEADERS_MAX:
         raise RequestError(400, f"more than {HEADERS_MAX} headers", close=True)
     headers: dict[str, str] = {}

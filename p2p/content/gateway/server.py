@@ -13,7 +13,7 @@ import hmac
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -28,8 +28,8 @@ from p2p.content.gateway.places import BlockPlaces, LocatesBlocks, OpenBlock
 from p2p.content.gateway.ranges import Span, parse_range
 from p2p.content.gateway.request import HEAD_BYTES_MAX, HEAD_END, Request, RequestError, parse_request
 from p2p.content.gateway.selection import select_blocks
-from p2p.content.gateway.sending import FileShrunkError, Sender
 from p2p.content.gateway.wanted import CAR_TYPE, RAW_TYPE, Format, WantedBlock, WantedCar, WantedProbe, decide
+from p2p.content.plain_socket import FileShrunkError, PlainSocket
 from p2p.content.rate import ByteRate
 from p2p.content.tree import CorruptBlockError
 from p2p.content.unixfs import UnixFsError
@@ -91,6 +91,11 @@ class GatewayServer:
         """Bytes of blocks given to clients."""
         return self.metrics.served_bytes
 
+    @property
+    def open_connections(self) -> int:
+        """Connections that are served now."""
+        return self._admission.connections
+
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection until it ends. Never raises: a client's faults are its own."""
         self.metrics.connections += 1
@@ -99,7 +104,8 @@ class GatewayServer:
         except OSError:
             await trio.aclose_forcefully(stream)
             return
-        connection = _Connection(self, stream, client)
+        plain = PlainSocket(stream)
+        connection = _Connection(self, plain, client)
         entered = False
         try:
             if self._admission.connections >= self._limits.connections_max:
@@ -111,14 +117,14 @@ class GatewayServer:
                 await connection.refuse(error)
                 return
             await connection.converse()
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError) as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             log.debug("a content connection ended", client=client, reason=repr(error))
         except (BlockMissingError, CorruptBlockError, FileShrunkError, UnixFsError, DagPbError) as error:
             log.warning("an answer was broken off: content is damaged here", reason=str(error))
         finally:
             if entered:
                 self._admission.leave(client)
-            await trio.aclose_forcefully(stream)
+            plain.close()
 
     def authorise(self, request: Request, client: str) -> None:
         """Raise RequestError (401, 429) unless the client may ask this now."""
@@ -161,9 +167,10 @@ class GatewayServer:
         """Return the blocks of a CAR; blocking, to be drawn in a worker thread."""
         return select_blocks(wanted, self._store.read)
 
-    def sender(self, stream: trio.SocketStream) -> Sender:
-        """Return a sender that keeps to the common rate."""
-        return Sender(stream, self._rate)
+    @property
+    def rate(self) -> ByteRate:
+        """What all connections send within."""
+        return self._rate
 
     @property
     def limits(self) -> GatewayLimits:
@@ -174,16 +181,27 @@ class GatewayServer:
 class _Connection:
     """One client's requests, one after another; pipelined ones wait in the buffer."""
 
-    def __init__(self, server: GatewayServer, stream: trio.SocketStream, client: str) -> None:
+    def __init__(self, server: GatewayServer, socket: PlainSocket, client: str) -> None:
         self._server = server
         self._limits = server.limits
         self._metrics = server.metrics
-        self._stream = stream
+        self._socket = socket
+        self._rate = server.rate
         self._client = client
-        self._sender = server.sender(stream)
         self._buffer = bytearray()
+        self._scope = trio.CancelScope()
+        """One for the connection, whose deadline moves: a scope for each step costs more than the step."""
+        self._is_sending = False
 
     async def converse(self) -> None:
+        """Answer requests until the client ends, falls silent, or takes too long to read."""
+        with self._scope:
+            await self._converse()
+        if self._scope.cancelled_caught and self._is_sending:
+            self._metrics.slow_readers_cut += 1
+            log.debug("a slow reader is cut", client=self._client)
+
+    async def _converse(self) -> None:
         while True:
             request: Request | None = None
             try:
@@ -205,30 +223,29 @@ class _Connection:
         """Answer without understanding the request, and end the connection so that the answer arrives."""
         with trio.move_on_after(LINGER_SECONDS):
             await self._send_error(error, None)
-            await self._stream.send_eof()
-            while await self._stream.receive_some(READ_BYTES):
+            self._socket.end()
+            while await self._socket.receive(READ_BYTES):
                 pass
 
     async def _next_head(self) -> bytes | None:
         """Return the next request's head, None at the end or after too long a silence. Raises RequestError."""
         end = self._buffer.find(HEAD_END)
-        if 0 <= end <= HEAD_BYTES_MAX:  # sent ahead: no waiting, and no time-outs to set up
+        if 0 <= end <= HEAD_BYTES_MAX:  # sent ahead: no waiting
             return self._cut_head(end)
-        if not self._buffer:
-            with trio.move_on_after(self._limits.idle_seconds_max):
-                self._buffer += await self._stream.receive_some(READ_BYTES)
-            if not self._buffer:
+        self._allow(self._limits.idle_seconds_max)
+        is_begun = False
+        searched = 0
+        while (end := self._buffer.find(HEAD_END, searched)) < 0:
+            if len(self._buffer) > HEAD_BYTES_MAX:
+                raise RequestError(400, f"a request head of more than {HEAD_BYTES_MAX} bytes", close=True)
+            if self._buffer and not is_begun:
+                is_begun = True
+                self._allow(self._limits.head_seconds_max)
+            searched = max(0, len(self._buffer) - len(HEAD_END) + 1)
+            data = await self._socket.receive(READ_BYTES)
+            if not data:
                 return None
-        with trio.fail_after(self._limits.head_seconds_max):
-            searched = 0
-            while (end := self._buffer.find(HEAD_END, searched)) < 0:
-                if len(self._buffer) > HEAD_BYTES_MAX:
-                    raise RequestError(400, f"a request head of more than {HEAD_BYTES_MAX} bytes", close=True)
-                searched = max(0, len(self._buffer) - len(HEAD_END) + 1)
-                data = await self._stream.receive_some(READ_BYTES)
-                if not data:
-                    return None
-                self._buffer += data
+            self._buffer += data
         if end > HEAD_BYTES_MAX:
             raise RequestError(400, f"a request head of more than {HEAD_BYTES_MAX} bytes", close=True)
         return self._cut_head(end)
@@ -336,26 +353,22 @@ class _Connection:
 
     async def _send_block(self, head: bytes, opened: OpenBlock | bytes, part: Span) -> None:
         size = part.end - part.start
-        with self._in_time(size):
-            if isinstance(opened, bytes):
-                await self._sender.send(head + opened[part.start : part.end])
-            else:
-                await self._sender.send(head, more=True)
-                await self._sender.send_file(opened.descriptor, opened.offset + part.start, size)
+        self._allow(self._limits.answer_seconds(size), sending=True)
+        if isinstance(opened, bytes):
+            await self._socket.send_all(head + opened[part.start : part.end], self._rate)
+        else:
+            await self._socket.send_all(head, self._rate, more=True)
+            await self._socket.send_file(opened.descriptor, opened.offset + part.start, size, self._rate)
         self._metrics.served_bytes += size
 
     async def _send_within(self, data: bytes) -> None:
-        with self._in_time(len(data)):
-            await self._sender.send(data)
+        self._allow(self._limits.answer_seconds(len(data)), sending=True)
+        await self._socket.send_all(data, self._rate)
 
-    @contextmanager
-    def _in_time(self, size: int) -> Iterator[None]:
-        """Cut a reader that takes too long for so many bytes."""
-        with trio.move_on_after(self._limits.answer_seconds(size)) as scope:
-            yield
-        if scope.cancelled_caught:
-            self._metrics.slow_readers_cut += 1
-            raise trio.TooSlowError("the reader was too slow")
+    def _allow(self, seconds: float, *, sending: bool = False) -> None:
+        """Give the connection so long for what comes next."""
+        self._is_sending = sending
+        self._scope.deadline = trio.current_time() + seconds
 
     async def _send_error(
         self, error: RequestError, request: Request | None, headers: list[tuple[str, str]] | None = None

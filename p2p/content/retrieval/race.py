@@ -229,7 +229,7 @@ class BlockRace:
     async def _recruit(self, nursery: trio.Nursery, job: "_Job") -> None:
         """Bring in more sources as long as blocks have nobody to be asked of; then give those blocks up."""
         while self._open:
-            stranded = bool(self._orphans) or not self._live()
+            stranded = self._orphans or (self._shared and not self._live())
             if not stranded:
                 await self._changed.wait()
                 continue
@@ -291,6 +291,7 @@ class BlockRace:
                 len(runs) < RUNS_PER_BLOCK_MAX
                 and runs[0].peer is not peer
                 and runs[0].peer.source.rank >= peer.source.rank
+                and cid not in self._claimed
                 and peer not in self._tried.get(cid, ())
             ):
                 yield cid, runs[0].started + peer.hedge_after_seconds()

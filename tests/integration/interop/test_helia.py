@@ -9,12 +9,9 @@ import trio
 from p2p.content.bitswap.source import BitswapSource
 from p2p.content.blockstore import BlockStore
 from p2p.content.cid import Cid, Codec
-from p2p.content.dagpb import decode_node
 from p2p.content.gateway.server import serve_blocks
-from p2p.content.source import BlockSource
-from p2p.content.unixfs_export import export
 from p2p.content.unixfs_import import import_path
-from tests.integration.interop.peers import Lines, answer_of, ours, script
+from tests.integration.interop.peers import SECONDS_MAX, Lines, answer_of, daemon_content, ours, script
 
 pytestmark = pytest.mark.interop
 
@@ -29,6 +26,7 @@ def model(tmp_path: Path) -> Path:
     (directory / "weights").write_bytes(os.urandom(20 * MIB + 17))
     (directory / "sub" / "small.json").write_text("{}")
     (directory / "empty").write_bytes(b"")
+    (directory / "sub" / "ünusual näme 🦙, with spaces").write_bytes(b"")
     return directory
 
 
@@ -39,28 +37,6 @@ def same(one: Path, other: Path) -> bool:
 
 def contents(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-
-
-async def fetch_tree(source: BlockSource, root: Cid, store: BlockStore) -> None:
-    """Fetch everything below `root` with as many requests at once as the source wants."""
-    level = [root]
-    while level:
-        pending, children = list(level), []
-
-        async def work(pending: list[Cid], children: list[Cid]) -> None:
-            while pending:
-                cid = pending.pop()
-                data = await source.get(cid, bytes_max=2 * MIB)
-                assert data is not None
-                assert cid.matches(bytes(data))
-                store.put_verified(cid, bytes(data))
-                if cid.codec is Codec.DAG_PB:
-                    children += [link.cid for link in decode_node(bytes(data)).links]
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(source.window):
-                nursery.start_soon(work, pending, children)
-        level = children
 
 
 async def test_helia_reads_a_model_directory_from_us_over_bitswap(tmp_path: Path, model: Path) -> None:
@@ -85,22 +61,25 @@ async def test_helia_reads_a_model_directory_from_our_trustless_gateway(tmp_path
 async def test_we_read_a_model_directory_from_helia_and_its_root_is_the_one_we_give_it(
     tmp_path: Path, model: Path
 ) -> None:
-    async with ours(tmp_path / "store") as node, script("helia.mjs", "serve", str(model)) as helia:
-        with trio.fail_after(30):
+    async with daemon_content(tmp_path / "store") as node, script("helia.mjs", "serve", str(model)) as helia:
+        with trio.fail_after(SECONDS_MAX):
             told = await Lines(helia).next()
             peer_id = await node.connect(told["address"])
-            root = Cid.parse(told["root"])
-            await fetch_tree(BitswapSource(node.bitswap, peer_id), root, node.store)
-        export(root, node.store.read, tmp_path / "out", limit_bytes=LIMIT_BYTES)
+            bitswap = node.exchange.bitswap
+            assert bitswap is not None
+            while not bitswap.speakers():  # what a peer speaks is known after it said so
+                await trio.sleep(0.05)
+            await node.content.ensure_directory(told["root"], [], tmp_path / "out")
         assert same(tmp_path / "out", model)
-        assert import_path(model, BlockStore(tmp_path / "other").put).cid == root
-        assert node.bitswap.counters.unsolicited_blocks == 0
+        assert (await node.content.import_directory(model))[0] == told["root"]
+        assert node.content.fetched_bytes[peer_id] > 20 * MIB
+        assert bitswap.counters.unsolicited_blocks == 0
         assert node.standing.bans() == ()
 
 
 async def test_helia_is_told_that_we_lack_a_block_and_tells_us(tmp_path: Path, model: Path) -> None:
     async with ours(tmp_path / "store") as node, script("helia.mjs", "serve", str(model)) as helia:
-        with trio.fail_after(30):
+        with trio.fail_after(SECONDS_MAX):
             told = await Lines(helia).next()
             source = BitswapSource(node.bitswap, await node.connect(told["address"]))
             assert await source.get(Cid.of(Codec.RAW, b"nobody has this"), bytes_max=MIB) is None

@@ -20,7 +20,7 @@ from p2p.gossip import Gossip, Verdict, open_gossip
 from p2p.gossip.batch import encode_batch
 from p2p.gossip.framing import encode_frame
 from p2p.gossip.signatures import sign_message
-from p2p.host import listening_addresses
+from p2p.host import listening_addresses, open_host
 from p2p.identity import Identity
 from p2p.standing import Standing
 
@@ -95,10 +95,12 @@ class Member:
 
 
 @asynccontextmanager
-async def member(number: int) -> AsyncIterator[Member]:
-    """Our gossip on a host without a guard: what does not end it needs none."""
+async def member(number: int, *, guarded: bool = True) -> AsyncIterator[Member]:
+    """Our gossip on a host of ours, or on the library's: what does not end that needs no guard."""
     standing = Standing(time.time)
-    async with plain_host(number) as host, open_gossip(host, standing=standing) as gossip:
+    identity = Identity(bytes([number]) * 32)
+    ground = open_host(identity, ["/ip4/127.0.0.1/tcp/0"], [], standing=standing) if guarded else plain_host(number)
+    async with ground as host, open_gossip(host, standing=standing) as gossip:
         made = Member(host, gossip, standing)
         async with gossip.join(TOPIC, made.judge):
             yield made
@@ -111,7 +113,7 @@ async def members(count: int, links: Iterable[tuple[int, int]]) -> AsyncIterator
         made = [await stack.enter_async_context(member(number + 1)) for number in range(count)]
         for one, other in links:
             await connect(made[one].host, made[other].host)
-            await until(lambda a=made[one], b=made[other]: a.follows(b) and b.follows(a))  # type: ignore[misc]
+            await until(lambda a=made[one], b=made[other]: a.follows(b) and b.follows(a))
         yield made
 
 

@@ -1,28 +1,36 @@
 """Gossip between hosts of ours, and against peers that break its rules."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 import trio
+from libp2p.host.exceptions import StreamFailure
 from libp2p.network.stream.exceptions import StreamError
+from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 
 from p2p.gossip import Verdict
 from p2p.gossip.batch import MESSAGE_BYTES_MAX, encode_batch, item_bytes_max
+from p2p.gossip.outbox import URGENT_PER_SECOND_MAX
 from p2p.gossip.pubsub import (
     ALL_MESSAGES_BURST,
     CONTROL_BURST,
     MAKER_MESSAGES_BURST,
+    MAKER_MESSAGES_PER_SECOND_MAX,
     MESSAGES_BURST,
+    MESSAGES_PER_SECOND_MAX,
     STREAMS_PER_PEER_MAX,
     TOPICS_PER_PEER_MAX,
 )
+from p2p.gossip.router import FORWARDED_BURST, FORWARDED_PER_SECOND
+from p2p.gossip.signatures import sign_message
+from p2p.identity import Identity
 from p2p.standing import Offence
-from tests.integration.p2p.gossip_peers import TOPIC, attacker_of, member, members, until
+from tests.integration.p2p.gossip_peers import TOPIC, attacker_of, connect, member, members, until
 
 LINE = [(0, 1), (1, 2)]
-GARBAGE = b"\x05\xff\xff\xff\xff\xff"
 
 
 def accept_all_but_bad(item: bytes) -> Verdict:
@@ -72,8 +80,6 @@ async def test_the_largest_item_passes_and_a_larger_one_is_refused_where_it_is_s
 async def test_who_joins_late_asks_for_what_was_said_just_before() -> None:
     async with members(2, [(0, 1)]) as (first, _), member(9) as late:
         await first.gossip.publish(TOPIC, b"before", urgent=True)
-        from tests.integration.p2p.gossip_peers import connect
-
         await connect(late.host, first.host)
         await until(lambda: late.items == [b"before"])
 
@@ -129,39 +135,40 @@ async def test_a_forged_copy_does_not_keep_the_true_message_out() -> None:
         await until(lambda: victim.items == [b"item"])
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"topicIDs": []},
-        {"topicIDs": [TOPIC, TOPIC]},
-        {"seqno": b""},
-        {"seqno": bytes(33)},
-        {"from_id": b""},
-        {"data": bytes(MESSAGE_BYTES_MAX + 1)},
-        {"data": b"\x01\x00\x00\x00\x09short"},
-    ],
-)
-async def test_messages_out_of_form_are_malformed_and_end_in_a_ban(change: dict[str, object]) -> None:
+Spoil = Callable[[rpc_pb2.Message], object]
+SPOILED: dict[str, Spoil] = {
+    "no topic": lambda message: message.ClearField("topicIDs"),
+    "two topics": lambda message: message.topicIDs.append(TOPIC),
+    "no number": lambda message: message.ClearField("seqno"),
+    "a long number": lambda message: setattr(message, "seqno", bytes(33)),
+    "no maker": lambda message: message.ClearField("from_id"),
+    "too much": lambda message: setattr(message, "data", bytes(MESSAGE_BYTES_MAX + 1)),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED.keys())
+async def test_messages_out_of_form_end_their_stream_and_again_and_again_in_a_ban(spoil: Spoil) -> None:
     async with member(1) as victim:
-        for _ in range(5):  # each ends its stream
+        for offences in range(1, 20):
             async with attacker_of(victim.host) as attacker:
-                if victim.standing.is_banned(str(attacker.host.get_id())):
-                    break
-                message = attacker.message(b"data", topics=())
-                fields = {"topicIDs": [TOPIC], "data": encode_batch([b"item"]), **change}
-                message.ClearField("topicIDs")
-                for name, value in fields.items():
-                    if name == "topicIDs":
-                        message.topicIDs.extend(value)  # type: ignore[arg-type]
-                    else:
-                        setattr(message, name, value)
-                if change.keys() == {"data"}:
-                    message = attacker.message(fields["data"])  # type: ignore[arg-type]
-                before = victim.gossip.metrics().dropped["malformed"]
+                message = attacker.batch(b"item")
+                spoil(message)
                 await attacker.send(rpc_pb2.RPC(publish=[message]))
-                await until(lambda: victim.gossip.metrics().dropped["malformed"] == before + 1)
+                await until(lambda count=offences: victim.gossip.metrics().dropped["malformed"] == count)
+            if victim.standing.bans():
+                break
         (ban,) = victim.standing.bans()
         assert ban.reason.startswith("malformed: a gossip message")
+        assert victim.items == []
+
+
+async def test_a_batch_that_is_none_is_malformed_and_not_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with member(1) as victim, attacker_of(victim.host) as attacker:
+        blamed: list[Offence] = []
+        monkeypatch.setattr(victim.standing, "blame", lambda _peer, offence, _: blamed.append(offence))
+        await attacker.send(rpc_pb2.RPC(publish=[attacker.message(b"\x01\x00\x00\x00\x09short")]))
+        await until(lambda: blamed == [Offence.MALFORMED])
+        assert victim.gossip.metrics().delivered_messages == 0
 
 
 async def test_a_flood_of_messages_is_cut_at_its_budget_and_banned_with_a_reason() -> None:
@@ -228,7 +235,8 @@ async def test_what_a_peer_claimed_is_forgotten_with_its_stream() -> None:
 async def test_a_peer_has_a_bounded_number_of_streams() -> None:
     async with member(1) as victim, attacker_of(victim.host) as attacker:
         for _ in range(3 * STREAMS_PER_PEER_MAX):
-            await attacker.host.new_stream(victim.host.get_id(), ["/meshsub/1.2.0"])
+            with suppress(StreamFailure):
+                await attacker.host.new_stream(victim.host.get_id(), ["/meshsub/1.2.0"])
         readers = victim.gossip.pubsub._readers
         await until(lambda: len(readers[attacker.host.get_id()]) == STREAMS_PER_PEER_MAX)
 
@@ -243,8 +251,6 @@ async def test_a_banned_peer_is_out_of_the_mesh_at_once_and_heard_again_when_the
         assert other.host.get_id() not in one.gossip.pubsub.router.mesh[TOPIC]
         await until(lambda: other.host.get_id() not in one.host.get_connected_peers())
         one.standing.pardon(name)
-        from tests.integration.p2p.gossip_peers import connect
-
         await connect(one.host, other.host)
         await until(lambda: one.follows(other) and other.follows(one))
         await other.gossip.publish(TOPIC, b"sorry")
@@ -253,18 +259,11 @@ async def test_a_banned_peer_is_out_of_the_mesh_at_once_and_heard_again_when_the
 
 async def test_messages_of_a_banned_maker_are_not_passed_on_by_others() -> None:
     async with member(1) as victim, attacker_of(victim.host) as forwarder:
-        from p2p.identity import Identity
-
         maker = Identity(bytes([77]) * 32)
-        message = forwarder.message(encode_batch([b"item"]))
-        message.from_id = (
-            maker.key_pair.public_key
-            and __import__("libp2p.peer.id", fromlist=["ID"]).ID.from_pubkey(maker.key_pair.public_key).to_bytes()
-        )
+        message = forwarder.batch(b"item")
+        message.from_id = ID.from_base58(maker.peer_id).to_bytes()
         message.ClearField("signature")
         message.ClearField("key")
-        from p2p.gossip.signatures import sign_message
-
         sign_message(message, maker.key_pair.private_key)
         victim.standing.ban(maker.peer_id, "for the test", 600)
         await forwarder.send(rpc_pb2.RPC(publish=[message]))
@@ -290,7 +289,7 @@ async def test_tables_by_peer_shrink_when_the_peers_are_gone() -> None:
         for number in range(90, 94):
             async with attacker_of(victim.host, number) as attacker:
                 await attacker.send(rpc_pb2.RPC(publish=[attacker.batch(b"%d" % number)]))
-                await until(lambda n=number: b"%d" % n in victim.items)  # type: ignore[misc]
+                await until(lambda n=number: b"%d" % n in victim.items)
         pubsub = victim.gossip.pubsub
         tables = (pubsub._messages, pubsub._bytes, pubsub._control, pubsub._makers, pubsub._records, pubsub._readers)
         await until(lambda: not any(map(len, tables)) and not pubsub.peers and not pubsub.router.outgoing)
@@ -314,10 +313,6 @@ async def test_metrics_say_what_came_what_was_dropped_and_what_it_cost() -> None
 
 
 def test_the_budgets_fit_into_each_other() -> None:
-    from p2p.gossip.outbox import URGENT_PER_SECOND_MAX
-    from p2p.gossip.pubsub import MAKER_MESSAGES_PER_SECOND_MAX, MESSAGES_PER_SECOND_MAX
-    from p2p.gossip.router import FORWARDED_BURST, FORWARDED_PER_SECOND
-
     topics = 5
     assert topics * (1 + URGENT_PER_SECOND_MAX) <= MAKER_MESSAGES_PER_SECOND_MAX
     assert FORWARDED_PER_SECOND < MESSAGES_PER_SECOND_MAX

@@ -82,7 +82,7 @@ async def test_a_malformed_rpc_ends_the_librarys_host_but_only_a_stream_of_ours(
         died = group.subgroup(lambda error: "DecodeError" in type(error).__name__) is not None
     assert died
 
-    async with member(1) as victim, attacker_of(victim.host) as attacker:
+    async with member(1, guarded=False) as victim, attacker_of(victim.host) as attacker:
         noted = offences(victim, attacker, monkeypatch)
         await attacker.write(GARBAGE)
         await until(lambda: noted == [Offence.MALFORMED])
@@ -105,7 +105,7 @@ async def test_a_malformed_key_ends_the_librarys_pubsub_but_is_a_forgery_to_ours
             await attacker.send(rpc_pb2.RPC(publish=[with_a_bad_key(attacker)]))
             await trio.sleep(3)
 
-    async with member(1) as victim, attacker_of(victim.host) as attacker:
+    async with member(1, guarded=False) as victim, attacker_of(victim.host) as attacker:
         noted = offences(victim, attacker, monkeypatch)
         await attacker.send(rpc_pb2.RPC(publish=[with_a_bad_key(attacker)]))
         await until(lambda: noted == [Offence.FORGED])
@@ -124,7 +124,7 @@ async def test_a_validator_that_raises_ends_the_librarys_pubsub_but_costs_ours_a
             await attacker.send(rpc_pb2.RPC(publish=[attacker.message(b"data")]))
             await trio.sleep(3)
 
-    async with member(1) as victim, attacker_of(victim.host) as attacker:
+    async with member(1, guarded=False) as victim, attacker_of(victim.host) as attacker:
         victim.verdict = broken
         await attacker.send(rpc_pb2.RPC(publish=[attacker.batch(b"item")]))
         await until(lambda: victim.gossip.metrics().dropped["failed"] == 1)
@@ -259,16 +259,14 @@ async def test_the_library_sends_one_peers_grafts_to_the_next_and_ours_to_each_i
         sent[peer] += [graft.topicID for graft in control.graft]
 
     stock = GossipSub([PROTOCOL_ID_V12], 6, 4, 12)
-    stock.emit_control_message = note  # type: ignore[method-assign]
+    stock.emit_control_message = note
     await stock._emit_control_msgs({one: ["a"], other: ["b"]}, {}, {})
     assert sent[other] == ["a", "b"]
 
     sent.clear()
     async with member(1) as ours:
         router = ours.gossip.pubsub.router
-        router.send_control = lambda peer, control: sent[peer].extend(  # type: ignore[method-assign]
-            graft.topicID for graft in control.graft
-        )
+        router.send_control = lambda peer, control: sent[peer].extend(graft.topicID for graft in control.graft)
         await router._emit_control_msgs({one: ["a"], other: ["b"]}, {}, {})
     assert sent == {one: ["a"], other: ["b"]}
 
@@ -277,7 +275,7 @@ async def test_the_library_remembers_whatever_topics_a_peer_prunes_and_ours_only
     prunes = rpc_pb2.ControlMessage(prune=[rpc_pb2.ControlPrune(topicID=f"made up {n}") for n in range(5000)])
     async with plain_host(1) as host, stock_pubsub(host) as pubsub:
         await pubsub.router.handle_rpc(rpc_pb2.RPC(control=prunes), ID(b"peer"))
-        assert len(pubsub.router.back_off) == 5000  # type: ignore[attr-defined]
+        assert len(pubsub.router.back_off) == 5000
     async with member(1) as ours:
         await ours.gossip.pubsub.router.handle_rpc(rpc_pb2.RPC(control=prunes), ID(b"peer"))
         assert len(ours.gossip.pubsub.router.back_off) == 0
@@ -295,7 +293,7 @@ async def test_the_library_asks_for_every_id_a_peer_invents_and_ours_for_a_bound
 
     async with plain_host(1) as host, stock_pubsub(host) as pubsub:
         await pubsub.subscribe(TOPIC)
-        pubsub.router.emit_control_message = note  # type: ignore[attr-defined]
+        pubsub.router.emit_control_message = note
         await pubsub.router.handle_rpc(rpc, ID(b"peer"))
     assert asked == 5000
 
@@ -306,7 +304,7 @@ async def test_the_library_asks_for_every_id_a_peer_invents_and_ours_for_a_bound
         asked += sum(len(want.messageIDs) for want in control.iwant)
 
     async with member(1) as ours:
-        ours.gossip.pubsub.router.send_control = count  # type: ignore[method-assign]
+        ours.gossip.pubsub.router.send_control = count
         for _ in range(3):
             ours.gossip.pubsub.router.take_control(rpc.control, ID(b"peer"))
     assert IDS_PER_RPC_MAX <= asked <= WANTED_PER_HEARTBEAT_MAX

@@ -142,7 +142,7 @@ async def test_a_sender_waits_for_a_slow_reader() -> None:
     async def flood(call: Call) -> None:
         nonlocal sent
         for _ in range(200):
-            await call.send(bytes(1000))
+            await call.send(bytes(10_000))
             sent += 1
 
     async with nodes(2) as (client, server):

@@ -1,12 +1,16 @@
 """scripts/owner_upload.py on a real chain: a manifest arrives whole or not at all, and once."""
 
+import hashlib
 import json
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trio
@@ -19,6 +23,7 @@ from node.chain.rpc import quantity
 from node.private_files import create_private_file
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
+from p2p.content.blockstore import BlockStore
 from scripts.owner_upload import main
 from tests.integration.chain.conftest import ROOT, Network
 from tests.integration.chain.conftest import network as network  # noqa: PLC0414 - a fixture
@@ -26,6 +31,7 @@ from tests.unit.models.test_validation import write_safetensors
 
 pytestmark = pytest.mark.chain
 PASSPHRASE = "long enough"
+COMMIT = "c0ffee" + "0" * 34
 
 
 def write_model(directory: Path, *, content: str = "") -> None:
@@ -108,6 +114,61 @@ async def make_owner(network: Network, monkeypatch: pytest.MonkeyPatch, account:
     owner = Owner(network, folder, folder / "quern.toml")
     owner.describe()
     return owner
+
+
+class HubStandIn(BaseHTTPRequestHandler):
+    """The part of the Hub's API that a download uses, for one repository with a tag."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        api = "/api/models/team/chat"
+        if self.path.startswith((f"{api}/revision/v1", f"{api}/revision/{COMMIT}")):
+            siblings = [{"rfilename": name, "size": len(data)} for name, data in self.files.items()]
+            self._send(200, json.dumps({"id": "team/chat", "sha": COMMIT, "siblings": siblings}).encode())
+        elif self.path.startswith(f"{api}/tree/{COMMIT}"):
+            tree = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in self.files.items()
+            ]
+            self._send(200, json.dumps(tree).encode())
+        elif self.path.startswith(f"/team/chat/resolve/{COMMIT}/"):
+            self._send(200, self.files[self.path.rsplit("/", 1)[1]])
+        else:
+            self._send(404, b"{}")
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub-home"))
+    write_model(tmp_path / "hub-files", content="from the Hub")
+    HubStandIn.files = {path.name: path.read_bytes() for path in (tmp_path / "hub-files").iterdir()}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), HubStandIn)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 @pytest.fixture
@@ -233,7 +294,7 @@ async def test_only_what_was_asked_for_is_published(owner: Owner) -> None:
 async def test_a_single_upload_takes_every_option_of_the_specification(owner: Owner) -> None:
     proposer = owner.network.miners[0].address
     result = await owner.run(
-        "--directory", str(owner.folder / "small"), "--model-id", "small", "--name", "Small", "--gated", "--encrypted",
+        "--directory", str(owner.folder / "small"), "--model-id", "small", "--name", "Small", "--gated", "--encrypt",
         "--quantization", "awq", "--kv-cache-quantization", "fp8", "--proposer", proposer,
         "--model-args", "--max-model-len 256 --dtype bfloat16",
     )  # fmt: skip
@@ -241,6 +302,54 @@ async def test_a_single_upload_takes_every_option_of_the_specification(owner: Ow
     spec = (await owner.model("small")).spec
     assert (spec.gated, spec.encrypted, spec.quantization, spec.kv_cache_quantization) == (True, True, "awq", "fp8")
     assert (spec.proposer, spec.model_args) == (proposer, ("--max-model-len", "256", "--dtype", "bfloat16"))
+
+
+async def test_a_repository_is_downloaded_resolved_and_published_and_again_without_the_hub(
+    owner: Owner, hub: str
+) -> None:
+    words = ("--model", "team/chat", "--revision", "v1", "--model-id", "chat", "--name", "Chat", "--hf-endpoint", hub)
+    before = await owner.nonce()
+    dry = await owner.run(*words, "--skip-blockchain")
+    assert dry.exit_code == 0, dry.output
+    assert f"team/chat at v1 is commit {COMMIT}" in dry.stdout
+    cid = next(line.removeprefix("CID: ") for line in dry.stdout.splitlines() if line.startswith("CID: "))
+    assert await owner.nonce() == before
+    store = BlockStore(owner.folder / "content")
+    assert [(str(pin.root), pin.name) for pin in store.pins()] == [(cid, "published")]
+    store.close()
+
+    offline = [word if word != hub else "http://127.0.0.1:9" for word in words]
+    unreachable = await owner.run(*offline)
+    assert (unreachable.exit_code, "team/chat at v1" in unreachable.stderr) == (1, True)
+    assert "Traceback" not in unreachable.output
+    published = await owner.run(*offline, "--skip-download")
+    assert published.exit_code == 0, published.output
+    model = await owner.model("chat")
+    assert (model.cid, model.spec.hf_repo, model.spec.hf_commit) == (cid, "team/chat", COMMIT)
+
+
+async def test_a_manifest_may_name_repositories_and_encrypt(owner: Owner, hub: str) -> None:
+    (owner.folder / "models.toml").write_text(
+        """
+        [[models]]
+        id = "small"
+        name = "Small"
+        model = "small"
+        encrypt = true
+        [[models]]
+        id = "chat"
+        name = "Chat"
+        model = "team/chat"
+        revision = "v1"
+        """
+    )
+    result = await owner.upload("--hf-endpoint", hub)
+    assert result.exit_code == 0, result.output
+    small, chat = await owner.model("small"), await owner.model("chat")
+    assert (small.spec.encrypted, small.spec.context_length, small.version) == (True, 512, 1)
+    assert (chat.spec.encrypted, chat.spec.hf_commit) == (False, COMMIT)
+    again = await owner.upload("--hf-endpoint", hub)
+    assert (again.exit_code, again.stdout.count("unchanged")) == (0, 2), again.output
 
 
 async def test_who_does_not_own_the_registry_is_refused_in_words_and_pays_nothing(
@@ -256,7 +365,13 @@ async def test_who_does_not_own_the_registry_is_refused_in_words_and_pays_nothin
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--manifest", "x", "--name", "X"), ("--only", "x"), ("--directory", "x"), ("--model-id", "x")],
+    [
+        ("--manifest", "x", "--name", "X"),
+        ("--manifest", "x", "--encrypt"),
+        ("--only", "x"),
+        ("--directory", "x"),
+        ("--model-id", "x"),
+    ],
 )
 def test_options_that_contradict_each_other_are_wrong_usage(arguments: tuple[str, ...]) -> None:
     assert CliRunner().invoke(main, list(arguments)).exit_code == 2

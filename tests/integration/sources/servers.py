@@ -42,40 +42,56 @@ class Reply:
 Answer = Callable[[Request], Reply]
 
 
-async def read_request(stream: trio.abc.Stream, buffer: bytearray) -> Request | None:
-    while b"\r\n\r\n" not in buffer:
-        data = await stream.receive_some()
-        if not data:
-            return None
-        buffer += data
-    head, _, rest = bytes(buffer).partition(b"\r\n\r\n")
+class Reader:
+    """Takes lines and runs of bytes off a stream."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._buffer = bytearray()
+
+    async def until(self, mark: bytes) -> bytes | None:
+        """Return what stands before `mark`; None if the stream ends first."""
+        while (position := self._buffer.find(mark)) < 0:
+            data = await self._stream.receive_some()
+            if not data:
+                return None
+            self._buffer += data
+        found = bytes(self._buffer[:position])
+        del self._buffer[: position + len(mark)]
+        return found
+
+    async def exactly(self, count: int) -> bytes:
+        while len(self._buffer) < count:
+            self._buffer += await self._stream.receive_some()
+        found = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return found
+
+
+async def read_request(reader: Reader) -> Request | None:
+    head = await reader.until(b"\r\n\r\n")
+    if head is None:
+        return None
     lines = head.decode().split("\r\n")
     method, target, _ = lines[0].split()
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-    del buffer[: len(head) + 4]
-    body = bytearray()
+    body = b""
     if headers.get("transfer-encoding") == "chunked":
-        while not buffer.endswith(b"0\r\n\r\n"):
-            buffer += await stream.receive_some()
-        pending = bytes(buffer)
-        buffer.clear()
-        while (size := int((line := pending.partition(b"\r\n"))[0], 16)) > 0:
-            body += line[2][:size]
-            pending = line[2][size + 2 :]
+        while (size := int(await reader.until(b"\r\n") or b"", 16)) > 0:
+            body += await reader.exactly(size)
+            await reader.exactly(2)
+        await reader.exactly(2)
     else:
-        while len(buffer) < int(headers.get("content-length", "0")):
-            buffer += await stream.receive_some()
-        body += rest[: int(headers.get("content-length", "0"))] or buffer[: int(headers.get("content-length", "0"))]
-        del buffer[: len(body)]
+        body = await reader.exactly(int(headers.get("content-length", "0")))
     parts = urlsplit(target)
-    return Request(method, parts.path, parse_qs(parts.query), headers, bytes(body))
+    return Request(method, parts.path, parse_qs(parts.query), headers, body)
 
 
 def handler(answer: Answer) -> Callable[[trio.abc.Stream], Awaitable[None]]:
     async def handle(stream: trio.abc.Stream) -> None:
-        buffer = bytearray()
+        reader = Reader(stream)
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
-            while (request := await read_request(stream, buffer)) is not None:
+            while (request := await read_request(reader)) is not None:
                 reply = answer(request)
                 headers = {"Content-Length": str(len(reply.body)), **reply.headers}
                 lines = [f"HTTP/1.1 {reply.status} X", *(f"{name}: {value}" for name, value in headers.items())]

@@ -1,7 +1,6 @@
 """What daemons' gateways lack comes from the rest of IPFS: from a Bitswap peer, Kubo, a public gateway, by rank."""
 
 import os
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,20 +9,18 @@ from typing import Any
 import pytest
 import trio
 
-from node.models.content import ContentAdapter, ContentExchange, open_content
-from node.models.ipfs_exchange import IpfsExchange, open_ipfs_exchange
+from node.models.content import ContentAdapter
+from node.models.ipfs_exchange import IpfsExchange
 from node.ports import ContentUnavailableError, Provider
 from p2p.content.bitswap.source import BitswapSource
 from p2p.content.blockstore import BlockStore
 from p2p.content.cid import Cid
 from p2p.content.source import Rank
 from p2p.content.unixfs_import import import_path
-from p2p.host import open_host
-from p2p.identity import Identity
-from p2p.standing import Standing
-from tests.integration.interop.peers import LOOPBACK, ours
+from tests.integration.interop.peers import daemon_content, ours
 from tests.integration.sources.kubo_stand_in import KuboStandIn, kubo_stand_in
 from tests.integration.sources.servers import Reply, server_of
+from tests.integration.sources.test_provider_search import Finder, Found
 
 MIB = 1024 * 1024
 
@@ -47,18 +44,10 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 @asynccontextmanager
 async def daemon(
-    directory: Path, seed: int = 9, *, token: str = "", **options: Any
+    directory: Path, seed: int = 9, **options: Any
 ) -> AsyncIterator[tuple[ContentAdapter, IpfsExchange, Any]]:
-    """What a daemon has of content: its adapter, its exchange with IPFS, its host."""
-    standing = Standing(time.time)
-    settings: dict[str, Any] = {"bitswap": True, **options}
-    exchange = ContentExchange(token=token, standing=standing)
-    async with (
-        open_content(directory, host="127.0.0.1", port=0, cache_bytes_max=0, exchange=exchange) as content,
-        open_host(Identity(bytes([seed]) * 32), [LOOPBACK], [], standing=standing) as host,
-        open_ipfs_exchange(content, host, standing, **settings) as opened,
-    ):
-        yield content, opened, host
+    async with daemon_content(directory, seed, **options) as opened:
+        yield opened.content, opened.exchange, opened.host
 
 
 async def test_a_model_that_no_gateway_has_comes_from_a_bitswap_peer(tmp_path: Path, model: Path) -> None:
@@ -80,20 +69,20 @@ async def test_a_peer_that_the_search_found_is_asked_first_and_a_failed_search_i
     async with ours(tmp_path / "peer") as peer:
         root = import_path(model, peer.store.put).cid
 
-        async def find(cid: Cid) -> Sequence[str]:
-            assert cid == root
+        async def connect(peer_id: str, addresses: Sequence[Any]) -> None:
+            assert (peer_id, addresses) == (peer.peer_id, ("an address",))
             await peer.connect(str(host.get_addrs()[0]))
-            return [peer.peer_id]
 
-        async with daemon(tmp_path / "ours", find_peers=find) as (content, _, host):
+        finder = Finder([Found(peer.peer_id, ("an address",))])
+        async with daemon(tmp_path / "ours", finder=finder, connect=connect) as (content, _, host):
             with trio.fail_after(30):
                 await content.ensure_directory(str(root), [], tmp_path / "out")
             assert same(tmp_path / "out", model)
 
-    async def fail(_cid: Cid) -> Sequence[str]:
+    async def fail(_peer_id: str, _addresses: Sequence[Any]) -> None:
         raise RuntimeError("no network")
 
-    async with daemon(tmp_path / "other", find_peers=fail) as (content, _, host):
+    async with daemon(tmp_path / "other", finder=finder, connect=fail) as (content, _, _):
         with trio.fail_after(30), pytest.raises(ContentUnavailableError):
             await content.ensure_directory(str(root), [], tmp_path / "nothing")
 

@@ -98,6 +98,15 @@ def test_a_revision_that_is_not_there_is_named(endpoint: str) -> None:
         resolve_revision("owner/model", "v2", endpoint=endpoint)
 
 
+def test_a_hub_that_does_not_answer_is_an_error_with_the_repository(tmp_path: Path) -> None:
+    for ask in (
+        lambda: resolve_revision("owner/model", "v1", endpoint="http://127.0.0.1:9"),
+        lambda: download_model("owner/model", COMMIT, tmp_path / "model", endpoint="http://127.0.0.1:9"),
+    ):
+        with pytest.raises(HubError, match="owner/model at"):
+            ask()
+
+
 def test_the_bytes_of_a_download_are_counted_once(endpoint: str, tmp_path: Path) -> None:
     counted: list[int] = []
     download_model("owner/model", COMMIT, tmp_path / "model", endpoint=endpoint, advance=counted.append)

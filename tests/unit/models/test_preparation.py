@@ -211,7 +211,7 @@ async def test_an_encrypted_model_is_published_as_ciphertext_that_its_kept_key_o
     assert all(name.endswith((".sealed", "encrypted-model.json")) for name in published)
     assert not any(b"architectures" in data for data in published.values())
     sealed = read_sealed(owner.folder / f"exported-{upload.cid}")
-    (held,) = KeyRing(owner.places.keys).keys()
+    (held,) = KeyRing(owner.places.keys).held()
     (owner.folder / "opened").mkdir()
     open_directory(sealed, owner.folder / "opened", held.key)
     assert files_of(owner.folder / "opened") == files_of(model)
@@ -260,7 +260,7 @@ async def test_an_upload_that_is_stopped_while_it_encrypts_goes_on_with_the_same
     before = {path: path.read_bytes() for path in owner.places.sealed.rglob("*.sealed")}
     await owner.prepare(local("x", model, encrypt=True))
     assert {path: path.read_bytes() for path in before} == before
-    assert len(list(KeyRing(owner.places.keys).keys())) == 1
+    assert len(list(KeyRing(owner.places.keys).held())) == 1
 
 
 # --- what an owner is told --------------------------------------------------------------------------------------------

@@ -263,10 +263,15 @@ class FakeLibrary:
     def __init__(self, paths: dict[str, Path]) -> None:
         self.paths = paths
         self.asked: list[str] = []
+        self.in_use: list[str] = []
 
-    async def ensure(self, model: ModelRecord, _: object) -> Path:
+    async def ensure(self, model: ModelRecord) -> Path:
         self.asked.append(model.cid)
+        self.in_use.append(model.cid)
         return self.paths[model.cid]
+
+    def release(self, cid: str) -> None:
+        self.in_use.remove(cid)
 
 
 class FakeEngine:
@@ -285,17 +290,12 @@ class FakeEngine:
         self.loaded.append((model.cid, self._place.opened()))
 
 
-class FakePresence:
-    def providers(self) -> tuple[()]:
-        return ()
-
-
 @asynccontextmanager
 async def loading(
     place: Place, model: ModelRecord, sealed: Path
 ) -> AsyncIterator[tuple[FakeEngine, FakeChain, FakeLibrary]]:
     engine, chain, library = FakeEngine(place), FakeChain(model), FakeLibrary({model.cid: sealed})
-    parts: Any = (chain, library, place.vault, FakePresence(), engine)
+    parts: Any = (chain, library, place.vault, engine)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ModelLoader(*parts, MODEL).run)
         yield engine, chain, library
@@ -360,3 +360,4 @@ async def test_a_damaged_or_unloadable_version_leaves_the_present_one_and_nothin
         ("bafy-one", ["opened-bafy-one"]),
         ("bafy-four", ["opened-bafy-four", "opened-bafy-one"]),
     ]
+    assert library.in_use == ["bafy-four"]  # what is not loaded may be evicted

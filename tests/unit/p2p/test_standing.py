@@ -45,6 +45,16 @@ def test_offences_add_up_to_a_ban_that_says_why() -> None:
     assert not standing.is_banned("other")
 
 
+def test_each_offence_is_one_of_its_own_though_its_points_are_anothers_too() -> None:
+    standing = Standing(Clock())
+    for offence in Offence:
+        for _ in range(30):
+            standing.blame(offence.name, offence, "detail")
+    words = {ban.peer: ban.reason.partition(":")[0].replace(" ", "_").upper() for ban in standing.bans()}
+    assert words == {offence.name: offence.name for offence in Offence}
+    assert len(words) == 8
+
+
 def test_offences_fade_so_that_a_rare_bug_never_bans() -> None:
     clock = Clock()
     standing = Standing(clock)

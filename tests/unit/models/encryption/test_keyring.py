@@ -24,7 +24,7 @@ KEY = ContentKey(bytes(range(32)))
 
 def test_a_key_that_was_added_is_found_again_and_adding_it_twice_changes_nothing(tmp_path: Path) -> None:
     ring = KeyRing(tmp_path / "keys")
-    assert list(ring.keys()) == []
+    assert list(ring.held()) == []
     ring.add(MODEL, KEY)
     before = {path: path.read_bytes() for path in (tmp_path / "keys").iterdir()}
     ring.add(MODEL, KEY)

@@ -3,6 +3,9 @@
 import os
 import shutil
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,7 +53,7 @@ def ring(tmp_path: Path) -> KeyRing:
 
 
 def only_key(ring: KeyRing) -> ContentKey:
-    (held,) = ring.keys()
+    (held,) = ring.held()
     assert held.model_id == MODEL
     return held.key
 
@@ -304,3 +307,31 @@ def test_a_model_that_does_not_fit_the_disk_is_refused_before_a_byte_is_written(
     with pytest.raises(OSError, match="make room"):
         opened(sealed, only_key(ring), tmp_path / "plain")
     assert bytes_of(tmp_path / "plain") == {}
+
+
+def test_a_killed_run_is_finished_by_the_next_one_with_its_key(source: Path, ring: KeyRing, tmp_path: Path) -> None:
+    (source / "vocab.txt").write_bytes(bytes(200 * 2**20))
+    program = (
+        "import sys; from pathlib import Path; from node.models.encryption.keyring import KeyRing;"
+        "from node.models.encryption.sealing import seal_directory; folder = Path(sys.argv[1]);"
+        "seal_directory(folder / 'source', folder / 'staging', KeyRing(folder / 'keys'), sys.argv[2])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), MODEL])
+    try:
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "staging").rglob(container_name(0))):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    finally:
+        process.kill()
+        process.wait()
+    before = {path: path.read_bytes() for path in (tmp_path / "staging").rglob("*.sealed")}
+    assert not list((tmp_path / "staging").rglob(PUBLIC_FILE))
+    sealed = seal_directory(source, tmp_path / "staging", ring, MODEL)
+    assert sealed.resumed
+    assert {path: path.read_bytes() for path in before} == before
+    assert opened(sealed.directory, only_key(ring), tmp_path / "plain") == {
+        **FILES,
+        "vocab.txt": (source / "vocab.txt").read_bytes(),
+    }

@@ -1,0 +1,478 @@
+"""The model manager: what an operator, the API and the engines ask of models on this machine, in one place.
+
+Detail: downloads that were asked for wait for one of a few slots; those of engines do not, because a node without its
+model earns nothing. Every change is a legal step of the registry and an entry of the audit log. `run` is a service:
+it mends what an earlier life left, runs the downloads, and tidies up from time to time.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import structlog
+import trio
+
+from node.models.audit import AuditLog
+from node.models.bandwidth import BandwidthLimit
+from node.models.downloads import (
+    ActiveDownload,
+    Downloader,
+    DownloadFailedError,
+    DownloadLimits,
+    guess_type,
+    new_download,
+)
+from node.models.eviction import Held, plan_cooling
+from node.models.identity import LocalModelId
+from node.models.recovery import recover, sweep
+from node.models.registry import (
+    ModelEntry,
+    ModelQuery,
+    ModelRegistry,
+    export_registry,
+    write_export,
+)
+from node.models.requests import DownloadRequest, IpfsRequest, request_from_json, request_to_json
+from node.models.source import ModelSource
+from node.models.sources import SourceContext, make_source
+from node.models.states import ModelEvent, ModelStatus
+from node.models.storage import ModelStorage, find_faults
+from node.models.threads import run_abandonable
+from node.ports import WallClock
+from node.private_files import PrivateFileError
+
+log = structlog.get_logger(__name__)
+
+QUEUE_MAX = 64
+"""Downloads that wait or run. More are refused, so that nobody fills the queue from outside."""
+TIDY_SECONDS = 3600.0
+EXPORT_PAUSE_SECONDS = 1.0
+"""Changes within this time are written to the export file once."""
+ASKED_BY_ENGINE = "engine"
+TOUCH_SECONDS_MIN = 60
+"""How exactly the last use is known; each note of it is a write to disk."""
+
+
+class ManagerRefusedError(Exception):
+    """Something will not be done; the message says why, `remedy` what to do."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a model is."""
+
+    model_id: LocalModelId
+    status: ModelStatus
+    bytes_done: int
+    bytes_total: int
+    """0 while it is not known."""
+    files_done: int
+    files_total: int
+    bytes_per_second: int
+    tries: int
+    message: str
+    """What is being done, or why it failed."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return self.status not in (ModelStatus.PENDING, ModelStatus.DOWNLOADING)
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerOptions:
+    """What an operator sets."""
+
+    downloads_at_once: int
+    limits: DownloadLimits
+    bandwidth_bytes_per_second_max: int = 0
+    cold_after_seconds: int = 0
+    """Models not used for so long move to the cold directory, if there is one."""
+    export_file: Path | None = None
+
+
+class ModelManager:
+    """All that is done with models on this machine."""
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        storage: ModelStorage,
+        audit: AuditLog,
+        sources: SourceContext,
+        options: ManagerOptions,
+        wall_clock: WallClock,
+    ) -> None:
+        self._registry = registry
+        self._storage = storage
+        self._audit = audit
+        self._sources = sources
+        self._options = options
+        self._wall_clock = wall_clock
+        self._limit = BandwidthLimit(options.bandwidth_bytes_per_second_max)
+        self._downloader = Downloader(registry, storage, options.limits, self.held, self._note_eviction)
+        self._slots = trio.Semaphore(options.downloads_at_once)
+        self._active: dict[LocalModelId, ActiveDownload] = {}
+        self._loaded: Counter[LocalModelId] = Counter()
+        self._busy: set[LocalModelId] = set()
+        """Models that are moved between tiers or verified: they are not removed meanwhile."""
+        self._nursery: trio.Nursery | None = None
+        self._ready = trio.Event()
+        self._export_due = trio.Event()
+
+    # --- The service --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Mend, then serve until cancelled."""
+        pending = await recover(self._registry, self._storage, self._wall_clock)
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                for entry in pending:
+                    if entry.metadata.get("asked_by") != ASKED_BY_ENGINE:
+                        self._resume(entry)
+                nursery.start_soon(self._tidy)
+                if self._options.export_file is not None:
+                    nursery.start_soon(self._keep_export, self._options.export_file)
+                self._ready.set()
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+                self._ready = trio.Event()
+
+    async def until_ready(self) -> None:
+        """Wait until what an earlier life left is mended."""
+        await self._ready.wait()
+
+    def changed(self) -> None:
+        """Note that the registry changed (see `ModelRegistry`)."""
+        self._export_due.set()
+
+    # --- Looking ------------------------------------------------------------------------------------------------------
+
+    @property
+    def registry(self) -> ModelRegistry:
+        """The entries, for looking."""
+        return self._registry
+
+    @property
+    def audit(self) -> AuditLog:
+        """Who did what."""
+        return self._audit
+
+    def progress(self, model_id: LocalModelId) -> Progress:
+        """Return how far a model is. Raises UnknownModelError."""
+        entry = self._registry.get(model_id)
+        active = self._active.get(model_id)
+        if active is None:
+            whole = entry.size_bytes if entry.status is ModelStatus.AVAILABLE else 0
+            files = len(self._registry.files(model_id))
+            return Progress(model_id, entry.status, whole, entry.size_bytes, files, files, 0, 0, entry.reason)
+        transfer = active.transfer
+        return Progress(
+            model_id=model_id,
+            status=entry.status,
+            bytes_done=transfer.bytes_done,
+            bytes_total=transfer.bytes_total or entry.size_bytes,
+            files_done=transfer.files_done,
+            files_total=transfer.files_total,
+            bytes_per_second=int(transfer.bytes_per_second),
+            tries=active.tries,
+            message=active.message,
+        )
+
+    async def watch(self, model_id: LocalModelId, every_seconds: float) -> AsyncIterator[Progress]:
+        """Yield how far a model is until nothing more happens by itself. Raises UnknownModelError."""
+        while True:
+            progress = self.progress(model_id)
+            yield progress
+            active = self._active.get(model_id)
+            if progress.ended and active is None:
+                return
+            with trio.move_on_after(every_seconds):
+                if active is None:
+                    await trio.sleep_forever()
+                else:
+                    await active.done.wait()
+
+    def is_loaded(self, model_id: LocalModelId) -> bool:
+        """Whether an engine has it open."""
+        return self._loaded[model_id] > 0
+
+    def held(self) -> list[Held]:
+        """Return all models on disk, as far as room is concerned."""
+        cold = self._storage.cold_directory
+        return [
+            Held(
+                entry.model_id,
+                entry.size_bytes,
+                entry.last_used_at,
+                pinned=entry.pinned,
+                loaded=self.is_loaded(entry.model_id) or entry.model_id in self._busy,
+                cold=cold is not None and entry.path.is_relative_to(cold),
+            )
+            for entry in self._registry.query(ModelQuery(status=ModelStatus.AVAILABLE))
+        ]
+
+    def export(self, actor: str) -> str:
+        """Return the registry as JSON."""
+        self._audit.note(actor, "export")
+        return self._export_text()
+
+    # --- Changing -----------------------------------------------------------------------------------------------------
+
+    def download(self, request: DownloadRequest, actor: str) -> ModelEntry:
+        """Ask for a model; returns at once. A model that is here or on its way is returned as it is.
+
+        Raises ManagerRefusedError; the id of a request may raise BadNameError.
+        """
+        model_id = request.local_id()
+        known = self._registry.find(model_id)
+        text = request_to_json(request)
+        if known is not None and known.status in (
+            ModelStatus.AVAILABLE,
+            ModelStatus.PENDING,
+            ModelStatus.DOWNLOADING,
+        ):
+            if known.request not in ("", text):
+                raise ManagerRefusedError(
+                    f"{model_id} is {known.status.value} already, from another source or version ({known.version})",
+                    f"Remove it first (quern model remove {model_id}), or give this one another id.",
+                )
+            if known.status is ModelStatus.PENDING and model_id not in self._active:
+                self._start(model_id, request)
+            return known
+        if len(self._active) >= QUEUE_MAX:
+            raise ManagerRefusedError(f"{QUEUE_MAX} downloads wait already", "Wait for some, or cancel some.")
+        self._check_running()
+        entry = self._registry.add(model_id, guess_type(request.model_type), self._storage.path_of(model_id), text)
+        self._audit.note(actor, "download", model_id, text)
+        self._start(model_id, request)
+        return entry
+
+    def cancel(self, model_id: LocalModelId, actor: str) -> None:
+        """Cancel a download; what came of it is kept for a while. Raises UnknownModelError, ManagerRefusedError."""
+        self._registry.get(model_id)
+        active = self._active.get(model_id)
+        if active is None:
+            raise ManagerRefusedError(f"{model_id} is not being downloaded")
+        self._audit.note(actor, "cancel", model_id)
+        active.cancel(actor)
+
+    async def remove(self, model_id: LocalModelId, actor: str) -> None:
+        """Remove a model and what was staged of it. Raises UnknownModelError, ManagerRefusedError."""
+        entry = self._registry.get(model_id)
+        if self.is_loaded(model_id):
+            raise ManagerRefusedError(
+                f"{model_id} is loaded by an engine", "Take it out of [[engines]] and restart the daemon first."
+            )
+        if model_id in self._busy:
+            raise ManagerRefusedError(f"{model_id} is being verified or moved", "Try again when that is done.")
+        if entry.pinned:
+            raise ManagerRefusedError(f"{model_id} is pinned", f"Unpin it first: quern model unpin {model_id}")
+        active = self._active.get(model_id)
+        if active is not None:
+            active.cancel(actor)
+            await active.done.wait()
+            entry = self._registry.get(model_id)
+        self._audit.note(actor, "remove", model_id, entry.version)
+        self._registry.step(model_id, ModelEvent.REMOVED)
+        await trio.to_thread.run_sync(self._storage.remove, entry.path)
+        await trio.to_thread.run_sync(self._storage.staging(model_id).discard)
+
+    def pin(self, model_id: LocalModelId, actor: str, *, pinned: bool) -> ModelEntry:
+        """Keep a model from eviction, or no longer. Raises UnknownModelError."""
+        entry = self._registry.pin(model_id, pinned=pinned)
+        self._audit.note(actor, "pin" if pinned else "unpin", model_id)
+        return entry
+
+    async def verify(
+        self, model_id: LocalModelId, actor: str, advance: Callable[[int], None] = lambda _count: None
+    ) -> list[str]:
+        """Read all bytes of a model and compare; return its faults. A damaged model is in error from then on.
+
+        Raises UnknownModelError, ManagerRefusedError.
+        """
+        entry = self._registry.get(model_id)
+        if entry.status is not ModelStatus.AVAILABLE:
+            raise ManagerRefusedError(f"{model_id} is {entry.status.value}: there is nothing to verify")
+        if model_id in self._busy:
+            raise ManagerRefusedError(f"{model_id} is being verified or moved", "Try again when that is done.")
+        files = self._registry.files(model_id)
+        self._busy.add(model_id)
+        try:
+            faults = await run_abandonable(partial(find_faults, entry.path, files, advance))
+            request = _request(entry)
+            if not faults and isinstance(request, IpfsRequest):
+                faults = await self._sources.verify_cid(entry.path, request.cid)
+        finally:
+            self._busy.discard(model_id)
+        self._audit.note(actor, "verify", model_id, "; ".join(faults[:5]) or "whole")
+        if faults and not self.is_loaded(model_id):
+            self._registry.step(model_id, ModelEvent.DAMAGED, reason="; ".join(faults))
+        return faults
+
+    # --- For engines --------------------------------------------------------------------------------------------------
+
+    async def ensure(self, request: DownloadRequest) -> Path:
+        """Return where a model lies, downloading it now if needed, and count it as loaded until `release`.
+
+        Raises DownloadFailedError if it is not to be had, this time.
+        """
+        await self.until_ready()
+        model_id = request.local_id()
+        while True:
+            active = self._active.get(model_id)
+            if active is not None:
+                await active.done.wait()
+            entry = self._registry.find(model_id)
+            if entry is not None and entry.status is ModelStatus.AVAILABLE:
+                if await trio.Path(entry.path).is_dir():
+                    break
+                self._registry.step(model_id, ModelEvent.DAMAGED, reason="its files are gone from the disk")
+                continue
+            if model_id not in self._active:
+                await self._download_for_engine(model_id, request)
+        self._loaded[model_id] += 1
+        self._registry.touch(model_id)
+        self._audit.note(ASKED_BY_ENGINE, "load", model_id, entry.version)
+        return entry.path
+
+    def release(self, model_id: LocalModelId) -> None:
+        """Note that an engine no longer has a model open."""
+        if self._loaded[model_id] <= 0:
+            raise ValueError(f"{model_id} is not loaded")
+        self._loaded[model_id] -= 1
+        if self._registry.find(model_id) is not None:
+            self._registry.touch(model_id)
+
+    def damaged(self, model_id: LocalModelId, reason: str) -> None:
+        """Note that an engine's model is not what it should be; it was not counted as loaded, or is released."""
+        if self._registry.get(model_id).status is ModelStatus.AVAILABLE:
+            self._registry.step(model_id, ModelEvent.DAMAGED, reason=reason)
+
+    async def _download_for_engine(self, model_id: LocalModelId, request: DownloadRequest) -> None:
+        entry = self._registry.find(model_id)
+        if entry is None or entry.status in (ModelStatus.DELETED, ModelStatus.ERROR):
+            self._registry.add(
+                model_id, guess_type(request.model_type), self._storage.path_of(model_id), request_to_json(request)
+            )
+            self._audit.note(ASKED_BY_ENGINE, "download", model_id)
+        self._registry.annotate(model_id, {"asked_by": ASKED_BY_ENGINE})
+        active = new_download(model_id, self._limit)
+        self._active[model_id] = active
+        try:
+            await self._downloader.run(active, self._source(request))
+        finally:
+            self._end(active)
+
+    # --- Inside -------------------------------------------------------------------------------------------------------
+
+    def _resume(self, entry: ModelEntry) -> None:
+        request = _request(entry)
+        if request is None:
+            self._registry.step(entry.model_id, ModelEvent.FAILED, reason="what was asked for cannot be read any more")
+        else:
+            self._start(entry.model_id, request)
+
+    def _start(self, model_id: LocalModelId, request: DownloadRequest) -> None:
+        active = new_download(model_id, self._limit)
+        self._active[model_id] = active
+        self._check_running().start_soon(self._run_download, active, request)
+
+    async def _run_download(self, active: ActiveDownload, request: DownloadRequest) -> None:
+        model_id = active.model_id
+        try:
+            started = False
+            with active.cancellable():
+                await self._slots.acquire()
+                started = True
+            if not started:
+                self._registry.step(model_id, ModelEvent.FAILED, reason=f"cancelled by {active.cancelled_by}")
+                return
+            try:
+                source = self._source(request)
+                await self._downloader.run(active, source)
+            except PrivateFileError as error:
+                self._registry.step(model_id, ModelEvent.FAILED, reason=str(error))
+            except DownloadFailedError:
+                pass  # the entry has the reason
+            finally:
+                self._slots.release()
+        finally:
+            self._end(active)
+
+    def _end(self, active: ActiveDownload) -> None:
+        if self._active.get(active.model_id) is active:
+            del self._active[active.model_id]
+        active.done.set()
+
+    def _source(self, request: DownloadRequest) -> ModelSource:
+        return make_source(request, self._sources, self._find_same)
+
+    def _find_same(self, sha256: str) -> Path | None:
+        for entry, path in self._registry.same_content(sha256):
+            return entry.path / path
+        return None
+
+    def _note_eviction(self, model_id: LocalModelId, why: str) -> None:
+        self._audit.note("daemon", "evict", model_id, why)
+        self._registry.step(model_id, ModelEvent.REMOVED)
+        log.info("a model is evicted", model=model_id, reason=why)
+
+    def _check_running(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise ManagerRefusedError("the model manager is not running yet", "Try again in a moment.")
+        return self._nursery
+
+    async def _tidy(self) -> None:
+        while True:
+            await self._cool()
+            await sweep(self._registry, self._storage, self._wall_clock)
+            await trio.sleep(TIDY_SECONDS)
+
+    async def _cool(self) -> None:
+        """Move models that nobody uses to the cold directory."""
+        if self._storage.cold_directory is None:
+            return
+        for model_id in plan_cooling(self.held(), self._wall_clock(), self._options.cold_after_seconds):
+            entry, target = self._registry.get(model_id), self._storage.cold_path_of(model_id)
+            if target is None or self.is_loaded(model_id) or model_id in self._busy:
+                continue
+            self._busy.add(model_id)
+            try:
+                await trio.to_thread.run_sync(self._storage.transfer, entry.path, target)
+                self._registry.move(model_id, target)
+                await trio.to_thread.run_sync(self._storage.remove, entry.path)
+            except OSError as error:
+                log.warning("a model cannot be moved to the cold directory", model=model_id, error=str(error))
+            else:
+                self._audit.note("daemon", "cool", model_id)
+            finally:
+                self._busy.discard(model_id)
+
+    async def _keep_export(self, path: Path) -> None:
+        while True:
+            self._export_due = trio.Event()
+            try:
+                await trio.to_thread.run_sync(write_export, path, self._export_text())
+            except OSError as error:
+                log.warning("the registry's export cannot be written", path=str(path), error=str(error))
+            await self._export_due.wait()
+            await trio.sleep(EXPORT_PAUSE_SECONDS)
+
+    def _export_text(self) -> str:
+        return export_registry(self._registry.query(), self._registry.files)
+
+
+def _request(entry: ModelEntry) -> DownloadRequest | None:
+    try:
+        return request_from_json(entry.request)
+    except ValueError:
+        return None
