@@ -73,7 +73,7 @@ class HubDownloads:
             access = self._access
             source = HubSource(request, endpoint=access.url, token=access.token, find_same=lambda _: None)
             listing = await source.resolve("")
-            check_listing(listing, whole=source.whole)
+            check_listing(listing)
             self._reporter.tell(f"{repository} at {revision} is commit {listing.version}")
             directory = place / _name(listing.version, with_pickles=with_pickles)
             if not directory.is_dir():
