@@ -21,7 +21,7 @@ from p2p.content.gateway.server import GatewayServer, serve_blocks
 from p2p.content.gateway_source import GatewaySource
 from p2p.content.held import is_held
 from p2p.content.rate import ByteRate
-from p2p.content.retrieval.directory import DirectoryFetch, Progress
+from p2p.content.retrieval.directory import DirectoryFetch, NotTheContentError, Progress, hold_directory
 from p2p.content.retrieval.nodes import FetchFailedError, fetch_nodes
 from p2p.content.retrieval.race import BlockRace
 from p2p.content.retrieval.staging import FetchInProgressError
@@ -169,6 +169,24 @@ class ContentAdapter:
             except ValueError:  # it never can be written: its nodes need not be kept
                 await trio.to_thread.run_sync(self.store.unpin, block_cid, PIN_NAME)
                 raise
+
+    async def hold_directory(self, cid: Cid, directory: Path) -> None:
+        """Serve `cid` from the files of `directory`, if it is not held by now: `ensure_directory` made them elsewhere.
+
+        Cheap for files that were renamed; others are read and hashed. Raises ContentUnavailableError if the nodes are
+        not held or the files are others, OSError.
+        """
+        root = BlockCid.parse(cid)
+
+        def run() -> None:
+            if not is_held(self.store, root):
+                hold_directory(self.store, root, directory, bytes_max=MODEL_BYTES_MAX)
+                self.store.pin(root, PIN_NAME)
+
+        try:
+            await trio.to_thread.run_sync(run)
+        except (BlockMissingError, NotTheContentError, ValueError) as error:
+            raise ContentUnavailableError(f"{cid} cannot be served from {directory}: {error}") from error
 
     async def forget_directory(self, cid: Cid, destination: Path) -> None:
         """Unpin what `ensure_directory` made and that is being deleted, and serve its files no more."""

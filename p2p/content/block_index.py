@@ -280,6 +280,20 @@ class BlockIndex:
             _insert_leaves(rows, file, leaves)
             return file, is_new
 
+    def rename_file(self, stamp: Stamp, path: Path) -> bool:
+        """Give the file of this stamp its present path; return whether one is known."""
+        name = os.fsencode(path)
+        with self.writing() as rows:
+            found = rows.execute(
+                "SELECT id FROM files WHERE inode = ? AND size = ? AND mtime_ns = ? ORDER BY path = ? DESC LIMIT 1",
+                (stamp.inode, stamp.size, stamp.mtime_ns, name),
+            ).fetchone()
+            if found is None:
+                return False
+            rows.execute("DELETE FROM files WHERE path = ? AND id != ?", (name, found[0]))
+            rows.execute("UPDATE files SET path = ? WHERE id = ?", (name, found[0]))
+            return True
+
     def add_leaves(self, file: int, leaves: Sequence[tuple[Cid, int, int]]) -> None:
         """Add blocks of a file."""
         with self.writing() as rows:

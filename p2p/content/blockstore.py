@@ -230,6 +230,14 @@ class BlockStore:
                     self._index.forget_file(number)
                 raise
 
+    def follow_file(self, path: Path) -> bool:
+        """Hold at `path` what was held in the same file under an earlier name; return whether there was such a file.
+
+        The same is a file of equal number, size and time: it was renamed, and its bytes need not be read again.
+        """
+        stamp = _stamp(path)
+        return stamp is not None and self._index.rename_file(stamp, path.resolve())
+
     def forget_files(self, directory: Path) -> None:
         """Forget what is held in files below `directory` (or in the file of that path): it was deleted or moved."""
         self._index.forget_below(directory.resolve())

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +79,16 @@ async def garbage(stream: trio.SocketStream, _target: str) -> None:
     await stream.send_all(reply(200, os.urandom(MIB)))
 
 
-def assert_same(one: Path, two: Path) -> None:
-    names = sorted(path.name for path in one.iterdir())
-    assert names == sorted(path.name for path in two.iterdir())
-    for name in names:
-        with (one / name).open("rb") as left, (two / name).open("rb") as right:
+def assert_same(directories: list[Path]) -> None:
+    names = [sorted(path.name for path in directory.iterdir()) for directory in directories]
+    assert all(found == names[0] for found in names)
+    for name in names[0]:
+        with ExitStack() as stack:
+            files = [stack.enter_context((directory / name).open("rb", buffering=0)) for directory in directories]
             while True:
-                ours, theirs = left.read(8 * MIB), right.read(8 * MIB)
-                assert ours == theirs
-                if not ours:
+                first, *others = (file.read(MIB) for file in files)
+                assert all(other == first for other in others)
+                if not first:
                     break
 
 
@@ -129,6 +130,5 @@ async def test_two_nodes_fetch_a_large_model_while_one_holder_is_killed_and_anot
         assert end["fetched"][str(first_port)] > 0
         assert end["fetched"][str(second_port)] > mebibytes * MIB // 4
         assert sum(end["fetched"].values()) < mebibytes * MIB * 1.01
-    for number in (1, 2):
-        await trio.to_thread.run_sync(assert_same, model, directory / f"out-{number}")
+    await trio.to_thread.run_sync(assert_same, [model, directory / "out-1", directory / "out-2"])
     assert not [path for path in directory.iterdir() if path.name.startswith(".")]

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +204,45 @@ async def test_two_tasks_and_two_processes_do_not_fetch_the_same_twice(tmp_path:
                 nursery.start_soon(two.ensure_directory, cid, [provider(one)], tmp_path / "out")
         assert one.served_bytes < size
         assert_same(model, tmp_path / "out")
+
+
+async def test_a_model_that_is_moved_is_served_from_its_new_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_files(tmp_path / "model")
+    async with peer(tmp_path / "a") as one, peer(tmp_path / "b") as two, peer(tmp_path / "c") as three:
+        cid, _ = await one.import_directory(model, in_place=True)
+        await two.ensure_directory(cid, [provider(one)], tmp_path / "staged")
+        (tmp_path / "staged").rename(tmp_path / "placed")
+        assert not await two.has(cid)
+        with monkeypatch.context() as patched:
+            patched.setattr(Cid, "matches", only_nodes_are_hashed)
+            await two.hold_directory(cid, tmp_path / "placed")
+        assert await two.has(cid)
+        await three.ensure_directory(cid, [provider(two)], tmp_path / "three")
+        assert_same(model, tmp_path / "three")
+
+
+def only_nodes_are_hashed(cid: Cid, data: bytes | bytearray | memoryview) -> bool:
+    assert cid.codec is Codec.DAG_PB
+    return hashlib.sha256(data).digest() == cid.digest
+
+
+async def test_a_copied_model_is_hashed_before_it_is_served(tmp_path: Path) -> None:
+    model = make_files(tmp_path / "model")
+    async with peer(tmp_path / "a") as one:
+        cid, _ = await one.import_directory(model, in_place=True)
+        shutil.copytree(model, tmp_path / "copy")
+        shutil.copytree(model, tmp_path / "changed")
+        with (tmp_path / "changed" / "weights").open("r+b") as file:
+            file.write(b"other")
+        shutil.rmtree(model)
+        assert not await one.has(cid)
+        with pytest.raises(ContentUnavailableError, match="weights is not the file"):
+            await one.hold_directory(cid, tmp_path / "changed")
+        assert not await one.has(cid)
+        await one.hold_directory(cid, tmp_path / "copy")
+        assert await one.has(cid)
 
 
 # --- Hostile providers ------------------------------------------------------------------------------------------------
