@@ -21,7 +21,7 @@ from p2p.content.gateway.server import GatewayServer, serve_blocks
 from p2p.content.gateway_source import GatewaySource
 from p2p.content.held import is_held
 from p2p.content.rate import ByteRate
-from p2p.content.retrieval.directory import DirectoryFetch, Progress
+from p2p.content.retrieval.directory import DirectoryFetch, NotTheContentError, Progress, hold_directory
 from p2p.content.retrieval.nodes import FetchFailedError, fetch_nodes
 from p2p.content.retrieval.race import BlockRace
 from p2p.content.retrieval.staging import FetchInProgressError
@@ -170,6 +170,24 @@ class ContentAdapter:
                 await trio.to_thread.run_sync(self.store.unpin, block_cid, PIN_NAME)
                 raise
 
+    async def hold_directory(self, cid: Cid, directory: Path) -> None:
+        """Serve `cid` from the files of `directory`, if it is not held by now: `ensure_directory` made them elsewhere.
+
+        Cheap for files that were renamed; others are read and hashed. Raises ContentUnavailableError if the nodes are
+        not held or the files are others, OSError.
+        """
+        root = BlockCid.parse(cid)
+
+        def run() -> None:
+            if not is_held(self.store, root):
+                hold_directory(self.store, root, directory, bytes_max=MODEL_BYTES_MAX)
+                self.store.pin(root, PIN_NAME)
+
+        try:
+            await trio.to_thread.run_sync(run)
+        except (BlockMissingError, NotTheContentError, ValueError) as error:
+            raise ContentUnavailableError(f"{cid} cannot be served from {directory}: {error}") from error
+
     async def forget_directory(self, cid: Cid, destination: Path) -> None:
         """Unpin what `ensure_directory` made and that is being deleted, and serve its files no more."""
 
@@ -183,9 +201,10 @@ class ContentAdapter:
     async def _race(self, cid: Cid, providers: Sequence[Provider]) -> AsyncIterator[BlockRace]:
         """Open a session with providers and whoever else may have `cid`; what it learnt is kept."""
         more_sources = self._more_sources
-        names = [self._source(provider) for provider in self._health.order(providers, _name)]
+        sources = [self._source(provider) for provider in dict.fromkeys(providers)]
         race = BlockRace(
-            names,
+            [source for source in sources if not self._health.has_failed(source.name)],
+            in_reserve=[source for source in sources if self._health.has_failed(source.name)],
             more_sources=None if more_sources is None else lambda: more_sources(BlockCid.parse(cid)),
             standing=self.exchange.standing,
             rate=self._rate,
