@@ -474,11 +474,13 @@ class ModelManager:
             self._busy.add(model_id)
             try:
                 await trio.to_thread.run_sync(self._storage.transfer, entry.path, target)
+                # Forgotten at its old place before it is found at its new one (node.models.holding).
+                await self._remover.forget(entry, entry.path)
                 if self.is_loaded(model_id):  # meanwhile: it stays where it is open
                     await trio.to_thread.run_sync(self._storage.remove, target)
                     continue
                 self._registry.move(model_id, target)
-                await self._remover.remove(entry, entry.path)
+                await trio.to_thread.run_sync(self._storage.remove, entry.path)
             except OSError as error:
                 log.warning("a model cannot be moved to the cold directory", model=model_id, error=str(error))
             else:

@@ -53,7 +53,7 @@ async def sweep(registry: ModelRegistry, storage: ModelStorage, wall_clock: Wall
     """Remove what failed downloads left, once nobody is likely to try them again."""
     listed = await trio.to_thread.run_sync(storage.stagings)
     # From here to the renames nothing else runs: no download can begin in a directory that is thrown away.
-    kept = set()
+    kept, fetching = set(), set()
     for entry in registry.query():
         staging = storage.staging(entry.model_id)
         fresh = wall_clock() - max(staging.age_mark, entry.last_used_at) < STAGED_SECONDS_MAX
@@ -62,8 +62,8 @@ async def sweep(registry: ModelRegistry, storage: ModelStorage, wall_clock: Wall
         ):
             kept.add(staging.directory)
             if (cid := cid_of(entry)) is not None:
-                kept.add(storage.path_of(entry.model_id).parent / f"{PARTIAL_PREFIX}{cid}")
-    doomed = [path for path in listed if path not in kept]
+                fetching.add(f"{PARTIAL_PREFIX}{cid}")
+    doomed = [path for path in listed if path not in kept and not path.name.startswith(tuple(fetching))]
     storage.throw_away(doomed)
     for path in doomed:
         log.info("what was left of a download is removed", name=path.name)

@@ -1,5 +1,6 @@
 """A model between three machines: published, fetched by the manager over real sockets, and given on from its place."""
 
+import random
 from pathlib import Path
 
 import trio
@@ -11,7 +12,7 @@ from node.models.states import ModelStatus
 from node.ports import Provider
 from tests.unit.models.managing import Place, fetched, tree
 
-FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 20_000, "empty": b""}
+FILES = {"config.json": b"{}", "model.safetensors": random.Random(1).randbytes(5_000_000), "empty": b""}
 
 
 def provider(port: int) -> Provider:

@@ -16,6 +16,7 @@ from node.models.requests import DirectoryRequest, IpfsRequest
 from node.models.states import ModelStatus
 from node.models.transfer import Transfer
 from p2p.content.cid import Cid
+from p2p.content.retrieval.staging import Staging as FetchStaging
 from p2p.content.unixfs_import import import_path
 from tests.unit.models.managing import NOW, CannedContent, Place, ended, fetched, tree
 
@@ -284,17 +285,18 @@ async def test_a_removed_model_of_peers_is_not_given_to_peers_any_more(tmp_path:
     place = Place(tmp_path, content=content)
     async with place.manager() as manager:
         await fetched(manager, IpfsRequest(cid=cid))
-        partial = place.models / "ipfs" / f".partial-{cid}"
-        partial.mkdir()
+        cut_off = FetchStaging(place.models / "ipfs" / cid, Cid.parse(cid))
+        with cut_off.locked():
+            assert cut_off.exists
         await manager.remove(LocalModelId(f"ipfs/{cid}"), "test")
     assert content.forgotten == [(cid, place.models / "ipfs" / cid)]
-    assert not partial.exists()
+    assert not cut_off.exists
 
 
 async def test_what_a_cut_off_fetch_left_beside_models_of_peers_is_removed_once_nobody_wants_it(tmp_path: Path) -> None:
     content = CannedContent(unavailable=100)
     place = Place(tmp_path, content=content)
-    wanted, stranger = (place.models / "ipfs" / f".partial-{cid}" for cid in ("bafybeiwanted", "bafybeistranger"))
+    wanted, stranger = (place.models / "ipfs" / f".partial-{cid}-01" for cid in ("bafybeiwanted", "bafybeistranger"))
     async with place.manager() as manager:
         assert (await fetched(manager, IpfsRequest(cid="bafybeiwanted"))).status is ModelStatus.ERROR
     for path in (wanted, stranger):
