@@ -1,7 +1,8 @@
 """The Network port of simulated nodes: sealed messages and calls over links with latency.
 
 Gossip reaches every node that is up, after the latency of the pair, as verified wire bytes: each receiver unseals and
-judges as it would from libp2p. Meshes, budgets and bans belong to the real layer and are tested there.
+judges as it would from libp2p. Items go together, at most one message per topic, node and second, urgent ones at once,
+as from the real layer. Meshes, budgets and bans belong to that layer and are tested there.
 """
 
 import random
@@ -22,6 +23,9 @@ from node.protocol.signatures import DigestSigner
 NETWORK_ID = "simulated"
 INBOX_MESSAGES_MAX = 4096
 """Messages waiting for a subscriber; more are dropped and counted in the trace, as the real layer does."""
+MESSAGE_SECONDS = 1.0
+GATHER_SECONDS = 0.05
+"""As in the real layer: a message goes so long after its first item, and a second after the topic's last message."""
 CALL_CHUNKS_MAX = 64
 """Chunks in flight in one direction of a call: the credit of the real layer."""
 
@@ -115,6 +119,8 @@ class SimulatedNetwork:
     _validators: dict[Topic, MessageValidator] = field(default_factory=dict)
     _inboxes: dict[Topic, trio.MemorySendChannel[Message]] = field(default_factory=dict)
     _served: dict[str, Served] = field(default_factory=dict)
+    _waiting: dict[Topic, list[bytes]] = field(default_factory=dict)
+    _sent_at: dict[Topic, float] = field(default_factory=dict)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -137,38 +143,60 @@ class SimulatedNetwork:
         """Consent to anything, by a stand-in for an Ed25519 signature."""
         return simulated_consent(self.peer_id)
 
-    async def publish(self, body: MessageBody) -> None:
-        """Seal and deliver to everyone, oneself included."""
+    async def publish(self, body: MessageBody, *, urgent: bool = False) -> None:
+        """Seal, judge oneself, and deliver to everyone else with the topic's next message, or now."""
         await trio.lowlevel.checkpoint()
         topic, data = seal(NETWORK_ID, self.account, wall_clock(), body, self.sign)
         if self.switchboard.find(self.peer_id) is not self:
             return  # a node that is down reaches nobody
-        self.switchboard.trace.record("gossip", self.peer_id, topic.value, len(data))
-        for node in self.switchboard.nodes():
-            self.switchboard.nursery.start_soon(self._deliver, node, topic, data)
+        if topic in self._inboxes and not self.accept(self.peer_id, topic, data):
+            return
+        waiting = self._waiting.setdefault(topic, [])
+        waiting.append(data)
+        if urgent:
+            self._send(topic)
+        elif len(waiting) == 1:
+            self.switchboard.nursery.start_soon(self._send_later, topic)
 
-    async def _deliver(self, node: "SimulatedNetwork", topic: Topic, data: bytes) -> None:
+    async def _send_later(self, topic: Topic) -> None:
+        next_at = self._sent_at.get(topic, float("-inf")) + MESSAGE_SECONDS
+        await trio.sleep_until(max(trio.current_time() + GATHER_SECONDS, next_at))
+        self._send(topic)
+
+    def _send(self, topic: Topic) -> None:
+        items = self._waiting.pop(topic, [])
+        if not items or self.switchboard.find(self.peer_id) is not self:
+            return
+        self._sent_at[topic] = trio.current_time()
+        self.switchboard.trace.record("gossip", self.peer_id, topic.value, sum(map(len, items)))
+        for node in self.switchboard.nodes():
+            if node is not self:
+                self.switchboard.nursery.start_soon(self._deliver, node, topic, items)
+
+    async def _deliver(self, node: "SimulatedNetwork", topic: Topic, items: list[bytes]) -> None:
         await trio.sleep(self.switchboard.latency_seconds(self.peer_id, node.peer_id))
         if self.switchboard.find(node.peer_id) is node:
-            node.accept(self.peer_id, topic, data)
+            for data in items:
+                node.accept(self.peer_id, topic, data)
 
-    def accept(self, sender: PeerId, topic: Topic, data: bytes) -> None:
-        """Take wire bytes as they come from a peer: verify, judge, queue."""
+    def accept(self, sender: PeerId, topic: Topic, data: bytes) -> bool:
+        """Take an item as it comes from a peer: verify, judge, queue; return whether it was accepted."""
         if topic not in self._inboxes:
-            return
+            return False
         try:
             message = unseal(NETWORK_ID, topic, data)
         except MessageError as error:
             self.switchboard.trace.record("malformed", self.peer_id, sender, str(error))
-            return
+            return False
         validity = self._validators[topic](sender, message)
         if validity is not Validity.ACCEPT:
             self.switchboard.trace.record("unwanted", self.peer_id, sender, topic.value, validity.value)
-            return
+            return False
         try:
             self._inboxes[topic].send_nowait(message)
         except trio.WouldBlock:
             self.switchboard.trace.record("dropped", self.peer_id, topic.value)
+        return True
 
     @asynccontextmanager
     async def subscribe(self, topic: Topic, validator: MessageValidator) -> AsyncIterator[AsyncIterator[Message]]:

@@ -29,10 +29,16 @@ from node.chain.rpc import RpcError, RpcUnavailableError
 from node.chain.sender import GWEI
 from node.chain.watcher import DeepReorganisationError, NoFinalityError
 from node.chain_operations import DaemonChainOperations
+from node.content_operations import StoreOperations
+from node.content_trees import NetworkTrees
 from node.control.chain_methods import chain_method_table
-from node.control.methods import method_table
+from node.control.content_methods import content_method_table
+from node.control.discovery_methods import discovery_method_table
+from node.control.methods import Method, method_table
 from node.control.model_methods import model_method_table
+from node.control.peer_methods import peer_method_table
 from node.control.server import ControlSocketError, serve_control
+from node.discovery_operations import DaemonDiscoveryOperations
 from node.engine.adapter import EngineEnvironment, EngineNode
 from node.engine.arguments import EngineArgumentsError, merge_model_args
 from node.key_deposits import KeyDeposits
@@ -43,13 +49,17 @@ from node.model_operations import DaemonModelOperations
 from node.models.content import ContentAdapter, open_content
 from node.models.encryption.keyring import KeyRing
 from node.models.encryption.wrapping import Unwrapper
+from node.models.ipfs_exchange import open_ipfs_exchange
 from node.models.library import ModelLibrary
 from node.models.manager import ModelManager
 from node.models.opening import open_manager
 from node.models.tokens import read_api_tokens
 from node.models.vault import ModelVault, open_vault
 from node.network.adapter import LibP2PNetwork, open_network
+from node.network.bans import open_standing
+from node.network.discovery import discovery_options
 from node.operations import DaemonOperations, Parts
+from node.peer_operations import DaemonPeerOperations
 from node.ports import Provider
 from node.private_files import PrivateFileError
 from node.protocol.identifiers import ModelId, NodeId
@@ -70,13 +80,14 @@ from node.services.validating import ValidatingService
 from node.settings import Role, Settings, SettingsError, load_settings
 from node.settings.locations import default_settings_file
 from node.settings.schema import EngineSettings
+from node.store.bans import BanTable
 from node.store.books import Books
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
 from node.store.migrations import SchemaTooNewError
 from node.supervisor import ServiceGaveUpError, Supervisor
 from node.version import package_version
-from p2p.content.server import GatewayPortError
+from p2p.content.gateway.server import GatewayPortError
 from p2p.host import PortInUseError
 
 log = structlog.get_logger(__name__)
@@ -148,6 +159,7 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 port=settings.content.port,
                 cache_bytes_max=settings.content.cache_bytes_max,
             ) as content,
+            open_standing(BanTable(database), wall_clock) as standing,
             open_network(
                 seed=load_peer_seed(settings.p2p.key),
                 listen=settings.p2p.listen,
@@ -157,7 +169,19 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 account=account.address,
                 sign=account.sign_digest,
                 wall_clock=wall_clock,
+                standing=standing,
+                discovery=discovery_options(settings, network_id),
             ) as network,
+            open_ipfs_exchange(
+                content,
+                network.host,
+                standing,
+                bitswap=settings.content.bitswap,
+                web_gateways=settings.content.web_gateways,
+                kubo_api=settings.content.kubo_api,
+                finder=network.discovery,
+                connect=network.discovery.dialer.connect,
+            ),
             open_vault(
                 settings.vault.unsealed_dir,
                 KeyRing(settings.vault.keys_dir),
@@ -167,10 +191,13 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
         ):
             books = Books(database, account.address)
             shown = DaemonChainOperations(settings, chain, ChainTables(database), books, wall_clock)
+            conduct = DaemonPeerOperations(standing, network.peer_id, network.refused_connections)
+            found = DaemonDiscoveryOperations(network.discovery, network.peer_id, network.clock_skew_seconds)
+            methods = chain_method_table(shown) | peer_method_table(conduct) | discovery_method_table(found)
             presence = PresenceTable(chain, wall_clock)
             async with open_manager(settings.models, database, content, presence.providers, wall_clock) as manager:
                 await _run_services(
-                    settings, chain, content, network, vault, books, engines, network_id, shown, presence, manager
+                    settings, chain, content, network, vault, books, engines, network_id, methods, presence, manager
                 )
     finally:
         database.close()
@@ -185,7 +212,7 @@ async def _run_services(
     store: Books,
     engines: list[EngineNode],
     network_id: str,
-    chain_operations: DaemonChainOperations,
+    more_methods: dict[str, Method],
     presence: PresenceTable,
     manager: ModelManager,
 ) -> None:
@@ -280,8 +307,9 @@ async def _run_services(
         nursery.start_soon(_stop_after, stop_asked, nursery.cancel_scope)
         operations = DaemonOperations(parts, stop_asked.set)
         # Any: trio does not export the type that Nursery.start asks for.
+        trees = StoreOperations(content.store, NetworkTrees(content, presence.providers))
         models = DaemonModelOperations(manager, settings.models.bytes_max)
-        methods = method_table(operations) | chain_method_table(chain_operations) | model_method_table(models)
+        methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
         control: Any = partial(serve_control, settings.control.socket, methods)
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)

@@ -12,6 +12,7 @@ from node.models.validation import ModelInvalidError
 from node.models.vault import KeyUnavailableError, ModelVault
 from node.ports import Chain
 from node.protocol.identifiers import Cid, ModelId
+from node.protocol.records import ModelRecord
 
 log = structlog.get_logger(__name__)
 
@@ -40,14 +41,7 @@ class ModelLoader:
             if model is None or not model.active or model.cid == self._loaded or model.cid in self._refused:
                 continue
             try:
-                path = await self._library.ensure(model)
-                try:
-                    if model.encrypted:
-                        path = await self._vault.open(model, path, self._engine.node_id)
-                    self._engine.load(model, path)
-                except BaseException:
-                    self._library.release(model.cid)  # it is here, and is not loaded
-                    raise
+                await self._load(model)
             except KeyUnavailableError as error:
                 log.warning("an encrypted model waits for its key", model=self._model_id, reason=str(error))
                 await trio.sleep(KEY_RETRY_SECONDS)
@@ -60,6 +54,16 @@ class ModelLoader:
                     self._library.release(self._loaded)
                 self._loaded = model.cid
                 await self._vault.keep(self._engine.node_id, model.cid)
+
+    async def _load(self, model: ModelRecord) -> None:
+        path = await self._library.ensure(model)
+        try:
+            if model.encrypted:
+                path = await self._vault.open(model, path, self._engine.node_id)
+            self._engine.load(model, path)
+        except BaseException:
+            self._library.release(model.cid)  # it is here, and not loaded
+            raise
 
 
 def loaded_models(engines: Sequence[EngineNode]) -> list[ModelId]:

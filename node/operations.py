@@ -9,6 +9,7 @@ import trio
 from node.chain.adapter import EvmChain
 from node.chain.rpc import RpcError as ChainRpcError
 from node.chain.rpc import RpcUnavailableError
+from node.control.gossip_views import gossip_view
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.control.methods import AskParams, ConnectParams
 from node.control.views import (
@@ -28,6 +29,7 @@ from node.control.views import (
     StopView,
 )
 from node.doctor.findings import Finding, fault, ok, warning
+from node.doctor.network import judge_network
 from node.engine.adapter import EngineNode
 from node.models.content import ContentAdapter
 from node.network.adapter import LibP2PNetwork
@@ -108,6 +110,7 @@ class DaemonOperations:
             stage=where.stage.name,
             registered=participant is not None and participant.peer_id == parts.network.peer_id,
             peers=len(parts.network.peers()),
+            reachability=parts.network.discovery.status().reachability,
             running_requests=parts.running_requests(),
             api_url=parts.api_url,
             content_address=parts.content_address,
@@ -119,6 +122,7 @@ class DaemonOperations:
                 ServiceView(name=s.name, state=s.state.value, restarts=s.restarts, last_error=s.last_error)
                 for s in parts.supervisor.statuses()
             ],
+            gossip=gossip_view(parts.network.gossip_metrics()),
         )
 
     async def peers(self) -> PeersView:
@@ -232,7 +236,7 @@ class DaemonOperations:
 
     async def doctor(self) -> DoctorView:
         """Check what only the running daemon can."""
-        findings = [self._participant(), self._peering(), self._content(), *self._engine_findings()]
+        findings = [self._participant(), self._peering(), *self._network(), self._content(), *self._engine_findings()]
         findings += [
             fault(f"service {s.name}", s.last_error or "it was given up", "See the log, then restart the daemon.")
             for s in self._parts.supervisor.statuses()
@@ -362,6 +366,11 @@ class DaemonOperations:
         if count == 0:
             return warning("peers", "no peer is connected", "Set [p2p] bootstrap, or open the listening port.")
         return ok("peers", f"{count} connected, {len(self._parts.presence.present())} participants present")
+
+    def _network(self) -> list[Finding]:
+        network = self._parts.network
+        on_loopback = network.discovery.dialer.surroundings.loopback
+        return judge_network(network.discovery.status(), network.clock_skew_seconds(), on_loopback=on_loopback)
 
     def _content(self) -> Finding:
         return ok("content", f"served at {self._parts.content_address}")

@@ -197,8 +197,12 @@ class Network(Protocol):
     def sign_as_peer(self, data: bytes) -> bytes:
         """Sign with the libp2p key (Ed25519), to bind peer and account."""
 
-    async def publish(self, body: MessageBody) -> None:
-        """Seal a message body (node.protocol.messages) with the account key and gossip it on its topic."""
+    async def publish(self, body: MessageBody, *, urgent: bool = False) -> None:
+        """Seal a message body (node.protocol.messages) with the account key and gossip it on its topic.
+
+        One's own subscriber judges it at once; what it does not accept goes nowhere. Peers get it with the topic's next
+        message, within a second; now, if it is `urgent`: for what has a deadline on chain within seconds.
+        """
 
     def subscribe(
         self, topic: Topic, validator: MessageValidator

@@ -1,6 +1,7 @@
 """Frames of the request stream: what one end says to the other about one of the calls that share it.
 
-A frame is: 4 bytes length of the rest, 1 byte kind, 4 bytes call number, body (all integers big-endian).
+A frame is: 4 bytes length of the rest, 1 byte kind, 4 bytes call number, body (all integers big-endian). What a kind
+means is fixed for a version of the protocol: a new kind is a new version, so an unknown one is a broken rule.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,11 @@ BODY_BYTES_MAX = 256 * 1024
 """Larger payloads belong into content. Bounds what a peer can make us buffer per frame."""
 LENGTH_BYTES = 4
 HEADER_BYTES = 5
+OPEN_BYTES_MIN = 5
+"""Of OPEN's body before the method."""
 METHOD_BYTES_MAX = 64
+PING_BYTES_MAX = 64
+DEADLINE_MILLISECONDS_MAX = 2**32 - 1
 
 
 class FrameError(ValueError):
@@ -21,11 +26,11 @@ class Kind(IntEnum):
     """What a frame says."""
 
     OPEN = 0
-    """Caller: begin call; body = length of method (1 byte), method, payload."""
+    """Caller: begin call; body = milliseconds left (4 bytes; 0: no deadline), length of method (1), method, payload."""
     DATA = 1
-    """Either: a chunk. Costs the sender one credit."""
+    """Either: a chunk. Costs the sender credit: its length and CHUNK_COST_BYTES (p2p/credit.py)."""
     CREDIT = 2
-    """Either: the other end may send so many more chunks (4 bytes)."""
+    """Either: the other end may spend so many bytes more (4 bytes)."""
     END = 3
     """Handler: done. Nothing follows."""
     FAIL = 4
@@ -33,7 +38,7 @@ class Kind(IntEnum):
     CANCEL = 5
     """Caller: no longer interested."""
     PING = 6
-    """Either, call 0: body is to be sent back."""
+    """Either, call 0: body, of up to 64 bytes, is to be sent back."""
     PONG = 7
 
 
@@ -73,22 +78,51 @@ def decode_frame(data: bytes) -> Frame:
     return Frame(kind, int.from_bytes(data[1:HEADER_BYTES]), data[HEADER_BYTES:])
 
 
-def open_body(method: str, payload: bytes) -> bytes:
-    """Return the body of OPEN."""
-    name = method.encode()
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The body of OPEN."""
+
+    method: str
+    payload: bytes
+    deadline_milliseconds: int = 0
+    """Left when it was sent; 0 if the caller waits for ever."""
+
+
+def open_body(opening: Opening) -> bytes:
+    """Return the wire bytes. Raises FrameError if the name of the method is too long or the deadline too late."""
+    name = opening.method.encode()
     if not 0 < len(name) <= METHOD_BYTES_MAX:
         raise FrameError(f"method names have 1 to {METHOD_BYTES_MAX} bytes")
-    return bytes([len(name)]) + name + payload
+    if not 0 <= opening.deadline_milliseconds <= DEADLINE_MILLISECONDS_MAX:
+        raise FrameError(f"a deadline of {opening.deadline_milliseconds} ms")
+    return opening.deadline_milliseconds.to_bytes(4) + bytes([len(name)]) + name + opening.payload
 
 
-def read_open_body(body: bytes) -> tuple[str, bytes]:
-    """Return (method, payload). Raises FrameError."""
-    if not body or len(body) < 1 + body[0] or not 0 < body[0] <= METHOD_BYTES_MAX:
+def read_open_body(body: bytes) -> Opening:
+    """Read the wire bytes. Raises FrameError."""
+    if len(body) < OPEN_BYTES_MIN:
+        raise FrameError("malformed OPEN")
+    length = body[OPEN_BYTES_MIN - 1]
+    end = OPEN_BYTES_MIN + length
+    if not 0 < length <= METHOD_BYTES_MAX or len(body) < end:
         raise FrameError("malformed OPEN")
     try:
-        return body[1 : 1 + body[0]].decode(), body[1 + body[0] :]
+        method = body[OPEN_BYTES_MIN:end].decode()
     except UnicodeDecodeError as error:
         raise FrameError("the method's name is not UTF-8") from error
+    return Opening(method, body[end:], int.from_bytes(body[:4]))
+
+
+def credit_body(granted: int) -> bytes:
+    """Return the body of CREDIT."""
+    return granted.to_bytes(4)
+
+
+def read_credit_body(body: bytes) -> int:
+    """Return how many bytes are granted. Raises FrameError."""
+    if len(body) != 4:
+        raise FrameError("malformed CREDIT")
+    return int.from_bytes(body)
 
 
 def fail_body(code: str, message: str) -> bytes:

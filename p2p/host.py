@@ -1,26 +1,40 @@
-"""A libp2p host that survives its peers: Noise and Yamux over TCP, every stream handler guarded.
+"""A libp2p host that survives its peers: Noise and our Yamux over TCP, bounded in everything a peer can make it hold.
 
-Measured with libp2p 0.8.1: an exception in any stream handler ends the whole host, and SO_REUSEPORT lets a second
-daemon share a port silently. Both are mended here.
+What is wrong with the pinned libp2p is mended in p2p/repairs, a module per fault; who may come in is decided in
+p2p/doorkeeper.py; what a peer has earned by its conduct is in p2p/standing.py.
 """
 
 import errno
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
-from libp2p import new_host
+import trio
+from libp2p.host.basic_host import BasicHost
 from libp2p.network.config import ConnectionConfig
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore
+from libp2p.rcmgr import ResourceLimits, ResourceManager
 from multiaddr import Multiaddr
 
+from p2p.doorkeeper import CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, Doorkeeper
 from p2p.identity import Identity
+from p2p.repairs.handlers import guard_streams
+from p2p.repairs.negotiation import NEGOTIATION_SECONDS_MAX, bound_negotiation
+from p2p.repairs.swarm import HardenedSwarm
+from p2p.repairs.tcp import HardenedTcp
+from p2p.repairs.upgrader import HANDSHAKE_SECONDS_MAX, PinnedUpgrader
+from p2p.standing import Standing
+from p2p.yamux.budget import Budget
+from p2p.yamux.connection import STREAMS_INBOUND_MAX, STREAMS_OUTBOUND_MAX
 
 log = structlog.get_logger(__name__)
 
-CONNECTIONS_MAX = 300
-CONNECTIONS_PER_PEER_MAX = 3
+CLOSE_SECONDS_MAX = 5.0
+"""For all goodbyes; then the sockets are closed without."""
 EVERYWHERE = "/ip4/0.0.0.0/"
 DOCUMENTATION_ADDRESS = "192.0.2.1"
 """TEST-NET-1 (RFC 5737): routed like any other address, and belongs to nobody."""
@@ -31,44 +45,96 @@ class PortInUseError(Exception):
 
 
 @asynccontextmanager
-async def open_host(identity: Identity, listen: Sequence[str], announce: Sequence[str]) -> AsyncIterator[Any]:
-    """Run a host until the context is left. Raises PortInUseError."""
-    for address in listen:
-        _require_free(Multiaddr(address))
-    host: Any = new_host(
-        key_pair=identity.key_pair,
+async def open_host(
+    identity: Identity,
+    listen: Sequence[str],
+    announce: Sequence[str],
+    *,
+    standing: Standing | None = None,
+    peerstore: Any | None = None,
+) -> AsyncIterator[Any]:
+    """Run a host until the context is left. Raises PortInUseError.
+
+    Without `standing` the host keeps a book of conduct of its own, which ends with it; without `peerstore` it forgets
+    whom it knew.
+    """
+    transport = HardenedTcp()
+    known = peerstore if peerstore is not None else PeerStore()
+    host = make_host(identity, announce, standing=standing or Standing(time.time), peerstore=known, transport=transport)
+    failures: dict[str, OSError] = {}
+    async with host.run([Multiaddr(address) for address in listen]):
+        try:
+            failures.update(transport.listen_failures)
+            if not failures:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(host.get_network().disconnect_banned)
+                    yield host
+                    nursery.cancel_scope.cancel()
+        finally:
+            # First: leaving `run` alone leaves sockets open.
+            with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_SECONDS_MAX):
+                await host.close()
+    for address, failure in failures.items():
+        raise _port_error(address, failure)
+
+
+def make_host(
+    identity: Identity, announce: Sequence[str], *, standing: Standing, peerstore: Any, transport: HardenedTcp
+) -> Any:
+    """Return a host that does not run yet."""
+    own_id = ID.from_pubkey(identity.key_pair.public_key)
+    swarm = HardenedSwarm(
+        own_id,
+        peerstore,
+        PinnedUpgrader(identity.key_pair, standing, Budget()),
+        transports=[transport],
         connection_config=ConnectionConfig(
             min_connections=0,  # whom to dial is decided in peering.py, not by the library
             low_watermark=0,
+            high_watermark=CONNECTIONS_MAX,  # whom to send away is decided by the doorkeeper
             max_connections=CONNECTIONS_MAX,
             max_connections_per_peer=CONNECTIONS_PER_PEER_MAX,
+            inbound_upgrade_timeout=2 * HANDSHAKE_SECONDS_MAX,
+            outbound_upgrade_timeout=HANDSHAKE_SECONDS_MAX,
+            inbound_stream_protocol_negotiation_timeout=NEGOTIATION_SECONDS_MAX,
+            outbound_stream_protocol_negotiation_timeout=NEGOTIATION_SECONDS_MAX,
         ),
+        standing=standing,
+        doorkeeper=Doorkeeper(standing, time.monotonic),
+    )
+    peerstore.add_key_pair(own_id, identity.key_pair)
+    host: Any = BasicHost(
+        network=swarm,
+        negotiate_timeout=NEGOTIATION_SECONDS_MAX,
+        resource_manager=_resources(),
         announce_addrs=[Multiaddr(address) for address in announce] or None,
     )
+    bound_negotiation(host)
     guard_streams(host)
-    async with host.run([Multiaddr(address) for address in listen]):
-        try:
-            yield host
-        finally:
-            await host.close()  # first: leaving `run` alone leaves sockets open
+    return host
 
 
-def guard_streams(host: Any) -> None:
-    """Reset a stream whose handler raised, instead of ending the host."""
-    network = host.get_network()
-    handle = network.common_stream_handler
+def _resources() -> ResourceManager:
+    """The library's own limits, as a second net: ours are tighter and are met first.
 
-    async def guarded(stream: Any) -> None:
-        try:
-            await handle(stream)
-        except Exception as error:
-            log.info("a stream handler failed; the stream is reset", reason=repr(error))
-            try:
-                await stream.reset()
-            except Exception as reset_error:  # the stream may be gone already, with its connection
-                log.debug("the stream could not be reset", reason=repr(reset_error))
+    Its circuit breaker and its degradation are off: after five refusals they refuse everybody, which is what an
+    attacker would wish for. Its limit of streams makes all peers wait, so it must never be met.
+    """
+    streams = CONNECTIONS_MAX * (STREAMS_INBOUND_MAX + STREAMS_OUTBOUND_MAX)
+    return ResourceManager(
+        ResourceLimits(max_connections=2 * CONNECTIONS_MAX, max_streams=streams),
+        enable_metrics=False,
+        enable_connection_tracking=False,
+        enable_circuit_breaker=False,
+        enable_graceful_degradation=False,
+        enable_rate_limiting=False,
+    )
 
-    network.set_stream_handler(guarded)
+
+def _port_error(address: str, error: OSError) -> PortInUseError:
+    if error.errno == errno.EADDRINUSE:
+        return PortInUseError(f"{address} is in use by another program: stop it, or set another port in [p2p] listen")
+    return PortInUseError(f"cannot listen on {address}: {error.strerror}")
 
 
 def listening_addresses(host: Any) -> tuple[str, ...]:
@@ -89,25 +155,3 @@ def outward_address() -> str:
         except OSError:
             return "127.0.0.1"
         return str(probe.getsockname()[0])
-
-
-def _require_free(address: Multiaddr) -> None:
-    """Try to bind without SO_REUSEPORT: the one way to see another listener."""
-    port = int(address.value_for_protocol("tcp") or 0)
-    if port == 0:
-        return
-    for protocol, family in (("ip4", socket.AF_INET), ("ip6", socket.AF_INET6)):
-        try:
-            ip = address.value_for_protocol(protocol)
-        except Exception:  # noqa: S112 - the library has no common base of its errors; the address has another protocol
-            continue
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((str(ip), port))
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    raise PortInUseError(
-                        f"{address} is in use by another program: stop it, or set another port in [p2p] listen"
-                    ) from error
-                raise PortInUseError(f"cannot listen on {address}: {error.strerror}") from error

@@ -1,52 +1,86 @@
-"""One long-lived stream between two peers and the calls that share it: credits, cancellation, liveness.
+"""One long-lived stream between two peers and the calls that share it: credits, deadlines, cancellation, liveness.
 
-Measured with libp2p 0.8.1: a writer is reset if its reader stalls for five seconds, and a frozen peer is not noticed.
-So chunks need credit, the reading task never waits for anybody, and a ping that is not answered ends the session.
+The reading task never waits for anybody: what it has to answer goes into a bounded queue, what arrives for a call is
+within the call's credit, and all that is held for the peer within the session's bound. A peer that breaks a rule is
+blamed and the session ends; a ping that is not answered ends it too.
 """
 
 import math
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import trio
 
+from p2p.credit import (
+    ALL_HELD_BYTES_MAX,
+    SESSION_HELD_BYTES_MAX,
+    CreditError,
+    HeldBytes,
+    ReceiveCredit,
+    SendCredit,
+    chunk_cost,
+)
 from p2p.frames import (
+    BODY_BYTES_MAX,
+    DEADLINE_MILLISECONDS_MAX,
     LENGTH_BYTES,
+    PING_BYTES_MAX,
     Frame,
     FrameError,
     Kind,
+    Opening,
+    credit_body,
     decode_frame,
     encode_frame,
     fail_body,
     frame_length,
     open_body,
+    read_credit_body,
     read_fail_body,
     read_open_body,
 )
+from p2p.standing import Offence, Standing
 
 log = structlog.get_logger(__name__)
 
-CREDIT_CHUNKS = 64
-"""Chunks one end may send before the other has taken any; also the size of the receiver's queue."""
-CREDIT_BATCH = CREDIT_CHUNKS // 4
 READ_BYTES = 65536
-"""The library sends a window update per read: small reads halve its speed."""
 PING_SECONDS = 10.0
 PING_DEADLINE_SECONDS = 20.0
 INBOUND_CALLS_MAX = 256
 """Calls a peer may have open on one session, over all methods."""
+ANSWERS_MAX = 1024
+"""Refusals and pongs waiting to be sent. Whoever lets them pile up does not read them."""
+HANDLER_SECONDS_MAX = 3600.0
+"""Of a call without a deadline, or with a later one."""
+CALL_NUMBER_MAX = 2**32 - 1
+
+ErrorKind = TypeVar("ErrorKind", bound=Exception)
 
 
 class CallError(Exception):
-    """A call failed: `code` is a word of the peer's, or `lost`, `unreachable`, `deadline`, `busy`, `no-method`."""
+    """A call failed: `code` is a word of the peer's, or one of those below.
+
+    `unreachable`, `lost`, `deadline`, `busy`, `no-method`, `overload`, `cancelled`, `unsupported-version`.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+
+
+def find_error(error: BaseException, kind: type[ErrorKind]) -> ErrorKind | None:
+    """Return the error of `kind` that `error` is, or that a group is full of: handlers with a nursery raise groups."""
+    if isinstance(error, kind):
+        return error
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    found = [find_error(inner, kind) for inner in error.exceptions]
+    return found[0] if all(inner is not None for inner in found) else None
 
 
 @dataclass(eq=False)
@@ -57,51 +91,62 @@ class CallEnd:
     number: int
     peer_id: str
     payload: bytes
-    credit: int = CREDIT_CHUNKS
-    taken: int = 0
+    sending: SendCredit = field(default_factory=SendCredit)
+    receiving: ReceiveCredit = field(default_factory=ReceiveCredit)
     error: CallError | None = None
     ended: bool = False
-    credit_arrived: trio.Event = field(default_factory=trio.Event)
+    """Nothing more comes from the other end."""
     cancel_scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-
-    def __post_init__(self) -> None:
-        self.arrivals, self.received = trio.open_memory_channel[bytes](CREDIT_CHUNKS)
+    _unread: deque[bytes] = field(default_factory=deque)
+    _changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
     async def send(self, data: bytes) -> None:
-        """Send a chunk; waits for credit."""
-        while self.credit == 0 and not self.ended:
-            await self.credit_arrived.wait()
+        """Send a chunk; waits for credit. Raises CallError."""
+        while not self.sending.may_send and not self.ended:
+            await self._changed.park()
         if self.ended:
             raise self.error or CallError("lost", "the call has ended")
-        self.credit -= 1
+        self.sending.spend(chunk_cost(data))
         await self.session.write(Frame(Kind.DATA, self.number, data))
 
     async def receive(self) -> bytes:
         """Return the next chunk; trio.EndOfChannel at the normal end, CallError otherwise."""
-        try:
-            data = await self.received.receive()
-        except trio.EndOfChannel:
-            if self.error is not None:
-                raise self.error from None
-            raise
-        self.taken += 1
-        if self.taken >= CREDIT_BATCH and not self.ended:
-            taken, self.taken = self.taken, 0
-            await self.session.write(Frame(Kind.CREDIT, self.number, taken.to_bytes(4)))
+        await trio.lowlevel.checkpoint()
+        while not self._unread:
+            if self.ended:
+                raise self.error or trio.EndOfChannel
+            await self._changed.park()
+        data = self._unread.popleft()
+        self.session.held.release(chunk_cost(data))
+        granted = self.receiving.take(chunk_cost(data))
+        if granted and not self.ended:
+            self.session.grant(self.number, granted)
         return data
 
-    def add_credit(self, chunks: int) -> None:
-        """The other end took chunks."""
-        self.credit += chunks
-        self.credit_arrived.set()
-        self.credit_arrived = trio.Event()
+    def add_credit(self, granted: int) -> None:
+        """The other end took chunks. Raises CreditError."""
+        self.sending.add(granted)
+        self._changed.unpark_all()
+
+    def deliver(self, data: bytes) -> bool:
+        """A chunk has arrived; return whether it could be held. Raises CreditError if it had no credit."""
+        self.receiving.arrive(chunk_cost(data))
+        if not self.session.held.hold(chunk_cost(data)):
+            return False
+        self._unread.append(data)
+        self._changed.unpark_all()
+        return True
 
     def finish(self, error: CallError | None) -> None:
         """Nothing more will come from the other end."""
         if not self.ended:
             self.ended, self.error = True, error
-            self.arrivals.close()
-            self.credit_arrived.set()
+            self._changed.unpark_all()
+
+    def discard(self) -> None:
+        """Nobody reads what has arrived."""
+        self.session.held.release(sum(chunk_cost(data) for data in self._unread))
+        self._unread.clear()
 
 
 Handler = Callable[[CallEnd], Awaitable[None]]
@@ -117,11 +162,24 @@ class Served:
 
 
 class Session:
-    """The calls over one stream. `run` reads until the stream ends; then every call is `lost`."""
+    """The calls over one stream. `run` reads until the stream ends; then every call is `lost`.
 
-    def __init__(self, stream: Any, peer_id: str, methods: dict[str, Served]) -> None:
-        self._stream = stream
+    The opener of the stream calls and its peer serves: for calls the other way the peer opens a stream of its own.
+    """
+
+    def __init__(
+        self,
+        stream: Any,
+        peer_id: str,
+        methods: dict[str, Served],
+        standing: Standing,
+        everything_held: HeldBytes | None = None,
+    ) -> None:
         self.peer_id = peer_id
+        self.held = HeldBytes(SESSION_HELD_BYTES_MAX, everything_held or HeldBytes(ALL_HELD_BYTES_MAX))
+        self.latency_seconds = math.nan
+        self._stream = stream
+        self._standing = standing
         self._methods = methods
         self._write_lock = trio.Lock()
         self._outgoing: dict[int, CallEnd] = {}
@@ -130,7 +188,9 @@ class Session:
         self._buffer = bytearray()
         self._closed = False
         self._pong = trio.Event()
-        self.latency_seconds = math.nan
+        self._answers: deque[Frame] = deque()
+        self._answers_wait = trio.Event()
+        self._stray_bytes_left = 0
 
     @property
     def is_open(self) -> bool:
@@ -141,35 +201,34 @@ class Session:
         """Read frames until the stream ends, for whatever reason."""
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send_answers)
                 nursery.start_soon(self._watch_liveness, nursery.cancel_scope)
-                await self._read_frames(nursery)
+                try:
+                    await self._read_frames(nursery)
+                finally:
+                    await self._hang_up()
                 nursery.cancel_scope.cancel()
         except* FrameError as errors:
-            log.warning("a peer sent what is no frame", peer=self.peer_id, reason=str(errors.exceptions[0]))
-        finally:
-            self._closed = True
-            lost = CallError("lost", f"the connection to {self.peer_id} ended")
-            for call in (*self._outgoing.values(), *self._incoming.values()):
-                call.finish(lost)
-                call.cancel_scope.cancel()
-            with trio.CancelScope(shield=True), trio.move_on_after(1):
-                try:
-                    await self._stream.reset()
-                except Exception as error:  # it may be gone already
-                    log.debug("the request stream could not be reset", reason=repr(error))
+            self._standing.blame(self.peer_id, Offence.MALFORMED, f"on a request stream: {_first(errors)}")
+        except* CreditError as errors:
+            self._standing.blame(self.peer_id, Offence.OVERFLOW, f"on a request stream: {_first(errors)}")
 
     @asynccontextmanager
-    async def call(self, method: str, payload: bytes) -> AsyncIterator[CallEnd]:
-        """Open a call; leaving the context before its end cancels it at the other end."""
-        number = self._next_call
-        self._next_call += 1
+    async def call(self, method: str, payload: bytes, *, deadline_seconds: float = math.inf) -> AsyncIterator[CallEnd]:
+        """Open a call; leaving the context before its end cancels it at the other end.
+
+        The other end is told the deadline, so that it does not work for nobody.
+        """
+        number = self._next_number()
         call = CallEnd(self, number, self.peer_id, payload)
         self._outgoing[number] = call
         try:
-            await self.write(Frame(Kind.OPEN, number, open_body(method, payload)))
+            opening = Opening(method, payload, _milliseconds(deadline_seconds))
+            await self.write(Frame(Kind.OPEN, number, open_body(opening)))
             yield call
         finally:
             del self._outgoing[number]
+            self._close_books(call)
             if not call.ended:
                 call.finish(CallError("lost", "cancelled"))
                 with trio.CancelScope(shield=True), trio.move_on_after(1):
@@ -183,7 +242,7 @@ class Session:
         if self._closed:
             raise CallError("lost", f"the connection to {self.peer_id} ended")
         data = encode_frame(frame)
-        # Shielded: half a frame would make everything after it unreadable. The library gives up after five seconds.
+        # Shielded: half a frame would make everything after it unreadable. The stream below has a deadline.
         async with self._write_lock:
             with trio.CancelScope(shield=True):
                 try:
@@ -191,6 +250,40 @@ class Session:
                 except Exception as error:
                     self._closed = True
                     raise CallError("lost", f"cannot write to {self.peer_id}: {error!r}") from error
+
+    def grant(self, number: int, granted: int) -> None:
+        """Give credit for what was read. Not bounded like answers: it was earned by what had credit before."""
+        self._send_soon(Frame(Kind.CREDIT, number, credit_body(granted)))
+
+    def _answer(self, frame: Frame) -> None:
+        """Have a small frame sent soon, without waiting. Raises CreditError."""
+        if len(self._answers) >= ANSWERS_MAX:
+            raise CreditError("it asks for answers that it does not read")
+        self._send_soon(frame)
+
+    def _send_soon(self, frame: Frame) -> None:
+        self._answers.append(frame)
+        self._answers_wait.set()
+
+    async def _hang_up(self) -> None:
+        """End every call, and the stream: a writer that waits for the peer has to end before this session can."""
+        self._closed = True
+        lost = CallError("lost", f"the connection to {self.peer_id} ended")
+        for call in (*self._outgoing.values(), *self._incoming.values()):
+            call.finish(lost)
+            call.cancel_scope.cancel()
+        with trio.CancelScope(shield=True), trio.move_on_after(1):
+            try:
+                await self._stream.reset()
+            except Exception as error:  # it may be gone already
+                log.debug("the request stream could not be reset", reason=repr(error))
+
+    async def _send_answers(self) -> None:
+        while True:
+            await self._answers_wait.wait()
+            self._answers_wait = trio.Event()
+            while self._answers:
+                await self._reply(self._answers.popleft())
 
     async def _read_frames(self, nursery: trio.Nursery) -> None:
         while True:
@@ -200,7 +293,7 @@ class Session:
             data = await self._read_exactly(frame_length(prefix))
             if data is None:
                 return
-            await self._handle(decode_frame(data), nursery)
+            self._handle(decode_frame(data), nursery)
 
     async def _read_exactly(self, count: int) -> bytes | None:
         """Return `count` bytes, or None at the end of the stream."""
@@ -217,85 +310,124 @@ class Session:
         del self._buffer[:count]
         return data
 
-    async def _handle(self, frame: Frame, nursery: trio.Nursery) -> None:
+    def _handle(self, frame: Frame, nursery: trio.Nursery) -> None:
         match frame.kind:
             case Kind.OPEN:
                 self._begin(frame, nursery)
             case Kind.DATA:
                 self._deliver(frame)
             case Kind.CREDIT:
+                granted = read_credit_body(frame.body)
                 call = self._find(frame.call)
                 if call is not None:
-                    if len(frame.body) != 4 or int.from_bytes(frame.body) > CREDIT_CHUNKS:
-                        raise FrameError("malformed CREDIT")
-                    call.add_credit(int.from_bytes(frame.body))
+                    call.add_credit(granted)
             case Kind.END:
                 self._finish_outgoing(frame.call, None)
             case Kind.FAIL:
                 self._finish_outgoing(frame.call, CallError(*read_fail_body(frame.body)))
             case Kind.CANCEL:
-                cancelled = self._incoming.get(-frame.call)
+                cancelled = self._incoming.get(frame.call)
                 if cancelled is not None:
                     cancelled.finish(CallError("cancelled", "the caller is no longer interested"))
                     cancelled.cancel_scope.cancel()
             case Kind.PING:
-                nursery.start_soon(self._reply, Frame(Kind.PONG, 0, frame.body))
+                if len(frame.body) > PING_BYTES_MAX:
+                    raise FrameError(f"a ping of {len(frame.body)} bytes")
+                self._answer(Frame(Kind.PONG, 0, frame.body))
             case Kind.PONG:
                 self._pong.set()
 
     def _find(self, number: int) -> CallEnd | None:
-        """Frames of a caller's own calls come back under its number; those of calls to us are kept under minus it."""
-        return self._outgoing.get(number) or self._incoming.get(-number)
+        return self._outgoing.get(number) or self._incoming.get(number)
 
     def _deliver(self, frame: Frame) -> None:
         call = self._find(frame.call)
         if call is None or call.ended:
-            return  # late chunks of a call that has ended here
-        try:
-            call.arrivals.send_nowait(frame.body)
-        except trio.WouldBlock as error:
-            raise FrameError("more chunks than credit") from error
-        except trio.BrokenResourceError:
+            # Late chunks of a call that has ended here: the peer had credit for so much when it had not heard of it.
+            self._stray_bytes_left -= chunk_cost(frame.body)
+            if self._stray_bytes_left < -BODY_BYTES_MAX:
+                raise CreditError("it sent chunks to a call that does not exist")
             return
+        if not call.deliver(frame.body):
+            self._shed(call)
+
+    def _shed(self, call: CallEnd) -> None:
+        """Too much is held for this peer, or for all: give this call up, so that the others can go on."""
+        overload = CallError("overload", "too much that was sent is unread")
+        log.warning("a call is given up, for too much is unread", peer=self.peer_id)
+        call.discard()
+        call.finish(overload)
+        if call.number in self._outgoing:
+            self._answer(Frame(Kind.CANCEL, call.number))
+        else:
+            call.cancel_scope.cancel()
 
     def _finish_outgoing(self, number: int, error: CallError | None) -> None:
         call = self._outgoing.get(number)
         if call is not None:
             call.finish(error)
 
+    def _next_number(self) -> int:
+        while self._next_call in self._outgoing:
+            self._next_call = self._next_call % CALL_NUMBER_MAX + 1
+        number = self._next_call
+        self._next_call = self._next_call % CALL_NUMBER_MAX + 1
+        return number
+
     def _begin(self, frame: Frame, nursery: trio.Nursery) -> None:
-        method, payload = read_open_body(frame.body)
+        opening = read_open_body(frame.body)
         number = frame.call
-        if -number in self._incoming:
+        if number in self._incoming:
             raise FrameError("a call number is used twice")
-        served = self._methods.get(method)
+        served = self._methods.get(opening.method)
         if served is None:
-            nursery.start_soon(self._reply, Frame(Kind.FAIL, number, fail_body("no-method", method)))
-            return
-        if served.running >= served.concurrency or len(self._incoming) >= INBOUND_CALLS_MAX:
-            busy = fail_body("busy", f"{served.running} calls of {method} are running")
-            nursery.start_soon(self._reply, Frame(Kind.FAIL, number, busy))
-            return
-        call = CallEnd(self, number, self.peer_id, payload)
-        self._incoming[-number] = call
-        served.running += 1
-        nursery.start_soon(self._serve, served, call)
+            self._refuse(number, "no-method", opening.method)
+        elif served.running >= served.concurrency or len(self._incoming) >= INBOUND_CALLS_MAX:
+            self._refuse(number, "busy", f"{served.running} calls of {opening.method} are running")
+        elif not self.held.hold(chunk_cost(opening.payload)):
+            self._refuse(number, "busy", "too much is held for callers")
+        else:
+            call = CallEnd(self, number, self.peer_id, opening.payload)
+            self._incoming[number] = call
+            served.running += 1
+            seconds = opening.deadline_milliseconds / 1000 or HANDLER_SECONDS_MAX
+            call.cancel_scope.deadline = trio.current_time() + min(seconds, HANDLER_SECONDS_MAX)
+            nursery.start_soon(self._serve, served, call)
+
+    def _refuse(self, number: int, code: str, message: str) -> None:
+        self._stray_bytes_left += ReceiveCredit().left
+        self._answer(Frame(Kind.FAIL, number, fail_body(code, message)))
 
     async def _serve(self, served: Served, call: CallEnd) -> None:
         reply = Frame(Kind.END, call.number)
         try:
             with call.cancel_scope:
                 await served.handler(call)
-        except CallError as error:
-            reply = Frame(Kind.FAIL, call.number, fail_body(error.code, error.message))
+            if call.cancel_scope.cancelled_caught:
+                error = call.error or CallError("deadline", "the caller's time is over")
+                reply = Frame(Kind.FAIL, call.number, fail_body(error.code, error.message))
         except Exception as error:
-            log.error("a call failed by a fault of ours", peer=self.peer_id, reason=repr(error), exc_info=error)
-            reply = Frame(Kind.FAIL, call.number, fail_body("internal", "the handler failed"))
+            reply = Frame(Kind.FAIL, call.number, self._failure(error))
         finally:
             served.running -= 1
-            self._incoming.pop(-call.number, None)
             call.finish(None)
+            self._close_books(call)
+            self.held.release(chunk_cost(call.payload))
+        # The call counts until its end is told: whoever does not read the ends gets no new calls.
         await self._reply(reply)
+        self._incoming.pop(call.number, None)
+
+    def _failure(self, error: Exception) -> bytes:
+        failure = find_error(error, CallError)
+        if failure is not None:
+            return fail_body(failure.code, failure.message)
+        log.error("a call failed by a fault of ours", peer=self.peer_id, reason=repr(error), exc_info=error)
+        return fail_body("internal", "the handler failed")
+
+    def _close_books(self, call: CallEnd) -> None:
+        """Chunks that are under way to a call that nobody reads any more are no offence."""
+        call.discard()
+        self._stray_bytes_left += max(0, call.receiving.left) + call.receiving.taken
 
     async def _reply(self, frame: Frame) -> None:
         try:
@@ -316,3 +448,16 @@ class Session:
                 return
             self.latency_seconds = trio.current_time() - sent_at
             await trio.sleep(PING_SECONDS)
+
+
+def _milliseconds(seconds: float) -> int:
+    """Return a deadline for OPEN: at least 1, for 0 means none."""
+    if seconds * 1000 > DEADLINE_MILLISECONDS_MAX:
+        return 0
+    return max(1, int(seconds * 1000))
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -133,6 +133,8 @@ class Watcher:
             except (RpcUnavailableError, RpcError, ValueError) as error:
                 if not down:
                     log.warning("the chain cannot be followed; trying on", reason=str(error))
+                else:  # an outage may end in another one, which the first reason does not explain
+                    log.debug("the chain still cannot be followed", reason=str(error))
                 down, pause = True, min(2 * pause, OUTAGE_SECONDS_MAX)
             else:
                 if down:

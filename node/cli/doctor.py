@@ -18,6 +18,8 @@ from node.control.views import DoctorView
 from node.doctor.chain import judge_chain, probe_chain
 from node.doctor.files import check_files, check_settings
 from node.doctor.findings import Finding, Severity, fault, has_fault, ok, skipped
+from node.doctor.ipfs import check_kubo
+from node.doctor.network import check_listening
 from node.keys import KeyFileError, keystore_account
 from node.protocol.actions import ZERO_ADDRESS
 from node.protocol.identifiers import Address
@@ -64,7 +66,8 @@ async def examine(target: Target) -> list[Finding]:
     else:
         findings += check_files(settings)
         findings += await _examine_chain(settings)
-    return findings + await _examine_daemon(target)
+        findings += await check_kubo(settings.content.kubo_api)
+    return findings + await _examine_daemon(target, settings)
 
 
 async def _examine_chain(settings: Settings) -> list[Finding]:
@@ -86,7 +89,7 @@ def _account(settings: Settings) -> Address | None:
         return None  # check_keystore tells
 
 
-async def _examine_daemon(target: Target) -> list[Finding]:
+async def _examine_daemon(target: Target, settings: Settings | None) -> list[Finding]:
     try:
         socket = target.socket()
     except CommandFailed:
@@ -97,6 +100,7 @@ async def _examine_daemon(target: Target) -> list[Finding]:
     except DaemonNotRunningError as error:
         return [
             fault("daemon", str(error), how_to_start(target)),
+            *([] if settings is None else [check_listening(settings.p2p.listen)]),
             *(skipped(check, "the daemon is not running") for check in ("participant", "peers", "content", "engines")),
         ]
     except ControlError as error:

@@ -6,10 +6,14 @@ import click
 
 from node.cli.ask import ask
 from node.cli.chain import chain
+from node.cli.content import content
+from node.cli.discovery import network
 from node.cli.doctor import doctor
 from node.cli.init import init
+from node.cli.ipfs import ipfs
 from node.cli.model import model
-from node.cli.network import connect, earnings, epoch, models, peers, status, stop
+from node.cli.network import connect, earnings, epoch, models, status, stop
+from node.cli.peers import peers
 from node.cli.vault import vault
 from node.version import package_version
 
@@ -37,7 +41,25 @@ def version(as_json: bool) -> None:
     click.echo(json.dumps({"version": package_version()}) if as_json else package_version())
 
 
-for _command in (init, status, peers, models, model, epoch, earnings, chain, ask, doctor, connect, stop, vault):
+COMMANDS = (
+    init,
+    status,
+    peers,
+    network,
+    models,
+    model,
+    epoch,
+    earnings,
+    chain,
+    ipfs,
+    content,
+    vault,
+    ask,
+    doctor,
+    connect,
+    stop,
+)
+for _command in COMMANDS:
     quern.add_command(_command)
 
 

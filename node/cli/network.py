@@ -1,4 +1,4 @@
-"""Commands that show how the daemon and its network stand: status, peers, models, epoch, earnings, connect, stop."""
+"""Commands that show how the daemon and its network stand: status, models, epoch, earnings, connect, stop."""
 
 import click
 
@@ -11,7 +11,6 @@ from node.control.views import (
     EarningsView,
     EpochView,
     ModelsView,
-    PeersView,
     StatusView,
     StopView,
 )
@@ -45,6 +44,7 @@ def status(target: Target) -> None:
             ("block", f"{view.head_block}, acting on {view.confirmed_block}"),
             ("epoch", f"{view.epoch}, {view.stage}" if view.epoch is not None else view.stage),
             ("peers", str(view.peers)),
+            ("reachable", view.reachability),
             ("answering", f"{view.running_requests} requests"),
             ("user API", view.api_url or "off"),
             ("content", view.content_address or "off"),
@@ -61,38 +61,6 @@ def status(target: Target) -> None:
         ("SERVICE", "STATE", "RESTARTS", "LAST ERROR"),
         [(item.name, item.state, str(item.restarts), item.last_error or "") for item in view.services],
         empty="no services",
-    )
-
-
-@click.command()
-@target_options
-def peers(target: Target) -> None:
-    """List the connected peers.
-
-    With the account, models and load of their presence records.
-
-    \b
-    Example:
-      quern peers
-    """
-    view = call_daemon(target, "peers", PeersView)
-    if target.as_json:
-        print_json(view)
-        return
-    print_table(
-        ("PEER", "ADDRESS", "LATENCY", "ACCOUNT", "MODELS", "LOAD"),
-        [
-            (
-                peer.peer_id,
-                peer.address,
-                f"{peer.latency_ms} ms" if peer.latency_ms is not None else "–",
-                peer.account or "–",
-                listed(peer.models),
-                str(peer.load) if peer.load is not None else "–",
-            )
-            for peer in view.peers
-        ],
-        empty="no peers; set [p2p] bootstrap, or join one now with `quern connect ADDRESS`",
     )
 
 

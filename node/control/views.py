@@ -29,6 +29,28 @@ class EngineView(View):
     ready: bool
 
 
+class GossipView(View):
+    """Gossip since the daemon's start; see p2p.gossip.metrics. All but `peers` and `mesh` only grow."""
+
+    published_items: int
+    published_messages: int
+    received_messages: int
+    delivered_messages: int
+    delivered_items: int
+    duplicates: int
+    forwarded_frames: int
+    dropped: dict[str, int]
+    """By reason."""
+    bytes_received: int
+    bytes_sent: int
+    cpu_seconds: float
+    cpu_milliseconds_per_delivery: float | None
+    """None before the first delivery."""
+    peers: int
+    mesh: dict[str, int]
+    """Peers in the mesh of each topic."""
+
+
 class StatusView(View):
     """The daemon at a glance."""
 
@@ -48,6 +70,8 @@ class StatusView(View):
     registered: bool
     """Whether the account is a participant on chain, bound to this peer id."""
     peers: int
+    reachability: str = "unknown"
+    """Whether peers can dial this node: `public`, `private` or `unknown`."""
     running_requests: int = 0
     """Requests that this daemon's engines answer right now."""
     api_url: str | None
@@ -55,6 +79,7 @@ class StatusView(View):
     content_address: str | None
     engines: list[EngineView]
     services: list[ServiceView]
+    gossip: GossipView | None = None
 
 
 class PeerView(View):

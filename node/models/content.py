@@ -1,23 +1,34 @@
 """The content port: a store of blocks on disk, a gateway that serves it, and verified fetches from peers."""
 
 import io
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import structlog
 import trio
 
+from node.models.provider_health import ProviderHealth
 from node.ports import ContentUnavailableError, Provider
 from node.protocol.identifiers import Cid
 from p2p.content.blockstore import BlockMissingError, BlockStore
+from p2p.content.buffers import BlockBuffers
 from p2p.content.cid import Cid as BlockCid
-from p2p.content.fetch import FetchFailedError, FetchSession, Progress, Source
-from p2p.content.server import GatewayServer, serve_blocks
-from p2p.content.unixfs_export import CorruptBlockError, export, file_chunks
+from p2p.content.gateway.admission import GatewayLimits
+from p2p.content.gateway.server import GatewayServer, serve_blocks
+from p2p.content.gateway_source import GatewaySource
+from p2p.content.held import is_held
+from p2p.content.rate import ByteRate
+from p2p.content.retrieval.directory import DirectoryFetch, Progress
+from p2p.content.retrieval.nodes import FetchFailedError, fetch_nodes
+from p2p.content.retrieval.race import BlockRace
+from p2p.content.retrieval.staging import FetchInProgressError
+from p2p.content.source import BlockSource
+from p2p.content.unixfs_export import CorruptBlockError, file_chunks
 from p2p.content.unixfs_import import import_file, import_path
+from p2p.standing import Standing
 
 log = structlog.get_logger(__name__)
 
@@ -25,35 +36,82 @@ TREE_OVERHEAD_BYTES = 1024 * 1024
 """Nodes of a file's tree come on top of its bytes."""
 MODEL_BYTES_MAX = 4 * 1024**4
 """4 TiB; keeps a hostile registry entry from filling any disk without end."""
+PIN_NAME = "fetched"
+"""The pin that keeps the nodes of a fetched directory from being evicted, so that its files stay held and served."""
+DESTINATIONS_MAX = 1024
+"""Destinations whose lock is remembered."""
+
+MoreSources = Callable[[BlockCid], Awaitable[Sequence[BlockSource]]]
+"""Finds sources for a tree beyond the providers that peers announce: Bitswap peers, Kubo, web gateways, by rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentExchange:
+    """How content is exchanged with others. The defaults suit a tool without peers of its own."""
+
+    limits: GatewayLimits = field(default_factory=GatewayLimits)
+    """What our gateway gives to whom."""
+    token: str = ""
+    """What our gateway asks for; empty is open."""
+    provider_tokens: Mapping[str, str] = field(default_factory=dict)
+    """By `host:port`, what theirs ask for."""
+    download_bytes_per_second: int = 0
+    """0 is no limit."""
+    standing: Standing | None = None
+    """Where a provider that lies or stalls is blamed."""
+    more_sources: MoreSources | None = None
+    """Asked once per fetch, and only for what providers lack."""
 
 
 class ContentAdapter:
     """`node.ports.Content`, and directories. Made by `open_content`."""
 
-    def __init__(self, store: BlockStore, client: httpx.AsyncClient, server: GatewayServer | None, port: int) -> None:
-        self._store = store
-        self._client = client
+    def __init__(
+        self, store: BlockStore, server: GatewayServer | None, port: int, exchange: ContentExchange | None = None
+    ) -> None:
+        self.store = store
+        self.exchange = exchange or ContentExchange()
         self._server = server
         self.port = port
         """Where the gateway listens; 0 if it does not."""
         self.fetched_bytes: Counter[str] = Counter()
-        """Verified bytes by provider (`host:port`)."""
+        """Verified bytes by source (for providers `host:port`)."""
+        self._more_sources = self.exchange.more_sources
+        self._rate = ByteRate(self.exchange.download_bytes_per_second)
+        self._buffers = BlockBuffers()
+        self._health = ProviderHealth(trio.current_time)
+        self._destinations: OrderedDict[Path, trio.Lock] = OrderedDict()
+
+    @property
+    def server(self) -> GatewayServer | None:
+        """The gateway, if this serves."""
+        return self._server
 
     @property
     def served_bytes(self) -> int:
         """Bytes of blocks given to peers."""
         return 0 if self._server is None else self._server.served_bytes
 
+    def use_more_sources(self, more_sources: MoreSources) -> None:
+        """Have fetches ask there too from now on; for parts that are made after this one."""
+        self._more_sources = more_sources
+
     async def add_bytes(self, data: bytes) -> Cid:
         """Store `data` and return its CID."""
-        imported = await trio.to_thread.run_sync(import_file, io.BytesIO(data), self._store.put)
+        imported = await trio.to_thread.run_sync(import_file, io.BytesIO(data), self.store.put)
         return Cid(str(imported.cid))
 
-    async def import_directory(self, path: Path, advance: Callable[[int], None] | None = None) -> tuple[Cid, int]:
-        """Store a directory; return its CID and the bytes of its files."""
+    async def import_directory(
+        self, path: Path, advance: Callable[[int], None] | None = None, *, in_place: bool = False
+    ) -> tuple[Cid, int]:
+        """Store a directory; return its CID and the bytes of its files.
+
+        `in_place` copies nothing: the files are held and served where they are, until they are changed or deleted.
+        """
+        reference = self.store.reference_file if in_place else None
 
         def run() -> tuple[Cid, int]:
-            imported = import_path(path, self._store.put, include_hidden=False, advance=advance)
+            imported = import_path(path, self.store.put, include_hidden=False, advance=advance, reference=reference)
             return Cid(str(imported.cid)), imported.file_bytes
 
         return await trio.to_thread.run_sync(run)
@@ -61,28 +119,30 @@ class ContentAdapter:
     async def read_bytes(self, cid: Cid, providers: Sequence[Provider], *, limit_bytes: int) -> bytes:
         """Return the file `cid`, fetching what is missing."""
         block_cid = BlockCid.parse(cid)
-        for _ in range(2):  # a damaged block is found while reading: fetch it again, once
-            await self._fetch(block_cid, providers, limit_bytes + TREE_OVERHEAD_BYTES, None)
 
-            def read() -> bytes:
-                return b"".join(file_chunks(block_cid, self._store.read, limit_bytes=limit_bytes))
+        def read() -> bytes:
+            return b"".join(file_chunks(block_cid, self.store.read, limit_bytes=limit_bytes))
 
+        for _ in range(3):  # a damaged block is found while reading: fetch it again
             try:
                 return await trio.to_thread.run_sync(read)
             except CorruptBlockError as error:
-                self._store.remove(error.cid)
+                await trio.to_thread.run_sync(self.store.remove, error.cid)
             except BlockMissingError:
-                continue
+                pass
+            async with self._race(cid, providers) as race:
+                bytes_max = limit_bytes + TREE_OVERHEAD_BYTES
+                await fetch_nodes(self.store, race, block_cid, bytes_max=bytes_max, with_leaves=True)
         raise ContentUnavailableError(f"{cid}: blocks on disk are damaged again and again")
 
+    async def fetch_tree(self, cid: Cid, providers: Sequence[Provider], *, limit_bytes: int, with_leaves: bool) -> None:
+        """Have the store hold all nodes below `cid`, and with `with_leaves` all else too."""
+        async with self._race(cid, providers) as race:
+            await fetch_nodes(self.store, race, BlockCid.parse(cid), bytes_max=limit_bytes, with_leaves=with_leaves)
+
     async def has(self, cid: Cid) -> bool:
-        """Whether all of `cid` is held and whole."""
-        session = FetchSession(self._store, self._client, (), MODEL_BYTES_MAX)
-        try:
-            await session.fetch(BlockCid.parse(cid))
-        except FetchFailedError:
-            return False
-        return True
+        """Whether all of `cid` is held, as far as its nodes and the sizes and times of files tell."""
+        return await trio.to_thread.run_sync(is_held, self.store, BlockCid.parse(cid))
 
     async def ensure_directory(
         self,
@@ -94,45 +154,101 @@ class ContentAdapter:
     ) -> None:
         """Make `destination` the directory `cid`, fetching what is missing. At once if it exists already.
 
-        Raises ContentUnavailableError, ValueError for what is not ours to write, OSError if the disk refuses.
+        A fetch that was stopped or killed goes on where it was. The files are then served from where they lie; whoever
+        deletes them calls `forget_directory`. Raises ContentUnavailableError, ValueError for what is not ours to write,
+        OSError if the disk refuses.
         """
-        if await trio.Path(destination).exists():
-            return
         block_cid = BlockCid.parse(cid)
-        await self._fetch(block_cid, providers, MODEL_BYTES_MAX, progress)
+        async with self._lock(destination), self._race(cid, providers) as race:
+            await trio.to_thread.run_sync(lambda: destination.parent.mkdir(parents=True, exist_ok=True))
+            fetch = DirectoryFetch(self.store, race, block_cid, destination, MODEL_BYTES_MAX, progress)
+            if not await trio.Path(destination).exists():
+                await trio.to_thread.run_sync(self.store.pin, block_cid, PIN_NAME)
+            try:
+                await fetch.run()
+            except ValueError:  # it never can be written: its nodes need not be kept
+                await trio.to_thread.run_sync(self.store.unpin, block_cid, PIN_NAME)
+                raise
 
-        def write() -> None:
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            export(block_cid, self._store.read, destination, limit_bytes=MODEL_BYTES_MAX)
+    async def forget_directory(self, cid: Cid, destination: Path) -> None:
+        """Unpin what `ensure_directory` made and that is being deleted, and serve its files no more."""
 
-        await trio.to_thread.run_sync(write)
+        def run() -> None:
+            self.store.forget_files(destination)
+            self.store.unpin(BlockCid.parse(cid), PIN_NAME)
 
-    async def _fetch(
-        self, cid: BlockCid, providers: Sequence[Provider], bytes_max: int, progress: Progress | None
-    ) -> None:
-        sources = [Source(provider.host, provider.port) for provider in providers]
-        session = FetchSession(self._store, self._client, sources, bytes_max, progress)
+        await trio.to_thread.run_sync(run)
+
+    @asynccontextmanager
+    async def _race(self, cid: Cid, providers: Sequence[Provider]) -> AsyncIterator[BlockRace]:
+        """Open a session with providers and whoever else may have `cid`; what it learnt is kept."""
+        more_sources = self._more_sources
+        names = [self._source(provider) for provider in self._health.order(providers, _name)]
+        race = BlockRace(
+            names,
+            more_sources=None if more_sources is None else lambda: more_sources(BlockCid.parse(cid)),
+            standing=self.exchange.standing,
+            rate=self._rate,
+            buffers=self._buffers,
+        )
         try:
-            await session.fetch(cid)
-        except FetchFailedError as error:
+            yield race
+        except (FetchFailedError, FetchInProgressError) as error:
             raise ContentUnavailableError(f"{cid}: {error}") from error
         finally:
-            self.fetched_bytes.update(session.fetched_bytes)
+            self.fetched_bytes.update(race.counts.fetched_bytes)
+            self._health.note(race.counts.failed, race.counts.fetched_bytes)
+            with trio.CancelScope(shield=True):
+                await race.aclose()
+
+    def _source(self, provider: Provider) -> GatewaySource:
+        token = self.exchange.provider_tokens.get(_name(provider), "")
+        return GatewaySource(provider.host, provider.port, token=token, buffers=self._buffers)
+
+    @asynccontextmanager
+    async def _lock(self, destination: Path) -> AsyncIterator[None]:
+        """Let one task at a time make a destination; the others find it made."""
+        lock = self._destinations.setdefault(destination, trio.Lock())
+        self._destinations.move_to_end(destination)
+        async with lock:
+            yield
+        if len(self._destinations) > DESTINATIONS_MAX:
+            idle = next((path for path, known in self._destinations.items() if not known.statistics().locked), None)
+            if idle is not None:
+                del self._destinations[idle]
+
+
+def _name(provider: Provider) -> str:
+    host = f"[{provider.host}]" if ":" in provider.host else provider.host
+    return f"{host}:{provider.port}"
 
 
 @asynccontextmanager
 async def open_content(
-    directory: Path, *, host: str, port: int, cache_bytes_max: int, serve: bool = True
+    directory: Path,
+    *,
+    host: str,
+    port: int,
+    cache_bytes_max: int,
+    serve: bool = True,
+    exchange: ContentExchange | None = None,
 ) -> AsyncIterator[ContentAdapter]:
-    """Open the store in `directory` and serve it until the context is left. Raises p2p.content.server.GatewayPortError.
+    """Open the store in `directory` and serve it until the context is left.
 
-    Without `serve` nothing listens: for tools that put content where a daemon serves it.
+    Without `serve` nothing listens: for tools that put content where a daemon serves it. Raises
+    p2p.content.gateway.server.GatewayPortError.
     """
+    exchange = exchange or ContentExchange()
     store = await trio.to_thread.run_sync(lambda: BlockStore(directory, bytes_max=cache_bytes_max))
-    limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
-    async with httpx.AsyncClient(limits=limits, timeout=None, trust_env=False) as client:  # noqa: S113 - by session
+    try:
         if not serve:
-            yield ContentAdapter(store, client, None, 0)
+            yield ContentAdapter(store, None, 0, exchange)
             return
-        async with serve_blocks(store, host=host, port=port) as (server, bound_port):
-            yield ContentAdapter(store, client, server, bound_port)
+        async with serve_blocks(store, host=host, port=port, limits=exchange.limits, token=exchange.token) as (
+            server,
+            bound_port,
+        ):
+            yield ContentAdapter(store, server, bound_port, exchange)
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(store.close)

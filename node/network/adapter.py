@@ -7,10 +7,10 @@ from typing import Any
 import structlog
 import trio
 
+from node.network.clock_skew import ClockSkews
 from node.ports import Call, CallFailedError, CallHandler, MessageValidator, PeerStatus, Validity, WallClock
 from node.protocol.identifiers import Address, PeerId
 from node.protocol.messages import (
-    GOSSIP_MESSAGE_BYTES_MAX,
     Message,
     MessageBody,
     MessageError,
@@ -20,11 +20,13 @@ from node.protocol.messages import (
     unseal,
 )
 from node.protocol.signatures import DigestSigner
-from p2p.gossip import Gossip, Verdict, open_gossip
+from p2p.discovery.service import Discovery, DiscoveryOptions
+from p2p.gossip import Gossip, GossipMetrics, Verdict, open_gossip
 from p2p.host import listening_addresses, open_host
 from p2p.identity import Identity
 from p2p.peering import Peering
-from p2p.session import CallEnd, CallError
+from p2p.session import CallEnd, CallError, find_error
+from p2p.standing import Standing
 from p2p.streams import Streams
 
 log = structlog.get_logger(__name__)
@@ -81,6 +83,7 @@ class LibP2PNetwork:
         gossip: Gossip,
         streams: Streams,
         peering: Peering,
+        discovery: Discovery,
         *,
         network_id: str,
         account: Address,
@@ -92,6 +95,9 @@ class LibP2PNetwork:
         self._gossip = gossip
         self._streams = streams
         self._peering = peering
+        self._skews = ClockSkews()
+        self.discovery = discovery
+        """How this node finds and is found; `provide` and `find_providers` are there."""
         self._network_id = network_id
         self._account = account
         self._sign = sign
@@ -103,6 +109,11 @@ class LibP2PNetwork:
     def peer_id(self) -> PeerId:
         """This node's peer id."""
         return PeerId(self._identity.peer_id)
+
+    @property
+    def host(self) -> Any:
+        """The libp2p host, for protocols beside our own (Bitswap)."""
+        return self._host
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -129,10 +140,14 @@ class LibP2PNetwork:
         except CallError as error:
             raise CallFailedError(error.code, error.message) from error
 
-    async def publish(self, body: MessageBody) -> None:
+    async def publish(self, body: MessageBody, *, urgent: bool = False) -> None:
         """Seal and gossip a message."""
         topic, data = seal(self._network_id, self._account, self._wall_clock(), body, self._sign)
-        await self._gossip.publish(self._topic(topic), data)
+        await self._gossip.publish(self._topic(topic), data, urgent=urgent)
+
+    def gossip_metrics(self) -> GossipMetrics:
+        """What gossip did since start."""
+        return self._gossip.metrics()
 
     @asynccontextmanager
     async def subscribe(self, topic: Topic, validator: MessageValidator) -> AsyncIterator[AsyncIterator[Message]]:
@@ -147,6 +162,7 @@ class LibP2PNetwork:
             except MessageError as error:
                 log.info("a peer forwarded a bad message", peer=forwarder, topic=topic.value, reason=str(error))
                 return Verdict.REJECT
+            self._skews.note(message.sender, message.at - self._wall_clock())
             if abs(self._wall_clock() - message.at) > CLOCK_SKEW_SECONDS_MAX:
                 return Verdict.IGNORE
             verdict = VERDICTS[validator(PeerId(forwarder), message)]
@@ -163,8 +179,11 @@ class LibP2PNetwork:
         async def handle(end: CallEnd) -> None:
             try:
                 await handler(LibP2PCall(end))
-            except CallFailedError as error:
-                raise CallError(error.code, error.message) from error
+            except Exception as error:
+                failure = find_error(error, CallFailedError)
+                if failure is None:
+                    raise
+                raise CallError(failure.code, failure.message) from error
 
         self._streams.serve(method, handle, concurrency=concurrency)
 
@@ -176,6 +195,15 @@ class LibP2PNetwork:
                 yield LibP2PCall(end)
         except CallError as error:
             raise CallFailedError(error.code, error.message) from error
+
+    def clock_skew_seconds(self) -> float | None:
+        """How far other participants' clocks are ahead of this one, in the median; None while none was heard."""
+        return self._skews.median()
+
+    def refused_connections(self) -> dict[str, int]:
+        """Connections turned away since the start, by reason."""
+        refused = self._host.get_network().doorkeeper.refused
+        return {refusal.value: count for refusal, count in refused.items()}
 
     def _topic(self, topic: Topic) -> str:
         return f"/quern/1/{self._network_id}/{topic.value}"
@@ -205,16 +233,25 @@ async def open_network(
     account: Address,
     sign: DigestSigner,
     wall_clock: WallClock,
+    standing: Standing | None = None,
+    discovery: DiscoveryOptions | None = None,
 ) -> AsyncIterator[LibP2PNetwork]:
-    """Run the host, gossip and peering until the context is left. Raises p2p.host.PortInUseError."""
+    """Run the host, gossip, discovery and peering until the context is left. Raises p2p.host.PortInUseError.
+
+    Without `standing` the conduct of peers is forgotten when the context is left, without `discovery` its defaults
+    hold.
+    """
     identity = Identity(seed)
+    standing = standing or Standing(wall_clock)
     async with (
-        open_host(identity, listen, announce) as host,
-        open_gossip(host, message_bytes_max=GOSSIP_MESSAGE_BYTES_MAX) as gossip,
+        open_host(identity, listen, announce, standing=standing) as host,
+        open_gossip(host, standing=standing) as gossip,
         trio.open_nursery() as nursery,
     ):
-        streams = Streams(host, nursery)
-        peering = Peering(host, streams, bootstrap)
+        streams = Streams(host, nursery, standing)
+        found = Discovery(host, listen, announce, discovery or DiscoveryOptions(), standing=standing, clock=wall_clock)
+        peering = Peering(host, streams, found.book, found.dialer, bootstrap, standing)
+        nursery.start_soon(found.run)
         nursery.start_soon(peering.run)
         yield LibP2PNetwork(
             host,
@@ -222,6 +259,7 @@ async def open_network(
             gossip,
             streams,
             peering,
+            found,
             network_id=network_id,
             account=account,
             sign=sign,

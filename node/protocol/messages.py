@@ -17,8 +17,8 @@ from node.protocol.records import PocCommit, SignedReceipt
 from node.protocol.signatures import DigestSigner, SignatureError, recover
 
 WIRE_VERSION = 1
-GOSSIP_MESSAGE_BYTES_MAX = 64 * 1024
-"""Larger messages are refused unread: each is relayed by every peer in the mesh."""
+ENVELOPE_BYTES_MAX = 63 * 1024
+"""Fits into a gossip message of 64 KiB, alone; larger ones are refused unread."""
 RECEIPTS_PER_MESSAGE_MAX = 64
 """Receipts are batched: at most this many in one message, which stays well below the size limit."""
 
@@ -144,8 +144,8 @@ def seal(network_id: str, sender: Address, at: int, body: MessageBody, sign: Dig
     value = to_value(body)
     signature = sign(signing_digest(network_id, name, value, at))
     data = encode({"v": WIRE_VERSION, "t": name, "body": value, "at": at, "from": sender, "sig": signature})
-    if len(data) > GOSSIP_MESSAGE_BYTES_MAX:
-        raise MessageError(f"{name} message of {len(data)} bytes is over {GOSSIP_MESSAGE_BYTES_MAX}")
+    if len(data) > ENVELOPE_BYTES_MAX:
+        raise MessageError(f"{name} message of {len(data)} bytes is over {ENVELOPE_BYTES_MAX}")
     return BODY_TYPES[name][0], data
 
 
@@ -155,8 +155,8 @@ def unseal(network_id: str, topic: Topic, data: bytes) -> Message:
     Raises UnknownVersionError for other versions and kinds, MessageError for everything else that is wrong. Whether
     the sender has the right to say it is for the caller to judge.
     """
-    if len(data) > GOSSIP_MESSAGE_BYTES_MAX:
-        raise MessageError(f"{len(data)} bytes is over {GOSSIP_MESSAGE_BYTES_MAX}")
+    if len(data) > ENVELOPE_BYTES_MAX:
+        raise MessageError(f"{len(data)} bytes is over {ENVELOPE_BYTES_MAX}")
     try:
         value = decode(data)
     except CanonicalError as error:

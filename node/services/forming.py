@@ -139,7 +139,7 @@ class FormingService:
         self._store.record_duty(f"result/{epoch}", digest)
         signature = ResultSignature(epoch, digest, self._chain.sign(digest))
         self._signatures[self._chain.account] = signature
-        await self._network.publish(signature)
+        await self._network.publish(signature, urgent=True)  # FORM may last four blocks of a second
 
     async def _post(
         self,
@@ -164,7 +164,7 @@ class FormingService:
                 if head.number >= quorum_at + turn * POSTER_PATIENCE_BLOCKS:
                     break
             if own is not None and head.number >= repeat_at:
-                await self._network.publish(own)
+                await self._network.publish(own, urgent=True)
                 repeat_at = head.number + REPEAT_BLOCKS
         signatures = tuple((signer, self._signatures[signer].signature) for signer in signers)
         key = f"result/{epoch}"

@@ -22,6 +22,7 @@ class Role(StrEnum):
     MINER = "miner"
     GATEWAY = "gateway"
     SEEDER = "seeder"
+    RELAY = "relay"
 
 
 def _check_tokens(text: str) -> str:
@@ -47,6 +48,7 @@ def _check_multiaddr(text: str) -> str:
 Tokens = Annotated[str, AfterValidator(_check_tokens)]
 Url = Annotated[str, AfterValidator(_check_url)]
 Multiaddress = Annotated[str, AfterValidator(_check_multiaddr)]
+OptionalMultiaddress = Annotated[str, AfterValidator(lambda text: _check_multiaddr(text) if text else text)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -65,7 +67,7 @@ class NodeSettings(Section):
     roles: list[Role] = Field(
         default=[Role.MINER, Role.GATEWAY, Role.SEEDER],
         description="What this daemon does: `miner` serves and proves models, `gateway` takes requests of users,\n"
-        "`seeder` gives content to peers (a miner always does).",
+        "`seeder` gives content to peers (a miner always does), `relay` carries connections to peers behind NAT.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="`debug` also writes the tracebacks of errors."
@@ -139,6 +141,31 @@ class P2PSettings(Section):
         default=[], description="Addresses to tell peers, where they differ from the listening ones (NAT, proxies)."
     )
     bootstrap: list[Multiaddress] = Field(default=[], description="Peers to join through: /ip4/…/tcp/…/p2p/12D3Koo…")
+    dht: Literal["auto", "server", "client", "off"] = Field(
+        default="auto",
+        description="Part in the DHT, by which peers and content are found: `server` answers others, `client` only\n"
+        "asks, `auto` answers unless peers find that this node cannot be dialled.",
+    )
+    dht_protocol: str | None = Field(
+        default=None,
+        pattern=r"^/[!-~]{1,127}$",
+        description="Protocol of the DHT; without it, one of this network. /ipfs/kad/1.0.0 joins the public IPFS.",
+    )
+    mdns: bool = Field(
+        default=True, description="Find nodes on the local network; never done where all listening is on loopback."
+    )
+    relay: bool = Field(
+        default=True,
+        description='Be reached through relays while nobody gets through directly. Being one is the role "relay".',
+    )
+    autonat: bool = Field(default=True, description="Have peers try to dial this node, to know whether they can.")
+    upnp: bool = Field(
+        default=False,
+        description="Ask the router to forward the listening port. Off, because it opens a way into your network.",
+    )
+    hole_punching: bool = Field(
+        default=True, description="Turn connections through relays into direct ones where routers allow it."
+    )
 
 
 class ContentSettings(Section):
@@ -153,6 +180,20 @@ class ContentSettings(Section):
         default=0,
         ge=0,
         description="Disk that content may take, in bytes; 0 leaves it to the disk. Pinned content stays.",
+    )
+    bitswap: bool = Field(
+        default=True,
+        description="Exchange blocks with IPFS peers over Bitswap too. Slow: daemons' gateways come first.",
+    )
+    web_gateways: list[Url] = Field(
+        default=[],
+        max_length=8,
+        description="Public IPFS gateways to ask for what nobody else has, e.g. https://trustless-gateway.link; they\n"
+        "learn what you fetch. Every block is verified.",
+    )
+    kubo_api: OptionalMultiaddress = Field(
+        default="",
+        description="RPC address of your own Kubo, e.g. /ip4/127.0.0.1/tcp/5001, to fetch from and publish to.",
     )
 
 

@@ -73,6 +73,16 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE attempts ADD COLUMN gas INTEGER NOT NULL DEFAULT 0;
     """,
     """
+    -- Peers and addresses that are not spoken to (p2p/standing.py).
+    CREATE TABLE bans (
+        peer TEXT PRIMARY KEY,
+        reason TEXT NOT NULL,
+        since INTEGER NOT NULL,
+        until INTEGER NOT NULL,
+        count INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
+    """
     -- Models on this machine (node/models/registry.py), the files of those that are available, and who did what.
     CREATE TABLE models (
         model_id TEXT PRIMARY KEY,

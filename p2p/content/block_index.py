@@ -52,6 +52,14 @@ CREATE TABLE leaves (
     PRIMARY KEY (cid, file)
 ) WITHOUT ROWID;
 CREATE INDEX leaves_by_file ON leaves (file, offset);
+CREATE TABLE repeats (
+    file INTEGER NOT NULL REFERENCES files (id) ON DELETE CASCADE,
+    offset INTEGER NOT NULL,
+    cid BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    PRIMARY KEY (file, offset, cid)
+) WITHOUT ROWID;
+CREATE INDEX repeats_by_cid ON repeats (cid);
 CREATE TABLE pins (
     root BLOB NOT NULL,
     name TEXT NOT NULL,
@@ -72,7 +80,11 @@ CREATE TRIGGER block_removed AFTER DELETE ON blocks BEGIN
     UPDATE totals SET blocks = blocks - 1, block_bytes = block_bytes - OLD.size;
 END;
 """
-"""`own` blocks were made here (nobody else may have them), the others were fetched. `totals` has one row."""
+"""`own` blocks were made here (nobody else may have them), the others were fetched. `totals` has one row.
+
+A block that a file has several times is a leaf at its first offset and repeats at the others: one place is enough to
+read it (a file of zeros would have a hundred thousand), but a scrub must see them all.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +143,8 @@ class Totals:
     files: int
     leaves: int
     leaf_bytes: int
+    repeats: int
+    repeated_bytes: int
 
 
 class BlockIndex:
@@ -196,7 +210,8 @@ class BlockIndex:
             stored = self._reader.execute("SELECT * FROM totals").fetchone()
             files = self._reader.execute("SELECT count(*) FROM files").fetchone()
             leaves = self._reader.execute("SELECT count(*), coalesce(sum(size), 0) FROM leaves").fetchone()
-        return Totals(*stored, *files, *leaves)
+            repeats = self._reader.execute("SELECT count(*), coalesce(sum(size), 0) FROM repeats").fetchone()
+        return Totals(*stored, *files, *leaves, *repeats)
 
     def block_bytes(self) -> int:
         """Return the bytes of blocks in files of their own."""
@@ -217,14 +232,22 @@ class BlockIndex:
             rows = self._reader.execute("SELECT id, path, size, mtime_ns, inode, added_ms FROM files").fetchall()
         return [FileRow(row[0], _path(row[1]), Stamp(*row[2:5]), row[5]) for row in rows]
 
-    def leaves_of(self, file: int, after_offset: int, limit: int) -> list[tuple[Cid, int, int]]:
-        """Return the next blocks of a file as (CID, offset, size), in the order of their offsets."""
+    def leaves_of(self, file: int, after: tuple[int, bytes], limit: int) -> list[tuple[Cid, int, int]]:
+        """Return the next blocks of a file as (CID, offset, size), in the order of their offsets, then CIDs.
+
+        `after` is the (offset, CID) to go on from; two may begin at one offset if a file was cut in two ways.
+        """
+        page = "SELECT cid, offset, size FROM {} WHERE file = ? AND (offset, cid) > (?, ?)"
         with self._read_lock:
             rows = self._reader.execute(
-                "SELECT cid, offset, size FROM leaves WHERE file = ? AND offset > ? ORDER BY offset LIMIT ?",
-                (file, after_offset, limit),
+                f"{page.format('leaves')} UNION ALL {page.format('repeats')} ORDER BY offset, cid LIMIT ?",
+                (file, *after, file, *after, limit),
             ).fetchall()
         return [(Cid.from_bytes(row[0]), row[1], row[2]) for row in rows]
+
+    def has_file(self, file: int) -> bool:
+        """Whether the file is still known."""
+        return self._one("SELECT 1 FROM files WHERE id = ?", file) is not None
 
     def pins(self) -> list[tuple[Cid, str, int]]:
         """Return all pins as (root, name, since in milliseconds)."""
@@ -232,8 +255,13 @@ class BlockIndex:
             rows = self._reader.execute("SELECT root, name, since_ms FROM pins ORDER BY since_ms, name").fetchall()
         return [(Cid.from_bytes(row[0]), row[1], row[2]) for row in rows]
 
-    def add_file(self, path: Path, stamp: Stamp, now_ms: int) -> tuple[int, bool]:
-        """Return the number of a file, and whether it is new; what was known of it with another stamp is forgotten."""
+    def add_file(
+        self, path: Path, stamp: Stamp, now_ms: int, leaves: Sequence[tuple[Cid, int, int]]
+    ) -> tuple[int, bool]:
+        """Add a file with its first blocks; return its number, and whether it is new.
+
+        What was known of it with another stamp is forgotten.
+        """
         with self.writing() as rows:
             known = rows.execute(
                 "SELECT id, size, mtime_ns, inode FROM files WHERE path = ?", (os.fsencode(path),)
@@ -241,21 +269,21 @@ class BlockIndex:
             if known is not None and Stamp(*known[1:]) == stamp:
                 file: int = known[0]
                 rows.execute("UPDATE files SET added_ms = ? WHERE id = ?", (now_ms, file))
-                return file, False
-            rows.execute("DELETE FROM files WHERE path = ?", (os.fsencode(path),))
-            (added,) = rows.execute(
-                "INSERT INTO files (path, size, mtime_ns, inode, added_ms) VALUES (?, ?, ?, ?, ?) RETURNING id",
-                (os.fsencode(path), stamp.size, stamp.mtime_ns, stamp.inode, now_ms),
-            ).fetchone()
-            return added, True
+                is_new = False
+            else:
+                rows.execute("DELETE FROM files WHERE path = ?", (os.fsencode(path),))
+                (file,) = rows.execute(
+                    "INSERT INTO files (path, size, mtime_ns, inode, added_ms) VALUES (?, ?, ?, ?, ?) RETURNING id",
+                    (os.fsencode(path), stamp.size, stamp.mtime_ns, stamp.inode, now_ms),
+                ).fetchone()
+                is_new = True
+            _insert_leaves(rows, file, leaves)
+            return file, is_new
 
     def add_leaves(self, file: int, leaves: Sequence[tuple[Cid, int, int]]) -> None:
-        """Add blocks of a file. Equal blocks of one file count once, at the first offset."""
+        """Add blocks of a file."""
         with self.writing() as rows:
-            rows.executemany(
-                "INSERT OR IGNORE INTO leaves (cid, file, offset, size) VALUES (?, ?, ?, ?)",
-                [(cid.to_bytes(), file, offset, size) for cid, offset, size in leaves],
-            )
+            _insert_leaves(rows, file, leaves)
 
     def forget_file(self, file: int) -> None:
         """Drop a file and its blocks from the index."""
@@ -277,6 +305,18 @@ def connect_private(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA temp_store = FILE")
     connection.execute("CREATE TEMP TABLE reachable (cid BLOB PRIMARY KEY) WITHOUT ROWID")
     return connection
+
+
+def _insert_leaves(rows: sqlite3.Connection, file: int, leaves: Sequence[tuple[Cid, int, int]]) -> None:
+    rows.executemany(
+        "INSERT OR IGNORE INTO leaves (cid, file, offset, size) VALUES (?, ?, ?, ?)",
+        [(cid.to_bytes(), file, offset, size) for cid, offset, size in leaves],
+    )
+    rows.executemany(
+        "INSERT OR IGNORE INTO repeats (file, offset, cid, size) SELECT ?1, ?2, ?3, ?4"
+        " WHERE NOT EXISTS (SELECT 1 FROM leaves WHERE cid = ?3 AND file = ?1 AND offset = ?2)",
+        [(file, offset, cid.to_bytes(), size) for cid, offset, size in leaves],
+    )
 
 
 def _path(name: bytes) -> Path:

@@ -131,7 +131,7 @@ def sweep(index: BlockIndex, store: Blocks, *, before_ms: int) -> Garbage:
 def scrub(index: BlockIndex, store: Blocks, *, remove: bool) -> Iterator[ScrubStep]:
     """Hash every block that is held, in the order in which it lies on disk; yield a step for each."""
     totals = index.totals()
-    total_bytes = totals.block_bytes + totals.leaf_bytes
+    total_bytes = totals.block_bytes + totals.leaf_bytes + totals.repeated_bytes
     blocks = checked_bytes = 0
     for cid, place, reason in _findings(index, store):
         blocks += 1
@@ -149,16 +149,23 @@ def _findings(index: BlockIndex, store: Blocks) -> Iterator[tuple[Cid, BlockPlac
     while page := index.blocks_after(last, BATCH):
         for cid, size in page:
             place = BlockPlace(store.path_of(cid), 0, size)
-            yield cid, place, _fault(cid, place)
+            reason = _fault(cid, place)
+            if reason is None or index.block(cid) is not None:  # else it was removed meanwhile, not damaged
+                yield cid, place, reason
         last = page[-1][0].to_bytes()
     for file in index.files():
         changed = _is_changed(file)
-        offset = -1
-        while leaves := index.leaves_of(file.file, offset, BATCH):
+        after = (-1, b"")
+        while leaves := index.leaves_of(file.file, after, BATCH):
             for cid, start, size in leaves:
                 place = BlockPlace(file.path, start, size)
-                yield cid, place, "its file was changed, moved or deleted" if changed else _fault(cid, place)
-            offset = leaves[-1][1]
+                reason = None if changed else _fault(cid, place)
+                if changed or (reason is not None and _is_changed(file)):
+                    if not index.has_file(file.file):
+                        break  # forgotten meanwhile
+                    reason = "its file was changed, moved or deleted"
+                yield cid, place, reason
+            after = (leaves[-1][1], leaves[-1][0].to_bytes())
 
 
 def _fault(cid: Cid, place: BlockPlace) -> str | None:

@@ -114,6 +114,7 @@ class BlockStore:
         directory.mkdir(parents=True, exist_ok=True)
         self._index = BlockIndex(directory / INDEX_NAME, self._found)
         self._notes_lock = threading.Lock()
+        self._eviction_lock = threading.Lock()
         self._uses: dict[Cid, int] = {}
         self._duplicates = self._duplicate_bytes = 0
 
@@ -149,6 +150,17 @@ class BlockStore:
             raise BlockMissingError(f"block {cid} is not held")
         return place
 
+    def locate_run(self, cid: Cid, limit: int) -> list[tuple[Cid, BlockPlace]]:
+        """Return where a block is, and up to `limit` blocks that follow it in the same file: who asks for one asks
+        for them next. Raises BlockMissingError."""
+        place = self.locate(cid)
+        found = [(cid, place)]
+        leaf = next((leaf for leaf in self._index.leaves(cid) if leaf.path == place.path), None)
+        if leaf is not None:
+            for following, offset, size in self._index.leaves_of(leaf.file, (leaf.offset, cid.to_bytes()), limit):
+                found.append((following, BlockPlace(place.path, offset, size)))
+        return found
+
     def put(self, codec: Codec, data: bytes) -> Cid:
         """Store a block of our own making and return its CID. Never evicted. Raises StoreFullError."""
         cid = Cid.of(codec, data)
@@ -174,6 +186,7 @@ class BlockStore:
         with self._index.writing() as rows:
             rows.execute("DELETE FROM blocks WHERE cid = ?", (cid.to_bytes(),))
             rows.execute("DELETE FROM leaves WHERE cid = ?", (cid.to_bytes(),))
+            rows.execute("DELETE FROM repeats WHERE cid = ?", (cid.to_bytes(),))
         self.unlink_unindexed([cid])
 
     def reference_file(self, path: Path, blocks: Iterable[tuple[Cid, int, int]]) -> None:
@@ -190,18 +203,22 @@ class BlockStore:
             os.fsync(file.fileno())  # before any row says that its blocks are held
             sync_directory(path.parent)
             stamp = Stamp.of(os.fstat(file.fileno()))
-            number, is_new = self._index.add_file(path, stamp, self._now_ms())
+            number: int | None = None
+            is_new = False
             try:
                 remaining = iter(blocks)
-                while batch := list(islice(remaining, LEAVES_PER_COMMIT)):
+                while (batch := list(islice(remaining, LEAVES_PER_COMMIT))) or number is None:
                     for cid, offset, size in batch:
                         if offset < 0 or size < 0 or size > BLOCK_BYTES_MAX or offset + size > stamp.size:
                             raise ValueError(f"block {cid} is not within {path}: {size} bytes at {offset}")
-                    self._index.add_leaves(number, batch)
-                if Stamp.of(os.fstat(file.fileno())) != stamp or _stamp(path) != stamp:
-                    raise FileChangedError(f"{path} was changed while it was read: start again when it is at rest")
+                    if Stamp.of(os.fstat(file.fileno())) != stamp or _stamp(path) != stamp:
+                        raise FileChangedError(f"{path} was changed while it was read: start again when it is at rest")
+                    if number is None:
+                        number, is_new = self._index.add_file(path, stamp, self._now_ms(), batch)
+                    else:
+                        self._index.add_leaves(number, batch)
             except BaseException:
-                if is_new:
+                if is_new and number is not None:
                     self._index.forget_file(number)
                 raise
 
@@ -344,6 +361,12 @@ class BlockStore:
 
     def _make_room(self, needed: int) -> None:
         if not self._bytes_max or self._index.block_bytes() + needed <= self._bytes_max:
+            return
+        with self._eviction_lock:  # one thread makes room for all
+            self._evict(needed)
+
+    def _evict(self, needed: int) -> None:
+        if self._index.block_bytes() + needed <= self._bytes_max:
             return
         self._write_notes()
         held = evict(self._index, self, down_to=max(0, min(int(self._bytes_max * LOW_WATER), self._bytes_max - needed)))

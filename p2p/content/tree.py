@@ -100,8 +100,7 @@ class TreeReader:
         size = file_bytes(node)
         if promised_bytes is not None and size != promised_bytes:
             raise UnixFsError(f"block {cid} brings {size} bytes where {promised_bytes} were promised")
-        if size > self.bytes_left:  # known from the root, before a byte is written
-            raise UnixFsError(f"larger than the limit given for it: {size} bytes more")
+        self.check_budget(size)  # known from the root, before a byte is written
         if isinstance(node, Leaf):
             self.bytes_left -= size
             yield node.data
@@ -110,6 +109,11 @@ class TreeReader:
             raise UnixFsError(f"a file tree of more than {DEPTH_MAX} rows")
         for part in node.parts:
             yield from self.chunks(part.cid, part.file_bytes, depth + 1)
+
+    def check_budget(self, size: int) -> None:
+        """Raise UnixFsError if so many bytes are more than may still be read."""
+        if size > self.bytes_left:
+            raise UnixFsError(f"larger than the limit given for it: {size} bytes more")
 
     def _shard(self, cid: Cid) -> ShardNode:
         node = self.node(cid)

@@ -45,7 +45,7 @@ def export(cid: Cid, read: ReadBlock, destination: Path, *, limit_bytes: int, ad
     staging = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=destination.parent))
     try:
         staged = staging / "content"
-        _Writer(TreeReader(read, limit_bytes), advance).write(cid, staged, 0)
+        _Writer(TreeReader(read, limit_bytes), advance, EXPORT_ENTRIES_MAX).write(cid, staged, 0)
         staged.rename(destination)
         sync_directory(destination.parent)
     finally:
@@ -58,7 +58,7 @@ class _Writer:
 
     reader: TreeReader
     advance: Advance | None
-    entries_left: int = EXPORT_ENTRIES_MAX
+    entries_left: int
 
     def write(self, cid: Cid, path: Path, depth: int) -> None:
         self.entries_left -= 1
@@ -76,6 +76,7 @@ class _Writer:
         sync_directory(path)
 
     def _write_file(self, cid: Cid, node: Leaf | FileNode, path: Path) -> None:
+        self.reader.check_budget(file_bytes(node))
         # One small block linked a million times is a large file: refused before the disk is filled with it.
         if file_bytes(node) > (free := shutil.disk_usage(path.parent).free):
             raise OSError(errno.ENOSPC, f"no room for {file_bytes(node)} bytes where {free} are free", str(path))

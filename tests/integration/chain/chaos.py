@@ -31,6 +31,8 @@ ACCOUNT = 0
 TRANSACTIONS_PER_INTENT = 2
 LIFE_SECONDS = (0.2, 2.0)
 PAUSE_SECONDS = (0.05, 0.35)
+LOG_LINES = 40
+"""Of the child's log, shown with what went wrong."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,11 @@ async def run_chaos(chaos: Chaos, folder: Path) -> Outcome:
                 nursery.cancel_scope.cancel()
             for proxy in proxies:
                 proxy.mode = Mode.HONEST
+            before = await rpc.head()
             await _finish(child, folder, outcome, chaos.finish_seconds)
+            if outcome.violations:  # why: a chain that stands still is anvil's fault, any other ours
+                outcome.violations.append(f"blocks while finishing: {before} to {await rpc.head()}")
+                outcome.violations.append("log: " + "\n".join(_last_lines(folder / "child.log")))
         finally:
             process.kill()
             await trio.to_thread.run_sync(process.wait)
@@ -205,6 +211,10 @@ async def _finish(child: Child, folder: Path, outcome: Outcome, seconds: float) 
         outcome.violations.append("unfinished: intents were never done")
     if await child.status() == "alive":
         await child.kill()
+
+
+def _last_lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines()[-LOG_LINES:]
 
 
 def _is_of(folder: Path, life: int) -> bool:

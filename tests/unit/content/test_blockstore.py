@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from p2p.content.blockstore import BlockMissingError, BlockStore, FileChangedErr
 from p2p.content.cid import Cid, Codec
 from p2p.content.dagpb import Link, Node, encode_node
 from p2p.content.unixfs import BLOCK_BYTES_MAX, DIRECTORY_DATA
+from p2p.content.unixfs_export import export
+from p2p.content.unixfs_import import Layout, import_path
 
 
 class Clock:
@@ -410,6 +412,35 @@ def test_a_scrub_finds_every_kind_of_damage_and_forgets_it(tmp_path: Path, store
     assert [step for step in store.verify() if step.damage is not None] == []
 
 
+def test_a_scrub_reads_every_place_of_a_block_that_a_file_repeats(tmp_path: Path, store: BlockStore) -> None:
+    path = tmp_path / "zeros"
+    path.write_bytes(bytes(5000))
+    cid = Cid.of(Codec.RAW, bytes(1000))
+    store.reference_file(path, [(cid, offset, 1000) for offset in range(0, 5000, 1000)])
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.seek(3333)
+        file.write(b"!")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    steps = list(store.verify())
+    assert [step.damage.place.offset for step in steps if step.damage is not None] == [3000]
+    assert (steps[-1].blocks, steps[-1].checked_bytes, steps[-1].total_bytes) == (5, 5000, 5000)
+    store.remove(cid)
+    assert list(store.verify()) == []
+
+
+def test_a_file_that_was_cut_in_two_ways_is_scrubbed_whole(tmp_path: Path, store: BlockStore) -> None:
+    path = tmp_path / "file"
+    data = os.urandom(3000)
+    path.write_bytes(data)
+    cuts = [(offset, size) for size in (1, 2, 3) for offset in range(0, 3000, size)]
+    for size in (1, 2, 3):
+        store.reference_file(
+            path, [(Cid.of(Codec.RAW, data[at : at + size]), at, size) for at, length in cuts if length == size]
+        )
+    assert list(store.verify())[-1].blocks == len(cuts)
+
+
 def test_a_changed_file_is_damage_too(tmp_path: Path, store: BlockStore) -> None:
     path, blocks = kept_file(tmp_path)
     store.reference_file(path, blocks)
@@ -466,6 +497,39 @@ def test_processes_may_share_a_store_from_its_first_moment(tmp_path: Path) -> No
         assert all(step.damage is None for step in store.verify())
 
 
+KILLED_IMPORT = """
+import sys
+from pathlib import Path
+from p2p.content.blockstore import BlockStore
+from p2p.content.unixfs_import import Layout, import_path
+store = BlockStore(Path(sys.argv[2]))
+sys.stdout.write("begun\\n")
+sys.stdout.flush()
+root = import_path(Path(sys.argv[1]), store.put, Layout(64, 256), reference=store.reference_file).cid
+sys.stdout.write(f"{root}\\n")
+"""
+
+
+def test_an_import_in_place_that_is_killed_leaves_nothing_wrong_and_can_be_repeated(tmp_path: Path) -> None:
+    source = tmp_path / "file"
+    source.write_bytes(os.urandom(400_000))
+    expected = str(import_path(source, Cid.of, Layout(64, 256)).cid)
+    command = [sys.executable, "-c", KILLED_IMPORT, source, tmp_path / "store"]
+    for life in range(5):
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(0.05 * life)
+            child.kill()
+        with closing(BlockStore(tmp_path / "store")) as store:
+            assert all(step.damage is None for step in store.verify())
+    assert subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode().split()[-1] == expected
+    with closing(BlockStore(tmp_path / "store")) as store:
+        export(Cid.parse(expected), store.read, tmp_path / "copy", limit_bytes=10**7)
+    assert (tmp_path / "copy").read_bytes() == source.read_bytes()
+
+
 KILLED_WRITER = """
 import sys
 from pathlib import Path
@@ -486,7 +550,7 @@ while True:
 
 
 def test_a_kill_at_any_moment_leaves_no_row_without_its_bytes(tmp_path: Path) -> None:
-    for life in range(8):
+    for life in range(6):
         child = subprocess.Popen(
             [sys.executable, "-c", KILLED_WRITER, str(tmp_path), str(life * 1_000_000)], stdout=subprocess.PIPE
         )

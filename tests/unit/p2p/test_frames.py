@@ -6,14 +6,18 @@ from hypothesis import strategies as st
 
 from p2p.frames import (
     BODY_BYTES_MAX,
+    DEADLINE_MILLISECONDS_MAX,
     LENGTH_BYTES,
     Frame,
     FrameError,
     Kind,
+    Opening,
+    credit_body,
     decode_frame,
     encode_frame,
     frame_length,
     open_body,
+    read_credit_body,
     read_fail_body,
     read_open_body,
 )
@@ -38,10 +42,33 @@ def test_any_bytes_are_a_frame_or_a_frame_error(data: bytes) -> None:
 @given(st.binary(max_size=300))
 def test_any_open_body_is_read_or_refused(body: bytes) -> None:
     try:
-        method, payload = read_open_body(body)
+        opening = read_open_body(body)
     except FrameError:
         return
-    assert open_body(method, payload) == body
+    assert open_body(opening) == body
+
+
+@given(st.text(min_size=1, max_size=16), st.binary(max_size=300), st.integers(0, DEADLINE_MILLISECONDS_MAX))
+def test_what_is_opened_is_read(method: str, payload: bytes, milliseconds: int) -> None:
+    opening = Opening(method, payload, milliseconds)
+    assert read_open_body(open_body(opening)) == opening
+
+
+@given(st.binary(max_size=10))
+def test_any_credit_body_is_read_or_refused(body: bytes) -> None:
+    try:
+        granted = read_credit_body(body)
+    except FrameError:
+        return
+    assert credit_body(granted) == body
+
+
+@pytest.mark.parametrize(
+    "opening", [Opening("", b""), Opening("x" * 65, b""), Opening("m", b"", -1), Opening("m", b"", 2**32)]
+)
+def test_an_opening_out_of_bounds_is_not_sent(opening: Opening) -> None:
+    with pytest.raises(FrameError):
+        open_body(opening)
 
 
 @given(st.binary(max_size=300))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from node.protocol.canonical import decode, encode
 from node.protocol.identifiers import Address, Hash32, ModelId, PeerId
 from node.protocol.messages import (
-    GOSSIP_MESSAGE_BYTES_MAX,
+    ENVELOPE_BYTES_MAX,
     Message,
     MessageError,
     Presence,
@@ -57,7 +57,7 @@ def test_an_unknown_version_is_told_apart_from_a_fault() -> None:
 
 def test_an_oversized_message_is_refused_unread() -> None:
     with pytest.raises(MessageError, match="over"):
-        unseal("test", Topic.PRESENCE, bytes(GOSSIP_MESSAGE_BYTES_MAX + 1))
+        unseal("test", Topic.PRESENCE, bytes(ENVELOPE_BYTES_MAX + 1))
 
 
 @given(st.integers(min_value=0), st.integers(1, 255))

@@ -1,0 +1,114 @@
+"""Where the blocks lie that are asked for: a bounded memory, so that a hot block is found without a worker thread.
+
+A place is used through `open_block`, which sees a file that was changed, replaced or deleted since.
+"""
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from p2p.content.blockstore import BlockMissingError, BlockPlace
+from p2p.content.cid import Cid
+
+RUN_BLOCKS = 256
+"""Blocks that follow in the same file, looked up with one that was asked for: a fetch asks for them next."""
+PLACES_MAX = 16_384
+"""Blocks remembered, about 400 bytes each: 16 GiB of a model are served without asking the index twice."""
+
+_Identity = tuple[int, int, int, int]
+
+
+class LocatesBlocks(Protocol):
+    """The part of the block store that serving needs. Blocking and thread-safe."""
+
+    def locate_run(self, cid: Cid, limit: int) -> list[tuple[Cid, BlockPlace]]:
+        """Return where a block is, and what follows it in the same file; raise BlockMissingError."""
+
+    def read(self, cid: Cid) -> bytes:
+        """Return a block's bytes, unverified; raise BlockMissingError."""
+
+    def remove(self, cid: Cid) -> None:
+        """Forget a block that was found damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    place: BlockPlace
+    identity: _Identity
+
+
+@dataclass(slots=True)
+class OpenBlock:
+    """A block whose file is open: the descriptor, and where in it the bytes are. Close it."""
+
+    descriptor: int
+    offset: int
+    size: int
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self.descriptor)
+
+
+class BlockPlaces:
+    """Finds blocks of one store."""
+
+    def __init__(self, store: LocatesBlocks, places_max: int = PLACES_MAX) -> None:
+        self._store = store
+        self._places_max = places_max
+        self._known: OrderedDict[Cid, _Known] = OrderedDict()
+
+    async def open_block(self, cid: Cid) -> OpenBlock:
+        """Open the file that holds `cid`. Raises BlockMissingError. Not always a checkpoint."""
+        known = self._known.get(cid)
+        if known is not None:
+            opened = _open_if_same(known)
+            if opened is not None:
+                self._known.move_to_end(cid)
+                return opened
+            del self._known[cid]
+        found, fresh = await trio.to_thread.run_sync(self._find, cid)
+        # In reverse, so that what is needed last is forgotten first.
+        for following, known in reversed(found):
+            self._known[following] = known
+            self._known.move_to_end(following)
+        while len(self._known) > self._places_max:
+            self._known.popitem(last=False)
+        return fresh
+
+    def forget(self, cid: Cid) -> None:
+        """Ask the store again for this block."""
+        self._known.pop(cid, None)
+
+    def _find(self, cid: Cid) -> tuple[list[tuple[Cid, _Known]], OpenBlock]:
+        run = self._store.locate_run(cid, RUN_BLOCKS)
+        place = run[0][1]
+        try:
+            descriptor = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise BlockMissingError(f"block {cid} cannot be read: {error}") from error
+        identity = _identity(descriptor)
+        if identity[2] < place.offset + place.size:
+            os.close(descriptor)
+            raise BlockMissingError(f"block {cid} is cut off in {place.path}")
+        known = [(following, _Known(found, identity)) for following, found in run]
+        return known, OpenBlock(descriptor, place.offset, place.size)
+
+
+def _open_if_same(known: _Known) -> OpenBlock | None:
+    try:
+        descriptor = os.open(known.place.path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if _identity(descriptor) != known.identity:
+        os.close(descriptor)
+        return None
+    return OpenBlock(descriptor, known.place.offset, known.place.size)
+
+
+def _identity(descriptor: int) -> _Identity:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,105 @@
+"""Reads the head of an HTTP/1.1 request, strictly: what is not plainly a request for content is refused.
+
+By hand and not by h11, because the head of a request is most of what serving a block from the page cache costs.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import unquote_to_bytes
+
+HEAD_BYTES_MAX = 8 * 1024
+"""A request is a CID, a path and a few headers; browsers add perhaps 2 KiB."""
+HEADERS_MAX = 64
+HEADERS_REMEMBERED = 32
+"""A client sends the same headers with every request for a block; so many clients' are parsed once. At most 256 KiB."""
+HEAD_END = b"\r\n\r\n"
+
+_REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[\x21-\x7e]*) HTTP/1\.([01])")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+
+
+class RequestError(Exception):
+    """The request is answered with this status and text. `close` if its end cannot be trusted."""
+
+    def __init__(self, status: int, text: str, *, close: bool = False, retry_seconds: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.close = close
+        self.retry_seconds = retry_seconds
+        """For 429 and 503; 0 says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A well-formed request without a body."""
+
+    method: str
+    path: tuple[str, ...]
+    """Segments between slashes, percent-decoded; a trailing slash adds none."""
+    query: dict[str, str]
+    headers: Mapping[str, str]
+    """Names in lower case; repeated headers are joined by commas."""
+    keep_alive: bool
+    reads_chunks: bool
+    """Whether the client is recent enough for a body in chunks (HTTP/1.1)."""
+
+    @property
+    def is_head(self) -> bool:
+        """Whether only the head of the answer is wanted."""
+        return self.method == "HEAD"
+
+
+def parse_request(head: bytes) -> Request:
+    """Read a head up to and without its empty line; raise RequestError(400) for anything malformed."""
+    line, _, header_lines = head.partition(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise RequestError(400, "not an HTTP/1.1 request", close=True)
+    method, target, minor = match.group(1).decode(), match.group(2), match.group(3)
+    headers = _parse_headers(header_lines)
+    if minor == b"1" and "host" not in headers:
+        raise RequestError(400, "an HTTP/1.1 request needs a Host header", close=True)
+    if headers.get("content-length", "0").strip() != "0" or "transfer-encoding" in headers:
+        raise RequestError(400, "nothing here takes a body", close=True)
+    connection = {token.strip().lower() for token in headers.get("connection", "").split(",")}
+    keep_alive = "close" not in connection and (minor == b"1" or "keep-alive" in connection)
+    path, _, query = target.partition(b"?")
+    return Request(method, _parse_path(path), _parse_query(query), headers, keep_alive, minor == b"1")
+
+
+@lru_cache(HEADERS_REMEMBERED)
+def _parse_headers(text: bytes) -> Mapping[str, str]:
+    lines = text.split(b"\r\n") if text else []
+    if len(lines) > HEADERS_MAX:
+        raise RequestError(400, f"more than {HEADERS_MAX} headers", close=True)
+    headers: dict[str, str] = {}
+    for line in lines:
+        match = _HEADER.fullmatch(line)
+        if match is None:
+            raise RequestError(400, "a malformed header", close=True)
+        name, value = match.group(1).decode().lower(), match.group(2).decode("latin-1").rstrip()
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers
+
+
+def _parse_path(path: bytes) -> tuple[str, ...]:
+    segments = path.removeprefix(b"/").removesuffix(b"/").split(b"/")
+    return tuple(_decode(segment) for segment in segments)
+
+
+def _parse_query(query: bytes) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in query.split(b"&") if query else ():
+        name, _, value = pair.partition(b"=")
+        found.setdefault(_decode(name), _decode(value))
+    return found
+
+
+def _decode(text: bytes) -> str:
+    try:
+        return unquote_to_bytes(text).decode("utf-8")
+    except UnicodeDecodeError:
+        raise RequestError(400, "percent-encoded text that is not UTF-8") from None

@@ -1,0 +1,419 @@
+"""Serves the blocks of a store over HTTP/1.1: connections, answers, time-outs and counts.
+
+Goals: a leaf of a model goes from the page cache to the socket by sendfile; a client that is slow, greedy or malformed
+harms nobody but itself. Non-goals: pages for browsers (whoever asks must verify), TLS (the bytes are public and
+verified; a proxy can add it).
+
+Leaves are not hashed before they are sent: the receiver hashes them anyway, and doing it twice would cost four times
+what serving costs. Small blocks, which decide what is fetched next, are (docs/decisions/0020).
+"""
+
+import errno
+import hmac
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+from p2p.content.blockstore import BlockMissingError
+from p2p.content.cid import Cid
+from p2p.content.dagpb import DagPbError
+from p2p.content.gateway.admission import Admission, GatewayLimits, client_of
+from p2p.content.gateway.car import car_header, probe_car, section_head
+from p2p.content.gateway.places import BlockPlaces, LocatesBlocks, OpenBlock
+from p2p.content.gateway.ranges import Span, parse_range
+from p2p.content.gateway.request import HEAD_BYTES_MAX, HEAD_END, Request, RequestError, parse_request
+from p2p.content.gateway.selection import select_blocks
+from p2p.content.gateway.wanted import CAR_TYPE, RAW_TYPE, Format, WantedBlock, WantedCar, WantedProbe, decide
+from p2p.content.plain_socket import FileShrunkError, PlainSocket
+from p2p.content.rate import ByteRate
+from p2p.content.tree import CorruptBlockError
+from p2p.content.unixfs import UnixFsError
+
+log = structlog.get_logger(__name__)
+
+VERIFIED_BYTES_MAX = 64 * 1024
+"""Blocks up to this size are hashed before they are sent: nodes, proofs, documents. Costs 50 µs at most."""
+READ_BYTES = 16 * 1024
+LINGER_SECONDS = 0.5
+"""After a refusal, for the client to read it: closing with unread input would destroy it on the way."""
+CACHE_CONTROL = "public, max-age=29030400, immutable"
+REASONS = {
+    200: "OK",
+    206: "Partial Content",
+    304: "Not Modified",
+    400: "Bad Request",
+    401: "Unauthorized",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    406: "Not Acceptable",
+    416: "Range Not Satisfiable",
+    429: "Too Many Requests",
+    503: "Service Unavailable",
+}
+
+
+class GatewayPortError(Exception):
+    """The gateway cannot listen; the message says where and why."""
+
+
+@dataclass(slots=True)
+class GatewayMetrics:
+    """What a gateway did since it started."""
+
+    served_bytes: int = 0
+    """Bytes of blocks."""
+    answers: Counter[int] = field(default_factory=Counter)
+    """By HTTP status."""
+    connections: int = 0
+    """Accepted."""
+    slow_readers_cut: int = 0
+
+
+class GatewayServer:
+    """Serves one store. `token`, where there is one, must come with each request (`Authorization: Bearer`)."""
+
+    def __init__(self, store: LocatesBlocks, *, limits: GatewayLimits | None = None, token: str = "") -> None:
+        self._store = store
+        self._limits = limits or GatewayLimits()
+        self._token = token.encode()
+        self._places = BlockPlaces(store)
+        self._admission = Admission(self._limits, trio.current_time)
+        self._rate = ByteRate(self._limits.bytes_per_second)
+        self.metrics = GatewayMetrics()
+
+    @property
+    def served_bytes(self) -> int:
+        """Bytes of blocks given to clients."""
+        return self.metrics.served_bytes
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that are served now."""
+        return self._admission.connections
+
+    async def handle(self, stream: trio.SocketStream) -> None:
+        """Serve one connection until it ends. Never raises: a client's faults are its own."""
+        self.metrics.connections += 1
+        try:
+            client = client_of(stream.socket.getpeername()[0])
+        except OSError:
+            await trio.aclose_forcefully(stream)
+            return
+        plain = PlainSocket(stream)
+        connection = _Connection(self, plain, client)
+        entered = False
+        try:
+            if self._admission.connections >= self._limits.connections_max:
+                await connection.refuse(RequestError(503, "busy: too many connections", close=True, retry_seconds=5))
+                return
+            entered = self._admission.enter(client)
+            if not entered:
+                error = RequestError(429, "too many connections from your address", close=True, retry_seconds=5)
+                await connection.refuse(error)
+                return
+            await connection.converse()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+            log.debug("a content connection ended", client=client, reason=repr(error))
+        except (BlockMissingError, CorruptBlockError, FileShrunkError, UnixFsError, DagPbError) as error:
+            log.warning("an answer was broken off: content is damaged here", reason=str(error))
+        finally:
+            if entered:
+                self._admission.leave(client)
+            plain.close()
+
+    def authorise(self, request: Request, client: str) -> None:
+        """Raise RequestError (401, 429) unless the client may ask this now."""
+        if self._token:
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
+                raise RequestError(401, "this gateway needs a token; its operator gives it")
+        wait = self._admission.wait_seconds(client)
+        if wait:
+            raise RequestError(429, "too many requests from your address", retry_seconds=max(1, round(wait)))
+
+    async def open_block(self, cid: Cid) -> OpenBlock | bytes:
+        """Open a held block; a small one is returned as verified bytes. Raises RequestError(404)."""
+        try:
+            opened = await self._places.open_block(cid)
+        except BlockMissingError:
+            raise RequestError(404, "not held here") from None
+        if opened.size > VERIFIED_BYTES_MAX:
+            return opened
+        return await trio.to_thread.run_sync(self._read_verified, cid, opened)
+
+    async def check_held(self, cid: Cid) -> None:
+        """Raise RequestError(404) unless the block is held."""
+        opened = await self.open_block(cid)
+        if isinstance(opened, OpenBlock):
+            opened.close()
+
+    def _read_verified(self, cid: Cid, opened: OpenBlock) -> bytes:
+        try:
+            data = os.pread(opened.descriptor, opened.size, opened.offset)
+        finally:
+            opened.close()
+        if not cid.matches(data):
+            log.error("a stored block is damaged and is removed; it will be fetched again", cid=str(cid))
+            self._store.remove(cid)
+            raise RequestError(404, "not held here")
+        return data
+
+    def select(self, wanted: WantedCar) -> Iterator[Cid]:
+        """Return the blocks of a CAR; blocking, to be drawn in a worker thread."""
+        return select_blocks(wanted, self._store.read)
+
+    @property
+    def rate(self) -> ByteRate:
+        """What all connections send within."""
+        return self._rate
+
+    @property
+    def limits(self) -> GatewayLimits:
+        """What is given to whom."""
+        return self._limits
+
+
+class _Connection:
+    """One client's requests, one after another; pipelined ones wait in the buffer."""
+
+    def __init__(self, server: GatewayServer, socket: PlainSocket, client: str) -> None:
+        self._server = server
+        self._limits = server.limits
+        self._metrics = server.metrics
+        self._socket = socket
+        self._rate = server.rate
+        self._client = client
+        self._buffer = bytearray()
+        self._scope = trio.CancelScope()
+        """One for the connection, whose deadline moves: a scope for each step costs more than the step."""
+        self._is_sending = False
+
+    async def converse(self) -> None:
+        """Answer requests until the client ends, falls silent, or takes too long to read."""
+        with self._scope:
+            await self._converse()
+        if self._scope.cancelled_caught and self._is_sending:
+            self._metrics.slow_readers_cut += 1
+            log.debug("a slow reader is cut", client=self._client)
+
+    async def _converse(self) -> None:
+        while True:
+            request: Request | None = None
+            try:
+                head = await self._next_head()
+                if head is None:
+                    return
+                request = parse_request(head)
+                self._server.authorise(request, self._client)
+                await self._answer(request)
+            except RequestError as error:
+                if request is None or error.close:
+                    await self.refuse(error)
+                    return
+                await self._send_error(error, request)
+            if not request.keep_alive:
+                return
+
+    async def refuse(self, error: RequestError) -> None:
+        """Answer without understanding the request, and end the connection so that the answer arrives."""
+        with trio.move_on_after(LINGER_SECONDS):
+            await self._send_error(error, None)
+            self._socket.end()
+            while await self._socket.receive(READ_BYTES):
+                pass
+
+    async def _next_head(self) -> bytes | None:
+        """Return the next request's head, None at the end or after too long a silence. Raises RequestError."""
+        end = self._buffer.find(HEAD_END)
+        if 0 <= end <= HEAD_BYTES_MAX:  # sent ahead: no waiting
+            return self._cut_head(end)
+        self._allow(self._limits.idle_seconds_max)
+        is_begun = False
+        searched = 0
+        while (end := self._buffer.find(HEAD_END, searched)) < 0:
+            if len(self._buffer) > HEAD_BYTES_MAX:
+                raise RequestError(400, f"a request head of more than {HEAD_BYTES_MAX} bytes", close=True)
+            if self._buffer and not is_begun:
+                is_begun = True
+                self._allow(self._limits.head_seconds_max)
+            searched = max(0, len(self._buffer) - len(HEAD_END) + 1)
+            data = await self._socket.receive(READ_BYTES)
+            if not data:
+                return None
+            self._buffer += data
+        if end > HEAD_BYTES_MAX:
+            raise RequestError(400, f"a request head of more than {HEAD_BYTES_MAX} bytes", close=True)
+        return self._cut_head(end)
+
+    def _cut_head(self, end: int) -> bytes:
+        head = bytes(self._buffer[:end])
+        del self._buffer[: end + len(HEAD_END)]
+        return head
+
+    async def _answer(self, request: Request) -> None:
+        wanted = decide(request)
+        if isinstance(wanted, WantedProbe):
+            await self._answer_probe(request, wanted)
+        elif isinstance(wanted, WantedBlock):
+            await self._answer_block(request, wanted.cid)
+        else:
+            await self._answer_car(request, wanted)
+
+    async def _answer_probe(self, request: Request, wanted: WantedProbe) -> None:
+        is_raw = wanted.form is Format.RAW
+        body = b"" if is_raw else probe_car()
+        head = self._head(200, request, len(body), [("Content-Type", RAW_TYPE if is_raw else CAR_TYPE)])
+        await self._send_within(head + (b"" if request.is_head else body))
+
+    async def _answer_block(self, request: Request, cid: Cid) -> None:
+        opened = await self._server.open_block(cid)
+        try:
+            name = str(cid)
+            etag = f'"{name}.raw"'
+            if _is_known(request, etag):
+                await self._send_within(self._head(304, request, None, [("Etag", etag)]))
+                return
+            size = len(opened) if isinstance(opened, bytes) else opened.size
+            wanted_range = None if request.headers.get("if-range", etag) != etag else request.headers.get("range")
+            try:
+                part = parse_range(wanted_range, size)
+            except RequestError as error:
+                await self._send_error(error, request, [("Content-Range", f"bytes */{size}")])
+                return
+            headers = [
+                ("Content-Type", RAW_TYPE),
+                ("Content-Disposition", f'attachment; filename="{name}.bin"'),
+                ("Etag", etag),
+                ("Cache-Control", CACHE_CONTROL),
+                ("X-Content-Type-Options", "nosniff"),
+                ("Accept-Ranges", "bytes"),
+            ]
+            if part is not None:
+                headers.append(("Content-Range", f"bytes {part.start}-{part.end - 1}/{size}"))
+            status, part = (200, Span(0, size)) if part is None else (206, part)
+            head = self._head(status, request, part.end - part.start, headers)
+            if request.is_head:
+                await self._send_within(head)
+            else:
+                await self._send_block(head, opened, part)
+        finally:
+            if isinstance(opened, OpenBlock):
+                opened.close()
+
+    async def _answer_car(self, request: Request, wanted: WantedCar) -> None:
+        cids = self._server.select(wanted)
+        cid: Cid | None = await trio.to_thread.run_sync(next, cids)  # raises 404 before anything is promised
+        if cid is not None:
+            await self._server.check_held(cid)
+        headers = [
+            ("Content-Type", f"{CAR_TYPE}; version=1; order=dfs; dups=y"),
+            ("Content-Disposition", f'attachment; filename="{wanted.cid}.car"'),
+            ("Cache-Control", CACHE_CONTROL),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Accept-Ranges", "none"),
+        ]
+        if request.reads_chunks:
+            headers.append(("Transfer-Encoding", "chunked"))
+        else:
+            headers.append(("Connection", "close"))
+        head = self._head(200, request, None, headers)
+        if request.is_head:
+            await self._send_within(head)
+            return
+        await self._send_within(head + self._frame(car_header(wanted.cid), request))
+        while cid is not None:
+            try:
+                opened = await self._server.open_block(cid)
+            except RequestError as error:
+                raise BlockMissingError(f"block {cid} of a CAR is missing") from error
+            try:
+                size = len(opened) if isinstance(opened, bytes) else opened.size
+                prefix = section_head(cid, size)
+                if request.reads_chunks:
+                    prefix = f"{len(prefix) + size:x}\r\n".encode() + prefix
+                await self._send_block(prefix, opened, Span(0, size))
+            finally:
+                if isinstance(opened, OpenBlock):
+                    opened.close()
+            if request.reads_chunks:
+                await self._send_within(b"\r\n")
+            cid = await trio.to_thread.run_sync(next, cids, None)
+        if request.reads_chunks:
+            await self._send_within(b"0\r\n\r\n")
+        else:
+            raise trio.ClosedResourceError("the end of an HTTP/1.0 body is the end of the connection")
+
+    def _frame(self, data: bytes, request: Request) -> bytes:
+        return f"{len(data):x}\r\n".encode() + data + b"\r\n" if request.reads_chunks else data
+
+    async def _send_block(self, head: bytes, opened: OpenBlock | bytes, part: Span) -> None:
+        size = part.end - part.start
+        self._allow(self._limits.answer_seconds(size), sending=True)
+        if isinstance(opened, bytes):
+            await self._socket.send_all(head + opened[part.start : part.end], self._rate)
+        else:
+            await self._socket.send_all(head, self._rate, more=True)
+            await self._socket.send_file(opened.descriptor, opened.offset + part.start, size, self._rate)
+        self._metrics.served_bytes += size
+
+    async def _send_within(self, data: bytes) -> None:
+        self._allow(self._limits.answer_seconds(len(data)), sending=True)
+        await self._socket.send_all(data, self._rate)
+
+    def _allow(self, seconds: float, *, sending: bool = False) -> None:
+        """Give the connection so long for what comes next."""
+        self._is_sending = sending
+        self._scope.deadline = trio.current_time() + seconds
+
+    async def _send_error(
+        self, error: RequestError, request: Request | None, headers: list[tuple[str, str]] | None = None
+    ) -> None:
+        body = f"{error.text}\n".encode()
+        headers = [*(headers or ()), ("Content-Type", "text/plain; charset=utf-8")]
+        if error.status == 405:
+            headers.append(("Allow", "GET, HEAD"))
+        if error.status == 401:
+            headers.append(("WWW-Authenticate", "Bearer"))
+        if error.retry_seconds:
+            headers.append(("Retry-After", str(error.retry_seconds)))
+        head = self._head(error.status, request, len(body), headers)
+        await self._send_within(head if request is not None and request.is_head else head + body)
+
+    def _head(self, status: int, request: Request | None, size: int | None, headers: list[tuple[str, str]]) -> bytes:
+        self._metrics.answers[status] += 1
+        lines = [f"HTTP/1.1 {status} {REASONS[status]}", *(f"{name}: {value}" for name, value in headers)]
+        if size is not None:
+            lines.append(f"Content-Length: {size}")
+        if request is None or not request.keep_alive:
+            lines.append("Connection: close")
+        elif not request.reads_chunks and size is not None:
+            lines.append("Connection: keep-alive")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+
+
+def _is_known(request: Request, etag: str) -> bool:
+    known = {part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")}
+    return etag in known or "*" in known
+
+
+@asynccontextmanager
+async def serve_blocks(
+    store: LocatesBlocks, *, host: str, port: int, limits: GatewayLimits | None = None, token: str = ""
+) -> AsyncIterator[tuple[GatewayServer, int]]:
+    """Serve until the context is left; yields the server and the port it listens on. Raises GatewayPortError."""
+    server = GatewayServer(store, limits=limits, token=token)
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        why = "in use by another program" if error.errno == errno.EADDRINUSE else str(error)
+        raise GatewayPortError(f"content cannot be served at {host}:{port}: {why}; see [content] port") from error
+    bound_port: int = listeners[0].socket.getsockname()[1]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, server.handle, listeners)
+        yield server, bound_port
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,128 @@
+"""A connected TCP socket for bulk data: as few steps of the event loop as the bytes need, and files by sendfile.
+
+trio's own streams yield after every call, which is right for messages; a block takes a dozen calls, and most of what
+serving it cost was the loop turning. Here a call that need not wait returns at once, but never more than a few in
+a row. Bytes of files that are not in the page cache are brought there by a worker thread first: sendfile would wait for
+the disk, and with it every other task of the daemon.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+
+from p2p.content.rate import ByteRate
+
+CALLS_WITHOUT_YIELD_MAX = 8
+"""About two blocks; at more, a fast reader would keep other tasks waiting."""
+PIECE_BYTES = 2 * 1024 * 1024
+"""Most of a file that one call sends, and that a thread reads ahead: a block."""
+LIMITED_PIECE_BYTES = 64 * 1024
+"""The same where the rate is limited."""
+_NOWAIT_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+_T = TypeVar("_T")
+
+
+class FileShrunkError(Exception):
+    """A file ended before the bytes that were promised of it; the connection cannot go on."""
+
+
+class PlainSocket:
+    """Not for several tasks at once, except that one may send while another receives.
+
+    All calls raise trio.BrokenResourceError when the connection is gone, trio.ClosedResourceError after `close`.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        """Take over the socket of `stream`, which is closed."""
+        self._socket = socket.socket(fileno=os.dup(stream.socket.fileno()))
+        self._socket.setblocking(False)
+        stream.socket.close()
+        self._calls = 0
+
+    def close(self) -> None:
+        """Close at once; whoever waits is told."""
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket.fileno())
+            self._socket.close()
+
+    def end(self) -> None:
+        """Tell the other side that nothing more comes."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from error
+
+    async def receive_into(self, view: memoryview) -> int:
+        """Receive some bytes, 0 at the end."""
+        return await self._call(lambda: self._socket.recv_into(view), trio.lowlevel.wait_readable)
+
+    async def receive(self, count_max: int) -> bytes:
+        """Receive some bytes, none at the end."""
+        return await self._call(lambda: self._socket.recv(count_max), trio.lowlevel.wait_readable)
+
+    async def send_all(self, data: bytes, rate: ByteRate | None = None, *, more: bool = False) -> None:
+        """Send all of `data`; `more` says that a file follows at once (one packet, not two)."""
+        flags = socket.MSG_MORE if more else 0
+        view = memoryview(data)
+        while view:
+            if rate is not None and rate.is_limited:
+                await rate.spend(len(view))
+            piece = view
+            sent = await self._call(lambda: self._socket.send(piece, flags), trio.lowlevel.wait_writable)  # noqa: B023
+            view = view[sent:]
+
+    async def send_file(self, descriptor: int, offset: int, size: int, rate: ByteRate | None = None) -> None:
+        """Send `size` bytes of a file. Raises FileShrunkError."""
+        is_limited = rate is not None and rate.is_limited
+        piece_max = LIMITED_PIECE_BYTES if is_limited else PIECE_BYTES
+        out = self._socket.fileno()
+        end = offset + size
+        while offset < end:
+            piece_end = min(offset + piece_max, end)
+            if not _is_cached(descriptor, offset, piece_end - offset):
+                await trio.to_thread.run_sync(os.pread, descriptor, piece_end - offset, offset)
+            if rate is not None and is_limited:
+                await rate.spend(piece_end - offset)
+            while offset < piece_end:
+                at, count = offset, piece_end - offset
+                sent = await self._call(
+                    lambda: os.sendfile(out, descriptor, at, count),  # noqa: B023
+                    trio.lowlevel.wait_writable,
+                )
+                if sent == 0:
+                    raise FileShrunkError("a file became shorter while it was sent")
+                offset += sent
+
+    async def _call(self, function: Callable[[], _T], wait: Callable[[int], Awaitable[None]]) -> _T:
+        self._calls += 1
+        if self._calls > CALLS_WITHOUT_YIELD_MAX:
+            self._calls = 0
+            await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                return function()
+            except BlockingIOError:
+                self._calls = 0
+                await wait(self._socket.fileno())
+            except OSError as error:
+                if self._socket.fileno() < 0:
+                    raise trio.ClosedResourceError("this socket was closed") from error
+                raise trio.BrokenResourceError(f"the connection is gone: {error}") from error
+
+
+def _is_cached(descriptor: int, offset: int, size: int) -> bool:
+    """Guess from the first and last byte; a wrong guess costs one wait for the disk."""
+    probe = bytearray(1)
+    try:
+        return all(os.preadv(descriptor, [probe], at, os.RWF_NOWAIT) for at in (offset, offset + size - 1))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _NOWAIT_UNSUPPORTED:  # a file system in memory, or one that cannot tell
+            return True
+        raise

@@ -1,0 +1,1 @@
+"""Retrieval: trees of blocks from several sources at once, verified before they are written, resumed after a crash."""

@@ -1,0 +1,406 @@
+"""Gets many blocks from several sources at once: one list of work, from which each source takes as fast as it can.
+
+Purpose: no source is waited for. One that is slow gets less to do; what it still holds when nothing else is left is
+asked of another too, and whoever comes second is cancelled. One that lies, stalls or fails is dropped for the session
+and blamed; its blocks are asked elsewhere. One that lacks a block is only not asked for that block again.
+
+Detail: blocks wait in `_shared`, in the order of the file, and only sources of the lowest rank alive take from there.
+A block that came back (lacked, lost) waits in the queue of each source that may be asked next. Blocks that nobody
+present may be asked for are orphans: they wake the recruiter, which brings in sources held in reserve, then asks for
+more sources once, and then gives the orphans up.
+"""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import structlog
+import trio
+
+from p2p.content.buffers import BlockBuffers
+from p2p.content.cid import Cid
+from p2p.content.rate import ByteRate
+from p2p.content.source import BlockSource, SourceFailedError
+from p2p.content.unixfs import BLOCK_BYTES_MAX
+from p2p.standing import Offence, Standing
+
+log = structlog.get_logger(__name__)
+
+SOURCES_ACTIVE_MAX = 8
+"""Asked at once; the rest wait in reserve. Times window and block size this bounds memory (64 MiB with leaves of 1)."""
+SOURCES_MAX = 64
+"""Considered in one session."""
+BLOCK_SECONDS_MAX = 30.0
+"""For one block, whatever it waits for; a source slower than 35 kB/s is of no use."""
+HEDGE_SECONDS_MIN = 0.5
+"""A block younger than this is not asked twice: it is likely on its way."""
+HEDGE_FACTOR = 2.0
+"""Nor one for which this source itself would need more than half the time it took already."""
+HEDGE_SECONDS_UNKNOWN = 2.0
+"""The same for a source that has given nothing yet."""
+RUNS_PER_BLOCK_MAX = 2
+IDLE_SECONDS_MAX = 0.5
+LACKS_FREE = 16
+"""Blocks a source may lack in a row before it is asked more slowly: it may have nothing of this tree."""
+LACK_SECONDS = 0.01
+"""Pause for each block in a row beyond that, up to a second."""
+SMOOTHING = 0.2
+"""Weight of the newest block in a source's mean time."""
+WRITERS_MAX = 3
+"""Threads that hash and write: one per core that a fetch may fill, and one that waits for the disk."""
+
+Deliver = Callable[[Cid, bytes | bytearray], None]
+"""Takes verified bytes; called in worker threads, several at once. What it raises ends the race."""
+Taken = Callable[[Cid, int], None]
+"""Told of each delivered block and its size, in the trio thread. What it raises ends the race."""
+MoreSources = Callable[[], Awaitable[Sequence[BlockSource]]]
+
+
+@dataclass(slots=True)
+class RaceCounts:
+    """What a session fetched."""
+
+    fetched_bytes: Counter[str] = field(default_factory=Counter)
+    """Verified bytes that were taken, by source."""
+    duplicate_bytes: int = 0
+    """Bytes of blocks that came whole a second time."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why a source was dropped, or that it lacked blocks."""
+    failed: set[str] = field(default_factory=set)
+    """Sources that were dropped."""
+
+
+class _Outcome(Enum):
+    TAKEN = auto()
+    DUPLICATE = auto()
+    CORRUPT = auto()
+
+
+@dataclass(slots=True, eq=False)
+class _Peer:
+    source: BlockSource
+    queue: deque[Cid] = field(default_factory=deque)
+    """Blocks that came back and that this source may be asked for."""
+    runs: set["_Run"] = field(default_factory=set)
+    dropped: bool = False
+    block_seconds: float | None = None
+    lacks: int = 0
+    """Blocks it lacked since it last gave one."""
+
+    def hedge_after_seconds(self) -> float:
+        if self.block_seconds is None:
+            return HEDGE_SECONDS_UNKNOWN
+        return max(HEDGE_SECONDS_MIN, HEDGE_FACTOR * self.block_seconds)
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """One request for a block at one source."""
+
+    peer: _Peer
+    started: float
+    scope: trio.CancelScope
+
+
+class BlockRace:
+    """One session with a set of sources. Use `run` as often as there is something to fetch, then `aclose`."""
+
+    def __init__(
+        self,
+        sources: Iterable[BlockSource],
+        *,
+        more_sources: MoreSources | None = None,
+        standing: Standing | None = None,
+        rate: ByteRate | None = None,
+        buffers: BlockBuffers | None = None,
+        block_seconds: float = BLOCK_SECONDS_MAX,
+    ) -> None:
+        """`more_sources` is called once, and only if those given cannot give everything."""
+        self.counts = RaceCounts()
+        self._standing = standing
+        self._rate = rate or ByteRate(0)
+        self._buffers = buffers or BlockBuffers()
+        self._block_seconds = block_seconds
+        self._more_sources = more_sources
+        self._known: dict[str, BlockSource] = {}
+        self._peers: list[_Peer] = []
+        self._reserve: deque[BlockSource] = deque()
+        self._writers = trio.CapacityLimiter(WRITERS_MAX)
+        self._add_sources(sources)
+        # Of one run:
+        self._shared: deque[Cid] = deque()
+        self._open = 0
+        """Blocks neither delivered nor given up."""
+        self._tried: dict[Cid, set[_Peer]] = {}
+        """Open blocks that came back at least once, and who was asked in vain."""
+        self._running: dict[Cid, list[_Run]] = {}
+        self._orphans: list[Cid] = []
+        self._missing: list[Cid] = []
+        self._changed = trio.Event()
+        self._claims = threading.Lock()
+        self._claimed: set[Cid] = set()
+
+    async def run(
+        self,
+        wanted: Iterable[Cid],
+        deliver: Deliver,
+        *,
+        bytes_max: int = BLOCK_BYTES_MAX,
+        bytes_expected: int = 1024 * 1024,
+        taken: Taken | None = None,
+    ) -> list[Cid]:
+        """Fetch blocks (no block twice) about in this order; return those that nobody gave.
+
+        `bytes_expected` is what the rate limit is charged before a block's size is known. Raises what `deliver` or
+        `taken` raises.
+        """
+        self._shared = deque(wanted)
+        self._open = len(self._shared)
+        self._tried, self._running, self._orphans, self._missing = {}, {}, [], []
+        self._claimed = set()
+        if not self._open:
+            return []
+        job = _Job(deliver, bytes_max, bytes_expected, taken)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._recruit, nursery, job)
+                for peer in self._peers:
+                    if not peer.dropped:
+                        self._start(nursery, peer, job)
+        except BaseExceptionGroup as group:
+            leaf: BaseException = group
+            while isinstance(leaf, BaseExceptionGroup):
+                leaf = leaf.exceptions[0]
+            raise leaf from group
+        return self._missing
+
+    async def aclose(self) -> None:
+        """Give back the connections of all sources."""
+        for source in self._known.values():
+            await source.aclose()
+
+    # --- Sources ------------------------------------------------------------------------------------------------------
+
+    def _add_sources(self, sources: Iterable[BlockSource]) -> None:
+        for source in sources:
+            if source.name in self._known or len(self._known) == SOURCES_MAX:
+                continue
+            self._known[source.name] = source
+            if self._standing is not None and self._standing.is_banned(source.name):
+                self.counts.reasons[source.name] = "banned"
+                continue
+            self._reserve.append(source)
+        # Stable: within a rank the order of the caller, who knows which ones failed lately.
+        self._reserve = deque(sorted(self._reserve, key=lambda source: source.rank))
+        while self._reserve and len(self._live()) < SOURCES_ACTIVE_MAX:
+            self._peers.append(_Peer(self._reserve.popleft()))
+
+    def _live(self) -> list[_Peer]:
+        return [peer for peer in self._peers if not peer.dropped]
+
+    def _level(self) -> int | None:
+        """The rank that takes fresh blocks."""
+        return min((peer.source.rank for peer in self._live()), default=None)
+
+    def _start(self, nursery: trio.Nursery, peer: _Peer, job: "_Job") -> None:
+        for _ in range(peer.source.window):
+            nursery.start_soon(self._work, peer, job)
+
+    def _drop(self, peer: _Peer, reason: str, offence: Offence | None) -> None:
+        if peer.dropped:
+            return
+        peer.dropped = True
+        name = peer.source.name
+        log.warning("a content source is dropped", source=name, reason=reason)
+        self.counts.reasons[name] = reason
+        self.counts.failed.add(name)
+        if self._standing is not None and offence is not None:
+            self._standing.blame(name, offence, reason)
+        for run in peer.runs:
+            run.scope.cancel()
+        waiting, peer.queue = peer.queue, deque()
+        for cid in waiting:
+            if cid in self._tried and cid not in self._running:
+                self._place(cid)
+        self._notify()
+
+    async def _recruit(self, nursery: trio.Nursery, job: "_Job") -> None:
+        """Bring in more sources as long as blocks have nobody to be asked of; then give those blocks up."""
+        while self._open:
+            stranded = self._orphans or (self._shared and not self._live())
+            if not stranded:
+                await self._changed.wait()
+                continue
+            before = len(self._peers)
+            if self._reserve:
+                self._peers.append(_Peer(self._reserve.popleft()))
+            elif self._more_sources is not None:
+                more_sources, self._more_sources = self._more_sources, None
+                self._add_sources(await more_sources())
+            else:
+                self._give_up()
+                continue
+            for peer in self._peers[before:]:
+                self._start(nursery, peer, job)
+            orphans, self._orphans = self._orphans, []
+            for cid in orphans:
+                self._place(cid)
+            self._notify()
+
+    def _give_up(self) -> None:
+        lost, self._orphans = self._orphans, []
+        if not self._live():
+            lost.extend(self._shared)
+            self._shared.clear()
+        self._missing.extend(lost)
+        self._open -= len(lost)
+        for cid in lost:
+            self._tried.pop(cid, None)
+        self._notify()
+
+    # --- Blocks -------------------------------------------------------------------------------------------------------
+
+    async def _work(self, peer: _Peer, job: "_Job") -> None:
+        while self._open and not peer.dropped:
+            cid = self._next_for(peer)
+            if cid is not None:
+                await self._attempt(peer, cid, job)
+                if peer.lacks > LACKS_FREE and len(self._live()) > 1:
+                    await trio.sleep(min(LACK_SECONDS * (peer.lacks - LACKS_FREE), 1.0))
+                continue
+            # Not for ever: a run that starts elsewhere while this waits is one to hedge.
+            with trio.move_on_at(min(self._next_hedge(peer), trio.current_time() + IDLE_SECONDS_MAX)):
+                await self._changed.wait()
+
+    def _next_for(self, peer: _Peer) -> Cid | None:
+        while peer.queue:
+            cid = peer.queue.popleft()
+            if cid in self._tried and cid not in self._running and peer not in self._tried[cid]:
+                return cid
+        if self._shared and peer.source.rank == self._level():
+            return self._shared.popleft()
+        now = trio.current_time()
+        return next((cid for cid, at in self._hedges(peer) if at <= now), None)
+
+    def _hedges(self, peer: _Peer) -> Iterable[tuple[Cid, float]]:
+        """Blocks under way elsewhere that this source might be asked for too, and from when on."""
+        for cid, runs in self._running.items():
+            if (
+                len(runs) < RUNS_PER_BLOCK_MAX
+                and runs[0].peer is not peer
+                and runs[0].peer.source.rank >= peer.source.rank
+                and cid not in self._claimed
+                and peer not in self._tried.get(cid, ())
+            ):
+                yield cid, runs[0].started + peer.hedge_after_seconds()
+
+    def _next_hedge(self, peer: _Peer) -> float:
+        return min((at for _, at in self._hedges(peer)), default=float("inf"))
+
+    async def _attempt(self, peer: _Peer, cid: Cid, job: "_Job") -> None:
+        run = _Run(peer, trio.current_time(), trio.CancelScope())
+        self._running.setdefault(cid, []).append(run)
+        peer.runs.add(run)
+        size: int | None = None
+        try:
+            with run.scope:
+                size = await self._ask(run, cid, job)
+        finally:
+            peer.runs.discard(run)
+            runs = self._running[cid]
+            runs.remove(run)
+            if not runs:
+                del self._running[cid]
+        if size is not None:
+            self._tried.pop(cid, None)
+            self._open -= 1
+            for twin in runs:
+                twin.scope.cancel()
+            if not self._open:
+                self._notify()
+            if job.taken is not None:
+                job.taken(cid, size)
+        elif not runs and cid not in self._claimed:
+            self._place(cid)
+        if not runs:
+            self._claimed.discard(cid)
+
+    async def _ask(self, run: _Run, cid: Cid, job: "_Job") -> int | None:
+        """Ask for a block and deliver it; return its size, None if that did not happen here."""
+        peer, name = run.peer, run.peer.source.name
+        if self._rate.is_limited:
+            await self._rate.spend(job.bytes_expected)
+            run.started = trio.current_time()
+        try:
+            with trio.fail_after(self._block_seconds):
+                data = await peer.source.get(cid, bytes_max=job.bytes_max)
+        except trio.TooSlowError:
+            self._drop(peer, f"no block within {self._block_seconds:g} s", Offence.STALLED)
+            return None
+        except SourceFailedError as error:
+            self._drop(peer, str(error), None)
+            return None
+        finally:
+            self._rate.correct(-job.bytes_expected)
+        if data is None:
+            self._tried.setdefault(cid, set()).add(peer)
+            self.counts.reasons.setdefault(name, "lacks blocks")
+            peer.lacks += 1
+            return None
+        size = len(data)
+        self._rate.correct(size)
+        outcome = await trio.to_thread.run_sync(self._take, cid, data, job, limiter=self._writers)
+        self._buffers.give_back(data)
+        if outcome is _Outcome.CORRUPT:
+            self._tried.setdefault(cid, set()).add(peer)
+            self._drop(peer, f"sent other bytes for {cid}", Offence.CORRUPT_BLOCK)
+            return None
+        if outcome is _Outcome.DUPLICATE:
+            self.counts.duplicate_bytes += size
+            return None
+        peer.lacks = 0
+        seconds = trio.current_time() - run.started
+        known = peer.block_seconds
+        peer.block_seconds = seconds if known is None else known + SMOOTHING * (seconds - known)
+        self.counts.fetched_bytes[name] += size
+        return size
+
+    def _take(self, cid: Cid, data: bytes | bytearray, job: "_Job") -> _Outcome:
+        """Verify and deliver, in a worker thread. Of two who bring one block, only the first delivers."""
+        if len(data) > job.bytes_max or not cid.matches(data):
+            return _Outcome.CORRUPT
+        with self._claims:
+            if cid in self._claimed:
+                return _Outcome.DUPLICATE
+            self._claimed.add(cid)
+        job.deliver(cid, data)
+        return _Outcome.TAKEN
+
+    def _place(self, cid: Cid) -> None:
+        """Queue an open block that nobody is fetching with those who may be asked next."""
+        tried = self._tried.setdefault(cid, set())
+        able = [peer for peer in self._live() if peer not in tried]
+        if not able:
+            self._orphans.append(cid)
+        else:
+            level = min(peer.source.rank for peer in able)
+            for peer in able:
+                if peer.source.rank == level:
+                    peer.queue.append(cid)
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What one `run` was asked for."""
+
+    deliver: Deliver
+    bytes_max: int
+    bytes_expected: int
+    taken: Taken | None

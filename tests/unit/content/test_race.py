@@ -1,0 +1,207 @@
+"""The race for blocks: who is asked for what, and what becomes of those who are slow, lie, lack or fail."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import pytest
+import trio
+
+from p2p.content.cid import Cid, Codec
+from p2p.content.rate import ByteRate
+from p2p.content.retrieval.race import SOURCES_ACTIVE_MAX, BlockRace
+from p2p.content.source import BlockSource, Rank, SourceFailedError
+from p2p.standing import Standing
+
+BLOCKS = {Cid.of(Codec.RAW, data): data for data in (hashlib.sha256(bytes([n])).digest() * 32 for n in range(200))}
+CIDS = list(BLOCKS)
+
+
+class FakeSource:
+    """A source with the seconds it takes for each block and, where it is not honest, what it gives instead."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        seconds: float = 0.01,
+        rank: Rank = Rank.GATEWAY,
+        answer: Callable[[Cid], bytes | None] = BLOCKS.get,
+        window: int = 4,
+    ) -> None:
+        self.name = name
+        self.rank = rank
+        self.window = window
+        self.asked: Counter[Cid] = Counter()
+        self.given = 0
+        self.closed = False
+        self._seconds = seconds
+        self._answer = answer
+
+    async def get(self, cid: Cid, *, bytes_max: int) -> bytes | None:
+        self.asked[cid] += 1
+        await trio.sleep(self._seconds)
+        self.given += 1
+        return self._answer(cid)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+async def fetch(race: BlockRace, cids: Sequence[Cid] = CIDS) -> tuple[dict[Cid, bytes], list[Cid]]:
+    got: dict[Cid, bytes] = {}
+
+    def deliver(cid: Cid, data: bytes | bytearray) -> None:
+        assert cid not in got
+        got[cid] = bytes(data)
+
+    missing = await race.run(cids, deliver)
+    await race.aclose()
+    return got, missing
+
+
+def fail(_cid: Cid) -> bytes | None:
+    raise SourceFailedError("gone")
+
+
+async def test_equal_sources_share_the_work_and_nothing_comes_twice() -> None:
+    sources = [FakeSource(name) for name in "abc"]
+    race = BlockRace(sources)
+    got, missing = await fetch(race)
+    assert got == BLOCKS
+    assert not missing
+    assert sum(source.given for source in sources) == len(BLOCKS)
+    assert all(source.given > len(BLOCKS) / 5 for source in sources)
+    assert all(source.closed for source in sources)
+
+
+async def test_a_slow_source_is_worked_around_at_the_end() -> None:
+    slow, fast = FakeSource("slow", seconds=25), FakeSource("fast")
+    race = BlockRace([slow, fast])
+    with trio.fail_after(15):
+        got, _ = await fetch(race)
+    assert got == BLOCKS
+    assert race.counts.duplicate_bytes == 0
+    assert not race.counts.failed  # slow is no crime
+
+
+async def test_a_source_that_stalls_is_dropped_and_blamed() -> None:
+    standing = Standing(trio.current_time)
+    staller = FakeSource("staller", seconds=10**6)
+    race = BlockRace([staller], standing=standing, block_seconds=0.1)
+    with trio.fail_after(15):
+        got, missing = await fetch(race)
+    assert not got
+    assert set(missing) == set(CIDS)
+    assert race.counts.failed == {"staller"}
+
+
+async def test_a_liar_is_banned_and_its_blocks_are_got_elsewhere() -> None:
+    standing = Standing(trio.current_time)
+    liar, honest = FakeSource("liar", answer=lambda _cid: b"lies"), FakeSource("honest", seconds=0.02)
+    got, _ = await fetch(BlockRace([liar, honest], standing=standing))
+    assert got == BLOCKS
+    assert standing.is_banned("liar")
+    assert not standing.is_banned("honest")
+    again = FakeSource("liar")
+    await fetch(BlockRace([again, FakeSource("honest")], standing=standing))
+    assert not again.asked
+
+
+async def test_a_block_too_large_is_a_lie_too() -> None:
+    standing = Standing(trio.current_time)
+    large = FakeSource("large", answer=lambda _cid: bytes(3 * 1024 * 1024))
+    got, missing = await fetch(BlockRace([large], standing=standing))
+    assert not got
+    assert len(missing) == len(CIDS)
+    assert standing.is_banned("large")
+
+
+async def test_a_source_is_not_asked_again_for_a_block_it_lacks() -> None:
+    half = set(CIDS[::2])
+    one = FakeSource("one", answer=lambda cid: BLOCKS[cid] if cid in half else None)
+    two = FakeSource("two", answer=lambda cid: None if cid in half else BLOCKS[cid])
+    got, missing = await fetch(BlockRace([one, two]))
+    assert got == BLOCKS
+    assert not missing
+    assert max(*one.asked.values(), *two.asked.values()) == 1
+
+
+async def test_a_higher_rank_is_asked_only_for_what_the_lower_lacks() -> None:
+    lacking = set(CIDS[10:20])
+    gateway = FakeSource("gateway", answer=lambda cid: None if cid in lacking else BLOCKS[cid])
+    web = FakeSource("web", rank=Rank.WEB)
+    got, _ = await fetch(BlockRace([web, gateway]))
+    assert got == BLOCKS
+    assert set(web.asked) == lacking
+
+
+async def test_a_higher_rank_takes_over_when_all_lower_ones_failed() -> None:
+    bad = [FakeSource(name, answer=fail) for name in "ab"]
+    web = FakeSource("web", rank=Rank.WEB)
+    got, _ = await fetch(BlockRace([*bad, web]))
+    assert got == BLOCKS
+
+
+async def test_more_sources_are_looked_for_once_and_only_if_needed() -> None:
+    calls = 0
+
+    async def more() -> Sequence[BlockSource]:
+        nonlocal calls
+        calls += 1
+        return [FakeSource("found", rank=Rank.BITSWAP)]
+
+    got, _ = await fetch(BlockRace([FakeSource("enough")], more_sources=more))
+    assert got == BLOCKS
+    assert calls == 0
+    lacking = FakeSource("lacking", answer=lambda cid: None if cid == CIDS[7] else BLOCKS[cid])
+    got, _ = await fetch(BlockRace([lacking], more_sources=more))
+    assert got == BLOCKS
+    got, _ = await fetch(BlockRace([], more_sources=more))
+    assert got == BLOCKS
+    assert calls == 2
+
+
+async def test_sources_in_reserve_replace_those_that_fail() -> None:
+    bad = [FakeSource(f"bad{number}", answer=fail) for number in range(SOURCES_ACTIVE_MAX + 2)]
+    good = FakeSource("good")
+    got, _ = await fetch(BlockRace([*bad, good]))
+    assert got == BLOCKS
+
+
+async def test_what_nobody_has_is_named_and_the_rest_still_comes() -> None:
+    def lacks_one(cid: Cid) -> bytes | None:
+        return None if cid == CIDS[3] else BLOCKS[cid]
+
+    got, missing = await fetch(BlockRace([FakeSource(name, answer=lacks_one) for name in "ab"]))
+    assert missing == [CIDS[3]]
+    assert len(got) == len(CIDS) - 1
+
+
+async def test_one_race_runs_again_with_what_it_learnt() -> None:
+    liar = FakeSource("liar", answer=lambda _cid: b"lies")
+    race = BlockRace([liar, FakeSource("honest")])
+    await race.run(CIDS[:50], lambda _cid, _data: None)
+    asked = liar.asked.total()
+    assert not await race.run(CIDS[50:], lambda _cid, _data: None)
+    assert liar.asked.total() == asked
+    await race.aclose()
+
+
+async def test_a_full_disk_ends_the_race_with_its_own_error() -> None:
+    def deliver(_cid: Cid, _data: bytes | bytearray) -> None:
+        raise OSError(28, "no space left on device")
+
+    race = BlockRace([FakeSource(name) for name in "ab"])
+    with pytest.raises(OSError, match="no space"):
+        await race.run(CIDS, deliver)
+    await race.aclose()
+
+
+async def test_downloads_keep_to_their_rate() -> None:
+    total = sum(map(len, BLOCKS.values()))
+    race = BlockRace([FakeSource(name) for name in "ab"], rate=ByteRate(total))
+    started = trio.current_time()
+    await race.run(CIDS, lambda _cid, _data: None, bytes_expected=1024)
+    assert trio.current_time() - started > 0.5  # a second, less what may come at once and what is not yet paid for
+    await race.aclose()
