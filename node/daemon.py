@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,7 @@ from node.models.vault import ModelVault, open_vault
 from node.network.adapter import LibP2PNetwork, open_network
 from node.network.bans import open_standing
 from node.network.discovery import discovery_options
+from node.network.gateway_lookup import GatewayLookup
 from node.operations import DaemonOperations, Parts
 from node.peer_operations import DaemonPeerOperations
 from node.ports import Provider
@@ -88,6 +89,8 @@ from node.store.migrations import SchemaTooNewError
 from node.supervisor import ServiceGaveUpError, Supervisor
 from node.version import package_version
 from p2p.content.gateway.server import GatewayPortError
+from p2p.content.more_sources import FindGateways
+from p2p.content.source import BlockSource
 from p2p.host import PortInUseError
 
 log = structlog.get_logger(__name__)
@@ -181,6 +184,7 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 kubo_api=settings.content.kubo_api,
                 finder=network.discovery,
                 connect=network.discovery.dialer.connect,
+                find_gateways=_gateway_finder(network, content),
             ),
             open_vault(
                 settings.vault.unsealed_dir,
@@ -370,6 +374,16 @@ def default_engine_python() -> Path:
     root = Path(node.__file__).resolve().parents[1] / ".engine"
     gpu = root / "gpu" / "bin" / "python"
     return gpu if gpu.exists() else root / "cpu" / "bin" / "python"
+
+
+def _gateway_finder(network: LibP2PNetwork, content: ContentAdapter) -> FindGateways:
+    """Have peers that the DHT names give by their content gateways, and tell them of ours if it is open."""
+    lookup = GatewayLookup(network, 0 if content.exchange.token else content.port)
+
+    async def find(peers: Sequence[str]) -> list[BlockSource]:
+        return [content.source(provider) for provider in await lookup.find(peers)]
+
+    return find
 
 
 def _content_host(settings: Settings, network: LibP2PNetwork) -> str:

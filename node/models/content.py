@@ -183,7 +183,7 @@ class ContentAdapter:
     async def _race(self, cid: Cid, providers: Sequence[Provider]) -> AsyncIterator[BlockRace]:
         """Open a session with providers and whoever else may have `cid`; what it learnt is kept."""
         more_sources = self._more_sources
-        names = [self._source(provider) for provider in self._health.order(providers, _name)]
+        names = [self.source(provider) for provider in self._health.order(providers, _name)]
         race = BlockRace(
             names,
             more_sources=None if more_sources is None else lambda: more_sources(BlockCid.parse(cid)),
@@ -201,7 +201,8 @@ class ContentAdapter:
             with trio.CancelScope(shield=True):
                 await race.aclose()
 
-    def _source(self, provider: Provider) -> GatewaySource:
+    def source(self, provider: Provider) -> GatewaySource:
+        """A source for one fetch: the content gateway of a peer."""
         token = self.exchange.provider_tokens.get(_name(provider), "")
         return GatewaySource(provider.host, provider.port, token=token, buffers=self._buffers)
 
