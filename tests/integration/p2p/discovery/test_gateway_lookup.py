@@ -78,7 +78,7 @@ async def test_a_model_known_by_its_cid_alone_comes_from_the_holders_gateway(
         with trio.fail_after(60):
             while not (status := seeker.network.discovery.status().dht) or not status.records:
                 await trio.sleep(0.1)
-            await seeker.content.ensure_directory(root, tmp_path / "fetched", [])
+            await seeker.content.ensure_directory(root, [], tmp_path / "fetched")
         assert (tmp_path / "fetched" / "weights").read_bytes() == (model / "weights").read_bytes()
         gateway = f"127.0.0.1:{holder.content.port}"
         assert seeker.content.fetched_bytes[gateway] >= 5_000_000
