@@ -210,6 +210,8 @@ class Dht:
     async def _keep_table(self) -> None:
         refreshed_at, refreshed_with = float("-inf"), 0
         while True:
+            for ban in self._standing.bans() if self._standing is not None else ():
+                self._table.remove(ban.peer)
             for peer_id in self._dialer.connected():
                 if peer_id not in self._table and speaks(self._host, peer_id, self._protocol):
                     self._table.add(peer_id)
