@@ -8,7 +8,7 @@ are refused.
 Detail: libp2p 0.8.1 has a DHT of its own, which is not used: it ignores its protocol prefix and so joins the public
 IPFS network, takes peers it never reached into its table and their addresses into the host's store, keeps providers of
 any number of contents, repeats for 48 hours what one liar told it, and lets a lookup be led on without end.
-See docs/decisions/0021.
+See docs/decisions/0022.
 """
 
 import secrets
