@@ -16,7 +16,6 @@ import trio
 from libp2p.host.basic_host import BasicHost
 from libp2p.network.config import ConnectionConfig
 from libp2p.peer.id import ID
-from libp2p.peer.peerstore import PeerStore
 from libp2p.rcmgr import ResourceLimits, ResourceManager
 from multiaddr import Multiaddr
 
@@ -24,6 +23,7 @@ from p2p.doorkeeper import CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, Doorkeeper
 from p2p.identity import Identity
 from p2p.repairs.handlers import guard_streams
 from p2p.repairs.negotiation import NEGOTIATION_SECONDS_MAX, bound_negotiation
+from p2p.repairs.peerstore import BoundedPeerStore
 from p2p.repairs.swarm import HardenedSwarm
 from p2p.repairs.tcp import HardenedTcp
 from p2p.repairs.upgrader import HANDSHAKE_SECONDS_MAX, PinnedUpgrader
@@ -59,7 +59,7 @@ async def open_host(
     whom it knew.
     """
     transport = HardenedTcp()
-    known = peerstore if peerstore is not None else PeerStore()
+    known = peerstore if peerstore is not None else BoundedPeerStore()
     host = make_host(identity, announce, standing=standing or Standing(time.time), peerstore=known, transport=transport)
     failures: dict[str, OSError] = {}
     async with host.run([Multiaddr(address) for address in listen]):
