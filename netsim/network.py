@@ -159,9 +159,12 @@ class SimulatedNetwork:
             self.switchboard.nursery.start_soon(self._send_later, topic)
 
     async def _send_later(self, topic: Topic) -> None:
-        next_at = self._sent_at.get(topic, float("-inf")) + MESSAGE_SECONDS
-        await trio.sleep_until(max(trio.current_time() + GATHER_SECONDS, next_at))
-        self._send(topic)
+        await trio.sleep_until(max(trio.current_time() + GATHER_SECONDS, self._next_at(topic)))
+        if trio.current_time() >= self._next_at(topic):  # else an urgent message took it along meanwhile
+            self._send(topic)
+
+    def _next_at(self, topic: Topic) -> float:
+        return self._sent_at.get(topic, float("-inf")) + MESSAGE_SECONDS
 
     def _send(self, topic: Topic) -> None:
         items = self._waiting.pop(topic, [])

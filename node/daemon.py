@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -46,9 +46,11 @@ from node.keys import KeyFileError, find_passphrase, load_peer_seed, unlock_keys
 from node.logs import configure_logs
 from node.model_loader import ModelLoader, loaded_models
 from node.model_operations import DaemonModelOperations
-from node.models.content import ContentAdapter, open_content
+from node.models.content import ContentAdapter, ContentExchange, open_content
+from node.models.content_tokens import read_gateway_token, read_provider_tokens
 from node.models.encryption.keyring import KeyRing
 from node.models.encryption.wrapping import Unwrapper
+from node.models.holding import ModelHolding
 from node.models.ipfs_exchange import open_ipfs_exchange
 from node.models.library import ModelLibrary
 from node.models.manager import ModelManager
@@ -58,6 +60,7 @@ from node.models.vault import ModelVault, open_vault
 from node.network.adapter import LibP2PNetwork, open_network
 from node.network.bans import open_standing
 from node.network.discovery import discovery_options
+from node.network.gateway_lookup import GatewayLookup
 from node.operations import DaemonOperations, Parts
 from node.peer_operations import DaemonPeerOperations
 from node.ports import Provider
@@ -79,7 +82,7 @@ from node.services.settling import SettlingService
 from node.services.validating import ValidatingService
 from node.settings import Role, Settings, SettingsError, load_settings
 from node.settings.locations import default_settings_file
-from node.settings.schema import EngineSettings
+from node.settings.schema import ContentSettings, EngineSettings
 from node.store.bans import BanTable
 from node.store.books import Books
 from node.store.chain_tables import ChainTables
@@ -87,8 +90,12 @@ from node.store.database import Database
 from node.store.migrations import SchemaTooNewError
 from node.supervisor import ServiceGaveUpError, Supervisor
 from node.version import package_version
+from p2p.content.gateway.admission import GatewayLimits
 from p2p.content.gateway.server import GatewayPortError
+from p2p.content.more_sources import FindGateways
+from p2p.content.source import BlockSource
 from p2p.host import PortInUseError
+from p2p.standing import Standing
 
 log = structlog.get_logger(__name__)
 
@@ -153,13 +160,14 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 max_fee_wei=settings.chain.max_fee_gwei * GWEI,
                 gas_reserve_wei=tokens_to_amount(settings.chain.gas_reserve_ether),
             ) as chain,
+            open_standing(BanTable(database), wall_clock) as standing,
             open_content(
                 data_dir / "content",
                 host=settings.content.host,
                 port=settings.content.port,
                 cache_bytes_max=settings.content.cache_bytes_max,
+                exchange=_content_exchange(settings.content, standing),
             ) as content,
-            open_standing(BanTable(database), wall_clock) as standing,
             open_network(
                 seed=load_peer_seed(settings.p2p.key),
                 listen=settings.p2p.listen,
@@ -181,6 +189,7 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 kubo_api=settings.content.kubo_api,
                 finder=network.discovery,
                 connect=network.discovery.dialer.connect,
+                find_gateways=_gateway_finder(network, content),
             ),
             open_vault(
                 settings.vault.unsealed_dir,
@@ -277,6 +286,7 @@ async def _run_services(
     supervisor.add("settling", settling.run)
     supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
     supervisor.add("gossip", router.run)
+    supervisor.add("holding", ModelHolding(content, manager.registry).run)
     api_url = None
     if gateway is not None and listener is not None:
         app = make_app(gateway, wall_clock)
@@ -370,6 +380,31 @@ def default_engine_python() -> Path:
     root = Path(node.__file__).resolve().parents[1] / ".engine"
     gpu = root / "gpu" / "bin" / "python"
     return gpu if gpu.exists() else root / "cpu" / "bin" / "python"
+
+
+def _content_exchange(settings: ContentSettings, standing: Standing) -> ContentExchange:
+    return ContentExchange(
+        limits=GatewayLimits(
+            connections_max=settings.connections_max,
+            connections_per_address_max=settings.connections_per_address_max,
+            requests_per_second=settings.requests_per_second,
+            bytes_per_second=settings.upload_bytes_per_second,
+        ),
+        token=read_gateway_token(settings.token_file),
+        provider_tokens=read_provider_tokens(settings.provider_tokens_file),
+        download_bytes_per_second=settings.download_bytes_per_second,
+        standing=standing,
+    )
+
+
+def _gateway_finder(network: LibP2PNetwork, content: ContentAdapter) -> FindGateways:
+    """Have peers that the DHT names give by their content gateways, and tell them of ours if it is open."""
+    lookup = GatewayLookup(network, 0 if content.exchange.token else content.port)
+
+    async def find(peers: Sequence[str]) -> list[BlockSource]:
+        return [content.source(provider) for provider in await lookup.find(peers)]
+
+    return find
 
 
 def _content_host(settings: Settings, network: LibP2PNetwork) -> str:

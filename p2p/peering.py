@@ -28,6 +28,9 @@ DIALS_AT_ONCE = 8
 """Each dial may last its whole deadline: more at once would be a port scan on behalf of whoever fills the book."""
 ROUND_SECONDS = 2.0
 EXCHANGE_SECONDS = 20.0
+EXCHANGE_SECONDS_OF_FEW = 5.0
+FEW_PEERS = 8
+"""With so few the node is new or lonely, and asks oftener."""
 BACKOFF_SECONDS_MAX = 60.0
 BACKOFF_SECONDS_MAX_OF_STRANGERS = 1800.0
 """A peer that was never reached and is not the operator's is tried ever more seldom until its address expires."""
@@ -80,14 +83,19 @@ class Peering:
 
     async def run(self) -> None:
         """Keep connected for ever."""
+        told: tuple[str, ...] = ()
         async with trio.open_nursery() as nursery:
             while True:
                 connected = set(self.connected())
                 now = trio.current_time()
+                if (own := listening_addresses(self._host)) != told:
+                    told = own
+                    self._asked_at.clear()  # asking tells them as well
+                pause = EXCHANGE_SECONDS_OF_FEW if len(connected) <= FEW_PEERS else EXCHANGE_SECONDS
                 self._asked_at = {peer: at for peer, at in self._asked_at.items() if peer in connected}
                 self._backoff = {peer: until for peer, until in self._backoff.items() if peer in self._book}
                 for peer_id in sorted(connected):
-                    if now - self._asked_at.get(peer_id, float("-inf")) >= EXCHANGE_SECONDS:
+                    if now - self._asked_at.get(peer_id, float("-inf")) >= pause:
                         self._asked_at[peer_id] = now
                         nursery.start_soon(self._ask, peer_id)
                 for peer_id in self._due(connected, now):

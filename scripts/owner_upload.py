@@ -30,10 +30,13 @@ from node.chain.watcher import DeepReorganisationError, NoFinalityError
 from node.cli.progress import make_reporter
 from node.cli.render import print_table
 from node.keys import KeyFileError, find_passphrase, unlock_keystore
+from node.models.hub import HubAccess
 from node.models.manifest import POC_DISTANCE_DEFAULT, ManifestError, UploadRequest, read_manifest, read_request
 from node.models.preparation import PreparedUpload, UploadPlaces, UploadsInvalidError, prepare_uploads
 from node.models.record_fields import MODELS_MAX
 from node.models.registration import Registration, register_models
+from node.models.tokens import read_hub_token
+from node.private_files import PrivateFileError
 from node.settings import Settings, SettingsError, load_settings
 from node.settings.locations import default_settings_file
 from node.store.chain_tables import ChainTables
@@ -113,9 +116,12 @@ def publish(
 ) -> bool:
     """Do all of it; return whether every model is now as described."""
     places = UploadPlaces.below(settings.node.data_dir, settings.vault.keys_dir)
-    prepare = partial(
-        prepare_uploads, requests, places, make_reporter(), hub_endpoint=hub_endpoint, skip_download=skip_download
+    access = HubAccess(
+        hub_endpoint or settings.models.hub_url,
+        read_hub_token(settings.models.hub_token_file),
+        settings.models.bandwidth_bytes_per_second_max,
     )
+    prepare = partial(prepare_uploads, requests, places, make_reporter(), access, skip_download=skip_download)
     uploads = trio.run(prepare)
     if skip_blockchain:
         show(uploads, ())
@@ -141,7 +147,9 @@ def publish(
 @click.option("--directory", type=click.Path(file_okay=False), help="The model's files; as --model.")
 @click.option("--hf-repo", default="", help="Repository on the Hugging Face Hub it comes from; as --model.")
 @click.option("--hf-commit", default="", help="Full commit hash there; as --revision.")
-@click.option("--hf-endpoint", default=None, help="Another server with the Hub's API.")
+@click.option(
+    "--hf-endpoint", default=None, envvar="HF_ENDPOINT", help="Another server with the Hub's API.  [or $HF_ENDPOINT]"
+)
 @click.option("--model-id", "id", default=None, help="Id on chain: lower-case letters, digits, . _ - and /.")
 @click.option("--name", default=None, help="Name for people.")
 @click.option("--description", default="", help="One line for people.")
@@ -197,6 +205,7 @@ def main(
     except (
         SettingsError,
         KeyFileError,
+        PrivateFileError,
         ManifestError,
         UploadsInvalidError,
         DeploymentFileError,

@@ -76,6 +76,10 @@ class HubStandIn:
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.faults = Faults()
+        self.releases: dict[str, bytes] = {}
+        """Files of a web server at `cdn_url/release/NAME`."""
+        self.redirects: dict[str, str] = {}
+        """Path on the content network's server → where it redirects to."""
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         """(method, path, headers in lower case) of all requests to the Hub."""
         self.cdn_requests: list[tuple[str, str, dict[str, str]]] = []
@@ -117,9 +121,15 @@ def hub_stand_in() -> Iterator[HubStandIn]:
             thread.join()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that go away in the middle are what these tests are about."""
+
+
 def _serve(handler: type[BaseHTTPRequestHandler]) -> tuple[ThreadingHTTPServer, threading.Thread]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02), daemon=True)
     thread.start()
     return server, thread
@@ -150,7 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
         faults = self.hub.faults
         start, status = 0, 200
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if found and not faults.no_ranges:
+        same = self.headers.get("If-Range") in (None, headers.get("ETag"))
+        if found and same and not faults.no_ranges:
             start = int(found[1])
             if start >= len(data):
                 self.reply(416, b"", {"Content-Range": f"bytes */{len(data)}"})
@@ -311,6 +322,17 @@ def _cdn_handler(the_hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
             self.hub.cdn_requests.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
             if status := self.hub.take(self.hub.faults.statuses, "cdn"):
                 self.reply(status, b"try later")
+                return
+            if parts.path in self.hub.redirects:
+                self.reply(302, b"", {"Location": self.hub.redirects[parts.path]})
+                return
+            if parts.path.startswith("/release/"):
+                name = parts.path.removeprefix("/release/")
+                if name not in self.hub.releases:
+                    self.reply(404, b"no such file")
+                    return
+                data = self.hub.releases[name]
+                self.send_file(name, data, {"ETag": f'"{hashlib.md5(data).hexdigest()}"'})
                 return
             found = self.hub.blob(parts.path.rpartition("/")[2])
             if found is None or parse_qs(parts.query).get("signature") != ["good"]:

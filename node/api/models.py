@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from node.models.identity import BadNameError, LocalModelId, parse_model_id
 from node.models.manager import ManagerRefusedError, ModelManager
-from node.models.presenting import files_facts, model_facts, parse_request, progress_facts
+from node.models.presenting import BadRequestError, files_facts, model_facts, parse_request, progress_facts
 from node.models.registry import ModelQuery, UnknownModelError
 from node.models.states import ModelStatus, ModelType
 from node.models.tokens import ApiRole, ApiToken, find_api_token, read_api_tokens
@@ -75,7 +75,7 @@ class ModelApi:
                 return error.response()
             except UnknownModelError as error:
                 return ApiError(404, "not_found", str(error), "GET /models lists them.").response()
-            except BadNameError as error:
+            except (BadNameError, BadRequestError) as error:
                 return ApiError(400, "invalid_params", str(error)).response()
             except ManagerRefusedError as error:
                 return ApiError(409, "refused", str(error), error.remedy).response()

@@ -7,7 +7,7 @@ from node.cli.options import Target, target_options
 from node.cli.render import print_facts, print_json, print_table
 from node.control.content_views import GarbageView, ScrubView, UsageView
 
-GRACE_HOURS_DEFAULT = 24.0
+GRACE_HOURS_DEFAULT = 7 * 24.0
 EXIT_DAMAGED = 1
 
 

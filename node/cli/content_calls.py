@@ -73,6 +73,8 @@ def call_content(
             return trio.run(call)
         except (ControlError, RpcError) as error:
             raise CommandFailed(error.message, error.remedy) from error
+        except OSError as error:
+            raise CommandFailed(str(error), "Run this command as the user the daemon runs as.") from error
 
 
 async def _call_here(

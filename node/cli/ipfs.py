@@ -119,6 +119,8 @@ def add(
         view = call_content(target, "content_add", AddedView, params, offline=offline)
         if to_kubo:
             publish_to_kubo(target, view.cid, None, offline=offline)
+    if view.in_place:
+        click.echo("kept in place: served for as long as these files stay as they are (--copy copies them)", err=True)
     if skipped:
         click.echo(f"left out {skipped} entries whose names begin with a dot; --hidden takes them", err=True)
     if target.as_json:

@@ -26,8 +26,6 @@ class DirectorySource:
         self._request = request
         self._find_same = find_same
 
-    whole = False
-
     async def resolve(self, version: str) -> Listing:
         """List the files. The version is a digest of names, sizes and times: a changed directory is another one."""
         listing = await trio.to_thread.run_sync(self._list)

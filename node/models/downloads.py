@@ -1,12 +1,13 @@
 """One download from its request to an available model: room is made, tries follow one another, all moves at once.
 
 Detail of a try: resolve the version; make room; fetch into staging; write the manifest; rename to the model's place;
-note it as available. A daemon that dies anywhere in between finds in the registry, in the staging and at the model's
-place which of these steps were done (`node.models.recovery`).
+note it as available. Models of peers go to their place by the content store's own steps. A daemon that dies anywhere
+in between finds in the registry, in the staging and at the model's place which of these steps were done
+(`node.models.recovery`).
 """
 
 import errno
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +17,18 @@ import trio
 from node.models.bandwidth import BandwidthLimit
 from node.models.eviction import Held, NoRoom, plan_eviction
 from node.models.identity import LocalModelId
+from node.models.peers_source import PeersSource
 from node.models.registry import ModelEntry, ModelRegistry
+from node.models.removal import Remover
 from node.models.retries import RetryPolicy, pause_before_retry
-from node.models.source import Listing, ModelSource, SourceError, SourceUnavailableError, check_listing
+from node.models.source import (
+    FileSource,
+    Listing,
+    SourceError,
+    SourceUnavailableError,
+    WholeSource,
+    check_listing,
+)
 from node.models.staging import Staging
 from node.models.states import ModelEvent, ModelStatus, ModelType
 from node.models.storage import ModelStorage, list_files
@@ -87,13 +97,15 @@ class Downloader:
         self,
         registry: ModelRegistry,
         storage: ModelStorage,
+        remover: Remover,
         limits: DownloadLimits,
         held: Callable[[], list[Held]],
-        evict: Callable[[LocalModelId, str], None],
+        evict: Callable[[LocalModelId, str], Awaitable[None]],
     ) -> None:
-        """`held` gives all models on disk; `evict` notes the removal of one, its path is removed here."""
+        """`held` gives all models on disk; `evict` removes one, unless it came into use."""
         self._registry = registry
         self._storage = storage
+        self._remover = remover
         self._limits = limits
         self._held = held
         self._evict = evict
@@ -101,7 +113,7 @@ class Downloader:
         self._promised: dict[LocalModelId, int] = {}
         """Bytes that running downloads still need: two of them must not count on the same room."""
 
-    async def run(self, active: ActiveDownload, source: ModelSource) -> ModelEntry:
+    async def run(self, active: ActiveDownload, source: FileSource | PeersSource) -> ModelEntry:
         """Download; return the available entry. Raises DownloadFailedError. The entry must be pending or in error."""
         model_id = active.model_id
         self._registry.step(model_id, ModelEvent.STARTED)
@@ -125,7 +137,7 @@ class Downloader:
         finally:
             self._promised.pop(model_id, None)
 
-    async def _try_until_done(self, active: ActiveDownload, source: ModelSource) -> ModelEntry:
+    async def _try_until_done(self, active: ActiveDownload, source: FileSource | PeersSource) -> ModelEntry:
         fruitless = 0
         while True:
             active.tries += 1
@@ -152,14 +164,17 @@ class Downloader:
             log.warning("a model's download is tried again", model=active.model_id, reason=reason, pause_seconds=pause)
             await trio.sleep(pause)
 
-    async def _try(self, active: ActiveDownload, source: ModelSource) -> ModelEntry:
+    async def _try(self, active: ActiveDownload, source: FileSource | PeersSource) -> ModelEntry:
         model_id = active.model_id
         active.message = "asking what there is"
         entry = self._registry.get(model_id)
         listing = await source.resolve(entry.version)
-        check_listing(listing, whole=source.whole)
+        if not isinstance(source, PeersSource):
+            check_listing(listing)
         model_type = listing.model_type or entry.model_type
-        self._registry.resolved(model_id, listing.version, listing.size_bytes, model_type, listing.metadata)
+        entry = self._registry.resolved(model_id, listing.version, listing.size_bytes, model_type, listing.metadata)
+        if isinstance(source, PeersSource):
+            return await self._fetch_whole(active, source, entry)
         staging = self._storage.staging(model_id)
         await trio.to_thread.run_sync(staging.begin, listing.version)
         await self._make_room(model_id, listing, staging)
@@ -167,16 +182,31 @@ class Downloader:
         await source.fetch(listing, staging, active.transfer)
         metadata = await source.finish(listing)
         active.message = "moving to its place"
+        destination = self._storage.path_of(model_id)
         with trio.CancelScope(shield=True):
             rows = await trio.to_thread.run_sync(_gather, listing, staging)
-            destination = self._storage.path_of(model_id)
-            await trio.to_thread.run_sync(self._publish, staging, rows, destination)
+            await self._remover.remove(entry, destination)  # what it left there before it was damaged
+            await trio.to_thread.run_sync(_publish, staging, rows, destination)
             done = self._registry.complete(model_id, rows, metadata)
             await trio.to_thread.run_sync(staging.discard)
-            if source.whole:
-                await self.enforce_cap()  # its size was not known before
         if moved := metadata.get("revision_moved_to"):
             log.warning("the revision moved while it was downloaded", model=model_id, has=listing.version, now=moved)
+        return done
+
+    async def _fetch_whole(self, active: ActiveDownload, source: WholeSource, entry: ModelEntry) -> ModelEntry:
+        """Fetch to the model's place, by a source that does that in one step."""
+        destination = self._storage.path_of(active.model_id)
+        if await trio.Path(destination).is_dir():
+            # It came just before the daemon died, or it is what was found damaged: its bytes tell.
+            active.message = "reading what is here"
+            if await source.find_faults(destination):
+                await self._remover.remove(entry, destination)
+        active.message = "downloading"
+        await source.fetch_to(destination, active.transfer)
+        with trio.CancelScope(shield=True):
+            rows = await trio.to_thread.run_sync(list_files, destination)
+            done = self._registry.complete(active.model_id, rows, {})
+            await self.enforce_cap()  # its size was not known before
         return done
 
     async def enforce_cap(self) -> None:
@@ -189,14 +219,7 @@ class Downloader:
 
     async def _carry_out(self, plan: tuple[LocalModelId, ...], why: str) -> None:
         for name in plan:
-            path = self._registry.get(name).path
-            self._evict(name, why)
-            await trio.to_thread.run_sync(self._storage.remove, path)
-
-    def _publish(self, staging: Staging, rows: tuple[FileRow, ...], destination: Path) -> None:
-        self._storage.remove(destination)  # what an entry that is no longer available left there
-        staging.write_manifest(rows)
-        staging.publish(destination)
+            await self._evict(name, why)
 
     async def _make_room(self, model_id: LocalModelId, listing: Listing, staging: Staging) -> None:
         """Evict what has to give way. Raises NoSpaceError if that does not suffice."""
@@ -239,9 +262,12 @@ def guess_type(requested: ModelType | None) -> ModelType:
     return requested or ModelType.OTHER
 
 
+def _publish(staging: Staging, rows: tuple[FileRow, ...], destination: Path) -> None:
+    staging.write_manifest(rows)
+    staging.publish(destination)
+
+
 def _gather(listing: Listing, staging: Staging) -> tuple[FileRow, ...]:
-    if not listing.files:
-        return list_files(staging.files)
     rows = [staging.complete(file.path, file.size_bytes) for file in listing.files]
     if any(row is None for row in rows):  # never publish what is not checked
         raise SourceUnavailableError("files vanished from the staging directory while the download ran")

@@ -37,8 +37,6 @@ class HttpSource:
         self._find_same = find_same
         self._verify = verify
 
-    whole = False
-
     async def resolve(self, version: str) -> Listing:
         """Ask for the size of each file. The version is that of all validators and digests together."""
         files: list[SourceFile] = []

@@ -1,140 +1,197 @@
-"""Models from the Hugging Face Hub, at one exact commit: a name that may change is not something to publish.
+"""Brings a repository of the Hugging Face Hub to an owner's machine, to be published from where it then lies.
 
-Detail: what was downloaded stays, and a marker beside it says that it is whole: an upload serves the files from there.
-The commit that a branch or tag meant is kept too, so that an upload can be repeated without the Hub.
+Detail: by the model manager's Hub source, so every file is continued where it was cut off, and checked against the
+Hub's own checksum. A branch or tag is looked up once: what is published is one exact commit. That commit is kept, so
+that an upload can be repeated without the Hub. A directory under its own name is whole: until then the files are in a
+staging directory beside it.
 """
 
 import json
 import re
+import shutil
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from huggingface_hub.utils import tqdm  # type: ignore[attr-defined] # not in its list of exports
+import trio
+from pydantic import ValidationError
 
-from node.models.reporting import Advance
+from node.models.bandwidth import BandwidthLimit
+from node.models.hub_source import COMMIT, HubSource
+from node.models.reporting import Advance, Reporter
+from node.models.requests import REPO_PATTERN, HubRequest
+from node.models.retries import RetryPolicy, pause_before_retry
+from node.models.selection import WANTED
+from node.models.source import Listing, SourceError, SourceUnavailableError, check_listing
+from node.models.staging import Staging
+from node.models.transfer import Transfer
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+REPOSITORY = re.compile(REPO_PATTERN)
 DEFAULT_REVISION = "main"
-HUB_SECONDS_MAX = 30.0
-"""For one question; a download may take as long as it goes on."""
-WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*"]
-"""What a model needs. Pickled weights and code are not even downloaded."""
-PICKLED = ["*.bin", "*.pt", "*.pth"]
+PICKLED = ("*.bin", "*.pt", "*.pth")
 REFERENCES_FILE = "references.json"
-HUB_FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, LocalEntryNotFoundError, OSError, ValueError)
-"""What the library lets out: its own errors, those of its HTTP client, which are their base, and the disk's."""
-FILE_BYTES_BAR = "huggingface_hub.snapshot_download"
-"""What the library calls the bar that counts bytes of files; it has others, for transfers and for files."""
+PROGRESS_SECONDS = 0.5
 
 
 class HubError(Exception):
     """The Hub did not give the model; the message says why."""
 
 
-def resolve_revision(repository: str, revision: str, *, endpoint: str | None = None) -> str:
-    """Return the full commit that a branch or tag is now. Blocking. Raises HubError."""
-    if COMMIT.fullmatch(revision):
-        return revision
-    try:
-        found = HfApi(endpoint=endpoint).model_info(repository, revision=revision, timeout=HUB_SECONDS_MAX).sha
-    except HUB_FAILURES as error:
-        raise HubError(f"{repository} at {revision}: {error}") from error
-    if found is None or not COMMIT.fullmatch(found):
-        raise HubError(f"{repository} at {revision}: the Hub names no commit, so what would be published may change")
-    return found
+@dataclass(frozen=True, slots=True)
+class HubAccess:
+    """Which Hub is asked, and as whom."""
+
+    url: str
+    token: str | None = field(default=None, repr=False)
+    bytes_per_second_max: int = 0
+    """0 is no limit."""
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
 
 
-def download_model(
-    repository: str,
-    commit: str,
-    destination: Path,
-    *,
-    endpoint: str | None = None,
-    advance: Advance | None = None,
-    with_pickles: bool = False,
-) -> Path:
-    """Download `repository` at `commit` to `destination`. Blocking. Raises HubError.
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """A repository on this machine, whole."""
 
-    `endpoint` names another server with the Hub's API. Files that are whole already are not fetched again.
-    """
-    if not COMMIT.fullmatch(commit):
-        raise HubError(f"{commit!r} is not a full commit hash: publish an exact version, not a branch")
-    try:
-        snapshot_download(
-            repository,
-            revision=commit,
-            local_dir=destination,
-            allow_patterns=[*WANTED, *PICKLED] if with_pickles else WANTED,
-            endpoint=endpoint,
-            tqdm_class=cast(Any, _progress(advance)),  # the library is typed for one subclass, and takes any
-        )
-    except HUB_FAILURES as error:
-        raise HubError(f"{repository} at {commit[:12]}: {error}") from error
-    return destination
+    commit: str
+    directory: Path
 
 
 class HubDownloads:
     """Where an owner's downloads stay: one directory per repository and commit."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, access: HubAccess, reporter: Reporter) -> None:
         self._directory = directory
+        self._access = access
+        self._reporter = reporter
 
-    def place(self, repository: str, commit: str) -> Path:
-        """Return the directory of a model's files."""
-        return self._repository(repository) / commit
+    async def bring(self, repository: str, revision: str, *, with_pickles: bool = False) -> Downloaded:
+        """Download what is missing of `repository` at what `revision` is now. Raises HubError, OSError."""
+        place = self._place(repository)
+        include = [*WANTED, *PICKLED] if with_pickles else list(WANTED)
+        try:
+            request = HubRequest(repo=repository, revision=revision, include=include)
+            access = self._access
+            source = HubSource(request, endpoint=access.url, token=access.token, find_same=lambda _: None)
+            listing = await source.resolve("")
+            check_listing(listing)
+            self._reporter.tell(f"{repository} at {revision} is commit {listing.version}")
+            directory = place / _name(listing.version, with_pickles=with_pickles)
+            if not directory.is_dir():
+                await self._fetch(source, listing, directory, repository)
+                if moved := (await source.finish(listing)).get("revision_moved_to"):
+                    self._reporter.tell(f"{repository} at {revision} moved to {moved} meanwhile; that is not what came")
+        except (SourceError, SourceUnavailableError) as error:
+            raise HubError(str(error)) from error
+        except ValidationError as error:
+            raise HubError(f"{repository} at {revision}: {error.errors()[0]['msg']}") from error
+        await trio.to_thread.run_sync(self._note, place, revision, listing.version)
+        return Downloaded(listing.version, directory)
 
-    def is_whole(self, repository: str, commit: str) -> bool:
-        """Whether a download was finished."""
-        return self._marker(repository, commit).exists() and self.place(repository, commit).is_dir()
-
-    def note_whole(self, repository: str, commit: str, revision: str) -> None:
-        """Note that a download was finished, and which commit `revision` was."""
-        references = {**self._references(repository), revision: commit}
-        path = self._repository(repository) / REFERENCES_FILE
-        path.with_suffix(".new").write_text(json.dumps(references, indent=2), encoding="utf-8")
-        path.with_suffix(".new").rename(path)
-        self._marker(repository, commit).touch()
-
-    def known_commit(self, repository: str, revision: str) -> str:
-        """Return the commit that `revision` was when it was last downloaded. Raises HubError."""
-        commit = revision if COMMIT.fullmatch(revision) else self._references(repository).get(revision)
-        if commit is None or not self.is_whole(repository, commit):
+    def known(self, repository: str, revision: str, *, with_pickles: bool = False) -> Downloaded:
+        """Return what an earlier run downloaded, without asking the Hub. Raises HubError."""
+        place = self._place(repository)
+        commit = revision if COMMIT.fullmatch(revision) else _references(place).get(revision, "")
+        directory = place / _name(commit, with_pickles=with_pickles)
+        if not COMMIT.fullmatch(commit) or not directory.is_dir():
             raise HubError(
                 f"{repository} at {revision} was not downloaded to its end by an earlier run: run this once without "
                 "--skip-download"
             )
-        return commit
+        return Downloaded(commit, directory)
 
-    def _repository(self, repository: str) -> Path:
+    async def _fetch(self, source: HubSource, listing: Listing, directory: Path, repository: str) -> None:
+        staging = Staging(directory.with_name(f"{directory.name}.download"))
+        await trio.to_thread.run_sync(staging.begin, listing.version)
+        await trio.to_thread.run_sync(_check_room, staging, listing, repository)
+        transfer = Transfer(BandwidthLimit(self._access.bytes_per_second_max))
+        failure: Exception | None = None
+        with self._reporter.step(f"downloading {repository}", listing.size_bytes) as advance:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_show, transfer, advance)
+                try:
+                    await self._persist(source, listing, staging, transfer, repository)
+                except (SourceError, SourceUnavailableError, OSError) as error:
+                    failure = error  # told below: raised here it would come out in a group
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(partial(_publish, staging, listing, directory))
+
+    async def _persist(
+        self, source: HubSource, listing: Listing, staging: Staging, transfer: Transfer, repository: str
+    ) -> None:
+        """Fetch, again and again while that brings something."""
+        fruitless = 0
+        while True:
+            before = transfer.bytes_new
+            try:
+                await source.fetch(listing, staging, transfer)
+                return
+            except SourceUnavailableError as error:
+                came = transfer.bytes_new - before
+                fruitless = 1 if came >= self._access.retries.progress_bytes_min else fruitless + 1
+                pause = pause_before_retry(self._access.retries, fruitless)
+                if pause is None:
+                    raise
+                self._reporter.tell(f"{repository}: {error}; trying again in {pause:.0f} s")
+            await trio.sleep(pause)
+
+    def _place(self, repository: str) -> Path:
         if not REPOSITORY.fullmatch(repository):
             raise HubError(f"{repository!r} is no name of a repository: expected `owner/name`")
         return self._directory / repository.replace("/", "--")
 
-    def _marker(self, repository: str, commit: str) -> Path:
-        return self._repository(repository) / f"{commit}.whole"
-
-    def _references(self, repository: str) -> dict[str, str]:
-        try:
-            found = json.loads((self._repository(repository) / REFERENCES_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return {str(name): str(commit) for name, commit in found.items()} if isinstance(found, dict) else {}
+    def _note(self, place: Path, revision: str, commit: str) -> None:
+        """Remember which commit `revision` was."""
+        path = place / REFERENCES_FILE
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps({**_references(place), revision: commit}, indent=2), encoding="utf-8")
+        fresh.replace(path)
 
 
-def _progress(advance: Advance | None) -> type[Any]:
-    """Return what the Hub's library takes for a progress bar: it shows nothing and passes bytes on."""
+def _name(commit: str, *, with_pickles: bool) -> str:
+    """Return the name of a download's directory: one with pickled weights is another."""
+    return f"{commit}-pickled" if with_pickles else commit
 
-    class Progress(tqdm):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            self._counts = options.get("name") == FILE_BYTES_BAR
-            super().__init__(*arguments, **{**options, "disable": True})  # type: ignore[no-untyped-call]
 
-        def update(self, n: float | None = 1) -> bool | None:
-            if advance is not None and self._counts and n:
-                advance(int(n))
-            return None
+def _references(place: Path) -> dict[str, str]:
+    try:
+        found = json.loads((place / REFERENCES_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(commit) for name, commit in found.items()} if isinstance(found, dict) else {}
 
-    return Progress
+
+def _check_room(staging: Staging, listing: Listing, repository: str) -> None:
+    """Refuse before the disk is full of half a model."""
+    rows = [staging.complete(file.path, file.size_bytes) for file in listing.files]
+    staged = sum(row.size_bytes for row in rows if row is not None)
+    missing = listing.size_bytes - staged - staging.part_bytes([file.path for file in listing.files])
+    free = shutil.disk_usage(staging.directory).free
+    if missing > free:
+        raise HubError(
+            f"{repository} needs {missing} more bytes in {staging.directory.parent}, {free} are free: make room, or "
+            "set [node] data_dir to a larger disk"
+        )
+
+
+def _publish(staging: Staging, listing: Listing, directory: Path) -> None:
+    """Give the files their place, in one step."""
+    rows = [staging.complete(file.path, file.size_bytes) for file in listing.files]
+    if any(row is None for row in rows):  # never publish what is not checked
+        raise HubError(f"files vanished from {staging.directory} while the download ran: run this again")
+    staging.publish(directory)
+    staging.discard()
+
+
+async def _show(transfer: Transfer, advance: Advance) -> None:
+    """Tell how far a download is, until cancelled; then what is left to tell."""
+    shown = 0
+    try:
+        while True:
+            await trio.sleep(PROGRESS_SECONDS)
+            advance(transfer.bytes_done - shown)
+            shown = transfer.bytes_done
+    finally:
+        advance(transfer.bytes_done - shown)

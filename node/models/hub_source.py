@@ -89,8 +89,6 @@ class HubSource:
         self._cache_dir = cache_dir
         self._api = HfApi(endpoint=self._endpoint, token=self._token)
 
-    whole = False
-
     async def resolve(self, version: str) -> Listing:
         """Fix the commit and list its files."""
         return await self._call(partial(self._resolve, version))

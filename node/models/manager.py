@@ -26,6 +26,7 @@ from node.models.downloads import (
 )
 from node.models.eviction import Held, plan_cooling
 from node.models.identity import LocalModelId
+from node.models.peers_source import PeersSource, cid_faults
 from node.models.recovery import recover, sweep
 from node.models.registry import (
     ModelEntry,
@@ -34,8 +35,9 @@ from node.models.registry import (
     export_registry,
     write_export,
 )
-from node.models.requests import DownloadRequest, IpfsRequest, request_from_json, request_to_json
-from node.models.source import ModelSource
+from node.models.removal import Remover, cid_of
+from node.models.requests import DownloadRequest, request_from_json, request_to_json
+from node.models.source import FileSource
 from node.models.sources import SourceContext, make_source
 from node.models.states import ModelEvent, ModelStatus
 from node.models.storage import ModelStorage, find_faults
@@ -116,12 +118,15 @@ class ModelManager:
         self._options = options
         self._wall_clock = wall_clock
         self._limit = BandwidthLimit(options.bandwidth_bytes_per_second_max)
-        self._downloader = Downloader(registry, storage, options.limits, self.held, self._note_eviction)
+        self._remover = Remover(storage, sources.content)
+        self._downloader = Downloader(registry, storage, self._remover, options.limits, self.held, self._evict)
         self._slots = trio.Semaphore(options.downloads_at_once)
         self._active: dict[LocalModelId, ActiveDownload] = {}
         self._loaded: Counter[LocalModelId] = Counter()
         self._busy: set[LocalModelId] = set()
         """Models that are moved between tiers or verified: they are not removed meanwhile."""
+        self._removing: dict[LocalModelId, trio.Event] = {}
+        """Models whose files are going: they are not downloaded meanwhile."""
         self._nursery: trio.Nursery | None = None
         self._ready = trio.Event()
         self._export_due = trio.Event()
@@ -130,7 +135,7 @@ class ModelManager:
 
     async def run(self) -> None:
         """Mend, then serve until cancelled."""
-        pending = await recover(self._registry, self._storage, self._wall_clock)
+        pending = await recover(self._registry, self._storage, self._remover, self._wall_clock, self._active.keys())
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
@@ -280,11 +285,10 @@ class ModelManager:
         if active is not None:
             active.cancel(actor)
             await active.done.wait()
-            entry = self._registry.get(model_id)
+            await self.remove(model_id, actor)  # what it is by now
+            return
         self._audit.note(actor, "remove", model_id, entry.version)
-        self._registry.step(model_id, ModelEvent.REMOVED)
-        await trio.to_thread.run_sync(self._storage.remove, entry.path)
-        await trio.to_thread.run_sync(self._storage.staging(model_id).discard)
+        await self._remove(entry)
 
     def pin(self, model_id: LocalModelId, actor: str, *, pinned: bool) -> ModelEntry:
         """Keep a model from eviction, or no longer. Raises UnknownModelError."""
@@ -308,9 +312,9 @@ class ModelManager:
         self._busy.add(model_id)
         try:
             faults = await run_abandonable(partial(find_faults, entry.path, files, advance))
-            request = _request(entry)
-            if not faults and isinstance(request, IpfsRequest):
-                faults = await self._sources.verify_cid(entry.path, request.cid)
+            cid = cid_of(entry)
+            if not faults and cid is not None:
+                faults = await run_abandonable(partial(cid_faults, entry.path, cid))
         finally:
             self._busy.discard(model_id)
         self._audit.note(actor, "verify", model_id, "; ".join(faults[:5]) or "whole")
@@ -328,18 +332,21 @@ class ModelManager:
         await self.until_ready()
         model_id = request.local_id()
         while True:
-            active = self._active.get(model_id)
-            if active is not None:
+            if (active := self._active.get(model_id)) is not None:
                 await active.done.wait()
+                continue
+            if (removal := self._removing.get(model_id)) is not None:
+                await removal.wait()
+                continue
             entry = self._registry.find(model_id)
             if entry is not None and entry.status is ModelStatus.AVAILABLE:
+                self._loaded[model_id] += 1  # before anything is waited for: from here on it stays where it is
                 if await trio.Path(entry.path).is_dir():
                     break
+                self._loaded[model_id] -= 1
                 self._registry.step(model_id, ModelEvent.DAMAGED, reason="its files are gone from the disk")
                 continue
-            if model_id not in self._active:
-                await self._download_for_engine(model_id, request)
-        self._loaded[model_id] += 1
+            await self._download_for_engine(model_id, request)
         self._registry.touch(model_id)
         self._audit.note(ASKED_BY_ENGINE, "load", model_id, entry.version)
         return entry.path
@@ -391,6 +398,8 @@ class ModelManager:
         try:
             started = False
             with active.cancellable():
+                if (removal := self._removing.get(model_id)) is not None:
+                    await removal.wait()
                 await self._slots.acquire()
                 started = True
             if not started:
@@ -413,7 +422,7 @@ class ModelManager:
             del self._active[active.model_id]
         active.done.set()
 
-    def _source(self, request: DownloadRequest) -> ModelSource:
+    def _source(self, request: DownloadRequest) -> FileSource | PeersSource:
         return make_source(request, self._sources, self._find_same)
 
     def _find_same(self, sha256: str) -> Path | None:
@@ -421,10 +430,27 @@ class ModelManager:
             return entry.path / path
         return None
 
-    def _note_eviction(self, model_id: LocalModelId, why: str) -> None:
+    async def _evict(self, model_id: LocalModelId, why: str) -> None:
+        """Remove a model to make room, unless it came into use since that was planned."""
+        entry = self._registry.find(model_id)
+        if entry is None or entry.status is not ModelStatus.AVAILABLE or entry.pinned:
+            return
+        if self.is_loaded(model_id) or model_id in self._busy:
+            return
         self._audit.note("daemon", "evict", model_id, why)
-        self._registry.step(model_id, ModelEvent.REMOVED)
         log.info("a model is evicted", model=model_id, reason=why)
+        await self._remove(entry)
+
+    async def _remove(self, entry: ModelEntry) -> None:
+        """Remove a model that nothing uses: the entry first, so that nobody begins to."""
+        self._registry.step(entry.model_id, ModelEvent.REMOVED)
+        self._removing[entry.model_id] = trio.Event()
+        try:
+            with trio.CancelScope(shield=True):
+                await self._remover.remove(entry, entry.path)
+                await trio.to_thread.run_sync(self._storage.staging(entry.model_id).discard)
+        finally:
+            self._removing.pop(entry.model_id).set()
 
     def _check_running(self) -> trio.Nursery:
         if self._nursery is None:
@@ -448,6 +474,11 @@ class ModelManager:
             self._busy.add(model_id)
             try:
                 await trio.to_thread.run_sync(self._storage.transfer, entry.path, target)
+                # Forgotten at its old place before it is found at its new one (node.models.holding).
+                await self._remover.forget(entry, entry.path)
+                if self.is_loaded(model_id):  # meanwhile: it stays where it is open
+                    await trio.to_thread.run_sync(self._storage.remove, target)
+                    continue
                 self._registry.move(model_id, target)
                 await trio.to_thread.run_sync(self._storage.remove, entry.path)
             except OSError as error:

@@ -17,7 +17,7 @@ import trio.from_thread
 from node.models.encryption.container import SealBrokenError, SourceChangedError
 from node.models.encryption.keyring import KeyRing, KeyRingError
 from node.models.encryption.sealing import SealedModel, SealingError, seal_directory
-from node.models.hub import HubDownloads, HubError, download_model, resolve_revision
+from node.models.hub import HubAccess, HubDownloads, HubError
 from node.models.manifest import UploadRequest
 from node.models.publish import ModelDescription
 from node.models.record_fields import UINT32_MAX
@@ -76,8 +76,8 @@ async def prepare_uploads(
     requests: Sequence[UploadRequest],
     places: UploadPlaces,
     reporter: Reporter,
+    hub_access: HubAccess,
     *,
-    hub_endpoint: str | None = None,
     skip_download: bool = False,
 ) -> tuple[PreparedUpload, ...]:
     """Validate, encrypt and import all models; return them in the order asked for. Raises UploadsInvalidError.
@@ -85,13 +85,13 @@ async def prepare_uploads(
     If one is at fault none is encrypted or imported; what was downloaded stays for the next run. With `skip_download`
     the Hub is not asked: what an earlier run downloaded is used.
     """
-    hub = _Hub(HubDownloads(places.downloads), hub_endpoint, skip_download, reporter)
+    hub = HubDownloads(places.downloads, hub_access, reporter)
     found: dict[ModelId, _Found] = {}
     prepared: dict[ModelId, PreparedUpload] = {}
     faults: list[str] = []
     for request in sorted(requests, key=lambda request: request.directory is None):
         with _noting(faults, request):
-            found[request.wanted.model_id] = await _find(request, hub, reporter)
+            found[request.wanted.model_id] = await _find(request, hub, reporter, skip_download=skip_download)
     if not faults:
         store = await trio.to_thread.run_sync(BlockStore, places.content)
         try:
@@ -135,45 +135,16 @@ def _noting(faults: list[str], request: UploadRequest) -> Iterator[None]:
         faults.append(f"{request.wanted.model_id}: {error}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Hub:
-    """Brings models from the Hub, or finds those that were brought before."""
-
-    downloads: HubDownloads
-    endpoint: str | None
-    skip_download: bool
-    reporter: Reporter
-
-    async def fetch(self, request: UploadRequest) -> tuple[str, Path]:
-        """Return the exact commit and where its files lie."""
-        repository, revision = request.wanted.hf_repo, request.revision
-        if self.skip_download:
-            commit = await trio.to_thread.run_sync(self.downloads.known_commit, repository, revision)
-            return commit, self.downloads.place(repository, commit)
-        commit = await trio.to_thread.run_sync(partial(resolve_revision, repository, revision, endpoint=self.endpoint))
-        directory = self.downloads.place(repository, commit)
-        self.reporter.tell(f"{request.wanted.model_id}: {repository} at {revision} is commit {commit}; downloading it")
-        with self.reporter.step(f"{request.wanted.model_id}: downloading", 0) as advance:
-            await trio.to_thread.run_sync(
-                partial(
-                    download_model,
-                    repository,
-                    commit,
-                    directory,
-                    endpoint=self.endpoint,
-                    advance=advance,
-                    with_pickles=request.allow_pickle,
-                )
-            )
-        await trio.to_thread.run_sync(self.downloads.note_whole, repository, commit, revision)
-        return commit, directory
-
-
-async def _find(request: UploadRequest, hub: _Hub, reporter: Reporter) -> _Found:
+async def _find(request: UploadRequest, hub: HubDownloads, reporter: Reporter, *, skip_download: bool) -> _Found:
     wanted, directory = request.wanted, request.directory
     if directory is None:
-        commit, directory = await hub.fetch(request)
-        wanted = replace(wanted, hf_commit=commit)
+        repository, revision, with_pickles = wanted.hf_repo, request.revision, request.allow_pickle
+        if skip_download:
+            known = partial(hub.known, repository, revision, with_pickles=with_pickles)
+            found = await trio.to_thread.run_sync(known)
+        else:
+            found = await hub.bring(repository, revision, with_pickles=with_pickles)
+        wanted, directory = replace(wanted, hf_commit=found.commit), found.directory
     examine = partial(validate_model, directory, encrypted=wanted.encrypted, allow_pickle=request.allow_pickle)
     facts = await trio.to_thread.run_sync(examine)
     description = complete_description(wanted, facts)

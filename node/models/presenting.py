@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from node.models.manager import ManagerRefusedError, ModelManager, Progress
+from node.models.manager import ModelManager, Progress
 from node.models.registry import ModelEntry
 from node.models.requests import DownloadRequest
 
@@ -14,8 +14,12 @@ FAULTS_SHOWN_MAX = 5
 _REQUEST: TypeAdapter[DownloadRequest] = TypeAdapter(DownloadRequest)
 
 
+class BadRequestError(ValueError):
+    """What was asked for cannot be downloaded; the message names each fault."""
+
+
 def parse_request(value: object) -> DownloadRequest:
-    """Return what is to be downloaded. Raises ManagerRefusedError that names each fault."""
+    """Return what is to be downloaded. Raises BadRequestError."""
     try:
         return _REQUEST.validate_python(value)
     except ValidationError as error:
@@ -23,7 +27,7 @@ def parse_request(value: object) -> DownloadRequest:
             f"{'.'.join(map(str, detail['loc'])) or 'request'}: {detail['msg'].removeprefix('Value error, ')}"
             for detail in error.errors()[:FAULTS_SHOWN_MAX]
         )
-        raise ManagerRefusedError(f"this cannot be downloaded: {faults}", "See docs/models.md.") from error
+        raise BadRequestError(f"this cannot be downloaded: {faults}") from error
 
 
 def model_facts(manager: ModelManager, entry: ModelEntry) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """Which content providers failed lately: they are asked last, until they give something or enough time has passed."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-
-from node.ports import Provider
+from collections.abc import Callable, Iterable
 
 FORGIVEN_SECONDS = 600.0
 PROVIDERS_MAX = 1024
@@ -29,12 +27,7 @@ class ProviderHealth:
         while len(self._failed) > PROVIDERS_MAX:
             self._failed.popitem(last=False)
 
-    def order(self, providers: Sequence[Provider], name: Callable[[Provider], str]) -> list[Provider]:
-        """Return the providers, those without a recent failure first, the latest to fail last."""
-        now = self._clock()
-
-        def failed_at(provider: Provider) -> float:
-            at = self._failed.get(name(provider))
-            return float("-inf") if at is None or now - at > FORGIVEN_SECONDS else at
-
-        return sorted(dict.fromkeys(providers), key=failed_at)
+    def has_failed(self, name: str) -> bool:
+        """Whether it failed within the time after which that is forgiven."""
+        at = self._failed.get(name)
+        return at is not None and self._clock() - at <= FORGIVEN_SECONDS

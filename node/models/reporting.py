@@ -13,6 +13,8 @@ Advance = Callable[[int], None]
 PERCENT_STEP = 10
 QUIET_BYTES_MAX = 64 * 1024 * 1024
 """Work that is done in a moment needs no lines on how far it is."""
+LINE_BYTES = 256 * 1024 * 1024
+"""A line so often where the whole is not known."""
 
 
 class Reporter(Protocol):
@@ -26,7 +28,7 @@ class Reporter(Protocol):
 
 
 class LineReporter:
-    """A line at every tenth of the work."""
+    """A line at every tenth of the work, or, where the whole is not known, at every so many bytes."""
 
     def __init__(self, tell: Tell) -> None:
         self.tell = tell
@@ -41,7 +43,9 @@ class LineReporter:
             nonlocal done
             with lock:
                 before, done = done, done + count
-                if total_bytes > QUIET_BYTES_MAX:
+                if total_bytes == 0 and done // LINE_BYTES != before // LINE_BYTES:
+                    self.tell(f"  {what}: {done // 2**20} MiB")
+                elif total_bytes > QUIET_BYTES_MAX:
                     percent = 100 * done // total_bytes
                     if percent // PERCENT_STEP != 100 * before // total_bytes // PERCENT_STEP:
                         self.tell(f"  {what}: {percent} % ({done // 2**20} of {total_bytes // 2**20} MiB)")

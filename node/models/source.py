@@ -1,6 +1,7 @@
 """Where models come from: the one interface of the Hub, peers, web servers and directories, and how they fail."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from node.models.checksums import Checksum
@@ -54,28 +55,38 @@ class Listing:
 
 
 class ModelSource(Protocol):
-    """A place to download one model from. Errors are SourceError, SourceUnavailableError, and OSError of this disk."""
+    """What all places to download one model from have in common.
 
-    @property
-    def whole(self) -> bool:
-        """Whether it gives a directory as a whole: its listing then names no files."""
+    Errors are SourceError, SourceUnavailableError, and OSError of this disk.
+    """
 
     async def resolve(self, version: str) -> Listing:
         """Fix the version and list its files. `version` is what an interrupted download was resolved to, or empty."""
-
-    async def fetch(self, listing: Listing, staging: Staging, transfer: Transfer) -> None:
-        """Bring what is missing into `staging`, each file checked before it counts as there."""
 
     async def finish(self, listing: Listing) -> Metadata:
         """Return what is to be noted about the version now that it is here."""
 
 
-def check_listing(listing: Listing, *, whole: bool) -> None:
-    """Refuse what could not be stored as it is announced. Raises SourceError.
+class FileSource(ModelSource, Protocol):
+    """A place that gives single files."""
 
-    `whole` is for sources that list no files before they are fetched.
-    """
-    if not listing.files and not whole:
+    async def fetch(self, listing: Listing, staging: Staging, transfer: Transfer) -> None:
+        """Bring what is missing into `staging`, each file checked before it counts as there."""
+
+
+class WholeSource(ModelSource, Protocol):
+    """A place that gives a directory as a whole: its listings name no files."""
+
+    async def fetch_to(self, destination: Path, transfer: Transfer) -> None:
+        """Make `destination` the directory: at once if it is there, and whole or not at all."""
+
+    async def find_faults(self, directory: Path) -> list[str]:
+        """Return what is wrong with a directory that should be this one."""
+
+
+def check_listing(listing: Listing) -> None:
+    """Refuse files that could not be stored as they are announced. Raises SourceError."""
+    if not listing.files:
         raise SourceError("there is nothing to download: no file matches the selection")
     if len(listing.files) > FILES_MAX:
         raise SourceError(f"it has {len(listing.files)} files; more than {FILES_MAX} are not taken")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from node.models.directory_source import DirectorySource
@@ -12,10 +11,7 @@ from node.models.http_source import HttpSource
 from node.models.hub_source import HubSource
 from node.models.peers_source import DirectoryContent, PeersSource, Providers
 from node.models.requests import DirectoryRequest, DownloadRequest, HttpRequest, HubRequest, IpfsRequest
-from node.models.source import ModelSource
-from node.models.threads import run_abandonable
-from p2p.content.cid import Cid
-from p2p.content.unixfs_import import import_path
+from node.models.source import FileSource
 
 DEFAULT_HUB_URL = "https://huggingface.co"
 
@@ -33,22 +29,8 @@ class SourceContext:
     hub_cache_dir: Path | None
     verify: bool
 
-    async def verify_cid(self, path: Path, cid: str) -> list[str]:
-        """Return the faults of a directory that should be `cid`."""
-        return await run_abandonable(partial(_cid_faults, path, cid))
 
-
-def _cid_faults(path: Path, cid: str) -> list[str]:
-    found = str(import_path(path, Cid.of).cid)
-    if found == cid:
-        return []
-    return [
-        f"its CID is {found}, not {cid}: it is damaged, or was published with other chunk sizes than ours. To be sure, "
-        "remove it and download it again"
-    ]
-
-
-def make_source(request: DownloadRequest, context: SourceContext, find_same: FindSame) -> ModelSource:
+def make_source(request: DownloadRequest, context: SourceContext, find_same: FindSame) -> FileSource | PeersSource:
     """Return the source of `request`."""
     match request:
         case HubRequest():

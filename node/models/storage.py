@@ -6,23 +6,26 @@ through `cache/trash`: both by renames, so that a path of a model is either all 
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from node.models.checksums import FileHasher
 from node.models.identity import LocalModelId, parse_model_id
 from node.models.staging import PRIVATE_DIRECTORY_MODE, Staging, scan
 from node.store.model_tables import FileRow
-from p2p.content.unixfs_export import sync_directory
+from p2p.content.unixfs_export import PARTIAL_PREFIX, sync_directory
 
 NAMESPACES = ("huggingface", "custom", "ipfs", "cache")
 FREE_BYTES_MIN = 256 * 1024 * 1024
 """What a download leaves free: a full disk would stop the books too."""
 STAGED_SECONDS_MAX = 7 * 86400
 """How long what came of a failed download is kept for another try."""
+_CID = re.compile(r"baf[a-z2-7]{56}")
 COPY_BYTES = 4 * 1024 * 1024
 
 
@@ -36,7 +39,7 @@ class ModelStorage:
     def prepare(self) -> None:
         """Make the directories. Raises OSError."""
         for root in self._roots():
-            for name in NAMESPACES:
+            for name in (*NAMESPACES, "cache/downloads", "cache/trash"):
                 (root / name).mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY_MODE)
 
     def path_of(self, model_id: LocalModelId) -> Path:
@@ -58,32 +61,37 @@ class ModelStorage:
 
     def remove(self, path: Path) -> None:
         """Remove a model's directory: gone at once for everybody, then from the disk."""
-        trash = self._trash_for(path)
-        trash.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY_MODE)
-        gone = trash / f"{path.name[:100]}-{time.time_ns()}"
+        gone = self._trash_for(path) / f"{path.name[:100]}-{time.time_ns()}"
         try:
             path.rename(gone)
         except FileNotFoundError:
+            if path.exists():
+                raise
             return
         sync_directory(path.parent)
         shutil.rmtree(gone, ignore_errors=True)
 
-    def clean(self, kept: Callable[[Path], bool]) -> list[str]:
-        """Empty the trash and remove the stagings that are not `kept`; return the names of those."""
+    def stagings(self) -> list[Path]:
+        """Return the directories of all downloads, and what the content store fetched of those that are cut off."""
+        fetched = [path for path in (self.directory / "ipfs").iterdir() if path.name.startswith(PARTIAL_PREFIX)]
+        return sorted([*self._downloads.iterdir(), *fetched])
+
+    def throw_away(self, paths: Sequence[Path]) -> None:
+        """Move directories of downloads to the trash: quick, so that nobody begins to use one meanwhile."""
+        for path in paths:
+            with suppress(FileNotFoundError):  # it is gone already
+                path.rename(self._trash_for(path) / f"{path.name}-{time.time_ns()}")
+
+    def empty_trash(self) -> None:
+        """Remove what is in the trash."""
         for root in self._roots():
-            shutil.rmtree(root / "cache" / "trash", ignore_errors=True)
-        removed = []
-        if self._downloads.is_dir():
-            for path in sorted(self._downloads.iterdir()):
-                if not kept(path):
-                    shutil.rmtree(path, ignore_errors=True)
-                    removed.append(path.name)
-        return removed
+            for path in (root / "cache" / "trash").iterdir():
+                shutil.rmtree(path, ignore_errors=True)
 
     def transfer(self, source: Path, destination: Path) -> None:
         """Copy a model's directory to the other tier: whole at its new place, or not there. Raises OSError."""
         staged = self._trash_for(destination) / f"moving-{time.time_ns()}"
-        staged.mkdir(parents=True, mode=PRIVATE_DIRECTORY_MODE)
+        staged.mkdir(mode=PRIVATE_DIRECTORY_MODE)
         try:
             for name, path in scan(source):
                 target = staged / name
@@ -94,6 +102,10 @@ class ModelStorage:
             sync_directory(destination.parent)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+    def unregistered(self) -> list[Path]:
+        """Return the directories named by a CID beside our own: how models lay before there was a registry."""
+        return [path for path in sorted(self.directory.iterdir()) if _CID.fullmatch(path.name) and path.is_dir()]
 
     @property
     def _downloads(self) -> Path:

@@ -19,6 +19,7 @@ class Transfer:
         self._limit = limit
         self._clock = clock
         self._lock = threading.Lock()
+        self._highest = 0
         self._came: list[tuple[float, int]] = []
         self.bytes_done = 0
         """Bytes on this disk, those of earlier tries included."""
@@ -36,16 +37,9 @@ class Transfer:
 
     def note(self, count: int) -> float:
         """Count bytes that came from the source; return the seconds to pause before more are read."""
-        now = self._clock()
         with self._lock:
             self.bytes_done += count
-            self.bytes_new += count
-            self._came = [item for item in self._came if item[0] > now - RATE_SECONDS]
-            if self._came and now - self._came[-1][0] < RATE_SECONDS / 100:
-                at, sum_so_far = self._came.pop()
-                self._came.append((at, sum_so_far + count))
-            else:
-                self._came.append((now, count))
+            self._count(count)
         return self._limit.take(count)
 
     def note_blocking(self, count: int) -> None:
@@ -70,12 +64,11 @@ class Transfer:
             self.bytes_new -= count
 
     def at(self, bytes_done: int, bytes_total: int) -> None:
-        """Set the counters as a source that counts by itself has them."""
+        """Set the counters as a source has them that counts by itself, within a limit of its own."""
         with self._lock:
-            fresh = max(0, bytes_done - self.bytes_done)
-            self.bytes_total = bytes_total
-        if fresh:
-            self.note(fresh)
+            self._count(max(0, bytes_done - self._highest))  # what an earlier try brought is found again, not gained
+            self._highest = max(self._highest, bytes_done)
+            self.bytes_done, self.bytes_total = bytes_done, bytes_total
 
     def file_done(self) -> None:
         """Count a file that is complete and checked."""
@@ -88,3 +81,13 @@ class Transfer:
         now = self._clock()
         with self._lock:
             return sum(count for at, count in self._came if at > now - RATE_SECONDS) / RATE_SECONDS
+
+    def _count(self, count: int) -> None:
+        now = self._clock()
+        self.bytes_new += count
+        self._came = [item for item in self._came if item[0] > now - RATE_SECONDS]
+        if self._came and now - self._came[-1][0] < RATE_SECONDS / 100:
+            at, sum_so_far = self._came.pop()
+            self._came.append((at, sum_so_far + count))
+        else:
+            self._came.append((now, count))

@@ -1,4 +1,8 @@
-"""Gossip in batches: one message per kind and second at most, whatever the load. A message costs 3 to 7 ms of CPU."""
+"""Announcements and receipts in batches: one signature of ours for those of about a second, whatever the load.
+
+The network sends at most one message per topic and second anyway (see docs/protocol.md); what is saved here is an
+envelope and an account's signature, to be checked by everyone, for each of them.
+"""
 
 from collections import deque
 

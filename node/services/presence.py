@@ -16,12 +16,21 @@ PRESENCE_SECONDS = 45
 """Life of a record. A dead node is asked in vain for at most this long."""
 ANNOUNCE_SECONDS = 10.0
 """Four records fit into one life: three lost messages do not make a node vanish."""
+FUTURE_SECONDS_MAX = 30
+"""A record from further in the future would outlive its node by as much; honest clocks agree to seconds."""
+MODELS_MAX = 256
+TEXT_CHARACTERS_MAX = 256
+"""Of a host's name (at most 253) and a version: what is kept for each participant is bounded."""
 NEW_PEER_SECONDS = 1.0
 """How often to look for new peers, who know nothing of us yet."""
 
 
 class PresenceTable:
-    """The newest unexpired record of each registered participant. Bounded by the registry's size."""
+    """The newest unexpired record of each registered participant.
+
+    Bounded by the registry's size, and shrinks as records expire. A record repeated by whoever kept it is older than
+    the one known, or expired.
+    """
 
     def __init__(self, chain: Chain, wall_clock: WallClock) -> None:
         self._chain = chain
@@ -33,8 +42,10 @@ class PresenceTable:
         body = message.body
         if not isinstance(body, Presence):
             return Validity.REJECT
-        if body.expires_at - message.at > PRESENCE_SECONDS_MAX or not 0 <= body.content_port < 2**16:
+        if not _is_well_formed(body) or not 0 < body.expires_at - message.at <= PRESENCE_SECONDS_MAX:
             return Validity.REJECT
+        if message.at > self._wall_clock() + FUTURE_SECONDS_MAX:
+            return Validity.IGNORE  # whose clock is wrong is not for this node to say
         participant = self._chain.state.participants.get(message.sender)
         if participant is None or participant.peer_id != body.peer_id:
             return Validity.IGNORE  # it may be registered in a block this node has not confirmed
@@ -64,6 +75,11 @@ class PresenceTable:
         records = {account: self.record_of(account) for account in sorted(self._records)}
         return {account: record for account, record in records.items() if record is not None}
 
+    def forget_expired(self) -> None:
+        """Let the table shrink though nobody asks for a record."""
+        for account in list(self._records):
+            self.record_of(account)
+
     def providers(self) -> tuple[Provider, ...]:
         """Where content may be had: the gateways of everyone else who is here."""
         return tuple(
@@ -71,6 +87,15 @@ class PresenceTable:
             for account, record in self.present().items()
             if record.content_host and account != self._chain.account
         )
+
+
+def _is_well_formed(body: Presence) -> bool:
+    return (
+        0 <= body.content_port < 2**16
+        and body.load >= 0
+        and len(body.models) <= MODELS_MAX
+        and max(len(body.content_host), len(body.version)) <= TEXT_CHARACTERS_MAX
+    )
 
 
 class PresenceService:
@@ -91,6 +116,7 @@ class PresenceService:
     ) -> None:
         self._chain = chain
         self._network = network
+        self._table = table
         self._content = content
         self._loaded_models = loaded_models
         self._load = load
@@ -99,11 +125,12 @@ class PresenceService:
         router.register(Presence, table.judge, table.take)
 
     async def run(self) -> None:
-        """Announce every ANNOUNCE_SECONDS, and at once when models or peers change."""
+        """Announce every ANNOUNCE_SECONDS, and soon when models or peers change: a second more harms nobody."""
         last: tuple[object, ...] = ()
         announced_at = float("-inf")
         while True:
             now = self._wall_clock()
+            self._table.forget_expired()
             peers = tuple(peer.peer_id for peer in self._network.peers())
             models = tuple(sorted(self._loaded_models()))
             registered = self._chain.account in self._chain.state.participants

@@ -181,6 +181,25 @@ class ContentSettings(Section):
         ge=0,
         description="Disk that content may take, in bytes; 0 leaves it to the disk. Pinned content stays.",
     )
+    token_file: Path | None = Field(
+        default=None,
+        description="File (0600) with a token that whoever fetches from here must send; without it, all may.",
+    )
+    provider_tokens_file: Path | None = Field(
+        default=None,
+        description="File (0600) with the tokens that other gateways ask for, each line `host:port token`.",
+    )
+    upload_bytes_per_second: int = Field(
+        default=0, ge=0, description="What the gateway sends at most, to all together; 0 is no limit."
+    )
+    download_bytes_per_second: int = Field(
+        default=0, ge=0, description="What is fetched from peers at most; 0 is no limit."
+    )
+    connections_max: int = Field(default=256, ge=1, description="Connections that the gateway serves at once.")
+    connections_per_address_max: int = Field(default=32, ge=1, description="Those from one address (IPv6: /64).")
+    requests_per_second: int = Field(
+        default=0, ge=0, description="Requests that one address may make; 0 is no limit. A block is one request."
+    )
     bitswap: bool = Field(
         default=True,
         description="Exchange blocks with IPFS peers over Bitswap too. Slow: daemons' gateways come first.",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -26,6 +27,8 @@ BUSY_SECONDS_MAX = 30.0
 OPEN_ATTEMPTS_MAX = 50
 """Switching to WAL while another process opens the file fails at once, whatever the busy time; tried this often."""
 OPEN_RETRY_SECONDS = 0.05
+FORGOTTEN_PER_COMMIT = 10_000
+"""Rows deleted at once: a file of a terabyte has a million, and others that want to write must not wait for all."""
 SCHEMA_VERSION = 1
 
 _SCHEMA = """
@@ -51,7 +54,7 @@ CREATE TABLE leaves (
     size INTEGER NOT NULL,
     PRIMARY KEY (cid, file)
 ) WITHOUT ROWID;
-CREATE INDEX leaves_by_file ON leaves (file, offset);
+CREATE INDEX leaves_by_file ON leaves (file, offset, cid, size);
 CREATE TABLE repeats (
     file INTEGER NOT NULL REFERENCES files (id) ON DELETE CASCADE,
     offset INTEGER NOT NULL,
@@ -149,7 +152,7 @@ class Totals:
 
 class BlockIndex:
     """Blocking and thread-safe: one connection reads, one writes, each behind a lock held for one statement or
-    transaction. Every change is on disk when the call returns."""
+    transaction. Every change is on disk when the call returns. Methods raise OSError if the index fails."""
 
     def __init__(self, path: Path, found: Callable[[], Iterable[tuple[Cid, int]]]) -> None:
         """Open or create the index. `found` names the blocks (with sizes) that are there when it is created."""
@@ -170,7 +173,7 @@ class BlockIndex:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction that no other thread or process writes beside: all or nothing, durable when it ends.
 
-        Raises OSError (ENOSPC) if the disk is full.
+        Raises OSError, with ENOSPC if the disk is full.
         """
         with self._write_lock:
             self._writer.execute("BEGIN IMMEDIATE")
@@ -180,56 +183,53 @@ class BlockIndex:
             except BaseException as error:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
-                if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
+                if isinstance(error, sqlite3.DatabaseError):
+                    raise _as_os_error(error, self.path) from error
                 raise
 
-    def _one(self, query: str, *values: object) -> tuple[int, ...] | None:
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        """Return all rows of a query. Any: a row is as its query says."""
         with self._read_lock:
-            row: tuple[int, ...] | None = self._reader.execute(query, values).fetchone()
-            return row
+            try:
+                return self._reader.execute(query, values).fetchall()
+            except sqlite3.DatabaseError as error:
+                raise _as_os_error(error, self.path) from error
 
     def block(self, cid: Cid) -> BlockRow | None:
         """Return the row of a block that has a file of its own."""
-        row = self._one("SELECT size, own, used_ms FROM blocks WHERE cid = ?", cid.to_bytes())
-        return None if row is None else BlockRow(row[0], bool(row[1]), row[2])
+        rows = self._rows("SELECT size, own, used_ms FROM blocks WHERE cid = ?", cid.to_bytes())
+        return BlockRow(rows[0][0], bool(rows[0][1]), rows[0][2]) if rows else None
 
     def leaves(self, cid: Cid) -> list[LeafRow]:
         """Return the places of a block in files that are kept in place."""
-        with self._read_lock:
-            rows = self._reader.execute(
-                "SELECT f.id, f.path, f.size, f.mtime_ns, f.inode, l.offset, l.size"
-                " FROM leaves l JOIN files f ON f.id = l.file WHERE l.cid = ?",
-                (cid.to_bytes(),),
-            ).fetchall()
+        rows = self._rows(
+            "SELECT f.id, f.path, f.size, f.mtime_ns, f.inode, l.offset, l.size"
+            " FROM leaves l JOIN files f ON f.id = l.file WHERE l.cid = ?",
+            cid.to_bytes(),
+        )
         return [LeafRow(row[0], _path(row[1]), Stamp(*row[2:5]), row[5], row[6]) for row in rows]
 
     def totals(self) -> Totals:
         """Return the sums over the index; reads all references."""
-        with self._read_lock:
-            stored = self._reader.execute("SELECT * FROM totals").fetchone()
-            files = self._reader.execute("SELECT count(*) FROM files").fetchone()
-            leaves = self._reader.execute("SELECT count(*), coalesce(sum(size), 0) FROM leaves").fetchone()
-            repeats = self._reader.execute("SELECT count(*), coalesce(sum(size), 0) FROM repeats").fetchone()
+        (stored,) = self._rows("SELECT * FROM totals")
+        (files,) = self._rows("SELECT count(*) FROM files")
+        (leaves,) = self._rows("SELECT count(*), coalesce(sum(size), 0) FROM leaves")
+        (repeats,) = self._rows("SELECT count(*), coalesce(sum(size), 0) FROM repeats")
         return Totals(*stored, *files, *leaves, *repeats)
 
     def block_bytes(self) -> int:
         """Return the bytes of blocks in files of their own."""
-        row = self._one("SELECT block_bytes FROM totals")
-        return 0 if row is None else row[0]
+        total: int = self._rows("SELECT block_bytes FROM totals")[0][0]
+        return total
 
     def blocks_after(self, cid: bytes, limit: int) -> list[tuple[Cid, int]]:
         """Return the next blocks (with sizes) in the order of their CIDs, for a walk over all in bounded memory."""
-        with self._read_lock:
-            rows = self._reader.execute(
-                "SELECT cid, size FROM blocks WHERE cid > ? ORDER BY cid LIMIT ?", (cid, limit)
-            ).fetchall()
+        rows = self._rows("SELECT cid, size FROM blocks WHERE cid > ? ORDER BY cid LIMIT ?", cid, limit)
         return [(Cid.from_bytes(row[0]), row[1]) for row in rows]
 
     def files(self) -> list[FileRow]:
         """Return all files that are kept in place."""
-        with self._read_lock:
-            rows = self._reader.execute("SELECT id, path, size, mtime_ns, inode, added_ms FROM files").fetchall()
+        rows = self._rows("SELECT id, path, size, mtime_ns, inode, added_ms FROM files")
         return [FileRow(row[0], _path(row[1]), Stamp(*row[2:5]), row[5]) for row in rows]
 
     def leaves_of(self, file: int, after: tuple[int, bytes], limit: int) -> list[tuple[Cid, int, int]]:
@@ -238,21 +238,19 @@ class BlockIndex:
         `after` is the (offset, CID) to go on from; two may begin at one offset if a file was cut in two ways.
         """
         page = "SELECT cid, offset, size FROM {} WHERE file = ? AND (offset, cid) > (?, ?)"
-        with self._read_lock:
-            rows = self._reader.execute(
-                f"{page.format('leaves')} UNION ALL {page.format('repeats')} ORDER BY offset, cid LIMIT ?",
-                (file, *after, file, *after, limit),
-            ).fetchall()
+        rows = self._rows(
+            f"{page.format('leaves')} UNION ALL {page.format('repeats')} ORDER BY offset, cid LIMIT ?",
+            *(file, *after, file, *after, limit),
+        )
         return [(Cid.from_bytes(row[0]), row[1], row[2]) for row in rows]
 
     def has_file(self, file: int) -> bool:
         """Whether the file is still known."""
-        return self._one("SELECT 1 FROM files WHERE id = ?", file) is not None
+        return bool(self._rows("SELECT 1 FROM files WHERE id = ?", file))
 
     def pins(self) -> list[tuple[Cid, str, int]]:
         """Return all pins as (root, name, since in milliseconds)."""
-        with self._read_lock:
-            rows = self._reader.execute("SELECT root, name, since_ms FROM pins ORDER BY since_ms, name").fetchall()
+        rows = self._rows("SELECT root, name, since_ms FROM pins ORDER BY since_ms, name")
         return [(Cid.from_bytes(row[0]), row[1], row[2]) for row in rows]
 
     def add_file(
@@ -262,12 +260,14 @@ class BlockIndex:
 
         What was known of it with another stamp is forgotten.
         """
+        query = "SELECT id, size, mtime_ns, inode FROM files WHERE path = ?"
+        for known in self._rows(query, os.fsencode(path)):
+            if Stamp(*known[1:]) != stamp:
+                self.forget_file(known[0])
         with self.writing() as rows:
-            known = rows.execute(
-                "SELECT id, size, mtime_ns, inode FROM files WHERE path = ?", (os.fsencode(path),)
-            ).fetchone()
-            if known is not None and Stamp(*known[1:]) == stamp:
-                file: int = known[0]
+            found = rows.execute(query, (os.fsencode(path),)).fetchone()
+            if found is not None and Stamp(*found[1:]) == stamp:
+                file: int = found[0]
                 rows.execute("UPDATE files SET added_ms = ? WHERE id = ?", (now_ms, file))
                 is_new = False
             else:
@@ -280,6 +280,20 @@ class BlockIndex:
             _insert_leaves(rows, file, leaves)
             return file, is_new
 
+    def rename_file(self, stamp: Stamp, path: Path) -> bool:
+        """Give the file of this stamp its present path; return whether one is known."""
+        name = os.fsencode(path)
+        with self.writing() as rows:
+            found = rows.execute(
+                "SELECT id FROM files WHERE inode = ? AND size = ? AND mtime_ns = ? ORDER BY path = ? DESC LIMIT 1",
+                (stamp.inode, stamp.size, stamp.mtime_ns, name),
+            ).fetchone()
+            if found is None:
+                return False
+            rows.execute("DELETE FROM files WHERE path = ? AND id != ?", (name, found[0]))
+            rows.execute("UPDATE files SET path = ? WHERE id = ?", (name, found[0]))
+            return True
+
     def add_leaves(self, file: int, leaves: Sequence[tuple[Cid, int, int]]) -> None:
         """Add blocks of a file."""
         with self.writing() as rows:
@@ -287,16 +301,30 @@ class BlockIndex:
 
     def forget_file(self, file: int) -> None:
         """Drop a file and its blocks from the index."""
+        for table in ("leaves", "repeats"):
+            batch = f"SELECT file, offset, cid FROM {table} WHERE file = ? LIMIT {FORGOTTEN_PER_COMMIT}"  # noqa: S608
+            removed = 1
+            while removed:
+                with self.writing() as rows:
+                    removed = rows.execute(
+                        f"DELETE FROM {table} WHERE (file, offset, cid) IN ({batch})",  # noqa: S608 - a name of ours
+                        (file,),
+                    ).rowcount
         with self.writing() as rows:
             rows.execute("DELETE FROM files WHERE id = ?", (file,))
+
+    def forget_leaf(self, file: int, cid: Cid) -> None:
+        """Drop a block of a file, at all its offsets."""
+        with self.writing() as rows:
+            rows.execute("DELETE FROM leaves WHERE cid = ? AND file = ?", (cid.to_bytes(), file))
+            rows.execute("DELETE FROM repeats WHERE cid = ? AND file = ?", (cid.to_bytes(), file))
 
     def forget_below(self, directory: Path) -> None:
         """Drop the file of that path, and all files in the directory of that path."""
         name = os.fsencode(directory)
-        with self.writing() as rows:
-            rows.execute(
-                "DELETE FROM files WHERE path = ? OR (path >= ? AND path < ?)", (name, name + b"/", name + b"0")
-            )
+        query = "SELECT id FROM files WHERE path = ? OR (path >= ? AND path < ?)"
+        for (file,) in self._rows(query, name, name + b"/", name + b"0"):
+            self.forget_file(file)
 
 
 def connect_private(path: Path) -> sqlite3.Connection:
@@ -305,6 +333,21 @@ def connect_private(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA temp_store = FILE")
     connection.execute("CREATE TEMP TABLE reachable (cid BLOB PRIMARY KEY) WITHOUT ROWID")
     return connection
+
+
+def _as_os_error(error: sqlite3.DatabaseError, path: Path) -> OSError:
+    """Return what the index's failure means for whoever uses the store."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_FULL:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    if isinstance(error, sqlite3.OperationalError):  # locked for too long, not permitted, the disk fails
+        return OSError(errno.EIO, f"the index of the content store cannot be used: {error}", str(path))
+    return OSError(
+        errno.EIO,
+        f"the index of the content store is damaged ({error}): stop the daemon, move the index away and start again; "
+        "blocks are found again, pins and files in place must be added again",
+        str(path),
+    )
 
 
 def _insert_leaves(rows: sqlite3.Connection, file: int, leaves: Sequence[tuple[Cid, int, int]]) -> None:
@@ -326,8 +369,8 @@ def _path(name: bytes) -> Path:
 def _open(path: Path, found: Callable[[], Iterable[tuple[Cid, int]]]) -> sqlite3.Connection:
     try:
         return _open_once(path, found)
-    except sqlite3.OperationalError:
-        raise  # locked, full, or not permitted: the file itself may be fine
+    except sqlite3.OperationalError as error:  # locked, full, or not permitted: the file itself may be fine
+        raise _as_os_error(error, path) from error
     except sqlite3.DatabaseError as error:
         # Blocks can be found again by their names; references and pins are lost, which the operator must know.
         aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")

@@ -28,6 +28,9 @@ WALK_NODES_MAX = 4_000_000
 """Nodes of one walk. More cannot be held by a store of ours; the walk must end whatever is pinned."""
 
 
+CHANGED = "its file was changed, moved or deleted"
+
+
 class Blocks(Protocol):
     """What upkeep needs of a store."""
 
@@ -38,8 +41,8 @@ class Blocks(Protocol):
     def read(self, cid: Cid) -> bytes:
         """Return a block's bytes; raises KeyError if it is not held."""
 
-    def remove(self, cid: Cid) -> None:
-        """Forget a block wherever it is."""
+    def remove_copy(self, cid: Cid) -> None:
+        """Remove a block's own file; it may be held in files in place as well."""
 
     def path_of(self, cid: Cid) -> Path:
         """Where a block has its own file."""
@@ -84,15 +87,19 @@ class ScrubStep:
     """Of the block just checked."""
 
 
-def evict(index: BlockIndex, store: Blocks, *, down_to: int) -> int:
-    """Remove fetched blocks that no pin reaches, the longest unused first; return the bytes that are then held."""
+def evict(index: BlockIndex, store: Blocks, *, down_to: int, own_before_ms: int) -> int:
+    """Remove blocks that no pin reaches, the longest unused first; return the bytes that are then held.
+
+    Blocks of our own go last, and only those older than `own_before_ms`.
+    """
     with closing(connect_private(index.path)) as private:
-        _mark(private, index, store)
+        if _mark(private, index, store):
+            own_before_ms = 0  # what is below a missing node is unknown
         while (excess := index.block_bytes() - down_to) > 0:
             rows = private.execute(
-                "SELECT cid, size FROM blocks b WHERE own = 0"
-                " AND NOT EXISTS (SELECT 1 FROM temp.reachable r WHERE r.cid = b.cid) ORDER BY used_ms LIMIT ?",
-                (BATCH,),
+                "SELECT cid, size FROM blocks b WHERE (own = 0 OR used_ms < ?)"
+                " AND NOT EXISTS (SELECT 1 FROM temp.reachable r WHERE r.cid = b.cid) ORDER BY own, used_ms LIMIT ?",
+                (own_before_ms, BATCH),
             ).fetchall()
             chosen: list[bytes] = []
             for cid, size in rows:
@@ -132,26 +139,25 @@ def scrub(index: BlockIndex, store: Blocks, *, remove: bool) -> Iterator[ScrubSt
     """Hash every block that is held, in the order in which it lies on disk; yield a step for each."""
     totals = index.totals()
     total_bytes = totals.block_bytes + totals.leaf_bytes + totals.repeated_bytes
-    blocks = checked_bytes = 0
-    for cid, place, reason in _findings(index, store):
-        blocks += 1
-        checked_bytes += place.size
-        if reason is None:
-            yield ScrubStep(blocks, checked_bytes, total_bytes, None)
-            continue
-        if remove:
-            store.remove(cid)
-        yield ScrubStep(blocks, checked_bytes, total_bytes, Damage(cid, place, reason))
+    checked_bytes = 0
+    for blocks, (damage, size) in enumerate(_findings(index, store, remove=remove), 1):
+        checked_bytes += size
+        yield ScrubStep(blocks, checked_bytes, total_bytes, damage)
 
 
-def _findings(index: BlockIndex, store: Blocks) -> Iterator[tuple[Cid, BlockPlace, str | None]]:
+def _findings(index: BlockIndex, store: Blocks, *, remove: bool) -> Iterator[tuple[Damage | None, int]]:
+    """Yield what was found of each place that a block is in, and its size. Only the damaged place is forgotten."""
     last = b""
     while page := index.blocks_after(last, BATCH):
         for cid, size in page:
             place = BlockPlace(store.path_of(cid), 0, size)
             reason = _fault(cid, place)
-            if reason is None or index.block(cid) is not None:  # else it was removed meanwhile, not damaged
-                yield cid, place, reason
+            if reason is None:
+                yield None, size
+            elif index.block(cid) is not None:  # else it was removed meanwhile, not damaged
+                if remove:
+                    store.remove_copy(cid)
+                yield Damage(cid, place, reason), size
         last = page[-1][0].to_bytes()
     for file in index.files():
         changed = _is_changed(file)
@@ -160,12 +166,16 @@ def _findings(index: BlockIndex, store: Blocks) -> Iterator[tuple[Cid, BlockPlac
             for cid, start, size in leaves:
                 place = BlockPlace(file.path, start, size)
                 reason = None if changed else _fault(cid, place)
-                if changed or (reason is not None and _is_changed(file)):
-                    if not index.has_file(file.file):
-                        break  # forgotten meanwhile
-                    reason = "its file was changed, moved or deleted"
-                yield cid, place, reason
+                changed = changed or (reason is not None and _is_changed(file))
+                if reason is None and not changed:
+                    yield None, size
+                elif index.has_file(file.file):  # else it was forgotten meanwhile
+                    if remove and not changed:
+                        index.forget_leaf(file.file, cid)
+                    yield Damage(cid, place, CHANGED if changed else reason or ""), size
             after = (leaves[-1][1], leaves[-1][0].to_bytes())
+        if changed and remove:
+            index.forget_file(file.file)
 
 
 def _fault(cid: Cid, place: BlockPlace) -> str | None:

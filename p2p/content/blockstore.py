@@ -52,8 +52,9 @@ USES_MAX = 256
 loses them, and evicts a little less wisely."""
 LOW_WATER = 0.9
 """Eviction goes down to this part of the limit, so that it runs once for many blocks."""
-GARBAGE_GRACE_SECONDS = 24 * 3600
-"""What came or was used within it is not garbage yet: an import or a fetch under way pins its root at the end."""
+GARBAGE_GRACE_SECONDS = 7 * 24 * 3600
+"""What came or was used within it is not garbage yet: others still fetch proofs and results of the last epochs, and an
+import under way pins its root at the end."""
 
 
 class BlockMissingError(KeyError):
@@ -102,8 +103,9 @@ class Usage:
 class BlockStore:
     """Blocking calls, for worker threads; any thread, any number of processes.
 
-    Under a limit, fetched blocks that no pin reaches make room, the longest unused first. Blocks of our own and pinned
-    trees never do. A tree that is fetched to be kept is therefore pinned *before* its first block.
+    Under a limit, blocks that no pin reaches make room, the longest unused first: fetched ones, then blocks of our own
+    that are older than the grace time of garbage. Pinned trees never do. A tree that is fetched to be kept is therefore
+    pinned *before* its first block. Methods raise OSError if disk or index fail.
     """
 
     def __init__(self, directory: Path, *, bytes_max: int = 0, clock: Callable[[], float] = time.time) -> None:
@@ -125,11 +127,11 @@ class BlockStore:
 
     def has(self, cid: Cid) -> bool:
         """Whether the block is held."""
-        return next(self._places(cid), None) is not None
+        return next(self._places(cid, is_use=False), None) is not None
 
     def size(self, cid: Cid) -> int | None:
         """Return the bytes of a held block, None if it is not held."""
-        place = next(self._places(cid), None)
+        place = next(self._places(cid, is_use=False), None)
         return None if place is None else place.size
 
     def read(self, cid: Cid) -> bytes:
@@ -162,7 +164,7 @@ class BlockStore:
         return found
 
     def put(self, codec: Codec, data: bytes) -> Cid:
-        """Store a block of our own making and return its CID. Never evicted. Raises StoreFullError."""
+        """Store a block of our own making and return its CID. Raises StoreFullError."""
         cid = Cid.of(codec, data)
         row = self._index.block(cid)
         if row is not None and self._is_whole(cid, row):
@@ -189,6 +191,12 @@ class BlockStore:
             rows.execute("DELETE FROM repeats WHERE cid = ?", (cid.to_bytes(),))
         self.unlink_unindexed([cid])
 
+    def remove_copy(self, cid: Cid) -> None:
+        """Remove a block's own file; it may be held in files in place as well."""
+        with self._index.writing() as rows:
+            rows.execute("DELETE FROM blocks WHERE cid = ?", (cid.to_bytes(),))
+        self.unlink_unindexed([cid])
+
     def reference_file(self, path: Path, blocks: Iterable[tuple[Cid, int, int]]) -> None:
         """Hold blocks as (CID, offset, size) of the file at `path` (absolute), which stays where it is.
 
@@ -200,8 +208,8 @@ class BlockStore:
             raise ValueError(f"{path} is not absolute")
         path = path.resolve(strict=True)
         with path.open("rb") as file:
-            os.fsync(file.fileno())  # before any row says that its blocks are held
-            sync_directory(path.parent)
+            # Before any row says that its blocks are held. Its name need not be on disk: if lost, that is seen.
+            os.fsync(file.fileno())
             stamp = Stamp.of(os.fstat(file.fileno()))
             number: int | None = None
             is_new = False
@@ -221,6 +229,14 @@ class BlockStore:
                 if is_new and number is not None:
                     self._index.forget_file(number)
                 raise
+
+    def follow_file(self, path: Path) -> bool:
+        """Hold at `path` what was held in the same file under an earlier name; return whether there was such a file.
+
+        The same is a file of equal number, size and time: it was renamed, and its bytes need not be read again.
+        """
+        stamp = _stamp(path)
+        return stamp is not None and self._index.rename_file(stamp, path.resolve())
 
     def forget_files(self, directory: Path) -> None:
         """Forget what is held in files below `directory` (or in the file of that path): it was deleted or moved."""
@@ -286,11 +302,12 @@ class BlockStore:
                 if rows.execute("SELECT 1 FROM blocks WHERE cid = ?", (cid.to_bytes(),)).fetchone() is None:
                     self.path_of(cid).unlink(missing_ok=True)
 
-    def _places(self, cid: Cid) -> Iterator[BlockPlace]:
+    def _places(self, cid: Cid, *, is_use: bool = True) -> Iterator[BlockPlace]:
         """Yield where the block is held, as far as sizes and time stamps tell."""
         row = self._index.block(cid)
         if row is not None and self._is_whole(cid, row):
-            self._note_use(cid, row)
+            if is_use:
+                self._note_use(cid, row)
             yield BlockPlace(self.path_of(cid), 0, row.size)
         if cid.codec is not Codec.RAW:
             return
@@ -369,10 +386,15 @@ class BlockStore:
         if self._index.block_bytes() + needed <= self._bytes_max:
             return
         self._write_notes()
-        held = evict(self._index, self, down_to=max(0, min(int(self._bytes_max * LOW_WATER), self._bytes_max - needed)))
+        held = evict(
+            self._index,
+            self,
+            down_to=max(0, min(int(self._bytes_max * LOW_WATER), self._bytes_max - needed)),
+            own_before_ms=self._now_ms() - GARBAGE_GRACE_SECONDS * 1000,
+        )
         if held + needed > self._bytes_max:
             raise StoreFullError(
-                f"the content store is full ({held} of {self._bytes_max} bytes are pinned or our own): "
+                f"the content store is full ({held} of {self._bytes_max} bytes are pinned, or our own and recent): "
                 "raise [content] cache_bytes_max, or unpin what is not needed",
             )
 

@@ -28,6 +28,7 @@ SILENCE_SECONDS_MAX = 20.0
 REQUEST_SECONDS_MAX = 25.0
 """Below what a fetch allows for a block: a gateway that searched in vain is slow, not a staller to blame."""
 URL_LENGTH_MAX = 2048
+PORT_MAX = 65535
 HOSTS_MAX = 16
 """Hosts per gateway whose addresses are remembered: subdomain gateways have one per CID."""
 RAW = "application/vnd.ipld.raw"
@@ -131,7 +132,7 @@ class WebGatewaySource:
                     url = self._redirect(url, found)
         except trio.TooSlowError:
             raise SourceFailedError(f"no block within {self._request_seconds:.0f} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL, GatewayRefusedError, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, GatewayRefusedError, OSError, ValueError) as error:
             raise SourceFailedError(_reason(error)) from error
         raise SourceFailedError(f"more than {REDIRECTS_MAX} redirects")
 
@@ -149,7 +150,7 @@ class WebGatewaySource:
 
     async def _check(self, url: httpx.URL, *, named_by_operator: bool) -> _Place:
         """Return where to connect for `url`. Raises GatewayRefusedError, OSError."""
-        if url.scheme not in ("http", "https") or not url.host:
+        if url.scheme not in ("http", "https") or not url.host or not 0 < (url.port or 1) <= PORT_MAX:
             raise GatewayRefusedError(f"not an HTTP address: {url}")
         if url.userinfo and not named_by_operator:
             raise GatewayRefusedError("a redirect with a password in it")
@@ -199,6 +200,7 @@ class WebGatewaySource:
                 raise GatewayRefusedError(f"it answers with HTTP status {response.status_code}")
             return await _body(response, bytes_max)
         finally:
+            self._client.cookies.clear()  # blocks need none, and nobody bounds them
             with trio.CancelScope(shield=True), trio.move_on_after(1):
                 await response.aclose()
 

@@ -182,12 +182,13 @@ def worth_telling(address: PeerAddress, asker: IpAddress | None) -> bool:
 
 
 def surroundings_of(listen: Iterable[str]) -> Surroundings:
-    """Where this machine stands, for a node that listens at the addresses `listen`. Reads the network interfaces."""
+    """Where a node stands that listens at the addresses `listen`. Reads the network interfaces.
+
+    One that listens on loopback only keeps to this machine: it is not part of the machine's networks.
+    """
     hosts = [ipaddress.ip_address(host) for host in filter(None, map(_listening_host, listen))]
-    return Surroundings(
-        loopback=bool(hosts) and all(host.is_loopback for host in hosts),
-        networks=tuple(local_networks()),
-    )
+    on_loopback = bool(hosts) and all(host.is_loopback for host in hosts)
+    return Surroundings(on_loopback, () if on_loopback else tuple(local_networks()))
 
 
 def local_networks() -> Sequence[IpNetwork]:

@@ -4,7 +4,11 @@ The library adds every address that a peer claims to its own store and dials the
 the rule of `addresses.may_dial` is enforced where connections are opened: at the transport.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import ipaddress
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -14,7 +18,7 @@ from libp2p.peer.peerinfo import PeerInfo
 from libp2p.transport.exceptions import OpenConnectionError
 from multiaddr import Multiaddr
 
-from p2p.discovery.addresses import AddressError, PeerAddress, Surroundings, may_dial, parse_address
+from p2p.discovery.addresses import DNS_KINDS, AddressError, PeerAddress, Surroundings, may_dial, parse_address
 from p2p.discovery.connections import connected_peers, connections_of, remote_endpoint
 from p2p.discovery.peerbook import Origin, PeerBook
 
@@ -40,13 +44,19 @@ class Dialer:
         self.surroundings = surroundings
         self.relay_dial: RelayDial | None = None
         """Dials an address that leads through a relay; None where relays are not used."""
+        self._permitted: Counter[tuple[str, str, int]] = Counter()
+        """Endpoints dialled now whose addresses were allowed by name."""
         guard_transports(host, self.allows)
 
     def allows(self, address: PeerAddress) -> bool:
         """Whether an address may be dialled: by the rule for strangers, or because the operator wrote it down."""
-        return may_dial(address, self.surroundings) or any(
-            known.origin is Origin.OPERATOR and _same_endpoint(known.address, address)
-            for known in self._book.known(address.peer_id)
+        return (
+            may_dial(address, self.surroundings)
+            or _endpoint(address) in self._permitted
+            or any(
+                known.origin is Origin.OPERATOR and _endpoint(known.address) == _endpoint(address)
+                for known in self._book.known(address.peer_id)
+            )
         )
 
     def connected(self) -> list[str]:
@@ -86,24 +96,44 @@ class Dialer:
 
     async def _connect_directly(self, peer_id: str, addresses: Sequence[PeerAddress]) -> None:
         target = ID.from_base58(peer_id)
+        named: dict[PeerAddress, PeerAddress] = {}
         try:
-            # The library refuses a peer for a minute after a failed dial; when to try again is decided by our callers.
-            self._host.get_network().unblock_peer(target)
             with trio.fail_after(DIAL_SECONDS_MAX):
-                info = PeerInfo(target, [Multiaddr(address.transport) for address in addresses])
-                await self._host.connect(info)
+                for address in addresses:
+                    named.update((ip, address) for ip in await resolve(address))
+                if not named:
+                    raise DialError(f"{', '.join(map(str, addresses))}: the name leads to no IP address")
+                self._permitted.update(map(_endpoint, named))
+                # The library refuses a peer for a minute after a failed dial; when to try again is our callers' choice.
+                self._host.get_network().unblock_peer(target)
+                await self._host.connect(PeerInfo(target, [Multiaddr(ip.transport) for ip in named]))
         except Exception as error:
             for address in addresses:
                 self._book.failed(address)
+            if isinstance(error, DialError):
+                raise
             raise DialError(f"{', '.join(map(str, addresses))}: {_reason(error)}") from error
-        for address in self._reached_by(peer_id, addresses):
+        finally:
+            self._permitted.subtract(map(_endpoint, named))
+            self._permitted += Counter()  # drops what is zero
+        endpoints = {remote_endpoint(connection) for connection in connections_of(self._host, peer_id)}
+        found = {named[ip] for ip in named if (ip.ip, ip.port) in endpoints}
+        for address in found or (addresses if len(addresses) == 1 else ()):
             self._book.reached(address)
 
-    def _reached_by(self, peer_id: str, addresses: Sequence[PeerAddress]) -> Iterable[PeerAddress]:
-        """Which of the addresses led to the peer: the one with the connection's endpoint, or the only one tried."""
-        endpoints = {remote_endpoint(connection) for connection in connections_of(self._host, peer_id)}
-        found = [address for address in addresses if (address.ip, address.port) in endpoints]
-        return found or (addresses if len(addresses) == 1 else ())
+
+async def resolve(address: PeerAddress) -> list[PeerAddress]:
+    """The address by IP: itself, or what its name stands for on this machine. Empty if the name is unknown."""
+    if address.kind not in DNS_KINDS:
+        return [address]
+    family = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}.get(address.kind, socket.AF_UNSPEC)
+    try:
+        found = await trio.socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM)
+    except OSError as error:
+        log.info("a name is not known", name=address.host, reason=str(error))
+        return []
+    hosts = dict.fromkeys(ipaddress.ip_address(str(sockaddr[0])) for *_kind, sockaddr in found)
+    return [replace(address, kind=f"ip{ip.version}", host=str(ip)) for ip in list(hosts)[:ADDRESSES_DIALLED_MAX]]
 
 
 def guard_transports(host: Any, allows: Callable[[PeerAddress], bool]) -> None:
@@ -126,8 +156,8 @@ def _guarded(dial: Callable[[Multiaddr], Awaitable[Any]], allows: Callable[[Peer
     return guarded
 
 
-def _same_endpoint(one: PeerAddress, other: PeerAddress) -> bool:
-    return (one.kind, one.host, one.port) == (other.kind, other.host, other.port)
+def _endpoint(address: PeerAddress) -> tuple[str, str, int]:
+    return address.kind, address.host, address.port
 
 
 def _reason(error: BaseException) -> str:

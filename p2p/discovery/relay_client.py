@@ -17,8 +17,8 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from p2p.discovery.addresses import PeerAddress, is_peer_id, parse_address
-from p2p.discovery.connections import has_direct_connection, speaks
+from p2p.discovery.addresses import PeerAddress, Reach, is_peer_id, parse_address
+from p2p.discovery.connections import has_direct_connection, is_relayed, speaks
 from p2p.discovery.control_streams import (
     ControlError,
     close_stream,
@@ -54,8 +54,23 @@ ADDRESSES_PER_RELAY_MAX = 4
 RESERVATION_SECONDS_MAX = 24 * 3600
 
 
+RELAYED_MAX = 32
+"""Connections through relays at once: a relay that lies could bring any number of peers, past the doorkeeper."""
+
+
 class RelayError(Exception):
     """A relay did not do what was asked; the message says what it answered."""
+
+
+class CircuitConnection(RawConnection):
+    """A connection through a relay. It has no IP address: the relay's own must not answer for its guests."""
+
+    def __init__(self, stream: Any, circuit: Multiaddr, *, initiator: bool) -> None:
+        super().__init__(stream, initiator, ConnectionType.RELAYED, [circuit])
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """None, always."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +166,7 @@ class RelayClient:
             if answer.type != HopMessage.STATUS or answer.status != Status.OK:
                 raise RelayError(f"{relay.peer_id} did not connect us: {status_name(answer.status)}")
             circuit = _circuit(relay.peer_id, address.peer_id)
-            raw = RawConnection(
-                stream=stream, initiator=True, connection_type=ConnectionType.RELAYED, addresses=[circuit]
-            )
+            raw = CircuitConnection(stream, circuit, initiator=True)
             with trio.fail_after(UPGRADE_SECONDS_MAX):
                 target = ID.from_base58(address.peer_id)
                 connection = await self._host.get_network().upgrade_outbound_raw_conn(raw, target)
@@ -172,11 +185,13 @@ class RelayClient:
             source = base58.b58encode(bytes(offer.peer.id)).decode() if len(offer.peer.id) <= 64 else ""
             if offer.type != StopMessage.CONNECT or not is_peer_id(source):
                 raise ControlError("it is no offer of a connection")
-            if relay not in self._reservations:
-                refusal = StopMessage(type=StopMessage.STATUS, status=Status.PERMISSION_DENIED)
+            relayed = sum(map(is_relayed, self._host.get_network().get_connections()))
+            if relay not in self._reservations or relayed >= RELAYED_MAX:
+                status = Status.RESOURCE_LIMIT_EXCEEDED if relay in self._reservations else Status.PERMISSION_DENIED
+                refusal = StopMessage(type=StopMessage.STATUS, status=status)
                 await send_message(stream, refusal, deadline_seconds=ANSWER_SECONDS_MAX)
                 await close_stream(stream)
-                log.info("a relay at which this node has no place brought a connection; refused", relay=relay)
+                log.info("a connection through a relay is refused", relay=relay, reason=status.name)
                 return
             accepted = StopMessage(type=StopMessage.STATUS, status=Status.OK)
             await send_message(stream, accepted, deadline_seconds=ANSWER_SECONDS_MAX)
@@ -187,7 +202,7 @@ class RelayClient:
 
     async def _upgrade(self, stream: Any, relay: str, source: str) -> None:
         circuit = _circuit(relay, source)
-        raw = RawConnection(stream=stream, initiator=False, connection_type=ConnectionType.RELAYED, addresses=[circuit])
+        raw = CircuitConnection(stream, circuit, initiator=False)
         network = self._host.get_network()
         with trio.fail_after(UPGRADE_SECONDS_MAX):
             muxed = await network.upgrade_inbound_raw_conn(raw, circuit)
@@ -239,7 +254,8 @@ class RelayClient:
                 continue
             direct[address] = None
         direct.update(dict.fromkeys(each.address for each in self._book.known(relay) if each.reached_at))
-        usable = [address for address in direct if address.relay is None and self._dialer.allows(address)]
+        # Others dial these, not we: whether they make sense there is theirs to judge.
+        usable = [address for address in direct if address.relay is None and address.reach is not Reach.NOWHERE]
         return tuple(
             PeerAddress(self._own_id, address.kind, address.host, address.port, relay)
             for address in usable[:ADDRESSES_PER_RELAY_MAX]

@@ -3,9 +3,9 @@
 Goals: peers behind NAT can be reached; what that costs this node is bounded by `RelayLimits`, however many peers ask.
 Non-goals: carrying bulk. Two peers that found each other through a relay punch a hole or stay within the limits.
 
-Detail: the library's relay is not used: it reserves in the name of whoever is named in the message, so that one peer
-takes all places; it holds silent circuits for ever, because it looks at the time only between reads; and it does not
-count the circuits of their initiator.
+Detail: the library's relay is not used: it holds silent circuits for ever, because it looks at the time only between
+reads; it reserves for whom the message names instead of for whom the connection proves; and it does not count the
+circuits of an initiator without a reservation.
 """
 
 import time

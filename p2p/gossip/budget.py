@@ -28,10 +28,6 @@ class Budget:
             self._buckets.popitem(last=False)
         return allowed
 
-    def share_left(self, name: str) -> float:
-        """Return how full the bucket is, 0 to 1."""
-        return self._level(name, self._clock()) / self._burst
-
     def sweep(self) -> None:
         """Forget buckets that are full again."""
         now = self._clock()

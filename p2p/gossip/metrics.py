@@ -12,7 +12,7 @@ class Drop(Enum):
     ORIGIN_BUDGET = "origin-budget"
     """The message's maker sends more than its share."""
     OVERLOAD = "overload"
-    """All peers together sent more than this node takes; the busiest are cut first."""
+    """All peers together sent more than this node takes, and this one more than its share of that."""
     REFUSED = "refused"
     FORGED = "forged"
     MALFORMED = "malformed"

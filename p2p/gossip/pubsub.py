@@ -8,7 +8,8 @@ The library's Pubsub is kept for who is connected and who follows which topic.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -19,7 +20,6 @@ from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
-from libp2p.pubsub.utils import maybe_consume_signed_record
 
 from p2p.gossip.budget import Budget
 from p2p.gossip.framing import READ_BYTES, FrameReader, encode_frame
@@ -50,16 +50,16 @@ MAKER_MESSAGES_BURST = 120
 (outbox.py), so 25 on five topics; a burst is what a mended mesh brings back."""
 ALL_MESSAGES_PER_SECOND_MAX = 1000
 ALL_MESSAGES_BURST = 2000
-"""New messages of all peers together: about one core. Beyond it, peers that used up half of their budget go first."""
-BUSY_SHARE = 0.5
+"""New messages of all peers together: about one core."""
+SCARCE_PER_SECOND_MAX = 10
+SCARCE_BURST = 40
+"""What each peer may still bring when all together bring more: the quiet are heard, whatever the others do."""
 KNOWN_MESSAGES_MAX = 32768
 """Message ids remembered: half a minute at the fullest budget, hours at the usual pace. Items have their own memory."""
 STREAMS_PER_PEER_MAX = 4
 """A peer has one; another while it reconnects."""
 TOPICS_PER_PEER_MAX = 64
 TOPIC_BYTES_MAX = 256
-RECORD_SECONDS = 10.0
-"""A changed address record of a peer is checked this often at most."""
 WRITE_SECONDS_MAX = 20.0
 """A peer that takes nothing for so long is given up."""
 REOPEN_SECONDS = 1.0
@@ -111,8 +111,8 @@ class HardenedPubsub(Pubsub):
         self._control = Budget(CONTROL_PER_SECOND_MAX, CONTROL_BURST, trio.current_time)
         self._makers = Budget(MAKER_MESSAGES_PER_SECOND_MAX, MAKER_MESSAGES_BURST, trio.current_time)
         self._all = Budget(ALL_MESSAGES_PER_SECOND_MAX, ALL_MESSAGES_BURST, trio.current_time)
+        self._scarce = Budget(SCARCE_PER_SECOND_MAX, SCARCE_BURST, trio.current_time)
         self._floods = Budget(1 / FLOOD_SECONDS, 1, trio.current_time)
-        self._records: dict[ID, tuple[bytes, float]] = {}
         self._readers: dict[ID, set[trio.CancelScope]] = {}
 
     # --- Own messages ---
@@ -164,45 +164,52 @@ class HardenedPubsub(Pubsub):
     async def _read(self, stream: INetStream, peer: ID, name: str) -> None:
         reader = FrameReader(stream, self.max_inbound_rpc_size)
         while (frame := await reader.next()) is not None:
-            begin = time.thread_time()
-            try:
-                self._take_rpc(frame, peer, name)
-            except MalformedError:
-                raise
-            except Exception as error:
-                self._counters.drop(Drop.FAILED)
-                log.error("a gossip RPC could not be processed", peer=name, reason=repr(error))
-            self._counters.cpu_seconds += time.thread_time() - begin
+            rpc = rpc_pb2.RPC()
+            with self._processing(name):
+                self._take_rpc(rpc, frame, peer, name)
             await trio.lowlevel.checkpoint()
+            for message in rpc.publish:
+                with self._processing(name):
+                    self._take_message(message, peer, name)
+                # Judging one message's items is enough to do at once. If the peer is banned by now, it ends here.
+                await trio.lowlevel.checkpoint()
 
-    def _take_rpc(self, frame: bytes, peer: ID, name: str) -> None:
+    @contextmanager
+    def _processing(self, name: str) -> Iterator[None]:
+        """Count what it costs; what fails in a peer's bytes is MalformedError, what fails in ours is logged."""
+        begin = time.thread_time()
+        try:
+            yield
+        except MalformedError:
+            raise
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise MalformedError("a gossip RPC that does not parse") from error
+        except Exception as error:
+            self._counters.drop(Drop.FAILED)
+            log.error("a gossip RPC could not be processed", peer=name, reason=repr(error))
+        finally:
+            self._counters.cpu_seconds += time.thread_time() - begin
+
+    def _take_rpc(self, rpc: rpc_pb2.RPC, frame: bytes, peer: ID, name: str) -> None:
+        """Parse `frame` into `rpc` and act on all but its messages; it stays empty where it is not to be heard."""
         self._counters.bytes_received += len(frame)
         if not self._bytes.take(name, len(frame)):
             self._blame_flood(name, "more bytes of gossip than its share")
             return
-        rpc = rpc_pb2.RPC()
-        try:
-            rpc.ParseFromString(frame)
-        except DecodeError as error:
-            raise MalformedError("a gossip RPC that does not parse") from error
-        if rpc.HasField("senderRecord"):
-            self._take_record(rpc, peer, name)
+        rpc.ParseFromString(frame)
         entries = len(rpc.subscriptions)
         if rpc.HasField("control"):
             control = rpc.control
             entries += len(control.ihave) + len(control.iwant) + len(control.graft) + len(control.prune)
             entries += len(control.idontwant)
-        heard = not entries or self._control.take(name, entries)
-        if heard:
-            for subscription in rpc.subscriptions:
-                self.handle_subscription(peer, subscription)
-        else:
+        if not entries:
+            return
+        if not self._control.take(name, entries):
             self._blame_flood(name, "more control entries of gossip than its share")
-        for message in rpc.publish:
-            if self._standing.is_banned(name):
-                return
-            self._take_message(message, peer, name)
-        if heard and rpc.HasField("control"):
+            return
+        for subscription in rpc.subscriptions:
+            self.handle_subscription(peer, subscription)
+        if rpc.HasField("control"):
             self.router.take_control(rpc.control, peer)
 
     def _take_message(self, message: rpc_pb2.Message, peer: ID, name: str) -> None:
@@ -223,7 +230,7 @@ class HardenedPubsub(Pubsub):
             if known is Verdict.REJECT:
                 self._blame_refused(name, topic)
             return
-        if not self._all.take("all") and self._messages.share_left(name) < BUSY_SHARE:
+        if not self._all.take("all") and not self._scarce.take(name):
             self._counters.drop(Drop.OVERLOAD)
             return
         maker = self._verifier.maker_of(message)
@@ -263,16 +270,6 @@ class HardenedPubsub(Pubsub):
             self._counters.delivered_messages += 1
             self.router.forward(message, message_id, source=peer, maker=maker, own=False)
 
-    def _take_record(self, rpc: rpc_pb2.RPC, peer: ID, name: str) -> None:
-        """Check a peer's signed addresses when they change; the library's nodes send them with every RPC."""
-        now = trio.current_time()
-        known, checked_at = self._records.get(peer, (b"", float("-inf")))
-        if rpc.senderRecord == known or now - checked_at < RECORD_SECONDS:
-            return
-        self._records[peer] = (rpc.senderRecord, now)
-        if not maybe_consume_signed_record(rpc, self.host, peer):
-            self._standing.blame(name, Offence.FORGED, "a signed address record that is not its own")
-
     def _blame_refused(self, name: str, topic: str) -> None:
         self._counters.drop(Drop.REFUSED)
         self._standing.blame(name, Offence.REFUSED, f"a message on {topic} that the rules refuse")
@@ -297,11 +294,9 @@ class HardenedPubsub(Pubsub):
         return self._standing.is_banned(str(peer_id))
 
     def sweep(self) -> None:
-        """Forget what no longer matters: full budgets, records of peers that are gone."""
-        for budget in (self._messages, self._bytes, self._control, self._makers, self._floods):
+        """Forget budgets that are full."""
+        for budget in (self._messages, self._bytes, self._control, self._makers, self._scarce, self._floods):
             budget.sweep()
-        for peer in [peer for peer in self._records if peer not in self.peers and peer not in self._readers]:
-            del self._records[peer]
 
     def handle_subscription(self, origin_id: ID, sub_message: rpc_pb2.RPC.SubOpts) -> None:
         """Note what a peer follows, within bounds, and draw it into a mesh that needs it."""
@@ -338,7 +333,8 @@ class HardenedPubsub(Pubsub):
         self.peers[peer_id] = stream
         queue = Outgoing()
         # First the greeting, then whatever is announced from now on: the library lost what came between.
-        queue.push(encode_frame(self.get_hello_packet().SerializeToString()), control=True)
+        greeting = rpc_pb2.RPC(subscriptions=[rpc_pb2.RPC.SubOpts(subscribe=True, topicid=t) for t in self.topic_ids])
+        queue.push(encode_frame(greeting.SerializeToString()), control=True)
         self.router.outgoing[peer_id] = queue
         self.manager.run_task(self._send, peer_id, stream, queue)
         waiting = self._peer_added_events.pop(peer_id, None)
@@ -397,6 +393,10 @@ class HardenedPubsub(Pubsub):
                 if not self._peer_is_connected(peer_id):
                     return
                 pause = min(2 * pause, REOPEN_SECONDS_MAX)
+
+    def _build_announce_rpc(self, topic_id: str, subscribe: bool) -> tuple[rpc_pb2.RPC, rpc_pb2.RPC.SubOpts]:
+        change = rpc_pb2.RPC.SubOpts(subscribe=subscribe, topicid=topic_id)
+        return rpc_pb2.RPC(subscriptions=[change]), change
 
     async def message_all_peers(self, raw_msg: bytes, announce: rpc_pb2.RPC.SubOpts | None = None) -> None:
         """Queue an announcement for every peer."""

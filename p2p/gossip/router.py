@@ -3,8 +3,9 @@
 Kept from the library: how meshes are grown, pruned and mended, and whom to tell by IHAVE. Replaced, each with a reason
 found by measurement or in its source (0.8.1):
 
-- The sender's signed record went with every RPC, built anew each time and verified twice by its receiver; it goes once,
-  in the greeting. A forwarded message is serialised once, not once per peer.
+- The sender's signed record of addresses went with every RPC, built anew each time and verified twice by its receiver.
+  It is neither sent nor read: addresses are exchanged by identify. And a forwarded message is serialised once, not once
+  per peer.
 - IDONTWANT went to every peer of the mesh for every message, an RPC for an RPC; it is for large messages only.
 - Lists of control entries had no bound, GRAFTs meant for one peer went to the next too, a PRUNE named strangers to
   dial, and what it named was remembered for ever.
@@ -34,6 +35,7 @@ log = structlog.get_logger(__name__)
 DEGREE = 6
 DEGREE_LOW = 4
 DEGREE_HIGH = 12
+ROTATION_HEARTBEATS = 60
 HEARTBEAT_SECONDS = 1
 """The library's 120 s leave a mesh broken for minutes."""
 BACK_OFF_SECONDS_MAX = 600
@@ -105,6 +107,9 @@ class Router(GossipSub):
         self._wanted: dict[ID, int] = {}
         self._asked: set[bytes] = set()
         self._served: dict[ID, int] = {}
+        self._told: set[tuple[ID, str]] = set()
+        """What is kept for the present heartbeat only: no peer gets more out of asking more often."""
+        self._beats = 0
 
     # --- Messages ---
 
@@ -118,8 +123,8 @@ class Router(GossipSub):
             if mesh is None
             else mesh - {source, maker}
         )
-        if own and len(peers) < DEGREE_LOW:
-            peers |= self._others_on(topic, DEGREE - len(peers), peers)
+        if own:  # not to the mesh alone, for others may have filled it to silence this node
+            peers |= self._others_on(topic, DEGREE, peers)
         if not peers:
             return
         frame = encode_frame(rpc_pb2.RPC(publish=[message]).SerializeToString())
@@ -157,7 +162,8 @@ class Router(GossipSub):
     def tell_recent(self, peer: ID, topic: str) -> None:
         """Tell a new subscriber what it may have missed; it asks for what it lacks."""
         ids = self.mcache.window(topic)[-IDS_PER_RPC_MAX:]
-        if ids:
+        if ids and (peer, topic) not in self._told:
+            self._told.add((peer, topic))
             have = rpc_pb2.ControlIHave(topicID=topic, messageIDs=ids)
             self.send_control(peer, rpc_pb2.ControlMessage(ihave=[have]))
 
@@ -237,6 +243,9 @@ class Router(GossipSub):
     async def _beat(self) -> None:
         for topic in self.mesh:
             self.mesh[topic] &= self._subscribers(topic)  # the library leaves those who unsubscribed
+        self._beats += 1
+        if self._beats % ROTATION_HEARTBEATS == 0:
+            self._rotate()
         graft, prune = self.mesh_heartbeat()
         self.fanout_heartbeat()
         await self._emit_control_msgs(graft, prune, self.gossip_heartbeat())
@@ -245,10 +254,22 @@ class Router(GossipSub):
         self._wanted.clear()
         self._asked.clear()
         self._served.clear()
+        self._told.clear()
         self._send_budget.sweep()
         now = int(time.time())
         for topic, peers in list(self.back_off.items()):
             self.back_off[topic] = {peer: until for peer, until in peers.items() if until > now}
+
+    def _rotate(self) -> None:
+        """Take one more peer into each mesh; if that is one too many, the library prunes by chance.
+
+        Peers that fill a mesh and forward nothing are so replaced in time, though nobody can prove it to them.
+        """
+        for topic, mesh in self.mesh.items():
+            for peer in self._others_on(topic, 1, mesh):
+                if not self._check_back_off(peer, topic):
+                    mesh.add(peer)
+                    self.send_control(peer, rpc_pb2.ControlMessage(graft=[rpc_pb2.ControlGraft(topicID=topic)]))
 
     async def _emit_control_msgs(
         self,
@@ -257,6 +278,9 @@ class Router(GossipSub):
         peers_to_gossip: dict[ID, dict[str, list[bytes]]],
     ) -> None:
         """Send each peer what is meant for it, and nothing of what is meant for others."""
+        for peer, topics in peers_to_prune.items():
+            for topic in topics:
+                self._add_back_off(peer, topic, False)  # both ends wait; the library's asks again at once
         for peer in {*peers_to_graft, *peers_to_prune, *peers_to_gossip}:
             control = rpc_pb2.ControlMessage(
                 graft=[rpc_pb2.ControlGraft(topicID=topic) for topic in peers_to_graft.get(peer, ())],

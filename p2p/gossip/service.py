@@ -30,8 +30,8 @@ from p2p.standing import Ban, Standing
 
 log = structlog.get_logger(__name__)
 
-ITEMS_PER_SECOND_MAX = 2000
-ITEMS_BURST = 4000
+ITEMS_PER_SECOND_MAX = 500
+ITEMS_BURST = 1000
 """New items judged for one forwarding peer: each may cost a signature check of 0.1 ms."""
 SEEN_ITEMS_MAX = 16384
 """Per topic: content hashes remembered, so that an item counts once however it is wrapped."""
@@ -81,8 +81,8 @@ class Gossip:
     async def publish(self, topic: str, item: bytes, *, urgent: bool = False) -> None:
         """Say something: to one's own judge at once, to peers with the topic's next message.
 
-        That goes within a second, or, if it is `urgent`, now. What one's own judge does not accept goes nowhere.
-        Raises ValueError if `item` is empty or too large.
+        That goes within a second, or, if it is `urgent`, now. What one's own judge does not accept goes nowhere, and
+        neither do the same bytes again. Raises ValueError if `item` is empty or too large.
         """
         await trio.lowlevel.checkpoint()
         if not 0 < len(item) <= self._item_bytes_max:

@@ -25,7 +25,7 @@ from p2p.content.bitswap.messages import (
     decode_message,
 )
 from p2p.content.bitswap.requests import Requests
-from p2p.content.bitswap.wire import MessageReader, Outbox, StreamEndedError
+from p2p.content.bitswap.wire import MessageReader, Outbox, StalledError, StreamEndedError
 from p2p.content.cid import Cid
 from p2p.content.source import SourceFailedError
 from p2p.standing import Offence, Standing
@@ -50,8 +50,10 @@ READ_AT_ONCE_MAX = 400
 ENTRIES_PER_UNIT = 16
 FLOOD_SECONDS = 1.0
 """A peer that has to wait so long for us to read on sends far more than an honest one."""
-PEERS_ANSWERED_AT_ONCE_MAX = 16
-"""Each holds a message of blocks; more wait their turn, message by message."""
+PEERS_ANSWERED_AT_ONCE_MAX = 64
+"""Each holds a message of blocks, a few megabytes with what is being encrypted; more wait, message by message."""
+READERS_MAX = 4
+"""Threads that read and hash blocks for answers."""
 GIVEN_BYTES_PER_SECOND_MAX = 64 * 1024 * 1024
 """To one peer: above half of what one core can encrypt, so that the daemon's own duties go on."""
 ASK_AGAIN_SECONDS = 6.0
@@ -97,7 +99,8 @@ class Bitswap:
         self._nursery = nursery
         self._peers: dict[str, _Peer] = {}
         self._buffered_bytes = 0
-        self._answering = trio.CapacityLimiter(PEERS_ANSWERED_AT_ONCE_MAX)
+        self._answering = trio.Semaphore(PEERS_ANSWERED_AT_ONCE_MAX)
+        self._readers = trio.CapacityLimiter(READERS_MAX)
         self.counters = Counters()
 
     def speakers(self) -> tuple[str, ...]:
@@ -266,7 +269,8 @@ class Bitswap:
                 if not wants:
                     return
                 async with self._answering:
-                    message, count = await trio.to_thread.run_sync(answer, self._held, wants)
+                    async with self._readers:
+                        message, count = await trio.to_thread.run_sync(answer, self._held, wants)
                     peer.wanted.settle(wants[:count])
                     given = sum(len(block.data) for block in message.blocks)
                     if message.blocks or message.presences:
@@ -276,6 +280,8 @@ class Bitswap:
                 await peer.given.spend(given)
         except StreamEndedError as error:
             log.debug("a peer could not be answered", peer=peer.peer_id, reason=str(error))
+            if isinstance(error, StalledError):
+                self._standing.blame(peer.peer_id, Offence.STALLED, f"bitswap: {error}")
             peer.wanted = WantList()
         except Exception as error:  # a fault of the disk, or ours: it costs this peer its answers, not the daemon
             log.error("wants of a peer could not be answered", peer=peer.peer_id, reason=repr(error), exc_info=error)

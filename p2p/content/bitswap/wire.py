@@ -23,14 +23,18 @@ READ_BYTES = 256 * 1024
 LENGTH_BYTES_MAX = 4
 """Of the length before a message: 4 MiB needs four."""
 OPEN_SECONDS_MAX = 10.0
-SEND_SECONDS_MAX = 30.0
-"""One message of a block or two; whoever reads slower than 70 kB/s is of no use."""
+SEND_SECONDS_MAX = 15.0
+"""One message of a block or two; whoever reads slower than 140 kB/s holds up others."""
 IDLE_SECONDS_MAX = 3.0
 """A stream without messages for so long is closed: Helia resets one after ten, and what is sent then is lost."""
 
 
 class StreamEndedError(Exception):
     """The stream, or the connection below it, is gone."""
+
+
+class StalledError(StreamEndedError):
+    """The peer does not read what it is sent."""
 
 
 class MessageReader:
@@ -96,7 +100,7 @@ class Outbox:
             except BaseException as error:
                 await self._drop()
                 if isinstance(error, trio.TooSlowError):
-                    raise StreamEndedError(f"it took less than a message in {SEND_SECONDS_MAX:.0f} s") from error
+                    raise StalledError(f"it took less than a message in {SEND_SECONDS_MAX:.0f} s") from error
                 raise
             self._used_at = trio.current_time()
 

@@ -18,7 +18,7 @@ from p2p.content.retrieval.nodes import FetchFailedError, describe_missing, fetc
 from p2p.content.retrieval.plan import PlannedFile, TreePlan, plan_tree
 from p2p.content.retrieval.race import BlockRace
 from p2p.content.retrieval.staging import Staging
-from p2p.content.unixfs import Leaf, UnixFsError, read_block
+from p2p.content.unixfs import BLOCK_BYTES_MAX, Leaf, UnixFsError, read_block
 
 log = structlog.get_logger(__name__)
 
@@ -125,7 +125,33 @@ class DirectoryFetch:
             self.progress(self._held_bytes, total)
 
 
+class NotTheContentError(Exception):
+    """A directory is not what its CID says."""
+
+
+def hold_directory(store: BlockStore, root: Cid, directory: Path, *, bytes_max: int) -> None:
+    """Hold the leaves below `root` in the files of `directory`, where they were moved or copied to. Blocking.
+
+    Files that were renamed are only looked at, others are read and hashed. Raises BlockMissingError if the nodes are
+    not held, NotTheContentError, UnixFsError, OSError.
+    """
+    plan = plan_tree(root, store.read, bytes_max=bytes_max)
+    for file in plan.files:
+        path = (directory / file.path).absolute()
+        if not store.follow_file(path):
+            store.reference_file(path, _checked_blocks_of(file, path))
+
+
 def _blocks_of(file: PlannedFile, path: Path) -> Iterator[tuple[Cid, int, int]]:
     for segment in file.segments:
         if segment.cid.codec is Codec.RAW:
             yield segment.cid, segment.offset, path.stat().st_size if segment.size is None else segment.size
+
+
+def _checked_blocks_of(file: PlannedFile, path: Path) -> Iterator[tuple[Cid, int, int]]:
+    with path.open("rb", buffering=0) as opened:
+        for cid, offset, size in _blocks_of(file, path):
+            opened.seek(offset)
+            if size > BLOCK_BYTES_MAX or not cid.matches(opened.read(size)):
+                raise NotTheContentError(f"{path} is not the file that its CID names")
+            yield cid, offset, size

@@ -5,6 +5,7 @@ size is held against what its parent promised, and entries, leaves, rows and byt
 many times counts as often as it would be written.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -26,6 +27,8 @@ LEAVES_MAX = 1_000_000
 """A tebibyte in chunks of 1 MiB, and about 200 MB of plan; models with more want larger chunks."""
 NODE_READS_MAX = 1_000_000
 """Nodes read while planning, one that is linked twice twice: bounds the work for trees that bring no bytes."""
+
+NODES_KNOWN_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +82,18 @@ class _Planner:
     leaves: int = 0
     reads: int = 0
     reader: TreeReader = field(init=False)
+    known: OrderedDict[Cid, UnixFsNode] = field(default_factory=OrderedDict)
+    """The nodes read last: a tree that links one of them again and again is planned at the speed of counting."""
 
     def __post_init__(self) -> None:
         self.reader = TreeReader(self._read_counted, self.bytes_max)
 
     def node(self, cid: Cid) -> UnixFsNode:
-        return self.reader.node(cid)
+        node = self.known.pop(cid, None) or self.reader.node(cid)
+        self.known[cid] = node
+        if len(self.known) > NODES_KNOWN_MAX:
+            self.known.popitem(last=False)
+        return node
 
     def _read_counted(self, cid: Cid) -> bytes:
         self.reads += 1

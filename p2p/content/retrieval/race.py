@@ -42,6 +42,10 @@ HEDGE_SECONDS_UNKNOWN = 2.0
 """The same for a source that has given nothing yet."""
 RUNS_PER_BLOCK_MAX = 2
 IDLE_SECONDS_MAX = 0.5
+QUICK_PART = 8
+"""A block that came within this part of its time lets its source have one more request under way, up to its window."""
+SLOW_PART = 4
+"""One that took longer than this part halves them. So a thin line has one block under way, and gets it in time."""
 LACKS_FREE = 16
 """Blocks a source may lack in a row before it is asked more slowly: it may have nothing of this tree."""
 LACK_SECONDS = 0.01
@@ -88,6 +92,8 @@ class _Peer:
     block_seconds: float | None = None
     lacks: int = 0
     """Blocks it lacked since it last gave one."""
+    allowance: int = 1
+    """Requests that may be under way."""
 
     def hedge_after_seconds(self) -> float:
         if self.block_seconds is None:
@@ -111,13 +117,14 @@ class BlockRace:
         self,
         sources: Iterable[BlockSource],
         *,
+        in_reserve: Iterable[BlockSource] = (),
         more_sources: MoreSources | None = None,
         standing: Standing | None = None,
         rate: ByteRate | None = None,
         buffers: BlockBuffers | None = None,
         block_seconds: float = BLOCK_SECONDS_MAX,
     ) -> None:
-        """`more_sources` is called once, and only if those given cannot give everything."""
+        """`in_reserve` are asked only when the others cannot give everything, `more_sources` (once) only after them."""
         self.counts = RaceCounts()
         self._standing = standing
         self._rate = rate or ByteRate(0)
@@ -129,6 +136,7 @@ class BlockRace:
         self._reserve: deque[BlockSource] = deque()
         self._writers = trio.CapacityLimiter(WRITERS_MAX)
         self._add_sources(sources)
+        self._admit(in_reserve)
         # Of one run:
         self._shared: deque[Cid] = deque()
         self._open = 0
@@ -184,6 +192,11 @@ class BlockRace:
     # --- Sources ------------------------------------------------------------------------------------------------------
 
     def _add_sources(self, sources: Iterable[BlockSource]) -> None:
+        self._admit(sources)
+        while self._reserve and len(self._live()) < SOURCES_ACTIVE_MAX:
+            self._peers.append(_Peer(self._reserve.popleft()))
+
+    def _admit(self, sources: Iterable[BlockSource]) -> None:
         for source in sources:
             if source.name in self._known or len(self._known) == SOURCES_MAX:
                 continue
@@ -194,8 +207,6 @@ class BlockRace:
             self._reserve.append(source)
         # Stable: within a rank the order of the caller, who knows which ones failed lately.
         self._reserve = deque(sorted(self._reserve, key=lambda source: source.rank))
-        while self._reserve and len(self._live()) < SOURCES_ACTIVE_MAX:
-            self._peers.append(_Peer(self._reserve.popleft()))
 
     def _live(self) -> list[_Peer]:
         return [peer for peer in self._peers if not peer.dropped]
@@ -205,8 +216,8 @@ class BlockRace:
         return min((peer.source.rank for peer in self._live()), default=None)
 
     def _start(self, nursery: trio.Nursery, peer: _Peer, job: "_Job") -> None:
-        for _ in range(peer.source.window):
-            nursery.start_soon(self._work, peer, job)
+        for number in range(peer.source.window):
+            nursery.start_soon(self._work, peer, number, job)
 
     def _drop(self, peer: _Peer, reason: str, offence: Offence | None) -> None:
         if peer.dropped:
@@ -262,16 +273,18 @@ class BlockRace:
 
     # --- Blocks -------------------------------------------------------------------------------------------------------
 
-    async def _work(self, peer: _Peer, job: "_Job") -> None:
+    async def _work(self, peer: _Peer, number: int, job: "_Job") -> None:
         while self._open and not peer.dropped:
-            cid = self._next_for(peer)
+            is_allowed = number < peer.allowance
+            cid = self._next_for(peer) if is_allowed else None
             if cid is not None:
                 await self._attempt(peer, cid, job)
                 if peer.lacks > LACKS_FREE and len(self._live()) > 1:
                     await trio.sleep(min(LACK_SECONDS * (peer.lacks - LACKS_FREE), 1.0))
                 continue
             # Not for ever: a run that starts elsewhere while this waits is one to hedge.
-            with trio.move_on_at(min(self._next_hedge(peer), trio.current_time() + IDLE_SECONDS_MAX)):
+            until = trio.current_time() + IDLE_SECONDS_MAX
+            with trio.move_on_at(min(self._next_hedge(peer), until) if is_allowed else until):
                 await self._changed.wait()
 
     def _next_for(self, peer: _Peer) -> Cid | None:
@@ -362,10 +375,18 @@ class BlockRace:
             return None
         peer.lacks = 0
         seconds = trio.current_time() - run.started
+        self._adapt(peer, seconds)
         known = peer.block_seconds
         peer.block_seconds = seconds if known is None else known + SMOOTHING * (seconds - known)
         self.counts.fetched_bytes[name] += size
         return size
+
+    def _adapt(self, peer: _Peer, seconds: float) -> None:
+        if seconds > self._block_seconds / SLOW_PART:
+            peer.allowance = max(1, peer.allowance // 2)
+        elif seconds < self._block_seconds / QUICK_PART and peer.allowance < peer.source.window:
+            peer.allowance += 1
+            self._notify()
 
     def _take(self, cid: Cid, data: bytes | bytearray, job: "_Job") -> _Outcome:
         """Verify and deliver, in a worker thread. Of two who bring one block, only the first delivers."""

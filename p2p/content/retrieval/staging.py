@@ -1,15 +1,16 @@
 """Files that are being fetched: staged beside their destination, filled leaf by leaf, then renamed in one step.
 
-The directory has one name per CID, so that a fetch that was killed goes on where it stopped: what is on disk is hashed
-against the tree, and what matches is held. Nothing is noted along the way, for a note could lie after a crash; the
-bytes cannot. Holes were never written and are skipped.
+The directory has one name per CID and destination, so that a fetch that was killed goes on where it stopped: what is on
+disk is hashed against the tree, and what matches is held. Nothing is noted along the way, for a note could lie after a
+crash; the bytes cannot. Holes were never written and are skipped.
 
-Layout of `.partial-<cid>` beside the destination: `lock`, held while somebody fetches; `content`, which becomes the
-destination. After the rename the directory remains until the store knows the files in their place.
+Layout of `.partial-<cid>-<digest of the name>` beside the destination: `lock`, held while somebody fetches; `content`,
+which becomes the destination. After the rename the directory remains until the store knows the files in their place.
 """
 
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import threading
@@ -26,6 +27,7 @@ from p2p.content.unixfs_export import PARTIAL_PREFIX
 
 DISK_RESERVE_BYTES = 64 * 1024 * 1024
 """Left free: a disk filled to the last byte stops databases too, and with them the daemon's books."""
+NAME_DIGITS = 8
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -41,7 +43,9 @@ class Staging:
 
     def __init__(self, destination: Path, root: Cid) -> None:
         self._destination = destination
-        self._directory = destination.parent / f"{PARTIAL_PREFIX}{root}"
+        # One content may be fetched to two names at once; a name may be too long to be a part of another.
+        name = hashlib.sha256(os.fsencode(destination.name)).hexdigest()[:NAME_DIGITS]
+        self._directory = destination.parent / f"{PARTIAL_PREFIX}{root}-{name}"
         self._content = self._directory / "content"
         self._places: dict[Cid, list[Place]] = {}
         # The kernel lets one writer at a time into a file and has the others spin for it.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from p2p.content.bitswap import exchange
+from p2p.content.bitswap import exchange, wire
 from p2p.content.bitswap.exchange import LIST_BYTES_MAX, STREAMS_PER_PEER_MAX
 from p2p.content.bitswap.messages import PROTOCOL, Block, Message, Want, decode_message, encode_message
 from p2p.content.bitswap.source import BitswapSource
@@ -19,9 +19,12 @@ from p2p.content.protobuf import encode_varint
 from p2p.content.source import SourceFailedError
 from p2p.host import open_host
 from p2p.identity import Identity
+from p2p.standing import Offence
 from tests.integration.interop.peers import LOOPBACK, Ours, ours
 
 MIB = 1024 * 1024
+SECONDS_MAX = 60
+"""Until a test has failed; each takes a second alone on a machine."""
 PREFIX = b"\x01\x55\x12\x20"
 
 Reply = Callable[[Message], Message | None]
@@ -65,14 +68,14 @@ async def refused(host: Any, node: Ours) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(SECONDS_MAX):
         while not condition():
             await trio.sleep(0.01)
 
 
 async def ended(stream: Any) -> None:
     """Wait until the other end is done with a stream."""
-    with trio.fail_after(10), suppress(Exception):  # the library has many ways to say so
+    with trio.fail_after(SECONDS_MAX), suppress(Exception):  # the library has many ways to say so
         while await stream.read(1024):
             pass
 
@@ -87,7 +90,7 @@ async def test_blocks_are_got_many_at_once_and_lacking_ones_are_told(tmp_path: P
         async def get(cid: Cid) -> None:
             results[cid] = await source.get(cid, bytes_max=2 * MIB)
 
-        with trio.fail_after(20):
+        with trio.fail_after(SECONDS_MAX):
             async with trio.open_nursery() as nursery:
                 for cid in (*cids, absent):
                     nursery.start_soon(get, cid)
@@ -103,7 +106,7 @@ async def test_a_block_damaged_on_our_disk_is_not_given(tmp_path: Path) -> None:
         cid = giver.store.put(Codec.RAW, b"precious")
         next((tmp_path / "a").rglob(str(cid))).write_bytes(b"rotten!!")
         source = BitswapSource(taker.bitswap, await taker.connect(giver.address))
-        with trio.fail_after(10):
+        with trio.fail_after(SECONDS_MAX):
             assert await source.get(cid, bytes_max=MIB) is None
         assert taker.standing.bans() == ()
 
@@ -112,7 +115,7 @@ async def test_a_block_larger_than_there_is_room_for_is_refused(tmp_path: Path) 
     async with ours(tmp_path / "a", 1) as giver, ours(tmp_path / "b", 2) as taker:
         cid = giver.store.put(Codec.RAW, bytes(1000))
         source = BitswapSource(taker.bitswap, await taker.connect(giver.address))
-        with trio.fail_after(10), pytest.raises(SourceFailedError, match="1000 bytes"):
+        with trio.fail_after(SECONDS_MAX), pytest.raises(SourceFailedError, match="1000 bytes"):
             await source.get(cid, bytes_max=999)
 
 
@@ -121,7 +124,7 @@ async def test_a_peer_that_answers_with_other_bytes_fails_at_once_and_is_blamed(
     async with ours(tmp_path / "a") as node, raw_peer(node, lambda _message: lies) as (liar, _):
         source = BitswapSource(node.bitswap, str(liar.get_id()))
         while not node.standing.bans():
-            with trio.fail_after(10), pytest.raises(SourceFailedError, match="none we asked for"):
+            with trio.fail_after(SECONDS_MAX), pytest.raises(SourceFailedError, match="none we asked for"):
                 await source.get(Cid.of(Codec.RAW, b"truth"), bytes_max=MIB)
         assert [ban.peer for ban in node.standing.bans()] == [str(liar.get_id())]
         with pytest.raises(SourceFailedError, match="banned"):
@@ -176,7 +179,7 @@ async def test_a_want_that_got_lost_is_told_again(tmp_path: Path, monkeypatch: p
 
     async with ours(tmp_path / "a") as node, raw_peer(node, reply) as (host, _):
         source = BitswapSource(node.bitswap, str(host.get_id()))
-        with trio.fail_after(10):
+        with trio.fail_after(SECONDS_MAX):
             assert await source.get(Cid.of(Codec.RAW, b"data"), bytes_max=MIB) == b"data"
 
 
@@ -202,7 +205,7 @@ async def test_a_peer_that_disappears_fails_those_who_wait_for_it(tmp_path: Path
             await until(lambda: bool(told))
             await host.get_network().close_peer(node.host.get_id())
 
-        with trio.fail_after(20):
+        with trio.fail_after(SECONDS_MAX):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(leave)
                 with pytest.raises(SourceFailedError):
@@ -223,9 +226,31 @@ async def test_a_flood_of_wants_is_read_slowly_and_an_honest_peer_is_still_answe
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flood)
-            with trio.fail_after(60):
+            with trio.fail_after(SECONDS_MAX):
                 await until(lambda: bool(node.standing.bans()))
                 for cid in cids:
                     assert await source.get(cid, bytes_max=MIB) is not None
             nursery.cancel_scope.cancel()
         assert [ban.peer for ban in node.standing.bans()] == [str(host.get_id())]
+
+
+async def test_a_peer_that_does_not_read_its_blocks_holds_up_nobody_and_is_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "SEND_SECONDS_MAX", 1.0)
+    blamed: list[tuple[str, Offence]] = []
+    async with ours(tmp_path / "a", 1) as node, ours(tmp_path / "b", 2) as honest, raw_peer(node) as (host, _):
+        monkeypatch.setattr(node.standing, "blame", lambda peer, offence, _detail: blamed.append((peer, offence)))
+
+        async def ignore(_stream: Any) -> None:
+            await trio.sleep_forever()
+
+        host.set_stream_handler(PROTOCOL, ignore)
+        cids = [node.store.put(Codec.RAW, os.urandom(MIB)) for _ in range(5)]
+        await send(host, node, encode_message(Message(wants=tuple(Want(cid.to_bytes()) for cid in cids))))
+        source = BitswapSource(honest.bitswap, await honest.connect(node.address))
+        with trio.fail_after(SECONDS_MAX):
+            for cid in cids:
+                assert await source.get(cid, bytes_max=MIB) is not None
+        await until(lambda: bool(blamed))
+    assert blamed == [(str(host.get_id()), Offence.STALLED)]

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from p2p.content.cid import Cid, Codec
 from p2p.content.dagpb import Link, Node, encode_node
 from p2p.content.gateway_source import GatewaySource
 from p2p.content.protobuf import encode_integer
+from p2p.content.retrieval.staging import Staging
 from p2p.content.source import SourceFailedError
 from p2p.content.unixfs import DIRECTORY_DATA, UnixFsError, encode_file_data
 from p2p.standing import Standing
@@ -100,16 +102,16 @@ async def test_deleted_files_are_forgotten(tmp_path: Path) -> None:
 
 
 async def test_a_fetch_killed_anywhere_goes_on_without_fetching_again(tmp_path: Path) -> None:
-    """A child process fetches slowly and is killed by the kernel, three times; then the rest comes."""
+    """A child process fetches slowly and is killed by the kernel, twice; then the rest comes."""
     model = make_files(tmp_path / "model", 24)
     async with peer(tmp_path / "a") as one:
         cid, size = await one.import_directory(model, in_place=True)
         destination = tmp_path / "out"
-        for part in (1, 2, 3):
+        for part in (1, 2):
             process = start_fetch(tmp_path / "b", cid, provider(one), destination, bytes_per_second=20 * MIB)
             try:
                 with trio.fail_after(60):
-                    while one.served_bytes < part * size // 5:
+                    while one.served_bytes < part * size // 3:
                         assert process.poll() is None, process.communicate()
                         await trio.sleep(0.005)
             finally:
@@ -125,9 +127,9 @@ async def test_a_fetch_killed_anywhere_goes_on_without_fetching_again(tmp_path: 
             assert_same(model, destination)
             assert await two.has(cid)
             assert sum(two.fetched_bytes.values()) < size
-        # What was in flight when it was killed comes again, nothing else: 8 requests, three times, and 2 MiB of zeros
+        # What was in flight when it was killed comes again, nothing else: 8 requests, twice, and 2 MiB of zeros
         # that came once.
-        assert one.served_bytes < size + 3 * 8 * MIB
+        assert one.served_bytes < size + 2 * 8 * MIB
         assert not leftovers(tmp_path)
 
 
@@ -160,7 +162,7 @@ async def test_staged_files_that_were_damaged_are_fetched_again(tmp_path: Path) 
 
         with pytest.raises(RuntimeError):
             await two.ensure_directory(cid, [provider(one)], tmp_path / "out", progress=stop)
-        content = tmp_path / f".partial-{cid}" / "content"
+        (content,) = tmp_path.glob(".partial-*/content")
         with (content / "weights").open("r+b") as file:
             file.write(b"rot")
         (content / "stranger").write_text("not of this model")
@@ -190,29 +192,57 @@ async def test_a_crash_between_rename_and_index_is_repaired(tmp_path: Path, monk
 
 async def test_two_tasks_and_two_processes_do_not_fetch_the_same_twice(tmp_path: Path) -> None:
     model = make_files(tmp_path / "model")
-    async with peer(tmp_path / "a") as one, peer(tmp_path / "b") as two, peer(tmp_path / "b") as other:
+    async with peer(tmp_path / "a") as one, peer(tmp_path / "b") as two:
         cid, size = await one.import_directory(model, in_place=True)
-        refused = trio.Event()
-
-        async def from_another_process() -> None:
-            with pytest.raises(ContentUnavailableError, match="another process"):
-                await other.ensure_directory(cid, [provider(one)], tmp_path / "out")
-            refused.set()
-
+        with (
+            Staging(tmp_path / "out", Cid.parse(cid)).locked(),
+            pytest.raises(ContentUnavailableError, match="another process"),
+        ):
+            await two.ensure_directory(cid, [provider(one)], tmp_path / "out")
         async with trio.open_nursery() as nursery:
-            begun = False
-
-            def progress(_held: int, _total: int | None) -> None:
-                nonlocal begun
-                if not begun:
-                    begun = True
-                    nursery.start_soon(from_another_process)
-
-            nursery.start_soon(lambda: two.ensure_directory(cid, [provider(one)], tmp_path / "out", progress=progress))
-            nursery.start_soon(lambda: two.ensure_directory(cid, [provider(one)], tmp_path / "out"))
-        assert refused.is_set()
+            for _ in range(3):
+                nursery.start_soon(two.ensure_directory, cid, [provider(one)], tmp_path / "out")
         assert one.served_bytes < size
         assert_same(model, tmp_path / "out")
+
+
+async def test_a_model_that_is_moved_is_served_from_its_new_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_files(tmp_path / "model")
+    async with peer(tmp_path / "a") as one, peer(tmp_path / "b") as two, peer(tmp_path / "c") as three:
+        cid, _ = await one.import_directory(model, in_place=True)
+        await two.ensure_directory(cid, [provider(one)], tmp_path / "staged")
+        (tmp_path / "staged").rename(tmp_path / "placed")
+        assert not await two.has(cid)
+        with monkeypatch.context() as patched:
+            patched.setattr(Cid, "matches", only_nodes_are_hashed)
+            await two.hold_directory(cid, tmp_path / "placed")
+        assert await two.has(cid)
+        await three.ensure_directory(cid, [provider(two)], tmp_path / "three")
+        assert_same(model, tmp_path / "three")
+
+
+def only_nodes_are_hashed(cid: Cid, data: bytes | bytearray | memoryview) -> bool:
+    assert cid.codec is Codec.DAG_PB
+    return hashlib.sha256(data).digest() == cid.digest
+
+
+async def test_a_copied_model_is_hashed_before_it_is_served(tmp_path: Path) -> None:
+    model = make_files(tmp_path / "model")
+    async with peer(tmp_path / "a") as one:
+        cid, _ = await one.import_directory(model, in_place=True)
+        shutil.copytree(model, tmp_path / "copy")
+        shutil.copytree(model, tmp_path / "changed")
+        with (tmp_path / "changed" / "weights").open("r+b") as file:
+            file.write(b"other")
+        shutil.rmtree(model)
+        assert not await one.has(cid)
+        with pytest.raises(ContentUnavailableError, match="weights is not the file"):
+            await one.hold_directory(cid, tmp_path / "changed")
+        assert not await one.has(cid)
+        await one.hold_directory(cid, tmp_path / "copy")
+        assert await one.has(cid)
 
 
 # --- Hostile providers ------------------------------------------------------------------------------------------------
@@ -346,7 +376,8 @@ async def test_who_failed_lately_is_asked_last(tmp_path: Path) -> None:
 
     async with peer(tmp_path / "a") as one, peer(tmp_path / "b") as two, provider_that(broken) as bad:
         cids = [await one.add_bytes(bytes([number])) for number in range(2)]
-        assert await two.read_bytes(cids[0], [bad, provider(one)], limit_bytes=100) == b"\0"
+        with pytest.raises(ContentUnavailableError, match="HTTP 500"):
+            await two.read_bytes(cids[0], [bad], limit_bytes=100)
         assert asked
         asked.clear()
         assert await two.read_bytes(cids[1], [bad, provider(one)], limit_bytes=100) == b"\1"
@@ -400,14 +431,14 @@ def empty_directory_bomb(content: ContentAdapter) -> Cid:
 
 def abyss(content: ContentAdapter) -> Cid:
     cid = content.store.put(Codec.RAW, b"x")
-    for _ in range(1000):
+    for _ in range(150):
         cid = put(content, [(cid, "d", 1)], DIRECTORY_DATA)
     return cid
 
 
 def shaft(content: ContentAdapter) -> Cid:
     cid = content.store.put(Codec.RAW, b"x")
-    for _ in range(1000):
+    for _ in range(150):
         cid = put(content, [(cid, "", 1)], encode_file_data((1,)))
     return cid
 
@@ -462,17 +493,22 @@ async def test_a_hostile_tree_is_refused_and_leaves_nothing(
 # --- Full disks -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_tree_larger_than_the_disk_is_refused_before_a_byte_is_fetched(tmp_path: Path) -> None:
+async def test_a_tree_larger_than_the_disk_is_refused_before_a_leaf_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_files(tmp_path / "model")
+    status = os.statvfs(tmp_path)
+    fields = list(status)
+    fields[4] = 70 * MIB // status.f_frsize  # f_bavail: 6 MiB beyond the reserve
     async with peer(tmp_path / "a") as one, peer(tmp_path / "b") as two:
-        leaf = one.store.put(Codec.RAW, bytes(MIB))
-        size = MIB
-        cid = leaf
-        for _ in range(2):
-            cid, size = put(one, [(cid, "", size)] * 900, encode_file_data((size,) * 900)), size * 900
-        with pytest.raises(StoreFullError, match="free some space") as caught:
-            await two.ensure_directory(CidText(str(cid)), [provider(one)], tmp_path / "out")
+        cid, _ = await one.import_directory(model, in_place=True)
+        with monkeypatch.context() as patched:
+            patched.setattr("p2p.content.retrieval.staging.os.statvfs", lambda _path: os.statvfs_result(fields))
+            with pytest.raises(StoreFullError, match="free some space") as caught:
+                await two.ensure_directory(cid, [provider(one)], tmp_path / "out")
         assert caught.value.errno == errno.ENOSPC
-        assert sum(two.fetched_bytes.values()) < MIB
+        assert sum(two.fetched_bytes.values()) < 10_000
+        assert not (tmp_path / "out").exists()
 
 
 async def test_a_disk_that_fills_up_is_named_and_the_fetch_goes_on_later(

@@ -1,5 +1,6 @@
 """Gossip between hosts of ours, and against peers that break its rules."""
 
+import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,10 +10,12 @@ import trio
 from libp2p.host.exceptions import StreamFailure
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V12
 from libp2p.pubsub.pb import rpc_pb2
 
 from p2p.gossip import Verdict
-from p2p.gossip.batch import MESSAGE_BYTES_MAX, encode_batch, item_bytes_max
+from p2p.gossip.batch import MESSAGE_BYTES_MAX, decode_batch, encode_batch, item_bytes_max
+from p2p.gossip.budget import Budget
 from p2p.gossip.outbox import URGENT_PER_SECOND_MAX
 from p2p.gossip.pubsub import (
     ALL_MESSAGES_BURST,
@@ -21,14 +24,25 @@ from p2p.gossip.pubsub import (
     MAKER_MESSAGES_PER_SECOND_MAX,
     MESSAGES_BURST,
     MESSAGES_PER_SECOND_MAX,
+    SCARCE_BURST,
     STREAMS_PER_PEER_MAX,
     TOPICS_PER_PEER_MAX,
 )
 from p2p.gossip.router import FORWARDED_BURST, FORWARDED_PER_SECOND
 from p2p.gossip.signatures import sign_message
+from p2p.gossip.verdict import MalformedError
 from p2p.identity import Identity
 from p2p.standing import Offence
-from tests.integration.p2p.gossip_peers import TOPIC, attacker_of, connect, member, members, until
+from tests.integration.p2p.gossip_peers import (
+    TOPIC,
+    attacker_of,
+    connect,
+    member,
+    members,
+    plain_host,
+    stock_pubsub,
+    until,
+)
 
 LINE = [(0, 1), (1, 2)]
 
@@ -291,7 +305,7 @@ async def test_tables_by_peer_shrink_when_the_peers_are_gone() -> None:
                 await attacker.send(rpc_pb2.RPC(publish=[attacker.batch(b"%d" % number)]))
                 await until(lambda n=number: b"%d" % n in victim.items)
         pubsub = victim.gossip.pubsub
-        tables = (pubsub._messages, pubsub._bytes, pubsub._control, pubsub._makers, pubsub._records, pubsub._readers)
+        tables = (pubsub._messages, pubsub._bytes, pubsub._control, pubsub._makers, pubsub._scarce, pubsub._readers)
         await until(lambda: not any(map(len, tables)) and not pubsub.peers and not pubsub.router.outgoing)
 
 
@@ -317,3 +331,103 @@ def test_the_budgets_fit_into_each_other() -> None:
     assert topics * (1 + URGENT_PER_SECOND_MAX) <= MAKER_MESSAGES_PER_SECOND_MAX
     assert FORWARDED_PER_SECOND < MESSAGES_PER_SECOND_MAX
     assert FORWARDED_BURST < MESSAGES_BURST < ALL_MESSAGES_BURST
+
+
+async def test_no_rpc_is_beyond_what_a_peer_can_be_blamed_for() -> None:
+    """Whole RPCs with bytes changed, cut and doubled: each is heard or malformed, none is a fault of ours."""
+    chance = random.Random(7)
+    async with member(1) as victim, attacker_of(victim.host) as attacker:
+        pubsub = victim.gossip.pubsub
+        peer = attacker.host.get_id()
+        whole = rpc_pb2.RPC(
+            publish=[attacker.batch(b"one", b"two"), attacker.message(b"\x01")],
+            subscriptions=[rpc_pb2.RPC.SubOpts(subscribe=True, topicid=TOPIC)],
+            control=rpc_pb2.ControlMessage(
+                ihave=[rpc_pb2.ControlIHave(topicID=TOPIC, messageIDs=[b"id"])],
+                iwant=[rpc_pb2.ControlIWant(messageIDs=[b"id"])],
+                graft=[rpc_pb2.ControlGraft(topicID=TOPIC)],
+                prune=[rpc_pb2.ControlPrune(topicID=TOPIC, backoff=7)],
+                idontwant=[rpc_pb2.ControlIDontWant(messageIDs=[b"id"])],
+            ),
+            senderRecord=b"record",
+        ).SerializeToString()
+        malformed = 0
+        for number in range(2000):
+            data = bytearray(whole)
+            for _ in range(chance.randint(1, 4)):
+                at = chance.randrange(len(data))
+                data[at : at + chance.randint(0, 2)] = chance.randbytes(chance.randint(0, 2))
+            rpc = rpc_pb2.RPC()
+            name = f"peer {number}"  # a budget of its own
+            try:
+                with pubsub._processing(name):
+                    pubsub._take_rpc(rpc, bytes(data), peer, name)
+                for message in rpc.publish:
+                    with pubsub._processing(name):
+                        pubsub._take_message(message, peer, name)
+            except MalformedError:
+                malformed += 1
+        assert 0 < malformed < 2000
+        assert victim.gossip.metrics().dropped["failed"] == 0
+
+
+async def test_under_overload_every_peer_is_still_heard_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with member(1) as victim, attacker_of(victim.host) as loud, attacker_of(victim.host, 98) as quiet:
+        monkeypatch.setattr(victim.gossip.pubsub, "_all", Budget(0.001, 1, trio.current_time))
+        await loud.send(rpc_pb2.RPC(publish=[loud.batch(b"%d" % n) for n in range(100)]))
+        await until(lambda: victim.gossip.metrics().dropped["overload"] >= 100 - SCARCE_BURST - 20)
+        await quiet.send(rpc_pb2.RPC(publish=[quiet.batch(b"quiet")]))
+        await until(lambda: b"quiet" in victim.items)
+
+
+async def test_a_node_is_heard_though_its_whole_mesh_is_silent() -> None:
+    async with members(2, [(0, 1)]) as (first, second):
+        mesh = first.gossip.pubsub.router.mesh
+        await until(lambda: second.host.get_id() in mesh[TOPIC])
+        mesh[TOPIC] = {ID(b"silent %d" % number) for number in range(12)}
+        await first.gossip.publish(TOPIC, b"heard", urgent=True)
+        await until(lambda: second.items == [b"heard"])
+
+
+async def test_a_mesh_takes_in_others_in_time() -> None:
+    async with member(1) as one:
+        router = one.gossip.pubsub.router
+        filled = {ID(b"silent %d" % number) for number in range(6)}
+        for peer in (*filled, ID(b"new")):
+            router.add_peer(peer, PROTOCOL_ID_V12)
+            one.gossip.pubsub.peer_topics.setdefault(TOPIC, set()).add(peer)
+        router.mesh[TOPIC] = set(filled)
+        router._rotate()
+        assert router.mesh[TOPIC] == filled | {ID(b"new")}
+
+
+async def test_asking_again_and_again_brings_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with member(1) as victim, attacker_of(victim.host) as attacker:
+        await until(lambda: attacker.host.get_id() in victim.gossip.pubsub.peers)
+        await attacker.send(rpc_pb2.RPC(publish=[attacker.batch(b"item")]))
+        await until(lambda: victim.items == [b"item"])
+        sent: list[rpc_pb2.ControlMessage] = []
+        monkeypatch.setattr(victim.gossip.pubsub.router, "send_control", lambda _peer, control: sent.append(control))
+        for _ in range(20):
+            victim.gossip.pubsub.router.tell_recent(attacker.host.get_id(), TOPIC)
+        assert len(sent) == 1
+
+
+async def test_the_librarys_own_nodes_take_part() -> None:
+    async with member(1) as ours, plain_host(2) as host, stock_pubsub(host, spam_protection_enabled=False) as theirs:
+        await connect(host, ours.host)
+        subscription = await theirs.subscribe(TOPIC)
+        own = ours.host.get_id()
+        await until(lambda: own in theirs.router.mesh[TOPIC] and host.get_id() in ours.gossip.pubsub.peers)
+        for number in range(5):
+            await theirs.publish(TOPIC, encode_batch([b"theirs %d" % number]))
+            await ours.gossip.publish(TOPIC, b"ours %d" % number, urgent=True)
+        await until(lambda: sorted(ours.items) == [b"theirs %d" % number for number in range(5)])
+        heard: list[bytes] = []
+        with trio.fail_after(10):
+            while len(heard) < 5:
+                message = await subscription.get()
+                if message.from_id == own.to_bytes():
+                    heard += decode_batch(message.data) or []
+        assert sorted(heard) == [b"ours %d" % number for number in range(5)]
+        assert not ours.standing.bans()

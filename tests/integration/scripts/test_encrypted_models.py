@@ -19,7 +19,7 @@ from node.key_deposits import KeyDeposits
 from node.models.content import open_content
 from node.models.encryption.keyring import KeyRing
 from node.models.encryption.wrapping import Unwrapper
-from node.models.library import ModelLibrary
+from node.models.validation import validate_model
 from node.models.vault import KeyUnavailableError, ModelVault, open_vault
 from node.ports import Provider
 from node.protocol.identifiers import ModelId
@@ -51,8 +51,9 @@ class Miner:
             open_content(owner.folder / "content", host="127.0.0.1", port=0, cache_bytes_max=0) as theirs,
             open_content(self.folder / "content", host="127.0.0.1", port=0, cache_bytes_max=0) as ours,
         ):
-            library = ModelLibrary(ours, self.folder / "models")
-            path = await library.ensure(model, lambda: [Provider("127.0.0.1", theirs.port)])
+            path = self.folder / "models" / model.cid
+            await ours.ensure_directory(model.cid, [Provider("127.0.0.1", theirs.port)], path)
+        validate_model(path, encrypted=True)
         return await self.vault.open(model, path, "node0")
 
     async def until_version(self, version: int) -> None:

@@ -1,16 +1,13 @@
 """scripts/owner_upload.py on a real chain: a manifest arrives whole or not at all, and once."""
 
-import hashlib
 import json
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import trio
@@ -25,13 +22,14 @@ from node.store.chain_tables import ChainTables
 from node.store.database import Database
 from p2p.content.blockstore import BlockStore
 from scripts.owner_upload import main
+from tests.hub_stand_in import Repository, commit_of, hub_stand_in
 from tests.integration.chain.conftest import ROOT, Network
 from tests.integration.chain.conftest import network as network  # noqa: PLC0414 - a fixture
 from tests.unit.models.test_validation import write_safetensors
 
 pytestmark = pytest.mark.chain
 PASSPHRASE = "long enough"
-COMMIT = "c0ffee" + "0" * 34
+COMMIT = commit_of("first")
 
 
 def write_model(directory: Path, *, content: str = "") -> None:
@@ -116,59 +114,14 @@ async def make_owner(network: Network, monkeypatch: pytest.MonkeyPatch, account:
     return owner
 
 
-class HubStandIn(BaseHTTPRequestHandler):
-    """The part of the Hub's API that a download uses, for one repository with a tag."""
-
-    files: ClassVar[dict[str, bytes]] = {}
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
-        api = "/api/models/team/chat"
-        if self.path.startswith((f"{api}/revision/v1", f"{api}/revision/{COMMIT}")):
-            siblings = [{"rfilename": name, "size": len(data)} for name, data in self.files.items()]
-            self._send(200, json.dumps({"id": "team/chat", "sha": COMMIT, "siblings": siblings}).encode())
-        elif self.path.startswith(f"{api}/tree/{COMMIT}"):
-            tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for name, data in self.files.items()
-            ]
-            self._send(200, json.dumps(tree).encode())
-        elif self.path.startswith(f"/team/chat/resolve/{COMMIT}/"):
-            self._send(200, self.files[self.path.rsplit("/", 1)[1]])
-        else:
-            self._send(404, b"{}")
-
-    def _send(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub-home"))
     write_model(tmp_path / "hub-files", content="from the Hub")
-    HubStandIn.files = {path.name: path.read_bytes() for path in (tmp_path / "hub-files").iterdir()}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), HubStandIn)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    files = {path.name: path.read_bytes() for path in (tmp_path / "hub-files").iterdir()}
+    with hub_stand_in() as server:
+        server.repositories["team/chat"] = Repository({COMMIT: files}, {"main": COMMIT, "v1": COMMIT})
+        yield server.url
 
 
 @pytest.fixture
@@ -320,7 +273,7 @@ async def test_a_repository_is_downloaded_resolved_and_published_and_again_witho
 
     offline = [word if word != hub else "http://127.0.0.1:9" for word in words]
     unreachable = await owner.run(*offline)
-    assert (unreachable.exit_code, "team/chat at v1" in unreachable.stderr) == (1, True)
+    assert (unreachable.exit_code, "the Hub cannot be reached" in unreachable.stderr) == (1, True)
     assert "Traceback" not in unreachable.output
     published = await owner.run(*offline, "--skip-download")
     assert published.exit_code == 0, published.output

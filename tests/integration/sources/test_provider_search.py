@@ -19,6 +19,7 @@ from p2p.content.blockstore import BlockStore
 from p2p.content.cid import Cid, Codec
 from p2p.content.provider_search import ANNOUNCED_MAX, CONNECT_SECONDS_MAX, ProviderSearch, RootAnnouncer
 from p2p.discovery.addresses import parse_address
+from p2p.discovery.dht import DhtStatus
 from p2p.discovery.peerbook import Origin
 from p2p.discovery.service import DhtMode, Discovery, DiscoveryOptions
 from p2p.host import open_host
@@ -40,6 +41,11 @@ class Node:
         address = parse_address(str(other.host.get_addrs()[0]))
         self.discovery.book.learn(address, Origin.OPERATOR)
         await self.discovery.dialer.connect(address.peer_id)
+
+    def dht(self) -> DhtStatus:
+        status = self.discovery.status().dht
+        assert status is not None
+        return status
 
     def connected(self) -> list[str]:
         return self.discovery.dialer.connected()
@@ -77,7 +83,7 @@ async def test_a_pinned_model_is_found_by_its_cid_and_fetched_from_a_peer_that_w
         await seeker.join(other)
         assert str(holder.host.get_id()) not in seeker.connected()
         with trio.fail_after(60):
-            while not (status := holder.discovery.status().dht) or not status.announced:
+            while not holder.dht().announced or not seeker.dht().peers:
                 await trio.sleep(0.1)
             await seeker.content.ensure_directory(root, [], tmp_path / "out")
     assert (tmp_path / "out" / "weights").read_bytes() == (model / "weights").read_bytes()

@@ -1,10 +1,10 @@
 """Public gateways: their blocks are taken, and nothing they answer leads anywhere else."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import trio
 
 from p2p.content.cid import Cid, Codec
 from p2p.content.source import Rank, SourceFailedError
@@ -104,6 +104,9 @@ async def test_a_redirect_from_plain_http_is_not_followed(target: str) -> None:
         ("https://inside.example:{port}/", "is at 127.0.0.1, which is not public"),
         ("https://user:secret@inside.example/", "password"),
         ("http://inside.example:{port}/", "only https to https"),
+        ("https://inside.example:99999999/", "not an HTTP address"),
+        ("https://" + "a" * 300 + ".example/", "."),
+        ("https://\u2024\u2024/", "."),
     ],
 )
 async def test_a_redirect_into_a_private_network_is_not_followed(tmp_path: Path, target: str, why: str) -> None:
@@ -186,10 +189,8 @@ async def test_a_gateway_that_is_not_there_fails_soon() -> None:
     async with server_of(lambda _request: Reply()) as port:
         pass
     source = WebGatewaySource(f"http://127.0.0.1:{port}")
-    started = time.monotonic()
-    with pytest.raises(SourceFailedError):
+    with trio.fail_after(30), pytest.raises(SourceFailedError):
         await source.get(CID, bytes_max=MAX)
-    assert time.monotonic() - started < 30
     await source.aclose()
 
 

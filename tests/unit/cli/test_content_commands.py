@@ -2,12 +2,18 @@
 
 import json
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 from click.testing import CliRunner, Result
 
 from node.cli.main import quern
+from node.content_operations import StoreOperations
+from node.control.content_methods import content_method_table
+from node.control.server import serve_control
 from p2p.content.blockstore import BlockStore
 from p2p.content.cid import Cid
 from p2p.content.unixfs_import import Layout, import_path
@@ -45,10 +51,47 @@ def test_add_prints_the_cid_and_pins_it_and_says_what_it_left_out(data_dir: Path
     root = result.stdout.strip()
     assert root == cid_of(model)
     assert "left out 1" in result.stderr
+    assert "kept in place" in result.stderr
     assert root in run(data_dir, "ipfs", "pin").stdout
     usage = json.loads(run(data_dir, "content", "usage", "--json").stdout)
     assert usage["leaf_bytes"] == 8 + 5_120_000
     assert usage["block_bytes"] < 2000
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[tuple[Path, BlockStore]]:
+    """A control server in a thread of its own, with a store that only it was told of."""
+    path, store = tmp_path / "control.sock", BlockStore(tmp_path / "daemons")
+    ready = threading.Event()
+    token: trio.lowlevel.TrioToken | None = None
+    scope = trio.CancelScope()
+
+    async def serve() -> None:
+        nonlocal token
+        token = trio.lowlevel.current_trio_token()
+        with scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve_control, path, content_method_table(StoreOperations(store, None)))
+                ready.set()
+
+    thread = threading.Thread(target=trio.run, args=(serve,))
+    thread.start()
+    assert ready.wait(10)
+    yield path, store
+    assert token is not None
+    token.run_sync_soon(scope.cancel)
+    thread.join(10)
+    store.close()
+
+
+def test_a_running_daemon_does_the_work(daemon: tuple[Path, BlockStore], data_dir: Path, model: Path) -> None:
+    path, store = daemon
+    root = run(data_dir, "ipfs", "add", str(model), "--socket", str(path)).stdout.strip()
+    assert store.has(Cid.parse(root))
+    weights = run(data_dir, "ipfs", "cat", f"{root}/sub/weights", "--socket", str(path)).stdout_bytes
+    assert weights == (model / "sub" / "weights").read_bytes()
+    assert "not all of" in run(data_dir, "ipfs", "ls", root, "--offline", code=1).stderr
+    assert "no 'x'" in run(data_dir, "ipfs", "ls", f"{root}/x", "--socket", str(path), code=1).stderr
 
 
 def test_add_with_copies_survives_the_loss_of_the_files(data_dir: Path, model: Path) -> None:

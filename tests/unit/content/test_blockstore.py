@@ -286,6 +286,21 @@ def test_pinned_trees_and_own_blocks_are_never_evicted(tmp_path: Path, clock: Cl
         assert not store.has(leaf(200, 6000)[0])
 
 
+def test_old_blocks_of_our_own_make_room_last(tmp_path: Path, clock: Clock) -> None:
+    with closing(BlockStore(tmp_path, bytes_max=4_000, clock=clock)) as store:
+        old = store.put(Codec.RAW, leaf(1)[1])
+        clock.now += 8 * 86400
+        recent = store.put(Codec.RAW, leaf(2)[1])
+        for number in range(10, 13):
+            store.put_verified(*leaf(number))
+        assert store.has(old)
+        store.pin(leaf(12)[0], "kept")
+        store.put(Codec.RAW, leaf(3, 1600)[1])
+        assert not store.has(old)
+        assert store.has(recent)
+        assert store.has(leaf(12)[0])
+
+
 def test_a_full_disk_is_a_clear_error_and_nothing_half_written(
     store: BlockStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,6 +427,21 @@ def test_a_scrub_finds_every_kind_of_damage_and_forgets_it(tmp_path: Path, store
     assert [step for step in store.verify() if step.damage is not None] == []
 
 
+def test_a_repair_leaves_the_good_copies_of_a_damaged_block(tmp_path: Path, store: BlockStore) -> None:
+    path, blocks = kept_file(tmp_path)
+    own = store.put(Codec.RAW, leaf(0)[1])
+    kept = store.put(Codec.RAW, leaf(1)[1])
+    store.reference_file(path, blocks)
+    store.path_of(own).write_bytes(bytes(1000)[:-1] + b"!")
+    list(store.verify(remove=True))
+    assert store.read(own) == leaf(0)[1]
+    os.utime(path, ns=(1, 1))
+    list(store.verify(remove=True))
+    assert not store.has(own)
+    assert store.read(kept) == leaf(1)[1]
+    assert store.usage().files == 0
+
+
 def test_a_scrub_reads_every_place_of_a_block_that_a_file_repeats(tmp_path: Path, store: BlockStore) -> None:
     path = tmp_path / "zeros"
     path.write_bytes(bytes(5000))
@@ -457,6 +487,25 @@ def test_a_damaged_index_is_made_anew_from_the_blocks(tmp_path: Path) -> None:
     with closing(BlockStore(tmp_path)) as store:
         assert store.read(cid) == b"survivor"
     assert list(tmp_path.glob("index.sqlite.damaged-*"))
+
+
+def test_an_index_damaged_in_use_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with closing(BlockStore(tmp_path)) as store:
+        for number in range(300):
+            store.put(Codec.RAW, str(number).encode())
+    index = tmp_path / "index.sqlite"
+    data = bytearray(index.read_bytes())
+    data[4096:] = os.urandom(len(data) - 4096)
+    index.write_bytes(data)
+    with pytest.raises(OSError, match="damaged"), closing(BlockStore(tmp_path)) as store:
+        for number in range(300):
+            store.read(Cid.of(Codec.RAW, str(number).encode()))
+
+
+def test_a_store_that_may_not_be_written_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "index.sqlite").mkdir()
+    with pytest.raises(OSError, match=r"index\.sqlite"):
+        BlockStore(tmp_path)
 
 
 # Several at once

@@ -96,6 +96,27 @@ async def test_a_source_that_stalls_is_dropped_and_blamed() -> None:
     assert race.counts.failed == {"staller"}
 
 
+async def test_an_honest_source_on_a_thin_line_is_used_as_far_as_it_goes() -> None:
+    under_way = 0
+
+    class ThinLine(FakeSource):
+        async def get(self, cid: Cid, *, bytes_max: int) -> bytes | None:
+            nonlocal under_way
+            under_way += 1
+            try:
+                for _ in range(8):  # its share of the line, as that changes
+                    await trio.sleep(0.02 * under_way)
+                return BLOCKS[cid]
+            finally:
+                under_way -= 1
+
+    race = BlockRace([ThinLine("thin", window=8)], block_seconds=0.6)
+    got, missing = await fetch(race, CIDS[:30])
+    assert not missing
+    assert len(got) == 30
+    assert not race.counts.failed
+
+
 async def test_a_liar_is_banned_and_its_blocks_are_got_elsewhere() -> None:
     standing = Standing(trio.current_time)
     liar, honest = FakeSource("liar", answer=lambda _cid: b"lies"), FakeSource("honest", seconds=0.02)

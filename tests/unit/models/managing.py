@@ -12,6 +12,7 @@ from node.models.downloads import DownloadLimits
 from node.models.guarded_http import GuardedClient
 from node.models.identity import LocalModelId
 from node.models.manager import ManagerOptions, ModelManager, Progress
+from node.models.peers_source import DirectoryContent
 from node.models.registry import ModelRegistry
 from node.models.requests import DownloadRequest
 from node.models.retries import RetryPolicy
@@ -35,6 +36,10 @@ class CannedContent:
     """How many of the next calls fail."""
     calls: int = 0
     gate: trio.Event | None = None
+    forgotten: list[tuple[str, Path]] = field(default_factory=list)
+
+    async def forget_directory(self, cid: Cid, destination: Path) -> None:
+        self.forgotten.append((cid, destination))
 
     async def ensure_directory(
         self,
@@ -68,7 +73,8 @@ class Place:
     folder: Path
     hub_url: str = "http://127.0.0.1:1"
     token: str | None = None
-    content: CannedContent = field(default_factory=CannedContent)
+    content: DirectoryContent = field(default_factory=CannedContent)
+    providers: tuple[Provider, ...] = ()
     options: ManagerOptions = field(
         default_factory=lambda: ManagerOptions(
             downloads_at_once=2,
@@ -102,7 +108,7 @@ class Place:
             AuditLog(tables, lambda: self.now),
             SourceContext(
                 content=self.content,
-                providers=lambda: (),
+                providers=lambda: self.providers,
                 client=client,
                 hub_url=self.hub_url,
                 hub_token=lambda: self.token,

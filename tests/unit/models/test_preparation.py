@@ -1,17 +1,17 @@
 """Preparing models: all faults at once, no model of a batch at fault imported, files served in place, keys kept."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
 
-from node.models import preparation
 from node.models.encryption.directory import open_directory, read_sealed
 from node.models.encryption.keyring import KeyRing
-from node.models.hub import HubError
+from node.models.hub import HubAccess
 from node.models.manifest import UploadRequest, read_request
 from node.models.preparation import (
     PIN_NAME,
@@ -22,14 +22,14 @@ from node.models.preparation import (
     prepare_uploads,
 )
 from node.models.reporting import LineReporter
+from node.models.retries import RetryPolicy
 from node.models.validation import ModelFacts, ModelInvalidError
 from p2p.content.blockstore import BlockStore
 from p2p.content.cid import Cid as BlockCid
 from p2p.content.unixfs_export import export
+from tests.hub_stand_in import HubStandIn, Repository, commit_of, hub_stand_in
 from tests.unit.models.test_validation import model as model  # noqa: PLC0414 - a fixture
 from tests.unit.models.test_validation import write_safetensors
-
-COMMIT = "c0ffee" + "0" * 34
 
 
 @dataclass
@@ -38,13 +38,16 @@ class Owner:
 
     folder: Path
     told: list[str] = field(default_factory=list)
+    hub_url: str = "http://127.0.0.1:9"
 
     @property
     def places(self) -> UploadPlaces:
         return UploadPlaces.below(self.folder, self.folder / "model-keys")
 
     async def prepare(self, *requests: UploadRequest, skip_download: bool = False) -> tuple[PreparedUpload, ...]:
-        return await prepare_uploads(requests, self.places, LineReporter(self.told.append), skip_download=skip_download)
+        access = HubAccess(self.hub_url, retries=RetryPolicy(tries_max=1))
+        reporter = LineReporter(self.told.append)
+        return await prepare_uploads(requests, self.places, reporter, access, skip_download=skip_download)
 
     def read(self, cid: str) -> dict[str, bytes]:
         """Export a published model from the store alone."""
@@ -71,55 +74,33 @@ def on_hub(model_id: str, **options: object) -> UploadRequest:
     return read_request({"id": model_id, "name": "x", "model": "team/x", **options}, Path("/"))
 
 
-@dataclass
-class Hub:
-    """A Hub that gives a whole model, unless `broken` is set: then it breaks off after one file."""
-
-    broken: bool = False
-    found: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-    commit: str = COMMIT
+HUB_FILES = {
+    "config.json": b'{"architectures": ["X"], "max_position_embeddings": 64}',
+    "tokenizer.json": b"{}",
+    "tokenizer_config.json": b'{"chat_template": "x"}',
+}
+COMMIT = commit_of("first")
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
-    stand_in = Hub()
-
-    def resolve(repository: str, revision: str, *, endpoint: str | None = None) -> str:
-        stand_in.asked.append(f"{repository} at {revision}")
-        return stand_in.commit
-
-    def download(
-        repository: str,
-        commit: str,
-        destination: Path,
-        *,
-        endpoint: str | None = None,
-        advance: Callable[[int], None] | None = None,
-        with_pickles: bool = False,
-    ) -> Path:
-        destination.mkdir(parents=True, exist_ok=True)
-        stand_in.found = sorted(path.name for path in destination.iterdir())
-        (destination / "tokenizer.json").write_text("{}")
-        if stand_in.broken:
-            raise HubError(f"{repository}: cut off")
-        (destination / "config.json").write_text('{"architectures": ["X"], "max_position_embeddings": 64}')
-        (destination / "tokenizer_config.json").write_text('{"chat_template": "x"}')
-        write_safetensors(destination / "model.safetensors")
-        return destination
-
-    monkeypatch.setattr(preparation, "download_model", download)
-    monkeypatch.setattr(preparation, "resolve_revision", resolve)
-    return stand_in
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStandIn]:
+    """A Hub with one whole model, `team/x`, whose `v1` is its `main`."""
+    weights = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    write_safetensors(weights)
+    with hub_stand_in() as server:
+        files = {**HUB_FILES, "model.safetensors": weights.read_bytes()}
+        server.repositories["team/x"] = Repository({COMMIT: files}, {"main": COMMIT, "v1": COMMIT})
+        yield server
 
 
 @pytest.fixture
-def owner(tmp_path_factory: pytest.TempPathFactory) -> Owner:
-    return Owner(tmp_path_factory.mktemp("owner"))
+def owner(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Owner:
+    url = request.getfixturevalue("hub").url if "hub" in request.fixturenames else ""
+    return Owner(tmp_path_factory.mktemp("owner"), hub_url=url or "http://127.0.0.1:9")
 
 
 async def test_models_come_back_in_the_order_asked_for_and_described_in_full(
-    model: Path, owner: Owner, hub: Hub
+    model: Path, owner: Owner, hub: HubStandIn
 ) -> None:
     downloaded, given = await owner.prepare(on_hub("hub"), local("local", model))
     assert [downloaded.description.model_id, given.description.model_id] == ["hub", "local"]
@@ -144,10 +125,10 @@ async def test_files_are_served_from_where_they_lie_or_copied_if_asked(model: Pa
 
 
 async def test_faults_of_all_models_are_told_and_nothing_is_imported_or_encrypted(
-    model: Path, owner: Owner, hub: Hub, tmp_path_factory: pytest.TempPathFactory
+    model: Path, owner: Owner, hub: HubStandIn, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     empty = tmp_path_factory.mktemp("empty")
-    hub.broken = True
+    hub.faults.statuses["/team/x/resolve/"] = [500] * 100
     with pytest.raises(UploadsInvalidError) as caught:
         await owner.prepare(
             local("good", model, encrypt=True),
@@ -155,7 +136,7 @@ async def test_faults_of_all_models_are_told_and_nothing_is_imported_or_encrypte
             local("empty", empty),
             read_request({"id": "no", "name": "x", "directory": str(empty / "no")}, Path("/")),
         )
-    for words in ("hub: team/x: cut off", "empty: config.json is missing", "is not a directory"):
+    for words in ("hub: team/x: the Hub answered 500", "empty: config.json is missing", "is not a directory"):
         assert words in str(caught.value)
     assert "good:" not in str(caught.value)
     assert owner.imported() == 0
@@ -165,39 +146,84 @@ async def test_faults_of_all_models_are_told_and_nothing_is_imported_or_encrypte
 # --- from the Hub -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_branch_is_resolved_once_and_the_commit_is_told_and_registered(owner: Owner, hub: Hub) -> None:
-    (upload,) = await owner.prepare(on_hub("hub", revision="v1.2"))
-    assert hub.asked == ["team/x at v1.2"]
+async def test_a_branch_is_resolved_once_and_the_commit_is_told_and_registered(owner: Owner, hub: HubStandIn) -> None:
+    (upload,) = await owner.prepare(on_hub("hub", revision="v1"))
     assert upload.description.hf_commit == COMMIT
-    assert any(f"team/x at v1.2 is commit {COMMIT}" in line for line in owner.told)
+    assert f"team/x at v1 is commit {COMMIT}" in owner.told
+    assert owner.read(upload.cid) == hub.repositories["team/x"].commits[COMMIT]
 
 
-async def test_a_download_that_was_cut_off_goes_on_where_it_stopped(owner: Owner, hub: Hub) -> None:
-    hub.broken = True
-    with pytest.raises(UploadsInvalidError):
+async def test_a_download_that_was_cut_off_goes_on_where_it_stopped(owner: Owner, hub: HubStandIn) -> None:
+    large = bytes(3_000_000)
+    hub.repositories["team/x"].commits[COMMIT]["vocab.txt"] = large
+    hub.faults.cut_after["vocab.txt"] = [2_000_000]
+    with pytest.raises(UploadsInvalidError, match="team/x"):
         await owner.prepare(on_hub("hub"))
-    hub.broken = False
-    await owner.prepare(on_hub("hub"))
-    assert hub.found == ["tokenizer.json"]
+    (upload,) = await owner.prepare(on_hub("hub"))
+    assert owner.read(upload.cid)["vocab.txt"] == large
+    assert hub.sent["vocab.txt"] < 4_000_000  # and not all of it twice
 
 
-async def test_a_whole_download_stays_and_is_what_is_published_without_asking_the_hub(owner: Owner, hub: Hub) -> None:
+async def test_a_wrong_byte_from_the_hub_is_never_published(owner: Owner, hub: HubStandIn) -> None:
+    hub.faults.wrong_bytes["model.safetensors"] = 1
+    with pytest.raises(UploadsInvalidError, match=r"model\.safetensors"):
+        await owner.prepare(on_hub("hub"))
+    (upload,) = await owner.prepare(on_hub("hub"))
+    assert owner.read(upload.cid) == hub.repositories["team/x"].commits[COMMIT]
+
+
+async def test_a_whole_download_stays_and_is_what_is_published_without_asking_the_hub(
+    owner: Owner, hub: HubStandIn
+) -> None:
     (first,) = await owner.prepare(on_hub("hub", revision="v1"))
-    hub.broken, hub.asked = True, []
+    asked = len(hub.requests)
     for revision in ("v1", COMMIT):
         (again,) = await owner.prepare(on_hub("hub", revision=revision), skip_download=True)
         assert (again.cid, again.description.hf_commit) == (first.cid, COMMIT)
-    assert hub.asked == []
-    assert owner.read(first.cid)["tokenizer.json"] == b"{}"
+    assert len(hub.requests) == asked
+    (third,) = await owner.prepare(on_hub("hub"))
+    assert third.cid == first.cid
+    assert hub.sent["model.safetensors"] == len(hub.repositories["team/x"].commits[COMMIT]["model.safetensors"])
 
 
-async def test_what_was_not_downloaded_whole_is_not_taken_by_skip_download(owner: Owner, hub: Hub) -> None:
-    hub.broken = True
+async def test_what_was_not_downloaded_whole_is_not_taken_by_skip_download(owner: Owner, hub: HubStandIn) -> None:
+    hub.faults.statuses["/team/x/resolve/"] = [500] * 100
     with pytest.raises(UploadsInvalidError):
         await owner.prepare(on_hub("hub"))
     for revision in ("main", "other", COMMIT):
         with pytest.raises(UploadsInvalidError, match="was not downloaded to its end"):
             await owner.prepare(on_hub("hub", revision=revision), skip_download=True)
+
+
+async def test_pickled_weights_are_downloaded_only_if_asked_for(owner: Owner, hub: HubStandIn) -> None:
+    hub.repositories["team/x"].commits[COMMIT]["pytorch_model.bin"] = b"pickle"
+    hub.repositories["team/x"].commits[COMMIT]["modeling.py"] = b"import os"
+    (plain,) = await owner.prepare(on_hub("hub"))
+    assert "pytorch_model.bin" not in owner.read(plain.cid)
+    (with_pickles,) = await owner.prepare(on_hub("hub", allow_pickle=True))
+    published = owner.read(with_pickles.cid)
+    assert published["pytorch_model.bin"] == b"pickle"
+    assert "modeling.py" not in published
+
+
+@pytest.mark.parametrize("revision", ["absent", "../main", "-x"])
+async def test_a_revision_that_is_not_there_is_named(owner: Owner, hub: HubStandIn, revision: str) -> None:
+    with pytest.raises(UploadsInvalidError, match="team/x"):
+        await owner.prepare(on_hub("hub", revision=revision))
+
+
+async def test_a_hub_that_does_not_answer_is_told_in_words(owner: Owner) -> None:
+    with pytest.raises(UploadsInvalidError, match="team/x: the Hub cannot be reached"):
+        await owner.prepare(on_hub("hub"))
+
+
+async def test_a_model_that_does_not_fit_the_disk_is_refused_before_it_is_downloaded(
+    owner: Owner, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.models.hub.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(UploadsInvalidError, match="make room"):
+        await owner.prepare(on_hub("hub"))
+    assert not hub.sent
 
 
 # --- encrypted --------------------------------------------------------------------------------------------------------
@@ -232,7 +258,7 @@ async def test_the_same_model_encrypted_again_has_the_same_cid_unless_a_new_key_
     assert touched == rotated
 
 
-async def test_an_encrypted_model_from_the_hub_does_not_tell_which_it_is(owner: Owner, hub: Hub) -> None:
+async def test_an_encrypted_model_from_the_hub_does_not_tell_which_it_is(owner: Owner, hub: HubStandIn) -> None:
     (upload,) = await owner.prepare(on_hub("x", encrypt=True))
     assert (upload.description.hf_repo, upload.description.hf_commit) == ("", "")
 
@@ -293,3 +319,7 @@ def test_progress_in_lines_comes_at_every_tenth_of_long_work_and_not_for_short(o
             advance(2**20)
     assert len(owner.told) == 10
     assert owner.told[-1] == "  x: importing: 100 % (1000 of 1000 MiB)"
+    with reporter.step("x: downloading", 0) as advance:
+        for _ in range(600):
+            advance(2**20)
+    assert owner.told[-2:] == ["  x: downloading: 256 MiB", "  x: downloading: 512 MiB"]

@@ -2,6 +2,7 @@
 
 import json
 import stat
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -263,15 +264,15 @@ class FakeLibrary:
     def __init__(self, paths: dict[str, Path]) -> None:
         self.paths = paths
         self.asked: list[str] = []
-        self.in_use: list[str] = []
+        self.in_use: Counter[str] = Counter()
 
     async def ensure(self, model: ModelRecord) -> Path:
         self.asked.append(model.cid)
-        self.in_use.append(model.cid)
+        self.in_use[model.cid] += 1
         return self.paths[model.cid]
 
-    def release(self, cid: str) -> None:
-        self.in_use.remove(cid)
+    def release(self, cid: Cid) -> None:
+        self.in_use[cid] -= 1
 
 
 class FakeEngine:
@@ -313,12 +314,13 @@ async def test_an_engine_waits_for_its_key_and_loads_when_it_is_deposited(
 ) -> None:
     monkeypatch.setattr(model_loader, "KEY_RETRY_SECONDS", 0.1)
     sealed, key = place.seal()
-    async with loading(place, record(), sealed) as (engine, _, _):
+    async with loading(place, record(), sealed) as (engine, _, library):
         await until(lambda: len(place.asked) >= 3)
         assert min(after - before for before, after in pairwise(place.asked)) >= 0.1  # and not once per block
         assert engine.loaded == []
         place.deposits[MODEL] = wrap_key(key, MODEL, node_recipient(peer_encryption_key(SEED)))
         await until(lambda: engine.loaded)
+        assert +library.in_use == {"bafy-one": 1}
 
 
 async def test_a_new_version_replaces_the_decrypted_one_on_disk_even_by_a_plain_model(place: Place) -> None:
@@ -333,6 +335,7 @@ async def test_a_new_version_replaces_the_decrypted_one_on_disk_even_by_a_plain_
         await until(lambda: place.opened() == ["opened-bafy-two"])
         chain.show(record("bafy-plain", encrypted=False))
         await until(lambda: place.opened() == [])
+        assert +library.in_use == {"bafy-plain": 1}
     # the old one is removed only after the engine was told of the new one
     assert engine.loaded == [
         ("bafy-one", ["opened-bafy-one"]),
@@ -356,8 +359,8 @@ async def test_a_damaged_or_unloadable_version_leaves_the_present_one_and_nothin
         await until(lambda: "bafy-three" in library.asked)
         chain.show(record("bafy-four"))
         await until(lambda: place.opened() == ["opened-bafy-four"])
+        assert +library.in_use == {"bafy-four": 1}
     assert engine.loaded == [
         ("bafy-one", ["opened-bafy-one"]),
         ("bafy-four", ["opened-bafy-four", "opened-bafy-one"]),
     ]
-    assert library.in_use == ["bafy-four"]  # what is not loaded may be evicted

@@ -166,3 +166,32 @@ def test_amounts_survive_being_written_as_tokens(amount: int) -> None:
 def test_what_is_no_amount_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="token"):
         tokens_to_amount(text)
+
+
+def test_models_are_set_by_the_names_other_programs_know_and_our_own_name_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "MODEL_STORAGE_DIR": "/opt/models",
+        "MODEL_REGISTRY_FILE": "/opt/models/registry.json",
+        "MAX_CONCURRENT_DOWNLOADS": "5",
+        "DOWNLOAD_TIMEOUT": "60",
+        "VERIFY_CHECKSUMS": "false",
+        "MODEL_API_HOST": "0.0.0.0",
+        "MODEL_API_PORT": "9000",
+        "HF_HUB_CACHE": "/opt/cache",
+        "HF_ENDPOINT": "http://mirror:1",
+        "QUERN_MODELS__DOWNLOAD_TIMEOUT_SECONDS": "70",
+    }.items():
+        monkeypatch.setenv(name, value)
+    models = load_settings(write(tmp_path, "[models]\nmax_concurrent_downloads = 2\nbytes_max = 9\n")).models
+    assert (models.storage_dir, models.registry_file) == (Path("/opt/models"), Path("/opt/models/registry.json"))
+    assert (models.max_concurrent_downloads, models.download_timeout_seconds) == (5, 70)
+    assert (models.verify_checksums, models.api_host, models.api_port) == (False, "0.0.0.0", 9000)
+    assert (models.hub_cache_dir, models.hub_url, models.bytes_max) == (Path("/opt/cache"), "http://mirror:1", 9)
+
+
+def test_a_wrong_value_in_such_a_variable_is_blamed_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_API_PORT", "many")
+    with pytest.raises(SettingsError, match="environment variable MODEL_API_PORT"):
+        load_settings(write(tmp_path, ""))

@@ -1,7 +1,8 @@
 """Nodes find their network again, and are not sent where strangers want them."""
 
+import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,10 +16,15 @@ from node.network.adapter import LibP2PNetwork, open_network
 from node.protocol.signatures import address_of, sign
 from p2p.discovery.addresses import PeerAddress, Surroundings, parse_address
 from p2p.discovery.dialer import Dialer, DialError
-from p2p.discovery.peerbook import Origin, PeerBook
+from p2p.discovery.peerbook import UNREACHED_PER_SOURCE_MAX, Origin, PeerBook
 from p2p.discovery.service import DiscoveryOptions
 from p2p.host import open_host
 from p2p.identity import Identity
+from p2p.peering import DIALS_AT_ONCE, Peering
+from p2p.standing import Standing
+from p2p.streams import Streams
+
+ON_LOOPBACK = Surroundings(loopback=True)
 
 
 @asynccontextmanager
@@ -85,3 +91,59 @@ async def test_a_peer_that_is_not_there_is_reported_with_its_address() -> None:
         book = PeerBook(here.peer_id, time.time)
         with pytest.raises(DialError, match=str(gone)):
             await Dialer(host, book, Surroundings(loopback=True)).connect(gone.peer_id, [gone])
+
+
+async def test_an_operator_may_name_a_peer_by_dns_and_a_stranger_may_not() -> None:
+    there, here = Identity(b"\1" * 32), Identity(b"\2" * 32)
+    async with (
+        open_host(there, ["/ip4/127.0.0.1/tcp/0"], []) as other,
+        open_host(here, ["/ip4/127.0.0.1/tcp/0"], []) as host,
+    ):
+        port = parse_address(str(other.get_addrs()[0])).port
+        address = PeerAddress(there.peer_id, "dns4", "localhost", port)
+        book = PeerBook(here.peer_id, time.time)
+        dialer = Dialer(host, book, Surroundings(loopback=False))
+        book.learn(address, Origin.TOLD, "liar")
+        with pytest.raises(DialError, match="may be dialled"):
+            await dialer.connect(there.peer_id)
+        book.learn(address, Origin.OPERATOR)
+        await dialer.connect(there.peer_id)
+        (known,) = book.known(there.peer_id)
+        assert known.reached_at
+        assert not dialer.allows(PeerAddress(there.peer_id, "ip4", "127.0.0.1", port))
+
+
+async def test_a_liar_cannot_make_a_node_dial_many_places_at_once() -> None:
+    """A peer tells 128 addresses of others: a bounded number enters the book, and few are dialled at a time."""
+    dialled: list[str] = []
+    running = most = 0
+
+    class Slow(Dialer):
+        async def connect(self, peer_id: str, hints: Sequence[PeerAddress] = ()) -> None:
+            nonlocal running, most
+            dialled.append(peer_id)
+            running += 1
+            most = max(most, running)
+            try:
+                await trio.sleep(0.3)
+            finally:
+                running -= 1
+            raise DialError("nobody there")
+
+    here = Identity(b"\2" * 32)
+    liar = Identity(b"\3" * 32).peer_id
+    async with open_host(here, ["/ip4/127.0.0.1/tcp/0"], []) as host, trio.open_nursery() as nursery:
+        book = PeerBook(here.peer_id, time.time)
+        peering = Peering(host, Streams(host, nursery, Standing(time.time)), book, Slow(host, book, ON_LOOPBACK), [])
+        told = [
+            str(PeerAddress(Identity(number.to_bytes(32)).peer_id, "ip4", "127.0.0.1", number))
+            for number in range(100, 300)
+        ]
+        peering._learn(liar, json.dumps(told).encode(), others=True)
+        assert len(book) == UNREACHED_PER_SOURCE_MAX
+        nursery.start_soon(peering.run)
+        with trio.fail_after(20):
+            while len(dialled) < 2 * DIALS_AT_ONCE:
+                await trio.sleep(0.05)
+        assert most <= DIALS_AT_ONCE
+        nursery.cancel_scope.cancel()

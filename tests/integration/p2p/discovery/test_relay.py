@@ -17,8 +17,9 @@ from libp2p.relay.circuit_v2.transport import CircuitV2Transport
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
+from p2p.discovery import relay_client
 from p2p.discovery.addresses import PeerAddress, Surroundings, parse_address
-from p2p.discovery.connections import connections_of, has_direct_connection, is_relayed
+from p2p.discovery.connections import connections_of, has_direct_connection, is_relayed, remote_ip
 from p2p.discovery.control_streams import ControlError, open_stream, receive_message, send_message
 from p2p.discovery.dialer import Dialer, DialError
 from p2p.discovery.peerbook import Origin, PeerBook
@@ -190,6 +191,25 @@ async def test_a_silent_circuit_ends_when_its_time_is_over() -> None:
         with trio.fail_after(15):
             while server.circuits or hidden.peer_id in seeker.dialer.connected():
                 await trio.sleep(0.05)
+
+
+async def test_a_guest_through_a_relay_is_not_known_by_the_relays_address() -> None:
+    """Else a ban of the guest would be blamed on the relay."""
+    async with relayed_pair() as (_relay, hidden, seeker, _server):
+        await seeker.dialer.connect(hidden.peer_id)
+        (connection,) = connections_of(hidden.host, seeker.peer_id)
+        assert connection.muxed_conn.get_remote_address() is None
+        assert remote_ip(hidden.host, seeker.peer_id) is None
+
+
+async def test_a_relay_brings_a_bounded_number_of_guests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_client, "RELAYED_MAX", 1)
+    async with relayed_pair() as (_relay, hidden, seeker, _server), open_node(4) as another:
+        await seeker.dialer.connect(hidden.peer_id)
+        (address,) = hidden.client.addresses
+        another.book.learn(address, Origin.TOLD, "somebody")
+        with pytest.raises(DialError, match="connection failed"):
+            await another.dialer.connect(hidden.peer_id)
 
 
 async def test_a_relay_without_our_reservation_brings_nobody() -> None:

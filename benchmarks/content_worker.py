@@ -1,0 +1,116 @@
+"""The processes of the content benchmark: each does one thing and prints what it took, as a line of JSON."""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from node.models.content import open_content
+from node.ports import Provider
+from node.protocol.identifiers import Cid
+from p2p.content.cid import Cid as BlockCid
+from p2p.content.unixfs_export import export
+
+MIB = 1024 * 1024
+EXPORT_BYTES_MAX = 1024**4
+
+
+async def serve(store: Path, model: Path) -> None:
+    """Import a model in place and serve it; for each line on stdin tell the processor time and bytes since the last."""
+    async with open_content(store, host="127.0.0.1", port=0, cache_bytes_max=0) as content:
+        memory, begin = _memory(), time.perf_counter()
+        cid, size = await content.import_directory(model, in_place=True)
+        seconds = time.perf_counter() - begin
+        tell(port=content.port, cid=cid, bytes=size, seconds=seconds, memory_growth=_memory() - memory)
+        processor, served = time.process_time(), content.served_bytes
+        while await trio.to_thread.run_sync(sys.stdin.readline):
+            now, bytes_now = time.process_time(), content.served_bytes
+            tell(processor_seconds=now - processor, served_bytes=bytes_now - served)
+            processor, served = now, bytes_now
+
+
+async def fetch(store: Path, destination: Path, cid: Cid, ports: list[int]) -> None:
+    """Fetch a model."""
+    async with open_content(store, host="127.0.0.1", port=0, cache_bytes_max=0, serve=False) as content:
+        memory, begin, processor = _memory(), time.perf_counter(), time.process_time()
+        await content.ensure_directory(cid, [Provider("127.0.0.1", port) for port in ports], destination)
+        tell(
+            seconds=time.perf_counter() - begin,
+            processor_seconds=time.process_time() - processor,
+            bytes=sum(content.fetched_bytes.values()),
+            sources=len(content.fetched_bytes),
+            memory_growth=_memory() - memory,
+        )
+
+
+async def copy_out(store: Path, destination: Path, cid: Cid) -> None:
+    """Export a model from a store."""
+    async with open_content(store, host="127.0.0.1", port=0, cache_bytes_max=0, serve=False) as content:
+        memory, begin = _memory(), time.perf_counter()
+        read = content.store.read
+        await trio.to_thread.run_sync(
+            lambda: export(BlockCid.parse(cid), read, destination, limit_bytes=EXPORT_BYTES_MAX)
+        )
+        tell(seconds=time.perf_counter() - begin, memory_growth=_memory() - memory)
+
+
+async def send_raw(mebibytes: int) -> None:
+    """Send so many mebibytes to whoever connects, as fast as plain trio can."""
+    block = bytes(MIB)
+
+    async def handle(stream: trio.SocketStream) -> None:
+        for _ in range(mebibytes):
+            await stream.send_all(block)
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    tell(port=listeners[0].socket.getsockname()[1])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, handle, listeners)
+        await trio.to_thread.run_sync(sys.stdin.read)
+        nursery.cancel_scope.cancel()
+
+
+async def receive_raw(port: int) -> None:
+    """Receive everything from there and throw it away."""
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        begin, received = time.perf_counter(), 0
+        while data := await stream.receive_some(MIB):
+            received += len(data)
+        tell(seconds=time.perf_counter() - begin, bytes=received)
+
+
+def tell(**values: object) -> None:
+    """Print a line of JSON."""
+    print(json.dumps(values), flush=True)
+
+
+def _memory() -> int:
+    """Return the most memory this process ever had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    """Run the named part."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part")
+    parser.add_argument("arguments", nargs="*")
+    given = parser.parse_args()
+    values: list[str] = given.arguments
+    parts: dict[str, Callable[[], Awaitable[None]]] = {
+        "serve": lambda: serve(Path(values[0]), Path(values[1])),
+        "fetch": lambda: fetch(Path(values[0]), Path(values[1]), Cid(values[2]), [int(port) for port in values[3:]]),
+        "export": lambda: copy_out(Path(values[0]), Path(values[1]), Cid(values[2])),
+        "send-raw": lambda: send_raw(int(values[0])),
+        "receive-raw": lambda: receive_raw(int(values[0])),
+    }
+    trio.run(partial(parts[given.part]))
+
+
+if __name__ == "__main__":
+    main()
