@@ -28,9 +28,9 @@ from p2p.standing import Offence, Standing
 
 log = structlog.get_logger(__name__)
 
-SOURCES_ACTIVE_MAX = 8
-"""Asked at once; the rest wait in reserve. Times window, writers and block size this bounds memory: 88 MiB with leaves
-of 1 from eight gateways, and at one gateway 11."""
+SOURCES_ACTIVE_MAX = 6
+"""Asked at once; the rest wait in reserve. Times window, writers and block size this bounds memory: about 100 MiB with
+leaves of 1 from six gateways, and 19 with one."""
 SOURCES_MAX = 64
 """Considered in one session."""
 BLOCK_SECONDS_MAX = 30.0
