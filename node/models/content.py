@@ -208,7 +208,7 @@ class ContentAdapter:
     async def _race(self, cid: Cid, providers: Sequence[Provider]) -> AsyncIterator[BlockRace]:
         """Open a session with providers and whoever else may have `cid`; what it learnt is kept."""
         more_sources = self._more_sources
-        sources = [self._source(provider) for provider in dict.fromkeys(providers)]
+        sources = [self.source(provider) for provider in dict.fromkeys(providers)]
         race = BlockRace(
             [source for source in sources if not self._health.has_failed(source.name)],
             in_reserve=[source for source in sources if self._health.has_failed(source.name)],
@@ -237,7 +237,8 @@ class ContentAdapter:
         self.duplicate_bytes += counts.duplicate_bytes
         self.sources_dropped += len(counts.failed)
 
-    def _source(self, provider: Provider) -> GatewaySource:
+    def source(self, provider: Provider) -> GatewaySource:
+        """A source for one fetch: the content gateway of a peer."""
         token = self.exchange.provider_tokens.get(_name(provider), "")
         return GatewaySource(provider.host, provider.port, token=token, buffers=self._buffers)
 
