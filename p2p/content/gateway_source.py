@@ -1,8 +1,8 @@
 """Gets blocks from a trustless gateway over plain TCP: few connections, kept alive, with requests sent ahead.
 
-Detail: each connection has up to two requests under way, so that the server always knows what comes next; replies come
+Detail: each connection has a few requests under way, so that the server always knows what comes next; replies come
 in the order of requests. A request that is cancelled after it was sent takes its connection with it (the rest of the
-reply would have to be read); the other request of that connection is asked again on a new one. No redirect is ever
+reply would have to be read); the other requests of that connection are asked again on a new one. No redirect is ever
 followed: where a peer points to is not where its operator said it is.
 """
 
@@ -18,8 +18,8 @@ from p2p.content.source import Rank, SourceFailedError
 
 CONNECTIONS_MAX = 4
 """To one gateway: several share a long, lossy path better than one."""
-REQUESTS_PER_CONNECTION = 2
-"""One being answered and one known to the server."""
+REQUESTS_PER_CONNECTION = 4
+"""One being answered and three known to the server, which then has something to send whenever it gets to it."""
 CONNECT_SECONDS_MAX = 10.0
 ATTEMPTS_MAX = 4
 """For one block: a kept connection may have been closed by the server meanwhile, or by a neighbour's cancellation."""

@@ -28,8 +28,9 @@ from p2p.standing import Offence, Standing
 
 log = structlog.get_logger(__name__)
 
-SOURCES_ACTIVE_MAX = 8
-"""Asked at once; the rest wait in reserve. Times window and block size this bounds memory (64 MiB with leaves of 1)."""
+SOURCES_ACTIVE_MAX = 6
+"""Asked at once; the rest wait in reserve. Times window, writers and block size this bounds memory: about 100 MiB with
+leaves of 1 from six gateways, and 19 with one."""
 SOURCES_MAX = 64
 """Considered in one session."""
 BLOCK_SECONDS_MAX = 30.0
@@ -92,8 +93,9 @@ class _Peer:
     block_seconds: float | None = None
     lacks: int = 0
     """Blocks it lacked since it last gave one."""
-    allowance: int = 1
-    """Requests that may be under way."""
+    slots: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
+    """Requests that may be under way. Free again before the block is hashed and written: the line must not wait for
+    the disk."""
 
     def hedge_after_seconds(self) -> float:
         if self.block_seconds is None:
@@ -108,6 +110,13 @@ class _Run:
     peer: _Peer
     started: float
     scope: trio.CancelScope
+    has_slot: bool = True
+
+    def release_slot(self) -> None:
+        """Let another request go. By the task that made this one."""
+        if self.has_slot:
+            self.has_slot = False
+            self.peer.slots.release()
 
 
 class BlockRace:
@@ -144,7 +153,8 @@ class BlockRace:
         self._tried: dict[Cid, set[_Peer]] = {}
         """Open blocks that came back at least once, and who was asked in vain."""
         self._running: dict[Cid, list[_Run]] = {}
-        self._orphans: list[Cid] = []
+        self._orphans: dict[Cid, None] = {}
+        """A set in order: a block may have waited in several queues whose sources were dropped."""
         self._missing: list[Cid] = []
         self._changed = trio.Event()
         self._claims = threading.Lock()
@@ -166,7 +176,7 @@ class BlockRace:
         """
         self._shared = deque(wanted)
         self._open = len(self._shared)
-        self._tried, self._running, self._orphans, self._missing = {}, {}, [], []
+        self._tried, self._running, self._orphans, self._missing = {}, {}, {}, []
         self._claimed = set()
         if not self._open:
             return []
@@ -216,8 +226,8 @@ class BlockRace:
         return min((peer.source.rank for peer in self._live()), default=None)
 
     def _start(self, nursery: trio.Nursery, peer: _Peer, job: "_Job") -> None:
-        for number in range(peer.source.window):
-            nursery.start_soon(self._work, peer, number, job)
+        for _ in range(peer.source.window + WRITERS_MAX):
+            nursery.start_soon(self._work, peer, job)
 
     def _drop(self, peer: _Peer, reason: str, offence: Offence | None) -> None:
         if peer.dropped:
@@ -255,13 +265,14 @@ class BlockRace:
                 continue
             for peer in self._peers[before:]:
                 self._start(nursery, peer, job)
-            orphans, self._orphans = self._orphans, []
+            orphans, self._orphans = self._orphans, {}
             for cid in orphans:
                 self._place(cid)
             self._notify()
 
     def _give_up(self) -> None:
-        lost, self._orphans = self._orphans, []
+        lost = list(self._orphans)
+        self._orphans = {}
         if not self._live():
             lost.extend(self._shared)
             self._shared.clear()
@@ -273,21 +284,26 @@ class BlockRace:
 
     # --- Blocks -------------------------------------------------------------------------------------------------------
 
-    async def _work(self, peer: _Peer, number: int, job: "_Job") -> None:
+    async def _work(self, peer: _Peer, job: "_Job") -> None:
         while self._open and not peer.dropped:
-            is_allowed = number < peer.allowance
-            cid = self._next_for(peer) if is_allowed else None
+            await peer.slots.acquire()
+            cid = self._next_for(peer)
             if cid is not None:
                 await self._attempt(peer, cid, job)
                 if peer.lacks > LACKS_FREE and len(self._live()) > 1:
                     await trio.sleep(min(LACK_SECONDS * (peer.lacks - LACKS_FREE), 1.0))
                 continue
-            # Not for ever: a run that starts elsewhere while this waits is one to hedge.
-            until = trio.current_time() + IDLE_SECONDS_MAX
-            with trio.move_on_at(min(self._next_hedge(peer), until) if is_allowed else until):
-                await self._changed.wait()
+            try:
+                if self._open and not peer.dropped:
+                    # Not for ever: a run that starts elsewhere while this waits is one to hedge.
+                    with trio.move_on_at(min(self._next_hedge(peer), trio.current_time() + IDLE_SECONDS_MAX)):
+                        await self._changed.wait()
+            finally:
+                peer.slots.release()
 
     def _next_for(self, peer: _Peer) -> Cid | None:
+        if peer.dropped:
+            return None
         while peer.queue:
             cid = peer.queue.popleft()
             if cid in self._tried and cid not in self._running and peer not in self._tried[cid]:
@@ -321,6 +337,7 @@ class BlockRace:
             with run.scope:
                 size = await self._ask(run, cid, job)
         finally:
+            run.release_slot()
             peer.runs.discard(run)
             runs = self._running[cid]
             runs.remove(run)
@@ -356,12 +373,14 @@ class BlockRace:
             self._drop(peer, str(error), None)
             return None
         finally:
+            run.release_slot()
             self._rate.correct(-job.bytes_expected)
         if data is None:
             self._tried.setdefault(cid, set()).add(peer)
             self.counts.reasons.setdefault(name, "lacks blocks")
             peer.lacks += 1
             return None
+        seconds = trio.current_time() - run.started
         size = len(data)
         self._rate.correct(size)
         outcome = await trio.to_thread.run_sync(self._take, cid, data, job, limiter=self._writers)
@@ -374,7 +393,6 @@ class BlockRace:
             self.counts.duplicate_bytes += size
             return None
         peer.lacks = 0
-        seconds = trio.current_time() - run.started
         self._adapt(peer, seconds)
         known = peer.block_seconds
         peer.block_seconds = seconds if known is None else known + SMOOTHING * (seconds - known)
@@ -383,10 +401,9 @@ class BlockRace:
 
     def _adapt(self, peer: _Peer, seconds: float) -> None:
         if seconds > self._block_seconds / SLOW_PART:
-            peer.allowance = max(1, peer.allowance // 2)
-        elif seconds < self._block_seconds / QUICK_PART and peer.allowance < peer.source.window:
-            peer.allowance += 1
-            self._notify()
+            peer.slots.total_tokens = max(1, int(peer.slots.total_tokens) // 2)
+        elif seconds < self._block_seconds / QUICK_PART and peer.slots.total_tokens < peer.source.window:
+            peer.slots.total_tokens += 1
 
     def _take(self, cid: Cid, data: bytes | bytearray, job: "_Job") -> _Outcome:
         """Verify and deliver, in a worker thread. Of two who bring one block, only the first delivers."""
@@ -404,7 +421,7 @@ class BlockRace:
         tried = self._tried.setdefault(cid, set())
         able = [peer for peer in self._live() if peer not in tried]
         if not able:
-            self._orphans.append(cid)
+            self._orphans[cid] = None
         else:
             level = min(peer.source.rank for peer in able)
             for peer in able:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import trio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from p2p.content.blockstore import BlockStore
@@ -111,6 +111,15 @@ behaviours = st.tuples(
 )
 
 
+@example(  # once gave up a block twice, that had waited for two sources, and then waited for ever
+    others=[
+        (165, (9, 1, 1, 1, 1), Rank.BITSWAP),
+        (257, (0, 1, 0, 0, 0), Rank.KUBO),
+        (77, (9, 1, 1, 1, 1), Rank.KUBO),
+        (262974, (9, 0, 0, 0, 1), Rank.KUBO),
+    ],
+    has_honest=False,
+)
 @given(others=st.lists(behaviours, max_size=12), has_honest=st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_a_race_ends_and_accounts_for_every_block_once(
