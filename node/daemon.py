@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,7 @@ from node.models.vault import ModelVault, open_vault
 from node.network.adapter import LibP2PNetwork, open_network
 from node.network.bans import open_standing
 from node.network.discovery import discovery_options
+from node.network.gateway_lookup import GatewayLookup
 from node.operations import DaemonOperations, Parts
 from node.peer_operations import DaemonPeerOperations
 from node.ports import Provider
@@ -91,6 +92,8 @@ from node.supervisor import ServiceGaveUpError, Supervisor
 from node.version import package_version
 from p2p.content.gateway.admission import GatewayLimits
 from p2p.content.gateway.server import GatewayPortError
+from p2p.content.more_sources import FindGateways
+from p2p.content.source import BlockSource
 from p2p.host import PortInUseError
 from p2p.standing import Standing
 
@@ -186,6 +189,7 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 kubo_api=settings.content.kubo_api,
                 finder=network.discovery,
                 connect=network.discovery.dialer.connect,
+                find_gateways=_gateway_finder(network, content),
             ),
             open_vault(
                 settings.vault.unsealed_dir,
@@ -391,6 +395,16 @@ def _content_exchange(settings: ContentSettings, standing: Standing) -> ContentE
         download_bytes_per_second=settings.download_bytes_per_second,
         standing=standing,
     )
+
+
+def _gateway_finder(network: LibP2PNetwork, content: ContentAdapter) -> FindGateways:
+    """Have peers that the DHT names give by their content gateways, and tell them of ours if it is open."""
+    lookup = GatewayLookup(network, 0 if content.exchange.token else content.port)
+
+    async def find(peers: Sequence[str]) -> list[BlockSource]:
+        return [content.source(provider) for provider in await lookup.find(peers)]
+
+    return find
 
 
 def _content_host(settings: Settings, network: LibP2PNetwork) -> str:

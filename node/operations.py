@@ -9,6 +9,7 @@ import trio
 from node.chain.adapter import EvmChain
 from node.chain.rpc import RpcError as ChainRpcError
 from node.chain.rpc import RpcUnavailableError
+from node.control.gateway_views import content_view
 from node.control.gossip_views import gossip_view
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.control.methods import AskParams, ConnectParams
@@ -123,6 +124,7 @@ class DaemonOperations:
                 for s in parts.supervisor.statuses()
             ],
             gossip=gossip_view(parts.network.gossip_metrics()),
+            content=content_view(parts.content),
         )
 
     async def peers(self) -> PeersView:

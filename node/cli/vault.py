@@ -191,9 +191,8 @@ def open_model(target: Target, directory: Path, destination: Path) -> None:
         raise CommandFailed(f"{directory} cannot be decrypted: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    click.echo(
-        json.dumps({"model_id": held.model_id, "directory": str(destination)}) if target.as_json else destination
-    )
+    facts = {"model_id": held.model_id, "directory": str(destination)}
+    click.echo(json.dumps(facts) if target.as_json else f"{held.model_id} is decrypted in {destination}")
 
 
 def _settings(target: Target) -> Settings:

@@ -51,6 +51,24 @@ class GossipView(View):
     """Peers in the mesh of each topic."""
 
 
+class ContentView(View):
+    """Content since the daemon's start. All but `connections` only grow."""
+
+    served_bytes: int
+    """Bytes of blocks that the gateway gave."""
+    answers: dict[str, int]
+    """By HTTP status."""
+    connections: int
+    connections_accepted: int
+    slow_readers_cut: int
+    fetched_bytes: int
+    """Verified."""
+    duplicate_bytes: int
+    """Of blocks that came whole a second time."""
+    sources_dropped: int
+    """Sources that lied, stalled or failed within a fetch."""
+
+
 class StatusView(View):
     """The daemon at a glance."""
 
@@ -80,6 +98,7 @@ class StatusView(View):
     engines: list[EngineView]
     services: list[ServiceView]
     gossip: GossipView | None = None
+    content: ContentView | None = None
 
 
 class PeerView(View):

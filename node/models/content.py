@@ -23,7 +23,7 @@ from p2p.content.held import is_held
 from p2p.content.rate import ByteRate
 from p2p.content.retrieval.directory import DirectoryFetch, NotTheContentError, Progress, hold_directory
 from p2p.content.retrieval.nodes import FetchFailedError, fetch_nodes
-from p2p.content.retrieval.race import BlockRace
+from p2p.content.retrieval.race import BlockRace, RaceCounts
 from p2p.content.retrieval.staging import FetchInProgressError
 from p2p.content.source import BlockSource
 from p2p.content.unixfs_export import CorruptBlockError, file_chunks
@@ -38,6 +38,9 @@ MODEL_BYTES_MAX = 4 * 1024**4
 """4 TiB; keeps a hostile registry entry from filling any disk without end."""
 PIN_NAME = "fetched"
 """The pin that keeps the nodes of a fetched directory from being evicted, so that its files stay held and served."""
+SOURCES_COUNTED_MAX = 1024
+OTHERS = "others"
+"""Stands for the sources that are no longer counted one by one."""
 DESTINATIONS_MAX = 1024
 """Destinations whose lock is remembered."""
 
@@ -75,7 +78,11 @@ class ContentAdapter:
         self.port = port
         """Where the gateway listens; 0 if it does not."""
         self.fetched_bytes: Counter[str] = Counter()
-        """Verified bytes by source (for providers `host:port`)."""
+        """Verified bytes by source (for providers `host:port`); those that gave least are forgotten."""
+        self.duplicate_bytes = 0
+        """Of blocks that came whole a second time."""
+        self.sources_dropped = 0
+        """Sources that lied, stalled or failed within a fetch."""
         self._more_sources = self.exchange.more_sources
         self._rate = ByteRate(self.exchange.download_bytes_per_second)
         self._buffers = BlockBuffers()
@@ -201,7 +208,7 @@ class ContentAdapter:
     async def _race(self, cid: Cid, providers: Sequence[Provider]) -> AsyncIterator[BlockRace]:
         """Open a session with providers and whoever else may have `cid`; what it learnt is kept."""
         more_sources = self._more_sources
-        sources = [self._source(provider) for provider in dict.fromkeys(providers)]
+        sources = [self.source(provider) for provider in dict.fromkeys(providers)]
         race = BlockRace(
             [source for source in sources if not self._health.has_failed(source.name)],
             in_reserve=[source for source in sources if self._health.has_failed(source.name)],
@@ -215,12 +222,23 @@ class ContentAdapter:
         except (FetchFailedError, FetchInProgressError) as error:
             raise ContentUnavailableError(f"{cid}: {error}") from error
         finally:
-            self.fetched_bytes.update(race.counts.fetched_bytes)
+            self._count(race.counts)
             self._health.note(race.counts.failed, race.counts.fetched_bytes)
             with trio.CancelScope(shield=True):
                 await race.aclose()
 
-    def _source(self, provider: Provider) -> GatewaySource:
+    def _count(self, counts: RaceCounts) -> None:
+        self.fetched_bytes.update(counts.fetched_bytes)
+        if len(self.fetched_bytes) > SOURCES_COUNTED_MAX:
+            least = self.fetched_bytes.most_common()[SOURCES_COUNTED_MAX // 2 :]
+            for name, _ in least:
+                del self.fetched_bytes[name]
+            self.fetched_bytes[OTHERS] += sum(count for _, count in least)
+        self.duplicate_bytes += counts.duplicate_bytes
+        self.sources_dropped += len(counts.failed)
+
+    def source(self, provider: Provider) -> GatewaySource:
+        """A source for one fetch: the content gateway of a peer."""
         token = self.exchange.provider_tokens.get(_name(provider), "")
         return GatewaySource(provider.host, provider.port, token=token, buffers=self._buffers)
 

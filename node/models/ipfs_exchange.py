@@ -12,7 +12,7 @@ from node.models.content import ContentAdapter
 from p2p.content.bitswap.answers import NothingHeld
 from p2p.content.bitswap.exchange import Bitswap, open_bitswap
 from p2p.content.kubo import Kubo, KuboError
-from p2p.content.more_sources import MoreSources
+from p2p.content.more_sources import FindGateways, MoreSources
 from p2p.content.provider_search import Connect, FindsProviders, ProviderSearch, RootAnnouncer
 from p2p.standing import Standing
 
@@ -38,6 +38,7 @@ async def open_ipfs_exchange(
     kubo_api: str = "",
     finder: FindsProviders | None = None,
     connect: Connect | None = None,
+    find_gateways: FindGateways | None = None,
 ) -> AsyncIterator[IpfsExchange]:
     """Give `content`'s blocks over Bitswap and let its fetches ask there, until the context is left.
 
@@ -54,7 +55,13 @@ async def open_ipfs_exchange(
         if exchange.kubo is not None:
             stack.callback(exchange.kubo.close)
         content.use_more_sources(
-            MoreSources(bitswap=exchange.bitswap, find_peers=find_peers, kubo=exchange.kubo, web_gateways=web_gateways)
+            MoreSources(
+                bitswap=exchange.bitswap,
+                find_peers=find_peers,
+                find_gateways=find_gateways,
+                kubo=exchange.kubo,
+                web_gateways=web_gateways,
+            )
         )
         async with trio.open_nursery() as nursery:
             if bitswap and finder is not None and not content.exchange.token:

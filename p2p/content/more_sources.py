@@ -35,6 +35,8 @@ WEB_GATEWAYS_MAX = 8
 
 FindPeers = Callable[[Cid], Awaitable[Sequence[str]]]
 """Search for peers that say they provide a content; return the ids of those that are connected now."""
+FindGateways = Callable[[Sequence[str]], Awaitable[Sequence[BlockSource]]]
+"""Ask connected peers for their content gateways; return those that have one as sources."""
 
 
 @dataclass(slots=True)
@@ -51,11 +53,13 @@ class MoreSources:
         *,
         bitswap: Bitswap | None = None,
         find_peers: FindPeers | None = None,
+        find_gateways: FindGateways | None = None,
         kubo: Kubo | None = None,
         web_gateways: Sequence[str] = (),
     ) -> None:
         self._bitswap = bitswap
         self._find_peers = find_peers
+        self._find_gateways = find_gateways
         self._kubo = kubo
         self._verify: ssl.SSLContext | None = None
         self._searches: OrderedDict[Cid, _Search] = OrderedDict()
@@ -63,10 +67,11 @@ class MoreSources:
 
     async def __call__(self, root: Cid) -> Sequence[BlockSource]:
         """Return sources, new for each call; whoever gets them closes them. Never raises."""
-        sources: list[BlockSource] = []
+        found = await self._found(root)
+        sources: list[BlockSource] = list(await self._gateways(found))
         if self._bitswap is not None:
             try:
-                peers = dict.fromkeys((*await self._found(root), *self._bitswap.speakers()))
+                peers = dict.fromkeys((*found, *self._bitswap.speakers()))
                 sources += [BitswapSource(self._bitswap, peer) for peer in list(peers)[:BITSWAP_SOURCES_MAX]]
             except Exception as error:
                 log.error("bitswap peers are left out", reason=repr(error), exc_info=error)
@@ -96,3 +101,13 @@ class MoreSources:
                 except Exception as error:  # the search has other things to survive than ours
                     log.warning("providers could not be searched for", cid=str(root), reason=repr(error))
         return search.peers
+
+    async def _gateways(self, peers: Sequence[str]) -> Sequence[BlockSource]:
+        if self._find_gateways is None or not peers:
+            return ()
+        with trio.move_on_after(FIND_SECONDS_MAX):
+            try:
+                return await self._find_gateways(peers)
+            except Exception as error:  # as above
+                log.warning("providers could not be asked for their gateways", reason=repr(error))
+        return ()

@@ -36,8 +36,8 @@ IMPORT_ENTRIES_MAX = 100_000
 """Files and directories of one import: as many as an export takes. Bounds the memory for names."""
 SHARDING_BYTES_MIN = 256 * 1024
 """A directory whose links take more than this is spread over shards."""
-READERS = 2
-"""Threads that read and hash: disk and processor work at the same time, and half of a small machine is left alone."""
+READERS = 4
+"""Threads that read and hash, so that disk and processors work at the same time. With more, the disk is the limit."""
 GROUP_BYTES = 1024 * 1024
 """What one thread takes at a time: one chunk by default, many if chunks are small, so that handing over is cheap."""
 

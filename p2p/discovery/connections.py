@@ -7,7 +7,9 @@ from typing import Any
 from libp2p.connection_types import ConnectionType
 from libp2p.peer.id import ID
 
-from p2p.discovery.addresses import IpAddress
+from p2p.discovery.addresses import AddressError, IpAddress, PeerAddress, parse_address
+
+IDENTIFIED_ADDRESSES_MAX = 16
 
 
 def connected_peers(host: Any) -> list[str]:
@@ -59,6 +61,21 @@ def speaks(host: Any, peer_id: str, protocol: str) -> bool:
         return protocol in host.get_peerstore().get_protocols(ID.from_base58(peer_id))
     except Exception:  # the library raises where it knows nothing of the peer
         return False
+
+
+def identified_addresses(host: Any, peer_id: str) -> list[PeerAddress]:
+    """Where a peer said, when it identified itself, that it can be dialled; what can't be read is left out."""
+    addresses = []
+    try:
+        texts = [str(address) for address in host.get_peerstore().addrs(ID.from_base58(peer_id))]
+    except Exception:  # the library raises where it knows nothing of the peer
+        return []
+    for text in texts[:IDENTIFIED_ADDRESSES_MAX]:
+        try:
+            addresses.append(parse_address(text, peer_id))
+        except AddressError:
+            continue  # of another transport
+    return addresses
 
 
 def _transport_addresses(connection: Any) -> Iterator[str]:

@@ -32,7 +32,7 @@ from p2p.discovery.addresses import (
     parse_address,
     worth_telling,
 )
-from p2p.discovery.connections import remote_endpoint, speaks
+from p2p.discovery.connections import identified_addresses, remote_endpoint, speaks
 from p2p.discovery.control_streams import (
     ControlError,
     EndOfMessagesError,
@@ -210,9 +210,13 @@ class Dht:
     async def _keep_table(self) -> None:
         refreshed_at, refreshed_with = float("-inf"), 0
         while True:
+            for ban in self._standing.bans() if self._standing is not None else ():
+                self._table.remove(ban.peer)
             for peer_id in self._dialer.connected():
                 if peer_id not in self._table and speaks(self._host, peer_id, self._protocol):
                     self._table.add(peer_id)
+                    for address in identified_addresses(self._host, peer_id):  # for those who ask for it
+                        self._book.learn(address, Origin.CLAIMED)
             grown = len(self._table) >= 2 * refreshed_with + 1
             if len(self._table) and (grown or trio.current_time() - refreshed_at >= REFRESH_SECONDS):
                 refreshed_at, refreshed_with = trio.current_time(), len(self._table)

@@ -16,7 +16,7 @@ from libp2p.relay.circuit_v2.pb import dcutr_pb2
 from multiaddr import Multiaddr
 
 from p2p.discovery.addresses import PeerAddress, parse_address
-from p2p.discovery.connections import has_direct_connection, is_relayed
+from p2p.discovery.connections import connections_of, has_direct_connection, is_relayed
 from p2p.discovery.control_streams import (
     ControlError,
     MalformedError,
@@ -40,6 +40,8 @@ ADDRESSES_MAX = 4
 ATTEMPTS_MAX = 3
 """As the specification has it; what three did not do, more will not."""
 DIAL_SECONDS_MAX = 5.0
+RELAY_GRACE_SECONDS = 1.0
+"""For answers that are under way over the relay."""
 LOOK_SECONDS = 0.05
 PEERS_AT_ONCE_MAX = 4
 
@@ -75,6 +77,7 @@ class HolePuncher:
                     self.succeeded += 1
                     self.last_error = ""
                     log.info("a connection through a relay is direct now", peer=peer_id)
+                    await self._leave_relay(peer_id)
                     return True
         except ControlError as error:
             self.last_error = str(error)
@@ -82,6 +85,17 @@ class HolePuncher:
         finally:
             self._running.discard(peer_id)
         return False
+
+    async def _leave_relay(self, peer_id: str) -> None:
+        """End the relayed connection: what was begun on it in its few seconds is begun again on the direct one."""
+        await trio.sleep(RELAY_GRACE_SECONDS)
+        if has_direct_connection(self._host, peer_id):
+            for connection in list(connections_of(self._host, peer_id)):
+                if is_relayed(connection):
+                    try:
+                        await connection.close()
+                    except Exception as error:  # it ends by the relay's limits
+                        log.debug("a relayed connection could not be closed", peer=peer_id, reason=repr(error))
 
     async def _attempt(self, peer_id: str) -> bool:
         async with open_stream(self._host, peer_id, PROTOCOL, deadline_seconds=MESSAGE_SECONDS_MAX) as stream:

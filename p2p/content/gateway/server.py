@@ -101,10 +101,11 @@ class GatewayServer:
         self.metrics.connections += 1
         try:
             client = client_of(stream.socket.getpeername()[0])
-        except OSError:
+            plain = PlainSocket(stream)
+        except OSError as error:  # gone again, or no descriptor left for it
+            log.debug("a content connection ended", reason=repr(error))
             await trio.aclose_forcefully(stream)
             return
-        plain = PlainSocket(stream)
         connection = _Connection(self, plain, client)
         entered = False
         try:
@@ -113,14 +114,16 @@ class GatewayServer:
                 return
             entered = self._admission.enter(client)
             if not entered:
-                error = RequestError(429, "too many connections from your address", close=True, retry_seconds=5)
-                await connection.refuse(error)
+                refusal = RequestError(429, "too many connections from your address", close=True, retry_seconds=5)
+                await connection.refuse(refusal)
                 return
             await connection.converse()
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             log.debug("a content connection ended", client=client, reason=repr(error))
         except (BlockMissingError, CorruptBlockError, FileShrunkError, UnixFsError, DagPbError) as error:
             log.warning("an answer was broken off: content is damaged here", reason=str(error))
+        except Exception:
+            log.exception("a content connection ended by a fault of ours", client=client)
         finally:
             if entered:
                 self._admission.leave(client)
@@ -144,7 +147,10 @@ class GatewayServer:
             raise RequestError(404, "not held here") from None
         if opened.size > VERIFIED_BYTES_MAX:
             return opened
-        return await trio.to_thread.run_sync(self._read_verified, cid, opened)
+        try:
+            return await trio.to_thread.run_sync(self._read_verified, cid, opened)
+        finally:
+            opened.close()
 
     async def check_held(self, cid: Cid) -> None:
         """Raise RequestError(404) unless the block is held."""
@@ -153,10 +159,7 @@ class GatewayServer:
             opened.close()
 
     def _read_verified(self, cid: Cid, opened: OpenBlock) -> bytes:
-        try:
-            data = os.pread(opened.descriptor, opened.size, opened.offset)
-        finally:
-            opened.close()
+        data = os.pread(opened.descriptor, opened.size, opened.offset)
         if not cid.matches(data):
             log.error("a stored block is damaged and is removed; it will be fetched again", cid=str(cid))
             self._store.remove(cid)
@@ -260,7 +263,7 @@ class _Connection:
         if isinstance(wanted, WantedProbe):
             await self._answer_probe(request, wanted)
         elif isinstance(wanted, WantedBlock):
-            await self._answer_block(request, wanted.cid)
+            await self._answer_block(request, wanted)
         else:
             await self._answer_car(request, wanted)
 
@@ -270,11 +273,10 @@ class _Connection:
         head = self._head(200, request, len(body), [("Content-Type", RAW_TYPE if is_raw else CAR_TYPE)])
         await self._send_within(head + (b"" if request.is_head else body))
 
-    async def _answer_block(self, request: Request, cid: Cid) -> None:
-        opened = await self._server.open_block(cid)
+    async def _answer_block(self, request: Request, wanted: WantedBlock) -> None:
+        opened = await self._server.open_block(wanted.cid)
         try:
-            name = str(cid)
-            etag = f'"{name}.raw"'
+            etag = f'"{wanted.text}.raw"'
             if _is_known(request, etag):
                 await self._send_within(self._head(304, request, None, [("Etag", etag)]))
                 return
@@ -287,7 +289,7 @@ class _Connection:
                 return
             headers = [
                 ("Content-Type", RAW_TYPE),
-                ("Content-Disposition", f'attachment; filename="{name}.bin"'),
+                ("Content-Disposition", f'attachment; filename="{wanted.text}.bin"'),
                 ("Etag", etag),
                 ("Cache-Control", CACHE_CONTROL),
                 ("X-Content-Type-Options", "nosniff"),
@@ -397,7 +399,9 @@ class _Connection:
 
 
 def _is_known(request: Request, etag: str) -> bool:
-    known = {part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")}
+    if "if-none-match" not in request.headers:
+        return False
+    known = {part.strip().removeprefix("W/") for part in request.headers["if-none-match"].split(",")}
     return etag in known or "*" in known
 
 

@@ -26,7 +26,8 @@ COPIES = 3
 """The published one and two fetched ones; the holders share the first."""
 SPARE_MIB = 512
 """Left to everyone else on this disk."""
-SECONDS_MAX = 280
+SECONDS_MAX = 500
+"""About a minute where nothing else runs on two cores; loaded machines take several times as long."""
 
 
 @pytest.fixture
@@ -92,6 +93,7 @@ def assert_same(directories: list[Path]) -> None:
                     break
 
 
+@pytest.mark.timeout(2 * SECONDS_MAX)
 async def test_two_nodes_fetch_a_large_model_while_one_holder_is_killed_and_another_lies(directory: Path) -> None:
     mebibytes = affordable_mebibytes(directory)
     model, store = directory / "model", directory / "store"

@@ -1,28 +1,27 @@
-"""Attackers in a process of their own: `python -m tests.integration.p2p.adversary PORT PEER SECONDS CONNECTIONS SEED`.
+"""Attackers in a process of their own: `python -m tests.integration.p2p.adversary PORT PEER CONNECTIONS SEED`.
 
 Each keeps one connection to the victim under way, does its worst on it, and comes again, with a new identity and from a
-new address of 127/8 now and then, as from a net of hired machines. At the end a line of JSON says what each identity
-did, and how often each kind of attack was carried out.
+new address of 127/8 now and then, as from a net of hired machines. Each time it is let in it says who it is and what it
+does, on a line of standard output: `PEER KIND`. It ends when standard input does.
 """
 
-import json
+import logging
 import random
 import sys
-from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 import trio
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
-from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils import encode_delim, encode_uvarint, encode_varint_prefixed
 from multiaddr import Multiaddr
 
 from p2p.frames import BODY_BYTES_MAX, Frame, Kind, Opening, encode_frame, open_body
 from p2p.identity import Identity
-from p2p.repairs.negotiation import BoundedMultiselectClient
 from p2p.repairs.tcp import HardenedTcp
 from p2p.repairs.upgrader import PinnedUpgrader
 from p2p.standing import Standing
@@ -35,6 +34,8 @@ TOPIC = "/quern/1/test/presence"
 GOSSIP = TProtocol("/meshsub/1.1.0")
 PATIENCE = 3
 """Times that an identity is turned away before it is changed for a new one."""
+RAW_PATIENCE = 30
+"""Rounds from one address of those that have no identity."""
 STALL_SECONDS = 20.0
 ATTACK_SECONDS = 8.0
 BREATH_SECONDS = 0.05
@@ -79,8 +80,9 @@ async def drip(stream: trio.SocketStream) -> None:
 
 
 async def negotiated(muxed: Any, protocol: str) -> Any:
+    """A stream of a protocol, without waiting for the answers."""
     stream = await muxed.open_stream()
-    await BoundedMultiselectClient().select_one_of([TProtocol(protocol)], MultiselectCommunicator(stream), 10)
+    await stream.write(MULTISTREAM + encode_delim(protocol.encode()))
     return stream
 
 
@@ -219,9 +221,6 @@ class Attackers:
     """All attackers of this process."""
 
     def __init__(self, port: int, victim: str) -> None:
-        self.identities: dict[str, str] = {}
-        self.rounds: Counter[str] = Counter()
-        self.connected: Counter[str] = Counter()
         self._port = port
         self._victim = ID.from_base58(victim)
         self._tcp = HardenedTcp()
@@ -229,24 +228,25 @@ class Attackers:
     async def attack(self, number: int) -> None:
         """One of them, until cancelled."""
         attack = (*RAW, *KNOWN)[number % (len(RAW) + len(KNOWN))]
-        source, identity = random_source(), Identity(random.randbytes(32))
-        turned_away = 0
+        patience = RAW_PATIENCE if attack in RAW else PATIENCE
         while True:
             # As long as it is let in it stays who it is; then somebody new comes from somewhere else.
-            if turned_away >= PATIENCE:
-                source, identity, turned_away = random_source(), Identity(random.randbytes(32)), 0
-            let_in = self.connected[attack.__name__]
-            try:
-                with trio.move_on_after(ATTACK_SECONDS if attack in KNOWN else STALL_SECONDS):
-                    if attack in RAW:
-                        await self._raw(attack, source)  # type: ignore[arg-type]
-                    else:
-                        await self._known(attack, source, identity)  # type: ignore[arg-type]
-            except Exception:  # cut off: what an attacker expects
-                self.rounds[f"{attack.__name__} was cut off"] += 1
-            self.rounds[attack.__name__] += 1
-            turned_away = 0 if self.connected[attack.__name__] > let_in else turned_away + 1
-            await trio.sleep(random.uniform(*PAUSE_SECONDS))
+            source, identity, turned_away = random_source(), Identity(random.randbytes(32)), 0
+            while turned_away < patience:
+                let_in = False
+                try:
+                    with trio.move_on_after(ATTACK_SECONDS if attack in KNOWN else STALL_SECONDS):
+                        if attack in RAW:
+                            await self._raw(attack, source)  # type: ignore[arg-type]
+                        else:
+                            async with self._entered(source, identity) as (muxed, secured):
+                                let_in = True
+                                say(identity.peer_id, attack.__name__)
+                                await attack(muxed, secured)  # type: ignore[call-arg]
+                except Exception:  # cut off: what an attacker expects
+                    await trio.lowlevel.checkpoint()
+                turned_away = 0 if let_in else turned_away + 1
+                await trio.sleep(random.uniform(*PAUSE_SECONDS))
 
     async def _raw(self, attack: Raw, source: str) -> None:
         connection: Any = await self._dial(source)
@@ -256,18 +256,18 @@ class Attackers:
             with trio.CancelScope(shield=True):
                 await connection.close()
 
-    async def _known(self, attack: Known, source: str, identity: Identity) -> None:
+    @asynccontextmanager
+    async def _entered(self, source: str, identity: Identity) -> AsyncIterator[tuple[Any, Any]]:
+        """A multiplexed connection to the victim, and its encrypted layer."""
         upgrader = PinnedUpgrader(identity.key_pair, Standing(trio.current_time), Budget())
         connection: Any = await self._dial(source)
         try:
             with trio.fail_after(10):
                 secured = await upgrader.upgrade_security(connection, True, self._victim)
                 muxed = await upgrader.upgrade_connection(secured, self._victim)
-            self.identities[identity.peer_id] = attack.__name__
-            self.connected[attack.__name__] += 1
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(muxed.start)
-                await attack(muxed, secured)
+                yield muxed, secured
                 nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(1):
@@ -283,24 +283,26 @@ def random_source() -> str:
     return f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
 
 
-async def main(port: int, victim: str, seconds: float, connections: int) -> None:
-    """Attack for a time, then report."""
+def say(*words: str) -> None:
+    """Tell the test."""
+    sys.stdout.write(" ".join(words) + "\n")
+    sys.stdout.flush()
+
+
+async def main(port: int, victim: str, connections: int) -> None:
+    """Attack until standard input ends."""
     attackers = Attackers(port, victim)
     try:
-        with trio.move_on_after(seconds):
-            async with trio.open_nursery() as nursery:
-                for number in range(connections):
-                    nursery.start_soon(attackers.attack, number)
+        async with trio.open_nursery() as nursery:
+            for number in range(connections):
+                nursery.start_soon(attackers.attack, number)
+            await trio.to_thread.run_sync(sys.stdin.read)
+            nursery.cancel_scope.cancel()
     except* Exception as errors:  # cut off in the moment it was over anyway
         sys.stderr.write(f"{len(errors.exceptions)} attackers were cut off at the end\n")
-    report = {
-        "identities": attackers.identities,
-        "rounds": attackers.rounds,
-        "connected": attackers.connected,
-    }
-    sys.stdout.write(json.dumps(report) + "\n")
 
 
 if __name__ == "__main__":
-    random.seed(int(sys.argv[5]))
-    trio.run(main, int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))
+    random.seed(int(sys.argv[4]))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    trio.run(main, int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -82,6 +82,21 @@ async def test_content_is_found_through_peers_that_know_each_other_only_by_the_d
         assert addresses == found[0].addresses
 
 
+async def test_peers_around_one_they_joined_through_find_each_other() -> None:
+    """The one in the middle never dialled them: it knows their addresses because they identified themselves."""
+    async with AsyncExitStack() as stack:
+        middle, *others = [await stack.enter_async_context(open_node(number)) for number in range(1, 6)]
+        for node in others:
+            await node.join(middle)
+        with trio.fail_after(60):
+            while any(node.dht.status().peers < len(others) for node in (middle, *others)):
+                await trio.sleep(0.1)
+            others[0].dht.provide(CID)
+            while not (found := await others[-1].dht.find_providers(CID)):
+                await trio.sleep(0.1)
+        assert [each.peer_id for each in found] == [others[0].peer_id]
+
+
 async def test_a_client_finds_and_provides_without_being_in_anybodys_table() -> None:
     async with open_node(1) as server, open_node(2, serve=False) as client, open_node(3) as seeker:
         await client.join(server)

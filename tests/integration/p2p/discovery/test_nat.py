@@ -18,7 +18,7 @@ from multiaddr import Multiaddr
 
 from p2p.discovery.addresses import PeerAddress, Surroundings, parse_address
 from p2p.discovery.announced import AddressOrigin, Reachability
-from p2p.discovery.connections import has_direct_connection
+from p2p.discovery.connections import connections_of, has_direct_connection, is_relayed
 from p2p.discovery.control_streams import ControlError, open_stream, receive_message, send_message
 from p2p.discovery.dialer import Dialer
 from p2p.discovery.local_network import LocalNetwork
@@ -144,6 +144,9 @@ async def test_a_connection_through_a_relay_becomes_direct() -> None:
                 await trio.sleep(0.05)
             while not hidden.status().holes_punched:
                 await trio.sleep(0.05)
+            while any(map(is_relayed, connections_of(seeker_host, hidden_id))):
+                await trio.sleep(0.05)
+        assert has_direct_connection(seeker_host, hidden_id)
         assert hidden.status().holes_tried == 1
 
 

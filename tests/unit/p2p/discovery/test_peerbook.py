@@ -1,6 +1,8 @@
 """What the peer book keeps, forgets and refuses."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -201,3 +203,40 @@ def test_a_missing_or_unreadable_file_is_no_error(book: PeerBook, tmp_path: Path
     load_peers(tmp_path / "nothing", book)
     load_peers(tmp_path, book)
     assert len(book) == 0
+
+
+WRITER = """
+import sys, trio
+from pathlib import Path
+from p2p.discovery.addresses import PeerAddress
+from p2p.discovery.peerbook import Origin, PeerBook
+from p2p.discovery.peerfile import keep_peers
+
+async def main():
+    book = PeerBook("own", lambda: 1_800_000_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep_peers, Path(sys.argv[1]), book, 0.0)
+        number = 0
+        while True:
+            number += 1
+            book.learn(PeerAddress(sys.argv[2], "ip4", "8.8.8.8", 1 + number % 60000), Origin.CLAIMED)
+            print(number, flush=True)
+            await trio.sleep(0)
+
+trio.run(main)
+"""
+
+
+def test_the_file_is_whole_whenever_the_writer_is_killed(clock: Clock, tmp_path: Path) -> None:
+    path = tmp_path / "peers.json"
+    for lines in (50, 200, 400):
+        with subprocess.Popen([sys.executable, "-c", WRITER, path, ALICE], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            while not path.exists():
+                assert writer.stdout.readline()
+            for _ in range(lines):
+                assert writer.stdout.readline()
+            writer.kill()
+        restored = PeerBook(OWN, clock)
+        load_peers(path, restored)
+        assert ALICE in restored
