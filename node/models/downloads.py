@@ -67,6 +67,8 @@ class ActiveDownload:
     message: str = "waiting for its turn"
     cancelled_by: str = ""
     """Who cancelled it, if somebody did; else its cancellation is the daemon's end."""
+    urgent: trio.Event = field(default_factory=trio.Event)
+    """Set when an engine needs it: it waits for its turn no longer."""
     done: trio.Event = field(default_factory=trio.Event)
     _scope: trio.CancelScope | None = None
 

@@ -128,7 +128,13 @@ class HubSource:
 
     def _resolve(self, version: str) -> Listing:
         request = self._request
-        info = self._api.model_info(request.repo, revision=version or request.revision, timeout=HEAD_SECONDS_MAX)
+        try:
+            info = self._api.model_info(request.repo, revision=version or request.revision, timeout=HEAD_SECONDS_MAX)
+        except RevisionNotFoundError:
+            if not version:
+                raise
+            # The commit that was begun is gone from the Hub (a history rewritten): what the revision is now is begun.
+            return self._resolve("")
         commit = _checked_commit(info.sha)
         if version and commit != version:
             raise SourceError(f"{request.repo}: asked for commit {version}, the Hub answered with {commit}")

@@ -332,3 +332,20 @@ async def test_files_of_a_cache_of_the_hub_are_copied_instead_of_downloaded(
         assert (await fetched(manager, REQUEST)).status is ModelStatus.AVAILABLE
     assert hub.sent["model.safetensors"] == sent
     assert held(place) == WANTED
+
+
+async def test_a_commit_that_is_gone_from_the_hub_gives_way_to_what_the_revision_is_now(
+    place: Place, hub: HubStandIn
+) -> None:
+    hub.faults.stall_after["model.safetensors"] = [1_000_000]
+    repo = hub.repositories["owner/model"]
+    async with place.manager() as manager:
+        manager.download(REQUEST, "test")
+        with trio.fail_after(20):
+            while manager.progress(ID).bytes_done < 1_000_000:
+                await trio.sleep(0.01)
+        repo.commits, repo.branches = {commit_of("rewritten"): {"config.json": b"[]"}}, {"main": commit_of("rewritten")}
+    async with place.manager() as manager:
+        assert (await ended(manager, ID)).status is ModelStatus.AVAILABLE
+        assert manager.registry.get(ID).version == commit_of("rewritten")
+    assert held(place) == {"config.json": b"[]"}
