@@ -16,6 +16,7 @@ import trio
 
 from node.models.bandwidth import BandwidthLimit
 from node.models.eviction import Held, NoRoom, plan_eviction
+from node.models.file_fetching import most_telling
 from node.models.identity import LocalModelId
 from node.models.peers_source import PeersSource
 from node.models.registry import ModelEntry, ModelRegistry
@@ -37,6 +38,10 @@ from node.store.model_tables import FileRow
 from p2p.content.unixfs import UnixFsError
 
 log = structlog.get_logger(__name__)
+
+SLOW_SECONDS = 300.0
+SLOW_BYTES_MIN = 64 * 1024
+"""Less in that time is as good as nothing: the try is given up. Long enough to hash 100 GB that are here."""
 
 
 class NoSpaceError(Exception):
@@ -62,6 +67,8 @@ class ActiveDownload:
     message: str = "waiting for its turn"
     cancelled_by: str = ""
     """Who cancelled it, if somebody did; else its cancellation is the daemon's end."""
+    urgent: trio.Event = field(default_factory=trio.Event)
+    """Set when an engine needs it: it waits for its turn no longer."""
     done: trio.Event = field(default_factory=trio.Event)
     _scope: trio.CancelScope | None = None
 
@@ -153,7 +160,7 @@ class Downloader:
                 raise self._failed(active.model_id, str(error)) from error
             except (SourceError, UnixFsError) as error:
                 raise self._failed(active.model_id, str(error), permanent=True) from error
-            except OSError as error:
+            except OSError as error:  # not the network's: sources tell those in their words
                 raise self._failed(active.model_id, _disk_words(error)) from error
             came = active.transfer.bytes_new - before
             fruitless = 1 if came >= self._limits.retries.progress_bytes_min else fruitless + 1
@@ -179,7 +186,7 @@ class Downloader:
         await trio.to_thread.run_sync(staging.begin, listing.version)
         await self._make_room(model_id, listing, staging)
         active.message = "downloading"
-        await source.fetch(listing, staging, active.transfer)
+        await _fetch_not_too_slowly(source, listing, staging, active.transfer)
         metadata = await source.finish(listing)
         active.message = "moving to its place"
         destination = self._storage.path_of(model_id)
@@ -250,6 +257,25 @@ class Downloader:
     def _fail(self, model_id: LocalModelId, reason: str) -> None:
         self._registry.step(model_id, ModelEvent.FAILED, reason=reason)
         log.warning("a model is not available", model=model_id, reason=reason)
+
+
+async def _fetch_not_too_slowly(source: FileSource, listing: Listing, staging: Staging, transfer: Transfer) -> None:
+    """Fetch, but not from a server that gives a byte now and then. Raises SourceUnavailableError."""
+
+    async def watch() -> None:
+        while True:
+            before = transfer.activity
+            await trio.sleep(SLOW_SECONDS)
+            if transfer.activity - before < SLOW_BYTES_MIN:
+                raise SourceUnavailableError(f"fewer than {SLOW_BYTES_MIN} bytes came in {SLOW_SECONDS:.0f} s")
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            await source.fetch(listing, staging, transfer)
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise most_telling(group) from group
 
 
 def new_download(model_id: LocalModelId, limit: BandwidthLimit) -> ActiveDownload:

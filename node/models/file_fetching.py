@@ -39,7 +39,7 @@ async def fetch_files(
             for file in missing:
                 nursery.start_soon(one, file)
     except BaseExceptionGroup as group:
-        raise _most_telling(group) from group
+        raise most_telling(group) from group
 
 
 def _survey(listing: Listing, staging: Staging, transfer: Transfer) -> list[SourceFile]:
@@ -102,8 +102,8 @@ def _copy_same(same: Path, part: PartFile, staging: Staging, transfer: Transfer)
     return True
 
 
-def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Of errors that came at once: cancellation first, then one that another try cannot mend."""
+def most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return one of errors that came at once: cancellation first, then one that another try cannot mend."""
     leaves: list[BaseException] = []
     pending: list[BaseException] = [group]
     while pending:

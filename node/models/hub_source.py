@@ -42,7 +42,7 @@ from node.models.transfer import Transfer
 
 HEAD_SECONDS_MAX = 10.0
 THREADS_MAX = 12
-"""Downloads at once × files at once, with the defaults. Calls of the Hub block a thread each."""
+"""Of one download: those of its files at once, and as many again that a cancelled try left behind in a read."""
 RETRIED_STATUS = (408, 425, 429)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TYPE_OF_TASK = {
@@ -63,7 +63,6 @@ TYPE_OF_TASK = {
 }
 """The Hub's tasks, as far as there is a word of ours for them."""
 
-_threads = trio.CapacityLimiter(THREADS_MAX)
 Result = TypeVar("Result")
 
 
@@ -87,6 +86,7 @@ class HubSource:
         self._find_same = find_same
         self._verify = verify
         self._cache_dir = cache_dir
+        self._threads = trio.CapacityLimiter(THREADS_MAX)
         self._api = HfApi(endpoint=self._endpoint, token=self._token)
 
     async def resolve(self, version: str) -> Listing:
@@ -114,7 +114,7 @@ class HubSource:
     async def _call(self, function: Callable[[], Result]) -> Result:
         """Run in a thread; tell errors in our words. A thread that is cancelled is left behind."""
         try:
-            return await run_abandonable(function, limiter=_threads)
+            return await run_abandonable(function, limiter=self._threads)
         except (SourceError, SourceUnavailableError, PartClosedError):
             raise
         except ChecksumMismatchError as error:
@@ -128,7 +128,13 @@ class HubSource:
 
     def _resolve(self, version: str) -> Listing:
         request = self._request
-        info = self._api.model_info(request.repo, revision=version or request.revision, timeout=HEAD_SECONDS_MAX)
+        try:
+            info = self._api.model_info(request.repo, revision=version or request.revision, timeout=HEAD_SECONDS_MAX)
+        except RevisionNotFoundError:
+            if not version:
+                raise
+            # The commit that was begun is gone from the Hub (a history rewritten): what the revision is now is begun.
+            return self._resolve("")
         commit = _checked_commit(info.sha)
         if version and commit != version:
             raise SourceError(f"{request.repo}: asked for commit {version}, the Hub answered with {commit}")

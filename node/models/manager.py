@@ -333,6 +333,7 @@ class ModelManager:
         model_id = request.local_id()
         while True:
             if (active := self._active.get(model_id)) is not None:
+                active.urgent.set()
                 await active.done.wait()
                 continue
             if (removal := self._removing.get(model_id)) is not None:
@@ -396,11 +397,11 @@ class ModelManager:
     async def _run_download(self, active: ActiveDownload, request: DownloadRequest) -> None:
         model_id = active.model_id
         try:
-            started = False
+            started = has_slot = False
             with active.cancellable():
                 if (removal := self._removing.get(model_id)) is not None:
                     await removal.wait()
-                await self._slots.acquire()
+                has_slot = await self._take_slot(active)
                 started = True
             if not started:
                 self._registry.step(model_id, ModelEvent.FAILED, reason=f"cancelled by {active.cancelled_by}")
@@ -413,9 +414,31 @@ class ModelManager:
             except DownloadFailedError:
                 pass  # the entry has the reason
             finally:
-                self._slots.release()
+                if has_slot:
+                    self._slots.release()
         finally:
             self._end(active)
+
+    async def _take_slot(self, active: ActiveDownload) -> bool:
+        """Wait for a slot, or until an engine cannot wait; return whether a slot was taken."""
+        taken = False
+
+        async def take() -> None:
+            nonlocal taken
+            await self._slots.acquire()
+            taken = True
+            nursery.cancel_scope.cancel()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(take)
+                await active.urgent.wait()
+                nursery.cancel_scope.cancel()
+        except BaseException:
+            if taken:  # cancelled in the moment in which it was taken
+                self._slots.release()
+            raise
+        return taken
 
     def _end(self, active: ActiveDownload) -> None:
         if self._active.get(active.model_id) is active:

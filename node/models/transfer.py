@@ -25,6 +25,8 @@ class Transfer:
         """Bytes on this disk, those of earlier tries included."""
         self.bytes_new = 0
         """Bytes that came in this process, less those that were discarded: what was gained."""
+        self.activity = 0
+        """All bytes that were ever counted: it only grows, and stands still when nothing happens."""
         self.bytes_total = 0
         self.files_done = 0
         self.files_total = 0
@@ -56,6 +58,7 @@ class Transfer:
         """Count bytes that were on this machine already."""
         with self._lock:
             self.bytes_done += count
+            self.activity += count
 
     def forget(self, count: int) -> None:
         """Take back bytes that were discarded."""
@@ -85,6 +88,7 @@ class Transfer:
     def _count(self, count: int) -> None:
         now = self._clock()
         self.bytes_new += count
+        self.activity += count
         self._came = [item for item in self._came if item[0] > now - RATE_SECONDS]
         if self._came and now - self._came[-1][0] < RATE_SECONDS / 100:
             at, sum_so_far = self._came.pop()

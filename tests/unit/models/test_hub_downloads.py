@@ -1,6 +1,8 @@
 """Downloads from the Hub by the real huggingface_hub, against a server that speaks its endpoints and fails like it."""
 
+import errno
 import hashlib
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 
 from node.models.identity import LocalModelId
 from node.models.requests import HubRequest
@@ -275,3 +277,75 @@ async def test_downloads_stay_within_the_bandwidth(place: Place) -> None:
         await fetched(manager, REQUEST)
     # A second's worth of bytes may come a quarter of a second early, and is never faster than that.
     assert trio.current_time() - start > 0.5
+
+
+async def test_a_try_that_takes_too_long_is_ended_and_told(place: Place, hub: HubStandIn) -> None:
+    hub.faults.stall_after["model.safetensors"] = [1000] * 10
+    place.limit(timeout_seconds=0.5)
+    async with place.manager() as manager:
+        progress = await fetched(manager, REQUEST)
+    assert progress.status is ModelStatus.ERROR and "longer than" in progress.message
+
+
+async def test_a_server_that_trickles_is_given_up(
+    place: Place, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.models.downloads.SLOW_SECONDS", 0.3)
+    hub.faults.stall_after["model.safetensors"] = [1000] * 10
+    async with place.manager() as manager:
+        progress = await fetched(manager, REQUEST)
+    assert progress.status is ModelStatus.ERROR and "fewer than" in progress.message
+
+
+async def test_a_full_disk_is_told_and_what_came_is_gone_on_with(
+    place: Place, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, left = os.write, 1_000_000
+
+    def write(descriptor: int, data: bytes) -> int:
+        nonlocal left
+        if len(data) > left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left -= len(data)
+        return real(descriptor, data)
+
+    monkeypatch.setattr("node.models.staging.os.write", write)
+    async with place.manager() as manager:
+        progress = await fetched(manager, REQUEST)
+        assert progress.status is ModelStatus.ERROR and "disk is full" in progress.message
+        monkeypatch.undo()
+        assert (await fetched(manager, REQUEST)).status is ModelStatus.AVAILABLE
+    assert held(place) == WANTED
+    begins = [headers.get("range", "") for method, _, headers in hub.cdn_requests if method == "GET"]
+    assert begins[0] == "" and begins[-1].startswith("bytes=")
+
+
+async def test_files_of_a_cache_of_the_hub_are_copied_instead_of_downloaded(
+    place: Place, hub: HubStandIn, tmp_path: Path
+) -> None:
+    place.cache_dir = tmp_path / "hub-cache"
+    blob = hf_hub_download("owner/model", "model.safetensors", endpoint=hub.url, cache_dir=place.cache_dir, token=False)
+    assert Path(blob).read_bytes() == WEIGHTS
+    sent = hub.sent["model.safetensors"]
+    async with place.manager() as manager:
+        # The file of the cache is of the branch's commit, by which it is found.
+        assert (await fetched(manager, REQUEST)).status is ModelStatus.AVAILABLE
+    assert hub.sent["model.safetensors"] == sent
+    assert held(place) == WANTED
+
+
+async def test_a_commit_that_is_gone_from_the_hub_gives_way_to_what_the_revision_is_now(
+    place: Place, hub: HubStandIn
+) -> None:
+    hub.faults.stall_after["model.safetensors"] = [1_000_000]
+    repo = hub.repositories["owner/model"]
+    async with place.manager() as manager:
+        manager.download(REQUEST, "test")
+        with trio.fail_after(20):
+            while manager.progress(ID).bytes_done < 1_000_000:
+                await trio.sleep(0.01)
+        repo.commits, repo.branches = {commit_of("rewritten"): {"config.json": b"[]"}}, {"main": commit_of("rewritten")}
+    async with place.manager() as manager:
+        assert (await ended(manager, ID)).status is ModelStatus.AVAILABLE
+        assert manager.registry.get(ID).version == commit_of("rewritten")
+    assert held(place) == {"config.json": b"[]"}

@@ -327,3 +327,37 @@ async def test_finding_again_what_an_earlier_try_brought_is_no_progress() -> Non
         for done in (0, 500, 1000):
             transfer.at(done, 5000)
     assert (transfer.bytes_new, transfer.bytes_done) == (1000, 1000)
+
+
+async def test_an_engine_does_not_wait_for_the_turn_of_what_was_asked_for_before(tmp_path: Path) -> None:
+    cid, content = canned(tmp_path, FILES)
+    gate = content.gate = trio.Event()
+    place = Place(tmp_path, content=content)
+    place.options = replace(place.options, downloads_at_once=1)
+    async with place.manager() as manager:
+        manager.download(IpfsRequest(cid="bafybeislow"), "test")
+        with trio.fail_after(20):
+            while content.calls < 1:
+                await trio.sleep(0.01)
+        manager.download(IpfsRequest(cid=cid), "test")
+        content.gate = None
+        with trio.fail_after(20):
+            assert tree(await manager.ensure(IpfsRequest(cid=cid))) == FILES
+        assert manager.progress(LocalModelId("ipfs/bafybeislow")).status is ModelStatus.DOWNLOADING
+        content.directories["bafybeislow"] = FILES
+        gate.set()
+        assert (await ended(manager, LocalModelId("ipfs/bafybeislow"))).status is ModelStatus.AVAILABLE
+
+
+async def test_a_directory_that_changed_since_a_failed_copy_is_copied_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "m", FILES)
+    place = Place(tmp_path)
+    async with place.manager() as manager:
+        monkeypatch.setattr("node.models.storage.ModelStorage.free_bytes", lambda _self: 0)
+        assert (await fetched(manager, DirectoryRequest(directory=source))).status is ModelStatus.ERROR
+        monkeypatch.undo()
+        write(source, {"config.json": b"changed"})
+        assert (await fetched(manager, DirectoryRequest(directory=source))).status is ModelStatus.AVAILABLE
+    assert tree(place.models / "custom/m") == {**FILES, "config.json": b"changed"}
