@@ -116,10 +116,9 @@ class PlainSocket:
 
 
 def _is_cached(descriptor: int, offset: int, size: int) -> bool:
-    """Guess from the first and last byte; a wrong guess costs one wait for the disk."""
-    probe = bytearray(1)
+    """Guess from the last byte; a wrong guess costs one wait for the disk."""
     try:
-        return all(os.preadv(descriptor, [probe], at, os.RWF_NOWAIT) for at in (offset, offset + size - 1))
+        return os.preadv(descriptor, [bytearray(1)], offset + size - 1, os.RWF_NOWAIT) == 1
     except BlockingIOError:
         return False
     except OSError as error:

@@ -13,7 +13,8 @@ HEAD_BYTES_MAX = 8 * 1024
 """A request is a CID, a path and a few headers; browsers add perhaps 2 KiB."""
 HEADERS_MAX = 64
 HEADERS_REMEMBERED = 32
-"""A client sends the same headers with every request for a block; so many clients' are parsed once. At most 256 KiB."""
+"""A client sends the same headers with every request for a block: so many clients' headers and queries are parsed once.
+At most 512 KiB."""
 HEAD_END = b"\r\n\r\n"
 
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[\x21-\x7e]*) HTTP/1\.([01])")
@@ -39,7 +40,7 @@ class Request:
     method: str
     path: tuple[str, ...]
     """Segments between slashes, percent-decoded; a trailing slash adds none."""
-    query: dict[str, str]
+    query: Mapping[str, str]
     headers: Mapping[str, str]
     """Names in lower case; repeated headers are joined by commas."""
     keep_alive: bool
@@ -58,20 +59,24 @@ def parse_request(head: bytes) -> Request:
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
         raise RequestError(400, "not an HTTP/1.1 request", close=True)
-    method, target, minor = match.group(1).decode(), match.group(2), match.group(3)
+    method, target, is_recent = match.group(1).decode(), match.group(2), match.group(3) == b"1"
     headers = _parse_headers(header_lines)
-    if minor == b"1" and "host" not in headers:
+    if is_recent and "host" not in headers.values:
         raise RequestError(400, "an HTTP/1.1 request needs a Host header", close=True)
-    if headers.get("content-length", "0").strip() != "0" or "transfer-encoding" in headers:
-        raise RequestError(400, "nothing here takes a body", close=True)
-    connection = {token.strip().lower() for token in headers.get("connection", "").split(",")}
-    keep_alive = "close" not in connection and (minor == b"1" or "keep-alive" in connection)
+    keep_alive = headers.keeps_alive if is_recent else headers.asks_to_keep_alive
     path, _, query = target.partition(b"?")
-    return Request(method, _parse_path(path), _parse_query(query), headers, keep_alive, minor == b"1")
+    return Request(method, _parse_path(path), _parse_query(query), headers.values, keep_alive, is_recent)
+
+
+@dataclass(frozen=True, slots=True)
+class _Headers:
+    values: Mapping[str, str]
+    keeps_alive: bool
+    asks_to_keep_alive: bool
 
 
 @lru_cache(HEADERS_REMEMBERED)
-def _parse_headers(text: bytes) -> Mapping[str, str]:
+def _parse_headers(text: bytes) -> _Headers:
     lines = text.split(b"\r\n") if text else []
     if len(lines) > HEADERS_MAX:
         raise RequestError(400, f"more than {HEADERS_MAX} headers", close=True)
@@ -82,7 +87,11 @@ def _parse_headers(text: bytes) -> Mapping[str, str]:
             raise RequestError(400, "a malformed header", close=True)
         name, value = match.group(1).decode().lower(), match.group(2).decode("latin-1").rstrip()
         headers[name] = f"{headers[name]},{value}" if name in headers else value
-    return headers
+    if headers.get("content-length", "0").strip() != "0" or "transfer-encoding" in headers:
+        raise RequestError(400, "nothing here takes a body", close=True)
+    connection = {token.strip().lower() for token in headers.get("connection", "").split(",")}
+    stays = "close" not in connection
+    return _Headers(headers, stays, stays and "keep-alive" in connection)
 
 
 def _parse_path(path: bytes) -> tuple[str, ...]:
@@ -90,7 +99,8 @@ def _parse_path(path: bytes) -> tuple[str, ...]:
     return tuple(_decode(segment) for segment in segments)
 
 
-def _parse_query(query: bytes) -> dict[str, str]:
+@lru_cache(HEADERS_REMEMBERED)
+def _parse_query(query: bytes) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for pair in query.split(b"&") if query else ():
         name, _, value = pair.partition(b"=")
@@ -100,6 +110,6 @@ def _parse_query(query: bytes) -> dict[str, str]:
 
 def _decode(text: bytes) -> str:
     try:
-        return unquote_to_bytes(text).decode("utf-8")
+        return (unquote_to_bytes(text) if b"%" in text else text).decode("utf-8")
     except UnicodeDecodeError:
         raise RequestError(400, "percent-encoded text that is not UTF-8") from None

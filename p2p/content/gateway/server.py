@@ -263,7 +263,7 @@ class _Connection:
         if isinstance(wanted, WantedProbe):
             await self._answer_probe(request, wanted)
         elif isinstance(wanted, WantedBlock):
-            await self._answer_block(request, wanted.cid)
+            await self._answer_block(request, wanted)
         else:
             await self._answer_car(request, wanted)
 
@@ -273,11 +273,10 @@ class _Connection:
         head = self._head(200, request, len(body), [("Content-Type", RAW_TYPE if is_raw else CAR_TYPE)])
         await self._send_within(head + (b"" if request.is_head else body))
 
-    async def _answer_block(self, request: Request, cid: Cid) -> None:
-        opened = await self._server.open_block(cid)
+    async def _answer_block(self, request: Request, wanted: WantedBlock) -> None:
+        opened = await self._server.open_block(wanted.cid)
         try:
-            name = str(cid)
-            etag = f'"{name}.raw"'
+            etag = f'"{wanted.text}.raw"'
             if _is_known(request, etag):
                 await self._send_within(self._head(304, request, None, [("Etag", etag)]))
                 return
@@ -290,7 +289,7 @@ class _Connection:
                 return
             headers = [
                 ("Content-Type", RAW_TYPE),
-                ("Content-Disposition", f'attachment; filename="{name}.bin"'),
+                ("Content-Disposition", f'attachment; filename="{wanted.text}.bin"'),
                 ("Etag", etag),
                 ("Cache-Control", CACHE_CONTROL),
                 ("X-Content-Type-Options", "nosniff"),
@@ -400,7 +399,9 @@ class _Connection:
 
 
 def _is_known(request: Request, etag: str) -> bool:
-    known = {part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")}
+    if "if-none-match" not in request.headers:
+        return False
+    known = {part.strip().removeprefix("W/") for part in request.headers["if-none-match"].split(",")}
     return etag in known or "*" in known
 
 

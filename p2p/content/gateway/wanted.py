@@ -43,6 +43,8 @@ class WantedBlock:
     """One block as it is."""
 
     cid: Cid
+    text: str
+    """The CID as it was written; there is one way only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def decide(request: Request) -> Wanted:
     if form is Format.RAW:
         if path:
             raise RequestError(400, "a raw block has no path; ask with format=car")
-        return WantedBlock(cid)
+        return WantedBlock(cid, text)
     return WantedCar(cid, _check_path(path), _scope(request), _entity_bytes(request))
 
 
