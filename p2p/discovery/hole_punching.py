@@ -16,7 +16,7 @@ from libp2p.relay.circuit_v2.pb import dcutr_pb2
 from multiaddr import Multiaddr
 
 from p2p.discovery.addresses import PeerAddress, parse_address
-from p2p.discovery.connections import connections_of, has_direct_connection, is_relayed
+from p2p.discovery.connections import connections_of, has_direct_connection, identified_addresses, is_relayed
 from p2p.discovery.control_streams import (
     ControlError,
     MalformedError,
@@ -72,19 +72,27 @@ class HolePuncher:
         self._running.add(peer_id)
         self.tried += 1
         try:
+            direct = await self._dial_plainly(peer_id)
             for _ in range(ATTEMPTS_MAX):
-                if await self._attempt(peer_id):
-                    self.succeeded += 1
-                    self.last_error = ""
-                    log.info("a connection through a relay is direct now", peer=peer_id)
-                    await self._leave_relay(peer_id)
-                    return True
+                direct = direct or await self._attempt(peer_id)
+            if direct:
+                self.succeeded += 1
+                self.last_error = ""
+                log.info("a connection through a relay is direct now", peer=peer_id)
+                await self._leave_relay(peer_id)
+                return True
         except ControlError as error:
             self.last_error = str(error)
             log.debug("no hole was punched", peer=peer_id, reason=str(error))
         finally:
             self._running.discard(peer_id)
         return False
+
+    async def _dial_plainly(self, peer_id: str) -> bool:
+        """Dial where the peer said that it listens: enough where only this node is hidden."""
+        said = identified_addresses(self._host, peer_id)
+        addresses = [each for each in said if each.relay is None and self._dialer.allows(each)][:ADDRESSES_MAX]
+        return bool(addresses) and await self._dial_all(peer_id, addresses, begins=False)
 
     async def _leave_relay(self, peer_id: str) -> None:
         """End the relayed connection: what was begun on it in its few seconds is begun again on the direct one."""

@@ -107,14 +107,14 @@ class Discovery:
         """Takes over what the host announces. `listen`, `announce` as in the settings; `clock` gives UNIX seconds."""
         self._host = host
         self._options = options
-        self._own_id = str(host.get_id())
+        self.own_id = str(host.get_id())
         self._configured = self._own(announce)
         surroundings = surroundings_of(listen)
-        self.book = PeerBook(self._own_id, clock)
+        self.book = PeerBook(self.own_id, clock)
         self.dialer = Dialer(host, self.book, surroundings)
-        self._observed = ObservedAddresses(self._own_id)
+        self._observed = ObservedAddresses(self.own_id)
         host._observed_addr_manager = self._observed
-        self._mapper = PortMapper(self._own_id, self._listening_port, router()) if options.upnp else None
+        self._mapper = PortMapper(self.own_id, self._listening_port, router()) if options.upnp else None
         self._relay_client = RelayClient(host, self.book, self.dialer, clock=clock) if options.relay_client else None
         self._relay_server = RelayServer(host, standing=standing, clock=clock) if options.relay_server else None
         self._dial_back = DialBackServer(host, self.dialer, standing)
@@ -125,7 +125,7 @@ class Discovery:
             if options.dht is not DhtMode.OFF
             else None
         )
-        self._local = LocalNetwork(self._own_id, self.book, surroundings, self._listening) if options.mdns else None
+        self._local = LocalNetwork(self.own_id, self.book, surroundings, self._listening) if options.mdns else None
         if options.peers_file is not None:
             load_peers(options.peers_file, self.book)
         host.get_addrs = self._host_addresses  # the library's own cannot announce an address through a relay
@@ -283,7 +283,7 @@ class Discovery:
         addresses = []
         for text in texts:
             try:
-                addresses.append(parse_address(text, self._own_id))
+                addresses.append(parse_address(text, self.own_id))
             except AddressError as error:
                 log.error("an address of this node is left out", reason=str(error), remedy="correct [p2p] announce")
         return addresses

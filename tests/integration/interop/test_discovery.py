@@ -13,7 +13,7 @@ from p2p.content.cid import Cid, Codec
 from p2p.discovery.addresses import parse_address
 from p2p.discovery.connections import has_direct_connection
 from p2p.discovery.peerbook import Origin
-from p2p.discovery.service import Discovery, DiscoveryOptions
+from p2p.discovery.service import DhtMode, Discovery, DiscoveryOptions
 from p2p.host import open_host
 from p2p.identity import Identity
 from tests.integration.interop.peers import LOOPBACK, Lines, script
@@ -52,8 +52,10 @@ async def js_peer(address: str) -> AsyncIterator[Peer]:
 
 
 @asynccontextmanager
-async def open_discovery(number: int, *, relay: bool = False) -> AsyncIterator[tuple[Any, Discovery]]:
-    options = DiscoveryOptions(dht_protocol=PROTOCOL, relay_server=relay, reachability=False)
+async def open_discovery(
+    number: int, *, relay: bool = False, dht: DhtMode = DhtMode.AUTO
+) -> AsyncIterator[tuple[Any, Discovery]]:
+    options = DiscoveryOptions(dht=dht, dht_protocol=PROTOCOL, relay_server=relay, reachability=False)
     async with (
         open_host(Identity(number.to_bytes(32)), [LOOPBACK], []) as host,
         trio.open_nursery() as nursery,
@@ -81,9 +83,11 @@ async def test_the_dht_of_js_libp2p_and_ours_find_what_the_other_provides() -> N
 
 
 async def test_js_libp2p_is_reached_and_reaches_others_through_our_relay() -> None:
+    """Without our DHT, by which the two would find and dial each other directly."""
+    off = DhtMode.OFF
     async with (
-        open_discovery(1, relay=True) as (relay_host, _relay),
-        open_discovery(2) as (hidden_host, hidden),
+        open_discovery(1, relay=True, dht=off) as (relay_host, _relay),
+        open_discovery(2, dht=off) as (hidden_host, hidden),
         js_peer(str(relay_host.get_addrs()[0])) as theirs,
     ):
         relay = parse_address(str(relay_host.get_addrs()[0]))
@@ -96,8 +100,8 @@ async def test_js_libp2p_is_reached_and_reaches_others_through_our_relay() -> No
             await hidden.dialer.connect(theirs.id)
             assert not has_direct_connection(hidden_host, theirs.id)
     async with (
-        open_discovery(1, relay=True) as (relay_host, _relay),
-        open_discovery(3) as (other_host, other),
+        open_discovery(1, relay=True, dht=off) as (relay_host, _relay),
+        open_discovery(3, dht=off) as (other_host, other),
         js_peer(str(relay_host.get_addrs()[0])) as theirs,
     ):
         relay = parse_address(str(relay_host.get_addrs()[0]))

@@ -21,6 +21,7 @@ from p2p.discovery.announced import AddressOrigin, Reachability
 from p2p.discovery.connections import connections_of, has_direct_connection, is_relayed
 from p2p.discovery.control_streams import ControlError, open_stream, receive_message, send_message
 from p2p.discovery.dialer import Dialer
+from p2p.discovery.hole_punching import HolePuncher
 from p2p.discovery.local_network import LocalNetwork
 from p2p.discovery.peerbook import Origin, PeerBook
 from p2p.discovery.port_mapping import PortMapper, PortMappingError, UpnpRouter
@@ -122,8 +123,9 @@ async def test_nobody_is_dialled_on_behalf_of_another_nor_elsewhere_nor_again_at
         assert answer.dialResponse.statusText == "ask for yourself"
 
 
-async def test_a_connection_through_a_relay_becomes_direct() -> None:
-    """On loopback, without a router: see the top of this file."""
+@asynccontextmanager
+async def relayed_connection() -> AsyncIterator[tuple[Any, Discovery, Any, Discovery]]:
+    """A hidden node and one that reached it through a relay; no hole is punched by itself."""
     quiet = DiscoveryOptions(dht=DhtMode.OFF, reachability=False)
     async with (
         open_discovery(1, replace(quiet, relay_server=True)) as (relay_host, _relay),
@@ -138,16 +140,37 @@ async def test_a_connection_through_a_relay_becomes_direct() -> None:
                 await trio.sleep(0.1)
             assert str(places[0].address) in map(str, hidden_host.get_addrs())
             seeker.book.learn(places[0].address, Origin.TOLD, "somebody")
-            hidden_id = str(hidden_host.get_id())
-            await seeker.dialer.connect(hidden_id)
-            while not has_direct_connection(seeker_host, hidden_id):
+            await seeker.dialer.connect(hidden.own_id)
+        yield hidden_host, hidden, seeker_host, seeker
+
+
+async def test_a_connection_through_a_relay_becomes_direct_and_the_relay_is_left() -> None:
+    """On loopback, without a router: see the top of this file."""
+    async with relayed_connection() as (_hidden_host, hidden, seeker_host, _seeker):
+        with trio.fail_after(60):
+            while not has_direct_connection(seeker_host, hidden.own_id) or not hidden.status().holes_punched:
                 await trio.sleep(0.05)
+            while any(map(is_relayed, connections_of(seeker_host, hidden.own_id))):
+                await trio.sleep(0.05)
+        assert has_direct_connection(seeker_host, hidden.own_id)
+        assert hidden.status().holes_tried == 1
+
+
+async def test_two_ends_that_dial_each_other_at_the_same_moment_get_a_direct_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The exchange of DCUtR itself, where dialling plainly did not help."""
+
+    async def in_vain(_puncher: HolePuncher, _peer_id: str) -> bool:
+        return False
+
+    monkeypatch.setattr(HolePuncher, "_dial_plainly", in_vain)
+    async with relayed_connection() as (_hidden_host, hidden, seeker_host, _seeker):
+        assert not has_direct_connection(seeker_host, hidden.own_id)
+        with trio.fail_after(60):
             while not hidden.status().holes_punched:
                 await trio.sleep(0.05)
-            while any(map(is_relayed, connections_of(seeker_host, hidden_id))):
-                await trio.sleep(0.05)
-        assert has_direct_connection(seeker_host, hidden_id)
-        assert hidden.status().holes_tried == 1
+        assert has_direct_connection(seeker_host, hidden.own_id)
 
 
 @needs_multicast
