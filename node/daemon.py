@@ -1,53 +1,36 @@
 """quernd: builds the adapters and services from the settings and runs them. The only place that knows them all."""
 
-import fcntl
-import os
-import signal
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
 import structlog
 import trio
-from multiaddr import Multiaddr
 
 import node
 from node.amounts import tokens_to_amount
 from node.api.models import make_model_app
 from node.api.openai import make_app
-from node.api.server import ApiPortError, bind_api, serve_api
-from node.chain.account_lock import AccountInUseError
+from node.api.server import bind_api, serve_api
 from node.chain.accounts import LocalAccount
-from node.chain.adapter import EvmChain, WrongChainError, open_chain
-from node.chain.addresses import DeploymentFileError, read_deployment
-from node.chain.rpc import RpcError, RpcUnavailableError
+from node.chain.adapter import EvmChain, open_chain
+from node.chain.addresses import read_deployment
 from node.chain.sender import GWEI
-from node.chain.watcher import DeepReorganisationError, NoFinalityError
-from node.chain_operations import DaemonChainOperations
-from node.content_operations import StoreOperations
-from node.content_trees import NetworkTrees
+from node.content_wiring import content_exchange, content_host, gateway_finder
 from node.control.chain_methods import chain_method_table
 from node.control.content_methods import content_method_table
 from node.control.discovery_methods import discovery_method_table
 from node.control.methods import Method, method_table
 from node.control.model_methods import model_method_table
 from node.control.peer_methods import peer_method_table
-from node.control.server import ControlSocketError, serve_control
-from node.discovery_operations import DaemonDiscoveryOperations
+from node.control.server import serve_control
 from node.engine.adapter import EngineEnvironment, EngineNode
-from node.engine.arguments import EngineArgumentsError, merge_model_args
+from node.engine.arguments import merge_model_args
 from node.key_deposits import KeyDeposits
-from node.keys import KeyFileError, find_passphrase, load_peer_seed, unlock_keystore
-from node.logs import configure_logs
+from node.keys import load_peer_seed, unlock_keystore
 from node.model_loader import ModelLoader, loaded_models
-from node.model_operations import DaemonModelOperations
-from node.models.content import ContentAdapter, ContentExchange, open_content
-from node.models.content_tokens import read_gateway_token, read_provider_tokens
+from node.models.content import ContentAdapter, open_content
 from node.models.encryption.keyring import KeyRing
 from node.models.encryption.wrapping import Unwrapper
 from node.models.holding import ModelHolding
@@ -60,11 +43,14 @@ from node.models.vault import ModelVault, open_vault
 from node.network.adapter import LibP2PNetwork, open_network
 from node.network.bans import open_standing
 from node.network.discovery import discovery_options
-from node.network.gateway_lookup import GatewayLookup
-from node.operations import DaemonOperations, Parts
-from node.peer_operations import DaemonPeerOperations
+from node.operations.chain import DaemonChainOperations
+from node.operations.content import StoreOperations
+from node.operations.content_trees import NetworkTrees
+from node.operations.daemon import DaemonOperations, Parts
+from node.operations.discovery import DaemonDiscoveryOperations
+from node.operations.models import DaemonModelOperations
+from node.operations.peers import DaemonPeerOperations
 from node.ports import Provider
-from node.private_files import PrivateFileError
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
@@ -80,56 +66,19 @@ from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
 from node.services.validating import ValidatingService
-from node.settings import Role, Settings, SettingsError, load_settings
-from node.settings.locations import default_settings_file
-from node.settings.schema import ContentSettings, EngineSettings
+from node.settings import Role, Settings, SettingsError
+from node.settings.schema import EngineSettings
 from node.store.bans import BanTable
 from node.store.books import Books
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
-from node.store.migrations import SchemaTooNewError
-from node.supervisor import ServiceGaveUpError, Supervisor
+from node.supervisor import Supervisor
 from node.version import package_version
-from p2p.content.gateway.admission import GatewayLimits
-from p2p.content.gateway.server import GatewayPortError
-from p2p.content.more_sources import FindGateways
-from p2p.content.source import BlockSource
-from p2p.host import PortInUseError
-from p2p.standing import Standing
 
 log = structlog.get_logger(__name__)
 
 ACCOUNT_CHARACTERS = slice(2, 10)
 STOP_SECONDS = 0.2
-RECURSION_LIMIT = 1000
-"""Python's own. A library raises it to 100,000 when it is imported: see docs/decisions/0007."""
-UNSPECIFIED_HOSTS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
-
-StartError = (
-    SettingsError,
-    KeyFileError,
-    PrivateFileError,
-    DeploymentFileError,
-    WrongChainError,
-    NoFinalityError,
-    AccountInUseError,
-    DeepReorganisationError,
-    RpcUnavailableError,
-    RpcError,
-    PortInUseError,
-    GatewayPortError,
-    ApiPortError,
-    PrivateFileError,
-    ControlSocketError,
-    SchemaTooNewError,
-    EngineArgumentsError,
-    ServiceGaveUpError,
-)
-"""What an operator can do something about: one line, no traceback."""
-
-
-class DataDirectoryInUseError(SettingsError):
-    """Another daemon runs with this data directory: two would send and sign against each other."""
 
 
 def wall_clock() -> int:
@@ -166,7 +115,7 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 host=settings.content.host,
                 port=settings.content.port,
                 cache_bytes_max=settings.content.cache_bytes_max,
-                exchange=_content_exchange(settings.content, standing),
+                exchange=content_exchange(settings.content, standing),
             ) as content,
             open_network(
                 seed=load_peer_seed(settings.p2p.key),
@@ -189,7 +138,7 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
                 kubo_api=settings.content.kubo_api,
                 finder=network.discovery,
                 connect=network.discovery.dialer.connect,
-                find_gateways=_gateway_finder(network, content),
+                find_gateways=gateway_finder(network, content),
             ),
             open_vault(
                 settings.vault.unsealed_dir,
@@ -229,7 +178,7 @@ async def _run_services(
     router = GossipRouter(network)
     epochs = EpochBook(chain, content, store, presence)
     batches = BatchService(network, router, presence)
-    provider = Provider(_content_host(settings, network), content.port)
+    provider = Provider(content_host(settings, network), content.port)
     executor = Executor(
         chain,
         network,
@@ -380,125 +329,3 @@ def default_engine_python() -> Path:
     root = Path(node.__file__).resolve().parents[1] / ".engine"
     gpu = root / "gpu" / "bin" / "python"
     return gpu if gpu.exists() else root / "cpu" / "bin" / "python"
-
-
-def _content_exchange(settings: ContentSettings, standing: Standing) -> ContentExchange:
-    return ContentExchange(
-        limits=GatewayLimits(
-            connections_max=settings.connections_max,
-            connections_per_address_max=settings.connections_per_address_max,
-            requests_per_second=settings.requests_per_second,
-            bytes_per_second=settings.upload_bytes_per_second,
-        ),
-        token=read_gateway_token(settings.token_file),
-        provider_tokens=read_provider_tokens(settings.provider_tokens_file),
-        download_bytes_per_second=settings.download_bytes_per_second,
-        standing=standing,
-    )
-
-
-def _gateway_finder(network: LibP2PNetwork, content: ContentAdapter) -> FindGateways:
-    """Have peers that the DHT names give by their content gateways, and tell them of ours if it is open."""
-    lookup = GatewayLookup(network, 0 if content.exchange.token else content.port)
-
-    async def find(peers: Sequence[str]) -> list[BlockSource]:
-        return [content.source(provider) for provider in await lookup.find(peers)]
-
-    return find
-
-
-def _content_host(settings: Settings, network: LibP2PNetwork) -> str:
-    """Return the host peers are told for content: the setting, else the first address they can dial."""
-    if settings.content.announce_host:
-        return settings.content.announce_host
-    for address in network.addresses:
-        for protocol in ("ip4", "ip6", "dns4", "dns"):
-            try:
-                host = Multiaddr(address).value_for_protocol(protocol)
-            except Exception:  # noqa: S112 - the library has no common base; the address has another protocol
-                continue
-            if host and host not in UNSPECIFIED_HOSTS:
-                return str(host)
-    return "127.0.0.1"
-
-
-@contextmanager
-def exclusive(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory for this process. Raises DataDirectoryInUseError."""
-    with (data_dir / "quernd.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataDirectoryInUseError(
-                f"another quernd runs with the data directory {data_dir}: stop it first"
-            ) from error
-        yield
-
-
-@asynccontextmanager
-async def stopped_by_signals() -> AsyncIterator[None]:
-    """Leave the block in order when SIGINT or SIGTERM comes."""
-
-    async def watch(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-        async for number in signals:
-            log.info("stopping", signal=signal.Signals(number).name)
-            scope.cancel()
-            return
-
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch, signals, nursery.cancel_scope)
-            yield
-            nursery.cancel_scope.cancel()
-
-
-async def _main(settings: Settings, passphrase: str) -> None:
-    async with stopped_by_signals():
-        await run_daemon(settings, passphrase)
-
-
-def first_error(error: BaseException) -> BaseException:
-    """Return the first error within nested groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-@click.command()
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=default_settings_file,
-    show_default="~/.quern/quern.toml, or $QUERN_DATA_DIR/quern.toml",
-    help="Settings file; `quern init` writes one.",
-)
-@click.version_option(package_version(), prog_name="quernd")
-def main(config: Path) -> None:
-    """Run a Quern daemon until it is interrupted.
-
-    It serves and proves the models its settings name, takes requests of users, and is paid for it. Operate it with
-    `quern`.
-    """
-    sys.setrecursionlimit(RECURSION_LIMIT)
-    try:
-        settings = load_settings(config)
-        configure_logs(settings.node.log_level, settings.node.log_format, settings.node.log_file)
-        with exclusive(settings.node.data_dir):
-            trio.run(_main, settings, _passphrase(settings))
-    except BaseException as error:
-        reason = first_error(error)
-        if isinstance(reason, KeyboardInterrupt):
-            sys.exit(130)
-        if not isinstance(reason, (*StartError, OSError)):
-            raise
-        click.echo(f"quernd: {reason}", err=True)
-        sys.exit(1)
-
-
-def _passphrase(settings: Settings) -> str:
-    prompt = (lambda: str(click.prompt("Passphrase", hide_input=True))) if os.isatty(0) else None
-    return find_passphrase(settings.account.passphrase_file, settings.account.passphrase_env, prompt)
-
-
-if __name__ == "__main__":
-    main()

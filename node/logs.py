@@ -3,7 +3,8 @@
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+import time
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,33 @@ SECRET_WORDS = ("passphrase", "password", "private_key", "secret", "authorizatio
 _URL_USER = re.compile(r"(https?://)[^/\s@]+@")
 _URL_PATH = re.compile(r"(https?://[^/\s]+)/[^\s,'\"]{16,}")
 """Hosted endpoints carry their key as a long last part of the path."""
+
+
+LIBP2P_LINES_PER_MINUTE_MAX = 20
+"""libp2p complains of every failed handshake and stream: without a bound an attacker fills the disk with its words."""
+
+
+class LibraryLimit(logging.Filter):
+    """Lets so many of libp2p's lines pass in a minute; the first after that says how many were left out."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._minute_began = clock()
+        self._lines = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        if record.name.partition(".")[0] != "libp2p":
+            return True
+        now = self._clock()
+        if now - self._minute_began >= 60:
+            left_out = self._lines - LIBP2P_LINES_PER_MINUTE_MAX
+            if left_out > 0:
+                record.msg, record.args = f"{record.getMessage()} (before this {left_out} lines were left out)", ()
+            self._minute_began, self._lines = now, 0
+        self._lines += 1
+        return self._lines <= LIBP2P_LINES_PER_MINUTE_MAX
 
 
 def strike_out_secrets(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -57,6 +85,7 @@ def configure_logs(level: LogLevel, log_format: LogFormat, file: Path | None = N
     )
     handler = logging.StreamHandler(sys.stderr) if file is None else logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(formatter)
+    handler.addFilter(LibraryLimit())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)  # libraries: only what is wrong

@@ -24,13 +24,13 @@ from rich.progress import (
 
 from node.cli.calls import how_to_start
 from node.cli.options import CommandFailed, Target
-from node.content_operations import StoreOperations
 from node.control.client import ControlError, DaemonNotRunningError, connect_control
 from node.control.content_methods import content_method_table
 from node.control.content_views import ContentProgress
 from node.control.jsonrpc import RpcError
 from node.control.methods import parse_params
 from node.control.views import View
+from node.operations.content import StoreOperations
 from node.settings import SettingsError, load_settings
 from p2p.content.blockstore import BlockStore
 

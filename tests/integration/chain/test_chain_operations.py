@@ -14,7 +14,6 @@ from node.chain.accounts import LocalAccount
 from node.chain.action_encoder import encode_action
 from node.chain.adapter import EvmChain, open_chain, read_contract
 from node.chain.deployer import send_transaction
-from node.chain_operations import DaemonChainOperations
 from node.control.chain_methods import (
     DepositCollateralParams,
     DisputePromptParams,
@@ -29,6 +28,7 @@ from node.control.chain_methods import (
 )
 from node.control.chain_views import ChainDoneView, ChainProgress
 from node.control.jsonrpc import RpcError
+from node.operations.chain import DaemonChainOperations
 from node.ports import ActionStatus
 from node.protocol.actions import AnswerPrompt, FundChannel, RegisterParticipant, SubmitPrompt
 from node.protocol.identifiers import ModelId, PeerId, TokenAmount

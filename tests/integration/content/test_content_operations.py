@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.content_operations import StoreOperations
-from node.content_trees import NetworkTrees
 from node.control.client import ControlError, connect_control
 from node.control.content_methods import (
     AddParams,
@@ -26,6 +24,8 @@ from node.control.content_views import AddedView, ContentProgress, StatView
 from node.control.jsonrpc import RpcError
 from node.control.server import serve_control
 from node.models.content import ContentAdapter, open_content
+from node.operations.content import StoreOperations
+from node.operations.content_trees import NetworkTrees
 from node.ports import Provider
 from p2p.content.cid import Cid
 

@@ -20,7 +20,7 @@ import trio
 from coincurve import PrivateKey
 
 from node.network.adapter import LibP2PNetwork, open_network
-from node.peer_operations import DaemonPeerOperations
+from node.operations.peers import DaemonPeerOperations
 from node.ports import Call, CallFailedError, Validity
 from node.protocol.identifiers import PeerId
 from node.protocol.messages import Topic

@@ -11,9 +11,9 @@ import trio
 from click.testing import CliRunner, Result
 
 from node.cli.main import quern
-from node.content_operations import StoreOperations
 from node.control.content_methods import content_method_table
 from node.control.server import serve_control
+from node.operations.content import StoreOperations
 from p2p.content.blockstore import BlockStore
 from p2p.content.cid import Cid
 from p2p.content.unixfs_import import Layout, import_path

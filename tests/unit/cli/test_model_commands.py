@@ -15,7 +15,7 @@ from node.cli.model import request_of, size_in_words
 from node.cli.options import CommandFailed
 from node.control.model_methods import model_method_table
 from node.control.server import serve_control
-from node.model_operations import DaemonModelOperations
+from node.operations.models import DaemonModelOperations
 from tests.unit.models.managing import CannedContent, Place, tree
 
 CID = "bafybeifine"

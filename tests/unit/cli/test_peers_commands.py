@@ -14,7 +14,7 @@ from node.cli.main import quern
 from node.control.methods import method_table
 from node.control.peer_methods import peer_method_table
 from node.control.server import serve_control
-from node.peer_operations import DaemonPeerOperations
+from node.operations.peers import DaemonPeerOperations
 from p2p.standing import Standing
 from tests.unit.control.canned import CannedOperations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from node.logs import configure_logs
+from node.logs import LIBP2P_LINES_PER_MINUTE_MAX, LibraryLimit, configure_logs
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +78,23 @@ def test_a_traceback_in_the_console_format_is_plain_text(tmp_path: Path) -> None
     text = file.read_text(encoding="utf-8")
     assert "ValueError: broken" in text
     assert "\x1b" not in text
+
+
+def test_libp2p_cannot_be_made_to_fill_the_disk_and_says_what_was_left_out() -> None:
+    now = 0.0
+    limit = LibraryLimit(lambda: now)
+
+    def passes(name: str) -> logging.LogRecord | None:
+        record = logging.LogRecord(name, logging.WARNING, "", 0, "handshake of %s failed", ("a peer",), None)
+        return record if limit.filter(record) else None
+
+    passed = [passes("libp2p.transport") for _ in range(LIBP2P_LINES_PER_MINUTE_MAX + 7)]
+    assert sum(record is not None for record in passed) == LIBP2P_LINES_PER_MINUTE_MAX
+    assert passes("p2p.host") is not None
+    now = 60.0
+    first = passes("libp2p")
+    assert first is not None
+    assert first.getMessage() == "handshake of a peer failed (before this 7 lines were left out)"
+    second = passes("libp2p")
+    assert second is not None
+    assert second.getMessage() == "handshake of a peer failed"

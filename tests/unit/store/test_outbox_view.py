@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from node.chain_operations import progress_in_words
+from node.operations.chain import progress_in_words
 from node.ports import ActionStatus
 from node.protocol.identifiers import Address, Hash32
 from node.store.chain_tables import Attempt, ChainTables

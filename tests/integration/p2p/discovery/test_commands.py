@@ -14,8 +14,8 @@ from coincurve import PrivateKey
 from node.cli.main import quern
 from node.control.discovery_methods import discovery_method_table
 from node.control.server import serve_control
-from node.discovery_operations import DaemonDiscoveryOperations
 from node.network.adapter import open_network
+from node.operations.discovery import DaemonDiscoveryOperations
 from node.protocol.signatures import address_of, sign
 from p2p.content.cid import Cid, Codec
 from p2p.discovery.service import DiscoveryOptions

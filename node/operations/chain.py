@@ -10,7 +10,6 @@ from node.amounts import tokens_to_amount
 from node.chain.endpoints import Endpoint
 from node.chain.rpc import RpcError as ChainRpcError
 from node.chain.rpc import RpcUnavailableError
-from node.chain_wishes import Outlook, plan, prompt_state, standing
 from node.control.chain_methods import IntentsParams, Wish
 from node.control.chain_views import (
     ChainDoneView,
@@ -28,6 +27,7 @@ from node.control.chain_views import (
     StepView,
 )
 from node.control.jsonrpc import ErrorCode, RpcError
+from node.operations.chain_wishes import Outlook, plan, prompt_state, standing
 from node.ports import ActionOutcome, ActionStatus, Chain, SignedVoucher, WallClock
 from node.protocol.chain_state import CollateralState, PromptState
 from node.protocol.identifiers import Hash32
