@@ -16,6 +16,7 @@ from node.protocol.signatures import address_of, sign
 from p2p.gossip import Verdict
 from p2p.gossip.batch import MESSAGE_BYTES_MAX
 from p2p.host import PortInUseError
+from p2p.streams import PROTOCOLS
 
 TOPIC_PATH = "/quern/1/test/presence"
 
@@ -252,3 +253,16 @@ async def test_a_port_in_use_is_named() -> None:
         with pytest.raises(PortInUseError, match="in use"):
             async with node(2, listen=address):
                 pass
+
+
+async def test_a_peer_of_another_version_is_told_apart_from_one_that_is_gone() -> None:
+    async with node(1) as here, node(2) as elsewhere:
+        spoken = elsewhere.host.get_mux().handlers
+        handler = next(spoken.pop(protocol) for protocol in PROTOCOLS)
+        spoken["/quern/requests/999"] = handler
+        await here.connect(elsewhere.addresses[0])
+        with pytest.raises(CallFailedError) as caught:
+            async with here.call(elsewhere.peer_id, "echo", b"", deadline_seconds=10):
+                pass
+        assert caught.value.code == "unsupported-version"
+        assert elsewhere.peer_id in {peer.peer_id for peer in here.peers()}  # refused, and no worse
