@@ -42,6 +42,8 @@ CALM_RANGES = 8
 MOVED_TRIES_MAX = 20
 MOVED_SECONDS = 0.05
 """Pause when the chain moved between two questions."""
+MISFITS_NOTED = 10
+"""Looks in a row that ended so, before the operator is told."""
 OUTAGE_SECONDS_MAX = 10.0
 """Longest pause between tries while no endpoint answers."""
 
@@ -112,6 +114,7 @@ class Watcher:
         self._poll_seconds = poll_seconds
         self._range_blocks = RANGE_BLOCKS_FIRST
         self._calm_ranges = CALM_RANGES
+        self._misfits = 0
         self._changed = trio.Event()
         self.state = ChainState()
         self._applied = BlockNumber(first_block - 1)
@@ -147,10 +150,18 @@ class Watcher:
         for _ in range(MOVED_TRIES_MAX):
             try:
                 if await self._catch_up_until_moved():
+                    self._misfits = 0
                     return
             except _BehindError:
                 return
             await trio.sleep(MOVED_SECONDS)
+        self._misfits += 1
+        if self._misfits == MISFITS_NOTED:
+            log.warning(
+                "the blocks that the endpoints give do not follow from each other, so no more are taken in: the chain "
+                "is reorganised all the time, or its endpoints are broken",
+                block=self.head.number,
+            )
 
     async def check_finality(self) -> None:
         """Raise NoFinalityError if the settings ask for finalized blocks and the chain has none."""

@@ -94,11 +94,15 @@ async def run_chaos(chaos: Chaos, folder: Path) -> Outcome:
     owner = development_account(ACCOUNT)
     miners = tuple(development_account(index) for index in (1, 2, 3))
     async with (
-        run_anvil(find_anvil(ROOT), block_seconds=BLOCK_SECONDS, log_path=folder / "anvil.log") as chain,
+        run_anvil(find_anvil(ROOT), block_seconds=None, log_path=folder / "anvil.log") as chain,
         httpx.AsyncClient() as client,
         lying_proxies(chain.url, PROXIES) as proxies,
+        trio.open_nursery() as mining,
     ):
         rpc = JsonRpc([chain.url], client)
+        await rpc.call_once("evm_setAutomine", False)
+        one_at_a_time = trio.Lock()
+        mining.start_soon(_mine, rpc, one_at_a_time)
         deployment = await deploy_network(
             rpc, owner, plan_for(owner, miners), folder / "deployment.json", lambda line: None
         )
@@ -116,7 +120,7 @@ async def run_chaos(chaos: Chaos, folder: Path) -> Outcome:
             child = Child(process)
             await child.start()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_disturb_chain, rpc, chaos, random.Random(chance.random()), outcome)
+                nursery.start_soon(_disturb_chain, rpc, one_at_a_time, chaos, random.Random(chance.random()), outcome)
                 nursery.start_soon(_disturb_endpoints, proxies, random.Random(chance.random()), outcome)
                 await _kill_again_and_again(child, chaos, random.Random(chance.random()), outcome)
                 nursery.cancel_scope.cancel()
@@ -134,7 +138,16 @@ async def run_chaos(chaos: Chaos, folder: Path) -> Outcome:
         outcome.counts["lives"] = child.lives
         await _count_intents(rpc, deployment, chaos, first_nonce, outcome)
         await _compare_events(rpc, deployment, folder, child.lives, outcome)
+        mining.cancel_scope.cancel()
     return outcome
+
+
+async def _mine(rpc: JsonRpc, one_at_a_time: trio.Lock) -> None:
+    """Make the blocks. Anvil's own clock does not wait for a reorganisation, and leaves a chain with a hole in it."""
+    while True:
+        async with one_at_a_time:
+            await rpc.call_once("evm_mine")
+        await trio.sleep(BLOCK_SECONDS)
 
 
 def _spawn(spec: ChildSpec, folder: Path) -> subprocess.Popen[str]:
@@ -160,14 +173,17 @@ async def _kill_again_and_again(child: Child, chaos: Chaos, chance: random.Rando
         await child.start()
 
 
-async def _disturb_chain(rpc: JsonRpc, chaos: Chaos, chance: random.Random, outcome: Outcome) -> None:
+async def _disturb_chain(
+    rpc: JsonRpc, one_at_a_time: trio.Lock, chaos: Chaos, chance: random.Random, outcome: Outcome
+) -> None:
     while True:
         await trio.sleep(chance.uniform(*PAUSE_SECONDS) * 2)
         what = chance.choice(["reorganisation", "reorganisation", "dropped pool", "fee spike"])
         try:
             match what:
                 case "reorganisation":
-                    await rpc.call_once("anvil_reorg", chance.randint(1, chaos.reorganisation_blocks_max), [])
+                    async with one_at_a_time:
+                        await rpc.call_once("anvil_reorg", chance.randint(1, chaos.reorganisation_blocks_max), [])
                 case "dropped pool":
                     await rpc.call_once("anvil_dropAllTransactions")
                 case _:
