@@ -10,30 +10,29 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-import outcome
 import trio
 
 _T = TypeVar("_T")
 
 
 @dataclass(slots=True, eq=False)
-class _Errand(Generic[_T]):
+class _Errand:
     task: trio.lowlevel.Task
-    work: Callable[[], _T]
-    result: outcome.Outcome[_T] | None = None
+    work: Callable[[], None]
+    error: BaseException | None = None
 
 
-class Hands(Generic[_T]):
+class Hands:
     """So many threads. Made by `open_hands`; `do` is for the tasks of one event loop."""
 
     def __init__(self) -> None:
         self._trio = trio.lowlevel.current_trio_token()
         self._changed = threading.Condition(threading.Lock())
         # Behind the condition's lock:
-        self._waiting: deque[_Errand[_T]] = deque()
-        self._finished: list[_Errand[_T]] = []
+        self._waiting: deque[_Errand] = deque()
+        self._finished: list[_Errand] = []
         self._is_told = False
         """Whether the event loop was told of finished work and has not looked yet."""
         self._is_closed = False
@@ -45,7 +44,8 @@ class Hands(Generic[_T]):
 
     async def do(self, work: Callable[[], _T]) -> _T:
         """Have a thread run `work`; return or raise what it does. Cancelled only before it is begun."""
-        errand = _Errand(trio.lowlevel.current_task(), work)
+        results: list[_T] = []
+        errand = _Errand(trio.lowlevel.current_task(), lambda: results.append(work()))
         with self._changed:
             self._waiting.append(errand)
             self._changed.notify()
@@ -57,8 +57,10 @@ class Hands(Generic[_T]):
                 self._waiting.remove(errand)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        result: _T = await trio.lowlevel.wait_task_rescheduled(abort)
-        return result
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if errand.error is not None:
+            raise errand.error
+        return results[0]
 
     def work(self) -> None:
         """Be one of the threads, until `close`."""
@@ -69,7 +71,10 @@ class Hands(Generic[_T]):
                         return
                     self._changed.wait()
                 errand = self._waiting.popleft()
-            errand.result = outcome.capture(errand.work)
+            try:
+                errand.work()
+            except BaseException as error:
+                errand.error = error
             with self._changed:
                 self._finished.append(errand)
                 must_tell, self._is_told = not self._is_told, True
@@ -87,14 +92,13 @@ class Hands(Generic[_T]):
             finished, self._finished = self._finished, []
             self._is_told = False
         for errand in finished:
-            if errand.result is not None:
-                trio.lowlevel.reschedule(errand.task, errand.result)
+            trio.lowlevel.reschedule(errand.task)
 
 
 @asynccontextmanager
-async def open_hands(count: int) -> AsyncIterator[Hands[_T]]:
+async def open_hands(count: int) -> AsyncIterator[Hands]:
     """Have `count` threads until the context is left. Whoever calls `do` must have ended by then."""
-    hands: Hands[_T] = Hands()
+    hands = Hands()
     limiter = trio.CapacityLimiter(count)
     async with trio.open_nursery() as nursery:
         for _ in range(count):

@@ -442,4 +442,4 @@ class _Job:
     bytes_max: int
     bytes_expected: int
     taken: Taken | None
-    writers: Hands["_Outcome"]
+    writers: Hands
