@@ -286,7 +286,10 @@ class BlockRace:
 
     async def _work(self, peer: _Peer, job: "_Job") -> None:
         while self._open and not peer.dropped:
-            await peer.slots.acquire()
+            try:
+                peer.slots.acquire_nowait()  # no turn of the event loop for what is free
+            except trio.WouldBlock:
+                await peer.slots.acquire()
             cid = self._next_for(peer)
             if cid is not None:
                 await self._attempt(peer, cid, job)
