@@ -103,6 +103,7 @@ def compare(directory: Path, mebibytes: int) -> None:
             imported.append((worker.hear(), hash_speed()))
     speeds: dict[str, list[float]] = {"raw TCP": [], "sha256": [], "one peer": [], "three peers": []}
     processor: list[float] = []
+    client_processor: dict[str, list[float]] = {"one peer": [], "three peers": []}
     excess: list[float] = []
     with ExitStack() as stack:
         servers = [stack.enter_context(child("serve", directory / f"server-{n}", model)) for n in range(3)]
@@ -119,6 +120,7 @@ def compare(directory: Path, mebibytes: int) -> None:
                 served = sum(cost["served_bytes"] for cost in costs)
                 excess.append(served / result["bytes"] - 1)
                 processor.append(sum(cost["processor_seconds"] for cost in costs) * GIB / served)
+                client_processor[name].append(result["processor_seconds"] * GIB / result["bytes"])
                 speeds[name].append(result["bytes"] / result["seconds"])
                 shutil.rmtree(fetched)
                 shutil.rmtree(directory / "client")
@@ -132,6 +134,8 @@ def compare(directory: Path, mebibytes: int) -> None:
     print(f"three peers / one peer: {median['three peers'] / median['one peer']:.2f}  (aim 1)")
     print(f"bytes sent beyond those taken: {max(excess):.2%} at most  (aim < 1 %)")
     print(f"server: {min(processor):.2f} to {max(processor):.2f} s of processor per GiB  (aim 0.3)")
+    for name, seconds in client_processor.items():
+        print(f"client of {name}: {min(seconds):.2f} to {max(seconds):.2f} s of processor per GiB")
     print(f"import in place / sha256: {import_ratio:.2f}  (aim 0.8)")
 
 

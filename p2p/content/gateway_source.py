@@ -6,7 +6,8 @@ reply would have to be read); the other requests of that connection are asked ag
 followed: where a peer points to is not where its operator said it is.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -67,7 +68,7 @@ class GatewaySource:
         losses = refusals = 0
         while True:
             try:
-                async with self._places:
+                async with _taken(self._places):
                     head, body = await self._connection().ask(request, bytes_max)
             except _ConnectionLostError as error:
                 losses += 1
@@ -128,11 +129,11 @@ class _Connection:
         sent = finished = False
         try:
             # Whoever leaves `sending` first is first in line for `receiving`: replies come in the order of requests.
-            async with self._sending:
+            async with _taken(self._sending):
                 connected = await self._open()
                 sent = True
                 await connected.send_all(request)
-            async with self._receiving:
+            async with _taken(self._receiving):
                 if self.is_closed:
                     raise _ConnectionLostError("the connection ended with the reply before")
                 reply = await self._receive(connected, bytes_max)
@@ -210,6 +211,19 @@ class _Connection:
                 filled += received
                 self._count(received)
         return body
+
+
+@asynccontextmanager
+async def _taken(lock: trio.StrictFIFOLock | trio.Semaphore) -> AsyncIterator[None]:
+    """Hold a lock, without a turn of the event loop if it is free."""
+    try:
+        lock.acquire_nowait()
+    except trio.WouldBlock:
+        await lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _refusal(status: int) -> str:

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import trio
@@ -18,6 +19,11 @@ from p2p.content.rate import ByteRate
 
 CALLS_WITHOUT_YIELD_MAX = 8
 """About two blocks; at more, a fast reader would keep other tasks waiting."""
+SEND_BUFFER_BYTES = 2 * 1024 * 1024
+"""The kernel doubles it, to about what it would let the buffer grow to in time. It wakes the sender when a third is
+free, which is a block now and would be a quarter of one."""
+ENOUGH_BYTES = 512 * 1024
+"""Whoever waits for more than this is woken when this much is there: half a block, for one turn of the event loop."""
 PIECE_BYTES = 2 * 1024 * 1024
 """Most of a file that one call sends, and that a thread reads ahead: a block."""
 LIMITED_PIECE_BYTES = 64 * 1024
@@ -42,7 +48,10 @@ class PlainSocket:
         self._socket = socket.socket(fileno=os.dup(stream.socket.fileno()))
         self._socket.setblocking(False)
         stream.socket.close()
+        self._enough_bytes = 1
         self._calls = 0
+        with suppress(OSError):  # gone already: the first call says so
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     def close(self) -> None:
         """Close at once; whoever waits is told."""
@@ -58,12 +67,16 @@ class PlainSocket:
             raise trio.BrokenResourceError(str(error)) from error
 
     async def receive_into(self, view: memoryview) -> int:
-        """Receive some bytes, 0 at the end."""
-        return await self._call(lambda: self._socket.recv_into(view), trio.lowlevel.wait_readable)
+        """Receive some bytes, 0 at the end. Waits for many if there is room for them."""
+        return await self._call(
+            lambda: self._socket.recv_into(view), lambda descriptor: self._wait_for_bytes(descriptor, len(view))
+        )
 
     async def receive(self, count_max: int) -> bytes:
         """Receive some bytes, none at the end."""
-        return await self._call(lambda: self._socket.recv(count_max), trio.lowlevel.wait_readable)
+        return await self._call(
+            lambda: self._socket.recv(count_max), lambda descriptor: self._wait_for_bytes(descriptor, 1)
+        )
 
     async def send_all(self, data: bytes, rate: ByteRate | None = None, *, more: bool = False) -> None:
         """Send all of `data`; `more` says that a file follows at once (one packet, not two)."""
@@ -97,6 +110,14 @@ class PlainSocket:
                 if sent == 0:
                     raise FileShrunkError("a file became shorter while it was sent")
                 offset += sent
+
+    async def _wait_for_bytes(self, descriptor: int, wanted: int) -> None:
+        """Wait until there is something to read: `wanted` bytes or enough of them, or the end."""
+        enough = min(wanted, ENOUGH_BYTES)
+        if enough != self._enough_bytes:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, enough)
+            self._enough_bytes = enough
+        await trio.lowlevel.wait_readable(descriptor)
 
     async def _call(self, function: Callable[[], _T], wait: Callable[[int], Awaitable[None]]) -> _T:
         self._calls += 1

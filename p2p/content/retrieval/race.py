@@ -22,6 +22,7 @@ import trio
 from p2p.content.buffers import BlockBuffers
 from p2p.content.cid import Cid
 from p2p.content.rate import ByteRate
+from p2p.content.retrieval.hands import Hands, open_hands
 from p2p.content.source import BlockSource, SourceFailedError
 from p2p.content.unixfs import BLOCK_BYTES_MAX
 from p2p.standing import Offence, Standing
@@ -143,7 +144,6 @@ class BlockRace:
         self._known: dict[str, BlockSource] = {}
         self._peers: list[_Peer] = []
         self._reserve: deque[BlockSource] = deque()
-        self._writers = trio.CapacityLimiter(WRITERS_MAX)
         self._add_sources(sources)
         self._admit(in_reserve)
         # Of one run:
@@ -180,9 +180,9 @@ class BlockRace:
         self._claimed = set()
         if not self._open:
             return []
-        job = _Job(deliver, bytes_max, bytes_expected, taken)
         try:
-            async with trio.open_nursery() as nursery:
+            async with open_hands(WRITERS_MAX) as writers, trio.open_nursery() as nursery:
+                job = _Job(deliver, bytes_max, bytes_expected, taken, writers)
                 nursery.start_soon(self._recruit, nursery, job)
                 for peer in self._peers:
                     if not peer.dropped:
@@ -286,7 +286,10 @@ class BlockRace:
 
     async def _work(self, peer: _Peer, job: "_Job") -> None:
         while self._open and not peer.dropped:
-            await peer.slots.acquire()
+            try:
+                peer.slots.acquire_nowait()  # no turn of the event loop for what is free
+            except trio.WouldBlock:
+                await peer.slots.acquire()
             cid = self._next_for(peer)
             if cid is not None:
                 await self._attempt(peer, cid, job)
@@ -383,7 +386,7 @@ class BlockRace:
         seconds = trio.current_time() - run.started
         size = len(data)
         self._rate.correct(size)
-        outcome = await trio.to_thread.run_sync(self._take, cid, data, job, limiter=self._writers)
+        outcome = await job.writers.do(lambda: self._take(cid, data, job))
         self._buffers.give_back(data)
         if outcome is _Outcome.CORRUPT:
             self._tried.setdefault(cid, set()).add(peer)
@@ -442,3 +445,4 @@ class _Job:
     bytes_max: int
     bytes_expected: int
     taken: Taken | None
+    writers: Hands
