@@ -71,6 +71,7 @@ def main(
         known = read_deployment(output) if output.exists() else None
         passphrase = find_passphrase(passphrase_file, "QUERN_PASSPHRASE", _ask)
         account = LocalAccount(unlock_keystore(keystore, passphrase))
+        write_abis(output.parent / ABI_FOLDER)  # first: once there is a deployment file, nothing is missing
         deployment = trio.run(deploy, rpc, account, plan, output, known)
     except (
         PlanError,
@@ -85,7 +86,6 @@ def main(
     ) as error:
         click.echo(f"deploy: {error}", err=True)
         sys.exit(1)
-    write_abis(output.parent / ABI_FOLDER)
     click.echo(f"EpochManager {deployment.addresses.epoch_manager}; written to {output}")
 
 
