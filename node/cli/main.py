@@ -1,24 +1,51 @@
 """The `quern` command: a thin client of the daemon's control socket."""
 
+import importlib
 import json
 
 import click
 
-from node.cli.ask import ask
-from node.cli.chain import chain
-from node.cli.content import content
-from node.cli.discovery import network
-from node.cli.doctor import doctor
-from node.cli.init import init
-from node.cli.ipfs import ipfs
-from node.cli.model import model
-from node.cli.network import connect, earnings, epoch, models, status, stop
-from node.cli.peers import peers
-from node.cli.vault import vault
 from node.version import package_version
 
+COMMANDS = {
+    "ask": "node.cli.ask",
+    "chain": "node.cli.chain",
+    "connect": "node.cli.network",
+    "content": "node.cli.content",
+    "doctor": "node.cli.doctor",
+    "earnings": "node.cli.network",
+    "epoch": "node.cli.network",
+    "init": "node.cli.init",
+    "ipfs": "node.cli.ipfs",
+    "model": "node.cli.model",
+    "models": "node.cli.network",
+    "network": "node.cli.discovery",
+    "peers": "node.cli.peers",
+    "status": "node.cli.network",
+    "stop": "node.cli.network",
+    "vault": "node.cli.vault",
+}
+"""Where each command is defined, under its own name. It is imported when it is used: all take a second."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class LazyGroup(click.Group):
+    """A group that imports the commands of COMMANDS when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names, sorted."""
+        return sorted({*super().list_commands(ctx), *COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of this name, if there is one."""
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{COMMANDS[cmd_name]}.{cmd_name} is no command")
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def quern() -> None:
     """Run a Quern node and use its network.
 
@@ -39,28 +66,6 @@ def quern() -> None:
 def version(as_json: bool) -> None:
     """Print the version of Quern."""
     click.echo(json.dumps({"version": package_version()}) if as_json else package_version())
-
-
-COMMANDS = (
-    init,
-    status,
-    peers,
-    network,
-    models,
-    model,
-    epoch,
-    earnings,
-    chain,
-    ipfs,
-    content,
-    vault,
-    ask,
-    doctor,
-    connect,
-    stop,
-)
-for _command in COMMANDS:
-    quern.add_command(_command)
 
 
 def main() -> None:
