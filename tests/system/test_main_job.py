@@ -236,7 +236,8 @@ def test_the_doctor_finds_nothing_wrong_with_any_daemon(job: Job) -> None:
     for name, text in job[1].doctors.items():
         findings = json.loads(text)["findings"]
         assert len(findings) > 8
-        assert [f for f in findings if f["severity"] != "ok"] == [], name
+        # What is switched off is skipped (UPnP, Kubo), and so is what too few peers have tried.
+        assert [f for f in findings if f["severity"] not in ("ok", "skipped")] == [], name
 
 
 def test_the_stream_survived_the_death_of_its_miner(job: Job) -> None:
