@@ -232,12 +232,16 @@ def test_the_gas_of_the_summary_is_that_of_the_receipts(job: Job) -> None:
     assert evidence.gas == {name: report.books[name].gas_spent for name in (*MINERS, GATEWAY)}
 
 
+NOT_ON_LOOPBACK = {("router's port", "skipped"), ("local network", "skipped"), ("reachable by peers", "skipped")}
+"""What cannot be checked where all daemons listen on loopback; everything else has to be well."""
+
+
 def test_the_doctor_finds_nothing_wrong_with_any_daemon(job: Job) -> None:
     for name, text in job[1].doctors.items():
         findings = json.loads(text)["findings"]
         assert len(findings) > 8
-        # What is switched off is skipped (UPnP, Kubo), and so is what too few peers have tried.
-        assert [f for f in findings if f["severity"] not in ("ok", "skipped")] == [], name
+        imperfect = {(f["check"], f["severity"]) for f in findings if f["severity"] != "ok"}
+        assert imperfect <= NOT_ON_LOOPBACK, (name, imperfect)
 
 
 def test_the_stream_survived_the_death_of_its_miner(job: Job) -> None:
