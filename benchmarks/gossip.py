@@ -85,6 +85,7 @@ class Tally:
     async def wait_for(self, expected: int) -> None:
         """Wait until so many arrived, or the rest is lost."""
         self.last_at = trio.current_time()
+        # Polled: an event for each delivery would be a cost of the benchmark's own.
         while self.delivered < expected and trio.current_time() < self.last_at + QUIET_SECONDS:  # noqa: ASYNC110
             await trio.sleep(0.02)
 
@@ -199,6 +200,7 @@ async def measure(name: str, rate: int | None, messages: int, note: Callable[[Re
                 for step in range(1, NEIGHBOURS // 2 + 1):
                     nursery.start_soon(host.connect, addresses[(number + step) % HOSTS])
         with trio.fail_after(CONNECT_SECONDS_MAX):
+            # Polled: libp2p signals neither connections nor subscriptions.
             while not all(node.knows(NEIGHBOURS) for node in nodes):  # noqa: ASYNC110
                 await trio.sleep(0.1)
         await trio.sleep(SETTLE_SECONDS)

@@ -302,6 +302,7 @@ class BlockIndex:
     def forget_file(self, file: int) -> None:
         """Drop a file and its blocks from the index."""
         for table in ("leaves", "repeats"):
+            # The table is one of two names of our own.
             batch = f"SELECT file, offset, cid FROM {table} WHERE file = ? LIMIT {FORGOTTEN_PER_COMMIT}"  # noqa: S608
             removed = 1
             while removed:

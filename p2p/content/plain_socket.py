@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -85,8 +86,7 @@ class PlainSocket:
         while view:
             if rate is not None and rate.is_limited:
                 await rate.spend(len(view))
-            piece = view
-            sent = await self._call(lambda: self._socket.send(piece, flags), trio.lowlevel.wait_writable)  # noqa: B023
+            sent = await self._call(partial(self._socket.send, view, flags), trio.lowlevel.wait_writable)
             view = view[sent:]
 
     async def send_file(self, descriptor: int, offset: int, size: int, rate: ByteRate | None = None) -> None:
@@ -102,11 +102,8 @@ class PlainSocket:
             if rate is not None and is_limited:
                 await rate.spend(piece_end - offset)
             while offset < piece_end:
-                at, count = offset, piece_end - offset
-                sent = await self._call(
-                    lambda: os.sendfile(out, descriptor, at, count),  # noqa: B023
-                    trio.lowlevel.wait_writable,
-                )
+                sendfile = partial(os.sendfile, out, descriptor, offset, piece_end - offset)
+                sent = await self._call(sendfile, trio.lowlevel.wait_writable)
                 if sent == 0:
                     raise FileShrunkError("a file became shorter while it was sent")
                 offset += sent
