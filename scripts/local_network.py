@@ -62,6 +62,8 @@ EPOCH = {
 }
 NONCES_MAX = 512
 """A fraction of a second of mining; a real network lets it run through GENERATE."""
+MODELS_BYTES_MAX = 2 * 1024**3
+"""The tiny model takes a few megabytes: a developer's machine need not have more than this free."""
 
 Answer = TypeVar("Answer", bound=View)
 Say = Callable[[str], None]
@@ -181,6 +183,7 @@ class LocalNetwork:
                 "--rpc-url", self.rpc_url, "--chain-id", str(DEVELOPMENT_CHAIN_ID),
                 "--deployment", self.deployment_file, "--passphrase-file", directory.with_suffix(".passphrase"),
                 "--listen", f"/ip4/127.0.0.1/tcp/{p2p}", "--content-port", str(content), "--api-port", str(api),
+                "--models-bytes-max", str(MODELS_BYTES_MAX),
             )  # fmt: skip
             daemon = Daemon(
                 name=name,

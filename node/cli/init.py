@@ -37,6 +37,7 @@ from node.settings import Role, SettingsError
 @click.option("--listen", multiple=True, help="Multiaddress to listen on; may be repeated.")
 @click.option("--content-port", type=click.IntRange(0, 65535), default=None, help="Port of the content gateway.")
 @click.option("--api-port", type=click.IntRange(0, 65535), default=None, help="Port of the user API.")
+@click.option("--models-bytes-max", type=click.IntRange(min=0), default=None, help="Disk that models may take, in bytes.")
 @click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -63,6 +64,7 @@ def init(
     listen: tuple[str, ...],
     content_port: int | None,
     api_port: int | None,
+    models_bytes_max: int | None,
     passphrase_file: Path | None,
     import_account: Path | None,
 ) -> None:
@@ -90,6 +92,7 @@ def init(
         "p2p": _given(listen=list(listen) or None, bootstrap=list(bootstrap) or None),
         "content": _given(port=content_port),
         "api": _given(port=api_port),
+        "models": _given(bytes_max=models_bytes_max),
         "engines": {"node_id": node_id, "model_id": model} if model else {},
     }
     try:

@@ -13,7 +13,7 @@ from node.settings import Role, Settings, SettingsError, load_settings
 DISK_BYTES_FAULT = 1 * 1024**3
 """With less the books themselves may fail to be written."""
 DISK_BYTES_WARNING = 10 * 1024**3
-"""With less the next version of a model may not fit."""
+"""With less the next version of a model may not fit, where `[models] bytes_max` does not say how much they may take."""
 GIB = 1024**3
 
 
@@ -33,7 +33,7 @@ def check_files(settings: Settings) -> list[Finding]:
     """Check the data directory, the keys and the disk."""
     return [
         check_data_directory(settings.node.data_dir),
-        check_disk(settings.node.data_dir),
+        check_disk(settings.node.data_dir, models_bytes_max=settings.models.bytes_max),
         check_peer_key(settings.p2p.key),
         check_keystore(settings.account.keystore),
         *([check_passphrase_file(settings.account.passphrase_file)] if settings.account.passphrase_file else []),
@@ -53,15 +53,16 @@ def check_data_directory(path: Path) -> Finding:
     return ok(name, f"{path} can be written")
 
 
-def check_disk(path: Path) -> Finding:
-    """There is room for the books and for models."""
+def check_disk(path: Path, *, models_bytes_max: int) -> Finding:
+    """There is room for the books, and for the models that this node may hold (`models_bytes_max` bytes; 0: no limit)."""
     name = "disk space"
     existing = next(place for place in (path, *path.parents) if place.exists())
     free = shutil.disk_usage(existing).free
     message = f"{free / GIB:.1f} GiB free at {existing}"
     if free < DISK_BYTES_FAULT:
         return fault(name, message, "Free some space: without it the daemon can't keep its books.")
-    if free < DISK_BYTES_WARNING:
+    wanted = min(models_bytes_max or DISK_BYTES_WARNING, DISK_BYTES_WARNING)
+    if free < wanted:
         return warning(name, message, "Free some space: the next model may not fit.")
     return ok(name, message)
 

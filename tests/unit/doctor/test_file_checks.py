@@ -58,7 +58,18 @@ def test_a_full_disk_is_told_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, severity: Severity
 ) -> None:
     monkeypatch.setattr(node.doctor.files.shutil, "disk_usage", lambda _: Usage(2**41, 0, free))
-    assert check_disk(tmp_path / "not" / "yet").severity is severity
+    assert check_disk(tmp_path / "not" / "yet", models_bytes_max=0).severity is severity
+
+
+@pytest.mark.parametrize(
+    ("models_bytes_max", "severity"),
+    [(2 * 2**30, Severity.OK), (5 * 2**30, Severity.OK), (6 * 2**30, Severity.WARNING), (2**45, Severity.WARNING)],
+)
+def test_models_that_may_take_little_need_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models_bytes_max: int, severity: Severity
+) -> None:
+    monkeypatch.setattr(node.doctor.files.shutil, "disk_usage", lambda _: Usage(2**41, 0, 5 * 2**30))
+    assert check_disk(tmp_path, models_bytes_max=models_bytes_max).severity is severity
 
 
 def test_keys_that_others_may_read_are_a_fault(tmp_path: Path) -> None:
