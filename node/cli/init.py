@@ -37,7 +37,7 @@ from node.settings import Role, SettingsError
 @click.option("--listen", multiple=True, help="Multiaddress to listen on; may be repeated.")
 @click.option("--content-port", type=click.IntRange(0, 65535), default=None, help="Port of the content gateway.")
 @click.option("--api-port", type=click.IntRange(0, 65535), default=None, help="Port of the user API.")
-@click.option("--models-bytes-max", type=click.IntRange(min=0), default=None, help="Disk that models may take, in bytes.")
+@click.option("--models-bytes-max", type=click.IntRange(min=0), default=None, help="Disk that models may take.")
 @click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -54,7 +54,7 @@ def check_data_directory(path: Path) -> Finding:
 
 
 def check_disk(path: Path, *, models_bytes_max: int) -> Finding:
-    """There is room for the books, and for the models that this node may hold (`models_bytes_max` bytes; 0: no limit)."""
+    """There is room for the books and for the models that this node may hold (in bytes; 0 is without a limit)."""
     name = "disk space"
     existing = next(place for place in (path, *path.parents) if place.exists())
     free = shutil.disk_usage(existing).free
