@@ -39,10 +39,14 @@ class SimulatedEngine:
         """Token ids of the simulated model."""
         return VOCABULARY_SIZE
 
-    async def render_chat(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+    async def render_chat(self, messages: Sequence[ChatMessage], tools: str = "") -> tuple[int, ...]:
+        """One token per word, by hash."""
+        return await self.tokenize(" ".join(f"{message.role} {message.content}" for message in messages) + tools)
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
         """One token per word, by hash."""
         await trio.lowlevel.checkpoint()
-        words = " ".join(f"{message.role} {message.content}" for message in messages).split()
+        words = text.split()
         return tuple(int.from_bytes(hashlib.sha256(word.encode()).digest()[:4]) % VOCABULARY_SIZE for word in words)
 
     @asynccontextmanager

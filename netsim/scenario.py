@@ -13,7 +13,7 @@ from netsim.trace import Trace
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, ModelId, TokenAmount
 from node.protocol.records import EpochParameters, ModelRecord
 from node.protocol.stages import Stage, first_block_of
-from node.services.frames import Turn
+from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest, Gateway
 
 MODEL_ID = ModelId("simulated")
@@ -108,7 +108,7 @@ class User:
         await trio.sleep(FIRST_QUESTION_SECONDS)
         for number in range(QUESTIONS):
             turns = (Turn("user", f"question number {number}"),)
-            async with gateway.ask(ChatRequest(MODEL_ID, turns, max_tokens=ANSWER_TOKENS)) as answer:
+            async with gateway.ask(ChatRequest(MODEL_ID, Prompt(turns), max_tokens=ANSWER_TOKENS)) as answer:
                 tokens = [token async for part in answer for token in part.token_ids]
             self.answers += 1
             self.price += answer.summary.price

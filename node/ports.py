@@ -24,6 +24,7 @@ from node.protocol.identifiers import (
 )
 from node.protocol.messages import Message, MessageBody, Topic
 from node.protocol.records import EpochParameters, SignedReceipt, Voucher
+from node.protocol.sampling import SamplingParameters, TokenLogprobs
 from node.protocol.stages import Stage
 
 # --- Chain ------------------------------------------------------------------------------------------------------------
@@ -259,24 +260,31 @@ class EngineRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message of a conversation."""
+    """One message of a conversation. The fields that only tools need are empty elsewhere."""
 
     role: str
     content: str
+    name: str = ""
+    tool_call_id: str = ""
+    tool_calls: str = ""
+    """A JSON array in OpenAI's shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What to generate from token ids. Rates are in thousandths so that requests hash exactly."""
+    """What to generate from token ids."""
 
     prompt_ids: tuple[int, ...]
     max_tokens: int
-    temperature_milli: int
-    top_p_milli: int
+    sampling: SamplingParameters
     seed: int
     stop: tuple[str, ...]
     priority: int
     """Lower runs first: 0 for users, 10 for mining and audits."""
+    logprobs: int | None = None
+    """Alternatives per token to tell the log-probabilities of; None for none at all."""
+    response_format: str = ""
+    """What the answer must look like: JSON in OpenAI's shape of `response_format`, or empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +294,8 @@ class GenerationChunk:
     token_ids: tuple[int, ...]
     text: str
     finish_reason: str | None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each token, if the request asked for them."""
 
 
 class Engine(Protocol):
@@ -303,8 +313,11 @@ class Engine(Protocol):
     def vocabulary_size(self) -> int:
         """Token ids run from 0 to this, exclusive. Only meaningful while a model is ready."""
 
-    async def render_chat(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
-        """Apply the model's chat template and tokenize, ready for generation."""
+    async def render_chat(self, messages: Sequence[ChatMessage], tools: str = "") -> tuple[int, ...]:
+        """Apply the model's chat template and tokenize, ready for generation. `tools`: JSON array, or empty."""
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of `text`, with those that the model wants before any text."""
 
     def generate(self, request: GenerationRequest) -> AbstractAsyncContextManager[AsyncIterator[GenerationChunk]]:
         """Generate; leaving the context aborts the generation at the engine."""

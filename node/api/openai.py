@@ -21,7 +21,8 @@ from starlette.types import Receive, Scope, Send
 
 from node.ports import WallClock
 from node.protocol.identifiers import ModelId
-from node.services.frames import MESSAGES_MAX, STOPS_MAX, Turn
+from node.protocol.sampling import SamplingParameters
+from node.services.frames import MESSAGES_MAX, STOPS_MAX, Prompt, Turn
 from node.services.gateway import Answer, ChatRequest, Gateway, GatewayError
 
 log = structlog.get_logger(__name__)
@@ -99,10 +100,12 @@ class Completion(BaseModel):
             raise GatewayError("bad-request", f"at most {STOPS_MAX} stop texts")
         return ChatRequest(
             model_id=ModelId(self.model),
-            turns=tuple(message.turn() for message in self.messages),
+            prompt=Prompt(tuple(message.turn() for message in self.messages)),
             max_tokens=self.max_completion_tokens or self.max_tokens,
-            temperature_milli=1000 if self.temperature is None else round(self.temperature * 1000),
-            top_p_milli=1000 if self.top_p is None else max(1, round(self.top_p * 1000)),
+            sampling=SamplingParameters(
+                temperature_milli=1000 if self.temperature is None else round(self.temperature * 1000),
+                top_p_milli=1000 if self.top_p is None else max(1, round(self.top_p * 1000)),
+            ),
             seed=self.seed,
             stop=stop,
         )

@@ -125,9 +125,13 @@ class EngineNode:
                 await changed.wait()
             backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
 
-    async def render_chat(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+    async def render_chat(self, messages: Sequence[ChatMessage], tools: str = "") -> tuple[int, ...]:
         """Apply the chat template and tokenize."""
-        return await self._ready_client().render_chat(messages)
+        return await self._ready_client().render_chat(messages, tools)
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Tokenize a text as a prompt."""
+        return await self._ready_client().tokenize(text)
 
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[GenerationChunk]]:

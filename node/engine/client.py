@@ -16,6 +16,7 @@ from node.ports import (
     GenerationChunk,
     GenerationRequest,
 )
+from node.protocol.sampling import PER_MILLE, SamplingParameters
 
 LINE_BYTES_MAX = 16 * 1024 * 1024
 """A streamed event; more is a fault of the server."""
@@ -30,15 +31,19 @@ class EngineClient:
         self._client = client
         self._model_name = model_name
 
-    async def render_chat(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+    async def render_chat(self, messages: Sequence[ChatMessage], tools: str = "") -> tuple[int, ...]:
         """Apply the chat template and tokenize."""
-        reply = await self._post(
-            "/tokenize",
-            {
-                "messages": [{"role": message.role, "content": message.content} for message in messages],
-                "add_generation_prompt": True,
-            },
-        )
+        body: dict[str, object] = {"messages": [_message(m) for m in messages], "add_generation_prompt": True}
+        if tools:
+            body["tools"] = from_json(tools)
+        return await self._tokenize(body)
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Tokenize a text as a prompt."""
+        return await self._tokenize({"prompt": text, "add_special_tokens": True})
+
+    async def _tokenize(self, body: dict[str, object]) -> tuple[int, ...]:
+        reply = await self._post("/tokenize", body)
         tokens = reply.get("tokens")
         if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
             raise EngineFailedError("/tokenize: no tokens in the reply")
@@ -72,14 +77,15 @@ class EngineClient:
             "model": self._model_name,
             "prompt": list(request.prompt_ids),
             "max_tokens": request.max_tokens,
-            "temperature": request.temperature_milli / 1000,
-            "top_p": request.top_p_milli / 1000,
+            **_sampling_fields(request.sampling),
             "seed": request.seed,
             "stop": list(request.stop),
             "priority": request.priority,
             "stream": True,
             "return_token_ids": True,
         }
+        if request.response_format:
+            body["response_format"] = from_json(request.response_format)
         try:
             async with self._client.stream("POST", "/v1/completions", json=body) as response:
                 if response.is_error:
@@ -126,6 +132,30 @@ async def open_client(socket: Path, model_name: str) -> AsyncIterator[EngineClie
     timeout = httpx.Timeout(SILENCE_SECONDS_MAX, connect=10.0)
     async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=timeout) as client:
         yield EngineClient(client, model_name)
+
+
+def _message(message: ChatMessage) -> dict[str, object]:
+    fields: dict[str, object] = {"role": message.role, "content": message.content}
+    if message.name:
+        fields["name"] = message.name
+    if message.tool_call_id:
+        fields["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        fields["tool_calls"] = from_json(message.tool_calls)
+    return fields
+
+
+def _sampling_fields(sampling: SamplingParameters) -> dict[str, object]:
+    return {
+        "temperature": sampling.temperature_milli / PER_MILLE,
+        "top_p": sampling.top_p_milli / PER_MILLE,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p_milli / PER_MILLE,
+        "frequency_penalty": sampling.frequency_penalty_milli / PER_MILLE,
+        "presence_penalty": sampling.presence_penalty_milli / PER_MILLE,
+        "repetition_penalty": sampling.repetition_penalty_milli / PER_MILLE,
+        "logit_bias": {str(bias.token_id): bias.bias_milli / PER_MILLE for bias in sampling.logit_bias} or None,
+    }
 
 
 def _refusal(path: str, response: httpx.Response) -> Exception:

@@ -41,7 +41,7 @@ from node.protocol.pricing import price
 from node.protocol.records import ModelRecord
 from node.protocol.stages import Stage, stage_at
 from node.services.epochs import EpochBook
-from node.services.frames import Turn
+from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest, Gateway, GatewayError
 from node.services.open_prompts import AskOnChainError, ask_on_chain
 from node.services.presence import PresenceTable
@@ -275,7 +275,7 @@ class DaemonOperations:
             )
         texts = []
         try:
-            async with self._parts.gateway.ask(ChatRequest(model.model_id, turns, max_tokens)) as answer:
+            async with self._parts.gateway.ask(ChatRequest(model.model_id, Prompt(turns), max_tokens)) as answer:
                 async for part in answer:
                     texts.append(part.text)
                     await emit(AskEvent(text=part.text))

@@ -10,6 +10,7 @@ from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.identifiers import Address, Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.pricing import next_receipts_root, price, receipt_digest, tokens_commitment
 from node.protocol.records import ModelRecord, SignedReceipt
+from node.protocol.sampling import TokenLogprobs
 from node.protocol.signatures import SignatureError, recover
 from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Tokens
 from node.services.payments import PayerBook, PaymentError
@@ -30,6 +31,8 @@ class AnswerPart:
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each token, if the request asked for them."""
 
 
 @dataclass(slots=True)
@@ -130,7 +133,7 @@ class Attempt:
             summary.executors = (*summary.executors, executor)
         summary.output_tokens = len(self._given)
         summary.finish_reason = tokens.finish_reason
-        await self._send.send(AnswerPart(tokens.text, tokens.token_ids))
+        await self._send.send(AnswerPart(tokens.text, tokens.token_ids, tokens.logprobs))
         step = price(0, self._step_tokens, self._model, self._chain.parameters.unit_price)
         if self._owed - self._paid >= step:
             await self._pay(self._owed)
@@ -165,8 +168,9 @@ class Attempt:
     def _check_opening(self, opening: Opening) -> None:
         """An executor may charge for no more prompt than there is: a token is at least one byte of it."""
         request = self._request
-        text_bytes = sum(len(turn.content.encode()) for turn in request.turns)
-        most = text_bytes + TEMPLATE_TOKENS_MAX * (len(request.turns) + 1) + len(request.prefix)
+        prompt = request.prompt
+        most = prompt.text_bytes + TEMPLATE_TOKENS_MAX * (len(prompt.turns) + 1) + len(prompt.token_ids)
+        most += len(request.prefix)
         ends_in_prefix = opening.prompt_ids[len(opening.prompt_ids) - len(request.prefix) :] == request.prefix
         if len(opening.prompt_ids) > most or not ends_in_prefix:
             raise CallFailedError("bad-answer", "the prompt it wants to charge for is not the one it was given")

@@ -33,6 +33,7 @@ from node.services.frames import (
     Closing,
     InferenceRequest,
     Opening,
+    Prompt,
     SignedVoucherFrame,
     Tokens,
     closing_bytes,
@@ -151,11 +152,11 @@ class Executor:
     async def _answer(
         self, call: Call, request: InferenceRequest, engine: Engine, model: ModelRecord, charge: Charge
     ) -> None:
-        rendered = await engine.render_chat([ChatMessage(turn.role, turn.content) for turn in request.turns])
+        rendered = await render(engine, request.prompt)
         prompt_ids = (*rendered, *request.prefix)
         room = model.context_length - len(prompt_ids)
-        if any(token >= engine.vocabulary_size for token in request.prefix):
-            raise CallFailedError("bad-request", "the prefix has tokens the model does not know")
+        if any(token >= engine.vocabulary_size for token in (*request.prompt.token_ids, *request.prefix)):
+            raise CallFailedError("bad-request", "the request has tokens the model does not know")
         if room < 1:
             raise CallFailedError(
                 "too-long", f"the prompt has {len(prompt_ids)} tokens, the model reads {model.context_length}"
@@ -165,11 +166,12 @@ class Executor:
         generation = GenerationRequest(
             prompt_ids=prompt_ids,
             max_tokens=min(request.max_tokens, room),
-            temperature_milli=request.temperature_milli,
-            top_p_milli=request.top_p_milli,
+            sampling=request.sampling,
             seed=request.seed,
             stop=request.stop,
             priority=USER_PRIORITY,
+            logprobs=request.logprobs,
+            response_format=request.response_format,
         )
         fault: list[PaymentError] = []
         async with trio.open_nursery() as nursery:
@@ -259,6 +261,18 @@ class Executor:
                 return
 
 
+async def render(engine: Engine, prompt: Prompt) -> tuple[int, ...]:
+    """Return the tokens of a prompt of any kind."""
+    if prompt.token_ids:
+        return prompt.token_ids
+    if prompt.text is not None:
+        return await engine.tokenize(prompt.text)
+    messages = [
+        ChatMessage(turn.role, turn.content, turn.name, turn.tool_call_id, turn.tool_calls) for turn in prompt.turns
+    ]
+    return await engine.render_chat(messages, prompt.tools)
+
+
 def slices(chunk: GenerationChunk, size: int) -> Iterator[Tokens]:
     """Cut what the engine gave at once into pieces of `size` tokens; the last has the text and the finish reason.
 
@@ -268,5 +282,5 @@ def slices(chunk: GenerationChunk, size: int) -> Iterator[Tokens]:
     ids = chunk.token_ids
     last = max(0, (len(ids) - 1) // size * size)
     for start in range(0, last, size):
-        yield Tokens(ids[start : start + size], "", "")
-    yield Tokens(ids[last:], chunk.text, chunk.finish_reason or "")
+        yield Tokens(ids[start : start + size], "", "", chunk.logprobs[start : start + size])
+    yield Tokens(ids[last:], chunk.text, chunk.finish_reason or "", chunk.logprobs[last:])

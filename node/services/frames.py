@@ -6,16 +6,20 @@ from node.protocol.canonical import keccak_digest
 from node.protocol.codec import SchemaError, from_bytes, to_bytes, to_value
 from node.protocol.identifiers import Address, Hash32, ModelId, RequestId
 from node.protocol.records import SignedReceipt, Voucher
+from node.protocol.sampling import SEED_MAX, SamplingParameters, TokenLogprobs
 
-METHOD = "infer"
+METHOD = "infer/2"
+"""Its second version: prompts of several kinds, all sampling parameters."""
 REQUEST_BYTES_MAX = 255 * 1024
 """A request travels in one frame; longer conversations do not fit any model's context anyway."""
 MESSAGES_MAX = 256
 STOPS_MAX = 16
-ROLES = frozenset({"system", "user", "assistant"})
-TEMPERATURE_MILLI_MAX = 2000
-PER_MILLE = 1000
-SEED_MAX = 2**63 - 1
+ROLES = frozenset({"system", "user", "assistant", "tool"})
+LOGPROBS_MAX = 20
+"""Alternatives per token, as in OpenAI's API."""
+PROMPT_IDS_MAX = 1 << 17
+JSON_CHARACTERS_MAX = 128 * 1024
+"""Of tools, of a response's format, of the tool calls in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +28,50 @@ class Turn:
 
     role: str
     content: str
+    name: str = ""
+    """Of a participant or, in a message of role `tool`, of the function."""
+    tool_call_id: str = ""
+    """Which call a message of role `tool` answers."""
+    tool_calls: str = ""
+    """Calls that the assistant made: a JSON array in OpenAI's shape, or empty."""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
             raise ValueError(f"role {self.role[:20]!r} is none of {', '.join(sorted(ROLES))}")
+        if len(self.tool_calls) > JSON_CHARACTERS_MAX:
+            raise ValueError(f"tool_calls has at most {JSON_CHARACTERS_MAX} characters")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is to be answered: a conversation, a text to go on with, or token ids. Exactly one of them."""
+
+    turns: tuple[Turn, ...] = ()
+    tools: str = ""
+    """Functions that the model may call: a JSON array in OpenAI's shape, or empty. Only with `turns`."""
+    text: str | None = None
+    token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        given = (bool(self.turns), self.text is not None, bool(self.token_ids))
+        checks = (
+            (sum(given) == 1, "a prompt is messages, a text or token ids"),
+            (len(self.turns) <= MESSAGES_MAX, f"1 to {MESSAGES_MAX} messages"),
+            (len(self.token_ids) <= PROMPT_IDS_MAX, f"at most {PROMPT_IDS_MAX} token ids"),
+            (all(token >= 0 for token in self.token_ids), "token ids are not negative"),
+            (len(self.tools) <= JSON_CHARACTERS_MAX, f"tools has at most {JSON_CHARACTERS_MAX} characters"),
+            (bool(self.turns) or not self.tools, "tools go with messages"),
+        )
+        for holds, rule in checks:
+            if not holds:
+                raise ValueError(rule)
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of all text in it: no honest tokenizer makes more tokens of it, chat template apart."""
+        texts = [self.text or "", self.tools]
+        texts += [part for turn in self.turns for part in (turn.content, turn.name, turn.tool_call_id, turn.tool_calls)]
+        return sum(len(text.encode()) for text in texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +85,31 @@ class InferenceRequest:
     executor: Address
     at: int
     """UNIX seconds."""
-    turns: tuple[Turn, ...]
+    prompt: Prompt
     prefix: tuple[int, ...]
     """Tokens of the answer that another executor gave before it failed: the answer goes on after them."""
     max_tokens: int
     """Output tokens wanted from this executor."""
-    temperature_milli: int
-    top_p_milli: int
+    sampling: SamplingParameters
     seed: int
     stop: tuple[str, ...]
+    logprobs: int | None
+    """Alternatives per token whose log-probabilities are wanted; 0 for those of the tokens alone, None for none."""
+    response_format: str
+    """What the answer must look like: JSON in OpenAI's shape of `response_format`, or empty."""
 
     def __post_init__(self) -> None:
         checks = (
             (len(self.request_id) == 32, "request_id has 32 bytes"),
-            (0 < len(self.turns) <= MESSAGES_MAX, f"1 to {MESSAGES_MAX} messages"),
             (len(self.stop) <= STOPS_MAX, f"at most {STOPS_MAX} stop texts"),
             (self.max_tokens > 0, "max_tokens is at least 1"),
-            (0 <= self.temperature_milli <= TEMPERATURE_MILLI_MAX, "temperature is 0 to 2"),
-            (0 < self.top_p_milli <= PER_MILLE, "top_p is above 0, at most 1"),
             (0 <= self.seed <= SEED_MAX, "seed is 0 to 2^63-1"),
             (all(token >= 0 for token in self.prefix), "token ids are not negative"),
+            (self.logprobs is None or 0 <= self.logprobs <= LOGPROBS_MAX, f"logprobs is 0 to {LOGPROBS_MAX}"),
+            (
+                len(self.response_format) <= JSON_CHARACTERS_MAX,
+                f"response_format has at most {JSON_CHARACTERS_MAX} characters",
+            ),
         )
         for holds, rule in checks:
             if not holds:
@@ -102,6 +151,8 @@ class Tokens:
     text: str
     finish_reason: str
     """Empty until the last piece."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each token, if they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,4 +204,4 @@ def read_request(payload: bytes) -> SignedRequest:
 
 def prompt_commitment_of(request: InferenceRequest) -> Hash32:
     """Return what is announced of a prompt before it is tokenized, without revealing it (the id is random)."""
-    return keccak_digest(["quern-prompt", request.request_id, [to_value(turn) for turn in request.turns]])
+    return keccak_digest(["quern-prompt", request.request_id, to_value(request.prompt)])

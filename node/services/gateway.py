@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 import trio
@@ -15,6 +15,7 @@ from node.protocol.messages import PromptAnnouncement
 from node.protocol.pricing import price
 from node.protocol.records import ModelRecord
 from node.protocol.routing import ExecutorChoice, rank_executors
+from node.protocol.sampling import SamplingParameters
 from node.services.attempt import AnswerPart, AnswerSummary, Attempt
 from node.services.batches import BatchService
 from node.services.epochs import EpochBook
@@ -22,8 +23,8 @@ from node.services.frames import (
     METHOD,
     REQUEST_BYTES_MAX,
     InferenceRequest,
+    Prompt,
     SignedRequest,
-    Turn,
     prompt_commitment_of,
     request_digest,
 )
@@ -55,12 +56,13 @@ class ChatRequest:
     """What a user wants. `max_tokens` None: as many as the model's context allows."""
 
     model_id: ModelId
-    turns: tuple[Turn, ...]
+    prompt: Prompt
     max_tokens: int | None = None
-    temperature_milli: int = 1000
-    top_p_milli: int = 1000
+    sampling: SamplingParameters = field(default_factory=SamplingParameters)
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    response_format: str = ""
 
 
 class Answer:
@@ -184,13 +186,14 @@ class Gateway:
                 payer=self._chain.account,
                 executor=self._chain.account,  # replaced by whoever is asked
                 at=self._wall_clock(),
-                turns=chat.turns,
+                prompt=chat.prompt,
                 prefix=(),
                 max_tokens=min(chat.max_tokens or model.context_length, model.context_length),
-                temperature_milli=chat.temperature_milli,
-                top_p_milli=chat.top_p_milli,
+                sampling=chat.sampling,
                 seed=chat.seed if chat.seed is not None else int.from_bytes(self._random_bytes(4)),
                 stop=chat.stop,
+                logprobs=chat.logprobs,
+                response_format=chat.response_format,
             )
         except ValueError as error:
             raise GatewayError("bad-request", str(error)) from error

@@ -10,7 +10,6 @@ from node.ports import (
     ActionOutcome,
     ActionStatus,
     Chain,
-    ChatMessage,
     Content,
     ContentUnavailableError,
     Engine,
@@ -24,8 +23,9 @@ from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.events import PromptAnswered
 from node.protocol.identifiers import Address, ModelId
 from node.protocol.pricing import price
-from node.services.executor import USER_PRIORITY
-from node.services.frames import MESSAGES_MAX, Turn
+from node.protocol.sampling import SamplingParameters
+from node.services.executor import USER_PRIORITY, render
+from node.services.frames import MESSAGES_MAX, Prompt, Turn
 from node.services.presence import PresenceTable
 from node.services.timing import position
 
@@ -39,8 +39,6 @@ LAST_BLOCKS = 10
 longer keeps members from answering the same prompt side by side with whoever was drawn."""
 AT_ONCE_MAX = 4
 """Prompts answered side by side: users at the gateway are not to wait behind the chain."""
-TEMPERATURE_MILLI = 1000
-TOP_P_MILLI = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +113,7 @@ class OpenPromptService:
             submitted.prompt_cid, self._presence.providers(), limit_bytes=PROMPT_BYTES_MAX
         )
         content = from_bytes(PromptContent, data)
-        prompt_ids = await engine.render_chat([ChatMessage(turn.role, turn.content) for turn in content.turns])
+        prompt_ids = await render(engine, Prompt(content.turns))
         model = self._chain.state.models[submitted.model_id]
         room = min(submitted.max_tokens, model.context_length) - len(prompt_ids)
         if room < 1:
@@ -135,7 +133,7 @@ class OpenPromptService:
 
 
 async def _generate(engine: Engine, prompt_ids: tuple[int, ...], max_tokens: int, *, seed: int) -> AnswerContent:
-    request = GenerationRequest(prompt_ids, max_tokens, TEMPERATURE_MILLI, TOP_P_MILLI, seed, (), USER_PRIORITY)
+    request = GenerationRequest(prompt_ids, max_tokens, SamplingParameters(), seed, (), USER_PRIORITY)
     tokens: list[int] = []
     texts: list[str] = []
     finish_reason = ""

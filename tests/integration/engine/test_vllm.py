@@ -16,6 +16,7 @@ from node.models.validation import validate_model
 from node.ports import ChatMessage, EngineFailedError, EngineRefusedError, GenerationRequest
 from node.protocol.identifiers import Hash32, NodeId
 from node.protocol.nonces import nonce_prompt, quantise, squared_distance
+from node.protocol.sampling import SamplingParameters
 from tests.builders import account, model
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,7 +38,7 @@ async def ready_engine(directory: Path) -> AsyncIterator[EngineNode]:
 
 
 def request(prompt_ids: tuple[int, ...], max_tokens: int, seed: int = 1) -> GenerationRequest:
-    return GenerationRequest(prompt_ids, max_tokens, 700, 1000, seed, (), 0)
+    return GenerationRequest(prompt_ids, max_tokens, SamplingParameters(700), seed, (), 0)
 
 
 async def generate(engine: EngineNode, wanted: GenerationRequest) -> tuple[list[int], str, str]:

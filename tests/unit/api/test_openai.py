@@ -96,9 +96,10 @@ async def test_a_whole_answer_has_text_reason_and_usage() -> None:
         assert completion.choices[0].finish_reason == "stop"
         assert completion.usage.total_tokens == 7
         (chat,) = gateway.asked
-        assert (chat.max_tokens, chat.temperature_milli, chat.top_p_milli, chat.seed) == (9, 250, 500, 3)
+        sampling = chat.sampling
+        assert (chat.max_tokens, sampling.temperature_milli, sampling.top_p_milli, chat.seed) == (9, 250, 500, 3)
         assert chat.stop == ("x",)
-        assert chat.turns[0].content == "What is a quern?"
+        assert chat.prompt.turns[0].content == "What is a quern?"
 
 
 async def test_a_stream_arrives_in_pieces_and_ends_with_usage_when_asked_for() -> None:

@@ -24,6 +24,7 @@ from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.identifiers import Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.pricing import price, receipt_digest, tokens_commitment
 from node.protocol.records import Receipt, SignedReceipt, Voucher
+from node.protocol.sampling import SamplingParameters
 from node.services.attempt import AnswerPart
 from node.services.executor import slices
 from node.services.frames import (
@@ -32,6 +33,7 @@ from node.services.frames import (
     ExecutorFrame,
     InferenceRequest,
     Opening,
+    Prompt,
     SignedRequest,
     SignedVoucherFrame,
     Tokens,
@@ -59,7 +61,7 @@ from tests.unit.services.serving_network import (
     serving_network,
 )
 
-CHAT = ChatRequest(MODEL_ID, (Turn("user", "what is a quern"),), max_tokens=50, seed=5)
+CHAT = ChatRequest(MODEL_ID, Prompt((Turn("user", "what is a quern"),)), max_tokens=50, seed=5)
 
 
 async def ask(network: ServingNetwork, chat: ChatRequest = CHAT) -> tuple[Answer, list[int]]:
@@ -231,7 +233,7 @@ async def test_unknown_models_and_absent_executors_are_said(autojump_clock: obje
 
 async def test_a_prompt_that_does_not_fit_is_the_users_fault(autojump_clock: object) -> None:
     async with serving_network(2) as network:
-        chat = replace(CHAT, turns=(Turn("user", "word " * (MODEL.context_length + 5)),))
+        chat = replace(CHAT, prompt=Prompt((Turn("user", "word " * (MODEL.context_length + 5)),)))
         with pytest.raises(GatewayError) as caught:
             await ask(network, chat)
         assert caught.value.code == "too-long"
@@ -241,7 +243,7 @@ async def test_a_prompt_that_does_not_fit_is_the_users_fault(autojump_clock: obj
 async def test_a_conversation_too_large_for_the_wire_is_the_users_fault(autojump_clock: object) -> None:
     async with serving_network(1) as network:
         with pytest.raises(GatewayError, match="bytes") as caught:
-            await ask(network, replace(CHAT, turns=(Turn("user", "x" * 300_000),)))
+            await ask(network, replace(CHAT, prompt=Prompt((Turn("user", "x" * 300_000),))))
         assert caught.value.code == "too-long"
 
 
@@ -329,13 +331,14 @@ def request_to(executor: int, **changes: object) -> InferenceRequest:
         payer=account(GATEWAY),
         executor=account(executor),
         at=wall_clock(),
-        turns=(Turn("user", "hello"),),
+        prompt=Prompt((Turn("user", "hello"),)),
         prefix=(),
         max_tokens=200,
-        temperature_milli=1000,
-        top_p_milli=1000,
+        sampling=SamplingParameters(),
         seed=1,
         stop=(),
+        logprobs=None,
+        response_format="",
     )
     return replace(request, **changes)  # type: ignore[arg-type]
 
@@ -388,7 +391,7 @@ async def test_bad_requests_are_refused_with_a_word(autojump_clock: object, spoi
             "wrong executor": lambda: signed(network, replace(request, executor=account(2))),
             "old": lambda: signed(network, replace(request, at=request.at - 1000)),
             "unknown model": lambda: signed(network, replace(request, model_id=ModelId("absent"))),
-            "huge": lambda: signed(network, replace(request, turns=(Turn("user", "x" * 300_000),))),
+            "huge": lambda: signed(network, replace(request, prompt=Prompt((Turn("user", "x" * 300_000),)))),
             "bad prefix": lambda: signed(network, replace(request, prefix=(VOCABULARY_SIZE,))),
         }[spoil]()
         with pytest.raises(CallFailedError) as caught:
