@@ -15,7 +15,7 @@ from typing import Any
 
 VOCABULARY_SIZE = 3072
 HEADER_BYTES_MAX = 64 * 1024
-TEXT_OF_A_TOKEN = " t"
+PIECE = " t"
 
 
 class StandIn:
@@ -62,7 +62,7 @@ class StandIn:
         for index, prompt in enumerate(prompts):
             choice = {
                 "index": index,
-                "text": TEXT_OF_A_TOKEN * count,
+                "text": PIECE * count,
                 "finish_reason": "length",
                 "token_ids": [1] * count,
             }
@@ -83,7 +83,7 @@ class StandIn:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             choice = {
                 "index": 0,
-                "text": TEXT_OF_A_TOKEN,
+                "text": PIECE,
                 "logprobs": None,
                 "finish_reason": "length" if number == count - 1 else None,
                 "stop_reason": None,
