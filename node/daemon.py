@@ -189,7 +189,8 @@ async def _run_services(
         unpaid_tokens_max=settings.payments.unpaid_tokens_max,
         wall_clock=wall_clock,
     )
-    gateway = _gateway(settings, chain, network, store, epochs, presence, batches)
+    payer = _add_payments(settings, chain, store, epochs, supervisor)
+    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payer)
     listener = None if gateway is None else bind_api(settings.api.host, settings.api.port)
 
     if settings.participant.register_on_start:
@@ -223,16 +224,8 @@ async def _run_services(
         supervisor.add(f"model {engine.node_id}", loader.run)
         supervisor.add(f"mining {engine.node_id}", mining.run)
     forming = FormingService(chain, network, content, store, presence, epochs, router)
-    settling = SettlingService(
-        chain,
-        store,
-        epochs,
-        claim_rewards=settings.participant.claim_rewards,
-        redeem_vouchers=settings.participant.redeem_vouchers,
-    )
     supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
     supervisor.add("forming", forming.run)
-    supervisor.add("settling", settling.run)
     supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
@@ -275,6 +268,28 @@ async def _run_services(
         await supervisor.run()
 
 
+def _add_payments(
+    settings: Settings, chain: EvmChain, store: Books, epochs: EpochBook, supervisor: Supervisor
+) -> PayerBook:
+    """Add the services that pay and are paid; return the payer's book."""
+    payer = PayerBook(
+        chain,
+        store,
+        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
+        budget=tokens_to_amount(settings.payments.budget),
+    )
+    settling = SettlingService(
+        chain,
+        store,
+        epochs,
+        claim_rewards=settings.participant.claim_rewards,
+        redeem_vouchers=settings.participant.redeem_vouchers,
+    )
+    supervisor.add("payments", payer.run)
+    supervisor.add("settling", settling.run)
+    return payer
+
+
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:
     """Add the management API of models, if anybody has a token for it."""
     tokens_file = settings.models.api_tokens_file
@@ -301,15 +316,10 @@ def _gateway(
     epochs: EpochBook,
     presence: PresenceTable,
     batches: BatchService,
+    payer: PayerBook,
 ) -> Gateway | None:
     if not settings.has_role(Role.GATEWAY):
         return None
-    payer = PayerBook(
-        chain,
-        store,
-        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
-        budget=tokens_to_amount(settings.payments.budget),
-    )
     return Gateway(chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock)
 
 

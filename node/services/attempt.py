@@ -117,9 +117,12 @@ class Attempt:
     async def _open(self, opening: Opening) -> None:
         self._check_opening(opening)
         try:
-            self._payer.adopt(self._request.executor, opening.newest_voucher)
+            taken_over = self._payer.adopt(self._request.executor, opening.newest_voucher)
         except PaymentError as error:  # its lie, not our lack of funds: another executor may be honest
             raise CallFailedError("bad-answer", str(error)) from error
+        if taken_over:
+            # What was reserved was reserved above a total that turned out too low.
+            await self._payer.reserve(self._request.executor, TokenAmount(0))
         self._prompt_ids = opening.prompt_ids
         # Half of the allowance: the voucher is there before the executor would have to wait for it.
         self._step_tokens = max(1, opening.unpaid_tokens_max // 2)

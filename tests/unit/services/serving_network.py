@@ -152,6 +152,7 @@ def _add(
         router,
         OpenPromptService(chain, content, presence, engines),
         SettlingService(chain, store, epochs, claim_rewards=True, redeem_vouchers=True),
+        payer,
     ):
         nursery.start_soon(service.run)
     return member
