@@ -48,6 +48,8 @@ class Presence:
     version: str
     expires_at: int
     """UNIX seconds; never more than PRESENCE_SECONDS_MAX after `at`."""
+    capacity: int = 0
+    """Requests it can serve at once, over all its models; 0 if it does not say."""
 
 
 @dataclass(frozen=True, slots=True)

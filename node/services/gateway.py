@@ -43,12 +43,17 @@ USERS_FAULT = frozenset({"bad-request", "too-long"})
 
 
 class GatewayError(Exception):
-    """A request failed. `code`: model-not-found, no-executor, bad-request, too-long, payment, failed."""
+    """A request failed.
 
-    def __init__(self, code: str, message: str) -> None:
+    `code`: model-not-found, no-executor, bad-request, too-long, payment, overloaded (everybody is busy), rate-limited
+    (this user asks too much), slow-reader, failed. `retry_after`: seconds after which asking again may help, if known.
+    """
+
+    def __init__(self, code: str, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     response_format: str = ""
+    caller_id: str = ""
+    """The user's own name for the request: in logs only, never on the wire, and nobody's answer depends on it."""
 
 
 class Answer:

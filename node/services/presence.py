@@ -93,6 +93,7 @@ def _is_well_formed(body: Presence) -> bool:
     return (
         0 <= body.content_port < 2**16
         and body.load >= 0
+        and body.capacity >= 0
         and len(body.models) <= MODELS_MAX
         and max(len(body.content_host), len(body.version)) <= TEXT_CHARACTERS_MAX
     )
@@ -113,13 +114,16 @@ class PresenceService:
         load: Callable[[], int],
         version: str,
         wall_clock: WallClock,
+        capacity: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`load` counts requests in progress, `capacity` those that can be served at once (0: not said)."""
         self._chain = chain
         self._network = network
         self._table = table
         self._content = content
         self._loaded_models = loaded_models
         self._load = load
+        self._capacity = capacity
         self._version = version
         self._wall_clock = wall_clock
         router.register(Presence, table.judge, table.take)
@@ -145,6 +149,7 @@ class PresenceService:
                         load=self._load(),
                         version=self._version,
                         expires_at=now + PRESENCE_SECONDS,
+                        capacity=self._capacity(),
                     )
                 )
                 last, announced_at = (peers, models), trio.current_time()
