@@ -208,6 +208,7 @@ async def _run_services(
         load=lambda: executor.running,
         version=package_version(),
         wall_clock=wall_clock,
+        seeds=executor.seeds.announcement,
     )
     supervisor.add("presence", presence_service.run)
     supervisor.add("epochs", epochs.run)

@@ -48,6 +48,10 @@ class Presence:
     version: str
     expires_at: int
     """UNIX seconds; never more than PRESENCE_SECONDS_MAX after `at`."""
+    seed_commitment: bytes = b""
+    """Names the secret for seeds that is in force (node.protocol.seeds); empty where no answers are given."""
+    seed_revealed: bytes = b""
+    """The secret of the epoch before the last; empty until there is one."""
 
 
 @dataclass(frozen=True, slots=True)
