@@ -209,6 +209,7 @@ async def _run_services(
         version=package_version(),
         wall_clock=wall_clock,
         capacity=lambda: CALLS_MAX if engines else 0,
+        seeds=executor.seeds.announcement,
     )
     supervisor.add("presence", presence_service.run)
     supervisor.add("epochs", epochs.run)

@@ -11,9 +11,11 @@ from node.protocol.identifiers import Address, Hash32, ModelId, RequestId, Token
 from node.protocol.pricing import next_receipts_root, price, receipt_digest, tokens_commitment
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.sampling import TokenLogprobs
+from node.protocol.seeds import SeedShareError
 from node.protocol.signatures import SignatureError, recover
 from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Tokens
 from node.services.payments import PayerBook, PaymentError
+from node.services.seeding import AnswerSeed, seed_of_opening
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +50,8 @@ class AnswerSummary:
     price: int = 0
     """What was paid, to all executors together."""
     finish_reason: str = ""
+    seed: AnswerSeed | None = None
+    """What the tokens were drawn with; None until there is one."""
 
 
 class Attempt:
@@ -76,6 +80,7 @@ class Attempt:
         self._given = given
         self._send = send
         self._prompt_ids: tuple[int, ...] = ()
+        self._seed: AnswerSeed | None = None
         self._token_ids: list[int] = []
         self._step_tokens = 1
         self._paid = 0
@@ -119,13 +124,21 @@ class Attempt:
         except PaymentError as error:  # its lie, not our lack of funds: another executor may be honest
             raise CallFailedError("bad-answer", str(error)) from error
         self._prompt_ids = opening.prompt_ids
+        self._seed = self._seed_of(opening)
         # Half of the allowance: the voucher is there before the executor would have to wait for it.
         self._step_tokens = max(1, opening.unpaid_tokens_max // 2)
         await self._pay(self._owed)
 
+    def _seed_of(self, opening: Opening) -> AnswerSeed:
+        try:
+            return seed_of_opening(self._request, opening.seed_share)
+        except SeedShareError as error:
+            raise CallFailedError("bad-answer", str(error)) from error
+
     async def _take(self, tokens: Tokens) -> None:
         if len(self._token_ids) + len(tokens.token_ids) > self._request.max_tokens:
             raise CallFailedError("bad-answer", "more tokens than were asked for")
+        self._summary.seed = self._seed
         self._token_ids.extend(tokens.token_ids)
         self._given.extend(tokens.token_ids)
         summary, executor = self._summary, self._request.executor

@@ -16,6 +16,7 @@ from node.protocol.pricing import price
 from node.protocol.records import ModelRecord
 from node.protocol.routing import ExecutorChoice, rank_executors
 from node.protocol.sampling import SamplingParameters
+from node.protocol.seeds import SeedShareError
 from node.services.attempt import AnswerPart, AnswerSummary, Attempt
 from node.services.batches import BatchService
 from node.services.epochs import EpochBook
@@ -31,6 +32,7 @@ from node.services.frames import (
 from node.services.groups import sole_error
 from node.services.payments import PayerBook, PaymentError
 from node.services.presence import PresenceTable
+from node.services.seeding import with_seed_source
 
 log = structlog.get_logger(__name__)
 
@@ -197,7 +199,7 @@ class Gateway:
                 prefix=(),
                 max_tokens=min(chat.max_tokens or model.context_length, model.context_length),
                 sampling=chat.sampling,
-                seed=chat.seed if chat.seed is not None else int.from_bytes(self._random_bytes(4)),
+                seed=chat.seed,
                 stop=chat.stop,
                 logprobs=chat.logprobs,
                 response_format=chat.response_format,
@@ -234,6 +236,7 @@ class Gateway:
             at=self._wall_clock(),
             max_tokens=request.max_tokens - len(request.prefix),
         )
+        request = self._seeded(request, summary)
         most = price(model.context_length, 0, model, self._chain.parameters.unit_price)
         await self._payer.reserve(executor, most)
         try:
@@ -247,6 +250,15 @@ class Gateway:
                 await attempt.run()
         finally:
             self._payer.release(executor, most)
+
+    def _seeded(self, request: InferenceRequest, summary: AnswerSummary) -> InferenceRequest:
+        """Say where the seed comes from: from whoever began the answer, or else from this executor."""
+        record = self._presence.record_of(request.executor)
+        begun = summary.seed.share if summary.seed is not None else None
+        try:
+            return with_seed_source(request, begun, record.seed_commitment if record is not None else b"")
+        except SeedShareError as error:
+            raise CallFailedError("no-seed", str(error)) from error
 
     def _announce(self, request: InferenceRequest) -> None:
         self._batches.announce(
