@@ -12,9 +12,11 @@ from node.protocol.pricing import next_receipts_root, price, receipt_digest
 from node.protocol.receipts import countersigned, is_signed_by_executor
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.sampling import TokenLogprobs
+from node.protocol.seeds import SeedShareError
 from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, Tokens
 from node.services.payments import PayerBook
 from node.services.receipting import is_the_same_answer, receipt_of
+from node.services.seeding import AnswerSeed, seed_of_opening
 from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
@@ -50,6 +52,8 @@ class AnswerSummary:
     price: int = 0
     """What was paid, to all executors together."""
     finish_reason: str = ""
+    seed: AnswerSeed | None = None
+    """What the tokens were drawn with; None until there is one."""
 
 
 class Attempt:
@@ -78,6 +82,7 @@ class Attempt:
         self._given = given
         self._send = send
         self._prompt_ids: tuple[int, ...] = ()
+        self._seed: AnswerSeed | None = None
         self._token_ids: list[int] = []
         self._step_tokens = 1
         self._paid = 0
@@ -124,13 +129,21 @@ class Attempt:
             # What was reserved was reserved above a total that turned out too low.
             await self._payer.reserve(self._request.executor, TokenAmount(0))
         self._prompt_ids = opening.prompt_ids
+        self._seed = self._seed_of(opening)
         # Half of the allowance: the voucher is there before the executor would have to wait for it.
         self._step_tokens = max(1, opening.unpaid_tokens_max // 2)
         await self._pay(self._owed)
 
+    def _seed_of(self, opening: Opening) -> AnswerSeed:
+        try:
+            return seed_of_opening(self._request, opening.seed_share)
+        except SeedShareError as error:
+            raise CallFailedError("bad-answer", str(error)) from error
+
     async def _take(self, tokens: Tokens) -> None:
         if len(self._token_ids) + len(tokens.token_ids) > self._request.max_tokens:
             raise CallFailedError("bad-answer", "more tokens than were asked for")
+        self._summary.seed = self._seed
         self._token_ids.extend(tokens.token_ids)
         self._given.extend(tokens.token_ids)
         summary, executor = self._summary, self._request.executor
@@ -195,8 +208,8 @@ class Attempt:
             epoch=signed.receipt.epoch,
             node_id=signed.receipt.node_id,
             at=signed.receipt.at,
-            seed=self._request.seed,
-            seeded_by_user=True,
+            seed=self._seed.seed if self._seed is not None else 0,
+            seeded_by_user=self._request.seed is not None,
         )
         if not is_the_same_answer(signed.receipt, seen, self._request) or not is_signed_by_executor(signed):
             raise CallFailedError("bad-answer", "the receipt does not match what was given")

@@ -1,5 +1,6 @@
 """Serves answers to gateways: checks the request, generates, lets tokens out as they are paid for, gives a receipt."""
 
+import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
@@ -23,9 +24,10 @@ from node.ports import (
     WallClock,
 )
 from node.protocol.codec import SchemaError, from_bytes
-from node.protocol.identifiers import Address, RequestId
+from node.protocol.identifiers import Address, EpochNumber, RequestId
 from node.protocol.pricing import price, receipt_digest
 from node.protocol.records import ModelRecord, SignedReceipt
+from node.protocol.seeds import SeedShareError
 from node.protocol.signatures import SignatureError, recover
 from node.services.batches import BatchService
 from node.services.epochs import EpochBook
@@ -45,7 +47,9 @@ from node.services.frames import (
 )
 from node.services.groups import sole_error
 from node.services.receipting import receipt_of
+from node.services.seeding import AnswerSeed, SeedBook, UnknownCommitmentError, seed_of
 from node.services.tabs import PayeeBook, Tab
+from node.services.timing import position
 from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
@@ -76,6 +80,7 @@ class Executor:
         *,
         unpaid_tokens_max: int,
         wall_clock: WallClock,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._chain = chain
         self._store = store
@@ -86,6 +91,7 @@ class Executor:
         self._wall_clock = wall_clock
         self._payments = PayeeBook(chain, store)
         self._seen: OrderedDict[tuple[RequestId, Address, int], None] = OrderedDict()
+        self.seeds = SeedBook(store, lambda: position(chain).epoch, random_bytes=random_bytes)
         self.running = 0
         network.serve(METHOD, self.serve, concurrency=CALLS_MAX)
 
@@ -156,13 +162,14 @@ class Executor:
             raise CallFailedError(
                 "too-long", f"the prompt has {len(prompt_ids)} tokens, the model reads {model.context_length}"
             )
+        drawn = self._seed_of(request)
         newest = self._payments.newest_voucher(request.payer)
-        await call.send(opening_bytes(Opening(prompt_ids, self._unpaid_tokens_max, newest)))
+        await call.send(opening_bytes(Opening(prompt_ids, self._unpaid_tokens_max, newest, drawn.share)))
         generation = GenerationRequest(
             prompt_ids=prompt_ids,
             max_tokens=min(request.max_tokens, room),
             sampling=request.sampling,
-            seed=request.seed,
+            seed=drawn.seed,
             stop=request.stop,
             priority=USER_PRIORITY,
             logprobs=request.logprobs,
@@ -172,10 +179,24 @@ class Executor:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_payments, call, tab, fault, nursery.cancel_scope)
             output = await self._let_out(call, engine, model, generation, tab)
-            await self._close(call, request, engine, model, tab, prompt_ids, output)
+            await self._close(call, request, engine, model, tab, drawn, prompt_ids, output)
             nursery.cancel_scope.cancel()
         if fault:
             raise CallFailedError("unpaid", str(fault[0]))
+
+    def _seed_of(self, request: InferenceRequest) -> AnswerSeed:
+        epoch, state = position(self._chain).epoch, self._chain.state
+
+        def is_member(account: Address) -> bool:
+            groups = (self._epochs.group_of(EpochNumber(number), state) for number in (epoch, max(0, epoch - 1)))
+            return any(member.participant == account for group in groups for member in group.members)
+
+        try:
+            return seed_of(request, self.seeds, self._chain.sign, is_member)
+        except UnknownCommitmentError as error:
+            raise CallFailedError("stale-seed", str(error)) from error  # another executor's may be fresh
+        except SeedShareError as error:
+            raise CallFailedError("bad-request", str(error)) from error
 
     async def _let_out(
         self,
@@ -207,6 +228,7 @@ class Executor:
         engine: Engine,
         model: ModelRecord,
         tab: Tab,
+        drawn: AnswerSeed,
         prompt_ids: Sequence[int],
         output: Sequence[int],
     ) -> None:
@@ -220,8 +242,8 @@ class Executor:
             epoch=self._epochs.group().epoch,
             node_id=engine.node_id,
             at=self._wall_clock(),
-            seed=request.seed,
-            seeded_by_user=True,
+            seed=drawn.seed,
+            seeded_by_user=drawn.share is None,
         )
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
         tab.close(signed)
