@@ -65,6 +65,7 @@ from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
+from node.services.terms import free_mode
 from node.services.validating import ValidatingService
 from node.settings import Role, Settings, SettingsError
 from node.settings.schema import EngineSettings
@@ -188,6 +189,7 @@ async def _run_services(
         engines,
         unpaid_tokens_max=settings.payments.unpaid_tokens_max,
         wall_clock=wall_clock,
+        free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
     )
     payer = _add_payments(settings, chain, store, epochs, supervisor)
     gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payer)
@@ -207,6 +209,7 @@ async def _run_services(
         content=provider,
         loaded_models=lambda: loaded_models(engines),
         load=lambda: executor.running,
+        free=settings.payments.free,
         version=package_version(),
         wall_clock=wall_clock,
         capacity=lambda: CALLS_MAX if engines else 0,
