@@ -29,8 +29,9 @@ from node.services.frames import (
     request_digest,
 )
 from node.services.groups import sole_error
-from node.services.payments import PayerBook, PaymentError
+from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
+from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
 
