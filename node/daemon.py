@@ -235,12 +235,10 @@ async def _run_services(
     supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
-    api_url = None
+    api_url = None if listener is None else url_of(listener, is_gateway=gateway is not None)
     if listener is not None:
         chat = LocalChat(engines, lambda: [ModelId(engine.model_id) for engine in settings.engines])
-        gateway_app = None if gateway is None else make_app(gateway, wall_clock)
-        app = whole_app(chain, epochs.group, chat, gateway_app, started_at, wall_clock)
-        api_url = url_of(listener, is_gateway=gateway is not None)
+        app = whole_app(chain, epochs.group, chat, gateway and make_app(gateway, wall_clock), started_at, wall_clock)
         supervisor.add("api", partial(serve_api, app, listener), essential=True)
 
     async with trio.open_nursery() as nursery:
