@@ -236,7 +236,8 @@ async def _run_services(
     api_url = None if listener is None else url_of(listener, is_gateway=gateway is not None)
     if listener is not None:
         chat = LocalChat(engines, lambda: [ModelId(engine.model_id) for engine in settings.engines])
-        app = whole_app(chain, epochs.group, chat, gateway and make_app(gateway, wall_clock), started_at, wall_clock)
+        users = None if gateway is None else make_app(gateway, wall_clock)
+        app = whole_app(chain, epochs.group, chat, users, started_at, wall_clock)
         supervisor.add("api", partial(serve_api, app, listener), essential=True)
 
     async with trio.open_nursery() as nursery:
