@@ -90,7 +90,7 @@ def _is_clear(logits: list[float], seed: int, position: int, parameters: Samplin
     if parameters.temperature_milli == 0:
         return True
     scaled = [logit * 1000 / parameters.temperature_milli for logit in logits]
-    scores = sorted((scaled[token] + noise(seed, position, token) for token in survivors(scaled, parameters)))
+    scores = sorted(scaled[token] + noise(seed, position, token) for token in survivors(scaled, parameters))
     return len(scores) < 2 or scores[-1] - scores[-2] > GAP_MIN
 
 

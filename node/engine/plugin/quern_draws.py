@@ -23,7 +23,7 @@ BUCKETS = 1024
 BUCKETS_PER_NAT = 16
 """Buckets reach 64 nats below the likeliest token; what is beyond shares the last one."""
 REACH_FIRST = np.float32(4.0)
-"""Nats below the likeliest token within which the survivors of top_k and top_p are looked for first; then twice as far."""
+"""Nats below the likeliest token within which survivors are looked for first; then twice as far."""
 REACH_MAX = np.float32(1024.0)
 """Beyond it, everything is looked at."""
 NO_TOP_K = np.iinfo(np.int64).max
