@@ -13,6 +13,7 @@ from node.amounts import tokens_to_amount
 from node.api.models import make_model_app
 from node.api.openai import make_app
 from node.api.server import bind_api, serve_api
+from node.api_wiring import has_api, url_of, whole_app
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, open_chain
 from node.chain.addresses import read_deployment
@@ -55,16 +56,18 @@ from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
 from node.services.epochs import EpochBook, log_stages
-from node.services.executor import Executor
+from node.services.executor import CALLS_MAX, Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
+from node.services.local_chat import LocalChat
 from node.services.mining import MiningService
 from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
+from node.services.terms import free_mode
 from node.services.validating import ValidatingService
 from node.settings import Role, Settings, SettingsError
 from node.settings.schema import EngineSettings
@@ -174,6 +177,7 @@ async def _run_services(
     presence: PresenceTable,
     manager: ModelManager,
 ) -> None:
+    started_at = wall_clock()
     supervisor = Supervisor()
     router = GossipRouter(network)
     epochs = EpochBook(chain, content, store, presence)
@@ -188,16 +192,14 @@ async def _run_services(
         engines,
         unpaid_tokens_max=settings.payments.unpaid_tokens_max,
         wall_clock=wall_clock,
+        free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
     )
-    gateway = _gateway(settings, chain, network, store, epochs, presence, batches)
-    listener = None if gateway is None else bind_api(settings.api.host, settings.api.port)
+    payer = _add_payments(settings, chain, store, epochs, supervisor)
+    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payer)
+    listener = bind_api(settings.api.host, settings.api.port) if has_api(settings) else None
 
     if settings.participant.register_on_start:
-        nodes = [
-            MLNodeRegistration(NodeId(engine.node_id), (ModelId(engine.model_id),), engine.hardware)
-            for engine in settings.engines
-        ]
-        supervisor.add("registration", RegistrationService(chain, network, nodes).run)
+        supervisor.add("registration", RegistrationService(chain, network, _registrations(settings)).run)
     presence_service = PresenceService(
         chain,
         network,
@@ -206,8 +208,10 @@ async def _run_services(
         content=provider,
         loaded_models=lambda: loaded_models(engines),
         load=lambda: executor.running,
+        free=settings.payments.free,
         version=package_version(),
         wall_clock=wall_clock,
+        capacity=lambda: CALLS_MAX if engines else 0,
         seeds=executor.seeds.announcement,
     )
     supervisor.add("presence", presence_service.run)
@@ -224,25 +228,16 @@ async def _run_services(
         supervisor.add(f"model {engine.node_id}", loader.run)
         supervisor.add(f"mining {engine.node_id}", mining.run)
     forming = FormingService(chain, network, content, store, presence, epochs, router)
-    settling = SettlingService(
-        chain,
-        store,
-        epochs,
-        claim_rewards=settings.participant.claim_rewards,
-        redeem_vouchers=settings.participant.redeem_vouchers,
-    )
     supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
     supervisor.add("forming", forming.run)
-    supervisor.add("settling", settling.run)
     supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
-    api_url = None
-    if gateway is not None and listener is not None:
-        app = make_app(gateway, wall_clock)
-        bound_host, bound_port = listener.getsockname()[:2]
-        api_url = f"http://{bound_host}:{bound_port}/v1"
-        supervisor.add("api", lambda: serve_api(app, listener), essential=True)
+    api_url = None if listener is None else url_of(listener, is_gateway=gateway is not None)
+    if listener is not None:
+        chat = LocalChat(engines, lambda: [ModelId(engine.model_id) for engine in settings.engines])
+        app = whole_app(chain, epochs.group, chat, gateway and make_app(gateway, wall_clock), started_at, wall_clock)
+        supervisor.add("api", partial(serve_api, app, listener), essential=True)
 
     async with trio.open_nursery() as nursery:
         parts = Parts(
@@ -260,7 +255,7 @@ async def _run_services(
             api_url=api_url,
             content_address=f"http://{provider.host}:{provider.port}",
             running_requests=lambda: executor.running,
-            started_at=wall_clock(),
+            started_at=started_at,
             wall_clock=wall_clock,
         )
         stop_asked = trio.Event()
@@ -274,6 +269,35 @@ async def _run_services(
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)
         await supervisor.run()
+
+
+def _add_payments(
+    settings: Settings, chain: EvmChain, store: Books, epochs: EpochBook, supervisor: Supervisor
+) -> PayerBook:
+    """Add the services that pay and are paid; return the payer's book."""
+    payer = PayerBook(
+        chain,
+        store,
+        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
+        budget=tokens_to_amount(settings.payments.budget),
+    )
+    settling = SettlingService(
+        chain,
+        store,
+        epochs,
+        claim_rewards=settings.participant.claim_rewards,
+        redeem_vouchers=settings.participant.redeem_vouchers,
+    )
+    supervisor.add("payments", payer.run)
+    supervisor.add("settling", settling.run)
+    return payer
+
+
+def _registrations(settings: Settings) -> list[MLNodeRegistration]:
+    return [
+        MLNodeRegistration(NodeId(engine.node_id), (ModelId(engine.model_id),), engine.hardware)
+        for engine in settings.engines
+    ]
 
 
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:
@@ -302,15 +326,10 @@ def _gateway(
     epochs: EpochBook,
     presence: PresenceTable,
     batches: BatchService,
+    payer: PayerBook,
 ) -> Gateway | None:
     if not settings.has_role(Role.GATEWAY):
         return None
-    payer = PayerBook(
-        chain,
-        store,
-        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
-        budget=tokens_to_amount(settings.payments.budget),
-    )
     return Gateway(chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from node.protocol.canonical import keccak_digest
 from node.protocol.codec import SchemaError, from_bytes, to_bytes, to_value
-from node.protocol.identifiers import Address, Hash32, ModelId, RequestId
+from node.protocol.identifiers import Address, Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.records import SignedReceipt, Voucher
 from node.protocol.sampling import SEED_MAX, SamplingParameters, TokenLogprobs
 from node.protocol.seeds import SeedShare
@@ -103,6 +103,8 @@ class InferenceRequest:
     """Names the executor's secret that its half of the seed is made with."""
     seed_share: SeedShare | None = None
     """The half of the executor that began the answer: it goes on with the same seed."""
+    free: bool = False
+    """It asks to be served free of charge; only an executor in free mode does so, and it does nothing else."""
 
     def __post_init__(self) -> None:
         sources = (self.seed, self.seed_commitment, self.seed_share)
@@ -135,10 +137,26 @@ class SignedRequest:
 
 @dataclass(frozen=True, slots=True)
 class SignedVoucherFrame:
-    """A voucher on its way to the executor."""
+    """A voucher as it travels."""
 
     voucher: Voucher
     signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """What a gateway sends during a call: a voucher, its signature of the receipt, or both."""
+
+    voucher: SignedVoucherFrame | None
+    """None in free mode: nothing is owed."""
+    paid: TokenAmount
+    """What this call was paid in all, with this voucher: vouchers are totals over all answers of the payer."""
+    receipt_signature: bytes
+    """The payer's over the receipt of the closing; empty before. With it, this answer is paid as the receipt says."""
+
+    def __post_init__(self) -> None:
+        if self.voucher is None and not self.receipt_signature:
+            raise ValueError("a payment has a voucher, a receipt's signature or both")
 
 
 @dataclass(frozen=True, slots=True)
