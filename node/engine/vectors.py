@@ -1,4 +1,4 @@
-"""Reads the vectors in a reply of `/v1/embeddings`: from the engine's process, so checked like everything from outside."""
+"""Reads the vectors in a reply of `/v1/embeddings`: made by the engine's process, so checked like all that is outside."""
 
 import base64
 import binascii
