@@ -1,4 +1,4 @@
-"""Reads the vectors in a reply of `/v1/embeddings`: made by the engine's process, so checked like all that is outside."""
+"""Reads the vectors in a reply of `/v1/embeddings`: an engine is another process, and checked like all outside."""
 
 import base64
 import binascii
