@@ -194,9 +194,9 @@ class Broker:
             for node in self._nodes
         )
 
-    def ready_engine(self, model_id: ModelId) -> Engine | None:
+    def ready_engine(self, model_id: ModelId, avoid: Collection[NodeId] = ()) -> Engine | None:
         """Return an engine that has the model ready, the least busy: to tokenize, which needs no lease."""
-        ready = self._ready(model_id)
+        ready = [node for node in self._ready(model_id) if node.engine.node_id not in avoid]
         return min(ready, key=lambda node: len(node.leases) / node.places).engine if ready else None
 
     def refusal(self, model_id: ModelId, payer: str) -> CallFailedError | None:
