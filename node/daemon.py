@@ -26,7 +26,7 @@ from node.control.model_methods import model_method_table
 from node.control.peer_methods import peer_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineEnvironment, EngineNode
-from node.engine.arguments import merge_model_args
+from node.engine.arguments import OPERATOR_OPTIONS, merge_model_args, parse_options
 from node.key_deposits import KeyDeposits
 from node.keys import load_peer_seed, unlock_keystore
 from node.model_loader import ModelLoader, loaded_models
@@ -54,8 +54,10 @@ from node.ports import Provider
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
+from node.services.broker import PLACES_DEFAULT, Broker
+from node.services.brokered import brokered
 from node.services.epochs import EpochBook, log_stages
-from node.services.executor import CALLS_MAX, Executor
+from node.services.executor import Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
@@ -179,13 +181,14 @@ async def _run_services(
     epochs = EpochBook(chain, content, store, presence)
     batches = BatchService(network, router, presence)
     provider = Provider(content_host(settings, network), content.port)
+    broker = Broker(engines, {NodeId(engine.node_id): _places(engine) for engine in settings.engines})
     executor = Executor(
         chain,
         network,
         store,
         epochs,
         batches,
-        engines,
+        broker,
         unpaid_tokens_max=settings.payments.unpaid_tokens_max,
         wall_clock=wall_clock,
     )
@@ -205,10 +208,10 @@ async def _run_services(
         presence,
         content=provider,
         loaded_models=lambda: loaded_models(engines),
-        load=lambda: executor.running,
+        load=lambda: broker.load,
         version=package_version(),
         wall_clock=wall_clock,
-        capacity=lambda: CALLS_MAX if engines else 0,
+        capacity=lambda: broker.capacity,
         seeds=executor.seeds.announcement,
     )
     supervisor.add("presence", presence_service.run)
@@ -220,10 +223,8 @@ async def _run_services(
     _serve_models(settings, manager, supervisor)
     for engine, wanted in zip(engines, settings.engines, strict=True):
         loader = ModelLoader(chain, library, vault, engine, ModelId(wanted.model_id))
-        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
-        supervisor.add(f"mining {engine.node_id}", mining.run)
     forming = FormingService(chain, network, content, store, presence, epochs, router)
     settling = SettlingService(
         chain,
@@ -232,10 +233,14 @@ async def _run_services(
         claim_rewards=settings.participant.claim_rewards,
         redeem_vouchers=settings.participant.redeem_vouchers,
     )
-    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
     supervisor.add("forming", forming.run)
     supervisor.add("settling", settling.run)
-    supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
+    duties = brokered(engines, broker)
+    for duty in duties:
+        mining = MiningService(chain, network, content, duty, nonces_max=settings.mining.nonces_max)
+        supervisor.add(f"mining {duty.node_id}", mining.run)
+    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, duties).run)
+    supervisor.add("open prompts", OpenPromptService(chain, content, presence, duties).run)
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
     api_url = None
@@ -313,6 +318,13 @@ def _gateway(
         budget=tokens_to_amount(settings.payments.budget),
     )
     return Gateway(chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock)
+
+
+def _places(settings: EngineSettings) -> int:
+    """Return how many requests an ML node serves at once: as the operator says, or as its engine is told."""
+    sequences = parse_options(settings.model_args, OPERATOR_OPTIONS, "model_args").get("--max-num-seqs")
+    told = sequences.value if sequences is not None else None
+    return settings.concurrency or (int(told) if told and told.isdigit() else PLACES_DEFAULT)
 
 
 def _engine(settings: EngineSettings, data_dir: Path) -> EngineNode:
