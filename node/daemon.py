@@ -55,7 +55,7 @@ from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
 from node.services.broker import PLACES_DEFAULT, Broker
-from node.services.brokered import brokered
+from node.services.brokered import BrokeredEngine, brokered
 from node.services.epochs import EpochBook, log_stages
 from node.services.executor import Executor
 from node.services.forming import FormingService
@@ -235,12 +235,7 @@ async def _run_services(
     )
     supervisor.add("forming", forming.run)
     supervisor.add("settling", settling.run)
-    duties = brokered(engines, broker)
-    for duty in duties:
-        mining = MiningService(chain, network, content, duty, nonces_max=settings.mining.nonces_max)
-        supervisor.add(f"mining {duty.node_id}", mining.run)
-    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, duties).run)
-    supervisor.add("open prompts", OpenPromptService(chain, content, presence, duties).run)
+    _add_duties(settings, supervisor, chain, network, content, store, presence, brokered(engines, broker))
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
     api_url = None
@@ -280,6 +275,24 @@ async def _run_services(
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)
         await supervisor.run()
+
+
+def _add_duties(
+    settings: Settings,
+    supervisor: Supervisor,
+    chain: EvmChain,
+    network: LibP2PNetwork,
+    content: ContentAdapter,
+    store: Books,
+    presence: PresenceTable,
+    engines: list[BrokeredEngine],
+) -> None:
+    """Add what engines do besides serving users of gateways."""
+    for engine in engines:
+        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
+        supervisor.add(f"mining {engine.node_id}", mining.run)
+    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
+    supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
 
 
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:
