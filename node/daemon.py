@@ -67,6 +67,7 @@ from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
+from node.services.terms import free_mode
 from node.services.validating import ValidatingService
 from node.settings import Role, Settings, SettingsError
 from node.settings.schema import EngineSettings
@@ -191,8 +192,10 @@ async def _run_services(
         broker,
         unpaid_tokens_max=settings.payments.unpaid_tokens_max,
         wall_clock=wall_clock,
+        free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
     )
-    gateway = _gateway(settings, chain, network, store, epochs, presence, batches)
+    payer = _add_payments(settings, chain, store, epochs, supervisor)
+    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payer)
     listener = None if gateway is None else bind_api(settings.api.host, settings.api.port)
 
     if settings.participant.register_on_start:
@@ -209,6 +212,7 @@ async def _run_services(
         content=provider,
         loaded_models=lambda: loaded_models(engines),
         load=lambda: broker.load,
+        free=settings.payments.free,
         version=package_version(),
         wall_clock=wall_clock,
         capacity=lambda: broker.capacity,
@@ -226,15 +230,7 @@ async def _run_services(
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
     forming = FormingService(chain, network, content, store, presence, epochs, router)
-    settling = SettlingService(
-        chain,
-        store,
-        epochs,
-        claim_rewards=settings.participant.claim_rewards,
-        redeem_vouchers=settings.participant.redeem_vouchers,
-    )
     supervisor.add("forming", forming.run)
-    supervisor.add("settling", settling.run)
     _add_duties(settings, supervisor, chain, network, content, store, presence, brokered(engines, broker))
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
@@ -295,6 +291,28 @@ def _add_duties(
     supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
 
 
+def _add_payments(
+    settings: Settings, chain: EvmChain, store: Books, epochs: EpochBook, supervisor: Supervisor
+) -> PayerBook:
+    """Add the services that pay and are paid; return the payer's book."""
+    payer = PayerBook(
+        chain,
+        store,
+        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
+        budget=tokens_to_amount(settings.payments.budget),
+    )
+    settling = SettlingService(
+        chain,
+        store,
+        epochs,
+        claim_rewards=settings.participant.claim_rewards,
+        redeem_vouchers=settings.participant.redeem_vouchers,
+    )
+    supervisor.add("payments", payer.run)
+    supervisor.add("settling", settling.run)
+    return payer
+
+
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:
     """Add the management API of models, if anybody has a token for it."""
     tokens_file = settings.models.api_tokens_file
@@ -321,15 +339,10 @@ def _gateway(
     epochs: EpochBook,
     presence: PresenceTable,
     batches: BatchService,
+    payer: PayerBook,
 ) -> Gateway | None:
     if not settings.has_role(Role.GATEWAY):
         return None
-    payer = PayerBook(
-        chain,
-        store,
-        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
-        budget=tokens_to_amount(settings.payments.budget),
-    )
     return Gateway(chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock)
 
 

@@ -13,10 +13,11 @@ from node.protocol.receipts import countersigned, is_signed_by_executor
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.sampling import TokenLogprobs
 from node.protocol.seeds import SeedShareError
-from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, Tokens
+from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, SignedVoucherFrame, Tokens
 from node.services.payments import PayerBook
 from node.services.receipting import is_the_same_answer, receipt_of
 from node.services.seeding import AnswerSeed, seed_of_opening
+from node.services.terms import NOTHING, unit_price_of
 from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
@@ -81,6 +82,7 @@ class Attempt:
         self._summary = summary
         self._given = given
         self._send = send
+        self._unit_price = unit_price_of(chain.parameters.unit_price, is_free=request.free)
         self._prompt_ids: tuple[int, ...] = ()
         self._seed: AnswerSeed | None = None
         self._token_ids: list[int] = []
@@ -106,7 +108,7 @@ class Attempt:
     @property
     def _owed(self) -> TokenAmount:
         """Price of all that came in this attempt, the prompt included."""
-        return price(len(self._prompt_ids), len(self._token_ids), self._model, self._chain.parameters.unit_price)
+        return price(len(self._prompt_ids), len(self._token_ids), self._model, self._unit_price)
 
     async def _next_frame(self) -> ExecutorFrame:
         try:
@@ -121,15 +123,22 @@ class Attempt:
 
     async def _open(self, opening: Opening) -> None:
         self._check_opening(opening)
-        try:
-            self._payer.adopt(self._request.executor, opening.newest_voucher)
-        except PaymentError as error:  # its lie, not our lack of funds: another executor may be honest
-            raise CallFailedError("bad-answer", str(error)) from error
+        await self._adopt(opening.newest_voucher)
         self._prompt_ids = opening.prompt_ids
         self._seed = self._seed_of(opening)
         # Half of the allowance: the voucher is there before the executor would have to wait for it.
         self._step_tokens = max(1, opening.unpaid_tokens_max // 2)
-        await self._pay(self._owed)
+        if not self._request.free:
+            await self._pay(self._owed)
+
+    async def _adopt(self, newest: SignedVoucherFrame | None) -> None:
+        try:
+            taken_over = self._payer.adopt(self._request.executor, newest)
+        except PaymentError as error:  # its lie, not our lack of funds: another executor may be honest
+            raise CallFailedError("bad-answer", str(error)) from error
+        if taken_over and not self._request.free:
+            # What was reserved was reserved above a total that turned out too low.
+            await self._payer.reserve(self._request.executor, TokenAmount(0))
 
     def _seed_of(self, opening: Opening) -> AnswerSeed:
         try:
@@ -149,8 +158,8 @@ class Attempt:
         summary.output_tokens = len(self._given)
         summary.finish_reason = tokens.finish_reason
         await self._send.send(AnswerPart(tokens.text, tokens.token_ids, tokens.logprobs))
-        step = price(0, self._step_tokens, self._model, self._chain.parameters.unit_price)
-        if self._owed - self._paid >= step:
+        step = price(0, self._step_tokens, self._model, self._unit_price)
+        if not self._request.free and self._owed - self._paid >= step:
             await self._pay(self._owed)
 
     async def _settle(self, signed: SignedReceipt) -> None:
@@ -174,12 +183,15 @@ class Attempt:
     async def _pay(self, total: TokenAmount, signed: SignedReceipt | None = None) -> None:
         """Pay what is missing to `total` for this attempt; with `signed`, also countersign it, for it is complete."""
         executor = self._request.executor
+        signature = signed.payer_signature if signed else b""
+        if self._request.free:
+            await self._call.send(to_bytes(Payment(None, NOTHING, signature)))
+            return
         amount = total - self._paid
         root = next_receipts_root(self._payer.receipts_root(executor), signed.receipt) if signed else None
         frame = self._payer.pay(executor, amount, root)
         self._paid += amount
         self._summary.price += amount
-        signature = signed.payer_signature if signed else b""
         await self._call.send(to_bytes(Payment(frame, TokenAmount(self._paid), signature)))
 
     def _check_opening(self, opening: Opening) -> None:
@@ -201,7 +213,7 @@ class Attempt:
             self._model,
             self._prompt_ids,
             self._token_ids,
-            self._chain.parameters.unit_price,
+            self._unit_price,
             epoch=signed.receipt.epoch,
             node_id=signed.receipt.node_id,
             at=signed.receipt.at,

@@ -22,7 +22,7 @@ from node.ports import (
     WallClock,
 )
 from node.protocol.codec import SchemaError, from_bytes
-from node.protocol.identifiers import Address, EpochNumber, NodeId
+from node.protocol.identifiers import Address, EpochNumber, NodeId, TokenAmount
 from node.protocol.pricing import price, receipt_digest
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.seeds import SeedShareError
@@ -51,6 +51,7 @@ from node.services.groups import sole_error
 from node.services.receipting import receipt_of
 from node.services.seeding import AnswerSeed, SeedBook, UnknownCommitmentError, seed_of
 from node.services.tabs import PayeeBook, Tab
+from node.services.terms import FreeMode, unit_price_for
 from node.services.timing import position
 from node.services.vouchers import PaymentError
 
@@ -85,6 +86,7 @@ class Executor:
         unpaid_tokens_max: int,
         wall_clock: WallClock,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        free: FreeMode | None = None,
     ) -> None:
         self._chain = chain
         self._store = store
@@ -93,6 +95,7 @@ class Executor:
         self._broker = broker
         self._unpaid_tokens_max = unpaid_tokens_max
         self._wall_clock = wall_clock
+        self._free = free
         self._payments = PayeeBook(chain, store)
         self._funding = Funding(chain, self._payments.covered)
         self._fresh = FreshRequests(store, wall_clock)
@@ -105,9 +108,9 @@ class Executor:
         request = self._read(call)
         model = self._model_of(request)
         self._fresh.admit(request.request_id, request.payer, len(request.prefix), request.at)
-        allowance = price(0, self._unpaid_tokens_max, model, self._chain.parameters.unit_price)
+        allowance = price(0, self._unpaid_tokens_max, model, self._unit_price(request))
         try:
-            tab = self._payments.begin(request.payer, allowance=allowance)
+            tab = self._payments.begin(request.payer, allowance=allowance, is_free=request.free)
         except PaymentError as error:
             raise CallFailedError("unpaid", str(error)) from error
         self.running += 1
@@ -153,7 +156,7 @@ class Executor:
         prompt_ids = await self._prompt_of(request, model)
         max_tokens = min(request.max_tokens, model.context_length - len(prompt_ids))
         drawn = self._seed_of(request)
-        newest = self._payments.newest_voucher(request.payer)
+        newest = None if request.free else self._payments.newest_voucher(request.payer)
         wanted = GenerationRequest(
             prompt_ids=prompt_ids,
             max_tokens=max_tokens,
@@ -168,13 +171,14 @@ class Executor:
             self._broker, model.model_id, request.payer, wanted, ahead_tokens_max=AHEAD_STEPS * self._unpaid_tokens_max
         )
         step = min(self._unpaid_tokens_max, max_tokens)
-        first_cost = price(len(prompt_ids), step, model, self._chain.parameters.unit_price)
+        unit_price = self._unit_price(request)
+        first_cost = price(len(prompt_ids), step, model, unit_price)
         fault: list[PaymentError] = []
         async with self._funding.held(request.payer, first_cost), trio.open_nursery() as nursery:
             await nursery.start(generation.run)
             await self._send(call, opening_bytes(Opening(prompt_ids, self._unpaid_tokens_max, newest, drawn.share)))
             nursery.start_soon(self._take_payments, call, tab, fault, nursery.cancel_scope)
-            output = await self._let_out(call, generation, model, len(prompt_ids), tab)
+            output = await self._let_out(call, generation, price(0, 1, model, unit_price), len(prompt_ids), tab)
             await self._close(call, request, generation.node_ids[-1], model, tab, drawn, prompt_ids, output)
             nursery.cancel_scope.cancel()
         if fault:
@@ -199,6 +203,10 @@ class Executor:
             )
         return prompt_ids
 
+    def _unit_price(self, request: InferenceRequest) -> TokenAmount:
+        chain_price = self._chain.parameters.unit_price
+        return unit_price_for(request.payer, asks_free=request.free, free=self._free, unit_price=chain_price)
+
     def _seed_of(self, request: InferenceRequest) -> AnswerSeed:
         epoch, state = position(self._chain).epoch, self._chain.state
 
@@ -214,10 +222,9 @@ class Executor:
             raise CallFailedError("bad-request", str(error)) from error
 
     async def _let_out(
-        self, call: Call, generation: Generation, model: ModelRecord, prompt_tokens: int, tab: Tab
+        self, call: Call, generation: Generation, token_price: int, prompt_tokens: int, tab: Tab
     ) -> list[int]:
         """Send tokens as far as they are covered; return all of them."""
-        token_price = price(0, 1, model, self._chain.parameters.unit_price)
         allowance = token_price * self._unpaid_tokens_max
         # A gateway pays when half of the allowance is owed, so pieces of half of it always fit above what it has not
         # paid yet. A larger one could not be let out, nor paid for before it was: both ends would wait for ever.
@@ -260,7 +267,7 @@ class Executor:
             model,
             prompt_ids,
             output,
-            self._chain.parameters.unit_price,
+            self._unit_price(request),
             epoch=self._epochs.group().epoch,
             node_id=node_id,
             at=self._wall_clock(),

@@ -33,6 +33,7 @@ from node.services.groups import sole_error
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
 from node.services.seeding import with_seed_source
+from node.services.terms import unit_price_of
 from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
@@ -238,8 +239,12 @@ class Gateway:
             max_tokens=request.max_tokens - len(request.prefix),
         )
         request = self._seeded(request, summary)
-        most = price(model.context_length, 0, model, self._chain.parameters.unit_price)
-        await self._payer.reserve(executor, most)
+        record = self._presence.record_of(executor)
+        request = replace(request, free=record is not None and record.free)
+        unit_price = unit_price_of(self._chain.parameters.unit_price, is_free=request.free)
+        most = price(model.context_length, 0, model, unit_price)
+        if not request.free:
+            await self._payer.reserve(executor, most)
         try:
             signed = SignedRequest(request, self._chain.sign(request_digest(request)))
             payload = to_bytes(signed)
@@ -250,7 +255,8 @@ class Gateway:
                 attempt = Attempt(self._chain, self._store, self._payer, call, request, model, summary, given, send)
                 await attempt.run()
         finally:
-            self._payer.release(executor, most)
+            if not request.free:
+                self._payer.release(executor, most)
 
     def _seeded(self, request: InferenceRequest, summary: AnswerSummary) -> InferenceRequest:
         """Say where the seed comes from: from whoever began the answer, or else from this executor."""
