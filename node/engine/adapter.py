@@ -298,6 +298,10 @@ class EngineNode:
         """Log-probabilities of the prompts' tokens."""
         return await self._ready_client().prompt_logprobs(prompts, priority=priority)
 
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        """Vectors of the prompts."""
+        return await self._ready_client().embed(prompts, priority=priority)
+
     # --- Carrying out what is planned ---------------------------------------------------------------------------------
 
     async def _follow_the_plan(self) -> None:
