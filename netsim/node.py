@@ -125,6 +125,7 @@ async def run_node(
             nursery.start_soon(service.run)
         if user is not None:
             payer = PayerBook(chain, store, channel_deposit=CHANNEL_DEPOSIT, budget=BUDGET)
+            nursery.start_soon(payer.run)
             gateway = Gateway(
                 chain,
                 network,

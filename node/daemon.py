@@ -65,6 +65,7 @@ from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
+from node.services.terms import free_mode
 from node.services.validating import ValidatingService
 from node.settings import Role, Settings, SettingsError
 from node.settings.schema import EngineSettings
@@ -188,8 +189,10 @@ async def _run_services(
         engines,
         unpaid_tokens_max=settings.payments.unpaid_tokens_max,
         wall_clock=wall_clock,
+        free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
     )
-    gateway = _gateway(settings, chain, network, store, epochs, presence, batches)
+    payer = _add_payments(settings, chain, store, epochs, supervisor)
+    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payer)
     listener = None if gateway is None else bind_api(settings.api.host, settings.api.port)
 
     if settings.participant.register_on_start:
@@ -206,6 +209,7 @@ async def _run_services(
         content=provider,
         loaded_models=lambda: loaded_models(engines),
         load=lambda: executor.running,
+        free=settings.payments.free,
         version=package_version(),
         wall_clock=wall_clock,
         capacity=lambda: CALLS_MAX if engines else 0,
@@ -225,16 +229,8 @@ async def _run_services(
         supervisor.add(f"model {engine.node_id}", loader.run)
         supervisor.add(f"mining {engine.node_id}", mining.run)
     forming = FormingService(chain, network, content, store, presence, epochs, router)
-    settling = SettlingService(
-        chain,
-        store,
-        epochs,
-        claim_rewards=settings.participant.claim_rewards,
-        redeem_vouchers=settings.participant.redeem_vouchers,
-    )
     supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
     supervisor.add("forming", forming.run)
-    supervisor.add("settling", settling.run)
     supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
@@ -277,6 +273,28 @@ async def _run_services(
         await supervisor.run()
 
 
+def _add_payments(
+    settings: Settings, chain: EvmChain, store: Books, epochs: EpochBook, supervisor: Supervisor
+) -> PayerBook:
+    """Add the services that pay and are paid; return the payer's book."""
+    payer = PayerBook(
+        chain,
+        store,
+        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
+        budget=tokens_to_amount(settings.payments.budget),
+    )
+    settling = SettlingService(
+        chain,
+        store,
+        epochs,
+        claim_rewards=settings.participant.claim_rewards,
+        redeem_vouchers=settings.participant.redeem_vouchers,
+    )
+    supervisor.add("payments", payer.run)
+    supervisor.add("settling", settling.run)
+    return payer
+
+
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:
     """Add the management API of models, if anybody has a token for it."""
     tokens_file = settings.models.api_tokens_file
@@ -303,15 +321,10 @@ def _gateway(
     epochs: EpochBook,
     presence: PresenceTable,
     batches: BatchService,
+    payer: PayerBook,
 ) -> Gateway | None:
     if not settings.has_role(Role.GATEWAY):
         return None
-    payer = PayerBook(
-        chain,
-        store,
-        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
-        budget=tokens_to_amount(settings.payments.budget),
-    )
     return Gateway(chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock)
 
 

@@ -54,6 +54,8 @@ class Presence:
     """Names the secret for seeds that is in force (node.protocol.seeds); empty where no answers are given."""
     seed_revealed: bytes = b""
     """The secret of the epoch before the last; empty until there is one."""
+    free: bool = False
+    """It serves free of charge, and takes no vouchers."""
 
 
 @dataclass(frozen=True, slots=True)

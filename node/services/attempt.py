@@ -13,17 +13,19 @@ from node.protocol.pricing import next_receipts_root, price, receipt_digest
 from node.protocol.receipts import countersigned, is_signed_by_executor
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.seeds import SeedShareError
-from node.services.answers import AnswerPart as AnswerPart  # other modules know them by this one
-from node.services.answers import AnswerSummary as AnswerSummary
+from node.services.answers import AnswerPart, AnswerSummary
 from node.services.checks import TokenChecks, check_opening, read_frame
 from node.services.faults import ExecutorFaultError, Fault
-from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, Tokens
+from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, SignedVoucherFrame, Tokens
 from node.services.patience import CLOSING_SECONDS_MAX, PATIENT_TOKENS, SLOW_SECONDS_MIN, Patience
 from node.services.payments import PayerBook
 from node.services.receipting import is_the_same_answer, receipt_of
 from node.services.seeding import AnswerSeed, seed_of_opening
+from node.services.terms import NOTHING, unit_price_of
 from node.services.transcript import Continuation, DiffersError, Transcript
 from node.services.vouchers import PaymentError
+
+__all__ = ["AnswerPart", "AnswerSummary", "Attempt", "Desk"]  # others know the first two by this module
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +78,7 @@ class Attempt:
         self._prompt_ids: tuple[int, ...] = ()
         self._seed: AnswerSeed | None = None
         self._checks: TokenChecks | None = None
-        self._unit_price = desk.chain.parameters.unit_price
+        self._unit_price = unit_price_of(desk.chain.parameters.unit_price, is_free=request.free)
         self._step_price = 0
         self._paid = 0
         self._last_frame = b""
@@ -148,10 +150,7 @@ class Attempt:
 
     async def _open(self, opening: Opening) -> TokenChecks:
         check_opening(opening, self._request)
-        try:
-            self._desk.payer.adopt(self._request.executor, opening.newest_voucher)
-        except PaymentError as error:  # its lie, not our lack of funds: another executor may be honest
-            raise ExecutorFaultError(Fault.VOUCHER, str(error)) from error
+        await self._adopt(opening.newest_voucher)
         self._prompt_ids = opening.prompt_ids
         self._seed = self._seed_of(opening)
         # Half of the allowance: the voucher is there before the executor would have to wait for it.
@@ -160,6 +159,15 @@ class Attempt:
         self._checks = TokenChecks(self._request, opening, self._model.context_length)
         await self._pay(self._owed)
         return self._checks
+
+    async def _adopt(self, newest: SignedVoucherFrame | None) -> None:
+        try:
+            taken_over = self._desk.payer.adopt(self._request.executor, newest)
+        except PaymentError as error:  # its lie, not our lack of funds: another executor may be honest
+            raise ExecutorFaultError(Fault.VOUCHER, str(error)) from error
+        if taken_over and not self._request.free:
+            # What was reserved was reserved above a total that turned out too low.
+            await self._desk.payer.reserve(self._request.executor, TokenAmount(0))
 
     def _seed_of(self, opening: Opening) -> AnswerSeed:
         try:
@@ -215,12 +223,16 @@ class Attempt:
     async def _pay(self, total: TokenAmount, signed: SignedReceipt | None = None) -> None:
         """Pay what is missing to `total` for this attempt; with `signed`, also countersign it, for it is complete."""
         executor, payer = self._request.executor, self._desk.payer
+        signature = signed.payer_signature if signed else b""
+        if self._request.free:
+            if signed is not None:
+                await self._call.send(to_bytes(Payment(None, NOTHING, signature)))
+            return
         amount = total - self._paid
         root = next_receipts_root(payer.receipts_root(executor), signed.receipt) if signed else None
         frame = payer.pay(executor, amount, root)
         self._paid += amount
         self._summary.price += amount
-        signature = signed.payer_signature if signed else b""
         await self._call.send(to_bytes(Payment(frame, TokenAmount(self._paid), signature)))
 
     def _check_receipt(self, signed: SignedReceipt) -> None:

@@ -1,8 +1,8 @@
 """One answer from several executors: who is asked when, who is left, and how the stream goes on unbroken.
 
 One executor at a time gives the answer. A second is asked beside it only before the first token, if that is long in
-coming (a *hedge*); whoever gives a token first goes on, the other is cancelled at once. When the one that gives fails, the
-next goes on after what came. All of this ends with the answer, or when nobody is left.
+coming (a *hedge*); whoever gives a token first goes on, the other is cancelled at once. When the one that gives fails,
+the next goes on after what came. All of this ends with the answer, or when nobody is left.
 """
 
 from collections import Counter
@@ -15,6 +15,7 @@ import trio
 from node.ports import CallFailedError, Network, WallClock
 from node.protocol.codec import to_bytes
 from node.protocol.identifiers import Address, TokenAmount
+from node.protocol.messages import Presence
 from node.protocol.pricing import price, tokens_commitment
 from node.protocol.records import ModelRecord
 from node.protocol.routing import ExecutorChoice
@@ -44,6 +45,7 @@ from node.services.patience import HedgeBudget, Patience, hedge_seconds, patienc
 from node.services.refusals import retry_after_seconds
 from node.services.seeding import with_seed_source
 from node.services.speeds import SpeedBook
+from node.services.terms import unit_price_of
 from node.services.transcript import Continuation, Transcript
 from node.services.vouchers import PaymentError
 
@@ -79,8 +81,8 @@ class Trade:
     hedges: HedgeBudget
     wall_clock: WallClock
     announce: Callable[[InferenceRequest], None]
-    seed_commitment: Callable[[Address], bytes]
-    """The commitment an executor announces; empty if none."""
+    record_of: Callable[[Address], Presence | None]
+    """What an executor last said of itself, if it is present."""
     in_flight: Counter[Address] = field(default_factory=Counter)
     """Requests of this gateway that run at each executor."""
 
@@ -206,10 +208,10 @@ class Conductor:
     async def _ask(self, choice: ExecutorChoice, running: Running, continuation: Continuation) -> None:
         """Have one executor give the rest of the answer."""
         trade = self._trade
-        running.request = self._with_seed(running.request)
-        request = running.request
+        request = running.request = self._on_its_terms(running.request)
         most = self._most(request)
-        await trade.desk.payer.reserve(running.executor, most)
+        if not request.free:
+            await trade.desk.payer.reserve(running.executor, most)
         try:
             self._prepare_another()
             payload = to_bytes(SignedRequest(request, trade.desk.chain.sign(request_digest(request))))
@@ -231,7 +233,8 @@ class Conductor:
                 )
                 await running.attempt.run()
         finally:
-            trade.desk.payer.release(running.executor, most)
+            if not request.free:
+                trade.desk.payer.release(running.executor, most)
 
     def _claim(self, running: Running) -> bool:
         """The first token is there: its executor goes on, and nobody else."""
@@ -359,7 +362,8 @@ class Conductor:
     def _prepare_another(self) -> None:
         """Have the channel of whoever is next funded meanwhile: a change is not to wait for the chain."""
         choice = self._untried()
-        if choice is not None:
+        record = None if choice is None else self._trade.record_of(choice.participant)
+        if choice is not None and record is not None and not record.free:
             self._trade.desk.payer.prepare(choice.participant)
 
     def _patience_with(self, executor: Address) -> Patience:
@@ -386,14 +390,16 @@ class Conductor:
     def _most(self, request: InferenceRequest) -> TokenAmount:
         """What an executor can cost at most."""
         tokens = min(self._model.context_length, prompt_tokens_max(request) + request.max_tokens)
-        return price(tokens, 0, self._model, self._trade.desk.chain.parameters.unit_price)
+        unit_price = unit_price_of(self._trade.desk.chain.parameters.unit_price, is_free=request.free)
+        return price(tokens, 0, self._model, unit_price)
 
-    def _with_seed(self, request: InferenceRequest) -> InferenceRequest:
-        """Say where the seed comes from: from whoever began the answer, or else from this executor."""
-        seed = self._summary.seed
+    def _on_its_terms(self, request: InferenceRequest) -> InferenceRequest:
+        """Say whether it serves for nothing, and where the seed comes from: from who began the answer, or from it."""
+        record, seed = self._trade.record_of(request.executor), self._summary.seed
+        request = replace(request, free=record is not None and record.free)
         begun = seed.share if seed is not None else None
         try:
-            return with_seed_source(request, begun, self._trade.seed_commitment(request.executor))
+            return with_seed_source(request, begun, record.seed_commitment if record is not None else b"")
         except SeedShareError as error:
             raise CallFailedError("no-seed", str(error)) from error
 

@@ -24,7 +24,7 @@ from node.ports import (
     WallClock,
 )
 from node.protocol.codec import SchemaError, from_bytes
-from node.protocol.identifiers import Address, EpochNumber, RequestId
+from node.protocol.identifiers import Address, EpochNumber, RequestId, TokenAmount
 from node.protocol.pricing import price, receipt_digest
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.seeds import SeedShareError
@@ -49,6 +49,7 @@ from node.services.groups import sole_error
 from node.services.receipting import receipt_of
 from node.services.seeding import AnswerSeed, SeedBook, UnknownCommitmentError, seed_of
 from node.services.tabs import PayeeBook, Tab
+from node.services.terms import FreeMode, unit_price_for
 from node.services.timing import position
 from node.services.vouchers import PaymentError
 
@@ -81,6 +82,7 @@ class Executor:
         unpaid_tokens_max: int,
         wall_clock: WallClock,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        free: FreeMode | None = None,
     ) -> None:
         self._chain = chain
         self._store = store
@@ -89,6 +91,7 @@ class Executor:
         self._engines = engines
         self._unpaid_tokens_max = unpaid_tokens_max
         self._wall_clock = wall_clock
+        self._free = free
         self._payments = PayeeBook(chain, store)
         self._seen: OrderedDict[tuple[RequestId, Address, int], None] = OrderedDict()
         self.seeds = SeedBook(store, lambda: position(chain).epoch, random_bytes=random_bytes)
@@ -99,9 +102,9 @@ class Executor:
         """Serve one call. Raises CallFailedError with a word the gateway can act on."""
         request = self._admit(call)
         engine, model = self._find_engine(request)
-        allowance = price(0, self._unpaid_tokens_max, model, self._chain.parameters.unit_price)
+        allowance = price(0, self._unpaid_tokens_max, model, self._unit_price(request))
         try:
-            tab = self._payments.begin(request.payer, allowance=allowance)
+            tab = self._payments.begin(request.payer, allowance=allowance, is_free=request.free)
         except PaymentError as error:
             raise CallFailedError("unpaid", str(error)) from error
         self.running += 1
@@ -163,7 +166,7 @@ class Executor:
                 "too-long", f"the prompt has {len(prompt_ids)} tokens, the model reads {model.context_length}"
             )
         drawn = self._seed_of(request)
-        newest = self._payments.newest_voucher(request.payer)
+        newest = None if request.free else self._payments.newest_voucher(request.payer)
         await call.send(opening_bytes(Opening(prompt_ids, self._unpaid_tokens_max, newest, drawn.share)))
         generation = GenerationRequest(
             prompt_ids=prompt_ids,
@@ -178,11 +181,15 @@ class Executor:
         fault: list[PaymentError] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_payments, call, tab, fault, nursery.cancel_scope)
-            output = await self._let_out(call, engine, model, generation, tab)
+            output = await self._let_out(call, engine, model, self._unit_price(request), generation, tab)
             await self._close(call, request, engine, model, tab, drawn, prompt_ids, output)
             nursery.cancel_scope.cancel()
         if fault:
             raise CallFailedError("unpaid", str(fault[0]))
+
+    def _unit_price(self, request: InferenceRequest) -> TokenAmount:
+        chain_price = self._chain.parameters.unit_price
+        return unit_price_for(request.payer, asks_free=request.free, free=self._free, unit_price=chain_price)
 
     def _seed_of(self, request: InferenceRequest) -> AnswerSeed:
         epoch, state = position(self._chain).epoch, self._chain.state
@@ -203,11 +210,12 @@ class Executor:
         call: Call,
         engine: Engine,
         model: ModelRecord,
+        unit_price: TokenAmount,
         generation: GenerationRequest,
         tab: Tab,
     ) -> list[int]:
         """Send tokens as far as they are covered; return all of them."""
-        token_price = price(0, 1, model, self._chain.parameters.unit_price)
+        token_price = price(0, 1, model, unit_price)
         allowance = token_price * self._unpaid_tokens_max
         # Before the engine reads it: else anyone could have long prompts read for nothing.
         await self._within_deadline(partial(tab.charge, token_price * len(generation.prompt_ids), allowance=allowance))
@@ -238,7 +246,7 @@ class Executor:
             model,
             prompt_ids,
             output,
-            self._chain.parameters.unit_price,
+            self._unit_price(request),
             epoch=self._epochs.group().epoch,
             node_id=engine.node_id,
             at=self._wall_clock(),

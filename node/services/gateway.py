@@ -20,7 +20,7 @@ from node.services.batches import BatchService
 from node.services.candidates import Prospect, is_faithful, once_per_participant, order_candidates
 from node.services.conductor import Conductor, Trade
 from node.services.epochs import EpochBook
-from node.services.errors import GatewayError as GatewayError  # faces know it by this module
+from node.services.errors import GatewayError
 from node.services.faults import FaultBook
 from node.services.frames import InferenceRequest, Prompt, prompt_commitment_of
 from node.services.groups import sole_error
@@ -28,6 +28,8 @@ from node.services.patience import HedgeBudget
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
 from node.services.speeds import SpeedBook
+
+__all__ = ["Answer", "ChatRequest", "Gateway", "GatewayError"]  # faces know the error by this module
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +103,7 @@ class Gateway:
             hedges=HedgeBudget(),
             wall_clock=wall_clock,
             announce=self._announce,
-            seed_commitment=self._seed_commitment,
+            record_of=presence.record_of,
         )
         self.running = 0
 
@@ -195,10 +197,6 @@ class Gateway:
                 )
             )
         return order_candidates(drawn, faithful=is_faithful(request_id))
-
-    def _seed_commitment(self, executor: Address) -> bytes:
-        record = self._presence.record_of(executor)
-        return record.seed_commitment if record is not None else b""
 
     def _announce(self, request: InferenceRequest) -> None:
         self._batches.announce(

@@ -2,9 +2,9 @@
 
 A token may hold a part of a character, and engines say nothing of it until the rest has come. If the next executor were
 given such a token as the end of what it has to go on from, its engine could not tell which text is new (vLLM 0.32 gives
-the whole prompt again). So it goes on from the last place where text and tokens are known to end together, an *anchor*,
-makes the few tokens after it once more, and they must be those that the user has. Tokens whose text has not come are not
-given to the user, so they may as well be made anew.
+the whole prompt again). So it goes on from the last place where text and tokens are known to end together, an *anchor*.
+It makes the few tokens after it once more, and they must be those that the user has. Tokens whose text has not come are
+not given to the user, so they may as well be made anew.
 
 A place is an anchor if
 

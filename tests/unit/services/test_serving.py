@@ -252,18 +252,6 @@ async def test_a_conversation_too_large_for_the_wire_is_the_users_fault(autojump
         assert caught.value.code == "too-long"
 
 
-async def test_a_refused_deposit_can_be_made_once_there_are_tokens(autojump_clock: object) -> None:
-    async with serving_network(1) as network:
-        payer, ledger = network.members[GATEWAY].chain.account, network.ledger
-        plenty = ledger.balance(payer)
-        ledger.balances[payer] = TokenAmount(0)
-        with pytest.raises(GatewayError, match="refused"):
-            await ask(network)
-        ledger.balances[payer] = plenty
-        answer, _ = await ask(network)
-        assert network.paid_to(1) == answer.summary.price
-
-
 async def test_a_budget_that_is_spent_stops_deposits(autojump_clock: object) -> None:
     async with serving_network(1, budget=TokenAmount(1)) as network:
         with pytest.raises(GatewayError, match="budget") as caught:
