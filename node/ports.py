@@ -325,6 +325,12 @@ class Engine(Protocol):
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
         """For each prompt, the natural-log probabilities of its tokens 1..L-1 given those before them."""
 
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        """Return a vector for each prompt (float32, little-endian), all of one length.
+
+        Raises EngineRefusedError if the model that is loaded answers in words.
+        """
+
 
 # --- Store ------------------------------------------------------------------------------------------------------------
 

@@ -143,6 +143,10 @@ class EngineNode:
         """Log-probabilities of the prompts' tokens."""
         return await self._ready_client().prompt_logprobs(prompts, priority=priority)
 
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        """Vectors of the prompts."""
+        return await self._ready_client().embed(prompts, priority=priority)
+
     async def _serve(self, model: ModelRecord, path: Path) -> None:
         """Run a server for `model` until it fails."""
         self._set_state(EngineState.STARTING)

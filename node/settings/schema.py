@@ -311,6 +311,12 @@ class EngineSettings(Section):
         default=[],
         description="Further vLLM arguments; those of the registry win where both name the same option.",
     )
+    concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Requests it serves at once; more wait in line. Without it, `--max-num-seqs` of model_args, or 64.",
+    )
     kv_cache_gib: int = Field(
         default=1, ge=1, le=1024, description="Memory for the key-value cache on a CPU, in GiB; GPUs take what is free."
     )
