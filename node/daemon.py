@@ -51,6 +51,7 @@ from node.operations.daemon import DaemonOperations, Parts
 from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
 from node.operations.peers import DaemonPeerOperations
+from node.payment_wiring import add_payments
 from node.ports import Provider
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
@@ -68,7 +69,6 @@ from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
-from node.services.settling import SettlingService
 from node.services.terms import free_mode
 from node.services.validating import ValidatingService
 from node.settings import Role, Settings, SettingsError
@@ -197,8 +197,8 @@ async def _run_services(
         wall_clock=wall_clock,
         free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
     )
-    payer = _add_payments(settings, chain, store, epochs, supervisor)
-    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payer)
+    payments = add_payments(settings, chain, store, epochs, supervisor)
+    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payments.payer)
     listener = bind_api(settings.api.host, settings.api.port) if has_api(settings) else None
 
     if settings.participant.register_on_start:
@@ -288,28 +288,6 @@ def _add_duties(
         supervisor.add(f"mining {engine.node_id}", mining.run)
     supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
     supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
-
-
-def _add_payments(
-    settings: Settings, chain: EvmChain, store: Books, epochs: EpochBook, supervisor: Supervisor
-) -> PayerBook:
-    """Add the services that pay and are paid; return the payer's book."""
-    payer = PayerBook(
-        chain,
-        store,
-        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
-        budget=tokens_to_amount(settings.payments.budget),
-    )
-    settling = SettlingService(
-        chain,
-        store,
-        epochs,
-        claim_rewards=settings.participant.claim_rewards,
-        redeem_vouchers=settings.participant.redeem_vouchers,
-    )
-    supervisor.add("payments", payer.run)
-    supervisor.add("settling", settling.run)
-    return payer
 
 
 def _registrations(settings: Settings) -> list[MLNodeRegistration]:
