@@ -25,6 +25,7 @@ from node.control.discovery_methods import discovery_method_table
 from node.control.methods import Method, method_table
 from node.control.model_methods import model_method_table
 from node.control.peer_methods import peer_method_table
+from node.control.receipt_methods import receipt_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineEnvironment, EngineNode
 from node.engine.arguments import OPERATOR_OPTIONS, merge_model_args, parse_options
@@ -51,6 +52,7 @@ from node.operations.daemon import DaemonOperations, Parts
 from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
 from node.operations.peers import DaemonPeerOperations
+from node.operations.receipts import DaemonReceiptOperations
 from node.payment_wiring import add_payments
 from node.ports import Provider
 from node.protocol.identifiers import ModelId, NodeId
@@ -265,7 +267,9 @@ async def _run_services(
         # Any: trio does not export the type that Nursery.start asks for.
         trees = StoreOperations(content.store, NetworkTrees(content, presence.providers))
         models = DaemonModelOperations(manager, settings.models.bytes_max)
+        receipts = DaemonReceiptOperations(chain, store, epochs, engines)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
+        methods |= receipt_method_table(receipts)
         control: Any = partial(serve_control, settings.control.socket, methods)
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)
@@ -327,7 +331,17 @@ def _gateway(
 ) -> Gateway | None:
     if not settings.has_role(Role.GATEWAY):
         return None
-    return Gateway(chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock)
+    return Gateway(
+        chain,
+        network,
+        store,
+        epochs,
+        presence,
+        batches,
+        payer,
+        wall_clock=wall_clock,
+        answers_kept_max=settings.payments.answers_kept_max,
+    )
 
 
 def _places(settings: EngineSettings) -> int:

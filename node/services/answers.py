@@ -35,3 +35,5 @@ class AnswerSummary:
     """What the tokens were drawn with; None until there is one."""
     caller_id: str = ""
     """The user's own name for the request."""
+    is_private: bool = False
+    """Nothing of prompt and answer is kept."""

@@ -1,8 +1,11 @@
 """The daemon's books: duties signed, vouchers issued and received, receipts, documents. Implements the Store port."""
 
+import sqlite3
+
 from node.ports import EquivocationError, SignedVoucher
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.identifiers import Address, Hash32, TokenAmount
+from node.protocol.dossiers import AnswerEvidence
+from node.protocol.identifiers import Address, Hash32, RequestId, TokenAmount
 from node.protocol.records import SignedReceipt
 from node.store.database import Database
 
@@ -11,6 +14,8 @@ RECEIPTS_PER_QUERY_MAX = 1_000
 EVIDENCE_PER_PARTICIPANT_MAX = 64
 """Kept of one participant: nobody pushes out what is known of others."""
 EVIDENCE_MAX = 4096
+ANSWER_BYTES_MAX = 384 * 1024
+"""A larger answer is not kept: as JSON it must fit a frame of the control socket."""
 RECEIPT_FORMAT = 2
 """Of records in the table: the second has commitments to the draw, a time and the payer's signature."""
 
@@ -58,9 +63,15 @@ class Books:
         """The newest voucher of every channel this node pays from."""
         return self._all("issued_vouchers")
 
-    def save_receipt(self, signed: SignedReceipt) -> None:
-        """Keep a receipt; of several for the same request and executor, the first that both sides signed."""
+    def save_receipt(
+        self, signed: SignedReceipt, answer: AnswerEvidence | None = None, *, answers_kept_max: int = 0
+    ) -> None:
+        """Keep a receipt; of several for the same request and executor, the first that both sides signed.
+
+        With it, its answer, if any are to be kept; the oldest above `answers_kept_max` are forgotten.
+        """
         receipt = signed.receipt
+        data = b"" if answer is None or answers_kept_max <= 0 else to_bytes(answer)
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT INTO receipts (request_id, executor, output_tokens, price, record, format, is_countersigned) "
@@ -78,6 +89,32 @@ class Books:
                     int(signed.payer_signature != b""),
                 ),
             )
+            if 0 < len(data) <= ANSWER_BYTES_MAX:
+                connection.execute(
+                    "INSERT OR IGNORE INTO answers (request_id, executor, record) VALUES (?, ?, ?)",
+                    (receipt.request_id, receipt.executor, data),
+                )
+                _forget_answers(connection, answers_kept_max)
+
+    def forget_answers(self, *, kept_max: int) -> None:
+        """Forget the oldest answers above `kept_max`."""
+        with self._database.transaction() as connection:
+            _forget_answers(connection, kept_max)
+
+    def receipts_of(self, request_id: RequestId) -> tuple[SignedReceipt, ...]:
+        """All receipts of one request, in order: several where executors failed."""
+        rows = self._database.connection.execute(
+            "SELECT record FROM receipts WHERE request_id = ? AND format = ? ORDER BY sequence LIMIT ?",
+            (request_id, RECEIPT_FORMAT, RECEIPTS_PER_QUERY_MAX),
+        )
+        return tuple(from_bytes(SignedReceipt, record) for (record,) in rows)
+
+    def answer_of(self, request_id: RequestId, executor: Address) -> AnswerEvidence | None:
+        """What a receipt of this node's user is about, if it is kept."""
+        row = self._database.connection.execute(
+            "SELECT record FROM answers WHERE request_id = ? AND executor = ?", (request_id, executor)
+        ).fetchone()
+        return None if row is None else from_bytes(AnswerEvidence, row[0])
 
     def receipts(self, *, limit: int) -> tuple[SignedReceipt, ...]:
         """The newest receipts, newest first."""
@@ -153,3 +190,9 @@ class Books:
                 f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)",  # noqa: S608 - one of two names of our own
                 (voucher.channel_id, str(voucher.cumulative), to_bytes(signed)),
             )
+
+
+def _forget_answers(connection: sqlite3.Connection, kept_max: int) -> None:
+    connection.execute(
+        "DELETE FROM answers WHERE sequence <= (SELECT max(sequence) FROM answers) - ?", (max(0, kept_max),)
+    )

@@ -136,6 +136,16 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX evidence_by_participant ON evidence (participant, sequence);
     """,
+    """
+    -- Prompts and answers of this node's own users, as long as they are kept: what receipts commit to.
+    CREATE TABLE answers (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        request_id BLOB NOT NULL,
+        executor TEXT NOT NULL,
+        record BLOB NOT NULL,
+        UNIQUE (request_id, executor)
+    ) STRICT;
+    """,
 )
 
 
