@@ -258,6 +258,7 @@ async def _run_services(
             api_url=api_url,
             content_address=f"http://{provider.host}:{provider.port}",
             running_requests=lambda: executor.running,
+            redeem_plan=payments.redeeming.plan,
             started_at=started_at,
             wall_clock=wall_clock,
         )

@@ -28,7 +28,9 @@ MARKS = {Outcome.HOLDS: "ok", Outcome.FAILS: "FAILS", Outcome.UNCHECKED: "–"}
 @click.option("--strict", is_flag=True, help="What could not be checked counts as a failure.")
 @target_options
 def verify(target: Target, receipt: str, engine: str | None, offline: bool, strict: bool) -> None:
-    """Check RECEIPT: a file of `quern receipts export`, or the beginning of a request's id.
+    """Check a receipt, line by line.
+
+    RECEIPT is a file of `quern receipts export`, or the beginning of a request's id.
 
     Hashes, both signatures, the seed and the voucher are checked here, by themselves. A running daemon adds what its
     chain says: who took part, the price of the epoch, whether the voucher can be redeemed; and with --engine whether
