@@ -382,6 +382,12 @@ class Store(Protocol):
     def receipt_totals(self) -> tuple[int, int, TokenAmount]:
         """(answers, output tokens, price) over all receipts of this executor that their payers signed."""
 
+    def save_evidence(self, participant: Address, at: int, code: str, data: bytes) -> None:
+        """Keep what `participant` did wrong, at `at` (UNIX seconds). Bounded for each and for all: the oldest goes."""
+
+    def evidence(self, *, limit: int, participant: Address | None = None) -> tuple[bytes, ...]:
+        """The newest evidence, newest first; of one participant, or of all."""
+
     def put_document(self, key: str, data: bytes) -> None:
         """Keep a small document under a key (e.g. the last EpochResult); replaces."""
 
