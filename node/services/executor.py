@@ -67,7 +67,8 @@ USER_PRIORITY = 0
 class Executor:
     """Answers `infer`, and has `embed` answered with the same books.
 
-    Money: nothing is let out beyond the allowance, nothing is charged that was not let out."""
+    Money: nothing is let out beyond the allowance, nothing is charged that was not let out.
+    """
 
     def __init__(
         self,
