@@ -13,6 +13,7 @@ from node.amounts import tokens_to_amount
 from node.api.models import make_model_app
 from node.api.openai import make_app
 from node.api.server import bind_api, serve_api
+from node.api_wiring import has_api, url_of, whole_app
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, open_chain
 from node.chain.addresses import read_deployment
@@ -50,6 +51,7 @@ from node.operations.daemon import DaemonOperations, Parts
 from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
 from node.operations.peers import DaemonPeerOperations
+from node.payment_wiring import add_payments
 from node.ports import Provider
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
@@ -61,12 +63,12 @@ from node.services.executor import Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
+from node.services.local_chat import LocalChat
 from node.services.mining import MiningService
 from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
-from node.services.settling import SettlingService
 from node.services.terms import free_mode
 from node.services.validating import ValidatingService
 from node.settings import Role, Settings, SettingsError
@@ -177,6 +179,7 @@ async def _run_services(
     presence: PresenceTable,
     manager: ModelManager,
 ) -> None:
+    started_at = wall_clock()
     supervisor = Supervisor()
     router = GossipRouter(network)
     epochs = EpochBook(chain, content, store, presence)
@@ -194,16 +197,12 @@ async def _run_services(
         wall_clock=wall_clock,
         free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
     )
-    payer = _add_payments(settings, chain, store, epochs, supervisor)
-    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payer)
-    listener = None if gateway is None else bind_api(settings.api.host, settings.api.port)
+    payments = add_payments(settings, chain, store, epochs, supervisor)
+    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payments.payer)
+    listener = bind_api(settings.api.host, settings.api.port) if has_api(settings) else None
 
     if settings.participant.register_on_start:
-        nodes = [
-            MLNodeRegistration(NodeId(engine.node_id), (ModelId(engine.model_id),), engine.hardware)
-            for engine in settings.engines
-        ]
-        supervisor.add("registration", RegistrationService(chain, network, nodes).run)
+        supervisor.add("registration", RegistrationService(chain, network, _registrations(settings)).run)
     presence_service = PresenceService(
         chain,
         network,
@@ -234,12 +233,12 @@ async def _run_services(
     _add_duties(settings, supervisor, chain, network, content, store, presence, brokered(engines, broker))
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
-    api_url = None
-    if gateway is not None and listener is not None:
-        app = make_app(gateway, wall_clock)
-        bound_host, bound_port = listener.getsockname()[:2]
-        api_url = f"http://{bound_host}:{bound_port}/v1"
-        supervisor.add("api", lambda: serve_api(app, listener), essential=True)
+    api_url = None if listener is None else url_of(listener, is_gateway=gateway is not None)
+    if listener is not None:
+        chat = LocalChat(engines, lambda: [ModelId(engine.model_id) for engine in settings.engines])
+        users = None if gateway is None else make_app(gateway, wall_clock)
+        app = whole_app(chain, epochs.group, chat, users, started_at, wall_clock)
+        supervisor.add("api", partial(serve_api, app, listener), essential=True)
 
     async with trio.open_nursery() as nursery:
         parts = Parts(
@@ -257,7 +256,7 @@ async def _run_services(
             api_url=api_url,
             content_address=f"http://{provider.host}:{provider.port}",
             running_requests=lambda: executor.running,
-            started_at=wall_clock(),
+            started_at=started_at,
             wall_clock=wall_clock,
         )
         stop_asked = trio.Event()
@@ -291,26 +290,11 @@ def _add_duties(
     supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
 
 
-def _add_payments(
-    settings: Settings, chain: EvmChain, store: Books, epochs: EpochBook, supervisor: Supervisor
-) -> PayerBook:
-    """Add the services that pay and are paid; return the payer's book."""
-    payer = PayerBook(
-        chain,
-        store,
-        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
-        budget=tokens_to_amount(settings.payments.budget),
-    )
-    settling = SettlingService(
-        chain,
-        store,
-        epochs,
-        claim_rewards=settings.participant.claim_rewards,
-        redeem_vouchers=settings.participant.redeem_vouchers,
-    )
-    supervisor.add("payments", payer.run)
-    supervisor.add("settling", settling.run)
-    return payer
+def _registrations(settings: Settings) -> list[MLNodeRegistration]:
+    return [
+        MLNodeRegistration(NodeId(engine.node_id), (ModelId(engine.model_id),), engine.hardware)
+        for engine in settings.engines
+    ]
 
 
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:

@@ -121,6 +121,9 @@ class Chain(Protocol):
     async def token_balance(self, account: Address) -> TokenAmount:
         """Tokens of `account` at the newest block."""
 
+    async def gas_price(self) -> int:
+        """Wei per gas that a transaction sent now would cost; 0 if nobody knows."""
+
     def sign(self, digest: Hash32) -> bytes:
         """Sign a digest with the account key (65 bytes). Callers record duties before signing: see Store."""
 
