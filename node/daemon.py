@@ -188,6 +188,7 @@ async def _run_services(
     batches = BatchService(network, router, presence)
     provider = Provider(content_host(settings, network), content.port)
     broker = Broker(engines, {NodeId(engine.node_id): places_of(engine) for engine in settings.engines})
+    duties = brokered(engines, broker)
     executor = Executor(
         chain,
         network,
@@ -233,12 +234,12 @@ async def _run_services(
         supervisor.add(f"model {engine.node_id}", loader.run)
     forming = FormingService(chain, network, content, store, presence, epochs, router)
     supervisor.add("forming", forming.run)
-    _add_duties(settings, supervisor, chain, network, content, store, presence, brokered(engines, broker))
+    _add_duties(settings, supervisor, chain, network, content, store, presence, duties)
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
     api_url = None if listener is None else url_of(listener, is_gateway=gateway is not None)
     if listener is not None:
-        chat = LocalChat(engines, lambda: [ModelId(engine.model_id) for engine in settings.engines])
+        chat = LocalChat(duties, lambda: [ModelId(engine.model_id) for engine in settings.engines])
         users = None if gateway is None else make_app(gateway, wall_clock)
         app = whole_app(chain, epochs.group, chat, users, started_at, wall_clock)
         supervisor.add("api", partial(serve_api, app, listener), essential=True)
