@@ -9,11 +9,11 @@ import structlog
 import trio
 
 import node
+from node.alert_wiring import watch_over
 from node.amounts import tokens_to_amount
 from node.api.models import make_model_app
-from node.api.openai import make_app
 from node.api.server import bind_api, serve_api
-from node.api_wiring import has_api, url_of, whole_app
+from node.api_wiring import add_api
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, open_chain
 from node.chain.addresses import read_deployment
@@ -60,7 +60,6 @@ from node.services.executor import Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
-from node.services.local_chat import LocalChat
 from node.services.mining import MiningService
 from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
@@ -75,7 +74,9 @@ from node.store.books import Books
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
 from node.supervisor import Supervisor
+from node.telemetry_wiring import add_metrics, make_scraper
 from node.version import package_version
+from p2p.standing import Standing
 
 log = structlog.get_logger(__name__)
 
@@ -157,8 +158,9 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
             presence = PresenceTable(chain, wall_clock)
             async with open_manager(settings.models, database, content, presence.providers, wall_clock) as manager:
                 await _run_services(
-                    settings, chain, content, network, vault, books, engines, network_id, methods, presence, manager
-                )
+                    settings, chain, content, network, vault, books, engines, network_id, methods, presence, manager,
+                    standing,
+                )  # fmt: skip
     finally:
         database.close()
 
@@ -175,9 +177,9 @@ async def _run_services(
     more_methods: dict[str, Method],
     presence: PresenceTable,
     manager: ModelManager,
+    standing: Standing,
 ) -> None:
-    started_at = wall_clock()
-    supervisor = Supervisor()
+    started_at, supervisor = wall_clock(), Supervisor()
     router = GossipRouter(network)
     epochs = EpochBook(chain, content, store, presence)
     batches = BatchService(network, router, presence)
@@ -193,7 +195,6 @@ async def _run_services(
         wall_clock=wall_clock,
     )
     gateway = _gateway(settings, chain, network, store, epochs, presence, batches)
-    listener = bind_api(settings.api.host, settings.api.port) if has_api(settings) else None
 
     if settings.participant.register_on_start:
         supervisor.add("registration", RegistrationService(chain, network, _registrations(settings)).run)
@@ -235,12 +236,8 @@ async def _run_services(
     supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
-    api_url = None if listener is None else url_of(listener, is_gateway=gateway is not None)
-    if listener is not None:
-        chat = LocalChat(engines, lambda: [ModelId(engine.model_id) for engine in settings.engines])
-        app = whole_app(chain, epochs.group, chat, gateway and make_app(gateway, wall_clock), started_at, wall_clock)
-        supervisor.add("api", partial(serve_api, app, listener), essential=True)
-
+    serving = add_api(settings, chain, epochs, engines, gateway, supervisor, started_at, wall_clock)
+    watching = watch_over(settings, chain, network, standing, engines, supervisor, network_id, wall_clock)
     async with trio.open_nursery() as nursery:
         parts = Parts(
             settings=settings,
@@ -254,7 +251,7 @@ async def _run_services(
             engines=engines,
             supervisor=supervisor,
             network_id=network_id,
-            api_url=api_url,
+            api_url=serving.url,
             content_address=f"http://{provider.host}:{provider.port}",
             running_requests=lambda: executor.running,
             started_at=started_at,
@@ -267,9 +264,11 @@ async def _run_services(
         trees = StoreOperations(content.store, NetworkTrees(content, presence.providers))
         models = DaemonModelOperations(manager, settings.models.bytes_max)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
+        methods |= watching.methods
+        add_metrics(settings.metrics, make_scraper(methods, serving, watching), supervisor)
         control: Any = partial(serve_control, settings.control.socket, methods)
         await nursery.start(control)
-        log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)
+        log.info("quernd is running", account=chain.account, peer=network.peer_id, api=serving.url)
         await supervisor.run()
 
 

@@ -8,6 +8,7 @@ import click
 from node.version import package_version
 
 COMMANDS = {
+    "alerts": "node.cli.alerts",
     "ask": "node.cli.ask",
     "chain": "node.cli.chain",
     "connect": "node.cli.network",

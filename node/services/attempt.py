@@ -48,6 +48,8 @@ class AnswerSummary:
     price: int = 0
     """What was paid, to all executors together."""
     finish_reason: str = ""
+    cached: bool = False
+    """Whether it was given before and only repeated: then nothing was paid."""
 
 
 class Attempt:
