@@ -318,7 +318,7 @@ class Ledger:
             raise Refused("EmptyGroup")
         price = TokenAmount(action.max_tokens * model.units_of_compute_per_token * self.parameters.unit_price)
         self._pay(sender, -price)
-        prompt_id = len(self.state.prompts)
+        prompt_id = self.state.prompts_submitted
         drawn = int.from_bytes(hashlib.sha256(self.block_hashes[-1] + prompt_id.to_bytes(32)).digest())
         executor = self._member_at(weights, drawn % sum(weight for _, weight in weights))
         deadline = BlockNumber(block + ANSWER_BLOCKS)

@@ -12,7 +12,8 @@ from node.alerts.webhook import Origin, Webhook
 from node.chain.adapter import EvmChain
 from node.control.alert_methods import alert_method_table
 from node.control.methods import Method
-from node.engine.adapter import EngineNode, EngineState
+from node.engine.adapter import EngineNode, NodeState
+from node.engine.alerts import ENGINE_RECOVERED, AlertHook
 from node.network.adapter import LibP2PNetwork
 from node.operations.alerts import DaemonAlertOperations
 from node.ports import WallClock
@@ -32,6 +33,24 @@ class Watching:
     methods: dict[str, Method]
 
 
+def make_desk(settings: Settings, wall_clock: WallClock) -> AlertDesk:
+    """Return the desk that takes trouble in. Without a webhook it tells nobody."""
+    alerts = settings.alerts
+    return AlertDesk(alerts.kinds if alerts.webhook_url else (), alerts.min_interval_seconds, wall_clock)
+
+
+def engine_hook(desk: AlertDesk, node_id: str) -> AlertHook:
+    """Return what an ML node calls with its trouble: it is told at once, not at the next look."""
+
+    def hook(kind: str, message: str) -> None:
+        if kind == ENGINE_RECOVERED:
+            desk.withdraw(node_id)
+        else:
+            desk.report(kind, node_id, message)
+
+    return hook
+
+
 def watch_over(
     settings: Settings,
     chain: EvmChain,
@@ -39,13 +58,12 @@ def watch_over(
     standing: Standing,
     engines: Sequence[EngineNode],
     supervisor: Supervisor,
+    desk: AlertDesk,
     network_id: str,
     wall_clock: WallClock,
 ) -> Watching:
     """Have this node watched. Raises SettingsError if the webhook's secret cannot be read."""
     alerts = settings.alerts
-    kinds = alerts.kinds if alerts.webhook_url else []
-    desk = AlertDesk(kinds, alerts.min_interval_seconds, wall_clock)
     head_age = HeadAge(chain)
     vitals = Vitals(
         engines=lambda: [
@@ -70,14 +88,24 @@ def watch_over(
         origin = Origin(chain.account, network.peer_id, network_id)
         webhook = Webhook(alerts.webhook_url, webhook_secret(settings), origin, wall_clock)
         supervisor.add("alerts", partial(webhook.run, desk.notices))
-    operations = DaemonAlertOperations(desk, webhook, [kind.value for kind in kinds])
+    operations = DaemonAlertOperations(desk, webhook)
     return Watching(desk, webhook, head_age, alert_method_table(operations))
 
 
 def look_at(engine: EngineNode, model_id: str) -> EngineLook:
     """Return how an engine is now."""
-    failed = engine.state is EngineState.FAILED
-    return EngineLook(engine.node_id, model_id, engine.model_id is not None, failed, engine.restarts, "")
+    status = engine.status()
+    return EngineLook(
+        node_id=engine.node_id,
+        model_id=model_id,
+        ready=engine.model_id is not None,
+        failed=status.state is NodeState.FAILED,
+        given_up=status.given_up,
+        held=status.held,
+        outside=status.outside,
+        restarts=engine.restarts,
+        reason=status.last_error,
+    )
 
 
 def webhook_secret(settings: Settings) -> bytes:

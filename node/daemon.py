@@ -9,7 +9,8 @@ import structlog
 import trio
 
 import node
-from node.alert_wiring import watch_over
+from node.alert_wiring import engine_hook, make_desk, watch_over
+from node.alerts.desk import AlertDesk
 from node.amounts import tokens_to_amount
 from node.api.models import make_model_app
 from node.api.server import bind_api, serve_api
@@ -27,6 +28,7 @@ from node.control.model_methods import model_method_table
 from node.control.peer_methods import peer_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineEnvironment, EngineNode
+from node.engine.alerts import AlertHook
 from node.engine.arguments import merge_model_args
 from node.key_deposits import KeyDeposits
 from node.keys import load_peer_seed, unlock_keystore
@@ -56,7 +58,7 @@ from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
 from node.services.epochs import EpochBook, log_stages
-from node.services.executor import Executor
+from node.services.executor import CALLS_MAX, Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
@@ -66,6 +68,7 @@ from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
+from node.services.terms import free_mode
 from node.services.validating import ValidatingService
 from node.settings import Role, Settings, SettingsError
 from node.settings.schema import EngineSettings
@@ -94,7 +97,8 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
     data_dir = settings.node.data_dir
     account = LocalAccount(await trio.to_thread.run_sync(unlock_keystore, settings.account.keystore, passphrase))
     deployment = read_deployment(settings.chain.deployment)
-    engines = [_engine(engine, data_dir) for engine in settings.engines]
+    desk = make_desk(settings, wall_clock)
+    engines = [_engine(engine, data_dir, engine_hook(desk, engine.node_id)) for engine in settings.engines]
     database = Database(data_dir / "quern.sqlite")
     network_id = f"{deployment.chain_id}-{deployment.addresses.epoch_manager[ACCOUNT_CHARACTERS].lower()}"
     try:
@@ -159,7 +163,7 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
             async with open_manager(settings.models, database, content, presence.providers, wall_clock) as manager:
                 await _run_services(
                     settings, chain, content, network, vault, books, engines, network_id, methods, presence, manager,
-                    standing,
+                    standing, desk,
                 )  # fmt: skip
     finally:
         database.close()
@@ -178,6 +182,7 @@ async def _run_services(
     presence: PresenceTable,
     manager: ModelManager,
     standing: Standing,
+    desk: AlertDesk,
 ) -> None:
     started_at, supervisor = wall_clock(), Supervisor()
     router = GossipRouter(network)
@@ -193,8 +198,10 @@ async def _run_services(
         engines,
         unpaid_tokens_max=settings.payments.unpaid_tokens_max,
         wall_clock=wall_clock,
+        free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
     )
-    gateway = _gateway(settings, chain, network, store, epochs, presence, batches)
+    payer = _add_payments(settings, chain, store, epochs, supervisor)
+    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payer)
 
     if settings.participant.register_on_start:
         supervisor.add("registration", RegistrationService(chain, network, _registrations(settings)).run)
@@ -206,8 +213,11 @@ async def _run_services(
         content=provider,
         loaded_models=lambda: loaded_models(engines),
         load=lambda: executor.running,
+        free=settings.payments.free,
         version=package_version(),
         wall_clock=wall_clock,
+        capacity=lambda: CALLS_MAX if engines else 0,
+        seeds=executor.seeds.announcement,
     )
     supervisor.add("presence", presence_service.run)
     supervisor.add("epochs", epochs.run)
@@ -223,21 +233,13 @@ async def _run_services(
         supervisor.add(f"model {engine.node_id}", loader.run)
         supervisor.add(f"mining {engine.node_id}", mining.run)
     forming = FormingService(chain, network, content, store, presence, epochs, router)
-    settling = SettlingService(
-        chain,
-        store,
-        epochs,
-        claim_rewards=settings.participant.claim_rewards,
-        redeem_vouchers=settings.participant.redeem_vouchers,
-    )
     supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
     supervisor.add("forming", forming.run)
-    supervisor.add("settling", settling.run)
     supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
     serving = add_api(settings, chain, epochs, engines, gateway, supervisor, started_at, wall_clock)
-    watching = watch_over(settings, chain, network, standing, engines, supervisor, network_id, wall_clock)
+    watching = watch_over(settings, chain, network, standing, engines, supervisor, desk, network_id, wall_clock)
     async with trio.open_nursery() as nursery:
         parts = Parts(
             settings=settings,
@@ -270,6 +272,28 @@ async def _run_services(
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=serving.url)
         await supervisor.run()
+
+
+def _add_payments(
+    settings: Settings, chain: EvmChain, store: Books, epochs: EpochBook, supervisor: Supervisor
+) -> PayerBook:
+    """Add the services that pay and are paid; return the payer's book."""
+    payer = PayerBook(
+        chain,
+        store,
+        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
+        budget=tokens_to_amount(settings.payments.budget),
+    )
+    settling = SettlingService(
+        chain,
+        store,
+        epochs,
+        claim_rewards=settings.participant.claim_rewards,
+        redeem_vouchers=settings.participant.redeem_vouchers,
+    )
+    supervisor.add("payments", payer.run)
+    supervisor.add("settling", settling.run)
+    return payer
 
 
 def _registrations(settings: Settings) -> list[MLNodeRegistration]:
@@ -305,19 +329,14 @@ def _gateway(
     epochs: EpochBook,
     presence: PresenceTable,
     batches: BatchService,
+    payer: PayerBook,
 ) -> Gateway | None:
     if not settings.has_role(Role.GATEWAY):
         return None
-    payer = PayerBook(
-        chain,
-        store,
-        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
-        budget=tokens_to_amount(settings.payments.budget),
-    )
     return Gateway(chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock)
 
 
-def _engine(settings: EngineSettings, data_dir: Path) -> EngineNode:
+def _engine(settings: EngineSettings, data_dir: Path, on_alert: AlertHook) -> EngineNode:
     merge_model_args((), settings.model_args)  # a wrong option is the operator's, and is named at once
     environment = EngineEnvironment(settings.python or default_engine_python(), settings.kv_cache_gib)
     if not environment.python.exists():
@@ -325,7 +344,7 @@ def _engine(settings: EngineSettings, data_dir: Path) -> EngineNode:
             f"[[engines]] {settings.node_id}: there is no engine environment at {environment.python}: "
             "run scripts/setup, or set python to that of an environment with vLLM"
         )
-    return EngineNode(NodeId(settings.node_id), environment, data_dir, settings.model_args)
+    return EngineNode(NodeId(settings.node_id), environment, data_dir, settings.model_args, on_alert=on_alert)
 
 
 def default_engine_python() -> Path:

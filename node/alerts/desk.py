@@ -60,7 +60,7 @@ class AlertDesk:
     """Takes trouble in, gives notices out. `kinds` are those the operator wants; others are only written to the log."""
 
     def __init__(self, kinds: Collection[AlertKind], interval_seconds: int, wall_clock: WallClock) -> None:
-        self._kinds = frozenset(kinds)
+        self.kinds = frozenset(kinds)
         self._interval_seconds = interval_seconds
         self._wall_clock = wall_clock
         self._known: OrderedDict[tuple[AlertKind, str], _Known] = OrderedDict()
@@ -89,6 +89,13 @@ class AlertDesk:
         that is not known is a fault of the caller's and raises ValueError.
         """
         self._note(make_alert(AlertKind(kind), subject, message), self._wall_clock(), looked=False)
+
+    def withdraw(self, subject: str) -> None:
+        """Take back what was reported of `subject`: whoever reported it says that it is over."""
+        now = self._wall_clock()
+        for known in self._known.values():
+            if known.present and known.alert.subject == subject:
+                self._end(known, now)
 
     def make_test(self) -> Notice:
         """Return a notice that only shows that notices arrive."""
@@ -124,7 +131,7 @@ class AlertDesk:
             self._tell(NoticeState.RESOLVED, known.alert, now)
 
     def _tell(self, state: NoticeState, alert: Alert, now: int) -> None:
-        if alert.kind not in self._kinds:
+        if alert.kind not in self.kinds:
             return
         try:
             self._send.send_nowait(self._notice(state, alert, now))

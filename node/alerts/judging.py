@@ -16,7 +16,7 @@ BAN_WINDOW_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """An ML node. `failed`: it was given up, or does not start."""
+    """An ML node. `failed`: it died or does not start, and is started again."""
 
     node_id: str
     model_id: str
@@ -25,6 +25,11 @@ class EngineFacts:
     not_ready_seconds: float
     """For how long it has not been ready; 0 if it is."""
     reason: str
+    given_up: bool = False
+    held: bool = False
+    """Its operator drained it: that it does not serve is no news to him."""
+    outside: str = ""
+    """Why its version is outside the network's range; empty if it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +85,7 @@ def judge(facts: Facts, limits: Limits) -> tuple[Alert, ...]:
 
 def _trouble(facts: Facts, limits: Limits) -> Iterator[Alert]:
     for engine in facts.engines:
-        if engine.failed:
-            yield make_alert(
-                AlertKind.ENGINE_FAILED, engine.node_id, f"the engine of {engine.node_id} failed: {engine.reason}"
-            )
-        elif not engine.ready and engine.not_ready_seconds > ENGINE_SECONDS_MAX:
-            message = f"{engine.model_id} has not been ready for {engine.not_ready_seconds / 60:.0f} min"
-            yield make_alert(AlertKind.ENGINE_NOT_READY, engine.node_id, message)
+        yield from _trouble_of(engine)
     for service in facts.failed_services:
         yield make_alert(AlertKind.SERVICE_FAILED, service.name, f"{service.name} was given up: {service.reason}")
     if facts.gas_low:
@@ -107,3 +106,18 @@ def _trouble(facts: Facts, limits: Limits) -> Iterator[Alert]:
     if facts.failed_transactions:
         message = f"{facts.failed_transactions} intents failed for good since the start"
         yield make_alert(AlertKind.TRANSACTION_FAILED, f"{facts.failed_transactions}", message)
+
+
+def _trouble_of(engine: EngineFacts) -> Iterator[Alert]:
+    node = engine.node_id
+    if engine.held:
+        return
+    if engine.outside:
+        yield make_alert(AlertKind.ENGINE_OUTSIDE_RANGE, node, f"{node} does not serve: {engine.outside}")
+    elif engine.given_up:
+        yield make_alert(AlertKind.ENGINE_GIVEN_UP, node, f"the engine of {node} was given up: {engine.reason}")
+    elif engine.failed:
+        yield make_alert(AlertKind.ENGINE_FAILED, node, f"the engine of {node} failed: {engine.reason}")
+    elif not engine.ready and engine.not_ready_seconds > ENGINE_SECONDS_MAX:
+        message = f"{engine.model_id} has not been ready for {engine.not_ready_seconds / 60:.0f} min"
+        yield make_alert(AlertKind.ENGINE_NOT_READY, node, message)

@@ -12,6 +12,8 @@ class AlertKind(StrEnum):
     """Kinds, as the settings name them."""
 
     ENGINE_FAILED = "engine-failed"
+    ENGINE_GIVEN_UP = "engine-given-up"
+    ENGINE_OUTSIDE_RANGE = "engine-outside-range"
     ENGINE_NOT_READY = "engine-not-ready"
     LOW_GAS = "low-gas"
     CHAIN_LAG = "chain-lag"
@@ -33,7 +35,9 @@ class Severity(StrEnum):
 
 
 SEVERITY_OF = {
-    AlertKind.ENGINE_FAILED: Severity.CRITICAL,
+    AlertKind.ENGINE_FAILED: Severity.WARNING,
+    AlertKind.ENGINE_GIVEN_UP: Severity.CRITICAL,
+    AlertKind.ENGINE_OUTSIDE_RANGE: Severity.CRITICAL,
     AlertKind.ENGINE_NOT_READY: Severity.WARNING,
     AlertKind.LOW_GAS: Severity.WARNING,
     AlertKind.CHAIN_LAG: Severity.CRITICAL,
@@ -45,7 +49,9 @@ SEVERITY_OF = {
     AlertKind.TRANSACTION_FAILED: Severity.WARNING,
 }
 REMEDY_OF = {
-    AlertKind.ENGINE_FAILED: "See logs/ in the data directory, then restart the ML node.",
+    AlertKind.ENGINE_FAILED: "It is started again by itself; if that goes on, see logs/ in the data directory.",
+    AlertKind.ENGINE_GIVEN_UP: "See logs/ in the data directory, mend the cause, then `quern nodes restart`.",
+    AlertKind.ENGINE_OUTSIDE_RANGE: "Install a version of vLLM that the network runs the model with: `quern nodes`.",
     AlertKind.ENGINE_NOT_READY: "It may be loading; if it stays so, see its log. Nothing is earned with it meanwhile.",
     AlertKind.LOW_GAS: "Send gas coins to the account: without them no batch, no vote and no claim gets on chain.",
     AlertKind.CHAIN_LAG: "See [chain] rpc_urls: is an endpoint up? Duties of this epoch are missed until it is.",

@@ -55,6 +55,9 @@ class EngineLook:
     failed: bool
     restarts: int
     reason: str
+    given_up: bool = False
+    held: bool = False
+    outside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,17 @@ class AlertWatch:
         # One that is being started again after a failure has not recovered yet.
         failed = not look.ready and (look.failed or look.restarts > memory.restarts_when_ready)
         reason = look.reason or f"it was started again {look.restarts - memory.restarts_when_ready} times"
-        return EngineFacts(look.node_id, look.model_id, look.ready, failed, now - memory.ready_at, reason)
+        return EngineFacts(
+            node_id=look.node_id,
+            model_id=look.model_id,
+            ready=look.ready,
+            failed=failed,
+            not_ready_seconds=now - memory.ready_at,
+            reason=reason,
+            given_up=look.given_up,
+            held=look.held,
+            outside=look.outside,
+        )
 
 
 def _free_bytes(directory: Path) -> int | None:

@@ -1,7 +1,5 @@
 """What the daemon does about alerts for its operator: the control socket's methods over the desk and the webhook."""
 
-from collections.abc import Sequence
-
 from node.alerts.desk import AlertDesk
 from node.alerts.webhook import DeliveryError, Webhook
 from node.control.alert_views import AlertsView, AlertTestView, AlertView
@@ -11,10 +9,9 @@ from node.control.jsonrpc import ErrorCode, RpcError
 class DaemonAlertOperations:
     """Implements node.control.alert_methods.AlertOperations. `webhook` is None where there is none."""
 
-    def __init__(self, desk: AlertDesk, webhook: Webhook | None, kinds: Sequence[str]) -> None:
+    def __init__(self, desk: AlertDesk, webhook: Webhook | None) -> None:
         self._desk = desk
         self._webhook = webhook
-        self._kinds = kinds
 
     async def alerts(self) -> AlertsView:
         """All trouble there is now."""
@@ -32,7 +29,7 @@ class DaemonAlertOperations:
                 for alert, since in self._desk.present()
             ],
             webhook=None if webhook is None else webhook.host,
-            kinds=list(self._kinds),
+            kinds=sorted(kind.value for kind in self._desk.kinds),
             delivered=0 if webhook is None else webhook.delivered,
             failed=0 if webhook is None else webhook.failed,
             dropped=self._desk.dropped,

@@ -92,8 +92,8 @@ class SettlingService:
     async def _settle_prompts(self, block: BlockNumber) -> None:
         """Have answers on chain paid once they cannot be disputed any more: by who earned, else by who asked."""
         for prompt_id in sorted(self._chain.state.unfinished_prompts):
-            prompt = self._chain.state.prompts[prompt_id]
-            if prompt.answered is None or prompt.settles_after is None:
+            prompt = self._chain.state.prompts.get(prompt_id)
+            if prompt is None or prompt.answered is None or prompt.settles_after is None:
                 continue
             patience = {prompt.submitted.user: USER_PATIENCE_BLOCKS, prompt.answered.executor: 0}
             wait = patience.get(self._chain.account)

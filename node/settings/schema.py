@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import multiaddr
+from eth_utils.address import is_address, to_checksum_address
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -46,7 +47,14 @@ def _check_multiaddr(text: str) -> str:
     return text
 
 
+def _check_account(text: str) -> str:
+    if not is_address(text):
+        raise ValueError(f"expected an account such as 0x and 40 hex digits, got {text!r}")
+    return to_checksum_address(text)
+
+
 Tokens = Annotated[str, AfterValidator(_check_tokens)]
+Account = Annotated[str, AfterValidator(_check_account)]
 Url = Annotated[str, AfterValidator(_check_url)]
 OptionalUrl = Annotated[str, AfterValidator(lambda url: _check_url(url) if url else url)]
 Multiaddress = Annotated[str, AfterValidator(_check_multiaddr)]
@@ -311,6 +319,15 @@ class PaymentSettings(Section):
         default=64,
         ge=1,
         description="Output tokens an executor gives beyond what vouchers paid for: what a payer can steal at most.",
+    )
+    free: bool = Field(
+        default=False,
+        description="Serve free of charge, for a private network: no vouchers are asked for, nor taken.",
+    )
+    free_accounts: list[Account] = Field(
+        default=[],
+        max_length=1024,
+        description="Accounts that are served free of charge; empty: everyone. Others are refused.",
     )
 
 

@@ -120,6 +120,11 @@ MIGRATIONS: tuple[str, ...] = (
         WHEN OLD.sequence > (SELECT max(sequence) FROM model_audit) - 100000
         BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
     """,
+    """
+    -- Receipts with both signatures. Those of format 1, from before, keep counting as income, but are not shown.
+    ALTER TABLE receipts ADD COLUMN format INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE receipts ADD COLUMN is_countersigned INTEGER NOT NULL DEFAULT 1;
+    """,
 )
 
 

@@ -8,9 +8,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.alert_wiring import engine_hook
 from node.alerts.desk import KNOWN_MAX, QUEUE_MAX, AlertDesk, Notice, NoticeState
 from node.alerts.judging import BANS_MAX, EngineFacts, Facts, Limits, MissedDuty, ServiceFacts, judge
 from node.alerts.kinds import MESSAGE_CHARACTERS_MAX, REMEDY_OF, SEVERITY_OF, Alert, AlertKind, make_alert
+from node.engine.alerts import ENGINE_FAILED, ENGINE_GIVEN_UP, ENGINE_OUTSIDE_RANGE, ENGINE_RECOVERED
 
 INTERVAL = 3600
 GAS = make_alert(AlertKind.LOW_GAS, "account", "little gas")
@@ -86,6 +88,18 @@ def test_what_a_part_reports_by_itself_is_told_at_once_and_ends_by_looks_or_by_t
         desk.desk.report("no-such-kind", "", "")
 
 
+def test_an_ml_node_s_own_words_are_told_at_once_and_taken_back_by_itself() -> None:
+    desk = Desk()
+    hook = engine_hook(desk.desk, "gpu0")
+    for kind in (ENGINE_FAILED, ENGINE_GIVEN_UP, ENGINE_OUTSIDE_RANGE):
+        hook(kind, "it died")
+    assert [notice.alert.kind for notice in desk.told()] == [
+        AlertKind.ENGINE_FAILED, AlertKind.ENGINE_GIVEN_UP, AlertKind.ENGINE_OUTSIDE_RANGE,
+    ]  # fmt: skip
+    hook(ENGINE_RECOVERED, "it serves again")
+    assert [notice.state for notice in desk.told()] == 3 * [NoticeState.RESOLVED]
+
+
 def test_kinds_that_are_not_wanted_are_kept_but_not_told() -> None:
     desk = Desk()
     desk.desk = AlertDesk([AlertKind.DISK], INTERVAL, lambda: desk.now)
@@ -133,6 +147,9 @@ def test_an_engine_s_long_words_are_cut() -> None:
         (Facts(engines=[replace(ENGINE, ready=False, not_ready_seconds=60)]), []),
         (Facts(engines=[replace(ENGINE, ready=False, not_ready_seconds=1801)]), [AlertKind.ENGINE_NOT_READY]),
         (Facts(engines=[replace(ENGINE, ready=False, failed=True)]), [AlertKind.ENGINE_FAILED]),
+        (Facts(engines=[replace(ENGINE, ready=False, given_up=True, failed=True)]), [AlertKind.ENGINE_GIVEN_UP]),
+        (Facts(engines=[replace(ENGINE, ready=False, outside="0.1")]), [AlertKind.ENGINE_OUTSIDE_RANGE]),
+        (Facts(engines=[replace(ENGINE, ready=False, held=True, given_up=True)]), []),
         (Facts(failed_services=[ServiceFacts("forming", "KeyError: 3")]), [AlertKind.SERVICE_FAILED]),
         (Facts(gas_low=True), [AlertKind.LOW_GAS]),
         (Facts(head_seconds=120), []),

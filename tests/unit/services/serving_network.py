@@ -1,6 +1,6 @@
 """A small network of real services over the simulator's ports: one gateway, some executors, one chain."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -27,6 +27,7 @@ from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
+from node.services.terms import FreeMode
 from node.store.books import Books
 from node.store.database import Database
 from tests.builders import account, key_of
@@ -79,6 +80,7 @@ class ServingNetwork:
 
 
 EngineMaker = Callable[[int], Engine]
+NOBODY_IS_FREE: Mapping[int, FreeMode] = {}
 
 
 def honest_engine(number: int) -> Engine:
@@ -87,7 +89,11 @@ def honest_engine(number: int) -> Engine:
 
 @asynccontextmanager
 async def serving_network(
-    executors: int = 2, *, engine: EngineMaker = honest_engine, budget: TokenAmount = PLENTY
+    executors: int = 2,
+    *,
+    engine: EngineMaker = honest_engine,
+    budget: TokenAmount = PLENTY,
+    free: Mapping[int, FreeMode] = NOBODY_IS_FREE,
 ) -> AsyncIterator[ServingNetwork]:
     """Run a network whose executors 1..n are registered, present and ready."""
     trace = Trace()
@@ -101,7 +107,7 @@ async def serving_network(
         nursery.start_soon(ledger.produce_blocks)
         for number in (*range(1, executors + 1), GATEWAY):
             made = engine(number) if number != GATEWAY else None
-            network.members[number] = _add(number, nursery, network, exchange, made, budget)
+            network.members[number] = _add(number, nursery, network, exchange, made, budget, free.get(number))
         await trio.sleep(30)  # virtual: registrations are confirmed, presence has gone round
         yield network
         nursery.cancel_scope.cancel()
@@ -114,6 +120,7 @@ def _add(
     exchange: ContentExchange,
     engine: Engine | None,
     budget: TokenAmount,
+    free: FreeMode | None,
 ) -> Member:
     chain = SimulatedChain(serving.ledger, key_of(number), confirmations=1)
     network = SimulatedNetwork(serving.switchboard, PeerId(f"peer-{number:03}"), chain.account, chain.sign)
@@ -130,7 +137,7 @@ def _add(
     if engine is not None:
         member.executor = Executor(
             chain, network, store, epochs, batches, engines,
-            unpaid_tokens_max=UNPAID_TOKENS_MAX, wall_clock=wall_clock,
+            unpaid_tokens_max=UNPAID_TOKENS_MAX, wall_clock=wall_clock, free=free,
         )  # fmt: skip
     else:
         member.gateway = Gateway(
@@ -141,7 +148,8 @@ def _add(
         chain, network, router, presence,
         content=Provider(f"host-{number}", 1),
         loaded_models=lambda: [MODEL_ID] if engine is not None else [],
-        load=lambda: 0, version="test", wall_clock=wall_clock,
+        load=lambda: 0, version="test", wall_clock=wall_clock, free=free is not None,
+        seeds=None if member.executor is None else member.executor.seeds.announcement,
     )  # fmt: skip
     serving.switchboard.join(network)
     for service in (
@@ -152,6 +160,7 @@ def _add(
         router,
         OpenPromptService(chain, content, presence, engines),
         SettlingService(chain, store, epochs, claim_rewards=True, redeem_vouchers=True),
+        payer,
     ):
         nursery.start_soon(service.run)
     return member
