@@ -11,6 +11,7 @@ COMMANDS = {
     "alerts": "node.cli.alerts",
     "ask": "node.cli.ask",
     "chain": "node.cli.chain",
+    "conformance": "node.cli.conformance",
     "connect": "node.cli.network",
     "content": "node.cli.content",
     "doctor": "node.cli.doctor",
