@@ -2,13 +2,11 @@
 
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
 import trio
 
-import node
 from node.alert_wiring import engine_hook, make_desk, watch_over
 from node.alerts.desk import AlertDesk
 from node.amounts import tokens_to_amount
@@ -25,14 +23,14 @@ from node.control.content_methods import content_method_table
 from node.control.discovery_methods import discovery_method_table
 from node.control.methods import Method, method_table
 from node.control.model_methods import model_method_table
+from node.control.node_methods import node_method_table
 from node.control.peer_methods import peer_method_table
 from node.control.server import serve_control
-from node.engine.adapter import EngineEnvironment, EngineNode
-from node.engine.alerts import AlertHook
-from node.engine.arguments import merge_model_args
+from node.engine.adapter import EngineNode
 from node.key_deposits import KeyDeposits
 from node.keys import load_peer_seed, unlock_keystore
-from node.model_loader import ModelLoader, loaded_models
+from node.ml_nodes import make_engine, make_loader, registrations
+from node.model_loader import loaded_models
 from node.models.content import ContentAdapter, open_content
 from node.models.encryption.keyring import KeyRing
 from node.models.encryption.wrapping import Unwrapper
@@ -52,10 +50,9 @@ from node.operations.content_trees import NetworkTrees
 from node.operations.daemon import DaemonOperations, Parts
 from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
+from node.operations.nodes import DaemonNodeOperations
 from node.operations.peers import DaemonPeerOperations
 from node.ports import Provider
-from node.protocol.identifiers import ModelId, NodeId
-from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
 from node.services.epochs import EpochBook, log_stages
 from node.services.executor import CALLS_MAX, Executor
@@ -70,8 +67,8 @@ from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
 from node.services.terms import free_mode
 from node.services.validating import ValidatingService
-from node.settings import Role, Settings, SettingsError
-from node.settings.schema import EngineSettings
+from node.settings import Role, Settings
+from node.stopping import StopRequest
 from node.store.bans import BanTable
 from node.store.books import Books
 from node.store.chain_tables import ChainTables
@@ -92,13 +89,13 @@ def wall_clock() -> int:
     return int(time.time())
 
 
-async def run_daemon(settings: Settings, passphrase: str) -> None:
-    """Run a daemon until cancelled or told to stop over its control socket."""
+async def run_daemon(settings: Settings, passphrase: str, stop: StopRequest | None = None) -> None:
+    """Run a daemon until cancelled, or told to stop by `stop` or over its control socket."""
     data_dir = settings.node.data_dir
     account = LocalAccount(await trio.to_thread.run_sync(unlock_keystore, settings.account.keystore, passphrase))
     deployment = read_deployment(settings.chain.deployment)
     desk = make_desk(settings, wall_clock)
-    engines = [_engine(engine, data_dir, engine_hook(desk, engine.node_id)) for engine in settings.engines]
+    engines = [make_engine(engine, data_dir, engine_hook(desk, engine.node_id)) for engine in settings.engines]
     database = Database(data_dir / "quern.sqlite")
     network_id = f"{deployment.chain_id}-{deployment.addresses.epoch_manager[ACCOUNT_CHARACTERS].lower()}"
     try:
@@ -159,11 +156,12 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
             conduct = DaemonPeerOperations(standing, network.peer_id, network.refused_connections)
             found = DaemonDiscoveryOperations(network.discovery, network.peer_id, network.clock_skew_seconds)
             methods = chain_method_table(shown) | peer_method_table(conduct) | discovery_method_table(found)
+            methods |= node_method_table(DaemonNodeOperations(chain, engines, settings.engines))
             presence = PresenceTable(chain, wall_clock)
             async with open_manager(settings.models, database, content, presence.providers, wall_clock) as manager:
                 await _run_services(
                     settings, chain, content, network, vault, books, engines, network_id, methods, presence, manager,
-                    standing, desk,
+                    stop or StopRequest(), standing, desk,
                 )  # fmt: skip
     finally:
         database.close()
@@ -181,6 +179,7 @@ async def _run_services(
     more_methods: dict[str, Method],
     presence: PresenceTable,
     manager: ModelManager,
+    stop: StopRequest,
     standing: Standing,
     desk: AlertDesk,
 ) -> None:
@@ -204,7 +203,8 @@ async def _run_services(
     gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payer)
 
     if settings.participant.register_on_start:
-        supervisor.add("registration", RegistrationService(chain, network, _registrations(settings)).run)
+        nodes = await trio.to_thread.run_sync(registrations, settings.engines)
+        supervisor.add("registration", RegistrationService(chain, network, nodes).run)
     presence_service = PresenceService(
         chain,
         network,
@@ -227,7 +227,7 @@ async def _run_services(
     supervisor.add("models", manager.run)
     _serve_models(settings, manager, supervisor)
     for engine, wanted in zip(engines, settings.engines, strict=True):
-        loader = ModelLoader(chain, library, vault, engine, ModelId(wanted.model_id))
+        loader = make_loader(chain, epochs, library, vault, engine, wanted)
         mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
@@ -259,9 +259,9 @@ async def _run_services(
             started_at=started_at,
             wall_clock=wall_clock,
         )
-        stop_asked = trio.Event()
-        nursery.start_soon(_stop_after, stop_asked, nursery.cancel_scope)
-        operations = DaemonOperations(parts, stop_asked.set)
+        stop.heeded = True
+        nursery.start_soon(_stop_after, stop, engines, nursery.cancel_scope)
+        operations = DaemonOperations(parts, stop.asked.set)
         # Any: trio does not export the type that Nursery.start asks for.
         trees = StoreOperations(content.store, NetworkTrees(content, presence.providers))
         models = DaemonModelOperations(manager, settings.models.bytes_max)
@@ -296,13 +296,6 @@ def _add_payments(
     return payer
 
 
-def _registrations(settings: Settings) -> list[MLNodeRegistration]:
-    return [
-        MLNodeRegistration(NodeId(engine.node_id), (ModelId(engine.model_id),), engine.hardware)
-        for engine in settings.engines
-    ]
-
-
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:
     """Add the management API of models, if anybody has a token for it."""
     tokens_file = settings.models.api_tokens_file
@@ -314,10 +307,14 @@ def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervi
     supervisor.add("model api", partial(serve_api, make_model_app(manager, tokens_file), listener))
 
 
-async def _stop_after(asked: trio.Event, scope: trio.CancelScope) -> None:
-    await asked.wait()
+async def _stop_after(stop: StopRequest, engines: list[EngineNode], scope: trio.CancelScope) -> None:
+    """End the daemon when that is asked for, once its engines have finished what they run."""
+    await stop.asked.wait()
     await trio.sleep(STOP_SECONDS)  # the answer to whoever asked goes out first
-    log.info("stopping, as asked over the control socket")
+    log.info("stopping, as asked", running_requests=sum(engine.running_requests for engine in engines))
+    async with trio.open_nursery() as nursery:
+        for engine in engines:
+            nursery.start_soon(engine.drain)
     scope.cancel()
 
 
@@ -334,21 +331,3 @@ def _gateway(
     if not settings.has_role(Role.GATEWAY):
         return None
     return Gateway(chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock)
-
-
-def _engine(settings: EngineSettings, data_dir: Path, on_alert: AlertHook) -> EngineNode:
-    merge_model_args((), settings.model_args)  # a wrong option is the operator's, and is named at once
-    environment = EngineEnvironment(settings.python or default_engine_python(), settings.kv_cache_gib)
-    if not environment.python.exists():
-        raise SettingsError(
-            f"[[engines]] {settings.node_id}: there is no engine environment at {environment.python}: "
-            "run scripts/setup, or set python to that of an environment with vLLM"
-        )
-    return EngineNode(NodeId(settings.node_id), environment, data_dir, settings.model_args, on_alert=on_alert)
-
-
-def default_engine_python() -> Path:
-    """Return the Python of the engine environment that scripts/setup made: the GPU's where there is one."""
-    root = Path(node.__file__).resolve().parents[1] / ".engine"
-    gpu = root / "gpu" / "bin" / "python"
-    return gpu if gpu.exists() else root / "cpu" / "bin" / "python"

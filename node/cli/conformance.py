@@ -13,7 +13,7 @@ from node.cli.render import console
 from node.conformance.examine import examine
 from node.conformance.findings import Check, Level, Mark, Report, lacking
 from node.conformance.server import open_server
-from node.engine.transport import Endpoint, EndpointError, parse_endpoint
+from node.engine.endpoint import Endpoint, EndpointError, parse_endpoint
 from node.private_files import PrivateFileError, read_private_file
 
 STYLES = {Mark.HOLDS: "green", Mark.MISSING: "yellow", Mark.WRONG: "bold red", Mark.UNKNOWN: "dim"}

@@ -22,6 +22,7 @@ COMMANDS = {
     "model": "node.cli.model",
     "models": "node.cli.network",
     "network": "node.cli.discovery",
+    "nodes": "node.cli.nodes",
     "peers": "node.cli.peers",
     "status": "node.cli.network",
     "stop": "node.cli.network",

@@ -8,7 +8,8 @@ import httpx
 import trio
 from pydantic_core import from_json
 
-from node.engine.transport import Endpoint, Traffic, open_http
+from node.engine.endpoint import Endpoint
+from node.engine.transport import Traffic, open_http
 
 REPLY_SECONDS_MAX = 120.0
 """For any one question: all are of a few tokens."""

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from node.alerts.kinds import AlertKind
 from node.amounts import tokens_to_amount
+from node.engine.endpoint import parse_endpoint
 
 ENVIRONMENT_PREFIX = "QUERN_"
 ENVIRONMENT_DELIMITER = "__"
@@ -53,12 +54,19 @@ def _check_account(text: str) -> str:
     return to_checksum_address(text)
 
 
+def _check_place(text: str) -> str:
+    if text:
+        parse_endpoint(text)
+    return text
+
+
 Tokens = Annotated[str, AfterValidator(_check_tokens)]
 Account = Annotated[str, AfterValidator(_check_account)]
 Url = Annotated[str, AfterValidator(_check_url)]
 OptionalUrl = Annotated[str, AfterValidator(lambda url: _check_url(url) if url else url)]
 Multiaddress = Annotated[str, AfterValidator(_check_multiaddr)]
 OptionalMultiaddress = Annotated[str, AfterValidator(lambda text: _check_multiaddr(text) if text else text)]
+ServerPlace = Annotated[str, AfterValidator(_check_place)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -350,7 +358,29 @@ class EngineSettings(Section):
         pattern=r"^[a-z0-9._/-]{1,64}$", description="Model to serve, by its id in the ModelRegistry."
     )
     hardware: str = Field(
-        default="cpu", max_length=128, description="What it runs on, as shown on chain, e.g. `1x H200`."
+        default="",
+        max_length=128,
+        description="What it runs on, as shown on chain, e.g. `1x H200`; without it, what is found.",
+    )
+    url: ServerPlace = Field(
+        default="",
+        description="A vLLM server that you start yourself, on this or another machine: http://host:port, or\n"
+        "unix:/path/of/socket. Without it the daemon starts one.",
+    )
+    api_key_file: Path | None = Field(
+        default=None, description="File (0600) with the key that the server at `url` asks for (vllm serve --api-key)."
+    )
+    drain_seconds: float = Field(
+        default=60,
+        ge=0,
+        le=3600,
+        description="How long running requests may go on when the node is drained, switched to another model or the\n"
+        "daemon stops.",
+    )
+    loads_beside: bool = Field(
+        default=False,
+        description="Load the next version of a model while the old one serves. Needs memory for both; without it\n"
+        "the node serves nothing while it loads.",
     )
     model_args: list[str] = Field(
         default=[],
@@ -363,6 +393,17 @@ class EngineSettings(Section):
         default=None,
         description="Python of the engine's environment; without it, .engine/gpu or .engine/cpu of the project.",
     )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.url:
+            local = {"model_args": self.model_args, "python": self.python, "loads_beside": self.loads_beside}
+            named = [name for name, value in local.items() if value]
+            if named:
+                raise ValueError(f"{', '.join(named)}: the server at url has these where it is started; leave them out")
+        elif self.api_key_file is not None:
+            raise ValueError("api_key_file: only a server at url has a key")
+        return self
 
 
 class ModelSettings(Section):

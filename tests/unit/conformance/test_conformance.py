@@ -12,7 +12,7 @@ from node.conformance import checks
 from node.conformance.examine import EXAMINATIONS, examine
 from node.conformance.findings import Check, Level, Mark, Report, lacking
 from node.conformance.server import open_server
-from node.engine.transport import parse_endpoint
+from node.engine.endpoint import parse_endpoint
 from tests.unit.conformance.stand_ins import MODEL, MinerStandIn, VllmStandIn, running
 
 
