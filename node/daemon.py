@@ -7,11 +7,12 @@ from typing import Any
 import structlog
 import trio
 
+from node.alert_wiring import engine_hook, make_desk, watch_over
+from node.alerts.desk import AlertDesk
 from node.amounts import tokens_to_amount
 from node.api.models import make_model_app
-from node.api.openai import make_app
 from node.api.server import bind_api, serve_api
-from node.api_wiring import has_api, url_of, whole_app
+from node.api_wiring import add_api
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, open_chain
 from node.chain.addresses import read_deployment
@@ -53,7 +54,7 @@ from node.operations.nodes import DaemonNodeOperations
 from node.operations.peers import DaemonPeerOperations
 from node.payment_wiring import add_payments
 from node.ports import Provider
-from node.protocol.identifiers import ModelId, NodeId
+from node.protocol.identifiers import NodeId
 from node.services.batches import BatchService
 from node.services.broker import Broker
 from node.services.brokered import BrokeredEngine, brokered
@@ -62,7 +63,6 @@ from node.services.executor import Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
-from node.services.local_chat import LocalChat
 from node.services.mining import MiningService
 from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
@@ -77,7 +77,9 @@ from node.store.books import Books
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
 from node.supervisor import Supervisor
+from node.telemetry_wiring import add_metrics, make_scraper
 from node.version import package_version
+from p2p.standing import Standing
 
 log = structlog.get_logger(__name__)
 
@@ -95,7 +97,8 @@ async def run_daemon(settings: Settings, passphrase: str, stop: StopRequest | No
     data_dir = settings.node.data_dir
     account = LocalAccount(await trio.to_thread.run_sync(unlock_keystore, settings.account.keystore, passphrase))
     deployment = read_deployment(settings.chain.deployment)
-    engines = [make_engine(engine, data_dir) for engine in settings.engines]
+    desk = make_desk(settings, wall_clock)
+    engines = [make_engine(engine, data_dir, engine_hook(desk, engine.node_id)) for engine in settings.engines]
     database = Database(data_dir / "quern.sqlite")
     network_id = f"{deployment.chain_id}-{deployment.addresses.epoch_manager[ACCOUNT_CHARACTERS].lower()}"
     try:
@@ -161,7 +164,7 @@ async def run_daemon(settings: Settings, passphrase: str, stop: StopRequest | No
             async with open_manager(settings.models, database, content, presence.providers, wall_clock) as manager:
                 await _run_services(
                     settings, chain, content, network, vault, books, engines, network_id, methods, presence, manager,
-                    stop or StopRequest(),
+                    stop or StopRequest(), standing, desk,
                 )  # fmt: skip
     finally:
         database.close()
@@ -180,9 +183,10 @@ async def _run_services(
     presence: PresenceTable,
     manager: ModelManager,
     stop: StopRequest,
+    standing: Standing,
+    desk: AlertDesk,
 ) -> None:
-    started_at = wall_clock()
-    supervisor = Supervisor()
+    started_at, supervisor = wall_clock(), Supervisor()
     router = GossipRouter(network)
     epochs = EpochBook(chain, content, store, presence)
     batches = BatchService(network, router, presence)
@@ -202,7 +206,6 @@ async def _run_services(
     )
     payments = add_payments(settings, chain, store, epochs, supervisor)
     gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payments.payer)
-    listener = bind_api(settings.api.host, settings.api.port) if has_api(settings) else None
 
     if settings.participant.register_on_start:
         nodes = await trio.to_thread.run_sync(registrations, settings.engines)
@@ -237,13 +240,8 @@ async def _run_services(
     _add_duties(settings, supervisor, chain, network, content, store, presence, duties)
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
-    api_url = None if listener is None else url_of(listener, is_gateway=gateway is not None)
-    if listener is not None:
-        chat = LocalChat(duties, lambda: [ModelId(engine.model_id) for engine in settings.engines])
-        users = None if gateway is None else make_app(gateway, wall_clock)
-        app = whole_app(chain, epochs.group, chat, users, started_at, wall_clock)
-        supervisor.add("api", partial(serve_api, app, listener), essential=True)
-
+    serving = add_api(settings, chain, epochs, duties, gateway, supervisor, started_at, wall_clock)
+    watching = watch_over(settings, chain, network, standing, engines, supervisor, desk, network_id, wall_clock)
     async with trio.open_nursery() as nursery:
         parts = Parts(
             settings=settings,
@@ -257,7 +255,7 @@ async def _run_services(
             engines=engines,
             supervisor=supervisor,
             network_id=network_id,
-            api_url=api_url,
+            api_url=serving.url,
             content_address=f"http://{provider.host}:{provider.port}",
             running_requests=lambda: executor.running,
             started_at=started_at,
@@ -270,9 +268,11 @@ async def _run_services(
         trees = StoreOperations(content.store, NetworkTrees(content, presence.providers))
         models = DaemonModelOperations(manager, settings.models.bytes_max)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
+        methods |= watching.methods
+        add_metrics(settings.metrics, make_scraper(methods, serving, watching), supervisor)
         control: Any = partial(serve_control, settings.control.socket, methods)
         await nursery.start(control)
-        log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)
+        log.info("quernd is running", account=chain.account, peer=network.peer_id, api=serving.url)
         await supervisor.run()
 
 

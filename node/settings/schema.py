@@ -10,6 +10,7 @@ from eth_utils.address import is_address, to_checksum_address
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from node.alerts.kinds import AlertKind
 from node.amounts import tokens_to_amount
 from node.engine.endpoint import parse_endpoint
 
@@ -62,6 +63,7 @@ def _check_place(text: str) -> str:
 Tokens = Annotated[str, AfterValidator(_check_tokens)]
 Account = Annotated[str, AfterValidator(_check_account)]
 Url = Annotated[str, AfterValidator(_check_url)]
+OptionalUrl = Annotated[str, AfterValidator(lambda url: _check_url(url) if url else url)]
 Multiaddress = Annotated[str, AfterValidator(_check_multiaddr)]
 OptionalMultiaddress = Annotated[str, AfterValidator(lambda text: _check_multiaddr(text) if text else text)]
 ServerPlace = Annotated[str, AfterValidator(_check_place)]
@@ -253,6 +255,49 @@ class ApiSettings(Section):
         default="127.0.0.1", description="Address to listen on; anything but loopback serves the whole net."
     )
     port: Port = Field(default=8080, description="Port to listen on; 0 takes a free one.")
+    cache_bytes_max: int = Field(
+        default=0,
+        ge=0,
+        description="Memory for answers that are given again to equal requests, in bytes; 0 is off. Only what the\n"
+        "request alone decides is kept: temperature 0, or a seed given. Users can tell by the time whether another\n"
+        "one asked the same before.",
+    )
+
+
+class MetricsSettings(Section):
+    """Metrics for Prometheus, at /metrics."""
+
+    enabled: bool = Field(default=True, description="Whether they are served.")
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on. They tell earnings and peers: keep them to yourself."
+    )
+    port: Port = Field(
+        default=9464,
+        description="Port to listen on; 0 takes a free one. If another program has it, there are no metrics, and the\n"
+        "log says so.",
+    )
+
+
+class AlertSettings(Section):
+    """What the operator is told of at once, over a webhook. `quern alerts test` tries it."""
+
+    webhook_url: OptionalUrl = Field(
+        default="",
+        description="Where to post alerts as JSON: your own program, or an incoming webhook of Slack or Discord.\n"
+        "Without it they are only in the log and in `quern alerts list`.",
+    )
+    secret_file: Path | None = Field(
+        default=None,
+        description="File (0600) with a secret by which each post is signed (HMAC-SHA256): proof that it is ours.",
+    )
+    kinds: list[AlertKind] = Field(default=list(AlertKind), description="Which kinds are posted.")
+    min_interval_seconds: int = Field(
+        default=3600, ge=60, le=7 * 86400, description="How often the same trouble is posted again while it lasts."
+    )
+    chain_silent_seconds_max: int = Field(
+        default=120, ge=10, le=86400, description="How long no block may come before that is trouble."
+    )
+    disk_free_gib_min: int = Field(default=10, ge=1, le=100_000, description="Less free disk than this is trouble.")
 
 
 class ControlSettings(Section):
@@ -460,6 +505,8 @@ class Settings(BaseSettings):
     content: ContentSettings = ContentSettings()
     vault: VaultSettings = VaultSettings()
     api: ApiSettings = ApiSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    alerts: AlertSettings = AlertSettings()
     control: ControlSettings = ControlSettings()
     models: ModelSettings = ModelSettings()
     participant: ParticipantSettings = ParticipantSettings()
