@@ -120,6 +120,21 @@ MIGRATIONS: tuple[str, ...] = (
         WHEN OLD.sequence > (SELECT max(sequence) FROM model_audit) - 100000
         BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
     """,
+    """
+    -- What API keys have spent by day, and what running requests may still cost (node/store/key_spending.py).
+    CREATE TABLE key_spending (
+        key TEXT NOT NULL,
+        day INTEGER NOT NULL,
+        requests INTEGER NOT NULL,
+        prompt_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        amount TEXT NOT NULL,
+        PRIMARY KEY (key, day)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE key_reservations (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, day INTEGER NOT NULL, amount TEXT NOT NULL
+    ) STRICT;
+    """,
 )
 
 
