@@ -94,6 +94,7 @@ async def run_node(
         [engine],
         unpaid_tokens_max=UNPAID_TOKENS_MAX,
         wall_clock=wall_clock,
+        random_bytes=random.Random(f"secrets of {plan.seed}/{plan.number}").randbytes,
     )
     services = (
         RegistrationService(chain, network, [MLNodeRegistration(NODE_ID, (model_id,), "simulated")]),
@@ -107,6 +108,7 @@ async def run_node(
             load=lambda: executor.running,
             version="simulated",
             wall_clock=wall_clock,
+            seeds=executor.seeds.announcement,
         ),
         epochs,
         batches,

@@ -55,7 +55,7 @@ from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
 from node.services.epochs import EpochBook, log_stages
-from node.services.executor import Executor
+from node.services.executor import CALLS_MAX, Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
@@ -208,6 +208,8 @@ async def _run_services(
         load=lambda: executor.running,
         version=package_version(),
         wall_clock=wall_clock,
+        capacity=lambda: CALLS_MAX if engines else 0,
+        seeds=executor.seeds.announcement,
     )
     supervisor.add("presence", presence_service.run)
     supervisor.add("epochs", epochs.run)

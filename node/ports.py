@@ -374,13 +374,13 @@ class Store(Protocol):
         """The newest voucher of each channel this node is paid from."""
 
     def save_receipt(self, signed: SignedReceipt) -> None:
-        """Keep a receipt this node gave or got; the same request id again has no effect."""
+        """Keep a receipt this node gave or got; again, only if both sides signed it and not the one that is kept."""
 
     def receipts(self, *, limit: int) -> tuple[SignedReceipt, ...]:
         """The newest receipts, newest first."""
 
     def receipt_totals(self) -> tuple[int, int, TokenAmount]:
-        """(answers, output tokens, price) over all receipts in which this node is the executor."""
+        """(answers, output tokens, price) over all receipts of this executor that their payers signed."""
 
     def put_document(self, key: str, data: bytes) -> None:
         """Keep a small document under a key (e.g. the last EpochResult); replaces."""

@@ -7,13 +7,17 @@ import trio
 
 from node.ports import Call, CallFailedError, Chain, Store
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
-from node.protocol.identifiers import Address, Hash32, ModelId, RequestId, TokenAmount
-from node.protocol.pricing import next_receipts_root, price, receipt_digest, tokens_commitment
+from node.protocol.identifiers import Address, ModelId, RequestId, TokenAmount
+from node.protocol.pricing import next_receipts_root, price, receipt_digest
+from node.protocol.receipts import countersigned, is_signed_by_executor
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.sampling import TokenLogprobs
-from node.protocol.signatures import SignatureError, recover
-from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Tokens
-from node.services.payments import PayerBook, PaymentError
+from node.protocol.seeds import SeedShareError
+from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, Tokens
+from node.services.payments import PayerBook
+from node.services.receipting import is_the_same_answer, receipt_of
+from node.services.seeding import AnswerSeed, seed_of_opening
+from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +52,8 @@ class AnswerSummary:
     price: int = 0
     """What was paid, to all executors together."""
     finish_reason: str = ""
+    seed: AnswerSeed | None = None
+    """What the tokens were drawn with; None until there is one."""
 
 
 class Attempt:
@@ -76,6 +82,7 @@ class Attempt:
         self._given = given
         self._send = send
         self._prompt_ids: tuple[int, ...] = ()
+        self._seed: AnswerSeed | None = None
         self._token_ids: list[int] = []
         self._step_tokens = 1
         self._paid = 0
@@ -119,13 +126,21 @@ class Attempt:
         except PaymentError as error:  # its lie, not our lack of funds: another executor may be honest
             raise CallFailedError("bad-answer", str(error)) from error
         self._prompt_ids = opening.prompt_ids
+        self._seed = self._seed_of(opening)
         # Half of the allowance: the voucher is there before the executor would have to wait for it.
         self._step_tokens = max(1, opening.unpaid_tokens_max // 2)
         await self._pay(self._owed)
 
+    def _seed_of(self, opening: Opening) -> AnswerSeed:
+        try:
+            return seed_of_opening(self._request, opening.seed_share)
+        except SeedShareError as error:
+            raise CallFailedError("bad-answer", str(error)) from error
+
     async def _take(self, tokens: Tokens) -> None:
         if len(self._token_ids) + len(tokens.token_ids) > self._request.max_tokens:
             raise CallFailedError("bad-answer", "more tokens than were asked for")
+        self._summary.seed = self._seed
         self._token_ids.extend(tokens.token_ids)
         self._given.extend(tokens.token_ids)
         summary, executor = self._summary, self._request.executor
@@ -139,12 +154,11 @@ class Attempt:
             await self._pay(self._owed)
 
     async def _settle(self, signed: SignedReceipt) -> None:
-        """Check the receipt against what came, keep it, pay exactly its price."""
+        """Check the receipt against what came, sign it, keep it, pay exactly its price."""
         self._check_receipt(signed)
+        signed = countersigned(signed, self._chain.sign(receipt_digest(signed.receipt)))
         self._store.save_receipt(signed)
-        executor = self._request.executor
-        root = next_receipts_root(self._payer.receipts_root(executor), signed.receipt)
-        await self._pay(signed.receipt.price, root)
+        await self._pay(signed.receipt.price, signed)
         if not self._summary.prompt_tokens:
             self._summary.prompt_tokens = len(self._prompt_ids) - len(self._request.prefix)
         await self._until_acknowledged()
@@ -157,13 +171,16 @@ class Attempt:
             except (trio.EndOfChannel, CallFailedError) as end:
                 log.debug("a call ended", peer=self._call.peer_id, how=repr(end))
 
-    async def _pay(self, total: TokenAmount, receipts_root: Hash32 | None = None) -> None:
-        """Pay what is missing to `total` for this attempt."""
+    async def _pay(self, total: TokenAmount, signed: SignedReceipt | None = None) -> None:
+        """Pay what is missing to `total` for this attempt; with `signed`, also countersign it, for it is complete."""
+        executor = self._request.executor
         amount = total - self._paid
-        frame = self._payer.pay(self._request.executor, amount, receipts_root)
+        root = next_receipts_root(self._payer.receipts_root(executor), signed.receipt) if signed else None
+        frame = self._payer.pay(executor, amount, root)
         self._paid += amount
         self._summary.price += amount
-        await self._call.send(to_bytes(frame))
+        signature = signed.payer_signature if signed else b""
+        await self._call.send(to_bytes(Payment(frame, TokenAmount(self._paid), signature)))
 
     def _check_opening(self, opening: Opening) -> None:
         """An executor may charge for no more prompt than there is: a token is at least one byte of it."""
@@ -179,34 +196,17 @@ class Attempt:
 
     def _check_receipt(self, signed: SignedReceipt) -> None:
         """Every figure that is paid for must be one that was seen here."""
-        receipt = signed.receipt
-        stated = (
-            receipt.request_id,
-            receipt.model_id,
-            receipt.model_cid,
-            receipt.payer,
-            receipt.executor,
-            receipt.prompt_tokens,
-            receipt.output_tokens,
-            receipt.prompt_commitment,
-            receipt.output_commitment,
-            receipt.price,
+        seen = receipt_of(
+            self._request,
+            self._model,
+            self._prompt_ids,
+            self._token_ids,
+            self._chain.parameters.unit_price,
+            epoch=signed.receipt.epoch,
+            node_id=signed.receipt.node_id,
+            at=signed.receipt.at,
+            seed=self._seed.seed if self._seed is not None else 0,
+            seeded_by_user=self._request.seed is not None,
         )
-        seen = (
-            self._request.request_id,
-            self._model.model_id,
-            self._model.cid,
-            self._request.payer,
-            self._request.executor,
-            len(self._prompt_ids),
-            len(self._token_ids),
-            tokens_commitment(self._prompt_ids),
-            tokens_commitment(self._token_ids),
-            self._owed,
-        )
-        try:
-            genuine = recover(receipt_digest(receipt), signed.signature) == self._request.executor
-        except SignatureError:
-            genuine = False
-        if stated != seen or not genuine:
+        if not is_the_same_answer(signed.receipt, seen, self._request) or not is_signed_by_executor(signed):
             raise CallFailedError("bad-answer", "the receipt does not match what was given")

@@ -1,8 +1,10 @@
 """Serves answers to gateways: checks the request, generates, lets tokens out as they are paid for, gives a receipt."""
 
+import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import structlog
 import trio
@@ -22,9 +24,10 @@ from node.ports import (
     WallClock,
 )
 from node.protocol.codec import SchemaError, from_bytes
-from node.protocol.identifiers import Address, RequestId, TokenAmount
-from node.protocol.pricing import price, receipt_digest, tokens_commitment
-from node.protocol.records import ModelRecord, Receipt, SignedReceipt
+from node.protocol.identifiers import Address, EpochNumber, RequestId
+from node.protocol.pricing import price, receipt_digest
+from node.protocol.records import ModelRecord, SignedReceipt
+from node.protocol.seeds import SeedShareError
 from node.protocol.signatures import SignatureError, recover
 from node.services.batches import BatchService
 from node.services.epochs import EpochBook
@@ -33,8 +36,8 @@ from node.services.frames import (
     Closing,
     InferenceRequest,
     Opening,
+    Payment,
     Prompt,
-    SignedVoucherFrame,
     Tokens,
     closing_bytes,
     opening_bytes,
@@ -43,9 +46,15 @@ from node.services.frames import (
     tokens_bytes,
 )
 from node.services.groups import sole_error
-from node.services.payments import PayeeBook, PaymentError
+from node.services.receipting import receipt_of
+from node.services.seeding import AnswerSeed, SeedBook, UnknownCommitmentError, seed_of
+from node.services.tabs import PayeeBook, Tab
+from node.services.timing import position
+from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
+
+Awaited = TypeVar("Awaited")
 
 CALLS_MAX = 64
 """Requests served at once; the engine batches them. More are refused as `busy` and go elsewhere."""
@@ -55,20 +64,6 @@ SEEN_MAX = 65536
 PAYMENT_SECONDS_MAX = 30.0
 """How long tokens wait for their voucher before the request is given up."""
 USER_PRIORITY = 0
-
-
-@dataclass(slots=True)
-class Charge:
-    """What one request was charged so far."""
-
-    book: PayeeBook
-    payer: Address
-    amount: int = 0
-
-    def add(self, amount: int) -> None:
-        """Charge `amount` more."""
-        self.book.charge(self.payer, amount)
-        self.amount += amount
 
 
 class Executor:
@@ -85,6 +80,7 @@ class Executor:
         *,
         unpaid_tokens_max: int,
         wall_clock: WallClock,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._chain = chain
         self._store = store
@@ -95,6 +91,7 @@ class Executor:
         self._wall_clock = wall_clock
         self._payments = PayeeBook(chain, store)
         self._seen: OrderedDict[tuple[RequestId, Address, int], None] = OrderedDict()
+        self.seeds = SeedBook(store, lambda: position(chain).epoch, random_bytes=random_bytes)
         self.running = 0
         network.serve(METHOD, self.serve, concurrency=CALLS_MAX)
 
@@ -102,20 +99,24 @@ class Executor:
         """Serve one call. Raises CallFailedError with a word the gateway can act on."""
         request = self._admit(call)
         engine, model = self._find_engine(request)
+        allowance = price(0, self._unpaid_tokens_max, model, self._chain.parameters.unit_price)
+        try:
+            tab = self._payments.begin(request.payer, allowance=allowance)
+        except PaymentError as error:
+            raise CallFailedError("unpaid", str(error)) from error
         self.running += 1
-        self._payments.begin(request.payer)
-        charge = Charge(self._payments, request.payer)
         try:
             with sole_error():
-                await self._answer(call, request, engine, model, charge)
-            charge.amount = 0
+                await self._answer(call, request, engine, model, tab)
         except EngineFailedError as error:
             log.warning("a request failed with its engine", request=request.request_id.hex()[:8], reason=str(error))
             raise CallFailedError("engine-failed", "the engine failed") from error
         except EngineRefusedError as error:
             raise CallFailedError("bad-request", str(error)[:200]) from error
         finally:
-            self._payments.end(request.payer, given_up=charge.amount)
+            self._payments.end(tab)
+            if tab.receipt is not None and tab.settled is None:
+                self._store.save_receipt(tab.receipt)  # evidence: given, and not paid or not signed for
             self.running -= 1
 
     def _admit(self, call: Call) -> InferenceRequest:
@@ -150,7 +151,7 @@ class Executor:
         return engine, model
 
     async def _answer(
-        self, call: Call, request: InferenceRequest, engine: Engine, model: ModelRecord, charge: Charge
+        self, call: Call, request: InferenceRequest, engine: Engine, model: ModelRecord, tab: Tab
     ) -> None:
         rendered = await render(engine, request.prompt)
         prompt_ids = (*rendered, *request.prefix)
@@ -161,13 +162,14 @@ class Executor:
             raise CallFailedError(
                 "too-long", f"the prompt has {len(prompt_ids)} tokens, the model reads {model.context_length}"
             )
+        drawn = self._seed_of(request)
         newest = self._payments.newest_voucher(request.payer)
-        await call.send(opening_bytes(Opening(prompt_ids, self._unpaid_tokens_max, newest)))
+        await call.send(opening_bytes(Opening(prompt_ids, self._unpaid_tokens_max, newest, drawn.share)))
         generation = GenerationRequest(
             prompt_ids=prompt_ids,
             max_tokens=min(request.max_tokens, room),
             sampling=request.sampling,
-            seed=request.seed,
+            seed=drawn.seed,
             stop=request.stop,
             priority=USER_PRIORITY,
             logprobs=request.logprobs,
@@ -175,12 +177,26 @@ class Executor:
         )
         fault: list[PaymentError] = []
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._take_vouchers, call, request.payer, fault, nursery.cancel_scope)
-            output = await self._let_out(call, engine, model, generation, charge)
-            await self._close(call, request, engine, model, prompt_ids, output)
+            nursery.start_soon(self._take_payments, call, tab, fault, nursery.cancel_scope)
+            output = await self._let_out(call, engine, model, generation, tab)
+            await self._close(call, request, engine, model, tab, drawn, prompt_ids, output)
             nursery.cancel_scope.cancel()
         if fault:
             raise CallFailedError("unpaid", str(fault[0]))
+
+    def _seed_of(self, request: InferenceRequest) -> AnswerSeed:
+        epoch, state = position(self._chain).epoch, self._chain.state
+
+        def is_member(account: Address) -> bool:
+            groups = (self._epochs.group_of(EpochNumber(number), state) for number in (epoch, max(0, epoch - 1)))
+            return any(member.participant == account for group in groups for member in group.members)
+
+        try:
+            return seed_of(request, self.seeds, self._chain.sign, is_member)
+        except UnknownCommitmentError as error:
+            raise CallFailedError("stale-seed", str(error)) from error  # another executor's may be fresh
+        except SeedShareError as error:
+            raise CallFailedError("bad-request", str(error)) from error
 
     async def _let_out(
         self,
@@ -188,19 +204,19 @@ class Executor:
         engine: Engine,
         model: ModelRecord,
         generation: GenerationRequest,
-        charge: Charge,
+        tab: Tab,
     ) -> list[int]:
         """Send tokens as far as they are covered; return all of them."""
         token_price = price(0, 1, model, self._chain.parameters.unit_price)
-        charge.add(token_price * len(generation.prompt_ids))
+        allowance = token_price * self._unpaid_tokens_max
+        # Before the engine reads it: else anyone could have long prompts read for nothing.
+        await self._within_deadline(partial(tab.charge, token_price * len(generation.prompt_ids), allowance=allowance))
         output: list[int] = []
         async with engine.generate(generation) as chunks:
             async for chunk in chunks:
                 for piece in slices(chunk, max(1, self._unpaid_tokens_max // 2)):
-                    charge.add(token_price * len(piece.token_ids))
-                    await self._within_deadline(
-                        self._payments.until_covered, charge.payer, token_price * self._unpaid_tokens_max
-                    )
+                    worth = token_price * len(piece.token_ids)
+                    await self._within_deadline(partial(tab.charge, worth, allowance=allowance))
                     output.extend(piece.token_ids)
                     await call.send(tokens_bytes(piece))
         return output
@@ -211,47 +227,41 @@ class Executor:
         request: InferenceRequest,
         engine: Engine,
         model: ModelRecord,
+        tab: Tab,
+        drawn: AnswerSeed,
         prompt_ids: Sequence[int],
         output: Sequence[int],
     ) -> None:
-        """Sign the receipt, send it, wait for the voucher that pays it in full."""
-        receipt = Receipt(
-            request_id=request.request_id,
+        """Sign the receipt, send it, wait for the voucher that pays it in full and for the payer's signature."""
+        receipt = receipt_of(
+            request,
+            model,
+            prompt_ids,
+            output,
+            self._chain.parameters.unit_price,
             epoch=self._epochs.group().epoch,
-            model_id=model.model_id,
-            model_cid=model.cid,
-            payer=request.payer,
-            executor=self._chain.account,
             node_id=engine.node_id,
-            prompt_tokens=len(prompt_ids),
-            output_tokens=len(output),
-            prompt_commitment=tokens_commitment(prompt_ids),
-            output_commitment=tokens_commitment(output),
-            price=TokenAmount(price(len(prompt_ids), len(output), model, self._chain.parameters.unit_price)),
+            at=self._wall_clock(),
+            seed=drawn.seed,
+            seeded_by_user=drawn.share is None,
         )
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
+        tab.close(signed)
         await call.send(closing_bytes(Closing(signed)))
-        allowance = price(0, self._unpaid_tokens_max, model, self._chain.parameters.unit_price)
-        await self._within_deadline(self._payments.until_paid, request.payer, allowance)
+        signed = await self._within_deadline(tab.until_settled)
         self._store.save_receipt(signed)
         self._batches.add_receipt(signed)
         log.info("an answer was given and paid", tokens=receipt.output_tokens, price=receipt.price)
 
-    async def _within_deadline(
-        self, wait: Callable[[Address, int], Awaitable[None]], payer: Address, allowance: int
-    ) -> None:
-        with trio.move_on_after(PAYMENT_SECONDS_MAX) as deadline:
-            await wait(payer, allowance)
-        if deadline.cancelled_caught:
-            raise CallFailedError("unpaid", f"no voucher came within {PAYMENT_SECONDS_MAX:.0f} s")
+    async def _within_deadline(self, wait: Callable[[], Awaitable[Awaited]]) -> Awaited:
+        with trio.move_on_after(PAYMENT_SECONDS_MAX):
+            return await wait()
+        raise CallFailedError("unpaid", f"no voucher came within {PAYMENT_SECONDS_MAX:.0f} s")
 
-    async def _take_vouchers(
-        self, call: Call, payer: Address, fault: list[PaymentError], scope: trio.CancelScope
-    ) -> None:
+    async def _take_payments(self, call: Call, tab: Tab, fault: list[PaymentError], scope: trio.CancelScope) -> None:
         while True:
             try:
-                frame = from_bytes(SignedVoucherFrame, await call.receive())
-                await self._payments.accept(payer, frame)
+                await self._payments.accept(tab, from_bytes(Payment, await call.receive()))
             except (trio.EndOfChannel, CallFailedError):
                 scope.cancel()  # the gateway is gone
                 return

@@ -16,6 +16,7 @@ from node.protocol.pricing import price
 from node.protocol.records import ModelRecord
 from node.protocol.routing import ExecutorChoice, rank_executors
 from node.protocol.sampling import SamplingParameters
+from node.protocol.seeds import SeedShareError
 from node.services.attempt import AnswerPart, AnswerSummary, Attempt
 from node.services.batches import BatchService
 from node.services.epochs import EpochBook
@@ -29,8 +30,10 @@ from node.services.frames import (
     request_digest,
 )
 from node.services.groups import sole_error
-from node.services.payments import PayerBook, PaymentError
+from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
+from node.services.seeding import with_seed_source
+from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
 
@@ -43,12 +46,17 @@ USERS_FAULT = frozenset({"bad-request", "too-long"})
 
 
 class GatewayError(Exception):
-    """A request failed. `code`: model-not-found, no-executor, bad-request, too-long, payment, failed."""
+    """A request failed.
 
-    def __init__(self, code: str, message: str) -> None:
+    `code`: model-not-found, no-executor, bad-request, too-long, payment, overloaded (everybody is busy), rate-limited
+    (this user asks too much), slow-reader, failed. `retry_after`: seconds after which asking again may help, if known.
+    """
+
+    def __init__(self, code: str, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,8 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     response_format: str = ""
+    caller_id: str = ""
+    """The user's own name for the request: in logs only, never on the wire, and nobody's answer depends on it."""
 
 
 class Answer:
@@ -190,7 +200,7 @@ class Gateway:
                 prefix=(),
                 max_tokens=min(chat.max_tokens or model.context_length, model.context_length),
                 sampling=chat.sampling,
-                seed=chat.seed if chat.seed is not None else int.from_bytes(self._random_bytes(4)),
+                seed=chat.seed,
                 stop=chat.stop,
                 logprobs=chat.logprobs,
                 response_format=chat.response_format,
@@ -227,6 +237,7 @@ class Gateway:
             at=self._wall_clock(),
             max_tokens=request.max_tokens - len(request.prefix),
         )
+        request = self._seeded(request, summary)
         most = price(model.context_length, 0, model, self._chain.parameters.unit_price)
         await self._payer.reserve(executor, most)
         try:
@@ -240,6 +251,15 @@ class Gateway:
                 await attempt.run()
         finally:
             self._payer.release(executor, most)
+
+    def _seeded(self, request: InferenceRequest, summary: AnswerSummary) -> InferenceRequest:
+        """Say where the seed comes from: from whoever began the answer, or else from this executor."""
+        record = self._presence.record_of(request.executor)
+        begun = summary.seed.share if summary.seed is not None else None
+        try:
+            return with_seed_source(request, begun, record.seed_commitment if record is not None else b"")
+        except SeedShareError as error:
+            raise CallFailedError("no-seed", str(error)) from error
 
     def _announce(self, request: InferenceRequest) -> None:
         self._batches.announce(

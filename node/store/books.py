@@ -8,6 +8,8 @@ from node.store.database import Database
 
 RECEIPTS_PER_QUERY_MAX = 1_000
 """A page of receipts; more at once would hold the event loop."""
+RECEIPT_FORMAT = 2
+"""Of records in the table: the second has commitments to the draw, a time and the payer's signature."""
 
 
 class Books:
@@ -54,26 +56,38 @@ class Books:
         return self._all("issued_vouchers")
 
     def save_receipt(self, signed: SignedReceipt) -> None:
-        """Keep a receipt; a second one for the same request and executor has no effect."""
+        """Keep a receipt; of several for the same request and executor, the first that both sides signed."""
         receipt = signed.receipt
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT OR IGNORE INTO receipts (request_id, executor, output_tokens, price, record) "
-                "VALUES (?, ?, ?, ?, ?)",
-                (receipt.request_id, receipt.executor, receipt.output_tokens, str(receipt.price), to_bytes(signed)),
+                "INSERT INTO receipts (request_id, executor, output_tokens, price, record, format, is_countersigned) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request_id, executor) DO UPDATE SET "
+                "output_tokens = excluded.output_tokens, price = excluded.price, record = excluded.record, "
+                "format = excluded.format, is_countersigned = 1 "
+                "WHERE excluded.is_countersigned AND NOT receipts.is_countersigned",
+                (
+                    receipt.request_id,
+                    receipt.executor,
+                    receipt.output_tokens,
+                    str(receipt.price),
+                    to_bytes(signed),
+                    RECEIPT_FORMAT,
+                    int(signed.payer_signature != b""),
+                ),
             )
 
     def receipts(self, *, limit: int) -> tuple[SignedReceipt, ...]:
         """The newest receipts, newest first."""
         rows = self._database.connection.execute(
-            "SELECT record FROM receipts ORDER BY sequence DESC LIMIT ?", (min(limit, RECEIPTS_PER_QUERY_MAX),)
+            "SELECT record FROM receipts WHERE format = ? ORDER BY sequence DESC LIMIT ?",
+            (RECEIPT_FORMAT, min(limit, RECEIPTS_PER_QUERY_MAX)),
         )
         return tuple(from_bytes(SignedReceipt, record) for (record,) in rows)
 
     def receipt_totals(self) -> tuple[int, int, TokenAmount]:
-        """(answers, output tokens, price) of all answers this node gave."""
+        """(answers, output tokens, price) of all answers this node gave and was paid for."""
         rows = self._database.connection.execute(
-            "SELECT output_tokens, price FROM receipts WHERE executor = ?", (self._account,)
+            "SELECT output_tokens, price FROM receipts WHERE executor = ? AND is_countersigned", (self._account,)
         ).fetchall()
         # Summed here, not by SQLite: amounts exceed its 64 bits.
         return len(rows), sum(tokens for tokens, _ in rows), TokenAmount(sum(int(price) for _, price in rows))

@@ -121,6 +121,11 @@ MIGRATIONS: tuple[str, ...] = (
         BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
     """,
     """
+    -- Receipts with both signatures. Those of format 1, from before, keep counting as income, but are not shown.
+    ALTER TABLE receipts ADD COLUMN format INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE receipts ADD COLUMN is_countersigned INTEGER NOT NULL DEFAULT 1;
+    """,
+    """
     -- What API keys have spent by day, and what running requests may still cost (node/store/key_spending.py).
     CREATE TABLE key_spending (
         key TEXT NOT NULL,

@@ -142,6 +142,7 @@ def _add(
         content=Provider(f"host-{number}", 1),
         loaded_models=lambda: [MODEL_ID] if engine is not None else [],
         load=lambda: 0, version="test", wall_clock=wall_clock,
+        seeds=None if member.executor is None else member.executor.seeds.announcement,
     )  # fmt: skip
     serving.switchboard.join(network)
     for service in (

@@ -23,7 +23,8 @@ from node.ports import (
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.identifiers import Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.pricing import price, receipt_digest, tokens_commitment
-from node.protocol.records import Receipt, SignedReceipt, Voucher
+from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
+from node.protocol.records import SignedReceipt, Voucher
 from node.protocol.sampling import SamplingParameters
 from node.services.attempt import AnswerPart
 from node.services.executor import slices
@@ -33,6 +34,7 @@ from node.services.frames import (
     ExecutorFrame,
     InferenceRequest,
     Opening,
+    Payment,
     Prompt,
     SignedRequest,
     SignedVoucherFrame,
@@ -46,7 +48,8 @@ from node.services.frames import (
 )
 from node.services.gateway import Answer, ChatRequest, GatewayError
 from node.services.open_prompts import ask_on_chain
-from node.services.payments import PaymentError
+from node.services.receipting import receipt_of
+from node.services.vouchers import PaymentError
 from node.store.books import Books
 from node.store.database import Database
 from tests.builders import account, key_of
@@ -102,6 +105,8 @@ async def test_an_answer_costs_exactly_its_tokens_on_both_sides(autojump_clock: 
         (given,), (kept,) = (network.members[n].store.receipts(limit=9) for n in (executor, GATEWAY))
         assert given == kept
         assert given.receipt.price == expected
+        assert is_signed_by_executor(given)
+        assert is_signed_by_payer(given)
 
 
 class BurstyEngine(SimulatedEngine):
@@ -417,7 +422,7 @@ async def test_a_forged_voucher_ends_the_request(autojump_clock: object) -> None
         payload = signed(network, request_to(1))
         with pytest.raises(CallFailedError) as caught:
             async with user.network.call(target.network.peer_id, METHOD, payload, deadline_seconds=300) as call:
-                await call.send(to_bytes(forged))
+                await call.send(to_bytes(Payment(forged, TokenAmount(10**12), b"")))
                 while True:
                     await call.receive()
         assert caught.value.code == "unpaid"
@@ -439,18 +444,18 @@ def lying_executor(network: ServingNetwork, number: int, lie: str) -> None:
         await call.send(opening_bytes(Opening(prompt, UNPAID_TOKENS_MAX, newest)))
         tokens = (9,) if lie != "too many tokens" else tuple(range(60))
         await call.send(tokens_bytes(Tokens(tokens, "x", "length")))
-        receipt = Receipt(
-            request_id=request.request_id,
-            epoch=member.epochs.group().epoch,
-            model_id=MODEL_ID,
-            model_cid=MODEL.cid,
-            payer=request.payer,
-            executor=account(number),
-            node_id=NODE,
+        honest = receipt_of(
+            request, MODEL, prompt, tokens, member.chain.parameters.unit_price,
+            epoch=member.epochs.group().epoch, node_id=NODE, at=wall_clock(), seed=request.seed, seeded_by_user=True,
+        )  # fmt: skip
+        receipt = replace(
+            honest,
             prompt_tokens=3,
             output_tokens=1 if lie != "more output" else 30,
-            prompt_commitment=tokens_commitment(prompt),
             output_commitment=tokens_commitment(tokens if lie != "other tokens" else (8,)),
+            draw_commitment=honest.draw_commitment if lie != "other draw" else Hash32(bytes(32)),
+            is_verifiable=lie != "not verifiable",
+            at=honest.at + (10_000 if lie == "other time" else 0),
             price=TokenAmount(price(3, 1, MODEL, member.chain.parameters.unit_price) + (10**15) * (lie == "price")),
         )
         key = key_of(number if lie != "signature" else 77)
@@ -464,7 +469,19 @@ def lying_executor(network: ServingNetwork, number: int, lie: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "lie", ["price", "more output", "other tokens", "signature", "inflated prompt", "too many tokens", "forged voucher"]
+    "lie",
+    [
+        "price",
+        "more output",
+        "other tokens",
+        "signature",
+        "inflated prompt",
+        "too many tokens",
+        "forged voucher",
+        "other draw",
+        "not verifiable",
+        "other time",
+    ],
 )
 async def test_a_lying_executor_is_paid_for_nothing_it_only_claims(autojump_clock: object, lie: str) -> None:
     async with serving_network(1) as network:
