@@ -11,7 +11,7 @@ import trio
 import node
 from node.amounts import tokens_to_amount
 from node.api.models import make_model_app
-from node.api.openai import make_app
+from node.api.openai.gatekeeper import Gatekeeper
 from node.api.server import bind_api, serve_api
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, open_chain
@@ -21,6 +21,7 @@ from node.content_wiring import content_exchange, content_host, gateway_finder
 from node.control.chain_methods import chain_method_table
 from node.control.content_methods import content_method_table
 from node.control.discovery_methods import discovery_method_table
+from node.control.key_methods import key_method_table
 from node.control.methods import Method, method_table
 from node.control.model_methods import model_method_table
 from node.control.peer_methods import peer_method_table
@@ -43,6 +44,7 @@ from node.models.vault import ModelVault, open_vault
 from node.network.adapter import LibP2PNetwork, open_network
 from node.network.bans import open_standing
 from node.network.discovery import discovery_options
+from node.openai_wiring import gateway_app, open_gatekeeper
 from node.operations.chain import DaemonChainOperations
 from node.operations.content import StoreOperations
 from node.operations.content_trees import NetworkTrees
@@ -151,11 +153,28 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
             shown = DaemonChainOperations(settings, chain, ChainTables(database), books, wall_clock)
             conduct = DaemonPeerOperations(standing, network.peer_id, network.refused_connections)
             found = DaemonDiscoveryOperations(network.discovery, network.peer_id, network.clock_skew_seconds)
-            methods = chain_method_table(shown) | peer_method_table(conduct) | discovery_method_table(found)
+            gatekeeper, keys = open_gatekeeper(settings, chain, database, wall_clock)
+            methods = (
+                key_method_table(keys)
+                | chain_method_table(shown)
+                | peer_method_table(conduct)
+                | discovery_method_table(found)
+            )
             presence = PresenceTable(chain, wall_clock)
             async with open_manager(settings.models, database, content, presence.providers, wall_clock) as manager:
                 await _run_services(
-                    settings, chain, content, network, vault, books, engines, network_id, methods, presence, manager
+                    settings,
+                    chain,
+                    content,
+                    network,
+                    vault,
+                    books,
+                    engines,
+                    network_id,
+                    methods,
+                    presence,
+                    manager,
+                    gatekeeper,
                 )
     finally:
         database.close()
@@ -173,6 +192,7 @@ async def _run_services(
     more_methods: dict[str, Method],
     presence: PresenceTable,
     manager: ModelManager,
+    gatekeeper: Gatekeeper,
 ) -> None:
     supervisor = Supervisor()
     router = GossipRouter(network)
@@ -240,7 +260,7 @@ async def _run_services(
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
     api_url = None
     if gateway is not None and listener is not None:
-        app = make_app(gateway, wall_clock)
+        app = gateway_app(settings.api, gateway, gatekeeper, wall_clock)
         bound_host, bound_port = listener.getsockname()[:2]
         api_url = f"http://{bound_host}:{bound_port}/v1"
         supervisor.add("api", lambda: serve_api(app, listener), essential=True)

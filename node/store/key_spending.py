@@ -56,7 +56,7 @@ class KeySpending:
         )
         return {day: Spending(requests, prompt, output, int(amount)) for day, requests, prompt, output, amount in rows}
 
-    def keys(self) -> tuple[str, ...]:
+    def key_ids(self) -> tuple[str, ...]:
         """Return the ids of all keys that have spent anything, revoked ones included."""
         return tuple(key for (key,) in self._database.connection.execute("SELECT DISTINCT key FROM key_spending"))
 

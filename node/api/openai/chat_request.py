@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import FailFast, Field
+from pydantic import Field
 
 from node.api.openai.bodies import Part
 from node.api.openai.faults import invalid
@@ -32,8 +32,8 @@ class RefusalPart(Part):
     refusal: str
 
 
-Text = str | Annotated[list[TextPart], Field(max_length=PARTS_MAX), FailFast()]
-AssistantText = str | Annotated[list[TextPart | RefusalPart], Field(max_length=PARTS_MAX), FailFast()]
+Text = str | Annotated[list[TextPart], Field(max_length=PARTS_MAX, fail_fast=True)]
+AssistantText = str | Annotated[list[TextPart | RefusalPart], Field(max_length=PARTS_MAX, fail_fast=True)]
 
 
 class Instruction(Part):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import FailFast, Field
+from pydantic import Field
 
 from node.api.openai.faults import invalid
 from node.api.openai.parameters import GenerationParameters, seed_of_choice
@@ -15,7 +15,7 @@ PROMPTS_MAX = 64
 """Prompts times answers in one call: they run side by side."""
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=PROMPT_IDS_MAX), FailFast()]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=PROMPT_IDS_MAX, fail_fast=True)]
 
 
 class CompletionParameters(GenerationParameters):
@@ -24,8 +24,8 @@ class CompletionParameters(GenerationParameters):
     prompt: (
         str
         | TokenIds
-        | Annotated[list[str], Field(min_length=1, max_length=PROMPTS_MAX), FailFast()]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=PROMPTS_MAX), FailFast()]
+        | Annotated[list[str], Field(min_length=1, max_length=PROMPTS_MAX, fail_fast=True)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=PROMPTS_MAX, fail_fast=True)]
     )
     echo: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=LOGPROBS_MAX)

@@ -3,7 +3,7 @@
 import base64
 from typing import Annotated, Any, Literal
 
-from pydantic import FailFast, Field
+from pydantic import Field
 
 from node.api.openai.bodies import Part
 from node.api.openai.completion_request import TokenIds
@@ -23,8 +23,8 @@ class EmbeddingParameters(Part):
     input: (
         Text
         | TokenIds
-        | Annotated[list[Text], Field(min_length=1, max_length=INPUTS_MAX), FailFast()]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=INPUTS_MAX), FailFast()]
+        | Annotated[list[Text], Field(min_length=1, max_length=INPUTS_MAX, fail_fast=True)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=INPUTS_MAX, fail_fast=True)]
     )
     encoding_format: Literal["float", "base64"] = "float"
 
