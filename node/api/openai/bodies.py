@@ -15,6 +15,7 @@ BODY_BYTES_MAX = 2 * 1024 * 1024
 """Several times the largest request that the network takes: JSON escapes and token ids make text longer."""
 BODY_SECONDS_MAX = 30.0
 """A client that sends a byte now and then does not hold a connection for ever."""
+FAULTS_READ_MAX = 100
 FAULTS_TOLD_MAX = 5
 FIELD_CHARACTERS_MAX = 64
 
@@ -68,10 +69,12 @@ def parse_json(body: bytes) -> Any:
 def _fault_of(error: ValidationError, value: Mapping[str, Any]) -> ApiError:
     details = error.errors(include_url=False, include_input=False)
     named: dict[str, ErrorDetails] = {}
-    for detail in details:  # a union has an error for each of its members, at one place: the first speaks for all
+    for detail in details[:FAULTS_READ_MAX]:
+        # A union has an error for each of its members: the first at a place speaks for all, the deeper ones say more.
         named.setdefault(_parameter(detail, value), detail)
-    told = [f"{name or 'body'}: {_explain(detail)}" for name, detail in list(named.items())[:FAULTS_TOLD_MAX]]
-    param, first = next(iter(named.items()))
+    deepest = [name for name in named if not any(other.startswith((f"{name}.", f"{name}[")) for other in named)]
+    told = [f"{name or 'body'}: {_explain(named[name])}" for name in deepest[:FAULTS_TOLD_MAX]]
+    param, first = deepest[0], named[deepest[0]]
     return invalid("; ".join(told), param or None, _code(first["type"]))
 
 

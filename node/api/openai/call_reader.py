@@ -210,16 +210,16 @@ class CallReader:
             raise _NotACallError
 
     def _text_before(self, marker: str) -> Generator[None, None, bool]:
-        """Tell all text up to a marker, and whether there is one. Blanks before it belong to it."""
+        """Tell all text up to a marker, and whether there is one. Blanks before it go with it."""
         while True:
             place = self._text.find(marker)
             end = place if place >= 0 else len(self._text) - _begun(marker, self._text)
             told = self._text[:end].rstrip(_BLANK)
             self._tell(told)
-            if place >= 0:
-                self._text, self._at = self._text[place:], 0
-                return True
             self._text, self._at = self._text[len(told) :], 0
+            if place >= 0:
+                self._at = place - len(told)
+                return True
             if self._is_complete:
                 return False
             yield
