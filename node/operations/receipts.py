@@ -16,7 +16,7 @@ from node.protocol.results import current_group, registry_group
 from node.protocol.verification import Check, unchecked
 from node.services.epochs import EpochBook, ResultContentError, result_from_bytes
 from node.services.receipt_checks import ChainFacts, check_against_chain
-from node.services.receipt_tokens import Prefiller, check_tokens
+from node.services.receipt_tokens import CheckingEngine, check_tokens
 from node.services.timing import position
 from node.store.books import Books
 
@@ -132,7 +132,7 @@ class DaemonReceiptOperations:
         if engine is None:
             names = ", ".join(sorted(str(getattr(engine, "node_id", "")) for engine in self._engines)) or "none"
             raise RpcError(ErrorCode.REFUSED, f"this daemon has no ML node {name}", f"Its nodes: {names}.")
-        if not isinstance(engine, Prefiller):
+        if not isinstance(engine, CheckingEngine):
             return unchecked("tokens", f"the engine of {name} cannot check tokens")
         record = self._chain.state.models.get(dossier.signed.receipt.model_id)
         try:

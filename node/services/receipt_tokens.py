@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from node.ports import Prefiller
 from node.protocol.dossiers import Dossier
-from node.protocol.draws import Prefill, token_margins
+from node.protocol.draws import token_margins
 from node.protocol.identifiers import ModelId
 from node.protocol.verification import Check, fails, holds, unchecked
 
@@ -22,8 +23,8 @@ PERCENT = 100
 
 
 @runtime_checkable
-class Prefiller(Protocol):
-    """An engine that can check tokens of others."""
+class CheckingEngine(Prefiller, Protocol):
+    """An ML node that can check tokens of others."""
 
     @property
     def model_id(self) -> ModelId | None:
@@ -33,11 +34,8 @@ class Prefiller(Protocol):
     def vocabulary_size(self) -> int:
         """Token ids run from 0 to this, exclusive."""
 
-    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
-        """For each token from place `first` (1 or more) on, what the model says of it and of the `top` likeliest."""
 
-
-async def check_tokens(dossier: Dossier, engine: Prefiller, loaded_cid: str | None) -> Check:
+async def check_tokens(dossier: Dossier, engine: CheckingEngine, loaded_cid: str | None) -> Check:
     """Check the answer's tokens with `engine`, whose model is the version `loaded_cid`. Raises EngineFailedError."""
     receipt, answer = dossier.signed.receipt, dossier.answer
     reason = ""
