@@ -9,8 +9,8 @@ from node.protocol.draws import token_margins
 from node.protocol.identifiers import ModelId
 from node.protocol.verification import Check, fails, holds, unchecked
 
-CANDIDATES = 20
-"""Likeliest tokens asked for at each place: as many as engines give."""
+CANDIDATES = 50
+"""Likeliest tokens asked for at each place; engines give up to 64. Fewer would hide rivals with much noise."""
 PRIORITY = 10
 """After users."""
 LARGE_MARGIN = 0.25
