@@ -25,12 +25,14 @@ class Books:
 
     def __init__(self, database: Database, account: str) -> None:
         """`account` is this node's own: receipts it signed itself are its income."""
-        self._database = database
+        self.database = database
         self._account = account
+        self._newest: dict[tuple[str, Hash32], SignedVoucher] = {}
+        """Vouchers as the tables have them: they are read many times a second. Only this object writes them."""
 
     def record_duty(self, duty: str, digest: Hash32) -> None:
         """Remember what will be signed for `duty`; raise EquivocationError if it was something else before."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             row = connection.execute("SELECT digest FROM duties WHERE duty = ?", (duty,)).fetchone()
             if row is None:
                 connection.execute("INSERT INTO duties VALUES (?, ?)", (duty, digest))
@@ -72,7 +74,7 @@ class Books:
         """
         receipt = signed.receipt
         data = b"" if answer is None or answers_kept_max <= 0 else to_bytes(answer)
-        with self._database.transaction() as connection:
+        with self.database.quick_transaction() as connection:
             connection.execute(
                 "INSERT INTO receipts (request_id, executor, output_tokens, price, record, format, is_countersigned) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request_id, executor) DO UPDATE SET "
@@ -98,12 +100,12 @@ class Books:
 
     def forget_answers(self, *, kept_max: int) -> None:
         """Forget the oldest answers above `kept_max`."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             _forget_answers(connection, kept_max)
 
     def receipts_of(self, request_id: RequestId) -> tuple[SignedReceipt, ...]:
         """All receipts of one request, in order: several where executors failed."""
-        rows = self._database.connection.execute(
+        rows = self.database.connection.execute(
             "SELECT record FROM receipts WHERE request_id = ? AND format = ? ORDER BY sequence LIMIT ?",
             (request_id, RECEIPT_FORMAT, RECEIPTS_PER_QUERY_MAX),
         )
@@ -111,14 +113,14 @@ class Books:
 
     def answer_of(self, request_id: RequestId, executor: Address) -> AnswerEvidence | None:
         """What a receipt of this node's user is about, if it is kept."""
-        row = self._database.connection.execute(
+        row = self.database.connection.execute(
             "SELECT record FROM answers WHERE request_id = ? AND executor = ?", (request_id, executor)
         ).fetchone()
         return None if row is None else from_bytes(AnswerEvidence, row[0])
 
     def receipts(self, *, limit: int) -> tuple[SignedReceipt, ...]:
         """The newest receipts, newest first."""
-        rows = self._database.connection.execute(
+        rows = self.database.connection.execute(
             "SELECT record FROM receipts WHERE format = ? ORDER BY sequence DESC LIMIT ?",
             (RECEIPT_FORMAT, min(limit, RECEIPTS_PER_QUERY_MAX)),
         )
@@ -126,7 +128,7 @@ class Books:
 
     def receipt_totals(self) -> tuple[int, int, TokenAmount]:
         """(answers, output tokens, price) of all answers this node gave and was paid for."""
-        rows = self._database.connection.execute(
+        rows = self.database.connection.execute(
             "SELECT output_tokens, price FROM receipts WHERE executor = ? AND is_countersigned", (self._account,)
         ).fetchall()
         # Summed here, not by SQLite: amounts exceed its 64 bits.
@@ -134,7 +136,7 @@ class Books:
 
     def save_evidence(self, participant: Address, at: int, code: str, data: bytes) -> None:
         """Keep a piece of evidence, and forget the oldest beyond what is kept for one and for all."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(
                 "INSERT INTO evidence (participant, at, code, record) VALUES (?, ?, ?, ?)",
                 (participant, at, code, data),
@@ -150,7 +152,7 @@ class Books:
 
     def evidence(self, *, limit: int, participant: Address | None = None) -> tuple[bytes, ...]:
         """The newest evidence, newest first."""
-        rows = self._database.connection.execute(
+        rows = self.database.connection.execute(
             "SELECT record FROM evidence WHERE ?1 IS NULL OR participant = ?1 ORDER BY sequence DESC LIMIT ?2",
             (participant, min(limit, EVIDENCE_MAX)),
         )
@@ -158,38 +160,44 @@ class Books:
 
     def put_document(self, key: str, data: bytes) -> None:
         """Keep a document, replacing one of the same key."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (key, data))
 
     def get_document(self, key: str) -> bytes | None:
         """Return a document or None."""
-        row = self._database.connection.execute("SELECT data FROM documents WHERE key = ?", (key,)).fetchone()
+        row = self.database.connection.execute("SELECT data FROM documents WHERE key = ?", (key,)).fetchone()
         return None if row is None else bytes(row[0])
 
     def _all(self, table: str) -> tuple[SignedVoucher, ...]:
-        rows = self._database.connection.execute(f"SELECT record FROM {table} ORDER BY channel_id")  # noqa: S608 - ours
+        rows = self.database.connection.execute(f"SELECT record FROM {table} ORDER BY channel_id")  # noqa: S608 - ours
         return tuple(from_bytes(SignedVoucher, record) for (record,) in rows)
 
     def _voucher(self, table: str, channel_id: Hash32) -> SignedVoucher | None:
-        row = self._database.connection.execute(
+        known = self._newest.get((table, channel_id))
+        if known is not None:
+            return known
+        row = self.database.connection.execute(
             f"SELECT record FROM {table} WHERE channel_id = ?",  # noqa: S608 - one of two names of our own
             (channel_id,),
         ).fetchone()
-        return None if row is None else from_bytes(SignedVoucher, row[0])
+        if row is None:
+            return None
+        found = self._newest[table, channel_id] = from_bytes(SignedVoucher, row[0])
+        return found
 
     def _save_voucher(self, table: str, signed: SignedVoucher) -> None:
         voucher = signed.voucher
-        with self._database.transaction() as connection:
-            row = connection.execute(
-                f"SELECT cumulative FROM {table} WHERE channel_id = ?",  # noqa: S608 - one of two names of our own
-                (voucher.channel_id,),
-            ).fetchone()
-            if row is not None and int(row[0]) > voucher.cumulative:
-                raise ValueError(f"a voucher over {row[0]} is held; one over {voucher.cumulative} would lose money")
+        known = self._voucher(table, voucher.channel_id)
+        if known is not None and known.voucher.cumulative > voucher.cumulative:
+            raise ValueError(
+                f"a voucher over {known.voucher.cumulative} is held; one over {voucher.cumulative} would lose money"
+            )
+        with self.database.quick_transaction() as connection:
             connection.execute(
                 f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)",  # noqa: S608 - one of two names of our own
                 (voucher.channel_id, str(voucher.cumulative), to_bytes(signed)),
             )
+        self._newest[table, voucher.channel_id] = signed
 
 
 def _forget_answers(connection: sqlite3.Connection, kept_max: int) -> None:

@@ -93,7 +93,7 @@ async def test_a_private_answer_leaves_its_receipt_only(autojump_clock: object) 
         await ask(network, replace(CHAT, is_private=True))
         operations = operations_of(network, GATEWAY)
         assert (await only_dossier(operations)).answer is None
-        tables = network.members[GATEWAY].store._database.connection.execute("SELECT count(*) FROM answers")
+        tables = network.members[GATEWAY].store.database.connection.execute("SELECT count(*) FROM answers")
         assert tables.fetchone() == (0,)
 
 
