@@ -18,13 +18,13 @@ from node.protocol.identifiers import Address, ModelId, NodeId, PeerId, TokenAmo
 from node.protocol.records import MLNodeRegistration
 from node.protocol.signatures import address_of
 from node.services.batches import BatchService
+from node.services.chain_prompts import ChainPromptService
 from node.services.epochs import EpochBook
 from node.services.executor import Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
-from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
@@ -110,7 +110,7 @@ async def run_node(
         ),
         epochs,
         batches,
-        OpenPromptService(chain, content, presence, [engine]),
+        ChainPromptService(chain, content, store, presence, [engine]),
         MiningService(chain, network, content, engine, nonces_max=plan.nonces_max),
         ValidatingService(chain, network, content, store, presence, [engine]),
         FormingService(chain, network, content, store, presence, epochs, router),

@@ -51,6 +51,8 @@ from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
 from node.operations.peers import DaemonPeerOperations
 from node.ports import Provider
+from node.prompt_sealing import PeerSealing
+from node.prompt_wiring import PromptParts, add_prompt_services
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
@@ -60,7 +62,6 @@ from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
-from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
@@ -233,7 +234,24 @@ async def _run_services(
     supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
     supervisor.add("forming", forming.run)
     supervisor.add("settling", settling.run)
-    supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
+    desk = add_prompt_services(
+        PromptParts(
+            chain,
+            network,
+            content,
+            store,
+            epochs,
+            presence,
+            batches,
+            router,
+            engines,
+            executor.payments,
+            None if gateway is None else gateway.payer,
+            PeerSealing(load_peer_seed(settings.p2p.key)),
+            wall_clock,
+        ),
+        supervisor,
+    )
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
     api_url = None
@@ -253,6 +271,7 @@ async def _run_services(
             epochs=epochs,
             presence=presence,
             gateway=gateway,
+            desk=desk,
             engines=engines,
             supervisor=supervisor,
             network_id=network_id,

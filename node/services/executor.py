@@ -84,7 +84,8 @@ class Executor:
         self._engines = engines
         self._unpaid_tokens_max = unpaid_tokens_max
         self._wall_clock = wall_clock
-        self._payments = PayeeBook(chain, store)
+        self.payments = self._payments = PayeeBook(chain, store)
+        """Shared with whatever else this node is paid for over the same channels."""
         self._seen: OrderedDict[tuple[RequestId, Address, int], None] = OrderedDict()
         self.running = 0
         network.serve(METHOD, self.serve, concurrency=CALLS_MAX)

@@ -104,7 +104,8 @@ class Gateway:
         self._epochs = epochs
         self._presence = presence
         self._batches = batches
-        self._payer = payer
+        self.payer = self._payer = payer
+        """Shared with whatever else this node pays over the same channels."""
         self._wall_clock = wall_clock
         self._random_bytes = random_bytes
         self.running = 0
