@@ -29,7 +29,7 @@ from node.ports import (
 from node.protocol.codec import SchemaError
 from node.protocol.eip712 import channel_id
 from node.protocol.identifiers import Cid, RequestId
-from node.protocol.open_prompts import ARRIVAL_SECONDS_MAX, OpenAnswer, Posted, Turn, turn_of
+from node.protocol.open_prompts import ARRIVAL_SECONDS_MAX, Answered, OpenAnswer, Posted, Turn, turn_of
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import countersigned, is_signed_by_payer
 from node.protocol.records import SignedReceipt
@@ -37,13 +37,15 @@ from node.services.batches import BatchService
 from node.services.open_board import Entry, OpenBoard
 from node.services.open_debts import Debt, OpenDebts
 from node.services.open_frames import SETTLE_METHOD, read_settlement
-from node.services.open_receipts import open_receipt, seed_of
+from node.services.open_receipts import is_of_receipt, open_receipt, seed_of
 from node.services.presence import PresenceTable
 from node.services.prompt_content import (
+    ANSWER_BYTES_MAX,
     PROMPT_BYTES_MAX,
     AnswerContent,
     PromptContent,
     answer_bytes,
+    read_answer,
     read_prompt,
     read_sealed,
     sealed_bytes,
@@ -62,6 +64,8 @@ PUBLISH_SECONDS = 2
 """An answer is given up so long before its turn ends: one that is late by a second is not paid."""
 SEALED_EXTRA_BYTES = 16 * 1024
 """What sealing adds to a prompt, at most."""
+LOOK_SECONDS_MAX = 5.0
+"""How long an answer that was announced by another is looked for."""
 SETTLE_CALLS_MAX = 16
 
 
@@ -131,7 +135,7 @@ class OpenAnswering:
 
     async def _answer(self, entry: Entry, turn: Turn) -> None:
         posted = entry.posted
-        reason = self._refusal(entry)
+        reason = await self._refusal(entry)
         if reason is not None:
             log.info("an open prompt is left to others", turn=turn.index, reason=reason)
             return
@@ -149,7 +153,7 @@ class OpenAnswering:
             why = type(error).__name__ if posted.prompt.is_sealed else str(error)[:200]
             log.warning("an open prompt could not be answered", turn=turn.index, reason=why)
             return
-        if self._answered_before(entry):
+        if await self._answered_before(entry):
             return
         try:
             await self._publish(entry, content, answer, cid, engine)
@@ -177,18 +181,40 @@ class OpenAnswering:
         await parts.network.publish(OpenAnswer(cid, signed), urgent=True)
         log.info("an open prompt is answered", tokens=receipt.output_tokens, price=receipt.price)
 
-    def _refusal(self, entry: Entry) -> str | None:
+    async def _refusal(self, entry: Entry) -> str | None:
         """Return why this node does not work on a prompt; None if it does."""
-        if self._answered_before(entry):
+        if await self._answered_before(entry):
             return "it is answered"
         posted = entry.posted
         if self._spare(entry) < posted.prompt.price_limit:
             return "the payer's channel to this node does not hold the price, or is being emptied"
         return self._debts.refusal(posted.payer)
 
-    def _answered_before(self, entry: Entry) -> bool:
-        """Whether somebody whose turn was earlier has answered."""
-        return self._parts.board.winner(entry) is not None
+    async def _answered_before(self, entry: Entry) -> bool:
+        """Whether somebody whose turn was earlier gave an answer that is there, and is what its receipt says.
+
+        Without the look at it, an executor that announces what it does not have would keep all others from answering.
+        """
+        while (winner := self._parts.board.winner(entry)) is not None:
+            if await self._is_usable(entry, winner):
+                return True
+            log.warning("an executor announced an answer that is of no use", executor=winner.executor)
+            entry.unusable.add(winner.executor)
+        return False
+
+    async def _is_usable(self, entry: Entry, answered: Answered) -> bool:
+        parts, receipt = self._parts, answered.answer.receipt.receipt
+        try:
+            with trio.fail_after(LOOK_SECONDS_MAX):
+                data = await parts.content.read_bytes(
+                    answered.answer.result_cid, parts.presence.providers(), limit_bytes=ANSWER_BYTES_MAX
+                )
+            if entry.posted.prompt.is_sealed:
+                read_sealed(data)  # all that is to be seen of it
+                return True
+            return is_of_receipt(read_answer(data), receipt)
+        except (ContentUnavailableError, ValueError, trio.TooSlowError):
+            return False
 
     def _spare(self, entry: Entry) -> int:
         """What the payer's channel to this node holds above its newest voucher."""

@@ -32,7 +32,6 @@ from node.protocol.open_prompts import (
     default_turn_seconds,
     draw_order,
     turn_of,
-    winning_answer,
 )
 from node.protocol.pricing import next_receipts_root, price, receipt_digest
 from node.protocol.receipts import countersigned
@@ -61,8 +60,12 @@ log = structlog.get_logger(__name__)
 
 DRAWN_DEFAULT = 3
 """Executors that get a turn, and whose channel is funded for it: one that fails costs the user a turn's time."""
+POST_SECONDS_MAX = 3.0
+"""How long this node's own gossip may take to judge the prompt."""
 FETCH_SECONDS_MAX = 10.0
 """How long the content of an answer is looked for: its executor said that it is there."""
+DISTRUST_SECONDS = 600.0
+"""How long an executor whose answer was of no use is not drawn by this payer."""
 SETTLE_SECONDS_MAX = 30.0
 SETTLE_TRIES = 5
 SETTLE_PAUSE_SECONDS = 3.0
@@ -122,6 +125,8 @@ class OpenAsking:
 
     def __init__(self, parts: OpenAskingParts) -> None:
         self._parts = parts
+        self._distrusted: dict[Address, float] = {}
+        """Executors left out until then (trio's clock). Bounded by the members of the group who cheat in that time."""
 
     async def ask(
         self,
@@ -159,13 +164,7 @@ class OpenAsking:
                 reply_key=parts.sealing.public_key if private else b"",
             )
             await parts.network.publish(prompt, urgent=True)
-            entry = parts.board.entry(request_id)
-            if entry is None:
-                raise OpenAskError(
-                    "failed",
-                    "this node would not pass on its own prompt: it is not registered, an epoch began just now, or "
-                    "too many of its prompts are open; ask again",
-                )
+            entry = await self._until_posted(request_id)
             posted(cid)
             answered, answer = await self._until_decided(entry, content)
             return await self._pay(answered, answer, peers[answered.executor], decided)
@@ -185,13 +184,26 @@ class OpenAsking:
             data = parts.sealing.open(read_sealed(data), model_id)
         return read_answer(data)
 
+    async def _until_posted(self, request_id: RequestId) -> Entry:
+        with trio.move_on_after(POST_SECONDS_MAX):
+            return await self._parts.board.until_posted(request_id)
+        raise OpenAskError(
+            "failed",
+            "this node would not pass on its own prompt: it is not registered, an epoch began just now, or too many of "
+            "its prompts are open; ask again",
+        )
+
     def _candidates(self, request_id: RequestId, group: EpochGroup, model_id: ModelId) -> list[Address]:
-        """Those drawn first of all that are present with the model ready."""
+        """Those drawn first of all that are present with the model ready, and have not cheated lately."""
+        now = trio.current_time()
+        self._distrusted = {executor: until for executor, until in self._distrusted.items() if until > now}
         present = self._parts.presence.present()
         able = [
             executor
             for executor in draw_order(request_id, group, model_id)
-            if executor in present and model_id in present[executor].models and executor != self._parts.chain.account
+            if executor in present
+            and model_id in present[executor].models
+            and executor not in (self._parts.chain.account, *self._distrusted)
         ]
         if not able:
             raise OpenAskError("no-executor", f"nobody who serves {model_id} is present; try again later")
@@ -235,21 +247,23 @@ class OpenAsking:
     async def _until_decided(self, entry: Entry, content: PromptContent) -> tuple[Answered, AnswerContent]:
         """Wait for the answer that wins among those whose content is what its receipt says."""
         parts, posted = self._parts, entry.posted
-        unusable: set[Address] = set()
         while (now := parts.wall_clock()) <= posted.deadline + ARRIVAL_SECONDS_MAX:
-            answers = [answered for executor, answered in entry.answers.items() if executor not in unusable]
-            found = winning_answer(posted, answers, entry.model, parts.chain.parameters.unit_price)
+            found = parts.board.winner(entry)
             turn = None if found is None else turn_of(posted, found.executor)
             if found is not None and turn is not None and now >= decided_from(turn):
                 answer = await self._checked(entry, content, found)
                 if answer is not None:
                     return found, answer
-                unusable.add(found.executor)
+                entry.unusable.add(found.executor)
+                self._distrust(found.executor)
                 continue
             until = posted.deadline + ARRIVAL_SECONDS_MAX + 1 if turn is None else decided_from(turn)
             with trio.move_on_after(until - now):
                 await entry.changed.wait()
         raise OpenAskError("failed", "nobody gave a good answer in time; nothing was paid")
+
+    def _distrust(self, executor: Address) -> None:
+        self._distrusted[executor] = trio.current_time() + DISTRUST_SECONDS
 
     async def _checked(self, entry: Entry, content: PromptContent, answered: Answered) -> AnswerContent | None:
         """Return the content of an answer if it is to be had and is what the receipt says; else None."""

@@ -50,6 +50,8 @@ class Entry:
     posted: Posted
     model: ModelRecord
     answers: dict[Address, Answered] = field(default_factory=dict)
+    unusable: set[Address] = field(default_factory=set)
+    """Those whose answer this node could not get, or found not to be what its receipt says."""
     changed: trio.Event = field(default_factory=trio.Event)
     """Set when an answer comes; then there is a new one."""
 
@@ -65,6 +67,7 @@ class OpenBoard:
         self._presence = presence
         self._wall_clock = wall_clock
         self._entries: dict[RequestId, Entry] = {}
+        self._taken = trio.Event()
         self._listeners: list[Callable[[Entry], None]] = []
         router.register(OpenPrompt, self._judge_prompt, self._take_prompt)
         router.register(OpenAnswer, self._judge_answer, self._take_answer)
@@ -77,12 +80,19 @@ class OpenBoard:
         """Return a prompt that lives, or lived until lately."""
         return self._entries.get(request_id)
 
+    async def until_posted(self, request_id: RequestId) -> Entry:
+        """Wait for a prompt: one's own comes round through gossip like any other."""
+        while (entry := self._entries.get(request_id)) is None:
+            await self._taken.wait()
+        return entry
+
     def __len__(self) -> int:
         return len(self._entries)
 
     def winner(self, entry: Entry) -> Answered | None:
-        """Return the answer that is paid, as far as answers have come."""
-        return winning_answer(entry.posted, entry.answers.values(), entry.model, self._chain.parameters.unit_price)
+        """Return the answer that is paid, as far as answers have come and are of use."""
+        usable = [answered for executor, answered in entry.answers.items() if executor not in entry.unusable]
+        return winning_answer(entry.posted, usable, entry.model, self._chain.parameters.unit_price)
 
     def _judge_prompt(self, message: Message) -> Validity:
         body, now = message.body, self._wall_clock()
@@ -102,20 +112,23 @@ class OpenBoard:
         order = draw_order(body.request_id, group, body.model_id)
         if group.get_epoch_model(body.model_id) is None or not keeps_order(body.drawn, order):
             return Validity.IGNORE  # this node's idea of the group may be the older one
-        of_payer = sum(entry.posted.payer == message.sender for entry in self._entries.values())
-        if len(self._entries) >= PROMPTS_MAX or of_payer >= PROMPTS_PER_PAYER_MAX:
-            return Validity.IGNORE
-        return Validity.ACCEPT
+        return Validity.ACCEPT if self._has_room(message.sender) else Validity.IGNORE
+
+    def _has_room(self, payer: Address) -> bool:
+        of_payer = sum(entry.posted.payer == payer for entry in self._entries.values())
+        return len(self._entries) < PROMPTS_MAX and of_payer < PROMPTS_PER_PAYER_MAX
 
     def _take_prompt(self, message: Message) -> None:
         body = message.body
-        if not isinstance(body, OpenPrompt) or body.request_id in self._entries:
-            return
+        if not isinstance(body, OpenPrompt) or body.request_id in self._entries or not self._has_room(message.sender):
+            return  # others came since it was judged
         model = self._epochs.group().get_epoch_model(body.model_id)
         if model is None:
             return  # an epoch began since it was judged
         entry = Entry(Posted(message.sender, message.at, body), model)
         self._entries[body.request_id] = entry
+        self._taken.set()
+        self._taken = trio.Event()
         for listener in self._listeners:
             listener(entry)
 

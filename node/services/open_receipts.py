@@ -1,8 +1,9 @@
-"""The receipt of an answer to an open prompt, as its executor makes it and its payer checks it."""
+"""The receipt of an answer to an open prompt, as its executor makes it, its payer and the others drawn check it."""
 
 from node.protocol.canonical import sha256_digest
 from node.protocol.identifiers import Address, NodeId, TokenAmount
 from node.protocol.open_prompts import Posted
+from node.protocol.pricing import tokens_commitment
 from node.protocol.records import ModelRecord, Receipt
 from node.protocol.sampling import SEED_MAX
 from node.services.frames import InferenceRequest
@@ -59,4 +60,13 @@ def open_receipt(
         at=at,
         seed=seed,
         seeded_by_user=True,
+    )
+
+
+def is_of_receipt(answer: AnswerContent, receipt: Receipt) -> bool:
+    """Whether these are the tokens that the receipt charges for: what anybody can tell."""
+    return (
+        (len(answer.prompt_ids), len(answer.token_ids)) == (receipt.prompt_tokens, receipt.output_tokens)
+        and tokens_commitment(answer.prompt_ids) == receipt.prompt_commitment
+        and tokens_commitment(answer.token_ids) == receipt.output_commitment
     )
