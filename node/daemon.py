@@ -13,6 +13,7 @@ from node.amounts import tokens_to_amount
 from node.api.models import make_model_app
 from node.api.openai import make_app
 from node.api.server import bind_api, serve_api
+from node.api_wiring import has_api, url_of, whole_app
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, open_chain
 from node.chain.addresses import read_deployment
@@ -26,7 +27,7 @@ from node.control.model_methods import model_method_table
 from node.control.peer_methods import peer_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineEnvironment, EngineNode
-from node.engine.arguments import merge_model_args
+from node.engine.arguments import OPERATOR_OPTIONS, merge_model_args, parse_options
 from node.key_deposits import KeyDeposits
 from node.keys import load_peer_seed, unlock_keystore
 from node.model_loader import ModelLoader, loaded_models
@@ -50,22 +51,26 @@ from node.operations.daemon import DaemonOperations, Parts
 from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
 from node.operations.peers import DaemonPeerOperations
+from node.payment_wiring import add_payments
 from node.ports import Provider
 from node.prompt_sealing import PeerSealing
 from node.prompt_wiring import PromptParts, add_prompt_services
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
+from node.services.broker import PLACES_DEFAULT, Broker
+from node.services.brokered import BrokeredEngine, brokered
 from node.services.epochs import EpochBook, log_stages
 from node.services.executor import Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
+from node.services.local_chat import LocalChat
 from node.services.mining import MiningService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
-from node.services.settling import SettlingService
+from node.services.terms import free_mode
 from node.services.validating import ValidatingService
 from node.settings import Role, Settings, SettingsError
 from node.settings.schema import EngineSettings
@@ -175,30 +180,30 @@ async def _run_services(
     presence: PresenceTable,
     manager: ModelManager,
 ) -> None:
+    started_at = wall_clock()
     supervisor = Supervisor()
     router = GossipRouter(network)
     epochs = EpochBook(chain, content, store, presence)
     batches = BatchService(network, router, presence)
     provider = Provider(content_host(settings, network), content.port)
+    broker = Broker(engines, {NodeId(engine.node_id): _places(engine) for engine in settings.engines})
     executor = Executor(
         chain,
         network,
         store,
         epochs,
         batches,
-        engines,
+        broker,
         unpaid_tokens_max=settings.payments.unpaid_tokens_max,
         wall_clock=wall_clock,
+        free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
     )
-    gateway = _gateway(settings, chain, network, store, epochs, presence, batches)
-    listener = None if gateway is None else bind_api(settings.api.host, settings.api.port)
+    payments = add_payments(settings, chain, store, epochs, supervisor)
+    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payments.payer)
+    listener = bind_api(settings.api.host, settings.api.port) if has_api(settings) else None
 
     if settings.participant.register_on_start:
-        nodes = [
-            MLNodeRegistration(NodeId(engine.node_id), (ModelId(engine.model_id),), engine.hardware)
-            for engine in settings.engines
-        ]
-        supervisor.add("registration", RegistrationService(chain, network, nodes).run)
+        supervisor.add("registration", RegistrationService(chain, network, _registrations(settings)).run)
     presence_service = PresenceService(
         chain,
         network,
@@ -206,9 +211,12 @@ async def _run_services(
         presence,
         content=provider,
         loaded_models=lambda: loaded_models(engines),
-        load=lambda: executor.running,
+        load=lambda: broker.load,
+        free=settings.payments.free,
         version=package_version(),
         wall_clock=wall_clock,
+        capacity=lambda: broker.capacity,
+        seeds=executor.seeds.announcement,
     )
     supervisor.add("presence", presence_service.run)
     supervisor.add("epochs", epochs.run)
@@ -219,21 +227,11 @@ async def _run_services(
     _serve_models(settings, manager, supervisor)
     for engine, wanted in zip(engines, settings.engines, strict=True):
         loader = ModelLoader(chain, library, vault, engine, ModelId(wanted.model_id))
-        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
-        supervisor.add(f"mining {engine.node_id}", mining.run)
     forming = FormingService(chain, network, content, store, presence, epochs, router)
-    settling = SettlingService(
-        chain,
-        store,
-        epochs,
-        claim_rewards=settings.participant.claim_rewards,
-        redeem_vouchers=settings.participant.redeem_vouchers,
-    )
-    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
     supervisor.add("forming", forming.run)
-    supervisor.add("settling", settling.run)
+    _add_duties(settings, supervisor, chain, network, content, store, presence, brokered(engines, broker))
     desk = add_prompt_services(
         PromptParts(
             chain,
@@ -244,8 +242,10 @@ async def _run_services(
             presence,
             batches,
             router,
-            engines,
+            brokered(engines, broker),
             executor.payments,
+            executor.funding,
+            settings.payments.free,
             None if gateway is None else gateway.payer,
             PeerSealing(load_peer_seed(settings.p2p.key)),
             wall_clock,
@@ -254,12 +254,12 @@ async def _run_services(
     )
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
-    api_url = None
-    if gateway is not None and listener is not None:
-        app = make_app(gateway, wall_clock)
-        bound_host, bound_port = listener.getsockname()[:2]
-        api_url = f"http://{bound_host}:{bound_port}/v1"
-        supervisor.add("api", lambda: serve_api(app, listener), essential=True)
+    api_url = None if listener is None else url_of(listener, is_gateway=gateway is not None)
+    if listener is not None:
+        chat = LocalChat(engines, lambda: [ModelId(engine.model_id) for engine in settings.engines])
+        users = None if gateway is None else make_app(gateway, wall_clock)
+        app = whole_app(chain, epochs.group, chat, users, started_at, wall_clock)
+        supervisor.add("api", partial(serve_api, app, listener), essential=True)
 
     async with trio.open_nursery() as nursery:
         parts = Parts(
@@ -278,7 +278,7 @@ async def _run_services(
             api_url=api_url,
             content_address=f"http://{provider.host}:{provider.port}",
             running_requests=lambda: executor.running,
-            started_at=wall_clock(),
+            started_at=started_at,
             wall_clock=wall_clock,
         )
         stop_asked = trio.Event()
@@ -292,6 +292,30 @@ async def _run_services(
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)
         await supervisor.run()
+
+
+def _add_duties(
+    settings: Settings,
+    supervisor: Supervisor,
+    chain: EvmChain,
+    network: LibP2PNetwork,
+    content: ContentAdapter,
+    store: Books,
+    presence: PresenceTable,
+    engines: list[BrokeredEngine],
+) -> None:
+    """Add what engines do besides serving users of gateways."""
+    for engine in engines:
+        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
+        supervisor.add(f"mining {engine.node_id}", mining.run)
+    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
+
+
+def _registrations(settings: Settings) -> list[MLNodeRegistration]:
+    return [
+        MLNodeRegistration(NodeId(engine.node_id), (ModelId(engine.model_id),), engine.hardware)
+        for engine in settings.engines
+    ]
 
 
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:
@@ -320,16 +344,18 @@ def _gateway(
     epochs: EpochBook,
     presence: PresenceTable,
     batches: BatchService,
+    payer: PayerBook,
 ) -> Gateway | None:
     if not settings.has_role(Role.GATEWAY):
         return None
-    payer = PayerBook(
-        chain,
-        store,
-        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
-        budget=tokens_to_amount(settings.payments.budget),
-    )
     return Gateway(chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock)
+
+
+def _places(settings: EngineSettings) -> int:
+    """Return how many requests an ML node serves at once: as the operator says, or as its engine is told."""
+    sequences = parse_options(settings.model_args, OPERATOR_OPTIONS, "model_args").get("--max-num-seqs")
+    told = sequences.value if sequences is not None else None
+    return settings.concurrency or (int(told) if told and told.isdigit() else PLACES_DEFAULT)
 
 
 def _engine(settings: EngineSettings, data_dir: Path) -> EngineNode:

@@ -8,6 +8,7 @@ from node.services.batches import BatchService
 from node.services.chain_asking import ChainAsking
 from node.services.chain_prompts import ChainPromptService
 from node.services.epochs import EpochBook
+from node.services.funding import Funding
 from node.services.gossip import GossipRouter
 from node.services.open_answering import OpenAnswering, OpenAnsweringParts
 from node.services.open_asking import OpenAsking, OpenAskingParts
@@ -34,6 +35,9 @@ class PromptParts:
     engines: Sequence[Engine]
     payments: PayeeBook
     """The executor's."""
+    funding: Funding
+    """The executor's."""
+    is_free: bool
     payer: PayerBook | None
     """The gateway's; None where there is none."""
     sealing: Sealing
@@ -55,6 +59,8 @@ def add_prompt_services(parts: PromptParts, supervisor: Supervisor) -> PromptDes
             parts.batches,
             parts.engines,
             parts.payments,
+            parts.funding,
+            parts.is_free,
             parts.sealing,
             parts.wall_clock,
         )

@@ -36,6 +36,9 @@ STATUS_OF = {
     "no-executor": (503, "server_error"),
     "payment": (402, "insufficient_quota"),
     "failed": (502, "server_error"),
+    "overloaded": (429, "server_error"),
+    "rate-limited": (429, "requests"),
+    "slow-reader": (408, "invalid_request_error"),
 }
 IGNORED = ("user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier", "parallel_tool_calls")
 """Parameters that do not change the answer. All others that are not below are refused."""

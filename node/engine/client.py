@@ -9,6 +9,7 @@ import httpx
 import trio
 from pydantic_core import from_json
 
+from node.engine.vectors import read_vectors
 from node.ports import (
     ChatMessage,
     EngineFailedError,
@@ -65,6 +66,15 @@ class EngineClient:
         if len(choices) != len(prompts):
             raise EngineFailedError(f"asked about {len(prompts)} prompts, got {len(choices)} answers")
         return [_logprobs_of(prompt, choice) for prompt, choice in zip(prompts, choices, strict=True)]
+
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        """Vectors of the prompts (float32, little-endian)."""
+        body: dict[str, object] = {
+            "input": [list(prompt) for prompt in prompts],
+            "encoding_format": "base64",
+            "priority": priority,
+        }
+        return read_vectors(await self._post("/v1/embeddings", body), len(prompts))
 
     async def generate_one_token(self) -> None:
         """Generate one token, to see that the engine moves: /health stays good when it is wedged."""

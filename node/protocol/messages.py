@@ -49,6 +49,14 @@ class Presence:
     version: str
     expires_at: int
     """UNIX seconds; never more than PRESENCE_SECONDS_MAX after `at`."""
+    capacity: int = 0
+    """Requests it can serve at once, over all its models; 0 if it does not say."""
+    seed_commitment: bytes = b""
+    """Names the secret for seeds that is in force (node.protocol.seeds); empty where no answers are given."""
+    seed_revealed: bytes = b""
+    """The secret of the epoch before the last; empty until there is one."""
+    free: bool = False
+    """It serves free of charge, and takes no vouchers."""
 
 
 @dataclass(frozen=True, slots=True)

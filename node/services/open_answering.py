@@ -27,13 +27,13 @@ from node.ports import (
     WallClock,
 )
 from node.protocol.codec import SchemaError
-from node.protocol.eip712 import channel_id
 from node.protocol.identifiers import Cid, RequestId
 from node.protocol.open_prompts import ARRIVAL_SECONDS_MAX, Answered, OpenAnswer, Posted, Turn, turn_of
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import countersigned, is_signed_by_payer
 from node.protocol.records import SignedReceipt
 from node.services.batches import BatchService
+from node.services.funding import Funding
 from node.services.open_board import Entry, OpenBoard
 from node.services.open_debts import Debt, OpenDebts
 from node.services.open_frames import SETTLE_METHOD, read_settlement
@@ -69,6 +69,10 @@ LOOK_SECONDS_MAX = 5.0
 SETTLE_CALLS_MAX = 16
 
 
+UNANSWERABLE = (ContentUnavailableError, SealingError, EngineFailedError, EngineRefusedError, ValueError)
+"""Why a prompt stays unanswered: its content, or the engine."""
+
+
 @dataclass(slots=True)
 class OpenAnsweringParts:
     """What answering needs of the node."""
@@ -83,6 +87,10 @@ class OpenAnsweringParts:
     engines: Sequence[Engine]
     payments: PayeeBook
     """The executor's: both are paid over the same channels."""
+    funding: Funding
+    """The executor's: what one has set aside, the other cannot."""
+    is_free: bool
+    """Whether this node serves free of charge. Open prompts are paid for, so it leaves them to others."""
     sealing: Sealing
     wall_clock: WallClock
 
@@ -144,11 +152,12 @@ class OpenAnswering:
             return
         try:
             content = await self._read(posted)
-            answer = await whole_answer(
-                engine, entry.model, content, tokens_max=posted.prompt.max_tokens, seed=seed_of(posted, content)
-            )
+            async with self._parts.funding.held(posted.payer, posted.prompt.price_limit):
+                answer = await whole_answer(
+                    engine, entry.model, content, tokens_max=posted.prompt.max_tokens, seed=seed_of(posted, content)
+                )
             cid = await self._store_answer(posted, answer)
-        except (ContentUnavailableError, SealingError, EngineFailedError, EngineRefusedError, ValueError) as error:
+        except (CallFailedError, *UNANSWERABLE) as error:
             # A sealed prompt's text must not reach the log, not even by way of what an error quotes.
             why = type(error).__name__ if posted.prompt.is_sealed else str(error)[:200]
             log.warning("an open prompt could not be answered", turn=turn.index, reason=why)
@@ -186,7 +195,9 @@ class OpenAnswering:
         if await self._answered_before(entry):
             return "it is answered"
         posted = entry.posted
-        if self._spare(entry) < posted.prompt.price_limit:
+        if self._parts.is_free:
+            return "answers are free here, and no vouchers are taken"
+        if self._parts.funding.free(posted.payer) < posted.prompt.price_limit:
             return "the payer's channel to this node does not hold the price, or is being emptied"
         return self._debts.refusal(posted.payer)
 
@@ -215,15 +226,6 @@ class OpenAnswering:
             return is_of_receipt(read_answer(data), receipt)
         except (ContentUnavailableError, ValueError, trio.TooSlowError):
             return False
-
-    def _spare(self, entry: Entry) -> int:
-        """What the payer's channel to this node holds above its newest voucher."""
-        chain, payer = self._parts.chain, entry.posted.payer
-        identity = channel_id(chain.chain_id, chain.payment_channels, payer, chain.account)
-        channel = chain.state.channels.get(identity)
-        if channel is None or channel.unlock_time is not None:
-            return -1
-        return channel.deposited - self._parts.payments.covered(payer)
 
     async def _read(self, posted: Posted) -> PromptContent:
         parts, prompt = self._parts, posted.prompt

@@ -36,7 +36,7 @@ from node.protocol.open_prompts import (
 from node.protocol.pricing import next_receipts_root, price, receipt_digest
 from node.protocol.receipts import countersigned
 from node.protocol.records import EpochGroup, SignedReceipt
-from node.services.attempt import TEMPLATE_TOKENS_MAX
+from node.services.checks import TEMPLATE_TOKENS_MAX
 from node.services.epochs import EpochBook
 from node.services.frames import Payment, SignedVoucherFrame
 from node.services.open_board import Entry, OpenBoard
@@ -203,6 +203,7 @@ class OpenAsking:
             for executor in draw_order(request_id, group, model_id)
             if executor in present
             and model_id in present[executor].models
+            and not present[executor].free  # it takes no vouchers, and open prompts are paid for
             and executor not in (self._parts.chain.account, *self._distrusted)
         ]
         if not able:
@@ -296,7 +297,7 @@ class OpenAsking:
         self, answered: Answered, answer: AnswerContent, peer_id: PeerId, decided: Callable[[Decision], None]
     ) -> OpenResult:
         receipt = answered.answer.receipt
-        before = TokenAmount(self._issued(answered.executor))
+        before = TokenAmount(self._parts.payer.issued(answered.executor))
         decision = Decision(answered.executor, peer_id, answered.answer.result_cid, receipt, before)
         decided(decision)
         payment = self._payment(decision)  # nothing is awaited between: no other payment comes in between
@@ -306,7 +307,7 @@ class OpenAsking:
         """Sign a voucher for the answer, or take the newest if one was signed since it was decided."""
         parts, receipt = self._parts, decision.receipt.receipt
         signature = parts.chain.sign(receipt_digest(receipt))
-        if self._issued(decision.executor) == decision.paid_before:
+        if parts.payer.issued(decision.executor) == decision.paid_before:
             root = next_receipts_root(parts.payer.receipts_root(decision.executor), receipt)
             frame = parts.payer.pay(decision.executor, receipt.price, root)
             parts.store.save_receipt(countersigned(decision.receipt, signature))
@@ -336,10 +337,6 @@ class OpenAsking:
                 )
             await trio.sleep(SETTLE_PAUSE_SECONDS)
         return False
-
-    def _issued(self, payee: Address) -> int:
-        known = self._parts.store.issued_voucher(self._parts.payer.channel_of(payee))
-        return known.voucher.cumulative if known else 0
 
 
 def _is_plausible(content: PromptContent, answer: AnswerContent) -> bool:
