@@ -11,6 +11,7 @@ from typing import Protocol
 
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
+from node.protocol.draws import Prefill
 from node.protocol.identifiers import (
     Address,
     BlockNumber,
@@ -313,6 +314,13 @@ class GenerationRequest:
     """Alternatives per token to tell the log-probabilities of; None for none at all."""
     response_format: str = ""
     """What the answer must look like: JSON in OpenAI's shape of `response_format`, or empty."""
+    private: bool = False
+    """Nothing of it is logged, and no other request can find out from the engine's cache that it was there."""
+
+    @property
+    def is_verifiable(self) -> bool:
+        """Whether there is a rule that gives its tokens: a format bars tokens, which no auditor knows."""
+        return self.sampling.is_verifiable and not self.response_format
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +366,13 @@ class Engine(Protocol):
 
         Raises EngineRefusedError if the model that is loaded answers in words.
         """
+
+
+class Prefiller(Protocol):
+    """An engine that can check tokens of others: what an audit, or a user with a receipt, needs."""
+
+    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
+        """For each token from place `first` (1 or more) on, what the model says of it and of the `top` likeliest."""
 
 
 # --- Store ------------------------------------------------------------------------------------------------------------

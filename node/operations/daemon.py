@@ -74,7 +74,7 @@ class Parts:
     epochs: EpochBook
     presence: PresenceTable
     gateway: Gateway | None
-    desk: PromptDesk
+    prompts: PromptDesk
     engines: Sequence[EngineNode]
     supervisor: Supervisor
     network_id: str
@@ -117,7 +117,12 @@ class DaemonOperations:
             api_url=parts.api_url,
             content_address=parts.content_address,
             engines=[
-                EngineView(node_id=engine.node_id, model_id=settings.model_id, ready=engine.model_id is not None)
+                EngineView(
+                    node_id=engine.node_id,
+                    model_id=settings.model_id,
+                    ready=engine.model_id is not None,
+                    state=engine.state.value,
+                )
                 for engine, settings in zip(parts.engines, parts.settings.engines, strict=True)
             ],
             services=[
@@ -301,7 +306,7 @@ class DaemonOperations:
         self, mode: AskMode, model: ModelRecord, turns: tuple[Turn, ...], params: AskParams, started: float
     ) -> AskView:
         """Hand a prompt in and wait for its answer. It goes on at the desk if the operator does not wait."""
-        desk = self._parts.desk
+        desk = self._parts.prompts
         wish = PromptWish(mode, model.model_id, Prompt(turns), params.max_tokens, private=params.private)
         try:
             ask = await desk.until_ended((await desk.hand_in(wish)).ask_id)
@@ -380,10 +385,9 @@ class DaemonOperations:
             check = f"engine {engine.node_id}"
             if engine.model_id is not None:
                 findings.append(ok(check, f"{engine.model_id} is ready"))
-            elif engine.state.value == "failed":
-                findings.append(fault(check, f"it failed {engine.restarts} times", "See logs/ in the data directory."))
-            else:
-                findings.append(
-                    warning(check, f"{settings.model_id} is not ready ({engine.state.value})", "It may be loading.")
-                )
+                continue
+            status = engine.status()
+            level = fault if status.given_up or status.outside else warning
+            reason = f"{settings.model_id} is not ready: {status.why_not_drawn}"
+            findings.append(level(check, reason, status.remedy or "See `quern nodes`."))
         return findings

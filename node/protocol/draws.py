@@ -148,4 +148,4 @@ def _rest(top: list[float], parameters: SamplingParameters, vocabulary_size: int
     count = max(0, vocabulary_size - len(top))
     if temperature <= 1.0:  # none is likelier than the last known one
         return mass * math.exp(top[-1] * (1.0 - temperature) - top[0])
-    return count ** (1.0 - 1.0 / temperature) * mass ** (1.0 / temperature) * math.exp(-top[0])
+    return math.pow(count, 1.0 - 1.0 / temperature) * math.pow(mass, 1.0 / temperature) * math.exp(-top[0])

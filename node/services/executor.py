@@ -27,6 +27,7 @@ from node.protocol.seeds import SeedShareError
 from node.protocol.signatures import SignatureError, recover
 from node.services.batches import BatchService
 from node.services.broker import Broker
+from node.services.embedding_executor import EmbeddingExecutor
 from node.services.epochs import EpochBook
 from node.services.frames import (
     METHOD,
@@ -64,7 +65,10 @@ USER_PRIORITY = 0
 
 
 class Executor:
-    """Answers `infer`. Money: nothing is let out beyond the allowance, nothing is charged that was not let out."""
+    """Answers `infer`, and has `embed` answered with the same books.
+
+    Money: nothing is let out beyond the allowance, nothing is charged that was not let out.
+    """
 
     def __init__(
         self,
@@ -95,6 +99,20 @@ class Executor:
         self.seeds = SeedBook(store, lambda: position(chain).epoch, random_bytes=random_bytes)
         self.running = 0
         network.serve(METHOD, self.serve, concurrency=CALLS_MAX)
+        EmbeddingExecutor(
+            chain,
+            network,
+            store,
+            epochs,
+            batches,
+            broker,
+            self._payments,
+            self._funding,
+            self._fresh,
+            unpaid_tokens_max=unpaid_tokens_max,
+            wall_clock=wall_clock,
+            free=free,
+        )
 
     async def serve(self, call: Call) -> None:
         """Serve one call. Raises CallFailedError with a word the gateway can act on."""
@@ -111,7 +129,8 @@ class Executor:
             with sole_error():
                 await self._answer(call, request, model, tab)
         except EngineFailedError as error:
-            log.warning("a request failed with its engine", request=request.request_id.hex()[:8], reason=str(error))
+            why = type(error).__name__ if request.private else str(error)  # engines quote what they were given
+            log.warning("a request failed with its engine", request=request.request_id.hex()[:8], reason=why)
             raise CallFailedError("engine-failed", "the engine failed") from error
         except EngineRefusedError as error:
             raise CallFailedError("bad-request", str(error)[:200]) from error
@@ -161,6 +180,7 @@ class Executor:
             priority=USER_PRIORITY,
             logprobs=request.logprobs,
             response_format=request.response_format,
+            private=request.private,
         )
         generation = Generation(
             self._broker, model.model_id, request.payer, wanted, ahead_tokens_max=AHEAD_STEPS * self._unpaid_tokens_max
@@ -259,7 +279,8 @@ class Executor:
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
         signed = await paid.settle(signed, closing_bytes(Closing(signed)))
         self._store.save_receipt(signed)
-        self._batches.add_receipt(signed)
+        if not receipt.is_private:  # it commits to the prompt's tokens: whoever guesses them would find it
+            self._batches.add_receipt(signed)
         log.info("an answer was given and paid", tokens=receipt.output_tokens, price=receipt.price)
 
 

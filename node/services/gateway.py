@@ -22,7 +22,7 @@ from node.services.conductor import Conductor, Trade
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
 from node.services.faults import FaultBook
-from node.services.frames import InferenceRequest, Prompt, prompt_commitment_of
+from node.services.frames import SALT_BYTES, InferenceRequest, Prompt, prompt_commitment_of
 from node.services.groups import sole_error
 from node.services.patience import HedgeBudget
 from node.services.payments import PayerBook
@@ -50,6 +50,8 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     response_format: str = ""
+    private: bool = False
+    """Nothing of it is announced or published, and the executor keeps nothing of it."""
     caller_id: str = ""
     """The user's own name for the request: in logs only, never on the wire, and nobody's answer depends on it."""
 
@@ -149,7 +151,7 @@ class Gateway:
                     model,
                     answer.summary,
                     send,
-                    lambda: self._candidates(request_id, chat.model_id),
+                    lambda: self.candidates(request_id, chat.model_id),
                 ).run()
             except GatewayError as error:
                 answer.error = error
@@ -172,11 +174,13 @@ class Gateway:
                 stop=chat.stop,
                 logprobs=chat.logprobs,
                 response_format=chat.response_format,
+                private=chat.private,
+                salt=self._random_bytes(SALT_BYTES),
             )
         except ValueError as error:
             raise GatewayError("bad-request", str(error)) from error
 
-    def _candidates(self, request_id: RequestId, model_id: ModelId) -> tuple[ExecutorChoice, ...]:
+    def candidates(self, request_id: RequestId, model_id: ModelId) -> tuple[ExecutorChoice, ...]:
         """Those of the group that are present with the model ready, in the order to ask them."""
         present = self._presence.present()
         trade, now = self._trade, trio.current_time()
@@ -201,6 +205,8 @@ class Gateway:
         return order_candidates(drawn, faithful=is_faithful(request_id))
 
     def _announce(self, request: InferenceRequest) -> None:
+        if request.private:
+            return
         self._batches.announce(
             PromptAnnouncement(
                 request_id=request.request_id,

@@ -154,7 +154,12 @@ class OpenAnswering:
             content = await self._read(posted)
             async with self._parts.funding.held(posted.payer, posted.prompt.price_limit):
                 answer = await whole_answer(
-                    engine, entry.model, content, tokens_max=posted.prompt.max_tokens, seed=seed_of(posted, content)
+                    engine,
+                    entry.model,
+                    content,
+                    tokens_max=posted.prompt.max_tokens,
+                    seed=seed_of(posted, content),
+                    private=posted.prompt.is_sealed,
                 )
             cid = await self._store_answer(posted, answer)
         except (CallFailedError, *UNANSWERABLE) as error:
@@ -186,7 +191,7 @@ class OpenAnswering:
         )
         signed = SignedReceipt(receipt, parts.chain.sign(receipt_digest(receipt)))
         self._tabs[receipt.request_id] = await self._open_tab(signed)
-        self._debts.add(Debt(signed, posted.prompt.is_sealed, parts.wall_clock()))
+        self._debts.add(Debt(signed, parts.wall_clock()))
         await parts.network.publish(OpenAnswer(cid, signed), urgent=True)
         log.info("an open prompt is answered", tokens=receipt.output_tokens, price=receipt.price)
 
@@ -291,7 +296,7 @@ class OpenAnswering:
         if settled is None:
             raise CallFailedError("unpaid", f"the answer costs {receipt.price}; {tab.owed} of it are missing")
         self._parts.store.save_receipt(settled)
-        if not debt.sealed:  # a receipt commits to the prompt's tokens: whoever guesses them would find it
+        if not receipt.is_private:  # a receipt commits to the prompt's tokens: whoever guesses them would find it
             self._parts.batches.add_receipt(settled)
         self._debts.paid(settlement.request_id)
         self._close_tabs()

@@ -29,7 +29,6 @@ class Debt:
     """An answer that is to be paid."""
 
     receipt: SignedReceipt
-    sealed: bool
     since: int
     """UNIX seconds."""
 

@@ -48,6 +48,7 @@ def open_receipt(
         stop=content.stop,
         logprobs=None,
         response_format=content.response_format,
+        private=posted.prompt.is_sealed,
     )
     return receipt_of(
         request,

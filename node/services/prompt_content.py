@@ -11,13 +11,12 @@ from node.protocol.codec import Record, SchemaError, from_value, to_value
 from node.protocol.identifiers import ModelId
 from node.protocol.sampling import SEED_MAX, SamplingParameters
 from node.protocol.sealed_content import SealedContent
-from node.services.frames import JSON_CHARACTERS_MAX, STOPS_MAX, Prompt, Turn
+from node.services.frames import JSON_CHARACTERS_MAX, SALT_BYTES, STOPS_MAX, Prompt, Turn
 
 PROMPT_BYTES_MAX = 256 * 1024
 """Larger ones do not fit any model's context."""
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
 VERSION = 2
-SALT_BYTES = 16
 PROMPT_KIND, ANSWER_KIND, SEALED_KIND = "quern-prompt", "quern-answer", "quern-sealed"
 
 

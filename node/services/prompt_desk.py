@@ -15,10 +15,10 @@ from node.ports import Chain, Content, ContentUnavailableError, SealingError, St
 from node.protocol.identifiers import Cid, ModelId
 from node.protocol.sampling import SamplingParameters
 from node.services.chain_asking import AskOnChainError, ChainAsking
-from node.services.frames import Prompt
+from node.services.frames import SALT_BYTES, Prompt
 from node.services.open_asking import Decision, OpenAskError, OpenAsking
 from node.services.prompt_asks import AskBook, AskMode, AskState, PromptAsk, failed
-from node.services.prompt_content import SALT_BYTES, AnswerContent, PromptContent, PromptContentError, prompt_bytes
+from node.services.prompt_content import AnswerContent, PromptContent, PromptContentError, prompt_bytes
 
 log = structlog.get_logger(__name__)
 

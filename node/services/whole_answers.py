@@ -7,7 +7,13 @@ from node.services.prompt_content import AnswerContent, PromptContent, PromptCon
 
 
 async def whole_answer(
-    engine: Engine, model: ModelRecord, content: PromptContent, *, tokens_max: int, seed: int
+    engine: Engine,
+    model: ModelRecord,
+    content: PromptContent,
+    *,
+    tokens_max: int,
+    seed: int,
+    private: bool = False,
 ) -> AnswerContent:
     """Return the answer, which with its prompt has at most `tokens_max` tokens; `seed` is used if `content` has none.
 
@@ -29,6 +35,7 @@ async def whole_answer(
         stop=content.stop,
         priority=USER_PRIORITY,
         response_format=content.response_format,
+        private=private,
     )
     tokens: list[int] = []
     texts: list[str] = []

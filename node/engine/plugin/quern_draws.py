@@ -89,7 +89,8 @@ class Chooser:
                     np.divide(logits[part], table.temperature[part, None], out=scaled)
                     lines, tokens = look(scaled, part, table, states)
                     found.append((lines + start, tokens, scaled[lines, tokens]))
-        return self._exact(*(np.concatenate(parts) for parts in zip(*found, strict=True)), states, rows)
+        lines, tokens, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return self._exact(lines, tokens, values, states, rows)
 
     def _prepare(self, vocabulary: int, step: int) -> None:
         """Fresh arrays of this size cost more than what is done with them."""
@@ -113,7 +114,8 @@ class Chooser:
         leaders = bounds.argmax(axis=1)
         exact = weights[lines, leaders] / (_exponential(bits[lines, leaders]) * np.float32(2.0**32))
         np.greater_equal(bounds, (exact * BOUND_SLACK)[:, None], out=mask)
-        return np.divmod(np.flatnonzero(mask), vocabulary)
+        flat = np.flatnonzero(mask)
+        return flat // vocabulary, flat % vocabulary
 
     def _survivors(self, scaled: Array, part: slice, table: DrawTable, states: Array) -> tuple[Array, Array]:
         """Return (row in this chunk, token) of those left by top_k, top_p and min_p that can have the best score."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from quern_draws import Chooser, Draw, DrawTable
+from quern_draws import Chooser, Draw, DrawTable  # type: ignore[import-not-found]  # a neighbour, by PYTHONPATH
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
 FIELD = "quern_draw"
