@@ -27,6 +27,7 @@ from node.control.methods import Method, method_table
 from node.control.model_methods import model_method_table
 from node.control.node_methods import node_method_table
 from node.control.peer_methods import peer_method_table
+from node.control.prompt_methods import prompt_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineNode
 from node.key_deposits import KeyDeposits
@@ -55,6 +56,7 @@ from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
 from node.operations.nodes import DaemonNodeOperations
 from node.operations.peers import DaemonPeerOperations
+from node.operations.prompts import DeskPromptOperations
 from node.payment_wiring import add_payments
 from node.ports import Provider
 from node.prompt_sealing import PeerSealing
@@ -267,7 +269,7 @@ async def _run_services(
     )
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
-    serving = add_api(settings, chain, epochs, duties, gateway, gatekeeper, supervisor, started_at, wall_clock)
+    serving = add_api(settings, chain, epochs, duties, gateway, gatekeeper, prompts, supervisor, started_at, wall_clock)
     watching = watch_over(settings, chain, network, standing, engines, supervisor, desk, network_id, wall_clock)
     async with trio.open_nursery() as nursery:
         parts = Parts(
@@ -296,6 +298,7 @@ async def _run_services(
         trees = StoreOperations(content.store, NetworkTrees(content, presence.providers))
         models = DaemonModelOperations(manager, settings.models.bytes_max)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
+        methods |= prompt_method_table(DeskPromptOperations(prompts))
         methods |= watching.methods
         add_metrics(settings.metrics, make_scraper(methods, serving, watching), supervisor)
         control: Any = partial(serve_control, settings.control.socket, methods)

@@ -25,6 +25,7 @@ COMMANDS = {
     "network": "node.cli.discovery",
     "nodes": "node.cli.nodes",
     "peers": "node.cli.peers",
+    "prompts": "node.cli.prompts",
     "status": "node.cli.network",
     "stop": "node.cli.network",
     "vault": "node.cli.vault",

@@ -11,6 +11,9 @@ from netsim.clock import wall_clock
 from netsim.engine import SimulatedEngine
 from netsim.network import NETWORK_ID
 from netsim.scenario import MODEL, MODEL_ID, PARAMETERS
+from node.control.jsonrpc import RpcError
+from node.control.prompt_methods import PromptReclaimParams, PromptShowParams
+from node.operations.prompts import DeskPromptOperations
 from node.ports import CallFailedError, Engine, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.codec import to_bytes
 from node.protocol.identifiers import Address, Cid, EpochNumber, ModelId, RequestId, TokenAmount
@@ -557,15 +560,21 @@ async def test_a_stranger_that_is_not_here_posts_nothing(autojump_clock: object)
 
 async def test_the_desk_tells_how_far_a_prompt_is_and_gives_its_answer(autojump_clock: object) -> None:
     async with serving_network(2) as network:
-        states: list[AskState] = []
         handed_in = await network.desk.hand_in(WISH)
-        ended = await network.desk.until_ended(handed_in.ask_id, lambda ask: states.append(ask.state))
-        assert states == [AskState.POSTING, AskState.WAITING, AskState.PAYING]
-        assert ended.state is AskState.ANSWERED
+        seen = [ask async for ask in network.desk.changes(handed_in.ask_id)]
+        assert [ask.state for ask in seen] == [AskState.POSTING, AskState.WAITING, AskState.PAYING, AskState.ANSWERED]
+        ended = seen[-1]
         assert len((await network.desk.answer(ended)).token_ids) == ended.output_tokens
         assert network.paid_by_gateway() == ended.price
         with pytest.raises(DeskError, match="there is no prompt"):
             network.desk.get("none")
+        operations = DeskPromptOperations(network.desk)
+        assert [view.ask_id for view in (await operations.list_prompts()).asks] == [ended.ask_id]
+        shown = await operations.show_prompt(PromptShowParams(ask_id=ended.ask_id))
+        assert shown.text == (await network.desk.answer(ended)).text
+        assert shown.ask.price == str(ended.price)
+        with pytest.raises(RpcError, match="not one of this account"):
+            await operations.reclaim_prompt(PromptReclaimParams(prompt_id=5))
 
 
 @pytest.mark.parametrize("signed_before", [False, True], ids=["before-the-voucher", "after-the-voucher"])
