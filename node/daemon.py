@@ -67,6 +67,7 @@ from node.services.broker import Broker
 from node.services.brokered import BrokeredEngine, brokered
 from node.services.epochs import EpochBook, log_stages
 from node.services.executor import Executor
+from node.services.faults import FaultBook
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
@@ -262,6 +263,7 @@ async def _run_services(
             executor.funding,
             settings.payments.free,
             None if gateway is None else gateway.payer,
+            FaultBook(store, wall_clock) if gateway is None else gateway.faults,
             PeerSealing(load_peer_seed(settings.p2p.key)),
             wall_clock,
         ),

@@ -1,8 +1,8 @@
 """Prompts that nobody streams, over HTTP: one path hands them in, another tells what became of them.
 
 `POST /v1/prompts` takes the body of a chat completion with a `mode` beside it: `open` (whoever is drawn answers) or
-`chain`. `GET /v1/prompts/{id}` shows it. Keys, rates and budgets are those of the OpenAI API; a key sees the prompts that
-it handed in, nobody else's.
+`chain`. `GET /v1/prompts/{id}` shows it. Keys, rates and budgets are those of the OpenAI API; a key sees the prompts
+that it handed in, nobody else's.
 """
 
 from collections.abc import Awaitable, Callable

@@ -99,11 +99,13 @@ class Gateway:
         self._wall_clock = wall_clock
         self._random_bytes = random_bytes
         self._score = score
+        self.faults = FaultBook(store, wall_clock)
+        """Shared with whatever else this node asks executors."""
         self._trade = Trade(
             desk=Desk(chain, store, payer),
             network=network,
             speeds=SpeedBook(),
-            faults=FaultBook(store, wall_clock),
+            faults=self.faults,
             hedges=HedgeBudget(),
             wall_clock=wall_clock,
             announce=self._announce,

@@ -22,6 +22,7 @@ from node.protocol.identifiers import NodeId, TokenAmount
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
 from node.services.epochs import EpochBook
+from node.services.faults import FaultBook
 from node.services.frames import Prompt, Turn
 from node.services.funding import Funding
 from node.services.gossip import GossipRouter
@@ -114,8 +115,8 @@ async def _add(
     supervisor = Supervisor()
     parts = PromptParts(
         chain, network, content, store, epochs, presence, batches, router, engines, payments,
-        Funding(chain, payments.covered), False, None if engines else payer, PeerSealing(number.to_bytes(32)),
-        wall_clock,
+        Funding(chain, payments.covered), False, None if engines else payer, FaultBook(store, wall_clock),
+        PeerSealing(number.to_bytes(32)), wall_clock,
     )  # fmt: skip
     desk = add_prompt_services(parts, supervisor)
     for service in (supervisor, presence_service, batches, epochs, router, payer):

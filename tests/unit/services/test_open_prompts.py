@@ -30,6 +30,7 @@ from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import SignedReceipt
 from node.protocol.sampling import SamplingParameters
+from node.services.faults import load_evidence
 from node.services.frames import Payment, Prompt, SignedVoucherFrame, Turn
 from node.services.open_answering import OpenAnswering
 from node.services.open_asking import Decision, OpenAskError, OpenResult
@@ -305,7 +306,8 @@ async def test_an_answer_whose_content_nobody_has_is_not_paid_and_the_next_execu
         assert results[0].decision.executor == posted.prompt.drawn[1]
         assert cheat.number not in paid(network)
         assert sorted(paid(network)) == [number_of(network, posted.prompt.drawn[1])]
-        assert cheat.chain.account in asking._distrusted
+        (evidence,) = load_evidence(network.members[GATEWAY].store, limit=5)
+        assert (evidence.participant, evidence.code) == (cheat.chain.account, "lost")
 
 
 @pytest.mark.parametrize(
@@ -325,6 +327,9 @@ async def test_an_answer_that_is_not_what_its_receipt_says_is_not_paid(
                 cid = await cheat.content.add_bytes(answer_bytes(ANSWER))
                 await inject(network, cheat, forged(cheat, posted, ANSWER, cid, **changes))
         assert not paid(network)
+        (evidence,) = load_evidence(network.members[GATEWAY].store, limit=5)
+        assert (evidence.participant, evidence.code) == (cheat.chain.account, "receipt")
+        assert evidence.receipt is not None
 
 
 async def test_a_prompt_charged_with_more_tokens_than_it_can_have_is_not_paid(autojump_clock: object) -> None:
