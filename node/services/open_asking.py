@@ -41,7 +41,7 @@ from node.services.checks import TEMPLATE_TOKENS_MAX
 from node.services.epochs import EpochBook
 from node.services.faults import Evidence, Fault, FaultBook
 from node.services.frames import Payment, SignedVoucherFrame, prompt_commitment_of, request_digest
-from node.services.open_board import Entry, OpenBoard
+from node.services.open_board import WAITING_PER_PAYER_MAX, Entry, OpenBoard
 from node.services.open_frames import SETTLE_METHOD, SettleOpen
 from node.services.open_receipts import open_receipt, open_request
 from node.services.payments import PayerBook
@@ -60,6 +60,8 @@ from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
 
+AT_ONCE_MAX = WAITING_PER_PAYER_MAX - 2
+"""Prompts out at once; more wait here. Fewer than others pass on, for whom an answer may arrive a little later."""
 DRAWN_DEFAULT = 3
 """Executors that get a turn, and whose channel is funded for it: one that fails costs the user a turn's time."""
 POST_SECONDS_MAX = 3.0
@@ -127,6 +129,7 @@ class OpenAsking:
 
     def __init__(self, parts: OpenAskingParts) -> None:
         self._parts = parts
+        self._places = trio.CapacityLimiter(AT_ONCE_MAX)
 
     async def ask(
         self,
@@ -141,6 +144,17 @@ class OpenAsking:
 
         `posted` is told when the prompt is out, `decided` before the answer is paid: what it does must be durable.
         """
+        async with self._places:
+            return await self._ask(content, max_tokens, private, posted, decided)
+
+    async def _ask(
+        self,
+        content: PromptContent,
+        max_tokens: int,
+        private: bool,
+        posted: Callable[[Cid], None],
+        decided: Callable[[Decision], None],
+    ) -> OpenResult:
         parts = self._parts
         group = parts.epochs.group()
         model = group.get_epoch_model(content.model_id)

@@ -34,7 +34,7 @@ from node.services.faults import load_evidence
 from node.services.frames import Payment, Prompt, SignedVoucherFrame, Turn
 from node.services.open_answering import OpenAnswering
 from node.services.open_asking import Decision, OpenAskError, OpenResult
-from node.services.open_board import PROMPTS_PER_PAYER_MAX
+from node.services.open_board import WAITING_PER_PAYER_MAX
 from node.services.open_debts import FORGIVEN_SECONDS, OpenDebts
 from node.services.open_frames import SETTLE_METHOD, SettleOpen
 from node.services.open_receipts import open_receipt
@@ -183,10 +183,10 @@ async def test_prompts_asked_side_by_side_are_each_paid_once(autojump_clock: obj
             results.append(await ask(network, prompt_content(seed=number)))
 
         async with trio.open_nursery() as nursery:
-            for number in range(6):
+            for number in range(20):
                 nursery.start_soon(one, number)
         assert sum(paid(network).values()) == sum(result.decision.receipt.receipt.price for result in results)
-        assert len({result.decision.receipt.receipt.request_id for result in results}) == 6
+        assert len({result.decision.receipt.receipt.request_id for result in results}) == 20
         assert all(result.settled for result in results)
 
 
@@ -436,6 +436,15 @@ async def test_a_payer_that_never_pays_gets_no_second_answer_until_it_does(autoj
         assert work.numbers == [1, 1]
 
 
+async def test_a_payer_that_never_pays_gets_no_second_answer_by_asking_at_once(autojump_clock: object) -> None:
+    work = Work()
+    async with serving_network(1, engine=work.engine) as network:
+        for number in range(4):
+            await post(network, RequestId(bytes([number + 1]) * 32))
+        await trio.sleep(120)
+        assert work.numbers == [1]
+
+
 async def test_what_is_owed_outlives_a_restart_and_is_forgiven_after_a_day(autojump_clock: object) -> None:
     async with serving_network(1) as network:
         posted = await post(network)
@@ -536,12 +545,12 @@ async def test_prompts_that_break_the_rules_are_not_put_on_any_board(autojump_cl
 
 async def test_a_payer_that_floods_fills_its_own_places_only(autojump_clock: object) -> None:
     async with serving_network(2, engine=Work(dead={1, 2}).engine) as network:
-        for number in range(2 * PROMPTS_PER_PAYER_MAX):
+        for number in range(2 * WAITING_PER_PAYER_MAX):
             await post(network, RequestId(bytes([number]) * 32))
         await trio.sleep(5)
         for member in network.members.values():
             assert member.board is not None
-            assert len(member.board) == PROMPTS_PER_PAYER_MAX
+            assert len(member.board) == WAITING_PER_PAYER_MAX
         await trio.sleep(300)
         await post(network, RequestId(b"\xaa" * 32))
         await trio.sleep(3)
