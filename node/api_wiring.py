@@ -21,6 +21,7 @@ from node.services.answer_cache import AnswerCache, CachingAsker
 from node.services.epochs import EpochBook
 from node.services.gateway import Gateway
 from node.services.local_chat import LocalChat
+from node.services.prompt_desk import PromptDesk
 from node.settings import Settings
 from node.supervisor import Supervisor
 from node.telemetry.gateway import MeasuredAsker
@@ -46,6 +47,7 @@ def add_api(
     engines: Sequence[Engine],
     gateway: Gateway | None,
     gatekeeper: Gatekeeper,
+    prompts: PromptDesk,
     supervisor: Supervisor,
     started_at: int,
     wall_clock: WallClock,
@@ -65,7 +67,7 @@ def add_api(
     users = None
     if gateway is not None:
         asked = gateway if cache is None else CachingAsker(gateway, cache)
-        users = gateway_app(settings.api, MeasuredAsker(asked, instruments), gatekeeper, wall_clock)
+        users = gateway_app(settings.api, MeasuredAsker(asked, instruments), gatekeeper, wall_clock, prompts=prompts)
     listener = bind_api(settings.api.host, settings.api.port)
     supervisor.add("api", partial(serve_api, compose(routes, users), listener), essential=True)
     return Serving(_url(listener, is_gateway=gateway is not None), chat, cache, instruments)

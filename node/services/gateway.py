@@ -22,7 +22,7 @@ from node.services.conductor import Conductor, Trade
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
 from node.services.faults import FaultBook
-from node.services.frames import InferenceRequest, Prompt, prompt_commitment_of
+from node.services.frames import SALT_BYTES, InferenceRequest, Prompt, prompt_commitment_of
 from node.services.groups import sole_error
 from node.services.patience import HedgeBudget
 from node.services.payments import PayerBook
@@ -50,10 +50,10 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     response_format: str = ""
+    private: bool = False
+    """Nothing of it is announced or published, and the executor keeps nothing of it."""
     caller_id: str = ""
     """The user's own name for the request: in logs only, never on the wire, and nobody's answer depends on it."""
-    is_private: bool = False
-    """Nothing of prompt and answer is kept here; the receipt is."""
 
 
 class Answer:
@@ -97,14 +97,18 @@ class Gateway:
         self._epochs = epochs
         self._presence = presence
         self._batches = batches
+        self.payer = payer
+        """Shared with whatever else this node pays over the same channels."""
         self._wall_clock = wall_clock
         self._random_bytes = random_bytes
         self._score = score
+        self.faults = FaultBook(store, wall_clock)
+        """Shared with whatever else this node asks executors."""
         self._trade = Trade(
             desk=Desk(chain, store, payer, answers_kept_max),
             network=network,
             speeds=SpeedBook(),
-            faults=FaultBook(store, wall_clock),
+            faults=self.faults,
             hedges=HedgeBudget(),
             wall_clock=wall_clock,
             announce=self._announce,
@@ -130,7 +134,6 @@ class Gateway:
             request_id,
             chat.model_id,
             caller_id=chat.caller_id[:CALLER_ID_CHARACTERS_MAX],
-            is_private=chat.is_private,
         )
         send, receive = trio.open_memory_channel[AnswerPart](CHUNKS_WAITING_MAX)
         answer = Answer(summary, receive)
@@ -180,6 +183,8 @@ class Gateway:
                 stop=chat.stop,
                 logprobs=chat.logprobs,
                 response_format=chat.response_format,
+                private=chat.private,
+                salt=self._random_bytes(SALT_BYTES),
             )
         except ValueError as error:
             raise GatewayError("bad-request", str(error)) from error
@@ -209,6 +214,8 @@ class Gateway:
         return order_candidates(drawn, faithful=is_faithful(request_id))
 
     def _announce(self, request: InferenceRequest) -> None:
+        if request.private:
+            return
         self._batches.announce(
             PromptAnnouncement(
                 request_id=request.request_id,
