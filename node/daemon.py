@@ -27,7 +27,7 @@ from node.control.model_methods import model_method_table
 from node.control.peer_methods import peer_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineEnvironment, EngineNode
-from node.engine.arguments import merge_model_args
+from node.engine.arguments import OPERATOR_OPTIONS, merge_model_args, parse_options
 from node.key_deposits import KeyDeposits
 from node.keys import load_peer_seed, unlock_keystore
 from node.model_loader import ModelLoader, loaded_models
@@ -51,12 +51,15 @@ from node.operations.daemon import DaemonOperations, Parts
 from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
 from node.operations.peers import DaemonPeerOperations
+from node.payment_wiring import add_payments
 from node.ports import Provider
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
+from node.services.broker import PLACES_DEFAULT, Broker
+from node.services.brokered import BrokeredEngine, brokered
 from node.services.epochs import EpochBook, log_stages
-from node.services.executor import CALLS_MAX, Executor
+from node.services.executor import Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
@@ -66,7 +69,6 @@ from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
-from node.services.settling import SettlingService
 from node.services.terms import free_mode
 from node.services.validating import ValidatingService
 from node.settings import Role, Settings, SettingsError
@@ -183,19 +185,20 @@ async def _run_services(
     epochs = EpochBook(chain, content, store, presence)
     batches = BatchService(network, router, presence)
     provider = Provider(content_host(settings, network), content.port)
+    broker = Broker(engines, {NodeId(engine.node_id): _places(engine) for engine in settings.engines})
     executor = Executor(
         chain,
         network,
         store,
         epochs,
         batches,
-        engines,
+        broker,
         unpaid_tokens_max=settings.payments.unpaid_tokens_max,
         wall_clock=wall_clock,
         free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
     )
-    payer = _add_payments(settings, chain, store, epochs, supervisor)
-    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payer)
+    payments = add_payments(settings, chain, store, epochs, supervisor)
+    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payments.payer)
     listener = bind_api(settings.api.host, settings.api.port) if has_api(settings) else None
 
     if settings.participant.register_on_start:
@@ -207,11 +210,11 @@ async def _run_services(
         presence,
         content=provider,
         loaded_models=lambda: loaded_models(engines),
-        load=lambda: executor.running,
+        load=lambda: broker.load,
         free=settings.payments.free,
         version=package_version(),
         wall_clock=wall_clock,
-        capacity=lambda: CALLS_MAX if engines else 0,
+        capacity=lambda: broker.capacity,
         seeds=executor.seeds.announcement,
     )
     supervisor.add("presence", presence_service.run)
@@ -223,20 +226,18 @@ async def _run_services(
     _serve_models(settings, manager, supervisor)
     for engine, wanted in zip(engines, settings.engines, strict=True):
         loader = ModelLoader(chain, library, vault, engine, ModelId(wanted.model_id))
-        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
-        supervisor.add(f"mining {engine.node_id}", mining.run)
     forming = FormingService(chain, network, content, store, presence, epochs, router)
-    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
     supervisor.add("forming", forming.run)
-    supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
+    _add_duties(settings, supervisor, chain, network, content, store, presence, brokered(engines, broker))
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
     api_url = None if listener is None else url_of(listener, is_gateway=gateway is not None)
     if listener is not None:
         chat = LocalChat(engines, lambda: [ModelId(engine.model_id) for engine in settings.engines])
-        app = whole_app(chain, epochs.group, chat, gateway and make_app(gateway, wall_clock), started_at, wall_clock)
+        users = None if gateway is None else make_app(gateway, wall_clock)
+        app = whole_app(chain, epochs.group, chat, users, started_at, wall_clock)
         supervisor.add("api", partial(serve_api, app, listener), essential=True)
 
     async with trio.open_nursery() as nursery:
@@ -271,26 +272,22 @@ async def _run_services(
         await supervisor.run()
 
 
-def _add_payments(
-    settings: Settings, chain: EvmChain, store: Books, epochs: EpochBook, supervisor: Supervisor
-) -> PayerBook:
-    """Add the services that pay and are paid; return the payer's book."""
-    payer = PayerBook(
-        chain,
-        store,
-        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
-        budget=tokens_to_amount(settings.payments.budget),
-    )
-    settling = SettlingService(
-        chain,
-        store,
-        epochs,
-        claim_rewards=settings.participant.claim_rewards,
-        redeem_vouchers=settings.participant.redeem_vouchers,
-    )
-    supervisor.add("payments", payer.run)
-    supervisor.add("settling", settling.run)
-    return payer
+def _add_duties(
+    settings: Settings,
+    supervisor: Supervisor,
+    chain: EvmChain,
+    network: LibP2PNetwork,
+    content: ContentAdapter,
+    store: Books,
+    presence: PresenceTable,
+    engines: list[BrokeredEngine],
+) -> None:
+    """Add what engines do besides serving users of gateways."""
+    for engine in engines:
+        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
+        supervisor.add(f"mining {engine.node_id}", mining.run)
+    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
+    supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
 
 
 def _registrations(settings: Settings) -> list[MLNodeRegistration]:
@@ -331,6 +328,13 @@ def _gateway(
     if not settings.has_role(Role.GATEWAY):
         return None
     return Gateway(chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock)
+
+
+def _places(settings: EngineSettings) -> int:
+    """Return how many requests an ML node serves at once: as the operator says, or as its engine is told."""
+    sequences = parse_options(settings.model_args, OPERATOR_OPTIONS, "model_args").get("--max-num-seqs")
+    told = sequences.value if sequences is not None else None
+    return settings.concurrency or (int(told) if told and told.isdigit() else PLACES_DEFAULT)
 
 
 def _engine(settings: EngineSettings, data_dir: Path) -> EngineNode:

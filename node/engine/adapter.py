@@ -303,6 +303,10 @@ class EngineNode:
         """What the model says of tokens that somebody claims."""
         return await self._ready_client().prefill(token_ids, first, top=top, priority=priority)
 
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        """Vectors of the prompts."""
+        return await self._ready_client().embed(prompts, priority=priority)
+
     # --- Carrying out what is planned ---------------------------------------------------------------------------------
 
     async def _follow_the_plan(self) -> None:

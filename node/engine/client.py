@@ -19,6 +19,7 @@ from node.engine.drawing import (
     read_token_id,
     sampling_fields,
 )
+from node.engine.vectors import read_vectors
 from node.ports import (
     ChatMessage,
     EngineFailedError,
@@ -98,6 +99,15 @@ class EngineClient:
         body: dict[str, object] = {"prompt": list(token_ids), "max_tokens": 1, "temperature": 0}
         reply = await self._post("/v1/completions", body | {"prompt_logprobs": top, "priority": priority})
         return read_prefills(reply, token_ids, first, top)
+
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        """Vectors of the prompts (float32, little-endian)."""
+        body: dict[str, object] = {
+            "input": [list(prompt) for prompt in prompts],
+            "encoding_format": "base64",
+            "priority": priority,
+        }
+        return read_vectors(await self._post("/v1/embeddings", body), len(prompts))
 
     async def generate_one_token(self) -> None:
         """Generate one token, to see that the engine moves: /health stays good when it is wedged."""
