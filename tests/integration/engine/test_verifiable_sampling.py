@@ -154,7 +154,7 @@ async def wrong_claims_are_found(
 async def draws_have_the_model_s_distribution(engine: EngineNode) -> None:
     """Chi-square of first tokens against the model's own softmax, at two temperatures."""
     draws = 600
-    for temperature in (1000, 600):
+    for temperature in (1000, 1600):
         wanted = request(3, SamplingParameters(temperature_milli=temperature), 1)
         seeds = [replace(wanted, seed=random.Random(number).getrandbits(63)) for number in range(draws)]
         counts: Counter[int] = Counter()
@@ -162,7 +162,7 @@ async def draws_have_the_model_s_distribution(engine: EngineNode) -> None:
             counts.update(tokens[0] for tokens in await together(engine, seeds[start : start + 50]))
         (prefill,) = await engine.prefill((*wanted.prompt_ids, 5), len(wanted.prompt_ids), top=TOP, priority=10)
         statistic, freedom = chi_square(counts, dict(prefill.logprobs), temperature / 1000, draws)
-        assert freedom > 5
+        assert freedom >= 5
         assert statistic < chi_square_limit(freedom)
 
 
@@ -214,12 +214,12 @@ async def what_is_malformed_is_refused(engine: EngineNode) -> None:
 
 async def test_answers_survive_preemption_and_restart(tmp_path: Path) -> None:
     """More tokens at once than the cache holds: vLLM drops requests and begins them again."""
-    requests = [request(number, SamplingParameters(), 400) for number in range(8)]
+    requests = [request(number, SamplingParameters(), 200, prompt_ids=prompt(number, 110)) for number in range(24)]
     async with small_server(tmp_path) as client:
         crowded = await together(client, requests)
         assert await preemptions(client) > 0
     async with ready_engine(tmp_path / "second") as engine:
-        assert [await tokens_of(engine, wanted) for wanted in requests[:4]] == crowded[:4]
+        assert [await tokens_of(engine, wanted) for wanted in requests] == crowded
 
 
 @asynccontextmanager
@@ -238,7 +238,7 @@ async def small_server(directory: Path) -> AsyncIterator[EngineClient]:
             ) as server,
             open_http(endpoint, Traffic()) as http,
         ):
-            with trio.fail_after(200):
+            with trio.fail_after(300):
                 await server.until_ready(http, lambda _: None)
             yield EngineClient(http, "tiny")
 
@@ -267,3 +267,13 @@ print(json.dumps(Chooser().choose(logits, table, np.array([row["position"] for r
         [str(default_engine_python()), "-c", script], input=json.dumps(rows), capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == [row["token"] for row in rows if row["temperatureMilli"]]
+
+
+def test_the_plug_in_agrees_with_vllm_s_sampler_for_gpus() -> None:
+    """One rule for both of vLLM's runners: the GPU's kernels, run in Triton's interpreter."""
+    script = Path(__file__).with_name("gpu_sampler.py")
+    done = subprocess.run(
+        [str(default_engine_python()), str(script), str(DIRECTORY)], capture_output=True, text=True, check=True
+    )
+    agreed, draws = (int(word) for word in done.stdout.split())
+    assert agreed == draws > 30
