@@ -21,7 +21,7 @@ from node.engine.plugin import DIRECTORY
 from node.engine.server import run_server, socket_path
 from node.engine.transport import Traffic, local_endpoint, open_http
 from node.ports import EngineRefusedError, GenerationRequest
-from node.protocol.draws import token_margins
+from node.protocol.draws import draw, token_margins
 from node.protocol.identifiers import NodeId
 from node.protocol.sampling import LogitBias, SamplingParameters
 from tests.builders import model
@@ -248,25 +248,51 @@ async def preemptions(client: EngineClient) -> float:
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("vllm:num_preemptions_total"))
 
 
-def test_the_plug_in_gives_the_vectors() -> None:
-    """In the engine's own environment, without an engine: rows of different parameters in one batch."""
-    script = f"""
-import json, sys
-sys.path.insert(0, {str(DIRECTORY)!r})
-import numpy as np
-from quern_draws import Chooser, Draw, DrawTable
-draws = [row for row in json.loads(sys.stdin.read()) if row["temperatureMilli"]]
-table = DrawTable([
-    Draw(row["seed"], row["temperatureMilli"], row["topK"], row["topPMilli"], row["minPMilli"]) for row in draws
-])
-logits = np.array([row["logits"] for row in draws], np.float32)
-print(json.dumps(Chooser().choose(logits, table, np.array([row["position"] for row in draws])).tolist()))
-"""
-    rows = vectors.compute()["draws"]
+def plugin_choices(batches: list[list[dict[str, object]]]) -> list[list[int]]:
+    """What the plug-in chooses, in the engine's own environment but without an engine."""
+    script = Path(__file__).with_name("plugin_draws.py")
     done = subprocess.run(
-        [str(default_engine_python()), "-c", script], input=json.dumps(rows), capture_output=True, text=True, check=True
-    )
-    assert json.loads(done.stdout) == [row["token"] for row in rows if row["temperatureMilli"]]
+        [str(default_engine_python()), str(script), str(DIRECTORY)],
+        input=json.dumps(batches), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found: list[list[int]] = json.loads(done.stdout)
+    return found
+
+
+def test_the_plug_in_gives_the_vectors() -> None:
+    """Rows of different parameters in one batch."""
+    rows = [row for row in vectors.compute()["draws"] if row["temperatureMilli"]]
+    assert plugin_choices([rows]) == [[row["token"] for row in rows]]
+
+
+def test_the_plug_in_chooses_as_the_reference_for_any_parameters() -> None:
+    """Vocabularies of other sizes, logits with many equals, sharp and flat ones, logits beyond all bounds."""
+    source = random.Random(5)
+    batches, expected = [], []
+    for size, spread, grain in ((7, 2.0, 64), (300, 0.3, 4), (1000, 6.0, 64), (2500, 3.0, 2), (64, 90.0, 8)):
+        rows = []
+        for _ in range(24):
+            row: dict[str, object] = {
+                "logits": [round(source.gauss(0, spread) * grain) / grain for _ in range(size)],
+                "seed": source.getrandbits(63),
+                "position": source.randrange(100_000),
+                "temperatureMilli": source.choice((1, 300, 1000, 1000, 1700, 2000)),
+                "topK": source.choice((0, 0, 1, 5, 50, size, size + 10)),
+                "topPMilli": source.choice((1000, 1000, 999, 900, 300, 1)),
+                "minPMilli": source.choice((0, 0, 1, 50, 1000)),
+            }
+            parameters = SamplingParameters(
+                temperature_milli=row["temperatureMilli"],  # type: ignore[arg-type]
+                top_k=row["topK"],  # type: ignore[arg-type]
+                top_p_milli=row["topPMilli"],  # type: ignore[arg-type]
+                min_p_milli=row["minPMilli"],  # type: ignore[arg-type]
+            )
+            rows.append(row)
+            expected.append(draw(row["logits"], row["seed"], row["position"], parameters))  # type: ignore[arg-type]
+        batches.append(rows)
+    got = [token for tokens in plugin_choices(batches) for token in tokens]
+    # Single precision may decide a near tie, or a sum at the edge of top_p, the other way.
+    assert sum(one != other for one, other in zip(got, expected, strict=True)) <= 1
 
 
 def test_the_plug_in_agrees_with_vllm_s_sampler_for_gpus() -> None:
