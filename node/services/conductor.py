@@ -64,7 +64,7 @@ BUSY_SECONDS = 1.0
 """When to ask again, if a busy executor does not say."""
 BUSY_WAIT_SECONDS_MAX = 30.0
 """How long an answer that was begun waits for room anywhere; one that was not is refused at once."""
-UNFAULTED = frozenset({BUSY, "superseded", "stale-seed", "no-seed"}) | USERS_FAULT
+UNFAULTED = frozenset({BUSY, "superseded", "stale-seed", "no-seed", "terms", "replayed", "unread"}) | USERS_FAULT
 """Words that are no fault, or not yet known to be one."""
 FAULT_OF = {"lost": Fault.LOST, "unreachable": Fault.LOST, "deadline": Fault.LOST}
 """All other words mean that it failed."""
@@ -175,7 +175,7 @@ class Conductor:
     def _start(self, nursery: trio.Nursery, choice: ExecutorChoice) -> None:
         executor = choice.participant
         self._tried.add(executor)
-        exactly = self._is_different and not self._transcript.begins_anew
+        exactly = self._is_different and _may_go_on_anywhere(self._request)
         point = self._transcript.resume_exactly() if exactly else self._transcript.resume()
         request = replace(
             self._request,
@@ -280,7 +280,7 @@ class Conductor:
                 raise GatewayError(error.code, error.message) from error
         elif isinstance(error, ExecutorFaultError):
             self._report(running, error)
-            if error.fault is Fault.DIFFERS and not self._is_different and not self._transcript.begins_anew:
+            if error.fault is Fault.DIFFERS and not self._is_different and _may_go_on_anywhere(self._request):
                 self._is_different = True
                 self._tried.discard(executor)  # it may be right; it can go on without repeating
         elif error.code not in UNFAULTED:
@@ -424,6 +424,15 @@ class Conductor:
 
 
 def _begins_anew(request: InferenceRequest) -> bool:
-    """Whether no executor can go on in its middle: a grammar or a count of earlier tokens would begin anew there."""
+    """Whether an answer is made once more from its beginning rather than gone on with: no rule ties the tokens after a
+    change to those before it, or an engine would count or parse from the change on.
+    """
+    return bool(request.response_format) or not request.sampling.is_verifiable
+
+
+def _may_go_on_anywhere(request: InferenceRequest) -> bool:
+    """Whether going on at the exact end, without comparing, still gives an answer as it was asked for: not where a
+    grammar or a count of earlier tokens would begin anew.
+    """
     counts = request.sampling.frequency_penalty_milli or request.sampling.presence_penalty_milli
-    return bool(request.response_format or counts)
+    return not request.response_format and not counts

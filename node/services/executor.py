@@ -27,6 +27,7 @@ from node.protocol.seeds import SeedShareError
 from node.protocol.signatures import SignatureError, recover
 from node.services.batches import BatchService
 from node.services.broker import Broker
+from node.services.embedding_executor import EmbeddingExecutor
 from node.services.epochs import EpochBook
 from node.services.frames import (
     METHOD,
@@ -64,7 +65,10 @@ USER_PRIORITY = 0
 
 
 class Executor:
-    """Answers `infer`. Money: nothing is let out beyond the allowance, nothing is charged that was not let out."""
+    """Answers `infer`, and has `embed` answered with the same books.
+
+    Money: nothing is let out beyond the allowance, nothing is charged that was not let out.
+    """
 
     def __init__(
         self,
@@ -94,6 +98,20 @@ class Executor:
         self.seeds = SeedBook(store, lambda: position(chain).epoch, random_bytes=random_bytes)
         self.running = 0
         network.serve(METHOD, self.serve, concurrency=CALLS_MAX)
+        EmbeddingExecutor(
+            chain,
+            network,
+            store,
+            epochs,
+            batches,
+            broker,
+            self._payments,
+            self._funding,
+            self._fresh,
+            unpaid_tokens_max=unpaid_tokens_max,
+            wall_clock=wall_clock,
+            free=free,
+        )
 
     async def serve(self, call: Call) -> None:
         """Serve one call. Raises CallFailedError with a word the gateway can act on."""
