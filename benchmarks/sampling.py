@@ -14,12 +14,13 @@ from pathlib import Path
 
 import trio
 
-from node.daemon import default_engine_python
 from node.engine.arguments import server_command, server_environment
 from node.engine.client import EngineClient
 from node.engine.drawing import DrawStyle, draw_fields, sampling_fields
+from node.engine.endpoint import local_endpoint
 from node.engine.server import run_server, socket_path
-from node.engine.transport import Traffic, local_endpoint, open_http
+from node.engine.transport import Traffic, open_http
+from node.ml_nodes import default_engine_python
 from node.protocol.sampling import SamplingParameters
 
 TINY_MODEL = Path(__file__).resolve().parents[1] / ".cache" / "tiny-model"

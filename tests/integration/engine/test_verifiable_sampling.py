@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.daemon import default_engine_python
 from node.engine.adapter import EngineEnvironment, EngineNode
 from node.engine.arguments import server_command, server_environment
 from node.engine.client import EngineClient
 from node.engine.drawing import DrawStyle, _draws_by_rule
+from node.engine.endpoint import local_endpoint
 from node.engine.plugin import DIRECTORY
 from node.engine.server import run_server, socket_path
-from node.engine.transport import Traffic, local_endpoint, open_http
+from node.engine.transport import Traffic, open_http
+from node.ml_nodes import default_engine_python
 from node.ports import EngineRefusedError, GenerationRequest
 from node.protocol.draws import draw, token_margins
 from node.protocol.identifiers import NodeId
