@@ -54,6 +54,7 @@ from node.engine.states import READY_STATES, NodeState, step
 from node.engine.status import NodeStatus
 from node.engine.watchdog import Patience
 from node.ports import ChatMessage, EngineFailedError, GenerationChunk, GenerationRequest
+from node.protocol.draws import Prefill
 from node.protocol.engines import EngineRangeError, engine_range_of
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import ModelRecord
@@ -301,6 +302,14 @@ class EngineNode:
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
         """Log-probabilities of the prompts' tokens."""
         return await self._ready_client().prompt_logprobs(prompts, priority=priority)
+
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        """Vectors of the prompts."""
+        return await self._ready_client().embed(prompts, priority=priority)
+
+    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
+        """What the model says of tokens that somebody claims."""
+        return await self._ready_client().prefill(token_ids, first, top=top, priority=priority)
 
     # --- Carrying out what is planned ---------------------------------------------------------------------------------
 

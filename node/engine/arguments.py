@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.engine.drawing import rule_arguments, rule_environment
 from node.protocol.engines import ENGINE_OPTION, EngineRangeError, parse_engine_range
 from node.protocol.records import ModelRecord
 
@@ -21,6 +22,7 @@ REGISTRY_OPTIONS = {
     "--quantization",
     "--rope-scaling",
     "--rope-theta",
+    "--tool-call-parser",
 }
 """What a model's owner may set."""
 OPERATOR_OPTIONS = REGISTRY_OPTIONS | {
@@ -139,6 +141,7 @@ def server_command(
     max_model_len = length_of(merged)
     own = ["--uds", str(socket), "--model", str(model_path), "--served-model-name", served_name]
     own += ["--scheduling-policy", "priority", "--disable-uvicorn-access-log"]
+    own += rule_arguments(on_cpu=on_cpu)
     if on_cpu:
         own.append("--enforce-eager")
         # Seeded sampling with a split prefill ends the engine on CPUs: prefills must fit whole.
@@ -158,7 +161,7 @@ def server_environment(*, on_cpu: bool, kv_cache_gib: int) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
-    }
+    } | rule_environment(on_cpu=on_cpu)
     if not on_cpu:
         return common
     return common | {

@@ -22,6 +22,8 @@ from node.protocol.identifiers import (
 )
 
 UINT64_MAX = 2**64 - 1
+UINT256_MAX = 2**256 - 1
+HASH_BYTES = 32
 ML_NODES_PER_PARTICIPANT_MAX = 64
 """A participant with more is split over several accounts; bounds what a group entry may cost to hash and check."""
 
@@ -295,6 +297,13 @@ class Voucher:
     receipts_root: Hash32
     """Running hash over the receipts this voucher pays for, in order (pricing.py)."""
 
+    def __post_init__(self) -> None:
+        # A shorter hash would be padded where it is signed: two vouchers, one signature.
+        if len(self.channel_id) != HASH_BYTES or len(self.receipts_root) != HASH_BYTES:
+            raise ValueError(f"a voucher's channel and root have {HASH_BYTES} bytes")
+        if not 0 <= self.cumulative <= UINT256_MAX:
+            raise ValueError("a voucher's amount has at most 256 bits")
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -313,12 +322,27 @@ class Receipt:
     """SHA-256 of the canonical array of prompt token ids."""
     output_commitment: Hash32
     """SHA-256 of the canonical array of output token ids."""
+    draw_commitment: Hash32
+    """Commitment to how the tokens were drawn: sampling parameters, seed, stop texts, format (receipts.py)."""
+    is_verifiable: bool
+    """Whether each token follows from the model, the tokens before it and the seed (docs/protocol.md)."""
+    seeded_by_user: bool
+    """Whether the user chose the seed, so that it is no evidence of an honest draw between the two."""
+    at: int
+    """When the answer was complete, in UNIX seconds by the executor's clock."""
     price: TokenAmount
+
+    def __post_init__(self) -> None:
+        if min(self.prompt_tokens, self.output_tokens, self.at, self.epoch) < 0:
+            raise ValueError("counts, epoch and time of a receipt are not negative")
 
 
 @dataclass(frozen=True, slots=True)
 class SignedReceipt:
-    """A receipt with the executor's signature over its Keccak-256 digest."""
+    """A receipt with the signatures of both sides over its Keccak-256 digest."""
 
     receipt: Receipt
     signature: bytes
+    """The executor's."""
+    payer_signature: bytes = b""
+    """The payer's; empty where it never came: then the receipt proves only what the executor claims."""

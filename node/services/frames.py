@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from node.protocol.canonical import keccak_digest
 from node.protocol.codec import SchemaError, from_bytes, to_bytes, to_value
-from node.protocol.identifiers import Address, Hash32, ModelId, RequestId
+from node.protocol.identifiers import Address, Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.records import SignedReceipt, Voucher
 from node.protocol.sampling import SEED_MAX, SamplingParameters, TokenLogprobs
+from node.protocol.seeds import SeedShare
 
 METHOD = "infer/2"
 """Its second version: prompts of several kinds, all sampling parameters."""
@@ -91,19 +92,29 @@ class InferenceRequest:
     max_tokens: int
     """Output tokens wanted from this executor."""
     sampling: SamplingParameters
-    seed: int
+    seed: int | None
+    """Given by the user; None: drawn by payer and executor together."""
     stop: tuple[str, ...]
     logprobs: int | None
     """Alternatives per token whose log-probabilities are wanted; 0 for those of the tokens alone, None for none."""
     response_format: str
     """What the answer must look like: JSON in OpenAI's shape of `response_format`, or empty."""
+    seed_commitment: Hash32 | None = None
+    """Names the executor's secret that its half of the seed is made with."""
+    seed_share: SeedShare | None = None
+    """The half of the executor that began the answer: it goes on with the same seed."""
+    free: bool = False
+    """It asks to be served free of charge; only an executor in free mode does so, and it does nothing else."""
 
     def __post_init__(self) -> None:
+        sources = (self.seed, self.seed_commitment, self.seed_share)
         checks = (
+            (sum(source is not None for source in sources) <= 1, "a seed comes from one place"),
+            (self.seed_commitment is None or len(self.seed_commitment) == 32, "a seed's commitment has 32 bytes"),
             (len(self.request_id) == 32, "request_id has 32 bytes"),
             (len(self.stop) <= STOPS_MAX, f"at most {STOPS_MAX} stop texts"),
             (self.max_tokens > 0, "max_tokens is at least 1"),
-            (0 <= self.seed <= SEED_MAX, "seed is 0 to 2^63-1"),
+            (self.seed is None or 0 <= self.seed <= SEED_MAX, "seed is 0 to 2^63-1"),
             (all(token >= 0 for token in self.prefix), "token ids are not negative"),
             (self.logprobs is None or 0 <= self.logprobs <= LOGPROBS_MAX, f"logprobs is 0 to {LOGPROBS_MAX}"),
             (
@@ -126,10 +137,26 @@ class SignedRequest:
 
 @dataclass(frozen=True, slots=True)
 class SignedVoucherFrame:
-    """A voucher on its way to the executor."""
+    """A voucher as it travels."""
 
     voucher: Voucher
     signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """What a gateway sends during a call: a voucher, its signature of the receipt, or both."""
+
+    voucher: SignedVoucherFrame | None
+    """None in free mode: nothing is owed."""
+    paid: TokenAmount
+    """What this call was paid in all, with this voucher: vouchers are totals over all answers of the payer."""
+    receipt_signature: bytes
+    """The payer's over the receipt of the closing; empty before. With it, this answer is paid as the receipt says."""
+
+    def __post_init__(self) -> None:
+        if self.voucher is None and not self.receipt_signature:
+            raise ValueError("a payment has a voucher, a receipt's signature or both")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +168,8 @@ class Opening:
     unpaid_tokens_max: int
     newest_voucher: SignedVoucherFrame | None
     """Lets a payer that lost its books go on: it checks its own signature."""
+    seed_share: SeedShare | None = None
+    """Half of the seed, unless the user gave it: this executor's, or the one that the request handed on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from node.ports import Chain, Network, Provider, Validity, WallClock
 from node.protocol.identifiers import Address, ModelId
 from node.protocol.messages import PRESENCE_SECONDS_MAX, Message, Presence
 from node.services.gossip import GossipRouter
+from node.services.seeding import Announcement
 
 log = structlog.get_logger(__name__)
 
@@ -93,8 +94,10 @@ def _is_well_formed(body: Presence) -> bool:
     return (
         0 <= body.content_port < 2**16
         and body.load >= 0
+        and body.capacity >= 0
         and len(body.models) <= MODELS_MAX
         and max(len(body.content_host), len(body.version)) <= TEXT_CHARACTERS_MAX
+        and {len(body.seed_commitment), len(body.seed_revealed)} <= {0, 32}
     )
 
 
@@ -113,15 +116,24 @@ class PresenceService:
         load: Callable[[], int],
         version: str,
         wall_clock: WallClock,
+        capacity: Callable[[], int] = lambda: 0,
+        seeds: Callable[[], Announcement] | None = None,
+        free: bool = False,
     ) -> None:
+        """`load` counts requests in progress, `capacity` those that can be served at once (0: not said). `seeds` says
+        what to tell of the secrets for seeds; None where no answers are given.
+        """
         self._chain = chain
         self._network = network
         self._table = table
         self._content = content
         self._loaded_models = loaded_models
         self._load = load
+        self._capacity = capacity
         self._version = version
         self._wall_clock = wall_clock
+        self._seeds = seeds
+        self._free = free
         router.register(Presence, table.judge, table.take)
 
     async def run(self) -> None:
@@ -136,6 +148,7 @@ class PresenceService:
             registered = self._chain.account in self._chain.state.participants
             due = trio.current_time() - announced_at >= ANNOUNCE_SECONDS
             if registered and (due or last != (peers, models)):
+                seeds = self._seeds() if self._seeds is not None else None
                 await self._network.publish(
                     Presence(
                         peer_id=self._network.peer_id,
@@ -145,6 +158,10 @@ class PresenceService:
                         load=self._load(),
                         version=self._version,
                         expires_at=now + PRESENCE_SECONDS,
+                        capacity=self._capacity(),
+                        seed_commitment=seeds.commitment if seeds is not None else b"",
+                        seed_revealed=seeds.revealed if seeds is not None else b"",
+                        free=self._free,
                     )
                 )
                 last, announced_at = (peers, models), trio.current_time()

@@ -120,6 +120,37 @@ MIGRATIONS: tuple[str, ...] = (
         WHEN OLD.sequence > (SELECT max(sequence) FROM model_audit) - 100000
         BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
     """,
+    """
+    -- Receipts with both signatures. Those of format 1, from before, keep counting as income, but are not shown.
+    ALTER TABLE receipts ADD COLUMN format INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE receipts ADD COLUMN is_countersigned INTEGER NOT NULL DEFAULT 1;
+    """,
+    """
+    -- What executors did wrong, as this node saw it as their gateway (node/services/faults.py).
+    CREATE TABLE evidence (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        participant TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        code TEXT NOT NULL,
+        record BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX evidence_by_participant ON evidence (participant, sequence);
+    """,
+    """
+    -- What API keys have spent by day, and what running requests may still cost (node/store/key_spending.py).
+    CREATE TABLE key_spending (
+        key TEXT NOT NULL,
+        day INTEGER NOT NULL,
+        requests INTEGER NOT NULL,
+        prompt_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        amount TEXT NOT NULL,
+        PRIMARY KEY (key, day)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE key_reservations (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, day INTEGER NOT NULL, amount TEXT NOT NULL
+    ) STRICT;
+    """,
 )
 
 

@@ -11,10 +11,21 @@ from node.protocol.codec import from_value, to_bytes, to_value
 from node.protocol.identifiers import ZERO_HASH, EpochNumber, Hash32, RequestId, TokenAmount
 from node.protocol.nonces import VECTOR_DIMENSIONS, draw_sample, nonce_prompt, quantise, squared_distance, vectors_root
 from node.protocol.pricing import next_receipts_root, receipt_digest, tokens_commitment
-from node.protocol.records import EpochGroup, EpochResult, GroupMember, MLNodeSnapshot, Receipt, RewardShare
+from node.protocol.receipts import countersigned, draw_commitment
+from node.protocol.records import (
+    EpochGroup,
+    EpochResult,
+    GroupMember,
+    MLNodeSnapshot,
+    Receipt,
+    RewardShare,
+    SignedReceipt,
+)
 from node.protocol.results import pack_validator_set, summarise
 from node.protocol.routing import rank_executors
-from tests.builders import NODE, SOME_CID, TINY, account, model, peer
+from node.protocol.sampling import SamplingParameters
+from node.protocol.signatures import sign
+from tests.builders import NODE, SOME_CID, TINY, account, key_of, model, peer
 
 PATH = Path(__file__).with_name("rules.json")
 SEED = Hash32(bytes(range(32)))
@@ -98,13 +109,20 @@ def _payment() -> dict[str, object]:
         output_tokens=4,
         prompt_commitment=tokens_commitment([1, 2, 3]),
         output_commitment=tokens_commitment([4, 5, 6, 70_000]),
+        draw_commitment=draw_commitment(SamplingParameters(temperature_milli=700), 5, ("\n",), ""),
+        is_verifiable=True,
+        seeded_by_user=False,
+        at=1_700_000_000,
         price=TokenAmount(98 * 10**18),
     )
+    by_executor, by_payer = (sign(key_of(number), receipt_digest(receipt)) for number in (2, 1))
     return {
         "receiptBytes": to_bytes(receipt).hex(),
         "receiptDigest": receipt_digest(receipt).hex(),
         "receiptsRootAfterOne": next_receipts_root(ZERO_HASH, receipt).hex(),
         "commitmentOf123": tokens_commitment([1, 2, 3]).hex(),
+        "drawCommitment": receipt.draw_commitment.hex(),
+        "signedReceiptBytes": to_bytes(countersigned(SignedReceipt(receipt, by_executor), by_payer)).hex(),
     }
 
 

@@ -22,6 +22,10 @@ RECEIPT = Receipt(
     4,
     ZERO_HASH,
     ZERO_HASH,
+    ZERO_HASH,
+    True,
+    False,
+    1_700_000_000,
     TokenAmount(98),
 )
 

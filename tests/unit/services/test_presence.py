@@ -78,6 +78,7 @@ def test_only_the_registered_peer_of_an_account_speaks_for_it(table: PresenceTab
         {"content_port": -1},
         {"content_port": 1 << 16},
         {"load": -1},
+        {"capacity": -1},
         {"models": tuple(ModelId(f"m{n}") for n in range(MODELS_MAX + 1))},
         {"version": "x" * (TEXT_CHARACTERS_MAX + 1)},
         {"content_host": "x" * (TEXT_CHARACTERS_MAX + 1)},

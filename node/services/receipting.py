@@ -1,0 +1,59 @@
+"""The receipt of an answer as either side derives it from what it saw: equal on both, or nobody signs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from node.protocol.identifiers import EpochNumber, NodeId, TokenAmount
+from node.protocol.pricing import price, tokens_commitment
+from node.protocol.receipts import draw_commitment
+from node.protocol.records import ModelRecord, Receipt
+from node.services.frames import InferenceRequest
+
+CLOCK_SECONDS_MAX = 120
+"""How far the clocks of both sides may differ before a receipt's time is called wrong."""
+ANSWER_SECONDS_MAX = 3600
+"""Longest life of a call; a receipt's time lies within it."""
+
+
+def receipt_of(
+    request: InferenceRequest,
+    model: ModelRecord,
+    prompt_ids: Sequence[int],
+    output_ids: Sequence[int],
+    unit_price: TokenAmount,
+    *,
+    epoch: EpochNumber,
+    node_id: NodeId,
+    at: int,
+    seed: int,
+    seeded_by_user: bool,
+) -> Receipt:
+    """Return the receipt over `output_ids`, for which `prompt_ids` were read and `seed` was drawn by."""
+    return Receipt(
+        request_id=request.request_id,
+        epoch=epoch,
+        model_id=model.model_id,
+        model_cid=model.cid,
+        payer=request.payer,
+        executor=request.executor,
+        node_id=node_id,
+        prompt_tokens=len(prompt_ids),
+        output_tokens=len(output_ids),
+        prompt_commitment=tokens_commitment(prompt_ids),
+        output_commitment=tokens_commitment(output_ids),
+        draw_commitment=draw_commitment(request.sampling, seed, request.stop, request.response_format),
+        is_verifiable=request.sampling.is_verifiable and not request.response_format,
+        seeded_by_user=seeded_by_user,
+        at=at,
+        price=TokenAmount(price(len(prompt_ids), len(output_ids), model, unit_price)),
+    )
+
+
+def is_the_same_answer(stated: Receipt, seen: Receipt, request: InferenceRequest) -> bool:
+    """Whether an executor's receipt says what its payer saw.
+
+    The executor alone knows which of its nodes answered, and by its clock when; the epoch may have changed meanwhile.
+    """
+    within_call = request.at - CLOCK_SECONDS_MAX <= stated.at <= request.at + ANSWER_SECONDS_MAX + CLOCK_SECONDS_MAX
+    same = replace(seen, node_id=stated.node_id, at=stated.at, epoch=stated.epoch)
+    return within_call and stated == same
