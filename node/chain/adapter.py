@@ -21,7 +21,7 @@ from node.chain.parameters import from_parameters
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
 from node.chain.sender import BUMP_SECONDS, GAS_RESERVE_WEI_DEFAULT, GWEI, MAX_FEE_GWEI_DEFAULT, Sender
 from node.chain.watcher import Finality, Watcher
-from node.ports import ActionOutcome, Head, StageChange, WallClock
+from node.ports import ActionOutcome, ActionStatus, Head, StageChange, WallClock
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, Hash32, ModelId, TokenAmount
@@ -158,6 +158,10 @@ class EvmChain:
     def sign(self, digest: Hash32) -> bytes:
         """Sign a digest with the account key; callers record duties first."""
         return self._account.sign_digest(digest)
+
+    def failed_intents(self) -> int:
+        """How many intents have failed for good since this store exists."""
+        return self._tables.intent_counts()[ActionStatus.FAILED]
 
     def gas_spent(self) -> tuple[int, int]:
         """(transactions confirmed, gas they used) since this store exists."""

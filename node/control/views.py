@@ -27,6 +27,8 @@ class EngineView(View):
     model_id: str
     """The model it is to serve."""
     ready: bool
+    state: str = "unknown"
+    """`stopped`, `loading`, `serving`, `mining`, `draining` or `failed`."""
 
 
 class GossipView(View):

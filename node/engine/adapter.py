@@ -25,6 +25,7 @@ from node.engine.alerts import (
 )
 from node.engine.arguments import EngineArgumentsError, merge_model_args, model_arguments, registry_arguments
 from node.engine.client import EngineClient
+from node.engine.endpoint import Endpoint
 from node.engine.failures import ALERT_FAILURES, ERROR_CHARACTERS_MAX, REMOTE_RESTARTS, RESTARTS, FailureRecord
 from node.engine.identity import EngineOutsideRangeError
 from node.engine.leftovers import end_leftover
@@ -51,7 +52,6 @@ from node.engine.running import EngineEnvironment, LocalPlace, Place, RemotePlac
 from node.engine.server import ServerStartError
 from node.engine.states import READY_STATES, NodeState, step
 from node.engine.status import NodeStatus
-from node.engine.transport import Endpoint
 from node.ports import ChatMessage, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.draws import Prefill
 from node.protocol.engines import EngineRangeError, engine_range_of

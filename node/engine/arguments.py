@@ -24,6 +24,7 @@ REGISTRY_OPTIONS = {
     "--rope-scaling",
     "--rope-theta",
     "--runner",
+    "--tool-call-parser",
 }
 """What a model's owner may set."""
 OPERATOR_OPTIONS = REGISTRY_OPTIONS | {

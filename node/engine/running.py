@@ -8,10 +8,11 @@ import trio
 
 from node.engine.arguments import server_command, server_environment
 from node.engine.client import EngineClient
+from node.engine.endpoint import Endpoint, local_endpoint
 from node.engine.identity import ENGINE_NAME, EngineIdentity, check_range, identify, read_vocabulary_size
 from node.engine.plan import Choice
 from node.engine.server import EngineServer, run_server, socket_path
-from node.engine.transport import Endpoint, Traffic, local_endpoint, open_http
+from node.engine.transport import Traffic, open_http
 from node.engine.watchdog import PATIENCE_OF_GPUS, Patience, test, watch
 from node.ports import EngineFailedError
 

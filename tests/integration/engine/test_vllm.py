@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.daemon import default_engine_python
 from node.engine.adapter import EngineEnvironment, EngineNode, NodeState
+from node.ml_nodes import default_engine_python
 from node.models.validation import validate_model
 from node.ports import ChatMessage, EngineFailedError, EngineRefusedError, GenerationRequest
 from node.protocol.identifiers import Hash32, NodeId

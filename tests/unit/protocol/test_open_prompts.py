@@ -13,8 +13,8 @@ from node.protocol.messages import Message, Topic, seal, unseal
 from node.protocol.open_prompts import (
     ARRIVAL_SECONDS_MAX,
     DRAWN_MAX,
-    AnswerFault,
     Answered,
+    AnswerFault,
     OpenAnswer,
     Posted,
     answer_fault,
