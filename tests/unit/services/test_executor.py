@@ -225,8 +225,9 @@ async def test_a_full_house_says_when_to_come_again_and_the_gateway_passes_it_on
         assert len(done) + len(refused) == 150
 
 
+@pytest.mark.parametrize("chunks", [0, 1, 2])
 async def test_a_gateway_that_does_not_read_is_given_up(
-    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch, chunks: int
 ) -> None:
     monkeypatch.setattr(paid_calls, "READ_SECONDS_MAX", 5.0)
     async with serving_network(1, engine=watched) as network:
@@ -235,13 +236,16 @@ async def test_a_gateway_that_does_not_read_is_given_up(
         await open_channel(network)
 
         class DeafCall(Call):
-            """Nobody reads at its other end."""
+            """At its other end somebody reads a few chunks, and then no more."""
 
             peer_id = network.members[GATEWAY].network.peer_id
             payload = signed(network, request_to(1))
+            left = chunks
 
             async def send(self, data: bytes) -> None:
-                await trio.sleep_forever()
+                self.left -= 1
+                if self.left < 0:
+                    await trio.sleep_forever()
 
             async def receive(self) -> bytes:
                 await trio.sleep_forever()
