@@ -354,7 +354,7 @@ class Conductor:
 
     def _hedge(self, nursery: trio.Nursery) -> None:
         choice = self._untried()
-        if choice is None or not self._trade.hedges.take():
+        if self._giver is not None or choice is None or not self._trade.hedges.take():
             return
         self._log.info("the first token is late; a second executor is asked", executor=choice.participant)
         self._start(nursery, choice)
