@@ -29,6 +29,8 @@ from node.services.mining import MiningService
 from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
+from node.services.redeem_policy import RedeemPolicy
+from node.services.redeeming import RedeemingService
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
 from node.services.validating import ValidatingService
@@ -120,7 +122,8 @@ async def run_node(
         MiningService(chain, network, content, duty, nonces_max=plan.nonces_max),
         ValidatingService(chain, network, content, store, presence, [duty]),
         FormingService(chain, network, content, store, presence, epochs, router),
-        SettlingService(chain, store, epochs, claim_rewards=True, redeem_vouchers=True),
+        SettlingService(chain, epochs, claim_rewards=True),
+        RedeemingService(chain, store, RedeemPolicy()),
         router,
     )
     switchboard.join(network)

@@ -2,17 +2,17 @@
 
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
 import trio
 
-import node
+from node.alert_wiring import engine_hook, make_desk, watch_over
+from node.alerts.desk import AlertDesk
 from node.amounts import tokens_to_amount
 from node.api.models import make_model_app
-from node.api.openai import make_app
 from node.api.server import bind_api, serve_api
+from node.api_wiring import add_api
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, open_chain
 from node.chain.addresses import read_deployment
@@ -23,13 +23,14 @@ from node.control.content_methods import content_method_table
 from node.control.discovery_methods import discovery_method_table
 from node.control.methods import Method, method_table
 from node.control.model_methods import model_method_table
+from node.control.node_methods import node_method_table
 from node.control.peer_methods import peer_method_table
 from node.control.server import serve_control
-from node.engine.adapter import EngineEnvironment, EngineNode
-from node.engine.arguments import OPERATOR_OPTIONS, merge_model_args, parse_options
+from node.engine.adapter import EngineNode
 from node.key_deposits import KeyDeposits
 from node.keys import load_peer_seed, unlock_keystore
-from node.model_loader import ModelLoader, loaded_models
+from node.ml_nodes import make_engine, make_loader, places_of, registrations
+from node.model_loader import loaded_models
 from node.models.content import ContentAdapter, open_content
 from node.models.encryption.keyring import KeyRing
 from node.models.encryption.wrapping import Unwrapper
@@ -49,12 +50,13 @@ from node.operations.content_trees import NetworkTrees
 from node.operations.daemon import DaemonOperations, Parts
 from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
+from node.operations.nodes import DaemonNodeOperations
 from node.operations.peers import DaemonPeerOperations
+from node.payment_wiring import add_payments
 from node.ports import Provider
-from node.protocol.identifiers import ModelId, NodeId
-from node.protocol.records import MLNodeRegistration
+from node.protocol.identifiers import NodeId
 from node.services.batches import BatchService
-from node.services.broker import PLACES_DEFAULT, Broker
+from node.services.broker import Broker
 from node.services.brokered import BrokeredEngine, brokered
 from node.services.epochs import EpochBook, log_stages
 from node.services.executor import Executor
@@ -66,17 +68,18 @@ from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
-from node.services.settling import SettlingService
 from node.services.terms import free_mode
 from node.services.validating import ValidatingService
-from node.settings import Role, Settings, SettingsError
-from node.settings.schema import EngineSettings
+from node.settings import Role, Settings
+from node.stopping import StopRequest
 from node.store.bans import BanTable
 from node.store.books import Books
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
 from node.supervisor import Supervisor
+from node.telemetry_wiring import add_metrics, make_scraper
 from node.version import package_version
+from p2p.standing import Standing
 
 log = structlog.get_logger(__name__)
 
@@ -89,12 +92,13 @@ def wall_clock() -> int:
     return int(time.time())
 
 
-async def run_daemon(settings: Settings, passphrase: str) -> None:
-    """Run a daemon until cancelled or told to stop over its control socket."""
+async def run_daemon(settings: Settings, passphrase: str, stop: StopRequest | None = None) -> None:
+    """Run a daemon until cancelled, or told to stop by `stop` or over its control socket."""
     data_dir = settings.node.data_dir
     account = LocalAccount(await trio.to_thread.run_sync(unlock_keystore, settings.account.keystore, passphrase))
     deployment = read_deployment(settings.chain.deployment)
-    engines = [_engine(engine, data_dir) for engine in settings.engines]
+    desk = make_desk(settings, wall_clock)
+    engines = [make_engine(engine, data_dir, engine_hook(desk, engine.node_id)) for engine in settings.engines]
     database = Database(data_dir / "quern.sqlite")
     network_id = f"{deployment.chain_id}-{deployment.addresses.epoch_manager[ACCOUNT_CHARACTERS].lower()}"
     try:
@@ -155,11 +159,13 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
             conduct = DaemonPeerOperations(standing, network.peer_id, network.refused_connections)
             found = DaemonDiscoveryOperations(network.discovery, network.peer_id, network.clock_skew_seconds)
             methods = chain_method_table(shown) | peer_method_table(conduct) | discovery_method_table(found)
+            methods |= node_method_table(DaemonNodeOperations(chain, engines, settings.engines))
             presence = PresenceTable(chain, wall_clock)
             async with open_manager(settings.models, database, content, presence.providers, wall_clock) as manager:
                 await _run_services(
-                    settings, chain, content, network, vault, books, engines, network_id, methods, presence, manager
-                )
+                    settings, chain, content, network, vault, books, engines, network_id, methods, presence, manager,
+                    stop or StopRequest(), standing, desk,
+                )  # fmt: skip
     finally:
         database.close()
 
@@ -176,13 +182,17 @@ async def _run_services(
     more_methods: dict[str, Method],
     presence: PresenceTable,
     manager: ModelManager,
+    stop: StopRequest,
+    standing: Standing,
+    desk: AlertDesk,
 ) -> None:
-    supervisor = Supervisor()
+    started_at, supervisor = wall_clock(), Supervisor()
     router = GossipRouter(network)
     epochs = EpochBook(chain, content, store, presence)
     batches = BatchService(network, router, presence)
     provider = Provider(content_host(settings, network), content.port)
-    broker = Broker(engines, {NodeId(engine.node_id): _places(engine) for engine in settings.engines})
+    broker = Broker(engines, {NodeId(engine.node_id): places_of(engine) for engine in settings.engines})
+    duties = brokered(engines, broker)
     executor = Executor(
         chain,
         network,
@@ -194,15 +204,11 @@ async def _run_services(
         wall_clock=wall_clock,
         free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
     )
-    payer = _add_payments(settings, chain, store, epochs, supervisor)
-    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payer)
-    listener = None if gateway is None else bind_api(settings.api.host, settings.api.port)
+    payments = add_payments(settings, chain, store, epochs, supervisor)
+    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payments.payer)
 
     if settings.participant.register_on_start:
-        nodes = [
-            MLNodeRegistration(NodeId(engine.node_id), (ModelId(engine.model_id),), engine.hardware)
-            for engine in settings.engines
-        ]
+        nodes = await trio.to_thread.run_sync(registrations, settings.engines)
         supervisor.add("registration", RegistrationService(chain, network, nodes).run)
     presence_service = PresenceService(
         chain,
@@ -226,21 +232,16 @@ async def _run_services(
     supervisor.add("models", manager.run)
     _serve_models(settings, manager, supervisor)
     for engine, wanted in zip(engines, settings.engines, strict=True):
-        loader = ModelLoader(chain, library, vault, engine, ModelId(wanted.model_id))
+        loader = make_loader(chain, epochs, library, vault, engine, wanted)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
     forming = FormingService(chain, network, content, store, presence, epochs, router)
     supervisor.add("forming", forming.run)
-    _add_duties(settings, supervisor, chain, network, content, store, presence, brokered(engines, broker))
+    _add_duties(settings, supervisor, chain, network, content, store, presence, duties)
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
-    api_url = None
-    if gateway is not None and listener is not None:
-        app = make_app(gateway, wall_clock)
-        bound_host, bound_port = listener.getsockname()[:2]
-        api_url = f"http://{bound_host}:{bound_port}/v1"
-        supervisor.add("api", lambda: serve_api(app, listener), essential=True)
-
+    serving = add_api(settings, chain, epochs, duties, gateway, supervisor, started_at, wall_clock)
+    watching = watch_over(settings, chain, network, standing, engines, supervisor, desk, network_id, wall_clock)
     async with trio.open_nursery() as nursery:
         parts = Parts(
             settings=settings,
@@ -254,22 +255,24 @@ async def _run_services(
             engines=engines,
             supervisor=supervisor,
             network_id=network_id,
-            api_url=api_url,
+            api_url=serving.url,
             content_address=f"http://{provider.host}:{provider.port}",
             running_requests=lambda: executor.running,
-            started_at=wall_clock(),
+            started_at=started_at,
             wall_clock=wall_clock,
         )
-        stop_asked = trio.Event()
-        nursery.start_soon(_stop_after, stop_asked, nursery.cancel_scope)
-        operations = DaemonOperations(parts, stop_asked.set)
+        stop.heeded = True
+        nursery.start_soon(_stop_after, stop, engines, nursery.cancel_scope)
+        operations = DaemonOperations(parts, stop.asked.set)
         # Any: trio does not export the type that Nursery.start asks for.
         trees = StoreOperations(content.store, NetworkTrees(content, presence.providers))
         models = DaemonModelOperations(manager, settings.models.bytes_max)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
+        methods |= watching.methods
+        add_metrics(settings.metrics, make_scraper(methods, serving, watching), supervisor)
         control: Any = partial(serve_control, settings.control.socket, methods)
         await nursery.start(control)
-        log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)
+        log.info("quernd is running", account=chain.account, peer=network.peer_id, api=serving.url)
         await supervisor.run()
 
 
@@ -291,28 +294,6 @@ def _add_duties(
     supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
 
 
-def _add_payments(
-    settings: Settings, chain: EvmChain, store: Books, epochs: EpochBook, supervisor: Supervisor
-) -> PayerBook:
-    """Add the services that pay and are paid; return the payer's book."""
-    payer = PayerBook(
-        chain,
-        store,
-        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
-        budget=tokens_to_amount(settings.payments.budget),
-    )
-    settling = SettlingService(
-        chain,
-        store,
-        epochs,
-        claim_rewards=settings.participant.claim_rewards,
-        redeem_vouchers=settings.participant.redeem_vouchers,
-    )
-    supervisor.add("payments", payer.run)
-    supervisor.add("settling", settling.run)
-    return payer
-
-
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:
     """Add the management API of models, if anybody has a token for it."""
     tokens_file = settings.models.api_tokens_file
@@ -324,10 +305,14 @@ def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervi
     supervisor.add("model api", partial(serve_api, make_model_app(manager, tokens_file), listener))
 
 
-async def _stop_after(asked: trio.Event, scope: trio.CancelScope) -> None:
-    await asked.wait()
+async def _stop_after(stop: StopRequest, engines: list[EngineNode], scope: trio.CancelScope) -> None:
+    """End the daemon when that is asked for, once its engines have finished what they run."""
+    await stop.asked.wait()
     await trio.sleep(STOP_SECONDS)  # the answer to whoever asked goes out first
-    log.info("stopping, as asked over the control socket")
+    log.info("stopping, as asked", running_requests=sum(engine.running_requests for engine in engines))
+    async with trio.open_nursery() as nursery:
+        for engine in engines:
+            nursery.start_soon(engine.drain)
     scope.cancel()
 
 
@@ -344,28 +329,3 @@ def _gateway(
     if not settings.has_role(Role.GATEWAY):
         return None
     return Gateway(chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock)
-
-
-def _places(settings: EngineSettings) -> int:
-    """Return how many requests an ML node serves at once: as the operator says, or as its engine is told."""
-    sequences = parse_options(settings.model_args, OPERATOR_OPTIONS, "model_args").get("--max-num-seqs")
-    told = sequences.value if sequences is not None else None
-    return settings.concurrency or (int(told) if told and told.isdigit() else PLACES_DEFAULT)
-
-
-def _engine(settings: EngineSettings, data_dir: Path) -> EngineNode:
-    merge_model_args((), settings.model_args)  # a wrong option is the operator's, and is named at once
-    environment = EngineEnvironment(settings.python or default_engine_python(), settings.kv_cache_gib)
-    if not environment.python.exists():
-        raise SettingsError(
-            f"[[engines]] {settings.node_id}: there is no engine environment at {environment.python}: "
-            "run scripts/setup, or set python to that of an environment with vLLM"
-        )
-    return EngineNode(NodeId(settings.node_id), environment, data_dir, settings.model_args)
-
-
-def default_engine_python() -> Path:
-    """Return the Python of the engine environment that scripts/setup made: the GPU's where there is one."""
-    root = Path(node.__file__).resolve().parents[1] / ".engine"
-    gpu = root / "gpu" / "bin" / "python"
-    return gpu if gpu.exists() else root / "cpu" / "bin" / "python"

@@ -22,8 +22,9 @@ from starlette.types import Receive, Scope, Send
 from node.ports import WallClock
 from node.protocol.identifiers import ModelId
 from node.protocol.sampling import SamplingParameters
+from node.services.asking import AnswerStream, Asker
 from node.services.frames import MESSAGES_MAX, STOPS_MAX, Prompt, Turn
-from node.services.gateway import Answer, ChatRequest, Gateway, GatewayError
+from node.services.gateway import ChatRequest, GatewayError
 
 log = structlog.get_logger(__name__)
 
@@ -117,7 +118,7 @@ class Completion(BaseModel):
 class OpenAiApi:
     """The handlers, over one gateway."""
 
-    def __init__(self, gateway: Gateway, wall_clock: WallClock) -> None:
+    def __init__(self, gateway: Asker, wall_clock: WallClock) -> None:
         self._gateway = gateway
         self._wall_clock = wall_clock
 
@@ -164,14 +165,15 @@ class OpenAiApi:
                 "model": chat.model_id,
                 "choices": [choice],
                 "usage": _usage(answer),
-            }
+            },
+            headers=cache_headers(answer),
         )
 
     async def _stream(self, chat: ChatRequest, write: Write, *, include_usage: bool) -> None:
         """Write server-sent events. An error is an event too: the status is sent before anything can fail."""
         created = self._wall_clock()
 
-        def event(answer: Answer, **fields: object) -> bytes:
+        def event(answer: AnswerStream, **fields: object) -> bytes:
             body = {"id": _identity(answer), "object": "chat.completion.chunk", "created": created}
             return _event({**body, "model": chat.model_id, **fields})
 
@@ -218,7 +220,7 @@ class EventStream(Response):
             nursery.cancel_scope.cancel()
 
 
-def make_app(gateway: Gateway, wall_clock: WallClock) -> Starlette:
+def make_app(gateway: Asker, wall_clock: WallClock) -> Starlette:
     """Return the application."""
     api = OpenAiApi(gateway, wall_clock)
     return Starlette(
@@ -278,11 +280,16 @@ async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> No
     scope.cancel()
 
 
-def _identity(answer: Answer) -> str:
+def cache_headers(answer: AnswerStream) -> dict[str, str]:
+    """Return the header that marks an answer from the cache."""
+    return {"x-quern-cache": "hit"} if answer.summary.cached else {}
+
+
+def _identity(answer: AnswerStream) -> str:
     return f"chatcmpl-{answer.summary.request_id.hex()[:32]}"
 
 
-def _usage(answer: Answer) -> dict[str, int]:
+def _usage(answer: AnswerStream) -> dict[str, int]:
     summary = answer.summary
     return {
         "prompt_tokens": summary.prompt_tokens,

@@ -33,5 +33,7 @@ class AnswerSummary:
     finish_reason: str = ""
     seed: AnswerSeed | None = None
     """What the tokens were drawn with; None until there is one."""
+    cached: bool = False
+    """Whether it was given before and only repeated: then nothing was paid."""
     caller_id: str = ""
     """The user's own name for the request."""

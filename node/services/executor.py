@@ -1,9 +1,7 @@
 """Serves answers to gateways: checks the request, generates, lets tokens out as they are paid for, gives a receipt."""
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import structlog
 import trio
@@ -21,7 +19,7 @@ from node.ports import (
     Store,
     WallClock,
 )
-from node.protocol.codec import SchemaError, from_bytes
+from node.protocol.codec import SchemaError
 from node.protocol.identifiers import Address, EpochNumber, NodeId, TokenAmount
 from node.protocol.pricing import price, receipt_digest
 from node.protocol.records import ModelRecord, SignedReceipt
@@ -29,13 +27,13 @@ from node.protocol.seeds import SeedShareError
 from node.protocol.signatures import SignatureError, recover
 from node.services.batches import BatchService
 from node.services.broker import Broker
+from node.services.embedding_executor import EmbeddingExecutor
 from node.services.epochs import EpochBook
 from node.services.frames import (
     METHOD,
     Closing,
     InferenceRequest,
     Opening,
-    Payment,
     Prompt,
     Tokens,
     closing_bytes,
@@ -48,6 +46,7 @@ from node.services.freshness import FreshRequests
 from node.services.funding import Funding
 from node.services.generation import Generation
 from node.services.groups import sole_error
+from node.services.paid_calls import GatewayGoneError, PaidCall
 from node.services.receipting import receipt_of
 from node.services.seeding import AnswerSeed, SeedBook, UnknownCommitmentError, seed_of
 from node.services.tabs import PayeeBook, Tab
@@ -57,14 +56,8 @@ from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
 
-Awaited = TypeVar("Awaited")
-
 CALLS_MAX = 1024
 """Calls that are looked at at once, each with a request of up to 256 KiB; how many are served the broker says."""
-PAYMENT_SECONDS_MAX = 30.0
-"""How long tokens wait for their voucher before the request is given up."""
-READ_SECONDS_MAX = 30.0
-"""How long a gateway may leave what it is sent unread."""
 AHEAD_STEPS = 4
 """Allowances of tokens that an engine may be ahead of what was let out. Payment takes a round trip: at 200 ms and 64
 tokens an engine may write 1,280 tokens a second before it has to stop for it."""
@@ -72,7 +65,10 @@ USER_PRIORITY = 0
 
 
 class Executor:
-    """Answers `infer`. Money: nothing is let out beyond the allowance, nothing is charged that was not let out."""
+    """Answers `infer`, and has `embed` answered with the same books.
+
+    Money: nothing is let out beyond the allowance, nothing is charged that was not let out.
+    """
 
     def __init__(
         self,
@@ -102,6 +98,20 @@ class Executor:
         self.seeds = SeedBook(store, lambda: position(chain).epoch, random_bytes=random_bytes)
         self.running = 0
         network.serve(METHOD, self.serve, concurrency=CALLS_MAX)
+        EmbeddingExecutor(
+            chain,
+            network,
+            store,
+            epochs,
+            batches,
+            broker,
+            self._payments,
+            self._funding,
+            self._fresh,
+            unpaid_tokens_max=unpaid_tokens_max,
+            wall_clock=wall_clock,
+            free=free,
+        )
 
     async def serve(self, call: Call) -> None:
         """Serve one call. Raises CallFailedError with a word the gateway can act on."""
@@ -122,6 +132,8 @@ class Executor:
             raise CallFailedError("engine-failed", "the engine failed") from error
         except EngineRefusedError as error:
             raise CallFailedError("bad-request", str(error)[:200]) from error
+        except GatewayGoneError:
+            log.debug("a gateway left before its answer was complete", request=request.request_id.hex()[:8])
         finally:
             self._payments.end(tab)
             if tab.receipt is not None and tab.settled is None:
@@ -173,16 +185,14 @@ class Executor:
         step = min(self._unpaid_tokens_max, max_tokens)
         unit_price = self._unit_price(request)
         first_cost = price(len(prompt_ids), step, model, unit_price)
-        fault: list[PaymentError] = []
+        paid = PaidCall(call, self._payments, tab)
         async with self._funding.held(request.payer, first_cost), trio.open_nursery() as nursery:
             await nursery.start(generation.run)
-            await self._send(call, opening_bytes(Opening(prompt_ids, self._unpaid_tokens_max, newest, drawn.share)))
-            nursery.start_soon(self._take_payments, call, tab, fault, nursery.cancel_scope)
-            output = await self._let_out(call, generation, price(0, 1, model, unit_price), len(prompt_ids), tab)
-            await self._close(call, request, generation.node_ids[-1], model, tab, drawn, prompt_ids, output)
+            await paid.send(opening_bytes(Opening(prompt_ids, self._unpaid_tokens_max, newest, drawn.share)))
+            async with paid.taking_payments():
+                output = await self._let_out(paid, generation, price(0, 1, model, unit_price), len(prompt_ids))
+                await self._close(paid, request, generation.node_ids[-1], model, drawn, prompt_ids, output)
             nursery.cancel_scope.cancel()
-        if fault:
-            raise CallFailedError("unpaid", str(fault[0]))
 
     async def _prompt_of(self, request: InferenceRequest, model: ModelRecord) -> tuple[int, ...]:
         """Return the tokens to read. Raises CallFailedError if there is no room for an answer, or not in this model."""
@@ -221,42 +231,31 @@ class Executor:
         except SeedShareError as error:
             raise CallFailedError("bad-request", str(error)) from error
 
-    async def _let_out(
-        self, call: Call, generation: Generation, token_price: int, prompt_tokens: int, tab: Tab
-    ) -> list[int]:
+    async def _let_out(self, paid: PaidCall, generation: Generation, token_price: int, prompt_tokens: int) -> list[int]:
         """Send tokens as far as they are covered; return all of them."""
         allowance = token_price * self._unpaid_tokens_max
         # A gateway pays when half of the allowance is owed, so pieces of half of it always fit above what it has not
         # paid yet. A larger one could not be let out, nor paid for before it was: both ends would wait for ever.
         piece_tokens_max = max(1, self._unpaid_tokens_max // 2)
         # Before the engine reads it: else anyone could have long prompts read for nothing.
-        await self._within_deadline(partial(tab.charge, token_price * prompt_tokens, allowance=allowance))
+        await paid.charge(token_price * prompt_tokens, allowance=allowance)
         generation.begin()
         output: list[int] = []
         while True:
             piece = await generation.next_piece(piece_tokens_max)
-            worth = token_price * len(piece.token_ids)
-            await self._within_deadline(partial(tab.charge, worth, allowance=allowance))
+            await paid.charge(token_price * len(piece.token_ids), allowance=allowance)
             output.extend(piece.token_ids)
             reason = piece.finish_reason
-            await self._send(call, tokens_bytes(Tokens(piece.token_ids, piece.text, reason or "", piece.logprobs)))
+            await paid.send(tokens_bytes(Tokens(piece.token_ids, piece.text, reason or "", piece.logprobs)))
             if reason is not None:
                 return output
 
-    async def _send(self, call: Call, data: bytes) -> None:
-        """Send a chunk; a gateway that does not read is given up after a while."""
-        with trio.move_on_after(READ_SECONDS_MAX) as deadline:
-            await call.send(data)
-        if deadline.cancelled_caught:
-            raise CallFailedError("unread", f"nothing was read for {READ_SECONDS_MAX:.0f} s")
-
     async def _close(
         self,
-        call: Call,
+        paid: PaidCall,
         request: InferenceRequest,
         node_id: NodeId,
         model: ModelRecord,
-        tab: Tab,
         drawn: AnswerSeed,
         prompt_ids: Sequence[int],
         output: Sequence[int],
@@ -275,29 +274,10 @@ class Executor:
             seeded_by_user=drawn.share is None,
         )
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
-        tab.close(signed)
-        await self._send(call, closing_bytes(Closing(signed)))
-        signed = await self._within_deadline(tab.until_settled)
+        signed = await paid.settle(signed, closing_bytes(Closing(signed)))
         self._store.save_receipt(signed)
         self._batches.add_receipt(signed)
         log.info("an answer was given and paid", tokens=receipt.output_tokens, price=receipt.price)
-
-    async def _within_deadline(self, wait: Callable[[], Awaitable[Awaited]]) -> Awaited:
-        with trio.move_on_after(PAYMENT_SECONDS_MAX):
-            return await wait()
-        raise CallFailedError("unpaid", f"no voucher came within {PAYMENT_SECONDS_MAX:.0f} s")
-
-    async def _take_payments(self, call: Call, tab: Tab, fault: list[PaymentError], scope: trio.CancelScope) -> None:
-        while True:
-            try:
-                await self._payments.accept(tab, from_bytes(Payment, await call.receive()))
-            except (trio.EndOfChannel, CallFailedError):
-                scope.cancel()  # the gateway is gone
-                return
-            except (PaymentError, SchemaError) as error:
-                fault.append(PaymentError(str(error)))
-                scope.cancel()
-                return
 
 
 async def render(engine: Engine, prompt: Prompt) -> tuple[int, ...]:

@@ -147,7 +147,7 @@ class Gateway:
                     model,
                     answer.summary,
                     send,
-                    lambda: self._candidates(request_id, chat.model_id),
+                    lambda: self.candidates(request_id, chat.model_id),
                 ).run()
             except GatewayError as error:
                 answer.error = error
@@ -174,7 +174,7 @@ class Gateway:
         except ValueError as error:
             raise GatewayError("bad-request", str(error)) from error
 
-    def _candidates(self, request_id: RequestId, model_id: ModelId) -> tuple[ExecutorChoice, ...]:
+    def candidates(self, request_id: RequestId, model_id: ModelId) -> tuple[ExecutorChoice, ...]:
         """Those of the group that are present with the model ready, in the order to ask them."""
         present = self._presence.present()
         trade, now = self._trade, trio.current_time()

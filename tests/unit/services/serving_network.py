@@ -26,6 +26,8 @@ from node.services.gossip import GossipRouter
 from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
+from node.services.redeem_policy import RedeemPolicy
+from node.services.redeeming import RedeemingService
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
 from node.services.terms import FreeMode
@@ -163,7 +165,8 @@ def _add(
         batches,
         router,
         OpenPromptService(chain, content, presence, engines),
-        SettlingService(chain, store, epochs, claim_rewards=True, redeem_vouchers=True),
+        SettlingService(chain, epochs, claim_rewards=True),
+        RedeemingService(chain, store, RedeemPolicy()),
         payer,
     ):
         nursery.start_soon(service.run)
