@@ -69,5 +69,8 @@ async def test_an_answer_cut_anywhere_is_the_same(tmp_path: Path) -> None:
             assert undisturbed[0] == whole[0][: whole[0].index(stopped.stop[0])]
             assert undisturbed[2] == "stop"
             for cut in range(1, len(undisturbed[1]) + 1):
-                assert await answer(engine, stopped, (cut,)) == undisturbed
+                text, ids, reason = await answer(engine, stopped, (cut,))
+                assert (text, reason) == (undisturbed[0], "stop")
+                # An engine that cannot see where the stop text began may have given a token more at once.
+                assert ids[: len(undisturbed[1])] == undisturbed[1]
         assert parts_of_characters >= 2
