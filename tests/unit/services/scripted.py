@@ -108,7 +108,7 @@ async def honest_tokens(chat: ChatRequest = CHAT) -> list[int]:
 
 def first_drawn(network: ServingNetwork) -> int:
     """The executor that the network's only request id draws first."""
-    choice = network.gateway._candidates(REQUEST_ID, MODEL_ID)[0]
+    choice = network.gateway.candidates(REQUEST_ID, MODEL_ID)[0]
     return next(n for n in network.members if account(n) == choice.participant)
 
 
