@@ -161,6 +161,10 @@ async def refuses(part: Part) -> None:
     raise CallFailedError("bad-request", "the request is too old, or our clocks differ")
 
 
+async def has_another_clock(part: Part) -> None:
+    raise CallFailedError("stale", "the request's time is -900 s from this executor's clock")
+
+
 HOSTILE: list[tuple[Script, Fault]] = [
     (garbage, Fault.GARBAGE),
     (huge_frame, Fault.GARBAGE),
@@ -182,6 +186,7 @@ HOSTILE: list[tuple[Script, Fault]] = [
     (stalls, Fault.SILENT),
     (trickles, Fault.SLOW),
     (refuses, Fault.REFUSED),
+    (has_another_clock, Fault.FAILED),
 ]
 
 
@@ -202,7 +207,7 @@ async def test_the_user_is_served_and_the_liar_is_not_paid_and_written_down(
         paid_to_hostile = answer.summary.price - kept.receipt.price
         # The prompt, and what it gave: never more than that.
         assert paid_to_hostile <= UNIT * (answer.summary.prompt_tokens + 50)
-        if script in (no_opening, inflated_prompt, pays_in_advance, forged_voucher, refuses):
+        if script in (no_opening, inflated_prompt, pays_in_advance, forged_voucher, refuses, has_another_clock):
             assert paid_to_hostile == 0
         (found,) = evidence(network)
         assert (found.participant, found.code, found.model_id) == (account(hostile), fault.value, MODEL_ID)
