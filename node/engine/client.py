@@ -157,6 +157,8 @@ class EngineClient:
             "max_tokens": request.max_tokens,
             **await self._fields_of(request),
             "stop": list(request.stop),
+            # Else vLLM holds text back that may begin a stop text, and with an engine that dies it would be lost.
+            "include_stop_str_in_output": bool(request.stop),
             "priority": request.priority,
             "stream": True,
             "return_token_ids": True,
