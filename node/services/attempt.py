@@ -247,7 +247,7 @@ class Attempt:
         signature = signed.payer_signature if signed else b""
         if self._request.free:
             if signed is not None:
-                await self._call.send(to_bytes(Payment(None, NOTHING, signature)))
+                await self._send(Payment(None, NOTHING, signature))
             return
         amount = total - self._paid
         root = next_receipts_root(payer.receipts_root(executor), signed.receipt) if signed else None
@@ -255,7 +255,17 @@ class Attempt:
         self._paid += amount
         self._summary.price += amount
         await self._desk.store.durable()
-        await self._call.send(to_bytes(Payment(frame, TokenAmount(self._paid), signature)))
+        await self._send(Payment(frame, TokenAmount(self._paid), signature))
+
+    async def _send(self, payment: Payment) -> None:
+        """Send a payment. If the call has ended, what came before its end is still to be read, and then says why."""
+        with trio.move_on_after(self._patience.silence) as limit:
+            try:
+                await self._call.send(to_bytes(payment))
+            except CallFailedError as error:
+                log.debug("a payment found the call ended", peer=self._call.peer_id, reason=str(error))
+        if limit.cancelled_caught:
+            raise ExecutorFaultError(Fault.SILENT, f"it did not take a payment for {self._patience.silence:.0f} s")
 
     def _check_receipt(self, signed: SignedReceipt) -> None:
         """Every figure that is paid for must be one that was seen here."""
