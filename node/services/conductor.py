@@ -254,6 +254,7 @@ class Conductor:
                     continuation,
                     self._patience_with(running.executor),
                     claim=lambda: self._claim(running),
+                    give_now=self._give_now,
                     give=self._give,
                 )
                 await running.attempt.run()
@@ -277,15 +278,18 @@ class Conductor:
 
     async def _give(self, part: AnswerPart) -> None:
         """Hand a part to the user; a user who does not read ends the request."""
+        with trio.move_on_after(READER_SECONDS_MAX) as limit:
+            await self._send.send(part)
+        if limit.cancelled_caught:
+            raise GatewayError("slow-reader", f"the answer was not read for {READER_SECONDS_MAX:.0f} s; it has ended")
+
+    def _give_now(self, part: AnswerPart) -> bool:
+        """Hand a part to the user without waiting; return whether there was room."""
         try:
             self._send.send_nowait(part)
         except trio.WouldBlock:
-            with trio.move_on_after(READER_SECONDS_MAX) as limit:
-                await self._send.send(part)
-            if limit.cancelled_caught:
-                raise GatewayError(
-                    "slow-reader", f"the answer was not read for {READER_SECONDS_MAX:.0f} s; it has ended"
-                ) from None
+            return False
+        return True
 
     async def _after_failure(self, running: Running, error: CallFailedError | PaymentError) -> bool:
         """Draw the consequences; return whether the answer is complete all the same."""
