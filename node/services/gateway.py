@@ -18,7 +18,8 @@ from node.services.answers import AnswerPart, AnswerSummary
 from node.services.attempt import Desk
 from node.services.batches import BatchService
 from node.services.candidates import Prospect, is_faithful, once_per_participant, order_candidates
-from node.services.conductor import Conductor, Trade
+from node.services.conductor import Conductor, Counts, Trade
+from node.services.embedding import Embedder
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
 from node.services.faults import FaultBook
@@ -36,6 +37,8 @@ log = structlog.get_logger(__name__)
 CHUNKS_WAITING_MAX = 64
 """Pieces waiting for a slow reader; then the executor waits too, and so does our paying."""
 CALLER_ID_CHARACTERS_MAX = 128
+FUNDING_SECONDS = 4.0
+"""What a first deposit takes: two blocks or so. It only ever decides between two neighbours of the draw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +105,39 @@ class Gateway:
         self._wall_clock = wall_clock
         self._random_bytes = random_bytes
         self._score = score
-        self.faults = FaultBook(store, wall_clock)
-        """Shared with whatever else this node asks executors."""
         self._trade = Trade(
             desk=Desk(chain, store, payer, answers_kept_max),
             network=network,
             speeds=SpeedBook(),
-            faults=self.faults,
+            faults=FaultBook(store, wall_clock),
             hedges=HedgeBudget(),
             wall_clock=wall_clock,
             announce=self._announce,
             record_of=presence.record_of,
         )
+        self.vectors = Embedder(
+            chain,
+            network,
+            store,
+            epochs,
+            presence,
+            payer,
+            self.candidates,
+            wall_clock=wall_clock,
+            random_bytes=random_bytes,
+        )
+        """Asks for vectors instead of answers."""
         self.running = 0
+
+    @property
+    def counts(self) -> Counts:
+        """What this gateway did since it started."""
+        return self._trade.counts
+
+    @property
+    def faults(self) -> FaultBook:
+        """Who failed here lately; shared with whatever else this node asks executors."""
+        return self._trade.faults
 
     def models(self) -> tuple[ModelRecord, ...]:
         """Models that can be asked in this epoch."""
@@ -206,6 +229,8 @@ class Gateway:
                     choice,
                     load=max(record.load, trade.in_flight[executor]),
                     capacity=record.capacity,
+                    delay=0.0 if record.free or trade.desk.payer.deposits.held(executor) else FUNDING_SECONDS,
+                    is_busy=trade.is_busy(executor),
                     seconds=trade.speeds.first_seconds(executor, model_id, now),
                     score=self._score(executor),
                     is_faulty=trade.faults.is_faulty(executor),
