@@ -201,7 +201,8 @@ class PayeeBook:
             raise
         account.covered = max(account.covered, total)
         tab.credited = payment.paid
-        tab.receipt = signed
+        if signed is not None:  # else the answer may have been closed meanwhile, and its receipt stays
+            tab.receipt = signed
         tab.notify()
 
     async def _check(self, payer: Address, frame: SignedVoucherFrame) -> None:
@@ -209,9 +210,9 @@ class PayeeBook:
         await self.require_deposit(payer, frame.voucher.cumulative)
 
     def _check_receipt_signature(self, tab: Tab, payment: Payment) -> SignedReceipt | None:
-        """Return the tab's receipt, with the payer's signature if `payment` has it."""
+        """Return the tab's receipt with the payer's signature, if `payment` has it."""
         if not payment.receipt_signature:
-            return tab.receipt
+            return None
         if tab.receipt is None:
             raise PaymentError("a signature for a receipt that was not given yet")
         signed = countersigned(tab.receipt, payment.receipt_signature)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -15,6 +16,8 @@ from node.protocol.actions import FundChannel
 from node.protocol.chain_state import ChannelState
 from node.protocol.eip712 import channel_id, voucher_digest
 from node.protocol.identifiers import Address, BlockNumber, Hash32, TokenAmount
+from node.protocol.pricing import receipt_digest
+from node.protocol.records import SignedReceipt
 from node.protocol.signatures import sign
 from node.services.deposits import RETRY_SECONDS_MAX, Deposits
 from node.services.frames import Payment, SignedVoucherFrame
@@ -24,6 +27,7 @@ from node.services.vouchers import PaymentError
 from node.store.books import Books
 from node.store.database import Database
 from tests.builders import account, key_of
+from tests.unit.protocol.test_pricing import RECEIPT
 
 PAYER, PAYEE = 1, 2
 DEPOSIT = TokenAmount(1_000)
@@ -230,6 +234,27 @@ def test_nothing_is_signed_beyond_what_the_channel_holds() -> None:
         with pytest.raises(PaymentError, match="budget"):
             await both.payer.reserve(account(PAYEE), TokenAmount(1))
         assert both.promised() == DEPOSIT
+
+    run(test)
+
+
+def test_an_answer_that_is_closed_while_a_payment_is_written_keeps_its_receipt(tmp_path: Path) -> None:
+    async def test() -> None:
+        both = ends()
+        both.payee_store = Books(Database(tmp_path / "payee.sqlite"), account(PAYEE))
+        both.payee = PayeeBook(both.payee_chain.port, both.payee_store)
+        await both.payer.reserve(account(PAYEE), DEPOSIT)
+        tab = both.payee.begin(account(PAYER), allowance=10)
+        await tab.charge(10, allowance=10)
+        both.claims = {1: 0}
+        receipt = replace(RECEIPT, payer=account(PAYER), executor=account(PAYEE))
+        signature = sign(key_of(PAYER), receipt_digest(receipt))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(both.payee.accept, tab, both.pay(1, 5))  # waits for the disk
+            await trio.testing.wait_all_tasks_blocked()
+            tab.close(SignedReceipt(receipt, b"e" * 65))
+        await both.payee.accept(tab, replace(both.pay(1, 5), receipt_signature=signature))
+        assert tab.settled == SignedReceipt(receipt, b"e" * 65, signature)
 
     run(test)
 
