@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import cast
 
 import pytest
@@ -238,10 +237,20 @@ def test_nothing_is_signed_beyond_what_the_channel_holds() -> None:
     run(test)
 
 
-def test_an_answer_that_is_closed_while_a_payment_is_written_keeps_its_receipt(tmp_path: Path) -> None:
+class SlowDisk(Books):
+    """Is done when it is told."""
+
+    written = trio.Event()
+
+    async def durable(self) -> None:
+        await self.written.wait()
+
+
+def test_an_answer_that_is_closed_while_a_payment_is_written_keeps_its_receipt() -> None:
     async def test() -> None:
         both = ends()
-        both.payee_store = Books(Database(tmp_path / "payee.sqlite"), account(PAYEE))
+        disk = both.payee_store = SlowDisk(Database(":memory:"), account(PAYEE))
+        disk.written = trio.Event()
         both.payee = PayeeBook(both.payee_chain.port, both.payee_store)
         await both.payer.reserve(account(PAYEE), DEPOSIT)
         tab = both.payee.begin(account(PAYER), allowance=10)
@@ -250,9 +259,10 @@ def test_an_answer_that_is_closed_while_a_payment_is_written_keeps_its_receipt(t
         receipt = replace(RECEIPT, payer=account(PAYER), executor=account(PAYEE))
         signature = sign(key_of(PAYER), receipt_digest(receipt))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(both.payee.accept, tab, both.pay(1, 5))  # waits for the disk
+            nursery.start_soon(both.payee.accept, tab, both.pay(1, 5))
             await trio.testing.wait_all_tasks_blocked()
             tab.close(SignedReceipt(receipt, b"e" * 65))
+            disk.written.set()
         await both.payee.accept(tab, replace(both.pay(1, 5), receipt_signature=signature))
         assert tab.settled == SignedReceipt(receipt, b"e" * 65, signature)
 
