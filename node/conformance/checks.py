@@ -14,6 +14,8 @@ import trio
 from node.conformance.answers import Completion, MalformedError, first_choice, read_completion, read_ids
 from node.conformance.findings import Check, Level, Mark
 from node.conformance.server import Server, ServerError
+from node.engine.drawing import DrawStyle, find_draw_style
+from node.ports import EngineFailedError, EngineRefusedError
 from node.services.groups import sole_error
 
 TEXT = "The quern is a hand mill. It grinds"
@@ -243,6 +245,27 @@ async def prompt_logprobs(bench: Bench) -> Check:
         return Check(name, Mark.WRONG, message, Level.PROVE, "its own proofs would be voted invalid")
     message = f"{len(single[0])} tokens of a prompt, alone and among {AT_ONCE}, within {widest:.4f}"
     return Check(name, Mark.HOLDS, message, Level.PROVE)
+
+
+async def draws(bench: Bench) -> Check:
+    """Tokens drawn by the network's rule, so that an audit can tell them from any other."""
+
+    async def post(path: str, body: dict[str, object]) -> dict[str, Any]:
+        try:
+            reply = await bench.server.post(path, {"model": bench.model, **body})
+        except ServerError as error:
+            raise (EngineRefusedError if error.is_refusal else EngineFailedError)(str(error)) from error
+        return reply if isinstance(reply, dict) else {}
+
+    name = "draws"
+    try:
+        style = await find_draw_style(post)
+    except (EngineFailedError, EngineRefusedError) as error:
+        return Check(name, Mark.MISSING, str(error), Level.AUDIT, COSTS[name], REMEDIES[name])
+    if style is DrawStyle.NONE:
+        message = "its tokens are not those that the network's rule draws"
+        return Check(name, Mark.MISSING, message, Level.AUDIT, COSTS[name], REMEDIES[name])
+    return Check(name, Mark.HOLDS, f"it draws by the network's rule, by {style.value}", Level.AUDIT)
 
 
 async def _prompt_logprobs(bench: Bench, prompts: Sequence[Sequence[int]]) -> list[list[float]]:

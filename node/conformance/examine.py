@@ -32,6 +32,7 @@ EXAMINATIONS: tuple[tuple[str, Level | None, Examination], ...] = (
     ("prompt logprobs", Level.PROVE, checks.prompt_logprobs),
     ("priority", Level.PROVE, checks.priority),
     ("same answer", Level.AUDIT, checks.greedy),
+    ("draws", Level.AUDIT, checks.draws),
 )
 
 
