@@ -6,6 +6,7 @@ cheaper way leads to them. `noise` stands for differing hardware; a cheat's engi
 
 import hashlib
 import random
+import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ SECONDS_PER_TOKEN = 0.02
 PROMPTS_PER_SECOND = 300
 """Nonces per second of a tiny model on a CPU (facts: 286 to 404)."""
 TOKENS_PER_CHUNK = 4
+DIMENSIONS = 16
+"""Of its vectors."""
 
 
 @dataclass(slots=True)
@@ -76,6 +79,16 @@ class SimulatedEngine:
         del priority  # one simulated engine does one thing at a time
         await trio.sleep(len(prompts) / PROMPTS_PER_SECOND)
         return [self._logprobs(prompt) for prompt in prompts]
+
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        """Vectors that follow from the weights and the prompt."""
+        del priority
+        await trio.sleep(len(prompts) / PROMPTS_PER_SECOND)
+        return [self._vector(prompt) for prompt in prompts]
+
+    def _vector(self, prompt: Sequence[int]) -> bytes:
+        numbers = random.Random(f"{self.weights}/vector/{list(prompt)}")
+        return struct.pack(f"<{DIMENSIONS}f", *(numbers.gauss(0.0, 1.0) for _ in range(DIMENSIONS)))
 
     def _logprobs(self, prompt: Sequence[int]) -> list[float]:
         text = f"{self.weights}/{list(prompt)}"

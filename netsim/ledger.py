@@ -103,6 +103,7 @@ class Ledger:
     events: list[ChainEvent] = field(default_factory=list)
     block_hashes: list[Hash32] = field(default_factory=list)
     balances: dict[Address, TokenAmount] = field(default_factory=dict)
+    gas_price: int = 10**9
     minted: TokenAmount = TokenAmount(0)  # noqa: RUF009 - a NewType call is a constant
     _mempool: list[Transaction] = field(default_factory=list)
     _watchers: list[Callable[[], None]] = field(default_factory=list)

@@ -29,7 +29,7 @@ from node.control.server import serve_control
 from node.engine.adapter import EngineNode
 from node.key_deposits import KeyDeposits
 from node.keys import load_peer_seed, unlock_keystore
-from node.ml_nodes import make_engine, make_loader, registrations
+from node.ml_nodes import make_engine, make_loader, places_of, registrations
 from node.model_loader import loaded_models
 from node.models.content import ContentAdapter, open_content
 from node.models.encryption.keyring import KeyRing
@@ -52,10 +52,14 @@ from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
 from node.operations.nodes import DaemonNodeOperations
 from node.operations.peers import DaemonPeerOperations
+from node.payment_wiring import add_payments
 from node.ports import Provider
+from node.protocol.identifiers import NodeId
 from node.services.batches import BatchService
+from node.services.broker import Broker
+from node.services.brokered import BrokeredEngine, brokered
 from node.services.epochs import EpochBook, log_stages
-from node.services.executor import CALLS_MAX, Executor
+from node.services.executor import Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
@@ -64,7 +68,6 @@ from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
-from node.services.settling import SettlingService
 from node.services.terms import free_mode
 from node.services.validating import ValidatingService
 from node.settings import Role, Settings
@@ -188,19 +191,21 @@ async def _run_services(
     epochs = EpochBook(chain, content, store, presence)
     batches = BatchService(network, router, presence)
     provider = Provider(content_host(settings, network), content.port)
+    broker = Broker(engines, {NodeId(engine.node_id): places_of(engine) for engine in settings.engines})
+    duties = brokered(engines, broker)
     executor = Executor(
         chain,
         network,
         store,
         epochs,
         batches,
-        engines,
+        broker,
         unpaid_tokens_max=settings.payments.unpaid_tokens_max,
         wall_clock=wall_clock,
         free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
     )
-    payer = _add_payments(settings, chain, store, epochs, supervisor)
-    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payer)
+    payments = add_payments(settings, chain, store, epochs, supervisor)
+    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payments.payer)
 
     if settings.participant.register_on_start:
         nodes = await trio.to_thread.run_sync(registrations, settings.engines)
@@ -212,11 +217,11 @@ async def _run_services(
         presence,
         content=provider,
         loaded_models=lambda: loaded_models(engines),
-        load=lambda: executor.running,
+        load=lambda: broker.load,
         free=settings.payments.free,
         version=package_version(),
         wall_clock=wall_clock,
-        capacity=lambda: CALLS_MAX if engines else 0,
+        capacity=lambda: broker.capacity,
         seeds=executor.seeds.announcement,
     )
     supervisor.add("presence", presence_service.run)
@@ -228,17 +233,14 @@ async def _run_services(
     _serve_models(settings, manager, supervisor)
     for engine, wanted in zip(engines, settings.engines, strict=True):
         loader = make_loader(chain, epochs, library, vault, engine, wanted)
-        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
-        supervisor.add(f"mining {engine.node_id}", mining.run)
     forming = FormingService(chain, network, content, store, presence, epochs, router)
-    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
     supervisor.add("forming", forming.run)
-    supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
+    _add_duties(settings, supervisor, chain, network, content, store, presence, duties)
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
-    serving = add_api(settings, chain, epochs, engines, gateway, supervisor, started_at, wall_clock)
+    serving = add_api(settings, chain, epochs, duties, gateway, supervisor, started_at, wall_clock)
     watching = watch_over(settings, chain, network, standing, engines, supervisor, desk, network_id, wall_clock)
     async with trio.open_nursery() as nursery:
         parts = Parts(
@@ -274,26 +276,22 @@ async def _run_services(
         await supervisor.run()
 
 
-def _add_payments(
-    settings: Settings, chain: EvmChain, store: Books, epochs: EpochBook, supervisor: Supervisor
-) -> PayerBook:
-    """Add the services that pay and are paid; return the payer's book."""
-    payer = PayerBook(
-        chain,
-        store,
-        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
-        budget=tokens_to_amount(settings.payments.budget),
-    )
-    settling = SettlingService(
-        chain,
-        store,
-        epochs,
-        claim_rewards=settings.participant.claim_rewards,
-        redeem_vouchers=settings.participant.redeem_vouchers,
-    )
-    supervisor.add("payments", payer.run)
-    supervisor.add("settling", settling.run)
-    return payer
+def _add_duties(
+    settings: Settings,
+    supervisor: Supervisor,
+    chain: EvmChain,
+    network: LibP2PNetwork,
+    content: ContentAdapter,
+    store: Books,
+    presence: PresenceTable,
+    engines: list[BrokeredEngine],
+) -> None:
+    """Add what engines do besides serving users of gateways."""
+    for engine in engines:
+        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
+        supervisor.add(f"mining {engine.node_id}", mining.run)
+    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
+    supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
 
 
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import node
 from node.engine.adapter import EngineEnvironment, EngineNode
 from node.engine.alerts import AlertHook, no_alerts
-from node.engine.arguments import merge_model_args
+from node.engine.arguments import OPERATOR_OPTIONS, merge_model_args, parse_options
 from node.engine.endpoint import Endpoint, parse_endpoint
 from node.engine.hardware import detect_hardware
 from node.model_loader import ModelLoader
@@ -17,6 +17,7 @@ from node.ports import Chain
 from node.private_files import read_private_file
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
+from node.services.broker import PLACES_DEFAULT
 from node.services.epochs import EpochBook
 from node.settings import SettingsError
 from node.settings.schema import EngineSettings
@@ -53,6 +54,13 @@ def registrations(settings: Sequence[EngineSettings]) -> list[MLNodeRegistration
         MLNodeRegistration(NodeId(engine.node_id), (ModelId(engine.model_id),), hardware_of(engine))
         for engine in settings
     ]
+
+
+def places_of(settings: EngineSettings) -> int:
+    """Return how many requests an ML node serves at once: as the operator says, or as its engine is told."""
+    sequences = parse_options(settings.model_args, OPERATOR_OPTIONS, "model_args").get("--max-num-seqs")
+    told = sequences.value if sequences is not None else None
+    return settings.concurrency or (int(told) if told and told.isdigit() else PLACES_DEFAULT)
 
 
 def make_loader(

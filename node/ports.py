@@ -122,6 +122,9 @@ class Chain(Protocol):
     async def token_balance(self, account: Address) -> TokenAmount:
         """Tokens of `account` at the newest block."""
 
+    async def gas_price(self) -> int:
+        """Wei per gas that a transaction sent now would cost; 0 if nobody knows."""
+
     def sign(self, digest: Hash32) -> bytes:
         """Sign a digest with the account key (65 bytes). Callers record duties before signing: see Store."""
 
@@ -331,6 +334,12 @@ class Engine(Protocol):
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
         """For each prompt, the natural-log probabilities of its tokens 1..L-1 given those before them."""
 
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        """Return a vector for each prompt (float32, little-endian), all of one length.
+
+        Raises EngineRefusedError if the model that is loaded answers in words.
+        """
+
 
 class Prefiller(Protocol):
     """An engine that can check tokens of others: what an audit, or a user with a receipt, needs."""
@@ -388,6 +397,12 @@ class Store(Protocol):
 
     def receipt_totals(self) -> tuple[int, int, TokenAmount]:
         """(answers, output tokens, price) over all receipts of this executor that their payers signed."""
+
+    def save_evidence(self, participant: Address, at: int, code: str, data: bytes) -> None:
+        """Keep what `participant` did wrong, at `at` (UNIX seconds). Bounded for each and for all: the oldest goes."""
+
+    def evidence(self, *, limit: int, participant: Address | None = None) -> tuple[bytes, ...]:
+        """The newest evidence, newest first; of one participant, or of all."""
 
     def put_document(self, key: str, data: bytes) -> None:
         """Keep a small document under a key (e.g. the last EpochResult); replaces."""

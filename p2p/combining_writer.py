@@ -40,8 +40,8 @@ class CombiningWriter:
     async def write(self, data: bytes) -> None:
         """Write `data`; return when the stream has taken it. Raises WriteFailedError.
 
-        A write that has begun cannot be taken back: cancelled or not, `data` goes out whole, for half a piece would make everything
-        after it unreadable.
+        A write that has begun cannot be taken back: cancelled or not, `data` goes out whole, for half a piece would
+        make everything after it unreadable.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         batch = self._open

@@ -139,6 +139,13 @@ class EvmChain:
         """Tokens of `account` at the newest block."""
         return TokenAmount(await read_contract(self._rpc, self._addresses.token, quern_token.balance_of(account)))
 
+    async def gas_price(self) -> int:
+        """Wei per gas that a transaction sent now would cost; 0 if the endpoints do not say."""
+        try:
+            return await self._sender.gas_price()
+        except (RpcUnavailableError, RpcError):
+            return 0
+
     async def gas_balance(self) -> int:
         """Wei of this account, which pay for its transactions."""
         return quantity(await self._rpc.call("eth_getBalance", self.account, "latest"))

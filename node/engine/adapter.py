@@ -299,6 +299,10 @@ class EngineNode:
         """Log-probabilities of the prompts' tokens."""
         return await self._ready_client().prompt_logprobs(prompts, priority=priority)
 
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        """Vectors of the prompts."""
+        return await self._ready_client().embed(prompts, priority=priority)
+
     async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
         """What the model says of tokens that somebody claims."""
         return await self._ready_client().prefill(token_ids, first, top=top, priority=priority)

@@ -19,6 +19,7 @@ from node.engine.drawing import (
     read_token_id,
     sampling_fields,
 )
+from node.engine.vectors import first_numbers, read_vectors
 from node.ports import (
     ChatMessage,
     EngineFailedError,
@@ -48,6 +49,8 @@ class EngineClient:
         self._draw_style: DrawStyle | None = None
         self._draw_style_lock = trio.Lock()
         self._texts: dict[int, str] = {}
+        self._embeds = False
+        """Whether the server makes vectors instead of tokens; found by asking."""
 
     async def draw_style(self) -> DrawStyle:
         """How this server draws by the network's rule; asked once."""
@@ -77,7 +80,13 @@ class EngineClient:
         return tuple(tokens)
 
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
-        """Natural-log probabilities of tokens 1..L-1 of each prompt."""
+        """Natural-log probabilities of tokens 1..L-1 of each prompt; of an embedding model, as many numbers of its vector.
+
+        The latter is what its nonces are made of (docs/protocol.md): it has no probabilities, but no less work.
+        """
+        if self._embeds:
+            vectors = await self.embed(prompts, priority=priority)
+            return [first_numbers(vector, len(prompt) - 1) for vector, prompt in zip(vectors, prompts, strict=True)]
         reply = await self._post(
             "/v1/completions",
             {
@@ -93,6 +102,15 @@ class EngineClient:
             raise EngineFailedError(f"asked about {len(prompts)} prompts, got {len(choices)} answers")
         return [_logprobs_of(prompt, choice) for prompt, choice in zip(prompts, choices, strict=True)]
 
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        """Vectors of the prompts (float32, little-endian)."""
+        body: dict[str, object] = {
+            "input": [list(prompt) for prompt in prompts],
+            "encoding_format": "base64",
+            "priority": priority,
+        }
+        return read_vectors(await self._post("/v1/embeddings", body), len(prompts))
+
     async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
         """What the model says of the tokens from place `first` on, given those before; see node.ports.Prefiller."""
         body: dict[str, object] = {"prompt": list(token_ids), "max_tokens": 1, "temperature": 0}
@@ -100,8 +118,21 @@ class EngineClient:
         return read_prefills(reply, token_ids, first, top)
 
     async def generate_one_token(self) -> None:
-        """Generate one token, to see that the engine moves: /health stays good when it is wedged."""
-        await self._post("/v1/completions", {"prompt": [0], "max_tokens": 1, "temperature": 0, "priority": 0})
+        """Generate one token, to see that the engine moves: /health stays good when it is wedged.
+
+        A server that knows no completions, but gives a vector, is one of an embedding model from then on.
+        """
+        if not self._embeds:
+            try:
+                await self._post("/v1/completions", {"prompt": [0], "max_tokens": 1, "temperature": 0, "priority": 0})
+            except EngineRefusedError as refusal:
+                try:
+                    await self.embed([[0]], priority=0)
+                except EngineRefusedError:
+                    raise refusal from None
+                self._embeds = True
+        else:
+            await self.embed([[0]], priority=0)
 
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[GenerationChunk]]:

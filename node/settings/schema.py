@@ -337,6 +337,29 @@ class PaymentSettings(Section):
         max_length=1024,
         description="Accounts that are served free of charge; empty: everyone. Others are refused.",
     )
+    redeem_at_risk: Tokens = Field(
+        default="100",
+        description="What one payer may owe you in vouchers, in tokens; more is redeemed at once. Else vouchers are\n"
+        "redeemed at the end of each epoch, and at once where a payer announces that it takes its deposit back.",
+    )
+    redeem_at_least: Tokens = Field(default="0", description="Smaller amounts wait until there is more, in tokens.")
+    redeem_gas_high_percent: int = Field(
+        default=150, ge=100, description="Wait while gas costs more than this part of what is usual (percent)."
+    )
+    redeem_wait_epochs_max: int = Field(
+        default=4, ge=0, description="Epochs after which high gas prices are not waited for any longer."
+    )
+    redeem_coin_worth: Tokens = Field(
+        default="0",
+        description="What one coin of gas (10^18 wei) is worth in tokens. 0: not known; with it, nothing is redeemed\n"
+        "that would cost more gas than it brings.",
+    )
+    redeem_cost_percent_max: int = Field(
+        default=10,
+        ge=1,
+        le=100,
+        description="Of an amount, what its redemption may cost (percent); only with redeem_coin_worth.",
+    )
 
 
 class MiningSettings(Section):
@@ -385,6 +408,12 @@ class EngineSettings(Section):
     model_args: list[str] = Field(
         default=[],
         description="Further vLLM arguments; those of the registry win where both name the same option.",
+    )
+    concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Requests it serves at once; more wait in line. Without it, `--max-num-seqs` of model_args, or 64.",
     )
     kv_cache_gib: int = Field(
         default=1, ge=1, le=1024, description="Memory for the key-value cache on a CPU, in GiB; GPUs take what is free."
