@@ -286,11 +286,12 @@ def _add_duties(
     presence: PresenceTable,
     engines: list[BrokeredEngine],
 ) -> None:
-    """Add what engines do besides serving users of gateways."""
-    for engine in engines:
+    """Add what engines do besides serving users of gateways; those that only know text prove nothing."""
+    provers = [e for e, wanted in zip(engines, settings.engines, strict=True) if wanted.api == "vllm"]
+    for engine in provers:
         mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"mining {engine.node_id}", mining.run)
-    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
+    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, provers).run)
     supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
 
 

@@ -14,7 +14,7 @@ import trio
 from node.conformance.answers import Completion, MalformedError, first_choice, read_completion, read_ids
 from node.conformance.findings import Check, Level, Mark
 from node.conformance.server import Server, ServerError
-from node.engine.drawing import DrawStyle, find_draw_style
+from node.engine.drawing import DrawStyle, find_draw_style, read_token_id
 from node.ports import EngineFailedError, EngineRefusedError
 from node.services.groups import sole_error
 
@@ -231,6 +231,23 @@ async def abort(bench: Bench) -> Check:
     return Check(name, Mark.HOLDS, f"a reader that leaves frees it within {trio.current_time() - began:.1f} s")
 
 
+async def logprobs(bench: Bench) -> Check:
+    """How likely each token was, and the texts of tokens: what users may ask for."""
+    reply = await bench.server.post(
+        "/v1/completions", bench.body(logprobs=2, return_token_ids=True, return_tokens_as_token_ids=True)
+    )
+    told = first_choice(reply).get("logprobs")
+    told = told if isinstance(told, dict) else {}
+    words, values = told.get("tokens"), told.get("token_logprobs")
+    if not isinstance(words, list) or not isinstance(values, list) or len(words) != len(values) or not words:
+        raise ServerError("the answer has no log-probability for each of its tokens", 404)
+    token = read_token_id(words[0])
+    text = await bench.server.post("/detokenize", {"model": bench.model, "tokens": [token]})
+    if not isinstance(text, dict) or not isinstance(text.get("prompt"), str):
+        raise MalformedError("/detokenize tells no text")
+    return Check("logprobs", Mark.HOLDS, f"{len(words)} tokens with their log-probabilities")
+
+
 async def prompt_logprobs(bench: Bench) -> Check:
     """Log-probabilities of a prompt's tokens: what proofs and audits are made of."""
     name = "prompt logprobs"
@@ -332,6 +349,7 @@ COSTS = {
     "seeds": "an answer cannot be continued or checked",
     "refusals": "one bad request costs other users their answers",
     "priority": "mining keeps users waiting",
+    "logprobs": "requests for log-probabilities fail",
     "prompt logprobs": "it cannot prove work or check that of others: no weight, not drawn, no rewards",
     "draws": "what it answers cannot be audited",
 }

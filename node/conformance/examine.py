@@ -28,6 +28,7 @@ EXAMINATIONS: tuple[tuple[str, Level | None, Examination], ...] = (
     ("streaming", Level.SERVE, checks.streaming),
     ("seeds", Level.SERVE, checks.seeds),
     ("refusals", Level.SERVE, checks.refusals),
+    ("logprobs", None, checks.logprobs),
     ("abort", None, checks.abort),
     ("prompt logprobs", Level.PROVE, checks.prompt_logprobs),
     ("priority", Level.PROVE, checks.priority),

@@ -92,6 +92,14 @@ class Report:
         """What the level means."""
         return MEANING[self.level]
 
+    @property
+    def api(self) -> str:
+        """What `[[engines]] api` has to say for this server; empty if it cannot be one."""
+        if self.level >= Level.SERVE:
+            return "vllm"
+        answered = {check.name for check in self.checks if check.mark is Mark.HOLDS}
+        return "openai" if "chat" in answered else "miner" if "miner chat" in answered else ""
+
 
 def lacking(checks: Sequence[Check]) -> tuple[Check, ...]:
     """Return what is missing or wrong, the needed first."""

@@ -23,7 +23,7 @@ CONNECT_SECONDS_MAX = 10.0
 SILENCE_SECONDS_MAX = 600.0
 """Longest wait for the next bytes of one reply: it may be queued long. The watchdog finds a wedged server earlier."""
 STREAM_TYPE = "text/event-stream"
-GENERATING_PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/pooling"})
+GENERATING_PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/pooling", "/api/chat"})
 """Only the engine's core answers these; other paths answer also while it is wedged."""
 
 

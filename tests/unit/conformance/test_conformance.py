@@ -31,14 +31,14 @@ async def test_a_server_like_vllm_does_all_that_can_be_asked_without_the_rule_of
     assert (report.model, report.server) == (MODEL, "vLLM 0.32.0")
     missing = {check.name for check in lacking(report.checks)}
     assert missing <= {"miner info", "miner chat", "draws"}
-    assert report.level >= Level.PROVE
+    assert (report.level >= Level.PROVE, report.api) == (True, "vllm")
 
 
 async def test_a_server_with_the_miner_api_alone_can_chat_and_no_more() -> None:
     report = await report_on(MinerStandIn())
     found = marks(report)
     assert (found["health"], found["miner info"], found["miner chat"]) == 3 * (Mark.HOLDS,)
-    assert (report.level, report.model) == (Level.CHAT, MODEL)
+    assert (report.level, report.model, report.api) == (Level.CHAT, MODEL, "miner")
     assert "cannot serve the network" in report.meaning
     assert found["token ids"] is Mark.MISSING
     assert found["usage"] is found["streaming"] is Mark.UNKNOWN
@@ -46,7 +46,7 @@ async def test_a_server_with_the_miner_api_alone_can_chat_and_no_more() -> None:
 
 async def test_a_server_with_openai_s_api_alone_can_chat_and_is_told_why_it_cannot_serve() -> None:
     report = await report_on(VllmStandIn(frozenset({"openai only", "no health"})))
-    assert report.level is Level.CHAT
+    assert (report.level, report.api) == (Level.CHAT, "openai")
     found = {check.name: check for check in report.checks}
     assert found["chat"].mark is found["seeds"].mark is Mark.HOLDS
     assert found["token ids"].mark is Mark.MISSING
