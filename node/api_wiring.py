@@ -10,15 +10,16 @@ from functools import partial
 
 from node.api.faces import compose
 from node.api.miner import MinerApi, NodeFacts
-from node.api.openai import make_app
+from node.api.openai.gatekeeper import Gatekeeper
 from node.api.pricing import PricingApi
 from node.api.server import bind_api, serve_api
+from node.openai_wiring import gateway_app
 from node.ports import Chain, Engine, WallClock
 from node.protocol.identifiers import ModelId
 from node.protocol.records import ModelRecord
 from node.services.answer_cache import AnswerCache, CachingAsker
-from node.services.asking import Asker
 from node.services.epochs import EpochBook
+from node.services.gateway import Gateway
 from node.services.local_chat import LocalChat
 from node.settings import Settings
 from node.supervisor import Supervisor
@@ -43,7 +44,8 @@ def add_api(
     chain: Chain,
     epochs: EpochBook,
     engines: Sequence[Engine],
-    gateway: Asker | None,
+    gateway: Gateway | None,
+    gatekeeper: Gatekeeper,
     supervisor: Supervisor,
     started_at: int,
     wall_clock: WallClock,
@@ -60,12 +62,12 @@ def add_api(
 
     facts = NodeFacts(package_version(), lambda: wall_clock() - started_at, model_of)
     routes = (*MinerApi(chat, facts, wall_clock).routes(), *PricingApi(chain, epochs.group).routes())
-    gateway_app = None
+    users = None
     if gateway is not None:
         asked = gateway if cache is None else CachingAsker(gateway, cache)
-        gateway_app = make_app(MeasuredAsker(asked, instruments), wall_clock)
+        users = gateway_app(settings.api, MeasuredAsker(asked, instruments), gatekeeper, wall_clock)
     listener = bind_api(settings.api.host, settings.api.port)
-    supervisor.add("api", partial(serve_api, compose(routes, gateway_app), listener), essential=True)
+    supervisor.add("api", partial(serve_api, compose(routes, users), listener), essential=True)
     return Serving(_url(listener, is_gateway=gateway is not None), chat, cache, instruments)
 
 

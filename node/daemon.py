@@ -11,6 +11,7 @@ from node.alert_wiring import engine_hook, make_desk, watch_over
 from node.alerts.desk import AlertDesk
 from node.amounts import tokens_to_amount
 from node.api.models import make_model_app
+from node.api.openai.gatekeeper import Gatekeeper
 from node.api.server import bind_api, serve_api
 from node.api_wiring import add_api
 from node.chain.accounts import LocalAccount
@@ -21,6 +22,7 @@ from node.content_wiring import content_exchange, content_host, gateway_finder
 from node.control.chain_methods import chain_method_table
 from node.control.content_methods import content_method_table
 from node.control.discovery_methods import discovery_method_table
+from node.control.key_methods import key_method_table
 from node.control.methods import Method, method_table
 from node.control.model_methods import model_method_table
 from node.control.node_methods import node_method_table
@@ -44,6 +46,7 @@ from node.models.vault import ModelVault, open_vault
 from node.network.adapter import LibP2PNetwork, open_network
 from node.network.bans import open_standing
 from node.network.discovery import discovery_options
+from node.openai_wiring import open_gatekeeper
 from node.operations.chain import DaemonChainOperations
 from node.operations.content import StoreOperations
 from node.operations.content_trees import NetworkTrees
@@ -158,13 +161,15 @@ async def run_daemon(settings: Settings, passphrase: str, stop: StopRequest | No
             shown = DaemonChainOperations(settings, chain, ChainTables(database), books, wall_clock)
             conduct = DaemonPeerOperations(standing, network.peer_id, network.refused_connections)
             found = DaemonDiscoveryOperations(network.discovery, network.peer_id, network.clock_skew_seconds)
+            gatekeeper, keys = open_gatekeeper(settings, chain, database, wall_clock)
             methods = chain_method_table(shown) | peer_method_table(conduct) | discovery_method_table(found)
             methods |= node_method_table(DaemonNodeOperations(chain, engines, settings.engines))
+            methods |= key_method_table(keys)
             presence = PresenceTable(chain, wall_clock)
             async with open_manager(settings.models, database, content, presence.providers, wall_clock) as manager:
                 await _run_services(
                     settings, chain, content, network, vault, books, engines, network_id, methods, presence, manager,
-                    stop or StopRequest(), standing, desk,
+                    stop or StopRequest(), standing, desk, gatekeeper,
                 )  # fmt: skip
     finally:
         database.close()
@@ -185,6 +190,7 @@ async def _run_services(
     stop: StopRequest,
     standing: Standing,
     desk: AlertDesk,
+    gatekeeper: Gatekeeper,
 ) -> None:
     started_at, supervisor = wall_clock(), Supervisor()
     router = GossipRouter(network)
@@ -240,7 +246,7 @@ async def _run_services(
     _add_duties(settings, supervisor, chain, network, content, store, presence, duties)
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
-    serving = add_api(settings, chain, epochs, duties, gateway, supervisor, started_at, wall_clock)
+    serving = add_api(settings, chain, epochs, duties, gateway, gatekeeper, supervisor, started_at, wall_clock)
     watching = watch_over(settings, chain, network, standing, engines, supervisor, desk, network_id, wall_clock)
     async with trio.open_nursery() as nursery:
         parts = Parts(

@@ -55,6 +55,20 @@ def create_private_file(path: Path, data: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
+def replace_private_file(file: Path, data: bytes) -> None:
+    """Write a private file in place of what was there: a reader sees the old one or the new one.
+
+    Raises PrivateFileError.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as directory:
+            fresh = Path(directory) / "new"
+            create_private_file(fresh, data)
+            fresh.replace(file)
+    except OSError as error:
+        raise PrivateFileError(f"can't write {file}: {error.strerror}") from error
+
+
 def read_private_file(path: Path) -> bytes:
     """Return the content of a file that nobody else may read; raise PrivateFileError otherwise."""
     try:

@@ -19,6 +19,7 @@ COMMANDS = {
     "epoch": "node.cli.network",
     "init": "node.cli.init",
     "ipfs": "node.cli.ipfs",
+    "keys": "node.cli.keys",
     "model": "node.cli.model",
     "models": "node.cli.network",
     "network": "node.cli.discovery",

@@ -22,6 +22,7 @@ REGISTRY_OPTIONS = {
     "--quantization",
     "--rope-scaling",
     "--rope-theta",
+    "--tool-call-parser",
 }
 """What a model's owner may set."""
 OPERATOR_OPTIONS = REGISTRY_OPTIONS | {

@@ -31,7 +31,9 @@ def read_vectors(reply: dict[str, Any], count: int) -> list[bytes]:
 def first_numbers(vector: bytes, count: int) -> list[float]:
     """Return the first `count` numbers of a vector. Raises EngineRefusedError if it has fewer."""
     if len(vector) < FLOAT_BYTES * count:
-        raise EngineRefusedError(f"the model's vectors have {len(vector) // FLOAT_BYTES} numbers, and {count} are needed")
+        raise EngineRefusedError(
+            f"the model's vectors have {len(vector) // FLOAT_BYTES} numbers, and {count} are needed"
+        )
     return list(struct.unpack_from(f"<{count}f", vector))
 
 

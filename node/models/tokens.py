@@ -9,13 +9,12 @@ import hmac
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from node.private_files import PrivateFileError, create_private_file, read_private_file
+from node.private_files import PrivateFileError, read_private_file, replace_private_file
 
 HUB_TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - the name of a variable
 TOKEN_BYTES = 32
@@ -69,7 +68,7 @@ def write_hub_token(file: Path, token: str) -> None:
     """Store the Hub token in place of an earlier one. Raises PrivateFileError, ValueError for what is no token."""
     if not _HUB_TOKEN.fullmatch(token):
         raise ValueError("that is no token of the Hub: it has no blanks and starts with hf_")
-    _replace_private_file(file, token.encode() + b"\n")
+    replace_private_file(file, token.encode() + b"\n")
 
 
 def read_api_tokens(file: Path) -> tuple[ApiToken, ...]:
@@ -129,15 +128,4 @@ def _digest(token: str) -> str:
 
 def _write_api_tokens(file: Path, tokens: tuple[ApiToken, ...]) -> None:
     lines = [f"{token.name} {token.role.value} {token.digest}\n" for token in tokens]
-    _replace_private_file(file, "".join(lines).encode())
-
-
-def _replace_private_file(file: Path, data: bytes) -> None:
-    """Write a private file in place of what was there: a reader sees the old one or the new one."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as directory:
-            fresh = Path(directory) / "new"
-            create_private_file(fresh, data)
-            fresh.replace(file)
-    except OSError as error:
-        raise PrivateFileError(f"can't write {file}: {error.strerror}") from error
+    replace_private_file(file, "".join(lines).encode())

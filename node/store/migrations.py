@@ -136,6 +136,21 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX evidence_by_participant ON evidence (participant, sequence);
     """,
+    """
+    -- What API keys have spent by day, and what running requests may still cost (node/store/key_spending.py).
+    CREATE TABLE key_spending (
+        key TEXT NOT NULL,
+        day INTEGER NOT NULL,
+        requests INTEGER NOT NULL,
+        prompt_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        amount TEXT NOT NULL,
+        PRIMARY KEY (key, day)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE key_reservations (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, day INTEGER NOT NULL, amount TEXT NOT NULL
+    ) STRICT;
+    """,
 )
 
 

@@ -1,0 +1,113 @@
+"""Server-sent events: written as they come, kept alive while nothing comes, stopped when the client goes away.
+
+Detail: the status is sent with the first event, so that what fails before it is an ordinary error with its own status
+and Retry-After. Events that wait for the connection go out together. A client that stops reading holds up the answer,
+and with it the paying; after a while it is given up.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from node.api.openai.faults import ApiError
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_SECONDS = 10.0
+"""Proxies and clients end a connection on which nothing comes, some after 30 s; a first token may take longer."""
+HEARTBEAT = b": waiting\n\n"
+"""A comment: clients skip it."""
+EVENTS_WAITING_MAX = 64
+STALL_SECONDS_MAX = 60.0
+"""A client that takes nothing for so long is gone, whatever its connection says."""
+DONE = b"data: [DONE]\n\n"
+
+Write = Callable[[bytes], Awaitable[None]]
+
+
+class EventStream(Response):
+    """Server-sent events from a function that writes them.
+
+    An ApiError that it raises is the response if nothing was sent yet, and the last event otherwise. Starlette's own
+    streaming takes an async generator, which trio's cancellation would leave half done.
+    """
+
+    def __init__(self, produce: Callable[[Write], Awaitable[None]]) -> None:
+        super().__init__(headers={"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"})
+        del self.headers["content-length"]
+        self.headers["x-accel-buffering"] = "no"  # nginx would collect events before it passes them on
+        self._produce = produce
+        self._is_started = False
+        self._fault: ApiError | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        to_writer, events = trio.open_memory_channel[bytes](EVENTS_WAITING_MAX)
+        is_gone = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
+            nursery.start_soon(self._run_producer, to_writer)
+            is_gone = not await self._write_events(events, send)
+            nursery.cancel_scope.cancel()
+        if is_gone:
+            return
+        if self._fault is not None and not self._is_started:
+            await self._fault.response()(scope, receive, send)
+            return
+        await self._start(send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _run_producer(self, to_writer: trio.MemorySendChannel[bytes]) -> None:
+        async with to_writer:
+            try:
+                await self._produce(to_writer.send)
+            except ApiError as fault:
+                self._fault = fault
+
+    async def _write_events(self, events: trio.MemoryReceiveChannel[bytes], send: Send) -> bool:
+        """Write until there is no more; whether the client took it all."""
+        while True:
+            data = HEARTBEAT
+            with trio.move_on_after(HEARTBEAT_SECONDS):
+                try:
+                    data = await events.receive()
+                except trio.EndOfChannel:
+                    break
+            if not await self._write(data + _waiting(events), send):
+                return False
+        if self._fault is None or not self._is_started:
+            return True
+        return await self._write(self._fault.event(), send)
+
+    async def _write(self, data: bytes, send: Send) -> bool:
+        await self._start(send)
+        with trio.move_on_after(STALL_SECONDS_MAX) as stalled:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        if stalled.cancelled_caught:
+            log.info("a client that stopped reading was given up", seconds=STALL_SECONDS_MAX)
+        return not stalled.cancelled_caught
+
+    async def _start(self, send: Send) -> None:
+        if not self._is_started:
+            self._is_started = True
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+
+async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
+    """Cancel `scope` when the client goes away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+def _waiting(events: trio.MemoryReceiveChannel[bytes]) -> bytes:
+    """Return the events that wait already: one write costs the same for all of them."""
+    waiting = []
+    while True:
+        try:
+            waiting.append(events.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return b"".join(waiting)
