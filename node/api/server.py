@@ -60,12 +60,15 @@ async def serve_api(app: Starlette, listener: socket.socket) -> None:
         try:
             # Hypercorn's own serving loop gives its connections no limit; the rest of it is used as it is.
             await TCPServer(framework, config, context, {}, stream)  # type: ignore[arg-type]
+        except Exception as error:  # one connection's fault is not the others'
+            log.error("a connection failed", reason=repr(error))
         finally:
             streams.discard(stream)
 
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))
-    try:
-        await trio.serve_listeners(serve_connection, [accepting])
-    finally:
-        for stream in streams:
-            stream.stop()
+    async with trio.open_nursery() as connections:
+        try:
+            await trio.serve_listeners(serve_connection, [accepting], handler_nursery=connections)
+        finally:
+            for stream in streams:
+                stream.stop()

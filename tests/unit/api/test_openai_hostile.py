@@ -62,7 +62,9 @@ async def test_a_client_that_does_not_read_cannot_keep_the_server_from_stopping(
         async with served() as face:
             face.gateway.endless = True
             stream = await connected(face.url)
-            await post_raw(stream, b'{"model": "tiny", "stream": true, "messages": [{"role": "user", "content": "hi"}]}')
+            await post_raw(
+                stream, b'{"model": "tiny", "stream": true, "messages": [{"role": "user", "content": "hi"}]}'
+            )
             given = -1
             while given != face.gateway.given:  # until nothing moves any more
                 given = face.gateway.given

@@ -77,7 +77,10 @@ def refusal(body: bytes, schema: Any = ChatParameters) -> ApiError:
         ({"tools": [TOOL], "tool_choice": "required", "response_format": {"type": "json_object"}}, "response_format"),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format.json_schema.schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+        ),
         ({"modalities": ["audio"]}, "modalities[0]"),
         ({"functions": []}, "functions"),
         ({"best_of": 1}, "best_of"),
@@ -177,7 +180,10 @@ def test_a_body_of_many_faults_is_refused_fast() -> None:
         (ChatParameters, {"model": "tiny", "messages": [1] * many}),
         (ChatParameters, {"model": "tiny", "messages": [{"role": "user", "content": [1] * many}]}),
         (ChatParameters, {"model": "tiny", "messages": MESSAGES, "tools": [1] * many}),
-        (ChatParameters, {"model": "tiny", "messages": MESSAGES, "logit_bias": {str(n): "x" for n in range(many // 4)}}),
+        (
+            ChatParameters,
+            {"model": "tiny", "messages": MESSAGES, "logit_bias": {str(n): "x" for n in range(many // 4)}},
+        ),
         (ChatParameters, {"model": "tiny", "messages": MESSAGES, **{f"x{n}": n for n in range(many // 4)}}),
     ]
     for schema, body in bodies:

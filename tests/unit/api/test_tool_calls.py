@@ -49,7 +49,10 @@ def read(text: str, syntax: CallSyntax = DETECTED, cuts: list[int] | None = None
         ('<tool_call>{"name": "unheard-of"}</tool_call>', [ToolCall("unheard-of", "{}")]),
         ('{"name": "f", "parameters": {"a": 1}}', [F]),
         ('<|python_tag|>{"name": "f", "parameters": {"a": 1}}; {"name": "g"}', [F, ToolCall("g", "{}")]),
-        ('[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {}}]', [F, ToolCall("g", "{}")]),
+        (
+            '[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {}}]',
+            [F, ToolCall("g", "{}")],
+        ),
         ('[{"name": "f", "arguments": {"a": 1}}]', [F]),
         ('[TOOL_CALLS]f{"a":1}[TOOL_CALLS]g[ARGS]{}', [F, ToolCall("g", "{}")]),
     ],
