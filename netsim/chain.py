@@ -131,6 +131,11 @@ class SimulatedChain:
         await trio.lowlevel.checkpoint()
         return self._ledger.balance(account)
 
+    async def gas_price(self) -> int:
+        """What the ledger says; the same for everyone."""
+        await trio.lowlevel.checkpoint()
+        return self._ledger.gas_price
+
     def sign(self, digest: Hash32) -> bytes:
         """Sign with the account key."""
         return sign(self._key, digest)

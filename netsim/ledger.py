@@ -103,6 +103,7 @@ class Ledger:
     events: list[ChainEvent] = field(default_factory=list)
     block_hashes: list[Hash32] = field(default_factory=list)
     balances: dict[Address, TokenAmount] = field(default_factory=dict)
+    gas_price: int = 10**9
     minted: TokenAmount = TokenAmount(0)  # noqa: RUF009 - a NewType call is a constant
     _mempool: list[Transaction] = field(default_factory=list)
     _watchers: list[Callable[[], None]] = field(default_factory=list)
@@ -318,7 +319,7 @@ class Ledger:
             raise Refused("EmptyGroup")
         price = TokenAmount(action.max_tokens * model.units_of_compute_per_token * self.parameters.unit_price)
         self._pay(sender, -price)
-        prompt_id = len(self.state.prompts)
+        prompt_id = self.state.prompts_submitted
         drawn = int.from_bytes(hashlib.sha256(self.block_hashes[-1] + prompt_id.to_bytes(32)).digest())
         executor = self._member_at(weights, drawn % sum(weight for _, weight in weights))
         deadline = BlockNumber(block + ANSWER_BLOCKS)

@@ -18,6 +18,8 @@ from node.protocol.identifiers import Address, ModelId, NodeId, PeerId, TokenAmo
 from node.protocol.records import MLNodeRegistration
 from node.protocol.signatures import address_of
 from node.services.batches import BatchService
+from node.services.broker import Broker
+from node.services.brokered import brokered
 from node.services.epochs import EpochBook
 from node.services.executor import Executor
 from node.services.forming import FormingService
@@ -27,6 +29,8 @@ from node.services.mining import MiningService
 from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
+from node.services.redeem_policy import RedeemPolicy
+from node.services.redeeming import RedeemingService
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
 from node.services.validating import ValidatingService
@@ -85,13 +89,15 @@ async def run_node(
     presence = PresenceTable(chain, wall_clock)
     epochs = EpochBook(chain, content, store, presence)
     batches = BatchService(network, router, presence)
+    broker = Broker([engine])
+    (duty,) = brokered([engine], broker)
     executor = Executor(
         chain,
         network,
         store,
         epochs,
         batches,
-        [engine],
+        broker,
         unpaid_tokens_max=UNPAID_TOKENS_MAX,
         wall_clock=wall_clock,
         random_bytes=random.Random(f"secrets of {plan.seed}/{plan.number}").randbytes,
@@ -105,18 +111,19 @@ async def run_node(
             presence,
             content=Provider(f"host-{plan.number}", CONTENT_PORT),
             loaded_models=lambda: [model_id],
-            load=lambda: executor.running,
+            load=lambda: broker.load,
             version="simulated",
             wall_clock=wall_clock,
             seeds=executor.seeds.announcement,
         ),
         epochs,
         batches,
-        OpenPromptService(chain, content, presence, [engine]),
-        MiningService(chain, network, content, engine, nonces_max=plan.nonces_max),
-        ValidatingService(chain, network, content, store, presence, [engine]),
+        OpenPromptService(chain, content, presence, [duty]),
+        MiningService(chain, network, content, duty, nonces_max=plan.nonces_max),
+        ValidatingService(chain, network, content, store, presence, [duty]),
         FormingService(chain, network, content, store, presence, epochs, router),
-        SettlingService(chain, store, epochs, claim_rewards=True, redeem_vouchers=True),
+        SettlingService(chain, epochs, claim_rewards=True),
+        RedeemingService(chain, store, RedeemPolicy()),
         router,
     )
     switchboard.join(network)
@@ -125,6 +132,7 @@ async def run_node(
             nursery.start_soon(service.run)
         if user is not None:
             payer = PayerBook(chain, store, channel_deposit=CHANNEL_DEPOSIT, budget=BUDGET)
+            nursery.start_soon(payer.run)
             gateway = Gateway(
                 chain,
                 network,

@@ -2,17 +2,18 @@
 
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
 import trio
 
-import node
+from node.alert_wiring import engine_hook, make_desk, watch_over
+from node.alerts.desk import AlertDesk
 from node.amounts import tokens_to_amount
 from node.api.models import make_model_app
 from node.api.openai.gatekeeper import Gatekeeper
 from node.api.server import bind_api, serve_api
+from node.api_wiring import add_api
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, open_chain
 from node.chain.addresses import read_deployment
@@ -24,13 +25,14 @@ from node.control.discovery_methods import discovery_method_table
 from node.control.key_methods import key_method_table
 from node.control.methods import Method, method_table
 from node.control.model_methods import model_method_table
+from node.control.node_methods import node_method_table
 from node.control.peer_methods import peer_method_table
 from node.control.server import serve_control
-from node.engine.adapter import EngineEnvironment, EngineNode
-from node.engine.arguments import merge_model_args
+from node.engine.adapter import EngineNode
 from node.key_deposits import KeyDeposits
 from node.keys import load_peer_seed, unlock_keystore
-from node.model_loader import ModelLoader, loaded_models
+from node.ml_nodes import make_engine, make_loader, places_of, registrations
+from node.model_loader import loaded_models
 from node.models.content import ContentAdapter, open_content
 from node.models.encryption.keyring import KeyRing
 from node.models.encryption.wrapping import Unwrapper
@@ -44,20 +46,23 @@ from node.models.vault import ModelVault, open_vault
 from node.network.adapter import LibP2PNetwork, open_network
 from node.network.bans import open_standing
 from node.network.discovery import discovery_options
-from node.openai_wiring import gateway_app, open_gatekeeper
+from node.openai_wiring import open_gatekeeper
 from node.operations.chain import DaemonChainOperations
 from node.operations.content import StoreOperations
 from node.operations.content_trees import NetworkTrees
 from node.operations.daemon import DaemonOperations, Parts
 from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
+from node.operations.nodes import DaemonNodeOperations
 from node.operations.peers import DaemonPeerOperations
+from node.payment_wiring import add_payments
 from node.ports import Provider
-from node.protocol.identifiers import ModelId, NodeId
-from node.protocol.records import MLNodeRegistration
+from node.protocol.identifiers import NodeId
 from node.services.batches import BatchService
+from node.services.broker import Broker
+from node.services.brokered import BrokeredEngine, brokered
 from node.services.epochs import EpochBook, log_stages
-from node.services.executor import CALLS_MAX, Executor
+from node.services.executor import Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
@@ -66,16 +71,18 @@ from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
-from node.services.settling import SettlingService
+from node.services.terms import free_mode
 from node.services.validating import ValidatingService
-from node.settings import Role, Settings, SettingsError
-from node.settings.schema import EngineSettings
+from node.settings import Role, Settings
+from node.stopping import StopRequest
 from node.store.bans import BanTable
 from node.store.books import Books
 from node.store.chain_tables import ChainTables
 from node.store.database import Database
 from node.supervisor import Supervisor
+from node.telemetry_wiring import add_metrics, make_scraper
 from node.version import package_version
+from p2p.standing import Standing
 
 log = structlog.get_logger(__name__)
 
@@ -88,12 +95,13 @@ def wall_clock() -> int:
     return int(time.time())
 
 
-async def run_daemon(settings: Settings, passphrase: str) -> None:
-    """Run a daemon until cancelled or told to stop over its control socket."""
+async def run_daemon(settings: Settings, passphrase: str, stop: StopRequest | None = None) -> None:
+    """Run a daemon until cancelled, or told to stop by `stop` or over its control socket."""
     data_dir = settings.node.data_dir
     account = LocalAccount(await trio.to_thread.run_sync(unlock_keystore, settings.account.keystore, passphrase))
     deployment = read_deployment(settings.chain.deployment)
-    engines = [_engine(engine, data_dir) for engine in settings.engines]
+    desk = make_desk(settings, wall_clock)
+    engines = [make_engine(engine, data_dir, engine_hook(desk, engine.node_id)) for engine in settings.engines]
     database = Database(data_dir / "quern.sqlite")
     network_id = f"{deployment.chain_id}-{deployment.addresses.epoch_manager[ACCOUNT_CHARACTERS].lower()}"
     try:
@@ -154,28 +162,15 @@ async def run_daemon(settings: Settings, passphrase: str) -> None:
             conduct = DaemonPeerOperations(standing, network.peer_id, network.refused_connections)
             found = DaemonDiscoveryOperations(network.discovery, network.peer_id, network.clock_skew_seconds)
             gatekeeper, keys = open_gatekeeper(settings, chain, database, wall_clock)
-            methods = (
-                key_method_table(keys)
-                | chain_method_table(shown)
-                | peer_method_table(conduct)
-                | discovery_method_table(found)
-            )
+            methods = chain_method_table(shown) | peer_method_table(conduct) | discovery_method_table(found)
+            methods |= node_method_table(DaemonNodeOperations(chain, engines, settings.engines))
+            methods |= key_method_table(keys)
             presence = PresenceTable(chain, wall_clock)
             async with open_manager(settings.models, database, content, presence.providers, wall_clock) as manager:
                 await _run_services(
-                    settings,
-                    chain,
-                    content,
-                    network,
-                    vault,
-                    books,
-                    engines,
-                    network_id,
-                    methods,
-                    presence,
-                    manager,
-                    gatekeeper,
-                )
+                    settings, chain, content, network, vault, books, engines, network_id, methods, presence, manager,
+                    stop or StopRequest(), standing, desk, gatekeeper,
+                )  # fmt: skip
     finally:
         database.close()
 
@@ -192,31 +187,34 @@ async def _run_services(
     more_methods: dict[str, Method],
     presence: PresenceTable,
     manager: ModelManager,
+    stop: StopRequest,
+    standing: Standing,
+    desk: AlertDesk,
     gatekeeper: Gatekeeper,
 ) -> None:
-    supervisor = Supervisor()
+    started_at, supervisor = wall_clock(), Supervisor()
     router = GossipRouter(network)
     epochs = EpochBook(chain, content, store, presence)
     batches = BatchService(network, router, presence)
     provider = Provider(content_host(settings, network), content.port)
+    broker = Broker(engines, {NodeId(engine.node_id): places_of(engine) for engine in settings.engines})
+    duties = brokered(engines, broker)
     executor = Executor(
         chain,
         network,
         store,
         epochs,
         batches,
-        engines,
+        broker,
         unpaid_tokens_max=settings.payments.unpaid_tokens_max,
         wall_clock=wall_clock,
+        free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
     )
-    gateway = _gateway(settings, chain, network, store, epochs, presence, batches)
-    listener = None if gateway is None else bind_api(settings.api.host, settings.api.port)
+    payments = add_payments(settings, chain, store, epochs, supervisor)
+    gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payments.payer)
 
     if settings.participant.register_on_start:
-        nodes = [
-            MLNodeRegistration(NodeId(engine.node_id), (ModelId(engine.model_id),), engine.hardware)
-            for engine in settings.engines
-        ]
+        nodes = await trio.to_thread.run_sync(registrations, settings.engines)
         supervisor.add("registration", RegistrationService(chain, network, nodes).run)
     presence_service = PresenceService(
         chain,
@@ -225,10 +223,11 @@ async def _run_services(
         presence,
         content=provider,
         loaded_models=lambda: loaded_models(engines),
-        load=lambda: executor.running,
+        load=lambda: broker.load,
+        free=settings.payments.free,
         version=package_version(),
         wall_clock=wall_clock,
-        capacity=lambda: CALLS_MAX if engines else 0,
+        capacity=lambda: broker.capacity,
         seeds=executor.seeds.announcement,
     )
     supervisor.add("presence", presence_service.run)
@@ -239,32 +238,16 @@ async def _run_services(
     supervisor.add("models", manager.run)
     _serve_models(settings, manager, supervisor)
     for engine, wanted in zip(engines, settings.engines, strict=True):
-        loader = ModelLoader(chain, library, vault, engine, ModelId(wanted.model_id))
-        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
+        loader = make_loader(chain, epochs, library, vault, engine, wanted)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
-        supervisor.add(f"mining {engine.node_id}", mining.run)
     forming = FormingService(chain, network, content, store, presence, epochs, router)
-    settling = SettlingService(
-        chain,
-        store,
-        epochs,
-        claim_rewards=settings.participant.claim_rewards,
-        redeem_vouchers=settings.participant.redeem_vouchers,
-    )
-    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
     supervisor.add("forming", forming.run)
-    supervisor.add("settling", settling.run)
-    supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
+    _add_duties(settings, supervisor, chain, network, content, store, presence, duties)
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
-    api_url = None
-    if gateway is not None and listener is not None:
-        app = gateway_app(settings.api, gateway, gatekeeper, wall_clock)
-        bound_host, bound_port = listener.getsockname()[:2]
-        api_url = f"http://{bound_host}:{bound_port}/v1"
-        supervisor.add("api", lambda: serve_api(app, listener), essential=True)
-
+    serving = add_api(settings, chain, epochs, duties, gateway, gatekeeper, supervisor, started_at, wall_clock)
+    watching = watch_over(settings, chain, network, standing, engines, supervisor, desk, network_id, wall_clock)
     async with trio.open_nursery() as nursery:
         parts = Parts(
             settings=settings,
@@ -278,23 +261,43 @@ async def _run_services(
             engines=engines,
             supervisor=supervisor,
             network_id=network_id,
-            api_url=api_url,
+            api_url=serving.url,
             content_address=f"http://{provider.host}:{provider.port}",
             running_requests=lambda: executor.running,
-            started_at=wall_clock(),
+            started_at=started_at,
             wall_clock=wall_clock,
         )
-        stop_asked = trio.Event()
-        nursery.start_soon(_stop_after, stop_asked, nursery.cancel_scope)
-        operations = DaemonOperations(parts, stop_asked.set)
+        stop.heeded = True
+        nursery.start_soon(_stop_after, stop, engines, nursery.cancel_scope)
+        operations = DaemonOperations(parts, stop.asked.set)
         # Any: trio does not export the type that Nursery.start asks for.
         trees = StoreOperations(content.store, NetworkTrees(content, presence.providers))
         models = DaemonModelOperations(manager, settings.models.bytes_max)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
+        methods |= watching.methods
+        add_metrics(settings.metrics, make_scraper(methods, serving, watching), supervisor)
         control: Any = partial(serve_control, settings.control.socket, methods)
         await nursery.start(control)
-        log.info("quernd is running", account=chain.account, peer=network.peer_id, api=api_url)
+        log.info("quernd is running", account=chain.account, peer=network.peer_id, api=serving.url)
         await supervisor.run()
+
+
+def _add_duties(
+    settings: Settings,
+    supervisor: Supervisor,
+    chain: EvmChain,
+    network: LibP2PNetwork,
+    content: ContentAdapter,
+    store: Books,
+    presence: PresenceTable,
+    engines: list[BrokeredEngine],
+) -> None:
+    """Add what engines do besides serving users of gateways."""
+    for engine in engines:
+        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
+        supervisor.add(f"mining {engine.node_id}", mining.run)
+    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
+    supervisor.add("open prompts", OpenPromptService(chain, content, presence, engines).run)
 
 
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:
@@ -308,10 +311,14 @@ def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervi
     supervisor.add("model api", partial(serve_api, make_model_app(manager, tokens_file), listener))
 
 
-async def _stop_after(asked: trio.Event, scope: trio.CancelScope) -> None:
-    await asked.wait()
+async def _stop_after(stop: StopRequest, engines: list[EngineNode], scope: trio.CancelScope) -> None:
+    """End the daemon when that is asked for, once its engines have finished what they run."""
+    await stop.asked.wait()
     await trio.sleep(STOP_SECONDS)  # the answer to whoever asked goes out first
-    log.info("stopping, as asked over the control socket")
+    log.info("stopping, as asked", running_requests=sum(engine.running_requests for engine in engines))
+    async with trio.open_nursery() as nursery:
+        for engine in engines:
+            nursery.start_soon(engine.drain)
     scope.cancel()
 
 
@@ -323,31 +330,8 @@ def _gateway(
     epochs: EpochBook,
     presence: PresenceTable,
     batches: BatchService,
+    payer: PayerBook,
 ) -> Gateway | None:
     if not settings.has_role(Role.GATEWAY):
         return None
-    payer = PayerBook(
-        chain,
-        store,
-        channel_deposit=tokens_to_amount(settings.payments.channel_deposit),
-        budget=tokens_to_amount(settings.payments.budget),
-    )
     return Gateway(chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock)
-
-
-def _engine(settings: EngineSettings, data_dir: Path) -> EngineNode:
-    merge_model_args((), settings.model_args)  # a wrong option is the operator's, and is named at once
-    environment = EngineEnvironment(settings.python or default_engine_python(), settings.kv_cache_gib)
-    if not environment.python.exists():
-        raise SettingsError(
-            f"[[engines]] {settings.node_id}: there is no engine environment at {environment.python}: "
-            "run scripts/setup, or set python to that of an environment with vLLM"
-        )
-    return EngineNode(NodeId(settings.node_id), environment, data_dir, settings.model_args)
-
-
-def default_engine_python() -> Path:
-    """Return the Python of the engine environment that scripts/setup made: the GPU's where there is one."""
-    root = Path(node.__file__).resolve().parents[1] / ".engine"
-    gpu = root / "gpu" / "bin" / "python"
-    return gpu if gpu.exists() else root / "cpu" / "bin" / "python"

@@ -11,7 +11,7 @@ from node.operations.keys import DaemonKeyOperations
 from node.ports import Chain, WallClock
 from node.protocol.pricing import price
 from node.protocol.records import ModelRecord
-from node.services.gateway import Gateway
+from node.services.asking import Asker
 from node.settings import Role, Settings, SettingsError
 from node.settings.schema import ApiSettings
 from node.store.database import Database
@@ -48,7 +48,7 @@ def open_gatekeeper(
 
 def gateway_app(
     settings: ApiSettings,
-    gateway: Gateway,
+    gateway: Asker,
     gatekeeper: Gatekeeper,
     wall_clock: WallClock,
     vectors: VectorSource | None = None,

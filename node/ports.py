@@ -11,6 +11,7 @@ from typing import Protocol
 
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
+from node.protocol.draws import Prefill
 from node.protocol.identifiers import (
     Address,
     BlockNumber,
@@ -120,6 +121,9 @@ class Chain(Protocol):
 
     async def token_balance(self, account: Address) -> TokenAmount:
         """Tokens of `account` at the newest block."""
+
+    async def gas_price(self) -> int:
+        """Wei per gas that a transaction sent now would cost; 0 if nobody knows."""
 
     def sign(self, digest: Hash32) -> bytes:
         """Sign a digest with the account key (65 bytes). Callers record duties before signing: see Store."""
@@ -286,6 +290,11 @@ class GenerationRequest:
     response_format: str = ""
     """What the answer must look like: JSON in OpenAI's shape of `response_format`, or empty."""
 
+    @property
+    def is_verifiable(self) -> bool:
+        """Whether there is a rule that gives its tokens: a format bars tokens, which no auditor knows."""
+        return self.sampling.is_verifiable and not self.response_format
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationChunk:
@@ -330,6 +339,13 @@ class Engine(Protocol):
 
         Raises EngineRefusedError if the model that is loaded answers in words.
         """
+
+
+class Prefiller(Protocol):
+    """An engine that can check tokens of others: what an audit, or a user with a receipt, needs."""
+
+    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
+        """For each token from place `first` (1 or more) on, what the model says of it and of the `top` likeliest."""
 
 
 # --- Store ------------------------------------------------------------------------------------------------------------
@@ -381,6 +397,12 @@ class Store(Protocol):
 
     def receipt_totals(self) -> tuple[int, int, TokenAmount]:
         """(answers, output tokens, price) over all receipts of this executor that their payers signed."""
+
+    def save_evidence(self, participant: Address, at: int, code: str, data: bytes) -> None:
+        """Keep what `participant` did wrong, at `at` (UNIX seconds). Bounded for each and for all: the oldest goes."""
+
+    def evidence(self, *, limit: int, participant: Address | None = None) -> tuple[bytes, ...]:
+        """The newest evidence, newest first; of one participant, or of all."""
 
     def put_document(self, key: str, data: bytes) -> None:
         """Keep a small document under a key (e.g. the last EpochResult); replaces."""

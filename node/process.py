@@ -26,6 +26,7 @@ from node.logs import configure_logs
 from node.private_files import PrivateFileError
 from node.settings import Settings, SettingsError, load_settings
 from node.settings.locations import default_settings_file
+from node.stopping import StopRequest
 from node.store.migrations import SchemaTooNewError
 from node.supervisor import ServiceGaveUpError
 from node.version import package_version
@@ -77,14 +78,15 @@ def exclusive(data_dir: Path) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def stopped_by_signals() -> AsyncIterator[None]:
-    """Leave the block in order when SIGINT or SIGTERM comes."""
+async def stopped_by_signals(stop: StopRequest) -> AsyncIterator[None]:
+    """Ask for the end in order when SIGINT or SIGTERM comes; leave the block at once when nobody heeds that."""
 
     async def watch(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         async for number in signals:
             log.info("stopping", signal=signal.Signals(number).name)
-            scope.cancel()
-            return
+            if not stop.ask():
+                scope.cancel()
+                return
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
@@ -94,8 +96,9 @@ async def stopped_by_signals() -> AsyncIterator[None]:
 
 
 async def _main(settings: Settings, passphrase: str) -> None:
-    async with stopped_by_signals():
-        await run_daemon(settings, passphrase)
+    stop = StopRequest()
+    async with stopped_by_signals(stop):
+        await run_daemon(settings, passphrase, stop)
 
 
 def first_error(error: BaseException) -> BaseException:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import structlog
 import trio
 
+from p2p.combining_writer import CombiningWriter, WriteFailedError
 from p2p.credit import (
     ALL_HELD_BYTES_MAX,
     SESSION_HELD_BYTES_MAX,
@@ -181,7 +182,7 @@ class Session:
         self._stream = stream
         self._standing = standing
         self._methods = methods
-        self._write_lock = trio.Lock()
+        self._writer = CombiningWriter(stream)
         self._outgoing: dict[int, CallEnd] = {}
         self._incoming: dict[int, CallEnd] = {}
         self._next_call = 1
@@ -241,15 +242,11 @@ class Session:
         """Send a frame. Raises CallError `lost` if the stream is gone."""
         if self._closed:
             raise CallError("lost", f"the connection to {self.peer_id} ended")
-        data = encode_frame(frame)
-        # Shielded: half a frame would make everything after it unreadable. The stream below has a deadline.
-        async with self._write_lock:
-            with trio.CancelScope(shield=True):
-                try:
-                    await self._stream.write(data)
-                except Exception as error:
-                    self._closed = True
-                    raise CallError("lost", f"cannot write to {self.peer_id}: {error!r}") from error
+        try:
+            await self._writer.write(encode_frame(frame))
+        except WriteFailedError as error:
+            self._closed = True
+            raise CallError("lost", f"cannot write to {self.peer_id}: {error}") from error
 
     def grant(self, number: int, granted: int) -> None:
         """Give credit for what was read. Not bounded like answers: it was earned by what had credit before."""

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,12 +126,17 @@ class LocalNetwork:
     rpc_url: str
     rpc: JsonRpc
     say: Say
+    miner_names: tuple[str, ...] = MINERS
+    epoch: dict[str, object] = field(default_factory=lambda: dict(EPOCH))
+    """Parameters of the chain's epochs."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """What all daemons' environment has besides ours, e.g. settings that override those of the files."""
     daemons: dict[str, Daemon] = field(default_factory=dict)
 
     @property
     def miners(self) -> tuple[Daemon, ...]:
         """The daemons with engines."""
-        return tuple(self.daemons[name] for name in MINERS)
+        return tuple(self.daemons[name] for name in self.miner_names)
 
     @property
     def gateway(self) -> Daemon:
@@ -168,9 +173,9 @@ class LocalNetwork:
 
     async def initialise(self) -> None:
         """Make keys and settings of all daemons and of the owner; the miners know the first of them."""
-        ports = free_ports(3 * (len(MINERS) + 1))
+        ports = free_ports(3 * (len(self.miner_names) + 1))
         first: Daemon | None = None
-        for name in (*MINERS, GATEWAY):
+        for name in (*self.miner_names, GATEWAY):
             p2p, content, api = ports.pop(), ports.pop(), ports.pop()
             directory = self.directory / name
             options: list[str | Path] = ["--role", "gateway" if name == GATEWAY else "miner"]
@@ -209,7 +214,7 @@ class LocalNetwork:
             "token_supply": str(TREASURY_TOKENS),
             "treasury": development_account(0).address,
             "genesis_group": {miner.account: 1 for miner in self.miners},
-            "parameters": EPOCH,
+            "parameters": self.epoch,
             "unbonding_seconds": 3600,
             "unlock_seconds": 3600,
             "min_collateral": "0",
@@ -262,6 +267,7 @@ class LocalNetwork:
             "QUERN_NODE__LOG_FILE": str(self.log_of(daemon)),
             "QUERN_MINING__NONCES_MAX": str(NONCES_MAX),
             "QUERN_CHAIN__POLL_SECONDS": "0.3",
+            **self.environment,
         }
         daemon.process = await trio.lowlevel.open_process(
             [str(QUERND), "--config", str(daemon.config)],
@@ -296,7 +302,7 @@ class LocalNetwork:
         async def ready() -> bool:
             views = [await daemon.call("status", StatusView) for daemon in self.daemons.values()]
             return all(
-                view.registered and view.peers >= len(MINERS) and all(engine.ready for engine in view.engines)
+                view.registered and view.peers >= len(self.miner_names) and all(engine.ready for engine in view.engines)
                 for view in views
             )
 
@@ -338,15 +344,25 @@ def free_ports(count: int) -> list[int]:
 
 
 @asynccontextmanager
-async def run_local_network(say: Say, directory: Path | None = None) -> AsyncIterator[LocalNetwork]:
+async def run_local_network(
+    say: Say,
+    directory: Path | None = None,
+    *,
+    miner_names: tuple[str, ...] = MINERS,
+    epoch: Mapping[str, object] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[LocalNetwork]:
     """Run the chain, and whatever daemons are started, until the context is left.
 
-    Without `directory`, everything lives in a temporary one, which is removed.
+    Without `directory`, everything lives in a temporary one, which is removed. `epoch` changes parameters of the
+    chain's epochs, `environment` is added to that of the daemons.
     """
     if directory is None:
         # Short, because the control sockets lie in it and Unix sockets take 107 bytes.
         with tempfile.TemporaryDirectory(prefix="quern-", ignore_cleanup_errors=True) as temporary:
-            async with run_local_network(say, Path(temporary)) as network:
+            async with run_local_network(
+                say, Path(temporary), miner_names=miner_names, epoch=epoch, environment=environment
+            ) as network:
                 yield network
         return
     await trio.Path(directory).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -354,7 +370,15 @@ async def run_local_network(say: Say, directory: Path | None = None) -> AsyncIte
         run_anvil(find_anvil(ROOT), block_seconds=BLOCK_SECONDS, log_path=directory / "anvil.log") as chain,
         httpx.AsyncClient() as client,
     ):
-        network = LocalNetwork(directory, chain.url, JsonRpc([chain.url], client), say)
+        network = LocalNetwork(
+            directory,
+            chain.url,
+            JsonRpc([chain.url], client),
+            say,
+            miner_names,
+            {**EPOCH, **(epoch or {})},
+            dict(environment or {}),
+        )
         try:
             yield network
         finally:

@@ -21,7 +21,7 @@ from node.chain.parameters import from_parameters
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
 from node.chain.sender import BUMP_SECONDS, GAS_RESERVE_WEI_DEFAULT, GWEI, MAX_FEE_GWEI_DEFAULT, Sender
 from node.chain.watcher import Finality, Watcher
-from node.ports import ActionOutcome, Head, StageChange, WallClock
+from node.ports import ActionOutcome, ActionStatus, Head, StageChange, WallClock
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, Hash32, ModelId, TokenAmount
@@ -139,6 +139,13 @@ class EvmChain:
         """Tokens of `account` at the newest block."""
         return TokenAmount(await read_contract(self._rpc, self._addresses.token, quern_token.balance_of(account)))
 
+    async def gas_price(self) -> int:
+        """Wei per gas that a transaction sent now would cost; 0 if the endpoints do not say."""
+        try:
+            return await self._sender.gas_price()
+        except (RpcUnavailableError, RpcError):
+            return 0
+
     async def gas_balance(self) -> int:
         """Wei of this account, which pay for its transactions."""
         return quantity(await self._rpc.call("eth_getBalance", self.account, "latest"))
@@ -151,6 +158,10 @@ class EvmChain:
     def sign(self, digest: Hash32) -> bytes:
         """Sign a digest with the account key; callers record duties first."""
         return self._account.sign_digest(digest)
+
+    def failed_intents(self) -> int:
+        """How many intents have failed for good since this store exists."""
+        return self._tables.intent_counts()[ActionStatus.FAILED]
 
     def gas_spent(self) -> tuple[int, int]:
         """(transactions confirmed, gas they used) since this store exists."""

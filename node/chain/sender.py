@@ -365,15 +365,23 @@ class Sender:
             log.info("the account can pay gas again", account=self._account.address, wei=balance)
         self.low_balance = low
 
+    async def gas_price(self) -> int:
+        """Wei per gas that a transaction sent now would cost. Raises RpcError, RpcUnavailableError."""
+        return sum(await self._going_fees())
+
     async def _fees(self) -> tuple[int, int]:
+        base_fee, priority_fee = await self._going_fees()
+        max_fee = min(2 * base_fee + priority_fee, self._max_fee_wei)
+        return max_fee, min(priority_fee, max_fee)
+
+    async def _going_fees(self) -> tuple[int, int]:
+        """(base fee, priority fee) of now, in wei per gas."""
         block = await self._rpc.block("latest")
         base_fee = 0 if block is None else block.base_fee
         try:
-            priority_fee = quantity(await self._rpc.call("eth_maxPriorityFeePerGas"))
+            return base_fee, quantity(await self._rpc.call("eth_maxPriorityFeePerGas"))
         except RpcError:
-            priority_fee = PRIORITY_FEE_DEFAULT_WEI
-        max_fee = min(2 * base_fee + priority_fee, self._max_fee_wei)
-        return max_fee, min(priority_fee, max_fee)
+            return base_fee, PRIORITY_FEE_DEFAULT_WEI
 
     async def _settled_count(self) -> int | None:
         """Return how many nonces of this account are used in confirmed blocks.

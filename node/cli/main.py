@@ -8,8 +8,10 @@ import click
 from node.version import package_version
 
 COMMANDS = {
+    "alerts": "node.cli.alerts",
     "ask": "node.cli.ask",
     "chain": "node.cli.chain",
+    "conformance": "node.cli.conformance",
     "connect": "node.cli.network",
     "content": "node.cli.content",
     "doctor": "node.cli.doctor",
@@ -21,6 +23,7 @@ COMMANDS = {
     "model": "node.cli.model",
     "models": "node.cli.network",
     "network": "node.cli.discovery",
+    "nodes": "node.cli.nodes",
     "peers": "node.cli.peers",
     "status": "node.cli.network",
     "stop": "node.cli.network",

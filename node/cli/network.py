@@ -53,7 +53,7 @@ def status(target: Target) -> None:
     click.echo()
     print_table(
         ("ML NODE", "MODEL", "STATE"),
-        [(engine.node_id, engine.model_id, "ready" if engine.ready else "not ready") for engine in view.engines],
+        [(engine.node_id, engine.model_id, engine.state) for engine in view.engines],
         empty="no ML nodes",
     )
     click.echo()

@@ -27,6 +27,8 @@ class EngineView(View):
     model_id: str
     """The model it is to serve."""
     ready: bool
+    state: str = "unknown"
+    """`stopped`, `loading`, `serving`, `mining`, `draining` or `failed`."""
 
 
 class GossipView(View):
@@ -93,7 +95,7 @@ class StatusView(View):
     running_requests: int = 0
     """Requests that this daemon's engines answer right now."""
     api_url: str | None
-    """None where the gateway role is off."""
+    """None for a daemon that is no gateway and has no engines. Without the role it ends at the port: the miner API."""
     content_address: str | None
     engines: list[EngineView]
     services: list[ServiceView]

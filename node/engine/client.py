@@ -1,4 +1,4 @@
-"""HTTP to a vLLM server over its Unix socket: generation in token ids, log-probabilities, chat templates."""
+"""HTTP to a vLLM server: generation in token ids, drawn by the network's rule; log-probabilities, chat templates."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -6,10 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import structlog
 import trio
 from pydantic_core import from_json
 
-from node.engine.vectors import read_vectors
+from node.engine.drawing import (
+    DrawStyle,
+    draw_fields,
+    find_draw_style,
+    read_candidates,
+    read_prefills,
+    read_token_id,
+    sampling_fields,
+)
+from node.engine.vectors import first_numbers, read_vectors
 from node.ports import (
     ChatMessage,
     EngineFailedError,
@@ -17,12 +27,17 @@ from node.ports import (
     GenerationChunk,
     GenerationRequest,
 )
-from node.protocol.sampling import PER_MILLE, SamplingParameters
+from node.protocol.draws import Prefill
+from node.protocol.sampling import TokenAlternative, TokenLogprobs
+
+log = structlog.get_logger(__name__)
 
 LINE_BYTES_MAX = 16 * 1024 * 1024
 """A streamed event; more is a fault of the server."""
 SILENCE_SECONDS_MAX = 300.0
 """Longest wait for the next bytes: a queued request on a busy engine may wait long, but not for ever."""
+TEXTS_KEPT_MAX = 1 << 18
+"""Texts of tokens, asked for once: larger than most vocabularies."""
 
 
 class EngineClient:
@@ -31,6 +46,20 @@ class EngineClient:
     def __init__(self, client: httpx.AsyncClient, model_name: str) -> None:
         self._client = client
         self._model_name = model_name
+        self._draw_style: DrawStyle | None = None
+        self._draw_style_lock = trio.Lock()
+        self._texts: dict[int, str] = {}
+        self._embeds = False
+        """Whether the server makes vectors instead of tokens; found by asking."""
+
+    async def draw_style(self) -> DrawStyle:
+        """How this server draws by the network's rule; asked once."""
+        async with self._draw_style_lock:
+            if self._draw_style is None:
+                self._draw_style = await find_draw_style(self._post)
+                level = log.error if self._draw_style is DrawStyle.NONE else log.info
+                level("how the engine draws by the network's rule", model=self._model_name, by=self._draw_style.value)
+        return self._draw_style
 
     async def render_chat(self, messages: Sequence[ChatMessage], tools: str = "") -> tuple[int, ...]:
         """Apply the chat template and tokenize."""
@@ -51,7 +80,13 @@ class EngineClient:
         return tuple(tokens)
 
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
-        """Natural-log probabilities of tokens 1..L-1 of each prompt."""
+        """Natural-log probabilities of tokens 1..L-1 of each prompt; of an embedding model, as many numbers of its vector.
+
+        The latter is what its nonces are made of (docs/protocol.md): it has no probabilities, but no less work.
+        """
+        if self._embeds:
+            vectors = await self.embed(prompts, priority=priority)
+            return [first_numbers(vector, len(prompt) - 1) for vector, prompt in zip(vectors, prompts, strict=True)]
         reply = await self._post(
             "/v1/completions",
             {
@@ -76,9 +111,28 @@ class EngineClient:
         }
         return read_vectors(await self._post("/v1/embeddings", body), len(prompts))
 
+    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
+        """What the model says of the tokens from place `first` on, given those before; see node.ports.Prefiller."""
+        body: dict[str, object] = {"prompt": list(token_ids), "max_tokens": 1, "temperature": 0}
+        reply = await self._post("/v1/completions", body | {"prompt_logprobs": top, "priority": priority})
+        return read_prefills(reply, token_ids, first, top)
+
     async def generate_one_token(self) -> None:
-        """Generate one token, to see that the engine moves: /health stays good when it is wedged."""
-        await self._post("/v1/completions", {"prompt": [0], "max_tokens": 1, "temperature": 0, "priority": 0})
+        """Generate one token, to see that the engine moves: /health stays good when it is wedged.
+
+        A server that knows no completions, but gives a vector, is one of an embedding model from then on.
+        """
+        if not self._embeds:
+            try:
+                await self._post("/v1/completions", {"prompt": [0], "max_tokens": 1, "temperature": 0, "priority": 0})
+            except EngineRefusedError as refusal:
+                try:
+                    await self.embed([[0]], priority=0)
+                except EngineRefusedError:
+                    raise refusal from None
+                self._embeds = True
+        else:
+            await self.embed([[0]], priority=0)
 
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[GenerationChunk]]:
@@ -87,8 +141,7 @@ class EngineClient:
             "model": self._model_name,
             "prompt": list(request.prompt_ids),
             "max_tokens": request.max_tokens,
-            **_sampling_fields(request.sampling),
-            "seed": request.seed,
+            **await self._fields_of(request),
             "stop": list(request.stop),
             "priority": request.priority,
             "stream": True,
@@ -96,28 +149,68 @@ class EngineClient:
         }
         if request.response_format:
             body["response_format"] = from_json(request.response_format)
+        if request.logprobs is not None:
+            body |= {"logprobs": request.logprobs, "return_tokens_as_token_ids": True}
         try:
             async with self._client.stream("POST", "/v1/completions", json=body) as response:
                 if response.is_error:
                     await response.aread()
                     raise _refusal("/v1/completions", response)
-                yield self._chunks(response)
+                yield self._chunks(response, request.logprobs)
         except httpx.HTTPError as error:
             raise EngineFailedError(f"the engine's connection failed: {error!r}") from error
 
-    async def _chunks(self, response: httpx.Response) -> AsyncIterator[GenerationChunk]:
+    async def _fields_of(self, request: GenerationRequest) -> dict[str, object]:
+        """How the tokens are drawn: by the rule where there is one, else as vLLM does."""
+        if request.is_verifiable and request.sampling.temperature_milli:
+            return draw_fields(request.sampling, request.seed, await self.draw_style())
+        return sampling_fields(request.sampling) | {"seed": request.seed}
+
+    async def _chunks(self, response: httpx.Response, logprobs: int | None) -> AsyncIterator[GenerationChunk]:
         finished = False
         async for line in response.aiter_lines():
             if len(line) > LINE_BYTES_MAX:
                 raise EngineFailedError("an event of the engine is too large")
             if not line.startswith("data: ") or line == "data: [DONE]":
                 continue
-            chunk = _read_chunk(line.removeprefix("data: "))
-            if chunk is not None:
-                finished = finished or chunk.finish_reason is not None
-                yield chunk
+            choice = _read_event(line.removeprefix("data: "))
+            if choice is None:
+                continue
+            token_ids, text = tuple(choice.get("token_ids") or ()), choice.get("text") or ""
+            reason = choice.get("finish_reason")
+            if not token_ids and not text and reason is None:
+                continue
+            told: tuple[TokenLogprobs, ...] = ()
+            if logprobs is not None and token_ids:
+                told = await self._with_texts(_read_candidates(choice, len(token_ids)), logprobs)
+            finished = finished or reason is not None
+            yield GenerationChunk(token_ids, text, reason, told)
         if not finished:  # an engine that dies mid-stream still sends [DONE]
             raise EngineFailedError("the engine's answer broke off")
+
+    async def _with_texts(
+        self, places: Sequence[tuple[int, dict[int, float]]], alternatives: int
+    ) -> tuple[TokenLogprobs, ...]:
+        tops = [list(candidates)[:alternatives] for _, candidates in places]
+        await self._learn_texts({token for token, _ in places}.union(*tops))
+
+        def told(token: int, candidates: dict[int, float]) -> TokenAlternative:
+            return TokenAlternative(token, self._texts[token], round(candidates[token] * 1_000_000))
+
+        return tuple(
+            TokenLogprobs(told(token, candidates), tuple(told(other, candidates) for other in top))
+            for (token, candidates), top in zip(places, tops, strict=True)
+        )
+
+    async def _learn_texts(self, wanted: set[int]) -> None:
+        """Ask for the texts of tokens that are not known yet. The server tells ids or texts, not both."""
+        if len(self._texts) + len(wanted) > TEXTS_KEPT_MAX:
+            self._texts.clear()
+        for token in sorted(wanted - self._texts.keys()):
+            text = (await self._post("/detokenize", {"tokens": [token]})).get("prompt")
+            if not isinstance(text, str):
+                raise EngineFailedError("/detokenize: no text in the reply")
+            self._texts[token] = text
 
     async def _post(self, path: str, body: dict[str, object]) -> dict[str, Any]:
         try:
@@ -155,19 +248,6 @@ def _message(message: ChatMessage) -> dict[str, object]:
     return fields
 
 
-def _sampling_fields(sampling: SamplingParameters) -> dict[str, object]:
-    return {
-        "temperature": sampling.temperature_milli / PER_MILLE,
-        "top_p": sampling.top_p_milli / PER_MILLE,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p_milli / PER_MILLE,
-        "frequency_penalty": sampling.frequency_penalty_milli / PER_MILLE,
-        "presence_penalty": sampling.presence_penalty_milli / PER_MILLE,
-        "repetition_penalty": sampling.repetition_penalty_milli / PER_MILLE,
-        "logit_bias": {str(bias.token_id): bias.bias_milli / PER_MILLE for bias in sampling.logit_bias} or None,
-    }
-
-
 def _refusal(path: str, response: httpx.Response) -> Exception:
     text = response.text[:500]
     if response.is_client_error:
@@ -175,7 +255,8 @@ def _refusal(path: str, response: httpx.Response) -> Exception:
     return EngineFailedError(f"{path}: status {response.status_code}: {text}")
 
 
-def _read_chunk(text: str) -> GenerationChunk | None:
+def _read_event(text: str) -> dict[str, Any] | None:
+    """Return the choice in an event; None if it has none. Raises EngineFailedError, EngineRefusedError."""
     try:
         event = from_json(text)
     except ValueError as error:
@@ -183,16 +264,35 @@ def _read_chunk(text: str) -> GenerationChunk | None:
     if not isinstance(event, dict):
         raise EngineFailedError("an event of the engine is not an object")
     if "error" in event:
-        raise EngineFailedError(f"the engine reports: {str(event['error'])[:500]}")
+        said = event["error"]
+        if isinstance(said, dict) and said.get("code") == httpx.codes.BAD_REQUEST:  # found only after the stream began
+            raise EngineRefusedError(f"/v1/completions: {str(said.get('message'))[:500]}")
+        raise EngineFailedError(f"the engine reports: {str(said)[:500]}")
     choices = event.get("choices")
     if not choices:
         return None
-    choice = choices[0]
-    token_ids = choice.get("token_ids") or ()
-    reason = choice.get("finish_reason")
-    if not token_ids and not choice.get("text") and reason is None:
-        return None
-    return GenerationChunk(tuple(token_ids), choice.get("text") or "", reason)
+    if not isinstance(choices, list) or not isinstance(choices[0], dict):
+        raise EngineFailedError("an event of the engine has no choice")
+    return choices[0]
+
+
+def _read_candidates(choice: dict[str, Any], count: int) -> list[tuple[int, dict[int, float]]]:
+    """Return, for each of `count` tokens, its id and the log-probabilities of it and of others, likeliest first."""
+    logprobs = choice.get("logprobs")
+    try:
+        if not isinstance(logprobs, dict):
+            raise ValueError("none came")
+        found = []
+        for word, own, top in zip(
+            logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
+        ):
+            token = read_token_id(word)
+            found.append((token, read_candidates({word: own, **(top or {})})))
+        if len(found) != count:
+            raise ValueError(f"{len(found)} came for {count} tokens")
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineFailedError(f"malformed log-probabilities: {error!r}") from error
+    return found
 
 
 def _logprobs_of(prompt: Sequence[int], choice: dict[str, Any]) -> list[float]:

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,8 @@ import structlog
 import trio
 
 from node.engine import launcher
+from node.engine.leftovers import record_group
+from node.engine.startup import START_MARK, of_newest_start, phase_of
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +27,10 @@ START_POLL_SECONDS = 0.5
 START_REPORT_SECONDS = 15.0
 TERMINATE_SECONDS_MAX = 10.0
 LOG_TAIL_BYTES = 2000
+LOG_PHASE_BYTES = 64 * 1024
+LOG_BYTES_MAX = 16 * 1024 * 1024
+LOGS_KEPT = 3
+"""Full logs kept of each engine, beside the one being written: 64 MiB altogether."""
 SOCKET_PATH_BYTES_MAX = 107
 
 
@@ -32,66 +39,71 @@ class ServerStartError(Exception):
 
 
 class EngineServer:
-    """A running server. `socket` is where it answers HTTP."""
+    """A running server."""
 
-    def __init__(self, process: trio.Process, socket: Path, log_path: Path) -> None:
+    def __init__(self, process: trio.Process, log_path: Path) -> None:
         self.process = process
-        self.socket = socket
         self.log_path = log_path
 
-    async def until_ready(self) -> None:
-        """Wait until the server answers /health. Raises ServerStartError."""
-        transport = httpx.AsyncHTTPTransport(uds=str(self.socket))
+    async def until_ready(self, http: httpx.AsyncClient, tell: Callable[[str], None]) -> None:
+        """Wait until the server answers /health; `tell` it how far the start has come. Raises ServerStartError."""
         started = trio.current_time()
         reported = started
-        async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=5.0) as client:
-            while True:
-                if self.process.poll() is not None:
-                    raise ServerStartError(f"the engine ended at its start; {self._log_tail()}")
-                try:
-                    if (await client.get("/health")).is_success:
-                        return
-                except httpx.HTTPError:
-                    pass  # not listening yet
-                now = trio.current_time()
-                if now - started > START_SECONDS_MAX:
-                    raise ServerStartError(f"the engine was not ready after {START_SECONDS_MAX:.0f} s")
-                if now - reported > START_REPORT_SECONDS:
-                    reported = now
-                    log.info("the engine is loading", seconds=round(now - started), log=str(self.log_path))
-                await trio.sleep(START_POLL_SECONDS)
+        while True:
+            if self.process.poll() is not None:
+                raise ServerStartError(f"the engine ended at its start; {self.log_tail()}")
+            try:
+                if (await http.get("/health", timeout=5.0)).is_success:
+                    return
+            except httpx.HTTPError:
+                pass  # not listening yet
+            now = trio.current_time()
+            if now - started > START_SECONDS_MAX:
+                raise ServerStartError(f"the engine was not ready after {START_SECONDS_MAX:.0f} s; {self.log_tail()}")
+            phase = await trio.to_thread.run_sync(self._phase)
+            tell(phase)
+            if now - reported > START_REPORT_SECONDS:
+                reported = now
+                log.info("the engine is loading", seconds=round(now - started), phase=phase, log=str(self.log_path))
+            await trio.sleep(START_POLL_SECONDS)
 
     async def until_exit(self) -> None:
         """Wait until the server ends. Any end but by `run_server` is a failure, whatever its status."""
         await self.process.wait()
 
-    def _log_tail(self) -> str:
-        with self.log_path.open("rb") as file:
-            file.seek(max(0, self.log_path.stat().st_size - LOG_TAIL_BYTES))
-            tail = file.read().decode("utf-8", errors="replace").strip()
-        return f"the end of {self.log_path}:\n{tail}"
+    def log_tail(self) -> str:
+        """Return the end of the log, in words for the operator."""
+        return f"the end of {self.log_path}:\n{of_newest_start(_end_of(self.log_path, LOG_TAIL_BYTES)).strip()}"
+
+    def _phase(self) -> str:
+        return phase_of(_end_of(self.log_path, LOG_PHASE_BYTES))
 
 
 @asynccontextmanager
 async def run_server(
-    command: Sequence[str], socket: Path, environment: Mapping[str, str], log_path: Path
+    command: Sequence[str], environment: Mapping[str, str], log_path: Path, group_file: Path
 ) -> AsyncIterator[EngineServer]:
-    """Run a server until the context is left; then nothing of its process group is left either."""
+    """Run a server until the context is left; then nothing of its process group is left either.
+
+    `group_file` names the group while it runs: what a killed daemon leaves is found by it.
+    """
     await trio.Path(log_path.parent).mkdir(parents=True, exist_ok=True)
-    with log_path.open("ab") as log_file:
-        process = await trio.lowlevel.open_process(
-            [sys.executable, "-I", launcher.__file__, *command],
-            stdin=subprocess.PIPE,
-            stdout=log_file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
+    with log_path.open("a", encoding="utf-8") as file:
+        file.write(START_MARK + "\n")
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-I", launcher.__file__, str(log_path), str(LOG_BYTES_MAX), str(LOGS_KEPT), *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
     try:
-        yield EngineServer(process, socket, log_path)
+        record_group(group_file, process.pid, Path(command[0]))
+        yield EngineServer(process, log_path)
     finally:
         with trio.CancelScope(shield=True):
             await end_group(process)
+            await trio.to_thread.run_sync(partial(group_file.unlink, missing_ok=True))
 
 
 async def end_group(process: trio.Process) -> None:
@@ -132,3 +144,12 @@ async def socket_path(directory: Path, name: str) -> AsyncIterator[Path]:
         wanted.unlink(missing_ok=True)
         if temporary:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _end_of(path: Path, size: int) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - size))
+            return file.read(size).decode("utf-8", errors="replace")
+    except OSError:
+        return ""  # it is being turned over

@@ -8,7 +8,6 @@ from node.models.directory_source import DirectorySource
 from node.models.file_fetching import FindSame
 from node.models.guarded_http import GuardedClient
 from node.models.http_source import HttpSource
-from node.models.hub_source import HubSource
 from node.models.peers_source import DirectoryContent, PeersSource, Providers
 from node.models.requests import DirectoryRequest, DownloadRequest, HttpRequest, HubRequest, IpfsRequest
 from node.models.source import FileSource
@@ -34,6 +33,9 @@ def make_source(request: DownloadRequest, context: SourceContext, find_same: Fin
     """Return the source of `request`."""
     match request:
         case HubRequest():
+            # Ten megabytes and a quarter of a second, for what most daemons never ask.
+            from node.models.hub_source import HubSource  # noqa: PLC0415
+
             return HubSource(
                 request,
                 endpoint=context.hub_url,

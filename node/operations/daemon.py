@@ -116,7 +116,12 @@ class DaemonOperations:
             api_url=parts.api_url,
             content_address=parts.content_address,
             engines=[
-                EngineView(node_id=engine.node_id, model_id=settings.model_id, ready=engine.model_id is not None)
+                EngineView(
+                    node_id=engine.node_id,
+                    model_id=settings.model_id,
+                    ready=engine.model_id is not None,
+                    state=engine.state.value,
+                )
                 for engine, settings in zip(parts.engines, parts.settings.engines, strict=True)
             ],
             services=[
@@ -385,10 +390,9 @@ class DaemonOperations:
             check = f"engine {engine.node_id}"
             if engine.model_id is not None:
                 findings.append(ok(check, f"{engine.model_id} is ready"))
-            elif engine.state.value == "failed":
-                findings.append(fault(check, f"it failed {engine.restarts} times", "See logs/ in the data directory."))
-            else:
-                findings.append(
-                    warning(check, f"{settings.model_id} is not ready ({engine.state.value})", "It may be loading.")
-                )
+                continue
+            status = engine.status()
+            level = fault if status.given_up or status.outside else warning
+            reason = f"{settings.model_id} is not ready: {status.why_not_drawn}"
+            findings.append(level(check, reason, status.remedy or "See `quern nodes`."))
         return findings

@@ -55,6 +55,11 @@ from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelR
 
 NOTHING = TokenAmount(0)
 FIRST_EPOCH = EpochNumber(0)
+PROMPTS_UNFINISHED_MAX = 4096
+"""Prompts on chain that are followed. One costs its user gas and an escrow of any size, so only a bound keeps them from
+filling the memory of all; what is dropped first is what nobody's money waits for (see `_drop_a_prompt`)."""
+PROMPTS_ENDED_MAX = 512
+"""Prompts kept after their end, the newest: only people look at them."""
 
 
 @dataclass(slots=True)
@@ -87,6 +92,7 @@ class PromptState:
     """An on-chain prompt and, once there is one, its outcome."""
 
     submitted: PromptSubmitted
+    submitted_at: BlockNumber = BlockNumber(0)
     answered: PromptAnswered | None = None
     disputed: PromptDisputed | None = None
     ended: PromptSettled | PromptReclaimed | None = None
@@ -126,8 +132,13 @@ class ChainState:
     """Cumulative reward coins paid out per account."""
     channels: dict[Hash32, ChannelState] = field(default_factory=dict)
     prompts: dict[int, PromptState] = field(default_factory=dict)
+    """Prompts on chain, ascending: PROMPTS_UNFINISHED_MAX that have not ended, the newest PROMPTS_ENDED_MAX that have."""
     unfinished_prompts: set[int] = field(default_factory=set)
     """Those that are neither settled nor reclaimed."""
+    ended_prompts: list[int] = field(default_factory=list)
+    """Those that are, in the order in which they ended."""
+    prompts_submitted: int = 0
+    """Number of prompts ever submitted."""
     _unbound_nodes: dict[Address, tuple[MLNodeRegistration, ...]] = field(default_factory=dict)
     """ML nodes of registered accounts whose binding does not count (yet)."""
 
@@ -187,7 +198,7 @@ class ChainState:
         elif isinstance(body, ChannelEvent):
             self._apply_channel(body)
         else:
-            self._apply_prompt(body)
+            self._apply_prompt(body, event.block_number)
 
     def _apply_registry(self, body: RegistryEvent, block: BlockNumber) -> None:
         match body:
@@ -264,18 +275,41 @@ class ChainState:
                 channel.deposited = deposited
                 channel.unlock_time = None
 
-    def _apply_prompt(self, body: PromptEvent) -> None:
+    def _apply_prompt(self, body: PromptEvent, block: BlockNumber) -> None:
+        if isinstance(body, PromptSubmitted):
+            self.prompts[body.prompt_id] = PromptState(body, block)
+            self.unfinished_prompts.add(body.prompt_id)
+            self.prompts_submitted += 1
+            if len(self.unfinished_prompts) > PROMPTS_UNFINISHED_MAX:
+                self._drop_a_prompt(block)
+            return
+        prompt = self.prompts.get(body.prompt_id)
+        if prompt is None:
+            return  # it was dropped
         match body:
-            case PromptSubmitted():
-                self.prompts[body.prompt_id] = PromptState(body)
-                self.unfinished_prompts.add(body.prompt_id)
-            case PromptAnswered(prompt_id):
-                self.prompts[prompt_id].answered = body
-            case PromptDisputed(prompt_id):
-                self.prompts[prompt_id].disputed = body
-            case PromptSettled(prompt_id) | PromptReclaimed(prompt_id):
-                self.prompts[prompt_id].ended = body
-                self.unfinished_prompts.discard(prompt_id)
+            case PromptAnswered():
+                prompt.answered = body
+            case PromptDisputed():
+                prompt.disputed = body
+            case PromptSettled() | PromptReclaimed():
+                prompt.ended = body
+                self.unfinished_prompts.discard(body.prompt_id)
+                self.ended_prompts.append(body.prompt_id)
+                if len(self.ended_prompts) > PROMPTS_ENDED_MAX:
+                    del self.prompts[self.ended_prompts.pop(0)]
+
+    def _drop_a_prompt(self, block: BlockNumber) -> None:
+        """Forget one that has not ended: one too late to answer, else one to answer, and only then one to be paid."""
+
+        def worth(prompt_id: int) -> tuple[int, int]:
+            prompt = self.prompts[prompt_id]
+            if prompt.answered is not None:
+                return 2, prompt_id
+            return int(prompt.submitted.deadline_block >= block), prompt_id
+
+        dropped = min(self.unfinished_prompts, key=worth)
+        self.unfinished_prompts.discard(dropped)
+        del self.prompts[dropped]
 
     def _channel(self, channel_id: Hash32, payer: Address, payee: Address) -> ChannelState:
         return self.channels.setdefault(channel_id, ChannelState(channel_id, payer, payee))

@@ -13,6 +13,7 @@ from enum import Enum
 from node.protocol.canonical import CanonicalError, CanonicalValue, decode, encode, keccak_digest
 from node.protocol.codec import Record, SchemaError, from_value, to_value
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, PeerId, RequestId
+from node.protocol.open_prompts import OpenAnswer, OpenPrompt
 from node.protocol.records import PocCommit, SignedReceipt
 from node.protocol.signatures import DigestSigner, SignatureError, recover
 
@@ -54,6 +55,8 @@ class Presence:
     """Names the secret for seeds that is in force (node.protocol.seeds); empty where no answers are given."""
     seed_revealed: bytes = b""
     """The secret of the epoch before the last; empty until there is one."""
+    free: bool = False
+    """It serves free of charge, and takes no vouchers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +111,23 @@ class ResultSignature:
 PRESENCE_SECONDS_MAX = 120
 """A presence record lives at most so long: a node that is gone stops being drawn within two minutes."""
 
-MessageBody = Presence | PromptAnnouncements | Receipts | PocAnnouncement | VotesAnnouncement | ResultSignature
+MessageBody = (
+    Presence
+    | PromptAnnouncements
+    | OpenPrompt
+    | Receipts
+    | OpenAnswer
+    | PocAnnouncement
+    | VotesAnnouncement
+    | ResultSignature
+)
 
 BODY_TYPES: dict[str, tuple[Topic, type]] = {
     "presence": (Topic.PRESENCE, Presence),
     "prompts": (Topic.PROMPTS, PromptAnnouncements),
+    "open-prompt": (Topic.PROMPTS, OpenPrompt),
     "receipts": (Topic.RESULTS, Receipts),
+    "open-answer": (Topic.RESULTS, OpenAnswer),
     "poc": (Topic.POC, PocAnnouncement),
     "votes": (Topic.VOTES, VotesAnnouncement),
     "result-signature": (Topic.VOTES, ResultSignature),

@@ -22,6 +22,8 @@ from node.protocol.identifiers import (
 )
 
 UINT64_MAX = 2**64 - 1
+UINT256_MAX = 2**256 - 1
+HASH_BYTES = 32
 ML_NODES_PER_PARTICIPANT_MAX = 64
 """A participant with more is split over several accounts; bounds what a group entry may cost to hash and check."""
 
@@ -294,6 +296,13 @@ class Voucher:
     cumulative: TokenAmount
     receipts_root: Hash32
     """Running hash over the receipts this voucher pays for, in order (pricing.py)."""
+
+    def __post_init__(self) -> None:
+        # A shorter hash would be padded where it is signed: two vouchers, one signature.
+        if len(self.channel_id) != HASH_BYTES or len(self.receipts_root) != HASH_BYTES:
+            raise ValueError(f"a voucher's channel and root have {HASH_BYTES} bytes")
+        if not 0 <= self.cumulative <= UINT256_MAX:
+            raise ValueError("a voucher's amount has at most 256 bits")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from node.protocol.identifiers import Address, ModelId, RequestId
 from node.protocol.sampling import TokenLogprobs
+from node.services.seeding import AnswerSeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,5 +31,9 @@ class AnswerSummary:
     price: int = 0
     """What was paid, to all executors together."""
     finish_reason: str = ""
+    seed: AnswerSeed | None = None
+    """What the tokens were drawn with; None until there is one."""
+    cached: bool = False
+    """Whether it was given before and only repeated: then nothing was paid."""
     caller_id: str = ""
     """The user's own name for the request."""

@@ -1,166 +1,215 @@
 """One executor's part of an answer, from the gateway's side: takes tokens, pays for them, checks the receipt."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
 import trio
 
 from node.ports import Call, CallFailedError, Chain, Store
-from node.protocol.codec import SchemaError, from_bytes, to_bytes
-from node.protocol.identifiers import Address, ModelId, RequestId, TokenAmount
+from node.protocol.codec import to_bytes
+from node.protocol.identifiers import TokenAmount
 from node.protocol.pricing import next_receipts_root, price, receipt_digest
 from node.protocol.receipts import countersigned, is_signed_by_executor
 from node.protocol.records import ModelRecord, SignedReceipt
-from node.protocol.sampling import TokenLogprobs
 from node.protocol.seeds import SeedShareError
-from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, Tokens
+from node.services.answers import AnswerPart, AnswerSummary
+from node.services.checks import TokenChecks, check_opening, read_frame
+from node.services.faults import ExecutorFaultError, Fault
+from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, SignedVoucherFrame, Tokens
+from node.services.patience import CLOSING_SECONDS_MAX, PATIENT_TOKENS, SLOW_SECONDS_MIN, Patience
 from node.services.payments import PayerBook
 from node.services.receipting import is_the_same_answer, receipt_of
 from node.services.seeding import AnswerSeed, seed_of_opening
+from node.services.terms import NOTHING, unit_price_of
+from node.services.transcript import Continuation, DiffersError, Transcript
 from node.services.vouchers import PaymentError
+
+__all__ = ["AnswerPart", "AnswerSummary", "Attempt", "Desk"]  # others know the first two by this module
 
 log = structlog.get_logger(__name__)
 
-SILENCE_SECONDS_MAX = 60.0
-"""An executor that says nothing for so long is given up; a queued request waits as long."""
-ACKNOWLEDGE_SECONDS_MAX = 10.0
+ACKNOWLEDGE_SECONDS_MAX = 5.0
 """How long an executor may take to book its last voucher."""
-TEMPLATE_TOKENS_MAX = 64
-"""Tokens a chat template may add per message. With it, an executor cannot charge for a prompt nobody wrote."""
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerPart:
-    """Some text of an answer and the tokens it is made of."""
+class Desk:
+    """What an attempt needs of its gateway."""
 
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] = ()
-    """One for each token, if the request asked for them."""
-
-
-@dataclass(slots=True)
-class AnswerSummary:
-    """How an answer came about; complete when it has ended. Counts are what the executors were paid for."""
-
-    request_id: RequestId
-    model_id: ModelId
-    executors: tuple[Address, ...] = ()
-    """Those that gave tokens, in order: more than one after a failure."""
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    price: int = 0
-    """What was paid, to all executors together."""
-    finish_reason: str = ""
-    seed: AnswerSeed | None = None
-    """What the tokens were drawn with; None until there is one."""
+    chain: Chain
+    store: Store
+    payer: PayerBook
 
 
 class Attempt:
-    """A running call of `infer`. Raises CallFailedError if another executor must go on, PaymentError if none can."""
+    """A running call of `infer`.
+
+    Raises ExecutorFaultError or another CallFailedError if another executor must go on, PaymentError if what it gave
+    cannot be paid. `claim` is called with the first token: it returns False if another executor was faster. `give`
+    hands a part to the user, and waits if the user is slow.
+    """
 
     def __init__(
         self,
-        chain: Chain,
-        store: Store,
-        payer: PayerBook,
+        desk: Desk,
         call: Call,
         request: InferenceRequest,
         model: ModelRecord,
         summary: AnswerSummary,
-        given: list[int],
-        send: trio.MemorySendChannel[AnswerPart],
+        transcript: Transcript,
+        continuation: Continuation,
+        patience: Patience,
+        *,
+        claim: Callable[[], bool],
+        give: Callable[[AnswerPart], Awaitable[None]],
     ) -> None:
-        """`given` are all tokens of the answer so far; this attempt adds its own."""
-        self._chain = chain
-        self._store = store
-        self._payer = payer
+        self._desk = desk
         self._call = call
         self._request = request
         self._model = model
         self._summary = summary
-        self._given = given
-        self._send = send
+        self._transcript = transcript
+        self._continuation = continuation
+        self._patience = patience
+        self._claim = claim
+        self._give = give
+        self.began = trio.current_time()
         self._prompt_ids: tuple[int, ...] = ()
         self._seed: AnswerSeed | None = None
-        self._token_ids: list[int] = []
-        self._step_tokens = 1
+        self._checks: TokenChecks | None = None
+        self._unit_price = unit_price_of(desk.chain.parameters.unit_price, is_free=request.free)
+        self._step_price = 0
         self._paid = 0
+        self._last_frame = b""
+        self._waited = 0.0
+        self.token_ids: list[int] = []
+        """All that came in this attempt, those that were made once more included."""
+        self.first_seconds: float | None = None
+        """From the call to the first token."""
+
+    @property
+    def token_seconds(self) -> float | None:
+        """Average time from one token to the next, without what the user took; None before the second token."""
+        return self._waited / (len(self.token_ids) - 1) if len(self.token_ids) > 1 else None
 
     async def run(self) -> None:
         """Take the rest of the answer to its end, and pay for it."""
+        try:
+            await self._run()
+        except ExecutorFaultError as error:
+            error.frame = error.frame or self._last_frame
+            raise
+
+    async def _run(self) -> None:
         first = await self._next_frame()
         if first.opening is None:
-            raise CallFailedError("bad-answer", "the executor did not begin with an opening")
-        await self._open(first.opening)
+            raise ExecutorFaultError(Fault.OUT_OF_TURN, "the executor did not begin with an opening")
+        checks = await self._open(first.opening)
         while True:
             frame = await self._next_frame()
             if frame.tokens is not None:
+                checks.add(frame.tokens)
                 await self._take(frame.tokens)
+                if self._transcript.finish_reason and not frame.tokens.finish_reason:
+                    await self._pay(self._owed)  # a stop text that it could not see: it began in another's tokens
+                    return
             elif frame.closing is not None:
+                if not checks.is_complete:
+                    raise ExecutorFaultError(Fault.EARLY_END, "a receipt before the end", receipt=frame.closing.receipt)
                 await self._settle(frame.closing.receipt)
                 return
             else:
-                raise CallFailedError("bad-answer", "a second opening")
+                raise ExecutorFaultError(Fault.OUT_OF_TURN, "a second opening")
 
     @property
     def _owed(self) -> TokenAmount:
         """Price of all that came in this attempt, the prompt included."""
-        return price(len(self._prompt_ids), len(self._token_ids), self._model, self._chain.parameters.unit_price)
+        return price(len(self._prompt_ids), len(self.token_ids), self._model, self._unit_price)
 
     async def _next_frame(self) -> ExecutorFrame:
-        try:
-            with trio.fail_after(SILENCE_SECONDS_MAX):
-                return from_bytes(ExecutorFrame, await self._call.receive())
-        except trio.TooSlowError as error:
-            raise CallFailedError("silent", f"nothing came for {SILENCE_SECONDS_MAX:.0f} s") from error
-        except trio.EndOfChannel as error:
-            raise CallFailedError("bad-answer", "the answer ended without a receipt") from error
-        except SchemaError as error:
-            raise CallFailedError("bad-answer", str(error)) from error
+        began = trio.current_time()
+        with trio.move_on_at(self._deadline(began)) as limit:
+            try:
+                data = await self._call.receive()
+            except trio.EndOfChannel as error:
+                raise ExecutorFaultError(Fault.EARLY_END, "the answer ended without a receipt") from error
+        if limit.cancelled_caught:
+            raise ExecutorFaultError(Fault.SILENT, f"nothing came for {trio.current_time() - began:.1f} s")
+        self._last_frame = data
+        if self.first_seconds is not None:
+            self._waited += trio.current_time() - began
+        return read_frame(data, bytes_max=self._checks.frame_bytes_max if self._checks is not None else None)
 
-    async def _open(self, opening: Opening) -> None:
-        self._check_opening(opening)
-        try:
-            self._payer.adopt(self._request.executor, opening.newest_voucher)
-        except PaymentError as error:  # its lie, not our lack of funds: another executor may be honest
-            raise CallFailedError("bad-answer", str(error)) from error
+    def _deadline(self, now: float) -> float:
+        if self.first_seconds is None:
+            return self.began + self._patience.first
+        if self._checks is not None and self._checks.is_complete:
+            return now + CLOSING_SECONDS_MAX
+        return now + self._patience.silence
+
+    async def _open(self, opening: Opening) -> TokenChecks:
+        check_opening(opening, self._request)
+        await self._adopt(opening.newest_voucher)
         self._prompt_ids = opening.prompt_ids
         self._seed = self._seed_of(opening)
         # Half of the allowance: the voucher is there before the executor would have to wait for it.
-        self._step_tokens = max(1, opening.unpaid_tokens_max // 2)
+        step_tokens = max(1, opening.unpaid_tokens_max // 2)
+        self._step_price = price(0, step_tokens, self._model, self._unit_price)
+        self._checks = TokenChecks(self._request, opening, self._model.context_length)
         await self._pay(self._owed)
+        return self._checks
+
+    async def _adopt(self, newest: SignedVoucherFrame | None) -> None:
+        try:
+            taken_over = self._desk.payer.adopt(self._request.executor, newest)
+        except PaymentError as error:  # its lie, not our lack of funds: another executor may be honest
+            raise ExecutorFaultError(Fault.VOUCHER, str(error)) from error
+        if taken_over and not self._request.free:
+            # What was reserved was reserved above a total that turned out too low.
+            await self._desk.payer.reserve(self._request.executor, TokenAmount(0))
 
     def _seed_of(self, opening: Opening) -> AnswerSeed:
         try:
             return seed_of_opening(self._request, opening.seed_share)
         except SeedShareError as error:
-            raise CallFailedError("bad-answer", str(error)) from error
+            raise ExecutorFaultError(Fault.SEED, str(error)) from error
 
     async def _take(self, tokens: Tokens) -> None:
-        if len(self._token_ids) + len(tokens.token_ids) > self._request.max_tokens:
-            raise CallFailedError("bad-answer", "more tokens than were asked for")
-        self._summary.seed = self._seed
-        self._token_ids.extend(tokens.token_ids)
-        self._given.extend(tokens.token_ids)
+        if self.first_seconds is None and tokens.token_ids:
+            self.first_seconds = trio.current_time() - self.began
+            if not self._claim():
+                raise CallFailedError("superseded", "another executor was faster")
+            self._begin_summary()
+        self.token_ids.extend(tokens.token_ids)
+        try:
+            part = self._continuation.add(tokens)
+        except DiffersError as error:
+            raise ExecutorFaultError(Fault.DIFFERS, str(error)) from error
+        if part is not None:
+            self._summary.output_tokens = len(self._transcript.token_ids)
+            self._summary.finish_reason = self._transcript.finish_reason
+            if part.text or part.token_ids:
+                await self._give(part)
+        if self._owed - self._paid >= self._step_price:
+            await self._pay(self._owed)
+        if self._waited > max(SLOW_SECONDS_MIN, self._patience.token * max(PATIENT_TOKENS, len(self.token_ids))):
+            raise ExecutorFaultError(Fault.SLOW, f"{len(self.token_ids)} tokens in {self._waited:.0f} s")
+
+    def _begin_summary(self) -> None:
         summary, executor = self._summary, self._request.executor
+        summary.seed = self._seed
         if executor not in summary.executors:
             summary.executors = (*summary.executors, executor)
-        summary.output_tokens = len(self._given)
-        summary.finish_reason = tokens.finish_reason
-        await self._send.send(AnswerPart(tokens.text, tokens.token_ids, tokens.logprobs))
-        step = price(0, self._step_tokens, self._model, self._chain.parameters.unit_price)
-        if self._owed - self._paid >= step:
-            await self._pay(self._owed)
+        if not summary.prompt_tokens:
+            summary.prompt_tokens = len(self._prompt_ids) - len(self._request.prefix)
 
     async def _settle(self, signed: SignedReceipt) -> None:
         """Check the receipt against what came, sign it, keep it, pay exactly its price."""
         self._check_receipt(signed)
-        signed = countersigned(signed, self._chain.sign(receipt_digest(signed.receipt)))
-        self._store.save_receipt(signed)
+        signed = countersigned(signed, self._desk.chain.sign(receipt_digest(signed.receipt)))
+        self._desk.store.save_receipt(signed)
         await self._pay(signed.receipt.price, signed)
-        if not self._summary.prompt_tokens:
-            self._summary.prompt_tokens = len(self._prompt_ids) - len(self._request.prefix)
         await self._until_acknowledged()
 
     async def _until_acknowledged(self) -> None:
@@ -173,26 +222,18 @@ class Attempt:
 
     async def _pay(self, total: TokenAmount, signed: SignedReceipt | None = None) -> None:
         """Pay what is missing to `total` for this attempt; with `signed`, also countersign it, for it is complete."""
-        executor = self._request.executor
+        executor, payer = self._request.executor, self._desk.payer
+        signature = signed.payer_signature if signed else b""
+        if self._request.free:
+            if signed is not None:
+                await self._call.send(to_bytes(Payment(None, NOTHING, signature)))
+            return
         amount = total - self._paid
-        root = next_receipts_root(self._payer.receipts_root(executor), signed.receipt) if signed else None
-        frame = self._payer.pay(executor, amount, root)
+        root = next_receipts_root(payer.receipts_root(executor), signed.receipt) if signed else None
+        frame = payer.pay(executor, amount, root)
         self._paid += amount
         self._summary.price += amount
-        signature = signed.payer_signature if signed else b""
         await self._call.send(to_bytes(Payment(frame, TokenAmount(self._paid), signature)))
-
-    def _check_opening(self, opening: Opening) -> None:
-        """An executor may charge for no more prompt than there is: a token is at least one byte of it."""
-        request = self._request
-        prompt = request.prompt
-        most = prompt.text_bytes + TEMPLATE_TOKENS_MAX * (len(prompt.turns) + 1) + len(prompt.token_ids)
-        most += len(request.prefix)
-        ends_in_prefix = opening.prompt_ids[len(opening.prompt_ids) - len(request.prefix) :] == request.prefix
-        if len(opening.prompt_ids) > most or not ends_in_prefix:
-            raise CallFailedError("bad-answer", "the prompt it wants to charge for is not the one it was given")
-        if opening.unpaid_tokens_max < 1:
-            raise CallFailedError("bad-answer", "it wants to be paid in advance")
 
     def _check_receipt(self, signed: SignedReceipt) -> None:
         """Every figure that is paid for must be one that was seen here."""
@@ -200,13 +241,15 @@ class Attempt:
             self._request,
             self._model,
             self._prompt_ids,
-            self._token_ids,
-            self._chain.parameters.unit_price,
+            self.token_ids,
+            self._unit_price,
             epoch=signed.receipt.epoch,
             node_id=signed.receipt.node_id,
             at=signed.receipt.at,
             seed=self._seed.seed if self._seed is not None else 0,
             seeded_by_user=self._request.seed is not None,
         )
-        if not is_the_same_answer(signed.receipt, seen, self._request) or not is_signed_by_executor(signed):
-            raise CallFailedError("bad-answer", "the receipt does not match what was given")
+        if not is_signed_by_executor(signed):
+            raise ExecutorFaultError(Fault.RECEIPT, "it did not sign its receipt", receipt=signed)
+        if not is_the_same_answer(signed.receipt, seen, self._request):
+            raise ExecutorFaultError(Fault.RECEIPT, "the receipt does not match what was given", receipt=signed)

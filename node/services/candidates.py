@@ -1,8 +1,8 @@
 """In which order executors are asked for an answer: the draw decides, load and measured speed choose among neighbours.
 
 The draw (node/protocol/routing.py) shares requests by proved throughput and is the same for everyone. What one gateway
-knows beyond it may move a participant by one place among those that are well, so nobody honest is starved by a gateway's
-measurements, and no gateway's measurements send everybody to the same executor at once.
+knows beyond it may move a participant by one place among those that are well. So nobody honest is starved by what a
+gateway measured, and gateways do not all run to the same executor at once.
 """
 
 import statistics

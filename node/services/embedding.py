@@ -1,12 +1,58 @@
-"""Asks the network for vectors of texts: chooses an executor, checks what comes, pays once."""
+"""Asks the network for vectors of texts: splits what is too much for a call, checks what comes, pays, asks others."""
 
 import array
+import math
+import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from node.protocol.identifiers import ModelId
-from node.services.embedding_frames import FLOAT_BYTES, EmbeddingInput
+import structlog
+import trio
+
+from node.ports import CallFailedError, Chain, Network, Store, WallClock
+from node.protocol.codec import to_bytes
+from node.protocol.identifiers import ModelId, RequestId
+from node.protocol.pricing import price
+from node.protocol.records import ModelRecord
+from node.protocol.routing import ExecutorChoice
+from node.services.embedding_attempt import EmbeddingAttempt
+from node.services.embedding_frames import (
+    FLOAT_BYTES,
+    INPUTS_MAX,
+    METHOD,
+    EmbeddingInput,
+    EmbeddingRequest,
+    SignedEmbeddingRequest,
+    embedding_digest,
+)
+from node.services.epochs import EpochBook
+from node.services.errors import GatewayError
+from node.services.frames import REQUEST_BYTES_MAX
+from node.services.groups import sole_error
+from node.services.payments import PayerBook
+from node.services.presence import PresenceTable
+from node.services.refusals import BUSY, retry_after_seconds
+from node.services.terms import unit_price_of
+from node.services.vouchers import PaymentError
+
+log = structlog.get_logger(__name__)
+
+BATCH_WEIGHT_MAX = 24_000
+"""Bytes of text and token ids in one call: together they are never more tokens than a call takes."""
+BATCH_INPUTS_MAX = 256
+"""Vectors of one call: 16 MiB of them at the most there are numbers in one."""
+BATCHES_AT_ONCE_MAX = 4
+SPECIAL_TOKENS_MAX = 8
+"""Tokens that a tokenizer may add to an input. With it, an executor cannot charge for an input nobody gave."""
+EXECUTORS_TRIED_MAX = 8
+CALL_SECONDS_MAX = 600.0
+RETRY_SECONDS = 2.0
+"""When to ask again, if busy executors do not say."""
+USERS_FAULT = frozenset({"bad-request", "too-long"})
+
+Candidates = Callable[[RequestId, ModelId], Sequence[ExecutorChoice]]
+"""Executors to ask for a request, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +74,149 @@ def floats_of(vector: bytes) -> list[float]:
     """Return the numbers of a vector (float32, little-endian)."""
     numbers = array.array("f", vector)
     if numbers.itemsize != FLOAT_BYTES:
-        raise AssertionError("a C float has four bytes on every machine that runs Python's trio")
+        raise AssertionError("a C float has four bytes on every machine that runs this")
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers.tolist()
 
 
 class Embedder:
-    """Asks for vectors. `Gateway` for text; the same books, the same executors."""
+    """Asks for vectors, as Gateway asks for answers: the same books, the same executors."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        network: Network,
+        store: Store,
+        epochs: EpochBook,
+        presence: PresenceTable,
+        payer: PayerBook,
+        candidates: Candidates,
+        *,
+        wall_clock: WallClock,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._chain = chain
+        self._network = network
+        self._store = store
+        self._epochs = epochs
+        self._presence = presence
+        self._payer = payer
+        self._candidates = candidates
+        self._wall_clock = wall_clock
+        self._random_bytes = random_bytes
 
     async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput]) -> Embeddings:
         """Return a vector for each input, from as many calls as their size needs.
 
-        Raises GatewayError (`model-not-found`, `no-executor`, `bad-request`, `too-long`, `payment`, `failed`).
+        Raises GatewayError: `model-not-found`, `no-executor`, `bad-request`, `too-long`, `payment`, `overloaded` or
+        `failed`. What was paid for before a failure is lost: at most the other calls of this request.
         """
-        raise NotImplementedError
+        if not 0 < len(inputs) <= INPUTS_MAX:
+            raise GatewayError("bad-request", f"1 to {INPUTS_MAX} inputs, not {len(inputs)}")
+        model = self._epochs.group().get_epoch_model(model_id)
+        if model is None:
+            known = ", ".join(m.model_id for m in self._epochs.group().models) or "none at present"
+            raise GatewayError("model-not-found", f"there is no model {model_id}; models that can be asked: {known}")
+        batches = split_inputs(inputs)
+        found: list[Embeddings | None] = [None] * len(batches)
+        limit = trio.CapacityLimiter(BATCHES_AT_ONCE_MAX)
+
+        async def embed_batch(number: int, batch: Sequence[EmbeddingInput]) -> None:
+            async with limit:
+                found[number] = await self._embed_batch(model, tuple(batch))
+
+        with sole_error():
+            async with trio.open_nursery() as nursery:
+                for number, batch in enumerate(batches):
+                    nursery.start_soon(embed_batch, number, batch)
+        parts = [part for part in found if part is not None]
+        if len({len(vector) for part in parts for vector in part.vectors}) > 1:
+            raise GatewayError("failed", "executors gave vectors of different lengths; ask again")
+        return Embeddings(
+            model_id,
+            tuple(vector for part in parts for vector in part.vectors),
+            sum(part.prompt_tokens for part in parts),
+            sum(part.price for part in parts),
+        )
+
+    async def _embed_batch(self, model: ModelRecord, inputs: tuple[EmbeddingInput, ...]) -> Embeddings:
+        """Ask executors in turn. Raises GatewayError if none of them gives the vectors."""
+        request_id = RequestId(self._random_bytes(32))
+        candidates = self._candidates(request_id, model.model_id)[:EXECUTORS_TRIED_MAX]
+        if not candidates:
+            raise GatewayError("no-executor", f"nobody who serves {model.model_id} is present; try again later")
+        failures: list[CallFailedError] = []
+        for choice in candidates:
+            try:
+                return await self._ask(choice, request_id, model, inputs)
+            except CallFailedError as error:
+                failures.append(error)
+                log.warning("an executor gave no vectors", executor=choice.participant, reason=str(error))
+            except PaymentError as error:
+                raise GatewayError("payment", str(error)) from error
+        raise _summed_up(failures)
+
+    async def _ask(
+        self, choice: ExecutorChoice, request_id: RequestId, model: ModelRecord, inputs: tuple[EmbeddingInput, ...]
+    ) -> Embeddings:
+        executor = choice.participant
+        record = self._presence.record_of(executor)
+        request = EmbeddingRequest(
+            request_id=request_id,
+            model_id=model.model_id,
+            payer=self._chain.account,
+            executor=executor,
+            at=self._wall_clock(),
+            inputs=inputs,
+            free=record is not None and record.free,
+        )
+        unit_price = unit_price_of(self._chain.parameters.unit_price, is_free=request.free)
+        most = price(sum(item.weight + SPECIAL_TOKENS_MAX for item in inputs), 0, model, unit_price)
+        payload = to_bytes(SignedEmbeddingRequest(request, self._chain.sign(embedding_digest(request))))
+        if len(payload) > REQUEST_BYTES_MAX:
+            raise GatewayError("too-long", f"an input has more than {REQUEST_BYTES_MAX} bytes")
+        if not request.free:
+            await self._payer.reserve(executor, most)
+        try:
+            async with self._network.call(choice.peer_id, METHOD, payload, deadline_seconds=CALL_SECONDS_MAX) as call:
+                attempt = EmbeddingAttempt(
+                    self._chain, self._store, self._payer, call, request, model, special_tokens_max=SPECIAL_TOKENS_MAX
+                )
+                vectors = await attempt.run()
+        finally:
+            if not request.free:
+                self._payer.release(executor, most)
+        if not is_finite(vectors):
+            raise CallFailedError("bad-answer", "the vectors have numbers that are none")
+        return Embeddings(model.model_id, vectors, attempt.prompt_tokens, attempt.price)
+
+
+def split_inputs(inputs: Sequence[EmbeddingInput]) -> list[list[EmbeddingInput]]:
+    """Return the inputs, in their order, in parts that a call takes; what is too large by itself is a part alone."""
+    batches: list[list[EmbeddingInput]] = []
+    weight = 0
+    for item in inputs:
+        added = item.weight + SPECIAL_TOKENS_MAX
+        if not batches or weight + added > BATCH_WEIGHT_MAX or len(batches[-1]) >= BATCH_INPUTS_MAX:
+            batches.append([])
+            weight = 0
+        batches[-1].append(item)
+        weight += added
+    return batches
+
+
+def is_finite(vectors: Sequence[bytes]) -> bool:
+    """Whether all are numbers: infinities and what is no number survive a sum."""
+    return all(math.isfinite(sum(floats_of(vector))) for vector in vectors)
+
+
+def _summed_up(failures: Sequence[CallFailedError]) -> GatewayError:
+    """Return what to tell the user when nobody gave the vectors."""
+    for error in failures:
+        if error.code in USERS_FAULT:
+            return GatewayError(error.code, error.message)
+    if all(error.code == BUSY for error in failures):
+        seconds = min(retry_after_seconds(error) or RETRY_SECONDS for error in failures)
+        return GatewayError("overloaded", "everybody who serves the model is busy", retry_after=seconds)
+    return GatewayError("failed", f"no executor gave the vectors: {'; '.join(map(str, failures))}")

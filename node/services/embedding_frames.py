@@ -6,7 +6,7 @@ Non-goals: streaming (a vector is whole or nothing), audit (nothing is drawn).
 
 from dataclasses import dataclass
 
-from node.protocol.canonical import keccak_digest, sha256_digest
+from node.protocol.canonical import keccak_digest
 from node.protocol.codec import SchemaError, from_bytes, to_bytes, to_value
 from node.protocol.identifiers import Address, Hash32, ModelId, RequestId
 from node.protocol.records import SignedReceipt
@@ -55,6 +55,8 @@ class EmbeddingRequest:
     at: int
     """UNIX seconds."""
     inputs: tuple[EmbeddingInput, ...]
+    free: bool = False
+    """Whether it is asked for free of charge (see node.services.terms)."""
 
     def __post_init__(self) -> None:
         if len(self.request_id) != 32:
@@ -135,8 +137,3 @@ def read_embedding_request(payload: bytes) -> SignedEmbeddingRequest:
     if len(payload) > REQUEST_BYTES_MAX:
         raise SchemaError(f"a request of {len(payload)} bytes is over {REQUEST_BYTES_MAX}")
     return from_bytes(SignedEmbeddingRequest, payload)
-
-
-def vectors_commitment(dimensions: int, data: bytes) -> Hash32:
-    """Return what a receipt says of the vectors, in place of the tokens of an answer."""
-    return sha256_digest(["quern-vectors", dimensions, data])

@@ -1,10 +1,7 @@
 """Serves answers to gateways: checks the request, generates, lets tokens out as they are paid for, gives a receipt."""
 
 import secrets
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from functools import partial
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import structlog
 import trio
@@ -17,26 +14,26 @@ from node.ports import (
     Engine,
     EngineFailedError,
     EngineRefusedError,
-    GenerationChunk,
     GenerationRequest,
     Network,
     Store,
     WallClock,
 )
-from node.protocol.codec import SchemaError, from_bytes
-from node.protocol.identifiers import Address, EpochNumber, RequestId
+from node.protocol.codec import SchemaError
+from node.protocol.identifiers import Address, EpochNumber, NodeId, TokenAmount
 from node.protocol.pricing import price, receipt_digest
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.seeds import SeedShareError
 from node.protocol.signatures import SignatureError, recover
 from node.services.batches import BatchService
+from node.services.broker import Broker
+from node.services.embedding_executor import EmbeddingExecutor
 from node.services.epochs import EpochBook
 from node.services.frames import (
     METHOD,
     Closing,
     InferenceRequest,
     Opening,
-    Payment,
     Prompt,
     Tokens,
     closing_bytes,
@@ -45,29 +42,33 @@ from node.services.frames import (
     request_digest,
     tokens_bytes,
 )
+from node.services.freshness import FreshRequests
+from node.services.funding import Funding
+from node.services.generation import Generation
 from node.services.groups import sole_error
+from node.services.paid_calls import GatewayGoneError, PaidCall
 from node.services.receipting import receipt_of
 from node.services.seeding import AnswerSeed, SeedBook, UnknownCommitmentError, seed_of
 from node.services.tabs import PayeeBook, Tab
+from node.services.terms import FreeMode, unit_price_for
 from node.services.timing import position
 from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
 
-Awaited = TypeVar("Awaited")
-
-CALLS_MAX = 64
-"""Requests served at once; the engine batches them. More are refused as `busy` and go elsewhere."""
-REQUEST_AGE_SECONDS_MAX = 120
-SEEN_MAX = 65536
-"""Request ids remembered; with their age limit a replayed request is refused."""
-PAYMENT_SECONDS_MAX = 30.0
-"""How long tokens wait for their voucher before the request is given up."""
+CALLS_MAX = 1024
+"""Calls that are looked at at once, each with a request of up to 256 KiB; how many are served the broker says."""
+AHEAD_STEPS = 4
+"""Allowances of tokens that an engine may be ahead of what was let out. Payment takes a round trip: at 200 ms and 64
+tokens an engine may write 1,280 tokens a second before it has to stop for it."""
 USER_PRIORITY = 0
 
 
 class Executor:
-    """Answers `infer`. Money: nothing is let out beyond the allowance, nothing is charged that was not let out."""
+    """Answers `infer`, and has `embed` answered with the same books.
+
+    Money: nothing is let out beyond the allowance, nothing is charged that was not let out.
+    """
 
     def __init__(
         self,
@@ -76,50 +77,70 @@ class Executor:
         store: Store,
         epochs: EpochBook,
         batches: BatchService,
-        engines: Sequence[Engine],
+        broker: Broker,
         *,
         unpaid_tokens_max: int,
         wall_clock: WallClock,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        free: FreeMode | None = None,
     ) -> None:
         self._chain = chain
         self._store = store
         self._epochs = epochs
         self._batches = batches
-        self._engines = engines
+        self._broker = broker
         self._unpaid_tokens_max = unpaid_tokens_max
         self._wall_clock = wall_clock
+        self._free = free
         self._payments = PayeeBook(chain, store)
-        self._seen: OrderedDict[tuple[RequestId, Address, int], None] = OrderedDict()
+        self._funding = Funding(chain, self._payments.covered)
+        self._fresh = FreshRequests(store, wall_clock)
         self.seeds = SeedBook(store, lambda: position(chain).epoch, random_bytes=random_bytes)
         self.running = 0
         network.serve(METHOD, self.serve, concurrency=CALLS_MAX)
+        EmbeddingExecutor(
+            chain,
+            network,
+            store,
+            epochs,
+            batches,
+            broker,
+            self._payments,
+            self._funding,
+            self._fresh,
+            unpaid_tokens_max=unpaid_tokens_max,
+            wall_clock=wall_clock,
+            free=free,
+        )
 
     async def serve(self, call: Call) -> None:
         """Serve one call. Raises CallFailedError with a word the gateway can act on."""
-        request = self._admit(call)
-        engine, model = self._find_engine(request)
-        allowance = price(0, self._unpaid_tokens_max, model, self._chain.parameters.unit_price)
+        request = self._read(call)
+        model = self._model_of(request)
+        self._fresh.admit(request.request_id, request.payer, len(request.prefix), request.at)
+        allowance = price(0, self._unpaid_tokens_max, model, self._unit_price(request))
         try:
-            tab = self._payments.begin(request.payer, allowance=allowance)
+            tab = self._payments.begin(request.payer, allowance=allowance, is_free=request.free)
         except PaymentError as error:
             raise CallFailedError("unpaid", str(error)) from error
         self.running += 1
         try:
             with sole_error():
-                await self._answer(call, request, engine, model, tab)
+                await self._answer(call, request, model, tab)
         except EngineFailedError as error:
             log.warning("a request failed with its engine", request=request.request_id.hex()[:8], reason=str(error))
             raise CallFailedError("engine-failed", "the engine failed") from error
         except EngineRefusedError as error:
             raise CallFailedError("bad-request", str(error)[:200]) from error
+        except GatewayGoneError:
+            log.debug("a gateway left before its answer was complete", request=request.request_id.hex()[:8])
         finally:
             self._payments.end(tab)
             if tab.receipt is not None and tab.settled is None:
                 self._store.save_receipt(tab.receipt)  # evidence: given, and not paid or not signed for
             self.running -= 1
 
-    def _admit(self, call: Call) -> InferenceRequest:
+    def _read(self, call: Call) -> InferenceRequest:
         """Size, schema, signature, then meaning."""
         try:
             signed = read_request(call.payload)
@@ -131,43 +152,26 @@ class Executor:
             raise CallFailedError("bad-request", "the request was not signed by its payer")
         if request.executor != self._chain.account:
             raise CallFailedError("bad-request", "the request is for another executor")
-        if abs(self._wall_clock() - request.at) > REQUEST_AGE_SECONDS_MAX:
-            raise CallFailedError("bad-request", "the request is too old, or our clocks differ")
-        key = (request.request_id, request.payer, len(request.prefix))
-        if key in self._seen:
-            raise CallFailedError("bad-request", "the request was served already")
-        self._seen[key] = None
-        if len(self._seen) > SEEN_MAX:
-            self._seen.popitem(last=False)
         return request
 
-    def _find_engine(self, request: InferenceRequest) -> tuple[Engine, ModelRecord]:
-        model = next((m for m in self._epochs.group().models if m.model_id == request.model_id), None)
+    def _model_of(self, request: InferenceRequest) -> ModelRecord:
+        """Return the model that is asked, if it can be served now."""
+        model = self._epochs.group().get_epoch_model(request.model_id)
         if model is None:
             raise CallFailedError("unknown-model", f"{request.model_id} is not part of this epoch")
-        engine = next((engine for engine in self._engines if engine.model_id == request.model_id), None)
-        if engine is None:
-            raise CallFailedError("not-serving", f"no engine here has {request.model_id} ready")
-        return engine, model
+        refusal = self._broker.refusal(request.model_id, request.payer)
+        if refusal is not None:
+            raise refusal
+        return model
 
-    async def _answer(
-        self, call: Call, request: InferenceRequest, engine: Engine, model: ModelRecord, tab: Tab
-    ) -> None:
-        rendered = await render(engine, request.prompt)
-        prompt_ids = (*rendered, *request.prefix)
-        room = model.context_length - len(prompt_ids)
-        if any(token >= engine.vocabulary_size for token in (*request.prompt.token_ids, *request.prefix)):
-            raise CallFailedError("bad-request", "the request has tokens the model does not know")
-        if room < 1:
-            raise CallFailedError(
-                "too-long", f"the prompt has {len(prompt_ids)} tokens, the model reads {model.context_length}"
-            )
+    async def _answer(self, call: Call, request: InferenceRequest, model: ModelRecord, tab: Tab) -> None:
+        prompt_ids = await self._prompt_of(request, model)
+        max_tokens = min(request.max_tokens, model.context_length - len(prompt_ids))
         drawn = self._seed_of(request)
-        newest = self._payments.newest_voucher(request.payer)
-        await call.send(opening_bytes(Opening(prompt_ids, self._unpaid_tokens_max, newest, drawn.share)))
-        generation = GenerationRequest(
+        newest = None if request.free else self._payments.newest_voucher(request.payer)
+        wanted = GenerationRequest(
             prompt_ids=prompt_ids,
-            max_tokens=min(request.max_tokens, room),
+            max_tokens=max_tokens,
             sampling=request.sampling,
             seed=drawn.seed,
             stop=request.stop,
@@ -175,14 +179,43 @@ class Executor:
             logprobs=request.logprobs,
             response_format=request.response_format,
         )
-        fault: list[PaymentError] = []
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._take_payments, call, tab, fault, nursery.cancel_scope)
-            output = await self._let_out(call, engine, model, generation, tab)
-            await self._close(call, request, engine, model, tab, drawn, prompt_ids, output)
+        generation = Generation(
+            self._broker, model.model_id, request.payer, wanted, ahead_tokens_max=AHEAD_STEPS * self._unpaid_tokens_max
+        )
+        step = min(self._unpaid_tokens_max, max_tokens)
+        unit_price = self._unit_price(request)
+        first_cost = price(len(prompt_ids), step, model, unit_price)
+        paid = PaidCall(call, self._payments, tab)
+        async with self._funding.held(request.payer, first_cost), trio.open_nursery() as nursery:
+            await nursery.start(generation.run)
+            await paid.send(opening_bytes(Opening(prompt_ids, self._unpaid_tokens_max, newest, drawn.share)))
+            async with paid.taking_payments():
+                output = await self._let_out(paid, generation, price(0, 1, model, unit_price), len(prompt_ids))
+                await self._close(paid, request, generation.node_ids[-1], model, drawn, prompt_ids, output)
             nursery.cancel_scope.cancel()
-        if fault:
-            raise CallFailedError("unpaid", str(fault[0]))
+
+    async def _prompt_of(self, request: InferenceRequest, model: ModelRecord) -> tuple[int, ...]:
+        """Return the tokens to read. Raises CallFailedError if there is no room for an answer, or not in this model."""
+        engine = self._broker.ready_engine(request.model_id)
+        if engine is None:
+            raise CallFailedError("not-serving", f"no engine here has {request.model_id} ready")
+        given = (*request.prompt.token_ids, *request.prefix)
+        highest = max(given, default=0)
+        if highest >= engine.vocabulary_size:
+            raise CallFailedError(
+                "bad-request", f"token id {highest} is none of the model's, which end at {engine.vocabulary_size - 1}"
+            )
+        prompt_ids = (*await render(engine, request.prompt), *request.prefix)
+        if len(prompt_ids) >= model.context_length:
+            raise CallFailedError(
+                "too-long",
+                f"the prompt has {len(prompt_ids)} tokens; with an answer the model reads {model.context_length}",
+            )
+        return prompt_ids
+
+    def _unit_price(self, request: InferenceRequest) -> TokenAmount:
+        chain_price = self._chain.parameters.unit_price
+        return unit_price_for(request.payer, asks_free=request.free, free=self._free, unit_price=chain_price)
 
     def _seed_of(self, request: InferenceRequest) -> AnswerSeed:
         epoch, state = position(self._chain).epoch, self._chain.state
@@ -198,36 +231,31 @@ class Executor:
         except SeedShareError as error:
             raise CallFailedError("bad-request", str(error)) from error
 
-    async def _let_out(
-        self,
-        call: Call,
-        engine: Engine,
-        model: ModelRecord,
-        generation: GenerationRequest,
-        tab: Tab,
-    ) -> list[int]:
+    async def _let_out(self, paid: PaidCall, generation: Generation, token_price: int, prompt_tokens: int) -> list[int]:
         """Send tokens as far as they are covered; return all of them."""
-        token_price = price(0, 1, model, self._chain.parameters.unit_price)
         allowance = token_price * self._unpaid_tokens_max
+        # A gateway pays when half of the allowance is owed, so pieces of half of it always fit above what it has not
+        # paid yet. A larger one could not be let out, nor paid for before it was: both ends would wait for ever.
+        piece_tokens_max = max(1, self._unpaid_tokens_max // 2)
         # Before the engine reads it: else anyone could have long prompts read for nothing.
-        await self._within_deadline(partial(tab.charge, token_price * len(generation.prompt_ids), allowance=allowance))
+        await paid.charge(token_price * prompt_tokens, allowance=allowance)
+        generation.begin()
         output: list[int] = []
-        async with engine.generate(generation) as chunks:
-            async for chunk in chunks:
-                for piece in slices(chunk, max(1, self._unpaid_tokens_max // 2)):
-                    worth = token_price * len(piece.token_ids)
-                    await self._within_deadline(partial(tab.charge, worth, allowance=allowance))
-                    output.extend(piece.token_ids)
-                    await call.send(tokens_bytes(piece))
-        return output
+        while True:
+            piece = await generation.next_piece(piece_tokens_max)
+            await paid.charge(token_price * len(piece.token_ids), allowance=allowance)
+            output.extend(piece.token_ids)
+            reason = piece.finish_reason
+            await paid.send(tokens_bytes(Tokens(piece.token_ids, piece.text, reason or "", piece.logprobs)))
+            if reason is not None:
+                return output
 
     async def _close(
         self,
-        call: Call,
+        paid: PaidCall,
         request: InferenceRequest,
-        engine: Engine,
+        node_id: NodeId,
         model: ModelRecord,
-        tab: Tab,
         drawn: AnswerSeed,
         prompt_ids: Sequence[int],
         output: Sequence[int],
@@ -238,37 +266,18 @@ class Executor:
             model,
             prompt_ids,
             output,
-            self._chain.parameters.unit_price,
+            self._unit_price(request),
             epoch=self._epochs.group().epoch,
-            node_id=engine.node_id,
+            node_id=node_id,
             at=self._wall_clock(),
             seed=drawn.seed,
             seeded_by_user=drawn.share is None,
         )
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
-        tab.close(signed)
-        await call.send(closing_bytes(Closing(signed)))
-        signed = await self._within_deadline(tab.until_settled)
+        signed = await paid.settle(signed, closing_bytes(Closing(signed)))
         self._store.save_receipt(signed)
         self._batches.add_receipt(signed)
         log.info("an answer was given and paid", tokens=receipt.output_tokens, price=receipt.price)
-
-    async def _within_deadline(self, wait: Callable[[], Awaitable[Awaited]]) -> Awaited:
-        with trio.move_on_after(PAYMENT_SECONDS_MAX):
-            return await wait()
-        raise CallFailedError("unpaid", f"no voucher came within {PAYMENT_SECONDS_MAX:.0f} s")
-
-    async def _take_payments(self, call: Call, tab: Tab, fault: list[PaymentError], scope: trio.CancelScope) -> None:
-        while True:
-            try:
-                await self._payments.accept(tab, from_bytes(Payment, await call.receive()))
-            except (trio.EndOfChannel, CallFailedError):
-                scope.cancel()  # the gateway is gone
-                return
-            except (PaymentError, SchemaError) as error:
-                fault.append(PaymentError(str(error)))
-                scope.cancel()
-                return
 
 
 async def render(engine: Engine, prompt: Prompt) -> tuple[int, ...]:
@@ -281,16 +290,3 @@ async def render(engine: Engine, prompt: Prompt) -> tuple[int, ...]:
         ChatMessage(turn.role, turn.content, turn.name, turn.tool_call_id, turn.tool_calls) for turn in prompt.turns
     ]
     return await engine.render_chat(messages, prompt.tools)
-
-
-def slices(chunk: GenerationChunk, size: int) -> Iterator[Tokens]:
-    """Cut what the engine gave at once into pieces of `size` tokens; the last has the text and the finish reason.
-
-    A gateway pays when half of the allowance is owed, so pieces of half the allowance always fit above what it has not
-    paid yet. A larger one could not be let out, nor paid for before it was: both ends would wait for ever.
-    """
-    ids = chunk.token_ids
-    last = max(0, (len(ids) - 1) // size * size)
-    for start in range(0, last, size):
-        yield Tokens(ids[start : start + size], "", "", chunk.logprobs[start : start + size])
-    yield Tokens(ids[last:], chunk.text, chunk.finish_reason or "", chunk.logprobs[last:])

@@ -103,6 +103,8 @@ class InferenceRequest:
     """Names the executor's secret that its half of the seed is made with."""
     seed_share: SeedShare | None = None
     """The half of the executor that began the answer: it goes on with the same seed."""
+    free: bool = False
+    """It asks to be served free of charge; only an executor in free mode does so, and it does nothing else."""
 
     def __post_init__(self) -> None:
         sources = (self.seed, self.seed_commitment, self.seed_share)

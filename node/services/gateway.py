@@ -3,60 +3,39 @@
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import structlog
 import trio
 
-from node.ports import CallFailedError, Chain, Network, Store, WallClock
-from node.protocol.codec import to_bytes
-from node.protocol.identifiers import ModelId, RequestId
+from node.ports import Chain, Network, Store, WallClock
+from node.protocol.identifiers import Address, ModelId, RequestId
 from node.protocol.messages import PromptAnnouncement
-from node.protocol.pricing import price
 from node.protocol.records import ModelRecord
 from node.protocol.routing import ExecutorChoice, rank_executors
 from node.protocol.sampling import SamplingParameters
-from node.protocol.seeds import SeedShareError
-from node.services.attempt import AnswerPart, AnswerSummary, Attempt
+from node.services.answers import AnswerPart, AnswerSummary
+from node.services.attempt import Desk
 from node.services.batches import BatchService
+from node.services.candidates import Prospect, is_faithful, once_per_participant, order_candidates
+from node.services.conductor import Conductor, Trade
 from node.services.epochs import EpochBook
-from node.services.frames import (
-    METHOD,
-    REQUEST_BYTES_MAX,
-    InferenceRequest,
-    Prompt,
-    SignedRequest,
-    prompt_commitment_of,
-    request_digest,
-)
+from node.services.errors import GatewayError
+from node.services.faults import FaultBook
+from node.services.frames import InferenceRequest, Prompt, prompt_commitment_of
 from node.services.groups import sole_error
+from node.services.patience import HedgeBudget
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
-from node.services.seeding import with_seed_source
-from node.services.vouchers import PaymentError
+from node.services.speeds import SpeedBook
+
+__all__ = ["Answer", "ChatRequest", "Gateway", "GatewayError"]  # faces know the error by this module
 
 log = structlog.get_logger(__name__)
 
-EXECUTORS_TRIED_MAX = 8
-CALL_SECONDS_MAX = 3600.0
 CHUNKS_WAITING_MAX = 64
 """Pieces waiting for a slow reader; then the executor waits too, and so does our paying."""
-USERS_FAULT = frozenset({"bad-request", "too-long"})
-"""Words of an executor after which asking another one would not help."""
-
-
-class GatewayError(Exception):
-    """A request failed.
-
-    `code`: model-not-found, no-executor, bad-request, too-long, payment, overloaded (everybody is busy), rate-limited
-    (this user asks too much), slow-reader, failed. `retry_after`: seconds after which asking again may help, if known.
-    """
-
-    def __init__(self, code: str, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.retry_after = retry_after
+CALLER_ID_CHARACTERS_MAX = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +71,7 @@ class Answer:
 
 
 class Gateway:
-    """Asks. Holds no state between requests but the payer's books."""
+    """Asks. Between requests it keeps the payer's books and what it learned of executors: their speed, their faults."""
 
     def __init__(
         self,
@@ -106,16 +85,26 @@ class Gateway:
         *,
         wall_clock: WallClock,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        score: Callable[[Address], float] = lambda _: 1.0,
     ) -> None:
+        """`score` says how far a participant is trusted: 1 without a blemish, 0 to be asked last."""
         self._chain = chain
-        self._network = network
-        self._store = store
         self._epochs = epochs
         self._presence = presence
         self._batches = batches
-        self._payer = payer
         self._wall_clock = wall_clock
         self._random_bytes = random_bytes
+        self._score = score
+        self._trade = Trade(
+            desk=Desk(chain, store, payer),
+            network=network,
+            speeds=SpeedBook(),
+            faults=FaultBook(store, wall_clock),
+            hedges=HedgeBudget(),
+            wall_clock=wall_clock,
+            announce=self._announce,
+            record_of=presence.record_of,
+        )
         self.running = 0
 
     def models(self) -> tuple[ModelRecord, ...]:
@@ -132,7 +121,7 @@ class Gateway:
                 "model-not-found", f"there is no model {chat.model_id}; models that can be asked: {known}"
             )
         request_id = RequestId(self._random_bytes(32))
-        summary = AnswerSummary(request_id, chat.model_id)
+        summary = AnswerSummary(request_id, chat.model_id, caller_id=chat.caller_id[:CALLER_ID_CHARACTERS_MAX])
         send, receive = trio.open_memory_channel[AnswerPart](CHUNKS_WAITING_MAX)
         answer = Answer(summary, receive)
         self.running += 1
@@ -151,42 +140,19 @@ class Gateway:
     ) -> None:
         async with send:
             try:
-                await self._try_executors(chat, model, answer.summary, send)
+                request_id = answer.summary.request_id
+                await Conductor(
+                    self._trade,
+                    self._request(chat, model, request_id),
+                    model,
+                    answer.summary,
+                    send,
+                    lambda: self.candidates(request_id, chat.model_id),
+                ).run()
             except GatewayError as error:
                 answer.error = error
             except trio.BrokenResourceError:
                 log.debug("a user went away before the answer was complete")
-
-    async def _try_executors(
-        self,
-        chat: ChatRequest,
-        model: ModelRecord,
-        summary: AnswerSummary,
-        send: trio.MemorySendChannel[AnswerPart],
-    ) -> None:
-        candidates = self._candidates(summary.request_id, chat.model_id)
-        if not candidates:
-            raise GatewayError("no-executor", f"nobody who serves {chat.model_id} is present; try again later")
-        given: list[int] = []
-        request = self._request(chat, model, summary.request_id)
-        failures = []
-        for choice in candidates[:EXECUTORS_TRIED_MAX]:
-            try:
-                await self._use(choice, replace(request, prefix=tuple(given)), model, summary, given, send)
-            except CallFailedError as error:
-                if error.code in USERS_FAULT and not given:
-                    raise GatewayError(error.code, error.message) from error
-                failures.append(f"{choice.participant}: {error}")
-                log.warning("an executor failed", executor=choice.participant, given=len(given), reason=str(error))
-                if summary.finish_reason or len(given) >= request.max_tokens:
-                    # Complete; what is missing is only a receipt that could be paid.
-                    summary.finish_reason = summary.finish_reason or "length"
-                    return
-            except PaymentError as error:
-                raise GatewayError("payment", str(error)) from error
-            else:
-                return
-        raise GatewayError("failed", f"no executor gave a complete answer: {'; '.join(failures)}")
 
     def _request(self, chat: ChatRequest, model: ModelRecord, request_id: RequestId) -> InferenceRequest:
         try:
@@ -208,58 +174,29 @@ class Gateway:
         except ValueError as error:
             raise GatewayError("bad-request", str(error)) from error
 
-    def _candidates(self, request_id: RequestId, model_id: ModelId) -> list[ExecutorChoice]:
-        """Those of the group that are present with the model ready, in the order drawn for this request."""
-        ranked = rank_executors(request_id, self._epochs.group(), model_id)
+    def candidates(self, request_id: RequestId, model_id: ModelId) -> tuple[ExecutorChoice, ...]:
+        """Those of the group that are present with the model ready, in the order to ask them."""
         present = self._presence.present()
-        return [
-            choice
-            for choice in ranked
-            if choice.participant in present
-            and model_id in present[choice.participant].models
-            and choice.participant != self._chain.account  # a channel to oneself is refused by the contract
-        ]
-
-    async def _use(
-        self,
-        choice: ExecutorChoice,
-        request: InferenceRequest,
-        model: ModelRecord,
-        summary: AnswerSummary,
-        given: list[int],
-        send: trio.MemorySendChannel[AnswerPart],
-    ) -> None:
-        """Have one executor give the rest of the answer. Raises CallFailedError if another one must."""
-        executor = choice.participant
-        request = replace(
-            request,
-            executor=executor,
-            at=self._wall_clock(),
-            max_tokens=request.max_tokens - len(request.prefix),
-        )
-        request = self._seeded(request, summary)
-        most = price(model.context_length, 0, model, self._chain.parameters.unit_price)
-        await self._payer.reserve(executor, most)
-        try:
-            signed = SignedRequest(request, self._chain.sign(request_digest(request)))
-            payload = to_bytes(signed)
-            if len(payload) > REQUEST_BYTES_MAX:
-                raise GatewayError("too-long", f"the conversation has more than {REQUEST_BYTES_MAX} bytes")
-            self._announce(request)
-            async with self._network.call(choice.peer_id, METHOD, payload, deadline_seconds=CALL_SECONDS_MAX) as call:
-                attempt = Attempt(self._chain, self._store, self._payer, call, request, model, summary, given, send)
-                await attempt.run()
-        finally:
-            self._payer.release(executor, most)
-
-    def _seeded(self, request: InferenceRequest, summary: AnswerSummary) -> InferenceRequest:
-        """Say where the seed comes from: from whoever began the answer, or else from this executor."""
-        record = self._presence.record_of(request.executor)
-        begun = summary.seed.share if summary.seed is not None else None
-        try:
-            return with_seed_source(request, begun, record.seed_commitment if record is not None else b"")
-        except SeedShareError as error:
-            raise CallFailedError("no-seed", str(error)) from error
+        trade, now = self._trade, trio.current_time()
+        drawn = []
+        for choice in once_per_participant(rank_executors(request_id, self._epochs.group(), model_id)):
+            executor = choice.participant
+            record = present.get(executor)
+            if record is None or model_id not in record.models:
+                continue
+            if executor == self._chain.account:
+                continue  # a channel to oneself is refused by the contract
+            drawn.append(
+                Prospect(
+                    choice,
+                    load=max(record.load, trade.in_flight[executor]),
+                    capacity=record.capacity,
+                    seconds=trade.speeds.first_seconds(executor, model_id, now),
+                    score=self._score(executor),
+                    is_faulty=trade.faults.is_faulty(executor),
+                )
+            )
+        return order_candidates(drawn, faithful=is_faithful(request_id))
 
     def _announce(self, request: InferenceRequest) -> None:
         self._batches.announce(

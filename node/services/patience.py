@@ -21,6 +21,8 @@ SLOWER_THAN_PEERS_MAX = 16.0
 """An executor may be so many times as slow as the median, which an honest one under load is not."""
 TOKEN_SECONDS_MAX = 10.0
 """Slower than this is not serving, whatever others do."""
+SLOW_SECONDS_MIN = 10.0
+"""Nobody is called slow sooner."""
 PATIENT_TOKENS = 8
 """Tokens before the pace of an answer is judged: the first ones come with its prompt still in memory."""
 ALONE_FACTOR = 2.0

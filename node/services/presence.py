@@ -118,6 +118,7 @@ class PresenceService:
         wall_clock: WallClock,
         capacity: Callable[[], int] = lambda: 0,
         seeds: Callable[[], Announcement] | None = None,
+        free: bool = False,
     ) -> None:
         """`load` counts requests in progress, `capacity` those that can be served at once (0: not said). `seeds` says
         what to tell of the secrets for seeds; None where no answers are given.
@@ -132,6 +133,7 @@ class PresenceService:
         self._version = version
         self._wall_clock = wall_clock
         self._seeds = seeds
+        self._free = free
         router.register(Presence, table.judge, table.take)
 
     async def run(self) -> None:
@@ -159,6 +161,7 @@ class PresenceService:
                         capacity=self._capacity(),
                         seed_commitment=seeds.commitment if seeds is not None else b"",
                         seed_revealed=seeds.revealed if seeds is not None else b"",
+                        free=self._free,
                     )
                 )
                 last, announced_at = (peers, models), trio.current_time()

@@ -58,6 +58,8 @@ class Tab:
     """What one request was charged, and what of it is paid."""
 
     payer: Address
+    is_free: bool = False
+    """No vouchers are taken for it: an executor in free mode never charges."""
     charged: int = 0
     credited: int = 0
     receipt: SignedReceipt | None = None
@@ -125,9 +127,9 @@ class PayeeBook:
             return 0
         return debt.amount if debt else 0
 
-    def begin(self, payer: Address, *, allowance: int) -> Tab:
+    def begin(self, payer: Address, *, allowance: int, is_free: bool = False) -> Tab:
         """A request of `payer` begins, of which `allowance` may be owed. Raises PaymentError for a bad debtor."""
-        if self.bad_debt(payer) > BAD_DEBT_ALLOWANCES_MAX * allowance:
+        if not is_free and self.bad_debt(payer) > BAD_DEBT_ALLOWANCES_MAX * allowance:
             raise PaymentError(
                 f"{payer} left {self.bad_debt(payer)} unpaid in the last {BAD_DEBT_SECONDS:.0f} s; "
                 "a voucher that covers it, or waiting, opens the door again"
@@ -136,7 +138,7 @@ class PayeeBook:
             covered = self.covered(payer)
             self._accounts[payer] = Account(base=covered, covered=covered)
         self._accounts[payer].running += 1
-        return Tab(payer)
+        return Tab(payer, is_free)
 
     def end(self, tab: Tab) -> None:
         """A request is over, however it ended. What it still owes is written off, and remembered for a while."""
@@ -165,6 +167,8 @@ class PayeeBook:
     async def accept(self, tab: Tab, payment: Payment) -> None:
         """Check a payment, keep its voucher, credit its request. Raises PaymentError, and nothing has changed."""
         account = self._accounts[tab.payer]
+        if tab.is_free and (payment.voucher is not None or payment.paid):
+            raise PaymentError("answers are free here: no vouchers are taken")
         signed = self._check_receipt_signature(tab, payment)
         if payment.voucher is not None:
             await self._check(tab.payer, payment.voucher)

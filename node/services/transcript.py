@@ -2,9 +2,9 @@
 
 A token may hold a part of a character, and engines say nothing of it until the rest has come. If the next executor were
 given such a token as the end of what it has to go on from, its engine could not tell which text is new (vLLM 0.32 gives
-the whole prompt again). So it goes on from the last place where text and tokens are known to end together, an *anchor*,
-makes the few tokens after it once more, and they must be those that the user has. Tokens whose text has not come are not
-given to the user, so they may as well be made anew.
+the whole prompt again). So it goes on from the last place where text and tokens are known to end together, an *anchor*.
+It makes the few tokens after it once more, and they must be those that the user has. Tokens whose text has not come are
+not given to the user, so they may as well be made anew.
 
 A place is an anchor if
 
@@ -43,7 +43,7 @@ class Transcript:
     """The answer so far. `begins_anew`: it cannot go on from its middle; it is made once more from its beginning."""
 
     def __init__(self, stops: Sequence[str], *, begins_anew: bool = False) -> None:
-        self._begins_anew = begins_anew
+        self.begins_anew = begins_anew
         self._filter = StopFilter(stops)
         self.token_ids: list[int] = []
         """Tokens that the user has, or that came with text held back as the possible beginning of a stop text."""
@@ -59,7 +59,7 @@ class Transcript:
         """Return where the next executor goes on; what is pending is dropped, for it will be made again."""
         self._pending_ids.clear()
         self._pending_logprobs.clear()
-        anchor = 0 if self._begins_anew else self._anchor
+        anchor = 0 if self.begins_anew else self._anchor
         point = ResumePoint(tuple(self.token_ids[:anchor]), tuple(self.token_ids[anchor:]), "".join(self._text))
         # Of what is repeated the pieces are not seen, so the place after it is a boundary but no anchor.
         self._only_single_tokens = not point.expected_ids and not point.expected_text
@@ -98,13 +98,18 @@ class Transcript:
         self._pending_logprobs.clear()
         return part
 
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens that came, those included whose text has not."""
+        return len(self.token_ids) + len(self._pending_ids)
+
     def end(self, finish_reason: str) -> AnswerPart | None:
         """End an answer that has all its tokens; return what was still held back."""
         return self.add(Tokens((), "", finish_reason))
 
     def _set_anchor(self) -> None:
         self._anchor = len(self.token_ids)
-        if not self._begins_anew:
+        if not self.begins_anew:
             self._text.clear()
 
 

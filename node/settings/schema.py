@@ -6,10 +6,13 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import multiaddr
+from eth_utils.address import is_address, to_checksum_address
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from node.alerts.kinds import AlertKind
 from node.amounts import tokens_to_amount
+from node.engine.endpoint import parse_endpoint
 
 ENVIRONMENT_PREFIX = "QUERN_"
 ENVIRONMENT_DELIMITER = "__"
@@ -45,10 +48,25 @@ def _check_multiaddr(text: str) -> str:
     return text
 
 
+def _check_account(text: str) -> str:
+    if not is_address(text):
+        raise ValueError(f"expected an account such as 0x and 40 hex digits, got {text!r}")
+    return to_checksum_address(text)
+
+
+def _check_place(text: str) -> str:
+    if text:
+        parse_endpoint(text)
+    return text
+
+
 Tokens = Annotated[str, AfterValidator(_check_tokens)]
+Account = Annotated[str, AfterValidator(_check_account)]
 Url = Annotated[str, AfterValidator(_check_url)]
+OptionalUrl = Annotated[str, AfterValidator(lambda url: _check_url(url) if url else url)]
 Multiaddress = Annotated[str, AfterValidator(_check_multiaddr)]
 OptionalMultiaddress = Annotated[str, AfterValidator(lambda text: _check_multiaddr(text) if text else text)]
+ServerPlace = Annotated[str, AfterValidator(_check_place)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -251,6 +269,49 @@ class ApiSettings(Section):
         description="Web pages that may ask, e.g. https://chat.example; `*` is all. Pages from elsewhere are refused:\n"
         "without that, any page open in a browser on this machine could spend this gateway's tokens.",
     )
+    cache_bytes_max: int = Field(
+        default=0,
+        ge=0,
+        description="Memory for answers that are given again to equal requests, in bytes; 0 is off. Only what the\n"
+        "request alone decides is kept: temperature 0, or a seed given. Users can tell by the time whether another\n"
+        "one asked the same before.",
+    )
+
+
+class MetricsSettings(Section):
+    """Metrics for Prometheus, at /metrics."""
+
+    enabled: bool = Field(default=True, description="Whether they are served.")
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on. They tell earnings and peers: keep them to yourself."
+    )
+    port: Port = Field(
+        default=9464,
+        description="Port to listen on; 0 takes a free one. If another program has it, there are no metrics, and the\n"
+        "log says so.",
+    )
+
+
+class AlertSettings(Section):
+    """What the operator is told of at once, over a webhook. `quern alerts test` tries it."""
+
+    webhook_url: OptionalUrl = Field(
+        default="",
+        description="Where to post alerts as JSON: your own program, or an incoming webhook of Slack or Discord.\n"
+        "Without it they are only in the log and in `quern alerts list`.",
+    )
+    secret_file: Path | None = Field(
+        default=None,
+        description="File (0600) with a secret by which each post is signed (HMAC-SHA256): proof that it is ours.",
+    )
+    kinds: list[AlertKind] = Field(default=list(AlertKind), description="Which kinds are posted.")
+    min_interval_seconds: int = Field(
+        default=3600, ge=60, le=7 * 86400, description="How often the same trouble is posted again while it lasts."
+    )
+    chain_silent_seconds_max: int = Field(
+        default=120, ge=10, le=86400, description="How long no block may come before that is trouble."
+    )
+    disk_free_gib_min: int = Field(default=10, ge=1, le=100_000, description="Less free disk than this is trouble.")
 
 
 class ControlSettings(Section):
@@ -281,6 +342,38 @@ class PaymentSettings(Section):
         ge=1,
         description="Output tokens an executor gives beyond what vouchers paid for: what a payer can steal at most.",
     )
+    free: bool = Field(
+        default=False,
+        description="Serve free of charge, for a private network: no vouchers are asked for, nor taken.",
+    )
+    free_accounts: list[Account] = Field(
+        default=[],
+        max_length=1024,
+        description="Accounts that are served free of charge; empty: everyone. Others are refused.",
+    )
+    redeem_at_risk: Tokens = Field(
+        default="100",
+        description="What one payer may owe you in vouchers, in tokens; more is redeemed at once. Else vouchers are\n"
+        "redeemed at the end of each epoch, and at once where a payer announces that it takes its deposit back.",
+    )
+    redeem_at_least: Tokens = Field(default="0", description="Smaller amounts wait until there is more, in tokens.")
+    redeem_gas_high_percent: int = Field(
+        default=150, ge=100, description="Wait while gas costs more than this part of what is usual (percent)."
+    )
+    redeem_wait_epochs_max: int = Field(
+        default=4, ge=0, description="Epochs after which high gas prices are not waited for any longer."
+    )
+    redeem_coin_worth: Tokens = Field(
+        default="0",
+        description="What one coin of gas (10^18 wei) is worth in tokens. 0: not known; with it, nothing is redeemed\n"
+        "that would cost more gas than it brings.",
+    )
+    redeem_cost_percent_max: int = Field(
+        default=10,
+        ge=1,
+        le=100,
+        description="Of an amount, what its redemption may cost (percent); only with redeem_coin_worth.",
+    )
 
 
 class MiningSettings(Section):
@@ -302,11 +395,39 @@ class EngineSettings(Section):
         pattern=r"^[a-z0-9._/-]{1,64}$", description="Model to serve, by its id in the ModelRegistry."
     )
     hardware: str = Field(
-        default="cpu", max_length=128, description="What it runs on, as shown on chain, e.g. `1x H200`."
+        default="",
+        max_length=128,
+        description="What it runs on, as shown on chain, e.g. `1x H200`; without it, what is found.",
+    )
+    url: ServerPlace = Field(
+        default="",
+        description="A vLLM server that you start yourself, on this or another machine: http://host:port, or\n"
+        "unix:/path/of/socket. Without it the daemon starts one.",
+    )
+    api_key_file: Path | None = Field(
+        default=None, description="File (0600) with the key that the server at `url` asks for (vllm serve --api-key)."
+    )
+    drain_seconds: float = Field(
+        default=60,
+        ge=0,
+        le=3600,
+        description="How long running requests may go on when the node is drained, switched to another model or the\n"
+        "daemon stops.",
+    )
+    loads_beside: bool = Field(
+        default=False,
+        description="Load the next version of a model while the old one serves. Needs memory for both; without it\n"
+        "the node serves nothing while it loads.",
     )
     model_args: list[str] = Field(
         default=[],
         description="Further vLLM arguments; those of the registry win where both name the same option.",
+    )
+    concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Requests it serves at once; more wait in line. Without it, `--max-num-seqs` of model_args, or 64.",
     )
     kv_cache_gib: int = Field(
         default=1, ge=1, le=1024, description="Memory for the key-value cache on a CPU, in GiB; GPUs take what is free."
@@ -315,6 +436,17 @@ class EngineSettings(Section):
         default=None,
         description="Python of the engine's environment; without it, .engine/gpu or .engine/cpu of the project.",
     )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.url:
+            local = {"model_args": self.model_args, "python": self.python, "loads_beside": self.loads_beside}
+            named = [name for name, value in local.items() if value]
+            if named:
+                raise ValueError(f"{', '.join(named)}: the server at url has these where it is started; leave them out")
+        elif self.api_key_file is not None:
+            raise ValueError("api_key_file: only a server at url has a key")
+        return self
 
 
 class ModelSettings(Section):
@@ -387,6 +519,8 @@ class Settings(BaseSettings):
     content: ContentSettings = ContentSettings()
     vault: VaultSettings = VaultSettings()
     api: ApiSettings = ApiSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    alerts: AlertSettings = AlertSettings()
     control: ControlSettings = ControlSettings()
     models: ModelSettings = ModelSettings()
     participant: ParticipantSettings = ParticipantSettings()

@@ -2,12 +2,15 @@
 
 from node.ports import EquivocationError, SignedVoucher
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.identifiers import Hash32, TokenAmount
+from node.protocol.identifiers import Address, Hash32, TokenAmount
 from node.protocol.records import SignedReceipt
 from node.store.database import Database
 
 RECEIPTS_PER_QUERY_MAX = 1_000
 """A page of receipts; more at once would hold the event loop."""
+EVIDENCE_PER_PARTICIPANT_MAX = 64
+"""Kept of one participant: nobody pushes out what is known of others."""
+EVIDENCE_MAX = 4096
 RECEIPT_FORMAT = 2
 """Of records in the table: the second has commitments to the draw, a time and the payer's signature."""
 
@@ -91,6 +94,30 @@ class Books:
         ).fetchall()
         # Summed here, not by SQLite: amounts exceed its 64 bits.
         return len(rows), sum(tokens for tokens, _ in rows), TokenAmount(sum(int(price) for _, price in rows))
+
+    def save_evidence(self, participant: Address, at: int, code: str, data: bytes) -> None:
+        """Keep a piece of evidence, and forget the oldest beyond what is kept for one and for all."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO evidence (participant, at, code, record) VALUES (?, ?, ?, ?)",
+                (participant, at, code, data),
+            )
+            connection.execute(
+                "DELETE FROM evidence WHERE sequence IN (SELECT sequence FROM evidence WHERE participant = ? "
+                "ORDER BY sequence DESC LIMIT -1 OFFSET ?)",
+                (participant, EVIDENCE_PER_PARTICIPANT_MAX),
+            )
+            connection.execute(
+                "DELETE FROM evidence WHERE sequence <= (SELECT max(sequence) FROM evidence) - ?", (EVIDENCE_MAX,)
+            )
+
+    def evidence(self, *, limit: int, participant: Address | None = None) -> tuple[bytes, ...]:
+        """The newest evidence, newest first."""
+        rows = self._database.connection.execute(
+            "SELECT record FROM evidence WHERE ?1 IS NULL OR participant = ?1 ORDER BY sequence DESC LIMIT ?2",
+            (participant, min(limit, EVIDENCE_MAX)),
+        )
+        return tuple(bytes(record) for (record,) in rows)
 
     def put_document(self, key: str, data: bytes) -> None:
         """Keep a document, replacing one of the same key."""

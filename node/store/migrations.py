@@ -126,6 +126,17 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE receipts ADD COLUMN is_countersigned INTEGER NOT NULL DEFAULT 1;
     """,
     """
+    -- What executors did wrong, as this node saw it as their gateway (node/services/faults.py).
+    CREATE TABLE evidence (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        participant TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        code TEXT NOT NULL,
+        record BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX evidence_by_participant ON evidence (participant, sequence);
+    """,
+    """
     -- What API keys have spent by day, and what running requests may still cost (node/store/key_spending.py).
     CREATE TABLE key_spending (
         key TEXT NOT NULL,

@@ -1,26 +1,15 @@
 """Asks the gateway for the answers of one call, side by side, and hands on what comes."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import trio
 
 from node.api.openai.faults import fault_of
-from node.protocol.records import ModelRecord
+from node.services.asking import Asker
 from node.services.attempt import AnswerPart, AnswerSummary
-from node.services.gateway import Answer, ChatRequest, GatewayError
+from node.services.gateway import ChatRequest, GatewayError
 from node.services.groups import sole_error
-
-
-class Asker(Protocol):
-    """What of the gateway answers need."""
-
-    def models(self) -> tuple[ModelRecord, ...]:
-        """Models that can be asked in this epoch."""
-
-    def ask(self, chat: ChatRequest) -> AbstractAsyncContextManager[Answer]:
-        """Ask; leaving the context stops the answer, and the paying."""
 
 
 class Reader(Protocol):

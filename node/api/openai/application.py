@@ -15,10 +15,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from node.api.openai.answers import Answers, Asker, Reader
+from node.api.openai.answers import Answers, Reader
 from node.api.openai.bodies import parse_body, read_body
 from node.api.openai.call_formats import format_of
-from node.api.openai.calls import REQUEST_HEADER, Call
+from node.api.openai.calls import CACHE_HEADER, REQUEST_HEADER, Call
 from node.api.openai.chat import ChatShape, StreamedChat, WholeChat
 from node.api.openai.chat_request import ChatParameters
 from node.api.openai.chunks import ChunkWriter
@@ -34,6 +34,7 @@ from node.api.openai.usage import Usage, usage_of
 from node.ports import WallClock
 from node.protocol.identifiers import ModelId
 from node.protocol.records import ModelRecord
+from node.services.asking import Asker
 from node.services.embedding import Embeddings
 from node.services.embedding_frames import EmbeddingInput
 from node.services.gateway import ChatRequest, GatewayError
@@ -165,7 +166,7 @@ class OpenAiApi:
         state = state_of(request.scope)
         grant = self._gatekeeper.reserve(caller, model, question.chats)
         chats = [replace(chat, caller_id=state.request_id) for chat in grant.chats]
-        answers = Answers(self._asker, chats, lambda: state.headers.update({REQUEST_HEADER: call.request_ids}))
+        answers = Answers(self._asker, chats, lambda: state.headers.update(call.headers))
         call = Call(
             model,
             chats,
@@ -229,7 +230,7 @@ def make_app(
             allow_origins=list(cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=[REQUEST_ID_HEADER, REQUEST_HEADER, "retry-after", "openai-processing-ms"],
+            expose_headers=[REQUEST_ID_HEADER, REQUEST_HEADER, CACHE_HEADER, "retry-after", "openai-processing-ms"],
         )
         middleware.insert(0, cors)
     return Starlette(

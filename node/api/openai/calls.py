@@ -13,6 +13,8 @@ from node.services.gateway import ChatRequest
 IDENTITY_CHARACTERS = 32
 REQUEST_HEADER = "quern-request-id"
 """Ids of the network's requests, one for each answer: receipts are found by them."""
+CACHE_HEADER = "x-quern-cache"
+"""`hit` where every answer was given before, and only repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,13 @@ class Call:
     def request_ids(self) -> str:
         """Ids of the network's requests, once they were asked."""
         return ",".join(summary.request_id.hex() for summary in self.answers.summaries)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What tells a caller how its answers come about, once they were asked."""
+        summaries = self.answers.summaries
+        repeated = {CACHE_HEADER: "hit"} if summaries and all(summary.cached for summary in summaries) else {}
+        return {REQUEST_HEADER: self.request_ids, **repeated}
 
     def identity(self, prefix: str) -> str:
         """Return the response's id: that of the first answer's request, so that its receipt is found."""

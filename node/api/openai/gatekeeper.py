@@ -19,7 +19,7 @@ from node.ports import WallClock
 from node.private_files import PrivateFileError
 from node.protocol.identifiers import ModelId
 from node.protocol.records import ModelRecord
-from node.services.attempt import TEMPLATE_TOKENS_MAX
+from node.services.checks import TEMPLATE_TOKENS_MAX
 from node.services.frames import Prompt
 from node.services.gateway import ChatRequest
 from node.store.key_spending import KeySpending, Spending, day_of

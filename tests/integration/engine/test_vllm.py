@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.daemon import default_engine_python
-from node.engine.adapter import EngineEnvironment, EngineNode, EngineState
+from node.engine.adapter import EngineEnvironment, EngineNode, NodeState
+from node.ml_nodes import default_engine_python
 from node.models.validation import validate_model
 from node.ports import ChatMessage, EngineFailedError, EngineRefusedError, GenerationRequest
 from node.protocol.identifiers import Hash32, NodeId
@@ -92,7 +92,7 @@ async def test_an_engine_serves_proves_and_comes_back(tmp_path: Path) -> None:
         (pid,) = server_pids(os.getpid())
         os.killpg(os.getpgid(pid), signal.SIGKILL)
         with trio.fail_after(20):
-            while engine.state is EngineState.READY:
+            while engine.state is NodeState.SERVING:
                 await trio.sleep(0.1)
         with pytest.raises(EngineFailedError):
             await engine.render_chat([ChatMessage("user", "hello")])
@@ -124,7 +124,7 @@ async def test_an_engine_that_cannot_start_says_so_and_is_tried_again(tmp_path: 
         nursery.start_soon(engine.run)
         engine.load(MODEL, tmp_path / "absent")
         with trio.fail_after(120):
-            while engine.state is not EngineState.FAILED:
+            while engine.state is not NodeState.FAILED:
                 await trio.sleep(0.1)
         engine.unload()
         assert engine.model_id is None

@@ -205,13 +205,17 @@ async def test_what_is_above_a_peers_share_is_not_even_checked(monkeypatch: pyte
     async with member(1) as victim, attacker_of(victim.host) as attacker:
         blamed: list[Offence] = []
         monkeypatch.setattr(victim.standing, "blame", lambda _peer, offence, _: blamed.append(offence))
-        messages = [attacker.batch(b"%d" % n) for n in range(2 * MESSAGES_BURST)]
+        messages = [attacker.batch(b"%d" % n) for n in range(4 * MESSAGES_BURST)]
+        began = trio.current_time()
         await attacker.send(rpc_pb2.RPC(publish=messages))
         await until(lambda: victim.gossip.metrics().received_messages == len(messages))
-        dropped = victim.gossip.metrics().dropped
-        assert dropped["budget"] >= MESSAGES_BURST / 2
+        seconds = trio.current_time() - began
+        # What comes back while they arrive, however slow this machine is, may pass as well; one for rounding.
+        share = MESSAGES_BURST + MESSAGES_PER_SECOND_MAX * seconds + 1
+        assert len(messages) - victim.gossip.metrics().dropped["budget"] <= share
         assert blamed == [Offence.FLOOD]  # one offence, however many messages
-        assert len(victim.items) <= MAKER_MESSAGES_BURST + 60  # its maker's budget is smaller than its forwarder's
+        # Its maker's budget is smaller than its forwarder's.
+        assert len(victim.items) <= MAKER_MESSAGES_BURST + MAKER_MESSAGES_PER_SECOND_MAX * seconds + 1
 
 
 async def test_a_flood_of_control_entries_is_cut_and_banned() -> None:

@@ -96,7 +96,7 @@ async def test_a_source_that_stalls_is_dropped_and_blamed() -> None:
     assert race.counts.failed == {"staller"}
 
 
-async def test_an_honest_source_on_a_thin_line_is_used_as_far_as_it_goes() -> None:
+async def test_an_honest_source_on_a_thin_line_is_used_as_far_as_it_goes(autojump_clock: object) -> None:
     under_way = 0
 
     class ThinLine(FakeSource):

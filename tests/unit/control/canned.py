@@ -54,7 +54,7 @@ class CannedOperations:
             peers=1,
             api_url=None,
             content_address=None,
-            engines=[EngineView(node_id="gpu0", model_id="tiny", ready=True)],
+            engines=[EngineView(node_id="gpu0", model_id="tiny", ready=True, state="serving")],
             services=[ServiceView(name="mining", state="running", restarts=2, last_error="ValueError: [odd] text")],
         )
 

@@ -290,6 +290,9 @@ class FakeEngine:
         assert json.loads((path / "config.json").read_text())["architectures"]
         self.loaded.append((model.cid, self._place.opened()))
 
+    def mine(self, mining: bool) -> None:
+        pass
+
 
 @asynccontextmanager
 async def loading(

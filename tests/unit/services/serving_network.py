@@ -1,6 +1,6 @@
 """A small network of real services over the simulator's ports: one gateway, some executors, one chain."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -18,6 +18,7 @@ from node.ports import Engine, Provider
 from node.protocol.identifiers import NodeId, PeerId, TokenAmount
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
+from node.services.broker import Broker
 from node.services.epochs import EpochBook
 from node.services.executor import Executor
 from node.services.gateway import Gateway
@@ -25,8 +26,11 @@ from node.services.gossip import GossipRouter
 from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
+from node.services.redeem_policy import RedeemPolicy
+from node.services.redeeming import RedeemingService
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
+from node.services.terms import FreeMode
 from node.store.books import Books
 from node.store.database import Database
 from tests.builders import account, key_of
@@ -34,6 +38,8 @@ from tests.builders import account, key_of
 NODE = NodeId("node-1")
 UNIT = PARAMETERS.unit_price * MODEL.units_of_compute_per_token
 UNPAID_TOKENS_MAX = 16
+PLACES = 4
+"""Requests that an executor's first ML node runs at once."""
 DEPOSIT = TokenAmount(10**18)
 GATEWAY = 100
 PLENTY = TokenAmount(10**24)
@@ -78,7 +84,8 @@ class ServingNetwork:
         return sum(signed.voucher.cumulative for signed in self.members[GATEWAY].store.issued_vouchers())
 
 
-EngineMaker = Callable[[int], Engine]
+EngineMaker = Callable[[int], Engine | Sequence[Engine]]
+NOBODY_IS_FREE: Mapping[int, FreeMode] = {}
 
 
 def honest_engine(number: int) -> Engine:
@@ -87,7 +94,11 @@ def honest_engine(number: int) -> Engine:
 
 @asynccontextmanager
 async def serving_network(
-    executors: int = 2, *, engine: EngineMaker = honest_engine, budget: TokenAmount = PLENTY
+    executors: int = 2,
+    *,
+    engine: EngineMaker = honest_engine,
+    budget: TokenAmount = PLENTY,
+    free: Mapping[int, FreeMode] = NOBODY_IS_FREE,
 ) -> AsyncIterator[ServingNetwork]:
     """Run a network whose executors 1..n are registered, present and ready."""
     trace = Trace()
@@ -101,7 +112,7 @@ async def serving_network(
         nursery.start_soon(ledger.produce_blocks)
         for number in (*range(1, executors + 1), GATEWAY):
             made = engine(number) if number != GATEWAY else None
-            network.members[number] = _add(number, nursery, network, exchange, made, budget)
+            network.members[number] = _add(number, nursery, network, exchange, made, budget, free.get(number))
         await trio.sleep(30)  # virtual: registrations are confirmed, presence has gone round
         yield network
         nursery.cancel_scope.cancel()
@@ -112,8 +123,9 @@ def _add(
     nursery: trio.Nursery,
     serving: ServingNetwork,
     exchange: ContentExchange,
-    engine: Engine | None,
+    made: Engine | Sequence[Engine] | None,
     budget: TokenAmount,
+    free: FreeMode | None,
 ) -> Member:
     chain = SimulatedChain(serving.ledger, key_of(number), confirmations=1)
     network = SimulatedNetwork(serving.switchboard, PeerId(f"peer-{number:03}"), chain.account, chain.sign)
@@ -124,13 +136,14 @@ def _add(
     epochs = EpochBook(chain, content, store, presence)
     batches = BatchService(network, router, presence)
     payer = PayerBook(chain, store, channel_deposit=DEPOSIT, budget=budget)
+    engines = [] if made is None else [*made] if isinstance(made, Sequence) else [made]
+    engine = engines[0] if engines else None
     member = Member(number, chain, network, content, store, presence, epochs, payer, engine)
-    engines = [] if engine is None else [engine]
-    nodes = [] if engine is None else [MLNodeRegistration(NODE, (MODEL_ID,), "simulated")]
+    nodes = [MLNodeRegistration(engine.node_id, (MODEL_ID,), "simulated") for engine in engines]
     if engine is not None:
         member.executor = Executor(
-            chain, network, store, epochs, batches, engines,
-            unpaid_tokens_max=UNPAID_TOKENS_MAX, wall_clock=wall_clock,
+            chain, network, store, epochs, batches, Broker(engines, {NODE: PLACES}),
+            unpaid_tokens_max=UNPAID_TOKENS_MAX, wall_clock=wall_clock, free=free,
         )  # fmt: skip
     else:
         member.gateway = Gateway(
@@ -141,7 +154,7 @@ def _add(
         chain, network, router, presence,
         content=Provider(f"host-{number}", 1),
         loaded_models=lambda: [MODEL_ID] if engine is not None else [],
-        load=lambda: 0, version="test", wall_clock=wall_clock,
+        load=lambda: 0, version="test", wall_clock=wall_clock, free=free is not None,
         seeds=None if member.executor is None else member.executor.seeds.announcement,
     )  # fmt: skip
     serving.switchboard.join(network)
@@ -152,7 +165,9 @@ def _add(
         batches,
         router,
         OpenPromptService(chain, content, presence, engines),
-        SettlingService(chain, store, epochs, claim_rewards=True, redeem_vouchers=True),
+        SettlingService(chain, epochs, claim_rewards=True),
+        RedeemingService(chain, store, RedeemPolicy()),
+        payer,
     ):
         nursery.start_soon(service.run)
     return member

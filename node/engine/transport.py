@@ -1,0 +1,157 @@
+"""The way to a vLLM server: a Unix socket or a URL, with every reply bounded and the traffic watched.
+
+A server of one's own may be broken, one on another machine may be anything: replies are limited in size, must not be
+compressed (a bomb is small) and lead nowhere else. What comes back is noted, so that a server that has stopped moving
+is found although it still accepts requests.
+"""
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import trio
+
+from node.engine.endpoint import Endpoint
+
+LINE_BYTES_MAX = 16 * 1024 * 1024
+"""Between two line ends of a stream: one event."""
+REPLY_BYTES_MAX = 64 * 1024 * 1024
+"""Of a reply in one piece: log-probabilities of long prompts."""
+CONNECT_SECONDS_MAX = 10.0
+SILENCE_SECONDS_MAX = 600.0
+"""Longest wait for the next bytes of one reply: it may be queued long. The watchdog finds a wedged server earlier."""
+STREAM_TYPE = "text/event-stream"
+GENERATING_PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/pooling"})
+"""Only the engine's core answers these; other paths answer also while it is wedged."""
+
+
+@dataclass(slots=True, eq=False)
+class Traffic:
+    """What passes between the daemon and one server. Times are seconds of trio's clock."""
+
+    running: int = 0
+    """Requests for tokens without a complete reply."""
+    heard_at: float = -math.inf
+    """When the last byte came that only the engine's core can have given."""
+    finished: int = 0
+    request_bytes: dict[object, int] = field(default_factory=dict)
+    """Of each running request; bounds how long its prefill may take."""
+    changed: trio.Event = field(default_factory=trio.Event)
+
+    def begin(self, size: int) -> object:
+        """Note a request of `size` bytes; return what to end it with."""
+        ticket = object()
+        self.request_bytes[ticket] = size
+        self.running += 1
+        return ticket
+
+    def hear(self) -> None:
+        """Note that the engine moved."""
+        self.heard_at = trio.current_time()
+
+    def end(self, ticket: object) -> None:
+        """Note the end of a request, however it ended. A second time has no effect."""
+        if self.request_bytes.pop(ticket, None) is not None:
+            self.running -= 1
+            self.finished += 1
+            self.changed.set()
+            self.changed = trio.Event()
+
+    @property
+    def longest_request_bytes(self) -> int:
+        """Of the requests that run."""
+        return max(self.request_bytes.values(), default=0)
+
+
+class GuardedTransport(httpx.AsyncBaseTransport):
+    """An HTTP transport with the rules of this module."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, traffic: Traffic, api_key: str = "") -> None:
+        self._inner = inner
+        self._traffic = traffic
+        self._api_key = api_key
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request. Raises httpx.HTTPError."""
+        request.headers["accept-encoding"] = "identity"
+        if self._api_key:
+            request.headers["authorization"] = f"Bearer {self._api_key}"
+        ticket = None
+        if request.method == "POST" and request.url.path in GENERATING_PATHS:
+            ticket = self._traffic.begin(int(request.headers.get("content-length", "0")))
+        try:
+            response = await self._inner.handle_async_request(request)
+            try:
+                _check_head(response)
+            except httpx.HTTPError:
+                await response.aclose()
+                raise
+        except BaseException:
+            self._traffic.end(ticket)
+            raise
+        assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - an asynchronous transport's always is
+        streamed = response.headers.get("content-type", "").startswith(STREAM_TYPE)
+        moves = ticket is not None and response.is_success
+        stream = _GuardedStream(response.stream, self._traffic, ticket, streamed=streamed, moves=moves)
+        return httpx.Response(
+            response.status_code, headers=response.headers, stream=stream, extensions=response.extensions
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._inner.aclose()
+
+
+class _GuardedStream(httpx.AsyncByteStream):
+    def __init__(
+        self, inner: httpx.AsyncByteStream, traffic: Traffic, ticket: object, *, streamed: bool, moves: bool
+    ) -> None:
+        self._inner = inner
+        self._traffic = traffic
+        self._ticket = ticket
+        self._streamed = streamed
+        self._moves = moves
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for data in self._inner:
+            if self._moves:
+                self._traffic.hear()
+            if self._streamed:
+                end = data.rfind(b"\n")
+                size = size + len(data) if end < 0 else len(data) - end - 1
+            else:
+                size += len(data)
+            if size > (LINE_BYTES_MAX if self._streamed else REPLY_BYTES_MAX):
+                raise httpx.ReadError("the reply is too large")
+            yield data
+
+    async def aclose(self) -> None:
+        try:
+            await self._inner.aclose()
+        finally:
+            self._traffic.end(self._ticket)
+
+
+def _check_head(response: httpx.Response) -> None:
+    if response.is_redirect:
+        raise httpx.RemoteProtocolError("the server sends elsewhere; redirects are not followed: name the place itself")
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise httpx.RemoteProtocolError("the server compresses its replies, which it was asked not to do")
+
+
+@asynccontextmanager
+async def open_http(endpoint: Endpoint, traffic: Traffic) -> AsyncIterator[httpx.AsyncClient]:
+    """Open connections to a server; `traffic` is kept up to date."""
+    limits = httpx.Limits(max_connections=None)
+    inner = httpx.AsyncHTTPTransport(
+        uds=None if endpoint.socket is None else str(endpoint.socket), limits=limits, trust_env=False
+    )
+    transport = GuardedTransport(inner, traffic, endpoint.api_key)
+    timeout = httpx.Timeout(SILENCE_SECONDS_MAX, connect=CONNECT_SECONDS_MAX)
+    async with httpx.AsyncClient(
+        transport=transport, base_url=endpoint.url, timeout=timeout, follow_redirects=False, trust_env=False
+    ) as client:
+        yield client

@@ -1,0 +1,151 @@
+"""The rule by which tokens are drawn, and how far a token that somebody claims falls short of it.
+
+Purpose: `draw` is the reference for engines; it wants all logits and is slow. `token_margins` needs only what a prefill
+tells, log-probabilities of the likeliest tokens and of the claimed ones: whoever has the model checks an answer of any
+length in one pass, without generating anything.
+
+Detail: the logits are divided by the temperature; tokens less likely than min_p times the likeliest fall away; of the
+rest the top_k likeliest stay; of these the shortest sequence, likeliest first, whose probabilities sum to top_p. Equal
+logits: the lower id counts as likelier. To what is left the noise is added; the largest sum wins. At temperature 0 the
+largest logit wins and nothing else counts. The position of a draw is the index of the token that was read last.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from node.protocol.noise import noise
+from node.protocol.sampling import PER_MILLE, SamplingParameters
+
+MARGIN_MAX = 1.0
+"""Margins are cut here: one impossible token must not hide how the others are."""
+MASS_TOLERANCE = 0.05
+"""By how much honest machines may disagree on a sum of probabilities at the edge of top_p. Log-probabilities of other
+instruction sets differ by up to 0.033 on average; a token in between is neither counted for nor against."""
+
+
+def draw(logits: Sequence[float], seed: int, position: int, parameters: SamplingParameters) -> int:
+    """Return the token that the rule gives."""
+    if parameters.temperature_milli == 0:
+        return max(range(len(logits)), key=lambda token: (logits[token], -token))
+    scaled = [logit * PER_MILLE / parameters.temperature_milli for logit in logits]
+    left = survivors(scaled, parameters)
+    return max(left, key=lambda token: (scaled[token] + noise(seed, position, token), -token))
+
+
+def survivors(scaled: Sequence[float], parameters: SamplingParameters) -> list[int]:
+    """Return the tokens that may be drawn, likeliest first. `scaled` are logits divided by the temperature."""
+    order = sorted(range(len(scaled)), key=lambda token: (-scaled[token], token))
+    if parameters.min_p_milli:
+        least = scaled[order[0]] + math.log(parameters.min_p_milli / PER_MILLE)
+        order = [token for token in order if scaled[token] >= least]
+    if parameters.top_k:
+        order = order[: parameters.top_k]
+    if parameters.top_p_milli < PER_MILLE:
+        weights = [math.exp(scaled[token] - scaled[order[0]]) for token in order]
+        wanted, mass = math.fsum(weights) * parameters.top_p_milli / PER_MILLE, 0.0
+        for count, weight in enumerate(weights, 1):
+            mass += weight
+            if mass >= wanted:
+                return order[:count]
+    return order
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """What a prefill tells of one place: natural-log probabilities at temperature 1, by token id."""
+
+    logprobs: Mapping[int, float]
+    """The `top_count` likeliest tokens, the claimed one, and any others, such as those with much noise."""
+    top_count: int
+    """How many of the likeliest are certainly among them; at least 1."""
+
+
+def token_margins(
+    prompt_length: int,
+    token_ids: Sequence[int],
+    prefills: Sequence[Prefill],
+    seed: int,
+    parameters: SamplingParameters,
+    vocabulary_size: int,
+) -> list[float]:
+    """Return, for each claimed token, by how much logits would have to differ for it to be the rule's choice.
+
+    0: it is the choice, as far as the known candidates tell. A missing candidate makes a margin smaller, never larger.
+    Honest machines of other kinds give small margins now and then, in units of logits (not divided by the temperature);
+    other models, seeds and parameters give large ones often. `token_ids` are the whole answer, or its beginning.
+    Raises ValueError if parameters are outside the rule, or a claimed token's log-probability is missing.
+    """
+    if not parameters.is_verifiable:
+        raise ValueError("there is no rule for penalties and logit biases")
+    return [
+        _margin(token, prefill, seed, prompt_length - 1 + index, parameters, vocabulary_size)
+        for index, (token, prefill) in enumerate(zip(token_ids, prefills, strict=True))
+    ]
+
+
+def _margin(
+    claimed: int, prefill: Prefill, seed: int, position: int, parameters: SamplingParameters, vocabulary_size: int
+) -> float:
+    if claimed not in prefill.logprobs or not 1 <= prefill.top_count <= len(prefill.logprobs):
+        raise ValueError("the claimed token or the likeliest ones are missing")
+    if parameters.temperature_milli == 0:
+        return min(MARGIN_MAX, max(prefill.logprobs.values()) - prefill.logprobs[claimed])
+    temperature = parameters.temperature_milli / PER_MILLE
+    scaled = {token: logprob / temperature for token, logprob in prefill.logprobs.items()}
+    edges = _edges(sorted(scaled.values(), reverse=True), prefill.top_count, parameters, vocabulary_size)
+    score = scaled[claimed] + noise(seed, position, claimed)
+    shortfalls = [0.0, edges.kept_from - scaled[claimed]]
+    for token, value in scaled.items():
+        # A rival counts only as far as it would not fall out of the draw itself.
+        if token != claimed and value > edges.cut_at:
+            shortfalls.append(min(value + noise(seed, position, token) - score, value - edges.cut_at))
+    return min(MARGIN_MAX, max(shortfalls) * temperature)
+
+
+@dataclass(frozen=True, slots=True)
+class _Edges:
+    """Where tokens fall away, in scaled log-probabilities."""
+
+    kept_from: float
+    """A claimed token from here on may have been kept by an honest machine."""
+    cut_at: float
+    """A token above this was kept by every honest machine."""
+
+
+def _edges(ranked: list[float], top_count: int, parameters: SamplingParameters, vocabulary_size: int) -> _Edges:
+    """`ranked`: scaled log-probabilities, descending; the first `top_count` are the model's likeliest tokens."""
+    top = ranked[:top_count]
+    kept_from = cut_at = -math.inf
+    if parameters.min_p_milli:
+        kept_from = cut_at = top[0] + math.log(parameters.min_p_milli / PER_MILLE)
+    if 0 < parameters.top_k <= top_count:
+        kept_from = max(kept_from, top[parameters.top_k - 1])
+        cut_at = max(cut_at, top[min(parameters.top_k, top_count - 1)])
+    if parameters.top_p_milli == PER_MILLE:
+        return _Edges(kept_from, cut_at)
+    inside = [value for value in top if value >= kept_from]
+    weights = [math.exp(value - top[0]) for value in inside]
+    least = math.fsum(weights)
+    most = least if kept_from >= top[-1] else least + _rest(top, parameters, vocabulary_size)
+    share = parameters.top_p_milli / PER_MILLE
+    above, strict, generous = 0.0, top[0], top[0]
+    for value, weight in zip(inside, weights, strict=True):
+        if above < (share - MASS_TOLERANCE) * least:
+            strict = value
+        if above <= (share + MASS_TOLERANCE) * most:
+            generous = value
+        above += weight
+    if above <= (share + MASS_TOLERANCE) * most:
+        generous = kept_from  # the edge lies below all that is known
+    return _Edges(max(kept_from, generous), max(cut_at, strict))
+
+
+def _rest(top: list[float], parameters: SamplingParameters, vocabulary_size: int) -> float:
+    """The most that tokens beyond the known ones can weigh, in units of the likeliest one's weight."""
+    temperature = parameters.temperature_milli / PER_MILLE
+    mass = max(0.0, 1.0 - math.fsum(math.exp(value * temperature) for value in top))
+    count = max(0, vocabulary_size - len(top))
+    if temperature <= 1.0:  # none is likelier than the last known one
+        return mass * math.exp(top[-1] * (1.0 - temperature) - top[0])
+    return math.pow(count, 1.0 - 1.0 / temperature) * math.pow(mass, 1.0 / temperature) * math.exp(-top[0])

@@ -1,0 +1,85 @@
+"""ML nodes as services see them that use an engine directly: every use goes through the broker, so its load is true."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from node.ports import (
+    CallFailedError,
+    ChatMessage,
+    Engine,
+    EngineFailedError,
+    GenerationChunk,
+    GenerationRequest,
+)
+from node.protocol.identifiers import ModelId, NodeId
+from node.services.broker import Broker
+
+OWN = "own"
+"""Whose requests these are, for the line's fairness: this node's own duties, together one payer among others."""
+
+
+class BrokeredEngine:
+    """`node.ports.Engine`: one ML node. Background work waits for its turn; the rest is as the engine's own."""
+
+    def __init__(self, engine: Engine, broker: Broker) -> None:
+        self._engine = engine
+        self._broker = broker
+
+    @property
+    def node_id(self) -> NodeId:
+        """The ML node's name."""
+        return self._engine.node_id
+
+    @property
+    def model_id(self) -> ModelId | None:
+        """The model that is ready, or None."""
+        return self._engine.model_id
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids run from 0 to this, exclusive."""
+        return self._engine.vocabulary_size
+
+    async def render_chat(self, messages: Sequence[ChatMessage], tools: str = "") -> tuple[int, ...]:
+        """Apply the chat template and tokenize."""
+        return await self._engine.render_chat(messages, tools)
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Tokenize a text as a prompt."""
+        return await self._engine.tokenize(text)
+
+    @asynccontextmanager
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[GenerationChunk]]:
+        """Generate, on whichever node has the model and suits best. A refusal of the broker's is a failed engine."""
+        model_id = self.model_id
+        if model_id is None:
+            raise EngineFailedError(f"{self.node_id} has no model ready")
+        try:
+            async with self._broker.lease(
+                model_id, payer=OWN, prompt_ids=request.prompt_ids, max_tokens=request.max_tokens
+            ) as lease:
+
+                async def counted(chunks: AsyncIterator[GenerationChunk]) -> AsyncIterator[GenerationChunk]:
+                    async for chunk in chunks:
+                        lease.produced(len(chunk.token_ids))
+                        yield chunk
+
+                async with lease.engine.generate(request) as chunks:
+                    yield counted(chunks)
+        except CallFailedError as error:
+            raise EngineFailedError(str(error)) from error
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        """Log-probabilities of the prompts' tokens, as background work."""
+        async with self._broker.lease_background(self.node_id) as engine:
+            return await engine.prompt_logprobs(prompts, priority=priority)
+
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        """Vectors of the prompts, as background work."""
+        async with self._broker.lease_background(self.node_id) as engine:
+            return await engine.embed(prompts, priority=priority)
+
+
+def brokered(engines: Sequence[Engine], broker: Broker) -> list[BrokeredEngine]:
+    """Return `engines` as services other than the executor are to use them."""
+    return [BrokeredEngine(engine, broker) for engine in engines]

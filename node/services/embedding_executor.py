@@ -1,0 +1,243 @@
+"""Serves vectors to gateways: checks the request, has an engine make them, gives them as far as they are covered."""
+
+from collections.abc import Sequence
+
+import structlog
+import trio
+
+from node.ports import (
+    Call,
+    CallFailedError,
+    Chain,
+    Engine,
+    EngineFailedError,
+    EngineRefusedError,
+    Network,
+    Store,
+    WallClock,
+)
+from node.protocol.codec import SchemaError
+from node.protocol.identifiers import NodeId, TokenAmount
+from node.protocol.pricing import price, receipt_digest
+from node.protocol.records import ModelRecord, SignedReceipt
+from node.protocol.signatures import SignatureError, recover
+from node.services.batches import BatchService
+from node.services.broker import Broker
+from node.services.embedding_frames import (
+    FLOAT_BYTES,
+    METHOD,
+    TOKENS_MAX,
+    VECTORS_BYTES_MAX,
+    EmbeddingInput,
+    EmbeddingOpening,
+    EmbeddingRequest,
+    Vectors,
+    embedding_digest,
+    embedding_opening_bytes,
+    embedding_receipt_bytes,
+    read_embedding_request,
+    vectors_bytes,
+)
+from node.services.embedding_receipts import embedding_receipt_of
+from node.services.epochs import EpochBook
+from node.services.freshness import FreshRequests
+from node.services.funding import Funding
+from node.services.groups import sole_error
+from node.services.paid_calls import GatewayGoneError, PaidCall
+from node.services.tabs import PayeeBook, Tab
+from node.services.terms import FreeMode, unit_price_for
+from node.services.vouchers import PaymentError
+
+log = structlog.get_logger(__name__)
+
+CALLS_MAX = 256
+TOKENIZED_AT_ONCE_MAX = 8
+"""Inputs of one request that are with an engine's tokenizer at the same time."""
+USER_PRIORITY = 0
+
+
+class EmbeddingExecutor:
+    """Answers `embed`. The same books, places and rules as answers in words have."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        network: Network,
+        store: Store,
+        epochs: EpochBook,
+        batches: BatchService,
+        broker: Broker,
+        payments: PayeeBook,
+        funding: Funding,
+        fresh: FreshRequests,
+        *,
+        unpaid_tokens_max: int,
+        wall_clock: WallClock,
+        free: FreeMode | None,
+    ) -> None:
+        self._chain = chain
+        self._store = store
+        self._epochs = epochs
+        self._batches = batches
+        self._broker = broker
+        self._payments = payments
+        self._funding = funding
+        self._fresh = fresh
+        self._unpaid_tokens_max = unpaid_tokens_max
+        self._wall_clock = wall_clock
+        self._free = free
+        network.serve(METHOD, self.serve, concurrency=CALLS_MAX)
+
+    async def serve(self, call: Call) -> None:
+        """Serve one call. Raises CallFailedError with a word the gateway can act on."""
+        request = self._read(call)
+        model = self._epochs.group().get_epoch_model(request.model_id)
+        if model is None:
+            raise CallFailedError("unknown-model", f"{request.model_id} is not part of this epoch")
+        refusal = self._broker.refusal(request.model_id, request.payer)
+        if refusal is not None:
+            raise refusal
+        chain_price = self._chain.parameters.unit_price
+        unit_price = unit_price_for(request.payer, asks_free=request.free, free=self._free, unit_price=chain_price)
+        self._fresh.admit(request.request_id, request.payer, 0, request.at)
+        allowance = price(self._unpaid_tokens_max, 0, model, unit_price)
+        try:
+            tab = self._payments.begin(request.payer, allowance=allowance, is_free=request.free)
+        except PaymentError as error:
+            raise CallFailedError("unpaid", str(error)) from error
+        try:
+            with sole_error():
+                await self._answer(call, request, model, unit_price, tab)
+        except EngineFailedError as error:
+            log.warning("vectors failed with their engine", request=request.request_id.hex()[:8], reason=str(error))
+            raise CallFailedError("engine-failed", "the engine failed") from error
+        except EngineRefusedError as error:
+            raise CallFailedError("bad-request", str(error)[:200]) from error
+        except GatewayGoneError:
+            log.debug("a gateway left before its vectors were complete", request=request.request_id.hex()[:8])
+        finally:
+            self._payments.end(tab)
+            if tab.receipt is not None and tab.settled is None:
+                self._store.save_receipt(tab.receipt)  # evidence: given, and not paid or not signed for
+
+    def _read(self, call: Call) -> EmbeddingRequest:
+        """Size, schema, signature, then meaning."""
+        try:
+            signed = read_embedding_request(call.payload)
+            signer = recover(embedding_digest(signed.request), signed.signature)
+        except (SchemaError, SignatureError, ValueError) as error:
+            raise CallFailedError("bad-request", str(error)[:200]) from error
+        if signer != signed.request.payer:
+            raise CallFailedError("bad-request", "the request was not signed by its payer")
+        if signed.request.executor != self._chain.account:
+            raise CallFailedError("bad-request", "the request is for another executor")
+        return signed.request
+
+    async def _answer(
+        self, call: Call, request: EmbeddingRequest, model: ModelRecord, unit_price: TokenAmount, tab: Tab
+    ) -> None:
+        token_ids = await self._tokens_of(request, model)
+        cost = price(sum(map(len, token_ids)), 0, model, unit_price)
+        newest = None if request.free else self._payments.newest_voucher(request.payer)
+        paid = PaidCall(call, self._payments, tab)
+        async with (
+            self._funding.held(request.payer, cost),
+            self._broker.lease(
+                model.model_id,
+                payer=request.payer,
+                prompt_ids=[token for ids in token_ids for token in ids],
+                max_tokens=1,
+            ) as lease,
+        ):
+            await paid.send(embedding_opening_bytes(EmbeddingOpening(token_ids, self._unpaid_tokens_max, newest)))
+            async with paid.taking_payments():
+                # What is beyond the allowance is paid before it is made, the rest with the receipt.
+                await paid.charge(cost, allowance=price(self._unpaid_tokens_max, 0, model, unit_price))
+                vectors = join_vectors(await lease.engine.embed(token_ids, priority=USER_PRIORITY))
+                await self._give(paid, request, model, unit_price, lease.engine.node_id, token_ids, vectors)
+
+    async def _give(
+        self,
+        paid: PaidCall,
+        request: EmbeddingRequest,
+        model: ModelRecord,
+        unit_price: TokenAmount,
+        node_id: NodeId,
+        token_ids: Sequence[Sequence[int]],
+        vectors: Vectors,
+    ) -> None:
+        """Send the vectors and the receipt, wait for the voucher and the payer's signature."""
+        for part in split_vectors(vectors):
+            await paid.send(vectors_bytes(part))
+        receipt = embedding_receipt_of(
+            request,
+            model,
+            token_ids,
+            vectors,
+            unit_price,
+            epoch=self._epochs.group().epoch,
+            node_id=node_id,
+            at=self._wall_clock(),
+        )
+        signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
+        signed = await paid.settle(signed, embedding_receipt_bytes(signed))
+        self._store.save_receipt(signed)
+        self._batches.add_receipt(signed)
+        log.info("vectors were given and paid", vectors=len(token_ids), tokens=receipt.prompt_tokens)
+
+    async def _tokens_of(self, request: EmbeddingRequest, model: ModelRecord) -> tuple[tuple[int, ...], ...]:
+        """Return the tokens of each input. Raises CallFailedError for what the model cannot read."""
+        engine = self._broker.ready_engine(request.model_id)
+        if engine is None:
+            raise CallFailedError("not-serving", f"no engine here has {request.model_id} ready")
+        highest = max((token for item in request.inputs for token in item.token_ids), default=0)
+        if highest >= engine.vocabulary_size:
+            raise CallFailedError(
+                "bad-request", f"token id {highest} is none of the model's, which end at {engine.vocabulary_size - 1}"
+            )
+        token_ids = await _tokenize(engine, request.inputs)
+        for number, ids in enumerate(token_ids):
+            if not 0 < len(ids) <= model.context_length:
+                raise CallFailedError(
+                    "too-long",
+                    f"input {number} has {len(ids)} tokens; the model reads 1 to {model.context_length}",
+                )
+        total = sum(map(len, token_ids))
+        if total > TOKENS_MAX:
+            raise CallFailedError("too-long", f"the inputs have {total} tokens together; a call takes {TOKENS_MAX}")
+        return token_ids
+
+
+async def _tokenize(engine: Engine, inputs: Sequence[EmbeddingInput]) -> tuple[tuple[int, ...], ...]:
+    found: list[tuple[int, ...]] = [item.token_ids for item in inputs]
+    limit = trio.CapacityLimiter(TOKENIZED_AT_ONCE_MAX)
+
+    async def tokenize(number: int, text: str) -> None:
+        async with limit:
+            found[number] = await engine.tokenize(text)
+
+    with sole_error():
+        async with trio.open_nursery() as nursery:
+            for number, item in enumerate(inputs):
+                if item.text is not None:
+                    nursery.start_soon(tokenize, number, item.text)
+    return tuple(found)
+
+
+def join_vectors(vectors: Sequence[bytes]) -> Vectors:
+    """Return an engine's vectors as one record. Raises EngineFailedError if they are none of this protocol's."""
+    try:
+        if len({len(vector) for vector in vectors}) != 1 or len(vectors[0]) % FLOAT_BYTES:
+            raise ValueError("they differ in length")
+        return Vectors(len(vectors[0]) // FLOAT_BYTES, b"".join(vectors))
+    except ValueError as error:
+        raise EngineFailedError(f"the engine's vectors cannot be given out: {error}") from error
+
+
+def split_vectors(vectors: Vectors) -> list[Vectors]:
+    """Return vectors in parts that fit into a frame each."""
+    size = FLOAT_BYTES * vectors.dimensions
+    step = max(1, VECTORS_BYTES_MAX // size) * size
+    return [
+        Vectors(vectors.dimensions, vectors.data[start : start + step]) for start in range(0, len(vectors.data), step)
+    ]

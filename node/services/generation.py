@@ -1,0 +1,164 @@
+"""One answer from a participant's engines, whichever they are: gathers what is not yet taken, pauses, starts again.
+
+*Purpose.* The reader takes pieces at its own pace (that of payment and of the wire). What the engine gives meanwhile is
+gathered, so that a slow reader gets few large pieces and a fast one gets each token at once.
+
+*Detail.* When too much is gathered the engine is stopped and its place given to others; the answer is taken up when
+little is left. So an engine works for nobody but a few steps ahead of what is paid. When an engine fails, another one
+of this participant goes on, before the gateway has to look elsewhere.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+import trio
+
+from node.ports import EngineFailedError, GenerationChunk, GenerationRequest
+from node.protocol.identifiers import ModelId, NodeId
+from node.services.broker import Broker, Lease
+from node.services.groups import sole_error
+from node.services.resuming import AnswerSoFar
+
+log = structlog.get_logger(__name__)
+
+FAILURES_MAX = 2
+"""Engines that may fail under one answer and be replaced; then the gateway decides."""
+REPEATED_TOKENS_MAX = 2048
+"""Tokens that may be generated once more for one answer because of pauses. Beyond it the engine runs to its end."""
+
+
+class Generation:
+    """An answer in the making. `run` makes it, `next_piece` takes it."""
+
+    def __init__(
+        self, broker: Broker, model_id: ModelId, payer: str, request: GenerationRequest, *, ahead_tokens_max: int
+    ) -> None:
+        """`ahead_tokens_max`: tokens the engine may be ahead of the reader."""
+        self._broker = broker
+        self._model_id = model_id
+        self._payer = payer
+        self._request = request
+        self._ahead_tokens_max = ahead_tokens_max
+        self._so_far = AnswerSoFar(request)
+        self._gathered: deque[GenerationChunk] = deque()
+        self._gathered_tokens = 0
+        self._finished = False
+        self._arrived = trio.Event()
+        self._taken = trio.Event()
+        self._wanted = trio.Event()
+        self._repeated = 0
+        self._failed: set[NodeId] = set()
+        self.node_ids: list[NodeId] = []
+        """Nodes that worked on it, in order."""
+
+    def begin(self) -> None:
+        """Let the engine start: until then only its place is held."""
+        self._wanted.set()
+
+    # Any: trio does not export the type that Nursery.start hands over.
+    async def run(self, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Make the answer. Started when a place at an engine is held.
+
+        Raises CallFailedError if there is none, EngineFailedError and EngineRefusedError.
+        """
+        while not self._finished:
+            try:
+                with sole_error():
+                    async with self._broker.lease(
+                        self._model_id,
+                        payer=self._payer,
+                        prompt_ids=self._request.prompt_ids,
+                        max_tokens=self._request.max_tokens - self._so_far.tokens,
+                        avoid=self._failed,
+                    ) as lease:
+                        self.node_ids.append(lease.engine.node_id)
+                        task_status.started()
+                        task_status = trio.TASK_STATUS_IGNORED
+                        await self._wanted.wait()
+                        await self._read(lease)
+            except EngineFailedError as error:
+                self._failed.add(self.node_ids[-1])
+                others = self._broker.ready_engine(self._model_id, avoid=self._failed)
+                if len(self._failed) > FAILURES_MAX or others is None:
+                    raise
+                log.warning("an engine failed; another one goes on", node=self.node_ids[-1], reason=str(error))
+            await self._until_behind()
+
+    async def next_piece(self, tokens_max: int) -> GenerationChunk:
+        """Wait for something new and return all there is, up to `tokens_max`. The last piece has a finish reason."""
+        while not self._gathered:
+            await self._arrived.wait()
+        piece = join_chunks(self._take(tokens_max))
+        self._gathered_tokens -= len(piece.token_ids)
+        self._taken.set()
+        self._taken = trio.Event()
+        return piece
+
+    async def _until_behind(self) -> None:
+        """Wait until little is gathered, unless the answer is complete."""
+        while not self._finished and self._gathered_tokens > self._ahead_tokens_max // 2:
+            await self._taken.wait()
+
+    async def _read(self, lease: Lease) -> None:
+        """Gather what an engine gives until the answer ends or too much is gathered."""
+        async with lease.engine.generate(self._so_far.resume()) as chunks:
+            async for chunk in chunks:
+                lease.produced(len(chunk.token_ids))
+                fresh = self._so_far.take(chunk)
+                if fresh is None:
+                    continue
+                self._gathered.append(fresh)
+                self._gathered_tokens += len(fresh.token_ids)
+                self._arrived.set()
+                self._arrived = trio.Event()
+                if fresh.finish_reason is not None:
+                    self._finished = True
+                    return
+                if self._gathered_tokens > self._ahead_tokens_max and self._may_pause():
+                    return
+        if not self._finished:
+            raise EngineFailedError("the engine's answer ended without a reason")
+
+    def _may_pause(self) -> bool:
+        repeated = self._repeated + self._so_far.repeats
+        if repeated > REPEATED_TOKENS_MAX:
+            return False
+        self._repeated = repeated
+        return True
+
+    def _take(self, tokens_max: int) -> Iterator[GenerationChunk]:
+        """Take chunks from the front, the last one cut where `tokens_max` is reached."""
+        left = tokens_max
+        while self._gathered:
+            chunk = self._gathered[0]
+            if len(chunk.token_ids) > left:
+                if left:
+                    head, self._gathered[0] = cut_chunk(chunk, left)
+                    yield head
+                return
+            left -= len(chunk.token_ids)
+            yield self._gathered.popleft()
+
+
+def cut_chunk(chunk: GenerationChunk, count: int) -> tuple[GenerationChunk, GenerationChunk]:
+    """Cut a chunk after `count` tokens; the text and the finish reason stay with the second part."""
+    ids, logprobs = chunk.token_ids, chunk.logprobs
+    return (
+        GenerationChunk(ids[:count], "", None, logprobs[:count]),
+        GenerationChunk(ids[count:], chunk.text, chunk.finish_reason, logprobs[count:]),
+    )
+
+
+def join_chunks(chunks: Iterator[GenerationChunk]) -> GenerationChunk:
+    """Return consecutive chunks as one."""
+    parts = list(chunks)
+    if len(parts) == 1:
+        return parts[0]
+    return GenerationChunk(
+        tuple(token for part in parts for token in part.token_ids),
+        "".join(part.text for part in parts),
+        parts[-1].finish_reason,
+        tuple(entry for part in parts for entry in part.logprobs),
+    )

@@ -1,0 +1,30 @@
+"""Transactions that turn what was earned into tokens: each is sent once, waited for, and named once when refused."""
+
+import structlog
+
+from node.ports import ActionStatus, Chain
+from node.protocol.actions import ChainAction
+
+log = structlog.get_logger(__name__)
+
+
+class Settlements:
+    """Sends and waits: whoever looks again must see what the last transaction did."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self._refused: set[str] = set()
+        """Keys that failed for good: named once in the log, not at every block."""
+
+    async def settle(self, key: str, action: ChainAction) -> bool:
+        """Submit and wait; return whether it was done."""
+        if key in self._refused:
+            return False
+        await self._chain.submit(key, action)
+        outcome = await self._chain.outcome(key)
+        if outcome.status is ActionStatus.FAILED:
+            self._refused.add(key)
+            log.error("a settlement was refused", key=key, reason=outcome.reason)
+            return False
+        log.info("settled", key=key)
+        return True

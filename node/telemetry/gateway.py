@@ -1,0 +1,90 @@
+"""Measures what users get from the gateway: stands before it, changes nothing."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from node.protocol.records import ModelRecord
+from node.services.asking import AnswerStream, Asker
+from node.services.attempt import AnswerPart, AnswerSummary
+from node.services.gateway import ChatRequest, GatewayError
+from node.telemetry.instruments import Instruments
+
+LEFT = "left"
+"""The user went away, or the request was cancelled."""
+
+
+class MeasuredAsker:
+    """A gateway that is measured. Times are trio's, so that tests need no patience."""
+
+    def __init__(self, gateway: Asker, instruments: Instruments) -> None:
+        self._gateway = gateway
+        self._instruments = instruments
+
+    def models(self) -> tuple[ModelRecord, ...]:
+        """Models that can be asked in this epoch."""
+        return self._gateway.models()
+
+    @asynccontextmanager
+    async def ask(self, chat: ChatRequest) -> AsyncIterator[AnswerStream]:
+        """Ask, as the gateway does."""
+        instruments = self._instruments
+        known = any(model.model_id == chat.model_id for model in self.models())
+        label = instruments.model_label(chat.model_id, known=known)
+        outcome = LEFT
+        started = trio.current_time()
+        measured: _Measured | None = None
+        try:
+            async with self._gateway.ask(chat) as answer:
+                measured = _Measured(answer, label, instruments, started)
+                yield measured
+            if measured.ended:
+                outcome = "cached" if answer.summary.cached else "ok"
+        except GatewayError as error:
+            outcome = error.code
+            raise
+        finally:
+            instruments.requests.labels(label, outcome).inc()
+            if measured is not None:
+                self._count(label, measured.summary)
+
+    def _count(self, label: str, summary: AnswerSummary) -> None:
+        if summary.cached:
+            return
+        self._instruments.tokens.labels(label, "prompt").inc(summary.prompt_tokens)
+        self._instruments.tokens.labels(label, "output").inc(summary.output_tokens)
+        if len(summary.executors) > 1:
+            self._instruments.fail_overs.labels(label).inc(len(summary.executors) - 1)
+
+
+class _Measured:
+    """An answer whose pieces are timed. One from the cache would only tell how fast a dictionary is."""
+
+    def __init__(self, answer: AnswerStream, label: str, instruments: Instruments, started: float) -> None:
+        self._answer = answer
+        self._first = instruments.first_token_seconds.labels(label)
+        self._between = instruments.inter_token_seconds.labels(label)
+        self._whole = instruments.answer_seconds.labels(label)
+        self._started = started
+        self.ended = False
+
+    @property
+    def summary(self) -> AnswerSummary:
+        return self._answer.summary
+
+    async def __aiter__(self) -> AsyncIterator[AnswerPart]:
+        last: float | None = None
+        timed = not self.summary.cached
+        async for part in self._answer:
+            if timed and part.token_ids:
+                now = trio.current_time()
+                if last is None:
+                    self._first.observe(now - self._started)
+                else:
+                    self._between.observe((now - last) / len(part.token_ids))
+                last = now
+            yield part
+        self.ended = True
+        if timed:
+            self._whole.observe(trio.current_time() - self._started)
