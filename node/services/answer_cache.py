@@ -152,7 +152,7 @@ class _Watched:
 
 def is_deterministic(chat: ChatRequest) -> bool:
     """Whether the request decides its answer, and may be remembered."""
-    return chat.sampling.temperature_milli == 0 or chat.seed is not None
+    return not chat.private and (chat.sampling.temperature_milli == 0 or chat.seed is not None)
 
 
 def cache_key(chat: ChatRequest, model: ModelRecord) -> Hash32:
