@@ -26,7 +26,7 @@ PART_BYTES = 256
 TOKEN_BYTES = 32
 LOGPROB_BYTES = 256
 """What Python needs for a part, a token and a token's alternative, roughly and rather too much."""
-NOT_OF_THE_ANSWER = frozenset({"label"})
+NOT_OF_THE_ANSWER = frozenset({"caller_id"})
 """Fields of a request that do not decide its answer."""
 
 
@@ -152,7 +152,7 @@ class _Watched:
 
 def is_deterministic(chat: ChatRequest) -> bool:
     """Whether the request decides its answer, and may be remembered."""
-    return chat.sampling.temperature_milli == 0 or chat.seed is not None
+    return not chat.private and (chat.sampling.temperature_milli == 0 or chat.seed is not None)
 
 
 def cache_key(chat: ChatRequest, model: ModelRecord) -> Hash32:

@@ -22,7 +22,7 @@ from node.services.conductor import Conductor, Trade
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
 from node.services.faults import FaultBook
-from node.services.frames import InferenceRequest, Prompt, prompt_commitment_of
+from node.services.frames import SALT_BYTES, InferenceRequest, Prompt, prompt_commitment_of
 from node.services.groups import sole_error
 from node.services.patience import HedgeBudget
 from node.services.payments import PayerBook
@@ -50,6 +50,8 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     response_format: str = ""
+    private: bool = False
+    """Nothing of it is announced or published, and the executor keeps nothing of it."""
     caller_id: str = ""
     """The user's own name for the request: in logs only, never on the wire, and nobody's answer depends on it."""
 
@@ -92,6 +94,8 @@ class Gateway:
         self._epochs = epochs
         self._presence = presence
         self._batches = batches
+        self.payer = payer
+        """Shared with whatever else this node pays over the same channels."""
         self._wall_clock = wall_clock
         self._random_bytes = random_bytes
         self._score = score
@@ -170,6 +174,8 @@ class Gateway:
                 stop=chat.stop,
                 logprobs=chat.logprobs,
                 response_format=chat.response_format,
+                private=chat.private,
+                salt=self._random_bytes(SALT_BYTES),
             )
         except ValueError as error:
             raise GatewayError("bad-request", str(error)) from error
@@ -199,6 +205,8 @@ class Gateway:
         return order_candidates(drawn, faithful=is_faithful(request_id))
 
     def _announce(self, request: InferenceRequest) -> None:
+        if request.private:
+            return
         self._batches.announce(
             PromptAnnouncement(
                 request_id=request.request_id,

@@ -179,3 +179,17 @@ def test_the_cache_never_holds_more_than_its_limit(puts: list[tuple[int, int]]) 
         assert 0 <= cache.bytes_kept <= 200
         if size <= cache.answer_bytes_max:
             assert cache.get(key) is not None
+
+
+async def test_the_user_s_name_for_a_request_does_not_make_it_another() -> None:
+    gateway, _, asker = made()
+    await answer_of(asker, replace(CHAT, caller_id="one"))
+    await answer_of(asker, replace(CHAT, caller_id="two"))
+    assert len(gateway.asked) == 1
+
+
+async def test_private_answers_are_never_kept() -> None:
+    gateway, cache, asker = made()
+    await answer_of(asker, replace(CHAT, private=True))
+    await answer_of(asker, replace(CHAT, private=True))
+    assert (len(gateway.asked), len(cache)) == (2, 0)
