@@ -305,7 +305,7 @@ async def _run_services(
         models = DaemonModelOperations(manager, settings.models.bytes_max)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
         methods |= watching.methods
-        add_metrics(settings.metrics, make_scraper(methods, serving, watching), supervisor)
+        add_metrics(settings.metrics, make_scraper(methods, serving, watching, broker, gateway), supervisor)
         control: Any = partial(serve_control, settings.control.socket, methods)
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=serving.url)

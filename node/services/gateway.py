@@ -1,7 +1,7 @@
 """Asks the network on behalf of a user: chooses executors, streams the answer, pays, goes on elsewhere on failure."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ from node.services.candidates import Prospect, is_faithful, once_per_participant
 from node.services.conductor import Conductor, Trade
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
-from node.services.faults import FaultBook
+from node.services.faults import Fault, FaultBook
 from node.services.frames import SALT_BYTES, InferenceRequest, Prompt, prompt_commitment_of
 from node.services.groups import sole_error
 from node.services.patience import HedgeBudget
@@ -110,6 +110,16 @@ class Gateway:
             record_of=presence.record_of,
         )
         self.running = 0
+
+    @property
+    def hedges_taken(self) -> int:
+        """Requests that were asked twice because the first executor was slow, since the start."""
+        return self._trade.hedges.taken
+
+    @property
+    def fault_counts(self) -> Mapping[Fault, int]:
+        """What executors did wrong, by kind, since the start."""
+        return self._trade.faults.counts
 
     def models(self) -> tuple[ModelRecord, ...]:
         """Models that can be asked in this epoch."""

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 import trio
 
 from node.protocol.records import ModelRecord
+from node.services.answers import AnswerPart, AnswerSummary
 from node.services.asking import AnswerStream, Asker
-from node.services.attempt import AnswerPart, AnswerSummary
 from node.services.gateway import ChatRequest, GatewayError
 from node.telemetry.instruments import Instruments
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -66,6 +66,7 @@ async def client_of(stand_in: MinerStandIn | VllmStandIn) -> AsyncIterator[TextC
         yield TextClient(http, MODEL, api)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_pieces_have_exactly_one_reading(data: bytes) -> None:
     pieces = to_pieces(data)
@@ -79,6 +80,7 @@ def test_plain_text_has_a_third_as_many_pieces_as_letters() -> None:
     assert PIECES_END <= TOKEN_ID_MAX
 
 
+@settings(deadline=None)
 @given(st.integers(-5, 2 * PIECES_END))
 def test_a_number_is_a_piece_or_refused(token: int) -> None:
     try:
@@ -88,6 +90,7 @@ def test_a_number_is_a_piece_or_refused(token: int) -> None:
     assert to_pieces(data) == (token,)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.lists(st.integers(0, 60), max_size=6), st.integers(1, 100))
 def test_an_answer_has_the_same_pieces_however_it_is_cut_on_its_way(text: str, cuts: list[int], most: int) -> None:
     writer = PieceWriter(most)
@@ -99,6 +102,7 @@ def test_an_answer_has_the_same_pieces_however_it_is_cut_on_its_way(text: str, c
     assert pieces == to_pieces(text.encode("utf-8", "replace"))[:most]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), st.text(max_size=20)), min_size=1))
 def test_a_conversation_comes_back_from_its_pieces(turns: list[tuple[str, str]]) -> None:
     messages = tuple(ChatMessage(role, text.encode("utf-8", "replace").decode()) for role, text in turns)
