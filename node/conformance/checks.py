@@ -15,7 +15,9 @@ from node.conformance.answers import Completion, MalformedError, first_choice, r
 from node.conformance.findings import Check, Level, Mark
 from node.conformance.server import Server, ServerError
 from node.engine.drawing import DrawStyle, find_draw_style, read_token_id
+from node.engine.identity import ENGINE_NAME
 from node.ports import EngineFailedError, EngineRefusedError
+from node.protocol.engines import ENGINE_RANGE_DEFAULT
 from node.services.groups import sole_error
 
 TEXT = "The quern is a hand mill. It grinds"
@@ -79,7 +81,10 @@ async def version(bench: Bench) -> Check:
     if not isinstance(found, str):
         raise MalformedError("/version has no version")
     bench.version = f"vLLM {found[:40]}"
-    return Check("version", Mark.HOLDS, f"it says it is {bench.version}", Level.PROVE)
+    outside = ENGINE_RANGE_DEFAULT.why_not(ENGINE_NAME, found)
+    if outside is not None:
+        return _wrong("version", outside, Level.PROVE)
+    return Check("version", Mark.HOLDS, f"it says it is {bench.version}, which the network knows", Level.PROVE)
 
 
 async def chat(bench: Bench) -> Check:

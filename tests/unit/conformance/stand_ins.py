@@ -46,6 +46,7 @@ class VllmStandIn:
 
     faults: frozenset[str] = frozenset()
     key: str = ""
+    version: str = "0.32.0"
     running: int = 0
     requests: int = 0
     draws: int = 0
@@ -61,7 +62,7 @@ class VllmStandIn:
             routes.append(Route("/health", lambda _: Response(), methods=["GET"]))
         if "openai only" not in self.faults:
             routes += [
-                Route("/version", lambda _: JSONResponse({"version": "0.32.0"}), methods=["GET"]),
+                Route("/version", lambda _: JSONResponse({"version": self.version}), methods=["GET"]),
                 Route("/tokenize", self.tokenize, methods=["POST"]),
                 Route("/detokenize", self.detokenize, methods=["POST"]),
                 Route("/metrics", self.metrics, methods=["GET"]),

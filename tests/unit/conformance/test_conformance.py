@@ -86,6 +86,13 @@ async def test_a_server_that_works_on_for_readers_who_left_is_found(monkeypatch:
     assert marks(await report_on(VllmStandIn(frozenset({"never frees"}))))["abort"] is Mark.WRONG
 
 
+async def test_a_version_that_the_network_does_not_know_cannot_prove() -> None:
+    report = await report_on(VllmStandIn(version="0.1.2"))
+    (check,) = (check for check in report.checks if check.name == "version")
+    assert (check.mark, report.level) == (Mark.WRONG, Level.SERVE)
+    assert "this node has vllm 0.1.2" in check.message
+
+
 async def test_the_model_that_is_wanted_must_be_the_one_that_is_served() -> None:
     report = await report_on(VllmStandIn(), model="tiny")
     (check,) = (check for check in report.checks if check.name == "models")
