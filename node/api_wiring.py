@@ -24,7 +24,7 @@ from node.services.gateway import Gateway
 from node.services.local_chat import LocalChat
 from node.settings import Settings
 from node.supervisor import Supervisor
-from node.telemetry.gateway import MeasuredAsker
+from node.telemetry.gateway import MeasuredAsker, MeasuredVectors
 from node.telemetry.instruments import Instruments
 from node.version import package_version
 
@@ -67,7 +67,9 @@ def add_api(
     users = None
     if gateway is not None:
         asked = gateway if cache is None else CachingAsker(gateway, cache)
-        users = gateway_app(settings.api, MeasuredAsker(asked, instruments), gatekeeper, wall_clock, vectors)
+        measured = MeasuredAsker(asked, instruments)
+        sought = None if vectors is None else MeasuredVectors(vectors, gateway.models, instruments)
+        users = gateway_app(settings.api, measured, gatekeeper, wall_clock, sought)
     listener = bind_api(settings.api.host, settings.api.port)
     supervisor.add("api", partial(serve_api, compose(routes, users), listener), essential=True)
     return Serving(_url(listener, is_gateway=gateway is not None), chat, cache, instruments)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,8 @@ from node.services.answer_cache import AnswerCache
 from node.services.answers import AnswerPart, AnswerSummary
 from node.services.asking import AnswerStream
 from node.services.broker import Broker
+from node.services.embedding import Embeddings
+from node.services.embedding_frames import EmbeddingInput
 from node.services.faults import Fault
 from node.services.frames import Prompt
 from node.services.gateway import ChatRequest, GatewayError
@@ -42,7 +44,7 @@ from node.services.local_chat import LocalChat
 from node.settings.schema import MetricsSettings
 from node.supervisor import Supervisor
 from node.telemetry.families import gauge
-from node.telemetry.gateway import MeasuredAsker
+from node.telemetry.gateway import MeasuredAsker, MeasuredVectors
 from node.telemetry.instruments import MODELS_MAX, OTHER, Instruments
 from node.telemetry.scrape import SOURCE_SECONDS_MAX, Scraper, Source, gather, make_metrics_app
 from node.telemetry_wiring import add_metrics, make_scraper
@@ -286,6 +288,26 @@ async def test_each_end_of_a_request_is_counted_as_what_it_was(autojump_clock: t
     outcomes = {key.split()[-1]: value for key, value in found.items() if key.startswith("quern_gateway_requests_t")}
     assert outcomes == {"no-executor": 1, "failed": 1, "left": 2, "cached": 1}
     assert found["quern_gateway_answer_seconds_count tiny"] == 0
+
+
+class CannedVectors:
+    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput]) -> Embeddings:
+        if not inputs:
+            raise GatewayError("bad-request", "no inputs")
+        return Embeddings(model_id, (b"",), 7, 70)
+
+
+async def test_vectors_are_counted_by_how_they_ended() -> None:
+    instruments = Instruments()
+    vectors = MeasuredVectors(CannedVectors(), lambda: [model()], instruments)
+    await vectors.embed(TINY, [EmbeddingInput(text="x")])
+    with pytest.raises(GatewayError):
+        await vectors.embed(TINY, [])
+    found = values(instruments)
+    assert (
+        found["quern_gateway_embeddings_total tiny ok"] == found["quern_gateway_embeddings_total tiny bad-request"] == 1
+    )
+    assert found["quern_gateway_tokens_total tiny prompt"] == 7
 
 
 async def test_names_that_users_invent_do_not_become_labels(autojump_clock: trio.testing.MockClock) -> None:
