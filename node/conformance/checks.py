@@ -16,8 +16,11 @@ from node.conformance.findings import Check, Level, Mark
 from node.conformance.server import Server, ServerError
 from node.engine.drawing import DrawStyle, find_draw_style, read_token_id
 from node.engine.identity import ENGINE_NAME
+from node.engine.vectors import read_vectors
 from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.engines import ENGINE_RANGE_DEFAULT
+from node.services.embedding import floats_of
+from node.services.embedding_frames import FLOAT_BYTES
 from node.services.groups import sole_error
 
 TEXT = "The quern is a hand mill. It grinds"
@@ -253,6 +256,42 @@ async def logprobs(bench: Bench) -> Check:
     return Check("logprobs", Mark.HOLDS, f"{len(words)} tokens with their log-probabilities")
 
 
+async def embeddings(bench: Bench) -> Check:
+    """Vectors of prompts in token ids."""
+    (vector,) = await _vectors(bench, 1)
+    return Check("embeddings", Mark.HOLDS, f"vectors of {len(vector) // FLOAT_BYTES} numbers", Level.SERVE)
+
+
+async def same_vector(bench: Bench) -> Check:
+    """The same vector alone and among others: what an embedding model's proofs are made of."""
+    name = "same vector"
+    (alone,) = await _vectors(bench, 1)
+    several = await _vectors(bench, AT_ONCE)
+    pairs = (zip(floats_of(alone), floats_of(other), strict=True) for other in several)
+    widest = max(abs(a - b) for pair in pairs for a, b in pair)
+    if widest > LOGPROB_TOLERANCE:
+        return _wrong(name, f"one text alone and among {AT_ONCE} differs by {widest:.3f}", Level.PROVE)
+    return Check(name, Mark.HOLDS, f"one text alone and among {AT_ONCE}, within {widest:.4f}", Level.PROVE)
+
+
+async def background_vectors(bench: Bench) -> Check:
+    """Vectors that yield to users' requests."""
+    await _vectors(bench, 1, priority=MINING_PRIORITY)
+    return Check("priority", Mark.HOLDS, "it takes requests of lower priority", Level.PROVE)
+
+
+async def _vectors(bench: Bench, count: int, **fields: object) -> list[bytes]:
+    body = {"model": bench.model, "input": [list(bench.prompt_ids) or [1, 2, 3]] * count, "encoding_format": "base64"}
+    reply = await bench.server.post("/v1/embeddings", {**body, **fields})
+    try:
+        vectors = read_vectors(reply if isinstance(reply, dict) else {}, count)
+    except EngineFailedError as error:
+        raise MalformedError(str(error)) from error
+    if len({len(vector) for vector in vectors}) != 1 or not vectors[0]:
+        raise MalformedError("vectors of one model have different lengths")
+    return vectors
+
+
 async def prompt_logprobs(bench: Bench) -> Check:
     """Log-probabilities of a prompt's tokens: what proofs and audits are made of."""
     name = "prompt logprobs"
@@ -356,6 +395,8 @@ COSTS = {
     "priority": "mining keeps users waiting",
     "logprobs": "requests for log-probabilities fail",
     "prompt logprobs": "it cannot prove work or check that of others: no weight, not drawn, no rewards",
+    "embeddings": "it makes neither tokens nor vectors for the network",
+    "same vector": "its own proofs would be voted invalid",
     "draws": "what it answers cannot be audited",
 }
 REMEDIES = {

@@ -3,6 +3,8 @@
 The tokens are bytes of UTF-8, the "model" a hash; each server can be given faults by name.
 """
 
+import array
+import base64
 import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -58,6 +60,8 @@ class VllmStandIn:
             Route("/v1/completions", self.complete, methods=["POST"]),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
         ]
+        if "embeds" in self.faults:
+            routes = [routes[0], Route("/v1/embeddings", self.embed, methods=["POST"])]
         if "no health" not in self.faults:
             routes.append(Route("/health", lambda _: Response(), methods=["GET"]))
         if "openai only" not in self.faults:
@@ -82,6 +86,13 @@ class VllmStandIn:
         body = await request.json()
         text = body["prompt"] if "prompt" in body else "".join(message["content"] for message in body["messages"])
         return JSONResponse({"tokens": list(text.encode()), "count": len(text.encode())})
+
+    async def embed(self, request: Request) -> Response:
+        body = await request.json()
+        many = len(body["input"]) > 1 and "batch changes logprobs" in self.faults
+        vector = base64.b64encode(array.array("f", [0.5, -0.25 + 0.2 * many]).tobytes()).decode()
+        data = [{"index": index, "embedding": vector} for index in range(len(body["input"]))]
+        return JSONResponse({"data": data, "usage": {"prompt_tokens": 3}})
 
     async def detokenize(self, request: Request) -> Response:
         return JSONResponse({"prompt": bytes((await request.json())["tokens"]).decode()})

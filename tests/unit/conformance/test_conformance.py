@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from node.cli.main import quern
 from node.conformance import checks
-from node.conformance.examine import EXAMINATIONS, examine
+from node.conformance.examine import FIRST, GENERATING, examine
 from node.conformance.findings import Check, Level, Mark, Report, lacking
 from node.conformance.server import open_server
 from node.engine.endpoint import parse_endpoint
@@ -93,6 +93,15 @@ async def test_a_version_that_the_network_does_not_know_cannot_prove() -> None:
     assert "this node has vllm 0.1.2" in check.message
 
 
+async def test_a_server_of_an_embedding_model_is_asked_for_vectors() -> None:
+    report = await report_on(VllmStandIn(frozenset({"embeds"})))
+    assert (report.level, report.api) == (Level.AUDIT, "vllm")
+    assert marks(report)["embeddings"] is Mark.HOLDS
+    assert "token ids" not in marks(report)
+    worse = await report_on(VllmStandIn(frozenset({"embeds", "batch changes logprobs"})))
+    assert worse.level is Level.SERVE
+
+
 async def test_the_model_that_is_wanted_must_be_the_one_that_is_served() -> None:
     report = await report_on(VllmStandIn(), model="tiny")
     (check,) = (check for check in report.checks if check.name == "models")
@@ -128,7 +137,7 @@ def test_a_level_needs_everything_below_it() -> None:
 
 
 def test_every_level_has_something_that_it_needs() -> None:
-    assert {level for _, level, _ in EXAMINATIONS} == {None, Level.CHAT, Level.SERVE, Level.PROVE, Level.AUDIT}
+    assert {level for _, level, _ in (*FIRST, *GENERATING)} == {None, Level.CHAT, Level.SERVE, Level.PROVE, Level.AUDIT}
 
 
 async def run(*arguments: str) -> Result:
