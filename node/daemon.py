@@ -27,6 +27,7 @@ from node.control.methods import Method, method_table
 from node.control.model_methods import model_method_table
 from node.control.node_methods import node_method_table
 from node.control.peer_methods import peer_method_table
+from node.control.receipt_methods import receipt_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineNode
 from node.key_deposits import KeyDeposits
@@ -55,6 +56,7 @@ from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
 from node.operations.nodes import DaemonNodeOperations
 from node.operations.peers import DaemonPeerOperations
+from node.operations.receipts import DaemonReceiptOperations
 from node.payment_wiring import add_payments
 from node.ports import Provider
 from node.prompt_sealing import PeerSealing
@@ -294,6 +296,7 @@ async def _run_services(
             api_url=serving.url,
             content_address=f"http://{provider.host}:{provider.port}",
             running_requests=lambda: executor.running,
+            redeem_plan=payments.redeeming.plan,
             started_at=started_at,
             wall_clock=wall_clock,
         )
@@ -303,7 +306,9 @@ async def _run_services(
         # Any: trio does not export the type that Nursery.start asks for.
         trees = StoreOperations(content.store, NetworkTrees(content, presence.providers))
         models = DaemonModelOperations(manager, settings.models.bytes_max)
+        receipts = DaemonReceiptOperations(chain, store, epochs, engines)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
+        methods |= receipt_method_table(receipts)
         methods |= watching.methods
         add_metrics(settings.metrics, make_scraper(methods, serving, watching, broker, gateway), supervisor)
         control: Any = partial(serve_control, settings.control.socket, methods)
@@ -364,4 +369,14 @@ def _gateway(
 ) -> Gateway | None:
     if not settings.has_role(Role.GATEWAY):
         return None
-    return Gateway(chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock)
+    return Gateway(
+        chain,
+        network,
+        store,
+        epochs,
+        presence,
+        batches,
+        payer,
+        wall_clock=wall_clock,
+        answers_kept_max=settings.payments.answers_kept_max,
+    )

@@ -8,6 +8,7 @@ import trio
 
 from node.ports import Call, CallFailedError, Chain, Store
 from node.protocol.codec import to_bytes
+from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import TokenAmount
 from node.protocol.pricing import next_receipts_root, price, receipt_digest
 from node.protocol.receipts import countersigned, is_signed_by_executor
@@ -40,6 +41,8 @@ class Desk:
     chain: Chain
     store: Store
     payer: PayerBook
+    answers_kept_max: int = 0
+    """How many answers are kept with their receipts; 0: none."""
 
 
 class Attempt:
@@ -83,6 +86,7 @@ class Attempt:
         self._paid = 0
         self._last_frame = b""
         self._waited = 0.0
+        self._texts: list[str] = []
         self.token_ids: list[int] = []
         """All that came in this attempt, those that were made once more included."""
         self.first_seconds: float | None = None
@@ -182,6 +186,7 @@ class Attempt:
                 raise CallFailedError("superseded", "another executor was faster")
             self._begin_summary()
         self.token_ids.extend(tokens.token_ids)
+        self._texts.append(tokens.text)
         try:
             part = self._continuation.add(tokens)
         except DiffersError as error:
@@ -208,9 +213,25 @@ class Attempt:
         """Check the receipt against what came, sign it, keep it, pay exactly its price."""
         self._check_receipt(signed)
         signed = countersigned(signed, self._desk.chain.sign(receipt_digest(signed.receipt)))
-        self._desk.store.save_receipt(signed)
+        self._desk.store.save_receipt(signed, self._evidence(), answers_kept_max=self._desk.answers_kept_max)
         await self._pay(signed.receipt.price, signed)
         await self._until_acknowledged()
+
+    def _evidence(self) -> AnswerEvidence | None:
+        """What the receipt commits to; None for what is private."""
+        request, seed = self._request, self._seed
+        if self._summary.is_private or seed is None or not self._desk.answers_kept_max:
+            return None
+        return AnswerEvidence(
+            prompt_ids=self._prompt_ids,
+            output_ids=tuple(self.token_ids),
+            text="".join(self._texts),
+            sampling=request.sampling,
+            seed=seed.seed,
+            seed_share=seed.share,
+            stop=request.stop,
+            response_format=request.response_format,
+        )
 
     async def _until_acknowledged(self) -> None:
         """Wait for the executor to end the call: leaving first would cancel it before it has the last voucher."""
@@ -233,6 +254,7 @@ class Attempt:
         frame = payer.pay(executor, amount, root)
         self._paid += amount
         self._summary.price += amount
+        await self._desk.store.durable()
         await self._call.send(to_bytes(Payment(frame, TokenAmount(self._paid), signature)))
 
     def _check_receipt(self, signed: SignedReceipt) -> None:

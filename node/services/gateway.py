@@ -54,6 +54,8 @@ class ChatRequest:
     """Nothing of it is announced or published, and the executor keeps nothing of it."""
     caller_id: str = ""
     """The user's own name for the request: in logs only, never on the wire, and nobody's answer depends on it."""
+    is_private: bool = False
+    """Nothing of prompt and answer is kept here; the receipt is."""
 
 
 class Answer:
@@ -88,8 +90,11 @@ class Gateway:
         wall_clock: WallClock,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         score: Callable[[Address], float] = lambda _: 1.0,
+        answers_kept_max: int = 0,
     ) -> None:
-        """`score` says how far a participant is trusted: 1 without a blemish, 0 to be asked last."""
+        """`score` says how far a participant is trusted: 1 without a blemish, 0 to be asked last. Of answers that are
+        not private, the newest `answers_kept_max` are kept, so that their receipts can be checked.
+        """
         self._chain = chain
         self._epochs = epochs
         self._presence = presence
@@ -100,7 +105,7 @@ class Gateway:
         self._random_bytes = random_bytes
         self._score = score
         self._trade = Trade(
-            desk=Desk(chain, store, payer),
+            desk=Desk(chain, store, payer, answers_kept_max),
             network=network,
             speeds=SpeedBook(),
             faults=FaultBook(store, wall_clock),
@@ -135,7 +140,12 @@ class Gateway:
                 "model-not-found", f"there is no model {chat.model_id}; models that can be asked: {known}"
             )
         request_id = RequestId(self._random_bytes(32))
-        summary = AnswerSummary(request_id, chat.model_id, caller_id=chat.caller_id[:CALLER_ID_CHARACTERS_MAX])
+        summary = AnswerSummary(
+            request_id,
+            chat.model_id,
+            caller_id=chat.caller_id[:CALLER_ID_CHARACTERS_MAX],
+            is_private=chat.is_private,
+        )
         send, receive = trio.open_memory_channel[AnswerPart](CHUNKS_WAITING_MAX)
         answer = Answer(summary, receive)
         self.running += 1

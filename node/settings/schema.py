@@ -351,6 +351,13 @@ class PaymentSettings(Section):
         max_length=1024,
         description="Accounts that are served free of charge; empty: everyone. Others are refused.",
     )
+    answers_kept_max: int = Field(
+        default=1000,
+        ge=0,
+        le=1_000_000,
+        description="Prompts and answers of this gateway's users to keep, the newest, so that their receipts can be\n"
+        "checked to the token (`quern verify`). They lie unencrypted in the store; 0 keeps none, forgets those kept.",
+    )
     redeem_at_risk: Tokens = Field(
         default="100",
         description="What one payer may owe you in vouchers, in tokens; more is redeemed at once. Else vouchers are\n"
