@@ -67,9 +67,13 @@ def add_api(
     users = None
     if gateway is not None:
         asked = gateway if cache is None else CachingAsker(gateway, cache)
+<<<<<<< HEAD
         measured = MeasuredAsker(asked, instruments)
         sought = None if vectors is None else MeasuredVectors(vectors, gateway.models, instruments)
         users = gateway_app(settings.api, measured, gatekeeper, wall_clock, sought)
+=======
+        users = gateway_app(settings.api, MeasuredAsker(asked, instruments), gatekeeper, wall_clock, gateway.vectors)
+>>>>>>> 8b635b7d335520162986f8c46bf0293e2ce04285
     listener = bind_api(settings.api.host, settings.api.port)
     supervisor.add("api", partial(serve_api, compose(routes, users), listener), essential=True)
     return Serving(_url(listener, is_gateway=gateway is not None), chat, cache, instruments)

@@ -310,6 +310,7 @@ class GenerationRequest:
     sampling: SamplingParameters
     seed: int
     stop: tuple[str, ...]
+    """Texts that end the answer. The one that does is part of the text: who shows it cuts it off (stops.py)."""
     priority: int
     """Lower runs first: 0 for users, 10 for mining and audits."""
     logprobs: int | None = None

@@ -18,7 +18,8 @@ from node.services.answers import AnswerPart, AnswerSummary
 from node.services.attempt import Desk
 from node.services.batches import BatchService
 from node.services.candidates import Prospect, is_faithful, once_per_participant, order_candidates
-from node.services.conductor import Conductor, Trade
+from node.services.conductor import Conductor, Counts, Trade
+from node.services.embedding import Embedder
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
 from node.services.faults import Fault, FaultBook
@@ -36,6 +37,8 @@ log = structlog.get_logger(__name__)
 CHUNKS_WAITING_MAX = 64
 """Pieces waiting for a slow reader; then the executor waits too, and so does our paying."""
 CALLER_ID_CHARACTERS_MAX = 128
+FUNDING_SECONDS = 4.0
+"""What a first deposit takes: two blocks or so. It only ever decides between two neighbours of the draw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +117,22 @@ class Gateway:
             announce=self._announce,
             record_of=presence.record_of,
         )
+        self.vectors = Embedder(
+            chain,
+            network,
+            store,
+            epochs,
+            presence,
+            payer,
+            self.candidates,
+            wall_clock=wall_clock,
+            random_bytes=random_bytes,
+        )
+        """Asks for vectors instead of answers."""
         self.running = 0
 
     @property
+<<<<<<< HEAD
     def hedges_taken(self) -> int:
         """Requests that were asked twice because the first executor was slow, since the start."""
         return self._trade.hedges.taken
@@ -125,6 +141,16 @@ class Gateway:
     def fault_counts(self) -> Mapping[Fault, int]:
         """What executors did wrong, by kind, since the start."""
         return self._trade.faults.counts
+=======
+    def counts(self) -> Counts:
+        """What this gateway did since it started."""
+        return self._trade.counts
+
+    @property
+    def faults(self) -> FaultBook:
+        """Who failed here lately."""
+        return self._trade.faults
+>>>>>>> 8b635b7d335520162986f8c46bf0293e2ce04285
 
     def models(self) -> tuple[ModelRecord, ...]:
         """Models that can be asked in this epoch."""
@@ -217,6 +243,8 @@ class Gateway:
                     choice,
                     load=max(record.load, trade.in_flight[executor]),
                     capacity=record.capacity,
+                    delay=0.0 if record.free or trade.desk.payer.deposits.held(executor) else FUNDING_SECONDS,
+                    is_busy=trade.is_busy(executor),
                     seconds=trade.speeds.first_seconds(executor, model_id, now),
                     score=self._score(executor),
                     is_faulty=trade.faults.is_faulty(executor),

@@ -79,9 +79,15 @@ class Tab:
 
     async def charge(self, amount: int, *, allowance: int) -> None:
         """Wait until something worth `amount` can be given with at most `allowance` owed; then it counts as given."""
-        while self.charged + amount - self.credited > allowance:
+        while not self.charge_now(amount, allowance=allowance):
             await self.changed.wait()
-        self.charged += amount
+
+    def charge_now(self, amount: int, *, allowance: int) -> bool:
+        """Count something worth `amount` as given if that leaves at most `allowance` owed; return whether it does."""
+        within = self.charged + amount - self.credited <= allowance
+        if within:
+            self.charged += amount
+        return within
 
     def close(self, receipt: SignedReceipt) -> None:
         """The answer is complete, with this receipt: what is still to come is the last voucher and a signature."""

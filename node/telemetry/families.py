@@ -144,6 +144,8 @@ def earnings_families(view: EarningsView) -> Iterator[Metric]:
         "receipts": view.receipts_price,
         "vouchers_received": view.vouchers_received,
         "vouchers_redeemed": view.vouchers_redeemed,
+        "vouchers_open": view.vouchers_open,
+        "vouchers_at_risk": view.vouchers_at_risk,
         "vouchers_issued": view.vouchers_issued,
         "rewards_earned": view.rewards_cumulative,
         "rewards_claimed": view.rewards_claimed,
