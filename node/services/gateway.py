@@ -1,7 +1,7 @@
 """Asks the network on behalf of a user: chooses executors, streams the answer, pays, goes on elsewhere on failure."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -22,8 +22,8 @@ from node.services.conductor import Conductor, Counts, Trade
 from node.services.embedding import Embedder
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
-from node.services.faults import FaultBook
-from node.services.frames import InferenceRequest, Prompt, prompt_commitment_of
+from node.services.faults import Fault, FaultBook
+from node.services.frames import SALT_BYTES, InferenceRequest, Prompt, prompt_commitment_of
 from node.services.groups import sole_error
 from node.services.patience import HedgeBudget
 from node.services.payments import PayerBook
@@ -53,6 +53,8 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     response_format: str = ""
+    private: bool = False
+    """Nothing of it is announced or published, and the executor keeps nothing of it."""
     caller_id: str = ""
     """The user's own name for the request: in logs only, never on the wire, and nobody's answer depends on it."""
     is_private: bool = False
@@ -100,6 +102,8 @@ class Gateway:
         self._epochs = epochs
         self._presence = presence
         self._batches = batches
+        self.payer = payer
+        """Shared with whatever else this node pays over the same channels."""
         self._wall_clock = wall_clock
         self._random_bytes = random_bytes
         self._score = score
@@ -128,6 +132,16 @@ class Gateway:
         self.running = 0
 
     @property
+<<<<<<< HEAD
+    def hedges_taken(self) -> int:
+        """Requests that were asked twice because the first executor was slow, since the start."""
+        return self._trade.hedges.taken
+
+    @property
+    def fault_counts(self) -> Mapping[Fault, int]:
+        """What executors did wrong, by kind, since the start."""
+        return self._trade.faults.counts
+=======
     def counts(self) -> Counts:
         """What this gateway did since it started."""
         return self._trade.counts
@@ -136,6 +150,7 @@ class Gateway:
     def faults(self) -> FaultBook:
         """Who failed here lately."""
         return self._trade.faults
+>>>>>>> 8b635b7d335520162986f8c46bf0293e2ce04285
 
     def models(self) -> tuple[ModelRecord, ...]:
         """Models that can be asked in this epoch."""
@@ -205,6 +220,8 @@ class Gateway:
                 stop=chat.stop,
                 logprobs=chat.logprobs,
                 response_format=chat.response_format,
+                private=chat.private,
+                salt=self._random_bytes(SALT_BYTES),
             )
         except ValueError as error:
             raise GatewayError("bad-request", str(error)) from error
@@ -236,6 +253,8 @@ class Gateway:
         return order_candidates(drawn, faithful=is_faithful(request_id))
 
     def _announce(self, request: InferenceRequest) -> None:
+        if request.private:
+            return
         self._batches.announce(
             PromptAnnouncement(
                 request_id=request.request_id,

@@ -243,7 +243,7 @@ def make_app(
             Route("/healthz", api.health, methods=["GET"]),
         ],
         middleware=middleware,
-        exception_handlers={HTTPException: _http_error},
+        exception_handlers={HTTPException: _http_error, Exception: _fault_of_ours},
     )
 
 
@@ -301,6 +301,11 @@ async def _unless_gone(request: Request, answer: Callable[[], Awaitable[Response
 
 def _model_body(model: ModelRecord) -> dict[str, object]:
     return {"id": model.model_id, "object": "model", "created": 0, "owned_by": "quern"}
+
+
+async def _fault_of_ours(_request: Request, error: Exception) -> Response:
+    log.error("a request failed through a fault of this program", reason=repr(error), exc_info=error)
+    return ApiError(500, "server_error", "internal_error", "this gateway has a fault; its log says which").response()
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:
