@@ -65,7 +65,7 @@ def add_api(
     users = None
     if gateway is not None:
         asked = gateway if cache is None else CachingAsker(gateway, cache)
-        users = gateway_app(settings.api, MeasuredAsker(asked, instruments), gatekeeper, wall_clock)
+        users = gateway_app(settings.api, MeasuredAsker(asked, instruments), gatekeeper, wall_clock, gateway.vectors)
     listener = bind_api(settings.api.host, settings.api.port)
     supervisor.add("api", partial(serve_api, compose(routes, users), listener), essential=True)
     return Serving(_url(listener, is_gateway=gateway is not None), chat, cache, instruments)

@@ -11,7 +11,6 @@ from node.services.redeeming import RedeemingService
 from node.services.settling import SettlingService
 from node.settings import PaymentSettings, Settings
 from node.store.books import Books
-from node.store.syncing import SyncService
 from node.supervisor import Supervisor
 
 
@@ -32,7 +31,6 @@ def add_payments(settings: Settings, chain: Chain, store: Books, epochs: EpochBo
         budget=tokens_to_amount(settings.payments.budget),
     )
     supervisor.add("payments", payer.run)
-    supervisor.add("store", SyncService(store.database).run)
     store.forget_answers(kept_max=settings.payments.answers_kept_max)
     settling = SettlingService(chain, epochs, claim_rewards=settings.participant.claim_rewards)
     supervisor.add("settling", settling.run)

@@ -295,6 +295,7 @@ class Attempt:
         frame = payer.pay(executor, amount, root)
         self._paid += amount
         self._summary.price += amount
+        await self._desk.store.durable()
         await self._send(Payment(frame, TokenAmount(self._paid), signature))
 
     async def _send(self, payment: Payment) -> None:

@@ -19,6 +19,7 @@ from node.services.attempt import Desk
 from node.services.batches import BatchService
 from node.services.candidates import Prospect, is_faithful, once_per_participant, order_candidates
 from node.services.conductor import Conductor, Counts, Trade
+from node.services.embedding import Embedder
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
 from node.services.faults import FaultBook
@@ -112,6 +113,18 @@ class Gateway:
             announce=self._announce,
             record_of=presence.record_of,
         )
+        self.vectors = Embedder(
+            chain,
+            network,
+            store,
+            epochs,
+            presence,
+            payer,
+            self.candidates,
+            wall_clock=wall_clock,
+            random_bytes=random_bytes,
+        )
+        """Asks for vectors instead of answers."""
         self.running = 0
 
     @property

@@ -30,6 +30,10 @@ class Books:
         self._newest: dict[tuple[str, Hash32], SignedVoucher] = {}
         """Vouchers as the tables have them: they are read many times a second. Only this object writes them."""
 
+    async def durable(self) -> None:
+        """Wait until all that was saved survives the loss of power."""
+        await self.database.durable()
+
     def record_duty(self, duty: str, digest: Hash32) -> None:
         """Remember what will be signed for `duty`; raise EquivocationError if it was something else before."""
         with self.database.transaction() as connection:
@@ -136,7 +140,7 @@ class Books:
 
     def save_evidence(self, participant: Address, at: int, code: str, data: bytes) -> None:
         """Keep a piece of evidence, and forget the oldest beyond what is kept for one and for all."""
-        with self.database.transaction() as connection:
+        with self.database.quick_transaction() as connection:
             connection.execute(
                 "INSERT INTO evidence (participant, at, code, record) VALUES (?, ?, ?, ?)",
                 (participant, at, code, data),

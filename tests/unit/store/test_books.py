@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import trio
 
 from node.ports import SignedVoucher
 from node.protocol.dossiers import AnswerEvidence
@@ -17,7 +16,6 @@ from node.protocol.records import SignedReceipt, Voucher
 from node.protocol.sampling import SamplingParameters
 from node.store.books import Books
 from node.store.database import Database
-from node.store.syncing import SYNC_SECONDS, SyncService
 from tests.builders import account
 from tests.unit.protocol.test_pricing import RECEIPT
 
@@ -67,20 +65,6 @@ def test_a_lower_voucher_is_refused_before_and_after_a_restart(tmp_path: Path) -
         books.save_issued_voucher(voucher(10))
     assert books.issued_voucher(CHANNEL) == voucher(11)
     assert books.received_voucher(CHANNEL) is None
-
-
-async def test_what_was_committed_quickly_is_on_the_disk_soon(tmp_path: Path, autojump_clock: object) -> None:
-    database = Database(tmp_path / "quern.sqlite")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(SyncService(database).run)
-        Books(database, account(1)).save_issued_voucher(voucher(10))
-        assert database.has_unsynced
-        with trio.fail_after(60 * SYNC_SECONDS):
-            while database.has_unsynced:
-                await trio.sleep(SYNC_SECONDS / 4)
-        nursery.cancel_scope.cancel()
-    (mode,) = database.connection.execute("PRAGMA synchronous").fetchone()
-    assert mode == 2  # FULL again, for everything else
 
 
 def test_a_receipt_is_replaced_only_by_the_one_that_both_signed() -> None:
