@@ -25,6 +25,7 @@ from node.services.errors import GatewayError
 from node.services.faults import Fault, FaultBook
 from node.services.frames import SALT_BYTES, InferenceRequest, Prompt, prompt_commitment_of
 from node.services.groups import sole_error
+from node.services.nearness import Nearness
 from node.services.patience import HedgeBudget
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
@@ -116,6 +117,7 @@ class Gateway:
             wall_clock=wall_clock,
             announce=self._announce,
             record_of=presence.record_of,
+            nearness=Nearness(network),
         )
         self.vectors = Embedder(
             chain,
@@ -238,14 +240,15 @@ class Gateway:
                 continue
             if executor == self._chain.account:
                 continue  # a channel to oneself is refused by the contract
+            is_funded = record.free or trade.desk.payer.deposits.held(executor) > 0
             drawn.append(
                 Prospect(
                     choice,
                     load=max(record.load, trade.in_flight[executor]),
                     capacity=record.capacity,
-                    delay=0.0 if record.free or trade.desk.payer.deposits.held(executor) else FUNDING_SECONDS,
+                    delay=(0.0 if is_funded else FUNDING_SECONDS) + trade.nearness.seconds(choice.peer_id),
                     is_busy=trade.is_busy(executor),
-                    seconds=trade.speeds.first_seconds(executor, model_id, now),
+                    seconds=trade.speeds.expected_seconds(executor, model_id, now),
                     score=self._score(executor),
                     is_faulty=trade.faults.is_faulty(executor),
                 )
