@@ -35,6 +35,7 @@ from node.services.answer_cache import AnswerCache
 from node.services.answers import AnswerPart, AnswerSummary
 from node.services.asking import AnswerStream
 from node.services.broker import Broker
+from node.services.conductor import Counts
 from node.services.embedding import Embeddings
 from node.services.embedding_frames import EmbeddingInput
 from node.services.faults import Fault
@@ -146,10 +147,14 @@ class CannedPeers:
     pardon = ban
 
 
+class CannedFaults:
+    counts: ClassVar[dict[Fault, int]] = {Fault.SILENT: 6}
+
+
 class CannedRouting:
     running = 1
-    hedges_taken = 4
-    fault_counts: ClassVar[dict[Fault, int]] = {Fault.SILENT: 6}
+    counts = Counts(hedges=4)
+    faults = CannedFaults()
 
 
 class NoChain:
