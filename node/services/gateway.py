@@ -58,8 +58,6 @@ class ChatRequest:
     """Nothing of it is announced or published, and the executor keeps nothing of it."""
     caller_id: str = ""
     """The user's own name for the request: in logs only, never on the wire, and nobody's answer depends on it."""
-    is_private: bool = False
-    """Nothing of prompt and answer is kept here; the receipt is."""
 
 
 class Answer:
@@ -140,7 +138,7 @@ class Gateway:
 
     @property
     def faults(self) -> FaultBook:
-        """Who failed here lately."""
+        """Who failed here lately; shared with whatever else this node asks executors."""
         return self._trade.faults
 
     def models(self) -> tuple[ModelRecord, ...]:
@@ -161,7 +159,6 @@ class Gateway:
             request_id,
             chat.model_id,
             caller_id=chat.caller_id[:CALLER_ID_CHARACTERS_MAX],
-            is_private=chat.is_private,
         )
         send, receive = trio.open_memory_channel[AnswerPart](CHUNKS_WAITING_MAX)
         answer = Answer(summary, receive)
