@@ -11,7 +11,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.applications import Starlette
 
-from node.api.bounded_stream import BoundedStream
+from node.api.bounded_stream import BoundedStream, cut_stalled
 
 log = structlog.get_logger(__name__)
 
@@ -67,8 +67,9 @@ async def serve_api(app: Starlette, listener: socket.socket) -> None:
 
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))
     async with trio.open_nursery() as connections:
+        connections.start_soon(cut_stalled, streams)
         try:
             await trio.serve_listeners(serve_connection, [accepting], handler_nursery=connections)
         finally:
             for stream in streams:
-                stream.stop()
+                stream.cut()
