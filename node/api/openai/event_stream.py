@@ -37,7 +37,7 @@ class EventStream(Response):
         self._produce = produce
         self._is_started = False
         self._written_at = trio.current_time()
-        self._writing = trio.Lock()
+        self._starting = trio.Lock()
         self._fault: ApiError | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,15 +82,18 @@ class EventStream(Response):
             await self._write(self._fault.event(), send)
 
     async def _write(self, data: bytes, send: Send) -> None:
-        async with self._writing:
-            await self._start(send)
-            self._written_at = trio.current_time()
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await self._start(send)
+        self._written_at = trio.current_time()
+        await send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def _start(self, send: Send) -> None:
-        if not self._is_started:
-            self._is_started = True
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        """Send the status, once; whoever comes meanwhile waits for it."""
+        if self._is_started:
+            return
+        async with self._starting:
+            if not self._is_started:
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                self._is_started = True
 
 
 async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:

@@ -154,6 +154,7 @@ async def formats_and_calls_hold(someone: User) -> None:
     options: dict[str, Any] = {"tools": [WEATHER], "max_tokens": 100, "temperature": 1}
     for choice in (named, "required"):
         whole = await someone.use(lambda c, choice=choice: ask(c, tool_choice=choice, seed=1, **options))  # type: ignore[misc]
+        assert whole.choices[0].message.tool_calls
         for call in whole.choices[0].message.tool_calls:
             assert call.function.name == "weather"
             Weather.model_validate_json(call.function.arguments)
