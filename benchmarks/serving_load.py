@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 EVENT = b"data: "
+REFUSAL_SECONDS = 0.2
+"""For the rest of a refusal to arrive."""
 STAGGER_SECONDS = 0.5
 """Streams begin within so long of each other: as users do, and not in step."""
 
@@ -46,8 +48,8 @@ def request_of(kind: str, model: str, tokens: int, number: int, words: int) -> t
     common = {"model": model, "max_tokens": tokens, "stream": True, "temperature": 1.0, "seed": number + 1}
     common["stream_options"] = {"include_usage": True}
     if kind == "chat":
-        return "/v1/chat/completions", {**common, "messages": [{"role": "user", "content": text}], "ignore_eos": True}
-    return "/v1/completions", {**common, "prompt": text, "ignore_eos": True}
+        return "/v1/chat/completions", {**common, "messages": [{"role": "user", "content": text}]}
+    return "/v1/completions", {**common, "prompt": text}
 
 
 async def run_stream(kind: str, target: str, model: str, tokens: int, number: int, words: int) -> Stream:
@@ -63,6 +65,7 @@ async def run_stream(kind: str, target: str, model: str, tokens: int, number: in
     writer.write(head.encode() + data)
     status = await reader.readline()
     if b" 200 " not in status:
+        await asyncio.sleep(REFUSAL_SECONDS)
         raise SystemExit(f"{target} says {status!r}: {(await reader.read(2000))!r}")
     while True:
         line = await reader.readline()

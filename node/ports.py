@@ -393,7 +393,12 @@ class SignedVoucher:
 
 
 class Store(Protocol):
-    """Durable books. Every method returns only when its effect would survive kill -9."""
+    """Durable books. Every method returns only when its effect would survive kill -9; of vouchers and receipts, which
+    come often, `durable` tells when it would survive the loss of power too.
+    """
+
+    async def durable(self) -> None:
+        """Wait until all that was saved so far survives the loss of power: before it has an effect elsewhere."""
 
     def record_duty(self, duty: str, digest: Hash32) -> None:
         """Remember what is about to be signed for `duty` (e.g. `votes/7`), before it is signed.
@@ -405,13 +410,16 @@ class Store(Protocol):
         """The newest voucher this node signed as payer."""
 
     def save_issued_voucher(self, signed: SignedVoucher) -> None:
-        """Write a voucher before it leaves this node; refuses (ValueError) one below the newest."""
+        """Write a voucher; it leaves this node after `durable`. Refuses (ValueError) one below the newest."""
 
     def received_voucher(self, channel_id: Hash32) -> SignedVoucher | None:
         """The newest voucher this node holds as payee."""
 
     def save_received_voucher(self, signed: SignedVoucher) -> None:
-        """Write a verified voucher before tokens are released for it; refuses (ValueError) one below the newest."""
+        """Write a verified voucher; tokens are released for it after `durable`.
+
+        Refuses (ValueError) one below the newest.
+        """
 
     def received_vouchers(self) -> tuple[SignedVoucher, ...]:
         """The newest voucher of each channel this node is paid from."""

@@ -52,6 +52,7 @@ from node.engine.running import EngineEnvironment, LocalPlace, Place, RemotePlac
 from node.engine.server import ServerStartError
 from node.engine.states import READY_STATES, NodeState, step
 from node.engine.status import NodeStatus
+from node.engine.watchdog import Patience
 from node.ports import ChatMessage, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.draws import Prefill
 from node.protocol.engines import EngineRangeError, engine_range_of
@@ -107,12 +108,14 @@ class EngineNode:
         *,
         drain_seconds: float = DRAIN_SECONDS_DEFAULT,
         loads_beside: bool = False,
+        patience: Patience | None = None,
         on_alert: AlertHook = no_alerts,
     ) -> None:
         """Run servers with what `place` has installed, or use the one that answers there.
 
         The log is in `logs`, the rest in `run` of the data directory `directory`. Draining cuts requests off after
-        `drain_seconds`. With `loads_beside` there is memory for two models at once.
+        `drain_seconds`. With `loads_beside` there is memory for two models at once. `patience` says how long a server
+        may be silent; without it, what fits the machine.
         """
         self._node_id = node_id
         self._place = place
@@ -120,6 +123,7 @@ class EngineNode:
         self._operator_args = tuple(model_args)
         self._drain_seconds = drain_seconds
         self._loads_beside = loads_beside and isinstance(place, EngineEnvironment)
+        self._patience = patience
         self._on_alert = on_alert
         self._wishes = NodeWishes()
         self._stopping = False
@@ -422,7 +426,7 @@ class EngineNode:
         place: Place = (
             RemotePlace(self._place) if isinstance(self._place, Endpoint) else self._local_place(self._place, number)
         )
-        slot = _Slot(ServerRun(choice, place), number)
+        slot = _Slot(ServerRun(choice, place, self._patience), number)
         self._numbers.add(number)
         self._start(self._keep, slot)
         return slot
@@ -513,8 +517,9 @@ class EngineNode:
             self._wake()
 
     def _enter(self, state: NodeState) -> None:
-        self._state = step(self._state, state)
-        self._state_at = trio.current_time()
+        if state is not self._state:
+            self._state = step(self._state, state)
+            self._state_at = trio.current_time()
         self._wake()
 
     def _wake(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.engine.drawing import rule_arguments, rule_environment
+from node.engine.drawing import RULE_ARGUMENTS, rule_environment
 from node.protocol.engines import ENGINE_OPTION, EngineRangeError, parse_engine_range
 from node.protocol.records import ModelRecord
 
@@ -144,7 +144,7 @@ def server_command(
     own = ["--uds", str(socket), "--model", str(model_path), "--served-model-name", served_name]
     own += ["--scheduling-policy", "priority", "--disable-uvicorn-access-log"]
     own += ["--structured-outputs-config", STRUCTURED_OUTPUTS]
-    own += rule_arguments(on_cpu=on_cpu)
+    own += RULE_ARGUMENTS
     if on_cpu:
         own.append("--enforce-eager")
         # Seeded sampling with a split prefill ends the engine on CPUs: prefills must fit whole.

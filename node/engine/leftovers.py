@@ -60,7 +60,7 @@ def record_group(file: Path, group: int, program: Path) -> None:
 
 def end_leftover(file: Path) -> bool:
     """Kill the group that `file` names, if it still runs and is ours; return whether there was one. Blocks."""
-    record = _read_record(file)
+    record = read_record(file)
     if record is None:
         file.unlink(missing_ok=True)
         return False
@@ -113,7 +113,8 @@ def _is_member(pid: int, record: GroupRecord) -> bool:
         return False
 
 
-def _read_record(file: Path) -> GroupRecord | None:
+def read_record(file: Path) -> GroupRecord | None:
+    """Return what `record_group` wrote; None if there is nothing, or nothing whole."""
     try:
         if file.stat().st_size > RECORD_BYTES_MAX:
             return None

@@ -73,9 +73,10 @@ Place = LocalPlace | RemotePlace
 class ServerRun:
     """One run of one server with one choice. `client` and the rest are there once it is ready."""
 
-    def __init__(self, choice: Choice, place: Place) -> None:
+    def __init__(self, choice: Choice, place: Place, patience: Patience | None = None) -> None:
         self.choice = choice
         self.place = place
+        self._patience = patience
         self.traffic = Traffic()
         self.client: EngineClient | None = None
         self.identity: EngineIdentity | None = None
@@ -91,7 +92,7 @@ class ServerRun:
         """
         if isinstance(self.place, RemotePlace):
             self.phase = f"asking {self.place.endpoint}"
-            await self._use(self.place.endpoint, None, Patience(), became_ready)
+            await self._use(self.place.endpoint, None, self._patience or Patience(), became_ready)
             return
         await self._run_local(self.place, became_ready)
 
@@ -100,7 +101,7 @@ class ServerRun:
         if environment.version is not None:
             check_range(self.choice, environment.version)  # before minutes are spent on its start
         on_cpu = environment.on_cpu
-        patience = Patience() if on_cpu else PATIENCE_OF_GPUS
+        patience = self._patience or (Patience() if on_cpu else PATIENCE_OF_GPUS)
         async with socket_path(place.directory / "run", place.name) as socket:
             command = server_command(
                 environment.python, socket, self.choice.path, self.choice.model_id, self.choice.arguments, on_cpu=on_cpu

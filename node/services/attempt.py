@@ -233,6 +233,7 @@ class Attempt:
         frame = payer.pay(executor, amount, root)
         self._paid += amount
         self._summary.price += amount
+        await self._desk.store.durable()
         await self._call.send(to_bytes(Payment(frame, TokenAmount(self._paid), signature)))
 
     def _check_receipt(self, signed: SignedReceipt) -> None:

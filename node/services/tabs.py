@@ -174,18 +174,23 @@ class PayeeBook:
             await self._check(tab.payer, payment.voucher)
         total = payment.voucher.voucher.cumulative if payment.voucher else account.covered
         increase = payment.paid - tab.credited
-        room = max(total, account.covered) - account.base - account.claimed
+        room = max(total, self.covered(tab.payer)) - account.base - account.claimed
         if increase < 0:
             raise PaymentError(f"the request was paid {tab.credited} before, and {payment.paid} now")
         if increase > room:
             raise PaymentError(f"the vouchers cover {room} more, not the {increase} that are said to be paid")
-        if payment.voucher is not None and total > account.covered:  # else another request's overtook it
+        if payment.voucher is not None and total > self.covered(tab.payer):  # else another request's overtook it
             voucher = payment.voucher
             self._store.save_received_voucher(
                 SignedVoucher(tab.payer, self._chain.account, voucher.voucher, voucher.signature)
             )
-            account.covered = total
-        account.claimed += increase
+        account.claimed += increase  # before anything is waited for: it can be claimed once
+        try:
+            await self._store.durable()
+        except BaseException:
+            account.claimed -= increase
+            raise
+        account.covered = max(account.covered, total)
         tab.credited = payment.paid
         tab.receipt = signed
         tab.notify()

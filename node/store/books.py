@@ -22,6 +22,12 @@ class Books:
         """`account` is this node's own: receipts it signed itself are its income."""
         self._database = database
         self._account = account
+        self._newest: dict[tuple[str, Hash32], SignedVoucher] = {}
+        """What the tables of vouchers hold, as far as it was asked for: this is their only writer."""
+
+    async def durable(self) -> None:
+        """Wait until all that was saved survives the loss of power."""
+        await self._database.durable()
 
     def record_duty(self, duty: str, digest: Hash32) -> None:
         """Remember what will be signed for `duty`; raise EquivocationError if it was something else before."""
@@ -61,7 +67,7 @@ class Books:
     def save_receipt(self, signed: SignedReceipt) -> None:
         """Keep a receipt; of several for the same request and executor, the first that both sides signed."""
         receipt = signed.receipt
-        with self._database.transaction() as connection:
+        with self._database.quick_transaction() as connection:
             connection.execute(
                 "INSERT INTO receipts (request_id, executor, output_tokens, price, record, format, is_countersigned) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request_id, executor) DO UPDATE SET "
@@ -97,7 +103,7 @@ class Books:
 
     def save_evidence(self, participant: Address, at: int, code: str, data: bytes) -> None:
         """Keep a piece of evidence, and forget the oldest beyond what is kept for one and for all."""
-        with self._database.transaction() as connection:
+        with self._database.quick_transaction() as connection:
             connection.execute(
                 "INSERT INTO evidence (participant, at, code, record) VALUES (?, ?, ?, ?)",
                 (participant, at, code, data),
@@ -134,22 +140,27 @@ class Books:
         return tuple(from_bytes(SignedVoucher, record) for (record,) in rows)
 
     def _voucher(self, table: str, channel_id: Hash32) -> SignedVoucher | None:
+        known = self._newest.get((table, channel_id))
+        if known is not None:
+            return known
         row = self._database.connection.execute(
             f"SELECT record FROM {table} WHERE channel_id = ?",  # noqa: S608 - one of two names of our own
             (channel_id,),
         ).fetchone()
-        return None if row is None else from_bytes(SignedVoucher, row[0])
+        if row is None:
+            return None
+        found = self._newest[table, channel_id] = from_bytes(SignedVoucher, row[0])
+        return found
 
     def _save_voucher(self, table: str, signed: SignedVoucher) -> None:
         voucher = signed.voucher
-        with self._database.transaction() as connection:
-            row = connection.execute(
-                f"SELECT cumulative FROM {table} WHERE channel_id = ?",  # noqa: S608 - one of two names of our own
-                (voucher.channel_id,),
-            ).fetchone()
-            if row is not None and int(row[0]) > voucher.cumulative:
-                raise ValueError(f"a voucher over {row[0]} is held; one over {voucher.cumulative} would lose money")
+        known = self._voucher(table, voucher.channel_id)
+        if known is not None and known.voucher.cumulative > voucher.cumulative:
+            held = known.voucher.cumulative
+            raise ValueError(f"a voucher over {held} is held; one over {voucher.cumulative} would lose money")
+        with self._database.quick_transaction() as connection:
             connection.execute(
                 f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)",  # noqa: S608 - one of two names of our own
                 (voucher.channel_id, str(voucher.cumulative), to_bytes(signed)),
             )
+        self._newest[table, voucher.channel_id] = signed

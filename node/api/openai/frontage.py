@@ -73,7 +73,7 @@ class Frontage:
 
 
 class _Body:
-    """A request's body. Who answers before all of it came has the connection closed, under the client's next request."""
+    """A request's body. Whoever answers before all of it came has the connection closed under the next request."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
