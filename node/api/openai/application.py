@@ -272,6 +272,9 @@ def _accounted(caller: Caller, request_id: str, call: Call, grant: Grant) -> Ite
     except ApiError as fault:
         outcome = fault.code
         raise
+    except Exception:
+        outcome = "fault"
+        raise
     finally:
         usage = usage_of(call.answers.summaries)
         grant.settle(usage)

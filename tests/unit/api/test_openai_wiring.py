@@ -38,11 +38,11 @@ async def test_others_are_let_in_only_by_keys_or_if_the_settings_say_so(tmp_path
 
 async def test_a_fault_of_ours_is_a_500_in_openai_s_shape() -> None:
     async with served() as face, httpx.AsyncClient() as client:
-        face.gateway.fail_at_once = RuntimeError("a fault")  # type: ignore[assignment]
+        face.gateway.fail_at_once = RuntimeError("what a user wrote")  # type: ignore[assignment]
         reply = await client.post(f"{face.url}/chat/completions", json=BODY)
         assert reply.status_code == 500
         assert reply.json()["error"]["code"] == "internal_error"
-        assert "a fault" not in reply.text
+        assert "a user wrote" not in reply.text
 
 
 async def test_a_connection_serves_on_after_a_refusal(tmp_path: Path) -> None:
