@@ -270,9 +270,10 @@ class EngineNode:
         """Keep the wanted model served for ever."""
         if isinstance(self._place, EngineEnvironment):
             for number in range(SERVERS_MAX):
-                place = self._local_place(self._place, number)
-                await trio.to_thread.run_sync(end_leftover, place.group_file)
-        if await trio.Path(self._held_file).exists():
+                group_file = self._local_place(self._place, number).group_file
+                if group_file.exists():
+                    await trio.to_thread.run_sync(end_leftover, group_file)
+        if self._held_file.exists():
             self._wish(replace(self._wishes, held=True))
             log.warning("an ML node is still drained, as its operator wished", node=self._node_id)
         self._numbers.clear()

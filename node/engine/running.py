@@ -125,8 +125,9 @@ class ServerRun:
                 canary = EngineClient(test_http, self.choice.model_id)  # its tokens are not traffic
                 self.phase = "waiting for its first token"
                 await test(canary.generate_one_token, self.traffic, patience)
-                self.client = EngineClient(http, self.choice.model_id)
-                self.phase = ""
+                client = EngineClient(http, self.choice.model_id)
+                await test(client.prepare, self.traffic, patience)
+                self.client, self.phase = client, ""
                 became_ready()
                 await watch(canary.generate_one_token, self.traffic, patience)
 
