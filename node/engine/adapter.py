@@ -193,6 +193,7 @@ class EngineNode:
             outside=self._failures.outside,
             given_up=self._failures.given_up,
             held=self._wishes.held,
+            caution=run.caution if run is not None and self._state in READY_STATES else "",
         )
 
     def choose(self, model: ModelRecord, path: Path) -> Choice:

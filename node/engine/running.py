@@ -2,19 +2,26 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from node.engine.arguments import server_command, server_environment
 from node.engine.client import EngineClient
+from node.engine.drawing import DrawStyle
 from node.engine.endpoint import Endpoint, local_endpoint
 from node.engine.identity import ENGINE_NAME, EngineIdentity, check_range, identify, read_vocabulary_size
 from node.engine.plan import Choice
 from node.engine.server import EngineServer, run_server, socket_path
 from node.engine.transport import Traffic, open_http
 from node.engine.watchdog import PATIENCE_OF_GPUS, Patience, test, watch
-from node.ports import EngineFailedError
+from node.ports import EngineFailedError, EngineRefusedError
+
+TEST_PROMPT = (0, 0)
+TEST_PRIORITY = 10
+"""As mining has."""
+NO_DRAWS = "it does not draw tokens by the network's rule, so its answers hold up in no audit: see docs/operators.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,8 @@ class ServerRun:
         self.vocabulary_size = 0
         self.phase = ""
         """How far the start has come, in words."""
+        self.caution = ""
+        """What it lacks although it serves; empty if nothing."""
 
     async def run(self, became_ready: Callable[[], None]) -> None:
         """Run until cancelled.
@@ -126,10 +135,21 @@ class ServerRun:
                 self.phase = "waiting for its first token"
                 await test(canary.generate_one_token, self.traffic, patience)
                 client = EngineClient(http, self.choice.model_id)
-                await test(client.prepare, self.traffic, patience)
+                await test(partial(self._try_out, client), self.traffic, patience)
                 self.client, self.phase = client, ""
                 became_ready()
                 await watch(canary.generate_one_token, self.traffic, patience)
+
+    async def _try_out(self, client: EngineClient) -> None:
+        """Have the server do once what the network will ask of it. Raises EngineFailedError."""
+        style = await client.prepare()
+        self.caution = NO_DRAWS if style is DrawStyle.NONE else ""
+        try:
+            await client.prompt_logprobs([TEST_PROMPT], priority=TEST_PRIORITY)
+        except EngineRefusedError as error:
+            raise EngineFailedError(
+                f"the server refuses what mining asks; was it started with --scheduling-policy priority? {error}"
+            ) from error
 
     def _tell(self, phase: str) -> None:
         self.phase = phase

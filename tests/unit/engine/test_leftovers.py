@@ -58,6 +58,11 @@ def members(group: int) -> list[int]:
     return found
 
 
+def is_stopped(pid: int) -> bool:
+    status = read_process(pid)
+    return status is not None and status.state == "T"
+
+
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A process that runs a server as the daemon does, and the server's group of three processes."""
@@ -84,10 +89,11 @@ def test_what_outlives_both_daemon_and_launcher_is_ended_at_the_next_start(
 ) -> None:
     process, group = daemon
     process.send_signal(signal.SIGSTOP)  # so that it cannot end the group itself
+    until(lambda: is_stopped(process.pid))
     os.kill(group, signal.SIGKILL)
     process.kill()
     process.wait()
-    assert len(members(group)) == 2  # the API process and its core hold the GPU, and answer nobody
+    until(lambda: len(members(group)) == 2)  # the API process and its core hold the GPU, and answer nobody
     assert end_leftover(tmp_path / "engine.pgid")
     assert members(group) == []
     assert not (tmp_path / "engine.pgid").exists()
@@ -99,6 +105,7 @@ def test_a_group_that_outlives_only_its_daemon_is_ended_too(
 ) -> None:
     process, group = daemon
     os.kill(group, signal.SIGSTOP)  # the launcher does not see that the daemon is gone
+    until(lambda: is_stopped(group))
     process.kill()
     process.wait()
     assert len(members(group)) == 3
