@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from node.engine import launcher
 from node.engine.launcher import TurningLog
 from node.engine.leftovers import end_leftover, is_running, read_process, read_record, record_group
+from node.engine.server import run_server
 
 SERVER = """
 import signal, subprocess, sys, time
@@ -111,6 +113,18 @@ def test_a_group_that_outlives_only_its_daemon_is_ended_too(
     assert len(members(group)) == 3
     assert end_leftover(tmp_path / "engine.pgid")
     assert members(group) == []
+
+
+async def test_nothing_of_a_server_is_left_once_it_is_ended(tmp_path: Path) -> None:
+    command = (sys.executable, "-c", SERVER)
+    async with run_server(command, {}, tmp_path / "engine.log", tmp_path / "engine.pgid") as server:
+        group = server.process.pid
+        with trio.fail_after(20):
+            while len(members(group)) < 3:
+                await trio.sleep(0.02)
+    assert members(group) == []
+    assert not (tmp_path / "engine.pgid").exists()
+    assert "core" in (tmp_path / "engine.log").read_text()
 
 
 @pytest.fixture
