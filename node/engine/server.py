@@ -25,7 +25,8 @@ START_SECONDS_MAX = 1800.0
 """Large models take many minutes to load; a server that has not answered by then never will."""
 START_POLL_SECONDS = 0.5
 START_REPORT_SECONDS = 15.0
-TERMINATE_SECONDS_MAX = 10.0
+TERMINATE_SECONDS_MAX = 5.0
+"""For a server to end by itself, and remove what it has in shared memory; one that is wedged never does."""
 GROUP_END_SECONDS_MAX = 15.0
 """How long killed processes may take to free their memory; the next server needs it."""
 GROUP_END_POLL_SECONDS = 0.05
@@ -120,7 +121,7 @@ async def end_group(process: trio.Process) -> None:
     _signal_group(process.pid, signal.SIGKILL)  # also whatever outlived the launcher
     await process.wait()
     with trio.move_on_after(GROUP_END_SECONDS_MAX):
-        while await trio.to_thread.run_sync(has_members, process.pid):
+        while await trio.to_thread.run_sync(has_members, process.pid):  # noqa: ASYNC110 - the kernel tells nobody
             await trio.sleep(GROUP_END_POLL_SECONDS)
     if process.stdin is not None:
         await process.stdin.aclose()

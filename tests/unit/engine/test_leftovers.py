@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from node.engine import launcher
+from node.engine import server as server_module
 from node.engine.launcher import TurningLog
 from node.engine.leftovers import end_leftover, is_running, read_process, read_record, record_group
 from node.engine.server import run_server
@@ -115,7 +116,8 @@ def test_a_group_that_outlives_only_its_daemon_is_ended_too(
     assert members(group) == []
 
 
-async def test_nothing_of_a_server_is_left_once_it_is_ended(tmp_path: Path) -> None:
+async def test_nothing_of_a_server_is_left_once_it_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "TERMINATE_SECONDS_MAX", 0.3)
     command = (sys.executable, "-c", SERVER)
     async with run_server(command, {}, tmp_path / "engine.log", tmp_path / "engine.pgid") as server:
         group = server.process.pid
@@ -125,6 +127,20 @@ async def test_nothing_of_a_server_is_left_once_it_is_ended(tmp_path: Path) -> N
     assert members(group) == []
     assert not (tmp_path / "engine.pgid").exists()
     assert "core" in (tmp_path / "engine.log").read_text()
+
+
+async def test_a_server_is_given_time_to_clean_up(tmp_path: Path) -> None:
+    script = (
+        "import signal, sys, time\n"
+        "def end(*_):\n    time.sleep(0.3); print('cleaned up', flush=True); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end); print('up', flush=True); time.sleep(600)"
+    )
+    log = tmp_path / "engine.log"
+    async with run_server((sys.executable, "-c", script), {}, log, tmp_path / "engine.pgid"):
+        with trio.fail_after(20):
+            while "up" not in log.read_text():
+                await trio.sleep(0.02)
+    assert "cleaned up" in log.read_text()
 
 
 @pytest.fixture
