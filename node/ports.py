@@ -11,6 +11,7 @@ from typing import Protocol
 
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
+from node.protocol.dossiers import AnswerEvidence
 from node.protocol.draws import Prefill
 from node.protocol.identifiers import (
     Address,
@@ -21,6 +22,7 @@ from node.protocol.identifiers import (
     ModelId,
     NodeId,
     PeerId,
+    RequestId,
     TokenAmount,
 )
 from node.protocol.messages import Message, MessageBody, Topic
@@ -308,6 +310,7 @@ class GenerationRequest:
     sampling: SamplingParameters
     seed: int
     stop: tuple[str, ...]
+    """Texts that end the answer. The one that does is part of the text: who shows it cuts it off (stops.py)."""
     priority: int
     """Lower runs first: 0 for users, 10 for mining and audits."""
     logprobs: int | None = None
@@ -393,7 +396,12 @@ class SignedVoucher:
 
 
 class Store(Protocol):
-    """Durable books. Every method returns only when its effect would survive kill -9."""
+    """Durable books. Every method returns only when its effect would survive kill -9; of vouchers and receipts, which
+    come often, `durable` tells when it would survive the loss of power too.
+    """
+
+    async def durable(self) -> None:
+        """Wait until all that was saved so far survives the loss of power: before it has an effect elsewhere."""
 
     def record_duty(self, duty: str, digest: Hash32) -> None:
         """Remember what is about to be signed for `duty` (e.g. `votes/7`), before it is signed.
@@ -405,19 +413,33 @@ class Store(Protocol):
         """The newest voucher this node signed as payer."""
 
     def save_issued_voucher(self, signed: SignedVoucher) -> None:
-        """Write a voucher before it leaves this node; refuses (ValueError) one below the newest."""
+        """Write a voucher; it leaves this node after `durable`. Refuses (ValueError) one below the newest."""
 
     def received_voucher(self, channel_id: Hash32) -> SignedVoucher | None:
         """The newest voucher this node holds as payee."""
 
     def save_received_voucher(self, signed: SignedVoucher) -> None:
-        """Write a verified voucher before tokens are released for it; refuses (ValueError) one below the newest."""
+        """Write a verified voucher; tokens are released for it after `durable`.
+
+        Refuses (ValueError) one below the newest.
+        """
 
     def received_vouchers(self) -> tuple[SignedVoucher, ...]:
         """The newest voucher of each channel this node is paid from."""
 
-    def save_receipt(self, signed: SignedReceipt) -> None:
-        """Keep a receipt this node gave or got; again, only if both sides signed it and not the one that is kept."""
+    def save_receipt(
+        self, signed: SignedReceipt, answer: AnswerEvidence | None = None, *, answers_kept_max: int = 0
+    ) -> None:
+        """Keep a receipt this node gave or got; again, only if both sides signed it and not the one that is kept.
+
+        With it, the `answer` of this node's user, and the newest `answers_kept_max` of all.
+        """
+
+    def receipts_of(self, request_id: RequestId) -> tuple[SignedReceipt, ...]:
+        """All receipts of one request, in order: several where executors failed."""
+
+    def answer_of(self, request_id: RequestId, executor: Address) -> AnswerEvidence | None:
+        """What a receipt of this node's user is about, if it is kept."""
 
     def receipts(self, *, limit: int) -> tuple[SignedReceipt, ...]:
         """The newest receipts, newest first."""

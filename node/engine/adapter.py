@@ -52,6 +52,8 @@ from node.engine.running import EngineEnvironment, LocalPlace, Place, RemotePlac
 from node.engine.server import ServerStartError
 from node.engine.states import READY_STATES, NodeState, step
 from node.engine.status import NodeStatus
+from node.engine.text_client import TextClient
+from node.engine.watchdog import Patience
 from node.ports import ChatMessage, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.draws import Prefill
 from node.protocol.engines import EngineRangeError, engine_range_of
@@ -107,12 +109,14 @@ class EngineNode:
         *,
         drain_seconds: float = DRAIN_SECONDS_DEFAULT,
         loads_beside: bool = False,
+        patience: Patience | None = None,
         on_alert: AlertHook = no_alerts,
     ) -> None:
         """Run servers with what `place` has installed, or use the one that answers there.
 
         The log is in `logs`, the rest in `run` of the data directory `directory`. Draining cuts requests off after
-        `drain_seconds`. With `loads_beside` there is memory for two models at once.
+        `drain_seconds`. With `loads_beside` there is memory for two models at once. `patience` says how long a server
+        may be silent; without it, what fits the machine.
         """
         self._node_id = node_id
         self._place = place
@@ -120,6 +124,7 @@ class EngineNode:
         self._operator_args = tuple(model_args)
         self._drain_seconds = drain_seconds
         self._loads_beside = loads_beside and isinstance(place, EngineEnvironment)
+        self._patience = patience
         self._on_alert = on_alert
         self._wishes = NodeWishes()
         self._stopping = False
@@ -189,6 +194,7 @@ class EngineNode:
             outside=self._failures.outside,
             given_up=self._failures.given_up,
             held=self._wishes.held,
+            caution=run.caution if run is not None and self._state in READY_STATES else "",
         )
 
     def choose(self, model: ModelRecord, path: Path) -> Choice:
@@ -266,9 +272,10 @@ class EngineNode:
         """Keep the wanted model served for ever."""
         if isinstance(self._place, EngineEnvironment):
             for number in range(SERVERS_MAX):
-                place = self._local_place(self._place, number)
-                await trio.to_thread.run_sync(end_leftover, place.group_file)
-        if await trio.Path(self._held_file).exists():
+                group_file = self._local_place(self._place, number).group_file
+                if group_file.exists():
+                    await trio.to_thread.run_sync(end_leftover, group_file)
+        if self._held_file.exists():
             self._wish(replace(self._wishes, held=True))
             log.warning("an ML node is still drained, as its operator wished", node=self._node_id)
         self._numbers.clear()
@@ -422,7 +429,7 @@ class EngineNode:
         place: Place = (
             RemotePlace(self._place) if isinstance(self._place, Endpoint) else self._local_place(self._place, number)
         )
-        slot = _Slot(ServerRun(choice, place), number)
+        slot = _Slot(ServerRun(choice, place, self._patience), number)
         self._numbers.add(number)
         self._start(self._keep, slot)
         return slot
@@ -497,7 +504,7 @@ class EngineNode:
         self._alerted = True
         self._on_alert(kind, " ".join(message.split())[:ERROR_CHARACTERS_MAX])
 
-    def _ready_client(self) -> EngineClient:
+    def _ready_client(self) -> EngineClient | TextClient:
         slot = self._current
         if self._state not in READY_STATES or slot is None or slot.run.client is None:
             raise EngineFailedError(f"the engine of {self._node_id} takes no work: it is {self._state}")
@@ -513,8 +520,9 @@ class EngineNode:
             self._wake()
 
     def _enter(self, state: NodeState) -> None:
-        self._state = step(self._state, state)
-        self._state_at = trio.current_time()
+        if state is not self._state:
+            self._state = step(self._state, state)
+            self._state_at = trio.current_time()
         self._wake()
 
     def _wake(self) -> None:

@@ -60,7 +60,7 @@ def record_group(file: Path, group: int, program: Path) -> None:
 
 def end_leftover(file: Path) -> bool:
     """Kill the group that `file` names, if it still runs and is ours; return whether there was one. Blocks."""
-    record = _read_record(file)
+    record = read_record(file)
     if record is None:
         file.unlink(missing_ok=True)
         return False
@@ -84,6 +84,12 @@ def is_running(record: GroupRecord) -> bool:
     if leader is not None and leader.started_ticks != record.started_ticks:
         return False  # the number was given away again, so the group had ended
     return any(_is_member(int(entry.name), record) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def has_members(group: int) -> bool:
+    """Whether any process of a group is left that is not dead. Reads all of /proc."""
+    found = (read_process(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return any(status is not None and status.group == group and status.state != "Z" for status in found)
 
 
 def read_process(pid: int) -> ProcessStatus | None:
@@ -113,7 +119,8 @@ def _is_member(pid: int, record: GroupRecord) -> bool:
         return False
 
 
-def _read_record(file: Path) -> GroupRecord | None:
+def read_record(file: Path) -> GroupRecord | None:
+    """Return what `record_group` wrote; None if there is nothing, or nothing whole."""
     try:
         if file.stat().st_size > RECORD_BYTES_MAX:
             return None

@@ -132,7 +132,7 @@ STATE_AFTER: dict[type[Action], NodeState] = {
     BeginMining: NodeState.MINING,
     EndMining: NodeState.SERVING,
 }
-"""The state right after each action; those not named leave it as it is."""
+"""The state right after each action, which may be the present one; those not named leave it as it is."""
 
 
 def plan(facts: NodeFacts, wishes: NodeWishes) -> Action | None:

@@ -24,6 +24,7 @@ from node.control.views import (
     ModelView,
     PeersView,
     PeerView,
+    RedeemView,
     ServiceView,
     StatusView,
     StopView,
@@ -45,6 +46,7 @@ from node.services.gateway import ChatRequest, Gateway, GatewayError
 from node.services.presence import PresenceTable
 from node.services.prompt_asks import AskMode
 from node.services.prompt_desk import DeskError, PromptDesk, PromptWish
+from node.services.redeeming import Planned
 from node.services.timing import position
 from node.settings.schema import Settings
 from node.store.books import Books
@@ -60,6 +62,9 @@ DUTIES = {
     Stage.FORM: "form the result, sign it, post it",
     Stage.LOAD: "redeem vouchers; rewards are claimed once the epoch is over",
 }
+
+
+REDEEM_PLAN_SHOWN_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,7 @@ class Parts:
     api_url: str | None
     content_address: str
     running_requests: Callable[[], int]
+    redeem_plan: Callable[[], tuple[Planned, ...]]
     started_at: int
     wall_clock: WallClock
 
@@ -203,6 +209,7 @@ class DaemonOperations:
         answers, output_tokens, receipts_price = store.receipt_totals()
         result = self._parts.epochs.newest_result()
         shares = {share.account: share.cumulative for share in result.rewards} if result else {}
+        plan = self._parts.redeem_plan()
         redeemed = sum(c.redeemed for c in chain.state.channels.values() if c.payee == chain.account)
         try:
             token_balance, gas_balance = await chain.token_balance(chain.account), await chain.gas_balance()
@@ -217,6 +224,9 @@ class DaemonOperations:
             receipts_price=str(receipts_price),
             vouchers_received=str(sum(signed.voucher.cumulative for signed in store.received_vouchers())),
             vouchers_redeemed=str(redeemed),
+            vouchers_open=str(sum(planned.outstanding for planned in plan)),
+            vouchers_at_risk=str(sum(planned.outstanding for planned in plan if not planned.is_safe)),
+            redeem_plan=[_redeem_view(planned) for planned in plan[:REDEEM_PLAN_SHOWN_MAX]],
             vouchers_issued=str(sum(signed.voucher.cumulative for signed in store.issued_vouchers())),
             rewards_cumulative=str(shares.get(chain.account, 0)),
             rewards_claimed=str(chain.state.claimed.get(chain.account, 0)),
@@ -403,3 +413,12 @@ class DaemonOperations:
             reason = f"{settings.model_id} is not ready: {status.why_not_drawn}"
             findings.append(level(check, reason, status.remedy or "See `quern nodes`."))
         return findings
+
+
+def _redeem_view(planned: Planned) -> RedeemView:
+    return RedeemView(
+        payer=planned.payer,
+        amount=str(planned.outstanding),
+        is_safe=planned.is_safe,
+        plan=planned.reason.value,
+    )

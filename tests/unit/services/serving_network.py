@@ -176,7 +176,7 @@ def _add(
         )  # fmt: skip
     else:
         member.gateway = Gateway(
-            chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock,
+            chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock, answers_kept_max=100,
             random_bytes=lambda count: bytes([number]) * count,
         )  # fmt: skip
     presence_service = PresenceService(

@@ -52,7 +52,7 @@ class Seen:
         for number, member in network.members.items():
             if any(wanted in data for data in member.content._blocks.values()):
                 found.add("content")
-            if number != GATEWAY and wanted in member.store._database.connection.serialize():
+            if number != GATEWAY and wanted in member.store.database.connection.serialize():
                 found.add(f"store {number}")
         return found
 
