@@ -261,7 +261,7 @@ class Attempt:
     def _evidence(self) -> AnswerEvidence | None:
         """What the receipt commits to; None for what is private."""
         request, seed = self._request, self._seed
-        if self._summary.is_private or seed is None or not self._desk.answers_kept_max:
+        if request.private or seed is None or not self._desk.answers_kept_max:
             return None
         return AnswerEvidence(
             prompt_ids=self._prompt_ids,

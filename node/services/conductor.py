@@ -456,7 +456,7 @@ class Conductor:
                 prompt_commitment=prompt_commitment_of(running.request),
                 output_tokens=len(token_ids),
                 output_commitment=tokens_commitment(token_ids),
-                frame=error.frame[:FRAME_BYTES_KEPT_MAX],
+                frame=b"" if running.request.private else error.frame[:FRAME_BYTES_KEPT_MAX],
                 receipt=error.receipt,
             )
         )
