@@ -125,7 +125,11 @@ class ServerRun:
                 canary = EngineClient(test_http, self.choice.model_id)  # its tokens are not traffic
                 self.phase = "waiting for its first token"
                 await test(canary.generate_one_token, self.traffic, patience)
-                self.client = EngineClient(http, self.choice.model_id)
+                client = EngineClient(http, self.choice.model_id)
+                if not canary.embeds:
+                    self.phase = "seeing how it draws tokens"
+                    await client.draw_style()  # now, so that no user waits for it
+                self.client = client
                 self.phase = ""
                 became_ready()
                 await watch(canary.generate_one_token, self.traffic, patience)
