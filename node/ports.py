@@ -28,6 +28,7 @@ from node.protocol.identifiers import (
 from node.protocol.messages import Message, MessageBody, Topic
 from node.protocol.records import EpochParameters, SignedReceipt, Voucher
 from node.protocol.sampling import SamplingParameters, TokenLogprobs
+from node.protocol.sealed_content import SealedContent
 from node.protocol.stages import Stage
 
 # --- Chain ------------------------------------------------------------------------------------------------------------
@@ -253,6 +254,30 @@ class Content(Protocol):
         """Whether all of `cid` is held locally."""
 
 
+# --- Sealing ----------------------------------------------------------------------------------------------------------
+
+
+class SealingError(Exception):
+    """Something cannot be sealed for a reader, or was not sealed for this node, or is damaged. Quotes no content."""
+
+
+class Sealing(Protocol):
+    """Content that only chosen readers can read."""
+
+    @property
+    def public_key(self) -> bytes:
+        """This node's X25519 key: who has it can seal for this node."""
+
+    def seal_for_peers(self, data: bytes, model_id: ModelId, peers: Sequence[PeerId]) -> SealedContent:
+        """Seal for the nodes with these peer ids. Raises SealingError."""
+
+    def seal_for_key(self, data: bytes, model_id: ModelId, public_key: bytes) -> SealedContent:
+        """Seal for whoever has the private key to an X25519 key. Raises SealingError."""
+
+    def open(self, sealed: SealedContent, model_id: ModelId) -> bytes:
+        """Return what was sealed for this node and this model. Raises SealingError."""
+
+
 # --- Engine -----------------------------------------------------------------------------------------------------------
 
 
@@ -292,6 +317,8 @@ class GenerationRequest:
     """Alternatives per token to tell the log-probabilities of; None for none at all."""
     response_format: str = ""
     """What the answer must look like: JSON in OpenAI's shape of `response_format`, or empty."""
+    private: bool = False
+    """Nothing of it is logged, and no other request can find out from the engine's cache that it was there."""
 
     @property
     def is_verifiable(self) -> bool:

@@ -1,5 +1,6 @@
 """HTTP to a vLLM server: generation in token ids, drawn by the network's rule; log-probabilities, chat templates."""
 
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -52,10 +53,10 @@ class EngineClient:
         self._embeds = False
         """Whether the server makes vectors instead of tokens; found by asking."""
 
-    @property
-    def embeds(self) -> bool:
-        """Whether the server makes vectors instead of tokens; known once `generate_one_token` has returned."""
-        return self._embeds
+    async def prepare(self) -> DrawStyle | None:
+        """Find out, before the first request, what is asked only once; return how it draws, None if it embeds."""
+        await self.generate_one_token()
+        return None if self._embeds else await self.draw_style()
 
     async def draw_style(self) -> DrawStyle:
         """How this server draws by the network's rule; asked once."""
@@ -178,6 +179,8 @@ class EngineClient:
             body["response_format"] = from_json(request.response_format)
         if request.logprobs is not None:
             body |= {"logprobs": request.logprobs, "return_tokens_as_token_ids": True}
+        if request.private:
+            body["cache_salt"] = secrets.token_hex(16)  # else a guess that is answered faster is known to be right
         try:
             async with self._client.stream("POST", "/v1/completions", json=body) as response:
                 if response.is_error:

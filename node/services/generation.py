@@ -83,7 +83,8 @@ class Generation:
                 others = self._broker.ready_engine(self._model_id, avoid=self._failed)
                 if len(self._failed) > FAILURES_MAX or others is None:
                     raise
-                log.warning("an engine failed; another one goes on", node=self.node_ids[-1], reason=str(error))
+                why = type(error).__name__ if self._request.private else str(error)
+                log.warning("an engine failed; another one goes on", node=self.node_ids[-1], reason=why)
             await self._until_behind()
 
     async def next_piece(self, tokens_max: int) -> GenerationChunk:
