@@ -45,7 +45,9 @@ def hardware_of(settings: EngineSettings) -> str:
     """Return what an ML node runs on, for the chain: as named in the settings, else as found. Blocks."""
     if settings.hardware:
         return settings.hardware
-    return REMOTE_HARDWARE if settings.url else detect_hardware(on_cpu=_environment(settings).on_cpu)
+    return (
+        REMOTE_HARDWARE if settings.url else detect_hardware(on_cpu=_environment(settings).on_cpu, gpus=settings.gpus)
+    )
 
 
 def registrations(settings: Sequence[EngineSettings]) -> list[MLNodeRegistration]:
@@ -85,7 +87,7 @@ def default_engine_python() -> Path:
 
 
 def _environment(settings: EngineSettings) -> EngineEnvironment:
-    environment = EngineEnvironment(settings.python or default_engine_python(), settings.kv_cache_gib)
+    environment = EngineEnvironment(settings.python or default_engine_python(), settings.kv_cache_gib, settings.gpus)
     if not environment.python.exists():
         raise SettingsError(
             f"[[engines]] {settings.node_id}: there is no engine environment at {environment.python}: "
