@@ -20,13 +20,13 @@ from node.protocol.signatures import address_of
 from node.services.batches import BatchService
 from node.services.broker import Broker
 from node.services.brokered import brokered
+from node.services.chain_prompts import ChainPromptService
 from node.services.epochs import EpochBook
 from node.services.executor import Executor
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
-from node.services.open_prompts import OpenPromptService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.redeem_policy import RedeemPolicy
@@ -118,7 +118,7 @@ async def run_node(
         ),
         epochs,
         batches,
-        OpenPromptService(chain, content, presence, [duty]),
+        ChainPromptService(chain, content, store, presence, [duty]),
         MiningService(chain, network, content, duty, nonces_max=plan.nonces_max),
         ValidatingService(chain, network, content, store, presence, [duty]),
         FormingService(chain, network, content, store, presence, epochs, router),

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
+from node.protocol.dossiers import AnswerEvidence
 from node.protocol.draws import Prefill
 from node.protocol.identifiers import (
     Address,
@@ -21,11 +22,13 @@ from node.protocol.identifiers import (
     ModelId,
     NodeId,
     PeerId,
+    RequestId,
     TokenAmount,
 )
 from node.protocol.messages import Message, MessageBody, Topic
 from node.protocol.records import EpochParameters, SignedReceipt, Voucher
 from node.protocol.sampling import SamplingParameters, TokenLogprobs
+from node.protocol.sealed_content import SealedContent
 from node.protocol.stages import Stage
 
 # --- Chain ------------------------------------------------------------------------------------------------------------
@@ -251,6 +254,30 @@ class Content(Protocol):
         """Whether all of `cid` is held locally."""
 
 
+# --- Sealing ----------------------------------------------------------------------------------------------------------
+
+
+class SealingError(Exception):
+    """Something cannot be sealed for a reader, or was not sealed for this node, or is damaged. Quotes no content."""
+
+
+class Sealing(Protocol):
+    """Content that only chosen readers can read."""
+
+    @property
+    def public_key(self) -> bytes:
+        """This node's X25519 key: who has it can seal for this node."""
+
+    def seal_for_peers(self, data: bytes, model_id: ModelId, peers: Sequence[PeerId]) -> SealedContent:
+        """Seal for the nodes with these peer ids. Raises SealingError."""
+
+    def seal_for_key(self, data: bytes, model_id: ModelId, public_key: bytes) -> SealedContent:
+        """Seal for whoever has the private key to an X25519 key. Raises SealingError."""
+
+    def open(self, sealed: SealedContent, model_id: ModelId) -> bytes:
+        """Return what was sealed for this node and this model. Raises SealingError."""
+
+
 # --- Engine -----------------------------------------------------------------------------------------------------------
 
 
@@ -283,12 +310,15 @@ class GenerationRequest:
     sampling: SamplingParameters
     seed: int
     stop: tuple[str, ...]
+    """Texts that end the answer. The one that does is part of the text: who shows it cuts it off (stops.py)."""
     priority: int
     """Lower runs first: 0 for users, 10 for mining and audits."""
     logprobs: int | None = None
     """Alternatives per token to tell the log-probabilities of; None for none at all."""
     response_format: str = ""
     """What the answer must look like: JSON in OpenAI's shape of `response_format`, or empty."""
+    private: bool = False
+    """Nothing of it is logged, and no other request can find out from the engine's cache that it was there."""
 
     @property
     def is_verifiable(self) -> bool:
@@ -366,7 +396,12 @@ class SignedVoucher:
 
 
 class Store(Protocol):
-    """Durable books. Every method returns only when its effect would survive kill -9."""
+    """Durable books. Every method returns only when its effect would survive kill -9; of vouchers and receipts, which
+    come often, `durable` tells when it would survive the loss of power too.
+    """
+
+    async def durable(self) -> None:
+        """Wait until all that was saved so far survives the loss of power: before it has an effect elsewhere."""
 
     def record_duty(self, duty: str, digest: Hash32) -> None:
         """Remember what is about to be signed for `duty` (e.g. `votes/7`), before it is signed.
@@ -378,19 +413,33 @@ class Store(Protocol):
         """The newest voucher this node signed as payer."""
 
     def save_issued_voucher(self, signed: SignedVoucher) -> None:
-        """Write a voucher before it leaves this node; refuses (ValueError) one below the newest."""
+        """Write a voucher; it leaves this node after `durable`. Refuses (ValueError) one below the newest."""
 
     def received_voucher(self, channel_id: Hash32) -> SignedVoucher | None:
         """The newest voucher this node holds as payee."""
 
     def save_received_voucher(self, signed: SignedVoucher) -> None:
-        """Write a verified voucher before tokens are released for it; refuses (ValueError) one below the newest."""
+        """Write a verified voucher; tokens are released for it after `durable`.
+
+        Refuses (ValueError) one below the newest.
+        """
 
     def received_vouchers(self) -> tuple[SignedVoucher, ...]:
         """The newest voucher of each channel this node is paid from."""
 
-    def save_receipt(self, signed: SignedReceipt) -> None:
-        """Keep a receipt this node gave or got; again, only if both sides signed it and not the one that is kept."""
+    def save_receipt(
+        self, signed: SignedReceipt, answer: AnswerEvidence | None = None, *, answers_kept_max: int = 0
+    ) -> None:
+        """Keep a receipt this node gave or got; again, only if both sides signed it and not the one that is kept.
+
+        With it, the `answer` of this node's user, and the newest `answers_kept_max` of all.
+        """
+
+    def receipts_of(self, request_id: RequestId) -> tuple[SignedReceipt, ...]:
+        """All receipts of one request, in order: several where executors failed."""
+
+    def answer_of(self, request_id: RequestId, executor: Address) -> AnswerEvidence | None:
+        """What a receipt of this node's user is about, if it is kept."""
 
     def receipts(self, *, limit: int) -> tuple[SignedReceipt, ...]:
         """The newest receipts, newest first."""

@@ -51,6 +51,10 @@ class AskParams(Params):
     max_tokens: int = Field(default=256, ge=1, le=2**20)
     on_chain: bool = False
     """Submit the prompt to the InferenceCoordinator contract instead of a gateway."""
+    open: bool = False
+    """Ask by open prompt: whoever is drawn answers, and is paid when its answer is there."""
+    private: bool = False
+    """Leave no trace of the prompt with anybody but who answers it."""
     deadline_seconds: float = Field(default=300, gt=0, le=ASK_SECONDS_MAX)
 
 

@@ -52,6 +52,7 @@ from node.engine.running import EngineEnvironment, LocalPlace, Place, RemotePlac
 from node.engine.server import ServerStartError
 from node.engine.states import READY_STATES, NodeState, step
 from node.engine.status import NodeStatus
+from node.engine.text_client import TextClient
 from node.engine.watchdog import Patience
 from node.ports import ChatMessage, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.draws import Prefill
@@ -509,7 +510,7 @@ class EngineNode:
         self._alerted = True
         self._on_alert(kind, " ".join(message.split())[:ERROR_CHARACTERS_MAX])
 
-    def _ready_client(self) -> EngineClient:
+    def _ready_client(self) -> EngineClient | TextClient:
         slot = self._current
         if self._state not in READY_STATES or slot is None or slot.run.client is None:
             raise EngineFailedError(f"the engine of {self._node_id} takes no work: it is {self._state}")

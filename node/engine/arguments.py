@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.engine.drawing import rule_arguments, rule_environment
+from node.engine.drawing import RULE_ARGUMENTS, rule_environment
 from node.protocol.engines import ENGINE_OPTION, EngineRangeError, parse_engine_range
 from node.protocol.records import ModelRecord
 
 REGISTRY_OPTIONS = {
+    "--convert",
     "--dtype",
     "--enable-prefix-caching",
     ENGINE_OPTION,
@@ -22,6 +23,7 @@ REGISTRY_OPTIONS = {
     "--quantization",
     "--rope-scaling",
     "--rope-theta",
+    "--runner",
     "--tool-call-parser",
 }
 """What a model's owner may set."""
@@ -38,6 +40,8 @@ OPERATOR_OPTIONS = REGISTRY_OPTIONS | {
     "--tensor-parallel-size",
 }
 """What the machine's operator may set besides; everything else is this program's business."""
+STRUCTURED_OUTPUTS = '{"backend": "guidance", "disable_any_whitespace": true}'
+"""JSON that an answer must be has no blanks between its parts: small models write them without end where they may."""
 VALUE_LENGTH_MAX = 256
 MAX_MODEL_LEN_DEFAULT = 4096
 CPU_SEQUENCES_MAX = 64
@@ -126,6 +130,12 @@ def length_of(options: Mapping[str, Option]) -> int:
     return MAX_MODEL_LEN_DEFAULT if option is None else token_count(option)
 
 
+def makes_vectors(options: Mapping[str, Option]) -> bool:
+    """Whether the server gives vectors instead of tokens: nothing is drawn there."""
+    runner = options.get("--runner")
+    return runner is not None and runner.value == "pooling"
+
+
 def token_count(option: Option) -> int:
     """Read a number as vLLM does: `4096`, `4k`, `4K`. Raises EngineArgumentsError."""
     text = option.value or ""
@@ -143,7 +153,8 @@ def server_command(
     max_model_len = length_of(merged)
     own = ["--uds", str(socket), "--model", str(model_path), "--served-model-name", served_name]
     own += ["--scheduling-policy", "priority", "--disable-uvicorn-access-log"]
-    own += rule_arguments(on_cpu=on_cpu)
+    own += ["--structured-outputs-config", STRUCTURED_OUTPUTS]
+    own += RULE_ARGUMENTS
     if on_cpu:
         own.append("--enforce-eager")
         # Seeded sampling with a split prefill ends the engine on CPUs: prefills must fit whole.

@@ -16,7 +16,6 @@ from node.protocol.draws import Prefill, token_margins
 from node.protocol.sampling import PER_MILLE, SamplingParameters
 
 PLUGIN_FIELD = "quern_draw"
-PLUGIN_CLASS = "quern_sampling:QuernDraws"
 LOGPROBS_MAX = 64
 """Alternatives a server tells per token: audits want more than the 20 of OpenAI's API (facts: the winner is among the
 likeliest 20 in 61 to 95 of 100 draws)."""
@@ -42,14 +41,16 @@ class DrawStyle(Enum):
     """It cannot be: its answers hold up in no audit."""
 
 
-def rule_arguments(*, on_cpu: bool) -> tuple[str, ...]:
-    """Return what a server of ours is started with so that it draws by the rule and can be audited."""
-    plugins = ("--logits-processors", PLUGIN_CLASS) if on_cpu else ()
-    return ("--max-logprobs", str(LOGPROBS_MAX), *plugins)
+RULE_ARGUMENTS = ("--max-logprobs", str(LOGPROBS_MAX))
+"""What a server of ours is started with so that it can be audited."""
 
 
 def rule_environment(*, on_cpu: bool) -> dict[str, str]:
-    """Return the environment that goes with it: which of vLLM's runners, whose noise and interfaces differ."""
+    """Return the environment in which a server of ours draws by the rule: which of vLLM's runners, and our plug-in.
+
+    vLLM finds the plug-in by its entry point and leaves it out of embedding models; named on the command line, it would
+    end them.
+    """
     if on_cpu:
         return {"VLLM_USE_V2_MODEL_RUNNER": "0", "PYTHONPATH": str(DIRECTORY)}
     return {"VLLM_USE_V2_MODEL_RUNNER": "1"}

@@ -22,8 +22,11 @@ REPLY_BYTES_MAX = 64 * 1024 * 1024
 CONNECT_SECONDS_MAX = 10.0
 SILENCE_SECONDS_MAX = 600.0
 """Longest wait for the next bytes of one reply: it may be queued long. The watchdog finds a wedged server earlier."""
+IDLE_SECONDS_MAX = 2.0
+"""Of a connection kept for the next request. vLLM's server closes them after five: one that is closed just as a request
+goes out would fail that request."""
 STREAM_TYPE = "text/event-stream"
-GENERATING_PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/pooling"})
+GENERATING_PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/pooling", "/api/chat"})
 """Only the engine's core answers these; other paths answer also while it is wedged."""
 
 
@@ -145,7 +148,7 @@ def _check_head(response: httpx.Response) -> None:
 @asynccontextmanager
 async def open_http(endpoint: Endpoint, traffic: Traffic) -> AsyncIterator[httpx.AsyncClient]:
     """Open connections to a server; `traffic` is kept up to date."""
-    limits = httpx.Limits(max_connections=None)
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS_MAX)
     inner = httpx.AsyncHTTPTransport(
         uds=None if endpoint.socket is None else str(endpoint.socket), limits=limits, trust_env=False
     )

@@ -1,6 +1,5 @@
 """What the daemon does for its operator: the control socket's methods over the running services."""
 
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +24,7 @@ from node.control.views import (
     ModelView,
     PeersView,
     PeerView,
+    RedeemView,
     ServiceView,
     StatusView,
     StopView,
@@ -34,7 +34,7 @@ from node.doctor.network import judge_network
 from node.engine.adapter import EngineNode
 from node.models.content import ContentAdapter
 from node.network.adapter import LibP2PNetwork
-from node.ports import CallFailedError, ContentUnavailableError, WallClock
+from node.ports import CallFailedError, WallClock
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Cid, ModelId
 from node.protocol.pricing import price
@@ -43,8 +43,10 @@ from node.protocol.stages import Stage, stage_at
 from node.services.epochs import EpochBook
 from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest, Gateway, GatewayError
-from node.services.open_prompts import AskOnChainError, ask_on_chain
 from node.services.presence import PresenceTable
+from node.services.prompt_asks import AskMode
+from node.services.prompt_desk import DeskError, PromptDesk, PromptWish
+from node.services.redeeming import Planned
 from node.services.timing import position
 from node.settings.schema import Settings
 from node.store.books import Books
@@ -62,6 +64,9 @@ DUTIES = {
 }
 
 
+REDEEM_PLAN_SHOWN_MAX = 256
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The running parts that operations look at."""
@@ -74,12 +79,14 @@ class Parts:
     epochs: EpochBook
     presence: PresenceTable
     gateway: Gateway | None
+    prompts: PromptDesk
     engines: Sequence[EngineNode]
     supervisor: Supervisor
     network_id: str
     api_url: str | None
     content_address: str
     running_requests: Callable[[], int]
+    redeem_plan: Callable[[], tuple[Planned, ...]]
     started_at: int
     wall_clock: WallClock
 
@@ -202,6 +209,7 @@ class DaemonOperations:
         answers, output_tokens, receipts_price = store.receipt_totals()
         result = self._parts.epochs.newest_result()
         shares = {share.account: share.cumulative for share in result.rewards} if result else {}
+        plan = self._parts.redeem_plan()
         redeemed = sum(c.redeemed for c in chain.state.channels.values() if c.payee == chain.account)
         try:
             token_balance, gas_balance = await chain.token_balance(chain.account), await chain.gas_balance()
@@ -216,6 +224,9 @@ class DaemonOperations:
             receipts_price=str(receipts_price),
             vouchers_received=str(sum(signed.voucher.cumulative for signed in store.received_vouchers())),
             vouchers_redeemed=str(redeemed),
+            vouchers_open=str(sum(planned.outstanding for planned in plan)),
+            vouchers_at_risk=str(sum(planned.outstanding for planned in plan if not planned.is_safe)),
+            redeem_plan=[_redeem_view(planned) for planned in plan[:REDEEM_PLAN_SHOWN_MAX]],
             vouchers_issued=str(sum(signed.voucher.cumulative for signed in store.issued_vouchers())),
             rewards_cumulative=str(shares.get(chain.account, 0)),
             rewards_claimed=str(chain.state.claimed.get(chain.account, 0)),
@@ -230,15 +241,18 @@ class DaemonOperations:
         turns = tuple(Turn(message.role, message.content) for message in params.messages)
         started = trio.current_time()
         with trio.move_on_after(params.deadline_seconds):
-            if params.on_chain:
-                view = await self._ask_on_chain(model, turns, params.max_tokens, started)
-                await emit(AskEvent(text=view.text))
-                return view
-            return await self._ask_gateway(model, turns, params.max_tokens, started, emit)
+            if params.on_chain and params.open:
+                raise RpcError(ErrorCode.REFUSED, "a prompt is asked on chain or openly, not both", "Choose one.")
+            if params.on_chain or params.open:
+                mode = AskMode.CHAIN if params.on_chain else AskMode.OPEN
+                return await self._ask_desk(mode, model, turns, params, started, emit)
+            return await self._ask_gateway(model, turns, params, started, emit)
         raise RpcError(
             ErrorCode.UNAVAILABLE,
             f"there was no complete answer within {params.deadline_seconds:.0f} s",
-            "Ask for fewer tokens or allow more time.",
+            "Ask for fewer tokens or allow more time; `quern prompts list` shows prompts that go on."
+            if params.on_chain or params.open
+            else "Ask for fewer tokens or allow more time.",
         )
 
     async def doctor(self) -> DoctorView:
@@ -270,7 +284,7 @@ class DaemonOperations:
         self,
         model: ModelRecord,
         turns: tuple[Turn, ...],
-        max_tokens: int,
+        params: AskParams,
         started: float,
         emit: Callable[[AskEvent], Awaitable[None]],
     ) -> AskView:
@@ -279,8 +293,9 @@ class DaemonOperations:
                 ErrorCode.REFUSED, "this daemon is not a gateway", 'Add "gateway" to [node] roles, or ask --on-chain.'
             )
         texts = []
+        chat = ChatRequest(model.model_id, Prompt(turns), params.max_tokens, private=params.private)
         try:
-            async with self._parts.gateway.ask(ChatRequest(model.model_id, Prompt(turns), max_tokens)) as answer:
+            async with self._parts.gateway.ask(chat) as answer:
                 async for part in answer:
                     texts.append(part.text)
                     await emit(AskEvent(text=part.text))
@@ -300,37 +315,39 @@ class DaemonOperations:
             transaction=None,
         )
 
-    async def _ask_on_chain(
-        self, model: ModelRecord, turns: tuple[Turn, ...], max_tokens: int, started: float
+    async def _ask_desk(
+        self,
+        mode: AskMode,
+        model: ModelRecord,
+        turns: tuple[Turn, ...],
+        params: AskParams,
+        started: float,
+        emit: Callable[[AskEvent], Awaitable[None]],
     ) -> AskView:
-        parts = self._parts
-        key = f"prompt/{secrets.token_hex(16)}"
+        """Hand a prompt in and wait for its answer. It goes on at the desk if the operator does not wait."""
+        desk = self._parts.prompts
+        wish = PromptWish(mode, model.model_id, Prompt(turns), params.max_tokens, private=params.private)
         try:
-            found = await ask_on_chain(
-                parts.chain,
-                parts.content,
-                parts.presence,
-                key=key,
-                model_id=model.model_id,
-                turns=turns,
-                max_tokens=max_tokens,
-            )
-        except (AskOnChainError, ContentUnavailableError, ValueError) as error:
+            handed_in = await desk.hand_in(wish)
+            async for ask in desk.changes(handed_in.ask_id):
+                await emit(AskEvent(text="", state=f"{ask.ask_id}: {ask.state.value}"))
+            content = await desk.answer(ask)
+        except DeskError as error:
             raise RpcError(
-                ErrorCode.UNAVAILABLE, str(error), "See `quern epoch` and the balance in `quern earnings`."
+                ErrorCode.UNAVAILABLE, error.message, "See `quern prompts list`, and the balance in `quern earnings`."
             ) from error
-        transaction = found.submitted.transaction_hash
+        await emit(AskEvent(text=content.text))
         return AskView(
-            text=found.content.text,
+            text=content.text,
             model_id=model.model_id,
-            request_id=str(found.prompt_id),
-            executor=found.answered.executor,
-            prompt_tokens=found.answered.prompt_tokens,
-            output_tokens=found.answered.output_tokens,
-            price=str(found.answered.price),
-            finish_reason=found.content.finish_reason,
+            request_id=ask.ask_id,
+            executor=ask.executor or "",
+            prompt_tokens=ask.prompt_tokens,
+            output_tokens=ask.output_tokens,
+            price=str(ask.price),
+            finish_reason=content.finish_reason,
             seconds=trio.current_time() - started,
-            transaction=None if transaction is None else "0x" + transaction.hex(),
+            transaction=None if ask.transaction_hash is None else "0x" + ask.transaction_hash.hex(),
         )
 
     def _choose_model(self, wanted: str | None) -> ModelRecord:
@@ -396,3 +413,12 @@ class DaemonOperations:
             reason = f"{settings.model_id} is not ready: {status.why_not_drawn}"
             findings.append(level(check, reason, status.remedy or "See `quern nodes`."))
         return findings
+
+
+def _redeem_view(planned: Planned) -> RedeemView:
+    return RedeemView(
+        payer=planned.payer,
+        amount=str(planned.outstanding),
+        is_safe=planned.is_safe,
+        plan=planned.reason.value,
+    )

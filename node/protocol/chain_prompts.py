@@ -18,7 +18,7 @@ generate an answer in."""
 def answers_from(
     prompt_id: int, prompt: PromptState, account: Address, epoch: EpochNumber, state: ChainState
 ) -> BlockNumber | None:
-    """Return the first block at which `account` should begin to answer; None if it may not. `epoch`: the present one."""
+    """Return the block from which `account` should answer; None if it may not. `epoch` is the present one."""
     submitted = prompt.submitted
     if submitted.executor == account:
         return prompt.submitted_at

@@ -92,7 +92,7 @@ class PromptState:
     """An on-chain prompt and, once there is one, its outcome."""
 
     submitted: PromptSubmitted
-    submitted_at: BlockNumber = BlockNumber(0)
+    submitted_at: BlockNumber
     answered: PromptAnswered | None = None
     disputed: PromptDisputed | None = None
     ended: PromptSettled | PromptReclaimed | None = None
@@ -132,7 +132,7 @@ class ChainState:
     """Cumulative reward coins paid out per account."""
     channels: dict[Hash32, ChannelState] = field(default_factory=dict)
     prompts: dict[int, PromptState] = field(default_factory=dict)
-    """Prompts on chain, ascending: PROMPTS_UNFINISHED_MAX that have not ended, the newest PROMPTS_ENDED_MAX that have."""
+    """Prompts on chain: PROMPTS_UNFINISHED_MAX that have not ended, and the newest PROMPTS_ENDED_MAX that have."""
     unfinished_prompts: set[int] = field(default_factory=set)
     """Those that are neither settled nor reclaimed."""
     ended_prompts: list[int] = field(default_factory=list)

@@ -3,11 +3,11 @@
 Goals: exactly one answer is paid, in whatever order answers arrive; normally only one executor works; every observer of
 the same messages names the same winner. Non-goals: delivery (prompt and answer are content by CID), the payment itself.
 
-A payer posts a prompt with the executors that were drawn for it, in the order of the weighted rendezvous over the epoch
-group; it may leave out some (absent, or without a channel from it), never change their order. Each has a turn: the first
-from the post on, the next when that is over, and so on. Turns do not overlap, so no two answers are ever in turn at once.
-An answer out of its executor's turn is not paid, whoever sees it first. The payer decides on an answer of a later turn
-only when earlier ones must have arrived: so what it pays is what anybody computes with `winning_answer`.
+A payer posts a prompt with the executors that were drawn for it, in the order of the weighted rendezvous over the
+epoch group; it may leave out some (absent, or without a channel from it), never change their order. Each has a turn:
+the first from the post on, the next when that is over, and so on. Turns do not overlap: no two answers are ever in turn
+at once. An answer out of its executor's turn is not paid, whoever sees it first. The payer decides on an answer of a
+later turn only when earlier ones must have arrived: so what it pays is what anybody computes with `winning_answer`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from node.protocol.identifiers import Address, Cid, EpochNumber, ModelId, RequestId, TokenAmount
-from node.protocol.pricing import price, receipt_digest
+from node.protocol.pricing import price
+from node.protocol.receipts import is_signed_by_executor
 from node.protocol.records import EpochGroup, ModelRecord, SignedReceipt
 from node.protocol.routing import rank_executors
-from node.protocol.signatures import SignatureError, recover
 
 DRAWN_MAX = 8
 """Executors named in one prompt. More would make a prompt live for longer than anybody waits."""
@@ -52,7 +52,7 @@ class OpenPrompt:
     """Who may answer, in the order of their turns."""
     turn_seconds: int
     reply_key: bytes
-    """X25519 key to which prompt's answer is sealed; empty if prompt and answer are public."""
+    """X25519 key that the answer is sealed to; empty if prompt and answer are public."""
 
     def __post_init__(self) -> None:
         checks = (
@@ -182,11 +182,7 @@ def answer_fault(posted: Posted, answered: Answered, model: ModelRecord, unit_pr
         return AnswerFault.OVERPRICED
     if receipt.price != right or receipt.price > prompt.price_limit:
         return AnswerFault.OVERPRICED
-    try:
-        signer = recover(receipt_digest(receipt), answered.answer.receipt.signature)
-    except SignatureError:
-        return AnswerFault.BAD_SIGNATURE
-    return None if signer == answered.executor else AnswerFault.BAD_SIGNATURE
+    return None if is_signed_by_executor(answered.answer.receipt) else AnswerFault.BAD_SIGNATURE
 
 
 def winning_answer(

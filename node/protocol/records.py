@@ -331,6 +331,8 @@ class Receipt:
     at: int
     """When the answer was complete, in UNIX seconds by the executor's clock."""
     price: TokenAmount
+    is_private: bool = False
+    """Whether the user asked for privacy: then it stays with both sides, is not published and not offered to audits."""
 
     def __post_init__(self) -> None:
         if min(self.prompt_tokens, self.output_tokens, self.at, self.epoch) < 0:

@@ -155,6 +155,7 @@ class EmbeddingAttempt:
         root = next_receipts_root(self._payer.receipts_root(executor), signed.receipt) if signed else None
         frame = self._payer.pay(executor, amount, root)
         self.price += amount
+        await self._store.durable()
         await self._call.send(to_bytes(Payment(frame, TokenAmount(self.price), signature)))
 
     def _cost(self, tokens: int) -> TokenAmount:

@@ -92,8 +92,9 @@ class Executor:
         self._unpaid_tokens_max = unpaid_tokens_max
         self._wall_clock = wall_clock
         self._free = free
-        self._payments = PayeeBook(chain, store)
-        self._funding = Funding(chain, self._payments.covered)
+        self.payments = self._payments = PayeeBook(chain, store)
+        """Shared with whatever else this node is paid for over the same channels."""
+        self.funding = self._funding = Funding(chain, self._payments.covered)
         self._fresh = FreshRequests(store, wall_clock)
         self.seeds = SeedBook(store, lambda: position(chain).epoch, random_bytes=random_bytes)
         self.running = 0
@@ -128,7 +129,8 @@ class Executor:
             with sole_error():
                 await self._answer(call, request, model, tab)
         except EngineFailedError as error:
-            log.warning("a request failed with its engine", request=request.request_id.hex()[:8], reason=str(error))
+            why = type(error).__name__ if request.private else str(error)  # engines quote what they were given
+            log.warning("a request failed with its engine", request=request.request_id.hex()[:8], reason=why)
             raise CallFailedError("engine-failed", "the engine failed") from error
         except EngineRefusedError as error:
             raise CallFailedError("bad-request", str(error)[:200]) from error
@@ -178,6 +180,7 @@ class Executor:
             priority=USER_PRIORITY,
             logprobs=request.logprobs,
             response_format=request.response_format,
+            private=request.private,
         )
         generation = Generation(
             self._broker, model.model_id, request.payer, wanted, ahead_tokens_max=AHEAD_STEPS * self._unpaid_tokens_max
@@ -276,7 +279,8 @@ class Executor:
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
         signed = await paid.settle(signed, closing_bytes(Closing(signed)))
         self._store.save_receipt(signed)
-        self._batches.add_receipt(signed)
+        if not receipt.is_private:  # it commits to the prompt's tokens: whoever guesses them would find it
+            self._batches.add_receipt(signed)
         log.info("an answer was given and paid", tokens=receipt.output_tokens, price=receipt.price)
 
 

@@ -15,6 +15,7 @@ REQUEST_BYTES_MAX = 255 * 1024
 """A request travels in one frame; longer conversations do not fit any model's context anyway."""
 MESSAGES_MAX = 256
 STOPS_MAX = 16
+SALT_BYTES = 16
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 LOGPROBS_MAX = 20
 """Alternatives per token, as in OpenAI's API."""
@@ -105,6 +106,10 @@ class InferenceRequest:
     """The half of the executor that began the answer: it goes on with the same seed."""
     free: bool = False
     """It asks to be served free of charge; only an executor in free mode does so, and it does nothing else."""
+    private: bool = False
+    """The executor keeps and publishes nothing of it beyond what both need for the receipt."""
+    salt: bytes = b""
+    """Random, and never announced: what is announced of the prompt commits to it as well."""
 
     def __post_init__(self) -> None:
         sources = (self.seed, self.seed_commitment, self.seed_share)
@@ -112,6 +117,7 @@ class InferenceRequest:
             (sum(source is not None for source in sources) <= 1, "a seed comes from one place"),
             (self.seed_commitment is None or len(self.seed_commitment) == 32, "a seed's commitment has 32 bytes"),
             (len(self.request_id) == 32, "request_id has 32 bytes"),
+            (len(self.salt) in (0, SALT_BYTES), f"salt has {SALT_BYTES} bytes"),
             (len(self.stop) <= STOPS_MAX, f"at most {STOPS_MAX} stop texts"),
             (self.max_tokens > 0, "max_tokens is at least 1"),
             (self.seed is None or 0 <= self.seed <= SEED_MAX, "seed is 0 to 2^63-1"),
@@ -232,5 +238,9 @@ def read_request(payload: bytes) -> SignedRequest:
 
 
 def prompt_commitment_of(request: InferenceRequest) -> Hash32:
-    """Return what is announced of a prompt before it is tokenized, without revealing it (the id is random)."""
-    return keccak_digest(["quern-prompt", request.request_id, to_value(request.prompt)])
+    """Return what is announced of a prompt before it is tokenized.
+
+    The id is announced with it, so it is the salt, which only payer and executor know, that keeps whoever guesses a
+    prompt from recognising it.
+    """
+    return keccak_digest(["quern-prompt", request.request_id, request.salt, to_value(request.prompt)])

@@ -46,6 +46,7 @@ def receipt_of(
         seeded_by_user=seeded_by_user,
         at=at,
         price=TokenAmount(price(len(prompt_ids), len(output_ids), model, unit_price)),
+        is_private=request.private,
     )
 
 

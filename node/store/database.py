@@ -1,9 +1,17 @@
-"""The SQLite connection: one file, WAL, every commit on disk before it returns."""
+"""The SQLite connection: one file, WAL. A commit survives kill -9 at once, and the loss of power when it was synced.
 
+Most commits are synced before they return. Where many come per second and each has an effect that can wait a moment,
+they are made without, and `durable` syncs all that were made so far: one wait for the disk, however many share it, and
+not on the event loop.
+"""
+
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import trio
 
 from node.store.migrations import migrate
 
@@ -16,6 +24,10 @@ class Database:
 
     def __init__(self, path: Path | str) -> None:
         """Open or create the database at `path` (":memory:" for one that lives in memory) and migrate it."""
+        self._log_path = None if str(path) == ":memory:" else Path(f"{path}-wal")
+        self._made = self._synced = 0
+        """Commits without sync so far, and how many of them a sync has reached."""
+        self._syncing = trio.Lock()
         self.connection = sqlite3.connect(path, isolation_level=None)
         self.connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS_MAX}")
         self.connection.execute("PRAGMA journal_mode = WAL")
@@ -27,6 +39,35 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing; durable when it returns."""
+        with self._begun() as connection:
+            yield connection
+
+    @contextmanager
+    def quick_transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing; when it returns it survives the end of this process, and after `durable` that of power."""
+        self.connection.execute("PRAGMA synchronous = NORMAL")
+        try:
+            with self._begun() as connection:
+                yield connection
+        finally:
+            self.connection.execute("PRAGMA synchronous = FULL")
+        self._made += 1
+
+    async def durable(self) -> None:
+        """Wait until all commits made so far survive the loss of power."""
+        wanted = self._made
+        if self._log_path is None or self._synced >= wanted:
+            await trio.lowlevel.checkpoint()
+            return
+        async with self._syncing:
+            if self._synced >= wanted:
+                return  # who held the lock before synced for this one too
+            made = self._made
+            await trio.to_thread.run_sync(_sync, self._log_path)
+            self._synced = made
+
+    @contextmanager
+    def _begun(self) -> Iterator[sqlite3.Connection]:
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             yield self.connection
@@ -38,3 +79,15 @@ class Database:
     def close(self) -> None:
         """Close the connection; the file is complete without it."""
         self.connection.close()
+
+
+def _sync(log_path: Path) -> None:
+    """Bring the write-ahead log to the disk. What is no longer in it SQLite synced when it moved it to the database."""
+    try:
+        descriptor = os.open(log_path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Vectors of open prompts and of prompts on chain: `python -m tests.vectors.open_prompts` writes open_prompts.json anew.
+"""Vectors of open prompts and prompts on chain: `python -m tests.vectors.open_prompts` writes open_prompts.json anew.
 
 A changed line in open_prompts.json is a changed protocol: nodes of both versions would disagree on whose turn it is.
 """

@@ -95,8 +95,13 @@ def _is_clear(logits: list[float], seed: int, position: int, parameters: Samplin
 
 
 def render() -> str:
-    """Return the file's text."""
-    return json.dumps(compute(), indent=1) + "\n"
+    """Return the file's text: an entry per line."""
+    found = compute()
+    lists = {
+        key: "[\n" + ",\n".join(f"  {json.dumps(entry)}" for entry in found[key]) + "\n ]" for key in ("noise", "draws")
+    }
+    seed = json.dumps(found["seed"], indent=2).replace("\n}", "\n }")
+    return "{\n" + ",\n".join(f' "{key}": {text}' for key, text in (*lists.items(), ("seed", seed))) + "\n}\n"
 
 
 if __name__ == "__main__":

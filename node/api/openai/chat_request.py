@@ -177,6 +177,7 @@ class ChatParameters(GenerationParameters):
                 stop=self.stops,
                 logprobs=self.top_logprobs if self.logprobs else None,
                 response_format=response_format,
+                private=self.quern.private,
             )
             for index in range(self.n)
         ]

@@ -58,6 +58,7 @@ class CompletionParameters(GenerationParameters):
                 seed=seed_of_choice(self.seed, index),
                 stop=self.stops,
                 logprobs=self.logprobs,
+                private=self.quern.private,
             )
             for prompt in prompts
             for index in range(self.n)

@@ -19,13 +19,17 @@ Array = Any
 """A numpy array; the daemon's environment, which checks types, has no numpy."""
 CHUNK_ELEMENTS = 1 << 15
 """Logits looked at together: their work arrays fit the processor's cache, where every pass is several times as fast."""
-BUCKETS = 1024
+BUCKETS = 256
 BUCKETS_PER_NAT = 16
-"""Buckets reach 64 nats below the likeliest token; what is beyond shares the last one."""
+"""Buckets reach 16 nats below the likeliest token; what is beyond shares the last one."""
 REACH_FIRST = np.float32(4.0)
 """Nats below the likeliest token within which survivors are looked for first; then twice as far."""
 REACH_MAX = np.float32(1024.0)
 """Beyond it, everything is looked at."""
+EXPONENT_MAX = 60.0
+"""Logits up to here need no shift before their exponential is taken: e^60 over the least u is far from overflowing."""
+BROKEN = np.float32(-1e9)
+"""Stands for a logit that is no number."""
 NO_TOP_K = np.iinfo(np.int64).max
 BOUND_SLACK = np.float32(1.0 - 1e-4)
 """Bounds are computed in single precision, to 1e-6; none may miss the best token by that."""
@@ -53,6 +57,7 @@ class DrawTable:
 
     def __init__(self, draws: Sequence[Draw]) -> None:
         self.temperature = np.array([draw.temperature_milli / 1000 for draw in draws], np.float32)
+        self.is_plain = bool((self.temperature == 1).all())
         self.top_k = np.array([draw.top_k or NO_TOP_K for draw in draws], np.int64)
         self.top_p = np.array([draw.top_p_milli / 1000 for draw in draws], np.float64)
         with np.errstate(divide="ignore"):
@@ -85,9 +90,14 @@ class Chooser:
             for begin, end in runs:
                 for start in range(begin, end, step):
                     part = slice(start, min(end, start + step))
-                    scaled = self._scaled[: part.stop - start]
-                    np.divide(logits[part], table.temperature[part, None], out=scaled)
-                    lines, tokens = look(scaled, part, table, states)
+                    scaled = logits[part]
+                    if not table.is_plain:
+                        scaled = np.divide(scaled, table.temperature[part, None], out=self._scaled[: len(scaled)])
+                    top = scaled.max(axis=1, keepdims=True)
+                    if not np.isfinite(top).all():  # a broken model; whatever is drawn, the engine must live
+                        scaled = np.nan_to_num(scaled, nan=BROKEN)
+                        top = scaled.max(axis=1, keepdims=True)
+                    lines, tokens = look(scaled, top, part, table, states)
                     found.append((lines + start, tokens, scaled[lines, tokens]))
         lines, tokens, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return self._exact(lines, tokens, values, states, rows)
@@ -99,14 +109,16 @@ class Chooser:
         self._state, self._spare = (np.empty((step, vocabulary), np.uint32) for _ in range(2))
         self._mask = np.empty((step, vocabulary), np.bool_)
 
-    def _best_bounds(self, scaled: Array, part: slice, _: DrawTable, states: Array) -> tuple[Array, Array]:
+    def _best_bounds(self, scaled: Array, top: Array, part: slice, _: DrawTable, states: Array) -> tuple[Array, Array]:
         """Return (row in this chunk, token) of all that can have the best score."""
         rows, vocabulary = scaled.shape
         weights, bounds, mask = self._weights[:rows], self._bounds[:rows], self._mask[:rows]
         bits = np.bitwise_xor(states[part, None], self._keys, out=self._state[:rows])
         _finish(bits, self._spare[:rows])
-        np.subtract(scaled, scaled.max(axis=1, keepdims=True), out=weights)
-        np.exp(weights, out=weights)
+        if top.min() > -EXPONENT_MAX and top.max() < EXPONENT_MAX:  # nothing that counts leaves single precision
+            np.exp(scaled, out=weights)
+        else:
+            np.exp(np.subtract(scaled, top, out=weights), out=weights)
         np.copyto(bounds, bits, casting="unsafe")
         bounds += np.float32(0.5)
         np.divide(weights, bounds, out=bounds)
@@ -114,14 +126,27 @@ class Chooser:
         leaders = bounds.argmax(axis=1)
         exact = weights[lines, leaders] / (_exponential(bits[lines, leaders]) * np.float32(2.0**32))
         np.greater_equal(bounds, (exact * BOUND_SLACK)[:, None], out=mask)
-        flat = np.flatnonzero(mask)
+        flat = self._few_in(mask)
         return flat // vocabulary, flat % vocabulary
 
-    def _survivors(self, scaled: Array, part: slice, table: DrawTable, states: Array) -> tuple[Array, Array]:
+    @staticmethod
+    def _few_in(mask: Array) -> Array:
+        """Return the flat indices of the few that are true: eight are looked at together."""
+        flat = mask.reshape(-1)
+        whole = len(flat) // 8 * 8
+        eights = np.flatnonzero(flat[:whole].view(np.uint64))
+        candidates = (eights[:, None] * 8 + np.arange(8)).reshape(-1)
+        rest = np.arange(whole, len(flat))
+        candidates = np.concatenate((candidates, rest)) if len(rest) else candidates
+        return candidates[flat[candidates]]
+
+    def _survivors(
+        self, scaled: Array, top: Array, part: slice, table: DrawTable, states: Array
+    ) -> tuple[Array, Array]:
         """Return (row in this chunk, token) of those left by top_k, top_p and min_p that can have the best score."""
         rows = len(scaled)
         distance = self._bounds[:rows]
-        np.subtract(scaled.max(axis=1, keepdims=True), scaled, out=distance)
+        np.subtract(top, scaled, out=distance)
         top_k, top_p, least = table.top_k[part], table.top_p[part], table.min_p_distance[part]
         # Where neither top_k nor min_p cuts before it, top_p is a share of everything.
         by_mass = ~np.isfinite(least) & (top_k == NO_TOP_K)
@@ -147,22 +172,27 @@ class Chooser:
         flat, lines, far = self._within_reach(distance, least, count, mass)
         buckets = np.minimum(far * np.float32(BUCKETS_PER_NAT), np.float32(BUCKETS - 1)).astype(np.int64)
         slots = lines * BUCKETS + buckets
+        by_mass = bool(np.isfinite(mass).any())
         counts = np.bincount(slots, minlength=rows * BUCKETS).reshape(rows, BUCKETS).cumsum(axis=1)
-        masses = np.bincount(slots, np.exp(-far), rows * BUCKETS).reshape(rows, BUCKETS).cumsum(axis=1)
-        enough = (counts >= count[:, None]) | (masses >= mass[:, None])
+        enough = counts >= count[:, None]
+        if by_mass:
+            masses = np.bincount(slots, np.exp(-far), rows * BUCKETS).reshape(rows, BUCKETS).cumsum(axis=1)
+            enough |= masses >= mass[:, None]
         enough[:, -1] = True
         edge = enough.argmax(axis=1)
         # Only tokens in the bucket at the edge must be told apart.
         keep = buckets < edge[lines]
         inside = np.flatnonzero(buckets == edge[lines])
         inside = inside[np.lexsort((far[inside], lines[inside]))]  # stable: of equal ones the lower id comes first
-        starts = np.searchsorted(lines[inside], np.arange(rows))
-        weight = np.exp(-far[inside].astype(np.float64))
-        before = np.cumsum(weight) - weight
         row, place = lines[inside], np.arange(len(inside))
+        starts = np.searchsorted(row, np.arange(rows))
         seen = np.where(edge > 0, counts[np.arange(rows), edge - 1], 0)
-        held = np.where(edge > 0, masses[np.arange(rows), edge - 1], 0)
-        fits = (seen[row] + place - starts[row] < count[row]) & (held[row] + before - before[starts[row]] < mass[row])
+        fits = (seen - starts)[row] + place < count[row]
+        if by_mass:
+            weight = np.exp(-far[inside].astype(np.float64))
+            before = np.append(np.cumsum(weight) - weight, 0.0)  # an edge without tokens begins after all others
+            held = np.where(edge > 0, masses[np.arange(rows), edge - 1], 0)
+            fits &= (held - before[starts])[row] + before[place] < mass[row]
         keep[inside[fits]] = True
         return lines[keep], (flat % vocabulary)[keep], far[keep]
 
@@ -170,15 +200,17 @@ class Chooser:
         """Return (flat index, row, distance) of tokens that contain all `_nearest` wants, and not too many others."""
         rows, vocabulary = distance.shape
         wanted = np.minimum(count, vocabulary)
-        reach = np.minimum(REACH_FIRST, least).astype(np.float32)
+        by_mass = bool(np.isfinite(mass).any())
+        most = np.minimum(least, REACH_MAX).astype(np.float32)
+        reach = np.minimum(REACH_FIRST, most)
         mask = self._mask[:rows]
         while True:
             np.less_equal(distance, reach[:, None], out=mask)
             flat = np.flatnonzero(mask)
             lines, far = flat // vocabulary, distance.ravel()[flat]
-            lacks = np.bincount(lines, minlength=rows) < wanted
-            lacks &= np.bincount(lines, np.exp(-far.astype(np.float64)), rows) < mass * (1 + 1e-6)
-            lacks &= reach < np.minimum(least, REACH_MAX).astype(np.float32)
+            lacks = (np.bincount(lines, minlength=rows) < wanted) & (reach < most)
+            if by_mass and lacks.any():
+                lacks &= np.bincount(lines, np.exp(-far), rows) < mass * (1 + 1e-6)
             if not lacks.any():
                 return flat, lines, far
             further = np.where(2 * reach < REACH_MAX, 2 * reach, np.inf)

@@ -1,6 +1,6 @@
 """A logits processor for vLLM's V1 model runner: requests that ask for it are drawn by the rule of Quern.
 
-vLLM is told `--logits-processors quern_sampling:QuernDraws` and finds this file by PYTHONPATH. A request carries
+vLLM finds this file by PYTHONPATH and the entry point in the `.dist-info` beside it. A request carries
 `vllm_xargs: {"quern_draw": "1 SEED TEMPERATURE TOP_K TOP_P MIN_P"}` (integers; thousandths but for seed and top_k) and
 is greedy otherwise: the token that the rule gives gets the largest logit there is, after log-probabilities were taken.
 Requests without it, and what vLLM tells of log-probabilities, are not touched. Runs in the engine's environment.

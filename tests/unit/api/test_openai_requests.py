@@ -92,7 +92,7 @@ def refusal(body: bytes, schema: Any = ChatParameters) -> ApiError:
 def test_what_would_change_the_answer_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
     fault = refusal(json.dumps({"model": "tiny", "messages": MESSAGES, **fields}).encode())
     assert (fault.status, fault.kind, fault.param) == (400, "invalid_request_error", param)
-    assert param.split("[")[0].split(".")[0] in fault.message
+    assert param.split("[", maxsplit=1)[0].split(".", maxsplit=1)[0] in fault.message
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_what_is_not_json_or_is_ambiguous_is_refused(body: bytes) -> None:
 def test_completions_refuse_by_name_too(fields: dict[str, Any], param: str) -> None:
     fault = refusal(json.dumps({"model": "tiny", **fields}).encode(), CompletionParameters)
     assert fault.param is not None
-    assert fault.param.startswith(param.split("[")[0])
+    assert fault.param.startswith(param.split("[", maxsplit=1)[0])
 
 
 @pytest.mark.parametrize("value", ["", [], [""], [[]], [1, -1], 5, {"a": 1}, ["x"] * 3000])

@@ -26,7 +26,9 @@ from node.protocol.open_prompts import (
     winning_answer,
 )
 from node.protocol.pricing import price, receipt_digest, tokens_commitment
+from node.protocol.receipts import draw_commitment
 from node.protocol.records import Receipt, SignedReceipt
+from node.protocol.sampling import SamplingParameters
 from node.protocol.signatures import sign
 from tests.builders import NODE, PARAMETERS, SOME_CID, TINY, account, key_of, model
 from tests.vectors import open_prompts as vectors
@@ -53,6 +55,10 @@ def receipt(executor: Address, *, prompt_tokens: int = 10, output_tokens: int = 
         output_tokens=output_tokens,
         prompt_commitment=tokens_commitment([1]),
         output_commitment=tokens_commitment([2]),
+        draw_commitment=draw_commitment(SamplingParameters(), 0, (), ""),
+        is_verifiable=True,
+        seeded_by_user=True,
+        at=vectors.POSTED_AT,
         price=price(prompt_tokens, output_tokens, model(), UNIT_PRICE),
     )
 

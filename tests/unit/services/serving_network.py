@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import base58
 import trio
+from nacl.signing import SigningKey
 
 from netsim.chain import SimulatedChain
 from netsim.clock import wall_clock
@@ -15,17 +17,24 @@ from netsim.network import SimulatedNetwork, Switchboard
 from netsim.scenario import MODEL, MODEL_ID, PARAMETERS
 from netsim.trace import Trace
 from node.ports import Engine, Provider
+from node.prompt_sealing import PeerSealing
 from node.protocol.identifiers import NodeId, PeerId, TokenAmount
+from node.protocol.peer_binding import PEER_KEY_PREFIX
 from node.protocol.records import MLNodeRegistration
 from node.services.batches import BatchService
 from node.services.broker import Broker
+from node.services.chain_asking import ChainAsking
+from node.services.chain_prompts import ChainPromptService
 from node.services.epochs import EpochBook
 from node.services.executor import Executor
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
-from node.services.open_prompts import OpenPromptService
+from node.services.open_answering import OpenAnswering, OpenAnsweringParts
+from node.services.open_asking import OpenAsking, OpenAskingParts
+from node.services.open_board import OpenBoard
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
+from node.services.prompt_desk import PromptDesk
 from node.services.redeem_policy import RedeemPolicy
 from node.services.redeeming import RedeemingService
 from node.services.registration import RegistrationService
@@ -60,6 +69,10 @@ class Member:
     engine: Engine | None
     executor: Executor | None = None
     gateway: Gateway | None = None
+    board: OpenBoard | None = None
+    asking: OpenAsking | None = None
+    answering: OpenAnswering | None = None
+    desk: PromptDesk | None = None
 
 
 @dataclass
@@ -76,6 +89,12 @@ class ServingNetwork:
         assert found is not None
         return found
 
+    @property
+    def desk(self) -> PromptDesk:
+        found = self.members[GATEWAY].desk
+        assert found is not None
+        return found
+
     def paid_to(self, number: int) -> int:
         """Newest voucher that executor holds from the gateway."""
         return sum(signed.voucher.cumulative for signed in self.members[number].store.received_vouchers())
@@ -86,6 +105,16 @@ class ServingNetwork:
 
 EngineMaker = Callable[[int], Engine | Sequence[Engine]]
 NOBODY_IS_FREE: Mapping[int, FreeMode] = {}
+
+
+def peer_seed_of(number: int) -> bytes:
+    return number.to_bytes(32)
+
+
+def peer_of(number: int) -> PeerId:
+    """A real peer id: sealed prompts are encrypted to it."""
+    key = bytes(SigningKey(peer_seed_of(number)).verify_key)
+    return PeerId(base58.b58encode(PEER_KEY_PREFIX + key).decode())
 
 
 def honest_engine(number: int) -> Engine:
@@ -128,7 +157,7 @@ def _add(
     free: FreeMode | None,
 ) -> Member:
     chain = SimulatedChain(serving.ledger, key_of(number), confirmations=1)
-    network = SimulatedNetwork(serving.switchboard, PeerId(f"peer-{number:03}"), chain.account, chain.sign)
+    network = SimulatedNetwork(serving.switchboard, peer_of(number), chain.account, chain.sign)
     content = SimulatedContent(exchange, f"host-{number}", 1)
     store = Books(Database(":memory:"), chain.account)
     router = GossipRouter(network)
@@ -147,7 +176,7 @@ def _add(
         )  # fmt: skip
     else:
         member.gateway = Gateway(
-            chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock,
+            chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock, answers_kept_max=100,
             random_bytes=lambda count: bytes([number]) * count,
         )  # fmt: skip
     presence_service = PresenceService(
@@ -164,10 +193,39 @@ def _add(
         epochs,
         batches,
         router,
-        OpenPromptService(chain, content, presence, engines),
+        ChainPromptService(chain, content, store, presence, engines),
+        *_open_prompts(member, router, batches, is_free=free is not None),
         SettlingService(chain, epochs, claim_rewards=True),
         RedeemingService(chain, store, RedeemPolicy()),
         payer,
     ):
         nursery.start_soon(service.run)
     return member
+
+
+def _open_prompts(
+    member: Member, router: GossipRouter, batches: BatchService, *, is_free: bool
+) -> tuple[OpenAnswering | PromptDesk, ...]:
+    """Add a node's part in open prompts; return what of it runs."""
+    chain, network, content, store = member.chain, member.network, member.content, member.store
+    member.board = OpenBoard(chain, member.epochs, member.presence, router, wall_clock)
+    sealing = PeerSealing(peer_seed_of(member.number))
+    if member.executor is None:
+        assert member.gateway is not None
+        member.asking = OpenAsking(
+            OpenAskingParts(
+                chain, network, content, store, member.epochs, member.presence, member.board, member.payer,
+                member.gateway.faults, sealing, wall_clock,
+            )
+        )  # fmt: skip
+        chain_asking = ChainAsking(chain, content, member.presence)
+        member.desk = PromptDesk(chain, content, store, chain_asking, member.asking, wall_clock=wall_clock)
+        return (member.desk,)
+    assert member.engine is not None
+    member.answering = OpenAnswering(
+        OpenAnsweringParts(
+            chain, network, content, store, member.presence, member.board, batches, [member.engine],
+            member.executor.payments, member.executor.funding, is_free, sealing, wall_clock,
+        )
+    )  # fmt: skip
+    return (member.answering,)

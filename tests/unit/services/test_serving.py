@@ -44,7 +44,6 @@ from node.services.frames import (
     tokens_bytes,
 )
 from node.services.gateway import Answer, ChatRequest, GatewayError
-from node.services.open_prompts import ask_on_chain
 from node.services.receipting import receipt_of
 from node.services.vouchers import PaymentError
 from node.store.books import Books
@@ -274,31 +273,6 @@ async def test_a_payer_that_lost_its_books_goes_on_from_the_payees(autojump_cloc
         second, _ = await ask(network)
         assert network.paid_to(1) == first.summary.price + second.summary.price
         assert sum(v.voucher.cumulative for v in lost.issued_vouchers()) == network.paid_to(1)
-
-
-async def test_a_prompt_on_chain_is_answered_and_paid_once_it_cannot_be_disputed(autojump_clock: object) -> None:
-    async with serving_network(2) as network:
-        user = network.members[GATEWAY]
-        before = {owner: network.ledger.balance(member.chain.account) for owner, member in network.members.items()}
-        found = await ask_on_chain(
-            user.chain, user.content, user.presence,
-            key="p", model_id=MODEL_ID, turns=(Turn("user", "hello there"),), max_tokens=40,
-        )  # fmt: skip
-        assert found.answered.output_tokens == len(found.content.token_ids) > 0
-        assert found.answered.prompt_tokens + found.answered.output_tokens <= 40
-        prompt = user.chain.state.prompts[found.prompt_id]
-        assert prompt.settles_after == found.answered.dispute_until
-        with trio.fail_after(120):
-            while user.chain.state.prompts[found.prompt_id].ended is None:
-                await trio.sleep(1)
-        assert not user.chain.state.unfinished_prompts
-        price_paid = found.answered.price
-        changes = {
-            member.chain.account: network.ledger.balance(member.chain.account) - before[owner]
-            for owner, member in network.members.items()
-        }
-        assert changes[user.chain.account] == -price_paid
-        assert changes[found.answered.executor] == price_paid
 
 
 # --- hostile gateways ---
