@@ -63,8 +63,14 @@ class EngineClient:
         async with self._draw_style_lock:
             if self._draw_style is None:
                 self._draw_style = await find_draw_style(self._post)
-                level = log.error if self._draw_style is DrawStyle.NONE else log.info
-                level("how the engine draws by the network's rule", model=self._model_name, by=self._draw_style.value)
+                if self._draw_style is DrawStyle.NONE:
+                    log.error(
+                        "this engine does not draw tokens by the network's rule: whoever checks its answers finds them "
+                        "wrong, which may cost their pay. Run vLLM in a version of the network's range",
+                        model=self._model_name,
+                    )
+                else:
+                    log.info("the engine draws by the rule", model=self._model_name, by=self._draw_style.value)
         return self._draw_style
 
     async def render_chat(self, messages: Sequence[ChatMessage], tools: str = "") -> tuple[int, ...]:
