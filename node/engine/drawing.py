@@ -94,10 +94,7 @@ async def find_draw_style(post: Post) -> DrawStyle:
     except EngineRefusedError as error:
         if PLUGIN_FIELD in str(error):  # only our plug-in knows the word
             return DrawStyle.PLUGIN
-    try:
-        return DrawStyle.SEED if await _draws_by_rule(post) else DrawStyle.NONE
-    except EngineRefusedError:
-        return DrawStyle.NONE  # a server elsewhere that allows too few log-probabilities
+    return DrawStyle.SEED if await _draws_by_rule(post) else DrawStyle.NONE
 
 
 async def _draws_by_rule(post: Post) -> bool:
