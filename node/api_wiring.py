@@ -10,7 +10,6 @@ from functools import partial
 
 from node.api.faces import compose
 from node.api.miner import MinerApi, NodeFacts
-from node.api.openai.application import VectorSource
 from node.api.openai.gatekeeper import Gatekeeper
 from node.api.pricing import PricingApi
 from node.api.server import bind_api, serve_api
@@ -22,9 +21,10 @@ from node.services.answer_cache import AnswerCache, CachingAsker
 from node.services.epochs import EpochBook
 from node.services.gateway import Gateway
 from node.services.local_chat import LocalChat
+from node.services.prompt_desk import PromptDesk
 from node.settings import Settings
 from node.supervisor import Supervisor
-from node.telemetry.gateway import MeasuredAsker
+from node.telemetry.gateway import MeasuredAsker, MeasuredVectors
 from node.telemetry.instruments import Instruments
 from node.version import package_version
 
@@ -46,8 +46,8 @@ def add_api(
     epochs: EpochBook,
     engines: Sequence[Engine],
     gateway: Gateway | None,
-    vectors: VectorSource | None,
     gatekeeper: Gatekeeper,
+    prompts: PromptDesk,
     supervisor: Supervisor,
     started_at: int,
     wall_clock: WallClock,
@@ -67,7 +67,9 @@ def add_api(
     users = None
     if gateway is not None:
         asked = gateway if cache is None else CachingAsker(gateway, cache)
-        users = gateway_app(settings.api, MeasuredAsker(asked, instruments), gatekeeper, wall_clock, vectors)
+        measured = MeasuredAsker(asked, instruments)
+        vectors = MeasuredVectors(gateway.vectors, gateway.models, instruments)
+        users = gateway_app(settings.api, measured, gatekeeper, wall_clock, vectors, prompts=prompts)
     listener = bind_api(settings.api.host, settings.api.port)
     supervisor.add("api", partial(serve_api, compose(routes, users), listener), essential=True)
     return Serving(_url(listener, is_gateway=gateway is not None), chat, cache, instruments)

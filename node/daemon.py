@@ -27,6 +27,8 @@ from node.control.methods import Method, method_table
 from node.control.model_methods import model_method_table
 from node.control.node_methods import node_method_table
 from node.control.peer_methods import peer_method_table
+from node.control.prompt_methods import prompt_method_table
+from node.control.receipt_methods import receipt_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineNode
 from node.key_deposits import KeyDeposits
@@ -55,6 +57,8 @@ from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
 from node.operations.nodes import DaemonNodeOperations
 from node.operations.peers import DaemonPeerOperations
+from node.operations.prompts import DeskPromptOperations
+from node.operations.receipts import DaemonReceiptOperations
 from node.payment_wiring import add_payments
 from node.ports import Provider
 from node.prompt_sealing import PeerSealing
@@ -63,9 +67,9 @@ from node.protocol.identifiers import NodeId
 from node.services.batches import BatchService
 from node.services.broker import Broker
 from node.services.brokered import BrokeredEngine, brokered
-from node.services.embedding import Embedder
 from node.services.epochs import EpochBook, log_stages
 from node.services.executor import Executor
+from node.services.faults import FaultBook
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
@@ -214,13 +218,6 @@ async def _run_services(
     )
     payments = add_payments(settings, chain, store, epochs, supervisor)
     gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payments.payer)
-    vectors = (
-        None
-        if gateway is None
-        else Embedder(
-            chain, network, store, epochs, presence, payments.payer, gateway.candidates, wall_clock=wall_clock
-        )
-    )
 
     if settings.participant.register_on_start:
         nodes = await trio.to_thread.run_sync(registrations, settings.engines)
@@ -268,6 +265,7 @@ async def _run_services(
             executor.funding,
             settings.payments.free,
             None if gateway is None else gateway.payer,
+            FaultBook(store, wall_clock) if gateway is None else gateway.faults,
             PeerSealing(load_peer_seed(settings.p2p.key)),
             wall_clock,
         ),
@@ -275,7 +273,7 @@ async def _run_services(
     )
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
-    serving = add_api(settings, chain, epochs, duties, gateway, vectors, gatekeeper, supervisor, started_at, wall_clock)
+    serving = add_api(settings, chain, epochs, duties, gateway, gatekeeper, prompts, supervisor, started_at, wall_clock)
     watching = watch_over(settings, chain, network, standing, engines, supervisor, desk, network_id, wall_clock)
     async with trio.open_nursery() as nursery:
         parts = Parts(
@@ -294,6 +292,7 @@ async def _run_services(
             api_url=serving.url,
             content_address=f"http://{provider.host}:{provider.port}",
             running_requests=lambda: executor.running,
+            redeem_plan=payments.redeeming.plan,
             started_at=started_at,
             wall_clock=wall_clock,
         )
@@ -303,9 +302,12 @@ async def _run_services(
         # Any: trio does not export the type that Nursery.start asks for.
         trees = StoreOperations(content.store, NetworkTrees(content, presence.providers))
         models = DaemonModelOperations(manager, settings.models.bytes_max)
+        receipts = DaemonReceiptOperations(chain, store, epochs, engines)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
+        methods |= receipt_method_table(receipts)
+        methods |= prompt_method_table(DeskPromptOperations(prompts))
         methods |= watching.methods
-        add_metrics(settings.metrics, make_scraper(methods, serving, watching), supervisor)
+        add_metrics(settings.metrics, make_scraper(methods, serving, watching, broker, gateway), supervisor)
         control: Any = partial(serve_control, settings.control.socket, methods)
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=serving.url)
@@ -322,11 +324,12 @@ def _add_duties(
     presence: PresenceTable,
     engines: list[BrokeredEngine],
 ) -> None:
-    """Add what engines do besides serving users of gateways."""
-    for engine in engines:
+    """Add what engines do besides serving users of gateways; those that only know text prove nothing."""
+    provers = [e for e, wanted in zip(engines, settings.engines, strict=True) if wanted.api == "vllm"]
+    for engine in provers:
         mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"mining {engine.node_id}", mining.run)
-    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
+    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, provers).run)
 
 
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:
@@ -363,4 +366,14 @@ def _gateway(
 ) -> Gateway | None:
     if not settings.has_role(Role.GATEWAY):
         return None
-    return Gateway(chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock)
+    return Gateway(
+        chain,
+        network,
+        store,
+        epochs,
+        presence,
+        batches,
+        payer,
+        wall_clock=wall_clock,
+        answers_kept_max=settings.payments.answers_kept_max,
+    )

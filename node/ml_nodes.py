@@ -1,13 +1,14 @@
 """Makes the ML nodes that the settings name: servers of this machine, or those at a URL."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import node
 from node.engine.adapter import EngineEnvironment, EngineNode
 from node.engine.alerts import AlertHook, no_alerts
 from node.engine.arguments import OPERATOR_OPTIONS, merge_model_args, parse_options
-from node.engine.endpoint import Endpoint, parse_endpoint
+from node.engine.endpoint import VLLM_API, Endpoint, parse_endpoint
 from node.engine.hardware import detect_hardware
 from node.model_loader import ModelLoader
 from node.models.library import ModelLibrary
@@ -23,6 +24,7 @@ from node.settings import SettingsError
 from node.settings.schema import EngineSettings
 
 API_KEY_CHARACTERS_MAX = 4096
+TEXT_HARDWARE = "text only"
 REMOTE_HARDWARE = "remote vLLM"
 """What stands on chain for a server elsewhere whose hardware the operator did not name."""
 
@@ -45,6 +47,8 @@ def hardware_of(settings: EngineSettings) -> str:
     """Return what an ML node runs on, for the chain: as named in the settings, else as found. Blocks."""
     if settings.hardware:
         return settings.hardware
+    if settings.api != VLLM_API:
+        return TEXT_HARDWARE
     return REMOTE_HARDWARE if settings.url else detect_hardware(on_cpu=_environment(settings).on_cpu)
 
 
@@ -95,6 +99,10 @@ def _environment(settings: EngineSettings) -> EngineEnvironment:
 
 
 def _endpoint(settings: EngineSettings) -> Endpoint:
+    return replace(_place(settings), api=settings.api)
+
+
+def _place(settings: EngineSettings) -> Endpoint:
     if settings.api_key_file is None:
         return parse_endpoint(settings.url)
     lines = read_private_file(settings.api_key_file).decode("utf-8", errors="replace").splitlines()

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 from node.amounts import tokens_to_amount
-from node.ports import Chain, Store
+from node.ports import Chain
 from node.services.epochs import EpochBook
 from node.services.payments import PayerBook
 from node.services.redeem_policy import RedeemPolicy
 from node.services.redeeming import RedeemingService
 from node.services.settling import SettlingService
 from node.settings import PaymentSettings, Settings
+from node.store.books import Books
 from node.supervisor import Supervisor
 
 
@@ -21,7 +22,7 @@ class Payments:
     redeeming: RedeemingService
 
 
-def add_payments(settings: Settings, chain: Chain, store: Store, epochs: EpochBook, supervisor: Supervisor) -> Payments:
+def add_payments(settings: Settings, chain: Chain, store: Books, epochs: EpochBook, supervisor: Supervisor) -> Payments:
     """Make the services and have the supervisor run them."""
     payer = PayerBook(
         chain,
@@ -30,6 +31,7 @@ def add_payments(settings: Settings, chain: Chain, store: Store, epochs: EpochBo
         budget=tokens_to_amount(settings.payments.budget),
     )
     supervisor.add("payments", payer.run)
+    store.forget_answers(kept_max=settings.payments.answers_kept_max)
     settling = SettlingService(chain, epochs, claim_rewards=settings.participant.claim_rewards)
     supervisor.add("settling", settling.run)
     redeeming = RedeemingService(chain, store, redeem_policy(settings.payments))

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
+from node.protocol.dossiers import AnswerEvidence
 from node.protocol.draws import Prefill
 from node.protocol.identifiers import (
     Address,
@@ -21,6 +22,7 @@ from node.protocol.identifiers import (
     ModelId,
     NodeId,
     PeerId,
+    RequestId,
     TokenAmount,
 )
 from node.protocol.messages import Message, MessageBody, Topic
@@ -308,6 +310,7 @@ class GenerationRequest:
     sampling: SamplingParameters
     seed: int
     stop: tuple[str, ...]
+    """Texts that end the answer. The one that does is part of the text: who shows it cuts it off (stops.py)."""
     priority: int
     """Lower runs first: 0 for users, 10 for mining and audits."""
     logprobs: int | None = None
@@ -424,8 +427,19 @@ class Store(Protocol):
     def received_vouchers(self) -> tuple[SignedVoucher, ...]:
         """The newest voucher of each channel this node is paid from."""
 
-    def save_receipt(self, signed: SignedReceipt) -> None:
-        """Keep a receipt this node gave or got; again, only if both sides signed it and not the one that is kept."""
+    def save_receipt(
+        self, signed: SignedReceipt, answer: AnswerEvidence | None = None, *, answers_kept_max: int = 0
+    ) -> None:
+        """Keep a receipt this node gave or got; again, only if both sides signed it and not the one that is kept.
+
+        With it, the `answer` of this node's user, and the newest `answers_kept_max` of all.
+        """
+
+    def receipts_of(self, request_id: RequestId) -> tuple[SignedReceipt, ...]:
+        """All receipts of one request, in order: several where executors failed."""
+
+    def answer_of(self, request_id: RequestId, executor: Address) -> AnswerEvidence | None:
+        """What a receipt of this node's user is about, if it is kept."""
 
     def receipts(self, *, limit: int) -> tuple[SignedReceipt, ...]:
         """The newest receipts, newest first."""

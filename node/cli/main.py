@@ -25,9 +25,12 @@ COMMANDS = {
     "network": "node.cli.discovery",
     "nodes": "node.cli.nodes",
     "peers": "node.cli.peers",
+    "prompts": "node.cli.prompts",
+    "receipts": "node.cli.receipts",
     "status": "node.cli.network",
     "stop": "node.cli.network",
     "vault": "node.cli.vault",
+    "verify": "node.cli.verify",
 }
 """Where each command is defined, under its own name. It is imported when it is used: all take a second."""
 

@@ -11,9 +11,13 @@ from node.control.views import (
     EarningsView,
     EpochView,
     ModelsView,
+    RedeemView,
     StatusView,
     StopView,
 )
+
+PLANS_SHOWN_MAX = 10
+"""Payers whose vouchers are listed; --json has more."""
 
 
 @click.command()
@@ -144,7 +148,6 @@ def earnings(target: Target) -> None:
     if target.as_json:
         print_json(view)
         return
-    unredeemed = int(view.vouchers_received) - int(view.vouchers_redeemed)
     unclaimed = int(view.rewards_cumulative) - int(view.rewards_claimed)
     print_facts(
         [
@@ -152,7 +155,9 @@ def earnings(target: Target) -> None:
             ("answers given", f"{view.answers}, {view.output_tokens} output tokens"),
             ("their price", amount_to_tokens(int(view.receipts_price))),
             ("vouchers received", amount_to_tokens(int(view.vouchers_received))),
-            ("  not yet redeemed", amount_to_tokens(unredeemed)),
+            ("  not yet redeemed", amount_to_tokens(int(view.vouchers_open))),
+            ("  at risk", amount_to_tokens(int(view.vouchers_at_risk))),
+            *((f"  from {_short(entry.payer)}", _planned(entry)) for entry in view.redeem_plan[:PLANS_SHOWN_MAX]),
             ("rewards earned", amount_to_tokens(int(view.rewards_cumulative))),
             ("  not yet claimed", amount_to_tokens(unclaimed)),
             ("vouchers issued", amount_to_tokens(int(view.vouchers_issued))),
@@ -161,6 +166,14 @@ def earnings(target: Target) -> None:
             ("gas spent", str(view.gas_spent)),
         ]
     )
+
+
+def _short(account: str) -> str:
+    return f"{account[:10]}…"
+
+
+def _planned(entry: RedeemView) -> str:
+    return f"{amount_to_tokens(int(entry.amount))}: {entry.plan}"
 
 
 @click.command()

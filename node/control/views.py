@@ -164,6 +164,18 @@ class EpochView(View):
     """The newest epoch whose result was posted."""
 
 
+class RedeemView(View):
+    """What will become of one payer's newest voucher."""
+
+    payer: str
+    amount: str
+    """What it promises beyond what was redeemed."""
+    is_safe: bool
+    """The deposit suffices for it, and the payer has not announced that it takes it back."""
+    plan: str
+    """Why it is redeemed now, or what it waits for."""
+
+
 class EarningsView(View):
     """The books: what was promised, paid, earned and spent."""
 
@@ -175,6 +187,11 @@ class EarningsView(View):
     vouchers_received: str
     """Sum of the newest voucher of each channel this node is paid from."""
     vouchers_redeemed: str
+    vouchers_open: str
+    """What vouchers promise and was not redeemed yet."""
+    vouchers_at_risk: str
+    """That part of it that the payers' deposits may not pay: too small, or about to be taken back."""
+    redeem_plan: list[RedeemView]
     vouchers_issued: str
     """Sum of the newest voucher of each channel this node pays from."""
     rewards_cumulative: str
@@ -188,9 +205,11 @@ class EarningsView(View):
 
 
 class AskEvent(View):
-    """Some text of an answer that is still being written."""
+    """Some text of an answer that is still being written, or how far a prompt has come that was handed in."""
 
     text: str
+    state: str = ""
+    """Of a prompt that was handed in (PromptAskView); empty with text."""
 
 
 class AskView(View):

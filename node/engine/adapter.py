@@ -52,6 +52,7 @@ from node.engine.running import EngineEnvironment, LocalPlace, Place, RemotePlac
 from node.engine.server import ServerStartError
 from node.engine.states import READY_STATES, NodeState, step
 from node.engine.status import NodeStatus
+from node.engine.text_client import TextClient
 from node.engine.watchdog import Patience
 from node.ports import ChatMessage, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.draws import Prefill
@@ -193,6 +194,7 @@ class EngineNode:
             outside=self._failures.outside,
             given_up=self._failures.given_up,
             held=self._wishes.held,
+            caution=run.caution if run is not None and self._state in READY_STATES else "",
         )
 
     def choose(self, model: ModelRecord, path: Path) -> Choice:
@@ -270,9 +272,10 @@ class EngineNode:
         """Keep the wanted model served for ever."""
         if isinstance(self._place, EngineEnvironment):
             for number in range(SERVERS_MAX):
-                place = self._local_place(self._place, number)
-                await trio.to_thread.run_sync(end_leftover, place.group_file)
-        if await trio.Path(self._held_file).exists():
+                group_file = self._local_place(self._place, number).group_file
+                if group_file.exists():
+                    await trio.to_thread.run_sync(end_leftover, group_file)
+        if self._held_file.exists():
             self._wish(replace(self._wishes, held=True))
             log.warning("an ML node is still drained, as its operator wished", node=self._node_id)
         self._numbers.clear()
@@ -501,7 +504,7 @@ class EngineNode:
         self._alerted = True
         self._on_alert(kind, " ".join(message.split())[:ERROR_CHARACTERS_MAX])
 
-    def _ready_client(self) -> EngineClient:
+    def _ready_client(self) -> EngineClient | TextClient:
         slot = self._current
         if self._state not in READY_STATES or slot is None or slot.run.client is None:
             raise EngineFailedError(f"the engine of {self._node_id} takes no work: it is {self._state}")

@@ -13,6 +13,7 @@ from node.protocol.engines import ENGINE_OPTION, EngineRangeError, parse_engine_
 from node.protocol.records import ModelRecord
 
 REGISTRY_OPTIONS = {
+    "--convert",
     "--dtype",
     "--enable-prefix-caching",
     ENGINE_OPTION,
@@ -22,6 +23,7 @@ REGISTRY_OPTIONS = {
     "--quantization",
     "--rope-scaling",
     "--rope-theta",
+    "--runner",
     "--tool-call-parser",
 }
 """What a model's owner may set."""
@@ -124,6 +126,12 @@ def length_of(options: Mapping[str, Option]) -> int:
     """Return the tokens that a server with these options reads. Raises EngineArgumentsError."""
     option = options.get("--max-model-len")
     return MAX_MODEL_LEN_DEFAULT if option is None else token_count(option)
+
+
+def makes_vectors(options: Mapping[str, Option]) -> bool:
+    """Whether the server gives vectors instead of tokens: nothing is drawn there."""
+    runner = options.get("--runner")
+    return runner is not None and runner.value == "pooling"
 
 
 def token_count(option: Option) -> int:

@@ -53,6 +53,11 @@ class EngineClient:
         self._embeds = False
         """Whether the server makes vectors instead of tokens; found by asking."""
 
+    async def prepare(self) -> DrawStyle | None:
+        """Find out, before the first request, what is asked only once; return how it draws, None if it embeds."""
+        await self.generate_one_token()
+        return None if self._embeds else await self.draw_style()
+
     async def draw_style(self) -> DrawStyle:
         """How this server draws by the network's rule; asked once."""
         async with self._draw_style_lock:
@@ -81,13 +86,21 @@ class EngineClient:
         return tuple(tokens)
 
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
-        """Natural-log probabilities of tokens 1..L-1 of each prompt; of an embedding model, as many numbers of its vector.
+        """Natural-log probabilities of tokens 1..L-1 of each prompt.
 
-        The latter is what its nonces are made of (docs/protocol.md): it has no probabilities, but no less work.
+        Of an embedding model, as many numbers of its vector: it has no probabilities, and its nonces are made of those
+        (docs/protocol.md).
         """
-        if self._embeds:
-            vectors = await self.embed(prompts, priority=priority)
-            return [first_numbers(vector, len(prompt) - 1) for vector, prompt in zip(vectors, prompts, strict=True)]
+        try:
+            if not self._embeds:
+                return await self._prompt_logprobs(prompts, priority=priority)
+        except EngineRefusedError:
+            if not await self._turns_out_to_embed():
+                raise
+        vectors = await self.embed(prompts, priority=priority)
+        return [first_numbers(vector, len(prompt) - 1) for vector, prompt in zip(vectors, prompts, strict=True)]
+
+    async def _prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
         reply = await self._post(
             "/v1/completions",
             {
@@ -123,17 +136,23 @@ class EngineClient:
 
         A server that knows no completions, but gives a vector, is one of an embedding model from then on.
         """
-        if not self._embeds:
-            try:
+        try:
+            if not self._embeds:
                 await self._post("/v1/completions", {"prompt": [0], "max_tokens": 1, "temperature": 0, "priority": 0})
-            except EngineRefusedError as refusal:
-                try:
-                    await self.embed([[0]], priority=0)
-                except EngineRefusedError:
-                    raise refusal from None
-                self._embeds = True
-        else:
+                return
+        except EngineRefusedError:
+            if not await self._turns_out_to_embed():
+                raise
+        await self.embed([[0]], priority=0)
+
+    async def _turns_out_to_embed(self) -> bool:
+        """Whether a server that has refused a completion makes vectors. If so it is not asked for tokens again."""
+        try:
             await self.embed([[0]], priority=0)
+        except EngineRefusedError:
+            return False
+        self._embeds = True
+        return True
 
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[GenerationChunk]]:
@@ -144,6 +163,8 @@ class EngineClient:
             "max_tokens": request.max_tokens,
             **await self._fields_of(request),
             "stop": list(request.stop),
+            # Else vLLM holds text back that may begin a stop text, and with an engine that dies it would be lost.
+            "include_stop_str_in_output": bool(request.stop),
             "priority": request.priority,
             "stream": True,
             "return_token_ids": True,

@@ -26,7 +26,7 @@ IDLE_SECONDS_MAX = 2.0
 """Of a connection kept for the next request. vLLM's server closes them after five: one that is closed just as a request
 goes out would fail that request."""
 STREAM_TYPE = "text/event-stream"
-GENERATING_PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/pooling"})
+GENERATING_PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/pooling", "/api/chat"})
 """Only the engine's core answers these; other paths answer also while it is wedged."""
 
 

@@ -24,6 +24,7 @@ from node.control.views import (
     ModelView,
     PeersView,
     PeerView,
+    RedeemView,
     ServiceView,
     StatusView,
     StopView,
@@ -45,6 +46,7 @@ from node.services.gateway import ChatRequest, Gateway, GatewayError
 from node.services.presence import PresenceTable
 from node.services.prompt_asks import AskMode
 from node.services.prompt_desk import DeskError, PromptDesk, PromptWish
+from node.services.redeeming import Planned
 from node.services.timing import position
 from node.settings.schema import Settings
 from node.store.books import Books
@@ -60,6 +62,9 @@ DUTIES = {
     Stage.FORM: "form the result, sign it, post it",
     Stage.LOAD: "redeem vouchers; rewards are claimed once the epoch is over",
 }
+
+
+REDEEM_PLAN_SHOWN_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,7 @@ class Parts:
     api_url: str | None
     content_address: str
     running_requests: Callable[[], int]
+    redeem_plan: Callable[[], tuple[Planned, ...]]
     started_at: int
     wall_clock: WallClock
 
@@ -203,6 +209,7 @@ class DaemonOperations:
         answers, output_tokens, receipts_price = store.receipt_totals()
         result = self._parts.epochs.newest_result()
         shares = {share.account: share.cumulative for share in result.rewards} if result else {}
+        plan = self._parts.redeem_plan()
         redeemed = sum(c.redeemed for c in chain.state.channels.values() if c.payee == chain.account)
         try:
             token_balance, gas_balance = await chain.token_balance(chain.account), await chain.gas_balance()
@@ -217,6 +224,9 @@ class DaemonOperations:
             receipts_price=str(receipts_price),
             vouchers_received=str(sum(signed.voucher.cumulative for signed in store.received_vouchers())),
             vouchers_redeemed=str(redeemed),
+            vouchers_open=str(sum(planned.outstanding for planned in plan)),
+            vouchers_at_risk=str(sum(planned.outstanding for planned in plan if not planned.is_safe)),
+            redeem_plan=[_redeem_view(planned) for planned in plan[:REDEEM_PLAN_SHOWN_MAX]],
             vouchers_issued=str(sum(signed.voucher.cumulative for signed in store.issued_vouchers())),
             rewards_cumulative=str(shares.get(chain.account, 0)),
             rewards_claimed=str(chain.state.claimed.get(chain.account, 0)),
@@ -231,16 +241,18 @@ class DaemonOperations:
         turns = tuple(Turn(message.role, message.content) for message in params.messages)
         started = trio.current_time()
         with trio.move_on_after(params.deadline_seconds):
+            if params.on_chain and params.open:
+                raise RpcError(ErrorCode.REFUSED, "a prompt is asked on chain or openly, not both", "Choose one.")
             if params.on_chain or params.open:
                 mode = AskMode.CHAIN if params.on_chain else AskMode.OPEN
-                view = await self._ask_desk(mode, model, turns, params, started)
-                await emit(AskEvent(text=view.text))
-                return view
-            return await self._ask_gateway(model, turns, params.max_tokens, started, emit)
+                return await self._ask_desk(mode, model, turns, params, started, emit)
+            return await self._ask_gateway(model, turns, params, started, emit)
         raise RpcError(
             ErrorCode.UNAVAILABLE,
             f"there was no complete answer within {params.deadline_seconds:.0f} s",
-            "Ask for fewer tokens or allow more time.",
+            "Ask for fewer tokens or allow more time; `quern prompts list` shows prompts that go on."
+            if params.on_chain or params.open
+            else "Ask for fewer tokens or allow more time.",
         )
 
     async def doctor(self) -> DoctorView:
@@ -272,7 +284,7 @@ class DaemonOperations:
         self,
         model: ModelRecord,
         turns: tuple[Turn, ...],
-        max_tokens: int,
+        params: AskParams,
         started: float,
         emit: Callable[[AskEvent], Awaitable[None]],
     ) -> AskView:
@@ -281,8 +293,9 @@ class DaemonOperations:
                 ErrorCode.REFUSED, "this daemon is not a gateway", 'Add "gateway" to [node] roles, or ask --on-chain.'
             )
         texts = []
+        chat = ChatRequest(model.model_id, Prompt(turns), params.max_tokens, private=params.private)
         try:
-            async with self._parts.gateway.ask(ChatRequest(model.model_id, Prompt(turns), max_tokens)) as answer:
+            async with self._parts.gateway.ask(chat) as answer:
                 async for part in answer:
                     texts.append(part.text)
                     await emit(AskEvent(text=part.text))
@@ -303,18 +316,27 @@ class DaemonOperations:
         )
 
     async def _ask_desk(
-        self, mode: AskMode, model: ModelRecord, turns: tuple[Turn, ...], params: AskParams, started: float
+        self,
+        mode: AskMode,
+        model: ModelRecord,
+        turns: tuple[Turn, ...],
+        params: AskParams,
+        started: float,
+        emit: Callable[[AskEvent], Awaitable[None]],
     ) -> AskView:
         """Hand a prompt in and wait for its answer. It goes on at the desk if the operator does not wait."""
         desk = self._parts.prompts
         wish = PromptWish(mode, model.model_id, Prompt(turns), params.max_tokens, private=params.private)
         try:
-            ask = await desk.until_ended((await desk.hand_in(wish)).ask_id)
+            handed_in = await desk.hand_in(wish)
+            async for ask in desk.changes(handed_in.ask_id):
+                await emit(AskEvent(text="", state=f"{ask.ask_id}: {ask.state.value}"))
             content = await desk.answer(ask)
         except DeskError as error:
             raise RpcError(
                 ErrorCode.UNAVAILABLE, error.message, "See `quern prompts list`, and the balance in `quern earnings`."
             ) from error
+        await emit(AskEvent(text=content.text))
         return AskView(
             text=content.text,
             model_id=model.model_id,
@@ -391,3 +413,12 @@ class DaemonOperations:
             reason = f"{settings.model_id} is not ready: {status.why_not_drawn}"
             findings.append(level(check, reason, status.remedy or "See `quern nodes`."))
         return findings
+
+
+def _redeem_view(planned: Planned) -> RedeemView:
+    return RedeemView(
+        payer=planned.payer,
+        amount=str(planned.outstanding),
+        is_safe=planned.is_safe,
+        plan=planned.reason.value,
+    )

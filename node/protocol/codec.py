@@ -13,12 +13,10 @@ from enum import Enum
 from typing import Any, NewType, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from node.protocol.canonical import CanonicalError, CanonicalValue, decode, encode
+from node.protocol.compiled import AMOUNT_DIGITS_MAX, UnusualError, pack, unpack
 from node.protocol.identifiers import TokenAmount
 
 Record = TypeVar("Record")
-
-AMOUNT_DIGITS_MAX = 78
-"""2**256 has 78 decimal digits; longer text is refused before it is converted."""
 
 
 class SchemaError(ValueError):
@@ -43,11 +41,21 @@ def from_value(record_type: type[Record], value: CanonicalValue) -> Record:
 
 def to_bytes(record: object) -> bytes:
     """Return the canonical bytes of `record`."""
-    return encode(to_value(record))
+    try:
+        return pack(record)
+    except UnusualError:
+        return encode(to_value(record))
 
 
 def from_bytes(record_type: type[Record], data: bytes) -> Record:
     """Parse canonical bytes into a record; raise SchemaError on anything else."""
+    try:
+        return cast(Record, unpack(record_type, data))
+    except UnusualError:
+        return _from_bytes_slowly(record_type, data)
+
+
+def _from_bytes_slowly(record_type: type[Record], data: bytes) -> Record:
     try:
         return from_value(record_type, decode(data))
     except CanonicalError as error:

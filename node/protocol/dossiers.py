@@ -9,6 +9,8 @@ import json
 import re
 from dataclasses import dataclass
 
+from pydantic_core import from_json
+
 from node.protocol.codec import SchemaError
 from node.protocol.identifiers import Address
 from node.protocol.json_records import from_json_value, to_json_value
@@ -77,8 +79,8 @@ def dossiers_from_json(text: str) -> tuple[Dossier, ...]:
     if len(text) > FILE_BYTES_MAX:
         raise SchemaError(f"the file is over {FILE_BYTES_MAX} bytes")
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        document = from_json(text, allow_inf_nan=False)
+    except ValueError as error:
         raise SchemaError(f"not JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise SchemaError(f"not a file of receipts: its format is not {FORMAT}")

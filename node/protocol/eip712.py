@@ -1,5 +1,7 @@
 """EIP-712 digests of what contracts verify: vouchers, results, objections, verdicts, access requests."""
 
+import functools
+
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
@@ -17,10 +19,15 @@ OBJECTION_TYPE = keccak(b"Objection(uint64 epoch,bytes32 resultDigest)")
 VERDICT_TYPE = keccak(b"Verdict(uint64 epoch,address participant,uint8 offence,bytes evidenceCid)")
 DISPUTE_VERDICT_TYPE = keccak(b"DisputeVerdict(uint256 promptId,bool forUser)")
 ACCESS_REQUEST_TYPE = keccak(b"AccessRequest(string modelId,address account,uint256 nonce,uint64 expiry)")
+WORD_BYTES = 32
+CHANNEL_IDS_KEPT_MAX = 4096
+DOMAINS_KEPT_MAX = 64
+"""One for each contract that verifies something."""
 NAME_HASH = keccak(b"Quern")
 VERSION_HASH = keccak(b"1")
 
 
+@functools.lru_cache(maxsize=CHANNEL_IDS_KEPT_MAX)
 def channel_id(chain_id: int, payment_channels: Address, payer: Address, payee: Address) -> Hash32:
     """Return the id of the one channel from `payer` to `payee`."""
     values = (chain_id, payment_channels, payer, payee)
@@ -29,8 +36,9 @@ def channel_id(chain_id: int, payment_channels: Address, payer: Address, payee: 
 
 def voucher_digest(voucher: Voucher, chain_id: int, payment_channels: Address) -> Hash32:
     """Return what the payer signs."""
-    values = (VOUCHER_TYPE, voucher.channel_id, voucher.cumulative, voucher.receipts_root)
-    return _digest(encode(["bytes32", "bytes32", "uint256", "bytes32"], values), chain_id, payment_channels)
+    # Spelled out: one is signed or checked for every few tokens, and all four values are words already.
+    words = (VOUCHER_TYPE, voucher.channel_id, voucher.cumulative.to_bytes(WORD_BYTES), voucher.receipts_root)
+    return _digest(b"".join(words), chain_id, payment_channels)
 
 
 def epoch_result_digest(summary: EpochResultSummary, chain_id: int, epoch_manager: Address) -> Hash32:
@@ -75,6 +83,10 @@ def access_request_digest(request: AccessRequest, chain_id: int, access_vault: A
 
 
 def _digest(encoded_struct: bytes, chain_id: int, verifying_contract: Address) -> Hash32:
+    return Hash32(keccak(b"\x19\x01" + _domain(chain_id, verifying_contract) + keccak(encoded_struct)))
+
+
+@functools.lru_cache(maxsize=DOMAINS_KEPT_MAX)
+def _domain(chain_id: int, verifying_contract: Address) -> bytes:
     types = ["bytes32", "bytes32", "bytes32", "uint256", "address"]
-    domain = keccak(encode(types, (DOMAIN_TYPE, NAME_HASH, VERSION_HASH, chain_id, verifying_contract)))
-    return Hash32(keccak(b"\x19\x01" + domain + keccak(encoded_struct)))
+    return bytes(keccak(encode(types, (DOMAIN_TYPE, NAME_HASH, VERSION_HASH, chain_id, verifying_contract))))

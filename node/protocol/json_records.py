@@ -4,6 +4,7 @@ The way back is as strict as canonical bytes are (codec.py): a missing or mistyp
 """
 
 import dataclasses
+import re
 import types
 from collections.abc import Callable
 from typing import Any, NewType, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -12,6 +13,8 @@ from node.protocol.canonical import CanonicalError
 from node.protocol.codec import SchemaError, from_value, to_bytes, to_value
 
 Record = TypeVar("Record")
+
+HEX = re.compile("(?:[0-9a-f]{2})*")
 
 
 def to_json_value(record: object) -> dict[str, Any]:
@@ -83,13 +86,6 @@ def _converter_of(annotation: Any) -> Callable[[Any, str], Any] | None:
 
 
 def _read_hex(value: Any, path: str) -> bytes:
-    if not isinstance(value, str) or value != value.lower():
-        raise SchemaError(f"{path}: expected lower-case hex")
-    try:
-        return bytes.fromhex(value) if " " not in value else _no_hex(path)
-    except ValueError as error:
-        raise SchemaError(f"{path}: not hex: {error}") from error
-
-
-def _no_hex(path: str) -> bytes:
-    raise SchemaError(f"{path}: expected hex without spaces")
+    if not isinstance(value, str) or not HEX.fullmatch(value):
+        raise SchemaError(f"{path}: expected bytes as lower-case hex")
+    return bytes.fromhex(value)

@@ -1,5 +1,6 @@
 """One executor's part of an answer, from the gateway's side: takes tokens, pays for them, checks the receipt."""
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ import trio
 
 from node.ports import Call, CallFailedError, Chain, Store
 from node.protocol.codec import to_bytes
+from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import TokenAmount
 from node.protocol.pricing import next_receipts_root, price, receipt_digest
 from node.protocol.receipts import countersigned, is_signed_by_executor
@@ -15,6 +17,7 @@ from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.seeds import SeedShareError
 from node.services.answers import AnswerPart, AnswerSummary
 from node.services.checks import TokenChecks, check_opening, read_frame
+from node.services.errors import GatewayError
 from node.services.faults import ExecutorFaultError, Fault
 from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, SignedVoucherFrame, Tokens
 from node.services.patience import CLOSING_SECONDS_MAX, PATIENT_TOKENS, SLOW_SECONDS_MIN, Patience
@@ -33,6 +36,12 @@ ACKNOWLEDGE_SECONDS_MAX = 5.0
 """How long an executor may take to book its last voucher."""
 
 
+LEAVING_SECONDS_MAX = 0.5
+"""For the last payment to an executor that is left because its user goes."""
+WATCH_SLACK = 0.2
+"""Part of the silence allowed by which the watch may be early."""
+
+
 @dataclass(frozen=True, slots=True)
 class Desk:
     """What an attempt needs of its gateway."""
@@ -40,14 +49,16 @@ class Desk:
     chain: Chain
     store: Store
     payer: PayerBook
+    answers_kept_max: int = 0
+    """How many answers are kept with their receipts; 0: none."""
 
 
 class Attempt:
     """A running call of `infer`.
 
     Raises ExecutorFaultError or another CallFailedError if another executor must go on, PaymentError if what it gave
-    cannot be paid. `claim` is called with the first token: it returns False if another executor was faster. `give`
-    hands a part to the user, and waits if the user is slow.
+    cannot be paid. `claim` is called with the first token: it returns False if another executor was faster. `give_now`
+    hands a part to the user if there is room, `give` waits for room.
     """
 
     def __init__(
@@ -62,6 +73,7 @@ class Attempt:
         patience: Patience,
         *,
         claim: Callable[[], bool],
+        give_now: Callable[[AnswerPart], bool],
         give: Callable[[AnswerPart], Awaitable[None]],
     ) -> None:
         self._desk = desk
@@ -73,8 +85,11 @@ class Attempt:
         self._continuation = continuation
         self._patience = patience
         self._claim = claim
+        self._give_now = give_now
         self._give = give
         self.began = trio.current_time()
+        self._asked_at = self.began
+        self._watch = trio.CancelScope()
         self._prompt_ids: tuple[int, ...] = ()
         self._seed: AnswerSeed | None = None
         self._checks: TokenChecks | None = None
@@ -83,6 +98,7 @@ class Attempt:
         self._paid = 0
         self._last_frame = b""
         self._waited = 0.0
+        self._texts: list[str] = []
         self.token_ids: list[int] = []
         """All that came in this attempt, those that were made once more included."""
         self.first_seconds: float | None = None
@@ -96,9 +112,16 @@ class Attempt:
     async def run(self) -> None:
         """Take the rest of the answer to its end, and pay for it."""
         try:
-            await self._run()
+            with self._watch:
+                await self._run()
+            if self._watch.cancelled_caught:
+                silent = trio.current_time() - self._asked_at
+                raise ExecutorFaultError(Fault.SILENT, f"nothing came for {silent:.1f} s")
         except ExecutorFaultError as error:
             error.frame = error.frame or self._last_frame
+            raise
+        except (trio.Cancelled, trio.BrokenResourceError, GatewayError):
+            await self._pay_what_is_due()
             raise
 
     async def _run(self) -> None:
@@ -128,17 +151,15 @@ class Attempt:
         return price(len(self._prompt_ids), len(self.token_ids), self._model, self._unit_price)
 
     async def _next_frame(self) -> ExecutorFrame:
-        began = trio.current_time()
-        with trio.move_on_at(self._deadline(began)) as limit:
-            try:
-                data = await self._call.receive()
-            except trio.EndOfChannel as error:
-                raise ExecutorFaultError(Fault.EARLY_END, "the answer ended without a receipt") from error
-        if limit.cancelled_caught:
-            raise ExecutorFaultError(Fault.SILENT, f"nothing came for {trio.current_time() - began:.1f} s")
+        self._asked_at = trio.current_time()
+        self._watch_until(self._deadline(self._asked_at))
+        try:
+            data = await self._call.receive()
+        except trio.EndOfChannel as error:
+            raise ExecutorFaultError(Fault.EARLY_END, "the answer ended without a receipt") from error
         self._last_frame = data
         if self.first_seconds is not None:
-            self._waited += trio.current_time() - began
+            self._waited += trio.current_time() - self._asked_at
         return read_frame(data, bytes_max=self._checks.frame_bytes_max if self._checks is not None else None)
 
     def _deadline(self, now: float) -> float:
@@ -147,6 +168,13 @@ class Attempt:
         if self._checks is not None and self._checks.is_complete:
             return now + CLOSING_SECONDS_MAX
         return now + self._patience.silence
+
+    def _watch_until(self, deadline: float) -> None:
+        """Have the attempt end at `deadline`, or a little before: moving a deadline for each token would cost more than
+        reading the token.
+        """
+        if not 0 <= deadline - self._watch.deadline < self._patience.silence * WATCH_SLACK:
+            self._watch.deadline = deadline
 
     async def _open(self, opening: Opening) -> TokenChecks:
         check_opening(opening, self._request)
@@ -167,6 +195,7 @@ class Attempt:
             raise ExecutorFaultError(Fault.VOUCHER, str(error)) from error
         if taken_over and not self._request.free:
             # What was reserved was reserved above a total that turned out too low.
+            self._watch_until(float("inf"))  # the chain takes its time
             await self._desk.payer.reserve(self._request.executor, TokenAmount(0))
 
     def _seed_of(self, opening: Opening) -> AnswerSeed:
@@ -182,6 +211,7 @@ class Attempt:
                 raise CallFailedError("superseded", "another executor was faster")
             self._begin_summary()
         self.token_ids.extend(tokens.token_ids)
+        self._texts.append(tokens.text)
         try:
             part = self._continuation.add(tokens)
         except DiffersError as error:
@@ -190,11 +220,16 @@ class Attempt:
             self._summary.output_tokens = len(self._transcript.token_ids)
             self._summary.finish_reason = self._transcript.finish_reason
             if part.text or part.token_ids:
-                await self._give(part)
+                await self._hand_over(part)
         if self._owed - self._paid >= self._step_price:
             await self._pay(self._owed)
         if self._waited > max(SLOW_SECONDS_MIN, self._patience.token * max(PATIENT_TOKENS, len(self.token_ids))):
             raise ExecutorFaultError(Fault.SLOW, f"{len(self.token_ids)} tokens in {self._waited:.0f} s")
+
+    async def _hand_over(self, part: AnswerPart) -> None:
+        if not self._give_now(part):
+            self._watch_until(float("inf"))  # it is the user who is slow
+            await self._give(part)
 
     def _begin_summary(self) -> None:
         summary, executor = self._summary, self._request.executor
@@ -204,13 +239,40 @@ class Attempt:
         if not summary.prompt_tokens:
             summary.prompt_tokens = len(self._prompt_ids) - len(self._request.prefix)
 
+    async def _pay_what_is_due(self) -> None:
+        """Leave without debts: the user goes, what came before is paid. A voucher that comes too late for this call is
+        made good by the next one.
+        """
+        if self._owed == self._paid:
+            return
+        leaving = trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVING_SECONDS_MAX)
+        with leaving, contextlib.suppress(PaymentError):
+            await self._pay(self._owed)
+
     async def _settle(self, signed: SignedReceipt) -> None:
         """Check the receipt against what came, sign it, keep it, pay exactly its price."""
         self._check_receipt(signed)
+        self._watch_until(trio.current_time() + CLOSING_SECONDS_MAX + ACKNOWLEDGE_SECONDS_MAX)
         signed = countersigned(signed, self._desk.chain.sign(receipt_digest(signed.receipt)))
-        self._desk.store.save_receipt(signed)
+        self._desk.store.save_receipt(signed, self._evidence(), answers_kept_max=self._desk.answers_kept_max)
         await self._pay(signed.receipt.price, signed)
         await self._until_acknowledged()
+
+    def _evidence(self) -> AnswerEvidence | None:
+        """What the receipt commits to; None for what is private."""
+        request, seed = self._request, self._seed
+        if request.private or seed is None or not self._desk.answers_kept_max:
+            return None
+        return AnswerEvidence(
+            prompt_ids=self._prompt_ids,
+            output_ids=tuple(self.token_ids),
+            text="".join(self._texts),
+            sampling=request.sampling,
+            seed=seed.seed,
+            seed_share=seed.share,
+            stop=request.stop,
+            response_format=request.response_format,
+        )
 
     async def _until_acknowledged(self) -> None:
         """Wait for the executor to end the call: leaving first would cancel it before it has the last voucher."""
@@ -226,7 +288,7 @@ class Attempt:
         signature = signed.payer_signature if signed else b""
         if self._request.free:
             if signed is not None:
-                await self._call.send(to_bytes(Payment(None, NOTHING, signature)))
+                await self._send(Payment(None, NOTHING, signature))
             return
         amount = total - self._paid
         root = next_receipts_root(payer.receipts_root(executor), signed.receipt) if signed else None
@@ -234,7 +296,16 @@ class Attempt:
         self._paid += amount
         self._summary.price += amount
         await self._desk.store.durable()
-        await self._call.send(to_bytes(Payment(frame, TokenAmount(self._paid), signature)))
+        await self._send(Payment(frame, TokenAmount(self._paid), signature))
+
+    async def _send(self, payment: Payment) -> None:
+        """Send a payment. If the call has ended, what came before its end is still to be read, and then says why."""
+        if self._watch.deadline == float("inf"):
+            self._watch_until(trio.current_time() + self._patience.silence)
+        try:
+            await self._call.send(to_bytes(payment))
+        except CallFailedError as error:
+            log.debug("a payment found the call ended", peer=self._call.peer_id, reason=str(error))
 
     def _check_receipt(self, signed: SignedReceipt) -> None:
         """Every figure that is paid for must be one that was seen here."""

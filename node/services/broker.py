@@ -33,10 +33,11 @@ PLACES_DEFAULT = 64
 WAITING_PER_PLACE_MAX = 4
 WAITING_MIN = 16
 """A line may be this long, or so many times the places; the time below is the limit that is met first."""
-WAIT_SECONDS_MAX = 10.0
-"""No request joins a line in which it would wait longer: another executor may be free, and users are told a time."""
-PATIENCE_SECONDS_MAX = 60.0
-"""A request that waited so long, against all estimates, is sent away."""
+WAIT_SECONDS_MAX = 5.0
+"""No request joins a line in which it would wait longer: another executor may be free, and users are told a time.
+Gateways take an executor for dead that gives no first token within ten seconds (node/services/patience.py)."""
+PATIENCE_SECONDS_MAX = 9.0
+"""A request that waited so long, against all estimates, is sent away before its gateway loses patience."""
 BACKGROUND_PLACES = 2
 BACKGROUND_PATIENCE_SECONDS = 2.0
 """How long background work stands back for waiting users, at each of its leases: an epoch's work has a deadline."""

@@ -34,7 +34,11 @@ class Prospect:
     capacity: int = 0
     """Requests it serves at once; 0: not known."""
     seconds: float | None = None
-    """Expected time to the first token when it is idle; None: not measured lately."""
+    """Expected time to the first tokens; None: not measured lately."""
+    delay: float = 0.0
+    """Seconds that come on top: its channel is to be funded first, or it is far away."""
+    is_busy: bool = False
+    """It sent this gateway away a moment ago."""
     score: float = 1.0
     """How far it is trusted to do its work: 1 without a blemish, towards 0 with them."""
     is_faulty: bool = False
@@ -70,7 +74,7 @@ def order_candidates(drawn: Sequence[Prospect], *, faithful: bool) -> tuple[Exec
 def _tier(prospect: Prospect) -> int:
     if prospect.is_faulty or prospect.score <= 0:
         return 2
-    return 1 if prospect.load >= prospect.capacity > 0 else 0
+    return 1 if prospect.is_busy or prospect.load >= prospect.capacity > 0 else 0
 
 
 def _pairwise(prospects: Sequence[Prospect]) -> list[Prospect]:
@@ -86,8 +90,8 @@ def _pairwise(prospects: Sequence[Prospect]) -> list[Prospect]:
 
 
 def _cost(prospect: Prospect, typical: float) -> float:
-    """Expected time to the first token. `typical` stands in for what was not measured."""
+    """Expected time to the first tokens. `typical` stands in for what was not measured."""
     seconds = typical if prospect.seconds is None else prospect.seconds
     bounded = min(max(seconds, typical / SPEED_RATIO_MAX), typical * SPEED_RATIO_MAX)
     fullness = prospect.load / prospect.capacity if prospect.capacity else 0.0
-    return bounded * (1.0 + fullness) / max(SCORE_MIN, min(1.0, prospect.score))
+    return (prospect.delay + bounded * (1.0 + fullness)) / max(SCORE_MIN, min(1.0, prospect.score))

@@ -79,13 +79,17 @@ class TokenChecks:
             raise ExecutorFaultError(Fault.TOO_MANY, f"more than the {self._request.max_tokens} tokens asked for")
         if self._characters > CHARACTERS_PER_TOKEN_MAX * (self._tokens + 1):
             raise ExecutorFaultError(Fault.TOKENS, f"{self._characters} characters of text for {self._tokens} tokens")
-        if not all(0 <= token <= TOKEN_ID_MAX for token in piece.token_ids):
-            raise ExecutorFaultError(Fault.TOKENS, "a token that no model knows")
-        self._check_logprobs(piece)
-        self._check_finish(piece)
-        self._without_tokens += not piece.token_ids
-        if self._without_tokens > FRAMES_WITHOUT_TOKENS_MAX:
-            raise ExecutorFaultError(Fault.TOKENS, f"more than {FRAMES_WITHOUT_TOKENS_MAX} frames without a token")
+        if piece.token_ids:
+            if min(piece.token_ids) < 0 or max(piece.token_ids) > TOKEN_ID_MAX:
+                raise ExecutorFaultError(Fault.TOKENS, "a token that no model knows")
+        else:
+            self._without_tokens += 1
+            if self._without_tokens > FRAMES_WITHOUT_TOKENS_MAX:
+                raise ExecutorFaultError(Fault.TOKENS, f"more than {FRAMES_WITHOUT_TOKENS_MAX} frames without a token")
+        if piece.logprobs or self._request.logprobs is not None:
+            self._check_logprobs(piece)
+        if piece.finish_reason:
+            self._check_finish(piece)
 
     def _check_logprobs(self, piece: Tokens) -> None:
         wanted = 0 if self._request.logprobs is None else len(piece.token_ids)
@@ -98,7 +102,7 @@ class TokenChecks:
     def _check_finish(self, piece: Tokens) -> None:
         if piece.finish_reason not in FINISH_REASONS:
             raise ExecutorFaultError(Fault.EARLY_END, f"it ends for {piece.finish_reason[:40]!r}, which is no reason")
-        self._has_finished = bool(piece.finish_reason)
+        self._has_finished = True
         if piece.finish_reason == "stop" and not self._tokens:
             raise ExecutorFaultError(Fault.EARLY_END, "it stops before its first token")
         if piece.finish_reason == "length" and self._tokens < min(self._request.max_tokens, self._room):

@@ -41,6 +41,7 @@ from node.services.frames import (
     request_digest,
 )
 from node.services.groups import sole_error
+from node.services.nearness import Nearness
 from node.services.patience import HedgeBudget, Patience, hedge_seconds, patience
 from node.services.refusals import retry_after_seconds
 from node.services.seeding import with_seed_source
@@ -71,6 +72,18 @@ FAULT_OF = {"lost": Fault.LOST, "unreachable": Fault.LOST, "deadline": Fault.LOS
 
 
 @dataclass(slots=True)
+class Counts:
+    """What a gateway did since it started."""
+
+    requests: int = 0
+    hedges: int = 0
+    failovers: int = 0
+    """Answers that went on with another executor after their first token."""
+    refused_busy: int = 0
+    """Requests that nobody had room for."""
+
+
+@dataclass(slots=True)
 class Trade:
     """What a gateway has for all its requests."""
 
@@ -83,8 +96,20 @@ class Trade:
     announce: Callable[[InferenceRequest], None]
     record_of: Callable[[Address], Presence | None]
     """What an executor last said of itself, if it is present."""
+    nearness: Nearness
     in_flight: Counter[Address] = field(default_factory=Counter)
     """Requests of this gateway that run at each executor."""
+    busy_until: dict[Address, float] = field(default_factory=dict)
+    """Who said `busy`, and until when (trio's clock). As many as are present at most: only they are asked."""
+    counts: Counts = field(default_factory=Counts)
+
+    def is_busy(self, executor: Address) -> bool:
+        """Whether it sent this gateway away a moment ago."""
+        until = self.busy_until.get(executor)
+        if until is not None and until <= trio.current_time():
+            del self.busy_until[executor]
+            return False
+        return until is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -145,6 +170,7 @@ class Conductor:
     async def run(self) -> None:
         """Give the whole answer. Raises GatewayError, or trio.BrokenResourceError if the user has gone."""
         self._trade.hedges.count_request()
+        self._trade.counts.requests += 1
         with sole_error():
             async with trio.open_nursery() as nursery:
                 while not await self._step(nursery):
@@ -170,6 +196,7 @@ class Conductor:
             return True
         if self._giver is event.running:
             self._giver = None
+            self._trade.counts.failovers += not self._is_complete()
         return await self._after_failure(event.running, event.error)
 
     def _start(self, nursery: trio.Nursery, choice: ExecutorChoice) -> None:
@@ -186,15 +213,17 @@ class Conductor:
         )
         running = Running(executor, request)
         self._running.append(running)
-        nursery.start_soon(self._run, choice, running, Continuation(self._transcript, point))
+        nursery.start_soon(self._run, nursery, choice, running, Continuation(self._transcript, point))
 
-    async def _run(self, choice: ExecutorChoice, running: Running, continuation: Continuation) -> None:
+    async def _run(
+        self, nursery: trio.Nursery, choice: ExecutorChoice, running: Running, continuation: Continuation
+    ) -> None:
         error: CallFailedError | PaymentError | None = None
         self._trade.in_flight[running.executor] += 1
         try:
             with running.scope:
                 try:
-                    await self._ask(choice, running, continuation)
+                    await self._ask(nursery, choice, running, continuation)
                 except (CallFailedError, PaymentError) as caught:
                     error = caught
         finally:
@@ -205,7 +234,9 @@ class Conductor:
         if not running.scope.cancelled_caught:
             self._ended.send_nowait(Ended(running, error))
 
-    async def _ask(self, choice: ExecutorChoice, running: Running, continuation: Continuation) -> None:
+    async def _ask(
+        self, nursery: trio.Nursery, choice: ExecutorChoice, running: Running, continuation: Continuation
+    ) -> None:
         """Have one executor give the rest of the answer."""
         trade = self._trade
         request = running.request = self._on_its_terms(running.request)
@@ -213,7 +244,7 @@ class Conductor:
         if not request.free:
             await trade.desk.payer.reserve(running.executor, most)
         try:
-            self._prepare_another()
+            self._prepare_another(nursery)
             payload = to_bytes(SignedRequest(request, trade.desk.chain.sign(request_digest(request))))
             if len(payload) > REQUEST_BYTES_MAX:
                 raise GatewayError("too-long", f"the conversation has more than {REQUEST_BYTES_MAX} bytes")
@@ -229,6 +260,7 @@ class Conductor:
                     continuation,
                     self._patience_with(running.executor),
                     claim=lambda: self._claim(running),
+                    give_now=self._give_now,
                     give=self._give,
                 )
                 await running.attempt.run()
@@ -252,15 +284,18 @@ class Conductor:
 
     async def _give(self, part: AnswerPart) -> None:
         """Hand a part to the user; a user who does not read ends the request."""
+        with trio.move_on_after(READER_SECONDS_MAX) as limit:
+            await self._send.send(part)
+        if limit.cancelled_caught:
+            raise GatewayError("slow-reader", f"the answer was not read for {READER_SECONDS_MAX:.0f} s; it has ended")
+
+    def _give_now(self, part: AnswerPart) -> bool:
+        """Hand a part to the user without waiting; return whether there was room."""
         try:
             self._send.send_nowait(part)
         except trio.WouldBlock:
-            with trio.move_on_after(READER_SECONDS_MAX) as limit:
-                await self._send.send(part)
-            if limit.cancelled_caught:
-                raise GatewayError(
-                    "slow-reader", f"the answer was not read for {READER_SECONDS_MAX:.0f} s; it has ended"
-                ) from None
+            return False
+        return True
 
     async def _after_failure(self, running: Running, error: CallFailedError | PaymentError) -> bool:
         """Draw the consequences; return whether the answer is complete all the same."""
@@ -273,7 +308,8 @@ class Conductor:
             self._unpaid = error
             return False
         if error.code == BUSY:
-            self._busy[executor] = trio.current_time() + (retry_after_seconds(error) or BUSY_SECONDS)
+            again = trio.current_time() + (retry_after_seconds(error) or BUSY_SECONDS)
+            self._busy[executor] = self._trade.busy_until[executor] = again
         elif error.code in USERS_FAULT and not self._transcript.tokens_seen:
             self._refusals.append((running, error))
             if len(self._refusals) >= REFUSALS_BELIEVED:
@@ -336,6 +372,7 @@ class Conductor:
             _, refusal = self._refusals[0]
             return GatewayError(refusal.code, refusal.message)
         if self._busy:
+            self._trade.counts.refused_busy += 1
             wait = max(0.0, min(self._busy.values()) - trio.current_time())
             return GatewayError(
                 "overloaded", "everybody who serves the model is busy; try again later", retry_after=wait
@@ -354,17 +391,20 @@ class Conductor:
 
     def _hedge(self, nursery: trio.Nursery) -> None:
         choice = self._untried()
-        if choice is None or not self._trade.hedges.take():
+        if self._giver is not None or choice is None or not self._trade.hedges.take():
             return
+        self._trade.counts.hedges += 1
         self._log.info("the first token is late; a second executor is asked", executor=choice.participant)
         self._start(nursery, choice)
 
-    def _prepare_another(self) -> None:
-        """Have the channel of whoever is next funded meanwhile: a change is not to wait for the chain."""
+    def _prepare_another(self, nursery: trio.Nursery) -> None:
+        """Have the channel of whoever is next funded meanwhile, and a connection: a change is not to wait for them."""
         choice = self._untried()
         record = None if choice is None else self._trade.record_of(choice.participant)
         if choice is not None and record is not None and not record.free:
             self._trade.desk.payer.prepare(choice.participant)
+        if choice is not None and not self._trade.nearness.is_connected(choice.peer_id):
+            nursery.start_soon(self._trade.nearness.warm, choice.peer_id)
 
     def _patience_with(self, executor: Address) -> Patience:
         speeds, model_id, now = self._trade.speeds, self._model.model_id, trio.current_time()

@@ -18,12 +18,14 @@ from node.services.answers import AnswerPart, AnswerSummary
 from node.services.attempt import Desk
 from node.services.batches import BatchService
 from node.services.candidates import Prospect, is_faithful, once_per_participant, order_candidates
-from node.services.conductor import Conductor, Trade
+from node.services.conductor import Conductor, Counts, Trade
+from node.services.embedding import Embedder
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
 from node.services.faults import FaultBook
 from node.services.frames import SALT_BYTES, InferenceRequest, Prompt, prompt_commitment_of
 from node.services.groups import sole_error
+from node.services.nearness import Nearness
 from node.services.patience import HedgeBudget
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
@@ -36,6 +38,8 @@ log = structlog.get_logger(__name__)
 CHUNKS_WAITING_MAX = 64
 """Pieces waiting for a slow reader; then the executor waits too, and so does our paying."""
 CALLER_ID_CHARACTERS_MAX = 128
+FUNDING_SECONDS = 4.0
+"""What a first deposit takes: two blocks or so. It only ever decides between two neighbours of the draw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +92,11 @@ class Gateway:
         wall_clock: WallClock,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         score: Callable[[Address], float] = lambda _: 1.0,
+        answers_kept_max: int = 0,
     ) -> None:
-        """`score` says how far a participant is trusted: 1 without a blemish, 0 to be asked last."""
+        """`score` says how far a participant is trusted: 1 without a blemish, 0 to be asked last. Of answers that are
+        not private, the newest `answers_kept_max` are kept, so that their receipts can be checked.
+        """
         self._chain = chain
         self._epochs = epochs
         self._presence = presence
@@ -100,7 +107,7 @@ class Gateway:
         self._random_bytes = random_bytes
         self._score = score
         self._trade = Trade(
-            desk=Desk(chain, store, payer),
+            desk=Desk(chain, store, payer, answers_kept_max),
             network=network,
             speeds=SpeedBook(),
             faults=FaultBook(store, wall_clock),
@@ -108,8 +115,31 @@ class Gateway:
             wall_clock=wall_clock,
             announce=self._announce,
             record_of=presence.record_of,
+            nearness=Nearness(network),
         )
+        self.vectors = Embedder(
+            chain,
+            network,
+            store,
+            epochs,
+            presence,
+            payer,
+            self.candidates,
+            wall_clock=wall_clock,
+            random_bytes=random_bytes,
+        )
+        """Asks for vectors instead of answers."""
         self.running = 0
+
+    @property
+    def counts(self) -> Counts:
+        """What this gateway did since it started."""
+        return self._trade.counts
+
+    @property
+    def faults(self) -> FaultBook:
+        """Who failed here lately; shared with whatever else this node asks executors."""
+        return self._trade.faults
 
     def models(self) -> tuple[ModelRecord, ...]:
         """Models that can be asked in this epoch."""
@@ -125,7 +155,11 @@ class Gateway:
                 "model-not-found", f"there is no model {chat.model_id}; models that can be asked: {known}"
             )
         request_id = RequestId(self._random_bytes(32))
-        summary = AnswerSummary(request_id, chat.model_id, caller_id=chat.caller_id[:CALLER_ID_CHARACTERS_MAX])
+        summary = AnswerSummary(
+            request_id,
+            chat.model_id,
+            caller_id=chat.caller_id[:CALLER_ID_CHARACTERS_MAX],
+        )
         send, receive = trio.open_memory_channel[AnswerPart](CHUNKS_WAITING_MAX)
         answer = Answer(summary, receive)
         self.running += 1
@@ -192,12 +226,15 @@ class Gateway:
                 continue
             if executor == self._chain.account:
                 continue  # a channel to oneself is refused by the contract
+            is_funded = record.free or trade.desk.payer.deposits.held(executor) > 0
             drawn.append(
                 Prospect(
                     choice,
                     load=max(record.load, trade.in_flight[executor]),
                     capacity=record.capacity,
-                    seconds=trade.speeds.first_seconds(executor, model_id, now),
+                    delay=(0.0 if is_funded else FUNDING_SECONDS) + trade.nearness.seconds(choice.peer_id),
+                    is_busy=trade.is_busy(executor),
+                    seconds=trade.speeds.expected_seconds(executor, model_id, now),
                     score=self._score(executor),
                     is_faulty=trade.faults.is_faulty(executor),
                 )

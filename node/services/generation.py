@@ -45,8 +45,8 @@ class Generation:
         self._gathered: deque[GenerationChunk] = deque()
         self._gathered_tokens = 0
         self._finished = False
-        self._arrived = trio.Event()
-        self._taken = trio.Event()
+        self._arrived = trio.lowlevel.ParkingLot()
+        self._taken = trio.lowlevel.ParkingLot()
         self._wanted = trio.Event()
         self._repeated = 0
         self._failed: set[NodeId] = set()
@@ -90,17 +90,16 @@ class Generation:
     async def next_piece(self, tokens_max: int) -> GenerationChunk:
         """Wait for something new and return all there is, up to `tokens_max`. The last piece has a finish reason."""
         while not self._gathered:
-            await self._arrived.wait()
+            await self._arrived.park()
         piece = join_chunks(self._take(tokens_max))
         self._gathered_tokens -= len(piece.token_ids)
-        self._taken.set()
-        self._taken = trio.Event()
+        self._taken.unpark_all()
         return piece
 
     async def _until_behind(self) -> None:
         """Wait until little is gathered, unless the answer is complete."""
         while not self._finished and self._gathered_tokens > self._ahead_tokens_max // 2:
-            await self._taken.wait()
+            await self._taken.park()
 
     async def _read(self, lease: Lease) -> None:
         """Gather what an engine gives until the answer ends or too much is gathered."""
@@ -112,8 +111,7 @@ class Generation:
                     continue
                 self._gathered.append(fresh)
                 self._gathered_tokens += len(fresh.token_ids)
-                self._arrived.set()
-                self._arrived = trio.Event()
+                self._arrived.unpark_all()
                 if fresh.finish_reason is not None:
                     self._finished = True
                     return

@@ -1,5 +1,6 @@
 """A gateway's call while it is served: sending with a limit, giving only what is covered, taking payments meanwhile."""
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -21,6 +22,8 @@ PAYMENT_SECONDS_MAX = 30.0
 """How long what is to be given waits for its voucher before the request is given up."""
 READ_SECONDS_MAX = 30.0
 """How long a gateway may leave what it is sent unread."""
+WATCHED_PER_LIMIT = 4
+"""How often in that time the reader is looked at."""
 
 
 class GatewayGoneError(Exception):
@@ -34,17 +37,25 @@ class PaidCall:
         self._call = call
         self._payments = payments
         self._tab = tab
+        self._is_watched = False
+        self._sending_since = math.inf
 
     async def send(self, data: bytes) -> None:
         """Send a chunk. Raises CallFailedError `unread` if the gateway does not read for long."""
+        if self._is_watched:  # a deadline for each of many small chunks would cost more than they do
+            self._sending_since = trio.current_time()
+            await self._call.send(data)
+            self._sending_since = math.inf
+            return
         with trio.move_on_after(READ_SECONDS_MAX) as deadline:
             await self._call.send(data)
         if deadline.cancelled_caught:
-            raise CallFailedError("unread", f"nothing was read for {READ_SECONDS_MAX:.0f} s")
+            raise _unread()
 
     async def charge(self, worth: int, *, allowance: int) -> None:
         """Wait until something worth `worth` can be given, and charge it. Raises CallFailedError `unpaid`."""
-        await self._in_time(partial(self._tab.charge, worth, allowance=allowance))
+        if not self._tab.charge_now(worth, allowance=allowance):
+            await self._in_time(partial(self._tab.charge, worth, allowance=allowance))
 
     async def settle(self, receipt: SignedReceipt, data: bytes) -> SignedReceipt:
         """Send the receipt (as `data`), wait for the last voucher and the payer's signature; return it with both."""
@@ -56,12 +67,15 @@ class PaidCall:
     async def taking_payments(self) -> AsyncIterator[None]:
         """Take what the gateway pays while the context is open.
 
-        Raises CallFailedError `unpaid` for a payment that is not accepted, GatewayGoneError when nobody is there.
+        Raises CallFailedError: `unpaid` for a payment that is not accepted, `unread` for a gateway that does not read;
+        GatewayGoneError when nobody is there.
         """
         faults: list[Exception] = []
         with sole_error():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._take_payments, faults, nursery.cancel_scope)
+                nursery.start_soon(self._watch_reader, faults, nursery.cancel_scope)
+                self._is_watched = True
                 yield
                 nursery.cancel_scope.cancel()
         if faults:
@@ -79,7 +93,19 @@ class PaidCall:
                 scope.cancel()
                 return
 
+    async def _watch_reader(self, faults: list[Exception], scope: trio.CancelScope) -> None:
+        while True:
+            await trio.sleep(READ_SECONDS_MAX / WATCHED_PER_LIMIT)
+            if trio.current_time() - self._sending_since > READ_SECONDS_MAX:
+                faults.append(_unread())
+                scope.cancel()
+                return
+
     async def _in_time(self, wait: Callable[[], Awaitable[Awaited]]) -> Awaited:
         with trio.move_on_after(PAYMENT_SECONDS_MAX):
             return await wait()
         raise CallFailedError("unpaid", f"no voucher came within {PAYMENT_SECONDS_MAX:.0f} s")
+
+
+def _unread() -> CallFailedError:
+    return CallFailedError("unread", f"nothing was read for {READ_SECONDS_MAX:.0f} s")

@@ -119,7 +119,8 @@ class PayerBook:
         identity = self.channel_of(payee)
         known = self._store.issued_voucher(identity)
         root = known.voucher.receipts_root if known else ZERO_HASH
-        voucher = Voucher(identity, TokenAmount(self.issued(payee) + amount), receipts_root or root)
+        promised = known.voucher.cumulative if known else 0
+        voucher = Voucher(identity, TokenAmount(promised + amount), receipts_root or root)
         if voucher.cumulative > self.deposits.held(payee):
             raise PaymentError(f"the channel to {payee} does not hold {voucher.cumulative}")
         digest = voucher_digest(voucher, self._chain.chain_id, self._chain.payment_channels)

@@ -29,8 +29,8 @@ class Planned:
 
     payer: Address
     outstanding: int
-    is_backed: bool
-    is_unlocking: bool
+    is_safe: bool
+    """The deposit suffices, and its payer has not announced that it takes it back."""
     reason: Reason
 
 
@@ -65,9 +65,8 @@ class RedeemingService:
             voucher = self._open(signed, where)
             if voucher.outstanding > 0:
                 reason = decide(voucher, moment, self._policy)
-                planned.append(
-                    Planned(signed.payer, voucher.outstanding, voucher.is_backed, voucher.is_unlocking, reason)
-                )
+                is_safe = voucher.is_backed and not voucher.is_unlocking
+                planned.append(Planned(signed.payer, voucher.outstanding, is_safe, reason))
         return tuple(planned)
 
     async def _redeem(self) -> None:

@@ -47,3 +47,9 @@ def _beginning(text: str, stop: str) -> int:
     """Length of the longest end of `text` that is a beginning of `stop`, but not all of it."""
     longest = min(len(text), len(stop) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)
+
+
+def text_before_stop(text: str, stops: Sequence[str]) -> str:
+    """Return a whole answer without the stop text that ended it."""
+    stream = StopFilter(stops)
+    return stream.feed(text) + stream.flush()

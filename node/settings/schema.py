@@ -351,6 +351,13 @@ class PaymentSettings(Section):
         max_length=1024,
         description="Accounts that are served free of charge; empty: everyone. Others are refused.",
     )
+    answers_kept_max: int = Field(
+        default=1000,
+        ge=0,
+        le=1_000_000,
+        description="Prompts and answers of this gateway's users to keep, the newest, so that their receipts can be\n"
+        "checked to the token (`quern verify`). They lie unencrypted in the store; 0 keeps none, forgets those kept.",
+    )
     redeem_at_risk: Tokens = Field(
         default="100",
         description="What one payer may owe you in vouchers, in tokens; more is redeemed at once. Else vouchers are\n"
@@ -404,6 +411,12 @@ class EngineSettings(Section):
         description="A vLLM server that you start yourself, on this or another machine: http://host:port, or\n"
         "unix:/path/of/socket. Without it the daemon starts one.",
     )
+    api: Literal["vllm", "openai", "miner"] = Field(
+        default="vllm",
+        description="What the server at url speaks. `openai` (chats) and `miner` (POST /api/chat) are for servers\n"
+        "that tell no token ids: they serve callers of this node and private networks, but prove no work.\n"
+        "`quern conformance` says which it is.",
+    )
     api_key_file: Path | None = Field(
         default=None, description="File (0600) with the key that the server at `url` asks for (vllm serve --api-key)."
     )
@@ -446,6 +459,8 @@ class EngineSettings(Section):
                 raise ValueError(f"{', '.join(named)}: the server at url has these where it is started; leave them out")
         elif self.api_key_file is not None:
             raise ValueError("api_key_file: only a server at url has a key")
+        elif self.api != "vllm":
+            raise ValueError(f"api: {self.api} is for a server at url; the daemon itself starts vLLM only")
         return self
 
 

@@ -1,8 +1,11 @@
 """The daemon's books: duties signed, vouchers issued and received, receipts, documents. Implements the Store port."""
 
+import sqlite3
+
 from node.ports import EquivocationError, SignedVoucher
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.identifiers import Address, Hash32, TokenAmount
+from node.protocol.dossiers import AnswerEvidence
+from node.protocol.identifiers import Address, Hash32, RequestId, TokenAmount
 from node.protocol.records import SignedReceipt
 from node.store.database import Database
 
@@ -11,6 +14,8 @@ RECEIPTS_PER_QUERY_MAX = 1_000
 EVIDENCE_PER_PARTICIPANT_MAX = 64
 """Kept of one participant: nobody pushes out what is known of others."""
 EVIDENCE_MAX = 4096
+ANSWER_BYTES_MAX = 384 * 1024
+"""A larger answer is not kept: as JSON it must fit a frame of the control socket."""
 RECEIPT_FORMAT = 2
 """Of records in the table: the second has commitments to the draw, a time and the payer's signature."""
 
@@ -20,18 +25,18 @@ class Books:
 
     def __init__(self, database: Database, account: str) -> None:
         """`account` is this node's own: receipts it signed itself are its income."""
-        self._database = database
+        self.database = database
         self._account = account
         self._newest: dict[tuple[str, Hash32], SignedVoucher] = {}
-        """What the tables of vouchers hold, as far as it was asked for: this is their only writer."""
+        """Vouchers as the tables have them: they are read many times a second. Only this object writes them."""
 
     async def durable(self) -> None:
         """Wait until all that was saved survives the loss of power."""
-        await self._database.durable()
+        await self.database.durable()
 
     def record_duty(self, duty: str, digest: Hash32) -> None:
         """Remember what will be signed for `duty`; raise EquivocationError if it was something else before."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             row = connection.execute("SELECT digest FROM duties WHERE duty = ?", (duty,)).fetchone()
             if row is None:
                 connection.execute("INSERT INTO duties VALUES (?, ?)", (duty, digest))
@@ -64,10 +69,16 @@ class Books:
         """The newest voucher of every channel this node pays from."""
         return self._all("issued_vouchers")
 
-    def save_receipt(self, signed: SignedReceipt) -> None:
-        """Keep a receipt; of several for the same request and executor, the first that both sides signed."""
+    def save_receipt(
+        self, signed: SignedReceipt, answer: AnswerEvidence | None = None, *, answers_kept_max: int = 0
+    ) -> None:
+        """Keep a receipt; of several for the same request and executor, the first that both sides signed.
+
+        With it, its answer, if any are to be kept; the oldest above `answers_kept_max` are forgotten.
+        """
         receipt = signed.receipt
-        with self._database.quick_transaction() as connection:
+        data = b"" if answer is None or answers_kept_max <= 0 else to_bytes(answer)
+        with self.database.quick_transaction() as connection:
             connection.execute(
                 "INSERT INTO receipts (request_id, executor, output_tokens, price, record, format, is_countersigned) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request_id, executor) DO UPDATE SET "
@@ -84,10 +95,36 @@ class Books:
                     int(signed.payer_signature != b""),
                 ),
             )
+            if 0 < len(data) <= ANSWER_BYTES_MAX:
+                connection.execute(
+                    "INSERT OR IGNORE INTO answers (request_id, executor, record) VALUES (?, ?, ?)",
+                    (receipt.request_id, receipt.executor, data),
+                )
+                _forget_answers(connection, answers_kept_max)
+
+    def forget_answers(self, *, kept_max: int) -> None:
+        """Forget the oldest answers above `kept_max`."""
+        with self.database.transaction() as connection:
+            _forget_answers(connection, kept_max)
+
+    def receipts_of(self, request_id: RequestId) -> tuple[SignedReceipt, ...]:
+        """All receipts of one request, in order: several where executors failed."""
+        rows = self.database.connection.execute(
+            "SELECT record FROM receipts WHERE request_id = ? AND format = ? ORDER BY sequence LIMIT ?",
+            (request_id, RECEIPT_FORMAT, RECEIPTS_PER_QUERY_MAX),
+        )
+        return tuple(from_bytes(SignedReceipt, record) for (record,) in rows)
+
+    def answer_of(self, request_id: RequestId, executor: Address) -> AnswerEvidence | None:
+        """What a receipt of this node's user is about, if it is kept."""
+        row = self.database.connection.execute(
+            "SELECT record FROM answers WHERE request_id = ? AND executor = ?", (request_id, executor)
+        ).fetchone()
+        return None if row is None else from_bytes(AnswerEvidence, row[0])
 
     def receipts(self, *, limit: int) -> tuple[SignedReceipt, ...]:
         """The newest receipts, newest first."""
-        rows = self._database.connection.execute(
+        rows = self.database.connection.execute(
             "SELECT record FROM receipts WHERE format = ? ORDER BY sequence DESC LIMIT ?",
             (RECEIPT_FORMAT, min(limit, RECEIPTS_PER_QUERY_MAX)),
         )
@@ -95,7 +132,7 @@ class Books:
 
     def receipt_totals(self) -> tuple[int, int, TokenAmount]:
         """(answers, output tokens, price) of all answers this node gave and was paid for."""
-        rows = self._database.connection.execute(
+        rows = self.database.connection.execute(
             "SELECT output_tokens, price FROM receipts WHERE executor = ? AND is_countersigned", (self._account,)
         ).fetchall()
         # Summed here, not by SQLite: amounts exceed its 64 bits.
@@ -103,7 +140,7 @@ class Books:
 
     def save_evidence(self, participant: Address, at: int, code: str, data: bytes) -> None:
         """Keep a piece of evidence, and forget the oldest beyond what is kept for one and for all."""
-        with self._database.quick_transaction() as connection:
+        with self.database.quick_transaction() as connection:
             connection.execute(
                 "INSERT INTO evidence (participant, at, code, record) VALUES (?, ?, ?, ?)",
                 (participant, at, code, data),
@@ -119,7 +156,7 @@ class Books:
 
     def evidence(self, *, limit: int, participant: Address | None = None) -> tuple[bytes, ...]:
         """The newest evidence, newest first."""
-        rows = self._database.connection.execute(
+        rows = self.database.connection.execute(
             "SELECT record FROM evidence WHERE ?1 IS NULL OR participant = ?1 ORDER BY sequence DESC LIMIT ?2",
             (participant, min(limit, EVIDENCE_MAX)),
         )
@@ -127,23 +164,23 @@ class Books:
 
     def put_document(self, key: str, data: bytes) -> None:
         """Keep a document, replacing one of the same key."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (key, data))
 
     def get_document(self, key: str) -> bytes | None:
         """Return a document or None."""
-        row = self._database.connection.execute("SELECT data FROM documents WHERE key = ?", (key,)).fetchone()
+        row = self.database.connection.execute("SELECT data FROM documents WHERE key = ?", (key,)).fetchone()
         return None if row is None else bytes(row[0])
 
     def _all(self, table: str) -> tuple[SignedVoucher, ...]:
-        rows = self._database.connection.execute(f"SELECT record FROM {table} ORDER BY channel_id")  # noqa: S608 - ours
+        rows = self.database.connection.execute(f"SELECT record FROM {table} ORDER BY channel_id")  # noqa: S608 - ours
         return tuple(from_bytes(SignedVoucher, record) for (record,) in rows)
 
     def _voucher(self, table: str, channel_id: Hash32) -> SignedVoucher | None:
         known = self._newest.get((table, channel_id))
         if known is not None:
             return known
-        row = self._database.connection.execute(
+        row = self.database.connection.execute(
             f"SELECT record FROM {table} WHERE channel_id = ?",  # noqa: S608 - one of two names of our own
             (channel_id,),
         ).fetchone()
@@ -156,11 +193,18 @@ class Books:
         voucher = signed.voucher
         known = self._voucher(table, voucher.channel_id)
         if known is not None and known.voucher.cumulative > voucher.cumulative:
-            held = known.voucher.cumulative
-            raise ValueError(f"a voucher over {held} is held; one over {voucher.cumulative} would lose money")
-        with self._database.quick_transaction() as connection:
+            raise ValueError(
+                f"a voucher over {known.voucher.cumulative} is held; one over {voucher.cumulative} would lose money"
+            )
+        with self.database.quick_transaction() as connection:
             connection.execute(
                 f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)",  # noqa: S608 - one of two names of our own
                 (voucher.channel_id, str(voucher.cumulative), to_bytes(signed)),
             )
         self._newest[table, voucher.channel_id] = signed
+
+
+def _forget_answers(connection: sqlite3.Connection, kept_max: int) -> None:
+    connection.execute(
+        "DELETE FROM answers WHERE sequence <= (SELECT max(sequence) FROM answers) - ?", (max(0, kept_max),)
+    )

@@ -151,6 +151,16 @@ MIGRATIONS: tuple[str, ...] = (
         id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, day INTEGER NOT NULL, amount TEXT NOT NULL
     ) STRICT;
     """,
+    """
+    -- Prompts and answers of this node's own users, as long as they are kept: what receipts commit to.
+    CREATE TABLE answers (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        request_id BLOB NOT NULL,
+        executor TEXT NOT NULL,
+        record BLOB NOT NULL,
+        UNIQUE (request_id, executor)
+    ) STRICT;
+    """,
 )
 
 

@@ -26,6 +26,12 @@ class Instruments:
             ("model", "outcome"),
             registry=self.registry,
         )
+        self.embeddings = Counter(
+            "quern_gateway_embeddings",
+            "Requests for vectors by how they ended: ok, left, or the gateway's error code.",
+            ("model", "outcome"),
+            registry=self.registry,
+        )
         self.tokens = Counter(
             "quern_gateway_tokens",
             "Tokens of answers that were paid for, by kind: prompt or output.",

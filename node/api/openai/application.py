@@ -221,6 +221,7 @@ def make_app(
     *,
     vectors: VectorSource | None = None,
     cors_origins: Sequence[str] = (),
+    more_routes: Sequence[Route] = (),
 ) -> Starlette:
     """Return the application. `cors_origins`: web pages that may use it."""
     api = OpenAiApi(gateway, gatekeeper, wall_clock, vectors)
@@ -242,6 +243,7 @@ def make_app(
             Route("/v1/models", _guarded(api.models), methods=["GET"]),
             Route("/v1/models/{model_id:path}", _guarded(api.model), methods=["GET"]),
             Route("/healthz", api.health, methods=["GET"]),
+            *more_routes,
         ],
         middleware=middleware,
         exception_handlers={HTTPException: _http_error, Exception: _fault_of_ours},

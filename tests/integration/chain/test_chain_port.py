@@ -94,6 +94,7 @@ async def test_a_registered_model_and_node_reach_the_state_of_another_daemon(net
         assert owner.parameters.epoch_blocks == 60
         assert owner.parameters.halving_epochs == 100
         assert owner.parameters.unit_price == 10**12
+        assert await owner.gas_price() > 0
 
 
 def consenting_peer(chain: EvmChain) -> tuple[PeerId, bytes]:

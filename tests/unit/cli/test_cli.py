@@ -54,6 +54,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ("models", "0.000000000000001"),
         ("epoch", "commit the batch"),
         ("earnings", "not yet redeemed"),
+        ("earnings", "it waits for the epoch's end"),
     ],
 )
 def test_each_view_is_shown_as_text_and_as_json(daemon: Path, command: str, part: str) -> None:

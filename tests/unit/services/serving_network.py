@@ -176,7 +176,7 @@ def _add(
         )  # fmt: skip
     else:
         member.gateway = Gateway(
-            chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock,
+            chain, network, store, epochs, presence, batches, payer, wall_clock=wall_clock, answers_kept_max=100,
             random_bytes=lambda count: bytes([number]) * count,
         )  # fmt: skip
     presence_service = PresenceService(
@@ -211,10 +211,11 @@ def _open_prompts(
     member.board = OpenBoard(chain, member.epochs, member.presence, router, wall_clock)
     sealing = PeerSealing(peer_seed_of(member.number))
     if member.executor is None:
+        assert member.gateway is not None
         member.asking = OpenAsking(
             OpenAskingParts(
-                chain, network, content, store, member.epochs, member.presence, member.board, member.payer, sealing,
-                wall_clock,
+                chain, network, content, store, member.epochs, member.presence, member.board, member.payer,
+                member.gateway.faults, sealing, wall_clock,
             )
         )  # fmt: skip
         chain_asking = ChainAsking(chain, content, member.presence)

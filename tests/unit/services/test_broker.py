@@ -25,7 +25,7 @@ def engines(count: int) -> list[SimulatedEngine]:
 
 @asynccontextmanager
 async def leased(
-    broker: Broker, payer: str = "payer", prompt: tuple[int, ...] = PROMPT, max_tokens: int = 100
+    broker: Broker, payer: str = "payer", prompt: tuple[int, ...] = PROMPT, max_tokens: int = 40
 ) -> AsyncIterator[Lease]:
     async with broker.lease(MODEL_ID, payer=payer, prompt_ids=prompt, max_tokens=max_tokens) as lease:
         yield lease

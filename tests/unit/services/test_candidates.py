@@ -29,6 +29,8 @@ prospects = st.lists(
         load=st.integers(0, 200),
         capacity=st.integers(0, 64),
         seconds=st.none() | st.floats(0, 100),
+        delay=st.floats(0, 5),
+        is_busy=st.booleans(),
         score=st.floats(0, 1),
         is_faulty=st.booleans(),
     ),
@@ -38,7 +40,7 @@ prospects = st.lists(
 
 
 def is_well(prospect: Prospect) -> bool:
-    full = prospect.load >= prospect.capacity > 0
+    full = prospect.is_busy or prospect.load >= prospect.capacity > 0
     return not full and not prospect.is_faulty and prospect.score > 0
 
 
@@ -72,6 +74,7 @@ def test_the_less_loaded_and_the_faster_of_two_neighbours_goes_first() -> None:
         (replace(first, load=60), second),
         (replace(first, seconds=1.0), replace(second, seconds=0.1)),
         (replace(first, score=0.3), second),
+        (replace(first, delay=4.0), second),
     ):
         assert order_candidates(better, faithful=False) == (second.choice, first.choice)
         assert order_candidates(better, faithful=True) == (first.choice, second.choice)

@@ -58,11 +58,10 @@ IDS = EmbeddingInput(token_ids=tuple(range(20)))
 
 
 def embedder(network: ServingNetwork) -> Embedder:
-    member = network.members[GATEWAY]
-    return Embedder(
-        member.chain, member.network, member.store, member.epochs, member.presence, member.payer,
-        network.gateway.candidates, wall_clock=wall_clock, random_bytes=random.Random(7).randbytes,
-    )  # fmt: skip
+    """The gateway's own, with request ids that differ."""
+    vectors = network.gateway.vectors
+    vectors._random_bytes = random.Random(7).randbytes
+    return vectors
 
 
 async def vectors_of(*inputs: EmbeddingInput) -> list[bytes]:

@@ -9,13 +9,15 @@ import trio
 
 from netsim.engine import SimulatedEngine
 from netsim.scenario import MODEL_ID
-from node.ports import CallFailedError, Engine, GenerationChunk, GenerationRequest
+from node.ports import CallFailedError, Engine, GenerationChunk, GenerationRequest, SignedVoucher
 from node.protocol.codec import to_bytes
 from node.protocol.identifiers import RequestId, TokenAmount
 from node.services.deposits import RETRY_SECONDS_MIN
 from node.services.frames import Payment, Prompt, Turn
 from node.services.gateway import ChatRequest, GatewayError
 from node.services.payments import PayerBook
+from node.store.books import Books
+from node.store.database import Database
 from tests.builders import account
 from tests.unit.services.serving_network import (
     DEPOSIT,
@@ -269,3 +271,26 @@ async def test_no_engine_works_for_who_cannot_or_does_not_pay(autojump_clock: ob
         executor = network.members[1].executor
         assert executor is not None
         assert executor.running == 0
+
+
+# --- lost books ---
+
+
+async def test_books_lost_with_little_left_in_the_channel_are_made_good_by_a_deposit(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        number_requests(network)
+        await read(network)
+        await trio.sleep(5)
+        member = network.members[GATEWAY]
+        # A voucher that promised nearly all of the deposit, known to the payee alone.
+        spent = member.payer.pay(account(1), DEPOSIT - network.paid_by_gateway() - UNIT * 5)
+        network.members[1].store.save_received_voucher(
+            SignedVoucher(account(GATEWAY), account(1), spent.voucher, spent.signature)
+        )
+        lost = Books(Database(":memory:"), member.chain.account)
+        desk = network.gateway._trade.desk
+        forgetful = PayerBook(member.chain, lost, channel_deposit=DEPOSIT, budget=PLENTY)
+        network.gateway._trade = replace(network.gateway._trade, desk=replace(desk, payer=forgetful, store=lost))
+        price = await read(network)
+        await trio.sleep(5)
+        assert network.paid_to(1) == spent.voucher.cumulative + price

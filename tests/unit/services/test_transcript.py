@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Iterator, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.services.answers import AnswerPart
@@ -12,8 +12,8 @@ from node.services.frames import Tokens
 from node.services.stops import StopFilter
 from node.services.transcript import Continuation, DiffersError, Transcript
 
-ALPHABET = "ab E.ND\nöß磨石🙂"
-texts = st.text(ALPHABET, min_size=1, max_size=40)
+ALPHABET = "ab EN\nß磨🙂"
+texts = st.text(ALPHABET, min_size=1, max_size=24)
 stops = st.lists(st.text("abE.ND磨", min_size=1, max_size=4), max_size=3).map(tuple)
 
 
@@ -59,10 +59,11 @@ def stopped(answer: str, stop: Sequence[str]) -> str:
 
 
 sizes = st.lists(st.integers(1, 6), min_size=1, max_size=4)
-executors = st.lists(st.tuples(st.integers(0, 60), sizes, st.integers(2, 8)), max_size=4)
+executors = st.lists(st.tuples(st.integers(0, 12), sizes, st.integers(2, 8)), max_size=4)
 """For each that dies: after how many pieces, how its engine's chunks and its own pieces are cut."""
 
 
+@settings(max_examples=500)
 @given(texts, stops, executors, sizes, st.booleans())
 def test_an_answer_is_the_same_wherever_executors_die(
     answer: str, stop: tuple[str, ...], dying: list[tuple[int, list[int], int]], last: list[int], begins_anew: bool

@@ -1,0 +1,71 @@
+"""Vectors of real vLLM: the tiny model converted to embed, ready by a vector, the same each time, minable."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from node.engine.adapter import EngineNode
+from node.engine.running import EngineEnvironment
+from node.ports import EngineRefusedError, GenerationRequest
+from node.protocol.identifiers import Hash32, NodeId
+from node.protocol.nonces import nonce_prompt, quantise, squared_distance
+from node.protocol.sampling import SamplingParameters
+from node.services.broker import Broker
+from node.services.brokered import brokered
+from node.services.embedding import floats_of
+from tests.builders import account, model
+
+ROOT = Path(__file__).resolve().parents[3]
+ENGINES = (ROOT / ".engine" / "gpu", ROOT / ".engine" / "cpu")
+TINY_MODEL = ROOT / ".cache" / "tiny-model"
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
+ARGUMENTS = ("--max-model-len", "2048", "--runner", "pooling", "--convert", "embed")
+MODEL = replace(model(), model_args=ARGUMENTS, context_length=2048)
+
+
+def cosine(one: bytes, other: bytes) -> float:
+    a, b = floats_of(one), floats_of(other)
+    product = sum(x * y for x, y in zip(a, b, strict=True))
+    return product / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+
+async def test_an_embedding_model_serves_and_proves(tmp_path: Path) -> None:
+    python = next(path for path in ENGINES if path.exists()) / "bin" / "python"
+    engine = EngineNode(NodeId("node-1"), EngineEnvironment(python), tmp_path)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(engine.run)
+        engine.load(MODEL, TINY_MODEL)
+        with trio.fail_after(200):
+            await engine.until_ready()
+        texts = ["def add(a, b):\n    return a + b", "def add(x, y):\n    return x + y", "The licence of this file"]
+        prompts = [await engine.tokenize(text) for text in texts]
+        together = await engine.embed(prompts, priority=0)
+        assert len({len(vector) for vector in together}) == 1
+        alike, apart = cosine(together[0], together[1]), cosine(together[0], together[2])
+        assert alike > apart
+        for prompt, vector in zip(prompts, together, strict=True):
+            (alone,) = await engine.embed([prompt], priority=0)
+            assert cosine(alone, vector) > 0.9999
+
+        with pytest.raises(EngineRefusedError):
+            await engine.embed([[1] * 3000], priority=0)
+        with pytest.raises(EngineRefusedError):
+            request = GenerationRequest(prompts[0], 8, SamplingParameters(temperature_milli=0), 1, (), 0)
+            async with engine.generate(request) as chunks:
+                assert [chunk async for chunk in chunks] == []
+
+        (duty,) = brokered([engine], Broker([engine]))
+        nonces = [
+            nonce_prompt(Hash32(bytes(32)), account(1), NodeId("n"), nonce, engine.vocabulary_size)
+            for nonce in range(8)
+        ]
+        batch = [quantise(numbers) for numbers in await duty.prompt_logprobs(nonces, priority=10)]
+        for nonce, vector in zip(nonces, batch, strict=True):
+            (again,) = await engine.prompt_logprobs([nonce], priority=10)
+            assert squared_distance(quantise(again), vector) <= MODEL.poc_distance_max
+        distances = [squared_distance(one, other) for one in batch for other in batch if one != other]
+        assert min(distances) > 4 * MODEL.poc_distance_max  # another nonce's vector does not pass
+        nursery.cancel_scope.cancel()

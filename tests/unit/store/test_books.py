@@ -1,0 +1,97 @@
+"""The books survive what they promise to survive, and never take a step back."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from node.ports import SignedVoucher
+from node.protocol.dossiers import AnswerEvidence
+from node.protocol.identifiers import ZERO_HASH, Hash32, RequestId, TokenAmount
+from node.protocol.records import SignedReceipt, Voucher
+from node.protocol.sampling import SamplingParameters
+from node.store.books import Books
+from node.store.database import Database
+from tests.builders import account
+from tests.unit.protocol.test_pricing import RECEIPT
+
+CHANNEL = Hash32(b"c" * 32)
+CHILD = """
+import sys
+from pathlib import Path
+from node.store.books import Books
+from node.store.database import Database
+from tests.builders import account
+from tests.unit.store.test_books import voucher
+books = Books(Database(Path(sys.argv[1])), account(1))
+for cumulative in range(1, 1_000_000):
+    books.save_received_voucher(voucher(cumulative))
+    print(cumulative, flush=True)
+"""
+
+
+def voucher(cumulative: int) -> SignedVoucher:
+    return SignedVoucher(account(1), account(2), Voucher(CHANNEL, TokenAmount(cumulative), ZERO_HASH), b"s" * 65)
+
+
+def test_a_voucher_that_was_taken_survives_kill_9(tmp_path: Path) -> None:
+    path = tmp_path / "quern.sqlite"
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    taken = 0
+    while taken < 40:
+        taken = int(child.stdout.readline())
+    os.kill(child.pid, signal.SIGKILL)
+    said = [int(line) for line in child.stdout.read().split("\n")[:-1]]
+    child.wait(10)
+    held = Books(Database(path), account(1)).received_voucher(CHANNEL)
+    assert held is not None
+    assert held.voucher.cumulative >= max([taken, *said])
+
+
+def test_a_lower_voucher_is_refused_before_and_after_a_restart(tmp_path: Path) -> None:
+    database = Database(tmp_path / "quern.sqlite")
+    Books(database, account(1)).save_issued_voucher(voucher(10))
+    database.close()
+    books = Books(Database(tmp_path / "quern.sqlite"), account(1))
+    with pytest.raises(ValueError, match="lose money"):
+        books.save_issued_voucher(voucher(9))
+    books.save_issued_voucher(voucher(11))
+    with pytest.raises(ValueError, match="lose money"):
+        books.save_issued_voucher(voucher(10))
+    assert books.issued_voucher(CHANNEL) == voucher(11)
+    assert books.received_voucher(CHANNEL) is None
+
+
+def test_a_receipt_is_replaced_only_by_the_one_that_both_signed() -> None:
+    books = Books(Database(":memory:"), RECEIPT.executor)
+    alone, both = SignedReceipt(RECEIPT, b"e" * 65), SignedReceipt(RECEIPT, b"e" * 65, b"p" * 65)
+    books.save_receipt(alone)
+    assert books.receipt_totals() == (0, 0, 0)
+    books.save_receipt(both)
+    assert books.receipt_totals() == (1, RECEIPT.output_tokens, RECEIPT.price)
+    books.save_receipt(alone)
+    books.save_receipt(replace(both, signature=b"x" * 65))
+    assert books.receipts(limit=9) == (both,)
+
+
+def test_only_the_newest_answers_are_kept_and_none_if_so_wished() -> None:
+    books = Books(Database(":memory:"), account(1))
+    answer = AnswerEvidence((1,), (2,), "two", SamplingParameters(), 3, None, (), "")
+    ids = [RequestId(bytes([number]) * 32) for number in range(5)]
+    for number, request_id in enumerate(ids):
+        signed = SignedReceipt(replace(RECEIPT, request_id=request_id), b"e" * 65, b"p" * 65)
+        books.save_receipt(signed, answer if number != 1 else None, answers_kept_max=2)
+    kept = [books.answer_of(request_id, RECEIPT.executor) is not None for request_id in ids]
+    assert kept == [False, False, False, True, True]
+    huge = replace(answer, text="x" * 10**6)
+    other = SignedReceipt(replace(RECEIPT, request_id=RequestId(b"h" * 32)), b"e" * 65, b"p" * 65)
+    books.save_receipt(other, huge, answers_kept_max=2)
+    assert books.answer_of(other.receipt.request_id, RECEIPT.executor) is None
+    assert books.receipts_of(other.receipt.request_id) == (other,)
+    books.forget_answers(kept_max=0)
+    assert not any(books.answer_of(request_id, RECEIPT.executor) for request_id in ids)
