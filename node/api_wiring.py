@@ -10,7 +10,6 @@ from functools import partial
 
 from node.api.faces import compose
 from node.api.miner import MinerApi, NodeFacts
-from node.api.openai.application import VectorSource
 from node.api.openai.gatekeeper import Gatekeeper
 from node.api.pricing import PricingApi
 from node.api.server import bind_api, serve_api
@@ -46,7 +45,6 @@ def add_api(
     epochs: EpochBook,
     engines: Sequence[Engine],
     gateway: Gateway | None,
-    vectors: VectorSource | None,
     gatekeeper: Gatekeeper,
     supervisor: Supervisor,
     started_at: int,
@@ -67,13 +65,9 @@ def add_api(
     users = None
     if gateway is not None:
         asked = gateway if cache is None else CachingAsker(gateway, cache)
-<<<<<<< HEAD
         measured = MeasuredAsker(asked, instruments)
-        sought = None if vectors is None else MeasuredVectors(vectors, gateway.models, instruments)
-        users = gateway_app(settings.api, measured, gatekeeper, wall_clock, sought)
-=======
-        users = gateway_app(settings.api, MeasuredAsker(asked, instruments), gatekeeper, wall_clock, gateway.vectors)
->>>>>>> 8b635b7d335520162986f8c46bf0293e2ce04285
+        vectors = MeasuredVectors(gateway.vectors, gateway.models, instruments)
+        users = gateway_app(settings.api, measured, gatekeeper, wall_clock, vectors)
     listener = bind_api(settings.api.host, settings.api.port)
     supervisor.add("api", partial(serve_api, compose(routes, users), listener), essential=True)
     return Serving(_url(listener, is_gateway=gateway is not None), chat, cache, instruments)

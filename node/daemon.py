@@ -65,7 +65,6 @@ from node.protocol.identifiers import NodeId
 from node.services.batches import BatchService
 from node.services.broker import Broker
 from node.services.brokered import BrokeredEngine, brokered
-from node.services.embedding import Embedder
 from node.services.epochs import EpochBook, log_stages
 from node.services.executor import Executor
 from node.services.forming import FormingService
@@ -216,13 +215,6 @@ async def _run_services(
     )
     payments = add_payments(settings, chain, store, epochs, supervisor)
     gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payments.payer)
-    vectors = (
-        None
-        if gateway is None
-        else Embedder(
-            chain, network, store, epochs, presence, payments.payer, gateway.candidates, wall_clock=wall_clock
-        )
-    )
 
     if settings.participant.register_on_start:
         nodes = await trio.to_thread.run_sync(registrations, settings.engines)
@@ -277,7 +269,7 @@ async def _run_services(
     )
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
-    serving = add_api(settings, chain, epochs, duties, gateway, vectors, gatekeeper, supervisor, started_at, wall_clock)
+    serving = add_api(settings, chain, epochs, duties, gateway, gatekeeper, supervisor, started_at, wall_clock)
     watching = watch_over(settings, chain, network, standing, engines, supervisor, desk, network_id, wall_clock)
     async with trio.open_nursery() as nursery:
         parts = Parts(

@@ -1,7 +1,7 @@
 """Asks the network on behalf of a user: chooses executors, streams the answer, pays, goes on elsewhere on failure."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ from node.services.conductor import Conductor, Counts, Trade
 from node.services.embedding import Embedder
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
-from node.services.faults import Fault, FaultBook
+from node.services.faults import FaultBook
 from node.services.frames import SALT_BYTES, InferenceRequest, Prompt, prompt_commitment_of
 from node.services.groups import sole_error
 from node.services.patience import HedgeBudget
@@ -132,16 +132,6 @@ class Gateway:
         self.running = 0
 
     @property
-<<<<<<< HEAD
-    def hedges_taken(self) -> int:
-        """Requests that were asked twice because the first executor was slow, since the start."""
-        return self._trade.hedges.taken
-
-    @property
-    def fault_counts(self) -> Mapping[Fault, int]:
-        """What executors did wrong, by kind, since the start."""
-        return self._trade.faults.counts
-=======
     def counts(self) -> Counts:
         """What this gateway did since it started."""
         return self._trade.counts
@@ -150,7 +140,6 @@ class Gateway:
     def faults(self) -> FaultBook:
         """Who failed here lately."""
         return self._trade.faults
->>>>>>> 8b635b7d335520162986f8c46bf0293e2ce04285
 
     def models(self) -> tuple[ModelRecord, ...]:
         """Models that can be asked in this epoch."""
