@@ -14,6 +14,7 @@ from node.control.alert_methods import alert_method_table
 from node.control.methods import Method
 from node.engine.adapter import EngineNode, NodeState
 from node.engine.alerts import ENGINE_RECOVERED, AlertHook
+from node.engine.endpoint import VLLM_API
 from node.network.adapter import LibP2PNetwork
 from node.operations.alerts import DaemonAlertOperations
 from node.ports import WallClock
@@ -65,6 +66,7 @@ def watch_over(
     """Have this node watched. Raises SettingsError if the webhook's secret cannot be read."""
     alerts = settings.alerts
     head_age = HeadAge(chain)
+    without_proofs = {engine.node_id for engine in settings.engines if engine.api != VLLM_API}
     vitals = Vitals(
         engines=lambda: [
             look_at(engine, wanted.model_id) for engine, wanted in zip(engines, settings.engines, strict=True)
@@ -76,7 +78,9 @@ def watch_over(
         peers=lambda: len(network.peers()),
         peers_expected=bool(settings.p2p.bootstrap),
         bans_since=lambda: [ban.since for ban in standing.bans()],
-        missed=lambda: missed_duties(chain.state, chain.parameters, chain.account, chain.head.confirmed),
+        missed=lambda: missed_duties(
+            chain.state, chain.parameters, chain.account, chain.head.confirmed, without_proofs
+        ),
         failed_transactions=chain.failed_intents,
         wall_clock=wall_clock,
     )

@@ -24,7 +24,7 @@ from node.services.local_chat import LocalChat
 from node.services.prompt_desk import PromptDesk
 from node.settings import Settings
 from node.supervisor import Supervisor
-from node.telemetry.gateway import MeasuredAsker
+from node.telemetry.gateway import MeasuredAsker, MeasuredVectors
 from node.telemetry.instruments import Instruments
 from node.version import package_version
 
@@ -63,14 +63,17 @@ def add_api(
         return chain.state.models.get(model_id)
 
     facts = NodeFacts(package_version(), lambda: wall_clock() - started_at, model_of)
-    routes = (*MinerApi(chat, facts, wall_clock).routes(), *PricingApi(chain, epochs.group).routes())
+    routes = (*MinerApi(chat, facts, wall_clock, gatekeeper.opens).routes(), *PricingApi(chain, epochs.group).routes())
     users = None
     if gateway is not None:
         asked = gateway if cache is None else CachingAsker(gateway, cache)
         measured = MeasuredAsker(asked, instruments)
-        users = gateway_app(settings.api, measured, gatekeeper, wall_clock, gateway.vectors, prompts=prompts)
+        vectors = MeasuredVectors(gateway.vectors, gateway.models, instruments)
+        users = gateway_app(settings.api, measured, gatekeeper, wall_clock, vectors, prompts=prompts)
     listener = bind_api(settings.api.host, settings.api.port)
-    supervisor.add("api", partial(serve_api, compose(routes, users), listener), essential=True)
+    supervisor.add(
+        "api", partial(serve_api, compose(routes, users, settings.api.cors_origins), listener), essential=True
+    )
     return Serving(_url(listener, is_gateway=gateway is not None), chat, cache, instruments)
 
 

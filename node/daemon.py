@@ -307,7 +307,7 @@ async def _run_services(
         methods |= receipt_method_table(receipts)
         methods |= prompt_method_table(DeskPromptOperations(prompts))
         methods |= watching.methods
-        add_metrics(settings.metrics, make_scraper(methods, serving, watching), supervisor)
+        add_metrics(settings.metrics, make_scraper(methods, serving, watching, broker, gateway), supervisor)
         control: Any = partial(serve_control, settings.control.socket, methods)
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=serving.url)
@@ -324,11 +324,12 @@ def _add_duties(
     presence: PresenceTable,
     engines: list[BrokeredEngine],
 ) -> None:
-    """Add what engines do besides serving users of gateways."""
-    for engine in engines:
+    """Add what engines do besides serving users of gateways; those that only know text prove nothing."""
+    provers = [e for e, wanted in zip(engines, settings.engines, strict=True) if wanted.api == "vllm"]
+    for engine in provers:
         mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"mining {engine.node_id}", mining.run)
-    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, engines).run)
+    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, provers).run)
 
 
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:

@@ -1,13 +1,14 @@
 """Makes the ML nodes that the settings name: servers of this machine, or those at a URL."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import node
 from node.engine.adapter import EngineEnvironment, EngineNode
 from node.engine.alerts import AlertHook, no_alerts
 from node.engine.arguments import OPERATOR_OPTIONS, merge_model_args, parse_options
-from node.engine.endpoint import Endpoint, parse_endpoint
+from node.engine.endpoint import VLLM_API, Endpoint, parse_endpoint
 from node.engine.hardware import detect_hardware
 from node.model_loader import ModelLoader
 from node.models.library import ModelLibrary
@@ -23,6 +24,7 @@ from node.settings import SettingsError
 from node.settings.schema import EngineSettings
 
 API_KEY_CHARACTERS_MAX = 4096
+TEXT_HARDWARE = "text only"
 REMOTE_HARDWARE = "remote vLLM"
 """What stands on chain for a server elsewhere whose hardware the operator did not name."""
 
@@ -45,7 +47,11 @@ def hardware_of(settings: EngineSettings) -> str:
     """Return what an ML node runs on, for the chain: as named in the settings, else as found. Blocks."""
     if settings.hardware:
         return settings.hardware
-    return REMOTE_HARDWARE if settings.url else detect_hardware(on_cpu=_environment(settings).on_cpu)
+    if settings.api != VLLM_API:
+        return TEXT_HARDWARE
+    if settings.url:
+        return REMOTE_HARDWARE
+    return detect_hardware(on_cpu=_environment(settings).on_cpu, gpus=settings.gpus)
 
 
 def registrations(settings: Sequence[EngineSettings]) -> list[MLNodeRegistration]:
@@ -85,7 +91,7 @@ def default_engine_python() -> Path:
 
 
 def _environment(settings: EngineSettings) -> EngineEnvironment:
-    environment = EngineEnvironment(settings.python or default_engine_python(), settings.kv_cache_gib)
+    environment = EngineEnvironment(settings.python or default_engine_python(), settings.kv_cache_gib, settings.gpus)
     if not environment.python.exists():
         raise SettingsError(
             f"[[engines]] {settings.node_id}: there is no engine environment at {environment.python}: "
@@ -95,6 +101,10 @@ def _environment(settings: EngineSettings) -> EngineEnvironment:
 
 
 def _endpoint(settings: EngineSettings) -> Endpoint:
+    return replace(_place(settings), api=settings.api)
+
+
+def _place(settings: EngineSettings) -> Endpoint:
     if settings.api_key_file is None:
         return parse_endpoint(settings.url)
     lines = read_private_file(settings.api_key_file).decode("utf-8", errors="replace").splitlines()

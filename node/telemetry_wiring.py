@@ -12,18 +12,26 @@ from node.api.server import ApiPortError, bind_api, serve_api
 from node.api_wiring import Serving
 from node.control.chain_views import ChainStatusView
 from node.control.methods import Method, NoParams
+from node.control.node_views import NodesView
+from node.control.peer_views import BansView
 from node.control.views import EarningsView, EpochView, StatusView, View
 from node.services.answer_cache import AnswerCache
+from node.services.broker import Broker
+from node.services.gateway import Gateway
 from node.settings.schema import MetricsSettings
 from node.supervisor import Supervisor
 from node.telemetry.families import (
     alert_families,
+    ban_families,
+    broker_families,
     cache_families,
     chain_families,
     earnings_families,
     epoch_families,
     gauge,
     local_chat_families,
+    node_families,
+    routing_families,
     status_families,
 )
 from node.telemetry.scrape import Scraper, Source, make_metrics_app
@@ -47,7 +55,9 @@ def add_metrics(settings: MetricsSettings, scraper: Scraper, supervisor: Supervi
     supervisor.add("metrics", partial(serve_api, make_metrics_app(scraper), listener))
 
 
-def make_scraper(methods: Mapping[str, Method], serving: Serving, watching: Watching) -> Scraper:
+def make_scraper(
+    methods: Mapping[str, Method], serving: Serving, watching: Watching, broker: Broker, gateway: Gateway | None
+) -> Scraper:
     """Return the scraper of all metrics. `methods` are those of the control socket."""
 
     desk, webhook, head_age = watching.desk, watching.webhook, watching.head_age
@@ -60,7 +70,12 @@ def make_scraper(methods: Mapping[str, Method], serving: Serving, watching: Watc
         delivered, failed = (0, 0) if webhook is None else (webhook.delivered, webhook.failed)
         kinds = [alert.kind.value for alert, _ in desk.present()]
         kept = AnswerCache(0) if cache is None else cache
+        asked: Iterator[Metric] = iter(())
+        if gateway is not None:
+            asked = routing_families(gateway.running, gateway.counts, gateway.faults.counts)
         return [
+            *broker_families(broker.views(), broker.load),
+            *asked,
             *alert_families(kinds, delivered=delivered, failed=failed, dropped=desk.dropped),
             *local_chat_families(chat.running, chat.answered, chat.failed, chat.seconds_total),
             *cache_families(kept.hits, kept.misses, len(kept), kept.bytes_kept),
@@ -71,6 +86,8 @@ def make_scraper(methods: Mapping[str, Method], serving: Serving, watching: Watc
         Source("epoch", _reader(methods, "epoch", EpochView, epoch_families)),
         Source("earnings", _reader(methods, "earnings", EarningsView, earnings_families)),
         Source("chain", _reader(methods, "chain_status", ChainStatusView, chain_families)),
+        Source("nodes", _reader(methods, "nodes", NodesView, node_families)),
+        Source("bans", _reader(methods, "peer_bans", BansView, ban_families)),
         Source("head", head),
         Source("own", own),
     ]

@@ -1,6 +1,6 @@
 """Which duties of an epoch this node has missed, by what the confirmed chain holds. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from node.alerts.judging import MissedDuty
 from node.protocol.chain_state import ChainState
@@ -10,16 +10,27 @@ from node.protocol.stages import Stage, first_block_of, stage_at
 
 
 def missed_duties(
-    state: ChainState, parameters: EpochParameters, account: Address, confirmed: BlockNumber
+    state: ChainState,
+    parameters: EpochParameters,
+    account: Address,
+    confirmed: BlockNumber,
+    without_proofs: Collection[str] = (),
 ) -> tuple[MissedDuty, ...]:
-    """Return the duties of the epoch of block `confirmed` whose time is over and of which the chain holds nothing."""
+    """Return the duties of the epoch of block `confirmed` whose time is over and of which the chain holds nothing.
+
+    `without_proofs` are ML nodes that cannot prove work: what they cannot do, they do not miss.
+    """
     if confirmed < parameters.genesis_block:
         return ()
-    return tuple(_missed(state, parameters, account, confirmed))
+    return tuple(_missed(state, parameters, account, confirmed, without_proofs))
 
 
 def _missed(
-    state: ChainState, parameters: EpochParameters, account: Address, confirmed: BlockNumber
+    state: ChainState,
+    parameters: EpochParameters,
+    account: Address,
+    confirmed: BlockNumber,
+    without_proofs: Collection[str],
 ) -> Iterator[MissedDuty]:
     where = stage_at(confirmed, parameters)
     participant = state.participants.get(account)
@@ -28,7 +39,7 @@ def _missed(
         commits = state.poc_commits.get(where.epoch, {})
         for node in participant.ml_nodes:
             active = any(model in state.models and state.models[model].active for model in node.models)
-            if active and (account, node.node_id) not in commits:
+            if active and node.node_id not in without_proofs and (account, node.node_id) not in commits:
                 yield MissedDuty(where.epoch, f"commit a batch of nonces of {node.node_id}")
     weight = dict(state.group_weights(where.epoch)).get(account, 0)
     others = any(key[0] != account for key in state.poc_commits.get(where.epoch, {}))

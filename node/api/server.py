@@ -1,19 +1,22 @@
 """HTTP for users: Hypercorn's trio worker around the application, with a clear word when the port is taken."""
 
 import errno
-import os
 import socket
 
 import structlog
 import trio
+from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.trio import serve
+from hypercorn.trio.worker_context import WorkerContext
 from starlette.applications import Starlette
+
+from node.api.bounded_stream import BoundedStream, HttpConnection, cut_stalled
 
 log = structlog.get_logger(__name__)
 
-GRACEFUL_SECONDS = 2.0
 KEEP_ALIVE_SECONDS = 75
+CONNECTIONS_MAX = 1024
+"""Each may hold a body and an answer; those beyond are closed at once."""
 BACKLOG = 256
 
 
@@ -40,9 +43,32 @@ def bind_api(host: str, port: int, *, name: str = "the API", key: str = "[api] p
 async def serve_api(app: Starlette, listener: socket.socket) -> None:
     """Serve until cancelled. `listener` stays open, so that a crashed server can be started again on it."""
     config = Config()
-    config.bind = [f"fd://{os.dup(listener.fileno())}"]  # Hypercorn closes what it is given
     config.accesslog = None
     config.errorlog = None
-    config.graceful_timeout = GRACEFUL_SECONDS
     config.keep_alive_timeout = KEEP_ALIVE_SECONDS
-    await serve(app, config, mode="asgi", shutdown_trigger=trio.sleep_forever)  # type: ignore[arg-type]
+    framework = ASGIWrapper(app)  # type: ignore[arg-type] # Starlette's types of ASGI are wider than Hypercorn's
+    context = WorkerContext(None)
+    streams: set[BoundedStream] = set()
+
+    async def serve_connection(connection: trio.SocketStream) -> None:
+        if len(streams) >= CONNECTIONS_MAX:
+            await connection.aclose()
+            return
+        stream = BoundedStream(connection)
+        streams.add(stream)
+        try:
+            # Hypercorn's own serving loop gives its connections no limit; the rest of it is used as it is.
+            await HttpConnection(framework, config, context, {}, stream)  # type: ignore[arg-type]
+        except Exception as error:  # one connection's fault is not the others'
+            log.error("a connection failed", reason=repr(error))
+        finally:
+            streams.discard(stream)
+
+    accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))
+    async with trio.open_nursery() as connections:
+        connections.start_soon(cut_stalled, streams)
+        try:
+            await trio.serve_listeners(serve_connection, [accepting], handler_nursery=connections)
+        finally:
+            for stream in streams:
+                stream.cut()

@@ -86,6 +86,7 @@ def report_fields(report: Report) -> dict[str, object]:
     return {
         "level": report.level.name.lower(),
         "meaning": report.meaning,
+        "api": report.api,
         "model": report.model,
         "server": report.server,
         "checks": [fields(check) for check in report.checks],
@@ -106,4 +107,7 @@ def _print_verdict(report: Report) -> None:
         console().print(Text(f"\n{check.name}: {words}"))
         if check.remedy:
             console().print(Text(f"→ {check.remedy}", style="italic"))
+    if report.api:
+        model = report.model or "MODEL_ID"
+        click.echo(f'\nTo use it: [[engines]] model_id = "{model}", url = "…", api = "{report.api}"')
     click.echo(f"\n{report.server or 'the server'}{f', {report.model}' if report.model else ''}: {report.meaning}")

@@ -13,7 +13,7 @@ from node.control.discovery_views import FoundProvidersView, KnownView, NetworkV
 @click.group(invoke_without_command=True)
 @target_options
 def network(target: Target) -> None:
-    """Show whether peers can reach this node, and how it finds them.
+    """Show whether peers reach this node, and how it finds them.
 
     The addresses it tells its peers with where each comes from, what peers found that tried to dial it, relays, the
     router's port, the DHT. `quern doctor` says what to do about it.

@@ -46,7 +46,7 @@ KEY_ID_CHARACTERS = 16
 
 @click.group()
 def vault() -> None:
-    """Keys of encrypted models: yours, and those that owners gave you.
+    """Keys of encrypted models: yours, and those given to you.
 
     A daemon finds the key of an encrypted model here, or in the AccessVault on chain. Key files are secrets: back them
     up, and give a key to others only wrapped for them (`export-key`, or `owner_tools.py gate wrap-key`).

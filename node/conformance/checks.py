@@ -14,6 +14,13 @@ import trio
 from node.conformance.answers import Completion, MalformedError, first_choice, read_completion, read_ids
 from node.conformance.findings import Check, Level, Mark
 from node.conformance.server import Server, ServerError
+from node.engine.drawing import DrawStyle, find_draw_style, read_token_id
+from node.engine.identity import ENGINE_NAME
+from node.engine.vectors import read_vectors
+from node.ports import EngineFailedError, EngineRefusedError
+from node.protocol.engines import ENGINE_RANGE_DEFAULT
+from node.services.embedding import floats_of
+from node.services.embedding_frames import FLOAT_BYTES
 from node.services.groups import sole_error
 
 TEXT = "The quern is a hand mill. It grinds"
@@ -77,7 +84,10 @@ async def version(bench: Bench) -> Check:
     if not isinstance(found, str):
         raise MalformedError("/version has no version")
     bench.version = f"vLLM {found[:40]}"
-    return Check("version", Mark.HOLDS, f"it says it is {bench.version}", Level.PROVE)
+    outside = ENGINE_RANGE_DEFAULT.why_not(ENGINE_NAME, found)
+    if outside is not None:
+        return _wrong("version", outside, Level.PROVE)
+    return Check("version", Mark.HOLDS, f"it says it is {bench.version}, which the network knows", Level.PROVE)
 
 
 async def chat(bench: Bench) -> Check:
@@ -229,6 +239,59 @@ async def abort(bench: Bench) -> Check:
     return Check(name, Mark.HOLDS, f"a reader that leaves frees it within {trio.current_time() - began:.1f} s")
 
 
+async def logprobs(bench: Bench) -> Check:
+    """How likely each token was, and the texts of tokens: what users may ask for."""
+    reply = await bench.server.post(
+        "/v1/completions", bench.body(logprobs=2, return_token_ids=True, return_tokens_as_token_ids=True)
+    )
+    told = first_choice(reply).get("logprobs")
+    told = told if isinstance(told, dict) else {}
+    words, values = told.get("tokens"), told.get("token_logprobs")
+    if not isinstance(words, list) or not isinstance(values, list) or len(words) != len(values) or not words:
+        raise ServerError("the answer has no log-probability for each of its tokens", 404)
+    token = read_token_id(words[0])
+    text = await bench.server.post("/detokenize", {"model": bench.model, "tokens": [token]})
+    if not isinstance(text, dict) or not isinstance(text.get("prompt"), str):
+        raise MalformedError("/detokenize tells no text")
+    return Check("logprobs", Mark.HOLDS, f"{len(words)} tokens with their log-probabilities")
+
+
+async def embeddings(bench: Bench) -> Check:
+    """Vectors of prompts in token ids."""
+    (vector,) = await _vectors(bench, 1)
+    return Check("embeddings", Mark.HOLDS, f"vectors of {len(vector) // FLOAT_BYTES} numbers", Level.SERVE)
+
+
+async def same_vector(bench: Bench) -> Check:
+    """The same vector alone and among others: what an embedding model's proofs are made of."""
+    name = "same vector"
+    (alone,) = await _vectors(bench, 1)
+    several = await _vectors(bench, AT_ONCE)
+    pairs = (zip(floats_of(alone), floats_of(other), strict=True) for other in several)
+    widest = max(abs(a - b) for pair in pairs for a, b in pair)
+    if widest > LOGPROB_TOLERANCE:
+        return _wrong(name, f"one text alone and among {AT_ONCE} differs by {widest:.3f}", Level.PROVE)
+    return Check(name, Mark.HOLDS, f"one text alone and among {AT_ONCE}, within {widest:.4f}", Level.PROVE)
+
+
+async def background_vectors(bench: Bench) -> Check:
+    """Vectors that yield to users' requests."""
+    await _vectors(bench, 1, priority=MINING_PRIORITY)
+    return Check("priority", Mark.HOLDS, "it takes requests of lower priority", Level.PROVE)
+
+
+async def _vectors(bench: Bench, count: int, **fields: object) -> list[bytes]:
+    body = {"model": bench.model, "input": [list(bench.prompt_ids) or [1, 2, 3]] * count, "encoding_format": "base64"}
+    reply = await bench.server.post("/v1/embeddings", {**body, **fields})
+    try:
+        vectors = read_vectors(reply if isinstance(reply, dict) else {}, count)
+    except EngineFailedError as error:
+        raise MalformedError(str(error)) from error
+    if len({len(vector) for vector in vectors}) != 1 or not vectors[0]:
+        raise MalformedError("vectors of one model have different lengths")
+    return vectors
+
+
 async def prompt_logprobs(bench: Bench) -> Check:
     """Log-probabilities of a prompt's tokens: what proofs and audits are made of."""
     name = "prompt logprobs"
@@ -243,6 +306,27 @@ async def prompt_logprobs(bench: Bench) -> Check:
         return Check(name, Mark.WRONG, message, Level.PROVE, "its own proofs would be voted invalid")
     message = f"{len(single[0])} tokens of a prompt, alone and among {AT_ONCE}, within {widest:.4f}"
     return Check(name, Mark.HOLDS, message, Level.PROVE)
+
+
+async def draws(bench: Bench) -> Check:
+    """Tokens drawn by the network's rule, so that an audit can tell them from any other."""
+
+    async def post(path: str, body: dict[str, object]) -> dict[str, Any]:
+        try:
+            reply = await bench.server.post(path, {"model": bench.model, **body})
+        except ServerError as error:
+            raise (EngineRefusedError if error.is_refusal else EngineFailedError)(str(error)) from error
+        return reply if isinstance(reply, dict) else {}
+
+    name = "draws"
+    try:
+        style = await find_draw_style(post)
+    except (EngineFailedError, EngineRefusedError) as error:
+        return Check(name, Mark.MISSING, str(error), Level.AUDIT, COSTS[name], REMEDIES[name])
+    if style is DrawStyle.NONE:
+        message = "its tokens are not those that the network's rule draws"
+        return Check(name, Mark.MISSING, message, Level.AUDIT, COSTS[name], REMEDIES[name])
+    return Check(name, Mark.HOLDS, f"it draws by the network's rule, by {style.value}", Level.AUDIT)
 
 
 async def _prompt_logprobs(bench: Bench, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -309,7 +393,10 @@ COSTS = {
     "seeds": "an answer cannot be continued or checked",
     "refusals": "one bad request costs other users their answers",
     "priority": "mining keeps users waiting",
+    "logprobs": "requests for log-probabilities fail",
     "prompt logprobs": "it cannot prove work or check that of others: no weight, not drawn, no rewards",
+    "embeddings": "it makes neither tokens nor vectors for the network",
+    "same vector": "its own proofs would be voted invalid",
     "draws": "what it answers cannot be audited",
 }
 REMEDIES = {

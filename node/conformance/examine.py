@@ -7,15 +7,18 @@ import trio
 from node.conformance import checks, miner_checks
 from node.conformance.answers import MalformedError
 from node.conformance.checks import COSTS, REMEDIES, Bench
-from node.conformance.findings import Check, Level, Mark, Report
+from node.conformance.findings import CHAT_CHECKS, Check, Level, Mark, Report
 from node.conformance.server import Server, ServerError
 
 Examination = Callable[[Bench], Awaitable[Check]]
 CHECK_SECONDS_MAX = 180.0
+EMBEDDING = "embeddings"
 COMPLETIONS_NEEDED = ("usage", "same answer", "streaming")
 """Compare with the answer that the check of token ids got."""
 
-EXAMINATIONS: tuple[tuple[str, Level | None, Examination], ...] = (
+Examinations = tuple[tuple[str, Level | None, Examination], ...]
+
+FIRST: Examinations = (
     ("health", None, miner_checks.health),
     ("models", Level.SERVE, checks.models),
     ("miner info", None, miner_checks.info),
@@ -23,16 +26,27 @@ EXAMINATIONS: tuple[tuple[str, Level | None, Examination], ...] = (
     ("chat", Level.CHAT, checks.chat),
     ("version", Level.PROVE, checks.version),
     ("tokenize", Level.SERVE, checks.tokenize),
+)
+"""Of every server."""
+GENERATING: Examinations = (
     ("token ids", Level.SERVE, checks.token_ids),
     ("usage", Level.SERVE, checks.usage),
     ("streaming", Level.SERVE, checks.streaming),
     ("seeds", Level.SERVE, checks.seeds),
     ("refusals", Level.SERVE, checks.refusals),
+    ("logprobs", None, checks.logprobs),
     ("abort", None, checks.abort),
     ("prompt logprobs", Level.PROVE, checks.prompt_logprobs),
     ("priority", Level.PROVE, checks.priority),
     ("same answer", Level.AUDIT, checks.greedy),
+    ("draws", Level.AUDIT, checks.draws),
 )
+EMBEDDINGS: Examinations = (
+    (EMBEDDING, Level.SERVE, checks.embeddings),
+    ("same vector", Level.PROVE, checks.same_vector),
+    ("priority", Level.PROVE, checks.background_vectors),
+)
+"""Of a server that makes vectors and no tokens."""
 
 
 async def examine(server: Server, model: str = "", tell: Callable[[Check], None] | None = None) -> Report:
@@ -42,14 +56,21 @@ async def examine(server: Server, model: str = "", tell: Callable[[Check], None]
     reachable = await _reachable(server)
     if reachable is not None:
         return Report(model, "", (reachable,))
-    for name, level, examination in EXAMINATIONS:
-        if name in COMPLETIONS_NEEDED and bench.greedy is None:
-            check = Check(name, Mark.UNKNOWN, "cannot be told without token ids", level)
-        else:
-            check = await _make(name, level, examination, bench)
-        made.append(check)
-        if tell is not None:
-            tell(check)
+
+    async def make(examinations: Examinations) -> None:
+        for name, level, examination in examinations:
+            if name in COMPLETIONS_NEEDED and bench.greedy is None:
+                check = Check(name, Mark.UNKNOWN, "cannot be told without token ids", level)
+            else:
+                check = await _make(name, level, examination, bench)
+            made.append(check)
+            if tell is not None:
+                tell(check)
+
+    await make(FIRST)
+    chats = any(check.name in CHAT_CHECKS and check.mark is Mark.HOLDS for check in made)
+    vectors = not chats and (await _make(EMBEDDING, Level.SERVE, checks.embeddings, bench)).mark is Mark.HOLDS
+    await make(EMBEDDINGS if vectors else GENERATING)
     return Report(bench.model, bench.version, tuple(made))
 
 

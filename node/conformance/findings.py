@@ -42,8 +42,8 @@ MEANING = {
     Level.PROVE: "it serves and proves its work; its answers hold up in no audit",
     Level.AUDIT: "it can do all that an ML node does",
 }
-CHAT_CHECKS = frozenset({"miner chat", "chat"})
-"""One of them is enough to chat."""
+CHAT_CHECKS = frozenset({"miner chat", "chat", "embeddings"})
+"""One of them is enough for the lowest level; a server of an embedding model has vectors in place of chats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +76,15 @@ class Report:
 
     @property
     def level(self) -> Level:
-        """The highest level that is reached."""
+        """The highest level that is reached. One that needs nothing is reached with the one below: vectors are proved
+        by comparing vectors, and audits do no more.
+        """
         if not any(check.name in CHAT_CHECKS and check.mark is Mark.HOLDS for check in self.checks):
             return Level.NONE
         reached = Level.CHAT
         for level in (Level.SERVE, Level.PROVE, Level.AUDIT):
             needed = [check for check in self.checks if check.needed_for is level]
-            if not needed or any(check.mark is not Mark.HOLDS for check in needed):
+            if any(check.mark is not Mark.HOLDS for check in needed):
                 break
             reached = level
         return reached
@@ -91,6 +93,14 @@ class Report:
     def meaning(self) -> str:
         """What the level means."""
         return MEANING[self.level]
+
+    @property
+    def api(self) -> str:
+        """What `[[engines]] api` has to say for this server; empty if it cannot be one."""
+        if self.level >= Level.SERVE:
+            return "vllm"
+        answered = {check.name for check in self.checks if check.mark is Mark.HOLDS}
+        return "openai" if "chat" in answered else "miner" if "miner chat" in answered else ""
 
 
 def lacking(checks: Sequence[Check]) -> tuple[Check, ...]:

@@ -52,6 +52,7 @@ from node.engine.running import EngineEnvironment, LocalPlace, Place, RemotePlac
 from node.engine.server import ServerStartError
 from node.engine.states import READY_STATES, NodeState, step
 from node.engine.status import NodeStatus
+from node.engine.text_client import TextClient
 from node.engine.watchdog import Patience
 from node.ports import ChatMessage, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.draws import Prefill
@@ -142,6 +143,7 @@ class EngineNode:
         self._drain_until = 0.0
         self._standby_retry_at = 0.0
         self._alerted = False
+        self._no_model = "its model is not registered, or the chain has not been read yet"
         self.restarts = 0
 
     @property
@@ -193,6 +195,8 @@ class EngineNode:
             outside=self._failures.outside,
             given_up=self._failures.given_up,
             held=self._wishes.held,
+            no_model=self._no_model if self._wishes.model is None else "",
+            caution=run.caution if run is not None and self._state in READY_STATES else "",
         )
 
     def choose(self, model: ModelRecord, path: Path) -> Choice:
@@ -227,6 +231,10 @@ class EngineNode:
     def unload(self) -> None:
         """Stop serving and free the memory."""
         self._wish(replace(self._wishes, model=None, next_model=None))
+
+    def explain(self, reason: str) -> None:
+        """Say why no model was given to it yet, for its operator."""
+        self._no_model = reason
 
     def mine(self, mining: bool) -> None:
         """Tell whether nonces are computed now."""
@@ -270,9 +278,10 @@ class EngineNode:
         """Keep the wanted model served for ever."""
         if isinstance(self._place, EngineEnvironment):
             for number in range(SERVERS_MAX):
-                place = self._local_place(self._place, number)
-                await trio.to_thread.run_sync(end_leftover, place.group_file)
-        if await trio.Path(self._held_file).exists():
+                group_file = self._local_place(self._place, number).group_file
+                if group_file.exists():
+                    await trio.to_thread.run_sync(end_leftover, group_file)
+        if self._held_file.exists():
             self._wish(replace(self._wishes, held=True))
             log.warning("an ML node is still drained, as its operator wished", node=self._node_id)
         self._numbers.clear()
@@ -501,7 +510,7 @@ class EngineNode:
         self._alerted = True
         self._on_alert(kind, " ".join(message.split())[:ERROR_CHARACTERS_MAX])
 
-    def _ready_client(self) -> EngineClient:
+    def _ready_client(self) -> EngineClient | TextClient:
         slot = self._current
         if self._state not in READY_STATES or slot is None or slot.run.client is None:
             raise EngineFailedError(f"the engine of {self._node_id} takes no work: it is {self._state}")

@@ -1,8 +1,10 @@
-"""Where a vLLM server answers: a Unix socket or a URL, as an operator writes it."""
+"""Where a model server answers: a Unix socket or a URL, as an operator writes it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
+
+VLLM_API = "vllm"
 
 
 class EndpointError(ValueError):
@@ -17,6 +19,8 @@ class Endpoint:
     """Scheme, host and port."""
     socket: Path | None = None
     api_key: str = field(default="", repr=False)
+    api: str = VLLM_API
+    """What it speaks: `vllm`, or one of `node.engine.text_client.TextApi`."""
 
     def __str__(self) -> str:
         return self.url if self.socket is None else str(self.socket)

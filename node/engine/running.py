@@ -2,19 +2,29 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import httpx
 import trio
 
 from node.engine.arguments import server_command, server_environment
 from node.engine.client import EngineClient
-from node.engine.endpoint import Endpoint, local_endpoint
+from node.engine.drawing import DrawStyle
+from node.engine.endpoint import VLLM_API, Endpoint, local_endpoint
 from node.engine.identity import ENGINE_NAME, EngineIdentity, check_range, identify, read_vocabulary_size
 from node.engine.plan import Choice
 from node.engine.server import EngineServer, run_server, socket_path
+from node.engine.text_client import TextApi, TextClient, identify_text_server
+from node.engine.text_pieces import PIECES_END
 from node.engine.transport import Traffic, open_http
-from node.engine.watchdog import PATIENCE_OF_GPUS, Patience, test, watch
-from node.ports import EngineFailedError
+from node.engine.watchdog import PATIENCE_OF_GPUS, PATIENCE_WITH_TEXT, Patience, test, watch
+from node.ports import EngineFailedError, EngineRefusedError
+
+TEST_PROMPT = (0, 0)
+TEST_PRIORITY = 10
+"""As mining has."""
+NO_DRAWS = "it does not draw tokens by the network's rule, so its answers hold up in no audit: see docs/operators.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +33,8 @@ class EngineEnvironment:
 
     python: Path
     kv_cache_gib: int = 1
+    gpus: str = ""
+    """Numbers of the GPUs it uses, separated by commas; empty for all."""
 
     @property
     def on_cpu(self) -> bool:
@@ -78,11 +90,13 @@ class ServerRun:
         self.place = place
         self._patience = patience
         self.traffic = Traffic()
-        self.client: EngineClient | None = None
+        self.client: EngineClient | TextClient | None = None
         self.identity: EngineIdentity | None = None
         self.vocabulary_size = 0
         self.phase = ""
         """How far the start has come, in words."""
+        self.caution = ""
+        """What it lacks although it serves; empty if nothing."""
 
     async def run(self, became_ready: Callable[[], None]) -> None:
         """Run until cancelled.
@@ -92,7 +106,8 @@ class ServerRun:
         """
         if isinstance(self.place, RemotePlace):
             self.phase = f"asking {self.place.endpoint}"
-            await self._use(self.place.endpoint, None, self._patience or Patience(), became_ready)
+            usual = Patience() if self.place.endpoint.api == VLLM_API else PATIENCE_WITH_TEXT
+            await self._use(self.place.endpoint, None, self._patience or usual, became_ready)
             return
         await self._run_local(self.place, became_ready)
 
@@ -107,6 +122,9 @@ class ServerRun:
                 environment.python, socket, self.choice.path, self.choice.model_id, self.choice.arguments, on_cpu=on_cpu
             )
             variables = server_environment(on_cpu=on_cpu, kv_cache_gib=environment.kv_cache_gib)
+            if environment.gpus:
+                # Numbered as nvidia-smi does, not by speed as CUDA does by itself.
+                variables |= {"CUDA_VISIBLE_DEVICES": environment.gpus, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
             async with run_server(command, variables, place.log_path, place.group_file) as server:
                 await self._use(local_endpoint(socket), server, patience, became_ready)
 
@@ -120,15 +138,36 @@ class ServerRun:
             async with trio.open_nursery() as nursery:
                 if server is not None:
                     nursery.start_soon(_watch_exit, server)
-                self.identity = await identify(test_http, self.choice)
-                self.vocabulary_size = await trio.to_thread.run_sync(read_vocabulary_size, self.choice.path)
-                canary = EngineClient(test_http, self.choice.model_id)  # its tokens are not traffic
+                await self._identify(endpoint, test_http)
+                canary = _client(endpoint, test_http, self.choice)  # its tokens are not traffic
                 self.phase = "waiting for its first token"
                 await test(canary.generate_one_token, self.traffic, patience)
-                self.client = EngineClient(http, self.choice.model_id)
-                self.phase = ""
+                client = _client(endpoint, http, self.choice)
+                if isinstance(client, EngineClient):
+                    await test(partial(self._try_out, client), self.traffic, patience)
+                self.client, self.phase = client, ""
                 became_ready()
                 await watch(canary.generate_one_token, self.traffic, patience)
+
+    async def _identify(self, endpoint: Endpoint, http: httpx.AsyncClient) -> None:
+        """Make sure that it is what the choice needs."""
+        if endpoint.api != VLLM_API:
+            await identify_text_server(http, self.choice.model_id, TextApi(endpoint.api))
+            self.vocabulary_size = PIECES_END
+            return
+        self.identity = await identify(http, self.choice)
+        self.vocabulary_size = await trio.to_thread.run_sync(read_vocabulary_size, self.choice.path)
+
+    async def _try_out(self, client: EngineClient) -> None:
+        """Have the server do once what the network will ask of it. Raises EngineFailedError."""
+        style = await client.prepare()
+        self.caution = NO_DRAWS if style is DrawStyle.NONE else ""
+        try:
+            await client.prompt_logprobs([TEST_PROMPT], priority=TEST_PRIORITY)
+        except EngineRefusedError as error:
+            raise EngineFailedError(
+                f"the server refuses what mining asks; was it started with --scheduling-policy priority? {error}"
+            ) from error
 
     def _tell(self, phase: str) -> None:
         self.phase = phase
@@ -136,7 +175,15 @@ class ServerRun:
     @property
     def engine_name(self) -> str:
         """Engine and version, as far as known."""
+        if isinstance(self.place, RemotePlace) and self.place.endpoint.api != VLLM_API:
+            return f"text only ({self.place.endpoint.api})"
         return ENGINE_NAME if self.identity is None else f"{ENGINE_NAME} {self.identity.version}"
+
+
+def _client(endpoint: Endpoint, http: httpx.AsyncClient, choice: Choice) -> EngineClient | TextClient:
+    if endpoint.api == VLLM_API:
+        return EngineClient(http, choice.model_id)
+    return TextClient(http, choice.model_id, TextApi(endpoint.api))
 
 
 async def _watch_exit(server: EngineServer) -> None:

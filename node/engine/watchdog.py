@@ -39,6 +39,8 @@ class Patience:
 
 PATIENCE_OF_GPUS = Patience(prefill_bytes_per_second=6000)
 """A thousand tokens of prefill a second: a tenth of what a small GPU does."""
+PATIENCE_WITH_TEXT = Patience(quiet_seconds=60.0, idle_seconds=60.0, answer_seconds=PATIENCE_SECONDS_MAX)
+"""A server that gives whole answers, one after another, says nothing for as long as an answer takes."""
 
 
 def is_canary_due(patience: Patience, now: float, last_canary_at: float, running: int, heard_at: float) -> bool:

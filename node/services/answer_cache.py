@@ -16,8 +16,8 @@ from node.protocol.canonical import CanonicalError, keccak_digest
 from node.protocol.codec import to_value
 from node.protocol.identifiers import Hash32
 from node.protocol.records import ModelRecord
+from node.services.answers import AnswerPart, AnswerSummary
 from node.services.asking import AnswerStream, Asker
-from node.services.attempt import AnswerPart, AnswerSummary
 from node.services.gateway import ChatRequest, GatewayError
 
 ANSWER_SHARE_MAX = 8
@@ -26,7 +26,7 @@ PART_BYTES = 256
 TOKEN_BYTES = 32
 LOGPROB_BYTES = 256
 """What Python needs for a part, a token and a token's alternative, roughly and rather too much."""
-NOT_OF_THE_ANSWER = frozenset({"label"})
+NOT_OF_THE_ANSWER = frozenset({"caller_id"})
 """Fields of a request that do not decide its answer."""
 
 
@@ -96,7 +96,7 @@ class CachingAsker:
     async def ask(self, chat: ChatRequest) -> AsyncIterator[AnswerStream]:
         """Ask, as the gateway does."""
         model = next((model for model in self.models() if model.model_id == chat.model_id), None)
-        if model is None or chat.private or not is_deterministic(chat):
+        if model is None or not is_deterministic(chat):
             async with self._gateway.ask(chat) as answer:
                 yield answer
             return
@@ -106,7 +106,7 @@ class CachingAsker:
             raise GatewayError("bad-request", f"the request has text that is no Unicode: {error}") from error
         kept = self._cache.get(key)
         if kept is not None:
-            yield _Repeated(kept)
+            yield _Repeated(kept, chat.caller_id)
             return
         async with self._gateway.ask(chat) as answer:
             yield _Watched(answer, key, self._cache)
@@ -115,8 +115,8 @@ class CachingAsker:
 class _Repeated:
     """An answer from the cache."""
 
-    def __init__(self, kept: KeptAnswer) -> None:
-        self.summary = replace(kept.summary)
+    def __init__(self, kept: KeptAnswer, caller_id: str) -> None:
+        self.summary = replace(kept.summary, caller_id=caller_id)
         self._parts = kept.parts
 
     async def __aiter__(self) -> AsyncIterator[AnswerPart]:
@@ -146,13 +146,13 @@ class _Watched:
             yield part
         # Here the answer ended by itself: a failure would have been raised, a reader that left never comes here.
         if self.summary.finish_reason and size <= self._cache.answer_bytes_max:
-            summary = replace(self.summary, price=0, cached=True)
+            summary = replace(self.summary, price=0, cached=True, caller_id="")
             self._cache.put(self._key, KeptAnswer(tuple(parts), summary, size))
 
 
 def is_deterministic(chat: ChatRequest) -> bool:
     """Whether the request decides its answer, and may be remembered."""
-    return chat.sampling.temperature_milli == 0 or chat.seed is not None
+    return not chat.private and (chat.sampling.temperature_milli == 0 or chat.seed is not None)
 
 
 def cache_key(chat: ChatRequest, model: ModelRecord) -> Hash32:

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from node.protocol.records import ModelRecord
-from node.services.attempt import AnswerPart, AnswerSummary
+from node.services.answers import AnswerPart, AnswerSummary
 from node.services.gateway import ChatRequest
 
 

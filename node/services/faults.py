@@ -102,7 +102,7 @@ class Evidence:
     output_commitment: Hash32
     """Commitment to them."""
     frame: bytes
-    """What it said last, at most FRAME_BYTES_KEPT_MAX of it; empty where silence was the fault."""
+    """What it said last, at most FRAME_BYTES_KEPT_MAX of it; empty for private requests."""
     receipt: SignedReceipt | None
     """What it signed, if it did."""
 
@@ -125,6 +125,8 @@ class FaultBook:
         self._store = store
         self._wall_clock = wall_clock
         self._standings: OrderedDict[Address, Standing] = OrderedDict()
+        self.counts: dict[Fault, int] = dict.fromkeys(Fault, 0)
+        """Of each kind since the start; a burst counts once."""
         for evidence in reversed(load_evidence(store, limit=LOADED_MAX)):
             self._blame(evidence.participant, Fault(evidence.code), evidence.at)
 
@@ -138,6 +140,7 @@ class FaultBook:
         fault, standing = Fault(evidence.code), self._standings.get(evidence.participant)
         if standing is not None and standing.last is fault and evidence.at - standing.last_at < BURST_SECONDS:
             return
+        self.counts[fault] += 1
         self._store.save_evidence(evidence.participant, evidence.at, evidence.code, to_bytes(evidence))
         waits = self._blame(evidence.participant, fault, evidence.at)
         log.warning(

@@ -18,13 +18,14 @@ from node.services.answers import AnswerPart, AnswerSummary
 from node.services.attempt import Desk
 from node.services.batches import BatchService
 from node.services.candidates import Prospect, is_faithful, once_per_participant, order_candidates
-from node.services.conductor import Conductor, Counts, Trade
+from node.services.conductor import Conductor, Counts, Trade, readable
 from node.services.embedding import Embedder
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
 from node.services.faults import FaultBook
 from node.services.frames import SALT_BYTES, InferenceRequest, Prompt, prompt_commitment_of
 from node.services.groups import sole_error
+from node.services.nearness import Nearness
 from node.services.patience import HedgeBudget
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
@@ -114,6 +115,7 @@ class Gateway:
             wall_clock=wall_clock,
             announce=self._announce,
             record_of=presence.record_of,
+            nearness=Nearness(network),
         )
         self.vectors = Embedder(
             chain,
@@ -156,7 +158,7 @@ class Gateway:
         summary = AnswerSummary(
             request_id,
             chat.model_id,
-            caller_id=chat.caller_id[:CALLER_ID_CHARACTERS_MAX],
+            caller_id=readable(chat.caller_id, CALLER_ID_CHARACTERS_MAX),
         )
         send, receive = trio.open_memory_channel[AnswerPart](CHUNKS_WAITING_MAX)
         answer = Answer(summary, receive)
@@ -224,14 +226,15 @@ class Gateway:
                 continue
             if executor == self._chain.account:
                 continue  # a channel to oneself is refused by the contract
+            is_funded = record.free or trade.desk.payer.deposits.held(executor) > 0
             drawn.append(
                 Prospect(
                     choice,
                     load=max(record.load, trade.in_flight[executor]),
                     capacity=record.capacity,
-                    delay=0.0 if record.free or trade.desk.payer.deposits.held(executor) else FUNDING_SECONDS,
+                    delay=(0.0 if is_funded else FUNDING_SECONDS) + trade.nearness.seconds(choice.peer_id),
                     is_busy=trade.is_busy(executor),
-                    seconds=trade.speeds.first_seconds(executor, model_id, now),
+                    seconds=trade.speeds.expected_seconds(executor, model_id, now),
                     score=self._score(executor),
                     is_faulty=trade.faults.is_faulty(executor),
                 )

@@ -411,6 +411,12 @@ class EngineSettings(Section):
         description="A vLLM server that you start yourself, on this or another machine: http://host:port, or\n"
         "unix:/path/of/socket. Without it the daemon starts one.",
     )
+    api: Literal["vllm", "openai", "miner"] = Field(
+        default="vllm",
+        description="What the server at url speaks. `openai` (chats) and `miner` (POST /api/chat) are for servers\n"
+        "that tell no token ids: they serve callers of this node and private networks, but prove no work.\n"
+        "`quern conformance` says which it is.",
+    )
     api_key_file: Path | None = Field(
         default=None, description="File (0600) with the key that the server at `url` asks for (vllm serve --api-key)."
     )
@@ -436,6 +442,12 @@ class EngineSettings(Section):
         le=4096,
         description="Requests it serves at once; more wait in line. Without it, `--max-num-seqs` of model_args, or 64.",
     )
+    gpus: str = Field(
+        default="",
+        pattern=r"^(\d{1,3}(,\d{1,3}){0,63})?$",
+        description="GPUs of this machine that it uses, by number, e.g. `0` or `2,3`; without it, all. With several\n"
+        "[[engines]] on one machine give each its own.",
+    )
     kv_cache_gib: int = Field(
         default=1, ge=1, le=1024, description="Memory for the key-value cache on a CPU, in GiB; GPUs take what is free."
     )
@@ -447,12 +459,13 @@ class EngineSettings(Section):
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if self.url:
-            local = {"model_args": self.model_args, "python": self.python, "loads_beside": self.loads_beside}
-            named = [name for name, value in local.items() if value]
+            named = [name for name in ("model_args", "python", "gpus", "loads_beside") if getattr(self, name)]
             if named:
                 raise ValueError(f"{', '.join(named)}: the server at url has these where it is started; leave them out")
         elif self.api_key_file is not None:
             raise ValueError("api_key_file: only a server at url has a key")
+        elif self.api != "vllm":
+            raise ValueError(f"api: {self.api} is for a server at url; the daemon itself starts vLLM only")
         return self
 
 

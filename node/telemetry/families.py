@@ -12,8 +12,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 
 from node.alerts.kinds import AlertKind
 from node.control.chain_views import ChainStatusView
+from node.control.node_views import NodesView
+from node.control.peer_views import BansView
 from node.control.views import ContentView, EarningsView, EngineView, EpochView, GossipView, ServiceView, StatusView
+from node.engine.states import NodeState
 from node.protocol.stages import Stage
+from node.services.broker import NodeView as BrokerView
+from node.services.conductor import Counts
+from node.services.faults import Fault
 
 BASE_UNITS_PER_TOKEN = 10**18
 """Of the token and of the gas coin alike."""
@@ -139,6 +145,8 @@ def earnings_families(view: EarningsView) -> Iterator[Metric]:
         "receipts": view.receipts_price,
         "vouchers_received": view.vouchers_received,
         "vouchers_redeemed": view.vouchers_redeemed,
+        "vouchers_open": view.vouchers_open,
+        "vouchers_at_risk": view.vouchers_at_risk,
         "vouchers_issued": view.vouchers_issued,
         "rewards_earned": view.rewards_cumulative,
         "rewards_claimed": view.rewards_claimed,
@@ -172,6 +180,55 @@ def chain_families(view: ChainStatusView) -> Iterator[Metric]:
 def tokens(amount: str) -> float:
     """Return an amount in base units as tokens, for eyes and graphs only."""
     return int(amount) / BASE_UNITS_PER_TOKEN
+
+
+def node_families(view: NodesView) -> Iterator[Metric]:
+    """ML nodes: their states, restarts and work."""
+    nodes = view.nodes
+    states = {(node.node_id, state.value): float(node.state == state.value) for node in nodes for state in NodeState}
+    yield labelled(GaugeMetricFamily, "quern_node_state", "1 for the ML node's state.", ("node", "state"), states)
+    given_up = {(node.node_id,): float(node.given_up) for node in nodes}
+    yield labelled(GaugeMetricFamily, "quern_node_given_up", "1 if it failed too often.", ("node",), given_up)
+    drawn = {(node.node_id,): float(not node.why_not_drawn) for node in nodes}
+    text = "1 if nothing that the node knows of keeps the network from drawing it."
+    yield labelled(GaugeMetricFamily, "quern_node_drawn", text, ("node",), drawn)
+    running = {(node.node_id,): float(node.running_requests) for node in nodes}
+    yield labelled(GaugeMetricFamily, "quern_node_running", "Requests at its server.", ("node",), running)
+    restarts = {(node.node_id,): float(node.restarts) for node in nodes}
+    yield labelled(CounterMetricFamily, "quern_node_restarts", "Restarts of its server.", ("node",), restarts)
+
+
+def ban_families(view: BansView) -> Iterator[Metric]:
+    """Who is not spoken to."""
+    yield gauge("quern_bans", "Peers and addresses that are banned.", len(view.bans))
+    refused = {(reason,): count for reason, count in view.refused_connections.items()}
+    text = "Connections turned away at the door."
+    yield labelled(CounterMetricFamily, "quern_refused_connections", text, ("reason",), refused)
+
+
+def broker_families(views: Sequence[BrokerView], load: int) -> Iterator[Metric]:
+    """How busy the ML nodes are, as the broker sees them."""
+    running = {(view.node_id,): float(view.running) for view in views}
+    yield labelled(GaugeMetricFamily, "quern_broker_running", "Users' requests in places.", ("node",), running)
+    places = {(view.node_id,): float(view.places) for view in views}
+    yield labelled(GaugeMetricFamily, "quern_broker_places", "Places for them.", ("node",), places)
+    pace = {(view.node_id,): view.tokens_per_second for view in views}
+    text = "What all its places are believed to make."
+    yield labelled(GaugeMetricFamily, "quern_broker_tokens_per_second", text, ("node",), pace)
+    waiting = load - sum(view.running for view in views)
+    yield gauge("quern_broker_waiting", "Requests that wait in line for a place.", waiting)
+
+
+def routing_families(running: int, counts: Counts, faults: Mapping[Fault, int]) -> Iterator[Metric]:
+    """The gateway's dealings with executors."""
+    yield gauge("quern_gateway_running", "Requests of users being answered.", running)
+    yield counter("quern_gateway_hedges", "Requests asked twice because the first executor was slow.", counts.hedges)
+    yield counter("quern_gateway_refused_busy", "Requests that nobody had room for.", counts.refused_busy)
+    text = "Answers that went on with another executor after their first token."
+    yield counter("quern_gateway_fail_overs", text, counts.failovers)
+    by_kind = {(fault.value,): float(count) for fault, count in faults.items()}
+    text = "Executors that were left for a fault of theirs."
+    yield labelled(CounterMetricFamily, "quern_gateway_executor_faults", text, ("fault",), by_kind)
 
 
 def alert_families(kinds: Sequence[str], *, delivered: int, failed: int, dropped: int) -> Iterator[Metric]:

@@ -1,13 +1,17 @@
 """Measures what users get from the gateway: stands before it, changes nothing."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 import trio
 
+from node.protocol.identifiers import ModelId
 from node.protocol.records import ModelRecord
+from node.services.answers import AnswerPart, AnswerSummary
 from node.services.asking import AnswerStream, Asker
-from node.services.attempt import AnswerPart, AnswerSummary
+from node.services.embedding import Embeddings
+from node.services.embedding_frames import EmbeddingInput
 from node.services.gateway import ChatRequest, GatewayError
 from node.telemetry.instruments import Instruments
 
@@ -54,8 +58,38 @@ class MeasuredAsker:
             return
         self._instruments.tokens.labels(label, "prompt").inc(summary.prompt_tokens)
         self._instruments.tokens.labels(label, "output").inc(summary.output_tokens)
-        if len(summary.executors) > 1:
-            self._instruments.fail_overs.labels(label).inc(len(summary.executors) - 1)
+
+
+class VectorSource(Protocol):
+    """Where vectors come from."""
+
+    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput]) -> Embeddings:
+        """Return a vector for each input. Raises GatewayError."""
+
+
+class MeasuredVectors:
+    """A source of vectors that is measured."""
+
+    def __init__(self, source: VectorSource, models: Callable[[], Sequence[ModelRecord]], instruments: Instruments):
+        self._source = source
+        self._models = models
+        self._instruments = instruments
+
+    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput]) -> Embeddings:
+        """Return a vector for each input, as the source does."""
+        instruments = self._instruments
+        label = instruments.model_label(model_id, known=any(model.model_id == model_id for model in self._models()))
+        outcome = LEFT
+        try:
+            found = await self._source.embed(model_id, inputs)
+            outcome = "ok"
+        except GatewayError as error:
+            outcome = error.code
+            raise
+        finally:
+            instruments.embeddings.labels(label, outcome).inc()
+        instruments.tokens.labels(label, "prompt").inc(found.prompt_tokens)
+        return found
 
 
 class _Measured:

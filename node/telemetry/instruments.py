@@ -26,16 +26,16 @@ class Instruments:
             ("model", "outcome"),
             registry=self.registry,
         )
+        self.embeddings = Counter(
+            "quern_gateway_embeddings",
+            "Requests for vectors by how they ended: ok, left, or the gateway's error code.",
+            ("model", "outcome"),
+            registry=self.registry,
+        )
         self.tokens = Counter(
             "quern_gateway_tokens",
             "Tokens of answers that were paid for, by kind: prompt or output.",
             ("model", "kind"),
-            registry=self.registry,
-        )
-        self.fail_overs = Counter(
-            "quern_gateway_fail_overs",
-            "Executors that went on with an answer that another one had begun.",
-            model,
             registry=self.registry,
         )
         self.first_token_seconds = Histogram(

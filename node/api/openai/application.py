@@ -1,5 +1,6 @@
 """The paths of the OpenAI API, over the gateway: who asks, what is asked, what is answered, what it cost."""
 
+import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from node.api.openai.answers import Answers, Reader
-from node.api.openai.bodies import parse_body, read_body
+from node.api.openai.bodies import read_parameters
 from node.api.openai.call_formats import format_of
 from node.api.openai.calls import CACHE_HEADER, REQUEST_HEADER, Call
 from node.api.openai.chat import ChatShape, StreamedChat, WholeChat
@@ -111,7 +112,7 @@ class OpenAiApi:
     async def chat(self, request: Request) -> Response:
         """Answer a chat."""
         caller = self._enter(request)
-        parameters = parse_body(ChatParameters, await read_body(request), IGNORED)
+        parameters = await read_parameters(ChatParameters, request, IGNORED)
         chats, tools = parameters.requests(), parameters.tool_use()
         model = self._model(caller, parameters.model_id)
         shape = ChatShape(tools.syntax(format_of(model)), wants_logprobs=parameters.logprobs)
@@ -126,7 +127,7 @@ class OpenAiApi:
     async def completion(self, request: Request) -> Response:
         """Answer a completion."""
         caller = self._enter(request)
-        parameters = parse_body(CompletionParameters, await read_body(request), IGNORED)
+        parameters = await read_parameters(CompletionParameters, request, IGNORED)
         chats = parameters.requests()
         model = self._model(caller, parameters.model_id)
         wants_logprobs = parameters.logprobs is not None
@@ -141,7 +142,7 @@ class OpenAiApi:
     async def embedding(self, request: Request) -> Response:
         """Answer with vectors."""
         caller = self._enter(request)
-        parameters = parse_body(EmbeddingParameters, await read_body(request), IGNORED)
+        parameters = await read_parameters(EmbeddingParameters, request, IGNORED)
         inputs, vectors = parameters.inputs(), self._vectors
         if vectors is None:
             raise ApiError(501, "server_error", "embeddings_unavailable", "this gateway serves no embeddings")
@@ -245,7 +246,7 @@ def make_app(
             *more_routes,
         ],
         middleware=middleware,
-        exception_handlers={HTTPException: _http_error},
+        exception_handlers={HTTPException: _http_error, Exception: _fault_of_ours},
     )
 
 
@@ -272,6 +273,9 @@ def _accounted(caller: Caller, request_id: str, call: Call, grant: Grant) -> Ite
         outcome = "answered"
     except ApiError as fault:
         outcome = fault.code
+        raise
+    except Exception:
+        outcome = "fault"
         raise
     finally:
         usage = usage_of(call.answers.summaries)
@@ -302,7 +306,24 @@ async def _unless_gone(request: Request, answer: Callable[[], Awaitable[Response
 
 
 def _model_body(model: ModelRecord) -> dict[str, object]:
-    return {"id": model.model_id, "object": "model", "created": 0, "owned_by": "quern"}
+    return {
+        "id": model.model_id,
+        "object": "model",
+        "created": 0,
+        "owned_by": "quern",
+        "max_model_len": model.context_length,
+    }
+
+
+async def _fault_of_ours(_request: Request, error: Exception) -> Response:
+    # No traceback: those of the log show what is in variables, and so what users wrote.
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    log.error(
+        "a request failed through a fault of this program",
+        kind=type(error).__name__,
+        at=f"{place.filename}:{place.lineno}",
+    )
+    return ApiError(500, "server_error", "internal_error", "this gateway has a fault; its log says which").response()
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:

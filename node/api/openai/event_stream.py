@@ -2,27 +2,22 @@
 
 Detail: the status is sent with the first event, so that what fails before it is an ordinary error with its own status
 and Retry-After. Events that wait for the connection go out together. A client that stops reading holds up the answer,
-and with it the paying; after a while it is given up.
+and with it the paying; after a while its connection is given up (node/api/bounded_stream.py).
 """
 
 from collections.abc import Awaitable, Callable
 
-import structlog
 import trio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from node.api.openai.faults import ApiError
 
-log = structlog.get_logger(__name__)
-
 HEARTBEAT_SECONDS = 10.0
 """Proxies and clients end a connection on which nothing comes, some after 30 s; a first token may take longer."""
 HEARTBEAT = b": waiting\n\n"
 """A comment: clients skip it."""
 EVENTS_WAITING_MAX = 64
-STALL_SECONDS_MAX = 60.0
-"""A client that takes nothing for so long is gone, whatever its connection says."""
 DONE = b"data: [DONE]\n\n"
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -41,19 +36,23 @@ class EventStream(Response):
         self.headers["x-accel-buffering"] = "no"  # nginx would collect events before it passes them on
         self._produce = produce
         self._is_started = False
+        self._written_at = trio.current_time()
+        self._starting = trio.Lock()
         self._fault: ApiError | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
         to_writer, events = trio.open_memory_channel[bytes](EVENTS_WAITING_MAX)
-        is_gone = True
+        is_complete = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
             nursery.start_soon(self._run_producer, to_writer)
-            is_gone = not await self._write_events(events, send)
+            nursery.start_soon(self._keep_alive, send)
+            await self._write_events(events, send)
+            is_complete = True
             nursery.cancel_scope.cancel()
-        if is_gone:
-            return
+        if not is_complete:
+            return  # the client is gone
         if self._fault is not None and not self._is_started:
             await self._fault.response()(scope, receive, send)
             return
@@ -67,33 +66,34 @@ class EventStream(Response):
             except ApiError as fault:
                 self._fault = fault
 
-    async def _write_events(self, events: trio.MemoryReceiveChannel[bytes], send: Send) -> bool:
-        """Write until there is no more; whether the client took it all."""
+    async def _keep_alive(self, send: Send) -> None:
+        """Write a comment whenever nothing was written for a while. A task of its own: cheaper than many deadlines."""
         while True:
-            data = HEARTBEAT
-            with trio.move_on_after(HEARTBEAT_SECONDS):
-                try:
-                    data = await events.receive()
-                except trio.EndOfChannel:
-                    break
-            if not await self._write(data + _waiting(events), send):
-                return False
-        if self._fault is None or not self._is_started:
-            return True
-        return await self._write(self._fault.event(), send)
+            quiet = self._written_at + HEARTBEAT_SECONDS - trio.current_time()
+            if quiet <= 0:
+                await self._write(HEARTBEAT, send)
+            else:
+                await trio.sleep(quiet)
 
-    async def _write(self, data: bytes, send: Send) -> bool:
+    async def _write_events(self, events: trio.MemoryReceiveChannel[bytes], send: Send) -> None:
+        async for data in events:
+            await self._write(data + _waiting(events), send)
+        if self._fault is not None and self._is_started:
+            await self._write(self._fault.event(), send)
+
+    async def _write(self, data: bytes, send: Send) -> None:
         await self._start(send)
-        with trio.move_on_after(STALL_SECONDS_MAX) as stalled:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-        if stalled.cancelled_caught:
-            log.info("a client that stopped reading was given up", seconds=STALL_SECONDS_MAX)
-        return not stalled.cancelled_caught
+        self._written_at = trio.current_time()
+        await send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def _start(self, send: Send) -> None:
-        if not self._is_started:
-            self._is_started = True
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        """Send the status, once; whoever comes meanwhile waits for it."""
+        if self._is_started:
+            return
+        async with self._starting:
+            if not self._is_started:
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                self._is_started = True
 
 
 async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:

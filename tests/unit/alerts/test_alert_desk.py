@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.alert_wiring import engine_hook
@@ -116,6 +116,7 @@ def test_the_queue_and_the_memory_are_bounded() -> None:
     assert len(desk.desk.present()) <= KNOWN_MAX
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from([GAS, replace(GAS, subject="b")]), max_size=2), max_size=40))
 def test_each_end_follows_a_beginning(looks: Sequence[Sequence[Alert]]) -> None:
     desk = Desk()

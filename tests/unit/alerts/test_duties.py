@@ -24,6 +24,12 @@ def test_a_batch_that_is_not_there_is_missed_when_its_time_is_over() -> None:
     assert missed(state_of(*base(), commit(1, 8, epoch=1)), Stage.VALIDATE) == []  # type: ignore[arg-type]
 
 
+def test_a_node_that_cannot_prove_work_misses_no_batch() -> None:
+    state = state_of(*base())  # type: ignore[arg-type]
+    block = BlockNumber(first_block_of(1, Stage.VALIDATE, PARAMETERS))
+    assert missed_duties(state, PARAMETERS, account(1), block, {"node-1"}) == ()
+
+
 def test_votes_are_missed_only_by_members_who_had_something_to_vote_on() -> None:
     both = (*base(), commit(1, 8, epoch=1), commit(2, 8, epoch=1))
     assert missed(state_of(*both), Stage.VOTE_EXCHANGE) == []  # type: ignore[arg-type]

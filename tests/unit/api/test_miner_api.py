@@ -239,6 +239,19 @@ def test_only_this_machine_s_own_addresses_are_local(host: str, local: bool) -> 
     assert is_loopback(host) is local
 
 
+@pytest.mark.parametrize(
+    ("host", "free"),
+    [("127.0.0.1:8080", True), ("127.0.0.1", True), ("[::1]:8080", True), ("localhost:8080", True), ("LOCALHOST", True),
+     ("evil.example:8080", False), ("127.0.0.1.evil.example", False), ("localhost.evil.example", False), ("", False)],
+)  # fmt: skip
+async def test_a_page_whose_name_leads_here_is_not_local(host: str, free: bool) -> None:
+    async with miner(CannedEngine()) as client:
+        reply = await client.post("/api/chat", json={"prompt": "hi"}, headers={"Host": host})
+        assert (reply.status_code == 200) is free
+        keyed = {"Host": host or "miner.example", "Authorization": f"Bearer {KEY}"}
+        assert (await client.post("/api/chat", json={"prompt": "hi"}, headers=keyed)).status_code == 200
+
+
 def test_uptime_is_written_as_the_guide_writes_it() -> None:
     assert uptime_text(8130) == "2h 15m 30s"
     assert uptime_text(0) == "0h 0m 0s"

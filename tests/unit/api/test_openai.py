@@ -73,6 +73,13 @@ async def test_every_parameter_of_sampling_arrives_vllm_s_own_included() -> None
         assert sampling.logit_bias == (LogitBias(7, -100_000),)
 
 
+async def test_a_request_is_private_if_it_says_so() -> None:
+    async with served() as face:
+        await with_sdk(face.url, lambda client: ask(client, extra_body={"quern": {"private": True}}))
+        await with_sdk(face.url, ask)
+        assert [chat.private for chat in face.gateway.asked] == [True, False]
+
+
 async def test_a_stream_arrives_in_pieces_and_ends_with_usage_when_asked_for() -> None:
     async with served() as face:
 
@@ -352,7 +359,8 @@ async def test_a_request_keeps_its_name_and_tells_those_of_the_network() -> None
         body = {"model": "tiny", "messages": QUESTION, "n": 2}
         named = await client.post(f"{face.url}/chat/completions", json=body, headers={"x-request-id": "mine-1"})
         assert named.headers["x-request-id"] == "mine-1"
-        assert named.headers["quern-request-id"] == ",".join(number.to_bytes(32).hex() for number in (1, 2))
+        ids = sorted(named.headers["quern-request-id"].split(","))
+        assert ids == [number.to_bytes(32).hex() for number in (1, 2)]
         assert {chat.caller_id for chat in face.gateway.asked} == {"mine-1"}
         assert int(named.headers["openai-processing-ms"]) >= 0
 

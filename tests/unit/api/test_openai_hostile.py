@@ -1,17 +1,21 @@
 """Clients that leave, stall, trickle or come from somebody's web page: nothing goes on at their or our cost."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 import trio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Message
 
+from node.api import bounded_stream
+from node.api.faces import compose
 from node.api.openai import bodies, event_stream
 from node.api.openai.event_stream import HEARTBEAT, EventStream
 from node.api.openai.faults import ApiError
-from tests.unit.api.canned_gateway import served
+from tests.unit.api.canned_gateway import on_a_socket, served
 
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 SCOPE: dict[str, Any] = {"type": "http"}
@@ -44,14 +48,11 @@ async def test_a_client_that_leaves_before_a_whole_answer_ends_it(fields: dict[s
 async def test_a_client_that_stops_reading_stops_the_answer_and_then_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(event_stream, "STALL_SECONDS_MAX", 0.5)
+    monkeypatch.setattr(bounded_stream, "STALL_SECONDS_MAX", 0.5)
     async with served() as face:
         face.gateway.endless = True
-        host, port = face.url.removeprefix("http://").removesuffix("/v1").split(":")
-        stream = await trio.open_tcp_stream(host, int(port))
-        body = b'{"model": "tiny", "stream": true, "messages": [{"role": "user", "content": "hi"}]}'
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-        await stream.send_all(head.encode() + body)
+        stream = await connected(face.url)
+        await post_raw(stream, b'{"model": "tiny", "stream": true, "messages": [{"role": "user", "content": "hi"}]}')
         await stream.receive_some(10)
         with trio.fail_after(20):
             await face.gateway.left.wait()  # though the connection is still there
@@ -60,18 +61,40 @@ async def test_a_client_that_stops_reading_stops_the_answer_and_then_is_given_up
         await stream.aclose()
 
 
+async def test_a_client_that_does_not_read_cannot_keep_the_server_from_stopping() -> None:
+    with trio.fail_after(20):
+        async with served() as face:
+            face.gateway.endless = True
+            stream = await connected(face.url)
+            await post_raw(
+                stream, b'{"model": "tiny", "stream": true, "messages": [{"role": "user", "content": "hi"}]}'
+            )
+            given = -1
+            while given != face.gateway.given:  # until nothing moves any more
+                given = face.gateway.given
+                await trio.sleep(0.5)
+    await stream.aclose()
+
+
 async def test_a_body_that_trickles_in_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODY_SECONDS_MAX", 0.2)
+    async with served() as face:
+        stream = await connected(face.url)
+        await post_raw(stream, b'{"model"', length=1000)
+        with trio.fail_after(10):
+            reply = await stream.receive_some(4096)
+        assert reply.startswith(b"HTTP/1.1 408")
+        await stream.aclose()
 
-    async def trickle() -> AsyncIterator[bytes]:
-        yield b'{"model"'
-        await trio.sleep(5)
-        yield b"}"
 
-    async with served() as face, httpx.AsyncClient() as client:
-        with trio.fail_after(4):
-            reply = await client.post(f"{face.url}/chat/completions", content=trickle())
-        assert reply.status_code == 408
+async def connected(url: str) -> trio.SocketStream:
+    host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
+    return await trio.open_tcp_stream(host, int(port))
+
+
+async def post_raw(stream: trio.SocketStream, body: bytes, length: int = 0) -> None:
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {length or len(body)}\r\n\r\n"
+    await stream.send_all(head.encode() + body)
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null"])
@@ -161,3 +184,19 @@ async def test_events_that_wait_go_out_together(autojump_clock: trio.testing.Moc
     await EventStream(produce)(SCOPE, client.receive, client.send)
     assert client.body == b"".join(b"data: %d\n\n" % number for number in range(50))
     assert len(client.sent) < 10
+
+
+async def test_web_pages_are_kept_from_the_miner_s_api_too() -> None:
+    reached: list[str] = []
+
+    async def chat(_request: Request) -> Response:
+        reached.append("chat")
+        return Response(status_code=200)
+
+    app = compose([Route("/api/chat", chat, methods=["POST"])], None, ["https://chat.example"])
+    async with on_a_socket(app) as url, httpx.AsyncClient() as client:
+        path = url.replace("/v1", "/api/chat")
+        assert (await client.post(path, headers={"origin": "https://evil.example"})).status_code == 403
+        assert reached == []
+        assert (await client.post(path, headers={"origin": "https://chat.example"})).status_code == 200
+        assert (await client.post(path)).status_code == 200

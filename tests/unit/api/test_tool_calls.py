@@ -1,5 +1,6 @@
 """Calls in a model's text: the same whatever pieces it comes in, and nothing that strangers write breaks them."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ def read(text: str, syntax: CallSyntax = DETECTED, cuts: list[int] | None = None
     """All that a reader tells of `text`, cut at `cuts`, with neighbouring texts joined."""
     reader = CallReader(syntax)
     places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts or ())})
-    pieces = [piece for start, end in zip(places, places[1:], strict=False) for piece in reader.feed(text[start:end])]
+    pieces = [piece for start, end in itertools.pairwise(places) for piece in reader.feed(text[start:end])]
     pieces += reader.finish()
     joined: list[Piece] = []
     for piece in pieces:
@@ -59,6 +60,12 @@ def read(text: str, syntax: CallSyntax = DETECTED, cuts: list[int] | None = None
 )
 def test_each_format_is_understood(text: str, told: list[Piece]) -> None:
     assert read(text) == told
+
+
+def test_of_demanded_calls_that_are_cut_off_the_whole_ones_are_told() -> None:
+    demanded = CallSyntax(CallFormat.LIST, NAMES)
+    assert read('[{"name": "f", "parameters": {"a": 1}}, {"name": "g", "para', demanded) == [F]
+    assert read('[{"name": "f", "parameters": {"a"', demanded) == ['[{"name": "f", "parameters": {"a"']
 
 
 @pytest.mark.parametrize(

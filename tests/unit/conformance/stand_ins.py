@@ -3,6 +3,8 @@
 The tokens are bytes of UTF-8, the "model" a hash; each server can be given faults by name.
 """
 
+import array
+import base64
 import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -46,9 +48,11 @@ class VllmStandIn:
 
     faults: frozenset[str] = frozenset()
     key: str = ""
+    version: str = "0.32.0"
     running: int = 0
     requests: int = 0
-    draws: int = field(default=0)
+    draws: int = 0
+    chats: list[dict[str, Any]] = field(default_factory=list)
 
     def app(self) -> Starlette:
         routes = [
@@ -56,12 +60,15 @@ class VllmStandIn:
             Route("/v1/completions", self.complete, methods=["POST"]),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
         ]
+        if "embeds" in self.faults:
+            routes = [routes[0], Route("/v1/embeddings", self.embed, methods=["POST"])]
         if "no health" not in self.faults:
             routes.append(Route("/health", lambda _: Response(), methods=["GET"]))
         if "openai only" not in self.faults:
             routes += [
-                Route("/version", lambda _: JSONResponse({"version": "0.32.0"}), methods=["GET"]),
+                Route("/version", lambda _: JSONResponse({"version": self.version}), methods=["GET"]),
                 Route("/tokenize", self.tokenize, methods=["POST"]),
+                Route("/detokenize", self.detokenize, methods=["POST"]),
                 Route("/metrics", self.metrics, methods=["GET"]),
             ]
         return Starlette(routes=routes)
@@ -80,13 +87,37 @@ class VllmStandIn:
         text = body["prompt"] if "prompt" in body else "".join(message["content"] for message in body["messages"])
         return JSONResponse({"tokens": list(text.encode()), "count": len(text.encode())})
 
+    async def embed(self, request: Request) -> Response:
+        body = await request.json()
+        many = len(body["input"]) > 1 and "batch changes logprobs" in self.faults
+        vector = base64.b64encode(array.array("f", [0.5, -0.25 + 0.2 * many]).tobytes()).decode()
+        data = [{"index": index, "embedding": vector} for index in range(len(body["input"]))]
+        return JSONResponse({"data": data, "usage": {"prompt_tokens": 3}})
+
+    async def detokenize(self, request: Request) -> Response:
+        return JSONResponse({"prompt": bytes((await request.json())["tokens"]).decode()})
+
     async def chat(self, request: Request) -> Response:
         body = await request.json()
+        self.chats.append(body)
         text = "".join(message["content"] for message in body["messages"])
         ids = tokens_of(list(text.encode()), 0, body["max_tokens"])
+        if body.get("stream"):
+            return StreamingResponse(self._chat_events(bytes(ids).decode()), media_type="text/event-stream")
         message = {"role": "assistant", "content": bytes(ids).decode()}
         choice = {"index": 0, "message": message, "finish_reason": "length"}
         return JSONResponse({"choices": [choice], "usage": {"completion_tokens": len(ids)}})
+
+    async def _chat_events(self, text: str) -> AsyncIterator[bytes]:
+        for start in range(0, len(text), 5):
+            if "breaks off" in self.faults and start:
+                break
+            delta = {"index": 0, "delta": {"content": text[start : start + 5]}, "finish_reason": None}
+            yield f"data: {json.dumps({'choices': [delta]})}\n\n".encode()
+        if "breaks off" not in self.faults:
+            last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+            yield f"data: {json.dumps({'choices': [last]})}\n\n".encode()
+        yield b"data: [DONE]\n\n"
 
     async def complete(self, request: Request) -> Response:
         body = await request.json()
@@ -125,6 +156,8 @@ class VllmStandIn:
         choice: dict[str, Any] = {"index": index, "text": bytes(ids).decode(), "finish_reason": "length", "_ids": ids}
         if body.get("return_token_ids") and "openai only" not in self.faults:
             choice |= {"token_ids": ids, "prompt_token_ids": prompt}
+        if "logprobs" in body and "openai only" not in self.faults:
+            choice["logprobs"] = {"tokens": [f"token_id:{t}" for t in ids], "token_logprobs": [-1.0] * len(ids)}
         if "prompt_logprobs" in body and "openai only" not in self.faults:
             noise = 0.5 * index if "batch changes logprobs" in self.faults else 0.0
             entries = [{str(t): {"logprob": logprob_of(prompt, p) - noise}} for p, t in enumerate(prompt)]

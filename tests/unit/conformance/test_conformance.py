@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from node.cli.main import quern
 from node.conformance import checks
-from node.conformance.examine import EXAMINATIONS, examine
+from node.conformance.examine import FIRST, GENERATING, examine
 from node.conformance.findings import Check, Level, Mark, Report, lacking
 from node.conformance.server import open_server
 from node.engine.endpoint import parse_endpoint
@@ -31,14 +31,14 @@ async def test_a_server_like_vllm_does_all_that_can_be_asked_without_the_rule_of
     assert (report.model, report.server) == (MODEL, "vLLM 0.32.0")
     missing = {check.name for check in lacking(report.checks)}
     assert missing <= {"miner info", "miner chat", "draws"}
-    assert report.level >= Level.PROVE
+    assert (report.level >= Level.PROVE, report.api) == (True, "vllm")
 
 
 async def test_a_server_with_the_miner_api_alone_can_chat_and_no_more() -> None:
     report = await report_on(MinerStandIn())
     found = marks(report)
     assert (found["health"], found["miner info"], found["miner chat"]) == 3 * (Mark.HOLDS,)
-    assert (report.level, report.model) == (Level.CHAT, MODEL)
+    assert (report.level, report.model, report.api) == (Level.CHAT, MODEL, "miner")
     assert "cannot serve the network" in report.meaning
     assert found["token ids"] is Mark.MISSING
     assert found["usage"] is found["streaming"] is Mark.UNKNOWN
@@ -46,7 +46,7 @@ async def test_a_server_with_the_miner_api_alone_can_chat_and_no_more() -> None:
 
 async def test_a_server_with_openai_s_api_alone_can_chat_and_is_told_why_it_cannot_serve() -> None:
     report = await report_on(VllmStandIn(frozenset({"openai only", "no health"})))
-    assert report.level is Level.CHAT
+    assert (report.level, report.api) == (Level.CHAT, "openai")
     found = {check.name: check for check in report.checks}
     assert found["chat"].mark is found["seeds"].mark is Mark.HOLDS
     assert found["token ids"].mark is Mark.MISSING
@@ -86,6 +86,22 @@ async def test_a_server_that_works_on_for_readers_who_left_is_found(monkeypatch:
     assert marks(await report_on(VllmStandIn(frozenset({"never frees"}))))["abort"] is Mark.WRONG
 
 
+async def test_a_version_that_the_network_does_not_know_cannot_prove() -> None:
+    report = await report_on(VllmStandIn(version="0.1.2"))
+    (check,) = (check for check in report.checks if check.name == "version")
+    assert (check.mark, report.level) == (Mark.WRONG, Level.SERVE)
+    assert "this node has vllm 0.1.2" in check.message
+
+
+async def test_a_server_of_an_embedding_model_is_asked_for_vectors() -> None:
+    report = await report_on(VllmStandIn(frozenset({"embeds"})))
+    assert (report.level, report.api) == (Level.AUDIT, "vllm")
+    assert marks(report)["embeddings"] is Mark.HOLDS
+    assert "token ids" not in marks(report)
+    worse = await report_on(VllmStandIn(frozenset({"embeds", "batch changes logprobs"})))
+    assert worse.level is Level.SERVE
+
+
 async def test_the_model_that_is_wanted_must_be_the_one_that_is_served() -> None:
     report = await report_on(VllmStandIn(), model="tiny")
     (check,) = (check for check in report.checks if check.name == "models")
@@ -121,7 +137,7 @@ def test_a_level_needs_everything_below_it() -> None:
 
 
 def test_every_level_has_something_that_it_needs() -> None:
-    assert {level for _, level, _ in EXAMINATIONS} == {None, Level.CHAT, Level.SERVE, Level.PROVE, Level.AUDIT}
+    assert {level for _, level, _ in (*FIRST, *GENERATING)} == {None, Level.CHAT, Level.SERVE, Level.PROVE, Level.AUDIT}
 
 
 async def run(*arguments: str) -> Result:

@@ -39,7 +39,7 @@ class PlayedRun:
     def __init__(self, choice: Choice, place: Place, patience: Patience | None) -> None:
         self.choice, self.place, self.patience = choice, place, patience
         self.traffic, self.client, self.vocabulary_size = Traffic(), object(), 100
-        self.phase, self.engine_name = "loading weights", "vllm 0.32.0"
+        self.phase, self.engine_name, self.caution = "loading weights", "vllm 0.32.0", ""
         self.fault: BaseException | None = None
         self.broken = trio.Event()
         self.ended = False
@@ -272,6 +272,15 @@ async def test_a_version_outside_the_range_is_told_and_not_tried_again(
         assert len(PlayedRun.all) == 1
         assert node.model_id is None  # so presence does not name it, and nobody draws it
         node.load(replace(OLD, model_args=("--engine", "vllm>=0.30")), tmp_path)  # the owner allows another range
+        await node.until_ready()
+        assert node.status().why_not_drawn == ""
+
+
+async def test_a_node_without_a_model_says_why(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with running(tmp_path, None) as (node, _):
+        node.explain("its model is being fetched")
+        assert node.status().why_not_drawn == "its model is being fetched"
+        node.load(OLD, tmp_path)
         await node.until_ready()
         assert node.status().why_not_drawn == ""
 

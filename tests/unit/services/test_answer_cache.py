@@ -5,15 +5,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocol.identifiers import ModelId, RequestId
 from node.protocol.records import ModelRecord
 from node.protocol.sampling import SamplingParameters
 from node.services.answer_cache import AnswerCache, CachingAsker, KeptAnswer, cache_key, is_deterministic
+from node.services.answers import AnswerPart, AnswerSummary
 from node.services.asking import AnswerStream
-from node.services.attempt import AnswerPart, AnswerSummary
 from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest, GatewayError
 from tests.builders import SOME_CID, TINY, model
@@ -123,6 +123,13 @@ async def test_a_random_answer_is_never_kept() -> None:
     assert (len(gateway.asked), len(cache), cache.misses) == (2, 0, 0)
 
 
+async def test_a_user_s_own_name_for_a_request_is_his_alone() -> None:
+    gateway, _, asker = made()
+    await answer_of(asker, replace(CHAT, caller_id="mine"))
+    _, repeated = await answer_of(asker, replace(CHAT, caller_id="yours"))
+    assert (len(gateway.asked), repeated.caller_id) == (1, "yours")
+
+
 async def test_an_answer_that_failed_is_never_given_again() -> None:
     gateway, cache, asker = made()
     gateway.failure = GatewayError("failed", "no executor gave a complete answer")
@@ -170,6 +177,7 @@ async def test_one_long_answer_does_not_take_the_whole_cache() -> None:
     assert (len(gateway.asked), len(cache), cache.bytes_kept) == (2, 0, 0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 40)), max_size=60))
 def test_the_cache_never_holds_more_than_its_limit(puts: list[tuple[int, int]]) -> None:
     cache = AnswerCache(bytes_max=200)
@@ -179,3 +187,17 @@ def test_the_cache_never_holds_more_than_its_limit(puts: list[tuple[int, int]]) 
         assert 0 <= cache.bytes_kept <= 200
         if size <= cache.answer_bytes_max:
             assert cache.get(key) is not None
+
+
+async def test_the_user_s_name_for_a_request_does_not_make_it_another() -> None:
+    gateway, _, asker = made()
+    await answer_of(asker, replace(CHAT, caller_id="one"))
+    await answer_of(asker, replace(CHAT, caller_id="two"))
+    assert len(gateway.asked) == 1
+
+
+async def test_private_answers_are_never_kept() -> None:
+    gateway, cache, asker = made()
+    await answer_of(asker, replace(CHAT, private=True))
+    await answer_of(asker, replace(CHAT, private=True))
+    assert (len(gateway.asked), len(cache)) == (2, 0)

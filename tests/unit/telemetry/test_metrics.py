@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ import trio.testing
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from netsim.engine import SimulatedEngine
 from node.alert_wiring import Watching
 from node.alerts.desk import AlertDesk
 from node.alerts.kinds import AlertKind
@@ -22,23 +24,32 @@ from node.api.server import bind_api
 from node.api_wiring import Serving
 from node.control.chain_methods import chain_method_table
 from node.control.methods import method_table
+from node.control.node_methods import node_method_table
+from node.control.node_views import NodesView, NodeView
+from node.control.peer_methods import peer_method_table
+from node.control.peer_views import BansView
 from node.control.views import ContentView, GossipView, StatusView
 from node.protocol.identifiers import ModelId, RequestId
 from node.protocol.records import ModelRecord
 from node.services.answer_cache import AnswerCache
+from node.services.answers import AnswerPart, AnswerSummary
 from node.services.asking import AnswerStream
-from node.services.attempt import AnswerPart, AnswerSummary
+from node.services.broker import Broker
+from node.services.conductor import Counts
+from node.services.embedding import Embeddings
+from node.services.embedding_frames import EmbeddingInput
+from node.services.faults import Fault
 from node.services.frames import Prompt
 from node.services.gateway import ChatRequest, GatewayError
 from node.services.local_chat import LocalChat
 from node.settings.schema import MetricsSettings
 from node.supervisor import Supervisor
 from node.telemetry.families import gauge
-from node.telemetry.gateway import MeasuredAsker
+from node.telemetry.gateway import MeasuredAsker, MeasuredVectors
 from node.telemetry.instruments import MODELS_MAX, OTHER, Instruments
 from node.telemetry.scrape import SOURCE_SECONDS_MAX, Scraper, Source, gather, make_metrics_app
 from node.telemetry_wiring import add_metrics, make_scraper
-from tests.builders import TINY, account, model
+from tests.builders import NODE, TINY, account, model
 from tests.unit.control.canned import CannedOperations
 from tests.unit.control.canned_chain import CannedChainOperations
 
@@ -111,6 +122,41 @@ def values(instruments: Instruments) -> dict[str, float]:
     }
 
 
+class CannedNodes:
+    async def nodes(self) -> NodesView:
+        node = NodeView(
+            node_id="gpu0", state="serving", state_seconds=9, model_id="tiny", place="", engine="vllm 0.32.0",
+            hardware="cpu", phase="", running_requests=3, restarts=2, last_error="", given_up=False, drained=False,
+            why_not_drawn="", remedy="",
+        )  # fmt: skip
+        return NodesView(nodes=[node])
+
+    async def drain(self, _params: object) -> NodeView:
+        raise NotImplementedError
+
+    resume = restart = drain
+
+
+class CannedPeers:
+    async def bans(self) -> BansView:
+        return BansView(bans=[], refused_connections={"banned": 5})
+
+    async def ban(self, _params: object) -> BansView:
+        raise NotImplementedError
+
+    pardon = ban
+
+
+class CannedFaults:
+    counts: ClassVar[dict[Fault, int]] = {Fault.SILENT: 6}
+
+
+class CannedRouting:
+    running = 1
+    counts = Counts(requests=9, hedges=4, failovers=3, refused_busy=2)
+    faults = CannedFaults()
+
+
 class NoChain:
     """A head that never comes."""
 
@@ -124,7 +170,9 @@ def whole_scraper() -> Scraper:
     watching = Watching(desk, None, HeadAge(NoChain()), {})  # type: ignore[arg-type]
     serving = Serving(None, LocalChat([], tuple), AnswerCache(10), Instruments())
     methods = method_table(FullOperations()) | chain_method_table(CannedChainOperations())
-    return make_scraper(methods, serving, watching)
+    methods |= node_method_table(CannedNodes()) | peer_method_table(CannedPeers())  # type: ignore[arg-type]
+    broker = Broker([SimulatedEngine(NODE, TINY, "honest", 0.0, 1)])
+    return make_scraper(methods, serving, watching, broker, CannedRouting())  # type: ignore[arg-type]
 
 
 async def text_of(scraper: Scraper) -> str:
@@ -151,6 +199,15 @@ async def test_everything_the_status_shows_is_there_in_a_form_prometheus_reads()
     assert samples["quern_stage", "serve"] == 1
     assert samples["quern_stage", "load"] == 0
     assert samples["quern_source_up", "chain"] == 1
+    assert samples["quern_node_state", "gpu0", "serving"] == 1
+    assert samples["quern_node_restarts_total", "gpu0"] == 2
+    assert samples["quern_refused_connections_total", "banned"] == 5
+    assert samples["quern_broker_places", "node-1"] > 0
+    assert samples["quern_gateway_hedges_total",] == 4
+    assert samples["quern_gateway_fail_overs_total",] == 3
+    assert samples["quern_gateway_refused_busy_total",] == 2
+    assert samples["quern_gateway_executor_faults_total", "silent"] == 6
+    assert {key[1] for key in samples if key[0] == "quern_source_up" and not samples[key]} == set()
     assert samples["process_resident_memory_bytes",] > 1e6
     names = [name for name, *_ in samples]
     assert {name for name in names if not name.startswith(("quern_", "process_"))} == set()
@@ -211,14 +268,13 @@ async def test_who_asks_too_often_gets_the_same_again(autojump_clock: trio.testi
     assert reads == 2
 
 
-async def test_times_tokens_and_fail_overs_of_an_answer_are_measured(autojump_clock: trio.testing.MockClock) -> None:
+async def test_times_and_tokens_of_an_answer_are_measured(autojump_clock: trio.testing.MockClock) -> None:
     instruments = Instruments()
     await ask(MeasuredAsker(CannedGateway(), instruments))
     found = values(instruments)
     assert found["quern_gateway_requests_total tiny ok"] == 1
     assert found["quern_gateway_tokens_total tiny prompt"] == 9
     assert found["quern_gateway_tokens_total tiny output"] == 4
-    assert found["quern_gateway_fail_overs_total tiny"] == 1
     assert found["quern_gateway_first_token_seconds_sum tiny"] == pytest.approx(0.3)
     assert found["quern_gateway_inter_token_seconds_sum tiny"] == pytest.approx(0.02)
     assert found["quern_gateway_answer_seconds_sum tiny"] == pytest.approx(0.36)
@@ -238,6 +294,26 @@ async def test_each_end_of_a_request_is_counted_as_what_it_was(autojump_clock: t
     outcomes = {key.split()[-1]: value for key, value in found.items() if key.startswith("quern_gateway_requests_t")}
     assert outcomes == {"no-executor": 1, "failed": 1, "left": 2, "cached": 1}
     assert found["quern_gateway_answer_seconds_count tiny"] == 0
+
+
+class CannedVectors:
+    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput]) -> Embeddings:
+        if not inputs:
+            raise GatewayError("bad-request", "no inputs")
+        return Embeddings(model_id, (b"",), 7, 70)
+
+
+async def test_vectors_are_counted_by_how_they_ended() -> None:
+    instruments = Instruments()
+    vectors = MeasuredVectors(CannedVectors(), lambda: [model()], instruments)
+    await vectors.embed(TINY, [EmbeddingInput(text="x")])
+    with pytest.raises(GatewayError):
+        await vectors.embed(TINY, [])
+    found = values(instruments)
+    assert (
+        found["quern_gateway_embeddings_total tiny ok"] == found["quern_gateway_embeddings_total tiny bad-request"] == 1
+    )
+    assert found["quern_gateway_tokens_total tiny prompt"] == 7
 
 
 async def test_names_that_users_invent_do_not_become_labels(autojump_clock: trio.testing.MockClock) -> None:
