@@ -12,7 +12,7 @@ import openai
 import pytest
 import trio
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from netsim.scenario import MODEL, MODEL_ID, PARAMETERS
 from node.api.keys import KeyBook, KeyLimits, add_api_key, read_api_keys
@@ -44,6 +44,7 @@ WEATHER = {"type": "function", "function": {"name": "weather", "parameters": SCH
 class Weather(BaseModel):
     """The weather of a place."""
 
+    model_config = ConfigDict(extra="forbid")  # or the model may go on with more fields than its tokens last for
     place: Literal["Rome", "Oslo"]
     sunny: bool
 
