@@ -45,6 +45,7 @@ from node.services.nearness import Nearness
 from node.services.patience import HedgeBudget, Patience, hedge_seconds, patience
 from node.services.refusals import retry_after_seconds
 from node.services.seeding import with_seed_source
+from node.services.share_checks import ShareBook
 from node.services.speeds import SpeedBook
 from node.services.terms import unit_price_of
 from node.services.transcript import Continuation, Transcript
@@ -103,6 +104,7 @@ class Trade:
     record_of: Callable[[Address], Presence | None]
     """What an executor last said of itself, if it is present."""
     nearness: Nearness
+    shares: ShareBook = field(default_factory=ShareBook)
     in_flight: Counter[Address] = field(default_factory=Counter)
     """Requests of this gateway that run at each executor."""
     busy_until: dict[Address, float] = field(default_factory=dict)
@@ -201,6 +203,8 @@ class Conductor:
         self._running.remove(event.running)
         if event.error is None:
             self._trade.faults.absolve(event.running.executor)
+            seed = self._summary.seed
+            self._trade.shares.keep(event.running.request, seed.share if seed is not None else None)
             await self._end("length")
             return True
         if self._giver is event.running:
@@ -453,12 +457,34 @@ class Conductor:
     def _on_its_terms(self, request: InferenceRequest) -> InferenceRequest:
         """Say whether it serves for nothing, and where the seed comes from: from who began the answer, or from it."""
         record, seed = self._trade.record_of(request.executor), self._summary.seed
+        if record is not None:
+            self._check_shares(record.seed_revealed)
         request = replace(request, free=record is not None and record.free)
         begun = seed.share if seed is not None else None
         try:
             return with_seed_source(request, begun, record.seed_commitment if record is not None else b"")
         except SeedShareError as error:
             raise CallFailedError("no-seed", str(error)) from error
+
+    def _check_shares(self, secret: bytes) -> None:
+        """Hold earlier halves of seeds against a secret that has been published since."""
+        for given, refuted in self._trade.shares.refuted_by(secret):
+            self._trade.faults.add(
+                Evidence(
+                    at=self._trade.wall_clock(),
+                    participant=given.share.executor,
+                    request_id=given.request_id,
+                    model_id=given.model_id,
+                    code=Fault.SEED.value,
+                    detail="its half of a seed is not the one that its published secret gives",
+                    request_digest=given.request_digest,
+                    prompt_commitment=given.prompt_commitment,
+                    output_tokens=0,
+                    output_commitment=tokens_commitment(()),
+                    frame=to_bytes(refuted),
+                    receipt=None,
+                )
+            )
 
     def _report(self, running: Running, error: ExecutorFaultError) -> None:
         token_ids = running.attempt.token_ids if running.attempt is not None else []
