@@ -64,8 +64,14 @@ USERS_FAULT = frozenset({"bad-request", "too-long"})
 BUSY = "busy"
 BUSY_SECONDS = 1.0
 """When to ask again, if a busy executor does not say."""
-BUSY_WAIT_SECONDS_MAX = 30.0
-"""How long an answer that was begun waits for room anywhere; one that was not is refused at once."""
+WAIT_SECONDS_MAX = 60.0
+"""How long an answer that was begun waits in all for room, or for somebody who failed to come back; one that was not
+begun is refused at once. An engine restarts in less."""
+AGAIN_SECONDS_MIN = 0.5
+"""When to ask again who failed, doubling with each executor asked for the answer."""
+AGAIN_SECONDS_MAX = 8.0
+STARTS_MAX = 24
+"""Executors asked for one answer, those asked again included: each reads the prompt, and is paid for it."""
 UNFAULTED = frozenset({BUSY, "superseded", "stale-seed", "no-seed", "terms", "replayed", "unread"}) | USERS_FAULT
 """Words that are no fault, or not yet known to be one."""
 FAULT_OF = {"lost": Fault.LOST, "unreachable": Fault.LOST, "deadline": Fault.LOST}
@@ -155,7 +161,10 @@ class Conductor:
         self._tried: set[Address] = set()
         self._busy: dict[Address, float] = {}
         """Who was busy, and when to ask again."""
-        self._waited_for_room = 0.0
+        self._unlucky: dict[Address, float] = {}
+        """Who failed without being dishonest, and when to ask again: engines come back."""
+        self._waited = 0.0
+        self._starts = 0
         self._refusals: list[tuple[Running, CallFailedError]] = []
         self._unpaid: PaymentError | None = None
         self._failures: list[str] = []
@@ -206,6 +215,7 @@ class Conductor:
     def _start(self, nursery: trio.Nursery, choice: ExecutorChoice) -> None:
         executor = choice.participant
         self._tried.add(executor)
+        self._starts += 1
         exactly = self._is_different and _may_go_on_anywhere(self._request)
         point = self._transcript.resume_exactly() if exactly else self._transcript.resume()
         request = replace(
@@ -319,16 +329,23 @@ class Conductor:
                 raise GatewayError(error.code, readable(error.message, DETAIL_CHARACTERS_MAX)) from error
         elif isinstance(error, ExecutorFaultError):
             self._report(running, error)
+            if error.fault is not Fault.DIFFERS and not error.fault.is_dishonest:
+                self._ask_again_later(executor)
             if error.fault is Fault.DIFFERS and not self._is_different and _may_go_on_anywhere(self._request):
                 self._is_different = True
                 self._tried.discard(executor)  # it may be right; it can go on without repeating
         elif error.code not in UNFAULTED:
             fault = FAULT_OF.get(error.code, Fault.FAILED)
             self._report(running, ExecutorFaultError(fault, str(error)))
+            self._ask_again_later(executor)
         if self._is_complete():
             await self._end("length")  # what is missing is only a receipt that could be paid
             return True
         return False
+
+    def _ask_again_later(self, executor: Address) -> None:
+        wait = min(AGAIN_SECONDS_MAX, AGAIN_SECONDS_MIN * 2.0**self._starts)
+        self._unlucky[executor] = trio.current_time() + wait
 
     def _is_complete(self) -> bool:
         seen = self._transcript.tokens_seen
@@ -353,17 +370,18 @@ class Conductor:
             choice = self._untried()
             if choice is not None:
                 return choice
-            again = min(self._busy.values(), default=None)
+            again = min((*self._busy.values(), *self._unlucky.values()), default=None)
             begun = self._transcript.tokens_seen > 0
-            if again is None or not begun or self._waited_for_room >= BUSY_WAIT_SECONDS_MAX:
+            if again is None or not begun or self._waited >= WAIT_SECONDS_MAX or self._starts >= STARTS_MAX:
                 raise self._nobody_left()
             wait = max(0.0, again - trio.current_time())
-            self._waited_for_room += wait
+            self._waited += wait
             await trio.sleep(wait)
             now = trio.current_time()
-            for executor in [executor for executor, at in self._busy.items() if at <= now]:
-                del self._busy[executor]
-                self._tried.discard(executor)
+            for waiting in (self._busy, self._unlucky):
+                for executor in [executor for executor, at in waiting.items() if at <= now]:
+                    del waiting[executor]
+                    self._tried.discard(executor)
 
     def _untried(self) -> ExecutorChoice | None:
         if len(self._tried) >= EXECUTORS_TRIED_MAX:

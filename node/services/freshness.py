@@ -24,7 +24,7 @@ BOUND_STEP_SECONDS = 10
 """A restart takes an engine longer than that."""
 DOCUMENT = "requests-served-until"
 
-Key = tuple[RequestId, Address, int]
+Key = tuple[RequestId, Address, int, int]
 
 
 class FreshRequests:
@@ -45,7 +45,8 @@ class FreshRequests:
             raise CallFailedError("stale", f"the request's time is {at - now:+} s from this executor's clock")
         if at <= self._refused_until:
             raise CallFailedError("stale", "this executor has restarted and may have served the request; ask again")
-        key = (request_id, payer, part)
+        # With its time: who failed under an answer may be asked again for the same part, by a new signature.
+        key = (request_id, payer, part, at)
         self._forget_old(now)
         if key in self._seen:
             raise CallFailedError("replayed", "the request was served already")
