@@ -18,8 +18,8 @@ from typing import Any
 EVENT = b"data: "
 REFUSAL_SECONDS = 0.2
 """For the rest of a refusal to arrive."""
-STAGGER_SECONDS = 0.5
-"""Streams begin within so long of each other: as users do, and not in step."""
+TOKENS_PER_SECOND = 40.0
+"""About what a stream does. Users come one after the other: each begins a share of a stream's length later."""
 
 
 @dataclass(slots=True)
@@ -97,15 +97,15 @@ async def run_stream(kind: str, target: str, model: str, tokens: int, number: in
     return stream
 
 
-async def run(kind: str, target: str, model: str, streams: int, tokens: int, words: int) -> dict[str, Any]:
-    """Run all streams and sum up."""
+async def run(kind: str, target: str, model: str, streams: int, tokens: int, words: int, turns: int) -> dict[str, Any]:
+    """Have so many users ask `turns` times each, one question after the other, and sum up."""
 
-    async def one(number: int) -> Stream:
-        await asyncio.sleep(STAGGER_SECONDS * number / streams)
-        return await run_stream(kind, target, model, tokens, number, words)
+    async def user(number: int) -> list[Stream]:
+        await asyncio.sleep(tokens / TOKENS_PER_SECOND * number / streams)
+        return [await run_stream(kind, target, model, tokens, number + streams * turn, words) for turn in range(turns)]
 
     began = time.perf_counter()
-    done = await asyncio.gather(*(one(number) for number in range(streams)))
+    done = [stream for several in await asyncio.gather(*map(user, range(streams))) for stream in several]
     seconds = time.perf_counter() - began
     gaps = sorted(gap for stream in done for gap in stream.gaps)
     return {
@@ -134,8 +134,11 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--words", type=int, default=32, help="length of each prompt")
+    parser.add_argument("--turns", type=int, default=2, help="questions of each user")
     given = parser.parse_args()
-    result = asyncio.run(run(given.kind, given.target, given.model, given.streams, given.tokens, given.words))
+    result = asyncio.run(
+        run(given.kind, given.target, given.model, given.streams, given.tokens, given.words, given.turns)
+    )
     sys.stdout.write(json.dumps(result) + "\n")
 
 

@@ -21,6 +21,7 @@ from node.services.answer_cache import AnswerCache, CachingAsker
 from node.services.epochs import EpochBook
 from node.services.gateway import Gateway
 from node.services.local_chat import LocalChat
+from node.services.prompt_desk import PromptDesk
 from node.settings import Settings
 from node.supervisor import Supervisor
 from node.telemetry.gateway import MeasuredAsker, MeasuredVectors
@@ -46,6 +47,7 @@ def add_api(
     engines: Sequence[Engine],
     gateway: Gateway | None,
     gatekeeper: Gatekeeper,
+    prompts: PromptDesk,
     supervisor: Supervisor,
     started_at: int,
     wall_clock: WallClock,
@@ -67,7 +69,7 @@ def add_api(
         asked = gateway if cache is None else CachingAsker(gateway, cache)
         measured = MeasuredAsker(asked, instruments)
         vectors = MeasuredVectors(gateway.vectors, gateway.models, instruments)
-        users = gateway_app(settings.api, measured, gatekeeper, wall_clock, vectors)
+        users = gateway_app(settings.api, measured, gatekeeper, wall_clock, vectors, prompts=prompts)
     listener = bind_api(settings.api.host, settings.api.port)
     supervisor.add("api", partial(serve_api, compose(routes, users), listener), essential=True)
     return Serving(_url(listener, is_gateway=gateway is not None), chat, cache, instruments)

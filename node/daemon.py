@@ -27,6 +27,7 @@ from node.control.methods import Method, method_table
 from node.control.model_methods import model_method_table
 from node.control.node_methods import node_method_table
 from node.control.peer_methods import peer_method_table
+from node.control.prompt_methods import prompt_method_table
 from node.control.receipt_methods import receipt_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineNode
@@ -56,6 +57,7 @@ from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
 from node.operations.nodes import DaemonNodeOperations
 from node.operations.peers import DaemonPeerOperations
+from node.operations.prompts import DeskPromptOperations
 from node.operations.receipts import DaemonReceiptOperations
 from node.payment_wiring import add_payments
 from node.ports import Provider
@@ -67,6 +69,7 @@ from node.services.broker import Broker
 from node.services.brokered import BrokeredEngine, brokered
 from node.services.epochs import EpochBook, log_stages
 from node.services.executor import Executor
+from node.services.faults import FaultBook
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
@@ -262,6 +265,7 @@ async def _run_services(
             executor.funding,
             settings.payments.free,
             None if gateway is None else gateway.payer,
+            FaultBook(store, wall_clock) if gateway is None else gateway.faults,
             PeerSealing(load_peer_seed(settings.p2p.key)),
             wall_clock,
         ),
@@ -269,7 +273,7 @@ async def _run_services(
     )
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
-    serving = add_api(settings, chain, epochs, duties, gateway, gatekeeper, supervisor, started_at, wall_clock)
+    serving = add_api(settings, chain, epochs, duties, gateway, gatekeeper, prompts, supervisor, started_at, wall_clock)
     watching = watch_over(settings, chain, network, standing, engines, supervisor, desk, network_id, wall_clock)
     async with trio.open_nursery() as nursery:
         parts = Parts(
@@ -301,6 +305,7 @@ async def _run_services(
         receipts = DaemonReceiptOperations(chain, store, epochs, engines)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
         methods |= receipt_method_table(receipts)
+        methods |= prompt_method_table(DeskPromptOperations(prompts))
         methods |= watching.methods
         add_metrics(settings.metrics, make_scraper(methods, serving, watching, broker, gateway), supervisor)
         control: Any = partial(serve_control, settings.control.socket, methods)

@@ -7,11 +7,13 @@ from node.api.keys import KeyBook, read_api_keys
 from node.api.openai import make_app
 from node.api.openai.application import VectorSource
 from node.api.openai.gatekeeper import Gatekeeper
+from node.api.prompts import PromptApi
 from node.operations.keys import DaemonKeyOperations
 from node.ports import Chain, WallClock
 from node.protocol.pricing import price
 from node.protocol.records import ModelRecord
 from node.services.asking import Asker
+from node.services.prompt_desk import PromptDesk
 from node.settings import Role, Settings, SettingsError
 from node.settings.schema import ApiSettings
 from node.store.database import Database
@@ -52,6 +54,14 @@ def gateway_app(
     gatekeeper: Gatekeeper,
     wall_clock: WallClock,
     vectors: VectorSource | None = None,
+    prompts: PromptDesk | None = None,
 ) -> Starlette:
     """Return the application."""
-    return make_app(gateway, wall_clock, gatekeeper, vectors=vectors, cors_origins=settings.cors_origins)
+    return make_app(
+        gateway,
+        wall_clock,
+        gatekeeper,
+        vectors=vectors,
+        cors_origins=settings.cors_origins,
+        more_routes=() if prompts is None else PromptApi(prompts, gateway, gatekeeper).routes(),
+    )

@@ -8,6 +8,7 @@ from node.services.batches import BatchService
 from node.services.chain_asking import ChainAsking
 from node.services.chain_prompts import ChainPromptService
 from node.services.epochs import EpochBook
+from node.services.faults import FaultBook
 from node.services.funding import Funding
 from node.services.gossip import GossipRouter
 from node.services.open_answering import OpenAnswering, OpenAnsweringParts
@@ -40,6 +41,8 @@ class PromptParts:
     is_free: bool
     payer: PayerBook | None
     """The gateway's; None where there is none."""
+    faults: FaultBook
+    """The gateway's, if there is one."""
     sealing: Sealing
     wall_clock: WallClock
 
@@ -87,6 +90,7 @@ def _open_asking(parts: PromptParts, board: OpenBoard) -> OpenAsking | None:
             parts.presence,
             board,
             parts.payer,
+            parts.faults,
             parts.sealing,
             parts.wall_clock,
         )

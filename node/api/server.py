@@ -7,11 +7,10 @@ import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.applications import Starlette
 
-from node.api.bounded_stream import BoundedStream
+from node.api.bounded_stream import BoundedStream, HttpConnection, cut_stalled
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +58,7 @@ async def serve_api(app: Starlette, listener: socket.socket) -> None:
         streams.add(stream)
         try:
             # Hypercorn's own serving loop gives its connections no limit; the rest of it is used as it is.
-            await TCPServer(framework, config, context, {}, stream)  # type: ignore[arg-type]
+            await HttpConnection(framework, config, context, {}, stream)  # type: ignore[arg-type]
         except Exception as error:  # one connection's fault is not the others'
             log.error("a connection failed", reason=repr(error))
         finally:
@@ -67,8 +66,9 @@ async def serve_api(app: Starlette, listener: socket.socket) -> None:
 
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))
     async with trio.open_nursery() as connections:
+        connections.start_soon(cut_stalled, streams)
         try:
             await trio.serve_listeners(serve_connection, [accepting], handler_nursery=connections)
         finally:
             for stream in streams:
-                stream.stop()
+                stream.cut()

@@ -23,6 +23,8 @@ GRACE_SECONDS = 5
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Length of the answer.")
 @click.option("--system", default=None, help="System message that goes before the question.")
 @click.option("--on-chain", is_flag=True, help="Submit the prompt to the contract; costs gas and takes some blocks.")
+@click.option("--open", "is_open", is_flag=True, help="Let whoever is drawn answer; paid when the answer is there.")
+@click.option("--private", is_flag=True, help="Leave no trace of the prompt with anybody but who answers it.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1, max=ASK_SECONDS_MAX),
@@ -39,6 +41,8 @@ def ask(
     max_tokens: int,
     system: str | None,
     on_chain: bool,
+    is_open: bool,
+    private: bool,
     timeout: float,
 ) -> None:
     """Ask the network a question. A PROMPT of - is read from standard input.
@@ -50,6 +54,7 @@ def ask(
       quern ask "What is a quern?"
       quern ask --model tiny --max-tokens 32 "Once upon a time"
       quern ask --on-chain "Say it for the record"
+      quern ask --open --private "Who knows?"
       quern ask - < question.txt
     """
     text = sys.stdin.read() if prompt == "-" else prompt
@@ -62,16 +67,24 @@ def ask(
         "messages": messages,
         "max_tokens": max_tokens,
         "on_chain": on_chain,
+        "open": is_open,
+        "private": private,
         "deadline_seconds": timeout,
     }
     if model is not None:
         params["model"] = model
+    if on_chain and is_open:
+        raise click.UsageError("--on-chain and --open are two ways to ask; choose one")
     streamed = False
 
     async def print_event(event: Mapping[str, Any]) -> None:
         nonlocal streamed
+        said = AskEvent.model_validate(event)
+        if said.state:
+            click.echo(f"[{said.state}]", err=True)
+            return
         streamed = True
-        click.echo(AskEvent.model_validate(event).text, nl=False)
+        click.echo(said.text, nl=False)
 
     view = call_daemon(
         target,

@@ -25,6 +25,7 @@ COMMANDS = {
     "network": "node.cli.discovery",
     "nodes": "node.cli.nodes",
     "peers": "node.cli.peers",
+    "prompts": "node.cli.prompts",
     "receipts": "node.cli.receipts",
     "status": "node.cli.network",
     "stop": "node.cli.network",

@@ -107,7 +107,9 @@ def _act(target: Target, method: str, node_id: str) -> None:
 
 
 def _explain(node: NodeView) -> None:
-    facts = [("not drawn", node.why_not_drawn), ("last error", node.last_error), ("what to do", node.remedy)]
+    facts = [("caution", node.caution)]
     if node.why_not_drawn:
+        facts += [("not drawn", node.why_not_drawn), ("last error", node.last_error), ("what to do", node.remedy)]
+    if any(text for _, text in facts):
         click.echo(f"\n{node.node_id}")
         print_facts([(name, text) for name, text in facts if text])

@@ -30,6 +30,8 @@ class NodeView(View):
     """By the operator."""
     why_not_drawn: str
     """Why the network does not draw it now, as far as it can tell itself; empty if nothing is wrong."""
+    caution: str = ""
+    """What its server lacks although it serves; empty if nothing."""
     remedy: str
     """What to do; empty if nothing."""
 

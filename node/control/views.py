@@ -205,9 +205,11 @@ class EarningsView(View):
 
 
 class AskEvent(View):
-    """Some text of an answer that is still being written."""
+    """Some text of an answer that is still being written, or how far a prompt has come that was handed in."""
 
     text: str
+    state: str = ""
+    """Of a prompt that was handed in (PromptAskView); empty with text."""
 
 
 class AskView(View):

@@ -194,6 +194,7 @@ class EngineNode:
             outside=self._failures.outside,
             given_up=self._failures.given_up,
             held=self._wishes.held,
+            caution=run.caution if run is not None and self._state in READY_STATES else "",
         )
 
     def choose(self, model: ModelRecord, path: Path) -> Choice:
@@ -271,9 +272,10 @@ class EngineNode:
         """Keep the wanted model served for ever."""
         if isinstance(self._place, EngineEnvironment):
             for number in range(SERVERS_MAX):
-                place = self._local_place(self._place, number)
-                await trio.to_thread.run_sync(end_leftover, place.group_file)
-        if await trio.Path(self._held_file).exists():
+                group_file = self._local_place(self._place, number).group_file
+                if group_file.exists():
+                    await trio.to_thread.run_sync(end_leftover, group_file)
+        if self._held_file.exists():
             self._wish(replace(self._wishes, held=True))
             log.warning("an ML node is still drained, as its operator wished", node=self._node_id)
         self._numbers.clear()

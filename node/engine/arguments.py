@@ -38,6 +38,8 @@ OPERATOR_OPTIONS = REGISTRY_OPTIONS | {
     "--tensor-parallel-size",
 }
 """What the machine's operator may set besides; everything else is this program's business."""
+STRUCTURED_OUTPUTS = '{"backend": "guidance", "disable_any_whitespace": true}'
+"""JSON that an answer must be has no blanks between its parts: small models write them without end where they may."""
 VALUE_LENGTH_MAX = 256
 MAX_MODEL_LEN_DEFAULT = 4096
 CPU_SEQUENCES_MAX = 64
@@ -149,6 +151,7 @@ def server_command(
     max_model_len = length_of(merged)
     own = ["--uds", str(socket), "--model", str(model_path), "--served-model-name", served_name]
     own += ["--scheduling-policy", "priority", "--disable-uvicorn-access-log"]
+    own += ["--structured-outputs-config", STRUCTURED_OUTPUTS]
     own += RULE_ARGUMENTS
     if on_cpu:
         own.append("--enforce-eager")

@@ -53,6 +53,11 @@ class EngineClient:
         self._embeds = False
         """Whether the server makes vectors instead of tokens; found by asking."""
 
+    async def prepare(self) -> DrawStyle | None:
+        """Find out, before the first request, what is asked only once; return how it draws, None if it embeds."""
+        await self.generate_one_token()
+        return None if self._embeds else await self.draw_style()
+
     async def draw_style(self) -> DrawStyle:
         """How this server draws by the network's rule; asked once."""
         async with self._draw_style_lock:

@@ -88,7 +88,10 @@ async def find_draw_style(post: Post) -> DrawStyle:
     except EngineRefusedError as error:
         if PLUGIN_FIELD in str(error):  # only our plug-in knows the word
             return DrawStyle.PLUGIN
-    return DrawStyle.SEED if await _draws_by_rule(post) else DrawStyle.NONE
+    try:
+        return DrawStyle.SEED if await _draws_by_rule(post) else DrawStyle.NONE
+    except EngineRefusedError:
+        return DrawStyle.NONE  # a server elsewhere that allows too few log-probabilities
 
 
 async def _draws_by_rule(post: Post) -> bool:

@@ -71,6 +71,7 @@ def main() -> int:
         log.write(f"{sys.argv[4]} cannot be started: {error}\n".encode())
         return 127
     os.close(writing)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # it is for the server; the launcher ends when that has
     threading.Thread(target=end_group_with_daemon, daemon=True).start()
     writer = threading.Thread(target=write_log, args=(reading, log), daemon=True)
     writer.start()

@@ -86,6 +86,12 @@ def is_running(record: GroupRecord) -> bool:
     return any(_is_member(int(entry.name), record) for entry in Path("/proc").iterdir() if entry.name.isdigit())
 
 
+def has_members(group: int) -> bool:
+    """Whether any process of a group is left that is not dead. Reads all of /proc."""
+    found = (read_process(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return any(status is not None and status.group == group and status.state != "Z" for status in found)
+
+
 def read_process(pid: int) -> ProcessStatus | None:
     """Return how a process is, or None if there is none."""
     try:

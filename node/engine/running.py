@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -9,6 +10,7 @@ import trio
 
 from node.engine.arguments import server_command, server_environment
 from node.engine.client import EngineClient
+from node.engine.drawing import DrawStyle
 from node.engine.endpoint import VLLM_API, Endpoint, local_endpoint
 from node.engine.identity import ENGINE_NAME, EngineIdentity, check_range, identify, read_vocabulary_size
 from node.engine.plan import Choice
@@ -17,7 +19,12 @@ from node.engine.text_client import TextApi, TextClient, identify_text_server
 from node.engine.text_pieces import PIECES_END
 from node.engine.transport import Traffic, open_http
 from node.engine.watchdog import PATIENCE_OF_GPUS, PATIENCE_WITH_TEXT, Patience, test, watch
-from node.ports import EngineFailedError
+from node.ports import EngineFailedError, EngineRefusedError
+
+TEST_PROMPT = (0, 0)
+TEST_PRIORITY = 10
+"""As mining has."""
+NO_DRAWS = "it does not draw tokens by the network's rule, so its answers hold up in no audit: see docs/operators.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,8 @@ class ServerRun:
         self.vocabulary_size = 0
         self.phase = ""
         """How far the start has come, in words."""
+        self.caution = ""
+        """What it lacks although it serves; empty if nothing."""
 
     async def run(self, became_ready: Callable[[], None]) -> None:
         """Run until cancelled.
@@ -128,8 +137,10 @@ class ServerRun:
                 canary = _client(endpoint, test_http, self.choice)  # its tokens are not traffic
                 self.phase = "waiting for its first token"
                 await test(canary.generate_one_token, self.traffic, patience)
-                self.client = _client(endpoint, http, self.choice)
-                self.phase = ""
+                client = _client(endpoint, http, self.choice)
+                if isinstance(client, EngineClient):
+                    await test(partial(self._try_out, client), self.traffic, patience)
+                self.client, self.phase = client, ""
                 became_ready()
                 await watch(canary.generate_one_token, self.traffic, patience)
 
@@ -141,6 +152,17 @@ class ServerRun:
             return
         self.identity = await identify(http, self.choice)
         self.vocabulary_size = await trio.to_thread.run_sync(read_vocabulary_size, self.choice.path)
+
+    async def _try_out(self, client: EngineClient) -> None:
+        """Have the server do once what the network will ask of it. Raises EngineFailedError."""
+        style = await client.prepare()
+        self.caution = NO_DRAWS if style is DrawStyle.NONE else ""
+        try:
+            await client.prompt_logprobs([TEST_PROMPT], priority=TEST_PRIORITY)
+        except EngineRefusedError as error:
+            raise EngineFailedError(
+                f"the server refuses what mining asks; was it started with --scheduling-policy priority? {error}"
+            ) from error
 
     def _tell(self, phase: str) -> None:
         self.phase = phase

@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from node.engine import launcher
-from node.engine.leftovers import record_group
+from node.engine.leftovers import has_members, record_group
 from node.engine.startup import START_MARK, of_newest_start, phase_of
 
 log = structlog.get_logger(__name__)
@@ -25,7 +25,11 @@ START_SECONDS_MAX = 1800.0
 """Large models take many minutes to load; a server that has not answered by then never will."""
 START_POLL_SECONDS = 0.5
 START_REPORT_SECONDS = 15.0
-TERMINATE_SECONDS_MAX = 10.0
+TERMINATE_SECONDS_MAX = 5.0
+"""For a server to end by itself, and remove what it has in shared memory; one that is wedged never does."""
+GROUP_END_SECONDS_MAX = 15.0
+"""How long killed processes may take to free their memory; the next server needs it."""
+GROUP_END_POLL_SECONDS = 0.05
 LOG_TAIL_BYTES = 2000
 LOG_PHASE_BYTES = 64 * 1024
 LOG_BYTES_MAX = 16 * 1024 * 1024
@@ -107,12 +111,18 @@ async def run_server(
 
 
 async def end_group(process: trio.Process) -> None:
-    """End a process group: politely, then for certain. The launcher leads it, so its pid is the group's."""
+    """End a process group: politely, then for certain, and wait until its processes have let go of the GPU.
+
+    The launcher leads it, so its pid is the group's.
+    """
     _signal_group(process.pid, signal.SIGTERM)
     with trio.move_on_after(TERMINATE_SECONDS_MAX):
         await process.wait()
     _signal_group(process.pid, signal.SIGKILL)  # also whatever outlived the launcher
     await process.wait()
+    with trio.move_on_after(GROUP_END_SECONDS_MAX):
+        while await trio.to_thread.run_sync(has_members, process.pid):  # noqa: ASYNC110 - the kernel tells nobody
+            await trio.sleep(GROUP_END_POLL_SECONDS)
     if process.stdin is not None:
         await process.stdin.aclose()
 

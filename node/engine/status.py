@@ -32,6 +32,8 @@ class NodeStatus:
     given_up: bool
     held: bool
     """Drained by the operator."""
+    caution: str = ""
+    """What its server lacks although it serves; empty if nothing."""
 
     @property
     def why_not_drawn(self) -> str:

@@ -241,16 +241,18 @@ class DaemonOperations:
         turns = tuple(Turn(message.role, message.content) for message in params.messages)
         started = trio.current_time()
         with trio.move_on_after(params.deadline_seconds):
+            if params.on_chain and params.open:
+                raise RpcError(ErrorCode.REFUSED, "a prompt is asked on chain or openly, not both", "Choose one.")
             if params.on_chain or params.open:
                 mode = AskMode.CHAIN if params.on_chain else AskMode.OPEN
-                view = await self._ask_desk(mode, model, turns, params, started)
-                await emit(AskEvent(text=view.text))
-                return view
-            return await self._ask_gateway(model, turns, params.max_tokens, started, emit)
+                return await self._ask_desk(mode, model, turns, params, started, emit)
+            return await self._ask_gateway(model, turns, params, started, emit)
         raise RpcError(
             ErrorCode.UNAVAILABLE,
             f"there was no complete answer within {params.deadline_seconds:.0f} s",
-            "Ask for fewer tokens or allow more time.",
+            "Ask for fewer tokens or allow more time; `quern prompts list` shows prompts that go on."
+            if params.on_chain or params.open
+            else "Ask for fewer tokens or allow more time.",
         )
 
     async def doctor(self) -> DoctorView:
@@ -282,7 +284,7 @@ class DaemonOperations:
         self,
         model: ModelRecord,
         turns: tuple[Turn, ...],
-        max_tokens: int,
+        params: AskParams,
         started: float,
         emit: Callable[[AskEvent], Awaitable[None]],
     ) -> AskView:
@@ -291,8 +293,9 @@ class DaemonOperations:
                 ErrorCode.REFUSED, "this daemon is not a gateway", 'Add "gateway" to [node] roles, or ask --on-chain.'
             )
         texts = []
+        chat = ChatRequest(model.model_id, Prompt(turns), params.max_tokens, private=params.private)
         try:
-            async with self._parts.gateway.ask(ChatRequest(model.model_id, Prompt(turns), max_tokens)) as answer:
+            async with self._parts.gateway.ask(chat) as answer:
                 async for part in answer:
                     texts.append(part.text)
                     await emit(AskEvent(text=part.text))
@@ -313,18 +316,27 @@ class DaemonOperations:
         )
 
     async def _ask_desk(
-        self, mode: AskMode, model: ModelRecord, turns: tuple[Turn, ...], params: AskParams, started: float
+        self,
+        mode: AskMode,
+        model: ModelRecord,
+        turns: tuple[Turn, ...],
+        params: AskParams,
+        started: float,
+        emit: Callable[[AskEvent], Awaitable[None]],
     ) -> AskView:
         """Hand a prompt in and wait for its answer. It goes on at the desk if the operator does not wait."""
         desk = self._parts.prompts
         wish = PromptWish(mode, model.model_id, Prompt(turns), params.max_tokens, private=params.private)
         try:
-            ask = await desk.until_ended((await desk.hand_in(wish)).ask_id)
+            handed_in = await desk.hand_in(wish)
+            async for ask in desk.changes(handed_in.ask_id):
+                await emit(AskEvent(text="", state=f"{ask.ask_id}: {ask.state.value}"))
             content = await desk.answer(ask)
         except DeskError as error:
             raise RpcError(
                 ErrorCode.UNAVAILABLE, error.message, "See `quern prompts list`, and the balance in `quern earnings`."
             ) from error
+        await emit(AskEvent(text=content.text))
         return AskView(
             text=content.text,
             model_id=model.model_id,

@@ -72,6 +72,7 @@ class DaemonNodeOperations:
             given_up=status.given_up,
             drained=status.held,
             why_not_drawn=status.why_not_drawn,
+            caution=status.caution,
             remedy=status.remedy,
         )
 

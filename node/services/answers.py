@@ -37,5 +37,3 @@ class AnswerSummary:
     """Whether it was given before and only repeated: then nothing was paid."""
     caller_id: str = ""
     """The user's own name for the request."""
-    is_private: bool = False
-    """Nothing of prompt and answer is kept."""

@@ -1,5 +1,6 @@
 """One executor's part of an answer, from the gateway's side: takes tokens, pays for them, checks the receipt."""
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.seeds import SeedShareError
 from node.services.answers import AnswerPart, AnswerSummary
 from node.services.checks import TokenChecks, check_opening, read_frame
+from node.services.errors import GatewayError
 from node.services.faults import ExecutorFaultError, Fault
 from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, SignedVoucherFrame, Tokens
 from node.services.patience import CLOSING_SECONDS_MAX, PATIENT_TOKENS, SLOW_SECONDS_MIN, Patience
@@ -34,6 +36,8 @@ ACKNOWLEDGE_SECONDS_MAX = 5.0
 """How long an executor may take to book its last voucher."""
 
 
+LEAVING_SECONDS_MAX = 0.5
+"""For the last payment to an executor that is left because its user goes."""
 WATCH_SLACK = 0.2
 """Part of the silence allowed by which the watch may be early."""
 
@@ -115,6 +119,9 @@ class Attempt:
                 raise ExecutorFaultError(Fault.SILENT, f"nothing came for {silent:.1f} s")
         except ExecutorFaultError as error:
             error.frame = error.frame or self._last_frame
+            raise
+        except (trio.Cancelled, trio.BrokenResourceError, GatewayError):
+            await self._pay_what_is_due()
             raise
 
     async def _run(self) -> None:
@@ -232,6 +239,16 @@ class Attempt:
         if not summary.prompt_tokens:
             summary.prompt_tokens = len(self._prompt_ids) - len(self._request.prefix)
 
+    async def _pay_what_is_due(self) -> None:
+        """Leave without debts: the user goes, what came before is paid. A voucher that comes too late for this call is
+        made good by the next one.
+        """
+        if self._owed == self._paid:
+            return
+        leaving = trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVING_SECONDS_MAX)
+        with leaving, contextlib.suppress(PaymentError):
+            await self._pay(self._owed)
+
     async def _settle(self, signed: SignedReceipt) -> None:
         """Check the receipt against what came, sign it, keep it, pay exactly its price."""
         self._check_receipt(signed)
@@ -244,7 +261,7 @@ class Attempt:
     def _evidence(self) -> AnswerEvidence | None:
         """What the receipt commits to; None for what is private."""
         request, seed = self._request, self._seed
-        if self._summary.is_private or seed is None or not self._desk.answers_kept_max:
+        if request.private or seed is None or not self._desk.answers_kept_max:
             return None
         return AnswerEvidence(
             prompt_ids=self._prompt_ids,

@@ -34,9 +34,9 @@ class Prospect:
     capacity: int = 0
     """Requests it serves at once; 0: not known."""
     seconds: float | None = None
-    """Expected time to the first token when it is idle; None: not measured lately."""
+    """Expected time to the first tokens; None: not measured lately."""
     delay: float = 0.0
-    """Seconds until it can be asked at all: its channel is to be funded first."""
+    """Seconds that come on top: its channel is to be funded first, or it is far away."""
     is_busy: bool = False
     """It sent this gateway away a moment ago."""
     score: float = 1.0
@@ -90,7 +90,7 @@ def _pairwise(prospects: Sequence[Prospect]) -> list[Prospect]:
 
 
 def _cost(prospect: Prospect, typical: float) -> float:
-    """Expected time to the first token. `typical` stands in for what was not measured."""
+    """Expected time to the first tokens. `typical` stands in for what was not measured."""
     seconds = typical if prospect.seconds is None else prospect.seconds
     bounded = min(max(seconds, typical / SPEED_RATIO_MAX), typical * SPEED_RATIO_MAX)
     fullness = prospect.load / prospect.capacity if prospect.capacity else 0.0

@@ -41,6 +41,7 @@ from node.services.frames import (
     request_digest,
 )
 from node.services.groups import sole_error
+from node.services.nearness import Nearness
 from node.services.patience import HedgeBudget, Patience, hedge_seconds, patience
 from node.services.refusals import retry_after_seconds
 from node.services.seeding import with_seed_source
@@ -95,6 +96,7 @@ class Trade:
     announce: Callable[[InferenceRequest], None]
     record_of: Callable[[Address], Presence | None]
     """What an executor last said of itself, if it is present."""
+    nearness: Nearness
     in_flight: Counter[Address] = field(default_factory=Counter)
     """Requests of this gateway that run at each executor."""
     busy_until: dict[Address, float] = field(default_factory=dict)
@@ -211,15 +213,17 @@ class Conductor:
         )
         running = Running(executor, request)
         self._running.append(running)
-        nursery.start_soon(self._run, choice, running, Continuation(self._transcript, point))
+        nursery.start_soon(self._run, nursery, choice, running, Continuation(self._transcript, point))
 
-    async def _run(self, choice: ExecutorChoice, running: Running, continuation: Continuation) -> None:
+    async def _run(
+        self, nursery: trio.Nursery, choice: ExecutorChoice, running: Running, continuation: Continuation
+    ) -> None:
         error: CallFailedError | PaymentError | None = None
         self._trade.in_flight[running.executor] += 1
         try:
             with running.scope:
                 try:
-                    await self._ask(choice, running, continuation)
+                    await self._ask(nursery, choice, running, continuation)
                 except (CallFailedError, PaymentError) as caught:
                     error = caught
         finally:
@@ -230,7 +234,9 @@ class Conductor:
         if not running.scope.cancelled_caught:
             self._ended.send_nowait(Ended(running, error))
 
-    async def _ask(self, choice: ExecutorChoice, running: Running, continuation: Continuation) -> None:
+    async def _ask(
+        self, nursery: trio.Nursery, choice: ExecutorChoice, running: Running, continuation: Continuation
+    ) -> None:
         """Have one executor give the rest of the answer."""
         trade = self._trade
         request = running.request = self._on_its_terms(running.request)
@@ -238,7 +244,7 @@ class Conductor:
         if not request.free:
             await trade.desk.payer.reserve(running.executor, most)
         try:
-            self._prepare_another()
+            self._prepare_another(nursery)
             payload = to_bytes(SignedRequest(request, trade.desk.chain.sign(request_digest(request))))
             if len(payload) > REQUEST_BYTES_MAX:
                 raise GatewayError("too-long", f"the conversation has more than {REQUEST_BYTES_MAX} bytes")
@@ -391,12 +397,14 @@ class Conductor:
         self._log.info("the first token is late; a second executor is asked", executor=choice.participant)
         self._start(nursery, choice)
 
-    def _prepare_another(self) -> None:
-        """Have the channel of whoever is next funded meanwhile: a change is not to wait for the chain."""
+    def _prepare_another(self, nursery: trio.Nursery) -> None:
+        """Have the channel of whoever is next funded meanwhile, and a connection: a change is not to wait for them."""
         choice = self._untried()
         record = None if choice is None else self._trade.record_of(choice.participant)
         if choice is not None and record is not None and not record.free:
             self._trade.desk.payer.prepare(choice.participant)
+        if choice is not None and not self._trade.nearness.is_connected(choice.peer_id):
+            nursery.start_soon(self._trade.nearness.warm, choice.peer_id)
 
     def _patience_with(self, executor: Address) -> Patience:
         speeds, model_id, now = self._trade.speeds, self._model.model_id, trio.current_time()

@@ -25,6 +25,7 @@ from node.services.errors import GatewayError
 from node.services.faults import FaultBook
 from node.services.frames import SALT_BYTES, InferenceRequest, Prompt, prompt_commitment_of
 from node.services.groups import sole_error
+from node.services.nearness import Nearness
 from node.services.patience import HedgeBudget
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
@@ -57,8 +58,6 @@ class ChatRequest:
     """Nothing of it is announced or published, and the executor keeps nothing of it."""
     caller_id: str = ""
     """The user's own name for the request: in logs only, never on the wire, and nobody's answer depends on it."""
-    is_private: bool = False
-    """Nothing of prompt and answer is kept here; the receipt is."""
 
 
 class Answer:
@@ -116,6 +115,7 @@ class Gateway:
             wall_clock=wall_clock,
             announce=self._announce,
             record_of=presence.record_of,
+            nearness=Nearness(network),
         )
         self.vectors = Embedder(
             chain,
@@ -138,7 +138,7 @@ class Gateway:
 
     @property
     def faults(self) -> FaultBook:
-        """Who failed here lately."""
+        """Who failed here lately; shared with whatever else this node asks executors."""
         return self._trade.faults
 
     def models(self) -> tuple[ModelRecord, ...]:
@@ -159,7 +159,6 @@ class Gateway:
             request_id,
             chat.model_id,
             caller_id=chat.caller_id[:CALLER_ID_CHARACTERS_MAX],
-            is_private=chat.is_private,
         )
         send, receive = trio.open_memory_channel[AnswerPart](CHUNKS_WAITING_MAX)
         answer = Answer(summary, receive)
@@ -227,14 +226,15 @@ class Gateway:
                 continue
             if executor == self._chain.account:
                 continue  # a channel to oneself is refused by the contract
+            is_funded = record.free or trade.desk.payer.deposits.held(executor) > 0
             drawn.append(
                 Prospect(
                     choice,
                     load=max(record.load, trade.in_flight[executor]),
                     capacity=record.capacity,
-                    delay=0.0 if record.free or trade.desk.payer.deposits.held(executor) else FUNDING_SECONDS,
+                    delay=(0.0 if is_funded else FUNDING_SECONDS) + trade.nearness.seconds(choice.peer_id),
                     is_busy=trade.is_busy(executor),
-                    seconds=trade.speeds.first_seconds(executor, model_id, now),
+                    seconds=trade.speeds.expected_seconds(executor, model_id, now),
                     score=self._score(executor),
                     is_faulty=trade.faults.is_faulty(executor),
                 )

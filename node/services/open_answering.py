@@ -5,7 +5,8 @@ the payer's channel holds the price above all its vouchers, and whether the paye
 begins only when nobody before it has answered.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -27,7 +28,7 @@ from node.ports import (
     WallClock,
 )
 from node.protocol.codec import SchemaError
-from node.protocol.identifiers import Cid, RequestId
+from node.protocol.identifiers import Address, Cid, RequestId
 from node.protocol.open_prompts import ARRIVAL_SECONDS_MAX, Answered, OpenAnswer, Posted, Turn, turn_of
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import countersigned, is_signed_by_payer
@@ -103,6 +104,10 @@ class OpenAnswering:
         self._debts = OpenDebts(parts.store, parts.wall_clock)
         self._send, self._receive = trio.open_memory_channel[Entry](WAITING_MAX)
         self._waiting = 0
+        self._in_work: set[Address] = set()
+        """Payers for whom an answer is being made: the next one is begun when that is paid."""
+        self._changed = trio.Event()
+        """Set when an answer is given up, paid or forgiven; then there is a new one."""
         self._tabs: dict[RequestId, Tab] = {}
         """One for each unpaid answer, open all the time: a voucher of another request that overtakes its payment, or
         comes long before it, must not be taken for a gift."""
@@ -133,13 +138,32 @@ class OpenAnswering:
                 raise AssertionError("noticed prompts are those this node was drawn for")
             await trio.sleep(max(0, turn.begin - self._parts.wall_clock()))
             with trio.move_on_after(max(0, turn.end - PUBLISH_SECONDS - self._parts.wall_clock())) as time_left:
-                async with limit:
+                async with self._only_answer_for(entry.posted.payer), limit:
                     await self._answer(entry, turn)
             if time_left.cancelled_caught:
                 log.info("an open prompt was not answered within this node's turn; others go on", turn=turn.index)
             await self._forgive_if_lost(entry, turn)
         finally:
             self._waiting -= 1
+
+    @asynccontextmanager
+    async def _only_answer_for(self, payer: Address) -> AsyncIterator[None]:
+        """Wait until `payer` owes nothing, and has nothing else in work here: it can take one answer unpaid, never two.
+
+        An honest payer's next prompt waits for seconds. A thief's waits until its turn is over.
+        """
+        while payer in self._in_work or self._debts.refusal(payer) is not None:
+            await self._changed.wait()
+        self._in_work.add(payer)
+        try:
+            yield
+        finally:
+            self._in_work.discard(payer)
+            self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def _answer(self, entry: Entry, turn: Turn) -> None:
         posted = entry.posted
@@ -204,7 +228,7 @@ class OpenAnswering:
             return "answers are free here, and no vouchers are taken"
         if self._parts.funding.free(posted.payer) < posted.prompt.price_limit:
             return "the payer's channel to this node does not hold the price, or is being emptied"
-        return self._debts.refusal(posted.payer)
+        return None
 
     async def _answered_before(self, entry: Entry) -> bool:
         """Whether somebody whose turn was earlier gave an answer that is there, and is what its receipt says.
@@ -270,6 +294,7 @@ class OpenAnswering:
             tab = self._tabs.pop(request_id)
             tab.charged = tab.credited  # what an answer that did not win would have cost is no bad debt
             self._parts.payments.end(tab)
+        self._notify()
 
     async def settle(self, call: Call) -> None:
         """Take the payment for an answer. Raises CallFailedError."""

@@ -28,6 +28,7 @@ from node.protocol.open_prompts import (
     ARRIVAL_SECONDS_MAX,
     Answered,
     OpenPrompt,
+    Posted,
     decided_from,
     default_turn_seconds,
     draw_order,
@@ -38,10 +39,11 @@ from node.protocol.receipts import countersigned
 from node.protocol.records import EpochGroup, SignedReceipt
 from node.services.checks import TEMPLATE_TOKENS_MAX
 from node.services.epochs import EpochBook
-from node.services.frames import Payment, SignedVoucherFrame
-from node.services.open_board import Entry, OpenBoard
+from node.services.faults import Evidence, Fault, FaultBook
+from node.services.frames import Payment, SignedVoucherFrame, prompt_commitment_of, request_digest
+from node.services.open_board import WAITING_PER_PAYER_MAX, Entry, OpenBoard
 from node.services.open_frames import SETTLE_METHOD, SettleOpen
-from node.services.open_receipts import open_receipt
+from node.services.open_receipts import open_receipt, open_request
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
 from node.services.prompt_content import (
@@ -58,14 +60,14 @@ from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
 
+AT_ONCE_MAX = WAITING_PER_PAYER_MAX - 2
+"""Prompts out at once; more wait here. Fewer than others pass on, for whom an answer may arrive a little later."""
 DRAWN_DEFAULT = 3
 """Executors that get a turn, and whose channel is funded for it: one that fails costs the user a turn's time."""
 POST_SECONDS_MAX = 3.0
 """How long this node's own gossip may take to judge the prompt."""
 FETCH_SECONDS_MAX = 10.0
 """How long the content of an answer is looked for: its executor said that it is there."""
-DISTRUST_SECONDS = 600.0
-"""How long an executor whose answer was of no use is not drawn by this payer."""
 SETTLE_SECONDS_MAX = 30.0
 SETTLE_TRIES = 5
 SETTLE_PAUSE_SECONDS = 3.0
@@ -115,6 +117,8 @@ class OpenAskingParts:
     presence: PresenceTable
     board: OpenBoard
     payer: PayerBook
+    faults: FaultBook
+    """The gateway's."""
     sealing: Sealing
     wall_clock: WallClock
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
@@ -125,8 +129,7 @@ class OpenAsking:
 
     def __init__(self, parts: OpenAskingParts) -> None:
         self._parts = parts
-        self._distrusted: dict[Address, float] = {}
-        """Executors left out until then (trio's clock). Bounded by the members of the group who cheat in that time."""
+        self._places = trio.CapacityLimiter(AT_ONCE_MAX)
 
     async def ask(
         self,
@@ -141,6 +144,17 @@ class OpenAsking:
 
         `posted` is told when the prompt is out, `decided` before the answer is paid: what it does must be durable.
         """
+        async with self._places:
+            return await self._ask(content, max_tokens, private, posted, decided)
+
+    async def _ask(
+        self,
+        content: PromptContent,
+        max_tokens: int,
+        private: bool,
+        posted: Callable[[Cid], None],
+        decided: Callable[[Decision], None],
+    ) -> OpenResult:
         parts = self._parts
         group = parts.epochs.group()
         model = group.get_epoch_model(content.model_id)
@@ -194,9 +208,7 @@ class OpenAsking:
         )
 
     def _candidates(self, request_id: RequestId, group: EpochGroup, model_id: ModelId) -> list[Address]:
-        """Those drawn first of all that are present with the model ready, and have not cheated lately."""
-        now = trio.current_time()
-        self._distrusted = {executor: until for executor, until in self._distrusted.items() if until > now}
+        """Those drawn first of all that are present with the model ready; who failed lately only if all have."""
         present = self._parts.presence.present()
         able = [
             executor
@@ -204,11 +216,12 @@ class OpenAsking:
             if executor in present
             and model_id in present[executor].models
             and not present[executor].free  # it takes no vouchers, and open prompts are paid for
-            and executor not in (self._parts.chain.account, *self._distrusted)
+            and executor != self._parts.chain.account
         ]
         if not able:
             raise OpenAskError("no-executor", f"nobody who serves {model_id} is present; try again later")
-        return able[:DRAWN_DEFAULT]
+        good = [executor for executor in able if not self._parts.faults.is_faulty(executor)]
+        return (good or able)[:DRAWN_DEFAULT]
 
     async def _fund(self, candidates: list[Address], limit: TokenAmount) -> tuple[Address, ...]:
         """Reserve the price in the channel to each; return those for whom that went well, in order."""
@@ -256,15 +269,11 @@ class OpenAsking:
                 if answer is not None:
                     return found, answer
                 entry.unusable.add(found.executor)
-                self._distrust(found.executor)
                 continue
             until = posted.deadline + ARRIVAL_SECONDS_MAX + 1 if turn is None else decided_from(turn)
             with trio.move_on_after(until - now):
                 await entry.changed.wait()
         raise OpenAskError("failed", "nobody gave a good answer in time; nothing was paid")
-
-    def _distrust(self, executor: Address) -> None:
-        self._distrusted[executor] = trio.current_time() + DISTRUST_SECONDS
 
     async def _checked(self, entry: Entry, content: PromptContent, answered: Answered) -> AnswerContent | None:
         """Return the content of an answer if it is to be had and is what the receipt says; else None."""
@@ -275,7 +284,9 @@ class OpenAsking:
                     answered.answer.result_cid, posted.prompt.model_id, sealed=posted.prompt.is_sealed
                 )
         except (ContentUnavailableError, SealingError, ValueError, trio.TooSlowError) as error:
-            log.warning("an answer's content is not usable", executor=answered.executor, reason=type(error).__name__)
+            is_there = not isinstance(error, ContentUnavailableError | trio.TooSlowError)
+            fault = Fault.GARBAGE if is_there else Fault.LOST
+            self._blame(posted, content, answered, fault, f"the answer is of no use: {type(error).__name__}")
             return None
         stated = answered.answer.receipt.receipt
         seen = open_receipt(
@@ -289,9 +300,30 @@ class OpenAsking:
             at=stated.at,
         )
         if stated != seen or not _is_plausible(content, answer):
-            log.warning("an answer is not what its receipt says; it is not paid", executor=answered.executor)
+            self._blame(posted, content, answered, Fault.RECEIPT, "the answer is not what its receipt says")
             return None
         return answer
+
+    def _blame(self, posted: Posted, content: PromptContent, answered: Answered, fault: Fault, detail: str) -> None:
+        """Keep evidence of an answer that is not paid; its executor is asked after the others for a while."""
+        request, receipt = open_request(posted, content, answered.executor), answered.answer.receipt
+        log.warning("an answer to an open prompt is not paid", executor=answered.executor, reason=detail)
+        self._parts.faults.add(
+            Evidence(
+                at=self._parts.wall_clock(),
+                participant=answered.executor,
+                request_id=request.request_id,
+                model_id=request.model_id,
+                code=fault.value,
+                detail=detail,
+                request_digest=request_digest(request),
+                prompt_commitment=prompt_commitment_of(request),
+                output_tokens=receipt.receipt.output_tokens,
+                output_commitment=receipt.receipt.output_commitment,
+                frame=to_bytes(answered.answer),
+                receipt=receipt,
+            )
+        )
 
     async def _pay(
         self, answered: Answered, answer: AnswerContent, peer_id: PeerId, decided: Callable[[Decision], None]

@@ -34,9 +34,12 @@ from node.services.presence import PresenceTable
 
 log = structlog.get_logger(__name__)
 
-PROMPTS_MAX = 2048
-PROMPTS_PER_PAYER_MAX = 8
-"""One account costs gas and a registration: whoever floods the board fills its own places only."""
+PROMPTS_MAX = 4096
+"""A few MiB."""
+PROMPTS_PER_PAYER_MAX = 256
+WAITING_PER_PAYER_MAX = 8
+"""Of those, without an answer yet: executors work for each of them. One account costs gas and a registration: whoever
+floods the board fills its own places only."""
 KEPT_SECONDS = 60
 """How long a prompt stays after its last turn, for answers on their way and to recognise it when it is said again."""
 BLAMED = frozenset({AnswerFault.BAD_SIGNATURE, AnswerFault.OTHER_REQUEST})
@@ -115,8 +118,10 @@ class OpenBoard:
         return Validity.ACCEPT if self._has_room(message.sender) else Validity.IGNORE
 
     def _has_room(self, payer: Address) -> bool:
-        of_payer = sum(entry.posted.payer == payer for entry in self._entries.values())
-        return len(self._entries) < PROMPTS_MAX and of_payer < PROMPTS_PER_PAYER_MAX
+        now = self._wall_clock()
+        own = [entry for entry in self._entries.values() if entry.posted.payer == payer]
+        waiting = sum(not entry.answers and now < entry.posted.deadline for entry in own)
+        return len(self._entries) < PROMPTS_MAX and len(own) < PROMPTS_PER_PAYER_MAX and waiting < WAITING_PER_PAYER_MAX
 
     def _take_prompt(self, message: Message) -> None:
         body = message.body

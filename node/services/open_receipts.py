@@ -21,6 +21,27 @@ def seed_of(posted: Posted, content: PromptContent) -> int:
     return int.from_bytes(sha256_digest(["quern-open-seed", posted.prompt.request_id])[:8]) & SEED_MAX
 
 
+def open_request(posted: Posted, content: PromptContent, executor: Address) -> InferenceRequest:
+    """Return what was asked of `executor`, as a direct request would have said it."""
+    return InferenceRequest(
+        request_id=posted.prompt.request_id,
+        model_id=posted.prompt.model_id,
+        payer=posted.payer,
+        executor=executor,
+        at=posted.at,
+        prompt=content.prompt,
+        prefix=(),
+        max_tokens=posted.prompt.max_tokens,
+        sampling=content.sampling,
+        seed=seed_of(posted, content),
+        stop=content.stop,
+        logprobs=None,
+        response_format=content.response_format,
+        private=posted.prompt.is_sealed,
+        salt=content.salt,
+    )
+
+
 def open_receipt(
     posted: Posted,
     content: PromptContent,
@@ -33,25 +54,8 @@ def open_receipt(
     at: int,
 ) -> Receipt:
     """Return the receipt for `answer`, which `executor` gave at `at` (UNIX seconds)."""
-    seed = seed_of(posted, content)
-    request = InferenceRequest(
-        request_id=posted.prompt.request_id,
-        model_id=posted.prompt.model_id,
-        payer=posted.payer,
-        executor=executor,
-        at=posted.at,
-        prompt=content.prompt,
-        prefix=(),
-        max_tokens=posted.prompt.max_tokens,
-        sampling=content.sampling,
-        seed=seed,
-        stop=content.stop,
-        logprobs=None,
-        response_format=content.response_format,
-        private=posted.prompt.is_sealed,
-    )
     return receipt_of(
-        request,
+        open_request(posted, content, executor),
         model,
         answer.prompt_ids,
         answer.token_ids,
@@ -59,7 +63,7 @@ def open_receipt(
         epoch=posted.prompt.epoch,
         node_id=node_id,
         at=at,
-        seed=seed,
+        seed=seed_of(posted, content),
         seeded_by_user=True,
     )
 

@@ -54,6 +54,8 @@ class PromptAsk:
     private: bool
     asked_at: int
     """UNIX seconds."""
+    owner: str = ""
+    """The API key it was handed in with, by id; empty without one."""
     state: AskState = AskState.POSTING
     reason: str = ""
     """Why it failed."""

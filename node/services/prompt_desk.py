@@ -5,7 +5,7 @@ open prompt that was still waiting is over (nothing was paid), one whose answer 
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -75,6 +75,8 @@ class PromptDesk:
         self._open_asking = open_asking
         self._wall_clock = wall_clock
         self._random_bytes = random_bytes
+        self._ended: dict[str, Callable[[PromptAsk], None]] = {}
+        """Whom to tell of the end of a prompt. Bounded by those that run; forgotten at a restart."""
         self._send, self._receive = trio.open_memory_channel[tuple[PromptAsk, PromptContent | None]](HANDED_IN_MAX)
 
     async def run(self) -> None:
@@ -97,8 +99,10 @@ class PromptDesk:
             raise DeskError("not-found", f"there is no prompt {ask_id[:64]}, or it was forgotten since")
         return ask
 
-    async def hand_in(self, wish: PromptWish) -> PromptAsk:
-        """Take a prompt; what becomes of it is asked with `get`. Raises DeskError."""
+    async def hand_in(
+        self, wish: PromptWish, *, owner: str = "", ended: Callable[[PromptAsk], None] | None = None
+    ) -> PromptAsk:
+        """Take a prompt; what becomes of it is asked with `get`, its end told to `ended`. Raises DeskError."""
         content = self._content_of(wish)
         ask = PromptAsk(
             ask_id=self._random_bytes(16).hex(),
@@ -107,22 +111,32 @@ class PromptDesk:
             max_tokens=wish.max_tokens,
             private=wish.private,
             asked_at=self._wall_clock(),
+            owner=owner,
         )
         if wish.mode is AskMode.CHAIN:
             # Before it is written down: after a crash the CID is all that is needed to go on.
             ask = replace(ask, prompt_cid=await self._content.add_bytes(prompt_bytes(content)))
         if not self._book.add(ask):
             raise DeskError("busy", "too many prompts wait for their answers; ask again when some have ended")
+        if ended is not None:
+            self._ended[ask.ask_id] = ended
         await self._send.send((ask, content))
         return ask
 
-    async def until_ended(self, ask_id: str, changed: Callable[[PromptAsk], None] | None = None) -> PromptAsk:
-        """Wait for the end of a prompt; `changed` is told of each state on the way. Raises DeskError `not-found`."""
+    async def changes(self, ask_id: str) -> AsyncIterator[PromptAsk]:
+        """Yield a prompt now and after every change of it, its end included. Raises DeskError `not-found`."""
         told: PromptAsk | None = None
+        while told is None or not told.has_ended:
+            ask = self.get(ask_id)
+            if ask == told:
+                await self._book.changed()
+                continue
+            told = ask
+            yield ask
+
+    async def until_ended(self, ask_id: str) -> PromptAsk:
+        """Wait for the end of a prompt. Raises DeskError `not-found`."""
         while not (ask := self.get(ask_id)).has_ended:
-            if changed is not None and ask != told:
-                changed(ask)
-                told = ask
             await self._book.changed()
         return ask
 
@@ -186,6 +200,9 @@ class PromptDesk:
         except (AskOnChainError, OpenAskError) as error:
             self._book.put(failed(self.get(ask.ask_id), str(error)))
             log.info("a prompt came to nothing", mode=ask.mode.value, reason=str(error))
+        tell = self._ended.pop(ask.ask_id, None)
+        if tell is not None:
+            tell(self.get(ask.ask_id))
 
     async def _see_on_chain(self, ask: PromptAsk) -> None:
         if ask.prompt_cid is None:

@@ -17,6 +17,10 @@ HALF_LIFE_SECONDS = 60.0
 """After so long without one, a new measurement weighs as much as all before."""
 MEMORY_SECONDS = 600.0
 """What was not measured for so long is unknown: engines restart, links change."""
+COMPARED_TOKENS = 32
+"""Executors are compared by the time to so many tokens: a short answer, or a user's first look at a long one."""
+PACE_SECONDS = 1.0
+"""How old a median may be."""
 PEERS_MIN = 5
 """Fewer measurements than this say nothing about the slowest of them."""
 
@@ -57,6 +61,8 @@ class SpeedBook:
 
     def __init__(self) -> None:
         self._speeds: OrderedDict[tuple[Address, ModelId], Speed] = OrderedDict()
+        self._paces: dict[ModelId, tuple[float, float | None]] = {}
+        """When a median was found, and what it was: every request asks for it. As many as there are models."""
         self._recent: OrderedDict[ModelId, RecentFirsts] = OrderedDict()
 
     def add_first(self, executor: Address, model_id: ModelId, seconds: float, now: float) -> None:
@@ -84,8 +90,24 @@ class SpeedBook:
         speed = self._speeds.get((executor, model_id))
         return None if speed is None else _fresh(speed.first, now)
 
+    def expected_seconds(self, executor: Address, model_id: ModelId, now: float) -> float | None:
+        """Expected time to the first COMPARED_TOKENS tokens, if the first was measured lately."""
+        first = self.first_seconds(executor, model_id, now)
+        if first is None:
+            return None
+        token = _fresh(self._speeds[executor, model_id].token, now)
+        usual = self.pace(model_id, now) if token is None else token
+        return first + (COMPARED_TOKENS - 1) * (usual or 0.0)
+
     def pace(self, model_id: ModelId, now: float) -> float | None:
         """The median of all executors' seconds per token with this model, if any was measured lately."""
+        found_at, found = self._paces.get(model_id, (float("-inf"), None))
+        if now - found_at >= PACE_SECONDS:
+            found = self._median_pace(model_id, now)
+            self._paces[model_id] = (now, found)
+        return found
+
+    def _median_pace(self, model_id: ModelId, now: float) -> float | None:
         known = [
             value
             for (_, model), speed in self._speeds.items()

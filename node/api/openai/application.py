@@ -1,5 +1,6 @@
 """The paths of the OpenAI API, over the gateway: who asks, what is asked, what is answered, what it cost."""
 
+import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -220,6 +221,7 @@ def make_app(
     *,
     vectors: VectorSource | None = None,
     cors_origins: Sequence[str] = (),
+    more_routes: Sequence[Route] = (),
 ) -> Starlette:
     """Return the application. `cors_origins`: web pages that may use it."""
     api = OpenAiApi(gateway, gatekeeper, wall_clock, vectors)
@@ -241,6 +243,7 @@ def make_app(
             Route("/v1/models", _guarded(api.models), methods=["GET"]),
             Route("/v1/models/{model_id:path}", _guarded(api.model), methods=["GET"]),
             Route("/healthz", api.health, methods=["GET"]),
+            *more_routes,
         ],
         middleware=middleware,
         exception_handlers={HTTPException: _http_error, Exception: _fault_of_ours},
@@ -270,6 +273,9 @@ def _accounted(caller: Caller, request_id: str, call: Call, grant: Grant) -> Ite
         outcome = "answered"
     except ApiError as fault:
         outcome = fault.code
+        raise
+    except Exception:
+        outcome = "fault"
         raise
     finally:
         usage = usage_of(call.answers.summaries)
@@ -304,7 +310,13 @@ def _model_body(model: ModelRecord) -> dict[str, object]:
 
 
 async def _fault_of_ours(_request: Request, error: Exception) -> Response:
-    log.error("a request failed through a fault of this program", reason=repr(error), exc_info=error)
+    # No traceback: those of the log show what is in variables, and so what users wrote.
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    log.error(
+        "a request failed through a fault of this program",
+        kind=type(error).__name__,
+        at=f"{place.filename}:{place.lineno}",
+    )
     return ApiError(500, "server_error", "internal_error", "this gateway has a fault; its log says which").response()
 
 

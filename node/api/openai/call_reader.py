@@ -5,7 +5,7 @@ what may still become a call is held back, and only that. A call is told when it
 and turned out to be none is given as text, and so is everything after it. What is held back is bounded.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 
 from node.api.openai.call_formats import (
     CALLS_MAX,
@@ -78,8 +78,9 @@ class CallReader:
             self._give_up()
 
     def _give_up(self) -> None:
-        """All else is text."""
-        self._tell(self._text)
+        """All else is text; but where the engine was made to write calls, what follows them is one that was cut off."""
+        if self._syntax.form is not CallFormat.LIST or not self.found:
+            self._tell(self._text)
         self._text, self._at, self._grammar = "", 0, None
 
     def _tell(self, text: str) -> None:
@@ -157,8 +158,7 @@ class CallReader:
         while self.found < CALLS_MAX:
             yield from self._blanks()
             if self._text.startswith("[", self._at):
-                names = None if has_marker else self._syntax.names
-                self._call(calls_of_list((yield from self._json("[", "{")), names))
+                yield from self._array(None if has_marker else self._syntax.names)
             elif has_marker:
                 name = yield from self._name()
                 call = call_of_arguments(name, (yield from self._json("{")))
@@ -166,6 +166,21 @@ class CallReader:
             yield from self._blanks()
             yield from self._expect(MISTRAL_BEGIN)
             has_marker = True
+
+    def _array(self, names: Collection[str] | None) -> Reading:
+        """Calls between brackets; each is certain by itself, for an answer may be cut off by its length."""
+        self._at += 1
+        while True:
+            yield from self._blanks()
+            self._call(calls_of_list((yield from self._json("{")), names))
+            yield from self._blanks()
+            separator = self._text[self._at : self._at + 1]
+            if separator not in (",", "]"):
+                raise _NotACallError
+            self._at += 1
+            if separator == "]":
+                self._text, self._at = self._text[self._at :], 0
+                return
 
     def _arguments(self) -> Reading:
         yield from self._blanks()
@@ -224,15 +239,11 @@ class CallReader:
                 return False
             yield
 
-    def _json(self, *openings: str) -> Generator[None, None, str]:
-        """Read a JSON object or array; with `openings`, one that begins with these characters, blanks between."""
+    def _json(self, opening: str = "") -> Generator[None, None, str]:
+        """Read a JSON object or array; with `opening`, one that begins with it."""
         start = self._at
-        for opening in openings:
-            yield from self._blanks()
-            if not self._text.startswith(opening, self._at):
-                raise _NotACallError
-            self._at += 1
-        self._at = start
+        if not self._text.startswith(opening, self._at):
+            raise _NotACallError
         extent = JsonExtent()
         while True:
             extent.feed(self._text[self._at :])

@@ -1,7 +1,8 @@
-"""The events of a stream. They are written for every few tokens, so what does not change is written once."""
+"""The events of a stream. They are written for every few tokens, so what does not change is encoded once."""
 
-import json
 from typing import Any
+
+from pydantic_core import to_json
 
 from node.api.openai.usage import Usage
 
@@ -13,22 +14,26 @@ class ChunkWriter:
         self, *, identity: str, kind: str, created: int, model: str, fingerprint: str, wants_usage: bool
     ) -> None:
         fixed = {"id": identity, "object": kind, "created": created, "model": model, "system_fingerprint": fingerprint}
-        self._fixed = json.dumps(fixed, ensure_ascii=False)[:-1]
-        self._tail = ', "usage": null}\n\n' if wants_usage else "}\n\n"
+        self._head = b"data: " + to_json(fixed)[:-1] + b',"choices":['
+        self._tail = b'],"usage":null}\n\n' if wants_usage else b"]}\n\n"
+        self._plain_tail = b',"logprobs":null,"finish_reason":null}' + self._tail
 
     def choice(
-        self, index: int, field: str, value: object, *, finish_reason: str | None = None, logprobs: object = None
+        self,
+        index: int,
+        field: str,
+        value: dict[str, Any] | str,
+        *,
+        finish_reason: str | None = None,
+        logprobs: dict[str, Any] | None = None,
     ) -> bytes:
         """Return the event of one choice; `field` is `delta` or `text`."""
-        return (
-            f'data: {self._fixed}, "choices": [{{"index": {index}, "{field}": {_json(value)}, '
-            f'"logprobs": {_json(logprobs)}, "finish_reason": {_json(finish_reason)}}}]{self._tail}'
-        ).encode()
+        begin = b'%s{"index":%d,"%s":%s' % (self._head, index, field.encode(), to_json(value))
+        if finish_reason is None and logprobs is None:
+            return begin + self._plain_tail
+        end = b',"logprobs":%s,"finish_reason":%s}' % (to_json(logprobs), to_json(finish_reason))
+        return begin + end + self._tail
 
     def usage(self, usage: Usage) -> bytes:
         """Return the event with the counts of all choices."""
-        return f'data: {self._fixed}, "choices": [], "usage": {_json(usage.body())}}}\n\n'.encode()
-
-
-def _json(value: Any) -> str:
-    return "null" if value is None else json.dumps(value, ensure_ascii=False)
+        return b'%s],"usage":%s}\n\n' % (self._head, to_json(usage.body()))

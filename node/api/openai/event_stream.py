@@ -36,6 +36,8 @@ class EventStream(Response):
         self.headers["x-accel-buffering"] = "no"  # nginx would collect events before it passes them on
         self._produce = produce
         self._is_started = False
+        self._written_at = trio.current_time()
+        self._starting = trio.Lock()
         self._fault: ApiError | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,6 +47,7 @@ class EventStream(Response):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
             nursery.start_soon(self._run_producer, to_writer)
+            nursery.start_soon(self._keep_alive, send)
             await self._write_events(events, send)
             is_complete = True
             nursery.cancel_scope.cancel()
@@ -63,26 +66,34 @@ class EventStream(Response):
             except ApiError as fault:
                 self._fault = fault
 
-    async def _write_events(self, events: trio.MemoryReceiveChannel[bytes], send: Send) -> None:
+    async def _keep_alive(self, send: Send) -> None:
+        """Write a comment whenever nothing was written for a while. A task of its own: cheaper than many deadlines."""
         while True:
-            data = HEARTBEAT
-            with trio.move_on_after(HEARTBEAT_SECONDS):
-                try:
-                    data = await events.receive()
-                except trio.EndOfChannel:
-                    break
+            quiet = self._written_at + HEARTBEAT_SECONDS - trio.current_time()
+            if quiet <= 0:
+                await self._write(HEARTBEAT, send)
+            else:
+                await trio.sleep(quiet)
+
+    async def _write_events(self, events: trio.MemoryReceiveChannel[bytes], send: Send) -> None:
+        async for data in events:
             await self._write(data + _waiting(events), send)
         if self._fault is not None and self._is_started:
             await self._write(self._fault.event(), send)
 
     async def _write(self, data: bytes, send: Send) -> None:
         await self._start(send)
+        self._written_at = trio.current_time()
         await send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def _start(self, send: Send) -> None:
-        if not self._is_started:
-            self._is_started = True
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        """Send the status, once; whoever comes meanwhile waits for it."""
+        if self._is_started:
+            return
+        async with self._starting:
+            if not self._is_started:
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                self._is_started = True
 
 
 async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:

@@ -10,15 +10,19 @@ import secrets
 import time
 from collections.abc import Sequence
 
+import trio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from node.api.openai.bodies import BODY_BYTES_MAX
 from node.api.openai.faults import ApiError
 
 REQUEST_ID_HEADER = "x-request-id"
 API_VERSION = "2020-10-01"
 """Of OpenAI's API; the only one that it ever had."""
 ANY_ORIGIN = "*"
+DRAIN_SECONDS_MAX = 1.0
+"""What is refused before its body was read has so long to come in; then its connection is closed."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _STATE = "quern"
 
@@ -41,9 +45,13 @@ class Frontage:
         state = RequestState(_name_of(headers.get(REQUEST_ID_HEADER, "")))
         scope[_STATE] = state
 
+        body = _Body(receive)
+
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 named = MutableHeaders(scope=message)
+                if not await body.drain():
+                    named["connection"] = "close"
                 named[REQUEST_ID_HEADER] = state.request_id
                 named["openai-version"] = API_VERSION
                 named["openai-processing-ms"] = str(round(1000 * (time.monotonic() - began)))
@@ -59,9 +67,31 @@ class Frontage:
                 "origin_not_allowed",
                 f"web pages from {origin[:200]} may not ask this gateway; [api] cors_origins says which may",
             )
-            await fault.response()(scope, receive, send_named)
+            await fault.response()(scope, body.receive, send_named)
             return
-        await self._app(scope, receive, send_named)
+        await self._app(scope, body.receive, send_named)
+
+
+class _Body:
+    """A request's body. Whoever answers before all of it came has the connection closed under the next request."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._is_complete = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self._is_complete = True
+        return message
+
+    async def drain(self) -> bool:
+        """Read what is left, if it is little and comes soon; whether all has come."""
+        left = BODY_BYTES_MAX
+        with trio.move_on_after(DRAIN_SECONDS_MAX):
+            while not self._is_complete and left > 0:
+                left -= len((await self.receive()).get("body", b""))
+        return self._is_complete
 
 
 class RequestState:

@@ -62,6 +62,12 @@ def test_each_format_is_understood(text: str, told: list[Piece]) -> None:
     assert read(text) == told
 
 
+def test_of_demanded_calls_that_are_cut_off_the_whole_ones_are_told() -> None:
+    demanded = CallSyntax(CallFormat.LIST, NAMES)
+    assert read('[{"name": "f", "parameters": {"a": 1}}, {"name": "g", "para', demanded) == [F]
+    assert read('[{"name": "f", "parameters": {"a"', demanded) == ['[{"name": "f", "parameters": {"a"']
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -39,7 +39,7 @@ class PlayedRun:
     def __init__(self, choice: Choice, place: Place, patience: Patience | None) -> None:
         self.choice, self.place, self.patience = choice, place, patience
         self.traffic, self.client, self.vocabulary_size = Traffic(), object(), 100
-        self.phase, self.engine_name = "loading weights", "vllm 0.32.0"
+        self.phase, self.engine_name, self.caution = "loading weights", "vllm 0.32.0", ""
         self.fault: BaseException | None = None
         self.broken = trio.Event()
         self.ended = False

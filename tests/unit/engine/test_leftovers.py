@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from node.engine import launcher
+from node.engine import server as server_module
 from node.engine.launcher import TurningLog
 from node.engine.leftovers import end_leftover, is_running, read_process, read_record, record_group
+from node.engine.server import run_server
 
 SERVER = """
 import signal, subprocess, sys, time
@@ -58,6 +61,11 @@ def members(group: int) -> list[int]:
     return found
 
 
+def is_stopped(pid: int) -> bool:
+    status = read_process(pid)
+    return status is not None and status.state == "T"
+
+
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A process that runs a server as the daemon does, and the server's group of three processes."""
@@ -84,10 +92,11 @@ def test_what_outlives_both_daemon_and_launcher_is_ended_at_the_next_start(
 ) -> None:
     process, group = daemon
     process.send_signal(signal.SIGSTOP)  # so that it cannot end the group itself
+    until(lambda: is_stopped(process.pid))
     os.kill(group, signal.SIGKILL)
     process.kill()
     process.wait()
-    assert len(members(group)) == 2  # the API process and its core hold the GPU, and answer nobody
+    until(lambda: len(members(group)) == 2)  # the API process and its core hold the GPU, and answer nobody
     assert end_leftover(tmp_path / "engine.pgid")
     assert members(group) == []
     assert not (tmp_path / "engine.pgid").exists()
@@ -99,11 +108,39 @@ def test_a_group_that_outlives_only_its_daemon_is_ended_too(
 ) -> None:
     process, group = daemon
     os.kill(group, signal.SIGSTOP)  # the launcher does not see that the daemon is gone
+    until(lambda: is_stopped(group))
     process.kill()
     process.wait()
     assert len(members(group)) == 3
     assert end_leftover(tmp_path / "engine.pgid")
     assert members(group) == []
+
+
+async def test_nothing_of_a_server_is_left_once_it_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "TERMINATE_SECONDS_MAX", 0.3)
+    command = (sys.executable, "-c", SERVER)
+    async with run_server(command, {}, tmp_path / "engine.log", tmp_path / "engine.pgid") as server:
+        group = server.process.pid
+        with trio.fail_after(20):
+            while len(members(group)) < 3:
+                await trio.sleep(0.02)
+    assert members(group) == []
+    assert not (tmp_path / "engine.pgid").exists()
+    assert "core" in (tmp_path / "engine.log").read_text()
+
+
+async def test_a_server_is_given_time_to_clean_up(tmp_path: Path) -> None:
+    script = (
+        "import signal, sys, time\n"
+        "def end(*_):\n    time.sleep(0.3); print('cleaned up', flush=True); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end); print('up', flush=True); time.sleep(600)"
+    )
+    log = tmp_path / "engine.log"
+    async with run_server((sys.executable, "-c", script), {}, log, tmp_path / "engine.pgid"):
+        with trio.fail_after(20):
+            while "up" not in log.read_text():
+                await trio.sleep(0.02)
+    assert "cleaned up" in log.read_text()
 
 
 @pytest.fixture

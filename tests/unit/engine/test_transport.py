@@ -23,7 +23,7 @@ from node.services.groups import sole_error
 
 CHOICE = Choice(ModelId("tiny"), Cid("bafy"), (), context_length=2048)
 Answer = Callable[[str, bytes], bytes | Awaitable[bytes]]
-REQUEST = GenerationRequest((1, 2, 3), 8, SamplingParameters(700), 1, (), 0)
+REQUEST = GenerationRequest((1, 2, 3), 8, SamplingParameters(0), 1, (), 0)
 
 
 def reply(body: object, *, status: str = "200 OK", headers: str = "") -> bytes:

@@ -211,10 +211,11 @@ def _open_prompts(
     member.board = OpenBoard(chain, member.epochs, member.presence, router, wall_clock)
     sealing = PeerSealing(peer_seed_of(member.number))
     if member.executor is None:
+        assert member.gateway is not None
         member.asking = OpenAsking(
             OpenAskingParts(
-                chain, network, content, store, member.epochs, member.presence, member.board, member.payer, sealing,
-                wall_clock,
+                chain, network, content, store, member.epochs, member.presence, member.board, member.payer,
+                member.gateway.faults, sealing, wall_clock,
             )
         )  # fmt: skip
         chain_asking = ChainAsking(chain, content, member.presence)

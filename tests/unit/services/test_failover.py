@@ -409,10 +409,35 @@ async def test_a_user_who_leaves_stops_the_engine_within_one_step(autojump_clock
         async with network.gateway.ask(replace(CHAT, max_tokens=400)) as answer:
             async for _ in answer:
                 break
+        assert network.paid_by_gateway() >= UNIT * (answer.summary.prompt_tokens + answer.summary.output_tokens)
         left_at, so_far = trio.current_time(), engines[1].generated
         await trio.sleep(2)
         assert engines[1].stopped_at - left_at < 0.2
         assert engines[1].generated - so_far <= UNPAID_TOKENS_MAX
+
+
+class FastEngine(SimulatedEngine):
+    """A token a millisecond, which is much sooner than a voucher."""
+
+    async def _tokens(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
+        for place in range(request.max_tokens):
+            await trio.sleep(0.001)
+            yield GenerationChunk((place,), " word", "length" if place == request.max_tokens - 1 else None)
+
+
+async def test_users_who_leave_do_not_make_a_thief_of_their_gateway(autojump_clock: object) -> None:
+    def engine(number: int) -> Engine:
+        return FastEngine(NODE, MODEL_ID, "honest", 0.0, number)
+
+    async with serving_network(1, engine=engine) as network:
+        await fund(network)
+        for seed in range(1, 61):
+            next_request(network, seed)
+            async with network.gateway.ask(replace(CHAT, max_tokens=400)) as answer:
+                async for _ in answer:
+                    if seed % 2:  # with tokens on their way that nobody will pay
+                        break
+            await trio.sleep(1)
 
 
 async def test_a_users_name_for_a_request_is_kept_and_bounded(autojump_clock: object) -> None:

@@ -11,6 +11,9 @@ from netsim.clock import wall_clock
 from netsim.engine import SimulatedEngine
 from netsim.network import NETWORK_ID
 from netsim.scenario import MODEL, MODEL_ID, PARAMETERS
+from node.control.jsonrpc import RpcError
+from node.control.prompt_methods import PromptReclaimParams, PromptShowParams
+from node.operations.prompts import DeskPromptOperations
 from node.ports import CallFailedError, Engine, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.codec import to_bytes
 from node.protocol.identifiers import Address, Cid, EpochNumber, ModelId, RequestId, TokenAmount
@@ -27,10 +30,11 @@ from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import SignedReceipt
 from node.protocol.sampling import SamplingParameters
+from node.services.faults import load_evidence
 from node.services.frames import Payment, Prompt, SignedVoucherFrame, Turn
 from node.services.open_answering import OpenAnswering
 from node.services.open_asking import Decision, OpenAskError, OpenResult
-from node.services.open_board import PROMPTS_PER_PAYER_MAX
+from node.services.open_board import WAITING_PER_PAYER_MAX
 from node.services.open_debts import FORGIVEN_SECONDS, OpenDebts
 from node.services.open_frames import SETTLE_METHOD, SettleOpen
 from node.services.open_receipts import open_receipt
@@ -179,10 +183,10 @@ async def test_prompts_asked_side_by_side_are_each_paid_once(autojump_clock: obj
             results.append(await ask(network, prompt_content(seed=number)))
 
         async with trio.open_nursery() as nursery:
-            for number in range(6):
+            for number in range(20):
                 nursery.start_soon(one, number)
         assert sum(paid(network).values()) == sum(result.decision.receipt.receipt.price for result in results)
-        assert len({result.decision.receipt.receipt.request_id for result in results}) == 6
+        assert len({result.decision.receipt.receipt.request_id for result in results}) == 20
         assert all(result.settled for result in results)
 
 
@@ -302,7 +306,8 @@ async def test_an_answer_whose_content_nobody_has_is_not_paid_and_the_next_execu
         assert results[0].decision.executor == posted.prompt.drawn[1]
         assert cheat.number not in paid(network)
         assert sorted(paid(network)) == [number_of(network, posted.prompt.drawn[1])]
-        assert cheat.chain.account in asking._distrusted
+        (evidence,) = load_evidence(network.members[GATEWAY].store, limit=5)
+        assert (evidence.participant, evidence.code) == (cheat.chain.account, "lost")
 
 
 @pytest.mark.parametrize(
@@ -322,6 +327,9 @@ async def test_an_answer_that_is_not_what_its_receipt_says_is_not_paid(
                 cid = await cheat.content.add_bytes(answer_bytes(ANSWER))
                 await inject(network, cheat, forged(cheat, posted, ANSWER, cid, **changes))
         assert not paid(network)
+        (evidence,) = load_evidence(network.members[GATEWAY].store, limit=5)
+        assert (evidence.participant, evidence.code) == (cheat.chain.account, "receipt")
+        assert evidence.receipt is not None
 
 
 async def test_a_prompt_charged_with_more_tokens_than_it_can_have_is_not_paid(autojump_clock: object) -> None:
@@ -428,6 +436,15 @@ async def test_a_payer_that_never_pays_gets_no_second_answer_until_it_does(autoj
         assert work.numbers == [1, 1]
 
 
+async def test_a_payer_that_never_pays_gets_no_second_answer_by_asking_at_once(autojump_clock: object) -> None:
+    work = Work()
+    async with serving_network(1, engine=work.engine) as network:
+        for number in range(4):
+            await post(network, RequestId(bytes([number + 1]) * 32))
+        await trio.sleep(120)
+        assert work.numbers == [1]
+
+
 async def test_what_is_owed_outlives_a_restart_and_is_forgiven_after_a_day(autojump_clock: object) -> None:
     async with serving_network(1) as network:
         posted = await post(network)
@@ -528,12 +545,12 @@ async def test_prompts_that_break_the_rules_are_not_put_on_any_board(autojump_cl
 
 async def test_a_payer_that_floods_fills_its_own_places_only(autojump_clock: object) -> None:
     async with serving_network(2, engine=Work(dead={1, 2}).engine) as network:
-        for number in range(2 * PROMPTS_PER_PAYER_MAX):
+        for number in range(2 * WAITING_PER_PAYER_MAX):
             await post(network, RequestId(bytes([number]) * 32))
         await trio.sleep(5)
         for member in network.members.values():
             assert member.board is not None
-            assert len(member.board) == PROMPTS_PER_PAYER_MAX
+            assert len(member.board) == WAITING_PER_PAYER_MAX
         await trio.sleep(300)
         await post(network, RequestId(b"\xaa" * 32))
         await trio.sleep(3)
@@ -557,15 +574,21 @@ async def test_a_stranger_that_is_not_here_posts_nothing(autojump_clock: object)
 
 async def test_the_desk_tells_how_far_a_prompt_is_and_gives_its_answer(autojump_clock: object) -> None:
     async with serving_network(2) as network:
-        states: list[AskState] = []
         handed_in = await network.desk.hand_in(WISH)
-        ended = await network.desk.until_ended(handed_in.ask_id, lambda ask: states.append(ask.state))
-        assert states == [AskState.POSTING, AskState.WAITING, AskState.PAYING]
-        assert ended.state is AskState.ANSWERED
+        seen = [ask async for ask in network.desk.changes(handed_in.ask_id)]
+        assert [ask.state for ask in seen] == [AskState.POSTING, AskState.WAITING, AskState.PAYING, AskState.ANSWERED]
+        ended = seen[-1]
         assert len((await network.desk.answer(ended)).token_ids) == ended.output_tokens
         assert network.paid_by_gateway() == ended.price
         with pytest.raises(DeskError, match="there is no prompt"):
             network.desk.get("none")
+        operations = DeskPromptOperations(network.desk)
+        assert [view.ask_id for view in (await operations.list_prompts()).asks] == [ended.ask_id]
+        shown = await operations.show_prompt(PromptShowParams(ask_id=ended.ask_id))
+        assert shown.text == (await network.desk.answer(ended)).text
+        assert shown.ask.price == str(ended.price)
+        with pytest.raises(RpcError, match="not one of this account"):
+            await operations.reclaim_prompt(PromptReclaimParams(prompt_id=5))
 
 
 @pytest.mark.parametrize("signed_before", [False, True], ids=["before-the-voucher", "after-the-voucher"])

@@ -1,5 +1,6 @@
 """How long a gateway waits, how fast it believes executors to be, and how often it asks two."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from node.services.patience import (
     hedge_seconds,
     patience,
 )
-from node.services.speeds import MEMORY_SECONDS, PAIRS_MAX, PEERS_MIN, SpeedBook
+from node.services.speeds import COMPARED_TOKENS, MEMORY_SECONDS, PAIRS_MAX, PEERS_MIN, SpeedBook
 from tests.builders import TINY, account, model
 
 measured = st.none() | st.floats(0, 1e4)
@@ -75,6 +76,17 @@ def test_the_pace_is_the_median_of_executors_and_a_slow_one_does_not_set_it() ->
     for number, pace in ((1, 0.02), (2, 0.03), (3, 20.0)):
         book.add_pace(account(number), TINY, pace, 0.0)
     assert book.pace(TINY, 1.0) == 0.03
+
+
+def test_executors_are_compared_by_the_time_to_some_tokens() -> None:
+    book = SpeedBook()
+    book.add_first(account(1), TINY, 0.1, 0.0)
+    assert book.expected_seconds(account(1), TINY, 0.0) == 0.1
+    book.add_pace(account(1), TINY, 0.1, 2.0)
+    book.add_first(account(2), TINY, 0.2, 2.0)
+    assert book.expected_seconds(account(1), TINY, 2.0) == pytest.approx(0.1 + 0.1 * (COMPARED_TOKENS - 1))
+    assert book.expected_seconds(account(2), TINY, 2.0) == pytest.approx(0.2 + 0.1 * (COMPARED_TOKENS - 1))
+    assert book.expected_seconds(account(3), TINY, 2.0) is None
 
 
 def test_a_flood_of_executors_does_not_grow_the_book() -> None:

@@ -1,5 +1,6 @@
 """Private requests leave nothing of prompt and answer with anybody but their payer, nor with the executor for long."""
 
+import json
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ import trio
 from netsim import network as simulated
 from netsim.engine import SimulatedEngine
 from netsim.scenario import MODEL_ID
+from node.api.openai.bodies import parse_body
+from node.api.openai.chat_request import ChatParameters
+from node.api.openai.completion_request import CompletionParameters
 from node.ports import Engine, EngineFailedError, GenerationChunk, GenerationRequest, SealingError
 from node.prompt_sealing import PeerSealing
 from node.protocol.canonical import encode
@@ -19,6 +23,7 @@ from node.protocol.identifiers import ModelId, PeerId
 from node.protocol.messages import Topic
 from node.protocol.pricing import tokens_commitment
 from node.protocol.sealed_content import SealedContent
+from node.services.answer_cache import AnswerCache, CachingAsker
 from node.services.frames import Prompt, Turn, prompt_commitment_of
 from node.services.gateway import ChatRequest
 from node.services.prompt_asks import AskMode, AskState
@@ -47,7 +52,7 @@ class Seen:
         for number, member in network.members.items():
             if any(wanted in data for data in member.content._blocks.values()):
                 found.add("content")
-            if number != GATEWAY and wanted in member.store._database.connection.serialize():
+            if number != GATEWAY and wanted in member.store.database.connection.serialize():
                 found.add(f"store {number}")
         return found
 
@@ -143,6 +148,27 @@ async def test_an_engine_is_told_that_a_request_is_private_and_its_complaint_is_
             assert all(asked)
             assert any("failed" in str(event) for event in seen.logs), "else this test looks for nothing"
             assert not seen.places(network, b"xyzzy")
+
+
+async def test_a_private_answer_is_not_kept_in_the_cache_of_answers(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        cache = AnswerCache(1_000_000)
+        asker = CachingAsker(network.gateway, cache)
+        for private in (True, False):
+            chat = ChatRequest(MODEL_ID, Prompt((Turn("user", SECRET),)), max_tokens=4, seed=1, private=private)
+            network.gateway._random_bytes = lambda count, tag=private: bytes([tag]) * count  # type: ignore[misc]
+            async with asker.ask(chat) as answer:
+                assert [part async for part in answer]
+            assert len(cache) == (0 if private else 1)
+
+
+def test_users_ask_for_privacy_in_a_field_of_their_request() -> None:
+    asked = {"model": "tiny", "max_tokens": 1, "quern": {"private": True}}
+    chat = parse_body(
+        ChatParameters, json.dumps({**asked, "messages": [{"role": "user", "content": "x"}]}).encode(), ()
+    )
+    completion = parse_body(CompletionParameters, json.dumps({**asked, "prompt": "x"}).encode(), ())
+    assert [request.private for request in (*chat.requests(), *completion.requests())] == [True, True]
 
 
 # --- open prompts -----------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ async def test_the_executor_keeps_the_receipt_and_not_what_was_said(autojump_clo
 
 async def test_a_private_answer_leaves_its_receipt_only(autojump_clock: object) -> None:
     async with serving_network(1) as network:
-        await ask(network, replace(CHAT, is_private=True))
+        await ask(network, replace(CHAT, private=True))
         operations = operations_of(network, GATEWAY)
         assert (await only_dossier(operations)).answer is None
         tables = network.members[GATEWAY].store.database.connection.execute("SELECT count(*) FROM answers")

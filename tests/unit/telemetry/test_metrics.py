@@ -147,12 +147,14 @@ class CannedPeers:
     pardon = ban
 
 
+class CannedFaults:
+    counts: ClassVar[dict[Fault, int]] = {Fault.SILENT: 6}
+
+
 class CannedRouting:
     running = 1
     counts = Counts(requests=9, hedges=4, failovers=3, refused_busy=2)
-
-    class faults:  # noqa: N801 - stands in for an attribute
-        counts: ClassVar[dict[Fault, int]] = {Fault.SILENT: 6}
+    faults = CannedFaults()
 
 
 class NoChain:
