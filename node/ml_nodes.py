@@ -49,7 +49,9 @@ def hardware_of(settings: EngineSettings) -> str:
         return settings.hardware
     if settings.api != VLLM_API:
         return TEXT_HARDWARE
-    return REMOTE_HARDWARE if settings.url else detect_hardware(on_cpu=_environment(settings).on_cpu)
+    if settings.url:
+        return REMOTE_HARDWARE
+    return detect_hardware(on_cpu=_environment(settings).on_cpu, gpus=settings.gpus)
 
 
 def registrations(settings: Sequence[EngineSettings]) -> list[MLNodeRegistration]:
@@ -89,7 +91,7 @@ def default_engine_python() -> Path:
 
 
 def _environment(settings: EngineSettings) -> EngineEnvironment:
-    environment = EngineEnvironment(settings.python or default_engine_python(), settings.kv_cache_gib)
+    environment = EngineEnvironment(settings.python or default_engine_python(), settings.kv_cache_gib, settings.gpus)
     if not environment.python.exists():
         raise SettingsError(
             f"[[engines]] {settings.node_id}: there is no engine environment at {environment.python}: "

@@ -56,6 +56,7 @@ class ModelLoader:
                     await self._bring(self._assignment())
                 except KeyUnavailableError as error:
                     log.warning("an encrypted model waits for its key", model=self._model_id, reason=str(error))
+                    self._engine.explain(f"its encrypted model waits for its key: {error}")
                     await trio.sleep(KEY_RETRY_SECONDS)
 
     async def _follow_stages(self) -> None:
@@ -70,12 +71,16 @@ class ModelLoader:
             if self._loaded is not None:
                 log.warning("the network no longer serves this model", model=self._model_id)
                 self._engine.unload()
+                self._engine.explain("the network no longer serves its model")
                 self._loaded = None
                 await self._keep_only(None)
             return
         if self._is_new(model) and (self._loaded is None or server_key(model) != server_key(self._loaded)):
             await self._attempt(model, self._load)
-        elif coming is not None and self._is_new(coming):
+            return
+        if not assigned.load_coming:
+            self._engine.load_next(None)
+        if coming is not None and self._is_new(coming):
             if coming.cid not in self._paths:
                 await self._attempt(coming, self._fetch)
             elif assigned.load_coming:
@@ -90,6 +95,7 @@ class ModelLoader:
             await what(model)
         except (ModelInvalidError, EngineArgumentsError) as error:
             log.error("the registry's model is not loaded", model=self._model_id, cid=model.cid, reason=str(error))
+            self._engine.explain(f"its model is refused: {error}")
             self._refused.add(server_key(model))
             await self._keep_only(self._loaded)
 
@@ -97,6 +103,8 @@ class ModelLoader:
         """Have the files of a version here, in plain."""
         if model.cid in self._paths:
             return
+        if self._loaded is None:
+            self._engine.explain("its model is being fetched; see quern model list")
         path = await self._library.ensure(model)
         try:
             if model.encrypted:

@@ -143,6 +143,7 @@ class EngineNode:
         self._drain_until = 0.0
         self._standby_retry_at = 0.0
         self._alerted = False
+        self._no_model = "its model is not registered, or the chain has not been read yet"
         self.restarts = 0
 
     @property
@@ -194,6 +195,7 @@ class EngineNode:
             outside=self._failures.outside,
             given_up=self._failures.given_up,
             held=self._wishes.held,
+            no_model=self._no_model if self._wishes.model is None else "",
             caution=run.caution if run is not None and self._state in READY_STATES else "",
         )
 
@@ -229,6 +231,10 @@ class EngineNode:
     def unload(self) -> None:
         """Stop serving and free the memory."""
         self._wish(replace(self._wishes, model=None, next_model=None))
+
+    def explain(self, reason: str) -> None:
+        """Say why no model was given to it yet, for its operator."""
+        self._no_model = reason
 
     def mine(self, mining: bool) -> None:
         """Tell whether nonces are computed now."""

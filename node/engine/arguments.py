@@ -31,6 +31,8 @@ OPERATOR_OPTIONS = REGISTRY_OPTIONS | {
     "--block-size",
     "--cpu-offload-gb",
     "--data-parallel-size",
+    "--distributed-executor-backend",
+    "--enable-expert-parallel",
     "--gpu-memory-utilization",
     "--max-num-batched-tokens",
     "--pipeline-parallel-size",

@@ -19,6 +19,8 @@ PLUGIN_FIELD = "quern_draw"
 LOGPROBS_MAX = 64
 """Alternatives a server tells per token: audits want more than the 20 of OpenAI's API (facts: the winner is among the
 likeliest 20 in 61 to 95 of 100 draws)."""
+LOGPROB_MAX = 0.01
+"""Above zero by rounding only."""
 TEST_SEED = 0x5EED5EED5EED5EED
 TEST_TOKENS = 64
 TEST_TOP_K = 20
@@ -28,6 +30,8 @@ TEST_MARGIN_MAX = 0.02
 """Log-probabilities and draws come from the same logits here; only single precision lies between."""
 TOKEN_ID_PREFIX = "token_id:"  # noqa: S105 - no password
 """How vLLM writes a token, if asked for ids."""
+
+GREEDY = SamplingParameters(temperature_milli=0)
 
 Post = Callable[[str, dict[str, object]], Awaitable[dict[str, Any]]]
 
@@ -60,7 +64,9 @@ def draw_fields(sampling: SamplingParameters, seed: int, style: DrawStyle) -> di
     """Return the fields of a request that is drawn by the rule."""
     if style is DrawStyle.PLUGIN and sampling.temperature_milli:
         numbers = (seed, sampling.temperature_milli, sampling.top_k, sampling.top_p_milli, sampling.min_p_milli)
-        return {"temperature": 0, "vllm_xargs": {PLUGIN_FIELD: " ".join(str(number) for number in (1, *numbers))}}
+        words = " ".join(str(number) for number in (1, *numbers))
+        # All fields are said: what a request leaves out, vLLM takes from the model's generation_config.json.
+        return sampling_fields(GREEDY) | {"vllm_xargs": {PLUGIN_FIELD: words}}
     return sampling_fields(sampling) | {"seed": seed}
 
 
@@ -79,7 +85,7 @@ def sampling_fields(sampling: SamplingParameters) -> dict[str, object]:
 
 
 async def find_draw_style(post: Post) -> DrawStyle:
-    """Find out how a server draws by the rule. Takes a few dozen tokens of its time."""
+    """Find out how a server draws by the rule. Takes a few dozen tokens of its time. Raises EngineFailedError."""
     try:
         await post(
             "/v1/completions",
@@ -88,27 +94,25 @@ async def find_draw_style(post: Post) -> DrawStyle:
     except EngineRefusedError as error:
         if PLUGIN_FIELD in str(error):  # only our plug-in knows the word
             return DrawStyle.PLUGIN
-    try:
-        return DrawStyle.SEED if await _draws_by_rule(post) else DrawStyle.NONE
-    except EngineRefusedError:
-        return DrawStyle.NONE  # a server elsewhere that allows too few log-probabilities
+    return DrawStyle.SEED if await _draws_by_rule(post) else DrawStyle.NONE
 
 
 async def _draws_by_rule(post: Post) -> bool:
     """Whether the server's own seeded sampler has the rule's noise."""
     sampling = SamplingParameters(temperature_milli=2000, top_k=TEST_TOP_K)
-    reply = await post(
-        "/v1/completions",
-        {
-            "prompt": [0],
-            "max_tokens": TEST_TOKENS,
-            **sampling_fields(sampling),
-            "seed": TEST_SEED,
-            "ignore_eos": True,
-            "logprobs": TEST_TOP_K,
-            "return_tokens_as_token_ids": True,
-        },
-    )
+    body: dict[str, object] = {
+        "prompt": [0],
+        "max_tokens": TEST_TOKENS,
+        **sampling_fields(sampling),
+        "seed": TEST_SEED,
+        "ignore_eos": True,
+        "logprobs": TEST_TOP_K,
+        "return_tokens_as_token_ids": True,
+    }
+    try:
+        reply = await post("/v1/completions", body)
+    except (EngineRefusedError, EngineFailedError):
+        return False  # nothing depends on it: a server without the plug-in is asked the same way either way
     try:
         logprobs = reply["choices"][0]["logprobs"]
         token_ids = [read_token_id(word) for word in logprobs["tokens"]]
@@ -133,13 +137,18 @@ def read_token_id(word: object) -> int:
     return int(word.removeprefix(TOKEN_ID_PREFIX))
 
 
+def read_logprob(value: object) -> float:
+    """Read a log-probability. Raises ValueError."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -math.inf < value <= LOGPROB_MAX:
+        raise ValueError("expected a log-probability")
+    return float(value)
+
+
 def read_candidates(top: Mapping[str, object]) -> dict[int, float]:
     """Read the log-probabilities of one place, by token id, likeliest first. Raises ValueError."""
     found = {}
     for word, logprob in top.items():
-        if not isinstance(logprob, int | float) or isinstance(logprob, bool) or not math.isfinite(logprob):
-            raise ValueError("expected a log-probability")
-        found[read_token_id(word)] = float(logprob)
+        found[read_token_id(word)] = read_logprob(logprob)
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -151,10 +160,11 @@ def read_prefills(reply: Mapping[str, Any], token_ids: Sequence[int], first: int
             raise ValueError("not one entry per token")
         found = []
         for token, entry in zip(token_ids[first:], entries[first:], strict=True):
-            logprobs = {int(key): float(value["logprob"]) for key, value in entry.items()}
-            if token not in logprobs or not all(math.isfinite(value) for value in logprobs.values()):
+            logprobs = {int(key): read_logprob(value["logprob"]) for key, value in entry.items()}
+            if token not in logprobs:
                 raise ValueError("the token itself is missing")
-            found.append(Prefill(logprobs, min(top, len(logprobs))))
+            # Fewer than were asked for: how many are the likeliest is not known; the last may be the token itself.
+            found.append(Prefill(logprobs, top if len(logprobs) >= top else max(1, len(logprobs) - 1)))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise EngineFailedError(f"malformed log-probabilities of a prompt: {error!r}") from error
     return found

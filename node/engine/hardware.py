@@ -17,10 +17,13 @@ DRIVER_DIRECTORY = Path("/proc/driver/nvidia/gpus")
 PROCESSOR_FILE = Path("/proc/cpuinfo")
 
 
-def detect_hardware(*, on_cpu: bool) -> str:
-    """Return what an engine on this machine runs on: its GPUs; its processor with `on_cpu`, or without GPUs."""
-    gpus = [] if on_cpu else (_gpus_asked() or _gpus_of_driver(DRIVER_DIRECTORY))
-    text = describe_gpus(gpus) if gpus else describe_processor(_read(PROCESSOR_FILE), os.cpu_count() or 1)
+def detect_hardware(*, on_cpu: bool, gpus: str = "") -> str:
+    """Return what an engine on this machine runs on: its GPUs; its processor with `on_cpu`, or without GPUs.
+
+    `gpus` are the numbers of those it uses, separated by commas; empty for all.
+    """
+    names = [] if on_cpu else (_gpus_asked(gpus) or _gpus_of_driver(DRIVER_DIRECTORY, gpus))
+    text = describe_gpus(names) if names else describe_processor(_read(PROCESSOR_FILE), os.cpu_count() or 1)
     return text[:HARDWARE_CHARACTERS_MAX]
 
 
@@ -39,15 +42,16 @@ def describe_processor(cpuinfo: str, cores: int) -> str:
     return f"cpu, {cores} cores"
 
 
-def _gpus_asked() -> list[str]:
+def _gpus_asked(gpus: str) -> list[str]:
+    query = (*QUERY, "--id", gpus) if gpus else QUERY
     try:
-        answer = subprocess.run(QUERY, capture_output=True, timeout=QUERY_SECONDS_MAX, check=True, text=True)
+        answer = subprocess.run(query, capture_output=True, timeout=QUERY_SECONDS_MAX, check=True, text=True)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return []  # no driver, or one that does not answer
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
 
 
-def _gpus_of_driver(directory: Path) -> list[str]:
+def _gpus_of_driver(directory: Path, gpus: str) -> list[str]:
     """Read what the kernel's driver says, where nvidia-smi is missing, as in slim containers."""
     names = []
     for file in sorted(directory.glob("*/information")):
@@ -55,7 +59,8 @@ def _gpus_of_driver(directory: Path) -> list[str]:
             name, _, value = line.partition(":")
             if name.strip() == "Model":
                 names.append(value.strip())
-    return names
+    wanted = [int(number) for number in gpus.split(",") if number]
+    return [names[number] for number in wanted if number < len(names)] if wanted else names
 
 
 def _read(file: Path) -> str:

@@ -33,6 +33,8 @@ class EngineEnvironment:
 
     python: Path
     kv_cache_gib: int = 1
+    gpus: str = ""
+    """Numbers of the GPUs it uses, separated by commas; empty for all."""
 
     @property
     def on_cpu(self) -> bool:
@@ -120,6 +122,9 @@ class ServerRun:
                 environment.python, socket, self.choice.path, self.choice.model_id, self.choice.arguments, on_cpu=on_cpu
             )
             variables = server_environment(on_cpu=on_cpu, kv_cache_gib=environment.kv_cache_gib)
+            if environment.gpus:
+                # Numbered as nvidia-smi does, not by speed as CUDA does by itself.
+                variables |= {"CUDA_VISIBLE_DEVICES": environment.gpus, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
             async with run_server(command, variables, place.log_path, place.group_file) as server:
                 await self._use(local_endpoint(socket), server, patience, became_ready)
 

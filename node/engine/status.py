@@ -32,6 +32,8 @@ class NodeStatus:
     given_up: bool
     held: bool
     """Drained by the operator."""
+    no_model: str = ""
+    """Why it was given no model; empty if it was."""
     caution: str = ""
     """What its server lacks although it serves; empty if nothing."""
 
@@ -43,7 +45,7 @@ class NodeStatus:
         if self.held:
             return "its operator drains it"
         if self.model_id is None:
-            return "its model is not here: not registered, not fetched yet, or refused"
+            return self.no_model
         return "" if self.state in READY_STATES else f"it is {self.state}"
 
     @property

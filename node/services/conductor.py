@@ -45,6 +45,7 @@ from node.services.nearness import Nearness
 from node.services.patience import HedgeBudget, Patience, hedge_seconds, patience
 from node.services.refusals import retry_after_seconds
 from node.services.seeding import with_seed_source
+from node.services.share_checks import ShareBook
 from node.services.speeds import SpeedBook
 from node.services.terms import unit_price_of
 from node.services.transcript import Continuation, Transcript
@@ -97,6 +98,7 @@ class Trade:
     record_of: Callable[[Address], Presence | None]
     """What an executor last said of itself, if it is present."""
     nearness: Nearness
+    shares: ShareBook = field(default_factory=ShareBook)
     in_flight: Counter[Address] = field(default_factory=Counter)
     """Requests of this gateway that run at each executor."""
     busy_until: dict[Address, float] = field(default_factory=dict)
@@ -192,6 +194,8 @@ class Conductor:
         self._running.remove(event.running)
         if event.error is None:
             self._trade.faults.absolve(event.running.executor)
+            seed = self._summary.seed
+            self._trade.shares.keep(event.running.request, seed.share if seed is not None else None)
             await self._end("length")
             return True
         if self._giver is event.running:
@@ -300,10 +304,9 @@ class Conductor:
     async def _after_failure(self, running: Running, error: CallFailedError | PaymentError) -> bool:
         """Draw the consequences; return whether the answer is complete all the same."""
         executor = running.executor
-        self._failures.append(f"{executor}: {error}")
-        self._log.warning(
-            "an executor failed", executor=executor, given=self._transcript.tokens_seen, reason=str(error)
-        )
+        reason = readable(str(error), DETAIL_CHARACTERS_MAX)
+        self._failures.append(f"{executor}: {reason}")
+        self._log.warning("an executor failed", executor=executor, given=self._transcript.tokens_seen, reason=reason)
         if isinstance(error, PaymentError):
             self._unpaid = error
             return False
@@ -313,7 +316,7 @@ class Conductor:
         elif error.code in USERS_FAULT and not self._transcript.tokens_seen:
             self._refusals.append((running, error))
             if len(self._refusals) >= REFUSALS_BELIEVED:
-                raise GatewayError(error.code, error.message) from error
+                raise GatewayError(error.code, readable(error.message, DETAIL_CHARACTERS_MAX)) from error
         elif isinstance(error, ExecutorFaultError):
             self._report(running, error)
             if error.fault is Fault.DIFFERS and not self._is_different and _may_go_on_anywhere(self._request):
@@ -370,7 +373,7 @@ class Conductor:
     def _nobody_left(self) -> GatewayError:
         if self._refusals:
             _, refusal = self._refusals[0]
-            return GatewayError(refusal.code, refusal.message)
+            return GatewayError(refusal.code, readable(refusal.message, DETAIL_CHARACTERS_MAX))
         if self._busy:
             self._trade.counts.refused_busy += 1
             wait = max(0.0, min(self._busy.values()) - trio.current_time())
@@ -436,12 +439,34 @@ class Conductor:
     def _on_its_terms(self, request: InferenceRequest) -> InferenceRequest:
         """Say whether it serves for nothing, and where the seed comes from: from who began the answer, or from it."""
         record, seed = self._trade.record_of(request.executor), self._summary.seed
+        if record is not None:
+            self._check_shares(record.seed_revealed)
         request = replace(request, free=record is not None and record.free)
         begun = seed.share if seed is not None else None
         try:
             return with_seed_source(request, begun, record.seed_commitment if record is not None else b"")
         except SeedShareError as error:
             raise CallFailedError("no-seed", str(error)) from error
+
+    def _check_shares(self, secret: bytes) -> None:
+        """Hold earlier halves of seeds against a secret that has been published since."""
+        for given, refuted in self._trade.shares.refuted_by(secret):
+            self._trade.faults.add(
+                Evidence(
+                    at=self._trade.wall_clock(),
+                    participant=given.share.executor,
+                    request_id=given.request_id,
+                    model_id=given.model_id,
+                    code=Fault.SEED.value,
+                    detail="its half of a seed is not the one that its published secret gives",
+                    request_digest=given.request_digest,
+                    prompt_commitment=given.prompt_commitment,
+                    output_tokens=0,
+                    output_commitment=tokens_commitment(()),
+                    frame=to_bytes(refuted),
+                    receipt=None,
+                )
+            )
 
     def _report(self, running: Running, error: ExecutorFaultError) -> None:
         token_ids = running.attempt.token_ids if running.attempt is not None else []
@@ -452,15 +477,20 @@ class Conductor:
                 request_id=running.request.request_id,
                 model_id=running.request.model_id,
                 code=error.fault.value,
-                detail=error.message[:DETAIL_CHARACTERS_MAX],
+                detail=readable(error.message, DETAIL_CHARACTERS_MAX),
                 request_digest=request_digest(running.request),
                 prompt_commitment=prompt_commitment_of(running.request),
                 output_tokens=len(token_ids),
                 output_commitment=tokens_commitment(token_ids),
-                frame=error.frame[:FRAME_BYTES_KEPT_MAX],
+                frame=b"" if running.request.private else error.frame[:FRAME_BYTES_KEPT_MAX],
                 receipt=error.receipt,
             )
         )
+
+
+def readable(text: str, characters_max: int) -> str:
+    """Return what strangers wrote as it may stand in a line of a log or in an error: bounded, nothing unprintable."""
+    return "".join(character for character in text[:characters_max] if character.isprintable())
 
 
 def _begins_anew(request: InferenceRequest) -> bool:

@@ -442,6 +442,12 @@ class EngineSettings(Section):
         le=4096,
         description="Requests it serves at once; more wait in line. Without it, `--max-num-seqs` of model_args, or 64.",
     )
+    gpus: str = Field(
+        default="",
+        pattern=r"^(\d{1,3}(,\d{1,3}){0,63})?$",
+        description="GPUs of this machine that it uses, by number, e.g. `0` or `2,3`; without it, all. With several\n"
+        "[[engines]] on one machine give each its own.",
+    )
     kv_cache_gib: int = Field(
         default=1, ge=1, le=1024, description="Memory for the key-value cache on a CPU, in GiB; GPUs take what is free."
     )
@@ -453,8 +459,7 @@ class EngineSettings(Section):
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if self.url:
-            local = {"model_args": self.model_args, "python": self.python, "loads_beside": self.loads_beside}
-            named = [name for name, value in local.items() if value]
+            named = [name for name in ("model_args", "python", "gpus", "loads_beside") if getattr(self, name)]
             if named:
                 raise ValueError(f"{', '.join(named)}: the server at url has these where it is started; leave them out")
         elif self.api_key_file is not None:

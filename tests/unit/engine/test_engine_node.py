@@ -276,6 +276,15 @@ async def test_a_version_outside_the_range_is_told_and_not_tried_again(
         assert node.status().why_not_drawn == ""
 
 
+async def test_a_node_without_a_model_says_why(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with running(tmp_path, None) as (node, _):
+        node.explain("its model is being fetched")
+        assert node.status().why_not_drawn == "its model is being fetched"
+        node.load(OLD, tmp_path)
+        await node.until_ready()
+        assert node.status().why_not_drawn == ""
+
+
 async def test_a_restart_by_hand_leaves_one_server(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with running(tmp_path) as (node, _):
         await node.until_ready()

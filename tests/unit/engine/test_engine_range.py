@@ -127,6 +127,7 @@ def test_hardware_is_told_in_words_that_do_not_change_from_start_to_start() -> N
     assert describe_gpus(["NVIDIA  H200", "NVIDIA L4", "NVIDIA H200"]) == "2x NVIDIA H200, 1x NVIDIA L4"
     assert describe_processor("processor: 0\nmodel name\t: AMD  EPYC 9B14\n", 16) == "AMD EPYC 9B14, 16 cores"
     assert describe_processor("", 4) == "cpu, 4 cores"
+    assert describe_gpus([]) == ""
     assert detect_hardware(on_cpu=True) == detect_hardware(on_cpu=True) != ""
 
 

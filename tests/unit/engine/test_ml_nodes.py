@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from node.engine import hardware
 from node.engine.arguments import EngineArgumentsError
+from node.engine.hardware import detect_hardware
 from node.ml_nodes import REMOTE_HARDWARE, hardware_of, make_engine, registrations
 from node.private_files import PrivateFileError
 from node.settings import SettingsError
@@ -25,6 +27,8 @@ def settings(**values: Any) -> EngineSettings:
         ({"url": "http://a:b@10.0.0.7:8000"}, "api_key_file"),
         ({"url": "http://10.0.0.7:8000", "model_args": ["--dtype", "half"]}, "model_args"),
         ({"url": "http://10.0.0.7:8000", "loads_beside": True}, "loads_beside"),
+        ({"url": "http://10.0.0.7:8000", "gpus": "0"}, "gpus"),
+        ({"gpus": "0;rm"}, "gpus"),
         ({"api_key_file": Path("key")}, "only a server at url"),
         ({"drain_seconds": -1}, "drain_seconds"),
     ],
@@ -64,6 +68,24 @@ def test_an_installation_that_is_not_there_and_a_wrong_option_are_named_at_once(
         make_engine(settings(python=tmp_path / "absent"), tmp_path)
     with pytest.raises(EngineArgumentsError, match="--trust-remote-code is not allowed"):
         make_engine(settings(model_args=["--trust-remote-code"]), tmp_path)
+
+
+def test_gpus_are_found_and_those_of_a_node_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        '#!/bin/sh\ncase "$*" in *"--id 1,2"*) printf "NVIDIA L4\\nNVIDIA L4\\n";;'
+        ' *) printf "NVIDIA H200\\nNVIDIA L4\\nNVIDIA L4\\n";; esac\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert detect_hardware(on_cpu=False) == "1x NVIDIA H200, 2x NVIDIA L4"
+    assert detect_hardware(on_cpu=False, gpus="1,2") == "2x NVIDIA L4"
+    assert "cores" in detect_hardware(on_cpu=True)
+    program.write_text("#!/bin/sh\necho 'no driver' >&2\nexit 9\n")
+    assert "NVIDIA" not in detect_hardware(on_cpu=False) or hardware.DRIVER_DIRECTORY.exists()
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    monkeypatch.setattr(hardware, "QUERY_SECONDS_MAX", 0.2)
+    assert detect_hardware(on_cpu=False)  # a driver that hangs does not hang the daemon
 
 
 def test_nodes_stand_on_chain_with_what_was_found_where_nothing_was_named(tmp_path: Path) -> None:

@@ -293,6 +293,12 @@ class FakeEngine:
     def mine(self, mining: bool) -> None:
         pass
 
+    def explain(self, reason: str) -> None:
+        pass
+
+    def load_next(self, model: None) -> None:
+        pass
+
 
 @asynccontextmanager
 async def loading(

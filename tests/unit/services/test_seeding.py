@@ -3,24 +3,38 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import trio
 
 from netsim.engine import SimulatedEngine
-from netsim.scenario import MODEL_ID
+from netsim.scenario import MODEL_ID, PARAMETERS
 from node.ports import CallFailedError, Engine, EngineFailedError, GenerationChunk, GenerationRequest
+from node.protocol.codec import from_bytes
 from node.protocol.identifiers import Address, EpochNumber, Hash32, RequestId
 from node.protocol.sampling import SamplingParameters
-from node.protocol.seeds import SeedShareError, check_share, commitment_of, is_honest, make_share
+from node.protocol.seeds import (
+    SeedShare,
+    SeedShareError,
+    check_share,
+    commitment_of,
+    is_honest,
+    make_share,
+    share_digest,
+)
 from node.protocol.signatures import sign
+from node.services import seeding
 from node.services.attempt import AnswerSummary
+from node.services.faults import load_evidence
 from node.services.frames import InferenceRequest, Opening, Prompt, Turn
 from node.services.gateway import ChatRequest, GatewayError
 from node.services.seeding import AnswerSeed, SeedBook, UnknownCommitmentError, seed_of, seed_of_opening
+from node.services.share_checks import SHARES_MAX, RefutedShare, ShareBook
 from node.store.books import Books
 from node.store.database import Database
 from tests.builders import account, key_of
-from tests.unit.services.serving_network import NODE, ServingNetwork, honest_engine, serving_network
+from tests.unit.services.serving_network import GATEWAY, NODE, ServingNetwork, honest_engine, serving_network
 
 CHAT = ChatRequest(MODEL_ID, Prompt((Turn("user", "what is a quern"),)), max_tokens=50)
 PAYER, FIRST, SECOND = account(1), account(2), account(3)
@@ -247,3 +261,56 @@ async def test_an_executor_that_keeps_its_share_back_is_left(autojump_clock: obj
         with pytest.raises(GatewayError, match="kept its share"):
             await ask(network)
         assert network.paid_by_gateway() == 0
+
+
+# --- what comes out when secrets are published ---
+
+
+def given_share(number: int, *, honest: bool, secret: bytes = bytes(32)) -> tuple[InferenceRequest, SeedShare]:
+    request_id = RequestId(number.to_bytes(32))
+    share = make_share(secret, request_id, PAYER, FIRST, sign_first)
+    asked = request(request_id=request_id, seed_commitment=share.commitment)
+    return asked, share if honest else replace(share, share=b"\x07" * 32)
+
+
+def test_published_secrets_settle_shares_once() -> None:
+    book = ShareBook()
+    for number in range(4):
+        book.keep(*given_share(number, honest=number != 2))
+    assert list(book.refuted_by(b"")) == list(book.refuted_by(b"\x01" * 32)) == []
+    ((given, proof),) = book.refuted_by(bytes(32))
+    assert given.request_id == proof.request_id == RequestId((2).to_bytes(32))
+    assert not is_honest(proof.share, proof.secret, proof.request_id, proof.payer)
+    assert list(book.refuted_by(bytes(32))) == []
+
+
+def test_shares_remembered_are_bounded() -> None:
+    book = ShareBook()
+    for number in range(SHARES_MAX + 10):
+        asked, share = given_share(1, honest=False, secret=(number % 2).to_bytes(32))
+        book.keep(asked, share)
+    assert sum(len(list(book.refuted_by(secret.to_bytes(32)))) for secret in (0, 1)) == SHARES_MAX
+    assert book._count == 0
+
+
+async def test_a_made_up_share_becomes_evidence(autojump_clock: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made_up(*arguments: Any) -> SeedShare:
+        honest = make_share(*arguments)
+        request_id, payer, executor, sign_digest = arguments[1:]
+        digest = share_digest(request_id, payer, executor, honest.commitment, b"\x07" * 32)
+        return replace(honest, share=b"\x07" * 32, signature=sign_digest(digest))
+
+    monkeypatch.setattr(seeding, "make_share", made_up)
+    async with serving_network(1) as network:
+        await ask(network)  # nobody can tell yet
+        store = network.members[GATEWAY].store
+        assert load_evidence(store, limit=9) == ()
+        epoch_seconds = 2.0 * PARAMETERS.epoch_blocks
+        await trio.sleep(2 * epoch_seconds + 60)
+        network.gateway._random_bytes = lambda count: b"\x08" * count  # another request id
+        await ask(network)
+        (evidence,) = load_evidence(store, limit=9)
+        assert (evidence.participant, evidence.code) == (account(1), "seed")
+        proof = from_bytes(RefutedShare, evidence.frame)
+        check_share(proof.share, proof.request_id, proof.payer)
+        assert not is_honest(proof.share, proof.secret, proof.request_id, proof.payer)
