@@ -1,6 +1,7 @@
 """Serves vectors to gateways: checks the request, has an engine make them, gives them as far as they are covered."""
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 import trio
@@ -22,7 +23,7 @@ from node.protocol.pricing import price, receipt_digest
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.signatures import SignatureError, recover
 from node.services.batches import BatchService
-from node.services.broker import Broker
+from node.services.broker import Broker, Lease
 from node.services.embedding_frames import (
     FLOAT_BYTES,
     METHOD,
@@ -140,21 +141,33 @@ class EmbeddingExecutor:
         cost = price(sum(map(len, token_ids)), 0, model, unit_price)
         newest = None if request.free else self._payments.newest_voucher(request.payer)
         paid = PaidCall(call, self._payments, tab)
-        async with (
-            self._funding.held(request.payer, cost),
-            self._broker.lease(
-                model.model_id,
-                payer=request.payer,
-                prompt_ids=[token for ids in token_ids for token in ids],
-                max_tokens=1,
-            ) as lease,
-        ):
+        async with self._funding.held(request.payer, cost), self._lease(request, token_ids) as lease:
             await paid.send(embedding_opening_bytes(EmbeddingOpening(token_ids, self._unpaid_tokens_max, newest)))
             async with paid.taking_payments():
                 # What is beyond the allowance is paid before it is made, the rest with the receipt.
                 await paid.charge(cost, allowance=price(self._unpaid_tokens_max, 0, model, unit_price))
-                vectors = join_vectors(await lease.engine.embed(token_ids, priority=USER_PRIORITY))
-                await self._give(paid, request, model, unit_price, lease.engine.node_id, token_ids, vectors)
+                node_id, vectors = await self._make(lease, request, token_ids)
+                await self._give(paid, request, model, unit_price, node_id, token_ids, vectors)
+
+    async def _make(
+        self, lease: Lease, request: EmbeddingRequest, token_ids: tuple[tuple[int, ...], ...]
+    ) -> tuple[NodeId, Vectors]:
+        """Return the vectors and the node that made them: another one of this participant's if the first fails."""
+        node_id = lease.engine.node_id
+        try:
+            return node_id, join_vectors(await lease.engine.embed(token_ids, priority=USER_PRIORITY))
+        except EngineFailedError as error:
+            if self._broker.ready_engine(request.model_id, avoid=(node_id,)) is None:
+                raise
+            log.warning("an engine failed; another one makes the vectors", node=node_id, reason=str(error))
+        async with self._lease(request, token_ids, avoid=(node_id,)) as other:
+            return other.engine.node_id, join_vectors(await other.engine.embed(token_ids, priority=USER_PRIORITY))
+
+    def _lease(
+        self, request: EmbeddingRequest, token_ids: Sequence[Sequence[int]], avoid: tuple[NodeId, ...] = ()
+    ) -> AbstractAsyncContextManager[Lease]:
+        tokens = [token for ids in token_ids for token in ids]
+        return self._broker.lease(request.model_id, payer=request.payer, prompt_ids=tokens, max_tokens=1, avoid=avoid)
 
     async def _give(
         self,

@@ -331,9 +331,12 @@ def test_an_engines_malformed_vectors_are_its_failure(vectors: list[bytes]) -> N
         join_vectors(vectors)
 
 
-async def test_the_node_in_the_receipt_is_the_one_that_worked(autojump_clock: object) -> None:
+@pytest.mark.parametrize("loaded", [None, MODEL_ID])
+async def test_another_own_engine_steps_in_and_the_receipt_names_it(
+    autojump_clock: object, loaded: ModelId | None
+) -> None:
     def engines(number: int) -> list[Engine]:
-        broken = NoEmbedding(NodeId("node-0"), None, "honest", 0.0, number)
+        broken = NoEmbedding(NodeId("node-0"), loaded, "honest", 0.0, number)
         return [broken, SimulatedEngine(NodeId("node-7"), MODEL_ID, "honest", 0.0, number)]
 
     async with serving_network(1, engine=engines) as network:
