@@ -71,7 +71,9 @@ def add_api(
         vectors = MeasuredVectors(gateway.vectors, gateway.models, instruments)
         users = gateway_app(settings.api, measured, gatekeeper, wall_clock, vectors, prompts=prompts)
     listener = bind_api(settings.api.host, settings.api.port)
-    supervisor.add("api", partial(serve_api, compose(routes, users), listener), essential=True)
+    supervisor.add(
+        "api", partial(serve_api, compose(routes, users, settings.api.cors_origins), listener), essential=True
+    )
     return Serving(_url(listener, is_gateway=gateway is not None), chat, cache, instruments)
 
 

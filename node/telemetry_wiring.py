@@ -72,7 +72,7 @@ def make_scraper(
         kept = AnswerCache(0) if cache is None else cache
         asked: Iterator[Metric] = iter(())
         if gateway is not None:
-            asked = routing_families(gateway.running, gateway.counts.hedges, gateway.faults.counts)
+            asked = routing_families(gateway.running, gateway.counts, gateway.faults.counts)
         return [
             *broker_families(broker.views(), broker.load),
             *asked,

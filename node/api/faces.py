@@ -4,15 +4,22 @@ from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount
 
+from node.api.openai.frontage import Frontage
 
-def compose(routes: Sequence[BaseRoute], gateway: Starlette | None) -> Starlette:
-    """Return the application. What no route of `routes` knows goes to `gateway`, errors included."""
+
+def compose(routes: Sequence[BaseRoute], gateway: Starlette | None, origins: Sequence[str] = ()) -> Starlette:
+    """Return the application. What no route of `routes` knows goes to `gateway`, errors included.
+
+    `origins`: where web pages may come from; others are turned away from all of it.
+    """
+    middleware = [Middleware(Frontage, origins=origins)]
     rest = [Mount("/", gateway)] if gateway is not None else []
-    return Starlette(routes=[*routes, *rest], exception_handlers={HTTPException: _http_error})
+    return Starlette(routes=[*routes, *rest], middleware=middleware, exception_handlers={HTTPException: _http_error})
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:

@@ -14,9 +14,10 @@ RECLAIM_SECONDS_MAX = 300
 
 @click.group()
 def prompts() -> None:
-    """Prompts handed in: on chain (`quern ask --on-chain`), open by gossip (`--open`), or over HTTP.
+    """Prompts handed in, and what became of them.
 
-    They go on when nobody waits for them, and after a restart of the daemon.
+    On chain (`quern ask --on-chain`), open by gossip (`--open`), or over HTTP. They go on when nobody waits for them,
+    and after a restart of the daemon.
 
     \b
     Examples:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from node.protocol.noise import noise
 from node.protocol.sampling import PER_MILLE, SamplingParameters
 
+TEMPERATURE_MILLI_LEAST = 10
+"""Lower ones above 0 count as this."""
 MARGIN_MAX = 1.0
 """Margins are cut here: one impossible token must not hide how the others are."""
 MASS_TOLERANCE = 0.05
@@ -28,9 +30,15 @@ def draw(logits: Sequence[float], seed: int, position: int, parameters: Sampling
     """Return the token that the rule gives."""
     if parameters.temperature_milli == 0:
         return max(range(len(logits)), key=lambda token: (logits[token], -token))
-    scaled = [logit * PER_MILLE / parameters.temperature_milli for logit in logits]
+    temperature = temperature_of(parameters)
+    scaled = [logit / temperature for logit in logits]
     left = survivors(scaled, parameters)
     return max(left, key=lambda token: (scaled[token] + noise(seed, position, token), -token))
+
+
+def temperature_of(parameters: SamplingParameters) -> float:
+    """Return the temperature of a draw that is not greedy. vLLM knows none lower than TEMPERATURE_MILLI_LEAST."""
+    return max(parameters.temperature_milli, TEMPERATURE_MILLI_LEAST) / PER_MILLE
 
 
 def survivors(scaled: Sequence[float], parameters: SamplingParameters) -> list[int]:
@@ -91,7 +99,7 @@ def _margin(
         raise ValueError("the claimed token or the likeliest ones are missing")
     if parameters.temperature_milli == 0:
         return min(MARGIN_MAX, max(prefill.logprobs.values()) - prefill.logprobs[claimed])
-    temperature = parameters.temperature_milli / PER_MILLE
+    temperature = temperature_of(parameters)
     scaled = {token: logprob / temperature for token, logprob in prefill.logprobs.items()}
     edges = _edges(sorted(scaled.values(), reverse=True), prefill.top_count, parameters, vocabulary_size)
     score = scaled[claimed] + noise(seed, position, claimed)
@@ -143,7 +151,7 @@ def _edges(ranked: list[float], top_count: int, parameters: SamplingParameters, 
 
 def _rest(top: list[float], parameters: SamplingParameters, vocabulary_size: int) -> float:
     """The most that tokens beyond the known ones can weigh, in units of the likeliest one's weight."""
-    temperature = parameters.temperature_milli / PER_MILLE
+    temperature = temperature_of(parameters)
     mass = max(0.0, 1.0 - math.fsum(math.exp(value * temperature) for value in top))
     count = max(0, vocabulary_size - len(top))
     if temperature <= 1.0:  # none is likelier than the last known one

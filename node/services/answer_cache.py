@@ -96,7 +96,7 @@ class CachingAsker:
     async def ask(self, chat: ChatRequest) -> AsyncIterator[AnswerStream]:
         """Ask, as the gateway does."""
         model = next((model for model in self.models() if model.model_id == chat.model_id), None)
-        if model is None or chat.private or not is_deterministic(chat):
+        if model is None or not is_deterministic(chat):
             async with self._gateway.ask(chat) as answer:
                 yield answer
             return

@@ -84,6 +84,8 @@ class TokenChecks:
                 raise ExecutorFaultError(Fault.TOKENS, "a token that no model knows")
         else:
             self._without_tokens += 1
+            if not self._tokens and not piece.finish_reason:
+                raise ExecutorFaultError(Fault.TOKENS, "it speaks before its first token")
             if self._without_tokens > FRAMES_WITHOUT_TOKENS_MAX:
                 raise ExecutorFaultError(Fault.TOKENS, f"more than {FRAMES_WITHOUT_TOKENS_MAX} frames without a token")
         if piece.logprobs or self._request.logprobs is not None:

@@ -304,10 +304,9 @@ class Conductor:
     async def _after_failure(self, running: Running, error: CallFailedError | PaymentError) -> bool:
         """Draw the consequences; return whether the answer is complete all the same."""
         executor = running.executor
-        self._failures.append(f"{executor}: {error}")
-        self._log.warning(
-            "an executor failed", executor=executor, given=self._transcript.tokens_seen, reason=str(error)
-        )
+        reason = readable(str(error), DETAIL_CHARACTERS_MAX)
+        self._failures.append(f"{executor}: {reason}")
+        self._log.warning("an executor failed", executor=executor, given=self._transcript.tokens_seen, reason=reason)
         if isinstance(error, PaymentError):
             self._unpaid = error
             return False
@@ -317,7 +316,7 @@ class Conductor:
         elif error.code in USERS_FAULT and not self._transcript.tokens_seen:
             self._refusals.append((running, error))
             if len(self._refusals) >= REFUSALS_BELIEVED:
-                raise GatewayError(error.code, error.message) from error
+                raise GatewayError(error.code, readable(error.message, DETAIL_CHARACTERS_MAX)) from error
         elif isinstance(error, ExecutorFaultError):
             self._report(running, error)
             if error.fault is Fault.DIFFERS and not self._is_different and _may_go_on_anywhere(self._request):
@@ -374,7 +373,7 @@ class Conductor:
     def _nobody_left(self) -> GatewayError:
         if self._refusals:
             _, refusal = self._refusals[0]
-            return GatewayError(refusal.code, refusal.message)
+            return GatewayError(refusal.code, readable(refusal.message, DETAIL_CHARACTERS_MAX))
         if self._busy:
             self._trade.counts.refused_busy += 1
             wait = max(0.0, min(self._busy.values()) - trio.current_time())
@@ -478,15 +477,20 @@ class Conductor:
                 request_id=running.request.request_id,
                 model_id=running.request.model_id,
                 code=error.fault.value,
-                detail=error.message[:DETAIL_CHARACTERS_MAX],
+                detail=readable(error.message, DETAIL_CHARACTERS_MAX),
                 request_digest=request_digest(running.request),
                 prompt_commitment=prompt_commitment_of(running.request),
                 output_tokens=len(token_ids),
                 output_commitment=tokens_commitment(token_ids),
-                frame=error.frame[:FRAME_BYTES_KEPT_MAX],
+                frame=b"" if running.request.private else error.frame[:FRAME_BYTES_KEPT_MAX],
                 receipt=error.receipt,
             )
         )
+
+
+def readable(text: str, characters_max: int) -> str:
+    """Return what strangers wrote as it may stand in a line of a log or in an error: bounded, nothing unprintable."""
+    return "".join(character for character in text[:characters_max] if character.isprintable())
 
 
 def _begins_anew(request: InferenceRequest) -> bool:

@@ -102,7 +102,7 @@ class Evidence:
     output_commitment: Hash32
     """Commitment to them."""
     frame: bytes
-    """What it said last, at most FRAME_BYTES_KEPT_MAX of it; empty where silence was the fault."""
+    """What it said last, at most FRAME_BYTES_KEPT_MAX of it; empty for private requests."""
     receipt: SignedReceipt | None
     """What it signed, if it did."""
 

@@ -18,7 +18,7 @@ from node.services.answers import AnswerPart, AnswerSummary
 from node.services.attempt import Desk
 from node.services.batches import BatchService
 from node.services.candidates import Prospect, is_faithful, once_per_participant, order_candidates
-from node.services.conductor import Conductor, Counts, Trade
+from node.services.conductor import Conductor, Counts, Trade, readable
 from node.services.embedding import Embedder
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
@@ -158,7 +158,7 @@ class Gateway:
         summary = AnswerSummary(
             request_id,
             chat.model_id,
-            caller_id=chat.caller_id[:CALLER_ID_CHARACTERS_MAX],
+            caller_id=readable(chat.caller_id, CALLER_ID_CHARACTERS_MAX),
         )
         send, receive = trio.open_memory_channel[AnswerPart](CHUNKS_WAITING_MAX)
         answer = Answer(summary, receive)

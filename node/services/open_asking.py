@@ -187,8 +187,19 @@ class OpenAsking:
                 parts.payer.release(executor, limit)
 
     async def settle(self, decision: Decision) -> bool:
-        """Pay what was decided before a crash, unless it was; return whether the executor has the payment."""
-        return await self._deliver(decision, self._payment(decision))
+        """Pay what was decided before a crash, unless it was; return whether the executor has the payment.
+
+        Raises PaymentError if the channel cannot be made to hold it.
+        """
+        executor, payer = decision.executor, self._parts.payer
+        if payer.issued(executor) != decision.paid_before:
+            return await self._deliver(decision, self._payment(decision))
+        cost = decision.receipt.receipt.price
+        await payer.reserve(executor, cost)
+        try:
+            return await self._deliver(decision, self._payment(decision))
+        finally:
+            payer.release(executor, cost)
 
     async def read(self, result_cid: Cid, model_id: ModelId, *, sealed: bool) -> AnswerContent:
         """Return an answer. Raises ContentUnavailableError, PromptContentError, SealingError."""

@@ -76,8 +76,6 @@ class HedgeBudget:
     def __init__(self, share: float = HEDGED_SHARE) -> None:
         self._share = share
         self._saved = 1.0
-        self.taken = 0
-        """Requests that were asked twice, since the start."""
 
     def count_request(self) -> None:
         """A request began."""
@@ -88,5 +86,4 @@ class HedgeBudget:
         if self._saved < 1.0:
             return False
         self._saved -= 1.0
-        self.taken += 1
         return True

@@ -13,12 +13,14 @@ import trio
 
 from node.ports import Chain, Content, ContentUnavailableError, SealingError, Store, WallClock
 from node.protocol.identifiers import Cid, ModelId
+from node.protocol.open_prompts import MAX_TOKENS_LIMIT
 from node.protocol.sampling import SamplingParameters
 from node.services.chain_asking import AskOnChainError, ChainAsking
 from node.services.frames import SALT_BYTES, Prompt
 from node.services.open_asking import Decision, OpenAskError, OpenAsking
 from node.services.prompt_asks import AskBook, AskMode, AskState, PromptAsk, failed
 from node.services.prompt_content import AnswerContent, PromptContent, PromptContentError, prompt_bytes
+from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
 
@@ -162,6 +164,8 @@ class PromptDesk:
             raise DeskError("failed", str(error)) from error
 
     def _content_of(self, wish: PromptWish) -> PromptContent:
+        if not 0 < wish.max_tokens <= MAX_TOKENS_LIMIT:
+            raise DeskError("bad-request", f"max_tokens is 1 to {MAX_TOKENS_LIMIT}, prompt and answer together")
         if wish.mode is AskMode.CHAIN and wish.private:
             raise DeskError(
                 "bad-request",
@@ -197,7 +201,7 @@ class PromptDesk:
                 await self._see_open(ask, content)
             else:
                 await self._resume_open(ask)
-        except (AskOnChainError, OpenAskError) as error:
+        except (AskOnChainError, OpenAskError, PaymentError) as error:
             self._book.put(failed(self.get(ask.ask_id), str(error)))
             log.info("a prompt came to nothing", mode=ask.mode.value, reason=str(error))
         tell = self._ended.pop(ask.ask_id, None)

@@ -206,7 +206,8 @@ class PayeeBook:
             raise
         account.covered = max(account.covered, total)
         tab.credited = payment.paid
-        tab.receipt = signed
+        if payment.receipt_signature:
+            tab.receipt = signed  # without one, the answer may have been closed while the store was waited for
         tab.notify()
 
     async def _check(self, payer: Address, frame: SignedVoucherFrame) -> None:

@@ -4,6 +4,7 @@ from node.ports import Engine, EngineFailedError, GenerationRequest
 from node.protocol.records import ModelRecord
 from node.services.executor import USER_PRIORITY, render
 from node.services.prompt_content import AnswerContent, PromptContent, PromptContentError
+from node.services.stops import text_before_stop
 
 
 async def whole_answer(
@@ -47,4 +48,4 @@ async def whole_answer(
             finish_reason = chunk.finish_reason or finish_reason
     if not tokens or not finish_reason:
         raise EngineFailedError("the engine's answer has no end")
-    return AnswerContent(prompt_ids, tuple(tokens), "".join(texts), finish_reason)
+    return AnswerContent(prompt_ids, tuple(tokens), text_before_stop("".join(texts), content.stop), finish_reason)

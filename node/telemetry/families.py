@@ -18,6 +18,7 @@ from node.control.views import ContentView, EarningsView, EngineView, EpochView,
 from node.engine.states import NodeState
 from node.protocol.stages import Stage
 from node.services.broker import NodeView as BrokerView
+from node.services.conductor import Counts
 from node.services.faults import Fault
 
 BASE_UNITS_PER_TOKEN = 10**18
@@ -218,10 +219,13 @@ def broker_families(views: Sequence[BrokerView], load: int) -> Iterator[Metric]:
     yield gauge("quern_broker_waiting", "Requests that wait in line for a place.", waiting)
 
 
-def routing_families(running: int, hedges: int, faults: Mapping[Fault, int]) -> Iterator[Metric]:
+def routing_families(running: int, counts: Counts, faults: Mapping[Fault, int]) -> Iterator[Metric]:
     """The gateway's dealings with executors."""
     yield gauge("quern_gateway_running", "Requests of users being answered.", running)
-    yield counter("quern_gateway_hedges", "Requests asked twice because the first executor was slow.", hedges)
+    yield counter("quern_gateway_hedges", "Requests asked twice because the first executor was slow.", counts.hedges)
+    yield counter("quern_gateway_refused_busy", "Requests that nobody had room for.", counts.refused_busy)
+    text = "Answers that went on with another executor after their first token."
+    yield counter("quern_gateway_fail_overs", text, counts.failovers)
     by_kind = {(fault.value,): float(count) for fault, count in faults.items()}
     text = "Executors that were left for a fault of theirs."
     yield labelled(CounterMetricFamily, "quern_gateway_executor_faults", text, ("fault",), by_kind)

@@ -58,8 +58,6 @@ class MeasuredAsker:
             return
         self._instruments.tokens.labels(label, "prompt").inc(summary.prompt_tokens)
         self._instruments.tokens.labels(label, "output").inc(summary.output_tokens)
-        if len(summary.executors) > 1:
-            self._instruments.fail_overs.labels(label).inc(len(summary.executors) - 1)
 
 
 class VectorSource(Protocol):

@@ -38,12 +38,6 @@ class Instruments:
             ("model", "kind"),
             registry=self.registry,
         )
-        self.fail_overs = Counter(
-            "quern_gateway_fail_overs",
-            "Executors that went on with an answer that another one had begun.",
-            model,
-            registry=self.registry,
-        )
         self.first_token_seconds = Histogram(
             "quern_gateway_first_token_seconds",
             "Time from the request to the first tokens.",

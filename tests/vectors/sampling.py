@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from node.protocol.draws import draw, survivors
+from node.protocol.draws import draw, survivors, temperature_of
 from node.protocol.identifiers import RequestId
 from node.protocol.noise import noise, noise_bits
 from node.protocol.sampling import SamplingParameters
@@ -24,6 +24,7 @@ PARAMETERS = (
     SamplingParameters(),
     SamplingParameters(temperature_milli=700),
     SamplingParameters(temperature_milli=2000),
+    SamplingParameters(temperature_milli=5),
     SamplingParameters(top_k=5),
     SamplingParameters(top_p_milli=500),
     SamplingParameters(min_p_milli=200),
@@ -89,7 +90,7 @@ def _draws() -> list[dict[str, Any]]:
 def _is_clear(logits: list[float], seed: int, position: int, parameters: SamplingParameters) -> bool:
     if parameters.temperature_milli == 0:
         return True
-    scaled = [logit * 1000 / parameters.temperature_milli for logit in logits]
+    scaled = [logit / temperature_of(parameters) for logit in logits]
     scores = sorted(scaled[token] + noise(seed, position, token) for token in survivors(scaled, parameters))
     return len(scores) < 2 or scores[-1] - scores[-2] > GAP_MIN
 

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from node.api.openai.answers import Answers, Reader
-from node.api.openai.bodies import parse_body, read_body
+from node.api.openai.bodies import read_parameters
 from node.api.openai.call_formats import format_of
 from node.api.openai.calls import CACHE_HEADER, REQUEST_HEADER, Call
 from node.api.openai.chat import ChatShape, StreamedChat, WholeChat
@@ -112,7 +112,7 @@ class OpenAiApi:
     async def chat(self, request: Request) -> Response:
         """Answer a chat."""
         caller = self._enter(request)
-        parameters = parse_body(ChatParameters, await read_body(request), IGNORED)
+        parameters = await read_parameters(ChatParameters, request, IGNORED)
         chats, tools = parameters.requests(), parameters.tool_use()
         model = self._model(caller, parameters.model_id)
         shape = ChatShape(tools.syntax(format_of(model)), wants_logprobs=parameters.logprobs)
@@ -127,7 +127,7 @@ class OpenAiApi:
     async def completion(self, request: Request) -> Response:
         """Answer a completion."""
         caller = self._enter(request)
-        parameters = parse_body(CompletionParameters, await read_body(request), IGNORED)
+        parameters = await read_parameters(CompletionParameters, request, IGNORED)
         chats = parameters.requests()
         model = self._model(caller, parameters.model_id)
         wants_logprobs = parameters.logprobs is not None
@@ -142,7 +142,7 @@ class OpenAiApi:
     async def embedding(self, request: Request) -> Response:
         """Answer with vectors."""
         caller = self._enter(request)
-        parameters = parse_body(EmbeddingParameters, await read_body(request), IGNORED)
+        parameters = await read_parameters(EmbeddingParameters, request, IGNORED)
         inputs, vectors = parameters.inputs(), self._vectors
         if vectors is None:
             raise ApiError(501, "server_error", "embeddings_unavailable", "this gateway serves no embeddings")
@@ -306,7 +306,13 @@ async def _unless_gone(request: Request, answer: Callable[[], Awaitable[Response
 
 
 def _model_body(model: ModelRecord) -> dict[str, object]:
-    return {"id": model.model_id, "object": "model", "created": 0, "owned_by": "quern"}
+    return {
+        "id": model.model_id,
+        "object": "model",
+        "created": 0,
+        "owned_by": "quern",
+        "max_model_len": model.context_length,
+    }
 
 
 async def _fault_of_ours(_request: Request, error: Exception) -> Response:

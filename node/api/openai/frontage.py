@@ -37,7 +37,7 @@ class Frontage:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or _STATE in scope:  # another one has seen to it
             await self._app(scope, receive, send)
             return
         began = time.monotonic()

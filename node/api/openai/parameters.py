@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from node.api.openai.bodies import Part
 from node.api.openai.faults import invalid
@@ -36,7 +36,19 @@ IGNORED = (
 )
 """Parameters that do not change what is answered. All others that are not below are refused by name."""
 
+
+def _few_biases(value: object) -> object:
+    if isinstance(value, dict) and len(value) > LOGIT_BIASES_MAX:
+        raise ValueError(f"at most {LOGIT_BIASES_MAX} of them")
+    return value
+
+
 StopText = Annotated[str, Field(min_length=1, max_length=STOP_CHARACTERS_MAX)]
+
+LogitBiases = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+    BeforeValidator(_few_biases),
+]
 
 
 class StreamOptions(Part):
@@ -72,9 +84,7 @@ class GenerationParameters(Part):
     """vLLM's."""
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
-    logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] = Field(
-        default={}, max_length=LOGIT_BIASES_MAX
-    )
+    logit_bias: LogitBiases | None = None
     seed: int | None = Field(default=None, ge=0, le=SEED_MAX)
     stop: StopText | Annotated[list[StopText], Field(max_length=STOPS_MAX)] | None = None
     n: int = Field(default=1, ge=1, le=CHOICES_MAX)
@@ -106,7 +116,8 @@ class GenerationParameters(Part):
             presence_penalty_milli=round(self.presence_penalty * PER_MILLE),
             repetition_penalty_milli=max(1, round(self.repetition_penalty * PER_MILLE)),
             logit_bias=tuple(
-                LogitBias(int(token), round(bias * PER_MILLE)) for token, bias in sorted(self.logit_bias.items())
+                LogitBias(int(token), round(bias * PER_MILLE))
+                for token, bias in sorted((self.logit_bias or {}).items())
             ),
         )
 

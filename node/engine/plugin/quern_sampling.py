@@ -21,6 +21,8 @@ WORDS = re.compile(r"1((?: (?:0|[1-9][0-9]{0,18})){5})", re.ASCII)
 """Version 1 and five integers in their only spelling: what is not exactly that is refused, not guessed at."""
 SEED_MAX = 2**63 - 1
 TEMPERATURE_MILLI_MAX = 2000
+TEMPERATURE_MILLI_LEAST = 10
+"""Lower ones count as this, as in vLLM's own sampler."""
 TOP_K_MAX = 1 << 20
 PLAIN = (
     ("temperature", 0.0),
@@ -64,7 +66,7 @@ def read_draw(parameters: Any) -> Draw | None:
     ):
         if not holds:
             raise ValueError(f"{FIELD}: {rule}")
-    return Draw(seed, temperature, top_k, top_p, min_p)
+    return Draw(seed, max(temperature, TEMPERATURE_MILLI_LEAST), top_k, top_p, min_p)
 
 
 class QuernDraws(LogitsProcessor):  # type: ignore[misc]  # the daemon's environment has no vLLM

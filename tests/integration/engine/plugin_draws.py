@@ -15,8 +15,10 @@ def main() -> None:
     from quern_draws import Chooser, Draw, DrawTable  # noqa: PLC0415 - found by the line above
 
     def table_of(rows: list[dict[str, int]]) -> object:
-        names = ("seed", "temperatureMilli", "topK", "topPMilli", "minPMilli")
-        return DrawTable([Draw(*(row[name] for name in names)) for row in rows])
+        names = ("topK", "topPMilli", "minPMilli")
+        return DrawTable(
+            [Draw(row["seed"], max(10, row["temperatureMilli"]), *(row[name] for name in names)) for row in rows]
+        )
 
     chooser = Chooser()
     answers = []

@@ -39,6 +39,7 @@ PARAMETERS = (
     SamplingParameters(temperature_milli=0),
     SamplingParameters(),
     SamplingParameters(temperature_milli=700),
+    SamplingParameters(temperature_milli=5),
     SamplingParameters(temperature_milli=1300, top_k=20),
     SamplingParameters(top_p_milli=800),
     SamplingParameters(min_p_milli=50),

@@ -5,13 +5,17 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Message
 
 from node.api import bounded_stream
+from node.api.faces import compose
 from node.api.openai import bodies, event_stream
 from node.api.openai.event_stream import HEARTBEAT, EventStream
 from node.api.openai.faults import ApiError
-from tests.unit.api.canned_gateway import served
+from tests.unit.api.canned_gateway import on_a_socket, served
 
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 SCOPE: dict[str, Any] = {"type": "http"}
@@ -180,3 +184,19 @@ async def test_events_that_wait_go_out_together(autojump_clock: trio.testing.Moc
     await EventStream(produce)(SCOPE, client.receive, client.send)
     assert client.body == b"".join(b"data: %d\n\n" % number for number in range(50))
     assert len(client.sent) < 10
+
+
+async def test_web_pages_are_kept_from_the_miner_s_api_too() -> None:
+    reached: list[str] = []
+
+    async def chat(_request: Request) -> Response:
+        reached.append("chat")
+        return Response(status_code=200)
+
+    app = compose([Route("/api/chat", chat, methods=["POST"])], None, ["https://chat.example"])
+    async with on_a_socket(app) as url, httpx.AsyncClient() as client:
+        path = url.replace("/v1", "/api/chat")
+        assert (await client.post(path, headers={"origin": "https://evil.example"})).status_code == 403
+        assert reached == []
+        assert (await client.post(path, headers={"origin": "https://chat.example"})).status_code == 200
+        assert (await client.post(path)).status_code == 200

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from node.api.keys import (
     KEYS_MAX,
+    ApiKey,
     KeyBook,
     KeyLimits,
     add_api_key,
@@ -21,7 +22,7 @@ from node.api.keys import (
     revoke_api_key,
 )
 from node.api.openai.faults import ApiError
-from node.api.openai.gatekeeper import Gatekeeper, prompt_tokens_max
+from node.api.openai.gatekeeper import Caller, Gatekeeper, prompt_tokens_max
 from node.api.openai.usage import Usage
 from node.api.rates import Bucket
 from node.private_files import PrivateFileError
@@ -305,11 +306,9 @@ def gate(file: Path, spending: KeySpending) -> Gatekeeper:
 )
 def test_no_order_of_requests_overspends(budget: int, wanted: list[tuple[int | None, int, int, bool]]) -> None:
     """Some run on while others begin; each costs any share of what it may."""
-    with_budget = Path(__import__("tempfile").mkdtemp()) / "keys"
-    key = made(with_budget, total_amount_max=budget)
     spending = KeySpending(Database(":memory:"))
-    keeper = gate(with_budget, spending)
-    caller = keeper.identify(f"Bearer {key}")
+    stored = ApiKey(name="alice", digest="0" * 64, created_at=NOW, total_amount_max=str(budget))
+    keeper, caller = gate(Path("unread"), spending), Caller(stored)
     running = []
     for max_tokens, count, share, ends in wanted:
         chats = [ChatRequest(ModelId("tiny"), PROMPT, max_tokens)] * count
@@ -329,7 +328,6 @@ def test_no_order_of_requests_overspends(budget: int, wanted: list[tuple[int | N
             done.settle(usage)  # a second time has no effect
     for grant, usage in running:
         grant.settle(usage)
-    (stored,) = read_api_keys(with_budget) or ()
     assert spending.total(stored.key_id).amount <= budget
     assert spending.reserved(stored.key_id) == 0
 

@@ -1,12 +1,12 @@
 """What users send: taken as OpenAI means it, or refused with the name of the parameter; nothing breaks the reader."""
 
 import json
-import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from node.api.openai.bodies import BODY_BYTES_MAX, parse_body
 from node.api.openai.chat_request import ChatParameters
@@ -169,7 +169,7 @@ def test_roles_and_parts_arrive_as_the_network_has_them() -> None:
     ]
 
 
-def test_a_body_of_many_faults_is_refused_fast() -> None:
+def test_a_body_of_many_faults_is_refused_for_a_few() -> None:
     """No list of a stranger makes as many errors as it has entries."""
     many = BODY_BYTES_MAX // 8
     bodies = [
@@ -179,6 +179,8 @@ def test_a_body_of_many_faults_is_refused_fast() -> None:
         (EmbeddingParameters, {"model": "tiny", "input": [-1] * many}),
         (ChatParameters, {"model": "tiny", "messages": [1] * many}),
         (ChatParameters, {"model": "tiny", "messages": [{"role": "user", "content": [1] * many}]}),
+        (ChatParameters, {"model": "tiny", "messages": [{"role": "user", "content": [1] * 1000}] * 256}),
+        (ChatParameters, {"model": "tiny", "messages": [{"role": "user", **{f"x{n}": n for n in range(many // 4)}}]}),
         (ChatParameters, {"model": "tiny", "messages": MESSAGES, "tools": [1] * many}),
         (
             ChatParameters,
@@ -188,11 +190,9 @@ def test_a_body_of_many_faults_is_refused_fast() -> None:
     ]
     for schema, body in bodies:
         written = json.dumps(body).encode()
-        began = time.process_time()
         fault = refusal(written, schema)
-        spent = time.process_time() - began
         assert len(json.dumps(fault.body())) < 8192
-        assert spent < 5, (list(body), spent)  # seconds; quadratic ones take minutes
+        assert not isinstance(fault.__cause__, ValidationError) or fault.__cause__.error_count() < 1000
 
 
 JSON_VALUES = st.recursive(

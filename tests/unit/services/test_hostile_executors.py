@@ -113,6 +113,13 @@ async def talks_without_tokens(part: Part) -> None:
         await part.say(Tokens((), "", ""))
 
 
+async def looks_fast(part: Part) -> None:
+    """An empty piece at once, to win against a hedge and to be measured as fast."""
+    await part.open()
+    await part.say(Tokens((), "", ""))
+    await trio.sleep_forever()
+
+
 async def short_length(part: Part) -> None:
     await part.open()
     await part.give(3)
@@ -178,6 +185,7 @@ HOSTILE: list[tuple[Script, Fault]] = [
     (too_much_text, Fault.TOKENS),
     (unasked_logprobs, Fault.TOKENS),
     (talks_without_tokens, Fault.TOKENS),
+    (looks_fast, Fault.TOKENS),
     (short_length, Fault.EARLY_END),
     (stops_at_once, Fault.EARLY_END),
     (other_reason, Fault.EARLY_END),
@@ -300,6 +308,19 @@ async def test_a_request_that_two_call_bad_is_the_users_fault_and_nobody_elses(a
         assert caught.value.code == "bad-request"
         assert evidence(network) == []
         assert network.paid_by_gateway() == 0
+
+
+async def test_what_executors_say_does_not_break_lines_of_logs_and_errors(autojump_clock: object) -> None:
+    async def rude(part: Part) -> None:
+        raise CallFailedError("engine-failed", "a\nb\x1b[31m" + "x" * 5000)
+
+    async with serving_network(1) as network:
+        install(network, 1, rude)
+        with pytest.raises(GatewayError) as caught:
+            await ask(network)
+        assert caught.value.message.isprintable()
+        assert len(caught.value.message) < 1000
+        assert evidence(network)[0].detail.isprintable()
 
 
 async def test_everybody_is_tried_once_and_the_error_says_what_each_did(autojump_clock: object) -> None:

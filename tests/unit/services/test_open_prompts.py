@@ -591,6 +591,17 @@ async def test_the_desk_tells_how_far_a_prompt_is_and_gives_its_answer(autojump_
             await operations.reclaim_prompt(PromptReclaimParams(prompt_id=5))
 
 
+async def test_what_nobody_could_pay_for_is_not_taken(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        for tokens in (0, 1_000_001):
+            with pytest.raises(DeskError, match="max_tokens"):
+                await network.desk.hand_in(replace(WISH, max_tokens=tokens))
+        with pytest.raises(DeskError, match="over the limit") as caught:
+            await network.desk.hand_in(replace(WISH, prompt=Prompt(text="x" * 300_000)))
+        assert caught.value.code == "too-long"
+        assert not network.desk.asks()
+
+
 @pytest.mark.parametrize("signed_before", [False, True], ids=["before-the-voucher", "after-the-voucher"])
 async def test_a_crash_while_paying_pays_once_after_the_restart(signed_before: bool, autojump_clock: object) -> None:
     async with serving_network(1) as network, trio.open_nursery() as nursery:

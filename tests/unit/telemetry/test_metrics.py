@@ -153,7 +153,7 @@ class CannedFaults:
 
 class CannedRouting:
     running = 1
-    counts = Counts(hedges=4)
+    counts = Counts(requests=9, hedges=4, failovers=3, refused_busy=2)
     faults = CannedFaults()
 
 
@@ -204,6 +204,8 @@ async def test_everything_the_status_shows_is_there_in_a_form_prometheus_reads()
     assert samples["quern_refused_connections_total", "banned"] == 5
     assert samples["quern_broker_places", "node-1"] > 0
     assert samples["quern_gateway_hedges_total",] == 4
+    assert samples["quern_gateway_fail_overs_total",] == 3
+    assert samples["quern_gateway_refused_busy_total",] == 2
     assert samples["quern_gateway_executor_faults_total", "silent"] == 6
     assert {key[1] for key in samples if key[0] == "quern_source_up" and not samples[key]} == set()
     assert samples["process_resident_memory_bytes",] > 1e6
@@ -266,14 +268,13 @@ async def test_who_asks_too_often_gets_the_same_again(autojump_clock: trio.testi
     assert reads == 2
 
 
-async def test_times_tokens_and_fail_overs_of_an_answer_are_measured(autojump_clock: trio.testing.MockClock) -> None:
+async def test_times_and_tokens_of_an_answer_are_measured(autojump_clock: trio.testing.MockClock) -> None:
     instruments = Instruments()
     await ask(MeasuredAsker(CannedGateway(), instruments))
     found = values(instruments)
     assert found["quern_gateway_requests_total tiny ok"] == 1
     assert found["quern_gateway_tokens_total tiny prompt"] == 9
     assert found["quern_gateway_tokens_total tiny output"] == 4
-    assert found["quern_gateway_fail_overs_total tiny"] == 1
     assert found["quern_gateway_first_token_seconds_sum tiny"] == pytest.approx(0.3)
     assert found["quern_gateway_inter_token_seconds_sum tiny"] == pytest.approx(0.02)
     assert found["quern_gateway_answer_seconds_sum tiny"] == pytest.approx(0.36)
