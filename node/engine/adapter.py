@@ -285,6 +285,7 @@ class EngineNode:
             self._wish(replace(self._wishes, held=True))
             log.warning("an ML node is still drained, as its operator wished", node=self._node_id)
         self._numbers.clear()
+        self._state_at = trio.current_time()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery

@@ -6,7 +6,7 @@ is found although it still accepts requests.
 """
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -76,6 +76,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._inner = inner
         self._traffic = traffic
         self._api_key = api_key
+        self._waiting: set[trio.CancelScope] = set()
+        """Of requests whose reply has not begun."""
+        self._streams: set[_GuardedStream] = set()
+        """Of replies that are not complete. Both are bounded by the requests that run."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request. Raises httpx.HTTPError."""
@@ -86,7 +90,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         if request.method == "POST" and request.url.path in GENERATING_PATHS:
             ticket = self._traffic.begin(int(request.headers.get("content-length", "0")))
         try:
-            response = await self._inner.handle_async_request(request)
+            response = await self._begin(request)
             try:
                 _check_head(response)
             except httpx.HTTPError:
@@ -99,13 +103,30 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         streamed = response.headers.get("content-type", "").startswith(STREAM_TYPE)
         moves = ticket is not None and response.is_success
         stream = _GuardedStream(response.stream, self._traffic, ticket, streamed=streamed, moves=moves)
+        self._streams.add(stream)
+        stream.closed = self._streams.discard
         return httpx.Response(
             response.status_code, headers=response.headers, stream=stream, extensions=response.extensions
         )
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Break off every request that runs: nobody watches this server any more. Their readers get httpx.ReadError."""
+        for scope in self._waiting:
+            scope.cancel()
+        for stream in list(self._streams):
+            await stream.aclose()
         await self._inner.aclose()
+
+    async def _begin(self, request: httpx.Request) -> httpx.Response:
+        """Send a request; return its reply when that begins."""
+        scope = trio.CancelScope()
+        self._waiting.add(scope)
+        try:
+            with scope:
+                return await self._inner.handle_async_request(request)
+        finally:
+            self._waiting.discard(scope)
+        raise httpx.ReadError("the server was given up before it replied")
 
 
 class _GuardedStream(httpx.AsyncByteStream):
@@ -117,6 +138,8 @@ class _GuardedStream(httpx.AsyncByteStream):
         self._ticket = ticket
         self._streamed = streamed
         self._moves = moves
+        self.closed: Callable[[_GuardedStream], None] = lambda _stream: None
+        """Called when it is."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
@@ -137,6 +160,7 @@ class _GuardedStream(httpx.AsyncByteStream):
             await self._inner.aclose()
         finally:
             self._traffic.end(self._ticket)
+            self.closed(self)
 
 
 def _check_head(response: httpx.Response) -> None:

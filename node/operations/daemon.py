@@ -405,10 +405,12 @@ class DaemonOperations:
         findings = []
         for engine, settings in zip(self._parts.engines, self._parts.settings.engines, strict=True):
             check = f"engine {engine.node_id}"
+            status = engine.status()
             if engine.model_id is not None:
                 findings.append(ok(check, f"{engine.model_id} is ready"))
+                if status.caution:
+                    findings.append(warning(check, status.caution, "Start its server as docs/operators.md says."))
                 continue
-            status = engine.status()
             level = fault if status.given_up or status.outside else warning
             reason = f"{settings.model_id} is not ready: {status.why_not_drawn}"
             findings.append(level(check, reason, status.remedy or "See `quern nodes`."))

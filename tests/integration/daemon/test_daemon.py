@@ -1,5 +1,6 @@
 """quernd and quern as an operator meets them: faults of settings, keys, chain and ports are named, no tracebacks."""
 
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -20,7 +21,13 @@ from tests.integration.chain.conftest import ROOT, plan_for
 
 QUERN = Path(sys.executable).with_name("quern")
 QUERND = Path(sys.executable).with_name("quernd")
-pytestmark = [pytest.mark.chain, pytest.mark.timeout(180)]
+FAR_NODE = """
+[[engines]]
+node_id = "far"
+model_id = "absent"
+url = "http://127.0.0.1:9"
+"""
+pytestmark = [pytest.mark.chain, pytest.mark.timeout(300)]
 
 
 @dataclass
@@ -104,6 +111,7 @@ async def test_a_running_daemon_answers_its_operator_and_doctor_names_a_dead_cha
         account = (await here.quern("init", "--json")).stdout
         assert b"0x" in account
         await fund(here)
+        here.config.write_text(here.config.read_text() + FAR_NODE)
         process = await trio.lowlevel.open_process(
             [str(QUERND), "--config", str(here.config)],
             stdin=subprocess.DEVNULL, stderr=(tmp_path / "log").open("wb"), env={"PATH": "/usr/bin:/bin"},
@@ -113,10 +121,21 @@ async def test_a_running_daemon_answers_its_operator_and_doctor_names_a_dead_cha
                 while b"registered with" not in (await here.quern("doctor")).stdout:
                     assert process.poll() is None, (tmp_path / "log").read_text()
                     await trio.sleep(0.5)
-            for command in ("status", "peers", "models", "epoch", "earnings", "chain status", "chain intents --all"):
+            for command in (
+                "status",
+                "peers",
+                "models",
+                "epoch",
+                "earnings",
+                "nodes",
+                "chain status",
+                "chain intents --all",
+            ):
                 result = await here.quern(*command.split())
                 assert result.returncode == 0, result.stderr.decode()
                 assert result.stdout
+            drained = await here.quern("nodes", "drain", "far", "--json")
+            assert json.loads(drained.stdout)["remedy"] == "quern nodes resume far"
             refused = await here.quern("ask", "hello")
             assert refused.returncode == 1
             assert b"active models" in refused.stderr

@@ -201,6 +201,43 @@ async def test_a_request_that_is_left_is_no_longer_counted() -> None:
         assert traffic.running == 0
 
 
+async def test_requests_that_run_are_broken_off_when_their_server_is_given_up() -> None:
+    """A wedged server elsewhere keeps its connections open: whoever reads must not wait on it."""
+    failed: list[str] = []
+    begun = trio.Event()
+
+    async def first_token_only() -> bytes:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        line = (piece([1]) + "\n\n").encode()
+        return head + f"{len(line):x}\r\n".encode() + line + b"\r\n"
+
+    async def silence() -> bytes:
+        await trio.sleep_forever()
+        return b""
+
+    answers = iter((first_token_only, silence))
+
+    async def read(client: EngineClient) -> None:
+        with pytest.raises(EngineFailedError):
+            async with client.generate(REQUEST) as chunks:
+                async for _ in chunks:
+                    begun.set()
+        failed.append("x")
+
+    traffic = Traffic()
+    with trio.fail_after(20):
+        async with server(lambda *_: next(answers)()) as (endpoint, _), trio.open_nursery() as nursery:
+            async with open_http(endpoint, traffic) as http:
+                client = EngineClient(http, "tiny")
+                nursery.start_soon(read, client)
+                await begun.wait()
+                nursery.start_soon(read, client)
+                await trio.sleep(0.1)
+            while len(failed) < 2:
+                await trio.sleep(0.01)
+    assert traffic.running == 0
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
