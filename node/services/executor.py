@@ -52,12 +52,13 @@ from node.services.seeding import AnswerSeed, SeedBook, UnknownCommitmentError, 
 from node.services.tabs import PayeeBook, Tab
 from node.services.terms import FreeMode, unit_price_for
 from node.services.timing import position
-from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
 
 CALLS_MAX = 1024
 """Calls that are looked at at once, each with a request of up to 256 KiB; how many are served the broker says."""
+CAUTIOUS_TOKENS_MAX = 4
+"""What a payer may owe that left many tokens unpaid lately: a voucher for every two tokens is slow, but is service."""
 AHEAD_STEPS = 4
 """Allowances of tokens that an engine may be ahead of what was let out. Payment takes a round trip: at 200 ms and 64
 tokens an engine may write 1,280 tokens a second before it has to stop for it."""
@@ -119,15 +120,12 @@ class Executor:
         request = self._read(call)
         model = self._model_of(request)
         self._fresh.admit(request.request_id, request.payer, len(request.prefix), request.at)
-        allowance = price(0, self._unpaid_tokens_max, model, self._unit_price(request))
-        try:
-            tab = self._payments.begin(request.payer, allowance=allowance, is_free=request.free)
-        except PaymentError as error:
-            raise CallFailedError("unpaid", str(error)) from error
+        unpaid_tokens_max = self._trust(request, model)
+        tab = self._payments.begin_anyway(request.payer, is_free=request.free)
         self.running += 1
         try:
             with sole_error():
-                await self._answer(call, request, model, tab)
+                await self._answer(call, request, model, tab, unpaid_tokens_max)
         except EngineFailedError as error:
             why = type(error).__name__ if request.private else str(error)  # engines quote what they were given
             log.warning("a request failed with its engine", request=request.request_id.hex()[:8], reason=why)
@@ -166,7 +164,19 @@ class Executor:
             raise refusal
         return model
 
-    async def _answer(self, call: Call, request: InferenceRequest, model: ModelRecord, tab: Tab) -> None:
+    def _trust(self, request: InferenceRequest, model: ModelRecord) -> int:
+        """Return how many tokens the payer may owe: next to none if it left many unpaid lately.
+
+        It is not sent away, for a connection that breaks under many answers looks the same as a thief.
+        """
+        allowance = price(0, self._unpaid_tokens_max, model, self._unit_price(request))
+        if request.free or not self._payments.is_bad_debtor(request.payer, allowance=allowance):
+            return self._unpaid_tokens_max
+        return min(CAUTIOUS_TOKENS_MAX, self._unpaid_tokens_max)
+
+    async def _answer(
+        self, call: Call, request: InferenceRequest, model: ModelRecord, tab: Tab, unpaid_tokens_max: int
+    ) -> None:
         prompt_ids = await self._prompt_of(request, model)
         max_tokens = min(request.max_tokens, model.context_length - len(prompt_ids))
         drawn = self._seed_of(request)
@@ -183,17 +193,18 @@ class Executor:
             private=request.private,
         )
         generation = Generation(
-            self._broker, model.model_id, request.payer, wanted, ahead_tokens_max=AHEAD_STEPS * self._unpaid_tokens_max
+            self._broker, model.model_id, request.payer, wanted, ahead_tokens_max=AHEAD_STEPS * unpaid_tokens_max
         )
-        step = min(self._unpaid_tokens_max, max_tokens)
+        step = min(unpaid_tokens_max, max_tokens)
         unit_price = self._unit_price(request)
         first_cost = price(len(prompt_ids), step, model, unit_price)
         paid = PaidCall(call, self._payments, tab)
         async with self._funding.held(request.payer, first_cost), trio.open_nursery() as nursery:
             await nursery.start(generation.run)
-            await paid.send(opening_bytes(Opening(prompt_ids, self._unpaid_tokens_max, newest, drawn.share)))
+            await paid.send(opening_bytes(Opening(prompt_ids, unpaid_tokens_max, newest, drawn.share)))
             async with paid.taking_payments():
-                output = await self._let_out(paid, generation, price(0, 1, model, unit_price), len(prompt_ids))
+                token_price = price(0, 1, model, unit_price)
+                output = await self._let_out(paid, generation, token_price, len(prompt_ids), unpaid_tokens_max)
                 await self._close(paid, request, generation.node_ids[-1], model, drawn, prompt_ids, output)
             nursery.cancel_scope.cancel()
 
@@ -234,12 +245,14 @@ class Executor:
         except SeedShareError as error:
             raise CallFailedError("bad-request", str(error)) from error
 
-    async def _let_out(self, paid: PaidCall, generation: Generation, token_price: int, prompt_tokens: int) -> list[int]:
+    async def _let_out(
+        self, paid: PaidCall, generation: Generation, token_price: int, prompt_tokens: int, unpaid_tokens_max: int
+    ) -> list[int]:
         """Send tokens as far as they are covered; return all of them."""
-        allowance = token_price * self._unpaid_tokens_max
+        allowance = token_price * unpaid_tokens_max
         # A gateway pays when half of the allowance is owed, so pieces of half of it always fit above what it has not
         # paid yet. A larger one could not be let out, nor paid for before it was: both ends would wait for ever.
-        piece_tokens_max = max(1, self._unpaid_tokens_max // 2)
+        piece_tokens_max = max(1, unpaid_tokens_max // 2)
         # Before the engine reads it: else anyone could have long prompts read for nothing.
         await paid.charge(token_price * prompt_tokens, allowance=allowance)
         generation.begin()

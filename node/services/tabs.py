@@ -136,13 +136,21 @@ class PayeeBook:
             return 0
         return debt.amount if debt else 0
 
+    def is_bad_debtor(self, payer: Address, *, allowance: int) -> bool:
+        """Whether `payer` left so much unpaid lately that the usual `allowance` is too much for it."""
+        return self.bad_debt(payer) > BAD_DEBT_ALLOWANCES_MAX * allowance
+
     def begin(self, payer: Address, *, allowance: int, is_free: bool = False) -> Tab:
         """A request of `payer` begins, of which `allowance` may be owed. Raises PaymentError for a bad debtor."""
-        if not is_free and self.bad_debt(payer) > BAD_DEBT_ALLOWANCES_MAX * allowance:
+        if not is_free and self.is_bad_debtor(payer, allowance=allowance):
             raise PaymentError(
                 f"{payer} left {self.bad_debt(payer)} unpaid in the last {BAD_DEBT_SECONDS:.0f} s; "
                 "a voucher that covers it, or waiting, opens the door again"
             )
+        return self.begin_anyway(payer, is_free=is_free)
+
+    def begin_anyway(self, payer: Address, *, is_free: bool = False) -> Tab:
+        """A request of `payer` begins, whatever it left unpaid: for who lets out next to nothing before it is paid."""
         if payer not in self._accounts:
             covered = self.covered(payer)
             self._accounts[payer] = Account(base=covered, covered=covered)

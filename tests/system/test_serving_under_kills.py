@@ -124,12 +124,12 @@ async def remote_engine(directory: Path, name: str) -> AsyncIterator[str]:
     """Run a real vLLM server as another machine would; yield its URL."""
     (port,) = free_ports(1)
     python = ROOT / ".engine" / "cpu" / "bin" / "python"
-    socket = directory / "unused.sock"
-    command = server_command(python, socket, TINY_MODEL, MODEL_ID, (), on_cpu=True)
+    command = server_command(python, directory / "unused.sock", TINY_MODEL, MODEL_ID, (), on_cpu=True)
     position = command.index("--uds")
     over_tcp = (*command[:position], "--host", "127.0.0.1", "--port", str(port), *command[position + 2 :])
     environment = server_environment(on_cpu=True, kv_cache_gib=1)
-    async with run_server(over_tcp, socket, environment, directory / f"{name}-engine.log"):
+    log, group = directory / f"{name}-engine.log", directory / f"{name}-engine.group"
+    async with run_server(over_tcp, environment, log, group):
         yield f"http://127.0.0.1:{port}"
 
 

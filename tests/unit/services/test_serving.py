@@ -25,6 +25,7 @@ from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import SignedReceipt, Voucher
 from node.protocol.sampling import SamplingParameters
 from node.services.attempt import AnswerPart
+from node.services.executor import CAUTIOUS_TOKENS_MAX
 from node.services.frames import (
     METHOD,
     Closing,
@@ -343,6 +344,26 @@ async def test_who_does_not_pay_gets_the_allowance_and_no_more(autojump_clock: o
         executor = network.members[1].executor
         assert executor is not None
         assert executor.running == 0
+
+
+async def test_who_left_much_unpaid_is_served_on_and_may_owe_next_to_nothing(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        await open_channel(network)
+        executor = network.members[1].executor
+        assert executor is not None
+        leavers = 0
+        while not executor.payments.is_bad_debtor(account(GATEWAY), allowance=UNIT * UNPAID_TOKENS_MAX):
+            leavers += 1
+            with pytest.raises(CallFailedError, match="voucher"):
+                await call_with(network, signed(network, request_to(1, request_id=RequestId(bytes([leavers]) * 32))))
+        assert leavers > 8
+        with pytest.raises(CallFailedError) as caught:
+            await call_with(network, signed(network, request_to(1, request_id=RequestId(b"x" * 32))))
+        frames: list[ExecutorFrame] = caught.value.frames  # type: ignore[attr-defined]
+        assert sum(len(frame.tokens.token_ids) for frame in frames if frame.tokens is not None) <= CAUTIOUS_TOKENS_MAX
+        answer, tokens = await ask(network)
+        assert answer.summary.finish_reason
+        assert len(tokens) == 50
 
 
 @pytest.mark.parametrize(
