@@ -65,8 +65,10 @@ BUSY = "busy"
 BUSY_SECONDS = 1.0
 """When to ask again, if a busy executor does not say."""
 WAIT_SECONDS_MAX = 60.0
-"""How long an answer that was begun waits in all for room, or for somebody who failed to come back; one that was not
-begun is refused at once. An engine restarts in less."""
+"""How long an answer that was begun waits in all for room, or for somebody who failed to come back. An engine restarts
+in less."""
+UNBEGUN_WAIT_SECONDS_MAX = 20.0
+"""The same before the first token, where a user may as well be told: most clients try again by themselves."""
 AGAIN_SECONDS_MIN = 0.5
 """When to ask again who failed, doubling with each executor asked for the answer."""
 AGAIN_SECONDS_MAX = 8.0
@@ -167,7 +169,8 @@ class Conductor:
         self._starts = 0
         self._refusals: list[tuple[Running, CallFailedError]] = []
         self._unpaid: PaymentError | None = None
-        self._failures: list[str] = []
+        self._failures: dict[Address, str] = {}
+        """Why each executor was left, the last time."""
         self._is_different = False
         """Somebody made the last tokens otherwise than the user has them: nobody is to make them again."""
         self._running: list[Running] = []
@@ -315,7 +318,7 @@ class Conductor:
         """Draw the consequences; return whether the answer is complete all the same."""
         executor = running.executor
         reason = readable(str(error), DETAIL_CHARACTERS_MAX)
-        self._failures.append(f"{executor}: {reason}")
+        self._failures[executor] = reason
         self._log.warning("an executor failed", executor=executor, given=self._transcript.tokens_seen, reason=reason)
         if isinstance(error, PaymentError):
             self._unpaid = error
@@ -370,9 +373,8 @@ class Conductor:
             choice = self._untried()
             if choice is not None:
                 return choice
-            again = min((*self._busy.values(), *self._unlucky.values()), default=None)
-            begun = self._transcript.tokens_seen > 0
-            if again is None or not begun or self._waited >= WAIT_SECONDS_MAX or self._starts >= STARTS_MAX:
+            again, patience = self._when_to_ask_again()
+            if again is None or self._waited >= patience or self._starts >= STARTS_MAX:
                 raise self._nobody_left()
             wait = max(0.0, again - trio.current_time())
             self._waited += wait
@@ -382,6 +384,18 @@ class Conductor:
                 for executor in [executor for executor, at in waiting.items() if at <= now]:
                     del waiting[executor]
                     self._tried.discard(executor)
+
+    def _when_to_ask_again(self) -> tuple[float | None, float]:
+        """Return when to ask somebody again who was asked, and how long to wait in all.
+
+        An answer that has begun waits for whoever can go on with it. One that has not is refused where somebody is busy
+        or calls it bad, and waits a while where all had bad luck: nodes that restart are back in seconds.
+        """
+        if self._transcript.tokens_seen > 0:
+            return min((*self._busy.values(), *self._unlucky.values()), default=None), WAIT_SECONDS_MAX
+        if self._busy or self._refusals:
+            return None, 0.0
+        return min(self._unlucky.values(), default=None), UNBEGUN_WAIT_SECONDS_MAX
 
     def _untried(self) -> ExecutorChoice | None:
         if len(self._tried) >= EXECUTORS_TRIED_MAX:
@@ -402,7 +416,8 @@ class Conductor:
             return GatewayError("payment", str(self._unpaid))
         if not self._failures:
             return GatewayError("no-executor", f"nobody who serves {self._model.model_id} is present; try again later")
-        return GatewayError("failed", f"no executor gave a complete answer: {'; '.join(self._failures)}")
+        reasons = "; ".join(f"{executor}: {reason}" for executor, reason in self._failures.items())
+        return GatewayError("failed", f"no executor gave a complete answer: {reasons}")
 
     def _hedge_after(self) -> float:
         """Seconds until a second executor is asked as well."""

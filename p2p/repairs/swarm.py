@@ -17,7 +17,7 @@ from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.connection_gate import ConnectionGate
 from libp2p.network.exceptions import SwarmException
-from libp2p.network.swarm import Swarm
+from libp2p.network.swarm import Swarm, _NegativePeerCache
 from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
 from libp2p.transport.exceptions import MuxerUpgradeFailure, SecurityUpgradeFailure
 from multiaddr import Multiaddr
@@ -74,6 +74,11 @@ class StandingGate(ConnectionGate):
         return not self._standing.is_banned(name)
 
 
+DIAL_AGAIN_SECONDS = 2.0
+"""The library does not dial a peer for a minute that could not be dialled once, not even over a connection that the
+peer has made since: a daemon that restarts is back in less."""
+
+
 class HardenedSwarm(Swarm):
     """The library's, with a doorkeeper."""
 
@@ -83,6 +88,7 @@ class HardenedSwarm(Swarm):
         self.doorkeeper = doorkeeper
         self.connection_gate = StandingGate(standing)
         self.auto_connector = NoAutoConnector(self)
+        self._negative_peer_cache = _NegativePeerCache(ttl=DIAL_AGAIN_SECONDS)
         self._sweep_asked = trio.Event()
         standing.on_ban(self._note_ban)
 
@@ -109,6 +115,7 @@ class HardenedSwarm(Swarm):
         if self.standing.is_banned(str(muxed_conn.peer_id)):
             await connection.close()
             self._refuse_banned(muxed_conn.peer_id)
+        self._negative_peer_cache.evict(str(muxed_conn.peer_id))
         return connection
 
     async def disconnect_banned(self) -> None:

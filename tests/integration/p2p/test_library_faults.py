@@ -29,6 +29,7 @@ from multiaddr import Multiaddr
 from p2p import doorkeeper
 from p2p.host import PortInUseError, open_host
 from p2p.identity import Identity
+from p2p.repairs.swarm import DIAL_AGAIN_SECONDS
 from p2p.standing import Offence, Standing
 from p2p.yamux.connection import SILENCE_SECONDS_MAX, STREAMS_INBOUND_MAX, Yamux
 from p2p.yamux.wire import HEADER_BYTES, WINDOW_BYTES_INITIAL, Flag, Type, WireError, decode_header, encode_header
@@ -574,3 +575,25 @@ async def _is_refused(connecting: Callable[[], Awaitable[Any]]) -> None:
     except Exception:
         return
     assert await becomes(lambda: muxed.is_closed)
+
+
+async def test_a_peer_that_restarts_is_not_dialled_for_a_minute_by_an_unguarded_host_but_by_ours() -> None:
+    async def reaches_who_came_back(host: Any, number: int) -> bool:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        address = Multiaddr(f"/ip4/127.0.0.1/tcp/{port}/p2p/{identity(number).peer_id}")
+        with pytest.raises(SwarmException):
+            await host.connect(info_from_p2p_addr(address))
+        async with open_host(identity(number), [f"/ip4/127.0.0.1/tcp/{port}"], []):
+            await trio.sleep(DIAL_AGAIN_SECONDS)
+            try:
+                await host.connect(info_from_p2p_addr(address))
+            except SwarmException:
+                return False
+            return True
+
+    async with unguarded() as plain:
+        assert not await reaches_who_came_back(plain, 95)
+    async with ours() as host:
+        assert await reaches_who_came_back(host, 96)
