@@ -179,7 +179,7 @@ async def read_books(network: LocalNetwork, observed: Observed) -> None:
     async def redeemed() -> bool:
         observed.books = {name: await daemon.call("earnings", EarningsView) for name, daemon in network.daemons.items()}
         for miner in network.miners:
-            paid = payment_channels.channel_of(network.gateway.account, miner.account)
+            paid = payment_channels.get_channel(network.gateway.account, miner.account)
             channel = await read_contract(network.rpc, network.deployment.addresses.payment_channels, paid)
             observed.redeemed[miner.name] = channel.redeemed
         return all(int(observed.books[m.name].vouchers_received) == observed.redeemed[m.name] for m in network.miners)
