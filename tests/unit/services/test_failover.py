@@ -13,6 +13,7 @@ from netsim.engine import SimulatedEngine
 from netsim.scenario import MODEL_ID
 from node.ports import CallFailedError, Engine, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.identifiers import TokenAmount
+from node.services.conductor import AGAIN_SECONDS_MAX, UNBEGUN_WAIT_SECONDS_MAX
 from node.services.faults import Fault
 from node.services.frames import METHOD, Tokens
 from node.services.gateway import CHUNKS_WAITING_MAX, GatewayError
@@ -473,3 +474,39 @@ async def test_nothing_of_a_request_is_left_running_afterwards(autojump_clock: o
 
 async def died_at_once(part: Part) -> None:
     raise CallFailedError("engine-failed", "it died")
+
+
+async def test_a_request_that_has_not_begun_waits_for_nodes_that_restart(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        starting = 3
+
+        async def restarts(part: Part) -> None:
+            nonlocal starting
+            starting -= 1
+            if not starting:
+                executor = network.members[1].executor
+                assert executor is not None
+                network.members[1].network._served.pop(METHOD, None)
+                network.members[1].network.serve(METHOD, executor.serve, concurrency=64)
+            raise CallFailedError("lost", "it is restarting")
+
+        install(network, 1, restarts)
+        answer, parts = await ask(network)
+        assert starting == 0
+        assert ids_of(parts) == await honest_tokens()
+        assert answer.summary.finish_reason == "length"
+
+
+async def test_a_request_that_nobody_takes_fails_within_seconds(autojump_clock: object) -> None:
+    async with serving_network(2) as network:
+
+        async def is_gone(_: Part) -> None:
+            raise CallFailedError("lost", "it is gone")
+
+        for number in (1, 2):
+            install(network, number, is_gone)
+        began = trio.current_time()
+        with pytest.raises(GatewayError, match="it is gone") as caught:
+            await ask(network)
+        assert caught.value.code == "failed"
+        assert trio.current_time() - began <= UNBEGUN_WAIT_SECONDS_MAX + 2 * AGAIN_SECONDS_MAX
