@@ -5,6 +5,7 @@ Everything runs through the same commands a user would type; nothing here reache
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -62,6 +63,8 @@ EPOCH = {
 }
 NONCES_MAX = 512
 """A fraction of a second of mining; a real network lets it run through GENERATE."""
+PORTS = range(20_000, 32_000)
+"""Below those that Linux gives to outgoing connections: a daemon that was killed finds its own free again."""
 MODELS_BYTES_MAX = 2 * 1024**3
 """The tiny model takes a few megabytes: a developer's machine need not have more than this free."""
 
@@ -332,14 +335,25 @@ class LocalNetwork:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that are free on loopback now."""
-    probes = [socket.socket() for _ in range(count)]
+    """Return ports that are free on loopback now, and that no outgoing connection is given before they are used.
+
+    Raises LocalNetworkError if there are not so many.
+    """
+    found: list[socket.socket] = []
     try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+        for port in random.sample(PORTS, len(PORTS)):
+            if len(found) == count:
+                return [probe.getsockname()[1] for probe in found]
+            probe = socket.socket()
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                probe.close()
+            else:
+                found.append(probe)
+        raise LocalNetworkError(f"{count} ports are not free between {PORTS.start} and {PORTS.stop}")
     finally:
-        for probe in probes:
+        for probe in found:
             probe.close()
 
 
