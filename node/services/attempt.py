@@ -210,6 +210,8 @@ class Attempt:
             if not self._claim():
                 raise CallFailedError("superseded", "another executor was faster")
             self._begin_summary()
+        # If this attempt's time is over it ends here, before the transcript says that the user has what it cannot give.
+        await trio.lowlevel.checkpoint_if_cancelled()
         self.token_ids.extend(tokens.token_ids)
         self._texts.append(tokens.text)
         try:
