@@ -128,12 +128,16 @@ class Generation:
         return True
 
     def _take(self, tokens_max: int) -> Iterator[GenerationChunk]:
-        """Take chunks from the front, the last one cut where `tokens_max` is reached."""
+        """Take chunks from the front, up to `tokens_max` tokens; cut the first if it alone has more.
+
+        Only then: tokens whose text is still to come must not travel behind text, for whoever goes on elsewhere could
+        not tell that theirs is missing.
+        """
         left = tokens_max
         while self._gathered:
             chunk = self._gathered[0]
             if len(chunk.token_ids) > left:
-                if left:
+                if left == tokens_max:
                     head, self._gathered[0] = cut_chunk(chunk, left)
                     yield head
                 return
