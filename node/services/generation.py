@@ -91,7 +91,7 @@ class Generation:
         """Wait for something new and return all there is, up to `tokens_max`. The last piece has a finish reason."""
         while not self._gathered:
             await self._arrived.park()
-        piece = join_chunks(self._take(tokens_max))
+        piece = join_chunks(take_chunks(self._gathered, tokens_max))
         self._gathered_tokens -= len(piece.token_ids)
         self._taken.unpark_all()
         return piece
@@ -127,22 +127,23 @@ class Generation:
         self._repeated = repeated
         return True
 
-    def _take(self, tokens_max: int) -> Iterator[GenerationChunk]:
-        """Take chunks from the front, up to `tokens_max` tokens; cut the first if it alone has more.
 
-        Only then: tokens whose text is still to come must not travel behind text, for whoever goes on elsewhere could
-        not tell that theirs is missing.
-        """
-        left = tokens_max
-        while self._gathered:
-            chunk = self._gathered[0]
-            if len(chunk.token_ids) > left:
-                if left == tokens_max:
-                    head, self._gathered[0] = cut_chunk(chunk, left)
-                    yield head
-                return
-            left -= len(chunk.token_ids)
-            yield self._gathered.popleft()
+def take_chunks(gathered: deque[GenerationChunk], tokens_max: int) -> Iterator[GenerationChunk]:
+    """Take chunks from the front, up to `tokens_max` tokens; cut the first if it alone has more.
+
+    Only then: tokens whose text is still to come must not travel behind text, for whoever goes on elsewhere could not
+    tell that theirs is missing.
+    """
+    left = tokens_max
+    while gathered:
+        chunk = gathered[0]
+        if len(chunk.token_ids) > left:
+            if left == tokens_max:
+                head, gathered[0] = cut_chunk(chunk, left)
+                yield head
+            return
+        left -= len(chunk.token_ids)
+        yield gathered.popleft()
 
 
 def cut_chunk(chunk: GenerationChunk, count: int) -> tuple[GenerationChunk, GenerationChunk]:
