@@ -243,7 +243,10 @@ def test_every_request_completes(observed: Observed) -> None:
         assert all(o.tokens > 0 for o in outcomes)
 
 
-@pytest.mark.xfail(strict=False, reason="2 of some 600 answers lacked text; a cause is mended (test_pieces.py) but this was not run since")
+@pytest.mark.xfail(
+    strict=False,
+    reason="2 of some 600 answers lacked text; mended (test_pieces.py), but not run since",
+)
 def test_every_answer_is_that_of_an_undisturbed_run(observed: Observed) -> None:
     for number, outcomes in enumerate(observed.rounds):
         for n in range(REQUESTS):
