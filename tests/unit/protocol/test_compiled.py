@@ -15,7 +15,7 @@ from node.protocol.identifiers import Hash32, TokenAmount
 from node.protocol.records import Voucher
 from node.protocol.sampling import SEED_MAX, LogitBias, SamplingParameters, TokenAlternative, TokenLogprobs
 from node.protocol.verdicts import Verdict
-from node.services.frames import ExecutorFrame, Opening, Payment, Prompt, SignedVoucherFrame, Tokens, Turn
+from node.services.frames import ExecutorFrame, Opening, Payment, Prompt, SignedVoucherFrame, Tokens, Turn, tokens_bytes
 
 numbers = st.integers(0, 2**64 - 1)
 texts = st.text(max_size=20)
@@ -83,6 +83,11 @@ def test_bytes_are_those_of_the_slow_path_and_come_back(record: object) -> None:
     assert pack(record) == to_bytes(record) == data
     assert unpack(type(record), data) == from_bytes(type(record), data) == record
     assert _from_bytes_slowly(type(record), data) == record
+
+
+@given(tokens)
+def test_pieces_of_answers_are_written_alike(piece: Tokens) -> None:
+    assert tokens_bytes(piece) == encode(to_value(ExecutorFrame(None, piece, None)))
 
 
 @given(records, st.data())
