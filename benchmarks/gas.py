@@ -43,7 +43,6 @@ from node.protocol.identifiers import Cid, EpochNumber, Hash32, ModelId, NodeId,
 from node.protocol.records import (
     EpochResultSummary,
     MLNodeRegistration,
-    Offence,
     OffenceVerdict,
     PocCommit,
     RewardShare,
@@ -51,6 +50,7 @@ from node.protocol.records import (
 )
 from node.protocol.results import pack_validator_set
 from node.protocol.rewards import reward_proof, rewards_root
+from node.protocol.verdicts import Offence
 
 GROUP_SIZES = (16, 64, 256)
 GROUP_SIZE_USUAL = 64

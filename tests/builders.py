@@ -23,16 +23,9 @@ from node.protocol.identifiers import (
     TokenAmount,
 )
 from node.protocol.nonces import draw_sample
-from node.protocol.records import (
-    EpochParameters,
-    MLNodeRegistration,
-    ModelRecord,
-    PocCommit,
-    PocVote,
-    Verdict,
-    VoteBundle,
-)
+from node.protocol.records import EpochParameters, MLNodeRegistration, ModelRecord, PocCommit, PocVote, VoteBundle
 from node.protocol.signatures import address_of
+from node.protocol.verdicts import Verdict
 
 TINY = ModelId("tiny")
 NODE = NodeId("node-1")

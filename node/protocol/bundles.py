@@ -5,7 +5,8 @@ from itertools import pairwise
 
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.nonces import draw_sample
-from node.protocol.records import PocCommit, PocVote, Verdict, VoteBundle
+from node.protocol.records import PocCommit, PocVote, VoteBundle
+from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 
 REASON_LENGTH_MAX = 64

@@ -8,6 +8,14 @@ import itertools
 from dataclasses import dataclass
 from enum import Enum
 
+from node.protocol.findings import (
+    AuditOutcome,
+    AuditVote,
+    NodeOutcome,
+    ParticipantScore,
+    PenaltyDecision,
+    ReceiptBook,
+)
 from node.protocol.identifiers import (
     Address,
     BlockNumber,
@@ -20,6 +28,7 @@ from node.protocol.identifiers import (
     RequestId,
     TokenAmount,
 )
+from node.protocol.verdicts import Offence, Verdict
 
 UINT64_MAX = 2**64 - 1
 UINT256_MAX = 2**256 - 1
@@ -194,14 +203,6 @@ class PocCommit:
     """The vectors as one file: count × vector bytes, in nonce order."""
 
 
-class Verdict(Enum):
-    """A validator's judgement of one batch. Lacking the model or the data is an abstention, never a no."""
-
-    VALID = "valid"
-    INVALID = "invalid"
-    ABSTAIN = "abstain"
-
-
 @dataclass(frozen=True, slots=True)
 class PocVote:
     """One validator's judgement of one node's batch, with the evidence anyone can recompute."""
@@ -225,6 +226,10 @@ class VoteBundle:
     validator: Address
     votes: tuple[PocVote, ...]
     """Ascending by (participant, node_id)."""
+    audits: tuple[AuditVote, ...] = ()
+    """Of answers drawn from the receipt books of the epoch before; ascending by (executor, request id)."""
+    receipts: ReceiptBook | None = None
+    """The receipts this validator gave as an executor since its last book; none if it gave none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +251,14 @@ class EpochResult:
     """Ascending by account; cumulative, so that a claim never needs an older result."""
     reward_total: TokenAmount
     """Reward coins of this epoch alone; never above the epoch's subsidy."""
+    nodes: tuple[NodeOutcome, ...] = ()
+    """What became of every batch and of every node that kept serving; ascending by (participant, node id)."""
+    audits: tuple[AuditOutcome, ...] = ()
+    """Of every node whose answers were audited; ascending by (executor, node id)."""
+    scores: tuple[ParticipantScore, ...] = ()
+    """Of every member of the epoch's group; ascending by participant."""
+    penalties: tuple[PenaltyDecision, ...] = ()
+    """Whom the quorum should punish for what; ascending by (participant, offence)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,13 +271,6 @@ class EpochResultSummary:
     total_weight: int
     rewards_root: Hash32
     reward_total: TokenAmount
-
-
-class Offence(Enum):
-    """What a quorum may punish; the values are those of the Slashing contract."""
-
-    FRAUD = 0
-    DOWNTIME = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 
 from node.protocol.identifiers import Address
-from node.protocol.records import Verdict
+from node.protocol.verdicts import Verdict
 
 
 class BatchOutcome(Enum):

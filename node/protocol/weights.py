@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 
 from node.protocol.identifiers import Address, ModelId, NodeId
 from node.protocol.nonces import BATCH_NONCES_MAX
-from node.protocol.records import ModelRecord, PocCommit, Verdict, VoteBundle
+from node.protocol.records import ModelRecord, PocCommit, VoteBundle
 from node.protocol.validation import BatchOutcome, tally
+from node.protocol.verdicts import Verdict
 
 NodeKey = tuple[Address, NodeId]
 

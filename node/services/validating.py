@@ -31,9 +31,10 @@ from node.protocol.nonces import (
     squared_distance,
     vectors_root,
 )
-from node.protocol.records import ModelRecord, PocCommit, PocVote, Verdict, VoteBundle
+from node.protocol.records import ModelRecord, PocCommit, PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.validation import judge
+from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 from node.services.presence import PresenceTable
 from node.services.timing import cancel_at, epochs_at

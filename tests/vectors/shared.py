@@ -22,7 +22,6 @@ from node.protocol.records import (
     AccessRequest,
     EpochParameters,
     EpochResultSummary,
-    Offence,
     OffenceVerdict,
     RewardShare,
     Voucher,
@@ -30,6 +29,7 @@ from node.protocol.records import (
 from node.protocol.results import pack_validator_set
 from node.protocol.rewards import reward_proof, rewards_root, subsidy
 from node.protocol.stages import stage_at
+from node.protocol.verdicts import Offence
 from tests.builders import account
 
 FILE = Path(__file__).with_name("shared.json")

@@ -31,7 +31,8 @@ from node.chain.rpc import JsonRpc
 from node.protocol.actions import ZERO_ADDRESS, PunishParticipant, RegisterModel, SubmitPrompt
 from node.protocol.eip712 import access_request_digest, dispute_verdict_digest, verdict_digest
 from node.protocol.identifiers import Address, Cid, EpochNumber, ModelId, TokenAmount
-from node.protocol.records import AccessRequest, Offence, OffenceVerdict
+from node.protocol.records import AccessRequest, OffenceVerdict
+from node.protocol.verdicts import Offence
 from tests.integration.chain.conftest import ROOT, TOKEN, Network, plan_for
 
 pytestmark = pytest.mark.chain

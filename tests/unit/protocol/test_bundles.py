@@ -6,7 +6,8 @@ import pytest
 
 from node.protocol.bundles import BundleError, check_bundle
 from node.protocol.identifiers import EpochNumber
-from node.protocol.records import PocVote, Verdict, VoteBundle
+from node.protocol.records import PocVote, VoteBundle
+from node.protocol.verdicts import Verdict
 from tests.builders import NODE, PARAMETERS, SAMPLE_SEED, account, bundle_of, commit, vote_on
 
 BATCHES = {(account(number), NODE): commit(number, 50).commit for number in (2, 3)}

@@ -12,8 +12,9 @@ from node.protocol.canonical import encode
 from node.protocol.codec import SchemaError, _from_bytes_slowly, from_bytes, to_bytes, to_value
 from node.protocol.compiled import UnusualError, pack, unpack
 from node.protocol.identifiers import Hash32, TokenAmount
-from node.protocol.records import Verdict, Voucher
+from node.protocol.records import Voucher
 from node.protocol.sampling import SEED_MAX, LogitBias, SamplingParameters, TokenAlternative, TokenLogprobs
+from node.protocol.verdicts import Verdict
 from node.services.frames import ExecutorFrame, Opening, Payment, Prompt, SignedVoucherFrame, Tokens, Turn
 
 numbers = st.integers(0, 2**64 - 1)

@@ -12,14 +12,7 @@ from node.protocol.chain_state import ChainState
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.events import EventBody, MLNodeRemoved, MLNodeSet, ModelRecorded
 from node.protocol.identifiers import Address, EpochNumber, ModelId, NodeId, TokenAmount
-from node.protocol.records import (
-    UINT64_MAX,
-    EpochResult,
-    MLNodeRegistration,
-    RewardShare,
-    Verdict,
-    VoteBundle,
-)
+from node.protocol.records import UINT64_MAX, EpochResult, MLNodeRegistration, RewardShare, VoteBundle
 from node.protocol.results import (
     VALIDATORS_MAX,
     current_group,
@@ -30,6 +23,7 @@ from node.protocol.results import (
     unpack_validator_set,
 )
 from node.protocol.rewards import subsidy
+from node.protocol.verdicts import Verdict
 from tests.builders import (
     NODE,
     PARAMETERS,

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from node.protocol.identifiers import EpochNumber, Hash32
 from node.protocol.nonces import BATCH_NONCES_MAX
-from node.protocol.records import PocCommit, Verdict
+from node.protocol.records import PocCommit
 from node.protocol.validation import BatchOutcome, judge, tally
+from node.protocol.verdicts import Verdict
 from node.protocol.weights import batch_outcomes
 from tests.builders import NODE, SOME_CID, TINY, account, bundle_of, vote_on
 

@@ -1,0 +1,124 @@
+"""What an epoch finds out: votes on answers, and what its result says of every node, answer and participant.
+
+All are part of a vote bundle or of an EpochResult: integers and short codes only, canonical, the same on every node.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from node.protocol.identifiers import Address, Cid, Hash32, ModelId, NodeId, RequestId
+from node.protocol.verdicts import Offence, Verdict
+
+
+class NodeFate(Enum):
+    """What became of an ML node in an epoch."""
+
+    ACCEPTED = "accepted"
+    """Its batch was accepted: every nonce counts."""
+    REJECTED = "rejected"
+    UNDECIDED = "undecided"
+    """No majority of those able to judge, or nobody able: no weight this epoch, and no blame."""
+    PRESERVED = "preserved"
+    """It kept serving through PoC by allotment (POC_SLOT): it has the weight it had."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOutcome:
+    """What became of one ML node in an epoch, with the figures that decided it."""
+
+    participant: Address
+    node_id: NodeId
+    model_id: ModelId
+    fate: NodeFate
+    count: int
+    """Nonces it committed; 0 where it kept serving."""
+    sampled: int
+    """Nonces that were drawn and judged."""
+    mismatches: int
+    """Of these, those that the majority of the weight able to judge found to differ."""
+    weight: int
+    """Weight it takes into the next group."""
+    reason: str
+    """A short code where it was not accepted; empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptBook:
+    """An executor's commitment to the receipts of its answers, before anybody knows which are audited."""
+
+    count: int
+    root: Hash32
+    """Merkle root over the digests of its receipts, in the book's order."""
+    content_cid: Cid
+    """The receipts as one file, in the book's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditVote:
+    """One validator's judgement of one answer, with the figures anyone with the model can recompute."""
+
+    executor: Address
+    node_id: NodeId
+    model_id: ModelId
+    request_id: RequestId
+    receipt_digest: Hash32
+    verdict: Verdict
+    tokens: int
+    """Output tokens that were judged."""
+    margin_micro: int
+    """Sum of their clipped margins (draws.py), in millionths."""
+    distance_micro: int
+    """Sum over tokens of the distance of claimed log-probabilities, in millionths; 0 where none were claimed."""
+    surprise_micro: int
+    """Sum over tokens of entropy less log-probability, as a whole number of millionths; may be negative."""
+    reason: str
+    """A short code where the verdict is not valid; empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditOutcome:
+    """What audits made of one node's answers in an epoch."""
+
+    executor: Address
+    node_id: NodeId
+    model_id: ModelId
+    fate: Verdict
+    """INVALID: proven not to be the model's answers. ABSTAIN: too little for a decision."""
+    answers: int
+    """Answers that were judged."""
+    withheld: int
+    """Answers that were drawn and that the executor did not hand over."""
+    tokens: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScorePart:
+    """One part of a score, with the reasons for what it lacks."""
+
+    per_mille: int
+    reasons: tuple[str, ...]
+    """Short codes, the costliest first; empty at 1000."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantScore:
+    """Requirements C3: 0.4 quality + 0.3 speed + 0.2 availability + 0.1 participation, in thousandths."""
+
+    participant: Address
+    quality: ScorePart
+    speed: ScorePart
+    availability: ScorePart
+    participation: ScorePart
+    per_mille: int
+    """The weighted sum, rounded down."""
+
+
+@dataclass(frozen=True, slots=True)
+class PenaltyDecision:
+    """An offence that the epoch's evidence proves."""
+
+    participant: Address
+    offence: Offence
+    reason: str
+    """A short code that names the evidence, such as `audit-margin` or `batch-of-fakes`."""
