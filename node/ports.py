@@ -154,6 +154,10 @@ class CallFailedError(Exception):
         self.message = message
 
 
+TakeChunk = Callable[[bytes], bool]
+"""Takes a chunk without waiting and returns True, or leaves it and returns False. Raises nothing."""
+
+
 class Call(Protocol):
     """One call over the long-lived stream between two peers, seen from either end. Chunks keep their order."""
 
@@ -177,6 +181,11 @@ class Call(Protocol):
 
     async def receive(self) -> bytes:
         """Return the next chunk; raise trio.EndOfChannel at the other side's normal end, CallFailedError otherwise."""
+
+    def hand_to(self, take_now: TakeChunk) -> None:
+        """Offer each chunk that comes while `receive` waits to `take_now`, which does not wait; those that it takes
+        are not returned.
+        """
 
 
 CallHandler = Callable[[Call], Awaitable[None]]
