@@ -78,6 +78,7 @@ from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
+from node.services.punishing import PunishingService
 from node.services.registration import RegistrationService
 from node.services.terms import free_mode
 from node.services.validating import ValidatingService
@@ -249,8 +250,8 @@ async def _run_services(
         loader = make_loader(chain, epochs, library, vault, engine, wanted)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
-    forming = FormingService(chain, network, content, store, presence, epochs, router)
-    supervisor.add("forming", forming.run)
+    supervisor.add("forming", FormingService(chain, network, content, store, presence, epochs, router).run)
+    supervisor.add("punishing", PunishingService(chain, network, store, epochs, router).run)
     _add_duties(settings, supervisor, chain, network, content, store, presence, duties)
     prompts = add_prompt_services(
         PromptParts(

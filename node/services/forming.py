@@ -25,6 +25,7 @@ from node.services.epochs import EpochBook, result_to_bytes
 from node.services.gossip import GossipRouter
 from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
+from node.services.punishing import formed_document
 from node.services.timing import cancel_at, epochs_at, position, window
 
 log = structlog.get_logger(__name__)
@@ -82,6 +83,7 @@ class FormingService:
             log.warning("no batch was accepted: the group carries on and nothing is paid", epoch=epoch)
             return
         content_cid = await self._content.add_bytes(result_to_bytes(result))
+        self._store.put_document(formed_document(epoch), content_cid.encode())
         summary, validator_set = summarise(result, content_cid)
         digest = epoch_result_digest(summary, self._chain.chain_id, self._chain.epoch_manager)
         weights = dict(state.group_weights(epoch))
