@@ -92,7 +92,7 @@ def rewards(target: Target, participant: str | None, epochs: int) -> None:
 @click.argument("participant", required=False)
 @target_options
 def why_not_paid(target: Target, epoch: int, participant: str | None) -> None:
-    """Explain every unit of EPOCH's reward that was not paid, from the epoch's evidence.
+    """Explain every unit of reward that EPOCH did not pay.
 
     The most is what PARTICIPANT (without it, this node) would have earned had all its nodes proved themselves, with
     every model covered and a full score. What each fault cost adds up to the difference, to the unit.
