@@ -51,7 +51,7 @@ def score(target: Target, participant: str | None, everybody: bool) -> None:
 @click.option("--epochs", type=click.IntRange(1, 64), default=8, show_default=True, help="How many of the newest.")
 @target_options
 def rewards(target: Target, participant: str | None, epochs: int) -> None:
-    """Show what the newest epochs paid, and what could have been earned at most.
+    """Show what the newest epochs paid, and what they did not.
 
     \b
     Examples:
