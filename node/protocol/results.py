@@ -8,6 +8,7 @@ from eth_utils.address import to_checksum_address
 
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
+from node.protocol.outcomes import node_outcomes
 from node.protocol.records import (
     UINT64_MAX,
     EpochGroup,
@@ -22,9 +23,10 @@ from node.protocol.records import (
     VoteBundle,
 )
 from node.protocol.rewards import accumulate, get_settle_amounts, pot, rewards_root, subsidy
+from node.protocol.tails import validator_outcomes
+from node.protocol.validation import SampleRule, rules_of
 from node.protocol.weights import (
     NodeKey,
-    batch_outcomes,
     compute_new_weights,
     get_participant_model_coverage,
     participant_weights,
@@ -45,11 +47,13 @@ def form_epoch_result(
     parameters: EpochParameters,
     bundles: Mapping[Address, VoteBundle],
     previous: EpochResult | None,
+    rules: Mapping[NodeKey, SampleRule] | None = None,
 ) -> EpochResult | None:
     """Form the result of `epoch`.
 
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and
-    checked (`check_bundle`); `previous` is the newest accepted result before this one.
+    checked (`check_bundle`); `previous` is the newest accepted result before this one; `rules` are those of the batches
+    (`rules_of` the chain before GENERATE), by default of `state`.
 
     Every accepted batch is paid, unless its participant is barred or has too little collateral. The next group has
     those nodes of them that can serve: the model is still active and the node still registered for it. Returns None
@@ -57,8 +61,16 @@ def form_epoch_result(
     and nothing is paid.
     """
     commits = {key: commit for key, commit in state.poc_commits.get(epoch, {}).items() if state.counts(key[0], epoch)}
-    outcomes = batch_outcomes(commits, bundles, dict(state.group_weights(epoch)))
-    node_weights = compute_new_weights(commits, outcomes)
+    found = node_outcomes(
+        epoch,
+        commits,
+        bundles,
+        dict(state.group_weights(epoch)),
+        rules_of(commits, state, parameters) if rules is None else rules,
+        previous.histories if previous else (),
+        is_first=previous is None,
+    )
+    node_weights = compute_new_weights(found.nodes)
     group = _next_group(EpochNumber(epoch + 1), state, commits, node_weights)
     if not group.members:
         return None
@@ -74,6 +86,9 @@ def form_epoch_result(
         group=group,
         rewards=accumulate(previous.rewards if previous else (), state.claimed, earned),
         reward_total=TokenAmount(sum(earned.values())),
+        nodes=found.nodes,
+        histories=found.histories,
+        validators=validator_outcomes(bundles, dict(state.group_weights(epoch))),
     )
 
 

@@ -1,14 +1,15 @@
 """Forms the result of every epoch, signs it, gathers a quorum of signatures, and posts it."""
 
+from collections.abc import Mapping
+
 import structlog
 import trio
 
 from node.ports import ActionStatus, Chain, Content, ContentUnavailableError, Network, Store, Validity
 from node.protocol.actions import PostEpochResult
 from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, check_bundle
-from node.protocol.canonical import CanonicalError, decode
 from node.protocol.chain_state import ChainState
-from node.protocol.codec import SchemaError, from_value
+from node.protocol.codec import from_bytes
 from node.protocol.eip712 import epoch_result_digest
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32
 from node.protocol.messages import (
@@ -21,6 +22,8 @@ from node.protocol.records import EpochResultSummary, VoteBundle
 from node.protocol.results import form_epoch_result, summarise
 from node.protocol.signatures import SignatureError, recover
 from node.protocol.stages import Stage, first_block_of
+from node.protocol.validation import SampleRule, rules_of
+from node.protocol.weights import NodeKey
 from node.services.epochs import EpochBook, result_to_bytes
 from node.services.gossip import GossipRouter
 from node.services.presence import PresenceTable
@@ -72,9 +75,12 @@ class FormingService:
     async def _form(self, epoch: EpochNumber) -> None:
         begin = first_block_of(epoch, Stage.FORM, self._chain.parameters)
         state = await self._chain.state_at(BlockNumber(begin - 1))
-        bundles = await self._fetch_bundles(epoch, state)
+        mining = first_block_of(epoch, Stage.GENERATE, self._chain.parameters)
+        before_mining = await self._chain.state_at(BlockNumber(mining - 1))
+        rules = rules_of(state.poc_commits.get(epoch, {}), before_mining, self._chain.parameters)
+        bundles = await self._fetch_bundles(epoch, state, rules)
         previous = await self._epochs.result_before(epoch, state)
-        result = form_epoch_result(epoch, state, self._chain.parameters, bundles, previous)
+        result = form_epoch_result(epoch, state, self._chain.parameters, bundles, previous, rules)
         if result is None:
             log.warning("no batch was accepted: the group carries on and nothing is paid", epoch=epoch)
             return
@@ -86,7 +92,9 @@ class FormingService:
             await self._sign(epoch, digest)
         await self._post(epoch, summary, validator_set, digest, weights)
 
-    async def _fetch_bundles(self, epoch: EpochNumber, state: ChainState) -> dict[Address, VoteBundle]:
+    async def _fetch_bundles(
+        self, epoch: EpochNumber, state: ChainState, rules: Mapping[NodeKey, SampleRule]
+    ) -> dict[Address, VoteBundle]:
         """Fetch and check every committed bundle; tries for half of FORM, for all must count the same votes.
 
         The other half is for signing and posting: a result is taken in FORM only.
@@ -97,7 +105,7 @@ class FormingService:
         limit = BlockNumber((begin + end) // 2)
 
         async def fetch(validator: Address, cid: Cid) -> None:
-            bundle = await self._fetch_bundle(epoch, validator, cid, state, seed)
+            bundle = await self._fetch_bundle(epoch, validator, cid, state, rules, seed)
             if bundle is not None:
                 bundles[validator] = bundle
 
@@ -110,26 +118,32 @@ class FormingService:
         return bundles
 
     async def _fetch_bundle(
-        self, epoch: EpochNumber, validator: Address, cid: Cid, state: ChainState, seed: Hash32
+        self,
+        epoch: EpochNumber,
+        validator: Address,
+        cid: Cid,
+        state: ChainState,
+        rules: Mapping[NodeKey, SampleRule],
+        seed: Hash32,
     ) -> VoteBundle | None:
         while True:
             try:
                 data = await self._content.read_bytes(
                     cid, self._presence.providers(), limit_bytes=VOTE_BUNDLE_BYTES_MAX
                 )
-                bundle: VoteBundle = from_value(VoteBundle, decode(data))
+                bundle = from_bytes(VoteBundle, data)
                 check_bundle(
                     bundle,
                     epoch,
                     validator,
                     state.poc_commits.get(epoch, {}),
+                    rules,
                     sample_seed=seed,
-                    sample_size=self._chain.parameters.poc_sample_size,
                 )
             except ContentUnavailableError as error:
                 log.info("a vote bundle is not to be had yet", validator=validator, reason=str(error))
                 await trio.sleep(RETRY_SECONDS)
-            except (CanonicalError, SchemaError, ValueError) as error:
+            except ValueError as error:
                 log.warning("a vote bundle is void", validator=validator, reason=str(error))
                 return None
             else:
