@@ -1,6 +1,6 @@
 """Vote bundles: what a validator may commit for an epoch, checked by chain data alone so that all nodes agree."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
 from node.protocol.findings import VoteCheck
@@ -18,6 +18,9 @@ VOTE_BUNDLE_BYTES_MAX = 16 * 1024 * 1024
 REFUSALS = frozenset({"wrong-size", "root-mismatch"})
 """Why a batch can be voted invalid without recomputing anything. Whoever fetches the file sees it, without a model."""
 
+Checkers = Callable[[Address], frozenset[Address]]
+"""By validator, who was drawn to check its votes of the epoch before; see tails.py."""
+
 
 class BundleError(ValueError):
     """The bundle is not one its validator may commit: nobody counts any of its votes."""
@@ -31,12 +34,13 @@ def check_bundle(
     rules: Mapping[NodeKey, SampleRule],
     *,
     sample_seed: Hash32,
+    checkers: Checkers,
 ) -> None:
     """Raise BundleError unless `bundle` is what `validator` may have committed for `epoch`.
 
     `commits` are the epoch's PoC commits, `rules` those by which they are judged (validation.py), and `sample_seed` the
     hash of the first block of VALIDATE: a judgement must be of a batch that exists, on the sample that was drawn, and
-    say what its figures say.
+    say what its figures say. `checkers` tells who was drawn to check a validator's votes of the epoch before.
     """
     if bundle.epoch != epoch or bundle.validator != validator:
         raise BundleError("the bundle names another epoch or validator")
@@ -53,7 +57,7 @@ def check_bundle(
         raise BundleError("votes on recomputed nonces without evidence")
     _require_order(((check.validator.lower(),) for check in bundle.checks), "checks of validators", "validator")
     for check in bundle.checks:
-        _check_check(check, validator)
+        _check_check(check, validator, checkers)
 
 
 def _check_vote(vote: PocVote, commit: PocCommit, rule: SampleRule | None, sample_seed: Hash32) -> None:
@@ -83,9 +87,9 @@ def _check_vote(vote: PocVote, commit: PocCommit, rule: SampleRule | None, sampl
             raise BundleError(f"{name}: mismatches outside the sample that was drawn")
 
 
-def _check_check(check: VoteCheck, validator: Address) -> None:
-    if check.validator == validator:
-        raise BundleError("nobody checks its own votes")
+def _check_check(check: VoteCheck, validator: Address, checkers: Checkers) -> None:
+    if validator not in checkers(check.validator):
+        raise BundleError(f"it was not drawn to check {check.validator}")
     if len(check.reason) > REASON_LENGTH_MAX or (check.reason == "") is not (check.verdict is Verdict.VALID):
         raise BundleError(f"check of {check.validator}: a short reason for each verdict but valid")
     if not 0 <= check.differing <= check.checked:

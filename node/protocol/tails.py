@@ -10,10 +10,11 @@ of them (`draw_checks`), recompute these, and vote. Models that give no log-prob
 """
 
 import hashlib
+import heapq
 import math
 import struct
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 
 from node.protocol.binomial import is_beyond_chance
@@ -33,6 +34,10 @@ TAIL_MISMATCH_PER_MILLION = 1_000
 """p0: so many honest tails lie beyond TAIL_DIFFERENCE_MAX all the same."""
 CHECKED_TAILS = 16
 """Drawn of each validator and model. Who computed half of its tails is caught 99 times of 100."""
+
+CHECKERS = 24
+"""Members drawn to check each validator: what all do for all would grow with the square of their number. A cartel of a
+third has most of them 5 times of 100, and then it takes from an honest validator what voting adds to its score."""
 
 NOBODY_CHECKED = "nobody-could-check"
 NOT_COMPUTED = "not-computed"
@@ -83,6 +88,19 @@ def draw_checks(seed: Hash32, validator: Address, votes: Sequence[PocVote]) -> t
     return tuple((index, number - ends[index] + votes[index].sampled) for index, number in places)
 
 
+def checkers_of(seed: Hash32, validator: Address, members: Iterable[Address]) -> frozenset[Address]:
+    """Return who checks `validator`: CHECKERS of the other members, drawn by `seed` (see `draw_checks`)."""
+    personal = hashlib.sha256(b"checkers\x00" + seed + validator.lower().encode())
+
+    def rank(member: Address) -> bytes:
+        digest = personal.copy()
+        digest.update(member.lower().encode())
+        return digest.digest()
+
+    others = [member for member in members if member != validator]
+    return frozenset(others if len(others) <= CHECKERS else heapq.nsmallest(CHECKERS, others, key=rank))
+
+
 def judge_tails(validator: Address, claimed: Sequence[int], recomputed: Sequence[int]) -> VoteCheck:
     """Return the vote on `validator` after recomputing some of its tails."""
     differing = sum(abs(one - other) > TAIL_DIFFERENCE_MAX for one, other in zip(claimed, recomputed, strict=True))
@@ -98,7 +116,8 @@ def validator_outcomes(
 ) -> tuple[ValidatorOutcome, ...]:
     """Return what the group makes of the votes of the epoch before, by the checks in this epoch's bundles.
 
-    More than half of the weight of those who could check decides. Ascending by validator; only those who were checked.
+    More than half of the weight of those who could check decides; who was not drawn to check has no say, for its bundle
+    is void (bundles.py). Ascending by validator; only those who were checked.
     """
     votes: dict[Address, dict[Verdict, int]] = {}
     reasons: dict[Address, dict[str, int]] = {}

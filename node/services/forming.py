@@ -1,13 +1,11 @@
 """Forms the result of every epoch, signs it, gathers a quorum of signatures, and posts it."""
 
-from collections.abc import Mapping
-
 import structlog
 import trio
 
 from node.ports import ActionStatus, Chain, Content, ContentUnavailableError, Network, Store, Validity
 from node.protocol.actions import PostEpochResult
-from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, check_bundle
+from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import from_bytes
 from node.protocol.eip712 import epoch_result_digest
@@ -22,10 +20,9 @@ from node.protocol.records import EpochResultSummary, VoteBundle
 from node.protocol.results import form_epoch_result, summarise
 from node.protocol.signatures import SignatureError, recover
 from node.protocol.stages import Stage, first_block_of
-from node.protocol.validation import SampleRule, rules_of
-from node.protocol.weights import NodeKey
 from node.services.epochs import EpochBook, result_to_bytes
 from node.services.gossip import GossipRouter
+from node.services.judging import Judging, judging_of
 from node.services.presence import PresenceTable
 from node.services.timing import cancel_at, epochs_at, position, window
 
@@ -75,12 +72,10 @@ class FormingService:
     async def _form(self, epoch: EpochNumber) -> None:
         begin = first_block_of(epoch, Stage.FORM, self._chain.parameters)
         state = await self._chain.state_at(BlockNumber(begin - 1))
-        mining = first_block_of(epoch, Stage.GENERATE, self._chain.parameters)
-        before_mining = await self._chain.state_at(BlockNumber(mining - 1))
-        rules = rules_of(state.poc_commits.get(epoch, {}), before_mining, self._chain.parameters)
-        bundles = await self._fetch_bundles(epoch, state, rules)
+        judging = await judging_of(self._chain, epoch, state)
+        bundles = await self._fetch_bundles(epoch, state, judging)
         previous = await self._epochs.result_before(epoch, state)
-        result = form_epoch_result(epoch, state, self._chain.parameters, bundles, previous, rules)
+        result = form_epoch_result(epoch, state, self._chain.parameters, bundles, previous, judging.rules)
         if result is None:
             log.warning("no batch was accepted: the group carries on and nothing is paid", epoch=epoch)
             return
@@ -93,19 +88,18 @@ class FormingService:
         await self._post(epoch, summary, validator_set, digest, weights)
 
     async def _fetch_bundles(
-        self, epoch: EpochNumber, state: ChainState, rules: Mapping[NodeKey, SampleRule]
+        self, epoch: EpochNumber, state: ChainState, judging: Judging
     ) -> dict[Address, VoteBundle]:
         """Fetch and check every committed bundle; tries for half of FORM, for all must count the same votes.
 
         The other half is for signing and posting: a result is taken in FORM only.
         """
-        seed = await self._chain.block_hash(first_block_of(epoch, Stage.VALIDATE, self._chain.parameters))
         bundles: dict[Address, VoteBundle] = {}
         begin, end = window(self._chain, epoch, Stage.FORM, Stage.FORM)
         limit = BlockNumber((begin + end) // 2)
 
         async def fetch(validator: Address, cid: Cid) -> None:
-            bundle = await self._fetch_bundle(epoch, validator, cid, state, rules, seed)
+            bundle = await self._fetch_bundle(validator, cid, judging)
             if bundle is not None:
                 bundles[validator] = bundle
 
@@ -117,29 +111,14 @@ class FormingService:
             clock.cancel_scope.cancel()
         return bundles
 
-    async def _fetch_bundle(
-        self,
-        epoch: EpochNumber,
-        validator: Address,
-        cid: Cid,
-        state: ChainState,
-        rules: Mapping[NodeKey, SampleRule],
-        seed: Hash32,
-    ) -> VoteBundle | None:
+    async def _fetch_bundle(self, validator: Address, cid: Cid, judging: Judging) -> VoteBundle | None:
         while True:
             try:
                 data = await self._content.read_bytes(
                     cid, self._presence.providers(), limit_bytes=VOTE_BUNDLE_BYTES_MAX
                 )
                 bundle = from_bytes(VoteBundle, data)
-                check_bundle(
-                    bundle,
-                    epoch,
-                    validator,
-                    state.poc_commits.get(epoch, {}),
-                    rules,
-                    sample_seed=seed,
-                )
+                judging.check(bundle, validator)
             except ContentUnavailableError as error:
                 log.info("a vote bundle is not to be had yet", validator=validator, reason=str(error))
                 await trio.sleep(RETRY_SECONDS)

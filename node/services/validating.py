@@ -1,6 +1,6 @@
 """Proof of Compute, the validator: recomputes a drawn sample of every batch, votes, commits the bundle on chain."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -16,22 +16,22 @@ from node.ports import (
     Store,
 )
 from node.protocol.actions import CommitVotes
-from node.protocol.bundles import check_bundle
 from node.protocol.canonical import keccak_digest
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import SchemaError, from_bytes, to_bytes, to_value
 from node.protocol.findings import VoteEvidence, VoteFigures
-from node.protocol.identifiers import Address, BlockNumber, EpochNumber, Hash32, ModelId
+from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32
 from node.protocol.messages import VotesAnnouncement
-from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, draw_sample, squared_distance
-from node.protocol.records import ModelRecord, PocCommit, PocVote, VoteBundle
+from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
+from node.protocol.records import PocCommit, PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import has_tails
-from node.protocol.validation import SampleRule, judge, mismatches_of, rules_of
+from node.protocol.validation import SampleRule, judge, mismatches_of
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
+from node.services.judging import Judging, judging_of
 from node.services.presence import PresenceTable
-from node.services.recomputing import Recomputed, recompute
+from node.services.recomputing import recompute
 from node.services.timing import cancel_at, epochs_at
 from node.services.vote_checking import VoteChecker
 
@@ -45,16 +45,10 @@ HASHED_AT_ONCE = 1024
 simulations irreproducible."""
 
 
-@dataclass(slots=True)
-class _Round:
-    """What one epoch's judging knows and has found out so far."""
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """What one epoch's judging has found out so far."""
 
-    epoch: EpochNumber
-    commits: Mapping[NodeKey, PocCommit]
-    rules: Mapping[NodeKey, SampleRule]
-    models: Mapping[ModelId, ModelRecord]
-    generate_seed: Hash32
-    sample_seed: Hash32
     votes: dict[NodeKey, PocVote] = field(default_factory=dict)
     figures: dict[NodeKey, VoteFigures] = field(default_factory=dict)
 
@@ -90,24 +84,12 @@ class ValidatingService:
                     await self._validate(epoch, state)
 
     async def _validate(self, epoch: EpochNumber, state: ChainState) -> None:
-        parameters = self._chain.parameters
-        mining = first_block_of(epoch, Stage.GENERATE, parameters)
-        before_mining = await self._chain.state_at(BlockNumber(mining - 1))
-        commits = state.poc_commits.get(epoch, {})
-        work = _Round(
-            epoch,
-            commits,
-            rules_of(commits, before_mining, parameters),
-            before_mining.models,
-            await self._chain.block_hash(mining),
-            await self._chain.block_hash(first_block_of(epoch, Stage.VALIDATE, parameters)),
-        )
+        judging = await judging_of(self._chain, epoch, state)
         bundle = self._stored(epoch)
         if bundle is None:
-            await self._judge_all(work)
-            bundle = await self._bundle(work)
+            bundle = await self._bundle(judging, await self._judge_all(judging))
             self._store.put_document(_document(epoch), to_bytes(bundle))
-        check_bundle(bundle, epoch, self._chain.account, commits, work.rules, sample_seed=work.sample_seed)
+        judging.check(bundle, self._chain.account)
         self._store.record_duty(f"votes/{epoch}", keccak_digest(to_value(bundle)))
         cid = await self._content.add_bytes(to_bytes(bundle))
         await self._chain.submit(f"votes/{epoch}", CommitVotes(epoch, cid))
@@ -119,82 +101,60 @@ class ValidatingService:
         else:
             log.error("the votes were refused", epoch=epoch, reason=outcome.reason)
 
-    async def _judge_all(self, work: _Round) -> None:
+    async def _judge_all(self, judging: Judging) -> _Findings:
         """Judge every batch but one's own; what is not judged by VOTE_EXCHANGE is an abstention."""
-        others = {key: commit for key, commit in work.commits.items() if commit.participant != self._chain.account}
+        found = _Findings()
+        others = {key: commit for key, commit in judging.commits.items() if commit.participant != self._chain.account}
         for key, commit in others.items():
-            work.votes[key] = _abstain(commit, "no-time")
+            found.votes[key] = _abstain(commit, "no-time")
         limit = trio.CapacityLimiter(JUDGED_AT_ONCE)
 
         async def judge_one(key: NodeKey, commit: PocCommit) -> None:
             async with limit:
-                work.votes[key] = await self._judge(key, commit, work)
+                found.votes[key] = await self._judge(key, commit, judging, found)
 
-        end = first_block_of(work.epoch, Stage.VOTE_EXCHANGE, self._chain.parameters)
+        end = first_block_of(judging.epoch, Stage.VOTE_EXCHANGE, self._chain.parameters)
         async with trio.open_nursery() as clock:
             clock.start_soon(cancel_at, self._chain, end, clock.cancel_scope)
             async with trio.open_nursery() as nursery:
                 for key, commit in others.items():
                     nursery.start_soon(judge_one, key, commit)
             clock.cancel_scope.cancel()
+        return found
 
-    async def _bundle(self, work: _Round) -> VoteBundle:
-        votes = tuple(work.votes[key] for key in sorted(work.votes, key=_order))
-        figures = tuple(work.figures[key] for key in sorted(work.figures, key=_order) if work.votes[key].sampled)
+    async def _bundle(self, judging: Judging, found: _Findings) -> VoteBundle:
+        votes = tuple(found.votes[key] for key in sorted(found.votes, key=_order))
+        figures = tuple(found.figures[key] for key in sorted(found.figures, key=_order) if found.votes[key].sampled)
         evidence_cid = None
         if figures:
-            evidence = VoteEvidence(work.epoch, self._chain.account, figures)
+            evidence = VoteEvidence(judging.epoch, self._chain.account, figures)
             evidence_cid = await self._content.add_bytes(to_bytes(evidence))
-        checks = self._checker.checks(EpochNumber(work.epoch - 1))
-        return VoteBundle(work.epoch, self._chain.account, votes, evidence_cid, checks)
+        checks = self._checker.checks(EpochNumber(judging.epoch - 1), judging)
+        return VoteBundle(judging.epoch, self._chain.account, votes, evidence_cid, checks)
 
-    async def _judge(self, key: NodeKey, commit: PocCommit, work: _Round) -> PocVote:
+    async def _judge(self, key: NodeKey, commit: PocCommit, judging: Judging, found: _Findings) -> PocVote:
         engine = next((engine for engine in self._engines if engine.model_id == commit.model_id), None)
-        model, rule = work.models.get(commit.model_id), work.rules.get(key)
+        model, rule = judging.models.get(commit.model_id), judging.rules.get(key)
         if engine is None or model is None or rule is None:
             return _abstain(commit, "no-model")
         if not 0 < commit.count <= BATCH_NONCES_MAX:
             return _abstain(commit, "no-such-size")
-        work.votes[key] = _abstain(commit, "no-data")  # what stays if time runs out
+        found.votes[key] = _abstain(commit, "no-data")  # what stays if time runs out
         data = await self._fetch(commit)
         if data is None or len(data) != commit.count * VECTOR_BYTES:
             return _refuse(commit, "wrong-size")
         if await _root_of(data) != commit.root:
             return _refuse(commit, "root-mismatch")
-        work.votes[key] = _abstain(commit, "no-time")
-        sample = draw_sample(work.sample_seed, commit.participant, commit.node_id, commit.count, rule.sample_size)
-        validator: Address | None = self._chain.account if has_tails(model) else None
-        own = await recompute(engine, key, sample, work.generate_seed, work.sample_seed, validator)
-        return self._vote(commit, rule, data, sample, own, work)
-
-    def _vote(
-        self,
-        commit: PocCommit,
-        rule: SampleRule,
-        data: bytes,
-        sample: Sequence[int],
-        own: Recomputed,
-        work: _Round,
-    ) -> PocVote:
-        key = (commit.participant, commit.node_id)
+        found.votes[key] = _abstain(commit, "no-time")
+        sample = judging.sample_of(key)
+        validator = self._chain.account if has_tails(model) else None
+        own = await recompute(engine, key, sample, judging.generate_seed, judging.sample_seed, validator)
         distances = tuple(
             squared_distance(data[nonce * VECTOR_BYTES : (nonce + 1) * VECTOR_BYTES], vector)
             for nonce, vector in zip(sample, own.vectors, strict=True)
         )
-        mismatches = mismatches_of(sample, distances, rule)
-        verdict = judge(len(sample), len(mismatches), rule)
-        work.figures[key] = VoteFigures(*key, distances, own.tails)
-        log.info(
-            "a batch is judged",
-            epoch=commit.epoch,
-            participant=commit.participant,
-            node=commit.node_id,
-            verdict=verdict.value,
-            sampled=len(sample),
-            mismatches=len(mismatches),
-            distance_max=max(distances),
-        )
-        return PocVote(*key, verdict, len(sample), mismatches, "" if verdict is Verdict.VALID else "mismatches")
+        found.figures[key] = VoteFigures(*key, distances, own.tails)
+        return _vote(commit, rule, sample, distances)
 
     async def _fetch(self, commit: PocCommit) -> bytes | None:
         """Return the vectors file, or None if it is larger than its count allows. Tries until cancelled."""
@@ -238,6 +198,23 @@ def _document(epoch: EpochNumber) -> str:
 
 def _order(key: NodeKey) -> tuple[str, str]:
     return key[0].lower(), key[1]
+
+
+def _vote(commit: PocCommit, rule: SampleRule, sample: Sequence[int], distances: Sequence[int]) -> PocVote:
+    mismatches = mismatches_of(sample, distances, rule)
+    verdict = judge(len(sample), len(mismatches), rule)
+    log.info(
+        "a batch is judged",
+        epoch=commit.epoch,
+        participant=commit.participant,
+        node=commit.node_id,
+        verdict=verdict.value,
+        sampled=len(sample),
+        mismatches=len(mismatches),
+        distance_max=max(distances),
+    )
+    reason = "" if verdict is Verdict.VALID else "mismatches"
+    return PocVote(commit.participant, commit.node_id, verdict, len(sample), mismatches, reason)
 
 
 def _abstain(commit: PocCommit, reason: str) -> PocVote:

@@ -6,7 +6,7 @@ import pytest
 
 from node.protocol.bundles import BundleError, check_bundle
 from node.protocol.findings import VoteCheck
-from node.protocol.identifiers import EpochNumber
+from node.protocol.identifiers import Address, EpochNumber
 from node.protocol.nonces import draw_sample
 from node.protocol.records import PocVote, VoteBundle
 from node.protocol.validation import SampleRule
@@ -19,8 +19,20 @@ RULE = SampleRule(1_000_000, 1000, PARAMETERS.poc_reject_mismatches, PARAMETERS.
 DRAWN = draw_sample(SAMPLE_SEED, FIRST.participant, NODE, FIRST.count, PARAMETERS.poc_sample_size)
 
 
+def checkers(validator: Address) -> frozenset[Address]:
+    return frozenset({account(1)}) if validator == account(2) else frozenset()
+
+
 def check(bundle: VoteBundle) -> None:
-    check_bundle(bundle, EpochNumber(0), account(1), BATCHES, dict.fromkeys(BATCHES, RULE), sample_seed=SAMPLE_SEED)
+    check_bundle(
+        bundle,
+        EpochNumber(0),
+        account(1),
+        BATCHES,
+        dict.fromkeys(BATCHES, RULE),
+        sample_seed=SAMPLE_SEED,
+        checkers=checkers,
+    )
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))
@@ -34,6 +46,10 @@ def test_a_file_wrong_as_a_whole_needs_no_figures() -> None:
 
 def test_a_few_mismatches_are_named_and_forgiven() -> None:
     check(bundle_of(1, replace(vote_on(FIRST, Verdict.VALID), mismatches=DRAWN[:2])))
+
+
+def test_who_was_drawn_may_check_another_validator() -> None:
+    check(replace(bundle_of(1), checks=(CHECK,)))
 
 
 def test_an_empty_bundle_passes() -> None:
@@ -66,6 +82,7 @@ REFUSED = {
     "an endless reason": bundle_of(1, replace(vote_on(FIRST, Verdict.ABSTAIN), reason="x" * 65)),
     "no evidence": replace(bundle_of(1, VALID), evidence_cid=None),
     "a check of oneself": replace(bundle_of(1), checks=(replace(CHECK, validator=account(1)),)),
+    "a check it was not drawn for": replace(bundle_of(1), checks=(replace(CHECK, validator=account(3)),)),
     "a check twice": replace(bundle_of(1), checks=(CHECK, CHECK)),
     "more differ than were checked": replace(bundle_of(1), checks=(replace(CHECK, differing=17),)),
     "a check without a reason": replace(bundle_of(1), checks=(replace(CHECK, verdict=Verdict.INVALID),)),
@@ -80,4 +97,6 @@ def test_a_bundle_nobody_may_commit_is_refused(bundle: VoteBundle) -> None:
 
 def test_a_batch_of_a_model_that_was_not_registered_in_time_cannot_be_judged() -> None:
     with pytest.raises(BundleError, match="not the sample"):
-        check_bundle(bundle_of(1, VALID), EpochNumber(0), account(1), BATCHES, {}, sample_seed=SAMPLE_SEED)
+        check_bundle(
+            bundle_of(1, VALID), EpochNumber(0), account(1), BATCHES, {}, sample_seed=SAMPLE_SEED, checkers=checkers
+        )
