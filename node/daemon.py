@@ -29,6 +29,7 @@ from node.control.node_methods import node_method_table
 from node.control.peer_methods import peer_method_table
 from node.control.prompt_methods import prompt_method_table
 from node.control.receipt_methods import receipt_method_table
+from node.control.reward_methods import reward_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineNode
 from node.key_deposits import KeyDeposits
@@ -59,6 +60,7 @@ from node.operations.nodes import DaemonNodeOperations
 from node.operations.peers import DaemonPeerOperations
 from node.operations.prompts import DeskPromptOperations
 from node.operations.receipts import DaemonReceiptOperations
+from node.operations.rewards import DaemonRewardOperations
 from node.payment_wiring import add_payments
 from node.ports import Provider
 from node.prompt_sealing import PeerSealing
@@ -305,6 +307,7 @@ async def _run_services(
         receipts = DaemonReceiptOperations(chain, store, epochs, engines)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
         methods |= receipt_method_table(receipts)
+        methods |= reward_method_table(DaemonRewardOperations(chain, content, store, presence, epochs))
         methods |= prompt_method_table(DeskPromptOperations(prompts))
         methods |= watching.methods
         add_metrics(settings.metrics, make_scraper(methods, serving, watching, broker, gateway), supervisor)

@@ -6,6 +6,7 @@ from itertools import pairwise
 from node.protocol.findings import VoteCheck
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.nonces import draw_sample
+from node.protocol.observations import ObservationError, check_observations
 from node.protocol.records import PocCommit, PocVote, VoteBundle
 from node.protocol.validation import SampleRule, judge
 from node.protocol.verdicts import Verdict
@@ -47,6 +48,10 @@ def check_bundle(
     _require_order(
         ((vote.participant.lower(), vote.node_id) for vote in bundle.votes), "votes", "(participant, node id)"
     )
+    try:
+        check_observations(bundle.observations)
+    except ObservationError as error:
+        raise BundleError(str(error)) from error
     for vote in bundle.votes:
         key = (vote.participant, vote.node_id)
         commit = commits.get(key)
