@@ -133,4 +133,4 @@ def bundle_of(number: int, *votes: PocVote, epoch: int = 0) -> VoteBundle:
     """A bundle with its votes in order."""
     ordered = sorted(votes, key=lambda vote: (vote.participant.lower(), vote.node_id))
     evidence = SOME_CID if any(vote.sampled for vote in ordered) else None
-    return VoteBundle(EpochNumber(epoch), account(number), tuple(ordered), evidence)
+    return VoteBundle(EpochNumber(epoch), account(number), tuple(ordered), evidence_cid=evidence)

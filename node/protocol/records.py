@@ -239,16 +239,16 @@ class VoteBundle:
     validator: Address
     votes: tuple[PocVote, ...]
     """Ascending by (participant, node_id)."""
-    evidence_cid: Cid | None = None
-    """A VoteEvidence as canonical bytes; none where nothing was recomputed."""
-    checks: tuple[VoteCheck, ...] = ()
-    """Of validators of the epoch before; ascending by validator."""
     audits: tuple[AuditVote, ...] = ()
     """Of answers drawn from the receipt books of the epoch before; ascending by (executor, request id)."""
     receipts: ReceiptBook | None = None
     """The receipts this validator gave as an executor since its last book; none if it gave none."""
     observations: Observations = NOTHING_OBSERVED
     """What it saw of others, and what it served."""
+    evidence_cid: Cid | None = None
+    """A VoteEvidence as canonical bytes; none where nothing was recomputed."""
+    checks: tuple[VoteCheck, ...] = ()
+    """Of validators of the epoch before; ascending by validator."""
 
 
 @dataclass(frozen=True, slots=True)

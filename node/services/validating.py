@@ -130,7 +130,7 @@ class ValidatingService:
             evidence = VoteEvidence(judging.epoch, self._chain.account, figures)
             evidence_cid = await self._content.add_bytes(to_bytes(evidence))
         checks = self._checker.checks(EpochNumber(judging.epoch - 1), judging)
-        return VoteBundle(judging.epoch, self._chain.account, votes, evidence_cid, checks)
+        return VoteBundle(judging.epoch, self._chain.account, votes, evidence_cid=evidence_cid, checks=checks)
 
     async def _judge(self, key: NodeKey, commit: PocCommit, judging: Judging, found: _Findings) -> PocVote:
         engine = next((engine for engine in self._engines if engine.model_id == commit.model_id), None)
