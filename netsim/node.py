@@ -29,6 +29,7 @@ from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
+from node.services.punishing import PunishingService
 from node.services.redeem_policy import RedeemPolicy
 from node.services.redeeming import RedeemingService
 from node.services.registration import RegistrationService
@@ -122,6 +123,7 @@ async def run_node(
         MiningService(chain, network, content, duty, nonces_max=plan.nonces_max),
         ValidatingService(chain, network, content, store, presence, [duty]),
         FormingService(chain, network, content, store, presence, epochs, router),
+        PunishingService(chain, network, store, epochs, router),
         SettlingService(chain, epochs, claim_rewards=True),
         RedeemingService(chain, store, RedeemPolicy()),
         router,

@@ -29,6 +29,7 @@ from node.control.node_methods import node_method_table
 from node.control.peer_methods import peer_method_table
 from node.control.prompt_methods import prompt_method_table
 from node.control.receipt_methods import receipt_method_table
+from node.control.reward_methods import reward_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineNode
 from node.key_deposits import KeyDeposits
@@ -59,6 +60,7 @@ from node.operations.nodes import DaemonNodeOperations
 from node.operations.peers import DaemonPeerOperations
 from node.operations.prompts import DeskPromptOperations
 from node.operations.receipts import DaemonReceiptOperations
+from node.operations.rewards import DaemonRewardOperations
 from node.payment_wiring import add_payments
 from node.ports import Provider
 from node.prompt_sealing import PeerSealing
@@ -76,6 +78,7 @@ from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
+from node.services.punishing import PunishingService
 from node.services.registration import RegistrationService
 from node.services.terms import free_mode
 from node.services.validating import ValidatingService
@@ -248,8 +251,8 @@ async def _run_services(
         loader = make_loader(chain, epochs, library, vault, engine, wanted)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
-    forming = FormingService(chain, network, content, store, presence, epochs, router)
-    supervisor.add("forming", forming.run)
+    supervisor.add("forming", FormingService(chain, network, content, store, presence, epochs, router).run)
+    supervisor.add("punishing", PunishingService(chain, network, store, epochs, router).run)
     _add_duties(settings, supervisor, chain, network, content, store, presence, duties)
     prompts = add_prompt_services(
         PromptParts(
@@ -306,6 +309,7 @@ async def _run_services(
         receipts = DaemonReceiptOperations(chain, store, epochs, engines)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
         methods |= receipt_method_table(receipts)
+        methods |= reward_method_table(DaemonRewardOperations(chain, content, store, presence, epochs))
         methods |= prompt_method_table(DeskPromptOperations(prompts))
         methods |= watching.methods
         add_metrics(settings.metrics, make_scraper(methods, serving, watching, broker, gateway), supervisor)

@@ -93,6 +93,10 @@ class Chain(Protocol):
         """Contract that verifies vouchers (EIP-712 verifying contract)."""
 
     @property
+    def slashing(self) -> Address:
+        """Contract that verifies verdicts on offences (EIP-712 verifying contract)."""
+
+    @property
     def head(self) -> Head:
         """The newest head seen; never blocks."""
 

@@ -75,6 +75,11 @@ class EvmChain:
         return self._addresses.payment_channels
 
     @property
+    def slashing(self) -> Address:
+        """Contract that verifies verdicts on offences."""
+        return self._addresses.slashing
+
+    @property
     def low_balance(self) -> bool:
         """Whether the account holds less of the gas coin than the reserve of the settings."""
         return self._sender.low_balance

@@ -5,10 +5,9 @@ import trio
 
 from node.ports import ActionStatus, Chain, Content, ContentUnavailableError, Network, Store, Validity
 from node.protocol.actions import PostEpochResult
-from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, check_bundle
-from node.protocol.canonical import CanonicalError, decode
+from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX
 from node.protocol.chain_state import ChainState
-from node.protocol.codec import SchemaError, from_value
+from node.protocol.codec import from_bytes
 from node.protocol.eip712 import epoch_result_digest
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32
 from node.protocol.messages import (
@@ -23,8 +22,10 @@ from node.protocol.signatures import SignatureError, recover
 from node.protocol.stages import Stage, first_block_of
 from node.services.epochs import EpochBook, result_to_bytes
 from node.services.gossip import GossipRouter
+from node.services.judging import Judging, judging_of
 from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
+from node.services.punishing import formed_document
 from node.services.timing import cancel_at, epochs_at, position, window
 
 log = structlog.get_logger(__name__)
@@ -74,14 +75,18 @@ class FormingService:
     async def _form(self, epoch: EpochNumber) -> None:
         begin = first_block_of(epoch, Stage.FORM, self._chain.parameters)
         state = await self._chain.state_at(BlockNumber(begin - 1))
-        bundles = await self._fetch_bundles(epoch, state)
+        judging = await judging_of(self._chain, epoch, state)
+        bundles = await self._fetch_bundles(epoch, state, judging)
         previous = await self._epochs.result_before(epoch, state)
         selected = await self._slots.selected(epoch)
-        result = form_epoch_result(epoch, state, self._chain.parameters, bundles, previous, selected=selected)
+        result = form_epoch_result(
+            epoch, state, self._chain.parameters, bundles, previous, rules=judging.rules, selected=selected
+        )
         if result is None:
             log.warning("no batch was accepted: the group carries on and nothing is paid", epoch=epoch)
             return
         content_cid = await self._content.add_bytes(result_to_bytes(result))
+        self._store.put_document(formed_document(epoch), content_cid.encode())
         summary, validator_set = summarise(result, content_cid)
         digest = epoch_result_digest(summary, self._chain.chain_id, self._chain.epoch_manager)
         weights = dict(state.group_weights(epoch))
@@ -89,18 +94,19 @@ class FormingService:
             await self._sign(epoch, digest)
         await self._post(epoch, summary, validator_set, digest, weights)
 
-    async def _fetch_bundles(self, epoch: EpochNumber, state: ChainState) -> dict[Address, VoteBundle]:
+    async def _fetch_bundles(
+        self, epoch: EpochNumber, state: ChainState, judging: Judging
+    ) -> dict[Address, VoteBundle]:
         """Fetch and check every committed bundle; tries for half of FORM, for all must count the same votes.
 
         The other half is for signing and posting: a result is taken in FORM only.
         """
-        seed = await self._chain.block_hash(first_block_of(epoch, Stage.VALIDATE, self._chain.parameters))
         bundles: dict[Address, VoteBundle] = {}
         begin, end = window(self._chain, epoch, Stage.FORM, Stage.FORM)
         limit = BlockNumber((begin + end) // 2)
 
         async def fetch(validator: Address, cid: Cid) -> None:
-            bundle = await self._fetch_bundle(epoch, validator, cid, state, seed)
+            bundle = await self._fetch_bundle(validator, cid, judging)
             if bundle is not None:
                 bundles[validator] = bundle
 
@@ -112,27 +118,18 @@ class FormingService:
             clock.cancel_scope.cancel()
         return bundles
 
-    async def _fetch_bundle(
-        self, epoch: EpochNumber, validator: Address, cid: Cid, state: ChainState, seed: Hash32
-    ) -> VoteBundle | None:
+    async def _fetch_bundle(self, validator: Address, cid: Cid, judging: Judging) -> VoteBundle | None:
         while True:
             try:
                 data = await self._content.read_bytes(
                     cid, self._presence.providers(), limit_bytes=VOTE_BUNDLE_BYTES_MAX
                 )
-                bundle: VoteBundle = from_value(VoteBundle, decode(data))
-                check_bundle(
-                    bundle,
-                    epoch,
-                    validator,
-                    state.poc_commits.get(epoch, {}),
-                    sample_seed=seed,
-                    sample_size=self._chain.parameters.poc_sample_size,
-                )
+                bundle = from_bytes(VoteBundle, data)
+                judging.check(bundle, validator)
             except ContentUnavailableError as error:
                 log.info("a vote bundle is not to be had yet", validator=validator, reason=str(error))
                 await trio.sleep(RETRY_SECONDS)
-            except (CanonicalError, SchemaError, ValueError) as error:
+            except ValueError as error:
                 log.warning("a vote bundle is void", validator=validator, reason=str(error))
                 return None
             else:
