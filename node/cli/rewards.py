@@ -16,7 +16,7 @@ PER_MILLE = 1000
 @click.option("--all", "everybody", is_flag=True, help="Everybody's, as a table.")
 @target_options
 def score(target: Target, participant: str | None, everybody: bool) -> None:
-    """Show the score of the newest epoch, with a reason for every lost point.
+    """Show the newest score, and why points were lost.
 
     Without PARTICIPANT, an account, it is this node's. The score is 0.4 quality + 0.3 speed + 0.2 availability +
     0.1 participation. It steers who is asked, and half of the reward.

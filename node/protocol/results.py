@@ -93,7 +93,8 @@ def form_epoch_result(
     )
     nodes = _with_others(found.nodes, committed, frozen, preserved)
     audits: tuple[AuditOutcome, ...] = ()
-    scores = participant_scores(frozen, weights, nodes, audits, bundles)
+    validators = validator_outcomes(bundles, weights)
+    scores = participant_scores(frozen, weights, nodes, audits, bundles, validators)
     decided = penalties(frozen, state.participants.keys(), nodes, audits, scores, bundles)
     offenders = fraudulent(decided)
     points = {score.participant: score.per_mille for score in scores}
@@ -118,7 +119,7 @@ def form_epoch_result(
         reward_total=TokenAmount(sum(earned.values())),
         nodes=nodes,
         histories=found.histories,
-        validators=validator_outcomes(bundles, weights),
+        validators=validators,
         audits=audits,
         scores=scores,
         penalties=decided,

@@ -13,6 +13,7 @@ from node.protocol.findings import (
     ParticipantScore,
     Sighting,
     SpeedMeasure,
+    ValidatorOutcome,
 )
 from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, NodeId, RequestId
 from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot, PocVote, VoteBundle
@@ -134,6 +135,15 @@ def test_missing_votes_cost_participation_and_lacking_a_model_does_not() -> None
     part = score_of(1, scores(bundles)).participation
     assert part.per_mille == 875
     assert [loss.reason for loss in part.losses] == ["votes-late"]
+
+
+def test_who_made_up_its_votes_has_no_participation_whatever_else_it_did() -> None:
+    lazy = ValidatorOutcome(account(1), Verdict.INVALID, "not-computed")
+    unclear = ValidatorOutcome(account(2), Verdict.ABSTAIN, "nobody-could-check")
+    found = participant_scores(GROUP, WEIGHTS, ALL_MINED, [], bundles_of(), [lazy, unclear])
+    assert score_of(1, found).participation.losses[0].reason == "not-computed"
+    assert score_of(1, found).per_mille == 900
+    assert score_of(2, found).per_mille == SCORE_FULL
 
 
 def test_audits_left_undone_for_want_of_time_cost_participation() -> None:
