@@ -9,10 +9,10 @@ import hashlib
 from collections.abc import Sequence
 from itertools import accumulate
 
-from node.protocol.findings import ReceiptBook
+from node.protocol.findings import AuditOutcome, ReceiptBook
 from node.protocol.identifiers import Address, Hash32, ModelId
 from node.protocol.receipt_books import BookRow
-from node.protocol.records import EpochGroup
+from node.protocol.records import EpochGroup, EpochResult
 from node.protocol.routing import negative_log2
 
 AUDITED_PER_MILLE = 8
@@ -83,3 +83,26 @@ def models_served(group: EpochGroup, account: Address) -> frozenset[ModelId]:
     if member is None:
         return frozenset(model.model_id for model in group.models)
     return frozenset(node.model_id for node in member.ml_nodes)
+
+
+def own_draws(previous: EpochResult, seed: Hash32, account: Address) -> dict[Address, tuple[int, ...]]:
+    """Return which draws from whose books an account audits after `previous`, by executor."""
+    found = {}
+    for committed in previous.books:
+        draws = tuple(
+            draw
+            for draw in range(draws_of(committed.book))
+            if account in auditors_of(seed, committed.executor, draw, previous.group)
+        )
+        if draws:
+            found[committed.executor] = draws
+    return found
+
+
+def judges_of(outcome: AuditOutcome, group: EpochGroup) -> frozenset[Address]:
+    """Return who judges the answers again that a node is accused of: all other members with the model."""
+    return frozenset(
+        member.participant
+        for member in group.members
+        if member.participant != outcome.executor and any(node.model_id == outcome.model_id for node in member.ml_nodes)
+    )
