@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
@@ -371,6 +371,16 @@ class Engine(Protocol):
         """
 
 
+@runtime_checkable
+class RuleFollower(Protocol):
+    """An engine that knows whether it draws by the network's rule. One that does not say so is believed to."""
+
+    @property
+    def draws_by_rule(self) -> bool:
+        """Whether its tokens are those of the rule: else its answers are signed as such that no audit can check."""
+
+
+@runtime_checkable
 class Prefiller(Protocol):
     """An engine that can check tokens of others: what an audit, or a user with a receipt, needs."""
 

@@ -22,7 +22,7 @@ from node.services.faults import ExecutorFaultError, Fault
 from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, SignedVoucherFrame, Tokens
 from node.services.patience import CLOSING_SECONDS_MAX, PATIENT_TOKENS, SLOW_SECONDS_MIN, Patience
 from node.services.payments import PayerBook
-from node.services.receipting import is_the_same_answer, receipt_of
+from node.services.receipting import answer_evidence, is_the_same_answer, receipt_of
 from node.services.seeding import AnswerSeed, seed_of_opening
 from node.services.terms import NOTHING, unit_price_of
 from node.services.transcript import Continuation, DiffersError, Transcript
@@ -265,16 +265,7 @@ class Attempt:
         request, seed = self._request, self._seed
         if request.private or seed is None or not self._desk.answers_kept_max:
             return None
-        return AnswerEvidence(
-            prompt_ids=self._prompt_ids,
-            output_ids=tuple(self.token_ids),
-            text="".join(self._texts),
-            sampling=request.sampling,
-            seed=seed.seed,
-            seed_share=seed.share,
-            stop=request.stop,
-            response_format=request.response_format,
-        )
+        return answer_evidence(request, self._prompt_ids, self.token_ids, seed, "".join(self._texts))
 
     async def _until_acknowledged(self) -> None:
         """Wait for the executor to end the call: leaving first would cancel it before it has the last voucher."""

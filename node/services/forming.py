@@ -17,7 +17,7 @@ from node.protocol.messages import (
     ResultSignature,
     VotesAnnouncement,
 )
-from node.protocol.records import EpochResultSummary, VoteBundle
+from node.protocol.records import EpochResult, EpochResultSummary, VoteBundle
 from node.protocol.results import form_epoch_result, summarise
 from node.protocol.signatures import SignatureError, recover
 from node.protocol.stages import Stage, first_block_of
@@ -74,7 +74,8 @@ class FormingService:
         state = await self._chain.state_at(BlockNumber(begin - 1))
         bundles = await self._fetch_bundles(epoch, state)
         previous = await self._epochs.result_before(epoch, state)
-        result = form_epoch_result(epoch, state, self._chain.parameters, bundles, previous)
+        seed = None if previous is None else await self._audit_seed(previous)
+        result = form_epoch_result(epoch, state, self._chain.parameters, bundles, previous, seed)
         if result is None:
             log.warning("no batch was accepted: the group carries on and nothing is paid", epoch=epoch)
             return
@@ -85,6 +86,10 @@ class FormingService:
         if weights.get(self._chain.account, 0) > 0:
             await self._sign(epoch, digest)
         await self._post(epoch, summary, validator_set, digest, weights)
+
+    async def _audit_seed(self, previous: EpochResult) -> Hash32:
+        """Return what the audits of `previous` were drawn by."""
+        return await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.parameters))
 
     async def _fetch_bundles(self, epoch: EpochNumber, state: ChainState) -> dict[Address, VoteBundle]:
         """Fetch and check every committed bundle; tries for half of FORM, for all must count the same votes.

@@ -15,8 +15,9 @@ from typing import Any
 import structlog
 import trio
 
-from node.ports import EngineFailedError, GenerationChunk, GenerationRequest
+from node.ports import EngineFailedError, GenerationChunk, GenerationRequest, RuleFollower
 from node.protocol.identifiers import ModelId, NodeId
+from node.protocol.sampling import TokenLogprobs
 from node.services.broker import Broker, Lease
 from node.services.groups import sole_error
 from node.services.resuming import AnswerSoFar
@@ -52,6 +53,10 @@ class Generation:
         self._failed: set[NodeId] = set()
         self.node_ids: list[NodeId] = []
         """Nodes that worked on it, in order."""
+        self.by_rule = True
+        """Whether all of them draw by the network's rule."""
+        self.logprobs: list[TokenLogprobs] = []
+        """What was told of each token, if it was asked for: audits compare it."""
 
     def begin(self) -> None:
         """Let the engine start: until then only its place is held."""
@@ -74,6 +79,8 @@ class Generation:
                         avoid=self._failed,
                     ) as lease:
                         self.node_ids.append(lease.engine.node_id)
+                        if isinstance(lease.engine, RuleFollower) and not lease.engine.draws_by_rule:
+                            self.by_rule = False
                         task_status.started()
                         task_status = trio.TASK_STATUS_IGNORED
                         await self._wanted.wait()
@@ -110,6 +117,7 @@ class Generation:
                 if fresh is None:
                     continue
                 self._gathered.append(fresh)
+                self.logprobs.extend(fresh.logprobs)
                 self._gathered_tokens += len(fresh.token_ids)
                 self._arrived.unpark_all()
                 if fresh.finish_reason is not None:

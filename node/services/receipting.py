@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import EpochNumber, NodeId, TokenAmount
 from node.protocol.pricing import price, tokens_commitment
 from node.protocol.receipts import draw_commitment
 from node.protocol.records import ModelRecord, Receipt
 from node.services.frames import InferenceRequest
+from node.services.seeding import AnswerSeed
 
 CLOCK_SECONDS_MAX = 120
 """How far the clocks of both sides may differ before a receipt's time is called wrong."""
@@ -27,8 +29,12 @@ def receipt_of(
     at: int,
     seed: int,
     seeded_by_user: bool,
+    by_rule: bool = True,
 ) -> Receipt:
-    """Return the receipt over `output_ids`, for which `prompt_ids` were read and `seed` was drawn by."""
+    """Return the receipt over `output_ids`, for which `prompt_ids` were read and `seed` was drawn by.
+
+    `by_rule`: whether the engine draws by the network's rule where there is one, as the executor alone knows.
+    """
     return Receipt(
         request_id=request.request_id,
         epoch=epoch,
@@ -42,7 +48,7 @@ def receipt_of(
         prompt_commitment=tokens_commitment(prompt_ids),
         output_commitment=tokens_commitment(output_ids),
         draw_commitment=draw_commitment(request.sampling, seed, request.stop, request.response_format),
-        is_verifiable=request.sampling.is_verifiable and not request.response_format,
+        is_verifiable=by_rule and request.sampling.is_verifiable and not request.response_format,
         seeded_by_user=seeded_by_user,
         at=at,
         price=TokenAmount(price(len(prompt_ids), len(output_ids), model, unit_price)),
@@ -50,11 +56,30 @@ def receipt_of(
     )
 
 
+def answer_evidence(
+    request: InferenceRequest, prompt_ids: Sequence[int], output_ids: Sequence[int], drawn: AnswerSeed, text: str = ""
+) -> AnswerEvidence:
+    """Return what the receipt over `output_ids` commits to."""
+    return AnswerEvidence(
+        prompt_ids=tuple(prompt_ids),
+        output_ids=tuple(output_ids),
+        text=text,
+        sampling=request.sampling,
+        seed=drawn.seed,
+        seed_share=drawn.share,
+        stop=request.stop,
+        response_format=request.response_format,
+    )
+
+
 def is_the_same_answer(stated: Receipt, seen: Receipt, request: InferenceRequest) -> bool:
     """Whether an executor's receipt says what its payer saw.
 
     The executor alone knows which of its nodes answered, and by its clock when; the epoch may have changed meanwhile.
+    It may say that its engine does not draw by the rule: audits count that against it.
     """
     within_call = request.at - CLOCK_SECONDS_MAX <= stated.at <= request.at + ANSWER_SECONDS_MAX + CLOCK_SECONDS_MAX
     same = replace(seen, node_id=stated.node_id, at=stated.at, epoch=stated.epoch)
+    if not stated.is_verifiable:
+        same = replace(same, is_verifiable=False)
     return within_call and stated == same
