@@ -91,6 +91,7 @@ class Attempt:
         self._asked_at = self.began
         self._watch = trio.CancelScope()
         self._prompt_ids: tuple[int, ...] = ()
+        self._by_rule = True
         self._seed: AnswerSeed | None = None
         self._checks: TokenChecks | None = None
         self._unit_price = unit_price_of(desk.chain.parameters.unit_price, is_free=request.free)
@@ -180,6 +181,7 @@ class Attempt:
         check_opening(opening, self._request)
         await self._adopt(opening.newest_voucher)
         self._prompt_ids = opening.prompt_ids
+        self._by_rule = opening.by_rule
         self._seed = self._seed_of(opening)
         # Half of the allowance: the voucher is there before the executor would have to wait for it.
         step_tokens = max(1, opening.unpaid_tokens_max // 2)
@@ -313,6 +315,7 @@ class Attempt:
             at=signed.receipt.at,
             seed=self._seed.seed if self._seed is not None else 0,
             seeded_by_user=self._request.seed is not None,
+            by_rule=self._by_rule,
         )
         if not is_signed_by_executor(signed):
             raise ExecutorFaultError(Fault.RECEIPT, "it did not sign its receipt", receipt=signed)

@@ -14,6 +14,7 @@ from node.ports import (
     Engine,
     EngineFailedError,
     EngineRefusedError,
+    GenerationChunk,
     GenerationRequest,
     Network,
     Store,
@@ -204,7 +205,9 @@ class Executor:
         paid = PaidCall(call, self._payments, tab)
         async with self._funding.held(request.payer, first_cost), trio.open_nursery() as nursery:
             await nursery.start(generation.run)
-            await paid.send(opening_bytes(Opening(prompt_ids, unpaid_tokens_max, newest, drawn.share)))
+            await paid.send(
+                opening_bytes(Opening(prompt_ids, unpaid_tokens_max, newest, drawn.share, generation.by_rule))
+            )
             async with paid.taking_payments():
                 token_price = price(0, 1, model, unit_price)
                 output = await self._let_out(paid, generation, token_price, len(prompt_ids), unpaid_tokens_max)
@@ -258,10 +261,18 @@ class Executor:
         piece_tokens_max = max(1, unpaid_tokens_max // 2)
         # Before the engine reads it: else anyone could have long prompts read for nothing.
         await paid.charge(token_price * prompt_tokens, allowance=allowance)
-        generation.begin()
         output: list[int] = []
+
+        def let_out_now(piece: GenerationChunk) -> bool:
+            data = tokens_bytes(Tokens(piece.token_ids, piece.text, "", piece.logprobs))
+            is_given = paid.give_now(data, token_price * len(piece.token_ids), allowance=allowance)
+            if is_given:
+                output.extend(piece.token_ids)
+            return is_given
+
+        generation.begin()
         while True:
-            piece = await generation.next_piece(piece_tokens_max)
+            piece = await generation.next_piece(piece_tokens_max, let_out_now)
             await paid.charge(token_price * len(piece.token_ids), allowance=allowance)
             output.extend(piece.token_ids)
             reason = piece.finish_reason

@@ -33,7 +33,7 @@ def receipt_of(
 ) -> Receipt:
     """Return the receipt over `output_ids`, for which `prompt_ids` were read and `seed` was drawn by.
 
-    `by_rule`: whether the engine draws by the network's rule where there is one, as the executor alone knows.
+    `by_rule`: whether the engine draws by the network's rule where there is one, as the opening said.
     """
     return Receipt(
         request_id=request.request_id,
@@ -76,10 +76,7 @@ def is_the_same_answer(stated: Receipt, seen: Receipt, request: InferenceRequest
     """Whether an executor's receipt says what its payer saw.
 
     The executor alone knows which of its nodes answered, and by its clock when; the epoch may have changed meanwhile.
-    It may say that its engine does not draw by the rule: audits count that against it.
     """
     within_call = request.at - CLOCK_SECONDS_MAX <= stated.at <= request.at + ANSWER_SECONDS_MAX + CLOCK_SECONDS_MAX
     same = replace(seen, node_id=stated.node_id, at=stated.at, epoch=stated.epoch)
-    if not stated.is_verifiable:
-        same = replace(same, is_verifiable=False)
     return within_call and stated == same
