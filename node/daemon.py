@@ -14,6 +14,7 @@ from node.api.models import make_model_app
 from node.api.openai.gatekeeper import Gatekeeper
 from node.api.server import bind_api, serve_api
 from node.api_wiring import add_api
+from node.audit_wiring import make_receipt_book
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, open_chain
 from node.chain.addresses import read_deployment
@@ -32,6 +33,7 @@ from node.control.receipt_methods import receipt_method_table
 from node.control.reward_methods import reward_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineNode
+from node.epoch_wiring import EpochParts, add_epoch_services
 from node.key_deposits import KeyDeposits
 from node.keys import load_peer_seed
 from node.ml_nodes import make_engine, make_loader, places_of, registrations
@@ -68,20 +70,16 @@ from node.prompt_wiring import PromptParts, add_prompt_services
 from node.protocol.identifiers import NodeId
 from node.services.batches import BatchService
 from node.services.broker import Broker
-from node.services.brokered import BrokeredEngine, brokered
+from node.services.brokered import brokered
 from node.services.epochs import EpochBook, log_stages
 from node.services.executor import Executor
 from node.services.faults import FaultBook
-from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
-from node.services.mining import MiningService
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
-from node.services.punishing import PunishingService
 from node.services.registration import RegistrationService
 from node.services.terms import free_mode
-from node.services.validating import ValidatingService
 from node.settings import Role, Settings
 from node.stopping import StopRequest
 from node.store.bans import BanTable
@@ -209,6 +207,7 @@ async def _run_services(
     provider = Provider(content_host(settings, network), content.port)
     broker = Broker(engines, {NodeId(engine.node_id): places_of(engine) for engine in settings.engines})
     duties = brokered(engines, broker)
+    book = make_receipt_book(chain, content, store)
     executor = Executor(
         chain,
         network,
@@ -219,6 +218,7 @@ async def _run_services(
         unpaid_tokens_max=settings.payments.unpaid_tokens_max,
         wall_clock=wall_clock,
         free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
+        book=book,
     )
     payments = add_payments(settings, chain, store, epochs, supervisor)
     gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payments.payer)
@@ -251,9 +251,9 @@ async def _run_services(
         loader = make_loader(chain, epochs, library, vault, engine, wanted)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
-    supervisor.add("forming", FormingService(chain, network, content, store, presence, epochs, router).run)
-    supervisor.add("punishing", PunishingService(chain, network, store, epochs, router).run)
-    _add_duties(settings, supervisor, chain, network, content, store, presence, duties)
+    add_epoch_services(
+        EpochParts(settings, chain, network, content, store, presence, epochs, router, duties, book), supervisor
+    )
     prompts = add_prompt_services(
         PromptParts(
             chain,
@@ -272,6 +272,7 @@ async def _run_services(
             FaultBook(store, wall_clock) if gateway is None else gateway.faults,
             PeerSealing(load_peer_seed(settings.p2p.key)),
             wall_clock,
+            book,
         ),
         supervisor,
     )
@@ -317,24 +318,6 @@ async def _run_services(
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=serving.url)
         await supervisor.run()
-
-
-def _add_duties(
-    settings: Settings,
-    supervisor: Supervisor,
-    chain: EvmChain,
-    network: LibP2PNetwork,
-    content: ContentAdapter,
-    store: Books,
-    presence: PresenceTable,
-    engines: list[BrokeredEngine],
-) -> None:
-    """Add what engines do besides serving users of gateways; those that only know text prove nothing."""
-    provers = [e for e, wanted in zip(engines, settings.engines, strict=True) if wanted.api == "vllm"]
-    for engine in provers:
-        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
-        supervisor.add(f"mining {engine.node_id}", mining.run)
-    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, provers).run)
 
 
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:

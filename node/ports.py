@@ -402,6 +402,16 @@ class Engine(Protocol):
         """
 
 
+@runtime_checkable
+class RuleFollower(Protocol):
+    """An engine that knows whether it draws by the network's rule. One that does not say so is believed to."""
+
+    @property
+    def draws_by_rule(self) -> bool:
+        """Whether its tokens are those of the rule: else its answers are signed as such that no audit can check."""
+
+
+@runtime_checkable
 class Prefiller(Protocol):
     """An engine that can check tokens of others: what an audit, or a user with a receipt, needs."""
 

@@ -19,7 +19,7 @@ from node.protocol.messages import (
 )
 from node.protocol.records import EpochResult, EpochResultSummary
 from node.protocol.results import form_epoch_result, summarise
-from node.protocol.stages import Stage
+from node.protocol.stages import Stage, first_block_of
 from node.protocol.weights import NodeKey
 from node.services.bundle_fetching import BundleFetching
 from node.services.epochs import EpochBook, result_to_bytes
@@ -160,6 +160,7 @@ class FormingService:
             bundles,
             previous,
             rules=inputs.judging.rules,
+            audit_seed=None if previous is None else await self._audit_seed(previous),
             selected=selected,
         )
         if result is None:
@@ -176,6 +177,10 @@ class FormingService:
         if inputs.judging.weights.get(self._chain.account, 0) > 0:
             formed.own = await self._sign(inputs, digest)
         return formed
+
+    async def _audit_seed(self, previous: EpochResult) -> Hash32:
+        """Return what the audits of `previous` were drawn by."""
+        return await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.parameters))
 
     async def _sign(self, inputs: _Inputs, digest: Hash32) -> ResultSignature | None:
         """Sign `digest` in the first round that is free, and say so; None if there is none."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 import trio
@@ -53,6 +54,13 @@ class _Findings:
     figures: dict[NodeKey, VoteFigures] = field(default_factory=dict)
 
 
+class BundleAudits(Protocol):
+    """What else goes into a bundle: audits of answers, and this node's own book of receipts."""
+
+    async def complete(self, bundle: VoteBundle) -> VoteBundle:
+        """Return the bundle with both."""
+
+
 class ValidatingService:
     """Votes on the batches of others whenever this account is in the group in charge."""
 
@@ -64,6 +72,7 @@ class ValidatingService:
         store: Store,
         presence: PresenceTable,
         engines: Sequence[Engine],
+        auditing: BundleAudits | None = None,
     ) -> None:
         self._chain = chain
         self._network = network
@@ -72,6 +81,7 @@ class ValidatingService:
         self._presence = presence
         self._engines = engines
         self._checker = VoteChecker(chain, content, presence, engines)
+        self._auditing = auditing
 
     async def run(self) -> None:
         """Validate in every epoch, and check before it how others came to their votes of the last one."""
@@ -88,6 +98,8 @@ class ValidatingService:
         bundle = self._stored(epoch)
         if bundle is None:
             bundle = await self._bundle(judging, await self._judge_all(judging))
+            if self._auditing is not None:
+                bundle = await self._auditing.complete(bundle)
             self._store.put_document(_document(epoch), to_bytes(bundle))
         judging.check(bundle, self._chain.account)
         self._store.record_duty(f"votes/{epoch}", keccak_digest(to_value(bundle)))

@@ -1,0 +1,54 @@
+"""Wires what a daemon does for an epoch: proving, validating, auditing, forming its result, punishing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from node.audit_wiring import add_auditing
+from node.ports import Chain, Content, Network
+from node.services.brokered import BrokeredEngine
+from node.services.epochs import EpochBook
+from node.services.forming import FormingService
+from node.services.gossip import GossipRouter
+from node.services.mining import MiningService
+from node.services.presence import PresenceTable
+from node.services.punishing import PunishingService
+from node.services.receipt_book import ReceiptBookKeeper
+from node.services.validating import ValidatingService
+from node.settings import Settings
+from node.store.books import Books
+from node.supervisor import Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class EpochParts:
+    """What these services work with."""
+
+    settings: Settings
+    chain: Chain
+    network: Network
+    content: Content
+    store: Books
+    presence: PresenceTable
+    epochs: EpochBook
+    router: GossipRouter
+    engines: Sequence[BrokeredEngine]
+    """In the order of the settings."""
+    receipts: ReceiptBookKeeper
+
+
+def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> None:
+    """Add the services; engines that only know text prove nothing, and so validate nothing."""
+    chain, network, content, store = parts.chain, parts.network, parts.content, parts.store
+    forming = FormingService(chain, network, content, store, parts.presence, parts.epochs, parts.router)
+    supervisor.add("forming", forming.run)
+    supervisor.add("punishing", PunishingService(chain, network, store, parts.epochs, parts.router).run)
+    auditing = add_auditing(
+        chain, network, content, store, parts.presence, parts.epochs, parts.engines, parts.receipts, supervisor
+    )
+    settings = parts.settings
+    provers = [e for e, wanted in zip(parts.engines, settings.engines, strict=True) if wanted.api == "vllm"]
+    for engine in provers:
+        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
+        supervisor.add(f"mining {engine.node_id}", mining.run)
+    validating = ValidatingService(chain, network, content, store, parts.presence, provers, auditing)
+    supervisor.add("validating", validating.run)
