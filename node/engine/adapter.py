@@ -169,6 +169,11 @@ class EngineNode:
         return 0 if self._current is None else self._current.run.vocabulary_size
 
     @property
+    def endpoint(self) -> Endpoint | None:
+        """Where the server of the model that is ready answers, or None."""
+        return None if self.model_id is None or self._current is None else self._current.run.endpoint
+
+    @property
     def loads_beside(self) -> bool:
         """Whether a second model may be loaded while the first still serves."""
         return self._loads_beside
