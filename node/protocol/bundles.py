@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from itertools import pairwise
 
+from node.protocol.audit_votes import AuditVoteError, check_audits
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.nonces import draw_sample
 from node.protocol.records import PocCommit, PocVote, VoteBundle
@@ -43,6 +44,10 @@ def check_bundle(
         if commit is None:
             raise BundleError(f"{vote.participant}/{vote.node_id} committed no batch")
         _check_vote(vote, commit, sample_seed, sample_size)
+    try:
+        check_audits(bundle)
+    except AuditVoteError as error:
+        raise BundleError(str(error)) from error
 
 
 def _check_vote(vote: PocVote, commit: PocCommit, sample_seed: Hash32, sample_size: int) -> None:

@@ -11,6 +11,7 @@ from enum import Enum
 from node.protocol.findings import (
     AuditOutcome,
     AuditVote,
+    CommittedBook,
     NodeOutcome,
     ParticipantScore,
     PenaltyDecision,
@@ -227,7 +228,7 @@ class VoteBundle:
     votes: tuple[PocVote, ...]
     """Ascending by (participant, node_id)."""
     audits: tuple[AuditVote, ...] = ()
-    """Of answers drawn from the receipt books of the epoch before; ascending by (executor, request id)."""
+    """Of answers drawn from the receipt books of the newest result; ascending by (executor, draw, receipt digest)."""
     receipts: ReceiptBook | None = None
     """The receipts this validator gave as an executor since its last book; none if it gave none."""
 
@@ -254,11 +255,13 @@ class EpochResult:
     nodes: tuple[NodeOutcome, ...] = ()
     """What became of every batch and of every node that kept serving; ascending by (participant, node id)."""
     audits: tuple[AuditOutcome, ...] = ()
-    """Of every node whose answers were audited; ascending by (executor, node id)."""
+    """Of every node whose answers were audited, or that has evidence against it; ascending by (executor, node id)."""
     scores: tuple[ParticipantScore, ...] = ()
     """Of every member of the epoch's group; ascending by participant."""
     penalties: tuple[PenaltyDecision, ...] = ()
     """Whom the quorum should punish for what; ascending by (participant, offence)."""
+    books: tuple[CommittedBook, ...] = ()
+    """Receipts that executors committed to in this epoch, to be audited in the next; ascending by executor."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from dataclasses import replace
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
+from node.protocol.audit_bands import bands_of
+from node.protocol.audit_outcomes import audit_outcomes, committed_books
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.records import (
@@ -45,11 +47,13 @@ def form_epoch_result(
     parameters: EpochParameters,
     bundles: Mapping[Address, VoteBundle],
     previous: EpochResult | None,
+    audit_seed: Hash32 | None = None,
 ) -> EpochResult | None:
     """Form the result of `epoch`.
 
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and
-    checked (`check_bundle`); `previous` is the newest accepted result before this one.
+    checked (`check_bundle`); `previous` is the newest accepted result before this one, and `audit_seed` the hash of
+    the first block of its FORM stage.
 
     Every accepted batch is paid, unless its participant is barred or has too little collateral. The next group has
     those nodes of them that can serve: the model is still active and the node still registered for it. Returns None
@@ -57,7 +61,8 @@ def form_epoch_result(
     and nothing is paid.
     """
     commits = {key: commit for key, commit in state.poc_commits.get(epoch, {}).items() if state.counts(key[0], epoch)}
-    outcomes = batch_outcomes(commits, bundles, dict(state.group_weights(epoch)))
+    in_charge = dict(state.group_weights(epoch))
+    outcomes = batch_outcomes(commits, bundles, in_charge)
     node_weights = compute_new_weights(commits, outcomes)
     group = _next_group(EpochNumber(epoch + 1), state, commits, node_weights)
     if not group.members:
@@ -74,6 +79,8 @@ def form_epoch_result(
         group=group,
         rewards=accumulate(previous.rewards if previous else (), state.claimed, earned),
         reward_total=TokenAmount(sum(earned.values())),
+        audits=audit_outcomes(previous, audit_seed, bundles, in_charge, bands_of(state)),
+        books=committed_books(bundles, in_charge),
     )
 
 

@@ -35,11 +35,11 @@ def rank_executors(request_id: RequestId, group: EpochGroup, model_id: ModelId) 
             identity = f"{member.participant.lower()}/{node.node_id}".encode()
             uniform = int.from_bytes(hashlib.sha256(request_id + identity).digest()[: UNIFORM_BITS // 8])
             choice = ExecutorChoice(member.participant, member.peer_id, node.node_id)
-            scored.append(((_negative_log2(uniform) << UNIFORM_BITS) // node.throughput, identity, choice))
+            scored.append(((negative_log2(uniform) << UNIFORM_BITS) // node.throughput, identity, choice))
     return tuple(choice for _, _, choice in sorted(scored, key=lambda item: item[:2]))
 
 
-def _negative_log2(uniform: int) -> int:
+def negative_log2(uniform: int) -> int:
     """Return -log2((uniform + 1) / 2^64) as a fixed-point integer, by repeated squaring of the mantissa."""
     value = uniform + 1
     exponent = value.bit_length() - 1
