@@ -34,7 +34,7 @@ async def open_engine(variant: EngineVariant, models: Path) -> AsyncIterator[Eng
             environment = server_environment(on_cpu=True, kv_cache_gib=1) | dict(variant.environment)
             files = directory / "engine.log", directory / "engine.pgid"
             async with (
-                run_server(("nice", "-n", "10", *command, *variant.arguments), environment, *files) as server,
+                run_server((*command, *variant.arguments), environment, *files) as server,
                 open_http(local_endpoint(socket), Traffic()) as http,
             ):
                 await server.until_ready(http, lambda _: None)

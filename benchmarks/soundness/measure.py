@@ -20,7 +20,7 @@ from benchmarks.soundness.claims import (
     write_claims,
 )
 from benchmarks.soundness.engines import open_engine
-from benchmarks.soundness.judging import CANDIDATES, Figures, judge
+from benchmarks.soundness.judging import CANDIDATES, TokenFigures, judge
 from benchmarks.soundness.variants import ENGINES, PROVERS, REFERENCE
 from node.engine.client import EngineClient
 from node.protocol.draws import Prefill
@@ -87,8 +87,8 @@ async def run_auditor(cache: Path, auditor: str, part: int, provers: tuple[str, 
             print(f"{auditor} judges {name}: {means} in {time.monotonic() - began:.0f} s", flush=True)
 
 
-async def _judge_all(client: EngineClient, claims: list[Claim]) -> list[Figures]:
-    found: dict[int, Figures] = {}
+async def _judge_all(client: EngineClient, claims: list[Claim]) -> list[TokenFigures]:
+    found: dict[int, TokenFigures] = {}
     limit = trio.CapacityLimiter(PREFILLS_AT_ONCE)
 
     async def one(number: int, claim: Claim) -> None:
@@ -103,17 +103,17 @@ async def _judge_all(client: EngineClient, claims: list[Claim]) -> list[Figures]
     return [found[number] for number in range(len(claims))]
 
 
-def _as_document(figures: Figures) -> dict[str, list[int]]:
+def _as_document(figures: TokenFigures) -> dict[str, list[int]]:
     names = ("margins", "distances", "surprises", "variances")
-    return {name: [round(value * MICRO) for value in getattr(figures, name)] for name in names}
+    return {name: list(getattr(figures, name)) for name in names}
 
 
-def _means(found: list[Figures]) -> str:
+def _means(found: list[TokenFigures]) -> str:
     tokens = sum(len(figures.margins) for figures in found)
-    margin = sum(sum(figures.margins) for figures in found) / tokens
+    margin = sum(sum(figures.margins) for figures in found) / tokens / MICRO
     differ = sum(value > 0 for figures in found for value in figures.margins) / tokens
-    apart = sum(sum(figures.distances) for figures in found) / tokens
-    surprise = sum(sum(figures.surprises) for figures in found) / tokens
+    apart = sum(sum(figures.distances) for figures in found) / tokens / MICRO
+    surprise = sum(sum(figures.surprises) for figures in found) / tokens / MICRO
     return f"margin {margin:.5f}, differ {differ:.4f}, distance {apart:.5f}, surprise {surprise:+.4f}"
 
 

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from node.calibration.bounds import rate_at_most
-from node.calibration.measurement import AnswerFigures, Measurement
+from node.calibration.measurement import Measurement, surprise_z_milli
 from node.protocol.calibration import Calibration, HonestBand
+from node.protocol.findings import AuditFigures
 from node.protocol.identifiers import ModelId
 from node.protocol.nonces import VECTOR_DIMENSIONS
 
@@ -28,7 +29,7 @@ POC_DISTANCE_LEAST = 100 * VECTOR_DIMENSIONS
 MARGIN_MICRO_LEAST = 1_000
 TOKEN_MISMATCH_LEAST = 2_000
 DISTANCE_MICRO_LEAST = 5_000
-"""A sixth of what another instruction set was measured to give: as above."""
+"""As above: less than what another instruction set was measured to give."""
 ENTROPY_Z_MILLI_LEAST = 5_000
 """Chance alone reaches five standard deviations once in two million answers."""
 ENTROPY_Z_MILLI_MOST = 20_000
@@ -38,7 +39,7 @@ def band_of_measurement(measured: Measurement, engine: str) -> HonestBand:
     """Return the band of the machine that measured, for the class of its hardware."""
     answers = [answer for answer in measured.answers if answer.tokens]
     tokens = sum(answer.tokens for answer in answers)
-    differing = sum(answer.differing for answer in answers)
+    differing = sum(answer.mismatches for answer in answers)
     distance = max(POC_DISTANCE_LEAST, _wider(_wider(max(measured.distances))))  # squared: room counts twice
     beyond = sum(found > distance for found in measured.distances)
     return HonestBand(
@@ -55,7 +56,7 @@ def band_of_measurement(measured: Measurement, engine: str) -> HonestBand:
         distance_micro_mean_max=_mean(answers, "distance_micro", DISTANCE_MICRO_LEAST),
         entropy_z_milli_max=min(
             ENTROPY_Z_MILLI_MOST,
-            max(ENTROPY_Z_MILLI_LEAST, *(_wider(abs(answer.surprise_z_milli)) for answer in answers), 0),
+            max(ENTROPY_Z_MILLI_LEAST, *(_wider(abs(surprise_z_milli(answer))) for answer in answers), 0),
         ),
     )
 
@@ -90,7 +91,7 @@ def with_band(record: Calibration | None, model_id: ModelId, version: int, band:
     return Calibration(model_id, version, tuple(bands[key] for key in sorted(bands)))
 
 
-def _mean(answers: Sequence[AnswerFigures], name: str, least: int) -> int:
+def _mean(answers: Sequence[AuditFigures], name: str, least: int) -> int:
     """Bound of the mean per token of a sum that answers have, with room."""
     tokens = sum(answer.tokens for answer in answers)
     if not tokens:

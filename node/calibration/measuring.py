@@ -10,11 +10,13 @@ from typing import Protocol
 
 import trio
 
-from node.calibration.measurement import MICRO, AnswerFigures, Measurement, compare_answer, compare_vectors
+from node.calibration.measurement import Measurement, compare_answer, compare_vectors, surprise_z_milli
 from node.calibration.prompts import PROMPTS
 from node.calibration.reference import NODE, PARTICIPANT, POC_SEED, Reference, ReferenceAnswer
 from node.ports import ChatMessage, EngineRefusedError, GenerationChunk, GenerationRequest
+from node.protocol.audits import CLAIMED_TOP, MILLION
 from node.protocol.draws import Prefill
+from node.protocol.findings import AuditFigures
 from node.protocol.identifiers import ModelId
 from node.protocol.nonces import nonce_prompt, quantise
 from node.protocol.sampling import SamplingParameters
@@ -23,8 +25,6 @@ PRIORITY = 10
 """Users' requests, at 0, run first."""
 NONCES_AT_ONCE = 64
 ANSWERS_AT_ONCE = 8
-CLAIMED_TOP = 5
-"""As audits compare."""
 CANDIDATES = 50
 """Likeliest tokens asked of a prefill; engines give up to 64. Fewer would hide rivals with much noise."""
 SEED_FIRST = 0x5EED_CA11_B8A7
@@ -110,7 +110,7 @@ async def measure_against(
 ) -> Measurement:
     """Return how far this machine is from a reference. Raises EngineFailedError, EngineRefusedError."""
     vectors = await _vectors(engine, len(reference.vectors), reference.vocabulary_size, progress)
-    found: dict[int, AnswerFigures] = {}
+    found: dict[int, AuditFigures] = {}
     limit = trio.CapacityLimiter(ANSWERS_AT_ONCE)
 
     async def one(number: int, answer: ReferenceAnswer) -> None:
@@ -166,8 +166,8 @@ def figures_of(measured: Measurement) -> dict[str, int | float]:
         "distance_largest": max(measured.distances),
         "answers": len(measured.answers),
         "tokens": sum(answer.tokens for answer in measured.answers),
-        "tokens_that_differ": sum(answer.differing for answer in measured.answers),
-        "margin_mean": sum(answer.margin_micro for answer in measured.answers) / tokens / MICRO,
-        "logprob_distance_mean": sum(answer.distance_micro for answer in measured.answers) / tokens / MICRO,
-        "surprise_z_largest": max((abs(answer.surprise_z_milli) for answer in measured.answers), default=0) / 1000,
+        "tokens_that_differ": sum(answer.mismatches for answer in measured.answers),
+        "margin_mean": sum(answer.margin_micro for answer in measured.answers) / tokens / MILLION,
+        "logprob_distance_mean": sum(answer.distance_micro for answer in measured.answers) / tokens / MILLION,
+        "surprise_z_largest": max((abs(surprise_z_milli(answer)) for answer in measured.answers), default=0) / 1000,
     }

@@ -12,7 +12,7 @@ from node.calibration.bands import (
     widest,
     with_band,
 )
-from node.calibration.measurement import Measurement
+from node.calibration.measurement import Measurement, surprise_z_milli
 from node.calibration.measuring import Amount, Identity, figures_of, make_reference, measure_against
 from node.calibration.reference import Reference, reference_from_json, reference_to_json
 from node.protocol.calibration import CALIBRATION_BYTES_MAX, calibration_bytes
@@ -50,7 +50,7 @@ async def test_a_machine_against_itself_differs_by_nothing_and_has_the_narrowest
         "logprob_distance_mean": pytest.approx(0.0, abs=1e-6),
         "surprise_z_largest": figures_of(found)["surprise_z_largest"],
     }
-    assert all(abs(answer.surprise_z_milli) < 4000 for answer in found.answers)
+    assert all(abs(surprise_z_milli(answer)) < 4000 for answer in found.answers)
     band = band_of_measurement(found, "vllm")
     assert band.hardware == "nvidia l4"
     assert band.poc_distance_max == POC_DISTANCE_LEAST
