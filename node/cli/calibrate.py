@@ -70,7 +70,7 @@ class Place:
 @click.option("--model-version", type=click.IntRange(1), help="With --url: version in the registry.  [default: 1]")
 @click.option("--vocabulary", type=click.IntRange(1, VOCABULARY_MAX), help="With --url --reference: the model's size "
               "of vocabulary (`vocab_size` in its config.json).")  # fmt: skip
-@click.option("--nonces", type=click.IntRange(64, NONCES_MAX), default=4096, show_default=True)
+@click.option("--nonces", type=click.IntRange(64, NONCES_MAX), default=16_384, show_default=True)
 @click.option("--answers", type=click.IntRange(0, ANSWERS_MAX), default=64, show_default=True,
               help="0 for a model that makes vectors instead of tokens.")  # fmt: skip
 @click.option("--tokens", type=click.IntRange(16, ANSWER_TOKENS_MAX), default=256, show_default=True,
