@@ -87,7 +87,7 @@ def faking(share: float) -> Faking:
     return Faking(share, one, three, ten, share - lost / WINDOW_EPOCHS)
 
 
-def best_faking(steps: int = 60) -> Faking:
+def best_faking(steps: int = 20) -> Faking:
     """Return the share that pays best."""
     return max((faking(step / 20_000) for step in range(1, steps + 1)), key=lambda found: found.gain_per_epoch)
 
