@@ -14,6 +14,7 @@ from node.api.models import make_model_app
 from node.api.openai.gatekeeper import Gatekeeper
 from node.api.server import bind_api, serve_api
 from node.api_wiring import add_api
+from node.audit_wiring import add_auditing, make_receipt_book
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, open_chain
 from node.chain.addresses import read_deployment
@@ -33,7 +34,7 @@ from node.control.receipt_methods import receipt_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineNode
 from node.key_deposits import KeyDeposits
-from node.keys import load_peer_seed, unlock_keystore
+from node.keys import load_peer_seed
 from node.ml_nodes import make_engine, make_loader, places_of, registrations
 from node.model_loader import loaded_models
 from node.models.content import ContentAdapter, open_content
@@ -66,6 +67,7 @@ from node.ports import Provider
 from node.prompt_sealing import PeerSealing
 from node.prompt_wiring import PromptParts, add_prompt_services
 from node.protocol.identifiers import NodeId
+from node.services.auditing import AuditingService
 from node.services.batches import BatchService
 from node.services.broker import Broker
 from node.services.brokered import BrokeredEngine, brokered
@@ -89,6 +91,7 @@ from node.store.chain_tables import ChainTables
 from node.store.database import Database
 from node.supervisor import Supervisor
 from node.telemetry_wiring import add_metrics, make_scraper
+from node.unlocking import Unlocked
 from node.version import package_version
 from p2p.standing import Standing
 
@@ -103,10 +106,10 @@ def wall_clock() -> int:
     return int(time.time())
 
 
-async def run_daemon(settings: Settings, passphrase: str, stop: StopRequest | None = None) -> None:
+async def run_daemon(settings: Settings, key: Unlocked, stop: StopRequest | None = None) -> None:
     """Run a daemon until cancelled, or told to stop by `stop` or over its control socket."""
     data_dir = settings.node.data_dir
-    account = LocalAccount(await trio.to_thread.run_sync(unlock_keystore, settings.account.keystore, passphrase))
+    account = LocalAccount(await trio.to_thread.run_sync(key.result))
     deployment = read_deployment(settings.chain.deployment)
     desk = make_desk(settings, wall_clock)
     engines = [make_engine(engine, data_dir, engine_hook(desk, engine.node_id)) for engine in settings.engines]
@@ -208,6 +211,7 @@ async def _run_services(
     provider = Provider(content_host(settings, network), content.port)
     broker = Broker(engines, {NodeId(engine.node_id): places_of(engine) for engine in settings.engines})
     duties = brokered(engines, broker)
+    book = make_receipt_book(chain, content, store)
     executor = Executor(
         chain,
         network,
@@ -218,6 +222,7 @@ async def _run_services(
         unpaid_tokens_max=settings.payments.unpaid_tokens_max,
         wall_clock=wall_clock,
         free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
+        book=book,
     )
     payments = add_payments(settings, chain, store, epochs, supervisor)
     gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payments.payer)
@@ -252,7 +257,8 @@ async def _run_services(
         supervisor.add(f"model {engine.node_id}", loader.run)
     forming = FormingService(chain, network, content, store, presence, epochs, router)
     supervisor.add("forming", forming.run)
-    _add_duties(settings, supervisor, chain, network, content, store, presence, duties)
+    auditing = add_auditing(chain, network, content, store, presence, epochs, duties, book, supervisor)
+    _add_duties(settings, supervisor, chain, network, content, store, presence, duties, auditing)
     prompts = add_prompt_services(
         PromptParts(
             chain,
@@ -271,6 +277,7 @@ async def _run_services(
             FaultBook(store, wall_clock) if gateway is None else gateway.faults,
             PeerSealing(load_peer_seed(settings.p2p.key)),
             wall_clock,
+            book,
         ),
         supervisor,
     )
@@ -307,8 +314,7 @@ async def _run_services(
         models = DaemonModelOperations(manager, settings.models.bytes_max)
         receipts = DaemonReceiptOperations(chain, store, epochs, engines)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
-        methods |= receipt_method_table(receipts)
-        methods |= prompt_method_table(DeskPromptOperations(prompts))
+        methods |= receipt_method_table(receipts) | prompt_method_table(DeskPromptOperations(prompts))
         methods |= watching.methods
         add_metrics(settings.metrics, make_scraper(methods, serving, watching, broker, gateway), supervisor)
         control: Any = partial(serve_control, settings.control.socket, methods)
@@ -326,13 +332,14 @@ def _add_duties(
     store: Books,
     presence: PresenceTable,
     engines: list[BrokeredEngine],
+    auditing: AuditingService,
 ) -> None:
     """Add what engines do besides serving users of gateways; those that only know text prove nothing."""
     provers = [e for e, wanted in zip(engines, settings.engines, strict=True) if wanted.api == "vllm"]
     for engine in provers:
         mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"mining {engine.node_id}", mining.run)
-    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, provers).run)
+    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, provers, auditing).run)
 
 
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:

@@ -99,6 +99,8 @@ class ServerRun:
         """How far the start has come, in words."""
         self.caution = ""
         """What it lacks although it serves; empty if nothing."""
+        self.draws_by_rule = False
+        """Whether it draws tokens by the network's rule."""
 
     async def run(self, became_ready: Callable[[], None]) -> None:
         """Run until cancelled.
@@ -164,6 +166,7 @@ class ServerRun:
         """Have the server do once what the network will ask of it. Raises EngineFailedError."""
         style = await client.prepare()
         self.caution = NO_DRAWS if style is DrawStyle.NONE else ""
+        self.draws_by_rule = style in (DrawStyle.PLUGIN, DrawStyle.SEED)
         try:
             await client.prompt_logprobs([TEST_PROMPT], priority=TEST_PRIORITY)
         except EngineRefusedError as error:

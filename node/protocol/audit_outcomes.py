@@ -15,7 +15,7 @@ as withheld: it proves nothing, and is never forgotten either, for the score has
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from node.protocol.audit_sampling import DRAWS_MAX, auditors_of, draws_of
+from node.protocol.audit_sampling import DRAWS_MAX, auditors_of, draws_of, judges_of
 from node.protocol.audit_votes import NO_DIGEST, REJUDGED
 from node.protocol.audits import (
     CONFIRMED_MICRO_BITS,
@@ -42,7 +42,7 @@ ABLE_PARTS = 3
 handful that is awake at night must not convict."""
 WITHHELD = "withheld"
 """The executor handed over nothing, or not what it had committed to."""
-EXCUSED = frozenset({"no-model", "no-time", "private", "engine-failed"})
+EXCUSED = frozenset({"no-model", "no-time", "private", "outside-rule", "engine-failed"})
 """Reasons of abstentions that say nothing of the executor."""
 ACCUSED = "accused"
 UNCONFIRMED = "unconfirmed"
@@ -182,11 +182,7 @@ def _judge_again(
     accused: AuditOutcome, group: EpochGroup, votes: Votes, weights: Mapping[Address, int], band: HonestBand
 ) -> _Appeal:
     """Return what the whole group makes of an accusation."""
-    able = {
-        member.participant
-        for member in group.members
-        if member.participant != accused.executor and any(node.model_id == accused.model_id for node in member.ml_nodes)
-    }
+    able = judges_of(accused, group)
     total, together, heard = _weight(able, weights), NO_FIGURES, False
     for digest in accused.accused:
         cast = votes.get((accused.executor, REJUDGED, digest), {})

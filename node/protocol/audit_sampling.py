@@ -9,11 +9,11 @@ import hashlib
 from collections.abc import Sequence
 from itertools import accumulate
 
-from node.protocol.findings import ReceiptBook
+from node.protocol.findings import AuditOutcome, ReceiptBook
 from node.protocol.identifiers import Address, Hash32, ModelId
+from node.protocol.lots import lot
 from node.protocol.receipt_books import BookRow
-from node.protocol.records import EpochGroup
-from node.protocol.routing import negative_log2
+from node.protocol.records import EpochGroup, EpochResult
 
 AUDITED_PER_MILLE = 8
 """Of the answers in a book. Five auditors read each of these; reading costs at most 0.4 of generating (measured at
@@ -25,8 +25,6 @@ DRAWS_MAX = 64
 """Of a book with many: what an epoch's bundles and auditors have to carry is bounded."""
 AUDITORS = 5
 """Members that audit an answer: three find a majority though two are away."""
-UNIFORM_BYTES = 8
-SCORE_SHIFT = 64
 
 
 def draws_of(book: ReceiptBook) -> int:
@@ -71,8 +69,7 @@ def auditors_of(seed: Hash32, executor: Address, draw: int, group: EpochGroup) -
             continue
         if not served.isdisjoint(node.model_id for node in member.ml_nodes):
             identity = f"{executor.lower()}/{draw}/{member.participant.lower()}".encode()
-            uniform = int.from_bytes(hashlib.sha256(b"auditor\x00" + seed + identity).digest()[:UNIFORM_BYTES])
-            score = (negative_log2(uniform) << SCORE_SHIFT) // member.weight
+            score = lot(b"auditor\x00" + seed, identity, member.weight)
             scored.append((score, member.participant.lower(), member.participant))
     return tuple(account for _, _, account in sorted(scored)[:AUDITORS])
 
@@ -83,3 +80,26 @@ def models_served(group: EpochGroup, account: Address) -> frozenset[ModelId]:
     if member is None:
         return frozenset(model.model_id for model in group.models)
     return frozenset(node.model_id for node in member.ml_nodes)
+
+
+def own_draws(previous: EpochResult, seed: Hash32, account: Address) -> dict[Address, tuple[int, ...]]:
+    """Return which draws from whose books an account audits after `previous`, by executor."""
+    found = {}
+    for committed in previous.books:
+        draws = tuple(
+            draw
+            for draw in range(draws_of(committed.book))
+            if account in auditors_of(seed, committed.executor, draw, previous.group)
+        )
+        if draws:
+            found[committed.executor] = draws
+    return found
+
+
+def judges_of(outcome: AuditOutcome, group: EpochGroup) -> frozenset[Address]:
+    """Return who judges the answers again that a node is accused of: all other members with the model."""
+    return frozenset(
+        member.participant
+        for member in group.members
+        if member.participant != outcome.executor and any(node.model_id == outcome.model_id for node in member.ml_nodes)
+    )

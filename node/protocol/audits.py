@@ -72,11 +72,11 @@ class Test(Enum):
 
     __test__ = False  # not a test case of pytest's
 
-    MARGIN = "audit-margin"
-    MISMATCH = "audit-tokens"
-    DISTANCE = "audit-logprobs"
-    TOO_LIKELY = "audit-too-likely"
-    TOO_UNLIKELY = "audit-too-unlikely"
+    MARGIN = "margin"
+    MISMATCH = "tokens"
+    DISTANCE = "logprobs"
+    TOO_LIKELY = "too-likely"
+    TOO_UNLIKELY = "too-unlikely"
 
 
 BETS: tuple[Test, ...] = (

@@ -61,17 +61,22 @@ def book_root(rows: Sequence[BookRow]) -> Hash32:
     return merkle_root(leaves, lambda data: hashlib.sha256(b"\x01" + data).digest())
 
 
-def read_book(data: bytes, book: ReceiptBook) -> tuple[BookRow, ...]:
-    """Read the content of `book`; raise BookError unless it is exactly what was committed to."""
-    if book.count > ROWS_MAX or len(data) != book.count * ROW_BYTES:
-        raise BookError(f"a book of {book.count} receipts has not {len(data)} bytes")
-    rows = tuple(
+def read_rows(data: bytes) -> tuple[BookRow, ...]:
+    """Cut the content of a book into rows, unchecked."""
+    return tuple(
         BookRow(
             Hash32(data[start : start + DIGEST_BYTES]),
             int.from_bytes(data[start + DIGEST_BYTES : start + ROW_BYTES]),
         )
         for start in range(0, len(data), ROW_BYTES)
     )
+
+
+def read_book(data: bytes, book: ReceiptBook) -> tuple[BookRow, ...]:
+    """Read the content of `book`; raise BookError unless it is exactly what was committed to."""
+    if book.count > ROWS_MAX or len(data) != book.count * ROW_BYTES:
+        raise BookError(f"a book of {book.count} receipts has not {len(data)} bytes")
+    rows = read_rows(data)
     if any(before.digest >= after.digest for before, after in pairwise(rows)):
         raise BookError("its receipts do not ascend, each once")
     if sum(row.output_tokens for row in rows) != book.output_tokens:

@@ -17,12 +17,13 @@ from node.protocol.messages import (
     ResultSignature,
     VotesAnnouncement,
 )
-from node.protocol.records import EpochResultSummary, VoteBundle
+from node.protocol.records import EpochResult, EpochResultSummary, VoteBundle
 from node.protocol.results import form_epoch_result, summarise
 from node.protocol.signatures import SignatureError, recover
 from node.protocol.stages import Stage, first_block_of
 from node.services.epochs import EpochBook, result_to_bytes
 from node.services.gossip import GossipRouter
+from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
 from node.services.timing import cancel_at, epochs_at, position, window
 
@@ -54,6 +55,7 @@ class FormingService:
         self._store = store
         self._presence = presence
         self._epochs = epochs
+        self._slots = PocSlots(chain, epochs)
         self._signatures: dict[Address, ResultSignature] = {}
         """Newest signature of each member: bounded by the group's size."""
         router.register(ResultSignature, self._judge_signature, self._take_signature)
@@ -74,7 +76,11 @@ class FormingService:
         state = await self._chain.state_at(BlockNumber(begin - 1))
         bundles = await self._fetch_bundles(epoch, state)
         previous = await self._epochs.result_before(epoch, state)
-        result = form_epoch_result(epoch, state, self._chain.parameters, bundles, previous)
+        selected = await self._slots.selected(epoch)
+        seed = None if previous is None else await self._audit_seed(previous)
+        result = form_epoch_result(
+            epoch, state, self._chain.parameters, bundles, previous, audit_seed=seed, selected=selected
+        )
         if result is None:
             log.warning("no batch was accepted: the group carries on and nothing is paid", epoch=epoch)
             return
@@ -85,6 +91,10 @@ class FormingService:
         if weights.get(self._chain.account, 0) > 0:
             await self._sign(epoch, digest)
         await self._post(epoch, summary, validator_set, digest, weights)
+
+    async def _audit_seed(self, previous: EpochResult) -> Hash32:
+        """Return what the audits of `previous` were drawn by."""
+        return await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.parameters))
 
     async def _fetch_bundles(self, epoch: EpochNumber, state: ChainState) -> dict[Address, VoteBundle]:
         """Fetch and check every committed bundle; tries for half of FORM, for all must count the same votes.

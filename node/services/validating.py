@@ -1,6 +1,7 @@
 """Proof of Compute, the validator: recomputes a drawn sample of every batch, votes, commits the bundle on chain."""
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import structlog
 import trio
@@ -48,6 +49,13 @@ JUDGED_AT_ONCE = 4
 """Batches in work side by side: fetching one while the engine computes another."""
 
 
+class BundleAudits(Protocol):
+    """What else goes into a bundle: audits of answers, and this node's own book of receipts."""
+
+    async def complete(self, bundle: VoteBundle) -> VoteBundle:
+        """Return the bundle with both."""
+
+
 class ValidatingService:
     """Votes on the batches of others whenever this account is in the group in charge."""
 
@@ -59,6 +67,7 @@ class ValidatingService:
         store: Store,
         presence: PresenceTable,
         engines: Sequence[Engine],
+        auditing: BundleAudits | None = None,
     ) -> None:
         self._chain = chain
         self._network = network
@@ -66,6 +75,7 @@ class ValidatingService:
         self._store = store
         self._presence = presence
         self._engines = engines
+        self._auditing = auditing
 
     async def run(self) -> None:
         """Validate in every epoch."""
@@ -79,6 +89,8 @@ class ValidatingService:
         bundle = self._stored(epoch)
         if bundle is None:
             bundle = await self._judge_all(epoch, state, seed)
+            if self._auditing is not None:
+                bundle = await self._auditing.complete(bundle)
             self._store.put_document(_document(epoch), encode(to_value(bundle)))
         commits = state.poc_commits.get(epoch, {})
         parameters = self._chain.parameters

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.protocol.identifiers import EpochNumber, ModelId, NodeId, RequestId
+from node.protocol.lots import LOGARITHM_FRACTION_BITS, _negative_log2
 from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot
-from node.protocol.routing import LOGARITHM_FRACTION_BITS, negative_log2, rank_executors
+from node.protocol.routing import rank_executors
 from tests.builders import TINY, account, peer
 
 
@@ -26,12 +27,12 @@ def request(index: int) -> RequestId:
 @given(st.integers(0, 2**64 - 1))
 def test_the_logarithm_is_right_to_its_stated_precision(uniform: int) -> None:
     exact = 64 - math.log2(uniform + 1)
-    assert abs(negative_log2(uniform) / 2**LOGARITHM_FRACTION_BITS - exact) < 2**-31
+    assert abs(_negative_log2(uniform) / 2**LOGARITHM_FRACTION_BITS - exact) < 2**-31
 
 
 @given(st.integers(0, 2**64 - 2))
 def test_the_logarithm_never_rises_with_the_number(uniform: int) -> None:
-    assert negative_log2(uniform) >= negative_log2(uniform + 1) >= 0
+    assert _negative_log2(uniform) >= _negative_log2(uniform + 1) >= 0
 
 
 def test_first_places_follow_throughput() -> None:
