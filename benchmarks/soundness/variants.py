@@ -41,13 +41,16 @@ class Prover:
 OLD_INSTRUCTIONS = (("ONEDNN_MAX_CPU_ISA", "AVX2"), ("ATEN_CPU_CAPABILITY", "avx2"))
 """An older processor's instruction set, for the libraries that do the arithmetic."""
 
+ONE_CORE_EACH = (("VLLM_CPU_OMP_THREADS_BIND", "0|1"),)
+"""Two halves of a model on two cores."""
+
 ENGINES = {
     engine.name: engine
     for engine in (
         EngineVariant(REFERENCE, "sharp"),
         EngineVariant("avx2", "sharp", environment=OLD_INSTRUCTIONS),
         EngineVariant("fp32", "sharp", ("--dtype", "float32")),
-        EngineVariant("tensor-parallel-2", "sharp", ("--tensor-parallel-size", "2")),
+        EngineVariant("tensor-parallel-2", "sharp", ("--tensor-parallel-size", "2"), ONE_CORE_EACH),
         EngineVariant("kv-fp8", "sharp", ("--kv-cache-dtype", "fp8")),
         EngineVariant("int8", "int8"),
         EngineVariant("fp8", "fp8"),
