@@ -20,6 +20,7 @@ from node.chain.adapter import EvmChain, open_chain
 from node.chain.addresses import read_deployment
 from node.chain.sender import GWEI
 from node.content_wiring import content_exchange, content_host, gateway_finder
+from node.control.calibration_methods import calibration_method_table
 from node.control.chain_methods import chain_method_table
 from node.control.content_methods import content_method_table
 from node.control.discovery_methods import discovery_method_table
@@ -52,6 +53,7 @@ from node.network.adapter import LibP2PNetwork, open_network
 from node.network.bans import open_standing
 from node.network.discovery import discovery_options
 from node.openai_wiring import open_gatekeeper
+from node.operations.calibration import DaemonCalibrationOperations
 from node.operations.chain import DaemonChainOperations
 from node.operations.content import StoreOperations
 from node.operations.content_trees import NetworkTrees
@@ -172,6 +174,7 @@ async def run_daemon(settings: Settings, key: Unlocked, stop: StopRequest | None
             gatekeeper, keys = open_gatekeeper(settings, chain, database, wall_clock)
             methods = chain_method_table(shown) | peer_method_table(conduct) | discovery_method_table(found)
             methods |= node_method_table(DaemonNodeOperations(chain, engines, settings.engines))
+            methods |= calibration_method_table(DaemonCalibrationOperations(chain, engines))
             methods |= key_method_table(keys)
             presence = PresenceTable(chain, wall_clock)
             async with open_manager(settings.models, database, content, presence.providers, wall_clock) as manager:
