@@ -31,7 +31,6 @@ from node.control.node_methods import node_method_table
 from node.control.peer_methods import peer_method_table
 from node.control.prompt_methods import prompt_method_table
 from node.control.receipt_methods import receipt_method_table
-from node.control.reward_methods import reward_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineNode
 from node.epoch_wiring import EpochParts, add_epoch_services
@@ -64,7 +63,6 @@ from node.operations.nodes import DaemonNodeOperations
 from node.operations.peers import DaemonPeerOperations
 from node.operations.prompts import DeskPromptOperations
 from node.operations.receipts import DaemonReceiptOperations
-from node.operations.rewards import DaemonRewardOperations
 from node.payment_wiring import add_payments
 from node.ports import Provider
 from node.prompt_sealing import PeerSealing
@@ -254,7 +252,7 @@ async def _run_services(
         loader = make_loader(chain, epochs, library, vault, engine, wanted)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
-    add_epoch_services(
+    epoch_methods = add_epoch_services(
         EpochParts(settings, chain, network, content, store, presence, epochs, router, duties, book), supervisor
     )
     prompts = add_prompt_services(
@@ -313,7 +311,7 @@ async def _run_services(
         receipts = DaemonReceiptOperations(chain, store, epochs, engines)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
         methods |= receipt_method_table(receipts)
-        methods |= reward_method_table(DaemonRewardOperations(chain, content, store, presence, epochs))
+        methods |= epoch_methods
         methods |= prompt_method_table(DeskPromptOperations(prompts))
         methods |= watching.methods
         add_metrics(settings.metrics, make_scraper(methods, serving, watching, broker, gateway), supervisor)

@@ -4,6 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from node.audit_wiring import add_auditing
+from node.control.audit_methods import audit_method_table
+from node.control.methods import Method
+from node.control.reward_methods import reward_method_table
+from node.operations.audits import DaemonAuditOperations
+from node.operations.rewards import DaemonRewardOperations
 from node.ports import Chain, Content, Network
 from node.services.brokered import BrokeredEngine
 from node.services.epochs import EpochBook
@@ -36,8 +41,11 @@ class EpochParts:
     receipts: ReceiptBookKeeper
 
 
-def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> None:
-    """Add the services; engines that only know text prove nothing, and so validate nothing."""
+def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, Method]:
+    """Add the services, and return the control methods that tell of them.
+
+    Engines that only know text prove nothing, and so validate nothing.
+    """
     chain, network, content, store = parts.chain, parts.network, parts.content, parts.store
     forming = FormingService(chain, network, content, store, parts.presence, parts.epochs, parts.router)
     supervisor.add("forming", forming.run)
@@ -52,3 +60,6 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> None:
         supervisor.add(f"mining {engine.node_id}", mining.run)
     validating = ValidatingService(chain, network, content, store, parts.presence, provers, auditing)
     supervisor.add("validating", validating.run)
+    audits = DaemonAuditOperations(chain, store, parts.epochs, auditing)
+    rewards = DaemonRewardOperations(chain, content, store, parts.presence, parts.epochs)
+    return audit_method_table(audits) | reward_method_table(rewards)

@@ -16,7 +16,7 @@ def bands_of(state: ChainState) -> BandOf:
         participant = state.participants.get(account)
         nodes = () if participant is None else participant.ml_nodes
         hardware = next((node.hardware for node in nodes if node.node_id == node_id), "")
-        return band_of(None, model, hardware)
+        return band_of(state.calibrations.get(model_id), model, hardware)
 
     return found
 

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.protocol.audits import NO_FIGURES
 from node.protocol.findings import (
-    NO_FIGURES,
     SCORE_FULL,
     AuditOutcome,
     AuditVote,
