@@ -29,6 +29,7 @@ from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
 from node.services.payments import PayerBook
+from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceService, PresenceTable
 from node.services.punishing import PunishingService
 from node.services.receipt_book import ReceiptBookKeeper
@@ -94,6 +95,7 @@ async def run_node(
     router = GossipRouter(network)
     presence = PresenceTable(chain, wall_clock)
     epochs = EpochBook(chain, content, store, presence)
+    slots = PocSlots(chain, epochs)
     batches = BatchService(network, router, presence)
     broker = Broker([engine])
     (duty,) = brokered([engine], broker)
@@ -128,10 +130,10 @@ async def run_node(
         epochs,
         batches,
         ChainPromptService(chain, content, store, presence, [duty]),
-        MiningService(chain, network, content, duty, nonces_max=plan.nonces_max),
+        MiningService(chain, network, content, duty, slots, nonces_max=plan.nonces_max),
         auditing,
         ValidatingService(chain, network, content, store, presence, [duty], auditing),
-        FormingService(chain, network, content, store, presence, epochs, router),
+        FormingService(chain, network, content, store, presence, epochs, slots, router),
         PunishingService(chain, network, store, epochs, router),
         SettlingService(chain, epochs, claim_rewards=True),
         RedeemingService(chain, store, RedeemPolicy()),

@@ -15,6 +15,7 @@ from node.services.epochs import EpochBook
 from node.services.forming import FormingService
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
+from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
 from node.services.punishing import PunishingService
 from node.services.receipt_book import ReceiptBookKeeper
@@ -47,7 +48,8 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     Engines that only know text prove nothing, and so validate nothing.
     """
     chain, network, content, store = parts.chain, parts.network, parts.content, parts.store
-    forming = FormingService(chain, network, content, store, parts.presence, parts.epochs, parts.router)
+    slots = PocSlots(chain, parts.epochs)
+    forming = FormingService(chain, network, content, store, parts.presence, parts.epochs, slots, parts.router)
     supervisor.add("forming", forming.run)
     supervisor.add("punishing", PunishingService(chain, network, store, parts.epochs, parts.router).run)
     auditing = add_auditing(
@@ -56,7 +58,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     settings = parts.settings
     provers = [e for e, wanted in zip(parts.engines, settings.engines, strict=True) if wanted.api == "vllm"]
     for engine in provers:
-        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
+        mining = MiningService(chain, network, content, engine, slots, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"mining {engine.node_id}", mining.run)
     validating = ValidatingService(chain, network, content, store, parts.presence, provers, auditing)
     supervisor.add("validating", validating.run)

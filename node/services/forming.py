@@ -78,6 +78,7 @@ class FormingService:
         store: Store,
         presence: PresenceTable,
         epochs: EpochBook,
+        slots: PocSlots,
         router: GossipRouter,
     ) -> None:
         self._chain = chain
@@ -86,7 +87,7 @@ class FormingService:
         self._store = store
         self._presence = presence
         self._epochs = epochs
-        self._slots = PocSlots(chain, epochs)
+        self._slots = slots
         self._stirred = trio.Event()
         self._signatures = ResultSignatures(chain, router, self._stir)
         router.register(VotesAnnouncement, self._judge_announcement, _pass_on)
