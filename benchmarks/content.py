@@ -93,17 +93,32 @@ def raw_speed(mebibytes: int) -> float:
     return float(told["bytes"] / told["seconds"])
 
 
+def bare_sendfile_seconds(path: Path, mebibytes: int) -> float:
+    """Return the processor seconds per GiB of a server that is nothing but sendfile: what the kernel takes."""
+    write_new(path, mebibytes)
+    with child("send-file-bare", path) as sender:
+        once("receive-raw", sender.hear()["port"])
+        told = sender.hear()
+    path.unlink()
+    return float(told["processor_seconds"] * GIB / told["bytes"])
+
+
+def write_new(path: Path, mebibytes: int) -> None:
+    """Write a new file."""
+    block = os.urandom(MIB)
+    with path.open("wb", buffering=0) as file:
+        for _ in range(mebibytes):
+            file.write(block)
+
+
 def write_speed(path: Path, mebibytes: int) -> float:
     """Return the bytes per second at which a new file can be written at all, and leave its memory free for another.
 
     On a virtual machine memory that was not used for a while is fetched from the host page by page, at a fraction of
     the speed of memory: measured here so that it is known, and done before each fetch so that it is not in its time.
     """
-    block = os.urandom(MIB)
     begin = time.perf_counter()
-    with path.open("wb", buffering=0) as file:
-        for _ in range(mebibytes):
-            file.write(block)
+    write_new(path, mebibytes)
     seconds = time.perf_counter() - begin
     path.unlink()
     return mebibytes * MIB / seconds
@@ -125,6 +140,7 @@ def compare(directory: Path, mebibytes: int) -> None:
         "three peers": [],
     }
     processor: list[float] = []
+    bare: list[float] = []
     client_processor: dict[str, list[float]] = {"one peer": [], "three peers": []}
     excess: list[float] = []
     with ExitStack() as stack:
@@ -134,6 +150,7 @@ def compare(directory: Path, mebibytes: int) -> None:
         for _ in range(ROUNDS):
             speeds["raw TCP"].append(raw_speed(mebibytes))
             speeds["sha256"].append(hash_speed())
+            bare.append(bare_sendfile_seconds(directory / "written", mebibytes))
             for name, used in (("one peer", ports[:1]), ("three peers", ports)):
                 for server in servers:
                     server.ask()
@@ -158,6 +175,8 @@ def compare(directory: Path, mebibytes: int) -> None:
     print(f"three peers / one peer: {median['three peers'] / median['one peer']:.2f}  (aim 1)")
     print(f"bytes sent beyond those taken: {max(excess):.2%} at most  (aim < 1 %)")
     print(f"server: {min(processor):.2f} to {max(processor):.2f} s of processor per GiB  (aim 0.3)")
+    print(f"bare sendfile: {min(bare):.2f} to {max(bare):.2f} s of processor per GiB")
+    print(f"server / bare sendfile: {statistics.median(processor) / statistics.median(bare):.2f}")
     for name, seconds in client_processor.items():
         print(f"client of {name}: {min(seconds):.2f} to {max(seconds):.2f} s of processor per GiB")
     print(f"import in place / sha256: {import_ratio:.2f}  (aim 0.8)")

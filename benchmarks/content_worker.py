@@ -3,12 +3,13 @@
 import argparse
 import json
 import resource
+import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 
+import structlog
 import trio
 
 from node.models.content import open_content
@@ -76,6 +77,16 @@ async def send_raw(mebibytes: int) -> None:
         nursery.cancel_scope.cancel()
 
 
+def send_file_bare(path: Path) -> None:
+    """Send a file to whoever connects by bare blocking sendfile, and tell what the kernel alone takes for it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, path.open("rb") as file:
+        tell(port=listener.getsockname()[1])
+        connection, _ = listener.accept()
+        with connection:
+            before, sent = time.process_time(), connection.sendfile(file)
+            tell(processor_seconds=time.process_time() - before, bytes=sent)
+
+
 async def receive_raw(port: int) -> None:
     """Receive everything from there and throw it away."""
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
@@ -101,6 +112,7 @@ def main() -> None:
     parser.add_argument("part")
     parser.add_argument("arguments", nargs="*")
     given = parser.parse_args()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for `tell`
     values: list[str] = given.arguments
     parts: dict[str, Callable[[], Awaitable[None]]] = {
         "serve": lambda: serve(Path(values[0]), Path(values[1])),
@@ -109,7 +121,10 @@ def main() -> None:
         "send-raw": lambda: send_raw(int(values[0])),
         "receive-raw": lambda: receive_raw(int(values[0])),
     }
-    trio.run(partial(parts[given.part]))
+    if given.part == "send-file-bare":
+        send_file_bare(Path(values[0]))
+    else:
+        trio.run(parts[given.part])
 
 
 if __name__ == "__main__":

@@ -64,11 +64,12 @@ USERS_FAULT = frozenset({"bad-request", "too-long"})
 BUSY = "busy"
 BUSY_SECONDS = 1.0
 """When to ask again, if a busy executor does not say."""
-WAIT_SECONDS_MAX = 60.0
+WAIT_SECONDS_MAX = 120.0
 """How long an answer that was begun waits in all for room, or for somebody who failed to come back. An engine restarts
-in less."""
-UNBEGUN_WAIT_SECONDS_MAX = 20.0
-"""The same before the first token, where a user may as well be told: most clients try again by themselves."""
+in less, on a busy machine too."""
+UNBEGUN_WAIT_SECONDS_MAX = 60.0
+"""The same before the first token, where a user may as well be told: most clients try again by themselves. Longer than
+a daemon takes to start."""
 AGAIN_SECONDS_MIN = 0.5
 """When to ask again who failed, doubling with each executor asked for the answer."""
 AGAIN_SECONDS_MAX = 8.0
