@@ -27,6 +27,7 @@ from node.protocol.events import (
     MLNodeSet,
     ModelCalibrated,
     ModelRecorded,
+    ParametersScheduled,
     ParticipantLeft,
     ParticipantRegistered,
     PocCommitted,
@@ -55,6 +56,7 @@ from node.protocol.identifiers import (
     TokenAmount,
 )
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelRecord, ParticipantRecord, PocCommit
+from node.protocol.schedules import with_change
 
 NOTHING = TokenAmount(0)
 FIRST_EPOCH = EpochNumber(0)
@@ -131,6 +133,8 @@ class ChainState:
     poc_commits: dict[EpochNumber, dict[tuple[Address, NodeId], PocCommit]] = field(default_factory=dict)
     vote_bundles: dict[EpochNumber, dict[Address, Cid]] = field(default_factory=dict)
     results: dict[EpochNumber, EpochResultSummary] = field(default_factory=dict)
+    parameter_changes: tuple[ParametersScheduled, ...] = ()
+    """What governance changed, and when (schedules.py); the last one may be yet to begin."""
     work_coins_added: TokenAmount = NOTHING
     """Sum of all that was ever put into the pot (see rewards.pot)."""
     claimed: dict[Address, TokenAmount] = field(default_factory=dict)
@@ -199,7 +203,7 @@ class ChainState:
         elif isinstance(body, CollateralEvent):
             self._apply_collateral(body)
         elif isinstance(body, EpochEvent):
-            self._apply_epoch(body)
+            self._apply_epoch(body, event.block_number)
         elif isinstance(body, ChannelEvent):
             self._apply_channel(body)
         else:
@@ -257,8 +261,10 @@ class ChainState:
             case MinCollateralSet(amount):
                 self.min_collateral = amount
 
-    def _apply_epoch(self, body: EpochEvent) -> None:
+    def _apply_epoch(self, body: EpochEvent, block: BlockNumber) -> None:
         match body:
+            case ParametersScheduled():
+                self.parameter_changes = with_change(self.parameter_changes, body, block)
             case PocCommitted(commit):
                 self.poc_commits.setdefault(commit.epoch, {})[commit.participant, commit.node_id] = commit
             case VotesCommitted(epoch, validator, bundle_cid):

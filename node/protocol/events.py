@@ -153,6 +153,25 @@ class EpochResultVoided:
 
 
 @dataclass(frozen=True, slots=True)
+class ParametersScheduled:
+    """Governance changed what holds from an epoch on (EpochParameters has the units); told an epoch ahead at least."""
+
+    from_epoch: EpochNumber
+    from_block: BlockNumber
+    """First block of `from_epoch`."""
+    epoch_blocks: int
+    generate_offset: int
+    exchange_offset: int
+    validate_offset: int
+    vote_exchange_offset: int
+    form_offset: int
+    load_offset: int
+    poc_sample_size: int
+    poc_reject_mismatches: int
+    unit_price: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
 class WorkCoinsAdded:
     """Tokens were put into the pot that the next results share out."""
 
@@ -282,6 +301,7 @@ EpochEvent = (
     | GroupStored
     | EpochResultPosted
     | EpochResultVoided
+    | ParametersScheduled
     | WorkCoinsAdded
     | RewardClaimed
 )

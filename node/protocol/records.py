@@ -95,13 +95,14 @@ class ParticipantRecord:
 
 @dataclass(frozen=True, slots=True)
 class EpochParameters:
-    """What the EpochManager was deployed with; every stage and price follows from it and the block number.
+    """What holds in an epoch; every stage and price follows from it and the block number (schedules.py: it may change).
 
     Offsets count blocks from the first block of the epoch and increase strictly:
     0 < generate < exchange < validate < vote_exchange < form < load < epoch_blocks.
     """
 
     genesis_block: BlockNumber
+    """First block of epoch 0; after a change, where it would be had all epochs been like these (may be negative)."""
     epoch_blocks: int
     generate_offset: int
     exchange_offset: int
