@@ -157,7 +157,7 @@ class FormingService:
         result = form_epoch_result(
             inputs.epoch,
             inputs.state,
-            self._chain.parameters,
+            self._chain.schedule.of_epoch(inputs.epoch),
             bundles,
             previous,
             rules=inputs.judging.rules,
@@ -181,7 +181,7 @@ class FormingService:
 
     async def _audit_seed(self, previous: EpochResult) -> Hash32:
         """Return what the audits of `previous` were drawn by."""
-        return await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.parameters))
+        return await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.schedule))
 
     async def _sign(self, inputs: _Inputs, digest: Hash32) -> ResultSignature | None:
         """Sign `digest` in the first round that is free, and say so; None if there is none."""
