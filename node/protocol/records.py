@@ -190,10 +190,10 @@ class EpochGroup:
     """Ascending by account (as lower-case hex)."""
     models: tuple[ModelRecord, ...]
     """Snapshots, ascending by model id."""
-    throughputs: tuple[ModelThroughput, ...] = ()
-    """Of each model that the group serves, ascending by model id; empty in a group made of the registry."""
     calibrations: tuple[Calibration, ...] = ()
     """How far honest nodes of these models may differ, ascending by model id; of those that have one."""
+    throughputs: tuple[ModelThroughput, ...] = ()
+    """Of each model that the group serves, ascending by model id; empty in a group made of the registry."""
 
     def get_epoch_model(self, model_id: ModelId) -> ModelRecord | None:
         """Return the snapshot of a model that this epoch serves, or None."""
