@@ -27,6 +27,7 @@ from node.control.methods import Method, method_table
 from node.control.model_methods import model_method_table
 from node.control.node_methods import node_method_table
 from node.control.peer_methods import peer_method_table
+from node.control.poc_methods import poc_method_table
 from node.control.prompt_methods import prompt_method_table
 from node.control.receipt_methods import receipt_method_table
 from node.control.reward_methods import reward_method_table
@@ -58,6 +59,7 @@ from node.operations.discovery import DaemonDiscoveryOperations
 from node.operations.models import DaemonModelOperations
 from node.operations.nodes import DaemonNodeOperations
 from node.operations.peers import DaemonPeerOperations
+from node.operations.poc import DaemonPocOperations
 from node.operations.prompts import DeskPromptOperations
 from node.operations.receipts import DaemonReceiptOperations
 from node.operations.rewards import DaemonRewardOperations
@@ -251,7 +253,7 @@ async def _run_services(
         loader = make_loader(chain, epochs, library, vault, engine, wanted)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
-    _add_duties(settings, supervisor, chain, network, content, store, presence, epochs, router, duties)
+    proving = _add_duties(settings, supervisor, chain, network, content, store, presence, epochs, router, duties)
     prompts = add_prompt_services(
         PromptParts(
             chain,
@@ -306,7 +308,7 @@ async def _run_services(
         models = DaemonModelOperations(manager, settings.models.bytes_max)
         receipts = DaemonReceiptOperations(chain, store, epochs, engines)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
-        methods |= receipt_method_table(receipts)
+        methods |= proving | receipt_method_table(receipts)
         methods |= reward_method_table(DaemonRewardOperations(chain, content, store, presence, epochs))
         methods |= prompt_method_table(DeskPromptOperations(prompts))
         methods |= watching.methods
@@ -328,16 +330,21 @@ def _add_duties(
     epochs: EpochBook,
     router: GossipRouter,
     engines: list[BrokeredEngine],
-) -> None:
-    """Add what epochs ask of this node and its engines; those engines that only know text prove nothing."""
+) -> dict[str, Method]:
+    """Add what epochs ask of this node and its engines; those engines that only know text prove nothing.
+
+    Returns the control socket's methods about it.
+    """
     slots = PocSlots(chain, epochs)
     forming = FormingService(chain, network, content, store, presence, epochs, slots, router)
     supervisor.add("forming", forming.run)
     provers = [e for e, wanted in zip(engines, settings.engines, strict=True) if wanted.api == "vllm"]
-    for engine in provers:
-        mining = MiningService(chain, network, content, engine, slots, nonces_max=settings.mining.nonces_max)
-        supervisor.add(f"mining {engine.node_id}", mining.run)
+    nonces_max = settings.mining.nonces_max
+    miners = [MiningService(chain, network, content, engine, slots, nonces_max=nonces_max) for engine in provers]
+    for miner in miners:
+        supervisor.add(f"mining {miner.node_id}", miner.run)
     supervisor.add("validating", ValidatingService(chain, network, content, store, presence, provers).run)
+    return poc_method_table(DaemonPocOperations(chain, content, store, presence, epochs, forming.signatures, miners))
 
 
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:
