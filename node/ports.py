@@ -28,6 +28,7 @@ from node.protocol.identifiers import (
 from node.protocol.messages import Message, MessageBody, Topic
 from node.protocol.records import EpochParameters, SignedReceipt, Voucher
 from node.protocol.sampling import SamplingParameters, TokenLogprobs
+from node.protocol.schedules import ParameterSchedule
 from node.protocol.sealed_content import SealedContent
 from node.protocol.stages import Stage
 
@@ -82,7 +83,11 @@ class Chain(Protocol):
 
     @property
     def parameters(self) -> EpochParameters:
-        """The EpochManager's immutable parameters."""
+        """The parameters that hold at the newest block: enough for what happens within its epoch."""
+
+    @property
+    def schedule(self) -> ParameterSchedule:
+        """The parameters of all epochs, by the confirmed chain: for what looks beyond the present one."""
 
     @property
     def epoch_manager(self) -> Address:

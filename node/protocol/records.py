@@ -8,6 +8,7 @@ import itertools
 from dataclasses import dataclass
 from enum import Enum
 
+from node.protocol.bands import Calibration
 from node.protocol.findings import (
     SCORE_FULL,
     AuditOutcome,
@@ -103,13 +104,14 @@ class ParticipantRecord:
 
 @dataclass(frozen=True, slots=True)
 class EpochParameters:
-    """What the EpochManager was deployed with; every stage and price follows from it and the block number.
+    """What holds in an epoch; every stage and price follows from it and the block number (schedules.py: it may change).
 
     Offsets count blocks from the first block of the epoch and increase strictly:
     0 < generate < exchange < validate < vote_exchange < form < load < epoch_blocks.
     """
 
     genesis_block: BlockNumber
+    """First block of epoch 0; after a change, where it would be had all epochs been like these (may be negative)."""
     epoch_blocks: int
     generate_offset: int
     exchange_offset: int
@@ -187,12 +189,18 @@ class EpochGroup:
     """Ascending by account (as lower-case hex)."""
     models: tuple[ModelRecord, ...]
     """Snapshots, ascending by model id."""
+    calibrations: tuple[Calibration, ...] = ()
+    """How far honest nodes of these models may differ, ascending by model id; of those that have one."""
     throughputs: tuple[ModelThroughput, ...] = ()
     """Of each model that the group serves, ascending by model id; empty in a group made of the registry."""
 
     def get_epoch_model(self, model_id: ModelId) -> ModelRecord | None:
         """Return the snapshot of a model that this epoch serves, or None."""
         return next((model for model in self.models if model.model_id == model_id), None)
+
+    def get_epoch_calibration(self, model_id: ModelId) -> Calibration | None:
+        """Return what this epoch froze of a model's calibration, or None if it had none."""
+        return next((known for known in self.calibrations if known.model_id == model_id), None)
 
     @property
     def total_weight(self) -> int:

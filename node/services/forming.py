@@ -157,7 +157,7 @@ class FormingService:
         result = form_epoch_result(
             inputs.epoch,
             inputs.state,
-            self._chain.parameters,
+            self._chain.schedule.of_epoch(inputs.epoch),
             bundles,
             previous,
             rules=inputs.judging.rules,

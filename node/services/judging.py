@@ -56,7 +56,7 @@ class Judging:
 
 async def judging_of(chain: Chain, epoch: EpochNumber, state: ChainState) -> Judging:
     """Return the rules of `epoch` for the commits in `state`; waits until the sample's seed is confirmed."""
-    parameters = chain.parameters
+    parameters = chain.schedule.of_epoch(epoch)
     mining = first_block_of(epoch, Stage.GENERATE, parameters)
     before_mining = await chain.state_at(BlockNumber(mining - 1))
     commits = state.poc_commits.get(epoch, {})
@@ -74,4 +74,4 @@ async def judging_of(chain: Chain, epoch: EpochNumber, state: ChainState) -> Jud
 
 async def check_seed(chain: Chain, epoch: EpochNumber) -> Hash32:
     """Return what draws the checks of the votes of `epoch`: nobody knew it when their evidence was committed."""
-    return await chain.block_hash(first_block_of(epoch, Stage.FORM, chain.parameters))
+    return await chain.block_hash(first_block_of(epoch, Stage.FORM, chain.schedule))

@@ -78,7 +78,7 @@ class ValidatingService:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._checker.run)
             async for epoch in epochs_at(self._chain, Stage.VALIDATE, Stage.VOTE_EXCHANGE):
-                begin = first_block_of(epoch, Stage.VALIDATE, self._chain.parameters)
+                begin = first_block_of(epoch, Stage.VALIDATE, self._chain.schedule)
                 state = await self._chain.state_at(BlockNumber(begin - 1))
                 if dict(state.group_weights(epoch)).get(self._chain.account, 0) > 0:
                     await self._validate(epoch, state)
@@ -113,7 +113,7 @@ class ValidatingService:
             async with limit:
                 found.votes[key] = await self._judge(key, commit, judging, found)
 
-        end = first_block_of(judging.epoch, Stage.VOTE_EXCHANGE, self._chain.parameters)
+        end = first_block_of(judging.epoch, Stage.VOTE_EXCHANGE, self._chain.schedule)
         async with trio.open_nursery() as clock:
             clock.start_soon(cancel_at, self._chain, end, clock.cancel_scope)
             async with trio.open_nursery() as nursery:
