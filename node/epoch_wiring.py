@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from node.audit_wiring import add_auditing
 from node.control.audit_methods import audit_method_table
 from node.control.methods import Method
+from node.control.poc_methods import poc_method_table
 from node.control.reward_methods import reward_method_table
 from node.operations.audits import DaemonAuditOperations
+from node.operations.poc import DaemonPocOperations
 from node.operations.rewards import DaemonRewardOperations
 from node.ports import Chain, Content, Network
 from node.services.brokered import BrokeredEngine
@@ -57,11 +59,13 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     )
     settings = parts.settings
     provers = [e for e, wanted in zip(parts.engines, settings.engines, strict=True) if wanted.api == "vllm"]
-    for engine in provers:
-        mining = MiningService(chain, network, content, engine, slots, nonces_max=settings.mining.nonces_max)
-        supervisor.add(f"mining {engine.node_id}", mining.run)
+    nonces_max = settings.mining.nonces_max
+    miners = [MiningService(chain, network, content, engine, slots, nonces_max=nonces_max) for engine in provers]
+    for miner in miners:
+        supervisor.add(f"mining {miner.node_id}", miner.run)
     validating = ValidatingService(chain, network, content, store, parts.presence, provers, auditing)
     supervisor.add("validating", validating.run)
     audits = DaemonAuditOperations(chain, store, parts.epochs, auditing)
     rewards = DaemonRewardOperations(chain, content, store, parts.presence, parts.epochs)
-    return audit_method_table(audits) | reward_method_table(rewards)
+    proofs = DaemonPocOperations(chain, content, store, parts.presence, parts.epochs, forming.signatures, miners)
+    return audit_method_table(audits) | reward_method_table(rewards) | poc_method_table(proofs)
