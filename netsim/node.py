@@ -27,6 +27,7 @@ from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
+from node.services.observing import Observer
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.punishing import PunishingService
@@ -103,6 +104,7 @@ async def run_node(
         wall_clock=wall_clock,
         random_bytes=random.Random(f"secrets of {plan.seed}/{plan.number}").randbytes,
     )
+    observer = Observer(chain, epochs, presence, store)
     services = (
         RegistrationService(chain, network, [MLNodeRegistration(NODE_ID, (model_id,), "simulated")]),
         PresenceService(
@@ -121,7 +123,8 @@ async def run_node(
         batches,
         ChainPromptService(chain, content, store, presence, [duty]),
         MiningService(chain, network, content, duty, nonces_max=plan.nonces_max),
-        ValidatingService(chain, network, content, store, presence, [duty]),
+        observer,
+        ValidatingService(chain, network, content, store, presence, [duty], observer.take),
         FormingService(chain, network, content, store, presence, epochs, router),
         PunishingService(chain, network, store, epochs, router),
         SettlingService(chain, epochs, claim_rewards=True),

@@ -76,6 +76,7 @@ from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
+from node.services.observing import Observer
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.punishing import PunishingService
@@ -253,7 +254,17 @@ async def _run_services(
         supervisor.add(f"model {engine.node_id}", loader.run)
     supervisor.add("forming", FormingService(chain, network, content, store, presence, epochs, router).run)
     supervisor.add("punishing", PunishingService(chain, network, store, epochs, router).run)
-    _add_duties(settings, supervisor, chain, network, content, store, presence, duties)
+    _add_duties(
+        settings,
+        supervisor,
+        chain,
+        network,
+        content,
+        store,
+        presence,
+        duties,
+        Observer(chain, epochs, presence, store, tuple if gateway is None else gateway.speeds.take_measures),
+    )
     prompts = add_prompt_services(
         PromptParts(
             chain,
@@ -328,13 +339,16 @@ def _add_duties(
     store: Books,
     presence: PresenceTable,
     engines: list[BrokeredEngine],
+    observer: Observer,
 ) -> None:
     """Add what engines do besides serving users of gateways; those that only know text prove nothing."""
     provers = [e for e, wanted in zip(engines, settings.engines, strict=True) if wanted.api == "vllm"]
     for engine in provers:
         mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"mining {engine.node_id}", mining.run)
-    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, provers).run)
+    supervisor.add("observing", observer.run)
+    validating = ValidatingService(chain, network, content, store, presence, provers, observer.take)
+    supervisor.add("validating", validating.run)
 
 
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:
