@@ -29,6 +29,7 @@ from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
 from node.services.observing import Observer
 from node.services.payments import PayerBook
+from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceService, PresenceTable
 from node.services.punishing import PunishingService
 from node.services.redeem_policy import RedeemPolicy
@@ -90,6 +91,7 @@ async def run_node(
     router = GossipRouter(network)
     presence = PresenceTable(chain, wall_clock)
     epochs = EpochBook(chain, content, store, presence)
+    slots = PocSlots(chain, epochs)
     batches = BatchService(network, router, presence)
     broker = Broker([engine])
     (duty,) = brokered([engine], broker)
@@ -122,10 +124,10 @@ async def run_node(
         epochs,
         batches,
         ChainPromptService(chain, content, store, presence, [duty]),
-        MiningService(chain, network, content, duty, nonces_max=plan.nonces_max),
+        MiningService(chain, network, content, duty, slots, nonces_max=plan.nonces_max),
         observer,
         ValidatingService(chain, network, content, store, presence, [duty], observer.take),
-        FormingService(chain, network, content, store, presence, epochs, router),
+        FormingService(chain, network, content, store, presence, epochs, slots, router),
         PunishingService(chain, network, store, epochs, router),
         SettlingService(chain, epochs, claim_rewards=True),
         RedeemingService(chain, store, RedeemPolicy()),

@@ -76,8 +76,9 @@ from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
-from node.services.observing import Observer
+from node.services.observing import Measures, Observer
 from node.services.payments import PayerBook
+from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceService, PresenceTable
 from node.services.punishing import PunishingService
 from node.services.registration import RegistrationService
@@ -252,19 +253,8 @@ async def _run_services(
         loader = make_loader(chain, epochs, library, vault, engine, wanted)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
-    supervisor.add("forming", FormingService(chain, network, content, store, presence, epochs, router).run)
-    supervisor.add("punishing", PunishingService(chain, network, store, epochs, router).run)
-    _add_duties(
-        settings,
-        supervisor,
-        chain,
-        network,
-        content,
-        store,
-        presence,
-        duties,
-        Observer(chain, epochs, presence, store, tuple if gateway is None else gateway.speeds.take_measures),
-    )
+    measures: Measures = tuple if gateway is None else gateway.speeds.take_measures
+    _add_duties(settings, supervisor, chain, network, content, store, presence, epochs, router, duties, measures)
     prompts = add_prompt_services(
         PromptParts(
             chain,
@@ -338,14 +328,21 @@ def _add_duties(
     content: ContentAdapter,
     store: Books,
     presence: PresenceTable,
+    epochs: EpochBook,
+    router: GossipRouter,
     engines: list[BrokeredEngine],
-    observer: Observer,
+    measures: Measures,
 ) -> None:
-    """Add what engines do besides serving users of gateways; those that only know text prove nothing."""
+    """Add what epochs ask of this node and its engines; those engines that only know text prove nothing."""
+    slots = PocSlots(chain, epochs)
+    forming = FormingService(chain, network, content, store, presence, epochs, slots, router)
+    supervisor.add("forming", forming.run)
     provers = [e for e, wanted in zip(engines, settings.engines, strict=True) if wanted.api == "vllm"]
     for engine in provers:
-        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
+        mining = MiningService(chain, network, content, engine, slots, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"mining {engine.node_id}", mining.run)
+    supervisor.add("punishing", PunishingService(chain, network, store, epochs, router).run)
+    observer = Observer(chain, epochs, presence, store, measures)
     supervisor.add("observing", observer.run)
     validating = ValidatingService(chain, network, content, store, presence, provers, observer.take)
     supervisor.add("validating", validating.run)

@@ -101,11 +101,15 @@ class VotesAnnouncement:
 
 @dataclass(frozen=True, slots=True)
 class ResultSignature:
-    """A member's EIP-712 signature of the EpochResult it computed."""
+    """A member's EIP-712 signature of the EpochResult it computed, and what it was computed from (agreement.py)."""
 
     epoch: EpochNumber
     digest: Hash32
     signature: bytes
+    round: int
+    """Counts what this member signed for the epoch, from 0."""
+    held: bytes
+    """Whose vote bundles it holds: a bit for each that committed one, ascending by account."""
 
 
 @dataclass(frozen=True, slots=True)
