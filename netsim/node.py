@@ -28,6 +28,7 @@ from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
+from node.services.observing import Observer
 from node.services.payments import PayerBook
 from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceService, PresenceTable
@@ -113,6 +114,7 @@ async def run_node(
         random_bytes=random.Random(f"secrets of {plan.seed}/{plan.number}").randbytes,
         book=book,
     )
+    observer = Observer(chain, epochs, presence, store)
     services = (
         RegistrationService(chain, network, [MLNodeRegistration(NODE_ID, (model_id,), "simulated")]),
         PresenceService(
@@ -132,7 +134,8 @@ async def run_node(
         ChainPromptService(chain, content, store, presence, [duty]),
         MiningService(chain, network, content, duty, slots, nonces_max=plan.nonces_max),
         auditing,
-        ValidatingService(chain, network, content, store, presence, [duty], auditing),
+        observer,
+        ValidatingService(chain, network, content, store, presence, [duty], auditing, observer.take),
         FormingService(chain, network, content, store, presence, epochs, slots, router),
         PunishingService(chain, network, store, epochs, router),
         SettlingService(chain, epochs, claim_rewards=True),

@@ -76,6 +76,7 @@ from node.services.executor import Executor
 from node.services.faults import FaultBook
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
+from node.services.observing import Measures
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
@@ -252,8 +253,10 @@ async def _run_services(
         loader = make_loader(chain, epochs, library, vault, engine, wanted)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
+    measures: Measures = tuple if gateway is None else gateway.speeds.take_measures
     epoch_methods = add_epoch_services(
-        EpochParts(settings, chain, network, content, store, presence, epochs, router, duties, book), supervisor
+        EpochParts(settings, chain, network, content, store, presence, epochs, router, duties, book, measures),
+        supervisor,
     )
     prompts = add_prompt_services(
         PromptParts(

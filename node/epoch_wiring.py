@@ -17,6 +17,7 @@ from node.services.epochs import EpochBook
 from node.services.forming import FormingService
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
+from node.services.observing import Measures, Observer
 from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
 from node.services.punishing import PunishingService
@@ -42,6 +43,8 @@ class EpochParts:
     engines: Sequence[BrokeredEngine]
     """In the order of the settings."""
     receipts: ReceiptBookKeeper
+    measures: Measures
+    """What this node's gateway measured of executors since it was last asked."""
 
 
 def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, Method]:
@@ -63,7 +66,9 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     miners = [MiningService(chain, network, content, engine, slots, nonces_max=nonces_max) for engine in provers]
     for miner in miners:
         supervisor.add(f"mining {miner.node_id}", miner.run)
-    validating = ValidatingService(chain, network, content, store, parts.presence, provers, auditing)
+    observer = Observer(chain, parts.epochs, parts.presence, store, parts.measures)
+    supervisor.add("observing", observer.run)
+    validating = ValidatingService(chain, network, content, store, parts.presence, provers, auditing, observer.take)
     supervisor.add("validating", validating.run)
     audits = DaemonAuditOperations(chain, store, parts.epochs, auditing)
     rewards = DaemonRewardOperations(chain, content, store, parts.presence, parts.epochs)

@@ -490,6 +490,12 @@ class Store(Protocol):
     def receipts(self, *, limit: int) -> tuple[SignedReceipt, ...]:
         """The newest receipts, newest first."""
 
+    def newest_given(self) -> int:
+        """The number of the newest receipt of this executor; they are numbered in order. 0 if there is none."""
+
+    def receipts_given(self, *, after: int, limit: int) -> tuple[tuple[int, SignedReceipt], ...]:
+        """Receipts of this executor with a number above `after`, with their numbers, oldest first."""
+
     def receipt_totals(self) -> tuple[int, int, TokenAmount]:
         """(answers, output tokens, price) over all receipts of this executor that their payers signed."""
 

@@ -28,7 +28,7 @@ from node.services.gossip import GossipRouter
 from node.services.judging import Judging, judging_of
 from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
-from node.services.punishing import formed_document
+from node.services.punishing import FORMED, formed_document
 from node.services.result_signatures import ResultSignatures
 from node.services.timing import cancel_at, epochs_at, window
 
@@ -169,7 +169,7 @@ class FormingService:
             log.warning("no batch was accepted: the group carries on and nothing is paid", epoch=inputs.epoch)
             return None
         content_cid = await self._content.add_bytes(result_to_bytes(result))
-        self._store.put_document(formed_document(inputs.epoch), content_cid.encode())
+        self._store.put_document(formed_document(inputs.epoch, content_cid), FORMED)
         summary, validator_set = summarise(result, content_cid)
         digest = epoch_result_digest(summary, self._chain.chain_id, self._chain.epoch_manager)
         formed = _Formed(summary, validator_set, digest)

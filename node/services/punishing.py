@@ -15,7 +15,7 @@ import structlog
 from node.ports import Chain, EquivocationError, Network, Store, Validity
 from node.protocol.actions import PunishParticipant
 from node.protocol.eip712 import verdict_digest
-from node.protocol.identifiers import Address, EpochNumber, Hash32
+from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32
 from node.protocol.messages import Message, VerdictSignature
 from node.protocol.records import OffenceVerdict
 from node.protocol.signatures import SignatureError, recover
@@ -39,9 +39,12 @@ SUBMITTER_PATIENCE_BLOCKS = 3
 VerdictKey = tuple[EpochNumber, Address, Offence]
 
 
-def formed_document(epoch: EpochNumber) -> str:
-    """Return under which key a node keeps the CID of the result that it formed for `epoch` by itself."""
-    return f"formed/{epoch}"
+FORMED = b"formed"
+
+
+def formed_document(epoch: EpochNumber, content_cid: Cid) -> str:
+    """Return under which key a node remembers (FORMED) that it formed this result of `epoch` by itself."""
+    return f"formed/{epoch}/{content_cid}"
 
 
 @dataclass(slots=True)
@@ -132,7 +135,7 @@ class PunishingService:
     def _sign(self, case: _Case) -> bytes | None:
         """Sign a verdict of a result that this node computed itself; None for any other, or a second of its kind."""
         verdict = case.verdict
-        if self._store.get_document(formed_document(verdict.epoch)) != verdict.evidence_cid.encode():
+        if self._store.get_document(formed_document(verdict.epoch, verdict.evidence_cid)) != FORMED:
             return None
         digest = self._digest(verdict)
         try:

@@ -1,6 +1,6 @@
 """Proof of Compute, the validator: recomputes a drawn sample of every batch, votes, commits the bundle on chain."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from node.protocol.actions import CommitVotes
 from node.protocol.canonical import keccak_digest
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import SchemaError, from_bytes, to_bytes, to_value
-from node.protocol.findings import VoteEvidence, VoteFigures
+from node.protocol.findings import Observations, VoteEvidence, VoteFigures
 from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32
 from node.protocol.messages import VotesAnnouncement
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
@@ -73,9 +73,12 @@ class ValidatingService:
         presence: PresenceTable,
         engines: Sequence[Engine],
         auditing: BundleAudits | None = None,
+        observe: Callable[[], Observations] = Observations,
     ) -> None:
+        """`observe` gives what this node saw since it was asked last (observing.py)."""
         self._chain = chain
         self._network = network
+        self._observe = observe
         self._content = content
         self._store = store
         self._presence = presence
@@ -142,7 +145,14 @@ class ValidatingService:
             evidence = VoteEvidence(judging.epoch, self._chain.account, figures)
             evidence_cid = await self._content.add_bytes(to_bytes(evidence))
         checks = self._checker.checks(EpochNumber(judging.epoch - 1), judging)
-        return VoteBundle(judging.epoch, self._chain.account, votes, evidence_cid=evidence_cid, checks=checks)
+        return VoteBundle(
+            judging.epoch,
+            self._chain.account,
+            votes,
+            evidence_cid=evidence_cid,
+            checks=checks,
+            observations=self._observe(),
+        )
 
     async def _judge(self, key: NodeKey, commit: PocCommit, judging: Judging, found: _Findings) -> PocVote:
         engine = next((engine for engine in self._engines if engine.model_id == commit.model_id), None)

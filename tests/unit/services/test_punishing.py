@@ -18,7 +18,7 @@ from node.protocol.records import EpochGroup, EpochResult, EpochResultSummary
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Offence
 from node.services.gossip import GossipRouter
-from node.services.punishing import PunishingService, formed_document
+from node.services.punishing import FORMED, PunishingService, formed_document
 from node.store.books import Books
 from node.store.database import Database
 from tests.builders import PARAMETERS, SOME_CID, account, group_set, key_of, peer
@@ -56,7 +56,7 @@ async def members(formed: dict[int, Cid]) -> AsyncIterator[tuple[Ledger, dict[in
             network = SimulatedNetwork(switchboard, peer(number), account(number), chain.sign)
             store = Books(Database(":memory:"), account(number))
             if number in formed:
-                store.put_document(formed_document(EPOCH), formed[number].encode())
+                store.put_document(formed_document(EPOCH, formed[number]), FORMED)
             router = GossipRouter(network)
             epochs: Any = StubEpochs()
             service = PunishingService(chain, network, store, epochs, router)
@@ -112,6 +112,6 @@ async def test_a_member_that_signed_another_verdict_on_the_same_offence_signs_no
 async def test_a_verdict_is_given_up_when_it_is_too_old_for_the_contract(autojump_clock: object) -> None:
     async with members(dict.fromkeys((1, 2), SOME_CID)) as (ledger, stores):
         await until_block(ledger, 9 * PARAMETERS.epoch_blocks + 2)
-        stores[3].put_document(formed_document(EPOCH), SOME_CID.encode())
+        stores[3].put_document(formed_document(EPOCH, SOME_CID), FORMED)
         await until_block(ledger, 9 * PARAMETERS.epoch_blocks + 40)
         assert punishments(ledger) == 0
