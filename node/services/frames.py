@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import msgpack
+from eth_hash.auto import keccak
 
 from node.protocol.canonical import keccak_digest
-from node.protocol.codec import SchemaError, from_bytes, to_bytes, to_value
+from node.protocol.codec import SchemaError, from_bytes, tagged_bytes, to_bytes, to_value
 from node.protocol.identifiers import Address, Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.records import SignedReceipt, Voucher
 from node.protocol.sampling import SEED_MAX, SamplingParameters, TokenLogprobs
@@ -245,7 +246,7 @@ def closing_bytes(closing: Closing) -> bytes:
 
 def request_digest(request: InferenceRequest) -> Hash32:
     """Return what the payer signs."""
-    return keccak_digest(["quern-request", to_value(request)])
+    return Hash32(keccak(tagged_bytes("quern-request", request)))
 
 
 def read_request(payload: bytes) -> SignedRequest:
