@@ -1,6 +1,6 @@
 """What each cheat is worth under the example plan, in tokens: python -m benchmarks.cheats
 
-Sums, no simulation. A cheat gains something while it lasts, is caught with some chance in each epoch, and pays once.
+A cheat gains something while it lasts, is caught with some chance in each epoch, and pays once.
 Where it is caught, what measured it is named in docs/soundness.md. The plan is that of docs/operators.md: 64 members
 share 900 tokens an epoch, 100 tokens of collateral, fraud costs half of it and 30 epochs without earnings.
 """
@@ -14,6 +14,8 @@ import click
 from node.cli.render import print_table
 from node.protocol.audit_sampling import AUDITORS, DRAWS_MIN
 from node.protocol.binomial import detection_per_million, reject_from
+from node.protocol.identifiers import Address, Hash32, NodeId
+from node.protocol.nonces import draw_sample
 
 MILLION = 1_000_000
 MEMBERS = 64
@@ -37,6 +39,8 @@ MISMATCH_PER_MILLION = 281
 """p0 of `quern calibrate`'s 16,384 nonces without a mismatch."""
 WINDOW_EPOCHS = 10
 """Samples are added up over so many epochs (node/protocol/history.py)."""
+ACCOUNT = Address("0x" + "11" * 20)
+RUNS = 400
 FAKED_SHARES = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
@@ -87,6 +91,21 @@ def faking(share: float) -> Faking:
     return Faking(share, one, three, ten, share - lost / WINDOW_EPOCHS)
 
 
+def run_draws(share: float, trials: int, batch: int = 20_000) -> float:
+    """Return how many of `trials` batches are rejected when their samples are drawn as the network draws them.
+
+    The made-up nonces are the last ones of a batch: a cheat cannot know which are drawn, so which they are is all one.
+    """
+    first_fake = batch - round(share * batch)
+    limit = reject_from(SAMPLE_SIZE, MISMATCH_PER_MILLION)
+    rejected = 0
+    for trial in range(trials):
+        seed = Hash32(trial.to_bytes(32))
+        drawn = draw_sample(seed, ACCOUNT, NodeId("node-1"), batch, SAMPLE_SIZE)
+        rejected += sum(nonce >= first_fake for nonce in drawn) >= limit
+    return rejected / trials
+
+
 def best_faking(steps: int = 20) -> Faking:
     """Return the share that pays best."""
     return max((faking(step / 20_000) for step in range(1, steps + 1)), key=lambda found: found.gain_per_epoch)
@@ -131,6 +150,8 @@ def main() -> None:
         ],
         empty="",
     )
+    runs = ", ".join(f"{share:.0%}: {run_draws(share, RUNS):.1%}" for share in (0.01, 0.02, 0.05, 0.1))
+    click.echo(f"Rejected in one epoch, {RUNS} real draws each: {runs}")
     click.echo(f"\nAll answers wrong, an engine that takes {FEES:.1f} tokens an epoch, fraud costs {FRAUD_COST:.0f}:")
     print_table(
         ("PROVEN BY ONE AUDIT", "WITHIN AN EPOCH", "EXPECTED, IN TOKENS"),

@@ -16,6 +16,7 @@ from benchmarks.cheats import (
     faking,
     lazy_validator,
     occasional,
+    run_draws,
 )
 from benchmarks.deterrence import slash_per_gain
 from node.protocol.binomial import detection_per_million, reject_from
@@ -79,3 +80,11 @@ def test_a_batch_of_fakes_costs_thirty_times_what_it_would_earn() -> None:
 def test_a_lazy_validator_saves_less_than_it_loses() -> None:
     (_, saved), (_, lost) = lazy_validator()
     assert saved < lost
+
+
+@pytest.mark.parametrize("share", [0.01, 0.02, 0.05])
+def test_real_draws_reject_as_often_as_the_tails_say(share: float) -> None:
+    runs = 150
+    expected = faking(share).in_one
+    error = (expected * (1 - expected) / runs) ** 0.5
+    assert abs(run_draws(share, runs) - expected) <= 4 * error + 0.02  # p0 is counted in the tails, not drawn
