@@ -152,7 +152,7 @@ class AuditingService:
         if previous is None:
             return
         seed = await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.parameters))
-        work = _Round(epoch, previous, seed, bands_of(state))
+        work = _Round(epoch, previous, seed, bands_of(state, previous.group))
         self._allowed = {**self._own_drawn(work), **_accused(previous)}
         self._forget_old(epoch)
         if all(member.participant != self._chain.account for member in previous.group.members):
