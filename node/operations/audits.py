@@ -76,7 +76,7 @@ class DaemonAuditOperations:
         before = max((number for number in state.results if number < epoch), default=None)
         previous = None if before is None else self._result(before)
         result = self._result(epoch)
-        band_of = bands_of(state)
+        band_of = bands_of(state, None if previous is None else previous.group)
         votes = [vote for vote in self._auditor.votes(epoch) if only is None or vote.receipt_digest in only]
         executors = {vote.executor for vote in votes}
         books = () if previous is None else previous.books

@@ -138,7 +138,9 @@ class DaemonReceiptOperations:
         record = self._chain.state.models.get(dossier.signed.receipt.model_id)
         try:
             receipt = dossier.signed.receipt
-            band = bands_of(self._chain.state)(receipt.executor, receipt.node_id, receipt.model_id)
+            band = bands_of(self._chain.state, self._group_of(receipt.epoch)[0])(
+                receipt.executor, receipt.node_id, receipt.model_id
+            )
             return await check_tokens(dossier, engine, None if record is None else record.cid, band)
         except (EngineFailedError, EngineRefusedError, SchemaError, ValueError) as error:
             return unchecked("tokens", f"the engine failed: {str(error)[:200]}")

@@ -96,7 +96,8 @@ def form_epoch_result(
         is_first=previous is None,
     )
     nodes = _with_others(found.nodes, committed, frozen, preserved)
-    audits = audit_outcomes(previous, audit_seed, bundles, weights, bands_of(state))
+    bands = bands_of(state, previous.group if previous else None)
+    audits = audit_outcomes(previous, audit_seed, bundles, weights, bands)
     validators = validator_outcomes(bundles, weights)
     scores = participant_scores(frozen, weights, nodes, audits, bundles, validators)
     decided = penalties(frozen, state.participants.keys(), nodes, audits, scores, bundles)
