@@ -32,7 +32,7 @@ from node.control.receipt_methods import receipt_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineNode
 from node.key_deposits import KeyDeposits
-from node.keys import load_peer_seed, unlock_keystore
+from node.keys import load_peer_seed
 from node.ml_nodes import make_engine, make_loader, places_of, registrations
 from node.model_loader import loaded_models
 from node.models.content import ContentAdapter, open_content
@@ -87,6 +87,7 @@ from node.store.chain_tables import ChainTables
 from node.store.database import Database
 from node.supervisor import Supervisor
 from node.telemetry_wiring import add_metrics, make_scraper
+from node.unlocking import Unlocked
 from node.version import package_version
 from p2p.standing import Standing
 
@@ -101,10 +102,10 @@ def wall_clock() -> int:
     return int(time.time())
 
 
-async def run_daemon(settings: Settings, passphrase: str, stop: StopRequest | None = None) -> None:
+async def run_daemon(settings: Settings, key: Unlocked, stop: StopRequest | None = None) -> None:
     """Run a daemon until cancelled, or told to stop by `stop` or over its control socket."""
     data_dir = settings.node.data_dir
-    account = LocalAccount(await trio.to_thread.run_sync(unlock_keystore, settings.account.keystore, passphrase))
+    account = LocalAccount(await trio.to_thread.run_sync(key.result))
     deployment = read_deployment(settings.chain.deployment)
     desk = make_desk(settings, wall_clock)
     engines = [make_engine(engine, data_dir, engine_hook(desk, engine.node_id)) for engine in settings.engines]

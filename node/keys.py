@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coincurve import PrivateKey
-from eth_account import Account
 from eth_utils.address import is_hex_address, to_checksum_address
 
+from node.keystores import KeystoreError, PassphraseError, decrypt_key, encrypt_key
 from node.private_files import PrivateFileError, create_private_file, read_private_file
 from node.protocol.identifiers import Address
 from node.protocol.signatures import address_of
@@ -58,9 +58,10 @@ def create_keystore(path: Path, key: PrivateKey, passphrase: str) -> Address:
         raise KeyFileError(f"the passphrase must have {PASSPHRASE_CHARACTERS_MIN} characters or more")
     if path.exists():
         raise FileExistsError(path)  # before the slow hash
-    keystore = Account.encrypt(key.secret, passphrase)
+    address = address_of(key.public_key)
+    keystore = encrypt_key(key.secret, address, passphrase)
     create_private_file(path, json.dumps(keystore, indent=2).encode() + b"\n")
-    return address_of(key.public_key)
+    return address
 
 
 def keystore_account(path: Path) -> Address:
@@ -78,17 +79,15 @@ def unlock_keystore(path: Path, passphrase: str) -> PrivateKey:
     """
     keystore = _read_keystore(path)
     try:
-        raw = Account.decrypt(keystore, passphrase)
-    except ValueError as error:
-        if "MAC mismatch" in str(error):
-            raise WrongPassphraseError(
-                f"wrong passphrase for the keystore {path}. Set [account] passphrase_file or passphrase_env to the "
-                "right one; there is no way to recover a lost passphrase."
-            ) from error
+        raw = decrypt_key(keystore, passphrase)
+    except PassphraseError as error:
+        raise WrongPassphraseError(
+            f"wrong passphrase for the keystore {path}. Set [account] passphrase_file or passphrase_env to the "
+            "right one; there is no way to recover a lost passphrase."
+        ) from error
+    except KeystoreError as error:
         raise KeyFileError(f"{path} is no keystore v3: {error}") from error
-    except (KeyError, TypeError, NotImplementedError) as error:
-        raise KeyFileError(f"{path} is no keystore v3: {error!r}") from error
-    return _private_key(bytes(raw), path)
+    return _private_key(raw, path)
 
 
 def find_passphrase(passphrase_file: Path | None, passphrase_env: str | None, prompt: Callable[[], str] | None) -> str:

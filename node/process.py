@@ -1,10 +1,13 @@
-"""The process that is quernd: one per data directory, ended in order by signals, with errors an operator can act on."""
+"""The process that is quernd: one per data directory, ended in order by signals, with errors an operator can act on.
+
+What it takes to read the settings is loaded first, then everything else, while the account's key is unlocked beside it.
+"""
 
 import fcntl
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -12,52 +15,25 @@ import click
 import structlog
 import trio
 
-from node.api.server import ApiPortError
-from node.chain.account_lock import AccountInUseError
-from node.chain.adapter import WrongChainError
-from node.chain.addresses import DeploymentFileError
-from node.chain.rpc import RpcError, RpcUnavailableError
-from node.chain.watcher import DeepReorganisationError, NoFinalityError
-from node.control.server import ControlSocketError
-from node.daemon import run_daemon
-from node.engine.arguments import EngineArgumentsError
+from node.collector import loading
 from node.keys import KeyFileError, find_passphrase
 from node.logs import configure_logs
 from node.private_files import PrivateFileError
 from node.settings import Settings, SettingsError, load_settings
 from node.settings.locations import default_settings_file
 from node.stopping import StopRequest
-from node.store.migrations import SchemaTooNewError
-from node.supervisor import ServiceGaveUpError
+from node.unlocking import Unlocked, unlocking
 from node.version import package_version
-from p2p.content.gateway.server import GatewayPortError
-from p2p.host import PortInUseError
 
 log = structlog.get_logger(__name__)
 
 RECURSION_LIMIT = 1000
 """Python's own. A library raises it to 100,000 when it is imported: see docs/decisions/0007."""
 
-StartError = (
-    SettingsError,
-    KeyFileError,
-    PrivateFileError,
-    DeploymentFileError,
-    WrongChainError,
-    NoFinalityError,
-    AccountInUseError,
-    DeepReorganisationError,
-    RpcUnavailableError,
-    RpcError,
-    PortInUseError,
-    GatewayPortError,
-    ApiPortError,
-    ControlSocketError,
-    SchemaTooNewError,
-    EngineArgumentsError,
-    ServiceGaveUpError,
-)
-"""What an operator can do something about: one line, no traceback."""
+EarlyError = (SettingsError, KeyFileError, PrivateFileError, OSError)
+"""What an operator can do something about, before everything is loaded; the rest: node/start_errors.py."""
+
+RunDaemon = Callable[[Settings, Unlocked, StopRequest], Awaitable[None]]
 
 
 class DataDirectoryInUseError(SettingsError):
@@ -95,10 +71,28 @@ async def stopped_by_signals(stop: StopRequest) -> AsyncIterator[None]:
             nursery.cancel_scope.cancel()
 
 
-async def _main(settings: Settings, passphrase: str) -> None:
+async def _main(run_daemon: RunDaemon, settings: Settings, key: Unlocked) -> None:
     stop = StopRequest()
     async with stopped_by_signals(stop):
-        await run_daemon(settings, passphrase, stop)
+        await run_daemon(settings, key, stop)
+
+
+def _load() -> RunDaemon:
+    """Load the daemon: most of what it takes to start."""
+    with loading():
+        from node.daemon import run_daemon  # noqa: PLC0415 - while the key is unlocked
+
+    sys.setrecursionlimit(RECURSION_LIMIT)
+    return run_daemon
+
+
+def _is_for_the_operator(error: BaseException) -> bool:
+    """Whether one line says what to do."""
+    if isinstance(error, EarlyError):
+        return True
+    from node.start_errors import StartError  # noqa: PLC0415 - it loads what raises them
+
+    return isinstance(error, StartError)
 
 
 def first_error(error: BaseException) -> BaseException:
@@ -123,17 +117,16 @@ def main(config: Path) -> None:
     It serves and proves the models its settings name, takes requests of users, and is paid for it. Operate it with
     `quern`.
     """
-    sys.setrecursionlimit(RECURSION_LIMIT)
     try:
         settings = load_settings(config)
         configure_logs(settings.node.log_level, settings.node.log_format, settings.node.log_file)
-        with exclusive(settings.node.data_dir):
-            trio.run(_main, settings, _passphrase(settings))
+        with exclusive(settings.node.data_dir), unlocking(settings.account.keystore, _passphrase(settings)) as key:
+            trio.run(_main, _load(), settings, key)
     except BaseException as error:
         reason = first_error(error)
         if isinstance(reason, KeyboardInterrupt):
             sys.exit(130)
-        if not isinstance(reason, (*StartError, OSError)):
+        if not _is_for_the_operator(reason):
             raise
         click.echo(f"quernd: {reason}", err=True)
         sys.exit(1)

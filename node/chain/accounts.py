@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from coincurve import PrivateKey
-from eth_account import Account
 
+from node.chain.transactions import sign_transaction
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.signatures import address_of, sign
 
@@ -23,8 +23,7 @@ class LocalAccount:
 
     def sign_transaction(self, fields: Mapping[str, Any]) -> tuple[Hash32, bytes]:
         """Sign a transaction; return its hash and raw bytes."""
-        signed = Account.from_key(self.private_key.secret).sign_transaction(dict(fields))
-        return Hash32(bytes(signed.hash)), bytes(signed.raw_transaction)
+        return sign_transaction(self.private_key, fields)
 
 
 def account_from_secret(secret: bytes) -> LocalAccount:
