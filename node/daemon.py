@@ -342,7 +342,8 @@ def _add_duties(
         mining = MiningService(chain, network, content, engine, slots, nonces_max=settings.mining.nonces_max)
         supervisor.add(f"mining {engine.node_id}", mining.run)
     supervisor.add("punishing", PunishingService(chain, network, store, epochs, router).run)
-    observer = Observer(chain, epochs, presence, store, measures)
+    wants_scaling = settings.participant.scale_preserved_weight
+    observer = Observer(chain, epochs, presence, store, measures, wants_scaling=wants_scaling)
     supervisor.add("observing", observer.run)
     validating = ValidatingService(chain, network, content, store, presence, provers, observer.take)
     supervisor.add("validating", validating.run)

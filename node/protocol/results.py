@@ -28,6 +28,7 @@ from node.protocol.rewards import accumulate, get_settle_amounts, pot, rewards_r
 from node.protocol.scores import participant_scores
 from node.protocol.tails import validator_outcomes
 from node.protocol.throughput import (
+    is_scaling_voted,
     real_throughput_vectors,
     set_expected_throughput,
     set_real_throughput,
@@ -61,14 +62,13 @@ def form_epoch_result(
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
     selected: Set[NodeKey] = frozenset(),
-    scale_preserved: bool = False,
 ) -> EpochResult | None:
     """Form the result of `epoch`.
 
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and
     checked (`check_bundle`); `previous` is the newest accepted result before this one; `rules` are those of the batches
     (`rules_of` the chain before GENERATE, by default of `state`); `selected` are the nodes that kept serving
-    (`select_poc_slots`), whose weights are scaled by their throughput if the network voted for it (`scale_preserved`).
+    (`select_poc_slots`).
 
     Every accepted batch is paid, and so is preserved weight, unless its participant is barred, has too little
     collateral, or committed fraud. The next group has those nodes that can serve: the model is still active and the
@@ -79,7 +79,11 @@ def form_epoch_result(
     weights = dict(state.group_weights(epoch))
     kept = {key for key in selected if state.counts(key[0], epoch)}
     preserved = validate_throughput_performance(
-        preserved_weights(frozen, kept), with_poc_slots(frozen, kept), bundles, parameters, is_on=scale_preserved
+        preserved_weights(frozen, kept),
+        with_poc_slots(frozen, kept),
+        bundles,
+        parameters,
+        is_on=is_scaling_voted(bundles, weights),
     )
     committed = {key: commit for key, commit in state.poc_commits.get(epoch, {}).items() if key not in preserved}
     found = node_outcomes(

@@ -38,8 +38,13 @@ class Observer:
         presence: PresenceTable,
         store: Store,
         measures: Measures = tuple,
+        *,
+        wants_scaling: bool = False,
     ) -> None:
-        """`measures` gives what this node's gateway measured since it was asked last, and forgets it."""
+        """`measures` gives what this node's gateway measured since it was asked last, and forgets it. `wants_scaling`
+        is this node's vote on scaling preserved weights by throughput.
+        """
+        self._wants_scaling = wants_scaling
         self._chain = chain
         self._epochs = epochs
         self._presence = presence
@@ -82,7 +87,7 @@ class Observer:
         measures = sorted(self._measures(), key=lambda measure: (measure.executor.lower(), measure.model_id))
         served = tuple(ServedTokens(model_id, tuple(tokens)) for model_id, tokens in sorted(self._served.items()))
         self._looked, self._seen, self._served = {}, {}, {}
-        return Observations(sightings, tuple(measures[:MEASURES_MAX]), served[:SERVED_MAX])
+        return Observations(sightings, tuple(measures[:MEASURES_MAX]), served[:SERVED_MAX], self._wants_scaling)
 
     def _count_served(self) -> None:
         if self._counted_to is None:  # what was served before this node began is in the bundle before
