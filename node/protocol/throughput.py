@@ -130,8 +130,9 @@ def validate_throughput_performance(
 ) -> dict[tuple[Address, NodeId], int]:
     """Return preserved weights, scaled by what their participants really served in POC_SLOT where that `is_on`.
 
-    It is off unless the network votes for it (`is_scaling_voted`): little demand looks like little service, so it is of use only where
-    there is always more to do than the expected throughput. `group` has the POC_SLOTs of this epoch set.
+    It is off unless the network votes for it (`is_scaling_voted`): little demand looks like little service, so it is
+    of use only where there is always more to do than the expected throughput. `group` has the POC_SLOTs of this epoch
+    set.
     """
     if not is_on:
         return dict(preserved)
