@@ -10,6 +10,8 @@ from node.version import package_version
 COMMANDS = {
     "alerts": "node.cli.alerts",
     "ask": "node.cli.ask",
+    "audit": "node.cli.audit",
+    "calibrate": "node.cli.calibrate",
     "chain": "node.cli.chain",
     "conformance": "node.cli.conformance",
     "connect": "node.cli.network",
@@ -25,6 +27,7 @@ COMMANDS = {
     "network": "node.cli.discovery",
     "nodes": "node.cli.nodes",
     "peers": "node.cli.peers",
+    "poc": "node.cli.poc",
     "prompts": "node.cli.prompts",
     "receipts": "node.cli.receipts",
     "rewards": "node.cli.rewards",
@@ -33,6 +36,7 @@ COMMANDS = {
     "stop": "node.cli.network",
     "vault": "node.cli.vault",
     "verify": "node.cli.verify",
+    "why-differ": "node.cli.poc",
     "why-not-paid": "node.cli.rewards",
 }
 """Where each command is defined, under its own name. It is imported when it is used: all take a second."""

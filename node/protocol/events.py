@@ -25,6 +25,16 @@ class ModelRecorded:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelCalibrated:
+    """The owner said how far honest nodes may differ; the newest of a version counts."""
+
+    model_id: ModelId
+    version: int
+    calibration: bytes
+    """A Calibration (calibration.py) if the owner made no mistake: the chain takes any bytes. Empty: taken back."""
+
+
+@dataclass(frozen=True, slots=True)
 class ParticipantRegistered:
     """An account asked to be bound to a peer."""
 
@@ -153,6 +163,25 @@ class EpochResultVoided:
 
 
 @dataclass(frozen=True, slots=True)
+class ParametersScheduled:
+    """Governance changed what holds from an epoch on (EpochParameters has the units); told an epoch ahead at least."""
+
+    from_epoch: EpochNumber
+    from_block: BlockNumber
+    """First block of `from_epoch`."""
+    epoch_blocks: int
+    generate_offset: int
+    exchange_offset: int
+    validate_offset: int
+    vote_exchange_offset: int
+    form_offset: int
+    load_offset: int
+    poc_sample_size: int
+    poc_reject_mismatches: int
+    unit_price: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
 class WorkCoinsAdded:
     """Tokens were put into the pot that the next results share out."""
 
@@ -273,7 +302,7 @@ class PromptReclaimed:
     amount: TokenAmount
 
 
-RegistryEvent = ModelRecorded | ParticipantRegistered | ParticipantLeft | MLNodeSet | MLNodeRemoved
+RegistryEvent = ModelRecorded | ModelCalibrated | ParticipantRegistered | ParticipantLeft | MLNodeSet | MLNodeRemoved
 CollateralEvent = (
     CollateralDeposited
     | CollateralUnbonding
@@ -289,6 +318,7 @@ EpochEvent = (
     | GroupStored
     | EpochResultPosted
     | EpochResultVoided
+    | ParametersScheduled
     | WorkCoinsAdded
     | RewardClaimed
 )

@@ -110,6 +110,8 @@ class ResultSignature:
     """Counts what this member signed for the epoch, from 0."""
     held: bytes
     """Whose vote bundles it holds: a bit for each that committed one, ascending by account."""
+    content_cid: Cid
+    """Of the result, so that others can see where theirs differs."""
 
 
 @dataclass(frozen=True, slots=True)

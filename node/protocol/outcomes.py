@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 
 from node.protocol.findings import NodeFate, NodeOutcome, SampleCount, SampleHistory
 from node.protocol.history import HistoryKey, extend, is_beyond, still_known
-from node.protocol.identifiers import Address, EpochNumber, Hash32
+from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, Hash32
 from node.protocol.nonces import BATCH_NONCES_MAX
 from node.protocol.records import PocCommit, PocVote, VoteBundle
 from node.protocol.validation import SMALL_SAMPLE, SampleRule, judge
@@ -226,11 +226,11 @@ def _limit_thinly_judged(
 
 
 def _shared_roots(commits: Iterable[PocCommit]) -> set[Hash32]:
-    """Roots that more than one participant committed."""
+    """Roots that more than one participant committed; the root of nothing is nobody's."""
     owners: dict[Hash32, set[Address]] = {}
     for commit in commits:
         owners.setdefault(commit.root, set()).add(commit.participant)
-    return {root for root, accounts in owners.items() if len(accounts) > 1}
+    return {root for root, accounts in owners.items() if len(accounts) > 1 and root != ZERO_HASH}
 
 
 def _order(key: tuple[Address, str]) -> tuple[str, str]:

@@ -83,4 +83,4 @@ def _band(key: NodeKey, commit: PocCommit, state: ChainState) -> HonestBand | No
         return None
     nodes = () if participant is None else participant.ml_nodes
     hardware = next((node.hardware for node in nodes if node.node_id == key[1]), "")
-    return band_of(None, model, hardware)
+    return band_of(state.calibrations.get(commit.model_id), model, hardware)

@@ -50,7 +50,7 @@ def result_from_bytes(data: bytes, summary: EpochResultSummary) -> EpochResult:
 async def log_stages(chain: Chain) -> None:
     """Write a line for every stage that begins; those missed while the daemon was down only for debugging."""
     async for change in chain.stage_changes("log"):
-        present = stage_at(change.first_block, chain.parameters).next_block > chain.head.confirmed
+        present = stage_at(change.first_block, chain.schedule).next_block > chain.head.confirmed
         level = log.info if present else log.debug
         level("a stage began", epoch=change.epoch, stage=change.stage.name.lower(), first_block=change.first_block)
 

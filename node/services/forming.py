@@ -10,7 +10,7 @@ from node.protocol.actions import PostEpochResult
 from node.protocol.agreement import ROUNDS_MAX, committed_order, left_out, pack_holders
 from node.protocol.chain_state import ChainState
 from node.protocol.eip712 import epoch_result_digest
-from node.protocol.identifiers import Address, BlockNumber, EpochNumber, Hash32
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32
 from node.protocol.messages import (
     Message,
     PocAnnouncement,
@@ -19,10 +19,11 @@ from node.protocol.messages import (
 )
 from node.protocol.records import EpochResult, EpochResultSummary
 from node.protocol.results import form_epoch_result, summarise
-from node.protocol.stages import Stage
+from node.protocol.stages import Stage, first_block_of
 from node.protocol.weights import NodeKey
 from node.services.bundle_fetching import BundleFetching
 from node.services.epochs import EpochBook, result_to_bytes
+from node.services.formed_results import FormedResult, save_formed
 from node.services.gossip import GossipRouter
 from node.services.judging import Judging, judging_of
 from node.services.poc_slots import PocSlots
@@ -89,7 +90,7 @@ class FormingService:
         self._epochs = epochs
         self._slots = slots
         self._stirred = trio.Event()
-        self._signatures = ResultSignatures(chain, router, self._stir)
+        self.signatures = ResultSignatures(chain, router, self._stir)
         router.register(VotesAnnouncement, self._judge_announcement, _pass_on)
         router.register(PocAnnouncement, self._judge_announcement, _pass_on)
 
@@ -141,7 +142,7 @@ class FormingService:
         held = frozenset(inputs.fetching.held)
         if not is_late:
             return held
-        holdings = {**self._signatures.holdings(inputs.epoch, inputs.committed), self._chain.account: held}
+        holdings = {**self.signatures.holdings(inputs.epoch, inputs.committed), self._chain.account: held}
         return held - left_out(frozenset(inputs.committed), holdings, inputs.judging.weights)
 
     async def _form(
@@ -157,10 +158,11 @@ class FormingService:
         result = form_epoch_result(
             inputs.epoch,
             inputs.state,
-            self._chain.parameters,
+            self._chain.schedule.of_epoch(inputs.epoch),
             bundles,
             previous,
             rules=inputs.judging.rules,
+            audit_seed=None if previous is None else await self._audit_seed(previous),
             selected=selected,
         )
         if result is None:
@@ -171,14 +173,22 @@ class FormingService:
         summary, validator_set = summarise(result, content_cid)
         digest = epoch_result_digest(summary, self._chain.chain_id, self._chain.epoch_manager)
         formed = _Formed(summary, validator_set, digest)
-        without = [validator for validator in inputs.committed if validator not in counted]
+        without = tuple(validator for validator in inputs.committed if validator not in counted)
+        void = tuple(sorted(counted - bundles.keys(), key=str.lower))
+        save_formed(
+            self._store, FormedResult(inputs.epoch, digest, content_cid, committed_order(bundles.keys()), void, without)
+        )
         if without:
-            log.warning("a result without the votes of some validators", epoch=inputs.epoch, validators=without)
+            log.warning("a result without the votes of some validators", epoch=inputs.epoch, validators=list(without))
         if inputs.judging.weights.get(self._chain.account, 0) > 0:
-            formed.own = await self._sign(inputs, digest)
+            formed.own = await self._sign(inputs, digest, content_cid)
         return formed
 
-    async def _sign(self, inputs: _Inputs, digest: Hash32) -> ResultSignature | None:
+    async def _audit_seed(self, previous: EpochResult) -> Hash32:
+        """Return what the audits of `previous` were drawn by."""
+        return await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.schedule))
+
+    async def _sign(self, inputs: _Inputs, digest: Hash32, content_cid: Cid) -> ResultSignature | None:
         """Sign `digest` in the first round that is free, and say so; None if there is none."""
         for number in range(ROUNDS_MAX):
             try:
@@ -186,8 +196,8 @@ class FormingService:
             except EquivocationError:
                 continue  # that round is spent, maybe before a restart
             held = pack_holders(inputs.fetching.held.keys(), inputs.committed)
-            signature = ResultSignature(inputs.epoch, digest, self._chain.sign(digest), number, held)
-            self._signatures.add(self._chain.account, signature)
+            signature = ResultSignature(inputs.epoch, digest, self._chain.sign(digest), number, held, content_cid)
+            self.signatures.add(self._chain.account, signature)
             await self._network.publish(signature, urgent=True)  # FORM may last four blocks of a second
             return signature
         log.error("no round is left to sign another result", epoch=inputs.epoch, rounds=ROUNDS_MAX)
@@ -199,7 +209,7 @@ class FormingService:
         order = sorted(weights, key=str.lower)
         account, members = self._chain.account, len(order)
         turn = (order.index(account) - inputs.epoch) % members if account in weights else members
-        signed = self._signatures.signers(inputs.epoch, formed.digest)
+        signed = self.signatures.signers(inputs.epoch, formed.digest)
         signers = sorted((member for member in signed if weights.get(member, 0) > 0), key=str.lower)
         if 3 * sum(weights[signer] for signer in signers) > 2 * sum(weights.values()):
             formed.quorum_at = block if formed.quorum_at is None else formed.quorum_at

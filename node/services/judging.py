@@ -56,8 +56,8 @@ class Judging:
 
 async def judging_of(chain: Chain, epoch: EpochNumber, state: ChainState) -> Judging:
     """Return the rules of `epoch` for the commits in `state`; waits until the sample's seed is confirmed."""
-    parameters = chain.parameters
-    mining = first_block_of(epoch, Stage.GENERATE, parameters)
+    parameters = chain.schedule.of_epoch(epoch)
+    mining = first_block_of(epoch, Stage.GENERATE, chain.schedule)
     before_mining = await chain.state_at(BlockNumber(mining - 1))
     commits = state.poc_commits.get(epoch, {})
     return Judging(
@@ -67,11 +67,11 @@ async def judging_of(chain: Chain, epoch: EpochNumber, state: ChainState) -> Jud
         rules=rules_of(commits, before_mining, parameters),
         weights=dict(state.group_weights(epoch)),
         generate_seed=await chain.block_hash(mining),
-        sample_seed=await chain.block_hash(first_block_of(epoch, Stage.VALIDATE, parameters)),
+        sample_seed=await chain.block_hash(first_block_of(epoch, Stage.VALIDATE, chain.schedule)),
         checkers_seed=None if epoch == 0 else await check_seed(chain, EpochNumber(epoch - 1)),
     )
 
 
 async def check_seed(chain: Chain, epoch: EpochNumber) -> Hash32:
     """Return what draws the checks of the votes of `epoch`: nobody knew it when their evidence was committed."""
-    return await chain.block_hash(first_block_of(epoch, Stage.FORM, chain.parameters))
+    return await chain.block_hash(first_block_of(epoch, Stage.FORM, chain.schedule))

@@ -13,6 +13,8 @@ from node.services.timing import position
 
 HELD_BYTES_MAX = (VALIDATORS_MAX + 7) // 8
 """A bit for each member that may have committed a bundle."""
+CID_CHARACTERS_MAX = 128
+"""Twice what a CID of a result has."""
 
 
 class ResultSignatures:
@@ -47,9 +49,9 @@ class ResultSignatures:
     def holdings(self, epoch: EpochNumber, committed: Sequence[Address]) -> Mapping[Address, frozenset[Address]]:
         """Return whose bundles each member holds, by its newest statement of `epoch`."""
         found = {}
-        for member, known in self._known.items():
-            newest = known[max(known)] if known else None
-            if newest is None or newest.epoch != epoch:
+        for member in self._known:
+            newest = self.newest(member, epoch)
+            if newest is None:
                 continue
             try:
                 found[member] = unpack_holders(newest.held, committed)
@@ -57,12 +59,19 @@ class ResultSignatures:
                 continue  # it says nothing that anyone understands
         return found
 
+    def newest(self, member: Address, epoch: EpochNumber) -> ResultSignature | None:
+        """Return what `member` signed last for `epoch`."""
+        known = self._known.get(member, {})
+        newest = known[max(known)] if known else None
+        return newest if newest is not None and newest.epoch == epoch else None
+
     def judge(self, message: Message) -> Validity:
         """Judge a gossiped signature: of a member, about this epoch or the last, and its own."""
         body = message.body
         if not isinstance(body, ResultSignature):
             return Validity.REJECT
-        if not 0 <= body.round < ROUNDS_MAX or len(body.held) > HELD_BYTES_MAX:
+        too_long = len(body.held) > HELD_BYTES_MAX or len(body.content_cid) > CID_CHARACTERS_MAX
+        if not 0 <= body.round < ROUNDS_MAX or too_long:
             return Validity.REJECT
         now = position(self._chain).epoch
         if not now - 1 <= body.epoch <= now:

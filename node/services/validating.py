@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 import trio
@@ -53,6 +54,13 @@ class _Findings:
     figures: dict[NodeKey, VoteFigures] = field(default_factory=dict)
 
 
+class BundleAudits(Protocol):
+    """What else goes into a bundle: audits of answers, and this node's own book of receipts."""
+
+    async def complete(self, bundle: VoteBundle) -> VoteBundle:
+        """Return the bundle with both."""
+
+
 class ValidatingService:
     """Votes on the batches of others whenever this account is in the group in charge."""
 
@@ -64,6 +72,7 @@ class ValidatingService:
         store: Store,
         presence: PresenceTable,
         engines: Sequence[Engine],
+        auditing: BundleAudits | None = None,
         observe: Callable[[], Observations] = Observations,
     ) -> None:
         """`observe` gives what this node saw since it was asked last (observing.py)."""
@@ -75,13 +84,14 @@ class ValidatingService:
         self._presence = presence
         self._engines = engines
         self._checker = VoteChecker(chain, content, presence, engines)
+        self._auditing = auditing
 
     async def run(self) -> None:
         """Validate in every epoch, and check before it how others came to their votes of the last one."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._checker.run)
             async for epoch in epochs_at(self._chain, Stage.VALIDATE, Stage.VOTE_EXCHANGE):
-                begin = first_block_of(epoch, Stage.VALIDATE, self._chain.parameters)
+                begin = first_block_of(epoch, Stage.VALIDATE, self._chain.schedule)
                 state = await self._chain.state_at(BlockNumber(begin - 1))
                 if dict(state.group_weights(epoch)).get(self._chain.account, 0) > 0:
                     await self._validate(epoch, state)
@@ -91,6 +101,8 @@ class ValidatingService:
         bundle = self._stored(epoch)
         if bundle is None:
             bundle = await self._bundle(judging, await self._judge_all(judging))
+            if self._auditing is not None:
+                bundle = await self._auditing.complete(bundle)
             self._store.put_document(_document(epoch), to_bytes(bundle))
         judging.check(bundle, self._chain.account)
         self._store.record_duty(f"votes/{epoch}", keccak_digest(to_value(bundle)))
@@ -116,7 +128,7 @@ class ValidatingService:
             async with limit:
                 found.votes[key] = await self._judge(key, commit, judging, found)
 
-        end = first_block_of(judging.epoch, Stage.VOTE_EXCHANGE, self._chain.parameters)
+        end = first_block_of(judging.epoch, Stage.VOTE_EXCHANGE, self._chain.schedule)
         async with trio.open_nursery() as clock:
             clock.start_soon(cancel_at, self._chain, end, clock.cancel_scope)
             async with trio.open_nursery() as nursery:

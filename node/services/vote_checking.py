@@ -68,15 +68,14 @@ class VoteChecker:
         async for epoch in epochs_at(self._chain, Stage.SERVE, Stage.SERVE):
             if epoch == 0 or dict(self._chain.state.group_weights(epoch)).get(self._chain.account, 0) == 0:
                 continue
-            end = first_block_of(epoch, Stage.GENERATE, self._chain.parameters)
+            end = first_block_of(epoch, Stage.GENERATE, self._chain.schedule)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
                 await self._check_all(EpochNumber(epoch - 1))
                 nursery.cancel_scope.cancel()
 
     async def _check_all(self, epoch: EpochNumber) -> None:
-        parameters = self._chain.parameters
-        state = await self._chain.state_at(BlockNumber(first_block_of(epoch, Stage.FORM, parameters) - 1))
+        state = await self._chain.state_at(BlockNumber(first_block_of(epoch, Stage.FORM, self._chain.schedule) - 1))
         judging = await judging_of(self._chain, epoch, state)
         seed = await check_seed(self._chain, epoch)
         members = dict(self._chain.state.group_weights(epoch + 1))

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.protocol.audits import NO_FIGURES
 from node.protocol.findings import (
     SCORE_FULL,
     AuditOutcome,
@@ -15,7 +16,7 @@ from node.protocol.findings import (
     SpeedMeasure,
     ValidatorOutcome,
 )
-from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, NodeId, RequestId
+from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, NodeId
 from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot, PocVote, VoteBundle
 from node.protocol.scores import REASONS, participant_scores, weighted_median
 from node.protocol.verdicts import Verdict
@@ -148,7 +149,7 @@ def test_who_made_up_its_votes_has_no_participation_whatever_else_it_did() -> No
 
 def test_audits_left_undone_for_want_of_time_cost_participation() -> None:
     bundles = bundles_of()
-    audit = AuditVote(account(2), NODE, TINY, RequestId(bytes(32)), ZERO_HASH, Verdict.ABSTAIN, 0, 0, 0, 0, "no-time")
+    audit = AuditVote(account(2), 0, NODE, TINY, ZERO_HASH, Verdict.ABSTAIN, NO_FIGURES, "no-time")
     bundles[account(1)] = VoteBundle(EPOCH, account(1), (), (audit,))
     assert score_of(1, scores(bundles)).participation.per_mille == 500
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.protocol.events import ModelRecorded
+from node.protocol.calibration import Calibration, calibration_bytes, default_band
+from node.protocol.events import ModelCalibrated, ModelRecorded
 from node.protocol.validation import SampleRule, judge, mismatches_of, rules_of
 from node.protocol.verdicts import Verdict
-from tests.builders import NODE, PARAMETERS, account, commit, model, registered, state_of
+from tests.builders import NODE, PARAMETERS, TINY, account, commit, model, registered, state_of
 
 RULE = SampleRule(distance_max=100, mismatch_per_million=1000, reject_mismatches=3, sample_size=64)
 
@@ -43,6 +44,14 @@ def test_one_more_mismatch_never_turns_invalid_into_valid(sampled: int, mismatch
 
 def test_no_evidence_is_no_verdict() -> None:
     assert judge(0, 0, RULE) is Verdict.ABSTAIN
+
+
+def test_a_calibration_of_the_node_s_hardware_is_the_rule() -> None:
+    band = replace(default_band(model()), hardware="cpu", poc_distance_max=777, poc_mismatch_per_million=50)
+    data = calibration_bytes(Calibration(TINY, 1, (band,)))
+    state = state_of(ModelRecorded(model()), *registered(1), ModelCalibrated(TINY, 1, data))
+    (rule,) = rules_of({(account(1), NODE): commit(1, 50).commit}, state, PARAMETERS).values()
+    assert (rule.distance_max, rule.mismatch_per_million) == (777, 50)
 
 
 def test_only_models_that_were_active_when_mining_began_have_a_rule() -> None:
