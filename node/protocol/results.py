@@ -27,7 +27,7 @@ from node.protocol.records import (
     VoteBundle,
 )
 from node.protocol.rewards import accumulate, get_settle_amounts, pot, rewards_root, subsidy
-from node.protocol.scores import participant_scores
+from node.protocol.scores import participant_scores, presences
 from node.protocol.tails import validator_outcomes
 from node.protocol.throughput import (
     is_scaling_voted,
@@ -47,6 +47,9 @@ from node.protocol.weights import (
 FIRST_MODEL_TIMESLOTS = (True, False)
 """(PRE_POC_SLOT, POC_SLOT) of a node for the first model it registered (requirements B10)."""
 OTHER_MODEL_TIMESLOTS = (False, False)
+SERVING_PRESENCE_MIN = 500
+"""Of an epoch's thousandths, a participant must have been seen for weight of its to be preserved: who is away serves
+nobody. It takes more than half of the weight of others to say so (scores.py)."""
 NOT_COUNTED = "not-counted"
 """The batch of a participant that is barred, or has too little collateral deposited."""
 VALIDATOR_ENTRY_BYTES = 28
@@ -80,7 +83,8 @@ def form_epoch_result(
     """
     frozen = EpochGroup(epoch, (), ()) if previous is None else replace(previous.group, epoch=epoch)
     weights = dict(state.group_weights(epoch))
-    kept = {key for key in selected if state.counts(key[0], epoch)}
+    seen = presences({participant for participant, _ in selected}, weights, bundles)
+    kept = {key for key in selected if state.counts(key[0], epoch) and seen[key[0]] >= SERVING_PRESENCE_MIN}
     preserved = validate_throughput_performance(
         preserved_weights(frozen, kept),
         with_poc_slots(frozen, kept),

@@ -14,7 +14,7 @@ from node.protocol.identifiers import Address, ModelId
 from node.protocol.observations import MEASURES_MAX, SERVED_MAX, SIGHTINGS_MAX
 from node.protocol.records import Timeslot
 from node.protocol.stages import Stage
-from node.protocol.throughput import SLOTS
+from node.protocol.throughput import SLOTS, ServedAnswer, measure_model_throughput_for_blocks
 from node.services.epochs import EpochBook
 from node.services.presence import PresenceTable
 from node.services.timing import position
@@ -92,13 +92,16 @@ class Observer:
     def _count_served(self) -> None:
         if self._counted_to is None:  # what was served before this node began is in the bundle before
             self._counted_to = self._store.newest_given()
+        block = self._chain.head.number
         slot = Timeslot.PRE_POC_SLOT if position(self._chain).stage is Stage.SERVE else Timeslot.POC_SLOT
         while True:
             page = self._store.receipts_given(after=self._counted_to, limit=RECEIPTS_PER_PAGE)
-            for _, signed in page:
-                receipt = signed.receipt
-                vector = self._served.setdefault(receipt.model_id, [0] * SLOTS)
-                vector[slot.value] += receipt.prompt_tokens + receipt.output_tokens
+            answers = (
+                ServedAnswer(signed.receipt.model_id, block, signed.receipt.prompt_tokens, signed.receipt.output_tokens)
+                for _, signed in page
+            )
+            for model_id, tokens in measure_model_throughput_for_blocks(answers, block, block).items():
+                self._served.setdefault(model_id, [0] * SLOTS)[slot.value] += tokens
             if page:
                 self._counted_to = page[-1][0]
             if len(page) < RECEIPTS_PER_PAGE:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocol.events import CollateralDeposited, EventBody, MinCollateralSet
-from node.protocol.findings import NodeFate
+from node.protocol.findings import NodeFate, Observations, Sighting
 from node.protocol.identifiers import Address, Hash32, TokenAmount
 from node.protocol.nonces import draw_sample
 from node.protocol.records import EpochResult, PocVote, VoteBundle
@@ -53,6 +53,18 @@ def test_weight_of_who_does_not_count_is_not_preserved() -> None:
     result = form(*deposits, *batches, MinCollateralSet(TokenAmount(10)), selected=frozenset({KEY}))
     assert account(2) not in amounts(result)
     assert account(2) not in {member.participant for member in result.group.members}
+
+
+def test_weight_of_who_was_away_is_not_preserved() -> None:
+    batches = [commit(number, 100, epoch=1) for number in (1, 3, 4)]
+    cast = votes(network(*batches), SECOND, {})
+    for witnesses, is_kept in (((1,), True), ((1, 3), False)):  # of three others of equal weight
+        bundles = dict(cast)
+        for witness in witnesses:
+            observed = Observations((Sighting(account(2), 400),))
+            bundles[account(witness)] = replace(cast[account(witness)], observations=observed)
+        result = form(*batches, selected=frozenset({KEY}), bundles=bundles)
+        assert (account(2) in amounts(result)) is is_kept
 
 
 def test_who_committed_a_batch_of_fakes_is_neither_paid_nor_in_the_next_group_and_nobody_gains() -> None:
