@@ -66,7 +66,8 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     miners = [MiningService(chain, network, content, engine, slots, nonces_max=nonces_max) for engine in provers]
     for miner in miners:
         supervisor.add(f"mining {miner.node_id}", miner.run)
-    observer = Observer(chain, parts.epochs, parts.presence, store, parts.measures)
+    wants_scaling = parts.settings.participant.scale_preserved_weight
+    observer = Observer(chain, parts.epochs, parts.presence, store, parts.measures, wants_scaling=wants_scaling)
     supervisor.add("observing", observer.run)
     validating = ValidatingService(chain, network, content, store, parts.presence, provers, auditing, observer.take)
     supervisor.add("validating", validating.run)

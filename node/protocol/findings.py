@@ -285,6 +285,8 @@ class Observations:
     """Ascending by (executor, model)."""
     served: tuple[ServedTokens, ...] = ()
     """Ascending by model."""
+    wants_scaling: bool = False
+    """Its vote on whether preserved weights are scaled by throughput (throughput.py)."""
 
 
 @dataclass(frozen=True, slots=True)
