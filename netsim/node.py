@@ -122,7 +122,7 @@ async def run_node(
         batches,
         ChainPromptService(chain, content, store, presence, [duty]),
         MiningService(chain, network, content, duty, slots, nonces_max=plan.nonces_max),
-        ValidatingService(chain, network, content, store, presence, [duty]),
+        ValidatingService(chain, network, content, store, presence, epochs, [duty]),
         FormingService(chain, network, content, store, presence, epochs, slots, router),
         SettlingService(chain, epochs, claim_rewards=True),
         RedeemingService(chain, store, RedeemPolicy()),

@@ -343,7 +343,7 @@ def _add_duties(
     miners = [MiningService(chain, network, content, engine, slots, nonces_max=nonces_max) for engine in provers]
     for miner in miners:
         supervisor.add(f"mining {miner.node_id}", miner.run)
-    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, provers).run)
+    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, epochs, provers).run)
     return poc_method_table(DaemonPocOperations(chain, content, store, presence, epochs, forming.signatures, miners))
 
 
