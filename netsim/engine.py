@@ -104,11 +104,15 @@ class SimulatedEngine:
         return [-10.0 * exact.random() + noise.gauss(0.0, self.noise) for _ in prompt[1:]]
 
 
+@dataclass(slots=True)
 class DrawingEngine(SimulatedEngine):
     """A simulated engine that draws by the network's rule, so that its answers can be audited.
 
     At each place it knows CANDIDATES tokens, with logits that follow from the weights and everything before.
     """
+
+    answers_with: str = ""
+    """What users are answered with, if not the weights that it proves and audits with."""
 
     async def _tokens(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
         context = list(request.prompt_ids)
@@ -131,21 +135,21 @@ class DrawingEngine(SimulatedEngine):
         await trio.sleep(1 / PROMPTS_PER_SECOND)
         found = []
         for place in range(first, len(token_ids)):
-            known = self._candidates(token_ids[:place])
+            known = self._candidates(self.weights, token_ids[:place])
             found.append(Prefill({token_ids[place]: UNKNOWN_LOGPROB, **known}, len(known)))
         return found
 
     def _drawn(self, context: Sequence[int], request: GenerationRequest) -> int:
-        known = self._candidates(context)
+        known = self._candidates(self.answers_with or self.weights, context)
         if request.sampling.temperature_milli == 0:
             return max(known, key=lambda token: (known[token], -token))
         temperature, position = temperature_of(request.sampling), len(context) - 1
         scores = {token: value / temperature + noise(request.seed, position, token) for token, value in known.items()}
         return max(scores, key=lambda token: (scores[token], -token))
 
-    def _candidates(self, context: Sequence[int]) -> dict[int, float]:
+    def _candidates(self, weights: str, context: Sequence[int]) -> dict[int, float]:
         """Log-probabilities of the tokens that may come next, with this hardware's noise."""
-        text = f"{self.weights}/{hashlib.sha256(str(list(context)).encode()).hexdigest()}"
+        text = f"{weights}/{hashlib.sha256(str(list(context)).encode()).hexdigest()}"
         exact = random.Random(text)
         noise_of = random.Random(f"{self.seed}/{text}")
         tokens = exact.sample(range(VOCABULARY_SIZE), CANDIDATES)

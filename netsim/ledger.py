@@ -14,6 +14,7 @@ import trio
 from netsim.trace import Trace
 from node.protocol.actions import (
     AnswerPrompt,
+    CalibrateModel,
     ChainAction,
     ClaimReward,
     CommitPoc,
@@ -33,6 +34,7 @@ from node.protocol.actions import (
     UpdateModel,
     VoidEpochResult,
 )
+from node.protocol.calibration import Calibration, calibration_bytes
 from node.protocol.chain_state import ChainState, ChannelState
 from node.protocol.eip712 import channel_id, epoch_result_digest, objection_digest, voucher_digest
 from node.protocol.events import (
@@ -45,6 +47,7 @@ from node.protocol.events import (
     GroupStored,
     MLNodeRemoved,
     MLNodeSet,
+    ModelCalibrated,
     ModelRecorded,
     ParticipantRegistered,
     PocCommitted,
@@ -155,6 +158,11 @@ class Ledger:
         """Put a model into the registry as its owner would, before the first node starts."""
         self._seal_block([ModelRecorded(record)])
 
+    def calibrate_model(self, calibration: Calibration) -> None:
+        """Say how far honest nodes may differ, as the registry's owner would, whenever it is called."""
+        data = calibration_bytes(calibration)
+        self._seal_block([ModelCalibrated(calibration.model_id, calibration.model_version, data)])
+
     def balance(self, account: Address) -> TokenAmount:
         """Tokens of `account`; everyone starts with DEFAULT_BALANCE."""
         return self.balances.get(account, DEFAULT_BALANCE)
@@ -224,7 +232,7 @@ class Ledger:
                     raise Refused("NotReclaimable")
                 self._pay(prompt.submitted.user, prompt.submitted.max_price)
                 return [PromptReclaimed(prompt_id, prompt.submitted.user, prompt.submitted.max_price)]
-            case RegisterModel() | SetModelSpec() | UpdateModel() | DeactivateModel():
+            case RegisterModel() | SetModelSpec() | UpdateModel() | CalibrateModel() | DeactivateModel():
                 raise Refused("OwnableUnauthorizedAccount")
             case _:
                 raise Refused(f"{type(action).__name__} is not simulated")

@@ -20,6 +20,7 @@ from node.chain.adapter import EvmChain, open_chain
 from node.chain.addresses import read_deployment
 from node.chain.sender import GWEI
 from node.content_wiring import content_exchange, content_host, gateway_finder
+from node.control.audit_methods import audit_method_table
 from node.control.calibration_methods import calibration_method_table
 from node.control.chain_methods import chain_method_table
 from node.control.content_methods import content_method_table
@@ -51,6 +52,7 @@ from node.network.adapter import LibP2PNetwork, open_network
 from node.network.bans import open_standing
 from node.network.discovery import discovery_options
 from node.openai_wiring import open_gatekeeper
+from node.operations.audits import DaemonAuditOperations
 from node.operations.calibration import DaemonCalibrationOperations
 from node.operations.chain import DaemonChainOperations
 from node.operations.content import StoreOperations
@@ -315,7 +317,7 @@ async def _run_services(
         receipts = DaemonReceiptOperations(chain, store, epochs, engines)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
         methods |= receipt_method_table(receipts) | prompt_method_table(DeskPromptOperations(prompts))
-        methods |= watching.methods
+        methods |= audit_method_table(DaemonAuditOperations(chain, store, epochs, auditing)) | watching.methods
         add_metrics(settings.metrics, make_scraper(methods, serving, watching, broker, gateway), supervisor)
         control: Any = partial(serve_control, settings.control.socket, methods)
         await nursery.start(control)

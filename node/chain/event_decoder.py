@@ -30,6 +30,7 @@ from node.protocol.events import (
     MinCollateralSet,
     MLNodeRemoved,
     MLNodeSet,
+    ModelCalibrated,
     ModelRecorded,
     ParticipantLeft,
     ParticipantRegistered,
@@ -84,6 +85,8 @@ def _translate(event: ContractEvent) -> EventBody | None:  # noqa: PLR0912 - one
     match event:
         case model_registry.ModelRecorded():
             return ModelRecorded(_model_record(event.info))
+        case model_registry.ModelCalibrated():
+            return ModelCalibrated(ModelId(event.model_id), event.version, event.calibration)
         case participant_registry.ParticipantLeft():
             return ParticipantLeft(Address(event.participant))
         case participant_registry.MLNodeSet():

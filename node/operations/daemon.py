@@ -35,6 +35,7 @@ from node.engine.adapter import EngineNode
 from node.models.content import ContentAdapter
 from node.network.adapter import LibP2PNetwork
 from node.ports import CallFailedError, WallClock
+from node.protocol.calibration import bands_in_words
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Cid, ModelId
 from node.protocol.pricing import price
@@ -176,6 +177,7 @@ class DaemonOperations:
                     executors=sum(
                         any(node.model_id == model.model_id for node in member.ml_nodes) for member in group.members
                     ),
+                    calibrated=bands_in_words(chain.state.calibrations.get(model.model_id)),
                 )
                 for model in sorted(chain.state.models.values(), key=lambda model: model.model_id)
             ]

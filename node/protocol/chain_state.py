@@ -3,8 +3,10 @@
 Only confirmed events are applied, so nothing is ever rolled back here: reorganisations end in the watcher.
 """
 
+import contextlib
 from dataclasses import dataclass, field, replace
 
+from node.protocol.calibration import Calibration, CalibrationError, parse_calibration
 from node.protocol.events import (
     ChainEvent,
     ChannelEvent,
@@ -23,6 +25,7 @@ from node.protocol.events import (
     MinCollateralSet,
     MLNodeRemoved,
     MLNodeSet,
+    ModelCalibrated,
     ModelRecorded,
     ParticipantLeft,
     ParticipantRegistered,
@@ -115,6 +118,8 @@ class ChainState:
     """Everything the services read of the chain. Mutated by `apply` only."""
 
     models: dict[ModelId, ModelRecord] = field(default_factory=dict)
+    calibrations: dict[ModelId, Calibration] = field(default_factory=dict)
+    """Of the models' current versions, as far as they have one that can be read."""
     participants: dict[Address, ParticipantRecord] = field(default_factory=dict)
     """Those whose peer key consented to the binding. All others are not there, whatever the registry says."""
     collateral: dict[Address, CollateralState] = field(default_factory=dict)
@@ -204,6 +209,11 @@ class ChainState:
         match body:
             case ModelRecorded(record):
                 self.models[record.model_id] = record
+                calibration = self.calibrations.get(record.model_id)
+                if calibration is not None and calibration.model_version != record.version:
+                    del self.calibrations[record.model_id]  # it was measured with other weights
+            case ModelCalibrated():
+                self._calibrate(body)
             case ParticipantRegistered(participant, peer_id, consented):
                 nodes = self._nodes_of(participant)
                 self.participants.pop(participant, None)
@@ -221,6 +231,14 @@ class ChainState:
             case MLNodeRemoved(participant, node_id):
                 kept = tuple(other for other in self._nodes_of(participant) if other.node_id != node_id)
                 self._replace_nodes(participant, kept)
+
+    def _calibrate(self, body: ModelCalibrated) -> None:
+        """Keep a calibration that is one; the registry takes any bytes, and wrong ones count as none."""
+        self.calibrations.pop(body.model_id, None)
+        with contextlib.suppress(CalibrationError):
+            calibration = parse_calibration(body.calibration)
+            if (calibration.model_id, calibration.model_version) == (body.model_id, body.version):
+                self.calibrations[body.model_id] = calibration
 
     def _apply_collateral(self, body: CollateralEvent) -> None:
         match body:

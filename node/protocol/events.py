@@ -24,6 +24,16 @@ class ModelRecorded:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelCalibrated:
+    """The owner said how far honest nodes may differ; the newest of a version counts."""
+
+    model_id: ModelId
+    version: int
+    calibration: bytes
+    """A Calibration (calibration.py) if the owner made no mistake: the chain takes any bytes. Empty: taken back."""
+
+
+@dataclass(frozen=True, slots=True)
 class ParticipantRegistered:
     """An account asked to be bound to a peer."""
 
@@ -263,7 +273,7 @@ class PromptReclaimed:
     amount: TokenAmount
 
 
-RegistryEvent = ModelRecorded | ParticipantRegistered | ParticipantLeft | MLNodeSet | MLNodeRemoved
+RegistryEvent = ModelRecorded | ModelCalibrated | ParticipantRegistered | ParticipantLeft | MLNodeSet | MLNodeRemoved
 CollateralEvent = CollateralDeposited | CollateralUnbonding | CollateralWithdrawn | CollateralSlashed | MinCollateralSet
 EpochEvent = (
     PocCommitted

@@ -8,6 +8,7 @@ import itertools
 from dataclasses import dataclass
 from enum import Enum
 
+from node.protocol.bands import Calibration
 from node.protocol.findings import (
     SCORE_FULL,
     AuditOutcome,
@@ -187,10 +188,16 @@ class EpochGroup:
     """Snapshots, ascending by model id."""
     throughputs: tuple[ModelThroughput, ...] = ()
     """Of each model that the group serves, ascending by model id; empty in a group made of the registry."""
+    calibrations: tuple[Calibration, ...] = ()
+    """How far honest nodes of these models may differ, ascending by model id; of those that have one."""
 
     def get_epoch_model(self, model_id: ModelId) -> ModelRecord | None:
         """Return the snapshot of a model that this epoch serves, or None."""
         return next((model for model in self.models if model.model_id == model_id), None)
+
+    def get_epoch_calibration(self, model_id: ModelId) -> Calibration | None:
+        """Return what this epoch froze of a model's calibration, or None if it had none."""
+        return next((known for known in self.calibrations if known.model_id == model_id), None)
 
     @property
     def total_weight(self) -> int:

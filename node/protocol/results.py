@@ -83,7 +83,9 @@ def form_epoch_result(
         preserved_weights(frozen, kept), with_poc_slots(frozen, kept), bundles, parameters, is_on=scale_preserved
     )
     nodes = _outcomes(epoch, state, bundles, weights, frozen, preserved)
-    audits = audit_outcomes(previous, audit_seed, bundles, weights, bands_of(state))
+    audits = audit_outcomes(
+        previous, audit_seed, bundles, weights, bands_of(state, previous.group if previous else None)
+    )
     scores = participant_scores(frozen, weights, nodes, audits, bundles)
     decided = penalties(frozen, state.participants.keys(), nodes, audits, scores, bundles)
     offenders = fraudulent(decided)
@@ -210,7 +212,7 @@ def registry_group(epoch: EpochNumber, state: ChainState) -> EpochGroup:
             _node_snapshot(state, account, node_id, model, max(1, weight // len(served))) for node_id, model in served
         )
         members.append(GroupMember(account, participant.peer_id, weight, nodes))
-    return EpochGroup(epoch, tuple(members), _model_snapshots(state, members))
+    return _group(epoch, state, members)
 
 
 def _first_active(state: ChainState, node: MLNodeRegistration) -> ModelRecord | None:
@@ -240,7 +242,7 @@ def _next_group(
         )
         for account, nodes in by_participant.items()
     ]
-    return EpochGroup(epoch, tuple(members), _model_snapshots(state, members))
+    return _group(epoch, state, members)
 
 
 def _can_serve(state: ChainState, key: NodeKey, model_id: ModelId) -> bool:
@@ -273,6 +275,14 @@ def _node_snapshot(
         throughput=min(weight * model.throughput_per_nonce, UINT64_MAX),
         timeslot_allocation=FIRST_MODEL_TIMESLOTS if is_first else OTHER_MODEL_TIMESLOTS,
     )
+
+
+def _group(epoch: EpochNumber, state: ChainState, members: Sequence[GroupMember]) -> EpochGroup:
+    """Freeze what the registry says of the models that `members` serve."""
+    models = _model_snapshots(state, members)
+    known = [state.calibrations.get(model.model_id) for model in models]
+    calibrations = tuple(calibration for calibration in known if calibration is not None)
+    return EpochGroup(epoch, tuple(members), models, calibrations=calibrations)
 
 
 def _model_snapshots(state: ChainState, members: Sequence[GroupMember]) -> tuple[ModelRecord, ...]:

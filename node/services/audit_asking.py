@@ -13,8 +13,8 @@ from node.services.audit_frames import METHOD, AuditAsk
 
 log = structlog.get_logger(__name__)
 
-ASK_SECONDS_MAX = 30.0
-"""For the evidence of one answer, on a slow line."""
+ASK_SECONDS_MAX = 10.0
+"""For the evidence of one answer, some kilobytes; of a long context on a slow line the next round may be luckier."""
 EXCUSES = frozenset({"private", "outside-rule", "not-by-rule"})
 """What is wrong with evidence for which another holder has none that is better."""
 

@@ -28,7 +28,7 @@ from node.protocol.audit_bands import bands_of
 from node.protocol.audit_evidence import AuditEvidence, KeptAnswer, what_is_wrong
 from node.protocol.audit_outcomes import WITHHELD, BandOf
 from node.protocol.audit_sampling import auditors_of, drawn_rows, judges_of, own_draws
-from node.protocol.audit_votes import AUDIT_VOTES_MAX, NO_DIGEST, REJUDGED, audit_order
+from node.protocol.audit_votes import NO_DIGEST, REJUDGED, audit_order
 from node.protocol.audits import NO_FIGURES, add_figures, answer_figures, judge_figures
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
@@ -49,8 +49,12 @@ log = structlog.get_logger(__name__)
 
 AUDIT_PRIORITY = 10
 """Users' requests, at 0, run first."""
-AUDITS_AT_ONCE = 4
-"""Fetching some while the engine reads another."""
+ASKED_AT_ONCE = 64
+"""Executors; of each, one answer after the other. Whoever keeps silent holds up no other audit."""
+READ_AT_ONCE = 2
+"""Answers that this node's engines read side by side for audits."""
+OPEN_REASONS = frozenset({"no-time", WITHHELD, "engine-failed"})
+"""Of abstentions that another try may change."""
 ROUND_SECONDS = 10.0
 """Between two rounds of asking those who have not handed over yet."""
 ENGINE_TRIES = 3
@@ -114,6 +118,8 @@ class AuditingService:
         self._allowed: Mapping[Hash32, frozenset[Address]] = {}
         """Who may see which answer; of the present epoch's draw."""
         self._votes: dict[tuple[str, int, bytes], AuditVote] = {}
+        self._asking = trio.CapacityLimiter(ASKED_AT_ONCE)
+        self._reading = trio.CapacityLimiter(READ_AT_ONCE)
         keeper.serve(network, self)
 
     async def run(self) -> None:
@@ -152,20 +158,36 @@ class AuditingService:
         if previous is None:
             return
         seed = await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.parameters))
-        work = _Round(epoch, previous, seed, bands_of(state))
+        work = _Round(epoch, previous, seed, bands_of(state, previous.group))
         self._allowed = {**self._own_drawn(work), **_accused(previous)}
         self._forget_old(epoch)
         if all(member.participant != self._chain.account for member in previous.group.members):
             return
         self._votes = {audit_order(vote): vote for vote in self.votes(epoch)}
-        tasks = [*self._judged_again(previous), *await self._drawn(work)][:AUDIT_VOTES_MAX]
-        for task in tasks:
-            self._votes.setdefault(_order(task), _abstain(task, "no-time"))
-        self._write(epoch)
-        open_tasks = [task for task in tasks if self._votes[_order(task)].reason in ("no-time", WITHHELD)]
-        await self._in_rounds(open_tasks, work)
+        draws = own_draws(previous, seed, self._chain.account)
+        again = self._judged_again(previous)
+        self._expect(work, draws, again)
+        async with trio.open_nursery() as nursery:
+            for committed in previous.books:
+                if committed.executor in draws:
+                    nursery.start_soon(self._audit_book, committed, draws[committed.executor], work)
+            for tasks in again.values():
+                nursery.start_soon(self._in_rounds, tasks, work)
         counts = {verdict.value: sum(vote.verdict is verdict for vote in self.votes(epoch)) for verdict in Verdict}
         log.info("audits of this epoch are done", epoch=epoch, **counts)
+
+    def _expect(
+        self, work: _Round, draws: Mapping[Address, Sequence[int]], again: Mapping[Address, Sequence[_Task]]
+    ) -> None:
+        """Write down what stays if time runs out: a book that does not come leaves all its draws withheld."""
+        for executor, numbers in draws.items():
+            for draw in numbers:
+                task = _Task(executor, draw, NO_DIGEST, None)
+                self._votes.setdefault(_order(task), _abstain(task, WITHHELD))
+        for tasks in again.values():
+            for task in tasks:
+                self._votes.setdefault(_order(task), _abstain(task, "no-time"))
+        self._write(work.epoch)
 
     def _own_drawn(self, work: _Round) -> dict[Hash32, frozenset[Address]]:
         """Return who audits which of this node's own answers; forget all that were not drawn."""
@@ -190,47 +212,37 @@ class AuditingService:
         own = [row.digest for row in read_rows(data)]
         self._keeper.given.forget([*own, *(vote.receipt_digest for vote in self.votes(old))])
 
-    def _judged_again(self, previous: EpochResult) -> list[_Task]:
-        return [
-            _Task(outcome.executor, REJUDGED, digest, None)
-            for outcome in previous.audits
-            if self._chain.account in judges_of(outcome, previous.group)
-            for digest in outcome.accused
-        ]
+    def _judged_again(self, previous: EpochResult) -> dict[Address, list[_Task]]:
+        """Return what is judged again, by executor."""
+        found: dict[Address, list[_Task]] = {}
+        for outcome in previous.audits:
+            if self._chain.account in judges_of(outcome, previous.group):
+                tasks = [_Task(outcome.executor, REJUDGED, digest, None) for digest in outcome.accused]
+                found.setdefault(outcome.executor, []).extend(tasks)
+        return found
 
-    async def _drawn(self, work: _Round) -> list[_Task]:
-        """Return what this node was drawn to audit; waits for the books. Without one all draws from it are withheld."""
-        draws = own_draws(work.previous, work.seed, self._chain.account)
-        tasks: dict[Address, list[_Task]] = {}
-        for executor, numbers in draws.items():
-            for draw in numbers:
-                task = _Task(executor, draw, NO_DIGEST, None)
-                self._votes.setdefault(_order(task), _abstain(task, WITHHELD))
+    async def _audit_book(self, committed: CommittedBook, draws: Sequence[int], work: _Round) -> None:
+        """Audit what was drawn from one book, once it has come."""
+        executor = committed.executor
+        rows = await self._rows(committed)
+        drawn = {} if rows is None else drawn_rows(work.seed, executor, committed.book, rows)
+        tasks = []
+        for draw in draws:
+            row, nameless = drawn.get(draw), _Task(executor, draw, NO_DIGEST, None)
+            if row is not None:
+                task = _Task(executor, draw, row.digest, row.output_tokens)
+                tasks.append(task)
+                if self._is_open(task):
+                    self._votes[_order(task)] = _abstain(task, "no-time")
+            elif rows is None:
+                self._votes[_order(nameless)] = _abstain(nameless, "not-the-book")
+            else:
+                self._votes.pop(_order(nameless), None)  # drawn twice, audited once
         self._write(work.epoch)
+        await self._in_rounds(tasks, work)
 
-        async def read(committed: CommittedBook) -> None:
-            executor = committed.executor
-            rows = await self._rows(committed)
-            drawn = {} if rows is None else drawn_rows(work.seed, executor, committed.book, rows)
-            tasks[executor] = []
-            for draw in draws[executor]:
-                row = drawn.get(draw)
-                if row is not None:
-                    task = _Task(executor, draw, row.digest, row.output_tokens)
-                    if self._votes[_order(task)].receipt_digest == NO_DIGEST:
-                        self._votes[_order(task)] = _abstain(task, "no-time")
-                    tasks[executor].append(task)
-                elif rows is not None:
-                    self._votes.pop(_order(_Task(executor, draw, NO_DIGEST, None)), None)  # drawn twice, audited once
-                else:
-                    task = _Task(executor, draw, NO_DIGEST, None)
-                    self._votes[_order(task)] = _abstain(task, "not-the-book")
-
-        async with trio.open_nursery() as nursery:
-            for committed in work.previous.books:
-                if committed.executor in draws:
-                    nursery.start_soon(read, committed)
-        return [task for executor in sorted(tasks, key=str.lower) for task in tasks[executor]]
+    def _is_open(self, task: _Task) -> bool:
+        return self._votes[_order(task)].reason in OPEN_REASONS
 
     async def _rows(self, committed: CommittedBook) -> tuple[BookRow, ...] | None:
         """Fetch a book; None if it is not what was committed to. Tries until cancelled."""
@@ -249,27 +261,20 @@ class AuditingService:
                 return None
 
     async def _in_rounds(self, tasks: Sequence[_Task], work: _Round) -> None:
-        limit = trio.CapacityLimiter(AUDITS_AT_ONCE)
-        waiting = list(tasks)
-
-        async def attempt(task: _Task) -> None:
-            async with limit:
-                vote = await self._vote(task, work)
-            self._votes[_order(task)] = vote
-            self._write(work.epoch)
-            if vote.verdict is not Verdict.ABSTAIN or vote.reason not in (WITHHELD, "engine-failed"):
-                waiting.remove(task)
-
-        while waiting:
-            async with trio.open_nursery() as nursery:
-                for task in list(waiting):
-                    nursery.start_soon(attempt, task)
-            if waiting:
+        """Audit answers of one executor, one after the other; what is not handed over is asked for again and again."""
+        while waiting := [task for task in tasks if self._is_open(task)]:
+            for task in waiting:
+                self._votes[_order(task)] = await self._vote(task, work)
+                self._write(work.epoch)
+            if any(self._is_open(task) for task in tasks):
                 await trio.sleep(ROUND_SECONDS)
 
     async def _vote(self, task: _Task, work: _Round) -> AuditVote:
         try:
-            evidence = await self._evidence(task, work.previous)
+            async with self._asking:
+                self._votes[_order(task)] = _abstain(task, WITHHELD)
+                self._write(work.epoch)
+                evidence = await self._evidence(task, work.previous)
         except NotHandedOverError as error:
             return _abstain(task, WITHHELD if error.code == WITHHELD else error.code)
         receipt = evidence.signed.receipt
@@ -285,7 +290,10 @@ class AuditingService:
         answer = evidence.kept.answer
         if max((*answer.prompt_ids, *answer.output_ids)) >= engine.vocabulary_size or not answer.prompt_ids:
             return replace(named, reason="not-the-tokens")
-        figures = await self._read(engine, evidence.kept)
+        self._votes[_order(task)] = replace(named, reason="no-time")
+        self._write(work.epoch)
+        async with self._reading:
+            figures = await self._read(engine, evidence.kept)
         if figures is None:
             return replace(named, reason="engine-failed")
         verdict, reason = judge_figures(figures, work.band_of(task.executor, receipt.node_id, receipt.model_id))
