@@ -81,6 +81,17 @@ class SimulatedCall:
         except trio.BrokenResourceError as error:
             raise self.failure.error or CallFailedError("lost", "the other end is gone") from error
 
+    @property
+    def may_send_now(self) -> bool:
+        """Whether the link has room for a chunk."""
+        statistics = self.outgoing.statistics()
+        has_room = statistics.current_buffer_used < statistics.max_buffer_size
+        return has_room and statistics.open_receive_channels > 0 and self.failure.error is None
+
+    def send_now(self, data: bytes) -> None:
+        """Send a chunk without waiting."""
+        self.outgoing.send_nowait((trio.current_time() + self.latency_seconds, data))
+
     async def receive(self) -> bytes:
         """Return the next chunk."""
         while True:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
@@ -171,6 +171,13 @@ class Call(Protocol):
 
     async def send(self, data: bytes) -> None:
         """Send a chunk; waits for the other end's credit. Raises CallFailedError."""
+
+    @property
+    def may_send_now(self) -> bool:
+        """Whether a chunk can be sent without waiting."""
+
+    def send_now(self, data: bytes) -> None:
+        """Send a chunk without waiting. Only while `may_send_now`. A connection that is lost, the next call tells."""
 
     async def receive(self) -> bytes:
         """Return the next chunk; raise trio.EndOfChannel at the other side's normal end, CallFailedError otherwise."""
@@ -344,6 +351,17 @@ class GenerationChunk:
     finish_reason: str | None
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One for each token, if the request asked for them."""
+
+
+@runtime_checkable
+class PushedChunks(Protocol):
+    """The chunks of a generation where the engine's way is to hand them over, many streams in one turn."""
+
+    async def push_to(self, take: Callable[[Sequence[GenerationChunk]], bool]) -> None:
+        """Hand what comes together to `take` until the end, or until that returns False. Instead of iterating.
+
+        `take` is called in any task, and must not block. Raises what `take` raises, and what iterating would.
+        """
 
 
 class Engine(Protocol):

@@ -14,6 +14,10 @@ INTERVAL_SECONDS = 0.002
 """From one write to the next, at least. Nobody who reads an answer sees two milliseconds."""
 
 
+SOON_BYTES_MAX = 64 * 1024
+"""What may wait to be written for tasks that do not wait for it: more is a peer that does not read."""
+
+
 class WriteFailedError(Exception):
     """The stream is gone; nothing can be written any more."""
 
@@ -36,6 +40,43 @@ class CombiningWriter:
         self._writing = trio.Lock()
         self._written_at = float("-inf")
         self._error: Exception | None = None
+        self._soon: Batch | None = None
+        """The open batch, if no task that waits has begun it: `run` writes it."""
+        self._soon_bytes = 0
+        """Bytes in the open batch for which nobody waits."""
+        self._wake = trio.Event()
+
+    async def run(self) -> None:
+        """Write what nobody waits for, until cancelled."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                batch, self._soon = self._soon, None
+                if batch is not None:
+                    with trio.CancelScope(shield=True):
+                        await self._write(batch)
+        finally:
+            self._error = self._error or trio.ClosedResourceError("nothing is written any more")
+            if self._soon is not None:
+                self._open = None
+                self._soon.done.set()
+
+    @property
+    def may_write_soon(self) -> bool:
+        """Whether `write_soon` can take more."""
+        return self._soon_bytes < SOON_BYTES_MAX and self._error is None
+
+    def write_soon(self, data: bytes) -> None:
+        """Write `data` with the next batch, without waiting. Only while `may_write_soon`, and while `run` runs.
+
+        Whether it could be written is told to whoever writes next.
+        """
+        if self._open is None:
+            self._open = self._soon = Batch()
+            self._wake.set()
+        self._open.pieces.append(data)
+        self._soon_bytes += len(data)
 
     async def write(self, data: bytes) -> None:
         """Write `data`; return when the stream has taken it. Raises WriteFailedError.
@@ -62,6 +103,7 @@ class CombiningWriter:
             if pause > 0:
                 await trio.sleep(pause)
             self._open = None
+            self._soon_bytes = 0
             if self._error is None:
                 try:
                     await self._stream.write(b"".join(batch.pieces))

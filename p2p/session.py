@@ -114,6 +114,16 @@ class CallEnd:
         self.sending.spend(chunk_cost(data))
         await self.session.write(Frame(Kind.DATA, self.number, data))
 
+    @property
+    def may_send_now(self) -> bool:
+        """Whether a chunk can be sent without waiting."""
+        return self.sending.may_send and not self.ended and self.session.may_write_soon
+
+    def send_now(self, data: bytes) -> None:
+        """Send a chunk without waiting. Only while `may_send_now`; if the connection is lost, the next call tells."""
+        self.sending.spend(chunk_cost(data))
+        self.session.write_soon(Frame(Kind.DATA, self.number, data))
+
     async def receive(self) -> bytes:
         """Return the next chunk; trio.EndOfChannel at the normal end, CallError otherwise."""
         await trio.lowlevel.checkpoint()
@@ -226,6 +236,7 @@ class Session:
         """Read frames until the stream ends, for whatever reason."""
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._writer.run)
                 nursery.start_soon(self._send_answers)
                 nursery.start_soon(self._watch_liveness, nursery.cancel_scope)
                 try:
@@ -271,6 +282,15 @@ class Session:
         except WriteFailedError as error:
             self._closed = True
             raise CallError("lost", f"cannot write to {self.peer_id}: {error}") from error
+
+    @property
+    def may_write_soon(self) -> bool:
+        """Whether a frame can be sent without waiting."""
+        return not self._closed and self._writer.may_write_soon
+
+    def write_soon(self, frame: Frame) -> None:
+        """Send a frame without waiting. Only while `may_write_soon`."""
+        self._writer.write_soon(encode_frame(frame))
 
     def grant(self, number: int, granted: int) -> None:
         """Give credit for what was read. Not bounded like answers: it was earned by what had credit before."""

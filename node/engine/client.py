@@ -1,8 +1,9 @@
 """HTTP to a vLLM server: generation in token ids, drawn by the network's rule; log-probabilities, chat templates."""
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from node.engine.drawing import (
     read_token_id,
     sampling_fields,
 )
+from node.engine.plain_http import PUSH, Push
 from node.engine.vectors import first_numbers, read_vectors
 from node.ports import (
     ChatMessage,
@@ -37,6 +39,8 @@ LINE_BYTES_MAX = 16 * 1024 * 1024
 """A streamed event; more is a fault of the server."""
 SILENCE_SECONDS_MAX = 300.0
 """Longest wait for the next bytes: a queued request on a busy engine may wait long, but not for ever."""
+EVENT = b"data: "
+DONE = b"data: [DONE]"
 TEXTS_KEPT_MAX = 1 << 18
 """Texts of tokens, asked for once: larger than most vocabularies."""
 
@@ -186,9 +190,14 @@ class EngineClient:
                 if response.is_error:
                     await response.aread()
                     raise _refusal("/v1/completions", response)
-                yield self._chunks(response, request.logprobs)
+                push: Push | None = response.extensions.get(PUSH)
+                chunks = self._chunks(response, request.logprobs)
+                if push is None or request.logprobs is not None:  # the texts of tokens are asked for, which takes time
+                    yield chunks
+                else:
+                    yield _PushedChunks(chunks, push)
         except httpx.HTTPError as error:
-            raise EngineFailedError(f"the engine's connection failed: {error!r}") from error
+            raise _connection_failed(error) from error
 
     async def _fields_of(self, request: GenerationRequest) -> dict[str, object]:
         """How the tokens are drawn: by the rule where there is one, else as vLLM does."""
@@ -198,21 +207,20 @@ class EngineClient:
 
     async def _chunks(self, response: httpx.Response, logprobs: int | None) -> AsyncIterator[GenerationChunk]:
         finished = False
-        async for event in _events(response):
-            choice = _read_event(event)
-            if choice is None:
-                continue
-            token_ids, text = tuple(choice.get("token_ids") or ()), choice.get("text") or ""
-            reason = choice.get("finish_reason")
-            if not token_ids and not text and reason is None:
-                continue
-            told: tuple[TokenLogprobs, ...] = ()
-            if logprobs is not None and token_ids:
-                told = await self._with_texts(_read_candidates(choice, len(token_ids)), logprobs)
-            finished = finished or reason is not None
-            yield GenerationChunk(token_ids, text, reason, told)
+        lines = _Lines()
+        async for data in response.aiter_raw():
+            for event in lines.events(data):
+                choice = _read_event(event)
+                chunk = None if choice is None else _chunk_of(choice)
+                if choice is None or chunk is None:
+                    continue
+                if logprobs is not None and chunk.token_ids:
+                    candidates = _read_candidates(choice, len(chunk.token_ids))
+                    chunk = replace(chunk, logprobs=await self._with_texts(candidates, logprobs))
+                finished = finished or chunk.finish_reason is not None
+                yield chunk
         if not finished:  # an engine that dies mid-stream still sends [DONE]
-            raise EngineFailedError("the engine's answer broke off")
+            raise _broken_off()
 
     async def _with_texts(
         self, places: Sequence[tuple[int, dict[int, float]]], alternatives: int
@@ -263,17 +271,72 @@ async def open_client(socket: Path, model_name: str) -> AsyncIterator[EngineClie
         yield EngineClient(client, model_name)
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Yield the data of a stream's events. Not by httpx's own lines: those cost more than all the rest of an event."""
-    rest = b""
-    async for data in response.aiter_raw():
-        *lines, rest = (rest + data).split(b"\n")
-        if len(rest) > LINE_BYTES_MAX:
+class _Lines:
+    """Finds the events in a stream. Not by httpx's own lines: those cost more than all the rest of an event."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def events(self, data: bytes) -> list[bytes]:
+        """Return the data of the events that are complete with `data`. Raises EngineFailedError."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LINE_BYTES_MAX:
             raise EngineFailedError("an event of the engine is too large")
-        for line in lines:
-            event = line.rstrip(b"\r")
-            if event.startswith(b"data: ") and event != b"data: [DONE]":
-                yield event.removeprefix(b"data: ")
+        return [
+            line[len(EVENT) :].rstrip(b"\r") for line in lines if line.startswith(EVENT) and not line.startswith(DONE)
+        ]
+
+
+class _PushedChunks(AsyncIterator[GenerationChunk]):
+    """The chunks of a stream, one by one or pushed: `node.ports.PushedChunks`."""
+
+    def __init__(self, chunks: AsyncIterator[GenerationChunk], push: Push) -> None:
+        self._chunks = chunks
+        self._push = push
+        self._lines = _Lines()
+
+    async def __anext__(self) -> GenerationChunk:
+        return await anext(self._chunks)
+
+    async def push_to(self, take: Callable[[Sequence[GenerationChunk]], bool]) -> None:
+        """Hand all chunks to `take` as they come. Raises EngineFailedError, EngineRefusedError."""
+        finished, wanted = False, True
+
+        def take_data(data: bytes) -> bool:
+            nonlocal finished, wanted
+            chunks = []
+            try:
+                for event in self._lines.events(data):
+                    choice = _read_event(event)
+                    chunk = None if choice is None else _chunk_of(choice)
+                    if chunk is not None:
+                        chunks.append(chunk)
+                        finished = finished or chunk.finish_reason is not None
+            finally:  # what came before an error is good
+                wanted = not chunks or take(chunks)
+            return wanted
+
+        try:
+            await self._push(take_data)
+        except httpx.HTTPError as error:
+            raise _connection_failed(error) from error
+        if wanted and not finished:  # an engine that dies mid-stream still sends [DONE]
+            raise _broken_off()
+
+
+def _chunk_of(choice: dict[str, Any]) -> GenerationChunk | None:
+    """Return what a choice says, log-probabilities apart; None if that is nothing."""
+    token_ids, text = tuple(choice.get("token_ids") or ()), choice.get("text") or ""
+    reason = choice.get("finish_reason")
+    return GenerationChunk(token_ids, text, reason) if token_ids or text or reason is not None else None
+
+
+def _connection_failed(error: httpx.HTTPError) -> EngineFailedError:
+    return EngineFailedError(f"the engine's connection failed: {error!r}")
+
+
+def _broken_off() -> EngineFailedError:
+    return EngineFailedError("the engine's answer broke off")
 
 
 def _message(message: ChatMessage) -> dict[str, object]:

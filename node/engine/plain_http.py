@@ -4,18 +4,26 @@ Goals: a stream's event costs tens of microseconds, not a hundred; what has come
 broken or hostile server meets the same limits. Non-goals: TLS, proxies, redirects, connections kept for later.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import httpx
 import trio
 
 from node.engine.chunked import HEAD_BYTES_MAX, ChunkedBody, Head, LengthBody, ReplyError, body_of, read_head
+from node.engine.ready import CAN_POLL, ReadySockets
 
 RECEIVE_BYTES = 64 * 1024
 INTERIM_REPLIES_MAX = 4
 """Replies such as `100 Continue` before the real one."""
+PUSH = "quern_push"
+"""Extension of a reply: an asynchronous function that hands its content to a plain one (`Push`)."""
 HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade"})
+
+Take = Callable[[bytes], bool]
+"""Told a part of the content; returns whether it wants more. It must not block, and may raise."""
+Push = Callable[[Take], Awaitable[None]]
+"""Hands over all content as it comes. Raises httpx.HTTPError, and what the other raises."""
 
 
 class PlainTransport(httpx.AsyncBaseTransport):
@@ -23,6 +31,7 @@ class PlainTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, socket: Path | None = None) -> None:
         self._socket = socket
+        self._ready = ReadySockets()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; return its reply when the head is here. Raises httpx.HTTPError."""
@@ -30,7 +39,7 @@ class PlainTransport(httpx.AsyncBaseTransport):
         content = await request.aread()
         head = _request_head(request, len(content))
         stream = await self._connect(request, limits.get("connect"))
-        connection = _Connection(stream, limits.get("read"))
+        connection = _Connection(stream, limits.get("read"), self._ready)
         try:
             await connection.send(head + content, limits.get("write"))
             reply = await connection.receive_head()
@@ -41,7 +50,9 @@ class PlainTransport(httpx.AsyncBaseTransport):
         except BaseException:
             await connection.aclose()
             raise
-        return httpx.Response(reply.status, headers=list(reply.headers), stream=_Body(connection, body))
+        content_stream = _Body(connection, body)
+        extensions = {PUSH: content_stream.push} if CAN_POLL else {}
+        return httpx.Response(reply.status, headers=list(reply.headers), stream=content_stream, extensions=extensions)
 
     async def _connect(self, request: httpx.Request, seconds: float | None) -> trio.SocketStream:
         try:
@@ -58,9 +69,10 @@ class PlainTransport(httpx.AsyncBaseTransport):
 
 
 class _Connection:
-    def __init__(self, stream: trio.SocketStream, read_seconds: float | None) -> None:
+    def __init__(self, stream: trio.SocketStream, read_seconds: float | None, ready: ReadySockets) -> None:
         self._stream = stream
         self._read_seconds = _bound(read_seconds)
+        self._ready = ready
         self._early = b""
         """What came together with the head."""
 
@@ -100,12 +112,35 @@ class _Connection:
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise httpx.ReadError(str(error)) from error
         if limit.cancelled_caught:
-            raise httpx.ReadTimeout(f"nothing came for {self._read_seconds:.0f} s")
+            raise self._silent()
         if not data:
-            raise httpx.RemoteProtocolError("the server ended the connection before the reply was complete")
+            raise _cut()
         return data
 
+    async def push(self, take: Take) -> None:
+        """Hand what comes to `take` until it wants no more. Raises httpx.HTTPError, and what `take` raises."""
+        if self._early:
+            data, self._early = self._early, b""
+            if not take(data):
+                return
+
+        def take_some(data: bytes) -> bool:
+            if not data:
+                raise _cut()
+            return take(data)
+
+        try:
+            await self._ready.read(self._stream.socket.fileno(), take_some, silence_seconds=self._read_seconds)
+        except trio.TooSlowError as error:
+            raise self._silent() from error
+        except (OSError, trio.ClosedResourceError) as error:
+            raise httpx.ReadError(str(error)) from error
+
+    def _silent(self) -> httpx.HTTPError:
+        return httpx.ReadTimeout(f"nothing came for {self._read_seconds:.0f} s")
+
     async def aclose(self) -> None:
+        self._ready.forget(self._stream.socket.fileno())
         await trio.aclose_forcefully(self._stream)
 
 
@@ -123,8 +158,25 @@ class _Body(httpx.AsyncByteStream):
             if content:
                 yield content
 
+    async def push(self, take: Take) -> None:
+        """Hand the content to `take`; see `Push`."""
+
+        def take_data(data: bytes) -> bool:
+            try:
+                content = self._body.feed(data)
+            except ReplyError as error:
+                raise httpx.RemoteProtocolError(f"the reply cannot be read: {error}") from error
+            return (not content or take(content)) and not self._body.is_complete
+
+        if not self._body.is_complete and take_data(await self._connection.receive()):  # the first is not to wait
+            await self._connection.push(take_data)
+
     async def aclose(self) -> None:
         await self._connection.aclose()
+
+
+def _cut() -> httpx.HTTPError:
+    return httpx.RemoteProtocolError("the server ended the connection before the reply was complete")
 
 
 def _request_head(request: httpx.Request, length: int) -> bytes:

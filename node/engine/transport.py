@@ -14,7 +14,7 @@ import httpx
 import trio
 
 from node.engine.endpoint import Endpoint
-from node.engine.plain_http import PlainTransport
+from node.engine.plain_http import PUSH, PlainTransport, Push, Take
 
 LINE_BYTES_MAX = 16 * 1024 * 1024
 """Between two line ends of a stream: one event."""
@@ -102,12 +102,12 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - an asynchronous transport's always is
         streamed = response.headers.get("content-type", "").startswith(STREAM_TYPE)
         moves = ticket is not None and response.is_success
-        stream = _GuardedStream(response.stream, self._traffic, ticket, streamed=streamed, moves=moves)
+        push = response.extensions.pop(PUSH, None)
+        stream = _GuardedStream(response.stream, self._traffic, ticket, push, streamed=streamed, moves=moves)
         self._streams.add(stream)
         stream.closed = self._streams.discard
-        return httpx.Response(
-            response.status_code, headers=response.headers, stream=stream, extensions=response.extensions
-        )
+        extensions = response.extensions if push is None else response.extensions | {PUSH: stream.push}
+        return httpx.Response(response.status_code, headers=response.headers, stream=stream, extensions=extensions)
 
     async def aclose(self) -> None:
         """Break off every request that runs: nobody watches this server any more. Their readers get httpx.ReadError."""
@@ -131,29 +131,52 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
 class _GuardedStream(httpx.AsyncByteStream):
     def __init__(
-        self, inner: httpx.AsyncByteStream, traffic: Traffic, ticket: object, *, streamed: bool, moves: bool
+        self,
+        inner: httpx.AsyncByteStream,
+        traffic: Traffic,
+        ticket: object,
+        push: Push | None,
+        *,
+        streamed: bool,
+        moves: bool,
     ) -> None:
         self._inner = inner
+        self._push = push
         self._traffic = traffic
         self._ticket = ticket
         self._streamed = streamed
         self._moves = moves
+        self._size = 0
+        """Of the reply so far; where it is streamed, of the event that is not complete."""
         self.closed: Callable[[_GuardedStream], None] = lambda _stream: None
         """Called when it is."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
         async for data in self._inner:
-            if self._moves:
-                self._traffic.hear()
-            if self._streamed:
-                end = data.rfind(b"\n")
-                size = size + len(data) if end < 0 else len(data) - end - 1
-            else:
-                size += len(data)
-            if size > (LINE_BYTES_MAX if self._streamed else REPLY_BYTES_MAX):
-                raise httpx.ReadError("the reply is too large")
+            self._check(data)
             yield data
+
+    async def push(self, take: Take) -> None:
+        """Hand the content to `take`, within the same limits. Only where the way below can."""
+
+        def take_checked(data: bytes) -> bool:
+            self._check(data)
+            return take(data)
+
+        assert self._push is not None  # noqa: S101 - else it is not offered
+        await self._push(take_checked)
+
+    def _check(self, data: bytes) -> None:
+        """Note that the server moved, and keep its reply within bounds. Raises httpx.ReadError."""
+        if self._moves:
+            self._traffic.hear()
+        if self._streamed:
+            end = data.rfind(b"\n")
+            self._size = self._size + len(data) if end < 0 else len(data) - end - 1
+        else:
+            self._size += len(data)
+        if self._size > (LINE_BYTES_MAX if self._streamed else REPLY_BYTES_MAX):
+            raise httpx.ReadError("the reply is too large")
 
     async def aclose(self) -> None:
         try:

@@ -65,6 +65,15 @@ class LibP2PCall:
         except CallError as error:
             raise CallFailedError(error.code, error.message) from error
 
+    @property
+    def may_send_now(self) -> bool:
+        """Whether a chunk can be sent without waiting."""
+        return self._end.may_send_now
+
+    def send_now(self, data: bytes) -> None:
+        """Send a chunk without waiting."""
+        self._end.send_now(data)
+
     async def receive(self) -> bytes:
         """Return the next chunk."""
         try:

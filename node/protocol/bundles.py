@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.nonces import draw_sample
+from node.protocol.observations import ObservationError, check_observations
 from node.protocol.records import PocCommit, PocVote, VoteBundle
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
@@ -38,6 +39,10 @@ def check_bundle(
     order = [(vote.participant.lower(), vote.node_id) for vote in bundle.votes]
     if any(before >= after for before, after in pairwise(order)):
         raise BundleError("votes must ascend by (participant, node id), each once")
+    try:
+        check_observations(bundle.observations)
+    except ObservationError as error:
+        raise BundleError(str(error)) from error
     for vote in bundle.votes:
         commit = commits.get((vote.participant, vote.node_id))
         if commit is None:

@@ -6,8 +6,11 @@ All are part of a vote bundle or of an EpochResult: integers and short codes onl
 from dataclasses import dataclass
 from enum import Enum
 
-from node.protocol.identifiers import Address, Cid, Hash32, ModelId, NodeId, RequestId
+from node.protocol.identifiers import Address, Cid, Hash32, ModelId, NodeId, RequestId, TokenAmount
 from node.protocol.verdicts import Offence, Verdict
+
+SCORE_FULL = 1000
+"""A score without a blemish, in thousandths; the same for each of its parts."""
 
 
 class NodeFate(Enum):
@@ -93,12 +96,27 @@ class AuditOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class PointLoss:
+    """Points that a part of a score lacks, and why."""
+
+    reason: str
+    """A short code, such as `no-votes` (scores.py)."""
+    per_mille: int
+
+
+@dataclass(frozen=True, slots=True)
 class ScorePart:
-    """One part of a score, with the reasons for what it lacks."""
+    """One part of a score. The points it has and those it lost always make SCORE_FULL."""
 
     per_mille: int
-    reasons: tuple[str, ...]
-    """Short codes, the costliest first; empty at 1000."""
+    losses: tuple[PointLoss, ...] = ()
+    """The costliest first."""
+
+    def __post_init__(self) -> None:
+        if min((self.per_mille, *(loss.per_mille for loss in self.losses))) < 0:
+            raise ValueError("points of a score are not negative")
+        if self.per_mille + sum(loss.per_mille for loss in self.losses) != SCORE_FULL:
+            raise ValueError(f"points and lost points make {SCORE_FULL}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +130,73 @@ class ParticipantScore:
     participation: ScorePart
     per_mille: int
     """The weighted sum, rounded down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """How much of an epoch a validator saw a participant's presence."""
+
+    participant: Address
+    per_mille: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedMeasure:
+    """How fast one executor answered one gateway in an epoch, by the gateway's clock: medians over its answers."""
+
+    executor: Address
+    model_id: ModelId
+    answers: int
+    first_ms: int
+    """From the request to the first token, in milliseconds."""
+    token_us: int
+    """From one token to the next, in microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedTokens:
+    """What an executor served of one model since its last bundle: tokens read and written, by its receipts."""
+
+    model_id: ModelId
+    slot_tokens: tuple[int, ...]
+    """By timeslot: (PRE_POC_SLOT, POC_SLOT)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """What a validator saw of others in an epoch, and what it served: evidence for scores and throughput."""
+
+    sightings: tuple[Sighting, ...] = ()
+    """Ascending by participant."""
+    measures: tuple[SpeedMeasure, ...] = ()
+    """Ascending by (executor, model)."""
+    served: tuple[ServedTokens, ...] = ()
+    """Ascending by model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelThroughput:
+    """What the nodes of a model can serve and did serve, in tokens (requirements B7, B12)."""
+
+    model_id: ModelId
+    total_throughput: int
+    """Sum of the nodes' throughputs: tokens per epoch."""
+    expected_throughput_vector: tuple[int, ...]
+    """Tokens that the nodes allotted to each timeslot can serve in it: (PRE_POC_SLOT, POC_SLOT)."""
+    real_throughput_vector: tuple[int, ...]
+    """Tokens served in each timeslot of the epoch whose result this is part of."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettledShare:
+    """What one participant is paid for an epoch, with the figures that decided it."""
+
+    participant: Address
+    weight: int
+    """Mined and preserved weight of all its nodes that counts for its pay."""
+    covers_models: bool
+    """It serves every model: the coverage bonus."""
+    amount: TokenAmount
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from enum import Enum
 
 from node.protocol.findings import (
+    SCORE_FULL,
     AuditOutcome,
     AuditVote,
+    ModelThroughput,
     NodeOutcome,
+    Observations,
     ParticipantScore,
     PenaltyDecision,
     ReceiptBook,
+    SettledShare,
 )
 from node.protocol.identifiers import (
     Address,
@@ -33,6 +37,8 @@ from node.protocol.verdicts import Offence, Verdict
 UINT64_MAX = 2**64 - 1
 UINT256_MAX = 2**256 - 1
 HASH_BYTES = 32
+NO_AMOUNT = TokenAmount(0)
+NOTHING_OBSERVED = Observations()
 ML_NODES_PER_PARTICIPANT_MAX = 64
 """A participant with more is split over several accounts; bounds what a group entry may cost to hash and check."""
 
@@ -165,6 +171,8 @@ class GroupMember:
     peer_id: PeerId
     weight: int
     ml_nodes: tuple[MLNodeSnapshot, ...]
+    score: int = SCORE_FULL
+    """Its score in the epoch that formed the group, in thousandths: steers who is asked (routing.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +184,8 @@ class EpochGroup:
     """Ascending by account (as lower-case hex)."""
     models: tuple[ModelRecord, ...]
     """Snapshots, ascending by model id."""
+    throughputs: tuple[ModelThroughput, ...] = ()
+    """Of each model that the group serves, ascending by model id; empty in a group made of the registry."""
 
     def get_epoch_model(self, model_id: ModelId) -> ModelRecord | None:
         """Return the snapshot of a model that this epoch serves, or None."""
@@ -230,6 +240,8 @@ class VoteBundle:
     """Of answers drawn from the receipt books of the epoch before; ascending by (executor, request id)."""
     receipts: ReceiptBook | None = None
     """The receipts this validator gave as an executor since its last book; none if it gave none."""
+    observations: Observations = NOTHING_OBSERVED
+    """What it saw of others, and what it served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +271,10 @@ class EpochResult:
     """Of every member of the epoch's group; ascending by participant."""
     penalties: tuple[PenaltyDecision, ...] = ()
     """Whom the quorum should punish for what; ascending by (participant, offence)."""
+    settled: tuple[SettledShare, ...] = ()
+    """What was paid for this epoch, to whom and why; ascending by participant."""
+    available: TokenAmount = NO_AMOUNT
+    """Subsidy and pot together: the most the epoch could pay."""
 
 
 @dataclass(frozen=True, slots=True)

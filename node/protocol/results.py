@@ -1,13 +1,15 @@
 """The result of an epoch: the same bytes on every node that saw the same chain and the same bundles."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
 from node.protocol.chain_state import ChainState
+from node.protocol.findings import SCORE_FULL, AuditOutcome, NodeFate, NodeOutcome, SettledShare
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
+from node.protocol.penalties import fraudulent, penalties
 from node.protocol.records import (
     UINT64_MAX,
     EpochGroup,
@@ -18,14 +20,22 @@ from node.protocol.records import (
     MLNodeRegistration,
     MLNodeSnapshot,
     ModelRecord,
-    PocCommit,
     VoteBundle,
 )
 from node.protocol.rewards import accumulate, get_settle_amounts, pot, rewards_root, subsidy
+from node.protocol.scores import participant_scores
+from node.protocol.throughput import (
+    real_throughput_vectors,
+    set_expected_throughput,
+    set_real_throughput,
+    validate_throughput_performance,
+)
+from node.protocol.timeslots import preserved_weights, with_poc_slots
+from node.protocol.validation import BatchOutcome
 from node.protocol.weights import (
     NodeKey,
     batch_outcomes,
-    compute_new_weights,
+    calculate_node_weight,
     get_participant_model_coverage,
     participant_weights,
 )
@@ -33,6 +43,8 @@ from node.protocol.weights import (
 FIRST_MODEL_TIMESLOTS = (True, False)
 """(PRE_POC_SLOT, POC_SLOT) of a node for the first model it registered (requirements B10)."""
 OTHER_MODEL_TIMESLOTS = (False, False)
+NOT_COUNTED = "not-counted"
+"""The batch of a participant that is barred, or has too little collateral deposited."""
 VALIDATOR_ENTRY_BYTES = 28
 """20 bytes of account, 8 bytes of big-endian weight."""
 VALIDATORS_MAX = 512
@@ -45,36 +57,93 @@ def form_epoch_result(
     parameters: EpochParameters,
     bundles: Mapping[Address, VoteBundle],
     previous: EpochResult | None,
+    *,
+    selected: Set[NodeKey] = frozenset(),
+    scale_preserved: bool = False,
 ) -> EpochResult | None:
     """Form the result of `epoch`.
 
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and
-    checked (`check_bundle`); `previous` is the newest accepted result before this one.
+    checked (`check_bundle`); `previous` is the newest accepted result before this one; `selected` are the nodes that
+    kept serving (`select_poc_slots`), whose weights are scaled by their throughput if the network voted for it
+    (`scale_preserved`).
 
-    Every accepted batch is paid, unless its participant is barred or has too little collateral. The next group has
-    those nodes of them that can serve: the model is still active and the node still registered for it. Returns None
-    when no such node is left (no batch was accepted, or all their models were deactivated): then the group carries on
-    and nothing is paid.
+    Every accepted batch is paid, and so is preserved weight, unless its participant is barred, has too little
+    collateral, or committed fraud. The next group has those nodes that can serve: the model is still active and the
+    node still registered for it. Returns None when no such node is left (no batch was accepted, or all their models
+    were deactivated): then the group carries on and nothing is paid.
     """
-    commits = {key: commit for key, commit in state.poc_commits.get(epoch, {}).items() if state.counts(key[0], epoch)}
-    outcomes = batch_outcomes(commits, bundles, dict(state.group_weights(epoch)))
-    node_weights = compute_new_weights(commits, outcomes)
-    group = _next_group(EpochNumber(epoch + 1), state, commits, node_weights)
+    frozen = EpochGroup(epoch, (), ()) if previous is None else replace(previous.group, epoch=epoch)
+    weights = dict(state.group_weights(epoch))
+    kept = {key for key in selected if state.counts(key[0], epoch)}
+    preserved = validate_throughput_performance(
+        preserved_weights(frozen, kept), with_poc_slots(frozen, kept), bundles, parameters, is_on=scale_preserved
+    )
+    nodes = _outcomes(epoch, state, bundles, weights, frozen, preserved)
+    audits: tuple[AuditOutcome, ...] = ()
+    scores = participant_scores(frozen, weights, nodes, audits, bundles)
+    decided = penalties(frozen, state.participants.keys(), nodes, audits, scores, bundles)
+    offenders = fraudulent(decided)
+    points = {score.participant: score.per_mille for score in scores}
+    node_weights = {(node.participant, node.node_id): node.weight for node in nodes if node.weight > 0}
+    served = {(node.participant, node.node_id): node.model_id for node in nodes if node.weight > 0}
+    able = {key: weight for key, weight in node_weights.items() if key[0] not in offenders}
+    group = _next_group(EpochNumber(epoch + 1), state, served, able, points)
     if not group.members:
         return None
-    served = {(participant, commits[participant, node_id].model_id) for participant, node_id in node_weights}
-    weights = participant_weights(node_weights)
+    earning = participant_weights(node_weights)
+    models_of = {(participant, model_id) for (participant, _), model_id in served.items()}
     covering = {
-        account for account in weights if get_participant_model_coverage(account, served, state.models.values())
+        account for account in earning if get_participant_model_coverage(account, models_of, state.models.values())
     }
-    available = subsidy(epoch, parameters) + pot(epoch, state.work_coins_added, state.results, parameters)
-    earned = get_settle_amounts(weights, covering, TokenAmount(available))
+    available = TokenAmount(subsidy(epoch, parameters) + pot(epoch, state.work_coins_added, state.results, parameters))
+    earned = get_settle_amounts(earning, covering, available, points, offenders)
+    group = set_real_throughput(set_expected_throughput(group, parameters), real_throughput_vectors(frozen, bundles))
     return EpochResult(
         epoch=epoch,
         group=group,
         rewards=accumulate(previous.rewards if previous else (), state.claimed, earned),
         reward_total=TokenAmount(sum(earned.values())),
+        nodes=nodes,
+        audits=audits,
+        scores=scores,
+        penalties=decided,
+        settled=tuple(
+            SettledShare(account, weight, account in covering, earned.get(account, TokenAmount(0)))
+            for account, weight in earning.items()
+        ),
+        available=available,
     )
+
+
+def _outcomes(
+    epoch: EpochNumber,
+    state: ChainState,
+    bundles: Mapping[Address, VoteBundle],
+    weights: Mapping[Address, int],
+    frozen: EpochGroup,
+    preserved: Mapping[NodeKey, int],
+) -> tuple[NodeOutcome, ...]:
+    """What became of every node that committed a batch or kept serving; ascending by (participant, node id)."""
+    committed = {key: commit for key, commit in state.poc_commits.get(epoch, {}).items() if key not in preserved}
+    counting = {key: commit for key, commit in committed.items() if state.counts(key[0], epoch)}
+    outcomes = [
+        NodeOutcome(*key, committed[key].model_id, NodeFate.UNDECIDED, committed[key].count, 0, 0, 0, NOT_COUNTED)
+        for key in committed.keys() - counting.keys()
+    ]
+    fates = batch_outcomes(counting, bundles, weights)
+    for key, commit in counting.items():
+        outcome = fates[key]
+        weight = calculate_node_weight(commit, outcome)
+        reason = "" if outcome is BatchOutcome.ACCEPTED else outcome.value
+        outcomes.append(NodeOutcome(*key, commit.model_id, NodeFate(outcome.value), commit.count, 0, 0, weight, reason))
+    models = {
+        (member.participant, node.node_id): node.model_id for member in frozen.members for node in member.ml_nodes
+    }
+    outcomes += [
+        NodeOutcome(*key, models[key], NodeFate.PRESERVED, 0, 0, 0, weight, "") for key, weight in preserved.items()
+    ]
+    return tuple(sorted(outcomes, key=lambda outcome: (outcome.participant.lower(), outcome.node_id)))
 
 
 def summarise(result: EpochResult, content_cid: Cid) -> tuple[EpochResultSummary, bytes]:
@@ -148,18 +217,23 @@ def _first_active(state: ChainState, node: MLNodeRegistration) -> ModelRecord | 
 def _next_group(
     epoch: EpochNumber,
     state: ChainState,
-    commits: Mapping[NodeKey, PocCommit],
+    served: Mapping[NodeKey, ModelId],
     node_weights: Mapping[NodeKey, int],
+    scores: Mapping[Address, int],
 ) -> EpochGroup:
-    able = _strongest(
-        {key: weight for key, weight in node_weights.items() if _can_serve(state, key, commits[key].model_id)}
-    )
+    able = _strongest({key: weight for key, weight in node_weights.items() if _can_serve(state, key, served[key])})
     by_participant: dict[Address, list[MLNodeSnapshot]] = {account: [] for account in participant_weights(able)}
     for (account, node_id), weight in sorted(able.items(), key=lambda item: item[0][1]):
-        model = state.models[commits[account, node_id].model_id]
+        model = state.models[served[account, node_id]]
         by_participant[account].append(_node_snapshot(state, account, node_id, model, weight))
     members = [
-        GroupMember(account, state.participants[account].peer_id, sum(node.poc_weight for node in nodes), tuple(nodes))
+        GroupMember(
+            account,
+            state.participants[account].peer_id,
+            sum(node.poc_weight for node in nodes),
+            tuple(nodes),
+            scores.get(account, SCORE_FULL),
+        )
         for account, nodes in by_participant.items()
     ]
     return EpochGroup(epoch, tuple(members), _model_snapshots(state, members))

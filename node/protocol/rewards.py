@@ -1,10 +1,11 @@
-"""From weights to money: subsidy, coverage bonus, shares and claims. Integer division throughout; dust is not paid."""
+"""From weights to money: subsidy, coverage bonus, score, shares and claims. Integer division; dust is not paid."""
 
 from collections.abc import Mapping, Sequence, Set
 
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
+from node.protocol.findings import SCORE_FULL
 from node.protocol.identifiers import Address, EpochNumber, Hash32, TokenAmount
 from node.protocol.merkle import merkle_proof, merkle_root, verify_merkle_proof
 from node.protocol.records import EpochParameters, EpochResultSummary, RewardShare
@@ -38,21 +39,44 @@ def pot(
     return TokenAmount(work_coins_added - spent)
 
 
+def counted_weight(weight: int, *, covers_models: bool) -> int:
+    """Return the weight that shares are measured by: with the coverage bonus, in hundredths."""
+    return weight * (100 + COVERAGE_BONUS_PERCENT * covers_models)
+
+
+def get_settle_amount(counted: int, total_counted: int, available: TokenAmount, score_per_mille: int) -> TokenAmount:
+    """Return what a participant is paid: its share of `available` by counted weight, half of it by its score.
+
+    What a score takes away is paid to nobody. So nobody gains by a rival's lost points, and more weight never earns
+    less.
+    """
+    share = available * counted // total_counted
+    return TokenAmount(share * (SCORE_FULL + score_per_mille) // (2 * SCORE_FULL))
+
+
 def get_settle_amounts(
-    weights: Mapping[Address, int], covering: Set[Address], available: TokenAmount
+    weights: Mapping[Address, int],
+    covering: Set[Address],
+    available: TokenAmount,
+    scores: Mapping[Address, int] | None = None,
+    unpaid: Set[Address] = frozenset(),
 ) -> dict[Address, TokenAmount]:
     """Share `available` by weight, those in `covering` counted with the coverage bonus.
 
     The bonus moves shares, never the total: the sum is at most `available`, short of it by less than one unit of
-    dust per participant.
+    dust per participant where all have full `scores` (thousandths; who has none has a full one). Those in `unpaid`
+    (fraud was proven) get nothing, and nobody gets their share.
     """
+    known = scores or {}
     counted = {
-        account: weight * (100 + COVERAGE_BONUS_PERCENT * (account in covering)) for account, weight in weights.items()
+        account: counted_weight(weight, covers_models=account in covering) for account, weight in weights.items()
     }
     total = sum(counted.values())
-    if total == 0:
-        return {}
-    return {account: TokenAmount(available * share // total) for account, share in counted.items()}
+    return {
+        account: get_settle_amount(share, total, available, known.get(account, SCORE_FULL))
+        for account, share in counted.items()
+        if total > 0 and account not in unpaid
+    }
 
 
 def accumulate(

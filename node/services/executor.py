@@ -14,6 +14,7 @@ from node.ports import (
     Engine,
     EngineFailedError,
     EngineRefusedError,
+    GenerationChunk,
     GenerationRequest,
     Network,
     Store,
@@ -255,10 +256,18 @@ class Executor:
         piece_tokens_max = max(1, unpaid_tokens_max // 2)
         # Before the engine reads it: else anyone could have long prompts read for nothing.
         await paid.charge(token_price * prompt_tokens, allowance=allowance)
-        generation.begin()
         output: list[int] = []
+
+        def let_out_now(piece: GenerationChunk) -> bool:
+            data = tokens_bytes(Tokens(piece.token_ids, piece.text, "", piece.logprobs))
+            is_given = paid.give_now(data, token_price * len(piece.token_ids), allowance=allowance)
+            if is_given:
+                output.extend(piece.token_ids)
+            return is_given
+
+        generation.begin()
         while True:
-            piece = await generation.next_piece(piece_tokens_max)
+            piece = await generation.next_piece(piece_tokens_max, let_out_now)
             await paid.charge(token_price * len(piece.token_ids), allowance=allowance)
             output.extend(piece.token_ids)
             reason = piece.finish_reason

@@ -23,6 +23,7 @@ from node.protocol.signatures import SignatureError, recover
 from node.protocol.stages import Stage, first_block_of
 from node.services.epochs import EpochBook, result_to_bytes
 from node.services.gossip import GossipRouter
+from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
 from node.services.timing import cancel_at, epochs_at, position, window
 
@@ -54,6 +55,7 @@ class FormingService:
         self._store = store
         self._presence = presence
         self._epochs = epochs
+        self._slots = PocSlots(chain, epochs)
         self._signatures: dict[Address, ResultSignature] = {}
         """Newest signature of each member: bounded by the group's size."""
         router.register(ResultSignature, self._judge_signature, self._take_signature)
@@ -74,7 +76,8 @@ class FormingService:
         state = await self._chain.state_at(BlockNumber(begin - 1))
         bundles = await self._fetch_bundles(epoch, state)
         previous = await self._epochs.result_before(epoch, state)
-        result = form_epoch_result(epoch, state, self._chain.parameters, bundles, previous)
+        selected = await self._slots.selected(epoch)
+        result = form_epoch_result(epoch, state, self._chain.parameters, bundles, previous, selected=selected)
         if result is None:
             log.warning("no batch was accepted: the group carries on and nothing is paid", epoch=epoch)
             return

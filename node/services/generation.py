@@ -9,13 +9,13 @@ of this participant goes on, before the gateway has to look elsewhere.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import structlog
 import trio
 
-from node.ports import EngineFailedError, GenerationChunk, GenerationRequest
+from node.ports import EngineFailedError, GenerationChunk, GenerationRequest, PushedChunks
 from node.protocol.identifiers import ModelId, NodeId
 from node.services.broker import Broker, Lease
 from node.services.groups import sole_error
@@ -27,6 +27,9 @@ FAILURES_MAX = 2
 """Engines that may fail under one answer and be replaced; then the gateway decides."""
 REPEATED_TOKENS_MAX = 2048
 """Tokens that may be generated once more for one answer because of pauses. Beyond it the engine runs to its end."""
+
+Give = Callable[[GenerationChunk], bool]
+"""Takes a piece at once, or not at all; returns whether it did."""
 
 
 class Generation:
@@ -45,6 +48,9 @@ class Generation:
         self._gathered: deque[GenerationChunk] = deque()
         self._gathered_tokens = 0
         self._finished = False
+        self._give_now: Give | None = None
+        """The reader's, while it waits."""
+        self._give_tokens_max = 0
         self._arrived = trio.lowlevel.ParkingLot()
         self._taken = trio.lowlevel.ParkingLot()
         self._wanted = trio.Event()
@@ -87,14 +93,36 @@ class Generation:
                 log.warning("an engine failed; another one goes on", node=self.node_ids[-1], reason=why)
             await self._until_behind()
 
-    async def next_piece(self, tokens_max: int) -> GenerationChunk:
-        """Wait for something new and return all there is, up to `tokens_max`. The last piece has a finish reason."""
+    async def next_piece(self, tokens_max: int, give_now: Give | None = None) -> GenerationChunk:
+        """Wait for something new and return all there is, up to `tokens_max`. The last piece has a finish reason.
+
+        While this waits, pieces are offered to `give_now` as they come, which saves waking a task for each. What it
+        takes is not returned. It is called in the task that reads the engine, and never with the last piece.
+        """
         while not self._gathered:
-            await self._arrived.park()
+            self._give_now, self._give_tokens_max = give_now, tokens_max
+            try:
+                await self._arrived.park()
+            finally:
+                self._give_now = None
+        return self._next_piece(tokens_max)
+
+    def _next_piece(self, tokens_max: int) -> GenerationChunk:
         piece = join_chunks(take_chunks(self._gathered, tokens_max))
         self._gathered_tokens -= len(piece.token_ids)
         self._taken.unpark_all()
         return piece
+
+    def _hand_on(self) -> None:
+        """Offer what is gathered to a reader that waits, and wake it if something is left."""
+        while self._gathered and self._give_now is not None:
+            piece = self._next_piece(self._give_tokens_max)
+            if piece.finish_reason is not None or not self._give_now(piece):
+                self._gathered.appendleft(piece)
+                self._gathered_tokens += len(piece.token_ids)
+                break
+        if self._gathered:
+            self._arrived.unpark_all()
 
     async def _until_behind(self) -> None:
         """Wait until little is gathered, unless the answer is complete."""
@@ -103,22 +131,39 @@ class Generation:
 
     async def _read(self, lease: Lease) -> None:
         """Gather what an engine gives until the answer ends or too much is gathered."""
+        goes_on = True
+
+        def take(chunks: Sequence[GenerationChunk]) -> bool:
+            nonlocal goes_on
+            goes_on = self._take(lease, chunks)
+            return goes_on
+
         async with lease.engine.generate(self._so_far.resume()) as chunks:
-            async for chunk in chunks:
+            if isinstance(chunks, PushedChunks):
+                await chunks.push_to(take)
+            else:
+                async for chunk in chunks:
+                    if not take((chunk,)):
+                        break
+        if goes_on:
+            raise EngineFailedError("the engine's answer ended without a reason")
+
+    def _take(self, lease: Lease, chunks: Sequence[GenerationChunk]) -> bool:
+        """Gather what has come; return whether the engine is to go on."""
+        try:
+            for chunk in chunks:
                 lease.produced(len(chunk.token_ids))
                 fresh = self._so_far.take(chunk)
                 if fresh is None:
                     continue
                 self._gathered.append(fresh)
                 self._gathered_tokens += len(fresh.token_ids)
-                self._arrived.unpark_all()
                 if fresh.finish_reason is not None:
                     self._finished = True
-                    return
-                if self._gathered_tokens > self._ahead_tokens_max and self._may_pause():
-                    return
-        if not self._finished:
-            raise EngineFailedError("the engine's answer ended without a reason")
+                    return False
+        finally:
+            self._hand_on()
+        return self._gathered_tokens <= self._ahead_tokens_max or not self._may_pause()
 
     def _may_pause(self) -> bool:
         repeated = self._repeated + self._so_far.repeats

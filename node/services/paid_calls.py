@@ -52,6 +52,13 @@ class PaidCall:
         if deadline.cancelled_caught:
             raise _unread()
 
+    def give_now(self, data: bytes, worth: int, *, allowance: int) -> bool:
+        """Charge a chunk and send it if neither takes waiting; return whether it was given."""
+        if not self._call.may_send_now or not self._tab.charge_now(worth, allowance=allowance):
+            return False
+        self._call.send_now(data)
+        return True
+
     async def charge(self, worth: int, *, allowance: int) -> None:
         """Wait until something worth `worth` can be given, and charge it. Raises CallFailedError `unpaid`."""
         if not self._tab.charge_now(worth, allowance=allowance):

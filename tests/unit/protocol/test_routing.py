@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.protocol.identifiers import EpochNumber, ModelId, NodeId, RequestId
+from node.protocol.lots import LOGARITHM_FRACTION_BITS, _negative_log2
 from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot
-from node.protocol.routing import LOGARITHM_FRACTION_BITS, _negative_log2, rank_executors
+from node.protocol.routing import rank_executors
 from tests.builders import TINY, account, peer
 
 

@@ -190,6 +190,11 @@ class LostCall:
         self._lost = trio.Event()
         self._paid = False
 
+    may_send_now = False
+
+    def send_now(self, data: bytes) -> None:
+        raise AssertionError("it may not")
+
     async def send(self, data: bytes) -> None:
         self._sent += 1
         if self._sent == 4:  # an opening, and three pieces of four tokens

@@ -1,0 +1,141 @@
+"""Reads many sockets in one task: what has come for any of them is taken in turns of a few milliseconds.
+
+*Purpose.* A server with many streams sends each a few hundred bytes at a time. To wake a task for each of those costs
+several times what it takes to read them, and what leaves in many small turns cannot leave together.
+
+*Detail.* There is no task of its own. Of the tasks that wait for their sockets one *leads*: it waits for all of them
+and hands out what has come, in its own turn, by plain calls. When it has what it waited for, or is cancelled, another
+one leads. After each turn the leader rests for a moment, so that more can come together; what comes after a silence is
+taken at once.
+"""
+
+import contextlib
+import os
+import select
+from collections.abc import Callable
+
+import trio
+
+RECEIVE_BYTES = 32 * 1024
+"""Taken from a socket in one turn. More is taken in the next one, so that no socket keeps the others waiting."""
+REST_SECONDS = 0.004
+"""Between turns. Nobody who reads an answer sees four milliseconds."""
+CAN_POLL = hasattr(select, "epoll")
+"""Elsewhere than on Linux a task waits for each socket."""
+
+Take = Callable[[bytes], bool]
+"""Told what has come, nothing at the end of the connection; returns whether it wants more. May raise."""
+
+
+class _Source:
+    """A socket that is read, and how that ended."""
+
+    def __init__(self, take: Take) -> None:
+        self.take = take
+        self.heard_at = trio.current_time()
+        self.is_done = False
+        self.error: Exception | None = None
+        self.changed = trio.lowlevel.ParkingLot()
+
+    def end(self, error: Exception | None = None) -> None:
+        self.is_done = True
+        self.error = self.error or error
+        self.changed.unpark_all()
+
+
+class ReadySockets:
+    """The sockets of one server. Bounded by the requests that run; nothing is kept of a socket that is not read."""
+
+    def __init__(self) -> None:
+        self._sources: dict[int, _Source] = {}
+        self._poll: select.epoll | None = None
+        self._leader: _Source | None = None
+        self._leading = trio.CancelScope()
+
+    async def read(self, descriptor: int, take: Take, *, silence_seconds: float) -> None:
+        """Hand what comes at a non-blocking socket to `take` until it wants no more.
+
+        `take` is called in whichever task leads, and must not block. Raises what it raises, OSError, and
+        trio.TooSlowError if nothing came for so long.
+        """
+        source = self._sources[descriptor] = _Source(take)
+        try:
+            self._register(descriptor)
+            while not source.is_done:
+                with trio.move_on_at(source.heard_at + silence_seconds) as limit:
+                    await self._lead_or_wait(source)
+                if limit.cancelled_caught and trio.current_time() >= source.heard_at + silence_seconds:
+                    raise trio.TooSlowError
+        finally:
+            if self._sources.get(descriptor) is source:
+                self._remove(descriptor)
+            self._hand_over()
+        if source.error is not None:
+            raise source.error
+
+    def forget(self, descriptor: int) -> None:
+        """A socket is about to be closed: whoever reads it gets trio.ClosedResourceError."""
+        source = self._sources.get(descriptor)
+        if source is not None:
+            self._remove(descriptor)
+            source.end(trio.ClosedResourceError("the connection was closed here"))
+            if source is self._leader:
+                self._leading.cancel()
+
+    async def _lead_or_wait(self, source: _Source) -> None:
+        if self._leader is not None:
+            await source.changed.park()
+            return
+        assert self._poll is not None  # noqa: S101 - there is one while there are sources
+        self._leader = source
+        try:
+            with trio.CancelScope() as self._leading:
+                await self._lead(source, self._poll)
+        finally:
+            self._leader = None
+
+    async def _lead(self, source: _Source, poll: select.epoll) -> None:
+        while not source.is_done:
+            await trio.lowlevel.wait_readable(poll.fileno())
+            for descriptor, _ in poll.poll(0):
+                self._read_one(descriptor)
+            if not source.is_done:
+                await trio.sleep(REST_SECONDS)
+
+    def _read_one(self, descriptor: int) -> None:
+        source = self._sources.get(descriptor)
+        if source is None:
+            return  # what came before it in this turn has ended it
+        try:
+            data = os.read(descriptor, RECEIVE_BYTES)
+            source.heard_at = trio.current_time()
+            goes_on = source.take(data) and bool(data)
+        except BlockingIOError:
+            return
+        except Exception as error:  # whose socket it is, is told in its own task
+            source.error = error
+            goes_on = False
+        if not goes_on:
+            self._remove(descriptor)
+            source.end()
+
+    def _register(self, descriptor: int) -> None:
+        if self._poll is None:
+            self._poll = select.epoll()
+        self._poll.register(descriptor, select.EPOLLIN)
+
+    def _remove(self, descriptor: int) -> None:
+        del self._sources[descriptor]
+        if self._poll is not None:
+            with contextlib.suppress(OSError):  # it was never registered
+                self._poll.unregister(descriptor)
+
+    def _hand_over(self) -> None:
+        """Have another task lead, if nobody does; the last one puts out the light."""
+        if self._leader is not None:
+            return
+        if self._sources:
+            next(iter(self._sources.values())).changed.unpark_all()
+        elif self._poll is not None:
+            self._poll.close()
+            self._poll = None

@@ -1,0 +1,236 @@
+"""What a participant is worth beyond its weight: requirements C3, in thousandths, from signed evidence alone.
+
+score = 0.4 quality + 0.3 speed + 0.2 availability + 0.1 participation
+
+*Goals.* Every lost point has a reason and evidence that the result's bundles hold; the same integers on every node; few
+liars change little. *Non-goals.* To find cheats: that is what samples, audits and penalties do. A score only steers.
+
+*A point is lost only by evidence.* Who was not measured, or is new, loses nothing: lacking evidence is not a no. So a
+participant can dodge the speed part only by answering none of the gateways that are members, and their fees with it.
+
+- *quality*: batches judged, answers audited. To take it from a rival needs the majority of the weight able to judge.
+- *speed*: medians that gateways measured, each against the other executors it asked. To take all of it needs gateways
+  with a third of the weight; those with less take as much in proportion: three times their share at most.
+- *availability*: the weighted median of what others saw, batches due, answers handed over to audits. Whoever says
+  nothing counts as having seen all, so to take it needs more than half of the weight of all others.
+- *participation*: the bundle of votes, and what it says was left undone. Nobody else can take it.
+
+To gain points for oneself is harder still: nobody is its own witness. And points lost by one are paid to nobody
+(rewards.py), so there is nothing to win by a rival's loss but requests.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from node.protocol.findings import (
+    SCORE_FULL,
+    AuditOutcome,
+    NodeFate,
+    NodeOutcome,
+    ParticipantScore,
+    PointLoss,
+    ScorePart,
+    SpeedMeasure,
+)
+from node.protocol.identifiers import Address, ModelId
+from node.protocol.records import EpochGroup, PocVote, VoteBundle
+from node.protocol.verdicts import Verdict
+
+QUALITY_TENTHS, SPEED_TENTHS, AVAILABILITY_TENTHS, PARTICIPATION_TENTHS = 4, 3, 2, 1
+ANSWERS_MEASURED_MIN = 4
+"""A gateway's measurement of fewer answers is luck."""
+COMPARED_TOKENS = 64
+"""Executors are compared by the time to so many tokens: an answer of usual length."""
+SLOW_FROM_PER_MILLE = 1500
+"""Up to one and a half times the median of its peers nobody is slow: hardware and distance differ."""
+SLOW_POINTS_PER_MILLE = 3
+"""Beyond it a point is lost for every so many thousandths: all are lost at four and a half times the median."""
+ABSENCE_FORGIVEN = 20
+"""Thousandths of an epoch: a restart for an update is no absence."""
+BUSY_POINTS = 500
+"""Points at most for batches that were left unjudged for want of time."""
+UNAUDITED_POINTS = 500
+"""Points at most for answers that were drawn for audit and left unjudged for want of time."""
+NO_TIME = "no-time"
+"""The reason of a vote that was not given in time. Lacking the model or the data costs nothing."""
+
+REASONS = {
+    "audit-failed": "audits proved that its answers are not the model's",
+    "batch-rejected": "batches of nonces were rejected",
+    "slow": "its answers came slower than those of others with the same model",
+    "absent": "others did not see it present",
+    "no-batch": "nodes of its neither kept serving by allotment nor had a batch that counts",
+    "withheld": "it did not hand over answers that were drawn for audit",
+    "no-votes": "it committed no valid bundle of votes",
+    "votes-late": "it left batches unjudged for want of time",
+    "audits-late": "it left answers unaudited for want of time",
+}
+"""What each code means, in words for operators."""
+
+
+def participant_scores(
+    group: EpochGroup,
+    weights: Mapping[Address, int],
+    nodes: Sequence[NodeOutcome],
+    audits: Sequence[AuditOutcome],
+    bundles: Mapping[Address, VoteBundle],
+) -> tuple[ParticipantScore, ...]:
+    """Return the scores of every member of the group in charge and of whoever else proved compute; by participant.
+
+    `weights` are the weights in charge. `group` is what was frozen for the epoch: who had to mine is taken from it, so
+    it must be one that a result made; an empty one asks nothing of anybody.
+    """
+    accounts = sorted({*weights, *(outcome.participant for outcome in nodes)}, key=str.lower)
+    nodes_of = _by_participant(nodes)
+    audits_of: dict[Address, list[AuditOutcome]] = {}
+    for audit in audits:
+        audits_of.setdefault(audit.executor, []).append(audit)
+    due_of = {member.participant: len(member.ml_nodes) for member in group.members}
+    ratios = _speed_ratios(bundles)
+    seen = _sightings(bundles)
+    total = sum(weights.values())
+    scores = []
+    for account in accounts:
+        own, audited = nodes_of.get(account, []), audits_of.get(account, [])
+        quality = _quality(own, audited)
+        speed = _speed(account, ratios.get(account, {}), weights, total)
+        availability = _availability(
+            _presence(account, seen.get(account, {}), weights, total), own, due_of.get(account, 0), audited
+        )
+        has_to_vote = weights.get(account, 0) > 0 and any(other != account for other in nodes_of)
+        participation = _participation(bundles.get(account)) if has_to_vote else ScorePart(SCORE_FULL)
+        points = (
+            QUALITY_TENTHS * quality.per_mille
+            + SPEED_TENTHS * speed.per_mille
+            + AVAILABILITY_TENTHS * availability.per_mille
+            + PARTICIPATION_TENTHS * participation.per_mille
+        ) // 10
+        scores.append(ParticipantScore(account, quality, speed, availability, participation, points))
+    return tuple(scores)
+
+
+def weighted_median(values: Iterable[tuple[int, int]]) -> int:
+    """Return the lower weighted median of (value, weight) pairs with a positive sum of weights."""
+    ordered = sorted(values)
+    half, passed = sum(weight for _, weight in ordered), 0
+    for value, weight in ordered:
+        passed += weight
+        if 2 * passed >= half:
+            return value
+    raise ValueError("a median needs something with weight")
+
+
+def _quality(nodes: Sequence[NodeOutcome], audits: Sequence[AuditOutcome]) -> ScorePart:
+    """Nonces accepted of those judged; nothing is left where an audit proved other answers than the model's."""
+    rejected = sum(node.count for node in nodes if node.fate is NodeFate.REJECTED)
+    accepted = sum(node.count for node in nodes if node.fate is NodeFate.ACCEPTED)
+    left, losses = SCORE_FULL, []
+    if rejected:
+        lost = _rounded_up(SCORE_FULL * rejected, accepted + rejected)
+        losses.append(PointLoss("batch-rejected", lost))
+        left -= lost
+    if any(audit.fate is Verdict.INVALID for audit in audits):
+        losses.append(PointLoss("audit-failed", left))
+        left = 0
+    return _part(left, losses)
+
+
+def _speed(account: Address, ratios: Mapping[Address, int], weights: Mapping[Address, int], total: int) -> ScorePart:
+    """The weighted median over gateways of how much slower than the median of its peers it was there."""
+    witnesses = [(ratio, weights.get(gateway, 0)) for gateway, ratio in ratios.items() if gateway != account]
+    others = total - weights.get(account, 0)
+    behind = sum(weight for _, weight in witnesses)
+    if behind <= 0 or others <= 0:
+        return ScorePart(SCORE_FULL)
+    ratio = weighted_median(entry for entry in witnesses if entry[1] > 0)
+    lost = min(SCORE_FULL, max(0, ratio - SLOW_FROM_PER_MILLE) // SLOW_POINTS_PER_MILLE)
+    lost = lost * min(3 * behind, others) // others
+    return _part(SCORE_FULL - lost, [PointLoss("slow", lost)])
+
+
+def _availability(presence: int, nodes: Sequence[NodeOutcome], due: int, audits: Sequence[AuditOutcome]) -> ScorePart:
+    """Present × nodes that did what was due × drawn answers handed over; each takes its share of what is left."""
+    left, losses = presence, [PointLoss("absent", SCORE_FULL - presence)]
+    done = min(due, len(nodes))
+    drawn = sum(audit.answers + audit.withheld for audit in audits)
+    withheld = sum(audit.withheld for audit in audits)
+    for reason, missing, of in (("no-batch", due - done, due), ("withheld", withheld, drawn)):
+        lost = left * missing // of if of else 0
+        losses.append(PointLoss(reason, lost))
+        left -= lost
+    return _part(left, losses)
+
+
+def _participation(bundle: VoteBundle | None) -> ScorePart:
+    """A member judges and audits what it can, and says so in time."""
+    if bundle is None:
+        return _part(0, [PointLoss("no-votes", SCORE_FULL)])
+    late = BUSY_POINTS * _late(bundle.votes) // max(1, len(bundle.votes))
+    unaudited = sum(vote.verdict is Verdict.ABSTAIN and vote.reason == NO_TIME for vote in bundle.audits)
+    missed = UNAUDITED_POINTS * unaudited // max(1, len(bundle.audits))
+    return _part(SCORE_FULL - late - missed, [PointLoss("votes-late", late), PointLoss("audits-late", missed)])
+
+
+def _late(votes: Sequence[PocVote]) -> int:
+    return sum(vote.verdict is Verdict.ABSTAIN and vote.reason == NO_TIME for vote in votes)
+
+
+def _presence(account: Address, seen: Mapping[Address, int], weights: Mapping[Address, int], total: int) -> int:
+    """The weighted median of what all others saw; who says nothing counts as having seen it all the time."""
+    said = [(per_mille, weights.get(witness, 0)) for witness, per_mille in seen.items() if witness != account]
+    behind = sum(weight for _, weight in said)
+    silent = total - weights.get(account, 0) - behind
+    if behind == 0:
+        return SCORE_FULL
+    missed = weighted_median((*((SCORE_FULL - value, weight) for value, weight in said), (0, max(0, silent))))
+    return SCORE_FULL - max(0, missed - ABSENCE_FORGIVEN)
+
+
+def _sightings(bundles: Mapping[Address, VoteBundle]) -> dict[Address, dict[Address, int]]:
+    """By participant: what each witness saw of it."""
+    seen: dict[Address, dict[Address, int]] = {}
+    for witness, bundle in bundles.items():
+        for sighting in bundle.observations.sightings:
+            seen.setdefault(sighting.participant, {})[witness] = sighting.per_mille
+    return seen
+
+
+def _speed_ratios(bundles: Mapping[Address, VoteBundle]) -> dict[Address, dict[Address, int]]:
+    """By executor: for each gateway, its time against the median of the others it measured, in thousandths.
+
+    Of several models that an executor serves, its best counts: a gateway measures each against its own peers.
+    """
+    ratios: dict[Address, dict[Address, int]] = {}
+    for gateway, bundle in bundles.items():
+        by_model: dict[ModelId, list[SpeedMeasure]] = {}
+        for measure in bundle.observations.measures:
+            if measure.answers >= ANSWERS_MEASURED_MIN and measure.executor != gateway:
+                by_model.setdefault(measure.model_id, []).append(measure)
+        for measures in by_model.values():
+            times = {measure.executor: _micro_seconds(measure) for measure in measures}
+            for executor, time in times.items():
+                others = [(other, 1) for name, other in times.items() if name != executor]
+                if others:
+                    ratio = SCORE_FULL * time // max(1, weighted_median(others))
+                    known = ratios.setdefault(executor, {})
+                    known[gateway] = min(ratio, known.get(gateway, ratio))
+    return ratios
+
+
+def _micro_seconds(measure: SpeedMeasure) -> int:
+    return 1000 * measure.first_ms + (COMPARED_TOKENS - 1) * measure.token_us
+
+
+def _by_participant(nodes: Sequence[NodeOutcome]) -> dict[Address, list[NodeOutcome]]:
+    by_participant: dict[Address, list[NodeOutcome]] = {}
+    for node in nodes:
+        by_participant.setdefault(node.participant, []).append(node)
+    return by_participant
+
+
+def _rounded_up(numerator: int, denominator: int) -> int:
+    return -(-numerator // denominator)
+
+
+def _part(left: int, losses: Iterable[PointLoss]) -> ScorePart:
+    kept = sorted((loss for loss in losses if loss.per_mille > 0), key=lambda loss: (-loss.per_mille, loss.reason))
+    return ScorePart(left, tuple(kept))

@@ -1,0 +1,42 @@
+"""Knows which ML nodes keep serving through an epoch's Proof of Compute: the rule's inputs, from the chain."""
+
+from dataclasses import replace
+
+from node.ports import Chain
+from node.protocol.identifiers import Address, BlockNumber, EpochNumber, NodeId
+from node.protocol.stages import Stage, first_block_of
+from node.protocol.timeslots import select_poc_slots
+from node.protocol.weights import NodeKey
+from node.services.epochs import EpochBook
+
+
+class PocSlots:
+    """The selection of each epoch (timeslots.py). Keeps the newest: folding the chain again takes time."""
+
+    def __init__(self, chain: Chain, epochs: EpochBook) -> None:
+        self._chain = chain
+        self._epochs = epochs
+        self._known: tuple[EpochNumber, frozenset[NodeKey]] | None = None
+
+    async def selected(self, epoch: EpochNumber) -> frozenset[NodeKey]:
+        """Return the nodes selected for `epoch`.
+
+        Waits until the last block of SERVE is confirmed, and for the content of the result that made the group: without
+        it nobody can tell.
+        """
+        if self._known is not None and self._known[0] == epoch:
+            return self._known[1]
+        last_block = BlockNumber(first_block_of(epoch, Stage.GENERATE, self._chain.parameters) - 1)
+        seed = await self._chain.block_hash(last_block)
+        state = await self._chain.state_at(last_block)
+        previous = await self._epochs.result_before(epoch, state)
+        if previous is None:
+            selected: frozenset[NodeKey] = frozenset()
+        else:
+            selected = select_poc_slots(replace(previous.group, epoch=epoch), previous.nodes, state, seed)
+        self._known = (epoch, selected)
+        return selected
+
+    async def is_selected(self, epoch: EpochNumber, participant: Address, node_id: NodeId) -> bool:
+        """Whether a node keeps serving through Proof of Compute in `epoch`: then it does not mine."""
+        return (participant, node_id) in await self.selected(epoch)
