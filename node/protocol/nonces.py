@@ -40,7 +40,7 @@ def quantise(logprobs: Sequence[float]) -> bytes:
 
     Centred on the mean, scaled to unit length, times VECTOR_SCALE, rounded half to even, as big-endian int16. This is
     the one place where floats become integers: from here on nodes agree exactly. An input that is constant but for
-    LENGTH_LEAST has no direction and becomes zeros. Raises ValueError on a wrong length or on numbers that are not finite.
+    LENGTH_LEAST has no direction and becomes zeros. Raises ValueError on a wrong length or if not all are finite.
     """
     if len(logprobs) != VECTOR_DIMENSIONS:
         raise ValueError(f"expected {VECTOR_DIMENSIONS} log-probabilities, got {len(logprobs)}")
