@@ -182,6 +182,9 @@ class Opening:
     """Lets a payer that lost its books go on: it checks its own signature."""
     seed_share: SeedShare | None = None
     """Half of the seed, unless the user gave it: this executor's, or the one that the request handed on."""
+    by_rule: bool = True
+    """Whether its engine draws by the network's rule: if not, no audit can check the answer, and the receipt says
+    so."""
 
 
 @dataclass(frozen=True, slots=True)
