@@ -27,6 +27,7 @@ from typing import Any, Concatenate, ParamSpec
 import click
 import httpx
 import trio
+from eth_hash.auto import keccak
 from eth_utils.address import is_checksum_address
 
 from contracts.binding_base import Call
@@ -36,6 +37,7 @@ from node.chain.account_lock import AccountInUseError, exclusive_account
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import WrongChainError, check_chain
 from node.chain.addresses import ContractAddresses, Deployment, DeploymentFileError, read_deployment
+from node.chain.calibrations import calibration_to_json, read_calibration, read_calibration_file
 from node.chain.deployer import DeploymentFailedError
 from node.chain.genesis import genesis_text, write_genesis
 from node.chain.owner_calls import (
@@ -69,6 +71,7 @@ from node.models.encryption.wrapping import (
 )
 from node.models.owner_keys import owned_key, published_key_id
 from node.protocol.actions import ZERO_ADDRESS
+from node.protocol.calibration import CalibrationError, bands_in_words, calibration_bytes, parse_calibration
 from node.protocol.cids import CidError, cid_to_bytes
 from node.protocol.identifiers import Address, Cid, ModelId
 from node.settings import SettingsError, load_settings
@@ -382,7 +385,8 @@ async def list_models(options: Options, *, active: bool) -> None:
     async with open_registry(options) as registry:
         models = [model for model in await read_models(registry.rpc, registry.addresses) if model.active or not active]
     if options.as_json:
-        click.echo(json.dumps({"models": [asdict(model) for model in models]}, indent=2))
+        records = [{name: value for name, value in asdict(model).items() if name != "calibration"} for model in models]
+        click.echo(json.dumps({"models": records}, indent=2))
         return
     print_table(
         ("MODEL", "NAME", "STATE", "VERSION", "ACCESS", "CID"),
@@ -408,9 +412,20 @@ async def get(options: Options, *, model_id: str) -> None:
     """Show all there is of a model."""
     async with open_registry(options) as registry:
         model = await ask(registry.rpc, registry.addresses.model_registry, model_registry.get_model(model_id))
+        calibration = await read_calibration(registry.rpc, registry.deployment, model_id, model.version)
     facts = asdict(model)
     spec = facts.pop("spec")
-    _show(options, {**facts, "spec": spec} if options.as_json else {**facts, **spec})
+    if options.as_json:
+        _show(options, {**facts, "spec": spec, "calibration": calibration_to_json(calibration)})
+        return
+    _show(options, {**facts, **spec, "calibration": _calibration_in_words(calibration)})
+
+
+def _calibration_in_words(data: bytes) -> str:
+    try:
+        return listed(bands_in_words(parse_calibration(data))) if data else "none"
+    except CalibrationError:
+        return "cannot be read, and counts as none: set it anew"
 
 
 @main.command()
@@ -501,6 +516,42 @@ async def set_spec(options: Options, /, *, model_id: str, **given: Any) -> None:
 
 
 @main.command()
+@click.argument("model_id")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.option("--remove", is_flag=True, help="Take the present one back.")
+@sending_options
+async def calibrate(options: Options, *, model_id: str, file: Path | None, remove: bool) -> None:
+    """Publish how far honest nodes may differ.
+
+    FILE is what `quern calibrate` wrote. It counts from the next epoch on, for the present version of the model only.
+    """
+    if (file is None) is not remove:
+        raise click.UsageError("give the FILE that `quern calibrate` wrote, or --remove")
+    async with open_registry(options) as registry:
+        known = await ask(registry.rpc, registry.addresses.model_registry, model_registry.get_model(model_id))
+        data = b"" if file is None else _calibration_of(file, model_id, known.version)
+        view = model_registry.calibration_hash_of(model_id, known.version)
+        present = await ask(registry.rpc, registry.addresses.model_registry, view)
+        if present == (keccak(data) if data else bytes(len(present))):
+            _show(options, {"status": "unchanged", "what": f"{model_id} has this calibration already"})
+            return
+        call = model_registry.set_calibration(model_id, known.version, data)
+        verb = "calibrate" if data else "take back the calibration of"
+        await change_registry(options, registry, f"{verb} {model_id} version {known.version}", call)
+
+
+def _calibration_of(file: Path, model_id: str, version: int) -> bytes:
+    try:
+        found = read_calibration_file(file)
+    except CalibrationError as error:
+        raise RefusedError(str(error)) from error
+    if (found.model_id, found.model_version) != (model_id, version):
+        measured = f"{found.model_id} version {found.model_version}"
+        raise RefusedError(f"{file} is of {measured}, the registry has {model_id} at version {version}")
+    return calibration_bytes(found)
+
+
+@main.command()
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="The file to write.  [default: -]")
 @chain_options
 async def export(options: Options, *, output: Path | None) -> None:
@@ -509,12 +560,18 @@ async def export(options: Options, *, output: Path | None) -> None:
     With all versions: deploy.py begins another network with it.
     """
     async with open_registry(options) as registry:
-        models = await read_models(registry.rpc, registry.addresses)
+        models = [await _whole(registry, model) for model in await read_models(registry.rpc, registry.addresses)]
     if output is None:
         click.echo(genesis_text(models), nl=False)
         return
     write_genesis(output, models)
     _show(options, {"status": "done", "what": f"wrote {len(models)} models to {output}"})
+
+
+async def _whole(registry: Registry, model: model_registry.ModelImport) -> model_registry.ModelImport:
+    """Add what the registry has in its logs only."""
+    data = await read_calibration(registry.rpc, registry.deployment, model.model_id, len(model.cids))
+    return replace(model, calibration=data)
 
 
 # --- gates ------------------------------------------------------------------------------------------------------------

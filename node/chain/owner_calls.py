@@ -133,6 +133,10 @@ def explain(reason: RevertReason) -> str:  # noqa: PLR0912 - one case per refusa
             return f"{field} is out of range: lengths, throughput and units of compute are at least 1"
         case model_registry.TooManyModels(most):
             return f"the registry is full: {most} models"
+        case model_registry.NotTheVersion(model_id, version, current):
+            return f"{model_id} is at version {current}, the calibration is of version {version}: measure it anew"
+        case model_registry.CalibrationTooLong(length, most):
+            return f"a calibration of {length} bytes is not taken: at most {most} are"
         case model_registry.VersionUnknown(model_id, version):
             return f"{model_id} has no version {version}"
         case model_registry.OwnableUnauthorizedAccount(account):

@@ -84,7 +84,7 @@ def models(target: Target) -> None:
         print_json(view)
         return
     print_table(
-        ("MODEL", "VERSION", "STATE", "TOKENS OF QUERN EACH", "EXECUTORS", "HELD", "SERVED BY", "CID"),
+        ("MODEL", "VERSION", "STATE", "TOKENS OF QUERN EACH", "EXECUTORS", "CALIBRATED", "HELD", "SERVED BY", "CID"),
         [
             (
                 model.model_id,
@@ -92,6 +92,7 @@ def models(target: Target) -> None:
                 ("in this epoch" if model.in_epoch else "from the next epoch") if model.active else "inactive",
                 amount_to_tokens(int(model.price_per_token)),
                 str(model.executors),
+                f"{len(model.calibrated)} classes" if model.calibrated else "no",
                 "yes" if model.held else "no",
                 listed(model.served_by),
                 model.cid,

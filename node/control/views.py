@@ -138,6 +138,8 @@ class ModelView(View):
     """This daemon's ML nodes that have it ready."""
     executors: int
     """Participants that serve it in the current epoch."""
+    calibrated: list[str]
+    """Classes of hardware whose honest differences the registry has for this version, as `vllm on nvidia h200`."""
 
 
 class ModelsView(View):

@@ -35,6 +35,7 @@ from node.engine.adapter import EngineNode
 from node.models.content import ContentAdapter
 from node.network.adapter import LibP2PNetwork
 from node.ports import CallFailedError, WallClock
+from node.protocol.calibration import bands_in_words
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Cid, ModelId
 from node.protocol.pricing import price
@@ -176,6 +177,7 @@ class DaemonOperations:
                     executors=sum(
                         any(node.model_id == model.model_id for node in member.ml_nodes) for member in group.members
                     ),
+                    calibrated=bands_in_words(chain.state.calibrations.get(model.model_id)),
                 )
                 for model in sorted(chain.state.models.values(), key=lambda model: model.model_id)
             ]
@@ -185,9 +187,9 @@ class DaemonOperations:
         """Where the epoch stands."""
         chain = self._parts.chain
         where = position(chain)
-        following = stage_at(where.next_block, chain.parameters)
+        following = stage_at(where.next_block, chain.schedule)
         weights = dict(chain.state.group_weights(where.epoch))
-        block = max(chain.head.number, chain.parameters.genesis_block)
+        block = max(chain.head.number, where.first_block)
         return EpochView(
             epoch=where.epoch,
             stage=where.stage.name,

@@ -23,7 +23,7 @@ from node.services.groups import sole_error
 from node.services.outlet import Outlet
 from node.services.patience import CLOSING_SECONDS_MAX, PATIENT_TOKENS, SLOW_SECONDS_MIN, Patience
 from node.services.payments import PayerBook
-from node.services.receipting import is_the_same_answer, receipt_of
+from node.services.receipting import answer_evidence, is_the_same_answer, receipt_of
 from node.services.seeding import AnswerSeed, seed_of_opening
 from node.services.terms import NOTHING, unit_price_of
 from node.services.transcript import Continuation, DiffersError, Transcript
@@ -94,6 +94,7 @@ class Attempt:
         self._asked_at = self.began
         self._watch = trio.CancelScope()
         self._prompt_ids: tuple[int, ...] = ()
+        self._by_rule = True
         self._seed: AnswerSeed | None = None
         self._checks: TokenChecks | None = None
         self._unit_price = unit_price_of(desk.chain.parameters.unit_price, is_free=request.free)
@@ -206,6 +207,7 @@ class Attempt:
         check_opening(opening, self._request)
         await self._adopt(opening.newest_voucher)
         self._prompt_ids = opening.prompt_ids
+        self._by_rule = opening.by_rule
         self._seed = self._seed_of(opening)
         # Half of the allowance: the voucher is there before the executor would have to wait for it.
         step_tokens = max(1, opening.unpaid_tokens_max // 2)
@@ -331,16 +333,7 @@ class Attempt:
         request, seed = self._request, self._seed
         if request.private or seed is None or not self._desk.answers_kept_max:
             return None
-        return AnswerEvidence(
-            prompt_ids=self._prompt_ids,
-            output_ids=tuple(self.token_ids),
-            text="".join(self._texts),
-            sampling=request.sampling,
-            seed=seed.seed,
-            seed_share=seed.share,
-            stop=request.stop,
-            response_format=request.response_format,
-        )
+        return answer_evidence(request, self._prompt_ids, self.token_ids, seed, "".join(self._texts))
 
     async def _until_acknowledged(self) -> None:
         """Wait for the executor to end the call: leaving first would cancel it before it has the last voucher."""
@@ -407,6 +400,7 @@ class Attempt:
             at=signed.receipt.at,
             seed=self._seed.seed if self._seed is not None else 0,
             seeded_by_user=self._request.seed is not None,
+            by_rule=self._by_rule,
         )
         if not is_signed_by_executor(signed):
             raise ExecutorFaultError(Fault.RECEIPT, "it did not sign its receipt", receipt=signed)

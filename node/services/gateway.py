@@ -126,6 +126,8 @@ class Gateway:
             record_of=presence.record_of,
             nearness=Nearness(network),
         )
+        self.speeds = self._trade.speeds
+        """How fast executors answered: evidence for scores."""
         self.vectors = Embedder(
             chain,
             network,

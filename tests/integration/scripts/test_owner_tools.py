@@ -14,6 +14,9 @@ from node.chain.adapter import read_contract
 from node.chain.deployer import send_transaction
 from node.chain.genesis import read_genesis
 from node.private_files import create_private_file
+from node.protocol.calibration import Calibration, HonestBand, calibration_bytes
+from node.protocol.identifiers import ModelId
+from node.protocol.json_records import to_json_value
 from scripts.owner_tools import EXIT_TO_BE_PROPOSED, main
 from tests.integration.chain.conftest import TOKEN, Network
 from tests.integration.chain.conftest import network as network  # noqa: PLC0414 - a fixture
@@ -83,6 +86,32 @@ async def test_a_models_life_from_registration_to_history_and_export(tools: Tool
     assert (await tools.run("export")).stdout == path.read_text(encoding="utf-8")
     registry = tools.network.deployment.addresses.model_registry
     assert read_genesis(path) == (await read_contract(tools.network.rpc, registry, model_registry.export_model(0)),)
+
+
+async def test_a_calibration_is_published_shown_exported_and_taken_back(tools: Tools, tmp_path: Path) -> None:
+    assert (await tools.run("register", "tiny", FIRST, "--name", "Tiny")).exit_code == 0
+    measured = Calibration(ModelId("tiny"), 1, (HonestBand("vllm", "", 400_000, 900, 1, 2, 3, 4),))
+    file = tmp_path / "tiny.json"
+    file.write_text(json.dumps(to_json_value(measured)), encoding="utf-8")
+    done = await tools.run("calibrate", "tiny", str(file))
+    assert (done.exit_code, "calibrate tiny version 1" in done.stdout) == (0, True), done.output
+    assert "unchanged" in (await tools.run("calibrate", "tiny", str(file))).stdout
+    shown = json.loads((await tools.run("get", "tiny", "--json")).stdout)
+    assert shown["calibration"] == to_json_value(measured)
+    assert "vllm on all other hardware" in (await tools.run("get", "tiny")).stdout
+    exported = tmp_path / "genesis.json"
+    assert (await tools.run("export", "--output", str(exported))).exit_code == 0
+    assert read_genesis(exported)[0].calibration == calibration_bytes(measured)
+    assert (await tools.run("calibrate", "tiny", "--remove")).exit_code == 0
+    assert json.loads((await tools.run("get", "tiny", "--json")).stdout)["calibration"] is None
+
+    assert (await tools.run("calibrate", "tiny", str(file), account=tools.stranger)).exit_code == EXIT_TO_BE_PROPOSED
+    assert (await tools.run("update", "tiny", SECOND)).exit_code == 0
+    stale = await tools.run("calibrate", "tiny", str(file))
+    assert (stale.exit_code, "is of tiny version 1, the registry has tiny at version 2" in stale.stderr) == (1, True)
+    file.write_text("{}", encoding="utf-8")
+    wrong = await tools.run("calibrate", "tiny", str(file))
+    assert (wrong.exit_code, "is no calibration as `quern calibrate` writes it" in wrong.stderr) == (1, True)
 
 
 async def test_refusals_are_told_in_words_before_anything_is_sent(tools: Tools) -> None:

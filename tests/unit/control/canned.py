@@ -78,6 +78,7 @@ class CannedOperations:
             held=True,
             served_by=["gpu0"],
             executors=3,
+            calibrated=["vllm on nvidia h200"],
         )
         return ModelsView(models=[model])
 

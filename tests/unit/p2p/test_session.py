@@ -299,6 +299,49 @@ async def test_a_reader_that_pauses_for_long_loses_nothing(autojump_clock: trio.
     assert numbers == list(range(100))
 
 
+async def test_chunks_sent_at_once_keep_their_order_and_their_credit(autojump_clock: trio.testing.MockClock) -> None:
+    waited = 0
+
+    async def handler(call: CallEnd) -> None:
+        nonlocal waited
+        for number in range(200):
+            data = number.to_bytes(2) + bytes(5000)
+            if call.may_send_now and number % 5:
+                call.send_now(data)
+            else:
+                waited += 1
+                await call.send(data)
+
+    async with connected(handler) as caller, caller.call("m", b"") as call:
+        numbers = []
+        with pytest.raises(trio.EndOfChannel):
+            while True:
+                await trio.sleep(0.1)
+                numbers.append(int.from_bytes((await call.receive())[:2]))
+    assert numbers == list(range(200))
+    assert waited > 40  # credit and what may wait to be written ended before the chunks did
+
+
+async def test_nothing_is_sent_at_once_when_the_other_end_is_gone() -> None:
+    seen: list[bool] = []
+
+    async def handler(call: CallEnd) -> None:
+        seen.append(call.may_send_now)
+        try:
+            await trio.sleep_forever()
+        finally:
+            seen.append(call.may_send_now)
+
+    async with connected(handler) as caller:
+        async with caller.call("m", b""):
+            while not seen:
+                await trio.sleep(0.01)
+        with trio.fail_after(5):
+            while len(seen) < 2:
+                await trio.sleep(0.01)
+    assert seen == [True, False]
+
+
 async def test_leaving_a_call_cancels_its_handler_and_frees_what_was_held() -> None:
     cancelled = trio.Event()
 
