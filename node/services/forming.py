@@ -10,6 +10,7 @@ from node.protocol.canonical import CanonicalError, decode
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import SchemaError, from_value
 from node.protocol.eip712 import epoch_result_digest
+from node.protocol.empty_epochs import why_no_group
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32
 from node.protocol.messages import (
     Message,
@@ -79,7 +80,8 @@ class FormingService:
         selected = await self._slots.selected(epoch)
         result = form_epoch_result(epoch, state, self._chain.parameters, bundles, previous, selected=selected)
         if result is None:
-            log.warning("no batch was accepted: the group carries on and nothing is paid", epoch=epoch)
+            reason = why_no_group(epoch, state)
+            log.warning("no group is formed: the present one carries on, nothing is paid", epoch=epoch, reason=reason)
             return
         content_cid = await self._content.add_bytes(result_to_bytes(result))
         summary, validator_set = summarise(result, content_cid)
