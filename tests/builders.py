@@ -125,11 +125,11 @@ def commit(
 def vote_on(batch: PocCommit, verdict: Verdict) -> PocVote:
     """A well-formed vote on `batch`."""
     if verdict is Verdict.ABSTAIN:
-        return PocVote(batch.participant, batch.node_id, verdict, (), (), "no-model")
+        return PocVote(batch.participant, batch.node_id, verdict, 0, (), "no-model")
     sampled = draw_sample(SAMPLE_SEED, batch.participant, batch.node_id, batch.count, PARAMETERS.poc_sample_size)
-    distance = 0 if verdict is Verdict.VALID else 2_000_000
+    mismatches = () if verdict is Verdict.VALID else sampled
     reason = "" if verdict is Verdict.VALID else "mismatches"
-    return PocVote(batch.participant, batch.node_id, verdict, sampled, tuple(distance for _ in sampled), reason)
+    return PocVote(batch.participant, batch.node_id, verdict, len(sampled), mismatches, reason)
 
 
 def scheduled(from_epoch: int, from_block: int, **changed: int) -> ParametersScheduled:
@@ -142,4 +142,5 @@ def scheduled(from_epoch: int, from_block: int, **changed: int) -> ParametersSch
 def bundle_of(number: int, *votes: PocVote, epoch: int = 0) -> VoteBundle:
     """A bundle with its votes in order."""
     ordered = sorted(votes, key=lambda vote: (vote.participant.lower(), vote.node_id))
-    return VoteBundle(EpochNumber(epoch), account(number), tuple(ordered))
+    evidence = SOME_CID if any(vote.sampled for vote in ordered) else None
+    return VoteBundle(EpochNumber(epoch), account(number), tuple(ordered), evidence_cid=evidence)

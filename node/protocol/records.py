@@ -13,13 +13,17 @@ from node.protocol.findings import (
     SCORE_FULL,
     AuditOutcome,
     AuditVote,
+    CommittedBook,
     ModelThroughput,
     NodeOutcome,
     Observations,
     ParticipantScore,
     PenaltyDecision,
     ReceiptBook,
+    SampleHistory,
     SettledShare,
+    ValidatorOutcome,
+    VoteCheck,
 )
 from node.protocol.identifiers import (
     Address,
@@ -223,15 +227,15 @@ class PocCommit:
 
 @dataclass(frozen=True, slots=True)
 class PocVote:
-    """One validator's judgement of one node's batch, with the evidence anyone can recompute."""
+    """One validator's judgement of one node's batch. A batch it says nothing of counts as an abstention."""
 
     participant: Address
     node_id: NodeId
     verdict: Verdict
-    sampled: tuple[int, ...]
-    """The nonces that were drawn, ascending."""
-    distances: tuple[int, ...]
-    """Squared distance of each sampled nonce, in the order of `sampled`; empty when abstaining."""
+    sampled: int
+    """Nonces it recomputed: all that were drawn, or none."""
+    mismatches: tuple[int, ...]
+    """Of these, the ones that differ, ascending. Their distances are in the bundle's evidence."""
     reason: str
     """Why not valid: `` for valid, else a short code such as `root-mismatch`, `mismatches`, `no-model`, `no-data`."""
 
@@ -245,11 +249,15 @@ class VoteBundle:
     votes: tuple[PocVote, ...]
     """Ascending by (participant, node_id)."""
     audits: tuple[AuditVote, ...] = ()
-    """Of answers drawn from the receipt books of the epoch before; ascending by (executor, request id)."""
+    """Of answers drawn from the receipt books of the newest result; ascending by (executor, draw, receipt digest)."""
     receipts: ReceiptBook | None = None
     """The receipts this validator gave as an executor since its last book; none if it gave none."""
     observations: Observations = NOTHING_OBSERVED
     """What it saw of others, and what it served."""
+    evidence_cid: Cid | None = None
+    """A VoteEvidence as canonical bytes; none where nothing was recomputed."""
+    checks: tuple[VoteCheck, ...] = ()
+    """Of validators of the epoch before; ascending by validator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,12 +281,18 @@ class EpochResult:
     """Reward coins of this epoch alone; never above the epoch's subsidy."""
     nodes: tuple[NodeOutcome, ...] = ()
     """What became of every batch and of every node that kept serving; ascending by (participant, node id)."""
+    histories: tuple[SampleHistory, ...] = ()
+    """Samples of the last epochs that were not spent on a rejection; ascending by (participant, model id)."""
+    validators: tuple[ValidatorOutcome, ...] = ()
+    """What the group made of the votes of the epoch before; ascending by validator."""
     audits: tuple[AuditOutcome, ...] = ()
-    """Of every node whose answers were audited; ascending by (executor, node id)."""
+    """Of every node whose answers were audited, or that has evidence against it; ascending by (executor, node id)."""
     scores: tuple[ParticipantScore, ...] = ()
     """Of every member of the epoch's group; ascending by participant."""
     penalties: tuple[PenaltyDecision, ...] = ()
     """Whom the quorum should punish for what; ascending by (participant, offence)."""
+    books: tuple[CommittedBook, ...] = ()
+    """Receipts that executors committed to in this epoch, to be audited in the next; ascending by executor."""
     settled: tuple[SettledShare, ...] = ()
     """What was paid for this epoch, to whom and why; ascending by participant."""
     available: TokenAmount = NO_AMOUNT
