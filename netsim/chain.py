@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import trio
 from coincurve import PrivateKey
 
-from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, PAYMENT_CHANNELS, Ledger, Transaction
+from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, PAYMENT_CHANNELS, SLASHING, Ledger, Transaction
 from node.ports import ActionOutcome, ActionStatus, Head, StageChange
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
@@ -66,6 +66,11 @@ class SimulatedChain:
     def payment_channels(self) -> Address:
         """Where vouchers are verified."""
         return PAYMENT_CHANNELS
+
+    @property
+    def slashing(self) -> Address:
+        """Where verdicts on offences are verified."""
+        return SLASHING
 
     @property
     def head(self) -> Head:

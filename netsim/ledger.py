@@ -22,6 +22,7 @@ from node.protocol.actions import (
     DeactivateModel,
     FundChannel,
     PostEpochResult,
+    PunishParticipant,
     ReclaimPrompt,
     RedeemVoucher,
     RedeemVouchers,
@@ -36,10 +37,11 @@ from node.protocol.actions import (
 )
 from node.protocol.calibration import Calibration, calibration_bytes
 from node.protocol.chain_state import ChainState, ChannelState
-from node.protocol.eip712 import channel_id, epoch_result_digest, objection_digest, voucher_digest
+from node.protocol.eip712 import channel_id, epoch_result_digest, objection_digest, verdict_digest, voucher_digest
 from node.protocol.events import (
     ChainEvent,
     ChannelFunded,
+    CollateralSlashed,
     EpochResultPosted,
     EpochResultVoided,
     EventBody,
@@ -50,6 +52,7 @@ from node.protocol.events import (
     ModelCalibrated,
     ModelRecorded,
     ParametersScheduled,
+    ParticipantPunished,
     ParticipantRegistered,
     PocCommitted,
     PromptAnswered,
@@ -71,6 +74,10 @@ from node.protocol.stages import Stage, first_block_of, stage_at
 CHAIN_ID = 20_000
 EPOCH_MANAGER = Address("0x00000000000000000000000000000000000000E1")
 PAYMENT_CHANNELS = Address("0x00000000000000000000000000000000000000C1")
+SLASHING = Address("0x0000000000000000000000000000000000000051")
+BARRED_EPOCHS = 2
+"""Of a punished participant, the present epoch first, whatever its offence. There is no collateral to burn here."""
+VERDICT_EPOCHS_MAX = 8
 ANSWER_BLOCKS = 60
 DISPUTE_BLOCKS = 5
 NOTICE_EPOCHS = 2
@@ -251,6 +258,8 @@ class Ledger:
                 return self._post_result(sender, action, block)
             case VoidEpochResult():
                 return self._void_result(action, block)
+            case PunishParticipant():
+                return self._punish(action, block)
             case ClaimReward():
                 return self._claim(action, block)
             case FundChannel(payee, amount):
@@ -324,6 +333,23 @@ class Ledger:
         if 3 * sum(weights.get(signer, 0) for signer in signers) < sum(weights.values()):
             raise Refused("ObjectionTooWeak")
         return [EpochResultVoided(action.epoch, action.result_digest)]
+
+    def _punish(self, action: PunishParticipant, block: BlockNumber) -> list[EventBody]:
+        verdict, current = action.verdict, stage_at(block, self.schedule).epoch
+        if not current - VERDICT_EPOCHS_MAX <= verdict.epoch <= current:
+            raise Refused("VerdictTooOld")
+        if (verdict.epoch, verdict.participant, verdict.offence) in self.state.punished:
+            raise Refused("AlreadyPunished")
+        digest = verdict_digest(verdict, CHAIN_ID, SLASHING)
+        weights = dict(self.state.group_weights(verdict.epoch))
+        signers = {signer for signer, signature in action.signatures if recover(digest, signature) == signer}
+        if 3 * sum(weights.get(signer, 0) for signer in signers) <= 2 * sum(weights.values()):
+            raise Refused("QuorumNotReached")
+        nothing, barred_until = TokenAmount(0), EpochNumber(current + BARRED_EPOCHS)
+        return [
+            CollateralSlashed(verdict.participant, nothing, nothing, nothing, barred_until),
+            ParticipantPunished(verdict.epoch, verdict.participant, verdict.offence),
+        ]
 
     def _claim(self, action: ClaimReward, block: BlockNumber) -> list[EventBody]:
         epoch = stage_at(block, self.schedule).epoch

@@ -76,6 +76,11 @@ class EvmChain:
         return self._addresses.payment_channels
 
     @property
+    def slashing(self) -> Address:
+        """Contract that verifies verdicts on offences."""
+        return self._addresses.slashing
+
+    @property
     def parameters(self) -> EpochParameters:
         """The parameters that hold at the newest block."""
         return self.schedule.at_block(self.head.number)

@@ -13,6 +13,7 @@ from contracts.bindings import (
     participant_registry,
     payment_channels,
     reward_distributor,
+    slashing,
 )
 from node.protocol.cids import cid_from_bytes
 from node.protocol.events import (
@@ -34,6 +35,7 @@ from node.protocol.events import (
     ModelRecorded,
     ParametersScheduled,
     ParticipantLeft,
+    ParticipantPunished,
     ParticipantRegistered,
     PocCommitted,
     PromptAnswered,
@@ -61,6 +63,7 @@ from node.protocol.identifiers import (
 from node.protocol.peer_binding import peer_binding, peer_consents
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelRecord, PocCommit
 from node.protocol.results import unpack_validator_set
+from node.protocol.verdicts import Offence
 
 
 class EventDecoder:
@@ -115,6 +118,9 @@ def _translate(event: ContractEvent) -> EventBody | None:  # noqa: PLR0912 - one
                 TokenAmount(event.unbonding),
                 EpochNumber(event.barred_until),
             )
+        case slashing.ParticipantPunished():
+            offence = Offence(event.offence.value)
+            return ParticipantPunished(EpochNumber(event.epoch), Address(event.participant), offence)
         case participant_registry.MinCollateralSet():
             return MinCollateralSet(TokenAmount(event.min_collateral))
         case epoch_manager.PocCommitted():

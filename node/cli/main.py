@@ -10,6 +10,8 @@ from node.version import package_version
 COMMANDS = {
     "alerts": "node.cli.alerts",
     "ask": "node.cli.ask",
+    "audit": "node.cli.audit",
+    "calibrate": "node.cli.calibrate",
     "chain": "node.cli.chain",
     "conformance": "node.cli.conformance",
     "connect": "node.cli.network",

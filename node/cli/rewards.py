@@ -16,7 +16,7 @@ PER_MILLE = 1000
 @click.option("--all", "everybody", is_flag=True, help="Everybody's, as a table.")
 @target_options
 def score(target: Target, participant: str | None, everybody: bool) -> None:
-    """Show the newest score, with a reason for every lost point.
+    """Show the newest score, and why points were lost.
 
     Without PARTICIPANT, an account, it is this node's. The score is 0.4 quality + 0.3 speed + 0.2 availability +
     0.1 participation. It steers who is asked, and half of the reward.
@@ -51,9 +51,7 @@ def score(target: Target, participant: str | None, everybody: bool) -> None:
 @click.option("--epochs", type=click.IntRange(1, 64), default=8, show_default=True, help="How many of the newest.")
 @target_options
 def rewards(target: Target, participant: str | None, epochs: int) -> None:
-    """Show what the newest epochs paid.
-
-    Also what could have been earned at most.
+    """Show what the newest epochs paid, and what they did not.
 
     \b
     Examples:
@@ -94,9 +92,7 @@ def rewards(target: Target, participant: str | None, epochs: int) -> None:
 @click.argument("participant", required=False)
 @target_options
 def why_not_paid(target: Target, epoch: int, participant: str | None) -> None:
-    """Explain what was not paid for an epoch, to the unit.
-
-    From the evidence of EPOCH.
+    """Explain every unit of reward that EPOCH did not pay.
 
     The most is what PARTICIPANT (without it, this node) would have earned had all its nodes proved themselves, with
     every model covered and a full score. What each fault cost adds up to the difference, to the unit.

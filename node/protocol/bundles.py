@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
+from node.protocol.audit_votes import AuditVoteError, check_audits
 from node.protocol.findings import VoteCheck
 from node.protocol.identifiers import Address, EpochNumber, Hash32, NodeId
 from node.protocol.nonces import draw_sample
@@ -67,6 +68,10 @@ def check_bundle(
     _require_order(((check.validator.lower(),) for check in bundle.checks), "checks of validators", "validator")
     for check in bundle.checks:
         _check_check(check, validator, checkers)
+    try:
+        check_audits(bundle)
+    except AuditVoteError as error:
+        raise BundleError(str(error)) from error
 
 
 def _check_vote(vote: PocVote, commit: PocCommit, rule: SampleRule | None, sample_seed: Hash32) -> None:

@@ -29,6 +29,7 @@ from node.protocol.events import (
     ModelRecorded,
     ParametersScheduled,
     ParticipantLeft,
+    ParticipantPunished,
     ParticipantRegistered,
     PocCommitted,
     PromptAnswered,
@@ -57,6 +58,7 @@ from node.protocol.identifiers import (
 )
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelRecord, ParticipantRecord, PocCommit
 from node.protocol.schedules import with_change
+from node.protocol.verdicts import Offence
 
 NOTHING = TokenAmount(0)
 FIRST_EPOCH = EpochNumber(0)
@@ -126,6 +128,8 @@ class ChainState:
     """Those whose peer key consented to the binding. All others are not there, whatever the registry says."""
     collateral: dict[Address, CollateralState] = field(default_factory=dict)
     min_collateral: TokenAmount = NOTHING
+    punished: set[tuple[EpochNumber, Address, Offence]] = field(default_factory=set)
+    """Verdicts that were executed: as rare as offences."""
     groups: dict[EpochNumber, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
     """Weights by epoch, only for epochs that set a group of their own; see `group_weights`."""
     stored_groups: dict[Hash32, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
@@ -258,6 +262,8 @@ class ChainState:
                 collateral = self._collateral(participant)
                 collateral.deposited, collateral.unbonding = deposited, unbonding
                 collateral.barred_until = barred_until
+            case ParticipantPunished(epoch, participant, offence):
+                self.punished.add((epoch, participant, offence))
             case MinCollateralSet(amount):
                 self.min_collateral = amount
 

@@ -14,6 +14,7 @@ from node.protocol.identifiers import (
     TokenAmount,
 )
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelRecord, PocCommit
+from node.protocol.verdicts import Offence
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,15 @@ class CollateralSlashed:
     deposited: TokenAmount
     unbonding: TokenAmount
     barred_until: EpochNumber
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantPunished:
+    """A verdict was executed: each participant is punished at most once for each kind of offence in an epoch."""
+
+    epoch: EpochNumber
+    participant: Address
+    offence: Offence
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +303,14 @@ class PromptReclaimed:
 
 
 RegistryEvent = ModelRecorded | ModelCalibrated | ParticipantRegistered | ParticipantLeft | MLNodeSet | MLNodeRemoved
-CollateralEvent = CollateralDeposited | CollateralUnbonding | CollateralWithdrawn | CollateralSlashed | MinCollateralSet
+CollateralEvent = (
+    CollateralDeposited
+    | CollateralUnbonding
+    | CollateralWithdrawn
+    | CollateralSlashed
+    | ParticipantPunished
+    | MinCollateralSet
+)
 EpochEvent = (
     PocCommitted
     | VotesCommitted

@@ -6,9 +6,13 @@ All are part of a vote bundle or of an EpochResult: integers and short codes onl
 from dataclasses import dataclass
 from enum import Enum
 
-from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, RequestId, TokenAmount
+from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.verdicts import Offence, Verdict
 
+AUDIT_TOKENS_MAX = 1 << 22
+"""In one answer; far above any model's context."""
+AUDIT_SUM_MICRO_MAX = 1 << 48
+"""What so many tokens can add up to, at 60 each: above any figure, and far below 64 bits."""
 SCORE_FULL = 1000
 """A score without a blemish, in thousandths; the same for each of its parts."""
 
@@ -117,10 +121,49 @@ class ReceiptBook:
     """An executor's commitment to the receipts of its answers, before anybody knows which are audited."""
 
     count: int
+    output_tokens: int
+    """Of all answers together: tokens are drawn, not answers, so that many short ones hide no long one."""
     root: Hash32
-    """Merkle root over the digests of its receipts, in the book's order."""
+    """Merkle root over the rows of the book (receipt_books.py)."""
     content_cid: Cid
-    """The receipts as one file, in the book's order."""
+    """The rows as one file."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedBook:
+    """A book that an epoch's result took up: its answers are audited in the epoch after."""
+
+    executor: Address
+    book: ReceiptBook
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFigures:
+    """What a prefill makes of an answer: sums over its tokens, which add up over answers (audits.py)."""
+
+    tokens: int
+    """Output tokens that were held against the rule."""
+    mismatches: int
+    """Of these, those that are not the rule's choice."""
+    margin_micro: int
+    """Sum of clipped margins (draws.py), in millionths of a logit."""
+    claimed: int
+    """Tokens whose log-probabilities the executor claimed."""
+    distance_micro: int
+    """Sum over these of the clipped distance of what was claimed, in millionths."""
+    surprise_micro: int
+    """Sum over tokens of entropy plus log-probability, in millionths of a nat: 0 on average; negative if the tokens
+    are less likely than draws are."""
+    variance_micro: int
+    """Sum of the variances of these, in millionths."""
+
+    def __post_init__(self) -> None:
+        sums = (self.margin_micro, self.distance_micro, abs(self.surprise_micro), self.variance_micro)
+        counts = (self.tokens, self.mismatches, self.claimed)
+        if min(*counts, *sums) < 0 or max(counts) > AUDIT_TOKENS_MAX or max(sums) > AUDIT_SUM_MICRO_MAX:
+            raise ValueError("figures of an audit are out of range")
+        if self.mismatches > self.tokens:
+            raise ValueError("more tokens mismatch than were judged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +171,14 @@ class AuditVote:
     """One validator's judgement of one answer, with the figures anyone with the model can recompute."""
 
     executor: Address
+    draw: int
+    """Which draw from the executor's book; -1 for an answer that is judged again (audit_outcomes.py)."""
     node_id: NodeId
     model_id: ModelId
-    request_id: RequestId
     receipt_digest: Hash32
+    """All zeros where no receipt came."""
     verdict: Verdict
-    tokens: int
-    """Output tokens that were judged."""
-    margin_micro: int
-    """Sum of their clipped margins (draws.py), in millionths."""
-    distance_micro: int
-    """Sum over tokens of the distance of claimed log-probabilities, in millionths; 0 where none were claimed."""
-    surprise_micro: int
-    """Sum over tokens of entropy less log-probability, as a whole number of millionths; may be negative."""
+    figures: AuditFigures
     reason: str
     """A short code where the verdict is not valid; empty otherwise."""
 
@@ -157,9 +195,17 @@ class AuditOutcome:
     answers: int
     """Answers that were judged."""
     withheld: int
-    """Answers that were drawn and that the executor did not hand over."""
+    """Answers that were drawn and that the executor did not hand over, or not as it had committed to them."""
     tokens: int
+    """Output tokens that were judged."""
     reason: str
+    """A short code where the fate is not valid, or something was withheld; empty otherwise."""
+    evidence: tuple[int, ...] = ()
+    """Against it, from this epoch and those before, by bet (audits.py), in millionths of a bit; empty for none."""
+    confirmed: tuple[int, ...] = ()
+    """Likewise, of answers that the whole group judged again since it was accused; empty unless that is open."""
+    accused: tuple[Hash32, ...] = ()
+    """Digests of receipts whose answers the whole group judges again in the next epoch."""
 
 
 @dataclass(frozen=True, slots=True)

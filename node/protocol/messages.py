@@ -14,7 +14,7 @@ from node.protocol.canonical import CanonicalError, CanonicalValue, decode, enco
 from node.protocol.codec import Record, SchemaError, from_value, to_value
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, PeerId, RequestId
 from node.protocol.open_prompts import OpenAnswer, OpenPrompt
-from node.protocol.records import PocCommit, SignedReceipt
+from node.protocol.records import OffenceVerdict, PocCommit, SignedReceipt
 from node.protocol.signatures import DigestSigner, SignatureError, recover
 
 WIRE_VERSION = 1
@@ -114,6 +114,14 @@ class ResultSignature:
     """Of the result, so that others can see where theirs differs."""
 
 
+@dataclass(frozen=True, slots=True)
+class VerdictSignature:
+    """A member's EIP-712 signature of a verdict on an offence that an accepted result names."""
+
+    verdict: OffenceVerdict
+    signature: bytes
+
+
 PRESENCE_SECONDS_MAX = 120
 """A presence record lives at most so long: a node that is gone stops being drawn within two minutes."""
 
@@ -126,6 +134,7 @@ MessageBody = (
     | PocAnnouncement
     | VotesAnnouncement
     | ResultSignature
+    | VerdictSignature
 )
 
 BODY_TYPES: dict[str, tuple[Topic, type]] = {
@@ -137,6 +146,7 @@ BODY_TYPES: dict[str, tuple[Topic, type]] = {
     "poc": (Topic.POC, PocAnnouncement),
     "votes": (Topic.VOTES, VotesAnnouncement),
     "result-signature": (Topic.VOTES, ResultSignature),
+    "verdict-signature": (Topic.VOTES, VerdictSignature),
 }
 TYPE_NAMES = {body_type: name for name, (_, body_type) in BODY_TYPES.items()}
 

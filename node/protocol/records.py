@@ -13,6 +13,7 @@ from node.protocol.findings import (
     SCORE_FULL,
     AuditOutcome,
     AuditVote,
+    CommittedBook,
     ModelThroughput,
     NodeOutcome,
     Observations,
@@ -248,7 +249,7 @@ class VoteBundle:
     votes: tuple[PocVote, ...]
     """Ascending by (participant, node_id)."""
     audits: tuple[AuditVote, ...] = ()
-    """Of answers drawn from the receipt books of the epoch before; ascending by (executor, request id)."""
+    """Of answers drawn from the receipt books of the newest result; ascending by (executor, draw, receipt digest)."""
     receipts: ReceiptBook | None = None
     """The receipts this validator gave as an executor since its last book; none if it gave none."""
     observations: Observations = NOTHING_OBSERVED
@@ -285,11 +286,13 @@ class EpochResult:
     validators: tuple[ValidatorOutcome, ...] = ()
     """What the group made of the votes of the epoch before; ascending by validator."""
     audits: tuple[AuditOutcome, ...] = ()
-    """Of every node whose answers were audited; ascending by (executor, node id)."""
+    """Of every node whose answers were audited, or that has evidence against it; ascending by (executor, node id)."""
     scores: tuple[ParticipantScore, ...] = ()
     """Of every member of the epoch's group; ascending by participant."""
     penalties: tuple[PenaltyDecision, ...] = ()
     """Whom the quorum should punish for what; ascending by (participant, offence)."""
+    books: tuple[CommittedBook, ...] = ()
+    """Receipts that executors committed to in this epoch, to be audited in the next; ascending by executor."""
     settled: tuple[SettledShare, ...] = ()
     """What was paid for this epoch, to whom and why; ascending by participant."""
     available: TokenAmount = NO_AMOUNT

@@ -6,8 +6,10 @@ from dataclasses import replace
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
+from node.protocol.audit_bands import bands_of
+from node.protocol.audit_outcomes import audit_outcomes, committed_books
 from node.protocol.chain_state import ChainState
-from node.protocol.findings import SCORE_FULL, AuditOutcome, NodeFate, NodeOutcome, SettledShare
+from node.protocol.findings import SCORE_FULL, NodeFate, NodeOutcome, SettledShare
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.outcomes import node_outcomes
 from node.protocol.penalties import fraudulent, penalties
@@ -60,15 +62,17 @@ def form_epoch_result(
     previous: EpochResult | None,
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
+    audit_seed: Hash32 | None = None,
     selected: Set[NodeKey] = frozenset(),
     scale_preserved: bool = False,
 ) -> EpochResult | None:
     """Form the result of `epoch`.
 
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and
-    checked (`check_bundle`); `previous` is the newest accepted result before this one; `rules` are those of the batches
-    (`rules_of` the chain before GENERATE, by default of `state`); `selected` are the nodes that kept serving
-    (`select_poc_slots`), whose weights are scaled by their throughput if the network voted for it (`scale_preserved`).
+    checked (`check_bundle`); `previous` is the newest accepted result before this one, and `audit_seed` the hash of
+    the first block of its FORM stage; `rules` are those of the batches (`rules_of` the chain before GENERATE; by
+    default of `state`); `selected` kept serving (`select_poc_slots`), and their weights are scaled by their
+    throughput if the network voted for it (`scale_preserved`).
 
     Every accepted batch is paid, and so is preserved weight, unless its participant is barred, has too little
     collateral, or committed fraud. The next group has those nodes that can serve: the model is still active and the
@@ -92,8 +96,10 @@ def form_epoch_result(
         is_first=previous is None,
     )
     nodes = _with_others(found.nodes, committed, frozen, preserved)
-    audits: tuple[AuditOutcome, ...] = ()
-    scores = participant_scores(frozen, weights, nodes, audits, bundles)
+    bands = bands_of(state, previous.group if previous else None)
+    audits = audit_outcomes(previous, audit_seed, bundles, weights, bands)
+    validators = validator_outcomes(bundles, weights)
+    scores = participant_scores(frozen, weights, nodes, audits, bundles, validators)
     decided = penalties(frozen, state.participants.keys(), nodes, audits, scores, bundles)
     offenders = fraudulent(decided)
     points = {score.participant: score.per_mille for score in scores}
@@ -118,7 +124,7 @@ def form_epoch_result(
         reward_total=TokenAmount(sum(earned.values())),
         nodes=nodes,
         histories=found.histories,
-        validators=validator_outcomes(bundles, weights),
+        validators=validators,
         audits=audits,
         scores=scores,
         penalties=decided,
@@ -127,6 +133,7 @@ def form_epoch_result(
             for account, weight in earning.items()
         ),
         available=available,
+        books=committed_books(bundles, weights),
     )
 
 
@@ -283,7 +290,7 @@ def _group(epoch: EpochNumber, state: ChainState, members: Sequence[GroupMember]
     models = _model_snapshots(state, members)
     known = [state.calibrations.get(model.model_id) for model in models]
     calibrations = tuple(calibration for calibration in known if calibration is not None)
-    return EpochGroup(epoch, tuple(members), models, calibrations)
+    return EpochGroup(epoch, tuple(members), models, calibrations=calibrations)
 
 
 def _model_snapshots(state: ChainState, members: Sequence[GroupMember]) -> tuple[ModelRecord, ...]:

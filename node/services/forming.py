@@ -19,7 +19,7 @@ from node.protocol.messages import (
 )
 from node.protocol.records import EpochResult, EpochResultSummary
 from node.protocol.results import form_epoch_result, summarise
-from node.protocol.stages import Stage
+from node.protocol.stages import Stage, first_block_of
 from node.protocol.weights import NodeKey
 from node.services.bundle_fetching import BundleFetching
 from node.services.epochs import EpochBook, result_to_bytes
@@ -28,6 +28,7 @@ from node.services.gossip import GossipRouter
 from node.services.judging import Judging, judging_of
 from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
+from node.services.punishing import FORMED, formed_document
 from node.services.result_signatures import ResultSignatures
 from node.services.timing import cancel_at, epochs_at, window
 
@@ -163,12 +164,14 @@ class FormingService:
             bundles,
             previous,
             rules=inputs.judging.rules,
+            audit_seed=None if previous is None else await self._audit_seed(previous),
             selected=selected,
         )
         if result is None:
             log.warning("no batch was accepted: the group carries on and nothing is paid", epoch=inputs.epoch)
             return None
         content_cid = await self._content.add_bytes(result_to_bytes(result))
+        self._store.put_document(formed_document(inputs.epoch, content_cid), FORMED)
         summary, validator_set = summarise(result, content_cid)
         digest = epoch_result_digest(summary, self._chain.chain_id, self._chain.epoch_manager)
         formed = _Formed(summary, validator_set, digest)
@@ -182,6 +185,10 @@ class FormingService:
         if inputs.judging.weights.get(self._chain.account, 0) > 0:
             formed.own = await self._sign(inputs, digest, content_cid)
         return formed
+
+    async def _audit_seed(self, previous: EpochResult) -> Hash32:
+        """Return what the audits of `previous` were drawn by."""
+        return await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.schedule))
 
     async def _sign(self, inputs: _Inputs, digest: Hash32, content_cid: Cid) -> ResultSignature | None:
         """Sign `digest` in the first round that is free, and say so; None if there is none."""

@@ -62,7 +62,7 @@ async def judging_of(chain: Chain, epochs: EpochBook, epoch: EpochNumber, state:
     cancels it when the duty is over.
     """
     parameters = chain.schedule.of_epoch(epoch)
-    mining = first_block_of(epoch, Stage.GENERATE, parameters)
+    mining = first_block_of(epoch, Stage.GENERATE, chain.schedule)
     before_mining = await chain.state_at(BlockNumber(mining - 1))
     commits = state.poc_commits.get(epoch, {})
     previous = await epochs.result_before(epoch, state)
@@ -75,7 +75,7 @@ async def judging_of(chain: Chain, epochs: EpochBook, epoch: EpochNumber, state:
         rules=rules_of(commits, before_mining, parameters, frozen),
         weights=dict(state.group_weights(epoch)),
         generate_seed=await chain.block_hash(mining),
-        sample_seed=await chain.block_hash(first_block_of(epoch, Stage.VALIDATE, parameters)),
+        sample_seed=await chain.block_hash(first_block_of(epoch, Stage.VALIDATE, chain.schedule)),
         checkers_seed=None if epoch == 0 else await check_seed(chain, EpochNumber(epoch - 1)),
     )
 

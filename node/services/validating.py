@@ -1,7 +1,8 @@
 """Proof of Compute, the validator: recomputes a drawn sample of every batch, votes, commits the bundle on chain."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 import trio
@@ -19,7 +20,7 @@ from node.protocol.actions import CommitVotes
 from node.protocol.canonical import keccak_digest
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import SchemaError, from_bytes, to_bytes, to_value
-from node.protocol.findings import VoteEvidence, VoteFigures
+from node.protocol.findings import Observations, VoteEvidence, VoteFigures
 from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32
 from node.protocol.messages import VotesAnnouncement
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
@@ -54,6 +55,13 @@ class _Findings:
     figures: dict[NodeKey, VoteFigures] = field(default_factory=dict)
 
 
+class BundleAudits(Protocol):
+    """What else goes into a bundle: audits of answers, and this node's own book of receipts."""
+
+    async def complete(self, bundle: VoteBundle) -> VoteBundle:
+        """Return the bundle with both."""
+
+
 class ValidatingService:
     """Votes on the batches of others whenever this account is in the group in charge."""
 
@@ -66,15 +74,20 @@ class ValidatingService:
         presence: PresenceTable,
         epochs: EpochBook,
         engines: Sequence[Engine],
+        auditing: BundleAudits | None = None,
+        observe: Callable[[], Observations] = Observations,
     ) -> None:
+        """`observe` gives what this node saw since it was asked last (observing.py)."""
         self._chain = chain
         self._epochs = epochs
         self._network = network
+        self._observe = observe
         self._content = content
         self._store = store
         self._presence = presence
         self._engines = engines
         self._checker = VoteChecker(chain, content, presence, epochs, engines)
+        self._auditing = auditing
 
     async def run(self) -> None:
         """Validate in every epoch, and check before it how others came to their votes of the last one."""
@@ -104,6 +117,8 @@ class ValidatingService:
         bundle = self._stored(epoch)
         if bundle is None:
             bundle = await self._bundle(judging, await self._judge_all(judging))
+            if self._auditing is not None:
+                bundle = await self._auditing.complete(bundle)
             self._store.put_document(_document(epoch), to_bytes(bundle))
         judging.check(bundle, self._chain.account)
         self._store.record_duty(f"votes/{epoch}", keccak_digest(to_value(bundle)))
@@ -146,7 +161,14 @@ class ValidatingService:
             evidence = VoteEvidence(judging.epoch, self._chain.account, figures)
             evidence_cid = await self._content.add_bytes(to_bytes(evidence))
         checks = self._checker.checks(EpochNumber(judging.epoch - 1), judging)
-        return VoteBundle(judging.epoch, self._chain.account, votes, evidence_cid=evidence_cid, checks=checks)
+        return VoteBundle(
+            judging.epoch,
+            self._chain.account,
+            votes,
+            evidence_cid=evidence_cid,
+            checks=checks,
+            observations=self._observe(),
+        )
 
     async def _judge(self, key: NodeKey, commit: PocCommit, judging: Judging, found: _Findings) -> PocVote:
         engine = next((engine for engine in self._engines if engine.model_id == commit.model_id), None)

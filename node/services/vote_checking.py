@@ -79,8 +79,7 @@ class VoteChecker:
                 nursery.cancel_scope.cancel()
 
     async def _check_all(self, epoch: EpochNumber) -> None:
-        parameters = self._chain.schedule
-        state = await self._chain.state_at(BlockNumber(first_block_of(epoch, Stage.FORM, parameters) - 1))
+        state = await self._chain.state_at(BlockNumber(first_block_of(epoch, Stage.FORM, self._chain.schedule) - 1))
         judging = await judging_of(self._chain, self._epochs, epoch, state)
         seed = await check_seed(self._chain, epoch)
         members = dict(self._chain.state.group_weights(epoch + 1))

@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,10 @@ from node.protocol.sampling import SamplingParameters
 from node.protocol.tails import TAIL_DIFFERENCE_MAX, judge_tails
 from node.protocol.verdicts import Verdict
 from node.services.recomputing import recompute
-from tests.builders import account, model
+from tests.builders import account
+from tests.integration.engine.shared import MODEL, TINY_MODEL
 
-ROOT = Path(__file__).resolve().parents[3]
-TINY_MODEL = ROOT / ".cache" / "tiny-model"
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
-MODEL = replace(model(), model_args=("--max-model-len", "2048"), context_length=2048)
 
 
 @asynccontextmanager
