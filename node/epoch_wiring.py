@@ -69,7 +69,9 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     wants_scaling = parts.settings.participant.scale_preserved_weight
     observer = Observer(chain, parts.epochs, parts.presence, store, parts.measures, wants_scaling=wants_scaling)
     supervisor.add("observing", observer.run)
-    validating = ValidatingService(chain, network, content, store, parts.presence, provers, auditing, observer.take)
+    validating = ValidatingService(
+        chain, network, content, store, parts.presence, parts.epochs, provers, auditing, observer.take
+    )
     supervisor.add("validating", validating.run)
     audits = DaemonAuditOperations(chain, store, parts.epochs, auditing)
     rewards = DaemonRewardOperations(chain, content, store, parts.presence, parts.epochs)
