@@ -30,6 +30,7 @@ from node.protocol.audits import (
 from node.protocol.calibration import HonestBand
 from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
+from node.protocol.omissions import EMPTY_BOOK, proven_omissions
 from node.protocol.records import EpochGroup, EpochResult, VoteBundle
 from node.protocol.verdicts import Verdict
 
@@ -44,6 +45,8 @@ WITHHELD = "withheld"
 """The executor handed over nothing, or not what it had committed to."""
 EXCUSED = frozenset({"no-model", "no-time", "private", "outside-rule", "engine-failed"})
 """Reasons of abstentions that say nothing of the executor."""
+OMITTED = "omitted-receipt"
+"""A payer proved that it left a receipt out of its books; counted as withheld."""
 ACCUSED = "accused"
 UNCONFIRMED = "unconfirmed"
 NOT_AUDITED = "not-audited"
@@ -64,6 +67,8 @@ class _Found:
     answers: list[tuple[Hash32, tuple[int, ...]]] = field(default_factory=list)
     """(receipt's digest, gains) of each answer that was judged."""
     withheld: int = 0
+    omitted: int = 0
+    """Receipts that it left out of its books."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +87,11 @@ NO_APPEAL = _Appeal(None, "", NO_EVIDENCE)
 
 
 def committed_books(bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int]) -> tuple[CommittedBook, ...]:
-    """Return the books that members committed to, ascending by executor."""
+    """Return the books of all members whose bundles count, ascending by executor; empty ones where none was named."""
     books = [
-        CommittedBook(executor, bundle.receipts)
+        CommittedBook(executor, bundle.receipts or EMPTY_BOOK)
         for executor, bundle in bundles.items()
-        if bundle.receipts is not None and weights.get(executor, 0) > 0
+        if weights.get(executor, 0) > 0
     ]
     return tuple(sorted(books, key=lambda committed: committed.executor.lower()))
 
@@ -115,6 +120,9 @@ def audit_outcomes(
             cast = by_draw.get((committed.executor, draw, NO_DIGEST), {})
             votes = {auditor: cast[auditor] for auditor in auditors if auditor in cast}
             _take_draw(committed.executor, votes, weights, band_of, found, seen)
+    for signed in proven_omissions(previous, bundles).values():
+        receipt = signed.receipt
+        found.setdefault((receipt.executor, receipt.node_id, receipt.model_id), _Found()).omitted += 1
     before = {(outcome.executor, outcome.node_id, outcome.model_id): outcome for outcome in previous.audits}
     nodes = sorted(found.keys() | before.keys(), key=lambda node: (node[0].lower(), node[1], node[2]))
     outcomes = []
@@ -213,7 +221,7 @@ def _outcome(node: Node, found: _Found, known: AuditOutcome | None, again: _Appe
     for _, gained in sorted(found.answers):
         evidence = accumulate_evidence(evidence, gained)
     accused = _accused(found, evidence) if not again.confirmed else _all(found)
-    fate, reason = Verdict.VALID, WITHHELD if found.withheld else ""
+    fate, reason = Verdict.VALID, OMITTED if found.omitted else WITHHELD if found.withheld else ""
     if again.outcome is Verdict.INVALID:
         fate, reason = Verdict.INVALID, again.reason
     elif accused:
@@ -230,7 +238,7 @@ def _outcome(node: Node, found: _Found, known: AuditOutcome | None, again: _Appe
         model_id=model_id,
         fate=fate,
         answers=len(found.answers),
-        withheld=found.withheld,
+        withheld=found.withheld + found.omitted,
         tokens=found.figures.tokens,
         reason=reason,
         evidence=evidence,

@@ -141,6 +141,7 @@ def form_epoch_result(
         ),
         available=available,
         books=committed_books(bundles, weights),
+        books_before=previous.books if previous is not None and previous.epoch == epoch - 1 else None,
     )
 
 

@@ -35,11 +35,12 @@ from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, PeerId
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, read_book, read_rows
-from node.protocol.records import EpochResult, VoteBundle
+from node.protocol.records import EpochResult, Omission, VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
 from node.services.epochs import EpochBook
+from node.services.omission_watch import OmissionWatch
 from node.services.presence import PresenceTable
 from node.services.receipt_book import ReceiptBookKeeper
 from node.services.receipt_tokens import CANDIDATES, CheckingEngine
@@ -69,6 +70,7 @@ class KeptVotes:
     """This node's audits of one epoch, as they are stored."""
 
     votes: tuple[AuditVote, ...]
+    omissions: tuple[Omission, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ class AuditingService:
         self._allowed: Mapping[Hash32, frozenset[Address]] = {}
         """Who may see which answer; of the present epoch's draw."""
         self._votes: dict[tuple[str, int, bytes], AuditVote] = {}
+        self._omissions: tuple[Omission, ...] = ()
+        self._watch = OmissionWatch(chain, content, store, presence)
         self._asking = trio.CapacityLimiter(ASKED_AT_ONCE)
         self._reading = trio.CapacityLimiter(READ_AT_ONCE)
         keeper.serve(network, self)
@@ -134,16 +138,20 @@ class AuditingService:
     async def complete(self, bundle: VoteBundle) -> VoteBundle:
         """Return the bundle with this node's audits and its receipt book."""
         receipts = await self._keeper.book(bundle.epoch)
-        return replace(bundle, audits=self.votes(bundle.epoch), receipts=receipts)
+        kept = self._kept(bundle.epoch)
+        return replace(bundle, audits=kept.votes, receipts=receipts, omissions=kept.omissions)
 
     def votes(self, epoch: EpochNumber) -> tuple[AuditVote, ...]:
         """Return this node's audits of an epoch, in a bundle's order."""
+        return self._kept(epoch).votes
+
+    def _kept(self, epoch: EpochNumber) -> KeptVotes:
         data = self._store.get_document(_document(epoch))
         try:
-            return () if data is None else from_bytes(KeptVotes, data).votes
+            return KeptVotes((), ()) if data is None else from_bytes(KeptVotes, data)
         except SchemaError as error:
             log.error("the stored audits of an epoch cannot be read; none are voted", epoch=epoch, reason=str(error))
-            return ()
+            return KeptVotes((), ())
 
     def may_see(self, peer: PeerId, digest: Hash32) -> bool:
         """Whether a peer was drawn to audit the receipt `digest`, or judges it again."""
@@ -163,11 +171,14 @@ class AuditingService:
         self._forget_old(epoch)
         if all(member.participant != self._chain.account for member in previous.group.members):
             return
-        self._votes = {audit_order(vote): vote for vote in self.votes(epoch)}
+        kept = self._kept(epoch)
+        self._votes = {audit_order(vote): vote for vote in kept.votes}
+        self._omissions = kept.omissions
         draws = own_draws(previous, seed, self._chain.account)
         again = self._judged_again(previous)
         self._expect(work, draws, again)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_omissions, work)
             for committed in previous.books:
                 if committed.executor in draws:
                     nursery.start_soon(self._audit_book, committed, draws[committed.executor], work)
@@ -175,6 +186,10 @@ class AuditingService:
                 nursery.start_soon(self._in_rounds, tasks, work)
         counts = {verdict.value: sum(vote.verdict is verdict for vote in self.votes(epoch)) for verdict in Verdict}
         log.info("audits of this epoch are done", epoch=epoch, **counts)
+
+    async def _watch_omissions(self, work: _Round) -> None:
+        self._omissions = await self._watch.find(work.previous)
+        self._write(work.epoch)
 
     def _expect(
         self, work: _Round, draws: Mapping[Address, Sequence[int]], again: Mapping[Address, Sequence[_Task]]
@@ -344,7 +359,7 @@ class AuditingService:
 
     def _write(self, epoch: EpochNumber) -> None:
         ordered = tuple(self._votes[key] for key in sorted(self._votes))
-        self._store.put_document(_document(epoch), to_bytes(KeptVotes(ordered)))
+        self._store.put_document(_document(epoch), to_bytes(KeptVotes(ordered, self._omissions)))
 
 
 def _accused(previous: EpochResult) -> dict[Hash32, frozenset[Address]]:

@@ -269,6 +269,8 @@ def test_books_of_members_are_taken_up_ascending_and_of_nobody_else() -> None:
     }
     books = committed_books(bundles, WEIGHTS)
     assert {book.executor for book in books} == {account(2), account(3)}
+    empty = committed_books({account(2): replace(bundles[account(2)], receipts=None)}, WEIGHTS)
+    assert [known.book.count for known in empty] == [0]
     assert [book.executor.lower() for book in books] == sorted(book.executor.lower() for book in books)
 
 
