@@ -256,7 +256,9 @@ async def _run_services(
         supervisor.add(f"model {engine.node_id}", loader.run)
     forming = FormingService(chain, network, content, store, presence, epochs, router)
     supervisor.add("forming", forming.run)
-    auditing = add_auditing(chain, network, content, store, presence, epochs, duties, book, supervisor)
+    auditing = add_auditing(
+        settings, chain, network, content, store, presence, epochs, gateway, duties, book, supervisor
+    )
     _add_duties(settings, supervisor, chain, network, content, store, presence, duties, auditing)
     prompts = add_prompt_services(
         PromptParts(

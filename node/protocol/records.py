@@ -252,6 +252,8 @@ class VoteBundle:
     """What it saw of others, and what it served."""
     omissions: "tuple[Omission, ...]" = ()
     """Receipts of its own answers that executors left out of their books; ascending by receipt digest."""
+    challenges: "tuple[SignedReceipt, ...]" = ()
+    """Of answers that it got and found not to be the model's: everybody judges them. Ascending by receipt digest."""
 
 
 @dataclass(frozen=True, slots=True)
