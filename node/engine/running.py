@@ -93,6 +93,8 @@ class ServerRun:
         self.client: EngineClient | TextClient | None = None
         self.identity: EngineIdentity | None = None
         self.vocabulary_size = 0
+        self.endpoint: Endpoint | None = None
+        """Where the server answers, once it is ready."""
         self.phase = ""
         """How far the start has come, in words."""
         self.caution = ""
@@ -147,7 +149,7 @@ class ServerRun:
                 client = _client(endpoint, http, self.choice)
                 if isinstance(client, EngineClient):
                     await test(partial(self._try_out, client), self.traffic, patience)
-                self.client, self.phase = client, ""
+                self.client, self.endpoint, self.phase = client, endpoint, ""
                 became_ready()
                 await watch(canary.generate_one_token, self.traffic, patience)
 

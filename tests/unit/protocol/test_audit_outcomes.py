@@ -303,7 +303,7 @@ def test_what_its_payer_challenges_everybody_judges_and_only_one_answer_by_itsel
         Verdict.ABSTAIN,
         NOT_AUDITED,
         (),
-    )  # one payer's word harms nobody
+    )
     for figures, fate in ((BAD, Verdict.INVALID), (MILD, None), (GOOD, None)):
         votes = {account(n): [judged(REJUDGED, figures, found.challenged[0])] for n in range(2, 10)}
         after = audit_outcomes(previous(found, books=()), SEED, bundles_of(votes), WEIGHTS, band_of)
