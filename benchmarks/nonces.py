@@ -77,12 +77,12 @@ class Cost:
 async def mined(engine: MinedEngine, seed: Hash32, group: int) -> Cost:
     """Compute NONCES as an epoch does."""
     nobody: Any = None
-    service = MiningService(cast(Chain, StillChain()), nobody, nobody, cast(Engine, engine), nonces_max=NONCES)
+    service = MiningService(cast(Chain, StillChain()), nobody, nobody, cast(Engine, engine), nobody, nonces_max=NONCES)
     own = time.process_time()
     started, used = trio.current_time(), processor_seconds(group)
-    vectors = await service._compute(seed, MODEL, BlockNumber(1))
-    if len(vectors) != NONCES:
-        raise RuntimeError(f"{len(vectors)} of {NONCES} nonces were computed")
+    batch = await service._compute(seed, MODEL, BlockNumber(1))
+    if batch.count != NONCES:
+        raise RuntimeError(f"{batch.count} of {NONCES} nonces were computed")
     spent = processor_seconds(group) - used + time.process_time() - own
     return Cost((trio.current_time() - started) / NONCES, spent / NONCES)
 

@@ -24,6 +24,9 @@ SECONDS_PER_TOKEN = 0.02
 PROMPTS_PER_SECOND = 300
 """Nonces per second of a tiny model on a CPU (facts: 286 to 404)."""
 TOKENS_PER_CHUNK = 4
+CAUSAL_BLOCK = 64
+"""Tokens that are simulated together: what follows them changes nothing about them, as in a real model. The length of a
+nonce's prompt, so that a tail leaves the nonce as it was."""
 DIMENSIONS = 16
 """Of its vectors."""
 CANDIDATES = 12
@@ -98,10 +101,14 @@ class SimulatedEngine:
         return struct.pack(f"<{DIMENSIONS}f", *(numbers.gauss(0.0, 1.0) for _ in range(DIMENSIONS)))
 
     def _logprobs(self, prompt: Sequence[int]) -> list[float]:
-        text = f"{self.weights}/{list(prompt)}"
-        exact = random.Random(text)
-        noise = random.Random(f"{self.seed}/{text}")
-        return [-10.0 * exact.random() + noise.gauss(0.0, self.noise) for _ in prompt[1:]]
+        values: list[float] = []
+        for end in range(CAUSAL_BLOCK, len(prompt) + CAUSAL_BLOCK, CAUSAL_BLOCK):
+            text = f"{self.weights}/{list(prompt[:end])}"
+            exact = random.Random(text)
+            noise = random.Random(f"{self.seed}/{text}")
+            block = prompt[max(1, end - CAUSAL_BLOCK) : end]
+            values += (-10.0 * exact.random() + noise.gauss(0.0, self.noise) for _ in block)
+        return values
 
 
 @dataclass(slots=True)

@@ -28,8 +28,11 @@ from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
+from node.services.observing import Observer
 from node.services.payments import PayerBook
+from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceService, PresenceTable
+from node.services.punishing import PunishingService
 from node.services.receipt_book import ReceiptBookKeeper
 from node.services.redeem_policy import RedeemPolicy
 from node.services.redeeming import RedeemingService
@@ -93,6 +96,7 @@ async def run_node(
     router = GossipRouter(network)
     presence = PresenceTable(chain, wall_clock)
     epochs = EpochBook(chain, content, store, presence)
+    slots = PocSlots(chain, epochs)
     batches = BatchService(network, router, presence)
     broker = Broker([engine])
     (duty,) = brokered([engine], broker)
@@ -110,6 +114,7 @@ async def run_node(
         random_bytes=random.Random(f"secrets of {plan.seed}/{plan.number}").randbytes,
         book=book,
     )
+    observer = Observer(chain, epochs, presence, store)
     services = (
         RegistrationService(chain, network, [MLNodeRegistration(NODE_ID, (model_id,), "simulated")]),
         PresenceService(
@@ -127,10 +132,12 @@ async def run_node(
         epochs,
         batches,
         ChainPromptService(chain, content, store, presence, [duty]),
-        MiningService(chain, network, content, duty, nonces_max=plan.nonces_max),
+        MiningService(chain, network, content, duty, slots, nonces_max=plan.nonces_max),
         auditing,
-        ValidatingService(chain, network, content, store, presence, [duty], auditing),
-        FormingService(chain, network, content, store, presence, epochs, router),
+        observer,
+        ValidatingService(chain, network, content, store, presence, [duty], auditing, observer.take),
+        FormingService(chain, network, content, store, presence, epochs, slots, router),
+        PunishingService(chain, network, store, epochs, router),
         SettlingService(chain, epochs, claim_rewards=True),
         RedeemingService(chain, store, RedeemPolicy()),
         router,

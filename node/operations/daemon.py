@@ -187,9 +187,9 @@ class DaemonOperations:
         """Where the epoch stands."""
         chain = self._parts.chain
         where = position(chain)
-        following = stage_at(where.next_block, chain.parameters)
+        following = stage_at(where.next_block, chain.schedule)
         weights = dict(chain.state.group_weights(where.epoch))
-        block = max(chain.head.number, chain.parameters.genesis_block)
+        block = max(chain.head.number, where.first_block)
         return EpochView(
             epoch=where.epoch,
             stage=where.stage.name,

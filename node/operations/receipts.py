@@ -107,7 +107,7 @@ class DaemonReceiptOperations:
             chain_id=chain.chain_id,
             payment_channels=chain.payment_channels,
             state=chain.state,
-            unit_price=chain.parameters.unit_price,
+            unit_price=chain.schedule.of_epoch(epoch).unit_price,
             epoch=position(chain).epoch,
             group=group,
             is_frozen=is_frozen,

@@ -27,7 +27,9 @@ from node.protocol.events import (
     MLNodeSet,
     ModelCalibrated,
     ModelRecorded,
+    ParametersScheduled,
     ParticipantLeft,
+    ParticipantPunished,
     ParticipantRegistered,
     PocCommitted,
     PromptAnswered,
@@ -55,6 +57,8 @@ from node.protocol.identifiers import (
     TokenAmount,
 )
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelRecord, ParticipantRecord, PocCommit
+from node.protocol.schedules import with_change
+from node.protocol.verdicts import Offence
 
 NOTHING = TokenAmount(0)
 FIRST_EPOCH = EpochNumber(0)
@@ -124,6 +128,8 @@ class ChainState:
     """Those whose peer key consented to the binding. All others are not there, whatever the registry says."""
     collateral: dict[Address, CollateralState] = field(default_factory=dict)
     min_collateral: TokenAmount = NOTHING
+    punished: set[tuple[EpochNumber, Address, Offence]] = field(default_factory=set)
+    """Verdicts that were executed: as rare as offences."""
     groups: dict[EpochNumber, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
     """Weights by epoch, only for epochs that set a group of their own; see `group_weights`."""
     stored_groups: dict[Hash32, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
@@ -131,6 +137,8 @@ class ChainState:
     poc_commits: dict[EpochNumber, dict[tuple[Address, NodeId], PocCommit]] = field(default_factory=dict)
     vote_bundles: dict[EpochNumber, dict[Address, Cid]] = field(default_factory=dict)
     results: dict[EpochNumber, EpochResultSummary] = field(default_factory=dict)
+    parameter_changes: tuple[ParametersScheduled, ...] = ()
+    """What governance changed, and when (schedules.py); the last one may be yet to begin."""
     work_coins_added: TokenAmount = NOTHING
     """Sum of all that was ever put into the pot (see rewards.pot)."""
     claimed: dict[Address, TokenAmount] = field(default_factory=dict)
@@ -199,7 +207,7 @@ class ChainState:
         elif isinstance(body, CollateralEvent):
             self._apply_collateral(body)
         elif isinstance(body, EpochEvent):
-            self._apply_epoch(body)
+            self._apply_epoch(body, event.block_number)
         elif isinstance(body, ChannelEvent):
             self._apply_channel(body)
         else:
@@ -254,11 +262,15 @@ class ChainState:
                 collateral = self._collateral(participant)
                 collateral.deposited, collateral.unbonding = deposited, unbonding
                 collateral.barred_until = barred_until
+            case ParticipantPunished(epoch, participant, offence):
+                self.punished.add((epoch, participant, offence))
             case MinCollateralSet(amount):
                 self.min_collateral = amount
 
-    def _apply_epoch(self, body: EpochEvent) -> None:
+    def _apply_epoch(self, body: EpochEvent, block: BlockNumber) -> None:
         match body:
+            case ParametersScheduled():
+                self.parameter_changes = with_change(self.parameter_changes, body, block)
             case PocCommitted(commit):
                 self.poc_commits.setdefault(commit.epoch, {})[commit.participant, commit.node_id] = commit
             case VotesCommitted(epoch, validator, bundle_cid):

@@ -14,6 +14,7 @@ from node.protocol.identifiers import (
     TokenAmount,
 )
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelRecord, PocCommit
+from node.protocol.verdicts import Offence
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,15 @@ class CollateralSlashed:
 
 
 @dataclass(frozen=True, slots=True)
+class ParticipantPunished:
+    """A verdict was executed: each participant is punished at most once for each kind of offence in an epoch."""
+
+    epoch: EpochNumber
+    participant: Address
+    offence: Offence
+
+
+@dataclass(frozen=True, slots=True)
 class MinCollateralSet:
     """Governance set the collateral that proofs need to count."""
 
@@ -150,6 +160,25 @@ class EpochResultVoided:
 
     epoch: EpochNumber
     result_digest: Hash32
+
+
+@dataclass(frozen=True, slots=True)
+class ParametersScheduled:
+    """Governance changed what holds from an epoch on (EpochParameters has the units); told an epoch ahead at least."""
+
+    from_epoch: EpochNumber
+    from_block: BlockNumber
+    """First block of `from_epoch`."""
+    epoch_blocks: int
+    generate_offset: int
+    exchange_offset: int
+    validate_offset: int
+    vote_exchange_offset: int
+    form_offset: int
+    load_offset: int
+    poc_sample_size: int
+    poc_reject_mismatches: int
+    unit_price: TokenAmount
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +303,14 @@ class PromptReclaimed:
 
 
 RegistryEvent = ModelRecorded | ModelCalibrated | ParticipantRegistered | ParticipantLeft | MLNodeSet | MLNodeRemoved
-CollateralEvent = CollateralDeposited | CollateralUnbonding | CollateralWithdrawn | CollateralSlashed | MinCollateralSet
+CollateralEvent = (
+    CollateralDeposited
+    | CollateralUnbonding
+    | CollateralWithdrawn
+    | CollateralSlashed
+    | ParticipantPunished
+    | MinCollateralSet
+)
 EpochEvent = (
     PocCommitted
     | VotesCommitted
@@ -282,6 +318,7 @@ EpochEvent = (
     | GroupStored
     | EpochResultPosted
     | EpochResultVoided
+    | ParametersScheduled
     | WorkCoinsAdded
     | RewardClaimed
 )

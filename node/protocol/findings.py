@@ -6,7 +6,7 @@ All are part of a vote bundle or of an EpochResult: integers and short codes onl
 from dataclasses import dataclass
 from enum import Enum
 
-from node.protocol.identifiers import Address, Cid, Hash32, ModelId, NodeId, TokenAmount
+from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.verdicts import Offence, Verdict
 
 AUDIT_TOKENS_MAX = 1 << 22
@@ -46,7 +46,74 @@ class NodeOutcome:
     weight: int
     """Weight it takes into the next group."""
     reason: str
-    """A short code where it was not accepted; empty otherwise."""
+    """A short code (outcomes.py) where it was not accepted, or where not every nonce counts; empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleCount:
+    """How a participant's nonces of one model fared in one epoch."""
+
+    epoch: EpochNumber
+    sampled: int
+    mismatches: int
+    mismatch_per_million: int
+    """p0 of the rule that they were judged by; the largest of several."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleHistory:
+    """How a participant's nonces of one model fared in the last epochs, whatever its ML nodes were called."""
+
+    participant: Address
+    model_id: ModelId
+    epochs: tuple[SampleCount, ...]
+    """Ascending by epoch; at most as many as history.py keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoteFigures:
+    """What a validator computed to judge one batch."""
+
+    participant: Address
+    node_id: NodeId
+    distances: tuple[int, ...]
+    """Squared distance of each nonce that was drawn, in their order."""
+    tails: tuple[int, ...]
+    """What the model says of the validator's own continuation of each of these prompts (tails.py); empty for models
+    that give no log-probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoteEvidence:
+    """What a validator's votes rest on: anyone who has the models can recompute it."""
+
+    epoch: EpochNumber
+    validator: Address
+    figures: tuple[VoteFigures, ...]
+    """Of every batch of which it recomputed the sample, in the order of its votes."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoteCheck:
+    """One validator's judgement of how another one came to its votes of the epoch before."""
+
+    validator: Address
+    verdict: Verdict
+    checked: int
+    """Tails that were recomputed."""
+    differing: int
+    reason: str
+    """A short code where the verdict is not valid; empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorOutcome:
+    """What the group found of one validator's votes of the epoch before."""
+
+    validator: Address
+    fate: Verdict
+    """INVALID: it did not compute what its votes say. ABSTAIN: nobody could tell."""
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,10 @@ from node.protocol.findings import (
     ParticipantScore,
     PenaltyDecision,
     ReceiptBook,
+    SampleHistory,
     SettledShare,
+    ValidatorOutcome,
+    VoteCheck,
 )
 from node.protocol.identifiers import (
     Address,
@@ -102,13 +105,14 @@ class ParticipantRecord:
 
 @dataclass(frozen=True, slots=True)
 class EpochParameters:
-    """What the EpochManager was deployed with; every stage and price follows from it and the block number.
+    """What holds in an epoch; every stage and price follows from it and the block number (schedules.py: it may change).
 
     Offsets count blocks from the first block of the epoch and increase strictly:
     0 < generate < exchange < validate < vote_exchange < form < load < epoch_blocks.
     """
 
     genesis_block: BlockNumber
+    """First block of epoch 0; after a change, where it would be had all epochs been like these (may be negative)."""
     epoch_blocks: int
     generate_offset: int
     exchange_offset: int
@@ -186,10 +190,10 @@ class EpochGroup:
     """Ascending by account (as lower-case hex)."""
     models: tuple[ModelRecord, ...]
     """Snapshots, ascending by model id."""
-    throughputs: tuple[ModelThroughput, ...] = ()
-    """Of each model that the group serves, ascending by model id; empty in a group made of the registry."""
     calibrations: tuple[Calibration, ...] = ()
     """How far honest nodes of these models may differ, ascending by model id; of those that have one."""
+    throughputs: tuple[ModelThroughput, ...] = ()
+    """Of each model that the group serves, ascending by model id; empty in a group made of the registry."""
 
     def get_epoch_model(self, model_id: ModelId) -> ModelRecord | None:
         """Return the snapshot of a model that this epoch serves, or None."""
@@ -223,15 +227,15 @@ class PocCommit:
 
 @dataclass(frozen=True, slots=True)
 class PocVote:
-    """One validator's judgement of one node's batch, with the evidence anyone can recompute."""
+    """One validator's judgement of one node's batch. A batch it says nothing of counts as an abstention."""
 
     participant: Address
     node_id: NodeId
     verdict: Verdict
-    sampled: tuple[int, ...]
-    """The nonces that were drawn, ascending."""
-    distances: tuple[int, ...]
-    """Squared distance of each sampled nonce, in the order of `sampled`; empty when abstaining."""
+    sampled: int
+    """Nonces it recomputed: all that were drawn, or none."""
+    mismatches: tuple[int, ...]
+    """Of these, the ones that differ, ascending. Their distances are in the bundle's evidence."""
     reason: str
     """Why not valid: `` for valid, else a short code such as `root-mismatch`, `mismatches`, `no-model`, `no-data`."""
 
@@ -250,6 +254,10 @@ class VoteBundle:
     """The receipts this validator gave as an executor since its last book; none if it gave none."""
     observations: Observations = NOTHING_OBSERVED
     """What it saw of others, and what it served."""
+    evidence_cid: Cid | None = None
+    """A VoteEvidence as canonical bytes; none where nothing was recomputed."""
+    checks: tuple[VoteCheck, ...] = ()
+    """Of validators of the epoch before; ascending by validator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +281,10 @@ class EpochResult:
     """Reward coins of this epoch alone; never above the epoch's subsidy."""
     nodes: tuple[NodeOutcome, ...] = ()
     """What became of every batch and of every node that kept serving; ascending by (participant, node id)."""
+    histories: tuple[SampleHistory, ...] = ()
+    """Samples of the last epochs that were not spent on a rejection; ascending by (participant, model id)."""
+    validators: tuple[ValidatorOutcome, ...] = ()
+    """What the group made of the votes of the epoch before; ascending by validator."""
     audits: tuple[AuditOutcome, ...] = ()
     """Of every node whose answers were audited, or that has evidence against it; ascending by (executor, node id)."""
     scores: tuple[ParticipantScore, ...] = ()

@@ -11,6 +11,7 @@ from node.protocol.audit_outcomes import audit_outcomes, committed_books
 from node.protocol.chain_state import ChainState
 from node.protocol.findings import SCORE_FULL, NodeFate, NodeOutcome, SettledShare
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
+from node.protocol.outcomes import node_outcomes
 from node.protocol.penalties import fraudulent, penalties
 from node.protocol.records import (
     UINT64_MAX,
@@ -22,10 +23,12 @@ from node.protocol.records import (
     MLNodeRegistration,
     MLNodeSnapshot,
     ModelRecord,
+    PocCommit,
     VoteBundle,
 )
 from node.protocol.rewards import accumulate, get_settle_amounts, pot, rewards_root, subsidy
 from node.protocol.scores import participant_scores
+from node.protocol.tails import validator_outcomes
 from node.protocol.throughput import (
     real_throughput_vectors,
     set_expected_throughput,
@@ -33,11 +36,9 @@ from node.protocol.throughput import (
     validate_throughput_performance,
 )
 from node.protocol.timeslots import preserved_weights, with_poc_slots
-from node.protocol.validation import BatchOutcome
+from node.protocol.validation import SampleRule, rules_of
 from node.protocol.weights import (
     NodeKey,
-    batch_outcomes,
-    calculate_node_weight,
     get_participant_model_coverage,
     participant_weights,
 )
@@ -60,6 +61,7 @@ def form_epoch_result(
     bundles: Mapping[Address, VoteBundle],
     previous: EpochResult | None,
     *,
+    rules: Mapping[NodeKey, SampleRule] | None = None,
     audit_seed: Hash32 | None = None,
     selected: Set[NodeKey] = frozenset(),
     scale_preserved: bool = False,
@@ -68,8 +70,9 @@ def form_epoch_result(
 
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and
     checked (`check_bundle`); `previous` is the newest accepted result before this one, and `audit_seed` the hash of
-    the first block of its FORM stage; `selected` are the nodes that kept serving (`select_poc_slots`), whose weights
-    are scaled by their throughput if the network voted for it (`scale_preserved`).
+    the first block of its FORM stage; `rules` are those of the batches (`rules_of` the chain before GENERATE; by
+    default of `state`); `selected` kept serving (`select_poc_slots`), and their weights are scaled by their
+    throughput if the network voted for it (`scale_preserved`).
 
     Every accepted batch is paid, and so is preserved weight, unless its participant is barred, has too little
     collateral, or committed fraud. The next group has those nodes that can serve: the model is still active and the
@@ -82,11 +85,21 @@ def form_epoch_result(
     preserved = validate_throughput_performance(
         preserved_weights(frozen, kept), with_poc_slots(frozen, kept), bundles, parameters, is_on=scale_preserved
     )
-    nodes = _outcomes(epoch, state, bundles, weights, frozen, preserved)
-    audits = audit_outcomes(
-        previous, audit_seed, bundles, weights, bands_of(state, previous.group if previous else None)
+    committed = {key: commit for key, commit in state.poc_commits.get(epoch, {}).items() if key not in preserved}
+    found = node_outcomes(
+        epoch,
+        {key: commit for key, commit in committed.items() if state.counts(key[0], epoch)},
+        bundles,
+        weights,
+        rules_of(committed, state, parameters) if rules is None else rules,
+        previous.histories if previous else (),
+        is_first=previous is None,
     )
-    scores = participant_scores(frozen, weights, nodes, audits, bundles)
+    nodes = _with_others(found.nodes, committed, frozen, preserved)
+    bands = bands_of(state, previous.group if previous else None)
+    audits = audit_outcomes(previous, audit_seed, bundles, weights, bands)
+    validators = validator_outcomes(bundles, weights)
+    scores = participant_scores(frozen, weights, nodes, audits, bundles, validators)
     decided = penalties(frozen, state.participants.keys(), nodes, audits, scores, bundles)
     offenders = fraudulent(decided)
     points = {score.participant: score.per_mille for score in scores}
@@ -110,6 +123,8 @@ def form_epoch_result(
         rewards=accumulate(previous.rewards if previous else (), state.claimed, earned),
         reward_total=TokenAmount(sum(earned.values())),
         nodes=nodes,
+        histories=found.histories,
+        validators=validators,
         audits=audits,
         scores=scores,
         penalties=decided,
@@ -122,32 +137,25 @@ def form_epoch_result(
     )
 
 
-def _outcomes(
-    epoch: EpochNumber,
-    state: ChainState,
-    bundles: Mapping[Address, VoteBundle],
-    weights: Mapping[Address, int],
+def _with_others(
+    judged: Sequence[NodeOutcome],
+    committed: Mapping[NodeKey, PocCommit],
     frozen: EpochGroup,
     preserved: Mapping[NodeKey, int],
 ) -> tuple[NodeOutcome, ...]:
-    """What became of every node that committed a batch or kept serving; ascending by (participant, node id)."""
-    committed = {key: commit for key, commit in state.poc_commits.get(epoch, {}).items() if key not in preserved}
-    counting = {key: commit for key, commit in committed.items() if state.counts(key[0], epoch)}
-    outcomes = [
-        NodeOutcome(*key, committed[key].model_id, NodeFate.UNDECIDED, committed[key].count, 0, 0, 0, NOT_COUNTED)
-        for key in committed.keys() - counting.keys()
-    ]
-    fates = batch_outcomes(counting, bundles, weights)
-    for key, commit in counting.items():
-        outcome = fates[key]
-        weight = calculate_node_weight(commit, outcome)
-        reason = "" if outcome is BatchOutcome.ACCEPTED else outcome.value
-        outcomes.append(NodeOutcome(*key, commit.model_id, NodeFate(outcome.value), commit.count, 0, 0, weight, reason))
+    """Add the nodes whose batches do not count, and those that kept serving; ascending by (participant, node id)."""
+    known = {(outcome.participant, outcome.node_id) for outcome in judged}
     models = {
         (member.participant, node.node_id): node.model_id for member in frozen.members for node in member.ml_nodes
     }
-    outcomes += [
-        NodeOutcome(*key, models[key], NodeFate.PRESERVED, 0, 0, 0, weight, "") for key, weight in preserved.items()
+    outcomes = [
+        *judged,
+        *(
+            NodeOutcome(*key, commit.model_id, NodeFate.UNDECIDED, commit.count, 0, 0, 0, NOT_COUNTED)
+            for key, commit in committed.items()
+            if key not in known
+        ),
+        *(NodeOutcome(*key, models[key], NodeFate.PRESERVED, 0, 0, 0, weight, "") for key, weight in preserved.items()),
     ]
     return tuple(sorted(outcomes, key=lambda outcome: (outcome.participant.lower(), outcome.node_id)))
 

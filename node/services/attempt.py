@@ -20,6 +20,7 @@ from node.services.checks import TokenChecks, check_opening, read_frame
 from node.services.errors import GatewayError
 from node.services.faults import ExecutorFaultError, Fault
 from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, SignedVoucherFrame, Tokens
+from node.services.outlet import Outlet
 from node.services.patience import CLOSING_SECONDS_MAX, PATIENT_TOKENS, SLOW_SECONDS_MIN, Patience
 from node.services.payments import PayerBook
 from node.services.receipting import answer_evidence, is_the_same_answer, receipt_of
@@ -57,8 +58,10 @@ class Attempt:
     """A running call of `infer`.
 
     Raises ExecutorFaultError or another CallFailedError if another executor must go on, PaymentError if what it gave
-    cannot be paid. `claim` is called with the first token: it returns False if another executor was faster. `give_now`
-    hands a part to the user if there is room, `give` waits for room.
+    cannot be paid. `claim` is called with the first token: it returns False if another executor was faster. `outlet` is
+    where parts for the user go, `give` waits until there is room.
+
+    Detail: a piece that is like most (`_take_now`) is dealt with where it arrives, without waking the attempt's task.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class Attempt:
         patience: Patience,
         *,
         claim: Callable[[], bool],
-        give_now: Callable[[AnswerPart], bool],
+        outlet: Outlet,
         give: Callable[[AnswerPart], Awaitable[None]],
     ) -> None:
         self._desk = desk
@@ -85,7 +88,7 @@ class Attempt:
         self._continuation = continuation
         self._patience = patience
         self._claim = claim
-        self._give_now = give_now
+        self._outlet = outlet
         self._give = give
         self.began = trio.current_time()
         self._asked_at = self.began
@@ -98,6 +101,8 @@ class Attempt:
         self._step_price = 0
         self._paid = 0
         self._last_frame = b""
+        self._fault: ExecutorFaultError | trio.BrokenResourceError | None = None
+        """What was wrong with a piece when nobody was there to be told of it."""
         self._waited = 0.0
         self._texts: list[str] = []
         self.token_ids: list[int] = []
@@ -130,6 +135,7 @@ class Attempt:
         if first.opening is None:
             raise ExecutorFaultError(Fault.OUT_OF_TURN, "the executor did not begin with an opening")
         checks = await self._open(first.opening)
+        self._call.hand_to(self._take_now)
         while True:
             frame = await self._next_frame()
             if frame.tokens is not None:
@@ -159,6 +165,8 @@ class Attempt:
         except trio.EndOfChannel as error:
             raise ExecutorFaultError(Fault.EARLY_END, "the answer ended without a receipt") from error
         self._last_frame = data
+        if self._fault is not None:
+            raise self._fault
         if self.first_seconds is not None:
             self._waited += trio.current_time() - self._asked_at
         return read_frame(data, bytes_max=self._checks.frame_bytes_max if self._checks is not None else None)
@@ -214,24 +222,63 @@ class Attempt:
             self._begin_summary()
         # If this attempt's time is over it ends here, before the transcript says that the user has what it cannot give.
         await trio.lowlevel.checkpoint_if_cancelled()
+        part = self._add(tokens)
+        if part is not None:
+            await self._hand_over(part)
+        if self._owed - self._paid >= self._step_price:
+            await self._pay(self._owed)
+        if self._is_slow(self._waited):
+            raise ExecutorFaultError(Fault.SLOW, f"{len(self.token_ids)} tokens in {self._waited:.0f} s")
+
+    def _take_now(self, data: bytes) -> bool:
+        """Take a piece like most others without waiting: some tokens with their text in the middle of an answer, for
+        which nothing is due yet. Return False for all else, which `_run` then deals with.
+        """
+        now, checks = trio.current_time(), self._checks
+        waited = self._waited + now - self._asked_at
+        is_going = self.first_seconds is not None and not self._watch.cancel_called and now < self._watch.deadline
+        if checks is None or not is_going or self._is_slow(waited) or not self._continuation.is_new:
+            return False
+        try:
+            tokens = read_frame(data, bytes_max=checks.frame_bytes_max).tokens
+        except ExecutorFaultError:
+            return False  # found again where it can be raised
+        if tokens is None or not tokens.token_ids or tokens.finish_reason or self._request.stop:
+            return False
+        due = price(len(self._prompt_ids), len(self.token_ids) + len(tokens.token_ids), self._model, self._unit_price)
+        if due - self._paid >= self._step_price or not self._outlet.has_room():
+            return False
+        self._asked_at, self._waited, self._last_frame = now, waited, data
+        try:
+            checks.add(tokens)
+            part = self._add(tokens)
+            if part is not None:
+                self._outlet.give_now(part)
+        except (ExecutorFaultError, trio.BrokenResourceError) as fault:
+            self._fault = fault
+            return False
+        self._watch_until(self._deadline(now))
+        return True
+
+    def _add(self, tokens: Tokens) -> AnswerPart | None:
+        """Book a piece; return what of it the user gets."""
         self.token_ids.extend(tokens.token_ids)
         self._texts.append(tokens.text)
         try:
             part = self._continuation.add(tokens)
         except DiffersError as error:
             raise ExecutorFaultError(Fault.DIFFERS, str(error)) from error
-        if part is not None:
-            self._summary.output_tokens = len(self._transcript.token_ids)
-            self._summary.finish_reason = self._transcript.finish_reason
-            if part.text or part.token_ids:
-                await self._hand_over(part)
-        if self._owed - self._paid >= self._step_price:
-            await self._pay(self._owed)
-        if self._waited > max(SLOW_SECONDS_MIN, self._patience.token * max(PATIENT_TOKENS, len(self.token_ids))):
-            raise ExecutorFaultError(Fault.SLOW, f"{len(self.token_ids)} tokens in {self._waited:.0f} s")
+        if part is None:
+            return None
+        self._summary.output_tokens = len(self._transcript.token_ids)
+        self._summary.finish_reason = self._transcript.finish_reason
+        return part if part.text or part.token_ids else None
+
+    def _is_slow(self, waited: float) -> bool:
+        return waited > max(SLOW_SECONDS_MIN, self._patience.token * max(PATIENT_TOKENS, len(self.token_ids)))
 
     async def _hand_over(self, part: AnswerPart) -> None:
-        if not self._give_now(part):
+        if not self._outlet.give_now(part):
             self._watch_until(float("inf"))  # it is the user who is slow
             await self._give(part)
 

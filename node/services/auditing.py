@@ -125,7 +125,7 @@ class AuditingService:
     async def run(self) -> None:
         """Audit in every epoch."""
         async for epoch in epochs_at(self._chain, Stage.SERVE, Stage.EXCHANGE):
-            end = first_block_of(epoch, Stage.VALIDATE, self._chain.parameters)
+            end = first_block_of(epoch, Stage.VALIDATE, self._chain.schedule)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
                 await self._audit(epoch)
@@ -152,12 +152,12 @@ class AuditingService:
         return any(participants[account].peer_id == peer for account in allowed if account in participants)
 
     async def _audit(self, epoch: EpochNumber) -> None:
-        begin = first_block_of(epoch, Stage.SERVE, self._chain.parameters)
+        begin = first_block_of(epoch, Stage.SERVE, self._chain.schedule)
         state = await self._chain.state_at(begin)
         previous = await self._epochs.result_before(epoch, state)
         if previous is None:
             return
-        seed = await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.parameters))
+        seed = await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.schedule))
         work = _Round(epoch, previous, seed, bands_of(state, previous.group))
         self._allowed = {**self._own_drawn(work), **_accused(previous)}
         self._forget_old(epoch)

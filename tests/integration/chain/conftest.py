@@ -1,4 +1,7 @@
-"""A deployed network on a real EVM (anvil), made anew for each test that asks for it."""
+"""A deployed network on a real EVM (anvil), a chain of its own for each test that asks for it.
+
+It is deployed once, in seconds; the chains of later tests begin with the blocks and the state that were there then.
+"""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ import pytest
 import trio
 
 from node.chain.accounts import LocalAccount
-from node.chain.addresses import Deployment
+from node.chain.addresses import Deployment, read_deployment
 from node.chain.deployment import NetworkPlan, Penalty, deploy_network
 from node.chain.devnet import development_account, find_anvil, run_anvil
 from node.chain.rpc import JsonRpc
@@ -34,6 +37,18 @@ class Network:
 
     async def mine(self, blocks: int = 1) -> None:
         await self.rpc.call("anvil_mine", hex(blocks))
+
+
+@dataclass
+class Beginning:
+    """What each chain begins with, once the first has been deployed on."""
+
+    state: str = ""
+    """As anvil dumps it."""
+    deployment_file: bytes = b""
+
+
+BEGINNING = Beginning()
 
 
 def plan_for(owner: LocalAccount, miners: tuple[LocalAccount, ...]) -> NetworkPlan:
@@ -80,8 +95,13 @@ async def network(tmp_path: Path) -> AsyncIterator[Network]:
         httpx.AsyncClient() as client,
     ):
         rpc = JsonRpc([chain.url], client)
+        output = tmp_path / "deployment.json"
         with trio.fail_after(60):
-            deployment = await deploy_network(
-                rpc, owner, plan_for(owner, miners), tmp_path / "deployment.json", lambda line: None
-            )
-        yield Network(chain.url, rpc, deployment, owner, miners, tmp_path)
+            if BEGINNING.state:
+                assert await rpc.call("anvil_loadState", BEGINNING.state)
+                output.write_bytes(BEGINNING.deployment_file)
+            else:
+                await deploy_network(rpc, owner, plan_for(owner, miners), output, lambda line: None)
+                BEGINNING.state = await rpc.call("anvil_dumpState")
+                BEGINNING.deployment_file = output.read_bytes()
+        yield Network(chain.url, rpc, read_deployment(output), owner, miners, tmp_path)

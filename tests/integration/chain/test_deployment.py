@@ -1,10 +1,7 @@
 """A deployment may be killed anywhere: run again it goes on, and neither deploys nor calls anything twice."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from node.chain.genesis import genesis_text
 from node.chain.rpc import JsonRpc, hex_bytes, quantity
 from node.protocol.actions import ZERO_ADDRESS
 from tests.integration.chain.conftest import ROOT, Network, plan_for
+from tests.integration.chain.deploying_process import start_deployment
 
 pytestmark = pytest.mark.chain
 CALLS = 3 + 3 + 1 + 1
@@ -103,9 +101,8 @@ async def test_a_deployment_killed_at_random_points_deploys_and_calls_everything
     (tmp_path / "key.json").chmod(0o600)
     output = tmp_path / "deployment.json"
     journal = output.with_name(output.name + ".journal")
-    environment = {**os.environ, "QUERN_PASSPHRASE": "passphrase", "XDG_STATE_HOME": str(tmp_path), "PYTHONPATH": "."}
-    command = [sys.executable, "scripts/deploy.py", "--keystore", str(tmp_path / "key.json")]
-    command += ["--plan", str(tmp_path / "plan.json"), "--output", str(output)]
+    environment = {"QUERN_PASSPHRASE": "passphrase", "XDG_STATE_HOME": str(tmp_path)}
+    command = ["--keystore", str(tmp_path / "key.json"), "--plan", str(tmp_path / "plan.json"), "--output", str(output)]
     command += ["--genesis", str(tmp_path / "genesis.json")]
     kills = 0
     anvil = find_anvil(ROOT)
@@ -114,22 +111,18 @@ async def test_a_deployment_killed_at_random_points_deploys_and_calls_everything
         with trio.fail_after(DEPLOY_SECONDS_MAX * 3):
             while not output.exists():
                 before = journal.read_bytes() if journal.exists() else b""
-                log = (tmp_path / "deploy.log").open("ab")
-                process = await trio.lowlevel.open_process(
-                    [*command, "--rpc", chain.url], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-                )
+                process = start_deployment([*command, "--rpc", chain.url], environment, tmp_path / "deploy.log")
                 # Killed a random while after it first wrote to the journal: between any two of its actions.
-                while process.poll() is None and (journal.read_bytes() if journal.exists() else b"") == before:
+                while process.is_alive() and (journal.read_bytes() if journal.exists() else b"") == before:
                     await trio.sleep(0.002)
                 patience = chance.uniform(0, FIRST_TRANSACTION_SECONDS)
                 with trio.move_on_after(patience):
-                    await process.wait()
-                if process.poll() is None:
+                    await trio.lowlevel.wait_readable(process.sentinel)
+                if process.is_alive():
                     process.kill()
                     kills += 1
                     assert kills < RUNS_MAX
-                await process.wait()
-                log.close()
+                process.join()
         assert kills >= KILLS_MIN
         assert (await rpc.transaction_count(owner.address)) == STEPS
         deployment = read_deployment(output)

@@ -1,6 +1,5 @@
 """`quern conformance` against real vLLM servers: one as the daemon starts it, one as a stranger would; then by URL."""
 
-import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -14,7 +13,7 @@ import trio
 from node.conformance.examine import examine
 from node.conformance.findings import Level, Mark, Report
 from node.conformance.server import open_server
-from node.engine.adapter import EngineEnvironment, EngineNode
+from node.engine.adapter import EngineNode
 from node.engine.endpoint import parse_endpoint
 from node.engine.server import run_server
 from node.ml_nodes import default_engine_python
@@ -23,9 +22,8 @@ from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.sampling import SamplingParameters
 from node.services.local_chat import LocalChat
 from tests.builders import model
+from tests.integration.engine.shared import TINY_MODEL, SharedServer
 
-ROOT = Path(__file__).resolve().parents[3]
-TINY_MODEL = ROOT / ".cache" / "tiny-model"
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 STRANGER = ("--enforce-eager", "--max-model-len", "2048", "--no-enable-chunked-prefill", "--max-num-batched-tokens")
 """What somebody starts vLLM with who never heard of Quern; the last wants a number."""
@@ -99,17 +97,8 @@ async def test_a_stranger_s_vllm_is_told_what_it_lacks_and_then_joins_by_url(tmp
             nursery.cancel_scope.cancel()
 
 
-async def test_a_server_as_the_daemon_starts_it_can_do_all_there_is(tmp_path: Path) -> None:
-    engine = EngineNode(NodeId("own"), EngineEnvironment(default_engine_python()), tmp_path)
-    record = replace(model(), model_args=("--max-model-len", "2048"), context_length=2048)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(engine.run)
-        engine.load(record, TINY_MODEL)
-        with trio.fail_after(200):
-            await engine.until_ready()
-        (path,) = [place for place in (tmp_path / "run").iterdir() if place.suffix == ".sock"]
-        report = await report_on(f"unix:{os.fspath(path)}")
-        lacks = [(check.name, check.message) for check in report.checks if check.mark is not Mark.HOLDS]
-        assert [name for name, _ in lacks] == ["miner info", "miner chat"], lacks
-        assert report.level is Level.AUDIT
-        nursery.cancel_scope.cancel()
+async def test_a_server_as_the_daemon_starts_it_can_do_all_there_is(shared_server: SharedServer) -> None:
+    report = await report_on(f"unix:{shared_server.endpoint}")
+    lacks = [(check.name, check.message) for check in report.checks if check.mark is not Mark.HOLDS]
+    assert [name for name, _ in lacks] == ["miner info", "miner chat"], lacks
+    assert report.level is Level.AUDIT

@@ -18,16 +18,13 @@ from netsim.scenario import MODEL, MODEL_ID, PARAMETERS
 from node.api.keys import KeyBook, KeyLimits, add_api_key, read_api_keys
 from node.api.openai import make_app
 from node.api.openai.gatekeeper import Gatekeeper
-from node.engine.adapter import EngineEnvironment, EngineNode
-from node.ml_nodes import default_engine_python
-from node.protocol.identifiers import NodeId
 from node.protocol.pricing import price
 from node.store.database import Database
 from node.store.key_spending import KeySpending
+from tests.integration.engine.shared import SharedServer
 from tests.unit.api.canned_gateway import on_a_socket
 from tests.unit.services.serving_network import ServingNetwork, serving_network
 
-TINY_MODEL = Path(__file__).resolve().parents[3] / ".cache" / "tiny-model"
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 Result = TypeVar("Result")
 NOW = 1_800_000_000
@@ -68,8 +65,7 @@ class User:
 
 
 @asynccontextmanager
-async def user(directory: Path) -> AsyncIterator[User]:
-    engine = EngineNode(NodeId("node-1"), EngineEnvironment(default_engine_python()), directory)
+async def user(server: SharedServer, directory: Path) -> AsyncIterator[User]:
     keys, spending = directory / "api.keys", KeySpending(Database(":memory:"))
     key = add_api_key(keys, "user", KeyLimits(total_amount_max=10**30), at=NOW)
     (stored,) = read_api_keys(keys) or ()
@@ -81,18 +77,13 @@ async def user(directory: Path) -> AsyncIterator[User]:
         wall_clock=lambda: NOW,
         clock=trio.current_time,
     )
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(engine.run)
-        engine.load(MODEL, TINY_MODEL)
-        with trio.fail_after(200):
-            await engine.until_ready()
-        async with (
-            serving_network(1, engine=lambda _: engine) as network,
-            on_a_socket(make_app(network.gateway, lambda: NOW, gatekeeper)) as url,
-        ):
-            network.gateway._random_bytes = secrets.token_bytes  # the simulated network's own are always the same
-            yield User(url, key, network, spending, stored.key_id)
-        nursery.cancel_scope.cancel()
+    async with (
+        server.joined(directory, MODEL) as engine,
+        serving_network(1, engine=lambda _: engine) as network,
+        on_a_socket(make_app(network.gateway, lambda: NOW, gatekeeper)) as url,
+    ):
+        network.gateway._random_bytes = secrets.token_bytes  # the simulated network's own are always the same
+        yield User(url, key, network, spending, stored.key_id)
 
 
 def ask(client: openai.OpenAI, **options: Any) -> Any:
@@ -100,8 +91,8 @@ def ask(client: openai.OpenAI, **options: Any) -> Any:
     return client.chat.completions.create(model=MODEL_ID, **options)
 
 
-async def test_what_users_get_is_what_the_engine_made(tmp_path: Path) -> None:
-    async with user(tmp_path) as someone:
+async def test_what_users_get_is_what_the_engine_made(shared_server: SharedServer, tmp_path: Path) -> None:
+    async with user(shared_server, tmp_path) as someone:
         await answers_are_whole_streamed_and_counted(someone)
         await likelihoods_are_those_of_the_tokens(someone)
         await formats_and_calls_hold(someone)

@@ -16,7 +16,8 @@ from node.protocol.sampling import SamplingParameters
 from node.protocol.verification import Check, Outcome
 from node.services.receipt_tokens import check_tokens
 from tests.builders import NODE, account, model
-from tests.integration.engine.test_vllm import generate, ready_engine, request
+from tests.integration.engine.shared import SharedServer
+from tests.integration.engine.test_vllm import generate, request
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 MODEL = model()
@@ -51,8 +52,8 @@ async def verdict(engine: EngineNode, dossier: Dossier, **claimed: object) -> Ch
     return await check_tokens(changed, engine, MODEL.cid)
 
 
-async def test_an_engine_tells_its_model_s_tokens_from_any_others(tmp_path: Path) -> None:
-    async with ready_engine(tmp_path) as engine:
+async def test_an_engine_tells_its_model_s_tokens_from_any_others(shared_server: SharedServer, tmp_path: Path) -> None:
+    async with shared_server.joined(tmp_path) as engine:
         for number, milli in ((1, 0), (2, 700), (3, 1000)):
             plain = request(tuple(range(number * 10, number * 10 + 12)), 40, seed=1_000_003 * number)
             wanted = replace(plain, sampling=SamplingParameters(temperature_milli=milli))

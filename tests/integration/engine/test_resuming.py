@@ -12,7 +12,7 @@ from node.ports import ChatMessage, GenerationRequest
 from node.protocol.sampling import LogitBias, SamplingParameters
 from node.services.frames import Tokens
 from node.services.transcript import Continuation, Transcript
-from tests.integration.engine.test_vllm import ready_engine
+from tests.integration.engine.shared import SharedServer
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 TOKENS = 16
@@ -86,8 +86,8 @@ async def foreign_request(engine: EngineNode, prompt_ids: tuple[int, ...]) -> Ge
     raise AssertionError(f"none of {BIASES_TRIED_MAX} biases gave an answer in parts of characters")
 
 
-async def test_an_answer_cut_anywhere_is_the_same(tmp_path: Path) -> None:
-    async with ready_engine(tmp_path) as engine:
+async def test_an_answer_cut_anywhere_is_the_same(shared_server: SharedServer, tmp_path: Path) -> None:
+    async with shared_server.joined(tmp_path) as engine:
         made = Cuts()
         first, second = [await engine.render_chat([ChatMessage("user", prompt)]) for prompt in PROMPTS]
         for wanted in (await foreign_request(engine, first), GenerationRequest(second, TOKENS, HOT, 1, (), 0)):

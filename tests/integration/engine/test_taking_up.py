@@ -9,7 +9,6 @@ import pytest
 import trio
 
 from node.engine.adapter import EngineNode
-from node.engine.running import EngineEnvironment
 from node.ports import EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.sampling import SamplingParameters
@@ -17,13 +16,9 @@ from node.services.broker import Broker
 from node.services.brokered import BrokeredEngine
 from node.services.generation import Generation
 from node.services.groups import sole_error
-from tests.builders import model
+from tests.integration.engine.shared import SharedServer
 
-ROOT = Path(__file__).resolve().parents[3]
-ENGINES = (ROOT / ".engine" / "gpu", ROOT / ".engine" / "cpu")
-TINY_MODEL = ROOT / ".cache" / "tiny-model"
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
-MODEL = replace(model(), model_args=("--max-model-len", "2048"), context_length=2048)
 TOKENS = 60
 
 
@@ -77,14 +72,8 @@ async def read(
     raise AssertionError("the nursery was left early")
 
 
-async def test_a_cut_answer_is_the_undisturbed_one(tmp_path: Path) -> None:
-    python = next(path for path in ENGINES if path.exists()) / "bin" / "python"
-    engine = EngineNode(NodeId("node-1"), EngineEnvironment(python), tmp_path)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(engine.run)
-        engine.load(MODEL, TINY_MODEL)
-        with trio.fail_after(200):
-            await engine.until_ready()
+async def test_a_cut_answer_is_the_undisturbed_one(shared_server: SharedServer, tmp_path: Path) -> None:
+    async with shared_server.joined(tmp_path) as engine:
         assert engine.model_id is not None
         prompts = [await engine.tokenize(text) for text in ("def greet(name):", 'print("über 漢字 🌾')]
         draws = [SamplingParameters(temperature_milli=2000), SamplingParameters(700), SamplingParameters(0)]
@@ -112,4 +101,3 @@ async def test_a_cut_answer_is_the_undisturbed_one(tmp_path: Path) -> None:
         ):
             whole = await read(broker_of(engine, None), engine.model_id, request)
             assert (await read(broker_of(engine, 5), engine.model_id, request))[:2] == whole[:2]
-        nursery.cancel_scope.cancel()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.engine.adapter import EngineEnvironment, EngineNode
+from node.engine.adapter import EngineNode
 from node.engine.arguments import server_command, server_environment
 from node.engine.client import EngineClient
 from node.engine.drawing import DrawStyle, _draws_by_rule
@@ -23,16 +23,12 @@ from node.engine.transport import Traffic, open_http
 from node.ml_nodes import default_engine_python
 from node.ports import EngineRefusedError, GenerationRequest
 from node.protocol.draws import draw, token_margins
-from node.protocol.identifiers import NodeId
 from node.protocol.sampling import LogitBias, SamplingParameters
-from tests.builders import model
+from tests.integration.engine.shared import TINY_MODEL, SharedServer
 from tests.statistics import chi_square, chi_square_limit
 from tests.vectors import sampling as vectors
 
-ROOT = Path(__file__).resolve().parents[3]
-TINY_MODEL = ROOT / ".cache" / "tiny-model"
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
-MODEL = replace(model(), model_args=("--max-model-len", "2048"), context_length=2048)
 EXACT = 2e-3
 """Logits in bfloat16 and single precision: the check's arithmetic differs from the engine's by no more."""
 PARAMETERS = (
@@ -46,18 +42,6 @@ PARAMETERS = (
     SamplingParameters(temperature_milli=900, top_k=40, top_p_milli=900, min_p_milli=10),
 )
 TOP = 50
-
-
-@asynccontextmanager
-async def ready_engine(directory: Path) -> AsyncIterator[EngineNode]:
-    engine = EngineNode(NodeId("node-1"), EngineEnvironment(default_engine_python()), directory)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(engine.run)
-        engine.load(MODEL, TINY_MODEL)
-        with trio.fail_after(200):
-            await engine.until_ready()
-        yield engine
-        nursery.cancel_scope.cancel()
 
 
 def prompt(number: int, length: int = 12) -> tuple[int, ...]:
@@ -100,9 +84,9 @@ async def margins_of(
     return token_margins(len(wanted.prompt_ids), tokens, prefills, said.seed, said.sampling, engine.vocabulary_size)
 
 
-async def test_the_engine_draws_by_the_rule_whatever_else_it_does(tmp_path: Path) -> None:
+async def test_the_engine_draws_by_the_rule_whatever_else_it_does(shared_server: SharedServer, tmp_path: Path) -> None:
     requests = [request(number, parameters) for number in range(1, 7) for parameters in PARAMETERS]
-    async with ready_engine(tmp_path) as engine:
+    async with shared_server.joined(tmp_path) as engine:
         client = engine._ready_client()
         assert await client.draw_style() is DrawStyle.PLUGIN
         assert not await _draws_by_rule(client._post)  # the V1 runner's own sampler has other noise
@@ -214,13 +198,13 @@ async def what_is_malformed_is_refused(engine: EngineNode) -> None:
     assert await tokens_of(engine, biased) == (7, 7, 7)  # served, by vLLM's own sampler
 
 
-async def test_answers_survive_preemption_and_restart(tmp_path: Path) -> None:
+async def test_answers_survive_preemption_and_restart(shared_server: SharedServer, tmp_path: Path) -> None:
     """More tokens at once than the cache holds: vLLM drops requests and begins them again."""
     requests = [request(number, SamplingParameters(), 200, prompt_ids=prompt(number, 110)) for number in range(24)]
     async with small_server(tmp_path) as client:
         crowded = await together(client, requests)
         assert await preemptions(client) > 0
-    async with ready_engine(tmp_path / "second") as engine:
+    async with shared_server.joined(tmp_path / "second") as engine:
         assert [await tokens_of(engine, wanted) for wanted in requests] == crowded
 
 

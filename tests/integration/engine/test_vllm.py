@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,10 @@ from node.ports import ChatMessage, EngineFailedError, EngineRefusedError, Gener
 from node.protocol.identifiers import Hash32, NodeId
 from node.protocol.nonces import nonce_prompt, quantise, squared_distance
 from node.protocol.sampling import SamplingParameters
-from tests.builders import account, model
+from tests.builders import account
+from tests.integration.engine.shared import MODEL, TINY_MODEL
 
-ROOT = Path(__file__).resolve().parents[3]
-TINY_MODEL = ROOT / ".cache" / "tiny-model"
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
-MODEL = replace(model(), model_args=("--max-model-len", "2048"), context_length=2048)
 
 
 @asynccontextmanager
