@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator
 import trio
 from coincurve import PrivateKey
 
-from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, PAYMENT_CHANNELS, Ledger, Transaction
+from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, PAYMENT_CHANNELS, SLASHING, Ledger, Transaction
 from node.ports import ActionOutcome, ActionStatus, Head, StageChange
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, Hash32, TokenAmount
 from node.protocol.records import EpochParameters
+from node.protocol.schedules import ParameterSchedule
 from node.protocol.signatures import address_of, sign
 from node.stage_changes import next_stage_change
 
@@ -29,6 +30,7 @@ class SimulatedChain:
         self._outcomes: dict[str, ActionOutcome | None] = {}
         self._settled: dict[str, trio.Event] = {}
         self._stage_cursors: dict[str, BlockNumber] = {}
+        self._schedule = ParameterSchedule(ledger.parameters)
         ledger.watch(self._on_block)
         self._on_block()
 
@@ -44,8 +46,16 @@ class SimulatedChain:
 
     @property
     def parameters(self) -> EpochParameters:
-        """The ledger's epoch parameters."""
-        return self._ledger.parameters
+        """The parameters that hold at the newest block."""
+        return self.schedule.at_block(self.head.number)
+
+    @property
+    def schedule(self) -> ParameterSchedule:
+        """The parameters of all epochs, by this node's confirmed events."""
+        changes = self._state.parameter_changes
+        if changes is not self._schedule.changes:
+            self._schedule = ParameterSchedule(self._schedule.first, changes)
+        return self._schedule
 
     @property
     def epoch_manager(self) -> Address:
@@ -56,6 +66,11 @@ class SimulatedChain:
     def payment_channels(self) -> Address:
         """Where vouchers are verified."""
         return PAYMENT_CHANNELS
+
+    @property
+    def slashing(self) -> Address:
+        """Where verdicts on offences are verified."""
+        return SLASHING
 
     @property
     def head(self) -> Head:
@@ -69,14 +84,9 @@ class SimulatedChain:
         return self._state
 
     async def state_at(self, block: BlockNumber) -> ChainState:
-        """Fold the ledger's events up to `block` afresh."""
+        """The ledger's events up to `block`, folded once for all nodes: they only read it."""
         await trio.lowlevel.checkpoint()
-        state = ChainState()
-        for event in self._ledger.events:
-            if event.block_number > block:
-                break
-            state.apply(event)
-        return state
+        return self._ledger.state_at(block)
 
     async def heads(self) -> AsyncIterator[Head]:
         """Yield the head now and after every block."""
@@ -89,7 +99,7 @@ class SimulatedChain:
         """Yield each change of stage on the confirmed chain once, in order; the place lasts as long as this object."""
         async for head in self.heads():
             cursor = self._stage_cursors.get(consumer)
-            while (change := next_stage_change(cursor, head.confirmed, self.parameters)) is not None:
+            while (change := next_stage_change(cursor, head.confirmed, self.schedule)) is not None:
                 yield change
                 cursor = self._stage_cursors[consumer] = change.first_block
 

@@ -5,6 +5,7 @@ cheaper way leads to them. `noise` stands for differing hardware; a cheat's engi
 """
 
 import hashlib
+import math
 import random
 import struct
 from collections.abc import AsyncIterator, Sequence
@@ -14,15 +15,24 @@ from dataclasses import dataclass
 import trio
 
 from node.ports import ChatMessage, EngineRefusedError, GenerationChunk, GenerationRequest
+from node.protocol.draws import Prefill, temperature_of
 from node.protocol.identifiers import ModelId, NodeId
+from node.protocol.noise import noise
 
 VOCABULARY_SIZE = 3072
 SECONDS_PER_TOKEN = 0.02
 PROMPTS_PER_SECOND = 300
 """Nonces per second of a tiny model on a CPU (facts: 286 to 404)."""
 TOKENS_PER_CHUNK = 4
+CAUSAL_BLOCK = 64
+"""Tokens that are simulated together: what follows them changes nothing about them, as in a real model. The length of a
+nonce's prompt, so that a tail leaves the nonce as it was."""
 DIMENSIONS = 16
 """Of its vectors."""
+CANDIDATES = 12
+"""Tokens that a DrawingEngine may draw at one place."""
+UNKNOWN_LOGPROB = -20.0
+"""Of a token that is none of them."""
 
 
 @dataclass(slots=True)
@@ -91,7 +101,65 @@ class SimulatedEngine:
         return struct.pack(f"<{DIMENSIONS}f", *(numbers.gauss(0.0, 1.0) for _ in range(DIMENSIONS)))
 
     def _logprobs(self, prompt: Sequence[int]) -> list[float]:
-        text = f"{self.weights}/{list(prompt)}"
+        values: list[float] = []
+        for end in range(CAUSAL_BLOCK, len(prompt) + CAUSAL_BLOCK, CAUSAL_BLOCK):
+            text = f"{self.weights}/{list(prompt[:end])}"
+            exact = random.Random(text)
+            noise = random.Random(f"{self.seed}/{text}")
+            block = prompt[max(1, end - CAUSAL_BLOCK) : end]
+            values += (-10.0 * exact.random() + noise.gauss(0.0, self.noise) for _ in block)
+        return values
+
+
+@dataclass(slots=True)
+class DrawingEngine(SimulatedEngine):
+    """A simulated engine that draws by the network's rule, so that its answers can be audited.
+
+    At each place it knows CANDIDATES tokens, with logits that follow from the weights and everything before.
+    """
+
+    answers_with: str = ""
+    """What users are answered with, if not the weights that it proves and audits with."""
+
+    async def _tokens(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
+        context = list(request.prompt_ids)
+        left = request.max_tokens
+        while left:
+            count = min(TOKENS_PER_CHUNK, left)
+            await trio.sleep(count * SECONDS_PER_TOKEN)
+            fresh = []
+            for _ in range(count):
+                token = self._drawn(context, request)
+                fresh.append(token)
+                context.append(token)
+            left -= count
+            text = "".join(f" w{token}" for token in fresh)
+            yield GenerationChunk(tuple(fresh), text, None if left else "length")
+
+    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
+        """What this engine's weights say of tokens that somebody claims."""
+        del top, priority
+        await trio.sleep(1 / PROMPTS_PER_SECOND)
+        found = []
+        for place in range(first, len(token_ids)):
+            known = self._candidates(self.weights, token_ids[:place])
+            found.append(Prefill({token_ids[place]: UNKNOWN_LOGPROB, **known}, len(known)))
+        return found
+
+    def _drawn(self, context: Sequence[int], request: GenerationRequest) -> int:
+        known = self._candidates(self.answers_with or self.weights, context)
+        if request.sampling.temperature_milli == 0:
+            return max(known, key=lambda token: (known[token], -token))
+        temperature, position = temperature_of(request.sampling), len(context) - 1
+        scores = {token: value / temperature + noise(request.seed, position, token) for token, value in known.items()}
+        return max(scores, key=lambda token: (scores[token], -token))
+
+    def _candidates(self, weights: str, context: Sequence[int]) -> dict[int, float]:
+        """Log-probabilities of the tokens that may come next, with this hardware's noise."""
+        text = f"{weights}/{hashlib.sha256(str(list(context)).encode()).hexdigest()}"
         exact = random.Random(text)
-        noise = random.Random(f"{self.seed}/{text}")
-        return [-10.0 * exact.random() + noise.gauss(0.0, self.noise) for _ in prompt[1:]]
+        noise_of = random.Random(f"{self.seed}/{text}")
+        tokens = exact.sample(range(VOCABULARY_SIZE), CANDIDATES)
+        logits = [3.0 * exact.random() + noise_of.gauss(0.0, self.noise) for _ in tokens]
+        total = math.log(math.fsum(math.exp(logit) for logit in logits))
+        return {token: logit - total for token, logit in zip(tokens, logits, strict=True)}

@@ -7,13 +7,14 @@ reorganisations and no gas here; those are tested against the real EVM.
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import trio
 
 from netsim.trace import Trace
 from node.protocol.actions import (
     AnswerPrompt,
+    CalibrateModel,
     ChainAction,
     ClaimReward,
     CommitPoc,
@@ -21,6 +22,7 @@ from node.protocol.actions import (
     DeactivateModel,
     FundChannel,
     PostEpochResult,
+    PunishParticipant,
     ReclaimPrompt,
     RedeemVoucher,
     RedeemVouchers,
@@ -33,11 +35,13 @@ from node.protocol.actions import (
     UpdateModel,
     VoidEpochResult,
 )
+from node.protocol.calibration import Calibration, calibration_bytes
 from node.protocol.chain_state import ChainState, ChannelState
-from node.protocol.eip712 import channel_id, epoch_result_digest, objection_digest, voucher_digest
+from node.protocol.eip712 import channel_id, epoch_result_digest, objection_digest, verdict_digest, voucher_digest
 from node.protocol.events import (
     ChainEvent,
     ChannelFunded,
+    CollateralSlashed,
     EpochResultPosted,
     EpochResultVoided,
     EventBody,
@@ -45,7 +49,10 @@ from node.protocol.events import (
     GroupStored,
     MLNodeRemoved,
     MLNodeSet,
+    ModelCalibrated,
     ModelRecorded,
+    ParametersScheduled,
+    ParticipantPunished,
     ParticipantRegistered,
     PocCommitted,
     PromptAnswered,
@@ -60,15 +67,26 @@ from node.protocol.identifiers import Address, BlockNumber, EpochNumber, Hash32,
 from node.protocol.records import EpochParameters, ModelRecord
 from node.protocol.results import unpack_validator_set
 from node.protocol.rewards import subsidy, verify_reward_proof
+from node.protocol.schedules import ParameterSchedule
 from node.protocol.signatures import recover
-from node.protocol.stages import Stage, stage_at
+from node.protocol.stages import Stage, first_block_of, stage_at
 
 CHAIN_ID = 20_000
 EPOCH_MANAGER = Address("0x00000000000000000000000000000000000000E1")
 PAYMENT_CHANNELS = Address("0x00000000000000000000000000000000000000C1")
+SLASHING = Address("0x0000000000000000000000000000000000000051")
+BARRED_EPOCHS = 2
+"""Of a punished participant, the present epoch first, whatever its offence. There is no collateral to burn here."""
+VERDICT_EPOCHS_MAX = 8
 ANSWER_BLOCKS = 60
 DISPUTE_BLOCKS = 5
+NOTICE_EPOCHS = 2
+"""As in the EpochManager: a change leaves the present epoch and a whole one untouched."""
+SCHEDULED = tuple(item.name for item in fields(ParametersScheduled) if item.name not in ("from_epoch", "from_block"))
 DEFAULT_BALANCE = TokenAmount(1_000_000 * 10**18)
+
+FOLDS_KEPT = 8
+"""Every node asks for the same few blocks of an epoch, at about the same time."""
 
 
 def simulated_consent(peer_id: PeerId) -> bytes:
@@ -105,6 +123,8 @@ class Ledger:
     balances: dict[Address, TokenAmount] = field(default_factory=dict)
     gas_price: int = 10**9
     minted: TokenAmount = TokenAmount(0)  # noqa: RUF009 - a NewType call is a constant
+    _folds: dict[BlockNumber, ChainState] = field(default_factory=dict)
+    """States of past blocks that nodes asked for, the newest FOLDS_KEPT."""
     _mempool: list[Transaction] = field(default_factory=list)
     _watchers: list[Callable[[], None]] = field(default_factory=list)
 
@@ -112,9 +132,27 @@ class Ledger:
         self._seal_block([GroupSet(EpochNumber(0), self.genesis_group)])
 
     @property
+    def schedule(self) -> ParameterSchedule:
+        """The parameters of all epochs."""
+        return ParameterSchedule(self.parameters, self.state.parameter_changes)
+
+    @property
     def height(self) -> BlockNumber:
         """Number of the newest block; the genesis block is 0."""
         return BlockNumber(len(self.block_hashes) - 1)
+
+    def state_at(self, block: BlockNumber) -> ChainState:
+        """Return the fold of all events up to and including `block`. Read only: all who ask get the same."""
+        if block not in self._folds:
+            state = ChainState()
+            for event in self.events:
+                if event.block_number > block:
+                    break
+                state.apply(event)
+            self._folds[block] = state
+            while len(self._folds) > FOLDS_KEPT:
+                del self._folds[next(iter(self._folds))]
+        return self._folds[block]
 
     def watch(self, on_block: Callable[[], None]) -> None:
         """Call `on_block` after every block."""
@@ -154,6 +192,24 @@ class Ledger:
     def register_model(self, record: ModelRecord) -> None:
         """Put a model into the registry as its owner would, before the first node starts."""
         self._seal_block([ModelRecorded(record)])
+
+    def calibrate_model(self, calibration: Calibration) -> None:
+        """Say how far honest nodes may differ, as the registry's owner would, whenever it is called."""
+        data = calibration_bytes(calibration)
+        self._seal_block([ModelCalibrated(calibration.model_id, calibration.model_version, data)])
+
+    def schedule_parameters(self, from_epoch: EpochNumber, **changed: int) -> None:
+        """Let other parameters hold from an epoch on, as governance would: what is not `changed` stays as it is now.
+
+        Raises Refused as the EpochManager would (its bounds of values are the contract's business).
+        """
+        if from_epoch < stage_at(self.height, self.schedule).epoch + NOTICE_EPOCHS:
+            raise Refused("ChangeOutOfRange")
+        present = self.schedule.of_epoch(from_epoch - 1)
+        values = {name: getattr(present, name) for name in SCHEDULED} | changed
+        replace(present, **values)  # checks it
+        block = first_block_of(from_epoch, Stage.SERVE, present)
+        self._seal_block([ParametersScheduled(from_epoch, block, **values)])
 
     def balance(self, account: Address) -> TokenAmount:
         """Tokens of `account`; everyone starts with DEFAULT_BALANCE."""
@@ -202,6 +258,8 @@ class Ledger:
                 return self._post_result(sender, action, block)
             case VoidEpochResult():
                 return self._void_result(action, block)
+            case PunishParticipant():
+                return self._punish(action, block)
             case ClaimReward():
                 return self._claim(action, block)
             case FundChannel(payee, amount):
@@ -224,13 +282,13 @@ class Ledger:
                     raise Refused("NotReclaimable")
                 self._pay(prompt.submitted.user, prompt.submitted.max_price)
                 return [PromptReclaimed(prompt_id, prompt.submitted.user, prompt.submitted.max_price)]
-            case RegisterModel() | SetModelSpec() | UpdateModel() | DeactivateModel():
+            case RegisterModel() | SetModelSpec() | UpdateModel() | CalibrateModel() | DeactivateModel():
                 raise Refused("OwnableUnauthorizedAccount")
             case _:
                 raise Refused(f"{type(action).__name__} is not simulated")
 
     def _require_stage(self, epoch: int, block: BlockNumber, allowed: tuple[Stage, ...]) -> None:
-        position = stage_at(block, self.parameters)
+        position = stage_at(block, self.schedule)
         if position.epoch != epoch or position.stage not in allowed:
             raise Refused(f"WrongStage({position.epoch}, {position.stage.name})")
 
@@ -276,8 +334,25 @@ class Ledger:
             raise Refused("ObjectionTooWeak")
         return [EpochResultVoided(action.epoch, action.result_digest)]
 
+    def _punish(self, action: PunishParticipant, block: BlockNumber) -> list[EventBody]:
+        verdict, current = action.verdict, stage_at(block, self.schedule).epoch
+        if not current - VERDICT_EPOCHS_MAX <= verdict.epoch <= current:
+            raise Refused("VerdictTooOld")
+        if (verdict.epoch, verdict.participant, verdict.offence) in self.state.punished:
+            raise Refused("AlreadyPunished")
+        digest = verdict_digest(verdict, CHAIN_ID, SLASHING)
+        weights = dict(self.state.group_weights(verdict.epoch))
+        signers = {signer for signer, signature in action.signatures if recover(digest, signature) == signer}
+        if 3 * sum(weights.get(signer, 0) for signer in signers) <= 2 * sum(weights.values()):
+            raise Refused("QuorumNotReached")
+        nothing, barred_until = TokenAmount(0), EpochNumber(current + BARRED_EPOCHS)
+        return [
+            CollateralSlashed(verdict.participant, nothing, nothing, nothing, barred_until),
+            ParticipantPunished(verdict.epoch, verdict.participant, verdict.offence),
+        ]
+
     def _claim(self, action: ClaimReward, block: BlockNumber) -> list[EventBody]:
-        epoch = stage_at(block, self.parameters).epoch
+        epoch = stage_at(block, self.schedule).epoch
         active = max((number for number in self.state.results if number < epoch), default=None)
         if active is None:
             raise Refused("NothingPosted")
@@ -314,10 +389,11 @@ class Ledger:
         model = self.state.models.get(action.model_id)
         if model is None or not model.active:
             raise Refused("ModelNotActive")
-        weights = self.state.group_weights(stage_at(block, self.parameters).epoch)
+        weights = self.state.group_weights(stage_at(block, self.schedule).epoch)
         if not weights:
             raise Refused("EmptyGroup")
-        price = TokenAmount(action.max_tokens * model.units_of_compute_per_token * self.parameters.unit_price)
+        unit_price = self.schedule.at_block(block).unit_price
+        price = TokenAmount(action.max_tokens * model.units_of_compute_per_token * unit_price)
         self._pay(sender, -price)
         prompt_id = self.state.prompts_submitted
         drawn = int.from_bytes(hashlib.sha256(self.block_hashes[-1] + prompt_id.to_bytes(32)).digest())
@@ -351,12 +427,12 @@ class Ledger:
             raise Refused("PromptNotOpen")
         submitted = prompt.submitted
         late = block > submitted.deadline_block - ANSWER_BLOCKS // 2
-        members = dict(self.state.group_weights(stage_at(block, self.parameters).epoch))
+        members = dict(self.state.group_weights(stage_at(block, self.schedule).epoch))
         if sender != submitted.executor and not (late and sender in members):
             raise Refused("NotTheExecutor")
         units = self.state.models[submitted.model_id].units_of_compute_per_token
         tokens = action.prompt_tokens + action.output_tokens
-        price = TokenAmount(min(tokens * units * self.parameters.unit_price, submitted.max_price))
+        price = TokenAmount(min(tokens * units * self.schedule.at_block(block).unit_price, submitted.max_price))
         return [
             PromptAnswered(
                 action.prompt_id,

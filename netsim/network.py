@@ -15,7 +15,7 @@ import trio
 from netsim.clock import wall_clock
 from netsim.ledger import simulated_consent
 from netsim.trace import Trace
-from node.ports import CallFailedError, CallHandler, MessageValidator, PeerStatus, Validity
+from node.ports import CallFailedError, CallHandler, MessageValidator, PeerStatus, TakeChunk, Validity
 from node.protocol.identifiers import Address, PeerId
 from node.protocol.messages import Message, MessageBody, MessageError, Topic, seal, unseal
 from node.protocol.signatures import DigestSigner
@@ -72,6 +72,7 @@ class SimulatedCall:
     outgoing: trio.MemorySendChannel[tuple[float, bytes]]
     incoming: trio.MemoryReceiveChannel[tuple[float, bytes]]
     failure: "CallFailure"
+    take_now: TakeChunk | None = None
 
     async def send(self, data: bytes) -> None:
         """Send a chunk; it arrives after the link's latency."""
@@ -93,14 +94,20 @@ class SimulatedCall:
 
     async def receive(self) -> bytes:
         """Return the next chunk."""
-        try:
-            arrives_at, data = await self.incoming.receive()
-        except trio.EndOfChannel:
-            if self.failure.error is not None:
-                raise self.failure.error from None
-            raise
-        await trio.sleep_until(max(arrives_at, trio.current_time()))
-        return data
+        while True:
+            try:
+                arrives_at, data = await self.incoming.receive()
+            except trio.EndOfChannel:
+                if self.failure.error is not None:
+                    raise self.failure.error from None
+                raise
+            await trio.sleep_until(max(arrives_at, trio.current_time()))
+            if self.take_now is None or not self.take_now(data):
+                return data
+
+    def hand_to(self, take_now: TakeChunk) -> None:
+        """Offer chunks to `take_now` first."""
+        self.take_now = take_now
 
 
 @dataclass(slots=True)

@@ -10,13 +10,14 @@ from coincurve import PrivateKey
 from netsim.chain import SimulatedChain
 from netsim.clock import wall_clock
 from netsim.content import ContentExchange, SimulatedContent
-from netsim.engine import SimulatedEngine
+from netsim.engine import DrawingEngine
 from netsim.ledger import Ledger
 from netsim.network import SimulatedNetwork, Switchboard
 from node.ports import Provider
 from node.protocol.identifiers import Address, ModelId, NodeId, PeerId, TokenAmount
 from node.protocol.records import MLNodeRegistration
 from node.protocol.signatures import address_of
+from node.services.auditing import AuditingService
 from node.services.batches import BatchService
 from node.services.broker import Broker
 from node.services.brokered import brokered
@@ -27,8 +28,12 @@ from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
+from node.services.observing import Observer
 from node.services.payments import PayerBook
+from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceService, PresenceTable
+from node.services.punishing import PunishingService
+from node.services.receipt_book import ReceiptBookKeeper
 from node.services.redeem_policy import RedeemPolicy
 from node.services.redeeming import RedeemingService
 from node.services.registration import RegistrationService
@@ -36,6 +41,7 @@ from node.services.settling import SettlingService
 from node.services.validating import ValidatingService
 from node.store.books import Books
 from node.store.database import Database
+from node.store.given_answers import GivenAnswerTables
 
 CONFIRMATIONS = 2
 CONTENT_PORT = 1
@@ -55,6 +61,8 @@ class NodePlan:
     seed: int
     weights: str
     nonces_max: int
+    answers_with: str = ""
+    """What its engine answers users with, if not with the weights that it proves."""
 
     @property
     def key(self) -> PrivateKey:
@@ -83,14 +91,17 @@ async def run_node(
     chain = SimulatedChain(ledger, plan.key, confirmations=CONFIRMATIONS)
     network = SimulatedNetwork(switchboard, PeerId(f"peer-{plan.number:05}"), plan.account, chain.sign)
     content = SimulatedContent(exchange, f"host-{plan.number}", CONTENT_PORT)
-    engine = SimulatedEngine(NODE_ID, model_id, plan.weights, HONEST_NOISE, plan.number)
+    engine = DrawingEngine(NODE_ID, model_id, plan.weights, HONEST_NOISE, plan.number, plan.answers_with)
     store = Books(Database(":memory:"), plan.account)
     router = GossipRouter(network)
     presence = PresenceTable(chain, wall_clock)
     epochs = EpochBook(chain, content, store, presence)
+    slots = PocSlots(chain, epochs)
     batches = BatchService(network, router, presence)
     broker = Broker([engine])
     (duty,) = brokered([engine], broker)
+    book = ReceiptBookKeeper(content, store, GivenAnswerTables(store.database, plan.account))
+    auditing = AuditingService(chain, network, content, store, presence, epochs, [duty], book)
     executor = Executor(
         chain,
         network,
@@ -101,7 +112,9 @@ async def run_node(
         unpaid_tokens_max=UNPAID_TOKENS_MAX,
         wall_clock=wall_clock,
         random_bytes=random.Random(f"secrets of {plan.seed}/{plan.number}").randbytes,
+        book=book,
     )
+    observer = Observer(chain, epochs, presence, store)
     services = (
         RegistrationService(chain, network, [MLNodeRegistration(NODE_ID, (model_id,), "simulated")]),
         PresenceService(
@@ -119,9 +132,12 @@ async def run_node(
         epochs,
         batches,
         ChainPromptService(chain, content, store, presence, [duty]),
-        MiningService(chain, network, content, duty, nonces_max=plan.nonces_max),
-        ValidatingService(chain, network, content, store, presence, [duty]),
-        FormingService(chain, network, content, store, presence, epochs, router),
+        MiningService(chain, network, content, duty, slots, nonces_max=plan.nonces_max),
+        auditing,
+        observer,
+        ValidatingService(chain, network, content, store, presence, epochs, [duty], auditing, observer.take),
+        FormingService(chain, network, content, store, presence, epochs, slots, router),
+        PunishingService(chain, network, store, epochs, router),
         SettlingService(chain, epochs, claim_rewards=True),
         RedeemingService(chain, store, RedeemPolicy()),
         router,

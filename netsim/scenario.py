@@ -1,5 +1,6 @@
 """The first scenario: honest nodes and one that proves with another model, through whole epochs."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import trio
@@ -115,18 +116,22 @@ class User:
             self.trace.record("answer", tokens, list(answer.summary.executors), str(answer.summary.price))
 
 
-def run_scenario(*, nodes: int, epochs: int, seed: int) -> Outcome:
+OwnerActs = Mapping[int, Callable[[Ledger], None]]
+"""What the network's owner does right after which block."""
+
+
+def run_scenario(*, nodes: int, epochs: int, seed: int, owner_acts: OwnerActs | None = None) -> Outcome:
     """Run `nodes` nodes, the last CHEATS of them dishonest, through `epochs` epochs."""
     if nodes < CHEATS + 3:
         raise ValueError(f"at least {CHEATS + 3} nodes are needed for a majority of honest ones")
 
     async def main() -> Outcome:
-        return await _run(nodes, epochs, seed)
+        return await _run(nodes, epochs, seed, owner_acts or {})
 
     return run_deterministically(main, seed)
 
 
-async def _run(nodes: int, epochs: int, seed: int) -> Outcome:
+async def _run(nodes: int, epochs: int, seed: int, owner_acts: OwnerActs) -> Outcome:
     plans = [
         NodePlan(number, seed, "honest" if number < nodes - CHEATS else "another", NONCES_MAX)
         for number in range(nodes)
@@ -138,14 +143,17 @@ async def _run(nodes: int, epochs: int, seed: int) -> Outcome:
     ledger.register_model(MODEL)
     exchange = ContentExchange(trace)
     user = User(trace)
-    last_block = first_block_of(epochs, Stage.SERVE, PARAMETERS) + SETTLE_BLOCKS
     async with trio.open_nursery() as nursery:
         switchboard = Switchboard(nursery, seed, trace)
         nursery.start_soon(ledger.produce_blocks)
         for plan in plans:
             asking = user.ask_all if plan.number == 0 else None
             nursery.start_soon(run_node, plan, MODEL_ID, ledger, switchboard, exchange, asking)
-        await trio.sleep((last_block - ledger.height) * BLOCK_SECONDS + BLOCK_SECONDS / 2)
+        await trio.sleep(BLOCK_SECONDS / 2)  # what follows happens between two blocks
+        for block, act in sorted(owner_acts.items()):
+            await _until_after(block, ledger)
+            act(ledger)
+        await _until_after(first_block_of(epochs, Stage.SERVE, ledger.schedule) + SETTLE_BLOCKS, ledger)
         nursery.cancel_scope.cancel()
     return Outcome(
         epochs=tuple(_outcome(EpochNumber(epoch), ledger) for epoch in range(epochs)),
@@ -161,6 +169,10 @@ async def _run(nodes: int, epochs: int, seed: int) -> Outcome:
         virtual_seconds=trio.current_time(),
         trace_hash=trace.digest(),
     )
+
+
+async def _until_after(block: int, ledger: Ledger) -> None:
+    await trio.sleep((block - ledger.height) * BLOCK_SECONDS)
 
 
 def _outcome(epoch: EpochNumber, ledger: Ledger) -> EpochOutcome:

@@ -78,9 +78,7 @@ def watch_over(
         peers=lambda: len(network.peers()),
         peers_expected=bool(settings.p2p.bootstrap),
         bans_since=lambda: [ban.since for ban in standing.bans()],
-        missed=lambda: missed_duties(
-            chain.state, chain.parameters, chain.account, chain.head.confirmed, without_proofs
-        ),
+        missed=lambda: missed_duties(chain.state, chain.schedule, chain.account, chain.head.confirmed, without_proofs),
         failed_transactions=chain.failed_intents,
         wall_clock=wall_clock,
     )

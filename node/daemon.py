@@ -14,11 +14,13 @@ from node.api.models import make_model_app
 from node.api.openai.gatekeeper import Gatekeeper
 from node.api.server import bind_api, serve_api
 from node.api_wiring import add_api
+from node.audit_wiring import make_receipt_book
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, open_chain
 from node.chain.addresses import read_deployment
 from node.chain.sender import GWEI
 from node.content_wiring import content_exchange, content_host, gateway_finder
+from node.control.calibration_methods import calibration_method_table
 from node.control.chain_methods import chain_method_table
 from node.control.content_methods import content_method_table
 from node.control.discovery_methods import discovery_method_table
@@ -31,6 +33,7 @@ from node.control.prompt_methods import prompt_method_table
 from node.control.receipt_methods import receipt_method_table
 from node.control.server import serve_control
 from node.engine.adapter import EngineNode
+from node.epoch_wiring import EpochParts, add_epoch_services
 from node.key_deposits import KeyDeposits
 from node.keys import load_peer_seed
 from node.ml_nodes import make_engine, make_loader, places_of, registrations
@@ -49,6 +52,7 @@ from node.network.adapter import LibP2PNetwork, open_network
 from node.network.bans import open_standing
 from node.network.discovery import discovery_options
 from node.openai_wiring import open_gatekeeper
+from node.operations.calibration import DaemonCalibrationOperations
 from node.operations.chain import DaemonChainOperations
 from node.operations.content import StoreOperations
 from node.operations.content_trees import NetworkTrees
@@ -66,19 +70,17 @@ from node.prompt_wiring import PromptParts, add_prompt_services
 from node.protocol.identifiers import NodeId
 from node.services.batches import BatchService
 from node.services.broker import Broker
-from node.services.brokered import BrokeredEngine, brokered
+from node.services.brokered import brokered
 from node.services.epochs import EpochBook, log_stages
 from node.services.executor import Executor
 from node.services.faults import FaultBook
-from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
-from node.services.mining import MiningService
+from node.services.observing import Measures
 from node.services.payments import PayerBook
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
 from node.services.terms import free_mode
-from node.services.validating import ValidatingService
 from node.settings import Role, Settings
 from node.stopping import StopRequest
 from node.store.bans import BanTable
@@ -171,6 +173,7 @@ async def run_daemon(settings: Settings, key: Unlocked, stop: StopRequest | None
             gatekeeper, keys = open_gatekeeper(settings, chain, database, wall_clock)
             methods = chain_method_table(shown) | peer_method_table(conduct) | discovery_method_table(found)
             methods |= node_method_table(DaemonNodeOperations(chain, engines, settings.engines))
+            methods |= calibration_method_table(DaemonCalibrationOperations(chain, engines))
             methods |= key_method_table(keys)
             presence = PresenceTable(chain, wall_clock)
             async with open_manager(settings.models, database, content, presence.providers, wall_clock) as manager:
@@ -206,6 +209,7 @@ async def _run_services(
     provider = Provider(content_host(settings, network), content.port)
     broker = Broker(engines, {NodeId(engine.node_id): places_of(engine) for engine in settings.engines})
     duties = brokered(engines, broker)
+    book = make_receipt_book(chain, content, store)
     executor = Executor(
         chain,
         network,
@@ -216,6 +220,7 @@ async def _run_services(
         unpaid_tokens_max=settings.payments.unpaid_tokens_max,
         wall_clock=wall_clock,
         free=free_mode(free=settings.payments.free, accounts=settings.payments.free_accounts),
+        book=book,
     )
     payments = add_payments(settings, chain, store, epochs, supervisor)
     gateway = _gateway(settings, chain, network, store, epochs, presence, batches, payments.payer)
@@ -248,9 +253,11 @@ async def _run_services(
         loader = make_loader(chain, epochs, library, vault, engine, wanted)
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
-    forming = FormingService(chain, network, content, store, presence, epochs, router)
-    supervisor.add("forming", forming.run)
-    _add_duties(settings, supervisor, chain, network, content, store, presence, duties)
+    measures: Measures = tuple if gateway is None else gateway.speeds.take_measures
+    epoch_methods = add_epoch_services(
+        EpochParts(settings, chain, network, content, store, presence, epochs, router, duties, book, measures),
+        supervisor,
+    )
     prompts = add_prompt_services(
         PromptParts(
             chain,
@@ -269,6 +276,7 @@ async def _run_services(
             FaultBook(store, wall_clock) if gateway is None else gateway.faults,
             PeerSealing(load_peer_seed(settings.p2p.key)),
             wall_clock,
+            book,
         ),
         supervisor,
     )
@@ -306,6 +314,7 @@ async def _run_services(
         receipts = DaemonReceiptOperations(chain, store, epochs, engines)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
         methods |= receipt_method_table(receipts)
+        methods |= epoch_methods
         methods |= prompt_method_table(DeskPromptOperations(prompts))
         methods |= watching.methods
         add_metrics(settings.metrics, make_scraper(methods, serving, watching, broker, gateway), supervisor)
@@ -313,24 +322,6 @@ async def _run_services(
         await nursery.start(control)
         log.info("quernd is running", account=chain.account, peer=network.peer_id, api=serving.url)
         await supervisor.run()
-
-
-def _add_duties(
-    settings: Settings,
-    supervisor: Supervisor,
-    chain: EvmChain,
-    network: LibP2PNetwork,
-    content: ContentAdapter,
-    store: Books,
-    presence: PresenceTable,
-    engines: list[BrokeredEngine],
-) -> None:
-    """Add what engines do besides serving users of gateways; those that only know text prove nothing."""
-    provers = [e for e, wanted in zip(engines, settings.engines, strict=True) if wanted.api == "vllm"]
-    for engine in provers:
-        mining = MiningService(chain, network, content, engine, nonces_max=settings.mining.nonces_max)
-        supervisor.add(f"mining {engine.node_id}", mining.run)
-    supervisor.add("validating", ValidatingService(chain, network, content, store, presence, provers).run)
 
 
 def _serve_models(settings: Settings, manager: ModelManager, supervisor: Supervisor) -> None:

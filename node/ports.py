@@ -28,6 +28,7 @@ from node.protocol.identifiers import (
 from node.protocol.messages import Message, MessageBody, Topic
 from node.protocol.records import EpochParameters, SignedReceipt, Voucher
 from node.protocol.sampling import SamplingParameters, TokenLogprobs
+from node.protocol.schedules import ParameterSchedule
 from node.protocol.sealed_content import SealedContent
 from node.protocol.stages import Stage
 
@@ -82,7 +83,11 @@ class Chain(Protocol):
 
     @property
     def parameters(self) -> EpochParameters:
-        """The EpochManager's immutable parameters."""
+        """The parameters that hold at the newest block: enough for what happens within its epoch."""
+
+    @property
+    def schedule(self) -> ParameterSchedule:
+        """The parameters of all epochs, by the confirmed chain: for what looks beyond the present one."""
 
     @property
     def epoch_manager(self) -> Address:
@@ -91,6 +96,10 @@ class Chain(Protocol):
     @property
     def payment_channels(self) -> Address:
         """Contract that verifies vouchers (EIP-712 verifying contract)."""
+
+    @property
+    def slashing(self) -> Address:
+        """Contract that verifies verdicts on offences (EIP-712 verifying contract)."""
 
     @property
     def head(self) -> Head:
@@ -154,6 +163,10 @@ class CallFailedError(Exception):
         self.message = message
 
 
+TakeChunk = Callable[[bytes], bool]
+"""Takes a chunk without waiting and returns True, or leaves it and returns False. Raises nothing."""
+
+
 class Call(Protocol):
     """One call over the long-lived stream between two peers, seen from either end. Chunks keep their order."""
 
@@ -177,6 +190,11 @@ class Call(Protocol):
 
     async def receive(self) -> bytes:
         """Return the next chunk; raise trio.EndOfChannel at the other side's normal end, CallFailedError otherwise."""
+
+    def hand_to(self, take_now: TakeChunk) -> None:
+        """Offer each chunk that comes while `receive` waits to `take_now`, which does not wait; those that it takes
+        are not returned.
+        """
 
 
 CallHandler = Callable[[Call], Awaitable[None]]
@@ -389,6 +407,16 @@ class Engine(Protocol):
         """
 
 
+@runtime_checkable
+class RuleFollower(Protocol):
+    """An engine that knows whether it draws by the network's rule. One that does not say so is believed to."""
+
+    @property
+    def draws_by_rule(self) -> bool:
+        """Whether its tokens are those of the rule: else its answers are signed as such that no audit can check."""
+
+
+@runtime_checkable
 class Prefiller(Protocol):
     """An engine that can check tokens of others: what an audit, or a user with a receipt, needs."""
 
@@ -461,6 +489,12 @@ class Store(Protocol):
 
     def receipts(self, *, limit: int) -> tuple[SignedReceipt, ...]:
         """The newest receipts, newest first."""
+
+    def newest_given(self) -> int:
+        """The number of the newest receipt of this executor; they are numbered in order. 0 if there is none."""
+
+    def receipts_given(self, *, after: int, limit: int) -> tuple[tuple[int, SignedReceipt], ...]:
+        """Receipts of this executor with a number above `after`, with their numbers, oldest first."""
 
     def receipt_totals(self) -> tuple[int, int, TokenAmount]:
         """(answers, output tokens, price) over all receipts of this executor that their payers signed."""

@@ -17,6 +17,7 @@ from node.services.open_board import OpenBoard
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
 from node.services.prompt_desk import PromptDesk
+from node.services.receipt_book import ReceiptBookKeeper
 from node.services.tabs import PayeeBook
 from node.supervisor import Supervisor
 
@@ -45,6 +46,8 @@ class PromptParts:
     """The gateway's, if there is one."""
     sealing: Sealing
     wall_clock: WallClock
+    book: ReceiptBookKeeper
+    """The executor's."""
 
 
 def add_prompt_services(parts: PromptParts, supervisor: Supervisor) -> PromptDesk:
@@ -66,6 +69,7 @@ def add_prompt_services(parts: PromptParts, supervisor: Supervisor) -> PromptDes
             parts.is_free,
             parts.sealing,
             parts.wall_clock,
+            parts.book,
         )
     )
     asking = _open_asking(parts, board)

@@ -98,13 +98,17 @@ class CallEnd:
     ended: bool = False
     """Nothing more comes from the other end."""
     cancel_scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    take_now: Callable[[bytes], bool] | None = None
+    """Offered each chunk that comes while `receive` waits: whether it took it. It neither waits nor raises. To wake a
+    task for each of many small chunks costs more than they do."""
     _unread: deque[bytes] = field(default_factory=deque)
-    _changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    _senders: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    _receivers: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
     async def send(self, data: bytes) -> None:
         """Send a chunk; waits for credit. Raises CallError."""
         while not self.sending.may_send and not self.ended:
-            await self._changed.park()
+            await self._senders.park()
         if self.ended:
             raise self.error or CallError("lost", "the call has ended")
         self.sending.spend(chunk_cost(data))
@@ -126,38 +130,58 @@ class CallEnd:
         while not self._unread:
             if self.ended:
                 raise self.error or trio.EndOfChannel
-            await self._changed.park()
+            await self._receivers.park()
         data = self._unread.popleft()
         self.session.held.release(chunk_cost(data))
-        granted = self.receiving.take(chunk_cost(data))
-        if granted and not self.ended:
-            self.session.grant(self.number, granted)
+        self._give_credit(chunk_cost(data))
         return data
 
     def add_credit(self, granted: int) -> None:
         """The other end took chunks. Raises CreditError."""
         self.sending.add(granted)
-        self._changed.unpark_all()
+        self._senders.unpark_all()
 
     def deliver(self, data: bytes) -> bool:
         """A chunk has arrived; return whether it could be held. Raises CreditError if it had no credit."""
         self.receiving.arrive(chunk_cost(data))
+        if self._is_taken(data):
+            self._give_credit(chunk_cost(data))
+            return True
         if not self.session.held.hold(chunk_cost(data)):
             return False
         self._unread.append(data)
-        self._changed.unpark_all()
+        self._receivers.unpark_all()
         return True
 
     def finish(self, error: CallError | None) -> None:
         """Nothing more will come from the other end."""
         if not self.ended:
             self.ended, self.error = True, error
-            self._changed.unpark_all()
+            self._senders.unpark_all()
+            self._receivers.unpark_all()
 
     def discard(self) -> None:
         """Nobody reads what has arrived."""
         self.session.held.release(sum(chunk_cost(data) for data in self._unread))
         self._unread.clear()
+
+    def _is_taken(self, data: bytes) -> bool:
+        """Whether `take_now` took a chunk: only while a receiver waits, who so has all chunks before it."""
+        if self.take_now is None or self._unread or not self._receivers:
+            return False
+        try:
+            return self.take_now(data)
+        except Exception as error:  # a fault of ours with one call is not to end the others
+            log.error("a call failed by a fault of ours", peer=self.peer_id, reason=repr(error), exc_info=error)
+            self.take_now = None
+            self.finish(CallError("internal", "what came could not be taken"))
+            return True
+
+    def _give_credit(self, cost: int) -> None:
+        """A chunk was taken; tell the sender once that is worth a frame."""
+        granted = self.receiving.take(cost)
+        if granted and not self.ended:
+            self.session.grant(self.number, granted)
 
 
 Handler = Callable[[CallEnd], Awaitable[None]]

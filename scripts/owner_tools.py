@@ -27,15 +27,17 @@ from typing import Any, Concatenate, ParamSpec
 import click
 import httpx
 import trio
+from eth_hash.auto import keccak
 from eth_utils.address import is_checksum_address
 
 from contracts.binding_base import Call
-from contracts.bindings import access_vault, model_registry, participant_registry
+from contracts.bindings import access_vault, epoch_manager, model_registry, participant_registry
 from node.amounts import amount_to_tokens, decimal_to_units, units_to_decimal
 from node.chain.account_lock import AccountInUseError, exclusive_account
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import WrongChainError, check_chain
 from node.chain.addresses import ContractAddresses, Deployment, DeploymentFileError, read_deployment
+from node.chain.calibrations import calibration_to_json, read_calibration, read_calibration_file
 from node.chain.deployer import DeploymentFailedError
 from node.chain.genesis import genesis_text, write_genesis
 from node.chain.owner_calls import (
@@ -44,6 +46,7 @@ from node.chain.owner_calls import (
     Sent,
     ask,
     no_gate,
+    prepare_epoch_call,
     prepare_registry_call,
     prepare_vault_call,
     read_history,
@@ -69,6 +72,7 @@ from node.models.encryption.wrapping import (
 )
 from node.models.owner_keys import owned_key, published_key_id
 from node.protocol.actions import ZERO_ADDRESS
+from node.protocol.calibration import CalibrationError, bands_in_words, calibration_bytes, parse_calibration
 from node.protocol.cids import CidError, cid_to_bytes
 from node.protocol.identifiers import Address, Cid, ModelId
 from node.settings import SettingsError, load_settings
@@ -382,7 +386,8 @@ async def list_models(options: Options, *, active: bool) -> None:
     async with open_registry(options) as registry:
         models = [model for model in await read_models(registry.rpc, registry.addresses) if model.active or not active]
     if options.as_json:
-        click.echo(json.dumps({"models": [asdict(model) for model in models]}, indent=2))
+        records = [{name: value for name, value in asdict(model).items() if name != "calibration"} for model in models]
+        click.echo(json.dumps({"models": records}, indent=2))
         return
     print_table(
         ("MODEL", "NAME", "STATE", "VERSION", "ACCESS", "CID"),
@@ -408,9 +413,20 @@ async def get(options: Options, *, model_id: str) -> None:
     """Show all there is of a model."""
     async with open_registry(options) as registry:
         model = await ask(registry.rpc, registry.addresses.model_registry, model_registry.get_model(model_id))
+        calibration = await read_calibration(registry.rpc, registry.deployment, model_id, model.version)
     facts = asdict(model)
     spec = facts.pop("spec")
-    _show(options, {**facts, "spec": spec} if options.as_json else {**facts, **spec})
+    if options.as_json:
+        _show(options, {**facts, "spec": spec, "calibration": calibration_to_json(calibration)})
+        return
+    _show(options, {**facts, **spec, "calibration": _calibration_in_words(calibration)})
+
+
+def _calibration_in_words(data: bytes) -> str:
+    try:
+        return listed(bands_in_words(parse_calibration(data))) if data else "none"
+    except CalibrationError:
+        return "cannot be read, and counts as none: set it anew"
 
 
 @main.command()
@@ -501,6 +517,42 @@ async def set_spec(options: Options, /, *, model_id: str, **given: Any) -> None:
 
 
 @main.command()
+@click.argument("model_id")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.option("--remove", is_flag=True, help="Take the present one back.")
+@sending_options
+async def calibrate(options: Options, *, model_id: str, file: Path | None, remove: bool) -> None:
+    """Publish how far honest nodes may differ.
+
+    FILE is what `quern calibrate` wrote. It counts from the next epoch on, for the present version of the model only.
+    """
+    if (file is None) is not remove:
+        raise click.UsageError("give the FILE that `quern calibrate` wrote, or --remove")
+    async with open_registry(options) as registry:
+        known = await ask(registry.rpc, registry.addresses.model_registry, model_registry.get_model(model_id))
+        data = b"" if file is None else _calibration_of(file, model_id, known.version)
+        view = model_registry.calibration_hash_of(model_id, known.version)
+        present = await ask(registry.rpc, registry.addresses.model_registry, view)
+        if present == (keccak(data) if data else bytes(len(present))):
+            _show(options, {"status": "unchanged", "what": f"{model_id} has this calibration already"})
+            return
+        call = model_registry.set_calibration(model_id, known.version, data)
+        verb = "calibrate" if data else "take back the calibration of"
+        await change_registry(options, registry, f"{verb} {model_id} version {known.version}", call)
+
+
+def _calibration_of(file: Path, model_id: str, version: int) -> bytes:
+    try:
+        found = read_calibration_file(file)
+    except CalibrationError as error:
+        raise RefusedError(str(error)) from error
+    if (found.model_id, found.model_version) != (model_id, version):
+        measured = f"{found.model_id} version {found.model_version}"
+        raise RefusedError(f"{file} is of {measured}, the registry has {model_id} at version {version}")
+    return calibration_bytes(found)
+
+
+@main.command()
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="The file to write.  [default: -]")
 @chain_options
 async def export(options: Options, *, output: Path | None) -> None:
@@ -509,12 +561,75 @@ async def export(options: Options, *, output: Path | None) -> None:
     With all versions: deploy.py begins another network with it.
     """
     async with open_registry(options) as registry:
-        models = await read_models(registry.rpc, registry.addresses)
+        models = [await _whole(registry, model) for model in await read_models(registry.rpc, registry.addresses)]
     if output is None:
         click.echo(genesis_text(models), nl=False)
         return
     write_genesis(output, models)
     _show(options, {"status": "done", "what": f"wrote {len(models)} models to {output}"})
+
+
+async def _whole(registry: Registry, model: model_registry.ModelImport) -> model_registry.ModelImport:
+    """Add what the registry has in its logs only."""
+    data = await read_calibration(registry.rpc, registry.deployment, model.model_id, len(model.cids))
+    return replace(model, calibration=data)
+
+
+# --- parameters of epochs ---------------------------------------------------------------------------------------------
+
+
+@main.group()
+def parameters() -> None:
+    """Show and change what holds in an epoch.
+
+    Its length, its stages, the sample of nonces, the price of a unit of compute.
+    """
+
+
+@parameters.command("show")
+@click.option("--epoch", type=click.IntRange(0, 2**32 - 1), help="Which epoch.  [default: the present one]")
+@chain_options
+async def show_parameters(options: Options, *, epoch: int | None) -> None:
+    """Show the parameters of an epoch.
+
+    As far as they are known now: a change may still be scheduled for later ones.
+    """
+    async with open_registry(options) as registry:
+        rpc, manager = registry.rpc, registry.addresses.epoch_manager
+        wanted = (await ask(rpc, manager, epoch_manager.current_stage())).epoch if epoch is None else epoch
+        found = await ask(rpc, manager, epoch_manager.parameters_of(wanted))
+    facts = {"epoch": wanted, "since_epoch": found.from_epoch, "since_block": found.from_block}
+    _show(options, {**facts, **asdict(found.parameters)})
+
+
+@parameters.command("schedule")
+@click.argument("from_epoch", type=click.IntRange(0, 2**32 - 1))
+@click.option("--epoch-blocks", type=click.IntRange(1, 2**20 - 1), help="Length of an epoch.")
+@click.option("--generate-offset", type=click.IntRange(1, 2**20 - 1), help="First block of GENERATE in it ...")
+@click.option("--exchange-offset", type=click.IntRange(1, 2**20 - 1), help="... of EXCHANGE ...")
+@click.option("--validate-offset", type=click.IntRange(1, 2**20 - 1), help="... of VALIDATE ...")
+@click.option("--vote-exchange-offset", type=click.IntRange(1, 2**20 - 1), help="... of VOTE_EXCHANGE ...")
+@click.option("--form-offset", type=click.IntRange(1, 2**20 - 1), help="... of FORM ...")
+@click.option("--load-offset", type=click.IntRange(1, 2**20 - 1), help="... of LOAD.")
+@click.option("--poc-sample-size", type=click.IntRange(1, 1024), help="Nonces drawn from a batch.")
+@click.option("--poc-reject-mismatches", type=click.IntRange(1, 1024), help="Mismatches that refuse a batch.")
+@click.option("--unit-price", type=click.IntRange(0, 2**96 - 1), help="Of a unit of compute, in units of 10^-18.")
+@sending_options
+async def schedule_parameters(options: Options, /, *, from_epoch: int, **given: int | None) -> None:
+    """Let other parameters hold from FROM_EPOCH on.
+
+    Two epochs ahead at least. What is not given stays as it is in the present epoch. It takes the place of a change
+    that was scheduled and is no nearer than that.
+    """
+    changed = {name: value for name, value in given.items() if value is not None}
+    async with open_registry(options) as registry:
+        rpc, manager = registry.rpc, registry.addresses.epoch_manager
+        current = (await ask(rpc, manager, epoch_manager.current_stage())).epoch
+        present = await ask(rpc, manager, epoch_manager.parameters_of(current))
+        call = epoch_manager.schedule_parameters(from_epoch, replace(present.parameters, **changed))
+        what = f"schedule parameters from epoch {from_epoch} on"
+        prepared = await prepare_epoch_call(rpc, registry.addresses, what, call)
+        await carry_out(options, registry, prepared, "the EpochManager's owner")
 
 
 # --- gates ------------------------------------------------------------------------------------------------------------

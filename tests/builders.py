@@ -1,5 +1,7 @@
 """Records for tests: short ways to say what a test is about, with everything else filled in."""
 
+from dataclasses import fields
+
 from coincurve import PrivateKey
 
 from node.protocol.chain_state import ChainState
@@ -8,6 +10,7 @@ from node.protocol.events import (
     EventBody,
     GroupSet,
     MLNodeSet,
+    ParametersScheduled,
     ParticipantRegistered,
     PocCommitted,
 )
@@ -122,14 +125,22 @@ def commit(
 def vote_on(batch: PocCommit, verdict: Verdict) -> PocVote:
     """A well-formed vote on `batch`."""
     if verdict is Verdict.ABSTAIN:
-        return PocVote(batch.participant, batch.node_id, verdict, (), (), "no-model")
+        return PocVote(batch.participant, batch.node_id, verdict, 0, (), "no-model")
     sampled = draw_sample(SAMPLE_SEED, batch.participant, batch.node_id, batch.count, PARAMETERS.poc_sample_size)
-    distance = 0 if verdict is Verdict.VALID else 2_000_000
+    mismatches = () if verdict is Verdict.VALID else sampled
     reason = "" if verdict is Verdict.VALID else "mismatches"
-    return PocVote(batch.participant, batch.node_id, verdict, sampled, tuple(distance for _ in sampled), reason)
+    return PocVote(batch.participant, batch.node_id, verdict, len(sampled), mismatches, reason)
+
+
+def scheduled(from_epoch: int, from_block: int, **changed: int) -> ParametersScheduled:
+    """Other parameters from an epoch on; what is not `changed` is as in PARAMETERS."""
+    names = [item.name for item in fields(ParametersScheduled) if item.name not in ("from_epoch", "from_block")]
+    values = {name: getattr(PARAMETERS, name) for name in names} | changed
+    return ParametersScheduled(EpochNumber(from_epoch), BlockNumber(from_block), **values)
 
 
 def bundle_of(number: int, *votes: PocVote, epoch: int = 0) -> VoteBundle:
     """A bundle with its votes in order."""
     ordered = sorted(votes, key=lambda vote: (vote.participant.lower(), vote.node_id))
-    return VoteBundle(EpochNumber(epoch), account(number), tuple(ordered))
+    evidence = SOME_CID if any(vote.sampled for vote in ordered) else None
+    return VoteBundle(EpochNumber(epoch), account(number), tuple(ordered), evidence_cid=evidence)

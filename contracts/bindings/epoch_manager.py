@@ -68,8 +68,10 @@ class EpochResult:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Fixed for the life of this contract. Offsets count blocks from an epoch's first block and increase strictly: 0 <
-    generate < exchange < validate < voteExchange < form < load < epochBlocks. Amounts are in units of 10^-18.
+    """What a network begins with. genesisBlock, initialSubsidy and halvingEpochs are fixed for the life of this
+    contract; the rest until `scheduleParameters` changes it. Offsets count blocks from an epoch's first block and
+    increase strictly: 0 < generate < exchange < validate < voteExchange < form < load < epochBlocks. Amounts are in
+    units of 10^-18.
 
     Solidity: `struct EpochManager.Parameters`.
     """
@@ -123,6 +125,56 @@ class Parameters:
             unit_price=values[10],
             initial_subsidy=values[11],
             halving_epochs=values[12],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What may change between epochs, in the order and units of Parameters.
+
+    Solidity: `struct EpochManager.Schedule`.
+    """
+
+    epoch_blocks: int
+    generate_offset: int
+    exchange_offset: int
+    validate_offset: int
+    vote_exchange_offset: int
+    form_offset: int
+    load_offset: int
+    poc_sample_size: int
+    poc_reject_mismatches: int
+    unit_price: int
+
+    def to_abi(self) -> tuple[object, ...]:
+        """Return the values as they are encoded."""
+        return (
+            self.epoch_blocks,
+            self.generate_offset,
+            self.exchange_offset,
+            self.validate_offset,
+            self.vote_exchange_offset,
+            self.form_offset,
+            self.load_offset,
+            self.poc_sample_size,
+            self.poc_reject_mismatches,
+            self.unit_price,
+        )
+
+    @classmethod
+    def from_abi(cls, values: Sequence[Any]) -> Self:
+        """Return the record of decoded values; raise ValueError for an unknown member of an enum."""
+        return cls(
+            epoch_blocks=values[0],
+            generate_offset=values[1],
+            exchange_offset=values[2],
+            validate_offset=values[3],
+            vote_exchange_offset=values[4],
+            form_offset=values[5],
+            load_offset=values[6],
+            poc_sample_size=values[7],
+            poc_reject_mismatches=values[8],
+            unit_price=values[9],
         )
 
 
@@ -222,6 +274,65 @@ class GroupStored(ContractEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class OwnershipTransferStarted(ContractEvent):
+    """Solidity: `OwnershipTransferStarted(address,address)`."""
+
+    SIGNATURE: ClassVar[str] = "OwnershipTransferStarted(address,address)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("38d16b8cac22d99fc7c124b9cd0de2d3fa1faef420bfe791d8c362d765e22700")
+    previous_owner: str
+    new_owner: str
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, _ = _base.log_values(cls, ("address", "address"), (), topics, data)
+        return cls(previous_owner=indexed[0], new_owner=indexed[1])
+
+
+@dataclass(frozen=True, slots=True)
+class OwnershipTransferred(ContractEvent):
+    """Solidity: `OwnershipTransferred(address,address)`."""
+
+    SIGNATURE: ClassVar[str] = "OwnershipTransferred(address,address)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("8be0079c531659141344cd1fd0a4f28419497f9722a3daafe3b4186f6b6457e0")
+    previous_owner: str
+    new_owner: str
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, _ = _base.log_values(cls, ("address", "address"), (), topics, data)
+        return cls(previous_owner=indexed[0], new_owner=indexed[1])
+
+
+@dataclass(frozen=True, slots=True)
+class ParametersScheduled(ContractEvent):
+    """Solidity:
+    `ParametersScheduled(uint64,uint64,(uint64,uint64,uint64,uint64,uint64,uint64,uint64,uint32,uint32,uint256))`.
+    """
+
+    SIGNATURE: ClassVar[str] = (
+        "ParametersScheduled(uint64,uint64,(uint64,uint64,uint64,uint64,uint64,uint64,uint64,uint32,uint32,uint256))"
+    )
+    TOPIC: ClassVar[bytes] = bytes.fromhex("993bc2e69f11c5d3f560d6a830b05a45ab1a11ef3f8b69c79c49e7a7eef49ab1")
+    from_epoch: int
+    from_block: int
+    parameters: Schedule
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        indexed, plain = _base.log_values(
+            cls,
+            ("uint64",),
+            ("uint64", "(uint64,uint64,uint64,uint64,uint64,uint64,uint64,uint32,uint32,uint256)"),
+            topics,
+            data,
+        )
+        return cls(from_epoch=indexed[0], from_block=plain[0], parameters=Schedule.from_abi(plain[1]))
+
+
+@dataclass(frozen=True, slots=True)
 class PocCommitted(ContractEvent):
     """Solidity: `PocCommitted(uint64,address,string,string,uint64,bytes32,bytes)`."""
 
@@ -317,6 +428,38 @@ class BeforeGenesis(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeIsNear(RevertReason):
+    """Solidity: `ChangeIsNear(uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "ChangeIsNear(uint256)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("557f5526")
+    from_epoch: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(from_epoch=values[0])
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeOutOfRange(RevertReason):
+    """Solidity: `ChangeOutOfRange(uint64,uint256,uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "ChangeOutOfRange(uint64,uint256,uint256)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("0e13c904")
+    from_epoch: int
+    min_: int
+    max_: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(from_epoch=values[0], min_=values[1], max_=values[2])
+
+
+@dataclass(frozen=True, slots=True)
 class CidLength(RevertReason):
     """Solidity: `CidLength(uint256)`."""
 
@@ -329,6 +472,23 @@ class CidLength(RevertReason):
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         values = _base.error_values(cls, data)
         return cls(length=values[0])
+
+
+@dataclass(frozen=True, slots=True)
+class EpochLength(RevertReason):
+    """Solidity: `EpochLength(uint64,uint256,uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "EpochLength(uint64,uint256,uint256)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("ee428990")
+    epoch_blocks: int
+    min_: int
+    max_: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(epoch_blocks=values[0], min_=values[1], max_=values[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,6 +598,36 @@ class ObjectionTooWeak(RevertReason):
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         values = _base.error_values(cls, data)
         return cls(objecting=values[0], total=values[1])
+
+
+@dataclass(frozen=True, slots=True)
+class OwnableInvalidOwner(RevertReason):
+    """Solidity: `OwnableInvalidOwner(address)`."""
+
+    SIGNATURE: ClassVar[str] = "OwnableInvalidOwner(address)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("1e4fbdf7")
+    owner: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(owner=values[0])
+
+
+@dataclass(frozen=True, slots=True)
+class OwnableUnauthorizedAccount(RevertReason):
+    """Solidity: `OwnableUnauthorizedAccount(address)`."""
+
+    SIGNATURE: ClassVar[str] = "OwnableUnauthorizedAccount(address)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("118cdaa7")
+    account: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(account=values[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -612,6 +802,22 @@ class TotalWeightTooLarge(RevertReason):
 
 
 @dataclass(frozen=True, slots=True)
+class UnitPriceOutOfRange(RevertReason):
+    """Solidity: `UnitPriceOutOfRange(uint256,uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "UnitPriceOutOfRange(uint256,uint256)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("89a3e79d")
+    unit_price: int
+    max_: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(unit_price=values[0], max_=values[1])
+
+
+@dataclass(frozen=True, slots=True)
 class ValidatorSetLength(RevertReason):
     """Solidity: `ValidatorSetLength(uint256)`."""
 
@@ -674,7 +880,16 @@ class WrongStage(RevertReason):
 
 
 Event: TypeAlias = (
-    EIP712DomainChanged | EpochResultPosted | EpochResultVoided | GroupSet | GroupStored | PocCommitted | VotesCommitted
+    EIP712DomainChanged
+    | EpochResultPosted
+    | EpochResultVoided
+    | GroupSet
+    | GroupStored
+    | OwnershipTransferStarted
+    | OwnershipTransferred
+    | ParametersScheduled
+    | PocCommitted
+    | VotesCommitted
 )
 
 EVENTS: Mapping[bytes, type[Event]] = {
@@ -683,6 +898,9 @@ EVENTS: Mapping[bytes, type[Event]] = {
     EpochResultVoided.TOPIC: EpochResultVoided,
     GroupSet.TOPIC: GroupSet,
     GroupStored.TOPIC: GroupStored,
+    OwnershipTransferStarted.TOPIC: OwnershipTransferStarted,
+    OwnershipTransferred.TOPIC: OwnershipTransferred,
+    ParametersScheduled.TOPIC: ParametersScheduled,
     PocCommitted.TOPIC: PocCommitted,
     VotesCommitted.TOPIC: VotesCommitted,
 }
@@ -698,7 +916,10 @@ Error: TypeAlias = (
     AlreadyCommitted
     | AlreadyPosted
     | BeforeGenesis
+    | ChangeIsNear
+    | ChangeOutOfRange
     | CidLength
+    | EpochLength
     | GroupForgotten
     | GroupNotStored
     | InvalidShortString
@@ -706,6 +927,8 @@ Error: TypeAlias = (
     | NotAMember
     | NotServing
     | ObjectionTooWeak
+    | OwnableInvalidOwner
+    | OwnableUnauthorizedAccount
     | PocSampleOutOfRange
     | QuorumNotReached
     | ResultMismatch
@@ -717,6 +940,7 @@ Error: TypeAlias = (
     | SubsidyMismatch
     | TotalWeightMismatch
     | TotalWeightTooLarge
+    | UnitPriceOutOfRange
     | ValidatorSetLength
     | ValidatorSetOrder
     | ValidatorWeightZero
@@ -727,7 +951,10 @@ ERRORS: Mapping[bytes, type[Error]] = {
     AlreadyCommitted.SELECTOR: AlreadyCommitted,
     AlreadyPosted.SELECTOR: AlreadyPosted,
     BeforeGenesis.SELECTOR: BeforeGenesis,
+    ChangeIsNear.SELECTOR: ChangeIsNear,
+    ChangeOutOfRange.SELECTOR: ChangeOutOfRange,
     CidLength.SELECTOR: CidLength,
+    EpochLength.SELECTOR: EpochLength,
     GroupForgotten.SELECTOR: GroupForgotten,
     GroupNotStored.SELECTOR: GroupNotStored,
     InvalidShortString.SELECTOR: InvalidShortString,
@@ -735,6 +962,8 @@ ERRORS: Mapping[bytes, type[Error]] = {
     NotAMember.SELECTOR: NotAMember,
     NotServing.SELECTOR: NotServing,
     ObjectionTooWeak.SELECTOR: ObjectionTooWeak,
+    OwnableInvalidOwner.SELECTOR: OwnableInvalidOwner,
+    OwnableUnauthorizedAccount.SELECTOR: OwnableUnauthorizedAccount,
     PocSampleOutOfRange.SELECTOR: PocSampleOutOfRange,
     QuorumNotReached.SELECTOR: QuorumNotReached,
     ResultMismatch.SELECTOR: ResultMismatch,
@@ -746,6 +975,7 @@ ERRORS: Mapping[bytes, type[Error]] = {
     SubsidyMismatch.SELECTOR: SubsidyMismatch,
     TotalWeightMismatch.SELECTOR: TotalWeightMismatch,
     TotalWeightTooLarge.SELECTOR: TotalWeightTooLarge,
+    UnitPriceOutOfRange.SELECTOR: UnitPriceOutOfRange,
     ValidatorSetLength.SELECTOR: ValidatorSetLength,
     ValidatorSetOrder.SELECTOR: ValidatorSetOrder,
     ValidatorWeightZero.SELECTOR: ValidatorWeightZero,
@@ -760,6 +990,17 @@ def decode_error(data: bytes) -> Error | None:
     It knows its own errors and those of the libraries it is made of.
     """
     return _base.decode_error(ERRORS, data)
+
+
+def ahead_epochs_max() -> ViewCall[int]:
+    """Solidity: `AHEAD_EPOCHS_MAX()`."""
+    return _base.make_view(CONTRACT, "AHEAD_EPOCHS_MAX()", (), _decode_ahead_epochs_max)
+
+
+def _decode_ahead_epochs_max(data: bytes) -> int:
+    (value,) = _abi.decode(("uint64",), data)
+    result: int = value
+    return result
 
 
 def cid_length_max() -> ViewCall[int]:
@@ -795,12 +1036,41 @@ def _decode_groups_kept(data: bytes) -> int:
     return result
 
 
+def length_factor_max() -> ViewCall[int]:
+    """An epoch stays within a half and the double of its length at genesis: windows of other contracts (disputes,
+    verdicts, unbonding) were chosen for that one.
+
+    Solidity: `LENGTH_FACTOR_MAX()`.
+    """
+    return _base.make_view(CONTRACT, "LENGTH_FACTOR_MAX()", (), _decode_length_factor_max)
+
+
+def _decode_length_factor_max(data: bytes) -> int:
+    (value,) = _abi.decode(("uint64",), data)
+    result: int = value
+    return result
+
+
 def nonces_max() -> ViewCall[int]:
     """Solidity: `NONCES_MAX()`."""
     return _base.make_view(CONTRACT, "NONCES_MAX()", (), _decode_nonces_max)
 
 
 def _decode_nonces_max(data: bytes) -> int:
+    (value,) = _abi.decode(("uint64",), data)
+    result: int = value
+    return result
+
+
+def notice_epochs() -> ViewCall[int]:
+    """A change leaves the present epoch and one whole one untouched: everybody knows of it before it holds.
+
+    Solidity: `NOTICE_EPOCHS()`.
+    """
+    return _base.make_view(CONTRACT, "NOTICE_EPOCHS()", (), _decode_notice_epochs)
+
+
+def _decode_notice_epochs(data: bytes) -> int:
     (value,) = _abi.decode(("uint64",), data)
     result: int = value
     return result
@@ -815,6 +1085,25 @@ def _decode_objection_typehash(data: bytes) -> bytes:
     (value,) = _abi.decode(("bytes32",), data)
     result: bytes = value
     return result
+
+
+def poc_sample_max() -> ViewCall[int]:
+    """Solidity: `POC_SAMPLE_MAX()`."""
+    return _base.make_view(CONTRACT, "POC_SAMPLE_MAX()", (), _decode_poc_sample_max)
+
+
+def _decode_poc_sample_max(data: bytes) -> int:
+    (value,) = _abi.decode(("uint32",), data)
+    result: int = value
+    return result
+
+
+def accept_ownership() -> Call:
+    """The new owner accepts the ownership transfer.
+
+    Solidity: `acceptOwnership()`.
+    """
+    return _base.make_call(CONTRACT, "acceptOwnership()", ())
 
 
 def commit_poc(epoch: int, node_id: str, model_id: str, count: int, root: bytes, vectors_cid: bytes) -> Call:
@@ -975,8 +1264,23 @@ def _decode_is_void(data: bytes) -> bool:
     return result
 
 
+def owner() -> ViewCall[str]:
+    """Returns the address of the current owner.
+
+    Solidity: `owner()`.
+    """
+    return _base.make_view(CONTRACT, "owner()", (), _decode_owner)
+
+
+def _decode_owner(data: bytes) -> str:
+    (value,) = _abi.decode(("address",), data)
+    result: str = value
+    return result
+
+
 def parameters() -> ViewCall[Parameters]:
-    """The parameters every daemon derives stages and prices from.
+    """The parameters of the first epochs. Daemons derive stages and prices from them and from the changes that
+    ParametersScheduled told.
 
     Solidity: `parameters()`.
     """
@@ -991,12 +1295,50 @@ def _decode_parameters(data: bytes) -> Parameters:
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class ParametersOfResult:
+    """What `parameters_of` returns."""
+
+    from_epoch: int
+    from_block: int
+    parameters: Schedule
+
+
+def parameters_of(epoch: int) -> ViewCall[ParametersOfResult]:
+    """The parameters of `epoch`, as far as it is known now, and where those began to hold.
+
+    Solidity: `parametersOf(uint64)`.
+    """
+    return _base.make_view(CONTRACT, "parametersOf(uint64)", (epoch,), _decode_parameters_of)
+
+
+def _decode_parameters_of(data: bytes) -> ParametersOfResult:
+    values = _abi.decode(
+        ("uint64", "uint256", "(uint64,uint64,uint64,uint64,uint64,uint64,uint64,uint32,uint32,uint256)"), data
+    )
+    return ParametersOfResult(from_epoch=values[0], from_block=values[1], parameters=Schedule.from_abi(values[2]))
+
+
 def participant_registry() -> ViewCall[str]:
     """Solidity: `participantRegistry()`."""
     return _base.make_view(CONTRACT, "participantRegistry()", (), _decode_participant_registry)
 
 
 def _decode_participant_registry(data: bytes) -> str:
+    (value,) = _abi.decode(("address",), data)
+    result: str = value
+    return result
+
+
+def pending_owner() -> ViewCall[str]:
+    """Returns the address of the pending owner.
+
+    Solidity: `pendingOwner()`.
+    """
+    return _base.make_view(CONTRACT, "pendingOwner()", (), _decode_pending_owner)
+
+
+def _decode_pending_owner(data: bytes) -> str:
     (value,) = _abi.decode(("address",), data)
     result: str = value
     return result
@@ -1030,6 +1372,16 @@ def _decode_quorum_verifier(data: bytes) -> str:
     return result
 
 
+def renounce_ownership() -> Call:
+    """Leaves the contract without owner. It will not be possible to call `onlyOwner` functions. Can only be called by
+    the current owner. NOTE: Renouncing ownership will leave the contract without an owner, thereby disabling any
+    functionality that is only available to the owner.
+
+    Solidity: `renounceOwnership()`.
+    """
+    return _base.make_call(CONTRACT, "renounceOwnership()", ())
+
+
 def result_of(epoch: int) -> ViewCall[bytes]:
     """EIP-712 digest of the accepted result of `epoch`; zero if there is none, or a newer one.
 
@@ -1053,6 +1405,20 @@ def _decode_reward_distributor(data: bytes) -> str:
     (value,) = _abi.decode(("address",), data)
     result: str = value
     return result
+
+
+def schedule_parameters(from_epoch: int, parameters: Schedule) -> Call:
+    """Let other parameters hold from `fromEpoch` on: NOTICE_EPOCHS ahead at least. A change that is scheduled and no
+    nearer than that is replaced; one that is nearer stays, and no other is taken until it holds. The parameters of
+    the present, scheduled again, undo a change.
+
+    Solidity: `scheduleParameters(uint64,(uint64,uint64,uint64,uint64,uint64,uint64,uint64,uint32,uint32,uint256))`.
+    """
+    return _base.make_call(
+        CONTRACT,
+        "scheduleParameters(uint64,(uint64,uint64,uint64,uint64,uint64,uint64,uint64,uint32,uint32,uint256))",
+        (from_epoch, parameters.to_abi()),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -1131,6 +1497,16 @@ def _decode_total_weight_of(data: bytes) -> int:
     (value,) = _abi.decode(("uint256",), data)
     result: int = value
     return result
+
+
+def transfer_ownership(new_owner: str) -> Call:
+    """Starts the ownership transfer of the contract to a new account. Replaces the pending transfer if there is one.
+    Can only be called by the current owner. Setting `newOwner` to the zero address is allowed; this can be used to
+    cancel an initiated ownership transfer.
+
+    Solidity: `transferOwnership(address)`.
+    """
+    return _base.make_call(CONTRACT, "transferOwnership(address)", (new_owner,))
 
 
 def unit_price() -> ViewCall[int]:
@@ -1232,10 +1608,12 @@ def creation_code(
     participant_registry: str,
     reward_distributor: str,
     quorum_verifier: str,
+    initial_owner: str,
 ) -> bytes:
     """Return the code that deploys EpochManager.
 
     genesis_group: Packed validator set of epoch 0 (see ValidatorSets).
+    initial_owner: May schedule other parameters: governance.
     parameters: A genesisBlock of zero means the block of deployment. Subsidy and halving must be those of
     `rewardDistributor_`, which is the one that enforces them.
     """
@@ -1246,6 +1624,7 @@ def creation_code(
             "address",
             "address",
             "address",
+            "address",
         ),
-        (parameters.to_abi(), genesis_group, participant_registry, reward_distributor, quorum_verifier),
+        (parameters.to_abi(), genesis_group, participant_registry, reward_distributor, quorum_verifier, initial_owner),
     )

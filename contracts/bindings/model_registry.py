@@ -85,10 +85,19 @@ class ModelImport:
     active: bool
     spec: ModelSpec
     cids: tuple[str, ...]
+    calibration: bytes
 
     def to_abi(self) -> tuple[object, ...]:
         """Return the values as they are encoded."""
-        return (self.model_id, self.name, self.description, self.active, self.spec.to_abi(), self.cids)
+        return (
+            self.model_id,
+            self.name,
+            self.description,
+            self.active,
+            self.spec.to_abi(),
+            self.cids,
+            self.calibration,
+        )
 
     @classmethod
     def from_abi(cls, values: Sequence[Any]) -> Self:
@@ -100,6 +109,7 @@ class ModelImport:
             active=values[3],
             spec=ModelSpec.from_abi(values[4]),
             cids=values[5],
+            calibration=values[6],
         )
 
 
@@ -160,6 +170,23 @@ class ImportFinished(ContractEvent):
         """Decode a log; raise ValueError if it is of another event or malformed."""
         _, plain = _base.log_values(cls, (), ("uint256",), topics, data)
         return cls(models=plain[0])
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCalibrated(ContractEvent):
+    """Solidity: `ModelCalibrated(string,uint32,bytes)`."""
+
+    SIGNATURE: ClassVar[str] = "ModelCalibrated(string,uint32,bytes)"
+    TOPIC: ClassVar[bytes] = bytes.fromhex("40cdd9d024006c5ca2fcf44f5a075f740887345bf75ed95e5e83737dbb9bd80a")
+    model_id: str
+    version: int
+    calibration: bytes
+
+    @classmethod
+    def decode(cls, topics: Sequence[bytes], data: bytes) -> Self:
+        """Decode a log; raise ValueError if it is of another event or malformed."""
+        _, plain = _base.log_values(cls, (), ("string", "uint32", "bytes"), topics, data)
+        return cls(model_id=plain[0], version=plain[1], calibration=plain[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +302,22 @@ class OwnershipTransferred(ContractEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationTooLong(RevertReason):
+    """Solidity: `CalibrationTooLong(uint256,uint256)`."""
+
+    SIGNATURE: ClassVar[str] = "CalibrationTooLong(uint256,uint256)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("911ce45d")
+    length: int
+    max_: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(length=values[0], max_=values[1])
+
+
+@dataclass(frozen=True, slots=True)
 class InvalidModelId(RevertReason):
     """Solidity: `InvalidModelId(string)`."""
 
@@ -363,6 +406,23 @@ class NotTheImporter(RevertReason):
         """Decode revert data; raise ValueError if it is of another error or malformed."""
         values = _base.error_values(cls, data)
         return cls(caller=values[0], importer=values[1])
+
+
+@dataclass(frozen=True, slots=True)
+class NotTheVersion(RevertReason):
+    """Solidity: `NotTheVersion(string,uint32,uint32)`."""
+
+    SIGNATURE: ClassVar[str] = "NotTheVersion(string,uint32,uint32)"
+    SELECTOR: ClassVar[bytes] = bytes.fromhex("e30edec8")
+    model_id: str
+    version: int
+    current: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode revert data; raise ValueError if it is of another error or malformed."""
+        values = _base.error_values(cls, data)
+        return cls(model_id=values[0], version=values[1], current=values[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,6 +520,7 @@ class VersionUnknown(RevertReason):
 
 Event: TypeAlias = (
     ImportFinished
+    | ModelCalibrated
     | ModelDeactivated
     | ModelRecorded
     | ModelRegistered
@@ -470,6 +531,7 @@ Event: TypeAlias = (
 
 EVENTS: Mapping[bytes, type[Event]] = {
     ImportFinished.TOPIC: ImportFinished,
+    ModelCalibrated.TOPIC: ModelCalibrated,
     ModelDeactivated.TOPIC: ModelDeactivated,
     ModelRecorded.TOPIC: ModelRecorded,
     ModelRegistered.TOPIC: ModelRegistered,
@@ -486,12 +548,14 @@ def decode_event(topics: Sequence[bytes], data: bytes) -> Event:
 
 
 Error: TypeAlias = (
-    InvalidModelId
+    CalibrationTooLong
+    | InvalidModelId
     | ModelExists
     | ModelNotActive
     | ModelUnknown
     | NoVersions
     | NotTheImporter
+    | NotTheVersion
     | OwnableInvalidOwner
     | OwnableUnauthorizedAccount
     | SpecOutOfRange
@@ -501,12 +565,14 @@ Error: TypeAlias = (
 )
 
 ERRORS: Mapping[bytes, type[Error]] = {
+    CalibrationTooLong.SELECTOR: CalibrationTooLong,
     InvalidModelId.SELECTOR: InvalidModelId,
     ModelExists.SELECTOR: ModelExists,
     ModelNotActive.SELECTOR: ModelNotActive,
     ModelUnknown.SELECTOR: ModelUnknown,
     NoVersions.SELECTOR: NoVersions,
     NotTheImporter.SELECTOR: NotTheImporter,
+    NotTheVersion.SELECTOR: NotTheVersion,
     OwnableInvalidOwner.SELECTOR: OwnableInvalidOwner,
     OwnableUnauthorizedAccount.SELECTOR: OwnableUnauthorizedAccount,
     SpecOutOfRange.SELECTOR: SpecOutOfRange,
@@ -523,6 +589,17 @@ def decode_error(data: bytes) -> Error | None:
     It knows its own errors and those of the libraries it is made of.
     """
     return _base.decode_error(ERRORS, data)
+
+
+def calibration_bytes_max() -> ViewCall[int]:
+    """Solidity: `CALIBRATION_BYTES_MAX()`."""
+    return _base.make_view(CONTRACT, "CALIBRATION_BYTES_MAX()", (), _decode_calibration_bytes_max)
+
+
+def _decode_calibration_bytes_max(data: bytes) -> int:
+    (value,) = _abi.decode(("uint256",), data)
+    result: int = value
+    return result
 
 
 def models_max() -> ViewCall[int]:
@@ -599,6 +676,22 @@ def _decode_access_of(data: bytes) -> AccessOfResult:
     return AccessOfResult(proposer=values[0], gated=values[1])
 
 
+def calibration_hash_of(model_id: str, version: int) -> ViewCall[bytes]:
+    """Keccak-256 of the calibration of a version; zero if it has none.
+
+    Solidity: `calibrationHashOf(string,uint32)`.
+    """
+    return _base.make_view(
+        CONTRACT, "calibrationHashOf(string,uint32)", (model_id, version), _decode_calibration_hash_of
+    )
+
+
+def _decode_calibration_hash_of(data: bytes) -> bytes:
+    (value,) = _abi.decode(("bytes32",), data)
+    result: bytes = value
+    return result
+
+
 def cid_at(model_id: str, version: int) -> ViewCall[str]:
     """The CID of version `version` (1 is the first) of a model.
 
@@ -632,7 +725,7 @@ def export_model(index: int) -> ViewCall[ModelImport]:
 def _decode_export_model(data: bytes) -> ModelImport:
     (value,) = _abi.decode(
         (
-            "(string,string,string,bool,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address),string[])",
+            "(string,string,string,bool,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address),string[],bytes)",
         ),
         data,
     )
@@ -685,11 +778,11 @@ def import_model(model: ModelImport) -> Call:
     """Register a model of a genesis file, with all its past versions. Only the importer may.
 
     Solidity:
-    `importModel((string,string,string,bool,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address),string[]))`.
+    `importModel((string,string,string,bool,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address),string[],bytes))`.
     """
     return _base.make_call(
         CONTRACT,
-        "importModel((string,string,string,bool,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address),string[]))",
+        "importModel((string,string,string,bool,(string,string,string[],string,string,uint32,uint64,uint64,uint32,uint64,bool,bool,address),string[],bytes))",
         (model.to_abi(),),
     )
 
@@ -819,6 +912,18 @@ def resolve(model_id: str) -> ViewCall[ResolveResult]:
 def _decode_resolve(data: bytes) -> ResolveResult:
     values = _abi.decode(("string", "uint32", "uint64"), data)
     return ResolveResult(cid=values[0], version=values[1], units_of_compute_per_token=values[2])
+
+
+def set_calibration(model_id: str, version: int, calibration: bytes) -> Call:
+    """Publish how far honest nodes may differ: a canonical Calibration (node/protocol/calibration.py), which the chain
+    does not read. It counts from the next epoch on and falls with its version: a new one has none.
+
+    calibration: Empty takes the present one back.
+    version: The current version, which was measured: a calibration that an update overtook is refused.
+
+    Solidity: `setCalibration(string,uint32,bytes)`.
+    """
+    return _base.make_call(CONTRACT, "setCalibration(string,uint32,bytes)", (model_id, version, calibration))
 
 
 def set_model_spec(model_id: str, spec: ModelSpec) -> Call:

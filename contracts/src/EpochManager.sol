@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
+import {Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {EpochSegments} from "./EpochSegments.sol";
 import {ValidatorSets} from "./ValidatorSets.sol";
 import {IEpochManager} from "./interfaces/IEpochManager.sol";
 import {IParticipantRegistry} from "./interfaces/IParticipantRegistry.sol";
@@ -14,10 +17,14 @@ import {IRewardDistributor} from "./interfaces/IRewardDistributor.sol";
 /// content that daemons exchange and that these hashes commit to. A result is posted in FORM; until the epoch's end,
 /// members with a third of the weight may void it by their objection: more than two thirds signed it, so whoever is in
 /// both sets is known by name. If an epoch ends without a result, its group carries on and nothing is paid.
-contract EpochManager is IEpochManager, EIP712 {
+/// The owner may change stages, sampling and price for epochs to come, with an epoch's notice; it can touch no epoch that
+/// is present or past, no commitment, no result and no money.
+contract EpochManager is IEpochManager, EIP712, Ownable2Step {
+    using EpochSegments for uint256;
     using ValidatorSets for bytes;
 
-    /// @notice Fixed for the life of this contract. Offsets count blocks from an epoch's first block and increase
+    /// @notice What a network begins with. genesisBlock, initialSubsidy and halvingEpochs are fixed for the life of this
+    /// contract; the rest until `scheduleParameters` changes it. Offsets count blocks from an epoch's first block and increase
     /// strictly: 0 < generate < exchange < validate < voteExchange < form < load < epochBlocks. Amounts are in units
     /// of 10^-18.
     struct Parameters {
@@ -34,6 +41,33 @@ contract EpochManager is IEpochManager, EIP712 {
         uint256 unitPrice;
         uint256 initialSubsidy;
         uint32 halvingEpochs;
+    }
+
+    /// @notice What may change between epochs, in the order and units of Parameters.
+    struct Schedule {
+        uint64 epochBlocks;
+        uint64 generateOffset;
+        uint64 exchangeOffset;
+        uint64 validateOffset;
+        uint64 voteExchangeOffset;
+        uint64 formOffset;
+        uint64 loadOffset;
+        uint32 pocSampleSize;
+        uint32 pocRejectMismatches;
+        uint256 unitPrice;
+    }
+
+    /// @dev One word: what of a segment's parameters is no matter of blocks.
+    struct Rules {
+        uint32 pocSampleSize;
+        uint32 pocRejectMismatches;
+        uint128 unitPrice;
+    }
+
+    /// @dev A segment that ended.
+    struct PastSegment {
+        uint256 segment;
+        Rules rules;
     }
 
     /// @notice What a quorum signs: the content of the result by CID, and what the chain itself needs of it.
@@ -65,21 +99,29 @@ contract EpochManager is IEpochManager, EIP712 {
     uint64 public constant NONCES_MAX = type(uint32).max;
     /// @dev More than any look-up needs: verdicts name groups of at most Slashing.VERDICT_EPOCHS_MAX epochs ago.
     uint256 public constant GROUPS_KEPT = 16;
+    /// @notice A change leaves the present epoch and one whole one untouched: everybody knows of it before it holds.
+    uint64 public constant NOTICE_EPOCHS = 2;
+    /// @dev Farther ahead is a mistake: no other change could be made until then.
+    uint64 public constant AHEAD_EPOCHS_MAX = 10_000;
+    /// @notice An epoch stays within a half and the double of its length at genesis: windows of other contracts (disputes,
+    /// verdicts, unbonding) were chosen for that one.
+    uint64 public constant LENGTH_FACTOR_MAX = 2;
+    /// @dev Votes have a line for each nonce of a sample: more would not fit into a bundle.
+    uint32 public constant POC_SAMPLE_MAX = 1024;
 
     IParticipantRegistry public immutable participantRegistry;
     IRewardDistributor public immutable rewardDistributor;
     IQuorumVerifier public immutable quorumVerifier;
 
     Parameters private _parameters;
-    /// @dev Copies of what every commitment asks for: code is cheaper to read than storage.
     uint64 private immutable _genesisBlock;
-    uint64 private immutable _epochBlocks;
-    uint64 private immutable _generateOffset;
-    uint64 private immutable _exchangeOffset;
-    uint64 private immutable _validateOffset;
-    uint64 private immutable _voteExchangeOffset;
-    uint64 private immutable _formOffset;
-    uint64 private immutable _loadOffset;
+    /// @dev The segment (see EpochSegments) in force when it was last looked at, and the one after it: a change that is
+    /// scheduled or, until the next `storeGroup`, in force already. There is one exactly if `_segment` has an end.
+    uint256 private _segment;
+    uint256 private _nextSegment;
+    Rules private _rules;
+    Rules private _nextRules;
+    PastSegment[] private _past;
     /// @dev The newest groups, each as the epoch in which it takes over (upper 96 bits) and where its validator set is
     /// stored. A look-up finds the newest one at or before an epoch, which is how a group carries on. A ring, so that a
     /// result overwrites a word instead of filling an empty one; nobody asks for groups of long ago.
@@ -117,6 +159,8 @@ contract EpochManager is IEpochManager, EIP712 {
     );
     /// @notice The result of `epoch` was voided before its end: its group carries on, and nothing is paid for it.
     event EpochResultVoided(uint64 indexed epoch, bytes32 resultDigest, uint256 objecting, uint256 total);
+    /// @notice Parameters from the first block of `fromEpoch` on; in place of a change that was scheduled and has not begun.
+    event ParametersScheduled(uint64 indexed fromEpoch, uint64 fromBlock, Schedule parameters);
     /// @notice The genesis group.
     event GroupSet(uint64 indexed epoch, bytes validatorSet);
     /// @notice A group that a result may name by its hash.
@@ -125,6 +169,10 @@ contract EpochManager is IEpochManager, EIP712 {
     error StageOffsetsNotIncreasing(uint256 index);
     error PocSampleOutOfRange(uint32 sampleSize, uint32 rejectMismatches);
     error SubsidyMismatch(uint256 initialSubsidy, uint32 halvingEpochs);
+    error EpochLength(uint64 epochBlocks, uint256 min, uint256 max);
+    error UnitPriceOutOfRange(uint256 unitPrice, uint256 max);
+    error ChangeOutOfRange(uint64 fromEpoch, uint256 min, uint256 max);
+    error ChangeIsNear(uint256 fromEpoch);
     error BeforeGenesis(uint256 blockNumber, uint64 genesisBlock);
     error WrongStage(uint64 wantedEpoch, uint64 currentEpoch, Stage currentStage);
     error NotServing(address participant, string nodeId, string modelId);
@@ -144,26 +192,24 @@ contract EpochManager is IEpochManager, EIP712 {
     /// @param parameters_ A genesisBlock of zero means the block of deployment. Subsidy and halving must be those of
     /// `rewardDistributor_`, which is the one that enforces them.
     /// @param genesisGroup Packed validator set of epoch 0 (see ValidatorSets).
+    /// @param initialOwner May schedule other parameters: governance.
     constructor(
         Parameters memory parameters_,
         bytes memory genesisGroup,
         IParticipantRegistry participantRegistry_,
         IRewardDistributor rewardDistributor_,
-        IQuorumVerifier quorumVerifier_
-    ) EIP712("Quern", "1") {
+        IQuorumVerifier quorumVerifier_,
+        address initialOwner
+    ) EIP712("Quern", "1") Ownable(initialOwner) {
         if (parameters_.genesisBlock == 0) {
             parameters_.genesisBlock = SafeCast.toUint64(block.number);
         }
         _checkParameters(parameters_, rewardDistributor_);
         _parameters = parameters_;
         _genesisBlock = parameters_.genesisBlock;
-        _epochBlocks = parameters_.epochBlocks;
-        _generateOffset = parameters_.generateOffset;
-        _exchangeOffset = parameters_.exchangeOffset;
-        _validateOffset = parameters_.validateOffset;
-        _voteExchangeOffset = parameters_.voteExchangeOffset;
-        _formOffset = parameters_.formOffset;
-        _loadOffset = parameters_.loadOffset;
+        Schedule memory first = _scheduleOf(parameters_);
+        _segment = EpochSegments.pack(_offsets(first), 0, parameters_.genesisBlock);
+        _rules = _rulesOf(first);
         participantRegistry = participantRegistry_;
         rewardDistributor = rewardDistributor_;
         quorumVerifier = quorumVerifier_;
@@ -184,7 +230,7 @@ contract EpochManager is IEpochManager, EIP712 {
         bytes32 root,
         bytes calldata vectorsCid
     ) external {
-        _requireWindow(epoch, _generateOffset, _validateOffset);
+        _requireWindow(epoch, Stage.GENERATE, uint256(Stage.VALIDATE));
         if (count == 0 || count > NONCES_MAX) revert NonceCountOutOfRange(count, NONCES_MAX);
         _checkCid(vectorsCid);
         if (!participantRegistry.servesModel(msg.sender, nodeId, modelId)) {
@@ -199,7 +245,7 @@ contract EpochManager is IEpochManager, EIP712 {
     /// @notice Commit the bundle of all votes of a member, while VALIDATE or VOTE_EXCHANGE lasts; once per epoch.
     /// @param bundleCid Binary CID of the bundle.
     function commitVotes(uint64 epoch, bytes calldata bundleCid) external {
-        _requireWindow(epoch, _validateOffset, _formOffset);
+        _requireWindow(epoch, Stage.VALIDATE, uint256(Stage.FORM));
         _checkCid(bundleCid);
         if (weightOf(epoch, msg.sender) == 0) revert NotAMember(msg.sender, epoch);
         _requireNoCommitment(_voteCommits[msg.sender], epoch);
@@ -211,6 +257,7 @@ contract EpochManager is IEpochManager, EIP712 {
     /// that is stored already costs nothing more.
     /// @param validatorSet The group, packed (see ValidatorSets).
     function storeGroup(bytes calldata validatorSet) external {
+        _moveOn();
         bytes32 setHash = keccak256(validatorSet);
         if (storedGroup[setHash] != address(0)) return;
         (uint64 epoch,,,) = stageAt(block.number);
@@ -227,7 +274,7 @@ contract EpochManager is IEpochManager, EIP712 {
     function submitEpochResult(EpochResult calldata result, uint256[] calldata signerBitmap, bytes calldata signatures)
         external
     {
-        _requireWindow(result.epoch, _formOffset, _loadOffset);
+        uint256 segment = _requireWindow(result.epoch, Stage.FORM, uint256(Stage.LOAD));
         Progress memory progress = _progress;
         if (progress.resultEpochPlusOne == result.epoch + 1) revert AlreadyPosted(result.epoch, _resultDigest);
         _checkCid(result.contentCid);
@@ -241,7 +288,7 @@ contract EpochManager is IEpochManager, EIP712 {
         _groups[progress.groupCount % GROUPS_KEPT] = uint256(result.epoch + 1) << 160 | uint160(pointer);
         (progress.resultEpochPlusOne, progress.groupCount) = (result.epoch + 1, progress.groupCount + 1);
         _progress = progress;
-        _announce(result);
+        _announce(result, uint64(segment.blockOf(result.epoch + 1)));
     }
 
     /// @notice Void the result of the present epoch by the objection of at least a third of the weight in charge, before
@@ -252,7 +299,7 @@ contract EpochManager is IEpochManager, EIP712 {
     function voidEpochResult(uint64 epoch, bytes32 digest, uint256[] calldata signerBitmap, bytes calldata signatures)
         external
     {
-        _requireWindow(epoch, _formOffset, _epochBlocks);
+        _requireWindow(epoch, Stage.FORM, EpochSegments.STAGES);
         if (digest == 0 || resultOf(epoch) != digest) revert ResultMismatch(epoch, digest, resultOf(epoch));
         (uint256 objecting, uint256 total) = _weigh(epoch, hashObjection(epoch, digest), signerBitmap, signatures);
         if (3 * objecting < total) revert ObjectionTooWeak(objecting, total);
@@ -264,14 +311,72 @@ contract EpochManager is IEpochManager, EIP712 {
         rewardDistributor.voidEpoch(epoch);
     }
 
-    /// @notice The parameters every daemon derives stages and prices from.
+    /// @notice Let other parameters hold from `fromEpoch` on: NOTICE_EPOCHS ahead at least. A change that is scheduled and
+    /// no nearer than that is replaced; one that is nearer stays, and no other is taken until it holds. The parameters of
+    /// the present, scheduled again, undo a change.
+    function scheduleParameters(uint64 fromEpoch, Schedule calldata parameters_) external onlyOwner {
+        _moveOn();
+        uint256 segment = _segment;
+        (uint64 current,,,) = stageAt(block.number);
+        uint64 soonest = current + NOTICE_EPOCHS;
+        if (fromEpoch < soonest || fromEpoch > current + AHEAD_EPOCHS_MAX) {
+            revert ChangeOutOfRange(fromEpoch, soonest, current + AHEAD_EPOCHS_MAX);
+        }
+        if (segment.endBlock() != EpochSegments.BLOCK_MAX && _nextSegment.firstEpoch() < soonest) {
+            revert ChangeIsNear(_nextSegment.firstEpoch());
+        }
+        _checkSchedule(parameters_);
+        if (parameters_.pocSampleSize > POC_SAMPLE_MAX) {
+            revert PocSampleOutOfRange(parameters_.pocSampleSize, parameters_.pocRejectMismatches);
+        }
+        uint256 length = _parameters.epochBlocks;
+        if (
+            parameters_.epochBlocks * LENGTH_FACTOR_MAX < length || parameters_.epochBlocks > length * LENGTH_FACTOR_MAX
+        ) revert EpochLength(parameters_.epochBlocks, length / LENGTH_FACTOR_MAX, length * LENGTH_FACTOR_MAX);
+        uint256 fromBlock = segment.blockOf(fromEpoch);
+        _segment = segment.withEnd(fromBlock);
+        _nextSegment = EpochSegments.pack(_offsets(parameters_), fromEpoch, fromBlock);
+        _nextRules = _rulesOf(parameters_);
+        emit ParametersScheduled(fromEpoch, uint64(fromBlock), parameters_);
+    }
+
+    /// @notice The parameters of the first epochs. Daemons derive stages and prices from them and from the changes that
+    /// ParametersScheduled told.
     function parameters() external view returns (Parameters memory) {
         return _parameters;
     }
 
+    /// @notice The parameters of `epoch`, as far as it is known now, and where those began to hold.
+    function parametersOf(uint64 epoch)
+        external
+        view
+        returns (uint64 fromEpoch, uint256 fromBlock, Schedule memory parameters_)
+    {
+        (uint256 segment, Rules memory rules) = (_segment, _rules);
+        if (segment.endBlock() != EpochSegments.BLOCK_MAX && epoch >= _nextSegment.firstEpoch()) {
+            (segment, rules) = (_nextSegment, _nextRules);
+        }
+        for (uint256 index = _past.length; index > 0 && epoch < segment.firstEpoch(); --index) {
+            (segment, rules) = (_past[index - 1].segment, _past[index - 1].rules);
+        }
+        parameters_ = Schedule({
+            epochBlocks: uint64(segment.length()),
+            generateOffset: uint64(segment.offsetOf(uint256(Stage.GENERATE))),
+            exchangeOffset: uint64(segment.offsetOf(uint256(Stage.EXCHANGE))),
+            validateOffset: uint64(segment.offsetOf(uint256(Stage.VALIDATE))),
+            voteExchangeOffset: uint64(segment.offsetOf(uint256(Stage.VOTE_EXCHANGE))),
+            formOffset: uint64(segment.offsetOf(uint256(Stage.FORM))),
+            loadOffset: uint64(segment.offsetOf(uint256(Stage.LOAD))),
+            pocSampleSize: rules.pocSampleSize,
+            pocRejectMismatches: rules.pocRejectMismatches,
+            unitPrice: rules.unitPrice
+        });
+        return (uint64(segment.firstEpoch()), segment.firstBlock(), parameters_);
+    }
+
     /// @inheritdoc IEpochManager
     function unitPrice() external view returns (uint256) {
-        return _parameters.unitPrice;
+        return block.number < _segment.endBlock() ? _rules.unitPrice : _nextRules.unitPrice;
     }
 
     /// @inheritdoc IEpochManager
@@ -333,23 +438,14 @@ contract EpochManager is IEpochManager, EIP712 {
         returns (uint64 epoch, Stage stage, uint256 firstBlock, uint256 nextBlock)
     {
         if (blockNumber < _genesisBlock) revert BeforeGenesis(blockNumber, _genesisBlock);
-        uint256 offset = (blockNumber - _genesisBlock) % _epochBlocks;
-        epoch = SafeCast.toUint64((blockNumber - _genesisBlock) / _epochBlocks);
-        uint64[8] memory offsets = [
-            0,
-            _generateOffset,
-            _exchangeOffset,
-            _validateOffset,
-            _voteExchangeOffset,
-            _formOffset,
-            _loadOffset,
-            _epochBlocks
-        ];
+        uint256 segment = _segmentAt(blockNumber);
+        uint256 offset = (blockNumber - segment.firstBlock()) % segment.length();
+        epoch = SafeCast.toUint64(segment.firstEpoch() + (blockNumber - segment.firstBlock()) / segment.length());
         uint256 index;
-        while (offsets[index + 1] <= offset) ++index;
+        while (segment.offsetOf(index + 1) <= offset) ++index;
         stage = Stage(index);
-        firstBlock = blockNumber - offset + offsets[index];
-        nextBlock = blockNumber - offset + offsets[index + 1];
+        firstBlock = blockNumber - offset + segment.offsetOf(index);
+        nextBlock = blockNumber - offset + segment.offsetOf(index + 1);
     }
 
     /// @notice EIP-712 digest of an objection: what members sign who will not have a posted result.
@@ -375,7 +471,7 @@ contract EpochManager is IEpochManager, EIP712 {
     }
 
     /// @dev Tell daemons and the RewardDistributor of an accepted result.
-    function _announce(EpochResult calldata result) private {
+    function _announce(EpochResult calldata result, uint64 activeFrom) private {
         emit EpochResultPosted(
             result.epoch,
             result.contentCid,
@@ -385,7 +481,6 @@ contract EpochManager is IEpochManager, EIP712 {
             result.rewardTotal,
             msg.sender
         );
-        uint64 activeFrom = _genesisBlock + (result.epoch + 1) * _epochBlocks;
         rewardDistributor.postEpoch(result.epoch, result.rewardsRoot, result.rewardTotal, activeFrom);
     }
 
@@ -397,20 +492,48 @@ contract EpochManager is IEpochManager, EIP712 {
     /// so one less is looked at.
     function _groupPointer(uint64 epoch) private view returns (address) {
         uint256 count = _progress.groupCount;
-        uint256 oldest = count < GROUPS_KEPT ? 0 : count - GROUPS_KEPT + 1;
-        for (uint256 index = count; index > oldest; --index) {
-            uint256 group = _groups[(index - 1) % GROUPS_KEPT];
-            if (group >> 160 <= epoch) return address(uint160(group));
+        unchecked {
+            uint256 oldest = count < GROUPS_KEPT ? 0 : count - GROUPS_KEPT + 1;
+            for (uint256 index = count; index > oldest; --index) {
+                uint256 group = _groups[(index - 1) % GROUPS_KEPT];
+                if (group >> 160 <= epoch) return address(uint160(group));
+            }
         }
         revert GroupForgotten(epoch);
     }
 
-    /// @dev The newest block must lie in `epoch`, at an offset from `begin` on and before `end`.
-    function _requireWindow(uint64 epoch, uint64 begin, uint64 end) private view {
-        if (block.number >= _genesisBlock) {
-            uint256 elapsed = block.number - _genesisBlock;
-            uint256 offset = elapsed % _epochBlocks;
-            if (elapsed / _epochBlocks == epoch && begin <= offset && offset < end) return;
+    /// @dev Let a change that has begun be the present segment: from then on commitments read one word less.
+    function _moveOn() private {
+        uint256 segment = _segment;
+        if (block.number < segment.endBlock()) return;
+        _past.push(PastSegment(segment, _rules));
+        (_segment, _rules) = (_nextSegment, _nextRules);
+    }
+
+    /// @dev The segment of a block from genesis on.
+    function _segmentAt(uint256 blockNumber) private view returns (uint256 segment) {
+        segment = _segment;
+        if (blockNumber >= segment.endBlock()) return _nextSegment;
+        for (uint256 index = _past.length; index > 0 && blockNumber < segment.firstBlock(); --index) {
+            segment = _past[index - 1].segment;
+        }
+    }
+
+    /// @dev The newest block must lie in `epoch`, from stage `begin` on and before stage `end`. Returns its segment.
+    function _requireWindow(uint64 epoch, Stage begin, uint256 end) private view returns (uint256 segment) {
+        segment = _segment;
+        if (block.number >= segment.endBlock()) segment = _nextSegment;
+        uint256 firstBlock = segment.firstBlock();
+        if (block.number >= firstBlock) {
+            unchecked {
+                uint256 elapsed = block.number - firstBlock;
+                uint256 length = segment.length();
+                uint256 offset = elapsed % length;
+                if (
+                    segment.firstEpoch() + elapsed / length == epoch && segment.offsetOf(uint256(begin)) <= offset
+                        && offset < segment.offsetOf(end)
+                ) return segment;
+            }
         }
         (uint64 current, Stage stage,,) = stageAt(block.number);
         revert WrongStage(epoch, current, stage);
@@ -443,12 +566,47 @@ contract EpochManager is IEpochManager, EIP712 {
     function _checkGroup(EpochResult calldata result) private view returns (address pointer) {
         pointer = storedGroup[result.validatorSetHash];
         if (pointer == address(0)) revert GroupNotStored(result.validatorSetHash);
-        uint256 totalWeight = ValidatorSets.load(pointer).total();
+        uint256 totalWeight = ValidatorSets.totalAt(pointer);
         if (totalWeight != result.totalWeight) revert TotalWeightMismatch(totalWeight, result.totalWeight);
     }
 
     function _checkParameters(Parameters memory p, IRewardDistributor distributor) private view {
-        uint64[8] memory offsets = [
+        _checkSchedule(_scheduleOf(p));
+        if (p.genesisBlock > EpochSegments.BLOCK_MAX / 2) revert BeforeGenesis(block.number, p.genesisBlock);
+        if (distributor.initialSubsidy() != p.initialSubsidy || distributor.halvingEpochs() != p.halvingEpochs) {
+            revert SubsidyMismatch(p.initialSubsidy, p.halvingEpochs);
+        }
+    }
+
+    function _checkSchedule(Schedule memory p) private pure {
+        uint64[8] memory offsets = _offsets(p);
+        for (uint256 i; i < EpochSegments.STAGES; ++i) {
+            if (offsets[i] >= offsets[i + 1]) revert StageOffsetsNotIncreasing(i + 1);
+        }
+        if (p.epochBlocks > EpochSegments.OFFSET_MAX) revert EpochLength(p.epochBlocks, 1, EpochSegments.OFFSET_MAX);
+        if (p.pocRejectMismatches == 0 || p.pocRejectMismatches > p.pocSampleSize) {
+            revert PocSampleOutOfRange(p.pocSampleSize, p.pocRejectMismatches);
+        }
+        if (p.unitPrice > type(uint96).max) revert UnitPriceOutOfRange(p.unitPrice, type(uint96).max);
+    }
+
+    function _scheduleOf(Parameters memory p) private pure returns (Schedule memory) {
+        return Schedule(
+            p.epochBlocks,
+            p.generateOffset,
+            p.exchangeOffset,
+            p.validateOffset,
+            p.voteExchangeOffset,
+            p.formOffset,
+            p.loadOffset,
+            p.pocSampleSize,
+            p.pocRejectMismatches,
+            p.unitPrice
+        );
+    }
+
+    function _offsets(Schedule memory p) private pure returns (uint64[8] memory) {
+        return [
             0,
             p.generateOffset,
             p.exchangeOffset,
@@ -458,15 +616,11 @@ contract EpochManager is IEpochManager, EIP712 {
             p.loadOffset,
             p.epochBlocks
         ];
-        for (uint256 i; i < 7; ++i) {
-            if (offsets[i] >= offsets[i + 1]) revert StageOffsetsNotIncreasing(i + 1);
-        }
-        if (p.pocRejectMismatches == 0 || p.pocRejectMismatches > p.pocSampleSize) {
-            revert PocSampleOutOfRange(p.pocSampleSize, p.pocRejectMismatches);
-        }
-        if (distributor.initialSubsidy() != p.initialSubsidy || distributor.halvingEpochs() != p.halvingEpochs) {
-            revert SubsidyMismatch(p.initialSubsidy, p.halvingEpochs);
-        }
+    }
+
+    /// @dev The price was checked: it is the only field that could be cut.
+    function _rulesOf(Schedule memory p) private pure returns (Rules memory) {
+        return Rules(p.pocSampleSize, p.pocRejectMismatches, uint128(p.unitPrice));
     }
 
     function _checkCid(bytes calldata cid) private pure {

@@ -54,6 +54,9 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
         ModelSpec spec;
         /// All versions, the first one first; the last one is current.
         string[] cids;
+        /// Of the current version (see `setCalibration`); empty for none, and in what `exportModel` returns, because its
+        /// bytes are in the event only.
+        bytes calibration;
     }
 
     /// @dev These bounds keep a record readable in one call and cheap to hash off chain.
@@ -62,6 +65,8 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
     uint256 public constant MODEL_ARGS_MAX = 64;
     /// @dev `getActiveModels` reads them all in one call: more would outgrow what endpoints answer.
     uint256 public constant MODELS_MAX = 256;
+    /// @dev As in node/protocol/calibration.py, whose largest record takes less.
+    uint256 public constant CALIBRATION_BYTES_MAX = 4096;
 
     /// @notice May import models until it calls `finishImport`: the deployer of a new network; zero afterwards.
     address public importer;
@@ -69,12 +74,16 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
     mapping(bytes32 idHash => ModelInfo) private _models;
     mapping(bytes32 idHash => string[]) private _cids;
     string[] private _modelIds;
+    /// @dev One word for each version that has one: the bytes are in the event.
+    mapping(bytes32 idHash => mapping(uint32 version => bytes32)) private _calibrations;
 
     event ModelRegistered(string indexed modelId, string modelCID, string name, address indexed owner);
     event ModelUpdated(string indexed modelId, string newModelCID, address indexed owner);
     event ModelDeactivated(string indexed modelId, address indexed owner);
     /// @notice The model's state after any change, readable without a call (indexed text is only a hash).
     event ModelRecorded(string modelId, ModelInfo info);
+    /// @notice How far honest nodes may differ in `version` of the model, the current one; empty if that was taken back.
+    event ModelCalibrated(string modelId, uint32 version, bytes calibration);
     event ImportFinished(uint256 models);
 
     error ModelExists(string modelId);
@@ -87,6 +96,8 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
     error TooManyModels(uint256 max);
     error NotTheImporter(address caller, address importer);
     error NoVersions(string modelId);
+    error NotTheVersion(string modelId, uint32 version, uint32 current);
+    error CalibrationTooLong(uint256 length, uint256 max);
 
     /// @param initialOwner Who publishes models from now on. The deployer may import models of a genesis file first.
     constructor(address initialOwner) Ownable(initialOwner) {
@@ -152,6 +163,16 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
         emit ModelRecorded(modelId, info);
     }
 
+    /// @notice Publish how far honest nodes may differ: a canonical Calibration (node/protocol/calibration.py), which the
+    /// chain does not read. It counts from the next epoch on and falls with its version: a new one has none.
+    /// @param version The current version, which was measured: a calibration that an update overtook is refused.
+    /// @param calibration Empty takes the present one back.
+    function setCalibration(string calldata modelId, uint32 version, bytes calldata calibration) external onlyOwner {
+        uint32 current = _existing(modelId).version;
+        if (version != current) revert NotTheVersion(modelId, version, current);
+        _calibrate(modelId, version, calibration);
+    }
+
     /// @notice Register a model of a genesis file, with all its past versions. Only the importer may.
     function importModel(ModelImport calldata model) external {
         if (msg.sender != importer) revert NotTheImporter(msg.sender, importer);
@@ -167,6 +188,7 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
         info.cid = model.cids[versions - 1];
         info.version = uint32(versions);
         emit ModelRecorded(model.modelId, info);
+        if (model.calibration.length > 0) _calibrate(model.modelId, uint32(versions), model.calibration);
     }
 
     /// @notice End the import, for ever: from now on only the owner publishes.
@@ -191,7 +213,7 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
         string memory modelId = _modelIds[index];
         bytes32 idHash = keccak256(bytes(modelId));
         ModelInfo storage info = _models[idHash];
-        return ModelImport(modelId, info.name, info.description, info.active, info.spec, _cids[idHash]);
+        return ModelImport(modelId, info.name, info.description, info.active, info.spec, _cids[idHash], "");
     }
 
     /// @notice Ids of all active models, in the order of registration.
@@ -210,6 +232,11 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
     function cidAt(string calldata modelId, uint32 version) external view returns (string memory) {
         if (version == 0 || version > _existing(modelId).version) revert VersionUnknown(modelId, version);
         return _cids[keccak256(bytes(modelId))][version - 1];
+    }
+
+    /// @notice Keccak-256 of the calibration of a version; zero if it has none.
+    function calibrationHashOf(string calldata modelId, uint32 version) external view returns (bytes32) {
+        return _calibrations[keccak256(bytes(modelId))][version];
     }
 
     /// @inheritdoc IModelRegistry
@@ -256,6 +283,13 @@ contract ModelRegistry is IModelRegistry, Ownable2Step {
         _modelIds.push(modelId);
         emit ModelRegistered(modelId, modelCID, name, msg.sender);
         emit ModelRecorded(modelId, _models[idHash]);
+    }
+
+    function _calibrate(string calldata modelId, uint32 version, bytes calldata calibration) private {
+        uint256 length = calibration.length;
+        if (length > CALIBRATION_BYTES_MAX) revert CalibrationTooLong(length, CALIBRATION_BYTES_MAX);
+        _calibrations[keccak256(bytes(modelId))][version] = length == 0 ? bytes32(0) : keccak256(calibration);
+        emit ModelCalibrated(modelId, version, calibration);
     }
 
     function _existing(string calldata modelId) private view returns (ModelInfo storage info) {

@@ -65,9 +65,24 @@ library ValidatorSets {
     function load(address pointer) internal view returns (bytes memory cumulative) {
         uint256 length = pointer.code.length;
         if (length < 2) return cumulative;
-        cumulative = new bytes(length - 1);
         assembly ("memory-safe") {
-            extcodecopy(pointer, add(cumulative, 32), 1, sub(length, 1))
+            // As `new bytes` would, but for the zeros that it writes first.
+            cumulative := mload(0x40)
+            let size := sub(length, 1)
+            mstore(0x40, and(add(add(cumulative, size), 63), not(31)))
+            mstore(cumulative, size)
+            extcodecopy(pointer, add(cumulative, 32), 1, size)
+        }
+    }
+
+    /// @notice Sum of the weights of a stored set, read without the rest of it.
+    function totalAt(address pointer) internal view returns (uint256 sum) {
+        uint256 length = pointer.code.length;
+        if (length <= ENTRY_BYTES) return 0;
+        assembly ("memory-safe") {
+            mstore(0, 0)
+            extcodecopy(pointer, 24, sub(length, 8), 8)
+            sum := mload(0)
         }
     }
 

@@ -77,7 +77,7 @@ abstract contract Base {
         distributor = new RewardDistributor(token, SUBSIDY, 100, 0);
         verifier = new EcdsaQuorumVerifier();
         genesisBlock = block.number;
-        epochs = new EpochManager(_parameters(), _packed(1, 1, 1), participants, distributor, verifier);
+        epochs = new EpochManager(_parameters(), _packed(1, 1, 1), participants, distributor, verifier, address(this));
         channels = new PaymentChannels(token, UNLOCK_SECONDS);
         coordinator = new InferenceCoordinator(
             token, models, epochs, InferenceCoordinator.Windows(ANSWER_BLOCKS, DISPUTE_BLOCKS, VERDICT_BLOCKS)

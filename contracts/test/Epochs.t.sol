@@ -56,6 +56,164 @@ contract EpochsTest is Base {
         epochs.stageAt(genesisBlock - 1);
     }
 
+    /// @dev Epochs of 90 blocks in place of 60, other stages, another price.
+    function _longer() private pure returns (EpochManager.Schedule memory) {
+        return EpochManager.Schedule(90, 40, 50, 54, 62, 66, 74, 64, 4, 2 * UNIT_PRICE);
+    }
+
+    function testAChangeHoldsFromItsEpochOnAndTouchesNoOther() public {
+        _at(1, 59);
+        epochs.scheduleParameters(3, _longer());
+        uint256 start = genesisBlock + 3 * 60;
+        for (uint256 round; round < 2; ++round) {
+            (uint64 epoch,, uint256 first, uint256 next) = epochs.stageAt(start - 1);
+            assertEq(epoch, 2, "the epoch before");
+            assertEq(first, start - 6, "its last stage");
+            assertEq(next, start, "ends where the change begins");
+            (epoch,, first, next) = epochs.stageAt(start + 90 + 40);
+            assertEq(epoch, 4, "epochs are longer");
+            assertEq(first, start + 90 + 40, "stages are others");
+            assertEq(next, start + 90 + 50, "stages are others");
+            (epoch,,,) = epochs.stageAt(genesisBlock + 61);
+            assertEq(epoch, 1, "the past stays");
+            (uint64 fromEpoch, uint256 fromBlock, EpochManager.Schedule memory known) = epochs.parametersOf(3);
+            assertEq(fromEpoch, 3, "from epoch");
+            assertEq(fromBlock, start, "from block");
+            assertEq(keccak256(abi.encode(known)), keccak256(abi.encode(_longer())), "parameters");
+            (fromEpoch,, known) = epochs.parametersOf(2);
+            assertEq(fromEpoch, 0, "before");
+            assertEq(known.epochBlocks, 60, "before");
+            assertEq(known.pocSampleSize, 8, "before");
+            assertEq(epochs.unitPrice(), round == 0 ? UNIT_PRICE : 2 * UNIT_PRICE, "price");
+            vm.roll(start);
+            assertEq(epochs.unitPrice(), 2 * UNIT_PRICE, "the price changes with the epoch");
+            _store(_packed(4, 5, 6)); // which moves on
+        }
+        assertEq(epochs.parameters().epochBlocks, 60, "what it began with");
+    }
+
+    function testWindowsAndResultsFollowAChange() public {
+        _registerModel();
+        _registerNode(members[0]);
+        epochs.scheduleParameters(2, _longer());
+        uint256 start = genesisBlock + 2 * 60;
+        vm.roll(start + 39);
+        vm.expectPartialRevert(EpochManager.WrongStage.selector);
+        vm.prank(members[0]);
+        epochs.commitPoc(2, "node-1", "tiny", 5, bytes32(uint256(1)), CID);
+        vm.roll(start + 53);
+        vm.prank(members[0]);
+        epochs.commitPoc(2, "node-1", "tiny", 5, bytes32(uint256(1)), CID);
+        vm.roll(start + 65);
+        vm.prank(members[0]);
+        epochs.commitVotes(2, CID);
+        vm.roll(start + 73);
+        bytes memory set = _packed(4, 5, 6);
+        _store(set);
+        _post(_result(2, set, 15), 7);
+        vm.roll(start + 89);
+        assertEq(distributor.activeRoot(), 0, "not yet in effect");
+        assertEq(epochs.weightOf(2, members[0]), 1, "nor its group");
+        vm.roll(start + 90);
+        assertEq(distributor.activeRoot(), bytes32(uint256(7)), "in effect with the epoch's end");
+        (uint64 epoch,,,) = epochs.currentStage();
+        assertEq(epoch, 3, "epoch");
+    }
+
+    function testAResultBeforeAChangeTakesEffectWithItsFirstBlock() public {
+        epochs.scheduleParameters(2, _longer());
+        _at(1, 46);
+        bytes memory set = _packed(4, 5, 6);
+        _store(set);
+        _post(_result(1, set, 15), 7);
+        _at(1, 59);
+        assertEq(distributor.activeRoot(), 0, "not yet");
+        _at(2, 0);
+        assertEq(distributor.activeRoot(), bytes32(uint256(7)), "in effect");
+    }
+
+    function testAChangeHasAnEpochsNoticeAndANearOneStays() public {
+        _at(1, 0);
+        vm.expectPartialRevert(EpochManager.ChangeOutOfRange.selector);
+        epochs.scheduleParameters(2, _longer());
+        vm.expectPartialRevert(EpochManager.ChangeOutOfRange.selector);
+        epochs.scheduleParameters(10_002, _longer());
+        epochs.scheduleParameters(10_001, _longer());
+        epochs.scheduleParameters(3, _longer());
+        _at(1, 59);
+        epochs.scheduleParameters(4, _longer());
+        (uint64 fromEpoch,,) = epochs.parametersOf(3);
+        assertEq(fromEpoch, 0, "replaced");
+        _at(2, 59);
+        epochs.scheduleParameters(4, _longer());
+        _at(3, 0);
+        vm.expectPartialRevert(EpochManager.ChangeIsNear.selector);
+        epochs.scheduleParameters(5, _longer());
+        _at(4, 0);
+        epochs.scheduleParameters(6, _longer());
+        (fromEpoch,,) = epochs.parametersOf(5);
+        assertEq(fromEpoch, 4, "the change that holds");
+        (fromEpoch,,) = epochs.parametersOf(6);
+        assertEq(fromEpoch, 6, "and the next");
+    }
+
+    function testOnlyTheOwnerSchedulesAndOnlyWhatIsWithinBounds() public {
+        vm.prank(user);
+        vm.expectRevert();
+        epochs.scheduleParameters(2, _longer());
+        EpochManager.Schedule memory p = _longer();
+        p.epochBlocks = 121;
+        vm.expectPartialRevert(EpochManager.EpochLength.selector);
+        epochs.scheduleParameters(2, p);
+        p = EpochManager.Schedule(29, 1, 2, 3, 4, 5, 6, 64, 4, UNIT_PRICE);
+        vm.expectPartialRevert(EpochManager.EpochLength.selector);
+        epochs.scheduleParameters(2, p);
+        p = _longer();
+        p.formOffset = p.voteExchangeOffset;
+        vm.expectPartialRevert(EpochManager.StageOffsetsNotIncreasing.selector);
+        epochs.scheduleParameters(2, p);
+        p = _longer();
+        p.pocSampleSize = 1025;
+        vm.expectPartialRevert(EpochManager.PocSampleOutOfRange.selector);
+        epochs.scheduleParameters(2, p);
+        p.pocSampleSize = 3;
+        vm.expectPartialRevert(EpochManager.PocSampleOutOfRange.selector);
+        epochs.scheduleParameters(2, p);
+        p = _longer();
+        p.unitPrice = 2 ** 96;
+        vm.expectPartialRevert(EpochManager.UnitPriceOutOfRange.selector);
+        epochs.scheduleParameters(2, p);
+    }
+
+    /// @dev Whatever is scheduled when: blocks belong to one epoch each, epochs follow without a gap, and what was said of
+    /// the past is said of it still.
+    function testFuzzEpochsFollowEachOtherWithoutAGapWhateverIsScheduled(uint256 seed) public {
+        uint64 known;
+        uint256 first;
+        for (uint256 round; round < 6; ++round) {
+            uint256 random = uint256(keccak256(abi.encode(seed, round)));
+            EpochManager.Schedule memory p = _longer();
+            p.epochBlocks = uint64(75 + random % 46);
+            (known,, first,) = epochs.currentStage();
+            try epochs.scheduleParameters(known + 2 + uint64(random >> 16 & 1), p) {} catch {}
+            vm.roll(block.number + (random >> 32) % 200);
+            if (random >> 64 & 1 == 1) _store(_packed(uint64(1 + round), 5, 6));
+            (uint64 again,, uint256 sameFirst,) = epochs.stageAt(first);
+            assertEq(again, known, "the past stays");
+            assertEq(sameFirst, first, "the past stays");
+        }
+        (uint64 epoch,,,) = epochs.currentStage();
+        uint256 at = genesisBlock;
+        uint64 expected;
+        while (expected <= epoch + 3) {
+            (uint64 found, IEpochManager.Stage stage, uint256 begin, uint256 next) = epochs.stageAt(at);
+            assertEq(found, expected, "epoch");
+            assertEq(begin, at, "begins");
+            if (stage == IEpochManager.Stage.LOAD) ++expected;
+            at = next;
+        }
+    }
+
     function testABatchIsCommittedOnceByARegisteredNodeInItsWindow() public {
         _registerModel();
         _registerNode(members[0]);
@@ -354,15 +512,15 @@ contract EpochsTest is Base {
         EpochManager.Parameters memory p = _parameters();
         p.formOffset = p.loadOffset;
         vm.expectPartialRevert(EpochManager.StageOffsetsNotIncreasing.selector);
-        new EpochManager(p, _packed(1, 1, 1), participants, distributor, verifier);
+        new EpochManager(p, _packed(1, 1, 1), participants, distributor, verifier, address(this));
         p = _parameters();
         p.pocRejectMismatches = 9;
         vm.expectPartialRevert(EpochManager.PocSampleOutOfRange.selector);
-        new EpochManager(p, _packed(1, 1, 1), participants, distributor, verifier);
+        new EpochManager(p, _packed(1, 1, 1), participants, distributor, verifier, address(this));
         p = _parameters();
         p.initialSubsidy = 1;
         vm.expectPartialRevert(EpochManager.SubsidyMismatch.selector);
-        new EpochManager(p, _packed(1, 1, 1), participants, distributor, verifier);
+        new EpochManager(p, _packed(1, 1, 1), participants, distributor, verifier, address(this));
     }
 
     /// @dev External entrances, so that a revert of the call itself is what is expected.

@@ -116,7 +116,7 @@ contract ModelRegistryTest is Base {
         for (uint256 i; i < versions; ++i) {
             cids[i] = string(abi.encodePacked("bafy", bytes1(uint8(97 + i))));
         }
-        model = ModelRegistry.ModelImport("old", "Old", "", false, _spec(), cids);
+        model = ModelRegistry.ModelImport("old", "Old", "", false, _spec(), cids, "");
     }
 
     function testAModelIsExportedAndImportedWithItsPast() public {
@@ -130,6 +130,53 @@ contract ModelRegistryTest is Base {
         ModelRegistry next = new ModelRegistry(user);
         next.importModel(exported);
         assertEq(keccak256(abi.encode(next.exportModel(0))), keccak256(abi.encode(exported)), "the same");
+    }
+
+    function testACalibrationBelongsToItsVersion() public {
+        _registerModel();
+        assertEq(models.calibrationHashOf("tiny", 1), 0, "none");
+        models.setCalibration("tiny", 1, "one");
+        assertEq(models.calibrationHashOf("tiny", 1), keccak256("one"), "set");
+        models.setCalibration("tiny", 1, "two");
+        assertEq(models.calibrationHashOf("tiny", 1), keccak256("two"), "replaced");
+        models.updateModel("tiny", "bafyother");
+        assertEq(models.calibrationHashOf("tiny", 2), 0, "a new version has none");
+        vm.expectPartialRevert(ModelRegistry.NotTheVersion.selector);
+        models.setCalibration("tiny", 1, "too late");
+        vm.expectPartialRevert(ModelRegistry.NotTheVersion.selector);
+        models.setCalibration("tiny", 3, "too early");
+        models.setCalibration("tiny", 2, "three");
+        models.setCalibration("tiny", 2, "");
+        assertEq(models.calibrationHashOf("tiny", 2), 0, "taken back");
+        assertEq(models.calibrationHashOf("tiny", 1), keccak256("two"), "the past stays");
+    }
+
+    function testOnlyTheOwnerCalibratesAndOnlyModelsThereAre() public {
+        _registerModel();
+        vm.prank(user);
+        vm.expectRevert();
+        models.setCalibration("tiny", 1, "mine");
+        vm.expectPartialRevert(ModelRegistry.ModelUnknown.selector);
+        models.setCalibration("other", 1, "none");
+    }
+
+    function testFuzzACalibrationIsBounded(bytes calldata given, uint16 length) public {
+        _registerModel();
+        uint256 most = models.CALIBRATION_BYTES_MAX();
+        bytes memory padded = new bytes(length);
+        if (length > most) vm.expectPartialRevert(ModelRegistry.CalibrationTooLong.selector);
+        models.setCalibration("tiny", 1, padded);
+        if (given.length == 0 || given.length > most) return;
+        models.setCalibration("tiny", 1, given);
+        assertEq(models.calibrationHashOf("tiny", 1), keccak256(given), "hash");
+    }
+
+    function testAnImportedModelMayBeCalibrated() public {
+        ModelRegistry.ModelImport memory model = _import(3);
+        model.calibration = "measured";
+        models.importModel(model);
+        assertEq(models.calibrationHashOf("old", 3), keccak256("measured"), "of the last version");
+        assertEq(models.calibrationHashOf("old", 1), 0, "of no other");
     }
 
     function testOnlyTheImporterImportsAndOnlyUntilItIsFinished() public {

@@ -25,11 +25,14 @@ contract VectorsTest is Base {
     }
 
     function testStages() public view {
-        uint256[] memory blocks = vm.parseJsonUintArray(json, ".stages.blocks");
-        uint256[] memory wantedEpochs = vm.parseJsonUintArray(json, ".stages.epochs");
-        uint256[] memory stages = vm.parseJsonUintArray(json, ".stages.stages");
-        uint256[] memory firsts = vm.parseJsonUintArray(json, ".stages.firstBlocks");
-        uint256[] memory nexts = vm.parseJsonUintArray(json, ".stages.nextBlocks");
+        _checkStages(".stages", vm.parseJsonUintArray(json, ".stages.blocks"));
+    }
+
+    function _checkStages(string memory where, uint256[] memory blocks) private view {
+        uint256[] memory wantedEpochs = vm.parseJsonUintArray(json, string.concat(where, ".epochs"));
+        uint256[] memory stages = vm.parseJsonUintArray(json, string.concat(where, ".stages"));
+        uint256[] memory firsts = vm.parseJsonUintArray(json, string.concat(where, ".firstBlocks"));
+        uint256[] memory nexts = vm.parseJsonUintArray(json, string.concat(where, ".nextBlocks"));
         assertTrue(blocks.length > 10, "vectors");
         for (uint256 i; i < blocks.length; ++i) {
             (uint64 epoch, IEpochManager.Stage stage, uint256 first, uint256 next) = epochs.stageAt(blocks[i]);
@@ -38,6 +41,43 @@ contract VectorsTest is Base {
             assertEq(first, firsts[i], "first block");
             assertEq(next, nexts[i], "next block");
         }
+    }
+
+    function testStagesWhereParametersChange() public {
+        uint256[] memory at = vm.parseJsonUintArray(json, ".changes.at");
+        uint256[] memory fromEpochs = vm.parseJsonUintArray(json, ".changes.fromEpochs");
+        uint256[] memory p = vm.parseJsonUintArray(json, ".changes.parameters");
+        for (uint256 i; i < at.length; ++i) {
+            vm.roll(at[i]);
+            epochs.scheduleParameters(uint64(fromEpochs[i]), _schedule(p, i * 10));
+        }
+        uint256[] memory fromBlocks = vm.parseJsonUintArray(json, ".changes.fromBlocks");
+        for (uint256 i; i < at.length; ++i) {
+            (uint64 fromEpoch, uint256 fromBlock,) = epochs.parametersOf(uint64(fromEpochs[i]));
+            assertEq(fromEpoch, fromEpochs[i], "from epoch");
+            assertEq(fromBlock, fromBlocks[i], "from block");
+        }
+        uint256[] memory blocks = vm.parseJsonUintArray(json, ".changes.blocks");
+        for (uint256 round; round < 2; ++round) {
+            _checkStages(".changes", blocks);
+            vm.roll(fromBlocks[at.length - 1] + 5); // what was scheduled is the present now, and the present past
+        }
+        assertEq(epochs.unitPrice(), p[p.length - 1], "price");
+    }
+
+    function _schedule(uint256[] memory p, uint256 i) private pure returns (EpochManager.Schedule memory) {
+        return EpochManager.Schedule(
+            uint64(p[i]),
+            uint64(p[i + 1]),
+            uint64(p[i + 2]),
+            uint64(p[i + 3]),
+            uint64(p[i + 4]),
+            uint64(p[i + 5]),
+            uint64(p[i + 6]),
+            uint32(p[i + 7]),
+            uint32(p[i + 8]),
+            p[i + 9]
+        );
     }
 
     function testSubsidies() public view {
@@ -109,7 +149,7 @@ contract VectorsTest is Base {
 
     function testValidatorSet() public {
         bytes memory packed = vm.parseJsonBytes(json, ".validatorSet.packed");
-        EpochManager fresh = new EpochManager(_parameters(), packed, participants, distributor, verifier);
+        EpochManager fresh = new EpochManager(_parameters(), packed, participants, distributor, verifier, address(this));
         assertEq(fresh.totalWeightOf(0), vm.parseJsonUint(json, ".validatorSet.total"), "total");
         address first = vm.parseJsonAddress(json, ".validatorSet.first");
         assertEq(fresh.weightOf(0, first), vm.parseJsonUint(json, ".validatorSet.firstWeight"), "weight");

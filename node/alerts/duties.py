@@ -5,13 +5,13 @@ from collections.abc import Collection, Iterator
 from node.alerts.judging import MissedDuty
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber
-from node.protocol.records import EpochParameters
+from node.protocol.schedules import ParameterSchedule
 from node.protocol.stages import Stage, first_block_of, stage_at
 
 
 def missed_duties(
     state: ChainState,
-    parameters: EpochParameters,
+    schedule: ParameterSchedule,
     account: Address,
     confirmed: BlockNumber,
     without_proofs: Collection[str] = (),
@@ -20,21 +20,21 @@ def missed_duties(
 
     `without_proofs` are ML nodes that cannot prove work: what they cannot do, they do not miss.
     """
-    if confirmed < parameters.genesis_block:
+    if confirmed < schedule.first.genesis_block:
         return ()
-    return tuple(_missed(state, parameters, account, confirmed, without_proofs))
+    return tuple(_missed(state, schedule, account, confirmed, without_proofs))
 
 
 def _missed(
     state: ChainState,
-    parameters: EpochParameters,
+    schedule: ParameterSchedule,
     account: Address,
     confirmed: BlockNumber,
     without_proofs: Collection[str],
 ) -> Iterator[MissedDuty]:
-    where = stage_at(confirmed, parameters)
+    where = stage_at(confirmed, schedule)
     participant = state.participants.get(account)
-    generate = first_block_of(where.epoch, Stage.GENERATE, parameters)
+    generate = first_block_of(where.epoch, Stage.GENERATE, schedule)
     if participant is not None and where.stage >= Stage.VALIDATE and participant.registered_at < generate:
         commits = state.poc_commits.get(where.epoch, {})
         for node in participant.ml_nodes:

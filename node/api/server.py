@@ -5,12 +5,11 @@ import socket
 
 import structlog
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.applications import Starlette
 
-from node.api.bounded_stream import BoundedStream, HttpConnection, cut_stalled
+from node.api.bounded_stream import BoundedStream, ConnectionApp, HttpConnection, cut_stalled
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +45,6 @@ async def serve_api(app: Starlette, listener: socket.socket) -> None:
     config.accesslog = None
     config.errorlog = None
     config.keep_alive_timeout = KEEP_ALIVE_SECONDS
-    framework = ASGIWrapper(app)  # type: ignore[arg-type] # Starlette's types of ASGI are wider than Hypercorn's
     context = WorkerContext(None)
     streams: set[BoundedStream] = set()
 
@@ -58,7 +56,9 @@ async def serve_api(app: Starlette, listener: socket.socket) -> None:
         streams.add(stream)
         try:
             # Hypercorn's own serving loop gives its connections no limit; the rest of it is used as it is.
-            await HttpConnection(framework, config, context, {}, stream)  # type: ignore[arg-type]
+            framework = ConnectionApp(app)  # type: ignore[arg-type] # Starlette's types of ASGI are wider
+            framework.connection = HttpConnection(framework, config, context, {}, stream)  # type: ignore[arg-type]
+            await framework.connection
         except Exception as error:  # one connection's fault is not the others'
             log.error("a connection failed", reason=repr(error))
         finally:

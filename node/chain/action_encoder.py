@@ -20,6 +20,7 @@ from node.chain.addresses import ContractAddresses, contract_names
 from node.protocol.actions import (
     AddWorkCoins,
     AnswerPrompt,
+    CalibrateModel,
     ChainAction,
     ClaimReward,
     CommitPoc,
@@ -82,6 +83,7 @@ PlainAction = (
     | RegisterModel
     | SetModelSpec
     | UpdateModel
+    | CalibrateModel
     | DeactivateModel
 )
 """Actions of one transaction that takes nothing from the sender."""
@@ -175,6 +177,8 @@ def _plain_call(action: PlainAction) -> Call:  # noqa: PLR0912 - one case per ac
             return model_registry.set_model_spec(action.model_id, model_spec(action))
         case UpdateModel(model_id, cid):
             return model_registry.update_model(model_id, cid)
+        case CalibrateModel(model_id, version, calibration):
+            return model_registry.set_calibration(model_id, version, calibration)
         case DeactivateModel(model_id):
             return model_registry.deactivate_model(model_id)
 

@@ -26,6 +26,7 @@ from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, Hash32, ModelId, TokenAmount
 from node.protocol.records import EpochParameters
+from node.protocol.schedules import ParameterSchedule
 from node.settings.locations import account_lock_dir
 from node.stage_changes import next_stage_change
 from node.store.chain_tables import ChainTables
@@ -57,7 +58,7 @@ class EvmChain:
         self._watcher = watcher
         self._sender = sender
         self.chain_id = deployment.chain_id
-        self.parameters = parameters
+        self._schedule = ParameterSchedule(parameters)
 
     @property
     def account(self) -> Address:
@@ -73,6 +74,24 @@ class EvmChain:
     def payment_channels(self) -> Address:
         """Contract that verifies vouchers."""
         return self._addresses.payment_channels
+
+    @property
+    def slashing(self) -> Address:
+        """Contract that verifies verdicts on offences."""
+        return self._addresses.slashing
+
+    @property
+    def parameters(self) -> EpochParameters:
+        """The parameters that hold at the newest block."""
+        return self.schedule.at_block(self.head.number)
+
+    @property
+    def schedule(self) -> ParameterSchedule:
+        """The parameters of all epochs, by the confirmed chain."""
+        changes = self.state.parameter_changes
+        if changes is not self._schedule.changes:
+            self._schedule = ParameterSchedule(self._schedule.first, changes)
+        return self._schedule
 
     @property
     def low_balance(self) -> bool:
@@ -102,7 +121,7 @@ class EvmChain:
         """Yield each change of stage on the confirmed chain once, in order; see `node.ports.Chain`."""
         async for head in self.heads():
             cursor = self._tables.stage_cursor(consumer)
-            while (change := next_stage_change(cursor, head.confirmed, self.parameters)) is not None:
+            while (change := next_stage_change(cursor, head.confirmed, self.schedule)) is not None:
                 yield change
                 cursor = change.first_block
                 self._tables.set_stage_cursor(consumer, cursor)

@@ -89,6 +89,7 @@ def followed_contracts(addresses: ContractAddresses) -> dict[Address, str]:
         addresses.reward_distributor,
         addresses.payment_channels,
         addresses.inference_coordinator,
+        addresses.slashing,
     )
     names = contract_names(addresses)
     return {address: names[address] for address in followed}

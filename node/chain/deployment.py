@@ -183,7 +183,7 @@ async def _deploy_contracts(
     epochs = await deployer.contract(
         "epoch_manager",
         "EpochManager",
-        [to_parameters(parameters).to_abi(), group, participants, distributor, verifier],
+        [to_parameters(parameters).to_abi(), group, participants, distributor, verifier, owner],
     )
     channels = await deployer.contract("payment_channels", "PaymentChannels", [token, plan.unlock_seconds])
     coordinator = await deployer.contract(

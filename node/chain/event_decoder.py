@@ -13,6 +13,7 @@ from contracts.bindings import (
     participant_registry,
     payment_channels,
     reward_distributor,
+    slashing,
 )
 from node.protocol.cids import cid_from_bytes
 from node.protocol.events import (
@@ -30,8 +31,11 @@ from node.protocol.events import (
     MinCollateralSet,
     MLNodeRemoved,
     MLNodeSet,
+    ModelCalibrated,
     ModelRecorded,
+    ParametersScheduled,
     ParticipantLeft,
+    ParticipantPunished,
     ParticipantRegistered,
     PocCommitted,
     PromptAnswered,
@@ -59,6 +63,7 @@ from node.protocol.identifiers import (
 from node.protocol.peer_binding import peer_binding, peer_consents
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelRecord, PocCommit
 from node.protocol.results import unpack_validator_set
+from node.protocol.verdicts import Offence
 
 
 class EventDecoder:
@@ -84,6 +89,8 @@ def _translate(event: ContractEvent) -> EventBody | None:  # noqa: PLR0912 - one
     match event:
         case model_registry.ModelRecorded():
             return ModelRecorded(_model_record(event.info))
+        case model_registry.ModelCalibrated():
+            return ModelCalibrated(ModelId(event.model_id), event.version, event.calibration)
         case participant_registry.ParticipantLeft():
             return ParticipantLeft(Address(event.participant))
         case participant_registry.MLNodeSet():
@@ -111,6 +118,9 @@ def _translate(event: ContractEvent) -> EventBody | None:  # noqa: PLR0912 - one
                 TokenAmount(event.unbonding),
                 EpochNumber(event.barred_until),
             )
+        case slashing.ParticipantPunished():
+            offence = Offence(event.offence.value)
+            return ParticipantPunished(EpochNumber(event.epoch), Address(event.participant), offence)
         case participant_registry.MinCollateralSet():
             return MinCollateralSet(TokenAmount(event.min_collateral))
         case epoch_manager.PocCommitted():
@@ -141,6 +151,8 @@ def _translate(event: ContractEvent) -> EventBody | None:  # noqa: PLR0912 - one
                 reward_total=TokenAmount(event.reward_total),
             )
             return EpochResultPosted(summary, Address(event.poster))
+        case epoch_manager.ParametersScheduled():
+            return _scheduled(event)
         case epoch_manager.EpochResultVoided():
             return EpochResultVoided(EpochNumber(event.epoch), Hash32(event.result_digest))
         case reward_distributor.WorkCoinsAdded():
@@ -189,6 +201,24 @@ def _translate(event: ContractEvent) -> EventBody | None:  # noqa: PLR0912 - one
             return PromptReclaimed(event.prompt_id, Address(event.user), TokenAmount(event.amount))
         case _:
             return None
+
+
+def _scheduled(event: epoch_manager.ParametersScheduled) -> ParametersScheduled:
+    values = event.parameters
+    return ParametersScheduled(
+        from_epoch=EpochNumber(event.from_epoch),
+        from_block=BlockNumber(event.from_block),
+        epoch_blocks=values.epoch_blocks,
+        generate_offset=values.generate_offset,
+        exchange_offset=values.exchange_offset,
+        validate_offset=values.validate_offset,
+        vote_exchange_offset=values.vote_exchange_offset,
+        form_offset=values.form_offset,
+        load_offset=values.load_offset,
+        poc_sample_size=values.poc_sample_size,
+        poc_reject_mismatches=values.poc_reject_mismatches,
+        unit_price=TokenAmount(values.unit_price),
+    )
 
 
 def _model_record(info: model_registry.ModelInfo) -> ModelRecord:

@@ -6,10 +6,12 @@ A file is checked as the ModelRegistry checks it, so that a deployment does not 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contracts.bindings import model_registry
+from node.chain.calibrations import calibration_from_json, calibration_to_json
 from node.models.record_fields import (
     MODELS_MAX,
     AccountText,
@@ -26,6 +28,7 @@ from node.models.record_fields import (
     VramMib,
 )
 from node.protocol.actions import ZERO_ADDRESS
+from node.protocol.calibration import calibration_bytes
 
 GENESIS_BYTES_MAX = 64 * 1024 * 1024
 """Far more than MODELS_MAX models with hundreds of versions each."""
@@ -68,6 +71,18 @@ class _Model(_Record):
     spec: _Spec
     cids: list[CidText] = Field(min_length=1, max_length=VERSIONS_MAX)
     """All versions, the first one first; the last one is current."""
+    calibration: dict[str, Any] | None = None
+    """Of the current version, as `quern calibrate` writes it."""
+
+    @model_validator(mode="after")
+    def _calibrated_as_it_is(self) -> "_Model":
+        if self.calibration is not None:
+            found = calibration_from_json(self.calibration)
+            version = len(self.cids)
+            if (found.model_id, found.model_version) != (self.model_id, version):
+                measured = f"{found.model_id} version {found.model_version}"
+                raise ValueError(f"its calibration is of {measured}, not of version {version}")
+        return self
 
 
 class _Genesis(_Record):
@@ -135,6 +150,7 @@ def _to_import(model: _Model) -> model_registry.ModelImport:
             proposer=spec.proposer,
         ),
         cids=tuple(model.cids),
+        calibration=b"" if model.calibration is None else calibration_bytes(calibration_from_json(model.calibration)),
     )
 
 
@@ -162,4 +178,5 @@ def _from_import(model: model_registry.ModelImport) -> _Model:
             proposer=spec.proposer,
         ),
         cids=list(model.cids),
+        calibration=calibration_to_json(model.calibration),
     )

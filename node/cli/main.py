@@ -10,6 +10,8 @@ from node.version import package_version
 COMMANDS = {
     "alerts": "node.cli.alerts",
     "ask": "node.cli.ask",
+    "audit": "node.cli.audit",
+    "calibrate": "node.cli.calibrate",
     "chain": "node.cli.chain",
     "conformance": "node.cli.conformance",
     "connect": "node.cli.network",
@@ -25,12 +27,17 @@ COMMANDS = {
     "network": "node.cli.discovery",
     "nodes": "node.cli.nodes",
     "peers": "node.cli.peers",
+    "poc": "node.cli.poc",
     "prompts": "node.cli.prompts",
     "receipts": "node.cli.receipts",
+    "rewards": "node.cli.rewards",
+    "score": "node.cli.rewards",
     "status": "node.cli.network",
     "stop": "node.cli.network",
     "vault": "node.cli.vault",
     "verify": "node.cli.verify",
+    "why-differ": "node.cli.poc",
+    "why-not-paid": "node.cli.rewards",
 }
 """Where each command is defined, under its own name. It is imported when it is used: all take a second."""
 
@@ -46,7 +53,7 @@ class LazyGroup(click.Group):
         """Return the command of this name, if there is one."""
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
-        command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+        command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
         if not isinstance(command, click.Command):
             raise TypeError(f"{COMMANDS[cmd_name]}.{cmd_name} is no command")
         return command

@@ -169,6 +169,16 @@ class EngineNode:
         return 0 if self._current is None else self._current.run.vocabulary_size
 
     @property
+    def endpoint(self) -> Endpoint | None:
+        """Where the server of the model that is ready answers, or None."""
+        return None if self.model_id is None or self._current is None else self._current.run.endpoint
+
+    @property
+    def draws_by_rule(self) -> bool:
+        """Whether the server that is ready draws tokens by the network's rule: it was asked."""
+        return self._current is not None and self._current.run.draws_by_rule
+
+    @property
     def loads_beside(self) -> bool:
         """Whether a second model may be loaded while the first still serves."""
         return self._loads_beside

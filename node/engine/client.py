@@ -39,8 +39,12 @@ LINE_BYTES_MAX = 16 * 1024 * 1024
 """A streamed event; more is a fault of the server."""
 SILENCE_SECONDS_MAX = 300.0
 """Longest wait for the next bytes: a queued request on a busy engine may wait long, but not for ever."""
+END_SECONDS_MAX = 1.0
+"""From the last token to the end of the reply."""
 EVENT = b"data: "
 DONE = b"data: [DONE]"
+ONLY_NUMBERS = frozenset({int})
+REASON_TYPES = frozenset({str, type(None)})
 TEXTS_KEPT_MAX = 1 << 18
 """Texts of tokens, asked for once: larger than most vocabularies."""
 
@@ -300,10 +304,12 @@ class _PushedChunks(AsyncIterator[GenerationChunk]):
 
     async def push_to(self, take: Callable[[Sequence[GenerationChunk]], bool]) -> None:
         """Hand all chunks to `take` as they come. Raises EngineFailedError, EngineRefusedError."""
-        finished, wanted = False, True
+        finished, wanted, ending = False, True, trio.CancelScope()
 
         def take_data(data: bytes) -> bool:
             nonlocal finished, wanted
+            if finished:
+                return True  # what follows are the ends of stream and reply: then the connection can be used again
             chunks = []
             try:
                 for event in self._lines.events(data):
@@ -314,20 +320,26 @@ class _PushedChunks(AsyncIterator[GenerationChunk]):
                         finished = finished or chunk.finish_reason is not None
             finally:  # what came before an error is good
                 wanted = not chunks or take(chunks)
-            return wanted
+            if finished:
+                ending.deadline = trio.current_time() + END_SECONDS_MAX
+            return wanted or finished
 
         try:
-            await self._push(take_data)
+            with ending:
+                await self._push(take_data)
         except httpx.HTTPError as error:
-            raise _connection_failed(error) from error
+            if not finished:
+                raise _connection_failed(error) from error
         if wanted and not finished:  # an engine that dies mid-stream still sends [DONE]
             raise _broken_off()
 
 
 def _chunk_of(choice: dict[str, Any]) -> GenerationChunk | None:
-    """Return what a choice says, log-probabilities apart; None if that is nothing."""
+    """Return what a choice says, log-probabilities apart; None if that is nothing. Raises EngineFailedError."""
     token_ids, text = tuple(choice.get("token_ids") or ()), choice.get("text") or ""
     reason = choice.get("finish_reason")
+    if not ONLY_NUMBERS.issuperset(map(type, token_ids)) or type(text) is not str or type(reason) not in REASON_TYPES:
+        raise EngineFailedError("an event of the engine has tokens, text or a reason that are none")
     return GenerationChunk(token_ids, text, reason) if token_ids or text or reason is not None else None
 
 

@@ -1,9 +1,15 @@
 """HTTP/1.1 to an engine without the machinery of a general client: a token is an event, and each costs its share.
 
 Goals: a stream's event costs tens of microseconds, not a hundred; what has come together is handed on together; a
-broken or hostile server meets the same limits. Non-goals: TLS, proxies, redirects, connections kept for later.
+broken or hostile server meets the same limits. Non-goals: TLS, proxies, redirects.
+
+*Detail.* A connection whose reply has ended cleanly is kept for the next request, for less time than servers keep
+theirs. If the server has ended it all the same, before a byte of the reply, the request goes out once more.
 """
 
+import math
+import os
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -14,6 +20,9 @@ from node.engine.chunked import HEAD_BYTES_MAX, ChunkedBody, Head, LengthBody, R
 from node.engine.ready import CAN_POLL, ReadySockets
 
 RECEIVE_BYTES = 64 * 1024
+KEPT_SECONDS_MAX = 2.0
+"""vLLM's server ends connections that were idle for five seconds."""
+KEPT_MAX = 64
 INTERIM_REPLIES_MAX = 4
 """Replies such as `100 Continue` before the real one."""
 PUSH = "quern_push"
@@ -27,32 +36,66 @@ Push = Callable[[Take], Awaitable[None]]
 
 
 class PlainTransport(httpx.AsyncBaseTransport):
-    """One connection per request, to a Unix socket or over TCP without TLS."""
+    """To a Unix socket or over TCP without TLS."""
 
     def __init__(self, socket: Path | None = None) -> None:
         self._socket = socket
         self._ready = ReadySockets()
+        self._kept: deque[_Connection] = deque()
+        """Idle; the newest last."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; return its reply when the head is here. Raises httpx.HTTPError."""
         limits = request.extensions.get("timeout", {})
         content = await request.aread()
         head = _request_head(request, len(content))
-        stream = await self._connect(request, limits.get("connect"))
-        connection = _Connection(stream, limits.get("read"), self._ready)
-        try:
-            await connection.send(head + content, limits.get("write"))
-            reply = await connection.receive_head()
-            body = body_of(reply)
-        except ReplyError as error:
-            await connection.aclose()
-            raise httpx.RemoteProtocolError(f"the reply cannot be read: {error}") from error
-        except BaseException:
-            await connection.aclose()
-            raise
-        content_stream = _Body(connection, body)
+        while True:
+            connection = self._take_kept(_place_of(request))
+            is_kept = connection is not None
+            if connection is None:
+                stream = await self._connect(request, limits.get("connect"))
+                connection = _Connection(stream, _place_of(request), self._ready)
+            connection.read_seconds = _bound(limits.get("read"))
+            try:
+                await connection.send(head + content, limits.get("write"))
+                reply = await connection.receive_head()
+                body = body_of(reply)
+                break
+            except ReplyError as error:
+                connection.close()
+                raise httpx.RemoteProtocolError(f"the reply cannot be read: {error}") from error
+            except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
+                connection.close()
+                if not is_kept or connection.has_heard:
+                    raise
+            except BaseException:
+                connection.close()
+                raise
+        content_stream = _Body(connection, body, self._keep if reply.keeps_connection else None)
         extensions = {PUSH: content_stream.push} if CAN_POLL else {}
         return httpx.Response(reply.status, headers=list(reply.headers), stream=content_stream, extensions=extensions)
+
+    async def aclose(self) -> None:
+        """End the connections that are kept."""
+        while self._kept:
+            self._kept.pop().close()
+
+    def _keep(self, connection: "_Connection") -> None:
+        """Keep a connection whose reply has ended cleanly."""
+        connection.idle_since = trio.current_time()
+        self._kept.append(connection)
+        while len(self._kept) > KEPT_MAX:
+            self._kept.popleft().close()
+
+    def _take_kept(self, place: tuple[str, int]) -> "_Connection | None":
+        while self._kept:
+            connection = self._kept.pop()
+            is_fresh = trio.current_time() - connection.idle_since <= KEPT_SECONDS_MAX
+            if is_fresh and connection.place == place and connection.is_quiet:
+                connection.has_heard = False
+                return connection
+            connection.close()
+        return None
 
     async def _connect(self, request: httpx.Request, seconds: float | None) -> trio.SocketStream:
         try:
@@ -69,9 +112,14 @@ class PlainTransport(httpx.AsyncBaseTransport):
 
 
 class _Connection:
-    def __init__(self, stream: trio.SocketStream, read_seconds: float | None, ready: ReadySockets) -> None:
+    def __init__(self, stream: trio.SocketStream, place: tuple[str, int], ready: ReadySockets) -> None:
         self._stream = stream
-        self._read_seconds = _bound(read_seconds)
+        self.place = place
+        self.read_seconds = math.inf
+        """How long the server may be silent."""
+        self.has_heard = False
+        """Whether a byte of the present reply has come."""
+        self.idle_since = 0.0
         self._ready = ready
         self._early = b""
         """What came together with the head."""
@@ -106,7 +154,7 @@ class _Connection:
             data, self._early = self._early, b""
             return data
         data = b""
-        with trio.move_on_after(self._read_seconds) as limit:
+        with trio.move_on_after(self.read_seconds) as limit:
             try:
                 data = bytes(await self._stream.receive_some(RECEIVE_BYTES))
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -115,6 +163,7 @@ class _Connection:
             raise self._silent()
         if not data:
             raise _cut()
+        self.has_heard = True
         return data
 
     async def push(self, take: Take) -> None:
@@ -130,24 +179,40 @@ class _Connection:
             return take(data)
 
         try:
-            await self._ready.read(self._stream.socket.fileno(), take_some, silence_seconds=self._read_seconds)
+            await self._ready.read(self._stream.socket.fileno(), take_some, silence_seconds=self.read_seconds)
         except trio.TooSlowError as error:
             raise self._silent() from error
         except (OSError, trio.ClosedResourceError) as error:
             raise httpx.ReadError(str(error)) from error
 
     def _silent(self) -> httpx.HTTPError:
-        return httpx.ReadTimeout(f"nothing came for {self._read_seconds:.0f} s")
+        return httpx.ReadTimeout(f"nothing came for {self.read_seconds:.0f} s")
 
-    async def aclose(self) -> None:
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the server has neither ended the connection nor said anything unasked."""
+        try:
+            os.read(self._stream.socket.fileno(), 1)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def close(self) -> None:
+        """End it, without waiting."""
         self._ready.forget(self._stream.socket.fileno())
-        await trio.aclose_forcefully(self._stream)
+        self._stream.socket.close()
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, connection: _Connection, body: LengthBody | ChunkedBody) -> None:
+    def __init__(
+        self, connection: _Connection, body: LengthBody | ChunkedBody, keep: Callable[[_Connection], None] | None
+    ) -> None:
         self._connection = connection
         self._body = body
+        self._keep = keep
+        self._is_closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while not self._body.is_complete:
@@ -172,7 +237,17 @@ class _Body(httpx.AsyncByteStream):
             await self._connection.push(take_data)
 
     async def aclose(self) -> None:
-        await self._connection.aclose()
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._keep is not None and self._body.is_complete and not self._body.has_surplus:
+            self._keep(self._connection)
+        else:
+            self._connection.close()
+
+
+def _place_of(request: httpx.Request) -> tuple[str, int]:
+    return request.url.host, request.url.port or 80
 
 
 def _cut() -> httpx.HTTPError:
@@ -184,7 +259,7 @@ def _request_head(request: httpx.Request, length: int) -> bytes:
     for name, value in request.headers.raw:
         if name.lower() not in HOP_BY_HOP and name.lower() != b"content-length":
             lines.append(name + b": " + value)
-    lines += [b"connection: close", b"content-length: %d" % length, b"", b""]
+    lines += [b"content-length: %d" % length, b"", b""]
     if any(b"\r" in line or b"\n" in line for line in lines):
         raise httpx.LocalProtocolError("a header has a line's end in it")
     return b"\r\n".join(lines)

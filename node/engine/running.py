@@ -93,10 +93,14 @@ class ServerRun:
         self.client: EngineClient | TextClient | None = None
         self.identity: EngineIdentity | None = None
         self.vocabulary_size = 0
+        self.endpoint: Endpoint | None = None
+        """Where the server answers, once it is ready."""
         self.phase = ""
         """How far the start has come, in words."""
         self.caution = ""
         """What it lacks although it serves; empty if nothing."""
+        self.draws_by_rule = False
+        """Whether it draws tokens by the network's rule."""
 
     async def run(self, became_ready: Callable[[], None]) -> None:
         """Run until cancelled.
@@ -145,7 +149,7 @@ class ServerRun:
                 client = _client(endpoint, http, self.choice)
                 if isinstance(client, EngineClient):
                     await test(partial(self._try_out, client), self.traffic, patience)
-                self.client, self.phase = client, ""
+                self.client, self.endpoint, self.phase = client, endpoint, ""
                 became_ready()
                 await watch(canary.generate_one_token, self.traffic, patience)
 
@@ -162,6 +166,7 @@ class ServerRun:
         """Have the server do once what the network will ask of it. Raises EngineFailedError."""
         style = await client.prepare()
         self.caution = NO_DRAWS if style is DrawStyle.NONE else ""
+        self.draws_by_rule = style in (DrawStyle.PLUGIN, DrawStyle.SEED)
         try:
             await client.prompt_logprobs([TEST_PROMPT], priority=TEST_PRIORITY)
         except EngineRefusedError as error:

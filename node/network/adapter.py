@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from node.network.clock_skew import ClockSkews
-from node.ports import Call, CallFailedError, CallHandler, MessageValidator, PeerStatus, Validity, WallClock
+from node.ports import Call, CallFailedError, CallHandler, MessageValidator, PeerStatus, TakeChunk, Validity, WallClock
 from node.protocol.identifiers import Address, PeerId
 from node.protocol.messages import (
     Message,
@@ -80,6 +80,10 @@ class LibP2PCall:
             return await self._end.receive()
         except CallError as error:
             raise CallFailedError(error.code, error.message) from error
+
+    def hand_to(self, take_now: TakeChunk) -> None:
+        """Offer chunks to `take_now` first."""
+        self._end.take_now = take_now
 
 
 class LibP2PNetwork:

@@ -7,6 +7,7 @@ from node.control.jsonrpc import ErrorCode, RpcError
 from node.control.receipt_methods import RECEIPTS_MAX, ReceiptParams, ReceiptsParams, VerifyParams
 from node.control.receipt_views import ChecksView, CheckView, ReceiptFileView, ReceiptsView, ReceiptView
 from node.ports import Chain, EngineFailedError, EngineRefusedError
+from node.protocol.audit_bands import bands_of
 from node.protocol.codec import SchemaError
 from node.protocol.dossiers import Covering, Dossier, dossiers_from_json, dossiers_to_json
 from node.protocol.eip712 import channel_id
@@ -106,7 +107,7 @@ class DaemonReceiptOperations:
             chain_id=chain.chain_id,
             payment_channels=chain.payment_channels,
             state=chain.state,
-            unit_price=chain.parameters.unit_price,
+            unit_price=chain.schedule.of_epoch(epoch).unit_price,
             epoch=position(chain).epoch,
             group=group,
             is_frozen=is_frozen,
@@ -136,6 +137,10 @@ class DaemonReceiptOperations:
             return unchecked("tokens", f"the engine of {name} cannot check tokens")
         record = self._chain.state.models.get(dossier.signed.receipt.model_id)
         try:
-            return await check_tokens(dossier, engine, None if record is None else record.cid)
+            receipt = dossier.signed.receipt
+            band = bands_of(self._chain.state, self._group_of(receipt.epoch)[0])(
+                receipt.executor, receipt.node_id, receipt.model_id
+            )
+            return await check_tokens(dossier, engine, None if record is None else record.cid, band)
         except (EngineFailedError, EngineRefusedError, SchemaError, ValueError) as error:
             return unchecked("tokens", f"the engine failed: {str(error)[:200]}")

@@ -254,6 +254,16 @@ class UpdateModel:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrateModel:
+    """Owner: say how far honest nodes may differ in the current version of a model (calibration.py)."""
+
+    model_id: ModelId
+    version: int
+    calibration: bytes
+    """Empty takes the present one back."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeactivateModel:
     """Owner: take a model out of the next epoch group."""
 
@@ -287,5 +297,6 @@ ChainAction = (
     | RegisterModel
     | SetModelSpec
     | UpdateModel
+    | CalibrateModel
     | DeactivateModel
 )

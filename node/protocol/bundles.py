@@ -1,19 +1,27 @@
 """Vote bundles: what a validator may commit for an epoch, checked by chain data alone so that all nodes agree."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
+from node.protocol.audit_votes import AuditVoteError, check_audits
+from node.protocol.findings import VoteCheck
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.nonces import draw_sample
 from node.protocol.observations import ObservationError, check_observations
 from node.protocol.records import PocCommit, PocVote, VoteBundle
+from node.protocol.validation import SampleRule, judge
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 
 REASON_LENGTH_MAX = 64
 """Reasons are short codes; without a limit a bundle could be padded to any size."""
 VOTE_BUNDLE_BYTES_MAX = 16 * 1024 * 1024
-"""A vote is about 1 KiB at 64 sampled nonces: room for 16,000 batches. A larger bundle is refused unread."""
+"""A vote is about 150 bytes: room for 100,000 batches. A larger bundle is refused unread."""
+REFUSALS = frozenset({"wrong-size", "root-mismatch"})
+"""Why a batch can be voted invalid without recomputing anything. Whoever fetches the file sees it, without a model."""
+
+Checkers = Callable[[Address], frozenset[Address]]
+"""By validator, who was drawn to check its votes of the epoch before; see tails.py."""
 
 
 class BundleError(ValueError):
@@ -25,42 +33,79 @@ def check_bundle(
     epoch: EpochNumber,
     validator: Address,
     commits: Mapping[NodeKey, PocCommit],
+    rules: Mapping[NodeKey, SampleRule],
     *,
     sample_seed: Hash32,
-    sample_size: int,
+    checkers: Checkers,
 ) -> None:
     """Raise BundleError unless `bundle` is what `validator` may have committed for `epoch`.
 
-    `commits` are the epoch's PoC commits and `sample_seed` the hash of the first block of VALIDATE: a judgement must
-    be of a batch that exists, on the sample that was drawn.
+    `commits` are the epoch's PoC commits, `rules` those by which they are judged (validation.py), and `sample_seed` the
+    hash of the first block of VALIDATE: a judgement must be of a batch that exists, on the sample that was drawn, and
+    say what its figures say. `checkers` tells who was drawn to check a validator's votes of the epoch before.
     """
     if bundle.epoch != epoch or bundle.validator != validator:
         raise BundleError("the bundle names another epoch or validator")
-    order = [(vote.participant.lower(), vote.node_id) for vote in bundle.votes]
-    if any(before >= after for before, after in pairwise(order)):
-        raise BundleError("votes must ascend by (participant, node id), each once")
+    _require_order(
+        ((vote.participant.lower(), vote.node_id) for vote in bundle.votes), "votes", "(participant, node id)"
+    )
     try:
         check_observations(bundle.observations)
     except ObservationError as error:
         raise BundleError(str(error)) from error
     for vote in bundle.votes:
-        commit = commits.get((vote.participant, vote.node_id))
+        key = (vote.participant, vote.node_id)
+        commit = commits.get(key)
         if commit is None:
             raise BundleError(f"{vote.participant}/{vote.node_id} committed no batch")
-        _check_vote(vote, commit, sample_seed, sample_size)
+        _check_vote(vote, commit, rules.get(key), sample_seed)
+    if bundle.evidence_cid is None and any(vote.sampled for vote in bundle.votes):
+        raise BundleError("votes on recomputed nonces without evidence")
+    _require_order(((check.validator.lower(),) for check in bundle.checks), "checks of validators", "validator")
+    for check in bundle.checks:
+        _check_check(check, validator, checkers)
+    try:
+        check_audits(bundle)
+    except AuditVoteError as error:
+        raise BundleError(str(error)) from error
 
 
-def _check_vote(vote: PocVote, commit: PocCommit, sample_seed: Hash32, sample_size: int) -> None:
+def _check_vote(vote: PocVote, commit: PocCommit, rule: SampleRule | None, sample_seed: Hash32) -> None:
     name = f"{vote.participant}/{vote.node_id}"
     if len(vote.reason) > REASON_LENGTH_MAX:
         raise BundleError(f"{name}: reason longer than {REASON_LENGTH_MAX}")
     if (vote.reason == "") is not (vote.verdict is Verdict.VALID):
         raise BundleError(f"{name}: a reason for each verdict but valid")
-    if not vote.sampled and not vote.distances and vote.verdict is not Verdict.VALID:
-        return  # an abstention, or a file that is wrong as a whole: nothing was recomputed
-    if vote.verdict is Verdict.ABSTAIN:
-        raise BundleError(f"{name}: an abstention has no evidence")
-    if len(vote.distances) != len(vote.sampled) or any(distance < 0 for distance in vote.distances):
-        raise BundleError(f"{name}: one distance for each sampled nonce")
-    if vote.sampled != draw_sample(sample_seed, vote.participant, vote.node_id, commit.count, sample_size):
+    if vote.sampled == 0:
+        # An abstention, or a file that is wrong as a whole: nothing was recomputed.
+        if vote.mismatches or vote.verdict is Verdict.VALID:
+            raise BundleError(f"{name}: a verdict on nonces that were not recomputed")
+        if vote.verdict is Verdict.INVALID and vote.reason not in REFUSALS:
+            raise BundleError(f"{name}: invalid without recomputing, and not for a reason anyone can see")
+        return
+    if rule is None or vote.sampled != rule.sampled(commit.count):
         raise BundleError(f"{name}: not the sample that was drawn")
+    if any(before >= after for before, after in pairwise(vote.mismatches)):
+        raise BundleError(f"{name}: mismatches must ascend, each once")
+    if vote.verdict is not judge(vote.sampled, len(vote.mismatches), rule):
+        raise BundleError(
+            f"{name}: {len(vote.mismatches)} mismatches of {vote.sampled} do not say {vote.verdict.value}"
+        )
+    if vote.mismatches:
+        drawn = draw_sample(sample_seed, vote.participant, vote.node_id, commit.count, rule.sample_size)
+        if not set(vote.mismatches) <= set(drawn):
+            raise BundleError(f"{name}: mismatches outside the sample that was drawn")
+
+
+def _check_check(check: VoteCheck, validator: Address, checkers: Checkers) -> None:
+    if validator not in checkers(check.validator):
+        raise BundleError(f"it was not drawn to check {check.validator}")
+    if len(check.reason) > REASON_LENGTH_MAX or (check.reason == "") is not (check.verdict is Verdict.VALID):
+        raise BundleError(f"check of {check.validator}: a short reason for each verdict but valid")
+    if not 0 <= check.differing <= check.checked:
+        raise BundleError(f"check of {check.validator}: {check.differing} of {check.checked} differ")
+
+
+def _require_order(keys: Iterable[tuple[str, ...]], what: str, by: str) -> None:
+    if any(before >= after for before, after in pairwise(keys)):
+        raise BundleError(f"{what} must ascend by {by}, each once")

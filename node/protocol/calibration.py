@@ -9,33 +9,44 @@ A class follows from what a participant registers as its hardware, which nobody 
 with the widest band. So a network is as sharp as its widest band, and docs/calibration.md says what that costs.
 """
 
-import re
-from dataclasses import dataclass
-from itertools import pairwise
-
+from node.protocol.bands import (
+    ANY_HARDWARE,
+    BANDS_MAX,
+    ENGINE_CHARACTERS_MAX,
+    ENTROPY_Z_MILLI_LIMIT,
+    HARDWARE_CHARACTERS_MAX,
+    MILLION,
+    POC_DISTANCE_LIMIT,
+    Calibration,
+    HonestBand,
+    hardware_class,
+)
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.engines import ENGINE_RANGE_DEFAULT, EngineRangeError, engine_range_of
-from node.protocol.identifiers import ModelId
-from node.protocol.nonces import VECTOR_DIMENSIONS, VECTOR_SCALE
 from node.protocol.records import ModelRecord
 
-CALIBRATION_BYTES_MAX = 4096
-"""As the contract has it. The largest calibration within the limits below takes less."""
-BANDS_MAX = 16
-"""Classes of hardware a network tells apart; the rest falls under the band of ANY_HARDWARE."""
-ENGINE_CHARACTERS_MAX = 12
-HARDWARE_CHARACTERS_MAX = 48
-HARDWARE_TEXT_MAX = 256
-"""The chain takes hardware of any length: the rest is not looked at."""
-MODEL_ID_CHARACTERS_MAX = 64
-ANY_HARDWARE = ""
-"""The class of a band for all hardware that no other band of its engine names."""
+__all__ = [
+    "ANY_HARDWARE",
+    "BANDS_MAX",
+    "CALIBRATION_BYTES_MAX",
+    "ENGINE_CHARACTERS_MAX",
+    "ENTROPY_Z_MILLI_LIMIT",
+    "HARDWARE_CHARACTERS_MAX",
+    "MILLION",
+    "POC_DISTANCE_LIMIT",
+    "Calibration",
+    "CalibrationError",
+    "HonestBand",
+    "band_of",
+    "bands_in_words",
+    "calibration_bytes",
+    "default_band",
+    "hardware_class",
+    "parse_calibration",
+]
 
-MILLION = 1_000_000
-POC_DISTANCE_LIMIT = (2 * VECTOR_SCALE + VECTOR_DIMENSIONS) ** 2
-"""No two quantised vectors are farther apart, roundings included."""
-ENTROPY_Z_MILLI_LIMIT = 1_000_000
-UINT32_MAX = 2**32 - 1
+CALIBRATION_BYTES_MAX = 4096
+"""As the contract has it. The largest calibration within the limits of bands.py takes less."""
 
 POC_MISMATCH_PER_MILLION_DEFAULT = 1_000
 """A distance is chosen at the 99.9th percentile of honest ones."""
@@ -48,80 +59,9 @@ DISTANCE_MICRO_MEAN_DEFAULT = 33_000
 ENTROPY_Z_MILLI_DEFAULT = 4_000
 """Measured: no honest answer of 256 beyond 4 standard deviations."""
 
-_ENGINE = re.compile(rf"[a-z][a-z0-9-]{{0,{ENGINE_CHARACTERS_MAX - 1}}}")
-_MODEL_ID = re.compile(rf"[a-z0-9._/-]{{1,{MODEL_ID_CHARACTERS_MAX}}}")
-_GPU_COUNT = re.compile("[0-9]+x")
-_CORES = re.compile("[0-9]+ cores")
-
 
 class CalibrationError(ValueError):
     """Bytes that are no calibration, or one that is not of the model it is set for."""
-
-
-@dataclass(frozen=True, slots=True)
-class HonestBand:
-    """What honest nodes of one class of hardware stay within, against a reference that runs the same engine.
-
-    Means are those of honest machines, without the room that chance needs in a small sample: the tests add it.
-    """
-
-    engine: str
-    """Name of the engine, such as `vllm`; its versions are those of the model (engines.py)."""
-    hardware: str
-    """What `hardware_class` returns for it; ANY_HARDWARE for all the rest."""
-    poc_distance_max: int
-    """Largest squared distance of two vectors that counts as equal (nonces.py)."""
-    poc_mismatch_per_million: int
-    """How many of a million honest vectors lie beyond it all the same: p0 of the test of a sample."""
-    margin_micro_mean_max: int
-    """Largest mean of clipped margins (draws.py), in millionths."""
-    token_mismatch_per_million: int
-    """How many of a million honest tokens are not the choice of the rule."""
-    distance_micro_mean_max: int
-    """Largest mean of min(1, |difference|) over claimed log-probabilities, in millionths."""
-    entropy_z_milli_max: int
-    """Largest deviation of surprise from entropy, in thousandths of a standard deviation, to either side."""
-
-    def __post_init__(self) -> None:
-        if not _ENGINE.fullmatch(self.engine):
-            raise ValueError(f"engine {self.engine[:ENGINE_CHARACTERS_MAX]!r} is no name such as vllm")
-        if self.hardware != hardware_class(self.hardware):
-            raise ValueError(f"hardware {self.hardware[:HARDWARE_CHARACTERS_MAX]!r} is no class such as nvidia h200")
-        for name, limit in _LIMITS.items():
-            if not 0 <= getattr(self, name) <= limit:
-                raise ValueError(f"{name} must be in 0..{limit}, got {getattr(self, name)}")
-
-
-_LIMITS = {
-    "poc_distance_max": POC_DISTANCE_LIMIT,
-    "poc_mismatch_per_million": MILLION,
-    "margin_micro_mean_max": MILLION,
-    "token_mismatch_per_million": MILLION,
-    "distance_micro_mean_max": MILLION,
-    "entropy_z_milli_max": ENTROPY_Z_MILLI_LIMIT,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """The honest bands of one version of a model."""
-
-    model_id: ModelId
-    model_version: int
-    """The version it was measured with. A newer version has none until one is set."""
-    bands: tuple[HonestBand, ...]
-    """Ascending by (engine, hardware), each pair once."""
-
-    def __post_init__(self) -> None:
-        if not _MODEL_ID.fullmatch(self.model_id):
-            raise ValueError(f"{self.model_id[:MODEL_ID_CHARACTERS_MAX]!r} is no model id")
-        if not 1 <= self.model_version <= UINT32_MAX:
-            raise ValueError(f"versions count from 1, got {self.model_version}")
-        if not 1 <= len(self.bands) <= BANDS_MAX:
-            raise ValueError(f"a calibration has 1 to {BANDS_MAX} bands, got {len(self.bands)}")
-        order = [(band.engine, band.hardware) for band in self.bands]
-        if any(before >= after for before, after in pairwise(order)):
-            raise ValueError("bands must ascend by engine and hardware, each once")
 
 
 def calibration_bytes(calibration: Calibration) -> bytes:
@@ -139,19 +79,6 @@ def parse_calibration(data: bytes) -> Calibration:
         raise CalibrationError(f"no calibration: {error}") from error
 
 
-def hardware_class(hardware: str) -> str:
-    """Return the class of what a node registered: `nvidia h200` for `2x NVIDIA H200`.
-
-    How many GPUs or cores there are does not count; GPUs of several kinds are all named, in order, as far as they fit.
-    """
-    kinds = {_kind(part) for part in hardware[:HARDWARE_TEXT_MAX].lower().split(",")} - {""}
-    known = ""
-    for kind in sorted(kinds):
-        longer = f"{known}, {kind}" if known else kind
-        known = longer if len(longer) <= HARDWARE_CHARACTERS_MAX else known
-    return known
-
-
 def band_of(calibration: Calibration | None, model: ModelRecord, hardware: str) -> HonestBand:
     """Return the band that judges a node which registered `hardware` for `model`.
 
@@ -162,6 +89,12 @@ def band_of(calibration: Calibration | None, model: ModelRecord, hardware: str) 
     engine = _engine_of(model)
     bands = {band.hardware: band for band in calibration.bands if band.engine == engine}
     return bands.get(hardware_class(hardware)) or bands.get(ANY_HARDWARE) or default_band(model)
+
+
+def bands_in_words(calibration: Calibration | None) -> list[str]:
+    """Return for people what a calibration covers, as `vllm on nvidia h200`; nothing for none."""
+    bands = () if calibration is None else calibration.bands
+    return [f"{band.engine} on {band.hardware or 'all other hardware'}" for band in bands]
 
 
 def default_band(model: ModelRecord) -> HonestBand:
@@ -183,11 +116,3 @@ def _engine_of(model: ModelRecord) -> str:
         return engine_range_of(model.model_args).name[:ENGINE_CHARACTERS_MAX]
     except EngineRangeError:
         return ENGINE_RANGE_DEFAULT.name  # such a model starts nowhere; a record of it must still be readable
-
-
-def _kind(part: str) -> str:
-    words = part.split()
-    while words and _GPU_COUNT.fullmatch(words[0]):
-        words = words[1:]
-    kind = " ".join(words)
-    return "" if _CORES.fullmatch(kind) else kind[:HARDWARE_CHARACTERS_MAX].strip()

@@ -3,8 +3,10 @@
 Only confirmed events are applied, so nothing is ever rolled back here: reorganisations end in the watcher.
 """
 
+import contextlib
 from dataclasses import dataclass, field, replace
 
+from node.protocol.calibration import Calibration, CalibrationError, parse_calibration
 from node.protocol.events import (
     ChainEvent,
     ChannelEvent,
@@ -23,8 +25,11 @@ from node.protocol.events import (
     MinCollateralSet,
     MLNodeRemoved,
     MLNodeSet,
+    ModelCalibrated,
     ModelRecorded,
+    ParametersScheduled,
     ParticipantLeft,
+    ParticipantPunished,
     ParticipantRegistered,
     PocCommitted,
     PromptAnswered,
@@ -52,6 +57,8 @@ from node.protocol.identifiers import (
     TokenAmount,
 )
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelRecord, ParticipantRecord, PocCommit
+from node.protocol.schedules import with_change
+from node.protocol.verdicts import Offence
 
 NOTHING = TokenAmount(0)
 FIRST_EPOCH = EpochNumber(0)
@@ -115,10 +122,14 @@ class ChainState:
     """Everything the services read of the chain. Mutated by `apply` only."""
 
     models: dict[ModelId, ModelRecord] = field(default_factory=dict)
+    calibrations: dict[ModelId, Calibration] = field(default_factory=dict)
+    """Of the models' current versions, as far as they have one that can be read."""
     participants: dict[Address, ParticipantRecord] = field(default_factory=dict)
     """Those whose peer key consented to the binding. All others are not there, whatever the registry says."""
     collateral: dict[Address, CollateralState] = field(default_factory=dict)
     min_collateral: TokenAmount = NOTHING
+    punished: set[tuple[EpochNumber, Address, Offence]] = field(default_factory=set)
+    """Verdicts that were executed: as rare as offences."""
     groups: dict[EpochNumber, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
     """Weights by epoch, only for epochs that set a group of their own; see `group_weights`."""
     stored_groups: dict[Hash32, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
@@ -126,6 +137,8 @@ class ChainState:
     poc_commits: dict[EpochNumber, dict[tuple[Address, NodeId], PocCommit]] = field(default_factory=dict)
     vote_bundles: dict[EpochNumber, dict[Address, Cid]] = field(default_factory=dict)
     results: dict[EpochNumber, EpochResultSummary] = field(default_factory=dict)
+    parameter_changes: tuple[ParametersScheduled, ...] = ()
+    """What governance changed, and when (schedules.py); the last one may be yet to begin."""
     work_coins_added: TokenAmount = NOTHING
     """Sum of all that was ever put into the pot (see rewards.pot)."""
     claimed: dict[Address, TokenAmount] = field(default_factory=dict)
@@ -194,7 +207,7 @@ class ChainState:
         elif isinstance(body, CollateralEvent):
             self._apply_collateral(body)
         elif isinstance(body, EpochEvent):
-            self._apply_epoch(body)
+            self._apply_epoch(body, event.block_number)
         elif isinstance(body, ChannelEvent):
             self._apply_channel(body)
         else:
@@ -204,6 +217,11 @@ class ChainState:
         match body:
             case ModelRecorded(record):
                 self.models[record.model_id] = record
+                calibration = self.calibrations.get(record.model_id)
+                if calibration is not None and calibration.model_version != record.version:
+                    del self.calibrations[record.model_id]  # it was measured with other weights
+            case ModelCalibrated():
+                self._calibrate(body)
             case ParticipantRegistered(participant, peer_id, consented):
                 nodes = self._nodes_of(participant)
                 self.participants.pop(participant, None)
@@ -222,6 +240,14 @@ class ChainState:
                 kept = tuple(other for other in self._nodes_of(participant) if other.node_id != node_id)
                 self._replace_nodes(participant, kept)
 
+    def _calibrate(self, body: ModelCalibrated) -> None:
+        """Keep a calibration that is one; the registry takes any bytes, and wrong ones count as none."""
+        self.calibrations.pop(body.model_id, None)
+        with contextlib.suppress(CalibrationError):
+            calibration = parse_calibration(body.calibration)
+            if (calibration.model_id, calibration.model_version) == (body.model_id, body.version):
+                self.calibrations[body.model_id] = calibration
+
     def _apply_collateral(self, body: CollateralEvent) -> None:
         match body:
             case CollateralDeposited(participant, deposited):
@@ -236,11 +262,15 @@ class ChainState:
                 collateral = self._collateral(participant)
                 collateral.deposited, collateral.unbonding = deposited, unbonding
                 collateral.barred_until = barred_until
+            case ParticipantPunished(epoch, participant, offence):
+                self.punished.add((epoch, participant, offence))
             case MinCollateralSet(amount):
                 self.min_collateral = amount
 
-    def _apply_epoch(self, body: EpochEvent) -> None:
+    def _apply_epoch(self, body: EpochEvent, block: BlockNumber) -> None:
         match body:
+            case ParametersScheduled():
+                self.parameter_changes = with_change(self.parameter_changes, body, block)
             case PocCommitted(commit):
                 self.poc_commits.setdefault(commit.epoch, {})[commit.participant, commit.node_id] = commit
             case VotesCommitted(epoch, validator, bundle_cid):

@@ -18,6 +18,9 @@ from node.protocol.identifiers import TokenAmount
 
 Record = TypeVar("Record")
 
+ARRAY_OF_TWO = b"\x92"
+"""As MessagePack begins one."""
+
 
 class SchemaError(ValueError):
     """A value does not fit the record it claims to be; the message names the field."""
@@ -45,6 +48,11 @@ def to_bytes(record: object) -> bytes:
         return pack(record)
     except UnusualError:
         return encode(to_value(record))
+
+
+def tagged_bytes(tag: str, record: object) -> bytes:
+    """Return the canonical bytes of the array of `tag` and `record`: what is hashed where records are signed."""
+    return ARRAY_OF_TWO + encode(tag) + to_bytes(record)
 
 
 def from_bytes(record_type: type[Record], data: bytes) -> Record:

@@ -14,6 +14,7 @@ from node.protocol.identifiers import (
     TokenAmount,
 )
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelRecord, PocCommit
+from node.protocol.verdicts import Offence
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,16 @@ class ModelRecorded:
     """A model was registered, updated or deactivated; the record is its state afterwards."""
 
     record: ModelRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCalibrated:
+    """The owner said how far honest nodes may differ; the newest of a version counts."""
+
+    model_id: ModelId
+    version: int
+    calibration: bytes
+    """A Calibration (calibration.py) if the owner made no mistake: the chain takes any bytes. Empty: taken back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,15 @@ class CollateralSlashed:
     deposited: TokenAmount
     unbonding: TokenAmount
     barred_until: EpochNumber
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantPunished:
+    """A verdict was executed: each participant is punished at most once for each kind of offence in an epoch."""
+
+    epoch: EpochNumber
+    participant: Address
+    offence: Offence
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +160,25 @@ class EpochResultVoided:
 
     epoch: EpochNumber
     result_digest: Hash32
+
+
+@dataclass(frozen=True, slots=True)
+class ParametersScheduled:
+    """Governance changed what holds from an epoch on (EpochParameters has the units); told an epoch ahead at least."""
+
+    from_epoch: EpochNumber
+    from_block: BlockNumber
+    """First block of `from_epoch`."""
+    epoch_blocks: int
+    generate_offset: int
+    exchange_offset: int
+    validate_offset: int
+    vote_exchange_offset: int
+    form_offset: int
+    load_offset: int
+    poc_sample_size: int
+    poc_reject_mismatches: int
+    unit_price: TokenAmount
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +302,15 @@ class PromptReclaimed:
     amount: TokenAmount
 
 
-RegistryEvent = ModelRecorded | ParticipantRegistered | ParticipantLeft | MLNodeSet | MLNodeRemoved
-CollateralEvent = CollateralDeposited | CollateralUnbonding | CollateralWithdrawn | CollateralSlashed | MinCollateralSet
+RegistryEvent = ModelRecorded | ModelCalibrated | ParticipantRegistered | ParticipantLeft | MLNodeSet | MLNodeRemoved
+CollateralEvent = (
+    CollateralDeposited
+    | CollateralUnbonding
+    | CollateralWithdrawn
+    | CollateralSlashed
+    | ParticipantPunished
+    | MinCollateralSet
+)
 EpochEvent = (
     PocCommitted
     | VotesCommitted
@@ -272,6 +318,7 @@ EpochEvent = (
     | GroupStored
     | EpochResultPosted
     | EpochResultVoided
+    | ParametersScheduled
     | WorkCoinsAdded
     | RewardClaimed
 )

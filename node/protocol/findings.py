@@ -6,9 +6,13 @@ All are part of a vote bundle or of an EpochResult: integers and short codes onl
 from dataclasses import dataclass
 from enum import Enum
 
-from node.protocol.identifiers import Address, Cid, Hash32, ModelId, NodeId, RequestId, TokenAmount
+from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.verdicts import Offence, Verdict
 
+AUDIT_TOKENS_MAX = 1 << 22
+"""In one answer; far above any model's context."""
+AUDIT_SUM_MICRO_MAX = 1 << 48
+"""What so many tokens can add up to, at 60 each: above any figure, and far below 64 bits."""
 SCORE_FULL = 1000
 """A score without a blemish, in thousandths; the same for each of its parts."""
 
@@ -42,7 +46,74 @@ class NodeOutcome:
     weight: int
     """Weight it takes into the next group."""
     reason: str
-    """A short code where it was not accepted; empty otherwise."""
+    """A short code (outcomes.py) where it was not accepted, or where not every nonce counts; empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleCount:
+    """How a participant's nonces of one model fared in one epoch."""
+
+    epoch: EpochNumber
+    sampled: int
+    mismatches: int
+    mismatch_per_million: int
+    """p0 of the rule that they were judged by; the largest of several."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleHistory:
+    """How a participant's nonces of one model fared in the last epochs, whatever its ML nodes were called."""
+
+    participant: Address
+    model_id: ModelId
+    epochs: tuple[SampleCount, ...]
+    """Ascending by epoch; at most as many as history.py keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoteFigures:
+    """What a validator computed to judge one batch."""
+
+    participant: Address
+    node_id: NodeId
+    distances: tuple[int, ...]
+    """Squared distance of each nonce that was drawn, in their order."""
+    tails: tuple[int, ...]
+    """What the model says of the validator's own continuation of each of these prompts (tails.py); empty for models
+    that give no log-probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoteEvidence:
+    """What a validator's votes rest on: anyone who has the models can recompute it."""
+
+    epoch: EpochNumber
+    validator: Address
+    figures: tuple[VoteFigures, ...]
+    """Of every batch of which it recomputed the sample, in the order of its votes."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoteCheck:
+    """One validator's judgement of how another one came to its votes of the epoch before."""
+
+    validator: Address
+    verdict: Verdict
+    checked: int
+    """Tails that were recomputed."""
+    differing: int
+    reason: str
+    """A short code where the verdict is not valid; empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorOutcome:
+    """What the group found of one validator's votes of the epoch before."""
+
+    validator: Address
+    fate: Verdict
+    """INVALID: it did not compute what its votes say. ABSTAIN: nobody could tell."""
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +121,49 @@ class ReceiptBook:
     """An executor's commitment to the receipts of its answers, before anybody knows which are audited."""
 
     count: int
+    output_tokens: int
+    """Of all answers together: tokens are drawn, not answers, so that many short ones hide no long one."""
     root: Hash32
-    """Merkle root over the digests of its receipts, in the book's order."""
+    """Merkle root over the rows of the book (receipt_books.py)."""
     content_cid: Cid
-    """The receipts as one file, in the book's order."""
+    """The rows as one file."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedBook:
+    """A book that an epoch's result took up: its answers are audited in the epoch after."""
+
+    executor: Address
+    book: ReceiptBook
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFigures:
+    """What a prefill makes of an answer: sums over its tokens, which add up over answers (audits.py)."""
+
+    tokens: int
+    """Output tokens that were held against the rule."""
+    mismatches: int
+    """Of these, those that are not the rule's choice."""
+    margin_micro: int
+    """Sum of clipped margins (draws.py), in millionths of a logit."""
+    claimed: int
+    """Tokens whose log-probabilities the executor claimed."""
+    distance_micro: int
+    """Sum over these of the clipped distance of what was claimed, in millionths."""
+    surprise_micro: int
+    """Sum over tokens of entropy plus log-probability, in millionths of a nat: 0 on average; negative if the tokens
+    are less likely than draws are."""
+    variance_micro: int
+    """Sum of the variances of these, in millionths."""
+
+    def __post_init__(self) -> None:
+        sums = (self.margin_micro, self.distance_micro, abs(self.surprise_micro), self.variance_micro)
+        counts = (self.tokens, self.mismatches, self.claimed)
+        if min(*counts, *sums) < 0 or max(counts) > AUDIT_TOKENS_MAX or max(sums) > AUDIT_SUM_MICRO_MAX:
+            raise ValueError("figures of an audit are out of range")
+        if self.mismatches > self.tokens:
+            raise ValueError("more tokens mismatch than were judged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +171,14 @@ class AuditVote:
     """One validator's judgement of one answer, with the figures anyone with the model can recompute."""
 
     executor: Address
+    draw: int
+    """Which draw from the executor's book; -1 for an answer that is judged again (audit_outcomes.py)."""
     node_id: NodeId
     model_id: ModelId
-    request_id: RequestId
     receipt_digest: Hash32
+    """All zeros where no receipt came."""
     verdict: Verdict
-    tokens: int
-    """Output tokens that were judged."""
-    margin_micro: int
-    """Sum of their clipped margins (draws.py), in millionths."""
-    distance_micro: int
-    """Sum over tokens of the distance of claimed log-probabilities, in millionths; 0 where none were claimed."""
-    surprise_micro: int
-    """Sum over tokens of entropy less log-probability, as a whole number of millionths; may be negative."""
+    figures: AuditFigures
     reason: str
     """A short code where the verdict is not valid; empty otherwise."""
 
@@ -90,9 +195,17 @@ class AuditOutcome:
     answers: int
     """Answers that were judged."""
     withheld: int
-    """Answers that were drawn and that the executor did not hand over."""
+    """Answers that were drawn and that the executor did not hand over, or not as it had committed to them."""
     tokens: int
+    """Output tokens that were judged."""
     reason: str
+    """A short code where the fate is not valid, or something was withheld; empty otherwise."""
+    evidence: tuple[int, ...] = ()
+    """Against it, from this epoch and those before, by bet (audits.py), in millionths of a bit; empty for none."""
+    confirmed: tuple[int, ...] = ()
+    """Likewise, of answers that the whole group judged again since it was accused; empty unless that is open."""
+    accused: tuple[Hash32, ...] = ()
+    """Digests of receipts whose answers the whole group judges again in the next epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +285,8 @@ class Observations:
     """Ascending by (executor, model)."""
     served: tuple[ServedTokens, ...] = ()
     """Ascending by model."""
+    wants_scaling: bool = False
+    """Its vote on whether preserved weights are scaled by throughput (throughput.py)."""
 
 
 @dataclass(frozen=True, slots=True)

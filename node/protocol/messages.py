@@ -14,7 +14,7 @@ from node.protocol.canonical import CanonicalError, CanonicalValue, decode, enco
 from node.protocol.codec import Record, SchemaError, from_value, to_value
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, PeerId, RequestId
 from node.protocol.open_prompts import OpenAnswer, OpenPrompt
-from node.protocol.records import PocCommit, SignedReceipt
+from node.protocol.records import OffenceVerdict, PocCommit, SignedReceipt
 from node.protocol.signatures import DigestSigner, SignatureError, recover
 
 WIRE_VERSION = 1
@@ -101,10 +101,24 @@ class VotesAnnouncement:
 
 @dataclass(frozen=True, slots=True)
 class ResultSignature:
-    """A member's EIP-712 signature of the EpochResult it computed."""
+    """A member's EIP-712 signature of the EpochResult it computed, and what it was computed from (agreement.py)."""
 
     epoch: EpochNumber
     digest: Hash32
+    signature: bytes
+    round: int
+    """Counts what this member signed for the epoch, from 0."""
+    held: bytes
+    """Whose vote bundles it holds: a bit for each that committed one, ascending by account."""
+    content_cid: Cid
+    """Of the result, so that others can see where theirs differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictSignature:
+    """A member's EIP-712 signature of a verdict on an offence that an accepted result names."""
+
+    verdict: OffenceVerdict
     signature: bytes
 
 
@@ -120,6 +134,7 @@ MessageBody = (
     | PocAnnouncement
     | VotesAnnouncement
     | ResultSignature
+    | VerdictSignature
 )
 
 BODY_TYPES: dict[str, tuple[Topic, type]] = {
@@ -131,6 +146,7 @@ BODY_TYPES: dict[str, tuple[Topic, type]] = {
     "poc": (Topic.POC, PocAnnouncement),
     "votes": (Topic.VOTES, VotesAnnouncement),
     "result-signature": (Topic.VOTES, ResultSignature),
+    "verdict-signature": (Topic.VOTES, VerdictSignature),
 }
 TYPE_NAMES = {body_type: name for name, (_, body_type) in BODY_TYPES.items()}
 

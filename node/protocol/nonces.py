@@ -9,7 +9,7 @@ import math
 import struct
 from collections.abc import Sequence
 
-from node.protocol.identifiers import Address, Hash32, NodeId
+from node.protocol.identifiers import ZERO_HASH, Address, Hash32, NodeId
 from node.protocol.merkle import merkle_root
 
 PROMPT_TOKENS = 64
@@ -19,6 +19,8 @@ VECTOR_DIMENSIONS = PROMPT_TOKENS - 1
 VECTOR_BYTES = 2 * VECTOR_DIMENSIONS
 VECTOR_SCALE = 32767
 """A unit component becomes the largest int16."""
+LENGTH_LEAST = 1e-9
+"""No model's numbers differ by so little; squares of smaller ones would lose digits, and length with them."""
 BATCH_NONCES_MAX = 1_000_000
 """A larger batch would be 126 MB of vectors to exchange in seconds; a larger node registers several ML nodes."""
 
@@ -37,8 +39,8 @@ def quantise(logprobs: Sequence[float]) -> bytes:
     """Turn VECTOR_DIMENSIONS natural-log probabilities into VECTOR_BYTES bytes.
 
     Centred on the mean, scaled to unit length, times VECTOR_SCALE, rounded half to even, as big-endian int16. This is
-    the one place where floats become integers: from here on nodes agree exactly. A constant input has no direction
-    and becomes zeros. Raises ValueError on a wrong length or on numbers that are not finite.
+    the one place where floats become integers: from here on nodes agree exactly. An input that is constant but for
+    LENGTH_LEAST has no direction and becomes zeros. Raises ValueError on a wrong length or on numbers that are not finite.
     """
     if len(logprobs) != VECTOR_DIMENSIONS:
         raise ValueError(f"expected {VECTOR_DIMENSIONS} log-probabilities, got {len(logprobs)}")
@@ -51,7 +53,7 @@ def quantise(logprobs: Sequence[float]) -> bytes:
         raise ValueError("log-probabilities must be finite") from error
     if not math.isfinite(length):
         raise ValueError("log-probabilities must be finite")
-    if length == 0:
+    if length < LENGTH_LEAST:
         return bytes(VECTOR_BYTES)
     return struct.pack(f">{VECTOR_DIMENSIONS}h", *(round(value / length * VECTOR_SCALE) for value in centred))
 
@@ -71,6 +73,35 @@ def vectors_root(vectors: Sequence[bytes]) -> Hash32:
         Hash32(hashlib.sha256(b"\x00" + nonce.to_bytes(8) + vector).digest()) for nonce, vector in enumerate(vectors)
     ]
     return merkle_root(leaves, lambda data: hashlib.sha256(b"\x01" + data).digest())
+
+
+class VectorsRoot:
+    """Builds `vectors_root` vector by vector, in the memory of a few hashes: a batch may be a million."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._complete: list[Hash32 | None] = []
+        """At each level, the complete subtree that still waits for its neighbour."""
+
+    def add(self, vector: bytes) -> None:
+        """Add the vector of the next nonce."""
+        node = Hash32(hashlib.sha256(b"\x00" + self._count.to_bytes(8) + vector).digest())
+        self._count += 1
+        for level, waiting in enumerate(self._complete):
+            if waiting is None:
+                self._complete[level] = node
+                return
+            self._complete[level] = None
+            node = _parent(waiting, node)
+        self._complete.append(node)
+
+    def root(self) -> Hash32:
+        """Return the root over what was added so far."""
+        last: Hash32 | None = None  # what has no neighbour moves up as it is
+        for waiting in self._complete:
+            if waiting is not None:
+                last = waiting if last is None else _parent(waiting, last)
+        return ZERO_HASH if last is None else last
 
 
 def split_vectors(data: bytes, count: int) -> list[bytes]:
@@ -94,6 +125,10 @@ def draw_sample(seed: Hash32, participant: Address, node_id: NodeId, count: int,
         drawn.add(int.from_bytes(digest) % count)
         attempt += 1
     return tuple(sorted(drawn))
+
+
+def _parent(one: Hash32, other: Hash32) -> Hash32:
+    return Hash32(hashlib.sha256(b"\x01" + min(one, other) + max(one, other)).digest())
 
 
 def _personal(purpose: bytes, seed: Hash32, participant: Address, node_id: NodeId) -> bytes:

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from eth_hash.auto import keccak
+
 from node.protocol.canonical import keccak_digest, sha256_digest
-from node.protocol.codec import to_value
+from node.protocol.codec import tagged_bytes
 from node.protocol.identifiers import Hash32, TokenAmount
 from node.protocol.records import ModelRecord, Receipt
 
@@ -20,7 +22,7 @@ def tokens_commitment(token_ids: Sequence[int]) -> Hash32:
 
 def receipt_digest(receipt: Receipt) -> Hash32:
     """Return what the executor signs."""
-    return keccak_digest(["quern-receipt", to_value(receipt)])
+    return Hash32(keccak(tagged_bytes("quern-receipt", receipt)))
 
 
 def next_receipts_root(previous: Hash32, receipt: Receipt) -> Hash32:

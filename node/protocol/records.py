@@ -8,17 +8,22 @@ import itertools
 from dataclasses import dataclass
 from enum import Enum
 
+from node.protocol.bands import Calibration
 from node.protocol.findings import (
     SCORE_FULL,
     AuditOutcome,
     AuditVote,
+    CommittedBook,
     ModelThroughput,
     NodeOutcome,
     Observations,
     ParticipantScore,
     PenaltyDecision,
     ReceiptBook,
+    SampleHistory,
     SettledShare,
+    ValidatorOutcome,
+    VoteCheck,
 )
 from node.protocol.identifiers import (
     Address,
@@ -100,13 +105,14 @@ class ParticipantRecord:
 
 @dataclass(frozen=True, slots=True)
 class EpochParameters:
-    """What the EpochManager was deployed with; every stage and price follows from it and the block number.
+    """What holds in an epoch; every stage and price follows from it and the block number (schedules.py: it may change).
 
     Offsets count blocks from the first block of the epoch and increase strictly:
     0 < generate < exchange < validate < vote_exchange < form < load < epoch_blocks.
     """
 
     genesis_block: BlockNumber
+    """First block of epoch 0; after a change, where it would be had all epochs been like these (may be negative)."""
     epoch_blocks: int
     generate_offset: int
     exchange_offset: int
@@ -184,12 +190,18 @@ class EpochGroup:
     """Ascending by account (as lower-case hex)."""
     models: tuple[ModelRecord, ...]
     """Snapshots, ascending by model id."""
+    calibrations: tuple[Calibration, ...] = ()
+    """How far honest nodes of these models may differ, ascending by model id; of those that have one."""
     throughputs: tuple[ModelThroughput, ...] = ()
     """Of each model that the group serves, ascending by model id; empty in a group made of the registry."""
 
     def get_epoch_model(self, model_id: ModelId) -> ModelRecord | None:
         """Return the snapshot of a model that this epoch serves, or None."""
         return next((model for model in self.models if model.model_id == model_id), None)
+
+    def get_epoch_calibration(self, model_id: ModelId) -> Calibration | None:
+        """Return what this epoch froze of a model's calibration, or None if it had none."""
+        return next((known for known in self.calibrations if known.model_id == model_id), None)
 
     @property
     def total_weight(self) -> int:
@@ -215,15 +227,15 @@ class PocCommit:
 
 @dataclass(frozen=True, slots=True)
 class PocVote:
-    """One validator's judgement of one node's batch, with the evidence anyone can recompute."""
+    """One validator's judgement of one node's batch. A batch it says nothing of counts as an abstention."""
 
     participant: Address
     node_id: NodeId
     verdict: Verdict
-    sampled: tuple[int, ...]
-    """The nonces that were drawn, ascending."""
-    distances: tuple[int, ...]
-    """Squared distance of each sampled nonce, in the order of `sampled`; empty when abstaining."""
+    sampled: int
+    """Nonces it recomputed: all that were drawn, or none."""
+    mismatches: tuple[int, ...]
+    """Of these, the ones that differ, ascending. Their distances are in the bundle's evidence."""
     reason: str
     """Why not valid: `` for valid, else a short code such as `root-mismatch`, `mismatches`, `no-model`, `no-data`."""
 
@@ -237,11 +249,17 @@ class VoteBundle:
     votes: tuple[PocVote, ...]
     """Ascending by (participant, node_id)."""
     audits: tuple[AuditVote, ...] = ()
-    """Of answers drawn from the receipt books of the epoch before; ascending by (executor, request id)."""
+    """Of answers drawn from the receipt books of the newest result; ascending by (executor, draw, receipt digest)."""
     receipts: ReceiptBook | None = None
     """The receipts this validator gave as an executor since its last book; none if it gave none."""
     observations: Observations = NOTHING_OBSERVED
     """What it saw of others, and what it served."""
+    evidence_cid: Cid | None = None
+    """A VoteEvidence as canonical bytes; none where nothing was recomputed."""
+    checks: tuple[VoteCheck, ...] = ()
+    """Of validators of the epoch before; ascending by validator."""
+    omissions: "tuple[Omission, ...]" = ()
+    """Receipts of its own answers that executors left out of their books; ascending by receipt digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,12 +283,22 @@ class EpochResult:
     """Reward coins of this epoch alone; never above the epoch's subsidy."""
     nodes: tuple[NodeOutcome, ...] = ()
     """What became of every batch and of every node that kept serving; ascending by (participant, node id)."""
+    histories: tuple[SampleHistory, ...] = ()
+    """Samples of the last epochs that were not spent on a rejection; ascending by (participant, model id)."""
+    validators: tuple[ValidatorOutcome, ...] = ()
+    """What the group made of the votes of the epoch before; ascending by validator."""
     audits: tuple[AuditOutcome, ...] = ()
-    """Of every node whose answers were audited; ascending by (executor, node id)."""
+    """Of every node whose answers were audited, or that has evidence against it; ascending by (executor, node id)."""
     scores: tuple[ParticipantScore, ...] = ()
     """Of every member of the epoch's group; ascending by participant."""
     penalties: tuple[PenaltyDecision, ...] = ()
     """Whom the quorum should punish for what; ascending by (participant, offence)."""
+    books: tuple[CommittedBook, ...] = ()
+    """Receipts that executors committed to in this epoch, to be audited in the next; ascending by executor. Of members
+    who committed votes and no receipts, an empty one.
+    """
+    books_before: tuple[CommittedBook, ...] | None = None
+    """Those of the epoch before, if there is a result of it."""
     settled: tuple[SettledShare, ...] = ()
     """What was paid for this epoch, to whom and why; ascending by participant."""
     available: TokenAmount = NO_AMOUNT
@@ -370,3 +398,32 @@ class SignedReceipt:
     """The executor's."""
     payer_signature: bytes = b""
     """The payer's; empty where it never came: then the receipt proves only what the executor claims."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowProof:
+    """A row of a receipt book, and what leads from it to the book's root."""
+
+    index: int
+    digest: Hash32
+    output_tokens: int
+    siblings: tuple[Hash32, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BookGap:
+    """Two neighbours in a receipt book between which a receipt would stand; None beyond the first and the last row."""
+
+    before: RowProof | None
+    after: RowProof | None
+
+
+@dataclass(frozen=True, slots=True)
+class Omission:
+    """Proof that an executor left a receipt out of both books that could have it (omissions.py)."""
+
+    signed: SignedReceipt
+    earlier: BookGap
+    """In the book of the receipt's epoch."""
+    later: BookGap
+    """In the book of the epoch after."""

@@ -6,9 +6,12 @@ from dataclasses import replace
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
+from node.protocol.audit_bands import bands_of
+from node.protocol.audit_outcomes import audit_outcomes, committed_books
 from node.protocol.chain_state import ChainState
-from node.protocol.findings import SCORE_FULL, AuditOutcome, NodeFate, NodeOutcome, SettledShare
+from node.protocol.findings import SCORE_FULL, NodeFate, NodeOutcome, SettledShare
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
+from node.protocol.outcomes import node_outcomes
 from node.protocol.penalties import fraudulent, penalties
 from node.protocol.records import (
     UINT64_MAX,
@@ -20,22 +23,23 @@ from node.protocol.records import (
     MLNodeRegistration,
     MLNodeSnapshot,
     ModelRecord,
+    PocCommit,
     VoteBundle,
 )
 from node.protocol.rewards import accumulate, get_settle_amounts, pot, rewards_root, subsidy
-from node.protocol.scores import participant_scores
+from node.protocol.scores import participant_scores, presences
+from node.protocol.tails import validator_outcomes
 from node.protocol.throughput import (
+    is_scaling_voted,
     real_throughput_vectors,
     set_expected_throughput,
     set_real_throughput,
     validate_throughput_performance,
 )
 from node.protocol.timeslots import preserved_weights, with_poc_slots
-from node.protocol.validation import BatchOutcome
+from node.protocol.validation import SampleRule, rules_of
 from node.protocol.weights import (
     NodeKey,
-    batch_outcomes,
-    calculate_node_weight,
     get_participant_model_coverage,
     participant_weights,
 )
@@ -43,6 +47,9 @@ from node.protocol.weights import (
 FIRST_MODEL_TIMESLOTS = (True, False)
 """(PRE_POC_SLOT, POC_SLOT) of a node for the first model it registered (requirements B10)."""
 OTHER_MODEL_TIMESLOTS = (False, False)
+SERVING_PRESENCE_MIN = 500
+"""Of an epoch's thousandths, a participant must have been seen for weight of its to be preserved: who is away serves
+nobody. It takes more than half of the weight of others to say so (scores.py)."""
 NOT_COUNTED = "not-counted"
 """The batch of a participant that is barred, or has too little collateral deposited."""
 VALIDATOR_ENTRY_BYTES = 28
@@ -58,15 +65,16 @@ def form_epoch_result(
     bundles: Mapping[Address, VoteBundle],
     previous: EpochResult | None,
     *,
+    rules: Mapping[NodeKey, SampleRule] | None = None,
+    audit_seed: Hash32 | None = None,
     selected: Set[NodeKey] = frozenset(),
-    scale_preserved: bool = False,
 ) -> EpochResult | None:
     """Form the result of `epoch`.
 
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and
-    checked (`check_bundle`); `previous` is the newest accepted result before this one; `selected` are the nodes that
-    kept serving (`select_poc_slots`), whose weights are scaled by their throughput if the network voted for it
-    (`scale_preserved`).
+    checked (`check_bundle`); `previous` is the newest accepted result before this one, and `audit_seed` the hash of
+    the first block of its FORM stage; `rules` are those of the batches (`rules_of` the chain before GENERATE; by
+    default of `state`); `selected` kept serving (`select_poc_slots`).
 
     Every accepted batch is paid, and so is preserved weight, unless its participant is barred, has too little
     collateral, or committed fraud. The next group has those nodes that can serve: the model is still active and the
@@ -75,13 +83,30 @@ def form_epoch_result(
     """
     frozen = EpochGroup(epoch, (), ()) if previous is None else replace(previous.group, epoch=epoch)
     weights = dict(state.group_weights(epoch))
-    kept = {key for key in selected if state.counts(key[0], epoch)}
+    seen = presences({participant for participant, _ in selected}, weights, bundles)
+    kept = {key for key in selected if state.counts(key[0], epoch) and seen[key[0]] >= SERVING_PRESENCE_MIN}
     preserved = validate_throughput_performance(
-        preserved_weights(frozen, kept), with_poc_slots(frozen, kept), bundles, parameters, is_on=scale_preserved
+        preserved_weights(frozen, kept),
+        with_poc_slots(frozen, kept),
+        bundles,
+        parameters,
+        is_on=is_scaling_voted(bundles, weights),
     )
-    nodes = _outcomes(epoch, state, bundles, weights, frozen, preserved)
-    audits: tuple[AuditOutcome, ...] = ()
-    scores = participant_scores(frozen, weights, nodes, audits, bundles)
+    committed = {key: commit for key, commit in state.poc_commits.get(epoch, {}).items() if key not in preserved}
+    found = node_outcomes(
+        epoch,
+        {key: commit for key, commit in committed.items() if state.counts(key[0], epoch)},
+        bundles,
+        weights,
+        rules_of(committed, state, parameters) if rules is None else rules,
+        previous.histories if previous else (),
+        is_first=previous is None,
+    )
+    nodes = _with_others(found.nodes, committed, frozen, preserved)
+    bands = bands_of(state, previous.group if previous else None)
+    audits = audit_outcomes(previous, audit_seed, bundles, weights, bands)
+    validators = validator_outcomes(bundles, weights)
+    scores = participant_scores(frozen, weights, nodes, audits, bundles, validators)
     decided = penalties(frozen, state.participants.keys(), nodes, audits, scores, bundles)
     offenders = fraudulent(decided)
     points = {score.participant: score.per_mille for score in scores}
@@ -105,6 +130,8 @@ def form_epoch_result(
         rewards=accumulate(previous.rewards if previous else (), state.claimed, earned),
         reward_total=TokenAmount(sum(earned.values())),
         nodes=nodes,
+        histories=found.histories,
+        validators=validators,
         audits=audits,
         scores=scores,
         penalties=decided,
@@ -113,35 +140,30 @@ def form_epoch_result(
             for account, weight in earning.items()
         ),
         available=available,
+        books=committed_books(bundles, weights),
+        books_before=previous.books if previous is not None and previous.epoch == epoch - 1 else None,
     )
 
 
-def _outcomes(
-    epoch: EpochNumber,
-    state: ChainState,
-    bundles: Mapping[Address, VoteBundle],
-    weights: Mapping[Address, int],
+def _with_others(
+    judged: Sequence[NodeOutcome],
+    committed: Mapping[NodeKey, PocCommit],
     frozen: EpochGroup,
     preserved: Mapping[NodeKey, int],
 ) -> tuple[NodeOutcome, ...]:
-    """What became of every node that committed a batch or kept serving; ascending by (participant, node id)."""
-    committed = {key: commit for key, commit in state.poc_commits.get(epoch, {}).items() if key not in preserved}
-    counting = {key: commit for key, commit in committed.items() if state.counts(key[0], epoch)}
-    outcomes = [
-        NodeOutcome(*key, committed[key].model_id, NodeFate.UNDECIDED, committed[key].count, 0, 0, 0, NOT_COUNTED)
-        for key in committed.keys() - counting.keys()
-    ]
-    fates = batch_outcomes(counting, bundles, weights)
-    for key, commit in counting.items():
-        outcome = fates[key]
-        weight = calculate_node_weight(commit, outcome)
-        reason = "" if outcome is BatchOutcome.ACCEPTED else outcome.value
-        outcomes.append(NodeOutcome(*key, commit.model_id, NodeFate(outcome.value), commit.count, 0, 0, weight, reason))
+    """Add the nodes whose batches do not count, and those that kept serving; ascending by (participant, node id)."""
+    known = {(outcome.participant, outcome.node_id) for outcome in judged}
     models = {
         (member.participant, node.node_id): node.model_id for member in frozen.members for node in member.ml_nodes
     }
-    outcomes += [
-        NodeOutcome(*key, models[key], NodeFate.PRESERVED, 0, 0, 0, weight, "") for key, weight in preserved.items()
+    outcomes = [
+        *judged,
+        *(
+            NodeOutcome(*key, commit.model_id, NodeFate.UNDECIDED, commit.count, 0, 0, 0, NOT_COUNTED)
+            for key, commit in committed.items()
+            if key not in known
+        ),
+        *(NodeOutcome(*key, models[key], NodeFate.PRESERVED, 0, 0, 0, weight, "") for key, weight in preserved.items()),
     ]
     return tuple(sorted(outcomes, key=lambda outcome: (outcome.participant.lower(), outcome.node_id)))
 
@@ -206,7 +228,7 @@ def registry_group(epoch: EpochNumber, state: ChainState) -> EpochGroup:
             _node_snapshot(state, account, node_id, model, max(1, weight // len(served))) for node_id, model in served
         )
         members.append(GroupMember(account, participant.peer_id, weight, nodes))
-    return EpochGroup(epoch, tuple(members), _model_snapshots(state, members))
+    return _group(epoch, state, members)
 
 
 def _first_active(state: ChainState, node: MLNodeRegistration) -> ModelRecord | None:
@@ -236,7 +258,7 @@ def _next_group(
         )
         for account, nodes in by_participant.items()
     ]
-    return EpochGroup(epoch, tuple(members), _model_snapshots(state, members))
+    return _group(epoch, state, members)
 
 
 def _can_serve(state: ChainState, key: NodeKey, model_id: ModelId) -> bool:
@@ -269,6 +291,14 @@ def _node_snapshot(
         throughput=min(weight * model.throughput_per_nonce, UINT64_MAX),
         timeslot_allocation=FIRST_MODEL_TIMESLOTS if is_first else OTHER_MODEL_TIMESLOTS,
     )
+
+
+def _group(epoch: EpochNumber, state: ChainState, members: Sequence[GroupMember]) -> EpochGroup:
+    """Freeze what the registry says of the models that `members` serve."""
+    models = _model_snapshots(state, members)
+    known = [state.calibrations.get(model.model_id) for model in models]
+    calibrations = tuple(calibration for calibration in known if calibration is not None)
+    return EpochGroup(epoch, tuple(members), models, calibrations=calibrations)
 
 
 def _model_snapshots(state: ChainState, members: Sequence[GroupMember]) -> tuple[ModelRecord, ...]:

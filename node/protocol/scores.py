@@ -13,7 +13,8 @@ participant can dodge the speed part only by answering none of the gateways that
   with a third of the weight; those with less take as much in proportion: three times their share at most.
 - *availability*: the weighted median of what others saw, batches due, answers handed over to audits. Whoever says
   nothing counts as having seen all, so to take it needs more than half of the weight of all others.
-- *participation*: the bundle of votes, and what it says was left undone. Nobody else can take it.
+- *participation*: the bundle of votes, what it says was left undone, and whether votes of the epoch before were
+  computed at all (tails.py). To take it needs most of the members who were drawn to check them.
 
 To gain points for oneself is harder still: nobody is its own witness. And points lost by one are paid to nobody
 (rewards.py), so there is nothing to win by a rival's loss but requests.
@@ -30,6 +31,7 @@ from node.protocol.findings import (
     PointLoss,
     ScorePart,
     SpeedMeasure,
+    ValidatorOutcome,
 )
 from node.protocol.identifiers import Address, ModelId
 from node.protocol.records import EpochGroup, PocVote, VoteBundle
@@ -61,6 +63,9 @@ REASONS = {
     "no-batch": "nodes of its neither kept serving by allotment nor had a batch that counts",
     "withheld": "it did not hand over answers that were drawn for audit",
     "no-votes": "it committed no valid bundle of votes",
+    "not-computed": "others found that it did not compute what its votes of the epoch before say",
+    "evidence-withheld": "it did not hand over the evidence for its votes of the epoch before",
+    "evidence-differs": "its evidence does not carry its votes of the epoch before",
     "votes-late": "it left batches unjudged for want of time",
     "audits-late": "it left answers unaudited for want of time",
 }
@@ -73,11 +78,13 @@ def participant_scores(
     nodes: Sequence[NodeOutcome],
     audits: Sequence[AuditOutcome],
     bundles: Mapping[Address, VoteBundle],
+    validators: Sequence[ValidatorOutcome] = (),
 ) -> tuple[ParticipantScore, ...]:
     """Return the scores of every member of the group in charge and of whoever else proved compute; by participant.
 
     `weights` are the weights in charge. `group` is what was frozen for the epoch: who had to mine is taken from it, so
-    it must be one that a result made; an empty one asks nothing of anybody.
+    it must be one that a result made; an empty one asks nothing of anybody. `validators` are what the group made of the
+    votes of the epoch before.
     """
     accounts = sorted({*weights, *(outcome.participant for outcome in nodes)}, key=str.lower)
     nodes_of = _by_participant(nodes)
@@ -85,19 +92,21 @@ def participant_scores(
     for audit in audits:
         audits_of.setdefault(audit.executor, []).append(audit)
     due_of = {member.participant: len(member.ml_nodes) for member in group.members}
+    made_up = {found.validator: found.reason for found in validators if found.fate is Verdict.INVALID}
     ratios = _speed_ratios(bundles)
-    seen = _sightings(bundles)
+    seen = presences(accounts, weights, bundles)
     total = sum(weights.values())
     scores = []
     for account in accounts:
         own, audited = nodes_of.get(account, []), audits_of.get(account, [])
         quality = _quality(own, audited)
         speed = _speed(account, ratios.get(account, {}), weights, total)
-        availability = _availability(
-            _presence(account, seen.get(account, {}), weights, total), own, due_of.get(account, 0), audited
-        )
+        availability = _availability(seen[account], own, due_of.get(account, 0), audited)
         has_to_vote = weights.get(account, 0) > 0 and any(other != account for other in nodes_of)
-        participation = _participation(bundles.get(account)) if has_to_vote else ScorePart(SCORE_FULL)
+        if account in made_up:
+            participation = _part(0, [PointLoss(made_up[account], SCORE_FULL)])
+        else:
+            participation = _participation(bundles.get(account)) if has_to_vote else ScorePart(SCORE_FULL)
         points = (
             QUALITY_TENTHS * quality.per_mille
             + SPEED_TENTHS * speed.per_mille
@@ -106,6 +115,14 @@ def participant_scores(
         ) // 10
         scores.append(ParticipantScore(account, quality, speed, availability, participation, points))
     return tuple(scores)
+
+
+def presences(
+    accounts: Iterable[Address], weights: Mapping[Address, int], bundles: Mapping[Address, VoteBundle]
+) -> dict[Address, int]:
+    """Return, in thousandths of the epoch, how much of it others saw of each account; full where they say nothing."""
+    seen, total = _sightings(bundles), sum(weights.values())
+    return {account: _presence(account, seen.get(account, {}), weights, total) for account in accounts}
 
 
 def weighted_median(values: Iterable[tuple[int, int]]) -> int:

@@ -1,5 +1,6 @@
 """Account signatures over 32-byte digests: secp256k1, recoverable, low-s only (EIP-2), as Ethereum has them."""
 
+import functools
 from collections.abc import Callable
 
 from coincurve import PrivateKey, PublicKey
@@ -10,6 +11,8 @@ from node.protocol.identifiers import Address, Hash32
 
 SIGNATURE_BYTES = 65
 """r (32), s (32), v (1; 27 or 28)."""
+ADDRESSES_KEPT_MAX = 4096
+"""The same few accounts sign again and again; to write an address takes half as long as to recover its key."""
 CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 DigestSigner = Callable[[Hash32], bytes]
@@ -48,4 +51,9 @@ def compact_signature(signature: bytes) -> tuple[bytes, bytes]:
 
 def address_of(key: PublicKey) -> Address:
     """Return the account of a public key."""
-    return Address(to_checksum_address(keccak(key.format(compressed=False)[1:])[12:]))
+    return _address_of(key.format(compressed=False))
+
+
+@functools.lru_cache(maxsize=ADDRESSES_KEPT_MAX)
+def _address_of(key: bytes) -> Address:
+    return Address(to_checksum_address(keccak(key[1:])[12:]))

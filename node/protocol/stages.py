@@ -1,10 +1,11 @@
-"""Stages of an epoch from block numbers alone (requirements B13). Solidity agrees by tests/vectors/stages.json."""
+"""Stages of an epoch from block numbers alone (requirements B13). Solidity agrees by tests/vectors/shared.json."""
 
 from dataclasses import dataclass
 from enum import IntEnum
 
 from node.protocol.identifiers import BlockNumber, EpochNumber
 from node.protocol.records import EpochParameters
+from node.protocol.schedules import ParameterSchedule
 
 
 class Stage(IntEnum):
@@ -53,8 +54,15 @@ def stage_offsets(parameters: EpochParameters) -> tuple[int, ...]:
     )
 
 
-def stage_at(block: int, parameters: EpochParameters) -> StagePosition:
-    """Return the position of `block`; raise BeforeGenesisError for a block before the first epoch."""
+def stage_at(block: int, parameters: EpochParameters | ParameterSchedule) -> StagePosition:
+    """Return the position of `block`; raise BeforeGenesisError for a block before the first epoch.
+
+    Parameters are enough for the blocks of their own epochs; a schedule is for all.
+    """
+    if isinstance(parameters, ParameterSchedule):
+        if block < parameters.first.genesis_block:
+            raise BeforeGenesisError(f"block {block} is before the genesis block {parameters.first.genesis_block}")
+        parameters = parameters.at_block(block)
     if block < parameters.genesis_block:
         raise BeforeGenesisError(f"block {block} is before the genesis block {parameters.genesis_block}")
     epoch, offset = divmod(block - parameters.genesis_block, parameters.epoch_blocks)
@@ -70,6 +78,8 @@ def stage_at(block: int, parameters: EpochParameters) -> StagePosition:
     )
 
 
-def first_block_of(epoch: int, stage: Stage, parameters: EpochParameters) -> BlockNumber:
-    """Return the first block of `stage` in `epoch`."""
+def first_block_of(epoch: int, stage: Stage, parameters: EpochParameters | ParameterSchedule) -> BlockNumber:
+    """Return the first block of `stage` in `epoch`, which must be one of the parameters' own; a schedule is for all."""
+    if isinstance(parameters, ParameterSchedule):
+        parameters = parameters.of_epoch(epoch)
     return BlockNumber(parameters.genesis_block + epoch * parameters.epoch_blocks + stage_offsets(parameters)[stage])

@@ -1,45 +1,95 @@
-"""From distances to a verdict, and from verdicts to an outcome."""
+"""From recomputed nonces to a verdict: by which rule a sample is judged, and what it says.
+
+The rule of a batch is that of the model as the epoch's group froze it, else of the registry when mining began
+(`rules_of`): who changes a model's record or a node's hardware while batches are under way changes nothing for them.
+"""
 
 from collections.abc import Mapping, Sequence
-from enum import Enum
+from dataclasses import dataclass
 
-from node.protocol.identifiers import Address
+from node.protocol.binomial import is_beyond_chance
+from node.protocol.calibration import HonestBand, band_of
+from node.protocol.chain_state import ChainState
+from node.protocol.records import EpochGroup, EpochParameters, PocCommit
 from node.protocol.verdicts import Verdict
+from node.protocol.weights import NodeKey
+
+SMALL_SAMPLE = 4
+"""A smaller one says too little for any test; see `judge`."""
 
 
-class BatchOutcome(Enum):
-    """What the group makes of a batch."""
+@dataclass(frozen=True, slots=True)
+class SampleRule:
+    """How one node's batch is judged."""
 
-    ACCEPTED = "accepted"
-    REJECTED = "rejected"
-    UNDECIDED = "undecided"
-    """No majority of those able to judge, or nobody able: no weight this epoch, and no blame."""
+    distance_max: int
+    """Largest squared distance of two vectors that counts as equal (nonces.py)."""
+    mismatch_per_million: int
+    """How many of a million honest vectors lie beyond it all the same: p0 of the test."""
+    reject_mismatches: int
+    """Fewer never reject, however good the model's calibration looks."""
+    sample_size: int
+    """Nonces drawn of the batch; all of a smaller one."""
+
+    def sampled(self, count: int) -> int:
+        """How many nonces of a batch of `count` are drawn."""
+        return min(count, self.sample_size)
 
 
-def judge(distances: Sequence[int], distance_max: int, reject_mismatches: int) -> Verdict:
-    """Return the verdict on a sample: INVALID from `reject_mismatches` distances above `distance_max` on.
+def rules_of(
+    commits: Mapping[NodeKey, PocCommit],
+    state: ChainState,
+    parameters: EpochParameters,
+    frozen: EpochGroup | None = None,
+) -> dict[NodeKey, SampleRule]:
+    """Return the rule of every batch whose model is in `frozen`, or was registered and active in `state`.
 
-    A sample smaller than `reject_mismatches` (a tiny batch) is judged by its majority, so that a batch of a few
-    nonces cannot be all wrong and still pass.
+    `state` is the chain before the first block of GENERATE; `frozen` is the group in charge, as a result made it. The
+    others have no rule: nobody can judge them.
     """
-    if not distances:
+    rules = {}
+    for key, commit in commits.items():
+        band = _band(key, commit, state, frozen)
+        if band is not None:
+            rules[key] = SampleRule(
+                band.poc_distance_max,
+                band.poc_mismatch_per_million,
+                parameters.poc_reject_mismatches,
+                parameters.poc_sample_size,
+            )
+    return rules
+
+
+def mismatches_of(sampled: Sequence[int], distances: Sequence[int], rule: SampleRule) -> tuple[int, ...]:
+    """Return which of the nonces `sampled` differ: those whose distance is above the rule's."""
+    return tuple(n for n, distance in zip(sampled, distances, strict=True) if distance > rule.distance_max)
+
+
+def judge(sampled: int, mismatches: int, rule: SampleRule) -> Verdict:
+    """Return what a sample with so many mismatches says: INVALID where no honest machine would show as many.
+
+    A sample below SMALL_SAMPLE nonces is judged by its majority, so that a batch of a few nonces cannot be all wrong
+    and still pass. Such a batch is worth next to nothing, and its rejection is no proof of fraud (outcomes.py).
+    """
+    if sampled <= 0:
         return Verdict.ABSTAIN
-    mismatches = sum(distance > distance_max for distance in distances)
-    limit = min(reject_mismatches, len(distances) // 2 + 1)
-    return Verdict.INVALID if mismatches >= limit else Verdict.VALID
+    if sampled < SMALL_SAMPLE:
+        return Verdict.INVALID if 2 * mismatches > sampled else Verdict.VALID
+    if mismatches < min(rule.reject_mismatches, sampled // 2 + 1):
+        return Verdict.VALID
+    return Verdict.INVALID if is_beyond_chance(sampled, mismatches, rule.mismatch_per_million) else Verdict.VALID
 
 
-def tally(votes: Mapping[Address, Verdict], weights: Mapping[Address, int]) -> BatchOutcome:
-    """Return the outcome of `votes` (of validators other than the judged participant).
-
-    More than half of the weight of those able to judge decides; abstentions and missing votes are not in the sum
-    (requirements B8; lacking a model must never count against the one who has it).
-    """
-    valid = sum(weights.get(voter, 0) for voter, verdict in votes.items() if verdict is Verdict.VALID)
-    invalid = sum(weights.get(voter, 0) for voter, verdict in votes.items() if verdict is Verdict.INVALID)
-    able = valid + invalid
-    if 2 * valid > able:
-        return BatchOutcome.ACCEPTED
-    if 2 * invalid > able:
-        return BatchOutcome.REJECTED
-    return BatchOutcome.UNDECIDED
+def _band(key: NodeKey, commit: PocCommit, state: ChainState, frozen: EpochGroup | None) -> HonestBand | None:
+    model = None if frozen is None else frozen.get_epoch_model(commit.model_id)
+    if frozen is not None and model is not None:
+        calibration = frozen.get_epoch_calibration(commit.model_id)
+    else:
+        model = state.get_governance_model(commit.model_id)
+        calibration = state.calibrations.get(commit.model_id)
+    participant = state.participants.get(key[0])
+    if model is None:
+        return None
+    nodes = () if participant is None else participant.ml_nodes
+    hardware = next((node.hardware for node in nodes if node.node_id == key[1]), "")
+    return band_of(calibration, model, hardware)

@@ -89,10 +89,14 @@ def _commitments(receipt: Receipt, answer: AnswerEvidence) -> Iterator[Check]:
     is_verifiable = answer.sampling.is_verifiable and not answer.response_format
     if derived != receipt.draw_commitment:
         yield fails("draw", "parameters, seed, stop texts or format are not those that the receipt commits to")
-    elif is_verifiable != receipt.is_verifiable:
+    elif receipt.is_verifiable and not is_verifiable:
         yield fails("draw", f"the receipt says is_verifiable = {receipt.is_verifiable}, its parameters say otherwise")
     else:
-        rule = "by the rule, so that each token can be checked" if is_verifiable else "outside the rule, so unchecked"
+        rule = "outside the rule, so unchecked"
+        if receipt.is_verifiable:
+            rule = "by the rule, so that each token can be checked"
+        elif is_verifiable:
+            rule = "by an engine that does not follow the rule, as its executor says: no audit can check them"
         yield holds("draw", f"the parameters are those committed to; tokens were drawn {rule}")
 
 

@@ -2,56 +2,24 @@
 
 from collections.abc import Iterable, Mapping
 
+from node.protocol.findings import NodeFate, NodeOutcome
 from node.protocol.identifiers import Address, ModelId, NodeId
-from node.protocol.nonces import BATCH_NONCES_MAX
-from node.protocol.records import ModelRecord, PocCommit, VoteBundle
-from node.protocol.validation import BatchOutcome, tally
-from node.protocol.verdicts import Verdict
+from node.protocol.records import ModelRecord, PocCommit
 
 NodeKey = tuple[Address, NodeId]
 
 
-def batch_outcomes(
-    commits: Mapping[NodeKey, PocCommit],
-    bundles: Mapping[Address, VoteBundle],
-    group_weights: Mapping[Address, int],
-) -> dict[NodeKey, BatchOutcome]:
-    """Return the outcome of every committed batch. A participant's vote on its own batch does not count.
+def calculate_node_weight(outcome: NodeOutcome) -> int:
+    """Return a node's `poc_weight`: one per nonce of an accepted batch, or what it kept; nothing otherwise.
 
-    Two cases are settled without votes: a batch over BATCH_NONCES_MAX is rejected (the chain takes any count), and a
-    batch of the only member there is counts as accepted. Nobody is left to judge that one, and whoever is the whole
-    group can post any result anyway; without this rule a network could not begin with one node. Outside that case
-    work that nobody could check earns nothing: a model only one participant has must not print weight.
+    Less than one per nonce where too few could judge the batch (outcomes.py).
     """
-    votes: dict[NodeKey, dict[Address, Verdict]] = {key: {} for key in commits}
-    for validator, bundle in bundles.items():
-        for vote in bundle.votes:
-            key = (vote.participant, vote.node_id)
-            if key in votes and validator != vote.participant:
-                votes[key][validator] = vote.verdict
-    total = sum(group_weights.values())
-    outcomes = {}
-    for key, commit in commits.items():
-        own = group_weights.get(key[0], 0)
-        if commit.count > BATCH_NONCES_MAX:
-            outcomes[key] = BatchOutcome.REJECTED
-        elif own > 0 and own == total:
-            outcomes[key] = BatchOutcome.ACCEPTED
-        else:
-            outcomes[key] = tally(votes[key], group_weights)
-    return outcomes
+    return outcome.weight if outcome.fate in (NodeFate.ACCEPTED, NodeFate.PRESERVED) else 0
 
 
-def calculate_node_weight(commit: PocCommit, outcome: BatchOutcome) -> int:
-    """Return a node's `poc_weight`: one per nonce of an accepted batch, nothing otherwise."""
-    return commit.count if outcome is BatchOutcome.ACCEPTED else 0
-
-
-def compute_new_weights(
-    commits: Mapping[NodeKey, PocCommit], outcomes: Mapping[NodeKey, BatchOutcome]
-) -> dict[NodeKey, int]:
-    """Return the weight of every node that earned one."""
-    weights = {key: calculate_node_weight(commit, outcomes[key]) for key, commit in commits.items()}
+def compute_new_weights(outcomes: Iterable[NodeOutcome]) -> dict[NodeKey, int]:
+    """Return the weight of every node that earned or kept one."""
+    weights = {(outcome.participant, outcome.node_id): calculate_node_weight(outcome) for outcome in outcomes}
     return {key: weight for key, weight in weights.items() if weight > 0}
 
 

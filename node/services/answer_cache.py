@@ -19,6 +19,7 @@ from node.protocol.records import ModelRecord
 from node.services.answers import AnswerPart, AnswerSummary
 from node.services.asking import AnswerStream, Asker
 from node.services.gateway import ChatRequest, GatewayError
+from node.services.outlet import TakePart
 
 ANSWER_SHARE_MAX = 8
 """One answer takes at most one part in so many of the cache: a few long ones do not drive out all others."""
@@ -123,6 +124,9 @@ class _Repeated:
         for part in self._parts:
             yield part
 
+    def hand_to(self, take_now: TakePart) -> None:
+        """All parts are there already: nothing waits for them."""
+
 
 class _Watched:
     """An answer on its way that is kept once it is whole."""
@@ -131,23 +135,35 @@ class _Watched:
         self._answer = answer
         self._key = key
         self._cache = cache
+        self._taken: list[AnswerPart] = []
+        self._size = PART_BYTES
 
     @property
     def summary(self) -> AnswerSummary:
         return self._answer.summary
 
     async def __aiter__(self) -> AsyncIterator[AnswerPart]:
-        parts: list[AnswerPart] = []
-        size = PART_BYTES
         async for part in self._answer:
-            size += part_bytes(part)
-            if size <= self._cache.answer_bytes_max:
-                parts.append(part)
+            self._keep(part)
             yield part
         # Here the answer ended by itself: a failure would have been raised, a reader that left never comes here.
-        if self.summary.finish_reason and size <= self._cache.answer_bytes_max:
+        if self.summary.finish_reason and self._size <= self._cache.answer_bytes_max:
             summary = replace(self.summary, price=0, cached=True, caller_id="")
-            self._cache.put(self._key, KeptAnswer(tuple(parts), summary, size))
+            self._cache.put(self._key, KeptAnswer(tuple(self._taken), summary, self._size))
+
+    def hand_to(self, take_now: TakePart) -> None:
+        def kept(part: AnswerPart) -> bool:
+            is_taken = take_now(part)
+            if is_taken:
+                self._keep(part)
+            return is_taken
+
+        self._answer.hand_to(kept)
+
+    def _keep(self, part: AnswerPart) -> None:
+        self._size += part_bytes(part)
+        if self._size <= self._cache.answer_bytes_max:
+            self._taken.append(part)
 
 
 def is_deterministic(chat: ChatRequest) -> bool:

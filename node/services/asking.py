@@ -7,6 +7,7 @@ from typing import Protocol
 from node.protocol.records import ModelRecord
 from node.services.answers import AnswerPart, AnswerSummary
 from node.services.gateway import ChatRequest
+from node.services.outlet import TakePart
 
 
 class AnswerStream(Protocol):
@@ -18,6 +19,9 @@ class AnswerStream(Protocol):
 
     def __aiter__(self) -> AsyncIterator[AnswerPart]:
         """Yield the parts as they come."""
+
+    def hand_to(self, take_now: TakePart) -> None:
+        """Offer each part that comes while the iteration waits to `take_now`; those that it takes are not yielded."""
 
 
 class Asker(Protocol):

@@ -17,12 +17,13 @@ from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.seeds import SeedShareError
 from node.services.answers import AnswerPart, AnswerSummary
 from node.services.checks import TokenChecks, check_opening, read_frame
-from node.services.errors import GatewayError
 from node.services.faults import ExecutorFaultError, Fault
 from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, SignedVoucherFrame, Tokens
+from node.services.groups import sole_error
+from node.services.outlet import Outlet
 from node.services.patience import CLOSING_SECONDS_MAX, PATIENT_TOKENS, SLOW_SECONDS_MIN, Patience
 from node.services.payments import PayerBook
-from node.services.receipting import is_the_same_answer, receipt_of
+from node.services.receipting import answer_evidence, is_the_same_answer, receipt_of
 from node.services.seeding import AnswerSeed, seed_of_opening
 from node.services.terms import NOTHING, unit_price_of
 from node.services.transcript import Continuation, DiffersError, Transcript
@@ -57,8 +58,10 @@ class Attempt:
     """A running call of `infer`.
 
     Raises ExecutorFaultError or another CallFailedError if another executor must go on, PaymentError if what it gave
-    cannot be paid. `claim` is called with the first token: it returns False if another executor was faster. `give_now`
-    hands a part to the user if there is room, `give` waits for room.
+    cannot be paid. `claim` is called with the first token: it returns False if another executor was faster. `outlet` is
+    where parts for the user go, `give` waits until there is room.
+
+    Detail: a piece that is like most (`_take_now`) is dealt with where it arrives, without waking the attempt's task.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class Attempt:
         patience: Patience,
         *,
         claim: Callable[[], bool],
-        give_now: Callable[[AnswerPart], bool],
+        outlet: Outlet,
         give: Callable[[AnswerPart], Awaitable[None]],
     ) -> None:
         self._desk = desk
@@ -85,18 +88,28 @@ class Attempt:
         self._continuation = continuation
         self._patience = patience
         self._claim = claim
-        self._give_now = give_now
+        self._outlet = outlet
         self._give = give
         self.began = trio.current_time()
         self._asked_at = self.began
         self._watch = trio.CancelScope()
         self._prompt_ids: tuple[int, ...] = ()
+        self._by_rule = True
         self._seed: AnswerSeed | None = None
         self._checks: TokenChecks | None = None
         self._unit_price = unit_price_of(desk.chain.parameters.unit_price, is_free=request.free)
         self._step_price = 0
         self._paid = 0
+        """Booked for this attempt."""
+        self._told = 0
+        """Of it, what the executor was sent a voucher for."""
+        self._due = trio.Event()
+        self._paying = trio.Lock()
+        self._unpaid: PaymentError | None = None
+        """Why what came could not be paid."""
         self._last_frame = b""
+        self._fault: ExecutorFaultError | trio.BrokenResourceError | None = None
+        """What was wrong with a piece when nobody was there to be told of it."""
         self._waited = 0.0
         self._texts: list[str] = []
         self.token_ids: list[int] = []
@@ -120,7 +133,9 @@ class Attempt:
         except ExecutorFaultError as error:
             error.frame = error.frame or self._last_frame
             raise
-        except (trio.Cancelled, trio.BrokenResourceError, GatewayError):
+        except (CallFailedError, PaymentError):
+            raise
+        except BaseException:  # the user goes; of two tasks that are cancelled, trio may raise a group
             await self._pay_what_is_due()
             raise
 
@@ -129,6 +144,16 @@ class Attempt:
         if first.opening is None:
             raise ExecutorFaultError(Fault.OUT_OF_TURN, "the executor did not begin with an opening")
         checks = await self._open(first.opening)
+        self._call.hand_to(self._take_now)
+        with sole_error():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_paying, nursery.cancel_scope)
+                await self._take_all(checks)
+                nursery.cancel_scope.cancel()
+        if self._unpaid is not None:
+            raise self._unpaid
+
+    async def _take_all(self, checks: TokenChecks) -> None:
         while True:
             frame = await self._next_frame()
             if frame.tokens is not None:
@@ -158,6 +183,8 @@ class Attempt:
         except trio.EndOfChannel as error:
             raise ExecutorFaultError(Fault.EARLY_END, "the answer ended without a receipt") from error
         self._last_frame = data
+        if self._fault is not None:
+            raise self._fault
         if self.first_seconds is not None:
             self._waited += trio.current_time() - self._asked_at
         return read_frame(data, bytes_max=self._checks.frame_bytes_max if self._checks is not None else None)
@@ -180,12 +207,13 @@ class Attempt:
         check_opening(opening, self._request)
         await self._adopt(opening.newest_voucher)
         self._prompt_ids = opening.prompt_ids
+        self._by_rule = opening.by_rule
         self._seed = self._seed_of(opening)
         # Half of the allowance: the voucher is there before the executor would have to wait for it.
         step_tokens = max(1, opening.unpaid_tokens_max // 2)
         self._step_price = price(0, step_tokens, self._model, self._unit_price)
         self._checks = TokenChecks(self._request, opening, self._model.context_length)
-        await self._pay(self._owed)
+        self._due.set()
         return self._checks
 
     async def _adopt(self, newest: SignedVoucherFrame | None) -> None:
@@ -212,24 +240,64 @@ class Attempt:
             self._begin_summary()
         # If this attempt's time is over it ends here, before the transcript says that the user has what it cannot give.
         await trio.lowlevel.checkpoint_if_cancelled()
+        part = self._add(tokens)
+        if part is not None:
+            await self._hand_over(part)
+        if self._is_step_due:
+            self._due.set()
+        if self._is_slow(self._waited):
+            raise ExecutorFaultError(Fault.SLOW, f"{len(self.token_ids)} tokens in {self._waited:.0f} s")
+
+    def _take_now(self, data: bytes) -> bool:
+        """Take a piece like most others without waiting: some tokens with their text in the middle of an answer. Return
+        False for all else, which `_take_all` then deals with.
+        """
+        now, checks = trio.current_time(), self._checks
+        waited = self._waited + now - self._asked_at
+        is_going = self.first_seconds is not None and not self._watch.cancel_called and now < self._watch.deadline
+        if checks is None or not is_going or self._is_slow(waited) or not self._continuation.is_new:
+            return False
+        try:
+            tokens = read_frame(data, bytes_max=checks.frame_bytes_max).tokens
+        except ExecutorFaultError:
+            return False  # found again where it can be raised
+        if tokens is None or not tokens.token_ids or tokens.finish_reason or self._request.stop:
+            return False
+        if not self._outlet.has_room():
+            return False
+        self._asked_at, self._waited, self._last_frame = now, waited, data
+        try:
+            checks.add(tokens)
+            part = self._add(tokens)
+            if part is not None:
+                self._outlet.give_now(part)
+        except (ExecutorFaultError, trio.BrokenResourceError) as fault:
+            self._fault = fault
+            return False
+        if self._is_step_due:
+            self._due.set()
+        self._watch_until(self._deadline(now))
+        return True
+
+    def _add(self, tokens: Tokens) -> AnswerPart | None:
+        """Book a piece; return what of it the user gets."""
         self.token_ids.extend(tokens.token_ids)
         self._texts.append(tokens.text)
         try:
             part = self._continuation.add(tokens)
         except DiffersError as error:
             raise ExecutorFaultError(Fault.DIFFERS, str(error)) from error
-        if part is not None:
-            self._summary.output_tokens = len(self._transcript.token_ids)
-            self._summary.finish_reason = self._transcript.finish_reason
-            if part.text or part.token_ids:
-                await self._hand_over(part)
-        if self._owed - self._paid >= self._step_price:
-            await self._pay(self._owed)
-        if self._waited > max(SLOW_SECONDS_MIN, self._patience.token * max(PATIENT_TOKENS, len(self.token_ids))):
-            raise ExecutorFaultError(Fault.SLOW, f"{len(self.token_ids)} tokens in {self._waited:.0f} s")
+        if part is None:
+            return None
+        self._summary.output_tokens = len(self._transcript.token_ids)
+        self._summary.finish_reason = self._transcript.finish_reason
+        return part if part.text or part.token_ids else None
+
+    def _is_slow(self, waited: float) -> bool:
+        return waited > max(SLOW_SECONDS_MIN, self._patience.token * max(PATIENT_TOKENS, len(self.token_ids)))
 
     async def _hand_over(self, part: AnswerPart) -> None:
-        if not self._give_now(part):
+        if not self._outlet.give_now(part):
             self._watch_until(float("inf"))  # it is the user who is slow
             await self._give(part)
 
@@ -245,7 +313,7 @@ class Attempt:
         """Leave without debts: the user goes, what came before is paid. A voucher that comes too late for this call is
         made good by the next one.
         """
-        if self._owed == self._paid:
+        if self._owed == self._told:
             return
         leaving = trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVING_SECONDS_MAX)
         with leaving, contextlib.suppress(PaymentError):
@@ -265,16 +333,7 @@ class Attempt:
         request, seed = self._request, self._seed
         if request.private or seed is None or not self._desk.answers_kept_max:
             return None
-        return AnswerEvidence(
-            prompt_ids=self._prompt_ids,
-            output_ids=tuple(self.token_ids),
-            text="".join(self._texts),
-            sampling=request.sampling,
-            seed=seed.seed,
-            seed_share=seed.share,
-            stop=request.stop,
-            response_format=request.response_format,
-        )
+        return answer_evidence(request, self._prompt_ids, self.token_ids, seed, "".join(self._texts))
 
     async def _until_acknowledged(self) -> None:
         """Wait for the executor to end the call: leaving first would cancel it before it has the last voucher."""
@@ -284,6 +343,22 @@ class Attempt:
             except (trio.EndOfChannel, CallFailedError) as end:
                 log.debug("a call ended", peer=self._call.peer_id, how=repr(end))
 
+    @property
+    def _is_step_due(self) -> bool:
+        return self._owed - self._paid >= self._step_price
+
+    async def _keep_paying(self, scope: trio.CancelScope) -> None:
+        """Pay for the prompt, and then for each step: beside taking tokens, for nobody is to wait for a disk."""
+        while True:
+            await self._due.wait()
+            self._due = trio.Event()
+            try:
+                await self._pay(self._owed)
+            except PaymentError as error:
+                self._unpaid = error
+                scope.cancel()
+                return
+
     async def _pay(self, total: TokenAmount, signed: SignedReceipt | None = None) -> None:
         """Pay what is missing to `total` for this attempt; with `signed`, also countersign it, for it is complete."""
         executor, payer = self._request.executor, self._desk.payer
@@ -292,18 +367,21 @@ class Attempt:
             if signed is not None:
                 await self._send(Payment(None, NOTHING, signature))
             return
-        amount = total - self._paid
-        root = next_receipts_root(payer.receipts_root(executor), signed.receipt) if signed else None
-        frame = payer.pay(executor, amount, root)
-        self._paid += amount
-        self._summary.price += amount
-        await self._desk.store.durable()
-        await self._send(Payment(frame, TokenAmount(self._paid), signature))
+        async with self._paying:  # what was paid in all is told in the order in which it grew
+            if signed is None and total <= self._told:
+                return  # somebody else has paid it meanwhile
+            amount = total - self._paid
+            root = next_receipts_root(payer.receipts_root(executor), signed.receipt) if signed else None
+            frame = payer.pay(executor, amount, root)
+            self._paid += amount
+            self._summary.price += amount
+            paid = TokenAmount(self._paid)
+            await self._desk.store.durable()
+            await self._send(Payment(frame, paid, signature))
+            self._told = paid
 
     async def _send(self, payment: Payment) -> None:
         """Send a payment. If the call has ended, what came before its end is still to be read, and then says why."""
-        if self._watch.deadline == float("inf"):
-            self._watch_until(trio.current_time() + self._patience.silence)
         try:
             await self._call.send(to_bytes(payment))
         except CallFailedError as error:
@@ -322,6 +400,7 @@ class Attempt:
             at=signed.receipt.at,
             seed=self._seed.seed if self._seed is not None else 0,
             seeded_by_user=self._request.seed is not None,
+            by_rule=self._by_rule,
         )
         if not is_signed_by_executor(signed):
             raise ExecutorFaultError(Fault.RECEIPT, "it did not sign its receipt", receipt=signed)

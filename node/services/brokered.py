@@ -8,9 +8,13 @@ from node.ports import (
     ChatMessage,
     Engine,
     EngineFailedError,
+    EngineRefusedError,
     GenerationChunk,
     GenerationRequest,
+    Prefiller,
+    RuleFollower,
 )
+from node.protocol.draws import Prefill
 from node.protocol.identifiers import ModelId, NodeId
 from node.services.broker import Broker
 
@@ -39,6 +43,11 @@ class BrokeredEngine:
     def vocabulary_size(self) -> int:
         """Token ids run from 0 to this, exclusive."""
         return self._engine.vocabulary_size
+
+    @property
+    def draws_by_rule(self) -> bool:
+        """Whether its tokens are those of the network's rule."""
+        return not isinstance(self._engine, RuleFollower) or self._engine.draws_by_rule
 
     async def render_chat(self, messages: Sequence[ChatMessage], tools: str = "") -> tuple[int, ...]:
         """Apply the chat template and tokenize."""
@@ -73,6 +82,13 @@ class BrokeredEngine:
         """Log-probabilities of the prompts' tokens, as background work."""
         async with self._broker.lease_background(self.node_id) as engine:
             return await engine.prompt_logprobs(prompts, priority=priority)
+
+    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
+        """What the model says of tokens that somebody claims, as background work."""
+        async with self._broker.lease_background(self.node_id) as engine:
+            if not isinstance(engine, Prefiller):
+                raise EngineRefusedError(f"{self.node_id} cannot check tokens of others")
+            return await engine.prefill(token_ids, first, top=top, priority=priority)
 
     async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
         """Vectors of the prompts, as background work."""

@@ -42,6 +42,7 @@ from node.services.frames import (
 )
 from node.services.groups import sole_error
 from node.services.nearness import Nearness
+from node.services.outlet import Outlet
 from node.services.patience import HedgeBudget, Patience, hedge_seconds, patience
 from node.services.refusals import retry_after_seconds
 from node.services.seeding import with_seed_source
@@ -150,7 +151,7 @@ class Conductor:
         request: InferenceRequest,
         model: ModelRecord,
         summary: AnswerSummary,
-        send: trio.MemorySendChannel[AnswerPart],
+        outlet: Outlet,
         candidates: Callable[[], Sequence[ExecutorChoice]],
     ) -> None:
         """`request` names no executor yet."""
@@ -158,7 +159,7 @@ class Conductor:
         self._request = request
         self._model = model
         self._summary = summary
-        self._send = send
+        self._outlet = outlet
         self._candidates = candidates
         self._transcript = Transcript(request.stop, begins_anew=_begins_anew(request))
         self._tried: set[Address] = set()
@@ -278,7 +279,7 @@ class Conductor:
                     continuation,
                     self._patience_with(running.executor),
                     claim=lambda: self._claim(running),
-                    give_now=self._give_now,
+                    outlet=self._outlet,
                     give=self._give,
                 )
                 await running.attempt.run()
@@ -303,17 +304,9 @@ class Conductor:
     async def _give(self, part: AnswerPart) -> None:
         """Hand a part to the user; a user who does not read ends the request."""
         with trio.move_on_after(READER_SECONDS_MAX) as limit:
-            await self._send.send(part)
+            await self._outlet.give(part)
         if limit.cancelled_caught:
             raise GatewayError("slow-reader", f"the answer was not read for {READER_SECONDS_MAX:.0f} s; it has ended")
-
-    def _give_now(self, part: AnswerPart) -> bool:
-        """Hand a part to the user without waiting; return whether there was room."""
-        try:
-            self._send.send_nowait(part)
-        except trio.WouldBlock:
-            return False
-        return True
 
     async def _after_failure(self, running: Running, error: CallFailedError | PaymentError) -> bool:
         """Draw the consequences; return whether the answer is complete all the same."""

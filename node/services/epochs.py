@@ -16,8 +16,8 @@ from node.services.timing import position
 
 log = structlog.get_logger(__name__)
 
-RESULT_BYTES_MAX = 4 * 1024 * 1024
-"""512 members with 64 nodes each and their rewards; a larger file is no result."""
+RESULT_BYTES_MAX = 32 * 1024 * 1024
+"""512 members with 64 nodes each, what became of each node, scores and rewards; a larger file is no result."""
 RETRY_SECONDS = 2.0
 RESULTS_KEPT = 8
 """Only the newest results decide anything; older ones stay in the store."""
@@ -50,7 +50,7 @@ def result_from_bytes(data: bytes, summary: EpochResultSummary) -> EpochResult:
 async def log_stages(chain: Chain) -> None:
     """Write a line for every stage that begins; those missed while the daemon was down only for debugging."""
     async for change in chain.stage_changes("log"):
-        present = stage_at(change.first_block, chain.parameters).next_block > chain.head.confirmed
+        present = stage_at(change.first_block, chain.schedule).next_block > chain.head.confirmed
         level = log.info if present else log.debug
         level("a stage began", epoch=change.epoch, stage=change.stage.name.lower(), first_block=change.first_block)
 

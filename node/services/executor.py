@@ -21,7 +21,7 @@ from node.ports import (
     WallClock,
 )
 from node.protocol.codec import SchemaError
-from node.protocol.identifiers import Address, EpochNumber, NodeId, TokenAmount
+from node.protocol.identifiers import Address, EpochNumber, TokenAmount
 from node.protocol.pricing import price, receipt_digest
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.seeds import SeedShareError
@@ -48,7 +48,8 @@ from node.services.funding import Funding
 from node.services.generation import Generation
 from node.services.groups import sole_error
 from node.services.paid_calls import GatewayGoneError, PaidCall
-from node.services.receipting import receipt_of
+from node.services.receipt_book import ReceiptBookKeeper
+from node.services.receipting import answer_evidence, receipt_of
 from node.services.seeding import AnswerSeed, SeedBook, UnknownCommitmentError, seed_of
 from node.services.tabs import PayeeBook, Tab
 from node.services.terms import FreeMode, unit_price_for
@@ -85,6 +86,7 @@ class Executor:
         wall_clock: WallClock,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         free: FreeMode | None = None,
+        book: ReceiptBookKeeper | None = None,
     ) -> None:
         self._chain = chain
         self._store = store
@@ -94,6 +96,7 @@ class Executor:
         self._unpaid_tokens_max = unpaid_tokens_max
         self._wall_clock = wall_clock
         self._free = free
+        self._book = book
         self.payments = self._payments = PayeeBook(chain, store)
         """Shared with whatever else this node is paid for over the same channels."""
         self.funding = self._funding = Funding(chain, self._payments.covered)
@@ -202,11 +205,13 @@ class Executor:
         paid = PaidCall(call, self._payments, tab)
         async with self._funding.held(request.payer, first_cost), trio.open_nursery() as nursery:
             await nursery.start(generation.run)
-            await paid.send(opening_bytes(Opening(prompt_ids, unpaid_tokens_max, newest, drawn.share)))
+            await paid.send(
+                opening_bytes(Opening(prompt_ids, unpaid_tokens_max, newest, drawn.share, generation.by_rule))
+            )
             async with paid.taking_payments():
                 token_price = price(0, 1, model, unit_price)
                 output = await self._let_out(paid, generation, token_price, len(prompt_ids), unpaid_tokens_max)
-                await self._close(paid, request, generation.node_ids[-1], model, drawn, prompt_ids, output)
+                await self._close(paid, request, generation, model, drawn, prompt_ids, output)
             nursery.cancel_scope.cancel()
 
     async def _prompt_of(self, request: InferenceRequest, model: ModelRecord) -> tuple[int, ...]:
@@ -279,7 +284,7 @@ class Executor:
         self,
         paid: PaidCall,
         request: InferenceRequest,
-        node_id: NodeId,
+        generation: Generation,
         model: ModelRecord,
         drawn: AnswerSeed,
         prompt_ids: Sequence[int],
@@ -293,12 +298,16 @@ class Executor:
             output,
             self._unit_price(request),
             epoch=self._epochs.group().epoch,
-            node_id=node_id,
+            node_id=generation.node_ids[-1],
             at=self._wall_clock(),
             seed=drawn.seed,
             seeded_by_user=drawn.share is None,
+            by_rule=generation.by_rule,
         )
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
+        if self._book is not None:  # before anybody has the receipt: whoever holds it may have the answer audited
+            answer = answer_evidence(request, prompt_ids, output, drawn)
+            self._book.keep(signed, answer, tuple(generation.logprobs))
         signed = await paid.settle(signed, closing_bytes(Closing(signed)))
         self._store.save_receipt(signed)
         if not receipt.is_private:  # it commits to the prompt's tokens: whoever guesses them would find it

@@ -1,14 +1,14 @@
 """Forms the result of every epoch, signs it, gathers a quorum of signatures, and posts it."""
 
+from dataclasses import dataclass
+
 import structlog
 import trio
 
-from node.ports import ActionStatus, Chain, Content, ContentUnavailableError, Network, Store, Validity
+from node.ports import ActionStatus, Chain, Content, EquivocationError, Network, Store, Validity
 from node.protocol.actions import PostEpochResult
-from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, check_bundle
-from node.protocol.canonical import CanonicalError, decode
+from node.protocol.agreement import ROUNDS_MAX, committed_order, left_out, pack_holders
 from node.protocol.chain_state import ChainState
-from node.protocol.codec import SchemaError, from_value
 from node.protocol.eip712 import epoch_result_digest
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32
 from node.protocol.messages import (
@@ -17,23 +17,55 @@ from node.protocol.messages import (
     ResultSignature,
     VotesAnnouncement,
 )
-from node.protocol.records import EpochResultSummary, VoteBundle
+from node.protocol.records import EpochResult, EpochResultSummary
 from node.protocol.results import form_epoch_result, summarise
-from node.protocol.signatures import SignatureError, recover
 from node.protocol.stages import Stage, first_block_of
+from node.protocol.weights import NodeKey
+from node.services.bundle_fetching import BundleFetching
 from node.services.epochs import EpochBook, result_to_bytes
+from node.services.formed_results import FormedResult, save_formed
 from node.services.gossip import GossipRouter
+from node.services.judging import Judging, judging_of
 from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
-from node.services.timing import cancel_at, epochs_at, position, window
+from node.services.punishing import FORMED, formed_document
+from node.services.result_signatures import ResultSignatures
+from node.services.timing import cancel_at, epochs_at, window
 
 log = structlog.get_logger(__name__)
 
-RETRY_SECONDS = 1.0
 REPEAT_BLOCKS = 3
 """A signature is gossiped again after so many blocks without a result: gossip promises no delivery."""
 POSTER_PATIENCE_BLOCKS = 3
 """How long each member waits for the one before it to post: one posting is paid for, not one per member."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What an epoch's result follows from."""
+
+    epoch: EpochNumber
+    state: ChainState
+    """The chain up to the last block before FORM."""
+    judging: Judging
+    committed: tuple[Address, ...]
+    """Who committed a vote bundle, ascending."""
+    fetching: BundleFetching
+
+
+@dataclass(slots=True)
+class _Formed:
+    """A result this node formed, and how far it is on its way to the chain."""
+
+    summary: EpochResultSummary
+    validator_set: bytes
+    digest: Hash32
+    own: ResultSignature | None = None
+    """What this node signed, if it is a member."""
+    quorum_at: int | None = None
+    """Block at which a quorum was first seen to have signed it."""
+    repeat_at: int = 0
+    """Block from which to say it again."""
 
 
 class FormingService:
@@ -47,6 +79,7 @@ class FormingService:
         store: Store,
         presence: PresenceTable,
         epochs: EpochBook,
+        slots: PocSlots,
         router: GossipRouter,
     ) -> None:
         self._chain = chain
@@ -55,10 +88,9 @@ class FormingService:
         self._store = store
         self._presence = presence
         self._epochs = epochs
-        self._slots = PocSlots(chain, epochs)
-        self._signatures: dict[Address, ResultSignature] = {}
-        """Newest signature of each member: bounded by the group's size."""
-        router.register(ResultSignature, self._judge_signature, self._take_signature)
+        self._slots = slots
+        self._stirred = trio.Event()
+        self.signatures = ResultSignatures(chain, router, self._stir)
         router.register(VotesAnnouncement, self._judge_announcement, _pass_on)
         router.register(PocAnnouncement, self._judge_announcement, _pass_on)
 
@@ -68,147 +100,148 @@ class FormingService:
             _, end = window(self._chain, epoch, Stage.FORM, Stage.FORM)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
-                await self._form(epoch)
+                await self._form_and_post(epoch)
                 nursery.cancel_scope.cancel()
+            if epoch not in self._chain.state.results:
+                log.warning("no result so far: without one the group carries on and nothing is paid", epoch=epoch)
 
-    async def _form(self, epoch: EpochNumber) -> None:
-        begin = first_block_of(epoch, Stage.FORM, self._chain.parameters)
+    async def _form_and_post(self, epoch: EpochNumber) -> None:
+        begin, _ = window(self._chain, epoch, Stage.FORM, Stage.FORM)
         state = await self._chain.state_at(BlockNumber(begin - 1))
-        bundles = await self._fetch_bundles(epoch, state)
-        previous = await self._epochs.result_before(epoch, state)
-        selected = await self._slots.selected(epoch)
-        result = form_epoch_result(epoch, state, self._chain.parameters, bundles, previous, selected=selected)
+        judging = await judging_of(self._chain, self._epochs, epoch, state)
+        committed = state.vote_bundles.get(epoch, {})
+        fetching = BundleFetching(self._content, self._presence, judging, committed, self._stir)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stir_at_heads)
+            nursery.start_soon(fetching.run)
+            await self._agree(_Inputs(epoch, state, judging, committed_order(committed.keys()), fetching))
+            nursery.cancel_scope.cancel()
+
+    async def _agree(self, inputs: _Inputs) -> None:
+        """Sign what follows from the bundles that count, as they change, until a result is posted."""
+        begin, end = window(self._chain, inputs.epoch, Stage.FORM, Stage.FORM)
+        # Not before the first block that comes while bundles are fetched: FORM may last four blocks of a second.
+        half = max((begin + end) // 2, self._chain.head.number + 1)
+        previous = await self._epochs.result_before(inputs.epoch, inputs.state)
+        selected = await self._slots.selected(inputs.epoch)
+        counted: frozenset[Address] | None = None
+        formed: _Formed | None = None
+        formed_at = 0
+        while inputs.epoch not in self._chain.state.results:
+            stirred = self._stirred
+            block = self._chain.head.number
+            if not inputs.fetching.missing or (block >= half and block > formed_at):
+                wanted = self._counted(inputs, is_late=block >= half)
+                if wanted != counted:
+                    counted, formed_at = wanted, block  # bundles that arrive one by one cost a round per block
+                    formed = await self._form(inputs, counted, previous, selected)
+            if formed is not None and await self._post_in_turn(inputs, formed):
+                return
+            await stirred.wait()
+
+    def _counted(self, inputs: _Inputs, *, is_late: bool) -> frozenset[Address]:
+        """Whose bundles count now: those this node holds; late, those of them that a quorum can count."""
+        held = frozenset(inputs.fetching.held)
+        if not is_late:
+            return held
+        holdings = {**self.signatures.holdings(inputs.epoch, inputs.committed), self._chain.account: held}
+        return held - left_out(frozenset(inputs.committed), holdings, inputs.judging.weights)
+
+    async def _form(
+        self,
+        inputs: _Inputs,
+        counted: frozenset[Address],
+        previous: EpochResult | None,
+        selected: frozenset[NodeKey],
+    ) -> _Formed | None:
+        """Form the result that follows from the bundles of `counted`, and sign it if this is a member."""
+        held = inputs.fetching.held
+        bundles = {validator: bundle for validator in counted if (bundle := held[validator]) is not None}
+        result = form_epoch_result(
+            inputs.epoch,
+            inputs.state,
+            self._chain.schedule.of_epoch(inputs.epoch),
+            bundles,
+            previous,
+            rules=inputs.judging.rules,
+            audit_seed=None if previous is None else await self._audit_seed(previous),
+            selected=selected,
+        )
         if result is None:
-            log.warning("no batch was accepted: the group carries on and nothing is paid", epoch=epoch)
-            return
+            log.warning("no batch was accepted: the group carries on and nothing is paid", epoch=inputs.epoch)
+            return None
         content_cid = await self._content.add_bytes(result_to_bytes(result))
+        self._store.put_document(formed_document(inputs.epoch, content_cid), FORMED)
         summary, validator_set = summarise(result, content_cid)
         digest = epoch_result_digest(summary, self._chain.chain_id, self._chain.epoch_manager)
-        weights = dict(state.group_weights(epoch))
-        if weights.get(self._chain.account, 0) > 0:
-            await self._sign(epoch, digest)
-        await self._post(epoch, summary, validator_set, digest, weights)
+        formed = _Formed(summary, validator_set, digest)
+        without = tuple(validator for validator in inputs.committed if validator not in counted)
+        void = tuple(sorted(counted - bundles.keys(), key=str.lower))
+        save_formed(
+            self._store, FormedResult(inputs.epoch, digest, content_cid, committed_order(bundles.keys()), void, without)
+        )
+        if without:
+            log.warning("a result without the votes of some validators", epoch=inputs.epoch, validators=list(without))
+        if inputs.judging.weights.get(self._chain.account, 0) > 0:
+            formed.own = await self._sign(inputs, digest, content_cid)
+        return formed
 
-    async def _fetch_bundles(self, epoch: EpochNumber, state: ChainState) -> dict[Address, VoteBundle]:
-        """Fetch and check every committed bundle; tries for half of FORM, for all must count the same votes.
+    async def _audit_seed(self, previous: EpochResult) -> Hash32:
+        """Return what the audits of `previous` were drawn by."""
+        return await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.schedule))
 
-        The other half is for signing and posting: a result is taken in FORM only.
-        """
-        seed = await self._chain.block_hash(first_block_of(epoch, Stage.VALIDATE, self._chain.parameters))
-        bundles: dict[Address, VoteBundle] = {}
-        begin, end = window(self._chain, epoch, Stage.FORM, Stage.FORM)
-        limit = BlockNumber((begin + end) // 2)
-
-        async def fetch(validator: Address, cid: Cid) -> None:
-            bundle = await self._fetch_bundle(epoch, validator, cid, state, seed)
-            if bundle is not None:
-                bundles[validator] = bundle
-
-        async with trio.open_nursery() as clock:
-            clock.start_soon(cancel_at, self._chain, limit, clock.cancel_scope)
-            async with trio.open_nursery() as nursery:
-                for validator, cid in state.vote_bundles.get(epoch, {}).items():
-                    nursery.start_soon(fetch, validator, cid)
-            clock.cancel_scope.cancel()
-        return bundles
-
-    async def _fetch_bundle(
-        self, epoch: EpochNumber, validator: Address, cid: Cid, state: ChainState, seed: Hash32
-    ) -> VoteBundle | None:
-        while True:
+    async def _sign(self, inputs: _Inputs, digest: Hash32, content_cid: Cid) -> ResultSignature | None:
+        """Sign `digest` in the first round that is free, and say so; None if there is none."""
+        for number in range(ROUNDS_MAX):
             try:
-                data = await self._content.read_bytes(
-                    cid, self._presence.providers(), limit_bytes=VOTE_BUNDLE_BYTES_MAX
-                )
-                bundle: VoteBundle = from_value(VoteBundle, decode(data))
-                check_bundle(
-                    bundle,
-                    epoch,
-                    validator,
-                    state.poc_commits.get(epoch, {}),
-                    sample_seed=seed,
-                    sample_size=self._chain.parameters.poc_sample_size,
-                )
-            except ContentUnavailableError as error:
-                log.info("a vote bundle is not to be had yet", validator=validator, reason=str(error))
-                await trio.sleep(RETRY_SECONDS)
-            except (CanonicalError, SchemaError, ValueError) as error:
-                log.warning("a vote bundle is void", validator=validator, reason=str(error))
-                return None
-            else:
-                return bundle
+                self._store.record_duty(f"result/{inputs.epoch}/{number}", digest)
+            except EquivocationError:
+                continue  # that round is spent, maybe before a restart
+            held = pack_holders(inputs.fetching.held.keys(), inputs.committed)
+            signature = ResultSignature(inputs.epoch, digest, self._chain.sign(digest), number, held, content_cid)
+            self.signatures.add(self._chain.account, signature)
+            await self._network.publish(signature, urgent=True)  # FORM may last four blocks of a second
+            return signature
+        log.error("no round is left to sign another result", epoch=inputs.epoch, rounds=ROUNDS_MAX)
+        return None
 
-    async def _sign(self, epoch: EpochNumber, digest: Hash32) -> None:
-        self._store.record_duty(f"result/{epoch}", digest)
-        signature = ResultSignature(epoch, digest, self._chain.sign(digest))
-        self._signatures[self._chain.account] = signature
-        await self._network.publish(signature, urgent=True)  # FORM may last four blocks of a second
-
-    async def _post(
-        self,
-        epoch: EpochNumber,
-        summary: EpochResultSummary,
-        validator_set: bytes,
-        digest: Hash32,
-        weights: dict[Address, int],
-    ) -> None:
-        """Wait for a quorum, then post, unless a member whose turn is earlier does it first."""
+    async def _post_in_turn(self, inputs: _Inputs, formed: _Formed) -> bool:
+        """Post if a quorum signed and it is this node's turn; return whether that is over."""
+        weights, block = inputs.judging.weights, self._chain.head.number
         order = sorted(weights, key=str.lower)
-        own = self._signatures.get(self._chain.account)
-        turn = (order.index(self._chain.account) - epoch) % len(order) if self._chain.account in order else len(order)
-        repeat_at = self._chain.head.number + REPEAT_BLOCKS
-        quorum_at: int | None = None
-        async for head in self._chain.heads():
-            if epoch in self._chain.state.results:
-                return
-            signers = self._signers(epoch, digest, weights)
-            if 3 * sum(weights[signer] for signer in signers) > 2 * sum(weights.values()):
-                quorum_at = head.number if quorum_at is None else quorum_at
-                if head.number >= quorum_at + turn * POSTER_PATIENCE_BLOCKS:
-                    break
-            if own is not None and head.number >= repeat_at:
-                await self._network.publish(own, urgent=True)
-                repeat_at = head.number + REPEAT_BLOCKS
-        signatures = tuple((signer, self._signatures[signer].signature) for signer in signers)
+        account, members = self._chain.account, len(order)
+        turn = (order.index(account) - inputs.epoch) % members if account in weights else members
+        signed = self.signatures.signers(inputs.epoch, formed.digest)
+        signers = sorted((member for member in signed if weights.get(member, 0) > 0), key=str.lower)
+        if 3 * sum(weights[signer] for signer in signers) > 2 * sum(weights.values()):
+            formed.quorum_at = block if formed.quorum_at is None else formed.quorum_at
+            if block >= formed.quorum_at + turn * POSTER_PATIENCE_BLOCKS:
+                await self._post(inputs.epoch, formed, tuple((signer, signed[signer]) for signer in signers))
+                return True
+        if formed.own is not None:
+            formed.repeat_at = formed.repeat_at or block + REPEAT_BLOCKS
+            if block >= formed.repeat_at:
+                await self._network.publish(formed.own, urgent=True)
+                formed.repeat_at = block + REPEAT_BLOCKS
+        return False
+
+    async def _post(self, epoch: EpochNumber, formed: _Formed, signatures: tuple[tuple[Address, bytes], ...]) -> None:
         key = f"result/{epoch}"
-        await self._chain.submit(key, PostEpochResult(summary, validator_set, signatures))
+        await self._chain.submit(key, PostEpochResult(formed.summary, formed.validator_set, signatures))
         outcome = await self._chain.outcome(key)
         if outcome.status is ActionStatus.DONE:
-            log.info("the result of an epoch is posted", epoch=epoch, signers=len(signers))
+            log.info("the result of an epoch is posted", epoch=epoch, signers=len(signatures))
         elif epoch not in self._chain.state.results:
             log.error("the result was refused", epoch=epoch, reason=outcome.reason)
 
-    def _signers(self, epoch: EpochNumber, digest: Hash32, weights: dict[Address, int]) -> list[Address]:
-        return sorted(
-            (
-                account
-                for account, signature in self._signatures.items()
-                if signature.epoch == epoch and signature.digest == digest and weights.get(account, 0) > 0
-            ),
-            key=str.lower,
-        )
+    async def _stir_at_heads(self) -> None:
+        async for _ in self._chain.heads():
+            self._stir()
 
-    def _judge_signature(self, message: Message) -> Validity:
-        body = message.body
-        if not isinstance(body, ResultSignature):
-            return Validity.REJECT
-        now = position(self._chain).epoch
-        if not now - 1 <= body.epoch <= now:
-            return Validity.IGNORE
-        if dict(self._chain.state.group_weights(body.epoch)).get(message.sender, 0) == 0:
-            return Validity.IGNORE
-        known = self._signatures.get(message.sender)
-        if known is not None and known.epoch > body.epoch:
-            return Validity.IGNORE
-        try:
-            signer = recover(body.digest, body.signature)
-        except SignatureError:
-            return Validity.REJECT
-        return Validity.ACCEPT if signer == message.sender else Validity.REJECT
-
-    def _take_signature(self, message: Message) -> None:
-        if isinstance(message.body, ResultSignature):
-            self._signatures[message.sender] = message.body
+    def _stir(self) -> None:
+        """Something happened that may change what to do."""
+        self._stirred.set()
+        self._stirred = trio.Event()
 
     def _judge_announcement(self, message: Message) -> Validity:
         """Passed on for whoever listens; this node itself goes by the chain."""

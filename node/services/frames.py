@@ -1,9 +1,13 @@
 """What gateway and executor say to each other during a call of `infer`. Canonical bytes; schema before meaning."""
 
 from dataclasses import dataclass
+from typing import cast
+
+import msgpack
+from eth_hash.auto import keccak
 
 from node.protocol.canonical import keccak_digest
-from node.protocol.codec import SchemaError, from_bytes, to_bytes, to_value
+from node.protocol.codec import SchemaError, from_bytes, tagged_bytes, to_bytes, to_value
 from node.protocol.identifiers import Address, Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.records import SignedReceipt, Voucher
 from node.protocol.sampling import SEED_MAX, SamplingParameters, TokenLogprobs
@@ -22,6 +26,8 @@ LOGPROBS_MAX = 20
 PROMPT_IDS_MAX = 1 << 17
 JSON_CHARACTERS_MAX = 128 * 1024
 """Of tools, of a response's format, of the tool calls in one message."""
+TOKENS_PACKER = msgpack.Packer(use_bin_type=True)
+"""One for all, in one thread: a new one for each piece would cost more than the packing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +182,9 @@ class Opening:
     """Lets a payer that lost its books go on: it checks its own signature."""
     seed_share: SeedShare | None = None
     """Half of the seed, unless the user gave it: this executor's, or the one that the request handed on."""
+    by_rule: bool = True
+    """Whether its engine draws by the network's rule: if not, no audit can check the answer, and the receipt says
+    so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +226,17 @@ def opening_bytes(opening: Opening) -> bytes:
 
 def tokens_bytes(tokens: Tokens) -> bytes:
     """Return a piece of the answer on the wire."""
-    return to_bytes(ExecutorFrame(None, tokens, None))
+    if tokens.logprobs:
+        return to_bytes(ExecutorFrame(None, tokens, None))
+    # Spelled out: there is one for nearly every token. Keys are in canonical order, and the engine's client made sure
+    # of the types.
+    said = {
+        "finish_reason": tokens.finish_reason,
+        "logprobs": (),
+        "text": tokens.text,
+        "token_ids": tokens.token_ids,
+    }
+    return cast(bytes, TOKENS_PACKER.pack({"closing": None, "opening": None, "tokens": said}))
 
 
 def closing_bytes(closing: Closing) -> bytes:
@@ -227,7 +246,7 @@ def closing_bytes(closing: Closing) -> bytes:
 
 def request_digest(request: InferenceRequest) -> Hash32:
     """Return what the payer signs."""
-    return keccak_digest(["quern-request", to_value(request)])
+    return Hash32(keccak(tagged_bytes("quern-request", request)))
 
 
 def read_request(payload: bytes) -> SignedRequest:

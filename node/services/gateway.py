@@ -26,6 +26,7 @@ from node.services.faults import FaultBook
 from node.services.frames import SALT_BYTES, InferenceRequest, Prompt, prompt_commitment_of
 from node.services.groups import sole_error
 from node.services.nearness import Nearness
+from node.services.outlet import Outlet, TakePart
 from node.services.patience import HedgeBudget
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
@@ -63,9 +64,12 @@ class ChatRequest:
 class Answer:
     """An answer on its way. Iterate for its parts; then `summary` is complete. Raises GatewayError if it fails."""
 
-    def __init__(self, summary: AnswerSummary, parts: trio.MemoryReceiveChannel[AnswerPart]) -> None:
+    def __init__(
+        self, summary: AnswerSummary, parts: trio.MemoryReceiveChannel[AnswerPart], outlet: Outlet | None = None
+    ) -> None:
         self.summary = summary
         self._parts = parts
+        self._outlet = outlet
         self.error: GatewayError | None = None
 
     async def __aiter__(self) -> AsyncIterator[AnswerPart]:
@@ -74,6 +78,11 @@ class Answer:
             yield part
         if self.error is not None:
             raise self.error
+
+    def hand_to(self, take_now: TakePart) -> None:
+        """Offer each part that comes while the iteration waits to `take_now`; those that it takes are not yielded."""
+        if self._outlet is not None:
+            self._outlet.take_now = take_now
 
 
 class Gateway:
@@ -117,6 +126,8 @@ class Gateway:
             record_of=presence.record_of,
             nearness=Nearness(network),
         )
+        self.speeds = self._trade.speeds
+        """How fast executors answered: evidence for scores."""
         self.vectors = Embedder(
             chain,
             network,
@@ -161,12 +172,13 @@ class Gateway:
             caller_id=readable(chat.caller_id, CALLER_ID_CHARACTERS_MAX),
         )
         send, receive = trio.open_memory_channel[AnswerPart](CHUNKS_WAITING_MAX)
-        answer = Answer(summary, receive)
+        outlet = Outlet(send)
+        answer = Answer(summary, receive, outlet)
         self.running += 1
         try:
             with sole_error():
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._produce, chat, model, answer, send)
+                    nursery.start_soon(self._produce, chat, model, answer, outlet, send)
                     async with receive:
                         yield answer
                     nursery.cancel_scope.cancel()
@@ -174,7 +186,12 @@ class Gateway:
             self.running -= 1
 
     async def _produce(
-        self, chat: ChatRequest, model: ModelRecord, answer: Answer, send: trio.MemorySendChannel[AnswerPart]
+        self,
+        chat: ChatRequest,
+        model: ModelRecord,
+        answer: Answer,
+        outlet: Outlet,
+        send: trio.MemorySendChannel[AnswerPart],
     ) -> None:
         async with send:
             try:
@@ -184,7 +201,7 @@ class Gateway:
                     self._request(chat, model, request_id),
                     model,
                     answer.summary,
-                    send,
+                    outlet,
                     lambda: self.candidates(request_id, chat.model_id),
                 ).run()
             except GatewayError as error:

@@ -15,8 +15,9 @@ from typing import Any
 import structlog
 import trio
 
-from node.ports import EngineFailedError, GenerationChunk, GenerationRequest, PushedChunks
+from node.ports import Engine, EngineFailedError, GenerationChunk, GenerationRequest, PushedChunks, RuleFollower
 from node.protocol.identifiers import ModelId, NodeId
+from node.protocol.sampling import TokenLogprobs
 from node.services.broker import Broker, Lease
 from node.services.groups import sole_error
 from node.services.resuming import AnswerSoFar
@@ -58,6 +59,10 @@ class Generation:
         self._failed: set[NodeId] = set()
         self.node_ids: list[NodeId] = []
         """Nodes that worked on it, in order."""
+        self.by_rule = True
+        """Whether they draw by the network's rule; known once a place is held."""
+        self.logprobs: list[TokenLogprobs] = []
+        """What was told of each token, if it was asked for: audits compare it."""
 
     def begin(self) -> None:
         """Let the engine start: until then only its place is held."""
@@ -80,6 +85,7 @@ class Generation:
                         avoid=self._failed,
                     ) as lease:
                         self.node_ids.append(lease.engine.node_id)
+                        self._check_rule(lease.engine)
                         task_status.started()
                         task_status = trio.TASK_STATUS_IGNORED
                         await self._wanted.wait()
@@ -148,6 +154,13 @@ class Generation:
         if goes_on:
             raise EngineFailedError("the engine's answer ended without a reason")
 
+    def _check_rule(self, engine: Engine) -> None:
+        """Who has been told that the answer is drawn by the rule is not given another one's tokens."""
+        by_rule = not isinstance(engine, RuleFollower) or engine.draws_by_rule
+        if len(self.node_ids) > 1 and self.by_rule and not by_rule:
+            raise EngineFailedError(f"{engine.node_id} does not draw by the rule that the answer began with")
+        self.by_rule = by_rule if len(self.node_ids) == 1 else self.by_rule
+
     def _take(self, lease: Lease, chunks: Sequence[GenerationChunk]) -> bool:
         """Gather what has come; return whether the engine is to go on."""
         try:
@@ -157,6 +170,7 @@ class Generation:
                 if fresh is None:
                     continue
                 self._gathered.append(fresh)
+                self.logprobs.extend(fresh.logprobs)
                 self._gathered_tokens += len(fresh.token_ids)
                 if fresh.finish_reason is not None:
                     self._finished = True

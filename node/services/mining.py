@@ -1,15 +1,20 @@
 """Proof of Compute, the prover: computes nonces with the loaded model and commits the batch on chain."""
 
+from dataclasses import dataclass, field
+from enum import Enum
+
 import structlog
 import trio
 
-from node.ports import ActionStatus, Chain, Content, Engine, EngineFailedError, Network
+from node.ports import ActionStatus, Chain, Content, Engine, EngineFailedError, EngineRefusedError, Network
 from node.protocol.actions import CommitPoc
-from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32, ModelId
+from node.protocol.chain_state import FIRST_EPOCH
+from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32, ModelId, NodeId
 from node.protocol.messages import PocAnnouncement
-from node.protocol.nonces import nonce_prompt, quantise, vectors_root
+from node.protocol.nonces import BATCH_NONCES_MAX, VectorsRoot, nonce_prompt, quantise
 from node.protocol.records import PocCommit
 from node.protocol.stages import Stage
+from node.services.poc_slots import PocSlots
 from node.services.timing import cancel_at, epochs_at, window
 
 log = structlog.get_logger(__name__)
@@ -21,42 +26,118 @@ MINING_PRIORITY = 10
 ENGINE_RETRY_SECONDS = 1.0
 COMMIT_BLOCKS = 2
 """Blocks before the end of GENERATE at which mining stops."""
+SELECTION_PATIENCE_SECONDS = 10.0
+"""How long to wait for the result that tells whether this node is to mine at all."""
+
+
+class MiningState(Enum):
+    """How far a node is with an epoch's batch."""
+
+    WAITING = "waiting"
+    """For the next epoch's GENERATE."""
+    MINING = "mining"
+    COMMITTING = "committing"
+    COMMITTED = "committed"
+    REFUSED = "refused"
+    """The contract did not take the batch."""
+    NOTHING = "nothing"
+    """No model that counts was loaded, or no nonce was computed in time."""
+    SERVING = "serving"
+    """It was drawn to keep serving (POC_SLOT), and keeps its weight."""
+
+
+@dataclass(slots=True)
+class MiningProgress:
+    """How far a node is; what is shown to its operator."""
+
+    epoch: EpochNumber = FIRST_EPOCH
+    state: MiningState = MiningState.WAITING
+    nonces: int = 0
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Nonces as they are computed: 126 bytes each, and a root of a few hashes, however many there are."""
+
+    count: int = 0
+    vectors: bytearray = field(default_factory=bytearray)
+    root: VectorsRoot = field(default_factory=VectorsRoot)
+
+    def add(self, vector: bytes) -> None:
+        self.vectors += vector
+        self.root.add(vector)
+        self.count += 1
 
 
 class MiningService:
     """Mines with one engine, every epoch."""
 
-    def __init__(self, chain: Chain, network: Network, content: Content, engine: Engine, *, nonces_max: int) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        network: Network,
+        content: Content,
+        engine: Engine,
+        slots: PocSlots,
+        *,
+        nonces_max: int,
+    ) -> None:
         self._chain = chain
         self._network = network
         self._content = content
         self._engine = engine
-        self._nonces_max = nonces_max
+        self._slots = slots
+        self._nonces_max = min(nonces_max, BATCH_NONCES_MAX)
+        self.progress = MiningProgress()
+
+    @property
+    def node_id(self) -> NodeId:
+        """The ML node this mines with."""
+        return self._engine.node_id
 
     async def run(self) -> None:
         """Mine in every epoch's GENERATE stage for which this node is registered with the loaded model."""
         async for epoch in epochs_at(self._chain, Stage.GENERATE, Stage.GENERATE):
+            self.progress = MiningProgress(epoch, MiningState.NOTHING)
             model_id = self._engine.model_id
             if model_id is None or not self._is_registered(model_id):
                 log.info("no mining this epoch: no model is loaded that this node is registered for", epoch=epoch)
-                continue
-            await self._mine(epoch, model_id)
+            elif (self._chain.account, self._engine.node_id) in self._chain.state.poc_commits.get(epoch, {}):
+                # A run before a restart got so far; a second batch would be refused.
+                self.progress.state = MiningState.COMMITTED
+            elif await self._keeps_serving(epoch):
+                self.progress.state = MiningState.SERVING
+                log.info("no mining this epoch: this node was drawn to keep serving", epoch=epoch, node=self.node_id)
+            else:
+                self.progress.state = MiningState.MINING
+                await self._mine(epoch, model_id)
+
+    async def _keeps_serving(self, epoch: EpochNumber) -> bool:
+        """Whether the node was drawn; if that cannot be told in time it mines, which costs it nothing but the work."""
+        selected = False
+        with trio.move_on_after(SELECTION_PATIENCE_SECONDS) as patience:
+            selected = await self._slots.is_selected(epoch, self._chain.account, self._engine.node_id)
+        if patience.cancelled_caught:
+            log.warning("mining, for the result that says who keeps serving is not here yet", epoch=epoch)
+        return selected
 
     async def _mine(self, epoch: EpochNumber, model_id: ModelId) -> None:
         begin, end = window(self._chain, epoch, Stage.GENERATE, Stage.GENERATE)
         seed = await self._chain.block_hash(begin)
-        vectors = await self._compute(seed, model_id, BlockNumber(max(begin, end - COMMIT_BLOCKS)))
-        if not vectors:
+        batch = await self._compute(seed, model_id, BlockNumber(max(begin, end - COMMIT_BLOCKS)))
+        if not batch.count:
+            self.progress.state = MiningState.NOTHING
             log.warning("no nonce was computed in time; no reward this epoch", epoch=epoch)
             return
+        self.progress.state = MiningState.COMMITTING
         commit = PocCommit(
             epoch=epoch,
             participant=self._chain.account,
             node_id=self._engine.node_id,
             model_id=model_id,
-            count=len(vectors),
-            root=vectors_root(vectors),
-            vectors_cid=await self._content.add_bytes(b"".join(vectors)),
+            count=batch.count,
+            root=batch.root.root(),
+            vectors_cid=await self._content.add_bytes(bytes(batch.vectors)),
         )
         # One key per node and epoch: a restart that mines again cannot commit a second, different batch.
         key = f"poc/{epoch}/{self._engine.node_id}"
@@ -64,31 +145,36 @@ class MiningService:
         await self._network.publish(PocAnnouncement(commit))
         outcome = await self._chain.outcome(key)
         if outcome.status is ActionStatus.DONE:
+            self.progress.state = MiningState.COMMITTED
             log.info("a batch of nonces is committed", epoch=epoch, nonces=commit.count)
         else:
+            self.progress.state = MiningState.REFUSED
             log.error("the batch was refused; no reward this epoch", epoch=epoch, reason=outcome.reason)
 
-    async def _compute(self, seed: Hash32, model_id: ModelId, last_block: BlockNumber) -> list[bytes]:
+    async def _compute(self, seed: Hash32, model_id: ModelId, last_block: BlockNumber) -> _Batch:
         """Compute nonces from 0 until `last_block` or the limit; a failed engine is waited for."""
-        vectors: list[bytes] = []
+        batch = _Batch()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_at, self._chain, last_block, nursery.cancel_scope)
-            while len(vectors) < self._nonces_max and self._engine.model_id == model_id:
-                count = min(BATCH_PROMPTS, self._nonces_max - len(vectors))
-                nonces = range(len(vectors), len(vectors) + count)
+            while batch.count < self._nonces_max and self._engine.model_id == model_id:
+                count = min(BATCH_PROMPTS, self._nonces_max - batch.count)
                 prompts = [
                     nonce_prompt(seed, self._chain.account, self._engine.node_id, nonce, self._engine.vocabulary_size)
-                    for nonce in nonces
+                    for nonce in range(batch.count, batch.count + count)
                 ]
                 try:
-                    batch = await self._engine.prompt_logprobs(prompts, priority=MINING_PRIORITY)
-                except EngineFailedError as error:
+                    rows = await self._engine.prompt_logprobs(prompts, priority=MINING_PRIORITY)
+                    for vector in [quantise(logprobs) for logprobs in rows]:
+                        batch.add(vector)
+                except EngineRefusedError as error:
+                    log.error("this model cannot be mined", model=model_id, reason=str(error))
+                    break
+                except (EngineFailedError, ValueError) as error:
                     log.warning("the engine failed while mining; trying again", reason=str(error))
                     await trio.sleep(ENGINE_RETRY_SECONDS)
-                    continue
-                vectors.extend(quantise(logprobs) for logprobs in batch)
+                self.progress.nonces = batch.count
             nursery.cancel_scope.cancel()
-        return vectors
+        return batch
 
     def _is_registered(self, model_id: ModelId) -> bool:
         participant = self._chain.state.participants.get(self._chain.account)

@@ -22,6 +22,7 @@ from node.ports import (
     EngineFailedError,
     EngineRefusedError,
     Network,
+    RuleFollower,
     Sealing,
     SealingError,
     Store,
@@ -38,7 +39,7 @@ from node.services.funding import Funding
 from node.services.open_board import Entry, OpenBoard
 from node.services.open_debts import Debt, OpenDebts
 from node.services.open_frames import SETTLE_METHOD, read_settlement
-from node.services.open_receipts import is_of_receipt, open_receipt, seed_of
+from node.services.open_receipts import is_of_receipt, open_receipt, open_request, seed_of
 from node.services.presence import PresenceTable
 from node.services.prompt_content import (
     ANSWER_BYTES_MAX,
@@ -51,6 +52,9 @@ from node.services.prompt_content import (
     read_sealed,
     sealed_bytes,
 )
+from node.services.receipt_book import ReceiptBookKeeper
+from node.services.receipting import answer_evidence
+from node.services.seeding import AnswerSeed
 from node.services.tabs import PayeeBook, Tab
 from node.services.vouchers import PaymentError
 from node.services.whole_answers import whole_answer
@@ -94,6 +98,8 @@ class OpenAnsweringParts:
     """Whether this node serves free of charge. Open prompts are paid for, so it leaves them to others."""
     sealing: Sealing
     wall_clock: WallClock
+    book: ReceiptBookKeeper | None = None
+    """The executor's: keeps what auditors may ask for."""
 
 
 class OpenAnswering:
@@ -212,8 +218,13 @@ class OpenAnswering:
             executor=parts.chain.account,
             node_id=engine.node_id,
             at=parts.wall_clock(),
+            by_rule=not isinstance(engine, RuleFollower) or engine.draws_by_rule,
         )
         signed = SignedReceipt(receipt, parts.chain.sign(receipt_digest(receipt)))
+        if parts.book is not None:
+            request = open_request(posted, content, parts.chain.account)
+            drawn = AnswerSeed(seed_of(posted, content), None)
+            parts.book.keep(signed, answer_evidence(request, answer.prompt_ids, answer.token_ids, drawn), ())
         self._tabs[receipt.request_id] = await self._open_tab(signed)
         self._debts.add(Debt(signed, parts.wall_clock()))
         await parts.network.publish(OpenAnswer(cid, signed), urgent=True)

@@ -309,6 +309,7 @@ class OpenAsking:
             executor=answered.executor,
             node_id=stated.node_id,
             at=stated.at,
+            by_rule=stated.is_verifiable,
         )
         if stated != seen or not _is_plausible(content, answer):
             self._blame(posted, content, answered, Fault.RECEIPT, "the answer is not what its receipt says")

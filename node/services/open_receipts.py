@@ -52,8 +52,9 @@ def open_receipt(
     executor: Address,
     node_id: NodeId,
     at: int,
+    by_rule: bool = True,
 ) -> Receipt:
-    """Return the receipt for `answer`, which `executor` gave at `at` (UNIX seconds)."""
+    """Return the receipt for `answer`, which `executor` gave at `at` (UNIX seconds), drawn `by_rule` as it says."""
     return receipt_of(
         open_request(posted, content, executor),
         model,
@@ -65,6 +66,7 @@ def open_receipt(
         at=at,
         seed=seed_of(posted, content),
         seeded_by_user=True,
+        by_rule=by_rule,
     )
 
 

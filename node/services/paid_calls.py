@@ -42,6 +42,9 @@ class PaidCall:
 
     async def send(self, data: bytes) -> None:
         """Send a chunk. Raises CallFailedError `unread` if the gateway does not read for long."""
+        if self._call.may_send_now:  # it leaves with what else leaves now, and what follows need not wait for it
+            self._call.send_now(data)
+            return
         if self._is_watched:  # a deadline for each of many small chunks would cost more than they do
             self._sending_since = trio.current_time()
             await self._call.send(data)

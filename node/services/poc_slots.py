@@ -26,7 +26,7 @@ class PocSlots:
         """
         if self._known is not None and self._known[0] == epoch:
             return self._known[1]
-        last_block = BlockNumber(first_block_of(epoch, Stage.GENERATE, self._chain.parameters) - 1)
+        last_block = BlockNumber(first_block_of(epoch, Stage.GENERATE, self._chain.schedule) - 1)
         seed = await self._chain.block_hash(last_block)
         state = await self._chain.state_at(last_block)
         previous = await self._epochs.result_before(epoch, state)

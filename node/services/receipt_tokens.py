@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from node.ports import Prefiller
+from node.protocol.audits import answer_figures, judge_figures
+from node.protocol.calibration import HonestBand
 from node.protocol.dossiers import Dossier
 from node.protocol.draws import token_margins
 from node.protocol.identifiers import ModelId
-from node.protocol.verification import Check, fails, holds, unchecked
+from node.protocol.verdicts import Verdict
+from node.protocol.verification import Check, Outcome, fails, holds, unchecked
 
 CANDIDATES = 50
 """Likeliest tokens asked for at each place; engines give up to 64. Fewer would hide rivals with much noise."""
@@ -35,8 +38,13 @@ class CheckingEngine(Prefiller, Protocol):
         """Token ids run from 0 to this, exclusive."""
 
 
-async def check_tokens(dossier: Dossier, engine: CheckingEngine, loaded_cid: str | None) -> Check:
-    """Check the answer's tokens with `engine`, whose model is the version `loaded_cid`. Raises EngineFailedError."""
+async def check_tokens(
+    dossier: Dossier, engine: CheckingEngine, loaded_cid: str | None, band: HonestBand | None = None
+) -> Check:
+    """Check the answer's tokens with `engine`, whose model is the version `loaded_cid`. Raises EngineFailedError.
+
+    With a `band` the rule of audits (audits.py) is asked as well: what it proves, it proves to everybody.
+    """
     receipt, answer = dossier.signed.receipt, dossier.answer
     reason = ""
     if answer is None:
@@ -58,7 +66,16 @@ async def check_tokens(dossier: Dossier, engine: CheckingEngine, loaded_cid: str
     margins = token_margins(
         len(answer.prompt_ids), answer.output_ids, prefills, answer.seed, answer.sampling, engine.vocabulary_size
     )
-    return judge_margins(margins)
+    found = judge_margins(margins)
+    if band is None or found.outcome is Outcome.FAILS:
+        return found
+    figures = answer_figures(
+        len(answer.prompt_ids), answer.output_ids, prefills, answer.seed, answer.sampling, engine.vocabulary_size
+    )
+    verdict, reason = judge_figures(figures, band)
+    if verdict is Verdict.INVALID:
+        return fails("tokens", f"{found.detail}; an audit would prove that they are not the model's, by {reason}")
+    return found
 
 
 def judge_margins(margins: Sequence[float]) -> Check:

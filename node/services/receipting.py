@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import EpochNumber, NodeId, TokenAmount
 from node.protocol.pricing import price, tokens_commitment
 from node.protocol.receipts import draw_commitment
 from node.protocol.records import ModelRecord, Receipt
 from node.services.frames import InferenceRequest
+from node.services.seeding import AnswerSeed
 
 CLOCK_SECONDS_MAX = 120
 """How far the clocks of both sides may differ before a receipt's time is called wrong."""
@@ -27,8 +29,12 @@ def receipt_of(
     at: int,
     seed: int,
     seeded_by_user: bool,
+    by_rule: bool = True,
 ) -> Receipt:
-    """Return the receipt over `output_ids`, for which `prompt_ids` were read and `seed` was drawn by."""
+    """Return the receipt over `output_ids`, for which `prompt_ids` were read and `seed` was drawn by.
+
+    `by_rule`: whether the engine draws by the network's rule where there is one, as the opening said.
+    """
     return Receipt(
         request_id=request.request_id,
         epoch=epoch,
@@ -42,11 +48,27 @@ def receipt_of(
         prompt_commitment=tokens_commitment(prompt_ids),
         output_commitment=tokens_commitment(output_ids),
         draw_commitment=draw_commitment(request.sampling, seed, request.stop, request.response_format),
-        is_verifiable=request.sampling.is_verifiable and not request.response_format,
+        is_verifiable=by_rule and request.sampling.is_verifiable and not request.response_format,
         seeded_by_user=seeded_by_user,
         at=at,
         price=TokenAmount(price(len(prompt_ids), len(output_ids), model, unit_price)),
         is_private=request.private,
+    )
+
+
+def answer_evidence(
+    request: InferenceRequest, prompt_ids: Sequence[int], output_ids: Sequence[int], drawn: AnswerSeed, text: str = ""
+) -> AnswerEvidence:
+    """Return what the receipt over `output_ids` commits to."""
+    return AnswerEvidence(
+        prompt_ids=tuple(prompt_ids),
+        output_ids=tuple(output_ids),
+        text=text,
+        sampling=request.sampling,
+        seed=drawn.seed,
+        seed_share=drawn.share,
+        stop=request.stop,
+        response_format=request.response_format,
     )
 
 

@@ -4,6 +4,7 @@ import statistics
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
+from node.protocol.findings import SpeedMeasure
 from node.protocol.identifiers import Address, ModelId
 
 PAIRS_MAX = 4096
@@ -56,6 +57,15 @@ class RecentFirsts:
     entries: deque[tuple[Address, float]] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
 
 
+@dataclass(slots=True)
+class Tally:
+    """What was measured of one executor with one model since the last vote bundle, in seconds."""
+
+    firsts: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
+    tokens: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
+    answers: int = 0
+
+
 class SpeedBook:
     """Measurements of this gateway. Times are of a monotonic clock, in seconds."""
 
@@ -64,10 +74,31 @@ class SpeedBook:
         self._paces: dict[ModelId, tuple[float, float | None]] = {}
         """When a median was found, and what it was: every request asks for it. As many as there are models."""
         self._recent: OrderedDict[ModelId, RecentFirsts] = OrderedDict()
+        self._tallies: dict[tuple[Address, ModelId], Tally] = {}
+        """At most PAIRS_MAX in an epoch."""
+
+    def take_measures(self) -> tuple[SpeedMeasure, ...]:
+        """Return medians of what was measured since this was asked last: evidence for scores."""
+        tallies, self._tallies = self._tallies, {}
+        return tuple(
+            SpeedMeasure(
+                executor=executor,
+                model_id=model_id,
+                answers=tally.answers,
+                first_ms=round(1000 * statistics.median(tally.firsts)),
+                token_us=round(1_000_000 * statistics.median(tally.tokens)) if tally.tokens else 0,
+            )
+            for (executor, model_id), tally in tallies.items()
+            if tally.firsts
+        )
 
     def add_first(self, executor: Address, model_id: ModelId, seconds: float, now: float) -> None:
         """A first token came `seconds` after the call, or had not come by then."""
         speed = self._touch(executor, model_id)
+        tally = self._tally(executor, model_id)
+        if tally is not None:
+            tally.firsts.append(seconds)
+            tally.answers += 1
         if speed.first is None:
             speed.first = Smoothed(seconds, now)
         else:
@@ -80,6 +111,9 @@ class SpeedBook:
     def add_pace(self, executor: Address, model_id: ModelId, seconds_per_token: float, now: float) -> None:
         """An answer's tokens came so far apart on average."""
         speed = self._touch(executor, model_id)
+        tally = self._tally(executor, model_id)
+        if tally is not None:
+            tally.tokens.append(seconds_per_token)
         if speed.token is None:
             speed.token = Smoothed(seconds_per_token, now)
         else:
@@ -122,6 +156,12 @@ class SpeedBook:
         if len(times) < PEERS_MIN:
             return None
         return times[min(len(times) - 1, len(times) * 95 // 100)]
+
+    def _tally(self, executor: Address, model_id: ModelId) -> Tally | None:
+        key = (executor, model_id)
+        if key not in self._tallies and len(self._tallies) >= PAIRS_MAX:
+            return None
+        return self._tallies.setdefault(key, Tally())
 
     def _touch(self, executor: Address, model_id: ModelId) -> Speed:
         key = (executor, model_id)

@@ -25,15 +25,16 @@ async def until_confirmed(chain: Chain, block: int) -> None:
 
 def position(chain: Chain) -> StagePosition:
     """Where the newest block lies. Before the first epoch this is the first epoch's beginning."""
-    return stage_at(max(chain.head.number, chain.parameters.genesis_block), chain.parameters)
+    return stage_at(max(chain.head.number, chain.schedule.first.genesis_block), chain.schedule)
 
 
 def window(chain: Chain, epoch: EpochNumber, first: Stage, last: Stage) -> tuple[BlockNumber, BlockNumber]:
     """Return the first block of stage `first` and the first block after stage `last`, in `epoch`."""
-    begin = first_block_of(epoch, first, chain.parameters)
+    schedule = chain.schedule
+    begin = first_block_of(epoch, first, schedule)
     if last is Stage.LOAD:
-        return begin, first_block_of(epoch + 1, Stage.SERVE, chain.parameters)
-    return begin, first_block_of(epoch, Stage(last + 1), chain.parameters)
+        return begin, first_block_of(epoch + 1, Stage.SERVE, schedule)
+    return begin, first_block_of(epoch, Stage(last + 1), schedule)
 
 
 async def epochs_at(chain: Chain, first: Stage, last: Stage) -> AsyncIterator[EpochNumber]:

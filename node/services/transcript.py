@@ -121,9 +121,14 @@ class Continuation:
         self._ids = point.expected_ids
         self._text = point.expected_text
 
+    @property
+    def is_new(self) -> bool:
+        """Whether all that comes now is new to the user."""
+        return not self._ids and not self._text
+
     def add(self, piece: Tokens) -> AnswerPart | None:
         """Take in a piece; return what the user gets of it. Raises DiffersError."""
-        if not self._ids and not self._text:
+        if self.is_new:
             return self._transcript.add(piece)
         ids = _after(self._ids, piece.token_ids)
         text = _after_text(self._text, piece.text)

@@ -1,6 +1,8 @@
 """Proof of Compute, the validator: recomputes a drawn sample of every batch, votes, commits the bundle on chain."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 import trio
@@ -11,41 +13,53 @@ from node.ports import (
     Content,
     ContentUnavailableError,
     Engine,
-    EngineFailedError,
     Network,
     Store,
 )
 from node.protocol.actions import CommitVotes
-from node.protocol.bundles import check_bundle
-from node.protocol.canonical import decode, encode, keccak_digest
+from node.protocol.canonical import keccak_digest
 from node.protocol.chain_state import ChainState
-from node.protocol.codec import from_value, to_value
-from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32, ModelId
+from node.protocol.codec import SchemaError, from_bytes, to_bytes, to_value
+from node.protocol.findings import Observations, VoteEvidence, VoteFigures
+from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32
 from node.protocol.messages import VotesAnnouncement
-from node.protocol.nonces import (
-    VECTOR_BYTES,
-    draw_sample,
-    nonce_prompt,
-    quantise,
-    split_vectors,
-    squared_distance,
-    vectors_root,
-)
-from node.protocol.records import ModelRecord, PocCommit, PocVote, VoteBundle
+from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
+from node.protocol.records import PocCommit, PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
-from node.protocol.validation import judge
+from node.protocol.tails import has_tails
+from node.protocol.validation import SampleRule, judge, mismatches_of
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
+from node.services.epochs import EpochBook
+from node.services.judging import Judging, judging_of
 from node.services.presence import PresenceTable
-from node.services.timing import cancel_at, epochs_at
+from node.services.recomputing import recompute
+from node.services.timing import cancel_at, epochs_at, window
+from node.services.vote_checking import VoteChecker
 
 log = structlog.get_logger(__name__)
 
-VALIDATION_PRIORITY = 10
-"""Users' requests, at 0, run first."""
 RETRY_SECONDS = 1.0
 JUDGED_AT_ONCE = 4
-"""Batches in work side by side: fetching one while the engine computes another."""
+"""Batches in work side by side: fetching one while the engine computes another. Each is at most 126 MB in memory."""
+HASHED_AT_ONCE = 1024
+"""Vectors between two looks at what else there is to do: some 3 ms. No worker thread: its timing would make
+simulations irreproducible."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """What one epoch's judging has found out so far."""
+
+    votes: dict[NodeKey, PocVote] = field(default_factory=dict)
+    figures: dict[NodeKey, VoteFigures] = field(default_factory=dict)
+
+
+class BundleAudits(Protocol):
+    """What else goes into a bundle: audits of answers, and this node's own book of receipts."""
+
+    async def complete(self, bundle: VoteBundle) -> VoteBundle:
+        """Return the bundle with both."""
 
 
 class ValidatingService:
@@ -58,41 +72,57 @@ class ValidatingService:
         content: Content,
         store: Store,
         presence: PresenceTable,
+        epochs: EpochBook,
         engines: Sequence[Engine],
+        auditing: BundleAudits | None = None,
+        observe: Callable[[], Observations] = Observations,
     ) -> None:
+        """`observe` gives what this node saw since it was asked last (observing.py)."""
         self._chain = chain
+        self._epochs = epochs
         self._network = network
+        self._observe = observe
         self._content = content
         self._store = store
         self._presence = presence
         self._engines = engines
+        self._checker = VoteChecker(chain, content, presence, epochs, engines)
+        self._auditing = auditing
 
     async def run(self) -> None:
-        """Validate in every epoch."""
-        async for epoch in epochs_at(self._chain, Stage.VALIDATE, Stage.VOTE_EXCHANGE):
-            begin = first_block_of(epoch, Stage.VALIDATE, self._chain.parameters)
-            state = await self._chain.state_at(BlockNumber(begin - 1))
-            if dict(state.group_weights(epoch)).get(self._chain.account, 0) > 0:
-                await self._validate(epoch, state, await self._chain.block_hash(begin))
+        """Validate in every epoch, and check before it how others came to their votes of the last one."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._checker.run)
+            async for epoch in epochs_at(self._chain, Stage.VALIDATE, Stage.VOTE_EXCHANGE):
+                begin = first_block_of(epoch, Stage.VALIDATE, self._chain.schedule)
+                state = await self._chain.state_at(BlockNumber(begin - 1))
+                if dict(state.group_weights(epoch)).get(self._chain.account, 0) > 0:
+                    await self._validate(epoch, state)
 
-    async def _validate(self, epoch: EpochNumber, state: ChainState, seed: Hash32) -> None:
+    async def _judging(self, epoch: EpochNumber, state: ChainState) -> Judging | None:
+        """Return the rules, unless the content they need does not come before votes are too late."""
+        judging: Judging | None = None
+        _, end = window(self._chain, epoch, Stage.VALIDATE, Stage.VOTE_EXCHANGE)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
+            judging = await judging_of(self._chain, self._epochs, epoch, state)
+            nursery.cancel_scope.cancel()
+        return judging
+
+    async def _validate(self, epoch: EpochNumber, state: ChainState) -> None:
+        judging = await self._judging(epoch, state)
+        if judging is None:
+            log.error("no votes this epoch: the result that made the group is not to be had", epoch=epoch)
+            return
         bundle = self._stored(epoch)
         if bundle is None:
-            bundle = await self._judge_all(epoch, state, seed)
-            self._store.put_document(_document(epoch), encode(to_value(bundle)))
-        commits = state.poc_commits.get(epoch, {})
-        parameters = self._chain.parameters
-        check_bundle(
-            bundle,
-            epoch,
-            self._chain.account,
-            commits,
-            sample_seed=seed,
-            sample_size=parameters.poc_sample_size,
-        )
-        value = to_value(bundle)
-        self._store.record_duty(f"votes/{epoch}", keccak_digest(value))
-        cid = await self._content.add_bytes(encode(value))
+            bundle = await self._bundle(judging, await self._judge_all(judging))
+            if self._auditing is not None:
+                bundle = await self._auditing.complete(bundle)
+            self._store.put_document(_document(epoch), to_bytes(bundle))
+        judging.check(bundle, self._chain.account)
+        self._store.record_duty(f"votes/{epoch}", keccak_digest(to_value(bundle)))
+        cid = await self._content.add_bytes(to_bytes(bundle))
         await self._chain.submit(f"votes/{epoch}", CommitVotes(epoch, cid))
         await self._network.publish(VotesAnnouncement(epoch, cid))
         outcome = await self._chain.outcome(f"votes/{epoch}")
@@ -102,79 +132,67 @@ class ValidatingService:
         else:
             log.error("the votes were refused", epoch=epoch, reason=outcome.reason)
 
-    async def _judge_all(self, epoch: EpochNumber, state: ChainState, seed: Hash32) -> VoteBundle:
+    async def _judge_all(self, judging: Judging) -> _Findings:
         """Judge every batch but one's own; what is not judged by VOTE_EXCHANGE is an abstention."""
-        commits = {
-            key: commit
-            for key, commit in state.poc_commits.get(epoch, {}).items()
-            if commit.participant != self._chain.account
-        }
-        votes: dict[NodeKey, PocVote] = {
-            (commit.participant, commit.node_id): _abstain(commit, "no-time") for commit in commits.values()
-        }
+        found = _Findings()
+        others = {key: commit for key, commit in judging.commits.items() if commit.participant != self._chain.account}
+        for key, commit in others.items():
+            found.votes[key] = _abstain(commit, "no-time")
         limit = trio.CapacityLimiter(JUDGED_AT_ONCE)
-        generate_seed = await self._chain.block_hash(first_block_of(epoch, Stage.GENERATE, self._chain.parameters))
 
         async def judge_one(key: NodeKey, commit: PocCommit) -> None:
             async with limit:
-                votes[key] = await self._judge(commit, state.models, generate_seed, seed, votes)
+                found.votes[key] = await self._judge(key, commit, judging, found)
 
-        end = first_block_of(epoch, Stage.VOTE_EXCHANGE, self._chain.parameters)
+        end = first_block_of(judging.epoch, Stage.VOTE_EXCHANGE, self._chain.schedule)
         async with trio.open_nursery() as clock:
             clock.start_soon(cancel_at, self._chain, end, clock.cancel_scope)
             async with trio.open_nursery() as nursery:
-                for key, commit in commits.items():
+                for key, commit in others.items():
                     nursery.start_soon(judge_one, key, commit)
             clock.cancel_scope.cancel()
-        ordered = sorted(votes.values(), key=lambda vote: (vote.participant.lower(), vote.node_id))
-        return VoteBundle(epoch, self._chain.account, tuple(ordered))
+        return found
 
-    async def _judge(
-        self,
-        commit: PocCommit,
-        models: Mapping[ModelId, ModelRecord],
-        generate_seed: Hash32,
-        sample_seed: Hash32,
-        votes: dict[NodeKey, PocVote],
-    ) -> PocVote:
+    async def _bundle(self, judging: Judging, found: _Findings) -> VoteBundle:
+        votes = tuple(found.votes[key] for key in sorted(found.votes, key=_order))
+        figures = tuple(found.figures[key] for key in sorted(found.figures, key=_order) if found.votes[key].sampled)
+        evidence_cid = None
+        if figures:
+            evidence = VoteEvidence(judging.epoch, self._chain.account, figures)
+            evidence_cid = await self._content.add_bytes(to_bytes(evidence))
+        checks = self._checker.checks(EpochNumber(judging.epoch - 1), judging)
+        return VoteBundle(
+            judging.epoch,
+            self._chain.account,
+            votes,
+            evidence_cid=evidence_cid,
+            checks=checks,
+            observations=self._observe(),
+        )
+
+    async def _judge(self, key: NodeKey, commit: PocCommit, judging: Judging, found: _Findings) -> PocVote:
         engine = next((engine for engine in self._engines if engine.model_id == commit.model_id), None)
-        model = models.get(commit.model_id)
-        if engine is None or model is None:
+        model, rule = judging.models.get(commit.model_id), judging.rules.get(key)
+        if engine is None or model is None or rule is None:
             return _abstain(commit, "no-model")
-        votes[commit.participant, commit.node_id] = _abstain(commit, "no-data")  # what stays if time runs out
+        if not 0 < commit.count <= BATCH_NONCES_MAX:
+            return _abstain(commit, "no-such-size")
+        found.votes[key] = _abstain(commit, "no-data")  # what stays if time runs out
         data = await self._fetch(commit)
-        if data is None:
+        if data is None or len(data) != commit.count * VECTOR_BYTES:
             return _refuse(commit, "wrong-size")
-        try:
-            vectors = split_vectors(data, commit.count)
-        except ValueError:
-            return _refuse(commit, "wrong-size")
-        await trio.lowlevel.checkpoint()
-        # About 2 µs per nonce on this thread. No worker thread: its timing would make simulations irreproducible.
-        if vectors_root(vectors) != commit.root:
+        if await _root_of(data) != commit.root:
             return _refuse(commit, "root-mismatch")
-        sample = draw_sample(
-            sample_seed, commit.participant, commit.node_id, commit.count, self._chain.parameters.poc_sample_size
+        found.votes[key] = _abstain(commit, "no-time")
+        sample = judging.sample_of(key)
+        validator = self._chain.account if has_tails(model) else None
+        own = await recompute(engine, key, sample, judging.generate_seed, judging.sample_seed, validator)
+        distances = tuple(
+            squared_distance(data[nonce * VECTOR_BYTES : (nonce + 1) * VECTOR_BYTES], vector)
+            for nonce, vector in zip(sample, own.vectors, strict=True)
         )
-        votes[commit.participant, commit.node_id] = _abstain(commit, "no-time")
-        own = await self._recompute(engine, commit, generate_seed, sample)
-        distances = tuple(squared_distance(vectors[nonce], vector) for nonce, vector in zip(sample, own, strict=True))
-        verdict = judge(distances, model.poc_distance_max, self._chain.parameters.poc_reject_mismatches)
-        log.info(
-            "a batch is judged",
-            epoch=commit.epoch,
-            participant=commit.participant,
-            verdict=verdict.value,
-            distance_max=max(distances),
-        )
-        return PocVote(
-            commit.participant,
-            commit.node_id,
-            verdict,
-            sample,
-            distances,
-            "" if verdict is Verdict.VALID else "mismatches",
-        )
+        found.figures[key] = VoteFigures(*key, distances, own.tails)
+        return _vote(commit, rule, sample, distances)
 
     async def _fetch(self, commit: PocCommit) -> bytes | None:
         """Return the vectors file, or None if it is larger than its count allows. Tries until cancelled."""
@@ -189,35 +207,64 @@ class ValidatingService:
             except ValueError:
                 return None
 
-    async def _recompute(self, engine: Engine, commit: PocCommit, seed: Hash32, sample: Sequence[int]) -> list[bytes]:
-        prompts = [
-            nonce_prompt(seed, commit.participant, commit.node_id, nonce, engine.vocabulary_size) for nonce in sample
-        ]
-        while True:
-            try:
-                logprobs = await engine.prompt_logprobs(prompts, priority=VALIDATION_PRIORITY)
-            except EngineFailedError as error:
-                log.warning("the engine failed while validating; trying again", reason=str(error))
-                await trio.sleep(RETRY_SECONDS)
-            else:
-                return [quantise(values) for values in logprobs]
-
     def _stored(self, epoch: EpochNumber) -> VoteBundle | None:
         """The bundle of a run before a restart: it may be committed already, so it is the only one allowed."""
         data = self._store.get_document(_document(epoch))
         if data is None:
             return None
-        bundle: VoteBundle = from_value(VoteBundle, decode(data))
-        return bundle
+        try:
+            return from_bytes(VoteBundle, data)
+        except SchemaError as error:
+            # By another version of the daemon. The duty on record keeps this one from committing anything else.
+            log.warning("the stored votes are of another version", epoch=epoch, reason=str(error))
+            return None
+
+
+async def _root_of(data: bytes) -> Hash32:
+    """Return the root of a vectors file; other tasks run in between."""
+    root = VectorsRoot()
+    for number, start in enumerate(range(0, len(data), VECTOR_BYTES)):
+        root.add(data[start : start + VECTOR_BYTES])
+        if number % HASHED_AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+    return root.root()
 
 
 def _document(epoch: EpochNumber) -> str:
     return f"votes/{epoch}"
 
 
+def _order(key: NodeKey) -> tuple[str, str]:
+    return key[0].lower(), key[1]
+
+
+def _vote(commit: PocCommit, rule: SampleRule, sample: Sequence[int], distances: Sequence[int]) -> PocVote:
+    mismatches = mismatches_of(sample, distances, rule)
+    verdict = judge(len(sample), len(mismatches), rule)
+    log.info(
+        "a batch is judged",
+        epoch=commit.epoch,
+        participant=commit.participant,
+        node=commit.node_id,
+        verdict=verdict.value,
+        sampled=len(sample),
+        mismatches=len(mismatches),
+        distance_max=max(distances),
+    )
+    reason = "" if verdict is Verdict.VALID else "mismatches"
+    return PocVote(commit.participant, commit.node_id, verdict, len(sample), mismatches, reason)
+
+
 def _abstain(commit: PocCommit, reason: str) -> PocVote:
-    return PocVote(commit.participant, commit.node_id, Verdict.ABSTAIN, (), (), reason)
+    return PocVote(commit.participant, commit.node_id, Verdict.ABSTAIN, 0, (), reason)
 
 
 def _refuse(commit: PocCommit, reason: str) -> PocVote:
-    return PocVote(commit.participant, commit.node_id, Verdict.INVALID, (), (), reason)
+    log.warning(
+        "a batch is refused as a whole",
+        epoch=commit.epoch,
+        participant=commit.participant,
+        node=commit.node_id,
+        reason=reason,
+    )
+    return PocVote(commit.participant, commit.node_id, Verdict.INVALID, 0, (), reason)

@@ -330,6 +330,11 @@ class ParticipantSettings(Section):
     )
     claim_rewards: bool = Field(default=True, description="Claim reward coins after each epoch; costs gas.")
     redeem_vouchers: bool = Field(default=True, description="Redeem the vouchers users paid with; costs gas.")
+    scale_preserved_weight: bool = Field(
+        default=False,
+        description="Vote that nodes which keep serving through Proof of Compute keep only as much weight as the\n"
+        "tokens they served stand for. Holds in epochs in which more than two thirds of the weight vote so.",
+    )
 
 
 class PaymentSettings(Section):

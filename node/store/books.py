@@ -130,6 +130,22 @@ class Books:
         )
         return tuple(from_bytes(SignedReceipt, record) for (record,) in rows)
 
+    def newest_given(self) -> int:
+        """The number of the newest receipt of this executor; 0 if there is none."""
+        row = self.database.connection.execute(
+            "SELECT MAX(sequence) FROM receipts WHERE executor = ?", (self._account,)
+        ).fetchone()
+        return int(row[0] or 0)
+
+    def receipts_given(self, *, after: int, limit: int) -> tuple[tuple[int, SignedReceipt], ...]:
+        """Receipts of this executor with a number above `after`, with their numbers, oldest first."""
+        rows = self.database.connection.execute(
+            "SELECT sequence, record FROM receipts WHERE sequence > ? AND executor = ? AND format = ? "
+            "ORDER BY sequence LIMIT ?",
+            (after, self._account, RECEIPT_FORMAT, limit),
+        ).fetchall()
+        return tuple((int(sequence), from_bytes(SignedReceipt, record)) for sequence, record in rows)
+
     def receipt_totals(self) -> tuple[int, int, TokenAmount]:
         """(answers, output tokens, price) of all answers this node gave and was paid for."""
         rows = self.database.connection.execute(

@@ -161,6 +161,17 @@ MIGRATIONS: tuple[str, ...] = (
         UNIQUE (request_id, executor)
     ) STRICT;
     """,
+    """
+    -- What this node may have to show auditors of the answers it gave (node/store/given_answers.py), and its receipt
+    -- books: the first has what is signed from now on, as nothing was kept of answers before.
+    CREATE TABLE given_answers (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL UNIQUE, record BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE receipt_books (
+        epoch INTEGER PRIMARY KEY, last_sequence INTEGER NOT NULL, rows BLOB NOT NULL
+    ) STRICT;
+    INSERT INTO receipt_books SELECT -1, COALESCE(MAX(sequence), 0), x'' FROM receipts;
+    """,
 )
 
 

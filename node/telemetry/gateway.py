@@ -13,6 +13,7 @@ from node.services.asking import AnswerStream, Asker
 from node.services.embedding import Embeddings
 from node.services.embedding_frames import EmbeddingInput
 from node.services.gateway import ChatRequest, GatewayError
+from node.services.outlet import TakePart
 from node.telemetry.instruments import Instruments
 
 LEFT = "left"
@@ -101,6 +102,8 @@ class _Measured:
         self._between = instruments.inter_token_seconds.labels(label)
         self._whole = instruments.answer_seconds.labels(label)
         self._started = started
+        self._is_timed = not answer.summary.cached
+        self._last: float | None = None
         self.ended = False
 
     @property
@@ -108,17 +111,27 @@ class _Measured:
         return self._answer.summary
 
     async def __aiter__(self) -> AsyncIterator[AnswerPart]:
-        last: float | None = None
-        timed = not self.summary.cached
         async for part in self._answer:
-            if timed and part.token_ids:
-                now = trio.current_time()
-                if last is None:
-                    self._first.observe(now - self._started)
-                else:
-                    self._between.observe((now - last) / len(part.token_ids))
-                last = now
+            self._measure(part)
             yield part
         self.ended = True
-        if timed:
+        if self._is_timed:
             self._whole.observe(trio.current_time() - self._started)
+
+    def hand_to(self, take_now: TakePart) -> None:
+        def measured(part: AnswerPart) -> bool:
+            is_taken = take_now(part)
+            if is_taken:
+                self._measure(part)
+            return is_taken
+
+        self._answer.hand_to(measured)
+
+    def _measure(self, part: AnswerPart) -> None:
+        if self._is_timed and part.token_ids:
+            now = trio.current_time()
+            if self._last is None:
+                self._first.observe(now - self._started)
+            else:
+                self._between.observe((now - self._last) / len(part.token_ids))
+            self._last = now

@@ -4,6 +4,7 @@
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from node.protocol.eip712 import (
     verdict_digest,
     voucher_digest,
 )
+from node.protocol.events import ParametersScheduled
 from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, Hash32, ModelId, TokenAmount
 from node.protocol.records import (
     AccessRequest,
@@ -28,6 +30,7 @@ from node.protocol.records import (
 )
 from node.protocol.results import pack_validator_set
 from node.protocol.rewards import reward_proof, rewards_root, subsidy
+from node.protocol.schedules import ParameterSchedule
 from node.protocol.stages import stage_at
 from node.protocol.verdicts import Offence
 from tests.builders import account
@@ -52,6 +55,15 @@ PARAMETERS = EpochParameters(
     halving_epochs=100,
 )
 BLOCKS = (1000, 1019, 1020, 1029, 1030, 1033, 1034, 1041, 1042, 1045, 1046, 1053, 1054, 1059, 1060, 7777, 10**9)
+CHANGES = (
+    ParametersScheduled(EpochNumber(2), BlockNumber(1120), 90, 40, 50, 54, 62, 66, 74, 64, 4, TokenAmount(2 * 10**12)),
+    ParametersScheduled(EpochNumber(7), BlockNumber(1570), 31, 5, 10, 15, 20, 25, 30, 8, 8, TokenAmount(1)),
+)
+"""A longer epoch from epoch 2 on, a shorter one from epoch 7 on; told in blocks 1000 and 1300."""
+CHANGED_BLOCKS = (
+    *(1000, 1119, 1120, 1159, 1160, 1193, 1194, 1209, 1210, 1300, 1389, 1390),
+    *(1569, 1570, 1574, 1575, 1599, 1600, 1601, 1631, 1632, 10**6),
+)
 EPOCHS = (0, 99, 100, 199, 200, 6_699, 6_700, 25_599, 25_600, 2**40)
 
 
@@ -77,6 +89,8 @@ def compute() -> dict[str, Any]:
     verdict = OffenceVerdict(EpochNumber(7), account(3), Offence.DOWNTIME, CID)
     request = AccessRequest(ModelId("models/gated-7b"), account(2), nonce=2**200 + 1, expiry=1_800_000_000)
     positions = [stage_at(block, PARAMETERS) for block in BLOCKS]
+    changed = ParameterSchedule(PARAMETERS, CHANGES)
+    later = [stage_at(block, changed) for block in CHANGED_BLOCKS]
     return {
         "chainId": CHAIN_ID,
         "contract": CONTRACT,
@@ -86,6 +100,22 @@ def compute() -> dict[str, Any]:
             "stages": [int(position.stage) for position in positions],
             "firstBlocks": [position.first_block for position in positions],
             "nextBlocks": [position.next_block for position in positions],
+        },
+        "changes": {
+            "at": [1000, 1300],
+            "fromEpochs": [change.from_epoch for change in CHANGES],
+            "fromBlocks": [change.from_block for change in CHANGES],
+            "parameters": [
+                value
+                for change in CHANGES
+                for name, value in asdict(change).items()
+                if name not in ("from_epoch", "from_block")
+            ],
+            "blocks": list(CHANGED_BLOCKS),
+            "epochs": [position.epoch for position in later],
+            "stages": [int(position.stage) for position in later],
+            "firstBlocks": [position.first_block for position in later],
+            "nextBlocks": [position.next_block for position in later],
         },
         "subsidies": {"epochs": list(EPOCHS), "amounts": [str(subsidy(epoch, PARAMETERS)) for epoch in EPOCHS]},
         "voucher": {

@@ -1,6 +1,7 @@
 """Asks the gateway for the answers of one call, side by side, and hands on what comes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -20,6 +21,9 @@ class Reader(Protocol):
 
     async def take(self, index: int, part: AnswerPart) -> None:
         """A part of answer `index` came."""
+
+    def take_now(self, index: int, part: AnswerPart) -> bool:
+        """Take a part without waiting, if that can be; whether it was taken. Only after `begin`."""
 
     async def end(self, index: int, summary: AnswerSummary) -> None:
         """Answer `index` is complete."""
@@ -59,6 +63,7 @@ class Answers:
                 await reader.begin(self.summaries)
                 self._all_asked.set()
             await self._all_asked.wait()
+            answer.hand_to(partial(reader.take_now, index))
             async for part in answer:
                 await reader.take(index, part)
             await reader.end(index, answer.summary)

@@ -26,7 +26,7 @@ from node.api.openai.chunks import ChunkWriter
 from node.api.openai.completion_request import CompletionParameters
 from node.api.openai.completions import StreamedCompletion, WholeCompletion
 from node.api.openai.embedding_request import EmbeddingParameters
-from node.api.openai.event_stream import DONE, EventStream, Write, cancel_on_disconnect
+from node.api.openai.event_stream import DONE, EventStream, EventWriter, cancel_on_disconnect
 from node.api.openai.faults import ApiError, fault_of
 from node.api.openai.frontage import REQUEST_ID_HEADER, Frontage, state_of
 from node.api.openai.gatekeeper import Caller, Gatekeeper, Grant
@@ -64,7 +64,7 @@ class Question:
     parameters: GenerationParameters
     chats: Sequence[ChatRequest]
     whole: Callable[[Call], "WholeReader"]
-    streamed: Callable[[Call, Write], "StreamReader"]
+    streamed: Callable[[Call, EventWriter], "StreamReader"]
 
 
 class WholeReader(Reader, Protocol):
@@ -183,7 +183,7 @@ class OpenAiApi:
                 await answers.read(reader)
             return JSONResponse(reader.body())
 
-        async def stream(write: Write) -> None:
+        async def stream(write: EventWriter) -> None:
             reader = question.streamed(call, write)
             with _accounted(caller, state.request_id, call, grant):
                 await answers.read(reader)

@@ -8,7 +8,7 @@ from node.api.openai.call_formats import CallSyntax, ToolCall
 from node.api.openai.call_reader import CallReader, Piece
 from node.api.openai.calls import Call
 from node.api.openai.chunks import ChunkWriter
-from node.api.openai.event_stream import Write
+from node.api.openai.event_stream import EventWriter
 from node.api.openai.token_likelihoods import chat_logprobs
 from node.protocol.identifiers import RequestId
 from node.protocol.sampling import TokenLogprobs
@@ -73,9 +73,14 @@ class WholeChat:
 
     async def take(self, index: int, part: AnswerPart) -> None:
         """Keep a part."""
+        self.take_now(index, part)
+
+    def take_now(self, index: int, part: AnswerPart) -> bool:
+        """Keep a part."""
         choice = self._choices[index]
         choice.logprobs += part.logprobs
         self._pieces[index] += choice.take(part.text)
+        return True
 
     async def end(self, index: int, summary: AnswerSummary) -> None:
         """Make the message."""
@@ -102,7 +107,7 @@ class WholeChat:
 class StreamedChat:
     """Writes chunks as parts come."""
 
-    def __init__(self, call: Call, shape: ChatShape, write: Write) -> None:
+    def __init__(self, call: Call, shape: ChatShape, write: EventWriter) -> None:
         self._call = call
         self._shape = shape
         self._write = write
@@ -124,11 +129,16 @@ class StreamedChat:
 
     async def take(self, index: int, part: AnswerPart) -> None:
         """Write what a part makes certain."""
-        choice = self._choices[index]
-        choice.logprobs += part.logprobs
-        events = self._opening(index) + self._events(index, choice.take(part.text))
+        events = self._events_of(index, part)
         if events:
             await self._write(events)
+
+    def take_now(self, index: int, part: AnswerPart) -> bool:
+        """Write what a part makes certain, if the connection takes it at once."""
+        if not self._write.is_ready():
+            return False
+        self._write.write_now(self._events_of(index, part))
+        return True
 
     async def end(self, index: int, summary: AnswerSummary) -> None:
         """Write what was held back, then why the answer ended."""
@@ -137,6 +147,11 @@ class StreamedChat:
         reason = self._shape.finish_reason(summary.finish_reason, choice.calls)
         logprobs = self._untold_logprobs(choice)
         await self._write(events + self.chunks.choice(index, "delta", {}, finish_reason=reason, logprobs=logprobs))
+
+    def _events_of(self, index: int, part: AnswerPart) -> bytes:
+        choice = self._choices[index]
+        choice.logprobs += part.logprobs
+        return self._opening(index) + self._events(index, choice.take(part.text))
 
     def _opening(self, index: int) -> bytes:
         if self._choices[index].is_begun:

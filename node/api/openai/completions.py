@@ -5,7 +5,7 @@ from typing import Any
 
 from node.api.openai.calls import Call
 from node.api.openai.chunks import ChunkWriter
-from node.api.openai.event_stream import Write
+from node.api.openai.event_stream import EventWriter
 from node.api.openai.token_likelihoods import completion_logprobs
 from node.protocol.sampling import TokenLogprobs
 from node.services.attempt import AnswerPart, AnswerSummary
@@ -26,8 +26,13 @@ class WholeCompletion:
 
     async def take(self, index: int, part: AnswerPart) -> None:
         """Keep a part."""
+        self.take_now(index, part)
+
+    def take_now(self, index: int, part: AnswerPart) -> bool:
+        """Keep a part."""
         self._texts[index].append(part.text)
         self._logprobs[index] += part.logprobs
+        return True
 
     async def end(self, index: int, summary: AnswerSummary) -> None:
         """Keep why it ended."""
@@ -50,7 +55,7 @@ class WholeCompletion:
 class StreamedCompletion:
     """Writes chunks as parts come."""
 
-    def __init__(self, call: Call, echoed: Callable[[int], str], write: Write, *, wants_logprobs: bool) -> None:
+    def __init__(self, call: Call, echoed: Callable[[int], str], write: EventWriter, *, wants_logprobs: bool) -> None:
         self._call = call
         self._write = write
         self._wants_logprobs = wants_logprobs
@@ -71,13 +76,24 @@ class StreamedCompletion:
 
     async def take(self, index: int, part: AnswerPart) -> None:
         """Write a part; before the first, what is echoed."""
+        events = self._events_of(index, part)
+        if events:
+            await self._write(events)
+
+    def take_now(self, index: int, part: AnswerPart) -> bool:
+        """Write a part, if the connection takes it at once."""
+        if not self._write.is_ready():
+            return False
+        self._write.write_now(self._events_of(index, part))
+        return True
+
+    def _events_of(self, index: int, part: AnswerPart) -> bytes:
         text, self._untold[index] = self._untold[index] + part.text, ""
         logprobs = None
         if self._wants_logprobs and part.logprobs:
             logprobs = completion_logprobs(part.logprobs, self._offsets[index])
             self._offsets[index] += sum(len(token.chosen.text) for token in part.logprobs)
-        if text or logprobs:
-            await self._write(self.chunks.choice(index, "text", text, logprobs=logprobs))
+        return self.chunks.choice(index, "text", text, logprobs=logprobs) if text or logprobs else b""
 
     async def end(self, index: int, summary: AnswerSummary) -> None:
         """Write why the answer ended."""

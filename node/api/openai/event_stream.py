@@ -11,6 +11,7 @@ import trio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from node.api.bounded_stream import ChunkWriter, chunk_writer
 from node.api.openai.faults import ApiError
 
 HEARTBEAT_SECONDS = 10.0
@@ -23,6 +24,40 @@ DONE = b"data: [DONE]\n\n"
 Write = Callable[[bytes], Awaitable[None]]
 
 
+class EventWriter:
+    """Where events of one response are written; called, it is a `Write`.
+
+    While nothing else is under way, they can also be written at once: to hand each of many small events to another task
+    takes more than all else that is done with it.
+    """
+
+    def __init__(self, to_writer: trio.MemorySendChannel[bytes], chunks: ChunkWriter | None) -> None:
+        self._to_writer = to_writer
+        self._chunks = chunks
+        self.is_open = False
+        """Whether the head of the response has gone out, and its end has not."""
+        self.written_at = trio.current_time()
+
+    async def __call__(self, events: bytes) -> None:
+        """Write events; waits while many wait for the connection."""
+        await self._to_writer.send(events)
+
+    def is_ready(self) -> bool:
+        """Whether `write_now` can be called: the connection takes events at once, and has all before them."""
+        return (
+            self.is_open
+            and self._chunks is not None
+            and self._to_writer.statistics().tasks_waiting_receive > 0
+            and self._chunks.is_ready()
+        )
+
+    def write_now(self, events: bytes) -> None:
+        """Write events without waiting. Only when ready."""
+        if self._chunks is not None and events:
+            self._chunks.write(events)
+            self.written_at = trio.current_time()
+
+
 class EventStream(Response):
     """Server-sent events from a function that writes them.
 
@@ -30,27 +65,30 @@ class EventStream(Response):
     streaming takes an async generator, which trio's cancellation would leave half done.
     """
 
-    def __init__(self, produce: Callable[[Write], Awaitable[None]]) -> None:
+    def __init__(self, produce: Callable[[EventWriter], Awaitable[None]]) -> None:
         super().__init__(headers={"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"})
         del self.headers["content-length"]
         self.headers["x-accel-buffering"] = "no"  # nginx would collect events before it passes them on
         self._produce = produce
         self._is_started = False
-        self._written_at = trio.current_time()
         self._starting = trio.Lock()
         self._fault: ApiError | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
         to_writer, events = trio.open_memory_channel[bytes](EVENTS_WAITING_MAX)
+        writer = EventWriter(to_writer, chunk_writer(scope))
         is_complete = False
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
-            nursery.start_soon(self._run_producer, to_writer)
-            nursery.start_soon(self._keep_alive, send)
-            await self._write_events(events, send)
-            is_complete = True
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
+                nursery.start_soon(self._run_producer, to_writer, writer)
+                nursery.start_soon(self._keep_alive, writer, send)
+                await self._write_events(events, writer, send)
+                is_complete = True
+                nursery.cancel_scope.cancel()
+        finally:
+            writer.is_open = False
         if not is_complete:
             return  # the client is gone
         if self._fault is not None and not self._is_started:
@@ -59,32 +97,33 @@ class EventStream(Response):
         await self._start(send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _run_producer(self, to_writer: trio.MemorySendChannel[bytes]) -> None:
+    async def _run_producer(self, to_writer: trio.MemorySendChannel[bytes], writer: EventWriter) -> None:
         async with to_writer:
             try:
-                await self._produce(to_writer.send)
+                await self._produce(writer)
             except ApiError as fault:
                 self._fault = fault
 
-    async def _keep_alive(self, send: Send) -> None:
+    async def _keep_alive(self, writer: EventWriter, send: Send) -> None:
         """Write a comment whenever nothing was written for a while. A task of its own: cheaper than many deadlines."""
         while True:
-            quiet = self._written_at + HEARTBEAT_SECONDS - trio.current_time()
+            quiet = writer.written_at + HEARTBEAT_SECONDS - trio.current_time()
             if quiet <= 0:
-                await self._write(HEARTBEAT, send)
+                await self._write(HEARTBEAT, writer, send)
             else:
                 await trio.sleep(quiet)
 
-    async def _write_events(self, events: trio.MemoryReceiveChannel[bytes], send: Send) -> None:
+    async def _write_events(self, events: trio.MemoryReceiveChannel[bytes], writer: EventWriter, send: Send) -> None:
         async for data in events:
-            await self._write(data + _waiting(events), send)
+            await self._write(data + _waiting(events), writer, send)
         if self._fault is not None and self._is_started:
-            await self._write(self._fault.event(), send)
+            await self._write(self._fault.event(), writer, send)
 
-    async def _write(self, data: bytes, send: Send) -> None:
+    async def _write(self, data: bytes, writer: EventWriter, send: Send) -> None:
         await self._start(send)
-        self._written_at = trio.current_time()
+        writer.written_at = trio.current_time()
         await send({"type": "http.response.body", "body": data, "more_body": True})
+        writer.is_open = True
 
     async def _start(self, send: Send) -> None:
         """Send the status, once; whoever comes meanwhile waits for it."""

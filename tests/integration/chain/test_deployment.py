@@ -50,6 +50,7 @@ MODEL = model_registry.ModelImport(
         proposer=development_account(5).address,
     ),
     cids=("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi",),
+    calibration=b"",
 )
 RUNS_MAX = 200
 FIRST_TRANSACTION_SECONDS = 0.5

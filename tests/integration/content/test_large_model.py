@@ -21,14 +21,13 @@ from tests.integration.content.hostile import provider_that, reply
 MIB = 1024 * 1024
 ROOT = Path(__file__).resolve().parents[3]
 SIZE_VARIABLE = "QUERN_LARGE_MODEL_MIB"
-SIZE_MIB = 2304
-"""More bytes than 32 bits with a sign count."""
+SIZE_MIB = 4096
 COPIES = 3
 """The published one and two fetched ones; the holders share the first."""
 SPARE_MIB = 512
 """Left to everyone else on this disk."""
 SECONDS_MAX = 500
-"""About half a minute where nothing else runs on two cores; loaded machines take several times as long."""
+"""About a minute where nothing else runs on two cores; loaded machines take several times as long."""
 
 
 @pytest.fixture

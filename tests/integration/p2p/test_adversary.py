@@ -1,6 +1,6 @@
 """One host under 200 attackers keeps serving an honest peer, holds a bounded amount, and names who did what.
 
-ADVERSARY_SECONDS sets how long at least (60 unless told). Nothing here asserts how fast anything is.
+ADVERSARY_SECONDS sets how long (120 unless told). Nothing here asserts how fast anything is.
 """
 
 import logging
@@ -29,9 +29,7 @@ from p2p.doorkeeper import ADDRESSES_MAX, CONNECTIONS_INBOUND_MAX
 from p2p.standing import BANS_MAX, PEERS_MAX, Ban, Offence, Standing
 from tests.integration.p2p.adversary import OFFENSIVE
 
-SECONDS = float(os.environ.get("ADVERSARY_SECONDS", "60"))
-NAMED_SECONDS_MAX = max(360.0, 3 * SECONDS)
-"""After that, until somebody of each kind is named: on a loaded machine they come in slowly."""
+SECONDS = float(os.environ.get("ADVERSARY_SECONDS", "120"))
 PROCESSES = 2
 CONNECTIONS = 200
 WARM_UP_SECONDS = min(20.0, SECONDS / 4)
@@ -96,7 +94,7 @@ class Honest:
             await trio.sleep(0.3)
 
 
-@pytest.mark.timeout(SECONDS + NAMED_SECONDS_MAX + 240)
+@pytest.mark.timeout(4 * SECONDS + 240)
 async def test_two_hundred_attackers_do_not_keep_a_host_from_serving_and_are_named() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     standing = Standing(time.time)
@@ -195,7 +193,7 @@ async def _under_attack(
         await trio.sleep(WARM_UP_SECONDS)
         before = resident_bytes()
         await trio.sleep(SECONDS - WARM_UP_SECONDS)
-        with trio.move_on_after(NAMED_SECONDS_MAX):
+        with trio.move_on_after(3 * SECONDS):  # on a loaded machine they come in slowly
             while not is_complete():
                 await trio.sleep(0.5)
         growth = resident_bytes() - before

@@ -14,6 +14,9 @@ from node.chain.adapter import read_contract
 from node.chain.deployer import send_transaction
 from node.chain.genesis import read_genesis
 from node.private_files import create_private_file
+from node.protocol.calibration import Calibration, HonestBand, calibration_bytes
+from node.protocol.identifiers import ModelId
+from node.protocol.json_records import to_json_value
 from scripts.owner_tools import EXIT_TO_BE_PROPOSED, main
 from tests.integration.chain.conftest import TOKEN, Network
 from tests.integration.chain.conftest import network as network  # noqa: PLC0414 - a fixture
@@ -35,7 +38,8 @@ class Tools:
     async def run(self, *arguments: str, account: tuple[str, ...] | None = None) -> Result:
         chosen = self.owner if account is None else account
         place = ("--rpc", self.network.url, "--deployment", str(self.network.folder / "deployment.json"))
-        reading = arguments[0] in ("list", "get", "history", "export") or arguments[:2] == ("gate", "show")
+        shows = (("gate", "show"), ("parameters", "show"))
+        reading = arguments[0] in ("list", "get", "history", "export") or arguments[:2] in shows
         words = [*arguments, *place, *(() if reading else chosen)]
         return await trio.to_thread.run_sync(lambda: CliRunner().invoke(main, words))
 
@@ -83,6 +87,49 @@ async def test_a_models_life_from_registration_to_history_and_export(tools: Tool
     assert (await tools.run("export")).stdout == path.read_text(encoding="utf-8")
     registry = tools.network.deployment.addresses.model_registry
     assert read_genesis(path) == (await read_contract(tools.network.rpc, registry, model_registry.export_model(0)),)
+
+
+async def test_a_calibration_is_published_shown_exported_and_taken_back(tools: Tools, tmp_path: Path) -> None:
+    assert (await tools.run("register", "tiny", FIRST, "--name", "Tiny")).exit_code == 0
+    measured = Calibration(ModelId("tiny"), 1, (HonestBand("vllm", "", 400_000, 900, 1, 2, 3, 4),))
+    file = tmp_path / "tiny.json"
+    file.write_text(json.dumps(to_json_value(measured)), encoding="utf-8")
+    done = await tools.run("calibrate", "tiny", str(file))
+    assert (done.exit_code, "calibrate tiny version 1" in done.stdout) == (0, True), done.output
+    assert "unchanged" in (await tools.run("calibrate", "tiny", str(file))).stdout
+    shown = json.loads((await tools.run("get", "tiny", "--json")).stdout)
+    assert shown["calibration"] == to_json_value(measured)
+    assert "vllm on all other hardware" in (await tools.run("get", "tiny")).stdout
+    exported = tmp_path / "genesis.json"
+    assert (await tools.run("export", "--output", str(exported))).exit_code == 0
+    assert read_genesis(exported)[0].calibration == calibration_bytes(measured)
+    assert (await tools.run("calibrate", "tiny", "--remove")).exit_code == 0
+    assert json.loads((await tools.run("get", "tiny", "--json")).stdout)["calibration"] is None
+
+    assert (await tools.run("calibrate", "tiny", str(file), account=tools.stranger)).exit_code == EXIT_TO_BE_PROPOSED
+    assert (await tools.run("update", "tiny", SECOND)).exit_code == 0
+    stale = await tools.run("calibrate", "tiny", str(file))
+    assert (stale.exit_code, "is of tiny version 1, the registry has tiny at version 2" in stale.stderr) == (1, True)
+    file.write_text("{}", encoding="utf-8")
+    wrong = await tools.run("calibrate", "tiny", str(file))
+    assert (wrong.exit_code, "is no calibration as `quern calibrate` writes it" in wrong.stderr) == (1, True)
+
+
+async def test_other_parameters_are_scheduled_and_shown(tools: Tools) -> None:
+    stages = ("--generate-offset", "25", "--epoch-blocks", "70", "--unit-price", "5")
+    done = await tools.run("parameters", "schedule", "4", *stages)
+    assert done.exit_code == 0, done.output
+    shown = json.loads((await tools.run("parameters", "show", "--epoch", "4", "--json")).stdout)
+    assert (shown["since_epoch"], shown["epoch_blocks"], shown["generate_offset"]) == (4, 70, 25)
+    assert (shown["unit_price"], shown["form_offset"]) == (5, 46)
+    before = json.loads((await tools.run("parameters", "show", "--epoch", "3", "--json")).stdout)
+    assert (before["since_epoch"], before["epoch_blocks"]) == (0, 60)
+    soon = await tools.run("parameters", "schedule", "1", *stages)
+    assert (soon.exit_code, "a change can begin with epoch" in soon.stderr) == (1, True)
+    long = await tools.run("parameters", "schedule", "5", "--epoch-blocks", "121")
+    assert (long.exit_code, "an epoch of 121 blocks is not taken: 30 to 120 are" in long.stderr) == (1, True)
+    stranger = await tools.run("parameters", "schedule", "5", *stages, account=tools.stranger)
+    assert stranger.exit_code == EXIT_TO_BE_PROPOSED
 
 
 async def test_refusals_are_told_in_words_before_anything_is_sent(tools: Tools) -> None:

@@ -4,13 +4,14 @@ from node.alerts.duties import missed_duties
 from node.protocol.chain_state import ChainState
 from node.protocol.events import ModelRecorded, VotesCommitted
 from node.protocol.identifiers import BlockNumber, EpochNumber
+from node.protocol.schedules import ParameterSchedule
 from node.protocol.stages import Stage, first_block_of
 from tests.builders import PARAMETERS, SOME_CID, account, commit, group_set, model, registered, state_of
 
 
 def missed(state: ChainState, stage: Stage, epoch: int = 1) -> list[str]:
     block = BlockNumber(first_block_of(epoch, stage, PARAMETERS))
-    return [duty.duty for duty in missed_duties(state, PARAMETERS, account(1), block)]
+    return [duty.duty for duty in missed_duties(state, ParameterSchedule(PARAMETERS), account(1), block)]
 
 
 def base() -> tuple[object, ...]:
@@ -27,7 +28,7 @@ def test_a_batch_that_is_not_there_is_missed_when_its_time_is_over() -> None:
 def test_a_node_that_cannot_prove_work_misses_no_batch() -> None:
     state = state_of(*base())  # type: ignore[arg-type]
     block = BlockNumber(first_block_of(1, Stage.VALIDATE, PARAMETERS))
-    assert missed_duties(state, PARAMETERS, account(1), block, {"node-1"}) == ()
+    assert missed_duties(state, ParameterSchedule(PARAMETERS), account(1), block, {"node-1"}) == ()
 
 
 def test_votes_are_missed_only_by_members_who_had_something_to_vote_on() -> None:

@@ -19,6 +19,7 @@ from node.services.embedding import Embeddings
 from node.services.embedding_frames import EmbeddingInput
 from node.services.gateway import Answer, ChatRequest, GatewayError
 from node.services.groups import sole_error
+from node.services.outlet import Outlet
 from node.store.database import Database
 from node.store.key_spending import KeySpending
 from tests.builders import model
@@ -47,6 +48,8 @@ class CannedGateway:
         self.given = 0
         """Parts of an endless answer that somebody took."""
         self.silence_seconds = 0.0
+        self.pause_seconds = 0.0
+        """Before each part."""
         self.left = trio.Event()
         self.running = 0
 
@@ -62,27 +65,33 @@ class CannedGateway:
             raise self.fail_at_once
         send, receive = trio.open_memory_channel[AnswerPart](4)
         summary = AnswerSummary(RequestId(len(self.asked).to_bytes(32)), chat.model_id)
-        answer = Answer(summary, receive)
+        outlet = Outlet(send)
+        answer = Answer(summary, receive, outlet)
         self.running += 1
         try:
             with sole_error():
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._produce, send, answer)
+                    nursery.start_soon(self._produce, send, outlet, answer)
                     yield answer
                     nursery.cancel_scope.cancel()
         finally:
             self.running -= 1
             self.left.set()
 
-    async def _produce(self, send: trio.MemorySendChannel[AnswerPart], answer: Answer) -> None:
+    async def _produce(self, send: trio.MemorySendChannel[AnswerPart], outlet: Outlet, answer: Answer) -> None:
+        async def give(part: AnswerPart) -> None:
+            await trio.sleep(self.pause_seconds)
+            if not outlet.give_now(part):
+                await outlet.give(part)
+
         summary = answer.summary
         async with send:
             await trio.sleep(self.silence_seconds)
             for part in self.parts or [AnswerPart(text, (1,)) for text in self.texts]:
-                await send.send(part)
+                await give(part)
                 summary.output_tokens += len(part.token_ids)
             while self.endless:
-                await send.send(AnswerPart("on and on " * 100, (2,)))
+                await give(AnswerPart("on and on " * 100, (2,)))
                 self.given += 1
             answer.error = self.fail_after
             summary.finish_reason = self.reason

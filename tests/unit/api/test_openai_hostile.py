@@ -1,5 +1,8 @@
 """Clients that leave, stall, trickle or come from somebody's web page: nothing goes on at their or our cost."""
 
+import json
+import socket
+from collections import Counter
 from typing import Any
 
 import httpx
@@ -15,6 +18,7 @@ from node.api.faces import compose
 from node.api.openai import bodies, event_stream
 from node.api.openai.event_stream import HEARTBEAT, EventStream
 from node.api.openai.faults import ApiError
+from node.services.answers import AnswerPart
 from tests.unit.api.canned_gateway import on_a_socket, served
 
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -200,3 +204,63 @@ async def test_web_pages_are_kept_from_the_miner_s_api_too() -> None:
         assert reached == []
         assert (await client.post(path, headers={"origin": "https://chat.example"})).status_code == 200
         assert (await client.post(path)).status_code == 200
+
+
+async def test_a_client_that_reads_slowly_gets_every_byte_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel takes only half of goes on where it stopped, whichever way events are written."""
+    behind = Counter[bool]()
+    write = bounded_stream.BoundedStream.write
+
+    def counted(stream: bounded_stream.BoundedStream, data: bytes) -> None:
+        write(stream, data)
+        behind[stream.is_behind] += 1
+
+    monkeypatch.setattr(bounded_stream.BoundedStream, "write", counted)
+    async with served() as face:
+        texts = [f"word{number} " * 2500 for number in range(500)]  # more than all buffers between the two hold
+        face.gateway.parts = [AnswerPart(text, (number,)) for number, text in enumerate(texts)]
+        face.gateway.pause_seconds = 0.002
+        stream = trio.SocketStream(trio.socket.socket())
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, port = face.url.removeprefix("http://").removesuffix("/v1").split(":")
+        await stream.socket.connect((host, int(port)))
+        await post_raw(stream, b'{"model": "tiny", "stream": true, "messages": [{"role": "user", "content": "hi"}]}')
+        got = bytearray()
+        with trio.fail_after(60):
+            while not behind[True]:  # nothing is read before the kernel takes no more
+                await trio.sleep(0.01)
+            while b"\r\n0\r\n\r\n" not in got[-9:]:
+                data = await stream.receive_some(30_000)
+                assert data
+                got += data
+        await stream.aclose()
+    head, _, rest = bytes(got).partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head.lower()
+    body = bytearray()
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        body += rest[: int(size, 16)]
+        assert rest[int(size, 16) : int(size, 16) + 2] == b"\r\n"
+        rest = rest[int(size, 16) + 2 :]
+    events = [line[6:] for line in bytes(body).split(b"\n\n") if line.startswith(b"data: {")]
+    deltas = [choice["delta"] for event in events for choice in json.loads(event)["choices"]]
+    assert "".join(delta.get("content") or "" for delta in deltas) == "".join(texts)
+    assert bytes(body).endswith(b"data: [DONE]\n\n")
+    assert behind[False] > 0
+
+
+async def test_a_client_of_the_old_http_gets_its_events_unchunked() -> None:
+    async with served() as face:
+        stream = await connected(face.url)
+        body = b'{"model": "tiny", "stream": true, "messages": [{"role": "user", "content": "hi"}]}'
+        head = f"POST /v1/chat/completions HTTP/1.0\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        await stream.send_all(head.encode() + body)
+        got = bytearray()
+        with trio.fail_after(20):
+            while data := await stream.receive_some(4096):
+                got += data
+        await stream.aclose()
+    answer = bytes(got).partition(b"\r\n\r\n")[2]
+    assert answer.startswith(b"data: {")
+    assert answer.endswith(b"data: [DONE]\n\n")
+    assert all(part.startswith(b"data: ") for part in answer.split(b"\n\n") if part)

@@ -9,12 +9,18 @@ import pytest
 from contracts.bindings import model_registry
 from node.chain.genesis import GenesisFileError, read_genesis, write_genesis
 from node.protocol.actions import ZERO_ADDRESS
+from node.protocol.calibration import Calibration, HonestBand, calibration_bytes
+from node.protocol.identifiers import ModelId
+from node.protocol.json_records import to_json_value
 
 CIDS = (
     "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi",
     "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e",
 )
 PROPOSER = "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A"
+CALIBRATION = Calibration(
+    ModelId("team/tiny-1.5"), len(CIDS), (HonestBand("vllm", "nvidia h200", 400_000, 900, 1, 2, 3, 4),)
+)
 MODEL = model_registry.ModelImport(
     model_id="team/tiny-1.5",
     name="Tiny",
@@ -36,7 +42,11 @@ MODEL = model_registry.ModelImport(
         proposer=PROPOSER,
     ),
     cids=CIDS,
+    calibration=calibration_bytes(CALIBRATION),
 )
+
+
+BANDS = to_json_value(CALIBRATION)["bands"]
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -83,6 +93,10 @@ def test_a_file_by_hand_may_leave_out_what_has_a_default(tmp_path: Path) -> None
         (record(cids=[]), "models.0.cids"),
         (record(cids=["QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWKPbdG"]), "models.0.cids.0"),
         (record(active=1), "models.0.active"),
+        (record(calibration={}), "models.0"),
+        (record(calibration={"model_id": "other", "model_version": 1, "bands": BANDS}), "is of other version 1"),
+        (record(calibration={"model_id": "tiny", "model_version": 2, "bands": BANDS}), "not of version 1"),
+        (record(calibration={"model_id": "tiny", "model_version": 1, "bands": []}), "1 to 16 bands"),
         (record(owner=PROPOSER), "models.0.owner"),
         (record(spec={"context_length": 0}), "models.0.spec.context_length"),
         (record(spec={"throughput_per_nonce": True}), "models.0.spec.throughput_per_nonce"),

@@ -12,6 +12,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.engine import plain_http
 from node.engine.chunked import HEAD_BYTES_MAX, ChunkedBody, LengthBody, ReplyError, body_of, read_head
 from node.engine.plain_http import PlainTransport
 
@@ -135,7 +136,7 @@ async def test_a_reply_is_read_as_it_comes() -> None:
     assert request.startswith(b"POST /v1/completions HTTP/1.1\r\n")
     head = request.lower()
     assert b"x-key: 5\r\n" in head
-    assert b"connection: close\r\n" in head
+    assert b"connection:" not in head
     assert head.count(b"content-length") == head.count(b"host:") == 1
     assert request.endswith(b'{"a":1}')
 
@@ -190,6 +191,75 @@ async def test_leaving_a_stream_closes_its_connection() -> None:
             with trio.fail_after(5):
                 await gone.wait()
         nursery.cancel_scope.cancel()
+
+
+async def asked_twice(
+    replies: Sequence[bytes], *, cut_after: int = 99, pause: float = 0.0
+) -> tuple[list[tuple[int, bytes]], list[str]]:
+    """Ask several times, one after the other; return (connection, request) as the server saw them, and what came.
+
+    The server ends a connection after `cut_after` requests, as one that had enough of waiting does.
+    """
+    seen: list[tuple[int, bytes]] = []
+    connections = itertools.count()
+    answers = iter(replies)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        number = next(connections)
+        async with stream:
+            for served in itertools.count():
+                data = await stream.receive_some(65536)
+                if not data or served >= cut_after:
+                    return
+                seen.append((number, data))
+                await stream.send_all(next(answers))
+
+    came = []
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listener.socket.getsockname()[1]
+        async with httpx.AsyncClient(transport=PlainTransport(), base_url=f"http://127.0.0.1:{port}") as client:
+            for _ in replies:
+                came.append((await client.post("/tokenize", json={})).text)
+                await trio.sleep(pause)
+        nursery.cancel_scope.cancel()
+    return seen, came
+
+
+WHOLE = OK + b"content-length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize(
+    ("reply", "connections"),
+    [
+        (WHOLE, {0}),
+        (CHUNKED + b"2\r\n{}\r\n0\r\n\r\n", {0}),
+        (OK + b"Connection: Close\r\ncontent-length: 2\r\n\r\n{}", {0, 1, 2}),
+        (WHOLE.replace(b"HTTP/1.1", b"HTTP/1.0"), {0, 1, 2}),
+        (WHOLE + b"more than it said", {0, 1, 2}),
+        (CHUNKED + b"2\r\n{}\r\n0\r\n\r\nmore", {0, 1, 2}),
+    ],
+)
+async def test_a_connection_is_used_again_where_its_reply_ended_cleanly(reply: bytes, connections: set[int]) -> None:
+    with trio.fail_after(10):
+        seen, came = await asked_twice([reply] * 3)
+    assert came == ["{}"] * 3
+    assert {number for number, _ in seen} == connections
+
+
+async def test_a_request_goes_out_again_if_its_kept_connection_was_just_ended() -> None:
+    with trio.fail_after(10):
+        seen, came = await asked_twice([WHOLE] * 4, cut_after=1)
+    assert came == ["{}"] * 4
+    assert [number for number, _ in seen] == [0, 1, 2, 3]
+
+
+async def test_connections_are_not_kept_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain_http, "KEPT_SECONDS_MAX", 0.01)
+    with trio.fail_after(10):
+        seen, came = await asked_twice([WHOLE] * 3, pause=0.05)
+    assert came == ["{}"] * 3
+    assert [number for number, _ in seen] == [0, 1, 2]
 
 
 async def test_nobody_there_is_said(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Whatever answers in a server's place: replies are bounded, lead nowhere else, and only the engine's words count."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from node.engine.endpoint import Endpoint, EndpointError, parse_endpoint
 from node.engine.identity import EngineOutsideRangeError, identify, read_vocabulary_size
 from node.engine.plan import Choice
 from node.engine.transport import Traffic, open_http
-from node.ports import EngineFailedError, GenerationRequest
+from node.ports import EngineFailedError, GenerationChunk, GenerationRequest, PushedChunks
 from node.protocol.identifiers import Cid, ModelId
 from node.protocol.sampling import SamplingParameters
 from node.services.groups import sole_error
@@ -133,31 +133,57 @@ async def test_a_reply_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatc
         await identify_at(lambda *_: reply(b" " * 200_000))
 
 
+@pytest.fixture(params=["one by one", "pushed"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways in which chunks are taken."""
+    monkeypatch.setattr(f"{__name__}.is_pushed", request.param == "pushed")
+
+
+is_pushed = False
+
+
 async def collect(answer: Answer, traffic: Traffic) -> list[int]:
     async with server(answer) as (endpoint, _), open_http(endpoint, traffic) as http:
-        tokens: list[int] = []
-        async with EngineClient(http, "tiny").generate(REQUEST) as chunks:
+        return await tokens_of(EngineClient(http, "tiny"))
+
+
+async def tokens_of(client: EngineClient, began: Callable[[], None] = lambda: None) -> list[int]:
+    tokens: list[int] = []
+
+    def take(chunks: Sequence[GenerationChunk]) -> bool:
+        began()
+        tokens.extend(token for chunk in chunks for token in chunk.token_ids)
+        return True
+
+    async with client.generate(REQUEST) as chunks:
+        if is_pushed:
+            assert isinstance(chunks, PushedChunks)
+            await chunks.push_to(take)
+        else:
             async for chunk in chunks:
-                tokens.extend(chunk.token_ids)
-        return tokens
+                take((chunk,))
+    return tokens
 
 
 def piece(tokens: list[int], reason: str | None = None) -> str:
     return "data: " + json.dumps({"choices": [{"index": 0, "text": "x", "token_ids": tokens, "finish_reason": reason}]})
 
 
+@pytest.mark.usefixtures("way")
 async def test_an_event_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "LINE_BYTES_MAX", 100_000)
     with pytest.raises(EngineFailedError):
         await collect(lambda *_: events("data: " + "x" * 200_000), Traffic())
 
 
+@pytest.mark.usefixtures("way")
 async def test_a_long_answer_in_many_events_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "LINE_BYTES_MAX", 1000)
     lines = [piece([number]) for number in range(200)]
     assert await collect(lambda *_: events(*lines, piece([7], "stop")), Traffic()) == [*range(200), 7]
 
 
+@pytest.mark.usefixtures("way")
 async def test_done_after_a_cut_is_an_error_and_no_end() -> None:
     """vLLM ends a stream that its dead engine cut with an error event, and then [DONE]."""
     error = 'data: {"error": {"message": "EngineCore died", "code": 500}}'
@@ -167,6 +193,25 @@ async def test_done_after_a_cut_is_an_error_and_no_end() -> None:
     assert await collect(lambda *_: events(piece([1]), piece([2], "length"), "data: [DONE]"), Traffic()) == [1, 2]
 
 
+@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"text": "x", "token_ids": [1.5]},
+        {"text": "x", "token_ids": ["1"]},
+        {"text": "x", "token_ids": [True]},
+        {"text": 5, "token_ids": [1]},
+        {"text": "x", "token_ids": [1], "finish_reason": 3},
+    ],
+)
+async def test_tokens_that_are_none_are_a_failure_of_the_engine(choice: dict[str, object]) -> None:
+    line = "data: " + json.dumps({"choices": [choice]})
+    with pytest.raises(EngineFailedError):
+        await collect(lambda *_: events(line, piece([7], "stop")), Traffic())
+
+
+@pytest.mark.usefixtures("way")
 async def test_traffic_counts_what_runs_and_hears_only_the_engine() -> None:
     traffic = Traffic()
     seen: list[tuple[int, int, bool]] = []
@@ -178,9 +223,7 @@ async def test_traffic_counts_what_runs_and_hears_only_the_engine() -> None:
     async with server(answer) as (endpoint, _), open_http(endpoint, traffic) as http:
         client = EngineClient(http, "tiny")
         await client.tokenize("x")  # the API process answers this, also beside a dead core
-        async with client.generate(REQUEST) as chunks:
-            async for _ in chunks:
-                pass
+        await tokens_of(client)
         assert traffic.running == 0
     assert [(running, heard) for running, _, heard in seen] == [(0, False), (1, False)]
     assert seen[1][1] == 0  # the size of the request is known while it runs
@@ -201,6 +244,7 @@ async def test_a_request_that_is_left_is_no_longer_counted() -> None:
         assert traffic.running == 0
 
 
+@pytest.mark.usefixtures("way")
 async def test_requests_that_run_are_broken_off_when_their_server_is_given_up() -> None:
     """A wedged server elsewhere keeps its connections open: whoever reads must not wait on it."""
     failed: list[str] = []
@@ -220,9 +264,7 @@ async def test_requests_that_run_are_broken_off_when_their_server_is_given_up() 
 
     async def read(client: EngineClient) -> None:
         with pytest.raises(EngineFailedError):
-            async with client.generate(REQUEST) as chunks:
-                async for _ in chunks:
-                    begun.set()
+            await tokens_of(client, begun.set)
         failed.append("x")
 
     traffic = Traffic()

@@ -2,8 +2,9 @@
 
 import pytest
 import trio
+import trio.testing
 
-from p2p.combining_writer import INTERVAL_SECONDS, CombiningWriter, WriteFailedError
+from p2p.combining_writer import INTERVAL_SECONDS, SOON_BYTES_MAX, CombiningWriter, WriteFailedError
 
 
 class SlowStream:
@@ -107,3 +108,75 @@ async def test_all_who_wait_hear_that_the_stream_is_gone(autojump_clock: object)
             await trio.sleep(0.03)
     await write()
     assert len(failed) == 6
+
+
+async def test_what_nobody_waits_for_goes_in_order_with_what_others_write(autojump_clock: object) -> None:
+    stream = SlowStream(0.01)
+    writer = CombiningWriter(stream)
+    said = [b"%03d" % number for number in range(60)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        for number, data in enumerate(said):
+            if number % 3:
+                assert writer.may_write_soon
+                writer.write_soon(data)
+            else:
+                nursery.start_soon(writer.write, data)
+                await trio.testing.wait_all_tasks_blocked()
+            if number % 7 == 0:
+                await trio.sleep(0.004)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert b"".join(stream.written) == b"".join(said)
+    assert len(stream.written) < 20
+
+
+async def test_no_more_waits_for_a_peer_that_does_not_read_than_is_allowed(autojump_clock: object) -> None:
+    stream = SlowStream(5.0)
+    writer = CombiningWriter(stream)
+    taken = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        writer.write_soon(b"first")
+        await trio.sleep(0.01)
+        while writer.may_write_soon:
+            writer.write_soon(bytes(1000))
+            taken += 1000
+        assert SOON_BYTES_MAX <= taken < SOON_BYTES_MAX + 1000
+        await trio.sleep(12)
+        assert writer.may_write_soon
+        assert sum(map(len, stream.written)) == taken + 5
+        nursery.cancel_scope.cancel()
+
+
+async def test_nobody_waits_for_a_writer_that_was_cancelled(autojump_clock: object) -> None:
+    """Who joined what nobody waits for is told that it will not be written."""
+    stream = SlowStream()
+    writer = CombiningWriter(stream)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
+            nursery.start_soon(writer.run)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+            writer.write_soon(b"a")
+            outer.start_soon(fails, writer)
+        assert not writer.may_write_soon
+        await fails(writer)
+
+
+async def fails(writer: CombiningWriter) -> None:
+    with pytest.raises(WriteFailedError):
+        await writer.write(b"b")
+
+
+async def test_a_lost_stream_takes_nothing_more(autojump_clock: object) -> None:
+    stream = SlowStream()
+    stream.broken = True
+    writer = CombiningWriter(stream)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        writer.write_soon(b"a")
+        await trio.sleep(0.1)
+        assert not writer.may_write_soon
+        await fails(writer)
+        nursery.cancel_scope.cancel()

@@ -299,6 +299,49 @@ async def test_a_reader_that_pauses_for_long_loses_nothing(autojump_clock: trio.
     assert numbers == list(range(100))
 
 
+async def test_chunks_sent_at_once_keep_their_order_and_their_credit(autojump_clock: trio.testing.MockClock) -> None:
+    waited = 0
+
+    async def handler(call: CallEnd) -> None:
+        nonlocal waited
+        for number in range(200):
+            data = number.to_bytes(2) + bytes(5000)
+            if call.may_send_now and number % 5:
+                call.send_now(data)
+            else:
+                waited += 1
+                await call.send(data)
+
+    async with connected(handler) as caller, caller.call("m", b"") as call:
+        numbers = []
+        with pytest.raises(trio.EndOfChannel):
+            while True:
+                await trio.sleep(0.1)
+                numbers.append(int.from_bytes((await call.receive())[:2]))
+    assert numbers == list(range(200))
+    assert waited > 40  # credit and what may wait to be written ended before the chunks did
+
+
+async def test_nothing_is_sent_at_once_when_the_other_end_is_gone() -> None:
+    seen: list[bool] = []
+
+    async def handler(call: CallEnd) -> None:
+        seen.append(call.may_send_now)
+        try:
+            await trio.sleep_forever()
+        finally:
+            seen.append(call.may_send_now)
+
+    async with connected(handler) as caller:
+        async with caller.call("m", b""):
+            while not seen:
+                await trio.sleep(0.01)
+        with trio.fail_after(5):
+            while len(seen) < 2:
+                await trio.sleep(0.01)
+    assert seen == [True, False]
+
+
 async def test_leaving_a_call_cancels_its_handler_and_frees_what_was_held() -> None:
     cancelled = trio.Event()
 
@@ -328,3 +371,89 @@ async def test_a_refused_call_does_not_disturb_the_others(code: str) -> None:
         frame = await peer.receive()
         assert (frame.kind, frame.call) == (Kind.FAIL, 1)
         assert peer.standing.points("peer") == 0
+
+
+async def counting(call: CallEnd) -> None:
+    """Sends a chunk for each that comes."""
+    while True:
+        number = int(await call.receive())
+        await call.send(str(number).encode())
+
+
+async def test_chunks_are_taken_at_once_in_order_and_only_while_somebody_waits_for_them() -> None:
+    taken: list[bytes] = []
+    read: list[bytes] = []
+
+    def take_now(data: bytes) -> bool:
+        if int(data) % 3 == 0:
+            return False
+        taken.append(data)
+        return True
+
+    with trio.fail_after(10):
+        async with connected(counting) as session, session.call("m", b"") as call:
+            call.take_now = take_now
+            for number in range(1, 5):
+                await call.send(str(number).encode())
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert taken == []  # nobody waits: all are kept for whoever will
+            while len(read) < 4:
+                read.append(await call.receive())
+            async with trio.open_nursery() as nursery:
+
+                async def send_more() -> None:
+                    for number in range(5, 10):
+                        await call.send(str(number).encode())
+                        await trio.testing.wait_all_tasks_blocked(0.02)
+
+                nursery.start_soon(send_more)
+                while len(read) < 6:
+                    read.append(await call.receive())
+            assert [int(data) for data in read] == [1, 2, 3, 4, 6, 9]
+            assert [int(data) for data in taken] == [5, 7, 8]
+
+
+async def test_chunks_that_are_taken_at_once_earn_their_sender_new_credit() -> None:
+    size, count, seen = 8 * 1024, 200, 0
+
+    async def pouring(call: CallEnd) -> None:
+        for _ in range(count):
+            await call.send(bytes(size))
+
+    def take_now(_data: bytes) -> bool:
+        nonlocal seen
+        seen += 1
+        return True
+
+    assert size * count > 4 * CALL_CREDIT_BYTES
+    with trio.fail_after(20):
+        async with connected(pouring) as session, session.call("m", b"") as call:
+            call.take_now = take_now
+            rest = 0
+            with pytest.raises(trio.EndOfChannel):
+                while True:
+                    await call.receive()
+                    rest += 1
+    assert seen + rest == count
+    assert seen > 0
+
+
+async def test_a_fault_in_taking_a_chunk_ends_its_call_and_no_other() -> None:
+    def fail(_data: bytes) -> bool:
+        raise ValueError("a fault of ours")
+
+    with trio.fail_after(10):
+        async with connected(counting) as session, session.call("m", b"") as other:
+            async with session.call("m", b"") as call:
+                call.take_now = fail
+                async with trio.open_nursery() as nursery:
+
+                    async def send_soon() -> None:
+                        await trio.testing.wait_all_tasks_blocked(0.02)
+                        await call.send(b"1")
+
+                    nursery.start_soon(send_soon)
+                    with pytest.raises(CallError, match="internal"):
+                        await call.receive()
+            await other.send(b"2")
+            assert await other.receive() == b"2"

@@ -5,13 +5,22 @@ from dataclasses import replace
 import pytest
 
 from node.protocol.bundles import BundleError, check_bundle
-from node.protocol.identifiers import EpochNumber
+from node.protocol.findings import VoteCheck
+from node.protocol.identifiers import Address, EpochNumber
+from node.protocol.nonces import draw_sample
 from node.protocol.records import PocVote, VoteBundle
+from node.protocol.validation import SampleRule
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, PARAMETERS, SAMPLE_SEED, account, bundle_of, commit, vote_on
 
 BATCHES = {(account(number), NODE): commit(number, 50).commit for number in (2, 3)}
 FIRST, SECOND = (BATCHES[account(number), NODE] for number in (2, 3))
+RULE = SampleRule(1_000_000, 1000, PARAMETERS.poc_reject_mismatches, PARAMETERS.poc_sample_size)
+DRAWN = draw_sample(SAMPLE_SEED, FIRST.participant, NODE, FIRST.count, PARAMETERS.poc_sample_size)
+
+
+def checkers(validator: Address) -> frozenset[Address]:
+    return frozenset({account(1)}) if validator == account(2) else frozenset()
 
 
 def check(bundle: VoteBundle) -> None:
@@ -20,8 +29,9 @@ def check(bundle: VoteBundle) -> None:
         EpochNumber(0),
         account(1),
         BATCHES,
+        dict.fromkeys(BATCHES, RULE),
         sample_seed=SAMPLE_SEED,
-        sample_size=PARAMETERS.poc_sample_size,
+        checkers=checkers,
     )
 
 
@@ -30,8 +40,16 @@ def test_an_honest_bundle_passes(verdict: Verdict) -> None:
     check(bundle_of(1, vote_on(FIRST, verdict), vote_on(SECOND, Verdict.VALID)))
 
 
-def test_a_file_wrong_as_a_whole_needs_no_distances() -> None:
-    check(bundle_of(1, PocVote(FIRST.participant, NODE, Verdict.INVALID, (), (), "root-mismatch")))
+def test_a_file_wrong_as_a_whole_needs_no_figures() -> None:
+    check(bundle_of(1, PocVote(FIRST.participant, NODE, Verdict.INVALID, 0, (), "root-mismatch")))
+
+
+def test_a_few_mismatches_are_named_and_forgiven() -> None:
+    check(bundle_of(1, replace(vote_on(FIRST, Verdict.VALID), mismatches=DRAWN[:2])))
+
+
+def test_who_was_drawn_may_check_another_validator() -> None:
+    check(replace(bundle_of(1), checks=(CHECK,)))
 
 
 def test_an_empty_bundle_passes() -> None:
@@ -39,6 +57,8 @@ def test_an_empty_bundle_passes() -> None:
 
 
 VALID = vote_on(FIRST, Verdict.VALID)
+CHECK = VoteCheck(account(2), Verdict.VALID, 16, 0, "")
+OUTSIDE = next(nonce for nonce in range(50) if nonce not in DRAWN)
 REFUSED = {
     "another epoch": bundle_of(1, VALID, epoch=1),
     "another validator": bundle_of(2, VALID),
@@ -47,14 +67,25 @@ REFUSED = {
         EpochNumber(0), account(1), tuple(reversed(bundle_of(1, VALID, vote_on(SECOND, Verdict.VALID)).votes))
     ),
     "no such batch": bundle_of(1, replace(VALID, participant=account(9))),
-    "another sample": bundle_of(1, replace(VALID, sampled=tuple(range(len(VALID.sampled))))),
-    "a distance missing": bundle_of(1, replace(VALID, distances=VALID.distances[1:])),
-    "a negative distance": bundle_of(1, replace(VALID, distances=(-1, *VALID.distances[1:]))),
-    "valid without evidence": bundle_of(1, replace(VALID, sampled=(), distances=())),
+    "a smaller sample": bundle_of(1, replace(VALID, sampled=7)),
+    "a negative sample": bundle_of(1, replace(VALID, sampled=-1)),
+    "a mismatch outside the sample": bundle_of(1, replace(VALID, mismatches=(OUTSIDE,))),
+    "mismatches out of order": bundle_of(1, replace(VALID, mismatches=tuple(reversed(DRAWN[:2])))),
+    "a mismatch twice": bundle_of(1, replace(VALID, mismatches=(DRAWN[0], DRAWN[0]))),
+    "valid against its own figures": bundle_of(1, replace(VALID, mismatches=DRAWN)),
+    "invalid against its own figures": bundle_of(1, replace(VALID, verdict=Verdict.INVALID, reason="mismatches")),
+    "valid without recomputing": bundle_of(1, replace(VALID, sampled=0)),
     "valid with a reason": bundle_of(1, replace(VALID, reason="because")),
-    "invalid without a reason": bundle_of(1, replace(VALID, verdict=Verdict.INVALID)),
-    "an abstention with evidence": bundle_of(1, replace(VALID, verdict=Verdict.ABSTAIN, reason="no-model")),
+    "invalid without a reason": bundle_of(1, replace(vote_on(FIRST, Verdict.INVALID), reason="")),
+    "invalid for a reason nobody sees": bundle_of(1, PocVote(FIRST.participant, NODE, Verdict.INVALID, 0, (), "ugly")),
+    "an abstention with figures": bundle_of(1, replace(VALID, verdict=Verdict.ABSTAIN, reason="no-model")),
     "an endless reason": bundle_of(1, replace(vote_on(FIRST, Verdict.ABSTAIN), reason="x" * 65)),
+    "no evidence": replace(bundle_of(1, VALID), evidence_cid=None),
+    "a check of oneself": replace(bundle_of(1), checks=(replace(CHECK, validator=account(1)),)),
+    "a check it was not drawn for": replace(bundle_of(1), checks=(replace(CHECK, validator=account(3)),)),
+    "a check twice": replace(bundle_of(1), checks=(CHECK, CHECK)),
+    "more differ than were checked": replace(bundle_of(1), checks=(replace(CHECK, differing=17),)),
+    "a check without a reason": replace(bundle_of(1), checks=(replace(CHECK, verdict=Verdict.INVALID),)),
 }
 
 
@@ -62,3 +93,10 @@ REFUSED = {
 def test_a_bundle_nobody_may_commit_is_refused(bundle: VoteBundle) -> None:
     with pytest.raises(BundleError):
         check(bundle)
+
+
+def test_a_batch_of_a_model_that_was_not_registered_in_time_cannot_be_judged() -> None:
+    with pytest.raises(BundleError, match="not the sample"):
+        check_bundle(
+            bundle_of(1, VALID), EpochNumber(0), account(1), BATCHES, {}, sample_seed=SAMPLE_SEED, checkers=checkers
+        )

@@ -7,10 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.engine.hardware import describe_gpus, describe_processor
-from node.protocol.calibration import (
-    ANY_HARDWARE,
+from node.protocol.bands import (
     BANDS_MAX,
-    CALIBRATION_BYTES_MAX,
     ENGINE_CHARACTERS_MAX,
     ENTROPY_Z_MILLI_LIMIT,
     HARDWARE_CHARACTERS_MAX,
@@ -18,6 +16,10 @@ from node.protocol.calibration import (
     MODEL_ID_CHARACTERS_MAX,
     POC_DISTANCE_LIMIT,
     UINT32_MAX,
+)
+from node.protocol.calibration import (
+    ANY_HARDWARE,
+    CALIBRATION_BYTES_MAX,
     Calibration,
     CalibrationError,
     HonestBand,
@@ -27,6 +29,7 @@ from node.protocol.calibration import (
     hardware_class,
     parse_calibration,
 )
+from node.protocol.codec import from_value, to_value
 from node.protocol.identifiers import ModelId
 from node.protocol.nonces import VECTOR_DIMENSIONS, VECTOR_SCALE, quantise, squared_distance
 from tests.builders import TINY, model
@@ -91,7 +94,7 @@ def test_more_bytes_than_the_contract_takes_are_refused_unread() -> None:
 @pytest.mark.parametrize("value", [-1, 2**40])
 def test_each_figure_is_checked(field: str, value: int) -> None:
     with pytest.raises(ValueError, match=field):
-        replace(band(), **{field: value})
+        from_value(HonestBand, {**to_value(band()), field: value})
 
 
 @pytest.mark.parametrize("engine", ["", "VLLM", "vllm>=0.32", "x" * 13])

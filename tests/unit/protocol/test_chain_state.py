@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from node.protocol.calibration import Calibration, HonestBand, calibration_bytes
 from node.protocol.chain_state import ChainState
 from node.protocol.events import (
     CollateralDeposited,
@@ -14,6 +15,7 @@ from node.protocol.events import (
     MinCollateralSet,
     MLNodeRemoved,
     MLNodeSet,
+    ModelCalibrated,
     ModelRecorded,
     ParticipantLeft,
     ParticipantRegistered,
@@ -25,7 +27,7 @@ from node.protocol.events import (
 )
 from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.records import EpochResultSummary, MLNodeRegistration
-from node.protocol.results import current_group, form_epoch_result
+from node.protocol.results import current_group, form_epoch_result, registry_group
 from tests.builders import (
     NODE,
     PARAMETERS,
@@ -202,3 +204,36 @@ def test_replaying_the_same_events_gives_the_same_state() -> None:
     events = (*registered(1), ModelRecorded(replace(model(), gated=True)), *prompt_events())
     assert state_of(*events) == state_of(*events)
     assert state_of() == ChainState()
+
+
+def calibrated(version: int, data: bytes | None = None, *, model_id: ModelId = TINY) -> ModelCalibrated:
+    """An event of the registry; `data` in place of a good calibration."""
+    good = Calibration(model_id, version, (HonestBand("vllm", "", version, 0, 0, 0, 0, 0),))
+    return ModelCalibrated(model_id, version, calibration_bytes(good) if data is None else data)
+
+
+def test_the_newest_calibration_of_a_version_counts_and_falls_with_it() -> None:
+    state = state_of(ModelRecorded(model()), calibrated(1))
+    assert state.calibrations[TINY].model_version == 1
+    inactive = replace(model(), active=False)
+    assert state_of(ModelRecorded(model()), calibrated(1), ModelRecorded(inactive)).calibrations
+    assert not state_of(ModelRecorded(model()), calibrated(1), ModelRecorded(replace(model(), version=2))).calibrations
+    assert not state_of(ModelRecorded(model()), calibrated(1), calibrated(1, b"")).calibrations
+
+
+def test_bytes_that_are_no_calibration_of_the_version_count_as_none_and_replace_what_was() -> None:
+    other = calibrated(1, model_id=ModelId("other")).calibration
+    for wrong in (b"\x00", bytes(5000), calibrated(2).calibration, other):
+        assert not state_of(ModelRecorded(model()), calibrated(1), calibrated(1, wrong)).calibrations
+
+
+def test_a_group_freezes_the_calibrations_it_finds() -> None:
+    events = (ModelRecorded(model()), *registered(1), group_set(0, {1: 1}), calibrated(1), commit(1, 50))
+    state = state_of(*events)
+    result = form_epoch_result(EpochNumber(0), state, PARAMETERS, {}, None)
+    assert result is not None
+    assert result.group.get_epoch_calibration(TINY) == state.calibrations[TINY]
+    assert registry_group(EpochNumber(0), state).calibrations == result.group.calibrations
+    without = form_epoch_result(EpochNumber(0), state_of(*events, calibrated(1, b"")), PARAMETERS, {}, None)
+    assert without is not None
+    assert without.group.get_epoch_calibration(TINY) is None

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.protocol.canonical import encode
-from node.protocol.codec import SchemaError, _from_bytes_slowly, from_bytes, to_bytes, to_value
+from node.protocol.codec import SchemaError, _from_bytes_slowly, from_bytes, tagged_bytes, to_bytes, to_value
 from node.protocol.compiled import UnusualError, pack, unpack
 from node.protocol.identifiers import Hash32, TokenAmount
 from node.protocol.records import Voucher
 from node.protocol.sampling import SEED_MAX, LogitBias, SamplingParameters, TokenAlternative, TokenLogprobs
 from node.protocol.verdicts import Verdict
-from node.services.frames import ExecutorFrame, Opening, Payment, Prompt, SignedVoucherFrame, Tokens, Turn
+from node.services.frames import ExecutorFrame, Opening, Payment, Prompt, SignedVoucherFrame, Tokens, Turn, tokens_bytes
 
 numbers = st.integers(0, 2**64 - 1)
 texts = st.text(max_size=20)
@@ -83,6 +83,16 @@ def test_bytes_are_those_of_the_slow_path_and_come_back(record: object) -> None:
     assert pack(record) == to_bytes(record) == data
     assert unpack(type(record), data) == from_bytes(type(record), data) == record
     assert _from_bytes_slowly(type(record), data) == record
+
+
+@given(records, texts)
+def test_what_is_signed_of_a_record_is_the_array_of_both(record: object, tag: str) -> None:
+    assert tagged_bytes(tag, record) == encode([tag, to_value(record)])
+
+
+@given(tokens)
+def test_pieces_of_answers_are_written_alike(piece: Tokens) -> None:
+    assert tokens_bytes(piece) == encode(to_value(ExecutorFrame(None, piece, None)))
 
 
 @given(records, st.data())

@@ -4,7 +4,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from node.protocol.identifiers import Hash32, NodeId
@@ -13,6 +13,7 @@ from node.protocol.nonces import (
     VECTOR_BYTES,
     VECTOR_DIMENSIONS,
     VECTOR_SCALE,
+    VectorsRoot,
     draw_sample,
     nonce_prompt,
     quantise,
@@ -46,6 +47,7 @@ def test_no_two_of_seed_participant_node_and_nonce_share_a_prompt() -> None:
 
 
 @given(LOGPROBS)
+@example([0.0] * (VECTOR_DIMENSIONS - 1) + [1e-162])
 def test_a_quantised_vector_is_its_own_equal_and_has_unit_length_within_rounding(logprobs: list[float]) -> None:
     vector = quantise(logprobs)
     assert squared_distance(vector, vector) == 0
@@ -117,3 +119,12 @@ def test_every_nonce_is_drawn_about_equally_often() -> None:
         for nonce in draw_sample(Hash32(index.to_bytes(32)), account(1), NODE, 20, 5):
             drawn[nonce] += 1
     assert all(400 < times < 600 for times in drawn)  # 500 expected, standard deviation 19
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 7, 8, 63, 64, 65, 1000])
+def test_a_root_built_vector_by_vector_is_the_root_over_all(count: int) -> None:
+    vectors = [bytes([index % 256]) * VECTOR_BYTES for index in range(count)]
+    growing = VectorsRoot()
+    for vector in vectors:
+        growing.add(vector)
+    assert growing.root() == vectors_root(vectors)

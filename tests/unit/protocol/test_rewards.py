@@ -54,6 +54,32 @@ def test_no_weight_is_no_reward() -> None:
     assert get_settle_amounts({}, set(), TokenAmount(100)) == {}
 
 
+SCORES = st.dictionaries(st.sampled_from(ACCOUNTS), st.integers(0, 1000))
+
+
+@given(WEIGHTS, st.sets(st.sampled_from(ACCOUNTS)), AVAILABLE, SCORES, st.sets(st.sampled_from(ACCOUNTS)))
+def test_scores_and_offences_take_from_nobody_else_and_give_to_nobody(
+    weights: dict[Address, int], covering: set[Address], available: int, scores: dict, offenders: set[Address]
+) -> None:
+    full = get_settle_amounts(weights, covering, TokenAmount(available))
+    amounts = get_settle_amounts(weights, covering, TokenAmount(available), scores, offenders)
+    for owner, most in full.items():
+        paid = amounts.get(owner, 0)
+        assert paid == (0 if owner in offenders else most * (1000 + scores.get(owner, 1000)) // 2000)
+
+
+@given(WEIGHTS, st.sets(st.sampled_from(ACCOUNTS)), AVAILABLE, SCORES, st.integers(0, 2**40), st.booleans())
+def test_more_valid_work_never_earns_less(
+    weights: dict[Address, int], covering: set[Address], available: int, scores: dict, more: int, covers: bool
+) -> None:
+    worker = min(weights)
+    before = get_settle_amounts(weights, covering, TokenAmount(available), scores)
+    harder = {**weights, worker: weights[worker] + more}
+    now_covering = covering | {worker} if covers else covering
+    after = get_settle_amounts(harder, now_covering, TokenAmount(available), scores)
+    assert after[worker] >= before[worker]
+
+
 @given(WEIGHTS, WEIGHTS)
 def test_cumulative_shares_only_grow_and_ascend_by_account(first: dict, second: dict) -> None:
     before = accumulate((), {}, first)

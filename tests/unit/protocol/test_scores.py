@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.protocol.audits import NO_FIGURES
 from node.protocol.findings import (
     SCORE_FULL,
     AuditOutcome,
@@ -13,8 +14,9 @@ from node.protocol.findings import (
     ParticipantScore,
     Sighting,
     SpeedMeasure,
+    ValidatorOutcome,
 )
-from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, NodeId, RequestId
+from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, NodeId
 from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot, PocVote, VoteBundle
 from node.protocol.scores import REASONS, participant_scores, weighted_median
 from node.protocol.verdicts import Verdict
@@ -136,9 +138,18 @@ def test_missing_votes_cost_participation_and_lacking_a_model_does_not() -> None
     assert [loss.reason for loss in part.losses] == ["votes-late"]
 
 
+def test_who_made_up_its_votes_has_no_participation_whatever_else_it_did() -> None:
+    lazy = ValidatorOutcome(account(1), Verdict.INVALID, "not-computed")
+    unclear = ValidatorOutcome(account(2), Verdict.ABSTAIN, "nobody-could-check")
+    found = participant_scores(GROUP, WEIGHTS, ALL_MINED, [], bundles_of(), [lazy, unclear])
+    assert score_of(1, found).participation.losses[0].reason == "not-computed"
+    assert score_of(1, found).per_mille == 900
+    assert score_of(2, found).per_mille == SCORE_FULL
+
+
 def test_audits_left_undone_for_want_of_time_cost_participation() -> None:
     bundles = bundles_of()
-    audit = AuditVote(account(2), NODE, TINY, RequestId(bytes(32)), ZERO_HASH, Verdict.ABSTAIN, 0, 0, 0, 0, "no-time")
+    audit = AuditVote(account(2), 0, NODE, TINY, ZERO_HASH, Verdict.ABSTAIN, NO_FIGURES, "no-time")
     bundles[account(1)] = VoteBundle(EPOCH, account(1), (), (audit,))
     assert score_of(1, scores(bundles)).participation.per_mille == 500
 

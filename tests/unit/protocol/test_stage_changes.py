@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 
 from node.ports import StageChange
 from node.protocol.identifiers import BlockNumber
+from node.protocol.schedules import ParameterSchedule
 from node.protocol.stages import Stage, stage_at
 from node.stage_changes import next_stage_change
 from tests.builders import PARAMETERS
 
 GENESIS = PARAMETERS.genesis_block
+SCHEDULE = ParameterSchedule(PARAMETERS)
 
 
 def handled(heads: list[int], restarts: set[int]) -> list[StageChange]:
@@ -20,7 +22,7 @@ def handled(heads: list[int], restarts: set[int]) -> list[StageChange]:
     seen = []
     for index, head in enumerate(heads):
         cursor = kept if index in restarts else (seen[-1].first_block if seen else None)
-        while (change := next_stage_change(cursor, BlockNumber(head), PARAMETERS)) is not None:
+        while (change := next_stage_change(cursor, BlockNumber(head), SCHEDULE)) is not None:
             seen.append(change)
             cursor = kept = change.first_block
     return seen
@@ -39,4 +41,4 @@ def test_every_change_comes_once_and_in_order(steps: list[int], restarts: set[in
 
 def test_before_the_first_epoch_there_is_none() -> None:
     early = BlockNumber(GENESIS - 1)
-    assert next_stage_change(None, early, PARAMETERS) is None
+    assert next_stage_change(None, early, SCHEDULE) is None

@@ -115,7 +115,7 @@ def test_without_the_answer_signatures_and_voucher_are_checked_and_the_rest_is_s
         (with_answer(sampling=SamplingParameters()), {"draw"}),
         (with_answer(stop=()), {"draw"}),
         (with_answer(response_format="{}"), {"draw"}),
-        (with_receipt(is_verifiable=False), {"draw"}),
+        (with_receipt(is_verifiable=False), set()),  # said by an engine that does not follow the rule
         (with_answer(seed=5), {"draw", "seed"}),
         (with_answer(seed_share=None), {"seed"}),
         (with_receipt(seeded_by_user=True), {"seed"}),

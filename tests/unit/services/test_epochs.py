@@ -18,6 +18,7 @@ from node.protocol.events import (
 from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, Hash32, TokenAmount
 from node.protocol.records import EpochResult, EpochResultSummary
 from node.protocol.results import form_epoch_result, summarise
+from node.protocol.schedules import ParameterSchedule
 from node.services.epochs import EpochBook, result_to_bytes
 from node.store.books import Books
 from node.store.database import Database
@@ -33,6 +34,7 @@ class StubChain:
     """As much of the Chain port as the book looks at; `show` brings a new block."""
 
     parameters = PARAMETERS
+    schedule = ParameterSchedule(PARAMETERS)
 
     def __init__(self) -> None:
         self.state = ChainState()

@@ -84,6 +84,45 @@ async def read(
     raise AssertionError("the nursery was left early")
 
 
+@pytest.mark.parametrize("refused", [0, 1, 2, 5])
+async def test_what_is_given_at_once_and_what_is_returned_make_the_answer_in_order(
+    autojump_clock: object, refused: int
+) -> None:
+    """`refused`: of so many pieces one is not taken at once; 0 takes all."""
+    generation = Generation(Broker([node(1)]), MODEL_ID, "payer", REQUEST, ahead_tokens_max=AHEAD)
+    tokens: list[int] = []
+    text = ""
+    offered = returned = 0
+
+    def give_now(piece: GenerationChunk) -> bool:
+        nonlocal offered, text
+        offered += 1
+        assert piece.finish_reason is None
+        assert len(piece.token_ids) <= 8
+        if refused and offered % refused == 0:
+            return False
+        tokens.extend(piece.token_ids)
+        text += piece.text
+        return True
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(generation.run)
+        generation.begin()
+        while True:
+            piece = await generation.next_piece(8, give_now)
+            returned += 1
+            tokens += piece.token_ids
+            text += piece.text
+            if piece.finish_reason is not None:
+                break
+            before = offered
+            await trio.sleep(0.035 if returned % 2 else 0)  # it is paid for, say: meanwhile nothing is offered
+            assert offered == before
+    assert bytes(tokens) == ByteEngine.text.encode()
+    assert text == ByteEngine.text
+    assert returned == 1 if refused == 0 else returned > 1
+
+
 async def test_an_answer_is_whole(autojump_clock: object) -> None:
     tokens, text, generation = await read(Broker([node(1)]))
     assert bytes(tokens) == ByteEngine.text.encode()

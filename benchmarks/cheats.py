@@ -1,0 +1,178 @@
+"""What each cheat is worth under the example plan, in tokens: python -m benchmarks.cheats
+
+A cheat gains something while it lasts, is caught with some chance in each epoch, and pays once.
+Where it is caught, what measured it is named in docs/soundness.md. The plan is that of docs/operators.md: 64 members
+share 900 tokens an epoch, 100 tokens of collateral, fraud costs half of it and 30 epochs without earnings.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import click
+
+from node.cli.render import print_table
+from node.protocol.audit_sampling import AUDITORS, DRAWS_MIN
+from node.protocol.binomial import detection_per_million, reject_from
+from node.protocol.identifiers import Address, Hash32, NodeId
+from node.protocol.nonces import draw_sample
+
+MILLION = 1_000_000
+MEMBERS = 64
+SUBSIDY = 900.0
+REWARD = SUBSIDY / MEMBERS
+"""Of one member in an epoch, in tokens: about 14."""
+COLLATERAL = 100.0
+FRAUD_BURNS = 0.5
+BARRED_EPOCHS = 30
+FRAUD_COST = COLLATERAL * FRAUD_BURNS + BARRED_EPOCHS * REWARD
+"""What a verdict of fraud takes: half the collateral, and a month's rewards."""
+UNIT_PRICE = 0.000_001
+ENGINE_TOKENS_PER_SECOND = 50
+EPOCH_SECONDS = 86_400
+FEES = ENGINE_TOKENS_PER_SECOND * EPOCH_SECONDS * UNIT_PRICE
+"""What an engine that answers all day takes in an epoch: 4.3 tokens."""
+VERDICT_EPOCHS = 9
+"""A verdict may take so long; until then answers are paid."""
+SAMPLE_SIZE = 512
+MISMATCH_PER_MILLION = 281
+"""p0 of `quern calibrate`'s 16,384 nonces without a mismatch."""
+WINDOW_EPOCHS = 10
+"""Samples are added up over so many epochs (node/protocol/history.py)."""
+ACCOUNT = Address("0x" + "11" * 20)
+RUNS = 400
+FAKED_SHARES = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Faking:
+    """A share of nonces that is made up, every epoch."""
+
+    share: float
+    in_one: float
+    """Chance of being rejected within one epoch."""
+    in_three: float
+    in_ten: float
+    gain_per_epoch: float
+    """Expected, in rewards of an epoch, if it goes on: what it adds less what rejections take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Answers that the model did not give, all day."""
+
+    name: str
+    gain: float
+    """What it may take or save in an epoch, in tokens, at most."""
+    proof: float
+    """Chance that one audited answer proves it."""
+    in_one: float
+    """Chance of being proven within an epoch, at the fewest draws."""
+    expected: float
+    """Gain until a verdict, less what the verdict takes, in tokens."""
+
+
+@cache
+def rejected_within(epochs: int, share: float, sample: int = SAMPLE_SIZE, rate: int = MISMATCH_PER_MILLION) -> float:
+    """Return the chance that the sum of `epochs` samples is beyond chance."""
+    drawn = epochs * sample
+    if share >= 1.0:
+        return 1.0
+    found = detection_per_million(drawn, reject_from(drawn, rate), round(share * MILLION), rate)
+    return found / MILLION
+
+
+def faking(share: float) -> Faking:
+    """Return what it is worth to make up `share` of all nonces.
+
+    Over ten epochs it adds ten times the share; the window of ten rejects one epoch's batch with the chance that it
+    has by then, a single sample each epoch's with its own. What three epochs add is left out: the truth is worse.
+    """
+    one, three, ten = (rejected_within(epochs, share) for epochs in (1, 3, WINDOW_EPOCHS))
+    lost = max(WINDOW_EPOCHS * one, ten)
+    return Faking(share, one, three, ten, share - lost / WINDOW_EPOCHS)
+
+
+def run_draws(share: float, trials: int, batch: int = 20_000) -> float:
+    """Return how many of `trials` batches are rejected when their samples are drawn as the network draws them.
+
+    The made-up nonces are the last ones of a batch: a cheat cannot know which are drawn, so which they are is all one.
+    """
+    first_fake = batch - round(share * batch)
+    limit = reject_from(SAMPLE_SIZE, MISMATCH_PER_MILLION)
+    rejected = 0
+    for trial in range(trials):
+        seed = Hash32(trial.to_bytes(32))
+        drawn = draw_sample(seed, ACCOUNT, NodeId("node-1"), batch, SAMPLE_SIZE)
+        rejected += sum(nonce >= first_fake for nonce in drawn) >= limit
+    return rejected / trials
+
+
+def best_faking(steps: int = 20) -> Faking:
+    """Return the share that pays best."""
+    return max((faking(step / 20_000) for step in range(1, steps + 1)), key=lambda found: found.gain_per_epoch)
+
+
+def answering(name: str, gain_per_epoch: float, proof: float) -> Answering:
+    """Return what it is worth to answer wrongly all day, if an audited answer proves it with a chance of `proof`.
+
+    The fewest answers that are drawn count, DRAWS_MIN an epoch; the gain runs on until the verdict, VERDICT_EPOCHS at
+    most, and as long again as nobody finds out.
+    """
+    caught = 1.0 - (1.0 - proof) ** DRAWS_MIN
+    if caught <= 0.0:
+        return Answering(name, gain_per_epoch, proof, 0.0, float("inf"))
+    epochs = 1.0 / caught + VERDICT_EPOCHS
+    return Answering(name, gain_per_epoch, proof, caught, gain_per_epoch * epochs - FRAUD_COST)
+
+
+def occasional(share: float, proof: float = 0.999) -> float:
+    """Return what a first epoch is worth in which `share` of an engine's answers is wrong."""
+    caught = 1.0 - (1.0 - share * proof) ** DRAWS_MIN
+    return share * FEES * VERDICT_EPOCHS - caught * FRAUD_COST
+
+
+def lazy_validator() -> Iterator[tuple[str, float]]:
+    """Yield what a member saves that votes with the crowd or not at all, and what it loses."""
+    generated = 300 * 3600  # nonces a second, in an hour of GENERATE
+    saved = (MEMBERS - 1) * SAMPLE_SIZE / generated
+    yield "computing saved, of an epoch's mining", saved
+    yield "reward lost with the score's part of participation", 0.1 / 2
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    """Command line."""
+    click.echo(f"Nonces made up, {SAMPLE_SIZE} sampled, p0 = {MISMATCH_PER_MILLION} in a million:")
+    print_table(
+        ("MADE UP", "REJECTED IN 1", "IN 3", "IN 10", "GAIN PER EPOCH, OF A REWARD"),
+        [
+            (f"{f.share:.2%}", f"{f.in_one:.2%}", f"{f.in_three:.2%}", f"{f.in_ten:.2%}", f"{f.gain_per_epoch:+.4%}")
+            for f in (*map(faking, FAKED_SHARES), best_faking())
+        ],
+        empty="",
+    )
+    runs = ", ".join(f"{share:.0%}: {run_draws(share, RUNS):.1%}" for share in (0.01, 0.02, 0.05, 0.1))
+    click.echo(f"Rejected in one epoch, {RUNS} real draws each: {runs}")
+    click.echo(f"\nAll answers wrong, an engine that takes {FEES:.1f} tokens an epoch, fraud costs {FRAUD_COST:.0f}:")
+    print_table(
+        ("PROVEN BY ONE AUDIT", "WITHIN AN EPOCH", "EXPECTED, IN TOKENS"),
+        [
+            (f"{a.proof:.1%}", f"{a.in_one:.2%}", f"{a.expected:+.0f}")
+            for a in (answering("", FEES, proof) for proof in (0.999, 0.5, 0.1, 0.01))
+        ],
+        empty="",
+    )
+    click.echo("\nSome answers wrong, in one epoch:")
+    print_table(
+        ("WRONG", "EXPECTED, IN TOKENS"),
+        [(f"{share:.1%}", f"{occasional(share):+.3f}") for share in (0.001, 0.01, 0.1, 1.0)],
+        empty="",
+    )
+    for what, share in lazy_validator():
+        click.echo(f"{what}: {share:.1%}")
+    click.echo(f"auditors of an answer: {AUDITORS}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""How long a node takes to form the result of a large epoch: 1,000 participants, 10 models, 5 nodes each, on one core.
+
+The group in charge has as many members as the contract takes (512). Each has committed a bundle with a vote on every
+batch of the models it serves, sightings of all others and measurements of a hundred. Forming is measured from checked
+bundles to the canonical bytes and the summary; reading and checking the bundles, which a daemon does as they come in,
+is measured beside it. Content is not fetched, nothing is signed.
+"""
+
+import argparse
+import gc
+import random
+import sys
+import time
+from dataclasses import dataclass
+
+from eth_utils.address import to_checksum_address
+
+from node.protocol.bundles import check_bundle
+from node.protocol.chain_state import ChainState
+from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.events import (
+    ChainEvent,
+    EventBody,
+    GroupSet,
+    MLNodeSet,
+    ModelRecorded,
+    ParticipantRegistered,
+    PocCommitted,
+)
+from node.protocol.findings import Observations, ServedTokens, Sighting, SpeedMeasure
+from node.protocol.identifiers import (
+    Address,
+    BlockNumber,
+    Cid,
+    EpochNumber,
+    Hash32,
+    ModelId,
+    NodeId,
+    PeerId,
+    TokenAmount,
+)
+from node.protocol.records import (
+    EpochParameters,
+    EpochResult,
+    MLNodeRegistration,
+    ModelRecord,
+    PocCommit,
+    PocVote,
+    VoteBundle,
+)
+from node.protocol.results import form_epoch_result, summarise
+from node.protocol.timeslots import select_poc_slots
+from node.protocol.validation import SampleRule, rules_of
+from node.protocol.verdicts import Verdict
+from node.protocol.weights import NodeKey
+
+PARTICIPANTS = 1000
+MODELS = 10
+NODES = 5
+NONCES_MAX = 20_000
+MEASURED = 100
+READ_BUNDLES = 32
+"""Of all bundles, those that are encoded and read again to see what that takes."""
+FOUNDERS = 16
+"""Members of the first group: its epoch only makes the one that is measured."""
+AIM_SECONDS = 10.0
+SOME_CID = Cid("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy")
+SEED = Hash32(b"\x05" * 32)
+PARAMETERS = EpochParameters(
+    genesis_block=BlockNumber(0),
+    epoch_blocks=7200,
+    generate_offset=4000,
+    exchange_offset=5000,
+    validate_offset=5200,
+    vote_exchange_offset=6200,
+    form_offset=6400,
+    load_offset=6800,
+    poc_sample_size=64,
+    poc_reject_mismatches=3,
+    unit_price=TokenAmount(7),
+    initial_subsidy=TokenAmount(900 * 10**18),
+    halving_epochs=1000,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A network of some size, and one epoch's evidence after another."""
+
+    accounts: tuple[Address, ...]
+    served: dict[NodeKey, ModelId]
+    source: random.Random
+
+    def state(self, epoch: EpochNumber, group: tuple[tuple[Address, int], ...]) -> ChainState:
+        """The chain before FORM of `epoch`, in which every node has committed a batch."""
+        bodies: list[EventBody] = [ModelRecorded(_model(ModelId(f"model-{index}"))) for index in range(MODELS)]
+        for number, account in enumerate(self.accounts):
+            bodies.append(ParticipantRegistered(account, PeerId(f"12D3Koo{number}"), consented=True))
+            bodies += [
+                MLNodeSet(account, MLNodeRegistration(node_id, (model_id,), "H200"))
+                for (owner, node_id), model_id in self.served.items()
+                if owner == account
+            ]
+        bodies.append(GroupSet(epoch, group))
+        for number, ((account, node_id), model_id) in enumerate(self.served.items()):
+            root = Hash32(number.to_bytes(16) + epoch.to_bytes(16))
+            count = self.source.randint(NONCES_MAX // 2, NONCES_MAX)
+            bodies.append(PocCommitted(PocCommit(epoch, account, node_id, model_id, count, root, SOME_CID)))
+        state = ChainState()
+        for index, body in enumerate(bodies):
+            state.apply(ChainEvent(BlockNumber(index), Hash32(index.to_bytes(32)), 0, body))
+        return state
+
+    def bundles(self, epoch: EpochNumber, state: ChainState, members: list[Address]) -> dict[Address, VoteBundle]:
+        """What each member committed."""
+        commits = state.poc_commits[epoch]
+        ordered = sorted(commits, key=lambda key: (key[0].lower(), key[1]))
+        models = {account: set[ModelId]() for account in self.accounts}
+        for (account, _), model_id in self.served.items():
+            models[account].add(model_id)
+        everyone = sorted(self.accounts, key=str.lower)
+        bundles = {}
+        for member in members:
+            votes = tuple(
+                PocVote(*key, Verdict.VALID, PARAMETERS.poc_sample_size, (), "")
+                for key in ordered
+                if key[0] != member and commits[key].model_id in models[member]
+            )
+            asked = sorted(self.source.sample(everyone, min(MEASURED, len(everyone))), key=str.lower)
+            observed = Observations(
+                tuple(Sighting(other, self.source.randint(950, 1000)) for other in everyone if other != member),
+                tuple(
+                    SpeedMeasure(other, ModelId("model-0"), 20, self.source.randint(100, 300), 20_000)
+                    for other in asked
+                ),
+                tuple(ServedTokens(model_id, (10**6, 10**5)) for model_id in sorted(models[member])),
+            )
+            bundles[member] = VoteBundle(epoch, member, votes, evidence_cid=SOME_CID, observations=observed)
+        return bundles
+
+
+def main() -> int:
+    """Measure, print, and return 1 where the aim is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--participants", type=int, default=PARTICIPANTS)
+    arguments = parser.parse_args()
+    scene = _scene(arguments.participants)
+    founders = tuple((account, 100) for account in _sorted(scene)[:FOUNDERS])
+    first, _ = _epoch(scene, EpochNumber(0), founders, None)
+    group = tuple((member.participant, member.weight) for member in first.group.members)
+    result, seconds = _epoch(scene, EpochNumber(1), group, first)
+    print(
+        f"members {len(result.group.members)}, nodes {len(result.nodes)}, result {len(to_bytes(result)) / 1e6:.2f} MB"
+    )
+    print(f"epoch formation: {seconds:.2f} s of one core; aim {AIM_SECONDS:.0f} s")
+    return 0 if seconds <= AIM_SECONDS else 1
+
+
+def _epoch(
+    scene: Scene, epoch: EpochNumber, group: tuple[tuple[Address, int], ...], previous: EpochResult | None
+) -> tuple[EpochResult, float]:
+    state = scene.state(epoch, group)
+    rules = rules_of(state.poc_commits[epoch], state, PARAMETERS)
+    bundles = scene.bundles(epoch, state, [account for account, _ in group])
+    encoded = [to_bytes(bundle) for bundle in list(bundles.values())[:READ_BUNDLES]]
+    gc.collect()
+    gc.freeze()
+    began = time.process_time()
+    for content in encoded:
+        from_bytes(VoteBundle, content)
+    read = time.process_time()
+    for member, bundle in bundles.items():
+        _check(bundle, epoch, member, state, rules)
+    checked = time.process_time()
+    votes = sum(len(bundle.votes) for bundle in bundles.values())
+    size = sum(len(content) for content in encoded) / len(encoded)
+    selected = frozenset[NodeKey]()
+    if previous is not None:
+        selected = select_poc_slots(previous.group, previous.nodes, state, SEED)
+    drawn = time.process_time()
+    result = form_epoch_result(epoch, state, PARAMETERS, bundles, previous, rules=rules, selected=selected)
+    formed = time.process_time()
+    if result is None:
+        raise AssertionError("every batch is accepted")
+    data = to_bytes(result)
+    summarise(result, SOME_CID)
+    done = time.process_time()
+    print(
+        f"epoch {epoch}: {len(bundles)} bundles of {size / 1e3:.0f} kB, {votes} votes; "
+        f"each read in {1000 * (read - began) / len(encoded):.1f} ms, all checked in {checked - read:.2f} s; "
+        f"{len(selected)} nodes selected in {drawn - checked:.2f} s, formed in {formed - drawn:.2f} s, "
+        f"{len(data)} bytes encoded and summarised in {done - formed:.2f} s"
+    )
+    return result, done - checked
+
+
+def _check(
+    bundle: VoteBundle, epoch: EpochNumber, member: Address, state: ChainState, rules: dict[NodeKey, SampleRule]
+) -> None:
+    check_bundle(
+        bundle, epoch, member, state.poc_commits[epoch], rules, sample_seed=SEED, checkers=lambda _: frozenset()
+    )
+
+
+def _scene(participants: int) -> Scene:
+    source = random.Random(1)  # noqa: S311 - a seed that anybody can repeat
+    accounts = tuple(Address(to_checksum_address(source.randbytes(20))) for _ in range(participants))
+    served = {
+        (account, NodeId(f"node-{index}")): ModelId(f"model-{model}")
+        for account in accounts
+        for index, model in enumerate(source.sample(range(MODELS), NODES))
+    }
+    return Scene(accounts, served, source)
+
+
+def _sorted(scene: Scene) -> list[Address]:
+    return sorted(scene.accounts, key=str.lower)
+
+
+def _model(model_id: ModelId) -> ModelRecord:
+    return ModelRecord(
+        model_id=model_id,
+        cid=SOME_CID,
+        name=model_id,
+        description="",
+        active=True,
+        version=1,
+        hf_repo="",
+        hf_commit="",
+        model_args=(),
+        vram_mib=0,
+        throughput_per_nonce=10,
+        units_of_compute_per_token=1,
+        context_length=4096,
+        poc_distance_max=1_000_000,
+        quantization="",
+        kv_cache_quantization="",
+        gated=False,
+        encrypted=False,
+        proposer=Address("0x00000000000000000000000000000000000000D1"),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

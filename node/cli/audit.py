@@ -1,0 +1,132 @@
+"""`quern audit`: what was drawn for audit, what this node found, and what the result made of all votes."""
+
+import click
+
+from node.cli.calls import call_daemon
+from node.cli.options import CommandFailed, Target, target_options
+from node.cli.render import print_json, print_table
+from node.control.audit_views import AuditsView, AuditVoteView
+
+DIGEST_CHARACTERS = 12
+EPOCH_DIGITS_MAX = 7
+"""Longer numbers are the beginning of a receipt's digest or of a request's id: these need eight characters at least."""
+
+REASONS = {
+    "margin": "its tokens fall far short of the rule's choice",
+    "tokens": "too many tokens are not the rule's choice",
+    "logprobs": "the log-probabilities it claimed are not the model's",
+    "too-likely": "its tokens are likelier than draws at its temperature",
+    "too-unlikely": "its tokens are less likely than draws at its temperature",
+    "withheld": "not handed over",
+    "omitted-receipt": "a payer proved that it left a receipt out of its book",
+    "malformed": "what was handed over cannot be read",
+    "not-the-book": "the receipt book is not what was committed to",
+    "not-the-receipt": "another receipt was handed over",
+    "not-the-length": "the book says another length",
+    "not-the-tokens": "other tokens than the receipt commits to",
+    "not-the-draw": "other parameters than the receipt commits to",
+    "not-the-seed": "the seed is not the one that both sides drew",
+    "not-the-claims": "log-probabilities of other tokens",
+    "not-by-rule": "its engine does not draw by the rule",
+    "outside-rule": "penalties, biases or a format: there is no rule for them",
+    "private": "a private request",
+    "no-model": "this node does not serve the model",
+    "no-time": "this node has not got to it",
+    "engine-failed": "this node's engine failed",
+    "accused": "accused: the whole group judges it again",
+    "unconfirmed": "accused, and not settled yet",
+    "not-audited": "nothing of it was audited",
+}
+"""What the short codes of votes and outcomes mean."""
+
+
+@click.command()
+@click.argument("which", required=False, metavar="[EPOCH|RECEIPT]")
+@target_options
+def audit(target: Target, which: str | None) -> None:
+    """Show the audits of an epoch, or of one answer.
+
+    Without an argument, those of the present epoch. RECEIPT is the beginning of a receipt's digest or of its request's
+    id, of eight characters or more: then only audits of that answer, the last ones.
+
+    Answers are drawn from the receipt books of the epoch before, and judged by five members each. What they find can
+    only accuse; accused answers are judged again by all in the next epoch. Evidence is in bits: 26 accuse, and the
+    chance that an honest node is ever accused so is one in a million audits.
+
+    \b
+    Examples:
+      quern audit
+      quern audit 41
+      quern audit 4f1a09c2 --json
+    """
+    view = call_daemon(target, "audits", AuditsView, _params(which))
+    if target.as_json:
+        print_json(view)
+        return
+    if view.books_of is None:
+        click.echo(f"Epoch {view.epoch}: there is no result before it, so nothing is audited.")
+        return
+    click.echo(f"Epoch {view.epoch}, answers of epoch {view.books_of}")
+    print_table(
+        ["executor", "answers", "tokens", "drawn"],
+        [[book.executor, str(book.answers), str(book.output_tokens), str(book.draws)] for book in view.books],
+        empty="Nobody committed to receipts in that epoch.",
+    )
+    click.echo("\nThis node's audits")
+    print_table(
+        ["executor", "receipt", "tokens", "off", "margin", "distance", "z", "bits", "found"],
+        [_row(vote) for vote in view.votes],
+        empty="This node was drawn for none, or has not begun.",
+    )
+    click.echo("\nThe result")
+    if view.outcomes is None:
+        click.echo("There is none of this epoch yet, or its content is not here any more.")
+        return
+    print_table(
+        ["executor", "node", "model", "fate", "answers", "withheld", "bits", "why"],
+        [
+            [
+                outcome.executor,
+                outcome.node_id or "–",
+                outcome.model_id or "–",
+                outcome.fate,
+                str(outcome.answers),
+                str(outcome.withheld),
+                f"{outcome.evidence_bits:.1f}",
+                _in_words(outcome.reason),
+            ]
+            for outcome in view.outcomes
+        ],
+        empty="No node was audited.",
+    )
+
+
+def _params(which: str | None) -> dict[str, object]:
+    if which is None:
+        return {}
+    if which.isascii() and which.isdigit() and len(which) <= EPOCH_DIGITS_MAX:
+        return {"epoch": int(which)}
+    if 8 <= len(which) <= 64 and all(character in "0123456789abcdef" for character in which):
+        return {"receipt": which}
+    raise CommandFailed(
+        f"{which[:80]!r} is neither an epoch nor a receipt",
+        "Name an epoch's number, or at least eight hex digits of a receipt's digest or a request's id.",
+    )
+
+
+def _row(vote: AuditVoteView) -> list[str]:
+    return [
+        vote.executor,
+        vote.receipt[:DIGEST_CHARACTERS] or "–",
+        str(vote.tokens),
+        str(vote.mismatches),
+        f"{vote.mean_margin:.4f}",
+        "–" if vote.mean_distance is None else f"{vote.mean_distance:.4f}",
+        "–" if vote.surprise_z is None else f"{vote.surprise_z:+.1f}",
+        f"{vote.evidence_bits:.1f}",
+        _in_words(vote.reason) or "nothing wrong",
+    ]
+
+
+def _in_words(reason: str) -> str:
+    return REASONS.get(reason, reason)

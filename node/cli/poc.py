@@ -1,0 +1,91 @@
+"""Commands about Proof of Compute: what became of batches, and why two nodes formed different results."""
+
+from pathlib import Path
+
+import click
+
+from node.cli.calls import call_daemon
+from node.cli.options import Target, target_options
+from node.cli.render import print_facts, print_json, print_table
+from node.control.poc_views import PocView, WhyDifferView
+
+
+@click.command()
+@click.argument("epoch", type=click.IntRange(0), required=False)
+@target_options
+def poc(target: Target, epoch: int | None) -> None:
+    """Show the batches of an epoch and what became of them.
+
+    Also who voted, and how far this node's miners are. Without EPOCH it is the present one.
+
+    \b
+    Examples:
+      quern poc
+      quern poc 17
+      quern poc 17 --json | jq '.batches[] | select(.fate == "rejected")'
+    """
+    view = call_daemon(target, "poc", PocView, {"epoch": epoch})
+    if target.as_json:
+        print_json(view)
+        return
+    state = "decided" if view.has_result else "no result yet"
+    mining = ", ".join(f"{m.node_id}: {m.state}, {m.nonces} nonces (epoch {m.epoch})" for m in view.mining)
+    print_facts([("epoch", f"{view.epoch}, {state}"), ("mining here", mining or "no ML node of this daemon mines")])
+    print_table(
+        ["participant", "node", "model", "nonces", "sampled", "differ", "outcome", "weight", "why"],
+        [
+            [
+                batch.participant,
+                batch.node_id,
+                batch.model_id,
+                str(batch.nonces),
+                str(batch.sampled),
+                str(batch.mismatches),
+                batch.fate,
+                str(batch.weight),
+                batch.words or batch.reason,
+            ]
+            for batch in view.batches
+        ],
+        empty="No batch was committed.",
+    )
+    print_table(
+        ["validator", "weight", "votes", "of the epoch before"],
+        [[v.account, str(v.weight), v.bundle or "none", f"{v.fate} {v.reason}".strip()] for v in view.validators],
+        empty="There is no group yet.",
+    )
+
+
+@click.command("why-differ")
+@click.argument("epoch", type=click.IntRange(0))
+@click.option("--peer", "account", help="A member: compare with the result it signed (newest epoch only).")
+@click.option("--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Content of a result.")
+@target_options
+def why_differ(target: Target, epoch: int, account: str | None, file: Path | None) -> None:
+    """Show where two results of an epoch differ, and why.
+
+    Compares the result this node formed for EPOCH with another one, to the field. Without an
+    option the other one is what the chain accepted. Leaves with 1 where they differ.
+
+    \b
+    Examples:
+      quern why-differ 17
+      quern why-differ 17 --peer 0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A
+      quern why-differ 17 --file result-17.bin
+    """
+    parameters = {"epoch": epoch, "account": account, "file": None if file is None else str(file.resolve())}
+    view = call_daemon(target, "why_differ", WhyDifferView, parameters)
+    if target.as_json:
+        print_json(view)
+    else:
+        print_facts([("ours", view.ours), ("theirs", view.theirs), ("why", "\n".join(view.causes))])
+        if view.differences:
+            print_table(
+                ["field", "ours", "theirs"],
+                [[difference.path, difference.ours, difference.theirs] for difference in view.differences],
+                empty="",
+            )
+        if view.cut:
+            click.echo("There are more.")
+    if view.differences:
+        raise SystemExit(1)

@@ -1,0 +1,51 @@
+"""The control socket's methods about Proof of Compute: their parameters, checked, and what each calls."""
+
+from typing import Annotated, Protocol
+
+from pydantic import Field
+
+from node.control.methods import Emit, Method, Params
+from node.control.poc_views import PocView, WhyDifferView
+from node.control.reward_methods import AccountText
+from node.control.views import View
+
+EpochField = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class PocParams(Params):
+    """Which epoch."""
+
+    epoch: EpochField | None = None
+    """None: the newest."""
+
+
+class WhyDifferParams(Params):
+    """Which epoch, and whose result to compare with."""
+
+    epoch: EpochField
+    account: AccountText | None = None
+    """A member; None and no file: the result that the chain accepted."""
+    file: str | None = Field(default=None, max_length=4096)
+    """Path of a file that the daemon can read, with the content of a result."""
+
+
+class PocOperations(Protocol):
+    """What the daemon tells of Proof of Compute. Methods raise RpcError for what can be acted on."""
+
+    async def poc(self, params: PocParams) -> PocView:
+        """Return what became of every batch of an epoch."""
+
+    async def why_differ(self, params: WhyDifferParams) -> WhyDifferView:
+        """Compare this node's result of an epoch with another one."""
+
+
+def poc_method_table(operations: PocOperations) -> dict[str, Method]:
+    """Return all methods by name."""
+
+    async def poc(params: PocParams, _emit: Emit) -> View:
+        return await operations.poc(params)
+
+    async def why_differ(params: WhyDifferParams, _emit: Emit) -> View:
+        return await operations.why_differ(params)
+
+    return {"poc": Method(PocParams, poc), "why_differ": Method(WhyDifferParams, why_differ)}

@@ -1,0 +1,74 @@
+"""What the daemon answers about Proof of Compute over the control socket."""
+
+from node.control.views import View
+
+
+class BatchView(View):
+    """One ML node in an epoch."""
+
+    participant: str
+    node_id: str
+    model_id: str
+    nonces: int
+    fate: str
+    """`accepted`, `rejected`, `undecided`, `preserved`; `committed` as long as there is no result."""
+    sampled: int
+    mismatches: int
+    weight: int
+    reason: str
+    words: str
+    """The reason for people."""
+
+
+class MiningView(View):
+    """How far one of this node's miners is."""
+
+    node_id: str
+    epoch: int
+    state: str
+    nonces: int
+
+
+class ValidatorView(View):
+    """A member of the group that had to vote."""
+
+    account: str
+    weight: int
+    bundle: str | None
+    """CID of its votes; None where it committed none."""
+    fate: str
+    """What others found of its votes of the epoch before, if they were checked."""
+    reason: str
+
+
+class PocView(View):
+    """Proof of Compute of one epoch."""
+
+    epoch: int
+    has_result: bool
+    batches: list[BatchView]
+    validators: list[ValidatorView]
+    mining: list[MiningView]
+    """This node's, in the newest epoch."""
+
+
+class DifferenceView(View):
+    """A field in which two results differ."""
+
+    path: str
+    ours: str
+    theirs: str
+
+
+class WhyDifferView(View):
+    """Where this node's result of an epoch and another one differ, and what explains it."""
+
+    epoch: int
+    ours: str
+    """CID of the content."""
+    theirs: str
+    differences: list[DifferenceView]
+    cut: bool
+    """Whether there are more than are shown."""
+    causes: list[str]
+    """Which input explains it, in words."""

@@ -1,0 +1,79 @@
+"""Wires what a daemon does for an epoch: proving, validating, auditing, forming its result, punishing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from node.audit_wiring import add_auditing
+from node.control.audit_methods import audit_method_table
+from node.control.methods import Method
+from node.control.poc_methods import poc_method_table
+from node.control.reward_methods import reward_method_table
+from node.operations.audits import DaemonAuditOperations
+from node.operations.poc import DaemonPocOperations
+from node.operations.rewards import DaemonRewardOperations
+from node.ports import Chain, Content, Network
+from node.services.brokered import BrokeredEngine
+from node.services.epochs import EpochBook
+from node.services.forming import FormingService
+from node.services.gossip import GossipRouter
+from node.services.mining import MiningService
+from node.services.observing import Measures, Observer
+from node.services.poc_slots import PocSlots
+from node.services.presence import PresenceTable
+from node.services.punishing import PunishingService
+from node.services.receipt_book import ReceiptBookKeeper
+from node.services.validating import ValidatingService
+from node.settings import Settings
+from node.store.books import Books
+from node.supervisor import Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class EpochParts:
+    """What these services work with."""
+
+    settings: Settings
+    chain: Chain
+    network: Network
+    content: Content
+    store: Books
+    presence: PresenceTable
+    epochs: EpochBook
+    router: GossipRouter
+    engines: Sequence[BrokeredEngine]
+    """In the order of the settings."""
+    receipts: ReceiptBookKeeper
+    measures: Measures
+    """What this node's gateway measured of executors since it was last asked."""
+
+
+def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, Method]:
+    """Add the services, and return the control methods that tell of them.
+
+    Engines that only know text prove nothing, and so validate nothing.
+    """
+    chain, network, content, store = parts.chain, parts.network, parts.content, parts.store
+    slots = PocSlots(chain, parts.epochs)
+    forming = FormingService(chain, network, content, store, parts.presence, parts.epochs, slots, parts.router)
+    supervisor.add("forming", forming.run)
+    supervisor.add("punishing", PunishingService(chain, network, store, parts.epochs, parts.router).run)
+    auditing = add_auditing(
+        chain, network, content, store, parts.presence, parts.epochs, parts.engines, parts.receipts, supervisor
+    )
+    settings = parts.settings
+    provers = [e for e, wanted in zip(parts.engines, settings.engines, strict=True) if wanted.api == "vllm"]
+    nonces_max = settings.mining.nonces_max
+    miners = [MiningService(chain, network, content, engine, slots, nonces_max=nonces_max) for engine in provers]
+    for miner in miners:
+        supervisor.add(f"mining {miner.node_id}", miner.run)
+    wants_scaling = parts.settings.participant.scale_preserved_weight
+    observer = Observer(chain, parts.epochs, parts.presence, store, parts.measures, wants_scaling=wants_scaling)
+    supervisor.add("observing", observer.run)
+    validating = ValidatingService(
+        chain, network, content, store, parts.presence, parts.epochs, provers, auditing, observer.take
+    )
+    supervisor.add("validating", validating.run)
+    audits = DaemonAuditOperations(chain, store, parts.epochs, auditing)
+    rewards = DaemonRewardOperations(chain, content, store, parts.presence, parts.epochs)
+    proofs = DaemonPocOperations(chain, content, store, parts.presence, parts.epochs, forming.signatures, miners)
+    return audit_method_table(audits) | reward_method_table(rewards) | poc_method_table(proofs)

@@ -1,0 +1,31 @@
+"""Which honest band an executor's node is judged by: as the group in charge froze it, so all of its members agree."""
+
+from node.protocol.audit_outcomes import BandOf
+from node.protocol.calibration import HonestBand, band_of
+from node.protocol.chain_state import ChainState
+from node.protocol.identifiers import Address, ModelId, NodeId
+from node.protocol.records import EpochGroup
+
+
+def bands_of(state: ChainState, group: EpochGroup | None) -> BandOf:
+    """Return what finds the band of a node that says it served a model: its class follows from what it registered.
+
+    Without a group, from the registry as it is.
+    """
+
+    def found(account: Address, node_id: NodeId, model_id: ModelId) -> HonestBand:
+        frozen = None if group is None else group.get_epoch_model(model_id)
+        model = frozen or state.models.get(model_id)
+        if model is None:
+            return WIDEST_BAND
+        calibration = state.calibrations.get(model_id) if group is None else group.get_epoch_calibration(model_id)
+        participant = state.participants.get(account)
+        nodes = () if participant is None else participant.ml_nodes
+        hardware = next((node.hardware for node in nodes if node.node_id == node_id), "")
+        return band_of(calibration, model, hardware)
+
+    return found
+
+
+WIDEST_BAND = HonestBand("vllm", "", 0, 1_000_000, 1_000_000, 1_000_000, 1_000_000, 1_000_000)
+"""Of a model that was never registered: nothing can be proven against it."""

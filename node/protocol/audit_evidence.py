@@ -1,0 +1,103 @@
+"""What an auditor is given of an answer, and whether it is what the executor had committed to.
+
+All of it can be checked without trusting whoever hands it over: the executor, another auditor or the payer. Whatever
+does not fit counts as not handed over.
+"""
+
+from dataclasses import dataclass, replace
+
+from node.protocol.audits import ClaimedLogprobs
+from node.protocol.dossiers import AnswerEvidence
+from node.protocol.identifiers import Address, Hash32
+from node.protocol.pricing import receipt_digest, tokens_commitment
+from node.protocol.receipts import draw_commitment, is_signed_by_executor, is_signed_by_payer
+from node.protocol.records import SignedReceipt
+from node.protocol.sampling import TokenLogprobs
+from node.protocol.seeds import SeedShareError, check_share, drawn_seed
+
+EVIDENCE_BYTES_MAX = 8 * 1024 * 1024
+"""A context of 128k tokens in canonical bytes, and log-probabilities of all of them."""
+ALTERNATIVES_KEPT = 5
+"""Of the log-probabilities that a user asked for: more are not looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """What an executor keeps of an answer that it may have to show: text is left out."""
+
+    answer: AnswerEvidence
+    claimed: tuple[ClaimedLogprobs, ...]
+    """What it said of each token, if that was asked for; else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvidence:
+    """A receipt with what it commits to."""
+
+    signed: SignedReceipt
+    kept: KeptAnswer | None
+    """None where the answer was private, or the executor has lost it."""
+
+
+def claims_of(entries: tuple[TokenLogprobs, ...]) -> tuple[ClaimedLogprobs, ...]:
+    """Return log-probabilities as they are kept for audits."""
+    return tuple(
+        ClaimedLogprobs(
+            entry.chosen.token_id,
+            entry.chosen.logprob_micro,
+            tuple((other.token_id, other.logprob_micro) for other in entry.alternatives[:ALTERNATIVES_KEPT]),
+        )
+        for entry in entries
+    )
+
+
+def kept_answer(answer: AnswerEvidence, claimed: tuple[TokenLogprobs, ...]) -> KeptAnswer:
+    """Return what is to be kept of an answer; claims that are not about all of its tokens are left out."""
+    whole = claimed[: len(answer.output_ids)]
+    return KeptAnswer(replace(answer, text=""), claims_of(whole) if len(whole) == len(answer.output_ids) else ())
+
+
+def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, output_tokens: int | None) -> str:
+    """Return a code for what in the evidence is not as committed to; empty if nothing is.
+
+    `output_tokens` is what the book says of the answer; None where there is no book at hand.
+    """
+    signed, kept = evidence.signed, evidence.kept
+    receipt = signed.receipt
+    if receipt_digest(receipt) != digest or receipt.executor != executor or not is_signed_by_executor(signed):
+        return "not-the-receipt"
+    if receipt.is_private:
+        return "private" if is_signed_by_payer(signed) else "not-the-receipt"
+    if output_tokens is not None and receipt.output_tokens != output_tokens:
+        return "not-the-length"
+    if kept is None:
+        return "withheld"
+    answer = kept.answer
+    for token_ids, count, commitment in (
+        (answer.prompt_ids, receipt.prompt_tokens, receipt.prompt_commitment),
+        (answer.output_ids, receipt.output_tokens, receipt.output_commitment),
+    ):
+        if len(token_ids) != count or tokens_commitment(token_ids) != commitment:
+            return "not-the-tokens"
+    if draw_commitment(answer.sampling, answer.seed, answer.stop, answer.response_format) != receipt.draw_commitment:
+        return "not-the-draw"
+    if receipt.seeded_by_user != (answer.seed_share is None) or not _is_seed_drawn(evidence, answer):
+        return "not-the-seed"
+    if not answer.sampling.is_verifiable or answer.response_format:
+        return "outside-rule"
+    if not receipt.is_verifiable:
+        return "not-by-rule"
+    if kept.claimed and [entry.token_id for entry in kept.claimed] != list(answer.output_ids):
+        return "not-the-claims"
+    return ""
+
+
+def _is_seed_drawn(evidence: AuditEvidence, answer: AnswerEvidence) -> bool:
+    receipt, share = evidence.signed.receipt, answer.seed_share
+    if share is None:
+        return True
+    try:
+        check_share(share, receipt.request_id, receipt.payer)
+    except SeedShareError:
+        return False
+    return drawn_seed(receipt.request_id, receipt.payer, share.share) == answer.seed

@@ -1,0 +1,299 @@
+"""What an epoch's audits come to: from the votes of auditors to the fate of each node, the same on every node.
+
+Purpose: five auditors judge each drawn answer. Five can be of one mind by bribery or bad luck, so they only accuse: the
+answers they accuse a node of are judged again in the next epoch by everybody who has the model, from the same evidence,
+and only that can prove anything. This is the appeal, and nobody has to ask for it: the accused and the auditors hand
+the evidence to whoever judges again, and a majority by weight of those able to overturns the accusation or confirms
+it.
+
+Detail: of the votes on a draw, those on the receipt that most of the weight names count; of these, the vote in the
+middle by weight, so that no single auditor moves a figure beyond what others found. Its figures go into the node's
+evidence, which is kept from epoch to epoch (audits.py). An answer that most of those who could judge never got counts
+as withheld: it proves nothing, and is never forgotten either, for the score has it.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from node.protocol.audit_sampling import DRAWS_MAX, auditors_of, draws_of, judges_of
+from node.protocol.audit_votes import NO_DIGEST, REJUDGED
+from node.protocol.audits import (
+    CONFIRMED_MICRO_BITS,
+    NO_EVIDENCE,
+    NO_FIGURES,
+    OVERTURNED_MICRO_BITS,
+    accumulate_evidence,
+    add_figures,
+    gains,
+    proven_by,
+)
+from node.protocol.calibration import HonestBand
+from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook
+from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
+from node.protocol.omissions import EMPTY_BOOK, proven_omissions
+from node.protocol.records import EpochGroup, EpochResult, VoteBundle
+from node.protocol.verdicts import Verdict
+
+ACCUSED_MAX = DRAWS_MAX
+"""Answers of one node that everybody judges again: all that were audited, not the worst, which would be a sample of bad
+luck. While an accusation is open, those of the epochs after as well, so that a cartel cannot choose which ones
+count."""
+ABLE_PARTS = 3
+"""Judging again counts if those who did have at least one part in so many of the weight that serves the model: a
+handful that is awake at night must not convict."""
+WITHHELD = "withheld"
+"""The executor handed over nothing, or not what it had committed to."""
+EXCUSED = frozenset({"no-model", "no-time", "private", "outside-rule", "engine-failed"})
+"""Reasons of abstentions that say nothing of the executor."""
+OMITTED = "omitted-receipt"
+"""A payer proved that it left a receipt out of its books; counted as withheld."""
+ACCUSED = "accused"
+UNCONFIRMED = "unconfirmed"
+NOT_AUDITED = "not-audited"
+JUDGES_MIN = 2
+"""Members who must agree to look: where a model has fewer others, one could ruin the only rival it has."""
+
+BandOf = Callable[[Address, NodeId, ModelId], HonestBand]
+Node = tuple[Address, NodeId, ModelId]
+Votes = Mapping[tuple[Address, int, Hash32], Mapping[Address, AuditVote]]
+"""By executor and draw (the digest is then all zeros), or REJUDGED and digest; then by validator."""
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is found out about one node, while it is."""
+
+    figures: AuditFigures = NO_FIGURES
+    answers: list[tuple[Hash32, tuple[int, ...]]] = field(default_factory=list)
+    """(receipt's digest, gains) of each answer that was judged."""
+    withheld: int = 0
+    omitted: int = 0
+    """Receipts that it left out of its books."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Appeal:
+    """What the whole group made of an accusation."""
+
+    outcome: Verdict | None
+    """VALID overturns it, INVALID confirms it, ABSTAIN leaves it open; None: there was none."""
+    reason: str
+    """The test that confirms it."""
+    confirmed: tuple[int, ...]
+    """Evidence so far, while it is open."""
+
+
+NO_APPEAL = _Appeal(None, "", NO_EVIDENCE)
+
+
+def committed_books(bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int]) -> tuple[CommittedBook, ...]:
+    """Return the books of all members whose bundles count, ascending by executor; empty ones where none was named."""
+    books = [
+        CommittedBook(executor, bundle.receipts or EMPTY_BOOK)
+        for executor, bundle in bundles.items()
+        if weights.get(executor, 0) > 0
+    ]
+    return tuple(sorted(books, key=lambda committed: committed.executor.lower()))
+
+
+def audit_outcomes(
+    previous: EpochResult | None,
+    draw_seed: Hash32 | None,
+    bundles: Mapping[Address, VoteBundle],
+    weights: Mapping[Address, int],
+    band_of: BandOf,
+) -> tuple[AuditOutcome, ...]:
+    """Return the outcomes of this epoch's audits, ascending by (executor, node id, model id).
+
+    `previous` is the newest result before this epoch: its books are what was drawn from, by `draw_seed`, the hash of
+    the first block of its FORM stage; its group audits; its accusations are what was judged again. `bundles` were
+    checked (bundles.py); `weights` are those of this epoch's group. Votes of others than those drawn do not count.
+    """
+    if previous is None or draw_seed is None:
+        return ()
+    found: dict[Node, _Found] = {}
+    by_draw = _by_draw(bundles)
+    for committed in previous.books:
+        seen: set[Hash32] = set()
+        for draw in range(draws_of(committed.book)):
+            auditors = auditors_of(draw_seed, committed.executor, draw, previous.group)
+            cast = by_draw.get((committed.executor, draw, NO_DIGEST), {})
+            votes = {auditor: cast[auditor] for auditor in auditors if auditor in cast}
+            _take_draw(committed.executor, votes, weights, band_of, found, seen)
+    for signed in proven_omissions(previous, bundles).values():
+        receipt = signed.receipt
+        found.setdefault((receipt.executor, receipt.node_id, receipt.model_id), _Found()).omitted += 1
+    before = {(outcome.executor, outcome.node_id, outcome.model_id): outcome for outcome in previous.audits}
+    nodes = sorted(found.keys() | before.keys(), key=lambda node: (node[0].lower(), node[1], node[2]))
+    outcomes = []
+    for node in nodes:
+        known = before.get(node)
+        again = NO_APPEAL
+        if known is not None and known.accused:
+            again = _judge_again(known, previous.group, by_draw, weights, band_of(*node))
+        outcome = _outcome(node, found.get(node, _Found()), known, again)
+        if outcome is not None:
+            outcomes.append(outcome)
+    return tuple(outcomes)
+
+
+def _by_draw(bundles: Mapping[Address, VoteBundle]) -> Votes:
+    found: dict[tuple[Address, int, Hash32], dict[Address, AuditVote]] = {}
+    for validator, bundle in bundles.items():
+        for vote in bundle.audits:
+            digest = vote.receipt_digest if vote.draw == REJUDGED else NO_DIGEST
+            found.setdefault((vote.executor, vote.draw, digest), {})[validator] = vote
+    return found
+
+
+def _take_draw(
+    executor: Address,
+    votes: Mapping[Address, AuditVote],
+    weights: Mapping[Address, int],
+    band_of: BandOf,
+    found: dict[Node, _Found],
+    seen: set[Hash32],
+) -> None:
+    """Add what the votes on one draw come to."""
+    digest = _heaviest_digest(votes, weights)
+    if digest is None:
+        missed = {voter: vote for voter, vote in votes.items() if vote.reason not in EXCUSED}
+        if missed and 2 * _weight(missed, weights) > _weight(votes, weights):
+            vote = _middle(list(missed.items()), weights, lambda vote: (vote.node_id, vote.model_id))
+            found.setdefault((executor, vote.node_id, vote.model_id), _Found()).withheld += 1
+        return
+    if digest in seen:
+        return
+    seen.add(digest)
+    judged = [(voter, vote) for voter, vote in votes.items() if _judged(vote) and vote.receipt_digest == digest]
+    vote = _middle_by_evidence(judged, weights, band_of)
+    of_node = found.setdefault((executor, vote.node_id, vote.model_id), _Found())
+    of_node.figures = add_figures(of_node.figures, vote.figures)
+    of_node.answers.append((digest, gains(vote.figures, band_of(executor, vote.node_id, vote.model_id))))
+
+
+def _heaviest_digest(votes: Mapping[Address, AuditVote], weights: Mapping[Address, int]) -> Hash32 | None:
+    """Return the receipt that most of the judging weight names, unless most of those who looked never got one."""
+    by_digest: dict[Hash32, int] = {}
+    missing = 0
+    for voter, vote in votes.items():
+        if _judged(vote):
+            by_digest[vote.receipt_digest] = by_digest.get(vote.receipt_digest, 0) + weights.get(voter, 0)
+        elif vote.reason not in EXCUSED:
+            missing += weights.get(voter, 0)
+    if not by_digest or missing > sum(by_digest.values()):
+        return None
+    return min(by_digest, key=lambda digest: (-by_digest[digest], digest))
+
+
+def _judge_again(
+    accused: AuditOutcome, group: EpochGroup, votes: Votes, weights: Mapping[Address, int], band: HonestBand
+) -> _Appeal:
+    """Return what the whole group makes of an accusation."""
+    able = judges_of(accused, group)
+    total, together, heard = _weight(able, weights), NO_FIGURES, False
+    for digest in accused.accused:
+        cast = votes.get((accused.executor, REJUDGED, digest), {})
+        judged = [(voter, vote) for voter, vote in cast.items() if voter in able and _judged(vote)]
+        if len(judged) < JUDGES_MIN or ABLE_PARTS * _weight([voter for voter, _ in judged], weights) < total:
+            continue
+        together, heard = (
+            add_figures(together, _middle(judged, weights, lambda vote: _strength(vote, band)).figures),
+            True,
+        )
+    if not heard:
+        return _Appeal(Verdict.ABSTAIN, "", accused.confirmed)
+    confirmed = accumulate_evidence(accused.confirmed, gains(together, band))
+    proof = proven_by(confirmed, CONFIRMED_MICRO_BITS)
+    if proof is not None:
+        return _Appeal(Verdict.INVALID, proof.value, NO_EVIDENCE)
+    if proven_by(confirmed, OVERTURNED_MICRO_BITS) is not None:
+        return _Appeal(Verdict.ABSTAIN, "", confirmed)
+    return _Appeal(Verdict.VALID, "", NO_EVIDENCE)
+
+
+def _outcome(node: Node, found: _Found, known: AuditOutcome | None, again: _Appeal) -> AuditOutcome | None:
+    """Return what becomes of a node; None if there is nothing to say and nothing to remember."""
+    executor, node_id, model_id = node
+    is_settled = again.outcome in (Verdict.VALID, Verdict.INVALID)
+    evidence = NO_EVIDENCE if known is None or is_settled else known.evidence
+    # In the order of digests, which have nothing to do with figures: sorted by these, luck would look like evidence.
+    for _, gained in sorted(found.answers):
+        evidence = accumulate_evidence(evidence, gained)
+    accused = _accused(found, evidence) if not again.confirmed else _all(found)
+    fate, reason = Verdict.VALID, OMITTED if found.omitted else WITHHELD if found.withheld else ""
+    if again.outcome is Verdict.INVALID:
+        fate, reason = Verdict.INVALID, again.reason
+    elif accused:
+        fate, reason = Verdict.ABSTAIN, ACCUSED
+    elif again.outcome is Verdict.ABSTAIN:
+        fate, reason = Verdict.ABSTAIN, UNCONFIRMED
+    elif not found.answers:
+        fate, reason = Verdict.ABSTAIN, reason or NOT_AUDITED
+    if reason == NOT_AUDITED and not evidence:
+        return None
+    return AuditOutcome(
+        executor=executor,
+        node_id=node_id,
+        model_id=model_id,
+        fate=fate,
+        answers=len(found.answers),
+        withheld=found.withheld + found.omitted,
+        tokens=found.figures.tokens,
+        reason=reason,
+        evidence=evidence,
+        confirmed=again.confirmed,
+        accused=accused,
+    )
+
+
+def _accused(found: _Found, evidence: tuple[int, ...]) -> tuple[Hash32, ...]:
+    """Return which answers are to be judged again: all, if the node is suspected by one of them or by their sum."""
+    is_suspected = any(proven_by(gained) is not None for _, gained in found.answers) or proven_by(evidence) is not None
+    return _all(found) if is_suspected else ()
+
+
+def _all(found: _Found) -> tuple[Hash32, ...]:
+    return tuple(sorted(digest for digest, _ in found.answers))[:ACCUSED_MAX]
+
+
+def _judged(vote: AuditVote) -> bool:
+    return vote.verdict is not Verdict.ABSTAIN and vote.receipt_digest != NO_DIGEST
+
+
+def _strength(vote: AuditVote, band: HonestBand) -> tuple[int, ...]:
+    gained = gains(vote.figures, band)
+    return (max(gained), *gained)
+
+
+def _middle_by_evidence(
+    judged: Sequence[tuple[Address, AuditVote]], weights: Mapping[Address, int], band_of: BandOf
+) -> AuditVote:
+    return _middle(
+        judged,
+        weights,
+        lambda vote: (
+            *_strength(vote, band_of(vote.executor, vote.node_id, vote.model_id)),
+            vote.node_id,
+            vote.model_id,
+        ),
+    )
+
+
+def _middle(
+    votes: Sequence[tuple[Address, AuditVote]],
+    weights: Mapping[Address, int],
+    key: Callable[[AuditVote], tuple[int | str, ...]],
+) -> AuditVote:
+    """Return the vote in the middle by weight, in the order of `key` and then of accounts; of two, the lower."""
+    ordered = sorted(votes, key=lambda item: (key(item[1]), item[0].lower()))
+    total, so_far = sum(weights.get(voter, 0) for voter, _ in votes), 0
+    for voter, vote in ordered:
+        so_far += weights.get(voter, 0)
+        if 2 * so_far >= total:
+            return vote
+    return ordered[-1][1]
+
+
+def _weight(voters: Collection[Address], weights: Mapping[Address, int]) -> int:
+    return sum(weights.get(voter, 0) for voter in voters)

@@ -1,0 +1,105 @@
+"""Which answers are audited, and by whom: drawn from a block after the books were committed, the same on every node.
+
+Tokens are drawn, not answers: an answer is drawn in proportion to its length, so that whoever wants to hide long
+answers among many short ones has to generate as many honest tokens as it hides. Auditors are drawn by weight for each
+answer, so who they are is not known when the answer is given.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from itertools import accumulate
+
+from node.protocol.findings import AuditOutcome, ReceiptBook
+from node.protocol.identifiers import Address, Hash32, ModelId
+from node.protocol.lots import lot
+from node.protocol.receipt_books import BookRow
+from node.protocol.records import EpochGroup, EpochResult
+
+AUDITED_PER_MILLE = 8
+"""Of the answers in a book. Five auditors read each of these; reading costs at most 0.4 of generating (measured at
+batch 64; 0.05 alone), so audits cost at most 1.6 % of generation."""
+DRAWS_MIN = 4
+"""Of a book with few answers: without it a node that answers little would not be audited at all. Beyond the share
+above, and little in all."""
+DRAWS_MAX = 64
+"""Of a book with many: what an epoch's bundles and auditors have to carry is bounded."""
+AUDITORS = 5
+"""Members that audit an answer: three find a majority though two are away."""
+
+
+def draws_of(book: ReceiptBook) -> int:
+    """Return how many tokens are drawn from a book; several may fall on one answer, which is then audited once."""
+    if book.output_tokens == 0:
+        return 0
+    return min(DRAWS_MAX, max(DRAWS_MIN, book.count * AUDITED_PER_MILLE // 1000), book.count)
+
+
+def drawn_token(seed: Hash32, executor: Address, draw: int, output_tokens: int) -> int:
+    """Return which of the book's tokens a draw falls on, counted from 0 in the book's order."""
+    digest = hashlib.sha256(b"audit-draw\x00" + seed + f"{executor.lower()}/{draw}".encode()).digest()
+    return int.from_bytes(digest) % output_tokens
+
+
+def drawn_rows(seed: Hash32, executor: Address, book: ReceiptBook, rows: Sequence[BookRow]) -> dict[int, BookRow]:
+    """Return the row that each draw falls on, by draw; of several draws on one row the first."""
+    places = sorted((drawn_token(seed, executor, draw, book.output_tokens), draw) for draw in range(draws_of(book)))
+    found: dict[Hash32, tuple[int, BookRow]] = {}
+    ends = accumulate(row.output_tokens for row in rows)
+    table = iter(zip(ends, rows, strict=True))
+    end, row = next(table)
+    for place, draw in places:
+        while place >= end:
+            end, row = next(table)
+        known = found.get(row.digest)
+        if known is None or draw < known[0]:
+            found[row.digest] = (draw, row)
+    return dict(sorted(found.values(), key=lambda item: item[0]))
+
+
+def auditors_of(seed: Hash32, executor: Address, draw: int, group: EpochGroup) -> tuple[Address, ...]:
+    """Return who audits a drawn answer: the AUDITORS best by weighted rendezvous.
+
+    Of those members who serve one of the executor's models, and are not the executor. Who turns out to lack the model
+    of the answer itself abstains.
+    """
+    served = models_served(group, executor)
+    scored = []
+    for member in group.members:
+        if member.participant == executor or member.weight <= 0:
+            continue
+        if not served.isdisjoint(node.model_id for node in member.ml_nodes):
+            identity = f"{executor.lower()}/{draw}/{member.participant.lower()}".encode()
+            score = lot(b"auditor\x00" + seed, identity, member.weight)
+            scored.append((score, member.participant.lower(), member.participant))
+    return tuple(account for _, _, account in sorted(scored)[:AUDITORS])
+
+
+def models_served(group: EpochGroup, account: Address) -> frozenset[ModelId]:
+    """Return the models that a member serves; all of the group's for an executor that is no member any more."""
+    member = next((member for member in group.members if member.participant == account), None)
+    if member is None:
+        return frozenset(model.model_id for model in group.models)
+    return frozenset(node.model_id for node in member.ml_nodes)
+
+
+def own_draws(previous: EpochResult, seed: Hash32, account: Address) -> dict[Address, tuple[int, ...]]:
+    """Return which draws from whose books an account audits after `previous`, by executor."""
+    found = {}
+    for committed in previous.books:
+        draws = tuple(
+            draw
+            for draw in range(draws_of(committed.book))
+            if account in auditors_of(seed, committed.executor, draw, previous.group)
+        )
+        if draws:
+            found[committed.executor] = draws
+    return found
+
+
+def judges_of(outcome: AuditOutcome, group: EpochGroup) -> frozenset[Address]:
+    """Return who judges the answers again that a node is accused of: all other members with the model."""
+    return frozenset(
+        member.participant
+        for member in group.members
+        if member.participant != outcome.executor and any(node.model_id == outcome.model_id for node in member.ml_nodes)
+    )

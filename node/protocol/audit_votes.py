@@ -1,0 +1,78 @@
+"""What a bundle may say of answers: checked by itself, so that a malformed vote voids its bundle on every node
+alike."""
+
+from itertools import pairwise
+
+from node.protocol.findings import AuditVote, ReceiptBook
+from node.protocol.identifiers import Hash32
+from node.protocol.omissions import OMISSIONS_MAX, SIBLINGS_MAX
+from node.protocol.pricing import receipt_digest
+from node.protocol.receipt_books import DIGEST_BYTES, ROWS_MAX, TOKENS_BYTES
+from node.protocol.records import Omission, VoteBundle
+from node.protocol.verdicts import Verdict
+
+AUDIT_VOTES_MAX = 8192
+"""In one bundle: 512 executors' draws over at least five auditors each, and all answers that are judged again."""
+CODE_LENGTH_MAX = 64
+CID_LENGTH_MAX = 128
+REJUDGED = -1
+"""In place of a draw: the answer was accused in the newest result."""
+NO_DIGEST = Hash32(bytes(DIGEST_BYTES))
+"""In place of a receipt's digest, where the executor gave none."""
+DRAW_LIMIT = 1 << 16
+
+
+class AuditVoteError(ValueError):
+    """A vote that no honest auditor casts."""
+
+
+def audit_order(vote: AuditVote) -> tuple[str, int, bytes]:
+    """Return what audits of a bundle ascend by, strictly: one for each draw, one for each answer judged again."""
+    return vote.executor.lower(), vote.draw, vote.receipt_digest if vote.draw == REJUDGED else b""
+
+
+def check_audits(bundle: VoteBundle) -> None:
+    """Raise AuditVoteError unless the bundle's audits and its book are well formed."""
+    if len(bundle.audits) > AUDIT_VOTES_MAX:
+        raise AuditVoteError(f"more than {AUDIT_VOTES_MAX} audits in one bundle")
+    if any(before >= after for before, after in pairwise(map(audit_order, bundle.audits))):
+        raise AuditVoteError("audits must ascend by executor and draw, those judged again by digest, each once")
+    for vote in bundle.audits:
+        if vote.executor == bundle.validator:
+            raise AuditVoteError("nobody audits itself")
+        _check_vote(vote)
+    digests = [receipt_digest(omission.signed.receipt) for omission in bundle.omissions]
+    if len(digests) > OMISSIONS_MAX or any(before >= after for before, after in pairwise(digests)):
+        raise AuditVoteError(f"at most {OMISSIONS_MAX} omissions, ascending by receipt digest, each once")
+    for omission in bundle.omissions:
+        _check_omission(omission)
+    if bundle.receipts is not None:
+        _check_book(bundle.receipts)
+
+
+def _check_vote(vote: AuditVote) -> None:
+    if not REJUDGED <= vote.draw < DRAW_LIMIT or len(vote.receipt_digest) != DIGEST_BYTES:
+        raise AuditVoteError("an audit names a draw and a receipt's digest")
+    if max(len(vote.node_id), len(vote.model_id), len(vote.reason)) > CODE_LENGTH_MAX:
+        raise AuditVoteError(f"names and reasons have at most {CODE_LENGTH_MAX} characters")
+    if (vote.reason == "") is not (vote.verdict is Verdict.VALID):
+        raise AuditVoteError("a reason for each verdict but valid")
+    judged = vote.figures.tokens or vote.figures.claimed
+    if bool(judged) is (vote.verdict is Verdict.ABSTAIN):
+        raise AuditVoteError("a judgement has figures, an abstention has none")
+    if judged and vote.receipt_digest == NO_DIGEST:
+        raise AuditVoteError("a judgement is of a receipt")
+
+
+def _check_omission(omission: Omission) -> None:
+    gaps = (omission.earlier, omission.later)
+    rows = [row for gap in gaps for row in (gap.before, gap.after) if row is not None]
+    if any(len(row.siblings) > SIBLINGS_MAX for row in rows):
+        raise AuditVoteError(f"no book has a tree of more than {SIBLINGS_MAX} levels")
+
+
+def _check_book(book: ReceiptBook) -> None:
+    if not 0 < book.count <= ROWS_MAX or not 0 <= book.output_tokens < book.count << 8 * TOKENS_BYTES:
+        raise AuditVoteError(f"a book has 1 to {ROWS_MAX} receipts of 32-bit lengths")
+    if len(book.root) != DIGEST_BYTES or not 0 < len(book.content_cid) <= CID_LENGTH_MAX:
+        raise AuditVoteError("a book has a root and a content id")

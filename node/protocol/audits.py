@@ -1,0 +1,267 @@
+"""Whether an answer is the model's: three tests of one prefill, and how sure a sum of their figures makes one.
+
+Purpose: an executor may run something cheaper than the model. Whoever has the model reads prompt and answer once and
+gets, for each token, (a) its margin: by how much it falls short of the rule's choice under the answer's own seed; (b)
+how far the log-probabilities that the executor claimed lie from the model's; (c) its surprise: entropy plus
+log-probability, 0 on average if tokens are drawn at the declared temperature. A small model's text that the real one
+scored passes (b) and fails (a) and (c); mild quantisation with honest log-probabilities passes (a) for long and fails
+(b).
+
+Detail: the figures are sums over tokens, so they add up over answers, and a short answer counts for what it is: nothing
+is divided by a length that was not there. Evidence against an executor is the logarithm of a bet at fair odds: whoever
+bets on tokens being worse than honest ones starts with 1 and holds, after any number of honest tokens, at most 1 on
+average. To reach 2^bits by luck has a chance of 2^-bits, at whatever moment one looks: that is what makes it safe to
+look after every answer and to go on adding for epochs. For sums of numbers between 0 and 1 with mean at most m, a bet
+of strength k gains k bits for each whole unit and pays log2(1 + m (2^k - 1)) per token. For surprise it is Bennett's
+inequality, with its exact variance. Several strengths are kept side by side, for gross cheats and for mild ones. All
+of this is in integers, millionths of a bit: nodes must agree.
+
+Goals: an honest node is accused falsely at most once in a million audits. Non-goals: to tell int8 weights from other
+hardware in one answer: where nobody can, accumulated evidence over epochs decides, or nothing.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from node.protocol.calibration import HonestBand
+from node.protocol.draws import Prefill, survivors, temperature_of, token_margins
+from node.protocol.findings import AuditFigures
+from node.protocol.sampling import SamplingParameters
+from node.protocol.verdicts import Verdict
+
+MILLION = 1_000_000
+MISMATCH_MICRO_MIN = 1_000
+"""A token that falls short by less is a tie: engines compute in single precision, within 10^-5."""
+CLAIMED_TOP = 5
+"""Claimed alternatives that are looked at for each token, the likeliest."""
+DISTANCE_CLIP_MICRO = 50_000
+"""The distance of a token is cut here. Measured (docs/soundness.md): evidence against fp8 grows three times as fast as
+with a cut at 0.2, because one token that is far off says less than many that are a little off. About three times the
+mean of the widest honest machines; a band above the cut lets everything pass."""
+SURPRISE_CLIP_NATS = 5.0
+"""Surprise is cut here to either side. Above it there is none among up to 148 candidates, whose entropy is below 5."""
+SURPRISE_DRIFT_MICRO = 10_000
+"""Nats that surprise may be off per token for honest reasons: another instruction set shifts probabilities a little,
+and a thousandth of a nat would add up over a hundred thousand tokens."""
+Z_MILLI_USUAL = 4_000
+"""Of a calibration whose surprise is as theory has it; a wider one counts as so much more variance."""
+BAND_MICRO_MIN = 500
+"""A calibration on one machine measures nothing at all between runs; the least mean that is believed."""
+
+STRENGTHS = (1, 2, 4, 6, 8, 10)
+"""Of bets, in bits per whole unit; a bet is best where the odds are 2^k times the honest ones."""
+SURPRISE_BETS = ((90_168, 3_136), (180_336, 14_038), (360_673, 71_578), (721_347, 501_048))
+"""(gain per nat, price per nat² of variance), in millionths of a bit, at theta of 1/16, 1/8, 1/4 and 1/2: theta / ln 2
+and (e^(5 theta) - 1 - 5 theta) / 25 / ln 2, the first rounded down and the second up."""
+
+FALSE_VERDICTS_PER_AUDIT = 1e-6
+LIMIT_MICRO_BITS = 26 * MILLION
+"""Evidence that proves. 26 bets are watched, each in one answer and in the sum of all: 52 / 10^-6 is below 2^26."""
+CONFIRMED_MICRO_BITS = 20 * MILLION
+"""Evidence that confirms an accusation, of answers that the whole group judged again. Less than the limit, for it comes
+on top of that; not much less, for a cartel may accuse an honest node when it likes, after its unluckiest epoch."""
+OVERTURNED_MICRO_BITS = 2 * MILLION
+"""Evidence below which an accusation is overturned. In between, the group goes on judging all of the node's answers."""
+EVIDENCE_MICRO_BITS_MAX = 1 << 40
+"""More adds nothing."""
+
+
+class Test(Enum):
+    """What a bet looks at; the values are the reasons of verdicts."""
+
+    __test__ = False  # not a test case of pytest's
+
+    MARGIN = "margin"
+    MISMATCH = "tokens"
+    DISTANCE = "logprobs"
+    TOO_LIKELY = "too-likely"
+    TOO_UNLIKELY = "too-unlikely"
+
+
+BETS: tuple[Test, ...] = (
+    *(test for test in (Test.MARGIN, Test.MISMATCH, Test.DISTANCE) for _ in STRENGTHS),
+    *(test for test in (Test.TOO_LIKELY, Test.TOO_UNLIKELY) for _ in SURPRISE_BETS),
+)
+"""The test of each bet, in the order in which evidence is kept."""
+
+NO_FIGURES = AuditFigures(0, 0, 0, 0, 0, 0, 0)
+NO_EVIDENCE: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedLogprobs:
+    """What an executor said of one token: natural-log probabilities at temperature 1, in millionths."""
+
+    token_id: int
+    logprob_micro: int
+    alternatives: tuple[tuple[int, int], ...]
+    """(token id, log-probability) of the likeliest tokens, likeliest first."""
+
+
+def answer_figures(
+    prompt_length: int,
+    token_ids: Sequence[int],
+    prefills: Sequence[Prefill],
+    seed: int,
+    parameters: SamplingParameters,
+    vocabulary_size: int,
+    claimed: Sequence[ClaimedLogprobs] = (),
+) -> AuditFigures:
+    """Return the figures of an answer, or of its beginning, from a prefill by the auditor's own engine.
+
+    `claimed` has one entry for each token or is empty. Raises ValueError if parameters are outside the rule, a claimed
+    token is missing in its prefill, or `claimed` is about other tokens.
+    """
+    margins = token_margins(prompt_length, token_ids, prefills, seed, parameters, vocabulary_size)
+    margins_micro = [_micro(margin) for margin in margins]
+    if claimed and [entry.token_id for entry in claimed] != list(token_ids):
+        raise ValueError("log-probabilities are claimed for other tokens")
+    distances = [
+        token_distance_micro(entry, prefill.logprobs) for entry, prefill in zip(claimed, prefills, strict=False)
+    ]
+    surprises = [token_surprise(token, prefill, parameters) for token, prefill in zip(token_ids, prefills, strict=True)]
+    return AuditFigures(
+        tokens=len(margins),
+        mismatches=sum(margin >= MISMATCH_MICRO_MIN for margin in margins_micro),
+        margin_micro=sum(margins_micro),
+        claimed=len(distances),
+        distance_micro=sum(distances),
+        surprise_micro=sum(_micro(surprise) for surprise, _ in surprises),
+        variance_micro=sum(_micro(variance) for _, variance in surprises),
+    )
+
+
+def token_distance_micro(claimed: ClaimedLogprobs, logprobs: Mapping[int, float]) -> int:
+    """Return the mean of min(1, |difference|) over the claimed alternatives that the prefill tells of as well, cut at
+    DISTANCE_CLIP_MICRO, in millionths.
+
+    Of the token itself where no alternatives were claimed. An alternative that the prefill does not have among its
+    likeliest counts as far off if it is claimed to be likelier than the last of these.
+    """
+    entries = claimed.alternatives[:CLAIMED_TOP] or ((claimed.token_id, claimed.logprob_micro),)
+    least = min(logprobs.values(), default=0.0)
+    total = 0.0
+    for token, logprob_micro in entries:
+        known = logprobs.get(token)
+        said = logprob_micro / MILLION
+        difference = abs(said - known) if known is not None else max(0.0, said - least)
+        total += min(1.0, difference)
+    return min(DISTANCE_CLIP_MICRO, _micro(total / len(entries)))
+
+
+def token_surprise(token: int, prefill: Prefill, parameters: SamplingParameters) -> tuple[float, float]:
+    """Return (entropy plus log-probability of `token`, its variance) of a draw at the declared temperature, in nats.
+
+    Of the draw among the known likeliest tokens that may be drawn, given that it is one of them: so it is exact
+    whatever the rest of the vocabulary weighs. (0, 0), which says nothing, for any other token and at temperature 0.
+    """
+    if parameters.temperature_milli == 0:
+        return 0.0, 0.0
+    listed = sorted(prefill.logprobs.items(), key=lambda item: (-item[1], item[0]))[: prefill.top_count]
+    temperature = temperature_of(parameters)
+    scaled = [logprob / temperature for _, logprob in listed]
+    kept = survivors(scaled, parameters)
+    names = [listed[place][0] for place in kept]
+    if token not in names:
+        return 0.0, 0.0
+    top = scaled[kept[0]]
+    weights = [math.exp(scaled[place] - top) for place in kept]
+    total = math.fsum(weights)
+    logs = [scaled[place] - top - math.log(total) for place in kept]
+    entropy = -math.fsum(weight / total * value for weight, value in zip(weights, logs, strict=True))
+    variance = math.fsum(weight / total * (entropy + value) ** 2 for weight, value in zip(weights, logs, strict=True))
+    surprise = entropy + logs[names.index(token)]
+    return max(-SURPRISE_CLIP_NATS, min(SURPRISE_CLIP_NATS, surprise)), variance
+
+
+def add_figures(one: AuditFigures, other: AuditFigures) -> AuditFigures:
+    """Return the figures of both together."""
+    return AuditFigures(
+        one.tokens + other.tokens,
+        one.mismatches + other.mismatches,
+        one.margin_micro + other.margin_micro,
+        one.claimed + other.claimed,
+        one.distance_micro + other.distance_micro,
+        one.surprise_micro + other.surprise_micro,
+        one.variance_micro + other.variance_micro,
+    )
+
+
+def gains(figures: AuditFigures, band: HonestBand) -> tuple[int, ...]:
+    """Return what each bet gains from these figures, in millionths of a bit; most lose where tokens are honest."""
+    return (
+        *_mean_gains(figures.margin_micro, figures.tokens, band.margin_micro_mean_max),
+        *_mean_gains(figures.mismatches * MILLION, figures.tokens, band.token_mismatch_per_million),
+        *_mean_gains(
+            figures.distance_micro * MILLION // DISTANCE_CLIP_MICRO,
+            figures.claimed,
+            band.distance_micro_mean_max * MILLION // DISTANCE_CLIP_MICRO,
+        ),
+        *_surprise_gains(figures.surprise_micro, figures, band.entropy_z_milli_max),
+        *_surprise_gains(-figures.surprise_micro, figures, band.entropy_z_milli_max),
+    )
+
+
+def accumulate_evidence(evidence: tuple[int, ...], gained: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the evidence after more was gained: never below 0, as a bet that has lost all is begun anew.
+
+    So an honest past buys no right to cheat, and each audit begins at most one new run of luck.
+    """
+    before = evidence or (0,) * len(BETS)
+    after = (max(0, min(EVIDENCE_MICRO_BITS_MAX, old + new)) for old, new in zip(before, gained, strict=True))
+    kept = tuple(after)
+    return kept if any(kept) else NO_EVIDENCE
+
+
+def proven_by(evidence: tuple[int, ...], limit_micro_bits: int = LIMIT_MICRO_BITS) -> Test | None:
+    """Return the test whose evidence is strongest, if that is enough."""
+    if not evidence or max(evidence) < limit_micro_bits:
+        return None
+    return BETS[evidence.index(max(evidence))]
+
+
+def judge_figures(figures: AuditFigures, band: HonestBand) -> tuple[Verdict, str]:
+    """Return the verdict on one answer by itself, and its reason: VALID says only that nothing is proven yet."""
+    if figures.tokens == 0 and figures.claimed == 0:
+        return Verdict.ABSTAIN, "nothing-to-judge"
+    proof = proven_by(gains(figures, band))
+    return (Verdict.VALID, "") if proof is None else (Verdict.INVALID, proof.value)
+
+
+def log2_micro(numerator: int, denominator: int) -> int:
+    """Return log2(numerator / denominator) in millionths, rounded up, by integers alone; at least 0."""
+    if numerator <= denominator:
+        return 0
+    whole = numerator.bit_length() - denominator.bit_length()
+    if denominator << whole > numerator:
+        whole -= 1
+    bits = 64
+    mantissa = -(-(numerator << bits) // (denominator << whole))  # in [2^64, 2^65], rounded up
+    fraction = 0
+    for _ in range(40):
+        mantissa = -(-(mantissa * mantissa) >> bits)
+        fraction <<= 1
+        if mantissa >> (bits + 1):
+            mantissa = -(-mantissa >> 1)
+            fraction |= 1
+    return whole * MILLION + -(-(fraction + 1) * MILLION >> 40)
+
+
+def _mean_gains(total_micro: int, count: int, mean_micro: int) -> tuple[int, ...]:
+    mean = min(MILLION, max(BAND_MICRO_MIN, mean_micro))
+    prices = (log2_micro(MILLION + mean * (2**strength - 1), MILLION) for strength in STRENGTHS)
+    return tuple(strength * total_micro - count * price for strength, price in zip(STRENGTHS, prices, strict=True))
+
+
+def _surprise_gains(surprise_micro: int, figures: AuditFigures, z_milli_max: int) -> tuple[int, ...]:
+    """`surprise_micro` is positive in the direction that is bet on."""
+    z_milli = max(Z_MILLI_USUAL, z_milli_max)
+    variance_micro = figures.variance_micro * z_milli**2 // Z_MILLI_USUAL**2
+    beyond = surprise_micro - figures.tokens * SURPRISE_DRIFT_MICRO
+    return tuple((gain * beyond - price * variance_micro) // MILLION for gain, price in SURPRISE_BETS)
+
+
+def _micro(value: float) -> int:
+    return round(value * MILLION)

@@ -1,0 +1,237 @@
+"""What becomes of every batch of an epoch: accepted, rejected or undecided, for what reason, and with which weight.
+
+Purpose: nonces that nobody computed earn nothing, and nobody loses what it computed because others lack the model, keep
+their votes to themselves, or vote with the crowd.
+
+Detail, in order:
+
+1. A batch over BATCH_NONCES_MAX is rejected (the chain takes any count); one whose model was not registered when mining
+   began is undecided; that of the only member there is is accepted, or no network could begin with one node.
+2. The others are for those able to judge: members who recomputed the sample, or say that the file is wrong as a whole.
+   A participant is no judge of itself. A file that more than half of their weight refuses is rejected.
+3. All recompute the same sample. A nonce differs where more than half of the weight that recomputed it says so; the
+   batch is rejected where no honest machine would show as many (binomial.py). Where halves face each other it is
+   undecided, unless the outcome is the same either way.
+4. Accepted samples are added up over epochs (history.py); a sum beyond chance rejects this epoch's batches.
+5. A batch that members with less than a third of the others' weight found valid is *thinly judged*: two who collude
+   could vouch for each other without end. All such batches together get at most a tenth of the weight.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from node.protocol.findings import NodeFate, NodeOutcome, SampleCount, SampleHistory
+from node.protocol.history import HistoryKey, extend, is_beyond, still_known
+from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, Hash32
+from node.protocol.nonces import BATCH_NONCES_MAX
+from node.protocol.records import PocCommit, PocVote, VoteBundle
+from node.protocol.validation import SMALL_SAMPLE, SampleRule, judge
+from node.protocol.verdicts import Verdict
+from node.protocol.weights import NodeKey
+
+TOO_MANY = "too-many-nonces"
+MISMATCHES = "mismatches"
+COPIED = "copied"
+"""Mismatches, in a batch with the same root as somebody else's. Which of the two is the copy, the mismatches tell."""
+TOO_SMALL = "too-small"
+"""Mismatches in a sample too small to prove anything: rejected, and no fraud."""
+CUMULATED = "cumulated-mismatches"
+UNREGISTERED = "model-not-registered"
+EMPTY = "no-nonces"
+NOBODY_ABLE = "nobody-could-judge"
+SPLIT = "judges-split"
+FEW_JUDGES = "few-judges"
+"""Accepted, with less weight than nonces: thinly judged."""
+
+WIDE_SHARE_PARTS = 3
+"""Widely judged is what a third of the others' weight found valid: no cartel below a third reaches it alone."""
+THIN_POOL_PARTS = 9
+"""Thinly judged batches share one part where widely judged ones have nine: a tenth of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class PocFindings:
+    """What Proof of Compute finds in an epoch."""
+
+    nodes: tuple[NodeOutcome, ...]
+    """Ascending by (participant, node id)."""
+    histories: tuple[SampleHistory, ...]
+    """Ascending by (participant, model id)."""
+
+
+@dataclass(slots=True)
+class _Votes:
+    """What those able to judge say of one batch, in weight."""
+
+    valid: int = 0
+    recomputed: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    """By reason."""
+    differing: dict[int, int] = field(default_factory=dict)
+    """By nonce."""
+
+    def add(self, vote: PocVote, weight: int) -> None:
+        if vote.sampled:
+            self.recomputed += weight
+            for nonce in vote.mismatches:
+                self.differing[nonce] = self.differing.get(nonce, 0) + weight
+            if vote.verdict is Verdict.VALID:
+                self.valid += weight
+        elif vote.verdict is Verdict.INVALID:
+            self.refused[vote.reason] = self.refused.get(vote.reason, 0) + weight
+
+
+def node_outcomes(
+    epoch: EpochNumber,
+    commits: Mapping[NodeKey, PocCommit],
+    bundles: Mapping[Address, VoteBundle],
+    weights: Mapping[Address, int],
+    rules: Mapping[NodeKey, SampleRule],
+    histories: Sequence[SampleHistory],
+    *,
+    is_first: bool,
+) -> PocFindings:
+    """Return what becomes of every batch in `commits`.
+
+    `bundles` are the checked bundles (`check_bundle`) by validator; `weights` those of the group in charge; `rules` of
+    `rules_of`; `histories` those of the newest result before. `is_first`: there is none before; the founders' group is
+    taken at its word for models that few can judge, for its weights are no measure yet.
+    """
+    votes = _count_votes(commits, bundles, weights)
+    total = sum(weights.values())
+    roots = _shared_roots(commits.values())
+    outcomes = {
+        key: _decide(commit, rules.get(key), votes[key], weights.get(key[0], 0), total, commit.root in roots)
+        for key, commit in commits.items()
+    }
+    kept = _test_histories(epoch, outcomes, rules, histories)
+    if not is_first:
+        _limit_thinly_judged(outcomes, votes, weights)
+    return PocFindings(
+        nodes=tuple(outcome for _, outcome in sorted(outcomes.items(), key=lambda item: _order(item[0]))),
+        histories=tuple(history for _, history in sorted(kept.items(), key=lambda item: _order(item[0]))),
+    )
+
+
+def _count_votes(
+    commits: Mapping[NodeKey, PocCommit], bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int]
+) -> dict[NodeKey, _Votes]:
+    votes = {key: _Votes() for key in commits}
+    for validator, bundle in bundles.items():
+        weight = weights.get(validator, 0)
+        if weight <= 0:
+            continue
+        for vote in bundle.votes:
+            found = votes.get((vote.participant, vote.node_id))
+            if found is not None and vote.participant != validator:
+                found.add(vote, weight)
+    return votes
+
+
+def _decide(
+    commit: PocCommit, rule: SampleRule | None, votes: _Votes, own: int, total: int, is_root_shared: bool
+) -> NodeOutcome:
+    def outcome(fate: NodeFate, reason: str = "", sampled: int = 0, mismatches: int = 0) -> NodeOutcome:
+        weight = commit.count if fate is NodeFate.ACCEPTED else 0
+        return NodeOutcome(
+            commit.participant, commit.node_id, commit.model_id, fate, commit.count, sampled, mismatches, weight, reason
+        )
+
+    if commit.count > BATCH_NONCES_MAX:
+        return outcome(NodeFate.REJECTED, TOO_MANY)
+    if commit.count <= 0:
+        return outcome(NodeFate.UNDECIDED, EMPTY)
+    if rule is None:
+        return outcome(NodeFate.UNDECIDED, UNREGISTERED)
+    if own > 0 and own == total:
+        return outcome(NodeFate.ACCEPTED)
+    refused = sum(votes.refused.values())
+    if votes.recomputed + refused == 0:
+        return outcome(NodeFate.UNDECIDED, NOBODY_ABLE)
+    if refused > votes.recomputed:
+        return outcome(NodeFate.REJECTED, max(votes.refused, key=lambda reason: (votes.refused[reason], reason)))
+    if refused == votes.recomputed:
+        return outcome(NodeFate.UNDECIDED, SPLIT)
+    sampled = rule.sampled(commit.count)
+    least = sum(2 * weight > votes.recomputed for weight in votes.differing.values())
+    most = sum(2 * weight >= votes.recomputed for weight in votes.differing.values())
+    if judge(sampled, least, rule) is Verdict.INVALID:
+        reason = TOO_SMALL if sampled < SMALL_SAMPLE else COPIED if is_root_shared else MISMATCHES
+        return outcome(NodeFate.REJECTED, reason, sampled, least)
+    if judge(sampled, most, rule) is Verdict.INVALID:
+        return outcome(NodeFate.UNDECIDED, SPLIT, sampled, least)
+    return outcome(NodeFate.ACCEPTED, "", sampled, least)
+
+
+def _test_histories(
+    epoch: EpochNumber,
+    outcomes: dict[NodeKey, NodeOutcome],
+    rules: Mapping[NodeKey, SampleRule],
+    histories: Sequence[SampleHistory],
+) -> dict[HistoryKey, SampleHistory]:
+    """Reject in `outcomes` what is beyond chance over several epochs; return the histories that are kept."""
+    before = {(history.participant, history.model_id): history for history in histories}
+    kept = still_known(before, epoch)
+    judged: dict[HistoryKey, list[NodeKey]] = {}
+    for key, outcome in outcomes.items():
+        if outcome.fate is NodeFate.ACCEPTED and outcome.sampled:
+            judged.setdefault((outcome.participant, outcome.model_id), []).append(key)
+    for history_key, keys in judged.items():
+        newest = SampleCount(
+            epoch,
+            sum(outcomes[key].sampled for key in keys),
+            sum(outcomes[key].mismatches for key in keys),
+            max(rules[key].mismatch_per_million for key in keys),
+        )
+        history = extend(before.get(history_key), history_key, newest)
+        if not is_beyond(history):
+            kept[history_key] = history
+            continue
+        kept.pop(history_key, None)
+        for key in keys:
+            outcomes[key] = replace(outcomes[key], fate=NodeFate.REJECTED, weight=0, reason=CUMULATED)
+    return kept
+
+
+def _limit_thinly_judged(
+    outcomes: dict[NodeKey, NodeOutcome], votes: Mapping[NodeKey, _Votes], weights: Mapping[Address, int]
+) -> None:
+    """Cut the weight of thinly judged batches in `outcomes` to their tenth of all.
+
+    Where nothing is widely judged, nine parts are what participants had before: work that few can judge keeps a
+    participant where it was, and lets it grow by what the tenth part allows.
+    """
+    total = sum(weights.values())
+    thin: dict[Address, list[NodeKey]] = {}
+    wide = 0
+    for key, outcome in outcomes.items():
+        own = weights.get(key[0], 0)
+        if outcome.fate is not NodeFate.ACCEPTED:
+            continue
+        if own == total or WIDE_SHARE_PARTS * votes[key].valid >= total - own:
+            wide += outcome.weight
+        else:
+            thin.setdefault(key[0], []).append(key)
+    claimed = {account: sum(outcomes[key].weight for key in keys) for account, keys in thin.items()}
+    kept = {account: 0 if wide else min(claim, weights.get(account, 0)) for account, claim in claimed.items()}
+    pool = (wide + sum(kept.values())) // THIN_POOL_PARTS
+    wanted = sum(claimed.values()) - sum(kept.values())
+    if wanted <= pool:
+        return
+    for account, keys in thin.items():
+        granted = kept[account] + pool * (claimed[account] - kept[account]) // wanted
+        for key in keys:
+            weight = outcomes[key].weight * granted // claimed[account]
+            outcomes[key] = replace(outcomes[key], weight=weight, reason=FEW_JUDGES)
+
+
+def _shared_roots(commits: Iterable[PocCommit]) -> set[Hash32]:
+    """Roots that more than one participant committed; the root of nothing is nobody's."""
+    owners: dict[Hash32, set[Address]] = {}
+    for commit in commits:
+        owners.setdefault(commit.root, set()).add(commit.participant)
+    return {root for root, accounts in owners.items() if len(accounts) > 1 and root != ZERO_HASH}
+
+
+def _order(key: tuple[Address, str]) -> tuple[str, str]:
+    return key[0].lower(), key[1]

@@ -1,0 +1,143 @@
+"""What only a validator who really computed can say: log-probabilities of its own continuation of each nonce's prompt.
+
+Purpose: an honest batch is easy to approve without a look, and votes are easy to copy. So whoever recomputes a nonce
+appends a few tokens of its own to the prompt and says how likely the model finds them. One pass gives both the
+prover's numbers and the tail; nobody else's votes hold that tail, and nothing tells it but the model.
+
+Detail: the tokens follow from the sample's seed, the validator, the batch and the nonce. Their mean log-probability,
+in thousandths and negated, is the tail: one small number per nonce in the evidence. In the next epoch others draw a few
+of them (`draw_checks`), recompute these, and vote. Models that give no log-probabilities have no tails.
+"""
+
+import hashlib
+import heapq
+import math
+import struct
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
+
+from node.protocol.binomial import is_beyond_chance
+from node.protocol.findings import ValidatorOutcome, VoteCheck
+from node.protocol.identifiers import Address, Hash32, NodeId
+from node.protocol.nonces import PROMPT_TOKENS
+from node.protocol.records import ModelRecord, PocVote, VoteBundle
+from node.protocol.verdicts import Verdict
+
+TAIL_TOKENS = 8
+"""An eighth more work than without; a mean over fewer is guessed too easily."""
+TAIL_MAX = 1_000_000
+"""Thousandths: no engine gives less than e to the -1000."""
+TAIL_DIFFERENCE_MAX = 250
+"""Honest machines differ by 0.03 on average per token, and the mean of eight by less; guesses by about 1."""
+TAIL_MISMATCH_PER_MILLION = 1_000
+"""p0: so many honest tails lie beyond TAIL_DIFFERENCE_MAX all the same."""
+CHECKED_TAILS = 16
+"""Drawn of each validator and model. Who computed half of its tails is caught 99 times of 100."""
+
+CHECKERS = 24
+"""Members drawn to check each validator: what all do for all would grow with the square of their number. A cartel of a
+third has most of them 5 times of 100, and then it takes from an honest validator what voting adds to its score."""
+
+NOBODY_CHECKED = "nobody-could-check"
+NOT_COMPUTED = "not-computed"
+EVIDENCE_WITHHELD = "evidence-withheld"
+EVIDENCE_DIFFERS = "evidence-differs"
+
+
+def has_tails(model: ModelRecord) -> bool:
+    """Whether validators of this model give tails: not if it makes vectors, or reads too few tokens."""
+    arguments = model.model_args
+    options = {option: value for option, _, value in (word.partition("=") for word in arguments) if value}
+    options |= dict(pairwise(arguments))
+    return options.get("--runner") != "pooling" and model.context_length > PROMPT_TOKENS + TAIL_TOKENS
+
+
+def tail_tokens(
+    seed: Hash32, validator: Address, participant: Address, node_id: NodeId, nonce: int, vocabulary_size: int
+) -> tuple[int, ...]:
+    """Return what `validator` appends to the prompt of a nonce. `seed` is that of the sample."""
+    identity = f"{validator.lower()}/{participant.lower()}/{node_id}/{nonce}".encode()
+    stream = hashlib.shake_256(b"tail\x00" + seed + identity).digest(8 * TAIL_TOKENS)
+    return tuple(value % vocabulary_size for value in struct.unpack(f">{TAIL_TOKENS}Q", stream))
+
+
+def tail_of(logprobs: Sequence[float]) -> int:
+    """Return the tail of TAIL_TOKENS natural-log probabilities. Raises ValueError on others."""
+    if len(logprobs) != TAIL_TOKENS or not all(math.isfinite(value) for value in logprobs):
+        raise ValueError(f"expected {TAIL_TOKENS} finite log-probabilities")
+    return max(0, min(TAIL_MAX, round(-1000 * math.fsum(logprobs) / TAIL_TOKENS)))
+
+
+def draw_checks(seed: Hash32, validator: Address, votes: Sequence[PocVote]) -> tuple[tuple[int, int], ...]:
+    """Return which tails of `validator` are recomputed: (place among `votes`, place in its sample), ascending.
+
+    `votes` are those on batches of one model with recomputed nonces; `seed` the hash of the first block of FORM, which
+    nobody knew when the evidence was committed. CHECKED_TAILS, or all if there are fewer; each nonce is as likely.
+    """
+    total = sum(vote.sampled for vote in votes)
+    personal = hashlib.sha256(b"check\x00" + seed + validator.lower().encode()).digest()
+    drawn: set[int] = set()
+    attempt = 0
+    while len(drawn) < min(total, CHECKED_TAILS):
+        digest = hashlib.sha256(personal + attempt.to_bytes(8)).digest()
+        drawn.add(int.from_bytes(digest) % total)
+        attempt += 1
+    ends = list(accumulate(vote.sampled for vote in votes))
+    places = ((bisect_right(ends, number), number) for number in sorted(drawn))
+    return tuple((index, number - ends[index] + votes[index].sampled) for index, number in places)
+
+
+def checkers_of(seed: Hash32, validator: Address, members: Iterable[Address]) -> frozenset[Address]:
+    """Return who checks `validator`: CHECKERS of the other members, drawn by `seed` (see `draw_checks`)."""
+    personal = hashlib.sha256(b"checkers\x00" + seed + validator.lower().encode())
+
+    def rank(member: Address) -> bytes:
+        digest = personal.copy()
+        digest.update(member.lower().encode())
+        return digest.digest()
+
+    others = [member for member in members if member != validator]
+    return frozenset(others if len(others) <= CHECKERS else heapq.nsmallest(CHECKERS, others, key=rank))
+
+
+def judge_tails(validator: Address, claimed: Sequence[int], recomputed: Sequence[int]) -> VoteCheck:
+    """Return the vote on `validator` after recomputing some of its tails."""
+    differing = sum(abs(one - other) > TAIL_DIFFERENCE_MAX for one, other in zip(claimed, recomputed, strict=True))
+    if not claimed:
+        return VoteCheck(validator, Verdict.ABSTAIN, 0, 0, NOBODY_CHECKED)
+    if is_beyond_chance(len(claimed), differing, TAIL_MISMATCH_PER_MILLION):
+        return VoteCheck(validator, Verdict.INVALID, len(claimed), differing, NOT_COMPUTED)
+    return VoteCheck(validator, Verdict.VALID, len(claimed), differing, "")
+
+
+def validator_outcomes(
+    bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int]
+) -> tuple[ValidatorOutcome, ...]:
+    """Return what the group makes of the votes of the epoch before, by the checks in this epoch's bundles.
+
+    More than half of the weight of those who could check decides; who was not drawn to check has no say, for its bundle
+    is void (bundles.py). Ascending by validator; only those who were checked.
+    """
+    votes: dict[Address, dict[Verdict, int]] = {}
+    reasons: dict[Address, dict[str, int]] = {}
+    for checker, bundle in bundles.items():
+        weight = weights.get(checker, 0)
+        for check in bundle.checks:
+            if weight > 0 and check.validator != checker:
+                counted = votes.setdefault(check.validator, dict.fromkeys(Verdict, 0))
+                counted[check.verdict] += weight
+                named = reasons.setdefault(check.validator, {})
+                if check.verdict is Verdict.INVALID:
+                    named[check.reason] = named.get(check.reason, 0) + weight
+    outcomes = []
+    for validator in sorted(votes, key=str.lower):
+        counted, named = votes[validator], reasons[validator]
+        if counted[Verdict.INVALID] > counted[Verdict.VALID]:
+            reason = max(named, key=lambda code: (named[code], code))
+            outcomes.append(ValidatorOutcome(validator, Verdict.INVALID, reason))
+        elif counted[Verdict.VALID] > counted[Verdict.INVALID]:
+            outcomes.append(ValidatorOutcome(validator, Verdict.VALID, ""))
+        else:
+            outcomes.append(ValidatorOutcome(validator, Verdict.ABSTAIN, NOBODY_CHECKED))
+    return tuple(outcomes)

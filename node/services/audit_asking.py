@@ -1,0 +1,71 @@
+"""The auditor's side of a call of `audit/1`: asks whoever may have the evidence of an answer, and checks what comes."""
+
+from collections.abc import Sequence
+
+import structlog
+import trio
+
+from node.ports import CallFailedError, Network
+from node.protocol.audit_evidence import EVIDENCE_BYTES_MAX, AuditEvidence, what_is_wrong
+from node.protocol.codec import SchemaError, from_bytes, to_bytes
+from node.protocol.identifiers import Address, Hash32, PeerId
+from node.services.audit_frames import METHOD, AuditAsk
+
+log = structlog.get_logger(__name__)
+
+ASK_SECONDS_MAX = 10.0
+"""For the evidence of one answer, some kilobytes; of a long context on a slow line the next round may be luckier."""
+EXCUSES = frozenset({"private", "outside-rule", "not-by-rule"})
+"""What is wrong with evidence for which another holder has none that is better."""
+
+
+class NotHandedOverError(Exception):
+    """Nobody handed over what was committed to; `code` says what is wrong with what came, or `withheld`."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+async def ask_for_evidence(
+    network: Network, holders: Sequence[PeerId], executor: Address, digest: Hash32, output_tokens: int | None
+) -> AuditEvidence:
+    """Ask `holders` in turn for the evidence of the receipt `digest`; return the first that is as committed to.
+
+    Raises NotHandedOverError. Evidence that is only outside the rules of audits is returned too: see `what_is_wrong`.
+    """
+    code = "withheld"
+    for holder in holders:
+        try:
+            evidence = from_bytes(AuditEvidence, await _receive(network, holder, digest))
+        except CallFailedError as error:
+            log.debug("an auditor was given nothing", holder=holder, reason=str(error))
+            continue
+        except (SchemaError, ValueError) as error:
+            log.info("an auditor was given something malformed", holder=holder, reason=str(error)[:200])
+            code = "malformed"
+            continue
+        wrong = what_is_wrong(evidence, executor, digest, output_tokens)
+        if not wrong or wrong in EXCUSES:
+            return evidence
+        log.info("an auditor was given something else", holder=holder, wrong=wrong)
+        code = wrong
+    raise NotHandedOverError(code)
+
+
+async def _receive(network: Network, holder: PeerId, digest: Hash32) -> bytes:
+    """Return all that a holder sends. Raises CallFailedError, ValueError if it is too much."""
+    parts: list[bytes] = []
+    size = 0
+    ask = to_bytes(AuditAsk(digest))
+    async with network.call(holder, METHOD, ask, deadline_seconds=ASK_SECONDS_MAX) as call:
+        while True:
+            try:
+                part = await call.receive()
+            except trio.EndOfChannel:
+                return b"".join(parts)
+            size += len(part)
+            if size > EVIDENCE_BYTES_MAX:
+                raise ValueError(f"evidence of more than {EVIDENCE_BYTES_MAX} bytes")
+            parts.append(part)
+    raise CallFailedError("lost", "the call ended without a word")

@@ -1,0 +1,379 @@
+"""Audits the answers of others: fetches what is drawn, reads it with its own engine, and votes.
+
+*Purpose.* The newest result before an epoch names the books; the draw follows from a block after them. Until VALIDATE
+this node asks for the evidence of what it was drawn to audit and of whatever the group judges again, checks it, has its
+own engine read it at low priority, and writes each vote down before it goes on. The votes travel in the bundle with
+those on batches (`complete`).
+
+*Detail.* Work is bounded by the draw. Who does not hand over is asked again and again, in rounds, so that it holds up
+no other audit; what it has not handed over at the end is voted withheld. What this node lacks itself is an abstention.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+import trio
+
+from node.ports import (
+    Chain,
+    Content,
+    ContentUnavailableError,
+    EngineFailedError,
+    EngineRefusedError,
+    Network,
+    Store,
+)
+from node.protocol.audit_bands import bands_of
+from node.protocol.audit_evidence import AuditEvidence, KeptAnswer, what_is_wrong
+from node.protocol.audit_outcomes import WITHHELD, BandOf
+from node.protocol.audit_sampling import auditors_of, drawn_rows, judges_of, own_draws
+from node.protocol.audit_votes import NO_DIGEST, REJUDGED, audit_order
+from node.protocol.audits import NO_FIGURES, add_figures, answer_figures, judge_figures
+from node.protocol.codec import SchemaError, from_bytes, to_bytes
+from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, PeerId
+from node.protocol.pricing import receipt_digest
+from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, read_book, read_rows
+from node.protocol.records import EpochResult, Omission, VoteBundle
+from node.protocol.stages import Stage, first_block_of
+from node.protocol.verdicts import Verdict
+from node.services.audit_asking import NotHandedOverError, ask_for_evidence
+from node.services.epochs import EpochBook
+from node.services.omission_watch import OmissionWatch
+from node.services.presence import PresenceTable
+from node.services.receipt_book import ReceiptBookKeeper
+from node.services.receipt_tokens import CANDIDATES, CheckingEngine
+from node.services.timing import cancel_at, epochs_at
+
+log = structlog.get_logger(__name__)
+
+AUDIT_PRIORITY = 10
+"""Users' requests, at 0, run first."""
+ASKED_AT_ONCE = 64
+"""Executors; of each, one answer after the other. Whoever keeps silent holds up no other audit."""
+READ_AT_ONCE = 2
+"""Answers that this node's engines read side by side for audits."""
+OPEN_REASONS = frozenset({"no-time", WITHHELD, "engine-failed"})
+"""Of abstentions that another try may change."""
+ROUND_SECONDS = 10.0
+"""Between two rounds of asking those who have not handed over yet."""
+ENGINE_TRIES = 3
+TOKENS_PER_SLICE = 32
+"""Tokens that are judged before others get their turn on this thread: some milliseconds."""
+EPOCHS_KEPT = 3
+"""Evidence of others is kept so long: an accusation may be open for some epochs."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptVotes:
+    """This node's audits of one epoch, as they are stored."""
+
+    votes: tuple[AuditVote, ...]
+    omissions: tuple[Omission, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One answer to audit."""
+
+    executor: Address
+    draw: int
+    digest: Hash32
+    output_tokens: int | None
+    """What the executor's book says; None for what is judged again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What an epoch's audits are about."""
+
+    epoch: EpochNumber
+    previous: EpochResult
+    seed: Hash32
+    band_of: BandOf
+
+
+class AuditingService:
+    """Audits in every epoch in whose group this account is; decides who may see this node's own answers."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        network: Network,
+        content: Content,
+        store: Store,
+        presence: PresenceTable,
+        epochs: EpochBook,
+        engines: Sequence[object],
+        keeper: ReceiptBookKeeper,
+    ) -> None:
+        """`engines` are the ML nodes of this daemon; those that can prefill audit."""
+        self._chain = chain
+        self._network = network
+        self._content = content
+        self._store = store
+        self._presence = presence
+        self._epochs = epochs
+        self._engines = [engine for engine in engines if isinstance(engine, CheckingEngine)]
+        self._keeper = keeper
+        self._allowed: Mapping[Hash32, frozenset[Address]] = {}
+        """Who may see which answer; of the present epoch's draw."""
+        self._votes: dict[tuple[str, int, bytes], AuditVote] = {}
+        self._omissions: tuple[Omission, ...] = ()
+        self._watch = OmissionWatch(chain, content, store, presence)
+        self._asking = trio.CapacityLimiter(ASKED_AT_ONCE)
+        self._reading = trio.CapacityLimiter(READ_AT_ONCE)
+        keeper.serve(network, self)
+
+    async def run(self) -> None:
+        """Audit in every epoch."""
+        async for epoch in epochs_at(self._chain, Stage.SERVE, Stage.EXCHANGE):
+            end = first_block_of(epoch, Stage.VALIDATE, self._chain.schedule)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
+                await self._audit(epoch)
+                nursery.cancel_scope.cancel()
+
+    async def complete(self, bundle: VoteBundle) -> VoteBundle:
+        """Return the bundle with this node's audits and its receipt book."""
+        receipts = await self._keeper.book(bundle.epoch)
+        kept = self._kept(bundle.epoch)
+        return replace(bundle, audits=kept.votes, receipts=receipts, omissions=kept.omissions)
+
+    def votes(self, epoch: EpochNumber) -> tuple[AuditVote, ...]:
+        """Return this node's audits of an epoch, in a bundle's order."""
+        return self._kept(epoch).votes
+
+    def _kept(self, epoch: EpochNumber) -> KeptVotes:
+        data = self._store.get_document(_document(epoch))
+        try:
+            return KeptVotes((), ()) if data is None else from_bytes(KeptVotes, data)
+        except SchemaError as error:
+            log.error("the stored audits of an epoch cannot be read; none are voted", epoch=epoch, reason=str(error))
+            return KeptVotes((), ())
+
+    def may_see(self, peer: PeerId, digest: Hash32) -> bool:
+        """Whether a peer was drawn to audit the receipt `digest`, or judges it again."""
+        allowed = self._allowed.get(digest, frozenset())
+        participants = self._chain.state.participants
+        return any(participants[account].peer_id == peer for account in allowed if account in participants)
+
+    async def _audit(self, epoch: EpochNumber) -> None:
+        begin = first_block_of(epoch, Stage.SERVE, self._chain.schedule)
+        state = await self._chain.state_at(begin)
+        previous = await self._epochs.result_before(epoch, state)
+        if previous is None:
+            return
+        seed = await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.schedule))
+        work = _Round(epoch, previous, seed, bands_of(state, previous.group))
+        self._allowed = {**self._own_drawn(work), **_accused(previous)}
+        self._forget_old(epoch)
+        if all(member.participant != self._chain.account for member in previous.group.members):
+            return
+        kept = self._kept(epoch)
+        self._votes = {audit_order(vote): vote for vote in kept.votes}
+        self._omissions = kept.omissions
+        draws = own_draws(previous, seed, self._chain.account)
+        again = self._judged_again(previous)
+        self._expect(work, draws, again)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_omissions, work)
+            for committed in previous.books:
+                if committed.executor in draws:
+                    nursery.start_soon(self._audit_book, committed, draws[committed.executor], work)
+            for tasks in again.values():
+                nursery.start_soon(self._in_rounds, tasks, work)
+        counts = {verdict.value: sum(vote.verdict is verdict for vote in self.votes(epoch)) for verdict in Verdict}
+        log.info("audits of this epoch are done", epoch=epoch, **counts)
+
+    async def _watch_omissions(self, work: _Round) -> None:
+        self._omissions = await self._watch.find(work.previous)
+        self._write(work.epoch)
+
+    def _expect(
+        self, work: _Round, draws: Mapping[Address, Sequence[int]], again: Mapping[Address, Sequence[_Task]]
+    ) -> None:
+        """Write down what stays if time runs out: a book that does not come leaves all its draws withheld."""
+        for executor, numbers in draws.items():
+            for draw in numbers:
+                task = _Task(executor, draw, NO_DIGEST, None)
+                self._votes.setdefault(_order(task), _abstain(task, WITHHELD))
+        for tasks in again.values():
+            for task in tasks:
+                self._votes.setdefault(_order(task), _abstain(task, "no-time"))
+        self._write(work.epoch)
+
+    def _own_drawn(self, work: _Round) -> dict[Hash32, frozenset[Address]]:
+        """Return who audits which of this node's own answers; forget all that were not drawn."""
+        account = self._chain.account
+        own = next((committed for committed in work.previous.books if committed.executor == account), None)
+        data = self._keeper.given.book(work.previous.epoch)
+        if own is None or not data:
+            return {}
+        rows = read_rows(data)
+        drawn = drawn_rows(work.seed, account, own.book, rows) if own.book.output_tokens else {}
+        kept = {row.digest for row in drawn.values()}
+        self._keeper.given.forget([row.digest for row in rows if row.digest not in kept])
+        return {
+            row.digest: frozenset(auditors_of(work.seed, account, draw, work.previous.group))
+            for draw, row in drawn.items()
+        }
+
+    def _forget_old(self, epoch: EpochNumber) -> None:
+        """Forget evidence that nobody asks for any more: this node's own and what it fetched."""
+        old = EpochNumber(epoch - EPOCHS_KEPT)
+        data = self._keeper.given.book(old) or b""
+        own = [row.digest for row in read_rows(data)]
+        self._keeper.given.forget([*own, *(vote.receipt_digest for vote in self.votes(old))])
+
+    def _judged_again(self, previous: EpochResult) -> dict[Address, list[_Task]]:
+        """Return what is judged again, by executor."""
+        found: dict[Address, list[_Task]] = {}
+        for outcome in previous.audits:
+            if self._chain.account in judges_of(outcome, previous.group):
+                tasks = [_Task(outcome.executor, REJUDGED, digest, None) for digest in outcome.accused]
+                found.setdefault(outcome.executor, []).extend(tasks)
+        return found
+
+    async def _audit_book(self, committed: CommittedBook, draws: Sequence[int], work: _Round) -> None:
+        """Audit what was drawn from one book, once it has come."""
+        executor = committed.executor
+        rows = await self._rows(committed)
+        drawn = {} if rows is None else drawn_rows(work.seed, executor, committed.book, rows)
+        tasks = []
+        for draw in draws:
+            row, nameless = drawn.get(draw), _Task(executor, draw, NO_DIGEST, None)
+            if row is not None:
+                task = _Task(executor, draw, row.digest, row.output_tokens)
+                tasks.append(task)
+                if self._is_open(task):
+                    self._votes[_order(task)] = _abstain(task, "no-time")
+            elif rows is None:
+                self._votes[_order(nameless)] = _abstain(nameless, "not-the-book")
+            else:
+                self._votes.pop(_order(nameless), None)  # drawn twice, audited once
+        self._write(work.epoch)
+        await self._in_rounds(tasks, work)
+
+    def _is_open(self, task: _Task) -> bool:
+        return self._votes[_order(task)].reason in OPEN_REASONS
+
+    async def _rows(self, committed: CommittedBook) -> tuple[BookRow, ...] | None:
+        """Fetch a book; None if it is not what was committed to. Tries until cancelled."""
+        while True:
+            try:
+                data = await self._content.read_bytes(
+                    committed.book.content_cid, self._presence.providers(), limit_bytes=BOOK_BYTES_MAX
+                )
+                await trio.lowlevel.checkpoint()
+                return read_book(data, committed.book)
+            except ContentUnavailableError as error:
+                log.info("a receipt book is not to be had yet", executor=committed.executor, reason=str(error))
+                await trio.sleep(ROUND_SECONDS)
+            except (BookError, ValueError) as error:
+                log.warning("a receipt book is void", executor=committed.executor, reason=str(error))
+                return None
+
+    async def _in_rounds(self, tasks: Sequence[_Task], work: _Round) -> None:
+        """Audit answers of one executor, one after the other; what is not handed over is asked for again and again."""
+        while waiting := [task for task in tasks if self._is_open(task)]:
+            for task in waiting:
+                self._votes[_order(task)] = await self._vote(task, work)
+                self._write(work.epoch)
+            if any(self._is_open(task) for task in tasks):
+                await trio.sleep(ROUND_SECONDS)
+
+    async def _vote(self, task: _Task, work: _Round) -> AuditVote:
+        try:
+            async with self._asking:
+                self._votes[_order(task)] = _abstain(task, WITHHELD)
+                self._write(work.epoch)
+                evidence = await self._evidence(task, work.previous)
+        except NotHandedOverError as error:
+            return _abstain(task, WITHHELD if error.code == WITHHELD else error.code)
+        receipt = evidence.signed.receipt
+        named = replace(_abstain(task, "no-model"), node_id=receipt.node_id, model_id=receipt.model_id)
+        named = replace(named, receipt_digest=task.digest)
+        wrong = what_is_wrong(evidence, task.executor, task.digest, task.output_tokens)
+        if wrong or evidence.kept is None:
+            return replace(named, reason=wrong)
+        model = work.previous.group.get_epoch_model(receipt.model_id)
+        engine = next((engine for engine in self._engines if engine.model_id == receipt.model_id), None)
+        if model is None or model.cid != receipt.model_cid or engine is None:
+            return named
+        answer = evidence.kept.answer
+        if max((*answer.prompt_ids, *answer.output_ids)) >= engine.vocabulary_size or not answer.prompt_ids:
+            return replace(named, reason="not-the-tokens")
+        self._votes[_order(task)] = replace(named, reason="no-time")
+        self._write(work.epoch)
+        async with self._reading:
+            figures = await self._read(engine, evidence.kept)
+        if figures is None:
+            return replace(named, reason="engine-failed")
+        verdict, reason = judge_figures(figures, work.band_of(task.executor, receipt.node_id, receipt.model_id))
+        if verdict is Verdict.INVALID:
+            log.warning("an answer is not the model's", executor=task.executor, reason=reason, tokens=figures.tokens)
+        return replace(named, verdict=verdict, figures=figures, reason=reason)
+
+    async def _evidence(self, task: _Task, previous: EpochResult) -> AuditEvidence:
+        """Return the evidence: what is kept here, else from the executor, else from whoever else judges it."""
+        data = self._keeper.given.kept(task.digest)
+        if data is not None:
+            kept = from_bytes(AuditEvidence, data)
+            if not what_is_wrong(kept, task.executor, task.digest, task.output_tokens):
+                return kept
+        holders = [task.executor]
+        if task.draw == REJUDGED:
+            holders += [m.participant for m in previous.group.members if m.participant != self._chain.account]
+        participants = self._chain.state.participants
+        peers = list(dict.fromkeys(participants[account].peer_id for account in holders if account in participants))
+        evidence = await ask_for_evidence(self._network, peers, task.executor, task.digest, task.output_tokens)
+        self._keeper.given.keep(receipt_digest(evidence.signed.receipt), to_bytes(evidence))
+        return evidence
+
+    async def _read(self, engine: CheckingEngine, kept: KeptAnswer) -> AuditFigures | None:
+        """Return the figures of an answer; None if the engine fails."""
+        answer = kept.answer
+        first, tokens = len(answer.prompt_ids), answer.output_ids
+        for _ in range(ENGINE_TRIES):
+            try:
+                prefills = await engine.prefill(
+                    (*answer.prompt_ids, *tokens), first, top=CANDIDATES, priority=AUDIT_PRIORITY
+                )
+                figures = NO_FIGURES
+                for start in range(0, len(tokens), TOKENS_PER_SLICE):
+                    part = slice(start, start + TOKENS_PER_SLICE)
+                    fresh = answer_figures(
+                        first + start, tokens[part], prefills[part], answer.seed, answer.sampling,
+                        engine.vocabulary_size, kept.claimed[part],
+                    )  # fmt: skip
+                    figures = add_figures(figures, fresh)
+                    await trio.lowlevel.checkpoint()
+            except (EngineFailedError, EngineRefusedError, ValueError) as error:
+                log.warning("the engine failed while auditing", reason=str(error)[:200])
+                await trio.sleep(1.0)
+            else:
+                return figures
+        return None
+
+    def _write(self, epoch: EpochNumber) -> None:
+        ordered = tuple(self._votes[key] for key in sorted(self._votes))
+        self._store.put_document(_document(epoch), to_bytes(KeptVotes(ordered, self._omissions)))
+
+
+def _accused(previous: EpochResult) -> dict[Hash32, frozenset[Address]]:
+    return {digest: judges_of(outcome, previous.group) for outcome in previous.audits for digest in outcome.accused}
+
+
+def _document(epoch: EpochNumber) -> str:
+    return f"audits/{epoch}"
+
+
+def _order(task: _Task) -> tuple[str, int, bytes]:
+    return task.executor.lower(), task.draw, task.digest if task.draw == REJUDGED else b""
+
+
+def _abstain(task: _Task, reason: str) -> AuditVote:
+    digest = task.digest if task.draw == REJUDGED else NO_DIGEST
+    return AuditVote(task.executor, task.draw, NodeId(""), ModelId(""), digest, Verdict.ABSTAIN, NO_FIGURES, reason)

@@ -1,0 +1,70 @@
+"""Fetches the vote bundles of an epoch from whoever has them, and keeps what it got for others to fetch."""
+
+from collections.abc import Callable, Mapping
+
+import structlog
+import trio
+
+from node.ports import Content, ContentUnavailableError
+from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX
+from node.protocol.codec import from_bytes
+from node.protocol.identifiers import Address, Cid
+from node.protocol.records import VoteBundle
+from node.services.judging import Judging
+from node.services.presence import PresenceTable
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 1.0
+FETCHED_AT_ONCE = 32
+"""A group has up to 512 members: more at once would only wait for the same link."""
+
+
+class BundleFetching:
+    """The bundles of one epoch as they arrive. What was read stays in the content store, which serves it to others."""
+
+    def __init__(
+        self,
+        content: Content,
+        presence: PresenceTable,
+        judging: Judging,
+        committed: Mapping[Address, Cid],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._content = content
+        self._presence = presence
+        self._judging = judging
+        self._committed = committed
+        self._on_change = on_change
+        self.held: dict[Address, VoteBundle | None] = {}
+        """By validator; None for a void bundle, which counts for nobody."""
+
+    @property
+    def missing(self) -> tuple[Address, ...]:
+        """Validators whose bundles are not here, ascending."""
+        return tuple(sorted(self._committed.keys() - self.held.keys(), key=str.lower))
+
+    async def run(self) -> None:
+        """Fetch until all are here, or cancelled."""
+        limit = trio.CapacityLimiter(FETCHED_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for validator, cid in self._committed.items():
+                nursery.start_soon(self._fetch, validator, cid, limit)
+
+    async def _fetch(self, validator: Address, cid: Cid, limit: trio.CapacityLimiter) -> None:
+        while validator not in self.held:
+            try:
+                async with limit:
+                    data = await self._content.read_bytes(
+                        cid, self._presence.providers(), limit_bytes=VOTE_BUNDLE_BYTES_MAX
+                    )
+                bundle = from_bytes(VoteBundle, data)
+                self._judging.check(bundle, validator)
+                self.held[validator] = bundle
+            except ContentUnavailableError as error:
+                log.info("a vote bundle is not to be had yet", validator=validator, reason=str(error))
+                await trio.sleep(RETRY_SECONDS)
+            except ValueError as error:
+                log.warning("a vote bundle is void: none of its votes count", validator=validator, reason=str(error))
+                self.held[validator] = None
+        self._on_change()

@@ -1,0 +1,85 @@
+"""By what the batches and votes of an epoch are judged: gathered from the chain once, the same for all who judge."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from node.ports import Chain
+from node.protocol.bundles import check_bundle
+from node.protocol.chain_state import ChainState
+from node.protocol.identifiers import Address, BlockNumber, EpochNumber, Hash32, ModelId
+from node.protocol.nonces import draw_sample
+from node.protocol.records import ModelRecord, PocCommit, VoteBundle
+from node.protocol.stages import Stage, first_block_of
+from node.protocol.tails import checkers_of
+from node.protocol.validation import SampleRule, rules_of
+from node.protocol.weights import NodeKey
+from node.services.epochs import EpochBook
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """The rules of one epoch's Proof of Compute. Frozen when mining begins, but for the seeds that come later."""
+
+    epoch: EpochNumber
+    commits: Mapping[NodeKey, PocCommit]
+    """As of the last block before `state`, which `judging_of` was given."""
+    models: Mapping[ModelId, ModelRecord]
+    rules: Mapping[NodeKey, SampleRule]
+    weights: Mapping[Address, int]
+    """Of the group in charge."""
+    generate_seed: Hash32
+    sample_seed: Hash32
+    checkers_seed: Hash32 | None
+    """Draws who checks the votes of the epoch before; None in the first epoch."""
+
+    def sample_of(self, key: NodeKey) -> tuple[int, ...]:
+        """The nonces that are drawn of a batch that has a rule."""
+        return draw_sample(self.sample_seed, *key, self.commits[key].count, self.rules[key].sample_size)
+
+    def checkers(self, validator: Address) -> frozenset[Address]:
+        """Who was drawn to check `validator`'s votes of the epoch before."""
+        if self.checkers_seed is None:
+            return frozenset()
+        return checkers_of(self.checkers_seed, validator, self.weights)
+
+    def check(self, bundle: VoteBundle, validator: Address) -> None:
+        """Raise BundleError unless `bundle` is what `validator` may have committed."""
+        check_bundle(
+            bundle,
+            self.epoch,
+            validator,
+            self.commits,
+            self.rules,
+            sample_seed=self.sample_seed,
+            checkers=self.checkers,
+        )
+
+
+async def judging_of(chain: Chain, epochs: EpochBook, epoch: EpochNumber, state: ChainState) -> Judging:
+    """Return the rules of `epoch` for the commits in `state`.
+
+    Waits until the sample's seed is confirmed, and for the content of the result that made the group: whoever waits
+    cancels it when the duty is over.
+    """
+    parameters = chain.schedule.of_epoch(epoch)
+    mining = first_block_of(epoch, Stage.GENERATE, chain.schedule)
+    before_mining = await chain.state_at(BlockNumber(mining - 1))
+    commits = state.poc_commits.get(epoch, {})
+    previous = await epochs.result_before(epoch, state)
+    frozen = None if previous is None else previous.group
+    models = {} if frozen is None else {model.model_id: model for model in frozen.models}
+    return Judging(
+        epoch=epoch,
+        commits=commits,
+        models={**before_mining.models, **models},
+        rules=rules_of(commits, before_mining, parameters, frozen),
+        weights=dict(state.group_weights(epoch)),
+        generate_seed=await chain.block_hash(mining),
+        sample_seed=await chain.block_hash(first_block_of(epoch, Stage.VALIDATE, chain.schedule)),
+        checkers_seed=None if epoch == 0 else await check_seed(chain, EpochNumber(epoch - 1)),
+    )
+
+
+async def check_seed(chain: Chain, epoch: EpochNumber) -> Hash32:
+    """Return what draws the checks of the votes of `epoch`: nobody knew it when their evidence was committed."""
+    return await chain.block_hash(first_block_of(epoch, Stage.FORM, chain.schedule))

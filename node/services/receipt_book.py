@@ -1,0 +1,127 @@
+"""The executor's side of audits: keeps what its answers were, commits to their receipts, hands over what is drawn.
+
+*Purpose.* Who audits what is drawn only after the book is on chain, so at first everything is kept; once an epoch's
+draw is known, all that was not drawn is forgotten. Private answers are in the book by their digest and never drawn,
+and nothing of them is kept.
+
+*Detail.* The same store serves what this node has audited itself: the others who judge an accusation ask everybody.
+"""
+
+from collections.abc import Collection
+from typing import Protocol
+
+import structlog
+
+from node.ports import Call, CallFailedError, Content, Network, Store
+from node.protocol.audit_evidence import AuditEvidence, kept_answer
+from node.protocol.codec import SchemaError, from_bytes, to_bytes
+from node.protocol.dossiers import AnswerEvidence
+from node.protocol.findings import ReceiptBook
+from node.protocol.identifiers import EpochNumber, Hash32, PeerId
+from node.protocol.pricing import receipt_digest
+from node.protocol.receipt_books import ROWS_MAX, BookRow, book_bytes, make_book, read_rows
+from node.protocol.records import SignedReceipt
+from node.protocol.sampling import TokenLogprobs
+from node.services.audit_frames import CHUNK_BYTES, METHOD, AuditAsk
+
+log = structlog.get_logger(__name__)
+
+CALLS_MAX = 16
+"""Auditors that are served at once; evidence is small and read from the disk."""
+
+
+class GivenAnswers(Protocol):
+    """Where an executor keeps what it may have to show. Bounded; every method returns when its effect is durable."""
+
+    def keep(self, digest: Hash32, data: bytes) -> None:
+        """Keep what an auditor of the receipt `digest` would need."""
+
+    def kept(self, digest: Hash32) -> bytes | None:
+        """Return what is kept of an answer, or None."""
+
+    def forget(self, digests: Collection[Hash32]) -> None:
+        """Forget answers that are not audited."""
+
+    def new_receipts(self, *, limit: int) -> tuple[tuple[SignedReceipt, ...], int]:
+        """Return the receipts signed since the last book, oldest first, and how far they reach."""
+
+    def save_book(self, epoch: int, last_sequence: int, data: bytes) -> None:
+        """Write the rows of an epoch's book; the first one stays."""
+
+    def book(self, epoch: int) -> bytes | None:
+        """Return the rows of an epoch's book, or None if there is none yet."""
+
+
+class Admission(Protocol):
+    """Says who may see what."""
+
+    def may_see(self, peer: PeerId, digest: Hash32) -> bool:
+        """Whether a peer was drawn to audit the receipt `digest`, or judges it again."""
+
+
+class ReceiptBookKeeper:
+    """Keeps answers and makes books. Serves `audit/1` once `serve` was called."""
+
+    def __init__(self, content: Content, store: Store, given: GivenAnswers) -> None:
+        self._content = content
+        self._store = store
+        self.given = given
+        self._admission: Admission | None = None
+
+    def keep(self, signed: SignedReceipt, answer: AnswerEvidence, claimed: tuple[TokenLogprobs, ...]) -> None:
+        """Keep an answer that this node gives, unless it is private: before the receipt has both signatures."""
+        if not signed.receipt.is_private:
+            evidence = AuditEvidence(signed, kept_answer(answer, claimed))
+            self.given.keep(receipt_digest(signed.receipt), to_bytes(evidence))
+
+    async def book(self, epoch: EpochNumber) -> ReceiptBook | None:
+        """Return this node's book of `epoch`, made now if it is not yet; None if there is nothing to commit to.
+
+        The same after a crash: what was committed to once is what is audited.
+        """
+        data = self.given.book(epoch)
+        if data is None:
+            receipts, last = self.given.new_receipts(limit=ROWS_MAX)
+            rows = {row.digest: row for row in map(_row, receipts)}
+            data = book_bytes(tuple(rows.values()))
+            self.given.save_book(epoch, last, data)
+        if not data:
+            return None
+        cid = await self._content.add_bytes(data)
+        return make_book(read_rows(data), cid)
+
+    def serve(self, network: Network, admission: Admission) -> None:
+        """Hand evidence over to whoever `admission` lets in."""
+        self._admission = admission
+        network.serve(METHOD, self._serve, concurrency=CALLS_MAX)
+
+    async def _serve(self, call: Call) -> None:
+        try:
+            ask = from_bytes(AuditAsk, call.payload)
+        except SchemaError as error:
+            raise CallFailedError("bad-request", str(error)[:200]) from error
+        if self._admission is None or not self._admission.may_see(call.peer_id, ask.digest):
+            raise CallFailedError("not-drawn", "you were not drawn to audit this answer")
+        data = self._evidence(ask.digest)
+        if data is None:
+            raise CallFailedError("not-kept", "nothing is kept of this answer")
+        for start in range(0, len(data), CHUNK_BYTES):
+            await call.send(data[start : start + CHUNK_BYTES])
+        log.debug("an auditor has what it asked for", peer=call.peer_id, digest=ask.digest.hex()[:12])
+
+    def _evidence(self, digest: Hash32) -> bytes | None:
+        """Return the evidence with the receipt as it is now: the payer may have signed since."""
+        data = self.given.kept(digest)
+        if data is None:
+            return None
+        evidence = from_bytes(AuditEvidence, data)
+        receipt = evidence.signed.receipt
+        newest = next(
+            (signed for signed in self._store.receipts_of(receipt.request_id) if signed.receipt == receipt), None
+        )
+        return data if newest is None else to_bytes(AuditEvidence(newest, evidence.kept))
+
+
+def _row(signed: SignedReceipt) -> BookRow:
+    receipt = signed.receipt
+    return BookRow(receipt_digest(receipt), 0 if receipt.is_private else receipt.output_tokens)

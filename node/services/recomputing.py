@@ -1,0 +1,68 @@
+"""Recomputing nonces that somebody else says it computed, in the background of what users ask."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from node.ports import Engine, EngineFailedError
+from node.protocol.identifiers import Address, Hash32
+from node.protocol.nonces import VECTOR_DIMENSIONS, nonce_prompt, quantise
+from node.protocol.tails import tail_of, tail_tokens
+from node.protocol.weights import NodeKey
+
+log = structlog.get_logger(__name__)
+
+RECOMPUTING_PRIORITY = 10
+"""Users' requests, at 0, run first."""
+RECOMPUTED_AT_ONCE = 32
+"""Prompts per question to the engine: enough to fill its batch, few enough that users never wait for many."""
+RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputed:
+    """What an engine makes of some nonces, in their order."""
+
+    vectors: tuple[bytes, ...]
+    tails: tuple[int, ...]
+    """Empty where no validator was named."""
+
+
+async def recompute(
+    engine: Engine,
+    key: NodeKey,
+    nonces: Sequence[int],
+    generate_seed: Hash32,
+    sample_seed: Hash32,
+    validator: Address | None,
+) -> Recomputed:
+    """Compute the vectors of nonces of the node `key`, and the tails that are `validator`'s. Tries until cancelled."""
+    vectors: list[bytes] = []
+    tails: list[int] = []
+    for start in range(0, len(nonces), RECOMPUTED_AT_ONCE):
+        part = nonces[start : start + RECOMPUTED_AT_ONCE]
+        prompts = [_prompt(engine, key, nonce, generate_seed, sample_seed, validator) for nonce in part]
+        while True:
+            try:
+                rows = await engine.prompt_logprobs(prompts, priority=RECOMPUTING_PRIORITY)
+                vectors += [quantise(row[:VECTOR_DIMENSIONS]) for row in rows]
+                if validator is not None:
+                    tails += [tail_of(row[VECTOR_DIMENSIONS:]) for row in rows]
+            except (EngineFailedError, ValueError) as error:
+                log.warning("the engine failed while validating; trying again", reason=str(error))
+                del vectors[start:], tails[start:]
+                await trio.sleep(RETRY_SECONDS)
+            else:
+                break
+    return Recomputed(tuple(vectors), tuple(tails))
+
+
+def _prompt(
+    engine: Engine, key: NodeKey, nonce: int, generate_seed: Hash32, sample_seed: Hash32, validator: Address | None
+) -> tuple[int, ...]:
+    prompt = nonce_prompt(generate_seed, *key, nonce, engine.vocabulary_size)
+    if validator is None:
+        return prompt
+    return prompt + tail_tokens(sample_seed, validator, *key, nonce, engine.vocabulary_size)

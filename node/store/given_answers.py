@@ -1,0 +1,88 @@
+"""What an executor keeps of the answers it gave, for as long as they may be audited, and its receipt books.
+
+Implements `node.services.receipt_book.GivenAnswers`. Bounded in bytes: what is forgotten first is the oldest, and
+counts as withheld if it is drawn, so the bound is far above what an honest node needs.
+"""
+
+from collections.abc import Collection
+
+from node.protocol.codec import from_bytes
+from node.protocol.identifiers import Hash32
+from node.protocol.records import SignedReceipt
+from node.store.books import RECEIPT_FORMAT
+from node.store.database import Database
+
+KEPT_BYTES_MAX = 1 << 30
+"""Some 250,000 answers of 500 tokens with their prompts."""
+BOOKS_KEPT = 4
+"""Of the newest epochs: nobody asks for older ones."""
+
+
+class GivenAnswerTables:
+    """Given answers over SQLite."""
+
+    def __init__(self, database: Database, account: str, *, kept_bytes_max: int = KEPT_BYTES_MAX) -> None:
+        """`account` is this node's own: its receipts as an executor are those it signed."""
+        self._database = database
+        self._account = account
+        self._kept_bytes_max = kept_bytes_max
+        (self._kept_bytes,) = database.connection.execute(
+            "SELECT COALESCE(SUM(LENGTH(record)), 0) FROM given_answers"
+        ).fetchone()
+
+    def keep(self, digest: Hash32, data: bytes) -> None:
+        """Keep what an auditor of the receipt `digest` would need."""
+        with self._database.quick_transaction() as connection:
+            added = connection.execute(
+                "INSERT OR IGNORE INTO given_answers (digest, record) VALUES (?, ?)", (digest, data)
+            ).rowcount
+            self._kept_bytes += len(data) * added
+            while self._kept_bytes > self._kept_bytes_max:
+                oldest = connection.execute(
+                    "SELECT sequence, LENGTH(record) FROM given_answers ORDER BY sequence LIMIT 1"
+                ).fetchone()
+                if oldest is None:
+                    break
+                connection.execute("DELETE FROM given_answers WHERE sequence = ?", (oldest[0],))
+                self._kept_bytes -= oldest[1]
+
+    def kept(self, digest: Hash32) -> bytes | None:
+        """Return what is kept of an answer, or None."""
+        row = self._database.connection.execute(
+            "SELECT record FROM given_answers WHERE digest = ?", (digest,)
+        ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def forget(self, digests: Collection[Hash32]) -> None:
+        """Forget answers that are not audited."""
+        with self._database.transaction() as connection:
+            connection.executemany("DELETE FROM given_answers WHERE digest = ?", ((digest,) for digest in digests))
+            (self._kept_bytes,) = connection.execute(
+                "SELECT COALESCE(SUM(LENGTH(record)), 0) FROM given_answers"
+            ).fetchone()
+
+    def new_receipts(self, *, limit: int) -> tuple[tuple[SignedReceipt, ...], int]:
+        """Return the receipts this node signed as executor since its last book, oldest first, and how far they
+        reach."""
+        (after,) = self._database.connection.execute(
+            "SELECT COALESCE(MAX(last_sequence), 0) FROM receipt_books"
+        ).fetchone()
+        rows = self._database.connection.execute(
+            "SELECT sequence, record FROM receipts WHERE sequence > ? AND executor = ? AND format = ? "
+            "ORDER BY sequence LIMIT ?",
+            (after, self._account, RECEIPT_FORMAT, limit),
+        ).fetchall()
+        return tuple(from_bytes(SignedReceipt, record) for _, record in rows), rows[-1][0] if rows else after
+
+    def save_book(self, epoch: int, last_sequence: int, data: bytes) -> None:
+        """Write the book of an epoch: its rows, empty if there are none. The first one stays."""
+        with self._database.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO receipt_books VALUES (?, ?, ?)", (epoch, last_sequence, data))
+            connection.execute(
+                "DELETE FROM receipt_books WHERE epoch <= (SELECT MAX(epoch) FROM receipt_books) - ?", (BOOKS_KEPT,)
+            )
+
+    def book(self, epoch: int) -> bytes | None:
+        """Return the rows of the book of an epoch, or None if there is none yet."""
+        row = self._database.connection.execute("SELECT rows FROM receipt_books WHERE epoch = ?", (epoch,)).fetchone()
+        return None if row is None else bytes(row[0])

@@ -1,0 +1,207 @@
+"""Audits on a whole network: who proves with the model and answers with another is found out by its answers alone."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import trio
+
+from netsim.clock import run_deterministically
+from netsim.content import ContentExchange, SimulatedContent
+from netsim.ledger import Ledger
+from netsim.network import Switchboard
+from netsim.node import NodePlan, run_node
+from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, PARAMETERS
+from netsim.trace import Trace
+from node.ports import Call
+from node.protocol.audit_outcomes import ACCUSED, OMITTED, WITHHELD
+from node.protocol.findings import AuditOutcome, ReceiptBook
+from node.protocol.identifiers import Address, EpochNumber
+from node.protocol.receipt_books import read_rows
+from node.protocol.records import EpochResult, SignedReceipt
+from node.protocol.stages import Stage, first_block_of
+from node.protocol.verdicts import Verdict
+from node.services.auditing import AuditingService
+from node.services.epochs import result_from_bytes
+from node.services.frames import Prompt, Turn
+from node.services.gateway import ChatRequest, Gateway
+from node.services.receipt_book import ReceiptBookKeeper
+from node.store.given_answers import GivenAnswerTables
+
+EPOCHS = 3
+QUESTIONS_AT_ONCE = 40
+TOKENS = 40
+
+
+@dataclass
+class Outcome:
+    accounts: list[Address]
+    results: dict[EpochNumber, EpochResult]
+
+    def audits(self, epoch: int) -> dict[Address, AuditOutcome]:
+        return {outcome.executor: outcome for outcome in self.results[EpochNumber(epoch)].audits}
+
+
+@pytest.fixture(scope="module")
+def outcome() -> Outcome:
+    new_receipts = GivenAnswerTables.new_receipts
+
+    def hide_one(given: GivenAnswerTables, *, limit: int) -> tuple[tuple[SignedReceipt, ...], int]:
+        receipts, last = new_receipts(given, limit=limit)
+        return receipts[given._account == NodePlan(OMITTING, 5, "honest", 32).account :], last
+
+    async def main() -> Outcome:
+        return await _run(6, EPOCHS, {CHEAT: "another"})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GivenAnswerTables, "new_receipts", hide_one)
+        return run_deterministically(main, 5)
+
+
+OMITTING, CHEAT = 4, 5
+"""Executors of the first scenario: one leaves a receipt out of its book, one answers with another model."""
+SILENT, GARBLING, FLOODING, SWAPPING, MISCOUNTING, BOOKLESS = range(1, 7)
+"""Executors of the second scenario that answer honestly, and hinder their audits each in its own way."""
+
+
+@pytest.fixture(scope="module")
+def hindered() -> Iterator[Outcome]:
+    with pytest.MonkeyPatch.context() as patch:
+        _hinder(patch)
+
+        async def main() -> Outcome:
+            return await _run(10, 2, {})
+
+        yield run_deterministically(main, 5)
+
+
+def _hinder(patch: pytest.MonkeyPatch) -> None:
+    numbers = {NodePlan(number, 5, "honest", 32).account: number for number in range(10)}
+    serve, book, add_bytes = ReceiptBookKeeper._serve, ReceiptBookKeeper.book, SimulatedContent.add_bytes
+
+    def number_of(keeper: ReceiptBookKeeper) -> int:
+        assert isinstance(keeper.given, GivenAnswerTables)
+        return numbers[Address(keeper.given._account)]
+
+    async def hostile_serve(keeper: ReceiptBookKeeper, call: Call) -> None:
+        match number_of(keeper):
+            case number if number == SILENT:
+                await trio.sleep_forever()
+            case number if number == GARBLING:
+                await call.send(b"not canonical")
+            case number if number == FLOODING:
+                while True:
+                    await call.send(bytes(1 << 20))
+            case number if number == SWAPPING:
+                rows = keeper.given.book(0) or b""
+                other = next(row.digest for row in read_rows(rows) if row.digest not in call.payload)
+                await call.send(keeper.given.kept(other) or b"")
+            case _:
+                await serve(keeper, call)
+
+    async def hostile_book(keeper: ReceiptBookKeeper, epoch: EpochNumber) -> ReceiptBook | None:
+        made = await book(keeper, epoch)
+        if made is not None and number_of(keeper) == MISCOUNTING:
+            return replace(made, count=made.count + 1)
+        if made is not None and number_of(keeper) == BOOKLESS:
+            data = keeper.given.book(epoch) or b""
+            hidden = await add_bytes(SimulatedContent(ContentExchange(Trace()), "nowhere", 1), data)
+            assert isinstance(keeper._content, SimulatedContent)
+            keeper._content._blocks.pop(hidden)
+        return made
+
+    patch.setattr(ReceiptBookKeeper, "_serve", hostile_serve)
+    patch.setattr(ReceiptBookKeeper, "book", hostile_book)
+    patch.setattr(AuditingService, "_own_drawn", _keep_all(AuditingService._own_drawn))
+
+
+def _keep_all(drawn: Callable[[AuditingService, Any], Any]) -> Callable[[AuditingService, Any], Any]:
+    """Nothing is forgotten: one of these executors hands over answers that were not drawn."""
+
+    def kept(service: AuditingService, work: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(GivenAnswerTables, "forget", lambda _self, _digests: None)
+            return drawn(service, work)
+
+    return kept
+
+
+async def _ask(gateway: Gateway) -> None:
+    """Ask all at once, so that every executor gets some."""
+    await trio.sleep(20)
+
+    async def ask_one(number: int) -> None:
+        prompt = Prompt((Turn("user", f"question number {number}"),))
+        async with gateway.ask(ChatRequest(MODEL_ID, prompt, max_tokens=TOKENS)) as answer:
+            async for _ in answer:
+                pass
+
+    async with trio.open_nursery() as nursery:
+        for number in range(QUESTIONS_AT_ONCE):
+            nursery.start_soon(ask_one, number)
+
+
+async def _run(nodes: int, epochs: int, cheats: Mapping[int, str]) -> Outcome:
+    plans = [NodePlan(number, 5, "honest", 32, cheats.get(number, "")) for number in range(nodes)]
+    accounts = [plan.account for plan in plans]
+    trace = Trace()
+    group = tuple((account, 1) for account in sorted(accounts, key=str.lower))
+    ledger = Ledger(PARAMETERS, BLOCK_SECONDS, 5, trace, group)
+    ledger.register_model(MODEL)
+    exchange = ContentExchange(trace)
+    last_block = first_block_of(epochs, Stage.SERVE, PARAMETERS)
+    async with trio.open_nursery() as nursery:
+        switchboard = Switchboard(nursery, 5, trace)
+        nursery.start_soon(ledger.produce_blocks)
+        for plan in plans:
+            asking = _ask if plan.number == 0 else None
+            nursery.start_soon(run_node, plan, MODEL_ID, ledger, switchboard, exchange, asking)
+        await trio.sleep((last_block - ledger.height) * BLOCK_SECONDS)
+        nursery.cancel_scope.cancel()
+    blocks = {cid: data for store in exchange.stores.values() for cid, data in store._blocks.items()}
+    results = {
+        epoch: result_from_bytes(blocks[summary.content_cid], summary)
+        for epoch, summary in ledger.state.results.items()
+    }
+    return Outcome(accounts, results)
+
+
+def test_all_executors_commit_to_the_receipts_of_their_answers(outcome: Outcome) -> None:
+    books = outcome.results[EpochNumber(0)].books
+    assert sum(committed.book.count for committed in books) == QUESTIONS_AT_ONCE - 1
+    assert outcome.accounts[CHEAT] in {committed.executor for committed in books}
+
+
+def test_honest_answers_pass_and_the_cheat_is_accused(outcome: Outcome) -> None:
+    audits = outcome.audits(1)
+    cheat = audits.pop(outcome.accounts[CHEAT])
+    assert (cheat.fate, cheat.reason) == (Verdict.ABSTAIN, ACCUSED)
+    assert audits
+    assert {(audit.fate, audit.withheld) for audit in audits.values()} == {(Verdict.VALID, 0)}
+
+
+def test_the_whole_group_confirms_fraud_and_a_payer_proves_what_was_left_out(outcome: Outcome) -> None:
+    audits = outcome.audits(2)
+    assert audits[outcome.accounts[CHEAT]].fate is Verdict.INVALID
+    omitting = audits[outcome.accounts[OMITTING]]
+    assert (omitting.withheld, omitting.reason) == (1, OMITTED)
+    assert [penalty.participant for penalty in outcome.results[EpochNumber(2)].penalties] == [outcome.accounts[CHEAT]]
+
+
+@pytest.mark.parametrize("number", [SILENT, GARBLING, FLOODING, SWAPPING, MISCOUNTING, BOOKLESS])
+def test_who_hinders_its_audits_has_them_counted_as_withheld(hindered: Outcome, number: int) -> None:
+    executor = hindered.accounts[number]
+    assert executor in {committed.executor for committed in hindered.results[EpochNumber(0)].books}
+    audit = hindered.audits(1)[executor]
+    assert (audit.fate, audit.answers, audit.reason) == (Verdict.ABSTAIN, 0, WITHHELD)
+    assert audit.withheld > 0
+    assert audit.accused == ()  # what nobody saw proves nothing
+
+
+def test_honest_executors_beside_them_pass(hindered: Outcome) -> None:
+    audits = hindered.audits(1)
+    for number in range(7, 10):
+        audit = audits[hindered.accounts[number]]
+        assert (audit.fate, audit.withheld) == (Verdict.VALID, 0)
+    assert hindered.results[EpochNumber(1)].penalties == ()

@@ -1,0 +1,97 @@
+"""Vote bundles that are hard to get, and votes that nobody computed: the network agrees all the same."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+
+from netsim.clock import run_deterministically
+from netsim.content import ContentExchange, SimulatedContent
+from netsim.ledger import Ledger
+from netsim.network import Switchboard
+from netsim.node import NodePlan, run_node
+from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, NONCES_MAX, PARAMETERS
+from netsim.trace import Trace
+from node.protocol.codec import from_bytes
+from node.protocol.identifiers import BlockNumber, Cid, EpochNumber
+from node.protocol.records import EpochResult, VoteBundle
+from node.protocol.stages import Stage, first_block_of
+from node.protocol.verdicts import Verdict
+
+NODES = 5
+Sabotage = Callable[[Ledger, ContentExchange], Awaitable[None]]
+
+
+async def until(ledger: Ledger, block: BlockNumber) -> None:
+    await trio.sleep(max(0, block - ledger.height) * BLOCK_SECONDS)
+
+
+async def nothing(_ledger: Ledger, _exchange: ContentExchange) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def withhold_votes(ledger: Ledger, exchange: ContentExchange) -> None:
+    """From the end of VALIDATE on the second node gives nothing to anyone."""
+    await until(ledger, first_block_of(0, Stage.VOTE_EXCHANGE, PARAMETERS))
+    exchange.stores["host-1", 1].withhold = True
+
+
+async def give_to_one(ledger: Ledger, exchange: ContentExchange) -> None:
+    """The second node gives its bundle to one other only, and then nothing to anyone."""
+    await until(ledger, BlockNumber(first_block_of(0, Stage.FORM, PARAMETERS) - 1))
+    giver, getter = exchange.stores["host-1", 1], exchange.stores["host-2", 1]
+    (account,) = [account for account in ledger.state.vote_bundles[EpochNumber(0)] if account == plan(1).account]
+    cid = ledger.state.vote_bundles[EpochNumber(0)][account]
+    giver.withhold = True
+    await getter.add_bytes(await giver.read_bytes(cid, (), limit_bytes=2**20))
+
+
+def plan(number: int, weights: str = "honest") -> NodePlan:
+    return NodePlan(number, 0, weights, NONCES_MAX)
+
+
+def run(sabotage: Sabotage, *, epochs: int = 1, cheats: int = 0) -> tuple[Ledger, dict[Cid, bytes]]:
+    """Run NODES nodes, the last `cheats` with another model; return the ledger and all content there was."""
+
+    async def main() -> tuple[Ledger, dict[Cid, bytes]]:
+        plans = [plan(number, "honest" if number < NODES - cheats else "another") for number in range(NODES)]
+        trace = Trace()
+        group = tuple((account, 1) for account in sorted((plan.account for plan in plans), key=str.lower))
+        ledger = Ledger(PARAMETERS, BLOCK_SECONDS, 0, trace, group)
+        ledger.register_model(MODEL)
+        exchange = ContentExchange(trace)
+        async with trio.open_nursery() as nursery:
+            switchboard = Switchboard(nursery, 0, trace)
+            nursery.start_soon(ledger.produce_blocks)
+            for one in plans:
+                nursery.start_soon(run_node, one, MODEL_ID, ledger, switchboard, exchange)
+            nursery.start_soon(sabotage, ledger, exchange)
+            await until(ledger, first_block_of(epochs, Stage.SERVE, PARAMETERS))
+            nursery.cancel_scope.cancel()
+        return ledger, content_of(exchange.stores.values())
+
+    return run_deterministically(main, 0)
+
+
+def content_of(stores: object) -> dict[Cid, bytes]:
+    assert hasattr(stores, "__iter__")
+    return {cid: data for store in stores if isinstance(store, SimulatedContent) for cid, data in store._blocks.items()}
+
+
+@pytest.mark.parametrize("sabotage", [withhold_votes, give_to_one])
+def test_whoever_keeps_its_votes_to_itself_or_to_a_few_does_not_keep_the_others_from_a_result(
+    sabotage: Sabotage,
+) -> None:
+    ledger, _ = run(sabotage)
+    assert len(ledger.state.groups[EpochNumber(1)]) == NODES  # all are paid and in the next group
+
+
+def test_who_voted_with_another_model_is_named_in_the_next_result() -> None:
+    ledger, content = run(nothing, epochs=2, cheats=1)
+    result = from_bytes(EpochResult, content[ledger.state.results[EpochNumber(1)].content_cid])
+    fates = {outcome.validator: outcome.fate for outcome in result.validators}
+    cheat = plan(NODES - 1).account
+    assert fates[cheat] is Verdict.INVALID
+    assert [fate for validator, fate in fates.items() if validator != cheat] == [Verdict.VALID] * (NODES - 1)
+    bundle = from_bytes(VoteBundle, content[ledger.state.vote_bundles[EpochNumber(1)][plan(0).account]])
+    assert {check.validator for check in bundle.checks} == fates.keys() - {plan(0).account}

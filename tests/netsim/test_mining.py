@@ -1,0 +1,128 @@
+"""The miner: one batch per node and epoch whatever happens, and none where the node was drawn to keep serving."""
+
+from collections.abc import Sequence
+
+import pytest
+import trio
+
+from netsim.chain import SimulatedChain
+from netsim.clock import run_deterministically
+from netsim.content import ContentExchange, SimulatedContent
+from netsim.engine import SimulatedEngine
+from netsim.ledger import Ledger
+from netsim.network import SimulatedNetwork, Switchboard
+from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, PARAMETERS
+from netsim.trace import Trace
+from node.ports import EngineFailedError, EngineRefusedError
+from node.protocol.identifiers import Address, EpochNumber, NodeId, PeerId
+from node.protocol.nonces import VECTOR_BYTES, split_vectors, vectors_root
+from node.protocol.records import MLNodeRegistration, PocCommit
+from node.protocol.stages import Stage, first_block_of
+from node.services.mining import MiningService, MiningState
+from node.services.poc_slots import PocSlots
+from node.services.registration import RegistrationService
+from tests.builders import account, key_of
+
+NODE_ID = NodeId("node-1")
+
+
+class Drawn(PocSlots):
+    """A draw that is already made, or that nobody can make."""
+
+    def __init__(self, *, selected: bool | None) -> None:
+        self._selected = selected
+
+    async def is_selected(self, _epoch: EpochNumber, _participant: Address, _node_id: NodeId) -> bool:
+        if self._selected is None:
+            await trio.sleep_forever()
+        return bool(self._selected)
+
+
+class FailingEngine(SimulatedEngine):
+    """Fails at first; or refuses for good."""
+
+    failures = 2
+    error: Exception = EngineFailedError("gone")
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        if self.failures:
+            self.failures -= 1
+            raise self.error
+        return await super().prompt_logprobs(prompts, priority=priority)
+
+
+def mine(
+    engine: SimulatedEngine | None = None, *, selected: bool | None = False, restart: bool = False, nonces_max: int = 50
+) -> tuple[MiningState, dict[NodeId, PocCommit], bytes]:
+    """Run a miner through one epoch; return its state, what is on chain of it, and its vectors file."""
+
+    async def main() -> tuple[MiningState, dict[NodeId, PocCommit], bytes]:
+        trace = Trace()
+        ledger = Ledger(PARAMETERS, BLOCK_SECONDS, 0, trace, ((account(1), 1),))
+        ledger.register_model(MODEL)
+        content = SimulatedContent(ContentExchange(trace), "host", 1)
+        async with trio.open_nursery() as nursery:
+            chain = SimulatedChain(ledger, key_of(1), confirmations=2)
+            network = SimulatedNetwork(Switchboard(nursery, 0, trace), PeerId("peer"), account(1), chain.sign)
+            nursery.start_soon(ledger.produce_blocks)
+            registration = RegistrationService(chain, network, [MLNodeRegistration(NODE_ID, (MODEL_ID,), "cpu")])
+            nursery.start_soon(registration.run)
+            used = engine or SimulatedEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
+            service = MiningService(chain, network, content, used, Drawn(selected=selected), nonces_max=nonces_max)
+            runs = trio.CancelScope()
+
+            async def run(scope: trio.CancelScope) -> None:
+                with scope:
+                    await service.run()
+
+            nursery.start_soon(run, runs)
+            if restart:
+                await trio.sleep((first_block_of(0, Stage.EXCHANGE, PARAMETERS) - 3) * BLOCK_SECONDS)
+                runs.cancel()
+                service = MiningService(chain, network, content, used, Drawn(selected=selected), nonces_max=90)
+                nursery.start_soon(service.run)
+            await trio.sleep((first_block_of(0, Stage.VALIDATE, PARAMETERS) - ledger.height) * BLOCK_SECONDS)
+            nursery.cancel_scope.cancel()
+        commits = {key[1]: commit for key, commit in ledger.state.poc_commits.get(EpochNumber(0), {}).items()}
+        data = b""
+        for commit in commits.values():
+            data = await content.read_bytes(commit.vectors_cid, (), limit_bytes=commit.count * VECTOR_BYTES)
+        return service.progress.state, commits, data
+
+    return run_deterministically(main, 0)
+
+
+def test_a_batch_is_committed_whose_file_has_its_root() -> None:
+    state, commits, data = mine()
+    commit = commits[NODE_ID]
+    assert state is MiningState.COMMITTED
+    assert (commit.count, commit.root) == (50, vectors_root(split_vectors(data, 50)))
+
+
+def test_a_node_drawn_to_keep_serving_does_not_mine() -> None:
+    assert mine(selected=True)[:2] == (MiningState.SERVING, {})
+
+
+def test_where_nobody_knows_the_draw_mining_goes_on() -> None:
+    assert mine(selected=None)[1][NODE_ID].count == 50
+
+
+def test_a_restart_commits_no_second_batch() -> None:
+    state, commits, _ = mine(restart=True)
+    assert (state, commits[NODE_ID].count) == (MiningState.COMMITTED, 50)
+
+
+def test_a_failed_engine_is_waited_for_and_no_nonce_is_left_out() -> None:
+    flawless = mine()[1][NODE_ID]
+    assert mine(FailingEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1))[1][NODE_ID].root == flawless.root
+
+
+def test_a_model_that_cannot_be_mined_is_given_up() -> None:
+    engine = FailingEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
+    engine.error = EngineRefusedError("too few dimensions")
+    assert mine(engine)[:2] == (MiningState.NOTHING, {})
+
+
+@pytest.mark.parametrize("nonces_max", [1, 16, 17])
+def test_no_more_is_mined_than_was_allowed(nonces_max: int) -> None:
+    assert mine(nonces_max=nonces_max)[1][NODE_ID].count == nonces_max

@@ -1,0 +1,139 @@
+"""`quern audit`: what was drawn, found and decided, in words; wrong arguments say what would be right."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from click.testing import CliRunner, Result
+
+from node.cli.audit import REASONS
+from node.cli.main import quern
+from node.control.audit_methods import AuditsParams, audit_method_table
+from node.control.audit_views import AuditedBookView, AuditOutcomeView, AuditsView, AuditVoteView
+from node.control.jsonrpc import ErrorCode, RpcError
+from node.control.server import serve_control
+from node.protocol.audit_outcomes import ACCUSED, EXCUSED, NOT_AUDITED, UNCONFIRMED, WITHHELD
+from node.protocol.audits import Test as AuditTest
+from tests.builders import account
+
+VOTE = AuditVoteView(
+    executor=account(1),
+    node_id="node-1",
+    model_id="tiny",
+    draw=0,
+    receipt="ab" * 32,
+    request_id="cd" * 32,
+    verdict="invalid",
+    reason="tokens",
+    tokens=128,
+    mismatches=40,
+    mean_margin=0.2,
+    mean_distance=None,
+    surprise_z=-3.25,
+    evidence_bits=88.5,
+)
+OUTCOME = AuditOutcomeView(
+    executor=account(1),
+    node_id="node-1",
+    model_id="tiny",
+    fate="abstain",
+    reason="accused",
+    answers=3,
+    withheld=1,
+    tokens=300,
+    evidence_bits=88.5,
+    accused=3,
+)
+BOOK = AuditedBookView(executor=account(1), answers=900, output_tokens=90_000, draws=7)
+
+
+class CannedAudits:
+    """One epoch with a cheat; `view` may be replaced."""
+
+    def __init__(self) -> None:
+        self.view = AuditsView(epoch=41, books_of=40, books=[BOOK], votes=[VOTE], outcomes=[OUTCOME])
+        self.asked: list[AuditsParams] = []
+
+    async def audits(self, params: AuditsParams) -> AuditsView:
+        self.asked.append(params)
+        if params.receipt == "ffffffff":
+            raise RpcError(ErrorCode.REFUSED, "this node audited no answer that begins with ffffffff", "See the list.")
+        return self.view
+
+
+@pytest.fixture
+def canned() -> CannedAudits:
+    return CannedAudits()
+
+
+@pytest.fixture
+def socket(tmp_path: Path, canned: CannedAudits) -> Iterator[Path]:
+    path, ready, stop = tmp_path / "quern.sock", threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, path, audit_method_table(canned))
+            ready.set()
+            while not stop.is_set():
+                await trio.sleep(0.02)
+            nursery.cancel_scope.cancel()
+
+    thread = threading.Thread(target=trio.run, args=(serve,))
+    thread.start()
+    assert ready.wait(10)
+    yield path
+    stop.set()
+    thread.join(10)
+
+
+def run(socket: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(quern, ["audit", "--socket", str(socket), *arguments])
+
+
+def test_an_epoch_s_audits_are_told_in_words(socket: Path, canned: CannedAudits) -> None:
+    result = run(socket)
+    assert result.exit_code == 0, result.output
+    for part in ("answers of epoch 40", "900", "abababababab", "too many tokens", "-3.2", "88.5", "judges it again"):
+        assert part in result.output
+    assert canned.asked == [AuditsParams()]
+
+
+def test_an_epoch_and_an_answer_can_be_named(socket: Path, canned: CannedAudits) -> None:
+    assert run(socket, "41").exit_code == 0
+    assert run(socket, "abababab").exit_code == 0
+    assert canned.asked == [AuditsParams(epoch=41), AuditsParams(receipt="abababab")]
+
+
+def test_json_is_what_the_daemon_said(socket: Path, canned: CannedAudits) -> None:
+    assert json.loads(run(socket, "--json").output) == json.loads(canned.view.model_dump_json())
+
+
+@pytest.mark.parametrize("which", ["abc", "-1", "not-hex!", "a" * 65])
+def test_what_is_neither_says_what_would_be(socket: Path, which: str) -> None:
+    result = run(socket, "--", which)
+    assert result.exit_code != 0
+    assert "eight hex digits" in result.output
+
+
+def test_an_answer_that_was_not_audited_says_so(socket: Path) -> None:
+    result = run(socket, "ffffffff")
+    assert result.exit_code == 1
+    assert "audited no answer" in result.output
+
+
+def test_before_any_result_and_before_this_epoch_s_there_is_nothing_to_show(socket: Path, canned: CannedAudits) -> None:
+    canned.view = AuditsView(epoch=0, books_of=None, books=[], votes=[], outcomes=None)
+    assert "nothing is audited" in run(socket).output
+    canned.view = AuditsView(epoch=1, books_of=0, books=[], votes=[], outcomes=None)
+    output = run(socket).output
+    assert "Nobody committed" in output
+    assert "drawn for none" in output
+    assert "none of this epoch yet" in output
+
+
+def test_every_reason_has_words() -> None:
+    codes = {test.value for test in AuditTest} | EXCUSED | {ACCUSED, UNCONFIRMED, WITHHELD, NOT_AUDITED}
+    assert codes <= REASONS.keys()

@@ -1,0 +1,131 @@
+"""`quern poc` and `why-differ`: what they say of real results, through a real control socket."""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+
+from node.control.poc_methods import poc_method_table
+from node.control.server import serve_control
+from node.operations.poc import DaemonPocOperations
+from node.protocol.agreement import committed_order, pack_holders
+from node.protocol.events import VotesCommitted
+from node.protocol.identifiers import Cid, EpochNumber, Hash32
+from node.protocol.messages import ResultSignature
+from node.services.epochs import EpochBook, result_to_bytes
+from node.services.formed_results import FormedResult, save_formed
+from node.services.mining import MiningProgress, MiningState
+from node.services.result_signatures import ResultSignatures
+from node.store.books import Books
+from node.store.database import Database
+from p2p.content.cid import Cid as BlockCid
+from p2p.content.cid import Codec
+from tests.builders import NODE, SOME_CID, account
+from tests.unit.cli.test_reward_commands import AccountedChain, run, two_epochs
+from tests.unit.protocol.test_unpaid import SECOND, network
+from tests.unit.services.test_epochs import StubContent, StubPresence
+
+VOTERS = frozenset(account(number) for number in (1, 3, 4))
+
+
+def add(content: StubContent, data: bytes) -> Cid:
+    cid = Cid(str(BlockCid.of(Codec.RAW, data)))
+    content.held[cid] = data
+    return cid
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("d") / "control.sock"
+    ready = threading.Event()
+    token: trio.lowlevel.TrioToken | None = None
+    scope = trio.CancelScope()
+
+    async def serve() -> None:
+        nonlocal token
+        token = trio.lowlevel.current_trio_token()
+        content: Any = StubContent()
+        chain: Any = AccountedChain()
+        presence: Any = StubPresence()
+        router: Any = SimpleNamespace(register=lambda *_: None)
+        votes = (VotesCommitted(SECOND, voter, SOME_CID) for voter in sorted(VOTERS))
+        chain.state = network(*two_epochs(content), *votes)
+        store = Books(Database(":memory:"), account(2))
+        book = EpochBook(chain, content, store, presence)
+        signatures = ResultSignatures(chain, router, lambda: None)
+        miner: Any = SimpleNamespace(node_id=NODE, progress=MiningProgress(EpochNumber(3), MiningState.MINING, 77))
+        operations = DaemonPocOperations(chain, content, store, presence, book, signatures, [miner])
+        with scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(book.run)
+                while (result := book.newest_result()) is None:
+                    await trio.sleep(0.01)
+                # This node did not get the votes of number 4, and found nobody's batch wrong.
+                changed = tuple(replace(outcome, mismatches=0) for outcome in result.nodes)
+                ours = add(content, result_to_bytes(replace(result, nodes=changed)))
+                counted = (account(1), account(3))
+                save_formed(store, FormedResult(SECOND, Hash32(bytes(32)), ours, counted, (), (account(4),)))
+                accepted = chain.state.results[SECOND].content_cid
+                held = pack_holders(VOTERS - {account(3)}, committed_order(VOTERS))
+                signature = ResultSignature(SECOND, Hash32(bytes(32)), bytes(65), 0, held, accepted)
+                signatures.add(account(1), signature)
+                await nursery.start(serve_control, path, poc_method_table(operations))
+                ready.set()
+
+    thread = threading.Thread(target=trio.run, args=(serve,))
+    thread.start()
+    assert ready.wait(10)
+    yield path
+    assert token is not None
+    token.run_sync_soon(scope.cancel)
+    thread.join(10)
+
+
+def test_the_batches_of_an_epoch_are_shown_with_what_became_of_them(daemon: Path) -> None:
+    shown = run("poc", "1", socket=daemon)
+    assert shown.exit_code == 0, shown.output
+    view = json.loads(run("poc", "1", "--json", socket=daemon).output)
+    fates = {batch["participant"]: (batch["fate"], batch["mismatches"], batch["reason"]) for batch in view["batches"]}
+    assert fates[account(1)] == ("accepted", 0, "")
+    assert fates[account(3)] == ("rejected", 8, "mismatches")
+    assert "more of the sample differs than honest machines ever show" in shown.output
+    assert {v["account"] for v in view["validators"] if v["bundle"]} == VOTERS
+    assert f"{NODE}: mining, 77 nonces" in shown.output
+
+
+def test_an_epoch_without_batches_says_so(daemon: Path) -> None:
+    assert "No batch was committed." in run("poc", socket=daemon).output
+
+
+def test_a_difference_to_the_accepted_result_is_found_to_the_field_with_its_cause(daemon: Path) -> None:
+    shown = run("why-differ", "1", "--json", socket=daemon)
+    assert shown.exit_code == 1
+    view = json.loads(shown.output)
+    assert [(d["path"], d["ours"], d["theirs"]) for d in view["differences"]] == [
+        (f"nodes[{account(3)}, {NODE}].mismatches", "0", "8")
+    ]
+    assert view["causes"] == [f"The votes of {account(4)} did not count here: they were not to be had."]
+
+
+def test_a_difference_to_a_member_names_the_votes_that_it_does_not_hold(daemon: Path) -> None:
+    view = json.loads(run("why-differ", "1", "--peer", account(1), "--json", socket=daemon).output)
+    assert f"The votes of {account(3)} count here, and the other does not hold them." in view["causes"]
+    assert "signed no result" in run("why-differ", "1", "--peer", account(4), socket=daemon).output
+
+
+def test_a_file_is_compared_and_anything_else_is_refused(daemon: Path, tmp_path: Path) -> None:
+    file = tmp_path / "result.bin"
+    file.write_bytes(b"nonsense")
+    assert "is no epoch result" in run("why-differ", "1", "--file", str(file), socket=daemon).output
+
+
+def test_an_epoch_this_node_formed_nothing_for_is_refused_with_what_to_do(daemon: Path) -> None:
+    refused = run("why-differ", "0", socket=daemon)
+    assert refused.exit_code == 1
+    assert "formed no result of epoch 0" in refused.output

@@ -1,0 +1,163 @@
+"""`quern score`, `rewards` and `why-not-paid`: what they say of real results, through a real control socket."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from click.testing import CliRunner, Result
+
+from node.cli.main import quern
+from node.control.reward_methods import reward_method_table
+from node.control.server import serve_control
+from node.operations.rewards import DaemonRewardOperations
+from node.ports import Head
+from node.protocol.events import EpochResultPosted, EventBody, GroupStored, RewardClaimed
+from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, TokenAmount
+from node.protocol.records import EpochResult
+from node.protocol.results import form_epoch_result, summarise
+from node.protocol.verdicts import Verdict
+from node.services.epochs import EpochBook, result_to_bytes
+from node.store.books import Books
+from node.store.database import Database
+from p2p.content.cid import Cid as BlockCid
+from p2p.content.cid import Codec
+from tests.builders import PARAMETERS, account, commit
+from tests.unit.protocol.test_unpaid import FIRST, MEMBERS, SECOND, first_result, network, votes
+from tests.unit.services.test_epochs import StubChain, StubContent, StubPresence
+
+THIRD = EpochNumber(2)
+
+
+class AccountedChain(StubChain):
+    """That of participant 2, in the fourth epoch."""
+
+    account = account(2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = BlockNumber(3 * PARAMETERS.epoch_blocks + 1)
+        self.head = Head(block, block)
+
+
+def posted(content: StubContent, result: EpochResult) -> tuple[EventBody, ...]:
+    data = result_to_bytes(result)
+    summary, _ = summarise(result, Cid(str(BlockCid.of(Codec.RAW, data))))
+    content.held[summary.content_cid] = data
+    weights = tuple((member.participant, member.weight) for member in result.group.members)
+    return GroupStored(summary.validator_set_hash, weights), EpochResultPosted(summary, account(1))
+
+
+def two_epochs(content: StubContent) -> tuple[EventBody, ...]:
+    """In the first everybody does everything; in the second number 3 cheats, 2 does not vote and 4 does nothing."""
+    first = first_result()
+    batches = [commit(number, 100, epoch=1) for number in (1, 2, 3)]
+    state = network(*batches)
+    bundles = votes(state, SECOND, {account(3): Verdict.INVALID})
+    del bundles[account(2)]
+    second = form_epoch_result(SECOND, state, PARAMETERS, bundles, first)
+    assert second is not None
+    claim = RewardClaimed(account(2), TokenAmount(1000))
+    return *batches, *posted(content, first), *posted(content, second), claim
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("d") / "control.sock"
+    ready = threading.Event()
+    token: trio.lowlevel.TrioToken | None = None
+    scope = trio.CancelScope()
+
+    async def serve() -> None:
+        nonlocal token
+        token = trio.lowlevel.current_trio_token()
+        content: Any = StubContent()
+        chain: Any = AccountedChain()
+        presence: Any = StubPresence()
+        chain.state = network(*two_epochs(content))
+        store = Books(Database(":memory:"), account(2))
+        book = EpochBook(chain, content, store, presence)
+        operations = DaemonRewardOperations(chain, content, store, presence, book)
+        with scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(book.run)
+                while book.newest_result() is None:
+                    await trio.sleep(0.01)
+                await nursery.start(serve_control, path, reward_method_table(operations))
+                ready.set()
+
+    thread = threading.Thread(target=trio.run, args=(serve,))
+    thread.start()
+    assert ready.wait(10)
+    yield path
+    assert token is not None
+    token.run_sync_soon(scope.cancel)
+    thread.join(10)
+
+
+def run(*arguments: str, socket: Path) -> Result:
+    return CliRunner().invoke(quern, [*arguments, "--socket", str(socket)])
+
+
+def test_the_score_is_shown_with_a_reason_for_every_lost_point(daemon: Path) -> None:
+    shown = run("score", socket=daemon)
+    assert shown.exit_code == 0, shown.output
+    assert "0.900" in shown.output
+    assert "no-votes" in shown.output
+    assert "it committed no valid bundle of votes" in shown.output
+    everybody = run("score", "--all", socket=daemon)
+    assert all(account(number) in everybody.output for number in MEMBERS)
+    other = json.loads(run("score", account(1).lower(), "--json", socket=daemon).output)
+    assert other["scores"][0]["participant"] == account(1)
+
+
+def test_a_stranger_s_score_is_refused_with_what_to_do(daemon: Path) -> None:
+    refused = run("score", account(77), socket=daemon)
+    assert refused.exit_code == 1
+    assert "has no score in epoch 1" in refused.output
+
+
+def test_rewards_of_the_newest_epochs_are_listed_with_what_is_missing(daemon: Path) -> None:
+    view = json.loads(run("rewards", "--json", socket=daemon).output)
+    assert [(epoch["epoch"], epoch["has_result"]) for epoch in view["epochs"]] == [(2, False), (1, True), (0, True)]
+    for epoch in view["epochs"]:
+        assert int(epoch["most"]) == int(epoch["paid"]) + int(epoch["not_paid"])
+    assert int(view["cumulative"]) == sum(int(epoch["paid"]) for epoch in view["epochs"])
+    assert view["claimed"] == "1000"
+    assert "no result" in run("rewards", socket=daemon).output
+
+
+@pytest.mark.parametrize(
+    ("epoch", "number", "reasons"),
+    [
+        (FIRST, 1, set()),
+        (SECOND, 1, {"no-batch", "coverage"}),
+        (SECOND, 2, {"coverage", "no-votes"}),
+        (SECOND, 4, {"no-batch"}),
+        (THIRD, 2, {"no-result"}),
+        (THIRD, 4, set()),  # no member any more: there was nothing to be earned
+    ],
+)
+def test_every_unit_that_was_not_paid_is_explained(
+    daemon: Path, epoch: EpochNumber, number: int, reasons: set[str]
+) -> None:
+    view = json.loads(run("why-not-paid", str(epoch), account(number), "--json", socket=daemon).output)
+    assert {part["reason"] for part in view["parts"]} == reasons
+    assert all(part["words"] for part in view["parts"])
+    assert int(view["most"]) - int(view["paid"]) == sum(int(part["amount"]) for part in view["parts"])
+    assert (view["evidence"] == "") is (epoch == THIRD)
+    assert view["models_lacking"] == (["big"] if "coverage" in reasons else [])
+
+
+def test_the_explanation_reads_well_and_an_unsettled_epoch_is_refused(daemon: Path) -> None:
+    shown = run("why-not-paid", "1", socket=daemon)
+    assert shown.exit_code == 0, shown.output
+    assert "no coverage bonus" in shown.output
+    assert "Models it did not serve: big" in shown.output
+    assert "Everything was paid" in run("why-not-paid", "0", account(1), socket=daemon).output
+    refused = run("why-not-paid", "3", socket=daemon)
+    assert refused.exit_code == 1
+    assert "epoch 3 is not settled yet" in refused.output

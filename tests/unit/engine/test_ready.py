@@ -1,0 +1,158 @@
+"""Many sockets read by one task: each gets what is its own, whoever comes, goes, or fails beside it."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from node.engine.ready import CAN_POLL, REST_SECONDS, ReadySockets
+
+pytestmark = pytest.mark.skipif(not CAN_POLL, reason="there is no epoll here")
+
+
+@contextmanager
+def pairs(count: int) -> Iterator[list[tuple[socket.socket, socket.socket]]]:
+    """Connected sockets; the first of each is read."""
+    made = [socket.socketpair() for _ in range(count)]
+    for reader, _ in made:
+        reader.setblocking(False)
+    try:
+        yield made
+    finally:
+        for pair in made:
+            for end in pair:
+                end.close()
+
+
+class Reader:
+    """Reads one socket up to a word."""
+
+    def __init__(self, ready: ReadySockets, end: socket.socket) -> None:
+        self.ready = ready
+        self.end = end
+        self.data = b""
+        self.tasks: set[str] = set()
+        """Names of those in which it was handed something."""
+        self.error: BaseException | None = None
+
+    def take(self, data: bytes) -> bool:
+        self.tasks.add(trio.lowlevel.current_task().name)
+        self.data += data
+        if b"!" in data:
+            raise ValueError("it is not to shout")
+        return not self.data.endswith(b".")
+
+    async def read(self, *, silence_seconds: float = 30.0) -> None:
+        try:
+            await self.ready.read(self.end.fileno(), self.take, silence_seconds=silence_seconds)
+        except (ValueError, trio.TooSlowError, trio.ClosedResourceError, OSError) as error:
+            self.error = error
+
+
+async def test_each_gets_its_own_and_one_task_reads_for_all() -> None:
+    ready = ReadySockets()
+    with pairs(20) as made, trio.fail_after(20):
+        readers = [Reader(ready, end) for end, _ in made]
+        async with trio.open_nursery() as nursery:
+            for number, reader in enumerate(readers):
+                nursery.start_soon(reader.read, name=f"reader {number}")
+                await trio.testing.wait_all_tasks_blocked()
+            for turn in range(10):
+                for number, (_, far) in enumerate(made):
+                    far.send(b"%d,%d;" % (number, turn))
+                await trio.sleep(REST_SECONDS)
+            assert {name for reader in readers for name in reader.tasks} == {"reader 0"}
+            for _, far in made:
+                far.send(b".")
+        for number, reader in enumerate(readers):
+            assert reader.data == b"".join(b"%d,%d;" % (number, turn) for turn in range(10)) + b"."
+
+
+@pytest.mark.parametrize("how", ["cancelled", "done", "fails", "closed", "hung up", "silent"])
+async def test_who_leads_may_go_and_another_goes_on(how: str) -> None:
+    ready = ReadySockets()
+    with pairs(3) as made, trio.fail_after(20):
+        first, second, third = (Reader(ready, end) for end, _ in made)
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+
+            async def lead() -> None:
+                with scope:
+                    await first.read(silence_seconds=0.1 if how == "silent" else 30.0)
+
+            nursery.start_soon(lead)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(second.read)
+            nursery.start_soon(third.read)
+            await trio.testing.wait_all_tasks_blocked()
+            far = made[0][1]
+            match how:
+                case "cancelled":
+                    scope.cancel()
+                case "done":
+                    far.send(b".")
+                case "fails":
+                    far.send(b"!")
+                case "closed":
+                    ready.forget(made[0][0].fileno())
+                    made[0][0].close()
+                case "hung up":
+                    far.close()
+                case _:
+                    await trio.sleep(0.15)
+            await trio.sleep(5 * REST_SECONDS)
+            made[1][1].send(b"two.")
+            made[2][1].send(b"three.")
+        assert (second.data, third.data) == (b"two.", b"three.")
+        kinds = {"fails": ValueError, "closed": trio.ClosedResourceError, "silent": trio.TooSlowError}
+        assert isinstance(first.error, kinds.get(how, type(None)))
+
+
+async def test_what_one_cannot_take_disturbs_no_other() -> None:
+    ready = ReadySockets()
+    with pairs(3) as made, trio.fail_after(20):
+        readers = [Reader(ready, end) for end, _ in made]
+        async with trio.open_nursery() as nursery:
+            for reader in readers:
+                nursery.start_soon(reader.read)
+                await trio.testing.wait_all_tasks_blocked()
+            made[1][1].send(b"oh!")
+            await trio.sleep(5 * REST_SECONDS)
+            assert isinstance(readers[1].error, ValueError)
+            ready.forget(made[2][0].fileno())
+            made[0][1].send(b"one.")
+        assert (readers[0].data, readers[0].error) == (b"one.", None)
+        assert isinstance(readers[2].error, trio.ClosedResourceError)
+
+
+async def test_the_silence_of_one_is_noticed_while_others_talk() -> None:
+    ready = ReadySockets()
+    with pairs(2) as made, trio.fail_after(20):
+        talks, silent = (Reader(ready, end) for end, _ in made)
+        async with trio.open_nursery() as nursery:
+            for reader in (talks, silent):
+                nursery.start_soon(lambda reader=reader: reader.read(silence_seconds=0.2))
+                await trio.testing.wait_all_tasks_blocked()
+            for _ in range(40):
+                made[0][1].send(b"x")
+                await trio.sleep(0.01)
+            assert isinstance(silent.error, trio.TooSlowError)
+            made[0][1].send(b".")
+        assert (talks.data, talks.error) == (b"x" * 40 + b".", None)
+
+
+async def test_nothing_is_held_when_nobody_reads() -> None:
+    ready = ReadySockets()
+    for how in (b".", b"!", b""):
+        with pairs(2) as made, trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for end, far in made:
+                    nursery.start_soon(Reader(ready, end).read)
+                    await trio.testing.wait_all_tasks_blocked()
+                    far.send(how)
+                if not how:
+                    nursery.cancel_scope.cancel()
+        assert (ready._sources, ready._poll, ready._leader) == ({}, None, None)

@@ -1,0 +1,155 @@
+"""What an auditor is given: anything that is not exactly what the executor committed to is told by name."""
+
+from dataclasses import replace
+
+import pytest
+from coincurve import PrivateKey
+
+from node.protocol.audit_evidence import AuditEvidence, KeptAnswer, claims_of, kept_answer, what_is_wrong
+from node.protocol.audits import ClaimedLogprobs
+from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.dossiers import AnswerEvidence
+from node.protocol.identifiers import EpochNumber, Hash32, RequestId, TokenAmount
+from node.protocol.pricing import receipt_digest, tokens_commitment
+from node.protocol.receipts import draw_commitment
+from node.protocol.records import Receipt, SignedReceipt
+from node.protocol.sampling import SamplingParameters, TokenAlternative, TokenLogprobs
+from node.protocol.seeds import drawn_seed, make_share
+from node.protocol.signatures import sign
+from tests.builders import NODE, SOME_CID, TINY, account, key_of
+
+PAYER, EXECUTOR = account(1), account(2)
+REQUEST_ID = RequestId(bytes(range(32)))
+
+
+def share_of_executor(secret: bytes = bytes(32), key: PrivateKey | None = None):  # type: ignore[no-untyped-def]
+    return make_share(secret, REQUEST_ID, PAYER, EXECUTOR, lambda digest: sign(key or key_of(2), digest))
+
+
+SHARE = share_of_executor()
+ANSWER = AnswerEvidence(
+    prompt_ids=(1, 2, 3),
+    output_ids=(4, 5),
+    text="",
+    sampling=SamplingParameters(temperature_milli=700),
+    seed=drawn_seed(REQUEST_ID, PAYER, SHARE.share),
+    seed_share=SHARE,
+    stop=("\n",),
+    response_format="",
+)
+
+
+def receipt_for(answer: AnswerEvidence, **changes: object) -> Receipt:
+    honest = Receipt(
+        request_id=REQUEST_ID,
+        epoch=EpochNumber(3),
+        model_id=TINY,
+        model_cid=SOME_CID,
+        payer=PAYER,
+        executor=EXECUTOR,
+        node_id=NODE,
+        prompt_tokens=len(answer.prompt_ids),
+        output_tokens=len(answer.output_ids),
+        prompt_commitment=tokens_commitment(answer.prompt_ids),
+        output_commitment=tokens_commitment(answer.output_ids),
+        draw_commitment=draw_commitment(answer.sampling, answer.seed, answer.stop, answer.response_format),
+        is_verifiable=True,
+        seeded_by_user=answer.seed_share is None,
+        at=1_700_000_000,
+        price=TokenAmount(10),
+    )
+    return replace(honest, **changes)  # type: ignore[arg-type]
+
+
+def evidence_of(answer: AnswerEvidence = ANSWER, *, both: bool = True, **changes: object) -> AuditEvidence:
+    receipt = receipt_for(answer, **changes)
+    digest = receipt_digest(receipt)
+    signed = SignedReceipt(receipt, sign(key_of(2), digest), sign(key_of(1), digest) if both else b"")
+    return AuditEvidence(signed, KeptAnswer(answer, ()))
+
+
+def wrong_with(evidence: AuditEvidence, *, tokens: int | None = 2, digest: Hash32 | None = None) -> str:
+    return what_is_wrong(evidence, EXECUTOR, digest or receipt_digest(evidence.signed.receipt), tokens)
+
+
+def test_evidence_as_committed_to_is_accepted_and_survives_its_bytes() -> None:
+    evidence = evidence_of()
+    assert wrong_with(evidence) == ""
+    assert from_bytes(AuditEvidence, to_bytes(evidence)) == evidence
+
+
+def test_what_the_payer_never_signed_is_audited_all_the_same() -> None:
+    assert wrong_with(evidence_of(both=False)) == ""
+
+
+def test_a_seed_of_the_user_needs_no_share() -> None:
+    assert wrong_with(evidence_of(replace(ANSWER, seed=5, seed_share=None))) == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (replace(ANSWER, prompt_ids=(1, 2, 4)), "not-the-tokens"),
+        (replace(ANSWER, output_ids=(4,)), "not-the-tokens"),
+        (replace(ANSWER, output_ids=(5, 4)), "not-the-tokens"),
+        (replace(ANSWER, seed=6), "not-the-draw"),
+        (replace(ANSWER, sampling=SamplingParameters()), "not-the-draw"),
+        (replace(ANSWER, stop=()), "not-the-draw"),
+        (replace(ANSWER, seed_share=None), "not-the-seed"),
+    ],
+)
+def test_evidence_of_another_answer_is_told(answer: AnswerEvidence, code: str) -> None:
+    assert wrong_with(replace(evidence_of(), kept=KeptAnswer(answer, ()))) == code
+
+
+def test_a_share_that_was_not_signed_or_does_not_give_the_seed_is_told() -> None:
+    stranger = replace(ANSWER, seed_share=share_of_executor(key=key_of(3)))
+    assert wrong_with(evidence_of(stranger)) == "not-the-seed"
+    other = share_of_executor(b"\x01" * 32)
+    assert wrong_with(evidence_of(replace(ANSWER, seed_share=other))) == "not-the-seed"
+
+
+def test_another_receipt_or_one_that_its_executor_did_not_sign_is_none() -> None:
+    assert wrong_with(evidence_of(), digest=Hash32(bytes(32))) == "not-the-receipt"
+    evidence = evidence_of()
+    forged = replace(evidence, signed=replace(evidence.signed, signature=sign(key_of(3), Hash32(bytes(32)))))
+    assert wrong_with(forged) == "not-the-receipt"
+    assert what_is_wrong(evidence, account(5), receipt_digest(evidence.signed.receipt), 2) == "not-the-receipt"
+
+
+def test_a_book_that_lies_about_the_length_is_told() -> None:
+    assert wrong_with(evidence_of(), tokens=3) == "not-the-length"
+    assert wrong_with(evidence_of(), tokens=None) == ""
+
+
+def test_a_private_answer_is_excused_only_with_the_payer_s_word() -> None:
+    assert wrong_with(evidence_of(is_private=True)) == "private"
+    assert wrong_with(evidence_of(is_private=True, both=False)) == "not-the-receipt"
+
+
+def test_what_no_rule_gives_is_excused_and_what_an_engine_did_not_follow_is_told_apart() -> None:
+    penalised = replace(ANSWER, sampling=SamplingParameters(presence_penalty_milli=5))
+    assert wrong_with(evidence_of(penalised, is_verifiable=False)) == "outside-rule"
+    assert wrong_with(evidence_of(replace(ANSWER, response_format="{}"), is_verifiable=False)) == "outside-rule"
+    assert wrong_with(evidence_of(is_verifiable=False)) == "not-by-rule"
+
+
+def test_a_receipt_without_its_answer_is_withheld() -> None:
+    assert wrong_with(replace(evidence_of(), kept=None)) == "withheld"
+
+
+def test_claims_about_other_tokens_are_told() -> None:
+    kept = KeptAnswer(ANSWER, (ClaimedLogprobs(4, -1, ()), ClaimedLogprobs(6, -1, ())))
+    assert wrong_with(replace(evidence_of(), kept=kept)) == "not-the-claims"
+
+
+def test_text_is_not_kept_and_claims_only_if_they_are_complete() -> None:
+    told = tuple(
+        TokenLogprobs(TokenAlternative(token, "", -5), tuple(TokenAlternative(n, "", -n) for n in range(9)))
+        for token in (4, 5)
+    )
+    kept = kept_answer(replace(ANSWER, text="secret"), told)
+    assert kept.answer.text == ""
+    assert kept.claimed == claims_of(told)
+    assert len(kept.claimed[0].alternatives) == 5
+    assert kept_answer(ANSWER, told[:1]).claimed == ()

@@ -1,0 +1,317 @@
+"""What audits come to: five auditors accuse, the whole group convicts, and no minority can do either alone."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from node.protocol.audit_outcomes import (
+    ACCUSED,
+    NOT_AUDITED,
+    UNCONFIRMED,
+    WITHHELD,
+    audit_outcomes,
+    committed_books,
+)
+from node.protocol.audit_sampling import auditors_of, draws_of
+from node.protocol.audit_votes import NO_DIGEST, REJUDGED, AuditVoteError, audit_order, check_audits
+from node.protocol.audits import NO_FIGURES
+from node.protocol.audits import Test as AuditTest
+from node.protocol.calibration import HonestBand
+from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook, ReceiptBook
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
+from node.protocol.records import EpochResult, VoteBundle
+from node.protocol.verdicts import Verdict
+from tests.builders import NODE, SOME_CID, TINY, account
+from tests.unit.protocol.test_receipt_books import group_of
+
+SEED = Hash32(b"\x07" * 32)
+BAND = HonestBand("vllm", "", 0, 1_000, 10_000, 10_000, 33_000, 4_000)
+EXECUTOR = account(1)
+MEMBERS = range(1, 10)
+GROUP = group_of(*((number, 10, (TINY,)) for number in MEMBERS))
+WEIGHTS = {account(number): 10 for number in MEMBERS}
+BOOK = ReceiptBook(1000, 100_000, Hash32(b"\x01" * 32), SOME_CID)
+GOOD = AuditFigures(100, 0, 0, 0, 0, 0, 100_000_000)
+BAD = AuditFigures(100, 60, 50_000_000, 0, 0, 0, 100_000_000)
+MILD = AuditFigures(200, 5, 250_000, 0, 0, 0, 100_000_000)
+"""2.5 % of tokens differ: no answer proves it by itself, nor do those of one epoch."""
+
+
+NOBODY: Mapping[Address, AuditVote | AuditFigures] = {}
+
+
+def band_of(_account: Address, _node: NodeId, _model: ModelId) -> HonestBand:
+    return BAND
+
+
+def previous(*audits: AuditOutcome, books: tuple[CommittedBook, ...] | None = None) -> EpochResult:
+    own = (CommittedBook(EXECUTOR, BOOK),) if books is None else books
+    return EpochResult(EpochNumber(0), GROUP, (), TokenAmount(0), audits=audits, books=own)
+
+
+def digest_of(draw: int) -> Hash32:
+    return Hash32(b"\xaa" + draw.to_bytes(31, signed=True))
+
+
+def judged(draw: int, figures: AuditFigures, digest: Hash32 | None = None) -> AuditVote:
+    verdict = Verdict.VALID if figures.mismatches == 0 else Verdict.INVALID
+    reason = "" if verdict is Verdict.VALID else "audit-tokens"
+    return AuditVote(EXECUTOR, draw, NODE, TINY, digest or digest_of(draw), verdict, figures, reason)
+
+
+def missing(draw: int, reason: str = WITHHELD) -> AuditVote:
+    return AuditVote(EXECUTOR, draw, NodeId(""), ModelId(""), NO_DIGEST, Verdict.ABSTAIN, NO_FIGURES, reason)
+
+
+def bundles_of(votes: Mapping[Address, list[AuditVote]]) -> dict[Address, VoteBundle]:
+    return {
+        validator: VoteBundle(EpochNumber(1), validator, (), tuple(sorted(cast, key=audit_order)))
+        for validator, cast in votes.items()
+    }
+
+
+def by_auditors(
+    figures: AuditFigures, cartel: Mapping[Address, AuditVote | AuditFigures] = NOBODY
+) -> dict[Address, VoteBundle]:
+    """Bundles in which every drawn auditor finds `figures`, and those of the cartel what they like."""
+    votes: dict[Address, list[AuditVote]] = {}
+    for draw in range(draws_of(BOOK)):
+        for auditor in auditors_of(SEED, EXECUTOR, draw, GROUP):
+            said = cartel.get(auditor, figures)
+            vote = judged(draw, said) if isinstance(said, AuditFigures) else replace(said, draw=draw)
+            votes.setdefault(auditor, []).append(vote)
+    return bundles_of(votes)
+
+
+def outcome(bundles: Mapping[Address, VoteBundle], *before: AuditOutcome) -> AuditOutcome:
+    books = () if before else None
+    (found,) = audit_outcomes(previous(*before, books=books), SEED, bundles, WEIGHTS, band_of)
+    return found
+
+
+def judged_again(accused: AuditOutcome, figures: Mapping[int, AuditFigures]) -> dict[Address, VoteBundle]:
+    return bundles_of(
+        {
+            account(number): [judged(REJUDGED, said, digest) for digest in accused.accused]
+            for number, said in figures.items()
+        }
+    )
+
+
+def test_honest_answers_are_found_valid_and_leave_no_evidence() -> None:
+    found = outcome(by_auditors(GOOD))
+    assert (found.fate, found.reason, found.withheld, found.evidence, found.accused) == (Verdict.VALID, "", 0, (), ())
+    assert (found.answers, found.tokens) == (8, 800)
+
+
+def test_auditors_accuse_and_the_group_convicts() -> None:
+    accused = outcome(by_auditors(BAD))
+    assert (accused.fate, accused.reason) == (Verdict.ABSTAIN, ACCUSED)
+    assert len(accused.accused) == 8
+    proven = outcome(judged_again(accused, dict.fromkeys(range(2, 10), BAD)), accused)
+    assert proven.fate is Verdict.INVALID
+    assert proven.reason in (AuditTest.MISMATCH.value, AuditTest.MARGIN.value)
+    assert proven.evidence == ()  # what was punished is not punished again
+
+
+def test_the_group_overturns_what_auditors_were_bribed_to_say() -> None:
+    accused = outcome(by_auditors(BAD))
+    cartel = dict.fromkeys((2, 3), BAD)
+    assert (
+        audit_outcomes(
+            previous(accused, books=()),
+            SEED,
+            judged_again(accused, dict.fromkeys(range(4, 10), GOOD) | cartel),
+            WEIGHTS,
+            band_of,
+        )
+        == ()
+    )  # nothing left to say of it
+
+
+def test_a_third_of_the_weight_neither_convicts_nor_acquits() -> None:
+    accused = outcome(by_auditors(BAD))
+    cartel = (2, 3, 4)
+    honest = range(5, 10)
+    acquitted = judged_again(accused, dict.fromkeys(honest, GOOD) | dict.fromkeys(cartel, BAD))
+    assert audit_outcomes(previous(accused, books=()), SEED, acquitted, WEIGHTS, band_of) == ()
+    convicted = judged_again(accused, dict.fromkeys(honest, BAD) | dict.fromkeys(cartel, GOOD))
+    assert outcome(convicted, accused).fate is Verdict.INVALID
+
+
+def test_votes_of_members_who_were_not_drawn_do_not_count() -> None:
+    bundles = by_auditors(GOOD)
+    for number in range(2, 10):
+        validator = account(number)
+        drawn = {vote.draw for vote in bundles[validator].audits}
+        more = [judged(draw, BAD) for draw in range(draws_of(BOOK)) if draw not in drawn]
+        audits = tuple(sorted((*bundles[validator].audits, *more), key=audit_order))
+        bundles[validator] = replace(bundles[validator], audits=audits)
+    assert outcome(bundles).fate is Verdict.VALID
+
+
+def test_one_auditor_of_five_moves_no_figure() -> None:
+    liar = account(2)
+    assert outcome(by_auditors(GOOD, {liar: BAD})).evidence == ()
+    assert outcome(by_auditors(BAD, {liar: GOOD})).accused
+
+
+def test_too_few_who_judge_again_leave_an_accusation_open() -> None:
+    accused = outcome(by_auditors(BAD))
+    for judges in ({}, {2: BAD}, {2: BAD, 3: BAD}):  # 20 of 80 are less than a third
+        found = outcome(judged_again(accused, judges), accused)
+        assert (found.fate, found.reason) == (Verdict.ABSTAIN, UNCONFIRMED)
+        assert found.evidence == accused.evidence
+
+
+def test_mild_cheats_are_found_over_epochs() -> None:
+    known: tuple[AuditOutcome, ...] = ()
+    for _ in range(10):
+        (found,) = audit_outcomes(previous(*known), SEED, by_auditors(MILD), WEIGHTS, band_of)
+        if found.accused:
+            break
+        assert found.fate is Verdict.VALID
+        known = (found,)
+    assert known, "one epoch must not be enough"
+    group = range(2, 10)
+    for _ in range(10):  # while the accusation is open, all answers are judged again
+        again = judged_again(found, dict.fromkeys(group, MILD))
+        bundles = by_auditors(MILD)
+        for validator, bundle in bundles.items():
+            both = (*again[validator].audits, *bundle.audits)
+            bundles[validator] = replace(bundle, audits=tuple(sorted(both, key=audit_order)))
+        (found,) = audit_outcomes(previous(found), SEED, bundles, WEIGHTS, band_of)
+        if found.fate is Verdict.INVALID:
+            break
+        assert found.reason == ACCUSED
+        assert found.accused
+    assert (found.fate, found.confirmed) == (Verdict.INVALID, ())
+
+
+def test_an_unlucky_epoch_that_a_cartel_accuses_of_is_overturned_by_the_next_ones() -> None:
+    accused = outcome(by_auditors(MILD))
+    accused = replace(accused, accused=tuple(digest_of(draw) for draw in range(8)))
+    opened = outcome(judged_again(accused, dict.fromkeys(range(2, 10), MILD)), accused)
+    assert (opened.reason, bool(opened.confirmed)) == (UNCONFIRMED, True)
+    for _ in range(2):
+        watched = replace(opened, accused=accused.accused)
+        again = judged_again(watched, dict.fromkeys(range(2, 10), GOOD))
+        found = audit_outcomes(previous(watched, books=()), SEED, again, WEIGHTS, band_of)
+        opened = found[0] if found else opened
+    assert found == ()
+
+
+def test_evidence_is_carried_over_epochs_without_audits_and_then_forgotten_with_nothing() -> None:
+    (found,) = audit_outcomes(previous(), SEED, by_auditors(MILD), WEIGHTS, band_of)
+    assert found.evidence
+    kept = outcome({}, replace(found, accused=()))
+    assert (kept.fate, kept.reason, kept.evidence) == (Verdict.ABSTAIN, NOT_AUDITED, found.evidence)
+    assert audit_outcomes(previous(replace(found, evidence=(), accused=()), books=()), SEED, {}, WEIGHTS, band_of) == ()
+
+
+def test_what_is_not_handed_over_counts_as_withheld_by_whomever_it_was_drawn() -> None:
+    found = outcome(by_auditors(GOOD, dict.fromkeys(WEIGHTS, missing(0))))
+    assert (found.fate, found.answers, found.withheld, found.reason) == (Verdict.ABSTAIN, 0, 8, WITHHELD)
+
+
+def test_handing_over_to_a_minority_of_auditors_is_withholding() -> None:
+    friends = {account(2), account(3)}
+    votes: dict[Address, list[AuditVote]] = {}
+    for draw in range(draws_of(BOOK)):
+        for auditor in auditors_of(SEED, EXECUTOR, draw, GROUP):
+            votes.setdefault(auditor, []).append(judged(draw, GOOD) if auditor in friends else missing(draw))
+    (found, *more) = audit_outcomes(previous(), SEED, bundles_of(votes), WEIGHTS, band_of)
+    assert found.withheld + sum(other.withheld for other in more) == 8
+
+
+@pytest.mark.parametrize("reason", ["no-model", "no-time", "private", "engine-failed"])
+def test_an_auditor_s_own_lack_is_never_held_against_the_executor(reason: str) -> None:
+    assert (
+        audit_outcomes(
+            previous(), SEED, by_auditors(GOOD, dict.fromkeys(WEIGHTS, missing(0, reason))), WEIGHTS, band_of
+        )
+        == ()
+    )
+
+
+def test_outcomes_do_not_depend_on_the_order_in_which_bundles_came() -> None:
+    bundles = by_auditors(BAD, {account(2): GOOD, account(3): missing(0)})
+    source = random.Random(3)
+    first = audit_outcomes(previous(), SEED, bundles, WEIGHTS, band_of)
+    for _ in range(5):
+        items = list(bundles.items())
+        source.shuffle(items)
+        assert audit_outcomes(previous(), SEED, dict(items), WEIGHTS, band_of) == first
+
+
+def test_a_receipt_that_auditors_disagree_on_is_the_one_of_most_weight() -> None:
+    other = Hash32(b"\xbb" * 32)
+    votes: dict[Address, list[AuditVote]] = {}
+    for draw in range(draws_of(BOOK)):
+        for place, auditor in enumerate(auditors_of(SEED, EXECUTOR, draw, GROUP)):
+            vote = judged(draw, BAD) if place < 3 else judged(draw, GOOD, other)
+            votes.setdefault(auditor, []).append(vote)
+    assert outcome(bundles_of(votes)).accused
+
+
+def test_without_a_result_before_nothing_is_audited() -> None:
+    assert audit_outcomes(None, None, by_auditors(BAD), WEIGHTS, band_of) == ()
+
+
+def test_books_of_members_are_taken_up_ascending_and_of_nobody_else() -> None:
+    bundles = {
+        account(n): replace(bundle, receipts=BOOK)
+        for n in (3, 2, 20)
+        for bundle in bundles_of({account(n): []}).values()
+    }
+    books = committed_books(bundles, WEIGHTS)
+    assert {book.executor for book in books} == {account(2), account(3)}
+    empty = committed_books({account(2): replace(bundles[account(2)], receipts=None)}, WEIGHTS)
+    assert [known.book.count for known in empty] == [0]
+    assert [book.executor.lower() for book in books] == sorted(book.executor.lower() for book in books)
+
+
+def test_an_outcome_and_its_evidence_survive_their_bytes() -> None:
+    accused = outcome(by_auditors(BAD))
+    assert from_bytes(AuditOutcome, to_bytes(accused)) == accused
+
+
+BUNDLE = VoteBundle(EpochNumber(1), account(2), (), (judged(0, BAD), judged(3, GOOD)), BOOK)
+
+
+def test_a_well_formed_bundle_of_audits_passes() -> None:
+    check_audits(BUNDLE)
+    check_audits(replace(BUNDLE, audits=(missing(0),)))
+
+
+@pytest.mark.parametrize(
+    ("audits", "complaint"),
+    [
+        ((judged(3, GOOD), judged(0, GOOD)), "ascend"),
+        ((judged(0, GOOD), judged(0, GOOD, Hash32(b"\xff" * 32))), "ascend"),
+        ((replace(judged(0, GOOD), executor=account(2)),), "itself"),
+        ((judged(-2, GOOD),), "a draw"),
+        ((judged(1 << 20, GOOD),), "a draw"),
+        ((judged(0, GOOD, Hash32(b"short")),), "digest"),
+        ((replace(judged(0, GOOD), reason="why"),), "a reason"),
+        ((replace(judged(0, BAD), reason=""),), "a reason"),
+        ((replace(judged(0, BAD), reason="x" * 65),), "64 characters"),
+        ((replace(missing(0), verdict=Verdict.INVALID),), "has figures"),
+        ((replace(missing(0), figures=GOOD),), "has figures"),
+        ((judged(0, GOOD, NO_DIGEST),), "of a receipt"),
+    ],
+)
+def test_votes_that_no_honest_auditor_casts_void_the_bundle(audits: tuple[AuditVote, ...], complaint: str) -> None:
+    with pytest.raises(AuditVoteError, match=complaint):
+        check_audits(replace(BUNDLE, audits=audits))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"count": 0}, {"count": 1 << 30}, {"output_tokens": -1}, {"root": b""}, {"content_cid": ""}]
+)
+def test_a_book_that_cannot_be_voids_the_bundle(changes: dict[str, object]) -> None:
+    with pytest.raises(AuditVoteError, match="a book has"):
+        check_audits(replace(BUNDLE, receipts=replace(BOOK, **changes)))  # type: ignore[arg-type]

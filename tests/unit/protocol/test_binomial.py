@@ -1,0 +1,78 @@
+"""Where the line is drawn between chance and made-up nonces: exact powers and false alarms, nothing simulated."""
+
+from fractions import Fraction
+from math import comb
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.protocol.binomial import (
+    FALSE_ALARMS_PER_BILLION_MAX,
+    TESTS_PER_BATCH,
+    detection_per_million,
+    is_beyond_chance,
+    reject_from,
+)
+
+BOUND = Fraction(FALSE_ALARMS_PER_BILLION_MAX, TESTS_PER_BATCH * 10**9)
+RECOMMENDED = 600
+"""Nonces per batch for a model that nobody calibrated (p0 = 1,000 per million)."""
+
+
+def tail(sampled: int, at_least: int, chance: Fraction) -> Fraction:
+    return sum(
+        (comb(sampled, n) * chance**n * (1 - chance) ** (sampled - n) for n in range(at_least, sampled + 1)),
+        Fraction(0),
+    )
+
+
+@settings(deadline=None)
+@given(st.integers(1, 60), st.integers(10, 300_000))
+def test_the_line_is_the_first_count_that_honest_samples_do_not_reach(sampled: int, per_million: int) -> None:
+    line = reject_from(sampled, per_million)
+    chance = Fraction(per_million, 10**6)
+    assert line == sampled + 1 or tail(sampled, line, chance) <= BOUND
+    assert tail(sampled, line - 1, chance) > BOUND
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3000), st.integers(0, 40), st.integers(0, 100_000))
+def test_the_fast_way_draws_the_same_line(sampled: int, mismatches: int, per_million: int) -> None:
+    assert is_beyond_chance(sampled, mismatches, per_million) == (mismatches >= reject_from(sampled, per_million))
+
+
+def test_a_calibration_without_any_mismatch_does_not_make_one_mismatch_a_crime() -> None:
+    assert reject_from(RECOMMENDED, 0) == 3
+
+
+def test_a_rate_of_all_condemns_nobody() -> None:
+    assert not is_beyond_chance(64, 64, 1_000_000)
+
+
+def test_honest_batches_are_rejected_once_in_a_million_over_all_four_tests() -> None:
+    p0 = Fraction(1, 1000)
+    windows = (RECOMMENDED, RECOMMENDED, 3 * RECOMMENDED, 10 * RECOMMENDED)
+    total = sum(1 - sum(comb(n, m) * p0**m * (1 - p0) ** (n - m) for m in range(reject_from(n, 1000))) for n in windows)
+    assert total <= Fraction(1, 10**6)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "fakes_per_million", "per_million", "least"),
+    [
+        (1, 20_000, 1000, 900_000),  # 2 % within one epoch
+        (3, 10_000, 1000, 900_000),  # 1 % within three
+        (10, 5_000, 1000, 980_000),  # 0.5 % within ten
+        (1, 50_000, 1000, 999_000),
+    ],
+)
+def test_a_host_that_makes_up_nonces_is_caught(
+    epochs: int, fakes_per_million: int, per_million: int, least: int
+) -> None:
+    sampled = epochs * RECOMMENDED
+    line = reject_from(sampled, per_million)
+    assert detection_per_million(sampled, line, fakes_per_million, per_million) >= least
+
+
+def test_a_sample_of_64_would_miss_it() -> None:
+    assert detection_per_million(64, reject_from(64, 1000), 20_000, 1000) < 20_000

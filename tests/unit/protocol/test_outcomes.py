@@ -1,0 +1,297 @@
+"""What becomes of batches: fakes are caught, lacking a model costs nobody anything, and colluders print no weight."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.protocol import outcomes as codes
+from node.protocol.findings import NodeFate, NodeOutcome, SampleCount, SampleHistory
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId
+from node.protocol.nonces import BATCH_NONCES_MAX, draw_sample
+from node.protocol.outcomes import PocFindings, node_outcomes
+from node.protocol.records import PocCommit, PocVote
+from node.protocol.validation import SampleRule, judge
+from node.protocol.verdicts import Verdict
+from node.protocol.weights import NodeKey, compute_new_weights
+from tests.builders import NODE, SAMPLE_SEED, SOME_CID, TINY, account, bundle_of
+
+RULE = SampleRule(distance_max=100, mismatch_per_million=1000, reject_mismatches=3, sample_size=600)
+EPOCH = EpochNumber(4)
+RARE = ModelId("rare")
+COUNT = 5000
+
+
+def batch(number: int, count: int = COUNT, *, model_id: ModelId = TINY, node_id: NodeId = NODE) -> PocCommit:
+    root = Hash32(f"{number}/{node_id}".encode().ljust(32))
+    return PocCommit(EPOCH, account(number), node_id, model_id, count, root, SOME_CID)
+
+
+@functools.cache
+def drawn_of(commit: PocCommit) -> tuple[int, ...]:
+    return draw_sample(SAMPLE_SEED, commit.participant, commit.node_id, commit.count, RULE.sample_size)
+
+
+def vote(commit: PocCommit, mismatches: int = 0, *, first: int = 0) -> PocVote:
+    drawn = drawn_of(commit)
+    verdict = judge(len(drawn), mismatches, RULE)
+    reason = "" if verdict is Verdict.VALID else "mismatches"
+    wrong = drawn[first : first + mismatches]
+    return PocVote(commit.participant, commit.node_id, verdict, len(drawn), wrong, reason)
+
+
+def refusal(commit: PocCommit, reason: str = "root-mismatch") -> PocVote:
+    return PocVote(commit.participant, commit.node_id, Verdict.INVALID, 0, (), reason)
+
+
+def decide(
+    batches: list[PocCommit],
+    votes: Mapping[int, list[PocVote]],
+    weights: Mapping[int, int],
+    *,
+    histories: tuple[SampleHistory, ...] = (),
+    is_first: bool = False,
+) -> PocFindings:
+    commits = {(commit.participant, commit.node_id): commit for commit in batches}
+    return node_outcomes(
+        EPOCH,
+        commits,
+        {account(voter): bundle_of(voter, *given, epoch=EPOCH) for voter, given in votes.items()},
+        {account(number): weight for number, weight in weights.items()},
+        dict.fromkeys(commits, RULE),
+        histories,
+        is_first=is_first,
+    )
+
+
+def only(found: PocFindings) -> NodeOutcome:
+    (outcome,) = found.nodes
+    return outcome
+
+
+def test_a_batch_that_others_find_valid_counts_with_every_nonce() -> None:
+    outcome = only(decide([batch(1)], {2: [vote(batch(1))], 3: [vote(batch(1), 2)]}, {1: 1, 2: 1, 3: 1}))
+    assert (outcome.fate, outcome.weight, outcome.sampled, outcome.mismatches) == (NodeFate.ACCEPTED, COUNT, 600, 0)
+
+
+def test_a_nonce_differs_where_most_of_the_weight_that_recomputed_it_says_so() -> None:
+    wrong = vote(batch(1), 40)
+    outcome = only(decide([batch(1)], {2: [wrong], 3: [wrong], 4: [vote(batch(1))]}, {1: 9, 2: 2, 3: 2, 4: 3}))
+    assert (outcome.fate, outcome.mismatches, outcome.reason) == (NodeFate.REJECTED, 40, codes.MISMATCHES)
+
+
+def test_slanders_about_different_nonces_do_not_add_up() -> None:
+    commit = batch(1)
+    votes = {voter: [vote(commit, 100, first=100 * voter)] for voter in (2, 3, 4)}
+    outcome = only(decide([commit], votes, {1: 1, 2: 1, 3: 1, 4: 1}))
+    assert (outcome.fate, outcome.mismatches) == (NodeFate.ACCEPTED, 0)
+
+
+def test_those_who_lack_the_model_say_nothing_against_it() -> None:
+    absent = PocVote(account(1), NODE, Verdict.ABSTAIN, 0, (), "no-model")
+    outcome = only(decide([batch(1)], {2: [vote(batch(1))], 3: [absent]}, {1: 1, 2: 40, 3: 60}))
+    assert outcome.fate is NodeFate.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    "cartel", [[], [vote(batch(1), 600)], [refusal(batch(1))]], ids=["withholds", "lies", "refuses"]
+)
+def test_a_cartel_of_a_third_changes_nothing_for_an_honest_batch(cartel: list[PocVote]) -> None:
+    honest = {voter: [vote(batch(1))] for voter in (2, 3, 4, 5, 6)}
+    weights = {1: 10, 2: 10, 3: 10, 4: 10, 5: 10, 6: 17, 7: 33}
+    outcome = only(decide([batch(1)], {**honest, 7: cartel}, weights))
+    assert (outcome.fate, outcome.weight) == (NodeFate.ACCEPTED, COUNT)
+
+
+def test_a_cartel_of_a_third_cannot_save_its_own_fakes() -> None:
+    honest = {voter: [vote(batch(1), 60)] for voter in (2, 3)}
+    outcome = only(decide([batch(1)], {**honest, 4: [vote(batch(1))]}, {1: 3, 2: 33, 3: 34, 4: 30}))
+    assert outcome.fate is NodeFate.REJECTED
+
+
+def test_halves_that_contradict_each_other_decide_nothing() -> None:
+    found = decide([batch(1)], {2: [vote(batch(1))], 3: [vote(batch(1), 60)]}, {1: 1, 2: 5, 3: 5})
+    assert (only(found).fate, only(found).reason) == (NodeFate.UNDECIDED, codes.SPLIT)
+
+
+def test_a_file_that_most_refuse_is_rejected_for_their_reason() -> None:
+    votes = {2: [refusal(batch(1))], 3: [refusal(batch(1), "wrong-size")], 4: [vote(batch(1))]}
+    outcome = only(decide([batch(1)], votes, {1: 1, 2: 3, 3: 2, 4: 4}))
+    assert (outcome.fate, outcome.reason, outcome.sampled) == (NodeFate.REJECTED, "root-mismatch", 0)
+
+
+def test_nobody_votes_for_its_own_batch() -> None:
+    found = decide([batch(1)], {1: [vote(batch(1))]}, {1: 90, 2: 10})
+    assert (only(found).fate, only(found).reason) == (NodeFate.UNDECIDED, codes.NOBODY_ABLE)
+
+
+def test_votes_of_outsiders_and_on_batches_that_do_not_exist_count_for_nothing() -> None:
+    found = decide([batch(1)], {3: [vote(batch(1))], 2: [vote(batch(8))]}, {1: 5, 2: 5})
+    assert (len(found.nodes), only(found).fate) == (1, NodeFate.UNDECIDED)
+
+
+def test_the_small_can_judge_the_great() -> None:
+    found = decide([batch(1)], {1: [vote(batch(1))], 2: [vote(batch(1), 60)]}, {1: 90, 2: 10})
+    assert only(found).fate is NodeFate.REJECTED
+
+
+def test_the_only_member_is_taken_at_its_word_so_that_a_network_can_begin() -> None:
+    found = decide([batch(1), batch(2)], {}, {1: 1}, is_first=True)
+    assert {outcome.participant: outcome.fate for outcome in found.nodes} == {
+        account(1): NodeFate.ACCEPTED,
+        account(2): NodeFate.UNDECIDED,
+    }
+
+
+def test_a_batch_over_the_limit_is_rejected_whatever_the_votes() -> None:
+    huge = batch(2, BATCH_NONCES_MAX + 1)
+    outcome = only(decide([huge], {1: [vote(huge)]}, {1: 1, 2: 1}))
+    assert (outcome.fate, outcome.reason) == (NodeFate.REJECTED, codes.TOO_MANY)
+
+
+def test_a_batch_of_nothing_earns_nothing() -> None:
+    assert only(decide([batch(2, 0)], {}, {1: 1, 2: 1})).reason == codes.EMPTY
+
+
+def test_a_model_that_was_not_registered_when_mining_began_is_not_judged() -> None:
+    commits = {(account(1), NODE): batch(1)}
+    found = node_outcomes(EPOCH, commits, {}, {account(1): 1}, {}, (), is_first=True)
+    assert (only(found).fate, only(found).reason) == (NodeFate.UNDECIDED, codes.UNREGISTERED)
+
+
+def test_a_sample_too_small_for_proof_is_rejected_without_being_called_a_fraud() -> None:
+    tiny = batch(1, 2)
+    assert only(decide([tiny], {2: [vote(tiny, 2)]}, {1: 1, 2: 1})).reason == codes.TOO_SMALL
+
+
+def test_the_copy_of_a_batch_is_named_one_and_the_original_is_paid() -> None:
+    copy = replace(batch(2), root=batch(1).root)
+    votes = [vote(batch(1)), vote(copy, 600)]
+    found = decide([batch(1), copy], {3: votes, 4: votes}, {1: 1, 2: 1, 3: 1, 4: 1})
+    fates = {outcome.participant: (outcome.fate, outcome.reason) for outcome in found.nodes}
+    assert fates == {account(1): (NodeFate.ACCEPTED, ""), account(2): (NodeFate.REJECTED, codes.COPIED)}
+
+
+def test_one_in_a_hundred_made_up_is_beyond_chance_over_three_epochs() -> None:
+    counts = (SampleCount(EpochNumber(2), 600, 5, 1000), SampleCount(EpochNumber(3), 600, 6, 1000))
+    history = SampleHistory(account(1), TINY, counts)
+    before = decide([batch(1)], {2: [vote(batch(1), 4)]}, {1: 1, 2: 1})
+    assert only(before).fate is NodeFate.ACCEPTED
+    found = decide([batch(1)], {2: [vote(batch(1), 4)]}, {1: 1, 2: 1}, histories=(history,))
+    assert (only(found).fate, only(found).reason, only(found).weight) == (NodeFate.REJECTED, codes.CUMULATED, 0)
+    assert found.histories == ()  # evidence is spent once
+
+
+def test_a_new_name_for_a_node_is_no_new_beginning() -> None:
+    counts = (SampleCount(EpochNumber(3), 1200, 9, 1000),)
+    renamed = batch(1, node_id=NodeId("renamed"))
+    histories = (SampleHistory(account(1), TINY, counts),)
+    assert only(decide([renamed], {2: [vote(renamed, 5)]}, {1: 1, 2: 1}, histories=histories)).reason == codes.CUMULATED
+
+
+def test_several_nodes_that_each_stay_below_the_line_are_seen_together() -> None:
+    nodes = [batch(1, node_id=NodeId(f"n{index}")) for index in range(4)]
+    found = decide(nodes, {2: [vote(node, 5) for node in nodes]}, {1: 1, 2: 1})
+    assert {outcome.reason for outcome in found.nodes} == {codes.CUMULATED}
+
+
+def test_a_history_outlives_a_pause_and_ends_after_ten_epochs() -> None:
+    def kept(epoch: int) -> bool:
+        histories = (SampleHistory(account(5), TINY, (SampleCount(EpochNumber(epoch), 600, 3, 1000),)),)
+        return bool(
+            [h for h in decide([], {}, {1: 1, 2: 1}, histories=histories).histories if h.participant == account(5)]
+        )
+
+    assert kept(EPOCH - 1)
+    late = node_outcomes(
+        EpochNumber(20),
+        {},
+        {},
+        {},
+        {},
+        (SampleHistory(account(5), TINY, (SampleCount(EpochNumber(10), 600, 3, 1000),)),),
+        is_first=False,
+    )
+    assert late.histories == ()
+
+
+def test_what_a_rejection_was_based_on_is_not_counted_again() -> None:
+    old = SampleHistory(account(1), TINY, (SampleCount(EpochNumber(3), 600, 1, 1000),))
+    found = decide([batch(1)], {2: [vote(batch(1), 60)]}, {1: 1, 2: 1}, histories=(old,))
+    assert found.histories == (old,)
+
+
+# --- Models that few can judge ---------------------------------------------------------------------------------------
+
+HONEST = dict.fromkeys(range(1, 9), 10)
+"""Eight who share a model; 11 and 12 have one of their own."""
+
+
+def with_colluders(count: int, *, is_first: bool = False) -> dict[Address, int]:
+    """Weights after an epoch in which two vouch for `count` nonces each of a model that nobody else has."""
+    honest = [batch(number, 100) for number in HONEST]
+    fakes = [batch(number, count, model_id=RARE) for number in (11, 12)]
+    votes = {number: [vote(commit) for commit in honest if commit.participant != account(number)] for number in HONEST}
+    votes |= {11: [vote(fakes[1])], 12: [vote(fakes[0])]}
+    found = decide([*honest, *fakes], votes, {**HONEST, 11: 10, 12: 10}, is_first=is_first)
+    weights = compute_new_weights(found.nodes)
+    return {participant: weight for (participant, _), weight in weights.items()}
+
+
+@given(st.integers(1, BATCH_NONCES_MAX))
+def test_two_who_collude_get_a_tenth_of_the_weight_at_most(count: int) -> None:
+    weights = with_colluders(count)
+    both = weights.get(account(11), 0) + weights.get(account(12), 0)
+    assert 10 * both <= sum(weights.values())
+    assert all(weights[account(number)] == 100 for number in HONEST)
+
+
+def test_below_the_tenth_work_that_few_can_judge_counts_in_full() -> None:
+    assert with_colluders(40)[account(11)] == 40
+
+
+def test_cut_weight_has_a_reason() -> None:
+    fakes = [batch(number, 10**6, model_id=RARE) for number in (1, 2)]
+    votes = {1: [vote(fakes[1])], 2: [vote(fakes[0])]}
+    found = decide(fakes, votes, {1: 10, 2: 10, 3: 100})
+    assert [(outcome.fate, outcome.reason) for outcome in found.nodes] == [(NodeFate.ACCEPTED, codes.FEW_JUDGES)] * 2
+    # Nothing is widely judged: they keep what they had, and grow by no more than a ninth of it.
+    assert sum(outcome.weight for outcome in found.nodes) <= 20 + 20 // codes.THIN_POOL_PARTS
+
+
+def test_founders_are_taken_at_their_word_in_the_first_epoch() -> None:
+    assert with_colluders(5000, is_first=True)[account(11)] == 5000
+
+
+def test_a_model_that_a_third_of_the_others_found_valid_counts_in_full() -> None:
+    commit = batch(1, model_id=RARE)
+    outcome = only(decide([commit], {2: [vote(commit)]}, {1: 10, 2: 10, 3: 20}))
+    assert (outcome.weight, outcome.reason) == (COUNT, "")
+
+
+@given(st.integers(0, 600), st.integers(0, 600))
+def test_more_mismatches_never_earn_more(one: int, other: int) -> None:
+    few, many = sorted((one, other))
+    earned = [only(decide([batch(1)], {2: [vote(batch(1), n)]}, {1: 1, 2: 1})).weight for n in (few, many)]
+    assert earned[0] >= earned[1]
+
+
+@given(st.permutations(range(1, 7)))
+def test_the_order_in_which_bundles_arrive_changes_nothing(order: list[int]) -> None:
+    batches = [batch(number) for number in range(1, 7)]
+    votes = {n: [vote(b, (b.count * n) % 9) for b in batches if b.participant != account(n)] for n in order}
+    again = {n: votes[n] for n in sorted(votes)}
+    weights = {n: n for n in order}
+    assert decide(batches, votes, weights) == decide(list(reversed(batches)), again, weights)
+
+
+def keys_of(found: PocFindings) -> list[NodeKey]:
+    return [(outcome.participant, outcome.node_id) for outcome in found.nodes]
+
+
+def test_outcomes_ascend_by_participant_and_node() -> None:
+    found = decide([batch(n, node_id=NodeId(name)) for n in (3, 1, 2) for name in ("b", "a")], {}, {9: 1, 8: 1})
+    assert keys_of(found) == sorted(keys_of(found), key=lambda key: (key[0].lower(), key[1]))

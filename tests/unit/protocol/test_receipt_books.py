@@ -1,0 +1,149 @@
+"""Receipt books and what is drawn of them: one file for a set of receipts, tokens drawn fairly, auditors by weight."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.protocol.audit_sampling import (
+    AUDITORS,
+    DRAWS_MAX,
+    DRAWS_MIN,
+    auditors_of,
+    drawn_rows,
+    draws_of,
+    models_served,
+)
+from node.protocol.findings import ReceiptBook
+from node.protocol.identifiers import EpochNumber, Hash32, ModelId
+from node.protocol.receipt_books import BookError, BookRow, book_bytes, make_book, order_rows, read_book
+from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot
+from tests.builders import NODE, SOME_CID, TINY, account, model, peer
+
+SEED = Hash32(bytes(range(32)))
+BIG = ModelId("big")
+
+
+def row(number: int, tokens: int = 10) -> BookRow:
+    return BookRow(Hash32(number.to_bytes(32)), tokens)
+
+
+def group_of(*members: tuple[int, int, tuple[ModelId, ...]]) -> EpochGroup:
+    made = [
+        GroupMember(
+            account(number),
+            peer(number),
+            weight,
+            tuple(MLNodeSnapshot(NODE, model_id, weight, weight, (True, False)) for model_id in models),
+        )
+        for number, weight, models in members
+    ]
+    ordered = tuple(sorted(made, key=lambda member: member.participant.lower()))
+    return EpochGroup(EpochNumber(1), ordered, (model(),))
+
+
+rows_of_any_book = st.lists(
+    st.tuples(st.integers(0, 2**256 - 1), st.integers(0, 2**32 - 1)), min_size=1, max_size=20, unique_by=lambda r: r[0]
+)
+
+
+@given(rows_of_any_book, st.randoms())
+def test_a_book_is_read_as_it_was_written_in_whatever_order_receipts_came(
+    entries: list[tuple[int, int]], source: random.Random
+) -> None:
+    rows = [row(number, tokens) for number, tokens in entries]
+    shuffled = list(rows)
+    source.shuffle(shuffled)
+    book = make_book(rows, SOME_CID)
+    assert book == make_book(shuffled, SOME_CID)
+    assert read_book(book_bytes(shuffled), book) == order_rows(rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"count": 2}, "not 108 bytes"),
+        ({"count": 1 << 40}, "not 108 bytes"),
+        ({"output_tokens": 31}, "31 tokens"),
+        ({"root": Hash32(bytes(32))}, "root"),
+    ],
+)
+def test_a_book_whose_figures_disagree_is_none(changes: dict[str, object], complaint: str) -> None:
+    rows = [row(1), row(2), row(3)]
+    book = replace(make_book(rows, SOME_CID), **changes)  # type: ignore[arg-type]
+    with pytest.raises(BookError, match=complaint):
+        read_book(book_bytes(rows), book)
+
+
+def test_a_book_that_lists_a_receipt_twice_or_out_of_order_is_none() -> None:
+    rows = [row(1), row(2)]
+    data = book_bytes([row(1)])
+    for wrong in (data + data, book_bytes([row(2)]) + data):
+        with pytest.raises(BookError, match="ascend"):
+            read_book(wrong, make_book(rows, SOME_CID))
+
+
+def book(count: int, output_tokens: int) -> ReceiptBook:
+    return ReceiptBook(count, output_tokens, Hash32(bytes(32)), SOME_CID)
+
+
+def test_how_many_answers_are_drawn_follows_their_number_within_limits() -> None:
+    assert [draws_of(book(count, 100)) for count in (1, 3, 4, 400, 2_000, 10**6)] == [
+        1,
+        3,
+        DRAWS_MIN,
+        DRAWS_MIN,
+        16,
+        64,
+    ]
+    assert draws_of(book(1000, 0)) == 0
+    assert draws_of(book(10**6, 1)) == DRAWS_MAX
+
+
+def test_answers_are_drawn_in_proportion_to_their_tokens() -> None:
+    """Padding with short answers hides nothing: who generated nine tenths of its tokens falsely is drawn as often."""
+    rows = order_rows([row(1, 900), *(row(number, 1) for number in range(2, 102))])
+    padded = make_book(rows, SOME_CID)
+    found: Counter[bool] = Counter()
+    for number in range(300):
+        seed = Hash32(number.to_bytes(32))
+        found[rows[0] in drawn_rows(seed, account(1), padded, rows).values()] += 1
+    assert found[True] > 290
+
+
+def test_an_answer_that_is_drawn_twice_is_audited_once_and_empty_ones_never() -> None:
+    rows = order_rows([row(1, 0), row(2, 100), row(3, 0)])
+    assert drawn_rows(SEED, account(1), make_book(rows, SOME_CID), rows) == {0: rows[1]}
+
+
+def test_the_draw_depends_on_seed_and_executor() -> None:
+    rows = order_rows([row(number) for number in range(1000)])
+    whole = make_book(rows, SOME_CID)
+    one = drawn_rows(SEED, account(1), whole, rows)
+    assert one == drawn_rows(SEED, account(1), whole, rows)
+    assert one != drawn_rows(SEED, account(2), whole, rows)
+    assert one != drawn_rows(Hash32(bytes(32)), account(1), whole, rows)
+
+
+def test_auditors_are_members_with_a_model_of_the_executor_s_and_never_itself() -> None:
+    group = group_of((1, 5, (TINY,)), (2, 5, (TINY, BIG)), (3, 5, (BIG,)), (4, 0, (TINY,)), (5, 5, (TINY,)))
+    for draw in range(50):
+        assert set(auditors_of(SEED, account(1), draw, group)) == {account(2), account(5)}
+    assert models_served(group, account(9)) == {TINY}  # no member any more: the models of the group
+
+
+def test_auditors_are_drawn_by_weight_and_differ_between_answers() -> None:
+    group = group_of((1, 1, (TINY,)), (2, 60, (TINY,)), *((number, 1, (TINY,)) for number in range(3, 33)))
+    drawn = [auditors_of(SEED, account(1), draw, group) for draw in range(200)]
+    assert {len(auditors) for auditors in drawn} == {AUDITORS}
+    firsts = Counter(auditors[0] for auditors in drawn)
+    assert 100 < firsts[account(2)] < 165  # two thirds of the weight
+    assert len({account for auditors in drawn for account in auditors}) == 31
+
+
+def test_a_group_of_few_audits_with_those_there_are() -> None:
+    assert auditors_of(SEED, account(1), 0, group_of((1, 1, (TINY,)))) == ()
+    assert len(auditors_of(SEED, account(1), 0, group_of((1, 1, (TINY,)), (2, 1, (TINY,)), (3, 1, (TINY,))))) == 2

@@ -1,0 +1,133 @@
+"""Tails: who votes without computing, or copies who did, is found out by a few of them."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.protocol import tails
+from node.protocol.findings import VoteCheck
+from node.protocol.identifiers import Hash32
+from node.protocol.nonces import PROMPT_TOKENS, nonce_prompt
+from node.protocol.records import PocVote
+from node.protocol.tails import (
+    CHECKED_TAILS,
+    CHECKERS,
+    TAIL_DIFFERENCE_MAX,
+    TAIL_MAX,
+    TAIL_TOKENS,
+    checkers_of,
+    draw_checks,
+    has_tails,
+    judge_tails,
+    tail_of,
+    tail_tokens,
+    validator_outcomes,
+)
+from node.protocol.verdicts import Verdict
+from tests.builders import NODE, SAMPLE_SEED, account, bundle_of, model
+
+SEED = Hash32(b"\x07" * 32)
+VOCABULARY = 3072
+
+
+def votes(*sampled: int) -> list[PocVote]:
+    return [PocVote(account(number), NODE, Verdict.VALID, count, (), "") for number, count in enumerate(sampled, 20)]
+
+
+def test_every_validator_has_a_continuation_of_its_own_for_every_nonce() -> None:
+    def tail(validator: int = 1, participant: int = 2, nonce: int = 3, seed: Hash32 = SAMPLE_SEED) -> tuple[int, ...]:
+        return tail_tokens(seed, account(validator), account(participant), NODE, nonce, VOCABULARY)
+
+    others = {tail(validator=9), tail(participant=9), tail(nonce=9), tail(seed=SEED)}
+    assert len(others | {tail()}) == 5
+    assert len(tail()) == TAIL_TOKENS
+    assert all(0 <= token < VOCABULARY for token in tail())
+
+
+def test_a_tail_is_no_part_of_the_nonce() -> None:
+    assert len(nonce_prompt(SEED, account(1), NODE, 0, VOCABULARY)) == PROMPT_TOKENS
+
+
+def test_a_tail_is_the_mean_in_thousandths() -> None:
+    assert tail_of([-1.0] * TAIL_TOKENS) == 1000
+    assert tail_of([-1e9] * TAIL_TOKENS) == TAIL_MAX
+    assert tail_of([1e-9] * TAIL_TOKENS) == 0
+    for wrong in ([-1.0] * 7, [float("nan")] * TAIL_TOKENS, [float("-inf")] * TAIL_TOKENS):
+        with pytest.raises(ValueError, match="log-probabilities"):
+            tail_of(wrong)
+
+
+def test_models_that_make_vectors_or_read_little_have_no_tails() -> None:
+    assert has_tails(model())
+    assert not has_tails(replace(model(), model_args=("--runner", "pooling")))
+    assert not has_tails(replace(model(), model_args=("--runner=pooling",)))
+    assert not has_tails(replace(model(), context_length=PROMPT_TOKENS + TAIL_TOKENS))
+
+
+@given(st.lists(st.integers(1, 600), max_size=20))
+def test_checks_are_drawn_from_all_that_was_recomputed(sampled: list[int]) -> None:
+    drawn = draw_checks(SEED, account(1), votes(*sampled))
+    assert len(drawn) == min(CHECKED_TAILS, sum(sampled))
+    assert list(drawn) == sorted(set(drawn))
+    assert all(0 <= place < sampled[index] for index, place in drawn)
+
+
+def test_large_samples_are_drawn_more_often() -> None:
+    counted = Counter(
+        index for seed in range(200) for index, _ in draw_checks(Hash32(bytes([seed]) * 32), account(1), votes(10, 990))
+    )
+    assert counted[1] > 20 * counted[0] > 0
+
+
+@given(st.lists(st.integers(0, TAIL_MAX), min_size=1, max_size=CHECKED_TAILS), st.integers(0, TAIL_DIFFERENCE_MAX))
+def test_honest_tails_pass(recomputed: list[int], noise: int) -> None:
+    assert judge_tails(account(1), [tail + noise for tail in recomputed], recomputed).verdict is Verdict.VALID
+
+
+def test_who_computed_nothing_and_guesses_well_is_refuted() -> None:
+    source = random.Random(3)
+    missed = 0
+    for _ in range(1000):
+        truth = [round(source.gauss(12_000, 900)) for _ in range(CHECKED_TAILS)]  # the spread of a tiny model's tails
+        missed += judge_tails(account(1), [12_000] * CHECKED_TAILS, truth).verdict is not Verdict.INVALID
+    assert missed == 0
+
+
+def test_without_anything_to_compare_nothing_is_said() -> None:
+    check = judge_tails(account(1), [], [])
+    assert (check.verdict, check.reason) == (Verdict.ABSTAIN, tails.NOBODY_CHECKED)
+
+
+def test_in_a_large_group_few_are_drawn_and_nobody_for_itself() -> None:
+    members = [account(number) for number in range(1, 101)]
+    drawn = checkers_of(SEED, account(1), members)
+    assert len(drawn) == CHECKERS
+    assert account(1) not in drawn
+    assert drawn == checkers_of(SEED, account(1), list(reversed(members)))
+    assert drawn != checkers_of(SEED, account(2), members)
+    assert checkers_of(SEED, account(1), members[:5]) == frozenset(members[1:5])
+
+
+def test_the_majority_of_those_able_to_check_decides() -> None:
+    said = {
+        1: (Verdict.INVALID, tails.NOT_COMPUTED),
+        2: (Verdict.VALID, ""),
+        3: (Verdict.ABSTAIN, "no-model"),
+        4: (Verdict.INVALID, tails.EVIDENCE_WITHHELD),
+    }
+    bundles = {
+        account(number): replace(bundle_of(number), checks=(VoteCheck(account(9), verdict, 16, 0, reason),))
+        for number, (verdict, reason) in said.items()
+    }
+
+    def outcome(*weights: int) -> tuple[Verdict, str]:
+        (found,) = validator_outcomes(bundles, dict(zip(map(account, range(1, 5)), weights, strict=True)))
+        return found.fate, found.reason
+
+    assert outcome(3, 2, 50, 1) == (Verdict.INVALID, tails.NOT_COMPUTED)
+    assert outcome(1, 6, 50, 4) == (Verdict.VALID, "")
+    assert outcome(1, 5, 50, 4) == (Verdict.ABSTAIN, tails.NOBODY_CHECKED)

@@ -1,0 +1,168 @@
+"""Why not paid: whatever happened in an epoch, what each fault cost adds up to the unit, and names its fault."""
+
+import random
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.protocol.chain_state import ChainState
+from node.protocol.events import CollateralDeposited, CollateralSlashed, EventBody, MinCollateralSet, ModelRecorded
+from node.protocol.findings import AuditOutcome, Observations, Sighting, SpeedMeasure
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
+from node.protocol.penalties import fraudulent, penalties
+from node.protocol.records import EpochResult, VoteBundle
+from node.protocol.results import form_epoch_result
+from node.protocol.rewards import get_settle_amounts
+from node.protocol.scores import REASONS as SCORE_REASONS
+from node.protocol.timeslots import select_poc_slots
+from node.protocol.unpaid import REASONS, explain, explain_no_result
+from node.protocol.verdicts import Verdict
+from tests.builders import (
+    NODE,
+    PARAMETERS,
+    TINY,
+    account,
+    bundle_of,
+    commit,
+    group_set,
+    model,
+    registered,
+    state_of,
+    vote_on,
+)
+
+BIG = ModelId("big")
+SECOND_NODE = NodeId("node-2")
+MEMBERS = (1, 2, 3, 4)
+FIRST, SECOND = EpochNumber(0), EpochNumber(1)
+
+
+def network(*more: EventBody) -> ChainState:
+    nodes = {1: ((NODE, TINY), (SECOND_NODE, BIG))}
+    return state_of(
+        ModelRecorded(model()),
+        ModelRecorded(model(BIG)),
+        *(event for number in MEMBERS for event in registered(number, *nodes.get(number, ((NODE, TINY),)))),
+        group_set(0, dict.fromkeys(MEMBERS, 100)),
+        *more,
+    )
+
+
+def votes(state: ChainState, epoch: EpochNumber, verdicts: dict[Address, Verdict]) -> dict[Address, VoteBundle]:
+    bundles = {}
+    for voter in MEMBERS:
+        cast = [
+            vote_on(batch, verdicts.get(batch.participant, Verdict.VALID))
+            for batch in state.poc_commits.get(epoch, {}).values()
+            if batch.participant != account(voter)
+        ]
+        bundles[account(voter)] = replace(bundle_of(voter, *cast), epoch=epoch)
+    return bundles
+
+
+def first_result() -> EpochResult:
+    state = network(*(commit(number, 100) for number in MEMBERS), commit(1, 100, node_id=SECOND_NODE, model_id=BIG))
+    result = form_epoch_result(FIRST, state, PARAMETERS, votes(state, FIRST, {}), None)
+    assert result is not None
+    return result
+
+
+def parts_of(result: EpochResult, number: int) -> dict[str, int]:
+    explanation = explain(result, first_result().group, account(number))
+    return {part.reason: part.amount for part in explanation.parts}
+
+
+def second_result(state: ChainState, bundles: dict[Address, VoteBundle]) -> EpochResult:
+    result = form_epoch_result(SECOND, state, PARAMETERS, bundles, first_result())
+    assert result is not None
+    return result
+
+
+def test_who_did_everything_lacks_nothing() -> None:
+    first = first_result()
+    explanation = explain(first, None, account(1))
+    assert explanation.parts == ()
+    assert explanation.most == explanation.paid > 0
+
+
+def test_each_fault_is_named_with_what_it_cost() -> None:
+    state = network(
+        commit(1, 100, epoch=1),
+        commit(2, 100, epoch=1),
+        commit(3, 100, epoch=1),
+    )
+    bundles = votes(state, SECOND, {account(3): Verdict.INVALID})
+    del bundles[account(2)]
+    result = second_result(state, bundles)
+    assert set(parts_of(result, 1)) == {"no-batch", "coverage"}  # its node for the other model did nothing
+    assert set(parts_of(result, 2)) == {"coverage", "no-votes"}
+    assert set(parts_of(result, 3)) == {"mismatches"}
+    assert set(parts_of(result, 4)) == {"no-batch"}
+    for number in (3, 4):
+        explanation = explain(result, first_result().group, account(number))
+        assert explanation.paid == 0
+        assert explanation.most == sum(part.amount for part in explanation.parts) > 0
+
+
+def test_a_batch_of_who_is_barred_or_lacks_collateral_is_explained() -> None:
+    barred = CollateralSlashed(account(2), TokenAmount(1), TokenAmount(0), TokenAmount(0), EpochNumber(9))
+    for event in (barred, MinCollateralSet(TokenAmount(10))):
+        deposits = [CollateralDeposited(account(n), TokenAmount(10)) for n in MEMBERS if n != 2]
+        state = network(*deposits, *(commit(number, 100, epoch=1) for number in MEMBERS), event)
+        result = second_result(state, votes(state, SECOND, {}))
+        assert parts_of(result, 2).keys() == {"not-counted"}
+
+
+def test_an_epoch_without_a_result_is_explained_by_the_weight_in_charge() -> None:
+    weights = [(account(1), 25), (account(2), 75)]
+    explanation = explain_no_result(SECOND, weights, TokenAmount(1000), account(1))
+    assert (explanation.most, explanation.paid) == (250, 0)
+    assert [(part.reason, part.amount) for part in explanation.parts] == [("no-result", 250)]
+    assert explain_no_result(SECOND, weights, TokenAmount(1000), account(3)).parts == ()
+
+
+@settings(max_examples=150)
+@given(st.integers(0, 2**32))
+def test_the_parts_always_add_up_to_the_difference(seed: int) -> None:
+    source = random.Random(seed)
+    previous = first_result()
+    batches = [
+        commit(number, source.randint(1, 10**6), epoch=1, node_id=node_id, model_id=model_id)
+        for number in (*MEMBERS, 9)
+        for node_id, model_id in ((NODE, TINY), (SECOND_NODE, BIG))
+        if source.random() < 0.7
+    ]
+    state = network(*registered(9, (NODE, TINY), (SECOND_NODE, BIG)), *batches)
+    verdicts = {account(number): source.choice([Verdict.VALID, Verdict.VALID, Verdict.INVALID]) for number in MEMBERS}
+    bundles = {}
+    for voter, bundle in votes(state, SECOND, verdicts).items():
+        if source.random() < 0.8:
+            observed = Observations(
+                tuple(Sighting(account(n), source.randint(0, 1000)) for n in MEMBERS),
+                tuple(
+                    SpeedMeasure(account(n), TINY, 9, source.randint(0, 5000), source.randint(0, 10**5))
+                    for n in MEMBERS
+                ),
+            )
+            bundles[voter] = replace(bundle, observations=observed)
+    selected = select_poc_slots(previous.group, previous.nodes, state, Hash32(source.randbytes(32)))
+    result = form_epoch_result(SECOND, state, PARAMETERS, bundles, previous, selected=selected)
+    if result is None:
+        return
+    assert result.reward_total == sum(share.amount for share in result.settled) <= result.available
+    for number in (*MEMBERS, 9):
+        explanation = explain(result, previous.group, account(number))
+        assert explanation.most - explanation.paid == sum(part.amount for part in explanation.parts)
+        assert all(part.amount > 0 for part in explanation.parts)
+        assert all(part.reason in REASONS or part.reason in SCORE_REASONS for part in explanation.parts)
+
+
+def test_proven_fraud_is_unpaid_and_nobody_gets_its_share() -> None:
+    first = first_result()
+    audit = AuditOutcome(account(2), NODE, TINY, Verdict.INVALID, 4, 0, 400, "margin")
+    decided = penalties(first.group, {account(2)}, first.nodes, [audit], first.scores, {})
+    assert [(decision.participant, decision.reason) for decision in decided] == [(account(2), "audit-margin")]
+    weights = {account(number): 100 for number in MEMBERS}
+    paid = get_settle_amounts(weights, set(), TokenAmount(1000), {}, fraudulent(decided))
+    assert paid == {account(number): 250 for number in (1, 3, 4)}

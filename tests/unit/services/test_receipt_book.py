@@ -1,0 +1,216 @@
+"""The executor's side of audits: what it signs as verifiable, what it keeps, commits to and hands over, and to whom."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import pytest
+import trio
+
+from netsim.content import ContentExchange, SimulatedContent
+from netsim.engine import SimulatedEngine
+from netsim.network import SimulatedNetwork, Switchboard
+from netsim.scenario import MODEL_ID
+from netsim.trace import Trace
+from node.ports import Call, CallFailedError, Engine, EngineFailedError, GenerationChunk, GenerationRequest
+from node.protocol.audit_evidence import AuditEvidence
+from node.protocol.codec import to_bytes
+from node.protocol.identifiers import EpochNumber, Hash32, NodeId, PeerId
+from node.protocol.pricing import receipt_digest
+from node.protocol.receipt_books import BookRow, read_book
+from node.protocol.verification import Outcome, verify_offline
+from node.services.audit_asking import NotHandedOverError, ask_for_evidence
+from node.services.audit_frames import METHOD
+from node.services.receipt_book import ReceiptBookKeeper
+from node.store.books import Books
+from node.store.database import Database
+from node.store.given_answers import GivenAnswerTables
+from tests.builders import account
+from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, evidence_of
+from tests.unit.services.scripted import ask, ids_of
+from tests.unit.services.serving_network import GATEWAY, NODE, serving_network
+from tests.unit.services.test_receipts import only_dossier, operations_of
+
+EPOCH = EpochNumber(4)
+AUDITOR, OTHER, SERVING = PeerId("auditor"), PeerId("other"), PeerId("serving")
+
+
+class Unruly(SimulatedEngine):
+    """An engine that knows that it does not draw by the rule."""
+
+    draws_by_rule = False
+
+
+class DiesEarly(SimulatedEngine):
+    """An engine by the rule that dies before its first token; only then the node's other engine is ready."""
+
+    draws_by_rule = True
+    other: SimulatedEngine | None = None
+
+    @asynccontextmanager
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[GenerationChunk]]:
+        if self.other is not None:
+            self.other.model_id = MODEL_ID
+            raise EngineFailedError("it died")
+        async with super().generate(request) as chunks:
+            yield chunks
+
+
+async def test_who_does_not_draw_by_the_rule_signs_nothing_as_verifiable_and_is_paid(autojump_clock: object) -> None:
+    def engine(number: int) -> Engine:
+        return Unruly(NODE, MODEL_ID, "honest", 0.0, number)
+
+    async with serving_network(1, engine=engine) as network:
+        answer, parts = await ask(network)
+        assert len(ids_of(parts)) == 50
+        (signed,) = network.members[1].store.receipts(limit=9)
+        assert not signed.receipt.is_verifiable
+        assert signed.payer_signature
+        dossier = await only_dossier(operations_of(network, GATEWAY))
+        (draw,) = [check for check in verify_offline(dossier) if check.what == "draw"]
+        assert draw.outcome is Outcome.HOLDS
+        assert "does not follow the rule" in draw.detail
+        await trio.sleep(5)
+        assert network.paid_to(1) == answer.summary.price
+
+
+async def test_an_answer_begun_by_the_rule_is_not_gone_on_with_by_an_engine_outside_it(autojump_clock: object) -> None:
+    def engines(number: int) -> list[Engine]:
+        ruled = DiesEarly(NODE, MODEL_ID, "honest", 0.0, number)
+        ruled.other = Unruly(NodeId("node-2"), None, "honest", 0.0, number)
+        return [ruled, ruled.other]
+
+    async with serving_network(1, engine=engines) as network:
+        _, parts = await ask(network)  # asked anew, of an executor that says so in its opening
+        assert len(ids_of(parts)) == 50
+        (signed,) = network.members[1].store.receipts(limit=9)
+        assert not signed.receipt.is_verifiable
+
+
+@dataclass
+class Bench:
+    """One executor's keeper on a network with an auditor and somebody else."""
+
+    keeper: ReceiptBookKeeper
+    store: Books
+    content: SimulatedContent
+    allowed: set[tuple[PeerId, Hash32]]
+    auditor: SimulatedNetwork
+
+    def may_see(self, peer: PeerId, digest: Hash32) -> bool:
+        return (peer, digest) in self.allowed
+
+    def give(self, evidence: AuditEvidence) -> Hash32:
+        """Answer a user: keep what auditors may ask for, then the receipt."""
+        assert evidence.kept is not None
+        self.keeper.keep(evidence.signed, evidence.kept.answer, ())
+        self.store.save_receipt(evidence.signed)
+        return receipt_digest(evidence.signed.receipt)
+
+
+def bench(nursery: trio.Nursery) -> Bench:
+    trace = Trace()
+    switchboard = Switchboard(nursery, 1, trace)
+    networks = {
+        name: SimulatedNetwork(switchboard, name, account(n), lambda _digest: b"")
+        for n, name in enumerate((AUDITOR, OTHER, SERVING), 1)
+    }
+    for network in networks.values():
+        switchboard.join(network)
+    database = Database(":memory:")
+    store = Books(database, EXECUTOR)
+    content = SimulatedContent(ContentExchange(trace), "host", 1)
+    keeper = ReceiptBookKeeper(content, store, GivenAnswerTables(database, EXECUTOR))
+    made = Bench(keeper, store, content, set(), networks[AUDITOR])
+    keeper.serve(networks[SERVING], made)
+    return made
+
+
+async def test_a_book_names_every_receipt_and_is_the_same_after_a_restart(nursery: trio.Nursery) -> None:
+    made = bench(nursery)
+    assert await made.keeper.book(EpochNumber(EPOCH - 1)) is None
+    first = made.give(evidence_of())
+    private = evidence_of(replace(ANSWER, output_ids=(9,)), is_private=True, request_id=bytes([1]) * 32)
+    second = made.give(private)
+    book = await made.keeper.book(EPOCH)
+    assert book is not None
+    rows = read_book(await made.content.read_bytes(book.content_cid, (), limit_bytes=1000), book)
+    assert set(rows) == {BookRow(first, 2), BookRow(second, 0)}  # what is private is listed, and never drawn
+    made.give(evidence_of(replace(ANSWER, output_ids=(7, 8)), request_id=bytes([2]) * 32))
+    again = ReceiptBookKeeper(made.content, made.store, made.keeper.given)
+    assert await again.book(EPOCH) == book
+    following = await again.book(EpochNumber(EPOCH + 1))
+    assert following is not None
+    assert following.count == 1
+
+
+async def test_nothing_of_a_private_answer_is_kept(nursery: trio.Nursery) -> None:
+    made = bench(nursery)
+    digest = made.give(evidence_of(is_private=True))
+    assert made.keeper.given.kept(digest) is None
+
+
+async def test_evidence_goes_to_whom_it_was_drawn_for_and_to_nobody_else(
+    nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    made = bench(nursery)
+    digest = made.give(evidence_of(both=False))
+    made.store.save_receipt(evidence_of().signed)  # the payer's signature came later
+    with pytest.raises(NotHandedOverError, match="withheld"):
+        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, 2)
+    made.allowed.add((AUDITOR, digest))
+    evidence = await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, 2)
+    assert evidence == evidence_of()
+
+
+async def test_a_malformed_question_and_one_for_what_is_not_kept_are_refused(
+    nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    made = bench(nursery)
+    unknown = Hash32(b"\x05" * 32)
+    made.allowed.add((AUDITOR, unknown))
+    with pytest.raises(NotHandedOverError, match="withheld"):
+        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, unknown, 2)
+    with pytest.raises(CallFailedError, match="bad-request"):
+        async with made.auditor.call(SERVING, METHOD, b"what", deadline_seconds=5) as call:
+            await call.receive()
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"no evidence", "malformed"),
+        (to_bytes(evidence_of(replace(ANSWER, output_ids=(9, 9)))), "not-the-receipt"),
+        (bytes(9 * 1024 * 1024), "malformed"),
+    ],
+)
+async def test_what_is_of_no_use_is_told_and_the_next_holder_is_asked(
+    nursery: trio.Nursery, autojump_clock: object, sent: bytes, code: str
+) -> None:
+    made = bench(nursery)
+    digest = made.give(evidence_of())
+    made.allowed.add((AUDITOR, digest))
+    liar = made.auditor.switchboard.find(OTHER)
+    assert liar is not None
+
+    async def lie(call: Call) -> None:
+        for start in range(0, len(sent), 1 << 18):
+            await call.send(sent[start : start + (1 << 18)])
+
+    liar.serve(METHOD, lie, concurrency=4)
+    with pytest.raises(NotHandedOverError, match=code):
+        await ask_for_evidence(made.auditor, [OTHER], EXECUTOR, digest, 2)
+    assert await ask_for_evidence(made.auditor, [OTHER, SERVING], EXECUTOR, digest, 2) == evidence_of()
+
+
+async def test_who_never_answers_is_left_after_a_while(nursery: trio.Nursery, autojump_clock: object) -> None:
+    made = bench(nursery)
+    silent = made.auditor.switchboard.find(OTHER)
+    assert silent is not None
+
+    async def say_nothing(_call: Call) -> None:
+        await trio.sleep_forever()
+
+    silent.serve(METHOD, say_nothing, concurrency=4)
+    with trio.fail_after(30), pytest.raises(NotHandedOverError, match="withheld"):
+        await ask_for_evidence(made.auditor, [OTHER], EXECUTOR, Hash32(bytes(32)), 2)

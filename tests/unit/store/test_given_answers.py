@@ -1,0 +1,76 @@
+"""What an executor keeps of its answers: bounded, durable, and in exactly one book."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from node.protocol.identifiers import Hash32, RequestId
+from node.protocol.records import SignedReceipt
+from node.store.books import Books
+from node.store.database import Database
+from node.store.given_answers import BOOKS_KEPT, GivenAnswerTables
+from tests.builders import account
+from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, receipt_for
+
+
+def digest(number: int) -> Hash32:
+    return Hash32(number.to_bytes(32))
+
+
+def signed(number: int, executor: str = EXECUTOR) -> SignedReceipt:
+    receipt = replace(receipt_for(ANSWER), request_id=RequestId(number.to_bytes(32)), executor=account(0x2))
+    return SignedReceipt(replace(receipt, executor=executor), b"\x01" * 65, b"\x02" * 65)  # type: ignore[arg-type]
+
+
+def tables(database: Database, **limits: int) -> GivenAnswerTables:
+    return GivenAnswerTables(database, EXECUTOR, **limits)
+
+
+def test_what_is_kept_is_found_until_it_is_forgotten() -> None:
+    given = tables(Database(":memory:"))
+    given.keep(digest(1), b"one")
+    given.keep(digest(1), b"another")  # the first stays: a digest names one answer
+    given.keep(digest(2), b"two")
+    assert given.kept(digest(1)) == b"one"
+    given.forget([digest(1), digest(3)])
+    assert given.kept(digest(1)) is None
+    assert given.kept(digest(2)) == b"two"
+
+
+def test_the_oldest_are_forgotten_beyond_the_bound_also_after_a_restart(tmp_path: Path) -> None:
+    database = Database(tmp_path / "store.sqlite")
+    given = tables(database, kept_bytes_max=30)
+    for number in range(3):
+        given.keep(digest(number), b"x" * 10)
+    database.close()
+    database = Database(tmp_path / "store.sqlite")
+    given = tables(database, kept_bytes_max=30)
+    given.keep(digest(3), b"x" * 20)
+    assert [given.kept(digest(number)) is not None for number in range(4)] == [False, False, True, True]
+    database.close()
+
+
+def test_every_receipt_of_this_executor_is_in_exactly_one_book() -> None:
+    database = Database(":memory:")
+    books, given = Books(database, EXECUTOR), tables(database)
+    for number in range(5):
+        books.save_receipt(signed(number))
+    books.save_receipt(signed(9, executor=account(7)))  # one that this node got as a payer
+    first, last = given.new_receipts(limit=3)
+    assert [receipt.receipt.request_id for receipt in first] == [signed(n).receipt.request_id for n in range(3)]
+    given.save_book(7, last, b"rows")
+    second, last = given.new_receipts(limit=10)
+    assert [receipt.receipt.request_id for receipt in second] == [signed(n).receipt.request_id for n in (3, 4)]
+    given.save_book(8, last, b"")
+    assert given.new_receipts(limit=10)[0] == ()
+
+
+def test_the_first_book_of_an_epoch_stays_and_old_ones_go() -> None:
+    given = tables(Database(":memory:"))
+    given.save_book(1, 5, b"first")
+    given.save_book(1, 9, b"second")
+    assert given.book(1) == b"first"
+    assert given.book(2) is None
+    for epoch in range(2, 2 + BOOKS_KEPT):
+        given.save_book(epoch, 10, b"")
+    assert given.book(1) is None
+    assert given.book(2 + BOOKS_KEPT - 1) == b""
