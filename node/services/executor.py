@@ -297,7 +297,7 @@ class Executor:
             prompt_ids,
             output,
             self._unit_price(request),
-            epoch=self._epochs.group().epoch,
+            epoch=position(self._chain).epoch,
             node_id=generation.node_ids[-1],
             at=self._wall_clock(),
             seed=drawn.seed,
