@@ -41,8 +41,8 @@ class Table:
 
     def markdown(self) -> list[str]:
         """Return its lines in Markdown."""
-        lines = [self.headings, ("---",) * len(self.headings), *self.rows]
-        return [f"| {' | '.join(line)} |".replace("%", " %").replace(" -", " −") for line in lines]
+        head, *rows = (f"| {' | '.join(line)} |".replace("%", " %") for line in (self.headings, *self.rows))
+        return [head, "|---" * len(self.headings) + "|", *rows]
 
 
 def collect(cache: Path, directory: Path = DIRECTORY) -> None:

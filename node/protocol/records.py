@@ -254,12 +254,14 @@ class VoteBundle:
     """The receipts this validator gave as an executor since its last book; none if it gave none."""
     observations: Observations = NOTHING_OBSERVED
     """What it saw of others, and what it served."""
+    omissions: "tuple[Omission, ...]" = ()
+    """Receipts of its own answers that executors left out of their books; ascending by receipt digest."""
+    challenges: "tuple[SignedReceipt, ...]" = ()
+    """Of answers that it got and found not to be the model's: everybody judges them. Ascending by receipt digest."""
     evidence_cid: Cid | None = None
     """A VoteEvidence as canonical bytes; none where nothing was recomputed."""
     checks: tuple[VoteCheck, ...] = ()
     """Of validators of the epoch before; ascending by validator."""
-    omissions: "tuple[Omission, ...]" = ()
-    """Receipts of its own answers that executors left out of their books; ascending by receipt digest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ no other audit; what it has not handed over at the end is voted withheld. What t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import structlog
 import trio
@@ -35,7 +36,7 @@ from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, PeerId
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, read_book, read_rows
-from node.protocol.records import EpochResult, Omission, VoteBundle
+from node.protocol.records import EpochResult, Omission, SignedReceipt, VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
@@ -94,6 +95,13 @@ class _Round:
     band_of: BandOf
 
 
+class Challenges(Protocol):
+    """Where challenges come from."""
+
+    def take(self) -> tuple[SignedReceipt, ...]:
+        """Return those for the next bundle, in its order; they are not given again."""
+
+
 class AuditingService:
     """Audits in every epoch in whose group this account is; decides who may see this node's own answers."""
 
@@ -124,6 +132,8 @@ class AuditingService:
         self._watch = OmissionWatch(chain, content, store, presence)
         self._asking = trio.CapacityLimiter(ASKED_AT_ONCE)
         self._reading = trio.CapacityLimiter(READ_AT_ONCE)
+        self.challenges: Challenges | None = None
+        """Answers that this node paid for and found not to be the model's; None where it looks for none."""
         keeper.serve(network, self)
 
     async def run(self) -> None:
@@ -139,7 +149,8 @@ class AuditingService:
         """Return the bundle with this node's audits and its receipt book."""
         receipts = await self._keeper.book(bundle.epoch)
         kept = self._kept(bundle.epoch)
-        return replace(bundle, audits=kept.votes, receipts=receipts, omissions=kept.omissions)
+        challenges = () if self.challenges is None else self.challenges.take()
+        return replace(bundle, audits=kept.votes, receipts=receipts, omissions=kept.omissions, challenges=challenges)
 
     def votes(self, epoch: EpochNumber) -> tuple[AuditVote, ...]:
         """Return this node's audits of an epoch, in a bundle's order."""
@@ -232,7 +243,8 @@ class AuditingService:
         found: dict[Address, list[_Task]] = {}
         for outcome in previous.audits:
             if self._chain.account in judges_of(outcome, previous.group):
-                tasks = [_Task(outcome.executor, REJUDGED, digest, None) for digest in outcome.accused]
+                again = (*outcome.accused, *outcome.challenged)
+                tasks = [_Task(outcome.executor, REJUDGED, digest, None) for digest in dict.fromkeys(again)]
                 found.setdefault(outcome.executor, []).extend(tasks)
         return found
 
@@ -308,7 +320,7 @@ class AuditingService:
         self._votes[_order(task)] = replace(named, reason="no-time")
         self._write(work.epoch)
         async with self._reading:
-            figures = await self._read(engine, evidence.kept)
+            figures = await read_figures(engine, evidence.kept)
         if figures is None:
             return replace(named, reason="engine-failed")
         verdict, reason = judge_figures(figures, work.band_of(task.executor, receipt.node_id, receipt.model_id))
@@ -332,38 +344,43 @@ class AuditingService:
         self._keeper.given.keep(receipt_digest(evidence.signed.receipt), to_bytes(evidence))
         return evidence
 
-    async def _read(self, engine: CheckingEngine, kept: KeptAnswer) -> AuditFigures | None:
-        """Return the figures of an answer; None if the engine fails."""
-        answer = kept.answer
-        first, tokens = len(answer.prompt_ids), answer.output_ids
-        for _ in range(ENGINE_TRIES):
-            try:
-                prefills = await engine.prefill(
-                    (*answer.prompt_ids, *tokens), first, top=CANDIDATES, priority=AUDIT_PRIORITY
-                )
-                figures = NO_FIGURES
-                for start in range(0, len(tokens), TOKENS_PER_SLICE):
-                    part = slice(start, start + TOKENS_PER_SLICE)
-                    fresh = answer_figures(
-                        first + start, tokens[part], prefills[part], answer.seed, answer.sampling,
-                        engine.vocabulary_size, kept.claimed[part],
-                    )  # fmt: skip
-                    figures = add_figures(figures, fresh)
-                    await trio.lowlevel.checkpoint()
-            except (EngineFailedError, EngineRefusedError, ValueError) as error:
-                log.warning("the engine failed while auditing", reason=str(error)[:200])
-                await trio.sleep(1.0)
-            else:
-                return figures
-        return None
-
     def _write(self, epoch: EpochNumber) -> None:
         ordered = tuple(self._votes[key] for key in sorted(self._votes))
         self._store.put_document(_document(epoch), to_bytes(KeptVotes(ordered, self._omissions)))
 
 
+async def read_figures(engine: CheckingEngine, kept: KeptAnswer) -> AuditFigures | None:
+    """Return the figures of an answer; None if the engine fails."""
+    answer = kept.answer
+    first, tokens = len(answer.prompt_ids), answer.output_ids
+    for _ in range(ENGINE_TRIES):
+        try:
+            prefills = await engine.prefill(
+                (*answer.prompt_ids, *tokens), first, top=CANDIDATES, priority=AUDIT_PRIORITY
+            )
+            figures = NO_FIGURES
+            for start in range(0, len(tokens), TOKENS_PER_SLICE):
+                part = slice(start, start + TOKENS_PER_SLICE)
+                fresh = answer_figures(
+                    first + start, tokens[part], prefills[part], answer.seed, answer.sampling,
+                    engine.vocabulary_size, kept.claimed[part],
+                )  # fmt: skip
+                figures = add_figures(figures, fresh)
+                await trio.lowlevel.checkpoint()
+        except (EngineFailedError, EngineRefusedError, ValueError) as error:
+            log.warning("the engine failed while auditing", reason=str(error)[:200])
+            await trio.sleep(1.0)
+        else:
+            return figures
+    return None
+
+
 def _accused(previous: EpochResult) -> dict[Hash32, frozenset[Address]]:
-    return {digest: judges_of(outcome, previous.group) for outcome in previous.audits for digest in outcome.accused}
+    return {
+        digest: judges_of(outcome, previous.group)
+        for outcome in previous.audits
+        for digest in (*outcome.accused, *outcome.challenged)
+    }
 
 
 def _document(epoch: EpochNumber) -> str:

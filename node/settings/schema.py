@@ -363,6 +363,13 @@ class PaymentSettings(Section):
         description="Prompts and answers of this gateway's users to keep, the newest, so that their receipts can be\n"
         "checked to the token (`quern verify`). They lie unencrypted in the store; 0 keeps none, forgets those kept.",
     )
+    decoys_per_day: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="Questions that nobody wants answered, asked at random times and paid out of the budget: this\n"
+        "daemon audits the answers with an engine of its own, and no executor can tell them from users'. 0: none.",
+    )
     redeem_at_risk: Tokens = Field(
         default="100",
         description="What one payer may owe you in vouchers, in tokens; more is redeemed at once. Else vouchers are\n"
