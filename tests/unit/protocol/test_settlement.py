@@ -129,3 +129,14 @@ def test_nobody_is_paid_who_neither_proved_nor_was_allotted_and_the_sum_is_what_
         SECOND, state, PARAMETERS, dict(reversed(bundles.items())), previous, selected=selected
     )
     assert backwards == result
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(8, 10**6), min_size=4, max_size=4), st.integers(0, 10**6 - 8), st.sampled_from(MEMBERS))
+def test_a_larger_valid_batch_never_earns_less(counts: list[int], more: int, worker: int) -> None:
+    before = dict(zip(MEMBERS, counts, strict=True))
+    after = {**before, worker: min(10**6, before[worker] + more)}
+    paid = [
+        amounts(form(*(commit(number, count, epoch=1) for number, count in sizes.items()))) for sizes in (before, after)
+    ]
+    assert paid[1][account(worker)] >= paid[0][account(worker)]
