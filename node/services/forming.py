@@ -10,6 +10,7 @@ from node.protocol.actions import PostEpochResult
 from node.protocol.agreement import ROUNDS_MAX, committed_order, left_out, pack_holders
 from node.protocol.chain_state import ChainState
 from node.protocol.eip712 import epoch_result_digest
+from node.protocol.empty_epochs import why_no_group
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32
 from node.protocol.messages import (
     Message,
@@ -168,7 +169,10 @@ class FormingService:
             selected=selected,
         )
         if result is None:
-            log.warning("no batch was accepted: the group carries on and nothing is paid", epoch=inputs.epoch)
+            reason = why_no_group(inputs.epoch, inputs.state)
+            log.warning(
+                "no group is formed: the present one carries on, nothing is paid", epoch=inputs.epoch, reason=reason
+            )
             return None
         content_cid = await self._content.add_bytes(result_to_bytes(result))
         self._store.put_document(formed_document(inputs.epoch, content_cid), FORMED)

@@ -81,6 +81,7 @@ def test_the_tiny_model_may_be_published() -> None:
 
 
 async def test_an_engine_serves_proves_and_comes_back(tmp_path: Path) -> None:
+    others = server_pids(os.getpid())  # the one that other tests share
     async with ready_engine(tmp_path) as engine:
         prompt = await engine.render_chat([ChatMessage("user", "What does Python say about lambda?")])
         assert all(0 <= token < engine.vocabulary_size for token in prompt)
@@ -102,7 +103,7 @@ async def test_an_engine_serves_proves_and_comes_back(tmp_path: Path) -> None:
         assert max(squared_distance(*pair) for pair in zip(singly, together, strict=True)) <= MODEL.poc_distance_max
         await tails_leave_the_nonces_as_they_were(engine, together)
 
-        (pid,) = server_pids(os.getpid())
+        (pid,) = set(server_pids(os.getpid())) - set(others)
         os.killpg(os.getpgid(pid), signal.SIGKILL)
         with trio.fail_after(20):
             while engine.state is NodeState.SERVING:
@@ -113,7 +114,7 @@ async def test_an_engine_serves_proves_and_comes_back(tmp_path: Path) -> None:
             await engine.until_ready()
         again = await logprob_vectors(engine, 16, 16)
         assert max(squared_distance(*pair) for pair in zip(together, again, strict=True)) <= MODEL.poc_distance_max
-    assert server_pids(os.getpid()) == []
+    assert set(server_pids(os.getpid())) <= set(others)
 
 
 def server_pids(parent: int) -> list[int]:
