@@ -67,6 +67,8 @@ class Report:
     before: Accounts = field(default_factory=Accounts)
     after: Accounts = field(default_factory=Accounts)
     books: dict[str, EarningsView] = field(default_factory=dict)
+    settled_block: int = 0
+    """The newest block when `books` were read: what came later is in neither."""
     nonces: dict[str, int] = field(default_factory=dict)
     """Nonces that were accepted, by miner: its weight in the group that the epoch formed."""
     killed: str = ""
@@ -217,13 +219,14 @@ async def _summarise(network: LocalNetwork, steps: Steps, report: Report) -> Non
 
     async def settled() -> bool:
         report.after = await read_accounts(network)
+        report.settled_block = await network.rpc.block_number()
         report.books = {d.name: await d.call("earnings", EarningsView) for d in network.daemons.values()}
         return all(
             int(report.books[miner.name].vouchers_received) == report.after.redeemed[miner.name]
             and int(report.books[miner.name].rewards_cumulative) == report.after.claimed[miner.name]
             and report.after.claimed[miner.name] > report.before.claimed[miner.name]
             for miner in network.miners
-        ) and report.books_gas() == await read_gas(network)
+        ) and report.books_gas() == await read_gas(network, report.settled_block)
 
     await network.until("books and chain agree", settled, SETTLED_SECONDS_MAX)
     _print_summary(network, report)
@@ -334,11 +337,11 @@ async def read_accounts(network: LocalNetwork) -> Accounts:
     return accounts
 
 
-async def read_gas(network: LocalNetwork) -> dict[str, int]:
-    """Add up from the chain's receipts the gas of each daemon's transactions."""
+async def read_gas(network: LocalNetwork, last_block: int) -> dict[str, int]:
+    """Add up from the chain's receipts, up to a block, the gas of each daemon's transactions."""
     names = {daemon.account.lower(): daemon.name for daemon in network.daemons.values()}
     spent = dict.fromkeys(names.values(), 0)
-    for number in range(await network.rpc.block_number() + 1):
+    for number in range(last_block + 1):
         for receipt in await network.rpc.call("eth_getBlockReceipts", hex(number)):
             name = names.get(receipt["from"].lower())
             if name is not None:

@@ -56,7 +56,7 @@ class Evidence:
         return [body for _, body in self.events if isinstance(body, kind)]
 
 
-async def gather(network: LocalNetwork, evidence: Evidence) -> None:
+async def gather(network: LocalNetwork, evidence: Evidence, last_block: int) -> None:
     rpc, addresses = network.rpc, network.deployment.addresses
     decoder = EventDecoder(network.deployment.chain_id, addresses.epoch_manager)
     names = {address.lower(): name for address, name in followed_contracts(addresses).items()}
@@ -67,7 +67,7 @@ async def gather(network: LocalNetwork, evidence: Evidence) -> None:
         if body is not None:
             evidence.events.append((quantity(entry["blockNumber"]), body))
     accounts = {daemon.account.lower(): daemon.name for daemon in network.daemons.values()}
-    evidence.gas = await gas_by_account(rpc, accounts)
+    evidence.gas = await gas_by_account(rpc, accounts, last_block)
     for daemon in network.daemons.values():
         balance = quern_token.balance_of(daemon.account)
         evidence.balances[daemon.name] = await read_contract(rpc, addresses.token, balance)
@@ -78,10 +78,10 @@ async def gather(network: LocalNetwork, evidence: Evidence) -> None:
     evidence.parameters = from_parameters(await read_contract(rpc, addresses.epoch_manager, epoch_manager.parameters()))
 
 
-async def gas_by_account(rpc: JsonRpc, accounts: dict[str, str]) -> dict[str, int]:
-    """Gas of all transactions of each account, from their receipts."""
+async def gas_by_account(rpc: JsonRpc, accounts: dict[str, str], last_block: int) -> dict[str, int]:
+    """Gas of all transactions of each account up to a block, from their receipts."""
     spent = dict.fromkeys(accounts.values(), 0)
-    for number in range(await rpc.block_number() + 1):
+    for number in range(last_block + 1):
         block = await rpc.call("eth_getBlockByNumber", hex(number), True)
         for transaction in block["transactions"]:
             name = accounts.get(transaction["from"].lower())
@@ -105,7 +105,7 @@ def job() -> tuple[Report, Evidence]:
             evidence.doctors[daemon.name] = await network.command(
                 QUERN, "doctor", "--data-dir", daemon.directory, "--json", check=False
             )
-        await gather(network, evidence)
+        await gather(network, evidence, report.settled_block)
 
     async def run() -> Report:
         return await run_main_job(inspect=inspect)

@@ -123,8 +123,12 @@ def test_a_book_that_lies_about_the_length_is_told() -> None:
 
 
 def test_a_private_answer_is_excused_only_with_the_payer_s_word() -> None:
-    assert wrong_with(evidence_of(is_private=True)) == "private"
-    assert wrong_with(evidence_of(is_private=True, both=False)) == "not-the-receipt"
+    assert wrong_with(replace(evidence_of(is_private=True), kept=None)) == "private"
+    assert wrong_with(replace(evidence_of(is_private=True, both=False), kept=None)) == "not-the-receipt"
+
+
+def test_a_private_answer_that_its_payer_hands_over_is_audited() -> None:
+    assert wrong_with(evidence_of(is_private=True)) == ""
 
 
 def test_what_no_rule_gives_is_excused_and_what_an_engine_did_not_follow_is_told_apart() -> None:
