@@ -76,6 +76,8 @@ class Answering:
 def rejected_within(epochs: int, share: float, sample: int = SAMPLE_SIZE, rate: int = MISMATCH_PER_MILLION) -> float:
     """Return the chance that the sum of `epochs` samples is beyond chance."""
     drawn = epochs * sample
+    if share >= 1.0:
+        return 1.0
     found = detection_per_million(drawn, reject_from(drawn, rate), round(share * MILLION), rate)
     return found / MILLION
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from benchmarks.soundness.claims import DECLARED, Claim
 from benchmarks.soundness.models import VOCABULARY_SIZE
 from node.protocol.audits import (
+    DISTANCE_CLIP_MICRO,
     MILLION,
     MISMATCH_MICRO_MIN,
     ClaimedLogprobs,
@@ -26,7 +27,7 @@ class TokenFigures:
     margins: tuple[int, ...]
     """draws.py: 0 for the rule's choice, at most 1."""
     distances: tuple[int, ...]
-    """Of claimed log-probabilities, as audits cut it."""
+    """Of claimed log-probabilities."""
     surprises: tuple[int, ...]
     """Entropy plus log-probability, in nats."""
     variances: tuple[int, ...]
@@ -38,7 +39,7 @@ class TokenFigures:
         With `forged`, the executor claimed exactly what the auditor finds: its log-probabilities tell nothing.
         """
         margins, count = self.margins[first:end], len(self.margins[first:end])
-        distances = self.distances[first:end]
+        distances = [min(DISTANCE_CLIP_MICRO, value) for value in self.distances[first:end]]
         return AuditFigures(
             tokens=count,
             mismatches=sum(margin >= MISMATCH_MICRO_MIN for margin in margins),

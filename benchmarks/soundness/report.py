@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.cheats import rejected_within
 from benchmarks.soundness.data import DIRECTORY, as_rows, provers_of, read_nonces, read_windows
 from benchmarks.soundness.detection import (
     bits_per_thousand_tokens,
@@ -40,8 +41,8 @@ class Table:
 
     def markdown(self) -> list[str]:
         """Return its lines in Markdown."""
-        lines = [self.headings, ("---",) * len(self.headings), *self.rows]
-        return [f"| {' | '.join(line)} |".replace("%", " %").replace(" -", " −") for line in lines]
+        head, *rows = (f"| {' | '.join(line)} |".replace("%", " %") for line in (self.headings, *self.rows))
+        return [head, "|---" * len(self.headings) + "|", *rows]
 
 
 def collect(cache: Path, directory: Path = DIRECTORY) -> None:
@@ -133,8 +134,10 @@ def distances(band: HonestBand) -> Table:
     rows = []
     for name, found in read_nonces().items():
         beyond = sum(distance > band.poc_distance_max for distance in found) / len(found)
-        rows.append((name, f"{found[0]:,}", f"{found[len(found) // 2]:,}", f"{found[-1]:,}", percent(beyond)))
-    headings = ("who", "least", "median", "largest", "beyond the band")
+        caught_in = (percent(rejected_within(epochs, beyond)) for epochs in (1, 3))
+        middle = found[len(found) // 2]
+        rows.append((name, f"{found[0]:,}", f"{middle:,}", f"{found[-1]:,}", percent(beyond), *caught_in))
+    headings = ("who", "least", "median", "largest", "beyond the band", "rejected in one epoch", "in three")
     return Table("Squared distances of nonces", headings, tuple(rows))
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from node.protocol import audits
 from node.protocol.audits import (
     BETS,
+    DISTANCE_CLIP_MICRO,
     LIMIT_MICRO_BITS,
     MILLION,
     NO_EVIDENCE,
@@ -144,8 +145,8 @@ def test_more_evidence_against_never_counts_for() -> None:
 def test_no_bet_has_an_edge_over_honest_tokens() -> None:
     """What makes evidence evidence: 2^gain is at most 1 on average if tokens are as the band says, for every bet."""
     for rate in (500, 10_000, 200_000):
-        band = HonestBand("vllm", "", 0, 0, rate, rate, rate // 5, 4_000)
-        hit = gains(AuditFigures(1, 1, MILLION, 1, 200_000, 0, 0), band)[: 3 * len(STRENGTHS)]
+        band = HonestBand("vllm", "", 0, 0, rate, rate, rate * DISTANCE_CLIP_MICRO // MILLION, 4_000)
+        hit = gains(AuditFigures(1, 1, MILLION, 1, DISTANCE_CLIP_MICRO, 0, 0), band)[: 3 * len(STRENGTHS)]
         miss = gains(AuditFigures(1, 0, 0, 1, 0, 0, 0), band)[: 3 * len(STRENGTHS)]
         for won, lost in zip(hit, miss, strict=True):
             assert rate / MILLION * 2 ** (won / MILLION) + (1 - rate / MILLION) * 2 ** (lost / MILLION) <= 1.0
@@ -205,9 +206,9 @@ def test_claims_of_tokens_that_a_prefill_does_not_have_count_only_if_they_would_
     logprobs = {1: -0.5, 2: -2.0}
     likely = ClaimedLogprobs(1, -500_000, ((1, -500_000), (7, -100_000)))
     unlikely = ClaimedLogprobs(1, -500_000, ((1, -500_000), (7, -9_000_000)))
-    assert token_distance_micro(likely, logprobs) == 200_000  # cut
+    assert token_distance_micro(likely, logprobs) == DISTANCE_CLIP_MICRO  # cut
     assert token_distance_micro(unlikely, logprobs) == 0
-    assert token_distance_micro(ClaimedLogprobs(1, -600_000, ()), logprobs) == 100_000
+    assert token_distance_micro(ClaimedLogprobs(1, -530_000, ()), logprobs) == 30_000
 
 
 def test_claims_for_other_tokens_and_parameters_outside_the_rule_are_refused() -> None:

@@ -1,0 +1,88 @@
+"""docs/soundness.md says what the committed measurements give, and the measurements are read as auditors sum them."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from benchmarks.soundness.data import DIRECTORY, WINDOW_TOKENS, as_rows, provers_of, read_nonces, read_windows
+from benchmarks.soundness.detection import bits_per_thousand_tokens, detect, false_verdict_bound, tokens_to_proof
+from benchmarks.soundness.judging import TokenFigures
+from benchmarks.soundness.report import Table, distances, honest_band, tables
+from benchmarks.soundness.variants import HONEST_ENGINES, PROVERS, REFERENCE
+from node.protocol.audits import judge_figures
+from node.protocol.verdicts import Verdict
+
+SOUNDNESS = Path(__file__).resolve().parents[3] / "docs" / "soundness.md"
+AUDITORS = sorted(file.stem.removeprefix("answers-") for file in DIRECTORY.glob("answers-*.json"))
+DATA_BYTES_MAX = 300_000
+BAND = honest_band()
+GROSS = ("int4", "layer-dropped", "fine-tune", "other-model", "small-model", "skips-32", "wrong-seed")
+
+
+def shown(table: Table) -> list[str]:
+    text = SOUNDNESS.read_text(encoding="utf-8")
+    return [line for line in table.markdown() if line not in text]
+
+
+def test_the_tables_of_the_documentation_are_what_the_measurements_give() -> None:
+    missing = [line for table in [distances(BAND), *tables(REFERENCE, BAND)] for line in shown(table)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("auditor", AUDITORS)
+def test_no_honest_answer_is_proven_wrong(auditor: str) -> None:
+    band = honest_band(auditor)
+    for prover in (name for name in provers_of(auditor) if PROVERS[name].is_honest):
+        for tokens in (64, 128, 256):
+            verdicts = {judge_figures(figures, band)[0] for figures in read_windows(auditor, prover).of(tokens)}
+            assert verdicts == {Verdict.VALID}
+
+
+@pytest.mark.parametrize("prover", GROSS)
+def test_gross_cheats_are_caught_in_every_stretch_of_128_tokens(prover: str) -> None:
+    found = detect(read_windows(REFERENCE, prover).of(128), BAND)
+    assert found.caught == found.stretches
+
+
+def test_a_small_model_s_text_scored_by_the_real_one_is_caught_by_its_tokens_alone() -> None:
+    found = detect(read_windows(REFERENCE, "small-model").of(128, forged=True), BAND)
+    assert found.caught == found.stretches
+
+
+def test_nonces_that_nobody_computed_are_beyond_the_band_and_honest_ones_within() -> None:
+    for name, found in read_nonces().items():
+        if name in HONEST_ENGINES:
+            assert found[-1] <= BAND.poc_distance_max
+        elif name not in PROVERS:
+            assert found[0] > BAND.poc_distance_max
+
+
+def test_the_bound_of_false_verdicts_is_below_one_in_a_million_for_the_machines_measured() -> None:
+    for prover in ("avx2", "fp32"):
+        assert false_verdict_bound(read_windows(REFERENCE, prover).of(256), BAND) < 1e-6
+
+
+def test_what_gains_no_evidence_is_never_proven() -> None:
+    pace, _ = bits_per_thousand_tokens(read_windows(REFERENCE, REFERENCE).of(64), BAND)
+    assert math.isinf(tokens_to_proof(min(0.0, pace)))
+
+
+def test_windows_sum_up_to_what_an_auditor_notes_of_the_whole() -> None:
+    count = 2 * WINDOW_TOKENS
+    answer = TokenFigures(
+        margins=tuple(900 if at % 2 else 200_000 for at in range(count)),
+        distances=tuple(100 * at for at in range(count)),
+        surprises=tuple(-500 * at for at in range(count)),
+        variances=(1_000_000,) * count,
+    )
+    (row,) = as_rows([answer])
+    whole = answer.sums(0, count)
+    assert sum(window[0] for window in row) == whole.mismatches == WINDOW_TOKENS
+    assert sum(window[1] for window in row) * 100 == whole.margin_micro
+    assert sum(window[3] for window in row) * 100 == whole.surprise_micro
+    assert answer.sums(0, count, forged=True).distance_micro == 0
+
+
+def test_the_committed_measurements_stay_small() -> None:
+    assert sum(file.stat().st_size for file in DIRECTORY.iterdir()) < DATA_BYTES_MAX
