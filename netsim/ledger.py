@@ -85,6 +85,9 @@ NOTICE_EPOCHS = 2
 SCHEDULED = tuple(item.name for item in fields(ParametersScheduled) if item.name not in ("from_epoch", "from_block"))
 DEFAULT_BALANCE = TokenAmount(1_000_000 * 10**18)
 
+FOLDS_KEPT = 8
+"""Every node asks for the same few blocks of an epoch, at about the same time."""
+
 
 def simulated_consent(peer_id: PeerId) -> bytes:
     """Stand-in for an Ed25519 signature: the simulator's peers have no keys."""
@@ -120,6 +123,8 @@ class Ledger:
     balances: dict[Address, TokenAmount] = field(default_factory=dict)
     gas_price: int = 10**9
     minted: TokenAmount = TokenAmount(0)  # noqa: RUF009 - a NewType call is a constant
+    _folds: dict[BlockNumber, ChainState] = field(default_factory=dict)
+    """States of past blocks that nodes asked for, the newest FOLDS_KEPT."""
     _mempool: list[Transaction] = field(default_factory=list)
     _watchers: list[Callable[[], None]] = field(default_factory=list)
 
@@ -135,6 +140,19 @@ class Ledger:
     def height(self) -> BlockNumber:
         """Number of the newest block; the genesis block is 0."""
         return BlockNumber(len(self.block_hashes) - 1)
+
+    def state_at(self, block: BlockNumber) -> ChainState:
+        """Return the fold of all events up to and including `block`. Read only: all who ask get the same."""
+        if block not in self._folds:
+            state = ChainState()
+            for event in self.events:
+                if event.block_number > block:
+                    break
+                state.apply(event)
+            self._folds[block] = state
+            while len(self._folds) > FOLDS_KEPT:
+                del self._folds[next(iter(self._folds))]
+        return self._folds[block]
 
     def watch(self, on_block: Callable[[], None]) -> None:
         """Call `on_block` after every block."""

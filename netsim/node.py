@@ -135,7 +135,7 @@ async def run_node(
         MiningService(chain, network, content, duty, slots, nonces_max=plan.nonces_max),
         auditing,
         observer,
-        ValidatingService(chain, network, content, store, presence, [duty], auditing, observer.take),
+        ValidatingService(chain, network, content, store, presence, epochs, [duty], auditing, observer.take),
         FormingService(chain, network, content, store, presence, epochs, slots, router),
         PunishingService(chain, network, store, epochs, router),
         SettlingService(chain, epochs, claim_rewards=True),

@@ -255,7 +255,7 @@ async def _run_services(
         supervisor.add(f"model {engine.node_id}", loader.run)
     measures: Measures = tuple if gateway is None else gateway.speeds.take_measures
     epoch_methods = add_epoch_services(
-        EpochParts(settings, chain, network, content, store, presence, epochs, router, duties, book, measures),
+        EpochParts(settings, chain, network, content, store, presence, epochs, router, duties, book, gateway, measures),
         supervisor,
     )
     prompts = add_prompt_services(

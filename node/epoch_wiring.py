@@ -15,6 +15,7 @@ from node.ports import Chain, Content, Network
 from node.services.brokered import BrokeredEngine
 from node.services.epochs import EpochBook
 from node.services.forming import FormingService
+from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
 from node.services.observing import Measures, Observer
@@ -43,6 +44,8 @@ class EpochParts:
     engines: Sequence[BrokeredEngine]
     """In the order of the settings."""
     receipts: ReceiptBookKeeper
+    gateway: Gateway | None
+    """Asks decoys; None where there is none."""
     measures: Measures
     """What this node's gateway measured of executors since it was last asked."""
 
@@ -57,18 +60,31 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     forming = FormingService(chain, network, content, store, parts.presence, parts.epochs, slots, parts.router)
     supervisor.add("forming", forming.run)
     supervisor.add("punishing", PunishingService(chain, network, store, parts.epochs, parts.router).run)
-    auditing = add_auditing(
-        chain, network, content, store, parts.presence, parts.epochs, parts.engines, parts.receipts, supervisor
-    )
     settings = parts.settings
+    auditing = add_auditing(
+        settings,
+        chain,
+        network,
+        content,
+        store,
+        parts.presence,
+        parts.epochs,
+        parts.gateway,
+        parts.engines,
+        parts.receipts,
+        supervisor,
+    )
     provers = [e for e, wanted in zip(parts.engines, settings.engines, strict=True) if wanted.api == "vllm"]
     nonces_max = settings.mining.nonces_max
     miners = [MiningService(chain, network, content, engine, slots, nonces_max=nonces_max) for engine in provers]
     for miner in miners:
         supervisor.add(f"mining {miner.node_id}", miner.run)
-    observer = Observer(chain, parts.epochs, parts.presence, store, parts.measures)
+    wants_scaling = parts.settings.participant.scale_preserved_weight
+    observer = Observer(chain, parts.epochs, parts.presence, store, parts.measures, wants_scaling=wants_scaling)
     supervisor.add("observing", observer.run)
-    validating = ValidatingService(chain, network, content, store, parts.presence, provers, auditing, observer.take)
+    validating = ValidatingService(
+        chain, network, content, store, parts.presence, parts.epochs, provers, auditing, observer.take
+    )
     supervisor.add("validating", validating.run)
     audits = DaemonAuditOperations(chain, store, parts.epochs, auditing)
     rewards = DaemonRewardOperations(chain, content, store, parts.presence, parts.epochs)

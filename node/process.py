@@ -24,6 +24,7 @@ from node.settings.locations import default_settings_file
 from node.stopping import StopRequest
 from node.unlocking import Unlocked, unlocking
 from node.version import package_version
+from p2p.repairs.unused import left_out
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +80,7 @@ async def _main(run_daemon: RunDaemon, settings: Settings, key: Unlocked) -> Non
 
 def _load() -> RunDaemon:
     """Load the daemon: most of what it takes to start."""
-    with loading():
+    with loading(), left_out():
         from node.daemon import run_daemon  # noqa: PLC0415 - while the key is unlocked
 
     sys.setrecursionlimit(RECURSION_LIMIT)

@@ -31,11 +31,14 @@ NO_LINGER = struct.pack("ii", 1, 0)
 class BoundedStream:
     """What Hypercorn needs of a connection, and `cut`, which ends whatever is done with it."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, flusher: "Flusher") -> None:
         self._stream = stream
+        self._flusher = flusher
         self._sending_since: float | None = None
         self._unsent = b""
-        """The rest of what `write` was given; it goes before all else."""
+        """What `write` was given and was not sent; it goes before all else."""
+        self.is_full = False
+        """Whether the kernel took only a part of that: then somebody has to wait until it takes the rest."""
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -44,8 +47,7 @@ class BoundedStream:
 
     def send_now(self, data: bytes) -> bytes:
         """Send what the kernel takes at once; return the rest. Raises trio.BrokenResourceError."""
-        if self._unsent:
-            return data
+        data, self._unsent, self.is_full = self._unsent + data, b"", False
         try:
             sent = os.write(self._stream.socket.fileno(), data)  # of a closed socket it is -1, never another's
         except BlockingIOError:
@@ -54,22 +56,22 @@ class BoundedStream:
             raise trio.BrokenResourceError("the connection is gone") from error
         return data[sent:]
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether something that was written waits to be sent."""
-        return bool(self._unsent)
-
     def write(self, data: bytes) -> None:
-        """Send what the kernel takes at once; the rest goes before what is sent next. Not while `is_behind`.
+        """Have data sent in a moment, with all that is written until then. Not while `is_full`."""
+        if not self._unsent:
+            self._flusher.flush_soon(self)
+        self._unsent += data
 
-        That the connection is gone is for whoever reads from it to find.
-        """
-        with suppress(trio.BrokenResourceError):
-            self._unsent = self.send_now(data)
+    def flush(self) -> None:
+        """Send what was written, as far as the kernel takes it. A connection that is gone is for its reader to find."""
+        if self._unsent:
+            with suppress(trio.BrokenResourceError):
+                self._unsent = self.send_now(b"")
+                self.is_full = bool(self._unsent)
 
     async def send_all(self, data: bytes) -> None:
         """Send. Raises trio.BrokenResourceError or trio.ClosedResourceError if the connection is gone or cut."""
-        data, self._unsent = self._unsent + data, b""
+        data, self._unsent, self.is_full = self._unsent + data, b"", False
         self._sending_since = trio.current_time()
         await self._stream.send_all(data)
         self._sending_since = None
@@ -95,6 +97,28 @@ class BoundedStream:
         with suppress(OSError):  # it may be closed already
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         self.socket.close()
+
+
+class Flusher:
+    """Sends what was written to connections in one turn of the event loop, at its end: a send costs as much as a token.
+
+    Tokens of many answers come in one piece, and where there is much to do several of each.
+    """
+
+    def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._waiting: list[BoundedStream] = []
+
+    def flush_soon(self, stream: BoundedStream) -> None:
+        """Have a connection flushed."""
+        if not self._waiting:
+            self._token.run_sync_soon(self._flush)
+        self._waiting.append(stream)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for stream in waiting:
+            stream.flush()
 
 
 class HttpConnection(TCPServer):
@@ -131,7 +155,7 @@ class ChunkWriter:
     def is_ready(self) -> bool:
         """Whether a chunk can be written now: nothing else is being sent, or waits to be."""
         connection = self._connection
-        return not connection.send_lock.locked() and not connection.stream.is_behind
+        return not connection.send_lock.locked() and not connection.stream.is_full
 
     def write(self, data: bytes) -> None:
         """Write a chunk, which is not empty: an empty one would end the body. Only when ready."""

@@ -9,7 +9,7 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.applications import Starlette
 
-from node.api.bounded_stream import BoundedStream, ConnectionApp, HttpConnection, cut_stalled
+from node.api.bounded_stream import BoundedStream, ConnectionApp, Flusher, HttpConnection, cut_stalled
 
 log = structlog.get_logger(__name__)
 
@@ -47,12 +47,13 @@ async def serve_api(app: Starlette, listener: socket.socket) -> None:
     config.keep_alive_timeout = KEEP_ALIVE_SECONDS
     context = WorkerContext(None)
     streams: set[BoundedStream] = set()
+    flusher = Flusher()
 
     async def serve_connection(connection: trio.SocketStream) -> None:
         if len(streams) >= CONNECTIONS_MAX:
             await connection.aclose()
             return
-        stream = BoundedStream(connection)
+        stream = BoundedStream(connection, flusher)
         streams.add(stream)
         try:
             # Hypercorn's own serving loop gives its connections no limit; the rest of it is used as it is.

@@ -8,7 +8,7 @@ account has to be made to send.
 from dataclasses import dataclass
 
 from contracts.binding_base import Call, RevertReason, ViewCall
-from contracts.bindings import access_vault, model_registry, quern_token
+from contracts.bindings import access_vault, epoch_manager, model_registry, quern_token
 from contracts.codec import describe_revert
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import Result, read_contract
@@ -52,6 +52,12 @@ async def prepare_registry_call(rpc: JsonRpc, addresses: ContractAddresses, what
     """Prepare a call that only the ModelRegistry's owner may make."""
     owner = Address(await ask(rpc, addresses.model_registry, model_registry.owner()))
     return PreparedCall(what, call, addresses.model_registry, owner)
+
+
+async def prepare_epoch_call(rpc: JsonRpc, addresses: ContractAddresses, what: str, call: Call) -> PreparedCall:
+    """Prepare a call that only the EpochManager's owner may make."""
+    owner = Address(await ask(rpc, addresses.epoch_manager, epoch_manager.owner()))
+    return PreparedCall(what, call, addresses.epoch_manager, owner)
 
 
 async def prepare_vault_call(
@@ -117,7 +123,7 @@ async def token_decimals(rpc: JsonRpc, token: Address) -> int:
 
 
 def explain(reason: RevertReason) -> str:  # noqa: PLR0912 - one case per refusal
-    """Return what a refusal of these two contracts means and what to do; its own words where no more is to be said."""
+    """Return what a refusal of these contracts means and what to do; its own words where no more is to be said."""
     match reason:
         case model_registry.ModelExists(model_id):
             return f"{model_id} is registered already. For another CID use `update`, for the rest `set-spec`"
@@ -141,6 +147,16 @@ def explain(reason: RevertReason) -> str:  # noqa: PLR0912 - one case per refusa
             return f"{model_id} has no version {version}"
         case model_registry.OwnableUnauthorizedAccount(account):
             return f"{account} does not own the ModelRegistry"
+        case epoch_manager.ChangeOutOfRange(from_epoch, soonest, latest):
+            return f"a change can begin with epoch {soonest} to {latest}, not {from_epoch}: all must know of it before"
+        case epoch_manager.ChangeIsNear(from_epoch):
+            return f"a change begins with epoch {from_epoch} already; schedule the next one once it holds"
+        case epoch_manager.EpochLength(blocks, least, most):
+            return f"an epoch of {blocks} blocks is not taken: {least} to {most} are"
+        case epoch_manager.StageOffsetsNotIncreasing():
+            return "the stages' offsets must increase strictly, up to the epoch's length"
+        case epoch_manager.PocSampleOutOfRange(size, mismatches):
+            return f"{mismatches} mismatches of a sample of {size} are not taken: 1 to the sample, of 1024 at most"
         case access_vault.NotTheProposer(caller, proposer):
             return f"{caller} is not the model's proposer, {proposer} is. `set-spec --proposer` changes that"
         case access_vault.NoAccess(model_id, account):
@@ -159,7 +175,8 @@ def no_gate(gate: access_vault.Gate) -> bool:
 def _refused(error: RpcError) -> RefusedError:
     data = error.revert_data
     try:
-        reason = model_registry.decode_error(data) or access_vault.decode_error(data)
+        contracts = (model_registry, access_vault, epoch_manager)
+        reason = next((found for found in (contract.decode_error(data) for contract in contracts) if found), None)
     except ValueError:
         reason = None  # malformed: told as the endpoint told it
     return RefusedError(describe_revert(data, error.message) if reason is None else explain(reason))

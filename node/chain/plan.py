@@ -15,6 +15,8 @@ from node.protocol.records import EpochParameters
 PLAN_BYTES_MAX = 1024 * 1024
 """A plan with the largest genesis group has about 30 kB."""
 DAY_SECONDS = 86_400
+EPOCH_BLOCKS_MAX = 2**20 - 1
+"""As many as the EpochManager has room for: 145 days of 12 seconds, three days of a quarter of a second."""
 GROUPS_REMEMBERED = 15
 """As the EpochManager looks back: a dispute that outlives its group could not be judged any more."""
 
@@ -48,7 +50,7 @@ class _Section(BaseModel):
 
 class _Parameters(_Section):
     genesis_block: int = Field(default=0, ge=0)
-    epoch_blocks: int
+    epoch_blocks: int = Field(le=EPOCH_BLOCKS_MAX)
     generate_offset: int
     exchange_offset: int
     validate_offset: int
@@ -95,10 +97,11 @@ class _Plan(_Section):
     @model_validator(mode="after")
     def _disputes_end_while_their_group_is_known(self) -> "_Plan":
         longest = self.answer_blocks + self.dispute_blocks + self.verdict_blocks
-        if longest >= (GROUPS_REMEMBERED - 1) * self.parameters.epoch_blocks:
+        # Governance may make later epochs half as long.
+        if longest >= (GROUPS_REMEMBERED - 1) * (self.parameters.epoch_blocks // 2):
             raise ValueError(
                 f"answer_blocks, dispute_blocks and verdict_blocks are {longest} together: a prompt must end within "
-                f"{GROUPS_REMEMBERED - 1} epochs, for groups of longer ago are forgotten"
+                f"{GROUPS_REMEMBERED - 1} epochs of half the length, for groups of longer ago are forgotten"
             )
         return self
 

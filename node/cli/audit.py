@@ -18,6 +18,7 @@ REASONS = {
     "too-likely": "its tokens are likelier than draws at its temperature",
     "too-unlikely": "its tokens are less likely than draws at its temperature",
     "withheld": "not handed over",
+    "omitted-receipt": "a payer proved that it left a receipt out of its book",
     "malformed": "what was handed over cannot be read",
     "not-the-book": "the receipt book is not what was committed to",
     "not-the-receipt": "another receipt was handed over",

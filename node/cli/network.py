@@ -106,9 +106,9 @@ def models(target: Target) -> None:
 @click.command()
 @target_options
 def epoch(target: Target) -> None:
-    """Show the epoch and the next duty.
+    """Show the epoch and this node's duties in it.
 
-    The stage, the blocks left in it, what this node has to do next, its weight.
+    The stage, the blocks left in it, what this node has done, does and will do, and by when; its weight.
 
     \b
     Example:
@@ -121,7 +121,7 @@ def epoch(target: Target) -> None:
     share = f" of {view.total_weight}" if view.total_weight else ""
     print_facts(
         [
-            ("epoch", str(view.epoch)),
+            ("epoch", f"{view.epoch}, blocks {view.epoch_first_block} to {view.epoch_end_block - 1}"),
             ("stage", f"{view.stage}, since block {view.stage_first_block}"),
             ("block", str(view.block)),
             ("next stage", f"{view.next_stage} at block {view.next_stage_block}, in {view.blocks_left} blocks"),
@@ -129,7 +129,24 @@ def epoch(target: Target) -> None:
             ("group", f"{view.members} members"),
             ("own weight", f"{view.own_weight}{share}"),
             ("last result", str(view.last_result_epoch) if view.last_result_epoch is not None else "none yet"),
+            ("change", "none" if view.change_epoch is None else f"other parameters from epoch {view.change_epoch} on"),
         ]
+    )
+    click.echo()
+    print_table(
+        ("DUTY", "ML NODE", "MODEL", "BLOCKS", "STATE", "BLOCKS LEFT"),
+        [
+            (
+                duty.kind,
+                duty.node_id or "–",
+                duty.model_id or "–",
+                f"{duty.first_block}–{duty.end_block - 1}",
+                duty.state,
+                str(duty.blocks_left) if duty.state in ("ahead", "now") else "–",
+            )
+            for duty in view.duties
+        ],
+        empty=f"no duties: {view.next_duty}",
     )
 
 

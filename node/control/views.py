@@ -148,6 +148,23 @@ class ModelsView(View):
     models: list[ModelView]
 
 
+class DutyView(View):
+    """Something this node does in the epoch."""
+
+    kind: str
+    """serve, keep-serving, mine, vote, form or load."""
+    node_id: str | None
+    """The ML node that does it; null if it is the participant's."""
+    model_id: str | None
+    state: str
+    """ahead, now, done or missed."""
+    first_block: int
+    end_block: int
+    """The first block that is too late."""
+    blocks_left: int
+    """Until it ends, or until it begins if that is ahead."""
+
+
 class EpochView(View):
     """Where the epoch stands and what this node has to do next."""
 
@@ -164,6 +181,13 @@ class EpochView(View):
     total_weight: int
     last_result_epoch: int | None
     """The newest epoch whose result was posted."""
+    duties: list[DutyView]
+    """Of the present epoch, in the order in which they begin."""
+    epoch_first_block: int
+    epoch_end_block: int
+    """First block of the next epoch."""
+    change_epoch: int | None
+    """First epoch of other parameters that governance has scheduled; null if none are."""
 
 
 class RedeemView(View):

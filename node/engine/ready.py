@@ -19,8 +19,9 @@ import trio
 RECEIVE_BYTES = 32 * 1024
 """Taken from a socket in one turn. More is taken in the next one, so that no socket keeps the others waiting."""
 REST_SECONDS = 0.008
-"""Between turns. Nobody who reads an answer sees eight milliseconds, and each turn costs a wake-up here, a write, and
-at the other end a reading: a third of all there is to serving a token where turns are half as long."""
+"""Between turns. Nobody who reads an answer sees eight milliseconds. Each turn costs a wake-up and a write here, and a
+reading at the other end, for few tokens as for many. First tokens do not wait for a turn (node/engine/plain_http.py).
+"""
 CAN_POLL = hasattr(select, "epoll")
 """Elsewhere than on Linux a task waits for each socket."""
 

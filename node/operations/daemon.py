@@ -34,16 +34,17 @@ from node.doctor.network import judge_network
 from node.engine.adapter import EngineNode
 from node.models.content import ContentAdapter
 from node.network.adapter import LibP2PNetwork
+from node.operations.duties import epoch_view
 from node.ports import CallFailedError, WallClock
 from node.protocol.calibration import bands_in_words
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Cid, ModelId
 from node.protocol.pricing import price
 from node.protocol.records import ModelRecord
-from node.protocol.stages import Stage, stage_at
 from node.services.epochs import EpochBook
 from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest, Gateway, GatewayError
+from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
 from node.services.prompt_asks import AskMode
 from node.services.prompt_desk import DeskError, PromptDesk, PromptWish
@@ -53,17 +54,6 @@ from node.settings.schema import Settings
 from node.store.books import Books
 from node.supervisor import Supervisor
 from node.version import package_version
-
-DUTIES = {
-    Stage.SERVE: "serve; mine nonces when GENERATE begins",
-    Stage.GENERATE: "mine nonces and commit them",
-    Stage.EXCHANGE: "offer the batch to the validators",
-    Stage.VALIDATE: "recompute a sample of every batch and commit the votes",
-    Stage.VOTE_EXCHANGE: "offer the votes",
-    Stage.FORM: "form the result, sign it, post it",
-    Stage.LOAD: "redeem vouchers; rewards are claimed once the epoch is over",
-}
-
 
 REDEEM_PLAN_SHOWN_MAX = 256
 
@@ -98,6 +88,7 @@ class DaemonOperations:
     def __init__(self, parts: Parts, stop: Callable[[], None]) -> None:
         self._parts = parts
         self._stop = stop
+        self._slots = PocSlots(parts.chain, parts.epochs)
 
     async def status(self) -> StatusView:
         """The daemon at a glance."""
@@ -185,25 +176,7 @@ class DaemonOperations:
 
     async def epoch(self) -> EpochView:
         """Where the epoch stands."""
-        chain = self._parts.chain
-        where = position(chain)
-        following = stage_at(where.next_block, chain.schedule)
-        weights = dict(chain.state.group_weights(where.epoch))
-        block = max(chain.head.number, where.first_block)
-        return EpochView(
-            epoch=where.epoch,
-            stage=where.stage.name,
-            block=block,
-            stage_first_block=where.first_block,
-            next_stage=following.stage.name,
-            next_stage_block=where.next_block,
-            blocks_left=where.next_block - block,
-            next_duty=DUTIES[where.stage],
-            members=len(weights),
-            own_weight=weights.get(chain.account, 0),
-            total_weight=sum(weights.values()),
-            last_result_epoch=max(chain.state.results, default=None),
-        )
+        return await epoch_view(self._parts.chain, self._parts.epochs, self._slots)
 
     async def earnings(self) -> EarningsView:
         """The books."""

@@ -30,13 +30,18 @@ from node.protocol.audits import (
 from node.protocol.calibration import HonestBand
 from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
-from node.protocol.records import EpochGroup, EpochResult, VoteBundle
+from node.protocol.omissions import EMPTY_BOOK, proven_omissions
+from node.protocol.pricing import receipt_digest
+from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
+from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
 from node.protocol.verdicts import Verdict
 
 ACCUSED_MAX = DRAWS_MAX
 """Answers of one node that everybody judges again: all that were audited, not the worst, which would be a sample of bad
 luck. While an accusation is open, those of the epochs after as well, so that a cartel cannot choose which ones
 count."""
+CHALLENGED_MAX = 8
+"""Of one node in one epoch, the first by digest: what everybody has to read is bounded."""
 ABLE_PARTS = 3
 """Judging again counts if those who did have at least one part in so many of the weight that serves the model: a
 handful that is awake at night must not convict."""
@@ -44,6 +49,8 @@ WITHHELD = "withheld"
 """The executor handed over nothing, or not what it had committed to."""
 EXCUSED = frozenset({"no-model", "no-time", "private", "outside-rule", "engine-failed"})
 """Reasons of abstentions that say nothing of the executor."""
+OMITTED = "omitted-receipt"
+"""A payer proved that it left a receipt out of its books; counted as withheld."""
 ACCUSED = "accused"
 UNCONFIRMED = "unconfirmed"
 NOT_AUDITED = "not-audited"
@@ -64,6 +71,9 @@ class _Found:
     answers: list[tuple[Hash32, tuple[int, ...]]] = field(default_factory=list)
     """(receipt's digest, gains) of each answer that was judged."""
     withheld: int = 0
+    challenged: list[Hash32] = field(default_factory=list)
+    omitted: int = 0
+    """Receipts that it left out of its books."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +92,11 @@ NO_APPEAL = _Appeal(None, "", NO_EVIDENCE)
 
 
 def committed_books(bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int]) -> tuple[CommittedBook, ...]:
-    """Return the books that members committed to, ascending by executor."""
+    """Return the books of all members whose bundles count, ascending by executor; empty ones where none was named."""
     books = [
-        CommittedBook(executor, bundle.receipts)
+        CommittedBook(executor, bundle.receipts or EMPTY_BOOK)
         for executor, bundle in bundles.items()
-        if bundle.receipts is not None and weights.get(executor, 0) > 0
+        if weights.get(executor, 0) > 0
     ]
     return tuple(sorted(books, key=lambda committed: committed.executor.lower()))
 
@@ -115,18 +125,36 @@ def audit_outcomes(
             cast = by_draw.get((committed.executor, draw, NO_DIGEST), {})
             votes = {auditor: cast[auditor] for auditor in auditors if auditor in cast}
             _take_draw(committed.executor, votes, weights, band_of, found, seen)
+    for signed in proven_omissions(previous, bundles).values():
+        receipt = signed.receipt
+        found.setdefault((receipt.executor, receipt.node_id, receipt.model_id), _Found()).omitted += 1
+    for digest, signed in _challenges(bundles, weights).items():
+        receipt = signed.receipt
+        found.setdefault((receipt.executor, receipt.node_id, receipt.model_id), _Found()).challenged.append(digest)
     before = {(outcome.executor, outcome.node_id, outcome.model_id): outcome for outcome in previous.audits}
     nodes = sorted(found.keys() | before.keys(), key=lambda node: (node[0].lower(), node[1], node[2]))
     outcomes = []
     for node in nodes:
         known = before.get(node)
         again = NO_APPEAL
-        if known is not None and known.accused:
+        if known is not None and (known.accused or known.challenged):
             again = _judge_again(known, previous.group, by_draw, weights, band_of(*node))
         outcome = _outcome(node, found.get(node, _Found()), known, again)
         if outcome is not None:
             outcomes.append(outcome)
     return tuple(outcomes)
+
+
+def _challenges(bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int]) -> dict[Hash32, SignedReceipt]:
+    """Return the answers that members challenge, by receipt: only what both sides signed."""
+    found = {
+        receipt_digest(signed.receipt): signed
+        for validator, bundle in bundles.items()
+        if weights.get(validator, 0) > 0
+        for signed in bundle.challenges
+        if is_signed_by_executor(signed) and is_signed_by_payer(signed)
+    }
+    return dict(sorted(found.items()))
 
 
 def _by_draw(bundles: Mapping[Address, VoteBundle]) -> Votes:
@@ -184,15 +212,19 @@ def _judge_again(
     """Return what the whole group makes of an accusation."""
     able = judges_of(accused, group)
     total, together, heard = _weight(able, weights), NO_FIGURES, False
-    for digest in accused.accused:
+    for digest in (*accused.accused, *accused.challenged):
         cast = votes.get((accused.executor, REJUDGED, digest), {})
         judged = [(voter, vote) for voter, vote in cast.items() if voter in able and _judged(vote)]
         if len(judged) < JUDGES_MIN or ABLE_PARTS * _weight([voter for voter, _ in judged], weights) < total:
             continue
-        together, heard = (
-            add_figures(together, _middle(judged, weights, lambda vote: _strength(vote, band)).figures),
-            True,
-        )
+        figures = _middle(judged, weights, lambda vote: _strength(vote, band)).figures
+        if digest in accused.accused:
+            together, heard = add_figures(together, figures), True
+        proof = proven_by(gains(figures, band))
+        if proof is not None:  # by itself: whoever paid may have chosen it among many
+            return _Appeal(Verdict.INVALID, proof.value, NO_EVIDENCE)
+    if not accused.accused:
+        return NO_APPEAL
     if not heard:
         return _Appeal(Verdict.ABSTAIN, "", accused.confirmed)
     confirmed = accumulate_evidence(accused.confirmed, gains(together, band))
@@ -213,7 +245,7 @@ def _outcome(node: Node, found: _Found, known: AuditOutcome | None, again: _Appe
     for _, gained in sorted(found.answers):
         evidence = accumulate_evidence(evidence, gained)
     accused = _accused(found, evidence) if not again.confirmed else _all(found)
-    fate, reason = Verdict.VALID, WITHHELD if found.withheld else ""
+    fate, reason = Verdict.VALID, OMITTED if found.omitted else WITHHELD if found.withheld else ""
     if again.outcome is Verdict.INVALID:
         fate, reason = Verdict.INVALID, again.reason
     elif accused:
@@ -222,7 +254,7 @@ def _outcome(node: Node, found: _Found, known: AuditOutcome | None, again: _Appe
         fate, reason = Verdict.ABSTAIN, UNCONFIRMED
     elif not found.answers:
         fate, reason = Verdict.ABSTAIN, reason or NOT_AUDITED
-    if reason == NOT_AUDITED and not evidence:
+    if reason == NOT_AUDITED and not evidence and not found.challenged:
         return None
     return AuditOutcome(
         executor=executor,
@@ -230,12 +262,13 @@ def _outcome(node: Node, found: _Found, known: AuditOutcome | None, again: _Appe
         model_id=model_id,
         fate=fate,
         answers=len(found.answers),
-        withheld=found.withheld,
+        withheld=found.withheld + found.omitted,
         tokens=found.figures.tokens,
         reason=reason,
         evidence=evidence,
         confirmed=again.confirmed,
         accused=accused,
+        challenged=tuple(sorted(found.challenged))[:CHALLENGED_MAX],
     )
 
 

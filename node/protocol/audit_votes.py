@@ -5,16 +5,20 @@ from itertools import pairwise
 
 from node.protocol.findings import AuditVote, ReceiptBook
 from node.protocol.identifiers import Hash32
+from node.protocol.omissions import OMISSIONS_MAX, SIBLINGS_MAX
+from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import DIGEST_BYTES, ROWS_MAX, TOKENS_BYTES
-from node.protocol.records import VoteBundle
+from node.protocol.records import Omission, VoteBundle
 from node.protocol.verdicts import Verdict
 
 AUDIT_VOTES_MAX = 8192
 """In one bundle: 512 executors' draws over at least five auditors each, and all answers that are judged again."""
 CODE_LENGTH_MAX = 64
 CID_LENGTH_MAX = 128
+CHALLENGES_MAX = 4
+"""In one bundle: each has everybody with the model read an answer."""
 REJUDGED = -1
-"""In place of a draw: the answer was accused in the newest result."""
+"""In place of a draw: the answer was accused or challenged in the newest result."""
 NO_DIGEST = Hash32(bytes(DIGEST_BYTES))
 """In place of a receipt's digest, where the executor gave none."""
 DRAW_LIMIT = 1 << 16
@@ -39,6 +43,12 @@ def check_audits(bundle: VoteBundle) -> None:
         if vote.executor == bundle.validator:
             raise AuditVoteError("nobody audits itself")
         _check_vote(vote)
+    digests = [receipt_digest(omission.signed.receipt) for omission in bundle.omissions]
+    if len(digests) > OMISSIONS_MAX or any(before >= after for before, after in pairwise(digests)):
+        raise AuditVoteError(f"at most {OMISSIONS_MAX} omissions, ascending by receipt digest, each once")
+    for omission in bundle.omissions:
+        _check_omission(omission)
+    _check_challenges(bundle)
     if bundle.receipts is not None:
         _check_book(bundle.receipts)
 
@@ -55,6 +65,22 @@ def _check_vote(vote: AuditVote) -> None:
         raise AuditVoteError("a judgement has figures, an abstention has none")
     if judged and vote.receipt_digest == NO_DIGEST:
         raise AuditVoteError("a judgement is of a receipt")
+
+
+def _check_omission(omission: Omission) -> None:
+    gaps = (omission.earlier, omission.later)
+    rows = [row for gap in gaps for row in (gap.before, gap.after) if row is not None]
+    if any(len(row.siblings) > SIBLINGS_MAX for row in rows):
+        raise AuditVoteError(f"no book has a tree of more than {SIBLINGS_MAX} levels")
+
+
+def _check_challenges(bundle: VoteBundle) -> None:
+    digests = [receipt_digest(signed.receipt) for signed in bundle.challenges]
+    if len(digests) > CHALLENGES_MAX or any(before >= after for before, after in pairwise(digests)):
+        raise AuditVoteError(f"at most {CHALLENGES_MAX} challenges, ascending by receipt digest, each once")
+    for signed in bundle.challenges:
+        if signed.receipt.payer != bundle.validator or signed.receipt.executor == bundle.validator:
+            raise AuditVoteError("who paid for an answer of another may challenge it, and nobody else")
 
 
 def _check_book(book: ReceiptBook) -> None:

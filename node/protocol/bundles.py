@@ -1,11 +1,13 @@
 """Vote bundles: what a validator may commit for an epoch, checked by chain data alone so that all nodes agree."""
 
+import functools
+from array import array
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
 from node.protocol.audit_votes import AuditVoteError, check_audits
 from node.protocol.findings import VoteCheck
-from node.protocol.identifiers import Address, EpochNumber, Hash32
+from node.protocol.identifiers import Address, EpochNumber, Hash32, NodeId
 from node.protocol.nonces import draw_sample
 from node.protocol.observations import ObservationError, check_observations
 from node.protocol.records import PocCommit, PocVote, VoteBundle
@@ -16,10 +18,12 @@ from node.protocol.weights import NodeKey
 REASON_LENGTH_MAX = 64
 """Reasons are short codes; without a limit a bundle could be padded to any size."""
 VOTE_BUNDLE_BYTES_MAX = 16 * 1024 * 1024
-"""A vote is about 150 bytes: room for 100,000 batches. A larger bundle is refused unread."""
+"""A vote is about 120 bytes: room for 100,000 batches. A larger bundle is refused unread."""
 REFUSALS = frozenset({"wrong-size", "root-mismatch"})
 """Why a batch can be voted invalid without recomputing anything. Whoever fetches the file sees it, without a model."""
 
+SAMPLES_KEPT = 4096
+"""Each is drawn once and not for each of the hundreds of bundles that name mismatches in it; 8 bytes a nonce."""
 Checkers = Callable[[Address], frozenset[Address]]
 """By validator, who was drawn to check its votes of the epoch before; see tails.py."""
 
@@ -92,9 +96,14 @@ def _check_vote(vote: PocVote, commit: PocCommit, rule: SampleRule | None, sampl
             f"{name}: {len(vote.mismatches)} mismatches of {vote.sampled} do not say {vote.verdict.value}"
         )
     if vote.mismatches:
-        drawn = draw_sample(sample_seed, vote.participant, vote.node_id, commit.count, rule.sample_size)
+        drawn = _drawn(sample_seed, vote.participant, vote.node_id, commit.count, rule.sample_size)
         if not set(vote.mismatches) <= set(drawn):
             raise BundleError(f"{name}: mismatches outside the sample that was drawn")
+
+
+@functools.lru_cache(maxsize=SAMPLES_KEPT)
+def _drawn(seed: Hash32, participant: Address, node_id: NodeId, count: int, sample_size: int) -> "array[int]":
+    return array("Q", draw_sample(seed, participant, node_id, count, sample_size))
 
 
 def _check_check(check: VoteCheck, validator: Address, checkers: Checkers) -> None:

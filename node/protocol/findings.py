@@ -206,6 +206,8 @@ class AuditOutcome:
     """Likewise, of answers that the whole group judged again since it was accused; empty unless that is open."""
     accused: tuple[Hash32, ...] = ()
     """Digests of receipts whose answers the whole group judges again in the next epoch."""
+    challenged: tuple[Hash32, ...] = ()
+    """Likewise, because their payer says that they are not the model's; each is judged by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +287,8 @@ class Observations:
     """Ascending by (executor, model)."""
     served: tuple[ServedTokens, ...] = ()
     """Ascending by model."""
+    wants_scaling: bool = False
+    """Its vote on whether preserved weights are scaled by throughput (throughput.py)."""
 
 
 @dataclass(frozen=True, slots=True)

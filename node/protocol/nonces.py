@@ -19,6 +19,8 @@ VECTOR_DIMENSIONS = PROMPT_TOKENS - 1
 VECTOR_BYTES = 2 * VECTOR_DIMENSIONS
 VECTOR_SCALE = 32767
 """A unit component becomes the largest int16."""
+LENGTH_LEAST = 1e-9
+"""No model's numbers differ by so little; squares of smaller ones would lose digits, and length with them."""
 BATCH_NONCES_MAX = 1_000_000
 """A larger batch would be 126 MB of vectors to exchange in seconds; a larger node registers several ML nodes."""
 
@@ -37,8 +39,8 @@ def quantise(logprobs: Sequence[float]) -> bytes:
     """Turn VECTOR_DIMENSIONS natural-log probabilities into VECTOR_BYTES bytes.
 
     Centred on the mean, scaled to unit length, times VECTOR_SCALE, rounded half to even, as big-endian int16. This is
-    the one place where floats become integers: from here on nodes agree exactly. A constant input has no direction
-    and becomes zeros. Raises ValueError on a wrong length or on numbers that are not finite.
+    the one place where floats become integers: from here on nodes agree exactly. An input that is constant but for
+    LENGTH_LEAST has no direction and becomes zeros. Raises ValueError on a wrong length or if not all are finite.
     """
     if len(logprobs) != VECTOR_DIMENSIONS:
         raise ValueError(f"expected {VECTOR_DIMENSIONS} log-probabilities, got {len(logprobs)}")
@@ -51,7 +53,7 @@ def quantise(logprobs: Sequence[float]) -> bytes:
         raise ValueError("log-probabilities must be finite") from error
     if not math.isfinite(length):
         raise ValueError("log-probabilities must be finite")
-    if length == 0:
+    if length < LENGTH_LEAST:
         return bytes(VECTOR_BYTES)
     return struct.pack(f">{VECTOR_DIMENSIONS}h", *(round(value / length * VECTOR_SCALE) for value in centred))
 

@@ -54,11 +54,18 @@ def book_bytes(rows: Sequence[BookRow]) -> bytes:
 
 def book_root(rows: Sequence[BookRow]) -> Hash32:
     """Return the Merkle root: leaf n is SHA-256 of (0x00, n as 8 bytes, row n), an inner node of (0x01, both below)."""
-    leaves = [
-        Hash32(hashlib.sha256(b"\x00" + n.to_bytes(8) + row.digest + row.output_tokens.to_bytes(TOKENS_BYTES)).digest())
-        for n, row in enumerate(rows)
-    ]
-    return merkle_root(leaves, lambda data: hashlib.sha256(b"\x01" + data).digest())
+    return merkle_root([row_leaf(n, row) for n, row in enumerate(rows)], inner_hash)
+
+
+def row_leaf(index: int, row: BookRow) -> Hash32:
+    """Return the leaf of a row; its place is part of it."""
+    data = b"\x00" + index.to_bytes(8) + row.digest + row.output_tokens.to_bytes(TOKENS_BYTES)
+    return Hash32(hashlib.sha256(data).digest())
+
+
+def inner_hash(data: bytes) -> bytes:
+    """Return the hash of an inner node of a book's tree."""
+    return hashlib.sha256(b"\x01" + data).digest()
 
 
 def read_rows(data: bytes) -> tuple[BookRow, ...]:

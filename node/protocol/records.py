@@ -254,6 +254,10 @@ class VoteBundle:
     """The receipts this validator gave as an executor since its last book; none if it gave none."""
     observations: Observations = NOTHING_OBSERVED
     """What it saw of others, and what it served."""
+    omissions: "tuple[Omission, ...]" = ()
+    """Receipts of its own answers that executors left out of their books; ascending by receipt digest."""
+    challenges: "tuple[SignedReceipt, ...]" = ()
+    """Of answers that it got and found not to be the model's: everybody judges them. Ascending by receipt digest."""
     evidence_cid: Cid | None = None
     """A VoteEvidence as canonical bytes; none where nothing was recomputed."""
     checks: tuple[VoteCheck, ...] = ()
@@ -292,7 +296,11 @@ class EpochResult:
     penalties: tuple[PenaltyDecision, ...] = ()
     """Whom the quorum should punish for what; ascending by (participant, offence)."""
     books: tuple[CommittedBook, ...] = ()
-    """Receipts that executors committed to in this epoch, to be audited in the next; ascending by executor."""
+    """Receipts that executors committed to in this epoch, to be audited in the next; ascending by executor. Of members
+    who committed votes and no receipts, an empty one.
+    """
+    books_before: tuple[CommittedBook, ...] | None = None
+    """Those of the epoch before, if there is a result of it."""
     settled: tuple[SettledShare, ...] = ()
     """What was paid for this epoch, to whom and why; ascending by participant."""
     available: TokenAmount = NO_AMOUNT
@@ -392,3 +400,32 @@ class SignedReceipt:
     """The executor's."""
     payer_signature: bytes = b""
     """The payer's; empty where it never came: then the receipt proves only what the executor claims."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowProof:
+    """A row of a receipt book, and what leads from it to the book's root."""
+
+    index: int
+    digest: Hash32
+    output_tokens: int
+    siblings: tuple[Hash32, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BookGap:
+    """Two neighbours in a receipt book between which a receipt would stand; None beyond the first and the last row."""
+
+    before: RowProof | None
+    after: RowProof | None
+
+
+@dataclass(frozen=True, slots=True)
+class Omission:
+    """Proof that an executor left a receipt out of both books that could have it (omissions.py)."""
+
+    signed: SignedReceipt
+    earlier: BookGap
+    """In the book of the receipt's epoch."""
+    later: BookGap
+    """In the book of the epoch after."""

@@ -27,9 +27,10 @@ from node.protocol.records import (
     VoteBundle,
 )
 from node.protocol.rewards import accumulate, get_settle_amounts, pot, rewards_root, subsidy
-from node.protocol.scores import participant_scores
+from node.protocol.scores import participant_scores, presences
 from node.protocol.tails import validator_outcomes
 from node.protocol.throughput import (
+    is_scaling_voted,
     real_throughput_vectors,
     set_expected_throughput,
     set_real_throughput,
@@ -46,6 +47,9 @@ from node.protocol.weights import (
 FIRST_MODEL_TIMESLOTS = (True, False)
 """(PRE_POC_SLOT, POC_SLOT) of a node for the first model it registered (requirements B10)."""
 OTHER_MODEL_TIMESLOTS = (False, False)
+SERVING_PRESENCE_MIN = 500
+"""Of an epoch's thousandths, a participant must have been seen for weight of its to be preserved: who is away serves
+nobody. It takes more than half of the weight of others to say so (scores.py)."""
 NOT_COUNTED = "not-counted"
 """The batch of a participant that is barred, or has too little collateral deposited."""
 VALIDATOR_ENTRY_BYTES = 28
@@ -64,15 +68,13 @@ def form_epoch_result(
     rules: Mapping[NodeKey, SampleRule] | None = None,
     audit_seed: Hash32 | None = None,
     selected: Set[NodeKey] = frozenset(),
-    scale_preserved: bool = False,
 ) -> EpochResult | None:
     """Form the result of `epoch`.
 
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and
     checked (`check_bundle`); `previous` is the newest accepted result before this one, and `audit_seed` the hash of
     the first block of its FORM stage; `rules` are those of the batches (`rules_of` the chain before GENERATE; by
-    default of `state`); `selected` kept serving (`select_poc_slots`), and their weights are scaled by their
-    throughput if the network voted for it (`scale_preserved`).
+    default of `state`); `selected` kept serving (`select_poc_slots`).
 
     Every accepted batch is paid, and so is preserved weight, unless its participant is barred, has too little
     collateral, or committed fraud. The next group has those nodes that can serve: the model is still active and the
@@ -81,9 +83,14 @@ def form_epoch_result(
     """
     frozen = EpochGroup(epoch, (), ()) if previous is None else replace(previous.group, epoch=epoch)
     weights = dict(state.group_weights(epoch))
-    kept = {key for key in selected if state.counts(key[0], epoch)}
+    seen = presences({participant for participant, _ in selected}, weights, bundles)
+    kept = {key for key in selected if state.counts(key[0], epoch) and seen[key[0]] >= SERVING_PRESENCE_MIN}
     preserved = validate_throughput_performance(
-        preserved_weights(frozen, kept), with_poc_slots(frozen, kept), bundles, parameters, is_on=scale_preserved
+        preserved_weights(frozen, kept),
+        with_poc_slots(frozen, kept),
+        bundles,
+        parameters,
+        is_on=is_scaling_voted(bundles, weights),
     )
     committed = {key: commit for key, commit in state.poc_commits.get(epoch, {}).items() if key not in preserved}
     found = node_outcomes(
@@ -134,6 +141,7 @@ def form_epoch_result(
         ),
         available=available,
         books=committed_books(bundles, weights),
+        books_before=previous.books if previous is not None and previous.epoch == epoch - 1 else None,
     )
 
 

@@ -82,9 +82,9 @@ def participant_scores(
 ) -> tuple[ParticipantScore, ...]:
     """Return the scores of every member of the group in charge and of whoever else proved compute; by participant.
 
-    `weights` are the weights in charge. `group` is what was frozen for the epoch: who had to mine is taken from it, so
-    it must be one that a result made; an empty one asks nothing of anybody. `validators` are what the group made of the
-    votes of the epoch before.
+    `weights` are the weights in charge. `group` is what was frozen for the epoch: who had to be there is taken from it,
+    so it must be one that a result made; an empty one asks nothing of anybody. `validators` are what the group made of
+    the votes of the epoch before.
     """
     accounts = sorted({*weights, *(outcome.participant for outcome in nodes)}, key=str.lower)
     nodes_of = _by_participant(nodes)
@@ -94,16 +94,14 @@ def participant_scores(
     due_of = {member.participant: len(member.ml_nodes) for member in group.members}
     made_up = {found.validator: found.reason for found in validators if found.fate is Verdict.INVALID}
     ratios = _speed_ratios(bundles)
-    seen = _sightings(bundles)
+    seen = presences(accounts, weights, bundles) if group.members else {}
     total = sum(weights.values())
     scores = []
     for account in accounts:
         own, audited = nodes_of.get(account, []), audits_of.get(account, [])
         quality = _quality(own, audited)
         speed = _speed(account, ratios.get(account, {}), weights, total)
-        availability = _availability(
-            _presence(account, seen.get(account, {}), weights, total), own, due_of.get(account, 0), audited
-        )
+        availability = _availability(seen.get(account, SCORE_FULL), own, due_of.get(account, 0), audited)
         has_to_vote = weights.get(account, 0) > 0 and any(other != account for other in nodes_of)
         if account in made_up:
             participation = _part(0, [PointLoss(made_up[account], SCORE_FULL)])
@@ -117,6 +115,14 @@ def participant_scores(
         ) // 10
         scores.append(ParticipantScore(account, quality, speed, availability, participation, points))
     return tuple(scores)
+
+
+def presences(
+    accounts: Iterable[Address], weights: Mapping[Address, int], bundles: Mapping[Address, VoteBundle]
+) -> dict[Address, int]:
+    """Return, in thousandths of the epoch, how much of it others saw of each account; full where they say nothing."""
+    seen, total = _sightings(bundles), sum(weights.values())
+    return {account: _presence(account, seen.get(account, {}), weights, total) for account in accounts}
 
 
 def weighted_median(values: Iterable[tuple[int, int]]) -> int:

@@ -29,11 +29,13 @@ TAIL_TOKENS = 8
 TAIL_MAX = 1_000_000
 """Thousandths: no engine gives less than e to the -1000."""
 TAIL_DIFFERENCE_MAX = 250
-"""Honest machines differ by 0.03 on average per token, and the mean of eight by less; guesses by about 1."""
+"""Honest machines differ by 0.03 on average per token, and the mean of eight by less; a tail differs from the mean of
+all by 0.64 (tiny model), so two of three guesses are wrong."""
 TAIL_MISMATCH_PER_MILLION = 1_000
 """p0: so many honest tails lie beyond TAIL_DIFFERENCE_MAX all the same."""
-CHECKED_TAILS = 16
-"""Drawn of each validator and model. Who computed half of its tails is caught 99 times of 100."""
+CHECKED_TAILS = 24
+"""Drawn of each validator and model. Who computed half of its tails, and guesses the rest as their mean, is caught 97
+times of 100 (the tiny model's spread); who computed none, always."""
 
 CHECKERS = 24
 """Members drawn to check each validator: what all do for all would grow with the square of their number. A cartel of a

@@ -114,6 +114,12 @@ def real_throughput_vectors(group: EpochGroup, bundles: Mapping[Address, VoteBun
     return {model_id: tuple(vector) for model_id, vector in sorted(totals.items())}
 
 
+def is_scaling_voted(bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int]) -> bool:
+    """Whether members with more than two thirds of the weight want preserved weights scaled in this epoch."""
+    wanting = sum(weights.get(voter, 0) for voter, bundle in bundles.items() if bundle.observations.wants_scaling)
+    return 3 * wanting > 2 * sum(weights.values())
+
+
 def validate_throughput_performance(
     preserved: Mapping[tuple[Address, NodeId], int],
     group: EpochGroup,
@@ -124,8 +130,9 @@ def validate_throughput_performance(
 ) -> dict[tuple[Address, NodeId], int]:
     """Return preserved weights, scaled by what their participants really served in POC_SLOT where that `is_on`.
 
-    It is off unless the network votes for it: little demand looks like little service, so it is of use only where
-    there is always more to do than the expected throughput. `group` has the POC_SLOTs of this epoch set.
+    It is off unless the network votes for it (`is_scaling_voted`): little demand looks like little service, so it is
+    of use only where there is always more to do than the expected throughput. `group` has the POC_SLOTs of this epoch
+    set.
     """
     if not is_on:
         return dict(preserved)

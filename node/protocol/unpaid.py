@@ -26,7 +26,7 @@ FRAUD = "fraud"
 
 REASONS = {
     NO_RESULT: "no result of the epoch was accepted by its end, so nobody was paid",
-    NO_BATCH: "the node neither kept serving by allotment nor committed a batch of nonces in time",
+    NO_BATCH: "the node neither was present to serve by allotment nor committed a batch of nonces in time",
     THROUGHPUT: "the node served less through Proof of Compute than its weight stands for",
     COVERAGE: "no coverage bonus: it does not serve every model with a node that counts",
     FRAUD: "fraud was proven; nothing of the epoch is paid",

@@ -1,7 +1,7 @@
 """From recomputed nonces to a verdict: by which rule a sample is judged, and what it says.
 
-The rule of a batch is that of the registry when mining began (`rules_of`): who changes a model's record or a node's
-hardware while batches are under way changes nothing for them.
+The rule of a batch is that of the model as the epoch's group froze it, else of the registry when mining began
+(`rules_of`): who changes a model's record or a node's hardware while batches are under way changes nothing for them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from node.protocol.binomial import is_beyond_chance
 from node.protocol.calibration import HonestBand, band_of
 from node.protocol.chain_state import ChainState
-from node.protocol.records import EpochParameters, PocCommit
+from node.protocol.records import EpochGroup, EpochParameters, PocCommit
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 
@@ -37,15 +37,19 @@ class SampleRule:
 
 
 def rules_of(
-    commits: Mapping[NodeKey, PocCommit], state: ChainState, parameters: EpochParameters
+    commits: Mapping[NodeKey, PocCommit],
+    state: ChainState,
+    parameters: EpochParameters,
+    frozen: EpochGroup | None = None,
 ) -> dict[NodeKey, SampleRule]:
-    """Return the rule of every batch whose model was registered and active in `state`.
+    """Return the rule of every batch whose model is in `frozen`, or was registered and active in `state`.
 
-    `state` is the chain before the first block of GENERATE. The others have no rule: nobody can judge them.
+    `state` is the chain before the first block of GENERATE; `frozen` is the group in charge, as a result made it. The
+    others have no rule: nobody can judge them.
     """
     rules = {}
     for key, commit in commits.items():
-        band = _band(key, commit, state)
+        band = _band(key, commit, state, frozen)
         if band is not None:
             rules[key] = SampleRule(
                 band.poc_distance_max,
@@ -76,11 +80,16 @@ def judge(sampled: int, mismatches: int, rule: SampleRule) -> Verdict:
     return Verdict.INVALID if is_beyond_chance(sampled, mismatches, rule.mismatch_per_million) else Verdict.VALID
 
 
-def _band(key: NodeKey, commit: PocCommit, state: ChainState) -> HonestBand | None:
-    model = state.get_governance_model(commit.model_id)
+def _band(key: NodeKey, commit: PocCommit, state: ChainState, frozen: EpochGroup | None) -> HonestBand | None:
+    model = None if frozen is None else frozen.get_epoch_model(commit.model_id)
+    if frozen is not None and model is not None:
+        calibration = frozen.get_epoch_calibration(commit.model_id)
+    else:
+        model = state.get_governance_model(commit.model_id)
+        calibration = state.calibrations.get(commit.model_id)
     participant = state.participants.get(key[0])
     if model is None:
         return None
     nodes = () if participant is None else participant.ml_nodes
     hardware = next((node.hardware for node in nodes if node.node_id == key[1]), "")
-    return band_of(state.calibrations.get(commit.model_id), model, hardware)
+    return band_of(calibration, model, hardware)

@@ -17,9 +17,9 @@ from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.seeds import SeedShareError
 from node.services.answers import AnswerPart, AnswerSummary
 from node.services.checks import TokenChecks, check_opening, read_frame
-from node.services.errors import GatewayError
 from node.services.faults import ExecutorFaultError, Fault
 from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, SignedVoucherFrame, Tokens
+from node.services.groups import sole_error
 from node.services.outlet import Outlet
 from node.services.patience import CLOSING_SECONDS_MAX, PATIENT_TOKENS, SLOW_SECONDS_MIN, Patience
 from node.services.payments import PayerBook
@@ -100,6 +100,13 @@ class Attempt:
         self._unit_price = unit_price_of(desk.chain.parameters.unit_price, is_free=request.free)
         self._step_price = 0
         self._paid = 0
+        """Booked for this attempt."""
+        self._told = 0
+        """Of it, what the executor was sent a voucher for."""
+        self._due = trio.Event()
+        self._paying = trio.Lock()
+        self._unpaid: PaymentError | None = None
+        """Why what came could not be paid."""
         self._last_frame = b""
         self._fault: ExecutorFaultError | trio.BrokenResourceError | None = None
         """What was wrong with a piece when nobody was there to be told of it."""
@@ -126,7 +133,9 @@ class Attempt:
         except ExecutorFaultError as error:
             error.frame = error.frame or self._last_frame
             raise
-        except (trio.Cancelled, trio.BrokenResourceError, GatewayError):
+        except (CallFailedError, PaymentError):
+            raise
+        except BaseException:  # the user goes; of two tasks that are cancelled, trio may raise a group
             await self._pay_what_is_due()
             raise
 
@@ -136,6 +145,15 @@ class Attempt:
             raise ExecutorFaultError(Fault.OUT_OF_TURN, "the executor did not begin with an opening")
         checks = await self._open(first.opening)
         self._call.hand_to(self._take_now)
+        with sole_error():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_paying, nursery.cancel_scope)
+                await self._take_all(checks)
+                nursery.cancel_scope.cancel()
+        if self._unpaid is not None:
+            raise self._unpaid
+
+    async def _take_all(self, checks: TokenChecks) -> None:
         while True:
             frame = await self._next_frame()
             if frame.tokens is not None:
@@ -195,7 +213,7 @@ class Attempt:
         step_tokens = max(1, opening.unpaid_tokens_max // 2)
         self._step_price = price(0, step_tokens, self._model, self._unit_price)
         self._checks = TokenChecks(self._request, opening, self._model.context_length)
-        await self._pay(self._owed)
+        self._due.set()
         return self._checks
 
     async def _adopt(self, newest: SignedVoucherFrame | None) -> None:
@@ -225,14 +243,14 @@ class Attempt:
         part = self._add(tokens)
         if part is not None:
             await self._hand_over(part)
-        if self._owed - self._paid >= self._step_price:
-            await self._pay(self._owed)
+        if self._is_step_due:
+            self._due.set()
         if self._is_slow(self._waited):
             raise ExecutorFaultError(Fault.SLOW, f"{len(self.token_ids)} tokens in {self._waited:.0f} s")
 
     def _take_now(self, data: bytes) -> bool:
-        """Take a piece like most others without waiting: some tokens with their text in the middle of an answer, for
-        which nothing is due yet. Return False for all else, which `_run` then deals with.
+        """Take a piece like most others without waiting: some tokens with their text in the middle of an answer. Return
+        False for all else, which `_take_all` then deals with.
         """
         now, checks = trio.current_time(), self._checks
         waited = self._waited + now - self._asked_at
@@ -245,8 +263,7 @@ class Attempt:
             return False  # found again where it can be raised
         if tokens is None or not tokens.token_ids or tokens.finish_reason or self._request.stop:
             return False
-        due = price(len(self._prompt_ids), len(self.token_ids) + len(tokens.token_ids), self._model, self._unit_price)
-        if due - self._paid >= self._step_price or not self._outlet.has_room():
+        if not self._outlet.has_room():
             return False
         self._asked_at, self._waited, self._last_frame = now, waited, data
         try:
@@ -257,6 +274,8 @@ class Attempt:
         except (ExecutorFaultError, trio.BrokenResourceError) as fault:
             self._fault = fault
             return False
+        if self._is_step_due:
+            self._due.set()
         self._watch_until(self._deadline(now))
         return True
 
@@ -294,7 +313,7 @@ class Attempt:
         """Leave without debts: the user goes, what came before is paid. A voucher that comes too late for this call is
         made good by the next one.
         """
-        if self._owed == self._paid:
+        if self._owed == self._told:
             return
         leaving = trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVING_SECONDS_MAX)
         with leaving, contextlib.suppress(PaymentError):
@@ -324,6 +343,22 @@ class Attempt:
             except (trio.EndOfChannel, CallFailedError) as end:
                 log.debug("a call ended", peer=self._call.peer_id, how=repr(end))
 
+    @property
+    def _is_step_due(self) -> bool:
+        return self._owed - self._paid >= self._step_price
+
+    async def _keep_paying(self, scope: trio.CancelScope) -> None:
+        """Pay for the prompt, and then for each step: beside taking tokens, for nobody is to wait for a disk."""
+        while True:
+            await self._due.wait()
+            self._due = trio.Event()
+            try:
+                await self._pay(self._owed)
+            except PaymentError as error:
+                self._unpaid = error
+                scope.cancel()
+                return
+
     async def _pay(self, total: TokenAmount, signed: SignedReceipt | None = None) -> None:
         """Pay what is missing to `total` for this attempt; with `signed`, also countersign it, for it is complete."""
         executor, payer = self._request.executor, self._desk.payer
@@ -332,18 +367,21 @@ class Attempt:
             if signed is not None:
                 await self._send(Payment(None, NOTHING, signature))
             return
-        amount = total - self._paid
-        root = next_receipts_root(payer.receipts_root(executor), signed.receipt) if signed else None
-        frame = payer.pay(executor, amount, root)
-        self._paid += amount
-        self._summary.price += amount
-        await self._desk.store.durable()
-        await self._send(Payment(frame, TokenAmount(self._paid), signature))
+        async with self._paying:  # what was paid in all is told in the order in which it grew
+            if signed is None and total <= self._told:
+                return  # somebody else has paid it meanwhile
+            amount = total - self._paid
+            root = next_receipts_root(payer.receipts_root(executor), signed.receipt) if signed else None
+            frame = payer.pay(executor, amount, root)
+            self._paid += amount
+            self._summary.price += amount
+            paid = TokenAmount(self._paid)
+            await self._desk.store.durable()
+            await self._send(Payment(frame, paid, signature))
+            self._told = paid
 
     async def _send(self, payment: Payment) -> None:
         """Send a payment. If the call has ended, what came before its end is still to be read, and then says why."""
-        if self._watch.deadline == float("inf"):
-            self._watch_until(trio.current_time() + self._patience.silence)
         try:
             await self._call.send(to_bytes(payment))
         except CallFailedError as error:

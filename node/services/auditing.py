@@ -11,6 +11,7 @@ no other audit; what it has not handed over at the end is voted withheld. What t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import structlog
 import trio
@@ -35,11 +36,12 @@ from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, PeerId
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, read_book, read_rows
-from node.protocol.records import EpochResult, VoteBundle
+from node.protocol.records import EpochResult, Omission, SignedReceipt, VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
 from node.services.epochs import EpochBook
+from node.services.omission_watch import OmissionWatch
 from node.services.presence import PresenceTable
 from node.services.receipt_book import ReceiptBookKeeper
 from node.services.receipt_tokens import CANDIDATES, CheckingEngine
@@ -69,6 +71,7 @@ class KeptVotes:
     """This node's audits of one epoch, as they are stored."""
 
     votes: tuple[AuditVote, ...]
+    omissions: tuple[Omission, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,13 @@ class _Round:
     previous: EpochResult
     seed: Hash32
     band_of: BandOf
+
+
+class Challenges(Protocol):
+    """Where challenges come from."""
+
+    def take(self) -> tuple[SignedReceipt, ...]:
+        """Return those for the next bundle, in its order; they are not given again."""
 
 
 class AuditingService:
@@ -118,8 +128,12 @@ class AuditingService:
         self._allowed: Mapping[Hash32, frozenset[Address]] = {}
         """Who may see which answer; of the present epoch's draw."""
         self._votes: dict[tuple[str, int, bytes], AuditVote] = {}
+        self._omissions: tuple[Omission, ...] = ()
+        self._watch = OmissionWatch(chain, content, store, presence)
         self._asking = trio.CapacityLimiter(ASKED_AT_ONCE)
         self._reading = trio.CapacityLimiter(READ_AT_ONCE)
+        self.challenges: Challenges | None = None
+        """Answers that this node paid for and found not to be the model's; None where it looks for none."""
         keeper.serve(network, self)
 
     async def run(self) -> None:
@@ -134,16 +148,21 @@ class AuditingService:
     async def complete(self, bundle: VoteBundle) -> VoteBundle:
         """Return the bundle with this node's audits and its receipt book."""
         receipts = await self._keeper.book(bundle.epoch)
-        return replace(bundle, audits=self.votes(bundle.epoch), receipts=receipts)
+        kept = self._kept(bundle.epoch)
+        challenges = () if self.challenges is None else self.challenges.take()
+        return replace(bundle, audits=kept.votes, receipts=receipts, omissions=kept.omissions, challenges=challenges)
 
     def votes(self, epoch: EpochNumber) -> tuple[AuditVote, ...]:
         """Return this node's audits of an epoch, in a bundle's order."""
+        return self._kept(epoch).votes
+
+    def _kept(self, epoch: EpochNumber) -> KeptVotes:
         data = self._store.get_document(_document(epoch))
         try:
-            return () if data is None else from_bytes(KeptVotes, data).votes
+            return KeptVotes((), ()) if data is None else from_bytes(KeptVotes, data)
         except SchemaError as error:
             log.error("the stored audits of an epoch cannot be read; none are voted", epoch=epoch, reason=str(error))
-            return ()
+            return KeptVotes((), ())
 
     def may_see(self, peer: PeerId, digest: Hash32) -> bool:
         """Whether a peer was drawn to audit the receipt `digest`, or judges it again."""
@@ -163,11 +182,14 @@ class AuditingService:
         self._forget_old(epoch)
         if all(member.participant != self._chain.account for member in previous.group.members):
             return
-        self._votes = {audit_order(vote): vote for vote in self.votes(epoch)}
+        kept = self._kept(epoch)
+        self._votes = {audit_order(vote): vote for vote in kept.votes}
+        self._omissions = kept.omissions
         draws = own_draws(previous, seed, self._chain.account)
         again = self._judged_again(previous)
         self._expect(work, draws, again)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_omissions, work)
             for committed in previous.books:
                 if committed.executor in draws:
                     nursery.start_soon(self._audit_book, committed, draws[committed.executor], work)
@@ -175,6 +197,10 @@ class AuditingService:
                 nursery.start_soon(self._in_rounds, tasks, work)
         counts = {verdict.value: sum(vote.verdict is verdict for vote in self.votes(epoch)) for verdict in Verdict}
         log.info("audits of this epoch are done", epoch=epoch, **counts)
+
+    async def _watch_omissions(self, work: _Round) -> None:
+        self._omissions = await self._watch.find(work.previous)
+        self._write(work.epoch)
 
     def _expect(
         self, work: _Round, draws: Mapping[Address, Sequence[int]], again: Mapping[Address, Sequence[_Task]]
@@ -217,7 +243,8 @@ class AuditingService:
         found: dict[Address, list[_Task]] = {}
         for outcome in previous.audits:
             if self._chain.account in judges_of(outcome, previous.group):
-                tasks = [_Task(outcome.executor, REJUDGED, digest, None) for digest in outcome.accused]
+                again = (*outcome.accused, *outcome.challenged)
+                tasks = [_Task(outcome.executor, REJUDGED, digest, None) for digest in dict.fromkeys(again)]
                 found.setdefault(outcome.executor, []).extend(tasks)
         return found
 
@@ -293,7 +320,7 @@ class AuditingService:
         self._votes[_order(task)] = replace(named, reason="no-time")
         self._write(work.epoch)
         async with self._reading:
-            figures = await self._read(engine, evidence.kept)
+            figures = await read_figures(engine, evidence.kept)
         if figures is None:
             return replace(named, reason="engine-failed")
         verdict, reason = judge_figures(figures, work.band_of(task.executor, receipt.node_id, receipt.model_id))
@@ -317,38 +344,43 @@ class AuditingService:
         self._keeper.given.keep(receipt_digest(evidence.signed.receipt), to_bytes(evidence))
         return evidence
 
-    async def _read(self, engine: CheckingEngine, kept: KeptAnswer) -> AuditFigures | None:
-        """Return the figures of an answer; None if the engine fails."""
-        answer = kept.answer
-        first, tokens = len(answer.prompt_ids), answer.output_ids
-        for _ in range(ENGINE_TRIES):
-            try:
-                prefills = await engine.prefill(
-                    (*answer.prompt_ids, *tokens), first, top=CANDIDATES, priority=AUDIT_PRIORITY
-                )
-                figures = NO_FIGURES
-                for start in range(0, len(tokens), TOKENS_PER_SLICE):
-                    part = slice(start, start + TOKENS_PER_SLICE)
-                    fresh = answer_figures(
-                        first + start, tokens[part], prefills[part], answer.seed, answer.sampling,
-                        engine.vocabulary_size, kept.claimed[part],
-                    )  # fmt: skip
-                    figures = add_figures(figures, fresh)
-                    await trio.lowlevel.checkpoint()
-            except (EngineFailedError, EngineRefusedError, ValueError) as error:
-                log.warning("the engine failed while auditing", reason=str(error)[:200])
-                await trio.sleep(1.0)
-            else:
-                return figures
-        return None
-
     def _write(self, epoch: EpochNumber) -> None:
         ordered = tuple(self._votes[key] for key in sorted(self._votes))
-        self._store.put_document(_document(epoch), to_bytes(KeptVotes(ordered)))
+        self._store.put_document(_document(epoch), to_bytes(KeptVotes(ordered, self._omissions)))
+
+
+async def read_figures(engine: CheckingEngine, kept: KeptAnswer) -> AuditFigures | None:
+    """Return the figures of an answer; None if the engine fails."""
+    answer = kept.answer
+    first, tokens = len(answer.prompt_ids), answer.output_ids
+    for _ in range(ENGINE_TRIES):
+        try:
+            prefills = await engine.prefill(
+                (*answer.prompt_ids, *tokens), first, top=CANDIDATES, priority=AUDIT_PRIORITY
+            )
+            figures = NO_FIGURES
+            for start in range(0, len(tokens), TOKENS_PER_SLICE):
+                part = slice(start, start + TOKENS_PER_SLICE)
+                fresh = answer_figures(
+                    first + start, tokens[part], prefills[part], answer.seed, answer.sampling,
+                    engine.vocabulary_size, kept.claimed[part],
+                )  # fmt: skip
+                figures = add_figures(figures, fresh)
+                await trio.lowlevel.checkpoint()
+        except (EngineFailedError, EngineRefusedError, ValueError) as error:
+            log.warning("the engine failed while auditing", reason=str(error)[:200])
+            await trio.sleep(1.0)
+        else:
+            return figures
+    return None
 
 
 def _accused(previous: EpochResult) -> dict[Hash32, frozenset[Address]]:
-    return {digest: judges_of(outcome, previous.group) for outcome in previous.audits for digest in outcome.accused}
+    return {
+        digest: judges_of(outcome, previous.group)
+        for outcome in previous.audits
+        for digest in (*outcome.accused, *outcome.challenged)
+    }
 
 
 def _document(epoch: EpochNumber) -> str:

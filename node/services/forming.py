@@ -10,6 +10,7 @@ from node.protocol.actions import PostEpochResult
 from node.protocol.agreement import ROUNDS_MAX, committed_order, left_out, pack_holders
 from node.protocol.chain_state import ChainState
 from node.protocol.eip712 import epoch_result_digest
+from node.protocol.empty_epochs import why_no_group
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32
 from node.protocol.messages import (
     Message,
@@ -97,23 +98,25 @@ class FormingService:
     async def run(self) -> None:
         """Form, sign and post in every epoch."""
         async for epoch in epochs_at(self._chain, Stage.FORM, Stage.FORM):
-            begin, end = window(self._chain, epoch, Stage.FORM, Stage.FORM)
-            state = await self._chain.state_at(BlockNumber(begin - 1))
-            judging = await judging_of(self._chain, epoch, state)
-            committed = state.vote_bundles.get(epoch, {})
-            fetching = BundleFetching(self._content, self._presence, judging, committed, self._stir)
+            _, end = window(self._chain, epoch, Stage.FORM, Stage.FORM)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
-                nursery.start_soon(self._stir_at_heads)
-                nursery.start_soon(fetching.run)
-                await self._agree(_Inputs(epoch, state, judging, committed_order(committed.keys()), fetching))
+                await self._form_and_post(epoch)
                 nursery.cancel_scope.cancel()
-            if fetching.missing and epoch not in self._chain.state.results:
-                log.warning(
-                    "no result was posted, and vote bundles of these validators were not to be had",
-                    epoch=epoch,
-                    validators=list(fetching.missing),
-                )
+            if epoch not in self._chain.state.results:
+                log.warning("no result so far: without one the group carries on and nothing is paid", epoch=epoch)
+
+    async def _form_and_post(self, epoch: EpochNumber) -> None:
+        begin, _ = window(self._chain, epoch, Stage.FORM, Stage.FORM)
+        state = await self._chain.state_at(BlockNumber(begin - 1))
+        judging = await judging_of(self._chain, self._epochs, epoch, state)
+        committed = state.vote_bundles.get(epoch, {})
+        fetching = BundleFetching(self._content, self._presence, judging, committed, self._stir)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stir_at_heads)
+            nursery.start_soon(fetching.run)
+            await self._agree(_Inputs(epoch, state, judging, committed_order(committed.keys()), fetching))
+            nursery.cancel_scope.cancel()
 
     async def _agree(self, inputs: _Inputs) -> None:
         """Sign what follows from the bundles that count, as they change, until a result is posted."""
@@ -166,7 +169,10 @@ class FormingService:
             selected=selected,
         )
         if result is None:
-            log.warning("no batch was accepted: the group carries on and nothing is paid", epoch=inputs.epoch)
+            reason = why_no_group(inputs.epoch, inputs.state)
+            log.warning(
+                "no group is formed: the present one carries on, nothing is paid", epoch=inputs.epoch, reason=reason
+            )
             return None
         content_cid = await self._content.add_bytes(result_to_bytes(result))
         self._store.put_document(formed_document(inputs.epoch, content_cid), FORMED)

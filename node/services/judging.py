@@ -13,6 +13,7 @@ from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import checkers_of
 from node.protocol.validation import SampleRule, rules_of
 from node.protocol.weights import NodeKey
+from node.services.epochs import EpochBook
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +55,24 @@ class Judging:
         )
 
 
-async def judging_of(chain: Chain, epoch: EpochNumber, state: ChainState) -> Judging:
-    """Return the rules of `epoch` for the commits in `state`; waits until the sample's seed is confirmed."""
+async def judging_of(chain: Chain, epochs: EpochBook, epoch: EpochNumber, state: ChainState) -> Judging:
+    """Return the rules of `epoch` for the commits in `state`.
+
+    Waits until the sample's seed is confirmed, and for the content of the result that made the group: whoever waits
+    cancels it when the duty is over.
+    """
     parameters = chain.schedule.of_epoch(epoch)
     mining = first_block_of(epoch, Stage.GENERATE, chain.schedule)
     before_mining = await chain.state_at(BlockNumber(mining - 1))
     commits = state.poc_commits.get(epoch, {})
+    previous = await epochs.result_before(epoch, state)
+    frozen = None if previous is None else previous.group
+    models = {} if frozen is None else {model.model_id: model for model in frozen.models}
     return Judging(
         epoch=epoch,
         commits=commits,
-        models=before_mining.models,
-        rules=rules_of(commits, before_mining, parameters),
+        models={**before_mining.models, **models},
+        rules=rules_of(commits, before_mining, parameters, frozen),
         weights=dict(state.group_weights(epoch)),
         generate_seed=await chain.block_hash(mining),
         sample_seed=await chain.block_hash(first_block_of(epoch, Stage.VALIDATE, chain.schedule)),

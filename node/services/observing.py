@@ -14,7 +14,7 @@ from node.protocol.identifiers import Address, ModelId
 from node.protocol.observations import MEASURES_MAX, SERVED_MAX, SIGHTINGS_MAX
 from node.protocol.records import Timeslot
 from node.protocol.stages import Stage
-from node.protocol.throughput import SLOTS
+from node.protocol.throughput import SLOTS, ServedAnswer, measure_model_throughput_for_blocks
 from node.services.epochs import EpochBook
 from node.services.presence import PresenceTable
 from node.services.timing import position
@@ -38,8 +38,13 @@ class Observer:
         presence: PresenceTable,
         store: Store,
         measures: Measures = tuple,
+        *,
+        wants_scaling: bool = False,
     ) -> None:
-        """`measures` gives what this node's gateway measured since it was asked last, and forgets it."""
+        """`measures` gives what this node's gateway measured since it was asked last, and forgets it. `wants_scaling`
+        is this node's vote on scaling preserved weights by throughput.
+        """
+        self._wants_scaling = wants_scaling
         self._chain = chain
         self._epochs = epochs
         self._presence = presence
@@ -82,18 +87,21 @@ class Observer:
         measures = sorted(self._measures(), key=lambda measure: (measure.executor.lower(), measure.model_id))
         served = tuple(ServedTokens(model_id, tuple(tokens)) for model_id, tokens in sorted(self._served.items()))
         self._looked, self._seen, self._served = {}, {}, {}
-        return Observations(sightings, tuple(measures[:MEASURES_MAX]), served[:SERVED_MAX])
+        return Observations(sightings, tuple(measures[:MEASURES_MAX]), served[:SERVED_MAX], self._wants_scaling)
 
     def _count_served(self) -> None:
         if self._counted_to is None:  # what was served before this node began is in the bundle before
             self._counted_to = self._store.newest_given()
+        block = self._chain.head.number
         slot = Timeslot.PRE_POC_SLOT if position(self._chain).stage is Stage.SERVE else Timeslot.POC_SLOT
         while True:
             page = self._store.receipts_given(after=self._counted_to, limit=RECEIPTS_PER_PAGE)
-            for _, signed in page:
-                receipt = signed.receipt
-                vector = self._served.setdefault(receipt.model_id, [0] * SLOTS)
-                vector[slot.value] += receipt.prompt_tokens + receipt.output_tokens
+            answers = (
+                ServedAnswer(signed.receipt.model_id, block, signed.receipt.prompt_tokens, signed.receipt.output_tokens)
+                for _, signed in page
+            )
+            for model_id, tokens in measure_model_throughput_for_blocks(answers, block, block).items():
+                self._served.setdefault(model_id, [0] * SLOTS)[slot.value] += tokens
             if page:
                 self._counted_to = page[-1][0]
             if len(page) < RECEIPTS_PER_PAGE:

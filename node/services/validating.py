@@ -30,10 +30,11 @@ from node.protocol.tails import has_tails
 from node.protocol.validation import SampleRule, judge, mismatches_of
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
+from node.services.epochs import EpochBook
 from node.services.judging import Judging, judging_of
 from node.services.presence import PresenceTable
 from node.services.recomputing import recompute
-from node.services.timing import cancel_at, epochs_at
+from node.services.timing import cancel_at, epochs_at, window
 from node.services.vote_checking import VoteChecker
 
 log = structlog.get_logger(__name__)
@@ -71,19 +72,21 @@ class ValidatingService:
         content: Content,
         store: Store,
         presence: PresenceTable,
+        epochs: EpochBook,
         engines: Sequence[Engine],
         auditing: BundleAudits | None = None,
         observe: Callable[[], Observations] = Observations,
     ) -> None:
         """`observe` gives what this node saw since it was asked last (observing.py)."""
         self._chain = chain
+        self._epochs = epochs
         self._network = network
         self._observe = observe
         self._content = content
         self._store = store
         self._presence = presence
         self._engines = engines
-        self._checker = VoteChecker(chain, content, presence, engines)
+        self._checker = VoteChecker(chain, content, presence, epochs, engines)
         self._auditing = auditing
 
     async def run(self) -> None:
@@ -96,8 +99,21 @@ class ValidatingService:
                 if dict(state.group_weights(epoch)).get(self._chain.account, 0) > 0:
                     await self._validate(epoch, state)
 
+    async def _judging(self, epoch: EpochNumber, state: ChainState) -> Judging | None:
+        """Return the rules, unless the content they need does not come before votes are too late."""
+        judging: Judging | None = None
+        _, end = window(self._chain, epoch, Stage.VALIDATE, Stage.VOTE_EXCHANGE)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
+            judging = await judging_of(self._chain, self._epochs, epoch, state)
+            nursery.cancel_scope.cancel()
+        return judging
+
     async def _validate(self, epoch: EpochNumber, state: ChainState) -> None:
-        judging = await judging_of(self._chain, epoch, state)
+        judging = await self._judging(epoch, state)
+        if judging is None:
+            log.error("no votes this epoch: the result that made the group is not to be had", epoch=epoch)
+            return
         bundle = self._stored(epoch)
         if bundle is None:
             bundle = await self._bundle(judging, await self._judge_all(judging))

@@ -24,6 +24,7 @@ from node.protocol.tails import (
 from node.protocol.validation import mismatches_of
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
+from node.services.epochs import EpochBook
 from node.services.judging import Judging, check_seed, judging_of
 from node.services.presence import PresenceTable
 from node.services.recomputing import recompute
@@ -46,8 +47,11 @@ class _DiffersError(ValueError):
 class VoteChecker:
     """Looks into the evidence of other validators while nothing is mined; ValidatingService commits what it finds."""
 
-    def __init__(self, chain: Chain, content: Content, presence: PresenceTable, engines: Sequence[Engine]) -> None:
+    def __init__(
+        self, chain: Chain, content: Content, presence: PresenceTable, epochs: EpochBook, engines: Sequence[Engine]
+    ) -> None:
         self._chain = chain
+        self._epochs = epochs
         self._content = content
         self._presence = presence
         self._engines = engines
@@ -76,7 +80,7 @@ class VoteChecker:
 
     async def _check_all(self, epoch: EpochNumber) -> None:
         state = await self._chain.state_at(BlockNumber(first_block_of(epoch, Stage.FORM, self._chain.schedule) - 1))
-        judging = await judging_of(self._chain, epoch, state)
+        judging = await judging_of(self._chain, self._epochs, epoch, state)
         seed = await check_seed(self._chain, epoch)
         members = dict(self._chain.state.group_weights(epoch + 1))
         found = self._checks.setdefault(epoch, {})

@@ -330,6 +330,11 @@ class ParticipantSettings(Section):
     )
     claim_rewards: bool = Field(default=True, description="Claim reward coins after each epoch; costs gas.")
     redeem_vouchers: bool = Field(default=True, description="Redeem the vouchers users paid with; costs gas.")
+    scale_preserved_weight: bool = Field(
+        default=False,
+        description="Vote that nodes which keep serving through Proof of Compute keep only as much weight as the\n"
+        "tokens they served stand for. Holds in epochs in which more than two thirds of the weight vote so.",
+    )
 
 
 class PaymentSettings(Section):
@@ -357,6 +362,13 @@ class PaymentSettings(Section):
         le=1_000_000,
         description="Prompts and answers of this gateway's users to keep, the newest, so that their receipts can be\n"
         "checked to the token (`quern verify`). They lie unencrypted in the store; 0 keeps none, forgets those kept.",
+    )
+    decoys_per_day: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="Questions that nobody wants answered, asked at random times and paid out of the budget: this\n"
+        "daemon audits the answers with an engine of its own, and no executor can tell them from users'. 0: none.",
     )
     redeem_at_risk: Tokens = Field(
         default="100",

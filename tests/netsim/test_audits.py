@@ -15,11 +15,11 @@ from netsim.node import NodePlan, run_node
 from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, PARAMETERS
 from netsim.trace import Trace
 from node.ports import Call
-from node.protocol.audit_outcomes import ACCUSED, WITHHELD
+from node.protocol.audit_outcomes import ACCUSED, OMITTED, WITHHELD
 from node.protocol.findings import AuditOutcome, ReceiptBook
 from node.protocol.identifiers import Address, EpochNumber
 from node.protocol.receipt_books import read_rows
-from node.protocol.records import EpochResult
+from node.protocol.records import EpochResult, SignedReceipt
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
 from node.services.auditing import AuditingService
@@ -45,13 +45,22 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def outcome() -> Outcome:
+    new_receipts = GivenAnswerTables.new_receipts
+
+    def hide_one(given: GivenAnswerTables, *, limit: int) -> tuple[tuple[SignedReceipt, ...], int]:
+        receipts, last = new_receipts(given, limit=limit)
+        return receipts[given._account == NodePlan(OMITTING, 5, "honest", 32).account :], last
+
     async def main() -> Outcome:
-        return await _run(6, EPOCHS, {5: "another"})
+        return await _run(6, EPOCHS, {CHEAT: "another"})
 
-    return run_deterministically(main, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GivenAnswerTables, "new_receipts", hide_one)
+        return run_deterministically(main, 5)
 
 
-CHEAT = 5
+OMITTING, CHEAT = 4, 5
+"""Executors of the first scenario: one leaves a receipt out of its book, one answers with another model."""
 SILENT, GARBLING, FLOODING, SWAPPING, MISCOUNTING, BOOKLESS = range(1, 7)
 """Executors of the second scenario that answer honestly, and hinder their audits each in its own way."""
 
@@ -160,7 +169,7 @@ async def _run(nodes: int, epochs: int, cheats: Mapping[int, str]) -> Outcome:
 
 def test_all_executors_commit_to_the_receipts_of_their_answers(outcome: Outcome) -> None:
     books = outcome.results[EpochNumber(0)].books
-    assert sum(committed.book.count for committed in books) == QUESTIONS_AT_ONCE
+    assert sum(committed.book.count for committed in books) == QUESTIONS_AT_ONCE - 1
     assert outcome.accounts[CHEAT] in {committed.executor for committed in books}
 
 
@@ -172,9 +181,11 @@ def test_honest_answers_pass_and_the_cheat_is_accused(outcome: Outcome) -> None:
     assert {(audit.fate, audit.withheld) for audit in audits.values()} == {(Verdict.VALID, 0)}
 
 
-def test_the_whole_group_confirms_and_the_fraud_is_to_be_punished(outcome: Outcome) -> None:
+def test_the_whole_group_confirms_fraud_and_a_payer_proves_what_was_left_out(outcome: Outcome) -> None:
     audits = outcome.audits(2)
     assert audits[outcome.accounts[CHEAT]].fate is Verdict.INVALID
+    omitting = audits[outcome.accounts[OMITTING]]
+    assert (omitting.withheld, omitting.reason) == (1, OMITTED)
     assert [penalty.participant for penalty in outcome.results[EpochNumber(2)].penalties] == [outcome.accounts[CHEAT]]
 
 

@@ -26,6 +26,7 @@ from node.protocol.routing import rank_executors
 from node.protocol.sampling import SamplingParameters
 from node.protocol.signatures import sign
 from tests.builders import NODE, SOME_CID, TINY, account, key_of, model, peer
+from tests.vectors.poc import compute_poc
 
 PATH = Path(__file__).with_name("rules.json")
 SEED = Hash32(bytes(range(32)))
@@ -34,7 +35,13 @@ VOCABULARY_SIZE = 3072
 
 def compute() -> dict[str, object]:
     """Return all vectors, as they stand in rules.json."""
-    return {"nonces": _nonces(), "routing": _routing(), "payment": _payment(), "result": _result()}
+    return {
+        "nonces": _nonces(),
+        "poc": compute_poc(),
+        "routing": _routing(),
+        "payment": _payment(),
+        "result": _result(),
+    }
 
 
 def _nonces() -> dict[str, object]:

@@ -55,7 +55,7 @@ class CallReader:
     def feed(self, text: str) -> list[Piece]:
         """Take a piece of the answer."""
         if self._grammar is None:
-            return [text] if text else []
+            return [text] if text and not self._is_only_calls else []
         self._text += text
         self._resume()
         if len(self._text) > HELD_CHARACTERS_MAX:
@@ -78,10 +78,15 @@ class CallReader:
             self._give_up()
 
     def _give_up(self) -> None:
-        """All else is text; but where the engine was made to write calls, what follows them is one that was cut off."""
-        if self._syntax.form is not CallFormat.LIST or not self.found:
+        """All else is text, unless there is only to be a list of calls."""
+        if not self._is_only_calls:
             self._tell(self._text)
         self._text, self._at, self._grammar = "", 0, None
+
+    @property
+    def _is_only_calls(self) -> bool:
+        """Whether the engine was made to write calls, and did: what follows them is one that was cut off."""
+        return self._syntax.form is CallFormat.LIST and self.found > 0
 
     def _tell(self, text: str) -> None:
         if text:

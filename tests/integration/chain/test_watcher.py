@@ -68,14 +68,27 @@ async def test_ranges_grow_to_their_maximum(network: Network, monkeypatch: pytes
     assert max(ranges) == 80
 
 
-async def test_a_shorter_chain_after_a_restart_does_not_unconfirm(network: Network) -> None:
+async def test_a_shorter_chain_after_a_restart_does_not_unconfirm(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, polls = watcher.Watcher.catch_up, 0
+
+    async def count(self: watcher.Watcher) -> None:
+        nonlocal polls
+        await original(self)
+        polls += 1
+
+    monkeypatch.setattr(watcher.Watcher, "catch_up", count)
     await network.mine(20)
     async with opened(network, network.owner, confirmations=2) as owner:
         confirmed = owner.head.confirmed
     await network.rpc.call("anvil_rollback", 10)
     async with opened(network, network.owner, confirmations=2) as owner:
         assert owner.head.confirmed == confirmed
-        await trio.sleep(0.5)  # some polls of an endpoint that is behind
+        enough = polls + 5  # of an endpoint that is behind
+        with trio.fail_after(PATIENCE_SECONDS):
+            while polls < enough:
+                await trio.sleep(0.05)
         assert owner.head.confirmed == confirmed
 
 

@@ -150,7 +150,10 @@ async def test_a_sender_waits_for_a_slow_reader() -> None:
         server.serve("flood", flood, concurrency=1)
         async with client.call(server.peer_id, "flood", b"", deadline_seconds=30) as call:
             await call.receive()
-            await trio.sleep(0.5)
+            seen = 0
+            while seen != sent:  # until it waits
+                seen = sent
+                await trio.sleep(0.5)
             assert sent < 200
             count = 1
             with pytest.raises(trio.EndOfChannel):

@@ -38,7 +38,8 @@ class Tools:
     async def run(self, *arguments: str, account: tuple[str, ...] | None = None) -> Result:
         chosen = self.owner if account is None else account
         place = ("--rpc", self.network.url, "--deployment", str(self.network.folder / "deployment.json"))
-        reading = arguments[0] in ("list", "get", "history", "export") or arguments[:2] == ("gate", "show")
+        shows = (("gate", "show"), ("parameters", "show"))
+        reading = arguments[0] in ("list", "get", "history", "export") or arguments[:2] in shows
         words = [*arguments, *place, *(() if reading else chosen)]
         return await trio.to_thread.run_sync(lambda: CliRunner().invoke(main, words))
 
@@ -112,6 +113,23 @@ async def test_a_calibration_is_published_shown_exported_and_taken_back(tools: T
     file.write_text("{}", encoding="utf-8")
     wrong = await tools.run("calibrate", "tiny", str(file))
     assert (wrong.exit_code, "is no calibration as `quern calibrate` writes it" in wrong.stderr) == (1, True)
+
+
+async def test_other_parameters_are_scheduled_and_shown(tools: Tools) -> None:
+    stages = ("--generate-offset", "25", "--epoch-blocks", "70", "--unit-price", "5")
+    done = await tools.run("parameters", "schedule", "4", *stages)
+    assert done.exit_code == 0, done.output
+    shown = json.loads((await tools.run("parameters", "show", "--epoch", "4", "--json")).stdout)
+    assert (shown["since_epoch"], shown["epoch_blocks"], shown["generate_offset"]) == (4, 70, 25)
+    assert (shown["unit_price"], shown["form_offset"]) == (5, 46)
+    before = json.loads((await tools.run("parameters", "show", "--epoch", "3", "--json")).stdout)
+    assert (before["since_epoch"], before["epoch_blocks"]) == (0, 60)
+    soon = await tools.run("parameters", "schedule", "1", *stages)
+    assert (soon.exit_code, "a change can begin with epoch" in soon.stderr) == (1, True)
+    long = await tools.run("parameters", "schedule", "5", "--epoch-blocks", "121")
+    assert (long.exit_code, "an epoch of 121 blocks is not taken: 30 to 120 are" in long.stderr) == (1, True)
+    stranger = await tools.run("parameters", "schedule", "5", *stages, account=tools.stranger)
+    assert stranger.exit_code == EXIT_TO_BE_PROPOSED
 
 
 async def test_refusals_are_told_in_words_before_anything_is_sent(tools: Tools) -> None:

@@ -209,13 +209,13 @@ async def test_web_pages_are_kept_from_the_miner_s_api_too() -> None:
 async def test_a_client_that_reads_slowly_gets_every_byte_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the kernel takes only half of goes on where it stopped, whichever way events are written."""
     behind = Counter[bool]()
-    write = bounded_stream.BoundedStream.write
+    flush = bounded_stream.BoundedStream.flush
 
-    def counted(stream: bounded_stream.BoundedStream, data: bytes) -> None:
-        write(stream, data)
-        behind[stream.is_behind] += 1
+    def counted(stream: bounded_stream.BoundedStream) -> None:
+        flush(stream)
+        behind[stream.is_full] += 1
 
-    monkeypatch.setattr(bounded_stream.BoundedStream, "write", counted)
+    monkeypatch.setattr(bounded_stream.BoundedStream, "flush", counted)
     async with served() as face:
         texts = [f"word{number} " * 2500 for number in range(500)]  # more than all buffers between the two hold
         face.gateway.parts = [AnswerPart(text, (number,)) for number, text in enumerate(texts)]

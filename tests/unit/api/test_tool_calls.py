@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from node.api.openai.call_formats import CALLS_MAX, CallFormat, CallSyntax, ToolCall, format_of
@@ -122,6 +122,7 @@ SYNTAXES = st.sampled_from(
 )
 
 
+@example('[{"name": "f", "arguments": {"a": "}"}}00', [], CallSyntax(CallFormat.LIST, NAMES, "f"))
 @given(WRITTEN, st.lists(st.integers(0, 500), max_size=12), SYNTAXES)
 def test_pieces_make_no_difference(text: str, cuts: list[int], syntax: CallSyntax) -> None:
     assert read(text, syntax, cuts) == read(text, syntax) == read(text, syntax, list(range(len(text))))

@@ -11,6 +11,7 @@ from node.control.views import (
     AskView,
     ConnectView,
     DoctorView,
+    DutyView,
     EarningsView,
     EngineView,
     EpochView,
@@ -98,6 +99,20 @@ class CannedOperations:
             own_weight=5,
             total_weight=15,
             last_result_epoch=0,
+            duties=[
+                DutyView(
+                    kind="mine",
+                    node_id="gpu0",
+                    model_id="tiny",
+                    state="now",
+                    first_block=45,
+                    end_block=64,
+                    blocks_left=14,
+                )
+            ],
+            epoch_first_block=40,
+            epoch_end_block=100,
+            change_epoch=7,
         )
 
     async def earnings(self) -> EarningsView:

@@ -37,10 +37,12 @@ class World:
         self.beside: ModelRecord | None = None
         self.gate = trio.Event()
         self.gate.set()
+        self.rounds = 0
 
     async def heads(self) -> AsyncIterator[Head]:
         while True:
             yield Head(BlockNumber(1), BlockNumber(1))
+            self.rounds += 1
             await trio.sleep(0.001)
 
     async def ensure(self, record: ModelRecord) -> Path:
@@ -85,6 +87,11 @@ class World:
             while not what():
                 await trio.sleep(0.002)
 
+    async def until_nothing_is_new(self) -> None:
+        """Rounds in which it would have done what it must not do."""
+        enough = self.rounds + 20
+        await self.until(lambda: self.rounds >= enough)
+
     def did(self, *action: str) -> Callable[[], bool]:
         return lambda: action in self.done
 
@@ -103,7 +110,7 @@ async def test_the_next_version_is_fetched_early_loaded_beside_in_time_and_the_o
         await world.until(world.did("load", OLD.cid))
         world.assigned = NodeAssignment(OLD, NEW)
         await world.until(world.did("fetch", NEW.cid))
-        await trio.sleep(0.05)
+        await world.until_nothing_is_new()
         assert ("beside", NEW.cid) not in world.done
         assert +world.held == {OLD.cid: 1, NEW.cid: 1}
         world.assigned = NodeAssignment(OLD, NEW, load_coming=True)
@@ -142,7 +149,7 @@ async def test_what_cannot_be_used_is_tried_once_and_leaves_what_serves_alone() 
         world.assigned = NodeAssignment(replace(NEW, model_args=("--bad",)))
         await world.until(world.did("fetch", NEW.cid))
         await world.until(lambda: +world.held == {OLD.cid: 1})
-        await trio.sleep(0.05)
+        await world.until_nothing_is_new()
         assert "is refused: not allowed" in world.explained
     assert [action for action in world.done if action[0] != "keep"] == [
         ("fetch", OLD.cid),

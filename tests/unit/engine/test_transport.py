@@ -248,7 +248,7 @@ async def test_a_request_that_is_left_is_no_longer_counted() -> None:
 async def test_requests_that_run_are_broken_off_when_their_server_is_given_up() -> None:
     """A wedged server elsewhere keeps its connections open: whoever reads must not wait on it."""
     failed: list[str] = []
-    begun = trio.Event()
+    begun, asked_again = trio.Event(), trio.Event()
 
     async def first_token_only() -> bytes:
         head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -256,6 +256,7 @@ async def test_requests_that_run_are_broken_off_when_their_server_is_given_up() 
         return head + f"{len(line):x}\r\n".encode() + line + b"\r\n"
 
     async def silence() -> bytes:
+        asked_again.set()
         await trio.sleep_forever()
         return b""
 
@@ -274,7 +275,7 @@ async def test_requests_that_run_are_broken_off_when_their_server_is_given_up() 
                 nursery.start_soon(read, client)
                 await begun.wait()
                 nursery.start_soon(read, client)
-                await trio.sleep(0.1)
+                await asked_again.wait()
             while len(failed) < 2:
                 await trio.sleep(0.01)
     assert traffic.running == 0

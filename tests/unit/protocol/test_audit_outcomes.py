@@ -22,9 +22,12 @@ from node.protocol.calibration import HonestBand
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook, ReceiptBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
-from node.protocol.records import EpochResult, VoteBundle
+from node.protocol.pricing import receipt_digest
+from node.protocol.records import EpochResult, SignedReceipt, VoteBundle
+from node.protocol.signatures import sign
 from node.protocol.verdicts import Verdict
-from tests.builders import NODE, SOME_CID, TINY, account
+from tests.builders import NODE, SOME_CID, TINY, account, key_of
+from tests.unit.protocol.test_audit_evidence import evidence_of
 from tests.unit.protocol.test_receipt_books import group_of
 
 SEED = Hash32(b"\x07" * 32)
@@ -269,12 +272,65 @@ def test_books_of_members_are_taken_up_ascending_and_of_nobody_else() -> None:
     }
     books = committed_books(bundles, WEIGHTS)
     assert {book.executor for book in books} == {account(2), account(3)}
+    empty = committed_books({account(2): replace(bundles[account(2)], receipts=None)}, WEIGHTS)
+    assert [known.book.count for known in empty] == [0]
     assert [book.executor.lower() for book in books] == sorted(book.executor.lower() for book in books)
 
 
 def test_an_outcome_and_its_evidence_survive_their_bytes() -> None:
     accused = outcome(by_auditors(BAD))
     assert from_bytes(AuditOutcome, to_bytes(accused)) == accused
+
+
+CHALLENGE = evidence_of(executor=EXECUTOR, payer=account(3)).signed
+
+
+def signed_by(signed: SignedReceipt, executor: int = 1, payer: int = 3) -> SignedReceipt:
+    digest = receipt_digest(signed.receipt)
+    return SignedReceipt(signed.receipt, sign(key_of(executor), digest), sign(key_of(payer), digest))
+
+
+def challenged(signed: SignedReceipt, *before: AuditOutcome) -> tuple[AuditOutcome, ...]:
+    bundle = VoteBundle(EpochNumber(1), account(3), (), challenges=(signed,))
+    return audit_outcomes(previous(*before, books=()), SEED, {account(3): bundle}, WEIGHTS, band_of)
+
+
+def test_what_its_payer_challenges_everybody_judges_and_only_one_answer_by_itself_proves() -> None:
+    signed = signed_by(CHALLENGE)
+    (found,) = challenged(signed)
+    assert found.challenged == (receipt_digest(signed.receipt),)
+    assert (found.fate, found.reason, found.accused) == (
+        Verdict.ABSTAIN,
+        NOT_AUDITED,
+        (),
+    )
+    for figures, fate in ((BAD, Verdict.INVALID), (MILD, None), (GOOD, None)):
+        votes = {account(n): [judged(REJUDGED, figures, found.challenged[0])] for n in range(2, 10)}
+        after = audit_outcomes(previous(found, books=()), SEED, bundles_of(votes), WEIGHTS, band_of)
+        assert [outcome.fate for outcome in after] == ([] if fate is None else [fate])
+
+
+def test_a_challenge_of_a_good_answer_wipes_no_evidence_out() -> None:
+    (mild,) = audit_outcomes(previous(), SEED, by_auditors(MILD), WEIGHTS, band_of)
+    (found,) = challenged(signed_by(CHALLENGE), mild)
+    votes = {account(n): [judged(REJUDGED, GOOD, found.challenged[0])] for n in range(2, 10)}
+    (after,) = audit_outcomes(previous(found, books=()), SEED, bundles_of(votes), WEIGHTS, band_of)
+    assert after.evidence == mild.evidence
+
+
+def test_a_challenge_without_both_signatures_counts_for_nothing() -> None:
+    for wrong in (signed_by(CHALLENGE, executor=2), signed_by(CHALLENGE, payer=2)):
+        assert challenged(wrong) == ()
+
+
+def test_only_payers_challenge_and_only_a_few() -> None:
+    signed = signed_by(CHALLENGE)
+    bundle = VoteBundle(EpochNumber(1), account(3), (), challenges=(signed,))
+    check_audits(bundle)
+    with pytest.raises(AuditVoteError, match="who paid"):
+        check_audits(replace(bundle, validator=account(4)))
+    with pytest.raises(AuditVoteError, match="challenges"):
+        check_audits(replace(bundle, challenges=(signed,) * 5))
 
 
 BUNDLE = VoteBundle(EpochNumber(1), account(2), (), (judged(0, BAD), judged(3, GOOD)), BOOK)

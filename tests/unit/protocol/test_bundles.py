@@ -100,3 +100,13 @@ def test_a_batch_of_a_model_that_was_not_registered_in_time_cannot_be_judged() -
         check_bundle(
             bundle_of(1, VALID), EpochNumber(0), account(1), BATCHES, {}, sample_seed=SAMPLE_SEED, checkers=checkers
         )
+
+
+def test_votes_on_a_batch_of_any_size_the_chain_takes_are_judged_without_falling_over() -> None:
+    huge = {(account(2), NODE): replace(FIRST, count=2**64 - 1)}
+    drawn = draw_sample(SAMPLE_SEED, account(2), NODE, 2**64 - 1, RULE.sample_size)
+    vote = PocVote(account(2), NODE, Verdict.VALID, RULE.sample_size, drawn[:1], "")
+    bundle = bundle_of(1, vote)
+    check_bundle(
+        bundle, EpochNumber(0), account(1), huge, dict.fromkeys(huge, RULE), sample_seed=SAMPLE_SEED, checkers=checkers
+    )

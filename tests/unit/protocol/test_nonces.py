@@ -4,7 +4,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from node.protocol.identifiers import Hash32, NodeId
@@ -47,6 +47,7 @@ def test_no_two_of_seed_participant_node_and_nonce_share_a_prompt() -> None:
 
 
 @given(LOGPROBS)
+@example([0.0] * (VECTOR_DIMENSIONS - 1) + [1e-162])
 def test_a_quantised_vector_is_its_own_equal_and_has_unit_length_within_rounding(logprobs: list[float]) -> None:
     vector = quantise(logprobs)
     assert squared_distance(vector, vector) == 0

@@ -172,10 +172,16 @@ def test_a_gateway_that_measured_one_executor_or_too_few_answers_says_nothing() 
     assert score_of(1, scores(bundles)).per_mille == SCORE_FULL
 
 
+def test_nobody_had_to_be_there_before_a_result_froze_who_has_to() -> None:
+    bundles = bundles_of({number: {1: 0} for number in (2, 3, 4, 5)})
+    found = participant_scores(EpochGroup(EPOCH, (), ()), WEIGHTS, ALL_MINED, [], bundles)
+    assert score_of(1, found).per_mille == SCORE_FULL
+
+
 def test_half_of_the_weight_of_others_cannot_make_an_honest_participant_absent() -> None:
     weights = {account(1): 34, account(2): 33, account(3): 33}
     bundles = {account(3): bundles_of({3: {1: 0, 2: 0}})[account(3)]}
-    found = participant_scores(EpochGroup(EPOCH, (), ()), weights, [], [], bundles)
+    found = participant_scores(group_of(1, 2, 3), weights, ALL_MINED[:3], [], bundles)
     assert score_of(1, found).availability.per_mille == SCORE_FULL
 
 

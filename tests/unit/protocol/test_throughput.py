@@ -1,11 +1,12 @@
 """Throughput vectors: expected from proved weight and slots, real from what executors say, cut where it cannot be."""
 
 from node.protocol.findings import Observations, ServedTokens
-from node.protocol.identifiers import EpochNumber, NodeId
+from node.protocol.identifiers import Address, EpochNumber, NodeId
 from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot, VoteBundle
 from node.protocol.throughput import (
     ServedAnswer,
     calculate_total_throughput,
+    is_scaling_voted,
     measure_model_throughput_for_blocks,
     real_throughput_vectors,
     set_expected_throughput,
@@ -58,6 +59,18 @@ def test_real_throughput_adds_up_what_executors_say_up_to_four_times_what_they_p
 def test_throughput_of_the_last_blocks_counts_tokens_read_and_written() -> None:
     answers = [ServedAnswer(TINY, block, 10, 5) for block in (99, 100, 109, 110)]
     assert measure_model_throughput_for_blocks(answers, 100, 109) == {TINY: 30}
+
+
+def test_scaling_holds_only_with_more_than_two_thirds_of_the_weight() -> None:
+    weights = {account(n): 100 for n in (1, 2, 3)}
+
+    def voting(*numbers: int) -> dict[Address, VoteBundle]:
+        observed = Observations(wants_scaling=True)
+        return {account(n): VoteBundle(EPOCH, account(n), (), observations=observed) for n in numbers}
+
+    assert not is_scaling_voted(voting(1, 2), weights)
+    assert not is_scaling_voted(voting(1, 2, 8, 9), weights)
+    assert is_scaling_voted(voting(1, 2, 3), weights)
 
 
 def test_preserved_weight_is_scaled_by_service_only_where_the_network_voted_for_it() -> None:

@@ -9,6 +9,7 @@ from node.protocol.identifiers import Address, BlockNumber, EpochNumber, Request
 from node.protocol.observations import check_observations
 from node.protocol.pricing import tokens_commitment
 from node.protocol.records import EpochGroup, GroupMember, Receipt, SignedReceipt
+from node.protocol.schedules import ParameterSchedule
 from node.services.observing import SAMPLES_MIN, Observer
 from node.services.speeds import SpeedBook
 from node.store.books import Books
@@ -39,6 +40,7 @@ RECEIPT = Receipt(
 class StubChain:
     account = account(1)
     parameters = PARAMETERS
+    schedule = ParameterSchedule(PARAMETERS)
 
     def __init__(self) -> None:
         self.head = Head(BlockNumber(PARAMETERS.epoch_blocks), BlockNumber(PARAMETERS.epoch_blocks))

@@ -50,3 +50,21 @@ def test_collection_goes_on_after_a_load_that_fails() -> None:
     with pytest.raises(ImportError), loading():
         raise ImportError
     assert gc.isenabled()
+
+
+def test_parts_of_libp2p_that_are_not_used_are_left_out_and_say_so() -> None:
+    code = """
+import sys
+from p2p.repairs.unused import left_out
+with left_out():
+    import node.daemon, node.start_errors
+from libp2p.transport.quic.transport import QUICTransport
+assert not isinstance(object(), QUICTransport)
+assert not [name for name in ("aioquic", "trio_websocket", "httpx2") if name in sys.modules]
+try:
+    QUICTransport()
+except RuntimeError as error:
+    print(error)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert "is not loaded" in found.stdout

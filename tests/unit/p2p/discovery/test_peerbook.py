@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from p2p.discovery.addresses import PeerAddress
 from p2p.discovery.peerbook import (
@@ -186,7 +187,7 @@ async def test_peers_are_on_disk_soon_after_they_are_met(book: PeerBook, clock: 
     restored = PeerBook(OWN, clock)  # what a kill -9 would leave
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keep_peers, path, book, 0.01)
-        await trio.sleep(0.02)
+        await trio.testing.wait_all_tasks_blocked()
         book.learn(at(ALICE), Origin.CLAIMED)
         with trio.fail_after(10):
             while ALICE not in restored:

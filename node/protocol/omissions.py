@@ -1,0 +1,92 @@
+"""Receipts that an executor signed and left out of its books: proven by the payer's copy, with nobody's word needed.
+
+Purpose: what is not in a book is never drawn. A payer that is a member looks for its receipts in the books and, where
+one is missing, puts a proof into its bundle: the receipt with both signatures, and the place in each of the two books
+that may have it where it would stand. Rows ascend by digest, so two neighbours with a gap between them are proof.
+
+Detail: a receipt of epoch q is in the book of q or, if it was given after that was made, in the book of q + 1. Proofs
+are taken in the first epoch after results of both. An executor whose bundle was not counted in one of these epochs is
+excused, for it may have been down; one that committed votes and no book has an empty one. A proof that does not hold
+counts for nothing. What is proven counts as withheld (audit_outcomes.py).
+"""
+
+from collections.abc import Mapping, Sequence
+
+from node.protocol.findings import CommittedBook, ReceiptBook
+from node.protocol.identifiers import ZERO_HASH, Address, Cid, Hash32
+from node.protocol.merkle import merkle_proof, verify_merkle_proof
+from node.protocol.pricing import receipt_digest
+from node.protocol.receipt_books import BookRow, inner_hash, row_leaf
+from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
+from node.protocol.records import BookGap, EpochResult, Omission, RowProof, SignedReceipt, VoteBundle
+
+OMISSIONS_MAX = 16
+"""In one bundle: a proof has some 3 KiB, and checking it costs two signatures."""
+SIBLINGS_MAX = 18
+"""Levels of the tree of the largest book."""
+EMPTY_BOOK = ReceiptBook(0, 0, ZERO_HASH, Cid(""))
+"""Of a member that committed votes and no receipts."""
+
+
+def find_gap(rows: Sequence[BookRow], digest: Hash32) -> BookGap | None:
+    """Return where a receipt would stand in a book; None if it is there."""
+    place = sum(row.digest < digest for row in rows)
+    if place < len(rows) and rows[place].digest == digest:
+        return None
+    return BookGap(_row_proof(rows, place - 1), _row_proof(rows, place))
+
+
+def is_gap(gap: BookGap, book: ReceiptBook, digest: Hash32) -> bool:
+    """Whether a gap proves that `book` does not have the receipt."""
+    before, after = gap.before, gap.after
+    first = 0 if before is None else before.index + 1
+    if (after is None and first != book.count) or (after is not None and after.index != first):
+        return False
+    if before is not None and not (before.digest < digest and _is_row(before, book)):
+        return False
+    return after is None or (digest < after.digest and _is_row(after, book))
+
+
+def is_omitted(omission: Omission, result: EpochResult) -> bool:
+    """Whether the receipt was left out of the books of `result` and of the result before it."""
+    signed = omission.signed
+    receipt = signed.receipt
+    if result.books_before is None or receipt.epoch != result.epoch - 1:
+        return False
+    earlier, later = book_of(result.books_before, receipt.executor), book_of(result.books, receipt.executor)
+    if earlier is None or later is None:
+        return False
+    digest = receipt_digest(receipt)
+    if not (is_gap(omission.earlier, earlier, digest) and is_gap(omission.later, later, digest)):
+        return False
+    return is_signed_by_executor(signed) and is_signed_by_payer(signed)
+
+
+def proven_omissions(result: EpochResult, bundles: Mapping[Address, VoteBundle]) -> dict[Hash32, SignedReceipt]:
+    """Return the receipts whose omission the bundles prove, each once, by digest."""
+    proven = {
+        receipt_digest(omission.signed.receipt): omission.signed
+        for bundle in bundles.values()
+        for omission in bundle.omissions
+        if is_omitted(omission, result)
+    }
+    return dict(sorted(proven.items()))
+
+
+def book_of(books: Sequence[CommittedBook], executor: Address) -> ReceiptBook | None:
+    """Return an executor's book; None if its bundle was not counted."""
+    return next((committed.book for committed in books if committed.executor == executor), None)
+
+
+def _row_proof(rows: Sequence[BookRow], index: int) -> RowProof | None:
+    if not 0 <= index < len(rows):
+        return None
+    siblings = merkle_proof([row_leaf(n, row) for n, row in enumerate(rows)], index, inner_hash)
+    return RowProof(index, rows[index].digest, rows[index].output_tokens, siblings)
+
+
+def _is_row(proof: RowProof, book: ReceiptBook) -> bool:
+    if not 0 <= proof.index < book.count or not 0 <= proof.output_tokens < 1 << 32 or len(proof.digest) != 32:
+        return False
+    leaf = row_leaf(proof.index, BookRow(proof.digest, proof.output_tokens))
+    return verify_merkle_proof(book.root, leaf, proof.siblings, inner_hash)

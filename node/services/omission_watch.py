@@ -1,0 +1,79 @@
+"""A payer's watch over receipt books: finds receipts of its own answers that executors left out, and proves it."""
+
+from collections.abc import Sequence
+
+import structlog
+import trio
+
+from node.ports import Chain, Content, ContentUnavailableError, Store
+from node.protocol.findings import ReceiptBook
+from node.protocol.identifiers import Address
+from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, book_of, find_gap
+from node.protocol.pricing import receipt_digest
+from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, read_book
+from node.protocol.records import EpochResult, Omission, SignedReceipt
+from node.services.presence import PresenceTable
+
+log = structlog.get_logger(__name__)
+
+RECEIPTS_LOOKED_AT = 1000
+"""The newest: a payer need not check all of its receipts for omitting to be risky."""
+TRIES = 3
+RETRY_SECONDS = 5.0
+
+
+class OmissionWatch:
+    """Looks for this account's receipts in the books of two results."""
+
+    def __init__(self, chain: Chain, content: Content, store: Store, presence: PresenceTable) -> None:
+        self._chain = chain
+        self._content = content
+        self._store = store
+        self._presence = presence
+
+    async def find(self, result: EpochResult) -> tuple[Omission, ...]:
+        """Return what the books of `result` and of the one before it prove to be omitted, in a bundle's order."""
+        if result.books_before is None:
+            return ()
+        found: list[Omission] = []
+        for executor, signed in self._own_receipts(result).items():
+            earlier, later = book_of(result.books_before, executor), book_of(result.books, executor)
+            if earlier is None or later is None:
+                continue
+            rows_before, rows = await self._rows(earlier), await self._rows(later)
+            if rows_before is None or rows is None:
+                continue
+            for receipt in signed:
+                digest = receipt_digest(receipt.receipt)
+                gaps = find_gap(rows_before, digest), find_gap(rows, digest)
+                if gaps[0] is not None and gaps[1] is not None:
+                    log.warning("an executor left a receipt out of its books", executor=executor, receipt=digest.hex())
+                    found.append(Omission(receipt, gaps[0], gaps[1]))
+            await trio.lowlevel.checkpoint()
+        found.sort(key=lambda omission: receipt_digest(omission.signed.receipt))
+        return tuple(found[:OMISSIONS_MAX])
+
+    def _own_receipts(self, result: EpochResult) -> dict[Address, list[SignedReceipt]]:
+        account = self._chain.account
+        found: dict[Address, list[SignedReceipt]] = {}
+        for signed in self._store.receipts(limit=RECEIPTS_LOOKED_AT):
+            receipt = signed.receipt
+            is_own = receipt.payer == account and receipt.executor != account and signed.payer_signature != b""
+            if is_own and receipt.epoch == result.epoch - 1:
+                found.setdefault(receipt.executor, []).append(signed)
+        return found
+
+    async def _rows(self, book: ReceiptBook) -> Sequence[BookRow] | None:
+        """Return a book's rows; None if it does not come, or is not what was committed to: auditors count that."""
+        if book == EMPTY_BOOK:
+            return ()
+        for _ in range(TRIES):
+            try:
+                providers = self._presence.providers()
+                data = await self._content.read_bytes(book.content_cid, providers, limit_bytes=BOOK_BYTES_MAX)
+                return read_book(data, book)
+            except ContentUnavailableError:
+                await trio.sleep(RETRY_SECONDS)
+            except (BookError, ValueError):
+                return None
+        return None

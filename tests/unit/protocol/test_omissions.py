@@ -1,0 +1,142 @@
+"""Receipts left out of books: the payer's copy proves it, and nothing else does."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.protocol.audit_outcomes import OMITTED, audit_outcomes
+from node.protocol.audit_votes import AuditVoteError, check_audits
+from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.findings import CommittedBook, ReceiptBook
+from node.protocol.identifiers import EpochNumber, Hash32, TokenAmount
+from node.protocol.omissions import (
+    EMPTY_BOOK,
+    OMISSIONS_MAX,
+    find_gap,
+    is_gap,
+    is_omitted,
+    proven_omissions,
+)
+from node.protocol.pricing import receipt_digest
+from node.protocol.receipt_books import BookRow, make_book, order_rows
+from node.protocol.records import BookGap, EpochGroup, EpochResult, Omission, RowProof, VoteBundle
+from node.protocol.verdicts import Verdict
+from tests.builders import SOME_CID, account
+from tests.unit.protocol.test_audit_evidence import EXECUTOR, evidence_of
+from tests.unit.protocol.test_audit_outcomes import SEED, WEIGHTS, band_of
+
+SIGNED = evidence_of().signed
+DIGEST = receipt_digest(SIGNED.receipt)
+ROWS = order_rows([BookRow(Hash32(bytes([n]) * 32), n) for n in range(0, 250, 25)])
+WITH_IT = order_rows([*ROWS, BookRow(DIGEST, 2)])
+Q = SIGNED.receipt.epoch
+
+
+def book(rows: tuple[BookRow, ...] = ROWS) -> ReceiptBook:
+    return make_book(rows, SOME_CID) if rows else EMPTY_BOOK
+
+
+def result(earlier: ReceiptBook, later: ReceiptBook, *, epoch: int = Q + 1) -> EpochResult:
+    return EpochResult(
+        EpochNumber(epoch),
+        EpochGroup(EpochNumber(epoch + 1), (), ()),
+        (),
+        TokenAmount(0),
+        books=(CommittedBook(EXECUTOR, later),),
+        books_before=(CommittedBook(EXECUTOR, earlier),),
+    )
+
+
+def omission(earlier: tuple[BookRow, ...] = ROWS, later: tuple[BookRow, ...] = ROWS) -> Omission:
+    first, second = find_gap(earlier, DIGEST), find_gap(later, DIGEST)
+    assert first is not None
+    assert second is not None
+    return Omission(SIGNED, first, second)
+
+
+@given(st.sets(st.integers(0, 2**256 - 1), max_size=12), st.integers(0, 2**256 - 1))
+def test_whoever_is_not_in_a_book_has_a_gap_there_and_nobody_else(numbers: set[int], wanted: int) -> None:
+    rows = order_rows([BookRow(Hash32(n.to_bytes(32)), n % 100) for n in numbers])
+    digest = Hash32(wanted.to_bytes(32))
+    gap = find_gap(rows, digest)
+    assert (gap is None) == (wanted in numbers)
+    if gap is not None:
+        assert is_gap(gap, book(rows), digest)
+
+
+def test_a_receipt_in_neither_book_is_omitted_and_the_proof_survives_its_bytes() -> None:
+    proof = from_bytes(Omission, to_bytes(omission()))
+    assert is_omitted(proof, result(book(), book()))
+    assert is_omitted(omission((), ()), result(EMPTY_BOOK, EMPTY_BOOK))
+
+
+def test_a_receipt_in_one_of_them_is_not() -> None:
+    assert find_gap(WITH_IT, DIGEST) is None
+    for pair in ((book(WITH_IT), book()), (book(), book(WITH_IT))):
+        assert not is_omitted(omission(), result(*pair))
+
+
+def test_neighbours_that_are_none_prove_nothing() -> None:
+    gap = find_gap(WITH_IT, Hash32(bytes([0xFF]) * 32))
+    assert gap is not None
+    place = next(n for n, row in enumerate(WITH_IT) if row.digest == DIGEST)
+    around = [find_gap(WITH_IT, Hash32(bytes(31) + b"\x01")), gap]
+    wide = BookGap(around[0].before, gap.before)  # type: ignore[union-attr]
+    assert not is_gap(wide, book(WITH_IT), DIGEST)
+    honest = find_gap(ROWS, DIGEST)
+    assert honest is not None
+    assert honest.before is not None
+    assert honest.after is not None
+    for forged in (
+        BookGap(None, honest.after),
+        BookGap(honest.before, None),
+        BookGap(None, None),
+        replace(honest, before=replace(honest.before, output_tokens=1)),
+        replace(honest, before=replace(honest.before, index=honest.before.index - 1)),
+        replace(honest, after=replace(honest.after, siblings=())),
+        replace(honest, after=RowProof(place, DIGEST, 2, ())),
+    ):
+        assert not is_gap(forged, book(), DIGEST)
+
+
+def test_only_receipts_of_the_epoch_of_the_earlier_book_with_both_signatures_count() -> None:
+    assert not is_omitted(omission(), result(book(), book(), epoch=Q))
+    assert not is_omitted(omission(), result(book(), book(), epoch=Q + 2))
+    assert not is_omitted(omission(), replace(result(book(), book()), books_before=None))
+    alone = replace(omission(), signed=replace(SIGNED, payer_signature=b""))
+    assert not is_omitted(alone, result(book(), book()))
+
+
+def test_who_committed_no_votes_in_one_of_the_epochs_is_excused() -> None:
+    known = result(book(), book())
+    assert not is_omitted(omission(), replace(known, books=()))
+    assert not is_omitted(omission(), replace(known, books_before=()))
+
+
+def bundle(*omissions: Omission) -> VoteBundle:
+    return VoteBundle(EpochNumber(Q + 2), account(3), (), omissions=omissions)
+
+
+def test_an_omission_counts_as_withheld_once_however_many_prove_it() -> None:
+    bundles = {account(3): bundle(omission()), account(4): replace(bundle(omission()), validator=account(4))}
+    previous = result(book(()), book(()))
+    assert proven_omissions(previous, bundles) == {}  # gaps of another book
+    previous = replace(result(book(), book()), books=(CommittedBook(EXECUTOR, replace(book(), output_tokens=0)),))
+    assert list(proven_omissions(previous, bundles)) == [DIGEST]
+    (found,) = audit_outcomes(previous, SEED, bundles, WEIGHTS, band_of)
+    assert (found.executor, found.withheld, found.reason) == (EXECUTOR, 1, OMITTED)
+    assert found.fate is Verdict.ABSTAIN
+
+
+def test_too_many_or_unordered_omissions_void_a_bundle() -> None:
+    check_audits(bundle(omission()))
+    for wrong in ((omission(), omission()), (omission(),) * (OMISSIONS_MAX + 1)):
+        with pytest.raises(AuditVoteError, match="omissions"):
+            check_audits(bundle(*wrong))
+    deep = omission()
+    assert deep.earlier.before is not None
+    tall = replace(deep.earlier.before, siblings=(Hash32(bytes(32)),) * 19)
+    with pytest.raises(AuditVoteError, match="levels"):
+        check_audits(bundle(replace(deep, earlier=replace(deep.earlier, before=tall))))

@@ -1,0 +1,71 @@
+"""Vectors of Proof of Compute's decisions; part of rules.json (see rules.py)."""
+
+from node.protocol.agreement import committed_order, left_out, pack_holders
+from node.protocol.binomial import reject_from
+from node.protocol.codec import to_value
+from node.protocol.identifiers import EpochNumber, Hash32
+from node.protocol.outcomes import node_outcomes
+from node.protocol.records import PocVote
+from node.protocol.tails import checkers_of, draw_checks, tail_of, tail_tokens
+from node.protocol.validation import SampleRule
+from node.protocol.verdicts import Verdict
+from tests.builders import NODE, account, bundle_of, commit
+
+SEED = Hash32(bytes(range(32)))
+RULE = SampleRule(distance_max=1_000_000, mismatch_per_million=1000, reject_mismatches=3, sample_size=64)
+EPOCH = EpochNumber(4)
+VOCABULARY_SIZE = 3072
+
+
+def compute_poc() -> dict[str, object]:
+    """Return the vectors."""
+    return {
+        "rejectFrom": [
+            {"sampled": sampled, "mismatchPerMillion": rate, "mismatches": reject_from(sampled, rate)}
+            for sampled in (8, 64, 400, 600, 1800, 6000)
+            for rate in (0, 100, 1000, 20_000)
+        ],
+        "tails": {
+            "tokens": list(tail_tokens(SEED, account(1), account(2), NODE, 5, VOCABULARY_SIZE)),
+            "tail": tail_of([-0.5 * place for place in range(8)]),
+            "checks": [list(place) for place in draw_checks(SEED, account(1), [_vote(2, 40), _vote(3, 60)])],
+            "checkers": sorted(checkers_of(SEED, account(1), [account(number) for number in range(1, 41)])),
+        },
+        "outcomes": _outcomes(),
+        "bundles": _bundles(),
+    }
+
+
+def _vote(participant: int, sampled: int, mismatches: tuple[int, ...] = ()) -> PocVote:
+    verdict = Verdict.INVALID if len(mismatches) > 4 else Verdict.VALID
+    return PocVote(account(participant), NODE, verdict, sampled, mismatches, "mismatches" if mismatches[4:] else "")
+
+
+def _outcomes() -> object:
+    """Five participants: an honest one, one of fakes, one that nobody can judge, one over the limit, one refused."""
+    counts = {1: 1000, 2: 1000, 3: 1000, 4: 2_000_000, 5: 1000}
+    commits = {(account(n), NODE): commit(n, count, epoch=EPOCH).commit for n, count in counts.items()}
+    refused = PocVote(account(5), NODE, Verdict.INVALID, 0, (), "root-mismatch")
+    votes = [_vote(1, 64, (3,)), _vote(2, 64, tuple(range(64))), refused]
+    bundles = {account(n): bundle_of(n, *votes, epoch=EPOCH) for n in (6, 7)}
+    weights = {account(n): 10 * n for n in (1, 2, 6, 7)}
+    found = node_outcomes(EPOCH, commits, bundles, weights, dict.fromkeys(commits, RULE), (), is_first=False)
+    return to_value_of(found.nodes, found.histories)
+
+
+def to_value_of(nodes: tuple[object, ...], histories: tuple[object, ...]) -> object:
+    """Return records as JSON can hold them."""
+    return {"nodes": [to_value(node) for node in nodes], "histories": [to_value(history) for history in histories]}
+
+
+def _bundles() -> object:
+    members = [account(number) for number in range(1, 7)]
+    order = committed_order(frozenset(members))
+    some = frozenset(members[:4])
+    holdings = {members[0]: some, members[1]: some, members[2]: frozenset(members)}
+    return {
+        "committed": list(order),
+        "held": sorted(some),
+        "bits": pack_holders(some, order).hex(),
+        "leftOut": sorted(left_out(frozenset(members), holdings, dict.fromkeys(members, 10))),
+    }
