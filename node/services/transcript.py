@@ -8,7 +8,9 @@ not given to the user, so they may as well be made anew.
 
 A place is an anchor if
 
-- every piece since the boundary before it had one token, and the last had text: engines let text go when it is whole;
+- every piece since the boundary before it had one token, and the last had text: engines let text go when it is whole.
+  Not if text that begins with an ASCII character came after tokens without: those were cut off from a piece of several
+  tokens, of which the last may hold a part of a character;
 - or the text after it begins with an ASCII character, which is never the rest of another.
 """
 
@@ -77,6 +79,7 @@ class Transcript:
         text = piece.text
         if text and text[0].isascii():
             self._set_anchor()
+            self._only_single_tokens = self._only_single_tokens and not self._pending_ids
         self._pending_ids.extend(piece.token_ids)
         self._pending_logprobs.extend(piece.logprobs)
         self._only_single_tokens = self._only_single_tokens and len(piece.token_ids) == 1

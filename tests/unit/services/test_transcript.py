@@ -156,3 +156,13 @@ def test_tokens_without_text_are_not_given_until_their_text_comes() -> None:
     continuation = Continuation(transcript, transcript.resume())
     part = continuation.add(Tokens((7, 8, 9), "new", "length"))
     assert part == AnswerPart("new", (7, 8, 9))
+
+
+def test_a_piece_of_two_tokens_that_was_cut_is_not_taken_for_two_pieces() -> None:
+    transcript = Transcript(())
+    # The engine gave "a" and the first half of "ß" at once, with the text that is whole; the executor cut it in two.
+    pieces = list(sliced(engine("aß".encode(), 0, (2, 1)), 1))[:2]
+    assert [(len(piece.token_ids), piece.text) for piece in pieces] == [(1, ""), (1, "a")]
+    for piece in pieces:
+        transcript.add(piece)
+    assert transcript.resume().prefix == ()
