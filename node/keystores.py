@@ -26,6 +26,8 @@ DERIVED_BYTES = 32
 SALT_BYTES = 16
 MEMORY_BYTES_MAX = 1 << 30
 """What a keystore may ask for: four times what tools write."""
+SCRYPT_WORK_MAX = 4 * SCRYPT_N * SCRYPT_R * SCRYPT_P
+"""In time as in memory: four times what tools write, some seconds."""
 PBKDF2_ROUNDS_MAX = 1 << 24
 NUMBER_MAX = 1 << 30
 """More than any parameter may be."""
@@ -87,14 +89,20 @@ def _derive(function: str, parameters: Mapping[str, object], passphrase: str) ->
     if size != DERIVED_BYTES:
         raise KeystoreError(f"its derived key has {size} bytes")
     try:
+        secret = passphrase.encode()
+    except UnicodeEncodeError:
+        raise KeystoreError("the passphrase is no text in UTF-8") from None  # the cause would show a part of it
+    try:
         if function == "scrypt":
             n, r, p = (_number(parameters, name) for name in ("n", "r", "p"))
-            return hashlib.scrypt(passphrase.encode(), salt=salt, n=n, r=r, p=p, dklen=size, maxmem=MEMORY_BYTES_MAX)
+            if n * r * p > SCRYPT_WORK_MAX:
+                raise KeystoreError("they would take too long")
+            return hashlib.scrypt(secret, salt=salt, n=n, r=r, p=p, dklen=size, maxmem=MEMORY_BYTES_MAX)
         if function == "pbkdf2":
             rounds, digest = _number(parameters, "c"), DIGEST_OF.get(_text(parameters, "prf"))
             if digest is None or rounds > PBKDF2_ROUNDS_MAX:
                 raise KeystoreError("its parameters of pbkdf2 are not taken")
-            return hashlib.pbkdf2_hmac(digest, passphrase.encode(), salt, rounds, size)
+            return hashlib.pbkdf2_hmac(digest, secret, salt, rounds, size)
     except (ValueError, OverflowError) as error:
         raise KeystoreError(f"its parameters of {function} are not taken: {error}") from error
     raise KeystoreError(f"its slow hash is {function!r}")

@@ -317,7 +317,9 @@ class _PushedChunks(AsyncIterator[GenerationChunk]):
                     chunk = None if choice is None else _chunk_of(choice)
                     if chunk is not None:
                         chunks.append(chunk)
-                        finished = finished or chunk.finish_reason is not None
+                        finished = chunk.finish_reason is not None
+                        if finished:
+                            break
             finally:  # what came before an error is good
                 wanted = not chunks or take(chunks)
             if finished:

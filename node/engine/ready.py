@@ -60,6 +60,8 @@ class ReadySockets:
         `take` is called in whichever task leads, and must not block. Raises what it raises, OSError, and
         trio.TooSlowError if nothing came for so long.
         """
+        if descriptor < 0:
+            raise trio.ClosedResourceError("the connection was closed here")
         source = self._sources[descriptor] = _Source(take)
         try:
             self._register(descriptor)

@@ -108,7 +108,7 @@ class Attempt:
         self._unpaid: PaymentError | None = None
         """Why what came could not be paid."""
         self._last_frame = b""
-        self._fault: ExecutorFaultError | trio.BrokenResourceError | None = None
+        self._fault: Exception | None = None
         """What was wrong with a piece when nobody was there to be told of it."""
         self._waited = 0.0
         self._texts: list[str] = []
@@ -160,6 +160,7 @@ class Attempt:
                 checks.add(frame.tokens)
                 await self._take(frame.tokens)
                 if self._transcript.finish_reason and not frame.tokens.finish_reason:
+                    self._watch_until(trio.current_time() + CLOSING_SECONDS_MAX)
                     await self._pay(self._owed)  # a stop text that it could not see: it began in another's tokens
                     return
             elif frame.closing is not None:
@@ -246,6 +247,7 @@ class Attempt:
         if self._is_step_due:
             self._due.set()
         if self._is_slow(self._waited):
+            await self._pay_what_is_due()  # slow is not dishonest
             raise ExecutorFaultError(Fault.SLOW, f"{len(self.token_ids)} tokens in {self._waited:.0f} s")
 
     def _take_now(self, data: bytes) -> bool:
@@ -255,7 +257,9 @@ class Attempt:
         now, checks = trio.current_time(), self._checks
         waited = self._waited + now - self._asked_at
         is_going = self.first_seconds is not None and not self._watch.cancel_called and now < self._watch.deadline
-        if checks is None or not is_going or self._is_slow(waited) or not self._continuation.is_new:
+        if checks is None or checks.is_complete or not is_going:
+            return False
+        if self._is_slow(waited) or not self._continuation.is_new:
             return False
         try:
             tokens = read_frame(data, bytes_max=checks.frame_bytes_max).tokens
@@ -271,7 +275,7 @@ class Attempt:
             part = self._add(tokens)
             if part is not None:
                 self._outlet.give_now(part)
-        except (ExecutorFaultError, trio.BrokenResourceError) as fault:
+        except Exception as fault:  # told where it ends this answer only
             self._fault = fault
             return False
         if self._is_step_due:
@@ -345,7 +349,7 @@ class Attempt:
 
     @property
     def _is_step_due(self) -> bool:
-        return self._owed - self._paid >= self._step_price
+        return self._step_price > 0 and self._owed - self._paid >= self._step_price
 
     async def _keep_paying(self, scope: trio.CancelScope) -> None:
         """Pay for the prompt, and then for each step: beside taking tokens, for nobody is to wait for a disk."""

@@ -13,6 +13,7 @@ from netsim.engine import SimulatedEngine
 from netsim.ledger import Ledger, simulated_consent
 from netsim.scenario import MODEL, MODEL_ID, PARAMETERS
 from netsim.trace import Trace
+from node.audit_wiring import make_receipt_book
 from node.network.adapter import LibP2PNetwork, open_network
 from node.ports import Provider
 from node.prompt_sealing import PeerSealing
@@ -116,7 +117,7 @@ async def _add(
     parts = PromptParts(
         chain, network, content, store, epochs, presence, batches, router, engines, payments,
         Funding(chain, payments.covered), False, None if engines else payer, FaultBook(store, wall_clock),
-        PeerSealing(number.to_bytes(32)), wall_clock,
+        PeerSealing(number.to_bytes(32)), wall_clock, make_receipt_book(chain, content, store),
     )  # fmt: skip
     desk = add_prompt_services(parts, supervisor)
     for service in (supervisor, presence_service, batches, epochs, router, payer):

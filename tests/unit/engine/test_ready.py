@@ -156,3 +156,9 @@ async def test_nothing_is_held_when_nobody_reads() -> None:
                 if not how:
                     nursery.cancel_scope.cancel()
         assert (ready._sources, ready._poll, ready._leader) == ({}, None, None)
+
+
+async def test_a_socket_that_was_closed_before_is_told_to_be() -> None:
+    ready = ReadySockets()
+    with pytest.raises(trio.ClosedResourceError):
+        await ready.read(-1, lambda _: True, silence_seconds=1.0)

@@ -72,3 +72,19 @@ def test_a_slow_hash_without_end_is_refused() -> None:
     keystore["crypto"]["kdfparams"]["c"] = 1 << 40
     with pytest.raises(KeystoreError, match="pbkdf2"):
         decrypt_key(keystore, PASSPHRASE)
+
+
+def test_a_memory_hard_hash_that_would_take_days_is_refused() -> None:
+    keystore, _ = of_another_tool("scrypt")
+    keystore["crypto"]["kdfparams"]["p"] = 1 << 18
+    with pytest.raises(KeystoreError, match="too long"):
+        decrypt_key(keystore, PASSPHRASE)
+
+
+def test_a_passphrase_that_is_no_text_is_refused_and_not_shown() -> None:
+    keystore, _ = of_another_tool("scrypt")
+    with pytest.raises(KeystoreError) as refusal:
+        decrypt_key(keystore, "secret\udcff")
+    assert "secret" not in str(refusal.value)
+    assert "udcff" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
