@@ -65,7 +65,7 @@ def check_bundle(
         key = (vote.participant, vote.node_id)
         commit = commits.get(key)
         if commit is None:
-            raise BundleError(f"{vote.participant}/{vote.node_id} committed no batch")
+            raise BundleError(f"{vote.participant[:64]}/{vote.node_id[:64]} committed no batch")
         _check_vote(vote, commit, rules.get(key), sample_seed)
     if bundle.evidence_cid is None and any(vote.sampled for vote in bundle.votes):
         raise BundleError("votes on recomputed nonces without evidence")
