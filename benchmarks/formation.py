@@ -198,7 +198,14 @@ def _check(
     bundle: VoteBundle, epoch: EpochNumber, member: Address, state: ChainState, rules: dict[NodeKey, SampleRule]
 ) -> None:
     check_bundle(
-        bundle, epoch, member, state.poc_commits[epoch], rules, sample_seed=SEED, checkers=lambda _: frozenset()
+        bundle,
+        epoch,
+        member,
+        state.poc_commits[epoch],
+        rules,
+        sample_seed=SEED,
+        checkers=lambda _: frozenset(),
+        checked=frozenset(),
     )
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from itertools import pairwise
 
 from node.protocol.audit_votes import AuditVoteError, check_audits
@@ -24,6 +24,8 @@ REFUSALS = frozenset({"wrong-size", "root-mismatch"})
 
 SAMPLES_KEPT = 4096
 """Each is drawn once and not for each of the hundreds of bundles that name mismatches in it; 8 bytes a nonce."""
+CHECKS_MAX = 512
+"""Of validators, in one bundle: a group has no more members (results.py)."""
 Checkers = Callable[[Address], frozenset[Address]]
 """By validator, who was drawn to check its votes of the epoch before; see tails.py."""
 
@@ -41,12 +43,14 @@ def check_bundle(
     *,
     sample_seed: Hash32,
     checkers: Checkers,
+    checked: Set[Address],
 ) -> None:
     """Raise BundleError unless `bundle` is what `validator` may have committed for `epoch`.
 
     `commits` are the epoch's PoC commits, `rules` those by which they are judged (validation.py), and `sample_seed` the
     hash of the first block of VALIDATE: a judgement must be of a batch that exists, on the sample that was drawn, and
-    say what its figures say. `checkers` tells who was drawn to check a validator's votes of the epoch before.
+    say what its figures say. `checked` are the validators that committed a bundle the epoch before, as the chain writes
+    them, and `checkers` tells who was drawn to check the votes of one of them.
     """
     if bundle.epoch != epoch or bundle.validator != validator:
         raise BundleError("the bundle names another epoch or validator")
@@ -61,12 +65,16 @@ def check_bundle(
         key = (vote.participant, vote.node_id)
         commit = commits.get(key)
         if commit is None:
-            raise BundleError(f"{vote.participant}/{vote.node_id} committed no batch")
+            raise BundleError(f"{vote.participant[:64]}/{vote.node_id[:64]} committed no batch")
         _check_vote(vote, commit, rules.get(key), sample_seed)
     if bundle.evidence_cid is None and any(vote.sampled for vote in bundle.votes):
         raise BundleError("votes on recomputed nonces without evidence")
+    if len(bundle.checks) > CHECKS_MAX:
+        raise BundleError(f"more than {CHECKS_MAX} checks of validators in one bundle")
     _require_order(((check.validator.lower(),) for check in bundle.checks), "checks of validators", "validator")
     for check in bundle.checks:
+        if check.validator not in checked:  # before the draw, which is a hash for each member
+            raise BundleError("a check of somebody who committed no votes the epoch before")
         _check_check(check, validator, checkers)
     try:
         check_audits(bundle)

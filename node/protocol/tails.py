@@ -133,7 +133,7 @@ def validator_outcomes(
                 if check.verdict is Verdict.INVALID:
                     named[check.reason] = named.get(check.reason, 0) + weight
     outcomes = []
-    for validator in sorted(votes, key=str.lower):
+    for validator in sorted(votes, key=lambda account: (account.lower(), account)):
         counted, named = votes[validator], reasons[validator]
         if counted[Verdict.INVALID] > counted[Verdict.VALID]:
             reason = max(named, key=lambda code: (named[code], code))

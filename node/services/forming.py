@@ -23,7 +23,7 @@ from node.protocol.results import form_epoch_result, summarise
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.weights import NodeKey
 from node.services.bundle_fetching import BundleFetching
-from node.services.epochs import EpochBook, result_to_bytes
+from node.services.epochs import RESULT_BYTES_MAX, EpochBook, result_to_bytes
 from node.services.formed_results import FormedResult, save_formed
 from node.services.gossip import GossipRouter
 from node.services.judging import Judging, judging_of
@@ -157,7 +157,10 @@ class FormingService:
     ) -> _Formed | None:
         """Form the result that follows from the bundles of `counted`, and sign it if this is a member."""
         held = inputs.fetching.held
-        bundles = {validator: bundle for validator in counted if (bundle := held[validator]) is not None}
+        # Ordered, for the result must not follow from the order in which a set gives its members.
+        bundles = {
+            validator: bundle for validator in committed_order(counted) if (bundle := held[validator]) is not None
+        }
         result = form_epoch_result(
             inputs.epoch,
             inputs.state,
@@ -174,7 +177,17 @@ class FormingService:
                 "no group is formed: the present one carries on, nothing is paid", epoch=inputs.epoch, reason=reason
             )
             return None
-        content_cid = await self._content.add_bytes(result_to_bytes(result))
+        content = result_to_bytes(result)
+        if len(content) > RESULT_BYTES_MAX:
+            log.error(
+                "the result is too large to be read by anyone, so it is not signed: the present group carries on, "
+                "nothing is paid; report it with this line",
+                epoch=inputs.epoch,
+                result_bytes=len(content),
+                limit_bytes=RESULT_BYTES_MAX,
+            )
+            return None
+        content_cid = await self._content.add_bytes(content)
         self._store.put_document(formed_document(inputs.epoch, content_cid), FORMED)
         summary, validator_set = summarise(result, content_cid)
         digest = epoch_result_digest(summary, self._chain.chain_id, self._chain.epoch_manager)

@@ -31,6 +31,8 @@ class Judging:
     sample_seed: Hash32
     checkers_seed: Hash32 | None
     """Draws who checks the votes of the epoch before; None in the first epoch."""
+    voted_before: frozenset[Address]
+    """Validators that committed a bundle the epoch before: nobody else can be checked."""
 
     def sample_of(self, key: NodeKey) -> tuple[int, ...]:
         """The nonces that are drawn of a batch that has a rule."""
@@ -38,7 +40,7 @@ class Judging:
 
     def checkers(self, validator: Address) -> frozenset[Address]:
         """Who was drawn to check `validator`'s votes of the epoch before."""
-        if self.checkers_seed is None:
+        if self.checkers_seed is None or validator not in self.voted_before:
             return frozenset()
         return checkers_of(self.checkers_seed, validator, self.weights)
 
@@ -52,6 +54,7 @@ class Judging:
             self.rules,
             sample_seed=self.sample_seed,
             checkers=self.checkers,
+            checked=self.voted_before,
         )
 
 
@@ -77,6 +80,7 @@ async def judging_of(chain: Chain, epochs: EpochBook, epoch: EpochNumber, state:
         generate_seed=await chain.block_hash(mining),
         sample_seed=await chain.block_hash(first_block_of(epoch, Stage.VALIDATE, chain.schedule)),
         checkers_seed=None if epoch == 0 else await check_seed(chain, EpochNumber(epoch - 1)),
+        voted_before=frozenset(state.vote_bundles.get(EpochNumber(epoch - 1), {})),
     )
 
 

@@ -1,7 +1,7 @@
 """Proof of Compute, the validator: recomputes a drawn sample of every batch, votes, commits the bundle on chain."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import structlog
@@ -13,6 +13,7 @@ from node.ports import (
     Content,
     ContentUnavailableError,
     Engine,
+    EquivocationError,
     Network,
     Store,
 )
@@ -21,7 +22,7 @@ from node.protocol.canonical import keccak_digest
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import SchemaError, from_bytes, to_bytes, to_value
 from node.protocol.findings import Observations, VoteEvidence, VoteFigures
-from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32
+from node.protocol.identifiers import Address, BlockNumber, EpochNumber, Hash32
 from node.protocol.messages import VotesAnnouncement
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
 from node.protocol.records import PocCommit, PocVote, VoteBundle
@@ -35,6 +36,7 @@ from node.services.judging import Judging, judging_of
 from node.services.presence import PresenceTable
 from node.services.recomputing import recompute
 from node.services.timing import cancel_at, epochs_at, window
+from node.services.turns import take_turns
 from node.services.vote_checking import VoteChecker
 
 log = structlog.get_logger(__name__)
@@ -98,6 +100,8 @@ class ValidatingService:
                 state = await self._chain.state_at(BlockNumber(begin - 1))
                 if dict(state.group_weights(epoch)).get(self._chain.account, 0) > 0:
                     await self._validate(epoch, state)
+                else:
+                    self._observe()  # else the first bundle after joining would tell of all epochs before as of one
 
     async def _judging(self, epoch: EpochNumber, state: ChainState) -> Judging | None:
         """Return the rules, unless the content they need does not come before votes are too late."""
@@ -113,15 +117,27 @@ class ValidatingService:
         judging = await self._judging(epoch, state)
         if judging is None:
             log.error("no votes this epoch: the result that made the group is not to be had", epoch=epoch)
+            self._observe()
             return
         bundle = self._stored(epoch)
         if bundle is None:
-            bundle = await self._bundle(judging, await self._judge_all(judging))
+            bundle = await self._bundle(judging, await self._judge_all(judging, state))
             if self._auditing is not None:
                 bundle = await self._auditing.complete(bundle)
             self._store.put_document(_document(epoch), to_bytes(bundle))
-        judging.check(bundle, self._chain.account)
-        self._store.record_duty(f"votes/{epoch}", keccak_digest(to_value(bundle)))
+        bundle = self._sound(judging, bundle)
+        if bundle is None:
+            return
+        try:
+            self._store.record_duty(f"votes/{epoch}", keccak_digest(to_value(bundle)))
+        except EquivocationError:
+            log.error(
+                "no votes are committed: other votes of this epoch were prepared before a restart, and they cannot be "
+                "read or committed any more; from the next epoch on this node votes again",
+                epoch=epoch,
+            )
+            return
+        self._store.put_document(_document(epoch), to_bytes(bundle))
         cid = await self._content.add_bytes(to_bytes(bundle))
         await self._chain.submit(f"votes/{epoch}", CommitVotes(epoch, cid))
         await self._network.publish(VotesAnnouncement(epoch, cid))
@@ -132,24 +148,43 @@ class ValidatingService:
         else:
             log.error("the votes were refused", epoch=epoch, reason=outcome.reason)
 
-    async def _judge_all(self, judging: Judging) -> _Findings:
+    def _sound(self, judging: Judging, bundle: VoteBundle) -> VoteBundle | None:
+        """Return the bundle, as far as it may be committed: the same part of the same bundle after a restart.
+
+        What others signed is in it, and a fault there must not void this node's votes. None if nothing of it may be.
+        """
+        for fewer in _ever_fewer(bundle):
+            try:
+                judging.check(fewer, self._chain.account)
+            except ValueError as error:
+                log.error("this node's own votes break the rules: a part is left out", reason=str(error)[:200])
+            else:
+                return fewer
+        log.error("no votes this epoch: no part of them may be committed; report this", epoch=bundle.epoch)
+        return None
+
+    async def _judge_all(self, judging: Judging, state: ChainState) -> _Findings:
         """Judge every batch but one's own; what is not judged by VOTE_EXCHANGE is an abstention."""
         found = _Findings()
         others = {key: commit for key, commit in judging.commits.items() if commit.participant != self._chain.account}
         for key, commit in others.items():
             found.votes[key] = _abstain(commit, "no-time")
-        limit = trio.CapacityLimiter(JUDGED_AT_ONCE)
 
-        async def judge_one(key: NodeKey, commit: PocCommit) -> None:
-            async with limit:
-                found.votes[key] = await self._judge(key, commit, judging, found)
+        async def judge_one(key: NodeKey) -> None:
+            found.votes[key] = await self._judge(key, others[key], judging, found)
 
+        counted = [key for key in others if state.counts(key[0], judging.epoch)]
+        other = [key for key in others if not state.counts(key[0], judging.epoch)]  # collateral may come until FORM
         end = first_block_of(judging.epoch, Stage.VOTE_EXCHANGE, self._chain.schedule)
         async with trio.open_nursery() as clock:
             clock.start_soon(cancel_at, self._chain, end, clock.cancel_scope)
-            async with trio.open_nursery() as nursery:
-                for key, commit in others.items():
-                    nursery.start_soon(judge_one, key, commit)
+            await take_turns(
+                judge_one,
+                _by_turns(counted),
+                _by_turns(other),
+                at_once=JUDGED_AT_ONCE,
+                retry_seconds=RETRY_SECONDS,
+            )
             clock.cancel_scope.cancel()
         return found
 
@@ -171,6 +206,7 @@ class ValidatingService:
         )
 
     async def _judge(self, key: NodeKey, commit: PocCommit, judging: Judging, found: _Findings) -> PocVote:
+        """Return the vote on a batch. Raises ContentUnavailableError if its vectors are not to be had yet."""
         engine = next((engine for engine in self._engines if engine.model_id == commit.model_id), None)
         model, rule = judging.models.get(commit.model_id), judging.rules.get(key)
         if engine is None or model is None or rule is None:
@@ -195,17 +231,16 @@ class ValidatingService:
         return _vote(commit, rule, sample, distances)
 
     async def _fetch(self, commit: PocCommit) -> bytes | None:
-        """Return the vectors file, or None if it is larger than its count allows. Tries until cancelled."""
-        while True:
-            try:
-                return await self._content.read_bytes(
-                    commit.vectors_cid, self._presence.providers(), limit_bytes=commit.count * VECTOR_BYTES
-                )
-            except ContentUnavailableError as error:
-                log.info("a batch is not to be had yet", participant=commit.participant, reason=str(error))
-                await trio.sleep(RETRY_SECONDS)
-            except ValueError:
-                return None
+        """Return the vectors file, or None if it is larger than its count allows."""
+        try:
+            return await self._content.read_bytes(
+                commit.vectors_cid, self._presence.providers(), limit_bytes=commit.count * VECTOR_BYTES
+            )
+        except ContentUnavailableError as error:
+            log.info("a batch is not to be had yet", participant=commit.participant, reason=str(error))
+            raise
+        except ValueError:
+            return None
 
     def _stored(self, epoch: EpochNumber) -> VoteBundle | None:
         """The bundle of a run before a restart: it may be committed already, so it is the only one allowed."""
@@ -232,6 +267,25 @@ async def _root_of(data: bytes) -> Hash32:
 
 def _document(epoch: EpochNumber) -> str:
     return f"votes/{epoch}"
+
+
+def _ever_fewer(bundle: VoteBundle) -> Iterator[VoteBundle]:
+    """Yield the bundle, then it without what others had a hand in, most suspect first."""
+    yield bundle
+    bundle = replace(bundle, audits=(), omissions=(), challenges=())
+    yield bundle
+    bundle = replace(bundle, receipts=None)
+    yield bundle
+    yield replace(bundle, checks=(), observations=Observations())
+
+
+def _by_turns(keys: Sequence[NodeKey]) -> list[NodeKey]:
+    """Order batches: the first of each participant, then all second ones. Who has many takes no turn of others."""
+    met: dict[Address, int] = {}
+    ranks: dict[NodeKey, int] = {}
+    for key in sorted(keys, key=_order):
+        ranks[key] = met[key[0]] = met.get(key[0], 0) + 1
+    return sorted(ranks, key=lambda key: (ranks[key], _order(key)))
 
 
 def _order(key: NodeKey) -> tuple[str, str]:

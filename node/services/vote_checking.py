@@ -6,6 +6,7 @@ import structlog
 import trio
 
 from node.ports import Chain, Content, ContentUnavailableError, Engine
+from node.protocol.agreement import committed_order
 from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
 from node.protocol.codec import SchemaError, from_bytes
 from node.protocol.findings import VoteCheck, VoteEvidence, VoteFigures
@@ -29,6 +30,7 @@ from node.services.judging import Judging, check_seed, judging_of
 from node.services.presence import PresenceTable
 from node.services.recomputing import recompute
 from node.services.timing import cancel_at, epochs_at
+from node.services.turns import take_turns
 
 log = structlog.get_logger(__name__)
 
@@ -86,32 +88,41 @@ class VoteChecker:
         found = self._checks.setdefault(epoch, {})
         while len(self._checks) > EPOCHS_KEPT:
             del self._checks[min(self._checks)]
-        limit = trio.CapacityLimiter(CHECKED_AT_ONCE)
+        committed = state.vote_bundles.get(epoch, {})
+        bundles: dict[Address, VoteBundle | None] = {}
 
-        async def check_one(validator: Address, cid: Cid) -> None:
-            async with limit:
-                check = await self._check(validator, cid, judging, seed, found)
+        async def check_one(validator: Address) -> None:
+            if validator not in bundles:
+                bundles[validator] = await self._bundle(validator, committed[validator], judging)
+            bundle = bundles[validator]
+            check = None if bundle is None else await self._check(bundle, judging, seed, found)
             if check is not None:
                 found[validator] = check
 
-        async with trio.open_nursery() as nursery:
-            for validator, cid in state.vote_bundles.get(epoch, {}).items():
-                counts = judging.weights.get(validator, 0) > 0
-                if counts and self._chain.account in checkers_of(seed, validator, members):
-                    nursery.start_soon(check_one, validator, cid)
+        drawn = [
+            validator
+            for validator in committed_order(committed.keys())
+            if judging.weights.get(validator, 0) > 0 and self._chain.account in checkers_of(seed, validator, members)
+        ]
+        await take_turns(check_one, drawn, at_once=CHECKED_AT_ONCE, retry_seconds=RETRY_SECONDS)
         differing = [check.validator for check in found.values() if check.verdict is Verdict.INVALID]
         log.info("votes of others are checked", epoch=epoch, checked=len(found), refuted=differing)
 
-    async def _check(
-        self, validator: Address, cid: Cid, judging: Judging, seed: Hash32, found: dict[Address, VoteCheck]
-    ) -> VoteCheck | None:
-        """Return the vote on `validator`; None where there is nothing to judge: a void bundle, or no evidence due."""
+    async def _bundle(self, validator: Address, cid: Cid, judging: Judging) -> VoteBundle | None:
+        """Return the bundle of `validator`; None if it is void. Raises ContentUnavailableError."""
         data = await self._read(cid, VOTE_BUNDLE_BYTES_MAX)
         try:
             bundle = from_bytes(VoteBundle, data)
             judging.check(bundle, validator)
         except (SchemaError, BundleError):
             return None  # nobody counted its votes (forming.py)
+        return bundle
+
+    async def _check(
+        self, bundle: VoteBundle, judging: Judging, seed: Hash32, found: dict[Address, VoteCheck]
+    ) -> VoteCheck | None:
+        """Return the vote on a validator; None where no evidence is due. Raises ContentUnavailableError."""
+        validator = bundle.validator
         if bundle.evidence_cid is None:
             return None
         withheld = VoteCheck(validator, Verdict.INVALID, 0, 0, EVIDENCE_WITHHELD)
@@ -150,15 +161,14 @@ class VoteChecker:
         return claimed, recomputed
 
     async def _read(self, cid: Cid, limit_bytes: int) -> bytes:
-        """Return content; tries until cancelled. What is larger than allowed counts as empty: nobody can use it."""
-        while True:
-            try:
-                return await self._content.read_bytes(cid, self._presence.providers(), limit_bytes=limit_bytes)
-            except ContentUnavailableError as error:
-                log.debug("votes or their evidence are not to be had yet", reason=str(error))
-                await trio.sleep(RETRY_SECONDS)
-            except ValueError:
-                return b""
+        """Return content. What is larger than allowed counts as empty: nobody can use it."""
+        try:
+            return await self._content.read_bytes(cid, self._presence.providers(), limit_bytes=limit_bytes)
+        except ContentUnavailableError as error:
+            log.debug("votes or their evidence are not to be had yet", reason=str(error))
+            raise
+        except ValueError:
+            return b""
 
 
 def _checked_figures(evidence: VoteEvidence, bundle: VoteBundle, judging: Judging) -> dict[NodeKey, VoteFigures]:

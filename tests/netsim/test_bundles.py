@@ -1,6 +1,7 @@
 """Vote bundles that are hard to get, and votes that nobody computed: the network agrees all the same."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
@@ -15,8 +16,10 @@ from netsim.trace import Trace
 from node.protocol.codec import from_bytes
 from node.protocol.identifiers import BlockNumber, Cid, EpochNumber
 from node.protocol.records import EpochResult, VoteBundle
+from node.protocol.results import form_epoch_result
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
+from node.services import forming
 
 NODES = 5
 Sabotage = Callable[[Ledger, ContentExchange], Awaitable[None]]
@@ -95,3 +98,22 @@ def test_who_voted_with_another_model_is_named_in_the_next_result() -> None:
     assert [fate for validator, fate in fates.items() if validator != cheat] == [Verdict.VALID] * (NODES - 1)
     bundle = from_bytes(VoteBundle, content[ledger.state.vote_bundles[EpochNumber(1)][plan(0).account]])
     assert {check.validator for check in bundle.checks} == fates.keys() - {plan(0).account}
+
+
+def test_a_result_too_large_to_be_read_is_signed_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forming, "RESULT_BYTES_MAX", 100)
+    ledger, _ = run(nothing)
+    assert not ledger.state.results
+
+
+def test_every_node_counts_bundles_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[tuple[str, ...]] = []
+
+    def form(*arguments: Any, **options: Any) -> EpochResult | None:
+        orders.append(tuple(arguments[3]))
+        return form_epoch_result(*arguments, **options)
+
+    monkeypatch.setattr(forming, "form_epoch_result", form)
+    run(nothing)
+    assert len(orders) >= NODES
+    assert all(list(order) == sorted(order, key=str.lower) for order in orders)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from node.protocol.bundles import BundleError, check_bundle
+from node.protocol.bundles import CHECKS_MAX, BundleError, check_bundle
 from node.protocol.findings import VoteCheck
 from node.protocol.identifiers import Address, EpochNumber
 from node.protocol.nonces import draw_sample
@@ -23,6 +23,9 @@ def checkers(validator: Address) -> frozenset[Address]:
     return frozenset({account(1)}) if validator == account(2) else frozenset()
 
 
+CHECKED = frozenset({account(1), account(2), account(3)})
+
+
 def check(bundle: VoteBundle) -> None:
     check_bundle(
         bundle,
@@ -32,6 +35,7 @@ def check(bundle: VoteBundle) -> None:
         dict.fromkeys(BATCHES, RULE),
         sample_seed=SAMPLE_SEED,
         checkers=checkers,
+        checked=CHECKED,
     )
 
 
@@ -98,8 +102,43 @@ def test_a_bundle_nobody_may_commit_is_refused(bundle: VoteBundle) -> None:
 def test_a_batch_of_a_model_that_was_not_registered_in_time_cannot_be_judged() -> None:
     with pytest.raises(BundleError, match="not the sample"):
         check_bundle(
-            bundle_of(1, VALID), EpochNumber(0), account(1), BATCHES, {}, sample_seed=SAMPLE_SEED, checkers=checkers
+            bundle_of(1, VALID),
+            EpochNumber(0),
+            account(1),
+            BATCHES,
+            {},
+            sample_seed=SAMPLE_SEED,
+            checkers=checkers,
+            checked=CHECKED,
         )
+
+
+@pytest.mark.parametrize("name", [account(2).lower(), account(9), "0x" + "a" * 5_000_000])
+def test_nobody_is_checked_but_who_voted_the_epoch_before_and_for_others_nothing_is_drawn(name: str) -> None:
+    def drawn(validator: Address) -> frozenset[Address]:
+        raise AssertionError(f"a draw for {validator[:50]}")
+
+    bundle = replace(bundle_of(1), checks=(replace(CHECK, validator=Address(name)),))
+    with pytest.raises(BundleError, match="committed no votes") as raised:
+        check_bundle(
+            bundle, EpochNumber(0), account(1), {}, {}, sample_seed=SAMPLE_SEED, checkers=drawn, checked=CHECKED
+        )
+    assert len(str(raised.value)) < 200  # it is logged
+
+
+def test_more_checks_than_a_group_has_members_are_refused_by_their_number() -> None:
+    names = [Address(f"0x{number:040x}") for number in range(CHECKS_MAX + 1)]
+    bundle = replace(bundle_of(1), checks=tuple(replace(CHECK, validator=name) for name in names))
+
+    def check_all(bundle: VoteBundle) -> None:
+        check_bundle(
+            bundle, EpochNumber(0), account(1), {}, {},
+            sample_seed=SAMPLE_SEED, checkers=lambda _: frozenset({account(1)}), checked=frozenset(names),
+        )  # fmt: skip
+
+    check_all(replace(bundle, checks=bundle.checks[:-1]))
+    with pytest.raises(BundleError, match="more than"):
+        check_all(bundle)
 
 
 def test_votes_on_a_batch_of_any_size_the_chain_takes_are_judged_without_falling_over() -> None:
@@ -108,5 +147,12 @@ def test_votes_on_a_batch_of_any_size_the_chain_takes_are_judged_without_falling
     vote = PocVote(account(2), NODE, Verdict.VALID, RULE.sample_size, drawn[:1], "")
     bundle = bundle_of(1, vote)
     check_bundle(
-        bundle, EpochNumber(0), account(1), huge, dict.fromkeys(huge, RULE), sample_seed=SAMPLE_SEED, checkers=checkers
+        bundle,
+        EpochNumber(0),
+        account(1),
+        huge,
+        dict.fromkeys(huge, RULE),
+        sample_seed=SAMPLE_SEED,
+        checkers=checkers,
+        checked=CHECKED,
     )

@@ -223,7 +223,16 @@ def test_any_chain_gives_the_same_bytes_whatever_order_bundles_arrived_in(seed: 
         for n in numbers
     }
     for voter, bundle in bundles.items():
-        check_bundle(bundle, EPOCH, voter, batches, rules, sample_seed=SAMPLE_SEED, checkers=lambda _: frozenset())
+        check_bundle(
+            bundle,
+            EPOCH,
+            voter,
+            batches,
+            rules,
+            sample_seed=SAMPLE_SEED,
+            checkers=lambda _: frozenset(),
+            checked=frozenset(),
+        )
     result = form_epoch_result(EPOCH, state, PARAMETERS, bundles, None)
     backwards = form_epoch_result(EPOCH, state, PARAMETERS, dict(reversed(bundles.items())), None)
     assert result == backwards

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from node.protocol import tails
 from node.protocol.findings import VoteCheck
-from node.protocol.identifiers import Hash32
+from node.protocol.identifiers import Address, Hash32
 from node.protocol.nonces import PROMPT_TOKENS, nonce_prompt
 from node.protocol.records import PocVote
 from node.protocol.tails import (
@@ -131,3 +131,12 @@ def test_the_majority_of_those_able_to_check_decides() -> None:
     assert outcome(3, 2, 50, 1) == (Verdict.INVALID, tails.NOT_COMPUTED)
     assert outcome(1, 6, 50, 4) == (Verdict.VALID, "")
     assert outcome(1, 5, 50, 4) == (Verdict.ABSTAIN, tails.NOBODY_CHECKED)
+
+
+def test_what_is_said_of_validators_does_not_follow_the_order_in_which_bundles_came() -> None:
+    named = replace(bundle_of(1), checks=(VoteCheck(account(9), Verdict.VALID, 16, 0, ""),))
+    lower = VoteCheck(Address(account(9).lower()), Verdict.VALID, 16, 0, "")
+    bundles = {account(1): named, account(2): replace(bundle_of(2), checks=(lower,))}
+    turned = dict(reversed(bundles.items()))
+    weights = dict.fromkeys(bundles, 1)
+    assert validator_outcomes(bundles, weights) == validator_outcomes(turned, weights)

@@ -1,0 +1,193 @@
+"""The validator: neither content that others withhold nor a fault in what they signed costs it its votes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import trio
+
+from netsim.chain import SimulatedChain
+from netsim.clock import run_deterministically
+from netsim.content import ContentExchange, SimulatedContent
+from netsim.engine import SimulatedEngine
+from netsim.ledger import Ledger
+from netsim.network import SimulatedNetwork, Switchboard
+from netsim.scenario import BLOCK_SECONDS, PARAMETERS
+from netsim.trace import Trace
+from node.protocol.audits import NO_FIGURES
+from node.protocol.canonical import keccak_digest
+from node.protocol.codec import from_bytes, to_bytes, to_value
+from node.protocol.events import EventBody, PocCommitted, VotesCommitted
+from node.protocol.findings import AuditVote, Observations, VoteCheck
+from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId
+from node.protocol.nonces import VECTOR_BYTES
+from node.protocol.records import VoteBundle
+from node.protocol.stages import Stage, first_block_of
+from node.protocol.tails import EVIDENCE_DIFFERS
+from node.protocol.verdicts import Verdict
+from node.services.epochs import EpochBook
+from node.services.judging import Judging
+from node.services.presence import PresenceTable
+from node.services.validating import ValidatingService
+from node.services.vote_checking import VoteChecker
+from node.store.books import Books
+from node.store.database import Database
+from tests.builders import NODE, SOME_CID, TINY, account, bundle_of, commit, group_set, key_of, model, peer, vote_on
+
+EPOCH = EpochNumber(0)
+ABSTENTION = AuditVote(
+    account(2), 0, NodeId(""), ModelId(""), Hash32(b"\x01" * 32), Verdict.ABSTAIN, NO_FIGURES, "no-model"
+)
+POISON = replace(ABSTENTION, node_id=NodeId("x" * 65))
+"""An audit that voids every bundle it is in."""
+
+
+class Auditing:
+    """Completes bundles with what a hostile executor made auditors say."""
+
+    async def complete(self, bundle: VoteBundle) -> VoteBundle:
+        await trio.lowlevel.checkpoint()
+        return replace(bundle, audits=(POISON,))
+
+
+@dataclass(slots=True)
+class Scene:
+    """One validator, account 1, in an epoch with the given events."""
+
+    ledger: Ledger
+    content: SimulatedContent
+    store: Books
+    chain: SimulatedChain
+    epochs: EpochBook
+    presence: PresenceTable
+    observed: list[int] = field(default_factory=list)
+    """Blocks at which it was asked what it saw."""
+
+    def observe(self) -> Observations:
+        self.observed.append(self.ledger.height)
+        return Observations()
+
+    def bundle(self) -> VoteBundle:
+        return from_bytes(VoteBundle, self.content._blocks[self.ledger.state.vote_bundles[EPOCH][account(1)]])
+
+
+def run(
+    *events: EventBody,
+    auditing: Auditing | None = None,
+    before: Callable[[Scene], None] = lambda _: None,
+    blocks: bytes = b"",
+    weights: dict[int, int] | None = None,
+) -> Scene:
+    """Run the validator through the first epoch; `blocks` is content that it holds."""
+
+    async def main() -> Scene:
+        trace = Trace()
+        ledger = Ledger(PARAMETERS, BLOCK_SECONDS, 0, trace, group_set(0, weights or {1: 1, 2: 1}).weights)
+        ledger.register_model(model())
+        ledger._seal_block(list(events))
+        content = SimulatedContent(ContentExchange(trace), "host", 1)
+        await content.add_bytes(blocks)
+        store = Books(Database(":memory:"), account(1))
+        chain = SimulatedChain(ledger, key_of(1), confirmations=2)
+        presence = PresenceTable(chain, lambda: 0)
+        epochs = EpochBook(chain, content, store, presence)
+        scene = Scene(ledger, content, store, chain, epochs, presence)
+        before(scene)
+        async with trio.open_nursery() as nursery:
+            network = SimulatedNetwork(Switchboard(nursery, 0, trace), peer(1), account(1), chain.sign)
+            engine: Any = SimulatedEngine(NODE, TINY, "honest", 0.0, 1)
+            service = ValidatingService(
+                chain, network, content, store, presence, epochs, [engine], auditing, scene.observe
+            )
+            nursery.start_soon(ledger.produce_blocks)
+            nursery.start_soon(service.run)
+            await trio.sleep((first_block_of(0, Stage.LOAD, PARAMETERS) - ledger.height) * BLOCK_SECONDS)
+            nursery.cancel_scope.cancel()
+        return scene
+
+    return run_deterministically(main, 0)
+
+
+def test_a_fault_in_its_audits_costs_a_validator_its_audits_and_not_its_votes() -> None:
+    bundle = run(commit(2, 8), auditing=Auditing()).bundle()
+    assert bundle.audits == ()
+    assert [vote.participant for vote in bundle.votes] == [account(2)]
+
+
+def test_stored_votes_that_break_the_rules_are_mended_after_a_restart_alike() -> None:
+    stored = replace(bundle_of(1), audits=(POISON,))
+
+    def before(scene: Scene) -> None:
+        scene.store.put_document("votes/0", to_bytes(stored))
+
+    once, again = run(before=before), run(before=before)
+    assert once.bundle() == again.bundle() == replace(stored, audits=())
+
+
+def test_where_nothing_of_its_votes_may_be_committed_a_validator_goes_on_without() -> None:
+    stored = bundle_of(1, replace(vote_on(commit(2, 8).commit, Verdict.ABSTAIN), reason="x" * 65))
+    scene = run(before=lambda scene: scene.store.put_document("votes/0", to_bytes(stored)))
+    assert EPOCH not in scene.ledger.state.vote_bundles
+
+
+def test_other_votes_than_those_on_record_are_never_committed() -> None:
+    recorded = keccak_digest(to_value(replace(bundle_of(1), audits=(POISON,))))
+    scene = run(auditing=Auditing(), before=lambda scene: scene.store.record_duty("votes/0", recorded))
+    assert EPOCH not in scene.ledger.state.vote_bundles
+
+
+def test_batches_that_nobody_serves_do_not_keep_others_from_being_judged() -> None:
+    withheld = [commit(2, 8, node_id=NodeId(f"node-{number}")) for number in range(64)]
+    held = b"\x00" * (8 * VECTOR_BYTES)
+    served = replace(commit(3, 8).commit, vectors_cid=cid_of(held))
+    votes = run(*withheld, PocCommitted(served), blocks=held).bundle().votes
+    assert {vote.reason for vote in votes if vote.participant == account(3)} == {"root-mismatch"}
+    assert {vote.reason for vote in votes if vote.participant == account(2)} == {"no-data"}
+
+
+def test_who_was_no_member_does_not_tell_of_earlier_epochs_as_of_this_one() -> None:
+    scene = run(weights={2: 1})
+    assert len(scene.observed) == 1
+    assert EPOCH not in scene.ledger.state.vote_bundles
+
+
+def cid_of(data: bytes) -> Cid:
+    async def main() -> Cid:
+        return await SimulatedContent(ContentExchange(Trace()), "host", 1).add_bytes(data)
+
+    return trio.run(main)
+
+
+def test_votes_that_nobody_serves_do_not_keep_those_of_others_from_being_checked() -> None:
+    evidence = b"no evidence"
+    faulty = replace(bundle_of(6), evidence_cid=cid_of(evidence))
+    missing = [VotesCommitted(EPOCH, account(number), SOME_CID) for number in range(2, 6)]
+
+    async def main() -> dict[Address, VoteCheck]:
+        trace = Trace()
+        ledger = Ledger(PARAMETERS, BLOCK_SECONDS, 0, trace, group_set(0, dict.fromkeys(range(1, 7), 1)).weights)
+        content = SimulatedContent(ContentExchange(trace), "host", 1)
+        await content.add_bytes(evidence)
+        ledger._seal_block([*missing, VotesCommitted(EPOCH, account(6), await content.add_bytes(to_bytes(faulty)))])
+        chain = SimulatedChain(ledger, key_of(1), confirmations=2)
+        presence = PresenceTable(chain, lambda: 0)
+        epochs = EpochBook(chain, content, Books(Database(":memory:"), account(1)), presence)
+        checker = VoteChecker(chain, content, presence, epochs, [])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ledger.produce_blocks)
+            nursery.start_soon(checker.run)
+            await trio.sleep((first_block_of(1, Stage.EXCHANGE, PARAMETERS) - ledger.height) * BLOCK_SECONDS)
+            nursery.cancel_scope.cancel()
+        return checker._checks[EPOCH]
+
+    found = run_deterministically(main, 0)
+    assert {validator: check.reason for validator, check in found.items()} == {account(6): EVIDENCE_DIFFERS}
+
+
+def test_only_who_voted_before_is_checked_by_anyone() -> None:
+    weights = {account(number): 1 for number in (1, 2, 3)}
+    seed = Hash32(bytes(32))
+    judging = Judging(EpochNumber(1), {}, {}, {}, weights, seed, seed, seed, frozenset({account(2)}))
+    assert judging.checkers(account(2)) == {account(1), account(3)}
+    assert judging.checkers(account(3)) == frozenset()
+    assert judging.checkers(Address(account(2).lower())) == frozenset()
