@@ -10,7 +10,7 @@ from node.protocol.audit_outcomes import OMITTED, audit_outcomes
 from node.protocol.audit_votes import AuditVoteError, check_audits
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.findings import CommittedBook, ReceiptBook
-from node.protocol.identifiers import EpochNumber, Hash32, TokenAmount
+from node.protocol.identifiers import EpochNumber, Hash32, NodeId, TokenAmount
 from node.protocol.omissions import (
     EMPTY_BOOK,
     OMISSIONS_MAX,
@@ -128,6 +128,12 @@ def test_an_omission_counts_as_withheld_once_however_many_prove_it() -> None:
     (found,) = audit_outcomes(previous, SEED, bundles, WEIGHTS, band_of)
     assert (found.executor, found.withheld, found.reason) == (EXECUTOR, 1, OMITTED)
     assert found.fate is Verdict.ABSTAIN
+
+
+def test_an_omitted_receipt_with_too_long_a_name_voids_its_bundle() -> None:
+    named = evidence_of(node_id=NodeId("n" * 33)).signed
+    with pytest.raises(AuditVoteError, match="too long a name"):
+        check_audits(bundle(replace(omission(), signed=named)))
 
 
 def test_too_many_or_unordered_omissions_void_a_bundle() -> None:
