@@ -8,6 +8,7 @@ import pytest
 
 from node.protocol.audit_outcomes import (
     ACCUSED,
+    ACCUSED_MAX,
     CHALLENGED_MAX,
     NOT_AUDITED,
     UNCONFIRMED,
@@ -15,13 +16,14 @@ from node.protocol.audit_outcomes import (
     audit_outcomes,
     committed_books,
 )
-from node.protocol.audit_sampling import auditors_of, draws_of
+from node.protocol.audit_sampling import DRAWS_MAX, auditors_of, draws_of
 from node.protocol.audit_votes import NO_DIGEST, REJUDGED, AuditVoteError, audit_order, check_audits
 from node.protocol.audits import NO_FIGURES
 from node.protocol.audits import Test as AuditTest
 from node.protocol.calibration import HonestBand
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.findings import (
+    AUDIT_ANSWERS_SUMMED_MAX,
     AUDIT_SUM_MICRO_MAX,
     AUDIT_TOKENS_MAX,
     AuditFigures,
@@ -368,6 +370,7 @@ def test_no_payer_crowds_the_challenges_of_others_out() -> None:
 
 
 def test_no_votes_within_their_limits_make_the_sums_of_an_epoch_fail() -> None:
+    assert max(DRAWS_MAX, ACCUSED_MAX) <= AUDIT_ANSWERS_SUMMED_MAX
     most = AUDIT_SUM_MICRO_MAX
     huge = AuditFigures(AUDIT_TOKENS_MAX, AUDIT_TOKENS_MAX, most, AUDIT_TOKENS_MAX, most, most, most)
     bundles = by_auditors(huge)
