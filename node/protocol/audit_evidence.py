@@ -11,7 +11,7 @@ from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.pricing import receipt_digest, tokens_commitment
 from node.protocol.receipts import draw_commitment, is_signed_by_executor, is_signed_by_payer
-from node.protocol.records import SignedReceipt
+from node.protocol.records import Receipt, SignedReceipt
 from node.protocol.sampling import TokenLogprobs
 from node.protocol.seeds import SeedShareError, check_share, drawn_seed
 
@@ -19,6 +19,9 @@ EVIDENCE_BYTES_MAX = 8 * 1024 * 1024
 """A context of 128k tokens in canonical bytes, and log-probabilities of all of them."""
 ALTERNATIVES_KEPT = 5
 """Of the log-probabilities that a user asked for: more are not looked at."""
+NODE_ID_LENGTH_MAX = 32
+MODEL_ID_LENGTH_MAX = 64
+"""As the settings and the registry have it. A receipt's names go into votes and results, whose size is bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,23 @@ def kept_answer(answer: AnswerEvidence, claimed: tuple[TokenLogprobs, ...]) -> K
     return KeptAnswer(replace(answer, text=""), claims_of(whole) if len(whole) == len(answer.output_ids) else ())
 
 
+def are_names_short(receipt: Receipt) -> bool:
+    """Whether a receipt's names may stand in votes and results."""
+    return len(receipt.node_id) <= NODE_ID_LENGTH_MAX and len(receipt.model_id) <= MODEL_ID_LENGTH_MAX
+
+
+def without_surplus(evidence: AuditEvidence) -> AuditEvidence:
+    """Return evidence without what no audit looks at, and nobody committed to: its size is the holder's choice."""
+    kept = evidence.kept
+    if kept is None:
+        return evidence
+    claimed = tuple(
+        replace(entry, alternatives=entry.alternatives[:ALTERNATIVES_KEPT])
+        for entry in kept.claimed[: len(kept.answer.output_ids)]
+    )
+    return replace(evidence, kept=KeptAnswer(replace(kept.answer, text=""), claimed))
+
+
 def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, output_tokens: int | None) -> str:
     """Return a code for what in the evidence is not as committed to; empty if nothing is.
 
@@ -65,6 +85,8 @@ def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, ou
     signed, kept = evidence.signed, evidence.kept
     receipt = signed.receipt
     if receipt_digest(receipt) != digest or receipt.executor != executor or not is_signed_by_executor(signed):
+        return "not-the-receipt"
+    if not are_names_short(receipt):
         return "not-the-receipt"
     if receipt.is_private and kept is None:  # with the answer, its payer hands it over
         return "private" if is_signed_by_payer(signed) else "not-the-receipt"

@@ -12,6 +12,7 @@ evidence, which is kept from epoch to epoch (audits.py). An answer that most of 
 as withheld: it proves nothing, and is never forgotten either, for the score has it.
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,7 +31,7 @@ from node.protocol.audits import (
 from node.protocol.calibration import HonestBand
 from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
-from node.protocol.omissions import EMPTY_BOOK, proven_omissions
+from node.protocol.omissions import EMPTY_BOOK, book_of, proven_omissions
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
@@ -41,7 +42,8 @@ ACCUSED_MAX = DRAWS_MAX
 luck. While an accusation is open, those of the epochs after as well, so that a cartel cannot choose which ones
 count."""
 CHALLENGED_MAX = 8
-"""Of one node in one epoch, the first by digest: what everybody has to read is bounded."""
+"""Of one node in one epoch: what everybody has to read is bounded. One of each payer comes before the second of any, so
+that no payer crowds the others out."""
 ABLE_PARTS = 3
 """Judging again counts if those who did have at least one part in so many of the weight that serves the model: a
 handful that is awake at night must not convict."""
@@ -71,7 +73,8 @@ class _Found:
     answers: list[tuple[Hash32, tuple[int, ...]]] = field(default_factory=list)
     """(receipt's digest, gains) of each answer that was judged."""
     withheld: int = 0
-    challenged: list[Hash32] = field(default_factory=list)
+    challenged: list[tuple[Address, Hash32]] = field(default_factory=list)
+    """(payer, receipt's digest)."""
     omitted: int = 0
     """Receipts that it left out of its books."""
 
@@ -128,9 +131,10 @@ def audit_outcomes(
     for signed in proven_omissions(previous, bundles).values():
         receipt = signed.receipt
         found.setdefault((receipt.executor, receipt.node_id, receipt.model_id), _Found()).omitted += 1
-    for digest, signed in _challenges(bundles, weights).items():
+    for digest, signed in _challenges(previous, bundles, weights).items():
         receipt = signed.receipt
-        found.setdefault((receipt.executor, receipt.node_id, receipt.model_id), _Found()).challenged.append(digest)
+        of_node = found.setdefault((receipt.executor, receipt.node_id, receipt.model_id), _Found())
+        of_node.challenged.append((receipt.payer, digest))
     before = {(outcome.executor, outcome.node_id, outcome.model_id): outcome for outcome in previous.audits}
     nodes = sorted(found.keys() | before.keys(), key=lambda node: (node[0].lower(), node[1], node[2]))
     outcomes = []
@@ -139,19 +143,25 @@ def audit_outcomes(
         again = NO_APPEAL
         if known is not None and (known.accused or known.challenged):
             again = _judge_again(known, previous.group, by_draw, weights, band_of(*node))
-        outcome = _outcome(node, found.get(node, _Found()), known, again)
+        outcome = _outcome(node, found.get(node, _Found()), known, again, draw_seed)
         if outcome is not None:
             outcomes.append(outcome)
     return tuple(outcomes)
 
 
-def _challenges(bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int]) -> dict[Hash32, SignedReceipt]:
-    """Return the answers that members challenge, by receipt: only what both sides signed."""
+def _challenges(
+    previous: EpochResult, bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int]
+) -> dict[Hash32, SignedReceipt]:
+    """Return the answers that members challenge, by receipt: only what both sides signed.
+
+    And only of executors that are members or have a book: anybody makes up a key that signs whatever it is told to.
+    """
     found = {
         receipt_digest(signed.receipt): signed
         for validator, bundle in bundles.items()
         if weights.get(validator, 0) > 0
         for signed in bundle.challenges
+        if weights.get(signed.receipt.executor, 0) > 0 or book_of(previous.books, signed.receipt.executor) is not None
         if is_signed_by_executor(signed) and is_signed_by_payer(signed)
     }
     return dict(sorted(found.items()))
@@ -236,7 +246,9 @@ def _judge_again(
     return _Appeal(Verdict.VALID, "", NO_EVIDENCE)
 
 
-def _outcome(node: Node, found: _Found, known: AuditOutcome | None, again: _Appeal) -> AuditOutcome | None:
+def _outcome(
+    node: Node, found: _Found, known: AuditOutcome | None, again: _Appeal, seed: Hash32
+) -> AuditOutcome | None:
     """Return what becomes of a node; None if there is nothing to say and nothing to remember."""
     executor, node_id, model_id = node
     is_settled = again.outcome in (Verdict.VALID, Verdict.INVALID)
@@ -268,8 +280,21 @@ def _outcome(node: Node, found: _Found, known: AuditOutcome | None, again: _Appe
         evidence=evidence,
         confirmed=again.confirmed,
         accused=accused,
-        challenged=tuple(sorted(found.challenged))[:CHALLENGED_MAX],
+        challenged=_chosen(found.challenged, seed),
     )
+
+
+def _chosen(challenged: Sequence[tuple[Address, Hash32]], seed: Hash32) -> tuple[Hash32, ...]:
+    """Return which challenged answers are judged again, ascending: by turns of their payers, within each by lot."""
+    lots = sorted(
+        (hashlib.sha256(b"challenge\x00" + seed + digest).digest(), digest, payer) for payer, digest in challenged
+    )
+    turns: dict[Address, int] = {}
+    ordered = []
+    for drawn, digest, payer in lots:
+        turns[payer] = turns.get(payer, 0) + 1
+        ordered.append((turns[payer], drawn, digest))
+    return tuple(sorted(digest for _, _, digest in sorted(ordered)[:CHALLENGED_MAX]))
 
 
 def _accused(found: _Found, evidence: tuple[int, ...]) -> tuple[Hash32, ...]:

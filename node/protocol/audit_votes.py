@@ -3,6 +3,7 @@ alike."""
 
 from itertools import pairwise
 
+from node.protocol.audit_evidence import MODEL_ID_LENGTH_MAX, NODE_ID_LENGTH_MAX, are_names_short
 from node.protocol.findings import AuditVote, ReceiptBook
 from node.protocol.identifiers import Hash32
 from node.protocol.omissions import OMISSIONS_MAX, SIBLINGS_MAX
@@ -56,8 +57,12 @@ def check_audits(bundle: VoteBundle) -> None:
 def _check_vote(vote: AuditVote) -> None:
     if not REJUDGED <= vote.draw < DRAW_LIMIT or len(vote.receipt_digest) != DIGEST_BYTES:
         raise AuditVoteError("an audit names a draw and a receipt's digest")
-    if max(len(vote.node_id), len(vote.model_id), len(vote.reason)) > CODE_LENGTH_MAX:
-        raise AuditVoteError(f"names and reasons have at most {CODE_LENGTH_MAX} characters")
+    if len(vote.reason) > CODE_LENGTH_MAX:
+        raise AuditVoteError(f"reasons have at most {CODE_LENGTH_MAX} characters")
+    if len(vote.node_id) > NODE_ID_LENGTH_MAX or len(vote.model_id) > MODEL_ID_LENGTH_MAX:
+        raise AuditVoteError("an audit names a node or a model that has too long a name")
+    if not vote.figures.are_of_one_answer:
+        raise AuditVoteError("figures that no single answer has")
     if (vote.reason == "") is not (vote.verdict is Verdict.VALID):
         raise AuditVoteError("a reason for each verdict but valid")
     judged = vote.figures.tokens or vote.figures.claimed
@@ -68,6 +73,8 @@ def _check_vote(vote: AuditVote) -> None:
 
 
 def _check_omission(omission: Omission) -> None:
+    if not are_names_short(omission.signed.receipt):
+        raise AuditVoteError("an omitted receipt has too long a name")
     gaps = (omission.earlier, omission.later)
     rows = [row for gap in gaps for row in (gap.before, gap.after) if row is not None]
     if any(len(row.siblings) > SIBLINGS_MAX for row in rows):
@@ -81,6 +88,8 @@ def _check_challenges(bundle: VoteBundle) -> None:
     for signed in bundle.challenges:
         if signed.receipt.payer != bundle.validator or signed.receipt.executor == bundle.validator:
             raise AuditVoteError("who paid for an answer of another may challenge it, and nobody else")
+        if not are_names_short(signed.receipt):
+            raise AuditVoteError("a challenged receipt has too long a name")
 
 
 def _check_book(book: ReceiptBook) -> None:

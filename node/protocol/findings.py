@@ -13,6 +13,9 @@ AUDIT_TOKENS_MAX = 1 << 22
 """In one answer; far above any model's context."""
 AUDIT_SUM_MICRO_MAX = 1 << 48
 """What so many tokens can add up to, at 60 each: above any figure, and far below 64 bits."""
+AUDIT_ANSWERS_SUMMED_MAX = 64
+"""Of one node in one epoch, as many as are drawn or judged again: their figures add up to so much more, and no vote
+within its own limits may make the sum fail."""
 SCORE_FULL = 1000
 """A score without a blemish, in thousandths; the same for each of its parts."""
 
@@ -160,10 +163,19 @@ class AuditFigures:
     def __post_init__(self) -> None:
         sums = (self.margin_micro, self.distance_micro, abs(self.surprise_micro), self.variance_micro)
         counts = (self.tokens, self.mismatches, self.claimed)
-        if min(*counts, *sums) < 0 or max(counts) > AUDIT_TOKENS_MAX or max(sums) > AUDIT_SUM_MICRO_MAX:
+        answers = AUDIT_ANSWERS_SUMMED_MAX
+        if min(*counts, *sums) < 0 or max(counts) > answers * AUDIT_TOKENS_MAX:
+            raise ValueError("figures of an audit are out of range")
+        if max(sums) > answers * AUDIT_SUM_MICRO_MAX:
             raise ValueError("figures of an audit are out of range")
         if self.mismatches > self.tokens:
             raise ValueError("more tokens mismatch than were judged")
+
+    @property
+    def are_of_one_answer(self) -> bool:
+        """Whether one answer can have them; a sum over several may be larger."""
+        sums = (self.margin_micro, self.distance_micro, abs(self.surprise_micro), self.variance_micro)
+        return max(self.tokens, self.claimed) <= AUDIT_TOKENS_MAX and max(sums) <= AUDIT_SUM_MICRO_MAX
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,15 +21,22 @@ def merkle_root(leaves: Sequence[Hash32], hash_function: HashFunction) -> Hash32
 
 def merkle_proof(leaves: Sequence[Hash32], index: int, hash_function: HashFunction) -> tuple[Hash32, ...]:
     """Return the siblings from leaf `index` up to the root."""
-    if not 0 <= index < len(leaves):
-        raise IndexError(f"leaf {index} of {len(leaves)}")
-    level, proof = list(leaves), []
-    while len(level) > 1:
-        sibling = index ^ 1
-        if sibling < len(level):
-            proof.append(level[sibling])
-        level, index = _parents(level, hash_function), index // 2
-    return tuple(proof)
+    return merkle_path(merkle_levels(leaves, hash_function), index)
+
+
+def merkle_levels(leaves: Sequence[Hash32], hash_function: HashFunction) -> list[list[Hash32]]:
+    """Return the tree from the leaves up to the root: for whoever needs several proofs of it."""
+    levels = [list(leaves)]
+    while len(levels[-1]) > 1:
+        levels.append(_parents(levels[-1], hash_function))
+    return levels
+
+
+def merkle_path(levels: Sequence[Sequence[Hash32]], index: int) -> tuple[Hash32, ...]:
+    """Return the siblings from leaf `index` up to the root of a tree by `merkle_levels`."""
+    if not 0 <= index < len(levels[0]):
+        raise IndexError(f"leaf {index} of {len(levels[0])}")
+    return tuple(level[index >> height ^ 1] for height, level in enumerate(levels) if index >> height ^ 1 < len(level))
 
 
 def verify_merkle_proof(root: Hash32, leaf: Hash32, proof: Sequence[Hash32], hash_function: HashFunction) -> bool:

@@ -10,11 +10,12 @@ excused, for it may have been down; one that committed votes and no book has an 
 counts for nothing. What is proven counts as withheld (audit_outcomes.py).
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 from node.protocol.findings import CommittedBook, ReceiptBook
 from node.protocol.identifiers import ZERO_HASH, Address, Cid, Hash32
-from node.protocol.merkle import merkle_proof, verify_merkle_proof
+from node.protocol.merkle import merkle_levels, merkle_path, verify_merkle_proof
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BookRow, inner_hash, row_leaf
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
@@ -28,12 +29,36 @@ EMPTY_BOOK = ReceiptBook(0, 0, ZERO_HASH, Cid(""))
 """Of a member that committed votes and no receipts."""
 
 
-def find_gap(rows: Sequence[BookRow], digest: Hash32) -> BookGap | None:
-    """Return where a receipt would stand in a book; None if it is there."""
-    place = sum(row.digest < digest for row in rows)
-    if place < len(rows) and rows[place].digest == digest:
-        return None
-    return BookGap(_row_proof(rows, place - 1), _row_proof(rows, place))
+class SearchedBook:
+    """A book in which receipts are looked for; the tree over its rows is built with the first proof, and once."""
+
+    def __init__(self, rows: Sequence[BookRow]) -> None:
+        """`rows` are a book's, in its order."""
+        self._rows = rows
+        self._levels: list[list[Hash32]] = []
+
+    def has(self, digest: Hash32) -> bool:
+        """Whether a receipt is in the book."""
+        place = self._place(digest)
+        return place < len(self._rows) and self._rows[place].digest == digest
+
+    def gap(self, digest: Hash32) -> BookGap | None:
+        """Return where a receipt would stand; None if it is there."""
+        if self.has(digest):
+            return None
+        place = self._place(digest)
+        return BookGap(self._proof(place - 1), self._proof(place))
+
+    def _place(self, digest: Hash32) -> int:
+        return bisect_left(self._rows, digest, key=lambda row: row.digest)
+
+    def _proof(self, index: int) -> RowProof | None:
+        if not 0 <= index < len(self._rows):
+            return None
+        if not self._levels:
+            self._levels = merkle_levels([row_leaf(n, row) for n, row in enumerate(self._rows)], inner_hash)
+        row = self._rows[index]
+        return RowProof(index, row.digest, row.output_tokens, merkle_path(self._levels, index))
 
 
 def is_gap(gap: BookGap, book: ReceiptBook, digest: Hash32) -> bool:
@@ -76,13 +101,6 @@ def proven_omissions(result: EpochResult, bundles: Mapping[Address, VoteBundle])
 def book_of(books: Sequence[CommittedBook], executor: Address) -> ReceiptBook | None:
     """Return an executor's book; None if its bundle was not counted."""
     return next((committed.book for committed in books if committed.executor == executor), None)
-
-
-def _row_proof(rows: Sequence[BookRow], index: int) -> RowProof | None:
-    if not 0 <= index < len(rows):
-        return None
-    siblings = merkle_proof([row_leaf(n, row) for n, row in enumerate(rows)], index, inner_hash)
-    return RowProof(index, rows[index].digest, rows[index].output_tokens, siblings)
 
 
 def _is_row(proof: RowProof, book: ReceiptBook) -> bool:

@@ -26,7 +26,7 @@ from node.ports import (
     Store,
 )
 from node.protocol.audit_bands import bands_of
-from node.protocol.audit_evidence import AuditEvidence, KeptAnswer, what_is_wrong
+from node.protocol.audit_evidence import AuditEvidence, KeptAnswer, are_names_short, what_is_wrong, without_surplus
 from node.protocol.audit_outcomes import WITHHELD, BandOf
 from node.protocol.audit_sampling import auditors_of, drawn_rows, judges_of, own_draws
 from node.protocol.audit_votes import NO_DIGEST, REJUDGED, audit_order
@@ -64,6 +64,9 @@ TOKENS_PER_SLICE = 32
 """Tokens that are judged before others get their turn on this thread: some milliseconds."""
 EPOCHS_KEPT = 3
 """Evidence of others is kept so long: an accusation may be open for some epochs."""
+FETCHED_BYTES_MAX = 1 << 27
+"""Of evidence of others that is kept in one epoch: what is kept of this node's own answers shares the room, and must
+not be driven out. What is beyond is fetched anew if it is needed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,8 @@ class AuditingService:
         """Who may see which answer; of the present epoch's draw."""
         self._votes: dict[tuple[str, int, bytes], AuditVote] = {}
         self._omissions: tuple[Omission, ...] = ()
+        self._fetched_bytes = 0
+        """Of evidence of others that was kept in this epoch."""
         self._watch = OmissionWatch(chain, content, store, presence)
         self._asking = trio.CapacityLimiter(ASKED_AT_ONCE)
         self._reading = trio.CapacityLimiter(READ_AT_ONCE)
@@ -149,7 +154,8 @@ class AuditingService:
         """Return the bundle with this node's audits and its receipt book."""
         receipts = await self._keeper.book(bundle.epoch)
         kept = self._kept(bundle.epoch)
-        challenges = () if self.challenges is None else self.challenges.take()
+        taken = () if self.challenges is None else self.challenges.take()
+        challenges = tuple(signed for signed in taken if are_names_short(signed.receipt))
         return replace(bundle, audits=kept.votes, receipts=receipts, omissions=kept.omissions, challenges=challenges)
 
     def votes(self, epoch: EpochNumber) -> tuple[AuditVote, ...]:
@@ -180,6 +186,7 @@ class AuditingService:
         work = _Round(epoch, previous, seed, bands_of(state, previous.group))
         self._allowed = {**self._own_drawn(work), **_accused(previous)}
         self._forget_old(epoch)
+        self._fetched_bytes = 0
         if all(member.participant != self._chain.account for member in previous.group.members):
             return
         kept = self._kept(epoch)
@@ -291,10 +298,18 @@ class AuditingService:
         """Audit answers of one executor, one after the other; what is not handed over is asked for again and again."""
         while waiting := [task for task in tasks if self._is_open(task)]:
             for task in waiting:
-                self._votes[_order(task)] = await self._vote(task, work)
+                self._votes[_order(task)] = await self._vote_or_abstain(task, work)
                 self._write(work.epoch)
             if any(self._is_open(task) for task in tasks):
                 await trio.sleep(ROUND_SECONDS)
+
+    async def _vote_or_abstain(self, task: _Task, work: _Round) -> AuditVote:
+        """Return the vote; an abstention that blames nobody if this node's own code fails at what it was handed."""
+        try:
+            return await self._vote(task, work)
+        except Exception:
+            log.exception("an audit failed; the others go on", executor=task.executor, receipt=task.digest.hex())
+            return _abstain(task, "engine-failed")
 
     async def _vote(self, task: _Task, work: _Round) -> AuditVote:
         try:
@@ -315,7 +330,8 @@ class AuditingService:
         if model is None or model.cid != receipt.model_cid or engine is None:
             return named
         answer = evidence.kept.answer
-        if max((*answer.prompt_ids, *answer.output_ids)) >= engine.vocabulary_size or not answer.prompt_ids:
+        ids = (*answer.prompt_ids, *answer.output_ids)
+        if not answer.prompt_ids or not answer.output_ids or min(ids) < 0 or max(ids) >= engine.vocabulary_size:
             return replace(named, reason="not-the-tokens")
         self._votes[_order(task)] = replace(named, reason="no-time")
         self._write(work.epoch)
@@ -330,19 +346,33 @@ class AuditingService:
 
     async def _evidence(self, task: _Task, previous: EpochResult) -> AuditEvidence:
         """Return the evidence: what is kept here, else from the executor, else from whoever else judges it."""
-        data = self._keeper.given.kept(task.digest)
-        if data is not None:
-            kept = from_bytes(AuditEvidence, data)
-            if not what_is_wrong(kept, task.executor, task.digest, task.output_tokens):
-                return kept
+        kept = self._kept_evidence(task.digest)
+        if kept is not None and not what_is_wrong(kept, task.executor, task.digest, task.output_tokens):
+            return kept
         holders = [task.executor]
         if task.draw == REJUDGED:
             holders += [m.participant for m in previous.group.members if m.participant != self._chain.account]
         participants = self._chain.state.participants
         peers = list(dict.fromkeys(participants[account].peer_id for account in holders if account in participants))
         evidence = await ask_for_evidence(self._network, peers, task.executor, task.digest, task.output_tokens)
-        self._keeper.given.keep(receipt_digest(evidence.signed.receipt), to_bytes(evidence))
+        self._keep_fetched(evidence)
         return evidence
+
+    def _kept_evidence(self, digest: Hash32) -> AuditEvidence | None:
+        data = self._keeper.given.kept(digest)
+        try:
+            return None if data is None else from_bytes(AuditEvidence, data)
+        except SchemaError as error:
+            log.error("stored evidence cannot be read; it is fetched anew", reason=str(error)[:200])
+            self._keeper.given.forget([digest])
+            return None
+
+    def _keep_fetched(self, evidence: AuditEvidence) -> None:
+        """Keep evidence of others for those who judge it as well, as far as there is room for it."""
+        data = to_bytes(without_surplus(evidence))
+        if self._fetched_bytes + len(data) <= FETCHED_BYTES_MAX:
+            self._fetched_bytes += len(data)
+            self._keeper.given.keep(receipt_digest(evidence.signed.receipt), data)
 
     def _write(self, epoch: EpochNumber) -> None:
         ordered = tuple(self._votes[key] for key in sorted(self._votes))

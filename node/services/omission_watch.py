@@ -6,9 +6,10 @@ import structlog
 import trio
 
 from node.ports import Chain, Content, ContentUnavailableError, Store
+from node.protocol.audit_evidence import are_names_short
 from node.protocol.findings import ReceiptBook
 from node.protocol.identifiers import Address
-from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, book_of, find_gap
+from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, SearchedBook, book_of
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, read_book
 from node.protocol.records import EpochResult, Omission, SignedReceipt
@@ -37,21 +38,25 @@ class OmissionWatch:
             return ()
         found: list[Omission] = []
         for executor, signed in self._own_receipts(result).items():
+            if len(found) >= OMISSIONS_MAX:
+                break
             earlier, later = book_of(result.books_before, executor), book_of(result.books, executor)
             if earlier is None or later is None:
                 continue
             rows_before, rows = await self._rows(earlier), await self._rows(later)
             if rows_before is None or rows is None:
                 continue
+            books = SearchedBook(rows_before), SearchedBook(rows)
             for receipt in signed:
+                await trio.lowlevel.checkpoint()
                 digest = receipt_digest(receipt.receipt)
-                gaps = find_gap(rows_before, digest), find_gap(rows, digest)
+                if len(found) >= OMISSIONS_MAX or any(book.has(digest) for book in books):
+                    continue
+                gaps = [book.gap(digest) for book in books]
                 if gaps[0] is not None and gaps[1] is not None:
                     log.warning("an executor left a receipt out of its books", executor=executor, receipt=digest.hex())
                     found.append(Omission(receipt, gaps[0], gaps[1]))
-            await trio.lowlevel.checkpoint()
-        found.sort(key=lambda omission: receipt_digest(omission.signed.receipt))
-        return tuple(found[:OMISSIONS_MAX])
+        return tuple(sorted(found, key=lambda omission: receipt_digest(omission.signed.receipt)))
 
     def _own_receipts(self, result: EpochResult) -> dict[Address, list[SignedReceipt]]:
         account = self._chain.account
@@ -59,7 +64,7 @@ class OmissionWatch:
         for signed in self._store.receipts(limit=RECEIPTS_LOOKED_AT):
             receipt = signed.receipt
             is_own = receipt.payer == account and receipt.executor != account and signed.payer_signature != b""
-            if is_own and receipt.epoch == result.epoch - 1:
+            if is_own and receipt.epoch == result.epoch - 1 and are_names_short(receipt):
                 found.setdefault(receipt.executor, []).append(signed)
         return found
 

@@ -5,11 +5,18 @@ from dataclasses import replace
 import pytest
 from coincurve import PrivateKey
 
-from node.protocol.audit_evidence import AuditEvidence, KeptAnswer, claims_of, kept_answer, what_is_wrong
+from node.protocol.audit_evidence import (
+    AuditEvidence,
+    KeptAnswer,
+    claims_of,
+    kept_answer,
+    what_is_wrong,
+    without_surplus,
+)
 from node.protocol.audits import ClaimedLogprobs
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
-from node.protocol.identifiers import EpochNumber, Hash32, RequestId, TokenAmount
+from node.protocol.identifiers import EpochNumber, Hash32, ModelId, NodeId, RequestId, TokenAmount
 from node.protocol.pricing import receipt_digest, tokens_commitment
 from node.protocol.receipts import draw_commitment
 from node.protocol.records import Receipt, SignedReceipt
@@ -115,6 +122,23 @@ def test_another_receipt_or_one_that_its_executor_did_not_sign_is_none() -> None
     forged = replace(evidence, signed=replace(evidence.signed, signature=sign(key_of(3), Hash32(bytes(32)))))
     assert wrong_with(forged) == "not-the-receipt"
     assert what_is_wrong(evidence, account(5), receipt_digest(evidence.signed.receipt), 2) == "not-the-receipt"
+
+
+@pytest.mark.parametrize("names", [{"node_id": NodeId("n" * 33)}, {"model_id": ModelId("m" * 65)}])
+def test_a_receipt_whose_names_no_vote_may_carry_is_none_private_or_not(names: dict[str, str]) -> None:
+    assert wrong_with(evidence_of(**names)) == "not-the-receipt"
+    assert wrong_with(replace(evidence_of(is_private=True, **names), kept=None)) == "not-the-receipt"
+
+
+def test_what_nobody_committed_to_is_left_out_of_what_is_kept_of_others() -> None:
+    alternatives = tuple((n, -n) for n in range(100))
+    claimed = tuple(ClaimedLogprobs(token, -5, alternatives) for token in (4, 5, 6))
+    bloated = replace(evidence_of(), kept=KeptAnswer(replace(ANSWER, text="x" * 1000), claimed))
+    kept = without_surplus(bloated).kept
+    assert kept is not None
+    assert kept.answer == ANSWER
+    assert kept.claimed == tuple(ClaimedLogprobs(token, -5, alternatives[:5]) for token in (4, 5))
+    assert wrong_with(without_surplus(bloated)) == ""
 
 
 def test_a_book_that_lies_about_the_length_is_told() -> None:

@@ -8,19 +8,30 @@ import pytest
 
 from node.protocol.audit_outcomes import (
     ACCUSED,
+    ACCUSED_MAX,
+    CHALLENGED_MAX,
     NOT_AUDITED,
     UNCONFIRMED,
     WITHHELD,
     audit_outcomes,
     committed_books,
 )
-from node.protocol.audit_sampling import auditors_of, draws_of
+from node.protocol.audit_sampling import DRAWS_MAX, auditors_of, draws_of
 from node.protocol.audit_votes import NO_DIGEST, REJUDGED, AuditVoteError, audit_order, check_audits
 from node.protocol.audits import NO_FIGURES
 from node.protocol.audits import Test as AuditTest
 from node.protocol.calibration import HonestBand
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook, ReceiptBook
+from node.protocol.findings import (
+    AUDIT_ANSWERS_SUMMED_MAX,
+    AUDIT_SUM_MICRO_MAX,
+    AUDIT_TOKENS_MAX,
+    AuditFigures,
+    AuditOutcome,
+    AuditVote,
+    CommittedBook,
+    ReceiptBook,
+)
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import EpochResult, SignedReceipt, VoteBundle
@@ -323,6 +334,55 @@ def test_a_challenge_without_both_signatures_counts_for_nothing() -> None:
         assert challenged(wrong) == ()
 
 
+def test_a_challenge_of_an_executor_that_is_no_member_and_has_no_book_counts_for_nothing() -> None:
+    made_up = signed_by(evidence_of(executor=account(30), payer=account(3)).signed, executor=30)
+    assert challenged(made_up) == ()
+    bundle = VoteBundle(EpochNumber(1), account(3), (), challenges=(made_up,))
+    known = previous(books=(CommittedBook(account(30), replace(BOOK, count=0, output_tokens=0)),))
+    (found,) = audit_outcomes(known, SEED, {account(3): bundle}, WEIGHTS, band_of)
+    assert found.executor == account(30)
+
+
+@pytest.mark.parametrize("names", [{"node_id": NodeId("n" * 33)}, {"model_id": ModelId("m" * 65)}])
+def test_a_challenge_with_too_long_a_name_voids_its_bundle(names: dict[str, str]) -> None:
+    signed = signed_by(evidence_of(executor=EXECUTOR, payer=account(3), **names).signed)
+    with pytest.raises(AuditVoteError, match="too long a name"):
+        check_audits(VoteBundle(EpochNumber(1), account(3), (), challenges=(signed,)))
+
+
+def test_no_payer_crowds_the_challenges_of_others_out() -> None:
+    crowd = 4
+    bundles = {}
+    lone: set[Hash32] = set()
+    for payer, count in ((2, crowd), (3, crowd), (4, crowd), (5, 1), (6, 1)):
+        receipts = [
+            signed_by(evidence_of(executor=EXECUTOR, payer=account(payer), at=number).signed, payer=payer)
+            for number in range(count)
+        ]
+        bundles[account(payer)] = VoteBundle(EpochNumber(1), account(payer), (), challenges=tuple(receipts))
+        lone |= {receipt_digest(signed.receipt) for signed in receipts if count == 1}
+    for seed in range(8):
+        known = previous(books=())
+        (found,) = audit_outcomes(known, Hash32(bytes([seed]) * 32), bundles, WEIGHTS, band_of)
+        assert len(found.challenged) == CHALLENGED_MAX
+        assert lone <= set(found.challenged)
+        assert list(found.challenged) == sorted(found.challenged)
+
+
+def test_no_votes_within_their_limits_make_the_sums_of_an_epoch_fail() -> None:
+    assert max(DRAWS_MAX, ACCUSED_MAX) <= AUDIT_ANSWERS_SUMMED_MAX
+    most = AUDIT_SUM_MICRO_MAX
+    huge = AuditFigures(AUDIT_TOKENS_MAX, AUDIT_TOKENS_MAX, most, AUDIT_TOKENS_MAX, most, most, most)
+    bundles = by_auditors(huge)
+    for bundle in bundles.values():
+        check_audits(bundle)
+    (found,) = audit_outcomes(previous(), SEED, bundles, WEIGHTS, band_of)
+    assert found.tokens == draws_of(BOOK) * AUDIT_TOKENS_MAX
+    again = {account(n): [judged(REJUDGED, huge, digest) for digest in found.accused] for n in range(2, 10)}
+    audit_outcomes(previous(found, books=()), SEED, bundles_of(again), WEIGHTS, band_of)
+    assert from_bytes(AuditOutcome, to_bytes(found)) == found
+
+
 def test_only_payers_challenge_and_only_a_few() -> None:
     signed = signed_by(CHALLENGE)
     bundle = VoteBundle(EpochNumber(1), account(3), (), challenges=(signed,))
@@ -353,6 +413,10 @@ def test_a_well_formed_bundle_of_audits_passes() -> None:
         ((replace(judged(0, GOOD), reason="why"),), "a reason"),
         ((replace(judged(0, BAD), reason=""),), "a reason"),
         ((replace(judged(0, BAD), reason="x" * 65),), "64 characters"),
+        ((replace(judged(0, BAD), node_id=NodeId("x" * 33)),), "too long a name"),
+        ((replace(judged(0, BAD), model_id=ModelId("x" * 65)),), "too long a name"),
+        ((judged(0, replace(GOOD, tokens=AUDIT_TOKENS_MAX + 1)),), "no single answer"),
+        ((judged(0, replace(GOOD, surprise_micro=-AUDIT_SUM_MICRO_MAX - 1)),), "no single answer"),
         ((replace(missing(0), verdict=Verdict.INVALID),), "has figures"),
         ((replace(missing(0), figures=GOOD),), "has figures"),
         ((judged(0, GOOD, NO_DIGEST),), "of a receipt"),

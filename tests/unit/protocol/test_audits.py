@@ -226,7 +226,13 @@ def test_an_answer_without_tokens_is_judged_by_nobody() -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [(-1, 0, 0, 0, 0, 0, 0), (1, 2, 0, 0, 0, 0, 0), (1, 0, 1 << 60, 0, 0, 0, 0), (1, 0, 0, 0, 0, -(1 << 60), 0)],
+    [
+        (-1, 0, 0, 0, 0, 0, 0),
+        (1, 2, 0, 0, 0, 0, 0),
+        (1 << 29, 0, 0, 0, 0, 0, 0),
+        (1, 0, 1 << 60, 0, 0, 0, 0),
+        (1, 0, 0, 0, 0, -(1 << 60), 0),
+    ],
 )
 def test_impossible_figures_are_no_record(broken: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"out of range|more tokens"):

@@ -6,21 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.protocol import omissions
 from node.protocol.audit_outcomes import OMITTED, audit_outcomes
 from node.protocol.audit_votes import AuditVoteError, check_audits
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.findings import CommittedBook, ReceiptBook
-from node.protocol.identifiers import EpochNumber, Hash32, TokenAmount
+from node.protocol.identifiers import EpochNumber, Hash32, NodeId, TokenAmount
 from node.protocol.omissions import (
     EMPTY_BOOK,
     OMISSIONS_MAX,
-    find_gap,
+    SearchedBook,
     is_gap,
     is_omitted,
     proven_omissions,
 )
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import BookRow, make_book, order_rows
+from node.protocol.receipt_books import BookRow, make_book, order_rows, row_leaf
 from node.protocol.records import BookGap, EpochGroup, EpochResult, Omission, RowProof, VoteBundle
 from node.protocol.verdicts import Verdict
 from tests.builders import SOME_CID, account
@@ -50,7 +51,7 @@ def result(earlier: ReceiptBook, later: ReceiptBook, *, epoch: int = Q + 1) -> E
 
 
 def omission(earlier: tuple[BookRow, ...] = ROWS, later: tuple[BookRow, ...] = ROWS) -> Omission:
-    first, second = find_gap(earlier, DIGEST), find_gap(later, DIGEST)
+    first, second = SearchedBook(earlier).gap(DIGEST), SearchedBook(later).gap(DIGEST)
     assert first is not None
     assert second is not None
     return Omission(SIGNED, first, second)
@@ -60,10 +61,26 @@ def omission(earlier: tuple[BookRow, ...] = ROWS, later: tuple[BookRow, ...] = R
 def test_whoever_is_not_in_a_book_has_a_gap_there_and_nobody_else(numbers: set[int], wanted: int) -> None:
     rows = order_rows([BookRow(Hash32(n.to_bytes(32)), n % 100) for n in numbers])
     digest = Hash32(wanted.to_bytes(32))
-    gap = find_gap(rows, digest)
+    gap = SearchedBook(rows).gap(digest)
     assert (gap is None) == (wanted in numbers)
     if gap is not None:
         assert is_gap(gap, book(rows), digest)
+
+
+def test_the_tree_over_a_book_is_built_once_however_many_receipts_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+
+    def counted(index: int, row: BookRow) -> Hash32:
+        built.append(index)
+        return row_leaf(index, row)
+
+    monkeypatch.setattr(omissions, "row_leaf", counted)
+    searched = SearchedBook(ROWS)
+    assert searched.has(ROWS[3].digest)
+    assert built == []
+    for number in range(1, 25):
+        assert searched.gap(Hash32(bytes([number]) * 32)) is not None
+    assert len(built) == len(ROWS)
 
 
 def test_a_receipt_in_neither_book_is_omitted_and_the_proof_survives_its_bytes() -> None:
@@ -73,19 +90,19 @@ def test_a_receipt_in_neither_book_is_omitted_and_the_proof_survives_its_bytes()
 
 
 def test_a_receipt_in_one_of_them_is_not() -> None:
-    assert find_gap(WITH_IT, DIGEST) is None
+    assert SearchedBook(WITH_IT).gap(DIGEST) is None
     for pair in ((book(WITH_IT), book()), (book(), book(WITH_IT))):
         assert not is_omitted(omission(), result(*pair))
 
 
 def test_neighbours_that_are_none_prove_nothing() -> None:
-    gap = find_gap(WITH_IT, Hash32(bytes([0xFF]) * 32))
+    gap = SearchedBook(WITH_IT).gap(Hash32(bytes([0xFF]) * 32))
     assert gap is not None
     place = next(n for n, row in enumerate(WITH_IT) if row.digest == DIGEST)
-    around = [find_gap(WITH_IT, Hash32(bytes(31) + b"\x01")), gap]
+    around = [SearchedBook(WITH_IT).gap(Hash32(bytes(31) + b"\x01")), gap]
     wide = BookGap(around[0].before, gap.before)  # type: ignore[union-attr]
     assert not is_gap(wide, book(WITH_IT), DIGEST)
-    honest = find_gap(ROWS, DIGEST)
+    honest = SearchedBook(ROWS).gap(DIGEST)
     assert honest is not None
     assert honest.before is not None
     assert honest.after is not None
@@ -128,6 +145,12 @@ def test_an_omission_counts_as_withheld_once_however_many_prove_it() -> None:
     (found,) = audit_outcomes(previous, SEED, bundles, WEIGHTS, band_of)
     assert (found.executor, found.withheld, found.reason) == (EXECUTOR, 1, OMITTED)
     assert found.fate is Verdict.ABSTAIN
+
+
+def test_an_omitted_receipt_with_too_long_a_name_voids_its_bundle() -> None:
+    named = evidence_of(node_id=NodeId("n" * 33)).signed
+    with pytest.raises(AuditVoteError, match="too long a name"):
+        check_audits(bundle(replace(omission(), signed=named)))
 
 
 def test_too_many_or_unordered_omissions_void_a_bundle() -> None:

@@ -1,0 +1,147 @@
+"""An auditor that is handed something hostile votes on all the rest, and keeps what is its own."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
+from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.dossiers import AnswerEvidence
+from node.protocol.findings import AuditVote
+from node.protocol.identifiers import EpochNumber, Hash32, NodeId
+from node.protocol.pricing import receipt_digest
+from node.protocol.records import VoteBundle
+from node.protocol.verdicts import Verdict
+from node.services import auditing
+from node.services.auditing import REJUDGED, AuditingService, _Round, _Task
+from node.store.database import Database
+from node.store.given_answers import GivenAnswerTables
+from tests.builders import SOME_CID, TINY, account
+from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, evidence_of
+from tests.unit.protocol.test_audit_outcomes import SEED, band_of, previous
+from tests.unit.protocol.test_receipt_books import group_of
+
+VOCABULARY = 100
+
+
+class Engine:
+    """Has the model, and fails in a way that nobody foresaw."""
+
+    model_id = TINY
+    vocabulary_size = VOCABULARY
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, ...]] = []
+
+    async def prefill(self, token_ids: tuple[int, ...], *_places: object, **_options: object) -> Any:
+        self.asked.append(token_ids)
+        raise KeyError("nobody foresaw this")
+
+
+class Documents(dict[str, bytes]):
+    """Documents of a store."""
+
+    def put_document(self, name: str, data: bytes) -> None:
+        self[name] = data
+
+    def get_document(self, name: str) -> bytes | None:
+        return self.get(name)
+
+
+class Auditor:
+    """An auditing service whose evidence comes from `holders`, by receipt."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.engine = Engine()
+        self.given = GivenAnswerTables(Database(":memory:"), account(3))
+        self.holders: dict[Hash32, AuditEvidence] = {}
+        chain = SimpleNamespace(account=account(3), state=SimpleNamespace(participants={}))
+
+        async def book(_epoch: EpochNumber) -> None:
+            return None
+
+        keeper = SimpleNamespace(given=self.given, serve=lambda _network, _admission: None, book=book)
+        unused = cast(Any, None)
+        self.service = AuditingService(
+            cast(Any, chain), unused, unused, cast(Any, Documents()), unused, unused, [self.engine], cast(Any, keeper)
+        )
+        monkeypatch.setattr(auditing, "ask_for_evidence", self._ask)
+        group = group_of((3, 10, (TINY,)))
+        group = replace(group, models=tuple(replace(model, cid=SOME_CID) for model in group.models))
+        self.round = _Round(EpochNumber(5), replace(previous(), group=group), SEED, band_of)
+
+    async def _ask(
+        self, _network: object, _holders: object, _executor: object, digest: Hash32, _tokens: object
+    ) -> AuditEvidence:
+        return self.holders[digest]
+
+    async def votes_on(self, *evidence: AuditEvidence) -> list[AuditVote]:
+        tasks = [_Task(EXECUTOR, REJUDGED, receipt_digest(one.signed.receipt), None) for one in evidence]
+        self.holders |= {task.digest: one for task, one in zip(tasks, evidence, strict=True)}
+        return [await self.service._vote_or_abstain(task, self.round) for task in tasks]
+
+
+@pytest.fixture
+def auditor(monkeypatch: pytest.MonkeyPatch) -> Auditor:
+    return Auditor(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        replace(ANSWER, prompt_ids=(), output_ids=()),
+        replace(ANSWER, prompt_ids=()),
+        replace(ANSWER, output_ids=()),
+        replace(ANSWER, prompt_ids=(-1, 2)),
+        replace(ANSWER, output_ids=(4, -5)),
+        replace(ANSWER, output_ids=(4, VOCABULARY)),
+    ],
+)
+async def test_tokens_that_no_engine_can_read_are_told_and_never_reach_it(
+    auditor: Auditor, answer: AnswerEvidence
+) -> None:
+    (vote,) = await auditor.votes_on(evidence_of(answer))
+    assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "not-the-tokens")
+    assert auditor.engine.asked == []
+
+
+async def test_an_audit_that_fails_blames_nobody_and_holds_up_no_other(auditor: Auditor) -> None:
+    unreadable = replace(ANSWER, output_ids=(4, VOCABULARY))
+    first, second = await auditor.votes_on(evidence_of(), evidence_of(unreadable))
+    assert (first.verdict, first.reason) == (Verdict.ABSTAIN, "engine-failed")
+    assert second.reason == "not-the-tokens"
+
+
+async def test_stored_evidence_that_cannot_be_read_is_fetched_anew(auditor: Auditor) -> None:
+    evidence = evidence_of(replace(ANSWER, prompt_ids=(-1,)))
+    digest = receipt_digest(evidence.signed.receipt)
+    auditor.given.keep(digest, b"no evidence")
+    (vote,) = await auditor.votes_on(evidence)
+    assert vote.reason == "not-the-tokens"
+    assert auditor.given.kept(digest) == to_bytes(evidence)
+
+
+async def test_evidence_of_others_is_kept_without_what_nobody_committed_to_and_only_so_much(
+    auditor: Auditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = [evidence_of(replace(ANSWER, output_ids=(4, VOCABULARY + number))) for number in range(2)]
+    kept = bare[0].kept
+    assert kept is not None
+    bloated = replace(bare[0], kept=replace(kept, answer=replace(kept.answer, text="x" * 10_000)))
+    monkeypatch.setattr(auditing, "FETCHED_BYTES_MAX", len(to_bytes(bare[0])))
+    await auditor.votes_on(bloated, bare[1])
+    first, second = (receipt_digest(one.signed.receipt) for one in bare)
+    data = auditor.given.kept(first)
+    assert data is not None
+    assert from_bytes(AuditEvidence, data) == bare[0]
+    assert what_is_wrong(bare[0], EXECUTOR, first, None) == ""
+    assert auditor.given.kept(second) is None
+
+
+async def test_a_challenge_that_would_void_the_bundle_stays_out_of_it(auditor: Auditor) -> None:
+    good, bad = (evidence_of(payer=account(3), node_id=NodeId(name)).signed for name in ("node", "n" * 33))
+    auditor.service.challenges = cast(Any, SimpleNamespace(take=lambda: (good, bad)))
+    bundle = await auditor.service.complete(VoteBundle(EpochNumber(5), account(3), ()))
+    assert bundle.challenges == (good,)

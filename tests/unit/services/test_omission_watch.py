@@ -1,0 +1,77 @@
+"""A payer's watch over books: it proves what is missing, no more than a bundle carries, and holds nobody up."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import trio
+
+from node.protocol.audit_votes import check_audits
+from node.protocol.findings import CommittedBook
+from node.protocol.identifiers import EpochNumber, NodeId, RequestId
+from node.protocol.omissions import OMISSIONS_MAX, is_omitted
+from node.protocol.pricing import receipt_digest
+from node.protocol.receipt_books import BookRow, book_bytes, make_book, order_rows
+from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
+from node.protocol.signatures import sign
+from node.services.omission_watch import OmissionWatch
+from tests.builders import SOME_CID, account, key_of
+from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, PAYER, receipt_for
+from tests.unit.protocol.test_omissions import ROWS
+
+
+def receipt(number: int, node_id: str = "node") -> SignedReceipt:
+    made = replace(receipt_for(ANSWER), request_id=RequestId(number.to_bytes(32)), node_id=NodeId(node_id))
+    digest = receipt_digest(made)
+    return SignedReceipt(made, sign(key_of(2), digest), sign(key_of(1), digest))
+
+
+def world(signed: list[SignedReceipt], listed: list[SignedReceipt]) -> tuple[OmissionWatch, EpochResult]:
+    rows = order_rows([*ROWS, *(BookRow(receipt_digest(one.receipt), 2) for one in listed)])
+    committed = (CommittedBook(EXECUTOR, make_book(rows, SOME_CID)),)
+    epoch = EpochNumber(signed[0].receipt.epoch + 1)
+    group = EpochGroup(EpochNumber(epoch + 1), (), ())
+    result = replace(EpochResult(epoch, group, (), 0), books=committed, books_before=committed)  # type: ignore[arg-type]
+
+    async def read_bytes(*_asked: object, **_limits: object) -> bytes:
+        return book_bytes(rows)
+
+    content = SimpleNamespace(read_bytes=read_bytes)
+    store = SimpleNamespace(receipts=lambda limit: signed[:limit])
+    presence = SimpleNamespace(providers=tuple)
+    chain = SimpleNamespace(account=PAYER)
+    return OmissionWatch(cast(Any, chain), cast(Any, content), cast(Any, store), cast(Any, presence)), result
+
+
+async def test_what_is_missing_is_proven_and_what_is_there_is_not() -> None:
+    signed = [receipt(number) for number in range(6)]
+    watch, result = world(signed, signed[2:])
+    found = await watch.find(result)
+    assert {one.signed.receipt.request_id for one in found} == {one.receipt.request_id for one in signed[:2]}
+    assert all(is_omitted(one, result) for one in found)
+    check_audits(VoteBundle(EpochNumber(result.epoch + 1), account(3), (), omissions=found))
+
+
+async def test_no_more_is_proven_than_a_bundle_carries_and_others_get_their_turn() -> None:
+    signed = [receipt(number) for number in range(OMISSIONS_MAX + 20)]
+    watch, result = world(signed, [])
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        found = await watch.find(result)
+        nursery.cancel_scope.cancel()
+    assert len(found) == OMISSIONS_MAX
+    assert turns >= OMISSIONS_MAX
+    check_audits(VoteBundle(EpochNumber(result.epoch + 1), account(3), (), omissions=found))
+
+
+async def test_a_receipt_whose_name_would_void_the_bundle_stays_out_of_it() -> None:
+    watch, result = world([receipt(1, "n" * 33), receipt(2)], [])
+    assert [one.signed.receipt.node_id for one in await watch.find(result)] == ["node"]
