@@ -24,7 +24,7 @@ from node.engine.watchdog import Patience
 from node.ml_nodes import default_engine_python
 from node.ports import ChatMessage, EngineFailedError, GenerationRequest
 from node.protocol.identifiers import NodeId
-from node.protocol.sampling import SamplingParameters
+from node.protocol.sampling import LogitBias, SamplingParameters
 from tests.builders import model
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -36,6 +36,8 @@ PATIENCE = Patience(quiet_seconds=1, idle_seconds=2, answer_seconds=8, prefill_b
 FOUND_SECONDS_MAX = 60
 START_SECONDS_MAX = 240
 PROMPT = tuple(range(5, 25))
+END = 1
+"""The tiny model's token for the end of an answer (scripts/make_tiny_model.py)."""
 
 
 async def until(what: Callable[[], bool], seconds: float) -> None:
@@ -72,9 +74,13 @@ async def generate(node: EngineNode, wanted: GenerationRequest) -> list[int]:
 
 
 async def until_it_streams_then(node: EngineNode, strike: Callable[[], None]) -> None:
-    """Generate for long, and strike once tokens come; raises what the reader of the stream gets to see."""
+    """Generate for long, and strike once tokens come; raises what the reader of the stream gets to see.
+
+    The model is kept from ending its answer: on a busy machine a short one is complete before its first token is read.
+    """
     struck = False
-    async with node.generate(request(2000)) as chunks:
+    endless = replace(request(1900), sampling=SamplingParameters(1000, logit_bias=(LogitBias(END, -100_000),)))
+    async with node.generate(endless) as chunks:
         async for _ in chunks:
             if not struck:
                 struck = True
