@@ -452,7 +452,8 @@ class EngineNode:
         return slot
 
     def _start(self, function: Callable[[_Slot], Awaitable[None]], slot: _Slot) -> None:
-        assert self._nursery is not None  # noqa: S101 - only `run` plans
+        if self._nursery is None:
+            raise RuntimeError("an engine node plans only while it runs")
         self._nursery.start_soon(function, slot)
 
     async def _keep(self, slot: _Slot) -> None:

@@ -90,7 +90,8 @@ class ReadySockets:
         if self._leader is not None:
             await source.changed.park()
             return
-        assert self._poll is not None  # noqa: S101 - there is one while there are sources
+        if self._poll is None:
+            raise RuntimeError("there is nothing to poll for a socket that is read")
         self._leader = source
         try:
             with trio.CancelScope() as self._leading:

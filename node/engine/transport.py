@@ -99,7 +99,8 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         except BaseException:
             self._traffic.end(ticket)
             raise
-        assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - an asynchronous transport's always is
+        if not isinstance(response.stream, httpx.AsyncByteStream):
+            raise TypeError("an asynchronous transport gave a reply that is none")
         streamed = response.headers.get("content-type", "").startswith(STREAM_TYPE)
         moves = ticket is not None and response.is_success
         push = response.extensions.pop(PUSH, None)
@@ -163,7 +164,8 @@ class _GuardedStream(httpx.AsyncByteStream):
             self._check(data)
             return take(data)
 
-        assert self._push is not None  # noqa: S101 - else it is not offered
+        if self._push is None:
+            raise RuntimeError("nothing can be pushed by the transport below")
         await self._push(take_checked)
 
     def _check(self, data: bytes) -> None:

@@ -37,6 +37,7 @@ class Reader:
         self.tasks: set[str] = set()
         """Names of those in which it was handed something."""
         self.error: BaseException | None = None
+        self.ended = trio.Event()
 
     def take(self, data: bytes) -> bool:
         self.tasks.add(trio.lowlevel.current_task().name)
@@ -50,6 +51,8 @@ class Reader:
             await self.ready.read(self.end.fileno(), self.take, silence_seconds=silence_seconds)
         except (ValueError, trio.TooSlowError, trio.ClosedResourceError, OSError) as error:
             self.error = error
+        finally:
+            self.ended.set()
 
 
 async def test_each_gets_its_own_and_one_task_reads_for_all() -> None:
@@ -102,8 +105,8 @@ async def test_who_leads_may_go_and_another_goes_on(how: str) -> None:
                 case "hung up":
                     far.close()
                 case _:
-                    await trio.sleep(0.15)
-            await trio.sleep(5 * REST_SECONDS)
+                    pass  # the leader has little patience
+            await first.ended.wait()
             made[1][1].send(b"two.")
             made[2][1].send(b"three.")
         assert (second.data, third.data) == (b"two.", b"three.")
@@ -120,7 +123,7 @@ async def test_what_one_cannot_take_disturbs_no_other() -> None:
                 nursery.start_soon(reader.read)
                 await trio.testing.wait_all_tasks_blocked()
             made[1][1].send(b"oh!")
-            await trio.sleep(5 * REST_SECONDS)
+            await readers[1].ended.wait()
             assert isinstance(readers[1].error, ValueError)
             ready.forget(made[2][0].fileno())
             made[0][1].send(b"one.")
@@ -133,15 +136,17 @@ async def test_the_silence_of_one_is_noticed_while_others_talk() -> None:
     with pairs(2) as made, trio.fail_after(20):
         talks, silent = (Reader(ready, end) for end, _ in made)
         async with trio.open_nursery() as nursery:
-            for reader in (talks, silent):
-                nursery.start_soon(lambda reader=reader: reader.read(silence_seconds=0.2))
+            for reader, patience in ((talks, 15.0), (silent, 0.2)):
+                nursery.start_soon(lambda reader=reader, patience=patience: reader.read(silence_seconds=patience))
                 await trio.testing.wait_all_tasks_blocked()
-            for _ in range(40):
+            said = 0
+            while not silent.ended.is_set():
                 made[0][1].send(b"x")
+                said += 1
                 await trio.sleep(0.01)
             assert isinstance(silent.error, trio.TooSlowError)
             made[0][1].send(b".")
-        assert (talks.data, talks.error) == (b"x" * 40 + b".", None)
+        assert (talks.data, talks.error) == (b"x" * said + b".", None)
 
 
 async def test_nothing_is_held_when_nobody_reads() -> None:
