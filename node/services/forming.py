@@ -170,6 +170,7 @@ class FormingService:
             rules=inputs.judging.rules,
             audit_seed=None if previous is None else await self._audit_seed(previous),
             selected=selected,
+            next_parameters=self._chain.schedule.of_epoch(inputs.epoch + 1),
         )
         if result is None:
             reason = why_no_group(inputs.epoch, inputs.state)
