@@ -125,8 +125,8 @@ class MiningService:
             log.info("no mining this epoch: this node was drawn to keep serving", epoch=epoch, node=self.node_id)
         elif not judged:
             log.warning(
-                "no mining this epoch: the model was out of service before mining began, so that nobody would judge its "
-                "batch or pay for it; register this node for a model that is active",
+                "no mining this epoch: the model was out of service before mining began, so that nobody would judge "
+                "its batch or pay for it; register this node for a model that is active",
                 epoch=epoch,
                 node=self.node_id,
                 model=model_id,
@@ -161,8 +161,8 @@ class MiningService:
             log.info("a batch of nonces is committed", epoch=epoch, nonces=commit.count)
             if not self._chain.state.is_valid_governance_model(model_id):
                 log.warning(
-                    "the model of this batch was taken out of service meanwhile: the batch is judged and paid if a group "
-                    "is formed, but the node is not in that group; it mines again when its model is active",
+                    "the model of this batch was taken out of service meanwhile: the batch is judged and paid if a "
+                    "group is formed, but the node is not in that group; it mines again when its model is active",
                     epoch=epoch,
                     node=self.node_id,
                     model=model_id,
