@@ -9,6 +9,7 @@ import trio
 
 from node.alert_wiring import engine_hook, make_desk, watch_over
 from node.alerts.desk import AlertDesk
+from node.alerts.kinds import AlertKind
 from node.amounts import tokens_to_amount
 from node.api.models import make_model_app
 from node.api.openai.gatekeeper import Gatekeeper
@@ -255,7 +256,21 @@ async def _run_services(
         supervisor.add(f"model {engine.node_id}", loader.run)
     measures: Measures = tuple if gateway is None else gateway.speeds.take_measures
     epoch_methods = add_epoch_services(
-        EpochParts(settings, chain, network, content, store, presence, epochs, router, duties, book, gateway, measures),
+        EpochParts(
+            settings,
+            chain,
+            network,
+            content,
+            store,
+            presence,
+            epochs,
+            router,
+            duties,
+            book,
+            gateway,
+            measures,
+            partial(desk.report, AlertKind.FALSE_RESULT),
+        ),
         supervisor,
     )
     prompts = add_prompt_services(
@@ -283,7 +298,10 @@ async def _run_services(
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
     serving = add_api(settings, chain, epochs, duties, gateway, gatekeeper, prompts, supervisor, started_at, wall_clock)
-    watching = watch_over(settings, chain, network, standing, engines, supervisor, desk, network_id, wall_clock)
+    watching = watch_over(
+        settings, chain, network, standing, engines, supervisor, desk, network_id, wall_clock,
+        payments.payer.deposits.out_of_budget,
+    )  # fmt: skip
     async with trio.open_nursery() as nursery:
         parts = Parts(
             settings=settings,

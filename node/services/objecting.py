@@ -52,8 +52,8 @@ POSTING_MARGIN_BLOCKS = 4
 """Nobody waits for others so near to the end of the epoch: a transaction needs a block or two."""
 DIFFERENCES_LOGGED = 5
 
-Report = Callable[[EpochNumber, str], None]
-"""Tells the operator that a result is false, in words."""
+Report = Callable[[str, str], None]
+"""Tells the operator that a result is false: which one, and how, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +279,7 @@ class ObjectingService:
         if self._report is not None:
             fields = ", ".join(difference.path for difference in case.differences[:DIFFERENCES_LOGGED])
             words = f"the accepted result of epoch {case.epoch} is false ({case.finding.value}): {fields or 'content'}"
-            self._report(case.epoch, words)
+            self._report(f"epoch {case.epoch}", words)
 
     def _stir(self) -> None:
         self._stirred.set()
