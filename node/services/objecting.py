@@ -201,47 +201,55 @@ class ObjectingService:
         """Find out whether the result is false, and object if it is."""
         own = load_formed(self._store, case.epoch)
         if has_objected(self._store, case.epoch, case.digest):
-            case.finding = Finding.OPEN  # why, is found again below; that it objects, stands
-            self._object(case)
+            self._object(case)  # that it objects stands, whatever can be found again of why
         elif own is not None and own.digest == case.digest and not own.missing:
             case.finding = Finding.SOUND
             return
-        inputs = await gather_inputs(self._chain, self._epochs, self._slots, case.epoch)
-        fetching = BundleFetching(self._content, self._presence, inputs.judging, inputs.bundle_cids, self._stir)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(fetching.run)
-            await self._hold_against(case, inputs, fetching)
-            nursery.cancel_scope.cancel()
+        accepted = await self._content_of(case)
+        if accepted is None:
+            case.finding = Finding.WRONG_CONTENT
+        else:
+            await self._hold_against(case, accepted)
         if case.finding.is_false:
             self._tell(case)
             self._object(case)
         elif case.finding is Finding.IMMATERIAL:
             log.warning("a result is not what follows here, but nobody is paid otherwise", **_facts(case))
 
-    async def _hold_against(self, case: _Case, inputs: ResultInputs, fetching: BundleFetching) -> None:
-        """Wait for evidence until there is a finding, or all the evidence there can be."""
-        accepted: EpochResult | None = None
+    async def _content_of(self, case: _Case) -> EpochResult | None:
+        """Wait for the content; None if it is not what the quorum told the chain."""
+        while not self._epochs.is_wrong(case.summary.content_cid):
+            stirred = self._stirred
+            if (accepted := self._epochs.result(case.epoch)) is not None:
+                return accepted
+            await stirred.wait()
+        return None
+
+    async def _hold_against(self, case: _Case, accepted: EpochResult) -> None:
+        """Wait for evidence until there is a finding that stays, or all the evidence there can be."""
+        inputs = await gather_inputs(self._chain, self._epochs, self._slots, case.epoch)
+        fetching = BundleFetching(self._content, self._presence, inputs.judging, inputs.bundle_cids, self._stir)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetching.run)
+            while counted_in(accepted) & frozenset(fetching.missing):
+                await self._stirred.wait()
+            _hold_against_own_words(case, accepted, inputs, fetching)
+            if case.finding is Finding.SOUND:
+                await self._look_for_votes_left_out(case, accepted, inputs, fetching)
+            nursery.cancel_scope.cancel()
+
+    async def _look_for_votes_left_out(
+        self, case: _Case, accepted: EpochResult, inputs: ResultInputs, fetching: BundleFetching
+    ) -> None:
         looked_at: frozenset[Address] = frozenset()
         while True:
             stirred = self._stirred
-            if accepted is None:
-                if self._epochs.is_wrong(case.summary.content_cid):
-                    case.finding = Finding.WRONG_CONTENT
-                    return
-                accepted = self._epochs.result(case.epoch)
-            if accepted is not None and case.finding is Finding.OPEN:
-                _hold_against_own_words(case, accepted, inputs, fetching)
-            if case.finding not in (Finding.OPEN, Finding.SOUND):
+            left_out = self._left_out(case, accepted, inputs, fetching)
+            if left_out - looked_at:
+                looked_at = left_out
+                _hold_against_all_votes(case, accepted, inputs, fetching)
+            if case.finding.is_false or (not fetching.missing and counted_in(accepted) >= _valid(fetching).keys()):
                 return
-            if accepted is not None and case.finding is Finding.SOUND:
-                left_out = self._left_out(case, accepted, inputs, fetching)
-                if left_out - looked_at:
-                    looked_at = left_out
-                    _hold_against_all_votes(case, accepted, inputs, fetching)
-                    if case.finding.is_false:
-                        return
-                if not fetching.missing and counted_in(accepted) >= _valid(fetching).keys():
-                    return  # it counts all there are
             await stirred.wait()
 
     def _left_out(
@@ -292,12 +300,9 @@ def _valid(fetching: BundleFetching) -> dict[Address, VoteBundle]:
 
 
 def _hold_against_own_words(case: _Case, accepted: EpochResult, inputs: ResultInputs, fetching: BundleFetching) -> None:
-    """Find whether the result follows from the bundles it says it counts, once all of these are here."""
-    counted = counted_in(accepted)
-    if counted & frozenset(fetching.missing):
-        return
+    """Find whether the result follows from the bundles it says it counts, which are all here."""
     valid = _valid(fetching)
-    expected = inputs.form({validator: valid[validator] for validator in counted & valid.keys()})
+    expected = inputs.form({validator: valid[validator] for validator in counted_in(accepted) & valid.keys()})
     if expected == accepted:
         case.finding = Finding.SOUND
         return
