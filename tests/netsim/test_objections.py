@@ -19,12 +19,13 @@ from node.protocol.actions import PostEpochResult
 from node.protocol.codec import from_bytes
 from node.protocol.eip712 import epoch_result_digest
 from node.protocol.events import EpochResultPosted, EpochResultVoided
-from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, TokenAmount
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, TokenAmount
 from node.protocol.records import EpochParameters, EpochResult, RewardShare, VoteBundle
 from node.protocol.results import summarise
 from node.protocol.rewards import subsidy
 from node.protocol.signatures import sign
 from node.protocol.stages import Stage, first_block_of
+from node.services import forming
 from node.services.bundle_fetching import BundleFetching
 from node.services.epochs import result_to_bytes
 from node.services.forming import FormingService
@@ -203,3 +204,17 @@ def test_votes_left_out_by_members_who_say_they_hold_them_void_the_result(monkey
     ledger = run(remember)
     assert voided(ledger) == [EPOCH]
     assert_nothing_is_paid_for_nothing_or_twice(ledger, [0, 2])
+
+
+def test_who_objected_to_a_result_never_signs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[EpochNumber] = []
+
+    def objected(_store: object, epoch: EpochNumber, _digest: Hash32) -> bool:
+        asked.append(epoch)
+        return True
+
+    monkeypatch.setattr(forming, "has_objected", objected)
+    ledger = run(nothing, epochs=1)
+    assert set(asked) == {EpochNumber(0)}  # every member formed a result, and held it against what it had objected to
+    assert len(asked) >= NODES
+    assert not ledger.state.results
