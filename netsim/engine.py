@@ -104,11 +104,16 @@ class SimulatedEngine:
         values: list[float] = []
         for end in range(CAUSAL_BLOCK, len(prompt) + CAUSAL_BLOCK, CAUSAL_BLOCK):
             text = f"{self.weights}/{list(prompt[:end])}"
-            exact = random.Random(text)
             noise = random.Random(f"{self.seed}/{text}")
-            block = prompt[max(1, end - CAUSAL_BLOCK) : end]
-            values += (-10.0 * exact.random() + noise.gauss(0.0, self.noise) for _ in block)
+            count = len(prompt[max(1, end - CAUSAL_BLOCK) : end])
+            values += (exact + noise.gauss(0.0, self.noise) for exact in exact_logprobs(text, count))
         return values
+
+
+def exact_logprobs(text: str, count: int) -> tuple[float, ...]:
+    """Return what no noise is added to yet, for `count` tokens: `text` says of which weights, after which tokens."""
+    exact = random.Random(text)
+    return tuple(-10.0 * exact.random() for _ in range(count))
 
 
 @dataclass(slots=True)

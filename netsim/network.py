@@ -38,6 +38,8 @@ class Switchboard:
         self.trace = trace
         self._seed = seed
         self._nodes: dict[PeerId, SimulatedNetwork] = {}
+        self._latencies: dict[tuple[PeerId, PeerId], float] = {}
+        """Of each pair that met, both ways."""
 
     def join(self, node: "SimulatedNetwork") -> None:
         """Bring a node up."""
@@ -57,9 +59,11 @@ class Switchboard:
 
     def latency_seconds(self, one: PeerId, other: PeerId) -> float:
         """5 to 105 ms, the same both ways."""
-        if one == other:
-            return 0.0
-        return 0.005 + 0.1 * random.Random(f"{self._seed}/{min(one, other)}/{max(one, other)}").random()
+        known = self._latencies.get((one, other))
+        if known is None:
+            drawn = random.Random(f"{self._seed}/{min(one, other)}/{max(one, other)}").random()
+            known = self._latencies[one, other] = 0.0 if one == other else 0.005 + 0.1 * drawn
+        return known
 
 
 @dataclass(slots=True)

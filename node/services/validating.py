@@ -217,7 +217,7 @@ class ValidatingService:
         data = await self._fetch(commit)
         if data is None or len(data) != commit.count * VECTOR_BYTES:
             return _refuse(commit, "wrong-size")
-        if await _root_of(data) != commit.root:
+        if await root_of(data) != commit.root:
             return _refuse(commit, "root-mismatch")
         found.votes[key] = _abstain(commit, "no-time")
         sample = judging.sample_of(key)
@@ -255,7 +255,7 @@ class ValidatingService:
             return None
 
 
-async def _root_of(data: bytes) -> Hash32:
+async def root_of(data: bytes) -> Hash32:
     """Return the root of a vectors file; other tasks run in between."""
     root = VectorsRoot()
     for number, start in enumerate(range(0, len(data), VECTOR_BYTES)):

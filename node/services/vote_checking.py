@@ -129,7 +129,7 @@ class VoteChecker:
         found[validator] = withheld  # what stays if it does not come by the end
         try:
             evidence = from_bytes(VoteEvidence, await self._read(bundle.evidence_cid, EVIDENCE_BYTES_MAX))
-            figures = _checked_figures(evidence, bundle, judging)
+            figures = checked_figures(evidence, bundle, judging)
         except (SchemaError, _DiffersError) as error:
             log.warning("a validator's evidence does not carry its votes", validator=validator, reason=str(error))
             return VoteCheck(validator, Verdict.INVALID, 0, 0, EVIDENCE_DIFFERS)
@@ -171,7 +171,7 @@ class VoteChecker:
             return b""
 
 
-def _checked_figures(evidence: VoteEvidence, bundle: VoteBundle, judging: Judging) -> dict[NodeKey, VoteFigures]:
+def checked_figures(evidence: VoteEvidence, bundle: VoteBundle, judging: Judging) -> dict[NodeKey, VoteFigures]:
     """Return the figures by batch. Raises _DiffersError unless they say what the votes say."""
     if evidence.epoch != bundle.epoch or evidence.validator != bundle.validator:
         raise _DiffersError("evidence of another epoch or validator")
