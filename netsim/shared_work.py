@@ -127,7 +127,7 @@ def _functions() -> Functions:
             codec.from_bytes, lambda record_type, data: (record_type, data), entries_max=RECORDS_KEPT
         ),
         engine.exact_logprobs: remembering(
-            engine.exact_logprobs, lambda text, count: (text, count), entries_max=NONCES_KEPT
+            engine.exact_logprobs, lambda weights, tokens, count: (weights, tokens, count), entries_max=NONCES_KEPT
         ),
         nonces.nonce_prompt: remembering(nonces.nonce_prompt, lambda *what: what, entries_max=NONCES_KEPT),
         nonces.draw_sample: remembering(nonces.draw_sample, lambda *what: what, entries_max=RECORDS_KEPT),

@@ -234,7 +234,9 @@ class ValidatingService:
         """Return the vectors file, or None if it is larger than its count allows."""
         try:
             return await self._content.read_bytes(
-                commit.vectors_cid, self._presence.providers(), limit_bytes=commit.count * VECTOR_BYTES
+                commit.vectors_cid,
+                self._presence.providers(commit.participant),
+                limit_bytes=commit.count * VECTOR_BYTES,
             )
         except ContentUnavailableError as error:
             log.info("a batch is not to be had yet", participant=commit.participant, reason=str(error))
