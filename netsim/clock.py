@@ -12,6 +12,8 @@ import trio
 import trio._core._run as trio_run
 import trio.testing
 
+from netsim.shared_work import shared_work
+
 VIRTUAL_EPOCH_UNIX_SECONDS = 1_800_000_000
 """UNIX time at the start of every simulation; any fixed value does."""
 
@@ -24,7 +26,11 @@ def wall_clock() -> int:
 
 
 def run_deterministically(main: Callable[[], Awaitable[Result]], seed: int) -> Result:
-    """Run `main` under a virtual clock that jumps when all tasks wait; the schedule follows from `seed`."""
+    """Run `main` under a virtual clock that jumps when all tasks wait; the schedule follows from `seed`.
+
+    What all nodes would find out alike is found out once (shared_work.py).
+    """
     trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
     trio_run._r = random.Random(seed)
-    return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    with shared_work():
+        return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -57,12 +57,11 @@ class SimulatedContent:
 
     async def _fetch(self, cid: Cid, providers: Sequence[Provider]) -> bytes:
         for provider in providers:
-            await trio.sleep(ROUND_TRIP_SECONDS)
             other = self._exchange.stores.get((provider.host, provider.port))
-            if other is None or other.withhold or cid not in other._blocks:
+            data = None if other is None or other.withhold else other._blocks.get(cid)
+            await trio.sleep(ROUND_TRIP_SECONDS + len(data or b"") / BYTES_PER_SECOND)
+            if data is None:
                 continue
-            data = other._blocks[cid]
-            await trio.sleep(len(data) / BYTES_PER_SECOND)
             self._exchange.trace.record("fetched", cid, len(data))
             return data
         raise ContentUnavailableError(f"{cid}: none of {len(providers)} providers has it")

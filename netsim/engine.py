@@ -4,10 +4,13 @@ Log-probabilities are a hash of (model, tokens before, token): any honest engine
 cheaper way leads to them. `noise` stands for differing hardware; a cheat's engine runs another `weights`.
 """
 
+import functools
 import hashlib
 import math
+import operator
 import random
 import struct
+from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,6 +36,10 @@ CANDIDATES = 12
 """Tokens that a DrawingEngine may draw at one place."""
 UNKNOWN_LOGPROB = -20.0
 """Of a token that is none of them."""
+NOISE_PLACES = 2048
+"""Where an engine's noise may begin: to draw new noise for every prompt takes longer than all that nodes do with it."""
+ENGINES_MAX = 1024
+"""Whose noise is kept, at 17 kB."""
 
 
 @dataclass(slots=True)
@@ -102,13 +109,26 @@ class SimulatedEngine:
 
     def _logprobs(self, prompt: Sequence[int]) -> list[float]:
         values: list[float] = []
+        spread = hardware_noise(self.seed, self.noise)
         for end in range(CAUSAL_BLOCK, len(prompt) + CAUSAL_BLOCK, CAUSAL_BLOCK):
-            text = f"{self.weights}/{list(prompt[:end])}"
-            exact = random.Random(text)
-            noise = random.Random(f"{self.seed}/{text}")
-            block = prompt[max(1, end - CAUSAL_BLOCK) : end]
-            values += (-10.0 * exact.random() + noise.gauss(0.0, self.noise) for _ in block)
+            before = tuple(prompt[:end])
+            start, exact = exact_logprobs(self.weights, before, len(before) - max(1, end - CAUSAL_BLOCK))
+            values += map(operator.add, exact, spread[start : start + CAUSAL_BLOCK])
         return values
+
+
+def exact_logprobs(weights: str, tokens: tuple[int, ...], count: int) -> tuple[int, tuple[float, ...]]:
+    """Return log-probabilities of the last `count` tokens, to which no noise is added yet, and where that is taken."""
+    text = weights.encode() + struct.pack(f"<{len(tokens)}I", *tokens)
+    drawn, *numbers = struct.unpack(f"<{1 + count}Q", hashlib.shake_256(text).digest(8 * (1 + count)))
+    return drawn % NOISE_PLACES, tuple(-10.0 * number / 2**64 for number in numbers)
+
+
+@functools.lru_cache(maxsize=ENGINES_MAX)
+def hardware_noise(seed: int, deviation: float) -> "array[float]":
+    """Return what an engine's numbers differ by: drawn once, and from some place on for each prompt."""
+    drawn = random.Random(f"{seed}/noise")
+    return array("d", (drawn.gauss(0.0, deviation) for _ in range(NOISE_PLACES + CAUSAL_BLOCK)))
 
 
 @dataclass(slots=True)
