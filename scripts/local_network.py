@@ -109,10 +109,10 @@ class Daemon:
         """Base URL for OpenAI clients."""
         return f"http://127.0.0.1:{self.api_port}/v1"
 
-    async def call(self, method: str, answer: type[Answer]) -> Answer:
+    async def call(self, method: str, answer: type[Answer], **parameters: object) -> Answer:
         """Ask the daemon over its control socket."""
         async with connect_control(self.socket) as client:
-            return await client.call(method, {}, answer, deadline_seconds=CALL_SECONDS_MAX)
+            return await client.call(method, parameters, answer, deadline_seconds=CALL_SECONDS_MAX)
 
     async def kill(self) -> None:
         """End it as a power failure would: no farewell, no clean-up."""

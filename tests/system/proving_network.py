@@ -33,8 +33,12 @@ HONEST_PROVERS = (KEEPER, WITNESS, LAZY, LATE)
 GENESIS_WEIGHTS = {KEEPER: 5, WITNESS: 5, FAKER: 1, FOUR_BITS_HOST: 1, LAZY: 1}
 """The honest have more than two thirds: results need no cheat's signature."""
 EPOCHS = 3
-NONCES = 192
+NONCES = 128
 """Of each ML node and epoch: what GENERATE has time for also on a busy machine."""
+QUIET_START_SECONDS = 45.0
+"""In which three engines start on two cores that do nothing else. Where it takes longer, blocks take longer too: stages
+are counted in blocks, and a busy machine does less in each."""
+BLOCK_SECONDS_MAX = 4
 SETUP_BLOCKS = 400
 """For the daemons to start, at most; what is left of them is skipped."""
 STEP_BLOCKS = 40
@@ -82,6 +86,10 @@ class ProvingNetwork:
     parameters: EpochParameters
     models: dict[str, str] = field(default_factory=dict)
     """CIDs by model id."""
+
+    async def set_pace(self, block_seconds: int) -> None:
+        """Have the chain make a block every so often; 0: none any more."""
+        await self.network.rpc.call("evm_setIntervalMining", block_seconds)
 
     async def block(self) -> int:
         """The newest block."""
@@ -138,7 +146,7 @@ async def run_proving_network(directory: Path) -> AsyncIterator[ProvingNetwork]:
     async with (
         run_engines(directory) as urls,
         run_local_network(
-            lambda _: None,
+            print,
             directory,
             miner_names=PARTICIPANTS,
             epoch=EPOCH,
@@ -146,7 +154,9 @@ async def run_proving_network(directory: Path) -> AsyncIterator[ProvingNetwork]:
         ) as network,
     ):
         network.genesis_weights = dict(GENESIS_WEIGHTS)
+        started = trio.current_time()
         await network.initialise()
+        network.say(f"{trio.current_time() - started:4.0f} s  accounts and settings are made")
         for name in PARTICIPANTS:
             write_engines(network.daemons[name], urls.of(name))
         network.epoch["genesis_block"] = await network.rpc.block_number() + SETUP_BLOCKS
@@ -157,6 +167,8 @@ async def run_proving_network(directory: Path) -> AsyncIterator[ProvingNetwork]:
         }
         for url in (urls.tiny, urls.second, urls.four_bits):
             await until_answering(url)
+        seconds = trio.current_time() - started
+        network.say(f"{seconds:4.0f} s  contracts, models and engines are there")
         proving = ProvingNetwork(network, await _read_parameters(network), models)
         founders = tuple(GENESIS_WEIGHTS)
         for name in founders:
@@ -164,6 +176,9 @@ async def run_proving_network(directory: Path) -> AsyncIterator[ProvingNetwork]:
         await network.start(network.gateway)
         await proving.until_ready(founders)
         await _skip_to(proving, proving.parameters.genesis_block - FIRST_SERVE_BLOCKS)
+        pace = max(1, min(BLOCK_SECONDS_MAX, round(seconds / QUIET_START_SECONDS)))
+        network.say(f"{trio.current_time() - started:4.0f} s  the founders are ready; a block every {pace} s")
+        await proving.set_pace(pace)
         yield proving
 
 
