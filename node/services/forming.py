@@ -6,7 +6,7 @@ import structlog
 import trio
 
 from node.ports import ActionStatus, Chain, Content, EquivocationError, Network, Store, Validity
-from node.protocol.actions import PostEpochResult
+from node.protocol.actions import PostEpochResult, is_overtaken
 from node.protocol.agreement import ROUNDS_MAX, committed_order, left_out, pack_holders
 from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
@@ -255,7 +255,7 @@ class FormingService:
         outcome = await self._chain.outcome(key)
         if outcome.status is ActionStatus.DONE:
             log.info("the result of an epoch is posted", epoch=epoch, signers=len(signatures))
-        elif epoch not in self._chain.state.results:
+        elif epoch not in self._chain.state.results and not is_overtaken(outcome.reason):
             log.error("the result was refused", epoch=epoch, reason=outcome.reason)
 
     async def _stir_at_heads(self) -> None:
