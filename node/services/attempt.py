@@ -1,6 +1,7 @@
 """One executor's part of an answer, from the gateway's side: takes tokens, pays for them, checks the receipt."""
 
 import contextlib
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from node.services.payments import PayerBook
 from node.services.receipting import answer_evidence, is_the_same_answer, receipt_of
 from node.services.seeding import AnswerSeed, seed_of_opening
 from node.services.terms import NOTHING, unit_price_of
+from node.services.token_frames import read_plain_tokens
 from node.services.transcript import Continuation, DiffersError, Transcript
 from node.services.vouchers import PaymentError
 
@@ -99,6 +101,8 @@ class Attempt:
         self._checks: TokenChecks | None = None
         self._unit_price = unit_price_of(desk.chain.parameters.unit_price, is_free=request.free)
         self._step_price = 0
+        self._due_tokens = math.inf
+        """How many tokens make the next voucher due."""
         self._paid = 0
         """Booked for this attempt."""
         self._told = 0
@@ -213,6 +217,7 @@ class Attempt:
         # Half of the allowance: the voucher is there before the executor would have to wait for it.
         step_tokens = max(1, opening.unpaid_tokens_max // 2)
         self._step_price = price(0, step_tokens, self._model, self._unit_price)
+        self._set_next_step()
         self._checks = TokenChecks(self._request, opening, self._model.context_length)
         self._due.set()
         return self._checks
@@ -261,10 +266,7 @@ class Attempt:
             return False
         if self._is_slow(waited) or not self._continuation.is_new:
             return False
-        try:
-            tokens = read_frame(data, bytes_max=checks.frame_bytes_max).tokens
-        except ExecutorFaultError:
-            return False  # found again where it can be raised
+        tokens = self._read_quickly(data, checks)
         if tokens is None or not tokens.token_ids or tokens.finish_reason or self._request.stop:
             return False
         if not self._outlet.has_room():
@@ -282,6 +284,16 @@ class Attempt:
             self._due.set()
         self._watch_until(self._deadline(now))
         return True
+
+    def _read_quickly(self, data: bytes, checks: TokenChecks) -> Tokens | None:
+        """Read a piece; None for what is none, and for what is wrong: that is found again where it can be raised."""
+        tokens = read_plain_tokens(data) if len(data) <= checks.frame_bytes_max else None
+        if tokens is not None:
+            return tokens
+        try:
+            return read_frame(data, bytes_max=checks.frame_bytes_max).tokens
+        except ExecutorFaultError:
+            return None
 
     def _add(self, tokens: Tokens) -> AnswerPart | None:
         """Book a piece; return what of it the user gets."""
@@ -349,7 +361,14 @@ class Attempt:
 
     @property
     def _is_step_due(self) -> bool:
-        return self._step_price > 0 and self._owed - self._paid >= self._step_price
+        return len(self.token_ids) >= self._due_tokens
+
+    def _set_next_step(self) -> None:
+        """Say when the next step is due: counted once for each payment, and not for each token."""
+        if self._step_price > 0:
+            per_token = price(0, 1, self._model, self._unit_price)
+            due = -(-(self._paid + self._step_price) // per_token)
+            self._due_tokens = due - len(self._prompt_ids)
 
     async def _keep_paying(self, scope: trio.CancelScope) -> None:
         """Pay for the prompt, and then for each step: beside taking tokens, for nobody is to wait for a disk."""
@@ -378,6 +397,7 @@ class Attempt:
             root = next_receipts_root(payer.receipts_root(executor), signed.receipt) if signed else None
             frame = payer.pay(executor, amount, root)
             self._paid += amount
+            self._set_next_step()
             self._summary.price += amount
             paid = TokenAmount(self._paid)
             await self._desk.store.durable()
