@@ -28,6 +28,7 @@ from node.services.groups import sole_error
 from node.services.nearness import Nearness
 from node.services.outlet import Outlet, TakePart
 from node.services.patience import HedgeBudget
+from node.services.payment_rounds import PaymentRounds
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
 from node.services.speeds import SpeedBook
@@ -112,7 +113,7 @@ class Gateway:
         self._random_bytes = random_bytes
         self._score = score
         self._trade = Trade(
-            desk=Desk(chain, store, payer, answers_kept_max),
+            desk=Desk(chain, store, payer, PaymentRounds(payer, store), answers_kept_max),
             network=network,
             speeds=SpeedBook(),
             faults=FaultBook(store, wall_clock),

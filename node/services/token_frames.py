@@ -1,6 +1,6 @@
 """Reads the frames of an answer's middle, of which there is one for nearly every token, without building records.
 
-*Detail.* It knows one form, that of `frames.tokens_bytes`: no reason to end, no log-probabilities. It gives up (None) on
+*Detail.* It knows one form of `frames.tokens_bytes`: no reason to end, no log-probabilities. It gives up (None) on
 all else, valid or not, which is then read by the schema. So there is one meaning, and what is done here may only be
 faster (tests/unit/services/test_token_frames.py compares the two).
 """

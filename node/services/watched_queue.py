@@ -27,7 +27,7 @@ class WatchedQueue(Generic[Item]):
         return state.current_buffer_used < state.max_buffer_size
 
     def give_now(self, item: Item) -> bool:
-        """Give without waiting; return whether there was room. Raises trio.BrokenResourceError if the reader has gone."""
+        """Give without waiting; return whether there was room. Raises trio.BrokenResourceError: the reader has gone."""
         self.is_awaited = False  # the reader is woken, but has not run yet: what comes now is behind this item
         try:
             self._send.send_nowait(item)
