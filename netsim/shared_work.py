@@ -20,6 +20,7 @@ import trio
 
 from netsim import engine
 from node.protocol import codec, messages, nonces, results, signatures, tails, timeslots
+from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.records import EpochParameters, EpochResult, VoteBundle
@@ -183,13 +184,13 @@ def _key_of_forming(
     previous: EpochResult | None,
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
-    audit_seed: Hash32 | None = None,
+    audit_seeds: AuditSeeds | None = None,
     selected: Set[NodeKey] = frozenset(),
 ) -> Hashable:
     """States of the past are folded once for all nodes and bundles parsed once, so that identity tells them apart."""
     counted = tuple((validator, _Same(bundle)) for validator, bundle in bundles.items())
     frozen = (_Same(state), _Same(previous), _Same(rules))
-    return epoch, frozen, parameters, counted, audit_seed, frozenset(selected)
+    return epoch, frozen, parameters, counted, audit_seeds, frozenset(selected)
 
 
 @contextmanager
