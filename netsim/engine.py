@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import trio
 
+from netsim.ticks import sleep
 from node.ports import ChatMessage, EngineRefusedError, GenerationChunk, GenerationRequest
 from node.protocol.draws import Prefill, temperature_of
 from node.protocol.identifiers import ModelId, NodeId
@@ -94,13 +95,13 @@ class SimulatedEngine:
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
         """Pseudo-random but reproducible log-probabilities, plus this hardware's noise."""
         del priority  # one simulated engine does one thing at a time
-        await trio.sleep(len(prompts) / PROMPTS_PER_SECOND)
+        await sleep(len(prompts) / PROMPTS_PER_SECOND)
         return [self._logprobs(prompt) for prompt in prompts]
 
     async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
         """Vectors that follow from the weights and the prompt."""
         del priority
-        await trio.sleep(len(prompts) / PROMPTS_PER_SECOND)
+        await sleep(len(prompts) / PROMPTS_PER_SECOND)
         return [self._vector(prompt) for prompt in prompts]
 
     def _vector(self, prompt: Sequence[int]) -> bytes:

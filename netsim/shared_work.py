@@ -19,7 +19,7 @@ from typing import ParamSpec, TypeVar
 import trio
 
 from netsim import engine
-from node.protocol import codec, messages, nonces, results, signatures, tails, timeslots
+from node.protocol import audit_sampling, codec, messages, nonces, results, signatures, tails, timeslots
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.records import EpochParameters, EpochResult, VoteBundle
@@ -136,11 +136,6 @@ def _functions() -> Functions:
             lambda seed, validator, members: (seed, validator, tuple(members)),
             entries_max=RECORDS_KEPT,
         ),
-        tails.draw_checks: remembering(
-            tails.draw_checks,
-            lambda seed, validator, votes: (seed, validator, tuple(vote.sampled for vote in votes)),
-            entries_max=RECORDS_KEPT,
-        ),
         judging.judging_of: interning(judging.judging_of, entries_max=EPOCHS_KEPT),
         judging.Judging.check: remembering(
             judging.Judging.check,
@@ -150,6 +145,16 @@ def _functions() -> Functions:
         vote_checking.checked_figures: remembering(
             vote_checking.checked_figures,
             lambda evidence, bundle, rules: (_Same(evidence), _Same(bundle), _Same(rules)),
+            entries_max=RECORDS_KEPT,
+        ),
+        vote_checking.drawn_tails: remembering(
+            vote_checking.drawn_tails,
+            lambda bundle, rules, seed, model_id: (_Same(bundle), _Same(rules), seed, model_id),
+            entries_max=RECORDS_KEPT,
+        ),
+        audit_sampling.auditors_of: remembering(
+            audit_sampling.auditors_of,
+            lambda seed, executor, draw, group: (seed, executor, draw, _Same(group)),
             entries_max=RECORDS_KEPT,
         ),
         results.form_epoch_result: remembering(results.form_epoch_result, _key_of_forming, entries_max=EPOCHS_KEPT),
