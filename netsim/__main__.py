@@ -31,7 +31,7 @@ def run(nodes: int, epochs: int, seed: int, trace_hash: bool, log: bool) -> None
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     started = time.monotonic()
-    outcome = run_scenario(nodes=nodes, epochs=epochs, seed=seed)
+    outcome = run_scenario(nodes=nodes, epochs=epochs, seed=seed, tell=lambda line: click.echo(line, err=True))
     _report(outcome, time.monotonic() - started)
     if trace_hash:
         click.echo(outcome.trace_hash)

@@ -34,8 +34,8 @@ MESSAGES_KEPT = 8192
 """A message is unsealed by all within a second of its arrival at the first; 200 nodes send a few thousand meanwhile."""
 RECORDS_KEPT = 4096
 """Bundles and evidence of an epoch, with room for 1,000 nodes."""
-NONCES_KEPT = 32_768
-"""Sampled nonces of an epoch: eight of each of 1,000 batches, and as many of the epoch before."""
+NONCES_KEPT = 65_536
+"""Of each of 200 batches 64 sampled nonces on four kinds of hardware, at some 2 kB, or all nonces of 1,000 batches."""
 EPOCHS_KEPT = 8
 """Of what there is once in an epoch, or a few times while bundles arrive one by one."""
 
@@ -126,9 +126,9 @@ def _functions() -> Functions:
         codec.from_bytes: remembering(
             codec.from_bytes, lambda record_type, data: (record_type, data), entries_max=RECORDS_KEPT
         ),
-        engine.exact_logprobs: remembering(
-            engine.exact_logprobs, lambda weights, tokens, count: (weights, tokens, count), entries_max=NONCES_KEPT
-        ),
+        engine.block_logprobs: remembering(engine.block_logprobs, lambda *what: what, entries_max=NONCES_KEPT),
+        nonces.quantise: remembering(nonces.quantise, tuple, entries_max=NONCES_KEPT),
+        nonces.squared_distance: remembering(nonces.squared_distance, lambda *what: what, entries_max=NONCES_KEPT),
         nonces.nonce_prompt: remembering(nonces.nonce_prompt, lambda *what: what, entries_max=NONCES_KEPT),
         nonces.draw_sample: remembering(nonces.draw_sample, lambda *what: what, entries_max=RECORDS_KEPT),
         tails.checkers_of: remembering(
