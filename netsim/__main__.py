@@ -40,7 +40,7 @@ def run(nodes: int, epochs: int, seed: int, trace_hash: bool, population: str | 
         _run_population(population, nodes, epochs, seed, hashes=hashes)
         return
     started = time.monotonic()
-    outcome = run_scenario(nodes=nodes, epochs=epochs, seed=seed)
+    outcome = run_scenario(nodes=nodes, epochs=epochs, seed=seed, tell=lambda line: click.echo(line, err=True))
     _report(outcome, time.monotonic() - started)
     if trace_hash:
         click.echo(outcome.trace_hash)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
+from netsim.ticks import sleep
 from netsim.trace import Trace
 from node.ports import ContentUnavailableError, Provider
 from node.protocol.cids import cid_from_bytes
@@ -76,7 +77,7 @@ class SimulatedContent:
             other = self._exchange.stores.get((provider.host, provider.port))
             withheld = other is None or other.withhold or cid in other.hidden
             data = None if other is None or withheld else other._blocks.get(cid)
-            await trio.sleep(ROUND_TRIP_SECONDS + len(data or b"") / BYTES_PER_SECOND)
+            await sleep(ROUND_TRIP_SECONDS + len(data or b"") / BYTES_PER_SECOND)
             if data is None:
                 continue
             self._exchange.trace.record("fetched", cid, len(data))

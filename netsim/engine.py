@@ -7,7 +7,6 @@ cheaper way leads to them. `noise` stands for differing hardware; a cheat's engi
 import functools
 import hashlib
 import math
-import operator
 import random
 import struct
 from array import array
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 
 import trio
 
+from netsim.ticks import sleep
 from node.ports import ChatMessage, EngineRefusedError, GenerationChunk, GenerationRequest
 from node.protocol.draws import Prefill, temperature_of
 from node.protocol.identifiers import ModelId, NodeId
@@ -37,9 +37,13 @@ CANDIDATES = 12
 UNKNOWN_LOGPROB = -20.0
 """Of a token that is none of them."""
 NOISE_PLACES = 2048
-"""Where an engine's noise may begin: to draw new noise for every prompt takes longer than all that nodes do with it."""
-ENGINES_MAX = 1024
-"""Whose noise is kept, at 17 kB."""
+"""Where noise may begin: to draw new noise for every prompt takes longer than all that nodes do with it."""
+LOGPROB_UNIT = -10.0 / 2**64
+"""Log-probabilities lie between -10 and 0, but for noise."""
+HARDWARE_KINDS = 4
+"""Engines of one kind give the same numbers, as machines of one kind do. Each engine's seed says of which it is."""
+NOISES_KEPT = 256
+"""By kind and deviation, at 17 kB."""
 
 
 @dataclass(slots=True)
@@ -94,13 +98,13 @@ class SimulatedEngine:
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
         """Pseudo-random but reproducible log-probabilities, plus this hardware's noise."""
         del priority  # one simulated engine does one thing at a time
-        await trio.sleep(len(prompts) / PROMPTS_PER_SECOND)
+        await sleep(len(prompts) / PROMPTS_PER_SECOND)
         return [self._logprobs(prompt) for prompt in prompts]
 
     async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
         """Vectors that follow from the weights and the prompt."""
         del priority
-        await trio.sleep(len(prompts) / PROMPTS_PER_SECOND)
+        await sleep(len(prompts) / PROMPTS_PER_SECOND)
         return [self._vector(prompt) for prompt in prompts]
 
     def _vector(self, prompt: Sequence[int]) -> bytes:
@@ -108,26 +112,34 @@ class SimulatedEngine:
         return struct.pack(f"<{DIMENSIONS}f", *(numbers.gauss(0.0, 1.0) for _ in range(DIMENSIONS)))
 
     def _logprobs(self, prompt: Sequence[int]) -> list[float]:
-        values: list[float] = []
-        spread = hardware_noise(self.seed, self.noise)
-        for end in range(CAUSAL_BLOCK, len(prompt) + CAUSAL_BLOCK, CAUSAL_BLOCK):
-            before = tuple(prompt[:end])
-            start, exact = exact_logprobs(self.weights, before, len(before) - max(1, end - CAUSAL_BLOCK))
-            values += map(operator.add, exact, spread[start : start + CAUSAL_BLOCK])
+        hardware = self.seed % HARDWARE_KINDS
+        values = list(block_logprobs(self.weights, hardware, self.noise, tuple(prompt[:CAUSAL_BLOCK])))
+        for end in range(2 * CAUSAL_BLOCK, len(prompt) + CAUSAL_BLOCK, CAUSAL_BLOCK):
+            values += logprobs_after(self.weights, hardware, self.noise, tuple(prompt[:end]), end - CAUSAL_BLOCK)
         return values
 
 
-def exact_logprobs(weights: str, tokens: tuple[int, ...], count: int) -> tuple[int, tuple[float, ...]]:
-    """Return log-probabilities of the last `count` tokens, to which no noise is added yet, and where that is taken."""
-    text = weights.encode() + struct.pack(f"<{len(tokens)}I", *tokens)
+def block_logprobs(weights: str, hardware: int, deviation: float, tokens: tuple[int, ...]) -> tuple[float, ...]:
+    """Return the log-probabilities of the first CAUSAL_BLOCK tokens: of a nonce, which many compute."""
+    return logprobs_after(weights, hardware, deviation, tokens, 1)
+
+
+def logprobs_after(
+    weights: str, hardware: int, deviation: float, tokens: tuple[int, ...], first: int
+) -> tuple[float, ...]:
+    """Return the log-probabilities of `tokens` from the place `first` on, at most CAUSAL_BLOCK."""
+    text, count = weights.encode() + struct.pack(f"<{len(tokens)}I", *tokens), len(tokens) - first
+    if count <= 0:
+        return ()
     drawn, *numbers = struct.unpack(f"<{1 + count}Q", hashlib.shake_256(text).digest(8 * (1 + count)))
-    return drawn % NOISE_PLACES, tuple(-10.0 * number / 2**64 for number in numbers)
+    start, noise_of = drawn % NOISE_PLACES, hardware_noise(hardware, deviation)
+    return tuple(number * LOGPROB_UNIT + noise_of[start + place] for place, number in enumerate(numbers))
 
 
-@functools.lru_cache(maxsize=ENGINES_MAX)
-def hardware_noise(seed: int, deviation: float) -> "array[float]":
-    """Return what an engine's numbers differ by: drawn once, and from some place on for each prompt."""
-    drawn = random.Random(f"{seed}/noise")
+@functools.lru_cache(maxsize=NOISES_KEPT)
+def hardware_noise(hardware: int, deviation: float) -> "array[float]":
+    """Return what the numbers of a kind of engine differ by: drawn once, and taken from some place on for a prompt."""
+    drawn = random.Random(f"{hardware}/noise")
     return array("d", (drawn.gauss(0.0, deviation) for _ in range(NOISE_PLACES + CAUSAL_BLOCK)))
 
 

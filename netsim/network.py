@@ -7,7 +7,6 @@ task hands over all of it, where one for each message and receiver would cost mo
 Meshes, budgets and bans belong to that layer and are tested there.
 """
 
-import math
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,6 +17,7 @@ import trio
 
 from netsim.clock import wall_clock
 from netsim.ledger import simulated_consent
+from netsim.ticks import tick_after, until_tick
 from netsim.trace import Trace
 from node.ports import CallFailedError, CallHandler, MessageValidator, PeerStatus, TakeChunk, Validity
 from node.protocol.identifiers import Address, PeerId
@@ -30,8 +30,6 @@ INBOX_MESSAGES_MAX = 4096
 MESSAGE_SECONDS = 1.0
 GATHER_SECONDS = 0.05
 """As in the real layer: a message goes so long after its first item, and a second after the topic's last message."""
-TICKS_PER_SECOND = 1000
-"""At which messages arrive."""
 CALL_CHUNKS_MAX = 64
 """Chunks in flight in one direction of a call: the credit of the real layer."""
 
@@ -81,18 +79,17 @@ class Switchboard:
 
     def send(self, sender: "SimulatedNetwork", topic: Topic, items: list[bytes]) -> None:
         """Have everyone else who is up, now and at arrival, take the items."""
-        now = trio.current_time()
         for node in self._nodes.values():
             if node is sender:
                 continue
-            tick = math.ceil((now + self.latency_seconds(sender.peer_id, node.peer_id)) * TICKS_PER_SECOND)
+            tick = tick_after(self.latency_seconds(sender.peer_id, node.peer_id))
             if tick not in self._arriving:
                 self._arriving[tick] = []
                 self.nursery.start_soon(self._hand_over, tick)
             self._arriving[tick].append((node, sender.peer_id, topic, items))
 
     async def _hand_over(self, tick: int) -> None:
-        await trio.sleep_until(tick / TICKS_PER_SECOND)
+        await until_tick(tick)
         for node, sender, topic, items in self._arriving.pop(tick):
             if self._nodes.get(node.peer_id) is node:
                 for data in items:

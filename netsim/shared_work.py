@@ -19,7 +19,7 @@ from typing import ParamSpec, TypeVar
 import trio
 
 from netsim import engine
-from node.protocol import codec, messages, nonces, results, signatures, tails, timeslots
+from node.protocol import audit_sampling, codec, messages, nonces, results, signatures, tails, timeslots
 from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, EpochNumber, Hash32
@@ -35,8 +35,8 @@ MESSAGES_KEPT = 8192
 """A message is unsealed by all within a second of its arrival at the first; 200 nodes send a few thousand meanwhile."""
 RECORDS_KEPT = 4096
 """Bundles and evidence of an epoch, with room for 1,000 nodes."""
-NONCES_KEPT = 32_768
-"""Sampled nonces of an epoch: eight of each of 1,000 batches, and as many of the epoch before."""
+NONCES_KEPT = 65_536
+"""Of each of 200 batches 64 sampled nonces on four kinds of hardware, at some 2 kB, or all nonces of 1,000 batches."""
 EPOCHS_KEPT = 8
 """Of what there is once in an epoch, or a few times while bundles arrive one by one."""
 
@@ -127,19 +127,14 @@ def _functions() -> Functions:
         codec.from_bytes: remembering(
             codec.from_bytes, lambda record_type, data: (record_type, data), entries_max=RECORDS_KEPT
         ),
-        engine.exact_logprobs: remembering(
-            engine.exact_logprobs, lambda weights, tokens, count: (weights, tokens, count), entries_max=NONCES_KEPT
-        ),
+        engine.block_logprobs: remembering(engine.block_logprobs, lambda *what: what, entries_max=NONCES_KEPT),
+        nonces.quantise: remembering(nonces.quantise, tuple, entries_max=NONCES_KEPT),
+        nonces.squared_distance: remembering(nonces.squared_distance, lambda *what: what, entries_max=NONCES_KEPT),
         nonces.nonce_prompt: remembering(nonces.nonce_prompt, lambda *what: what, entries_max=NONCES_KEPT),
         nonces.draw_sample: remembering(nonces.draw_sample, lambda *what: what, entries_max=RECORDS_KEPT),
         tails.checkers_of: remembering(
             tails.checkers_of,
             lambda seed, validator, members: (seed, validator, tuple(members)),
-            entries_max=RECORDS_KEPT,
-        ),
-        tails.draw_checks: remembering(
-            tails.draw_checks,
-            lambda seed, validator, votes: (seed, validator, tuple(vote.sampled for vote in votes)),
             entries_max=RECORDS_KEPT,
         ),
         judging.judging_of: interning(judging.judging_of, entries_max=EPOCHS_KEPT),
@@ -151,6 +146,16 @@ def _functions() -> Functions:
         vote_checking.checked_figures: remembering(
             vote_checking.checked_figures,
             lambda evidence, bundle, rules: (_Same(evidence), _Same(bundle), _Same(rules)),
+            entries_max=RECORDS_KEPT,
+        ),
+        vote_checking.drawn_tails: remembering(
+            vote_checking.drawn_tails,
+            lambda bundle, rules, seed, model_id: (_Same(bundle), _Same(rules), seed, model_id),
+            entries_max=RECORDS_KEPT,
+        ),
+        audit_sampling.auditors_of: remembering(
+            audit_sampling.auditors_of,
+            lambda seed, executor, draw, group: (seed, executor, draw, _Same(group)),
             entries_max=RECORDS_KEPT,
         ),
         results.form_epoch_result: remembering(results.form_epoch_result, _key_of_forming, entries_max=EPOCHS_KEPT),

@@ -10,7 +10,7 @@ from node.protocol.agreement import committed_order
 from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
 from node.protocol.codec import SchemaError, from_bytes
 from node.protocol.findings import VoteCheck, VoteEvidence, VoteFigures
-from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId
 from node.protocol.records import PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import (
@@ -147,12 +147,9 @@ class VoteChecker:
             model = None if engine.model_id is None else judging.models.get(engine.model_id)
             if model is None or not has_tails(model):
                 continue
-            votes = [
-                vote for vote in bundle.votes if vote.sampled and judging.commits[_key(vote)].model_id == model.model_id
-            ]
-            drawn = [(_key(votes[index]), place) for index, place in draw_checks(seed, bundle.validator, votes)]
-            claimed += [figures[key].tails[place] for key, place in drawn]
-            nonces = [(key, judging.sample_of(key)[place]) for key, place in drawn]
+            drawn = drawn_tails(bundle, judging, seed, model.model_id)
+            claimed += [figures[key].tails[place] for key, place, _ in drawn]
+            nonces = [(key, nonce) for key, _, nonce in drawn]
             recomputed += await recompute_tails(
                 engine, nonces, judging.generate_seed, judging.sample_seed, bundle.validator
             )
@@ -167,6 +164,15 @@ class VoteChecker:
             raise
         except ValueError:
             return b""
+
+
+def drawn_tails(
+    bundle: VoteBundle, judging: Judging, seed: Hash32, model_id: ModelId
+) -> tuple[tuple[NodeKey, int, int], ...]:
+    """Return which tails of a bundle's votes on batches of a model are recomputed: (batch, place, nonce)."""
+    votes = [vote for vote in bundle.votes if vote.sampled and judging.commits[_key(vote)].model_id == model_id]
+    drawn = [(_key(votes[index]), place) for index, place in draw_checks(seed, bundle.validator, votes)]
+    return tuple((key, place, judging.sample_of(key)[place]) for key, place in drawn)
 
 
 def checked_figures(evidence: VoteEvidence, bundle: VoteBundle, judging: Judging) -> dict[NodeKey, VoteFigures]:
