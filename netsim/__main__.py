@@ -9,7 +9,7 @@ import structlog
 
 from netsim.population import PopulationError, read_population
 from netsim.scenario import Outcome, run_scenario
-from netsim.trial import Trial, run_trial
+from netsim.trial import SAMPLE_SIZE, Trial, run_trial
 from netsim.trial_findings import judge_trial
 from netsim.trial_report import report_lines
 
@@ -27,9 +27,22 @@ def main() -> None:
 @click.option("--seed", default=7, show_default=True, type=click.IntRange(0, 2**31), help="Same seed, same run.")
 @click.option("--trace-hash", is_flag=True, help="Print the hash of the whole run as the last line.")
 @click.option("--population", help="A TOML file or a name (docs/simulator.md): who cheats how, and who comes and goes.")
+@click.option(
+    "--sample", default=SAMPLE_SIZE, show_default=True, type=click.IntRange(4, 512),
+    help="With --population: nonces drawn of each batch.",
+)  # fmt: skip
 @click.option("--hashes", is_flag=True, help="With --population: print every honest node's result of every epoch.")
 @click.option("--log", is_flag=True, help="Show what the nodes log (virtual time is not shown).")
-def run(nodes: int, epochs: int, seed: int, trace_hash: bool, population: str | None, hashes: bool, log: bool) -> None:
+def run(
+    nodes: int,
+    epochs: int,
+    seed: int,
+    trace_hash: bool,
+    population: str | None,
+    sample: int,
+    hashes: bool,
+    log: bool,
+) -> None:
     """Run honest nodes and one cheat, or a whole population, through whole epochs, and say who was paid."""
     level = logging.INFO if log else logging.CRITICAL
     structlog.configure(
@@ -37,7 +50,7 @@ def run(nodes: int, epochs: int, seed: int, trace_hash: bool, population: str | 
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     if population is not None:
-        _run_population(population, nodes, epochs, seed, hashes=hashes)
+        _run_population(population, nodes, epochs, seed, sample, hashes=hashes)
         return
     started = time.monotonic()
     outcome = run_scenario(nodes=nodes, epochs=epochs, seed=seed, tell=lambda line: click.echo(line, err=True))
@@ -48,9 +61,11 @@ def run(nodes: int, epochs: int, seed: int, trace_hash: bool, population: str | 
         sys.exit(1)
 
 
-def _run_population(population: str, nodes: int, epochs: int, seed: int, *, hashes: bool) -> None:
+def _run_population(population: str, nodes: int, epochs: int, seed: int, sample: int, *, hashes: bool) -> None:
     try:
-        trial = Trial(read_population(population), nodes, epochs, seed)
+        trial = Trial(
+            read_population(population), nodes, epochs, seed, sample_size=sample, nonces_max=sample + sample // 2
+        )
         trial.population.strategies(nodes)
     except PopulationError as error:
         raise click.ClickException(str(error)) from error

@@ -5,6 +5,8 @@ The promises that a run is held to:
 - Every epoch has a result, and every honest node that was up while it was formed computed the very same one by itself.
 - No honest node is blamed for anything, and one that was there all the time is paid in full. One that was away loses
   pay only for reasons that follow from its absence.
+- A cartel of a third may now and then have most of those who are drawn to check a validator, and takes from it what
+  voting adds to its score (node/protocol/tails.py): from few, and nothing else.
 - A cheat that the rules find is found as soon as they say (docs/soundness.md).
 - What is minted is what the results grant.
 """
@@ -12,7 +14,7 @@ The promises that a run is held to:
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from netsim.adversaries import STRATEGIES, Strategy
+from netsim.adversaries import CARTEL, STRATEGIES, Strategy
 from netsim.trial import BAND_MISMATCH_PER_MILLION, Outcome, Participant
 from node.protocol.binomial import MILLION, detection_per_million, reject_from
 from node.protocol.findings import NodeFate
@@ -20,6 +22,7 @@ from node.protocol.history import WINDOWS_EPOCHS
 from node.protocol.identifiers import Address, EpochNumber
 from node.protocol.records import EpochGroup, EpochResult
 from node.protocol.stages import Stage, first_block_of
+from node.protocol.tails import NOT_COMPUTED
 from node.protocol.unpaid import Explanation, explain
 from node.protocol.verdicts import Verdict
 
@@ -29,6 +32,9 @@ SURE_PER_MILLION = 999_000
 """A cheat has to be found where the test finds it so often."""
 TOKENS_ROOM = 6
 """It has to be proven by so many times the audited tokens that prove it on average."""
+
+SLANDERED_PER_MILLE_MAX = 100
+"""Of honest validators in all epochs; 50 are expected with a cartel of a third, and none in groups of 25 or fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,8 @@ class Findings:
     """By strategy."""
     unfound: tuple[Participant, ...]
     """Cheats that were not found, whether or not they had to be."""
+    slandered: int
+    """Times that a cartel took an honest validator's points for voting."""
     failures: tuple[str, ...]
     """Promises that did not hold."""
 
@@ -88,11 +96,12 @@ def judge_trial(outcome: Outcome) -> Findings:
         *(failure for epoch in epochs for failure in _disagreements(epoch)),
         *(failure for epoch in epochs for failure in _unpaid(outcome, epoch)),
         *_blamed(outcome),
+        *_too_much_slander(outcome, epochs),
         *(f"{_name(cheat)} was not found, and had to be" for cheat in unfound if _is_overdue(outcome, cheat)),
         *_unbalanced(outcome),
     ]
     ordered = sorted(found, key=lambda entry: (entry.participant.strategy, entry.participant.plan.number))
-    return Findings(epochs, tuple(ordered), tuple(unfound), tuple(failures))
+    return Findings(epochs, tuple(ordered), tuple(unfound), _slandered(outcome), tuple(failures))
 
 
 def _epoch_findings(outcome: Outcome, epoch: EpochNumber) -> EpochFindings:
@@ -212,7 +221,10 @@ def _disagreements(epoch: EpochFindings) -> Iterator[str]:
 def _unpaid(outcome: Outcome, epoch: EpochFindings) -> Iterator[str]:
     for participant, told in epoch.paid_less:
         if not _was_away(outcome, participant, epoch.epoch):
-            reasons = ", ".join(part.reason for part in told.parts) or "no reason at all"
+            lost = [part.reason for part in told.parts if not (_has_cartel(outcome) and part.reason == NOT_COMPUTED)]
+            if told.paid and not lost:
+                continue
+            reasons = ", ".join(lost) or "no reason at all"
             yield f"epoch {epoch.epoch}: {_name(participant)} was there and lost pay for {reasons}"
 
 
@@ -227,12 +239,32 @@ def _blamed(outcome: Outcome) -> Iterator[str]:
     excused = frozenset(
         {"absent", "no-batch", "no-votes", "votes-late", "audits-late", "withheld", "evidence-withheld"}
     )
+    excused |= {NOT_COMPUTED} if _has_cartel(outcome) else frozenset()
     excused |= {"accused", "omitted-receipt"}  # an accusation that the group does not confirm costs nothing
     for epoch, result in sorted(outcome.results.items()):
         for participant in outcome.participants:
             if participant.is_honest:
                 for reason in sorted(set(_reasons_against(result, participant.account)) - excused):
                     yield f"epoch {epoch}: {_name(participant)} is blamed for {reason}"
+
+
+def _has_cartel(outcome: Outcome) -> bool:
+    return any(participant.strategy in CARTEL for participant in outcome.participants)
+
+
+def _slandered(outcome: Outcome) -> int:
+    honest = {participant.account for participant in outcome.participants if participant.is_honest}
+    return sum(
+        found.validator in honest and found.reason == NOT_COMPUTED
+        for result in outcome.results.values()
+        for found in result.validators
+    )
+
+
+def _too_much_slander(outcome: Outcome, epochs: Sequence[EpochFindings]) -> Iterator[str]:
+    slandered, voting = _slandered(outcome), sum(epoch.agreeing for epoch in epochs)
+    if 1000 * slandered > SLANDERED_PER_MILLE_MAX * voting:
+        yield f"honest validators were said {slandered} times of {voting} not to have computed their votes"
 
 
 def _unbalanced(outcome: Outcome) -> Iterator[str]:

@@ -32,6 +32,8 @@ def report_lines(outcome: Outcome, findings: Findings, *, hashes: bool = False) 
     yield "not found:"
     for name, count in sorted(unfound.items()):
         yield f"  {name}: {count}{'' if STRATEGIES[name].reasons else ' (outvoted; nothing punishes it)'}"
+    if findings.slandered:
+        yield f"honest validators that a cartel took the points for voting from: {findings.slandered} times"
     yield f"{outcome.answers} answers, {outcome.failed_answers} that failed; {outcome.minted} minted"
     yield f"trace {outcome.trace_hash}"
     for failure in findings.failures[:NAMED_MAX]:

@@ -1,14 +1,15 @@
 """Validators that do not do their duty: they copy what others say, or lie about what they computed."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from node.ports import ContentUnavailableError
 from node.protocol.codec import SchemaError, from_bytes
-from node.protocol.findings import VoteEvidence, VoteFigures
+from node.protocol.findings import VoteCheck, VoteEvidence, VoteFigures
 from node.protocol.identifiers import Address, Cid, EpochNumber
 from node.protocol.records import PocCommit, PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
+from node.protocol.tails import CHECKED_TAILS, NOT_COMPUTED
 from node.protocol.validation import judge, mismatches_of
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
@@ -94,7 +95,8 @@ class LazyValidator(ValidatingService):
 
 
 class CartelValidator(ValidatingService):
-    """Computes, and then lies: batches of friends are right, all others differ throughout."""
+    """Computes, and then lies: friends' batches are right and all others differ throughout, nobody else computed its
+    votes of the epoch before, and nobody else was ever seen."""
 
     friends: Collection[Address] = ()
     """All accounts of the cartel."""
@@ -106,3 +108,18 @@ class CartelValidator(ValidatingService):
         distance = HONEST_DISTANCE if key[0] in self.friends else HOSTILE_DISTANCE
         vote, found.figures[key] = vote_as_told(key, commit, judging, distance, found.figures[key].tails)
         return vote
+
+    async def _bundle(self, judging: Judging, found: Findings) -> VoteBundle:
+        bundle = await super()._bundle(judging, found)
+        sightings = tuple(
+            sighting if sighting.participant in self.friends else replace(sighting, per_mille=0)
+            for sighting in bundle.observations.sightings
+        )
+        checks = tuple(
+            check if check.validator in self.friends else _slander(check.validator) for check in bundle.checks
+        )
+        return replace(bundle, checks=checks, observations=replace(bundle.observations, sightings=sightings))
+
+
+def _slander(validator: Address) -> VoteCheck:
+    return VoteCheck(validator, Verdict.INVALID, CHECKED_TAILS, CHECKED_TAILS, NOT_COMPUTED)
