@@ -6,6 +6,7 @@ whether the honest are paid would rest on a liar's good mood. The engines are re
 each by its URL, as an operator does whose servers run on other machines.
 """
 
+import os
 import re
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -33,12 +34,14 @@ HONEST_PROVERS = (KEEPER, WITNESS, LAZY, LATE)
 GENESIS_WEIGHTS = {KEEPER: 5, WITNESS: 5, FAKER: 1, FOUR_BITS_HOST: 1, LAZY: 1}
 """The honest have more than two thirds: results need no cheat's signature."""
 EPOCHS = 3
-NONCES = 128
+NONCES = 96
 """Of each ML node and epoch: what GENERATE has time for also on a busy machine."""
-QUIET_START_SECONDS = 45.0
-"""In which three engines start on two cores that do nothing else. Where it takes longer, blocks take longer too: stages
-are counted in blocks, and a busy machine does less in each."""
-BLOCK_SECONDS_MAX = 4
+LOAD_PER_BLOCK_SECOND = 3.0
+"""Processes in wait for each core that a second for each block allows for. Stages are counted in blocks: on a machine
+that does other things beside, blocks have to come more slowly, or daemons miss what they had no time for."""
+BLOCK_SECONDS_MAX = 6
+PACE_SECONDS = 5.0
+"""How often the pace is looked at."""
 SETUP_BLOCKS = 400
 """For the daemons to start, at most; what is left of them is skipped."""
 STEP_BLOCKS = 40
@@ -46,13 +49,13 @@ STEP_BLOCKS = 40
 FIRST_SERVE_BLOCKS = 6
 """Of the wait for the first epoch: for the newest heads to reach everybody."""
 EPOCH: Mapping[str, object] = {
-    "epoch_blocks": 92,
-    "generate_offset": 26,
-    "exchange_offset": 41,
-    "validate_offset": 47,
-    "vote_exchange_offset": 65,
-    "form_offset": 74,
-    "load_offset": 88,
+    "epoch_blocks": 78,
+    "generate_offset": 20,
+    "exchange_offset": 33,
+    "validate_offset": 38,
+    "vote_exchange_offset": 52,
+    "form_offset": 60,
+    "load_offset": 74,
     "poc_sample_size": 32,
     "poc_reject_mismatches": 3,
 }
@@ -87,9 +90,21 @@ class ProvingNetwork:
     models: dict[str, str] = field(default_factory=dict)
     """CIDs by model id."""
 
-    async def set_pace(self, block_seconds: int) -> None:
-        """Have the chain make a block every so often; 0: none any more."""
-        await self.network.rpc.call("evm_setIntervalMining", block_seconds)
+    async def keep_pace(self) -> None:
+        """Have the chain make blocks as often as the machine can follow, until cancelled."""
+        kept = 0
+        while True:
+            load = os.getloadavg()[0] / (os.cpu_count() or 1)
+            wanted = max(1, min(BLOCK_SECONDS_MAX, round(load / LOAD_PER_BLOCK_SECOND)))
+            if wanted != kept:
+                self.network.say(f"a block every {wanted} s")
+                await self.network.rpc.call("evm_setIntervalMining", wanted)
+                kept = wanted
+            await trio.sleep(PACE_SECONDS)
+
+    async def halt(self) -> None:
+        """Have the chain make no more blocks: what is read from now on is of one moment."""
+        await self.network.rpc.call("evm_setIntervalMining", 0)
 
     async def block(self) -> int:
         """The newest block."""
@@ -167,8 +182,7 @@ async def run_proving_network(directory: Path) -> AsyncIterator[ProvingNetwork]:
         }
         for url in (urls.tiny, urls.second, urls.four_bits):
             await until_answering(url)
-        seconds = trio.current_time() - started
-        network.say(f"{seconds:4.0f} s  contracts, models and engines are there")
+        network.say(f"{trio.current_time() - started:4.0f} s  contracts, models and engines are there")
         proving = ProvingNetwork(network, await _read_parameters(network), models)
         founders = tuple(GENESIS_WEIGHTS)
         for name in founders:
@@ -176,9 +190,7 @@ async def run_proving_network(directory: Path) -> AsyncIterator[ProvingNetwork]:
         await network.start(network.gateway)
         await proving.until_ready(founders)
         await _skip_to(proving, proving.parameters.genesis_block - FIRST_SERVE_BLOCKS)
-        pace = max(1, min(BLOCK_SECONDS_MAX, round(seconds / QUIET_START_SECONDS)))
-        network.say(f"{trio.current_time() - started:4.0f} s  the founders are ready; a block every {pace} s")
-        await proving.set_pace(pace)
+        network.say(f"{trio.current_time() - started:4.0f} s  the founders are ready")
         yield proving
 
 

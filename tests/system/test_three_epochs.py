@@ -53,11 +53,11 @@ from tests.system.proving_network import (
     run_proving_network,
 )
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(3000)]
 
 PROVING = (Stage.GENERATE, Stage.EXCHANGE, Stage.VALIDATE, Stage.VOTE_EXCHANGE)
-EPOCH_SECONDS_MAX = 600.0
-SETTLED_SECONDS_MAX = 300.0
+EPOCH_SECONDS_MAX = 1500.0
+SETTLED_SECONDS_MAX = 400.0
 PAUSE_SECONDS = 1.0
 """Between two questions: what is tested is that they are answered, not how many."""
 ANSWER_TOKENS = 12
@@ -75,8 +75,9 @@ class Answer:
     model_id: str
     asked_block: int
     answered_block: int
-    status: int
-    text: str
+    tokens: int
+    """Of the answer; a model of no wit may say nothing that is text."""
+    error: str
     request_id: str
 
 
@@ -120,9 +121,10 @@ async def keep_asking(proving: ProvingNetwork, observed: Observed, model_id: str
             body = {"model": model_id, "max_tokens": ANSWER_TOKENS, "messages": [{"role": "user", "content": question}]}
             asked = await proving.block()
             reply = await client.post(url, json=body)
-            text = reply.json()["choices"][0]["message"]["content"] if reply.status_code == 200 else reply.text
+            tokens = reply.json()["usage"]["completion_tokens"] if reply.status_code == 200 else 0
             request_id = reply.headers.get(REQUEST_HEADER, "")
-            found = Answer(model_id, asked, await proving.block(), reply.status_code, text, request_id)
+            error = "" if reply.status_code == 200 else reply.text
+            found = Answer(model_id, asked, await proving.block(), tokens, error, request_id)
             observed.answers.append(found)
             await trio.sleep(PAUSE_SECONDS)
 
@@ -140,10 +142,11 @@ async def until_claimed(proving: ProvingNetwork, observed: Observed) -> None:
     async def settled() -> bool:
         observed.events = await read_events(proving.network.rpc, proving.network.deployment)
         claimed = {body.account: body.cumulative for body in observed.of(RewardClaimed)}
-        return sum(claimed.values()) == sum(body.summary.reward_total for body in observed.of(EpochResultPosted))
+        owed = sum(body.summary.reward_total for body in observed.of(EpochResultPosted))
+        return len(observed.of(EpochResultPosted)) == EPOCHS and sum(claimed.values()) == owed
 
     await proving.network.until("all rewards claimed", settled, SETTLED_SECONDS_MAX)
-    await proving.set_pace(0)
+    await proving.halt()
 
 
 async def read_all(proving: ProvingNetwork, observed: Observed) -> None:
@@ -169,17 +172,17 @@ async def run_three_epochs(directory: Path, observed: Observed) -> None:
     async with run_proving_network(directory) as proving:
         observed.parameters = proving.parameters
         observed.accounts = {name: proving.network.daemons[name].account for name in PARTICIPANTS}
-        await until_block(proving, proving.parameters.genesis_block)
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(proving.keep_pace)
             for model_id in (MODEL_ID, SECOND):
                 nursery.start_soon(keep_asking, proving, observed, model_id)
             await until_block(proving, proving.first_block_of(0, Stage.FORM))
             await proving.join(LATE)
             await until_block(proving, proving.first_block_of(EPOCHS, Stage.SERVE))
+            proving.network.say(f"{trio.current_time() - began:4.0f} s  three epochs are over")
+            await until_claimed(proving, observed)
             nursery.cancel_scope.cancel()
-        proving.network.say(f"{trio.current_time() - began:4.0f} s  three epochs are over")
-        await until_claimed(proving, observed)
         proving.network.say(f"{trio.current_time() - began:4.0f} s  all rewards are claimed")
         await read_all(proving, observed)
         proving.network.say(f"{trio.current_time() - began:4.0f} s  all is read")
@@ -294,7 +297,7 @@ def test_a_node_that_keeps_serving_answers_while_others_prove(observed: Observed
 
 
 def test_every_question_is_answered_also_through_proof_of_compute(observed: Observed) -> None:
-    assert [answer for answer in observed.answers if answer.status != 200 or not answer.text] == []
+    assert [answer for answer in observed.answers if answer.error or not answer.tokens] == []
     for epoch in range(EPOCHS):
         for stages in ((Stage.GENERATE, Stage.EXCHANGE), (Stage.VALIDATE, Stage.VOTE_EXCHANGE)):
             assert {answer.model_id for answer in within(observed, epoch, stages)} == {MODEL_ID, SECOND}, (
