@@ -175,7 +175,7 @@ class Attempt:
                 await self._take(frame.tokens)
                 if self._transcript.finish_reason and not frame.tokens.finish_reason:
                     self._watch_until(trio.current_time() + CLOSING_SECONDS_MAX)
-                    await self._pay(self._owed)  # a stop text that it could not see: it began in another's tokens
+                    await self._pay()  # a stop text that it could not see: it began in another's tokens
                     return
             elif frame.closing is not None:
                 if not checks.is_complete:
@@ -343,7 +343,7 @@ class Attempt:
             return
         leaving = trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVING_SECONDS_MAX)
         with leaving, contextlib.suppress(PaymentError):
-            await self._pay(self._owed)
+            await self._pay()
 
     async def _settle(self, signed: SignedReceipt) -> None:
         """Check the receipt against what came, sign it, keep it, pay exactly its price."""
@@ -351,7 +351,7 @@ class Attempt:
         self._watch_until(trio.current_time() + CLOSING_SECONDS_MAX + ACKNOWLEDGE_SECONDS_MAX)
         signed = countersigned(signed, self._desk.chain.sign(receipt_digest(signed.receipt)))
         self._desk.store.save_receipt(signed, self._evidence(), answers_kept_max=self._desk.answers_kept_max)
-        await self._pay(signed.receipt.price, signed)
+        await self._pay(signed)
         await self._until_acknowledged()
 
     def _evidence(self) -> AnswerEvidence | None:
@@ -399,7 +399,7 @@ class Attempt:
             if opened is not None and not await self._desk.rounds.until_over(self._request.executor, opened):
                 continue  # somebody else has paid for all in it
             try:
-                await self._pay(self._owed)
+                await self._pay()
             except PaymentError as error:
                 self._unpaid = error
                 scope.cancel()
@@ -430,8 +430,8 @@ class Attempt:
         """Pay what is owed, at once."""
         self._due.set()
 
-    async def _pay(self, total: TokenAmount, signed: SignedReceipt | None = None) -> None:
-        """Pay what is missing to `total` for this attempt; with `signed`, also countersign it, for it is complete."""
+    async def _pay(self, signed: SignedReceipt | None = None) -> None:
+        """Pay what is owed for this attempt; with `signed`, also countersign it, for it is complete."""
         executor, payer, rounds = self._request.executor, self._desk.payer, self._desk.rounds
         signature = signed.payer_signature if signed else b""
         if self._request.free:
@@ -439,16 +439,14 @@ class Attempt:
                 await self._send(Payment(None, NOTHING, signature))
             return
         async with self._paying:  # what was paid in all is told in the order in which it grew
-            if signed is None and total <= self._told:
+            if signed is None and self._owed <= self._told:
                 return  # somebody else has paid it meanwhile
-            amount = total - self._paid
             root = next_receipts_root(payer.receipts_root(executor), signed.receipt) if signed else None
-            payment = rounds.sign(executor, self, amount, root)
-            paid = TokenAmount(self.book(amount))
+            payment = rounds.sign(executor, self, root)
             await rounds.publish(payment)
-            self._telling = paid
-            await self._send(Payment(payment.frame, paid, signature))
-            self._told = paid
+            self._telling = payment.paid
+            await self._send(Payment(payment.frame, TokenAmount(payment.paid), signature))
+            self._told = payment.paid
 
     async def _send(self, payment: Payment) -> None:
         """Send a payment. If the call has ended, what came before its end is still to be read, and then says why."""

@@ -59,6 +59,8 @@ class SignedPayment:
     """A voucher, and whom it pays besides the one who asked for it."""
 
     frame: SignedVoucherFrame
+    paid: int
+    """What the one who asked was paid in all."""
     others: tuple[tuple[Debtor, int], ...]
     """Each with what it was paid in all."""
 
@@ -103,23 +105,26 @@ class PaymentRounds:
             del self._open[payee]
             _wake(known.members)
 
-    def sign(self, payee: Address, debtor: Debtor, amount: int, receipts_root: Hash32 | None) -> SignedPayment:
-        """Sign for `amount`, which `debtor` pays and books itself, and for what all in the open round owe, who are
-        booked. Then `publish` it. Raises PaymentError.
+    def sign(self, payee: Address, debtor: Debtor, receipts_root: Hash32 | None = None) -> SignedPayment:
+        """Sign for what `debtor` owes in this moment and for what all in the open round owe; all are booked. Then
+        `publish` it. Raises PaymentError.
         """
         known = self._open.pop(payee, None)
-        owed: dict[Debtor, int] = {}
+        others: dict[Debtor, int] = {}
         if known is not None:
             known.taken.set()
-            owed = {other: missing for other in known.members if other is not debtor and (missing := other.missing())}
+            others = {other: owed for other in known.members if other is not debtor and (owed := other.missing())}
+        amount = debtor.missing()
         try:
-            frame = self._payer.pay(payee, amount + sum(owed.values()), receipts_root)
+            frame = self._payer.pay(payee, amount + sum(others.values()), receipts_root)
         except PaymentError:
-            _wake(owed)
-            if not owed:
+            if not others:
                 raise
-            return SignedPayment(self._payer.pay(payee, amount, receipts_root), ())
-        return SignedPayment(frame, tuple((other, other.book(missing)) for other, missing in owed.items()))
+            _wake(others)
+            others = {}
+            frame = self._payer.pay(payee, amount, receipts_root)
+        paid = debtor.book(amount)
+        return SignedPayment(frame, paid, tuple((other, other.book(owed)) for other, owed in others.items()))
 
     async def publish(self, signed: SignedPayment) -> None:
         """Wait until the voucher survives the loss of power, and have the others send it."""

@@ -7,6 +7,7 @@ import pytest
 import trio
 import trio.testing
 
+from netsim.engine import SECONDS_PER_TOKEN
 from node.ports import SignedVoucher
 from node.protocol.identifiers import TokenAmount
 from node.services.frames import Payment, SignedVoucherFrame
@@ -17,7 +18,7 @@ from node.services.vouchers import PaymentError
 from node.store.books import Books
 from node.store.database import Database
 from tests.builders import account
-from tests.unit.services.serving_network import GATEWAY, UNIT, UNPAID_TOKENS_MAX, serving_network
+from tests.unit.services.serving_network import GATEWAY, PLACES, UNIT, UNPAID_TOKENS_MAX, serving_network
 from tests.unit.services.test_payment_books import DEPOSIT, PAYEE, PAYER, Ends, ends
 from tests.unit.services.test_serving import CHAT, ask
 
@@ -57,11 +58,9 @@ async def begun(answers: int) -> tuple[Ends, PaymentRounds, list[Answer]]:
 
 async def pay(rounds: PaymentRounds, answer: Answer) -> SignedVoucherFrame:
     """Pay what an answer owes, as its own task does."""
-    amount = answer.missing()
-    signed = rounds.sign(EXECUTOR, answer, amount, None)
-    paid = answer.book(amount)
+    signed = rounds.sign(EXECUTOR, answer)
     await rounds.publish(signed)
-    answer.told.append((signed.frame, paid))
+    answer.told.append((signed.frame, signed.paid))
     return signed.frame
 
 
@@ -122,6 +121,16 @@ async def test_others_see_to_themselves_when_the_one_who_would_pay_has_gone() ->
     assert frame.voucher.cumulative == 10  # nobody pays for who has left
 
 
+async def test_what_another_has_paid_meanwhile_is_not_paid_again() -> None:
+    _both, rounds, answers = await begun(2)
+    rounds.join(EXECUTOR, answers[0])
+    await pay(rounds, answers[1])
+    frame = await pay(rounds, answers[0])  # its own task was about to
+    assert frame.voucher.cumulative == 20
+    answers[0].owed += 1
+    assert (await pay(rounds, answers[0])).voucher.cumulative == 21
+
+
 class SlowBooks(Books):
     """A disk that never answers."""
 
@@ -141,7 +150,7 @@ async def test_whoever_was_signed_for_by_one_who_goes_sends_its_own(autojump_clo
     assert answers[1].told == []
     assert answers[1].woken == 1
     assert payer.issued(EXECUTOR) == 20  # booked: it is not to be signed for again
-    frame = rounds.sign(EXECUTOR, answers[1], answers[1].missing(), None).frame
+    frame = rounds.sign(EXECUTOR, answers[1]).frame
     assert frame.voucher.cumulative == 20
 
 
@@ -162,7 +171,7 @@ async def test_answers_side_by_side_are_paid_with_fewer_vouchers_than_steps(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """And each is paid exactly, within the executor's allowance: it would wait for ever otherwise."""
-    tokens, answers = 8 * UNPAID_TOKENS_MAX, 4
+    tokens, answers = 8 * UNPAID_TOKENS_MAX, PLACES
     async with serving_network(executors=1) as network:
         network.gateway._random_bytes = random.Random(5).randbytes  # else every request has the same id
         store = network.members[GATEWAY].store
@@ -186,4 +195,30 @@ async def test_answers_side_by_side_are_paid_with_fewer_vouchers_than_steps(
         assert all(output == tokens and paid == (prompt + output) * UNIT for prompt, output, paid in prices)
         assert network.paid_by_gateway() == network.paid_to(1) == sum(paid for *_, paid in prices)
         steps = tokens // (UNPAID_TOKENS_MAX // 2)
-        assert len(signed) < answers * steps // 2, len(signed)
+        assert len(signed) < answers * steps // 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_is_booked_meanwhile_no_payment_takes_anything_back(
+    autojump_clock: trio.testing.MockClock, seed: int
+) -> None:
+    """Answers of all lengths begin at any time: their steps, prompts and ends meet in every order."""
+    choose = random.Random(seed)
+    async with serving_network(executors=1) as network:
+        network.gateway._random_bytes = choose.randbytes
+        places, paid = trio.CapacityLimiter(PLACES), []
+
+        async def ask_one(wait: float, tokens: int) -> None:
+            await trio.sleep(wait)
+            async with places:
+                answer, _ids = await ask(network, replace(CHAT, max_tokens=tokens))
+            summary = answer.summary
+            assert summary.output_tokens == tokens
+            assert summary.price == (summary.prompt_tokens + tokens) * UNIT
+            paid.append(summary.price)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(24):
+                nursery.start_soon(ask_one, choose.randint(0, 100) * SECONDS_PER_TOKEN, choose.randint(1, 120))
+        assert len(paid) == 24
+        assert network.paid_by_gateway() == network.paid_to(1) == sum(paid)
