@@ -79,6 +79,7 @@ from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.observing import Measures
 from node.services.payments import PayerBook
+from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
 from node.services.terms import free_mode
@@ -255,6 +256,7 @@ async def _run_services(
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
     measures: Measures = tuple if gateway is None else gateway.speeds.take_measures
+    slots = PocSlots(chain, epochs)
     epoch_methods = add_epoch_services(
         EpochParts(
             settings,
@@ -268,6 +270,7 @@ async def _run_services(
             duties,
             book,
             gateway,
+            slots,
             measures,
             partial(desk.report, AlertKind.FALSE_RESULT),
         ),
@@ -299,7 +302,7 @@ async def _run_services(
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
     serving = add_api(settings, chain, epochs, duties, gateway, gatekeeper, prompts, supervisor, started_at, wall_clock)
     watching = watch_over(
-        settings, chain, network, standing, engines, supervisor, desk, network_id, wall_clock,
+        settings, chain, network, standing, engines, slots, supervisor, desk, network_id, wall_clock,
         payments.payer.deposits.out_of_budget,
     )  # fmt: skip
     async with trio.open_nursery() as nursery:
@@ -332,8 +335,7 @@ async def _run_services(
         receipts = DaemonReceiptOperations(chain, store, epochs, engines)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
         methods |= receipt_method_table(receipts)
-        methods |= epoch_methods
-        methods |= prompt_method_table(DeskPromptOperations(prompts))
+        methods |= epoch_methods | prompt_method_table(DeskPromptOperations(prompts))
         methods |= watching.methods
         add_metrics(settings.metrics, make_scraper(methods, serving, watching, broker, gateway), supervisor)
         control: Any = partial(serve_control, settings.control.socket, methods)

@@ -48,6 +48,7 @@ class EpochParts:
     receipts: ReceiptBookKeeper
     gateway: Gateway | None
     """Asks decoys; None where there is none."""
+    slots: PocSlots
     measures: Measures
     """What this node's gateway measured of executors since it was last asked."""
     report_false_result: Report
@@ -60,7 +61,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     Engines that only know text prove nothing, and so validate nothing.
     """
     chain, network, content, store = parts.chain, parts.network, parts.content, parts.store
-    slots = PocSlots(chain, parts.epochs)
+    slots = parts.slots
     forming = FormingService(chain, network, content, store, parts.presence, parts.epochs, slots, parts.router)
     supervisor.add("forming", forming.run)
     objecting = ObjectingService(

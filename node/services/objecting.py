@@ -231,7 +231,8 @@ class ObjectingService:
         fetching = BundleFetching(self._content, self._presence, inputs.judging, inputs.bundle_cids, self._stir)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fetching.run)
-            while counted_in(accepted) & frozenset(fetching.missing):
+            needed = counted_in(accepted) & inputs.bundle_cids.keys()
+            while not needed <= fetching.held.keys():
                 await self._stirred.wait()
             _hold_against_own_words(case, accepted, inputs, fetching)
             if case.finding is Finding.SOUND:
@@ -248,7 +249,7 @@ class ObjectingService:
             if left_out - looked_at:
                 looked_at = left_out
                 _hold_against_all_votes(case, accepted, inputs, fetching)
-            if case.finding.is_false or (not fetching.missing and counted_in(accepted) >= _valid(fetching).keys()):
+            if case.finding.is_false or (fetching.is_complete and counted_in(accepted) >= _valid(fetching).keys()):
                 return
             await stirred.wait()
 

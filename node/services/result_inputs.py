@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from node.ports import Chain
 from node.protocol.agreement import committed_order
+from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
-from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber
 from node.protocol.records import EpochParameters, EpochResult, VoteBundle
 from node.protocol.results import form_epoch_result
 from node.protocol.stages import Stage, first_block_of
@@ -28,9 +29,11 @@ class ResultInputs:
     """The vote bundles that were committed, by validator."""
     committed: tuple[Address, ...]
     """Who committed one, ascending."""
+    posters: tuple[Address, ...]
+    """The group in charge, ascending: one after the other is to post."""
     previous: EpochResult | None
     """The newest accepted result before this epoch's."""
-    audit_seed: Hash32 | None
+    audit_seeds: AuditSeeds | None
     selected: frozenset[NodeKey]
     """Nodes that kept serving."""
     parameters: EpochParameters
@@ -49,7 +52,7 @@ class ResultInputs:
             {validator: bundles[validator] for validator in committed_order(bundles.keys())},
             self.previous,
             rules=self.judging.rules,
-            audit_seed=self.audit_seed,
+            audit_seeds=self.audit_seeds,
             selected=self.selected,
             next_parameters=self.next_parameters,
         )
@@ -61,9 +64,10 @@ async def gather_inputs(chain: Chain, epochs: EpochBook, slots: PocSlots, epoch:
     state = await chain.state_at(BlockNumber(begin - 1))
     judging = await judging_of(chain, epochs, epoch, state)
     previous = await epochs.result_before(epoch, state)
-    audit_seed = None
+    audit_seeds = None
     if previous is not None:
-        audit_seed = await chain.block_hash(first_block_of(previous.epoch, Stage.FORM, chain.schedule))
+        before = await chain.block_hash(first_block_of(previous.epoch, Stage.FORM, chain.schedule))
+        audit_seeds = AuditSeeds(before, await chain.block_hash(begin))
     bundle_cids = state.vote_bundles.get(epoch, {})
     return ResultInputs(
         epoch=epoch,
@@ -71,8 +75,9 @@ async def gather_inputs(chain: Chain, epochs: EpochBook, slots: PocSlots, epoch:
         judging=judging,
         bundle_cids=bundle_cids,
         committed=committed_order(bundle_cids.keys()),
+        posters=committed_order(judging.weights.keys()),
         previous=previous,
-        audit_seed=audit_seed,
+        audit_seeds=audit_seeds,
         selected=await slots.selected(epoch),
         parameters=chain.schedule.of_epoch(epoch),
         next_parameters=chain.schedule.of_epoch(epoch + 1),
