@@ -14,12 +14,16 @@ from node.services import bundle_fetching
 CALLS_KEPT = 2
 
 
-def run() -> Outcome:
-    return run_scenario(nodes=6, epochs=3, seed=3)
+def run(tell: Callable[[str], None] | None = None) -> Outcome:
+    return run_scenario(nodes=6, epochs=3, seed=3, tell=tell)
 
 
 def test_a_run_with_shared_work_is_the_run_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = run()
+    lines: list[str] = []
+    shared = run(lines.append)
+    assert [line.partition(",")[0] for line in lines] == [
+        f"epoch {epoch} is over: its result is posted" for epoch in range(3)
+    ]
     monkeypatch.setattr("netsim.clock.shared_work", nullcontext)
     assert run() == shared
     assert [len(epoch.weights) for epoch in shared.epochs] == [5, 5, 5]
