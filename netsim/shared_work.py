@@ -12,7 +12,7 @@ object can take its place). A node whose arguments differ computes its own outco
 import functools
 import sys
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Set
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
@@ -191,13 +191,11 @@ def _key_of_forming(
     previous: EpochResult | None,
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
-    audit_seed: Hash32 | None = None,
-    selected: Set[NodeKey] = frozenset(),
+    **drawn: Hashable,
 ) -> Hashable:
     """States of the past are folded once for all nodes and bundles parsed once, so that identity tells them apart."""
     counted = tuple((validator, _Same(bundle)) for validator, bundle in bundles.items())
-    frozen = (_Same(state), _Same(previous), _Same(rules))
-    return epoch, frozen, parameters, counted, audit_seed, frozenset(selected)
+    return epoch, _Same(state), parameters, counted, _Same(previous), _Same(rules), tuple(sorted(drawn.items()))
 
 
 @contextmanager
