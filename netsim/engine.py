@@ -179,12 +179,16 @@ class DrawingEngine(SimulatedEngine):
         return found
 
     def _drawn(self, context: Sequence[int], request: GenerationRequest) -> int:
-        known = self._candidates(self.answers_with or self.weights, context)
+        known = self._answering(context)
         if request.sampling.temperature_milli == 0:
             return max(known, key=lambda token: (known[token], -token))
         temperature, position = temperature_of(request.sampling), len(context) - 1
         scores = {token: value / temperature + noise(request.seed, position, token) for token, value in known.items()}
         return max(scores, key=lambda token: (scores[token], -token))
+
+    def _answering(self, context: Sequence[int]) -> dict[int, float]:
+        """What users' tokens are drawn from."""
+        return self._candidates(self.answers_with or self.weights, context)
 
     def _candidates(self, weights: str, context: Sequence[int]) -> dict[int, float]:
         """Log-probabilities of the tokens that may come next, with this hardware's noise."""

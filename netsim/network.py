@@ -55,8 +55,10 @@ class Switchboard:
         self.changes += 1
 
     def leave(self, peer_id: PeerId) -> None:
-        """Take a node down: messages and calls to it are lost."""
-        self._nodes.pop(peer_id, None)
+        """Take a node down: messages and calls to it are lost, those that it was answering as well."""
+        node = self._nodes.pop(peer_id, None)
+        if node is not None:
+            node.drop_calls()
         self.changes += 1
 
     def nodes(self) -> tuple["SimulatedNetwork", ...]:
@@ -180,6 +182,8 @@ class Served:
     handler: CallHandler
     concurrency: int
     running: int = 0
+    calls: dict[trio.CancelScope, "SimulatedCall"] = field(default_factory=dict)
+    """Those that are being served."""
 
 
 @dataclass(slots=True, eq=False)
@@ -287,6 +291,13 @@ class SimulatedNetwork:
         """Answer calls of `method`."""
         self._served[method] = Served(handler, concurrency)
 
+    def drop_calls(self) -> None:
+        """End all calls that are being answered here, as if the machine had gone."""
+        for served in self._served.values():
+            for scope, call in served.calls.items():
+                call.failure.error = CallFailedError("lost", f"{self.peer_id} is gone")
+                scope.cancel()
+
     @asynccontextmanager
     async def call(
         self, peer: PeerId, method: str, payload: bytes, *, deadline_seconds: float
@@ -327,11 +338,13 @@ class SimulatedNetwork:
 
 async def _run_handler(served: Served, call: SimulatedCall, scope: trio.CancelScope, finished: trio.Event) -> None:
     served.running += 1
+    served.calls[scope] = call
     try:
         with scope:
             await _guarded(served.handler, call)
     finally:
         served.running -= 1
+        del served.calls[scope]
         call.outgoing.close()
         call.incoming.close()
         finished.set()

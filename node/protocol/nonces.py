@@ -10,8 +10,8 @@ import operator
 import struct
 from collections.abc import Sequence
 
-from node.protocol.identifiers import ZERO_HASH, Address, Hash32, NodeId
-from node.protocol.merkle import merkle_root
+from node.protocol.identifiers import Address, Hash32, NodeId
+from node.protocol.merkle import GrowingRoot, merkle_root
 
 PROMPT_TOKENS = 64
 """Length of a nonce's prompt. Measured: 64 tokens tell fp8 from bf16 at every nonce (docs/protocol.md)."""
@@ -73,36 +73,20 @@ def vectors_root(vectors: Sequence[bytes]) -> Hash32:
     leaves = [
         Hash32(hashlib.sha256(b"\x00" + nonce.to_bytes(8) + vector).digest()) for nonce, vector in enumerate(vectors)
     ]
-    return merkle_root(leaves, lambda data: hashlib.sha256(b"\x01" + data).digest())
+    return merkle_root(leaves, _inner_hash)
 
 
-class VectorsRoot:
+class VectorsRoot(GrowingRoot):
     """Builds `vectors_root` vector by vector, in the memory of a few hashes: a batch may be a million."""
 
     def __init__(self) -> None:
+        super().__init__(_inner_hash)
         self._count = 0
-        self._complete: list[Hash32 | None] = []
-        """At each level, the complete subtree that still waits for its neighbour."""
 
     def add(self, vector: bytes) -> None:
         """Add the vector of the next nonce."""
-        node = Hash32(hashlib.sha256(b"\x00" + self._count.to_bytes(8) + vector).digest())
+        self.add_leaf(Hash32(hashlib.sha256(b"\x00" + self._count.to_bytes(8) + vector).digest()))
         self._count += 1
-        for level, waiting in enumerate(self._complete):
-            if waiting is None:
-                self._complete[level] = node
-                return
-            self._complete[level] = None
-            node = _parent(waiting, node)
-        self._complete.append(node)
-
-    def root(self) -> Hash32:
-        """Return the root over what was added so far."""
-        last: Hash32 | None = None  # what has no neighbour moves up as it is
-        for waiting in self._complete:
-            if waiting is not None:
-                last = waiting if last is None else _parent(waiting, last)
-        return ZERO_HASH if last is None else last
 
 
 def split_vectors(data: bytes, count: int) -> list[bytes]:
@@ -128,8 +112,8 @@ def draw_sample(seed: Hash32, participant: Address, node_id: NodeId, count: int,
     return tuple(sorted(drawn))
 
 
-def _parent(one: Hash32, other: Hash32) -> Hash32:
-    return Hash32(hashlib.sha256(b"\x01" + min(one, other) + max(one, other)).digest())
+def _inner_hash(data: bytes) -> bytes:
+    return hashlib.sha256(b"\x01" + data).digest()
 
 
 def _personal(purpose: bytes, seed: Hash32, participant: Address, node_id: NodeId) -> bytes:

@@ -6,8 +6,9 @@ import structlog
 import trio
 
 from node.ports import ActionStatus, Chain, Content, EquivocationError, Network, Store, Validity
-from node.protocol.actions import PostEpochResult
+from node.protocol.actions import PostEpochResult, is_overtaken
 from node.protocol.agreement import ROUNDS_MAX, committed_order, left_out, pack_holders
+from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
 from node.protocol.eip712 import epoch_result_digest
 from node.protocol.empty_epochs import why_no_group
@@ -171,7 +172,7 @@ class FormingService:
             bundles,
             previous,
             rules=inputs.judging.rules,
-            audit_seed=None if previous is None else await self._audit_seed(previous),
+            audit_seeds=None if previous is None else await self._audit_seeds(inputs.epoch, previous),
             selected=selected,
         )
         if result is None:
@@ -206,9 +207,10 @@ class FormingService:
             formed.own = await self._sign(inputs, digest, content_cid)
         return formed
 
-    async def _audit_seed(self, previous: EpochResult) -> Hash32:
-        """Return what the audits of `previous` were drawn by."""
-        return await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.schedule))
+    async def _audit_seeds(self, epoch: EpochNumber, previous: EpochResult) -> AuditSeeds:
+        """Return what the audits of `epoch` are drawn by."""
+        before, now = (first_block_of(number, Stage.FORM, self._chain.schedule) for number in (previous.epoch, epoch))
+        return AuditSeeds(await self._chain.block_hash(before), await self._chain.block_hash(now))
 
     async def _sign(self, inputs: _Inputs, digest: Hash32, content_cid: Cid) -> ResultSignature | None:
         """Sign `digest` in the first round that is free, and say so; None if there is none."""
@@ -253,7 +255,7 @@ class FormingService:
         outcome = await self._chain.outcome(key)
         if outcome.status is ActionStatus.DONE:
             log.info("the result of an epoch is posted", epoch=epoch, signers=len(signatures))
-        elif epoch not in self._chain.state.results:
+        elif epoch not in self._chain.state.results and not is_overtaken(outcome.reason):
             log.error("the result was refused", epoch=epoch, reason=outcome.reason)
 
     async def _stir_at_heads(self) -> None:

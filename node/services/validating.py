@@ -50,7 +50,7 @@ simulations irreproducible."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Findings:
+class Findings:
     """What one epoch's judging has found out so far."""
 
     votes: dict[NodeKey, PocVote] = field(default_factory=dict)
@@ -163,9 +163,9 @@ class ValidatingService:
         log.error("no votes this epoch: no part of them may be committed; report this", epoch=bundle.epoch)
         return None
 
-    async def _judge_all(self, judging: Judging, state: ChainState) -> _Findings:
+    async def _judge_all(self, judging: Judging, state: ChainState) -> Findings:
         """Judge every batch but one's own; what is not judged by VOTE_EXCHANGE is an abstention."""
-        found = _Findings()
+        found = Findings()
         others = {key: commit for key, commit in judging.commits.items() if commit.participant != self._chain.account}
         for key, commit in others.items():
             found.votes[key] = _abstain(commit, "no-time")
@@ -188,7 +188,7 @@ class ValidatingService:
             clock.cancel_scope.cancel()
         return found
 
-    async def _bundle(self, judging: Judging, found: _Findings) -> VoteBundle:
+    async def _bundle(self, judging: Judging, found: Findings) -> VoteBundle:
         votes = tuple(found.votes[key] for key in sorted(found.votes, key=_order))
         figures = tuple(found.figures[key] for key in sorted(found.figures, key=_order) if found.votes[key].sampled)
         evidence_cid = None
@@ -205,7 +205,7 @@ class ValidatingService:
             observations=self._observe(),
         )
 
-    async def _judge(self, key: NodeKey, commit: PocCommit, judging: Judging, found: _Findings) -> PocVote:
+    async def _judge(self, key: NodeKey, commit: PocCommit, judging: Judging, found: Findings) -> PocVote:
         """Return the vote on a batch. Raises ContentUnavailableError if its vectors are not to be had yet."""
         engine = next((engine for engine in self._engines if engine.model_id == commit.model_id), None)
         model, rule = judging.models.get(commit.model_id), judging.rules.get(key)
