@@ -53,7 +53,7 @@ def run(
         _run_population(population, nodes, epochs, seed, sample, hashes=hashes)
         return
     started = time.monotonic()
-    outcome = run_scenario(nodes=nodes, epochs=epochs, seed=seed)
+    outcome = run_scenario(nodes=nodes, epochs=epochs, seed=seed, tell=lambda line: click.echo(line, err=True))
     _report(outcome, time.monotonic() - started)
     if trace_hash:
         click.echo(outcome.trace_hash)

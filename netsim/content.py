@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
+from netsim.ticks import sleep
 from netsim.trace import Trace
 from node.ports import ContentUnavailableError, Provider
 from node.protocol.cids import cid_from_bytes
@@ -73,12 +74,12 @@ class SimulatedContent:
 
     async def _fetch(self, cid: Cid, providers: Sequence[Provider]) -> bytes:
         for provider in providers:
-            await trio.sleep(ROUND_TRIP_SECONDS)
             other = self._exchange.stores.get((provider.host, provider.port))
-            if other is None or other.withhold or cid in other.hidden or cid not in other._blocks:
+            withheld = other is None or other.withhold or cid in other.hidden
+            data = None if other is None or withheld else other._blocks.get(cid)
+            await sleep(ROUND_TRIP_SECONDS + len(data or b"") / BYTES_PER_SECOND)
+            if data is None:
                 continue
-            data = other._blocks[cid]
-            await trio.sleep(len(data) / BYTES_PER_SECOND)
             self._exchange.trace.record("fetched", cid, len(data))
             return data
         raise ContentUnavailableError(f"{cid}: none of {len(providers)} providers has it")

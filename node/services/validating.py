@@ -217,7 +217,7 @@ class ValidatingService:
         data = await self._fetch(commit)
         if data is None or len(data) != commit.count * VECTOR_BYTES:
             return _refuse(commit, "wrong-size")
-        if await _root_of(data) != commit.root:
+        if await root_of(data) != commit.root:
             return _refuse(commit, "root-mismatch")
         found.votes[key] = _abstain(commit, "no-time")
         sample = judging.sample_of(key)
@@ -234,7 +234,9 @@ class ValidatingService:
         """Return the vectors file, or None if it is larger than its count allows."""
         try:
             return await self._content.read_bytes(
-                commit.vectors_cid, self._presence.providers(), limit_bytes=commit.count * VECTOR_BYTES
+                commit.vectors_cid,
+                self._presence.providers(commit.participant),
+                limit_bytes=commit.count * VECTOR_BYTES,
             )
         except ContentUnavailableError as error:
             log.info("a batch is not to be had yet", participant=commit.participant, reason=str(error))
@@ -255,7 +257,7 @@ class ValidatingService:
             return None
 
 
-async def _root_of(data: bytes) -> Hash32:
+async def root_of(data: bytes) -> Hash32:
     """Return the root of a vectors file; other tasks run in between."""
     root = VectorsRoot()
     for number, start in enumerate(range(0, len(data), VECTOR_BYTES)):
