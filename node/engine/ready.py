@@ -20,8 +20,8 @@ RECEIVE_BYTES = 32 * 1024
 """Taken from a socket in one turn. More is taken in the next one, so that no socket keeps the others waiting."""
 TURN_SECONDS = 0.012
 """From the beginning of one turn to that of the next. Nobody who reads an answer sees twelve milliseconds. A turn costs
-a wake-up and a write here and a reading at the other end, and each finds the processor's caches cold: the first token of
-a turn takes ten times as long as the others. First tokens do not wait for a turn (node/engine/plain_http.py).
+a wake-up and a write here and a reading at the other end, and each finds the processor's caches cold: the first token
+of a turn takes ten times as long as the others. First tokens do not wait for a turn (node/engine/plain_http.py).
 """
 REST_SECONDS_MIN = 0.006
 """Between turns where they take long: a machine that is busy is not to have more of them."""

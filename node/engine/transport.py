@@ -159,9 +159,10 @@ class _GuardedStream(httpx.AsyncByteStream):
 
     async def push(self, take: Take) -> None:
         """Hand the content to `take`, within the same limits. Only where the way below can."""
+        check = self._check
 
         def take_checked(data: bytes) -> bool:
-            self._check(data)
+            check(data)
             return take(data)
 
         if self._push is None:
