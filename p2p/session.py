@@ -124,7 +124,8 @@ class CallEnd:
 
     async def receive(self) -> bytes:
         """Return the next chunk; trio.EndOfChannel at the normal end, CallError otherwise."""
-        await trio.lowlevel.checkpoint()
+        if self._unread or self.ended:
+            await trio.lowlevel.checkpoint()  # else it waits below, which is one
         while not self._unread:
             if self.ended:
                 raise self.error or trio.EndOfChannel
