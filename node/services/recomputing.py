@@ -1,6 +1,6 @@
 """Recomputing nonces that somebody else says it computed, in the background of what users ask."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -41,22 +41,54 @@ async def recompute(
     """Compute the vectors of nonces of the node `key`, and the tails that are `validator`'s. Tries until cancelled."""
     vectors: list[bytes] = []
     tails: list[int] = []
-    for start in range(0, len(nonces), RECOMPUTED_AT_ONCE):
-        part = nonces[start : start + RECOMPUTED_AT_ONCE]
-        prompts = [_prompt(engine, key, nonce, generate_seed, sample_seed, validator) for nonce in part]
+
+    def take(rows: Sequence[Sequence[float]]) -> None:
+        some = [quantise(row[:VECTOR_DIMENSIONS]) for row in rows]
+        if validator is not None:
+            tails.extend([tail_of(row[VECTOR_DIMENSIONS:]) for row in rows])
+        vectors.extend(some)
+
+    prompts = [_prompt(engine, key, nonce, generate_seed, sample_seed, validator) for nonce in nonces]
+    await _read_all(engine, prompts, take)
+    return Recomputed(tuple(vectors), tuple(tails))
+
+
+async def recompute_tails(
+    engine: Engine,
+    nonces: Sequence[tuple[NodeKey, int]],
+    generate_seed: Hash32,
+    sample_seed: Hash32,
+    validator: Address,
+) -> list[int]:
+    """Compute the tails of `validator` at nonces of any nodes, in their order. Tries until cancelled."""
+    tails: list[int] = []
+
+    def take(rows: Sequence[Sequence[float]]) -> None:
+        tails.extend([tail_of(row[VECTOR_DIMENSIONS:]) for row in rows])
+
+    prompts = [_prompt(engine, key, nonce, generate_seed, sample_seed, validator) for key, nonce in nonces]
+    await _read_all(engine, prompts, take)
+    return tails
+
+
+async def _read_all(
+    engine: Engine, prompts: Sequence[Sequence[int]], take: Callable[[Sequence[Sequence[float]]], None]
+) -> None:
+    """Hand the log-probabilities of all prompts to `take`, which raises ValueError on those that are none, and takes
+    nothing of them."""
+    for start in range(0, len(prompts), RECOMPUTED_AT_ONCE):
         while True:
             try:
-                rows = await engine.prompt_logprobs(prompts, priority=RECOMPUTING_PRIORITY)
-                vectors += [quantise(row[:VECTOR_DIMENSIONS]) for row in rows]
-                if validator is not None:
-                    tails += [tail_of(row[VECTOR_DIMENSIONS:]) for row in rows]
+                take(
+                    await engine.prompt_logprobs(
+                        prompts[start : start + RECOMPUTED_AT_ONCE], priority=RECOMPUTING_PRIORITY
+                    )
+                )
             except (EngineFailedError, ValueError) as error:
                 log.warning("the engine failed while validating; trying again", reason=str(error))
-                del vectors[start:], tails[start:]
                 await trio.sleep(RETRY_SECONDS)
             else:
                 break
-    return Recomputed(tuple(vectors), tuple(tails))
 
 
 def _prompt(

@@ -13,6 +13,7 @@ from netsim.network import Switchboard
 from netsim.node import NodePlan, run_node
 from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, NONCES_MAX, PARAMETERS
 from netsim.trace import Trace
+from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.codec import from_bytes
 from node.protocol.identifiers import BlockNumber, Cid, EpochNumber
 from node.protocol.records import EpochResult, VoteBundle
@@ -117,3 +118,19 @@ def test_every_node_counts_bundles_in_the_same_order(monkeypatch: pytest.MonkeyP
     run(nothing)
     assert len(orders) >= NODES
     assert all(list(order) == sorted(order, key=str.lower) for order in orders)
+
+
+def test_challenges_are_chosen_by_a_block_after_the_bundles_and_draws_by_one_after_the_books(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[int, AuditSeeds] = {}
+
+    def form(*arguments: Any, **options: Any) -> EpochResult | None:
+        if options["audit_seeds"] is not None:
+            seen[arguments[0]] = options["audit_seeds"]
+        return form_epoch_result(*arguments, **options)
+
+    monkeypatch.setattr(forming, "form_epoch_result", form)
+    ledger, _ = run(nothing, epochs=3)
+    hashes = [ledger.block_hashes[first_block_of(epoch, Stage.FORM, PARAMETERS)] for epoch in range(3)]
+    assert seen == {1: AuditSeeds(hashes[0], hashes[1]), 2: AuditSeeds(hashes[1], hashes[2])}
