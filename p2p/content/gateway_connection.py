@@ -66,13 +66,13 @@ class GatewayConnection:
         self._line: deque[_Ask] = deque()
         """Requests that were sent, the oldest first."""
         self.is_closed = False
-        self._worked_seconds = 0.0
-        """The thread spent with blocks that had come."""
-        self._at_work_since: float | None = None
         # Of the thread:
         self._ahead = bytearray()
         """Bytes that came with a head and belong to what follows it."""
         self._buffer = bytearray()
+        self._worked_seconds = 0.0
+        """Spent with blocks that had come."""
+        self._at_work_since: float | None = None
         self.pending = 0
         """Requests under way. Counted up by whoever chose this connection."""
 
@@ -128,9 +128,8 @@ class GatewayConnection:
         return ask.whole_before + self._worked() - ask.worked_before
 
     def _worked(self) -> float:
-        with self._changed:
-            since = self._at_work_since
-            return self._worked_seconds + (0.0 if since is None else time.monotonic() - since)
+        since = self._at_work_since  # read without the lock: at worst one block's work counts twice or not at all
+        return self._worked_seconds + (0.0 if since is None else time.monotonic() - since)
 
     async def _open(self) -> None:
         async with self._opening:
@@ -241,16 +240,15 @@ class GatewayConnection:
                 return
             self._line.popleft()
             ask.is_beyond_recall = True
-            began = self._at_work_since = time.monotonic()
         ask.head = head
         if body is not None:
+            began = self._at_work_since = time.monotonic()
             try:
                 ask.work(body)
             except BaseException as error:
                 ask.error = error
-        with self._changed:
-            self._worked_seconds += time.monotonic() - began
             self._at_work_since = None
+            self._worked_seconds += time.monotonic() - began
         self._calls.make(ask.done.set)
 
     def _receive(self, connected: socket.socket, ask: _Ask) -> tuple[ReplyHead, bytearray | None]:
