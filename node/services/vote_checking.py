@@ -154,7 +154,7 @@ class VoteChecker:
                 key = _key(votes[index])
                 nonce = judging.sample_of(key)[place]
                 own = await recompute(
-                    engine, key, [nonce], judging.generate_seed, judging.sample_seed, bundle.validator
+                    engine, model, key, [nonce], judging.generate_seed, judging.sample_seed, bundle.validator
                 )
                 claimed.append(figures[key].tails[place])
                 recomputed.extend(own.tails)
