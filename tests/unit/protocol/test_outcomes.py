@@ -262,6 +262,44 @@ def test_cut_weight_has_a_reason() -> None:
     assert sum(outcome.weight for outcome in found.nodes) <= 20 + 20 // codes.THIN_POOL_PARTS
 
 
+def test_who_mines_a_model_alone_is_neither_paid_nor_blamed_honest_or_not_however_long() -> None:
+    """Nobody can tell the two apart. The remedy is one other member with the model, as the next test has it."""
+    commit = batch(1, model_id=RARE)
+    histories: tuple[SampleHistory, ...] = ()
+    for _ in range(20):
+        found = decide([commit], {2: [], 3: []}, {1: 10, 2: 10, 3: 100}, histories=histories)
+        outcome = only(found)
+        assert (outcome.fate, outcome.weight, outcome.reason) == (NodeFate.UNDECIDED, 0, codes.NOBODY_ABLE)
+        histories = found.histories
+    assert histories == ()
+
+
+def test_one_other_member_with_the_model_is_enough_to_be_paid_from_that_epoch_on() -> None:
+    """In part: two could vouch for each other. A third of the others' weight is enough for all of it."""
+    honest = [batch(number, 100) for number in HONEST]
+    lone = batch(11, 100, model_id=RARE)
+    votes = {number: [vote(commit) for commit in honest if commit.participant != account(number)] for number in HONEST}
+
+    def of_lone(judges: tuple[int, ...], mismatches: int = 0) -> NodeOutcome:
+        said = {number: [*votes[number], *([vote(lone, mismatches)] if number in judges else [])] for number in HONEST}
+        found = decide([*honest, lone], said, {**HONEST, 11: 0})
+        return next(outcome for outcome in found.nodes if outcome.participant == account(11))
+
+    assert of_lone(()).weight == 0
+    alone = of_lone((1,))
+    assert (alone.fate, alone.weight, alone.reason) == (
+        NodeFate.ACCEPTED,
+        800 // codes.THIN_POOL_PARTS,
+        codes.FEW_JUDGES,
+    )
+    assert of_lone((1, 2, 3)).weight == 100
+    assert of_lone((1,), mismatches=drawn_all(lone)).fate is NodeFate.REJECTED
+
+
+def drawn_all(commit: PocCommit) -> int:
+    return min(commit.count, RULE.sample_size)
+
+
 def test_founders_are_taken_at_their_word_in_the_first_epoch() -> None:
     assert with_colluders(5000, is_first=True)[account(11)] == 5000
 
