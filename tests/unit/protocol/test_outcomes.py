@@ -198,7 +198,7 @@ def test_several_nodes_that_each_stay_below_the_line_are_seen_together() -> None
     assert {outcome.reason for outcome in found.nodes} == {codes.CUMULATED}
 
 
-def test_a_history_outlives_a_pause_and_ends_after_ten_epochs() -> None:
+def test_a_history_outlives_a_pause_and_ends_after_thirty_epochs() -> None:
     def kept(epoch: int) -> bool:
         histories = (SampleHistory(account(5), TINY, (SampleCount(EpochNumber(epoch), 600, 3, 1000),)),)
         return bool(
@@ -206,16 +206,14 @@ def test_a_history_outlives_a_pause_and_ends_after_ten_epochs() -> None:
         )
 
     assert kept(EPOCH - 1)
-    late = node_outcomes(
-        EpochNumber(20),
-        {},
-        {},
-        {},
-        {},
-        (SampleHistory(account(5), TINY, (SampleCount(EpochNumber(10), 600, 3, 1000),)),),
-        is_first=False,
-    )
-    assert late.histories == ()
+    counts = tuple(SampleCount(EpochNumber(epoch), 600, 3, 1000) for epoch in (9, 10, 11))
+
+    def later(epoch: int) -> int:
+        known = (SampleHistory(account(5), TINY, counts),)
+        found = node_outcomes(EpochNumber(epoch), {}, {}, {}, {}, known, is_first=False)
+        return sum(count.sampled for history in found.histories for count in history.epochs)
+
+    assert [later(epoch) for epoch in (12, 21, 38, 39, 48, 49)] == [1800, 1800, 1800, 1200, 1200, 0]  # in blocks of ten
 
 
 def test_what_a_rejection_was_based_on_is_not_counted_again() -> None:
