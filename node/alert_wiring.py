@@ -19,6 +19,7 @@ from node.network.adapter import LibP2PNetwork
 from node.operations.alerts import DaemonAlertOperations
 from node.ports import WallClock
 from node.private_files import PrivateFileError, read_private_file
+from node.services.poc_slots import PocSlots
 from node.settings import Settings, SettingsError
 from node.supervisor import Supervisor
 from p2p.standing import Standing
@@ -58,6 +59,7 @@ def watch_over(
     network: LibP2PNetwork,
     standing: Standing,
     engines: Sequence[EngineNode],
+    slots: PocSlots,
     supervisor: Supervisor,
     desk: AlertDesk,
     network_id: str,
@@ -78,7 +80,9 @@ def watch_over(
         peers=lambda: len(network.peers()),
         peers_expected=bool(settings.p2p.bootstrap),
         bans_since=lambda: [ban.since for ban in standing.bans()],
-        missed=lambda: missed_duties(chain.state, chain.schedule, chain.account, chain.head.confirmed, without_proofs),
+        missed=lambda: missed_duties(
+            chain.state, chain.schedule, chain.account, chain.head.confirmed, without_proofs, slots.known
+        ),
         failed_transactions=chain.failed_intents,
         wall_clock=wall_clock,
     )

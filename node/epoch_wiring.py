@@ -46,6 +46,7 @@ class EpochParts:
     receipts: ReceiptBookKeeper
     gateway: Gateway | None
     """Asks decoys; None where there is none."""
+    slots: PocSlots
     measures: Measures
     """What this node's gateway measured of executors since it was last asked."""
 
@@ -56,7 +57,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     Engines that only know text prove nothing, and so validate nothing.
     """
     chain, network, content, store = parts.chain, parts.network, parts.content, parts.store
-    slots = PocSlots(chain, parts.epochs)
+    slots = parts.slots
     forming = FormingService(chain, network, content, store, parts.presence, parts.epochs, slots, parts.router)
     supervisor.add("forming", forming.run)
     supervisor.add("punishing", PunishingService(chain, network, store, parts.epochs, parts.router).run)

@@ -84,6 +84,16 @@ def find_error(error: BaseException, kind: type[ErrorKind]) -> ErrorKind | None:
     return found[0] if all(inner is not None for inner in found) else None
 
 
+def is_due_to(error: BaseException, cause: BaseException) -> bool:
+    """Whether `error` is `cause`, was raised because of it, or is a group of nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_due_to(inner, cause) for inner in error.exceptions)
+    seen: BaseException | None = error
+    while seen is not None and seen is not cause:
+        seen = seen.__cause__
+    return seen is cause
+
+
 @dataclass(eq=False)
 class CallEnd:
     """One end of a call."""
@@ -448,7 +458,9 @@ class Session:
                 error = call.error or CallError("deadline", "the caller's time is over")
                 reply = Frame(Kind.FAIL, call.number, fail_body(error.code, error.message))
         except Exception as error:
-            reply = Frame(Kind.FAIL, call.number, self._failure(error))
+            # A handler that speaks to a caller who has just left fails and is cancelled at once: a group of both.
+            left = call.error if call.error is not None and is_due_to(error, call.error) else None
+            reply = Frame(Kind.FAIL, call.number, self._failure(error if left is None else left))
         finally:
             served.running -= 1
             call.finish(None)

@@ -14,7 +14,6 @@ from node.models.provider_health import ProviderHealth
 from node.ports import ContentUnavailableError, Provider
 from node.protocol.identifiers import Cid
 from p2p.content.blockstore import BlockMissingError, BlockStore
-from p2p.content.buffers import BlockBuffers
 from p2p.content.cid import Cid as BlockCid
 from p2p.content.gateway.admission import GatewayLimits
 from p2p.content.gateway.server import GatewayServer, serve_blocks
@@ -85,7 +84,6 @@ class ContentAdapter:
         """Sources that lied, stalled or failed within a fetch."""
         self._more_sources = self.exchange.more_sources
         self._rate = ByteRate(self.exchange.download_bytes_per_second)
-        self._buffers = BlockBuffers()
         self._health = ProviderHealth(trio.current_time)
         self._destinations: OrderedDict[Path, trio.Lock] = OrderedDict()
 
@@ -215,7 +213,6 @@ class ContentAdapter:
             more_sources=None if more_sources is None else lambda: more_sources(BlockCid.parse(cid)),
             standing=self.exchange.standing,
             rate=self._rate,
-            buffers=self._buffers,
         )
         try:
             yield race
@@ -240,7 +237,7 @@ class ContentAdapter:
     def source(self, provider: Provider) -> GatewaySource:
         """A source for one fetch: the content gateway of a peer."""
         token = self.exchange.provider_tokens.get(_name(provider), "")
-        return GatewaySource(provider.host, provider.port, token=token, buffers=self._buffers)
+        return GatewaySource(provider.host, provider.port, token=token)
 
     @asynccontextmanager
     async def _lock(self, destination: Path) -> AsyncIterator[None]:

@@ -6,6 +6,7 @@ cheaply is the model's own log-probabilities over a prompt nobody has seen befor
 
 import hashlib
 import math
+import operator
 import struct
 from collections.abc import Sequence
 
@@ -48,14 +49,14 @@ def quantise(logprobs: Sequence[float]) -> bytes:
     try:
         mean = math.fsum(logprobs) / VECTOR_DIMENSIONS
         centred = [value - mean for value in logprobs]
-        length = math.sqrt(math.fsum(value * value for value in centred))
+        length = math.sqrt(math.fsum(map(operator.mul, centred, centred)))
     except (OverflowError, ValueError) as error:
         raise ValueError("log-probabilities must be finite") from error
     if not math.isfinite(length):
         raise ValueError("log-probabilities must be finite")
     if length < LENGTH_LEAST:
         return bytes(VECTOR_BYTES)
-    return struct.pack(f">{VECTOR_DIMENSIONS}h", *(round(value / length * VECTOR_SCALE) for value in centred))
+    return struct.pack(f">{VECTOR_DIMENSIONS}h", *[round(value / length * VECTOR_SCALE) for value in centred])
 
 
 def squared_distance(one: bytes, other: bytes) -> int:
@@ -63,8 +64,8 @@ def squared_distance(one: bytes, other: bytes) -> int:
     if len(one) != VECTOR_BYTES or len(other) != VECTOR_BYTES:
         raise ValueError(f"a vector has {VECTOR_BYTES} bytes")
     layout = f">{VECTOR_DIMENSIONS}h"
-    pairs = zip(struct.unpack(layout, one), struct.unpack(layout, other), strict=True)
-    return sum((a - b) ** 2 for a, b in pairs)
+    differences = list(map(operator.sub, struct.unpack(layout, one), struct.unpack(layout, other)))
+    return sum(map(operator.mul, differences, differences))
 
 
 def vectors_root(vectors: Sequence[bytes]) -> Hash32:

@@ -284,17 +284,18 @@ class AuditingService:
 
     async def _rows(self, committed: CommittedBook) -> BookRows | None:
         """Fetch a book; None if it is not what was committed to. Tries until cancelled."""
+        executor = committed.executor
         while True:
             try:
                 data = await self._content.read_bytes(
-                    committed.book.content_cid, self._presence.providers(), limit_bytes=BOOK_BYTES_MAX
+                    committed.book.content_cid, self._presence.providers(executor), limit_bytes=BOOK_BYTES_MAX
                 )
                 return await self._slicer.run(read_book_in_slices(data, committed.book))
             except ContentUnavailableError as error:
-                log.info("a receipt book is not to be had yet", executor=committed.executor, reason=str(error))
+                log.info("a receipt book is not to be had yet", executor=executor, reason=str(error))
                 await trio.sleep(ROUND_SECONDS)
             except (BookError, ValueError) as error:
-                log.warning("a receipt book is void", executor=committed.executor, reason=str(error))
+                log.warning("a receipt book is void", executor=executor, reason=str(error))
                 return None
 
     async def _in_rounds(self, tasks: Sequence[_Task], work: _Round) -> None:

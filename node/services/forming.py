@@ -6,7 +6,7 @@ import structlog
 import trio
 
 from node.ports import ActionStatus, Chain, Content, EquivocationError, Network, Store, Validity
-from node.protocol.actions import PostEpochResult
+from node.protocol.actions import PostEpochResult, is_overtaken
 from node.protocol.agreement import ROUNDS_MAX, committed_order, left_out, pack_holders
 from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
@@ -53,6 +53,8 @@ class _Inputs:
     committed: tuple[Address, ...]
     """Who committed a vote bundle, ascending."""
     fetching: BundleFetching
+    posters: tuple[Address, ...]
+    """The group in charge, ascending: one after the other is to post."""
 
 
 @dataclass(slots=True)
@@ -116,7 +118,8 @@ class FormingService:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stir_at_heads)
             nursery.start_soon(fetching.run)
-            await self._agree(_Inputs(epoch, state, judging, committed_order(committed.keys()), fetching))
+            posters = tuple(sorted(judging.weights, key=str.lower))
+            await self._agree(_Inputs(epoch, state, judging, committed_order(committed.keys()), fetching, posters))
             nursery.cancel_scope.cancel()
 
     async def _agree(self, inputs: _Inputs) -> None:
@@ -132,7 +135,7 @@ class FormingService:
         while inputs.epoch not in self._chain.state.results:
             stirred = self._stirred
             block = self._chain.head.number
-            if not inputs.fetching.missing or (block >= half and block > formed_at):
+            if inputs.fetching.is_complete or (block >= half and block > formed_at):
                 wanted = self._counted(inputs, is_late=block >= half)
                 if wanted != counted:
                     counted, formed_at = wanted, block  # bundles that arrive one by one cost a round per block
@@ -227,14 +230,11 @@ class FormingService:
     async def _post_in_turn(self, inputs: _Inputs, formed: _Formed) -> bool:
         """Post if a quorum signed and it is this node's turn; return whether that is over."""
         weights, block = inputs.judging.weights, self._chain.head.number
-        order = sorted(weights, key=str.lower)
-        account, members = self._chain.account, len(order)
-        turn = (order.index(account) - inputs.epoch) % members if account in weights else members
         signed = self.signatures.signers(inputs.epoch, formed.digest)
-        signers = sorted((member for member in signed if weights.get(member, 0) > 0), key=str.lower)
-        if 3 * sum(weights[signer] for signer in signers) > 2 * sum(weights.values()):
+        if 3 * sum(weights.get(signer, 0) for signer in signed) > 2 * sum(weights.values()):
             formed.quorum_at = block if formed.quorum_at is None else formed.quorum_at
-            if block >= formed.quorum_at + turn * POSTER_PATIENCE_BLOCKS:
+            if block >= formed.quorum_at + self._turn(inputs) * POSTER_PATIENCE_BLOCKS:
+                signers = [member for member in inputs.posters if member in signed and weights[member] > 0]
                 await self._post(inputs.epoch, formed, tuple((signer, signed[signer]) for signer in signers))
                 return True
         if formed.own is not None:
@@ -244,13 +244,18 @@ class FormingService:
                 formed.repeat_at = block + REPEAT_BLOCKS
         return False
 
+    def _turn(self, inputs: _Inputs) -> int:
+        """How many members are to post before this node."""
+        account, members = self._chain.account, len(inputs.posters)
+        return (inputs.posters.index(account) - inputs.epoch) % members if account in inputs.posters else members
+
     async def _post(self, epoch: EpochNumber, formed: _Formed, signatures: tuple[tuple[Address, bytes], ...]) -> None:
         key = f"result/{epoch}"
         await self._chain.submit(key, PostEpochResult(formed.summary, formed.validator_set, signatures))
         outcome = await self._chain.outcome(key)
         if outcome.status is ActionStatus.DONE:
             log.info("the result of an epoch is posted", epoch=epoch, signers=len(signatures))
-        elif epoch not in self._chain.state.results:
+        elif epoch not in self._chain.state.results and not is_overtaken(outcome.reason):
             log.error("the result was refused", epoch=epoch, reason=outcome.reason)
 
     async def _stir_at_heads(self) -> None:

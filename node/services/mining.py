@@ -99,8 +99,8 @@ class MiningService:
         """Mine in every epoch's GENERATE stage for which this node is registered with the loaded model."""
         async for epoch in epochs_at(self._chain, Stage.GENERATE, Stage.GENERATE):
             self.progress = MiningProgress(epoch, MiningState.NOTHING)
-            model_id = self._engine.model_id
-            if model_id is None or not self._is_registered(model_id):
+            model_id = await self._model_in_time(epoch)
+            if model_id is None:
                 log.info("no mining this epoch: no model is loaded that this node is registered for", epoch=epoch)
             elif (self._chain.account, self._engine.node_id) in self._chain.state.poc_commits.get(epoch, {}):
                 # A run before a restart got so far; a second batch would be refused.
@@ -111,6 +111,17 @@ class MiningService:
             else:
                 self.progress.state = MiningState.MINING
                 await self._mine(epoch, model_id)
+
+    async def _model_in_time(self, epoch: EpochNumber) -> ModelId | None:
+        """Return the model to mine with, if there is one by the end: who is ready late mines in what is left."""
+        _, end = window(self._chain, epoch, Stage.GENERATE, Stage.GENERATE)
+        async for head in self._chain.heads():
+            model_id = self._engine.model_id
+            if model_id is not None and self._is_registered(model_id):
+                return model_id
+            if head.number >= end - COMMIT_BLOCKS:
+                break
+        return None
 
     async def _keeps_serving(self, epoch: EpochNumber) -> bool:
         """Whether the node was drawn; if that cannot be told in time it mines, which costs it nothing but the work."""

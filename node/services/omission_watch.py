@@ -48,7 +48,7 @@ class OmissionWatch:
             earlier, later = book_of(result.books_before, executor), book_of(result.books, executor)
             if earlier is None or later is None:
                 continue
-            rows_before, rows = await self._rows(earlier), await self._rows(later)
+            rows_before, rows = await self._rows(earlier, executor), await self._rows(later, executor)
             if rows_before is None or rows is None:
                 continue
             books = SearchedBook(rows_before), SearchedBook(rows)
@@ -75,13 +75,13 @@ class OmissionWatch:
                 found.setdefault(receipt.executor, []).append(signed)
         return found
 
-    async def _rows(self, book: ReceiptBook) -> Sequence[BookRow] | None:
+    async def _rows(self, book: ReceiptBook, executor: Address) -> Sequence[BookRow] | None:
         """Return a book's rows; None if it does not come, or is not what was committed to: auditors count that."""
         if book == EMPTY_BOOK:
             return ()
         for _ in range(TRIES):
             try:
-                providers = self._presence.providers()
+                providers = self._presence.providers(executor)
                 data = await self._content.read_bytes(book.content_cid, providers, limit_bytes=BOOK_BYTES_MAX)
                 return await self._slicer.run(read_book_in_slices(data, book))
             except ContentUnavailableError:

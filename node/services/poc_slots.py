@@ -18,6 +18,10 @@ class PocSlots:
         self._epochs = epochs
         self._known: tuple[EpochNumber, frozenset[NodeKey]] | None = None
 
+    def known(self, epoch: EpochNumber) -> frozenset[NodeKey]:
+        """Return the nodes selected for `epoch` if that has been found out; none otherwise. Does not wait."""
+        return self._known[1] if self._known is not None and self._known[0] == epoch else frozenset()
+
     async def selected(self, epoch: EpochNumber) -> frozenset[NodeKey]:
         """Return the nodes selected for `epoch`.
 

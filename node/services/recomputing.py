@@ -1,6 +1,6 @@
 """Recomputing nonces that somebody else says it computed, in the background of what users ask."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 RECOMPUTING_PRIORITY = 10
 """Users' requests, at 0, run first."""
 RECOMPUTED_AT_ONCE = 32
-"""Nonces per question to the engine: enough to fill its batch, few enough that users never wait for many."""
+"""Prompts per question to the engine: enough to fill its batch, few enough that users never wait for many."""
 RETRY_SECONDS = 1.0
 
 
@@ -41,24 +41,73 @@ async def recompute(
     validator: Address,
 ) -> Recomputed:
     """Compute the vectors of nonces of the node `key`, and the tails that are `validator`'s. Tries until cancelled."""
+    prompts = [nonce_prompt(generate_seed, *key, nonce, engine.vocabulary_size) for nonce in nonces]
+    own = [_own_tokens(engine, model, key, nonce, sample_seed, validator) for nonce in nonces]
+    if makes_vectors(model):
+        vectors = await _vectors(engine, [*prompts, *own])
+        tails = (vector_tail(sample_seed, validator, vector) for vector in vectors[len(prompts) :])
+        return Recomputed(tuple(vectors[: len(prompts)]), tuple(tails))
+    found, tail = await _vectors_with_tails(engine, prompts, own)
+    return Recomputed(tuple(found), tuple(tail))
+
+
+async def recompute_tails(
+    engine: Engine,
+    model: ModelRecord,
+    nonces: Sequence[tuple[NodeKey, int]],
+    generate_seed: Hash32,
+    sample_seed: Hash32,
+    validator: Address,
+) -> list[int]:
+    """Compute the tails of `validator` at nonces of any nodes, in their order. Tries until cancelled."""
+    own = [_own_tokens(engine, model, key, nonce, sample_seed, validator) for key, nonce in nonces]
+    if makes_vectors(model):
+        return [vector_tail(sample_seed, validator, vector) for vector in await _vectors(engine, own)]
+    prompts = [nonce_prompt(generate_seed, *key, nonce, engine.vocabulary_size) for key, nonce in nonces]
+    return (await _vectors_with_tails(engine, prompts, own))[1]
+
+
+async def _vectors(engine: Engine, prompts: Sequence[tuple[int, ...]]) -> list[bytes]:
+    """Return the vectors that an embedding model makes of prompts."""
+    vectors: list[bytes] = []
+    await _read_all(engine, prompts, lambda rows: vectors.extend([quantise(row) for row in rows]))
+    return vectors
+
+
+async def _vectors_with_tails(
+    engine: Engine, prompts: Sequence[tuple[int, ...]], own: Sequence[tuple[int, ...]]
+) -> tuple[list[bytes], list[int]]:
+    """Return the vectors of prompts and the tails of what follows each, if anything does: one pass for both."""
     vectors: list[bytes] = []
     tails: list[int] = []
-    compute = _vectors_with_own_prompts if makes_vectors(model) else _vectors_with_tails
-    for start in range(0, len(nonces), RECOMPUTED_AT_ONCE):
-        part = nonces[start : start + RECOMPUTED_AT_ONCE]
-        prompts = [nonce_prompt(generate_seed, *key, nonce, engine.vocabulary_size) for nonce in part]
-        own = [_own_tokens(engine, model, key, nonce, sample_seed, validator) for nonce in part]
+
+    def take(rows: Sequence[Sequence[float]]) -> None:
+        some = [quantise(row[:VECTOR_DIMENSIONS]) for row in rows]
+        tails.extend([tail_of(row[VECTOR_DIMENSIONS:]) for row in rows if len(row) > VECTOR_DIMENSIONS])
+        vectors.extend(some)
+
+    await _read_all(engine, [prompt + tokens for prompt, tokens in zip(prompts, own, strict=True)], take)
+    return vectors, tails
+
+
+async def _read_all(
+    engine: Engine, prompts: Sequence[Sequence[int]], take: Callable[[Sequence[Sequence[float]]], None]
+) -> None:
+    """Hand the log-probabilities of all prompts to `take`, which raises ValueError on those that are none, and takes
+    nothing of them."""
+    for start in range(0, len(prompts), RECOMPUTED_AT_ONCE):
         while True:
             try:
-                found = await compute(engine, prompts, own, sample_seed, validator)
-                vectors += found.vectors
-                tails += found.tails
+                take(
+                    await engine.prompt_logprobs(
+                        prompts[start : start + RECOMPUTED_AT_ONCE], priority=RECOMPUTING_PRIORITY
+                    )
+                )
             except (EngineFailedError, ValueError) as error:
                 log.warning("the engine failed while validating; trying again", reason=str(error))
                 await trio.sleep(RETRY_SECONDS)
             else:
                 break
-    return Recomputed(tuple(vectors), tuple(tails))
 
 
 def _own_tokens(
@@ -69,33 +118,3 @@ def _own_tokens(
         return ()
     tokens = tail_prompt if makes_vectors(model) else tail_tokens
     return tokens(sample_seed, validator, *key, nonce, engine.vocabulary_size)
-
-
-async def _vectors_with_tails(
-    engine: Engine,
-    prompts: Sequence[tuple[int, ...]],
-    own: Sequence[tuple[int, ...]],
-    _sample_seed: Hash32,
-    _validator: Address,
-) -> Recomputed:
-    """Read each prompt and what follows it in one pass."""
-    whole = [prompt + tokens for prompt, tokens in zip(prompts, own, strict=True)]
-    rows = await engine.prompt_logprobs(whole, priority=RECOMPUTING_PRIORITY)
-    return Recomputed(
-        tuple(quantise(row[:VECTOR_DIMENSIONS]) for row in rows),
-        tuple(tail_of(row[VECTOR_DIMENSIONS:]) for row, tokens in zip(rows, own, strict=True) if tokens),
-    )
-
-
-async def _vectors_with_own_prompts(
-    engine: Engine,
-    prompts: Sequence[tuple[int, ...]],
-    own: Sequence[tuple[int, ...]],
-    sample_seed: Hash32,
-    validator: Address,
-) -> Recomputed:
-    """Make the vectors of the prompts and those of the validator's own, side by side."""
-    rows = await engine.prompt_logprobs([*prompts, *own], priority=RECOMPUTING_PRIORITY)
-    found = [quantise(row) for row in rows]
-    tails = (vector_tail(sample_seed, validator, vector) for vector in found[len(prompts) :])
-    return Recomputed(tuple(found[: len(prompts)]), tuple(tails))

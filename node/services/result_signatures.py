@@ -25,6 +25,9 @@ class ResultSignatures:
         self._on_change = on_change
         self._known: dict[Address, dict[int, ResultSignature]] = {}
         """By member and round; of one epoch only."""
+        self._committed: Sequence[Address] = ()
+        self._read: dict[bytes, frozenset[Address]] = {}
+        """What statements say about `_committed`. Most say the same, and all are looked at whenever one more comes."""
         router.register(ResultSignature, self.judge, self._take)
 
     def add(self, member: Address, signature: ResultSignature) -> None:
@@ -48,15 +51,20 @@ class ResultSignatures:
 
     def holdings(self, epoch: EpochNumber, committed: Sequence[Address]) -> Mapping[Address, frozenset[Address]]:
         """Return whose bundles each member holds, by its newest statement of `epoch`."""
+        if committed != self._committed:
+            self._committed, self._read = committed, {}
         found = {}
         for member in self._known:
             newest = self.newest(member, epoch)
             if newest is None:
                 continue
             try:
-                found[member] = unpack_holders(newest.held, committed)
+                held = self._read.get(newest.held)
+                if held is None:
+                    held = self._read[newest.held] = unpack_holders(newest.held, committed)
             except ValueError:
                 continue  # it says nothing that anyone understands
+            found[member] = held
         return found
 
     def newest(self, member: Address, epoch: EpochNumber) -> ResultSignature | None:

@@ -3,8 +3,9 @@
 A source gives bytes; the session verifies them. So a source need not be trusted, and may be asked for anything.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from p2p.content.cid import Cid
 
@@ -49,3 +50,21 @@ class BlockSource(Protocol):
 
     async def aclose(self) -> None:
         """Give back connections."""
+
+
+@runtime_checkable
+class HandlingSource(BlockSource, Protocol):
+    """A source whose own threads receive blocks and do at once what is to be done with them.
+
+    That saves waking another thread for each block, and moving its bytes to another core.
+    """
+
+    async def handle(
+        self, cid: Cid, handle: Callable[[bytearray], None], *, bytes_max: int, seconds_max: float
+    ) -> bool:
+        """Have `handle` called in such a thread with the unverified bytes of a block; False if the source lacks it.
+
+        The buffer is used again when `handle` returns. Raises what `handle` raises, SourceFailedError, and
+        trio.TooSlowError if the source alone took longer than `seconds_max`: time that threads spend in `handle` does
+        not count against it. Cancelling is safe at any time; a `handle` that was begun is waited for.
+        """

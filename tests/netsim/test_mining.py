@@ -52,7 +52,12 @@ class FailingEngine(SimulatedEngine):
 
 
 def mine(
-    engine: SimulatedEngine | None = None, *, selected: bool | None = False, restart: bool = False, nonces_max: int = 50
+    engine: SimulatedEngine | None = None,
+    *,
+    selected: bool | None = False,
+    restart: bool = False,
+    nonces_max: int = 50,
+    ready_block: int = 0,
 ) -> tuple[MiningState, dict[NodeId, PocCommit], bytes]:
     """Run a miner through one epoch; return its state, what is on chain of it, and its vectors file."""
 
@@ -68,6 +73,13 @@ def mine(
             registration = RegistrationService(chain, network, [MLNodeRegistration(NODE_ID, (MODEL_ID,), "cpu")])
             nursery.start_soon(registration.run)
             used = engine or SimulatedEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
+            used.model_id = None if ready_block else MODEL_ID
+
+            async def load() -> None:
+                await trio.sleep(ready_block * BLOCK_SECONDS)
+                used.model_id = MODEL_ID
+
+            nursery.start_soon(load)
             service = MiningService(chain, network, content, used, Drawn(selected=selected), nonces_max=nonces_max)
             runs = trio.CancelScope()
 
@@ -115,6 +127,16 @@ def test_a_restart_commits_no_second_batch() -> None:
 def test_a_failed_engine_is_waited_for_and_no_nonce_is_left_out() -> None:
     flawless = mine()[1][NODE_ID]
     assert mine(FailingEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1))[1][NODE_ID].root == flawless.root
+
+
+def test_an_engine_that_is_ready_late_proves_in_what_is_left_of_the_stage() -> None:
+    begin = first_block_of(0, Stage.GENERATE, PARAMETERS)
+    state, commits, _ = mine(ready_block=begin + 4)
+    assert (state, commits[NODE_ID].count) == (MiningState.COMMITTED, 50)
+
+
+def test_an_engine_that_is_ready_after_the_stage_commits_nothing() -> None:
+    assert mine(ready_block=first_block_of(0, Stage.EXCHANGE, PARAMETERS))[:2] == (MiningState.NOTHING, {})
 
 
 def test_a_model_that_cannot_be_mined_is_given_up() -> None:

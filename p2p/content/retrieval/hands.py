@@ -1,8 +1,7 @@
 """Threads that do blocking work on blocks, in order of asking, with as few wake-ups as the work allows.
 
-Waking a thread costs as much as hashing 50 kB, and trio's own threads are woken for each call and wake the event loop
-after each. These take the next piece of work when they have finished one, and tell the event loop once of everything
-that was finished before it came to listen. Under load hardly anybody is ever asleep.
+Waking a thread costs as much as hashing 50 kB, and trio's own threads are woken for each call. These take the next
+piece of work when they have finished one. Under load hardly anybody is ever asleep.
 """
 
 import threading
@@ -10,9 +9,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import trio
+
+from p2p.content.loop_calls import LoopCalls
 
 _T = TypeVar("_T")
 
@@ -28,13 +30,10 @@ class Hands:
     """So many threads. Made by `open_hands`; `do` is for the tasks of one event loop."""
 
     def __init__(self) -> None:
-        self._trio = trio.lowlevel.current_trio_token()
+        self._calls = LoopCalls()
         self._changed = threading.Condition(threading.Lock())
         # Behind the condition's lock:
         self._waiting: deque[_Errand] = deque()
-        self._finished: list[_Errand] = []
-        self._is_told = False
-        """Whether the event loop was told of finished work and has not looked yet."""
         self._is_closed = False
 
     @property
@@ -75,24 +74,13 @@ class Hands:
                 errand.work()
             except BaseException as error:
                 errand.error = error
-            with self._changed:
-                self._finished.append(errand)
-                must_tell, self._is_told = not self._is_told, True
-            if must_tell:
-                self._trio.run_sync_soon(self._hand_over)
+            self._calls.make(partial(trio.lowlevel.reschedule, errand.task))
 
     def close(self) -> None:
         """Let the threads end when nothing waits."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-
-    def _hand_over(self) -> None:
-        with self._changed:
-            finished, self._finished = self._finished, []
-            self._is_told = False
-        for errand in finished:
-            trio.lowlevel.reschedule(errand.task)
 
 
 @asynccontextmanager

@@ -19,11 +19,10 @@ from enum import Enum, auto
 import structlog
 import trio
 
-from p2p.content.buffers import BlockBuffers
 from p2p.content.cid import Cid
 from p2p.content.rate import ByteRate
 from p2p.content.retrieval.hands import Hands, open_hands
-from p2p.content.source import BlockSource, SourceFailedError
+from p2p.content.source import BlockSource, HandlingSource, SourceFailedError
 from p2p.content.unixfs import BLOCK_BYTES_MAX
 from p2p.standing import Offence, Standing
 
@@ -84,9 +83,21 @@ class _Outcome(Enum):
     CORRUPT = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """A block that came whole."""
+
+    outcome: _Outcome
+    size: int
+    seconds: float
+    """Since it was asked for."""
+
+
 @dataclass(slots=True, eq=False)
 class _Peer:
     source: BlockSource
+    handling: HandlingSource | None = field(init=False)
+    """The source again, if it has threads of its own."""
     queue: deque[Cid] = field(default_factory=deque)
     """Blocks that came back and that this source may be asked for."""
     runs: set["_Run"] = field(default_factory=set)
@@ -97,6 +108,9 @@ class _Peer:
     slots: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
     """Requests that may be under way. Free again before the block is hashed and written: the line must not wait for
     the disk."""
+
+    def __post_init__(self) -> None:
+        self.handling = self.source if isinstance(self.source, HandlingSource) else None
 
     def hedge_after_seconds(self) -> float:
         if self.block_seconds is None:
@@ -131,14 +145,12 @@ class BlockRace:
         more_sources: MoreSources | None = None,
         standing: Standing | None = None,
         rate: ByteRate | None = None,
-        buffers: BlockBuffers | None = None,
         block_seconds: float = BLOCK_SECONDS_MAX,
     ) -> None:
         """`in_reserve` are asked only when the others cannot give everything, `more_sources` (once) only after them."""
         self.counts = RaceCounts()
         self._standing = standing
         self._rate = rate or ByteRate(0)
-        self._buffers = buffers or BlockBuffers()
         self._block_seconds = block_seconds
         self._more_sources = more_sources
         self._known: dict[str, BlockSource] = {}
@@ -367,8 +379,10 @@ class BlockRace:
             await self._rate.spend(job.bytes_expected)
             run.started = trio.current_time()
         try:
-            with trio.fail_after(self._block_seconds):
-                data = await peer.source.get(cid, bytes_max=job.bytes_max)
+            if peer.handling is None:
+                arrival = await self._receive(run, cid, job)
+            else:
+                arrival = await self._have_handled(peer.handling, run, cid, job)
         except trio.TooSlowError:
             self._drop(peer, f"no block within {self._block_seconds:g} s", Offence.STALLED)
             return None
@@ -378,29 +392,52 @@ class BlockRace:
         finally:
             run.release_slot()
             self._rate.correct(-job.bytes_expected)
-        if data is None:
+        if arrival is None:
             self._tried.setdefault(cid, set()).add(peer)
             self.counts.reasons.setdefault(name, "lacks blocks")
             peer.lacks += 1
             return None
-        seconds = trio.current_time() - run.started
-        size = len(data)
+        size = arrival.size
         self._rate.correct(size)
-        outcome = await job.writers.do(lambda: self._take(cid, data, job))
-        self._buffers.give_back(data)
-        if outcome is _Outcome.CORRUPT:
+        if arrival.outcome is _Outcome.CORRUPT:
             self._tried.setdefault(cid, set()).add(peer)
             self._drop(peer, f"sent other bytes for {cid}", Offence.CORRUPT_BLOCK)
             return None
-        if outcome is _Outcome.DUPLICATE:
+        if arrival.outcome is _Outcome.DUPLICATE:
             self.counts.duplicate_bytes += size
             return None
         peer.lacks = 0
-        self._adapt(peer, seconds)
+        self._adapt(peer, arrival.seconds)
         known = peer.block_seconds
-        peer.block_seconds = seconds if known is None else known + SMOOTHING * (seconds - known)
+        peer.block_seconds = arrival.seconds if known is None else known + SMOOTHING * (arrival.seconds - known)
         self.counts.fetched_bytes[name] += size
         return size
+
+    async def _receive(self, run: _Run, cid: Cid, job: "_Job") -> _Arrival | None:
+        """Have a block received and then, in a thread of ours, verified and delivered; None if the source lacks it."""
+        peer = run.peer
+        try:
+            with trio.fail_after(self._block_seconds):
+                data = await peer.source.get(cid, bytes_max=job.bytes_max)
+        finally:
+            run.release_slot()
+        if data is None:
+            return None
+        seconds = trio.current_time() - run.started
+        outcome = await job.writers.do(lambda: self._take(cid, data, job))
+        return _Arrival(outcome, len(data), seconds)
+
+    async def _have_handled(self, source: HandlingSource, run: _Run, cid: Cid, job: "_Job") -> _Arrival | None:
+        """The same where the source has threads for it."""
+        outcome, size = _Outcome.CORRUPT, 0
+
+        def handle(data: bytearray) -> None:
+            nonlocal outcome, size
+            outcome, size = self._take(cid, data, job), len(data)
+
+        if not await source.handle(cid, handle, bytes_max=job.bytes_max, seconds_max=self._block_seconds):
+            return None
+        return _Arrival(outcome, size, trio.current_time() - run.started)
 
     def _adapt(self, peer: _Peer, seconds: float) -> None:
         if seconds > self._block_seconds / SLOW_PART:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
@@ -357,6 +358,35 @@ async def test_leaving_a_call_cancels_its_handler_and_frees_what_was_held() -> N
             await call.receive()
         with trio.fail_after(5):
             await cancelled.wait()
+
+
+async def test_a_handler_that_fails_and_is_cancelled_as_its_caller_leaves_is_no_fault_of_ours() -> None:
+    """What fails in the moment of the cancellation is in one group with it, and that group is no CallError."""
+    ended = trio.Event()
+
+    async def handler(call: CallEnd) -> None:
+        async def speak() -> None:
+            with trio.CancelScope(shield=True):
+                while not call.cancel_scope.cancel_called:
+                    await trio.sleep(0.01)
+            try:
+                await call.send(b"too late")
+            except CallError as error:
+                raise RuntimeError("it has left") from error
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(speak)
+                await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    with structlog.testing.capture_logs() as logs:
+        async with served(handler) as peer:
+            await peer.send(opening(1), Frame(Kind.CANCEL, 1))
+            assert await peer.fails() == "cancelled"
+            await ended.wait()
+    assert [entry for entry in logs if entry["log_level"] == "error"] == []
 
 
 @pytest.mark.parametrize("code", ["no-method", "busy"])
