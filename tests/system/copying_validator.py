@@ -22,7 +22,7 @@ from node.protocol.tails import has_tails
 from node.protocol.verdicts import Verdict
 from node.services.judging import Judging
 from node.services.timing import cancel_at, window
-from node.services.validating import ValidatingService, Findings
+from node.services.validating import Findings, ValidatingService
 from node.services.vote_checking import EVIDENCE_BYTES_MAX
 
 LATEST_BLOCKS = 5
