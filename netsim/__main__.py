@@ -69,7 +69,7 @@ def _run_population(population: str, nodes: int, epochs: int, seed: int, sample:
         trial.population.strategies(nodes)
     except PopulationError as error:
         raise click.ClickException(str(error)) from error
-    outcome = run_trial(trial)
+    outcome = run_trial(trial, tell=lambda line: click.echo(line, err=True))
     findings = judge_trial(outcome)
     for line in report_lines(outcome, findings, hashes=hashes):
         click.echo(line)
