@@ -11,7 +11,7 @@ from netsim.shared_work import remembering, shared_work
 from node.protocol import codec, results
 from node.protocol.codec import SchemaError
 from node.protocol.records import EpochResult
-from node.services import bundle_fetching, forming
+from node.services import bundle_fetching, result_inputs
 
 CALLS_KEPT = 2
 
@@ -44,7 +44,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         return form(*args, **kwargs)
 
     monkeypatch.setattr(results, "form_epoch_result", counted)
-    monkeypatch.setattr(forming, "form_epoch_result", counted)
+    monkeypatch.setattr(result_inputs, "form_epoch_result", counted)
     return formed
 
 

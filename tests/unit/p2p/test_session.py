@@ -1,5 +1,6 @@
 """A request stream holds to its rules, whatever the other end does."""
 
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -12,14 +13,12 @@ from p2p import session as session_module
 from p2p.credit import CALL_CREDIT_BYTES, HeldBytes
 from p2p.frames import (
     BODY_BYTES_MAX,
-    LENGTH_BYTES,
     Frame,
     Kind,
     Opening,
     credit_body,
-    decode_frame,
+    cut_frames,
     encode_frame,
-    frame_length,
     open_body,
     read_fail_body,
 )
@@ -44,6 +43,7 @@ class Raw:
 
         standing.blame = listen  # type: ignore[method-assign]
         self._buffer = bytearray()
+        self._frames: deque[Frame] = deque()
 
     async def send(self, *frames: Frame) -> None:
         await self.end.write(b"".join(encode_frame(frame) for frame in frames))
@@ -51,8 +51,10 @@ class Raw:
     async def receive(self) -> Frame:
         """The next frame that is no ping."""
         while True:
-            prefix = await self._exactly(LENGTH_BYTES)
-            frame = decode_frame(await self._exactly(frame_length(prefix)))
+            while not self._frames:
+                self._buffer += await self.end.read()
+                self._frames.extend(cut_frames(self._buffer))
+            frame = self._frames.popleft()
             if frame.kind is not Kind.PING:
                 return frame
 
@@ -69,13 +71,6 @@ class Raw:
                 await trio.sleep(0.01)
         assert self.blamed == [offence], (self.blamed, self.session.is_open)
         return True
-
-    async def _exactly(self, count: int) -> bytes:
-        while len(self._buffer) < count:
-            self._buffer += await self.end.read()
-        data = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return data
 
 
 @asynccontextmanager
