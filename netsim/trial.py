@@ -195,7 +195,7 @@ def participants_of(trial: Trial, parameters: EpochParameters) -> tuple[Particip
 
 
 def run_trial(trial: Trial, tell: Callable[[str], None] | None = None) -> Outcome:
-    """Run it. The same trial gives the same outcome, but for the time it takes. `tell` takes lines of progress."""
+    """Run it; `tell` takes lines of progress. The same trial gives the same outcome, but for real time."""
 
     async def main() -> Outcome:
         return await _run(trial, tell)
