@@ -27,7 +27,6 @@ from node.protocol.messages import VotesAnnouncement
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
 from node.protocol.records import PocCommit, PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
-from node.protocol.tails import has_tails
 from node.protocol.validation import SampleRule, judge, mismatches_of
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
@@ -221,8 +220,9 @@ class ValidatingService:
             return _refuse(commit, "root-mismatch")
         found.votes[key] = _abstain(commit, "no-time")
         sample = judging.sample_of(key)
-        validator = self._chain.account if has_tails(model) else None
-        own = await recompute(engine, key, sample, judging.generate_seed, judging.sample_seed, validator)
+        own = await recompute(
+            engine, model, key, sample, judging.generate_seed, judging.sample_seed, self._chain.account
+        )
         distances = tuple(
             squared_distance(data[nonce * VECTOR_BYTES : (nonce + 1) * VECTOR_BYTES], vector)
             for nonce, vector in zip(sample, own.vectors, strict=True)

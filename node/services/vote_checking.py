@@ -151,7 +151,7 @@ class VoteChecker:
             claimed += [figures[key].tails[place] for key, place, _ in drawn]
             nonces = [(key, nonce) for key, _, nonce in drawn]
             recomputed += await recompute_tails(
-                engine, nonces, judging.generate_seed, judging.sample_seed, bundle.validator
+                engine, model, nonces, judging.generate_seed, judging.sample_seed, bundle.validator
             )
         return claimed, recomputed
 

@@ -1,6 +1,7 @@
 """Vote bundles that are hard to get, and votes that nobody computed: the network agrees all the same."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,7 +92,12 @@ def test_whoever_keeps_its_votes_to_itself_or_to_a_few_does_not_keep_the_others_
     assert not ledger.state.voided  # those who hold the votes that were left out object to nothing
 
 
-def test_who_voted_with_another_model_is_named_in_the_next_result() -> None:
+@pytest.mark.parametrize("arguments", [MODEL.model_args, ("--runner", "pooling")])
+def test_who_voted_with_another_model_is_named_in_the_next_result(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """Also in a network that has nothing but an embedding model."""
+    monkeypatch.setattr(f"{__name__}.MODEL", replace(MODEL, model_args=arguments))
     ledger, content = run(nothing, epochs=2, cheats=1)
     result = from_bytes(EpochResult, content[ledger.state.results[EpochNumber(1)].content_cid])
     fates = {outcome.validator: outcome.fate for outcome in result.validators}

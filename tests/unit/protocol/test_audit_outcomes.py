@@ -34,12 +34,12 @@ from node.protocol.findings import (
 )
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.pricing import receipt_digest
-from node.protocol.records import EpochResult, SignedReceipt, VoteBundle
+from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
 from node.protocol.signatures import sign
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, SOME_CID, TINY, account, key_of
 from tests.unit.protocol.test_audit_evidence import evidence_of
-from tests.unit.protocol.test_receipt_books import group_of
+from tests.unit.protocol.test_receipt_books import BIG, group_of
 
 SEED = Hash32(b"\x07" * 32)
 SEEDS = AuditSeeds(SEED, Hash32(b"\x08" * 32))
@@ -296,6 +296,33 @@ def test_books_of_members_are_taken_up_ascending_and_of_nobody_else() -> None:
 def test_an_outcome_and_its_evidence_survive_their_bytes() -> None:
     accused = outcome(by_auditors(BAD))
     assert from_bytes(AuditOutcome, to_bytes(accused)) == accused
+
+
+def with_judges(*numbers: int) -> EpochGroup:
+    """A group in which only these members have the executor's model beside itself."""
+    return group_of((1, 10, (TINY,)), *((n, 10, (TINY if n in numbers else BIG,)) for n in range(2, 10)))
+
+
+def test_nobody_audits_who_serves_a_model_alone_and_nothing_is_said_of_it() -> None:
+    known = replace(previous(), group=with_judges())
+    assert all(auditors_of(SEED, EXECUTOR, draw, known.group) == () for draw in range(DRAWS))
+    votes = {account(n): [judged(draw, BAD) for draw in range(DRAWS)] for n in range(2, 10)}
+    assert audit_outcomes(known, SEEDS, bundles_of(votes), WEIGHTS, band_of) == ()
+
+
+def test_one_rival_accuses_for_ever_and_convicts_never_and_a_second_judge_settles_it() -> None:
+    group, alone = with_judges(2), {account(2): [judged(draw, BAD) for draw in range(DRAWS)]}
+    (accused,) = audit_outcomes(replace(previous(), group=group), SEEDS, bundles_of(alone), WEIGHTS, band_of)
+    for _ in range(10):
+        again = [judged(REJUDGED, BAD, digest) for digest in accused.accused]
+        cast = bundles_of({account(2): [*alone[account(2)], *again]})
+        (accused,) = audit_outcomes(replace(previous(accused), group=group), SEEDS, cast, WEIGHTS, band_of)
+        assert (accused.fate, accused.reason) == (Verdict.ABSTAIN, ACCUSED)
+    for figures, fate in ((BAD, Verdict.INVALID), (GOOD, None)):
+        known = replace(previous(accused, books=()), group=with_judges(2, 3, 4))
+        cast = judged_again(accused, {2: BAD, 3: figures, 4: figures})
+        found = audit_outcomes(known, SEEDS, cast, WEIGHTS, band_of)
+        assert [outcome.fate for outcome in found] == ([] if fate is None else [fate])
 
 
 CHALLENGE = evidence_of(executor=EXECUTOR, payer=account(3)).signed
