@@ -62,6 +62,8 @@ def plan_churn(numbers: Sequence[int], epochs: int, parameters: EpochParameters,
     chance = random.Random(f"churn/{seed}")
     fates = cycle((Fate.RESTARTS, Fate.RETURNS, Fate.JOINS, Fate.LEAVES))
     stages = cycle(Stage)
+    for _ in range(chance.randrange(len(Stage))):
+        next(stages)
     return {number: _attendance(next(fates), stages, epochs, parameters, chance) for number in numbers}
 
 

@@ -28,6 +28,8 @@ from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
+from node.services.objecting import ObjectingService
+from node.services.objections_heard import ObjectionsHeard
 from node.services.observing import Observer
 from node.services.payments import PayerBook
 from node.services.poc_slots import PocSlots
@@ -143,6 +145,7 @@ async def run_node(
         book=book,
     )
     observer = Observer(chain, epochs, presence, store)
+    forming = FormingService(chain, network, content, store, presence, epochs, slots, router)
     services = (
         RegistrationService(chain, network, [MLNodeRegistration(NODE_ID, (model_id,), "simulated")]),
         PresenceService(
@@ -171,7 +174,18 @@ async def run_node(
         auditing,
         observer,
         conduct.validating(chain, network, content, store, presence, epochs, [duty], auditing, observer.take),
-        FormingService(chain, network, content, store, presence, epochs, slots, router),
+        forming,
+        ObjectingService(
+            chain,
+            network,
+            content,
+            store,
+            presence,
+            epochs,
+            slots,
+            forming.signatures,
+            ObjectionsHeard(chain, router),
+        ),
         PunishingService(chain, network, store, epochs, router),
         SettlingService(chain, epochs, claim_rewards=True),
         RedeemingService(chain, store, RedeemPolicy()),

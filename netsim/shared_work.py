@@ -12,7 +12,7 @@ object can take its place). A node whose arguments differ computes its own outco
 import functools
 import sys
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Set
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
@@ -20,7 +20,6 @@ import trio
 
 from netsim import engine
 from node.protocol import audit_sampling, codec, messages, nonces, results, signatures, tails, timeslots
-from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.records import EpochParameters, EpochResult, VoteBundle
@@ -33,8 +32,11 @@ Result = TypeVar("Result")
 
 MESSAGES_KEPT = 8192
 """A message is unsealed by all within a second of its arrival at the first; 200 nodes send a few thousand meanwhile."""
-RECORDS_KEPT = 4096
-"""Bundles and evidence of an epoch, with room for 1,000 nodes."""
+RECORDS_KEPT = 1024
+"""Bundles, and the evidence behind them, of the newest epochs. Of 200 nodes with samples of 64, the evidence of each
+takes a megabyte in memory."""
+DRAWS_KEPT = 8192
+"""A few hundred bytes each."""
 NONCES_KEPT = 65_536
 """Of each of 200 batches 64 sampled nonces on four kinds of hardware, at some 2 kB, or all nonces of 1,000 batches."""
 EPOCHS_KEPT = 8
@@ -131,11 +133,11 @@ def _functions() -> Functions:
         nonces.quantise: remembering(nonces.quantise, tuple, entries_max=NONCES_KEPT),
         nonces.squared_distance: remembering(nonces.squared_distance, lambda *what: what, entries_max=NONCES_KEPT),
         nonces.nonce_prompt: remembering(nonces.nonce_prompt, lambda *what: what, entries_max=NONCES_KEPT),
-        nonces.draw_sample: remembering(nonces.draw_sample, lambda *what: what, entries_max=RECORDS_KEPT),
+        nonces.draw_sample: remembering(nonces.draw_sample, lambda *what: what, entries_max=DRAWS_KEPT),
         tails.checkers_of: remembering(
             tails.checkers_of,
             lambda seed, validator, members: (seed, validator, tuple(members)),
-            entries_max=RECORDS_KEPT,
+            entries_max=DRAWS_KEPT,
         ),
         judging.judging_of: interning(judging.judging_of, entries_max=EPOCHS_KEPT),
         judging.Judging.check: remembering(
@@ -156,7 +158,7 @@ def _functions() -> Functions:
         audit_sampling.auditors_of: remembering(
             audit_sampling.auditors_of,
             lambda seed, executor, draw, group: (seed, executor, draw, _Same(group)),
-            entries_max=RECORDS_KEPT,
+            entries_max=DRAWS_KEPT,
         ),
         results.form_epoch_result: remembering(results.form_epoch_result, _key_of_forming, entries_max=EPOCHS_KEPT),
         results.summarise: remembering(
@@ -189,13 +191,11 @@ def _key_of_forming(
     previous: EpochResult | None,
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
-    audit_seeds: AuditSeeds | None = None,
-    selected: Set[NodeKey] = frozenset(),
+    **drawn: Hashable,
 ) -> Hashable:
     """States of the past are folded once for all nodes and bundles parsed once, so that identity tells them apart."""
     counted = tuple((validator, _Same(bundle)) for validator, bundle in bundles.items())
-    frozen = (_Same(state), _Same(previous), _Same(rules))
-    return epoch, frozen, parameters, counted, audit_seeds, frozenset(selected)
+    return epoch, _Same(state), parameters, counted, _Same(previous), _Same(rules), tuple(sorted(drawn.items()))
 
 
 @contextmanager

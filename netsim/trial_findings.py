@@ -7,6 +7,7 @@ The promises that a run is held to:
   pay only for reasons that follow from its absence.
 - A cartel of a third may now and then have most of those who are drawn to check a validator, and takes from it what
   voting adds to its score (node/protocol/tails.py): from few, and nothing else.
+- The cartel stays below half of the weight that judges: what is asked of a population, not of the rules.
 - A cheat that the rules find is found as soon as they say (docs/soundness.md).
 - What is minted is what the results grant.
 """
@@ -35,6 +36,10 @@ TOKENS_ROOM = 6
 
 SLANDERED_PER_MILLE_MAX = 100
 """Of honest validators in all epochs; 50 are expected with a cartel of a third, and none in groups of 25 or fewer."""
+
+CARTEL_PER_MILLE_LIMIT = 420
+"""A participant does not judge itself, and a few cheats vote wrongly as well: from here on a cartel may outvote the
+honest on one of their batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,8 @@ class EpochFindings:
     cheats_paid: int
     group: int
     """Members of the next group."""
+    cartel_per_mille: int
+    """Of the weight in charge that was up throughout VALIDATE, what the cartel had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,22 @@ def _epoch_findings(outcome: Outcome, epoch: EpochNumber) -> EpochFindings:
         paid_less=tuple((one, told) for one, told in explained if told.parts or not told.paid),
         cheats_paid=sum(one.account in paid for one in outcome.participants if not one.is_honest),
         group=0 if result is None else len(result.group.members),
+        cartel_per_mille=_cartel_per_mille(outcome, epoch),
     )
+
+
+def _cartel_per_mille(outcome: Outcome, epoch: EpochNumber) -> int:
+    before = max((number for number in outcome.results if number < epoch), default=None)
+    weights = None if before is None else {one.participant: one.weight for one in outcome.results[before].group.members}
+    begin = first_block_of(epoch, Stage.VALIDATE, outcome.parameters)
+    end = first_block_of(epoch, Stage.VOTE_EXCHANGE, outcome.parameters)
+    total = cartel = 0
+    for participant in outcome.participants:
+        if participant.attendance.is_up(begin, end):
+            weight = 1 if weights is None else weights.get(participant.account, 0)
+            total += weight
+            cartel += weight if participant.strategy in CARTEL else 0
+    return 1000 * cartel // total if total else 0
 
 
 def _explanation(outcome: Outcome, result: EpochResult, participant: Participant) -> Explanation:
@@ -212,6 +234,9 @@ PARAMETERS_MISMATCHES = 3
 
 
 def _disagreements(epoch: EpochFindings) -> Iterator[str]:
+    if epoch.cartel_per_mille >= CARTEL_PER_MILLE_LIMIT:
+        share = f"{epoch.cartel_per_mille} of 1,000 of the weight that was there"
+        yield f"epoch {epoch.epoch}: the cartel had {share}; no rule holds against that, so change the population"
     if not epoch.digest:
         yield f"epoch {epoch.epoch} has no result"
     for participant in epoch.differing:

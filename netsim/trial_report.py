@@ -50,6 +50,7 @@ def _epoch_lines(outcome: Outcome, epoch: EpochFindings) -> Iterator[str]:
     yield (
         f"epoch {epoch.epoch}: result {epoch.digest[:16] or 'NONE'} {agreement} of {epoch.agreeing} honest nodes "
         f"({epoch.away} away); paid {epoch.paid} honest and {epoch.cheats_paid} cheats; next group {epoch.group}"
+        + (f"; cartel {epoch.cartel_per_mille / 10:.1f} %" if epoch.cartel_per_mille else "")
     )
     yield (
         f"  {traffic.messages / nodes:.1f} messages, {traffic.gossip_bytes / nodes:.0f} bytes of gossip and "

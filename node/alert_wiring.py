@@ -1,6 +1,6 @@
 """Connects the watch over this node to its parts, and the desk to the operator's webhook."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -64,6 +64,7 @@ def watch_over(
     desk: AlertDesk,
     network_id: str,
     wall_clock: WallClock,
+    out_of_budget: Callable[[], str],
 ) -> Watching:
     """Have this node watched. Raises SettingsError if the webhook's secret cannot be read."""
     alerts = settings.alerts
@@ -85,6 +86,7 @@ def watch_over(
         ),
         failed_transactions=chain.failed_intents,
         wall_clock=wall_clock,
+        out_of_budget=out_of_budget,
     )
     limits = Limits(alerts.chain_silent_seconds_max, alerts.disk_free_gib_min * GIB)
     supervisor.add("chain head", head_age.run)

@@ -9,6 +9,7 @@ import trio
 
 from node.alert_wiring import engine_hook, make_desk, watch_over
 from node.alerts.desk import AlertDesk
+from node.alerts.kinds import AlertKind
 from node.amounts import tokens_to_amount
 from node.api.models import make_model_app
 from node.api.openai.gatekeeper import Gatekeeper
@@ -258,7 +259,20 @@ async def _run_services(
     slots = PocSlots(chain, epochs)
     epoch_methods = add_epoch_services(
         EpochParts(
-            settings, chain, network, content, store, presence, epochs, router, duties, book, gateway, slots, measures
+            settings,
+            chain,
+            network,
+            content,
+            store,
+            presence,
+            epochs,
+            router,
+            duties,
+            book,
+            gateway,
+            slots,
+            measures,
+            partial(desk.report, AlertKind.FALSE_RESULT),
         ),
         supervisor,
     )
@@ -287,7 +301,10 @@ async def _run_services(
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
     serving = add_api(settings, chain, epochs, duties, gateway, gatekeeper, prompts, supervisor, started_at, wall_clock)
-    watching = watch_over(settings, chain, network, standing, engines, slots, supervisor, desk, network_id, wall_clock)
+    watching = watch_over(
+        settings, chain, network, standing, engines, slots, supervisor, desk, network_id, wall_clock,
+        payments.payer.deposits.out_of_budget,
+    )  # fmt: skip
     async with trio.open_nursery() as nursery:
         parts = Parts(
             settings=settings,

@@ -69,13 +69,15 @@ def form_epoch_result(
     rules: Mapping[NodeKey, SampleRule] | None = None,
     audit_seeds: AuditSeeds | None = None,
     selected: Set[NodeKey] = frozenset(),
+    next_parameters: EpochParameters | None = None,
 ) -> EpochResult | None:
     """Form the result of `epoch`.
 
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and
     checked (`check_bundle`); `previous` is the newest accepted result before this one, and `audit_seeds` what
     audits are drawn by, None without such a result; `rules` are those of the batches (`rules_of` the chain before
-    GENERATE; by default of `state`); `selected` kept serving (`select_poc_slots`).
+    GENERATE; by default of `state`); `selected` kept serving (`select_poc_slots`). `parameters` are those of
+    `epoch`, and `next_parameters` those of the one after it, in which the group serves; by default the same.
 
     Every accepted batch is paid, and so is preserved weight, unless its participant is barred, has too little
     collateral, or committed fraud. The next group has those nodes that can serve: the model is still active and the
@@ -124,7 +126,8 @@ def form_epoch_result(
     }
     available = TokenAmount(subsidy(epoch, parameters) + pot(epoch, state.work_coins_added, state.results, parameters))
     earned = get_settle_amounts(earning, covering, available, points, offenders)
-    group = set_real_throughput(set_expected_throughput(group, parameters), real_throughput_vectors(frozen, bundles))
+    group = set_expected_throughput(group, parameters if next_parameters is None else next_parameters)
+    group = set_real_throughput(group, real_throughput_vectors(frozen, bundles))
     return EpochResult(
         epoch=epoch,
         group=group,

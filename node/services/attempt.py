@@ -271,15 +271,15 @@ class Attempt:
         """
         now, checks = trio.current_time(), self._checks
         waited = self._waited + now - self._asked_at
-        is_going = self.first_seconds is not None and not self._watch.cancel_called and now < self._watch.deadline
+        is_going = self.first_seconds is not None and now < self._watch.deadline
         if checks is None or checks.is_complete or not is_going:
             return False
-        if self._is_slow(waited) or not self._continuation.is_new:
+        if (waited > SLOW_SECONDS_MIN and self._is_slow(waited)) or not self._continuation.is_new:
             return False
         tokens = self._read_quickly(data, checks)
-        if tokens is None or not tokens.token_ids or tokens.finish_reason or self._request.stop:
+        if tokens is None or not tokens.token_ids or tokens.finish_reason or not self._outlet.has_room():
             return False
-        if not self._outlet.has_room():
+        if self._request.stop and self._transcript.would_stop(tokens.text):
             return False
         self._asked_at, self._waited, self._last_frame = now, waited, data
         try:

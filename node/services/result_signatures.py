@@ -1,5 +1,6 @@
 """What members say about the result of an epoch: whose bundles they hold, and what they signed."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 from node.ports import Chain, Validity
@@ -65,6 +66,18 @@ class ResultSignatures:
             except ValueError:
                 continue  # it says nothing that anyone understands
             found[member] = held
+        return found
+
+    def lacked(self, epoch: EpochNumber, committed: Sequence[Address]) -> Mapping[Address, frozenset[Address]]:
+        """Return whose bundles each member ever said it lacks, in any round of `epoch`."""
+        found: dict[Address, frozenset[Address]] = {}
+        for member, known in self._known.items():
+            for statement in known.values():
+                if statement.epoch != epoch:
+                    continue
+                with contextlib.suppress(ValueError):  # it says nothing that anyone understands
+                    lacking = frozenset(committed) - unpack_holders(statement.held, committed)
+                    found[member] = found.get(member, frozenset()) | lacking
         return found
 
     def newest(self, member: Address, epoch: EpochNumber) -> ResultSignature | None:

@@ -12,7 +12,7 @@ CID_BYTES = 36
 CID_TEXT_LENGTH = 59
 """`b` (multibase for lower-case base32 without padding) and 58 digits."""
 
-_TO_PYTHON_DIGITS = str.maketrans("abcdefghijklmnopqrstuvwxyz23456701_89", "0123456789abcdefghijklmnopqrstuvzzzzz")
+_TO_PYTHON_DIGITS = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyz23456701_89", b"0123456789abcdefghijklmnopqrstuvzzzzz")
 """From the digits of RFC 4648 base32 to those of `int(text, 32)`; z, which is none there, for what is none here."""
 _STRAY_BITS = 0b11
 """58 digits hold 2 bits more than 36 bytes."""
@@ -69,7 +69,7 @@ class Cid:
         # By the integer parser: a gateway parses one for each block it serves, and base64 decodes in Python.
         number = 0
         try:
-            number = int(text[1:].translate(_TO_PYTHON_DIGITS), 32)
+            number = int(text[1:].encode("ascii").translate(_TO_PYTHON_DIGITS), 32)
         except ValueError as error:
             raise CidError(f"not base32: {error}") from error
         if not text[1:].isalnum() or not text.islower() or number & _STRAY_BITS:

@@ -28,6 +28,9 @@ CONNECT_SECONDS_MAX = 10.0
 REFUSAL_BYTES_MAX = 64 * 1024
 """Text beside a refusal is read and thrown away up to here; beyond, the connection is closed instead."""
 READ_BYTES = 16 * 1024
+KNOWN_REQUESTS_MIN = 3
+"""When a gateway has no more than these left, it is sent all others at once: each time it has to look for requests
+costs it as much as answering one."""
 
 Work = Callable[[bytearray], None]
 """What the thread does with a block that came whole. The buffer is used again as soon as this returns."""
@@ -39,6 +42,7 @@ class ConnectionLostError(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Ask:
+    request: bytes
     bytes_max: int
     work: Work
     whole_before: float
@@ -64,15 +68,17 @@ class GatewayConnection:
         self._changed = threading.Condition(threading.Lock())
         # Behind the condition's lock:
         self._line: deque[_Ask] = deque()
-        """Requests that were sent, the oldest first."""
+        """Requests without a reply, the oldest first."""
+        self._unsent: deque[_Ask] = deque()
+        """Its end: requests that were not sent yet."""
         self.is_closed = False
-        self._worked_seconds = 0.0
-        """The thread spent with blocks that had come."""
-        self._at_work_since: float | None = None
         # Of the thread:
         self._ahead = bytearray()
         """Bytes that came with a head and belong to what follows it."""
         self._buffer = bytearray()
+        self._worked_seconds = 0.0
+        """Spent with blocks that had come."""
+        self._at_work_since: float | None = None
         self.pending = 0
         """Requests under way. Counted up by whoever chose this connection."""
 
@@ -86,8 +92,8 @@ class GatewayConnection:
         try:
             if self._thread is None:
                 await self._open()
-            ask = _Ask(bytes_max, work, trio.current_time() + seconds_max, self._worked())
-            self._send(ask, request)
+            ask = _Ask(request, bytes_max, work, trio.current_time() + seconds_max, self._worked())
+            self._put_in_line(ask)
             await self._wait_for(ask)
         finally:
             self.pending -= 1
@@ -96,6 +102,11 @@ class GatewayConnection:
         if ask.head is None:
             raise RuntimeError("a request was answered without a reply")
         return ask.head
+
+    @property
+    def unsent(self) -> int:
+        """Requests that wait until the gateway has less to do."""
+        return len(self._unsent)
 
     def close(self) -> None:
         """Close soon; requests under way fail, unless their work is begun."""
@@ -128,9 +139,8 @@ class GatewayConnection:
         return ask.whole_before + self._worked() - ask.worked_before
 
     def _worked(self) -> float:
-        with self._changed:
-            since = self._at_work_since
-            return self._worked_seconds + (0.0 if since is None else time.monotonic() - since)
+        since = self._at_work_since  # read without the lock: at worst one block's work counts twice or not at all
+        return self._worked_seconds + (0.0 if since is None else time.monotonic() - since)
 
     async def _open(self) -> None:
         async with self._opening:
@@ -158,21 +168,30 @@ class GatewayConnection:
         if self.is_closed:
             raise ConnectionLostError("closed meanwhile")
 
-    def _send(self, ask: _Ask, request: bytes) -> None:
-        """Send a request and put it in line. A gateway that does not even read its few requests is lost."""
+    def _put_in_line(self, ask: _Ask) -> None:
         with self._changed:
-            if self.is_closed or self._socket is None:
-                raise ConnectionLostError("closed meanwhile")
-            try:
-                sent = self._socket.send(request, socket.MSG_DONTWAIT)
-            except OSError as error:
-                self._end()
-                raise ConnectionLostError(str(error)) from error
-            if sent < len(request):
-                self._end()
-                raise ConnectionLostError("it does not read")
+            self._raise_if_closed()
             self._line.append(ask)
-            self._changed.notify()
+            self._unsent.append(ask)
+            self._send_enough()
+            if len(self._line) == 1:
+                self._changed.notify()
+
+    def _send_enough(self) -> None:
+        """Send all that is unsent, unless the gateway has enough to do. With the lock.
+
+        A gateway that does not even read its few requests is lost.
+        """
+        if self._socket is None or not self._unsent or len(self._line) - len(self._unsent) > KNOWN_REQUESTS_MIN:
+            return
+        requests = b"".join([ask.request for ask in self._unsent])
+        self._unsent.clear()
+        try:
+            sent = self._socket.send(requests, socket.MSG_DONTWAIT)
+        except OSError:
+            sent = 0
+        if sent < len(requests):
+            self._end()
 
     def _recall(self, ask: _Ask) -> bool:
         """Take a request out of line; return whether that was still possible."""
@@ -180,7 +199,10 @@ class GatewayConnection:
             if ask.is_beyond_recall:
                 return False
             self._line.remove(ask)
-            self._end()
+            if ask in self._unsent:
+                self._unsent.remove(ask)
+            else:
+                self._end()
             return True
 
     def _end(self) -> None:
@@ -227,6 +249,7 @@ class GatewayConnection:
             self._end()
             failed = list(self._line)
             self._line.clear()
+            self._unsent.clear()
             for one in failed:
                 one.is_beyond_recall = True
         for one in failed:
@@ -241,16 +264,16 @@ class GatewayConnection:
                 return
             self._line.popleft()
             ask.is_beyond_recall = True
-            began = self._at_work_since = time.monotonic()
+            self._send_enough()
         ask.head = head
         if body is not None:
+            began = self._at_work_since = time.monotonic()
             try:
                 ask.work(body)
             except BaseException as error:
                 ask.error = error
-        with self._changed:
-            self._worked_seconds += time.monotonic() - began
             self._at_work_since = None
+            self._worked_seconds += time.monotonic() - began
         self._calls.make(ask.done.set)
 
     def _receive(self, connected: socket.socket, ask: _Ask) -> tuple[ReplyHead, bytearray | None]:

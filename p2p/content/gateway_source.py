@@ -17,8 +17,8 @@ from p2p.content.source import Rank, SourceFailedError
 
 CONNECTIONS_MAX = 4
 """To one gateway: several share a long, lossy path better than one. Each has a thread and a block's buffer."""
-REQUESTS_PER_CONNECTION = 4
-"""One being answered and three known to the server, which then has something to send whenever it gets to it."""
+REQUESTS_PER_CONNECTION = 6
+"""Twice KNOWN_REQUESTS_MIN: the server has something to send whenever it gets to it, and three more come at once."""
 ATTEMPTS_MAX = 4
 """For one block: a kept connection may have been closed by the server meanwhile, or by a neighbour's cancellation."""
 BUSY_ATTEMPTS_MAX = 5

@@ -108,6 +108,9 @@ class PlainSocket:
                 if sent == 0:
                     raise FileShrunkError("a file became shorter while it was sent")
                 offset += sent
+                if offset < piece_end:  # the buffer is full: trying at once would be in vain
+                    self._calls = 0
+                    await trio.lowlevel.wait_writable(out)
 
     async def _wait_for_bytes(self, descriptor: int, wanted: int) -> None:
         """Wait until there is something to read: `wanted` bytes or enough of them, or the end."""

@@ -20,7 +20,7 @@ from node.protocol.records import EpochResult, VoteBundle
 from node.protocol.results import form_epoch_result
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
-from node.services import forming
+from node.services import forming, result_inputs
 
 NODES = 5
 Sabotage = Callable[[Ledger, ContentExchange], Awaitable[None]]
@@ -88,6 +88,7 @@ def test_whoever_keeps_its_votes_to_itself_or_to_a_few_does_not_keep_the_others_
 ) -> None:
     ledger, _ = run(sabotage)
     assert len(ledger.state.groups[EpochNumber(1)]) == NODES  # all are paid and in the next group
+    assert not ledger.state.voided  # those who hold the votes that were left out object to nothing
 
 
 def test_who_voted_with_another_model_is_named_in_the_next_result() -> None:
@@ -114,7 +115,7 @@ def test_every_node_counts_bundles_in_the_same_order(monkeypatch: pytest.MonkeyP
         orders.append(tuple(arguments[3]))
         return form_epoch_result(*arguments, **options)
 
-    monkeypatch.setattr(forming, "form_epoch_result", form)
+    monkeypatch.setattr(result_inputs, "form_epoch_result", form)
     run(nothing)
     assert len(orders) >= NODES
     assert all(list(order) == sorted(order, key=str.lower) for order in orders)
@@ -130,7 +131,7 @@ def test_challenges_are_chosen_by_a_block_after_the_bundles_and_draws_by_one_aft
             seen[arguments[0]] = options["audit_seeds"]
         return form_epoch_result(*arguments, **options)
 
-    monkeypatch.setattr(forming, "form_epoch_result", form)
+    monkeypatch.setattr(result_inputs, "form_epoch_result", form)
     ledger, _ = run(nothing, epochs=3)
     hashes = [ledger.block_hashes[first_block_of(epoch, Stage.FORM, PARAMETERS)] for epoch in range(3)]
     assert seen == {1: AuditSeeds(hashes[0], hashes[1]), 2: AuditSeeds(hashes[1], hashes[2])}

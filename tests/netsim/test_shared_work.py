@@ -2,27 +2,50 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 
 from netsim.scenario import Outcome, run_scenario
 from netsim.shared_work import remembering, shared_work
-from node.protocol import codec
+from node.protocol import codec, results
 from node.protocol.codec import SchemaError
-from node.services import bundle_fetching
+from node.protocol.records import EpochResult
+from node.services import bundle_fetching, result_inputs
 
 CALLS_KEPT = 2
 
 
-def run() -> Outcome:
-    return run_scenario(nodes=6, epochs=3, seed=3)
+def run(tell: Callable[[str], None] | None = None) -> Outcome:
+    return run_scenario(nodes=6, epochs=3, seed=3, tell=tell)
 
 
 def test_a_run_with_shared_work_is_the_run_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = run()
+    lines: list[str] = []
+    formed = count_calls(monkeypatch)
+    shared = run(lines.append)
+    assert [line.partition(",")[0] for line in lines] == [
+        f"epoch {epoch} is over: its result is posted" for epoch in range(3)
+    ]
+    once = len(formed)
+    formed.clear()
     monkeypatch.setattr("netsim.clock.shared_work", nullcontext)
     assert run() == shared
     assert [len(epoch.weights) for epoch in shared.epochs] == [5, 5, 5]
+    assert len(formed) > 3 * once
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Note every epoch for which a result is formed, by whomever."""
+    form, formed = results.form_epoch_result, list[object]()
+
+    def counted(*args: Any, **kwargs: Any) -> EpochResult | None:
+        formed.append(args[0])
+        return form(*args, **kwargs)
+
+    monkeypatch.setattr(results, "form_epoch_result", counted)
+    monkeypatch.setattr(result_inputs, "form_epoch_result", counted)
+    return formed
 
 
 def test_work_is_shared_within_and_not_after() -> None:

@@ -6,6 +6,7 @@ A place is used through `open_block`, which sees a file that was changed, replac
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import trio
@@ -18,7 +19,7 @@ RUN_BLOCKS = 256
 PLACES_MAX = 16_384
 """Blocks remembered, about 400 bytes each: 16 GiB of a model are served without asking the index twice."""
 
-_Identity = tuple[int, int, int, int]
+_Identity = tuple[int, int, int, int, int]
 
 
 class LocatesBlocks(Protocol):
@@ -44,6 +45,7 @@ class _Known:
 class OpenBlock:
     """A block whose file is open: the descriptor, and where in it the bytes are. Close it."""
 
+    path: Path
     descriptor: int
     offset: int
     size: int
@@ -61,9 +63,18 @@ class BlockPlaces:
         self._places_max = places_max
         self._known: OrderedDict[Cid, _Known] = OrderedDict()
 
-    async def open_block(self, cid: Cid) -> OpenBlock:
-        """Open the file that holds `cid`. Raises BlockMissingError. Not always a checkpoint."""
+    async def open_block(self, cid: Cid, before: OpenBlock | None = None) -> OpenBlock:
+        """Open the file that holds `cid`. Raises BlockMissingError. Not always a checkpoint.
+
+        `before` is taken over: its file is used again if it is the same, and closed otherwise.
+        """
         known = self._known.get(cid)
+        if before is not None:
+            if known is not None and known.place.path == before.path and _identity(before.descriptor) == known.identity:
+                self._known.move_to_end(cid)
+                before.offset, before.size = known.place.offset, known.place.size
+                return before
+            before.close()
         if known is not None:
             opened = _open_if_same(known)
             if opened is not None:
@@ -95,7 +106,7 @@ class BlockPlaces:
             os.close(descriptor)
             raise BlockMissingError(f"block {cid} is cut off in {place.path}")
         known = [(following, _Known(found, identity)) for following, found in run]
-        return known, OpenBlock(descriptor, place.offset, place.size)
+        return known, OpenBlock(place.path, descriptor, place.offset, place.size)
 
 
 def _open_if_same(known: _Known) -> OpenBlock | None:
@@ -106,9 +117,10 @@ def _open_if_same(known: _Known) -> OpenBlock | None:
     if _identity(descriptor) != known.identity:
         os.close(descriptor)
         return None
-    return OpenBlock(descriptor, known.place.offset, known.place.size)
+    return OpenBlock(known.place.path, descriptor, known.place.offset, known.place.size)
 
 
 def _identity(descriptor: int) -> _Identity:
+    """Return what changes when a file is written to, replaced, or deleted while it is open."""
     status = os.fstat(descriptor)
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_nlink

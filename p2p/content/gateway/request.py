@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
+from p2p.content.cid import CID_TEXT_LENGTH
+
 HEAD_BYTES_MAX = 8 * 1024
 """A request is a CID, a path and a few headers; browsers add perhaps 2 KiB."""
 HEADERS_MAX = 64
@@ -16,6 +18,9 @@ HEADERS_REMEMBERED = 32
 """A client sends the same headers with every request for a block: so many clients' headers and queries are parsed once.
 At most 512 KiB."""
 HEAD_END = b"\r\n\r\n"
+
+_BLOCK_BEGIN = b"GET /ipfs/"
+_CID_END = len(_BLOCK_BEGIN) + CID_TEXT_LENGTH
 
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[\x21-\x7e]*) HTTP/1\.([01])")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
@@ -66,6 +71,32 @@ def parse_request(head: bytes) -> Request:
     keep_alive = headers.keeps_alive if is_recent else headers.asks_to_keep_alive
     path, _, query = target.partition(b"?")
     return Request(method, _parse_path(path), _parse_query(query), headers.values, keep_alive, is_recent)
+
+
+class RequestReader:
+    """Reads the requests of one connection. A client asks for block after block, and only the CID differs."""
+
+    def __init__(self) -> None:
+        self._last: Request | None = None
+        self._last_end = b""
+
+    def read(self, head: bytes) -> Request:
+        """Do what `parse_request` does."""
+        end = head[_CID_END:]
+        last = self._last
+        if last is not None and end == self._last_end and head.startswith(_BLOCK_BEGIN):
+            segment = head[len(_BLOCK_BEGIN) : _CID_END]
+            if segment.isalnum():
+                path = "ipfs", segment.decode("ascii")
+                return Request("GET", path, last.query, last.headers, last.keep_alive, last.reads_chunks)
+        request = parse_request(head)
+        if (
+            head.startswith(_BLOCK_BEGIN)
+            and end.startswith((b"?", b" "))
+            and head[len(_BLOCK_BEGIN) : _CID_END].isalnum()
+        ):
+            self._last, self._last_end = request, end
+        return request
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from p2p.content.gateway.admission import Admission, GatewayLimits, client_of
 from p2p.content.gateway.car import car_header, probe_car, section_head
 from p2p.content.gateway.places import BlockPlaces, LocatesBlocks, OpenBlock
 from p2p.content.gateway.ranges import Span, parse_range
-from p2p.content.gateway.request import HEAD_BYTES_MAX, HEAD_END, Request, RequestError, parse_request
+from p2p.content.gateway.request import HEAD_BYTES_MAX, HEAD_END, Request, RequestError, RequestReader
 from p2p.content.gateway.selection import select_blocks
 from p2p.content.gateway.wanted import CAR_TYPE, RAW_TYPE, Format, WantedBlock, WantedCar, WantedProbe, decide
 from p2p.content.plain_socket import FileShrunkError, PlainSocket
@@ -41,6 +41,8 @@ VERIFIED_BYTES_MAX = 64 * 1024
 READ_BYTES = 16 * 1024
 LINGER_SECONDS = 0.5
 """After a refusal, for the client to read it: closing with unread input would destroy it on the way."""
+STEPS_PER_ALLOWANCE = 16
+"""Time that is allowed may be short by this part of it."""
 CACHE_CONTROL = "public, max-age=29030400, immutable"
 REASONS = {
     200: "OK",
@@ -139,10 +141,13 @@ class GatewayServer:
         if wait:
             raise RequestError(429, "too many requests from your address", retry_seconds=max(1, round(wait)))
 
-    async def open_block(self, cid: Cid) -> OpenBlock | bytes:
-        """Open a held block; a small one is returned as verified bytes. Raises RequestError(404)."""
+    async def open_block(self, cid: Cid, before: OpenBlock | None = None) -> OpenBlock | bytes:
+        """Open a held block; a small one is returned as verified bytes. Raises RequestError(404).
+
+        `before` is an open block that is taken over: blocks asked one after another are mostly of one file.
+        """
         try:
-            opened = await self._places.open_block(cid)
+            opened = await self._places.open_block(cid, before)
         except BlockMissingError:
             raise RequestError(404, "not held here") from None
         if opened.size > VERIFIED_BYTES_MAX:
@@ -195,11 +200,17 @@ class _Connection:
         self._scope = trio.CancelScope()
         """One for the connection, whose deadline moves: a scope for each step costs more than the step."""
         self._is_sending = False
+        self._reader = RequestReader()
+        self._last: OpenBlock | None = None
+        """The block sent last, while another request was already there: it may be of the same file."""
 
     async def converse(self) -> None:
         """Answer requests until the client ends, falls silent, or takes too long to read."""
-        with self._scope:
-            await self._converse()
+        try:
+            with self._scope:
+                await self._converse()
+        finally:
+            self._close_last()
         if self._scope.cancelled_caught and self._is_sending:
             self._metrics.slow_readers_cut += 1
             log.debug("a slow reader is cut", client=self._client)
@@ -211,7 +222,7 @@ class _Connection:
                 head = await self._next_head()
                 if head is None:
                     return
-                request = parse_request(head)
+                request = self._reader.read(head)
                 self._server.authorise(request, self._client)
                 await self._answer(request)
             except RequestError as error:
@@ -235,6 +246,7 @@ class _Connection:
         end = self._buffer.find(HEAD_END)
         if 0 <= end <= HEAD_BYTES_MAX:  # sent ahead: no waiting
             return self._cut_head(end)
+        self._close_last()  # a file that is deleted must not take space for as long as a client is connected
         self._allow(self._limits.idle_seconds_max)
         is_begun = False
         searched = 0
@@ -252,6 +264,11 @@ class _Connection:
         if end > HEAD_BYTES_MAX:
             raise RequestError(400, f"a request head of more than {HEAD_BYTES_MAX} bytes", close=True)
         return self._cut_head(end)
+
+    def _close_last(self) -> None:
+        if self._last is not None:
+            self._last.close()
+            self._last = None
 
     def _cut_head(self, end: int) -> bytes:
         head = bytes(self._buffer[:end])
@@ -274,7 +291,8 @@ class _Connection:
         await self._send_within(head + (b"" if request.is_head else body))
 
     async def _answer_block(self, request: Request, wanted: WantedBlock) -> None:
-        opened = await self._server.open_block(wanted.cid)
+        last, self._last = self._last, None
+        opened = await self._server.open_block(wanted.cid, last)
         try:
             etag = f'"{wanted.text}.raw"'
             if _is_known(request, etag):
@@ -305,9 +323,10 @@ class _Connection:
                 await self._send_block(head, opened, part)
         finally:
             if isinstance(opened, OpenBlock):
-                opened.close()
+                self._last = opened
 
     async def _answer_car(self, request: Request, wanted: WantedCar) -> None:
+        self._close_last()
         cids = self._server.select(wanted)
         cid: Cid | None = await trio.to_thread.run_sync(next, cids)  # raises 404 before anything is promised
         if cid is not None:
@@ -368,9 +387,12 @@ class _Connection:
         await self._socket.send_all(data, self._rate)
 
     def _allow(self, seconds: float, *, sending: bool = False) -> None:
-        """Give the connection so long for what comes next."""
+        """Give the connection so long for what comes next, or a little less."""
         self._is_sending = sending
-        self._scope.deadline = trio.current_time() + seconds
+        deadline = trio.current_time() + seconds
+        # Moving it costs more than reading the clock.
+        if not 0 <= deadline - self._scope.deadline <= seconds / STEPS_PER_ALLOWANCE:
+            self._scope.deadline = deadline
 
     async def _send_error(
         self, error: RequestError, request: Request | None, headers: list[tuple[str, str]] | None = None

@@ -238,7 +238,8 @@ class BlockRace:
         return min((peer.source.rank for peer in self._live()), default=None)
 
     def _start(self, nursery: trio.Nursery, peer: _Peer, job: "_Job") -> None:
-        for _ in range(peer.source.window + WRITERS_MAX):
+        # A block that our own threads write has no request under way any more.
+        for _ in range(peer.source.window + (WRITERS_MAX if peer.handling is None else 0)):
             nursery.start_soon(self._work, peer, job)
 
     def _drop(self, peer: _Peer, reason: str, offence: Offence | None) -> None:

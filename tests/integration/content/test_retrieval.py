@@ -23,11 +23,12 @@ from p2p.content.cid import Cid, Codec
 from p2p.content.dagpb import Link, Node, encode_node
 from p2p.content.gateway_source import GatewaySource
 from p2p.content.protobuf import encode_integer
-from p2p.content.retrieval.staging import Staging
+from p2p.content.retrieval.staging import OPEN_FILES_MAX, Staging
 from p2p.content.source import SourceFailedError
 from p2p.content.unixfs import DIRECTORY_DATA, UnixFsError, encode_file_data
 from p2p.standing import Standing
 from tests.integration.content.hostile import provider_that, reply
+from tests.open_files import open_files
 
 MIB = 1024 * 1024
 ROOT = Path(__file__).resolve().parents[3]
@@ -80,6 +81,18 @@ async def test_a_fetched_model_takes_its_size_once_and_is_served_from_its_files(
         assert two.served_bytes == sum(three.fetched_bytes.values())
         # Equal leaves (the zeros) came once.
         assert two.served_bytes < size - MIB
+
+
+async def test_a_directory_of_many_small_files_arrives_whole_and_none_of_them_stays_open(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for number in range(3 * OPEN_FILES_MAX):
+        (model / f"{number:03}").write_bytes(os.urandom(100 + number))
+    async with peer(tmp_path / "a") as one, peer(tmp_path / "b") as two:
+        cid, _ = await one.import_directory(model, in_place=True)
+        await two.ensure_directory(cid, [provider(one)], tmp_path / "two")
+        assert_same(model, tmp_path / "two")
+        assert not [name for name in open_files(tmp_path) if not name.startswith(("a/", "b/"))]
 
 
 async def test_a_model_held_already_is_not_fetched_again(tmp_path: Path) -> None:

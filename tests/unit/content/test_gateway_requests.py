@@ -1,6 +1,7 @@
 """Requests to the gateway: what is asked for, or why it is refused, decided before anything is read."""
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from p2p.content.gateway.admission import Admission, GatewayLimits, client_of
 from p2p.content.gateway.ranges import EntityBytes, Span, parse_entity_bytes, parse_range
-from p2p.content.gateway.request import RequestError, parse_request
+from p2p.content.gateway.request import Request, RequestError, RequestReader, parse_request
 from p2p.content.gateway.wanted import Format, Scope, WantedBlock, WantedCar, WantedProbe, decide
 from p2p.content.http_reply import ReplyError, parse_reply_head
 
@@ -177,3 +178,31 @@ def test_addresses_of_one_network_count_as_one() -> None:
     assert client_of("2001:db8::1") == client_of("2001:db8::ffff:2")
     assert client_of("2001:db8::1") != client_of("2001:db8:0:1::1")
     assert client_of("::ffff:10.0.0.1") == client_of("10.0.0.1")
+
+
+def read_or_status(read: Callable[[bytes], Request], data: bytes) -> Request | tuple[int, bool]:
+    try:
+        return read(data)
+    except RequestError as error:
+        return error.status, error.close
+
+
+CIDS = st.one_of(
+    st.text("abcdefghijklmnopqrstuvwxyz234567", min_size=58, max_size=58).map(lambda digits: "b" + digits),
+    st.sampled_from([CID, CID[:-1], CID + "a", CID[:20] + "/" + CID[21:], CID[:20] + "%41" + CID[23:], CID[:20] + "?"]),
+)
+ENDS = st.sampled_from(
+    ["?format=raw", "?format=car", "", "/", "/name?format=car", "?format=raw&x=%zz", "#part", "?format=raw HTTP/1.1 x"]
+)
+HEADERS = st.sampled_from([(), ("Range: bytes=1-2",), ("Connection: close",), ("Content-Length: 5",)])
+
+
+@given(st.lists(st.tuples(st.sampled_from(["GET", "HEAD", "POST"]), CIDS, ENDS, HEADERS), min_size=1, max_size=6))
+def test_a_reader_that_remembers_the_request_before_reads_each_as_if_it_were_the_first(
+    requests: list[tuple[str, str, str, tuple[str, ...]]],
+) -> None:
+    reader = RequestReader()
+    for method, cid, end, headers in requests:
+        data = head(f"/ipfs/{cid}{end}", *headers, method=method)
+        for _ in range(2):
+            assert read_or_status(reader.read, data) == read_or_status(parse_request, data)

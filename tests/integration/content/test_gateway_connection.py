@@ -1,0 +1,204 @@
+"""A connection to a gateway, whose thread does the work: order, time, cancellation, errors, no leftovers."""
+
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from p2p.content.gateway_connection import KNOWN_REQUESTS_MIN, ConnectionLostError, GatewayConnection
+from p2p.content.loop_calls import LoopCalls
+from tests.integration.content.hostile import Converse, provider_that, reply
+
+SECONDS_MAX = 20
+PATIENCE_SECONDS = 0.4
+
+
+@asynccontextmanager
+async def connection_to(converse: Converse) -> AsyncIterator[GatewayConnection]:
+    async with provider_that(converse) as gateway:
+        connection = GatewayConnection(gateway.host, gateway.port, LoopCalls())
+        try:
+            yield connection
+        finally:
+            connection.close()
+            await trio.to_thread.run_sync(connection.join)
+
+
+def request(name: object) -> bytes:
+    return f"GET /{name} HTTP/1.1\r\n\r\n".encode()
+
+
+async def ask(
+    connection: GatewayConnection, name: object, work: Callable[[bytearray], None], seconds_max: float = SECONDS_MAX
+) -> int:
+    connection.pending += 1
+    return (await connection.ask(request(name), 1000, seconds_max, work)).status
+
+
+async def echo(stream: trio.SocketStream, target: str) -> None:
+    await stream.send_all(reply(200, target.encode()))
+
+
+def ignore(_body: bytearray) -> None:
+    return None
+
+
+async def test_each_asker_gets_its_own_reply_and_the_work_is_done_in_a_thread() -> None:
+    bodies: dict[int, bytes] = {}
+    threads: set[int] = set()
+
+    async def one(number: int) -> None:
+        def work(body: bytearray) -> None:
+            bodies[number] = bytes(body)
+            threads.add(threading.get_ident())
+
+        assert await ask(connection, number, work) == 200
+
+    with trio.fail_after(SECONDS_MAX):
+        async with connection_to(echo) as connection:
+            async with trio.open_nursery() as nursery:
+                for number in range(50):
+                    nursery.start_soon(one, number)
+            assert connection.pending == 0
+    assert bodies == {number: f"/{number}".encode() for number in range(50)}
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+async def test_a_gateway_that_has_enough_to_do_is_sent_the_rest_at_once() -> None:
+    asked: list[str] = []
+    may_answer = trio.Event()
+
+    async def hold(stream: trio.SocketStream, target: str) -> None:
+        asked.append(target)
+        await may_answer.wait()
+        await stream.send_all(reply(200, b""))
+
+    with trio.fail_after(SECONDS_MAX):
+        async with connection_to(hold) as connection:
+            async with trio.open_nursery() as nursery:
+                for number in range(20):
+                    nursery.start_soon(ask, connection, number, ignore)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                assert connection.unsent == 20 - (KNOWN_REQUESTS_MIN + 1)
+                may_answer.set()
+            assert connection.unsent == 0
+    assert sorted(asked) == sorted(f"/{number}" for number in range(20))
+
+
+async def test_a_request_that_was_not_sent_is_cancelled_without_harm_to_the_others() -> None:
+    may_answer = trio.Event()
+
+    async def hold(stream: trio.SocketStream, _target: str) -> None:
+        await may_answer.wait()
+        await stream.send_all(reply(200, b""))
+
+    with trio.fail_after(SECONDS_MAX):
+        async with connection_to(hold) as connection, trio.open_nursery() as nursery:
+            for number in range(KNOWN_REQUESTS_MIN + 1):
+                nursery.start_soon(ask, connection, number, ignore)
+            while connection.pending < KNOWN_REQUESTS_MIN + 1 or connection.unsent:
+                await trio.sleep(0.01)
+            with trio.move_on_after(0.05) as scope:
+                await ask(connection, "cancelled", ignore)
+            assert scope.cancelled_caught
+            assert not connection.is_closed
+            may_answer.set()  # the nursery ends without an error
+
+
+async def test_a_gateway_that_stalls_is_given_its_time_and_no_more() -> None:
+    async def stall(_stream: trio.SocketStream, _target: str) -> None:
+        await trio.sleep_forever()
+
+    with trio.fail_after(SECONDS_MAX):
+        async with connection_to(stall) as connection:
+            with pytest.raises(trio.TooSlowError):
+                await ask(connection, 1, ignore, PATIENCE_SECONDS)
+            assert connection.is_closed
+            with pytest.raises(ConnectionLostError):
+                await ask(connection, 2, ignore)
+
+
+async def test_time_that_our_disk_takes_does_not_count_against_the_gateway() -> None:
+    is_held, let_go = threading.Event(), threading.Event()
+
+    def held_up(_body: bytearray) -> None:
+        is_held.set()
+        let_go.wait(SECONDS_MAX)
+
+    with trio.fail_after(SECONDS_MAX):
+        async with connection_to(echo) as connection, trio.open_nursery() as nursery:
+            nursery.start_soon(ask, connection, "slow", held_up, PATIENCE_SECONDS)
+            await trio.to_thread.run_sync(is_held.wait, SECONDS_MAX)
+            nursery.start_soon(ask, connection, "behind it", ignore, PATIENCE_SECONDS)
+            await trio.sleep(3 * PATIENCE_SECONDS)
+            let_go.set()  # neither is too slow: the nursery ends without an error
+
+
+async def test_work_that_is_begun_is_brought_to_its_end_and_counts_although_it_is_cancelled() -> None:
+    is_begun, let_go = threading.Event(), threading.Event()
+    statuses: list[int] = []
+
+    def work(_body: bytearray) -> None:
+        is_begun.set()
+        let_go.wait(SECONDS_MAX)
+
+    async def cancelled() -> None:
+        with trio.CancelScope() as scope:
+            scopes.append(scope)
+            statuses.append(await ask(connection, 1, work))
+
+    scopes: list[trio.CancelScope] = []
+    with trio.fail_after(SECONDS_MAX):
+        async with connection_to(echo) as connection, trio.open_nursery() as nursery:
+            nursery.start_soon(cancelled)
+            await trio.to_thread.run_sync(is_begun.wait, SECONDS_MAX)
+            scopes[0].cancel()
+            await trio.lowlevel.checkpoint()
+            assert not statuses
+            let_go.set()
+        assert statuses == [200]
+
+
+async def test_what_the_work_raises_comes_to_whoever_asked_and_the_connection_goes_on() -> None:
+    def fail(_body: bytearray) -> None:
+        raise OSError(28, "no space left on device")
+
+    with trio.fail_after(SECONDS_MAX):
+        async with connection_to(echo) as connection:
+            with pytest.raises(OSError, match="no space"):
+                await ask(connection, 1, fail)
+            assert await ask(connection, 2, ignore) == 200
+
+
+async def test_a_reply_that_ends_the_connection_fails_those_behind_it_so_that_they_ask_elsewhere() -> None:
+    async def once(stream: trio.SocketStream, _target: str) -> None:
+        await stream.send_all(reply(200, b"", "Connection: close"))
+
+    results: list[object] = []
+
+    async def one(number: int) -> None:
+        try:
+            results.append(await ask(connection, number, ignore))
+        except ConnectionLostError:
+            results.append("lost")
+
+    with trio.fail_after(SECONDS_MAX):
+        async with connection_to(once) as connection:
+            async with trio.open_nursery() as nursery:
+                for number in range(3):
+                    nursery.start_soon(one, number)
+            assert connection.is_closed
+    assert sorted(map(str, results)) == ["200", "lost", "lost"]
+
+
+async def test_no_thread_is_left_behind() -> None:
+    before = {thread.ident for thread in threading.enumerate()}
+    async with connection_to(echo) as connection:
+        await ask(connection, 1, ignore)
+    assert not [
+        thread for thread in threading.enumerate() if thread.ident not in before and thread.name == "content connection"
+    ]
