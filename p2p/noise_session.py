@@ -18,6 +18,8 @@ from libp2p.security.base_session import BaseSession
 from libp2p.security.secure_session import SecureSession
 from multiaddr import Multiaddr
 
+from p2p.repairs.tcp import BufferedTcpStream
+
 LENGTH_BYTES = 2
 MAC_BYTES = 16
 PLAINTEXT_BYTES_MAX = 65535 - MAC_BYTES
@@ -41,6 +43,9 @@ class NoiseSession(BaseSession):
         ciphers = transport.noise_state.noise_protocol
         self._transport = transport
         self._raw = transport.read_writer.read_write_closer
+        self._socket = getattr(self._raw, "stream", None)
+        if not isinstance(self._socket, BufferedTcpStream):
+            self._socket = None  # a relay's connection, or one in memory
         self._sealer, self._seal_nonce = ciphers.cipher_state_encrypt.cipher.cipher, ciphers.cipher_state_encrypt.n
         self._opener, self._open_nonce = ciphers.cipher_state_decrypt.cipher.cipher, ciphers.cipher_state_decrypt.n
         self._sealed = bytearray()
@@ -57,6 +62,21 @@ class NoiseSession(BaseSession):
             await self._raw.write(self._seal(data))
         finally:
             self._writing.release()
+
+    def begin_write(self, data: bytes) -> bytes:
+        """Send as much of `data` as can leave without waiting; return what `end_write` has to be given next.
+
+        For one task at a time, which must not be cancelled in between.
+        """
+        sealed = self._seal(data)
+        if self._socket is None or self._writing.locked():
+            return sealed
+        return sealed[self._socket.write_at_once(sealed) :]
+
+    async def end_write(self, rest: bytes) -> None:
+        """Send the rest of what `begin_write` began."""
+        async with self._writing:
+            await self._raw.write(rest)
 
     async def read(self, n: int | None = None) -> bytes:
         """Return `n` bytes, or without `n` all that has come, at least one.
@@ -103,7 +123,7 @@ class NoiseSession(BaseSession):
 
     async def _receive(self) -> None:
         """Wait for bytes and open every message that is complete with them."""
-        data = await self._raw.read(READ_BYTES)
+        data = await (self._socket or self._raw).read(READ_BYTES)
         if not data:
             raise IncompleteReadError("the peer has hung up")
         self._sealed += data

@@ -64,23 +64,34 @@ class BufferedTcpStream(TrioTCPStream):
 
     async def write(self, data: bytes) -> None:
         """As the library's. A checkpoint only now and then, and if the socket takes no more at once."""
-        sent = 0
-        self._at_once_bytes += len(data) + WRITE_COST_BYTES
-        if self._at_once_bytes <= AT_ONCE_BYTES_MAX and not self.write_lock.locked():
-            # OSError: it is full, or gone; the library's way waits, or says what happened.
-            with contextlib.suppress(OSError):
-                sent = os.write(self.stream.socket.fileno(), data)
+        sent = self.write_at_once(data)
         if sent < len(data):
-            self._at_once_bytes = 0
             await super().write(data[sent:])
 
-    async def _receive(self) -> bytes:
+    def write_at_once(self, data: bytes) -> int:
+        """Return how much of `data` the socket took. The rest is for `write`, which waits, or says what happened."""
+        self._at_once_bytes += len(data) + WRITE_COST_BYTES
+        if self._at_once_bytes > AT_ONCE_BYTES_MAX or self.write_lock.locked():
+            self._at_once_bytes = 0
+            return 0
         try:
-            return bytes(await self.stream.receive_some(READ_BYTES))
-        except trio.BrokenResourceError as error:
-            raise ConnectionClosedError(f"the connection was reset: {error}", transport="tcp") from error
+            return os.write(self.stream.socket.fileno(), data)
+        except OSError:  # it is full, or gone
+            return 0
+
+    async def _receive(self) -> bytes:
+        descriptor = self.stream.socket.fileno()
+        try:
+            while descriptor >= 0:
+                # First: data is rarely there already, and to be told so takes longer than to wait.
+                await trio.lowlevel.wait_readable(descriptor)
+                with contextlib.suppress(BlockingIOError):
+                    return os.read(descriptor, READ_BYTES)
         except trio.ClosedResourceError:
             return b""
+        except OSError as error:
+            raise ConnectionClosedError(f"the connection was reset: {error}", transport="tcp") from error
+        return b""  # closed here
 
 
 class ExclusiveTcpListener(IListener):

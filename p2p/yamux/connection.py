@@ -61,6 +61,7 @@ class Yamux(IMuxedConn):
 
     def __init__(self, conn: Any, peer_id: Any, *, blame: Blame | None = None, budget: Budget | None = None) -> None:
         self.secured_conn = conn
+        self._begin_write: Callable[[bytes], bytes] | None = getattr(conn, "begin_write", None)
         self.peer_id = peer_id
         self.budget = budget or Budget()
         self.held_bytes = 0
@@ -274,9 +275,14 @@ class Yamux(IMuxedConn):
                 self._control.clear()
             if not data:
                 return
+            finish: Callable[[bytes], Awaitable[None]] = self.secured_conn.write
+            if self._begin_write is not None:
+                finish, data = self.secured_conn.end_write, self._begin_write(data)
+                if not data:
+                    return  # nearly always; a deadline would cost more than the write
             with trio.CancelScope(shield=True), trio.move_on_after(WRITE_SECONDS_MAX) as limit:
                 try:
-                    await self.secured_conn.write(data)
+                    await finish(data)
                 except Exception as error:  # the layers below have no common base
                     self.fail(f"cannot write: {error!r}")
                     raise MuxedStreamError(f"the connection has ended: {error!r}") from error

@@ -79,15 +79,19 @@ class YamuxStream(IMuxedStream):
         """Send all of `data`; waits for the reader. Raises MuxedStreamReset, MuxedStreamClosed or MuxedStreamError."""
         view = memoryview(data)
         while view:
-            with trio.move_on_after(STALL_SECONDS_MAX) as stalled:
-                while self._send_window == 0 and not self._was_reset and not self._write_ended:
-                    await self._writers.park()
-            if stalled.cancelled_caught:
-                self.reset_now()
-                raise MuxedStreamError(f"the reader took nothing for {STALL_SECONDS_MAX:.0f} s")
+            if self._send_window == 0:
+                await self._until_writable()
             sent = await self.muxed_conn.write_data(self, view)
             view = view[sent:]
         self._require_writable()
+
+    async def _until_writable(self) -> None:
+        with trio.move_on_after(STALL_SECONDS_MAX) as stalled:
+            while self._send_window == 0 and not self._was_reset and not self._write_ended:
+                await self._writers.park()
+        if stalled.cancelled_caught:
+            self.reset_now()
+            raise MuxedStreamError(f"the reader took nothing for {STALL_SECONDS_MAX:.0f} s")
 
     async def close(self) -> None:
         """End our direction; what the peer still sends can be read."""

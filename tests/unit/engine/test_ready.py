@@ -3,12 +3,13 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
 
-from node.engine.ready import CAN_POLL, TURN_SECONDS, ReadySockets
+from node.engine.ready import CAN_POLL, REST_SECONDS_MIN, TURN_SECONDS, ReadySockets
 
 pytestmark = pytest.mark.skipif(not CAN_POLL, reason="there is no epoll here")
 
@@ -167,3 +168,25 @@ async def test_a_socket_that_was_closed_before_is_told_to_be() -> None:
     ready = ReadySockets()
     with pytest.raises(trio.ClosedResourceError):
         await ready.read(-1, lambda _: True, silence_seconds=1.0)
+
+
+async def test_what_comes_while_the_leader_rests_is_taken_together() -> None:
+    ready = ReadySockets()
+    taken_at: list[float] = []
+    with pairs(2) as made, trio.fail_after(20):
+
+        def take(data: bytes) -> bool:
+            taken_at.append(trio.current_time())
+            return not data.endswith(b".")
+
+        async with trio.open_nursery() as nursery:
+            for end, _ in made:
+                nursery.start_soon(partial(ready.read, end.fileno(), take, silence_seconds=60))
+            await trio.testing.wait_all_tasks_blocked()
+            made[0][1].send(b"first")
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(taken_at) == 1  # after a silence, at once
+            for _, far in made:
+                far.send(b".")
+        assert taken_at[1] - taken_at[0] >= REST_SECONDS_MIN
+        assert len(taken_at) == 3

@@ -196,6 +196,19 @@ async def test_a_reset_reaches_both_ends_and_frees_what_was_unread() -> None:
                 await end.write(b"x")
 
 
+async def test_little_that_came_just_before_a_reset_can_still_be_read_and_is_counted_no_more() -> None:
+    async with both() as (one, other):
+        stream = await one.open_stream()
+        await stream.write(b"no")
+        await stream.reset()
+        theirs = await other.accept_stream()
+        await trio.testing.wait_all_tasks_blocked()
+        assert other.budget.held_bytes == 0
+        assert await theirs.read() == b"no"
+        with pytest.raises(MuxedStreamReset):
+            await theirs.read()
+
+
 async def test_what_arrived_before_the_connection_ended_can_still_be_read() -> None:
     async with both() as (one, other):
         stream = await one.open_stream()
