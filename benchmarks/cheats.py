@@ -14,6 +14,7 @@ import click
 from node.cli.render import print_table
 from node.protocol.audit_sampling import AUDITORS, DRAWS_MIN
 from node.protocol.binomial import detection_per_million, reject_from
+from node.protocol.history import PARTS, WINDOWS_EPOCHS
 from node.protocol.identifiers import Address, Hash32, NodeId
 from node.protocol.nonces import draw_sample
 
@@ -37,8 +38,6 @@ VERDICT_EPOCHS = 9
 SAMPLE_SIZE = 512
 MISMATCH_PER_MILLION = 281
 """p0 of `quern calibrate`'s 16,384 nonces without a mismatch."""
-WINDOW_EPOCHS = 10
-"""Samples are added up over so many epochs (node/protocol/history.py)."""
 ACCOUNT = Address("0x" + "11" * 20)
 RUNS = 400
 FAKED_SHARES = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
@@ -53,6 +52,7 @@ class Faking:
     """Chance of being rejected within one epoch."""
     in_three: float
     in_ten: float
+    in_thirty: float
     gain_per_epoch: float
     """Expected, in rewards of an epoch, if it goes on: what it adds less what rejections take."""
 
@@ -78,19 +78,21 @@ def rejected_within(epochs: int, share: float, sample: int = SAMPLE_SIZE, rate: 
     drawn = epochs * sample
     if share >= 1.0:
         return 1.0
-    found = detection_per_million(drawn, reject_from(drawn, rate), round(share * MILLION), rate)
+    limit = reject_from(drawn, rate, dict(zip(WINDOWS_EPOCHS, PARTS, strict=True))[epochs])
+    found = detection_per_million(drawn, limit, round(share * MILLION), rate)
     return found / MILLION
 
 
 def faking(share: float) -> Faking:
     """Return what it is worth to make up `share` of all nonces.
 
-    Over ten epochs it adds ten times the share; the window of ten rejects one epoch's batch with the chance that it
-    has by then, a single sample each epoch's with its own. What three epochs add is left out: the truth is worse.
+    Each epoch it adds the share; a window of some epochs rejects one epoch's batch with the chance that it has by their
+    end. Only the window that takes most is counted: the truth is worse.
     """
-    one, three, ten = (rejected_within(epochs, share) for epochs in (1, 3, WINDOW_EPOCHS))
-    lost = max(WINDOW_EPOCHS * one, ten)
-    return Faking(share, one, three, ten, share - lost / WINDOW_EPOCHS)
+    within = {epochs: rejected_within(epochs, share) for epochs in WINDOWS_EPOCHS}
+    lost = max(chance / epochs for epochs, chance in within.items())
+    one, three, ten, thirty = within.values()
+    return Faking(share, one, three, ten, thirty, share - lost)
 
 
 def run_draws(share: float, trials: int, batch: int = 20_000) -> float:
@@ -109,8 +111,8 @@ def run_draws(share: float, trials: int, batch: int = 20_000) -> float:
 
 
 def best_faking(steps: int = 20) -> Faking:
-    """Return the share that pays best."""
-    return max((faking(step / 20_000) for step in range(1, steps + 1)), key=lambda found: found.gain_per_epoch)
+    """Return the share that pays best, of those up to a thousandth."""
+    return max((faking(step / (1000 * steps)) for step in range(1, steps + 1)), key=lambda found: found.gain_per_epoch)
 
 
 def answering(name: str, gain_per_epoch: float, proof: float) -> Answering:
@@ -145,9 +147,13 @@ def main() -> None:
     """Command line."""
     click.echo(f"Nonces made up, {SAMPLE_SIZE} sampled, p0 = {MISMATCH_PER_MILLION} in a million:")
     print_table(
-        ("MADE UP", "REJECTED IN 1", "IN 3", "IN 10", "GAIN PER EPOCH, OF A REWARD"),
+        ("MADE UP", "REJECTED IN 1", "IN 3", "IN 10", "IN 30", "GAIN PER EPOCH, OF A REWARD"),
         [
-            (f"{f.share:.2%}", f"{f.in_one:.2%}", f"{f.in_three:.2%}", f"{f.in_ten:.2%}", f"{f.gain_per_epoch:+.4%}")
+            (
+                f"{f.share:.2%}",
+                *(f"{chance:.2%}" for chance in (f.in_one, f.in_three, f.in_ten, f.in_thirty)),
+                f"{f.gain_per_epoch:+.4%}",
+            )
             for f in (*map(faking, FAKED_SHARES), best_faking())
         ],
         empty="",

@@ -7,7 +7,7 @@ code 1.
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -15,7 +15,7 @@ import trio
 from eth_hash.auto import keccak
 
 from benchmarks.network import PARAMETERS, TOKEN, Cost, MeasuredNetwork, measured_network, numbered_account
-from contracts.bindings import access_vault, inference_coordinator, model_registry, quern_token
+from contracts.bindings import access_vault, epoch_manager, inference_coordinator, model_registry, quern_token
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import read_contract
 from node.cli.render import print_table
@@ -282,6 +282,33 @@ async def measure_purchase(network: MeasuredNetwork) -> list[Measurement]:
     ]
 
 
+async def measure_change(network: MeasuredNetwork, miner: Miner, epoch: int) -> list[Measurement]:
+    """Schedule other parameters from the epoch after the next on; commit before, and in their first epoch.
+
+    Epochs keep their length, so that `go_to` finds its way.
+    """
+    changed = epoch_manager.Schedule(
+        epoch_blocks=PARAMETERS.epoch_blocks,
+        generate_offset=PARAMETERS.generate_offset,
+        exchange_offset=PARAMETERS.exchange_offset,
+        validate_offset=PARAMETERS.validate_offset,
+        vote_exchange_offset=PARAMETERS.vote_exchange_offset,
+        form_offset=PARAMETERS.form_offset,
+        load_offset=PARAMETERS.load_offset,
+        poc_sample_size=PARAMETERS.poc_sample_size,
+        poc_reject_mismatches=PARAMETERS.poc_reject_mismatches,
+        unit_price=2 * PARAMETERS.unit_price,
+    )
+    scheduled = await network.send(network.owner, epoch_manager.schedule_parameters(epoch + 2, changed))
+    ahead, *_ = await measure_proofs(network, miner, epoch)
+    first, *_ = await measure_proofs(network, miner, epoch + 2)
+    return [
+        Measurement("scheduleParameters", scheduled),
+        replace(ahead, operation="commitPoc, a change is scheduled"),
+        replace(first, operation="commitPoc, first epoch of a change"),
+    ]
+
+
 async def measure_group(network: MeasuredNetwork, *, vested: bool) -> list[Measurement]:
     """Everything, on one network."""
     for member in network.members[:3]:
@@ -298,7 +325,7 @@ async def measure_group(network: MeasuredNetwork, *, vested: bool) -> list[Measu
         found += await measure_result(network, epoch, shares_of(epoch), reward_total)
         found += await measure_claims(network, epoch, vested=vested)
     found += await measure_punishment(network, miner.account, 1)
-    return found
+    return found + await measure_change(network, miner, 2)
 
 
 async def measure(folder: Path) -> list[Measurement]:

@@ -1,6 +1,6 @@
 """The Chain port of one simulated node, over the shared ledger."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import trio
 from coincurve import PrivateKey
@@ -14,6 +14,8 @@ from node.protocol.records import EpochParameters
 from node.protocol.schedules import ParameterSchedule
 from node.protocol.signatures import address_of, sign
 from node.stage_changes import next_stage_change
+
+Rewrite = Callable[[ChainAction], Awaitable[ChainAction | None]]
 
 
 class SimulatedChain:
@@ -31,6 +33,8 @@ class SimulatedChain:
         self._settled: dict[str, trio.Event] = {}
         self._stage_cursors: dict[str, BlockNumber] = {}
         self._schedule = ParameterSchedule(ledger.parameters)
+        self.rewrite: Rewrite | None = None
+        """A hostile node's switch: send something else than its services want, or nothing."""
         ledger.watch(self._on_block)
         self._on_block()
 
@@ -123,6 +127,12 @@ class SimulatedChain:
             self._outcomes[key] = ActionOutcome(status, None, 0, reason or "")
             self._settled[key].set()
 
+        if self.rewrite is not None:
+            rewritten = await self.rewrite(action)
+            if rewritten is None:
+                settle("NotSent")
+                return
+            action = rewritten
         self._ledger.send(Transaction(self._account, action, settle))
 
     async def outcome(self, key: str) -> ActionOutcome:

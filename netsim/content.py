@@ -1,10 +1,11 @@
 """The Content port of simulated nodes: bytes by CID, fetched from whoever holds them, in the time that takes."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import trio
 
+from netsim.ticks import sleep
 from netsim.trace import Trace
 from node.ports import ContentUnavailableError, Provider
 from node.protocol.cids import cid_from_bytes
@@ -31,7 +32,23 @@ class SimulatedContent:
         self._blocks: dict[Cid, bytes] = {}
         self.withhold = False
         """A hostile node's switch: keep content to oneself."""
-        exchange.stores[host, port] = self
+        self.hidden: set[Cid] = set()
+        """Likewise, for some contents only."""
+        self._place = host, port
+        self.open()
+
+    def open(self) -> None:
+        """Let others fetch from here."""
+        self._exchange.stores[self._place] = self
+
+    def close(self) -> None:
+        """Be gone for others; what is held stays."""
+        self._exchange.stores.pop(self._place, None)
+
+    @property
+    def blocks(self) -> Mapping[Cid, bytes]:
+        """All that is held here."""
+        return self._blocks
 
     async def add_bytes(self, data: bytes) -> Cid:
         """Keep `data` under its CID (CIDv1, raw, SHA-256)."""
@@ -57,12 +74,12 @@ class SimulatedContent:
 
     async def _fetch(self, cid: Cid, providers: Sequence[Provider]) -> bytes:
         for provider in providers:
-            await trio.sleep(ROUND_TRIP_SECONDS)
             other = self._exchange.stores.get((provider.host, provider.port))
-            if other is None or other.withhold or cid not in other._blocks:
+            withheld = other is None or other.withhold or cid in other.hidden
+            data = None if other is None or withheld else other._blocks.get(cid)
+            await sleep(ROUND_TRIP_SECONDS + len(data or b"") / BYTES_PER_SECOND)
+            if data is None:
                 continue
-            data = other._blocks[cid]
-            await trio.sleep(len(data) / BYTES_PER_SECOND)
             self._exchange.trace.record("fetched", cid, len(data))
             return data
         raise ContentUnavailableError(f"{cid}: none of {len(providers)} providers has it")

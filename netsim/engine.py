@@ -4,16 +4,19 @@ Log-probabilities are a hash of (model, tokens before, token): any honest engine
 cheaper way leads to them. `noise` stands for differing hardware; a cheat's engine runs another `weights`.
 """
 
+import functools
 import hashlib
 import math
 import random
 import struct
+from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
 
+from netsim.ticks import sleep
 from node.ports import ChatMessage, EngineRefusedError, GenerationChunk, GenerationRequest
 from node.protocol.draws import Prefill, temperature_of
 from node.protocol.identifiers import ModelId, NodeId
@@ -33,6 +36,14 @@ CANDIDATES = 12
 """Tokens that a DrawingEngine may draw at one place."""
 UNKNOWN_LOGPROB = -20.0
 """Of a token that is none of them."""
+NOISE_PLACES = 2048
+"""Where noise may begin: to draw new noise for every prompt takes longer than all that nodes do with it."""
+LOGPROB_UNIT = -10.0 / 2**64
+"""Log-probabilities lie between -10 and 0, but for noise."""
+HARDWARE_KINDS = 4
+"""Engines of one kind give the same numbers, as machines of one kind do. Each engine's seed says of which it is."""
+NOISES_KEPT = 256
+"""By kind and deviation, at 17 kB."""
 
 
 @dataclass(slots=True)
@@ -87,13 +98,13 @@ class SimulatedEngine:
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
         """Pseudo-random but reproducible log-probabilities, plus this hardware's noise."""
         del priority  # one simulated engine does one thing at a time
-        await trio.sleep(len(prompts) / PROMPTS_PER_SECOND)
+        await sleep(len(prompts) / PROMPTS_PER_SECOND)
         return [self._logprobs(prompt) for prompt in prompts]
 
     async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
         """Vectors that follow from the weights and the prompt."""
         del priority
-        await trio.sleep(len(prompts) / PROMPTS_PER_SECOND)
+        await sleep(len(prompts) / PROMPTS_PER_SECOND)
         return [self._vector(prompt) for prompt in prompts]
 
     def _vector(self, prompt: Sequence[int]) -> bytes:
@@ -101,14 +112,35 @@ class SimulatedEngine:
         return struct.pack(f"<{DIMENSIONS}f", *(numbers.gauss(0.0, 1.0) for _ in range(DIMENSIONS)))
 
     def _logprobs(self, prompt: Sequence[int]) -> list[float]:
-        values: list[float] = []
-        for end in range(CAUSAL_BLOCK, len(prompt) + CAUSAL_BLOCK, CAUSAL_BLOCK):
-            text = f"{self.weights}/{list(prompt[:end])}"
-            exact = random.Random(text)
-            noise = random.Random(f"{self.seed}/{text}")
-            block = prompt[max(1, end - CAUSAL_BLOCK) : end]
-            values += (-10.0 * exact.random() + noise.gauss(0.0, self.noise) for _ in block)
+        hardware = self.seed % HARDWARE_KINDS
+        values = list(block_logprobs(self.weights, hardware, self.noise, tuple(prompt[:CAUSAL_BLOCK])))
+        for end in range(2 * CAUSAL_BLOCK, len(prompt) + CAUSAL_BLOCK, CAUSAL_BLOCK):
+            values += logprobs_after(self.weights, hardware, self.noise, tuple(prompt[:end]), end - CAUSAL_BLOCK)
         return values
+
+
+def block_logprobs(weights: str, hardware: int, deviation: float, tokens: tuple[int, ...]) -> tuple[float, ...]:
+    """Return the log-probabilities of the first CAUSAL_BLOCK tokens: of a nonce, which many compute."""
+    return logprobs_after(weights, hardware, deviation, tokens, 1)
+
+
+def logprobs_after(
+    weights: str, hardware: int, deviation: float, tokens: tuple[int, ...], first: int
+) -> tuple[float, ...]:
+    """Return the log-probabilities of `tokens` from the place `first` on, at most CAUSAL_BLOCK."""
+    text, count = weights.encode() + struct.pack(f"<{len(tokens)}I", *tokens), len(tokens) - first
+    if count <= 0:
+        return ()
+    drawn, *numbers = struct.unpack(f"<{1 + count}Q", hashlib.shake_256(text).digest(8 * (1 + count)))
+    start, noise_of = drawn % NOISE_PLACES, hardware_noise(hardware, deviation)
+    return tuple(number * LOGPROB_UNIT + noise_of[start + place] for place, number in enumerate(numbers))
+
+
+@functools.lru_cache(maxsize=NOISES_KEPT)
+def hardware_noise(hardware: int, deviation: float) -> "array[float]":
+    """Return what the numbers of a kind of engine differ by: drawn once, and taken from some place on for a prompt."""
+    drawn = random.Random(f"{hardware}/noise")
+    return array("d", (drawn.gauss(0.0, deviation) for _ in range(NOISE_PLACES + CAUSAL_BLOCK)))
 
 
 @dataclass(slots=True)
@@ -147,12 +179,16 @@ class DrawingEngine(SimulatedEngine):
         return found
 
     def _drawn(self, context: Sequence[int], request: GenerationRequest) -> int:
-        known = self._candidates(self.answers_with or self.weights, context)
+        known = self._answering(context)
         if request.sampling.temperature_milli == 0:
             return max(known, key=lambda token: (known[token], -token))
         temperature, position = temperature_of(request.sampling), len(context) - 1
         scores = {token: value / temperature + noise(request.seed, position, token) for token, value in known.items()}
         return max(scores, key=lambda token: (scores[token], -token))
+
+    def _answering(self, context: Sequence[int]) -> dict[int, float]:
+        """What users' tokens are drawn from."""
+        return self._candidates(self.answers_with or self.weights, context)
 
     def _candidates(self, weights: str, context: Sequence[int]) -> dict[int, float]:
         """Log-probabilities of the tokens that may come next, with this hardware's noise."""

@@ -315,6 +315,8 @@ class Ledger:
             raise Refused("RewardAboveFunds")
         weights: Mapping[Address, int] = dict(self.state.group_weights(summary.epoch))
         digest = epoch_result_digest(summary, CHAIN_ID, EPOCH_MANAGER)
+        if digest in self.state.voided.get(summary.epoch, ()):
+            raise Refused("ResultVoid")
         signers = {signer for signer, signature in action.signatures if recover(digest, signature) == signer}
         signed = sum(weights.get(signer, 0) for signer in signers)
         if 3 * signed <= 2 * sum(weights.values()):

@@ -2,10 +2,13 @@
 
 Gossip reaches every node that is up, after the latency of the pair, as verified wire bytes: each receiver unseals and
 judges as it would from libp2p. Items go together, at most one message per topic, node and second, urgent ones at once,
-as from the real layer. Meshes, budgets and bans belong to that layer and are tested there.
+as from the real layer. What arrives within a millisecond arrives at its end, in the order in which it was sent: one
+task hands over all of it, where one for each message and receiver would cost more than all that receivers do with it.
+Meshes, budgets and bans belong to that layer and are tested there.
 """
 
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +17,7 @@ import trio
 
 from netsim.clock import wall_clock
 from netsim.ledger import simulated_consent
+from netsim.ticks import tick_after, until_tick
 from netsim.trace import Trace
 from node.ports import CallFailedError, CallHandler, MessageValidator, PeerStatus, TakeChunk, Validity
 from node.protocol.identifiers import Address, PeerId
@@ -38,14 +42,24 @@ class Switchboard:
         self.trace = trace
         self._seed = seed
         self._nodes: dict[PeerId, SimulatedNetwork] = {}
+        self._latencies: dict[tuple[PeerId, PeerId], float] = {}
+        """Of each pair that met, both ways."""
+        self._arriving: dict[int, list[tuple[SimulatedNetwork, PeerId, Topic, list[bytes]]]] = {}
+        """By tick: receiver, sender and items."""
+        self.changes = 0
+        """How often a node came up or went down."""
 
     def join(self, node: "SimulatedNetwork") -> None:
         """Bring a node up."""
         self._nodes[node.peer_id] = node
+        self.changes += 1
 
     def leave(self, peer_id: PeerId) -> None:
-        """Take a node down: messages and calls to it are lost."""
-        self._nodes.pop(peer_id, None)
+        """Take a node down: messages and calls to it are lost, those that it was answering as well."""
+        node = self._nodes.pop(peer_id, None)
+        if node is not None:
+            node.drop_calls()
+        self.changes += 1
 
     def nodes(self) -> tuple["SimulatedNetwork", ...]:
         """Nodes that are up, in the order they joined."""
@@ -57,9 +71,53 @@ class Switchboard:
 
     def latency_seconds(self, one: PeerId, other: PeerId) -> float:
         """5 to 105 ms, the same both ways."""
-        if one == other:
-            return 0.0
-        return 0.005 + 0.1 * random.Random(f"{self._seed}/{min(one, other)}/{max(one, other)}").random()
+        known = self._latencies.get((one, other))
+        if known is None:
+            drawn = random.Random(f"{self._seed}/{min(one, other)}/{max(one, other)}").random()
+            known = self._latencies[one, other] = 0.0 if one == other else 0.005 + 0.1 * drawn
+        return known
+
+    def send(self, sender: "SimulatedNetwork", topic: Topic, items: list[bytes]) -> None:
+        """Have everyone else who is up, now and at arrival, take the items."""
+        for node in self._nodes.values():
+            if node is sender:
+                continue
+            tick = tick_after(self.latency_seconds(sender.peer_id, node.peer_id))
+            if tick not in self._arriving:
+                self._arriving[tick] = []
+                self.nursery.start_soon(self._hand_over, tick)
+            self._arriving[tick].append((node, sender.peer_id, topic, items))
+
+    async def _hand_over(self, tick: int) -> None:
+        await until_tick(tick)
+        for node, sender, topic, items in self._arriving.pop(tick):
+            if self._nodes.get(node.peer_id) is node:
+                for data in items:
+                    node.accept(sender, topic, data)
+
+
+class Inbox:
+    """What a subscriber has not taken yet. Who takes waits only where nothing is there."""
+
+    def __init__(self) -> None:
+        self._messages: deque[Message] = deque()
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    def put(self, message: Message) -> bool:
+        """Add a message; False if there is no room."""
+        if len(self._messages) >= INBOX_MESSAGES_MAX:
+            return False
+        self._messages.append(message)
+        self._waiting.unpark()
+        return True
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self
+
+    async def __anext__(self) -> Message:
+        while not self._messages:
+            await self._waiting.park()
+        return self._messages.popleft()
 
 
 @dataclass(slots=True)
@@ -124,6 +182,8 @@ class Served:
     handler: CallHandler
     concurrency: int
     running: int = 0
+    calls: dict[trio.CancelScope, "SimulatedCall"] = field(default_factory=dict)
+    """Those that are being served."""
 
 
 @dataclass(slots=True, eq=False)
@@ -135,10 +195,13 @@ class SimulatedNetwork:
     account: Address
     sign: DigestSigner
     _validators: dict[Topic, MessageValidator] = field(default_factory=dict)
-    _inboxes: dict[Topic, trio.MemorySendChannel[Message]] = field(default_factory=dict)
+    _inboxes: dict[Topic, Inbox] = field(default_factory=dict)
     _served: dict[str, Served] = field(default_factory=dict)
     _waiting: dict[Topic, list[bytes]] = field(default_factory=dict)
     _sent_at: dict[Topic, float] = field(default_factory=dict)
+    _peers: tuple[PeerStatus, ...] = ()
+    _peers_as_of: int = -1
+    """The switchboard's count of changes when they were gathered."""
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -147,15 +210,18 @@ class SimulatedNetwork:
 
     def peers(self) -> tuple[PeerStatus, ...]:
         """Everyone else who is up."""
-        return tuple(
-            PeerStatus(
-                node.peer_id,
-                node.addresses[0],
-                round(2000 * self.switchboard.latency_seconds(self.peer_id, node.peer_id)),
+        if self._peers_as_of != self.switchboard.changes:
+            self._peers_as_of = self.switchboard.changes
+            self._peers = tuple(
+                PeerStatus(
+                    node.peer_id,
+                    node.addresses[0],
+                    round(2000 * self.switchboard.latency_seconds(self.peer_id, node.peer_id)),
+                )
+                for node in self.switchboard.nodes()
+                if node is not self
             )
-            for node in self.switchboard.nodes()
-            if node is not self
-        )
+        return self._peers
 
     def sign_as_peer(self, data: bytes) -> bytes:
         """Consent to anything, by a stand-in for an Ed25519 signature."""
@@ -190,15 +256,7 @@ class SimulatedNetwork:
             return
         self._sent_at[topic] = trio.current_time()
         self.switchboard.trace.record("gossip", self.peer_id, topic.value, sum(map(len, items)))
-        for node in self.switchboard.nodes():
-            if node is not self:
-                self.switchboard.nursery.start_soon(self._deliver, node, topic, items)
-
-    async def _deliver(self, node: "SimulatedNetwork", topic: Topic, items: list[bytes]) -> None:
-        await trio.sleep(self.switchboard.latency_seconds(self.peer_id, node.peer_id))
-        if self.switchboard.find(node.peer_id) is node:
-            for data in items:
-                node.accept(self.peer_id, topic, data)
+        self.switchboard.send(self, topic, items)
 
     def accept(self, sender: PeerId, topic: Topic, data: bytes) -> bool:
         """Take an item as it comes from a peer: verify, judge, queue; return whether it was accepted."""
@@ -213,9 +271,7 @@ class SimulatedNetwork:
         if validity is not Validity.ACCEPT:
             self.switchboard.trace.record("unwanted", self.peer_id, sender, topic.value, validity.value)
             return False
-        try:
-            self._inboxes[topic].send_nowait(message)
-        except trio.WouldBlock:
+        if not self._inboxes[topic].put(message):
             self.switchboard.trace.record("dropped", self.peer_id, topic.value)
         return True
 
@@ -224,17 +280,23 @@ class SimulatedNetwork:
         """Deliver verified messages of `topic`."""
         if topic in self._inboxes:
             raise ValueError(f"{topic.value} has a subscriber already")
-        send, receive = trio.open_memory_channel[Message](INBOX_MESSAGES_MAX)
-        self._validators[topic], self._inboxes[topic] = validator, send
+        inbox = Inbox()
+        self._validators[topic], self._inboxes[topic] = validator, inbox
         try:
-            async with receive:
-                yield receive
+            yield inbox
         finally:
             del self._inboxes[topic], self._validators[topic]
 
     def serve(self, method: str, handler: CallHandler, *, concurrency: int) -> None:
         """Answer calls of `method`."""
         self._served[method] = Served(handler, concurrency)
+
+    def drop_calls(self) -> None:
+        """End all calls that are being answered here, as if the machine had gone."""
+        for served in self._served.values():
+            for scope, call in served.calls.items():
+                call.failure.error = CallFailedError("lost", f"{self.peer_id} is gone")
+                scope.cancel()
 
     @asynccontextmanager
     async def call(
@@ -276,11 +338,13 @@ class SimulatedNetwork:
 
 async def _run_handler(served: Served, call: SimulatedCall, scope: trio.CancelScope, finished: trio.Event) -> None:
     served.running += 1
+    served.calls[scope] = call
     try:
         with scope:
             await _guarded(served.handler, call)
     finally:
         served.running -= 1
+        del served.calls[scope]
         call.outgoing.close()
         call.incoming.close()
         finished.set()

@@ -9,12 +9,12 @@ from coincurve import PrivateKey
 
 from netsim.chain import SimulatedChain
 from netsim.clock import wall_clock
+from netsim.conduct import HONEST, NODE_ID, Conduct, EngineSetting
 from netsim.content import ContentExchange, SimulatedContent
-from netsim.engine import DrawingEngine
 from netsim.ledger import Ledger
-from netsim.network import SimulatedNetwork, Switchboard
+from netsim.network import Switchboard
 from node.ports import Provider
-from node.protocol.identifiers import Address, ModelId, NodeId, PeerId, TokenAmount
+from node.protocol.identifiers import Address, ModelId, PeerId, TokenAmount
 from node.protocol.records import MLNodeRegistration
 from node.protocol.signatures import address_of
 from node.services.auditing import AuditingService
@@ -28,6 +28,8 @@ from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
+from node.services.objecting import ObjectingService
+from node.services.objections_heard import ObjectionsHeard
 from node.services.observing import Observer
 from node.services.payments import PayerBook
 from node.services.poc_slots import PocSlots
@@ -38,19 +40,15 @@ from node.services.redeem_policy import RedeemPolicy
 from node.services.redeeming import RedeemingService
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
-from node.services.validating import ValidatingService
 from node.store.books import Books
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
 
 CONFIRMATIONS = 2
 CONTENT_PORT = 1
-NODE_ID = NodeId("node-1")
 UNPAID_TOKENS_MAX = 16
 CHANNEL_DEPOSIT = TokenAmount(10**18)
 BUDGET = TokenAmount(1000 * 10**18)
-HONEST_NOISE = 0.01
-"""Spread between the log-probabilities of two honest machines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +72,37 @@ class NodePlan:
         """Its account."""
         return address_of(self.key.public_key)
 
+    @property
+    def peer_id(self) -> PeerId:
+        """Its name in the network."""
+        return PeerId(f"peer-{self.number:05}")
+
+    @property
+    def host(self) -> str:
+        """Where its content is to be had, at CONTENT_PORT."""
+        return f"host-{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What a node finds again after a restart: its database, its content, and its transactions and their outcomes."""
+
+    chain: SimulatedChain
+    content: SimulatedContent
+    database: Database
+
 
 User = Callable[[Gateway], Awaitable[None]]
 """Somebody who asks a gateway, beside its services."""
+
+
+def new_disk(plan: NodePlan, ledger: Ledger, exchange: ContentExchange) -> Disk:
+    """What a node begins with that never ran before."""
+    return Disk(
+        SimulatedChain(ledger, plan.key, confirmations=CONFIRMATIONS),
+        SimulatedContent(exchange, plan.host, CONTENT_PORT),
+        Database(":memory:"),
+    )
 
 
 async def run_node(
@@ -86,13 +112,16 @@ async def run_node(
     switchboard: Switchboard,
     exchange: ContentExchange,
     user: User | None = None,
+    conduct: Conduct = HONEST,
+    disk: Disk | None = None,
 ) -> None:
-    """Run a node until cancelled. With a `user` it is a gateway as well."""
-    chain = SimulatedChain(ledger, plan.key, confirmations=CONFIRMATIONS)
-    network = SimulatedNetwork(switchboard, PeerId(f"peer-{plan.number:05}"), plan.account, chain.sign)
-    content = SimulatedContent(exchange, f"host-{plan.number}", CONTENT_PORT)
-    engine = DrawingEngine(NODE_ID, model_id, plan.weights, HONEST_NOISE, plan.number, plan.answers_with)
-    store = Books(Database(":memory:"), plan.account)
+    """Run a node until cancelled. With a `user` it is a gateway as well. With the `disk` of a run before it goes on."""
+    disk = disk or new_disk(plan, ledger, exchange)
+    chain, content = disk.chain, disk.content
+    conduct.prepare(plan.account, chain, content)
+    network = conduct.network(switchboard, plan.peer_id, plan.account, chain.sign)
+    engine = conduct.engine(EngineSetting(model_id, plan.weights, plan.number, plan.answers_with))
+    store = Books(disk.database, plan.account)
     router = GossipRouter(network)
     presence = PresenceTable(chain, wall_clock)
     epochs = EpochBook(chain, content, store, presence)
@@ -101,7 +130,8 @@ async def run_node(
     broker = Broker([engine])
     (duty,) = brokered([engine], broker)
     book = ReceiptBookKeeper(content, store, GivenAnswerTables(store.database, plan.account))
-    auditing = AuditingService(chain, network, content, store, presence, epochs, [duty], book)
+    auditor = conduct.auditing_engine(engine, broker)
+    auditing = AuditingService(chain, network, content, store, presence, epochs, [auditor], book)
     executor = Executor(
         chain,
         network,
@@ -115,6 +145,7 @@ async def run_node(
         book=book,
     )
     observer = Observer(chain, epochs, presence, store)
+    forming = FormingService(chain, network, content, store, presence, epochs, slots, router)
     services = (
         RegistrationService(chain, network, [MLNodeRegistration(NODE_ID, (model_id,), "simulated")]),
         PresenceService(
@@ -132,11 +163,29 @@ async def run_node(
         epochs,
         batches,
         ChainPromptService(chain, content, store, presence, [duty]),
-        MiningService(chain, network, content, duty, slots, nonces_max=plan.nonces_max),
+        MiningService(
+            chain,
+            network,
+            content,
+            conduct.mining_engine(engine, broker, chain),
+            slots,
+            nonces_max=plan.nonces_max,
+        ),
         auditing,
         observer,
-        ValidatingService(chain, network, content, store, presence, epochs, [duty], auditing, observer.take),
-        FormingService(chain, network, content, store, presence, epochs, slots, router),
+        conduct.validating(chain, network, content, store, presence, epochs, [duty], auditing, observer.take),
+        forming,
+        ObjectingService(
+            chain,
+            network,
+            content,
+            store,
+            presence,
+            epochs,
+            slots,
+            forming.signatures,
+            ObjectionsHeard(chain, router),
+        ),
         PunishingService(chain, network, store, epochs, router),
         SettlingService(chain, epochs, claim_rewards=True),
         RedeemingService(chain, store, RedeemPolicy()),

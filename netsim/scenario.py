@@ -10,6 +10,7 @@ from netsim.content import ContentExchange
 from netsim.ledger import Ledger
 from netsim.network import Switchboard
 from netsim.node import NodePlan, run_node
+from netsim.progress import tell_epochs
 from netsim.trace import Trace
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, ModelId, TokenAmount
 from node.protocol.records import EpochParameters, ModelRecord
@@ -120,18 +121,27 @@ OwnerActs = Mapping[int, Callable[[Ledger], None]]
 """What the network's owner does right after which block."""
 
 
-def run_scenario(*, nodes: int, epochs: int, seed: int, owner_acts: OwnerActs | None = None) -> Outcome:
-    """Run `nodes` nodes, the last CHEATS of them dishonest, through `epochs` epochs."""
+def run_scenario(
+    *,
+    nodes: int,
+    epochs: int,
+    seed: int,
+    owner_acts: OwnerActs | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Run `nodes` nodes, the last CHEATS of them dishonest, through `epochs` epochs. `tell` takes lines of progress."""
     if nodes < CHEATS + 3:
         raise ValueError(f"at least {CHEATS + 3} nodes are needed for a majority of honest ones")
 
     async def main() -> Outcome:
-        return await _run(nodes, epochs, seed, owner_acts or {})
+        return await _run(nodes, epochs, seed, owner_acts or {}, tell)
 
     return run_deterministically(main, seed)
 
 
-async def _run(nodes: int, epochs: int, seed: int, owner_acts: OwnerActs) -> Outcome:
+async def _run(
+    nodes: int, epochs: int, seed: int, owner_acts: OwnerActs, tell: Callable[[str], None] | None
+) -> Outcome:
     plans = [
         NodePlan(number, seed, "honest" if number < nodes - CHEATS else "another", NONCES_MAX)
         for number in range(nodes)
@@ -141,6 +151,8 @@ async def _run(nodes: int, epochs: int, seed: int, owner_acts: OwnerActs) -> Out
     group = tuple((account, 1) for account in sorted(accounts, key=str.lower))
     ledger = Ledger(PARAMETERS, BLOCK_SECONDS, seed, trace, group)
     ledger.register_model(MODEL)
+    if tell is not None:
+        tell_epochs(ledger, tell)
     exchange = ContentExchange(trace)
     user = User(trace)
     async with trio.open_nursery() as nursery:

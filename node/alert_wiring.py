@@ -1,6 +1,6 @@
 """Connects the watch over this node to its parts, and the desk to the operator's webhook."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,7 @@ from node.network.adapter import LibP2PNetwork
 from node.operations.alerts import DaemonAlertOperations
 from node.ports import WallClock
 from node.private_files import PrivateFileError, read_private_file
+from node.services.poc_slots import PocSlots
 from node.settings import Settings, SettingsError
 from node.supervisor import Supervisor
 from p2p.standing import Standing
@@ -58,10 +59,12 @@ def watch_over(
     network: LibP2PNetwork,
     standing: Standing,
     engines: Sequence[EngineNode],
+    slots: PocSlots,
     supervisor: Supervisor,
     desk: AlertDesk,
     network_id: str,
     wall_clock: WallClock,
+    out_of_budget: Callable[[], str],
 ) -> Watching:
     """Have this node watched. Raises SettingsError if the webhook's secret cannot be read."""
     alerts = settings.alerts
@@ -78,9 +81,12 @@ def watch_over(
         peers=lambda: len(network.peers()),
         peers_expected=bool(settings.p2p.bootstrap),
         bans_since=lambda: [ban.since for ban in standing.bans()],
-        missed=lambda: missed_duties(chain.state, chain.schedule, chain.account, chain.head.confirmed, without_proofs),
+        missed=lambda: missed_duties(
+            chain.state, chain.schedule, chain.account, chain.head.confirmed, without_proofs, slots.known
+        ),
         failed_transactions=chain.failed_intents,
         wall_clock=wall_clock,
+        out_of_budget=out_of_budget,
     )
     limits = Limits(alerts.chain_silent_seconds_max, alerts.disk_free_gib_min * GIB)
     supervisor.add("chain head", head_age.run)

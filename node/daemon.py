@@ -9,6 +9,7 @@ import trio
 
 from node.alert_wiring import engine_hook, make_desk, watch_over
 from node.alerts.desk import AlertDesk
+from node.alerts.kinds import AlertKind
 from node.amounts import tokens_to_amount
 from node.api.models import make_model_app
 from node.api.openai.gatekeeper import Gatekeeper
@@ -78,6 +79,7 @@ from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.observing import Measures
 from node.services.payments import PayerBook
+from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceService, PresenceTable
 from node.services.registration import RegistrationService
 from node.services.terms import free_mode
@@ -254,8 +256,24 @@ async def _run_services(
         supervisor.add(f"engine {engine.node_id}", engine.run)
         supervisor.add(f"model {engine.node_id}", loader.run)
     measures: Measures = tuple if gateway is None else gateway.speeds.take_measures
+    slots = PocSlots(chain, epochs)
     epoch_methods = add_epoch_services(
-        EpochParts(settings, chain, network, content, store, presence, epochs, router, duties, book, gateway, measures),
+        EpochParts(
+            settings,
+            chain,
+            network,
+            content,
+            store,
+            presence,
+            epochs,
+            router,
+            duties,
+            book,
+            gateway,
+            slots,
+            measures,
+            partial(desk.report, AlertKind.FALSE_RESULT),
+        ),
         supervisor,
     )
     prompts = add_prompt_services(
@@ -283,7 +301,10 @@ async def _run_services(
     supervisor.add("gossip", router.run)
     supervisor.add("holding", ModelHolding(content, manager.registry).run)
     serving = add_api(settings, chain, epochs, duties, gateway, gatekeeper, prompts, supervisor, started_at, wall_clock)
-    watching = watch_over(settings, chain, network, standing, engines, supervisor, desk, network_id, wall_clock)
+    watching = watch_over(
+        settings, chain, network, standing, engines, slots, supervisor, desk, network_id, wall_clock,
+        payments.payer.deposits.out_of_budget,
+    )  # fmt: skip
     async with trio.open_nursery() as nursery:
         parts = Parts(
             settings=settings,
@@ -314,8 +335,7 @@ async def _run_services(
         receipts = DaemonReceiptOperations(chain, store, epochs, engines)
         methods = method_table(operations) | content_method_table(trees) | model_method_table(models) | more_methods
         methods |= receipt_method_table(receipts)
-        methods |= epoch_methods
-        methods |= prompt_method_table(DeskPromptOperations(prompts))
+        methods |= epoch_methods | prompt_method_table(DeskPromptOperations(prompts))
         methods |= watching.methods
         add_metrics(settings.metrics, make_scraper(methods, serving, watching, broker, gateway), supervisor)
         control: Any = partial(serve_control, settings.control.socket, methods)

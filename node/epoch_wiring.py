@@ -18,6 +18,8 @@ from node.services.forming import FormingService
 from node.services.gateway import Gateway
 from node.services.gossip import GossipRouter
 from node.services.mining import MiningService
+from node.services.objecting import ObjectingService, Report
+from node.services.objections_heard import ObjectionsHeard
 from node.services.observing import Measures, Observer
 from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
@@ -46,8 +48,11 @@ class EpochParts:
     receipts: ReceiptBookKeeper
     gateway: Gateway | None
     """Asks decoys; None where there is none."""
+    slots: PocSlots
     measures: Measures
     """What this node's gateway measured of executors since it was last asked."""
+    report_false_result: Report
+    """Tells the operator that an accepted result is false."""
 
 
 def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, Method]:
@@ -56,9 +61,22 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     Engines that only know text prove nothing, and so validate nothing.
     """
     chain, network, content, store = parts.chain, parts.network, parts.content, parts.store
-    slots = PocSlots(chain, parts.epochs)
+    slots = parts.slots
     forming = FormingService(chain, network, content, store, parts.presence, parts.epochs, slots, parts.router)
     supervisor.add("forming", forming.run)
+    objecting = ObjectingService(
+        chain,
+        network,
+        content,
+        store,
+        parts.presence,
+        parts.epochs,
+        slots,
+        forming.signatures,
+        ObjectionsHeard(chain, parts.router),
+        parts.report_false_result,
+    )
+    supervisor.add("objecting", objecting.run)
     supervisor.add("punishing", PunishingService(chain, network, store, parts.epochs, parts.router).run)
     settings = parts.settings
     auditing = add_auditing(
@@ -88,5 +106,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     supervisor.add("validating", validating.run)
     audits = DaemonAuditOperations(chain, store, parts.epochs, auditing)
     rewards = DaemonRewardOperations(chain, content, store, parts.presence, parts.epochs)
-    proofs = DaemonPocOperations(chain, content, store, parts.presence, parts.epochs, forming.signatures, miners)
+    proofs = DaemonPocOperations(
+        chain, content, store, parts.presence, parts.epochs, forming.signatures, miners, objecting
+    )
     return audit_method_table(audits) | reward_method_table(rewards) | poc_method_table(proofs)

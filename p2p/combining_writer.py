@@ -55,6 +55,10 @@ class CombiningWriter:
                 batch, self._soon = self._soon, None
                 if batch is not None:
                     with trio.CancelScope(shield=True):
+                        if self._writing.locked():
+                            await self._writing.acquire()
+                        else:  # whoever was to join has joined before this task woke
+                            self._writing.acquire_nowait()
                         await self._write(batch)
         finally:
             self._error = self._error or trio.ClosedResourceError("nothing is written any more")
@@ -93,12 +97,14 @@ class CombiningWriter:
             batch = self._open = Batch([data])
             # Shielded, because others join what this task writes. The stream below has a deadline.
             with trio.CancelScope(shield=True):
+                await self._writing.acquire()
                 await self._write(batch)
         if self._error is not None:
             raise WriteFailedError(repr(self._error))
 
     async def _write(self, batch: Batch) -> None:
-        async with self._writing:
+        """Write a batch. `_writing` is held, and released here."""
+        try:
             pause = self._written_at + INTERVAL_SECONDS - trio.current_time()
             if pause > 0:
                 await trio.sleep(pause)
@@ -111,3 +117,5 @@ class CombiningWriter:
                     self._error = error
             self._written_at = trio.current_time()
             batch.done.set()
+        finally:
+            self._writing.release()

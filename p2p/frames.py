@@ -4,13 +4,18 @@ A frame is: 4 bytes length of the rest, 1 byte kind, 4 bytes call number, body (
 means is fixed for a version of the protocol: a new kind is a new version, so an unknown one is a broken rule.
 """
 
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 BODY_BYTES_MAX = 256 * 1024
 """Larger payloads belong into content. Bounds what a peer can make us buffer per frame."""
 LENGTH_BYTES = 4
 HEADER_BYTES = 5
+HEAD = struct.Struct("!IBI")
+"""Length, kind, call."""
 OPEN_BYTES_MIN = 5
 """Of OPEN's body before the method."""
 METHOD_BYTES_MAX = 64
@@ -42,9 +47,12 @@ class Kind(IntEnum):
     PONG = 7
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame."""
+KINDS = tuple(Kind)
+"""By their number."""
+
+
+class Frame(NamedTuple):
+    """One frame. A tuple, because there is one for nearly every token."""
 
     kind: Kind
     call: int
@@ -55,27 +63,28 @@ def encode_frame(frame: Frame) -> bytes:
     """Return the wire bytes. Raises FrameError if the body is too large."""
     if len(frame.body) > BODY_BYTES_MAX:
         raise FrameError(f"a body of {len(frame.body)} bytes is over {BODY_BYTES_MAX}")
-    length = HEADER_BYTES + len(frame.body)
-    return length.to_bytes(LENGTH_BYTES) + bytes([frame.kind]) + frame.call.to_bytes(4) + frame.body
+    return HEAD.pack(HEADER_BYTES + len(frame.body), frame.kind, frame.call) + frame.body
 
 
-def frame_length(prefix: bytes) -> int:
-    """Return how many bytes follow the length prefix. Raises FrameError if that is out of bounds."""
-    length = int.from_bytes(prefix)
-    if not HEADER_BYTES <= length <= HEADER_BYTES + BODY_BYTES_MAX:
-        raise FrameError(f"a frame of {length} bytes")
-    return length
-
-
-def decode_frame(data: bytes) -> Frame:
-    """Read what follows the length prefix. Raises FrameError."""
-    if len(data) < HEADER_BYTES:
-        raise FrameError(f"a frame of {len(data)} bytes")
+def cut_frames(buffer: bytearray) -> Iterator[Frame]:
+    """Yield the complete frames at the beginning of `buffer` and take them off it. Raises FrameError after the good."""
+    start = 0
     try:
-        kind = Kind(data[0])
-    except ValueError as error:
-        raise FrameError(f"unknown kind {data[0]}") from error
-    return Frame(kind, int.from_bytes(data[1:HEADER_BYTES]), data[HEADER_BYTES:])
+        while len(buffer) - start >= LENGTH_BYTES:
+            length = int.from_bytes(buffer[start : start + LENGTH_BYTES])
+            if not HEADER_BYTES <= length <= HEADER_BYTES + BODY_BYTES_MAX:
+                raise FrameError(f"a frame of {length} bytes")
+            end = start + LENGTH_BYTES + length
+            if end > len(buffer):
+                return
+            _, kind, call = HEAD.unpack_from(buffer, start)
+            if kind >= len(KINDS):
+                raise FrameError(f"unknown kind {kind}")
+            body = bytes(buffer[start + HEAD.size : end])
+            start = end
+            yield Frame(KINDS[kind], call, body)
+    finally:
+        del buffer[:start]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,17 +28,15 @@ from p2p.credit import (
 from p2p.frames import (
     BODY_BYTES_MAX,
     DEADLINE_MILLISECONDS_MAX,
-    LENGTH_BYTES,
     PING_BYTES_MAX,
     Frame,
     FrameError,
     Kind,
     Opening,
     credit_body,
-    decode_frame,
+    cut_frames,
     encode_frame,
     fail_body,
-    frame_length,
     open_body,
     read_credit_body,
     read_fail_body,
@@ -84,6 +82,16 @@ def find_error(error: BaseException, kind: type[ErrorKind]) -> ErrorKind | None:
     return found[0] if all(inner is not None for inner in found) else None
 
 
+def is_due_to(error: BaseException, cause: BaseException) -> bool:
+    """Whether `error` is `cause`, was raised because of it, or is a group of nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_due_to(inner, cause) for inner in error.exceptions)
+    seen: BaseException | None = error
+    while seen is not None and seen is not cause:
+        seen = seen.__cause__
+    return seen is cause
+
+
 @dataclass(eq=False)
 class CallEnd:
     """One end of a call."""
@@ -117,7 +125,7 @@ class CallEnd:
     @property
     def may_send_now(self) -> bool:
         """Whether a chunk can be sent without waiting."""
-        return self.sending.may_send and not self.ended and self.session.may_write_soon
+        return self.sending.left > 0 and not self.ended and self.session.may_write_soon
 
     def send_now(self, data: bytes) -> None:
         """Send a chunk without waiting. Only while `may_send_now`; if the connection is lost, the next call tells."""
@@ -126,14 +134,16 @@ class CallEnd:
 
     async def receive(self) -> bytes:
         """Return the next chunk; trio.EndOfChannel at the normal end, CallError otherwise."""
-        await trio.lowlevel.checkpoint()
+        if self._unread or self.ended:
+            await trio.lowlevel.checkpoint()  # else it waits below, which is one
         while not self._unread:
             if self.ended:
                 raise self.error or trio.EndOfChannel
             await self._receivers.park()
         data = self._unread.popleft()
-        self.session.held.release(chunk_cost(data))
-        self._give_credit(chunk_cost(data))
+        cost = chunk_cost(data)
+        self.session.held.release(cost)
+        self._give_credit(cost)
         return data
 
     def add_credit(self, granted: int) -> None:
@@ -143,11 +153,12 @@ class CallEnd:
 
     def deliver(self, data: bytes) -> bool:
         """A chunk has arrived; return whether it could be held. Raises CreditError if it had no credit."""
-        self.receiving.arrive(chunk_cost(data))
+        cost = chunk_cost(data)
+        self.receiving.arrive(cost)
         if self._is_taken(data):
-            self._give_credit(chunk_cost(data))
+            self._give_credit(cost)
             return True
-        if not self.session.held.hold(chunk_cost(data)):
+        if not self.session.held.hold(cost):
             return False
         self._unread.append(data)
         self._receivers.unpark_all()
@@ -220,7 +231,6 @@ class Session:
         self._outgoing: dict[int, CallEnd] = {}
         self._incoming: dict[int, CallEnd] = {}
         self._next_call = 1
-        self._buffer = bytearray()
         self._closed = False
         self._pong = trio.Event()
         self._answers: deque[Frame] = deque()
@@ -327,36 +337,26 @@ class Session:
                 await self._reply(self._answers.popleft())
 
     async def _read_frames(self, nursery: trio.Nursery) -> None:
+        buffer = bytearray()
         while True:
-            prefix = await self._read_exactly(LENGTH_BYTES)
-            if prefix is None:
-                return
-            data = await self._read_exactly(frame_length(prefix))
-            if data is None:
-                return
-            self._handle(decode_frame(data), nursery)
-
-    async def _read_exactly(self, count: int) -> bytes | None:
-        """Return `count` bytes, or None at the end of the stream."""
-        while len(self._buffer) < count:
             try:
-                chunk = await self._stream.read(READ_BYTES)
+                data = await self._stream.read(READ_BYTES)
             except Exception as error:  # reset, closed, connection lost: the library has many
                 log.debug("a request stream ended", peer=self.peer_id, reason=repr(error))
-                return None
-            if not chunk:
-                return None
-            self._buffer += chunk
-        data = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return data
+                return
+            if not data:
+                return
+            buffer += data
+            for frame in cut_frames(buffer):
+                if frame.kind is Kind.DATA:
+                    self._deliver(frame)
+                else:
+                    self._handle(frame, nursery)
 
     def _handle(self, frame: Frame, nursery: trio.Nursery) -> None:
         match frame.kind:
             case Kind.OPEN:
                 self._begin(frame, nursery)
-            case Kind.DATA:
-                self._deliver(frame)
             case Kind.CREDIT:
                 granted = read_credit_body(frame.body)
                 call = self._find(frame.call)
@@ -448,7 +448,9 @@ class Session:
                 error = call.error or CallError("deadline", "the caller's time is over")
                 reply = Frame(Kind.FAIL, call.number, fail_body(error.code, error.message))
         except Exception as error:
-            reply = Frame(Kind.FAIL, call.number, self._failure(error))
+            # A handler that speaks to a caller who has just left fails and is cancelled at once: a group of both.
+            left = call.error if call.error is not None and is_due_to(error, call.error) else None
+            reply = Frame(Kind.FAIL, call.number, self._failure(error if left is None else left))
         finally:
             served.running -= 1
             call.finish(None)

@@ -26,6 +26,16 @@ INBOUND_SESSIONS_PER_PEER_MAX = 2
 """One, and one more while the old one of a restarted peer has not been noticed to be dead."""
 
 
+class BareStream:
+    """A stream of the library's without its locks, of which it takes one for each reading and writing."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.read = stream.muxed_stream.read
+        self.write = stream.muxed_stream.write
+        self.reset = stream.reset
+
+
 class Streams:
     """Calls to and from peers. Tables by peer shrink when the peer's sessions end."""
 
@@ -77,7 +87,7 @@ class Streams:
                 session = self._sessions.get(peer_id)
                 if session is not None and session.is_open:
                     return session
-                session = Session(await self._open(peer_id), peer_id, {}, self._standing, self._held)
+                session = Session(BareStream(await self._open(peer_id)), peer_id, {}, self._standing, self._held)
                 self._sessions[peer_id] = session
                 self._nursery.start_soon(self._run, session)
                 return session
@@ -110,7 +120,7 @@ class Streams:
             return
         self._inbound[peer_id] = self._inbound.get(peer_id, 0) + 1
         try:
-            await Session(stream, peer_id, self._methods, self._standing, self._held).run()
+            await Session(BareStream(stream), peer_id, self._methods, self._standing, self._held).run()
         finally:
             self._inbound[peer_id] -= 1
             if self._inbound[peer_id] == 0:

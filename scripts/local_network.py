@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,10 +109,10 @@ class Daemon:
         """Base URL for OpenAI clients."""
         return f"http://127.0.0.1:{self.api_port}/v1"
 
-    async def call(self, method: str, answer: type[Answer]) -> Answer:
+    async def call(self, method: str, answer: type[Answer], **parameters: object) -> Answer:
         """Ask the daemon over its control socket."""
         async with connect_control(self.socket) as client:
-            return await client.call(method, {}, answer, deadline_seconds=CALL_SECONDS_MAX)
+            return await client.call(method, parameters, answer, deadline_seconds=CALL_SECONDS_MAX)
 
     async def kill(self) -> None:
         """End it as a power failure would: no farewell, no clean-up."""
@@ -135,6 +135,8 @@ class LocalNetwork:
     environment: dict[str, str] = field(default_factory=dict)
     """What all daemons' environment has besides ours, e.g. settings that override those of the files."""
     daemons: dict[str, Daemon] = field(default_factory=dict)
+    genesis_weights: dict[str, int] = field(default_factory=dict)
+    """Weights of the founders by name; without any, each miner has 1."""
 
     @property
     def miners(self) -> tuple[Daemon, ...]:
@@ -212,11 +214,12 @@ class LocalNetwork:
 
     async def deploy(self) -> None:
         """Deploy the contracts; give every account gas, and the gateway tokens to pay with."""
+        founders = self.genesis_weights or dict.fromkeys(self.miner_names, 1)
         plan = {
             "token_cap": str(10 * TREASURY_TOKENS),
             "token_supply": str(TREASURY_TOKENS),
             "treasury": development_account(0).address,
-            "genesis_group": {miner.account: 1 for miner in self.miners},
+            "genesis_group": {self.daemons[name].account: weight for name, weight in founders.items()},
             "parameters": self.epoch,
             "unbonding_seconds": 3600,
             "unlock_seconds": 3600,
@@ -243,8 +246,8 @@ class LocalNetwork:
         transfer = quern_token.transfer(self.gateway.account, GATEWAY_TOKENS * TOKEN).calldata
         await send_transaction(self.rpc, rich, "tokens for the gateway", token, data=transfer)
 
-    async def publish(self) -> str:
-        """Publish the tiny model from the first miner's machine, by the owner's account; return its CID."""
+    async def publish(self, directory: Path = TINY_MODEL, model_id: str = MODEL_ID) -> str:
+        """Publish a model from the first miner's machine, by the owner's account; return its CID."""
         first = self.miners[0]
         environment = {
             "QUERN_ACCOUNT__KEYSTORE": str(self.owner_directory / "account.json"),
@@ -252,8 +255,8 @@ class LocalNetwork:
         }
         result = await trio.run_process(
             [
-                sys.executable, str(ROOT / "scripts" / "owner_upload.py"), "--directory", str(TINY_MODEL),
-                "--model-id", MODEL_ID, "--name", "Tiny", "--description", "A tiny Llama for tests",
+                sys.executable, str(ROOT / "scripts" / "owner_upload.py"), "--directory", str(directory),
+                "--model-id", model_id, "--name", model_id.capitalize(), "--description", "A tiny Llama for tests",
                 "--config", str(first.config),
             ],
             env={**os.environ, **environment}, capture_stdout=True, capture_stderr=True, check=False,
@@ -263,8 +266,8 @@ class LocalNetwork:
             raise LocalNetworkError(f"publishing failed:\n{result.stderr.decode()}{text}")
         return next(line.removeprefix("CID: ") for line in text.splitlines() if line.startswith("CID: "))
 
-    async def start(self, daemon: Daemon) -> None:
-        """Start a daemon; its log is beside its data."""
+    async def start(self, daemon: Daemon, program: Sequence[str | Path] = (QUERND,)) -> None:
+        """Start a daemon, or a `program` in the place of quernd; its log is beside its data."""
         environment = {
             **os.environ,
             "QUERN_NODE__LOG_FILE": str(self.log_of(daemon)),
@@ -273,7 +276,7 @@ class LocalNetwork:
             **self.environment,
         }
         daemon.process = await trio.lowlevel.open_process(
-            [str(QUERND), "--config", str(daemon.config)],
+            [*map(str, program), "--config", str(daemon.config)],
             env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=(daemon.directory / "stderr.log").open("wb"),
         )  # fmt: skip

@@ -5,6 +5,7 @@ import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
 import {Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {CommitWindows} from "./CommitWindows.sol";
 import {EpochSegments} from "./EpochSegments.sol";
 import {ValidatorSets} from "./ValidatorSets.sol";
 import {IEpochManager} from "./interfaces/IEpochManager.sol";
@@ -20,6 +21,7 @@ import {IRewardDistributor} from "./interfaces/IRewardDistributor.sol";
 /// The owner may change stages, sampling and price for epochs to come, with an epoch's notice; it can touch no epoch that
 /// is present or past, no commitment, no result and no money.
 contract EpochManager is IEpochManager, EIP712, Ownable2Step {
+    using CommitWindows for uint256;
     using EpochSegments for uint256;
     using ValidatorSets for bytes;
 
@@ -119,6 +121,8 @@ contract EpochManager is IEpochManager, EIP712, Ownable2Step {
     /// scheduled or, until the next `storeGroup`, in force already. There is one exactly if `_segment` has an end.
     uint256 private _segment;
     uint256 private _nextSegment;
+    /// @dev What commitments read of both (see CommitWindows); written whenever one of them is.
+    uint256 private _windows;
     Rules private _rules;
     Rules private _nextRules;
     PastSegment[] private _past;
@@ -209,6 +213,7 @@ contract EpochManager is IEpochManager, EIP712, Ownable2Step {
         _genesisBlock = parameters_.genesisBlock;
         Schedule memory first = _scheduleOf(parameters_);
         _segment = EpochSegments.pack(_offsets(first), 0, parameters_.genesisBlock);
+        _windows = CommitWindows.pack(_segment);
         _rules = _rulesOf(first);
         participantRegistry = participantRegistry_;
         rewardDistributor = rewardDistributor_;
@@ -230,7 +235,7 @@ contract EpochManager is IEpochManager, EIP712, Ownable2Step {
         bytes32 root,
         bytes calldata vectorsCid
     ) external {
-        _requireWindow(epoch, Stage.GENERATE, uint256(Stage.VALIDATE));
+        _requireOpen(epoch, CommitWindows.PROOFS);
         if (count == 0 || count > NONCES_MAX) revert NonceCountOutOfRange(count, NONCES_MAX);
         _checkCid(vectorsCid);
         if (!participantRegistry.servesModel(msg.sender, nodeId, modelId)) {
@@ -245,7 +250,7 @@ contract EpochManager is IEpochManager, EIP712, Ownable2Step {
     /// @notice Commit the bundle of all votes of a member, while VALIDATE or VOTE_EXCHANGE lasts; once per epoch.
     /// @param bundleCid Binary CID of the bundle.
     function commitVotes(uint64 epoch, bytes calldata bundleCid) external {
-        _requireWindow(epoch, Stage.VALIDATE, uint256(Stage.FORM));
+        _requireOpen(epoch, CommitWindows.VOTES);
         _checkCid(bundleCid);
         if (weightOf(epoch, msg.sender) == 0) revert NotAMember(msg.sender, epoch);
         _requireNoCommitment(_voteCommits[msg.sender], epoch);
@@ -319,7 +324,7 @@ contract EpochManager is IEpochManager, EIP712, Ownable2Step {
         uint256 segment = _segment;
         (uint64 current,,,) = stageAt(block.number);
         uint64 soonest = current + NOTICE_EPOCHS;
-        if (fromEpoch < soonest || fromEpoch > current + AHEAD_EPOCHS_MAX) {
+        if (fromEpoch < soonest || fromEpoch > current + AHEAD_EPOCHS_MAX || fromEpoch >= CommitWindows.EPOCH_MAX) {
             revert ChangeOutOfRange(fromEpoch, soonest, current + AHEAD_EPOCHS_MAX);
         }
         if (segment.endBlock() != EpochSegments.BLOCK_MAX && _nextSegment.firstEpoch() < soonest) {
@@ -336,6 +341,7 @@ contract EpochManager is IEpochManager, EIP712, Ownable2Step {
         uint256 fromBlock = segment.blockOf(fromEpoch);
         _segment = segment.withEnd(fromBlock);
         _nextSegment = EpochSegments.pack(_offsets(parameters_), fromEpoch, fromBlock);
+        _windows = CommitWindows.pack(_segment, _nextSegment);
         _nextRules = _rulesOf(parameters_);
         emit ParametersScheduled(fromEpoch, uint64(fromBlock), parameters_);
     }
@@ -502,12 +508,13 @@ contract EpochManager is IEpochManager, EIP712, Ownable2Step {
         revert GroupForgotten(epoch);
     }
 
-    /// @dev Let a change that has begun be the present segment: from then on commitments read one word less.
+    /// @dev Let a change that has begun be the present segment: from then on results read one word less.
     function _moveOn() private {
         uint256 segment = _segment;
         if (block.number < segment.endBlock()) return;
         _past.push(PastSegment(segment, _rules));
         (_segment, _rules) = (_nextSegment, _nextRules);
+        _windows = CommitWindows.pack(_segment);
     }
 
     /// @dev The segment of a block from genesis on.
@@ -517,6 +524,13 @@ contract EpochManager is IEpochManager, EIP712, Ownable2Step {
         for (uint256 index = _past.length; index > 0 && blockNumber < segment.firstBlock(); --index) {
             segment = _past[index - 1].segment;
         }
+    }
+
+    /// @dev The newest block must lie in a window for commitments of `epoch`.
+    function _requireOpen(uint64 epoch, uint256 window) private view {
+        if (_windows.isOpen(block.number, epoch, window)) return;
+        (uint64 current, Stage stage,,) = stageAt(block.number);
+        revert WrongStage(epoch, current, stage);
     }
 
     /// @dev The newest block must lie in `epoch`, from stage `begin` on and before stage `end`. Returns its segment.

@@ -214,6 +214,51 @@ contract EpochsTest is Base {
         }
     }
 
+    /// @dev Commitments read a word of their own (CommitWindows): it must say what the segments say, whatever was scheduled
+    /// when, moved on or not.
+    function testFuzzCommitmentsAreTakenInTheirStagesWhateverIsScheduled(uint256 seed) public {
+        _registerModel();
+        _registerNode(members[0]);
+        for (uint256 round; round < 12; ++round) {
+            uint256 random = uint256(keccak256(abi.encode(seed, round)));
+            (uint64 epoch,,,) = epochs.currentStage();
+            EpochManager.Schedule memory p = _longer();
+            p.epochBlocks = uint64(75 + random % 46);
+            p.generateOffset = uint64(10 + (random >> 8) % 35);
+            if (random >> 16 & 3 == 0) {
+                try epochs.scheduleParameters(epoch + 2 + uint64(random >> 24 & 1), p) {} catch {}
+            }
+            if (random >> 32 & 7 == 0) _store(_packed(uint64(1 + round), 5, 6));
+            vm.roll(block.number + (random >> 40) % 60);
+            IEpochManager.Stage stage;
+            (epoch, stage,,) = epochs.currentStage();
+            _tryProof(epoch, stage == IEpochManager.Stage.GENERATE || stage == IEpochManager.Stage.EXCHANGE);
+            _tryProof(epoch + 1, false);
+            if (epoch > 0) _tryProof(epoch - 1, false);
+            _tryVotes(epoch, stage == IEpochManager.Stage.VALIDATE || stage == IEpochManager.Stage.VOTE_EXCHANGE);
+            _tryVotes(epoch + 1, false);
+        }
+    }
+
+    /// @dev A commitment that is there already shows as well that the window is open.
+    function _tryProof(uint64 epoch, bool isOpen) private {
+        vm.prank(members[0]);
+        try epochs.commitPoc(epoch, "node-1", "tiny", 5, bytes32(uint256(1)), CID) {
+            assertTrue(isOpen, "a proof outside its window");
+        } catch (bytes memory reason) {
+            assertTrue((bytes4(reason) != EpochManager.WrongStage.selector) == isOpen, "a proof in its window");
+        }
+    }
+
+    function _tryVotes(uint64 epoch, bool isOpen) private {
+        vm.prank(members[0]);
+        try epochs.commitVotes(epoch, CID) {
+            assertTrue(isOpen, "votes outside their window");
+        } catch (bytes memory reason) {
+            assertTrue((bytes4(reason) != EpochManager.WrongStage.selector) == isOpen, "votes in their window");
+        }
+    }
+
     function testABatchIsCommittedOnceByARegisteredNodeInItsWindow() public {
         _registerModel();
         _registerNode(members[0]);

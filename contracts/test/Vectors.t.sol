@@ -165,6 +165,64 @@ contract VectorsTest is Base {
         assertEq(token.balanceOf(account), cumulative, "claimed");
     }
 
+    /// @dev Epoch after epoch, as daemons compute them: the pot, the cap of emission, halvings, a result that is voided,
+    /// claims late and early. What the rules say is paid is what the chain pays, to the unit.
+    function testSettlement() public {
+        token.approve(address(distributor), type(uint256).max);
+        uint256[] memory claims = vm.parseJsonUintArray(json, ".settlement.claims");
+        assertEq(claims.length, vm.parseJsonUint(json, ".settlement.steps"), "steps");
+        for (uint256 i; i < claims.length; ++i) {
+            string memory at = string.concat(".settlement.epochs[", _digit(i), "]");
+            _settle(at);
+            for (uint256 j; j < claims[i]; ++j) {
+                _claim(string.concat(at, ".claims[", _digit(j), "]"));
+            }
+            assertEq(distributor.fundedTotal(), _uint(at, ".fundedAfter"), "funded");
+            assertEq(distributor.claimedTotal(), _uint(at, ".claimedAfter"), "claimed");
+        }
+    }
+
+    /// @dev Fill the pot, post the result, and let it take effect or void it.
+    function _settle(string memory at) private {
+        if (_uint(at, ".workCoins") != 0) distributor.addWorkCoins(_uint(at, ".workCoins"));
+        assertEq(distributor.pot(), _uint(at, ".pot"), "pot");
+        (uint64 epoch, uint256 total) = (uint64(_uint(at, ".epoch")), _uint(at, ".total"));
+        bytes32 root = vm.parseJsonBytes32(json, string.concat(at, ".root"));
+        uint256 most = distributor.subsidy(epoch) + distributor.pot();
+        assertTrue(total <= most, "what the rules pay is funded");
+        vm.expectPartialRevert(RewardDistributor.RewardAboveFunds.selector);
+        vm.prank(address(epochs));
+        distributor.postEpoch(epoch, root, most + 1, uint64(block.number + 1));
+        vm.prank(address(epochs));
+        distributor.postEpoch(epoch, root, total, uint64(block.number + 1));
+        if (_uint(at, ".voided") == 1) {
+            vm.prank(address(epochs));
+            distributor.voidEpoch(epoch);
+        }
+        vm.roll(block.number + 1);
+        if (_uint(at, ".voided") == 0) assertEq(distributor.activeRoot(), root, "in effect");
+    }
+
+    function _claim(string memory at) private {
+        address account = vm.parseJsonAddress(json, string.concat(at, ".account"));
+        uint256 cumulative = _uint(at, ".cumulative");
+        bytes32[] memory proof = vm.parseJsonBytes32Array(json, string.concat(at, ".proof"));
+        uint256 before = token.balanceOf(account);
+        distributor.claim(account, cumulative, proof);
+        assertEq(token.balanceOf(account) - before, _uint(at, ".amount"), "paid");
+        vm.expectPartialRevert(RewardDistributor.NothingToClaim.selector);
+        distributor.claim(account, cumulative, proof);
+    }
+
+    function _uint(string memory at, string memory name) private view returns (uint256) {
+        return vm.parseJsonUint(json, string.concat(at, name));
+    }
+
+    function _digit(uint256 value) private pure returns (string memory) {
+        assertTrue(value < 10, "one digit");
+        return string(abi.encodePacked(bytes1(uint8(48 + value))));
+    }
+
     /// @dev The digests bind the contract's address: put the code where the vectors have it.
     function _move(address deployed) private returns (address at) {
         at = vm.parseJsonAddress(json, ".contract");

@@ -21,7 +21,7 @@ QUEUE_MAX = 64
 """Notices that wait for the webhook. It may be down for long; then what waits says enough."""
 KNOWN_MAX = 256
 """Troubles remembered. More at once than a node has parts would be a fault of ours."""
-EVENTS = frozenset({AlertKind.MISSED_DUTY, AlertKind.TRANSACTION_FAILED})
+EVENTS = frozenset({AlertKind.MISSED_DUTY, AlertKind.TRANSACTION_FAILED, AlertKind.FALSE_RESULT})
 """Kinds that have happened and cannot be over."""
 
 

@@ -1,12 +1,13 @@
 """Which duties of an epoch this node has missed, by what the confirmed chain holds. Pure."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from node.alerts.judging import MissedDuty
 from node.protocol.chain_state import ChainState
-from node.protocol.identifiers import Address, BlockNumber
+from node.protocol.identifiers import Address, BlockNumber, EpochNumber
 from node.protocol.schedules import ParameterSchedule
 from node.protocol.stages import Stage, first_block_of, stage_at
+from node.protocol.weights import NodeKey
 
 
 def missed_duties(
@@ -15,14 +16,18 @@ def missed_duties(
     account: Address,
     confirmed: BlockNumber,
     without_proofs: Collection[str] = (),
+    keep_serving: Callable[[EpochNumber], Collection[NodeKey]] = lambda _: (),
 ) -> tuple[MissedDuty, ...]:
     """Return the duties of the epoch of block `confirmed` whose time is over and of which the chain holds nothing.
 
-    `without_proofs` are ML nodes that cannot prove work: what they cannot do, they do not miss.
+    `without_proofs` are ML nodes that cannot prove work, and `keep_serving` names those that were drawn to serve
+    through an epoch's Proof of Compute: what they are not to do, they do not miss.
     """
     if confirmed < schedule.first.genesis_block:
         return ()
-    return tuple(_missed(state, schedule, account, confirmed, without_proofs))
+    excused = {(account, node_id) for node_id in without_proofs}
+    excused |= set(keep_serving(stage_at(confirmed, schedule).epoch))
+    return tuple(_missed(state, schedule, account, confirmed, excused))
 
 
 def _missed(
@@ -30,7 +35,7 @@ def _missed(
     schedule: ParameterSchedule,
     account: Address,
     confirmed: BlockNumber,
-    without_proofs: Collection[str],
+    excused: Collection[tuple[Address, str]],
 ) -> Iterator[MissedDuty]:
     where = stage_at(confirmed, schedule)
     participant = state.participants.get(account)
@@ -39,7 +44,8 @@ def _missed(
         commits = state.poc_commits.get(where.epoch, {})
         for node in participant.ml_nodes:
             active = any(model in state.models and state.models[model].active for model in node.models)
-            if active and node.node_id not in without_proofs and (account, node.node_id) not in commits:
+            key = (account, node.node_id)
+            if active and key not in excused and key not in commits:
                 yield MissedDuty(where.epoch, f"commit a batch of nonces of {node.node_id}")
     weight = dict(state.group_weights(where.epoch)).get(account, 0)
     others = any(key[0] != account for key in state.poc_commits.get(where.epoch, {}))

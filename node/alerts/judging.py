@@ -68,6 +68,8 @@ class Facts:
     missed: Sequence[MissedDuty] = ()
     failed_transactions: int = 0
     """Intents that failed for good since the daemon's start."""
+    out_of_budget: str = ""
+    """Why this gateway can pay for no more answers: its budget is spent; empty if it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ def _trouble(facts: Facts, limits: Limits) -> Iterator[Alert]:
     if facts.failed_transactions:
         message = f"{facts.failed_transactions} intents failed for good since the start"
         yield make_alert(AlertKind.TRANSACTION_FAILED, f"{facts.failed_transactions}", message)
+    if facts.out_of_budget:
+        yield make_alert(AlertKind.BUDGET_SPENT, "payments", f"the budget is spent: {facts.out_of_budget}")
 
 
 def _trouble_of(engine: EngineFacts) -> Iterator[Alert]:

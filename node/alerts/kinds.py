@@ -23,6 +23,8 @@ class AlertKind(StrEnum):
     NO_PEERS = "no-peers"
     SERVICE_FAILED = "service-failed"
     TRANSACTION_FAILED = "transaction-failed"
+    FALSE_RESULT = "false-result"
+    BUDGET_SPENT = "budget-spent"
 
 
 class Severity(StrEnum):
@@ -47,6 +49,8 @@ SEVERITY_OF = {
     AlertKind.NO_PEERS: Severity.WARNING,
     AlertKind.SERVICE_FAILED: Severity.CRITICAL,
     AlertKind.TRANSACTION_FAILED: Severity.WARNING,
+    AlertKind.FALSE_RESULT: Severity.CRITICAL,
+    AlertKind.BUDGET_SPENT: Severity.CRITICAL,
 }
 REMEDY_OF = {
     AlertKind.ENGINE_FAILED: "It is started again by itself; if that goes on, see logs/ in the data directory.",
@@ -61,6 +65,8 @@ REMEDY_OF = {
     AlertKind.NO_PEERS: "See `quern network`: is the listening port open, and are the bootstrap peers up?",
     AlertKind.SERVICE_FAILED: "See the log for why, then restart the daemon.",
     AlertKind.TRANSACTION_FAILED: "See `quern chain intents --all` for the contract's reason.",
+    AlertKind.FALSE_RESULT: "See `quern poc` and `quern why-differ`. Members object until the epoch ends.",
+    AlertKind.BUDGET_SPENT: "Raise [payments] budget and restart: until then users of this gateway get no answers.",
 }
 
 

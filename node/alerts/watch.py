@@ -77,6 +77,8 @@ class Vitals:
     missed: Callable[[], Sequence[MissedDuty]]
     failed_transactions: Callable[[], int]
     wall_clock: Callable[[], int]
+    out_of_budget: Callable[[], str] = str
+    """Why this gateway can pay for no more; empty if it can."""
 
 
 @dataclass(slots=True)
@@ -135,6 +137,7 @@ class AlertWatch:
             new_bans=sum(since > horizon for since in ban_times),
             missed=vitals.missed(),
             failed_transactions=max(0, failed - self._failed_before),
+            out_of_budget=vitals.out_of_budget(),
         )
 
     def _engine(self, look: EngineLook, now: float) -> EngineFacts:

@@ -68,6 +68,7 @@ async def serve_api(app: Starlette, listener: socket.socket) -> None:
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))
     async with trio.open_nursery() as connections:
         connections.start_soon(cut_stalled, streams)
+        connections.start_soon(flusher.run)
         try:
             await trio.serve_listeners(serve_connection, [accepting], handler_nursery=connections)
         finally:

@@ -21,8 +21,8 @@ from node.chain.parameters import from_parameters
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
 from node.chain.sender import BUMP_SECONDS, GAS_RESERVE_WEI_DEFAULT, GWEI, MAX_FEE_GWEI_DEFAULT, Sender
 from node.chain.watcher import Finality, Watcher
-from node.ports import ActionOutcome, ActionStatus, Head, StageChange, WallClock
-from node.protocol.actions import ChainAction
+from node.ports import ActionOutcome, Head, StageChange, WallClock
+from node.protocol.actions import OVERTAKEN, ChainAction
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, Hash32, ModelId, TokenAmount
 from node.protocol.records import EpochParameters
@@ -179,8 +179,8 @@ class EvmChain:
         return self._account.sign_digest(digest)
 
     def failed_intents(self) -> int:
-        """How many intents have failed for good since this store exists."""
-        return self._tables.intent_counts()[ActionStatus.FAILED]
+        """How many intents have failed for good since this store exists, but for what others of the group did first."""
+        return self._tables.failures(without=OVERTAKEN)
 
     def gas_spent(self) -> tuple[int, int]:
         """(transactions confirmed, gas they used) since this store exists."""

@@ -30,6 +30,7 @@ REASONS = {
     "not-by-rule": "its engine does not draw by the rule",
     "outside-rule": "penalties, biases or a format: there is no rule for them",
     "private": "a private request",
+    "embedding": "vectors, which are not drawn",
     "no-model": "this node does not serve the model",
     "no-time": "this node has not got to it",
     "engine-failed": "this node's engine failed",

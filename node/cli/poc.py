@@ -7,7 +7,7 @@ import click
 from node.cli.calls import call_daemon
 from node.cli.options import Target, target_options
 from node.cli.render import print_facts, print_json, print_table
-from node.control.poc_views import PocView, WhyDifferView
+from node.control.poc_views import ObjectionView, PocView, WhyDifferView
 
 
 @click.command()
@@ -30,7 +30,10 @@ def poc(target: Target, epoch: int | None) -> None:
         return
     state = "decided" if view.has_result else "no result yet"
     mining = ", ".join(f"{m.node_id}: {m.state}, {m.nonces} nonces (epoch {m.epoch})" for m in view.mining)
-    print_facts([("epoch", f"{view.epoch}, {state}"), ("mining here", mining or "no ML node of this daemon mines")])
+    facts = [("epoch", f"{view.epoch}, {state}"), ("mining here", mining or "no ML node of this daemon mines")]
+    if view.objection is not None:
+        facts.append(("the result", _in_words(view.objection)))
+    print_facts(facts)
     print_table(
         ["participant", "node", "model", "nonces", "sampled", "differ", "outcome", "weight", "why"],
         [
@@ -54,6 +57,26 @@ def poc(target: Target, epoch: int | None) -> None:
         [[v.account, str(v.weight), v.bundle or "none", f"{v.fate} {v.reason}".strip()] for v in view.validators],
         empty="There is no group yet.",
     )
+
+
+FINDINGS = {
+    "open": "not checked yet: its content, or votes that it counts, are not here",
+    "sound": "follows from the evidence",
+    "immaterial": "differs from what follows here, but pays nobody otherwise",
+    "wrong-content": "false: its content is not what its quorum signed",
+    "does-not-follow": "false: it does not follow from the votes that it counts",
+    "votes-left-out": "false: it leaves out votes that its signers hold",
+}
+
+
+def _in_words(objection: ObjectionView) -> str:
+    words = FINDINGS.get(objection.finding, objection.finding)
+    if objection.differences:
+        words += f" ({', '.join(objection.differences)})"
+    if objection.objecting:
+        own = ", this node too" if objection.objects else ""
+        words += f"; {objection.objecting} of {objection.total} weight objects{own}"
+    return words + ("; it is void" if objection.voided else "")
 
 
 @click.command("why-differ")

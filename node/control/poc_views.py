@@ -41,6 +41,22 @@ class ValidatorView(View):
     reason: str
 
 
+class ObjectionView(View):
+    """What this node makes of the accepted result of an epoch that has not ended."""
+
+    finding: str
+    """`open` (evidence is missing), `sound`, `immaterial`; `wrong-content`, `does-not-follow` and `votes-left-out` are
+    false results."""
+    differences: list[str]
+    """Fields that differ from what follows; the first."""
+    objects: bool
+    """Whether this node objects."""
+    objecting: int
+    """Weight that objects, as far as this node heard; a third of the total voids the result."""
+    total: int
+    voided: bool
+
+
 class PocView(View):
     """Proof of Compute of one epoch."""
 
@@ -50,6 +66,8 @@ class PocView(View):
     validators: list[ValidatorView]
     mining: list[MiningView]
     """This node's, in the newest epoch."""
+    objection: ObjectionView | None = None
+    """None where no result was accepted, or its epoch is long over."""
 
 
 class DifferenceView(View):

@@ -42,6 +42,7 @@ SILENCE_SECONDS_MAX = 300.0
 END_SECONDS_MAX = 1.0
 """From the last token to the end of the reply."""
 EVENT = b"data: "
+EVENT_END = b"\n\n"
 DONE = b"data: [DONE]"
 ONLY_NUMBERS = frozenset({int})
 REASON_TYPES = frozenset({str, type(None)})
@@ -283,6 +284,10 @@ class _Lines:
 
     def events(self, data: bytes) -> list[bytes]:
         """Return the data of the events that are complete with `data`. Raises EngineFailedError."""
+        if not self._rest and data.endswith(EVENT_END) and data.find(b"\n") == len(data) - len(EVENT_END):
+            # One whole event, as most that come.
+            is_content = data.startswith(EVENT) and not data.startswith(DONE)
+            return [data[len(EVENT) : -len(EVENT_END)]] if is_content else []
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > LINE_BYTES_MAX:
             raise EngineFailedError("an event of the engine is too large")
@@ -338,8 +343,10 @@ class _PushedChunks(AsyncIterator[GenerationChunk]):
 
 def _chunk_of(choice: dict[str, Any]) -> GenerationChunk | None:
     """Return what a choice says, log-probabilities apart; None if that is nothing. Raises EngineFailedError."""
-    token_ids, text = tuple(choice.get("token_ids") or ()), choice.get("text") or ""
-    reason = choice.get("finish_reason")
+    given, text, reason = choice.get("token_ids"), choice.get("text"), choice.get("finish_reason")
+    if reason is None and type(given) is list and len(given) == 1 and type(given[0]) is int and type(text) is str:
+        return GenerationChunk((given[0],), text, None)  # as nearly all are
+    token_ids, text = tuple(given or ()), text or ""
     if not ONLY_NUMBERS.issuperset(map(type, token_ids)) or type(text) is not str or type(reason) not in REASON_TYPES:
         raise EngineFailedError("an event of the engine has tokens, text or a reason that are none")
     return GenerationChunk(token_ids, text, reason) if token_ids or text or reason is not None else None

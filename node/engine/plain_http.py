@@ -167,19 +167,16 @@ class _Connection:
         return data
 
     async def push(self, take: Take) -> None:
-        """Hand what comes to `take` until it wants no more. Raises httpx.HTTPError, and what `take` raises."""
+        """Hand what comes to `take` until it wants no more: nothing at the end of the connection.
+
+        Raises httpx.HTTPError, and what `take` raises.
+        """
         if self._early:
             data, self._early = self._early, b""
             if not take(data):
                 return
-
-        def take_some(data: bytes) -> bool:
-            if not data:
-                raise _cut()
-            return take(data)
-
         try:
-            await self._ready.read(self._stream.socket.fileno(), take_some, silence_seconds=self.read_seconds)
+            await self._ready.read(self._stream.socket.fileno(), take, silence_seconds=self.read_seconds)
         except trio.TooSlowError as error:
             raise self._silent() from error
         except (OSError, trio.ClosedResourceError) as error:
@@ -226,12 +223,16 @@ class _Body(httpx.AsyncByteStream):
     async def push(self, take: Take) -> None:
         """Hand the content to `take`; see `Push`."""
 
+        body = self._body
+
         def take_data(data: bytes) -> bool:
+            if not data:
+                raise _cut()
             try:
-                content = self._body.feed(data)
+                content = body.feed(data)
             except ReplyError as error:
                 raise httpx.RemoteProtocolError(f"the reply cannot be read: {error}") from error
-            return (not content or take(content)) and not self._body.is_complete
+            return (not content or take(content)) and not body.is_complete
 
         if not self._body.is_complete and take_data(await self._connection.receive()):  # the first is not to wait
             await self._connection.push(take_data)

@@ -14,6 +14,7 @@ import httpx
 import trio
 
 from node.engine.endpoint import Endpoint
+from node.engine.plain_client import PlainClient
 from node.engine.plain_http import PUSH, PlainTransport, Push, Take
 
 LINE_BYTES_MAX = 16 * 1024 * 1024
@@ -159,9 +160,10 @@ class _GuardedStream(httpx.AsyncByteStream):
 
     async def push(self, take: Take) -> None:
         """Hand the content to `take`, within the same limits. Only where the way below can."""
+        check = self._check
 
         def take_checked(data: bytes) -> bool:
-            self._check(data)
+            check(data)
             return take(data)
 
         if self._push is None:
@@ -200,9 +202,7 @@ async def open_http(endpoint: Endpoint, traffic: Traffic) -> AsyncIterator[httpx
     """Open connections to a server; `traffic` is kept up to date."""
     transport = GuardedTransport(_inner(endpoint), traffic, endpoint.api_key)
     timeout = httpx.Timeout(SILENCE_SECONDS_MAX, connect=CONNECT_SECONDS_MAX)
-    async with httpx.AsyncClient(
-        transport=transport, base_url=endpoint.url, timeout=timeout, follow_redirects=False, trust_env=False
-    ) as client:
+    async with PlainClient(transport, base_url=endpoint.url, timeout=timeout) as client:
         yield client
 
 

@@ -8,7 +8,15 @@ from eth_utils.address import to_checksum_address
 
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.control.poc_methods import PocParams, WhyDifferParams
-from node.control.poc_views import BatchView, DifferenceView, MiningView, PocView, ValidatorView, WhyDifferView
+from node.control.poc_views import (
+    BatchView,
+    DifferenceView,
+    MiningView,
+    ObjectionView,
+    PocView,
+    ValidatorView,
+    WhyDifferView,
+)
 from node.operations.epoch_results import parse_result, read_result
 from node.ports import Chain, Content, Store
 from node.protocol import unpaid
@@ -19,6 +27,7 @@ from node.protocol.records import EpochResult
 from node.services.epochs import RESULT_BYTES_MAX, EpochBook
 from node.services.formed_results import FormedResult, load_formed
 from node.services.mining import MiningService
+from node.services.objecting import DIFFERENCES_LOGGED, ObjectingService, ObjectionStatus
 from node.services.presence import PresenceTable
 from node.services.result_signatures import ResultSignatures
 from node.services.timing import position
@@ -40,6 +49,7 @@ class DaemonPocOperations:
         epochs: EpochBook,
         signatures: ResultSignatures,
         miners: Sequence[MiningService],
+        objecting: ObjectingService | None = None,
     ) -> None:
         self._chain = chain
         self._content = content
@@ -48,6 +58,7 @@ class DaemonPocOperations:
         self._epochs = epochs
         self._signatures = signatures
         self._miners = miners
+        self._objecting = objecting
 
     async def poc(self, params: PocParams) -> PocView:
         """What became of every batch of an epoch, who voted, and how far this node's miners are."""
@@ -79,6 +90,7 @@ class DaemonPocOperations:
                 )
                 for miner in self._miners
             ],
+            objection=None if self._objecting is None else objection_view(self._objecting.status(epoch)),
         )
 
     async def why_differ(self, params: WhyDifferParams) -> WhyDifferView:
@@ -176,6 +188,20 @@ def explain_difference(found: Sequence[Difference], ours: FormedResult, held: fr
     if not causes:
         causes = ["Both counted the same votes: the two run other versions, or one of them has a fault. Report it."]
     return causes
+
+
+def objection_view(status: ObjectionStatus | None) -> ObjectionView | None:
+    """Return what is shown of an accepted result's standing."""
+    if status is None:
+        return None
+    return ObjectionView(
+        finding=status.finding.value,
+        differences=[difference.path for difference in status.differences[:DIFFERENCES_LOGGED]],
+        objects=status.own,
+        objecting=status.objecting,
+        total=status.total,
+        voided=status.is_voided,
+    )
 
 
 def _batches(result: EpochResult) -> list[BatchView]:

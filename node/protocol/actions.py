@@ -9,6 +9,8 @@ from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, OffenceVerdict, PocCommit, Voucher
 
 ZERO_ADDRESS = Address("0x0000000000000000000000000000000000000000")
+OVERTAKEN = ("AlreadyPosted", "AlreadyPunished")
+"""Errors of the contracts that begin the reason of what somebody else of the group has done a moment before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,3 +302,8 @@ ChainAction = (
     | CalibrateModel
     | DeactivateModel
 )
+
+
+def is_overtaken(reason: str) -> bool:
+    """Whether an action was refused because another member did the same first: nothing is lost, and nothing to do."""
+    return reason.startswith(OVERTAKEN)

@@ -11,6 +11,7 @@ no quorum. A cartel below a third cannot leave anything out, nor withhold anythi
 a member holds only grows, so statements settle as gossip arrives; who is silent is not taken to lack anything.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 
 from node.protocol.identifiers import Address
@@ -39,7 +40,7 @@ def committed_order(committed: Set[Address]) -> tuple[Address, ...]:
 
 
 def left_out(
-    committed: Set[Address], holdings: Mapping[Address, Set[Address]], weights: Mapping[Address, int]
+    committed: Set[Address], holdings: Mapping[Address, frozenset[Address]], weights: Mapping[Address, int]
 ) -> frozenset[Address]:
     """Return whose bundles no quorum can count: members with a third of the weight or more say that they lack them.
 
@@ -47,8 +48,10 @@ def left_out(
     """
     total = sum(weights.values())
     lacking = dict.fromkeys(committed, 0)
+    saying: Counter[frozenset[Address]] = Counter()  # most say the same: it is looked at once
     for member, held in holdings.items():
-        weight = weights.get(member, 0)
+        saying[held] += weights.get(member, 0)
+    for held, weight in saying.items():
         if weight > 0:
             for validator in committed - held:
                 lacking[validator] += weight

@@ -10,6 +10,7 @@ from node.protocol.audits import ClaimedLogprobs
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.pricing import receipt_digest, tokens_commitment
+from node.protocol.receipt_books import booked_tokens
 from node.protocol.receipts import draw_commitment, is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import Receipt, SignedReceipt
 from node.protocol.sampling import TokenLogprobs
@@ -22,6 +23,9 @@ ALTERNATIVES_KEPT = 5
 NODE_ID_LENGTH_MAX = 32
 MODEL_ID_LENGTH_MAX = 64
 """As the settings and the registry have it. A receipt's names go into votes and results, whose size is bounded."""
+PRIVATE = "private"
+EMBEDDING = "embedding"
+"""An answer without tokens: vectors, which nobody drew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class AuditEvidence:
 
     signed: SignedReceipt
     kept: KeptAnswer | None
-    """None where the answer was private, or the executor has lost it."""
+    """None where the answer was private or vectors, or the executor has lost it."""
 
 
 def claims_of(entries: tuple[TokenLogprobs, ...]) -> tuple[ClaimedLogprobs, ...]:
@@ -77,10 +81,10 @@ def without_surplus(evidence: AuditEvidence) -> AuditEvidence:
     return replace(evidence, kept=KeptAnswer(replace(kept.answer, text=""), claimed))
 
 
-def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, output_tokens: int | None) -> str:
+def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, booked: int | None) -> str:
     """Return a code for what in the evidence is not as committed to; empty if nothing is.
 
-    `output_tokens` is what the book says of the answer; None where there is no book at hand.
+    `booked` are the tokens that the book says can be drawn of the answer; None where there is no book at hand.
     """
     signed, kept = evidence.signed, evidence.kept
     receipt = signed.receipt
@@ -88,12 +92,12 @@ def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, ou
         return "not-the-receipt"
     if not are_names_short(receipt):
         return "not-the-receipt"
-    if receipt.is_private and kept is None:  # with the answer, its payer hands it over
-        return "private" if is_signed_by_payer(signed) else "not-the-receipt"
-    if output_tokens is not None and receipt.output_tokens != output_tokens:
+    if booked is not None and booked != booked_tokens(receipt):
         return "not-the-length"
+    if kept is None and receipt.is_private:  # with the answer, its payer hands it over
+        return PRIVATE if is_signed_by_payer(signed) else "not-the-receipt"
     if kept is None:
-        return "withheld"
+        return "withheld" if receipt.output_tokens else EMBEDDING
     answer = kept.answer
     for token_ids, count, commitment in (
         (answer.prompt_ids, receipt.prompt_tokens, receipt.prompt_commitment),

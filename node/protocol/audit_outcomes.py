@@ -16,7 +16,8 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from node.protocol.audit_sampling import DRAWS_MAX, auditors_of, draws_of, judges_of
+from node.protocol.audit_evidence import EMBEDDING, PRIVATE
+from node.protocol.audit_sampling import DRAWS_MAX, AuditSeeds, auditors_of, draws_of, judges_of
 from node.protocol.audit_votes import NO_DIGEST, REJUDGED
 from node.protocol.audits import (
     CONFIRMED_MICRO_BITS,
@@ -31,6 +32,7 @@ from node.protocol.audits import (
 from node.protocol.calibration import HonestBand
 from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
+from node.protocol.lots import lot
 from node.protocol.omissions import EMPTY_BOOK, book_of, proven_omissions
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
@@ -49,7 +51,7 @@ ABLE_PARTS = 3
 handful that is awake at night must not convict."""
 WITHHELD = "withheld"
 """The executor handed over nothing, or not what it had committed to."""
-EXCUSED = frozenset({"no-model", "no-time", "private", "outside-rule", "engine-failed"})
+EXCUSED = frozenset({"no-model", "no-time", PRIVATE, EMBEDDING, "outside-rule", "engine-failed"})
 """Reasons of abstentions that say nothing of the executor."""
 OMITTED = "omitted-receipt"
 """A payer proved that it left a receipt out of its books; counted as withheld."""
@@ -106,25 +108,25 @@ def committed_books(bundles: Mapping[Address, VoteBundle], weights: Mapping[Addr
 
 def audit_outcomes(
     previous: EpochResult | None,
-    draw_seed: Hash32 | None,
+    seeds: AuditSeeds | None,
     bundles: Mapping[Address, VoteBundle],
     weights: Mapping[Address, int],
     band_of: BandOf,
 ) -> tuple[AuditOutcome, ...]:
     """Return the outcomes of this epoch's audits, ascending by (executor, node id, model id).
 
-    `previous` is the newest result before this epoch: its books are what was drawn from, by `draw_seed`, the hash of
-    the first block of its FORM stage; its group audits; its accusations are what was judged again. `bundles` were
-    checked (bundles.py); `weights` are those of this epoch's group. Votes of others than those drawn do not count.
+    `previous` is the newest result before this epoch: its books are what was drawn from; its group audits; its
+    accusations are what was judged again. `bundles` were checked (bundles.py); `weights` are those of this epoch's
+    group. Votes of others than those drawn do not count.
     """
-    if previous is None or draw_seed is None:
+    if previous is None or seeds is None:
         return ()
     found: dict[Node, _Found] = {}
     by_draw = _by_draw(bundles)
     for committed in previous.books:
         seen: set[Hash32] = set()
         for draw in range(draws_of(committed.book)):
-            auditors = auditors_of(draw_seed, committed.executor, draw, previous.group)
+            auditors = auditors_of(seeds.draw, committed.executor, draw, previous.group)
             cast = by_draw.get((committed.executor, draw, NO_DIGEST), {})
             votes = {auditor: cast[auditor] for auditor in auditors if auditor in cast}
             _take_draw(committed.executor, votes, weights, band_of, found, seen)
@@ -143,7 +145,9 @@ def audit_outcomes(
         again = NO_APPEAL
         if known is not None and (known.accused or known.challenged):
             again = _judge_again(known, previous.group, by_draw, weights, band_of(*node))
-        outcome = _outcome(node, found.get(node, _Found()), known, again, draw_seed)
+        of_node = found.get(node, _Found())
+        chosen = _chosen(of_node.challenged, weights, seeds.lot)
+        outcome = _outcome(node, of_node, known, again, chosen)
         if outcome is not None:
             outcomes.append(outcome)
     return tuple(outcomes)
@@ -247,7 +251,7 @@ def _judge_again(
 
 
 def _outcome(
-    node: Node, found: _Found, known: AuditOutcome | None, again: _Appeal, seed: Hash32
+    node: Node, found: _Found, known: AuditOutcome | None, again: _Appeal, challenged: tuple[Hash32, ...]
 ) -> AuditOutcome | None:
     """Return what becomes of a node; None if there is nothing to say and nothing to remember."""
     executor, node_id, model_id = node
@@ -266,7 +270,7 @@ def _outcome(
         fate, reason = Verdict.ABSTAIN, UNCONFIRMED
     elif not found.answers:
         fate, reason = Verdict.ABSTAIN, reason or NOT_AUDITED
-    if reason == NOT_AUDITED and not evidence and not found.challenged:
+    if reason == NOT_AUDITED and not evidence and not challenged:
         return None
     return AuditOutcome(
         executor=executor,
@@ -280,20 +284,24 @@ def _outcome(
         evidence=evidence,
         confirmed=again.confirmed,
         accused=accused,
-        challenged=_chosen(found.challenged, seed),
+        challenged=challenged,
     )
 
 
-def _chosen(challenged: Sequence[tuple[Address, Hash32]], seed: Hash32) -> tuple[Hash32, ...]:
-    """Return which challenged answers are judged again, ascending: by turns of their payers, within each by lot."""
-    lots = sorted(
-        (hashlib.sha256(b"challenge\x00" + seed + digest).digest(), digest, payer) for payer, digest in challenged
-    )
+def _chosen(
+    challenged: Sequence[tuple[Address, Hash32]], weights: Mapping[Address, int], seed: Hash32
+) -> tuple[Hash32, ...]:
+    """Return which challenged answers are judged again, ascending: payers take turns, in each by lots of their weight.
+
+    `seed` was not known when the challenges were committed to, and a lot is of the payer, not of what it challenges: so
+    neither a payer nor an executor that makes up receipts with friends of its own can choose who is left out.
+    """
     turns: dict[Address, int] = {}
     ordered = []
-    for drawn, digest, payer in lots:
-        turns[payer] = turns.get(payer, 0) + 1
-        ordered.append((turns[payer], drawn, digest))
+    for payer, digest in sorted(challenged, key=lambda item: hashlib.sha256(seed + item[1]).digest()):
+        turns[payer] = turn = turns.get(payer, 0) + 1
+        drawn = lot(b"challenge\x00" + seed, f"{payer.lower()}/{turn}".encode(), weights[payer])
+        ordered.append((turn, drawn, digest))
     return tuple(sorted(digest for _, _, digest in sorted(ordered)[:CHALLENGED_MAX]))
 
 

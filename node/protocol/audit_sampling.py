@@ -1,12 +1,16 @@
 """Which answers are audited, and by whom: drawn from a block after the books were committed, the same on every node.
 
 Tokens are drawn, not answers: an answer is drawn in proportion to its length, so that whoever wants to hide long
-answers among many short ones has to generate as many honest tokens as it hides. Auditors are drawn by weight for each
+answers among many short ones has to generate as many honest tokens as it hides. Of answers that cannot be audited no
+tokens are booked, so a few draws are of rows, whatever these say of their tokens: whether they are rightly booked so
+has to be looked at, too. Auditors are drawn by weight for each
 answer, so who they are is not known when the answer is given.
 """
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 from node.protocol.findings import AuditOutcome, ReceiptBook
@@ -14,6 +18,7 @@ from node.protocol.identifiers import Address, Hash32, ModelId
 from node.protocol.lots import lot
 from node.protocol.receipt_books import BookRow
 from node.protocol.records import EpochGroup, EpochResult
+from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
 
 AUDITED_PER_MILLE = 8
 """Of the answers in a book. Five auditors read each of these; reading costs at most 0.4 of generating (measured at
@@ -21,17 +26,34 @@ batch 64; 0.05 alone), so audits cost at most 1.6 % of generation."""
 DRAWS_MIN = 4
 """Of a book with few answers: without it a node that answers little would not be audited at all. Beyond the share
 above, and little in all."""
+ROW_DRAWS = 2
+"""Of these, beyond those of tokens. Few, for most are of answers that nobody may read, and payers look as well."""
 DRAWS_MAX = 64
 """Of a book with many: what an epoch's bundles and auditors have to carry is bounded."""
 AUDITORS = 5
 """Members that audit an answer: three find a majority though two are away."""
 
 
+@dataclass(frozen=True, slots=True)
+class AuditSeeds:
+    """What an epoch's audits are drawn by; each was unknown when what it draws from was committed to."""
+
+    draw: Hash32
+    """Hash of the first block of FORM of the newest result before: draws from that result's books."""
+    lot: Hash32
+    """Hash of the first block of this epoch's FORM: chooses among the challenges in this epoch's bundles."""
+
+
 def draws_of(book: ReceiptBook) -> int:
-    """Return how many tokens are drawn from a book; several may fall on one answer, which is then audited once."""
+    """Return how often is drawn from a book; several draws may fall on one answer, which is then audited once."""
+    return token_draws_of(book) + min(ROW_DRAWS, book.count)
+
+
+def token_draws_of(book: ReceiptBook) -> int:
+    """Return how many of the draws, the first ones, are of tokens; the others are of rows."""
     if book.output_tokens == 0:
         return 0
-    return min(DRAWS_MAX, max(DRAWS_MIN, book.count * AUDITED_PER_MILLE // 1000), book.count)
+    return min(DRAWS_MAX - ROW_DRAWS, max(DRAWS_MIN, book.count * AUDITED_PER_MILLE // 1000), book.count)
 
 
 def drawn_token(seed: Hash32, executor: Address, draw: int, output_tokens: int) -> int:
@@ -40,20 +62,37 @@ def drawn_token(seed: Hash32, executor: Address, draw: int, output_tokens: int) 
     return int.from_bytes(digest) % output_tokens
 
 
+def drawn_row(seed: Hash32, executor: Address, draw: int, count: int) -> int:
+    """Return which of the book's rows a draw falls on."""
+    digest = hashlib.sha256(b"audit-row\x00" + seed + f"{executor.lower()}/{draw}".encode()).digest()
+    return int.from_bytes(digest) % count
+
+
 def drawn_rows(seed: Hash32, executor: Address, book: ReceiptBook, rows: Sequence[BookRow]) -> dict[int, BookRow]:
     """Return the row that each draw falls on, by draw; of several draws on one row the first."""
-    places = sorted((drawn_token(seed, executor, draw, book.output_tokens), draw) for draw in range(draws_of(book)))
+    return finish(drawn_rows_in_slices(seed, executor, book, rows))
+
+
+def drawn_rows_in_slices(
+    seed: Hash32, executor: Address, book: ReceiptBook, rows: Sequence[BookRow]
+) -> Slices[dict[int, BookRow]]:
+    """Return `drawn_rows` in slices."""
+    tokens, draws = token_draws_of(book), draws_of(book)
+    by_draw = {draw: rows[drawn_row(seed, executor, draw, book.count)] for draw in range(tokens, draws)}
+    places = sorted((drawn_token(seed, executor, draw, book.output_tokens), draw) for draw in range(tokens))
+    passed = 0
+    for start in range(0, len(rows), ITEMS_PER_SLICE):
+        part = rows[start : start + ITEMS_PER_SLICE]
+        ends = list(accumulate((row.output_tokens for row in part), initial=passed))[1:]
+        while places and places[0][0] < ends[-1]:
+            place, draw = places.pop(0)
+            by_draw[draw] = part[bisect_right(ends, place)]
+        passed = ends[-1]
+        yield
     found: dict[Hash32, tuple[int, BookRow]] = {}
-    ends = accumulate(row.output_tokens for row in rows)
-    table = iter(zip(ends, rows, strict=True))
-    end, row = next(table)
-    for place, draw in places:
-        while place >= end:
-            end, row = next(table)
-        known = found.get(row.digest)
-        if known is None or draw < known[0]:
-            found[row.digest] = (draw, row)
-    return dict(sorted(found.values(), key=lambda item: item[0]))
+    for draw in range(draws):
+        found.setdefault(by_draw[draw].digest, (draw, by_draw[draw]))
+    return dict(found.values())
 
 
 def auditors_of(seed: Hash32, executor: Address, draw: int, group: EpochGroup) -> tuple[Address, ...]:

@@ -40,12 +40,14 @@ DISTANCE_CLIP_MICRO = 50_000
 """The distance of a token is cut here. Measured (docs/soundness.md): evidence against fp8 grows three times as fast as
 with a cut at 0.2, because one token that is far off says less than many that are a little off. About three times the
 mean of the widest honest machines; a band above the cut lets everything pass."""
-SURPRISE_CLIP_NATS = 5.0
-"""Surprise is cut here to either side. Above it there is none among up to 148 candidates, whose entropy is below 5."""
-SURPRISE_DRIFT_MICRO = 30_000
-"""Nats that surprise may be off per token for honest reasons, which would add up over a hundred thousand tokens: the
-cut above takes more of the unlikely tokens than of the likely ones (0.014 to 0.025 measured, docs/soundness.md), and
-another instruction set shifts probabilities a little."""
+SURPRISE_CUT_NATS = 4.8
+"""Surprise is cut here below. Above there is nothing to cut: among up to 121 candidates entropy is below 4.8."""
+SURPRISE_BOUND_NATS = 5.0
+"""No surprise is farther from 0: what the cut takes from the unlikely tokens is 0.17 on average at most, over all
+distributions on 121 candidates."""
+SURPRISE_DRIFT_MICRO = 10_000
+"""Nats that surprise may be off per token for honest reasons, which would add up over a hundred thousand tokens:
+another machine shifts probabilities a little (docs/soundness.md)."""
 Z_MILLI_USUAL = 4_000
 """Of a calibration whose surprise is as theory has it; a wider one counts as so much more variance."""
 BAND_MICRO_MIN = 500
@@ -156,7 +158,9 @@ def token_surprise(token: int, prefill: Prefill, parameters: SamplingParameters)
     """Return (entropy plus log-probability of `token`, its variance) of a draw at the declared temperature, in nats.
 
     Of the draw among the known likeliest tokens that may be drawn, given that it is one of them: so it is exact
-    whatever the rest of the vocabulary weighs. (0, 0), which says nothing, for any other token and at temperature 0.
+    whatever the rest of the vocabulary weighs. Cut at -SURPRISE_CUT_NATS, and less what the cut adds on average: an
+    honest draw gives 0 on average to the last digit. (0, 0), which says nothing, for any other token and at temperature
+    0.
     """
     if parameters.temperature_milli == 0:
         return 0.0, 0.0
@@ -172,9 +176,11 @@ def token_surprise(token: int, prefill: Prefill, parameters: SamplingParameters)
     total = math.fsum(weights)
     logs = [scaled[place] - top - math.log(total) for place in kept]
     entropy = -math.fsum(weight / total * value for weight, value in zip(weights, logs, strict=True))
-    variance = math.fsum(weight / total * (entropy + value) ** 2 for weight, value in zip(weights, logs, strict=True))
-    surprise = entropy + logs[names.index(token)]
-    return max(-SURPRISE_CLIP_NATS, min(SURPRISE_CLIP_NATS, surprise)), variance
+    cut = [max(-SURPRISE_CUT_NATS, min(SURPRISE_CUT_NATS, entropy + value)) for value in logs]
+    mean = math.fsum(weight / total * value for weight, value in zip(weights, cut, strict=True))
+    variance = math.fsum(weight / total * (value - mean) ** 2 for weight, value in zip(weights, cut, strict=True))
+    surprise = cut[names.index(token)] - mean
+    return max(-SURPRISE_BOUND_NATS, min(SURPRISE_BOUND_NATS, surprise)), variance
 
 
 def add_figures(one: AuditFigures, other: AuditFigures) -> AuditFigures:

@@ -6,13 +6,14 @@ Whole numbers only, so that every node draws the line at the same place.
 import functools
 import math
 from collections.abc import Iterator
+from itertools import islice
 
 MILLION = 1_000_000
 FALSE_ALARMS_PER_BILLION_MAX = 1_000
 """Of a billion honest batches, in one epoch: one in a million."""
 TESTS_PER_BATCH = 4
-"""A batch is tested by its own sample, and with those of its participant in each of the windows of history.py: the
-false alarms are shared out among them."""
+"""The false alarms are shared out: a batch is tested by its own sample, and with those of its participant in each of
+the windows of history.py, of which the last two have half a part each."""
 MISMATCH_PER_MILLION_LEAST = 10
 """p0 counts as this at least: no measurement of honest machines is long enough to show less."""
 
@@ -21,11 +22,11 @@ COMMON_ROOM = 0.1
 
 
 @functools.lru_cache(maxsize=4096)
-def reject_from(sampled: int, mismatch_per_million: int) -> int:
+def reject_from(sampled: int, mismatch_per_million: int, parts: int = TESTS_PER_BATCH) -> int:
     """Return from how many mismatches on a sample is no honest one's; `sampled` + 1 if no number tells.
 
-    The smallest m with P(X >= m) <= FALSE_ALARMS_PER_BILLION_MAX / TESTS_PER_BATCH in a billion, where X counts the
-    mismatches of an honest sample: binomial, `sampled` trials, `mismatch_per_million` each.
+    The smallest m with P(X >= m) <= FALSE_ALARMS_PER_BILLION_MAX / `parts` in a billion, where X counts the mismatches
+    of an honest sample: binomial, `sampled` trials, `mismatch_per_million` each.
     """
     if sampled < 0 or mismatch_per_million < 0:
         raise ValueError("a sample and a rate are not negative")
@@ -35,17 +36,17 @@ def reject_from(sampled: int, mismatch_per_million: int) -> int:
     left = MILLION**sampled  # P(X >= m), times MILLION ** sampled
     bound = left * FALSE_ALARMS_PER_BILLION_MAX
     for mismatches, term in enumerate(_terms(sampled, chance)):
-        if left * TESTS_PER_BATCH * 10**9 <= bound:
+        if left * parts * 10**9 <= bound:
             return mismatches
         left -= term
     return sampled + 1
 
 
-def is_beyond_chance(sampled: int, mismatches: int, mismatch_per_million: int) -> bool:
+def is_beyond_chance(sampled: int, mismatches: int, mismatch_per_million: int, parts: int = TESTS_PER_BATCH) -> bool:
     """Whether so many mismatches are no honest sample's: `mismatches >= reject_from(...)`, mostly much faster."""
-    if mismatches <= 0 or _is_common(sampled, mismatches, mismatch_per_million):
+    if mismatches <= 0 or _is_common(sampled, mismatches, mismatch_per_million, parts):
         return False
-    return mismatches >= reject_from(sampled, mismatch_per_million)
+    return mismatches >= reject_from(sampled, mismatch_per_million, parts)
 
 
 def detection_per_million(sampled: int, reject_at: int, fakes_per_million: int, mismatch_per_million: int) -> int:
@@ -56,11 +57,11 @@ def detection_per_million(sampled: int, reject_at: int, fakes_per_million: int, 
     honest = MILLION - fakes_per_million
     chance = fakes_per_million + honest * mismatch_per_million // MILLION
     whole: int = MILLION**sampled
-    below = sum(term for mismatches, term in enumerate(_terms(sampled, chance)) if mismatches < reject_at)
+    below = sum(islice(_terms(sampled, chance), reject_at))
     return (whole - below) * MILLION // whole
 
 
-def _is_common(sampled: int, mismatches: int, mismatch_per_million: int) -> bool:
+def _is_common(sampled: int, mismatches: int, mismatch_per_million: int, parts: int) -> bool:
     """Whether exactly so many mismatches are by themselves likelier than the test allows for, with room for rounding.
 
     Floats may differ from machine to machine in their last digits, and here that changes nothing: what is not common
@@ -71,7 +72,7 @@ def _is_common(sampled: int, mismatches: int, mismatch_per_million: int) -> bool
         return chance >= 1.0
     ways = math.lgamma(sampled + 1) - math.lgamma(mismatches + 1) - math.lgamma(sampled - mismatches + 1)
     likely = ways + mismatches * math.log(chance) + (sampled - mismatches) * math.log1p(-chance)
-    return likely > math.log(FALSE_ALARMS_PER_BILLION_MAX / TESTS_PER_BATCH / 10**9) + COMMON_ROOM
+    return likely > math.log(FALSE_ALARMS_PER_BILLION_MAX / parts / 10**9) + COMMON_ROOM
 
 
 def _terms(sampled: int, chance: int) -> Iterator[int]:

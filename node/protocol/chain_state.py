@@ -137,6 +137,8 @@ class ChainState:
     poc_commits: dict[EpochNumber, dict[tuple[Address, NodeId], PocCommit]] = field(default_factory=dict)
     vote_bundles: dict[EpochNumber, dict[Address, Cid]] = field(default_factory=dict)
     results: dict[EpochNumber, EpochResultSummary] = field(default_factory=dict)
+    voided: dict[EpochNumber, tuple[Hash32, ...]] = field(default_factory=dict)
+    """Digests of the results that were objected to, in order, by epoch: each took a quorum, and then a third."""
     parameter_changes: tuple[ParametersScheduled, ...] = ()
     """What governance changed, and when (schedules.py); the last one may be yet to begin."""
     work_coins_added: TokenAmount = NOTHING
@@ -282,7 +284,8 @@ class ChainState:
             case EpochResultPosted(summary, _):
                 self.results[summary.epoch] = summary
                 self.groups[EpochNumber(summary.epoch + 1)] = self.stored_groups[summary.validator_set_hash]
-            case EpochResultVoided(epoch, _):
+            case EpochResultVoided(epoch, digest):
+                self.voided[epoch] = (*self.voided.get(epoch, ()), digest)
                 del self.results[epoch]
                 del self.groups[EpochNumber(epoch + 1)]
             case WorkCoinsAdded(_, amount):

@@ -21,6 +21,8 @@ DISPUTE_VERDICT_TYPE = keccak(b"DisputeVerdict(uint256 promptId,bool forUser)")
 ACCESS_REQUEST_TYPE = keccak(b"AccessRequest(string modelId,address account,uint256 nonce,uint64 expiry)")
 WORD_BYTES = 32
 CHANNEL_IDS_KEPT_MAX = 4096
+VERDICTS_KEPT_MAX = 1024
+"""Each is signed by every member of its group, and every signature is checked."""
 DOMAINS_KEPT_MAX = 64
 """One for each contract that verifies something."""
 NAME_HASH = keccak(b"Quern")
@@ -62,6 +64,7 @@ def objection_digest(epoch: EpochNumber, result_digest: Hash32, chain_id: int, e
     return _digest(encode(["bytes32", "uint64", "bytes32"], values), chain_id, epoch_manager)
 
 
+@functools.lru_cache(maxsize=VERDICTS_KEPT_MAX)
 def verdict_digest(verdict: OffenceVerdict, chain_id: int, slashing: Address) -> Hash32:
     """Return what the members of the verdict's epoch sign to have an offence punished."""
     evidence = keccak(cid_to_bytes(verdict.evidence_cid))

@@ -82,8 +82,8 @@ class VoteFigures:
     distances: tuple[int, ...]
     """Squared distance of each nonce that was drawn, in their order."""
     tails: tuple[int, ...]
-    """What the model says of the validator's own continuation of each of these prompts (tails.py); empty for models
-    that give no log-probabilities."""
+    """What the model says of something of the validator's own for each of these nonces (tails.py); empty for models
+    that read too few tokens."""
 
 
 @dataclass(frozen=True, slots=True)

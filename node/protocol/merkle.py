@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from node.protocol.identifiers import ZERO_HASH, Hash32
+from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
 
 HashFunction = Callable[[bytes], bytes]
 PROOF_LENGTH_MAX = 64
@@ -19,6 +20,34 @@ def merkle_root(leaves: Sequence[Hash32], hash_function: HashFunction) -> Hash32
     return level[0]
 
 
+class GrowingRoot:
+    """Builds `merkle_root` leaf by leaf, in the memory of a few hashes."""
+
+    def __init__(self, hash_function: HashFunction) -> None:
+        self._hash_function = hash_function
+        self._complete: list[Hash32 | None] = []
+        """At each level, the complete subtree that still waits for its neighbour."""
+
+    def add_leaf(self, leaf: Hash32) -> None:
+        """Add the next leaf."""
+        node = leaf
+        for level, waiting in enumerate(self._complete):
+            if waiting is None:
+                self._complete[level] = node
+                return
+            self._complete[level] = None
+            node = _parent(waiting, node, self._hash_function)
+        self._complete.append(node)
+
+    def root(self) -> Hash32:
+        """Return the root over what was added so far."""
+        last: Hash32 | None = None  # what has no neighbour moves up as it is
+        for waiting in self._complete:
+            if waiting is not None:
+                last = waiting if last is None else _parent(waiting, last, self._hash_function)
+        return ZERO_HASH if last is None else last
+
+
 def merkle_proof(leaves: Sequence[Hash32], index: int, hash_function: HashFunction) -> tuple[Hash32, ...]:
     """Return the siblings from leaf `index` up to the root."""
     return merkle_path(merkle_levels(leaves, hash_function), index)
@@ -26,9 +55,18 @@ def merkle_proof(leaves: Sequence[Hash32], index: int, hash_function: HashFuncti
 
 def merkle_levels(leaves: Sequence[Hash32], hash_function: HashFunction) -> list[list[Hash32]]:
     """Return the tree from the leaves up to the root: for whoever needs several proofs of it."""
+    return finish(merkle_levels_in_slices(leaves, hash_function))
+
+
+def merkle_levels_in_slices(leaves: Sequence[Hash32], hash_function: HashFunction) -> Slices[list[list[Hash32]]]:
+    """Return `merkle_levels` in slices."""
     levels = [list(leaves)]
     while len(levels[-1]) > 1:
-        levels.append(_parents(levels[-1], hash_function))
+        below, level = levels[-1], list[Hash32]()
+        for start in range(0, len(below), 2 * ITEMS_PER_SLICE):
+            level += _parents(below[start : start + 2 * ITEMS_PER_SLICE], hash_function)
+            yield
+        levels.append(level)
     return levels
 
 

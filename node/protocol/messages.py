@@ -122,6 +122,15 @@ class VerdictSignature:
     signature: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """A member's EIP-712 signature against a result that the chain accepted (objections.py)."""
+
+    epoch: EpochNumber
+    result_digest: Hash32
+    signature: bytes
+
+
 PRESENCE_SECONDS_MAX = 120
 """A presence record lives at most so long: a node that is gone stops being drawn within two minutes."""
 
@@ -135,6 +144,7 @@ MessageBody = (
     | VotesAnnouncement
     | ResultSignature
     | VerdictSignature
+    | Objection
 )
 
 BODY_TYPES: dict[str, tuple[Topic, type]] = {
@@ -147,6 +157,7 @@ BODY_TYPES: dict[str, tuple[Topic, type]] = {
     "votes": (Topic.VOTES, VotesAnnouncement),
     "result-signature": (Topic.VOTES, ResultSignature),
     "verdict-signature": (Topic.VOTES, VerdictSignature),
+    "objection": (Topic.VOTES, Objection),
 }
 TYPE_NAMES = {body_type: name for name, (_, body_type) in BODY_TYPES.items()}
 

@@ -6,11 +6,12 @@ cheaply is the model's own log-probabilities over a prompt nobody has seen befor
 
 import hashlib
 import math
+import operator
 import struct
 from collections.abc import Sequence
 
-from node.protocol.identifiers import ZERO_HASH, Address, Hash32, NodeId
-from node.protocol.merkle import merkle_root
+from node.protocol.identifiers import Address, Hash32, NodeId
+from node.protocol.merkle import GrowingRoot, merkle_root
 
 PROMPT_TOKENS = 64
 """Length of a nonce's prompt. Measured: 64 tokens tell fp8 from bf16 at every nonce (docs/protocol.md)."""
@@ -48,14 +49,14 @@ def quantise(logprobs: Sequence[float]) -> bytes:
     try:
         mean = math.fsum(logprobs) / VECTOR_DIMENSIONS
         centred = [value - mean for value in logprobs]
-        length = math.sqrt(math.fsum(value * value for value in centred))
+        length = math.sqrt(math.fsum(map(operator.mul, centred, centred)))
     except (OverflowError, ValueError) as error:
         raise ValueError("log-probabilities must be finite") from error
     if not math.isfinite(length):
         raise ValueError("log-probabilities must be finite")
     if length < LENGTH_LEAST:
         return bytes(VECTOR_BYTES)
-    return struct.pack(f">{VECTOR_DIMENSIONS}h", *(round(value / length * VECTOR_SCALE) for value in centred))
+    return struct.pack(f">{VECTOR_DIMENSIONS}h", *[round(value / length * VECTOR_SCALE) for value in centred])
 
 
 def squared_distance(one: bytes, other: bytes) -> int:
@@ -63,8 +64,8 @@ def squared_distance(one: bytes, other: bytes) -> int:
     if len(one) != VECTOR_BYTES or len(other) != VECTOR_BYTES:
         raise ValueError(f"a vector has {VECTOR_BYTES} bytes")
     layout = f">{VECTOR_DIMENSIONS}h"
-    pairs = zip(struct.unpack(layout, one), struct.unpack(layout, other), strict=True)
-    return sum((a - b) ** 2 for a, b in pairs)
+    differences = list(map(operator.sub, struct.unpack(layout, one), struct.unpack(layout, other)))
+    return sum(map(operator.mul, differences, differences))
 
 
 def vectors_root(vectors: Sequence[bytes]) -> Hash32:
@@ -72,36 +73,20 @@ def vectors_root(vectors: Sequence[bytes]) -> Hash32:
     leaves = [
         Hash32(hashlib.sha256(b"\x00" + nonce.to_bytes(8) + vector).digest()) for nonce, vector in enumerate(vectors)
     ]
-    return merkle_root(leaves, lambda data: hashlib.sha256(b"\x01" + data).digest())
+    return merkle_root(leaves, _inner_hash)
 
 
-class VectorsRoot:
+class VectorsRoot(GrowingRoot):
     """Builds `vectors_root` vector by vector, in the memory of a few hashes: a batch may be a million."""
 
     def __init__(self) -> None:
+        super().__init__(_inner_hash)
         self._count = 0
-        self._complete: list[Hash32 | None] = []
-        """At each level, the complete subtree that still waits for its neighbour."""
 
     def add(self, vector: bytes) -> None:
         """Add the vector of the next nonce."""
-        node = Hash32(hashlib.sha256(b"\x00" + self._count.to_bytes(8) + vector).digest())
+        self.add_leaf(Hash32(hashlib.sha256(b"\x00" + self._count.to_bytes(8) + vector).digest()))
         self._count += 1
-        for level, waiting in enumerate(self._complete):
-            if waiting is None:
-                self._complete[level] = node
-                return
-            self._complete[level] = None
-            node = _parent(waiting, node)
-        self._complete.append(node)
-
-    def root(self) -> Hash32:
-        """Return the root over what was added so far."""
-        last: Hash32 | None = None  # what has no neighbour moves up as it is
-        for waiting in self._complete:
-            if waiting is not None:
-                last = waiting if last is None else _parent(waiting, last)
-        return ZERO_HASH if last is None else last
 
 
 def split_vectors(data: bytes, count: int) -> list[bytes]:
@@ -127,8 +112,8 @@ def draw_sample(seed: Hash32, participant: Address, node_id: NodeId, count: int,
     return tuple(sorted(drawn))
 
 
-def _parent(one: Hash32, other: Hash32) -> Hash32:
-    return Hash32(hashlib.sha256(b"\x01" + min(one, other) + max(one, other)).digest())
+def _inner_hash(data: bytes) -> bytes:
+    return hashlib.sha256(b"\x01" + data).digest()
 
 
 def _personal(purpose: bytes, seed: Hash32, participant: Address, node_id: NodeId) -> bytes:

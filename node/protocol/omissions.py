@@ -1,8 +1,10 @@
 """Receipts that an executor signed and left out of its books: proven by the payer's copy, with nobody's word needed.
 
-Purpose: what is not in a book is never drawn. A payer that is a member looks for its receipts in the books and, where
-one is missing, puts a proof into its bundle: the receipt with both signatures, and the place in each of the two books
-that may have it where it would stand. Rows ascend by digest, so two neighbours with a gap between them are proof.
+Purpose: what is not in a book is never drawn, nor is an answer that is booked with fewer tokens than it has. A payer
+that is a member looks for its receipts in the books and, where one is missing, puts a proof into its bundle: the
+receipt with both signatures, and the place in each of the two books that may have it where it would stand. Rows ascend
+by digest, so two neighbours with a gap between them are proof; so is the receipt's own row if it says other tokens than
+follow from the receipt.
 
 Detail: a receipt of epoch q is in the book of q or, if it was given after that was made, in the book of q + 1. Proofs
 are taken in the first epoch after results of both. An executor whose bundle was not counted in one of these epochs is
@@ -15,11 +17,12 @@ from collections.abc import Mapping, Sequence
 
 from node.protocol.findings import CommittedBook, ReceiptBook
 from node.protocol.identifiers import ZERO_HASH, Address, Cid, Hash32
-from node.protocol.merkle import merkle_levels, merkle_path, verify_merkle_proof
+from node.protocol.merkle import merkle_levels_in_slices, merkle_path, verify_merkle_proof
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import BookRow, inner_hash, row_leaf
+from node.protocol.receipt_books import BookRow, booked_tokens, inner_hash, row_leaf
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
-from node.protocol.records import BookGap, EpochResult, Omission, RowProof, SignedReceipt, VoteBundle
+from node.protocol.records import BookGap, EpochResult, Omission, Receipt, RowProof, SignedReceipt, VoteBundle
+from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
 
 OMISSIONS_MAX = 16
 """In one bundle: a proof has some 3 KiB, and checking it costs two signatures."""
@@ -30,12 +33,22 @@ EMPTY_BOOK = ReceiptBook(0, 0, ZERO_HASH, Cid(""))
 
 
 class SearchedBook:
-    """A book in which receipts are looked for; the tree over its rows is built with the first proof, and once."""
+    """A book in which receipts are looked for; the tree over its rows is built before the first proof, and once."""
 
     def __init__(self, rows: Sequence[BookRow]) -> None:
         """`rows` are a book's, in its order."""
         self._rows = rows
         self._levels: list[list[Hash32]] = []
+
+    def prepare(self) -> Slices[None]:
+        """Build the tree in slices: of the largest book it takes a second."""
+        if not self._levels:
+            leaves: list[Hash32] = []
+            for start in range(0, len(self._rows), ITEMS_PER_SLICE):
+                part = self._rows[start : start + ITEMS_PER_SLICE]
+                leaves += [row_leaf(index, row) for index, row in enumerate(part, start)]
+                yield
+            self._levels = yield from merkle_levels_in_slices(leaves, inner_hash)
 
     def has(self, digest: Hash32) -> bool:
         """Whether a receipt is in the book."""
@@ -49,14 +62,23 @@ class SearchedBook:
         place = self._place(digest)
         return BookGap(self._proof(place - 1), self._proof(place))
 
+    def books_rightly(self, digest: Hash32, receipt: Receipt) -> bool:
+        """Whether a receipt is in the book, with the tokens that follow from it."""
+        return self.has(digest) and self._rows[self._place(digest)].output_tokens == booked_tokens(receipt)
+
+    def missing(self, digest: Hash32, receipt: Receipt) -> BookGap | None:
+        """Return what proves that a receipt is not rightly booked; None if it is."""
+        if self.books_rightly(digest, receipt):
+            return None
+        return self.gap(digest) or BookGap(self._proof(self._place(digest)), None)
+
     def _place(self, digest: Hash32) -> int:
         return bisect_left(self._rows, digest, key=lambda row: row.digest)
 
     def _proof(self, index: int) -> RowProof | None:
         if not 0 <= index < len(self._rows):
             return None
-        if not self._levels:
-            self._levels = merkle_levels([row_leaf(n, row) for n, row in enumerate(self._rows)], inner_hash)
+        finish(self.prepare())
         row = self._rows[index]
         return RowProof(index, row.digest, row.output_tokens, merkle_path(self._levels, index))
 
@@ -72,8 +94,16 @@ def is_gap(gap: BookGap, book: ReceiptBook, digest: Hash32) -> bool:
     return after is None or (digest < after.digest and _is_row(after, book))
 
 
+def is_misbooked(row: BookGap, book: ReceiptBook, digest: Hash32, receipt: Receipt) -> bool:
+    """Whether what stands in place of a gap is the receipt's own row, with other tokens than follow from it."""
+    own = row.before
+    if own is None or row.after is not None or own.digest != digest:
+        return False
+    return own.output_tokens != booked_tokens(receipt) and _is_row(own, book)
+
+
 def is_omitted(omission: Omission, result: EpochResult) -> bool:
-    """Whether the receipt was left out of the books of `result` and of the result before it."""
+    """Whether the receipt was left out of the books of `result` and of the result before it, or booked wrongly."""
     signed = omission.signed
     receipt = signed.receipt
     if result.books_before is None or receipt.epoch != result.epoch - 1:
@@ -82,8 +112,9 @@ def is_omitted(omission: Omission, result: EpochResult) -> bool:
     if earlier is None or later is None:
         return False
     digest = receipt_digest(receipt)
-    if not (is_gap(omission.earlier, earlier, digest) and is_gap(omission.later, later, digest)):
-        return False
+    for proof, book in ((omission.earlier, earlier), (omission.later, later)):
+        if not (is_gap(proof, book, digest) or is_misbooked(proof, book, digest, receipt)):
+            return False
     return is_signed_by_executor(signed) and is_signed_by_payer(signed)
 
 

@@ -1,19 +1,25 @@
 """Receipt books: how an executor binds itself to its receipts before anybody knows which of them are audited.
 
 A book is a file of rows, one for each receipt that the executor signed since its last book: the receipt's digest and
-the answer's output tokens. Rows ascend by digest, so that there is one file for one set of receipts, nobody is listed
-twice, and whoever holds a receipt finds at once whether it was left out. A digest tells nothing of the answer: a
-receipt's request id is random.
+the tokens that can be drawn of it (`booked_tokens`). These follow from the receipt: who books others is found out by
+the draw (audit_sampling.py) or by the payer (omissions.py). Rows ascend by digest, so that there is one file for one
+set of receipts, nobody is listed twice, and whoever holds a receipt finds at once whether it was left out. A digest
+tells nothing of the answer: a receipt's request id is random.
 """
 
 import hashlib
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice
+from operator import attrgetter
+from typing import overload
 
 from node.protocol.findings import ReceiptBook
 from node.protocol.identifiers import Cid, Hash32
-from node.protocol.merkle import merkle_root
+from node.protocol.merkle import GrowingRoot
+from node.protocol.records import Receipt
+from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
 
 DIGEST_BYTES = 32
 TOKENS_BYTES = 4
@@ -34,60 +40,121 @@ class BookRow:
 
     digest: Hash32
     output_tokens: int
+    """`booked_tokens` of it."""
+
+
+class BookRows(Sequence[BookRow]):
+    """The rows of a book as its content has them: made when they are looked at, for the largest has 262,144."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        """`data` is the content of a book."""
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data) // ROW_BYTES
+
+    @overload
+    def __getitem__(self, place: int) -> BookRow: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[BookRow]: ...
+
+    def __getitem__(self, place: int | slice) -> BookRow | list[BookRow]:
+        if isinstance(place, slice):
+            return [self[index] for index in range(*place.indices(len(self)))]
+        start = range(0, len(self._data), ROW_BYTES)[place]
+        middle = start + DIGEST_BYTES
+        return BookRow(Hash32(self._data[start:middle]), int.from_bytes(self._data[middle : start + ROW_BYTES]))
+
+
+def booked_tokens(receipt: Receipt) -> int:
+    """Return the tokens of an answer that can be drawn: none of one that nobody may read or check.
+
+    If others were drawn as well, an executor would hide what it cheats at behind millions of them, which it makes up
+    for itself as both sides and for which auditors have to excuse it.
+    """
+    return 0 if receipt.is_private or not receipt.is_verifiable else receipt.output_tokens
 
 
 def make_book(rows: Sequence[BookRow], content_cid: Cid) -> ReceiptBook:
     """Return the commitment to `rows`, whose bytes are the content `content_cid`."""
-    ordered = order_rows(rows)
-    return ReceiptBook(len(ordered), sum(row.output_tokens for row in ordered), book_root(ordered), content_cid)
+    return finish(make_book_in_slices(book_bytes(rows), content_cid))
+
+
+def make_book_in_slices(data: bytes, content_cid: Cid) -> Slices[ReceiptBook]:
+    """Return the commitment to the content `data` of a book (`book_bytes`), in slices."""
+    root, total = GrowingRoot(inner_hash), 0
+    rows = BookRows(data)
+    for start in range(0, len(rows), ITEMS_PER_SLICE):
+        for index, row in enumerate(rows[start : start + ITEMS_PER_SLICE], start):
+            root.add_leaf(row_leaf(index, row))
+            total += row.output_tokens
+        yield
+    return ReceiptBook(len(rows), total, root.root(), content_cid)
 
 
 def order_rows(rows: Sequence[BookRow]) -> tuple[BookRow, ...]:
     """Return rows in the book's order."""
-    return tuple(sorted(rows, key=lambda row: row.digest))
+    return tuple(sorted(rows, key=attrgetter("digest")))
 
 
 def book_bytes(rows: Sequence[BookRow]) -> bytes:
     """Return the content of a book."""
-    return b"".join(row.digest + row.output_tokens.to_bytes(TOKENS_BYTES) for row in order_rows(rows))
+    return finish(book_bytes_in_slices(rows))
 
 
-def book_root(rows: Sequence[BookRow]) -> Hash32:
-    """Return the Merkle root: leaf n is SHA-256 of (0x00, n as 8 bytes, row n), an inner node of (0x01, both below)."""
-    return merkle_root([row_leaf(n, row) for n, row in enumerate(rows)], inner_hash)
+def book_bytes_in_slices(rows: Sequence[BookRow]) -> Slices[bytes]:
+    """Return the content of a book, in slices."""
+    parts = []
+    for start in range(0, len(rows), ITEMS_PER_SLICE):
+        parts.append(order_rows(rows[start : start + ITEMS_PER_SLICE]))
+        yield
+    merged, data = heapq.merge(*parts, key=attrgetter("digest")), bytearray()
+    while part := list(islice(merged, ITEMS_PER_SLICE)):
+        data += b"".join(row.digest + row.output_tokens.to_bytes(TOKENS_BYTES) for row in part)
+        yield
+    return bytes(data)
 
 
 def row_leaf(index: int, row: BookRow) -> Hash32:
-    """Return the leaf of a row; its place is part of it."""
+    """Return the leaf of row `index`: SHA-256 of (0x00, the index as 8 bytes, the row)."""
     data = b"\x00" + index.to_bytes(8) + row.digest + row.output_tokens.to_bytes(TOKENS_BYTES)
     return Hash32(hashlib.sha256(data).digest())
 
 
 def inner_hash(data: bytes) -> bytes:
-    """Return the hash of an inner node of a book's tree."""
+    """Return an inner node of a book's tree: SHA-256 of (0x01, both below)."""
     return hashlib.sha256(b"\x01" + data).digest()
 
 
-def read_rows(data: bytes) -> tuple[BookRow, ...]:
-    """Cut the content of a book into rows, unchecked."""
-    return tuple(
-        BookRow(
-            Hash32(data[start : start + DIGEST_BYTES]),
-            int.from_bytes(data[start + DIGEST_BYTES : start + ROW_BYTES]),
-        )
-        for start in range(0, len(data), ROW_BYTES)
-    )
+def read_rows(data: bytes) -> BookRows:
+    """Return the rows in the content of a book, unchecked."""
+    return BookRows(data)
 
 
-def read_book(data: bytes, book: ReceiptBook) -> tuple[BookRow, ...]:
+def read_book(data: bytes, book: ReceiptBook) -> BookRows:
     """Read the content of `book`; raise BookError unless it is exactly what was committed to."""
+    return finish(read_book_in_slices(data, book))
+
+
+def read_book_in_slices(data: bytes, book: ReceiptBook) -> Slices[BookRows]:
+    """Return `read_book` in slices: the largest book, which anybody may commit to, takes a second."""
     if book.count > ROWS_MAX or len(data) != book.count * ROW_BYTES:
         raise BookError(f"a book of {book.count} receipts has not {len(data)} bytes")
-    rows = read_rows(data)
-    if any(before.digest >= after.digest for before, after in pairwise(rows)):
-        raise BookError("its receipts do not ascend, each once")
-    if sum(row.output_tokens for row in rows) != book.output_tokens:
+    rows = BookRows(data)
+    root, total, last = GrowingRoot(inner_hash), 0, b""
+    for start in range(0, len(rows), ITEMS_PER_SLICE):
+        for index, row in enumerate(rows[start : start + ITEMS_PER_SLICE], start):
+            if row.digest <= last:
+                raise BookError("its receipts do not ascend, each once")
+            last = row.digest
+            total += row.output_tokens
+            root.add_leaf(row_leaf(index, row))
+        yield
+    if total != book.output_tokens:
         raise BookError(f"its answers do not have {book.output_tokens} tokens together")
-    if book_root(rows) != book.root:
+    if root.root() != book.root:
         raise BookError("its rows do not have the root that was committed to")
     return rows

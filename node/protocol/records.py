@@ -414,7 +414,10 @@ class RowProof:
 
 @dataclass(frozen=True, slots=True)
 class BookGap:
-    """Two neighbours in a receipt book between which a receipt would stand; None beyond the first and the last row."""
+    """Two neighbours in a receipt book between which a receipt would stand; None beyond the first and the last row.
+
+    Or, as `before` and without `after`, the receipt's own row, which says other tokens than follow from it.
+    """
 
     before: RowProof | None
     after: RowProof | None

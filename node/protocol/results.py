@@ -8,6 +8,7 @@ from eth_utils.address import to_checksum_address
 
 from node.protocol.audit_bands import bands_of
 from node.protocol.audit_outcomes import audit_outcomes, committed_books
+from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
 from node.protocol.findings import SCORE_FULL, NodeFate, NodeOutcome, SettledShare
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
@@ -66,15 +67,17 @@ def form_epoch_result(
     previous: EpochResult | None,
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
-    audit_seed: Hash32 | None = None,
+    audit_seeds: AuditSeeds | None = None,
     selected: Set[NodeKey] = frozenset(),
+    next_parameters: EpochParameters | None = None,
 ) -> EpochResult | None:
     """Form the result of `epoch`.
 
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and
-    checked (`check_bundle`); `previous` is the newest accepted result before this one, and `audit_seed` the hash of
-    the first block of its FORM stage; `rules` are those of the batches (`rules_of` the chain before GENERATE; by
-    default of `state`); `selected` kept serving (`select_poc_slots`).
+    checked (`check_bundle`); `previous` is the newest accepted result before this one, and `audit_seeds` what
+    audits are drawn by, None without such a result; `rules` are those of the batches (`rules_of` the chain before
+    GENERATE; by default of `state`); `selected` kept serving (`select_poc_slots`). `parameters` are those of
+    `epoch`, and `next_parameters` those of the one after it, in which the group serves; by default the same.
 
     Every accepted batch is paid, and so is preserved weight, unless its participant is barred, has too little
     collateral, or committed fraud. The next group has those nodes that can serve: the model is still active and the
@@ -104,7 +107,7 @@ def form_epoch_result(
     )
     nodes = _with_others(found.nodes, committed, frozen, preserved)
     bands = bands_of(state, previous.group if previous else None)
-    audits = audit_outcomes(previous, audit_seed, bundles, weights, bands)
+    audits = audit_outcomes(previous, audit_seeds, bundles, weights, bands)
     validators = validator_outcomes(bundles, weights)
     scores = participant_scores(frozen, weights, nodes, audits, bundles, validators)
     decided = penalties(frozen, state.participants.keys(), nodes, audits, scores, bundles)
@@ -123,7 +126,8 @@ def form_epoch_result(
     }
     available = TokenAmount(subsidy(epoch, parameters) + pot(epoch, state.work_coins_added, state.results, parameters))
     earned = get_settle_amounts(earning, covering, available, points, offenders)
-    group = set_real_throughput(set_expected_throughput(group, parameters), real_throughput_vectors(frozen, bundles))
+    group = set_expected_throughput(group, parameters if next_parameters is None else next_parameters)
+    group = set_real_throughput(group, real_throughput_vectors(frozen, bundles))
     return EpochResult(
         epoch=epoch,
         group=group,

@@ -6,7 +6,11 @@ prover's numbers and the tail; nobody else's votes hold that tail, and nothing t
 
 Detail: the tokens follow from the sample's seed, the validator, the batch and the nonce. Their mean log-probability,
 in thousandths and negated, is the tail: one small number per nonce in the evidence. In the next epoch others draw a few
-of them (`draw_checks`), recompute these, and vote. Models that give no log-probabilities have no tails.
+of them (`draw_checks`), recompute these, and vote.
+
+An embedding model gives no log-probabilities: its validators have it make the vector of a prompt of their own for each
+nonce, in a pass of its own, and the tail is that vector's length along a direction of their own (`vector_tail`). A
+continuation would not do: the vector of a prompt and a little more is nearly the prompt's.
 """
 
 import hashlib
@@ -20,7 +24,7 @@ from itertools import accumulate, pairwise
 from node.protocol.binomial import is_beyond_chance
 from node.protocol.findings import ValidatorOutcome, VoteCheck
 from node.protocol.identifiers import Address, Hash32, NodeId
-from node.protocol.nonces import PROMPT_TOKENS
+from node.protocol.nonces import PROMPT_TOKENS, VECTOR_BYTES, VECTOR_DIMENSIONS, VECTOR_SCALE
 from node.protocol.records import ModelRecord, PocVote, VoteBundle
 from node.protocol.verdicts import Verdict
 
@@ -31,6 +35,11 @@ TAIL_MAX = 1_000_000
 TAIL_DIFFERENCE_MAX = 250
 """Honest machines differ by 0.03 on average per token, and the mean of eight by less; a tail differs from the mean of
 all by 0.64 (tiny model), so two of three guesses are wrong."""
+VECTOR_TAIL_UNIT = 2_500
+"""What a vector's whole length counts in tails: then TAIL_DIFFERENCE_MAX is a tenth of it. Honest machines differ by a
+hundredth at the edge of their band (docs/soundness.md), guesses by most of it."""
+VECTOR_TAIL_NOUGHT = 20_000
+"""The tail of a vector that has no length along the direction; the extremes are 159 above and below 39,841."""
 TAIL_MISMATCH_PER_MILLION = 1_000
 """p0: so many honest tails lie beyond TAIL_DIFFERENCE_MAX all the same."""
 CHECKED_TAILS = 24
@@ -47,21 +56,59 @@ EVIDENCE_WITHHELD = "evidence-withheld"
 EVIDENCE_DIFFERS = "evidence-differs"
 
 
-def has_tails(model: ModelRecord) -> bool:
-    """Whether validators of this model give tails: not if it makes vectors, or reads too few tokens."""
+def makes_vectors(model: ModelRecord) -> bool:
+    """Whether this is an embedding model."""
     arguments = model.model_args
     options = {option: value for option, _, value in (word.partition("=") for word in arguments) if value}
     options |= dict(pairwise(arguments))
-    return options.get("--runner") != "pooling" and model.context_length > PROMPT_TOKENS + TAIL_TOKENS
+    return options.get("--runner") == "pooling"
+
+
+def has_tails(model: ModelRecord) -> bool:
+    """Whether validators of this model give tails: not if it reads too few tokens."""
+    return makes_vectors(model) or model.context_length > PROMPT_TOKENS + TAIL_TOKENS
 
 
 def tail_tokens(
     seed: Hash32, validator: Address, participant: Address, node_id: NodeId, nonce: int, vocabulary_size: int
 ) -> tuple[int, ...]:
     """Return what `validator` appends to the prompt of a nonce. `seed` is that of the sample."""
+    return _own_tokens(seed, validator, participant, node_id, nonce, vocabulary_size, TAIL_TOKENS)
+
+
+def tail_prompt(
+    seed: Hash32, validator: Address, participant: Address, node_id: NodeId, nonce: int, vocabulary_size: int
+) -> tuple[int, ...]:
+    """Return the prompt of `validator`'s own for a nonce of an embedding model: begins with `tail_tokens`."""
+    return _own_tokens(seed, validator, participant, node_id, nonce, vocabulary_size, PROMPT_TOKENS)
+
+
+def vector_tail(seed: Hash32, validator: Address, vector: bytes) -> int:
+    """Return the tail of a quantised vector (nonces.py): its length along one of the space's diagonals.
+
+    Which one follows from `seed` and `validator`: a number is added or taken away as a bit is 1 or 0, the first number
+    by the highest bit. Integers alone; halves are rounded down.
+    """
+    if len(vector) != VECTOR_BYTES:
+        raise ValueError(f"a vector has {VECTOR_BYTES} bytes")
+    bits = int.from_bytes(hashlib.sha256(b"direction\x00" + seed + validator.lower().encode()).digest()[:8])
+    numbers: tuple[int, ...] = struct.unpack(f">{VECTOR_DIMENSIONS}h", vector)
+    along = sum(number if bits >> (63 - place) & 1 else -number for place, number in enumerate(numbers))
+    return VECTOR_TAIL_NOUGHT + (2 * VECTOR_TAIL_UNIT * along + VECTOR_SCALE) // (2 * VECTOR_SCALE)
+
+
+def _own_tokens(
+    seed: Hash32,
+    validator: Address,
+    participant: Address,
+    node_id: NodeId,
+    nonce: int,
+    vocabulary_size: int,
+    count: int,
+) -> tuple[int, ...]:
     identity = f"{validator.lower()}/{participant.lower()}/{node_id}/{nonce}".encode()
-    stream = hashlib.shake_256(b"tail\x00" + seed + identity).digest(8 * TAIL_TOKENS)
-    return tuple(value % vocabulary_size for value in struct.unpack(f">{TAIL_TOKENS}Q", stream))
+    stream = hashlib.shake_256(b"tail\x00" + seed + identity).digest(8 * count)
+    return tuple(value % vocabulary_size for value in struct.unpack(f">{count}Q", stream))
 
 
 def tail_of(logprobs: Sequence[float]) -> int:

@@ -56,7 +56,10 @@ def measure_model_throughput_for_blocks(
 
 
 def set_expected_throughput(group: EpochGroup, parameters: EpochParameters) -> EpochGroup:
-    """Return `group` with the expected throughput of each model that it serves; the real ones stay, or are zeros."""
+    """Return `group` with the expected throughput of each model that it serves; the real ones stay, or are zeros.
+
+    `parameters` are those of the epoch in which the group serves: a change may give it another length, or other stages.
+    """
     real = {entry.model_id: entry.real_throughput_vector for entry in group.throughputs}
     blocks = slot_blocks(parameters)
     totals: dict[ModelId, int] = {model.model_id: 0 for model in group.models}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from node.protocol.binomial import is_beyond_chance
 from node.protocol.calibration import HonestBand, band_of
 from node.protocol.chain_state import ChainState
+from node.protocol.identifiers import ModelId
 from node.protocol.records import EpochGroup, EpochParameters, PocCommit
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
@@ -58,6 +59,17 @@ def rules_of(
                 parameters.poc_sample_size,
             )
     return rules
+
+
+def judged_models(state: ChainState, frozen: EpochGroup | None) -> frozenset[ModelId]:
+    """Return the models whose batches `rules_of` has a rule for, by the same `state` and `frozen` as there.
+
+    So a model that is taken out of service while an epoch mines is judged and paid for that epoch, and as long as a
+    group has it frozen; one that was out before is not.
+    """
+    models = () if frozen is None else frozen.models
+    active = (model.model_id for model in state.models.values() if model.active)
+    return frozenset([*active, *(model.model_id for model in models)])
 
 
 def mismatches_of(sampled: Sequence[int], distances: Sequence[int], rule: SampleRule) -> tuple[int, ...]:

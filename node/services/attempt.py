@@ -1,6 +1,7 @@
 """One executor's part of an answer, from the gateway's side: takes tokens, pays for them, checks the receipt."""
 
 import contextlib
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -22,10 +23,12 @@ from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payme
 from node.services.groups import sole_error
 from node.services.outlet import Outlet
 from node.services.patience import CLOSING_SECONDS_MAX, PATIENT_TOKENS, SLOW_SECONDS_MIN, Patience
+from node.services.payment_rounds import PaymentRounds, Round
 from node.services.payments import PayerBook
 from node.services.receipting import answer_evidence, is_the_same_answer, receipt_of
 from node.services.seeding import AnswerSeed, seed_of_opening
 from node.services.terms import NOTHING, unit_price_of
+from node.services.token_frames import read_plain_tokens
 from node.services.transcript import Continuation, DiffersError, Transcript
 from node.services.vouchers import PaymentError
 
@@ -50,6 +53,7 @@ class Desk:
     chain: Chain
     store: Store
     payer: PayerBook
+    rounds: PaymentRounds
     answers_kept_max: int = 0
     """How many answers are kept with their receipts; 0: none."""
 
@@ -99,10 +103,18 @@ class Attempt:
         self._checks: TokenChecks | None = None
         self._unit_price = unit_price_of(desk.chain.parameters.unit_price, is_free=request.free)
         self._step_price = 0
+        self._step_tokens = 0
+        self._due_tokens = math.inf
+        """How many tokens make the next voucher due or, once it is, urgent."""
         self._paid = 0
         """Booked for this attempt."""
+        self._telling = 0
+        """Of it, what a voucher was sent for, or is about to be."""
         self._told = 0
         """Of it, what the executor was sent a voucher for."""
+        self._round: Round | None = None
+        """The round that this attempt opened and has to pay."""
+        self._is_in_round = False
         self._due = trio.Event()
         self._paying = trio.Lock()
         self._unpaid: PaymentError | None = None
@@ -138,6 +150,8 @@ class Attempt:
         except BaseException:  # the user goes; of two tasks that are cancelled, trio may raise a group
             await self._pay_what_is_due()
             raise
+        finally:
+            self._desk.rounds.leave(self._request.executor, self)
 
     async def _run(self) -> None:
         first = await self._next_frame()
@@ -161,7 +175,7 @@ class Attempt:
                 await self._take(frame.tokens)
                 if self._transcript.finish_reason and not frame.tokens.finish_reason:
                     self._watch_until(trio.current_time() + CLOSING_SECONDS_MAX)
-                    await self._pay(self._owed)  # a stop text that it could not see: it began in another's tokens
+                    await self._pay()  # a stop text that it could not see: it began in another's tokens
                     return
             elif frame.closing is not None:
                 if not checks.is_complete:
@@ -211,8 +225,9 @@ class Attempt:
         self._by_rule = opening.by_rule
         self._seed = self._seed_of(opening)
         # Half of the allowance: the voucher is there before the executor would have to wait for it.
-        step_tokens = max(1, opening.unpaid_tokens_max // 2)
-        self._step_price = price(0, step_tokens, self._model, self._unit_price)
+        self._step_tokens = max(1, opening.unpaid_tokens_max // 2)
+        self._step_price = price(0, self._step_tokens, self._model, self._unit_price)
+        self._set_next_step()
         self._checks = TokenChecks(self._request, opening, self._model.context_length)
         self._due.set()
         return self._checks
@@ -244,8 +259,8 @@ class Attempt:
         part = self._add(tokens)
         if part is not None:
             await self._hand_over(part)
-        if self._is_step_due:
-            self._due.set()
+        if len(self.token_ids) >= self._due_tokens:
+            self._pay_soon()
         if self._is_slow(self._waited):
             await self._pay_what_is_due()  # slow is not dishonest
             raise ExecutorFaultError(Fault.SLOW, f"{len(self.token_ids)} tokens in {self._waited:.0f} s")
@@ -256,18 +271,15 @@ class Attempt:
         """
         now, checks = trio.current_time(), self._checks
         waited = self._waited + now - self._asked_at
-        is_going = self.first_seconds is not None and not self._watch.cancel_called and now < self._watch.deadline
+        is_going = self.first_seconds is not None and now < self._watch.deadline
         if checks is None or checks.is_complete or not is_going:
             return False
-        if self._is_slow(waited) or not self._continuation.is_new:
+        if (waited > SLOW_SECONDS_MIN and self._is_slow(waited)) or not self._continuation.is_new:
             return False
-        try:
-            tokens = read_frame(data, bytes_max=checks.frame_bytes_max).tokens
-        except ExecutorFaultError:
-            return False  # found again where it can be raised
-        if tokens is None or not tokens.token_ids or tokens.finish_reason or self._request.stop:
+        tokens = self._read_quickly(data, checks)
+        if tokens is None or not tokens.token_ids or tokens.finish_reason or not self._outlet.has_room():
             return False
-        if not self._outlet.has_room():
+        if self._request.stop and self._transcript.would_stop(tokens.text):
             return False
         self._asked_at, self._waited, self._last_frame = now, waited, data
         try:
@@ -278,10 +290,20 @@ class Attempt:
         except Exception as fault:  # told where it ends this answer only
             self._fault = fault
             return False
-        if self._is_step_due:
-            self._due.set()
+        if len(self.token_ids) >= self._due_tokens:
+            self._pay_soon()
         self._watch_until(self._deadline(now))
         return True
+
+    def _read_quickly(self, data: bytes, checks: TokenChecks) -> Tokens | None:
+        """Read a piece; None for what is none, and for what is wrong: that is found again where it can be raised."""
+        tokens = read_plain_tokens(data) if len(data) <= checks.frame_bytes_max else None
+        if tokens is not None:
+            return tokens
+        try:
+            return read_frame(data, bytes_max=checks.frame_bytes_max).tokens
+        except ExecutorFaultError:
+            return None
 
     def _add(self, tokens: Tokens) -> AnswerPart | None:
         """Book a piece; return what of it the user gets."""
@@ -321,7 +343,7 @@ class Attempt:
             return
         leaving = trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVING_SECONDS_MAX)
         with leaving, contextlib.suppress(PaymentError):
-            await self._pay(self._owed)
+            await self._pay()
 
     async def _settle(self, signed: SignedReceipt) -> None:
         """Check the receipt against what came, sign it, keep it, pay exactly its price."""
@@ -329,7 +351,7 @@ class Attempt:
         self._watch_until(trio.current_time() + CLOSING_SECONDS_MAX + ACKNOWLEDGE_SECONDS_MAX)
         signed = countersigned(signed, self._desk.chain.sign(receipt_digest(signed.receipt)))
         self._desk.store.save_receipt(signed, self._evidence(), answers_kept_max=self._desk.answers_kept_max)
-        await self._pay(signed.receipt.price, signed)
+        await self._pay(signed)
         await self._until_acknowledged()
 
     def _evidence(self) -> AnswerEvidence | None:
@@ -347,42 +369,84 @@ class Attempt:
             except (trio.EndOfChannel, CallFailedError) as end:
                 log.debug("a call ended", peer=self._call.peer_id, how=repr(end))
 
-    @property
-    def _is_step_due(self) -> bool:
-        return self._step_price > 0 and self._owed - self._paid >= self._step_price
+    def _set_next_step(self) -> None:
+        """Say when the next step is due: counted once for each payment, and not for each token."""
+        self._is_in_round = False
+        if self._step_price > 0:
+            per_token = price(0, 1, self._model, self._unit_price)
+            self._due_tokens = -(-(self._paid + self._step_price) // per_token) - len(self._prompt_ids)
+
+    def _pay_soon(self) -> None:
+        """A step is due, or cannot wait any more: then half of what was left to give unpaid is given too."""
+        rounds, executor = self._desk.rounds, self._request.executor
+        if self._is_in_round:
+            self._due_tokens = math.inf
+            rounds.hurry(executor)
+            return
+        left = self._step_tokens // 2
+        self._is_in_round = left > 0  # else the executor waits for this voucher already
+        self._due_tokens = len(self.token_ids) + left if left else math.inf
+        self._round = rounds.join(executor, self) if left else None
+        if self._round is not None or not left:
+            self._due.set()
 
     async def _keep_paying(self, scope: trio.CancelScope) -> None:
         """Pay for the prompt, and then for each step: beside taking tokens, for nobody is to wait for a disk."""
         while True:
             await self._due.wait()
             self._due = trio.Event()
+            opened, self._round = self._round, None
+            if opened is not None and not await self._desk.rounds.until_over(self._request.executor, opened):
+                continue  # somebody else has paid for all in it
             try:
-                await self._pay(self._owed)
+                await self._pay()
             except PaymentError as error:
                 self._unpaid = error
                 scope.cancel()
                 return
 
-    async def _pay(self, total: TokenAmount, signed: SignedReceipt | None = None) -> None:
-        """Pay what is missing to `total` for this attempt; with `signed`, also countersign it, for it is complete."""
-        executor, payer = self._request.executor, self._desk.payer
+    def missing(self) -> int:
+        """What it owes and is not booked yet."""
+        return self._owed - self._paid
+
+    def book(self, amount: int) -> int:
+        """So much more was signed for; return what was in all."""
+        self._paid += amount
+        self._summary.price += amount
+        self._set_next_step()
+        return self._paid
+
+    def tell(self, frame: SignedVoucherFrame, paid: int) -> None:
+        """Send a voucher that was signed for others too, if that takes no waiting and nothing is ahead of it."""
+        if paid <= self._telling:
+            return
+        if self._paying.locked() or not self._call.may_send_now:
+            self.wake()
+            return
+        self._call.send_now(to_bytes(Payment(frame, TokenAmount(paid), b"")))
+        self._telling = self._told = paid
+
+    def wake(self) -> None:
+        """Pay what is owed, at once."""
+        self._due.set()
+
+    async def _pay(self, signed: SignedReceipt | None = None) -> None:
+        """Pay what is owed for this attempt; with `signed`, also countersign it, for it is complete."""
+        executor, payer, rounds = self._request.executor, self._desk.payer, self._desk.rounds
         signature = signed.payer_signature if signed else b""
         if self._request.free:
             if signed is not None:
                 await self._send(Payment(None, NOTHING, signature))
             return
         async with self._paying:  # what was paid in all is told in the order in which it grew
-            if signed is None and total <= self._told:
+            if signed is None and self._owed <= self._told:
                 return  # somebody else has paid it meanwhile
-            amount = total - self._paid
             root = next_receipts_root(payer.receipts_root(executor), signed.receipt) if signed else None
-            frame = payer.pay(executor, amount, root)
-            self._paid += amount
-            self._summary.price += amount
-            paid = TokenAmount(self._paid)
-            await self._desk.store.durable()
-            await self._send(Payment(frame, paid, signature))
-            self._told = paid
+            payment = rounds.sign(executor, self, root)
+            await rounds.publish(payment)
+            self._telling = payment.paid
+            await self._send(Payment(payment.frame, TokenAmount(payment.paid), signature))
+            self._told = payment.paid
 
     async def _send(self, payment: Payment) -> None:
         """Send a payment. If the call has ended, what came before its end is still to be read, and then says why."""

@@ -6,7 +6,7 @@ import structlog
 import trio
 
 from node.ports import CallFailedError, Network
-from node.protocol.audit_evidence import EVIDENCE_BYTES_MAX, AuditEvidence, what_is_wrong
+from node.protocol.audit_evidence import EMBEDDING, EVIDENCE_BYTES_MAX, PRIVATE, AuditEvidence, what_is_wrong
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.identifiers import Address, Hash32, PeerId
 from node.services.audit_frames import METHOD, AuditAsk
@@ -15,8 +15,10 @@ log = structlog.get_logger(__name__)
 
 ASK_SECONDS_MAX = 10.0
 """For the evidence of one answer, some kilobytes; of a long context on a slow line the next round may be luckier."""
-EXCUSES = frozenset({"private", "outside-rule", "not-by-rule"})
-"""What is wrong with evidence for which another holder has none that is better."""
+EXCUSES = frozenset({PRIVATE, EMBEDDING, "outside-rule", "not-by-rule"})
+"""What is wrong with evidence for which another holder has none that is better; of a private answer that was drawn."""
+EXCUSES_OF_CHALLENGED = EXCUSES - {PRIVATE}
+"""Who challenged a private answer hands it over, though its executor has nothing to show."""
 
 
 class NotHandedOverError(Exception):
@@ -28,13 +30,14 @@ class NotHandedOverError(Exception):
 
 
 async def ask_for_evidence(
-    network: Network, holders: Sequence[PeerId], executor: Address, digest: Hash32, output_tokens: int | None
+    network: Network, holders: Sequence[PeerId], executor: Address, digest: Hash32, booked: int | None
 ) -> AuditEvidence:
     """Ask `holders` in turn for the evidence of the receipt `digest`; return the first that is as committed to.
 
-    Raises NotHandedOverError. Evidence that is only outside the rules of audits is returned too: see `what_is_wrong`.
+    `booked` is as in `what_is_wrong`: None of what was accused or challenged. Raises NotHandedOverError. Evidence that
+    is only outside the rules of audits is returned too.
     """
-    code = "withheld"
+    code, excuses = "withheld", EXCUSES if booked is not None else EXCUSES_OF_CHALLENGED
     for holder in holders:
         try:
             evidence = from_bytes(AuditEvidence, await _receive(network, holder, digest))
@@ -45,9 +48,11 @@ async def ask_for_evidence(
             log.info("an auditor was given something malformed", holder=holder, reason=str(error)[:200])
             code = "malformed"
             continue
-        wrong = what_is_wrong(evidence, executor, digest, output_tokens)
-        if not wrong or wrong in EXCUSES:
+        wrong = what_is_wrong(evidence, executor, digest, booked)
+        if not wrong or wrong in excuses:
             return evidence
+        if wrong == PRIVATE:
+            continue  # a copy of the receipt: whoever paid has the answer
         log.info("an auditor was given something else", holder=holder, wrong=wrong)
         code = wrong
     raise NotHandedOverError(code)

@@ -28,14 +28,14 @@ from node.ports import (
 from node.protocol.audit_bands import bands_of
 from node.protocol.audit_evidence import AuditEvidence, KeptAnswer, are_names_short, what_is_wrong, without_surplus
 from node.protocol.audit_outcomes import WITHHELD, BandOf
-from node.protocol.audit_sampling import auditors_of, drawn_rows, judges_of, own_draws
+from node.protocol.audit_sampling import auditors_of, drawn_rows, drawn_rows_in_slices, judges_of, own_draws
 from node.protocol.audit_votes import NO_DIGEST, REJUDGED, audit_order
 from node.protocol.audits import NO_FIGURES, add_figures, answer_figures, judge_figures
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, PeerId
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, read_book, read_rows
+from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, BookRows, read_book_in_slices, read_rows
 from node.protocol.records import EpochResult, Omission, SignedReceipt, VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
@@ -45,6 +45,7 @@ from node.services.omission_watch import OmissionWatch
 from node.services.presence import PresenceTable
 from node.services.receipt_book import ReceiptBookKeeper
 from node.services.receipt_tokens import CANDIDATES, CheckingEngine
+from node.services.slicing import Slicer
 from node.services.timing import cancel_at, epochs_at
 
 log = structlog.get_logger(__name__)
@@ -84,8 +85,8 @@ class _Task:
     executor: Address
     draw: int
     digest: Hash32
-    output_tokens: int | None
-    """What the executor's book says; None for what is judged again."""
+    booked: int | None
+    """Tokens that can be drawn of it, as the executor's book says; None for what is judged again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,8 @@ class AuditingService:
         self._omissions: tuple[Omission, ...] = ()
         self._fetched_bytes = 0
         """Of evidence of others that was kept in this epoch."""
-        self._watch = OmissionWatch(chain, content, store, presence)
+        self._slicer = Slicer()
+        self._watch = OmissionWatch(chain, content, store, presence, self._slicer)
         self._asking = trio.CapacityLimiter(ASKED_AT_ONCE)
         self._reading = trio.CapacityLimiter(READ_AT_ONCE)
         self.challenges: Challenges | None = None
@@ -230,7 +232,7 @@ class AuditingService:
         if own is None or not data:
             return {}
         rows = read_rows(data)
-        drawn = drawn_rows(work.seed, account, own.book, rows) if own.book.output_tokens else {}
+        drawn = drawn_rows(work.seed, account, own.book, rows)
         kept = {row.digest for row in drawn.values()}
         self._keeper.given.forget([row.digest for row in rows if row.digest not in kept])
         return {
@@ -259,7 +261,9 @@ class AuditingService:
         """Audit what was drawn from one book, once it has come."""
         executor = committed.executor
         rows = await self._rows(committed)
-        drawn = {} if rows is None else drawn_rows(work.seed, executor, committed.book, rows)
+        drawn: Mapping[int, BookRow] = {}
+        if rows is not None:
+            drawn = await self._slicer.run(drawn_rows_in_slices(work.seed, executor, committed.book, rows))
         tasks = []
         for draw in draws:
             row, nameless = drawn.get(draw), _Task(executor, draw, NO_DIGEST, None)
@@ -278,20 +282,20 @@ class AuditingService:
     def _is_open(self, task: _Task) -> bool:
         return self._votes[_order(task)].reason in OPEN_REASONS
 
-    async def _rows(self, committed: CommittedBook) -> tuple[BookRow, ...] | None:
+    async def _rows(self, committed: CommittedBook) -> BookRows | None:
         """Fetch a book; None if it is not what was committed to. Tries until cancelled."""
+        executor = committed.executor
         while True:
             try:
                 data = await self._content.read_bytes(
-                    committed.book.content_cid, self._presence.providers(), limit_bytes=BOOK_BYTES_MAX
+                    committed.book.content_cid, self._presence.providers(executor), limit_bytes=BOOK_BYTES_MAX
                 )
-                await trio.lowlevel.checkpoint()
-                return read_book(data, committed.book)
+                return await self._slicer.run(read_book_in_slices(data, committed.book))
             except ContentUnavailableError as error:
-                log.info("a receipt book is not to be had yet", executor=committed.executor, reason=str(error))
+                log.info("a receipt book is not to be had yet", executor=executor, reason=str(error))
                 await trio.sleep(ROUND_SECONDS)
             except (BookError, ValueError) as error:
-                log.warning("a receipt book is void", executor=committed.executor, reason=str(error))
+                log.warning("a receipt book is void", executor=executor, reason=str(error))
                 return None
 
     async def _in_rounds(self, tasks: Sequence[_Task], work: _Round) -> None:
@@ -322,7 +326,7 @@ class AuditingService:
         receipt = evidence.signed.receipt
         named = replace(_abstain(task, "no-model"), node_id=receipt.node_id, model_id=receipt.model_id)
         named = replace(named, receipt_digest=task.digest)
-        wrong = what_is_wrong(evidence, task.executor, task.digest, task.output_tokens)
+        wrong = what_is_wrong(evidence, task.executor, task.digest, task.booked)
         if wrong or evidence.kept is None:
             return replace(named, reason=wrong)
         model = work.previous.group.get_epoch_model(receipt.model_id)
@@ -347,14 +351,14 @@ class AuditingService:
     async def _evidence(self, task: _Task, previous: EpochResult) -> AuditEvidence:
         """Return the evidence: what is kept here, else from the executor, else from whoever else judges it."""
         kept = self._kept_evidence(task.digest)
-        if kept is not None and not what_is_wrong(kept, task.executor, task.digest, task.output_tokens):
+        if kept is not None and not what_is_wrong(kept, task.executor, task.digest, task.booked):
             return kept
         holders = [task.executor]
         if task.draw == REJUDGED:
             holders += [m.participant for m in previous.group.members if m.participant != self._chain.account]
         participants = self._chain.state.participants
         peers = list(dict.fromkeys(participants[account].peer_id for account in holders if account in participants))
-        evidence = await ask_for_evidence(self._network, peers, task.executor, task.digest, task.output_tokens)
+        evidence = await ask_for_evidence(self._network, peers, task.executor, task.digest, task.booked)
         self._keep_fetched(evidence)
         return evidence
 

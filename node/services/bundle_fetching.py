@@ -40,9 +40,9 @@ class BundleFetching:
         """By validator; None for a void bundle, which counts for nobody."""
 
     @property
-    def missing(self) -> tuple[Address, ...]:
-        """Validators whose bundles are not here, ascending."""
-        return tuple(sorted(self._committed.keys() - self.held.keys(), key=str.lower))
+    def is_complete(self) -> bool:
+        """Whether all bundles are here."""
+        return self.held.keys() >= self._committed.keys()
 
     async def run(self) -> None:
         """Fetch until all are here, or cancelled."""
@@ -56,7 +56,7 @@ class BundleFetching:
             try:
                 async with limit:
                     data = await self._content.read_bytes(
-                        cid, self._presence.providers(), limit_bytes=VOTE_BUNDLE_BYTES_MAX
+                        cid, self._presence.providers(validator), limit_bytes=VOTE_BUNDLE_BYTES_MAX
                     )
                 bundle = from_bytes(VoteBundle, data)
                 self._judging.check(bundle, validator)

@@ -78,6 +78,8 @@ class Deposits:
         self._records = {record.payee: record for record in records}
         self._locks: dict[Address, trio.Lock] = {}
         self._refusals: dict[Address, Refusal] = {}
+        self._unfitting = 0
+        """The newest deposit that the budget did not hold; 0 while none was wanted that it does not."""
 
     @property
     def budget(self) -> TokenAmount:
@@ -99,6 +101,13 @@ class Deposits:
         own = [channel for channel in self._chain.state.channels.values() if channel.payer == account]
         unseen = [record.amount for record in self._records.values() if self.held(record.payee) <= record.held_before]
         return sum(channel.deposited - channel.redeemed for channel in own) + sum(unseen)
+
+    def out_of_budget(self) -> str:
+        """Say that the budget is spent: a deposit was wanted that it still does not hold. Empty if it is not."""
+        locked = self.locked()
+        if not self._unfitting or locked + self._unfitting <= self._budget:
+            return ""
+        return f"a deposit of {self._unfitting} does not fit: {locked} of {self._budget} are in payment channels"
 
     def in_flight(self) -> tuple[Address, ...]:
         """Payees to whom a deposit is on its way."""
@@ -146,10 +155,12 @@ class Deposits:
             self._require_patience(payee)
             locked = self.locked()
             if locked + amount > self._budget:
+                self._unfitting = amount
                 raise PaymentError(
                     f"a deposit of {amount} would exceed the budget of {self._budget} ([payments] budget); "
                     f"{locked} is in channels already"
                 )
+            self._unfitting = 0
             record = replace(record, amount=amount, held_before=TokenAmount(self.held(payee)))
             self._write(record)
         await self._complete(record)

@@ -86,6 +86,10 @@ class EpochBook:
         results = self._results(self._chain.state)
         return results[max(results)] if results else None
 
+    def is_wrong(self, content_cid: Cid) -> bool:
+        """Whether this content was read, and is not what the quorum told the chain."""
+        return content_cid in self._bad
+
     async def result_before(self, epoch: EpochNumber, state: ChainState) -> EpochResult | None:
         """Return the newest result that `state` has before `epoch`; waits for its content."""
         accepted = max((number for number in state.results if number < epoch), default=None)

@@ -39,6 +39,7 @@ from node.services.frames import (
     Tokens,
     closing_bytes,
     opening_bytes,
+    plain_tokens_bytes,
     read_request,
     request_digest,
     tokens_bytes,
@@ -264,10 +265,14 @@ class Executor:
         output: list[int] = []
 
         def let_out_now(piece: GenerationChunk) -> bool:
-            data = tokens_bytes(Tokens(piece.token_ids, piece.text, "", piece.logprobs))
-            is_given = paid.give_now(data, token_price * len(piece.token_ids), allowance=allowance)
+            token_ids = piece.token_ids
+            if piece.logprobs:
+                data = tokens_bytes(Tokens(token_ids, piece.text, "", piece.logprobs))
+            else:
+                data = plain_tokens_bytes(token_ids, piece.text)
+            is_given = paid.give_now(data, token_price * len(token_ids), allowance=allowance)
             if is_given:
-                output.extend(piece.token_ids)
+                output.extend(token_ids)
             return is_given
 
         generation.begin()

@@ -1,4 +1,6 @@
-"""Remembers the results this node formed, and from which votes: to tell later why another one differs."""
+"""Remembers the results this node formed, and from which votes, to tell later why another one differs; and those it
+objected to, which it must never sign.
+"""
 
 from dataclasses import dataclass
 
@@ -39,3 +41,20 @@ def load_formed(store: Store, epoch: EpochNumber) -> FormedResult | None:
 
 def _key(epoch: EpochNumber) -> str:
     return f"formed/{epoch}"
+
+
+OBJECTED = b"objected"
+
+
+def save_objected(store: Store, epoch: EpochNumber, digest: Hash32) -> None:
+    """Keep that this node objects to a result: before the objection is signed."""
+    store.put_document(_objected_key(epoch, digest), OBJECTED)
+
+
+def has_objected(store: Store, epoch: EpochNumber, digest: Hash32) -> bool:
+    """Whether this node has objected to a result of `epoch`, or was about to when it stopped."""
+    return store.get_document(_objected_key(epoch, digest)) == OBJECTED
+
+
+def _objected_key(epoch: EpochNumber, digest: Hash32) -> str:
+    return f"objected/{epoch}/{digest.hex()}"

@@ -6,30 +6,28 @@ import structlog
 import trio
 
 from node.ports import ActionStatus, Chain, Content, EquivocationError, Network, Store, Validity
-from node.protocol.actions import PostEpochResult
+from node.protocol.actions import PostEpochResult, is_overtaken
 from node.protocol.agreement import ROUNDS_MAX, committed_order, left_out, pack_holders
-from node.protocol.chain_state import ChainState
 from node.protocol.eip712 import epoch_result_digest
 from node.protocol.empty_epochs import why_no_group
-from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32
+from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32
 from node.protocol.messages import (
     Message,
     PocAnnouncement,
     ResultSignature,
     VotesAnnouncement,
 )
-from node.protocol.records import EpochResult, EpochResultSummary
-from node.protocol.results import form_epoch_result, summarise
-from node.protocol.stages import Stage, first_block_of
-from node.protocol.weights import NodeKey
+from node.protocol.records import EpochResultSummary
+from node.protocol.results import summarise
+from node.protocol.stages import Stage
 from node.services.bundle_fetching import BundleFetching
 from node.services.epochs import RESULT_BYTES_MAX, EpochBook, result_to_bytes
-from node.services.formed_results import FormedResult, save_formed
+from node.services.formed_results import FormedResult, has_objected, save_formed
 from node.services.gossip import GossipRouter
-from node.services.judging import Judging, judging_of
 from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
 from node.services.punishing import FORMED, formed_document
+from node.services.result_inputs import ResultInputs, gather_inputs
 from node.services.result_signatures import ResultSignatures
 from node.services.timing import cancel_at, epochs_at, window
 
@@ -39,19 +37,6 @@ REPEAT_BLOCKS = 3
 """A signature is gossiped again after so many blocks without a result: gossip promises no delivery."""
 POSTER_PATIENCE_BLOCKS = 3
 """How long each member waits for the one before it to post: one posting is paid for, not one per member."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """What an epoch's result follows from."""
-
-    epoch: EpochNumber
-    state: ChainState
-    """The chain up to the last block before FORM."""
-    judging: Judging
-    committed: tuple[Address, ...]
-    """Who committed a vote bundle, ascending."""
-    fetching: BundleFetching
 
 
 @dataclass(slots=True)
@@ -96,81 +81,72 @@ class FormingService:
         router.register(PocAnnouncement, self._judge_announcement, _pass_on)
 
     async def run(self) -> None:
-        """Form, sign and post in every epoch."""
+        """Form, sign and post in every epoch; again if what was posted is voided while FORM lasts."""
         async for epoch in epochs_at(self._chain, Stage.FORM, Stage.FORM):
             _, end = window(self._chain, epoch, Stage.FORM, Stage.FORM)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
-                await self._form_and_post(epoch)
-                nursery.cancel_scope.cancel()
+                await self._form_again_and_again(epoch)
             if epoch not in self._chain.state.results:
                 log.warning("no result so far: without one the group carries on and nothing is paid", epoch=epoch)
 
-    async def _form_and_post(self, epoch: EpochNumber) -> None:
-        begin, _ = window(self._chain, epoch, Stage.FORM, Stage.FORM)
-        state = await self._chain.state_at(BlockNumber(begin - 1))
-        judging = await judging_of(self._chain, self._epochs, epoch, state)
-        committed = state.vote_bundles.get(epoch, {})
-        fetching = BundleFetching(self._content, self._presence, judging, committed, self._stir)
+    async def _form_again_and_again(self, epoch: EpochNumber) -> None:
+        inputs = await gather_inputs(self._chain, self._epochs, self._slots, epoch)
+        while True:
+            voided = self._chain.state.voided.get(epoch, ())
+            await self._form_and_post(inputs)
+            await self._until_voided(epoch, len(voided))
+
+    async def _until_voided(self, epoch: EpochNumber, times: int) -> None:
+        """Wait until results of `epoch` were voided more often than `times`."""
+        async for _ in self._chain.heads():
+            if len(self._chain.state.voided.get(epoch, ())) > times:
+                log.warning("the result of this epoch was voided: another one is formed", epoch=epoch)
+                return
+
+    async def _form_and_post(self, inputs: ResultInputs) -> None:
+        fetching = BundleFetching(self._content, self._presence, inputs.judging, inputs.bundle_cids, self._stir)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stir_at_heads)
             nursery.start_soon(fetching.run)
-            await self._agree(_Inputs(epoch, state, judging, committed_order(committed.keys()), fetching))
+            await self._agree(inputs, fetching)
             nursery.cancel_scope.cancel()
 
-    async def _agree(self, inputs: _Inputs) -> None:
+    async def _agree(self, inputs: ResultInputs, fetching: BundleFetching) -> None:
         """Sign what follows from the bundles that count, as they change, until a result is posted."""
         begin, end = window(self._chain, inputs.epoch, Stage.FORM, Stage.FORM)
         # Not before the first block that comes while bundles are fetched: FORM may last four blocks of a second.
         half = max((begin + end) // 2, self._chain.head.number + 1)
-        previous = await self._epochs.result_before(inputs.epoch, inputs.state)
-        selected = await self._slots.selected(inputs.epoch)
         counted: frozenset[Address] | None = None
         formed: _Formed | None = None
         formed_at = 0
         while inputs.epoch not in self._chain.state.results:
             stirred = self._stirred
             block = self._chain.head.number
-            if not inputs.fetching.missing or (block >= half and block > formed_at):
-                wanted = self._counted(inputs, is_late=block >= half)
+            if fetching.is_complete or (block >= half and block > formed_at):
+                wanted = self._counted(inputs, fetching, is_late=block >= half)
                 if wanted != counted:
                     counted, formed_at = wanted, block  # bundles that arrive one by one cost a round per block
-                    formed = await self._form(inputs, counted, previous, selected)
+                    formed = await self._form(inputs, fetching, counted)
             if formed is not None and await self._post_in_turn(inputs, formed):
                 return
             await stirred.wait()
 
-    def _counted(self, inputs: _Inputs, *, is_late: bool) -> frozenset[Address]:
+    def _counted(self, inputs: ResultInputs, fetching: BundleFetching, *, is_late: bool) -> frozenset[Address]:
         """Whose bundles count now: those this node holds; late, those of them that a quorum can count."""
-        held = frozenset(inputs.fetching.held)
+        held = frozenset(fetching.held)
         if not is_late:
             return held
         holdings = {**self.signatures.holdings(inputs.epoch, inputs.committed), self._chain.account: held}
         return held - left_out(frozenset(inputs.committed), holdings, inputs.judging.weights)
 
     async def _form(
-        self,
-        inputs: _Inputs,
-        counted: frozenset[Address],
-        previous: EpochResult | None,
-        selected: frozenset[NodeKey],
+        self, inputs: ResultInputs, fetching: BundleFetching, counted: frozenset[Address]
     ) -> _Formed | None:
         """Form the result that follows from the bundles of `counted`, and sign it if this is a member."""
-        held = inputs.fetching.held
-        # Ordered, for the result must not follow from the order in which a set gives its members.
-        bundles = {
-            validator: bundle for validator in committed_order(counted) if (bundle := held[validator]) is not None
-        }
-        result = form_epoch_result(
-            inputs.epoch,
-            inputs.state,
-            self._chain.schedule.of_epoch(inputs.epoch),
-            bundles,
-            previous,
-            rules=inputs.judging.rules,
-            audit_seed=None if previous is None else await self._audit_seed(previous),
-            selected=selected,
-        )
+        held = fetching.held
+        bundles = {validator: bundle for validator in counted if (bundle := held[validator]) is not None}
+        result = inputs.form(bundles)
         if result is None:
             reason = why_no_group(inputs.epoch, inputs.state)
             log.warning(
@@ -199,22 +175,23 @@ class FormingService:
         )
         if without:
             log.warning("a result without the votes of some validators", epoch=inputs.epoch, validators=list(without))
+        if digest in self._chain.state.voided.get(inputs.epoch, ()) or has_objected(self._store, inputs.epoch, digest):
+            log.warning("the result that follows here was objected to: it is not signed (again)", epoch=inputs.epoch)
+            return None
         if inputs.judging.weights.get(self._chain.account, 0) > 0:
-            formed.own = await self._sign(inputs, digest, content_cid)
+            formed.own = await self._sign(inputs, fetching, digest, content_cid)
         return formed
 
-    async def _audit_seed(self, previous: EpochResult) -> Hash32:
-        """Return what the audits of `previous` were drawn by."""
-        return await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.schedule))
-
-    async def _sign(self, inputs: _Inputs, digest: Hash32, content_cid: Cid) -> ResultSignature | None:
+    async def _sign(
+        self, inputs: ResultInputs, fetching: BundleFetching, digest: Hash32, content_cid: Cid
+    ) -> ResultSignature | None:
         """Sign `digest` in the first round that is free, and say so; None if there is none."""
         for number in range(ROUNDS_MAX):
             try:
                 self._store.record_duty(f"result/{inputs.epoch}/{number}", digest)
             except EquivocationError:
                 continue  # that round is spent, maybe before a restart
-            held = pack_holders(inputs.fetching.held.keys(), inputs.committed)
+            held = pack_holders(fetching.held.keys(), inputs.committed)
             signature = ResultSignature(inputs.epoch, digest, self._chain.sign(digest), number, held, content_cid)
             self.signatures.add(self._chain.account, signature)
             await self._network.publish(signature, urgent=True)  # FORM may last four blocks of a second
@@ -222,17 +199,14 @@ class FormingService:
         log.error("no round is left to sign another result", epoch=inputs.epoch, rounds=ROUNDS_MAX)
         return None
 
-    async def _post_in_turn(self, inputs: _Inputs, formed: _Formed) -> bool:
+    async def _post_in_turn(self, inputs: ResultInputs, formed: _Formed) -> bool:
         """Post if a quorum signed and it is this node's turn; return whether that is over."""
         weights, block = inputs.judging.weights, self._chain.head.number
-        order = sorted(weights, key=str.lower)
-        account, members = self._chain.account, len(order)
-        turn = (order.index(account) - inputs.epoch) % members if account in weights else members
         signed = self.signatures.signers(inputs.epoch, formed.digest)
-        signers = sorted((member for member in signed if weights.get(member, 0) > 0), key=str.lower)
-        if 3 * sum(weights[signer] for signer in signers) > 2 * sum(weights.values()):
+        if 3 * sum(weights.get(signer, 0) for signer in signed) > 2 * sum(weights.values()):
             formed.quorum_at = block if formed.quorum_at is None else formed.quorum_at
-            if block >= formed.quorum_at + turn * POSTER_PATIENCE_BLOCKS:
+            if block >= formed.quorum_at + self._turn(inputs) * POSTER_PATIENCE_BLOCKS:
+                signers = [member for member in inputs.posters if member in signed and weights[member] > 0]
                 await self._post(inputs.epoch, formed, tuple((signer, signed[signer]) for signer in signers))
                 return True
         if formed.own is not None:
@@ -242,13 +216,19 @@ class FormingService:
                 formed.repeat_at = block + REPEAT_BLOCKS
         return False
 
+    def _turn(self, inputs: ResultInputs) -> int:
+        """How many members are to post before this node."""
+        account, members = self._chain.account, len(inputs.posters)
+        return (inputs.posters.index(account) - inputs.epoch) % members if account in inputs.posters else members
+
     async def _post(self, epoch: EpochNumber, formed: _Formed, signatures: tuple[tuple[Address, bytes], ...]) -> None:
-        key = f"result/{epoch}"
+        voided = len(self._chain.state.voided.get(epoch, ()))
+        key = f"result/{epoch}/{voided}" if voided else f"result/{epoch}"
         await self._chain.submit(key, PostEpochResult(formed.summary, formed.validator_set, signatures))
         outcome = await self._chain.outcome(key)
         if outcome.status is ActionStatus.DONE:
             log.info("the result of an epoch is posted", epoch=epoch, signers=len(signatures))
-        elif epoch not in self._chain.state.results:
+        elif epoch not in self._chain.state.results and not is_overtaken(outcome.reason):
             log.error("the result was refused", epoch=epoch, reason=outcome.reason)
 
     async def _stir_at_heads(self) -> None:

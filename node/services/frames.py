@@ -228,14 +228,16 @@ def tokens_bytes(tokens: Tokens) -> bytes:
     """Return a piece of the answer on the wire."""
     if tokens.logprobs:
         return to_bytes(ExecutorFrame(None, tokens, None))
-    # Spelled out: there is one for nearly every token. Keys are in canonical order, and the engine's client made sure
-    # of the types.
-    said = {
-        "finish_reason": tokens.finish_reason,
-        "logprobs": (),
-        "text": tokens.text,
-        "token_ids": tokens.token_ids,
-    }
+    return plain_tokens_bytes(tokens.token_ids, tokens.text, tokens.finish_reason)
+
+
+def plain_tokens_bytes(token_ids: tuple[int, ...], text: str, finish_reason: str = "") -> bytes:
+    """Return a piece of the answer on the wire that has no log-probabilities.
+
+    Spelled out, for there is one for nearly every token: keys are in canonical order, and the engine's client made sure
+    of the types.
+    """
+    said = {"finish_reason": finish_reason, "logprobs": (), "text": text, "token_ids": token_ids}
     return cast(bytes, TOKENS_PACKER.pack({"closing": None, "opening": None, "tokens": said}))
 
 

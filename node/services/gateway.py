@@ -28,6 +28,7 @@ from node.services.groups import sole_error
 from node.services.nearness import Nearness
 from node.services.outlet import Outlet, TakePart
 from node.services.patience import HedgeBudget
+from node.services.payment_rounds import PaymentRounds
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
 from node.services.speeds import SpeedBook
@@ -64,25 +65,21 @@ class ChatRequest:
 class Answer:
     """An answer on its way. Iterate for its parts; then `summary` is complete. Raises GatewayError if it fails."""
 
-    def __init__(
-        self, summary: AnswerSummary, parts: trio.MemoryReceiveChannel[AnswerPart], outlet: Outlet | None = None
-    ) -> None:
+    def __init__(self, summary: AnswerSummary, outlet: Outlet) -> None:
         self.summary = summary
-        self._parts = parts
         self._outlet = outlet
         self.error: GatewayError | None = None
 
     async def __aiter__(self) -> AsyncIterator[AnswerPart]:
         """Yield the parts as they come."""
-        async for part in self._parts:
+        async for part in self._outlet:
             yield part
         if self.error is not None:
             raise self.error
 
     def hand_to(self, take_now: TakePart) -> None:
         """Offer each part that comes while the iteration waits to `take_now`; those that it takes are not yielded."""
-        if self._outlet is not None:
-            self._outlet.take_now = take_now
+        self._outlet.take_now = take_now
 
 
 class Gateway:
@@ -116,7 +113,7 @@ class Gateway:
         self._random_bytes = random_bytes
         self._score = score
         self._trade = Trade(
-            desk=Desk(chain, store, payer, answers_kept_max),
+            desk=Desk(chain, store, payer, PaymentRounds(payer, store), answers_kept_max),
             network=network,
             speeds=SpeedBook(),
             faults=FaultBook(store, wall_clock),
@@ -171,16 +168,17 @@ class Gateway:
             chat.model_id,
             caller_id=readable(chat.caller_id, CALLER_ID_CHARACTERS_MAX),
         )
-        send, receive = trio.open_memory_channel[AnswerPart](CHUNKS_WAITING_MAX)
-        outlet = Outlet(send)
-        answer = Answer(summary, receive, outlet)
+        outlet = Outlet(CHUNKS_WAITING_MAX)
+        answer = Answer(summary, outlet)
         self.running += 1
         try:
             with sole_error():
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._produce, chat, model, answer, outlet, send)
-                    async with receive:
+                    nursery.start_soon(self._produce, chat, model, answer, outlet)
+                    try:
                         yield answer
+                    finally:
+                        outlet.abandon()
                     nursery.cancel_scope.cancel()
         finally:
             self.running -= 1
@@ -191,23 +189,23 @@ class Gateway:
         model: ModelRecord,
         answer: Answer,
         outlet: Outlet,
-        send: trio.MemorySendChannel[AnswerPart],
     ) -> None:
-        async with send:
-            try:
-                request_id = answer.summary.request_id
-                await Conductor(
-                    self._trade,
-                    self._request(chat, model, request_id),
-                    model,
-                    answer.summary,
-                    outlet,
-                    lambda: self.candidates(request_id, chat.model_id),
-                ).run()
-            except GatewayError as error:
-                answer.error = error
-            except trio.BrokenResourceError:
-                log.debug("a user went away before the answer was complete")
+        try:
+            request_id = answer.summary.request_id
+            await Conductor(
+                self._trade,
+                self._request(chat, model, request_id),
+                model,
+                answer.summary,
+                outlet,
+                lambda: self.candidates(request_id, chat.model_id),
+            ).run()
+        except GatewayError as error:
+            answer.error = error
+        except trio.BrokenResourceError:
+            log.debug("a user went away before the answer was complete")
+        finally:
+            outlet.close()
 
     def _request(self, chat: ChatRequest, model: ModelRecord, request_id: RequestId) -> InferenceRequest:
         try:

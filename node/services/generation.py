@@ -163,20 +163,29 @@ class Generation:
 
     def _take(self, lease: Lease, chunks: Sequence[GenerationChunk]) -> bool:
         """Gather what has come; return whether the engine is to go on."""
+        give_now = self._give_now if len(chunks) == 1 and not self._gathered else None
+        """How a piece like most others goes straight to a reader that waits and has all before it."""
         try:
             for chunk in chunks:
                 lease.produced(len(chunk.token_ids))
                 fresh = self._so_far.take(chunk)
                 if fresh is None:
                     continue
+                if fresh.logprobs:
+                    self.logprobs.extend(fresh.logprobs)
+                fits = fresh.finish_reason is None and len(fresh.token_ids) <= self._give_tokens_max
+                if give_now is not None and fits:
+                    if give_now(fresh):
+                        return True
+                    self._give_now = None  # it is not to be asked twice
                 self._gathered.append(fresh)
-                self.logprobs.extend(fresh.logprobs)
                 self._gathered_tokens += len(fresh.token_ids)
                 if fresh.finish_reason is not None:
                     self._finished = True
                     return False
         finally:
-            self._hand_on()
+            if self._gathered:
+                self._hand_on()
         return self._gathered_tokens <= self._ahead_tokens_max or not self._may_pause()
 
     def _may_pause(self) -> bool:

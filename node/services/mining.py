@@ -99,27 +99,50 @@ class MiningService:
         """Mine in every epoch's GENERATE stage for which this node is registered with the loaded model."""
         async for epoch in epochs_at(self._chain, Stage.GENERATE, Stage.GENERATE):
             self.progress = MiningProgress(epoch, MiningState.NOTHING)
-            model_id = self._engine.model_id
-            if model_id is None or not self._is_registered(model_id):
+            model_id = await self._model_in_time(epoch)
+            if model_id is None:
                 log.info("no mining this epoch: no model is loaded that this node is registered for", epoch=epoch)
             elif (self._chain.account, self._engine.node_id) in self._chain.state.poc_commits.get(epoch, {}):
                 # A run before a restart got so far; a second batch would be refused.
                 self.progress.state = MiningState.COMMITTED
-            elif await self._keeps_serving(epoch):
-                self.progress.state = MiningState.SERVING
-                log.info("no mining this epoch: this node was drawn to keep serving", epoch=epoch, node=self.node_id)
-            else:
+            elif await self._must_mine(epoch, model_id):
                 self.progress.state = MiningState.MINING
                 await self._mine(epoch, model_id)
 
-    async def _keeps_serving(self, epoch: EpochNumber) -> bool:
-        """Whether the node was drawn; if that cannot be told in time it mines, which costs it nothing but the work."""
-        selected = False
+    async def _model_in_time(self, epoch: EpochNumber) -> ModelId | None:
+        """Return the model to mine with, if there is one by the end: who is ready late mines in what is left."""
+        _, end = window(self._chain, epoch, Stage.GENERATE, Stage.GENERATE)
+        async for head in self._chain.heads():
+            model_id = self._engine.model_id
+            if model_id is not None and self._is_registered(model_id):
+                return model_id
+            if head.number >= end - COMMIT_BLOCKS:
+                break
+        return None
+
+    async def _must_mine(self, epoch: EpochNumber, model_id: ModelId) -> bool:
+        """Whether there is a batch to mine, noting why not; if that cannot be told in time there is.
+
+        A batch too many costs nothing but the work.
+        """
+        selected, judged = False, True
         with trio.move_on_after(SELECTION_PATIENCE_SECONDS) as patience:
             selected = await self._slots.is_selected(epoch, self._chain.account, self._engine.node_id)
+            judged = model_id in await self._slots.judged_models(epoch)
         if patience.cancelled_caught:
             log.warning("mining, for the result that says who keeps serving is not here yet", epoch=epoch)
-        return selected
+        if selected:
+            self.progress.state = MiningState.SERVING
+            log.info("no mining this epoch: this node was drawn to keep serving", epoch=epoch, node=self.node_id)
+        elif not judged:
+            log.warning(
+                "no mining this epoch: the model was out of service before mining began, so that nobody would judge "
+                "its batch or pay for it; register this node for a model that is active",
+                epoch=epoch,
+                node=self.node_id,
+                model=model_id,
+            )
+        return judged and not selected
 
     async def _mine(self, epoch: EpochNumber, model_id: ModelId) -> None:
         begin, end = window(self._chain, epoch, Stage.GENERATE, Stage.GENERATE)
@@ -147,6 +170,14 @@ class MiningService:
         if outcome.status is ActionStatus.DONE:
             self.progress.state = MiningState.COMMITTED
             log.info("a batch of nonces is committed", epoch=epoch, nonces=commit.count)
+            if not self._chain.state.is_valid_governance_model(model_id):
+                log.warning(
+                    "the model of this batch was taken out of service meanwhile: the batch is judged and paid if a "
+                    "group is formed, but the node is not in that group; it mines again when its model is active",
+                    epoch=epoch,
+                    node=self.node_id,
+                    model=model_id,
+                )
         else:
             self.progress.state = MiningState.REFUSED
             log.error("the batch was refused; no reward this epoch", epoch=epoch, reason=outcome.reason)

@@ -11,9 +11,10 @@ from node.protocol.findings import ReceiptBook
 from node.protocol.identifiers import Address
 from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, SearchedBook, book_of
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, read_book
+from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, read_book_in_slices
 from node.protocol.records import EpochResult, Omission, SignedReceipt
 from node.services.presence import PresenceTable
+from node.services.slicing import Slicer
 
 log = structlog.get_logger(__name__)
 
@@ -26,11 +27,15 @@ RETRY_SECONDS = 5.0
 class OmissionWatch:
     """Looks for this account's receipts in the books of two results."""
 
-    def __init__(self, chain: Chain, content: Content, store: Store, presence: PresenceTable) -> None:
+    def __init__(
+        self, chain: Chain, content: Content, store: Store, presence: PresenceTable, slicer: Slicer | None = None
+    ) -> None:
+        """`slicer` is what other long computations of this daemon run by as well."""
         self._chain = chain
         self._content = content
         self._store = store
         self._presence = presence
+        self._slicer = slicer or Slicer()
 
     async def find(self, result: EpochResult) -> tuple[Omission, ...]:
         """Return what the books of `result` and of the one before it prove to be omitted, in a bundle's order."""
@@ -43,16 +48,18 @@ class OmissionWatch:
             earlier, later = book_of(result.books_before, executor), book_of(result.books, executor)
             if earlier is None or later is None:
                 continue
-            rows_before, rows = await self._rows(earlier), await self._rows(later)
+            rows_before, rows = await self._rows(earlier, executor), await self._rows(later, executor)
             if rows_before is None or rows is None:
                 continue
             books = SearchedBook(rows_before), SearchedBook(rows)
             for receipt in signed:
                 await trio.lowlevel.checkpoint()
                 digest = receipt_digest(receipt.receipt)
-                if len(found) >= OMISSIONS_MAX or any(book.has(digest) for book in books):
+                if len(found) >= OMISSIONS_MAX or any(book.books_rightly(digest, receipt.receipt) for book in books):
                     continue
-                gaps = [book.gap(digest) for book in books]
+                for book in books:
+                    await self._slicer.run(book.prepare())
+                gaps = [book.missing(digest, receipt.receipt) for book in books]
                 if gaps[0] is not None and gaps[1] is not None:
                     log.warning("an executor left a receipt out of its books", executor=executor, receipt=digest.hex())
                     found.append(Omission(receipt, gaps[0], gaps[1]))
@@ -68,15 +75,15 @@ class OmissionWatch:
                 found.setdefault(receipt.executor, []).append(signed)
         return found
 
-    async def _rows(self, book: ReceiptBook) -> Sequence[BookRow] | None:
+    async def _rows(self, book: ReceiptBook, executor: Address) -> Sequence[BookRow] | None:
         """Return a book's rows; None if it does not come, or is not what was committed to: auditors count that."""
         if book == EMPTY_BOOK:
             return ()
         for _ in range(TRIES):
             try:
-                providers = self._presence.providers()
+                providers = self._presence.providers(executor)
                 data = await self._content.read_bytes(book.content_cid, providers, limit_bytes=BOOK_BYTES_MAX)
-                return read_book(data, book)
+                return await self._slicer.run(read_book_in_slices(data, book))
             except ContentUnavailableError:
                 await trio.sleep(RETRY_SECONDS)
             except (BookError, ValueError):

@@ -1,11 +1,12 @@
-"""Knows which ML nodes keep serving through an epoch's Proof of Compute: the rule's inputs, from the chain."""
+"""Knows who mines what in an epoch's Proof of Compute, and who keeps serving: the rules' inputs, from the chain."""
 
 from dataclasses import replace
 
 from node.ports import Chain
-from node.protocol.identifiers import Address, BlockNumber, EpochNumber, NodeId
+from node.protocol.identifiers import Address, BlockNumber, EpochNumber, ModelId, NodeId
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.timeslots import select_poc_slots
+from node.protocol.validation import judged_models
 from node.protocol.weights import NodeKey
 from node.services.epochs import EpochBook
 
@@ -17,6 +18,10 @@ class PocSlots:
         self._chain = chain
         self._epochs = epochs
         self._known: tuple[EpochNumber, frozenset[NodeKey]] | None = None
+
+    def known(self, epoch: EpochNumber) -> frozenset[NodeKey]:
+        """Return the nodes selected for `epoch` if that has been found out; none otherwise. Does not wait."""
+        return self._known[1] if self._known is not None and self._known[0] == epoch else frozenset()
 
     async def selected(self, epoch: EpochNumber) -> frozenset[NodeKey]:
         """Return the nodes selected for `epoch`.
@@ -36,6 +41,16 @@ class PocSlots:
             selected = select_poc_slots(replace(previous.group, epoch=epoch), previous.nodes, state, seed)
         self._known = (epoch, selected)
         return selected
+
+    async def judged_models(self, epoch: EpochNumber) -> frozenset[ModelId]:
+        """Return the models whose batches of `epoch` are judged: mining another one is for nothing.
+
+        Waits like `selected`.
+        """
+        last_block = BlockNumber(first_block_of(epoch, Stage.GENERATE, self._chain.schedule) - 1)
+        state = await self._chain.state_at(last_block)
+        previous = await self._epochs.result_before(epoch, state)
+        return judged_models(state, None if previous is None else previous.group)
 
     async def is_selected(self, epoch: EpochNumber, participant: Address, node_id: NodeId) -> bool:
         """Whether a node keeps serving through Proof of Compute in `epoch`: then it does not mine."""

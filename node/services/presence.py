@@ -37,6 +37,10 @@ class PresenceTable:
         self._chain = chain
         self._wall_clock = wall_clock
         self._records: dict[Address, Presence] = {}
+        self._providers: dict[Address, Provider] | None = None
+        """By account, ascending; None if it must be gathered anew."""
+        self._providers_until = 0
+        """When the first of them may expire, in UNIX seconds."""
 
     def judge(self, message: Message) -> Validity:
         """Only the registered peer of an account speaks for it, and not beyond PRESENCE_SECONDS_MAX."""
@@ -60,6 +64,8 @@ class PresenceTable:
         if isinstance(message.body, Presence):
             if message.sender not in self._records:
                 log.info("a participant is present", account=message.sender, models=list(message.body.models))
+            if not _same_place(self._records.get(message.sender), message.body):
+                self._providers = None
             self._records[message.sender] = message.body
 
     def record_of(self, account: Address) -> Presence | None:
@@ -67,6 +73,7 @@ class PresenceTable:
         record = self._records.get(account)
         if record is not None and record.expires_at <= self._wall_clock():
             del self._records[account]
+            self._providers = None
             log.info("a participant is gone", account=account)
             return None
         return record
@@ -78,16 +85,31 @@ class PresenceTable:
 
     def forget_expired(self) -> None:
         """Let the table shrink though nobody asks for a record."""
-        for account in list(self._records):
+        now = self._wall_clock()
+        for account in [account for account, record in self._records.items() if record.expires_at <= now]:
             self.record_of(account)
 
-    def providers(self) -> tuple[Provider, ...]:
-        """Where content may be had: the gateways of everyone else who is here."""
-        return tuple(
-            Provider(record.content_host, record.content_port)
-            for account, record in self.present().items()
-            if record.content_host and account != self._chain.account
-        )
+    def providers(self, first: Address | None = None) -> tuple[Provider, ...]:
+        """Where content may be had: the gateways of everyone else who is here, that of `first` before all others.
+
+        Whoever made a content is most likely to have it: to ask all in another order takes as long as there are many.
+        """
+        if self._providers is None or self._wall_clock() >= self._providers_until:
+            present = self.present()
+            self._providers_until = min((record.expires_at for record in present.values()), default=0)
+            self._providers = {
+                account: Provider(record.content_host, record.content_port)
+                for account, record in present.items()
+                if record.content_host and account != self._chain.account
+            }
+        own = None if first is None else self._providers.get(first)
+        if own is None:
+            return tuple(self._providers.values())
+        return own, *(provider for provider in self._providers.values() if provider is not own)
+
+
+def _same_place(known: Presence | None, new: Presence) -> bool:
+    return known is not None and (known.content_host, known.content_port) == (new.content_host, new.content_port)
 
 
 def _is_well_formed(body: Presence) -> bool:

@@ -113,14 +113,14 @@ class PunishingService:
         if own is not None and (case.said_at is None or block >= case.said_at + REPEAT_BLOCKS):
             case.said_at = block
             await self._network.publish(VerdictSignature(case.verdict, own))
-        signers = sorted((account for account in case.signatures if weights.get(account, 0) > 0), key=str.lower)
-        if 3 * sum(weights[signer] for signer in signers) <= 2 * sum(weights.values()):
+        if 3 * sum(weights.get(signer, 0) for signer in case.signatures) <= 2 * sum(weights.values()):
             return
         case.quorum_at = block if case.quorum_at is None else case.quorum_at
         order = sorted(weights, key=str.lower)
         turn = (order.index(self._chain.account) - epoch) % len(order)
         if block < case.quorum_at + turn * SUBMITTER_PATIENCE_BLOCKS:
             return
+        signers = (account for account in order if weights[account] > 0 and account in case.signatures)
         signatures = tuple((signer, case.signatures[signer]) for signer in signers)
         name = f"punish/{epoch}/{case.verdict.participant}/{case.verdict.offence.value}"
         if await self._settlements.settle(name, PunishParticipant(case.verdict, signatures)):

@@ -1,8 +1,8 @@
 """The executor's side of audits: keeps what its answers were, commits to their receipts, hands over what is drawn.
 
 *Purpose.* Who audits what is drawn only after the book is on chain, so at first everything is kept; once an epoch's
-draw is known, all that was not drawn is forgotten. Private answers are in the book by their digest and never drawn,
-and nothing of them is kept.
+draw is known, all that was not drawn is forgotten. Private answers are in the book by their digest and without tokens,
+and nothing of them is kept but the receipt, which is all there is to show if their row is drawn; so it is for vectors.
 
 *Detail.* The same store serves what this node has audited itself: the others who judge an accusation ask everybody.
 """
@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 import structlog
+import trio
 
 from node.ports import Call, CallFailedError, Content, Network, Store
 from node.protocol.audit_evidence import AuditEvidence, kept_answer
@@ -19,13 +20,22 @@ from node.protocol.dossiers import AnswerEvidence
 from node.protocol.findings import ReceiptBook
 from node.protocol.identifiers import EpochNumber, Hash32, PeerId
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import ROWS_MAX, BookRow, book_bytes, make_book, read_rows
+from node.protocol.receipt_books import (
+    ROWS_MAX,
+    BookRow,
+    book_bytes_in_slices,
+    booked_tokens,
+    make_book_in_slices,
+)
 from node.protocol.records import SignedReceipt
 from node.protocol.sampling import TokenLogprobs
 from node.services.audit_frames import CHUNK_BYTES, METHOD, AuditAsk
+from node.services.slicing import Slicer
 
 log = structlog.get_logger(__name__)
 
+RECEIPTS_PER_SLICE = 64
+"""Read from the disk before others get their turn: some milliseconds."""
 CALLS_MAX = 16
 """Auditors that are served at once; evidence is small and read from the disk."""
 
@@ -42,8 +52,9 @@ class GivenAnswers(Protocol):
     def forget(self, digests: Collection[Hash32]) -> None:
         """Forget answers that are not audited."""
 
-    def new_receipts(self, *, limit: int) -> tuple[tuple[SignedReceipt, ...], int]:
-        """Return the receipts signed since the last book, oldest first, and how far they reach."""
+    def new_receipts(self, *, limit: int, after: int | None = None) -> tuple[tuple[SignedReceipt, ...], int]:
+        """Return the receipts signed since the last book, oldest first, and how far they reach; or those beyond
+        `after`, how far an earlier page reached."""
 
     def save_book(self, epoch: int, last_sequence: int, data: bytes) -> None:
         """Write the rows of an epoch's book; the first one stays."""
@@ -66,6 +77,7 @@ class ReceiptBookKeeper:
         self._content = content
         self._store = store
         self.given = given
+        self._slicer = Slicer()
         self._admission: Admission | None = None
 
     def keep(self, signed: SignedReceipt, answer: AnswerEvidence, claimed: tuple[TokenLogprobs, ...]) -> None:
@@ -81,14 +93,29 @@ class ReceiptBookKeeper:
         """
         data = self.given.book(epoch)
         if data is None:
-            receipts, last = self.given.new_receipts(limit=ROWS_MAX)
-            rows = {row.digest: row for row in map(_row, receipts)}
-            data = book_bytes(tuple(rows.values()))
+            rows, last = await self._new_rows()
+            data = await self._slicer.run(book_bytes_in_slices(rows))
             self.given.save_book(epoch, last, data)
+            data = self.given.book(epoch)  # the first one stays, if it was asked for twice at once
         if not data:
             return None
         cid = await self._content.add_bytes(data)
-        return make_book(read_rows(data), cid)
+        return await self._slicer.run(make_book_in_slices(data, cid))
+
+    async def _new_rows(self) -> tuple[list[BookRow], int]:
+        """Return the rows of what was signed since the last book, and how far they reach."""
+        rows: dict[Hash32, BookRow] = {}
+        receipts, reached = self.given.new_receipts(limit=RECEIPTS_PER_SLICE)
+        while True:
+            for signed in receipts:
+                row = BookRow(receipt_digest(signed.receipt), booked_tokens(signed.receipt))
+                rows[row.digest] = row
+                if row.output_tokens == 0:
+                    self.given.keep(row.digest, to_bytes(AuditEvidence(signed, None)))
+            if len(receipts) < RECEIPTS_PER_SLICE or len(rows) > ROWS_MAX - RECEIPTS_PER_SLICE:
+                return list(rows.values()), reached  # if there are more, they are in the next book
+            await trio.lowlevel.checkpoint()
+            receipts, reached = self.given.new_receipts(limit=RECEIPTS_PER_SLICE, after=reached)
 
     def serve(self, network: Network, admission: Admission) -> None:
         """Hand evidence over to whoever `admission` lets in."""
@@ -120,8 +147,3 @@ class ReceiptBookKeeper:
             (signed for signed in self._store.receipts_of(receipt.request_id) if signed.receipt == receipt), None
         )
         return data if newest is None else to_bytes(AuditEvidence(newest, evidence.kept))
-
-
-def _row(signed: SignedReceipt) -> BookRow:
-    receipt = signed.receipt
-    return BookRow(receipt_digest(receipt), 0 if receipt.is_private else receipt.output_tokens)

@@ -1,6 +1,6 @@
 """Recomputing nonces that somebody else says it computed, in the background of what users ask."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -9,7 +9,8 @@ import trio
 from node.ports import Engine, EngineFailedError
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.nonces import VECTOR_DIMENSIONS, nonce_prompt, quantise
-from node.protocol.tails import tail_of, tail_tokens
+from node.protocol.records import ModelRecord
+from node.protocol.tails import has_tails, makes_vectors, tail_of, tail_prompt, tail_tokens, vector_tail
 from node.protocol.weights import NodeKey
 
 log = structlog.get_logger(__name__)
@@ -27,42 +28,93 @@ class Recomputed:
 
     vectors: tuple[bytes, ...]
     tails: tuple[int, ...]
-    """Empty where no validator was named."""
+    """Empty for a model that has none."""
 
 
 async def recompute(
     engine: Engine,
+    model: ModelRecord,
     key: NodeKey,
     nonces: Sequence[int],
     generate_seed: Hash32,
     sample_seed: Hash32,
-    validator: Address | None,
+    validator: Address,
 ) -> Recomputed:
     """Compute the vectors of nonces of the node `key`, and the tails that are `validator`'s. Tries until cancelled."""
+    prompts = [nonce_prompt(generate_seed, *key, nonce, engine.vocabulary_size) for nonce in nonces]
+    own = [_own_tokens(engine, model, key, nonce, sample_seed, validator) for nonce in nonces]
+    if makes_vectors(model):
+        vectors = await _vectors(engine, [*prompts, *own])
+        tails = (vector_tail(sample_seed, validator, vector) for vector in vectors[len(prompts) :])
+        return Recomputed(tuple(vectors[: len(prompts)]), tuple(tails))
+    found, tail = await _vectors_with_tails(engine, prompts, own)
+    return Recomputed(tuple(found), tuple(tail))
+
+
+async def recompute_tails(
+    engine: Engine,
+    model: ModelRecord,
+    nonces: Sequence[tuple[NodeKey, int]],
+    generate_seed: Hash32,
+    sample_seed: Hash32,
+    validator: Address,
+) -> list[int]:
+    """Compute the tails of `validator` at nonces of any nodes, in their order. Tries until cancelled."""
+    own = [_own_tokens(engine, model, key, nonce, sample_seed, validator) for key, nonce in nonces]
+    if makes_vectors(model):
+        return [vector_tail(sample_seed, validator, vector) for vector in await _vectors(engine, own)]
+    prompts = [nonce_prompt(generate_seed, *key, nonce, engine.vocabulary_size) for key, nonce in nonces]
+    return (await _vectors_with_tails(engine, prompts, own))[1]
+
+
+async def _vectors(engine: Engine, prompts: Sequence[tuple[int, ...]]) -> list[bytes]:
+    """Return the vectors that an embedding model makes of prompts."""
+    vectors: list[bytes] = []
+    await _read_all(engine, prompts, lambda rows: vectors.extend([quantise(row) for row in rows]))
+    return vectors
+
+
+async def _vectors_with_tails(
+    engine: Engine, prompts: Sequence[tuple[int, ...]], own: Sequence[tuple[int, ...]]
+) -> tuple[list[bytes], list[int]]:
+    """Return the vectors of prompts and the tails of what follows each, if anything does: one pass for both."""
     vectors: list[bytes] = []
     tails: list[int] = []
-    for start in range(0, len(nonces), RECOMPUTED_AT_ONCE):
-        part = nonces[start : start + RECOMPUTED_AT_ONCE]
-        prompts = [_prompt(engine, key, nonce, generate_seed, sample_seed, validator) for nonce in part]
+
+    def take(rows: Sequence[Sequence[float]]) -> None:
+        some = [quantise(row[:VECTOR_DIMENSIONS]) for row in rows]
+        tails.extend([tail_of(row[VECTOR_DIMENSIONS:]) for row in rows if len(row) > VECTOR_DIMENSIONS])
+        vectors.extend(some)
+
+    await _read_all(engine, [prompt + tokens for prompt, tokens in zip(prompts, own, strict=True)], take)
+    return vectors, tails
+
+
+async def _read_all(
+    engine: Engine, prompts: Sequence[Sequence[int]], take: Callable[[Sequence[Sequence[float]]], None]
+) -> None:
+    """Hand the log-probabilities of all prompts to `take`, which raises ValueError on those that are none, and takes
+    nothing of them."""
+    for start in range(0, len(prompts), RECOMPUTED_AT_ONCE):
         while True:
             try:
-                rows = await engine.prompt_logprobs(prompts, priority=RECOMPUTING_PRIORITY)
-                vectors += [quantise(row[:VECTOR_DIMENSIONS]) for row in rows]
-                if validator is not None:
-                    tails += [tail_of(row[VECTOR_DIMENSIONS:]) for row in rows]
+                take(
+                    await engine.prompt_logprobs(
+                        prompts[start : start + RECOMPUTED_AT_ONCE], priority=RECOMPUTING_PRIORITY
+                    )
+                )
             except (EngineFailedError, ValueError) as error:
                 log.warning("the engine failed while validating; trying again", reason=str(error))
-                del vectors[start:], tails[start:]
                 await trio.sleep(RETRY_SECONDS)
             else:
                 break
-    return Recomputed(tuple(vectors), tuple(tails))
 
 
-def _prompt(
-    engine: Engine, key: NodeKey, nonce: int, generate_seed: Hash32, sample_seed: Hash32, validator: Address | None
+def _own_tokens(
+    engine: Engine, model: ModelRecord, key: NodeKey, nonce: int, sample_seed: Hash32, validator: Address
 ) -> tuple[int, ...]:
-    prompt = nonce_prompt(generate_seed, *key, nonce, engine.vocabulary_size)
-    if validator is None:
-        return prompt
-    return prompt + tail_tokens(sample_seed, validator, *key, nonce, engine.vocabulary_size)
+    """Return what the validator has the engine read of its own for a nonce; nothing for a model without tails."""
+    if not has_tails(model):
+        return ()
+    tokens = tail_prompt if makes_vectors(model) else tail_tokens
+    return tokens(sample_seed, validator, *key, nonce, engine.vocabulary_size)

@@ -1,5 +1,6 @@
 """What members say about the result of an epoch: whose bundles they hold, and what they signed."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 from node.ports import Chain, Validity
@@ -25,6 +26,9 @@ class ResultSignatures:
         self._on_change = on_change
         self._known: dict[Address, dict[int, ResultSignature]] = {}
         """By member and round; of one epoch only."""
+        self._committed: Sequence[Address] = ()
+        self._read: dict[bytes, frozenset[Address]] = {}
+        """What statements say about `_committed`. Most say the same, and all are looked at whenever one more comes."""
         router.register(ResultSignature, self.judge, self._take)
 
     def add(self, member: Address, signature: ResultSignature) -> None:
@@ -48,15 +52,32 @@ class ResultSignatures:
 
     def holdings(self, epoch: EpochNumber, committed: Sequence[Address]) -> Mapping[Address, frozenset[Address]]:
         """Return whose bundles each member holds, by its newest statement of `epoch`."""
+        if committed != self._committed:
+            self._committed, self._read = committed, {}
         found = {}
         for member in self._known:
             newest = self.newest(member, epoch)
             if newest is None:
                 continue
             try:
-                found[member] = unpack_holders(newest.held, committed)
+                held = self._read.get(newest.held)
+                if held is None:
+                    held = self._read[newest.held] = unpack_holders(newest.held, committed)
             except ValueError:
                 continue  # it says nothing that anyone understands
+            found[member] = held
+        return found
+
+    def lacked(self, epoch: EpochNumber, committed: Sequence[Address]) -> Mapping[Address, frozenset[Address]]:
+        """Return whose bundles each member ever said it lacks, in any round of `epoch`."""
+        found: dict[Address, frozenset[Address]] = {}
+        for member, known in self._known.items():
+            for statement in known.values():
+                if statement.epoch != epoch:
+                    continue
+                with contextlib.suppress(ValueError):  # it says nothing that anyone understands
+                    lacking = frozenset(committed) - unpack_holders(statement.held, committed)
+                    found[member] = found.get(member, frozenset()) | lacking
         return found
 
     def newest(self, member: Address, epoch: EpochNumber) -> ResultSignature | None:

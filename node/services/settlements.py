@@ -3,7 +3,7 @@
 import structlog
 
 from node.ports import ActionStatus, Chain
-from node.protocol.actions import ChainAction
+from node.protocol.actions import ChainAction, is_overtaken
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +24,10 @@ class Settlements:
         outcome = await self._chain.outcome(key)
         if outcome.status is ActionStatus.FAILED:
             self._refused.add(key)
-            log.error("a settlement was refused", key=key, reason=outcome.reason)
+            if is_overtaken(outcome.reason):
+                log.info("another member was faster", key=key)
+            else:
+                log.error("a settlement was refused", key=key, reason=outcome.reason)
             return False
         log.info("settled", key=key)
         return True

@@ -33,14 +33,12 @@ class SettlingService:
         epoch = position(self._chain).epoch
         accepted = max((number for number in self._chain.state.results if number < epoch), default=None)
         result = None if accepted is None else self._epochs.result(accepted)
-        if result is None:
-            return
-        try:
-            cumulative, proof = reward_proof(result.rewards, self._chain.account)
-        except KeyError:
-            return
-        if cumulative > self._chain.state.claimed.get(self._chain.account, 0):
-            await self._settlements.settle(f"claim/{result.epoch}", ClaimReward(self._chain.account, cumulative, proof))
+        account = self._chain.account
+        earned = next((share.cumulative for share in result.rewards if share.account == account), 0) if result else 0
+        if result is None or earned <= self._chain.state.claimed.get(account, 0):
+            return  # before the proof, which is a hash for each member, at every block
+        cumulative, proof = reward_proof(result.rewards, account)
+        await self._settlements.settle(f"claim/{result.epoch}", ClaimReward(account, cumulative, proof))
 
     async def _settle_prompts(self, block: BlockNumber) -> None:
         """Have answers on chain paid once they cannot be disputed any more: by who earned, else by who asked."""

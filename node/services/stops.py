@@ -18,6 +18,15 @@ class StopFilter:
         self._held = ""
         self.stopped = False
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there are no stop texts: then all text goes out as it comes."""
+        return not self._stops
+
+    def would_stop(self, text: str) -> bool:
+        """Whether more text would end the answer."""
+        return any(stop in self._held + text for stop in self._stops)
+
     def feed(self, text: str) -> str:
         """Take in more text; return what may go out. After a stop text that is nothing."""
         if self.stopped:

@@ -219,7 +219,10 @@ class PayeeBook:
         tab.notify()
 
     async def _check(self, payer: Address, frame: SignedVoucherFrame) -> None:
-        check_voucher(self._chain, frame, channel=self._channel_of(payer), payer=payer)
+        known = self._store.received_voucher(self._channel_of(payer))
+        if known is None or known.voucher != frame.voucher or known.signature != frame.signature:
+            # A voucher may pay for many answers: it is checked once, for to find its signer takes the most of all this.
+            check_voucher(self._chain, frame, channel=self._channel_of(payer), payer=payer)
         await self.require_deposit(payer, frame.voucher.cumulative)
 
     def _check_receipt_signature(self, tab: Tab, payment: Payment) -> SignedReceipt | None:

@@ -76,6 +76,12 @@ class Transcript:
 
     def add(self, piece: Tokens) -> AnswerPart | None:
         """Take in a new piece; return what the user gets of it, if anything."""
+        if self._is_plain(piece):
+            self.token_ids.append(piece.token_ids[0])
+            self._text.append(piece.text)
+            self._set_anchor()
+            self.finish_reason = ""
+            return AnswerPart(piece.text, piece.token_ids, piece.logprobs)
         text = piece.text
         if text and text[0].isascii():
             self._set_anchor()
@@ -105,6 +111,21 @@ class Transcript:
     def tokens_seen(self) -> int:
         """Tokens that came, those included whose text has not."""
         return len(self.token_ids) + len(self._pending_ids)
+
+    def would_stop(self, text: str) -> bool:
+        """Whether more text would end the answer, by a stop text."""
+        return self._filter.would_stop(text)
+
+    def _is_plain(self, piece: Tokens) -> bool:
+        """Whether a piece is like nearly all: a token with its text after others such. Then `add` is this much."""
+        return (
+            self._only_single_tokens
+            and self._filter.is_idle
+            and not self._pending_ids
+            and len(piece.token_ids) == 1
+            and piece.text != ""
+            and not piece.finish_reason
+        )
 
     def end(self, finish_reason: str) -> AnswerPart | None:
         """End an answer that has all its tokens; return what was still held back."""

@@ -27,7 +27,6 @@ from node.protocol.messages import VotesAnnouncement
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
 from node.protocol.records import PocCommit, PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
-from node.protocol.tails import has_tails
 from node.protocol.validation import SampleRule, judge, mismatches_of
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
@@ -50,7 +49,7 @@ simulations irreproducible."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Findings:
+class Findings:
     """What one epoch's judging has found out so far."""
 
     votes: dict[NodeKey, PocVote] = field(default_factory=dict)
@@ -163,9 +162,9 @@ class ValidatingService:
         log.error("no votes this epoch: no part of them may be committed; report this", epoch=bundle.epoch)
         return None
 
-    async def _judge_all(self, judging: Judging, state: ChainState) -> _Findings:
+    async def _judge_all(self, judging: Judging, state: ChainState) -> Findings:
         """Judge every batch but one's own; what is not judged by VOTE_EXCHANGE is an abstention."""
-        found = _Findings()
+        found = Findings()
         others = {key: commit for key, commit in judging.commits.items() if commit.participant != self._chain.account}
         for key, commit in others.items():
             found.votes[key] = _abstain(commit, "no-time")
@@ -188,7 +187,7 @@ class ValidatingService:
             clock.cancel_scope.cancel()
         return found
 
-    async def _bundle(self, judging: Judging, found: _Findings) -> VoteBundle:
+    async def _bundle(self, judging: Judging, found: Findings) -> VoteBundle:
         votes = tuple(found.votes[key] for key in sorted(found.votes, key=_order))
         figures = tuple(found.figures[key] for key in sorted(found.figures, key=_order) if found.votes[key].sampled)
         evidence_cid = None
@@ -205,7 +204,7 @@ class ValidatingService:
             observations=self._observe(),
         )
 
-    async def _judge(self, key: NodeKey, commit: PocCommit, judging: Judging, found: _Findings) -> PocVote:
+    async def _judge(self, key: NodeKey, commit: PocCommit, judging: Judging, found: Findings) -> PocVote:
         """Return the vote on a batch. Raises ContentUnavailableError if its vectors are not to be had yet."""
         engine = next((engine for engine in self._engines if engine.model_id == commit.model_id), None)
         model, rule = judging.models.get(commit.model_id), judging.rules.get(key)
@@ -217,12 +216,13 @@ class ValidatingService:
         data = await self._fetch(commit)
         if data is None or len(data) != commit.count * VECTOR_BYTES:
             return _refuse(commit, "wrong-size")
-        if await _root_of(data) != commit.root:
+        if await root_of(data) != commit.root:
             return _refuse(commit, "root-mismatch")
         found.votes[key] = _abstain(commit, "no-time")
         sample = judging.sample_of(key)
-        validator = self._chain.account if has_tails(model) else None
-        own = await recompute(engine, key, sample, judging.generate_seed, judging.sample_seed, validator)
+        own = await recompute(
+            engine, model, key, sample, judging.generate_seed, judging.sample_seed, self._chain.account
+        )
         distances = tuple(
             squared_distance(data[nonce * VECTOR_BYTES : (nonce + 1) * VECTOR_BYTES], vector)
             for nonce, vector in zip(sample, own.vectors, strict=True)
@@ -234,7 +234,9 @@ class ValidatingService:
         """Return the vectors file, or None if it is larger than its count allows."""
         try:
             return await self._content.read_bytes(
-                commit.vectors_cid, self._presence.providers(), limit_bytes=commit.count * VECTOR_BYTES
+                commit.vectors_cid,
+                self._presence.providers(commit.participant),
+                limit_bytes=commit.count * VECTOR_BYTES,
             )
         except ContentUnavailableError as error:
             log.info("a batch is not to be had yet", participant=commit.participant, reason=str(error))
@@ -255,7 +257,7 @@ class ValidatingService:
             return None
 
 
-async def _root_of(data: bytes) -> Hash32:
+async def root_of(data: bytes) -> Hash32:
     """Return the root of a vectors file; other tasks run in between."""
     root = VectorsRoot()
     for number, start in enumerate(range(0, len(data), VECTOR_BYTES)):

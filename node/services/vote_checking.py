@@ -10,7 +10,7 @@ from node.protocol.agreement import committed_order
 from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
 from node.protocol.codec import SchemaError, from_bytes
 from node.protocol.findings import VoteCheck, VoteEvidence, VoteFigures
-from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId
 from node.protocol.records import PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import (
@@ -28,7 +28,7 @@ from node.protocol.weights import NodeKey
 from node.services.epochs import EpochBook
 from node.services.judging import Judging, check_seed, judging_of
 from node.services.presence import PresenceTable
-from node.services.recomputing import recompute
+from node.services.recomputing import recompute_tails
 from node.services.timing import cancel_at, epochs_at
 from node.services.turns import take_turns
 
@@ -110,7 +110,7 @@ class VoteChecker:
 
     async def _bundle(self, validator: Address, cid: Cid, judging: Judging) -> VoteBundle | None:
         """Return the bundle of `validator`; None if it is void. Raises ContentUnavailableError."""
-        data = await self._read(cid, VOTE_BUNDLE_BYTES_MAX)
+        data = await self._read(cid, validator, VOTE_BUNDLE_BYTES_MAX)
         try:
             bundle = from_bytes(VoteBundle, data)
             judging.check(bundle, validator)
@@ -128,8 +128,8 @@ class VoteChecker:
         withheld = VoteCheck(validator, Verdict.INVALID, 0, 0, EVIDENCE_WITHHELD)
         found[validator] = withheld  # what stays if it does not come by the end
         try:
-            evidence = from_bytes(VoteEvidence, await self._read(bundle.evidence_cid, EVIDENCE_BYTES_MAX))
-            figures = _checked_figures(evidence, bundle, judging)
+            evidence = from_bytes(VoteEvidence, await self._read(bundle.evidence_cid, validator, EVIDENCE_BYTES_MAX))
+            figures = checked_figures(evidence, bundle, judging)
         except (SchemaError, _DiffersError) as error:
             log.warning("a validator's evidence does not carry its votes", validator=validator, reason=str(error))
             return VoteCheck(validator, Verdict.INVALID, 0, 0, EVIDENCE_DIFFERS)
@@ -147,23 +147,18 @@ class VoteChecker:
             model = None if engine.model_id is None else judging.models.get(engine.model_id)
             if model is None or not has_tails(model):
                 continue
-            votes = [
-                vote for vote in bundle.votes if vote.sampled and judging.commits[_key(vote)].model_id == model.model_id
-            ]
-            for index, place in draw_checks(seed, bundle.validator, votes):
-                key = _key(votes[index])
-                nonce = judging.sample_of(key)[place]
-                own = await recompute(
-                    engine, key, [nonce], judging.generate_seed, judging.sample_seed, bundle.validator
-                )
-                claimed.append(figures[key].tails[place])
-                recomputed.extend(own.tails)
+            drawn = drawn_tails(bundle, judging, seed, model.model_id)
+            claimed += [figures[key].tails[place] for key, place, _ in drawn]
+            nonces = [(key, nonce) for key, _, nonce in drawn]
+            recomputed += await recompute_tails(
+                engine, model, nonces, judging.generate_seed, judging.sample_seed, bundle.validator
+            )
         return claimed, recomputed
 
-    async def _read(self, cid: Cid, limit_bytes: int) -> bytes:
-        """Return content. What is larger than allowed counts as empty: nobody can use it."""
+    async def _read(self, cid: Cid, validator: Address, limit_bytes: int) -> bytes:
+        """Return content that `validator` made. What is larger than allowed counts as empty: nobody can use it."""
         try:
-            return await self._content.read_bytes(cid, self._presence.providers(), limit_bytes=limit_bytes)
+            return await self._content.read_bytes(cid, self._presence.providers(validator), limit_bytes=limit_bytes)
         except ContentUnavailableError as error:
             log.debug("votes or their evidence are not to be had yet", reason=str(error))
             raise
@@ -171,7 +166,16 @@ class VoteChecker:
             return b""
 
 
-def _checked_figures(evidence: VoteEvidence, bundle: VoteBundle, judging: Judging) -> dict[NodeKey, VoteFigures]:
+def drawn_tails(
+    bundle: VoteBundle, judging: Judging, seed: Hash32, model_id: ModelId
+) -> tuple[tuple[NodeKey, int, int], ...]:
+    """Return which tails of a bundle's votes on batches of a model are recomputed: (batch, place, nonce)."""
+    votes = [vote for vote in bundle.votes if vote.sampled and judging.commits[_key(vote)].model_id == model_id]
+    drawn = [(_key(votes[index]), place) for index, place in draw_checks(seed, bundle.validator, votes)]
+    return tuple((key, place, judging.sample_of(key)[place]) for key, place in drawn)
+
+
+def checked_figures(evidence: VoteEvidence, bundle: VoteBundle, judging: Judging) -> dict[NodeKey, VoteFigures]:
     """Return the figures by batch. Raises _DiffersError unless they say what the votes say."""
     if evidence.epoch != bundle.epoch or evidence.validator != bundle.validator:
         raise _DiffersError("evidence of another epoch or validator")

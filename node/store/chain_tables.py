@@ -288,6 +288,15 @@ class ChainTables:
         counts = {ActionStatus(status): int(count) for status, count in rows}
         return {status: counts.get(status, 0) for status in ActionStatus}
 
+    def failures(self, *, without: Sequence[str] = ()) -> int:
+        """How many intents have failed, leaving out those whose reason begins with a text of `without`."""
+        count = "SELECT count(*) FROM intents WHERE status = ? AND reason LIKE ?"
+        of = [
+            int(self._database.connection.execute(count, (ActionStatus.FAILED.value, text + "%")).fetchone()[0])
+            for text in ("", *without)
+        ]
+        return of[0] - sum(of[1:])
+
     def _step(self, status: str, nonce: int | None) -> StoredStep:
         attempts = [] if nonce is None else self.attempts(nonce)
         return StoredStep(status, nonce, attempts[0].hash if attempts else None)

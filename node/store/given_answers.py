@@ -61,18 +61,19 @@ class GivenAnswerTables:
                 "SELECT COALESCE(SUM(LENGTH(record)), 0) FROM given_answers"
             ).fetchone()
 
-    def new_receipts(self, *, limit: int) -> tuple[tuple[SignedReceipt, ...], int]:
+    def new_receipts(self, *, limit: int, after: int | None = None) -> tuple[tuple[SignedReceipt, ...], int]:
         """Return the receipts this node signed as executor since its last book, oldest first, and how far they
-        reach."""
-        (after,) = self._database.connection.execute(
-            "SELECT COALESCE(MAX(last_sequence), 0) FROM receipt_books"
-        ).fetchone()
+        reach; or those beyond `after`."""
+        if after is None:
+            (after,) = self._database.connection.execute(
+                "SELECT COALESCE(MAX(last_sequence), 0) FROM receipt_books"
+            ).fetchone()
         rows = self._database.connection.execute(
             "SELECT sequence, record FROM receipts WHERE sequence > ? AND executor = ? AND format = ? "
             "ORDER BY sequence LIMIT ?",
             (after, self._account, RECEIPT_FORMAT, limit),
         ).fetchall()
-        return tuple(from_bytes(SignedReceipt, record) for _, record in rows), rows[-1][0] if rows else after
+        return tuple(from_bytes(SignedReceipt, record) for _, record in rows), int(rows[-1][0] if rows else after)
 
     def save_book(self, epoch: int, last_sequence: int, data: bytes) -> None:
         """Write the book of an epoch: its rows, empty if there are none. The first one stays."""

@@ -6,6 +6,8 @@ those of the network, outcomes a fixed set.
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from node.telemetry.tallies import Tallies
+
 FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 INTER_TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 ANSWER_SECONDS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -45,11 +47,11 @@ class Instruments:
             buckets=FIRST_TOKEN_SECONDS,
             registry=self.registry,
         )
-        self.inter_token_seconds = Histogram(
+        self.inter_token_seconds = Tallies(
             "quern_gateway_inter_token_seconds",
             "Time between pieces of an answer, divided by the tokens of the later one.",
-            model,
-            buckets=INTER_TOKEN_SECONDS,
+            "model",
+            bounds=INTER_TOKEN_SECONDS,
             registry=self.registry,
         )
         self.answer_seconds = Histogram(

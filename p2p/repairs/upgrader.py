@@ -15,6 +15,7 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.transport.exceptions import MuxerUpgradeFailure, SecurityUpgradeFailure
 from libp2p.transport.upgrader import TransportUpgrader
 
+from p2p.noise_session import NoiseSession
 from p2p.repairs.negotiation import NEGOTIATION_SECONDS_MAX, bound_negotiation
 from p2p.standing import Standing
 from p2p.yamux.budget import Budget
@@ -44,7 +45,7 @@ class PinnedUpgrader(TransportUpgrader):
         """Encrypt, and learn who it is. Raises SecurityUpgradeFailure."""
         try:
             with trio.fail_after(HANDSHAKE_SECONDS_MAX):
-                secured = await super().upgrade_security(raw_conn, is_initiator, peer_id)
+                secured: Any = await super().upgrade_security(raw_conn, is_initiator, peer_id)
         except SecurityUpgradeFailure:
             raise
         except trio.TooSlowError as error:
@@ -55,7 +56,7 @@ class PinnedUpgrader(TransportUpgrader):
         if self._standing.is_banned(peer):
             await secured.close()
             raise BannedPeerError(f"{peer} is banned")
-        return secured
+        return NoiseSession(secured)
 
     async def upgrade_connection(self, conn: Any, peer_id: Any) -> Any:
         """Multiplex. Raises MuxerUpgradeFailure."""

@@ -259,7 +259,12 @@ class Yamux(IMuxedConn):
 
         Shielded, for half a frame would make everything after it unreadable.
         """
-        async with self._write_lock:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._write_lock.locked():
+            await self._write_lock.acquire()
+        else:  # a checkpoint would be a turn of the scheduler for each frame
+            self._write_lock.acquire_nowait()
+        try:
             if self._ended:
                 raise MuxedStreamError(f"the connection has ended: {self.ended_because}")
             data = make_frame()
@@ -278,6 +283,8 @@ class Yamux(IMuxedConn):
             if limit.cancelled_caught:
                 self.fail(f"the peer read nothing for {WRITE_SECONDS_MAX:.0f} s")
                 raise MuxedStreamError(self.ended_because)
+        finally:
+            self._write_lock.release()
 
     async def _send_control_frames(self) -> None:
         while True:
@@ -331,7 +338,7 @@ class Yamux(IMuxedConn):
                 if stream is None:
                     return
                 if header.flags & Flag.RST:
-                    stream.abandon(keep_unread=False)
+                    stream.accept_reset()
                 elif header.flags & Flag.FIN:
                     stream.accept_end()
 

@@ -18,6 +18,9 @@ WINDOW_SLACK_BYTES = 64 * 1024
 """Forgiven to implementations that count a frame late."""
 PAYLOAD_BYTES_MAX = 65519 - 12
 """With its header it fills one Noise message. Shorter frames cost more; longer ones keep other streams waiting."""
+LAST_WORDS_BYTES_MAX = 1024
+"""What came before the peer's reset and is not read yet may be read if it is so little: the answer of a negotiation may
+come together with the reset. No more, for nobody counts it any longer."""
 STALL_SECONDS_MAX = 30.0
 """How long a writer waits for a reader that takes nothing. Protocols that pause longer have credits of their own."""
 
@@ -143,6 +146,10 @@ class YamuxStream(IMuxedStream):
         self._unread += data
         self._readers.unpark_all()
         self.muxed_conn.budget.add(self.muxed_conn, len(data))
+
+    def accept_reset(self) -> None:
+        """The peer has torn it down."""
+        self.abandon(keep_unread=len(self._unread) <= LAST_WORDS_BYTES_MAX)
 
     def accept_end(self) -> None:
         """The peer sends nothing more."""

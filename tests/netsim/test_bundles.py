@@ -1,6 +1,7 @@
 """Vote bundles that are hard to get, and votes that nobody computed: the network agrees all the same."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ from netsim.network import Switchboard
 from netsim.node import NodePlan, run_node
 from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, NONCES_MAX, PARAMETERS
 from netsim.trace import Trace
+from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.codec import from_bytes
 from node.protocol.identifiers import BlockNumber, Cid, EpochNumber
 from node.protocol.records import EpochResult, VoteBundle
 from node.protocol.results import form_epoch_result
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
-from node.services import forming
+from node.services import forming, result_inputs
 
 NODES = 5
 Sabotage = Callable[[Ledger, ContentExchange], Awaitable[None]]
@@ -87,9 +89,15 @@ def test_whoever_keeps_its_votes_to_itself_or_to_a_few_does_not_keep_the_others_
 ) -> None:
     ledger, _ = run(sabotage)
     assert len(ledger.state.groups[EpochNumber(1)]) == NODES  # all are paid and in the next group
+    assert not ledger.state.voided  # those who hold the votes that were left out object to nothing
 
 
-def test_who_voted_with_another_model_is_named_in_the_next_result() -> None:
+@pytest.mark.parametrize("arguments", [MODEL.model_args, ("--runner", "pooling")])
+def test_who_voted_with_another_model_is_named_in_the_next_result(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """Also in a network that has nothing but an embedding model."""
+    monkeypatch.setattr(f"{__name__}.MODEL", replace(MODEL, model_args=arguments))
     ledger, content = run(nothing, epochs=2, cheats=1)
     result = from_bytes(EpochResult, content[ledger.state.results[EpochNumber(1)].content_cid])
     fates = {outcome.validator: outcome.fate for outcome in result.validators}
@@ -113,7 +121,23 @@ def test_every_node_counts_bundles_in_the_same_order(monkeypatch: pytest.MonkeyP
         orders.append(tuple(arguments[3]))
         return form_epoch_result(*arguments, **options)
 
-    monkeypatch.setattr(forming, "form_epoch_result", form)
+    monkeypatch.setattr(result_inputs, "form_epoch_result", form)
     run(nothing)
     assert len(orders) >= NODES
     assert all(list(order) == sorted(order, key=str.lower) for order in orders)
+
+
+def test_challenges_are_chosen_by_a_block_after_the_bundles_and_draws_by_one_after_the_books(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[int, AuditSeeds] = {}
+
+    def form(*arguments: Any, **options: Any) -> EpochResult | None:
+        if options["audit_seeds"] is not None:
+            seen[arguments[0]] = options["audit_seeds"]
+        return form_epoch_result(*arguments, **options)
+
+    monkeypatch.setattr(result_inputs, "form_epoch_result", form)
+    ledger, _ = run(nothing, epochs=3)
+    hashes = [ledger.block_hashes[first_block_of(epoch, Stage.FORM, PARAMETERS)] for epoch in range(3)]
+    assert seen == {1: AuditSeeds(hashes[0], hashes[1]), 2: AuditSeeds(hashes[1], hashes[2])}

@@ -1,6 +1,7 @@
 """The miner: one batch per node and epoch whatever happens, and none where the node was drawn to keep serving."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import trio
@@ -14,13 +15,17 @@ from netsim.network import SimulatedNetwork, Switchboard
 from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, PARAMETERS
 from netsim.trace import Trace
 from node.ports import EngineFailedError, EngineRefusedError
-from node.protocol.identifiers import Address, EpochNumber, NodeId, PeerId
+from node.protocol.identifiers import Address, EpochNumber, ModelId, NodeId, PeerId
 from node.protocol.nonces import VECTOR_BYTES, split_vectors, vectors_root
 from node.protocol.records import MLNodeRegistration, PocCommit
 from node.protocol.stages import Stage, first_block_of
+from node.services.epochs import EpochBook
 from node.services.mining import MiningService, MiningState
 from node.services.poc_slots import PocSlots
+from node.services.presence import PresenceTable
 from node.services.registration import RegistrationService
+from node.store.books import Books
+from node.store.database import Database
 from tests.builders import account, key_of
 
 NODE_ID = NodeId("node-1")
@@ -37,6 +42,9 @@ class Drawn(PocSlots):
             await trio.sleep_forever()
         return bool(self._selected)
 
+    async def judged_models(self, _epoch: EpochNumber) -> frozenset[ModelId]:
+        return frozenset({MODEL_ID})
+
 
 class FailingEngine(SimulatedEngine):
     """Fails at first; or refuses for good."""
@@ -51,10 +59,24 @@ class FailingEngine(SimulatedEngine):
         return await super().prompt_logprobs(prompts, priority=priority)
 
 
+async def take_out_of_service(ledger: Ledger, block: int) -> None:
+    await trio.sleep((block + 0.5) * BLOCK_SECONDS)
+    ledger.register_model(replace(MODEL, active=False))
+
+
 def mine(
-    engine: SimulatedEngine | None = None, *, selected: bool | None = False, restart: bool = False, nonces_max: int = 50
+    engine: SimulatedEngine | None = None,
+    *,
+    selected: bool | None = False,
+    restart: bool = False,
+    nonces_max: int = 50,
+    out_of_service_at: int | None = None,
+    ready_block: int = 0,
 ) -> tuple[MiningState, dict[NodeId, PocCommit], bytes]:
-    """Run a miner through one epoch; return its state, what is on chain of it, and its vectors file."""
+    """Run a miner through one epoch; return its state, what is on chain of it, and its vectors file.
+
+    `out_of_service_at`: the block at which the owner deactivates the model; then the draw is the real one.
+    """
 
     async def main() -> tuple[MiningState, dict[NodeId, PocCommit], bytes]:
         trace = Trace()
@@ -68,7 +90,19 @@ def mine(
             registration = RegistrationService(chain, network, [MLNodeRegistration(NODE_ID, (MODEL_ID,), "cpu")])
             nursery.start_soon(registration.run)
             used = engine or SimulatedEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
-            service = MiningService(chain, network, content, used, Drawn(selected=selected), nonces_max=nonces_max)
+            used.model_id = None if ready_block else MODEL_ID
+
+            async def load() -> None:
+                await trio.sleep(ready_block * BLOCK_SECONDS)
+                used.model_id = MODEL_ID
+
+            nursery.start_soon(load)
+            slots: PocSlots = Drawn(selected=selected)
+            if out_of_service_at is not None:
+                nursery.start_soon(take_out_of_service, ledger, out_of_service_at)
+                presence = PresenceTable(chain, lambda: 0)
+                slots = PocSlots(chain, EpochBook(chain, content, Books(Database(":memory:"), account(1)), presence))
+            service = MiningService(chain, network, content, used, slots, nonces_max=nonces_max)
             runs = trio.CancelScope()
 
             async def run(scope: trio.CancelScope) -> None:
@@ -103,6 +137,17 @@ def test_a_node_drawn_to_keep_serving_does_not_mine() -> None:
     assert mine(selected=True)[:2] == (MiningState.SERVING, {})
 
 
+def test_a_model_out_of_service_before_mining_is_not_mined_for_nobody_would_judge_the_batch() -> None:
+    before = first_block_of(0, Stage.GENERATE, PARAMETERS) - 3
+    assert mine(out_of_service_at=before)[:2] == (MiningState.NOTHING, {})
+
+
+def test_a_batch_of_a_model_taken_out_of_service_while_it_is_mined_is_committed_for_it_is_judged() -> None:
+    during = first_block_of(0, Stage.GENERATE, PARAMETERS) + 1
+    state, commits, _ = mine(out_of_service_at=during)
+    assert (state, commits[NODE_ID].count) == (MiningState.COMMITTED, 50)
+
+
 def test_where_nobody_knows_the_draw_mining_goes_on() -> None:
     assert mine(selected=None)[1][NODE_ID].count == 50
 
@@ -115,6 +160,16 @@ def test_a_restart_commits_no_second_batch() -> None:
 def test_a_failed_engine_is_waited_for_and_no_nonce_is_left_out() -> None:
     flawless = mine()[1][NODE_ID]
     assert mine(FailingEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1))[1][NODE_ID].root == flawless.root
+
+
+def test_an_engine_that_is_ready_late_proves_in_what_is_left_of_the_stage() -> None:
+    begin = first_block_of(0, Stage.GENERATE, PARAMETERS)
+    state, commits, _ = mine(ready_block=begin + 4)
+    assert (state, commits[NODE_ID].count) == (MiningState.COMMITTED, 50)
+
+
+def test_an_engine_that_is_ready_after_the_stage_commits_nothing() -> None:
+    assert mine(ready_block=first_block_of(0, Stage.EXCHANGE, PARAMETERS))[:2] == (MiningState.NOTHING, {})
 
 
 def test_a_model_that_cannot_be_mined_is_given_up() -> None:

@@ -9,10 +9,8 @@ import trio
 
 from contracts.bindings import epoch_manager, quern_token
 from node.chain.adapter import read_contract
-from node.chain.addresses import followed_contracts
-from node.chain.event_decoder import EventDecoder
 from node.chain.parameters import from_parameters
-from node.chain.rpc import JsonRpc, hex_bytes, quantity
+from node.chain.rpc import JsonRpc, quantity
 from node.control.views import AskView
 from node.protocol.events import (
     ChannelFunded,
@@ -32,6 +30,7 @@ from node.protocol.rewards import subsidy
 from node.protocol.stages import Stage, stage_at
 from scripts.local_network import GATEWAY, GATEWAY_TOKENS, MINERS, NONCES_MAX, QUERN, TINY_MODEL, TOKEN, LocalNetwork
 from scripts.main_job import Report, run_main_job
+from tests.system.chain_evidence import read_events
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -58,14 +57,7 @@ class Evidence:
 
 async def gather(network: LocalNetwork, evidence: Evidence, last_block: int) -> None:
     rpc, addresses = network.rpc, network.deployment.addresses
-    decoder = EventDecoder(network.deployment.chain_id, addresses.epoch_manager)
-    names = {address.lower(): name for address, name in followed_contracts(addresses).items()}
-    logs = await rpc.call("eth_getLogs", {"fromBlock": "0x0", "toBlock": "latest", "address": list(names)})
-    for entry in logs:
-        topics = [hex_bytes(topic) for topic in entry["topics"]]
-        body = decoder.decode(names[entry["address"].lower()], topics, hex_bytes(entry["data"]))
-        if body is not None:
-            evidence.events.append((quantity(entry["blockNumber"]), body))
+    evidence.events = await read_events(rpc, network.deployment)
     accounts = {daemon.account.lower(): daemon.name for daemon in network.daemons.values()}
     evidence.gas = await gas_by_account(rpc, accounts, last_block)
     for daemon in network.daemons.values():

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +13,8 @@ import trio
 from contracts.bindings import payment_channels
 from node.chain.adapter import read_contract
 from node.control.views import EarningsView, ModelsView, StatusView
-from node.engine.arguments import server_command, server_environment
-from node.engine.server import run_server
-from scripts.local_network import MODEL_ID, ROOT, TINY_MODEL, Daemon, LocalNetwork, free_ports, run_local_network
+from scripts.local_network import MODEL_ID, TINY_MODEL, Daemon, LocalNetwork, run_local_network
+from tests.system.remote_engine import remote_engine
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -119,20 +116,6 @@ async def ask_all(gateway: Daemon) -> list[Outcome]:
     return [outcomes[number] for number in range(REQUESTS)]
 
 
-@asynccontextmanager
-async def remote_engine(directory: Path, name: str) -> AsyncIterator[str]:
-    """Run a real vLLM server as another machine would; yield its URL."""
-    (port,) = free_ports(1)
-    python = ROOT / ".engine" / "cpu" / "bin" / "python"
-    command = server_command(python, directory / "unused.sock", TINY_MODEL, MODEL_ID, (), on_cpu=True)
-    position = command.index("--uds")
-    over_tcp = (*command[:position], "--host", "127.0.0.1", "--port", str(port), *command[position + 2 :])
-    environment = server_environment(on_cpu=True, kv_cache_gib=1)
-    log, group = directory / f"{name}-engine.log", directory / f"{name}-engine.group"
-    async with run_server(over_tcp, environment, log, group):
-        yield f"http://127.0.0.1:{port}"
-
-
 def use_engine_at(daemon: Daemon, url: str) -> None:
     text = daemon.config.read_text(encoding="utf-8")
     daemon.config.write_text(text.replace("\n[[engines]]\n", f'\n[[engines]]\nurl = "{url}"\n'), encoding="utf-8")
@@ -211,8 +194,8 @@ def observed() -> Observed:
     async def run() -> None:
         directory.mkdir(mode=0o700)
         async with (
-            remote_engine(directory, REMOTE[0]) as second,
-            remote_engine(directory, REMOTE[1]) as third,
+            remote_engine(directory, REMOTE[0], TINY_MODEL, MODEL_ID) as second,
+            remote_engine(directory, REMOTE[1], TINY_MODEL, MODEL_ID) as third,
             run_local_network(lambda _: None, directory, epoch=EPOCH) as network,
         ):
             await network.initialise()

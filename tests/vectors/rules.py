@@ -26,6 +26,7 @@ from node.protocol.routing import rank_executors
 from node.protocol.sampling import SamplingParameters
 from node.protocol.signatures import sign
 from tests.builders import NODE, SOME_CID, TINY, account, key_of, model, peer
+from tests.vectors.audits import compute_audits
 from tests.vectors.poc import compute_poc
 
 PATH = Path(__file__).with_name("rules.json")
@@ -38,6 +39,7 @@ def compute() -> dict[str, object]:
     return {
         "nonces": _nonces(),
         "poc": compute_poc(),
+        "audits": compute_audits(),
         "routing": _routing(),
         "payment": _payment(),
         "result": _result(),

@@ -4,7 +4,7 @@
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from node.protocol.eip712 import (
     voucher_digest,
 )
 from node.protocol.events import ParametersScheduled
-from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, Hash32, ModelId, TokenAmount
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId, TokenAmount
 from node.protocol.records import (
     AccessRequest,
     EpochParameters,
@@ -29,7 +29,7 @@ from node.protocol.records import (
     Voucher,
 )
 from node.protocol.results import pack_validator_set
-from node.protocol.rewards import reward_proof, rewards_root, subsidy
+from node.protocol.rewards import accumulate, get_settle_amounts, pot, reward_proof, rewards_root, subsidy
 from node.protocol.schedules import ParameterSchedule
 from node.protocol.stages import stage_at
 from node.protocol.verdicts import Offence
@@ -65,6 +65,85 @@ CHANGED_BLOCKS = (
     *(1569, 1570, 1574, 1575, 1599, 1600, 1601, 1631, 1632, 10**6),
 )
 EPOCHS = (0, 99, 100, 199, 200, 6_699, 6_700, 25_599, 25_600, 2**40)
+
+
+@dataclass(frozen=True, slots=True)
+class SettledEpoch:
+    """An epoch of the chain's money: what was put into the pot before, and who proved what."""
+
+    epoch: int
+    work_coins: int
+    weights: dict[int, int]
+    """By participant number."""
+    covering: frozenset[int] = frozenset()
+    scores: dict[int, int] = field(default_factory=dict)
+    unpaid: frozenset[int] = frozenset()
+    is_voided: bool = False
+    claimers: tuple[int, ...] = ()
+    """Who claims once the result is in effect, or instead of it."""
+
+
+SETTLED = (
+    SettledEpoch(0, 0, {1: 300, 2: 150, 3: 25}, claimers=(1,)),
+    SettledEpoch(1, 7 * 10**18 + 1, {1: 300, 2: 150, 3: 25}, frozenset({2}), {1: 700, 3: 0}, claimers=(1, 2)),
+    SettledEpoch(2, 10**18, {1: 1, 2: 10**6, 3: 1}, is_voided=True, claimers=(3,)),
+    SettledEpoch(3, 0, {1: 7, 2: 11, 3: 13}, scores={1: 999, 2: 1, 3: 500}, unpaid=frozenset({2}), claimers=(3,)),
+    SettledEpoch(99, 0, {4: 1}, claimers=(4,)),
+    SettledEpoch(100, 3, {1: 3, 4: 4}, frozenset({1, 4}), claimers=(1, 4)),
+    SettledEpoch(101, 10**17, {3: 10**12, 4: 1}, is_voided=True),
+    SettledEpoch(250, 2 * 10**18, {2: 5, 3: 5}, claimers=(2, 3)),
+    SettledEpoch(7000, 5, {1: 1, 2: 1, 3: 1}, claimers=(1, 2, 3)),
+)
+"""Halvings at 100 and 200 epochs, and one after which nothing is left to mint: the last pays from the pot alone."""
+
+
+def _settlement() -> list[dict[str, Any]]:
+    """What the chain must hold after each of SETTLED, by the rules that form results."""
+    results: dict[EpochNumber, EpochResultSummary] = {}
+    claimed: dict[Address, TokenAmount] = {}
+    shares: tuple[RewardShare, ...] = ()
+    added, steps = 0, []
+    for step in SETTLED:
+        added += step.work_coins
+        epoch = EpochNumber(step.epoch)
+        shared = pot(epoch, TokenAmount(added), results, PARAMETERS)
+        earned = get_settle_amounts(
+            {account(number): weight for number, weight in step.weights.items()},
+            {account(number) for number in step.covering},
+            TokenAmount(subsidy(epoch, PARAMETERS) + shared),
+            {account(number): score for number, score in step.scores.items()},
+            {account(number) for number in step.unpaid},
+        )
+        formed, total = accumulate(shares, claimed, earned), TokenAmount(sum(earned.values()))
+        if not step.is_voided:
+            shares = formed
+            results[epoch] = EpochResultSummary(epoch, CID, Hash32(bytes(32)), 1, rewards_root(formed), total)
+        claims = []
+        for number in step.claimers:
+            cumulative, proof = reward_proof(shares, account(number))
+            claims.append(
+                {
+                    "account": account(number),
+                    "cumulative": str(cumulative),
+                    "amount": str(cumulative - claimed.get(account(number), 0)),
+                    "proof": [_hex(node) for node in proof],
+                }
+            )
+            claimed[account(number)] = cumulative
+        steps.append(
+            {
+                "epoch": step.epoch,
+                "workCoins": str(step.work_coins),
+                "pot": str(shared),
+                "root": _hex(rewards_root(formed)),
+                "total": str(total),
+                "voided": int(step.is_voided),
+                "fundedAfter": str(sum(summary.reward_total for summary in results.values())),
+                "claimedAfter": str(sum(claimed.values())),
+                "claims": claims,
+            }
+        )
+    return steps
 
 
 def compute() -> dict[str, Any]:
@@ -169,6 +248,7 @@ def compute() -> dict[str, Any]:
             "cumulative": str(shares[1].cumulative),
             "proof": [_hex(node) for node in reward_proof(shares, shares[1].account)[1]],
         },
+        "settlement": {"steps": len(SETTLED), "claims": [len(s.claimers) for s in SETTLED], "epochs": _settlement()},
     }
 
 

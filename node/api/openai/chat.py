@@ -36,6 +36,7 @@ class _Choice:
 
     def __init__(self, shape: ChatShape) -> None:
         self._reader = None if shape.syntax is None else CallReader(shape.syntax)
+        self.reads_no_calls = self._reader is None
         self.calls = 0
         self.logprobs: list[TokenLogprobs] = []
         """Of tokens that were not told yet."""
@@ -137,7 +138,12 @@ class StreamedChat:
         """Write what a part makes certain, if the connection takes it at once."""
         if not self._write.is_ready():
             return False
-        self._write.write_now(self._events_of(index, part))
+        choice = self._choices[index]
+        is_only_text = choice.is_begun and choice.reads_no_calls and not choice.logprobs and not part.logprobs
+        if is_only_text and part.text:
+            self._write.write_now(self.chunks.content(index, part.text))
+        else:
+            self._write.write_now(self._events_of(index, part))
         return True
 
     async def end(self, index: int, summary: AnswerSummary) -> None:

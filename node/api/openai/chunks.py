@@ -17,6 +17,8 @@ class ChunkWriter:
         self._head = b"data: " + to_json(fixed)[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if wants_usage else b"]}\n\n"
         self._plain_tail = b',"logprobs":null,"finish_reason":null}' + self._tail
+        self._content_tail = b"}" + self._plain_tail
+        self._content_heads: dict[int, bytes] = {}
 
     def choice(
         self,
@@ -33,6 +35,13 @@ class ChunkWriter:
             return begin + self._plain_tail
         end = b',"logprobs":%s,"finish_reason":%s}' % (to_json(logprobs), to_json(finish_reason))
         return begin + end + self._tail
+
+    def content(self, index: int, text: str) -> bytes:
+        """Return the event of some text of a chat: what `choice` returns of it, where there is nothing else to tell."""
+        head = self._content_heads.get(index)
+        if head is None:
+            head = self._content_heads[index] = b'%s{"index":%d,"delta":{"content":' % (self._head, index)
+        return head + to_json(text) + self._content_tail
 
     def usage(self, usage: Usage) -> bytes:
         """Return the event with the counts of all choices."""

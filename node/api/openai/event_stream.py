@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from node.api.bounded_stream import ChunkWriter, chunk_writer
 from node.api.openai.faults import ApiError
+from node.services.watched_queue import WatchedQueue
 
 HEARTBEAT_SECONDS = 10.0
 """Proxies and clients end a connection on which nothing comes, some after 30 s; a first token may take longer."""
@@ -31,8 +32,8 @@ class EventWriter:
     takes more than all else that is done with it.
     """
 
-    def __init__(self, to_writer: trio.MemorySendChannel[bytes], chunks: ChunkWriter | None) -> None:
-        self._to_writer = to_writer
+    def __init__(self, events: WatchedQueue[bytes], chunks: ChunkWriter | None) -> None:
+        self._events = events
         self._chunks = chunks
         self.is_open = False
         """Whether the head of the response has gone out, and its end has not."""
@@ -40,16 +41,11 @@ class EventWriter:
 
     async def __call__(self, events: bytes) -> None:
         """Write events; waits while many wait for the connection."""
-        await self._to_writer.send(events)
+        await self._events.give(events)
 
     def is_ready(self) -> bool:
         """Whether `write_now` can be called: the connection takes events at once, and has all before them."""
-        return (
-            self.is_open
-            and self._chunks is not None
-            and self._to_writer.statistics().tasks_waiting_receive > 0
-            and self._chunks.is_ready()
-        )
+        return self.is_open and self._chunks is not None and self._events.is_awaited and self._chunks.is_ready()
 
     def write_now(self, events: bytes) -> None:
         """Write events without waiting. Only when ready."""
@@ -76,13 +72,13 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
-        to_writer, events = trio.open_memory_channel[bytes](EVENTS_WAITING_MAX)
-        writer = EventWriter(to_writer, chunk_writer(scope))
+        events = WatchedQueue[bytes](EVENTS_WAITING_MAX)
+        writer = EventWriter(events, chunk_writer(scope))
         is_complete = False
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
-                nursery.start_soon(self._run_producer, to_writer, writer)
+                nursery.start_soon(self._run_producer, events, writer)
                 nursery.start_soon(self._keep_alive, writer, send)
                 await self._write_events(events, writer, send)
                 is_complete = True
@@ -97,12 +93,13 @@ class EventStream(Response):
         await self._start(send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _run_producer(self, to_writer: trio.MemorySendChannel[bytes], writer: EventWriter) -> None:
-        async with to_writer:
-            try:
-                await self._produce(writer)
-            except ApiError as fault:
-                self._fault = fault
+    async def _run_producer(self, events: WatchedQueue[bytes], writer: EventWriter) -> None:
+        try:
+            await self._produce(writer)
+        except ApiError as fault:
+            self._fault = fault
+        finally:
+            events.close()
 
     async def _keep_alive(self, writer: EventWriter, send: Send) -> None:
         """Write a comment whenever nothing was written for a while. A task of its own: cheaper than many deadlines."""
@@ -113,9 +110,14 @@ class EventStream(Response):
             else:
                 await trio.sleep(quiet)
 
-    async def _write_events(self, events: trio.MemoryReceiveChannel[bytes], writer: EventWriter, send: Send) -> None:
-        async for data in events:
-            await self._write(data + _waiting(events), writer, send)
+    async def _write_events(self, events: WatchedQueue[bytes], writer: EventWriter, send: Send) -> None:
+        while True:
+            try:
+                first = await events.take()
+            except trio.EndOfChannel:
+                break
+            # One write costs the same for all that wait already.
+            await self._write(first + b"".join(events.take_waiting()), writer, send)
         if self._fault is not None and self._is_started:
             await self._write(self._fault.event(), writer, send)
 
@@ -140,13 +142,3 @@ async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> Non
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
-
-
-def _waiting(events: trio.MemoryReceiveChannel[bytes]) -> bytes:
-    """Return the events that wait already: one write costs the same for all of them."""
-    waiting = []
-    while True:
-        try:
-            waiting.append(events.receive_nowait())
-        except (trio.WouldBlock, trio.EndOfChannel):
-            return b"".join(waiting)

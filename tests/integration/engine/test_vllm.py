@@ -68,11 +68,11 @@ async def tails_leave_the_nonces_as_they_were(engine: EngineNode, vectors: list[
     """A validator's own continuation changes nothing before it, and says the same whoever computes it."""
     seed, key = Hash32(bytes(32)), (account(1), NodeId("n"))
     nonces = range(len(vectors))
-    one = await recompute(engine, key, nonces, seed, Hash32(b"s" * 32), account(2))
+    one = await recompute(engine, MODEL, key, nonces, seed, Hash32(b"s" * 32), account(2))
     assert max(squared_distance(*pair) for pair in zip(vectors, one.vectors, strict=True)) <= MODEL.poc_distance_max
-    again = [(await recompute(engine, key, [n], seed, Hash32(b"s" * 32), account(2))).tails[0] for n in nonces]
+    again = [(await recompute(engine, MODEL, key, [n], seed, Hash32(b"s" * 32), account(2))).tails[0] for n in nonces]
     assert max(abs(a - b) for a, b in zip(one.tails, again, strict=True)) <= TAIL_DIFFERENCE_MAX
-    other = (await recompute(engine, key, nonces, seed, Hash32(b"s" * 32), account(3))).tails
+    other = (await recompute(engine, MODEL, key, nonces, seed, Hash32(b"s" * 32), account(3))).tails
     assert judge_tails(account(2), other, one.tails).verdict is Verdict.INVALID  # those of somebody else
 
 

@@ -17,7 +17,8 @@ from node.private_files import create_private_file
 from node.protocol.calibration import Calibration, HonestBand, calibration_bytes
 from node.protocol.identifiers import ModelId
 from node.protocol.json_records import to_json_value
-from scripts.owner_tools import EXIT_TO_BE_PROPOSED, main
+from scripts.owner.registry import EXIT_TO_BE_PROPOSED
+from scripts.owner_tools import main
 from tests.integration.chain.conftest import TOKEN, Network
 from tests.integration.chain.conftest import network as network  # noqa: PLC0414 - a fixture
 

@@ -6,7 +6,7 @@ from node.protocol.events import ModelRecorded, VotesCommitted
 from node.protocol.identifiers import BlockNumber, EpochNumber
 from node.protocol.schedules import ParameterSchedule
 from node.protocol.stages import Stage, first_block_of
-from tests.builders import PARAMETERS, SOME_CID, account, commit, group_set, model, registered, state_of
+from tests.builders import NODE, PARAMETERS, SOME_CID, account, commit, group_set, model, registered, state_of
 
 
 def missed(state: ChainState, stage: Stage, epoch: int = 1) -> list[str]:
@@ -29,6 +29,15 @@ def test_a_node_that_cannot_prove_work_misses_no_batch() -> None:
     state = state_of(*base())  # type: ignore[arg-type]
     block = BlockNumber(first_block_of(1, Stage.VALIDATE, PARAMETERS))
     assert missed_duties(state, ParameterSchedule(PARAMETERS), account(1), block, {"node-1"}) == ()
+
+
+def test_a_node_that_was_drawn_to_keep_serving_misses_no_batch() -> None:
+    state = state_of(*base())  # type: ignore[arg-type]
+    block = BlockNumber(first_block_of(1, Stage.VALIDATE, PARAMETERS))
+    drawn = {EpochNumber(1): {(account(1), NODE)}, EpochNumber(0): {(account(2), NODE)}}
+    schedule = ParameterSchedule(PARAMETERS)
+    assert missed_duties(state, schedule, account(1), block, (), lambda epoch: drawn[epoch]) == ()
+    assert len(missed_duties(state, schedule, account(2), block, (), lambda epoch: drawn[epoch])) == 1
 
 
 def test_votes_are_missed_only_by_members_who_had_something_to_vote_on() -> None:

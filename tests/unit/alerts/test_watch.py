@@ -11,8 +11,8 @@ from netsim.chain import SimulatedChain
 from netsim.ledger import Ledger
 from netsim.scenario import PARAMETERS
 from netsim.trace import Trace
-from node.alerts.desk import AlertDesk
-from node.alerts.judging import Limits
+from node.alerts.desk import AlertDesk, NoticeState
+from node.alerts.judging import Limits, judge
 from node.alerts.kinds import AlertKind
 from node.alerts.watch import AlertWatch, EngineLook, HeadAge, Vitals
 from tests.builders import key_of
@@ -30,6 +30,7 @@ class Node:
     bans: Sequence[float] = ()
     failed: int = 0
     now: int = 1_000_000
+    out_of_budget: str = ""
 
     def watch(self) -> AlertWatch:
         vitals = Vitals(
@@ -44,6 +45,7 @@ class Node:
             missed=tuple,
             failed_transactions=lambda: self.failed,
             wall_clock=lambda: self.now,
+            out_of_budget=lambda: self.out_of_budget,
         )
         return AlertWatch(vitals, Limits(120, 1), AlertDesk(list(AlertKind), 3600, lambda: self.now))
 
@@ -81,6 +83,18 @@ async def test_only_bans_of_the_last_minutes_and_failures_since_the_start_count(
     assert (facts.failed_transactions, facts.new_bans) == (0, 2)
     node.failed = 8
     assert (await watch.facts()).failed_transactions == 1
+
+
+async def test_a_budget_that_is_spent_is_told_until_there_is_more(tmp_path: Path) -> None:
+    node = Node(tmp_path, out_of_budget="a deposit of 5 does not fit: 98 of 100 are in payment channels")
+    watch = node.watch()
+    watch.desk.look(judge(await watch.facts(), watch.limits))
+    notice = watch.desk.notices.receive_nowait()
+    assert (notice.alert.kind, notice.state) == (AlertKind.BUDGET_SPENT, NoticeState.RAISED)
+    assert "98 of 100" in notice.alert.message
+    node.out_of_budget = ""
+    watch.desk.look(judge(await watch.facts(), watch.limits))
+    assert watch.desk.notices.receive_nowait().state is NoticeState.RESOLVED
 
 
 async def test_a_disk_that_is_gone_is_not_a_crash(tmp_path: Path) -> None:

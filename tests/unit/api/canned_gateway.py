@@ -63,29 +63,28 @@ class CannedGateway:
             raise self.fail_first.pop(0)
         if self.fail_at_once is not None:
             raise self.fail_at_once
-        send, receive = trio.open_memory_channel[AnswerPart](4)
         summary = AnswerSummary(RequestId(len(self.asked).to_bytes(32)), chat.model_id)
-        outlet = Outlet(send)
-        answer = Answer(summary, receive, outlet)
+        outlet = Outlet(4)
+        answer = Answer(summary, outlet)
         self.running += 1
         try:
             with sole_error():
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._produce, send, outlet, answer)
+                    nursery.start_soon(self._produce, outlet, answer)
                     yield answer
                     nursery.cancel_scope.cancel()
         finally:
             self.running -= 1
             self.left.set()
 
-    async def _produce(self, send: trio.MemorySendChannel[AnswerPart], outlet: Outlet, answer: Answer) -> None:
+    async def _produce(self, outlet: Outlet, answer: Answer) -> None:
         async def give(part: AnswerPart) -> None:
             await trio.sleep(self.pause_seconds)
             if not outlet.give_now(part):
                 await outlet.give(part)
 
         summary = answer.summary
-        async with send:
+        try:
             await trio.sleep(self.silence_seconds)
             for part in self.parts or [AnswerPart(text, (1,)) for text in self.texts]:
                 await give(part)
@@ -97,6 +96,8 @@ class CannedGateway:
             summary.finish_reason = self.reason
             summary.prompt_tokens = PROMPT_TOKENS
             summary.price = TOKEN_PRICE * (PROMPT_TOKENS + summary.output_tokens)
+        finally:
+            outlet.close()
 
     async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput]) -> Embeddings:
         self.embedded.append(inputs)

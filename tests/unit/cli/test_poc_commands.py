@@ -11,16 +11,20 @@ from typing import Any
 import pytest
 import trio
 
+from node.cli.poc import FINDINGS
 from node.control.poc_methods import poc_method_table
 from node.control.server import serve_control
 from node.operations.poc import DaemonPocOperations
 from node.protocol.agreement import committed_order, pack_holders
+from node.protocol.differences import Difference
 from node.protocol.events import VotesCommitted
 from node.protocol.identifiers import Cid, EpochNumber, Hash32
 from node.protocol.messages import ResultSignature
+from node.protocol.objections import Finding
 from node.services.epochs import EpochBook, result_to_bytes
 from node.services.formed_results import FormedResult, save_formed
 from node.services.mining import MiningProgress, MiningState
+from node.services.objecting import ObjectionStatus
 from node.services.result_signatures import ResultSignatures
 from node.store.books import Books
 from node.store.database import Database
@@ -60,7 +64,12 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         book = EpochBook(chain, content, store, presence)
         signatures = ResultSignatures(chain, router, lambda: None)
         miner: Any = SimpleNamespace(node_id=NODE, progress=MiningProgress(EpochNumber(3), MiningState.MINING, 77))
-        operations = DaemonPocOperations(chain, content, store, presence, book, signatures, [miner])
+        difference = Difference("rewards[0x01].cumulative", "", "5", "6")
+        standing = ObjectionStatus(
+            SECOND, Finding.DOES_NOT_FOLLOW, (difference,), is_voided=False, own=True, objecting=40, total=130
+        )
+        objecting: Any = SimpleNamespace(status=lambda epoch: standing if epoch == SECOND else None)
+        operations = DaemonPocOperations(chain, content, store, presence, book, signatures, [miner], objecting)
         with scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(book.run)
@@ -97,6 +106,21 @@ def test_the_batches_of_an_epoch_are_shown_with_what_became_of_them(daemon: Path
     assert "more of the sample differs than honest machines ever show" in shown.output
     assert {v["account"] for v in view["validators"] if v["bundle"]} == VOTERS
     assert f"{NODE}: mining, 77 nonces" in shown.output
+
+
+def test_a_false_result_is_shown_with_who_objects(daemon: Path) -> None:
+    shown = run("poc", "1", socket=daemon)
+    words = " ".join(shown.output.split())
+    assert "false: it does not follow from the votes that it counts (rewards[0x01].cumulative)" in words
+    assert "40 of 130 weight objects, this node too" in words
+    view = json.loads(run("poc", "1", "--json", socket=daemon).output)
+    assert view["objection"]["finding"] == "does-not-follow"
+    assert view["objection"]["voided"] is False
+    assert json.loads(run("poc", "0", "--json", socket=daemon).output)["objection"] is None
+
+
+def test_every_finding_has_words() -> None:
+    assert FINDINGS.keys() == {finding.value for finding in Finding}
 
 
 def test_an_epoch_without_batches_says_so(daemon: Path) -> None:

@@ -7,36 +7,59 @@ from hypothesis import strategies as st
 from p2p.frames import (
     BODY_BYTES_MAX,
     DEADLINE_MILLISECONDS_MAX,
+    HEAD,
+    HEADER_BYTES,
     LENGTH_BYTES,
     Frame,
     FrameError,
     Kind,
     Opening,
     credit_body,
-    decode_frame,
+    cut_frames,
     encode_frame,
-    frame_length,
     open_body,
     read_credit_body,
     read_fail_body,
     read_open_body,
 )
 
+FRAMES = st.builds(Frame, st.sampled_from(Kind), st.integers(0, 2**32 - 1), st.binary(max_size=2000))
 
-@given(st.sampled_from(Kind), st.integers(0, 2**32 - 1), st.binary(max_size=2000))
-def test_what_is_encoded_is_decoded(kind: Kind, call: int, body: bytes) -> None:
-    data = encode_frame(Frame(kind, call, body))
-    assert frame_length(data[:LENGTH_BYTES]) == len(data) - LENGTH_BYTES
-    assert decode_frame(data[LENGTH_BYTES:]) == Frame(kind, call, body)
+
+@given(st.lists(FRAMES, max_size=6), st.integers(1, 4000))
+def test_what_is_encoded_is_decoded_however_it_is_cut_on_its_way(frames: list[Frame], size: int) -> None:
+    data = b"".join(encode_frame(frame) for frame in frames)
+    buffer, decoded = bytearray(), []
+    for start in range(0, len(data), size):
+        buffer += data[start : start + size]
+        decoded += list(cut_frames(buffer))
+    assert decoded == frames
+    assert not buffer
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_a_frame_or_a_frame_error(data: bytes) -> None:
+def test_any_bytes_are_frames_or_the_beginning_of_one_or_a_frame_error(data: bytes) -> None:
+    buffer, decoded = bytearray(data), bytearray()
     try:
-        frame = decode_frame(data)
+        for frame in cut_frames(buffer):
+            decoded += encode_frame(frame)
     except FrameError:
-        return
-    assert encode_frame(frame)[LENGTH_BYTES:] == data
+        assert data.startswith(decoded)
+    assert bytes(decoded + buffer) == data
+
+
+def test_frames_before_one_that_is_none_are_read() -> None:
+    good = Frame(Kind.DATA, 7, b"good")
+    buffer = bytearray(encode_frame(good) + (HEADER_BYTES - 1).to_bytes(LENGTH_BYTES))
+    frames = cut_frames(buffer)
+    assert next(frames) == good
+    with pytest.raises(FrameError):
+        next(frames)
+
+
+def test_an_unknown_kind_is_no_frame() -> None:
+    with pytest.raises(FrameError):
+        list(cut_frames(bytearray(HEAD.pack(HEADER_BYTES, len(Kind), 1))))
 
 
 @given(st.binary(max_size=300))
@@ -81,6 +104,6 @@ def test_any_failure_can_be_read(body: bytes) -> None:
 def test_lengths_out_of_bounds_are_refused_before_anything_is_read() -> None:
     for length in (0, 4, BODY_BYTES_MAX + 6, 2**32 - 1):
         with pytest.raises(FrameError):
-            frame_length(length.to_bytes(LENGTH_BYTES))
+            list(cut_frames(bytearray(length.to_bytes(LENGTH_BYTES))))
     with pytest.raises(FrameError):
         encode_frame(Frame(Kind.DATA, 1, bytes(BODY_BYTES_MAX + 1)))

@@ -1,9 +1,11 @@
 """A request stream holds to its rules, whatever the other end does."""
 
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
@@ -11,14 +13,12 @@ from p2p import session as session_module
 from p2p.credit import CALL_CREDIT_BYTES, HeldBytes
 from p2p.frames import (
     BODY_BYTES_MAX,
-    LENGTH_BYTES,
     Frame,
     Kind,
     Opening,
     credit_body,
-    decode_frame,
+    cut_frames,
     encode_frame,
-    frame_length,
     open_body,
     read_fail_body,
 )
@@ -43,6 +43,7 @@ class Raw:
 
         standing.blame = listen  # type: ignore[method-assign]
         self._buffer = bytearray()
+        self._frames: deque[Frame] = deque()
 
     async def send(self, *frames: Frame) -> None:
         await self.end.write(b"".join(encode_frame(frame) for frame in frames))
@@ -50,8 +51,10 @@ class Raw:
     async def receive(self) -> Frame:
         """The next frame that is no ping."""
         while True:
-            prefix = await self._exactly(LENGTH_BYTES)
-            frame = decode_frame(await self._exactly(frame_length(prefix)))
+            while not self._frames:
+                self._buffer += await self.end.read()
+                self._frames.extend(cut_frames(self._buffer))
+            frame = self._frames.popleft()
             if frame.kind is not Kind.PING:
                 return frame
 
@@ -68,13 +71,6 @@ class Raw:
                 await trio.sleep(0.01)
         assert self.blamed == [offence], (self.blamed, self.session.is_open)
         return True
-
-    async def _exactly(self, count: int) -> bytes:
-        while len(self._buffer) < count:
-            self._buffer += await self.end.read()
-        data = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return data
 
 
 @asynccontextmanager
@@ -357,6 +353,35 @@ async def test_leaving_a_call_cancels_its_handler_and_frees_what_was_held() -> N
             await call.receive()
         with trio.fail_after(5):
             await cancelled.wait()
+
+
+async def test_a_handler_that_fails_and_is_cancelled_as_its_caller_leaves_is_no_fault_of_ours() -> None:
+    """What fails in the moment of the cancellation is in one group with it, and that group is no CallError."""
+    ended = trio.Event()
+
+    async def handler(call: CallEnd) -> None:
+        async def speak() -> None:
+            with trio.CancelScope(shield=True):
+                while not call.cancel_scope.cancel_called:
+                    await trio.sleep(0.01)
+            try:
+                await call.send(b"too late")
+            except CallError as error:
+                raise RuntimeError("it has left") from error
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(speak)
+                await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    with structlog.testing.capture_logs() as logs:
+        async with served(handler) as peer:
+            await peer.send(opening(1), Frame(Kind.CANCEL, 1))
+            assert await peer.fails() == "cancelled"
+            await ended.wait()
+    assert [entry for entry in logs if entry["log_level"] == "error"] == []
 
 
 @pytest.mark.parametrize("code", ["no-method", "busy"])

@@ -143,23 +143,40 @@ def test_what_nobody_committed_to_is_left_out_of_what_is_kept_of_others() -> Non
 
 def test_a_book_that_lies_about_the_length_is_told() -> None:
     assert wrong_with(evidence_of(), tokens=3) == "not-the-length"
+    assert wrong_with(evidence_of(), tokens=0) == "not-the-length"
     assert wrong_with(evidence_of(), tokens=None) == ""
 
 
+@pytest.mark.parametrize("changes", [{"is_private": True}, {"is_verifiable": False}, {"output_tokens": 1 << 31}])
+def test_nobody_hides_behind_tokens_of_answers_that_cannot_be_audited(changes: dict[str, object]) -> None:
+    """An executor that is its own payer signs such receipts by the million, without generating anything."""
+    padding = replace(evidence_of(**{**changes, "is_private": True}), kept=None)
+    assert wrong_with(padding, tokens=padding.signed.receipt.output_tokens) == "not-the-length"
+    outside = replace(ANSWER, response_format="{}")
+    assert wrong_with(evidence_of(outside, is_verifiable=False), tokens=2) == "not-the-length"
+
+
+def test_vectors_are_not_drawn_and_who_gave_them_has_nothing_to_show() -> None:
+    vectors = replace(evidence_of(output_tokens=0, is_verifiable=False), kept=None)
+    assert wrong_with(vectors, tokens=0) == "embedding"
+
+
 def test_a_private_answer_is_excused_only_with_the_payer_s_word() -> None:
-    assert wrong_with(replace(evidence_of(is_private=True), kept=None)) == "private"
-    assert wrong_with(replace(evidence_of(is_private=True, both=False), kept=None)) == "not-the-receipt"
+    assert wrong_with(replace(evidence_of(is_private=True), kept=None), tokens=0) == "private"
+    assert wrong_with(replace(evidence_of(is_private=True, both=False), kept=None), tokens=0) == "not-the-receipt"
 
 
 def test_a_private_answer_that_its_payer_hands_over_is_audited() -> None:
-    assert wrong_with(evidence_of(is_private=True)) == ""
+    assert wrong_with(evidence_of(is_private=True), tokens=None) == ""
+    assert wrong_with(evidence_of(is_private=True), tokens=0) == ""
 
 
 def test_what_no_rule_gives_is_excused_and_what_an_engine_did_not_follow_is_told_apart() -> None:
     penalised = replace(ANSWER, sampling=SamplingParameters(presence_penalty_milli=5))
-    assert wrong_with(evidence_of(penalised, is_verifiable=False)) == "outside-rule"
-    assert wrong_with(evidence_of(replace(ANSWER, response_format="{}"), is_verifiable=False)) == "outside-rule"
-    assert wrong_with(evidence_of(is_verifiable=False)) == "not-by-rule"
+    assert wrong_with(evidence_of(penalised, is_verifiable=False), tokens=0) == "outside-rule"
+    formatted = replace(ANSWER, response_format="{}")
+    assert wrong_with(evidence_of(formatted, is_verifiable=False), tokens=0) == "outside-rule"
+    assert wrong_with(evidence_of(is_verifiable=False), tokens=0) == "not-by-rule"
 
 
 def test_a_receipt_without_its_answer_is_withheld() -> None:

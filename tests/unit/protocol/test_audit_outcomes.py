@@ -16,7 +16,7 @@ from node.protocol.audit_outcomes import (
     audit_outcomes,
     committed_books,
 )
-from node.protocol.audit_sampling import DRAWS_MAX, auditors_of, draws_of
+from node.protocol.audit_sampling import DRAWS_MAX, AuditSeeds, auditors_of, draws_of
 from node.protocol.audit_votes import NO_DIGEST, REJUDGED, AuditVoteError, audit_order, check_audits
 from node.protocol.audits import NO_FIGURES
 from node.protocol.audits import Test as AuditTest
@@ -34,20 +34,23 @@ from node.protocol.findings import (
 )
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.pricing import receipt_digest
-from node.protocol.records import EpochResult, SignedReceipt, VoteBundle
+from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
 from node.protocol.signatures import sign
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, SOME_CID, TINY, account, key_of
 from tests.unit.protocol.test_audit_evidence import evidence_of
-from tests.unit.protocol.test_receipt_books import group_of
+from tests.unit.protocol.test_receipt_books import BIG, group_of
 
 SEED = Hash32(b"\x07" * 32)
+SEEDS = AuditSeeds(SEED, Hash32(b"\x08" * 32))
 BAND = HonestBand("vllm", "", 0, 1_000, 10_000, 10_000, 33_000, 4_000)
 EXECUTOR = account(1)
 MEMBERS = range(1, 10)
 GROUP = group_of(*((number, 10, (TINY,)) for number in MEMBERS))
 WEIGHTS = {account(number): 10 for number in MEMBERS}
 BOOK = ReceiptBook(1000, 100_000, Hash32(b"\x01" * 32), SOME_CID)
+DRAWS = 10
+"""Eight of tokens and two of rows."""
 GOOD = AuditFigures(100, 0, 0, 0, 0, 0, 100_000_000)
 BAD = AuditFigures(100, 60, 50_000_000, 0, 0, 0, 100_000_000)
 MILD = AuditFigures(200, 5, 250_000, 0, 0, 0, 100_000_000)
@@ -102,7 +105,7 @@ def by_auditors(
 
 def outcome(bundles: Mapping[Address, VoteBundle], *before: AuditOutcome) -> AuditOutcome:
     books = () if before else None
-    (found,) = audit_outcomes(previous(*before, books=books), SEED, bundles, WEIGHTS, band_of)
+    (found,) = audit_outcomes(previous(*before, books=books), SEEDS, bundles, WEIGHTS, band_of)
     return found
 
 
@@ -118,13 +121,13 @@ def judged_again(accused: AuditOutcome, figures: Mapping[int, AuditFigures]) -> 
 def test_honest_answers_are_found_valid_and_leave_no_evidence() -> None:
     found = outcome(by_auditors(GOOD))
     assert (found.fate, found.reason, found.withheld, found.evidence, found.accused) == (Verdict.VALID, "", 0, (), ())
-    assert (found.answers, found.tokens) == (8, 800)
+    assert (found.answers, found.tokens) == (DRAWS, 100 * DRAWS)
 
 
 def test_auditors_accuse_and_the_group_convicts() -> None:
     accused = outcome(by_auditors(BAD))
     assert (accused.fate, accused.reason) == (Verdict.ABSTAIN, ACCUSED)
-    assert len(accused.accused) == 8
+    assert len(accused.accused) == DRAWS
     proven = outcome(judged_again(accused, dict.fromkeys(range(2, 10), BAD)), accused)
     assert proven.fate is Verdict.INVALID
     assert proven.reason in (AuditTest.MISMATCH.value, AuditTest.MARGIN.value)
@@ -137,7 +140,7 @@ def test_the_group_overturns_what_auditors_were_bribed_to_say() -> None:
     assert (
         audit_outcomes(
             previous(accused, books=()),
-            SEED,
+            SEEDS,
             judged_again(accused, dict.fromkeys(range(4, 10), GOOD) | cartel),
             WEIGHTS,
             band_of,
@@ -151,7 +154,7 @@ def test_a_third_of_the_weight_neither_convicts_nor_acquits() -> None:
     cartel = (2, 3, 4)
     honest = range(5, 10)
     acquitted = judged_again(accused, dict.fromkeys(honest, GOOD) | dict.fromkeys(cartel, BAD))
-    assert audit_outcomes(previous(accused, books=()), SEED, acquitted, WEIGHTS, band_of) == ()
+    assert audit_outcomes(previous(accused, books=()), SEEDS, acquitted, WEIGHTS, band_of) == ()
     convicted = judged_again(accused, dict.fromkeys(honest, BAD) | dict.fromkeys(cartel, GOOD))
     assert outcome(convicted, accused).fate is Verdict.INVALID
 
@@ -184,7 +187,7 @@ def test_too_few_who_judge_again_leave_an_accusation_open() -> None:
 def test_mild_cheats_are_found_over_epochs() -> None:
     known: tuple[AuditOutcome, ...] = ()
     for _ in range(10):
-        (found,) = audit_outcomes(previous(*known), SEED, by_auditors(MILD), WEIGHTS, band_of)
+        (found,) = audit_outcomes(previous(*known), SEEDS, by_auditors(MILD), WEIGHTS, band_of)
         if found.accused:
             break
         assert found.fate is Verdict.VALID
@@ -197,7 +200,7 @@ def test_mild_cheats_are_found_over_epochs() -> None:
         for validator, bundle in bundles.items():
             both = (*again[validator].audits, *bundle.audits)
             bundles[validator] = replace(bundle, audits=tuple(sorted(both, key=audit_order)))
-        (found,) = audit_outcomes(previous(found), SEED, bundles, WEIGHTS, band_of)
+        (found,) = audit_outcomes(previous(found), SEEDS, bundles, WEIGHTS, band_of)
         if found.fate is Verdict.INVALID:
             break
         assert found.reason == ACCUSED
@@ -213,22 +216,24 @@ def test_an_unlucky_epoch_that_a_cartel_accuses_of_is_overturned_by_the_next_one
     for _ in range(2):
         watched = replace(opened, accused=accused.accused)
         again = judged_again(watched, dict.fromkeys(range(2, 10), GOOD))
-        found = audit_outcomes(previous(watched, books=()), SEED, again, WEIGHTS, band_of)
+        found = audit_outcomes(previous(watched, books=()), SEEDS, again, WEIGHTS, band_of)
         opened = found[0] if found else opened
     assert found == ()
 
 
 def test_evidence_is_carried_over_epochs_without_audits_and_then_forgotten_with_nothing() -> None:
-    (found,) = audit_outcomes(previous(), SEED, by_auditors(MILD), WEIGHTS, band_of)
+    (found,) = audit_outcomes(previous(), SEEDS, by_auditors(MILD), WEIGHTS, band_of)
     assert found.evidence
     kept = outcome({}, replace(found, accused=()))
     assert (kept.fate, kept.reason, kept.evidence) == (Verdict.ABSTAIN, NOT_AUDITED, found.evidence)
-    assert audit_outcomes(previous(replace(found, evidence=(), accused=()), books=()), SEED, {}, WEIGHTS, band_of) == ()
+    assert (
+        audit_outcomes(previous(replace(found, evidence=(), accused=()), books=()), SEEDS, {}, WEIGHTS, band_of) == ()
+    )
 
 
 def test_what_is_not_handed_over_counts_as_withheld_by_whomever_it_was_drawn() -> None:
     found = outcome(by_auditors(GOOD, dict.fromkeys(WEIGHTS, missing(0))))
-    assert (found.fate, found.answers, found.withheld, found.reason) == (Verdict.ABSTAIN, 0, 8, WITHHELD)
+    assert (found.fate, found.answers, found.withheld, found.reason) == (Verdict.ABSTAIN, 0, DRAWS, WITHHELD)
 
 
 def test_handing_over_to_a_minority_of_auditors_is_withholding() -> None:
@@ -237,15 +242,15 @@ def test_handing_over_to_a_minority_of_auditors_is_withholding() -> None:
     for draw in range(draws_of(BOOK)):
         for auditor in auditors_of(SEED, EXECUTOR, draw, GROUP):
             votes.setdefault(auditor, []).append(judged(draw, GOOD) if auditor in friends else missing(draw))
-    (found, *more) = audit_outcomes(previous(), SEED, bundles_of(votes), WEIGHTS, band_of)
-    assert found.withheld + sum(other.withheld for other in more) == 8
+    (found, *more) = audit_outcomes(previous(), SEEDS, bundles_of(votes), WEIGHTS, band_of)
+    assert found.withheld + sum(other.withheld for other in more) == DRAWS
 
 
-@pytest.mark.parametrize("reason", ["no-model", "no-time", "private", "engine-failed"])
+@pytest.mark.parametrize("reason", ["no-model", "no-time", "private", "embedding", "engine-failed"])
 def test_an_auditor_s_own_lack_is_never_held_against_the_executor(reason: str) -> None:
     assert (
         audit_outcomes(
-            previous(), SEED, by_auditors(GOOD, dict.fromkeys(WEIGHTS, missing(0, reason))), WEIGHTS, band_of
+            previous(), SEEDS, by_auditors(GOOD, dict.fromkeys(WEIGHTS, missing(0, reason))), WEIGHTS, band_of
         )
         == ()
     )
@@ -254,11 +259,11 @@ def test_an_auditor_s_own_lack_is_never_held_against_the_executor(reason: str) -
 def test_outcomes_do_not_depend_on_the_order_in_which_bundles_came() -> None:
     bundles = by_auditors(BAD, {account(2): GOOD, account(3): missing(0)})
     source = random.Random(3)
-    first = audit_outcomes(previous(), SEED, bundles, WEIGHTS, band_of)
+    first = audit_outcomes(previous(), SEEDS, bundles, WEIGHTS, band_of)
     for _ in range(5):
         items = list(bundles.items())
         source.shuffle(items)
-        assert audit_outcomes(previous(), SEED, dict(items), WEIGHTS, band_of) == first
+        assert audit_outcomes(previous(), SEEDS, dict(items), WEIGHTS, band_of) == first
 
 
 def test_a_receipt_that_auditors_disagree_on_is_the_one_of_most_weight() -> None:
@@ -293,6 +298,33 @@ def test_an_outcome_and_its_evidence_survive_their_bytes() -> None:
     assert from_bytes(AuditOutcome, to_bytes(accused)) == accused
 
 
+def with_judges(*numbers: int) -> EpochGroup:
+    """A group in which only these members have the executor's model beside itself."""
+    return group_of((1, 10, (TINY,)), *((n, 10, (TINY if n in numbers else BIG,)) for n in range(2, 10)))
+
+
+def test_nobody_audits_who_serves_a_model_alone_and_nothing_is_said_of_it() -> None:
+    known = replace(previous(), group=with_judges())
+    assert all(auditors_of(SEED, EXECUTOR, draw, known.group) == () for draw in range(DRAWS))
+    votes = {account(n): [judged(draw, BAD) for draw in range(DRAWS)] for n in range(2, 10)}
+    assert audit_outcomes(known, SEEDS, bundles_of(votes), WEIGHTS, band_of) == ()
+
+
+def test_one_rival_accuses_for_ever_and_convicts_never_and_a_second_judge_settles_it() -> None:
+    group, alone = with_judges(2), {account(2): [judged(draw, BAD) for draw in range(DRAWS)]}
+    (accused,) = audit_outcomes(replace(previous(), group=group), SEEDS, bundles_of(alone), WEIGHTS, band_of)
+    for _ in range(10):
+        again = [judged(REJUDGED, BAD, digest) for digest in accused.accused]
+        cast = bundles_of({account(2): [*alone[account(2)], *again]})
+        (accused,) = audit_outcomes(replace(previous(accused), group=group), SEEDS, cast, WEIGHTS, band_of)
+        assert (accused.fate, accused.reason) == (Verdict.ABSTAIN, ACCUSED)
+    for figures, fate in ((BAD, Verdict.INVALID), (GOOD, None)):
+        known = replace(previous(accused, books=()), group=with_judges(2, 3, 4))
+        cast = judged_again(accused, {2: BAD, 3: figures, 4: figures})
+        found = audit_outcomes(known, SEEDS, cast, WEIGHTS, band_of)
+        assert [outcome.fate for outcome in found] == ([] if fate is None else [fate])
+
+
 CHALLENGE = evidence_of(executor=EXECUTOR, payer=account(3)).signed
 
 
@@ -303,7 +335,7 @@ def signed_by(signed: SignedReceipt, executor: int = 1, payer: int = 3) -> Signe
 
 def challenged(signed: SignedReceipt, *before: AuditOutcome) -> tuple[AuditOutcome, ...]:
     bundle = VoteBundle(EpochNumber(1), account(3), (), challenges=(signed,))
-    return audit_outcomes(previous(*before, books=()), SEED, {account(3): bundle}, WEIGHTS, band_of)
+    return audit_outcomes(previous(*before, books=()), SEEDS, {account(3): bundle}, WEIGHTS, band_of)
 
 
 def test_what_its_payer_challenges_everybody_judges_and_only_one_answer_by_itself_proves() -> None:
@@ -317,15 +349,15 @@ def test_what_its_payer_challenges_everybody_judges_and_only_one_answer_by_itsel
     )
     for figures, fate in ((BAD, Verdict.INVALID), (MILD, None), (GOOD, None)):
         votes = {account(n): [judged(REJUDGED, figures, found.challenged[0])] for n in range(2, 10)}
-        after = audit_outcomes(previous(found, books=()), SEED, bundles_of(votes), WEIGHTS, band_of)
+        after = audit_outcomes(previous(found, books=()), SEEDS, bundles_of(votes), WEIGHTS, band_of)
         assert [outcome.fate for outcome in after] == ([] if fate is None else [fate])
 
 
 def test_a_challenge_of_a_good_answer_wipes_no_evidence_out() -> None:
-    (mild,) = audit_outcomes(previous(), SEED, by_auditors(MILD), WEIGHTS, band_of)
+    (mild,) = audit_outcomes(previous(), SEEDS, by_auditors(MILD), WEIGHTS, band_of)
     (found,) = challenged(signed_by(CHALLENGE), mild)
     votes = {account(n): [judged(REJUDGED, GOOD, found.challenged[0])] for n in range(2, 10)}
-    (after,) = audit_outcomes(previous(found, books=()), SEED, bundles_of(votes), WEIGHTS, band_of)
+    (after,) = audit_outcomes(previous(found, books=()), SEEDS, bundles_of(votes), WEIGHTS, band_of)
     assert after.evidence == mild.evidence
 
 
@@ -339,7 +371,7 @@ def test_a_challenge_of_an_executor_that_is_no_member_and_has_no_book_counts_for
     assert challenged(made_up) == ()
     bundle = VoteBundle(EpochNumber(1), account(3), (), challenges=(made_up,))
     known = previous(books=(CommittedBook(account(30), replace(BOOK, count=0, output_tokens=0)),))
-    (found,) = audit_outcomes(known, SEED, {account(3): bundle}, WEIGHTS, band_of)
+    (found,) = audit_outcomes(known, SEEDS, {account(3): bundle}, WEIGHTS, band_of)
     assert found.executor == account(30)
 
 
@@ -363,7 +395,7 @@ def test_no_payer_crowds_the_challenges_of_others_out() -> None:
         lone |= {receipt_digest(signed.receipt) for signed in receipts if count == 1}
     for seed in range(8):
         known = previous(books=())
-        (found,) = audit_outcomes(known, Hash32(bytes([seed]) * 32), bundles, WEIGHTS, band_of)
+        (found,) = audit_outcomes(known, replace(SEEDS, lot=Hash32(bytes([seed]) * 32)), bundles, WEIGHTS, band_of)
         assert len(found.challenged) == CHALLENGED_MAX
         assert lone <= set(found.challenged)
         assert list(found.challenged) == sorted(found.challenged)
@@ -376,10 +408,10 @@ def test_no_votes_within_their_limits_make_the_sums_of_an_epoch_fail() -> None:
     bundles = by_auditors(huge)
     for bundle in bundles.values():
         check_audits(bundle)
-    (found,) = audit_outcomes(previous(), SEED, bundles, WEIGHTS, band_of)
+    (found,) = audit_outcomes(previous(), SEEDS, bundles, WEIGHTS, band_of)
     assert found.tokens == draws_of(BOOK) * AUDIT_TOKENS_MAX
     again = {account(n): [judged(REJUDGED, huge, digest) for digest in found.accused] for n in range(2, 10)}
-    audit_outcomes(previous(found, books=()), SEED, bundles_of(again), WEIGHTS, band_of)
+    audit_outcomes(previous(found, books=()), SEEDS, bundles_of(again), WEIGHTS, band_of)
     assert from_bytes(AuditOutcome, to_bytes(found)) == found
 
 

@@ -152,7 +152,9 @@ def test_no_bet_has_an_edge_over_honest_tokens() -> None:
             assert rate / MILLION * 2 ** (won / MILLION) + (1 - rate / MILLION) * 2 ** (lost / MILLION) <= 1.0
 
 
-def test_no_bet_on_surprise_has_an_edge_over_draws() -> None:
+def test_no_bet_on_surprise_has_an_edge_over_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even without the room that is left for other machines."""
+    monkeypatch.setattr(audits, "SURPRISE_DRIFT_MICRO", 0)
     source = random.Random(5)
     for _ in range(50):
         logits = [source.gauss(0.0, source.uniform(0.5, 4.0)) for _ in range(20)]
@@ -181,8 +183,38 @@ def test_surprise_is_nought_on_average_and_says_nothing_of_greedy_or_unknown_tok
     assert token_surprise(2, prefill, SamplingParameters(temperature_milli=0)) == (0.0, 0.0)
 
 
+@given(st.lists(st.floats(0.0, 25.0), min_size=1, max_size=121), st.sampled_from((300, 1000, 1700)))
+def test_whatever_the_cut_takes_surprise_is_nought_on_average_and_within_its_bound(
+    below: list[float], temperature_milli: int
+) -> None:
+    """Unlikely tokens are cut and likely ones are not: an honest answer of a flat model drifted so."""
+    total = math.log(math.fsum(math.exp(-value) for value in below))
+    prefill = Prefill({token: -value - total for token, value in enumerate(below)}, len(below))
+    parameters = SamplingParameters(temperature_milli=temperature_milli)
+    heats = [math.exp(logprob * 1000 / temperature_milli) for logprob in prefill.logprobs.values()]
+    found = [token_surprise(token, prefill, parameters) for token in prefill.logprobs]
+    mean = math.fsum(heat * surprise for heat, (surprise, _) in zip(heats, found, strict=True)) / math.fsum(heats)
+    assert abs(mean) < 1e-9
+    square = math.fsum(heat * surprise**2 for heat, (surprise, _) in zip(heats, found, strict=True)) / math.fsum(heats)
+    assert abs(square - found[0][1]) < 1e-9
+    assert all(abs(surprise) <= audits.SURPRISE_BOUND_NATS for surprise, _ in found)
+
+
+@pytest.mark.parametrize("candidates", [20, 50, 121])
+def test_what_the_cut_adds_on_average_leaves_the_bound_where_it_is(candidates: int) -> None:
+    """Over distributions with one likely token and many that are equally unlikely, the worst that a search finds."""
+    most = 0.0
+    for share in range(5, 300, 5):
+        unlikely = share / 1000 / (candidates - 1)
+        probabilities = [1 - share / 1000] + [unlikely] * (candidates - 1)
+        prefill = Prefill({token: math.log(value) for token, value in enumerate(probabilities)}, candidates)
+        most = max(most, -token_surprise(1, prefill, PLAIN)[0])
+    assert most < audits.SURPRISE_BOUND_NATS
+    assert most > audits.SURPRISE_CUT_NATS
+
+
 def test_the_prices_of_bets_on_surprise_are_bennett_s() -> None:
-    clip = audits.SURPRISE_CLIP_NATS
+    clip = audits.SURPRISE_BOUND_NATS
     for theta, (gain, price) in zip((1 / 16, 1 / 8, 1 / 4, 1 / 2), SURPRISE_BETS, strict=True):
         assert gain == math.floor(theta / math.log(2) * MILLION)
         assert price == math.ceil((math.exp(clip * theta) - 1 - clip * theta) / clip**2 / math.log(2) * MILLION)

@@ -17,6 +17,7 @@ from node.protocol.omissions import (
     OMISSIONS_MAX,
     SearchedBook,
     is_gap,
+    is_misbooked,
     is_omitted,
     proven_omissions,
 )
@@ -26,7 +27,7 @@ from node.protocol.records import BookGap, EpochGroup, EpochResult, Omission, Ro
 from node.protocol.verdicts import Verdict
 from tests.builders import SOME_CID, account
 from tests.unit.protocol.test_audit_evidence import EXECUTOR, evidence_of
-from tests.unit.protocol.test_audit_outcomes import SEED, WEIGHTS, band_of
+from tests.unit.protocol.test_audit_outcomes import SEEDS, WEIGHTS, band_of
 
 SIGNED = evidence_of().signed
 DIGEST = receipt_digest(SIGNED.receipt)
@@ -95,6 +96,37 @@ def test_a_receipt_in_one_of_them_is_not() -> None:
         assert not is_omitted(omission(), result(*pair))
 
 
+def booked_as(tokens: int) -> tuple[BookRow, ...]:
+    return order_rows([*ROWS, BookRow(DIGEST, tokens)])
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 3])
+def test_a_receipt_that_is_booked_with_other_tokens_than_it_has_is_as_good_as_omitted(tokens: int) -> None:
+    wrong, nowhere = SearchedBook(booked_as(tokens)), SearchedBook(ROWS)
+    row, gap = wrong.missing(DIGEST, SIGNED.receipt), nowhere.missing(DIGEST, SIGNED.receipt)
+    assert row is not None
+    assert gap is not None
+    proof = from_bytes(Omission, to_bytes(Omission(SIGNED, row, gap)))
+    assert is_omitted(proof, result(book(booked_as(tokens)), book()))
+    assert is_omitted(Omission(SIGNED, gap, row), result(book(), book(booked_as(tokens))))
+    assert not is_omitted(proof, result(book(WITH_IT), book()))
+    assert not is_omitted(proof, result(book(booked_as(tokens)), book(WITH_IT)))
+    assert row.before is not None
+    forged = BookGap(replace(row.before, output_tokens=7), None)  # not what the book says
+    assert not is_omitted(Omission(SIGNED, forged, gap), result(book(booked_as(tokens)), book()))
+
+
+def test_a_receipt_that_is_rightly_booked_cannot_be_shown_to_be_booked_wrongly() -> None:
+    assert SearchedBook(WITH_IT).missing(DIGEST, SIGNED.receipt) is None
+    place = next(n for n, row in enumerate(WITH_IT) if row.digest == DIGEST)
+    own = SearchedBook(WITH_IT)._proof(place)
+    assert not is_misbooked(BookGap(own, None), book(WITH_IT), DIGEST, SIGNED.receipt)
+    other = SearchedBook(WITH_IT)._proof(place - 1)
+    assert not is_misbooked(BookGap(other, None), book(WITH_IT), DIGEST, SIGNED.receipt)
+    private = replace(SIGNED.receipt, is_private=True)
+    assert not is_misbooked(BookGap(own, None), book(WITH_IT), receipt_digest(private), private)
+
+
 def test_neighbours_that_are_none_prove_nothing() -> None:
     gap = SearchedBook(WITH_IT).gap(Hash32(bytes([0xFF]) * 32))
     assert gap is not None
@@ -142,7 +174,7 @@ def test_an_omission_counts_as_withheld_once_however_many_prove_it() -> None:
     assert proven_omissions(previous, bundles) == {}  # gaps of another book
     previous = replace(result(book(), book()), books=(CommittedBook(EXECUTOR, replace(book(), output_tokens=0)),))
     assert list(proven_omissions(previous, bundles)) == [DIGEST]
-    (found,) = audit_outcomes(previous, SEED, bundles, WEIGHTS, band_of)
+    (found,) = audit_outcomes(previous, SEEDS, bundles, WEIGHTS, band_of)
     assert (found.executor, found.withheld, found.reason) == (EXECUTOR, 1, OMITTED)
     assert found.fate is Verdict.ABSTAIN
 

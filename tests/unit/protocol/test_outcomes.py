@@ -198,7 +198,7 @@ def test_several_nodes_that_each_stay_below_the_line_are_seen_together() -> None
     assert {outcome.reason for outcome in found.nodes} == {codes.CUMULATED}
 
 
-def test_a_history_outlives_a_pause_and_ends_after_ten_epochs() -> None:
+def test_a_history_outlives_a_pause_and_ends_after_thirty_epochs() -> None:
     def kept(epoch: int) -> bool:
         histories = (SampleHistory(account(5), TINY, (SampleCount(EpochNumber(epoch), 600, 3, 1000),)),)
         return bool(
@@ -206,16 +206,14 @@ def test_a_history_outlives_a_pause_and_ends_after_ten_epochs() -> None:
         )
 
     assert kept(EPOCH - 1)
-    late = node_outcomes(
-        EpochNumber(20),
-        {},
-        {},
-        {},
-        {},
-        (SampleHistory(account(5), TINY, (SampleCount(EpochNumber(10), 600, 3, 1000),)),),
-        is_first=False,
-    )
-    assert late.histories == ()
+    counts = tuple(SampleCount(EpochNumber(epoch), 600, 3, 1000) for epoch in (9, 10, 11))
+
+    def later(epoch: int) -> int:
+        known = (SampleHistory(account(5), TINY, counts),)
+        found = node_outcomes(EpochNumber(epoch), {}, {}, {}, {}, known, is_first=False)
+        return sum(count.sampled for history in found.histories for count in history.epochs)
+
+    assert [later(epoch) for epoch in (12, 21, 38, 39, 48, 49)] == [1800, 1800, 1800, 1200, 1200, 0]  # in blocks of ten
 
 
 def test_what_a_rejection_was_based_on_is_not_counted_again() -> None:
@@ -260,6 +258,44 @@ def test_cut_weight_has_a_reason() -> None:
     assert [(outcome.fate, outcome.reason) for outcome in found.nodes] == [(NodeFate.ACCEPTED, codes.FEW_JUDGES)] * 2
     # Nothing is widely judged: they keep what they had, and grow by no more than a ninth of it.
     assert sum(outcome.weight for outcome in found.nodes) <= 20 + 20 // codes.THIN_POOL_PARTS
+
+
+def test_who_mines_a_model_alone_is_neither_paid_nor_blamed_honest_or_not_however_long() -> None:
+    """Nobody can tell the two apart. The remedy is one other member with the model, as the next test has it."""
+    commit = batch(1, model_id=RARE)
+    histories: tuple[SampleHistory, ...] = ()
+    for _ in range(20):
+        found = decide([commit], {2: [], 3: []}, {1: 10, 2: 10, 3: 100}, histories=histories)
+        outcome = only(found)
+        assert (outcome.fate, outcome.weight, outcome.reason) == (NodeFate.UNDECIDED, 0, codes.NOBODY_ABLE)
+        histories = found.histories
+    assert histories == ()
+
+
+def test_one_other_member_with_the_model_is_enough_to_be_paid_from_that_epoch_on() -> None:
+    """In part: two could vouch for each other. A third of the others' weight is enough for all of it."""
+    honest = [batch(number, 100) for number in HONEST]
+    lone = batch(11, 100, model_id=RARE)
+    votes = {number: [vote(commit) for commit in honest if commit.participant != account(number)] for number in HONEST}
+
+    def of_lone(judges: tuple[int, ...], mismatches: int = 0) -> NodeOutcome:
+        said = {number: [*votes[number], *([vote(lone, mismatches)] if number in judges else [])] for number in HONEST}
+        found = decide([*honest, lone], said, {**HONEST, 11: 0})
+        return next(outcome for outcome in found.nodes if outcome.participant == account(11))
+
+    assert of_lone(()).weight == 0
+    alone = of_lone((1,))
+    assert (alone.fate, alone.weight, alone.reason) == (
+        NodeFate.ACCEPTED,
+        800 // codes.THIN_POOL_PARTS,
+        codes.FEW_JUDGES,
+    )
+    assert of_lone((1, 2, 3)).weight == 100
+    assert of_lone((1,), mismatches=drawn_all(lone)).fate is NodeFate.REJECTED
+
+
+def drawn_all(commit: PocCommit) -> int:
+    return min(commit.count, RULE.sample_size)
 
 
 def test_founders_are_taken_at_their_word_in_the_first_epoch() -> None:

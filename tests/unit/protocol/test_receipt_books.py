@@ -12,10 +12,12 @@ from node.protocol.audit_sampling import (
     AUDITORS,
     DRAWS_MAX,
     DRAWS_MIN,
+    ROW_DRAWS,
     auditors_of,
     drawn_rows,
     draws_of,
     models_served,
+    token_draws_of,
 )
 from node.protocol.findings import ReceiptBook
 from node.protocol.identifiers import EpochNumber, Hash32, ModelId
@@ -59,7 +61,7 @@ def test_a_book_is_read_as_it_was_written_in_whatever_order_receipts_came(
     source.shuffle(shuffled)
     book = make_book(rows, SOME_CID)
     assert book == make_book(shuffled, SOME_CID)
-    assert read_book(book_bytes(shuffled), book) == order_rows(rows)
+    assert tuple(read_book(book_bytes(shuffled), book)) == order_rows(rows)
 
 
 @pytest.mark.parametrize(
@@ -91,15 +93,18 @@ def book(count: int, output_tokens: int) -> ReceiptBook:
 
 
 def test_how_many_answers_are_drawn_follows_their_number_within_limits() -> None:
-    assert [draws_of(book(count, 100)) for count in (1, 3, 4, 400, 2_000, 10**6)] == [
+    assert [token_draws_of(book(count, 100)) for count in (1, 3, 4, 400, 2_000, 10**6)] == [
         1,
         3,
         DRAWS_MIN,
         DRAWS_MIN,
         16,
-        64,
+        DRAWS_MAX - ROW_DRAWS,
     ]
-    assert draws_of(book(1000, 0)) == 0
+    assert token_draws_of(book(1000, 0)) == 0
+    assert [draws_of(book(count, 100)) for count in (1, 3, 2_000)] == [1 + 1, 3 + ROW_DRAWS, 16 + ROW_DRAWS]
+    assert draws_of(book(1000, 0)) == ROW_DRAWS
+    assert draws_of(book(0, 0)) == 0
     assert draws_of(book(10**6, 1)) == DRAWS_MAX
 
 
@@ -114,9 +119,23 @@ def test_answers_are_drawn_in_proportion_to_their_tokens() -> None:
     assert found[True] > 290
 
 
-def test_an_answer_that_is_drawn_twice_is_audited_once_and_empty_ones_never() -> None:
+def test_an_answer_that_is_drawn_twice_is_audited_once_and_empty_ones_are_by_rows_alone() -> None:
     rows = order_rows([row(1, 0), row(2, 100), row(3, 0)])
-    assert drawn_rows(SEED, account(1), make_book(rows, SOME_CID), rows) == {0: rows[1]}
+    whole = make_book(rows, SOME_CID)
+    for number in range(20):
+        drawn = drawn_rows(Hash32(number.to_bytes(32)), account(1), whole, rows)
+        assert drawn[0] == rows[1]
+        assert len(set(drawn.values())) == len(drawn)
+        assert all(draw >= token_draws_of(whole) for draw, found in drawn.items() if found.output_tokens == 0)
+
+
+def test_a_row_that_says_it_has_no_tokens_is_looked_at_all_the_same() -> None:
+    """Else whoever books its answers with no tokens is never audited."""
+    rows = order_rows([row(number, 0) for number in range(10)])
+    whole = make_book(rows, SOME_CID)
+    drawn = [drawn_rows(Hash32(number.to_bytes(32)), account(1), whole, rows) for number in range(60)]
+    assert all(1 <= len(found) <= ROW_DRAWS for found in drawn)
+    assert {found.digest for each in drawn for found in each.values()} == {known.digest for known in rows}
 
 
 def test_the_draw_depends_on_seed_and_executor() -> None:

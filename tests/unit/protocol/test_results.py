@@ -1,6 +1,7 @@
 """The epoch result: every input that can be on chain gives the same answer everywhere, or none."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from eth_hash.auto import keccak
@@ -118,6 +119,23 @@ def test_work_for_a_deactivated_model_or_by_a_removed_node_is_paid_but_does_not_
     assert account(2) in {share.account for share in result.rewards}
     state = three_miners(ModelRecorded(model(active=False)))
     assert form_epoch_result(EPOCH, state, PARAMETERS, bundles_all(state, Verdict.VALID, 1, 2, 3), None) is None
+
+
+def test_what_the_next_group_can_serve_follows_from_the_parameters_of_its_own_epoch() -> None:
+    state = three_miners()
+    bundles = bundles_all(state, Verdict.VALID, 1, 2, 3)
+    longer = replace(PARAMETERS, generate_offset=15, epoch_blocks=90, exchange_offset=50, validate_offset=54,
+                     vote_exchange_offset=62, form_offset=66, load_offset=74)  # fmt: skip
+    same = form_epoch_result(EPOCH, state, PARAMETERS, bundles, None, next_parameters=PARAMETERS)
+    changed = form_epoch_result(EPOCH, state, PARAMETERS, bundles, None, next_parameters=longer)
+    assert same == form(state, bundles)
+    assert same is not None
+    assert changed is not None
+    (before,), (after,) = same.group.throughputs, changed.group.throughputs
+    total = after.total_throughput
+    assert before.expected_throughput_vector == (total * PARAMETERS.generate_offset // PARAMETERS.epoch_blocks, 0)
+    assert after.expected_throughput_vector == (total * 15 // 90, 0)
+    assert replace(changed, group=same.group) == same  # nothing that is paid follows from them
 
 
 def test_rewards_add_to_those_of_the_result_before() -> None:

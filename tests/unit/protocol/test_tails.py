@@ -1,5 +1,6 @@
 """Tails: who votes without computing, or copies who did, is found out by a few of them."""
 
+import math
 import random
 from collections import Counter
 from dataclasses import replace
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from node.protocol import tails
 from node.protocol.findings import VoteCheck
 from node.protocol.identifiers import Address, Hash32
-from node.protocol.nonces import PROMPT_TOKENS, nonce_prompt
+from node.protocol.nonces import PROMPT_TOKENS, VECTOR_BYTES, VECTOR_DIMENSIONS, nonce_prompt, quantise
 from node.protocol.records import PocVote
 from node.protocol.tails import (
     CHECKED_TAILS,
@@ -19,13 +20,17 @@ from node.protocol.tails import (
     TAIL_DIFFERENCE_MAX,
     TAIL_MAX,
     TAIL_TOKENS,
+    VECTOR_TAIL_NOUGHT,
     checkers_of,
     draw_checks,
     has_tails,
     judge_tails,
+    makes_vectors,
     tail_of,
+    tail_prompt,
     tail_tokens,
     validator_outcomes,
+    vector_tail,
 )
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, SAMPLE_SEED, account, bundle_of, model
@@ -61,11 +66,65 @@ def test_a_tail_is_the_mean_in_thousandths() -> None:
             tail_of(wrong)
 
 
-def test_models_that_make_vectors_or_read_little_have_no_tails() -> None:
+def test_models_that_read_little_have_no_tails_unless_they_make_vectors() -> None:
     assert has_tails(model())
-    assert not has_tails(replace(model(), model_args=("--runner", "pooling")))
-    assert not has_tails(replace(model(), model_args=("--runner=pooling",)))
     assert not has_tails(replace(model(), context_length=PROMPT_TOKENS + TAIL_TOKENS))
+    for arguments in (("--runner", "pooling"), ("--runner=pooling",)):
+        embedding = replace(model(), model_args=arguments)
+        assert makes_vectors(embedding)
+        assert has_tails(replace(embedding, context_length=PROMPT_TOKENS))
+    assert not makes_vectors(model())
+
+
+unit_vectors = st.lists(st.floats(-1, 1), min_size=VECTOR_DIMENSIONS, max_size=VECTOR_DIMENSIONS).map(quantise)
+
+
+@given(unit_vectors, st.binary(min_size=32, max_size=32).map(Hash32))
+def test_any_vector_has_a_tail_within_limits(vector: bytes, seed: Hash32) -> None:
+    assert 0 <= vector_tail(seed, account(1), vector) <= min(TAIL_MAX, 2 * VECTOR_TAIL_NOUGHT)
+
+
+def test_a_vector_without_direction_has_the_middle_tail_and_its_opposite_lies_opposite() -> None:
+    assert vector_tail(SEED, account(1), bytes(VECTOR_BYTES)) == VECTOR_TAIL_NOUGHT
+    source = random.Random(4)
+    numbers = [source.gauss(0, 1) for _ in range(VECTOR_DIMENSIONS)]
+    one, other = (vector_tail(SEED, account(1), quantise([sign * n for n in numbers])) for sign in (1, -1))
+    assert abs(one + other - 2 * VECTOR_TAIL_NOUGHT) <= 1
+    assert one != vector_tail(SEED, account(2), quantise(numbers))
+    with pytest.raises(ValueError, match="bytes"):
+        vector_tail(SEED, account(1), bytes(5))
+
+
+def test_tails_of_honest_vectors_agree_and_guesses_of_alike_ones_do_not() -> None:
+    """Honest ones are apart by the widest band measured; vectors of prompts of one kind share most of their length."""
+    source = random.Random(6)
+    shared = [source.gauss(0, 1) for _ in range(VECTOR_DIMENSIONS)]
+    typical = vector_tail(SEED, account(1), quantise(shared))
+    missed = 0
+    for _ in range(200):
+        truth, honest = [], []
+        for _ in range(CHECKED_TAILS):
+            own = [3 * common + source.gauss(0, 1) for common in shared]  # a cosine of 0.95 with one another's mean
+            length = math.sqrt(sum(value * value for value in own))
+            far = 0.0122 * length / math.sqrt(VECTOR_DIMENSIONS)  # squared distance 160,857, at the band's edge
+            other = [value + source.gauss(0, far) for value in own]
+            truth.append(vector_tail(SEED, account(1), quantise(own)))
+            honest.append(vector_tail(SEED, account(1), quantise(other)))
+        assert judge_tails(account(1), honest, truth).verdict is Verdict.VALID
+        missed += judge_tails(account(1), [typical] * CHECKED_TAILS, truth).verdict is not Verdict.INVALID
+    assert missed == 0
+
+
+def test_a_validator_s_own_prompt_is_its_own_and_of_a_prompt_s_length() -> None:
+    one = tail_prompt(SEED, account(1), account(2), NODE, 7, 1000)
+    assert len(one) == PROMPT_TOKENS
+    others = {
+        tail_prompt(SEED, account(3), account(2), NODE, 7, 1000),
+        tail_prompt(SEED, account(1), account(3), NODE, 7, 1000),
+        tail_prompt(SEED, account(1), account(2), NODE, 8, 1000),
+        tail_prompt(Hash32(bytes(32)), account(1), account(2), NODE, 7, 1000),
+    }
+    assert len(others | {one}) == 5
 
 
 @given(st.lists(st.integers(1, 600), max_size=20))

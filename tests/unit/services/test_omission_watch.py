@@ -1,7 +1,8 @@
 """A payer's watch over books: it proves what is missing, no more than a bundle carries, and holds nobody up."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 
 import trio
@@ -26,8 +27,12 @@ def receipt(number: int, node_id: str = "node") -> SignedReceipt:
     return SignedReceipt(made, sign(key_of(2), digest), sign(key_of(1), digest))
 
 
-def world(signed: list[SignedReceipt], listed: list[SignedReceipt]) -> tuple[OmissionWatch, EpochResult]:
-    rows = order_rows([*ROWS, *(BookRow(receipt_digest(one.receipt), 2) for one in listed)])
+def world(
+    signed: list[SignedReceipt], listed: list[SignedReceipt], tokens: Mapping[int, int] = MappingProxyType({})
+) -> tuple[OmissionWatch, EpochResult]:
+    """A watch and the result it looks at; `tokens` are those that some of the `listed` are booked with, by place."""
+    booked = [BookRow(receipt_digest(one.receipt), tokens.get(place, 2)) for place, one in enumerate(listed)]
+    rows = order_rows([*ROWS, *booked])
     committed = (CommittedBook(EXECUTOR, make_book(rows, SOME_CID)),)
     epoch = EpochNumber(signed[0].receipt.epoch + 1)
     group = EpochGroup(EpochNumber(epoch + 1), (), ())
@@ -48,6 +53,15 @@ async def test_what_is_missing_is_proven_and_what_is_there_is_not() -> None:
     watch, result = world(signed, signed[2:])
     found = await watch.find(result)
     assert {one.signed.receipt.request_id for one in found} == {one.receipt.request_id for one in signed[:2]}
+    assert all(is_omitted(one, result) for one in found)
+    check_audits(VoteBundle(EpochNumber(result.epoch + 1), account(3), (), omissions=found))
+
+
+async def test_what_is_booked_with_fewer_tokens_than_it_has_is_proven() -> None:
+    signed = [receipt(number) for number in range(4)]
+    watch, result = world(signed, signed, tokens={1: 0, 3: 1})
+    found = await watch.find(result)
+    assert {one.signed.receipt.request_id for one in found} == {signed[number].receipt.request_id for number in (1, 3)}
     assert all(is_omitted(one, result) for one in found)
     check_audits(VoteBundle(EpochNumber(result.epoch + 1), account(3), (), omissions=found))
 

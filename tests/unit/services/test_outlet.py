@@ -10,8 +10,7 @@ PARTS = [AnswerPart(str(number), (number,)) for number in range(6)]
 
 
 async def test_parts_are_taken_at_once_only_by_a_reader_that_waits() -> None:
-    send, receive = trio.open_memory_channel[AnswerPart](2)
-    outlet = Outlet(send)
+    outlet = Outlet(2)
     got: list[AnswerPart] = []
 
     def take_now(part: AnswerPart) -> bool:
@@ -23,7 +22,7 @@ async def test_parts_are_taken_at_once_only_by_a_reader_that_waits() -> None:
     assert got == []
 
     async def read() -> None:
-        async for part in receive:
+        async for part in outlet:
             got.append(part)
 
     async with trio.open_nursery() as nursery:
@@ -39,12 +38,11 @@ async def test_parts_are_taken_at_once_only_by_a_reader_that_waits() -> None:
         assert got == PARTS[:2]
         await trio.testing.wait_all_tasks_blocked()
         assert got == PARTS[:4]
-        send.close()
+        outlet.close()
 
 
 async def test_an_outlet_is_full_when_its_queue_is() -> None:
-    send, _receive = trio.open_memory_channel[AnswerPart](2)
-    outlet = Outlet(send)
+    outlet = Outlet(2)
     for part in PARTS[:2]:
         assert outlet.has_room()
         assert outlet.give_now(part)

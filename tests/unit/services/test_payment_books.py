@@ -237,6 +237,22 @@ def test_nothing_is_signed_beyond_what_the_channel_holds() -> None:
     run(test)
 
 
+def test_a_spent_budget_is_said_so_until_payees_have_redeemed() -> None:
+    async def test() -> None:
+        both = ends()
+        deposits = both.payer.deposits
+        await both.payer.reserve(account(PAYEE), DEPOSIT)
+        assert deposits.out_of_budget() == ""  # all of it is in a channel, and nobody wants more
+        with pytest.raises(PaymentError, match="budget"):
+            await both.payer.reserve(account(PAYEE), TokenAmount(1))
+        assert f"{DEPOSIT} of {DEPOSIT} are in payment channels" in deposits.out_of_budget()
+        channel = both.payer_chain.state.channels[deposits.channel_of(account(PAYEE))]
+        channel.redeemed = DEPOSIT
+        assert deposits.out_of_budget() == ""
+
+    run(test)
+
+
 class SlowDisk(Books):
     """Is done when it is told."""
 

@@ -86,3 +86,28 @@ def test_only_the_registered_peer_of_an_account_speaks_for_it(table: PresenceTab
 )
 def test_a_record_no_honest_node_makes_is_rejected(table: PresenceTable, change: dict[str, Any]) -> None:
     assert table.judge(says(replace(RECORD, **change))) is Validity.REJECT
+
+
+def test_the_maker_of_a_content_is_asked_before_all_others_and_only_once(table: PresenceTable) -> None:
+    for number in (1, 2):
+        table.take(says(replace(RECORD, content_host=f"host-{number}"), sender=number))
+    everyone = table.providers()
+    assert {provider.host for provider in everyone} == {"host-1", "host-2"}
+    for number in (1, 2):
+        first, *others = table.providers(account(number))
+        assert first.host == f"host-{number}"
+        assert sorted([first.host, *(other.host for other in others)]) == ["host-1", "host-2"]
+    assert table.providers(account(3)) == table.providers(OWN) == everyone
+
+
+def test_content_is_asked_for_where_its_holders_are_now(chain: StandIn, table: PresenceTable) -> None:
+    table.take(says(replace(RECORD, content_host="old")))
+    assert [provider.host for provider in table.providers()] == ["old"]
+    table.take(says(replace(RECORD, content_host="new", expires_at=NOW + 50)))
+    assert [provider.host for provider in table.providers()] == ["new"]
+    chain.now = NOW + 49
+    assert [provider.host for provider in table.providers()] == ["new"]
+    chain.now = NOW + 50
+    assert table.providers() == ()
+    table.take(says(replace(RECORD, content_host="back", expires_at=NOW + 90)))
+    assert [provider.host for provider in table.providers()] == ["back"]

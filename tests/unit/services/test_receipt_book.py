@@ -13,7 +13,7 @@ from netsim.network import SimulatedNetwork, Switchboard
 from netsim.scenario import MODEL_ID
 from netsim.trace import Trace
 from node.ports import Call, CallFailedError, Engine, EngineFailedError, GenerationChunk, GenerationRequest
-from node.protocol.audit_evidence import AuditEvidence
+from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
 from node.protocol.codec import to_bytes
 from node.protocol.identifiers import EpochNumber, Hash32, NodeId, PeerId
 from node.protocol.pricing import receipt_digest
@@ -21,7 +21,7 @@ from node.protocol.receipt_books import BookRow, read_book
 from node.protocol.verification import Outcome, verify_offline
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
 from node.services.audit_frames import METHOD
-from node.services.receipt_book import ReceiptBookKeeper
+from node.services.receipt_book import RECEIPTS_PER_SLICE, ReceiptBookKeeper
 from node.store.books import Books
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
@@ -135,7 +135,7 @@ async def test_a_book_names_every_receipt_and_is_the_same_after_a_restart(nurser
     book = await made.keeper.book(EPOCH)
     assert book is not None
     rows = read_book(await made.content.read_bytes(book.content_cid, (), limit_bytes=1000), book)
-    assert set(rows) == {BookRow(first, 2), BookRow(second, 0)}  # what is private is listed, and never drawn
+    assert set(rows) == {BookRow(first, 2), BookRow(second, 0)}  # of what is private, no token is drawn
     made.give(evidence_of(replace(ANSWER, output_ids=(7, 8)), request_id=bytes([2]) * 32))
     again = ReceiptBookKeeper(made.content, made.store, made.keeper.given)
     assert await again.book(EPOCH) == book
@@ -148,6 +148,59 @@ async def test_nothing_of_a_private_answer_is_kept(nursery: trio.Nursery) -> Non
     made = bench(nursery)
     digest = made.give(evidence_of(is_private=True))
     assert made.keeper.given.kept(digest) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [({"is_private": True}, "private"), ({"output_tokens": 0, "is_verifiable": False}, "embedding")],
+)
+async def test_of_what_nobody_can_audit_the_receipt_is_shown_if_its_row_is_drawn(
+    nursery: trio.Nursery, autojump_clock: object, changes: dict[str, object], code: str
+) -> None:
+    made = bench(nursery)
+    evidence = evidence_of(**changes)
+    made.store.save_receipt(evidence.signed)
+    digest = receipt_digest(evidence.signed.receipt)
+    made.allowed.add((AUDITOR, digest))
+    assert await made.keeper.book(EPOCH) is not None
+    shown = await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, 0)
+    assert shown == AuditEvidence(evidence.signed, None)
+    assert what_is_wrong(shown, EXECUTOR, digest, 0) == code
+    with pytest.raises(NotHandedOverError, match="not-the-length"):
+        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, 100)
+
+
+async def test_an_executor_does_not_hide_a_private_answer_from_a_challenge_behind_its_receipt(
+    nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    made = bench(nursery)
+    evidence = evidence_of(is_private=True)
+    digest = receipt_digest(evidence.signed.receipt)
+    made.store.save_receipt(evidence.signed)
+    await made.keeper.book(EPOCH)
+    made.allowed.add((AUDITOR, digest))
+    payer = made.auditor.switchboard.find(OTHER)
+    assert payer is not None
+
+    async def hand_over(call: Call) -> None:
+        await call.send(to_bytes(evidence))
+
+    payer.serve(METHOD, hand_over, concurrency=4)
+    assert await ask_for_evidence(made.auditor, [SERVING, OTHER], EXECUTOR, digest, None) == evidence
+    with pytest.raises(NotHandedOverError, match="withheld"):  # asked again in the next round
+        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, None)
+
+
+async def test_a_book_of_several_pages_has_every_receipt_once(nursery: trio.Nursery) -> None:
+    made = bench(nursery)
+    count = 2 * RECEIPTS_PER_SLICE + 1
+    digests = {made.give(evidence_of(request_id=number.to_bytes(32))) for number in range(count)}
+    book = await made.keeper.book(EPOCH)
+    assert book is not None
+    rows = read_book(await made.content.read_bytes(book.content_cid, (), limit_bytes=100_000), book)
+    assert {row.digest for row in rows} == digests
+    assert len(rows) == count
+    assert await made.keeper.book(EpochNumber(EPOCH + 1)) is None
 
 
 async def test_evidence_goes_to_whom_it_was_drawn_for_and_to_nobody_else(

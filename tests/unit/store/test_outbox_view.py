@@ -6,6 +6,7 @@ import pytest
 
 from node.operations.chain import progress_in_words
 from node.ports import ActionStatus
+from node.protocol.actions import OVERTAKEN
 from node.protocol.identifiers import Address, Hash32
 from node.store.chain_tables import Attempt, ChainTables
 from node.store.database import Database
@@ -70,3 +71,15 @@ def test_the_newest_intents_come_first_and_the_pending_ones_alone_if_asked(table
 def test_an_intent_that_is_not_there_is_none(tables: ChainTables) -> None:
     assert tables.intent("absent") is None
     assert tables.intents(limit=1, pending_only=False) == ()
+
+
+def test_what_somebody_else_did_first_is_no_failure_that_an_operator_is_told_of(tables: ChainTables) -> None:
+    for key, reason in (
+        ("result/7", "AlreadyPosted: epoch 7, digest 0x01"),
+        ("punish/7", "AlreadyPunished: epoch 7, participant 0x02"),
+        ("claim/7", "NothingToClaim: cumulative 5"),
+    ):
+        tables.add_intent(key, [(TARGET, b"")])
+        tables.fail(key, reason)
+    assert tables.failures() == tables.intent_counts()[ActionStatus.FAILED] == 3
+    assert tables.failures(without=OVERTAKEN) == 1

@@ -1,0 +1,117 @@
+"""When a result that the chain accepted is false: what a member objects to, and what it lets stand.
+
+Purpose: a quorum may be wrong, or its keys in other hands. Until the epoch's end members with a third of the weight can
+void its result, and then nobody is paid for the epoch; so an objection is for what evidence shows, never for what a
+node merely sees otherwise.
+
+Detail: two nodes that hold different vote bundles form different results, and neither is at fault (agreement.py). So a
+result is held against its own words first: its books name whose bundles it counts, and what follows from those is for
+everyone to compute. If it does not follow, it is false. If it does, it may still have left votes out. That is in order
+where members with a third of the weight said that they lack them; it is an offence where those who signed the result,
+more than two thirds of the weight, said in signed statements that they hold them, and less than a third ever said
+otherwise. Only a difference in what is paid, who is weighed or punished, or what later epochs build on is worth an
+objection.
+
+Non-goals: to tell whether who says that it lacks a bundle lacks it. Members with a third of the weight can leave votes
+out by lying so, whatever anyone else does.
+"""
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from enum import Enum
+
+from node.protocol.identifiers import Address
+from node.protocol.records import EpochResult
+
+PAID_FIELDS = ("group", "rewards", "reward_total", "penalties")
+"""What the chain pays, weighs and punishes by."""
+MATERIAL_FIELDS = (*PAID_FIELDS, "nodes", "histories", "audits", "books", "books_before")
+"""These, and what the rules of later epochs read. The rest explains it."""
+
+
+class Finding(Enum):
+    """What a node makes of an accepted result."""
+
+    OPEN = "open"
+    """Evidence is missing: the content, or bundles that it counts."""
+    SOUND = "sound"
+    """It follows from the bundles that it counts, and leaves none out that counts without a ground."""
+    IMMATERIAL = "immaterial"
+    """It differs from what follows, and nobody is paid, weighed or punished otherwise."""
+    WRONG_CONTENT = "wrong-content"
+    """Its content is not what the quorum told the chain."""
+    DOES_NOT_FOLLOW = "does-not-follow"
+    """It does not follow from the bundles that it counts."""
+    VOTES_LEFT_OUT = "votes-left-out"
+    """It leaves votes out that its signers said they hold."""
+
+    @property
+    def is_false(self) -> bool:
+        """Whether a member objects."""
+        return self in (Finding.WRONG_CONTENT, Finding.DOES_NOT_FOLLOW, Finding.VOTES_LEFT_OUT)
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """What members said, by signature, about an epoch."""
+
+    signers: Set[Address]
+    """Who signed the result in question, and with it said whose bundles it holds."""
+    lacked: Mapping[Address, Set[Address]]
+    """Whose bundles each member ever said it lacks, in any round."""
+
+
+def counted_in(result: EpochResult) -> frozenset[Address]:
+    """Return whose bundles a result says it counts: every member with one has a book in it, if an empty one."""
+    return frozenset(committed.executor for committed in result.books)
+
+
+def differs_materially(expected: EpochResult | None, accepted: EpochResult) -> bool:
+    """Whether the accepted result pays, weighs or punishes otherwise than what follows from the bundles it counts, or
+    would make a later one do so. `expected` is None where no result follows.
+    """
+    return _differs(expected, accepted, MATERIAL_FIELDS)
+
+
+def differs_in_pay(expected: EpochResult | None, accepted: EpochResult) -> bool:
+    """Whether the accepted result pays, weighs or punishes otherwise than what follows from more bundles.
+
+    Their books alone make no difference that is worth an epoch's pay: their executors are audited in the next one.
+    """
+    return _differs(expected, accepted, PAID_FIELDS)
+
+
+def _differs(expected: EpochResult | None, accepted: EpochResult, fields: Sequence[str]) -> bool:
+    return expected is None or any(getattr(expected, name) != getattr(accepted, name) for name in fields)
+
+
+def left_out_without_ground(
+    left_out: Set[Address], statements: Statements, weights: Mapping[Address, int]
+) -> frozenset[Address]:
+    """Return whose bundles were left out though less than a third of the weight ever said it lacks them.
+
+    Nobody's, unless statements of signers with more than two thirds of the weight are known: whoever heard less of the
+    others cannot tell what they said.
+    """
+    total = sum(weights.values())
+    if 3 * sum(weights.get(signer, 0) for signer in statements.signers) <= 2 * total:
+        return frozenset()
+    lacking = dict.fromkeys(left_out, 0)
+    for member, lacked in statements.lacked.items():
+        for validator in lacked & left_out:
+            lacking[validator] += weights.get(member, 0)
+    return frozenset(validator for validator, weight in lacking.items() if 3 * weight < total)
+
+
+def is_enough(objecting: int, total: int) -> bool:
+    """Whether so much weight voids a result, as the contract has it."""
+    return total > 0 and 3 * objecting >= total
+
+
+def posting_block(enough_at: int, turn: int, end: int, *, patience: int, margin: int) -> int:
+    """Return the block from which objector number `turn` posts, if nobody before it did.
+
+    There was enough weight at block `enough_at`; each waits `patience` blocks for the one before it, so that one
+    transaction is paid for, but nobody waits into the last `margin` blocks before `end`, where it would be too late.
+    """
+    return min(enough_at + turn * patience, max(enough_at, end - margin))

@@ -1,0 +1,23 @@
+"""Long computations cut into slices, so that whoever runs them lets others have their turn in between.
+
+A computation is a generator that yields after every few milliseconds of work, and returns what it found. Rules have no
+event loop: a service runs it by node/services/slicing.py, everybody else by `finish`.
+"""
+
+from collections.abc import Generator
+from typing import TypeVar
+
+Found = TypeVar("Found")
+Slices = Generator[None, None, Found]
+ITEMS_PER_SLICE = 1024
+"""Items, of some microseconds each, between two looks at what else there is to do."""
+
+
+def finish(computation: Slices[Found]) -> Found:
+    """Run a computation to its end, at once."""
+    while True:
+        try:
+            next(computation)
+        except StopIteration as end:
+            found: Found = end.value
+            return found

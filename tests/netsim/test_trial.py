@@ -1,0 +1,162 @@
+"""Every adversary in small populations: honest nodes agree and are paid, and each cheat is found as the rules say."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+
+from netsim.population import Population
+from netsim.trial import Outcome, Trial, run_trial
+from netsim.trial_findings import Findings, judge_trial
+from netsim.trial_report import report_lines
+from node.protocol.identifiers import EpochNumber, Hash32, TokenAmount
+
+FORGERIES = ("other-model", "int4", "made-up-100", "ground-100", "replayed", "precomputed", "shared", "copied")
+DUTIES = ("lazy", "withholds-votes", "hides-votes", "answers-other-model")
+
+
+def trial(name: str, *cheats: str, nodes: int, epochs: int, questions: int = 0, **options: bool | int) -> Trial:
+    population = Population(name, dict.fromkeys(cheats, 1), **options)  # type: ignore[arg-type]
+    return Trial(population, nodes, epochs, 5, sample_size=32, nonces_max=40, questions=questions)
+
+
+@pytest.fixture(scope="module")
+def miners() -> Outcome:
+    return run_trial(trial("miners", *FORGERIES, nodes=14, epochs=3))
+
+
+@pytest.fixture(scope="module")
+def members() -> Outcome:
+    return run_trial(trial("members", *DUTIES, nodes=9, epochs=3, questions=20))
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Outcome:
+    """A cartel of a third beside honest nodes of which half come and go."""
+    return run_trial(trial("crowd", "cartel-faker", nodes=12, epochs=3, with_cartel=True, churning_per_mille=500))
+
+
+def reasons_of(findings: Findings) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for entry in findings.found:
+        found.setdefault(entry.participant.strategy, set()).update(entry.reasons)
+    return found
+
+
+def assert_promises_hold(outcome: Outcome) -> None:
+    findings = judge_trial(outcome)
+    assert findings.failures == ()
+    assert len(outcome.results) == outcome.trial.epochs
+    for epoch in findings.epochs:
+        assert epoch.agreeing + epoch.away == sum(participant.is_honest for participant in outcome.participants)
+
+
+def test_honest_nodes_agree_and_are_paid_beside_every_kind_of_forger(miners: Outcome) -> None:
+    assert_promises_hold(miners)
+
+
+@pytest.mark.parametrize("strategy", FORGERIES)
+def test_who_forges_nonces_is_found(miners: Outcome, strategy: str) -> None:
+    assert strategy in reasons_of(judge_trial(miners))
+
+
+def test_who_forges_most_of_them_is_never_paid_for_it(miners: Outcome) -> None:
+    paid = {share.participant for result in miners.results.values() for share in result.settled if share.amount}
+    for participant in miners.participants:
+        if participant.strategy in ("other-model", "int4", "precomputed", "shared", "copied"):
+            assert participant.account not in paid
+
+
+def test_honest_nodes_agree_and_are_paid_beside_members_who_neglect_their_duties(members: Outcome) -> None:
+    assert_promises_hold(members)
+    assert (members.answers, members.failed_answers) == (60, 0)
+
+
+def test_who_neglects_a_duty_is_named_for_it(members: Outcome) -> None:
+    found = reasons_of(judge_trial(members))
+    assert found["lazy"] & {"not-computed", "evidence-differs"}
+    assert found["withholds-votes"] == found["hides-votes"] == {"no-votes"}
+    assert "accused" in found["answers-other-model"]
+
+
+def test_a_cartel_of_a_third_takes_nothing_from_those_who_come_and_go(crowd: Outcome) -> None:
+    assert_promises_hold(crowd)
+    findings = judge_trial(crowd)
+    assert reasons_of(findings) == {"cartel-faker": {"batch-of-fakes", "mismatches"}}
+    assert [participant.strategy for participant in findings.unfound] == ["cartel"] * len(findings.unfound)
+
+
+def test_who_was_away_is_told_so_and_everyone_else_has_the_most(crowd: Outcome) -> None:
+    lost = [
+        (participant.attendance.fate.value, {part.reason for part in told.parts})
+        for epoch in judge_trial(crowd).epochs
+        for participant, told in epoch.paid_less
+    ]
+    assert lost
+    for fate, reasons in lost:
+        assert fate != "stays"
+        assert reasons <= {"no-batch", "absent", "no-votes", "not-counted", "no-time", "nobody-could-judge", "no-data"}
+
+
+def test_less_than_a_third_that_signs_nothing_halts_nothing() -> None:
+    assert_promises_hold(run_trial(trial("silent", "silent", nodes=4, epochs=2)))
+
+
+def test_one_seed_gives_one_trial() -> None:
+    small = trial("small", nodes=4, epochs=1, questions=2)
+    first, again, other = (run_trial(one) for one in (small, small, replace(small, seed=6)))
+    assert first.trace_hash == again.trace_hash != other.trace_hash
+
+
+def test_that_honest_nodes_agree_is_not_made_by_the_work_that_a_simulation_shares(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = {"with_cartel": True, "churning_per_mille": 600}
+    mixed = replace(trial("mixed", "hides-votes", "made-up-100", nodes=9, epochs=3, **options), sample_size=8)
+    shared = run_trial(mixed)
+    monkeypatch.setattr("netsim.clock.shared_work", nullcontext)
+    alone = run_trial(mixed)
+    assert alone.trace_hash == shared.trace_hash
+    assert alone.formed == shared.formed
+    assert_promises_hold(alone)
+
+
+def test_a_node_with_another_result_fails_the_trial_and_is_named(members: Outcome) -> None:
+    gateway = members.participants[0]
+    formed = members.formed[gateway.account]
+    strange = {**formed, EpochNumber(1): replace(formed[EpochNumber(1)], digest=Hash32(bytes(32)))}
+    changed = replace(members, formed={**members.formed, gateway.account: strange})
+    findings = judge_trial(changed)
+    assert findings.failures == ("epoch 1: node 0 (honest, stays) did not compute the result that was accepted",)
+    assert any("NOT on nodes 0" in line for line in report_lines(changed, findings))
+
+
+def test_an_honest_node_that_is_blamed_or_unpaid_fails_the_trial(members: Outcome) -> None:
+    cheat = next(one for one in members.participants if one.strategy == "withholds-votes")
+    honest = replace(cheat, strategy="honest")
+    others = tuple(honest if one is cheat else one for one in members.participants)
+    failures = judge_trial(replace(members, participants=others)).failures
+    assert len(failures) == members.trial.epochs
+    assert all("was there and lost pay for no-votes" in failure for failure in failures)
+
+
+def test_a_cheat_that_goes_unfound_fails_the_trial(members: Outcome) -> None:
+    gateway = members.participants[0]
+    lazy = replace(gateway, strategy="lazy")
+    changed = replace(members, participants=(lazy, *members.participants[1:]))
+    assert "node 0 (lazy, stays) was not found, and had to be" in judge_trial(changed).failures
+
+
+def test_coins_from_nowhere_fail_the_trial(members: Outcome) -> None:
+    failures = judge_trial(replace(members, minted=TokenAmount(members.minted + 10**30))).failures
+    assert len(failures) == 2
+    assert all("minted" in failure for failure in failures)
+
+
+def test_the_report_says_for_every_epoch_what_came_of_it(members: Outcome) -> None:
+    text = "\n".join(report_lines(members, judge_trial(members), hashes=True))
+    for epoch, digest in members.digests.items():
+        assert f"epoch {epoch}: result {digest.hex()[:16]} identical on all of 5 honest nodes" in text
+    assert text.count(members.digests[EpochNumber(0)].hex()) == 5
+    assert "lazy (node" in text
+    assert text.endswith("every promise held")

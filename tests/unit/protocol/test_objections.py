@@ -1,0 +1,123 @@
+"""What is objected to: only what evidence shows, and only where it changes what is paid, weighed or punished."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.protocol.findings import CommittedBook, NodeFate, NodeOutcome, PenaltyDecision, ReceiptBook
+from node.protocol.identifiers import Address, EpochNumber, Hash32, TokenAmount
+from node.protocol.objections import (
+    Statements,
+    counted_in,
+    differs_in_pay,
+    differs_materially,
+    is_enough,
+    left_out_without_ground,
+    posting_block,
+)
+from node.protocol.records import EpochGroup, EpochResult, RewardShare
+from node.protocol.verdicts import Offence
+from tests.builders import NODE, SOME_CID, TINY, account
+
+EPOCH = EpochNumber(3)
+BOOK = CommittedBook(account(1), ReceiptBook(0, 0, Hash32(bytes(32)), SOME_CID))
+RESULT = EpochResult(EPOCH, EpochGroup(EpochNumber(4), (), ()), (), TokenAmount(0), books=(BOOK,))
+PAID = (
+    replace(RESULT, group=EpochGroup(EpochNumber(5), (), ())),
+    replace(RESULT, rewards=(RewardShare(account(1), TokenAmount(1)),)),
+    replace(RESULT, reward_total=TokenAmount(1)),
+    replace(RESULT, penalties=(PenaltyDecision(account(1), Offence.FRAUD, "batch-of-fakes"),)),
+)
+LATER = (
+    replace(RESULT, books=()),
+    replace(RESULT, nodes=(NodeOutcome(account(1), NODE, TINY, NodeFate.UNDECIDED, 1, 0, 0, 0, ""),)),
+)
+WEIGHTS = {account(number): 1 for number in range(1, 7)}
+VICTIM = account(1)
+
+
+@pytest.mark.parametrize("other", PAID)
+def test_what_pays_weighs_or_punishes_otherwise_is_worth_an_objection(other: EpochResult) -> None:
+    assert differs_materially(RESULT, other)
+    assert differs_in_pay(RESULT, other)
+
+
+@pytest.mark.parametrize("other", LATER)
+def test_what_only_later_epochs_build_on_counts_where_the_result_contradicts_its_own_votes(other: EpochResult) -> None:
+    assert differs_materially(RESULT, other)
+    assert not differs_in_pay(RESULT, other)
+
+
+def test_another_explanation_of_the_same_pay_is_no_reason_to_void_it() -> None:
+    other = replace(RESULT, available=TokenAmount(9), validators=(), scores=())
+    assert not differs_materially(RESULT, other)
+    assert not differs_materially(RESULT, RESULT)
+
+
+def test_a_result_where_none_follows_is_false() -> None:
+    assert differs_materially(None, RESULT)
+
+
+def test_a_result_says_by_its_books_whose_votes_it_counts() -> None:
+    assert counted_in(RESULT) == {account(1)}
+
+
+def lacking(*members: int) -> dict[Address, set[Address]]:
+    return {account(number): {VICTIM} for number in members}
+
+
+def signers(*members: int) -> set[Address]:
+    return {account(number) for number in members}
+
+
+def test_votes_are_left_out_without_ground_if_the_signers_said_they_hold_them() -> None:
+    statements = Statements(signers(2, 3, 4, 5, 6), lacking(6))
+    assert left_out_without_ground({VICTIM}, statements, WEIGHTS) == {VICTIM}
+
+
+def test_a_third_of_the_weight_that_lacks_votes_is_ground_to_leave_them_out() -> None:
+    statements = Statements(signers(2, 3, 4, 5, 6), lacking(5, 6))
+    assert left_out_without_ground({VICTIM}, statements, WEIGHTS) == frozenset()
+
+
+def test_whoever_heard_too_few_of_the_signers_cannot_tell() -> None:
+    statements = Statements(signers(3, 4, 5, 6), {})  # exactly two thirds: no quorum signed that this node knows of
+    assert left_out_without_ground({VICTIM}, statements, WEIGHTS) == frozenset()
+
+
+def test_statements_of_whoever_has_no_weight_count_for_nothing() -> None:
+    statements = Statements(signers(3, 4, 5, 6, 7, 8), lacking(7, 8, 9))
+    assert left_out_without_ground({VICTIM}, statements, WEIGHTS) == frozenset()
+    statements = Statements(signers(2, 3, 4, 5, 6), lacking(7, 8, 9))
+    assert left_out_without_ground({VICTIM}, statements, WEIGHTS) == {VICTIM}
+
+
+@given(st.dictionaries(st.integers(1, 9), st.integers(1, 10), min_size=1), st.data())
+def test_less_than_a_third_that_lies_can_make_no_honest_result_look_groundless(
+    weights: dict[int, int], data: st.DataObject
+) -> None:
+    """Honest members leave votes out only if they lack them or heard a third say so: their statements show it."""
+    by_account = {account(number): weight for number, weight in weights.items()}
+    total = sum(weights.values())
+    lackers = data.draw(st.sets(st.sampled_from(sorted(weights))))
+    if 3 * sum(weights[number] for number in lackers) < total:
+        return
+    everyone = Statements(set(by_account), {account(number): {VICTIM} for number in lackers})
+    assert left_out_without_ground({VICTIM}, everyone, by_account) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("objecting", "total", "enough"), [(1, 3, True), (33, 100, False), (34, 100, True), (0, 0, False)]
+)
+def test_a_third_of_the_weight_is_enough_as_the_contract_has_it(objecting: int, total: int, enough: bool) -> None:
+    assert is_enough(objecting, total) is enough
+
+
+@given(st.integers(0, 1000), st.integers(0, 512), st.integers(1, 1000))
+def test_no_objector_waits_for_others_until_it_is_too_late(enough_at: int, turn: int, blocks_left: int) -> None:
+    end = enough_at + blocks_left
+    block = posting_block(enough_at, turn, end, patience=3, margin=4)
+    assert enough_at <= block <= max(enough_at, end - 4)
+    assert posting_block(enough_at, 0, end, patience=3, margin=4) == enough_at

@@ -1,0 +1,91 @@
+"""Recomputing nonces: vectors as the prover's, and tails that only who has the model can say."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from node.ports import Engine, EngineFailedError
+from node.protocol.identifiers import Hash32
+from node.protocol.nonces import PROMPT_TOKENS, VECTOR_DIMENSIONS, nonce_prompt, quantise
+from node.protocol.tails import tail_of, tail_prompt, tail_tokens, vector_tail
+from node.services.recomputing import RECOMPUTED_AT_ONCE, recompute
+from tests.builders import NODE, account, model
+
+GENERATE, SAMPLE = Hash32(b"\x01" * 32), Hash32(b"\x02" * 32)
+KEY = (account(2), NODE)
+NONCES = range(RECOMPUTED_AT_ONCE + 3)
+EMBEDDING = replace(model(), model_args=("--runner", "pooling"))
+
+
+class Reader:
+    """An engine whose numbers follow from the prompt; fails where it is told to."""
+
+    vocabulary_size = 1000
+
+    def __init__(self, fails: int = 0) -> None:
+        self.asked: list[int] = []
+        self._fails = fails
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        assert priority > 0
+        self.asked.append(len(prompts))
+        if len(self.asked) <= self._fails:
+            raise EngineFailedError("not yet")
+        return [[-1.0 - (token % 97) / 10 for token in prompt[1:]] for prompt in prompts]
+
+    @property
+    def engine(self) -> Engine:
+        return cast(Any, self)
+
+
+def prompt(nonce: int) -> tuple[int, ...]:
+    return nonce_prompt(GENERATE, *KEY, nonce, Reader.vocabulary_size)
+
+
+def numbers(tokens: Sequence[int]) -> list[float]:
+    return [-1.0 - (token % 97) / 10 for token in tokens]
+
+
+VECTORS = tuple(quantise(numbers(prompt(nonce)[1:])) for nonce in NONCES)
+
+
+async def test_a_prompt_and_its_tail_are_read_in_one_pass() -> None:
+    reader = Reader()
+    found = await recompute(reader.engine, model(), KEY, NONCES, GENERATE, SAMPLE, account(5))
+    assert found.vectors == VECTORS
+    own = [tail_tokens(SAMPLE, account(5), *KEY, nonce, 1000) for nonce in NONCES]
+    assert found.tails == tuple(tail_of(numbers(tokens)) for tokens in own)
+    assert reader.asked == [RECOMPUTED_AT_ONCE, 3]
+
+
+async def test_of_an_embedding_model_the_tail_is_of_the_vector_of_a_prompt_of_the_validator_s_own() -> None:
+    reader = Reader()
+    found = await recompute(reader.engine, EMBEDDING, KEY, NONCES, GENERATE, SAMPLE, account(5))
+    assert found.vectors == VECTORS
+    own = [tail_prompt(SAMPLE, account(5), *KEY, nonce, 1000) for nonce in NONCES]
+    assert found.tails == tuple(vector_tail(SAMPLE, account(5), quantise(numbers(tokens[1:]))) for tokens in own)
+    assert len(set(found.tails)) > len(NONCES) // 2
+    alone = await recompute(reader.engine, EMBEDDING, KEY, [7], GENERATE, SAMPLE, account(5))
+    assert alone.tails == found.tails[7:8]  # as a checker recomputes it
+    other = await recompute(reader.engine, EMBEDDING, KEY, NONCES, GENERATE, SAMPLE, account(6))
+    assert other.vectors == VECTORS
+    assert other.tails != found.tails
+
+
+async def test_a_model_that_reads_too_little_for_tails_has_none() -> None:
+    short = replace(model(), context_length=PROMPT_TOKENS)
+    found = await recompute(Reader().engine, short, KEY, NONCES, GENERATE, SAMPLE, account(5))
+    assert (found.vectors, found.tails) == (VECTORS, ())
+
+
+@pytest.mark.parametrize("kind", [model(), EMBEDDING])
+async def test_an_engine_that_fails_is_asked_again_and_nothing_is_lost_or_doubled(
+    kind: Any, autojump_clock: object
+) -> None:
+    found = await recompute(Reader(fails=2).engine, kind, KEY, NONCES, GENERATE, SAMPLE, account(5))
+    assert found.vectors == VECTORS
+    assert len(found.tails) == len(NONCES)
+    assert struct.calcsize(f">{VECTOR_DIMENSIONS}h") == len(found.vectors[0])

@@ -1,0 +1,111 @@
+"""Vectors of what audits are drawn by; part of rules.json."""
+
+import hashlib
+
+from node.protocol.audit_outcomes import audit_outcomes
+from node.protocol.audit_sampling import AuditSeeds, auditors_of, drawn_rows, draws_of, token_draws_of
+from node.protocol.calibration import HonestBand
+from node.protocol.findings import CommittedBook
+from node.protocol.identifiers import EpochNumber, Hash32, RequestId, TokenAmount
+from node.protocol.pricing import receipt_digest, tokens_commitment
+from node.protocol.receipt_books import BookRow, booked_tokens, make_book, order_rows
+from node.protocol.receipts import draw_commitment
+from node.protocol.records import (
+    EpochGroup,
+    EpochResult,
+    GroupMember,
+    MLNodeSnapshot,
+    Receipt,
+    SignedReceipt,
+    VoteBundle,
+)
+from node.protocol.sampling import SamplingParameters
+from node.protocol.signatures import sign
+from tests.builders import NODE, SOME_CID, TINY, account, key_of, model, peer
+
+DRAW = Hash32(hashlib.sha256(b"draw").digest())
+LOT = Hash32(hashlib.sha256(b"lot").digest())
+EXECUTOR = 2
+PAYERS = tuple(range(10, 22))
+BAND = HonestBand("vllm", "", 0, 1_000, 10_000, 10_000, 33_000, 4_000)
+
+
+def compute_audits() -> dict[str, object]:
+    """Return the vectors."""
+    rows = order_rows([BookRow(Hash32(hashlib.sha256(bytes([n])).digest()), 7 * n % 50) for n in range(200)])
+    book = make_book(rows, SOME_CID)
+    drawn = drawn_rows(DRAW, account(EXECUTOR), book, rows)
+    return {
+        "drawSeed": DRAW.hex(),
+        "lotSeed": LOT.hex(),
+        "executor": account(EXECUTOR),
+        "book": {"count": book.count, "outputTokens": book.output_tokens, "root": book.root.hex()},
+        "tokenDraws": token_draws_of(book),
+        "draws": draws_of(book),
+        "drawn": {str(draw): row.digest.hex() for draw, row in drawn.items()},
+        "auditors": {str(draw): list(auditors_of(DRAW, account(EXECUTOR), draw, _group())) for draw in drawn},
+        "bookedTokens": [
+            {
+                "isPrivate": private,
+                "isVerifiable": verifiable,
+                "tokens": booked_tokens(_receipt(1, is_private=private, is_verifiable=verifiable)),
+            }
+            for private in (False, True)
+            for verifiable in (False, True)
+        ],
+        "challenges": _challenges(),
+    }
+
+
+def _challenges() -> dict[str, object]:
+    made = {payer: _signed(payer, _receipt(payer)) for payer in PAYERS}
+    weights = {account(payer): payer for payer in PAYERS}
+    bundles = {
+        account(payer): VoteBundle(EpochNumber(4), account(payer), (), challenges=(signed,))
+        for payer, signed in made.items()
+    }
+    known = EpochResult(
+        EpochNumber(3), _group(), (), TokenAmount(0), books=(CommittedBook(account(EXECUTOR), make_book((), SOME_CID)),)
+    )
+    (found,) = audit_outcomes(known, AuditSeeds(DRAW, LOT), bundles, weights, lambda *_node: BAND)
+    return {
+        "made": {account(payer): receipt_digest(signed.receipt).hex() for payer, signed in made.items()},
+        "weights": weights,
+        "chosen": [digest.hex() for digest in found.challenged],
+    }
+
+
+def _receipt(payer: int, *, is_private: bool = False, is_verifiable: bool = True) -> Receipt:
+    sampling = SamplingParameters(temperature_milli=700)
+    return Receipt(
+        request_id=RequestId(hashlib.sha256(bytes([payer])).digest()),
+        epoch=EpochNumber(3),
+        model_id=TINY,
+        model_cid=SOME_CID,
+        payer=account(payer),
+        executor=account(EXECUTOR),
+        node_id=NODE,
+        prompt_tokens=3,
+        output_tokens=4,
+        prompt_commitment=tokens_commitment([1, 2, 3]),
+        output_commitment=tokens_commitment([4, 5, 6, 70_000]),
+        draw_commitment=draw_commitment(sampling, 5, (), ""),
+        is_verifiable=is_verifiable,
+        seeded_by_user=True,
+        at=1_700_000_000,
+        price=TokenAmount(7),
+        is_private=is_private,
+    )
+
+
+def _signed(payer: int, receipt: Receipt) -> SignedReceipt:
+    digest = receipt_digest(receipt)
+    return SignedReceipt(receipt, sign(key_of(EXECUTOR), digest), sign(key_of(payer), digest))
+
+
+def _group() -> EpochGroup:
+    members = [
+        GroupMember(account(n), peer(n), n, (MLNodeSnapshot(NODE, TINY, n, n, (True, False)),)) for n in range(1, 13)
+    ]
+    ordered = tuple(sorted(members, key=lambda member: member.participant.lower()))
+    return EpochGroup(EpochNumber(3), ordered, (model(),))
