@@ -28,7 +28,7 @@ CONNECT_SECONDS_MAX = 10.0
 REFUSAL_BYTES_MAX = 64 * 1024
 """Text beside a refusal is read and thrown away up to here; beyond, the connection is closed instead."""
 READ_BYTES = 16 * 1024
-KNOWN_REQUESTS_MIN = 3
+KNOWN_REQUESTS_MIN = 2
 """When a gateway has no more than these left, it is sent all others at once: each time it has to look for requests
 costs it as much as answering one."""
 

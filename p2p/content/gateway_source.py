@@ -15,10 +15,11 @@ from p2p.content.http_reply import ReplyError
 from p2p.content.loop_calls import LoopCalls
 from p2p.content.source import Rank, SourceFailedError
 
-CONNECTIONS_MAX = 4
+CONNECTIONS_MAX = 3
 """To one gateway: several share a long, lossy path better than one. Each has a thread and a block's buffer."""
-REQUESTS_PER_CONNECTION = 6
-"""Twice KNOWN_REQUESTS_MIN: the server has something to send whenever it gets to it, and three more come at once."""
+REQUESTS_PER_CONNECTION = 5
+"""More than KNOWN_REQUESTS_MIN: the server has something to send whenever it gets to it, and the others come at once.
+More would be asked elsewhere too when the line gets slower: a block behind fourteen others looks late."""
 ATTEMPTS_MAX = 4
 """For one block: a kept connection may have been closed by the server meanwhile, or by a neighbour's cancellation."""
 BUSY_ATTEMPTS_MAX = 5

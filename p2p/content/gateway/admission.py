@@ -20,7 +20,7 @@ class GatewayLimits:
     connections_max: int = 256
     """Served at once. Each costs a task and at most a head's bytes; file bytes stay in the kernel."""
     connections_per_address_max: int = 32
-    """A daemon takes up to 4 for each fetch; several may share an address."""
+    """A daemon takes up to 3 for each fetch; several may share an address."""
     requests_per_second: int = 0
     """Per address; 0 is no limit."""
     bytes_per_second: int = 0

@@ -29,8 +29,8 @@ from p2p.standing import Offence, Standing
 log = structlog.get_logger(__name__)
 
 SOURCES_ACTIVE_MAX = 6
-"""Asked at once; the rest wait in reserve. Times window, writers and block size this bounds memory: about 100 MiB with
-leaves of 1 from six gateways, and 19 with one."""
+"""Asked at once; the rest wait in reserve. This bounds memory: a gateway takes a block for each of its connections,
+others up to their window and what waits for the writers."""
 SOURCES_MAX = 64
 """Considered in one session."""
 BLOCK_SECONDS_MAX = 30.0
@@ -54,7 +54,8 @@ LACK_SECONDS = 0.01
 SMOOTHING = 0.2
 """Weight of the newest block in a source's mean time."""
 WRITERS_MAX = 3
-"""Threads that hash and write: one per core that a fetch may fill, and one that waits for the disk."""
+"""Threads that hash and write what comes from sources without threads of their own: one per core that a fetch may fill,
+and one that waits for the disk."""
 
 Deliver = Callable[[Cid, bytes | bytearray], None]
 """Takes verified bytes; called in worker threads, several at once. What it raises ends the race."""

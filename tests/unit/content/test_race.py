@@ -48,6 +48,19 @@ class FakeSource:
         self.closed = True
 
 
+class FakeWithThreads(FakeSource):
+    """The same with threads of its own."""
+
+    async def handle(
+        self, cid: Cid, handle: Callable[[bytearray], None], *, bytes_max: int, seconds_max: float
+    ) -> bool:
+        with trio.fail_after(seconds_max):
+            data = await self.get(cid, bytes_max=bytes_max)
+        if data is not None:
+            await trio.to_thread.run_sync(handle, bytearray(data))
+        return data is not None
+
+
 async def fetch(race: BlockRace, cids: Sequence[Cid] = CIDS) -> tuple[dict[Cid, bytes], list[Cid]]:
     got: dict[Cid, bytes] = {}
 
@@ -73,6 +86,36 @@ async def test_equal_sources_share_the_work_and_nothing_comes_twice() -> None:
     assert sum(source.given for source in sources) == len(BLOCKS)
     assert all(source.given > len(BLOCKS) / 5 for source in sources)
     assert all(source.closed for source in sources)
+
+
+async def test_sources_with_threads_of_their_own_and_others_share_the_work_and_nothing_comes_twice() -> None:
+    sources = [FakeSource("a"), FakeWithThreads("b"), FakeWithThreads("c")]
+    race = BlockRace(sources)
+    got, missing = await fetch(race)
+    assert got == BLOCKS
+    assert not missing
+    assert sum(source.given for source in sources) == len(BLOCKS)
+    assert all(source.given > len(BLOCKS) / 8 for source in sources)
+    assert race.counts.fetched_bytes.total() == sum(map(len, BLOCKS.values()))
+
+
+async def test_a_source_with_threads_of_its_own_is_judged_like_any_other() -> None:
+    standing = Standing(trio.current_time)
+    half = set(CIDS[::2])
+    sources = [
+        FakeWithThreads("liar", answer=lambda _cid: b"lies"),
+        FakeWithThreads("staller", seconds=10**6),
+        FakeWithThreads("gone", answer=fail),
+        FakeWithThreads("half", answer=lambda cid: BLOCKS[cid] if cid in half else None),
+    ]
+    race = BlockRace(sources, standing=standing, block_seconds=0.4)
+    with trio.fail_after(30):
+        got, missing = await fetch(race)
+    assert set(got) == half
+    assert set(missing) == set(CIDS) - half
+    assert race.counts.failed == {"liar", "staller", "gone"}
+    assert standing.is_banned("liar")
+    assert not standing.is_banned("half")
 
 
 async def test_a_slow_source_is_worked_around_at_the_end() -> None:
