@@ -53,7 +53,7 @@ def run(
         _run_population(population, nodes, epochs, seed, sample, hashes=hashes)
         return
     started = time.monotonic()
-    outcome = run_scenario(nodes=nodes, epochs=epochs, seed=seed, tell=lambda line: click.echo(line, err=True))
+    outcome = run_scenario(nodes=nodes, epochs=epochs, seed=seed, tell=_tell)
     _report(outcome, time.monotonic() - started)
     if trace_hash:
         click.echo(outcome.trace_hash)
@@ -69,12 +69,17 @@ def _run_population(population: str, nodes: int, epochs: int, seed: int, sample:
         trial.population.strategies(nodes)
     except PopulationError as error:
         raise click.ClickException(str(error)) from error
-    outcome = run_trial(trial)
+    outcome = run_trial(trial, _tell)
     findings = judge_trial(outcome)
     for line in report_lines(outcome, findings, hashes=hashes):
         click.echo(line)
     if findings.failures:
         sys.exit(1)
+
+
+def _tell(line: str) -> None:
+    """Progress goes where it does not mix with what a run comes to."""
+    click.echo(line, err=True)
 
 
 def _report(outcome: Outcome, seconds: float) -> None:

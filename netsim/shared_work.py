@@ -33,8 +33,10 @@ Result = TypeVar("Result")
 MESSAGES_KEPT = 8192
 """A message is unsealed by all within a second of its arrival at the first; 200 nodes send a few thousand meanwhile."""
 RECORDS_KEPT = 1024
-"""Bundles, and the evidence behind them, of the newest epochs. Of 200 nodes with samples of 64, the evidence of each
-takes a megabyte in memory."""
+"""Bundles, and the evidence behind them, of the newest epochs."""
+EVIDENCE_KEPT = 256
+"""Looked into by all who were drawn to check a validator, at about the same time. Of 200 nodes with samples of 64 the
+evidence of each takes a megabyte in memory."""
 DRAWS_KEPT = 8192
 """A few hundred bytes each."""
 NONCES_KEPT = 65_536
@@ -148,7 +150,7 @@ def _functions() -> Functions:
         vote_checking.checked_figures: remembering(
             vote_checking.checked_figures,
             lambda evidence, bundle, rules: (_Same(evidence), _Same(bundle), _Same(rules)),
-            entries_max=RECORDS_KEPT,
+            entries_max=EVIDENCE_KEPT,
         ),
         vote_checking.drawn_tails: remembering(
             vote_checking.drawn_tails,

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -16,6 +16,7 @@ from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, Ledger
 from netsim.network import Switchboard
 from netsim.node import Disk, NodePlan, new_disk, run_node
 from netsim.population import HONEST, Population
+from netsim.progress import tell_epochs
 from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, PARAMETERS
 from netsim.trace import Trace
 from node.ports import CallFailedError
@@ -88,7 +89,8 @@ class Traffic:
     fetched_bytes: int
     """Content, counted where it arrives."""
     seconds: float
-    """Of real time."""
+    """Of real time, with whatever else the machine does."""
+    processor_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,16 +194,16 @@ def participants_of(trial: Trial, parameters: EpochParameters) -> tuple[Particip
     )
 
 
-def run_trial(trial: Trial) -> Outcome:
-    """Run it. The same trial gives the same outcome, but for real time."""
+def run_trial(trial: Trial, tell: Callable[[str], None] | None = None) -> Outcome:
+    """Run it; `tell` takes lines of progress. The same trial gives the same outcome, but for real time."""
 
     async def main() -> Outcome:
-        return await _run(trial)
+        return await _run(trial, tell)
 
     return run_deterministically(main, trial.seed)
 
 
-async def _run(trial: Trial) -> Outcome:
+async def _run(trial: Trial, tell: Callable[[str], None] | None) -> Outcome:
     parameters = trial_parameters(trial)
     participants = participants_of(trial, parameters)
     trace = Meter()
@@ -215,6 +217,8 @@ async def _run(trial: Trial) -> Outcome:
     )
     ledger.register_model(MODEL)
     ledger.calibrate_model(_calibration())
+    if tell is not None:
+        tell_epochs(ledger, tell)
     exchange = ContentExchange(trace)
     user = User(ledger, trial.epochs, 2 * trial.nodes if trial.questions is None else trial.questions)
     disks: dict[Address, Disk] = {}
@@ -283,7 +287,7 @@ async def _attend(
 
 async def _epoch(epoch: int, ledger: Ledger, trace: Meter) -> Traffic:
     """Wait for the end of an epoch; return what went on in it."""
-    started = time.monotonic()
+    started, worked = time.monotonic(), time.process_time()
     messages, amounts = trace.counts["gossip"], trace.amounts.copy()
     await _until(first_block_of(epoch + 1, Stage.SERVE, ledger.schedule), ledger)
     return Traffic(
@@ -291,6 +295,7 @@ async def _epoch(epoch: int, ledger: Ledger, trace: Meter) -> Traffic:
         gossip_bytes=trace.amounts["gossip"] - amounts["gossip"],
         fetched_bytes=trace.amounts["fetched"] - amounts["fetched"],
         seconds=time.monotonic() - started,
+        processor_seconds=time.process_time() - worked,
     )
 
 

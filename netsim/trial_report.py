@@ -54,7 +54,8 @@ def _epoch_lines(outcome: Outcome, epoch: EpochFindings) -> Iterator[str]:
     )
     yield (
         f"  {traffic.messages / nodes:.1f} messages, {traffic.gossip_bytes / nodes:.0f} bytes of gossip and "
-        f"{traffic.fetched_bytes / nodes:.0f} of content per node; {traffic.seconds:.1f} s"
+        f"{traffic.fetched_bytes / nodes:.0f} of content per node; "
+        f"{traffic.seconds:.1f} s, {traffic.processor_seconds:.1f} s of them of the processor"
     )
     lost = Counter(
         (participant.attendance.fate.value, ", ".join(part.reason for part in told.parts) or "not there")

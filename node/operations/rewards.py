@@ -139,7 +139,8 @@ class DaemonRewardOperations:
             available = TokenAmount(
                 subsidy(epoch, parameters) + pot(epoch, state.work_coins_added, state.results, parameters)
             )
-            return explain_no_result(epoch, state.group_weights(epoch), available, account)
+            weights = state.group_weights(epoch)
+            return explain_no_result(epoch, weights, available, account, is_voided=epoch in state.voided)
         return explain(result, await self._frozen_group(epoch), account)
 
     async def _frozen_group(self, epoch: EpochNumber) -> EpochGroup | None:

@@ -19,6 +19,7 @@ from node.protocol.rewards import counted_weight, get_settle_amount
 from node.protocol.scores import AVAILABILITY_TENTHS, PARTICIPATION_TENTHS, QUALITY_TENTHS, SPEED_TENTHS
 
 NO_RESULT = "no-result"
+RESULT_VOID = "result-void"
 NO_BATCH = "no-batch"
 THROUGHPUT = "throughput"
 COVERAGE = "coverage"
@@ -26,6 +27,8 @@ FRAUD = "fraud"
 
 REASONS = {
     NO_RESULT: "no result of the epoch was accepted by its end, so nobody was paid",
+    RESULT_VOID: "the accepted result was false, members with a third of the weight voided it, and no other took its "
+    "place in time, so nobody was paid",
     NO_BATCH: "the node neither was present to serve by allotment nor committed a batch of nonces in time",
     THROUGHPUT: "the node served less through Proof of Compute than its weight stands for",
     COVERAGE: "no coverage bonus: it does not serve every model with a node that counts",
@@ -127,13 +130,19 @@ def explain(result: EpochResult, frozen: EpochGroup | None, participant: Address
 
 
 def explain_no_result(
-    epoch: EpochNumber, weights: Iterable[tuple[Address, int]], available: TokenAmount, participant: Address
+    epoch: EpochNumber,
+    weights: Iterable[tuple[Address, int]],
+    available: TokenAmount,
+    participant: Address,
+    *,
+    is_voided: bool = False,
 ) -> Explanation:
-    """Explain an epoch without a result: the weight in charge would have had its share."""
+    """Explain an epoch without a result, or whose result `is_voided`: the weight in charge would have had its share."""
     known = dict(weights)
     total, own = sum(known.values()), known.get(participant, 0)
     most = TokenAmount(available * own // total if total else 0)
-    parts = (UnpaidPart(NO_RESULT, "", most),) if most else ()
+    reason = RESULT_VOID if is_voided else NO_RESULT
+    parts = (UnpaidPart(reason, "", most),) if most else ()
     return Explanation(epoch, participant, most, TokenAmount(0), parts)
 
 

@@ -240,11 +240,11 @@ class Conductor:
         error: CallFailedError | PaymentError | None = None
         self._trade.in_flight[running.executor] += 1
         try:
-            with running.scope:
-                try:
-                    await self._ask(nursery, choice, running, continuation)
-                except (CallFailedError, PaymentError) as caught:
-                    error = caught
+            # Who fails in the moment it is cancelled raises a group of both, of which the scope leaves a group of one.
+            with sole_error(), running.scope:
+                await self._ask(nursery, choice, running, continuation)
+        except (CallFailedError, PaymentError) as caught:
+            error = caught
         finally:
             self._trade.in_flight[running.executor] -= 1
             if not self._trade.in_flight[running.executor]:

@@ -1,5 +1,6 @@
 """Every adversary in small populations: honest nodes agree and are paid, and each cheat is found as the rules say."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -105,6 +106,19 @@ def test_one_seed_gives_one_trial() -> None:
     small = trial("small", nodes=4, epochs=1, questions=2)
     first, again, other = (run_trial(one) for one in (small, small, replace(small, seed=6)))
     assert first.trace_hash == again.trace_hash != other.trace_hash
+
+
+def test_that_honest_nodes_agree_is_not_made_by_the_work_that_a_simulation_shares(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = {"with_cartel": True, "churning_per_mille": 600}
+    mixed = replace(trial("mixed", "hides-votes", "made-up-100", nodes=9, epochs=3, **options), sample_size=8)
+    shared = run_trial(mixed)
+    monkeypatch.setattr("netsim.clock.shared_work", nullcontext)
+    alone = run_trial(mixed)
+    assert alone.trace_hash == shared.trace_hash
+    assert alone.formed == shared.formed
+    assert_promises_hold(alone)
 
 
 def test_a_node_with_another_result_fails_the_trial_and_is_named(members: Outcome) -> None:

@@ -22,7 +22,7 @@ from node.protocol.tails import has_tails
 from node.protocol.verdicts import Verdict
 from node.services.judging import Judging
 from node.services.timing import cancel_at, window
-from node.services.validating import ValidatingService, _Findings
+from node.services.validating import Findings, ValidatingService
 from node.services.vote_checking import EVIDENCE_BYTES_MAX
 
 LATEST_BLOCKS = 5
@@ -34,7 +34,7 @@ TAIL_GUESS = 8_000
 class CopyingValidator(ValidatingService):
     """Votes with the crowd."""
 
-    async def _judge_all(self, judging: Judging, state: ChainState) -> _Findings:
+    async def _judge_all(self, judging: Judging, state: ChainState) -> Findings:
         """Return somebody else's votes, and good ones for what that one could not vote on."""
         copied: list[tuple[VoteBundle, VoteEvidence]] = []
         _, end = window(self._chain, judging.epoch, Stage.VALIDATE, Stage.VOTE_EXCHANGE)
@@ -48,7 +48,7 @@ class CopyingValidator(ValidatingService):
             votes = {(vote.participant, vote.node_id): vote for vote in bundle.votes}
             figures = {(found.participant, found.node_id): found for found in evidence.figures}
         tails = [tail for found in figures.values() for tail in found.tails]
-        findings = _Findings()
+        findings = Findings()
         for key, commit in judging.commits.items():
             rule = judging.rules.get(key)
             if commit.participant == self._chain.account or rule is None:
@@ -69,7 +69,7 @@ class CopyingValidator(ValidatingService):
             for validator, cid in committed.items():
                 if validator == self._chain.account:
                     continue
-                providers = self._presence.providers()
+                providers = self._presence.providers(validator)
                 data = await self._content.read_bytes(cid, providers, limit_bytes=VOTE_BUNDLE_BYTES_MAX)
                 bundle = from_bytes(VoteBundle, data)
                 if bundle.evidence_cid is None:

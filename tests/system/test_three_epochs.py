@@ -175,6 +175,7 @@ async def run_three_epochs(directory: Path, observed: Observed) -> None:
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(proving.keep_pace)
+            await until_block(proving, proving.parameters.genesis_block)
             for model_id in (MODEL_ID, SECOND):
                 nursery.start_soon(keep_asking, proving, observed, model_id)
             await until_block(proving, proving.first_block_of(0, Stage.FORM))

@@ -120,6 +120,8 @@ def test_an_epoch_without_a_result_is_explained_by_the_weight_in_charge() -> Non
     assert (explanation.most, explanation.paid) == (250, 0)
     assert [(part.reason, part.amount) for part in explanation.parts] == [("no-result", 250)]
     assert explain_no_result(SECOND, weights, TokenAmount(1000), account(3)).parts == ()
+    voided = explain_no_result(SECOND, weights, TokenAmount(1000), account(1), is_voided=True)
+    assert [(part.reason, part.amount) for part in voided.parts] == [("result-void", 250)]
 
 
 @settings(max_examples=150)

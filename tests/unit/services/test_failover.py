@@ -13,6 +13,8 @@ from netsim.engine import SimulatedEngine
 from netsim.scenario import MODEL_ID
 from node.ports import CallFailedError, Engine, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.identifiers import TokenAmount
+from node.services import conductor
+from node.services.attempt import Attempt
 from node.services.conductor import AGAIN_SECONDS_MAX, UNBEGUN_WAIT_SECONDS_MAX
 from node.services.faults import Fault
 from node.services.frames import METHOD, Tokens
@@ -106,6 +108,35 @@ async def test_a_first_that_gives_its_token_after_all_wins_over_the_hedge(autoju
         install(network, 3 - first, later)
         answer, parts = await ask(network)
         assert answer.summary.executors == (account(first),)
+        assert ids_of(parts) == await honest_tokens()
+
+
+class FailingAsItIsCancelled(Attempt):
+    """Has read a first token, and learned that another was faster, in the moment it is cancelled for that."""
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        except BaseException as cancelled:  # trio may raise a group of several
+            failed = CallFailedError("superseded", "another executor was faster")
+            raise BaseExceptionGroup("both at once", [cancelled, failed]) from None
+
+
+async def test_who_fails_in_the_moment_it_loses_against_a_hedge_does_not_fail_the_answer(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conductor, "Attempt", FailingAsItIsCancelled)
+
+    async def late(part: Part) -> None:
+        await part.open()
+        await trio.sleep_forever()
+
+    async with serving_network(2) as network:
+        await fund(network)
+        slow = first_drawn(network)
+        install(network, slow, late)
+        answer, parts = await ask(network)
+        assert answer.summary.executors == (account(3 - slow),)
         assert ids_of(parts) == await honest_tokens()
 
 
