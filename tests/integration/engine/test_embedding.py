@@ -9,13 +9,16 @@ import trio
 
 from node.engine.adapter import EngineNode
 from node.engine.running import EngineEnvironment
-from node.ports import EngineRefusedError, GenerationRequest
+from node.ports import Engine, EngineRefusedError, GenerationRequest
 from node.protocol.identifiers import Hash32, NodeId
 from node.protocol.nonces import nonce_prompt, quantise, squared_distance
 from node.protocol.sampling import SamplingParameters
+from node.protocol.tails import TAIL_DIFFERENCE_MAX, judge_tails
+from node.protocol.verdicts import Verdict
 from node.services.broker import Broker
 from node.services.brokered import brokered
 from node.services.embedding import floats_of
+from node.services.recomputing import recompute, recompute_tails
 from tests.builders import account, model
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,6 +33,19 @@ def cosine(one: bytes, other: bytes) -> float:
     a, b = floats_of(one), floats_of(other)
     product = sum(x * y for x, y in zip(a, b, strict=True))
     return product / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+
+async def tails_are_the_validator_s_own(engine: Engine, vectors: list[bytes]) -> None:
+    """Whoever recomputes a validator's tails finds the same, in any batch; another validator's are none of its."""
+    zero, sample, key = Hash32(bytes(32)), Hash32(b"s" * 32), (account(1), NodeId("n"))
+    nonces = range(len(vectors))
+    one = await recompute(engine, MODEL, key, nonces, zero, sample, account(2))
+    assert max(squared_distance(*pair) for pair in zip(vectors, one.vectors, strict=True)) <= MODEL.poc_distance_max
+    again = [(await recompute_tails(engine, MODEL, [(key, n)], zero, sample, account(2)))[0] for n in nonces]
+    assert judge_tails(account(2), one.tails, again).verdict is Verdict.VALID
+    assert max(abs(a - b) for a, b in zip(one.tails, again, strict=True)) <= TAIL_DIFFERENCE_MAX // 4
+    other = await recompute_tails(engine, MODEL, [(key, n) for n in nonces], zero, sample, account(3))
+    assert judge_tails(account(2), other, again).verdict is Verdict.INVALID
 
 
 async def test_an_embedding_model_serves_and_proves(tmp_path: Path) -> None:
@@ -68,4 +84,5 @@ async def test_an_embedding_model_serves_and_proves(tmp_path: Path) -> None:
             assert squared_distance(quantise(again), vector) <= MODEL.poc_distance_max
         distances = [squared_distance(one, other) for one in batch for other in batch if one != other]
         assert min(distances) > 4 * MODEL.poc_distance_max  # another nonce's vector does not pass
+        await tails_are_the_validator_s_own(duty, batch)
         nursery.cancel_scope.cancel()
