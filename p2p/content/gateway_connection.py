@@ -1,8 +1,7 @@
 """One connection to a gateway, with a thread of its own: it receives blocks and does what is to be done with each.
 
 Purpose: a block is received by one call, and hashed and written by the thread that received it, while its bytes are in
-that core's cache. The event loop is woken once per block, to ask for the next; with an event loop that receives and
-threads that hash, waking one another cost a sixth of a fetch.
+that core's cache. The event loop is woken once per block, to ask for the next (docs/decisions/0020).
 
 Detail: replies come in the order of requests, which are sent ahead by the event loop's thread. A request that is
 cancelled before its reply is whole takes the connection with it (the rest would have to be read), and all others of
