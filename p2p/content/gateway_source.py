@@ -5,6 +5,7 @@ ever followed: where a peer points to is not where its operator said it is.
 """
 
 import math
+import os
 from collections.abc import Callable
 
 import trio
@@ -17,6 +18,8 @@ from p2p.content.source import Rank, SourceFailedError
 
 CONNECTIONS_MAX = 3
 """To one gateway: several share a long, lossy path better than one. Each has a thread and a block's buffer."""
+THREADS_MAX = max(CONNECTIONS_MAX, os.cpu_count() or 1)
+"""Of one fetch, while each gateway has a connection: threads that hash want a core each."""
 REQUESTS_PER_CONNECTION = 5
 """More than KNOWN_REQUESTS_MIN: the server has something to send whenever it gets to it, and the others come at once.
 More would be asked elsewhere too when the line gets slower: a block behind fourteen others looks late."""
@@ -36,8 +39,8 @@ class GatewaySource:
     rank = Rank.GATEWAY
     window = CONNECTIONS_MAX * REQUESTS_PER_CONNECTION
 
-    def __init__(self, host: str, port: int, *, token: str = "") -> None:
-        """`token` is sent with each request, if there is one."""
+    def __init__(self, host: str, port: int, *, token: str = "", connections_max: int = CONNECTIONS_MAX) -> None:
+        """`token` is sent with each request, if there is one. See `connections_each` for `connections_max`."""
         self._host = host
         self._port = port
         shown = f"[{host}]" if ":" in host else host
@@ -47,6 +50,7 @@ class GatewaySource:
         if any(mark in f"{host}{token}" for mark in "\r\n"):
             raise ValueError("a line break in a host or token")
         self._headers = f" HTTP/1.1\r\nHost: {self.name}\r\n{authorization}\r\n"
+        self._connections_max = connections_max
         self._calls = LoopCalls()
         self._connections: list[GatewayConnection] = []
         self._places = trio.Semaphore(self.window)
@@ -111,11 +115,16 @@ class GatewaySource:
         """Return a connection with room for one more request, counted in."""
         self._connections = [known for known in self._connections if not known.is_closed]
         best = min(self._connections, key=lambda known: known.pending, default=None)
-        if best is None or (best.pending and len(self._connections) < CONNECTIONS_MAX):
+        if best is None or (best.pending and len(self._connections) < self._connections_max):
             best = GatewayConnection(self._host, self._port, self._calls)
             self._connections.append(best)
         best.pending += 1
         return best
+
+
+def connections_each(gateways: int) -> int:
+    """Return how many connections a fetch from so many gateways has to each."""
+    return min(CONNECTIONS_MAX, max(1, THREADS_MAX // max(1, gateways)))
 
 
 def _refusal(status: int) -> str:
