@@ -164,7 +164,6 @@ class FormingService:
             )
             return None
         content_cid = await self._content.add_bytes(content)
-        self._store.put_document(formed_document(inputs.epoch, content_cid), FORMED)
         summary, validator_set = summarise(result, content_cid)
         digest = epoch_result_digest(summary, self._chain.chain_id, self._chain.epoch_manager)
         formed = _Formed(summary, validator_set, digest)
@@ -178,6 +177,7 @@ class FormingService:
         if digest in self._chain.state.voided.get(inputs.epoch, ()) or has_objected(self._store, inputs.epoch, digest):
             log.warning("the result that follows here was objected to: it is not signed (again)", epoch=inputs.epoch)
             return None
+        self._store.put_document(formed_document(inputs.epoch, content_cid), FORMED)
         if inputs.judging.weights.get(self._chain.account, 0) > 0:
             formed.own = await self._sign(inputs, fetching, digest, content_cid)
         return formed

@@ -12,6 +12,9 @@ from node.services.timing import position
 OBJECTIONS_PER_MEMBER_MAX = ROUNDS_MAX
 """Results of one epoch that one member may object to: no more can be signed by anybody. Beyond, it only makes noise."""
 
+DIGEST_BYTES = 32
+"""Of a result: a shorter one would have the same signature as the one it is filled up to, and count as another."""
+
 
 class ObjectionsHeard:
     """By member and result. An objection may come before this node knows the result that it is about."""
@@ -41,7 +44,7 @@ class ObjectionsHeard:
     def judge(self, message: Message) -> Validity:
         """Judge a gossiped objection: of a member, about the present epoch, and its own."""
         body = message.body
-        if not isinstance(body, Objection):
+        if not isinstance(body, Objection) or len(body.result_digest) != DIGEST_BYTES:
             return Validity.REJECT
         if body.epoch != position(self._chain).epoch:
             return Validity.IGNORE

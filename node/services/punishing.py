@@ -2,7 +2,7 @@
 
 *Detail.* A result's `penalties` are what the epoch's evidence proves, and its content's CID is the evidence. Once the
 result is in effect (nobody can void it any more), each member that computed the same result by itself signs a verdict
-for every penalty in it; one that only heard of the result vouches for nothing. Signatures go by gossip until the chain
+for every penalty in it; one that only heard of the result, or objected to it, vouches for nothing. Signatures go by gossip until the chain
 has the punishment or it is too late for it. Whoever has signatures of more than two thirds of the weight submits, each
 member a few blocks after the one before it, so that one transaction is paid for.
 """
@@ -14,13 +14,14 @@ import structlog
 
 from node.ports import Chain, EquivocationError, Network, Store, Validity
 from node.protocol.actions import PunishParticipant
-from node.protocol.eip712 import verdict_digest
+from node.protocol.eip712 import epoch_result_digest, verdict_digest
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32
 from node.protocol.messages import Message, VerdictSignature
 from node.protocol.records import OffenceVerdict
 from node.protocol.signatures import SignatureError, recover
 from node.protocol.verdicts import Offence
 from node.services.epochs import EpochBook
+from node.services.formed_results import has_objected
 from node.services.gossip import GossipRouter
 from node.services.settlements import Settlements
 from node.services.timing import position
@@ -133,9 +134,15 @@ class PunishingService:
             )
 
     def _sign(self, case: _Case) -> bytes | None:
-        """Sign a verdict of a result that this node computed itself; None for any other, or a second of its kind."""
+        """Sign a verdict of a result that this node computed itself and did not object to later; None for any other, or
+        a second of its kind.
+        """
         verdict = case.verdict
         if self._store.get_document(formed_document(verdict.epoch, verdict.evidence_cid)) != FORMED:
+            return None
+        summary = self._chain.state.results[verdict.epoch]
+        result = epoch_result_digest(summary, self._chain.chain_id, self._chain.epoch_manager)
+        if has_objected(self._store, verdict.epoch, result):
             return None
         digest = self._digest(verdict)
         try:

@@ -1,5 +1,6 @@
 """Objections by gossip: only members' own, only of the present epoch, and never more than fit."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -76,6 +77,14 @@ async def test_a_signature_of_somebody_else_or_over_something_else_is_punished(h
     assert say(heard, Message(account(1), 0, Objection(EPOCH, RESULT, b"short"))) is Validity.REJECT
     other: MessageBody = VotesAnnouncement(EPOCH, SOME_CID)
     assert say(heard, Message(account(1), 0, other)) is Validity.REJECT
+
+
+@pytest.mark.parametrize("length_bytes", [0, 31, 33, 1000])
+async def test_what_is_no_digest_of_a_result_is_punished(heard: ObjectionsHeard, length_bytes: int) -> None:
+    body = objection(1, digest=Hash32(bytes(32))).body  # the shorter ones, filled up with zeros, are the same
+    assert isinstance(body, Objection)
+    short = replace(body, result_digest=Hash32(bytes(length_bytes)))
+    assert say(heard, Message(account(1), 0, short)) is Validity.REJECT
 
 
 async def test_no_member_fills_the_memory(heard: ObjectionsHeard) -> None:

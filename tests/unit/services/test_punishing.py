@@ -8,15 +8,17 @@ import pytest
 import trio
 
 from netsim.chain import SimulatedChain
-from netsim.ledger import Ledger
+from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, Ledger
 from netsim.network import SimulatedNetwork, Switchboard
 from netsim.trace import Trace
+from node.protocol.eip712 import epoch_result_digest
 from node.protocol.events import EpochResultPosted, GroupStored
 from node.protocol.findings import PenaltyDecision
 from node.protocol.identifiers import Cid, EpochNumber, Hash32, TokenAmount
 from node.protocol.records import EpochGroup, EpochResult, EpochResultSummary
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Offence
+from node.services.formed_results import save_objected
 from node.services.gossip import GossipRouter
 from node.services.punishing import FORMED, PunishingService, formed_document
 from node.store.books import Books
@@ -100,6 +102,14 @@ async def test_nobody_signs_what_it_did_not_find_itself(formed: dict[int, Cid], 
     async with members(formed) as (ledger, _):
         await until_block(ledger, 2 * PARAMETERS.epoch_blocks)
         assert punishments(ledger) == 0
+
+
+async def test_who_objected_to_a_result_signs_none_of_its_verdicts(autojump_clock: object) -> None:
+    async with members(dict.fromkeys((1, 2, 3), SOME_CID)) as (ledger, stores):
+        save_objected(stores[3], EPOCH, epoch_result_digest(SUMMARY, CHAIN_ID, EPOCH_MANAGER))
+        await until_block(ledger, 2 * PARAMETERS.epoch_blocks)
+        assert EPOCH in ledger.state.results
+        assert punishments(ledger) == 0  # two of four found it, and stand by it
 
 
 async def test_a_member_that_signed_another_verdict_on_the_same_offence_signs_no_second(autojump_clock: object) -> None:
