@@ -7,13 +7,13 @@ node merely sees otherwise.
 Detail: two nodes that hold different vote bundles form different results, and neither is at fault (agreement.py). So a
 result is held against its own words first: its books name whose bundles it counts, and what follows from those is for
 everyone to compute. If it does not follow, it is false. If it does, it may still have left votes out. That is in order
-where members with a third of the weight said that they lack them; it is an offence where those who signed the result,
-more than two thirds of the weight, said in signed statements that they hold them, and less than a third ever said
-otherwise. Only a difference in what is paid, who is weighed or punished, or what later epochs build on is worth an
-objection.
+where members with a third of the weight lack them; it is an offence where members with more than two thirds said that
+they hold them, in every statement of theirs. Who was not heard, is not understood, or says one thing to some and
+another to others counts as lacking: less than a third must not get an honest result voided by deceiving one member.
+Only a difference in what is paid, who is weighed or punished, or what later epochs build on is worth an objection.
 
 Non-goals: to tell whether who says that it lacks a bundle lacks it. Members with a third of the weight can leave votes
-out by lying so, whatever anyone else does.
+out by lying so, whatever anyone else does, and less can keep anyone from objecting to that.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -43,7 +43,7 @@ class Finding(Enum):
     DOES_NOT_FOLLOW = "does-not-follow"
     """It does not follow from the bundles that it counts."""
     VOTES_LEFT_OUT = "votes-left-out"
-    """It leaves votes out that its signers said they hold."""
+    """It leaves votes out that members with more than two thirds of the weight said they hold."""
 
     @property
     def is_false(self) -> bool:
@@ -57,8 +57,8 @@ class Statements:
 
     signers: Set[Address]
     """Who signed the result in question, and with it said whose bundles it holds."""
-    lacked: Mapping[Address, Set[Address]]
-    """Whose bundles each member ever said it lacks, in any round."""
+    held: Mapping[Address, Set[Address]]
+    """Whose bundles each member holds by every statement of it; who is not in here counts as holding none."""
 
 
 def counted_in(result: EpochResult) -> frozenset[Address]:
@@ -88,19 +88,19 @@ def _differs(expected: EpochResult | None, accepted: EpochResult, fields: Sequen
 def left_out_without_ground(
     left_out: Set[Address], statements: Statements, weights: Mapping[Address, int]
 ) -> frozenset[Address]:
-    """Return whose bundles were left out though less than a third of the weight ever said it lacks them.
+    """Return whose bundles were left out though members with more than two thirds of the weight never said but that
+    they hold them.
 
-    Nobody's, unless statements of signers with more than two thirds of the weight are known: whoever heard less of the
-    others cannot tell what they said.
+    Nobody's, unless signers of the result with as much weight are known: whoever heard less cannot tell.
     """
     total = sum(weights.values())
     if 3 * sum(weights.get(signer, 0) for signer in statements.signers) <= 2 * total:
         return frozenset()
-    lacking = dict.fromkeys(left_out, 0)
-    for member, lacked in statements.lacked.items():
-        for validator in lacked & left_out:
-            lacking[validator] += weights.get(member, 0)
-    return frozenset(validator for validator, weight in lacking.items() if 3 * weight < total)
+    holding = dict.fromkeys(left_out, 0)
+    for member, held in statements.held.items():
+        for validator in held & left_out:
+            holding[validator] += weights.get(member, 0)
+    return frozenset(validator for validator, weight in holding.items() if 3 * weight > 2 * total)
 
 
 def is_enough(objecting: int, total: int) -> bool:

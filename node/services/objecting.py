@@ -235,7 +235,7 @@ class ObjectingService:
             while not needed <= fetching.held.keys():
                 await self._stirred.wait()
             _hold_against_own_words(case, accepted, inputs, fetching)
-            if case.finding is Finding.SOUND:
+            if case.finding in (Finding.SOUND, Finding.IMMATERIAL):
                 await self._look_for_votes_left_out(case, accepted, inputs, fetching)
             nursery.cancel_scope.cancel()
 
@@ -256,13 +256,13 @@ class ObjectingService:
     def _left_out(
         self, case: _Case, accepted: EpochResult, inputs: ResultInputs, fetching: BundleFetching
     ) -> frozenset[Address]:
-        """Return whose bundles are here and were left out though their signers said they hold them."""
+        """Return whose bundles are here and were left out though more than two thirds said they hold them."""
         left_out = _valid(fetching).keys() - counted_in(accepted)
         if not left_out:
             return frozenset()
         signers = self._signatures.signers(case.epoch, case.digest).keys()
-        lacked = self._signatures.lacked(case.epoch, inputs.committed)
-        return left_out_without_ground(left_out, Statements(signers, lacked), inputs.judging.weights)
+        held = self._signatures.always_held(case.epoch, inputs.committed, left_out)
+        return left_out_without_ground(left_out, Statements(signers, held), inputs.judging.weights)
 
     def _object(self, case: _Case) -> None:
         """Write down that this node objects, then sign it; only members have a say."""

@@ -2,9 +2,9 @@
 
 *Detail.* A result's `penalties` are what the epoch's evidence proves, and its content's CID is the evidence. Once the
 result is in effect (nobody can void it any more), each member that computed the same result by itself signs a verdict
-for every penalty in it; one that only heard of the result, or objected to it, vouches for nothing. Signatures go by gossip until the chain
-has the punishment or it is too late for it. Whoever has signatures of more than two thirds of the weight submits, each
-member a few blocks after the one before it, so that one transaction is paid for.
+for every penalty in it; one that only heard of the result, or objected to it, vouches for nothing. Signatures go by
+gossip until the chain has the punishment or it is too late for it. Whoever has signatures of more than two thirds of
+the weight submits, each member a few blocks after the one before it, so that one transaction is paid for.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """What members say about the result of an epoch: whose bundles they hold, and what they signed."""
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 
 from node.ports import Chain, Validity
 from node.protocol.agreement import ROUNDS_MAX, unpack_holders
@@ -16,37 +16,63 @@ HELD_BYTES_MAX = (VALIDATORS_MAX + 7) // 8
 """A bit for each member that may have committed a bundle."""
 CID_CHARACTERS_MAX = 128
 """Twice what a CID of a result has."""
+STATEMENTS_PER_ROUND_MAX = 2
+"""Of one member. One is all that an honest one needs; two show everyone that it does not say the same to all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What all statements of a member say together: kept as they come, as it is asked for whenever something changes."""
+
+    lengths_bytes: Set[int]
+    always: int
+    """Bits that all of them set."""
+    ever: int
+    """Bits that any of them sets."""
+
+    def joined(self, bits: int, length_bytes: int) -> "_Said":
+        return _Said(self.lengths_bytes | {length_bytes}, self.always & bits, self.ever | bits)
 
 
 class ResultSignatures:
-    """Signatures of the newest epoch by member: at most ROUNDS_MAX of each."""
+    """Statements of the newest epoch by member: at most ROUNDS_MAX times STATEMENTS_PER_ROUND_MAX of each."""
 
     def __init__(self, chain: Chain, router: GossipRouter, on_change: Callable[[], None]) -> None:
         self._chain = chain
         self._on_change = on_change
-        self._known: dict[Address, dict[int, ResultSignature]] = {}
-        """By member and round; of one epoch only."""
+        self._known: dict[Address, dict[int, tuple[ResultSignature, ...]]] = {}
+        """By member and round, as they came; of one epoch only."""
+        self._said: dict[Address, _Said] = {}
+        """By member, of the same epoch."""
         self._committed: Sequence[Address] = ()
         self._read: dict[bytes, frozenset[Address]] = {}
         """What statements say about `_committed`. Most say the same, and all are looked at whenever one more comes."""
         router.register(ResultSignature, self.judge, self._take)
 
     def add(self, member: Address, signature: ResultSignature) -> None:
-        """Keep a signature; the first of each round, and of the newest epoch."""
+        """Keep a signature; the first two that differ of each round, and of the newest epoch."""
         known = self._known.setdefault(member, {})
         newest = next(iter(known.values()), None)
-        if newest is not None and newest.epoch > signature.epoch:
+        if newest is not None and newest[0].epoch > signature.epoch:
             return
-        if newest is not None and newest.epoch < signature.epoch:
+        if newest is not None and newest[0].epoch < signature.epoch:
             known.clear()
-        known.setdefault(signature.round, signature)
+            self._said.pop(member, None)
+        same_round = known.get(signature.round, ())
+        if signature in same_round or len(same_round) == STATEMENTS_PER_ROUND_MAX:
+            return
+        known[signature.round] = (*same_round, signature)
+        bits, length_bytes = int.from_bytes(signature.held), len(signature.held)
+        said = self._said.get(member)
+        self._said[member] = _Said({length_bytes}, bits, bits) if said is None else said.joined(bits, length_bytes)
 
     def signers(self, epoch: EpochNumber, digest: Hash32) -> dict[Address, bytes]:
         """Return who signed `digest` in whatever round, with the signature."""
         return {
             member: signature.signature
             for member, known in self._known.items()
-            for signature in known.values()
+            for same_round in known.values()
+            for signature in same_round
             if signature.epoch == epoch and signature.digest == digest
         }
 
@@ -68,22 +94,37 @@ class ResultSignatures:
             found[member] = held
         return found
 
-    def lacked(self, epoch: EpochNumber, committed: Sequence[Address]) -> Mapping[Address, frozenset[Address]]:
-        """Return whose bundles each member ever said it lacks, in any round of `epoch`."""
-        found: dict[Address, frozenset[Address]] = {}
-        for member, known in self._known.items():
-            for statement in known.values():
-                if statement.epoch != epoch:
-                    continue
-                with contextlib.suppress(ValueError):  # it says nothing that anyone understands
-                    lacking = frozenset(committed) - unpack_holders(statement.held, committed)
-                    found[member] = found.get(member, frozenset()) | lacking
+    def always_held(
+        self, epoch: EpochNumber, committed: Sequence[Address], wanted: Set[Address]
+    ) -> Mapping[Address, frozenset[Address]]:
+        """Return whose bundles of `wanted` each member holds by every statement of it, in every round of `epoch`.
+
+        Not in here is who says nothing that can be understood, leaves out a round, or makes two statements in one: what
+        others were told is not known here.
+        """
+        places = {1 << place: validator for place, validator in enumerate(committed) if validator in wanted}
+        mask, lengths = sum(places), {(len(committed) + 7) // 8}
+        understood: dict[int, frozenset[Address]] = {}  # most say the same: it is looked at once
+        found = {}
+        for member, said in self._said.items():
+            is_clear = said.lengths_bytes == lengths and not said.ever >> len(committed)
+            if not is_clear or not self._is_of_one_voice(self._known[member], epoch):
+                continue
+            bits = said.always & mask
+            if bits not in understood:
+                understood[bits] = frozenset(validator for bit, validator in places.items() if bits & bit)
+            found[member] = understood[bits]
         return found
 
+    @staticmethod
+    def _is_of_one_voice(known: Mapping[int, Sequence[ResultSignature]], epoch: EpochNumber) -> bool:
+        rounds_heard = max(known) + 1 == len(known)
+        return rounds_heard and all(len(same) == 1 and same[0].epoch == epoch for same in known.values())
+
     def newest(self, member: Address, epoch: EpochNumber) -> ResultSignature | None:
-        """Return what `member` signed last for `epoch`."""
+        """Return what `member` signed last for `epoch`: of two statements in one round, the first that came."""
         known = self._known.get(member, {})
-        newest = known[max(known)] if known else None
+        newest = known[max(known)][0] if known else None
         return newest if newest is not None and newest.epoch == epoch else None
 
     def judge(self, message: Message) -> Validity:
@@ -99,9 +140,12 @@ class ResultSignatures:
             return Validity.IGNORE
         if dict(self._chain.state.group_weights(body.epoch)).get(message.sender, 0) == 0:
             return Validity.IGNORE
-        known = self._known.get(message.sender, {}).get(body.round)
-        if known is not None and (known.epoch > body.epoch or (known.epoch == body.epoch and known != body)):
+        known = self._known.get(message.sender, {}).get(body.round, ())
+        if any(other.epoch > body.epoch for other in known):
             return Validity.IGNORE
+        contradicting = sum(other.epoch == body.epoch for other in known)
+        if body not in known and contradicting >= STATEMENTS_PER_ROUND_MAX:
+            return Validity.IGNORE  # the two before it went on to everyone, which is enough
         try:
             signer = recover(body.digest, body.signature)
         except SignatureError:

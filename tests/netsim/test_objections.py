@@ -16,10 +16,12 @@ from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, NONCES_MAX, PARAMETE
 from netsim.trace import Trace
 from node.ports import ContentUnavailableError, Provider
 from node.protocol.actions import PostEpochResult
+from node.protocol.agreement import committed_order, pack_holders
 from node.protocol.codec import from_bytes
 from node.protocol.eip712 import epoch_result_digest
 from node.protocol.events import EpochResultPosted, EpochResultVoided
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, TokenAmount
+from node.protocol.messages import ResultSignature
 from node.protocol.records import EpochParameters, EpochResult, RewardShare, VoteBundle
 from node.protocol.results import summarise
 from node.protocol.rewards import subsidy
@@ -31,6 +33,7 @@ from node.services.epochs import result_to_bytes
 from node.services.forming import FormingService
 from node.services.objecting import ObjectingService
 from node.services.result_inputs import ResultInputs
+from node.services.result_signatures import ResultSignatures
 from tests.builders import account
 
 NODES = 5
@@ -152,15 +155,15 @@ def test_content_that_is_not_what_the_quorum_signed_is_objected_to() -> None:
     assert_nothing_is_paid_for_nothing_or_twice(ledger, [0, 1, 2])
 
 
-def test_a_result_that_only_explains_otherwise_what_is_paid_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def explain_otherwise(monkeypatch: pytest.MonkeyPatch, chatty: set[Address]) -> None:
+    """Have members form results that pay the same as the others', and say something else of why."""
+
     class Reworded(ResultInputs):
         def form(self, bundles: Mapping[Address, VoteBundle]) -> EpochResult | None:
             result = super().form(bundles)
             return None if result is None else replace(result, available=TokenAmount(result.available + 1))
 
-    chatty = {plan(number).account for number in range(4)}
     form_honestly = FormingService._form
-    objected = []
 
     async def form(self: FormingService, inputs: ResultInputs, *others: Any) -> Any:
         if self._chain.account in chatty:
@@ -168,13 +171,21 @@ def test_a_result_that_only_explains_otherwise_what_is_paid_stands(monkeypatch: 
         return await form_honestly(self, inputs, *others)
 
     monkeypatch.setattr(FormingService, "_form", form)
+
+
+def test_a_result_that_only_explains_otherwise_what_is_paid_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    explain_otherwise(monkeypatch, {plan(number).account for number in range(4)})
+    objected = []
     monkeypatch.setattr(ObjectingService, "_object", lambda _self, case: objected.append(case))
     ledger = run(nothing)
     assert objected == []
     assert_nothing_is_paid_for_nothing_or_twice(ledger, [0, 1, 2])
 
 
-def test_votes_left_out_by_members_who_say_they_hold_them_void_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("explained_otherwise", [False, True])
+def test_votes_left_out_by_members_who_say_they_hold_them_void_the_result(
+    explained_otherwise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cartel = {plan(number).account for number in range(3)}
     deceived, victim = plan(3), plan(4)
     counted_honestly, read_honestly = FormingService._counted, SimulatedContent.read_bytes
@@ -200,10 +211,57 @@ def test_votes_left_out_by_members_who_say_they_hold_them_void_the_result(monkey
         await trio.lowlevel.checkpoint()
 
     monkeypatch.setattr(FormingService, "_counted", counted)
+    if explained_otherwise:
+        explain_otherwise(monkeypatch, {*cartel, deceived.account})
     monkeypatch.setattr(SimulatedContent, "read_bytes", read_bytes)
     ledger = run(remember)
     assert voided(ledger) == [EPOCH]
     assert_nothing_is_paid_for_nothing_or_twice(ledger, [0, 2])
+
+
+def test_one_that_tells_a_member_it_holds_what_it_lacks_has_no_honest_result_voided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two of five lack the victim's votes, so the result is without them; one of the two told a third that it has them,
+    and objects for no reason. With the one it deceived it would have the weight to void the result.
+    """
+    liar, without, deceived, victim = plan(0), plan(1), plan(3), plan(4)
+    read_honestly, add_honestly = SimulatedContent.read_bytes, ResultSignatures.add
+    examine_honestly = ObjectingService._examine
+    ledgers: list[Ledger] = []
+    told: list[ResultSignature] = []
+
+    async def read_bytes(self: SimulatedContent, cid: Cid, providers: Sequence[Provider], *, limit_bytes: int) -> bytes:
+        lacks = any(self._exchange.stores.get((f"host-{one.number}", 1)) is self for one in (liar, without))
+        is_early = bool(ledgers) and EPOCH not in ledgers[0].state.results
+        if lacks and is_early and ledgers[0].state.vote_bundles.get(EPOCH, {}).get(victim.account) == cid:
+            raise ContentUnavailableError("nobody hands it over")
+        return await read_honestly(self, cid, providers, limit_bytes=limit_bytes)
+
+    def add(self: ResultSignatures, member: Address, signature: ResultSignature) -> None:
+        if (self._chain.account, member, signature.epoch) == (deceived.account, liar.account, EPOCH):
+            bundles = ledgers[0].state.vote_bundles[EPOCH].keys()
+            told.append(replace(signature, held=pack_holders(bundles, committed_order(bundles))))
+            add_honestly(self, member, told[-1])  # before gossip brings what it says to everyone else
+        add_honestly(self, member, signature)
+
+    async def examine(self: ObjectingService, case: Any) -> None:
+        if case.epoch == EPOCH and self._chain.account == liar.account:
+            self._object(case)
+        else:
+            await examine_honestly(self, case)
+
+    async def remember(ledger: Ledger, _exchange: ContentExchange) -> None:
+        ledgers.append(ledger)
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(SimulatedContent, "read_bytes", read_bytes)
+    monkeypatch.setattr(ResultSignatures, "add", add)
+    monkeypatch.setattr(ObjectingService, "_examine", examine)
+    ledger = run(remember)
+    assert told
+    assert voided(ledger) == []
+    assert_nothing_is_paid_for_nothing_or_twice(ledger, [0, 1, 2])
 
 
 def test_who_objected_to_a_result_never_signs_it(monkeypatch: pytest.MonkeyPatch) -> None:
