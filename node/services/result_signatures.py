@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import compress
 
 from node.ports import Chain, Validity
-from node.protocol.agreement import ROUNDS_MAX, unpack_holders
+from node.protocol.agreement import ROUNDS_MAX, pack_holders, unpack_holders
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.messages import Message, ResultSignature
 from node.protocol.results import VALIDATORS_MAX
@@ -19,10 +20,12 @@ CID_CHARACTERS_MAX = 128
 STATEMENTS_PER_ROUND_MAX = 2
 """Of one member. One is all that an honest one needs; two show everyone that it does not say the same to all."""
 
+DIGIT_VALUES = bytes.maketrans(b"01", b"\x00\x01")
+
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """What all statements of a member say together: kept as they come, as it is asked for whenever something changes."""
+    """What all statements of a member say together. It is kept as they come: it is asked for at whatever change."""
 
     lengths_bytes: Set[int]
     always: int
@@ -102,8 +105,8 @@ class ResultSignatures:
         Not in here is who says nothing that can be understood, leaves out a round, or makes two statements in one: what
         others were told is not known here.
         """
-        places = {1 << place: validator for place, validator in enumerate(committed) if validator in wanted}
-        mask, lengths = sum(places), {(len(committed) + 7) // 8}
+        mask, lengths = int.from_bytes(pack_holders(wanted, committed)), {(len(committed) + 7) // 8}
+        downwards = committed[::-1]  # as a number is written
         understood: dict[int, frozenset[Address]] = {}  # most say the same: it is looked at once
         found = {}
         for member, said in self._said.items():
@@ -112,7 +115,8 @@ class ResultSignatures:
                 continue
             bits = said.always & mask
             if bits not in understood:
-                understood[bits] = frozenset(validator for bit, validator in places.items() if bits & bit)
+                digits = f"{bits:0{len(committed)}b}".encode()
+                understood[bits] = frozenset(compress(downwards, digits.translate(DIGIT_VALUES)))
             found[member] = understood[bits]
         return found
 
