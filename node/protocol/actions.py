@@ -9,8 +9,11 @@ from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, OffenceVerdict, PocCommit, Voucher
 
 ZERO_ADDRESS = Address("0x0000000000000000000000000000000000000000")
-OVERTAKEN = ("AlreadyPosted", "AlreadyPunished")
-"""Errors of the contracts that begin the reason of what somebody else of the group has done a moment before."""
+OVERTAKEN = ("AlreadyPosted", "AlreadyPunished", "ResultMismatch")
+"""Errors of the contracts that begin the reason of what somebody else of the group has done a moment before.
+
+The last is of objections: the result they are about is voided already, and there is none or another in its place.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from node.ports import ActionStatus, Chain, Content, EquivocationError, Network, Store
-from node.protocol.actions import VoidEpochResult
+from node.protocol.actions import VoidEpochResult, is_overtaken
 from node.protocol.differences import Difference, differences
 from node.protocol.eip712 import epoch_result_digest, objection_digest
 from node.protocol.identifiers import Address, EpochNumber, Hash32
@@ -193,7 +193,8 @@ class ObjectingService:
         key = f"objection/{case.epoch}/{case.digest.hex()}"  # a restart sends it no second time
         await self._chain.submit(key, VoidEpochResult(case.epoch, case.digest, signatures))
         outcome = await self._chain.outcome(key)
-        if outcome.status is ActionStatus.FAILED and case.epoch in self._chain.state.results:
+        is_refused = outcome.status is ActionStatus.FAILED and not is_overtaken(outcome.reason)
+        if is_refused and case.epoch in self._chain.state.results:
             case.is_over = True
             log.error("the objections were refused: the result stands", epoch=case.epoch, reason=outcome.reason)
 

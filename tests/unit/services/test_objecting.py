@@ -9,9 +9,10 @@ import pytest
 import trio
 
 from netsim.chain import SimulatedChain
-from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, Ledger
+from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, Ledger, Transaction
 from netsim.network import SimulatedNetwork, Switchboard
 from netsim.trace import Trace
+from node.protocol.actions import VoidEpochResult
 from node.protocol.eip712 import epoch_result_digest, objection_digest
 from node.protocol.events import EpochResultPosted, EpochResultVoided, GroupStored
 from node.protocol.identifiers import Cid, EpochNumber, Hash32, TokenAmount
@@ -160,12 +161,37 @@ async def test_a_member_that_objected_goes_on_objecting_after_a_restart(autojump
         assert voids(ledger) == 1
 
 
-async def test_objections_already_sent_are_not_sent_again_after_a_restart(autojump_clock: object) -> None:
+async def test_objections_already_sent_are_not_sent_again_after_a_restart(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Transaction] = []
     async with group({1, 2}) as (ledger, members):
-        await until_block(ledger, PARAMETERS.load_offset)
+        include = Ledger.send
+
+        def send(self: Ledger, transaction: Transaction) -> None:
+            """Keep objections out of the blocks for a while, as a slow chain would."""
+            if isinstance(transaction.action, VoidEpochResult):
+                sent.append(transaction)
+            else:
+                include(self, transaction)
+
+        monkeypatch.setattr(Ledger, "send", send)
+        with trio.fail_after(1000):
+            while len(sent) < 2:  # the second objector posts as well, for nothing came of the first's
+                await trio.sleep(0.5)
         for number in (1, 2):
             members[number].kill()
             members[number].start(wrong=True)
+        restarted_at = ledger.height
+        assert restarted_at < PARAMETERS.load_offset
+        await until_block(ledger, PARAMETERS.epoch_blocks - 3)
+        for number in (1, 2):  # both had all it takes to submit: their turn is over
+            status = members[number].service.status(EPOCH)
+            assert status is not None
+            assert (status.own, status.objecting) == (True, 200)
+        assert sorted(transaction.sender for transaction in sent) == sorted((account(1), account(2)))
+        for transaction in sent:
+            include(ledger, transaction)
         await until_block(ledger, PARAMETERS.epoch_blocks - 1)
         assert voids(ledger) == 1
 

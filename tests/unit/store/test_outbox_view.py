@@ -77,9 +77,10 @@ def test_what_somebody_else_did_first_is_no_failure_that_an_operator_is_told_of(
     for key, reason in (
         ("result/7", "AlreadyPosted: epoch 7, digest 0x01"),
         ("punish/7", "AlreadyPunished: epoch 7, participant 0x02"),
+        ("objection/7/01", "ResultMismatch: epoch 7, expected 0x01, actual 0x00"),
         ("claim/7", "NothingToClaim: cumulative 5"),
     ):
         tables.add_intent(key, [(TARGET, b"")])
         tables.fail(key, reason)
-    assert tables.failures() == tables.intent_counts()[ActionStatus.FAILED] == 3
+    assert tables.failures() == tables.intent_counts()[ActionStatus.FAILED] == 4
     assert tables.failures(without=OVERTAKEN) == 1
