@@ -214,8 +214,6 @@ class ObjectingService:
         if case.finding.is_false:
             self._tell(case)
             self._object(case)
-        elif case.finding is Finding.IMMATERIAL:
-            log.warning("a result is not what follows here, but nobody is paid otherwise", **_facts(case))
 
     async def _content_of(self, case: _Case) -> EpochResult | None:
         """Wait for the content; None if it is not what the quorum told the chain."""
@@ -236,7 +234,9 @@ class ObjectingService:
             while not needed <= fetching.held.keys():
                 await self._stirred.wait()
             _hold_against_own_words(case, accepted, inputs, fetching)
-            if case.finding in (Finding.SOUND, Finding.IMMATERIAL):
+            if case.finding is Finding.IMMATERIAL:
+                log.warning("a result is not what follows here, but nobody is paid otherwise", **_facts(case))
+            if not case.finding.is_false:  # votes left out may hide behind a difference that matters to nobody
                 await self._look_for_votes_left_out(case, accepted, inputs, fetching)
             nursery.cancel_scope.cancel()
 
