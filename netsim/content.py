@@ -7,7 +7,7 @@ import trio
 
 from netsim.ticks import sleep
 from netsim.trace import Trace
-from node.ports import ContentUnavailableError, Provider
+from node.ports import BadContentError, ContentUnavailableError, Provider
 from node.protocol.cids import cid_from_bytes
 from node.protocol.identifiers import Cid
 
@@ -68,7 +68,7 @@ class SimulatedContent:
             self._blocks[cid] = await self._fetch(cid, providers)
         data = self._blocks[cid]
         if len(data) > limit_bytes:
-            raise ValueError(f"{cid} has {len(data)} bytes, over the limit of {limit_bytes}")
+            raise BadContentError(f"{cid} has {len(data)} bytes, over the limit of {limit_bytes}")
         await trio.lowlevel.checkpoint()
         return data
 

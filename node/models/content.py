@@ -11,10 +11,11 @@ import structlog
 import trio
 
 from node.models.provider_health import ProviderHealth
-from node.ports import ContentUnavailableError, Provider
+from node.ports import BadContentError, ContentUnavailableError, Provider
 from node.protocol.identifiers import Cid
 from p2p.content.blockstore import BlockMissingError, BlockStore
 from p2p.content.cid import Cid as BlockCid
+from p2p.content.cid import CidError
 from p2p.content.gateway.admission import GatewayLimits
 from p2p.content.gateway.server import GatewayServer, serve_blocks
 from p2p.content.gateway_source import CONNECTIONS_MAX, GatewaySource, connections_each
@@ -25,6 +26,7 @@ from p2p.content.retrieval.nodes import FetchFailedError, fetch_nodes
 from p2p.content.retrieval.race import BlockRace, RaceCounts
 from p2p.content.retrieval.staging import FetchInProgressError
 from p2p.content.source import BlockSource
+from p2p.content.unixfs import UnixFsError
 from p2p.content.unixfs_export import CorruptBlockError, file_chunks
 from p2p.content.unixfs_import import import_file, import_path
 from p2p.standing import Standing
@@ -122,8 +124,16 @@ class ContentAdapter:
         return await trio.to_thread.run_sync(run)
 
     async def read_bytes(self, cid: Cid, providers: Sequence[Provider], *, limit_bytes: int) -> bytes:
-        """Return the file `cid`, fetching what is missing."""
-        block_cid = BlockCid.parse(cid)
+        """Return the file `cid`, fetching what is missing; see `node.ports.Content`."""
+        try:
+            return await self._read_file(BlockCid.parse(cid), cid, providers, limit_bytes)
+        except (CidError, UnixFsError) as error:
+            raise BadContentError(str(error)) from error
+        except ValueError as error:  # a fault of a source or of ours: nothing may be concluded of the content
+            log.exception("content could not be read for an unforeseen reason", cid=cid)
+            raise ContentUnavailableError(f"{cid}: {error}") from error
+
+    async def _read_file(self, block_cid: BlockCid, cid: Cid, providers: Sequence[Provider], limit_bytes: int) -> bytes:
 
         def read() -> bytes:
             return b"".join(file_chunks(block_cid, self.store.read, limit_bytes=limit_bytes))

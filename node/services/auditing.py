@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from node.ports import (
+    BadContentError,
     Chain,
     Content,
     ContentUnavailableError,
@@ -294,7 +295,7 @@ class AuditingService:
             except ContentUnavailableError as error:
                 log.info("a receipt book is not to be had yet", executor=executor, reason=str(error))
                 await trio.sleep(ROUND_SECONDS)
-            except (BookError, ValueError) as error:
+            except (BadContentError, BookError) as error:
                 log.warning("a receipt book is void", executor=executor, reason=str(error))
                 return None
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 import structlog
 import trio
 
-from node.ports import Content, ContentUnavailableError
-from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX
-from node.protocol.codec import from_bytes
+from node.ports import BadContentError, Content, ContentUnavailableError
+from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
+from node.protocol.codec import SchemaError, from_bytes
 from node.protocol.identifiers import Address, Cid
 from node.protocol.records import VoteBundle
 from node.services.judging import Judging
@@ -64,7 +64,7 @@ class BundleFetching:
             except ContentUnavailableError as error:
                 log.info("a vote bundle is not to be had yet", validator=validator, reason=str(error))
                 await trio.sleep(RETRY_SECONDS)
-            except ValueError as error:
+            except (BadContentError, SchemaError, BundleError) as error:
                 log.warning("a vote bundle is void: none of its votes count", validator=validator, reason=str(error))
                 self.held[validator] = None
         self._on_change()

@@ -3,11 +3,11 @@
 import structlog
 import trio
 
-from node.ports import Chain, Content, ContentUnavailableError, Store
-from node.protocol.canonical import CanonicalError, decode, encode
+from node.ports import BadContentError, Chain, Content, ContentUnavailableError, Store
+from node.protocol.canonical import decode, encode
 from node.protocol.chain_state import ChainState
-from node.protocol.codec import SchemaError, from_value, to_value
-from node.protocol.identifiers import Cid, EpochNumber
+from node.protocol.codec import from_value, to_value
+from node.protocol.identifiers import EpochNumber
 from node.protocol.records import EpochGroup, EpochResult, EpochResultSummary
 from node.protocol.results import current_group, summarise
 from node.protocol.stages import stage_at
@@ -40,9 +40,10 @@ def result_from_bytes(data: bytes, summary: EpochResultSummary) -> EpochResult:
     """
     try:
         result: EpochResult = from_value(EpochResult, decode(data))
-    except (CanonicalError, SchemaError, ValueError) as error:
+        told = summarise(result, summary.content_cid)[0]
+    except (ValueError, OverflowError) as error:
         raise ResultContentError(f"not an epoch result: {error}") from error
-    if summarise(result, summary.content_cid)[0] != summary:
+    if told != summary:
         raise ResultContentError(f"the content of epoch {summary.epoch} does not match the chain")
     return result
 
@@ -65,8 +66,9 @@ class EpochBook:
         self._presence = presence
         self._held: dict[EpochNumber, tuple[EpochResultSummary, EpochResult]] = {}
         """Contents with what the chain said of them: a result may be voided, and another take its place."""
-        self._bad: set[Cid] = set()
-        """Contents that are not what their quorum signed; as rare as dishonest quorums."""
+        self._bad: set[EpochResultSummary] = set()
+        """Results whose content is not what their quorum signed; as rare as dishonest quorums. By all that was signed:
+        a false summary of a true content says nothing against the true one that may take its place."""
         self._arrived = trio.Event()
 
     def group(self) -> EpochGroup:
@@ -86,9 +88,9 @@ class EpochBook:
         results = self._results(self._chain.state)
         return results[max(results)] if results else None
 
-    def is_wrong(self, content_cid: Cid) -> bool:
-        """Whether this content was read, and is not what the quorum told the chain."""
-        return content_cid in self._bad
+    def is_wrong(self, summary: EpochResultSummary) -> bool:
+        """Whether the content of a result was read, and is not what the quorum told the chain."""
+        return summary in self._bad
 
     async def result_before(self, epoch: EpochNumber, state: ChainState) -> EpochResult | None:
         """Return the newest result that `state` has before `epoch`; waits for its content."""
@@ -117,7 +119,7 @@ class EpochBook:
             return None
         newest = results[max(results)]
         known = self._held.get(newest.epoch)
-        if newest.content_cid in self._bad or (known is not None and known[0] == newest):
+        if newest in self._bad or (known is not None and known[0] == newest):
             return None
         return newest
 
@@ -133,9 +135,9 @@ class EpochBook:
         except ContentUnavailableError as error:
             log.warning("the content of a result is not to be had yet", epoch=summary.epoch, reason=str(error))
             return False
-        except ValueError as error:
+        except (BadContentError, ResultContentError) as error:
             log.error("a quorum accepted a result whose content is wrong", epoch=summary.epoch, reason=str(error))
-            self._bad.add(summary.content_cid)
+            self._bad.add(summary)
             return False
         self._store.put_document(key, data)
         self._held[summary.epoch] = (summary, result)

@@ -217,7 +217,7 @@ class ObjectingService:
 
     async def _content_of(self, case: _Case) -> EpochResult | None:
         """Wait for the content; None if it is not what the quorum told the chain."""
-        while not self._epochs.is_wrong(case.summary.content_cid):
+        while not self._epochs.is_wrong(case.summary):
             stirred = self._stirred
             if (accepted := self._epochs.result(case.epoch)) is not None:
                 return accepted

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import structlog
 import trio
 
-from node.ports import Chain, Content, ContentUnavailableError, Store
+from node.ports import BadContentError, Chain, Content, ContentUnavailableError, Store
 from node.protocol.audit_evidence import are_names_short
 from node.protocol.findings import ReceiptBook
 from node.protocol.identifiers import Address
@@ -86,6 +86,6 @@ class OmissionWatch:
                 return await self._slicer.run(read_book_in_slices(data, book))
             except ContentUnavailableError:
                 await trio.sleep(RETRY_SECONDS)
-            except (BookError, ValueError):
+            except (BadContentError, BookError):
                 return None
         return None

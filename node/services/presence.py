@@ -6,6 +6,7 @@ import structlog
 import trio
 
 from node.ports import Chain, Network, Provider, Validity, WallClock
+from node.protocol.hosts import is_host
 from node.protocol.identifiers import Address, ModelId
 from node.protocol.messages import PRESENCE_SECONDS_MAX, Message, Presence
 from node.services.gossip import GossipRouter
@@ -21,7 +22,7 @@ FUTURE_SECONDS_MAX = 30
 """A record from further in the future would outlive its node by as much; honest clocks agree to seconds."""
 MODELS_MAX = 256
 TEXT_CHARACTERS_MAX = 256
-"""Of a host's name (at most 253) and a version: what is kept for each participant is bounded."""
+"""Of a version: what is kept for each participant is bounded."""
 NEW_PEER_SECONDS = 1.0
 """How often to look for new peers, who know nothing of us yet."""
 
@@ -118,7 +119,8 @@ def _is_well_formed(body: Presence) -> bool:
         and body.load >= 0
         and body.capacity >= 0
         and len(body.models) <= MODELS_MAX
-        and max(len(body.content_host), len(body.version)) <= TEXT_CHARACTERS_MAX
+        and len(body.version) <= TEXT_CHARACTERS_MAX
+        and (not body.content_host or is_host(body.content_host))
         and {len(body.seed_commitment), len(body.seed_revealed)} <= {0, 32}
     )
 

@@ -9,6 +9,7 @@ import trio
 
 from node.ports import (
     ActionStatus,
+    BadContentError,
     Chain,
     Content,
     ContentUnavailableError,
@@ -241,7 +242,7 @@ class ValidatingService:
         except ContentUnavailableError as error:
             log.info("a batch is not to be had yet", participant=commit.participant, reason=str(error))
             raise
-        except ValueError:
+        except BadContentError:
             return None
 
     def _stored(self, epoch: EpochNumber) -> VoteBundle | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import structlog
 import trio
 
-from node.ports import Chain, Content, ContentUnavailableError, Engine
+from node.ports import BadContentError, Chain, Content, ContentUnavailableError, Engine
 from node.protocol.agreement import committed_order
 from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
 from node.protocol.codec import SchemaError, from_bytes
@@ -162,7 +162,7 @@ class VoteChecker:
         except ContentUnavailableError as error:
             log.debug("votes or their evidence are not to be had yet", reason=str(error))
             raise
-        except ValueError:
+        except BadContentError:
             return b""
 
 

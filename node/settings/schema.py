@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from node.alerts.kinds import AlertKind
 from node.amounts import tokens_to_amount
 from node.engine.endpoint import parse_endpoint
+from node.protocol.hosts import is_host
 
 ENVIRONMENT_PREFIX = "QUERN_"
 ENVIRONMENT_DELIMITER = "__"
@@ -57,6 +58,12 @@ def _check_account(text: str) -> str:
 def _check_place(text: str) -> str:
     if text:
         parse_endpoint(text)
+    return text
+
+
+def _check_host(text: str) -> str:
+    if text and not is_host(text):
+        raise ValueError(f"expected an IP address or a host's name in ASCII, got {text!r}: peers refuse others")
     return text
 
 
@@ -191,7 +198,7 @@ class ContentSettings(Section):
 
     host: str = Field(default="0.0.0.0", description="Address to listen on.")  # noqa: S104 - peers must reach it
     port: Port = Field(default=4802, description="Port to listen on; 0 takes a free one.")
-    announce_host: str | None = Field(
+    announce_host: Annotated[str, AfterValidator(_check_host)] | None = Field(
         default=None, description="Host to tell peers; without it, the first announced or listening address of [p2p]."
     )
     cache_bytes_max: int = Field(

@@ -149,7 +149,7 @@ class GatewayConnection:
             try:
                 with trio.fail_after(CONNECT_SECONDS_MAX):
                     stream = await trio.open_tcp_stream(*self._address)
-            except (OSError, trio.TooSlowError) as error:
+            except (OSError, ValueError, trio.TooSlowError) as error:  # ValueError: no name that can be looked up
                 self.is_closed = True
                 reason = "no answer" if isinstance(error, trio.TooSlowError) else str(error)
                 raise SourceFailedError(f"cannot be reached: {reason}") from error

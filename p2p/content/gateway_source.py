@@ -47,9 +47,8 @@ class GatewaySource:
         self.name = f"{shown}:{port}"
         """`host:port`."""
         authorization = f"Authorization: Bearer {token}\r\n" if token else ""
-        if any(mark in f"{host}{token}" for mark in "\r\n"):
-            raise ValueError("a line break in a host or token")
         self._headers = f" HTTP/1.1\r\nHost: {self.name}\r\n{authorization}\r\n"
+        self._token = token
         self._connections_max = connections_max
         self._calls = LoopCalls()
         self._connections: list[GatewayConnection] = []
@@ -72,7 +71,7 @@ class GatewaySource:
 
         Raises SourceFailedError, trio.TooSlowError, and what `handle` raises.
         """
-        request = f"GET /ipfs/{cid}?format=raw{self._headers}".encode("ascii")
+        request = self._request(cid)
         losses = refusals = 0
         while True:
             try:
@@ -98,6 +97,15 @@ class GatewaySource:
             if head.status not in _BUSY or refusals == BUSY_ATTEMPTS_MAX:
                 raise SourceFailedError(_refusal(head.status))
             await trio.sleep(min(max(head.retry_seconds, 0.2 * refusals), BUSY_SECONDS_MAX))
+
+    def _request(self, cid: Cid) -> bytes:
+        """Return what asks for a block. Raises SourceFailedError: whoever named the host may have named anything."""
+        if any(mark in f"{self.name}{self._token}" for mark in "\r\n"):
+            raise SourceFailedError("a line break in its host or token")
+        try:
+            return f"GET /ipfs/{cid}?format=raw{self._headers}".encode("ascii")
+        except UnicodeEncodeError as error:
+            raise SourceFailedError("its host or token is not ASCII") from error
 
     async def aclose(self) -> None:
         """Close all connections and wait for their threads."""

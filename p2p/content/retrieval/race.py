@@ -421,6 +421,8 @@ class BlockRace:
         try:
             with trio.fail_after(self._block_seconds):
                 data = await peer.source.get(cid, bytes_max=job.bytes_max)
+        except ValueError as error:  # of what it was told or sent; that of a delivery would be of the content
+            raise SourceFailedError(f"it cannot be asked: {error}") from error
         finally:
             run.release_slot()
         if data is None:

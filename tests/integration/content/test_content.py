@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from node.models.content import ContentAdapter, open_content
-from node.ports import ContentUnavailableError, Provider
+from node.ports import BadContentError, ContentUnavailableError, Provider
 from p2p.content.blockstore import BlockStore
 from p2p.content.cid import Cid
 from p2p.content.gateway.server import GatewayPortError
@@ -90,6 +90,42 @@ async def test_a_directory_is_fetched_from_two_peers_and_is_the_same(tmp_path: P
         assert one.served_bytes + two.served_bytes == sum(three.fetched_bytes.values())
         assert seen[-1][0] == seen[-1][1]
         assert await three.has(cid)
+
+
+@pytest.mark.parametrize("host", ["a\nb", "a\rb", "a\0b", "ü", "a..b", "x" * 64, "a b"])
+async def test_a_host_that_nobody_can_ask_stops_no_fetch_and_says_nothing_of_the_content(
+    tmp_path: Path, host: str
+) -> None:
+    async with peer(tmp_path / "a") as honest, peer(tmp_path / "c") as fetcher, peer(tmp_path / "d") as other:
+        cid = await honest.add_bytes(b"a vote bundle")
+        nobody = Provider(host, 4802)
+        with trio.fail_after(20):
+            with pytest.raises(ContentUnavailableError):
+                await fetcher.read_bytes(cid, [nobody], limit_bytes=MIB)
+            assert await fetcher.read_bytes(cid, [nobody, provider(honest)], limit_bytes=MIB) == b"a vote bundle"
+            await other.fetch_tree(cid, [nobody, provider(honest)], limit_bytes=MIB, with_leaves=True)
+        assert await other.has(cid)
+
+
+async def test_only_what_is_no_file_or_too_large_is_bad_content(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with peer(tmp_path / "a") as honest, peer(tmp_path / "c") as fetcher:
+        directory, _ = await honest.import_directory(model)
+        file = await honest.add_bytes(b"a vote bundle")
+        for cid, limit in ((directory, MIB), (file, 5)):
+            with pytest.raises(BadContentError):
+                await fetcher.read_bytes(cid, [provider(honest)], limit_bytes=limit)
+
+        def faulty(*_arguments: object) -> GatewaySource:
+            raise ValueError("a fault of a source")
+
+        unread = await honest.add_bytes(b"another bundle")
+        with monkeypatch.context() as patched:
+            patched.setattr(fetcher, "source", faulty)
+            with pytest.raises(ContentUnavailableError, match="a fault of a source"):
+                await fetcher.read_bytes(unread, [provider(honest)], limit_bytes=MIB)
+        assert await fetcher.read_bytes(unread, [provider(honest)], limit_bytes=MIB) == b"another bundle"
 
 
 async def test_a_liar_is_dropped_and_the_honest_peer_gives_everything(tmp_path: Path, model: Path) -> None:

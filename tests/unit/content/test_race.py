@@ -118,6 +118,29 @@ async def test_a_source_with_threads_of_its_own_is_judged_like_any_other() -> No
     assert not standing.is_banned("half")
 
 
+async def test_a_source_that_cannot_be_asked_is_dropped_and_the_others_give_everything() -> None:
+    def stumble(_cid: Cid) -> bytes | None:
+        raise UnicodeError("no such host can be")
+
+    race = BlockRace([FakeSource("odd", answer=stumble), FakeSource("good", seconds=0.1)])
+    got, missing = await fetch(race)
+    assert got == BLOCKS
+    assert not missing
+    assert race.counts.failed == {"odd"}
+
+
+async def test_what_delivering_a_block_finds_wrong_is_of_the_content_and_blames_no_source() -> None:
+    def deliver(_cid: Cid, _data: bytes | bytearray) -> None:
+        raise ValueError("no file")
+
+    for source in (FakeSource("a"), FakeWithThreads("b")):
+        race = BlockRace([source])
+        with pytest.raises(ValueError, match="no file"):
+            await race.run(CIDS, deliver)
+        await race.aclose()
+        assert not race.counts.failed
+
+
 async def test_a_slow_source_is_worked_around_at_the_end() -> None:
     slow, fast = FakeSource("slow", seconds=25), FakeSource("fast")
     race = BlockRace([slow, fast])

@@ -1,11 +1,13 @@
 """The epoch book: contents are checked against the chain, and a voided result is not confused with its successor."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 import trio
 
-from node.ports import Head
+from node.ports import BadContentError, ContentUnavailableError, Head
 from node.protocol.chain_state import ChainState
 from node.protocol.events import (
     EpochResultPosted,
@@ -19,7 +21,7 @@ from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, Hash32, Tok
 from node.protocol.records import EpochResult, EpochResultSummary
 from node.protocol.results import form_epoch_result, summarise
 from node.protocol.schedules import ParameterSchedule
-from node.services.epochs import EpochBook, result_to_bytes
+from node.services.epochs import EpochBook, ResultContentError, result_from_bytes, result_to_bytes
 from node.store.books import Books
 from node.store.database import Database
 from p2p.content.cid import Cid as BlockCid
@@ -62,6 +64,22 @@ class StubContent:
     async def read_bytes(self, cid: Cid, providers: object, *, limit_bytes: int) -> bytes:
         await trio.lowlevel.checkpoint()
         return self.held[cid]
+
+
+@dataclass
+class FailingContent:
+    """Fails once."""
+
+    error: Exception
+    data: bytes
+    asked: int = 0
+
+    async def read_bytes(self, cid: Cid, providers: object, *, limit_bytes: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        self.asked += 1
+        if self.asked == 1:
+            raise self.error
+        return self.data
 
 
 class StubPresence:
@@ -108,6 +126,57 @@ async def test_a_result_in_a_voided_ones_place_is_the_one_that_counts(autojump_c
         chain.show(*EVENTS, *posted, void, *posted_again)
         await until(book, second)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_false_summary_of_a_true_content_says_nothing_against_the_true_one(autojump_clock: object) -> None:
+    chain, content = StubChain(), StubContent()
+    anything: Any = chain
+    contents: Any = content
+    presence: Any = StubPresence()
+    book = EpochBook(anything, contents, Books(Database(":memory:"), account(1)), presence)
+    result, summary, posted = a_result(content, 0)
+    false = replace(summary, reward_total=TokenAmount(summary.reward_total + 1))
+    group_stored = posted[0]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.run)
+        accepted = (group_stored, EpochResultPosted(false, account(1)))
+        chain.show(*EVENTS, *accepted)
+        with trio.fail_after(10):
+            while not book.is_wrong(false):
+                await trio.sleep(0.1)
+        assert not book.is_wrong(summary)
+        assert book.result(EPOCH) is None
+        chain.show(*EVENTS, *accepted, EpochResultVoided(EPOCH, Hash32(bytes(32))), *posted)
+        await until(book, result)
+        nursery.cancel_scope.cancel()
+
+
+def test_a_content_that_cannot_be_summed_up_is_not_a_result() -> None:
+    content = StubContent()
+    result, summary, _ = a_result(content, 0)
+    members = tuple(replace(member, weight=-1) for member in result.group.members)
+    assert members
+    data = result_to_bytes(replace(result, group=replace(result.group, members=members)))
+    with pytest.raises(ResultContentError):
+        result_from_bytes(data, summary)
+
+
+async def test_a_content_that_is_no_file_is_wrong_and_one_that_does_not_come_is_not(autojump_clock: object) -> None:
+    chain = StubChain()
+    result, summary, posted = a_result(StubContent(), 0)
+    for error, is_wrong in ((BadContentError("too large"), True), (ContentUnavailableError("nobody has it"), False)):
+        content = FailingContent(error, result_to_bytes(result))
+        anything: Any = chain
+        contents: Any = content
+        presence: Any = StubPresence()
+        book = EpochBook(anything, contents, Books(Database(":memory:"), account(1)), presence)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(book.run)
+            chain.show(*EVENTS, *posted)
+            await trio.sleep(5)
+            assert book.is_wrong(summary) is is_wrong
+            assert (book.result(EPOCH) == result) is not is_wrong
+            nursery.cancel_scope.cancel()
 
 
 async def test_content_that_its_quorum_did_not_sign_is_not_taken(autojump_clock: object) -> None:

@@ -15,7 +15,7 @@ from netsim.trace import Trace
 from node.protocol.actions import VoidEpochResult
 from node.protocol.eip712 import epoch_result_digest, objection_digest
 from node.protocol.events import EpochResultPosted, EpochResultVoided, GroupStored
-from node.protocol.identifiers import Cid, EpochNumber, Hash32, TokenAmount
+from node.protocol.identifiers import EpochNumber, Hash32, TokenAmount
 from node.protocol.objections import Finding
 from node.protocol.records import EpochResult, EpochResultSummary
 from node.protocol.signatures import sign
@@ -41,7 +41,7 @@ class StubEpochs:
 
     wrong: bool
 
-    def is_wrong(self, _content_cid: Cid) -> bool:
+    def is_wrong(self, _summary: EpochResultSummary) -> bool:
         return self.wrong
 
     def result(self, _epoch: EpochNumber) -> EpochResult | None:

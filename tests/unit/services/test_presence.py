@@ -82,10 +82,18 @@ def test_only_the_registered_peer_of_an_account_speaks_for_it(table: PresenceTab
         {"models": tuple(ModelId(f"m{n}") for n in range(MODELS_MAX + 1))},
         {"version": "x" * (TEXT_CHARACTERS_MAX + 1)},
         {"content_host": "x" * (TEXT_CHARACTERS_MAX + 1)},
+        {"content_host": "a\nb"},
+        {"content_host": "ü"},
+        {"content_host": "a..b"},
+        {"content_host": "x" * 64},
     ],
 )
 def test_a_record_no_honest_node_makes_is_rejected(table: PresenceTable, change: dict[str, Any]) -> None:
     assert table.judge(says(replace(RECORD, **change))) is Validity.REJECT
+
+
+def test_who_has_no_content_to_give_names_no_host(table: PresenceTable) -> None:
+    assert table.judge(says(replace(RECORD, content_host=""))) is Validity.ACCEPT
 
 
 def test_the_maker_of_a_content_is_asked_before_all_others_and_only_once(table: PresenceTable) -> None:

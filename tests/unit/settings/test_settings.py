@@ -73,6 +73,7 @@ def test_every_fault_is_told_at_once_one_line_each(tmp_path: Path) -> None:
         ('[chain]\nrpc_urls = ["ftp://x"]\n', "[chain] rpc_urls, item 1: expected a URL"),
         ("[chain]\nrpc_urls = []\n", "[chain] rpc_urls"),
         ('[p2p]\nlisten = ["127.0.0.1:1"]\n', "expected a multiaddress"),
+        ('[content]\nannounce_host = "bücher.example"\n', "expected an IP address or a host's name in ASCII"),
         ('[payments]\nbudget = "lots"\n', "is not a number of tokens"),
         ('[node]\nroles = ["minor"]\n', "'miner'"),
         (ENGINE + ENGINE, "node_id gpu0 is used twice"),
