@@ -18,8 +18,8 @@ MISMATCH_PER_MILLION_LEAST = 10
 """p0 counts as this at least: no measurement of honest machines is long enough to show less."""
 
 WEIGHT_BITS = 128
-"""Of the likeliest number's weight, where a line is drawn by bounds: what is left out is less than the square of the sample
-in 2 ** 128, so for any sample in use bounds leave nothing open but what lies on the line exactly."""
+"""Of the likeliest number's weight, where a line is drawn by bounds: these are apart by less than the square of the
+sample in 2 ** 128, so for any sample in use they leave nothing open but what lies on the line exactly."""
 
 COMMON_ROOM = 0.1
 """In the logarithm of a probability: far more than floats can be wrong by."""
@@ -86,10 +86,10 @@ def _line_by_sums(sampled: int, chance: int, parts: int) -> int:
 
 
 def _line_by_bounds(sampled: int, chance: int, parts: int) -> int | None:
-    """Draw the same line by bounds on probabilities, a few milliseconds for any sample in use; None if they leave it open.
+    """Draw the same line by bounds on probabilities, in milliseconds for any sample in use; None if they leave it open.
 
-    Probabilities are taken relative to that of the likeliest number, one step after the other, each rounded down for the
-    lower bound and up for the upper one. Only a few standard deviations on each side weigh anything.
+    Probabilities are taken relative to that of the likeliest number, one step after the other, each rounded down for
+    the lower bound and up for the upper one. Only a few standard deviations on each side weigh anything.
     """
     likeliest = (sampled + 1) * chance // MILLION
     above = tuple(_weights_above(sampled, chance, likeliest))
