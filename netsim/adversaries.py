@@ -17,11 +17,13 @@ from netsim.network import SimulatedNetwork, Switchboard
 from netsim.validators import CartelValidator, LazyValidator
 from node.ports import Chain, Content, Engine, Network, Store
 from node.protocol.actions import ChainAction, CommitPoc, CommitVotes
+from node.protocol.audit_outcomes import ACCUSED
 from node.protocol.draws import Prefill
 from node.protocol.findings import Observations
 from node.protocol.identifiers import Address, PeerId
 from node.protocol.messages import MessageBody, ResultSignature
 from node.protocol.signatures import DigestSigner
+from node.protocol.tails import NOT_COMPUTED
 from node.services.broker import Broker
 from node.services.brokered import BrokeredEngine
 from node.services.epochs import EpochBook
@@ -225,9 +227,10 @@ class Silent(Conduct):
 
 
 MISMATCHING = frozenset({"mismatches", "cumulated-mismatches", "batch-of-fakes", "copied"})
-AUDITED = frozenset(
-    {"accused", "audit-margin", "audit-tokens", "audit-logprobs", "audit-too-likely", "audit-too-unlikely"}
-)
+PROVEN = frozenset({"audit-margin", "audit-tokens", "audit-logprobs", "audit-too-likely", "audit-too-unlikely"})
+AUDITED = PROVEN | {ACCUSED}
+SLANDERS = frozenset({ACCUSED, NOT_COMPUTED})
+"""What a cartel can have said of anybody: beside one it finds nobody by itself (netsim/trial_findings.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +240,7 @@ class Strategy:
     name: str
     conduct: Callable[[Scene], Conduct]
     reasons: frozenset[str] = frozenset()
-    """Codes of an epoch's result, any of which finds it; none for what the rest outvotes and nobody punishes."""
+    """Codes of an epoch's result, any of which finds it; none for what nothing has to find."""
     differing_per_mille: int = 0
     """Of its nonces: it has to be found once so many were drawn that the test finds it (node.protocol.binomial)."""
     tokens_to_proof: int = 0
@@ -246,6 +249,8 @@ class Strategy:
     """Results by which it has to be found; 0: its nonces or tokens say when, or nothing does."""
     honest_batches: int = 0
     """Before it begins to cheat."""
+    unfound: str = "outvoted; nothing punishes it"
+    """Why nothing has to find it, if it has no reasons."""
 
 
 def _forger(name: str, forgery: Callable[[Scene], Forgery], differing_per_mille: int) -> Strategy:
@@ -262,7 +267,8 @@ def _weights(imitation: Imitation, differing_per_mille: int) -> Strategy:
 
 def _answers(imitation: Imitation, tokens_to_proof: int) -> Strategy:
     name = imitation.name if imitation is TRUNCATED_PROMPT else f"answers-{imitation.name}"
-    return Strategy(name, lambda _: Imitator(imitation, for_users_only=True), AUDITED, tokens_to_proof=tokens_to_proof)
+    strategy = Strategy(name, lambda _: Imitator(imitation, for_users_only=True), unfound="no rule proves it")
+    return replace(strategy, reasons=AUDITED, tokens_to_proof=tokens_to_proof) if tokens_to_proof else strategy
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -286,7 +292,7 @@ STRATEGIES: dict[str, Strategy] = {
         _answers(INT4, 235),
         _answers(FP8, 3_578),
         _answers(INT8, 0),
-        Strategy("lazy", lambda _: Lazy(), frozenset({"not-computed", "evidence-differs"}), found_within_epochs=3),
+        Strategy("lazy", lambda _: Lazy(), frozenset({NOT_COMPUTED, "evidence-differs"}), found_within_epochs=3),
         Strategy("withholds-votes", lambda _: VoteWithholder(), frozenset({"no-votes"}), found_within_epochs=2),
         Strategy("hides-votes", lambda _: BundleHider(), frozenset({"no-votes"}), found_within_epochs=2),
         Strategy("cartel", lambda scene: CartelMember(scene.friends)),

@@ -8,18 +8,19 @@ The promises that a run is held to:
 - A cartel of a third may now and then have most of those who are drawn to check a validator, and takes from it what
   voting adds to its score (node/protocol/tails.py): from few, and nothing else.
 - The cartel stays below half of the weight that judges: what is asked of a population, not of the rules.
-- A cheat that the rules find is found as soon as they say (docs/soundness.md).
+- A cheat that the rules find is found as soon as they say (docs/soundness.md). Beside a cartel, an accusation finds
+  nobody, and a validator that did not compute is found once it was said more often than of honest ones.
 - What is minted is what the results grant.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from netsim.adversaries import CARTEL, STRATEGIES, Strategy
+from netsim.adversaries import CARTEL, SLANDERS, STRATEGIES, Strategy
 from netsim.trial import BAND_MISMATCH_PER_MILLION, Outcome, Participant
 from node.protocol.binomial import MILLION, detection_per_million, reject_from
 from node.protocol.findings import NodeFate
-from node.protocol.history import WINDOWS_EPOCHS
+from node.protocol.history import PARTS, POOLED_NONCES_MAX, WINDOWS_EPOCHS
 from node.protocol.identifiers import Address, EpochNumber
 from node.protocol.records import EpochGroup, EpochResult
 from node.protocol.stages import Stage, first_block_of
@@ -33,6 +34,9 @@ SURE_PER_MILLION = 999_000
 """A cheat has to be found where the test finds it so often."""
 TOKENS_ROOM = 6
 """It has to be proven by so many times the audited tokens that prove it on average."""
+
+BY_SLANDER_PER_MILLION_MAX = 1_000
+"""A validator is found beside a cartel if so few honest ones would be named as often by chance."""
 
 SLANDERED_PER_MILLE_MAX = 100
 """Of honest validators in all epochs; 50 are expected with a cartel of a third, and none in groups of 25 or fewer."""
@@ -162,12 +166,26 @@ def _explanation(outcome: Outcome, result: EpochResult, participant: Participant
 
 
 def _first_found(outcome: Outcome, cheat: Participant) -> Found | None:
-    wanted = STRATEGIES[cheat.strategy].reasons
+    wanted, has_cartel = STRATEGIES[cheat.strategy].reasons, _has_cartel(outcome)
+    named = checked = 0
     for epoch, result in sorted(outcome.results.items()):
         reasons = wanted & set(_reasons_against(result, cheat.account))
-        if reasons:
-            return Found(cheat, epoch, tuple(sorted(reasons)))
+        said = [check.reason for check in result.validators if check.validator == cheat.account]
+        named, checked = named + said.count(NOT_COMPUTED), checked + len(said)
+        found = reasons - SLANDERS if has_cartel else reasons
+        if has_cartel and NOT_COMPUTED in wanted & set(said) and _is_beyond_slander(outcome, named, checked):
+            found |= {NOT_COMPUTED}
+        if found:
+            return Found(cheat, epoch, tuple(sorted(found)))
     return None
+
+
+def _is_beyond_slander(outcome: Outcome, named: int, checked: int) -> bool:
+    """Whether honest validators are said too seldom not to have computed for this to be slander as well."""
+    honest = {participant.account for participant in outcome.participants if participant.is_honest}
+    checks = sum(found.validator in honest for result in outcome.results.values() for found in result.validators)
+    rate = MILLION * (_slandered(outcome) + 1) // (checks + 1)  # one more: that none was seen does not mean never
+    return detection_per_million(checked, named, rate, 0) < BY_SLANDER_PER_MILLION_MAX
 
 
 def _reasons_against(result: EpochResult, account: Address) -> Iterator[str]:
@@ -194,7 +212,12 @@ def _is_overdue(outcome: Outcome, cheat: Participant) -> bool:
     """Whether a cheat that was not found had to be."""
     strategy = STRATEGIES[cheat.strategy]
     if strategy.found_within_epochs and len(outcome.results) >= strategy.found_within_epochs:
-        return True
+        if NOT_COMPUTED not in strategy.reasons or not _has_cartel(outcome):
+            return True
+        checked = sum(
+            check.validator == cheat.account for result in outcome.results.values() for check in result.validators
+        )
+        return _is_beyond_slander(outcome, checked, checked)
     audited = sum(
         audit.tokens
         for epoch, result in outcome.results.items()
@@ -215,16 +238,25 @@ def _drew_enough(outcome: Outcome, cheat: Participant, strategy: Strategy) -> bo
         for node in result.nodes
         if node.participant == cheat.account and node.sampled
     ][strategy.honest_batches :]
+    return has_to_be_found(drawn, strategy)
+
+
+def has_to_be_found(drawn: Sequence[tuple[int, int]], strategy: Strategy) -> bool:
+    """Whether a cheat of whose nonces so many were drawn (epoch, nonces) is found 999 times of 1,000.
+
+    By the tests of node/protocol/history.py: each window has its own part of the false alarms, and a size.
+    """
     return any(
-        _finds(sum(count for epoch, count in drawn if newest - window < epoch <= newest), strategy)
+        0 < (sampled := sum(count for epoch, count in drawn if newest - window < epoch <= newest)) <= POOLED_NONCES_MAX
+        and _finds(sampled, parts, strategy)
         for newest, _ in drawn
-        for window in WINDOWS_EPOCHS
+        for window, parts in zip(WINDOWS_EPOCHS, PARTS, strict=True)
     )
 
 
-def _finds(sampled: int, strategy: Strategy) -> bool:
+def _finds(sampled: int, parts: int, strategy: Strategy) -> bool:
     fakes = strategy.differing_per_mille * MILLION // 1000
-    rejected_from = max(PARAMETERS_MISMATCHES, reject_from(sampled, BAND_MISMATCH_PER_MILLION))
+    rejected_from = max(PARAMETERS_MISMATCHES, reject_from(sampled, BAND_MISMATCH_PER_MILLION, parts))
     found = detection_per_million(sampled, rejected_from, fakes, BAND_MISMATCH_PER_MILLION)
     return found >= SURE_PER_MILLION
 

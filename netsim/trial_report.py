@@ -31,7 +31,8 @@ def report_lines(outcome: Outcome, findings: Findings, *, hashes: bool = False) 
     unfound = Counter(participant.strategy for participant in findings.unfound)
     yield "not found:"
     for name, count in sorted(unfound.items()):
-        yield f"  {name}: {count}{'' if STRATEGIES[name].reasons else ' (outvoted; nothing punishes it)'}"
+        strategy = STRATEGIES[name]
+        yield f"  {name}: {count}{'' if strategy.reasons else f' ({strategy.unfound})'}"
     if findings.slandered:
         yield f"honest validators that a cartel took the points for voting from: {findings.slandered} times"
     yield f"{outcome.answers} answers, {outcome.failed_answers} that failed; {outcome.minted} minted"

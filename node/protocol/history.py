@@ -26,8 +26,8 @@ HISTORY_EPOCHS = max(WINDOWS_EPOCHS)
 BLOCK_EPOCHS = 10
 """Epochs from this age on are kept in blocks of as many."""
 POOLED_NONCES_MAX = 50_000
-"""A window with more nonces is not tested: exact tails take a quarter of a second at that size, and so many nonces in
-fewer epochs tell as much."""
+"""A window with more nonces is not tested: where bounds leave a line open, exact tails take half a second at that size
+(node/protocol/binomial.py), and so many nonces in fewer epochs tell as much."""
 
 HistoryKey = tuple[Address, ModelId]
 

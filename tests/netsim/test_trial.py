@@ -1,15 +1,22 @@
 """Every adversary in small populations: honest nodes agree and are paid, and each cheat is found as the rules say."""
 
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import count
 
 import pytest
 
+from netsim.adversaries import STRATEGIES
 from netsim.population import Population
-from netsim.trial import Outcome, Trial, run_trial
-from netsim.trial_findings import Findings, judge_trial
+from netsim.trial import BAND_MISMATCH_PER_MILLION, Outcome, Trial, run_trial
+from netsim.trial_findings import Findings, has_to_be_found, judge_trial
 from netsim.trial_report import report_lines
-from node.protocol.identifiers import EpochNumber, Hash32, TokenAmount
+from node.protocol.binomial import MILLION, detection_per_million, reject_from
+from node.protocol.findings import ValidatorOutcome
+from node.protocol.history import PARTS, POOLED_NONCES_MAX, WINDOWS_EPOCHS
+from node.protocol.identifiers import Address, EpochNumber, Hash32, TokenAmount
+from node.protocol.verdicts import Verdict
 
 FORGERIES = ("other-model", "int4", "made-up-100", "ground-100", "replayed", "precomputed", "shared", "copied")
 DUTIES = ("lazy", "withholds-votes", "hides-votes", "answers-other-model")
@@ -34,6 +41,14 @@ def members() -> Outcome:
 def crowd() -> Outcome:
     """A cartel of a third beside honest nodes of which half come and go."""
     return run_trial(trial("crowd", "cartel-faker", nodes=12, epochs=3, with_cartel=True, churning_per_mille=500))
+
+
+@pytest.fixture(scope="module")
+def slandered() -> Outcome:
+    """A cartel of a third that says of everybody that it cheats, beside some who do."""
+    cheats = ("answers-int8", "answers-other-model", "lazy")
+    slander = trial("slander", *cheats, nodes=13, epochs=4, questions=24, with_cartel=True)
+    return run_trial(replace(slander, sample_size=8, nonces_max=20))
 
 
 def reasons_of(findings: Findings) -> dict[str, set[str]]:
@@ -96,6 +111,65 @@ def test_who_was_away_is_told_so_and_everyone_else_has_the_most(crowd: Outcome) 
     for fate, reasons in lost:
         assert fate != "stays"
         assert reasons <= {"no-batch", "absent", "no-votes", "not-counted", "no-time", "nobody-could-judge", "no-data"}
+
+
+def test_beside_a_cartel_nobody_is_found_by_what_it_says_of_honest_nodes_too(slandered: Outcome) -> None:
+    assert_promises_hold(slandered)
+    honest = {participant.account for participant in slandered.participants if participant.is_honest}
+    audits = [audit for result in slandered.results.values() for audit in result.audits]
+    assert any(audit.accused for audit in audits if audit.executor in honest)
+    findings = judge_trial(slandered)
+    assert reasons_of(findings) == {"answers-other-model": {"audit-margin"}, "lazy": {"not-computed"}}
+    assert "  answers-int8: 1 (no rule proves it)" in report_lines(slandered, findings)
+
+
+def said_not_to_compute(outcome: Outcome, account: Address, epochs: Collection[int]) -> Outcome:
+    said = {True: (Verdict.INVALID, "not-computed"), False: (Verdict.VALID, "")}
+    results = {
+        epoch: replace(
+            result,
+            validators=tuple(
+                ValidatorOutcome(account, *said[epoch in epochs]) if found.validator == account else found
+                for found in result.validators
+            ),
+        )
+        for epoch, result in outcome.results.items()
+    }
+    return replace(outcome, results=results)
+
+
+@pytest.mark.parametrize(("epochs", "is_found"), [((1,), False), ((1, 2, 3), True)])
+def test_a_lazy_validator_is_found_beside_a_cartel_once_slander_alone_would_not_say_it_so_often(
+    slandered: Outcome, epochs: tuple[int, ...], is_found: bool
+) -> None:
+    lazy = next(one for one in slandered.participants if one.strategy == "lazy")
+    findings = judge_trial(said_not_to_compute(slandered, lazy.account, epochs))
+    assert ("lazy" in reasons_of(findings)) == is_found
+    assert any("(lazy, stays) was not found, and had to be" in failure for failure in findings.failures) != is_found
+
+
+def test_int8_answers_are_declared_to_be_what_nothing_finds() -> None:
+    assert not STRATEGIES["answers-int8"].reasons
+    assert [name for name, one in STRATEGIES.items() if one.unfound == "no rule proves it" and not one.reasons] == [
+        "answers-int8"
+    ]
+
+
+@pytest.mark.parametrize("window", WINDOWS_EPOCHS)
+@pytest.mark.parametrize("strategy", ["made-up-10", "made-up-20"])
+def test_a_cheat_has_to_be_found_where_the_history_that_nodes_keep_finds_it(window: int, strategy: str) -> None:
+    """Each window by its own line: at the least sample from which a cheat has to be found, history.py finds it."""
+    parts, one = dict(zip(WINDOWS_EPOCHS, PARTS, strict=True))[window], STRATEGIES[strategy]
+    sampled = next(n for n in count(1) if has_to_be_found([(epoch, n) for epoch in range(window)], one))
+    total = window * sampled
+    line = max(3, reject_from(total, BAND_MISMATCH_PER_MILLION, parts))
+    fakes = one.differing_per_mille * MILLION // 1000
+    assert detection_per_million(total, line, fakes, BAND_MISMATCH_PER_MILLION) >= 999_000
+
+
+def test_a_window_of_more_nonces_than_are_tested_finds_nobody() -> None:
+    assert has_to_be_found([(0, POOLED_NONCES_MAX)], STRATEGIES["made-up-10"])
+    assert not has_to_be_found([(0, POOLED_NONCES_MAX + 1)], STRATEGIES["made-up-10"])
 
 
 def test_less_than_a_third_that_signs_nothing_halts_nothing() -> None:

@@ -4,11 +4,14 @@ from fractions import Fraction
 from math import comb
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from node.protocol import binomial
 from node.protocol.binomial import (
     FALSE_ALARMS_PER_BILLION_MAX,
+    MILLION,
+    MISMATCH_PER_MILLION_LEAST,
     TESTS_PER_BATCH,
     detection_per_million,
     is_beyond_chance,
@@ -40,6 +43,56 @@ def test_the_line_is_the_first_count_that_honest_samples_do_not_reach(sampled: i
 @given(st.integers(1, 3000), st.integers(0, 40), st.integers(0, 100_000))
 def test_the_fast_way_draws_the_same_line(sampled: int, mismatches: int, per_million: int) -> None:
     assert is_beyond_chance(sampled, mismatches, per_million) == (mismatches >= reject_from(sampled, per_million))
+
+
+def line_of_sums(sampled: int, per_million: int, parts: int) -> int:
+    """What `reject_from` promises, by adding up every probability."""
+    chance = max(MISMATCH_PER_MILLION_LEAST, per_million)
+    if chance >= MILLION:
+        return sampled + 1
+    left = MILLION**sampled
+    for mismatches in range(sampled + 1):
+        if left * parts * 10**9 <= MILLION**sampled * FALSE_ALARMS_PER_BILLION_MAX:
+            return mismatches
+        left -= comb(sampled, mismatches) * chance**mismatches * (MILLION - chance) ** (sampled - mismatches)
+    return sampled + 1
+
+
+RATES = st.one_of(
+    st.integers(0, 30_000), st.integers(0, MILLION + 1), st.integers(MILLION - 50, MILLION), st.sampled_from([1000])
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.one_of(st.integers(0, 12), st.integers(0, 500)), RATES, st.sampled_from([1, 4, 8, 100]))
+@example(2, 500, 4)  # the tail is the share itself: one in four millions
+@example(2, 1000, 1)
+@example(0, 1000, 4)
+@example(1, MILLION - 1, 4)
+def test_the_line_is_that_of_whole_probabilities_for_every_share(sampled: int, per_million: int, parts: int) -> None:
+    assert reject_from.__wrapped__(sampled, per_million, parts) == line_of_sums(sampled, per_million, parts)
+
+
+def test_a_tail_that_is_the_share_itself_is_on_the_line() -> None:
+    assert reject_from(2, 500, 4) == 2
+    assert tail(2, 2, Fraction(500, MILLION)) == BOUND
+
+
+@pytest.mark.parametrize(
+    ("per_million", "parts", "line"),
+    [(1000, 4, 90), (1000, 8, 91), (20_000, 8, 1166)],  # added up once, in half a second
+)
+def test_the_line_of_the_longest_window_is_drawn_without_adding_up_whole_probabilities(
+    monkeypatch: pytest.MonkeyPatch, per_million: int, parts: int, line: int
+) -> None:
+    """It is drawn where the whole daemon waits for it."""
+
+    def never(*_: int) -> int:
+        raise AssertionError("added up whole probabilities of 50,000 nonces")
+
+    monkeypatch.setattr(binomial, "_terms", never)
+    nonces = 50_000 if per_million == 1000 else 49_999
+    assert reject_from.__wrapped__(nonces, per_million, parts) == line
 
 
 def test_a_calibration_without_any_mismatch_does_not_make_one_mismatch_a_crime() -> None:
