@@ -144,6 +144,36 @@ async def test_cancelled_writers_and_short_writes_leave_all_other_streams_whole(
     assert counted.cut_short > 0
 
 
+async def test_a_frame_of_which_half_has_left_is_sent_whole_although_its_writer_is_cancelled() -> None:
+    near, far, _ = await over_tcp()
+    dialled, accepted = Yamux(near, peer_id_of(LISTENER)), Yamux(far, peer_id_of(DIALLER))
+    writing = trio.CancelScope()
+
+    async def write(stream: YamuxStream) -> None:
+        with writing:
+            await stream.write(LARGE)
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dialled.start)
+            await dialled.event_started.wait()
+            cancelled, other = await dialled.open_stream(), await dialled.open_stream()
+            nursery.start_soon(write, cancelled)
+            await trio.testing.wait_all_tasks_blocked()
+            writing.cancel()  # nobody reads yet, and the socket holds a part of the frame
+            await trio.testing.wait_all_tasks_blocked()
+
+            nursery.start_soon(accepted.start)
+            first, second = await accepted.accept_stream(), await accepted.accept_stream()
+            got = bytes(await first.read(1))
+            await other.write(b"whole")
+            assert await second.read(5) == b"whole"
+            assert LARGE.startswith(got)
+            assert accepted.is_established
+            nursery.cancel_scope.cancel()
+    assert writing.cancelled_caught
+
+
 async def test_a_write_that_was_begun_keeps_every_other_away_until_it_is_ended() -> None:
     near, far, _ = await over_tcp()
     rest = near.begin_write(LARGE)
