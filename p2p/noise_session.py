@@ -51,14 +51,17 @@ class NoiseSession(BaseSession):
         self._sealed = bytearray()
         self._opened = bytearray()
         self._writing = trio.Lock()
+        self._is_begun = False
+        """Whether `begin_write` left a rest that `end_write` has not sent in full."""
 
     async def write(self, data: bytes) -> None:
-        """Send `data`. A checkpoint only where it has to wait."""
+        """Send `data`. A checkpoint only where it has to wait. Never between `begin_write` and `end_write`."""
         if self._writing.locked():
             await self._writing.acquire()
         else:
             self._writing.acquire_nowait()
         try:
+            self._refuse_to_mix()
             await self._raw.write(self._seal(data))
         finally:
             self._writing.release()
@@ -66,17 +69,22 @@ class NoiseSession(BaseSession):
     def begin_write(self, data: bytes) -> bytes:
         """Send as much of `data` as can leave without waiting; return what `end_write` has to be given next.
 
-        For one task at a time, which must not be cancelled in between.
+        For one task at a time, which must not be cancelled in between, and never beside `write`: half a message would
+        be sent with another in it. Raises RuntimeError if it were; nothing is sent then.
         """
+        if self._writing.locked():
+            raise RuntimeError("a write begins beside another: their bytes would mix")
+        self._refuse_to_mix()
         sealed = self._seal(data)
-        if self._socket is None or self._writing.locked():
-            return sealed
-        return sealed[self._socket.write_at_once(sealed) :]
+        rest = sealed if self._socket is None else sealed[self._socket.write_at_once(sealed) :]
+        self._is_begun = bool(rest)
+        return rest
 
     async def end_write(self, rest: bytes) -> None:
-        """Send the rest of what `begin_write` began."""
+        """Send the rest of what `begin_write` began. If that is cancelled, nothing more can be written."""
         async with self._writing:
             await self._raw.write(rest)
+            self._is_begun = False
 
     async def read(self, n: int | None = None) -> bytes:
         """Return `n` bytes, or without `n` all that has come, at least one.
@@ -111,6 +119,10 @@ class NoiseSession(BaseSession):
         """Direct or relayed."""
         kind: ConnectionType = self._transport.get_connection_type()
         return kind
+
+    def _refuse_to_mix(self) -> None:
+        if self._is_begun:
+            raise RuntimeError("a write that was begun has not been ended: what follows could not be read")
 
     def _seal(self, data: bytes) -> bytes:
         parts = []

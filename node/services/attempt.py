@@ -428,6 +428,7 @@ class Attempt:
 
     def wake(self) -> None:
         """Pay what is owed, at once."""
+        self._round = None  # not to be waited for, and perhaps somebody else's by now; if it is open, paying ends it
         self._due.set()
 
     async def _pay(self, signed: SignedReceipt | None = None) -> None:

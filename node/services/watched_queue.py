@@ -17,7 +17,8 @@ class WatchedQueue(Generic[Item]):
     def __init__(self, items_max: int) -> None:
         self._send, self._receive = trio.open_memory_channel[Item](items_max)
         self.is_awaited = False
-        """Whether the reader waits, and so has all that was given before. Never true by mistake."""
+        """Whether the reader waits, and so has all that was given before. A reader that `close` or a cancellation has
+        woken counts as waiting until it runs."""
 
     def has_room(self) -> bool:
         """Whether `give_now` would take an item."""
