@@ -109,7 +109,10 @@ def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, bo
         return "not-the-draw"
     if receipt.seeded_by_user != (answer.seed_share is None) or not _is_seed_drawn(evidence, answer):
         return "not-the-seed"
-    if not answer.sampling.is_verifiable or answer.response_format:
+    is_within_rule = answer.sampling.is_verifiable and not answer.response_format
+    if receipt.is_within_rule != is_within_rule:
+        return "not-the-draw"
+    if not is_within_rule:
         return "outside-rule"
     if not receipt.is_verifiable:
         return "not-by-rule"
