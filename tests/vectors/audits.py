@@ -79,7 +79,9 @@ def _challenges() -> dict[str, object]:
     }
 
 
-def _receipt(payer: int, *, is_private: bool = False, is_within_rule: bool = True, is_verifiable: bool = True) -> Receipt:
+def _receipt(
+    payer: int, *, is_private: bool = False, is_within_rule: bool = True, is_verifiable: bool = True
+) -> Receipt:
     sampling = SamplingParameters(temperature_milli=700)
     return Receipt(
         request_id=RequestId(hashlib.sha256(bytes([payer])).digest()),
