@@ -64,7 +64,7 @@ ROUND_SECONDS = 10.0
 ENGINE_TRIES = 3
 TOKENS_PER_SLICE = 32
 """Tokens that are judged before others get their turn on this thread: some milliseconds."""
-FORGOTTEN_AT_ONCE = 256
+FORGOTTEN_AT_ONCE = 64
 """Pieces of evidence; some milliseconds on a disk."""
 EPOCHS_KEPT = 3
 """Evidence of others is kept so long: an accusation may be open for some epochs."""
