@@ -105,17 +105,23 @@ def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, bo
     ):
         if len(token_ids) != count or tokens_commitment(token_ids) != commitment:
             return "not-the-tokens"
-    if draw_commitment(answer.sampling, answer.seed, answer.stop, answer.response_format) != receipt.draw_commitment:
+    if not _is_draw_committed_to(receipt, answer):
         return "not-the-draw"
     if receipt.seeded_by_user != (answer.seed_share is None) or not _is_seed_drawn(evidence, answer):
         return "not-the-seed"
-    if not answer.sampling.is_verifiable or answer.response_format:
+    if not receipt.is_within_rule:
         return "outside-rule"
     if not receipt.is_verifiable:
         return "not-by-rule"
     if kept.claimed and [entry.token_id for entry in kept.claimed] != list(answer.output_ids):
         return "not-the-claims"
     return ""
+
+
+def _is_draw_committed_to(receipt: Receipt, answer: AnswerEvidence) -> bool:
+    is_within_rule = answer.sampling.is_verifiable and not answer.response_format
+    derived = draw_commitment(answer.sampling, answer.seed, answer.stop, answer.response_format)
+    return derived == receipt.draw_commitment and is_within_rule == receipt.is_within_rule
 
 
 def _is_seed_drawn(evidence: AuditEvidence, answer: AnswerEvidence) -> bool:

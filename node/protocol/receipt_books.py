@@ -70,12 +70,14 @@ class BookRows(Sequence[BookRow]):
 
 
 def booked_tokens(receipt: Receipt) -> int:
-    """Return the tokens of an answer that can be drawn: none of one that nobody may read or check.
+    """Return the tokens of an answer that can be drawn: none where the payer's request asked for what nobody may read
+    or check.
 
-    If others were drawn as well, an executor would hide what it cheats at behind millions of them, which it makes up
-    for itself as both sides and for which auditors have to excuse it.
+    If these were drawn as well, an executor would hide what it cheats at behind millions of them, which it makes up
+    for itself as both sides and for which auditors have to excuse it. Its own word, that its engine did not follow the
+    rule, excuses nothing: else it would hide by that word.
     """
-    return 0 if receipt.is_private or not receipt.is_verifiable else receipt.output_tokens
+    return 0 if receipt.is_private or not receipt.is_within_rule else receipt.output_tokens
 
 
 def make_book(rows: Sequence[BookRow], content_cid: Cid) -> ReceiptBook:

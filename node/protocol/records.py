@@ -385,6 +385,9 @@ class Receipt:
     price: TokenAmount
     is_private: bool = False
     """Whether the user asked for privacy: then it stays with both sides, is not published and not offered to audits."""
+    is_within_rule: bool = True
+    """Whether the request, which the payer signed, asked for tokens by the rule: no penalties, biases or format. Where
+    it did, and `is_verifiable` is false, that is by the executor's word alone."""
 
     def __post_init__(self) -> None:
         if min(self.prompt_tokens, self.output_tokens, self.at, self.epoch) < 0:

@@ -86,16 +86,18 @@ def _commitments(receipt: Receipt, answer: AnswerEvidence) -> Iterator[Check]:
         else:
             yield holds(what, f"{count} tokens, as committed to")
     derived = draw_commitment(answer.sampling, answer.seed, answer.stop, answer.response_format)
-    is_verifiable = answer.sampling.is_verifiable and not answer.response_format
+    is_within_rule = answer.sampling.is_verifiable and not answer.response_format
     if derived != receipt.draw_commitment:
         yield fails("draw", "parameters, seed, stop texts or format are not those that the receipt commits to")
-    elif receipt.is_verifiable and not is_verifiable:
+    elif receipt.is_within_rule != is_within_rule:
+        yield fails("draw", f"the receipt says is_within_rule = {receipt.is_within_rule}, its parameters say otherwise")
+    elif receipt.is_verifiable and not is_within_rule:
         yield fails("draw", f"the receipt says is_verifiable = {receipt.is_verifiable}, its parameters say otherwise")
     else:
         rule = "outside the rule, so unchecked"
         if receipt.is_verifiable:
             rule = "by the rule, so that each token can be checked"
-        elif is_verifiable:
+        elif is_within_rule:
             rule = "by an engine that does not follow the rule, as its executor says: no audit can check them"
         yield holds("draw", f"the parameters are those committed to; tokens were drawn {rule}")
 

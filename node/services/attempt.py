@@ -130,6 +130,11 @@ class Attempt:
         """From the call to the first token."""
 
     @property
+    def is_beyond_audit(self) -> bool:
+        """Whether the executor said that it does not draw by the rule, where the request is within it."""
+        return self._request.is_within_rule and not self._by_rule
+
+    @property
     def token_seconds(self) -> float | None:
         """Average time from one token to the next, without what the user took; None before the second token."""
         return self._waited / (len(self.token_ids) - 1) if len(self.token_ids) > 1 else None

@@ -9,8 +9,9 @@ those on batches (`complete`).
 no other audit; what it has not handed over at the end is voted withheld. What this node lacks itself is an abstention.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 import structlog
@@ -29,7 +30,7 @@ from node.ports import (
 from node.protocol.audit_bands import bands_of
 from node.protocol.audit_evidence import AuditEvidence, KeptAnswer, are_names_short, what_is_wrong, without_surplus
 from node.protocol.audit_outcomes import WITHHELD, BandOf
-from node.protocol.audit_sampling import auditors_of, drawn_rows, drawn_rows_in_slices, judges_of, own_draws
+from node.protocol.audit_sampling import auditors_of, drawn_rows_in_slices, judges_of, own_draws
 from node.protocol.audit_votes import NO_DIGEST, REJUDGED, audit_order
 from node.protocol.audits import NO_FIGURES, add_figures, answer_figures, judge_figures
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
@@ -64,6 +65,8 @@ ROUND_SECONDS = 10.0
 ENGINE_TRIES = 3
 TOKENS_PER_SLICE = 32
 """Tokens that are judged before others get their turn on this thread: some milliseconds."""
+FORGOTTEN_AT_ONCE = 64
+"""Pieces of evidence; some milliseconds on a disk."""
 EPOCHS_KEPT = 3
 """Evidence of others is kept so long: an accusation may be open for some epochs."""
 FETCHED_BYTES_MAX = 1 << 27
@@ -187,8 +190,10 @@ class AuditingService:
             return
         seed = await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.schedule))
         work = _Round(epoch, previous, seed, bands_of(state, previous.group))
-        self._allowed = {**self._own_drawn(work), **_accused(previous)}
-        self._forget_old(epoch)
+        own = await self._own_drawn(work)
+        self._allowed = {**own, **_accused(previous)}
+        await self._forget_all_but(own, previous.epoch)
+        await self._forget_old(epoch)
         self._fetched_bytes = 0
         if all(member.participant != self._chain.account for member in previous.group.members):
             return
@@ -225,28 +230,38 @@ class AuditingService:
                 self._votes.setdefault(_order(task), _abstain(task, "no-time"))
         self._write(work.epoch)
 
-    def _own_drawn(self, work: _Round) -> dict[Hash32, frozenset[Address]]:
-        """Return who audits which of this node's own answers; forget all that were not drawn."""
+    async def _own_drawn(self, work: _Round) -> dict[Hash32, frozenset[Address]]:
+        """Return who audits which of this node's own answers."""
         account = self._chain.account
         own = next((committed for committed in work.previous.books if committed.executor == account), None)
         data = self._keeper.given.book(work.previous.epoch)
         if own is None or not data:
             return {}
-        rows = read_rows(data)
-        drawn = drawn_rows(work.seed, account, own.book, rows)
-        kept = {row.digest for row in drawn.values()}
-        self._keeper.given.forget([row.digest for row in rows if row.digest not in kept])
+        drawn = await self._slicer.run(drawn_rows_in_slices(work.seed, account, own.book, read_rows(data)))
         return {
             row.digest: frozenset(auditors_of(work.seed, account, draw, work.previous.group))
             for draw, row in drawn.items()
         }
 
-    def _forget_old(self, epoch: EpochNumber) -> None:
+    async def _forget_all_but(self, drawn: Collection[Hash32], epoch: EpochNumber) -> None:
+        """Forget this node's own answers in the book of `epoch` that were not drawn; all stay if none was drawn, for
+        then the result has no book of this node's."""
+        if drawn:
+            rows = read_rows(self._keeper.given.book(epoch) or b"")
+            await self._forget(row.digest for row in rows if row.digest not in drawn)
+
+    async def _forget_old(self, epoch: EpochNumber) -> None:
         """Forget evidence that nobody asks for any more: this node's own and what it fetched."""
         old = EpochNumber(epoch - EPOCHS_KEPT)
-        data = self._keeper.given.book(old) or b""
-        own = [row.digest for row in read_rows(data)]
-        self._keeper.given.forget([*own, *(vote.receipt_digest for vote in self.votes(old))])
+        await self._forget(row.digest for row in read_rows(self._keeper.given.book(old) or b""))
+        await self._forget(vote.receipt_digest for vote in self.votes(old))
+
+    async def _forget(self, digests: Iterable[Hash32]) -> None:
+        """Forget evidence in lots, between which others have their turn."""
+        left = iter(digests)
+        while lot := list(islice(left, FORGOTTEN_AT_ONCE)):
+            self._keeper.given.forget(lot)
+            await trio.lowlevel.checkpoint()
 
     def _judged_again(self, previous: EpochResult) -> dict[Address, list[_Task]]:
         """Return what is judged again, by executor."""

@@ -208,6 +208,9 @@ class Conductor:
         self._running.remove(event.running)
         if event.error is None:
             self._trade.faults.absolve(event.running.executor)
+            if event.running.attempt is not None and event.running.attempt.is_beyond_audit:
+                unruly = ExecutorFaultError(Fault.NOT_BY_RULE, "by its own word; no audit can check its answers")
+                self._report(event.running, unruly)
             seed = self._summary.seed
             self._trade.shares.keep(event.running.request, seed.share if seed is not None else None)
             await self._end("length")

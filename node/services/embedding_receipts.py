@@ -56,6 +56,7 @@ def embedding_receipt_of(
         seeded_by_user=False,
         at=at,
         price=price(count, 0, model, unit_price),
+        is_within_rule=False,
     )
 
 

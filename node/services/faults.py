@@ -55,6 +55,8 @@ class Fault(Enum):
     """An end that is none, or none at all."""
     RECEIPT = "receipt"
     """A receipt that does not say what came, or was not signed by it."""
+    NOT_BY_RULE = "not-by-rule"
+    """Its engine does not draw by the rule, as it says itself: nobody can tell whether the answer is the model's."""
     REFUSED = "refused"
     """It called a request bad that others take."""
     SILENT = "silent"

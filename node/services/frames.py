@@ -138,6 +138,11 @@ class InferenceRequest:
             if not holds:
                 raise ValueError(rule)
 
+    @property
+    def is_within_rule(self) -> bool:
+        """Whether there is a rule that gives the tokens asked for: a format bars tokens, which no auditor knows."""
+        return self.sampling.is_verifiable and not self.response_format
+
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:

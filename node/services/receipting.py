@@ -48,11 +48,12 @@ def receipt_of(
         prompt_commitment=tokens_commitment(prompt_ids),
         output_commitment=tokens_commitment(output_ids),
         draw_commitment=draw_commitment(request.sampling, seed, request.stop, request.response_format),
-        is_verifiable=by_rule and request.sampling.is_verifiable and not request.response_format,
+        is_verifiable=by_rule and request.is_within_rule,
         seeded_by_user=seeded_by_user,
         at=at,
         price=TokenAmount(price(len(prompt_ids), len(output_ids), model, unit_price)),
         is_private=request.private,
+        is_within_rule=request.is_within_rule,
     )
 
 

@@ -16,8 +16,9 @@ EVIDENCE_PER_PARTICIPANT_MAX = 64
 EVIDENCE_MAX = 4096
 ANSWER_BYTES_MAX = 384 * 1024
 """A larger answer is not kept: as JSON it must fit a frame of the control socket."""
-RECEIPT_FORMAT = 2
-"""Of records in the table: the second has commitments to the draw, a time and the payer's signature."""
+RECEIPT_FORMAT = 3
+"""Of records in the table: the second has commitments to the draw, a time and the payer's signature, the third says
+whether the request was within the rule."""
 
 
 class Books:

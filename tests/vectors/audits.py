@@ -47,11 +47,15 @@ def compute_audits() -> dict[str, object]:
         "bookedTokens": [
             {
                 "isPrivate": private,
+                "isWithinRule": within,
                 "isVerifiable": verifiable,
-                "tokens": booked_tokens(_receipt(1, is_private=private, is_verifiable=verifiable)),
+                "tokens": booked_tokens(
+                    _receipt(1, is_private=private, is_within_rule=within, is_verifiable=verifiable)
+                ),
             }
             for private in (False, True)
-            for verifiable in (False, True)
+            for within in (False, True)
+            for verifiable in ((False, True) if within else (False,))
         ],
         "challenges": _challenges(),
     }
@@ -75,7 +79,9 @@ def _challenges() -> dict[str, object]:
     }
 
 
-def _receipt(payer: int, *, is_private: bool = False, is_verifiable: bool = True) -> Receipt:
+def _receipt(
+    payer: int, *, is_private: bool = False, is_within_rule: bool = True, is_verifiable: bool = True
+) -> Receipt:
     sampling = SamplingParameters(temperature_milli=700)
     return Receipt(
         request_id=RequestId(hashlib.sha256(bytes([payer])).digest()),
@@ -95,6 +101,7 @@ def _receipt(payer: int, *, is_private: bool = False, is_verifiable: bool = True
         at=1_700_000_000,
         price=TokenAmount(7),
         is_private=is_private,
+        is_within_rule=is_within_rule,
     )
 
 

@@ -64,6 +64,7 @@ def receipt_for(answer: AnswerEvidence, **changes: object) -> Receipt:
         seeded_by_user=answer.seed_share is None,
         at=1_700_000_000,
         price=TokenAmount(10),
+        is_within_rule=answer.sampling.is_verifiable and not answer.response_format,
     )
     return replace(honest, **changes)  # type: ignore[arg-type]
 
@@ -176,7 +177,17 @@ def test_what_no_rule_gives_is_excused_and_what_an_engine_did_not_follow_is_told
     assert wrong_with(evidence_of(penalised, is_verifiable=False), tokens=0) == "outside-rule"
     formatted = replace(ANSWER, response_format="{}")
     assert wrong_with(evidence_of(formatted, is_verifiable=False), tokens=0) == "outside-rule"
-    assert wrong_with(evidence_of(is_verifiable=False), tokens=0) == "not-by-rule"
+    assert wrong_with(evidence_of(is_verifiable=False), tokens=2) == "not-by-rule"
+
+
+def test_by_its_own_word_an_executor_takes_no_token_out_of_the_draw() -> None:
+    """Only what the payer's request asked for does: who books tokens away for its engine's sake is told from the
+    receipt alone, and so is who writes into the receipt what the request did not ask for, or the other way round."""
+    assert wrong_with(evidence_of(is_verifiable=False), tokens=0) == "not-the-length"
+    claimed = evidence_of(is_verifiable=False, is_within_rule=False)
+    assert wrong_with(claimed, tokens=0) == "not-the-draw"
+    formatted = replace(ANSWER, response_format="{}")
+    assert wrong_with(evidence_of(formatted, is_within_rule=True), tokens=2) == "not-the-draw"
 
 
 def test_a_receipt_without_its_answer_is_withheld() -> None:

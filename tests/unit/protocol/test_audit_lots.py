@@ -123,7 +123,13 @@ def test_what_is_drawn_from_a_book_follows_from_the_seed_and_what_was_committed_
 
 @pytest.mark.parametrize(
     ("changes", "tokens"),
-    [({}, 2), ({"is_private": True}, 0), ({"is_verifiable": False}, 0), ({"output_tokens": 0}, 0)],
+    [
+        ({}, 2),
+        ({"is_private": True}, 0),
+        ({"is_within_rule": False, "is_verifiable": False}, 0),
+        ({"is_verifiable": False}, 2),
+        ({"output_tokens": 0}, 0),
+    ],
 )
 def test_only_what_can_be_audited_is_booked_with_tokens(changes: dict[str, object], tokens: int) -> None:
     assert booked_tokens(receipt_for(ANSWER, **changes)) == tokens

@@ -1,27 +1,34 @@
 """An auditor that is handed something hostile votes on all the rest, and keeps what is its own."""
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import trio
 
 from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
+from node.protocol.audit_sampling import drawn_rows
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
-from node.protocol.findings import AuditVote
+from node.protocol.findings import AuditVote, CommittedBook
 from node.protocol.identifiers import EpochNumber, Hash32, NodeId
 from node.protocol.pricing import receipt_digest
+from node.protocol.receipt_books import BookRow, book_bytes, make_book, order_rows
 from node.protocol.records import VoteBundle
+from node.protocol.slices import ITEMS_PER_SLICE
 from node.protocol.verdicts import Verdict
 from node.services import auditing
-from node.services.auditing import REJUDGED, AuditingService, _Round, _Task
+from node.services.auditing import FORGOTTEN_AT_ONCE, REJUDGED, AuditingService, _Round, _Task
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
 from tests.builders import SOME_CID, TINY, account
 from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, evidence_of
 from tests.unit.protocol.test_audit_outcomes import SEED, band_of, previous
 from tests.unit.protocol.test_receipt_books import group_of
+from tests.unit.services.test_slicing import Clock
 
 VOCABULARY = 100
 
@@ -145,3 +152,41 @@ async def test_a_challenge_that_would_void_the_bundle_stays_out_of_it(auditor: A
     auditor.service.challenges = cast(Any, SimpleNamespace(take=lambda: (good, bad)))
     bundle = await auditor.service.complete(VoteBundle(EpochNumber(5), account(3), ()))
     assert bundle.challenges == (good,)
+
+
+async def test_its_own_book_is_drawn_and_forgotten_a_bit_at_a_time(auditor: Auditor) -> None:
+    rows = order_rows([BookRow(Hash32(n.to_bytes(32)), 5) for n in range(1, 5000)])
+    book, owner = make_book(rows, SOME_CID), account(3)
+    auditor.given.save_book(0, 1, book_bytes(rows))
+    for row in rows:
+        auditor.given.keep(row.digest, b"evidence")
+    lots, clock, forget = list[int](), Clock(), auditor.given.forget
+
+    def forget_counting(digests: Collection[Hash32]) -> None:
+        lots.append(clock.turns)
+        assert len(digests) <= FORGOTTEN_AT_ONCE
+        forget(digests)
+
+    auditor.given.forget = forget_counting  # type: ignore[method-assign]
+    known = replace(previous(books=(CommittedBook(owner, book),)), group=group_of((3, 10, (TINY,)), (4, 10, (TINY,))))
+    work = replace(auditor.round, previous=known)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(clock.run)
+        own = await auditor.service._own_drawn(work)
+        assert clock.turns >= len(rows) // ITEMS_PER_SLICE
+        await auditor.service._forget_all_but(own, known.epoch)
+        nursery.cancel_scope.cancel()
+    drawn = drawn_rows(SEED, owner, book, rows)
+    assert own == {row.digest: {account(4)} for row in drawn.values()}
+    assert {row.digest for row in rows if auditor.given.kept(row.digest)} == set(own)
+    assert len(lots) == -(-(len(rows) - len(own)) // FORGOTTEN_AT_ONCE)
+    assert max(Counter(lots).values()) <= 2  # trio tosses a coin for who is first in a turn
+
+
+async def test_where_no_book_of_its_own_was_counted_nothing_is_forgotten(auditor: Auditor) -> None:
+    row = BookRow(Hash32(bytes([1]) * 32), 5)
+    auditor.given.save_book(0, 1, book_bytes([row]))
+    auditor.given.keep(row.digest, b"evidence")
+    own = await auditor.service._own_drawn(replace(auditor.round, previous=previous(books=())))
+    await auditor.service._forget_all_but(own, EpochNumber(0))
+    assert auditor.given.kept(row.digest) == b"evidence"

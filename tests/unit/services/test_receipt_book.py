@@ -17,17 +17,19 @@ from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
 from node.protocol.codec import to_bytes
 from node.protocol.identifiers import EpochNumber, Hash32, NodeId, PeerId
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import BookRow, read_book
+from node.protocol.receipt_books import BookRow, booked_tokens, read_book
+from node.protocol.sampling import SamplingParameters
 from node.protocol.verification import Outcome, verify_offline
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
 from node.services.audit_frames import METHOD
+from node.services.faults import Fault
 from node.services.receipt_book import RECEIPTS_PER_SLICE, ReceiptBookKeeper
 from node.store.books import Books
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
 from tests.builders import account
 from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, evidence_of
-from tests.unit.services.scripted import ask, ids_of
+from tests.unit.services.scripted import CHAT, ask, ids_of
 from tests.unit.services.serving_network import GATEWAY, NODE, serving_network
 from tests.unit.services.test_receipts import only_dossier, operations_of
 
@@ -65,6 +67,7 @@ async def test_who_does_not_draw_by_the_rule_signs_nothing_as_verifiable_and_is_
         assert len(ids_of(parts)) == 50
         (signed,) = network.members[1].store.receipts(limit=9)
         assert not signed.receipt.is_verifiable
+        assert booked_tokens(signed.receipt) == 50  # drawn all the same: its word takes nothing out of the draw
         assert signed.payer_signature
         dossier = await only_dossier(operations_of(network, GATEWAY))
         (draw,) = [check for check in verify_offline(dossier) if check.what == "draw"]
@@ -72,6 +75,39 @@ async def test_who_does_not_draw_by_the_rule_signs_nothing_as_verifiable_and_is_
         assert "does not follow the rule" in draw.detail
         await trio.sleep(5)
         assert network.paid_to(1) == answer.summary.price
+
+
+async def test_whoever_says_that_it_follows_no_rule_is_asked_after_those_who_can_be_audited(
+    autojump_clock: object,
+) -> None:
+    def engine(number: int) -> Engine:
+        kind = Unruly if number == 1 else SimulatedEngine
+        return kind(NODE, MODEL_ID, "honest", 0.0, number)
+
+    async with serving_network(2, engine=engine) as network:
+        faults = network.gateway.faults
+        for _ in range(40):
+            await ask(network)
+            if faults.counts[Fault.NOT_BY_RULE]:
+                break
+        unruly, ruled = (network.members[number].chain.account for number in (1, 2))
+        assert faults.is_faulty(unruly)
+        assert not faults.is_faulty(ruled)
+        given = len(network.members[1].store.receipts(limit=99))
+        for _ in range(5):
+            await ask(network)
+        assert len(network.members[1].store.receipts(limit=99)) == given
+
+
+async def test_what_the_user_asked_for_outside_the_rule_is_no_fault_of_an_engine(autojump_clock: object) -> None:
+    def engine(number: int) -> Engine:
+        return Unruly(NODE, MODEL_ID, "honest", 0.0, number)
+
+    async with serving_network(1, engine=engine) as network:
+        await ask(network, replace(CHAT, sampling=SamplingParameters(presence_penalty_milli=500)))
+        assert not network.gateway.faults.counts[Fault.NOT_BY_RULE]
+        (signed,) = network.members[1].store.receipts(limit=9)
+        assert not signed.receipt.is_within_rule
 
 
 async def test_an_answer_begun_by_the_rule_is_not_gone_on_with_by_an_engine_outside_it(autojump_clock: object) -> None:

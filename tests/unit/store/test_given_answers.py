@@ -49,6 +49,17 @@ def test_the_oldest_are_forgotten_beyond_the_bound_also_after_a_restart(tmp_path
     database.close()
 
 
+def test_what_is_forgotten_makes_room_and_no_more_than_it_took() -> None:
+    given = tables(Database(":memory:"), kept_bytes_max=30)
+    for number in range(3):
+        given.keep(digest(number), b"x" * 10)
+    given.forget([digest(1), digest(1), digest(7)])
+    given.keep(digest(3), b"x" * 10)
+    assert [given.kept(digest(number)) is not None for number in range(4)] == [True, False, True, True]
+    given.keep(digest(4), b"x")
+    assert given.kept(digest(0)) is None
+
+
 def test_every_receipt_of_this_executor_is_in_exactly_one_book() -> None:
     database = Database(":memory:")
     books, given = Books(database, EXECUTOR), tables(database)
