@@ -85,13 +85,15 @@ class GatewayConnection:
         """Send a request and have `work` done with the body of its reply, if its status is 200; return its head.
 
         Raises ConnectionLostError, ReplyError, SourceFailedError (nobody listens), what `work` raises, and
-        trio.TooSlowError: the other side had `seconds_max` since it was asked, without those in which the thread was
-        at work on blocks before. Cancelled only before the work is begun.
+        trio.TooSlowError: the other side had `seconds_max`, to be connected to as well, without those in which the
+        thread was at work on blocks before. Cancelled only before the work is begun.
         """
+        whole_before = trio.current_time() + seconds_max
         try:
             if self._thread is None:
-                await self._open()
-            ask = _Ask(request, bytes_max, work, trio.current_time() + seconds_max, self._worked())
+                with trio.fail_at(whole_before):
+                    await self._open()
+            ask = _Ask(request, bytes_max, work, whole_before, self.worked_seconds)
             self._put_in_line(ask)
             await self._wait_for(ask)
         finally:
@@ -106,6 +108,12 @@ class GatewayConnection:
     def unsent(self) -> int:
         """Requests that wait until the gateway has less to do."""
         return len(self._unsent)
+
+    @property
+    def worked_seconds(self) -> float:
+        """Seconds the thread spent with blocks that had come."""
+        since = self._at_work_since  # read without the lock: at worst one block's work counts twice or not at all
+        return self._worked_seconds + (0.0 if since is None else time.monotonic() - since)
 
     def close(self) -> None:
         """Close soon; requests under way fail, unless their work is begun."""
@@ -135,11 +143,7 @@ class GatewayConnection:
 
     def _deadline(self, ask: _Ask) -> float:
         """Return until when a reply may come: time the thread did not listen does not count against the gateway."""
-        return ask.whole_before + self._worked() - ask.worked_before
-
-    def _worked(self) -> float:
-        since = self._at_work_since  # read without the lock: at worst one block's work counts twice or not at all
-        return self._worked_seconds + (0.0 if since is None else time.monotonic() - since)
+        return ask.whole_before + self.worked_seconds - ask.worked_before
 
     async def _open(self) -> None:
         async with self._opening:

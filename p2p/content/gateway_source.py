@@ -70,17 +70,25 @@ class GatewaySource:
     ) -> bool:
         """Have `handle` called with the unverified bytes of a block, in a worker thread; False if the gateway lacks it.
 
-        Raises SourceFailedError, trio.TooSlowError, and what `handle` raises.
+        Raises SourceFailedError, trio.TooSlowError, and what `handle` raises. `seconds_max` bounds all attempts together.
         """
+        deadline = trio.current_time() + seconds_max
         request = f"GET /ipfs/{cid}?format=raw{self._headers}".encode("ascii")
         losses = refusals = 0
         while True:
+            if trio.current_time() >= deadline:
+                raise trio.TooSlowError
             try:
                 self._places.acquire_nowait()  # no turn of the event loop for what is free
             except trio.WouldBlock:
                 await self._places.acquire()
             try:
-                head = await self._connection().ask(request, bytes_max, seconds_max, handle)
+                connection = self._connection()
+                worked_before = connection.worked_seconds
+                try:
+                    head = await connection.ask(request, bytes_max, deadline - trio.current_time(), handle)
+                finally:  # our own work on blocks before it does not count against the gateway
+                    deadline += connection.worked_seconds - worked_before
             except ConnectionLostError as error:
                 losses += 1
                 if losses == ATTEMPTS_MAX:
@@ -97,7 +105,8 @@ class GatewaySource:
             refusals += 1
             if head.status not in _BUSY or refusals == BUSY_ATTEMPTS_MAX:
                 raise SourceFailedError(_refusal(head.status))
-            await trio.sleep(min(max(head.retry_seconds, 0.2 * refusals), BUSY_SECONDS_MAX))
+            with trio.fail_at(deadline):
+                await trio.sleep(min(max(head.retry_seconds, 0.2 * refusals), BUSY_SECONDS_MAX))
 
     async def aclose(self) -> None:
         """Close all connections and wait for their threads."""
