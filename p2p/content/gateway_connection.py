@@ -161,11 +161,15 @@ class GatewayConnection:
             if self.is_closed:
                 connected.close()
             self._raise_if_closed()
-            self._thread = threading.Thread(
-                target=self._converse, args=(connected,), name="content connection", daemon=True
-            )
-            self._socket = connected
-            self._thread.start()
+            thread = threading.Thread(target=self._converse, args=(connected,), name="content connection", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                connected.close()
+                self.is_closed = True
+                raise SourceFailedError(f"this process cannot have a thread more for it: {error}") from error
+            # Only now, for nobody can wait for a thread that never began; it does nothing before the first request.
+            self._socket, self._thread = connected, thread
 
     def _raise_if_closed(self) -> None:
         if self.is_closed:
@@ -227,7 +231,8 @@ class GatewayConnection:
             while (ask := self._next()) is not None:
                 try:
                     head, body = self._receive(connected, ask)
-                except OSError as error:
+                except (OSError, ConnectionLostError) as error:
+                    # A new one: that which was raised here knows frames that know the buffer.
                     self._fail(ask, ConnectionLostError(str(error)))
                 except Exception as error:
                     self._fail(ask, error)
@@ -235,6 +240,8 @@ class GatewayConnection:
                     self._finish(ask, head, body)
             with self._changed:
                 self._socket = None
+        # Whoever made this connection may keep it for as long as it fetches.
+        self._buffer, self._ahead = bytearray(), bytearray()
 
     def _next(self) -> _Ask | None:
         """Return the request whose reply comes next, None when the connection has ended."""

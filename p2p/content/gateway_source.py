@@ -53,6 +53,7 @@ class GatewaySource:
         self._connections_max = connections_max
         self._calls = LoopCalls()
         self._connections: list[GatewayConnection] = []
+        self._is_closed = False
         self._places = trio.Semaphore(self.window)
 
     async def get(self, cid: Cid, *, bytes_max: int) -> bytes | None:
@@ -70,7 +71,8 @@ class GatewaySource:
     ) -> bool:
         """Have `handle` called with the unverified bytes of a block, in a worker thread; False if the gateway lacks it.
 
-        Raises SourceFailedError, trio.TooSlowError, and what `handle` raises. `seconds_max` bounds all attempts together.
+        Raises SourceFailedError, trio.TooSlowError, and what `handle` raises. `seconds_max` is for all attempts
+        together.
         """
         deadline = trio.current_time() + seconds_max
         request = f"GET /ipfs/{cid}?format=raw{self._headers}".encode("ascii")
@@ -108,20 +110,26 @@ class GatewaySource:
             with trio.fail_at(deadline):
                 await trio.sleep(min(max(head.retry_seconds, 0.2 * refusals), BUSY_SECONDS_MAX))
 
-    async def aclose(self) -> None:
-        """Close all connections and wait for their threads."""
-        connections, self._connections = self._connections, []
-        for connection in connections:
+    def close(self) -> None:
+        """Close all connections soon, for good. Work that is begun is brought to its end."""
+        self._is_closed = True
+        for connection in self._connections:
             connection.close()
 
+    async def aclose(self) -> None:
+        """Close all connections for good and wait for their threads."""
+        self.close()
+
         def join() -> None:
-            for connection in connections:
+            for connection in self._connections:
                 connection.join()
 
         await trio.to_thread.run_sync(join)
 
     def _connection(self) -> GatewayConnection:
-        """Return a connection with room for one more request, counted in."""
+        """Return a connection with room for one more request, counted in. Raises SourceFailedError when closed."""
+        if self._is_closed:
+            raise SourceFailedError("it was closed")
         self._connections = [known for known in self._connections if not known.is_closed]
         best = min(self._connections, key=lambda known: known.pending, default=None)
         if best is None or (best.pending and len(self._connections) < self._connections_max):

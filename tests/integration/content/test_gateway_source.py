@@ -10,6 +10,7 @@ import trio
 from p2p.content.cid import Cid, Codec
 from p2p.content.gateway_source import GatewaySource
 from p2p.content.retrieval.race import BlockRace
+from p2p.content.source import SourceFailedError
 from p2p.standing import Offence, Standing
 from tests.integration.content.hostile import Converse, provider_that, reply
 
@@ -79,9 +80,29 @@ async def test_time_that_our_disk_takes_does_not_count_for_a_block_that_has_to_b
             source = GatewaySource(gateway.host, gateway.port, connections_max=1)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(get, held_up)
+                await trio.lowlevel.checkpoint()  # it is the first in line
                 nursery.start_soon(get, note)
                 await trio.to_thread.run_sync(is_held.wait, SECONDS_MAX)
                 await trio.sleep(3 * BLOCK_SECONDS)
                 let_go.set()  # it is not too slow: the nursery ends without an error
             await source.aclose()
     assert given == ["behind it"]
+
+
+async def test_a_gateway_that_is_dropped_keeps_no_thread_while_the_fetch_goes_on() -> None:
+    async def lie(stream: trio.SocketStream, _target: str) -> None:
+        await stream.send_all(reply(200, b"lies"))
+
+    def threads() -> int:
+        return sum(thread.name == "content connection" for thread in threading.enumerate())
+
+    before = threads()
+    with trio.fail_after(SECONDS_MAX):
+        async with source_to(lie) as source:
+            race = BlockRace([source])
+            assert await race.run([CID], deliver) == [CID]
+            while threads() > before:
+                await trio.sleep(0.01)
+            with pytest.raises(SourceFailedError):  # nothing is opened again either
+                await source.get(CID, bytes_max=len(BLOCK))
+            await race.aclose()
