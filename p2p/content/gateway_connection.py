@@ -85,13 +85,15 @@ class GatewayConnection:
         """Send a request and have `work` done with the body of its reply, if its status is 200; return its head.
 
         Raises ConnectionLostError, ReplyError, SourceFailedError (nobody listens), what `work` raises, and
-        trio.TooSlowError: the other side had `seconds_max` since it was asked, without those in which the thread was
-        at work on blocks before. Cancelled only before the work is begun.
+        trio.TooSlowError: the other side had `seconds_max`, to be connected to as well, without those in which the
+        thread was at work on blocks before. Cancelled only before the work is begun.
         """
+        whole_before = trio.current_time() + seconds_max
         try:
             if self._thread is None:
-                await self._open()
-            ask = _Ask(request, bytes_max, work, trio.current_time() + seconds_max, self._worked())
+                with trio.fail_at(whole_before):
+                    await self._open()
+            ask = _Ask(request, bytes_max, work, whole_before, self.worked_seconds)
             self._put_in_line(ask)
             await self._wait_for(ask)
         finally:
@@ -106,6 +108,12 @@ class GatewayConnection:
     def unsent(self) -> int:
         """Requests that wait until the gateway has less to do."""
         return len(self._unsent)
+
+    @property
+    def worked_seconds(self) -> float:
+        """Seconds the thread spent with blocks that had come."""
+        since = self._at_work_since  # read without the lock: at worst one block's work counts twice or not at all
+        return self._worked_seconds + (0.0 if since is None else time.monotonic() - since)
 
     def close(self) -> None:
         """Close soon; requests under way fail, unless their work is begun."""
@@ -135,11 +143,7 @@ class GatewayConnection:
 
     def _deadline(self, ask: _Ask) -> float:
         """Return until when a reply may come: time the thread did not listen does not count against the gateway."""
-        return ask.whole_before + self._worked() - ask.worked_before
-
-    def _worked(self) -> float:
-        since = self._at_work_since  # read without the lock: at worst one block's work counts twice or not at all
-        return self._worked_seconds + (0.0 if since is None else time.monotonic() - since)
+        return ask.whole_before + self.worked_seconds - ask.worked_before
 
     async def _open(self) -> None:
         async with self._opening:
@@ -157,11 +161,15 @@ class GatewayConnection:
             if self.is_closed:
                 connected.close()
             self._raise_if_closed()
-            self._thread = threading.Thread(
-                target=self._converse, args=(connected,), name="content connection", daemon=True
-            )
-            self._socket = connected
-            self._thread.start()
+            thread = threading.Thread(target=self._converse, args=(connected,), name="content connection", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                connected.close()
+                self.is_closed = True
+                raise SourceFailedError(f"this process cannot have a thread more for it: {error}") from error
+            # Only now, for nobody can wait for a thread that never began; it does nothing before the first request.
+            self._socket, self._thread = connected, thread
 
     def _raise_if_closed(self) -> None:
         if self.is_closed:
@@ -223,7 +231,8 @@ class GatewayConnection:
             while (ask := self._next()) is not None:
                 try:
                     head, body = self._receive(connected, ask)
-                except OSError as error:
+                except (OSError, ConnectionLostError) as error:
+                    # A new one: that which was raised here knows frames that know the buffer.
                     self._fail(ask, ConnectionLostError(str(error)))
                 except Exception as error:
                     self._fail(ask, error)
@@ -231,6 +240,8 @@ class GatewayConnection:
                     self._finish(ask, head, body)
             with self._changed:
                 self._socket = None
+        # Whoever made this connection may keep it for as long as it fetches.
+        self._buffer, self._ahead = bytearray(), bytearray()
 
     def _next(self) -> _Ask | None:
         """Return the request whose reply comes next, None when the connection has ended."""

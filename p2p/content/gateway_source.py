@@ -52,6 +52,7 @@ class GatewaySource:
         self._connections_max = connections_max
         self._calls = LoopCalls()
         self._connections: list[GatewayConnection] = []
+        self._is_closed = False
         self._places = trio.Semaphore(self.window)
 
     async def get(self, cid: Cid, *, bytes_max: int) -> bytes | None:
@@ -69,17 +70,26 @@ class GatewaySource:
     ) -> bool:
         """Have `handle` called with the unverified bytes of a block, in a worker thread; False if the gateway lacks it.
 
-        Raises SourceFailedError, trio.TooSlowError, and what `handle` raises.
+        Raises SourceFailedError, trio.TooSlowError, and what `handle` raises. `seconds_max` is for all attempts
+        together.
         """
+        deadline = trio.current_time() + seconds_max
         request = self._request(cid)
         losses = refusals = 0
         while True:
+            if trio.current_time() >= deadline:
+                raise trio.TooSlowError
             try:
                 self._places.acquire_nowait()  # no turn of the event loop for what is free
             except trio.WouldBlock:
                 await self._places.acquire()
             try:
-                head = await self._connection().ask(request, bytes_max, seconds_max, handle)
+                connection = self._connection()
+                worked_before = connection.worked_seconds
+                try:
+                    head = await connection.ask(request, bytes_max, deadline - trio.current_time(), handle)
+                finally:  # our own work on blocks before it does not count against the gateway
+                    deadline += connection.worked_seconds - worked_before
             except ConnectionLostError as error:
                 losses += 1
                 if losses == ATTEMPTS_MAX:
@@ -96,7 +106,8 @@ class GatewaySource:
             refusals += 1
             if head.status not in _BUSY or refusals == BUSY_ATTEMPTS_MAX:
                 raise SourceFailedError(_refusal(head.status))
-            await trio.sleep(min(max(head.retry_seconds, 0.2 * refusals), BUSY_SECONDS_MAX))
+            with trio.fail_at(deadline):
+                await trio.sleep(min(max(head.retry_seconds, 0.2 * refusals), BUSY_SECONDS_MAX))
 
     def _request(self, cid: Cid) -> bytes:
         """Return what asks for a block. Raises SourceFailedError: whoever named the host may have named anything."""
@@ -107,20 +118,26 @@ class GatewaySource:
         except UnicodeEncodeError as error:
             raise SourceFailedError("its host or token is not ASCII") from error
 
-    async def aclose(self) -> None:
-        """Close all connections and wait for their threads."""
-        connections, self._connections = self._connections, []
-        for connection in connections:
+    def close(self) -> None:
+        """Close all connections soon, for good. Work that is begun is brought to its end."""
+        self._is_closed = True
+        for connection in self._connections:
             connection.close()
 
+    async def aclose(self) -> None:
+        """Close all connections for good and wait for their threads."""
+        self.close()
+
         def join() -> None:
-            for connection in connections:
+            for connection in self._connections:
                 connection.join()
 
         await trio.to_thread.run_sync(join)
 
     def _connection(self) -> GatewayConnection:
-        """Return a connection with room for one more request, counted in."""
+        """Return a connection with room for one more request, counted in. Raises SourceFailedError when closed."""
+        if self._is_closed:
+            raise SourceFailedError("it was closed")
         self._connections = [known for known in self._connections if not known.is_closed]
         best = min(self._connections, key=lambda known: known.pending, default=None)
         if best is None or (best.pending and len(self._connections) < self._connections_max):

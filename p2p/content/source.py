@@ -68,3 +68,6 @@ class HandlingSource(BlockSource, Protocol):
         trio.TooSlowError if the source alone took longer than `seconds_max`: time that threads spend in `handle` does
         not count against it. Cancelling is safe at any time; a `handle` that was begun is waited for.
         """
+
+    def close(self) -> None:
+        """Give back all but what a `handle` that was begun needs, without waiting; whoever asks again is refused."""

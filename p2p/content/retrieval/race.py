@@ -13,6 +13,7 @@ more sources once, and then gives the orphans up.
 import threading
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -91,7 +92,7 @@ class _Arrival:
     outcome: _Outcome
     size: int
     seconds: float
-    """Since it was asked for."""
+    """From when it was asked for until it had come, without what we then did with it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -210,7 +211,11 @@ class BlockRace:
     async def aclose(self) -> None:
         """Give back the connections of all sources."""
         for source in self._known.values():
-            await source.aclose()
+            if isinstance(source, HandlingSource):
+                source.close()  # all of them, before one is waited for
+        async with AsyncExitStack() as stack:  # an error of one does not keep the others
+            for source in self._known.values():
+                stack.push_async_callback(source.aclose)
 
     # --- Sources ------------------------------------------------------------------------------------------------------
 
@@ -255,6 +260,8 @@ class BlockRace:
             self._standing.blame(name, offence, reason)
         for run in peer.runs:
             run.scope.cancel()
+        if peer.handling is not None:
+            peer.handling.close()  # not held until the fetch ends: there may be many like it
         waiting, peer.queue = peer.queue, deque()
         for cid in waiting:
             if cid in self._tried and cid not in self._running:
@@ -434,14 +441,17 @@ class BlockRace:
     async def _have_handled(self, source: HandlingSource, run: _Run, cid: Cid, job: "_Job") -> _Arrival | None:
         """The same where the source has threads for it."""
         outcome, size = _Outcome.CORRUPT, 0
+        now = trio.lowlevel.current_clock().current_time
+        came = run.started
 
         def handle(data: bytearray) -> None:
-            nonlocal outcome, size
+            nonlocal outcome, size, came
+            came = now()  # before our disk takes its time
             outcome, size = self._take(cid, data, job), len(data)
 
         if not await source.handle(cid, handle, bytes_max=job.bytes_max, seconds_max=self._block_seconds):
             return None
-        return _Arrival(outcome, size, trio.current_time() - run.started)
+        return _Arrival(outcome, size, came - run.started)
 
     def _adapt(self, peer: _Peer, seconds: float) -> None:
         if seconds > self._block_seconds / SLOW_PART:

@@ -1,5 +1,6 @@
 """A connection to a gateway, whose thread does the work: order, time, cancellation, errors, no leftovers."""
 
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ import trio.testing
 
 from p2p.content.gateway_connection import KNOWN_REQUESTS_MIN, ConnectionLostError, GatewayConnection
 from p2p.content.loop_calls import LoopCalls
+from p2p.content.source import SourceFailedError
 from tests.integration.content.hostile import Converse, provider_that, reply
 
 SECONDS_MAX = 20
@@ -202,3 +204,31 @@ async def test_no_thread_is_left_behind() -> None:
     assert not [
         thread for thread in threading.enumerate() if thread.ident not in before and thread.name == "content connection"
     ]
+
+
+async def test_a_connection_that_has_ended_holds_no_block_any_more() -> None:
+    bodies: list[bytearray] = []
+    async with connection_to(echo) as connection:
+        await ask(connection, 1, bodies.append)
+        connection.close()
+        await trio.to_thread.run_sync(connection.join)
+        references = sys.getrefcount(bodies[0])
+    assert references == 2  # the list's and the argument's
+
+
+async def test_a_thread_that_cannot_be_had_fails_the_source_and_leaves_nothing_to_wait_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "content connection":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with trio.fail_after(SECONDS_MAX):
+        async with connection_to(echo) as connection:
+            with pytest.raises(SourceFailedError, match="thread"):
+                await ask(connection, 1, ignore)
+            assert connection.is_closed

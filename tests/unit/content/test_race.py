@@ -1,6 +1,7 @@
 """The race for blocks: who is asked for what, and what becomes of those who are slow, lie, lack or fail."""
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -34,7 +35,7 @@ class FakeSource:
         self.window = window
         self.asked: Counter[Cid] = Counter()
         self.given = 0
-        self.closed = False
+        self.closed = self.closing = False
         self._seconds = seconds
         self._answer = answer
 
@@ -59,6 +60,9 @@ class FakeWithThreads(FakeSource):
         if data is not None:
             await trio.to_thread.run_sync(handle, bytearray(data))
         return data is not None
+
+    def close(self) -> None:
+        self.closing = True
 
 
 async def fetch(race: BlockRace, cids: Sequence[Cid] = CIDS) -> tuple[dict[Cid, bytes], list[Cid]]:
@@ -291,4 +295,47 @@ async def test_downloads_keep_to_their_rate() -> None:
     started = trio.current_time()
     await race.run(CIDS, lambda _cid, _data: None, bytes_expected=1024)
     assert trio.current_time() - started > 0.5  # a second, less what may come at once and what is not yet paid for
+    await race.aclose()
+
+
+async def test_a_source_that_is_dropped_is_closed_at_once() -> None:
+    liar, honest = FakeWithThreads("liar", answer=lambda _cid: b"lies"), FakeWithThreads("honest")
+    race = BlockRace([liar, honest])
+    assert not await race.run(CIDS, lambda _cid, _data: None)
+    assert liar.closing
+    assert not honest.closing
+    await race.aclose()
+
+
+async def test_a_source_that_cannot_be_closed_does_not_keep_the_others_open() -> None:
+    class Broken(FakeWithThreads):
+        async def aclose(self) -> None:
+            raise OSError("broken")
+
+    others = [FakeWithThreads("a"), FakeSource("b")]
+    race = BlockRace([others[0], Broken("broken"), others[1]])
+    with pytest.raises(OSError, match="broken"):
+        await race.aclose()
+    assert all(source.closed for source in others)
+
+
+async def test_a_slow_disk_of_ours_does_not_slow_down_what_is_asked_of_a_source() -> None:
+    under_way = most = 0
+
+    class Watched(FakeWithThreads):
+        async def get(self, cid: Cid, *, bytes_max: int) -> bytes | None:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                return await super().get(cid, bytes_max=bytes_max)
+            finally:
+                under_way -= 1
+
+    def deliver(_cid: Cid, _data: bytes | bytearray) -> None:
+        time.sleep(0.3)  # more than QUICK_PART of the time for a block
+
+    race = BlockRace([Watched("quick", seconds=0)], block_seconds=2)
+    assert not await race.run(CIDS[:8], deliver)
+    assert most > 1
     await race.aclose()

@@ -1,0 +1,108 @@
+"""A gateway as a source in a race, over real sockets: its time, what it holds of ours, and what is left of it."""
+
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from p2p.content.cid import Cid, Codec
+from p2p.content.gateway_source import GatewaySource
+from p2p.content.retrieval.race import BlockRace
+from p2p.content.source import SourceFailedError
+from p2p.standing import Offence, Standing
+from tests.integration.content.hostile import Converse, provider_that, reply
+
+SECONDS_MAX = 20
+BLOCK_SECONDS = 0.5
+BLOCK = b"block" * 1000
+CID = Cid.of(Codec.RAW, BLOCK)
+
+
+def deliver(_cid: Cid, _data: bytes | bytearray) -> None:
+    return None
+
+
+@asynccontextmanager
+async def source_to(converse: Converse) -> AsyncIterator[GatewaySource]:
+    async with provider_that(converse) as gateway:
+        yield GatewaySource(gateway.host, gateway.port)
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+async def test_a_gateway_that_refuses_just_before_its_time_is_over_gets_no_new_time_and_is_blamed(
+    hangs_up: bool,
+) -> None:
+    requests = 0
+
+    async def almost_stall(stream: trio.SocketStream, _target: str) -> None:
+        nonlocal requests
+        requests += 1
+        await trio.sleep(0.8 * BLOCK_SECONDS)
+        if hangs_up:
+            await stream.aclose()
+        else:
+            await stream.send_all(reply(503, b""))
+
+    now = 1_000_000.0
+    standing, expected = Standing(lambda: now), Standing(lambda: now)
+    with trio.fail_after(SECONDS_MAX):
+        async with source_to(almost_stall) as source:
+            race = BlockRace([source], standing=standing, block_seconds=BLOCK_SECONDS)
+            assert await race.run([CID], deliver) == [CID]
+            await race.aclose()
+    assert requests <= 2
+    assert "no block within" in race.counts.reasons[source.name]
+    expected.blame(source.name, Offence.STALLED, "")
+    assert standing.points(source.name) == expected.points(source.name)
+
+
+async def test_time_that_our_disk_takes_does_not_count_for_a_block_that_has_to_be_asked_again() -> None:
+    is_held, let_go = threading.Event(), threading.Event()
+    given: list[str] = []
+
+    async def one_each(stream: trio.SocketStream, _target: str) -> None:
+        await stream.send_all(reply(200, BLOCK, "Connection: close"))
+
+    def held_up(_body: bytearray) -> None:
+        is_held.set()
+        let_go.wait(SECONDS_MAX)
+
+    def note(_body: bytearray) -> None:
+        given.append("behind it")
+
+    async def get(work: Callable[[bytearray], None]) -> None:
+        assert await source.handle(CID, work, bytes_max=len(BLOCK), seconds_max=BLOCK_SECONDS)
+
+    with trio.fail_after(SECONDS_MAX):
+        async with provider_that(one_each) as gateway:
+            source = GatewaySource(gateway.host, gateway.port, connections_max=1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(get, held_up)
+                await trio.lowlevel.checkpoint()  # it is the first in line
+                nursery.start_soon(get, note)
+                await trio.to_thread.run_sync(is_held.wait, SECONDS_MAX)
+                await trio.sleep(3 * BLOCK_SECONDS)
+                let_go.set()  # it is not too slow: the nursery ends without an error
+            await source.aclose()
+    assert given == ["behind it"]
+
+
+async def test_a_gateway_that_is_dropped_keeps_no_thread_while_the_fetch_goes_on() -> None:
+    async def lie(stream: trio.SocketStream, _target: str) -> None:
+        await stream.send_all(reply(200, b"lies"))
+
+    def threads() -> int:
+        return sum(thread.name == "content connection" for thread in threading.enumerate())
+
+    before = threads()
+    with trio.fail_after(SECONDS_MAX):
+        async with source_to(lie) as source:
+            race = BlockRace([source])
+            assert await race.run([CID], deliver) == [CID]
+            while threads() > before:
+                await trio.sleep(0.01)
+            with pytest.raises(SourceFailedError):  # nothing is opened again either
+                await source.get(CID, bytes_max=len(BLOCK))
+            await race.aclose()
