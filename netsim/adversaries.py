@@ -14,21 +14,17 @@ from netsim.engine import DrawingEngine
 from netsim.forgeries import Forgery, ForgingEngine, ground, made_up, precomputed, replayed, shared_with
 from netsim.imitation import FP8, INT4, INT8, LAYERS_DROPPED, TRUNCATED_PROMPT, ImitatingEngine, Imitation
 from netsim.network import SimulatedNetwork, Switchboard
-from netsim.validators import CartelValidator, LazyValidator
-from node.ports import Chain, Content, Engine, Network, Store
+from netsim.validators import LazyValidator, cartel_validator
+from node.ports import Chain, Engine
 from node.protocol.actions import ChainAction, CommitPoc, CommitVotes
 from node.protocol.audit_outcomes import ACCUSED
 from node.protocol.draws import Prefill
-from node.protocol.findings import Observations
 from node.protocol.identifiers import Address, PeerId
 from node.protocol.messages import MessageBody, ResultSignature
 from node.protocol.signatures import DigestSigner
 from node.protocol.tails import NOT_COMPUTED
 from node.services.broker import Broker
 from node.services.brokered import BrokeredEngine
-from node.services.epochs import EpochBook
-from node.services.presence import PresenceTable
-from node.services.validating import BundleAudits, ValidatingService
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,20 +134,7 @@ class BundleHider(Conduct):
 class Lazy(Conduct):
     """Votes with the crowd."""
 
-    def validating(
-        self,
-        chain: Chain,
-        network: Network,
-        content: Content,
-        store: Store,
-        presence: PresenceTable,
-        epochs: EpochBook,
-        engines: Sequence[Engine],
-        auditing: BundleAudits,
-        observe: Callable[[], Observations],
-    ) -> ValidatingService:
-        """Copies votes."""
-        return LazyValidator(chain, network, content, store, presence, epochs, engines, auditing, observe)
+    validator = LazyValidator
 
 
 class SlanderingEngine(BrokeredEngine):
@@ -175,28 +158,11 @@ class CartelMember(Conduct):
     """Proves its own compute and lies about everybody else's, in votes and in audits."""
 
     def __init__(self, friends: Collection[Address]) -> None:
-        self._friends = friends
+        self.validator = cartel_validator(friends)
 
     def auditing_engine(self, engine: DrawingEngine, broker: Broker) -> Engine:
         """Slanders every answer."""
         return SlanderingEngine(engine, broker)
-
-    def validating(
-        self,
-        chain: Chain,
-        network: Network,
-        content: Content,
-        store: Store,
-        presence: PresenceTable,
-        epochs: EpochBook,
-        engines: Sequence[Engine],
-        auditing: BundleAudits,
-        observe: Callable[[], Observations],
-    ) -> ValidatingService:
-        """Lies."""
-        service = CartelValidator(chain, network, content, store, presence, epochs, engines, auditing, observe)
-        service.friends = self._friends
-        return service
 
 
 class CartelFaker(CartelMember):

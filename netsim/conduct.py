@@ -1,21 +1,17 @@
 """How a simulated node behaves where it could cheat: the honest way, of which adversaries.py overrides parts."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from netsim.chain import SimulatedChain
 from netsim.content import SimulatedContent
 from netsim.engine import DrawingEngine
 from netsim.network import SimulatedNetwork, Switchboard
-from node.ports import Chain, Content, Engine, Network, Store
-from node.protocol.findings import Observations
+from node.ports import Chain, Engine
 from node.protocol.identifiers import Address, ModelId, NodeId, PeerId
 from node.protocol.signatures import DigestSigner
 from node.services.broker import Broker
 from node.services.brokered import BrokeredEngine
-from node.services.epochs import EpochBook
-from node.services.presence import PresenceTable
-from node.services.validating import BundleAudits, ValidatingService
+from node.services.validating import ValidatingService
 
 NODE_ID = NodeId("node-1")
 HONEST_NOISE = 0.01
@@ -35,6 +31,9 @@ class EngineSetting:
 
 class Conduct:
     """What a node is made of. One object serves one node, through all its restarts."""
+
+    validator: type[ValidatingService] = ValidatingService
+    """How it comes to its votes."""
 
     def prepare(self, account: Address, chain: SimulatedChain, content: SimulatedContent) -> None:
         """Called whenever the node starts, before any of its services: where hostile switches are set."""
@@ -59,21 +58,6 @@ class Conduct:
     def auditing_engine(self, engine: DrawingEngine, broker: Broker) -> Engine:
         """What it reads others' answers with."""
         return BrokeredEngine(engine, broker)
-
-    def validating(
-        self,
-        chain: Chain,
-        network: Network,
-        content: Content,
-        store: Store,
-        presence: PresenceTable,
-        epochs: EpochBook,
-        engines: Sequence[Engine],
-        auditing: BundleAudits,
-        observe: Callable[[], Observations],
-    ) -> ValidatingService:
-        """How it comes to its votes."""
-        return ValidatingService(chain, network, content, store, presence, epochs, engines, auditing, observe)
 
 
 HONEST = Conduct()

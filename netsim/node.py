@@ -173,7 +173,7 @@ async def run_node(
         ),
         auditing,
         observer,
-        conduct.validating(chain, network, content, store, presence, epochs, [duty], auditing, observer.take),
+        conduct.validator(chain, network, content, store, presence, epochs, [duty], auditing, observer.take),
         forming,
         ObjectingService(
             chain,

@@ -123,3 +123,12 @@ class CartelValidator(ValidatingService):
 
 def _slander(validator: Address) -> VoteCheck:
     return VoteCheck(validator, Verdict.INVALID, CHECKED_TAILS, CHECKED_TAILS, NOT_COMPUTED)
+
+
+def cartel_validator(accounts: Collection[Address]) -> type[CartelValidator]:
+    """Return the validator of a cartel's members; `accounts` are all of them."""
+
+    class Member(CartelValidator):
+        friends = accounts
+
+    return Member
