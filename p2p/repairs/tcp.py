@@ -63,9 +63,12 @@ class BufferedTcpStream(TrioTCPStream):
         return taken
 
     async def write(self, data: bytes) -> None:
-        """As the library's. A checkpoint only now and then, and if the socket takes no more at once."""
+        """As the library's, but an error if it is closed here. A checkpoint only now and then, and if the socket takes no
+        more at once."""
         sent = self.write_at_once(data)
         if sent < len(data):
+            if self.stream.socket.fileno() < 0:  # the library would return as if it were written
+                raise ConnectionClosedError("the connection was closed here", transport="tcp")
             await super().write(data[sent:])
 
     def write_at_once(self, data: bytes) -> int:

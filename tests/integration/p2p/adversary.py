@@ -42,7 +42,7 @@ BREATH_SECONDS = 0.05
 """Between two bursts of a flood: attackers share the processing power of their process, and of the victim."""
 PAUSE_SECONDS = (0.1, 1.0)
 Raw = Callable[[trio.SocketStream], Awaitable[None]]
-Known = Callable[[Any, Any], Awaitable[None]]
+Known = Callable[[Any], Awaitable[None]]
 
 
 # --- of those that are nobody ---
@@ -76,7 +76,12 @@ async def drip(stream: trio.SocketStream) -> None:
         await trio.sleep(0.5)
 
 
-# --- of those that have an identity: given the multiplexed connection and its encrypted layer ---
+# --- of those that have an identity: given the multiplexed connection ---
+
+
+async def put(muxed: Any, data: bytes) -> None:
+    """Send bytes as they are, between the frames that the connection sends by itself."""
+    await muxed._write(lambda: data)
 
 
 async def negotiated(muxed: Any, protocol: str) -> Any:
@@ -86,52 +91,52 @@ async def negotiated(muxed: Any, protocol: str) -> Any:
     return stream
 
 
-async def break_yamux(muxed: Any, secured: Any) -> None:
-    await secured.write(b"\x07" + random.randbytes(200))
+async def break_yamux(muxed: Any) -> None:
+    await put(muxed, b"\x07" + random.randbytes(200))
 
 
-async def overrun_a_window(muxed: Any, secured: Any) -> None:
+async def overrun_a_window(muxed: Any) -> None:
     stream = await muxed.open_stream()
     await stream.write(b"\x00")
     while True:
-        await secured.write(encode_header(Type.DATA, 0, stream.stream_id, 60_000) + bytes(60_000))
+        await put(muxed, encode_header(Type.DATA, 0, stream.stream_id, 60_000) + bytes(60_000))
 
 
-async def open_streams_without_end(muxed: Any, secured: Any) -> None:
+async def open_streams_without_end(muxed: Any) -> None:
     for number in range(1001, 1_000_000, 400):
-        await secured.write(b"".join(encode_header(Type.WINDOW, Flag.SYN, number + n, 0) for n in range(0, 400, 2)))
+        await put(muxed, b"".join(encode_header(Type.WINDOW, Flag.SYN, number + n, 0) for n in range(0, 400, 2)))
         await trio.sleep(BREATH_SECONDS)
 
 
-async def ping_without_end(muxed: Any, secured: Any) -> None:
+async def ping_without_end(muxed: Any) -> None:
     pings = encode_header(Type.PING, Flag.SYN, 0, 1) * 1000
     while True:
-        await secured.write(pings)
+        await put(muxed, pings)
         await trio.sleep(BREATH_SECONDS)
 
 
-async def negotiate_without_end(muxed: Any, secured: Any) -> None:
+async def negotiate_without_end(muxed: Any) -> None:
     while True:
         stream = await muxed.open_stream()
         await stream.write(MULTISTREAM + encode_uvarint(2**60))
         await trio.sleep(BREATH_SECONDS)
 
 
-async def break_frames(muxed: Any, secured: Any) -> None:
+async def break_frames(muxed: Any) -> None:
     while True:
         stream = await negotiated(muxed, REQUESTS)
         await stream.write((20).to_bytes(4) + b"\x63" + random.randbytes(19))
         await trio.sleep(0.2)
 
 
-async def send_without_credit(muxed: Any, secured: Any) -> None:
+async def send_without_credit(muxed: Any) -> None:
     stream = await negotiated(muxed, REQUESTS)
     await stream.write(encode_frame(Frame(Kind.OPEN, 1, open_body(Opening("hold", b"")))))
     while True:
         await stream.write(encode_frame(Frame(Kind.DATA, 1, bytes(BODY_BYTES_MAX))))
 
 
-async def ask_without_end(muxed: Any, secured: Any) -> None:
+async def ask_without_end(muxed: Any) -> None:
     stream = await negotiated(muxed, REQUESTS)
     call = 0
     while True:
@@ -140,21 +145,21 @@ async def ask_without_end(muxed: Any, secured: Any) -> None:
         await trio.sleep(0.001)
 
 
-async def hold_calls_open(muxed: Any, secured: Any) -> None:
+async def hold_calls_open(muxed: Any) -> None:
     stream = await negotiated(muxed, REQUESTS)
     for call in range(1, 300):
         await stream.write(encode_frame(Frame(Kind.OPEN, call, open_body(Opening("hold", bytes(50_000))))))
     await trio.sleep(STALL_SECONDS)
 
 
-async def break_gossip(muxed: Any, secured: Any) -> None:
+async def break_gossip(muxed: Any) -> None:
     while True:
         stream = await negotiated(muxed, GOSSIP)
         await stream.write(encode_varint_prefixed(b"\xff" * 40))
         await trio.sleep(0.2)
 
 
-async def forge_gossip(muxed: Any, secured: Any) -> None:
+async def forge_gossip(muxed: Any) -> None:
     stream = await negotiated(muxed, GOSSIP)
     author = Identity(random.randbytes(32)).peer_id
     for number in range(50):
@@ -169,7 +174,7 @@ async def forge_gossip(muxed: Any, secured: Any) -> None:
     await trio.sleep(1)
 
 
-async def flood_gossip(muxed: Any, secured: Any) -> None:
+async def flood_gossip(muxed: Any) -> None:
     stream = await negotiated(muxed, GOSSIP)
     wanted = [rpc_pb2.ControlIWant(messageIDs=[random.randbytes(40).hex() for _ in range(500)])]
     rpc = rpc_pb2.RPC(control=rpc_pb2.ControlMessage(iwant=wanted)).SerializeToString()
@@ -178,7 +183,7 @@ async def flood_gossip(muxed: Any, secured: Any) -> None:
         await trio.sleep(BREATH_SECONDS)
 
 
-async def read_nothing(muxed: Any, secured: Any) -> None:
+async def read_nothing(muxed: Any) -> None:
     """The connection stands, and its task is gone: what the victim sends stays where it is."""
     stream = await negotiated(muxed, REQUESTS)
     await stream.write(encode_frame(Frame(Kind.OPEN, 1, open_body(Opening("pour", b"")))))
@@ -239,10 +244,10 @@ class Attackers:
                         if attack in RAW:
                             await self._raw(attack, source)  # type: ignore[arg-type]
                         else:
-                            async with self._entered(source, identity) as (muxed, secured):
+                            async with self._entered(source, identity) as muxed:
                                 let_in = True
                                 say(identity.peer_id, attack.__name__)
-                                await attack(muxed, secured)  # type: ignore[call-arg]
+                                await attack(muxed)  # type: ignore[call-arg]
                 except Exception:  # cut off: what an attacker expects
                     await trio.lowlevel.checkpoint()
                 turned_away = 0 if let_in else turned_away + 1
@@ -257,8 +262,8 @@ class Attackers:
                 await connection.close()
 
     @asynccontextmanager
-    async def _entered(self, source: str, identity: Identity) -> AsyncIterator[tuple[Any, Any]]:
-        """A multiplexed connection to the victim, and its encrypted layer."""
+    async def _entered(self, source: str, identity: Identity) -> AsyncIterator[Any]:
+        """A multiplexed connection to the victim."""
         upgrader = PinnedUpgrader(identity.key_pair, Standing(trio.current_time), Budget())
         connection: Any = await self._dial(source)
         try:
@@ -267,7 +272,7 @@ class Attackers:
                 muxed = await upgrader.upgrade_connection(secured, self._victim)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(muxed.start)
-                yield muxed, secured
+                yield muxed
                 nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(1):
