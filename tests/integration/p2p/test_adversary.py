@@ -33,7 +33,7 @@ SECONDS = float(os.environ.get("ADVERSARY_SECONDS", "120"))
 PROCESSES = 2
 CONNECTIONS = 200
 WARM_UP_SECONDS = min(20.0, SECONDS / 4)
-RSS_GROWTH_BYTES_MAX = 200 * 1024 * 1024
+RSS_GROWTH_BYTES_MAX = 100 * 1024 * 1024
 """After warming up. 200 connections, tables that fill to their bounds, and what the allocator keeps."""
 CALL_SECONDS_MAX = 60.0
 ECHO_BYTES = 20_000
@@ -97,6 +97,7 @@ class Honest:
 @pytest.mark.timeout(4 * SECONDS + 240)
 async def test_two_hundred_attackers_do_not_keep_a_host_from_serving_and_are_named() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.disable(logging.ERROR)  # of the library; pytest would keep each line, and the host seem to grow by them
     standing = Standing(time.time)
     named: dict[str, Ban] = {}
     blames: Counter[tuple[str, str]] = Counter()
@@ -151,6 +152,7 @@ async def test_two_hundred_attackers_do_not_keep_a_host_from_serving_and_are_nam
                     await trio.sleep(0.1)
     finally:
         structlog.reset_defaults()
+        logging.disable(logging.NOTSET)
 
 
 def _unnamed(seen: list[tuple[str, str]], named: dict[str, Ban]) -> set[str]:

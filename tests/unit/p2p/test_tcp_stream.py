@@ -111,3 +111,10 @@ async def test_a_reader_learns_that_its_own_end_was_closed() -> None:
             await near.close()
         assert read == [b""]
         assert await near.read(1) == b""
+
+
+async def test_a_write_to_what_was_closed_here_is_an_error() -> None:
+    async with both() as (near, _far):
+        await near.close()
+        with pytest.raises(ConnectionClosedError):
+            await near.write(b"lost")
