@@ -63,9 +63,7 @@ class BufferedTcpStream(TrioTCPStream):
         return taken
 
     async def write(self, data: bytes) -> None:
-        """As the library's, but what was closed here is an error, too. A checkpoint only now and then, and if the socket
-        takes no more at once.
-        """
+        """As the library's, but an error if it was closed here. A checkpoint only now and then, and if it is full."""
         sent = self.write_at_once(data)
         if sent < len(data):
             if self.stream.socket.fileno() < 0:  # the library would return as if it were written
