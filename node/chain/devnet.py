@@ -64,8 +64,8 @@ async def run_anvil(
 ) -> AsyncIterator[DevelopmentChain]:
     """Run anvil until the context is left. Without `block_seconds`, a block is made for each transaction only.
 
-    States of old blocks, some GiB in an hour, are in a directory of their own that goes with it: anvil would leave them in
-    the user's home.
+    States of old blocks, some GiB in an hour, are in a directory that goes with it: anvil would leave them in the home
+    of whoever runs it.
     """
     port = port or free_port()
     pace = [] if block_seconds is None else ["--block-time", str(block_seconds)]
