@@ -7,7 +7,7 @@ import msgpack
 from eth_hash.auto import keccak
 
 from node.protocol.canonical import encode
-from node.protocol.codec import SchemaError, from_bytes, tagged_bytes, to_bytes
+from node.protocol.codec import ARRAY_OF_FOUR, SchemaError, from_bytes, tagged_bytes, to_bytes
 from node.protocol.identifiers import Address, Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.records import SignedReceipt, Voucher
 from node.protocol.sampling import SEED_MAX, SamplingParameters, TokenLogprobs
@@ -26,8 +26,6 @@ LOGPROBS_MAX = 20
 PROMPT_IDS_MAX = 1 << 17
 JSON_CHARACTERS_MAX = 128 * 1024
 """Of tools, of a response's format, of the tool calls in one message."""
-ARRAY_OF_FOUR = b"\x94"
-"""As MessagePack begins one."""
 TOKENS_PACKER = msgpack.Packer(use_bin_type=True)
 """One for all, in one thread: a new one for each piece would cost more than the packing."""
 
