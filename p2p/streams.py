@@ -81,6 +81,9 @@ class Streams:
         return session.latency_seconds
 
     async def _session(self, peer_id: str) -> Session:
+        known = self._sessions.get(peer_id)
+        if known is not None and known.is_open:
+            return known  # nearly always
         lock = self._opening.setdefault(peer_id, trio.Lock())
         try:
             async with lock:

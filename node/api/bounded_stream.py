@@ -7,6 +7,7 @@ Detail: what the kernel takes at once is given to it at once, without a lock's, 
 scheduler: a stream of tokens is many small sends, and almost all of them are taken at once.
 """
 
+import math
 import os
 import socket
 import struct
@@ -24,6 +25,8 @@ STALL_SECONDS_MAX = 60.0
 CHECKS_PER_STALL = 4
 CHUNK_WRITER = "quern.chunk_writer"
 """Where a request's scope has its ChunkWriter."""
+HEAD_OF_A_REPLY = b"HTTP/1.1 "
+"""What such bytes begin with is followed by more, if only by the end of the reply."""
 NO_LINGER = struct.pack("ii", 1, 0)
 """On, for 0 s: closing throws away what was not sent."""
 
@@ -39,6 +42,8 @@ class BoundedStream:
         """What `write` was given and was not sent; it goes before all else."""
         self.is_full = False
         """Whether the kernel took only a part of that: then somebody has to wait until it takes the rest."""
+        self.written_at = -math.inf
+        """When the turn began in which something was last written with `write`. Seconds of trio's clock."""
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -59,7 +64,7 @@ class BoundedStream:
     def write(self, data: bytes) -> None:
         """Have data sent in a moment, with all that is written until then. Not while `is_full`."""
         if not self._unsent:
-            self._flusher.flush_soon(self)
+            self.written_at = self._flusher.flush_soon(self)
         self._unsent += data
 
     def flush(self) -> None:
@@ -82,6 +87,8 @@ class BoundedStream:
 
     async def send_eof(self) -> None:
         """Say that no more will be sent."""
+        if self._unsent:
+            await self.send_all(b"")
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
@@ -108,6 +115,7 @@ class Flusher:
     def __init__(self) -> None:
         self._waiting: list[BoundedStream] = []
         self._parked = trio.lowlevel.ParkingLot()
+        self._turn_began = -math.inf
 
     async def run(self) -> None:
         """Flush, for ever. A task that is woken takes a third of what trio's calls from outside take."""
@@ -118,11 +126,13 @@ class Flusher:
                     stream.flush()
             await self._parked.park()
 
-    def flush_soon(self, stream: BoundedStream) -> None:
-        """Have a connection flushed, while `run` runs."""
+    def flush_soon(self, stream: BoundedStream) -> float:
+        """Have a connection flushed, while `run` runs; return the time, which is asked for once in a turn."""
         if not self._waiting:
             self._parked.unpark()
+            self._turn_began = trio.current_time()
         self._waiting.append(stream)
+        return self._turn_began
 
 
 class HttpConnection(TCPServer):
@@ -134,6 +144,9 @@ class HttpConnection(TCPServer):
         """Send an event of the protocol. Its bytes go out in the order of the calls."""
         if not isinstance(event, RawData) or self.send_lock.locked():
             await super().protocol_send(event)
+            return
+        if event.data.startswith(HEAD_OF_A_REPLY):
+            self.stream.write(event.data)  # it leaves with what follows at once, or in a moment without it
             return
         self.send_lock.acquire_nowait()
         try:
@@ -163,9 +176,24 @@ class ChunkWriter:
 
     def write(self, data: bytes) -> None:
         """Write a chunk, which is not empty: an empty one would end the body. Only when ready."""
-        if not data or not self.is_ready():
-            raise ValueError("there is nothing to write, or it is not the time for it")
-        self._connection.stream.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if not self.try_write(data):
+            raise ValueError("it is not the time to write")
+
+    def try_write(self, data: bytes) -> bool:
+        """As `write`, if it is ready; return whether it was."""
+        if not data:
+            raise ValueError("there is nothing to write")
+        connection = self._connection
+        stream = connection.stream
+        if connection.send_lock.locked() or stream.is_full:
+            return False
+        stream.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
+
+    @property
+    def written_at(self) -> float:
+        """When a chunk was last written here, or -inf. Seconds of trio's clock."""
+        return self._connection.stream.written_at
 
 
 class ConnectionApp(ASGIWrapper):

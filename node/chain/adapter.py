@@ -18,6 +18,7 @@ from node.chain.addresses import Deployment, followed_contracts
 from node.chain.endpoints import ChainIdentity, HealthLimits, WrongChainError
 from node.chain.event_decoder import EventDecoder
 from node.chain.parameters import from_parameters
+from node.chain.plain_posts import open_plain_posts
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
 from node.chain.sender import BUMP_SECONDS, GAS_RESERVE_WEI_DEFAULT, GWEI, MAX_FEE_GWEI_DEFAULT, Sender
 from node.chain.watcher import Finality, Watcher
@@ -247,10 +248,10 @@ async def open_chain(
     more may be done on what it said.
     """
     locked = exclusive_account(lock_dir or account_lock_dir(), chain_id, deployment.genesis_hash, account.address)
-    with locked:
+    with locked, open_plain_posts(rpc_urls) as plain:
         async with httpx.AsyncClient() as client:
             identity = ChainIdentity(chain_id, deployment.genesis_hash)
-            rpc = JsonRpc(rpc_urls, client, identity=identity, limits=health)
+            rpc = JsonRpc(rpc_urls, client, identity=identity, limits=health, plain=plain)
             await check_chain(rpc, chain_id, deployment)
             addresses = deployment.addresses
             parameters = from_parameters(

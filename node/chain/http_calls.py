@@ -14,11 +14,16 @@ import structlog
 import trio
 from pydantic_core import from_json, to_json
 
+from node.chain.plain_posts import (
+    REQUEST_SECONDS_MAX,
+    RESPONSE_BYTES_MAX,
+    PlainPosts,
+    StrangeReplyError,
+    status_error,
+)
+
 log = structlog.get_logger(__name__)
 
-RESPONSE_BYTES_MAX = 32 * 1024 * 1024
-"""A block of logs may be large; anything larger is a faulty or hostile endpoint."""
-REQUEST_SECONDS_MAX = 10.0
 BATCH_CALLS_MAX = 50
 """Public endpoints refuse batches of more than 100 or so."""
 LEADERS_MAX = 2
@@ -52,9 +57,11 @@ class _BatchRefusedError(Exception):
 class HttpCalls:
     """Calls of one URL. Safe for any number of tasks at once."""
 
-    def __init__(self, url: str, client: httpx.AsyncClient) -> None:
+    def __init__(self, url: str, client: httpx.AsyncClient, plain: PlainPosts | None = None) -> None:
+        """`plain` is the short way to the same URL, if there is one; `client` is for all else."""
         self._url = url
         self._client = client
+        self._plain = plain
         self._waiting: deque[_Pending] = deque()
         self._leaders = 0
         self._request_id = 0
@@ -139,11 +146,19 @@ class HttpCalls:
         return {reply.get("id"): _checked(reply) for reply in replies if isinstance(reply, dict)}
 
     async def _post(self, body: object) -> bytes:
+        content = to_json(body)
+        if self._plain is not None:
+            try:
+                return await self._plain.post(content)
+            except StrangeReplyError as strange:
+                self._plain = None
+                log.info("a chain endpoint's replies take the long way from now on", reason=str(strange))
         chunks, size = [], 0
         async with self._client.stream(
-            "POST", self._url, content=to_json(body), headers=HEADERS, timeout=REQUEST_SECONDS_MAX
+            "POST", self._url, content=content, headers=HEADERS, timeout=REQUEST_SECONDS_MAX
         ) as response:
-            response.raise_for_status()
+            if not response.is_success:
+                raise status_error(self._url, response.status_code)
             async for chunk in response.aiter_bytes():
                 size += len(chunk)
                 if size > RESPONSE_BYTES_MAX:

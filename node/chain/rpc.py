@@ -6,7 +6,7 @@ transport does not run under trio (decision 0002).
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import trio
 
 from node.chain.endpoints import ChainIdentity, Endpoint, EndpointPool, HealthLimits
 from node.chain.http_calls import HttpCalls
+from node.chain.plain_posts import PlainPosts
 from node.protocol.identifiers import BlockNumber, Hash32
 
 HASH_BYTES = 32
@@ -109,7 +110,7 @@ class JsonRpc:
     """A client of one chain behind one or more endpoints, the preferred first.
 
     With `identity`, an endpoint is compared with it before it is used, and never used if it differs; when that leaves
-    none, everything raises WrongChainError.
+    none, everything raises WrongChainError. `plain` has the short ways to those endpoints that have one.
     """
 
     def __init__(
@@ -119,9 +120,13 @@ class JsonRpc:
         *,
         identity: ChainIdentity | None = None,
         limits: HealthLimits | None = None,
+        plain: Mapping[str, PlainPosts] | None = None,
     ) -> None:
         self._pool = EndpointPool(urls, limits or HealthLimits())
-        self._calls = {endpoint: HttpCalls(endpoint.url, client) for endpoint in self._pool.endpoints}
+        ways = plain or {}
+        self._calls = {
+            endpoint: HttpCalls(endpoint.url, client, ways.get(endpoint.url)) for endpoint in self._pool.endpoints
+        }
         self._identity = identity
 
     async def call(self, method: str, *parameters: object) -> Any:

@@ -9,15 +9,17 @@ it stops the daemon.
 
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import structlog
 import trio
 
+from node.chain.endpoints import WrongChainError
 from node.chain.event_codec import event_from_bytes, event_to_bytes
 from node.chain.event_decoder import EventDecoder
-from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hash32, hex_bytes, quantity
+from node.chain.rpc import Block, JsonRpc, RpcError, RpcUnavailableError, hash32, hex_bytes, quantity
 from node.ports import Head
 from node.protocol.chain_state import ChainState
 from node.protocol.events import ChainEvent
@@ -174,9 +176,9 @@ class Watcher:
     async def _catch_up_until_moved(self) -> bool:
         """Take in blocks; return False as soon as the chain moved between two questions."""
         while True:
-            newest = await self._rpc.head()
+            newest, at_tip = await self._look()
             final = await self._final(newest)
-            tip = await self._canonical_tip(newest)
+            tip = await self._canonical_tip(newest, at_tip)
             if tip is not None and self._confirmed_at(tip[0], final) > self.head.confirmed:
                 self._tables.confirm(self._confirmed_at(tip[0], final))
                 self._advance(tip[0], final)
@@ -192,6 +194,29 @@ class Watcher:
                     return False
             if not deep:
                 return True  # after deep history, the head has moved on meanwhile
+
+    async def _look(self) -> tuple[BlockNumber, Block | None]:
+        """Return the newest block's number, and the block that now stands where the newest one taken in stood: None if
+        there is none, or it is to be asked for again. Both are asked at once, for they are asked every second.
+        """
+        tip, found, failure = self._tables.tip(), None, None
+        if tip is None:
+            return await self._rpc.head(), None
+
+        async def look_at_tip() -> None:
+            nonlocal found
+            with suppress(RpcUnavailableError, RpcError, ValueError, WrongChainError):
+                found = await self._rpc.agreed_block(tip[0])
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look_at_tip)
+                newest = await self._rpc.head()
+        except* (RpcUnavailableError, RpcError, ValueError, WrongChainError) as group:
+            failure = _first_of(group)
+        if failure is not None:
+            raise failure
+        return newest, found
 
     async def _final(self, newest: BlockNumber) -> BlockNumber:
         """Return the newest block that may be acted on, by the rule of the settings."""
@@ -227,8 +252,9 @@ class Watcher:
             state.apply(event_from_bytes(record))
         return state
 
-    async def _canonical_tip(self, newest: BlockNumber) -> tuple[BlockNumber, Hash32] | None:
-        """Return the newest block taken in that is still on the chain, forgetting those that are not.
+    async def _canonical_tip(self, newest: BlockNumber, at_tip: Block | None) -> tuple[BlockNumber, Hash32] | None:
+        """Return the newest block taken in that is still on the chain, forgetting those that are not. `at_tip` is the
+        block that stands in its place now, if that was asked already.
 
         That endpoints have fewer blocks than were seen says nothing: only another hash at a number they have does.
         """
@@ -240,7 +266,8 @@ class Watcher:
                 if remembered is None:
                     raise _BehindError
                 known = remembered
-            block = await self._rpc.agreed_block(compared)
+            is_known = at_tip is not None and at_tip.number == compared
+            block = at_tip if is_known else await self._rpc.agreed_block(compared)
             if block is None:
                 raise _BehindError
             if block.hash == known:

@@ -156,6 +156,8 @@ class ChainState:
     """Number of prompts ever submitted."""
     _unbound_nodes: dict[Address, tuple[MLNodeRegistration, ...]] = field(default_factory=dict)
     """ML nodes of registered accounts whose binding does not count (yet)."""
+    events_applied: int = field(default=0, compare=False)
+    """What was derived from this state holds as long as this number does."""
 
     def group_weights(self, epoch: int) -> tuple[tuple[Address, int], ...]:
         """Weights of the group that is in charge in `epoch`: its own, else that of the latest epoch before it.
@@ -203,6 +205,7 @@ class ChainState:
 
     def apply(self, event: ChainEvent) -> None:
         """Take one confirmed event into account. Events arrive in chain order, each exactly once."""
+        self.events_applied += 1
         body = event.body
         if isinstance(body, RegistryEvent):
             self._apply_registry(body, event.block_number)

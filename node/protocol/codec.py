@@ -18,8 +18,8 @@ from node.protocol.identifiers import TokenAmount
 
 Record = TypeVar("Record")
 
-ARRAY_OF_TWO = b"\x92"
-"""As MessagePack begins one."""
+ARRAY_OF_TWO, ARRAY_OF_FOUR = b"\x92", b"\x94"
+"""As MessagePack begins them."""
 
 
 class SchemaError(ValueError):

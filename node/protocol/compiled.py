@@ -52,6 +52,16 @@ def unpack(record_type: type, data: bytes) -> Any:
         raise UnusualError from error
 
 
+def read_value(record_type: type, value: object) -> Any:
+    """Return the record of a value that msgpack read and would write again as it was. Raises UnusualError, as well if
+    the keys of a map are not in order.
+    """
+    try:
+        return _reader(cast(Hashable, record_type))(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise UnusualError from error
+
+
 @functools.cache
 def _writer(annotation: Hashable) -> Write:
     """Return what turns a value into its canonical form, with the keys of maps in order."""

@@ -10,14 +10,23 @@ An envelope is a canonical map `{v, t, body, at, from, sig}`. The account signs 
 from dataclasses import dataclass
 from enum import Enum
 
-from node.protocol.canonical import CanonicalError, CanonicalValue, decode, encode, keccak_digest
-from node.protocol.codec import Record, SchemaError, from_value, to_value
+import msgpack
+from eth_hash.auto import keccak
+
+from node.protocol.canonical import CanonicalError, CanonicalValue, decode, encode
+from node.protocol.codec import Record, SchemaError, from_value, to_bytes
+from node.protocol.compiled import UnusualError, read_value
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, PeerId, RequestId
 from node.protocol.open_prompts import OpenAnswer, OpenPrompt
 from node.protocol.records import OffenceVerdict, PocCommit, SignedReceipt
 from node.protocol.signatures import DigestSigner, SignatureError, recover
 
 WIRE_VERSION = 1
+ARRAY_OF_SIX, MAP_OF_SIX = b"\x96", b"\x86"
+"""As MessagePack begins them."""
+ENVELOPE_KEYS = ("at", "body", "from", "sig", "t", "v")
+"""In canonical order."""
+ENVELOPE_HEADS = tuple(encode(key) for key in ENVELOPE_KEYS)
 ENVELOPE_BYTES_MAX = 63 * 1024
 """Fits into a gossip message of 64 KiB, alone; larger ones are refused unread."""
 RECEIPTS_PER_MESSAGE_MAX = 64
@@ -180,17 +189,19 @@ class Message:
     body: MessageBody
 
 
-def signing_digest(network_id: str, type_name: str, body: CanonicalValue, at: int) -> Hash32:
-    """Return what the sender's account signs."""
-    return keccak_digest(["quern", network_id, WIRE_VERSION, type_name, body, at])
+def signing_digest(network_id: str, type_name: str, body: bytes, at: int) -> Hash32:
+    """Return what the sender's account signs; `body` are its canonical bytes."""
+    before = [encode(part) for part in ("quern", network_id, WIRE_VERSION, type_name)]
+    return Hash32(keccak(ARRAY_OF_SIX + b"".join((*before, body, encode(at)))))
 
 
 def seal(network_id: str, sender: Address, at: int, body: MessageBody, sign: DigestSigner) -> tuple[Topic, bytes]:
     """Return the topic and wire bytes of `body`, signed by `sign` (65-byte signature of a 32-byte digest)."""
     name = TYPE_NAMES[type(body)]
-    value = to_value(body)
-    signature = sign(signing_digest(network_id, name, value, at))
-    data = encode({"v": WIRE_VERSION, "t": name, "body": value, "at": at, "from": sender, "sig": signature})
+    packed = to_bytes(body)
+    signature = sign(signing_digest(network_id, name, packed, at))
+    values = (encode(at), packed, encode(sender), encode(signature), encode(name), encode(WIRE_VERSION))
+    data = MAP_OF_SIX + b"".join(key + value for key, value in zip(ENVELOPE_HEADS, values, strict=True))
     if len(data) > ENVELOPE_BYTES_MAX:
         raise MessageError(f"{name} message of {len(data)} bytes is over {ENVELOPE_BYTES_MAX}")
     return BODY_TYPES[name][0], data
@@ -204,6 +215,9 @@ def unseal(network_id: str, topic: Topic, data: bytes) -> Message:
     """
     if len(data) > ENVELOPE_BYTES_MAX:
         raise MessageError(f"{len(data)} bytes is over {ENVELOPE_BYTES_MAX}")
+    message = _unseal_quickly(network_id, topic, data)
+    if message is not None:
+        return message
     try:
         value = decode(data)
     except CanonicalError as error:
@@ -222,12 +236,34 @@ def unseal(network_id: str, topic: Topic, data: bytes) -> Message:
     sender = _field(value, "from", str)
     try:
         body: MessageBody = from_value(body_type, value.get("body"))
-        signer = recover(signing_digest(network_id, name, value["body"], at), _field(value, "sig", bytes))
+        signer = recover(signing_digest(network_id, name, encode(value["body"]), at), _field(value, "sig", bytes))
     except (SchemaError, SignatureError, CanonicalError) as error:
         raise MessageError(f"{name}: {error}") from error
     if signer != sender:
         raise MessageError(f"{name}: signed by {signer}, not by {sender}")
     return Message(sender=signer, at=at, body=body)
+
+
+def _unseal_quickly(network_id: str, topic: Topic, data: bytes) -> Message | None:
+    """Read a message that is as it should be; None for all else, of which `unseal` then says what is wrong."""
+    try:
+        value = msgpack.unpackb(data, raw=False, strict_map_key=True, use_list=True)
+        if type(value) is not dict or tuple(value) != ENVELOPE_KEYS or msgpack.packb(value, use_bin_type=True) != data:
+            return None
+        at, body_value, sender, signature, name, version = value.values()
+        expected_topic, body_type = BODY_TYPES[name]
+        if (type(at), type(sender), type(signature), type(version)) != (int, str, bytes, int):
+            return None
+        if version != WIRE_VERSION or expected_topic is not topic:
+            return None
+        body: MessageBody = read_value(body_type, body_value)
+        packed = msgpack.packb(body_value, use_bin_type=True)
+        signer = recover(signing_digest(network_id, name, packed, at), signature)
+    except (UnusualError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        return None
+    except msgpack.exceptions.UnpackException:
+        return None
+    return Message(sender=signer, at=at, body=body) if signer == sender else None
 
 
 def _field(value: dict[str, CanonicalValue], key: str, kind: type[Record]) -> Record:

@@ -4,10 +4,11 @@ Goals: whoever holds a receipt and the answer's tokens can re-derive every hash 
 to prove what was paid; that is what vouchers and the chain are for.
 """
 
+import hashlib
 from dataclasses import replace
 
-from node.protocol.canonical import sha256_digest
-from node.protocol.codec import to_value
+from node.protocol.canonical import encode
+from node.protocol.codec import ARRAY_OF_FOUR, to_bytes
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
@@ -17,7 +18,8 @@ from node.protocol.signatures import SignatureError, recover
 
 def draw_commitment(sampling: SamplingParameters, seed: int, stop: tuple[str, ...], response_format: str) -> Hash32:
     """Return the commitment to how the tokens of an answer were drawn."""
-    return sha256_digest([to_value(sampling), seed, list(stop), response_format])
+    packed = to_bytes(sampling) + encode(seed) + encode(stop) + encode(response_format)
+    return Hash32(hashlib.sha256(ARRAY_OF_FOUR + packed).digest())
 
 
 def is_signed_by_executor(signed: SignedReceipt) -> bool:

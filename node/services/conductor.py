@@ -499,10 +499,13 @@ class Conductor:
             )
 
     def _report(self, running: Running, error: ExecutorFaultError) -> None:
+        at = self._trade.wall_clock()
+        if not self._trade.faults.is_news(running.executor, error.fault, at):
+            return
         token_ids = running.attempt.token_ids if running.attempt is not None else []
         self._trade.faults.add(
             Evidence(
-                at=self._trade.wall_clock(),
+                at=at,
                 participant=running.executor,
                 request_id=running.request.request_id,
                 model_id=running.request.model_id,

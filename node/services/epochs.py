@@ -1,5 +1,7 @@
 """The epoch book: which group is in charge, and the contents of accepted results, which it fetches and checks."""
 
+from dataclasses import dataclass
+
 import structlog
 import trio
 
@@ -7,7 +9,7 @@ from node.ports import BadContentError, Chain, Content, ContentUnavailableError,
 from node.protocol.canonical import decode, encode
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import from_value, to_value
-from node.protocol.identifiers import EpochNumber
+from node.protocol.identifiers import BlockNumber, EpochNumber
 from node.protocol.records import EpochGroup, EpochResult, EpochResultSummary
 from node.protocol.results import current_group, summarise
 from node.protocol.stages import stage_at
@@ -56,6 +58,20 @@ async def log_stages(chain: Chain) -> None:
         level("a stage began", epoch=change.epoch, stage=change.stage.name.lower(), first_block=change.first_block)
 
 
+@dataclass(frozen=True, slots=True)
+class _KnownGroup:
+    """A group, and what it was made of."""
+
+    group: EpochGroup
+    state: ChainState
+    events_applied: int
+    newest: BlockNumber
+
+    def holds(self, state: ChainState, newest: BlockNumber) -> bool:
+        """Whether nothing has come since that it may depend on, contents of results left aside."""
+        return self.state is state and self.events_applied == state.events_applied and self.newest == newest
+
+
 class EpochBook:
     """Knows the groups. Results are kept in the store, so a restart needs no peer to know who is in charge."""
 
@@ -70,10 +86,16 @@ class EpochBook:
         """Results whose content is not what their quorum signed; as rare as dishonest quorums. By all that was signed:
         a false summary of a true content says nothing against the true one that may take its place."""
         self._arrived = trio.Event()
+        self._known: _KnownGroup | None = None
 
     def group(self) -> EpochGroup:
-        """The group in charge at the newest block."""
-        return self.group_of(position(self._chain).epoch, self._chain.state)
+        """The group in charge at the newest block: made once for each, for every request asks several times."""
+        state, newest = self._chain.state, self._chain.head.number
+        known = self._known
+        if known is None or not known.holds(state, newest):
+            group = self.group_of(position(self._chain).epoch, state)
+            known = self._known = _KnownGroup(group, state, state.events_applied, newest)
+        return known.group
 
     def group_of(self, epoch: EpochNumber, state: ChainState) -> EpochGroup:
         """The group in charge in `epoch`, as `state` has it."""
@@ -141,6 +163,7 @@ class EpochBook:
             return False
         self._store.put_document(key, data)
         self._held[summary.epoch] = (summary, result)
+        self._known = None
         while len(self._held) > RESULTS_KEPT:
             del self._held[min(self._held)]
         self._arrived.set()

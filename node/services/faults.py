@@ -137,10 +137,15 @@ class FaultBook:
         standing = self._standings.get(participant)
         return standing is not None and self._wall_clock() < standing.until
 
+    def is_news(self, participant: Address, fault: Fault, at: int) -> bool:
+        """Whether evidence of `fault` would be kept: of a burst only the first is. To make it takes some hashing."""
+        standing = self._standings.get(participant)
+        return standing is None or standing.last is not fault or at - standing.last_at >= BURST_SECONDS
+
     def add(self, evidence: Evidence) -> None:
         """Keep evidence, and have its participant wait."""
-        fault, standing = Fault(evidence.code), self._standings.get(evidence.participant)
-        if standing is not None and standing.last is fault and evidence.at - standing.last_at < BURST_SECONDS:
+        fault = Fault(evidence.code)
+        if not self.is_news(evidence.participant, fault, evidence.at):
             return
         self.counts[fault] += 1
         self._store.save_evidence(evidence.participant, evidence.at, evidence.code, to_bytes(evidence))

@@ -6,8 +6,8 @@ from typing import cast
 import msgpack
 from eth_hash.auto import keccak
 
-from node.protocol.canonical import keccak_digest
-from node.protocol.codec import SchemaError, from_bytes, tagged_bytes, to_bytes, to_value
+from node.protocol.canonical import encode
+from node.protocol.codec import ARRAY_OF_FOUR, SchemaError, from_bytes, tagged_bytes, to_bytes
 from node.protocol.identifiers import Address, Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.records import SignedReceipt, Voucher
 from node.protocol.sampling import SEED_MAX, SamplingParameters, TokenLogprobs
@@ -269,4 +269,6 @@ def prompt_commitment_of(request: InferenceRequest) -> Hash32:
     The id is announced with it, so it is the salt, which only payer and executor know, that keeps whoever guesses a
     prompt from recognising it.
     """
-    return keccak_digest(["quern-prompt", request.request_id, request.salt, to_value(request.prompt)])
+    # The canonical bytes of an array of these four; the prompt's, which may be long, are made the quick way.
+    parts = (encode("quern-prompt"), encode(request.request_id), encode(request.salt), to_bytes(request.prompt))
+    return Hash32(keccak(ARRAY_OF_FOUR + b"".join(parts)))

@@ -43,11 +43,14 @@ class WatchedQueue(Generic[Item]):
 
     async def take(self) -> Item:
         """Return the next item. Raises trio.EndOfChannel after `close`, once all was taken."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            return self._receive.receive_nowait()
+            item = self._receive.receive_nowait()
         except trio.WouldBlock:
             self.is_awaited = True
+        else:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return item
         try:
             return await self._receive.receive()
         finally:

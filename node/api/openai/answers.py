@@ -48,6 +48,9 @@ class Answers:
     async def read(self, reader: Reader) -> None:
         """Ask for all, and have `reader` take them. If one fails, all end. Raises ApiError."""
         try:
+            if len(self._chats) == 1:
+                await self._read_one(0, self._chats[0], reader)
+                return
             with sole_error():
                 async with trio.open_nursery() as nursery:
                     for index, chat in enumerate(self._chats):
@@ -62,7 +65,8 @@ class Answers:
                 self._on_asked()
                 await reader.begin(self.summaries)
                 self._all_asked.set()
-            await self._all_asked.wait()
+            if not self._all_asked.is_set():
+                await self._all_asked.wait()
             answer.hand_to(partial(reader.take_now, index))
             async for part in answer:
                 await reader.take(index, part)

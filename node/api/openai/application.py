@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from node.api.openai.answers import Answers, Reader
 from node.api.openai.bodies import read_parameters
@@ -237,11 +238,11 @@ def make_app(
         middleware.insert(0, cors)
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", _guarded(api.chat), methods=["POST"]),
-            Route("/v1/completions", _guarded(api.completion), methods=["POST"]),
-            Route("/v1/embeddings", _guarded(api.embedding), methods=["POST"]),
-            Route("/v1/models", _guarded(api.models), methods=["GET"]),
-            Route("/v1/models/{model_id:path}", _guarded(api.model), methods=["GET"]),
+            Route("/v1/chat/completions", _Guarded(api.chat), methods=["POST"]),
+            Route("/v1/completions", _Guarded(api.completion), methods=["POST"]),
+            Route("/v1/embeddings", _Guarded(api.embedding), methods=["POST"]),
+            Route("/v1/models", _Guarded(api.models), methods=["GET"]),
+            Route("/v1/models/{model_id:path}", _Guarded(api.model), methods=["GET"]),
             Route("/healthz", api.health, methods=["GET"]),
             *more_routes,
         ],
@@ -250,18 +251,21 @@ def make_app(
     )
 
 
-def _guarded(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """Return `handler` with its faults as OpenAI's errors."""
+class _Guarded:
+    """A handler with its faults as OpenAI's errors: an ASGI application, which Starlette runs without wrapping it."""
 
-    async def answer(request: Request) -> Response:
+    def __init__(self, handler: Callable[[Request], Awaitable[Response]]) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
         try:
-            return await handler(request)
+            response = await self._handler(Request(scope, receive, send))
         except ApiError as fault:
-            return fault.response()
+            response = fault.response()
         except ClientDisconnect:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-    return answer
+            response = Response(status_code=CLIENT_CLOSED_REQUEST)
+        await response(scope, receive, send)
 
 
 @contextmanager

@@ -136,14 +136,13 @@ class StreamedChat:
 
     def take_now(self, index: int, part: AnswerPart) -> bool:
         """Write what a part makes certain, if the connection takes it at once."""
+        choice, text = self._choices[index], part.text
+        is_only_text = choice.is_begun and choice.reads_no_calls and not choice.logprobs and not part.logprobs
+        if is_only_text and text:
+            return self._write.try_write(self.chunks.content(index, text))
         if not self._write.is_ready():
             return False
-        choice = self._choices[index]
-        is_only_text = choice.is_begun and choice.reads_no_calls and not choice.logprobs and not part.logprobs
-        if is_only_text and part.text:
-            self._write.write_now(self.chunks.content(index, part.text))
-        else:
-            self._write.write_now(self._events_of(index, part))
+        self._write.write_now(self._events_of(index, part))
         return True
 
     async def end(self, index: int, summary: AnswerSummary) -> None:

@@ -37,7 +37,16 @@ class EventWriter:
         self._chunks = chunks
         self.is_open = False
         """Whether the head of the response has gone out, and its end has not."""
-        self.written_at = trio.current_time()
+        self._written_at = trio.current_time()
+
+    @property
+    def written_at(self) -> float:
+        """When something was last written, however it was. Seconds of trio's clock."""
+        return self._written_at if self._chunks is None else max(self._written_at, self._chunks.written_at)
+
+    def note(self) -> None:
+        """Something was written past this."""
+        self._written_at = trio.current_time()
 
     async def __call__(self, events: bytes) -> None:
         """Write events; waits while many wait for the connection."""
@@ -51,7 +60,11 @@ class EventWriter:
         """Write events without waiting. Only when ready."""
         if self._chunks is not None and events:
             self._chunks.write(events)
-            self.written_at = trio.current_time()
+
+    def try_write(self, events: bytes) -> bool:
+        """Write events, of which there are some, if that needs no waiting; return whether it did."""
+        chunks = self._chunks
+        return self.is_open and chunks is not None and self._events.is_awaited and chunks.try_write(events)
 
 
 class EventStream(Response):
@@ -67,7 +80,6 @@ class EventStream(Response):
         self.headers["x-accel-buffering"] = "no"  # nginx would collect events before it passes them on
         self._produce = produce
         self._is_started = False
-        self._starting = trio.Lock()
         self._fault: ApiError | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,7 +91,6 @@ class EventStream(Response):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
                 nursery.start_soon(self._run_producer, events, writer)
-                nursery.start_soon(self._keep_alive, writer, send)
                 await self._write_events(events, writer, send)
                 is_complete = True
                 nursery.cancel_scope.cancel()
@@ -101,40 +112,34 @@ class EventStream(Response):
         finally:
             events.close()
 
-    async def _keep_alive(self, writer: EventWriter, send: Send) -> None:
-        """Write a comment whenever nothing was written for a while. A task of its own: cheaper than many deadlines."""
-        while True:
-            quiet = writer.written_at + HEARTBEAT_SECONDS - trio.current_time()
-            if quiet <= 0:
-                await self._write(HEARTBEAT, writer, send)
-            else:
-                await trio.sleep(quiet)
-
     async def _write_events(self, events: WatchedQueue[bytes], writer: EventWriter, send: Send) -> None:
+        """Write all events, and a comment whenever nothing was written for a while."""
         while True:
+            quiet_until = writer.written_at + HEARTBEAT_SECONDS
             try:
-                first = await events.take()
+                with trio.CancelScope(deadline=quiet_until) as waiting:
+                    first = await events.take()
             except trio.EndOfChannel:
                 break
-            # One write costs the same for all that wait already.
-            await self._write(first + b"".join(events.take_waiting()), writer, send)
+            if not waiting.cancelled_caught:
+                # One write costs the same for all that wait already.
+                await self._write(first + b"".join(events.take_waiting()), writer, send)
+            elif writer.written_at + HEARTBEAT_SECONDS <= trio.current_time():
+                await self._write(HEARTBEAT, writer, send)
         if self._fault is not None and self._is_started:
             await self._write(self._fault.event(), writer, send)
 
     async def _write(self, data: bytes, writer: EventWriter, send: Send) -> None:
         await self._start(send)
-        writer.written_at = trio.current_time()
+        writer.note()
         await send({"type": "http.response.body", "body": data, "more_body": True})
         writer.is_open = True
 
     async def _start(self, send: Send) -> None:
-        """Send the status, once; whoever comes meanwhile waits for it."""
-        if self._is_started:
-            return
-        async with self._starting:
-            if not self._is_started:
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                self._is_started = True
+        """Send the status, once."""
+        if not self._is_started:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            self._is_started = True
 
 
 async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:

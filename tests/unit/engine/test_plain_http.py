@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.engine import plain_http
-from node.engine.chunked import HEAD_BYTES_MAX, ChunkedBody, LengthBody, ReplyError, body_of, read_head
 from node.engine.plain_http import PlainTransport
+from node.http1.replies import HEAD_BYTES_MAX, ChunkedBody, LengthBody, ReplyError, body_of, read_head
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"content-type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -1,17 +1,30 @@
 """Gossip envelopes: only what an account signed for this network, on the right topic, comes through."""
 
+from dataclasses import replace
+
+import msgpack
 import pytest
 from coincurve import PrivateKey
+from eth_hash.auto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.protocol import messages
 from node.protocol.canonical import decode, encode
-from node.protocol.identifiers import Address, Hash32, ModelId, PeerId
+from node.protocol.codec import to_value
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, PeerId, RequestId
 from node.protocol.messages import (
     ENVELOPE_BYTES_MAX,
+    ENVELOPE_KEYS,
+    TYPE_NAMES,
+    WIRE_VERSION,
     Message,
+    MessageBody,
     MessageError,
+    Objection,
     Presence,
+    PromptAnnouncement,
+    PromptAnnouncements,
     Topic,
     UnknownVersionError,
     seal,
@@ -72,3 +85,57 @@ def test_no_changed_byte_goes_unnoticed(position: int, change: int) -> None:
 def test_noise_is_refused_without_another_exception(data: bytes) -> None:
     with pytest.raises(MessageError):
         unseal("test", Topic.PRESENCE, data)
+
+
+texts = st.text(max_size=20)
+numbers = st.integers(0, 2**63 - 1)
+hashes = st.binary(min_size=32, max_size=32)
+announcements = st.builds(
+    PromptAnnouncement, hashes.map(RequestId), texts.map(ModelId), hashes.map(Hash32), numbers, texts.map(Address)
+)
+bodies = st.one_of(
+    st.builds(replace, st.just(PRESENCE), models=st.lists(texts.map(ModelId), max_size=3).map(tuple), load=numbers),
+    st.lists(announcements, max_size=3).map(lambda items: PromptAnnouncements(tuple(items))),
+    st.builds(Objection, numbers.map(EpochNumber), hashes.map(Hash32), st.binary(max_size=65)),
+)
+
+
+def envelope(body: MessageBody, at: int) -> dict[str, object]:
+    """The envelope by the words of the protocol: canonical values, and nothing made ahead."""
+    name, value = TYPE_NAMES[type(body)], to_value(body)
+    digest = keccak(encode(["quern", "test", WIRE_VERSION, name, value, at]))
+    return {"v": 1, "t": name, "body": value, "at": at, "from": SENDER, "sig": sign(KEY, Hash32(digest))}
+
+
+def read(data: bytes, topic: Topic) -> object:
+    try:
+        return unseal("test", topic, data)
+    except MessageError as error:
+        return type(error), str(error)
+
+
+def read_slowly(data: bytes, topic: Topic) -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(messages, "_unseal_quickly", lambda *_: None)
+        return read(data, topic)
+
+
+@given(bodies, st.integers(0, 2**40))
+def test_messages_have_the_bytes_that_the_protocol_says_and_are_read_as_it_says(body: MessageBody, at: int) -> None:
+    topic, data = seal("test", SENDER, at, body, lambda digest: sign(KEY, Hash32(digest)))
+    assert data == encode(envelope(body, at))
+    assert messages._unseal_quickly("test", topic, data) == Message(SENDER, at, body), "all that is usual is quick"
+    assert read(data, topic) == read_slowly(data, topic) == Message(SENDER, at, body)
+
+
+@given(bodies, st.data())
+def test_what_is_unusual_is_told_in_the_same_words(body: MessageBody, data: st.DataObject) -> None:
+    whole = envelope(body, 990)
+    value = data.draw(st.sampled_from([None, True, 0, 2, -1, 2**63, "", "x", b"", [], {}, {"b": 1, "a": 2}]))
+    where = data.draw(st.sampled_from([*ENVELOPE_KEYS, "more", *(f"body/{key}" for key in (*whole["body"], "more"))]))  # type: ignore[misc]
+    outer, _, inner = where.partition("/")
+    changed = {**whole, outer: {**whole["body"], inner: value} if inner else value}  # type: ignore[dict-item]
+    ordered = data.draw(st.booleans())
+    packed = encode(changed) if ordered else msgpack.packb(changed, use_bin_type=True)
+    for topic in (Topic.PRESENCE, Topic.VOTES):
+        assert read(packed, topic) == read_slowly(packed, topic)

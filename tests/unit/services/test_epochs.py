@@ -10,6 +10,7 @@ import trio
 from node.ports import BadContentError, ContentUnavailableError, Head
 from node.protocol.chain_state import ChainState
 from node.protocol.events import (
+    ChainEvent,
     EpochResultPosted,
     EpochResultVoided,
     EventBody,
@@ -193,4 +194,40 @@ async def test_content_that_its_quorum_did_not_sign_is_not_taken(autojump_clock:
         chain.show(*EVENTS, *posted)
         await trio.sleep(5)
         assert book.result(EPOCH) is None
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_group_in_charge_follows_every_event_every_block_and_every_content(autojump_clock: object) -> None:
+    chain, content = StubChain(), StubContent()
+    anything: Any = chain
+    contents: Any = content
+    presence: Any = StubPresence()
+    book = EpochBook(anything, contents, Books(Database(":memory:"), account(1)), presence)
+    result, _, posted = a_result(content, 0)
+
+    def apply(*bodies: EventBody) -> None:
+        for body in bodies:
+            chain.state.apply(ChainEvent(chain.head.number, Hash32(bytes(32)), 0, body))
+
+    apply(*EVENTS)
+    first = book.group()
+    assert first.epoch == EPOCH + 1
+    assert [member.participant for member in first.members] == [account(1)]
+    assert book.group() is first
+    apply(*registered(2), group_set(EPOCH + 1, {1: 1, 2: 5}))
+    assert {member.participant for member in book.group().members} == {account(1), account(2)}
+    second = StubChain()
+    second.show(*EVENTS)
+    chain.state = second.state  # as many events as once before: another state all the same
+    assert len(book.group().members) == 1
+    next_block = BlockNumber(chain.head.number + PARAMETERS.epoch_blocks)
+    chain.head = Head(next_block, next_block)
+    assert book.group().epoch == EPOCH + 2
+    apply(*posted)
+    known = book.group()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.run)
+        await until(book, result)
+        assert book.group() is not known
+        assert book.group().throughputs == result.group.throughputs
         nursery.cancel_scope.cancel()
