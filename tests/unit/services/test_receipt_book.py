@@ -315,7 +315,7 @@ async def test_an_answer_is_on_the_disk_before_anybody_has_its_receipt(autojump_
         disk, kept_by_then = trio.Event(), list[int]()
 
         def count(table: str) -> int:
-            (rows,) = member.store.database.connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()  # noqa: S608
+            (rows,) = member.store.database.connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
             return int(rows)
 
         async def durable() -> None:
