@@ -47,6 +47,7 @@ class Kind(IntEnum):
     PONG = 7
 
 
+DATA = int(Kind.DATA)
 KINDS = tuple(Kind)
 """By their number."""
 
@@ -64,6 +65,14 @@ def encode_frame(frame: Frame) -> bytes:
     if len(frame.body) > BODY_BYTES_MAX:
         raise FrameError(f"a body of {len(frame.body)} bytes is over {BODY_BYTES_MAX}")
     return HEAD.pack(HEADER_BYTES + len(frame.body), frame.kind, frame.call) + frame.body
+
+
+def encode_data(call: int, chunk: bytes) -> bytes:
+    """Return the wire bytes of a chunk, as `encode_frame` would. Raises FrameError if it is too large."""
+    length = HEADER_BYTES + len(chunk)
+    if length > HEADER_BYTES + BODY_BYTES_MAX:
+        raise FrameError(f"a chunk of {len(chunk)} bytes is over {BODY_BYTES_MAX}")
+    return HEAD.pack(length, DATA, call) + chunk
 
 
 def cut_frames(buffer: bytearray) -> Iterator[Frame]:

@@ -35,6 +35,7 @@ from p2p.frames import (
     Opening,
     credit_body,
     cut_frames,
+    encode_data,
     encode_frame,
     fail_body,
     open_body,
@@ -130,7 +131,7 @@ class CallEnd:
     def send_now(self, data: bytes) -> None:
         """Send a chunk without waiting. Only while `may_send_now`; if the connection is lost, the next call tells."""
         self.sending.spend(chunk_cost(data))
-        self.session.write_soon(Frame(Kind.DATA, self.number, data))
+        self.session.write_soon(self.number, data)
 
     async def receive(self) -> bytes:
         """Return the next chunk; trio.EndOfChannel at the normal end, CallError otherwise."""
@@ -298,9 +299,9 @@ class Session:
         """Whether a frame can be sent without waiting."""
         return not self._closed and self._writer.may_write_soon
 
-    def write_soon(self, frame: Frame) -> None:
-        """Send a frame without waiting. Only while `may_write_soon`."""
-        self._writer.write_soon(encode_frame(frame))
+    def write_soon(self, number: int, data: bytes) -> None:
+        """Send a chunk of a call without waiting. Only while `may_write_soon`."""
+        self._writer.write_soon(encode_data(number, data))
 
     def grant(self, number: int, granted: int) -> None:
         """Give credit for what was read. Not bounded like answers: it was earned by what had credit before."""

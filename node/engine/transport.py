@@ -108,8 +108,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         stream = _GuardedStream(response.stream, self._traffic, ticket, push, streamed=streamed, moves=moves)
         self._streams.add(stream)
         stream.closed = self._streams.discard
-        extensions = response.extensions if push is None else response.extensions | {PUSH: stream.push}
-        return httpx.Response(response.status_code, headers=response.headers, stream=stream, extensions=extensions)
+        if push is not None:
+            response.extensions[PUSH] = stream.push
+        response.stream = stream
+        return response
 
     async def aclose(self) -> None:
         """Break off every request that runs: nobody watches this server any more. Their readers get httpx.ReadError."""

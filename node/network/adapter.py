@@ -47,6 +47,8 @@ class LibP2PCall:
 
     def __init__(self, end: CallEnd) -> None:
         self._end = end
+        self.send_now = end.send_now
+        """Sends a chunk without waiting. Handed on as it is: there is one call of it for nearly every token."""
 
     @property
     def peer_id(self) -> PeerId:
@@ -69,10 +71,6 @@ class LibP2PCall:
     def may_send_now(self) -> bool:
         """Whether a chunk can be sent without waiting."""
         return self._end.may_send_now
-
-    def send_now(self, data: bytes) -> None:
-        """Send a chunk without waiting."""
-        self._end.send_now(data)
 
     async def receive(self) -> bytes:
         """Return the next chunk."""

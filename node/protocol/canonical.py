@@ -20,6 +20,8 @@ CanonicalValue = Any
 Amounts of the token may exceed 64 bits: records carry them as decimal text (see `node.protocol.records`).
 """
 
+SCALARS = frozenset({int, str, bytes, bool, type(None)})
+"""Types of values that are their own canonical form; others that derive from them take the long way."""
 NESTING_MAX = 16
 """Deeper values are refused: a hostile message must not exhaust the stack."""
 
@@ -63,9 +65,11 @@ def keccak_digest(value: CanonicalValue) -> Hash32:
 def _ordered(value: CanonicalValue, depth: int) -> CanonicalValue:
     if depth > NESTING_MAX:
         raise CanonicalError(f"nested deeper than {NESTING_MAX}")
-    if value is None or isinstance(value, bool | int | str | bytes):
+    if value is None or isinstance(value, (bool, int, str, bytes)):
         return value
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
+        if depth < NESTING_MAX and SCALARS.issuperset(map(type, value)):
+            return value  # as the tokens of answers, of which there are thousands: not one call for each
         return [_ordered(item, depth + 1) for item in value]
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):

@@ -313,6 +313,7 @@ class Executor:
         if self._book is not None:  # before anybody has the receipt: whoever holds it may have the answer audited
             answer = answer_evidence(request, prompt_ids, output, drawn)
             self._book.keep(signed, answer, tuple(generation.logprobs))
+            await self._store.durable()  # also after the loss of power: what is drawn and not shown counts as withheld
         signed = await paid.settle(signed, closing_bytes(Closing(signed)))
         self._store.save_receipt(signed)
         if not receipt.is_private:  # it commits to the prompt's tokens: whoever guesses them would find it

@@ -1,6 +1,5 @@
 """A gateway's call while it is served: sending with a limit, giving only what is covered, taking payments meanwhile."""
 
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -22,8 +21,6 @@ PAYMENT_SECONDS_MAX = 30.0
 """How long what is to be given waits for its voucher before the request is given up."""
 READ_SECONDS_MAX = 30.0
 """How long a gateway may leave what it is sent unread."""
-WATCHED_PER_LIMIT = 4
-"""How often in that time the reader is looked at."""
 
 
 class GatewayGoneError(Exception):
@@ -37,20 +34,13 @@ class PaidCall:
         self._call = call
         self._payments = payments
         self._tab = tab
-        self._is_watched = False
-        self._sending_since = math.inf
 
     async def send(self, data: bytes) -> None:
         """Send a chunk. Raises CallFailedError `unread` if the gateway does not read for long."""
         if self._call.may_send_now:  # it leaves with what else leaves now, and what follows need not wait for it
             self._call.send_now(data)
             return
-        if self._is_watched:  # a deadline for each of many small chunks would cost more than they do
-            self._sending_since = trio.current_time()
-            await self._call.send(data)
-            self._sending_since = math.inf
-            return
-        with trio.move_on_after(READ_SECONDS_MAX) as deadline:
+        with trio.move_on_after(READ_SECONDS_MAX) as deadline:  # only here, where it has to wait: none per chunk
             await self._call.send(data)
         if deadline.cancelled_caught:
             raise _unread()
@@ -77,15 +67,12 @@ class PaidCall:
     async def taking_payments(self) -> AsyncIterator[None]:
         """Take what the gateway pays while the context is open.
 
-        Raises CallFailedError: `unpaid` for a payment that is not accepted, `unread` for a gateway that does not read;
-        GatewayGoneError when nobody is there.
+        Raises CallFailedError `unpaid` for a payment that is not accepted, GatewayGoneError when nobody is there.
         """
         faults: list[Exception] = []
         with sole_error():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._take_payments, faults, nursery.cancel_scope)
-                nursery.start_soon(self._watch_reader, faults, nursery.cancel_scope)
-                self._is_watched = True
                 yield
                 nursery.cancel_scope.cancel()
         if faults:
@@ -100,14 +87,6 @@ class PaidCall:
             except (PaymentError, SchemaError) as error:
                 faults.append(CallFailedError("unpaid", str(error)[:200]))
             if faults:
-                scope.cancel()
-                return
-
-    async def _watch_reader(self, faults: list[Exception], scope: trio.CancelScope) -> None:
-        while True:
-            await trio.sleep(READ_SECONDS_MAX / WATCHED_PER_LIMIT)
-            if trio.current_time() - self._sending_since > READ_SECONDS_MAX:
-                faults.append(_unread())
                 scope.cancel()
                 return
 

@@ -27,7 +27,8 @@ class Database:
         self._log_path = None if str(path) == ":memory:" else Path(f"{path}-wal")
         self._made = self._synced = 0
         """Commits without sync so far, and how many of them a sync has reached."""
-        self._syncing = trio.Lock()
+        self._is_syncing = False
+        self._sync_ended = trio.lowlevel.ParkingLot()
         self.connection = sqlite3.connect(path, isolation_level=None)
         self.connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS_MAX}")
         self.connection.execute("PRAGMA journal_mode = WAL")
@@ -59,18 +60,20 @@ class Database:
         if self._log_path is None or self._synced >= wanted:
             await trio.lowlevel.checkpoint()
             return
-        if self._syncing.locked():
-            await self._syncing.acquire()
-        else:
-            self._syncing.acquire_nowait()  # without the turn that trio takes for a free lock; the disk takes one
+        while self._synced < wanted:
+            if self._is_syncing:
+                await self._sync_ended.park()  # all who wait wake at once; a lock would pass from one to the next
+            else:
+                await self._sync(self._log_path)
+
+    async def _sync(self, log_path: Path) -> None:
+        made, self._is_syncing = self._made, True
         try:
-            if self._synced >= wanted:
-                return  # who held the lock before synced for this one too
-            made = self._made
-            await trio.to_thread.run_sync(_sync, self._log_path)
+            await trio.to_thread.run_sync(_sync, log_path)
             self._synced = made
         finally:
-            self._syncing.release()
+            self._is_syncing = False
+            self._sync_ended.unpark_all()
 
     @contextmanager
     def _begun(self) -> Iterator[sqlite3.Connection]:

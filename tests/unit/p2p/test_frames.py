@@ -16,6 +16,7 @@ from p2p.frames import (
     Opening,
     credit_body,
     cut_frames,
+    encode_data,
     encode_frame,
     open_body,
     read_credit_body,
@@ -107,3 +108,11 @@ def test_lengths_out_of_bounds_are_refused_before_anything_is_read() -> None:
             list(cut_frames(bytearray(length.to_bytes(LENGTH_BYTES))))
     with pytest.raises(FrameError):
         encode_frame(Frame(Kind.DATA, 1, bytes(BODY_BYTES_MAX + 1)))
+    with pytest.raises(FrameError):
+        encode_data(1, bytes(BODY_BYTES_MAX + 1))
+    assert len(encode_data(1, bytes(BODY_BYTES_MAX))) == HEAD.size + BODY_BYTES_MAX
+
+
+@given(st.integers(0, 2**32 - 1), st.binary(max_size=2000))
+def test_a_chunk_has_the_same_bytes_by_the_short_way(call: int, chunk: bytes) -> None:
+    assert encode_data(call, chunk) == encode_frame(Frame(Kind.DATA, call, chunk))

@@ -303,3 +303,33 @@ async def test_who_never_answers_is_left_after_a_while(nursery: trio.Nursery, au
     silent.serve(METHOD, say_nothing, concurrency=4)
     with trio.fail_after(30), pytest.raises(NotHandedOverError, match="withheld"):
         await ask_for_evidence(made.auditor, [OTHER], EXECUTOR, Hash32(bytes(32)), 2)
+
+
+async def test_an_answer_is_on_the_disk_before_anybody_has_its_receipt(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        member = network.members[1]
+        given = GivenAnswerTables(member.store.database, member.chain.account)
+        executor = member.executor
+        assert executor is not None
+        executor._book = ReceiptBookKeeper(member.content, member.store, given)
+        disk, kept_by_then = trio.Event(), list[int]()
+
+        def count(table: str) -> int:
+            (rows,) = member.store.database.connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
+            return int(rows)
+
+        async def durable() -> None:
+            if count("given_answers"):
+                kept_by_then.append(count("given_answers"))
+                await disk.wait()
+
+        member.store.durable = durable  # type: ignore[method-assign]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, network)
+            with trio.fail_after(60):
+                while not kept_by_then:
+                    await trio.sleep(0.1)
+            await trio.sleep(1)  # less than its gateway's patience
+            assert not network.members[GATEWAY].store.receipts(limit=9)  # the power may fail: nobody has it
+            disk.set()
+        assert len(network.members[GATEWAY].store.receipts(limit=9)) == 1

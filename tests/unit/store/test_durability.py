@@ -96,3 +96,41 @@ async def test_many_wait_for_one_sync_and_a_later_commit_for_another(
         may_end.set()
     assert len(done) == 21
     assert syncs == 2
+
+
+async def test_a_sync_that_fails_is_told_to_its_own_task_and_made_again_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(tmp_path / "quern.sqlite")
+    real = node.store.database._sync
+    may_end = trio.Event()
+    failures = 0
+
+    def failing_once(path: Path) -> None:
+        nonlocal failures
+        if not failures:
+            failures += 1
+            trio.from_thread.run(may_end.wait)
+            raise OSError("the disk is gone")
+        real(path)
+
+    monkeypatch.setattr(node.store.database, "_sync", failing_once)
+    told: list[str] = []
+
+    async def save(key: str) -> None:
+        put(database, key)
+        try:
+            await database.durable()
+            told.append("durable")
+        except OSError:
+            told.append("failed")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(save, "first")
+        while not failures:
+            await trio.lowlevel.checkpoint()
+        for number in range(5):
+            nursery.start_soon(save, f"later {number}")
+        await trio.testing.wait_all_tasks_blocked()
+        may_end.set()
+    assert sorted(told) == ["durable"] * 5 + ["failed"]
