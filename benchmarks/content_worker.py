@@ -50,13 +50,8 @@ async def fetch() -> None:
             memory, begin, before = _memory(), time.perf_counter(), Cost.so_far()
             providers = [Provider("127.0.0.1", port) for port in ports]
             await content.ensure_directory(Cid(cid), providers, Path(destination))
-            tell(
-                seconds=time.perf_counter() - begin,
-                cost=Cost.so_far().since(before).told(),
-                bytes=sum(content.fetched_bytes.values()),
-                sources=len(content.fetched_bytes),
-                memory_growth=_memory() - memory,
-            )
+            seconds, cost, growth = time.perf_counter() - begin, Cost.so_far().since(before), _memory() - memory
+        tell(seconds=seconds, cost=cost.told(), bytes=sum(content.fetched_bytes.values()), memory_growth=growth)
 
 
 async def copy_out(store: Path, destination: Path, cid: Cid) -> None:
