@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,10 +45,14 @@ Told = dict[str, Any]
 class Child:
     """A worker process; its lines are JSON."""
 
-    def __init__(self, *arguments: object, before: tuple[str, ...] = ()) -> None:
-        """`before` is a command that runs it."""
-        command = [*before, sys.executable, "-m", "benchmarks.content_worker", *map(str, arguments)]
+    def __init__(self, *arguments: object) -> None:
+        command = [sys.executable, "-m", "benchmarks.content_worker", *map(str, arguments)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
 
     def hear(self) -> Told:
         """Return the next line."""
@@ -76,9 +81,9 @@ class Child:
 
 
 @contextmanager
-def child(*arguments: object, before: tuple[str, ...] = ()) -> Iterator[Child]:
+def child(*arguments: object) -> Iterator[Child]:
     """Run a worker for as long as the context."""
-    worker = Child(*arguments, before=before)
+    worker = Child(*arguments)
     try:
         yield worker
     finally:
@@ -258,21 +263,32 @@ def count_calls(directory: Path, mebibytes: int) -> None:
     folder = directory / "calls"
     folder.mkdir()
     make_model(folder / "model", mebibytes)
-    counts = {name: folder / f"{name}.txt" for name in ("server", "client")}
-
-    def traced(name: str) -> tuple[str, ...]:
-        return "strace", "-f", "-c", "-S", "calls", "-U", "calls,name", "-o", str(counts[name])
-
-    with child("serve", folder / "store", folder / "model", before=traced("server")) as server:
+    with child("serve", folder / "store", folder / "model") as server, child("fetch") as client, ExitStack() as stack:
         told = server.hear()
-        with child("fetch", before=traced("client")) as client:
-            client.hear()
-            client.ask([str(folder / "client"), str(folder / "fetched"), told["cid"], told["port"]])
+        client.hear()
+        counts = {name: folder / f"{name}.txt" for name in ("server", "client")}
+        for name, worker in (("server", server), ("client", client)):
+            stack.enter_context(_counted(worker, counts[name]))
+        client.ask([str(folder / "client"), str(folder / "fetched"), told["cid"], told["port"]])
     for name, path in counts.items():
         rows = [line.split() for line in path.read_text().splitlines()]
         most = [(int(row[0]), row[1]) for row in rows if len(row) == 2 and row[0].isdigit() and row[1] != "total"]
-        shown = ", ".join(f"{called} {count / mebibytes:.1f}" for count, called in most[:CALLS_SHOWN])
-        print(f"system calls per MiB, {name} (its start and import too): {shown}")
+        shown = ", ".join(f"{called} {count / mebibytes:.2f}" for count, called in most[:CALLS_SHOWN])
+        total = sum(count for count, _ in most) / mebibytes
+        print(f"system calls of the {name} per MiB: {total:.1f}: {shown}")
+
+
+@contextmanager
+def _counted(worker: Child, path: Path) -> Iterator[None]:
+    """Have strace count a worker's calls, of all its threads."""
+    command = ["strace", "-f", "-c", "-S", "calls", "-U", "calls,name", "-o", str(path), "-p", str(worker.pid)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
+        if tracer.stderr is None or not tracer.stderr.readline():  # it says that it is attached
+            raise SystemExit("strace cannot be attached")
+        try:
+            yield
+        finally:
+            tracer.send_signal(signal.SIGINT)
 
 
 def measure_memory(directory: Path, sizes: list[int]) -> None:
