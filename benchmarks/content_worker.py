@@ -12,6 +12,8 @@ from pathlib import Path
 import structlog
 import trio
 
+from benchmarks import content_bare
+from benchmarks.cost import Cost
 from node.models.content import open_content
 from node.ports import Provider
 from node.protocol.identifiers import Cid
@@ -20,34 +22,36 @@ from p2p.content.unixfs_export import export
 
 MIB = 1024 * 1024
 EXPORT_BYTES_MAX = 1024**4
+STRIPES = 2
+"""Connections of the bare server: one for each thread that hashes, of which two fill the cores here."""
 
 
 async def serve(store: Path, model: Path) -> None:
-    """Import a model in place and serve it; for each line on stdin tell the processor time and bytes since the last."""
+    """Import a model in place and serve it; for each line on stdin tell the cost and bytes since the last."""
     async with open_content(store, host="127.0.0.1", port=0, cache_bytes_max=0) as content:
         memory, begin = _memory(), time.perf_counter()
         cid, size = await content.import_directory(model, in_place=True)
         seconds = time.perf_counter() - begin
         tell(port=content.port, cid=cid, bytes=size, seconds=seconds, memory_growth=_memory() - memory)
-        processor, served = time.process_time(), content.served_bytes
+        before, served = Cost.so_far(), content.served_bytes
         while await trio.to_thread.run_sync(sys.stdin.readline):
-            now, bytes_now = time.process_time(), content.served_bytes
-            tell(processor_seconds=now - processor, served_bytes=bytes_now - served)
-            processor, served = now, bytes_now
+            now, bytes_now = Cost.so_far(), content.served_bytes
+            tell(cost=now.since(before).told(), bytes=bytes_now - served)
+            before, served = now, bytes_now
 
 
-async def fetch(store: Path, destination: Path, cid: Cid, ports: list[int]) -> None:
-    """Fetch a model."""
-    async with open_content(store, host="127.0.0.1", port=0, cache_bytes_max=0, serve=False) as content:
-        memory, begin, processor = _memory(), time.perf_counter(), time.process_time()
-        await content.ensure_directory(cid, [Provider("127.0.0.1", port) for port in ports], destination)
-        tell(
-            seconds=time.perf_counter() - begin,
-            processor_seconds=time.process_time() - processor,
-            bytes=sum(content.fetched_bytes.values()),
-            sources=len(content.fetched_bytes),
-            memory_growth=_memory() - memory,
-        )
+async def fetch() -> None:
+    """Say that this is ready, then fetch a model for each line on stdin: a store and a destination, both new, a CID,
+    ports."""
+    tell(ready=True)
+    while line := await trio.to_thread.run_sync(sys.stdin.readline):
+        store, destination, cid, *ports = json.loads(line)
+        async with open_content(Path(store), host="127.0.0.1", port=0, cache_bytes_max=0, serve=False) as content:
+            memory, begin, before = _memory(), time.perf_counter(), Cost.so_far()
+            providers = [Provider("127.0.0.1", port) for port in ports]
+            await content.ensure_directory(Cid(cid), providers, Path(destination))
+            seconds, cost, growth = time.perf_counter() - begin, Cost.so_far().since(before), _memory() - memory
+        tell(seconds=seconds, cost=cost.told(), bytes=sum(content.fetched_bytes.values()), memory_growth=growth)
 
 
 async def copy_out(store: Path, destination: Path, cid: Cid) -> None:
@@ -77,23 +81,31 @@ async def send_raw(mebibytes: int) -> None:
         nursery.cancel_scope.cancel()
 
 
-def send_file_bare(path: Path) -> None:
-    """Send a file to whoever connects by bare blocking sendfile, and tell what the kernel alone takes for it."""
-    with socket.create_server(("127.0.0.1", 0)) as listener, path.open("rb") as file:
+async def receive_raw() -> None:
+    """For each port on stdin, receive everything from there and throw it away."""
+    tell(ready=True)
+    while line := await trio.to_thread.run_sync(sys.stdin.readline):
+        async with await trio.open_tcp_stream("127.0.0.1", int(line)) as stream:
+            begin, received = time.perf_counter(), 0
+            while data := await stream.receive_some(MIB):
+                received += len(data)
+            tell(seconds=time.perf_counter() - begin, bytes=received)
+
+
+def serve_bare(path: Path) -> None:
+    """For each line on stdin send the file once by bare blocking sendfile and tell what the kernel takes for it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         tell(port=listener.getsockname()[1])
-        connection, _ = listener.accept()
-        with connection:
-            before, sent = time.process_time(), connection.sendfile(file)
-            tell(processor_seconds=time.process_time() - before, bytes=sent)
+        while sys.stdin.readline():
+            tell(cost=content_bare.send(listener, path, STRIPES).told(), bytes=path.stat().st_size)
 
 
-async def receive_raw(port: int) -> None:
-    """Receive everything from there and throw it away."""
-    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-        begin, received = time.perf_counter(), 0
-        while data := await stream.receive_some(MIB):
-            received += len(data)
-        tell(seconds=time.perf_counter() - begin, bytes=received)
+def fetch_bare(port: int, blocks: int) -> None:
+    """For each path on stdin receive, hash and write a new file there."""
+    tell(ready=True)
+    while line := sys.stdin.readline():
+        seconds, cost = content_bare.fetch(port, Path(json.loads(line)), blocks, STRIPES)
+        tell(seconds=seconds, cost=cost.told(), bytes=blocks * MIB)
 
 
 def tell(**values: object) -> None:
@@ -114,15 +126,19 @@ def main() -> None:
     given = parser.parse_args()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for `tell`
     values: list[str] = given.arguments
+    blocking: dict[str, Callable[[], None]] = {
+        "serve-bare": lambda: serve_bare(Path(values[0])),
+        "fetch-bare": lambda: fetch_bare(int(values[0]), int(values[1])),
+    }
     parts: dict[str, Callable[[], Awaitable[None]]] = {
         "serve": lambda: serve(Path(values[0]), Path(values[1])),
-        "fetch": lambda: fetch(Path(values[0]), Path(values[1]), Cid(values[2]), [int(port) for port in values[3:]]),
+        "fetch": fetch,
         "export": lambda: copy_out(Path(values[0]), Path(values[1]), Cid(values[2])),
         "send-raw": lambda: send_raw(int(values[0])),
-        "receive-raw": lambda: receive_raw(int(values[0])),
+        "receive-raw": receive_raw,
     }
-    if given.part == "send-file-bare":
-        send_file_bare(Path(values[0]))
+    if given.part in blocking:
+        blocking[given.part]()
     else:
         trio.run(parts[given.part])
 

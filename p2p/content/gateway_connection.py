@@ -1,7 +1,8 @@
 """One connection to a gateway, with a thread of its own: it receives blocks and does what is to be done with each.
 
 Purpose: a block is received by one call, and hashed and written by the thread that received it, while its bytes are in
-that core's cache. The event loop is woken once per block, to ask for the next (docs/decisions/0020).
+that core's cache. The event loop is woken when there is something to ask for, once for several blocks if they come fast
+(docs/decisions/0020, 0052).
 
 Detail: replies come in the order of requests, which are sent ahead by the event loop's thread. A request that is
 cancelled before its reply is whole takes the connection with it (the rest would have to be read), and all others of
@@ -9,6 +10,7 @@ that connection fail with ConnectionLostError, to be asked again on a new one. W
 the thread closes the socket, so that its number is not another's while the kernel still receives into it.
 """
 
+import math
 import os
 import socket
 import threading
@@ -30,6 +32,9 @@ READ_BYTES = 16 * 1024
 KNOWN_REQUESTS_MIN = 2
 """When a gateway has no more than these left, it is sent all others at once: each time it has to look for requests
 costs it as much as answering one."""
+QUIET_SECONDS_MAX = 0.05
+"""While the gateway has more to do than that, the event loop need not know of a block that came: it would send nothing.
+It is told of several at once, but at least this often as long as blocks come."""
 
 Work = Callable[[bytearray], None]
 """What the thread does with a block that came whole. The buffer is used again as soon as this returns."""
@@ -78,6 +83,10 @@ class GatewayConnection:
         self._worked_seconds = 0.0
         """Spent with blocks that had come."""
         self._at_work_since: float | None = None
+        self._told_at = -math.inf
+        """When the event loop was told of a block, by the clock of `time`."""
+        self._is_urgent = False
+        """Whether a task waits for work to end and for nothing else. Set by the event loop, once."""
         self.pending = 0
         """Requests under way. Counted up by whoever chose this connection."""
 
@@ -133,13 +142,20 @@ class GatewayConnection:
                 if not ask.done.is_set() and trio.current_time() >= self._deadline(ask):
                     if self._recall(ask):
                         raise trio.TooSlowError
+                    self._hurry()
                     await ask.done.wait()
         except trio.Cancelled:
             if self._recall(ask):
                 raise
             # What was begun is brought to its end, and counts; whoever cancelled is heeded at the next checkpoint.
+            self._hurry()
             with trio.CancelScope(shield=True):
                 await ask.done.wait()
+
+    def _hurry(self) -> None:
+        """From now on be told of each block as soon as its work is done."""
+        self._is_urgent = True  # first: the thread looks at it after it has put its call in line
+        self._calls.hurry()
 
     def _deadline(self, ask: _Ask) -> float:
         """Return until when a reply may come: time the thread did not listen does not count against the gateway."""
@@ -240,6 +256,7 @@ class GatewayConnection:
                     self._finish(ask, head, body)
             with self._changed:
                 self._socket = None
+            self._calls.hurry()
         # Whoever made this connection may keep it for as long as it fetches.
         self._buffer, self._ahead = bytearray(), bytearray()
 
@@ -275,6 +292,7 @@ class GatewayConnection:
             self._line.popleft()
             ask.is_beyond_recall = True
             self._send_enough()
+            has_more = len(self._line) > KNOWN_REQUESTS_MIN
         ask.head = head
         if body is not None:
             began = self._at_work_since = time.monotonic()
@@ -284,7 +302,13 @@ class GatewayConnection:
                 ask.error = error
             self._at_work_since = None
             self._worked_seconds += time.monotonic() - began
-        self._calls.make(ask.done.set)
+        now = time.monotonic()
+        may_wait = has_more and ask.error is None and now - self._told_at < QUIET_SECONDS_MAX
+        self._calls.make(ask.done.set, may_wait=may_wait)
+        if not may_wait:
+            self._told_at = now
+        elif self._is_urgent:
+            self._calls.hurry()
 
     def _receive(self, connected: socket.socket, ask: _Ask) -> tuple[ReplyHead, bytearray | None]:
         head = parse_reply_head(self._receive_head(connected))

@@ -90,6 +90,22 @@ class BlockPlaces:
             self._known.popitem(last=False)
         return fresh
 
+    def reopen(self, cid: Cid, before: OpenBlock | None) -> OpenBlock | None:
+        """Open a block whose place is known, None if it is not or its file was changed. Blocking, for any thread.
+
+        `before` is taken over unless this returns None.
+        """
+        known = self._known.get(cid)
+        if known is None:
+            return None
+        if before is not None and known.place.path == before.path and _identity(before.descriptor) == known.identity:
+            before.offset, before.size = known.place.offset, known.place.size
+            return before
+        opened = _open_if_same(known)
+        if opened is not None and before is not None:
+            before.close()
+        return opened
+
     def forget(self, cid: Cid) -> None:
         """Ask the store again for this block."""
         self._known.pop(cid, None)

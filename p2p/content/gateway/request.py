@@ -19,8 +19,9 @@ HEADERS_REMEMBERED = 32
 At most 512 KiB."""
 HEAD_END = b"\r\n\r\n"
 
-_BLOCK_BEGIN = b"GET /ipfs/"
-_CID_END = len(_BLOCK_BEGIN) + CID_TEXT_LENGTH
+BLOCK_REQUEST_BEGIN = b"GET /ipfs/"
+CID_END = len(BLOCK_REQUEST_BEGIN) + CID_TEXT_LENGTH
+"""Where the CID ends in a head that begins so."""
 
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[\x21-\x7e]*) HTTP/1\.([01])")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
@@ -82,18 +83,18 @@ class RequestReader:
 
     def read(self, head: bytes) -> Request:
         """Do what `parse_request` does."""
-        end = head[_CID_END:]
+        end = head[CID_END:]
         last = self._last
-        if last is not None and end == self._last_end and head.startswith(_BLOCK_BEGIN):
-            segment = head[len(_BLOCK_BEGIN) : _CID_END]
+        if last is not None and end == self._last_end and head.startswith(BLOCK_REQUEST_BEGIN):
+            segment = head[len(BLOCK_REQUEST_BEGIN) : CID_END]
             if segment.isalnum():
                 path = "ipfs", segment.decode("ascii")
                 return Request("GET", path, last.query, last.headers, last.keep_alive, last.reads_chunks)
         request = parse_request(head)
         if (
-            head.startswith(_BLOCK_BEGIN)
+            head.startswith(BLOCK_REQUEST_BEGIN)
             and end.startswith((b"?", b" "))
-            and head[len(_BLOCK_BEGIN) : _CID_END].isalnum()
+            and head[len(BLOCK_REQUEST_BEGIN) : CID_END].isalnum()
         ):
             self._last, self._last_end = request, end
         return request

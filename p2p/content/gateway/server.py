@@ -10,11 +10,10 @@ what serving costs. Small blocks, which decide what is fetched next, are (docs/d
 
 import errno
 import hmac
+import math
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -23,7 +22,10 @@ from p2p.content.blockstore import BlockMissingError
 from p2p.content.cid import Cid
 from p2p.content.dagpb import DagPbError
 from p2p.content.gateway.admission import Admission, GatewayLimits, client_of
+from p2p.content.gateway.bulk import CALL_SECONDS_MAX, PAUSE_SECONDS, THREADS_MAX, Bulk, common_end
 from p2p.content.gateway.car import car_header, probe_car, section_head
+from p2p.content.gateway.heads import CACHE_CONTROL, Headers, block_headers, etag_of, head_for
+from p2p.content.gateway.metrics import GatewayMetrics
 from p2p.content.gateway.places import BlockPlaces, LocatesBlocks, OpenBlock
 from p2p.content.gateway.ranges import Span, parse_range
 from p2p.content.gateway.request import HEAD_BYTES_MAX, HEAD_END, Request, RequestError, RequestReader
@@ -43,37 +45,10 @@ LINGER_SECONDS = 0.5
 """After a refusal, for the client to read it: closing with unread input would destroy it on the way."""
 STEPS_PER_ALLOWANCE = 16
 """Time that is allowed may be short by this part of it."""
-CACHE_CONTROL = "public, max-age=29030400, immutable"
-REASONS = {
-    200: "OK",
-    206: "Partial Content",
-    304: "Not Modified",
-    400: "Bad Request",
-    401: "Unauthorized",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    406: "Not Acceptable",
-    416: "Range Not Satisfiable",
-    429: "Too Many Requests",
-    503: "Service Unavailable",
-}
 
 
 class GatewayPortError(Exception):
     """The gateway cannot listen; the message says where and why."""
-
-
-@dataclass(slots=True)
-class GatewayMetrics:
-    """What a gateway did since it started."""
-
-    served_bytes: int = 0
-    """Bytes of blocks."""
-    answers: Counter[int] = field(default_factory=Counter)
-    """By HTTP status."""
-    connections: int = 0
-    """Accepted."""
-    slow_readers_cut: int = 0
 
 
 class GatewayServer:
@@ -86,6 +61,7 @@ class GatewayServer:
         self._places = BlockPlaces(store)
         self._admission = Admission(self._limits, trio.current_time)
         self._rate = ByteRate(self._limits.bytes_per_second)
+        self._threads = trio.CapacityLimiter(THREADS_MAX)
         self.metrics = GatewayMetrics()
 
     @property
@@ -163,6 +139,16 @@ class GatewayServer:
         if isinstance(opened, OpenBlock):
             opened.close()
 
+    @property
+    def may_lend(self) -> bool:
+        """Whether a thread is free for a connection. Limits of rate are kept by the event loop alone."""
+        is_limited = self._rate.is_limited or self._limits.requests_per_second > 0
+        return not is_limited and self._threads.available_tokens > 0
+
+    async def lend(self, bulk: Bulk) -> None:
+        """Have a thread serve a connection until it returns; see `Bulk.send` for what this raises."""
+        await trio.to_thread.run_sync(bulk.send, self._places, self.metrics, limiter=self._threads)
+
     def _read_verified(self, cid: Cid, opened: OpenBlock) -> bytes:
         data = os.pread(opened.descriptor, opened.size, opened.offset)
         if not cid.matches(data):
@@ -203,6 +189,10 @@ class _Connection:
         self._reader = RequestReader()
         self._last: OpenBlock | None = None
         """The block sent last, while another request was already there: it may be of the same file."""
+        self._was_leaf = False
+        """Whether the answer was a whole leaf, by sendfile."""
+        self._no_bulk_before = -math.inf
+        """The client was too slow for a thread."""
 
     async def converse(self) -> None:
         """Answer requests until the client ends, falls silent, or takes too long to read."""
@@ -224,7 +214,10 @@ class _Connection:
                     return
                 request = self._reader.read(head)
                 self._server.authorise(request, self._client)
+                self._was_leaf = False
                 await self._answer(request)
+                if self._was_leaf and self._buffer:
+                    await self._send_bulk(request, head)
             except RequestError as error:
                 if request is None or error.close:
                     await self.refuse(error)
@@ -265,6 +258,29 @@ class _Connection:
             raise RequestError(400, f"a request head of more than {HEAD_BYTES_MAX} bytes", close=True)
         return self._cut_head(end)
 
+    async def _send_bulk(self, request: Request, head: bytes) -> None:
+        """Have a thread answer requests like this one, which was answered by a leaf, for as long as they come fast."""
+        end = common_end(request, head)
+        if end is None or not self._server.may_lend or trio.current_time() < self._no_bulk_before:
+            return
+        self._metrics.lent += 1
+        self._scope.deadline = math.inf  # the thread has limits of its own
+        with self._socket.lent(CALL_SECONDS_MAX) as connected:
+            last, self._last = self._last, None
+            bulk = Bulk(connected, self._buffer, end, last)
+            try:
+                await self._server.lend(bulk)
+            finally:
+                self._last = bulk.last
+        if bulk.is_slow:
+            self._no_bulk_before = trio.current_time() + PAUSE_SECONDS
+        unsent = bulk.unsent
+        if unsent is not None:
+            self._allow(self._limits.answer_seconds(unsent.size), sending=True)
+            await self._socket.send_all(unsent.head, self._rate, more=True)
+            await self._socket.send_file(unsent.block.descriptor, unsent.offset, unsent.size, self._rate)
+            self._metrics.count_bytes(unsent.block.size)
+
     def _close_last(self) -> None:
         if self._last is not None:
             self._last.close()
@@ -294,7 +310,7 @@ class _Connection:
         last, self._last = self._last, None
         opened = await self._server.open_block(wanted.cid, last)
         try:
-            etag = f'"{wanted.text}.raw"'
+            etag = etag_of(wanted.text)
             if _is_known(request, etag):
                 await self._send_within(self._head(304, request, None, [("Etag", etag)]))
                 return
@@ -305,14 +321,7 @@ class _Connection:
             except RequestError as error:
                 await self._send_error(error, request, [("Content-Range", f"bytes */{size}")])
                 return
-            headers = [
-                ("Content-Type", RAW_TYPE),
-                ("Content-Disposition", f'attachment; filename="{wanted.text}.bin"'),
-                ("Etag", etag),
-                ("Cache-Control", CACHE_CONTROL),
-                ("X-Content-Type-Options", "nosniff"),
-                ("Accept-Ranges", "bytes"),
-            ]
+            headers = block_headers(wanted.text)
             if part is not None:
                 headers.append(("Content-Range", f"bytes {part.start}-{part.end - 1}/{size}"))
             status, part = (200, Span(0, size)) if part is None else (206, part)
@@ -321,6 +330,7 @@ class _Connection:
                 await self._send_within(head)
             else:
                 await self._send_block(head, opened, part)
+                self._was_leaf = status == 200 and isinstance(opened, OpenBlock)
         finally:
             if isinstance(opened, OpenBlock):
                 self._last = opened
@@ -380,7 +390,7 @@ class _Connection:
         else:
             await self._socket.send_all(head, self._rate, more=True)
             await self._socket.send_file(opened.descriptor, opened.offset + part.start, size, self._rate)
-        self._metrics.served_bytes += size
+        self._metrics.count_bytes(size)
 
     async def _send_within(self, data: bytes) -> None:
         self._allow(self._limits.answer_seconds(len(data)), sending=True)
@@ -408,16 +418,9 @@ class _Connection:
         head = self._head(error.status, request, len(body), headers)
         await self._send_within(head if request is not None and request.is_head else head + body)
 
-    def _head(self, status: int, request: Request | None, size: int | None, headers: list[tuple[str, str]]) -> bytes:
-        self._metrics.answers[status] += 1
-        lines = [f"HTTP/1.1 {status} {REASONS[status]}", *(f"{name}: {value}" for name, value in headers)]
-        if size is not None:
-            lines.append(f"Content-Length: {size}")
-        if request is None or not request.keep_alive:
-            lines.append("Connection: close")
-        elif not request.reads_chunks and size is not None:
-            lines.append("Connection: keep-alive")
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+    def _head(self, status: int, request: Request | None, size: int | None, headers: Headers) -> bytes:
+        self._metrics.count_answer(status)
+        return head_for(request, status, headers, size)
 
 
 def _is_known(request: Request, etag: str) -> bool:

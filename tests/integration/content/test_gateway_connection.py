@@ -92,9 +92,10 @@ async def test_a_gateway_that_has_enough_to_do_is_sent_the_rest_at_once() -> Non
 
 
 async def test_a_request_that_was_not_sent_is_cancelled_without_harm_to_the_others() -> None:
-    may_answer = trio.Event()
+    is_asked, may_answer = trio.Event(), trio.Event()
 
     async def hold(stream: trio.SocketStream, _target: str) -> None:
+        is_asked.set()
         await may_answer.wait()
         await stream.send_all(reply(200, b""))
 
@@ -102,8 +103,9 @@ async def test_a_request_that_was_not_sent_is_cancelled_without_harm_to_the_othe
         async with connection_to(hold) as connection, trio.open_nursery() as nursery:
             for number in range(KNOWN_REQUESTS_MIN + 1):
                 nursery.start_soon(ask, connection, number, ignore)
-            while connection.pending < KNOWN_REQUESTS_MIN + 1 or connection.unsent:
-                await trio.sleep(0.01)
+            await is_asked.wait()  # before that the connection is being opened, and nothing is in line
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert not connection.unsent
             with trio.move_on_after(0.05) as scope:
                 await ask(connection, "cancelled", ignore)
             assert scope.cancelled_caught

@@ -1,0 +1,231 @@
+"""Leaf after leaf from a thread of the gateway: the same answers as from its event loop; nobody keeps the thread."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+
+from node.models.content import ContentAdapter, ContentExchange, open_content
+from p2p.content.cid import Cid, Codec
+from p2p.content.gateway.admission import GatewayLimits
+from p2p.content.gateway.bulk import THREADS_MAX
+
+MIB = 1024 * 1024
+LEAVES = 12
+SECONDS_MAX = 30
+
+
+@dataclass
+class Gateway:
+    content: ContentAdapter
+    weights: Path
+    leaves: list[Cid]
+    root: Cid
+
+    @property
+    def lent(self) -> int:
+        assert self.content.server is not None
+        return self.content.server.metrics.lent
+
+    @property
+    def cut(self) -> int:
+        assert self.content.server is not None
+        return self.content.server.metrics.slow_readers_cut
+
+    @property
+    def open_connections(self) -> int:
+        assert self.content.server is not None
+        return self.content.server.open_connections
+
+    def bytes_of(self, number: int) -> bytes:
+        with self.weights.open("rb") as file:
+            file.seek(number * MIB)
+            return file.read(MIB)
+
+
+@asynccontextmanager
+async def _gateway(directory: Path, limits: GatewayLimits | None = None) -> AsyncIterator[Gateway]:
+    model = directory / "model"
+    model.mkdir()
+    data = os.urandom(LEAVES * MIB)
+    (model / "weights").write_bytes(data)
+    exchange = ContentExchange(limits=limits or GatewayLimits())
+    async with open_content(
+        directory / "store", host="127.0.0.1", port=0, cache_bytes_max=0, exchange=exchange
+    ) as content:
+        root, _ = await content.import_directory(model, in_place=True)
+        leaves = [Cid.of(Codec.RAW, data[number * MIB : (number + 1) * MIB]) for number in range(LEAVES)]
+        yield Gateway(content, model / "weights", leaves, Cid.parse(root))
+
+
+class Client:
+    """Speaks to the gateway byte by byte, as its requests were written."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self._received = bytearray()
+
+    async def ask(self, *requests: str) -> None:
+        await self.stream.send_all("".join(f"{request}\r\nHost: a\r\n\r\n" for request in requests).encode())
+
+    async def answer(self, *, body: bool = True) -> tuple[bytes, bytes]:
+        """Return a head and its body."""
+        while b"\r\n\r\n" not in self._received:
+            await self._receive()
+        head, _, rest = bytes(self._received).partition(b"\r\n\r\n")
+        self._received[:] = rest
+        lengths = [int(line[16:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length: ")]
+        size = lengths[0] if body and lengths else 0
+        while len(self._received) < size:
+            await self._receive()
+        answered = bytes(self._received[:size])
+        del self._received[:size]
+        return head, answered
+
+    async def _receive(self) -> None:
+        data = await self.stream.receive_some(MIB)
+        if not data:
+            raise EOFError
+        self._received += data
+
+
+@asynccontextmanager
+async def _client(gateway: Gateway) -> AsyncIterator[Client]:
+    async with await trio.open_tcp_stream("127.0.0.1", gateway.content.port) as stream:
+        yield Client(stream)
+
+
+def _get(cid: Cid) -> str:
+    return f"GET /ipfs/{cid}?format=raw HTTP/1.1"
+
+
+async def test_whoever_asks_ahead_gets_what_each_request_alone_would_have_got(tmp_path: Path) -> None:
+    with trio.fail_after(SECONDS_MAX):
+        async with _gateway(tmp_path) as gateway, _client(gateway) as one_by_one, _client(gateway) as ahead:
+            alone = []
+            for cid in gateway.leaves:
+                await one_by_one.ask(_get(cid))
+                alone.append(await one_by_one.answer())
+            assert gateway.lent == 0
+            await ahead.ask(*map(_get, gateway.leaves))
+            assert [await ahead.answer() for _ in gateway.leaves] == alone
+            assert gateway.lent > 0
+            assert [body for _, body in alone] == [gateway.bytes_of(number) for number in range(LEAVES)]
+            assert gateway.content.served_bytes == 2 * LEAVES * MIB
+
+
+async def test_other_requests_among_them_are_answered_in_their_turn(tmp_path: Path) -> None:
+    with trio.fail_after(SECONDS_MAX):
+        async with _gateway(tmp_path) as gateway, _client(gateway) as client:
+            leaves, absent = gateway.leaves, Cid.of(Codec.RAW, b"absent")
+            plain = [_get(leaves[0]), _get(leaves[1]), _get(leaves[2])]
+            odd = {
+                f"HEAD /ipfs/{leaves[3]}?format=raw HTTP/1.1": b"200",
+                _get(absent): b"404",
+                _get(gateway.root): b"200",
+                "GET /ipfs/b?format=raw HTTP/1.1": b"400",
+                _get(leaves[4]).replace("GET", "POST"): b"405",
+                f"{_get(leaves[4])}\r\nRange: bytes=7-9": b"206",
+                f"{_get(leaves[4])}\r\nX-More: of another length": b"200",
+            }
+            for request, status in odd.items():
+                await client.ask(*plain, request, *plain)
+                for number in (0, 1, 2):
+                    assert (await client.answer())[1] == gateway.bytes_of(number)
+                head, _ = await client.answer(body=not request.startswith("HEAD"))
+                assert head.split()[1] == status, request
+                for number in (0, 1, 2):
+                    assert (await client.answer())[1] == gateway.bytes_of(number)
+            assert gateway.lent > 0
+
+
+async def test_a_file_that_is_written_to_is_not_given_any_more(tmp_path: Path) -> None:
+    with trio.fail_after(SECONDS_MAX):
+        async with _gateway(tmp_path) as gateway, _client(gateway) as client:
+            await client.ask(*map(_get, gateway.leaves))
+            for _ in gateway.leaves:
+                await client.answer()
+            with gateway.weights.open("r+b") as file:
+                file.write(b"changed")
+                file.truncate(LEAVES * MIB + 1)
+            await client.ask(*map(_get, gateway.leaves))
+            for _ in gateway.leaves:
+                assert (await client.answer())[0].startswith(b"HTTP/1.1 404 ")
+
+
+async def test_a_reader_that_stops_loses_the_thread_and_gets_the_rest_when_it_reads_on(tmp_path: Path) -> None:
+    with trio.fail_after(SECONDS_MAX):
+        async with _gateway(tmp_path) as gateway, trio.open_nursery() as nursery:
+            clients = [await nursery.start(_stop_reading, gateway) for _ in range(2 * THREADS_MAX)]
+            assert gateway.content.server is not None
+            while gateway.lent < THREADS_MAX or not gateway.content.server.may_lend:
+                await trio.sleep(0.01)
+            # None of those who do not read has a thread now, and they get all when they do.
+            before = gateway.lent
+            async with _client(gateway) as client:
+                await client.ask(*map(_get, gateway.leaves))
+                for number in range(LEAVES):
+                    assert (await client.answer())[1] == gateway.bytes_of(number)
+            assert gateway.lent > before
+            for go_on in clients:
+                go_on.set()
+
+
+async def _stop_reading(gateway: Gateway, task_status: trio.TaskStatus[trio.Event]) -> None:
+    go_on = trio.Event()
+    async with _client(gateway) as client:
+        await client.ask(*map(_get, gateway.leaves))
+        assert (await client.answer())[1] == gateway.bytes_of(0)
+        task_status.started(go_on)
+        await go_on.wait()
+        for number in range(1, LEAVES):
+            assert (await client.answer())[1] == gateway.bytes_of(number)
+
+
+async def test_a_reader_that_never_reads_on_is_cut(tmp_path: Path) -> None:
+    limits = GatewayLimits(stall_seconds_max=0.2, reader_bytes_per_second_min=64 * MIB)
+    with trio.fail_after(SECONDS_MAX):
+        async with _gateway(tmp_path, limits) as gateway, _client(gateway) as client:
+            await client.ask(*map(_get, gateway.leaves))
+            assert (await client.answer())[1] == gateway.bytes_of(0)
+            while not gateway.cut:
+                await trio.sleep(0.01)
+            assert gateway.lent > 0
+            assert gateway.open_connections == 0
+
+
+@pytest.mark.parametrize("limits", [GatewayLimits(bytes_per_second=64 * MIB), GatewayLimits(requests_per_second=1000)])
+async def test_what_is_limited_is_not_left_to_threads(tmp_path: Path, limits: GatewayLimits) -> None:
+    with trio.fail_after(SECONDS_MAX):
+        async with _gateway(tmp_path, limits) as gateway, _client(gateway) as client:
+            await client.ask(*map(_get, gateway.leaves))
+            for number in range(LEAVES):
+                assert (await client.answer())[1] == gateway.bytes_of(number)
+            assert gateway.lent == 0
+
+
+async def test_a_gateway_ends_while_its_threads_send(tmp_path: Path) -> None:
+    with trio.fail_after(SECONDS_MAX):
+        async with trio.open_nursery() as nursery:
+            async with _gateway(tmp_path) as gateway:
+                for _ in range(THREADS_MAX):
+                    nursery.start_soon(_read_for_ever, gateway)
+                while gateway.lent < THREADS_MAX:
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+
+async def _read_for_ever(gateway: Gateway) -> None:
+    try:
+        async with _client(gateway) as client:
+            await client.ask(*map(_get, gateway.leaves))
+            while True:
+                await client.ask(*map(_get, gateway.leaves))
+                for _ in gateway.leaves:
+                    await client.answer()
+    except (EOFError, trio.BrokenResourceError):
+        return
