@@ -114,6 +114,16 @@ def _functions() -> Functions:
     """Return what stands in for which function, with empty memories."""
     root_of = remembering(_root_of, lambda data: data, entries_max=RECORDS_KEPT)
 
+    auditors = remembering(
+        audit_sampling.AuditorLots.auditors,
+        lambda lots, executor, draw: (lots.seed, _Same(lots.group), executor, draw),
+        entries_max=DRAWS_KEPT,
+    )
+
+    def is_auditor(lots: audit_sampling.AuditorLots, account: Address, executor: Address, draw: int) -> bool:
+        """Every node asks this of every draw: here all are drawn at once."""
+        return account in auditors(lots, executor, draw)
+
     async def paced_root_of(data: bytes) -> Hash32:
         """As validating.root_of, with as many checkpoints."""
         for _ in range(0, len(data), nonces.VECTOR_BYTES * validating.HASHED_AT_ONCE):
@@ -157,11 +167,8 @@ def _functions() -> Functions:
             lambda bundle, rules, seed, model_id: (_Same(bundle), _Same(rules), seed, model_id),
             entries_max=RECORDS_KEPT,
         ),
-        audit_sampling.auditors_of: remembering(
-            audit_sampling.auditors_of,
-            lambda seed, executor, draw, group: (seed, executor, draw, _Same(group)),
-            entries_max=DRAWS_KEPT,
-        ),
+        audit_sampling.AuditorLots.auditors: auditors,
+        audit_sampling.AuditorLots.is_auditor: is_auditor,
         results.form_epoch_result: remembering(results.form_epoch_result, _key_of_forming, entries_max=EPOCHS_KEPT),
         results.summarise: remembering(
             results.summarise, lambda result, content_cid: (_Same(result), content_cid), entries_max=EPOCHS_KEPT
@@ -221,4 +228,5 @@ def shared_work() -> Iterator[None]:
 def _holders() -> list[object]:
     """Everything that knows a replaced function by a name."""
     modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in ("node", "netsim")]
-    return [*(module for module in modules if module.__name__ != __name__), judging.Judging]
+    classes = [judging.Judging, audit_sampling.AuditorLots]
+    return [*(module for module in modules if module.__name__ != __name__), *classes]

@@ -30,7 +30,7 @@ from node.ports import (
 from node.protocol.audit_bands import bands_of
 from node.protocol.audit_evidence import AuditEvidence, KeptAnswer, are_names_short, what_is_wrong, without_surplus
 from node.protocol.audit_outcomes import WITHHELD, BandOf
-from node.protocol.audit_sampling import auditors_of, drawn_rows_in_slices, judges_of, own_draws
+from node.protocol.audit_sampling import auditors_of, drawn_rows_in_slices, judges_of, own_draws_in_slices
 from node.protocol.audit_votes import NO_DIGEST, REJUDGED, audit_order
 from node.protocol.audits import NO_FIGURES, add_figures, answer_figures, judge_figures
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
@@ -200,7 +200,7 @@ class AuditingService:
         kept = self._kept(epoch)
         self._votes = {audit_order(vote): vote for vote in kept.votes}
         self._omissions = kept.omissions
-        draws = own_draws(previous, seed, self._chain.account)
+        draws = await self._slicer.run(own_draws_in_slices(previous, seed, self._chain.account))
         again = self._judged_again(previous)
         self._expect(work, draws, again)
         async with trio.open_nursery() as nursery:
