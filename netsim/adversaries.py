@@ -147,11 +147,13 @@ class SlanderingEngine(BrokeredEngine):
     async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
         """Other tokens than those that were claimed are the likely ones."""
         read = await super().prefill(token_ids, first, top=top, priority=priority)
-        return [self._turned(one) for one in read]
+        return [slandered(one, self._vocabulary) for one in read]
 
-    def _turned(self, one: Prefill) -> Prefill:
-        turned = {(token + 1) % self._vocabulary: value for token, value in one.logprobs.items()}
-        return replace(one, logprobs={**dict.fromkeys(one.logprobs, min(one.logprobs.values()) - 10.0), **turned})
+
+def slandered(one: Prefill, vocabulary_size: int) -> Prefill:
+    """Return what a liar says of a place: other tokens than the likely ones are likely."""
+    turned = {(token + 1) % vocabulary_size: value for token, value in one.logprobs.items()}
+    return replace(one, logprobs={**dict.fromkeys(one.logprobs, min(one.logprobs.values()) - 10.0), **turned})
 
 
 class CartelMember(Conduct):

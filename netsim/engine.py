@@ -172,11 +172,7 @@ class DrawingEngine(SimulatedEngine):
         """What this engine's weights say of tokens that somebody claims."""
         del top, priority
         await trio.sleep(1 / PROMPTS_PER_SECOND)
-        found = []
-        for place in range(first, len(token_ids)):
-            known = self._candidates(self.weights, token_ids[:place])
-            found.append(Prefill({token_ids[place]: UNKNOWN_LOGPROB, **known}, len(known)))
-        return found
+        return list(prefills_of(self.weights, self.seed % HARDWARE_KINDS, self.noise, tuple(token_ids), first))
 
     def _drawn(self, context: Sequence[int], request: GenerationRequest) -> int:
         known = self._answering(context)
@@ -192,10 +188,26 @@ class DrawingEngine(SimulatedEngine):
 
     def _candidates(self, weights: str, context: Sequence[int]) -> dict[int, float]:
         """Log-probabilities of the tokens that may come next, with this hardware's noise."""
-        text = f"{weights}/{hashlib.sha256(str(list(context)).encode()).hexdigest()}"
-        exact = random.Random(text)
-        noise_of = random.Random(f"{self.seed}/{text}")
-        tokens = exact.sample(range(VOCABULARY_SIZE), CANDIDATES)
-        logits = [3.0 * exact.random() + noise_of.gauss(0.0, self.noise) for _ in tokens]
-        total = math.log(math.fsum(math.exp(logit) for logit in logits))
-        return {token: logit - total for token, logit in zip(tokens, logits, strict=True)}
+        return next_logprobs(weights, self.seed % HARDWARE_KINDS, self.noise, context)
+
+
+def next_logprobs(weights: str, hardware: int, deviation: float, context: Sequence[int]) -> dict[int, float]:
+    """Return the log-probabilities of the CANDIDATES tokens that may follow `context`, on a kind of hardware."""
+    text = f"{weights}/{hashlib.sha256(str(list(context)).encode()).hexdigest()}"
+    exact = random.Random(text)
+    noise_of = random.Random(f"{hardware}/{text}")
+    tokens = exact.sample(range(VOCABULARY_SIZE), CANDIDATES)
+    logits = [3.0 * exact.random() + noise_of.gauss(0.0, deviation) for _ in tokens]
+    total = math.log(math.fsum(math.exp(logit) for logit in logits))
+    return {token: logit - total for token, logit in zip(tokens, logits, strict=True)}
+
+
+def prefills_of(
+    weights: str, hardware: int, deviation: float, token_ids: tuple[int, ...], first: int
+) -> tuple[Prefill, ...]:
+    """Return what a prefill tells of the tokens from the place `first` on: of an answer, which many judge again."""
+    found = []
+    for place in range(first, len(token_ids)):
+        known = next_logprobs(weights, hardware, deviation, token_ids[:place])
+        found.append(Prefill({token_ids[place]: UNKNOWN_LOGPROB, **known}, len(known)))
+    return tuple(found)

@@ -12,15 +12,27 @@ object can take its place). A node whose arguments differ computes its own outco
 import functools
 import sys
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 import trio
 
-from netsim import engine
-from node.protocol import audit_sampling, codec, messages, nonces, results, signatures, tails, timeslots
+from netsim import adversaries, engine
+from node.protocol import (
+    audit_evidence,
+    audit_sampling,
+    audits,
+    codec,
+    messages,
+    nonces,
+    results,
+    signatures,
+    tails,
+    timeslots,
+)
 from node.protocol.chain_state import ChainState
+from node.protocol.draws import Prefill
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.records import EpochParameters, EpochResult, VoteBundle
 from node.protocol.validation import SampleRule
@@ -41,6 +53,12 @@ DRAWS_KEPT = 8192
 """A few hundred bytes each."""
 NONCES_KEPT = 65_536
 """Of each of 200 batches 64 sampled nonces on four kinds of hardware, at some 2 kB, or all nonces of 1,000 batches."""
+READ_KEPT = 1024
+"""Answers, each on four kinds of hardware, at 40 kB for each: those that everybody reads at about the same time."""
+PLACES_KEPT = 40 * READ_KEPT
+"""Of their tokens."""
+FIGURES_KEPT = 16_384
+"""A few hundred bytes each."""
 EPOCHS_KEPT = 8
 """Of what there is once in an epoch, or a few times while bundles arrive one by one."""
 
@@ -114,6 +132,16 @@ def _functions() -> Functions:
     """Return what stands in for which function, with empty memories."""
     root_of = remembering(_root_of, lambda data: data, entries_max=RECORDS_KEPT)
 
+    auditors = remembering(
+        audit_sampling.AuditorLots.auditors,
+        lambda lots, executor, draw: (lots.seed, _Same(lots.group), executor, draw),
+        entries_max=DRAWS_KEPT,
+    )
+
+    def is_auditor(lots: audit_sampling.AuditorLots, account: Address, executor: Address, draw: int) -> bool:
+        """Every node asks this of every draw: here all are drawn at once."""
+        return account in auditors(lots, executor, draw)
+
     async def paced_root_of(data: bytes) -> Hash32:
         """As validating.root_of, with as many checkpoints."""
         for _ in range(0, len(data), nonces.VECTOR_BYTES * validating.HASHED_AT_ONCE):
@@ -132,6 +160,19 @@ def _functions() -> Functions:
             codec.from_bytes, lambda record_type, data: (record_type, data), entries_max=RECORDS_KEPT
         ),
         engine.block_logprobs: remembering(engine.block_logprobs, lambda *what: what, entries_max=NONCES_KEPT),
+        engine.prefills_of: remembering(engine.prefills_of, lambda *what: what, entries_max=READ_KEPT),
+        adversaries.slandered: remembering(
+            adversaries.slandered, lambda one, vocabulary_size: (_Same(one), vocabulary_size), entries_max=PLACES_KEPT
+        ),
+        audits.answer_figures: remembering(audits.answer_figures, _key_of_figures, entries_max=FIGURES_KEPT),
+        audits.judge_figures: remembering(
+            audits.judge_figures, lambda figures, band: (figures, band), entries_max=FIGURES_KEPT
+        ),
+        audit_evidence.what_is_wrong: remembering(
+            audit_evidence.what_is_wrong,
+            lambda evidence, executor, digest, booked: (_Same(evidence), executor, digest, booked),
+            entries_max=RECORDS_KEPT,
+        ),
         nonces.quantise: remembering(nonces.quantise, tuple, entries_max=NONCES_KEPT),
         nonces.squared_distance: remembering(nonces.squared_distance, lambda *what: what, entries_max=NONCES_KEPT),
         nonces.nonce_prompt: remembering(nonces.nonce_prompt, lambda *what: what, entries_max=NONCES_KEPT),
@@ -157,11 +198,8 @@ def _functions() -> Functions:
             lambda bundle, rules, seed, model_id: (_Same(bundle), _Same(rules), seed, model_id),
             entries_max=RECORDS_KEPT,
         ),
-        audit_sampling.auditors_of: remembering(
-            audit_sampling.auditors_of,
-            lambda seed, executor, draw, group: (seed, executor, draw, _Same(group)),
-            entries_max=DRAWS_KEPT,
-        ),
+        audit_sampling.AuditorLots.auditors: auditors,
+        audit_sampling.AuditorLots.is_auditor: is_auditor,
         results.form_epoch_result: remembering(results.form_epoch_result, _key_of_forming, entries_max=EPOCHS_KEPT),
         results.summarise: remembering(
             results.summarise, lambda result, content_cid: (_Same(result), content_cid), entries_max=EPOCHS_KEPT
@@ -183,6 +221,13 @@ def _root_of(data: bytes) -> Hash32:
     for start in range(0, len(data), nonces.VECTOR_BYTES):
         root.add(data[start : start + nonces.VECTOR_BYTES])
     return root.root()
+
+
+def _key_of_figures(
+    prompt_length: int, token_ids: Sequence[int], prefills: Sequence[Prefill], *others: Hashable
+) -> Hashable:
+    """No two prefills have places in common, so that the first one tells them apart."""
+    return prompt_length, tuple(token_ids), len(prefills), tuple(map(_Same, prefills[:1])), others
 
 
 def _key_of_forming(
@@ -221,4 +266,5 @@ def shared_work() -> Iterator[None]:
 def _holders() -> list[object]:
     """Everything that knows a replaced function by a name."""
     modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in ("node", "netsim")]
-    return [*(module for module in modules if module.__name__ != __name__), judging.Judging]
+    classes = [judging.Judging, audit_sampling.AuditorLots]
+    return [*(module for module in modules if module.__name__ != __name__), *classes]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from node.protocol.audit_evidence import EMBEDDING, PRIVATE
-from node.protocol.audit_sampling import DRAWS_MAX, AuditSeeds, auditors_of, draws_of, judges_of
+from node.protocol.audit_sampling import DRAWS_MAX, AuditorLots, AuditSeeds, draws_of, judges_of
 from node.protocol.audit_votes import NO_DIGEST, REJUDGED
 from node.protocol.audits import (
     CONFIRMED_MICRO_BITS,
@@ -122,12 +122,12 @@ def audit_outcomes(
     if previous is None or seeds is None:
         return ()
     found: dict[Node, _Found] = {}
-    by_draw = _by_draw(bundles)
+    by_draw, lots = _by_draw(bundles), AuditorLots(seeds.draw, previous.group)
     for committed in previous.books:
         seen: set[Hash32] = set()
         for draw in range(draws_of(committed.book)):
-            auditors = auditors_of(seeds.draw, committed.executor, draw, previous.group)
             cast = by_draw.get((committed.executor, draw, NO_DIGEST), {})
+            auditors = lots.auditors(committed.executor, draw) if cast else ()
             votes = {auditor: cast[auditor] for auditor in auditors if auditor in cast}
             _take_draw(committed.executor, votes, weights, band_of, found, seen)
     for signed in proven_omissions(previous, bundles).values():

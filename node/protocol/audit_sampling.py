@@ -15,7 +15,7 @@ from itertools import accumulate
 
 from node.protocol.findings import AuditOutcome, ReceiptBook
 from node.protocol.identifiers import Address, Hash32, ModelId
-from node.protocol.lots import lot
+from node.protocol.lots import Candidates, candidates_of, first_of, is_among_first
 from node.protocol.receipt_books import BookRow
 from node.protocol.records import EpochGroup, EpochResult
 from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
@@ -32,6 +32,9 @@ DRAWS_MAX = 64
 """Of a book with many: what an epoch's bundles and auditors have to carry is bounded."""
 AUDITORS = 5
 """Members that audit an answer: three find a majority though two are away."""
+DRAWS_PER_SLICE = 32
+"""Draws between two looks at what else there is to do: among a thousand members most take some dozen microseconds,
+those that fall on the account itself a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +98,57 @@ def drawn_rows_in_slices(
     return dict(found.values())
 
 
-def auditors_of(seed: Hash32, executor: Address, draw: int, group: EpochGroup) -> tuple[Address, ...]:
-    """Return who audits a drawn answer: the AUDITORS best by weighted rendezvous.
+class AuditorLots:
+    """Draws the auditors of any answers from one group: what all draws need of it is made ready once."""
 
-    Of those members who serve one of the executor's models, and are not the executor. Who turns out to lack the model
-    of the answer itself abstains.
-    """
-    served = models_served(group, executor)
-    scored = []
-    for member in group.members:
-        if member.participant == executor or member.weight <= 0:
-            continue
-        if not served.isdisjoint(node.model_id for node in member.ml_nodes):
-            identity = f"{executor.lower()}/{draw}/{member.participant.lower()}".encode()
-            score = lot(b"auditor\x00" + seed, identity, member.weight)
-            scored.append((score, member.participant.lower(), member.participant))
-    return tuple(account for _, _, account in sorted(scored)[:AUDITORS])
+    def __init__(self, seed: Hash32, group: EpochGroup) -> None:
+        self.seed = seed
+        self.group = group
+        self._participants = {_identity(member.participant): member.participant for member in group.members}
+        self._served = {
+            member.participant: frozenset(node.model_id for node in member.ml_nodes) for member in group.members
+        }
+        self._candidates: dict[frozenset[ModelId], Candidates] = {}
+        """Members who serve one of these models."""
+
+    def auditors(self, executor: Address, draw: int) -> tuple[Address, ...]:
+        """Return who audits a drawn answer: the AUDITORS best by weighted rendezvous, best first.
+
+        Of those members who serve one of the executor's models, and are not the executor. Who turns out to lack the
+        model of the answer itself abstains.
+        """
+        best = first_of(self._prefix(executor, draw), self._candidates_for(executor), AUDITORS + 1)
+        drawn = [self._participants[identity] for identity in best]
+        return tuple([account for account in drawn if account != executor][:AUDITORS])
+
+    def is_auditor(self, account: Address, executor: Address, draw: int) -> bool:
+        """Whether `account` is one of them; most who are not are told so by a few hashes."""
+        if account not in self._served or account == executor:
+            return False
+        without = _identity(executor) if executor in self._served else None
+        candidates, prefix = self._candidates_for(executor), self._prefix(executor, draw)
+        return is_among_first(prefix, candidates, AUDITORS, _identity(account), without=without)
+
+    def _prefix(self, executor: Address, draw: int) -> bytes:
+        return b"auditor\x00" + self.seed + f"{executor.lower()}/{draw}/".encode()
+
+    def _candidates_for(self, executor: Address) -> Candidates:
+        served = self._served.get(executor)
+        if served is None:
+            served = models_served(self.group, executor)
+        known = self._candidates.get(served)
+        if known is None:
+            known = self._candidates[served] = candidates_of(
+                (_identity(member.participant), member.weight)
+                for member in self.group.members
+                if not served.isdisjoint(self._served[member.participant])
+            )
+        return known
+
+
+def auditors_of(seed: Hash32, executor: Address, draw: int, group: EpochGroup) -> tuple[Address, ...]:
+    """Return who audits one drawn answer (AuditorLots.auditors)."""
+    return AuditorLots(seed, group).auditors(executor, draw)
 
 
 def models_served(group: EpochGroup, account: Address) -> frozenset[ModelId]:
@@ -123,15 +161,25 @@ def models_served(group: EpochGroup, account: Address) -> frozenset[ModelId]:
 
 def own_draws(previous: EpochResult, seed: Hash32, account: Address) -> dict[Address, tuple[int, ...]]:
     """Return which draws from whose books an account audits after `previous`, by executor."""
-    found = {}
+    return finish(own_draws_in_slices(previous, seed, account))
+
+
+def own_draws_in_slices(
+    previous: EpochResult, seed: Hash32, account: Address
+) -> Slices[dict[Address, tuple[int, ...]]]:
+    """Return `own_draws` in slices."""
+    lots, looked_at = AuditorLots(seed, previous.group), 0
+    found: dict[Address, tuple[int, ...]] = {}
     for committed in previous.books:
-        draws = tuple(
-            draw
-            for draw in range(draws_of(committed.book))
-            if account in auditors_of(seed, committed.executor, draw, previous.group)
-        )
+        draws: list[int] = []
+        for draw in range(draws_of(committed.book)):
+            if lots.is_auditor(account, committed.executor, draw):
+                draws.append(draw)
+            looked_at += 1
+            if looked_at % DRAWS_PER_SLICE == 0:
+                yield
         if draws:
-            found[committed.executor] = draws
+            found[committed.executor] = tuple(draws)
     return found
 
 
@@ -142,3 +190,7 @@ def judges_of(outcome: AuditOutcome, group: EpochGroup) -> frozenset[Address]:
         for member in group.members
         if member.participant != outcome.executor and any(node.model_id == outcome.model_id for node in member.ml_nodes)
     )
+
+
+def _identity(account: Address) -> bytes:
+    return account.lower().encode()

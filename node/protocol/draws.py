@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from node.protocol.noise import noise
+from node.protocol.noise import noise, noise_at, place_state
 from node.protocol.sampling import PER_MILLE, SamplingParameters
 
 TEMPERATURE_MILLI_LEAST = 10
@@ -102,12 +102,13 @@ def _margin(
     temperature = temperature_of(parameters)
     scaled = {token: logprob / temperature for token, logprob in prefill.logprobs.items()}
     edges = _edges(sorted(scaled.values(), reverse=True), prefill.top_count, parameters, vocabulary_size)
-    score = scaled[claimed] + noise(seed, position, claimed)
+    state = place_state(seed, position)
+    score = scaled[claimed] + noise_at(state, claimed)
     shortfalls = [0.0, edges.kept_from - scaled[claimed]]
     for token, value in scaled.items():
         # A rival counts only as far as it would not fall out of the draw itself.
         if token != claimed and value > edges.cut_at:
-            shortfalls.append(min(value + noise(seed, position, token) - score, value - edges.cut_at))
+            shortfalls.append(min(value + noise_at(state, token) - score, value - edges.cut_at))
     return min(MARGIN_MAX, max(shortfalls) * temperature)
 
 

@@ -30,19 +30,20 @@ from node.ports import (
 from node.protocol.audit_bands import bands_of
 from node.protocol.audit_evidence import AuditEvidence, KeptAnswer, are_names_short, what_is_wrong, without_surplus
 from node.protocol.audit_outcomes import WITHHELD, BandOf
-from node.protocol.audit_sampling import auditors_of, drawn_rows_in_slices, judges_of, own_draws
-from node.protocol.audit_votes import NO_DIGEST, REJUDGED, audit_order
+from node.protocol.audit_sampling import auditors_of, drawn_rows_in_slices, judges_of, own_draws_in_slices
+from node.protocol.audit_votes import NO_DIGEST, REJUDGED
 from node.protocol.audits import NO_FIGURES, add_figures, answer_figures, judge_figures
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, PeerId
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, BookRows, read_book_in_slices, read_rows
-from node.protocol.records import EpochResult, Omission, SignedReceipt, VoteBundle
+from node.protocol.records import EpochResult, SignedReceipt, VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
 from node.services.epochs import EpochBook
+from node.services.kept_audits import KeptAudits
 from node.services.omission_watch import OmissionWatch
 from node.services.presence import PresenceTable
 from node.services.receipt_book import ReceiptBookKeeper
@@ -72,14 +73,6 @@ EPOCHS_KEPT = 3
 FETCHED_BYTES_MAX = 1 << 27
 """Of evidence of others that is kept in one epoch: what is kept of this node's own answers shares the room, and must
 not be driven out. What is beyond is fetched anew if it is needed again."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeptVotes:
-    """This node's audits of one epoch, as they are stored."""
-
-    votes: tuple[AuditVote, ...]
-    omissions: tuple[Omission, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +128,8 @@ class AuditingService:
         self._keeper = keeper
         self._allowed: Mapping[Hash32, frozenset[Address]] = {}
         """Who may see which answer; of the present epoch's draw."""
-        self._votes: dict[tuple[str, int, bytes], AuditVote] = {}
-        self._omissions: tuple[Omission, ...] = ()
+        self._votes = KeptAudits(store, EpochNumber(-1))
+        """Of the present epoch."""
         self._fetched_bytes = 0
         """Of evidence of others that was kept in this epoch."""
         self._slicer = Slicer()
@@ -159,22 +152,14 @@ class AuditingService:
     async def complete(self, bundle: VoteBundle) -> VoteBundle:
         """Return the bundle with this node's audits and its receipt book."""
         receipts = await self._keeper.book(bundle.epoch)
-        kept = self._kept(bundle.epoch)
+        kept = KeptAudits(self._store, bundle.epoch)
         taken = () if self.challenges is None else self.challenges.take()
         challenges = tuple(signed for signed in taken if are_names_short(signed.receipt))
         return replace(bundle, audits=kept.votes, receipts=receipts, omissions=kept.omissions, challenges=challenges)
 
     def votes(self, epoch: EpochNumber) -> tuple[AuditVote, ...]:
         """Return this node's audits of an epoch, in a bundle's order."""
-        return self._kept(epoch).votes
-
-    def _kept(self, epoch: EpochNumber) -> KeptVotes:
-        data = self._store.get_document(_document(epoch))
-        try:
-            return KeptVotes((), ()) if data is None else from_bytes(KeptVotes, data)
-        except SchemaError as error:
-            log.error("the stored audits of an epoch cannot be read; none are voted", epoch=epoch, reason=str(error))
-            return KeptVotes((), ())
+        return KeptAudits(self._store, epoch).votes
 
     def may_see(self, peer: PeerId, digest: Hash32) -> bool:
         """Whether a peer was drawn to audit the receipt `digest`, or judges it again."""
@@ -197,10 +182,8 @@ class AuditingService:
         self._fetched_bytes = 0
         if all(member.participant != self._chain.account for member in previous.group.members):
             return
-        kept = self._kept(epoch)
-        self._votes = {audit_order(vote): vote for vote in kept.votes}
-        self._omissions = kept.omissions
-        draws = own_draws(previous, seed, self._chain.account)
+        self._votes = KeptAudits(self._store, epoch)
+        draws = await self._slicer.run(own_draws_in_slices(previous, seed, self._chain.account))
         again = self._judged_again(previous)
         self._expect(work, draws, again)
         async with trio.open_nursery() as nursery:
@@ -214,8 +197,7 @@ class AuditingService:
         log.info("audits of this epoch are done", epoch=epoch, **counts)
 
     async def _watch_omissions(self, work: _Round) -> None:
-        self._omissions = await self._watch.find(work.previous)
-        self._write(work.epoch)
+        self._votes.write_omissions(await self._watch.find(work.previous))
 
     def _expect(
         self, work: _Round, draws: Mapping[Address, Sequence[int]], again: Mapping[Address, Sequence[_Task]]
@@ -228,7 +210,7 @@ class AuditingService:
         for tasks in again.values():
             for task in tasks:
                 self._votes.setdefault(_order(task), _abstain(task, "no-time"))
-        self._write(work.epoch)
+        self._votes.write()
 
     async def _own_drawn(self, work: _Round) -> dict[Hash32, frozenset[Address]]:
         """Return who audits which of this node's own answers."""
@@ -292,7 +274,7 @@ class AuditingService:
                 self._votes[_order(nameless)] = _abstain(nameless, "not-the-book")
             else:
                 self._votes.pop(_order(nameless), None)  # drawn twice, audited once
-        self._write(work.epoch)
+        self._votes.write()
         await self._in_rounds(tasks, work)
 
     def _is_open(self, task: _Task) -> bool:
@@ -319,7 +301,7 @@ class AuditingService:
         while waiting := [task for task in tasks if self._is_open(task)]:
             for task in waiting:
                 self._votes[_order(task)] = await self._vote_or_abstain(task, work)
-                self._write(work.epoch)
+                self._votes.write()
             if any(self._is_open(task) for task in tasks):
                 await trio.sleep(ROUND_SECONDS)
 
@@ -335,7 +317,7 @@ class AuditingService:
         try:
             async with self._asking:
                 self._votes[_order(task)] = _abstain(task, WITHHELD)
-                self._write(work.epoch)
+                self._votes.write()
                 evidence = await self._evidence(task, work.previous)
         except NotHandedOverError as error:
             return _abstain(task, WITHHELD if error.code == WITHHELD else error.code)
@@ -354,7 +336,7 @@ class AuditingService:
         if not answer.prompt_ids or not answer.output_ids or min(ids) < 0 or max(ids) >= engine.vocabulary_size:
             return replace(named, reason="not-the-tokens")
         self._votes[_order(task)] = replace(named, reason="no-time")
-        self._write(work.epoch)
+        self._votes.write()
         async with self._reading:
             figures = await read_figures(engine, evidence.kept)
         if figures is None:
@@ -394,10 +376,6 @@ class AuditingService:
             self._fetched_bytes += len(data)
             self._keeper.given.keep(receipt_digest(evidence.signed.receipt), data)
 
-    def _write(self, epoch: EpochNumber) -> None:
-        ordered = tuple(self._votes[key] for key in sorted(self._votes))
-        self._store.put_document(_document(epoch), to_bytes(KeptVotes(ordered, self._omissions)))
-
 
 async def read_figures(engine: CheckingEngine, kept: KeptAnswer) -> AuditFigures | None:
     """Return the figures of an answer; None if the engine fails."""
@@ -431,10 +409,6 @@ def _accused(previous: EpochResult) -> dict[Hash32, frozenset[Address]]:
         for outcome in previous.audits
         for digest in (*outcome.accused, *outcome.challenged)
     }
-
-
-def _document(epoch: EpochNumber) -> str:
-    return f"audits/{epoch}"
 
 
 def _order(task: _Task) -> tuple[str, int, bytes]:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import structlog
 import trio
+from eth_hash.auto import keccak
 
 from node.ports import (
     ActionStatus,
@@ -19,9 +20,8 @@ from node.ports import (
     Store,
 )
 from node.protocol.actions import CommitVotes
-from node.protocol.canonical import keccak_digest
 from node.protocol.chain_state import ChainState
-from node.protocol.codec import SchemaError, from_bytes, to_bytes, to_value
+from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.findings import Observations, VoteEvidence, VoteFigures
 from node.protocol.identifiers import Address, BlockNumber, EpochNumber, Hash32
 from node.protocol.messages import VotesAnnouncement
@@ -128,8 +128,9 @@ class ValidatingService:
         bundle = self._sound(judging, bundle)
         if bundle is None:
             return
+        data = to_bytes(bundle)
         try:
-            self._store.record_duty(f"votes/{epoch}", keccak_digest(to_value(bundle)))
+            self._store.record_duty(f"votes/{epoch}", Hash32(keccak(data)))
         except EquivocationError:
             log.error(
                 "no votes are committed: other votes of this epoch were prepared before a restart, and they cannot be "
@@ -137,8 +138,8 @@ class ValidatingService:
                 epoch=epoch,
             )
             return
-        self._store.put_document(_document(epoch), to_bytes(bundle))
-        cid = await self._content.add_bytes(to_bytes(bundle))
+        self._store.put_document(_document(epoch), data)
+        cid = await self._content.add_bytes(data)
         await self._chain.submit(f"votes/{epoch}", CommitVotes(epoch, cid))
         await self._network.publish(VotesAnnouncement(epoch, cid))
         outcome = await self._chain.outcome(f"votes/{epoch}")

@@ -8,12 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocol.audit_outcomes import CHALLENGED_MAX, audit_outcomes
-from node.protocol.audit_sampling import AuditSeeds, auditors_of, drawn_rows, draws_of, own_draws
+from node.protocol.audit_sampling import (
+    AUDITORS,
+    DRAWS_PER_SLICE,
+    AuditorLots,
+    AuditSeeds,
+    auditors_of,
+    drawn_rows,
+    draws_of,
+    models_served,
+    own_draws,
+    own_draws_in_slices,
+)
 from node.protocol.findings import CommittedBook
-from node.protocol.identifiers import Address, EpochNumber, Hash32, RequestId
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, RequestId
+from node.protocol.lots import lot
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BookRow, booked_tokens, make_book, order_rows
-from node.protocol.records import SignedReceipt, VoteBundle
+from node.protocol.records import EpochGroup, SignedReceipt, VoteBundle
 from node.protocol.signatures import sign
 from tests.builders import SOME_CID, TINY, account, key_of
 from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, receipt_for
@@ -119,6 +131,64 @@ def test_what_is_drawn_from_a_book_follows_from_the_seed_and_what_was_committed_
         without = replace(group, members=tuple(m for m in group.members if m.participant != account(1)))
         left = [who for who in auditors if who != account(1)]
         assert [who for who in auditors_of(seed, EXECUTOR, draw, without) if who in left] == left
+
+
+def plainly_drawn(seed: Hash32, executor: Address, draw: int, group: EpochGroup) -> tuple[Address, ...]:
+    """Whom docs/protocol.md names, without any short cut: the lots of all, sorted."""
+    served = models_served(group, executor)
+    scored = []
+    for member in group.members:
+        if member.participant != executor and member.weight > 0 and served & {n.model_id for n in member.ml_nodes}:
+            identity = f"{executor.lower()}/{draw}/{member.participant.lower()}".encode()
+            score = lot(b"auditor\x00" + seed, identity, member.weight)
+            scored.append((score, member.participant.lower(), member.participant))
+    return tuple(participant for _, _, participant in sorted(scored)[:AUDITORS])
+
+
+members_drawn_from = st.lists(
+    st.tuples(
+        st.one_of(st.integers(0, 3), st.integers(1, 10**6), st.integers(1, 10**24)),
+        st.sets(st.sampled_from((TINY, ModelId("other"))), min_size=1),
+    ),
+    min_size=1,
+    max_size=24,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, members_drawn_from, st.integers(0, 30))
+def test_auditors_and_what_each_audits_are_those_of_the_plain_definition(
+    seed: Hash32, drawn_from: list[tuple[int, set[ModelId]]], strangers_book: int
+) -> None:
+    """Weights that are nought, alike or far apart; some models shared; a book of somebody who is no member any more."""
+    group = group_of(
+        *((number, weight, tuple(sorted(models)))
+          for number, (weight, models) in enumerate(drawn_from, 1))
+    )  # fmt: skip
+    books = tuple(
+        CommittedBook(account(number), replace(make_book((), SOME_CID), count=count, output_tokens=count))
+        for number, count in ((1, 1000), (len(drawn_from), 3), (99, strangers_book))
+    )
+    known = replace(previous(books=books), group=group)
+    lots = AuditorLots(seed, group)
+    expected: dict[Address, dict[Address, list[int]]] = {}
+    for book in books:
+        for draw in range(draws_of(book.book)):
+            auditors = plainly_drawn(seed, book.executor, draw, group)
+            assert lots.auditors(book.executor, draw) == auditors
+            for auditor in auditors:
+                expected.setdefault(auditor, {}).setdefault(book.executor, []).append(draw)
+    for who in (*(member.participant for member in group.members), account(99)):
+        mine = {executor: tuple(draws) for executor, draws in expected.get(who, {}).items()}
+        assert own_draws(known, seed, who) == mine
+
+
+def test_others_have_their_turn_while_a_node_looks_for_its_own_draws() -> None:
+    group = group_of(*((number, number, (TINY,)) for number in range(1, 60)))
+    book = replace(make_book((), SOME_CID), count=100, output_tokens=1000)
+    books = tuple(CommittedBook(account(number), book) for number in range(1, 60))
+    slices = sum(1 for _ in own_draws_in_slices(replace(previous(books=books), group=group), DRAW, account(1)))
+    assert slices == 59 * draws_of(book) // DRAWS_PER_SLICE
 
 
 @pytest.mark.parametrize(

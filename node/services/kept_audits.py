@@ -1,0 +1,112 @@
+"""This node's audits of one epoch, as they are kept on the disk: a page is written anew, never all of them.
+
+An epoch of a large network has a thousand votes, and each is written down up to three times while it comes about. One
+document of all of them would be written as often: a gigabyte, and most of the time that an audit takes.
+"""
+
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
+
+import structlog
+
+from node.ports import Store
+from node.protocol.audit_votes import audit_order
+from node.protocol.codec import Record, SchemaError, from_bytes, to_bytes
+from node.protocol.findings import AuditVote
+from node.protocol.identifiers import EpochNumber
+from node.protocol.records import Omission
+
+log = structlog.get_logger(__name__)
+
+VOTES_PER_PAGE = 16
+"""Some 4 kB: as much as a disk writes at once anyway."""
+
+Place = tuple[str, int, bytes]
+"""What a vote is about, as `audit_order` says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Some votes, as they are stored."""
+
+    votes: tuple[AuditVote, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Omissions:
+    """The omissions that were found, as they are stored."""
+
+    omissions: tuple[Omission, ...]
+
+
+class KeptAudits(MutableMapping[Place, AuditVote]):
+    """The votes by what they are about. What changes is on the disk once `write` was called.
+
+    A vote stays on the page on which it was noted first. Pages that cannot be read hold nothing: those answers are
+    audited again. Bounded by what was drawn.
+    """
+
+    def __init__(self, store: Store, epoch: EpochNumber) -> None:
+        """Read what is stored."""
+        self.epoch = epoch
+        self._store = store
+        self._pages: list[dict[Place, AuditVote]] = []
+        self._page_of: dict[Place, int] = {}
+        self._changed: set[int] = set()
+        while (data := store.get_document(self._document(len(self._pages)))) is not None:
+            page = self._read(_Page, data)
+            votes = () if page is None else page.votes
+            self._page_of.update({audit_order(vote): len(self._pages) for vote in votes})
+            self._pages.append({audit_order(vote): vote for vote in votes})
+        data = store.get_document(self._document("omissions"))
+        found = None if data is None else self._read(_Omissions, data)
+        self.omissions: tuple[Omission, ...] = () if found is None else found.omissions
+
+    def _read(self, record_type: type[Record], data: bytes) -> Record | None:
+        try:
+            return from_bytes(record_type, data)
+        except SchemaError as error:
+            log.error("stored audits of an epoch cannot be read; none are voted", epoch=self.epoch, reason=str(error))
+            return None
+
+    def _document(self, part: int | str) -> str:
+        return f"audits/{self.epoch}/{part}"
+
+    @property
+    def votes(self) -> tuple[AuditVote, ...]:
+        """All votes, in a bundle's order."""
+        return tuple(self[place] for place in sorted(self._page_of))
+
+    def __getitem__(self, place: Place) -> AuditVote:
+        return self._pages[self._page_of[place]][place]
+
+    def __setitem__(self, place: Place, vote: AuditVote) -> None:
+        number = self._page_of.get(place)
+        if number is None:
+            if not self._pages or len(self._pages[-1]) >= VOTES_PER_PAGE:
+                self._pages.append({})
+            number = self._page_of[place] = len(self._pages) - 1
+        self._pages[number][place] = vote
+        self._changed.add(number)
+
+    def __delitem__(self, place: Place) -> None:
+        number = self._page_of.pop(place)
+        del self._pages[number][place]
+        self._changed.add(number)
+
+    def __iter__(self) -> Iterator[Place]:
+        return iter(self._page_of)
+
+    def __len__(self) -> int:
+        return len(self._page_of)
+
+    def write(self) -> None:
+        """Have all that has changed on the disk."""
+        for number in sorted(self._changed):
+            self._store.put_document(self._document(number), to_bytes(_Page(tuple(self._pages[number].values()))))
+        self._changed.clear()
+
+    def write_omissions(self, found: tuple[Omission, ...]) -> None:
+        """Keep what was found to be omitted."""
+        self.omissions = found
+        self._store.put_document(self._document("omissions"), to_bytes(_Omissions(found)))
