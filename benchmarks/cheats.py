@@ -25,6 +25,7 @@ from node.protocol.findings import ReceiptBook
 from node.protocol.history import PARTS, WINDOWS_EPOCHS
 from node.protocol.identifiers import Address, Cid, Hash32, NodeId
 from node.protocol.nonces import draw_sample
+from node.protocol.scores import AVAILABILITY_TENTHS, QUALITY_TENTHS
 
 MILLION = 1_000_000
 MEMBERS = 64
@@ -147,6 +148,15 @@ def occasional(share: float, proof: float = 0.999) -> float:
     return share * FEES * VERDICT_EPOCHS - caught * FRAUD_COST
 
 
+def withholding(share: float) -> float:
+    """Return what it is worth in an epoch to give `share` of all answers wrongly, and to hand none of these over.
+
+    The answers' part of quality and of availability is lost, and half as much of the reward and of the requests.
+    """
+    lost_points = share * (QUALITY_TENTHS + AVAILABILITY_TENTHS) / 10
+    return share * FEES - lost_points / 2 * (REWARD + FEES)
+
+
 @dataclass(frozen=True, slots=True)
 class Padding:
     """A book that its executor fills with true answers to its own questions."""
@@ -211,6 +221,7 @@ def main() -> None:
         [(f"{share:.1%}", f"{occasional(share):+.3f}") for share in (0.001, 0.01, 0.1, 1.0)],
         empty="",
     )
+    click.echo(f"\nAll answers wrong and none handed over: {withholding(1.0):+.1f} tokens an epoch")
     click.echo("\nA book of 1,800 answers, filled up with others of 32,000 tokens:")
     print_table(
         ("MADE UP", "DRAWS", "OF WHAT MEMBERS PAID FOR", "OF WHAT OTHERS PAID FOR"),

@@ -20,6 +20,7 @@ from benchmarks.cheats import (
     occasional,
     padding,
     run_draws,
+    withholding,
 )
 from benchmarks.deterrence import slash_per_gain
 from node.protocol.binomial import detection_per_million, reject_from
@@ -82,6 +83,12 @@ def test_wrong_answers_all_day_lose_more_than_they_take_even_if_an_audit_rarely_
 @pytest.mark.parametrize("share", [0.0005, 0.001, 0.01, 0.1, 0.5, 1.0])
 def test_wrong_answers_now_and_then_lose_more_than_they_take_before_any_verdict(share: float) -> None:
     assert occasional(share) < 0
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 1.0])
+def test_wrong_answers_that_are_not_handed_over_lose_more_than_their_fees(share: float) -> None:
+    assert withholding(share) < 0
+    assert in_the_text(f"{withholding(1.0):+.1f} tokens an epoch")
 
 
 @pytest.mark.parametrize("made_up", PADDINGS)

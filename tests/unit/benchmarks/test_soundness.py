@@ -18,8 +18,8 @@ from benchmarks.soundness.data import (
     read_windows,
 )
 from benchmarks.soundness.detection import bits_per_thousand_tokens, detect, false_verdict_bound, tokens_to_proof
-from benchmarks.soundness.lasting import expected_tokens, lasting
 from benchmarks.soundness.judging import TokenFigures
+from benchmarks.soundness.lasting import expected_tokens, lasting
 from benchmarks.soundness.report import Table, distances, honest_band, tables
 from benchmarks.soundness.variants import HONEST_ENGINES, PROVERS, REFERENCE
 from node.protocol.audits import MARGIN_CLIP_MICRO, MISMATCH_MICRO_MIN, judge_figures
