@@ -12,11 +12,20 @@ from functools import cache
 import click
 
 from node.cli.render import print_table
-from node.protocol.audit_sampling import AUDITORS, DRAWS_MIN
+from node.protocol.audit_sampling import (
+    AUDITORS,
+    DRAWS_MAX,
+    DRAWS_MIN,
+    ROW_DRAWS,
+    TOKENS_PER_DRAW,
+    token_draws_of,
+)
 from node.protocol.binomial import detection_per_million, reject_from
+from node.protocol.findings import ReceiptBook
 from node.protocol.history import PARTS, WINDOWS_EPOCHS
-from node.protocol.identifiers import Address, Hash32, NodeId
+from node.protocol.identifiers import Address, Cid, Hash32, NodeId
 from node.protocol.nonces import draw_sample
+from node.protocol.scores import AVAILABILITY_TENTHS, QUALITY_TENTHS
 
 MILLION = 1_000_000
 MEMBERS = 64
@@ -33,6 +42,9 @@ ENGINE_TOKENS_PER_SECOND = 50
 EPOCH_SECONDS = 86_400
 FEES = ENGINE_TOKENS_PER_SECOND * EPOCH_SECONDS * UNIT_PRICE
 """What an engine that answers all day takes in an epoch: 4.3 tokens."""
+ANSWER_TOKENS = 256
+DRAWS_OF_A_BUSY_ENGINE = min(DRAWS_MAX - ROW_DRAWS, ENGINE_TOKENS_PER_SECOND * EPOCH_SECONDS // TOKENS_PER_DRAW)
+"""Of tokens, from the book of an engine that answers all day: 62."""
 VERDICT_EPOCHS = 9
 """A verdict may take so long; until then answers are paid."""
 SAMPLE_SIZE = 512
@@ -40,6 +52,8 @@ MISMATCH_PER_MILLION = 281
 """p0 of `quern calibrate`'s 16,384 nonces without a mismatch."""
 ACCOUNT = Address("0x" + "11" * 20)
 RUNS = 400
+PADDING_TOKENS = 32_000
+PADDINGS = (0, 100, 1_000, 260_000)
 FAKED_SHARES = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
@@ -134,6 +148,38 @@ def occasional(share: float, proof: float = 0.999) -> float:
     return share * FEES * VERDICT_EPOCHS - caught * FRAUD_COST
 
 
+def withholding(share: float) -> float:
+    """Return what it is worth in an epoch to give `share` of all answers wrongly, and to hand none of these over.
+
+    The answers' part of quality and of availability is lost, and half as much of the reward and of the requests.
+    """
+    lost_points = share * (QUALITY_TENTHS + AVAILABILITY_TENTHS) / 10
+    return share * FEES - lost_points / 2 * (REWARD + FEES)
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """A book that its executor fills with true answers to its own questions."""
+
+    answers: int
+    """Those that it adds; the text may be the same in all."""
+    draws: int
+    """Of tokens, from the book."""
+    of_members: float
+    """How many of these fall on what payers with weight signed for, on average."""
+    of_others: float
+    """How many fall on what payers without weight signed for, if all payers are such."""
+
+
+def padding(answers: int, tokens: int, *, sold: int = 1_800) -> Padding:
+    """Return what is drawn of `sold` answers of ANSWER_TOKENS tokens beside `answers` of `tokens` that it made up."""
+    total = sold * ANSWER_TOKENS + answers * tokens
+    draws = token_draws_of(ReceiptBook(sold + answers, total, Hash32(bytes(32)), Cid("")))
+    share = sold * ANSWER_TOKENS / total
+    of_payers = draws // 2
+    return Padding(answers, draws, of_payers + (draws - of_payers) * share, draws * share)
+
+
 def lazy_validator() -> Iterator[tuple[str, float]]:
     """Yield what a member saves that votes with the crowd or not at all, and what it loses."""
     generated = 300 * 3600  # nonces a second, in an hour of GENERATE
@@ -173,6 +219,16 @@ def main() -> None:
     print_table(
         ("WRONG", "EXPECTED, IN TOKENS"),
         [(f"{share:.1%}", f"{occasional(share):+.3f}") for share in (0.001, 0.01, 0.1, 1.0)],
+        empty="",
+    )
+    click.echo(f"\nAll answers wrong and none handed over: {withholding(1.0):+.1f} tokens an epoch")
+    click.echo("\nA book of 1,800 answers, filled up with others of 32,000 tokens:")
+    print_table(
+        ("MADE UP", "DRAWS", "OF WHAT MEMBERS PAID FOR", "OF WHAT OTHERS PAID FOR"),
+        [
+            (f"{p.answers:,}", str(p.draws), f"{p.of_members:.2f}", f"{p.of_others:.2f}")
+            for p in (padding(answers, PADDING_TOKENS) for answers in PADDINGS)
+        ],
         empty="",
     )
     for what, share in lazy_validator():

@@ -2,6 +2,10 @@
 
 The figures token by token are some hundred megabytes of JSON on the machine that measured; what is kept of them is what
 auditors note: sums, here over windows of WINDOW_TOKENS tokens, in steps of UNIT_MICRO so that the files stay small.
+
+Detail: margins were summed up before audits cut them at a tenth of a logit. What the cut leaves of a window follows
+from its sum and its mismatches where there is one of these at most, as in most windows of mild provers. Of the others
+it is bounded: from above for honest machines, from below for cheats, so that no table flatters the rule.
 """
 
 import json
@@ -9,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.soundness.judging import TokenFigures
-from node.protocol.audits import add_figures
+from benchmarks.soundness.variants import PROVERS
+from node.protocol.audits import MARGIN_CLIP_MICRO, MILLION, MISMATCH_MICRO_MIN, add_figures
 from node.protocol.findings import AuditFigures
 
 DIRECTORY = Path(__file__).parent / "data"
@@ -60,7 +65,8 @@ def as_rows(answers: list[TokenFigures]) -> list[list[list[int]]]:
         windows = []
         for start in range(0, len(answer.margins) - WINDOW_TOKENS + 1, WINDOW_TOKENS):
             sums = answer.sums(start, start + WINDOW_TOKENS)
-            numbers = (sums.margin_micro, sums.distance_micro, sums.surprise_micro, sums.variance_micro)
+            margin_micro = sum(answer.margins[start : start + WINDOW_TOKENS])
+            numbers = (margin_micro, sums.distance_micro, sums.surprise_micro, sums.variance_micro)
             windows.append([sums.mismatches, *(round(number / UNIT_MICRO) for number in numbers)])
         rows.append(windows)
     return rows
@@ -69,7 +75,8 @@ def as_rows(answers: list[TokenFigures]) -> list[list[list[int]]]:
 def read_windows(auditor: str, prover: str, directory: Path = DIRECTORY) -> Windows:
     """Read what one auditor found of one prover."""
     rows = json.loads((directory / f"answers-{auditor}.json").read_text())[prover]
-    return Windows(tuple(tuple(_figures(window) for window in windows) for windows in rows))
+    is_honest = PROVERS[prover].is_honest
+    return Windows(tuple(tuple(_figures(window, is_honest=is_honest) for window in windows) for windows in rows))
 
 
 def provers_of(auditor: str, directory: Path = DIRECTORY) -> list[str]:
@@ -77,17 +84,34 @@ def provers_of(auditor: str, directory: Path = DIRECTORY) -> list[str]:
     return list(json.loads((directory / f"answers-{auditor}.json").read_text()))
 
 
-def _figures(row: list[int]) -> AuditFigures:
+def _figures(row: list[int], *, is_honest: bool) -> AuditFigures:
     mismatches, margin, distance, surprise, variance = row
+    cut = most_after_cut if is_honest else least_after_cut
     return AuditFigures(
         WINDOW_TOKENS,
         mismatches,
-        margin * UNIT_MICRO,
+        cut(margin * UNIT_MICRO, mismatches),
         WINDOW_TOKENS,
         distance * UNIT_MICRO,
         surprise * UNIT_MICRO,
         variance * UNIT_MICRO,
     )
+
+
+def most_after_cut(margin_micro: int, mismatches: int) -> int:
+    """Return the most that the cut can leave of a window's sum of margins: spread over all that may have some."""
+    ties = WINDOW_TOKENS - mismatches
+    return min(margin_micro, mismatches * MARGIN_CLIP_MICRO + ties * MISMATCH_MICRO_MIN)
+
+
+def least_after_cut(margin_micro: int, mismatches: int) -> int:
+    """Return the least that the cut can leave of it: heaped on as few mismatches as can carry it."""
+    left, kept = margin_micro, 0
+    for others in reversed(range(mismatches)):
+        margin = max(0, min(MILLION, left - others * MISMATCH_MICRO_MIN))
+        kept += min(MARGIN_CLIP_MICRO, margin)
+        left -= margin
+    return kept + left
 
 
 def read_nonces(directory: Path = DIRECTORY) -> dict[str, list[int]]:

@@ -7,6 +7,7 @@ from benchmarks.soundness.claims import DECLARED, Claim
 from benchmarks.soundness.models import VOCABULARY_SIZE
 from node.protocol.audits import (
     DISTANCE_CLIP_MICRO,
+    MARGIN_CLIP_MICRO,
     MILLION,
     MISMATCH_MICRO_MIN,
     ClaimedLogprobs,
@@ -38,7 +39,8 @@ class TokenFigures:
 
         With `forged`, the executor claimed exactly what the auditor finds: its log-probabilities tell nothing.
         """
-        margins, count = self.margins[first:end], len(self.margins[first:end])
+        margins = [min(MARGIN_CLIP_MICRO, value) for value in self.margins[first:end]]
+        count = len(margins)
         distances = [min(DISTANCE_CLIP_MICRO, value) for value in self.distances[first:end]]
         return AuditFigures(
             tokens=count,

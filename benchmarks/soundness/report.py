@@ -97,7 +97,7 @@ def means(auditor: str) -> Table:
             (
                 prover,
                 f"{sum(f.mismatches for f in stretches) / tokens:.2%}",
-                f"{sum(f.margin_micro for f in stretches) / tokens / 1e6:.4f}",
+                f"{sum(f.margin_micro for f in stretches) / tokens / 1e6:.5f}",
                 f"{sum(f.distance_micro for f in stretches) / tokens / 1e6:.4f}",
                 f"{sum(f.surprise_micro for f in stretches) / tokens / 1e6:+.4f}",
             )

@@ -23,6 +23,7 @@ REASONS = {
     "not-the-book": "the receipt book is not what was committed to",
     "not-the-receipt": "another receipt was handed over",
     "not-the-length": "the book says another length",
+    "not-the-payer": "the book names a payer that did not sign",
     "not-the-tokens": "other tokens than the receipt commits to",
     "not-the-draw": "other parameters than the receipt commits to",
     "not-the-seed": "the seed is not the one that both sides drew",

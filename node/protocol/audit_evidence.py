@@ -10,7 +10,7 @@ from node.protocol.audits import ClaimedLogprobs
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.pricing import receipt_digest, tokens_commitment
-from node.protocol.receipt_books import booked_tokens
+from node.protocol.receipt_books import NOBODY, BookRow, booked_tokens, is_payer_of
 from node.protocol.receipts import draw_commitment, is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import Receipt, SignedReceipt
 from node.protocol.sampling import TokenLogprobs
@@ -81,10 +81,10 @@ def without_surplus(evidence: AuditEvidence) -> AuditEvidence:
     return replace(evidence, kept=KeptAnswer(replace(kept.answer, text=""), claimed))
 
 
-def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, booked: int | None) -> str:
+def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, booked: BookRow | None) -> str:
     """Return a code for what in the evidence is not as committed to; empty if nothing is.
 
-    `booked` are the tokens that the book says can be drawn of the answer; None where there is no book at hand.
+    `booked` is the receipt's row in the book; None where there is no book at hand.
     """
     signed, kept = evidence.signed, evidence.kept
     receipt = signed.receipt
@@ -92,8 +92,8 @@ def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, bo
         return "not-the-receipt"
     if not are_names_short(receipt):
         return "not-the-receipt"
-    if booked is not None and booked != booked_tokens(receipt):
-        return "not-the-length"
+    if booked is not None and (misbooked := _what_is_misbooked(booked, signed)):
+        return misbooked
     if kept is None and receipt.is_private:  # with the answer, its payer hands it over
         return PRIVATE if is_signed_by_payer(signed) else "not-the-receipt"
     if kept is None:
@@ -115,6 +115,16 @@ def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, bo
         return "not-by-rule"
     if kept.claimed and [entry.token_id for entry in kept.claimed] != list(answer.output_ids):
         return "not-the-claims"
+    return ""
+
+
+def _what_is_misbooked(booked: BookRow, signed: SignedReceipt) -> str:
+    """Whoever a row names must have signed: else an executor puts answers that it made up beside a payer's own."""
+    if booked.output_tokens != booked_tokens(signed.receipt):
+        return "not-the-length"
+    is_named = booked.payer != NOBODY
+    if not is_payer_of(booked.payer, signed.receipt) or (is_named and not is_signed_by_payer(signed)):
+        return "not-the-payer"
     return ""
 
 

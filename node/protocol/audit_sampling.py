@@ -1,28 +1,33 @@
 """Which answers are audited, and by whom: drawn from a block after the books were committed, the same on every node.
 
-Tokens are drawn, not answers: an answer is drawn in proportion to its length, so that whoever wants to hide long
-answers among many short ones has to generate as many honest tokens as it hides. Of answers that cannot be audited no
-tokens are booked, so a few draws are of rows, whatever these say of their tokens: whether they are rightly booked so
-has to be looked at, too. Auditors are drawn by weight for each
-answer, so who they are is not known when the answer is given.
+Tokens are drawn, not answers: an answer is drawn in proportion to its length, and the more tokens a book has, the more
+is drawn from it. But a book may be filled at no cost: an executor answers itself under a key of its own, truly, with
+the same text as often as it likes. Keys are free and weight is not. So every other draw goes to the payers that are
+members, in proportion to their weight, and falls on a token of what one of them signed for: whatever else is booked, no
+other draw and no other payer's answer is in its way. Of answers that cannot be audited no tokens are booked, so a few
+draws are of rows, whatever these say of their tokens: whether they are rightly booked so has to be looked at, too.
+Auditors are drawn by weight for each answer, so who they are is not known when the answer is given.
 """
 
 import hashlib
+from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from node.protocol.findings import AuditOutcome, ReceiptBook
 from node.protocol.identifiers import Address, Hash32, ModelId
 from node.protocol.lots import Candidates, candidates_of, first_of, is_among_first
-from node.protocol.receipt_books import BookRow
+from node.protocol.receipt_books import BookRow, payer_bytes
 from node.protocol.records import EpochGroup, EpochResult
 from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
 
 AUDITED_PER_MILLE = 8
 """Of the answers in a book. Five auditors read each of these; reading costs at most 0.4 of generating (measured at
 batch 64; 0.05 alone), so audits cost at most 1.6 % of generation."""
+TOKENS_PER_DRAW = 32_000
+"""The same share of answers of 256 tokens: who books long answers, few as they are, is drawn from as often."""
 DRAWS_MIN = 4
 """Of a book with few answers: without it a node that answers little would not be audited at all. Beyond the share
 above, and little in all."""
@@ -56,11 +61,17 @@ def token_draws_of(book: ReceiptBook) -> int:
     """Return how many of the draws, the first ones, are of tokens; the others are of rows."""
     if book.output_tokens == 0:
         return 0
-    return min(DRAWS_MAX - ROW_DRAWS, max(DRAWS_MIN, book.count * AUDITED_PER_MILLE // 1000), book.count)
+    wanted = max(DRAWS_MIN, book.count * AUDITED_PER_MILLE // 1000, book.output_tokens // TOKENS_PER_DRAW)
+    return min(DRAWS_MAX - ROW_DRAWS, wanted, book.count)
+
+
+def is_of_payer(draw: int, book: ReceiptBook) -> bool:
+    """Whether a draw is of what one payer signed for: every other one of those of tokens."""
+    return draw < token_draws_of(book) and draw % 2 == 1
 
 
 def drawn_token(seed: Hash32, executor: Address, draw: int, output_tokens: int) -> int:
-    """Return which of the book's tokens a draw falls on, counted from 0 in the book's order."""
+    """Return which of the book's tokens, or of one payer's, a draw falls on, counted from 0 in the book's order."""
     digest = hashlib.sha256(b"audit-draw\x00" + seed + f"{executor.lower()}/{draw}".encode()).digest()
     return int.from_bytes(digest) % output_tokens
 
@@ -71,27 +82,62 @@ def drawn_row(seed: Hash32, executor: Address, draw: int, count: int) -> int:
     return int.from_bytes(digest) % count
 
 
-def drawn_rows(seed: Hash32, executor: Address, book: ReceiptBook, rows: Sequence[BookRow]) -> dict[int, BookRow]:
-    """Return the row that each draw falls on, by draw; of several draws on one row the first."""
-    return finish(drawn_rows_in_slices(seed, executor, book, rows))
+def drawn_payer(seed: Hash32, executor: Address, draw: int, weights: Mapping[bytes, int]) -> bytes:
+    """Return which of the payers in a book a draw falls to, by positive weight; `weights` has one at least."""
+    digest = hashlib.sha256(b"audit-payer\x00" + seed + f"{executor.lower()}/{draw}".encode()).digest()
+    payers = sorted(weights)
+    ends = list(accumulate(weights[payer] for payer in payers))
+    return payers[bisect_right(ends, int.from_bytes(digest) % ends[-1])]
+
+
+def payer_weights(group: EpochGroup, executor: Address) -> dict[bytes, int]:
+    """Return the members by whose weight is drawn from an executor's book, as its rows name them: all but itself."""
+    return {
+        payer_bytes(member.participant): member.weight
+        for member in group.members
+        if member.weight > 0 and member.participant != executor
+    }
+
+
+def drawn_rows(
+    seed: Hash32, executor: Address, book: ReceiptBook, rows: Sequence[BookRow], group: EpochGroup
+) -> dict[int, BookRow]:
+    """Return the row that each draw falls on, by draw; of several draws on one row the first.
+
+    `group` is that of the result which has the book.
+    """
+    return finish(drawn_rows_in_slices(seed, executor, book, rows, group))
 
 
 def drawn_rows_in_slices(
-    seed: Hash32, executor: Address, book: ReceiptBook, rows: Sequence[BookRow]
+    seed: Hash32, executor: Address, book: ReceiptBook, rows: Sequence[BookRow], group: EpochGroup
 ) -> Slices[dict[int, BookRow]]:
     """Return `drawn_rows` in slices."""
     tokens, draws = token_draws_of(book), draws_of(book)
-    by_draw = {draw: rows[drawn_row(seed, executor, draw, book.count)] for draw in range(tokens, draws)}
-    places = sorted((drawn_token(seed, executor, draw, book.output_tokens), draw) for draw in range(tokens))
+    weights = payer_weights(group, executor)
+    ends = array("Q")  # of each row, the tokens up to its end
+    signed: dict[bytes, tuple[array[int], array[int]]] = {}  # of each payer, the same of its rows, and their places
     passed = 0
     for start in range(0, len(rows), ITEMS_PER_SLICE):
-        part = rows[start : start + ITEMS_PER_SLICE]
-        ends = list(accumulate((row.output_tokens for row in part), initial=passed))[1:]
-        while places and places[0][0] < ends[-1]:
-            place, draw = places.pop(0)
-            by_draw[draw] = part[bisect_right(ends, place)]
-        passed = ends[-1]
+        for place, row in enumerate(rows[start : start + ITEMS_PER_SLICE], start):
+            passed += row.output_tokens
+            ends.append(passed)
+            if row.output_tokens and row.payer in weights:
+                own_ends, places = signed.setdefault(row.payer, (array("Q"), array("Q")))
+                own_ends.append(row.output_tokens + (own_ends[-1] if own_ends else 0))
+                places.append(place)
         yield
+    present = {payer: weights[payer] for payer in signed}
+    by_draw = {}
+    for draw in range(draws):
+        if draw >= tokens:
+            place = drawn_row(seed, executor, draw, book.count)
+        elif present and is_of_payer(draw, book):
+            own_ends, places = signed[drawn_payer(seed, executor, draw, present)]
+            place = places[bisect_right(own_ends, drawn_token(seed, executor, draw, own_ends[-1]))]
+        else:
+            place = bisect_right(ends, drawn_token(seed, executor, draw, book.output_tokens))
+        by_draw[draw] = rows[place]
     found: dict[Hash32, tuple[int, BookRow]] = {}
     for draw in range(draws):
         found.setdefault(by_draw[draw].digest, (draw, by_draw[draw]))

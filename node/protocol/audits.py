@@ -11,13 +11,14 @@ Detail: the figures are sums over tokens, so they add up over answers, and a sho
 is divided by a length that was not there. Evidence against an executor is the logarithm of a bet at fair odds: whoever
 bets on tokens being worse than honest ones starts with 1 and holds, after any number of honest tokens, at most 1 on
 average. To reach 2^bits by luck has a chance of 2^-bits, at whatever moment one looks: that is what makes it safe to
-look after every answer and to go on adding for epochs. For sums of numbers between 0 and 1 with mean at most m, a bet
-of strength k gains k bits for each whole unit and pays log2(1 + m (2^k - 1)) per token. For surprise it is Bennett's
-inequality, with its exact variance. Several strengths are kept side by side, for gross cheats and for mild ones. All
-of this is in integers, millionths of a bit: nodes must agree.
+look after every answer and to go on adding for epochs. So what differs from honest machines by a little more than these
+do from each other, such as int8 weights, is proven in weeks. For sums of numbers between 0 and 1 with mean at most m, a
+bet of strength k gains k bits for each whole unit and pays log2(1 + m (2^k - 1)) per token. For surprise it is
+Bennett's inequality, with its exact variance. Several strengths are kept side by side, for gross cheats and for mild
+ones. All of this is in integers, millionths of a bit: nodes must agree.
 
 Goals: an honest node is accused falsely at most once in a million audits. Non-goals: to tell int8 weights from other
-hardware in one answer: where nobody can, accumulated evidence over epochs decides, or nothing.
+hardware in one answer: accumulated evidence over epochs decides, from all answers and not from a part of them.
 """
 
 import math
@@ -34,6 +35,11 @@ from node.protocol.verdicts import Verdict
 MILLION = 1_000_000
 MISMATCH_MICRO_MIN = 1_000
 """A token that falls short by less is a tie: engines compute in single precision, within 10^-5."""
+MARGIN_CLIP_MICRO = 100_000
+"""The margin of a token is cut here, in millionths of a logit. Measured (docs/soundness.md): where honest machines
+differ, they nearly tie; int8 weights differ hardly more often, and by nearly twice as much. With a cut at a whole logit
+each bet pays for single tokens that are so far off, and int8 takes seven times as long; another model is proven as
+fast."""
 CLAIMED_TOP = 5
 """Claimed alternatives that are looked at for each token, the likeliest."""
 DISTANCE_CLIP_MICRO = 50_000
@@ -53,15 +59,21 @@ Z_MILLI_USUAL = 4_000
 BAND_MICRO_MIN = 500
 """A calibration on one machine measures nothing at all between runs; the least mean that is believed."""
 
-STRENGTHS = (1, 2, 4, 6, 8, 10)
-"""Of bets, in bits per whole unit; a bet is best where the odds are 2^k times the honest ones."""
+BET = tuple[int, int]
+"""(gain per unit, in millionths of a bit; what the stake grows by where a whole unit comes, in millionths)."""
+WHOLE_BETS: tuple[BET, ...] = tuple((bits * 1_000_000, (2**bits - 1) * 1_000_000) for bits in (1, 2, 4, 6, 8, 10))
+"""Of 1 to 10 bits per whole unit; a bet is best where the odds are 2^bits times the honest ones."""
+HALF_BET: BET = (500_000, 414_214)
+"""Of half a bit, for what an executor cannot forge: it proves who is a fifth beyond its band. Of claimed
+log-probabilities, whose band is a large part of the way to their cut, a bet of one bit proves as much."""
+TOKEN_BETS: tuple[BET, ...] = (HALF_BET, *WHOLE_BETS)
 SURPRISE_BETS = ((90_168, 3_136), (180_336, 14_038), (360_673, 71_578), (721_347, 501_048))
 """(gain per nat, price per nat² of variance), in millionths of a bit, at theta of 1/16, 1/8, 1/4 and 1/2: theta / ln 2
 and (e^(5 theta) - 1 - 5 theta) / 25 / ln 2, the first rounded down and the second up."""
 
 FALSE_VERDICTS_PER_AUDIT = 1e-6
 LIMIT_MICRO_BITS = 26 * MILLION
-"""Evidence that proves. 26 bets are watched, each in one answer and in the sum of all: 52 / 10^-6 is below 2^26."""
+"""Evidence that proves. 28 bets are watched, each in one answer and in the sum of all: 56 / 10^-6 is below 2^26."""
 CONFIRMED_MICRO_BITS = 20 * MILLION
 """Evidence that confirms an accusation, of answers that the whole group judged again. Less than the limit, for it comes
 on top of that; not much less, for a cartel may accuse an honest node when it likes, after its unluckiest epoch."""
@@ -84,7 +96,8 @@ class Test(Enum):
 
 
 BETS: tuple[Test, ...] = (
-    *(test for test in (Test.MARGIN, Test.MISMATCH, Test.DISTANCE) for _ in STRENGTHS),
+    *(test for test in (Test.MARGIN, Test.MISMATCH) for _ in TOKEN_BETS),
+    *(Test.DISTANCE for _ in WHOLE_BETS),
     *(test for test in (Test.TOO_LIKELY, Test.TOO_UNLIKELY) for _ in SURPRISE_BETS),
 )
 """The test of each bet, in the order in which evidence is kept."""
@@ -118,7 +131,7 @@ def answer_figures(
     token is missing in its prefill, or `claimed` is about other tokens.
     """
     margins = token_margins(prompt_length, token_ids, prefills, seed, parameters, vocabulary_size)
-    margins_micro = [_micro(margin) for margin in margins]
+    margins_micro = [min(MARGIN_CLIP_MICRO, _micro(margin)) for margin in margins]
     if claimed and [entry.token_id for entry in claimed] != list(token_ids):
         raise ValueError("log-probabilities are claimed for other tokens")
     distances = [
@@ -199,9 +212,15 @@ def add_figures(one: AuditFigures, other: AuditFigures) -> AuditFigures:
 def gains(figures: AuditFigures, band: HonestBand) -> tuple[int, ...]:
     """Return what each bet gains from these figures, in millionths of a bit; most lose where tokens are honest."""
     return (
-        *_mean_gains(figures.margin_micro, figures.tokens, band.margin_micro_mean_max),
-        *_mean_gains(figures.mismatches * MILLION, figures.tokens, band.token_mismatch_per_million),
         *_mean_gains(
+            TOKEN_BETS,
+            figures.margin_micro * MILLION // MARGIN_CLIP_MICRO,
+            figures.tokens,
+            band.margin_micro_mean_max * MILLION // MARGIN_CLIP_MICRO,
+        ),
+        *_mean_gains(TOKEN_BETS, figures.mismatches * MILLION, figures.tokens, band.token_mismatch_per_million),
+        *_mean_gains(
+            WHOLE_BETS,
             figures.distance_micro * MILLION // DISTANCE_CLIP_MICRO,
             figures.claimed,
             band.distance_micro_mean_max * MILLION // DISTANCE_CLIP_MICRO,
@@ -256,10 +275,12 @@ def log2_micro(numerator: int, denominator: int) -> int:
     return whole * MILLION + -(-(fraction + 1) * MILLION >> 40)
 
 
-def _mean_gains(total_micro: int, count: int, mean_micro: int) -> tuple[int, ...]:
+def _mean_gains(bets: tuple[BET, ...], total_micro: int, count: int, mean_micro: int) -> tuple[int, ...]:
     mean = min(MILLION, max(BAND_MICRO_MIN, mean_micro))
-    prices = (log2_micro(MILLION + mean * (2**strength - 1), MILLION) for strength in STRENGTHS)
-    return tuple(strength * total_micro - count * price for strength, price in zip(STRENGTHS, prices, strict=True))
+    return tuple(
+        gain * total_micro // MILLION - count * log2_micro(MILLION**2 + mean * growth, MILLION**2)
+        for gain, growth in bets
+    )
 
 
 def _surprise_gains(surprise_micro: int, figures: AuditFigures, z_milli_max: int) -> tuple[int, ...]:

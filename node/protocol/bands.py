@@ -45,7 +45,7 @@ class HonestBand:
     poc_mismatch_per_million: int
     """How many of a million honest vectors lie beyond it all the same: p0 of the test of a sample."""
     margin_micro_mean_max: int
-    """Largest mean of clipped margins (draws.py), in millionths."""
+    """Largest mean of margins, each cut (audits.py), in millionths of a logit."""
     token_mismatch_per_million: int
     """How many of a million honest tokens are not the choice of the rule."""
     distance_micro_mean_max: int

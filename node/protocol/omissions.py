@@ -1,10 +1,11 @@
 """Receipts that an executor signed and left out of its books: proven by the payer's copy, with nobody's word needed.
 
-Purpose: what is not in a book is never drawn, nor is an answer that is booked with fewer tokens than it has. A payer
+Purpose: what is not in a book is never drawn, nor is an answer that is booked with fewer tokens than it has, and one
+that is booked as another payer's is drawn too seldom. A payer
 that is a member looks for its receipts in the books and, where one is missing, puts a proof into its bundle: the
 receipt with both signatures, and the place in each of the two books that may have it where it would stand. Rows ascend
-by digest, so two neighbours with a gap between them are proof; so is the receipt's own row if it says other tokens than
-follow from the receipt.
+by digest, so two neighbours with a gap between them are proof; so is the receipt's own row if it says other tokens
+than follow from the receipt, or names another payer.
 
 Detail: a receipt of epoch q is in the book of q or, if it was given after that was made, in the book of q + 1. Proofs
 are taken in the first epoch after results of both. An executor whose bundle was not counted in one of these epochs is
@@ -19,7 +20,7 @@ from node.protocol.findings import CommittedBook, ReceiptBook
 from node.protocol.identifiers import ZERO_HASH, Address, Cid, Hash32
 from node.protocol.merkle import merkle_levels_in_slices, merkle_path, verify_merkle_proof
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import BookRow, booked_tokens, inner_hash, row_leaf
+from node.protocol.receipt_books import NOBODY, PAYER_BYTES, BookRow, booked_tokens, inner_hash, is_payer_of, row_leaf
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import BookGap, EpochResult, Omission, Receipt, RowProof, SignedReceipt, VoteBundle
 from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
@@ -63,8 +64,12 @@ class SearchedBook:
         return BookGap(self._proof(place - 1), self._proof(place))
 
     def books_rightly(self, digest: Hash32, receipt: Receipt) -> bool:
-        """Whether a receipt is in the book, with the tokens that follow from it."""
-        return self.has(digest) and self._rows[self._place(digest)].output_tokens == booked_tokens(receipt)
+        """Whether a receipt is in the book, by a row that may follow from it."""
+        return self.has(digest) and _is_right(self._rows[self._place(digest)], receipt)
+
+    def names_nobody(self, digest: Hash32) -> bool:
+        """Whether a receipt is in the book as one that its payer never signed."""
+        return self.has(digest) and self._rows[self._place(digest)].payer == NOBODY
 
     def missing(self, digest: Hash32, receipt: Receipt) -> BookGap | None:
         """Return what proves that a receipt is not rightly booked; None if it is."""
@@ -80,7 +85,7 @@ class SearchedBook:
             return None
         finish(self.prepare())
         row = self._rows[index]
-        return RowProof(index, row.digest, row.output_tokens, merkle_path(self._levels, index))
+        return RowProof(index, row.digest, row.output_tokens, row.payer, merkle_path(self._levels, index))
 
 
 def is_gap(gap: BookGap, book: ReceiptBook, digest: Hash32) -> bool:
@@ -95,11 +100,11 @@ def is_gap(gap: BookGap, book: ReceiptBook, digest: Hash32) -> bool:
 
 
 def is_misbooked(row: BookGap, book: ReceiptBook, digest: Hash32, receipt: Receipt) -> bool:
-    """Whether what stands in place of a gap is the receipt's own row, with other tokens than follow from it."""
+    """Whether what stands in place of a gap is the receipt's own row, and cannot follow from it."""
     own = row.before
     if own is None or row.after is not None or own.digest != digest:
         return False
-    return own.output_tokens != booked_tokens(receipt) and _is_row(own, book)
+    return not _is_right(_row(own), receipt) and _is_row(own, book)
 
 
 def is_omitted(omission: Omission, result: EpochResult) -> bool:
@@ -137,5 +142,14 @@ def book_of(books: Sequence[CommittedBook], executor: Address) -> ReceiptBook | 
 def _is_row(proof: RowProof, book: ReceiptBook) -> bool:
     if not 0 <= proof.index < book.count or not 0 <= proof.output_tokens < 1 << 32 or len(proof.digest) != 32:
         return False
-    leaf = row_leaf(proof.index, BookRow(proof.digest, proof.output_tokens))
-    return verify_merkle_proof(book.root, leaf, proof.siblings, inner_hash)
+    if len(proof.payer) != PAYER_BYTES:
+        return False
+    return verify_merkle_proof(book.root, row_leaf(proof.index, _row(proof)), proof.siblings, inner_hash)
+
+
+def _is_right(row: BookRow, receipt: Receipt) -> bool:
+    return row.output_tokens == booked_tokens(receipt) and is_payer_of(row.payer, receipt)
+
+
+def _row(proof: RowProof) -> BookRow:
+    return BookRow(proof.digest, proof.output_tokens, proof.payer)

@@ -1,10 +1,10 @@
 """Receipt books: how an executor binds itself to its receipts before anybody knows which of them are audited.
 
-A book is a file of rows, one for each receipt that the executor signed since its last book: the receipt's digest and
-the tokens that can be drawn of it (`booked_tokens`). These follow from the receipt: who books others is found out by
-the draw (audit_sampling.py) or by the payer (omissions.py). Rows ascend by digest, so that there is one file for one
-set of receipts, nobody is listed twice, and whoever holds a receipt finds at once whether it was left out. A digest
-tells nothing of the answer: a receipt's request id is random.
+A book is a file of rows, one for each receipt that the executor signed since its last book: the receipt's digest, the
+tokens that can be drawn of it, and who signed for it (`booked_row`). These follow from the receipt: who books others is
+found out by the draw (audit_sampling.py) or by the payer (omissions.py). Rows ascend by digest, so that there is one
+file for one set of receipts, nobody is listed twice, and whoever holds a receipt finds at once whether it was left out.
+A digest tells nothing of the answer: a receipt's request id is random.
 """
 
 import hashlib
@@ -16,16 +16,21 @@ from operator import attrgetter
 from typing import overload
 
 from node.protocol.findings import ReceiptBook
-from node.protocol.identifiers import Cid, Hash32
+from node.protocol.identifiers import Address, Cid, Hash32
 from node.protocol.merkle import GrowingRoot
-from node.protocol.records import Receipt
+from node.protocol.pricing import receipt_digest
+from node.protocol.records import Receipt, SignedReceipt
 from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
 
 DIGEST_BYTES = 32
 TOKENS_BYTES = 4
-ROW_BYTES = DIGEST_BYTES + TOKENS_BYTES
+PAYER_BYTES = 20
+ROW_BYTES = DIGEST_BYTES + TOKENS_BYTES + PAYER_BYTES
+NOBODY = bytes(PAYER_BYTES)
+"""In place of a payer that never signed, for an executor could name whom it likes; and where no token can be drawn, for
+who asks in private is named to nobody."""
 ROWS_MAX = 1 << 18
-"""9 MiB: three answers a second for a day. An executor with more splits its account; more at once would cost each of
+"""14 MiB: three answers a second for a day. An executor with more splits its account; more at once would cost each of
 its auditors as much as a batch of nonces."""
 BOOK_BYTES_MAX = ROWS_MAX * ROW_BYTES
 
@@ -41,6 +46,13 @@ class BookRow:
     digest: Hash32
     output_tokens: int
     """`booked_tokens` of it."""
+    payer: bytes = NOBODY
+    """The 20 bytes of the account that signed for the answer, or NOBODY."""
+
+    @property
+    def tail(self) -> bytes:
+        """What a row has after the digest."""
+        return self.output_tokens.to_bytes(TOKENS_BYTES) + self.payer
 
 
 class BookRows(Sequence[BookRow]):
@@ -65,8 +77,13 @@ class BookRows(Sequence[BookRow]):
         if isinstance(place, slice):
             return [self[index] for index in range(*place.indices(len(self)))]
         start = range(0, len(self._data), ROW_BYTES)[place]
-        middle = start + DIGEST_BYTES
-        return BookRow(Hash32(self._data[start:middle]), int.from_bytes(self._data[middle : start + ROW_BYTES]))
+        tokens = start + DIGEST_BYTES
+        payer = tokens + TOKENS_BYTES
+        return BookRow(
+            Hash32(self._data[start:tokens]),
+            int.from_bytes(self._data[tokens:payer]),
+            self._data[payer : start + ROW_BYTES],
+        )
 
 
 def booked_tokens(receipt: Receipt) -> int:
@@ -78,6 +95,31 @@ def booked_tokens(receipt: Receipt) -> int:
     rule, excuses nothing: else it would hide by that word.
     """
     return 0 if receipt.is_private or not receipt.is_within_rule else receipt.output_tokens
+
+
+def booked_row(signed: SignedReceipt) -> BookRow:
+    """Return the row that its executor makes of a receipt; a payer's signature was checked when it came."""
+    receipt = signed.receipt
+    tokens = booked_tokens(receipt)
+    payer = payer_bytes(receipt.payer) if tokens and signed.payer_signature else NOBODY
+    return BookRow(receipt_digest(receipt), tokens, payer)
+
+
+def is_payer_of(payer: bytes, receipt: Receipt) -> bool:
+    """Whether a row of a receipt may name `payer`: nobody else than who paid, and nobody where nothing can be drawn.
+
+    Nobody always may be: a signature may come after the book was made, and nobody can tell when it came.
+    """
+    return payer == NOBODY or (booked_tokens(receipt) > 0 and payer == payer_bytes(receipt.payer))
+
+
+def payer_bytes(account: Address) -> bytes:
+    """Return an account as rows have it; NOBODY for what is none, as in a receipt that somebody made up."""
+    try:
+        found = bytes.fromhex(account.removeprefix("0x"))
+    except ValueError:
+        return NOBODY
+    return found if len(found) == PAYER_BYTES else NOBODY
 
 
 def make_book(rows: Sequence[BookRow], content_cid: Cid) -> ReceiptBook:
@@ -115,14 +157,14 @@ def book_bytes_in_slices(rows: Sequence[BookRow]) -> Slices[bytes]:
         yield
     merged, data = heapq.merge(*parts, key=attrgetter("digest")), bytearray()
     while part := list(islice(merged, ITEMS_PER_SLICE)):
-        data += b"".join(row.digest + row.output_tokens.to_bytes(TOKENS_BYTES) for row in part)
+        data += b"".join(row.digest + row.tail for row in part)
         yield
     return bytes(data)
 
 
 def row_leaf(index: int, row: BookRow) -> Hash32:
     """Return the leaf of row `index`: SHA-256 of (0x00, the index as 8 bytes, the row)."""
-    data = b"\x00" + index.to_bytes(8) + row.digest + row.output_tokens.to_bytes(TOKENS_BYTES)
+    data = b"\x00" + index.to_bytes(8) + row.digest + row.tail
     return Hash32(hashlib.sha256(data).digest())
 
 

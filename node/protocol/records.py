@@ -412,6 +412,7 @@ class RowProof:
     index: int
     digest: Hash32
     output_tokens: int
+    payer: bytes
     siblings: tuple[Hash32, ...]
 
 
@@ -419,7 +420,7 @@ class RowProof:
 class BookGap:
     """Two neighbours in a receipt book between which a receipt would stand; None beyond the first and the last row.
 
-    Or, as `before` and without `after`, the receipt's own row, which says other tokens than follow from it.
+    Or, as `before` and without `after`, the receipt's own row, which says other things than follow from it.
     """
 
     before: RowProof | None

@@ -8,7 +8,9 @@ liars change little. *Non-goals.* To find cheats: that is what samples, audits a
 *A point is lost only by evidence.* Who was not measured, or is new, loses nothing: lacking evidence is not a no. So a
 participant can dodge the speed part only by answering none of the gateways that are members, and their fees with it.
 
-- *quality*: batches judged, answers audited. To take it from a rival needs the majority of the weight able to judge.
+- *quality*: batches judged, answers audited, of which one that is not shown is not known to be good. To take it from a
+  rival needs the majority of the weight able to judge; with a third of the weight one has the majority of five auditors
+  in a fifth of the draws, and takes a fifth.
 - *speed*: medians that gateways measured, each against the other executors it asked. To take all of it needs gateways
   with a third of the weight; those with less take as much in proportion: three times their share at most.
 - *availability*: the weighted median of what others saw, batches due, answers handed over to audits. Whoever says
@@ -137,13 +139,22 @@ def weighted_median(values: Iterable[tuple[int, int]]) -> int:
 
 
 def _quality(nodes: Sequence[NodeOutcome], audits: Sequence[AuditOutcome]) -> ScorePart:
-    """Nonces accepted of those judged; nothing is left where an audit proved other answers than the model's."""
+    """Nonces accepted of those judged × drawn answers handed over; nothing is left where an audit proved other answers
+    than the model's.
+
+    Without the second factor it would pay to answer with anything and hand nothing over (docs/economics.md).
+    """
     rejected = sum(node.count for node in nodes if node.fate is NodeFate.REJECTED)
     accepted = sum(node.count for node in nodes if node.fate is NodeFate.ACCEPTED)
     left, losses = SCORE_FULL, []
     if rejected:
         lost = _rounded_up(SCORE_FULL * rejected, accepted + rejected)
         losses.append(PointLoss("batch-rejected", lost))
+        left -= lost
+    missing, drawn = _withheld(audits)
+    if missing:
+        lost = left * missing // drawn
+        losses.append(PointLoss("withheld", lost))
         left -= lost
     if any(audit.fate is Verdict.INVALID for audit in audits):
         losses.append(PointLoss("audit-failed", left))
@@ -168,13 +179,18 @@ def _availability(presence: int, nodes: Sequence[NodeOutcome], due: int, audits:
     """Present × nodes that did what was due × drawn answers handed over; each takes its share of what is left."""
     left, losses = presence, [PointLoss("absent", SCORE_FULL - presence)]
     done = min(due, len(nodes))
-    drawn = sum(audit.answers + audit.withheld for audit in audits)
-    withheld = sum(audit.withheld for audit in audits)
+    withheld, drawn = _withheld(audits)
     for reason, missing, of in (("no-batch", due - done, due), ("withheld", withheld, drawn)):
         lost = left * missing // of if of else 0
         losses.append(PointLoss(reason, lost))
         left -= lost
     return _part(left, losses)
+
+
+def _withheld(audits: Sequence[AuditOutcome]) -> tuple[int, int]:
+    """Return how many answers were not handed over, and of how many."""
+    withheld = sum(audit.withheld for audit in audits)
+    return withheld, withheld + sum(audit.answers for audit in audits)
 
 
 def _participation(bundle: VoteBundle | None) -> ScorePart:

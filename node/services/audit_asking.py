@@ -9,6 +9,7 @@ from node.ports import CallFailedError, Network
 from node.protocol.audit_evidence import EMBEDDING, EVIDENCE_BYTES_MAX, PRIVATE, AuditEvidence, what_is_wrong
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.identifiers import Address, Hash32, PeerId
+from node.protocol.receipt_books import BookRow
 from node.services.audit_frames import METHOD, AuditAsk
 
 log = structlog.get_logger(__name__)
@@ -30,7 +31,7 @@ class NotHandedOverError(Exception):
 
 
 async def ask_for_evidence(
-    network: Network, holders: Sequence[PeerId], executor: Address, digest: Hash32, booked: int | None
+    network: Network, holders: Sequence[PeerId], executor: Address, digest: Hash32, booked: BookRow | None
 ) -> AuditEvidence:
     """Ask `holders` in turn for the evidence of the receipt `digest`; return the first that is as committed to.
 

@@ -9,6 +9,7 @@ those on batches (`complete`).
 no other audit; what it has not handed over at the end is voted withheld. What this node lacks itself is an abstention.
 """
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -28,10 +29,17 @@ from node.ports import (
     Store,
 )
 from node.protocol.audit_bands import bands_of
-from node.protocol.audit_evidence import AuditEvidence, KeptAnswer, are_names_short, what_is_wrong, without_surplus
+from node.protocol.audit_evidence import (
+    AuditEvidence,
+    KeptAnswer,
+    are_names_short,
+    kept_answer,
+    what_is_wrong,
+    without_surplus,
+)
 from node.protocol.audit_outcomes import WITHHELD, BandOf
 from node.protocol.audit_sampling import auditors_of, drawn_rows_in_slices, judges_of, own_draws_in_slices
-from node.protocol.audit_votes import NO_DIGEST, REJUDGED
+from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED
 from node.protocol.audits import NO_FIGURES, add_figures, answer_figures, judge_figures
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
@@ -82,8 +90,8 @@ class _Task:
     executor: Address
     draw: int
     digest: Hash32
-    booked: int | None
-    """Tokens that can be drawn of it, as the executor's book says; None for what is judged again."""
+    booked: BookRow | None
+    """Its row in the executor's book; None for what is judged again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +138,8 @@ class AuditingService:
         """Who may see which answer; of the present epoch's draw."""
         self._votes = KeptAudits(store, EpochNumber(-1))
         """Of the present epoch."""
+        self._unnamed: tuple[SignedReceipt, ...] = ()
+        """Of the answers that executors booked as if this payer had not signed, some: they are challenged."""
         self._fetched_bytes = 0
         """Of evidence of others that was kept in this epoch."""
         self._slicer = Slicer()
@@ -154,7 +164,9 @@ class AuditingService:
         receipts = await self._keeper.book(bundle.epoch)
         kept = KeptAudits(self._store, bundle.epoch)
         taken = () if self.challenges is None else self.challenges.take()
-        challenges = tuple(signed for signed in taken if are_names_short(signed.receipt))
+        able = [signed for signed in (*taken, *self._unnamed) if are_names_short(signed.receipt)][:CHALLENGES_MAX]
+        by_digest = {receipt_digest(signed.receipt): signed for signed in able}
+        challenges = tuple(by_digest[digest] for digest in sorted(by_digest))
         return replace(bundle, audits=kept.votes, receipts=receipts, omissions=kept.omissions, challenges=challenges)
 
     def votes(self, epoch: EpochNumber) -> tuple[AuditVote, ...]:
@@ -198,6 +210,19 @@ class AuditingService:
 
     async def _watch_omissions(self, work: _Round) -> None:
         self._votes.write_omissions(await self._watch.find(work.previous))
+        unnamed = sorted(
+            self._watch.unnamed, key=lambda signed: hashlib.sha256(work.seed + receipt_digest(signed.receipt)).digest()
+        )
+        self._unnamed = tuple(islice((signed for signed in unnamed if self._keep_own(signed)), CHALLENGES_MAX))
+
+    def _keep_own(self, signed: SignedReceipt) -> bool:
+        """Keep what whoever judges an answer to this node needs of it; whether there is anything."""
+        answer = self._store.answer_of(signed.receipt.request_id, signed.receipt.executor)
+        if answer is None:
+            return False
+        evidence = AuditEvidence(signed, kept_answer(answer, ()))
+        self._keeper.given.keep(receipt_digest(signed.receipt), to_bytes(evidence))
+        return True
 
     def _expect(
         self, work: _Round, draws: Mapping[Address, Sequence[int]], again: Mapping[Address, Sequence[_Task]]
@@ -219,7 +244,9 @@ class AuditingService:
         data = self._keeper.given.book(work.previous.epoch)
         if own is None or not data:
             return {}
-        drawn = await self._slicer.run(drawn_rows_in_slices(work.seed, account, own.book, read_rows(data)))
+        drawn = await self._slicer.run(
+            drawn_rows_in_slices(work.seed, account, own.book, read_rows(data), work.previous.group)
+        )
         return {
             row.digest: frozenset(auditors_of(work.seed, account, draw, work.previous.group))
             for draw, row in drawn.items()
@@ -261,12 +288,14 @@ class AuditingService:
         rows = await self._rows(committed)
         drawn: Mapping[int, BookRow] = {}
         if rows is not None:
-            drawn = await self._slicer.run(drawn_rows_in_slices(work.seed, executor, committed.book, rows))
+            drawn = await self._slicer.run(
+                drawn_rows_in_slices(work.seed, executor, committed.book, rows, work.previous.group)
+            )
         tasks = []
         for draw in draws:
             row, nameless = drawn.get(draw), _Task(executor, draw, NO_DIGEST, None)
             if row is not None:
-                task = _Task(executor, draw, row.digest, row.output_tokens)
+                task = _Task(executor, draw, row.digest, row)
                 tasks.append(task)
                 if self._is_open(task):
                     self._votes[_order(task)] = _abstain(task, "no-time")

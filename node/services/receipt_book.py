@@ -24,7 +24,7 @@ from node.protocol.receipt_books import (
     ROWS_MAX,
     BookRow,
     book_bytes_in_slices,
-    booked_tokens,
+    booked_row,
     make_book_in_slices,
 )
 from node.protocol.records import SignedReceipt
@@ -108,7 +108,7 @@ class ReceiptBookKeeper:
         receipts, reached = self.given.new_receipts(limit=RECEIPTS_PER_SLICE)
         while True:
             for signed in receipts:
-                row = BookRow(receipt_digest(signed.receipt), booked_tokens(signed.receipt))
+                row = booked_row(signed)
                 rows[row.digest] = row
                 if row.output_tokens == 0:
                     self.given.keep(row.digest, to_bytes(AuditEvidence(signed, None)))

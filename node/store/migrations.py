@@ -172,6 +172,10 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     INSERT INTO receipt_books SELECT -1, COALESCE(MAX(sequence), 0), x'' FROM receipts;
     """,
+    """
+    -- Rows of receipt books name payers from now on: books that were made before cannot be shown any more.
+    UPDATE receipt_books SET rows = x'';
+    """,
 )
 
 

@@ -3,12 +3,21 @@
 import hashlib
 
 from node.protocol.audit_outcomes import audit_outcomes
-from node.protocol.audit_sampling import AuditSeeds, auditors_of, drawn_rows, draws_of, token_draws_of
+from node.protocol.audit_sampling import (
+    AuditSeeds,
+    auditors_of,
+    drawn_payer,
+    drawn_rows,
+    draws_of,
+    is_of_payer,
+    payer_weights,
+    token_draws_of,
+)
 from node.protocol.calibration import HonestBand
 from node.protocol.findings import CommittedBook
 from node.protocol.identifiers import EpochNumber, Hash32, RequestId, TokenAmount
 from node.protocol.pricing import receipt_digest, tokens_commitment
-from node.protocol.receipt_books import BookRow, booked_tokens, make_book, order_rows
+from node.protocol.receipt_books import NOBODY, BookRow, booked_tokens, make_book, order_rows, payer_bytes
 from node.protocol.receipts import draw_commitment
 from node.protocol.records import (
     EpochGroup,
@@ -27,14 +36,16 @@ DRAW = Hash32(hashlib.sha256(b"draw").digest())
 LOT = Hash32(hashlib.sha256(b"lot").digest())
 EXECUTOR = 2
 PAYERS = tuple(range(10, 22))
+BOOKED_PAYERS = (NOBODY, *(payer_bytes(account(number)) for number in (4, 7, 40, EXECUTOR)))
+"""Of the rows in turn: nobody, two members, one that is none, the executor itself."""
 BAND = HonestBand("vllm", "", 0, 1_000, 10_000, 10_000, 33_000, 4_000)
 
 
 def compute_audits() -> dict[str, object]:
     """Return the vectors."""
-    rows = order_rows([BookRow(Hash32(hashlib.sha256(bytes([n])).digest()), 7 * n % 50) for n in range(200)])
+    rows = order_rows([_row(n) for n in range(200)])
     book = make_book(rows, SOME_CID)
-    drawn = drawn_rows(DRAW, account(EXECUTOR), book, rows)
+    drawn = drawn_rows(DRAW, account(EXECUTOR), book, rows, _group())
     return {
         "drawSeed": DRAW.hex(),
         "lotSeed": LOT.hex(),
@@ -42,6 +53,12 @@ def compute_audits() -> dict[str, object]:
         "book": {"count": book.count, "outputTokens": book.output_tokens, "root": book.root.hex()},
         "tokenDraws": token_draws_of(book),
         "draws": draws_of(book),
+        "payers": [payer.hex() for payer in BOOKED_PAYERS],
+        "drawnPayers": {
+            str(draw): drawn_payer(DRAW, account(EXECUTOR), draw, payer_weights(_group(), account(EXECUTOR))).hex()
+            for draw in range(draws_of(book))
+            if is_of_payer(draw, book)
+        },
         "drawn": {str(draw): row.digest.hex() for draw, row in drawn.items()},
         "auditors": {str(draw): list(auditors_of(DRAW, account(EXECUTOR), draw, _group())) for draw in drawn},
         "bookedTokens": [
@@ -59,6 +76,11 @@ def compute_audits() -> dict[str, object]:
         ],
         "challenges": _challenges(),
     }
+
+
+def _row(number: int) -> BookRow:
+    digest = Hash32(hashlib.sha256(bytes([number])).digest())
+    return BookRow(digest, 700 * number % 5000, BOOKED_PAYERS[number % len(BOOKED_PAYERS)])
 
 
 def _challenges() -> dict[str, object]:

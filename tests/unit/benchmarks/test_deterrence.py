@@ -9,6 +9,8 @@ from benchmarks.cheats import (
     FEES,
     FRAUD_COST,
     MISMATCH_PER_MILLION,
+    PADDING_TOKENS,
+    PADDINGS,
     REWARD,
     SAMPLE_SIZE,
     answering,
@@ -16,7 +18,9 @@ from benchmarks.cheats import (
     faking,
     lazy_validator,
     occasional,
+    padding,
     run_draws,
+    withholding,
 )
 from benchmarks.deterrence import slash_per_gain
 from node.protocol.binomial import detection_per_million, reject_from
@@ -79,6 +83,24 @@ def test_wrong_answers_all_day_lose_more_than_they_take_even_if_an_audit_rarely_
 @pytest.mark.parametrize("share", [0.0005, 0.001, 0.01, 0.1, 0.5, 1.0])
 def test_wrong_answers_now_and_then_lose_more_than_they_take_before_any_verdict(share: float) -> None:
     assert occasional(share) < 0
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 1.0])
+def test_wrong_answers_that_are_not_handed_over_lose_more_than_their_fees(share: float) -> None:
+    assert withholding(share) < 0
+    assert in_the_text(f"{withholding(1.0):+.1f} tokens an epoch")
+
+
+@pytest.mark.parametrize("made_up", PADDINGS)
+def test_the_table_of_filled_books_is_what_is_drawn_of_them(made_up: int) -> None:
+    p = padding(made_up, PADDING_TOKENS)
+    assert in_the_text(f"| {p.answers:,} | {p.draws} | {p.of_members:.2f} | {p.of_others:.2f} |")
+
+
+@pytest.mark.parametrize("made_up", [1, 10, 100, 1_000, 10_000, 260_000])
+@pytest.mark.parametrize("tokens", [1, 256, 32_000])
+def test_filling_its_book_never_halves_what_is_drawn_of_what_members_paid_for(made_up: int, tokens: int) -> None:
+    assert padding(made_up, tokens).of_members >= padding(0, tokens).of_members / 2
 
 
 def test_a_batch_of_fakes_costs_thirty_times_what_it_would_earn() -> None:

@@ -4,13 +4,25 @@ import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from benchmarks.soundness.data import DIRECTORY, WINDOW_TOKENS, as_rows, provers_of, read_nonces, read_windows
+from benchmarks.soundness.data import (
+    DIRECTORY,
+    WINDOW_TOKENS,
+    as_rows,
+    least_after_cut,
+    most_after_cut,
+    provers_of,
+    read_nonces,
+    read_windows,
+)
 from benchmarks.soundness.detection import bits_per_thousand_tokens, detect, false_verdict_bound, tokens_to_proof
 from benchmarks.soundness.judging import TokenFigures
+from benchmarks.soundness.lasting import expected_tokens, lasting
 from benchmarks.soundness.report import Table, distances, honest_band, tables
 from benchmarks.soundness.variants import HONEST_ENGINES, PROVERS, REFERENCE
-from node.protocol.audits import judge_figures
+from node.protocol.audits import MARGIN_CLIP_MICRO, MISMATCH_MICRO_MIN, judge_figures
 from node.protocol.verdicts import Verdict
 
 SOUNDNESS = Path(__file__).resolve().parents[3] / "docs" / "soundness.md"
@@ -79,9 +91,34 @@ def test_windows_sum_up_to_what_an_auditor_notes_of_the_whole() -> None:
     (row,) = as_rows([answer])
     whole = answer.sums(0, count)
     assert sum(window[0] for window in row) == whole.mismatches == WINDOW_TOKENS
-    assert sum(window[1] for window in row) * 100 == whole.margin_micro
+    assert sum(window[1] for window in row) * 100 == sum(answer.margins)  # cut when they are read
+    assert whole.margin_micro == WINDOW_TOKENS * (MARGIN_CLIP_MICRO + 900)
     assert sum(window[3] for window in row) * 100 == whole.surprise_micro
     assert answer.sums(0, count, forged=True).distance_micro == 0
+
+
+def test_int8_weights_in_all_answers_cost_more_than_a_busy_engine_takes_until_they_are_proven() -> None:
+    """With forged log-probabilities: what nobody can forge proves them."""
+    found = lasting("int8", BAND, forged=True, runs=8)
+    assert None not in found
+    assert expected_tokens(found) < -300
+
+
+def test_an_honest_machine_of_the_widest_kind_is_not_proven_in_half_a_year_of_full_books() -> None:
+    assert lasting("fp32", BAND, forged=False, runs=4) == [None] * 4
+
+
+@given(st.lists(st.integers(0, 1_000_000), min_size=WINDOW_TOKENS, max_size=WINDOW_TOKENS))
+def test_what_a_cut_leaves_of_a_window_lies_between_its_bounds(margins: list[int]) -> None:
+    total, mismatches = sum(margins), sum(margin >= MISMATCH_MICRO_MIN for margin in margins)
+    exact = sum(min(MARGIN_CLIP_MICRO, margin) for margin in margins)
+    assert least_after_cut(total, mismatches) <= exact <= most_after_cut(total, mismatches)
+
+
+@given(st.integers(1_000, 1_000_000))
+def test_of_a_window_with_one_mismatch_the_bounds_are_exact(margin: int) -> None:
+    assert least_after_cut(margin, 1) == min(MARGIN_CLIP_MICRO, margin)
+    assert most_after_cut(margin, 1) <= min(margin, MARGIN_CLIP_MICRO + (WINDOW_TOKENS - 1) * MISMATCH_MICRO_MIN)
 
 
 def test_the_committed_measurements_stay_small() -> None:

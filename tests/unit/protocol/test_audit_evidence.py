@@ -16,8 +16,9 @@ from node.protocol.audit_evidence import (
 from node.protocol.audits import ClaimedLogprobs
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
-from node.protocol.identifiers import EpochNumber, Hash32, ModelId, NodeId, RequestId, TokenAmount
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, RequestId, TokenAmount
 from node.protocol.pricing import receipt_digest, tokens_commitment
+from node.protocol.receipt_books import NOBODY, BookRow, booked_row, payer_bytes
 from node.protocol.receipts import draw_commitment
 from node.protocol.records import Receipt, SignedReceipt
 from node.protocol.sampling import SamplingParameters, TokenAlternative, TokenLogprobs
@@ -76,8 +77,11 @@ def evidence_of(answer: AnswerEvidence = ANSWER, *, both: bool = True, **changes
     return AuditEvidence(signed, KeptAnswer(answer, ()))
 
 
-def wrong_with(evidence: AuditEvidence, *, tokens: int | None = 2, digest: Hash32 | None = None) -> str:
-    return what_is_wrong(evidence, EXECUTOR, digest or receipt_digest(evidence.signed.receipt), tokens)
+def wrong_with(
+    evidence: AuditEvidence, *, tokens: int | None = 2, digest: Hash32 | None = None, payer: bytes = NOBODY
+) -> str:
+    digest = digest or receipt_digest(evidence.signed.receipt)
+    return what_is_wrong(evidence, EXECUTOR, digest, None if tokens is None else BookRow(digest, tokens, payer))
 
 
 def test_evidence_as_committed_to_is_accepted_and_survives_its_bytes() -> None:
@@ -122,7 +126,7 @@ def test_another_receipt_or_one_that_its_executor_did_not_sign_is_none() -> None
     evidence = evidence_of()
     forged = replace(evidence, signed=replace(evidence.signed, signature=sign(key_of(3), Hash32(bytes(32)))))
     assert wrong_with(forged) == "not-the-receipt"
-    assert what_is_wrong(evidence, account(5), receipt_digest(evidence.signed.receipt), 2) == "not-the-receipt"
+    assert what_is_wrong(evidence, account(5), receipt_digest(evidence.signed.receipt), None) == "not-the-receipt"
 
 
 @pytest.mark.parametrize("names", [{"node_id": NodeId("n" * 33)}, {"model_id": ModelId("m" * 65)}])
@@ -146,6 +150,27 @@ def test_a_book_that_lies_about_the_length_is_told() -> None:
     assert wrong_with(evidence_of(), tokens=3) == "not-the-length"
     assert wrong_with(evidence_of(), tokens=0) == "not-the-length"
     assert wrong_with(evidence_of(), tokens=None) == ""
+
+
+def test_a_row_may_name_only_the_payer_and_only_where_it_signed() -> None:
+    """Else an executor fills what is drawn of a payer with answers that it made up for it."""
+    payer = payer_bytes(PAYER)
+    assert wrong_with(evidence_of(), payer=payer) == ""
+    assert wrong_with(evidence_of(), payer=NOBODY) == ""  # the signature may have come after the book
+    assert wrong_with(evidence_of(both=False), payer=payer) == "not-the-payer"
+    assert wrong_with(evidence_of(), payer=payer_bytes(account(7))) == "not-the-payer"
+    assert wrong_with(evidence_of(is_private=True), tokens=0, payer=payer) == "not-the-payer"
+    nobody_s = evidence_of(payer=Address("0x not an account"))
+    assert wrong_with(nobody_s, payer=payer) == "not-the-payer"
+
+
+def test_rows_name_who_signed_and_never_who_asked_in_private() -> None:
+    assert booked_row(evidence_of().signed).payer == payer_bytes(PAYER)
+    for unnamed in ({"both": False}, {"is_private": True}, {"output_tokens": 0}):
+        assert booked_row(evidence_of(**unnamed).signed).payer == NOBODY  # type: ignore[arg-type]
+    for evidence in (evidence_of(), evidence_of(both=False)):
+        digest = receipt_digest(evidence.signed.receipt)
+        assert what_is_wrong(evidence, EXECUTOR, digest, booked_row(evidence.signed)) == ""
 
 
 @pytest.mark.parametrize("changes", [{"is_private": True}, {"is_verifiable": False}, {"output_tokens": 1 << 31}])

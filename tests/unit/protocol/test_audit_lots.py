@@ -121,9 +121,9 @@ def test_what_is_drawn_from_a_book_follows_from_the_seed_and_what_was_committed_
     book = make_book(rows, SOME_CID)
     group = group_of(*((number, number, (TINY,)) for number in range(1, members + 1)))
     known = replace(previous(books=(CommittedBook(EXECUTOR, book),)), group=group)
-    drawn = drawn_rows(seed, EXECUTOR, book, rows)
-    assert drawn == drawn_rows(seed, EXECUTOR, replace(book, content_cid="elsewhere"), rows)  # type: ignore[arg-type]
-    assert (seed == other) == (drawn == drawn_rows(other, EXECUTOR, book, rows))
+    drawn = drawn_rows(seed, EXECUTOR, book, rows, group)
+    assert drawn == drawn_rows(seed, EXECUTOR, replace(book, content_cid="elsewhere"), rows, group)  # type: ignore[arg-type]
+    assert (seed == other) == (drawn == drawn_rows(other, EXECUTOR, book, rows, group))
     by_member = {member.participant: own_draws(known, seed, member.participant) for member in group.members}
     for draw in range(draws_of(book)):
         auditors = auditors_of(seed, EXECUTOR, draw, group)

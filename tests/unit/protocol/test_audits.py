@@ -11,12 +11,16 @@ from node.protocol import audits
 from node.protocol.audits import (
     BETS,
     DISTANCE_CLIP_MICRO,
+    HALF_BET,
     LIMIT_MICRO_BITS,
+    MARGIN_CLIP_MICRO,
     MILLION,
+    MISMATCH_MICRO_MIN,
     NO_EVIDENCE,
     NO_FIGURES,
-    STRENGTHS,
     SURPRISE_BETS,
+    TOKEN_BETS,
+    WHOLE_BETS,
     ClaimedLogprobs,
     accumulate_evidence,
     add_figures,
@@ -37,7 +41,8 @@ from node.protocol.verdicts import Verdict
 from tests.unit.protocol.synthetic_answers import CANDIDATES, PROMPT_LENGTH, SEED, Answer, answer
 
 PLAIN = SamplingParameters()
-BAND = HonestBand("vllm", "", 0, 1_000, 10_000, 10_000, 33_000, 4_000)
+BAND = HonestBand("vllm", "", 0, 1_000, 1_000, 10_000, 33_000, 4_000)
+MEAN_BETS = 2 * len(TOKEN_BETS) + len(WHOLE_BETS)
 HONEST_NOISE = 0.03
 """Of logits between two honest machines: their log-probabilities differ by 0.02 on average."""
 
@@ -145,11 +150,37 @@ def test_more_evidence_against_never_counts_for() -> None:
 def test_no_bet_has_an_edge_over_honest_tokens() -> None:
     """What makes evidence evidence: 2^gain is at most 1 on average if tokens are as the band says, for every bet."""
     for rate in (500, 10_000, 200_000):
-        band = HonestBand("vllm", "", 0, 0, rate, rate, rate * DISTANCE_CLIP_MICRO // MILLION, 4_000)
-        hit = gains(AuditFigures(1, 1, MILLION, 1, DISTANCE_CLIP_MICRO, 0, 0), band)[: 3 * len(STRENGTHS)]
-        miss = gains(AuditFigures(1, 0, 0, 1, 0, 0, 0), band)[: 3 * len(STRENGTHS)]
+        means = [rate * cut // MILLION for cut in (MARGIN_CLIP_MICRO, MILLION, DISTANCE_CLIP_MICRO)]
+        band = HonestBand("vllm", "", 0, 0, *means, 4_000)
+        hit = gains(AuditFigures(1, 1, MARGIN_CLIP_MICRO, 1, DISTANCE_CLIP_MICRO, 0, 0), band)[:MEAN_BETS]
+        miss = gains(AuditFigures(1, 0, 0, 1, 0, 0, 0), band)[:MEAN_BETS]
         for won, lost in zip(hit, miss, strict=True):
             assert rate / MILLION * 2 ** (won / MILLION) + (1 - rate / MILLION) * 2 ** (lost / MILLION) <= 1.0
+
+
+def test_the_half_bet_grows_by_what_its_gain_is_worth_and_not_less() -> None:
+    gain, growth = HALF_BET
+    assert growth == math.ceil((2 ** (gain / MILLION) - 1) * MILLION)
+    for gain, growth in WHOLE_BETS:
+        assert growth == (2 ** (gain // MILLION) - 1) * MILLION
+
+
+def test_a_margin_counts_up_to_its_cut_and_a_mismatch_as_one() -> None:
+    far = answer(64, other_model=True)
+    figures = figures_of(far)
+    assert 0 < figures.margin_micro <= figures.mismatches * MARGIN_CLIP_MICRO + 64 * MISMATCH_MICRO_MIN
+
+
+@pytest.mark.parametrize(("per_mille", "is_proven"), [(1000, False), (1150, False), (1250, True)])
+def test_who_is_a_fifth_beyond_its_band_in_all_its_answers_is_proven_by_their_sum(
+    per_mille: int, is_proven: bool
+) -> None:
+    """By figures that nobody can forge; as int8 weights are beyond that of the widest machine (docs/soundness.md)."""
+    tokens, evidence = 256, NO_EVIDENCE
+    margin = tokens * BAND.margin_micro_mean_max * per_mille // 1000
+    for _ in range(2000):
+        evidence = accumulate_evidence(evidence, gains(AuditFigures(tokens, 0, margin, 0, 0, 0, 0), BAND))
+    assert (proven_by(evidence) is AuditTest.MARGIN) is is_proven
 
 
 def test_no_bet_on_surprise_has_an_edge_over_draws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +196,7 @@ def test_no_bet_on_surprise_has_an_edge_over_draws(monkeypatch: pytest.MonkeyPat
         for token, logprob in logprobs.items():
             surprise, variance = token_surprise(token, prefill, PLAIN)
             figures = AuditFigures(1, 0, 0, 0, 0, round(surprise * MILLION), round(variance * MILLION))
-            for bet, gain in enumerate(gains(figures, BAND)[3 * len(STRENGTHS) :]):
+            for bet, gain in enumerate(gains(figures, BAND)[MEAN_BETS:]):
                 expected[bet] += math.exp(logprob) * 2 ** (gain / MILLION)
         assert max(expected) <= 1.0 + 1e-6
 

@@ -11,7 +11,7 @@ from node.protocol.audit_outcomes import OMITTED, audit_outcomes
 from node.protocol.audit_votes import AuditVoteError, check_audits
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.findings import CommittedBook, ReceiptBook
-from node.protocol.identifiers import EpochNumber, Hash32, NodeId, TokenAmount
+from node.protocol.identifiers import Address, EpochNumber, Hash32, NodeId, TokenAmount
 from node.protocol.omissions import (
     EMPTY_BOOK,
     OMISSIONS_MAX,
@@ -22,7 +22,7 @@ from node.protocol.omissions import (
     proven_omissions,
 )
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import BookRow, make_book, order_rows, row_leaf
+from node.protocol.receipt_books import NOBODY, BookRow, make_book, order_rows, payer_bytes, row_leaf
 from node.protocol.records import BookGap, EpochGroup, EpochResult, Omission, RowProof, VoteBundle
 from node.protocol.verdicts import Verdict
 from tests.builders import SOME_CID, account
@@ -116,6 +116,33 @@ def test_a_receipt_that_is_booked_with_other_tokens_than_it_has_is_as_good_as_om
     assert not is_omitted(Omission(SIGNED, forged, gap), result(book(booked_as(tokens)), book()))
 
 
+@pytest.mark.parametrize("payer", [account(7), EXECUTOR])
+def test_a_receipt_that_is_booked_as_another_payer_s_is_as_good_as_omitted(payer: Address) -> None:
+    """Else an executor moves what it cheated at out of the draws of the payers that have weight."""
+    elsewhere = order_rows([*ROWS, BookRow(DIGEST, 2, payer_bytes(payer))])
+    row = SearchedBook(elsewhere).missing(DIGEST, SIGNED.receipt)
+    gap = SearchedBook(ROWS).missing(DIGEST, SIGNED.receipt)
+    assert row is not None
+    assert gap is not None
+    proof = from_bytes(Omission, to_bytes(Omission(SIGNED, row, gap)))
+    assert is_omitted(proof, result(book(elsewhere), book()))
+    assert row.before is not None
+    for name in (payer_bytes(SIGNED.receipt.payer), NOBODY, b"", bytes(21)):  # not what the book says
+        forged = BookGap(replace(row.before, payer=name), None)
+        assert not is_omitted(Omission(SIGNED, forged, gap), result(book(elsewhere), book()))
+
+
+@pytest.mark.parametrize("payer", [payer_bytes(SIGNED.receipt.payer), NOBODY])
+def test_a_receipt_that_is_booked_as_its_payer_s_or_as_unsigned_is_no_omission(payer: bytes) -> None:
+    """When a payer signed is known to the two sides alone."""
+    rightly = order_rows([*ROWS, BookRow(DIGEST, 2, payer)])
+    searched = SearchedBook(rightly)
+    assert searched.missing(DIGEST, SIGNED.receipt) is None
+    assert searched.names_nobody(DIGEST) is (payer == NOBODY)
+    own = searched._proof(next(n for n, row in enumerate(rightly) if row.digest == DIGEST))
+    assert not is_misbooked(BookGap(own, None), book(rightly), DIGEST, SIGNED.receipt)
+
+
 def test_a_receipt_that_is_rightly_booked_cannot_be_shown_to_be_booked_wrongly() -> None:
     assert SearchedBook(WITH_IT).missing(DIGEST, SIGNED.receipt) is None
     place = next(n for n, row in enumerate(WITH_IT) if row.digest == DIGEST)
@@ -145,7 +172,7 @@ def test_neighbours_that_are_none_prove_nothing() -> None:
         replace(honest, before=replace(honest.before, output_tokens=1)),
         replace(honest, before=replace(honest.before, index=honest.before.index - 1)),
         replace(honest, after=replace(honest.after, siblings=())),
-        replace(honest, after=RowProof(place, DIGEST, 2, ())),
+        replace(honest, after=RowProof(place, DIGEST, 2, NOBODY, ())),
     ):
         assert not is_gap(forged, book(), DIGEST)
 

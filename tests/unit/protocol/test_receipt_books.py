@@ -21,7 +21,16 @@ from node.protocol.audit_sampling import (
 )
 from node.protocol.findings import ReceiptBook
 from node.protocol.identifiers import EpochNumber, Hash32, ModelId
-from node.protocol.receipt_books import BookError, BookRow, book_bytes, make_book, order_rows, read_book
+from node.protocol.receipt_books import (
+    NOBODY,
+    BookError,
+    BookRow,
+    book_bytes,
+    make_book,
+    order_rows,
+    payer_bytes,
+    read_book,
+)
 from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot
 from tests.builders import NODE, SOME_CID, TINY, account, model, peer
 
@@ -47,6 +56,8 @@ def group_of(*members: tuple[int, int, tuple[ModelId, ...]]) -> EpochGroup:
     return EpochGroup(EpochNumber(1), ordered, (model(),))
 
 
+GROUP = group_of((2, 5, (TINY,)), (3, 5, (TINY,)))
+
 rows_of_any_book = st.lists(
     st.tuples(st.integers(0, 2**256 - 1), st.integers(0, 2**32 - 1)), min_size=1, max_size=20, unique_by=lambda r: r[0]
 )
@@ -56,7 +67,8 @@ rows_of_any_book = st.lists(
 def test_a_book_is_read_as_it_was_written_in_whatever_order_receipts_came(
     entries: list[tuple[int, int]], source: random.Random
 ) -> None:
-    rows = [row(number, tokens) for number, tokens in entries]
+    payers = (NOBODY, payer_bytes(account(2)), payer_bytes(account(9)))
+    rows = [replace(row(number, tokens), payer=payers[number % 3]) for number, tokens in entries]
     shuffled = list(rows)
     source.shuffle(shuffled)
     book = make_book(rows, SOME_CID)
@@ -67,8 +79,8 @@ def test_a_book_is_read_as_it_was_written_in_whatever_order_receipts_came(
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"count": 2}, "not 108 bytes"),
-        ({"count": 1 << 40}, "not 108 bytes"),
+        ({"count": 2}, "not 168 bytes"),
+        ({"count": 1 << 40}, "not 168 bytes"),
         ({"output_tokens": 31}, "31 tokens"),
         ({"root": Hash32(bytes(32))}, "root"),
     ],
@@ -108,6 +120,12 @@ def test_how_many_answers_are_drawn_follows_their_number_within_limits() -> None
     assert draws_of(book(10**6, 1)) == DRAWS_MAX
 
 
+def test_whoever_books_few_long_answers_is_drawn_from_as_often_as_one_with_many_short_ones() -> None:
+    assert token_draws_of(book(1000, 256_000)) == token_draws_of(book(20, 256_000)) == 8
+    assert token_draws_of(book(20, 10**9)) == 20
+    assert token_draws_of(book(100, 10**9)) == DRAWS_MAX - ROW_DRAWS
+
+
 def test_answers_are_drawn_in_proportion_to_their_tokens() -> None:
     """Padding with short answers hides nothing: who generated nine tenths of its tokens falsely is drawn as often."""
     rows = order_rows([row(1, 900), *(row(number, 1) for number in range(2, 102))])
@@ -115,7 +133,7 @@ def test_answers_are_drawn_in_proportion_to_their_tokens() -> None:
     found: Counter[bool] = Counter()
     for number in range(300):
         seed = Hash32(number.to_bytes(32))
-        found[rows[0] in drawn_rows(seed, account(1), padded, rows).values()] += 1
+        found[rows[0] in drawn_rows(seed, account(1), padded, rows, GROUP).values()] += 1
     assert found[True] > 290
 
 
@@ -123,7 +141,7 @@ def test_an_answer_that_is_drawn_twice_is_audited_once_and_empty_ones_are_by_row
     rows = order_rows([row(1, 0), row(2, 100), row(3, 0)])
     whole = make_book(rows, SOME_CID)
     for number in range(20):
-        drawn = drawn_rows(Hash32(number.to_bytes(32)), account(1), whole, rows)
+        drawn = drawn_rows(Hash32(number.to_bytes(32)), account(1), whole, rows, GROUP)
         assert drawn[0] == rows[1]
         assert len(set(drawn.values())) == len(drawn)
         assert all(draw >= token_draws_of(whole) for draw, found in drawn.items() if found.output_tokens == 0)
@@ -133,7 +151,7 @@ def test_a_row_that_says_it_has_no_tokens_is_looked_at_all_the_same() -> None:
     """Else whoever books its answers with no tokens is never audited."""
     rows = order_rows([row(number, 0) for number in range(10)])
     whole = make_book(rows, SOME_CID)
-    drawn = [drawn_rows(Hash32(number.to_bytes(32)), account(1), whole, rows) for number in range(60)]
+    drawn = [drawn_rows(Hash32(number.to_bytes(32)), account(1), whole, rows, GROUP) for number in range(60)]
     assert all(1 <= len(found) <= ROW_DRAWS for found in drawn)
     assert {found.digest for each in drawn for found in each.values()} == {known.digest for known in rows}
 
@@ -141,10 +159,10 @@ def test_a_row_that_says_it_has_no_tokens_is_looked_at_all_the_same() -> None:
 def test_the_draw_depends_on_seed_and_executor() -> None:
     rows = order_rows([row(number) for number in range(1000)])
     whole = make_book(rows, SOME_CID)
-    one = drawn_rows(SEED, account(1), whole, rows)
-    assert one == drawn_rows(SEED, account(1), whole, rows)
-    assert one != drawn_rows(SEED, account(2), whole, rows)
-    assert one != drawn_rows(Hash32(bytes(32)), account(1), whole, rows)
+    one = drawn_rows(SEED, account(1), whole, rows, GROUP)
+    assert one == drawn_rows(SEED, account(1), whole, rows, GROUP)
+    assert one != drawn_rows(SEED, account(2), whole, rows, GROUP)
+    assert one != drawn_rows(Hash32(bytes(32)), account(1), whole, rows, GROUP)
 
 
 def test_auditors_are_members_with_a_model_of_the_executor_s_and_never_itself() -> None:

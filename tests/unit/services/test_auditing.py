@@ -11,21 +11,23 @@ import trio
 
 from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
 from node.protocol.audit_sampling import drawn_rows
+from node.protocol.audit_votes import CHALLENGES_MAX, check_audits
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.findings import AuditVote, CommittedBook
-from node.protocol.identifiers import EpochNumber, Hash32, NodeId
+from node.protocol.identifiers import EpochNumber, Hash32, NodeId, RequestId
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BookRow, book_bytes, make_book, order_rows
-from node.protocol.records import VoteBundle
+from node.protocol.records import Omission, SignedReceipt, VoteBundle
+from node.protocol.signatures import sign
 from node.protocol.slices import ITEMS_PER_SLICE
 from node.protocol.verdicts import Verdict
 from node.services import auditing
 from node.services.auditing import FORGOTTEN_AT_ONCE, REJUDGED, AuditingService, _Round, _Task
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
-from tests.builders import SOME_CID, TINY, account
-from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, evidence_of
+from tests.builders import SOME_CID, TINY, account, key_of
+from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, evidence_of, receipt_for
 from tests.unit.protocol.test_audit_outcomes import SEED, band_of, previous
 from tests.unit.protocol.test_receipt_books import group_of
 from tests.unit.services.test_slicing import Clock
@@ -154,6 +156,43 @@ async def test_a_challenge_that_would_void_the_bundle_stays_out_of_it(auditor: A
     assert bundle.challenges == (good,)
 
 
+SEEDED = replace(ANSWER, seed=5, seed_share=None)
+"""An answer whose seed its user chose, so that it fits whatever request."""
+
+
+def signed_for(number: int) -> SignedReceipt:
+    """A receipt of an answer to this node, which is no. 3, that both have signed."""
+    receipt = replace(receipt_for(SEEDED), payer=account(3), request_id=RequestId(bytes([number]) * 32))
+    digest = receipt_digest(receipt)
+    return SignedReceipt(receipt, sign(key_of(2), digest), sign(key_of(3), digest))
+
+
+async def test_what_is_booked_as_if_its_payer_had_not_signed_is_challenged_as_far_as_a_bundle_carries(
+    auditor: Auditor,
+) -> None:
+    """Such answers are drawn by their tokens alone, so an executor can book others in their way."""
+    made = [signed_for(number) for number in range(6)]
+    lost = made[0].receipt.request_id
+    asked = SimpleNamespace(answer_of=lambda request_id, _executor: None if request_id == lost else SEEDED)
+    documents = auditor.service._store
+    asked.put_document, asked.get_document = documents.put_document, documents.get_document
+    auditor.service._store = cast(Any, asked)
+
+    async def find(_result: object) -> tuple[Omission, ...]:
+        return ()
+
+    auditor.service._watch = cast(Any, SimpleNamespace(find=find, unnamed=made))
+    await auditor.service._watch_omissions(auditor.round)
+    bundle = await auditor.service.complete(VoteBundle(EpochNumber(5), account(3), ()))
+    check_audits(bundle)
+    assert len(bundle.challenges) == CHALLENGES_MAX
+    assert all(signed in made[1:] for signed in bundle.challenges)
+    for signed in bundle.challenges:  # and can be shown to whoever judges them
+        kept = auditor.given.kept(receipt_digest(signed.receipt))
+        assert kept is not None
+        assert what_is_wrong(from_bytes(AuditEvidence, kept), EXECUTOR, receipt_digest(signed.receipt), None) == ""
+
+
 async def test_its_own_book_is_drawn_and_forgotten_a_bit_at_a_time(auditor: Auditor) -> None:
     rows = order_rows([BookRow(Hash32(n.to_bytes(32)), 5) for n in range(1, 5000)])
     book, owner = make_book(rows, SOME_CID), account(3)
@@ -176,7 +215,7 @@ async def test_its_own_book_is_drawn_and_forgotten_a_bit_at_a_time(auditor: Audi
         assert clock.turns >= len(rows) // ITEMS_PER_SLICE
         await auditor.service._forget_all_but(own, known.epoch)
         nursery.cancel_scope.cancel()
-    drawn = drawn_rows(SEED, owner, book, rows)
+    drawn = drawn_rows(SEED, owner, book, rows, known.group)
     assert own == {row.digest: {account(4)} for row in drawn.values()}
     assert {row.digest for row in rows if auditor.given.kept(row.digest)} == set(own)
     assert len(lots) == -(-(len(rows) - len(own)) // FORGOTTEN_AT_ONCE)

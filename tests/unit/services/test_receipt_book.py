@@ -17,7 +17,7 @@ from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
 from node.protocol.codec import to_bytes
 from node.protocol.identifiers import EpochNumber, Hash32, NodeId, PeerId
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import BookRow, booked_tokens, read_book
+from node.protocol.receipt_books import BookRow, booked_tokens, payer_bytes, read_book
 from node.protocol.sampling import SamplingParameters
 from node.protocol.verification import Outcome, verify_offline
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
@@ -171,7 +171,8 @@ async def test_a_book_names_every_receipt_and_is_the_same_after_a_restart(nurser
     book = await made.keeper.book(EPOCH)
     assert book is not None
     rows = read_book(await made.content.read_bytes(book.content_cid, (), limit_bytes=1000), book)
-    assert set(rows) == {BookRow(first, 2), BookRow(second, 0)}  # of what is private, no token is drawn
+    # Of what is private, no token is drawn, and its payer is not named.
+    assert set(rows) == {BookRow(first, 2, payer_bytes(account(1))), BookRow(second, 0)}
     made.give(evidence_of(replace(ANSWER, output_ids=(7, 8)), request_id=bytes([2]) * 32))
     again = ReceiptBookKeeper(made.content, made.store, made.keeper.given)
     assert await again.book(EPOCH) == book
@@ -199,11 +200,11 @@ async def test_of_what_nobody_can_audit_the_receipt_is_shown_if_its_row_is_drawn
     digest = receipt_digest(evidence.signed.receipt)
     made.allowed.add((AUDITOR, digest))
     assert await made.keeper.book(EPOCH) is not None
-    shown = await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, 0)
+    shown = await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, BookRow(digest, 0))
     assert shown == AuditEvidence(evidence.signed, None)
-    assert what_is_wrong(shown, EXECUTOR, digest, 0) == code
+    assert what_is_wrong(shown, EXECUTOR, digest, BookRow(digest, 0)) == code
     with pytest.raises(NotHandedOverError, match="not-the-length"):
-        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, 100)
+        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, BookRow(digest, 100))
 
 
 async def test_an_executor_does_not_hide_a_private_answer_from_a_challenge_behind_its_receipt(
@@ -246,9 +247,9 @@ async def test_evidence_goes_to_whom_it_was_drawn_for_and_to_nobody_else(
     digest = made.give(evidence_of(both=False))
     made.store.save_receipt(evidence_of().signed)  # the payer's signature came later
     with pytest.raises(NotHandedOverError, match="withheld"):
-        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, 2)
+        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, BookRow(digest, 2))
     made.allowed.add((AUDITOR, digest))
-    evidence = await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, 2)
+    evidence = await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, BookRow(digest, 2))
     assert evidence == evidence_of()
 
 
@@ -259,7 +260,7 @@ async def test_a_malformed_question_and_one_for_what_is_not_kept_are_refused(
     unknown = Hash32(b"\x05" * 32)
     made.allowed.add((AUDITOR, unknown))
     with pytest.raises(NotHandedOverError, match="withheld"):
-        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, unknown, 2)
+        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, unknown, BookRow(unknown, 2))
     with pytest.raises(CallFailedError, match="bad-request"):
         async with made.auditor.call(SERVING, METHOD, b"what", deadline_seconds=5) as call:
             await call.receive()
@@ -288,8 +289,8 @@ async def test_what_is_of_no_use_is_told_and_the_next_holder_is_asked(
 
     liar.serve(METHOD, lie, concurrency=4)
     with pytest.raises(NotHandedOverError, match=code):
-        await ask_for_evidence(made.auditor, [OTHER], EXECUTOR, digest, 2)
-    assert await ask_for_evidence(made.auditor, [OTHER, SERVING], EXECUTOR, digest, 2) == evidence_of()
+        await ask_for_evidence(made.auditor, [OTHER], EXECUTOR, digest, BookRow(digest, 2))
+    assert await ask_for_evidence(made.auditor, [OTHER, SERVING], EXECUTOR, digest, BookRow(digest, 2)) == evidence_of()
 
 
 async def test_who_never_answers_is_left_after_a_while(nursery: trio.Nursery, autojump_clock: object) -> None:
@@ -302,7 +303,7 @@ async def test_who_never_answers_is_left_after_a_while(nursery: trio.Nursery, au
 
     silent.serve(METHOD, say_nothing, concurrency=4)
     with trio.fail_after(30), pytest.raises(NotHandedOverError, match="withheld"):
-        await ask_for_evidence(made.auditor, [OTHER], EXECUTOR, Hash32(bytes(32)), 2)
+        await ask_for_evidence(made.auditor, [OTHER], EXECUTOR, Hash32(bytes(32)), BookRow(Hash32(bytes(32)), 2))
 
 
 async def test_an_answer_is_on_the_disk_before_anybody_has_its_receipt(autojump_clock: object) -> None:

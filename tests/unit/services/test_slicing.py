@@ -60,7 +60,11 @@ async def test_others_have_their_turn_after_every_few_rows_of_a_book() -> None:
 async def test_in_slices_a_book_is_what_it_is_at_once() -> None:
     slicer = Slicer()
     data = await slicer.run(book_bytes_in_slices(ROWS))
-    assert data == book_bytes(ROWS) == b"".join(row.digest + row.output_tokens.to_bytes(4) for row in sorted_rows())
+    assert (
+        data
+        == book_bytes(ROWS)
+        == b"".join(row.digest + row.output_tokens.to_bytes(4) + row.payer for row in sorted_rows())
+    )
     book = await slicer.run(make_book_in_slices(data, SOME_CID))
     assert book == make_book(ROWS, SOME_CID)
     assert list(await slicer.run(read_book_in_slices(data, book))) == sorted_rows()

@@ -1,0 +1,84 @@
+"""How long a mild cheat lasts: python -m benchmarks.soundness.lasting
+
+An executor whose every answer differs from the model by a little more than honest machines do is accused after some
+epochs, when the evidence of its audited answers has added up, and proven after some more, when everybody has judged
+enough of them again. Here its measured answers (data/) are drawn at random, as many in each epoch as audits draw, and
+go through the rule of node/protocol/audit_outcomes.py: accused, judged again, overturned, proven.
+"""
+
+import random
+from collections.abc import Sequence
+from statistics import fmean, median
+
+import click
+
+from benchmarks.cheats import ANSWER_TOKENS, DRAWS_OF_A_BUSY_ENGINE, FEES, FRAUD_COST, VERDICT_EPOCHS
+from benchmarks.soundness.data import read_windows
+from benchmarks.soundness.report import honest_band
+from benchmarks.soundness.variants import REFERENCE
+from node.cli.render import print_table
+from node.protocol.audits import (
+    CONFIRMED_MICRO_BITS,
+    NO_EVIDENCE,
+    OVERTURNED_MICRO_BITS,
+    accumulate_evidence,
+    gains,
+    proven_by,
+)
+from node.protocol.calibration import HonestBand
+
+RUNS = 50
+EPOCHS_MAX = 180
+"""Half a year of days: who lasts longer is called never found."""
+CHEATS = (("int8", False), ("int8", True), ("fp8", True), ("fp32", False))
+
+
+def epochs_until_proven(gained: Sequence[tuple[int, ...]], per_epoch: int, source: random.Random) -> int | None:
+    """Return in which epoch fraud is proven of who gives answers with such gains; None if not within EPOCHS_MAX."""
+    evidence, confirmed = NO_EVIDENCE, NO_EVIDENCE
+    accused: list[tuple[int, ...]] = []
+    for epoch in range(1, EPOCHS_MAX + 1):
+        if accused:
+            confirmed = accumulate_evidence(confirmed, tuple(map(sum, zip(*accused, strict=True))))
+            if proven_by(confirmed, CONFIRMED_MICRO_BITS) is not None:
+                return epoch
+            if proven_by(confirmed, OVERTURNED_MICRO_BITS) is None:
+                evidence = confirmed = NO_EVIDENCE
+        drawn = source.choices(gained, k=per_epoch)
+        for gain in drawn:
+            evidence = accumulate_evidence(evidence, gain)
+        accused = drawn if confirmed or proven_by(evidence) is not None else []
+    return None
+
+
+def lasting(prover: str, band: HonestBand, *, forged: bool, runs: int) -> list[int | None]:
+    """Return how long runs of a busy engine last whose answers are all by `prover`."""
+    answers = read_windows(REFERENCE, prover).of(ANSWER_TOKENS, forged=forged)
+    gained = [gains(figures, band) for figures in answers]
+    source = random.Random(prover)  # noqa: S311 - a simulation, the same every time
+    return [epochs_until_proven(gained, DRAWS_OF_A_BUSY_ENGINE, source) for _ in range(runs)]
+
+
+def expected_tokens(found: Sequence[int | None]) -> float:
+    """Return what a busy engine may take until the verdict is executed, less what that costs, in tokens of Quern."""
+    return fmean(FEES * ((EPOCHS_MAX if last is None else last) + VERDICT_EPOCHS) for last in found) - FRAUD_COST
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    """Command line."""
+    band = honest_band()
+    rows = []
+    for prover, forged in CHEATS:
+        found = lasting(prover, band, forged=forged, runs=RUNS)
+        proven = [last for last in found if last is not None]
+        figures = (
+            (f"{median(proven):.0f}", f"{max(proven)}", f"{expected_tokens(found):+.0f}") if proven else ("–",) * 3
+        )
+        rows.append((prover, "forged" if forged else "as they are", str(len(proven)), *figures))
+    headings = ("PROVER", "LOG-PROBABILITIES", f"PROVEN OF {RUNS}", "EPOCHS, MEDIAN", "MOST", "EXPECTED, IN TOKENS")
+    print_table(headings, rows, empty="")
+
+
+if __name__ == "__main__":
+    main()
