@@ -512,6 +512,12 @@ class Store(Protocol):
     def evidence(self, *, limit: int, participant: Address | None = None) -> tuple[bytes, ...]:
         """The newest evidence, newest first; of one participant, or of all."""
 
+    def save_statement(self, epoch: EpochNumber, member: Address, data: bytes) -> None:
+        """Keep what `member` said about the result of `epoch`; what was said of epochs before the last one goes."""
+
+    def statements(self) -> tuple[tuple[Address, bytes], ...]:
+        """What members said, with who said it: epoch by epoch, in the order in which it came."""
+
     def put_document(self, key: str, data: bytes) -> None:
         """Keep a small document under a key (e.g. the last EpochResult); replaces."""
 

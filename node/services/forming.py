@@ -76,7 +76,7 @@ class FormingService:
         self._epochs = epochs
         self._slots = slots
         self._stirred = trio.Event()
-        self.signatures = ResultSignatures(chain, router, self._stir)
+        self.signatures = ResultSignatures(chain, router, self._stir, store)
         router.register(VotesAnnouncement, self._judge_announcement, _pass_on)
         router.register(PocAnnouncement, self._judge_announcement, _pass_on)
 
@@ -185,15 +185,23 @@ class FormingService:
     async def _sign(
         self, inputs: ResultInputs, fetching: BundleFetching, digest: Hash32, content_cid: Cid
     ) -> ResultSignature | None:
-        """Sign `digest` in the first round that is free, and say so; None if there is none."""
+        """Sign `digest` in the first round that is free, and say so; None if there is none.
+
+        What was said in a round stays said: two statements in one would show this member as of two voices.
+        """
+        account = self._chain.account
         for number in range(ROUNDS_MAX):
+            said = self.signatures.of_round(account, inputs.epoch, number)
+            if said is not None and said.digest == digest:
+                await self._network.publish(said, urgent=True)
+                return said
             try:
                 self._store.record_duty(f"result/{inputs.epoch}/{number}", digest)
             except EquivocationError:
                 continue  # that round is spent, maybe before a restart
             held = pack_holders(fetching.held.keys(), inputs.committed)
             signature = ResultSignature(inputs.epoch, digest, self._chain.sign(digest), number, held, content_cid)
-            self.signatures.add(self._chain.account, signature)
+            self.signatures.add(account, signature)
             await self._network.publish(signature, urgent=True)  # FORM may last four blocks of a second
             return signature
         log.error("no round is left to sign another result", epoch=inputs.epoch, rounds=ROUNDS_MAX)

@@ -172,6 +172,13 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     INSERT INTO receipt_books SELECT -1, COALESCE(MAX(sequence), 0), x'' FROM receipts;
     """,
+    """
+    -- What members said about the results of the newest epochs (node/services/result_signatures.py).
+    CREATE TABLE result_statements (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT, epoch INTEGER NOT NULL, member TEXT NOT NULL, record BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX result_statements_by_epoch ON result_statements (epoch, sequence);
+    """,
 )
 
 
