@@ -128,6 +128,12 @@ class Chain(Protocol):
     async def submit(self, key: str, action: ChainAction) -> None:
         """Store the intent durably; it is sent exactly once for `key`, across restarts. Same key: no effect."""
 
+    async def is_overtaken(self, action: ChainAction) -> bool:
+        """Whether somebody else did what `action` would do, in a block that may not be confirmed yet or in one to come.
+
+        To be asked right before it is submitted. False where nobody knows: then it is sent, and may be refused.
+        """
+
     async def outcome(self, key: str) -> ActionOutcome:
         """Wait until the intent `key` is confirmed or has failed for good."""
 
