@@ -135,6 +135,11 @@ class SimulatedChain:
             action = rewritten
         self._ledger.send(Transaction(self._account, action, settle))
 
+    async def is_overtaken(self, action: ChainAction) -> bool:
+        """What the tip says, and what is on its way into the next block."""
+        await trio.lowlevel.checkpoint()
+        return self._ledger.is_overtaken(action)
+
     async def outcome(self, key: str) -> ActionOutcome:
         """Wait until the action was applied or refused, and its block is confirmed."""
         await self._settled[key].wait()

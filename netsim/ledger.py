@@ -162,6 +162,24 @@ class Ledger:
         """Put a transaction into the next block."""
         self._mempool.append(transaction)
 
+    def is_overtaken(self, action: ChainAction) -> bool:
+        """Whether what members do for all of them, and once, is done, or on its way into the next block."""
+        waiting = [transaction.action for transaction in self._mempool]
+        match action:
+            case PostEpochResult(summary):
+                on_its_way = any(isinstance(other, PostEpochResult) and other.summary == summary for other in waiting)
+                return on_its_way or summary.epoch in self.state.results
+            case VoidEpochResult(epoch, digest):
+                result = self.state.results.get(epoch)
+                if result is None or epoch_result_digest(result, CHAIN_ID, EPOCH_MANAGER) != digest:
+                    return True
+                return any(isinstance(other, VoidEpochResult) and other.epoch == epoch for other in waiting)
+            case PunishParticipant(verdict):
+                on_its_way = any(isinstance(other, PunishParticipant) and other.verdict == verdict for other in waiting)
+                return on_its_way or (verdict.epoch, verdict.participant, verdict.offence) in self.state.punished
+            case _:
+                return False
+
     async def produce_blocks(self) -> None:
         """Make a block every `block_seconds`, for ever."""
         while True:

@@ -31,6 +31,7 @@ def add_payments(settings: Settings, chain: Chain, store: Books, epochs: EpochBo
         budget=tokens_to_amount(settings.payments.budget),
     )
     supervisor.add("payments", payer.run)
+    supervisor.add("store", store.database.keep_log_short)
     store.forget_answers(kept_max=settings.payments.answers_kept_max)
     settling = SettlingService(chain, epochs, claim_rewards=settings.participant.claim_rewards)
     supervisor.add("settling", settling.run)

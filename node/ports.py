@@ -128,6 +128,12 @@ class Chain(Protocol):
     async def submit(self, key: str, action: ChainAction) -> None:
         """Store the intent durably; it is sent exactly once for `key`, across restarts. Same key: no effect."""
 
+    async def is_overtaken(self, action: ChainAction) -> bool:
+        """Whether somebody else did what `action` would do, in a block that may not be confirmed yet or in one to come.
+
+        To be asked right before it is submitted. False where nobody knows: then it is sent, and may be refused.
+        """
+
     async def outcome(self, key: str) -> ActionOutcome:
         """Wait until the intent `key` is confirmed or has failed for good."""
 
@@ -511,6 +517,12 @@ class Store(Protocol):
 
     def evidence(self, *, limit: int, participant: Address | None = None) -> tuple[bytes, ...]:
         """The newest evidence, newest first; of one participant, or of all."""
+
+    def save_statement(self, epoch: EpochNumber, member: Address, data: bytes) -> None:
+        """Keep what `member` said about the result of `epoch`; what was said of epochs before the last one goes."""
+
+    def statements(self) -> tuple[tuple[Address, bytes], ...]:
+        """What members said, with who said it: epoch by epoch, in the order in which it came."""
 
     def put_document(self, key: str, data: bytes) -> None:
         """Keep a small document under a key (e.g. the last EpochResult); replaces."""

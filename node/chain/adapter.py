@@ -11,9 +11,10 @@ from eth_hash.auto import keccak
 
 from contracts.binding_base import ViewCall
 from contracts.bindings import access_vault, epoch_manager, quern_token
+from contracts.codec import describe_revert
 from node.chain.account_lock import exclusive_account
 from node.chain.accounts import LocalAccount
-from node.chain.action_encoder import SignedAction, encode_action, encode_signed_action, signing_epoch
+from node.chain.action_encoder import ContractCall, SignedAction, encode_action, encode_signed_action, signing_epoch
 from node.chain.addresses import Deployment, followed_contracts
 from node.chain.endpoints import ChainIdentity, HealthLimits, WrongChainError
 from node.chain.event_decoder import EventDecoder
@@ -23,7 +24,7 @@ from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, qu
 from node.chain.sender import BUMP_SECONDS, GAS_RESERVE_WEI_DEFAULT, GWEI, MAX_FEE_GWEI_DEFAULT, Sender
 from node.chain.watcher import Finality, Watcher
 from node.ports import ActionOutcome, Head, StageChange, WallClock
-from node.protocol.actions import OVERTAKEN, ChainAction
+from node.protocol.actions import OVERTAKEN, ChainAction, is_overtaken
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, Hash32, ModelId, TokenAmount
 from node.protocol.records import EpochParameters
@@ -143,13 +144,33 @@ class EvmChain:
         """Store the intent durably and begin to send it; the same key again has no effect."""
         if self._tables.outcome(key) is not None:
             return
-        if isinstance(action, SignedAction):
-            group = self._watcher.state.group_weights(signing_epoch(action))
-            calls = encode_signed_action(action, group, self._addresses)
-        else:
-            calls = encode_action(action, self._addresses)
+        calls = self._encoded(action)
         self._tables.add_intent(key, [(call.recipient, call.calldata) for call in calls])
         self._sender.wake()
+
+    def _encoded(self, action: ChainAction) -> tuple[ContractCall, ...]:
+        if isinstance(action, SignedAction):
+            group = self._watcher.state.group_weights(signing_epoch(action))
+            return encode_signed_action(action, group, self._addresses)
+        return encode_action(action, self._addresses)
+
+    async def is_overtaken(self, action: ChainAction) -> bool:
+        """Whether its last transaction would be refused because another member did the same, in a block or on the way
+        to one; where endpoints show nobody what is on the way, in a block.
+        """
+        last = self._encoded(action)[-1]
+        call = {"from": self.account, "to": last.recipient, "data": "0x" + last.calldata.hex()}
+        for block in ("pending", "latest"):
+            try:
+                await self._rpc.call_any("eth_call", call, block)
+            except RpcUnavailableError:
+                return False
+            except RpcError as error:
+                if error.is_revert:
+                    return is_overtaken(describe_revert(error.revert_data, error.message))
+            else:
+                return False
+        return False
 
     async def outcome(self, key: str) -> ActionOutcome:
         """Wait until intent `key` is confirmed or has failed for good, and `state` shows its events."""

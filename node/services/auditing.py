@@ -75,7 +75,12 @@ ENGINE_TRIES = 3
 TOKENS_PER_SLICE = 32
 """Tokens that are judged before others get their turn on this thread: some milliseconds."""
 FORGOTTEN_AT_ONCE = 64
-"""Pieces of evidence; some milliseconds on a disk."""
+"""Pieces of evidence: more at once would save nothing."""
+FORGOTTEN_FIRST = 4
+"""So few before it is known how quick the disk is."""
+FORGETTING_SECONDS = 0.005
+"""What a lot of them may take, while nobody else has a turn: a disk that is busy, or reads what it has not at hand, is
+given smaller lots."""
 EPOCHS_KEPT = 3
 """Evidence of others is kept so long: an accusation may be open for some epochs."""
 FETCHED_BYTES_MAX = 1 << 27
@@ -267,9 +272,11 @@ class AuditingService:
 
     async def _forget(self, digests: Iterable[Hash32]) -> None:
         """Forget evidence in lots, between which others have their turn."""
-        left = iter(digests)
-        while lot := list(islice(left, FORGOTTEN_AT_ONCE)):
+        left, count = iter(digests), FORGOTTEN_FIRST
+        while lot := list(islice(left, count)):
+            began = trio.current_time()
             self._keeper.given.forget(lot)
+            count = next_lot(len(lot), trio.current_time() - began)
             await trio.lowlevel.checkpoint()
 
     def _judged_again(self, previous: EpochResult) -> dict[Address, list[_Task]]:
@@ -404,6 +411,12 @@ class AuditingService:
         if self._fetched_bytes + len(data) <= FETCHED_BYTES_MAX:
             self._fetched_bytes += len(data)
             self._keeper.given.keep(receipt_digest(evidence.signed.receipt), data)
+
+
+def next_lot(count: int, seconds: float) -> int:
+    """Return how many to forget at once after `count` took so long: as many as fit, at most twice as many, and one."""
+    fitting = 2 * count if 2 * seconds <= FORGETTING_SECONDS else int(count * FORGETTING_SECONDS / seconds)
+    return max(1, min(fitting, FORGOTTEN_AT_ONCE))
 
 
 async def read_figures(engine: CheckingEngine, kept: KeptAnswer) -> AuditFigures | None:

@@ -124,26 +124,31 @@ class EpochBook:
         return results[accepted]
 
     async def run(self) -> None:
-        """Fetch the content of every newest accepted result, as the chain names them."""
+        """Fetch the contents of the results that decide now, as the chain names them."""
         async for _ in self._chain.heads():
-            while (wanted := self._wanted()) is not None:
-                if not await self._obtain(wanted):
+            while wanted := self._wanted():
+                obtained = [await self._obtain(summary) for summary in wanted]
+                if not all(obtained):
                     await trio.sleep(RETRY_SECONDS)
 
     def _results(self, state: ChainState) -> dict[EpochNumber, EpochResult]:
         """Contents held of the results that stand in `state`."""
         return {epoch: result for epoch, (summary, result) in self._held.items() if state.results.get(epoch) == summary}
 
-    def _wanted(self) -> EpochResultSummary | None:
-        """The newest accepted result, if its content is not here yet."""
-        results = self._chain.state.results
-        if not results:
-            return None
-        newest = results[max(results)]
-        known = self._held.get(newest.epoch)
-        if newest in self._bad or (known is not None and known[0] == newest):
-            return None
-        return newest
+    def _wanted(self) -> tuple[EpochResultSummary, ...]:
+        """Which are not here yet of the newest accepted result and the one whose group is in charge now.
+
+        From FORM on these are two: a node that restarts then goes on by the one, and judges the other by it.
+        """
+        results, now = self._chain.state.results, position(self._chain).epoch
+        newest = max(results, default=None)
+        in_charge = max((epoch for epoch in results if epoch < now), default=None)
+        deciding = [results[epoch] for epoch in dict.fromkeys((newest, in_charge)) if epoch is not None]
+        return tuple(summary for summary in deciding if summary not in self._bad and not self._is_held(summary))
+
+    def _is_held(self, summary: EpochResultSummary) -> bool:
+        known = self._held.get(summary.epoch)
+        return known is not None and known[0] == summary
 
     async def _obtain(self, summary: EpochResultSummary) -> bool:
         key = f"result/{summary.epoch}/{summary.content_cid}"

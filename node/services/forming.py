@@ -35,8 +35,11 @@ log = structlog.get_logger(__name__)
 
 REPEAT_BLOCKS = 3
 """A signature is gossiped again after so many blocks without a result: gossip promises no delivery."""
-POSTER_PATIENCE_BLOCKS = 3
-"""How long each member waits for the one before it to post: one posting is paid for, not one per member."""
+POSTER_PATIENCE_BLOCKS = 4
+"""How long each member waits for the one before it to post: one posting is paid for, not one per member. It takes two
+transactions, one after the other, and neither side sees a block at once."""
+POSTING_MARGIN_BLOCKS = 5
+"""So near to the end of FORM turns come block by block: an epoch without a result pays nobody."""
 
 
 @dataclass(slots=True)
@@ -76,7 +79,7 @@ class FormingService:
         self._epochs = epochs
         self._slots = slots
         self._stirred = trio.Event()
-        self.signatures = ResultSignatures(chain, router, self._stir)
+        self.signatures = ResultSignatures(chain, router, self._stir, store)
         router.register(VotesAnnouncement, self._judge_announcement, _pass_on)
         router.register(PocAnnouncement, self._judge_announcement, _pass_on)
 
@@ -185,15 +188,23 @@ class FormingService:
     async def _sign(
         self, inputs: ResultInputs, fetching: BundleFetching, digest: Hash32, content_cid: Cid
     ) -> ResultSignature | None:
-        """Sign `digest` in the first round that is free, and say so; None if there is none."""
+        """Sign `digest` in the first round that is free, and say so; None if there is none.
+
+        What was said in a round stays said: two statements in one would show this member as of two voices.
+        """
+        account = self._chain.account
         for number in range(ROUNDS_MAX):
+            said = self.signatures.of_round(account, inputs.epoch, number)
+            if said is not None and said.digest == digest:
+                await self._network.publish(said, urgent=True)
+                return said
             try:
                 self._store.record_duty(f"result/{inputs.epoch}/{number}", digest)
             except EquivocationError:
                 continue  # that round is spent, maybe before a restart
             held = pack_holders(fetching.held.keys(), inputs.committed)
             signature = ResultSignature(inputs.epoch, digest, self._chain.sign(digest), number, held, content_cid)
-            self.signatures.add(self._chain.account, signature)
+            self.signatures.add(account, signature)
             await self._network.publish(signature, urgent=True)  # FORM may last four blocks of a second
             return signature
         log.error("no round is left to sign another result", epoch=inputs.epoch, rounds=ROUNDS_MAX)
@@ -205,10 +216,11 @@ class FormingService:
         signed = self.signatures.signers(inputs.epoch, formed.digest)
         if 3 * sum(weights.get(signer, 0) for signer in signed) > 2 * sum(weights.values()):
             formed.quorum_at = block if formed.quorum_at is None else formed.quorum_at
-            if block >= formed.quorum_at + self._turn(inputs) * POSTER_PATIENCE_BLOCKS:
+            if block >= self._posting_block(inputs, formed.quorum_at):
                 signers = [member for member in inputs.posters if member in signed and weights[member] > 0]
-                await self._post(inputs.epoch, formed, tuple((signer, signed[signer]) for signer in signers))
-                return True
+                signatures = tuple((signer, signed[signer]) for signer in signers)
+                if await self._post(inputs.epoch, PostEpochResult(formed.summary, formed.validator_set, signatures)):
+                    return True
         if formed.own is not None:
             formed.repeat_at = formed.repeat_at or block + REPEAT_BLOCKS
             if block >= formed.repeat_at:
@@ -216,20 +228,29 @@ class FormingService:
                 formed.repeat_at = block + REPEAT_BLOCKS
         return False
 
-    def _turn(self, inputs: ResultInputs) -> int:
-        """How many members are to post before this node."""
+    def _posting_block(self, inputs: ResultInputs, quorum_at: int) -> int:
+        """From which block this node posts, if nobody before it did; who is no member comes after all of them."""
+        begin, end = window(self._chain, inputs.epoch, Stage.FORM, Stage.FORM)
         account, members = self._chain.account, len(inputs.posters)
-        return (inputs.posters.index(account) - inputs.epoch) % members if account in inputs.posters else members
+        if account not in inputs.posters:
+            return quorum_at + members * POSTER_PATIENCE_BLOCKS
+        turn = (inputs.posters.index(account) - inputs.epoch) % members
+        margin = min(POSTING_MARGIN_BLOCKS, (end - begin) // 2)
+        return posting_block(quorum_at, turn, end - margin)
 
-    async def _post(self, epoch: EpochNumber, formed: _Formed, signatures: tuple[tuple[Address, bytes], ...]) -> None:
+    async def _post(self, epoch: EpochNumber, action: PostEpochResult) -> bool:
+        """Post, unless another member just did: then wait for its block. Return whether it was sent."""
+        if await self._chain.is_overtaken(action):
+            return False
         voided = len(self._chain.state.voided.get(epoch, ()))
         key = f"result/{epoch}/{voided}" if voided else f"result/{epoch}"
-        await self._chain.submit(key, PostEpochResult(formed.summary, formed.validator_set, signatures))
+        await self._chain.submit(key, action)
         outcome = await self._chain.outcome(key)
         if outcome.status is ActionStatus.DONE:
-            log.info("the result of an epoch is posted", epoch=epoch, signers=len(signatures))
+            log.info("the result of an epoch is posted", epoch=epoch, signers=len(action.signatures))
         elif epoch not in self._chain.state.results and not is_overtaken(outcome.reason):
             log.error("the result was refused", epoch=epoch, reason=outcome.reason)
+        return True
 
     async def _stir_at_heads(self) -> None:
         async for _ in self._chain.heads():
@@ -244,6 +265,13 @@ class FormingService:
         """Passed on for whoever listens; this node itself goes by the chain."""
         known = message.sender in self._chain.state.participants
         return Validity.ACCEPT if known else Validity.IGNORE
+
+
+def posting_block(quorum_at: int, turn: int, late: int) -> int:
+    """Return the block from which member number `turn` posts, if nobody before it did and there was a quorum at block
+    `quorum_at`. From block `late` on each waits a single block for the one before it, and no two post at once.
+    """
+    return min(quorum_at + turn * POSTER_PATIENCE_BLOCKS, max(quorum_at, late) + turn)
 
 
 def _pass_on(_message: Message) -> None:

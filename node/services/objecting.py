@@ -171,13 +171,17 @@ class ObjectingService:
                 return
             self._stir()
             if case.own is not None:
-                await self._pursue(case, case.own, head.number, end)
+                await self._say(case, case.own, head.number)
+                await self._pursue(case, head.number, end)
 
-    async def _pursue(self, case: _Case, own: bytes, block: int, end: int) -> None:
-        """Say the objection again if it is time, and submit if a third of the weight objects and it is this turn."""
+    async def _say(self, case: _Case, own: bytes, block: int) -> None:
+        """Gossip this node's objection, and again after a while."""
         if case.said_at is None or block >= case.said_at + REPEAT_BLOCKS:
             case.said_at = block
             await self._network.publish(Objection(case.epoch, case.digest, own), urgent=True)
+
+    async def _pursue(self, case: _Case, block: int, end: int) -> None:
+        """Submit if a third of the weight objects and it is this node's turn."""
         weights = dict(self._chain.state.group_weights(case.epoch))
         found = self._heard.objectors(case.epoch, case.digest)
         objectors = sorted((member for member in found if weights.get(member, 0) > 0), key=str.lower)
@@ -191,7 +195,10 @@ class ObjectingService:
 
     async def _submit(self, case: _Case, signatures: tuple[tuple[Address, bytes], ...]) -> None:
         key = f"objection/{case.epoch}/{case.digest.hex()}"  # a restart sends it no second time
-        await self._chain.submit(key, VoidEpochResult(case.epoch, case.digest, signatures))
+        action = VoidEpochResult(case.epoch, case.digest, signatures)
+        if await self._chain.is_overtaken(action):
+            return  # until its block is confirmed, or gone
+        await self._chain.submit(key, action)
         outcome = await self._chain.outcome(key)
         is_refused = outcome.status is ActionStatus.FAILED and not is_overtaken(outcome.reason)
         if is_refused and case.epoch in self._chain.state.results:
@@ -214,6 +221,8 @@ class ObjectingService:
         if case.finding.is_false:
             self._tell(case)
             self._object(case)
+        if case.own is not None:
+            await self._say(case, case.own, self._chain.head.number)  # a block may be all that is left to void it
 
     async def _content_of(self, case: _Case) -> EpochResult | None:
         """Wait for the content; None if it is not what the quorum told the chain."""

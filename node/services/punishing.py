@@ -124,7 +124,10 @@ class PunishingService:
         signers = (account for account in order if weights[account] > 0 and account in case.signatures)
         signatures = tuple((signer, case.signatures[signer]) for signer in signers)
         name = f"punish/{epoch}/{case.verdict.participant}/{case.verdict.offence.value}"
-        if await self._settlements.settle(name, PunishParticipant(case.verdict, signatures)):
+        action = PunishParticipant(case.verdict, signatures)
+        if await self._chain.is_overtaken(action):
+            return  # until its block is confirmed, or gone
+        if await self._settlements.settle(name, action):
             log.warning(
                 "a participant is punished",
                 epoch=epoch,

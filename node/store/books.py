@@ -5,7 +5,7 @@ import sqlite3
 from node.ports import EquivocationError, SignedVoucher
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
-from node.protocol.identifiers import Address, Hash32, RequestId, TokenAmount
+from node.protocol.identifiers import Address, EpochNumber, Hash32, RequestId, TokenAmount
 from node.protocol.records import SignedReceipt
 from node.store.database import Database
 
@@ -14,6 +14,8 @@ RECEIPTS_PER_QUERY_MAX = 1_000
 EVIDENCE_PER_PARTICIPANT_MAX = 64
 """Kept of one participant: nobody pushes out what is known of others."""
 EVIDENCE_MAX = 4096
+STATEMENT_EPOCHS_KEPT = 2
+"""What members say of a result decides in its epoch, and may still arrive in the next one."""
 ANSWER_BYTES_MAX = 384 * 1024
 """A larger answer is not kept: as JSON it must fit a frame of the control socket."""
 RECEIPT_FORMAT = 3
@@ -178,6 +180,19 @@ class Books:
             (participant, min(limit, EVIDENCE_MAX)),
         )
         return tuple(bytes(record) for (record,) in rows)
+
+    def save_statement(self, epoch: EpochNumber, member: Address, data: bytes) -> None:
+        """Keep what a member said about the result of an epoch, and forget what is too old to be asked for."""
+        with self.database.quick_transaction() as connection:
+            connection.execute(
+                "INSERT INTO result_statements (epoch, member, record) VALUES (?, ?, ?)", (epoch, member, data)
+            )
+            connection.execute("DELETE FROM result_statements WHERE epoch <= ?", (epoch - STATEMENT_EPOCHS_KEPT,))
+
+    def statements(self) -> tuple[tuple[Address, bytes], ...]:
+        """What members said, with who said it: epoch by epoch, in the order in which it came."""
+        rows = self.database.connection.execute("SELECT member, record FROM result_statements ORDER BY epoch, sequence")
+        return tuple((Address(member), bytes(record)) for member, record in rows)
 
     def put_document(self, key: str, data: bytes) -> None:
         """Keep a document, replacing one of the same key."""

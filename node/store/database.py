@@ -3,20 +3,34 @@
 Most commits are synced before they return. Where many come per second and each has an effect that can wait a moment,
 they are made without, and `durable` syncs all that were made so far: one wait for the disk, however many share it, and
 not on the event loop.
+
+SQLite moves the log into the database now and then, and waits for the disk twice to do it: left to itself, within some
+commit, on the event loop. `keep_log_short` does it in a thread, by a connection of its own.
 """
 
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import structlog
 import trio
 
 from node.store.migrations import migrate
 
+log = structlog.get_logger(__name__)
+
 BUSY_MILLISECONDS_MAX = 5_000
 """How long to wait for another process (a doctor, a backup) that holds the file before giving up."""
+
+MOVE_COMMITS = 64
+"""Commits after which the log is moved: some hundred pages. Fewer would have the disk write the same pages anew."""
+MOVE_SECONDS = 1.0
+"""Between two looks at how many there were."""
+LOG_PAGES_MAX = 1 << 14
+"""64 MiB: a commit that makes the log longer moves it itself, whoever waits. It comes to that where commits never
+pause, for then the log is moved and yet not begun anew, and where nobody runs `keep_log_short`."""
 
 
 class Database:
@@ -24,16 +38,20 @@ class Database:
 
     def __init__(self, path: Path | str) -> None:
         """Open or create the database at `path` (":memory:" for one that lives in memory) and migrate it."""
+        self._path = None if str(path) == ":memory:" else Path(path)
         self._log_path = None if str(path) == ":memory:" else Path(f"{path}-wal")
         self._made = self._synced = 0
         """Commits without sync so far, and how many of them a sync has reached."""
         self._is_syncing = False
         self._sync_ended = trio.lowlevel.ParkingLot()
+        self._commits = 0
+        """Of either kind."""
         self.connection = sqlite3.connect(path, isolation_level=None)
         self.connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS_MAX}")
         self.connection.execute("PRAGMA journal_mode = WAL")
         # FULL: a voucher or a nonce must survive power loss before its effect leaves this machine.
         self.connection.execute("PRAGMA synchronous = FULL")
+        self.connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES_MAX}")
         self.connection.execute("PRAGMA foreign_keys = ON")
         migrate(self.connection)
 
@@ -75,6 +93,18 @@ class Database:
             self._is_syncing = False
             self._sync_ended.unpark_all()
 
+    async def keep_log_short(self) -> None:
+        """Move the log into the database whenever there is enough of it, for ever; nobody waits for that."""
+        moved = 0
+        while True:
+            await trio.sleep(MOVE_SECONDS)
+            if self._path is not None and self._commits - moved >= MOVE_COMMITS:
+                moved = self._commits
+                try:
+                    await trio.to_thread.run_sync(_move_log, self._path)
+                except sqlite3.Error as error:
+                    log.warning("the log of the store could not be moved; it is tried again", reason=str(error))
+
     @contextmanager
     def _begun(self) -> Iterator[sqlite3.Connection]:
         self.connection.execute("BEGIN IMMEDIATE")
@@ -84,10 +114,17 @@ class Database:
             self.connection.execute("ROLLBACK")
             raise
         self.connection.execute("COMMIT")
+        self._commits += 1
 
     def close(self) -> None:
         """Close the connection; the file is complete without it."""
         self.connection.close()
+
+
+def _move_log(path: Path) -> None:
+    """Move the write-ahead log into the database as far as nobody is in the way. Nobody waits for this connection."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def _sync(log_path: Path) -> None:

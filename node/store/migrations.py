@@ -176,6 +176,13 @@ MIGRATIONS: tuple[str, ...] = (
     -- Rows of receipt books name payers from now on: books that were made before cannot be shown any more.
     UPDATE receipt_books SET rows = x'';
     """,
+    """
+    -- What members said about the results of the newest epochs (node/services/result_signatures.py).
+    CREATE TABLE result_statements (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT, epoch INTEGER NOT NULL, member TEXT NOT NULL, record BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX result_statements_by_epoch ON result_statements (epoch, sequence);
+    """,
 )
 
 

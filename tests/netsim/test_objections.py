@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from netsim.clock import run_deterministically
 from netsim.content import ContentExchange, SimulatedContent
 from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, Ledger, Transaction
 from netsim.network import Switchboard
-from netsim.node import NodePlan, run_node
+from netsim.node import Disk, NodePlan, new_disk, run_node
 from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, NONCES_MAX, PARAMETERS
 from netsim.trace import Trace
 from node.ports import ContentUnavailableError, Provider
@@ -85,8 +86,10 @@ async def nothing(_ledger: Ledger, _exchange: ContentExchange) -> None:
     await trio.lowlevel.checkpoint()
 
 
-def run(act: Act, *, epochs: int = 3, parameters: EpochParameters = PARAMETERS) -> Ledger:
-    """Run NODES honest nodes through whole epochs, and a few blocks more."""
+def run(
+    act: Act, *, epochs: int = 3, parameters: EpochParameters = PARAMETERS, restart: "Restart | None" = None
+) -> Ledger:
+    """Run NODES honest nodes through whole epochs, and a few blocks more; those of `restart` as it says."""
 
     async def main() -> Ledger:
         plans = [plan(number) for number in range(NODES)]
@@ -99,7 +102,10 @@ def run(act: Act, *, epochs: int = 3, parameters: EpochParameters = PARAMETERS) 
             switchboard = Switchboard(nursery, 0, trace)
             nursery.start_soon(ledger.produce_blocks)
             for one in plans:
-                nursery.start_soon(run_node, one, MODEL_ID, ledger, switchboard, exchange)
+                if restart is None or one not in restart.plans:
+                    nursery.start_soon(run_node, one, MODEL_ID, ledger, switchboard, exchange)
+            if restart is not None:
+                nursery.start_soon(restart.run, ledger, switchboard, exchange)
             nursery.start_soon(act, ledger, exchange)
             await until(ledger, BlockNumber(first_block_of(epochs, Stage.SERVE, parameters) + 8))
             nursery.cancel_scope.cancel()
@@ -182,14 +188,45 @@ def test_a_result_that_only_explains_otherwise_what_is_paid_stands(monkeypatch: 
     assert_nothing_is_paid_for_nothing_or_twice(ledger, [0, 1, 2])
 
 
+class Restart:
+    """Two nodes that go down when the result is posted and come up again, with their disks, when FORM is over."""
+
+    def __init__(self, plans: Sequence[NodePlan]) -> None:
+        self.plans = plans
+        self._disks: dict[NodePlan, Disk] = {}
+
+    async def run(self, ledger: Ledger, switchboard: Switchboard, exchange: ContentExchange) -> None:
+        self._disks = {one: new_disk(one, ledger, exchange) for one in self.plans}
+        async with trio.open_nursery() as nursery:
+            self._start(nursery, ledger, switchboard, exchange)
+            while EPOCH not in ledger.state.results:
+                await trio.sleep(BLOCK_SECONDS / 4)
+            nursery.cancel_scope.cancel()
+        await until(ledger, first_block_of(EPOCH, Stage.LOAD, ledger.schedule))
+        async with trio.open_nursery() as nursery:
+            self._start(nursery, ledger, switchboard, exchange)
+
+    def _start(
+        self, nursery: trio.Nursery, ledger: Ledger, switchboard: Switchboard, exchange: ContentExchange
+    ) -> None:
+        for one, disk in self._disks.items():
+            nursery.start_soon(partial(run_node, one, MODEL_ID, ledger, switchboard, exchange, disk=disk))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("explained_otherwise", [False, True])
 def test_votes_left_out_by_members_who_say_they_hold_them_void_the_result(
-    explained_otherwise: bool, monkeypatch: pytest.MonkeyPatch
+    explained_otherwise: bool, restarted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cartel = {plan(number).account for number in range(3)}
     deceived, victim = plan(3), plan(4)
     counted_honestly, read_honestly = FormingService._counted, SimulatedContent.read_bytes
+    object_honestly = ObjectingService._object
     ledgers: list[Ledger] = []
+
+    def object_if_honest(self: ObjectingService, case: Any) -> None:
+        if self._chain.account not in cartel:
+            object_honestly(self, case)
 
     def counted(
         self: FormingService, inputs: ResultInputs, fetching: BundleFetching, *, is_late: bool
@@ -211,10 +248,12 @@ def test_votes_left_out_by_members_who_say_they_hold_them_void_the_result(
         await trio.lowlevel.checkpoint()
 
     monkeypatch.setattr(FormingService, "_counted", counted)
+    monkeypatch.setattr(ObjectingService, "_object", object_if_honest)
     if explained_otherwise:
         explain_otherwise(monkeypatch, {*cartel, deceived.account})
     monkeypatch.setattr(SimulatedContent, "read_bytes", read_bytes)
-    ledger = run(remember)
+    long = replace(PARAMETERS, epoch_blocks=PARAMETERS.epoch_blocks + 10)  # others are heard of 10 s after a start
+    ledger = run(remember, parameters=long, restart=Restart([deceived, victim] if restarted else []))
     assert voided(ledger) == [EPOCH]
     assert_nothing_is_paid_for_nothing_or_twice(ledger, [0, 2])
 

@@ -134,8 +134,10 @@ async def test_the_contract_takes_objections_of_a_third_and_no_fewer_and_none_of
     async with opened(network, network.owner) as owner, opened(network, network.miners[0], "first") as first:
         await go_to(network, FORM)
         posting = PostEpochResult(summary, group, signed_by(network.miners, digest))
+        assert not await owner.is_overtaken(posting)  # its group is not stored yet, which is nobody's doing
         assert (await done(first, "result/0", posting)).status is ActionStatus.DONE
         await caught_up(owner)
+        assert await owner.is_overtaken(posting)
         objection = objection_digest(EPOCH, digest, 31337, manager)
         nobody = await done(owner, "void by nobody", VoidEpochResult(EPOCH, digest, ()))
         assert nobody.status is ActionStatus.FAILED
@@ -144,6 +146,34 @@ async def test_the_contract_takes_objections_of_a_third_and_no_fewer_and_none_of
         wrong = await done(owner, "void another", VoidEpochResult(EPOCH, other, signatures))
         assert "ResultMismatch" in wrong.reason
         third = VoidEpochResult(EPOCH, digest, signed_by(network.miners[1:2], objection))
+        assert not await owner.is_overtaken(third)
         assert (await done(owner, "void", third)).status is ActionStatus.DONE
         assert owner.state.results == {}
         assert owner.state.groups.keys() == {EPOCH}
+        assert await first.is_overtaken(third)
+
+
+async def test_what_another_has_on_its_way_to_a_block_is_seen_before_one_pays_for_the_same(network: Network) -> None:
+    manager = network.deployment.addresses.epoch_manager
+    summary, group = summary_of(network, TRUE_CID, [RewardShare(network.miners[0].address, TokenAmount(TOKEN))])
+    digest = epoch_result_digest(summary, 31337, manager)
+    posting = PostEpochResult(summary, group, signed_by(network.miners, digest))
+    async with (
+        opened(network, network.miners[1], "second") as second,
+        opened(network, network.miners[0], "first") as first,
+    ):
+        await go_to(network, FORM)
+        assert (await done(first, "result/0", posting)).status is ActionStatus.DONE
+        await caught_up(second)
+        objection = objection_digest(EPOCH, digest, 31337, manager)
+        third = VoidEpochResult(EPOCH, digest, signed_by(network.miners[1:2], objection))
+        await network.rpc.call("evm_setAutomine", False)
+        try:
+            await first.submit("void", third)
+            with trio.fail_after(PATIENCE_SECONDS):
+                while not await second.is_overtaken(third):
+                    await trio.sleep(0.05)
+            assert second.state.results  # it is in no block
+        finally:
+            await network.rpc.call("evm_setAutomine", True)
+            await network.mine()

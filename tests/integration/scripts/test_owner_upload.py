@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,14 +206,27 @@ async def test_what_a_killed_run_left_in_the_outbox_is_finished_and_not_sent_twi
     assert (small.cid, small.version, await owner.nonce()) == (cid, 2, before + 1)
 
 
+@contextmanager
+def heeding_interrupts() -> Iterator[None]:
+    """Have children begun here heed SIGINT. A shell has what it runs in the background ignore it, which every child
+    inherits, and a program that is asked to ignore it does so, this one too.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 async def test_an_interrupted_run_says_so_and_the_next_one_registers_once(owner: Owner) -> None:
     rpc = owner.network.rpc
     before = await owner.nonce()
     await rpc.call("evm_setAutomine", False)
     command = [sys.executable, "-m", "scripts.owner_upload", "--manifest", str(owner.folder / "models.toml")]
-    process = await trio.lowlevel.open_process(
-        [*command, "--config", str(owner.config)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    with heeding_interrupts():
+        process = await trio.lowlevel.open_process(
+            [*command, "--config", str(owner.config)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
     try:
         with trio.fail_after(60):
             while quantity(await rpc.call("eth_getTransactionCount", owner.network.owner.address, "pending")) == before:

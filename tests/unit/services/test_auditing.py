@@ -23,7 +23,15 @@ from node.protocol.signatures import sign
 from node.protocol.slices import ITEMS_PER_SLICE
 from node.protocol.verdicts import Verdict
 from node.services import auditing
-from node.services.auditing import FORGOTTEN_AT_ONCE, REJUDGED, AuditingService, _Round, _Task
+from node.services.auditing import (
+    FORGETTING_SECONDS,
+    FORGOTTEN_AT_ONCE,
+    REJUDGED,
+    AuditingService,
+    _Round,
+    _Task,
+    next_lot,
+)
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
 from tests.builders import SOME_CID, TINY, account, key_of
@@ -193,7 +201,9 @@ async def test_what_is_booked_as_if_its_payer_had_not_signed_is_challenged_as_fa
         assert what_is_wrong(from_bytes(AuditEvidence, kept), EXECUTOR, receipt_digest(signed.receipt), None) == ""
 
 
-async def test_its_own_book_is_drawn_and_forgotten_a_bit_at_a_time(auditor: Auditor) -> None:
+async def test_its_own_book_is_drawn_and_forgotten_a_bit_at_a_time(
+    auditor: Auditor, mock_clock: trio.testing.MockClock
+) -> None:
     rows = order_rows([BookRow(Hash32(n.to_bytes(32)), 5) for n in range(1, 5000)])
     book, owner = make_book(rows, SOME_CID), account(3)
     auditor.given.save_book(0, 1, book_bytes(rows))
@@ -218,8 +228,35 @@ async def test_its_own_book_is_drawn_and_forgotten_a_bit_at_a_time(auditor: Audi
     drawn = drawn_rows(SEED, owner, book, rows, known.group)
     assert own == {row.digest: {account(4)} for row in drawn.values()}
     assert {row.digest for row in rows if auditor.given.kept(row.digest)} == set(own)
-    assert len(lots) == -(-(len(rows) - len(own)) // FORGOTTEN_AT_ONCE)
+    growing = [4, 8, 16, 32]  # a disk that takes no time is soon given whole lots
+    assert len(lots) == len(growing) + -(-(len(rows) - len(own) - sum(growing)) // FORGOTTEN_AT_ONCE)
     assert max(Counter(lots).values()) <= 2  # trio tosses a coin for who is first in a turn
+
+
+async def test_a_slow_disk_is_given_smaller_lots_to_forget(
+    auditor: Auditor, mock_clock: trio.testing.MockClock
+) -> None:
+    a_piece_seconds, began = 0.0011, trio.current_time()
+    lots = list[int]()
+
+    def forget_slowly(digests: Collection[Hash32]) -> None:
+        is_slow = trio.current_time() - began < 1.0
+        mock_clock.jump(a_piece_seconds * len(digests) if is_slow else 0.0)
+        lots.append(len(digests))
+
+    auditor.given.forget = forget_slowly  # type: ignore[method-assign]
+    digests = [Hash32(number.to_bytes(32)) for number in range(2000)]
+    await auditor.service._forget(digests)
+    assert sum(lots) == len(digests)
+    assert set(lots[:200]) == {4}
+    assert a_piece_seconds * 4 <= FORGETTING_SECONDS
+    assert lots[-2] == FORGOTTEN_AT_ONCE  # once it is quick, lots grow
+
+
+def test_a_lot_is_never_empty_and_never_larger_than_all_that_is_forgotten_at_once() -> None:
+    assert next_lot(1, 60.0) == 1
+    assert next_lot(1, 0.0) == 2
+    assert next_lot(FORGOTTEN_AT_ONCE, 0.0) == FORGOTTEN_AT_ONCE
 
 
 async def test_where_no_book_of_its_own_was_counted_nothing_is_forgotten(auditor: Auditor) -> None:

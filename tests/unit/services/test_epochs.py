@@ -88,10 +88,15 @@ class StubPresence:
         return ()
 
 
-def a_result(content: StubContent, coins: int) -> tuple[EpochResult, EpochResultSummary, tuple[EventBody, ...]]:
-    """A result that differs with `coins`, and the events by which the chain accepts it."""
-    state = state_of(*EVENTS, WorkCoinsAdded(account(5), TokenAmount(coins)))
-    result = form_epoch_result(EPOCH, state, PARAMETERS, {}, None)
+def a_result(
+    content: StubContent, coins: int, before: EpochResult | None = None, *events: EventBody
+) -> tuple[EpochResult, EpochResultSummary, tuple[EventBody, ...]]:
+    """A result that differs with `coins`, and the events by which the chain accepts it; of EPOCH, or of the epoch after
+    `before`, which `events` tell of.
+    """
+    epoch = EPOCH if before is None else EpochNumber(before.epoch + 1)
+    state = state_of(*EVENTS, *events, WorkCoinsAdded(account(5), TokenAmount(coins)))
+    result = form_epoch_result(epoch, state, PARAMETERS, {}, before)
     assert result is not None
     data = result_to_bytes(result)
     summary, _ = summarise(result, Cid(str(BlockCid.of(Codec.RAW, data))))
@@ -149,6 +154,52 @@ async def test_a_false_summary_of_a_true_content_says_nothing_against_the_true_o
         assert book.result(EPOCH) is None
         chain.show(*EVENTS, *accepted, EpochResultVoided(EPOCH, Hash32(bytes(32))), *posted)
         await until(book, result)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_node_that_starts_once_a_result_is_posted_knows_who_is_in_charge_until_it_takes_effect(
+    autojump_clock: object,
+) -> None:
+    chain, content = StubChain(), StubContent()
+    store = Books(Database(":memory:"), account(1))
+    anything: Any = chain
+    contents: Any = content
+    presence: Any = StubPresence()
+    first, _, posted = a_result(content, 0)
+    proof = commit(1, 50, epoch=1)
+    second, _, posted_again = a_result(content, 0, first, *posted, proof)
+    assert second.epoch == EPOCH + 1
+    book = EpochBook(anything, contents, store, presence)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.run)
+        chain.show(*EVENTS, *posted, proof, *posted_again)  # in FORM or LOAD of epoch 1
+        with trio.fail_after(10):
+            assert await book.result_before(EpochNumber(1), chain.state) == first
+            assert await book.result_before(EpochNumber(2), chain.state) == second
+        assert book.group() == replace(first.group, epoch=EpochNumber(1))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_result_that_is_not_to_be_had_holds_up_no_other(autojump_clock: object) -> None:
+    chain, content = StubChain(), StubContent()
+    anything: Any = chain
+    presence: Any = StubPresence()
+    first, _, posted = a_result(content, 0)
+    proof = commit(1, 50, epoch=1)
+    _, newest, posted_again = a_result(content, 0, first, *posted, proof)
+
+    class Without:
+        async def read_bytes(self, cid: Cid, providers: object, *, limit_bytes: int) -> bytes:
+            if cid == newest.content_cid:
+                raise ContentUnavailableError("nobody has it")
+            return await content.read_bytes(cid, providers, limit_bytes=limit_bytes)
+
+    contents: Any = Without()
+    book = EpochBook(anything, contents, Books(Database(":memory:"), account(1)), presence)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.run)
+        chain.show(*EVENTS, *posted, proof, *posted_again)
+        await until(book, first)
         nursery.cancel_scope.cancel()
 
 

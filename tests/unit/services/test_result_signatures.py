@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +12,16 @@ from hypothesis import strategies as st
 from netsim.chain import SimulatedChain
 from netsim.ledger import Ledger
 from netsim.trace import Trace
-from node.ports import Validity
+from node.ports import Store, Validity
 from node.protocol.agreement import ROUNDS_MAX, pack_holders
+from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.messages import Message, ResultSignature
 from node.protocol.objections import Statements, left_out_without_ground
 from node.protocol.signatures import sign
 from node.services.result_signatures import STATEMENTS_PER_ROUND_MAX, ResultSignatures
+from node.store.books import Books
+from node.store.database import Database
 from tests.builders import PARAMETERS, SOME_CID, account, group_set, key_of
 
 EPOCH = EpochNumber(0)
@@ -38,6 +42,12 @@ def listener() -> ResultSignatures:
     nothing: Any = None
     router: Any = StubRouter()
     return ResultSignatures(nothing, router, lambda: None)
+
+
+def listener_with(store: Store) -> ResultSignatures:
+    nothing: Any = None
+    router: Any = StubRouter()
+    return ResultSignatures(nothing, router, lambda: None, store)
 
 
 def statement(number: int, held: bytes, number_of_round: int = 0, *, epoch: EpochNumber = EPOCH) -> ResultSignature:
@@ -156,3 +166,38 @@ def test_what_was_put_together_as_it_came_is_what_all_statements_say(said: list[
         signatures.add(account(1), replace(statement(1, held), round=place))
     expected = {} if b"?" in said else {account(1): frozenset() if WITHOUT in said else {VICTIM}}
     assert holders(signatures) == expected
+
+
+def test_what_was_heard_before_a_restart_is_known_after_it(tmp_path: Path) -> None:
+    store = Books(Database(tmp_path / "state.db"), account(1))
+    before = listener_with(store)
+    before.add(account(1), statement(1, ALL))
+    before.add(account(2), statement(2, WITHOUT))
+    before.add(account(2), statement(2, ALL, 1))
+    before.add(account(3), statement(3, ALL))
+    before.add(account(3), statement(3, WITHOUT))  # of two voices, and stays so
+    store.database.close()
+    after = listener_with(Books(Database(tmp_path / "state.db"), account(1)))
+    assert holders(after) == holders(before) == {account(1): {VICTIM}, account(2): frozenset()}
+    assert after.signers(EPOCH, DIGEST) == before.signers(EPOCH, DIGEST)
+    assert after.holdings(EPOCH, COMMITTED) == before.holdings(EPOCH, COMMITTED)
+
+
+def test_what_is_kept_of_statements_is_bounded_by_rounds_and_epochs() -> None:
+    store = Books(Database(":memory:"), account(1))
+    signatures = listener_with(store)
+    for epoch in range(4):
+        for number in range(ROUNDS_MAX):
+            for held in (ALL, WITHOUT, b"", ALL):
+                signatures.add(account(2), statement(2, held, number, epoch=EpochNumber(epoch)))
+        signatures.add(account(10 + epoch), statement(1, ALL, epoch=EpochNumber(epoch)))
+    kept = [from_bytes(ResultSignature, data).epoch for _, data in store.statements()]
+    assert kept == sorted([2, 3] * (ROUNDS_MAX * STATEMENTS_PER_ROUND_MAX + 1))
+    assert set(signatures._known) == set(signatures._said) == {account(2), account(12), account(13)}
+
+
+def test_a_statement_by_another_version_is_left_out() -> None:
+    store = Books(Database(":memory:"), account(1))
+    store.save_statement(EPOCH, account(2), b"of another version")
+    store.save_statement(EPOCH, account(1), to_bytes(statement(1, ALL)))
+    assert holders(listener_with(store)) == {account(1): {VICTIM}}

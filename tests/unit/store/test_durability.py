@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import trio.lowlevel
 import trio.testing
 
 import node.store.database
-from node.store.database import Database
+from node.store.database import LOG_PAGES_MAX, MOVE_COMMITS, Database
 
 
 def put(database: Database, key: str) -> None:
@@ -134,3 +135,70 @@ async def test_a_sync_that_fails_is_told_to_its_own_task_and_made_again_for_the_
         await trio.testing.wait_all_tasks_blocked()
         may_end.set()
     assert sorted(told) == ["durable"] * 5 + ["failed"]
+
+
+async def test_the_log_is_moved_into_the_database_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(tmp_path / "quern.sqlite")
+    threads: list[int] = []
+    commits: list[int] = []
+    move = node.store.database._move_log
+
+    def noting(path: Path) -> None:
+        threads.append(threading.get_ident())
+        commits.append(database._commits)
+        move(path)
+
+    monkeypatch.setattr(node.store.database, "_move_log", noting)
+    monkeypatch.setattr(node.store.database, "MOVE_SECONDS", 0.01)
+    put(database, "early")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(database.keep_log_short)
+        for number in range(MOVE_COMMITS):
+            put(database, f"{number}")
+        with trio.fail_after(30):
+            while not in_the_file_alone(tmp_path / "quern.sqlite", "early"):
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert threads
+    assert threading.get_ident() not in threads
+    assert commits[0] >= MOVE_COMMITS  # fewer are not worth it
+    put(database, "late")
+    other = sqlite3.connect(tmp_path / "quern.sqlite")
+    assert other.execute("SELECT count(*) FROM documents").fetchone() == (MOVE_COMMITS + 2,)
+
+
+def in_the_file_alone(path: Path, key: str) -> bool:
+    """Whether a commit is in the database file itself, without its log."""
+    alone = path.with_name("copy.sqlite")
+    alone.write_bytes(path.read_bytes())
+    try:
+        return bool(sqlite3.connect(alone).execute("SELECT 1 FROM documents WHERE key = ?", (key,)).fetchone())
+    except sqlite3.Error:
+        return False  # read while it was written
+
+
+def test_a_commit_moves_the_log_itself_only_where_nothing_else_did_for_long(tmp_path: Path) -> None:
+    database = Database(tmp_path / "quern.sqlite")
+    assert database.connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (LOG_PAGES_MAX,)
+
+
+async def test_a_log_that_cannot_be_moved_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(tmp_path / "quern.sqlite")
+    tried: list[Path] = []
+
+    def failing(path: Path) -> None:
+        tried.append(path)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(node.store.database, "_move_log", failing)
+    monkeypatch.setattr(node.store.database, "MOVE_SECONDS", 0.01)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(database.keep_log_short)
+        with trio.fail_after(30):
+            while len(tried) < 2:
+                for number in range(MOVE_COMMITS):
+                    put(database, f"{number}")
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()

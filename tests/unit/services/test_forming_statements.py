@@ -1,0 +1,75 @@
+"""What a member says with its signature of a result, it says once: in one round nobody hears two things of it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from netsim.chain import SimulatedChain
+from netsim.ledger import Ledger
+from netsim.trace import Trace
+from node.protocol.agreement import ROUNDS_MAX, committed_order
+from node.protocol.identifiers import EpochNumber, Hash32
+from node.protocol.messages import ResultSignature
+from node.services.forming import FormingService
+from node.store.books import Books
+from node.store.database import Database
+from tests.builders import PARAMETERS, SOME_CID, account, group_set, key_of
+
+EPOCH = EpochNumber(0)
+COMMITTED = committed_order({account(number) for number in (1, 2, 3)})
+FIRST, SECOND = Hash32(b"\x01" * 32), Hash32(b"\x02" * 32)
+
+
+class Said:
+    """A network that notes what is published, and a router that brings nothing."""
+
+    def __init__(self) -> None:
+        self.published: list[ResultSignature] = []
+
+    async def publish(self, body: ResultSignature, *, urgent: bool = False) -> None:
+        self.published.append(body)
+
+    def register(self, *_: object) -> None:
+        pass
+
+
+def started(store: Books, said: Said) -> FormingService:
+    """The service of a daemon that was just started."""
+    chain = SimulatedChain(
+        Ledger(PARAMETERS, 1.0, 1, Trace(), group_set(0, {1: 1}).weights), key_of(1), confirmations=1
+    )
+    unused: Any = None
+    network: Any = said
+    return FormingService(chain, network, unused, store, unused, unused, unused, network)
+
+
+async def sign(service: FormingService, digest: Hash32, held: tuple[int, ...]) -> ResultSignature | None:
+    inputs: Any = SimpleNamespace(epoch=EPOCH, committed=COMMITTED)
+    fetching: Any = SimpleNamespace(held={account(number): None for number in held})
+    return await service._sign(inputs, fetching, digest, SOME_CID)
+
+
+async def test_a_member_that_restarts_says_in_a_round_what_it_said_in_it_before() -> None:
+    store, said = Books(Database(":memory:"), account(1)), Said()
+    first = await sign(started(store, said), FIRST, (1, 2))
+    again = await sign(started(store, said), FIRST, (1, 2, 3))  # it holds more by now, and its result is the same
+    assert first == again
+    assert said.published == [first, first]
+    other = await sign(started(store, said), SECOND, (1, 2, 3))
+    assert other is not None
+    assert (other.round, other.held) == (1, b"\x07")
+    assert await sign(started(store, said), FIRST, (1, 2, 3)) == first
+
+
+async def test_a_member_that_keeps_running_says_one_thing_in_a_round() -> None:
+    service = started(Books(Database(":memory:"), account(1)), said := Said())
+    assert await sign(service, FIRST, (1, 2)) == await sign(service, FIRST, (1, 2, 3))
+    assert len(set(said.published)) == 1
+
+
+async def test_no_round_is_said_to_be_free_that_is_spent() -> None:
+    service = started(Books(Database(":memory:"), account(1)), Said())
+    for number in range(ROUNDS_MAX):
+        signed = await sign(service, Hash32(bytes([number]) * 32), (1,))
+        assert signed is not None
+        assert signed.round == number
+    assert await sign(service, Hash32(b"\xff" * 32), (1,)) is None
