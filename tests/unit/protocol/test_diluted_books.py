@@ -49,8 +49,8 @@ def test_what_is_drawn_of_a_payer_with_weight_stays_drawn_whatever_else_is_booke
 
 
 def test_a_book_that_is_nearly_all_padding_still_has_half_of_its_draws_where_weight_paid() -> None:
-    """At first all draws were by tokens: this book would have had one of three thousand."""
-    paid, padding = rows_of(GATEWAY, 100), rows_of(STRANGER, 900, 100_000)
+    """At first all draws were by tokens: this book would have had one of thirty thousand."""
+    paid, padding = rows_of(GATEWAY, 100), rows_of(STRANGER, 8_000, 100_000)
     found = [drawn(Hash32(number.to_bytes(32)), (*paid, *padding)) for number in range(20)]
     hits = [sum(row.payer == GATEWAY for row in each.values()) for each in found]
     assert token_draws_of(make_book((*paid, *padding), SOME_CID)) == 62
