@@ -13,11 +13,11 @@ import click
 
 from node.cli.render import print_table
 from node.protocol.audit_sampling import (
+    AUDITED_PER_MILLE,
     AUDITORS,
     DRAWS_MAX,
     DRAWS_MIN,
     ROW_DRAWS,
-    TOKENS_PER_DRAW,
     token_draws_of,
 )
 from node.protocol.binomial import detection_per_million, reject_from
@@ -43,7 +43,9 @@ EPOCH_SECONDS = 86_400
 FEES = ENGINE_TOKENS_PER_SECOND * EPOCH_SECONDS * UNIT_PRICE
 """What an engine that answers all day takes in an epoch: 4.3 tokens."""
 ANSWER_TOKENS = 256
-DRAWS_OF_A_BUSY_ENGINE = min(DRAWS_MAX - ROW_DRAWS, ENGINE_TOKENS_PER_SECOND * EPOCH_SECONDS // TOKENS_PER_DRAW)
+DRAWS_OF_A_BUSY_ENGINE = min(
+    DRAWS_MAX - ROW_DRAWS, ENGINE_TOKENS_PER_SECOND * EPOCH_SECONDS // ANSWER_TOKENS * AUDITED_PER_MILLE // 1000
+)
 """Of tokens, from the book of an engine that answers all day: 62."""
 VERDICT_EPOCHS = 9
 """A verdict may take so long; until then answers are paid."""

@@ -1,7 +1,7 @@
 """Which answers are audited, and by whom: drawn from a block after the books were committed, the same on every node.
 
-Tokens are drawn, not answers: an answer is drawn in proportion to its length, and the more tokens a book has, the more
-is drawn from it. But a book may be filled at no cost: an executor answers itself under a key of its own, truly, with
+Tokens are drawn, not answers: an answer is drawn in proportion to its length, so that long answers do not hide among
+many short ones. But a book may be filled at no cost: an executor answers itself under a key of its own, truly, with
 the same text as often as it likes. Keys are free and weight is not. So every other draw goes to the payers that are
 members, in proportion to their weight, and falls on a token of what one of them signed for: whatever else is booked, no
 other draw and no other payer's answer is in its way. Of answers that cannot be audited no tokens are booked, so a few
@@ -26,8 +26,6 @@ from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
 AUDITED_PER_MILLE = 8
 """Of the answers in a book. Five auditors read each of these; reading costs at most 0.4 of generating (measured at
 batch 64; 0.05 alone), so audits cost at most 1.6 % of generation."""
-TOKENS_PER_DRAW = 32_000
-"""The same share of answers of 256 tokens: who books long answers, few as they are, is drawn from as often."""
 DRAWS_MIN = 4
 """Of a book with few answers: without it a node that answers little would not be audited at all. Beyond the share
 above, and little in all."""
@@ -61,8 +59,7 @@ def token_draws_of(book: ReceiptBook) -> int:
     """Return how many of the draws, the first ones, are of tokens; the others are of rows."""
     if book.output_tokens == 0:
         return 0
-    wanted = max(DRAWS_MIN, book.count * AUDITED_PER_MILLE // 1000, book.output_tokens // TOKENS_PER_DRAW)
-    return min(DRAWS_MAX - ROW_DRAWS, wanted, book.count)
+    return min(DRAWS_MAX - ROW_DRAWS, max(DRAWS_MIN, book.count * AUDITED_PER_MILLE // 1000), book.count)
 
 
 def is_of_payer(draw: int, book: ReceiptBook) -> bool:
