@@ -50,7 +50,11 @@ class EventWriter:
 
     async def __call__(self, events: bytes) -> None:
         """Write events; waits while many wait for the connection."""
-        await self._events.give(events)
+        if self.is_ready():
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self.write_now(events)
+        else:
+            await self._events.give(events)
 
     def is_ready(self) -> bool:
         """Whether `write_now` can be called: the connection takes events at once, and has all before them."""
@@ -80,6 +84,7 @@ class EventStream(Response):
         self.headers["x-accel-buffering"] = "no"  # nginx would collect events before it passes them on
         self._produce = produce
         self._is_started = False
+        self._starting = trio.Lock()
         self._fault: ApiError | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,6 +96,7 @@ class EventStream(Response):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
                 nursery.start_soon(self._run_producer, events, writer)
+                nursery.start_soon(self._keep_alive, writer, send)
                 await self._write_events(events, writer, send)
                 is_complete = True
                 nursery.cancel_scope.cancel()
@@ -112,20 +118,23 @@ class EventStream(Response):
         finally:
             events.close()
 
-    async def _write_events(self, events: WatchedQueue[bytes], writer: EventWriter, send: Send) -> None:
-        """Write all events, and a comment whenever nothing was written for a while."""
+    async def _keep_alive(self, writer: EventWriter, send: Send) -> None:
+        """Write a comment whenever nothing was written for a while. A task of its own: cheaper than many deadlines."""
         while True:
-            quiet_until = writer.written_at + HEARTBEAT_SECONDS
+            quiet = writer.written_at + HEARTBEAT_SECONDS - trio.current_time()
+            if quiet <= 0:
+                await self._write(HEARTBEAT, writer, send)
+            else:
+                await trio.sleep(quiet)
+
+    async def _write_events(self, events: WatchedQueue[bytes], writer: EventWriter, send: Send) -> None:
+        while True:
             try:
-                with trio.CancelScope(deadline=quiet_until) as waiting:
-                    first = await events.take()
+                first = await events.take()
             except trio.EndOfChannel:
                 break
-            if not waiting.cancelled_caught:
-                # One write costs the same for all that wait already.
-                await self._write(first + b"".join(events.take_waiting()), writer, send)
-            elif writer.written_at + HEARTBEAT_SECONDS <= trio.current_time():
-                await self._write(HEARTBEAT, writer, send)
+            # One write costs the same for all that wait already.
+            await self._write(first + b"".join(events.take_waiting()), writer, send)
         if self._fault is not None and self._is_started:
             await self._write(self._fault.event(), writer, send)
 
@@ -136,10 +145,19 @@ class EventStream(Response):
         writer.is_open = True
 
     async def _start(self, send: Send) -> None:
-        """Send the status, once."""
-        if not self._is_started:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            self._is_started = True
+        """Send the status, once; whoever comes meanwhile waits for it."""
+        if self._is_started:
+            return
+        if self._starting.locked():
+            await self._starting.acquire()
+        else:
+            self._starting.acquire_nowait()  # without the turn that trio takes for a free lock
+        try:
+            if not self._is_started:
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                self._is_started = True
+        finally:
+            self._starting.release()
 
 
 async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:

@@ -8,14 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.protocol.canonical import encode
+from node.protocol.canonical import encode, keccak_digest, sha256_digest
 from node.protocol.codec import SchemaError, _from_bytes_slowly, from_bytes, tagged_bytes, to_bytes, to_value
 from node.protocol.compiled import UnusualError, pack, unpack
-from node.protocol.identifiers import Hash32, TokenAmount
+from node.protocol.identifiers import Address, Hash32, ModelId, RequestId, TokenAmount
+from node.protocol.receipts import draw_commitment
 from node.protocol.records import Voucher
 from node.protocol.sampling import SEED_MAX, LogitBias, SamplingParameters, TokenAlternative, TokenLogprobs
 from node.protocol.verdicts import Verdict
-from node.services.frames import ExecutorFrame, Opening, Payment, Prompt, SignedVoucherFrame, Tokens, Turn, tokens_bytes
+from node.services.frames import (
+    ExecutorFrame,
+    InferenceRequest,
+    Opening,
+    Payment,
+    Prompt,
+    SignedVoucherFrame,
+    Tokens,
+    Turn,
+    prompt_commitment_of,
+    tokens_bytes,
+)
 
 numbers = st.integers(0, 2**64 - 1)
 texts = st.text(max_size=20)
@@ -185,3 +197,20 @@ def test_what_has_no_canonical_form_has_none_here(record: object) -> None:
 
 def test_seeds_fit() -> None:
     assert from_bytes(Tokens, to_bytes(Tokens((SEED_MAX,), "", ""))).token_ids == (SEED_MAX,)
+
+
+@given(prompts, st.binary(min_size=32, max_size=32), st.binary(min_size=16, max_size=16))
+def test_the_commitment_to_a_prompt_is_over_the_canonical_bytes(prompt: Prompt, identity: bytes, salt: bytes) -> None:
+    request = InferenceRequest(
+        RequestId(identity), ModelId("m"), Address("0x1"), Address("0x2"), 1, prompt, (), 5,
+        SamplingParameters(), None, (), None, "", salt=salt,
+    )  # fmt: skip
+    assert prompt_commitment_of(request) == keccak_digest(["quern-prompt", identity, salt, to_value(prompt)])
+
+
+@given(samplings, st.integers(0, SEED_MAX), st.lists(texts, max_size=3).map(tuple), texts)
+def test_the_commitment_to_a_draw_is_over_the_canonical_bytes(
+    sampling: SamplingParameters, seed: int, stop: tuple[str, ...], response_format: str
+) -> None:
+    expected = sha256_digest([to_value(sampling), seed, list(stop), response_format])
+    assert draw_commitment(sampling, seed, stop, response_format) == expected
