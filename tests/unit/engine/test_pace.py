@@ -1,5 +1,6 @@
-"""Turns follow the streams' own steps: gaps stay what they are at the engine, and no turn is longer than anybody sees."""
+"""Turns follow the streams' own steps: gaps stay what they are at the engine, and no turn is longer than is seen."""
 
+import itertools
 import statistics
 
 import pytest
@@ -27,7 +28,7 @@ def gaps_of(step_seconds: float, turn_seconds: float, begin: float = 0.0) -> lis
         if given_by_now > taken:
             read_in.append(now)
             taken = given_by_now
-    return [later - earlier for earlier, later in zip(read_in, read_in[1:], strict=False)]
+    return [later - earlier for earlier, later in itertools.pairwise(read_in)]
 
 
 @given(st.floats(0.0005, 0.2))
