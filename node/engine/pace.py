@@ -5,7 +5,8 @@ that come every 30 ms are seen after 24 or 36. With turns as long as a step, or 
 always the engine's own; and of such turns the longest cost the least, here and at the other end of the wire.
 
 *Detail.* The step is the mean time between two readings of the same stream that gave something. Where turns are longer
-than steps it is the length of the turns, and then each turn is a little shorter than the one before.
+than steps it is the length of the turns, and then they shrink a little at each measure. A machine so busy that turns
+come late measures longer steps and has longer turns: fewer of them is what it needs.
 """
 
 import math
@@ -13,11 +14,13 @@ import math
 TURN_SECONDS_MIN = 0.012
 """A turn costs a wake-up and a write here and a reading at the other end, and each finds the processor's caches cold:
 the first token of a turn takes ten times as long as the others."""
-TURN_SECONDS_MAX = 0.025
-"""Nobody who reads an answer sees that it comes in forty pieces a second."""
+TURN_SECONDS_MAX = 0.028
+"""Nobody who reads an answer sees that it comes in thirty-six pieces a second. Well above the 25 ms of forty tokens a
+second, so that a busy machine, which misses a turn now and then, does not measure steps that want turns of half the
+length."""
 SHARE_OF_STEP = 0.96
 """So that a turn does not come just before a step; once in twenty-five a stream has nothing to read in its turn."""
-READINGS_PER_MEASURE = 64
+READINGS_PER_MEASURE = 128
 """Of all streams together, between two changes of the length."""
 INTERVAL_SECONDS_MAX = 0.25
 """Who was silent for so long paused; that says nothing of its steps."""
