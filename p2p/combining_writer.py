@@ -37,28 +37,26 @@ class CombiningWriter:
         self._stream = stream
         self._open: Batch | None = None
         """The batch that can be joined: its first writer waits for the write before it, or for its time."""
-        self._writing = trio.Lock()
+        self._is_writing = False
+        self._freed = trio.lowlevel.ParkingLot()
+        """Where the writer of the open batch waits for the one before it: never more than one."""
         self._written_at = float("-inf")
         self._error: Exception | None = None
         self._soon: Batch | None = None
         """The open batch, if no task that waits has begun it: `run` writes it."""
         self._soon_bytes = 0
         """Bytes in the open batch for which nobody waits."""
-        self._wake = trio.Event()
+        self._wake = trio.lowlevel.ParkingLot()
 
     async def run(self) -> None:
         """Write what nobody waits for, until cancelled."""
         try:
             while True:
-                await self._wake.wait()
-                self._wake = trio.Event()
+                if self._soon is None:
+                    await self._wake.park()
                 batch, self._soon = self._soon, None
                 if batch is not None:
                     with trio.CancelScope(shield=True):
-                        if self._writing.locked():
-                            await self._writing.acquire()
-                        else:  # whoever was to join has joined before this task woke
-                            self._writing.acquire_nowait()
                         await self._write(batch)
         finally:
             self._error = self._error or trio.ClosedResourceError("nothing is written any more")
@@ -78,7 +76,7 @@ class CombiningWriter:
         """
         if self._open is None:
             self._open = self._soon = Batch()
-            self._wake.set()
+            self._wake.unpark_all()
         self._open.pieces.append(data)
         self._soon_bytes += len(data)
 
@@ -97,13 +95,17 @@ class CombiningWriter:
             batch = self._open = Batch([data])
             # Shielded, because others join what this task writes. The stream below has a deadline.
             with trio.CancelScope(shield=True):
-                await self._writing.acquire()
+                if not self._is_writing:
+                    await trio.lowlevel.checkpoint()  # those who have something to say now can join
                 await self._write(batch)
         if self._error is not None:
             raise WriteFailedError(repr(self._error))
 
     async def _write(self, batch: Batch) -> None:
-        """Write a batch. `_writing` is held, and released here."""
+        """Write a batch when it is its turn."""
+        while self._is_writing:  # a lock of trio's takes longer than all this, free or not
+            await self._freed.park()
+        self._is_writing = True
         try:
             pause = self._written_at + INTERVAL_SECONDS - trio.current_time()
             if pause > 0:
@@ -118,4 +120,5 @@ class CombiningWriter:
             self._written_at = trio.current_time()
             batch.done.set()
         finally:
-            self._writing.release()
+            self._is_writing = False
+            self._freed.unpark_all()
