@@ -9,9 +9,8 @@ the disk, and with it every other task of the daemon.
 import errno
 import os
 import socket
-import struct
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -68,22 +67,6 @@ class PlainSocket:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise trio.BrokenResourceError(str(error)) from error
-
-    @contextmanager
-    def lent(self, call_seconds: float) -> Iterator[socket.socket]:
-        """Lend the socket to a thread: its calls block, and raise BlockingIOError when nothing moves for so long.
-
-        Nobody else may use this meanwhile. Raises OSError when the connection is gone.
-        """
-        seconds, part = divmod(call_seconds, 1)
-        limit = struct.pack("@ll", int(seconds), int(part * 1_000_000))
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, limit)
-        self._socket.setblocking(True)
-        try:
-            yield self._socket
-        finally:
-            self._socket.setblocking(False)
 
     async def receive_into(self, view: memoryview) -> int:
         """Receive some bytes, 0 at the end. Waits for many if there is room for them."""

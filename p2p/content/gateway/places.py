@@ -90,14 +90,15 @@ class BlockPlaces:
             self._known.popitem(last=False)
         return fresh
 
-    def reopen(self, cid: Cid, before: OpenBlock | None) -> OpenBlock | None:
-        """Open a block whose place is known, None if it is not or its file was changed. Blocking, for any thread.
+    def reopen(self, cid: Cid, before: OpenBlock | None, *, size_min: int) -> OpenBlock | None:
+        """Open a block of that size or more whose place is known; None if it is not, or its file was changed.
 
         `before` is taken over unless this returns None.
         """
         known = self._known.get(cid)
-        if known is None:
+        if known is None or known.place.size < size_min:
             return None
+        self._known.move_to_end(cid)
         if before is not None and known.place.path == before.path and _identity(before.descriptor) == known.identity:
             before.offset, before.size = known.place.offset, known.place.size
             return before

@@ -74,6 +74,28 @@ def parse_request(head: bytes) -> Request:
     return Request(method, _parse_path(path), _parse_query(query), headers.values, keep_alive, is_recent)
 
 
+_UNLIKE_OTHERS = frozenset(("range", "if-range", "if-none-match"))
+"""Headers whose meaning depends on the CID, or that want less than a whole block."""
+
+
+def common_end(request: Request, head: bytes) -> bytes | None:
+    """Return what follows the CID in `head`, if a request with the same end means the same for any other CID.
+
+    That is a GET of a whole block on a connection that stays: the same form, the same token. `head` is what `request`
+    was read from.
+    """
+    if (
+        request.method != "GET"
+        or not request.keep_alive
+        or not request.reads_chunks
+        or not head.startswith(BLOCK_REQUEST_BEGIN)
+        or not _UNLIKE_OTHERS.isdisjoint(request.headers)
+    ):
+        return None
+    end = head[CID_END:]
+    return end if end.startswith((b"?", b" ")) else None
+
+
 class RequestReader:
     """Reads the requests of one connection. A client asks for block after block, and only the CID differs."""
 

@@ -10,25 +10,33 @@ what serving costs. Small blocks, which decide what is fetched next, are (docs/d
 
 import errno
 import hmac
-import math
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import structlog
 import trio
 
 from p2p.content.blockstore import BlockMissingError
-from p2p.content.cid import Cid
+from p2p.content.cid import Cid, CidError
 from p2p.content.dagpb import DagPbError
 from p2p.content.gateway.admission import Admission, GatewayLimits, client_of
-from p2p.content.gateway.bulk import CALL_SECONDS_MAX, PAUSE_SECONDS, THREADS_MAX, Bulk, common_end
 from p2p.content.gateway.car import car_header, probe_car, section_head
-from p2p.content.gateway.heads import CACHE_CONTROL, Headers, block_headers, etag_of, head_for
-from p2p.content.gateway.metrics import GatewayMetrics
+from p2p.content.gateway.heads import CACHE_CONTROL, Headers, block_headers, etag_of, head_for, whole_block_head
 from p2p.content.gateway.places import BlockPlaces, LocatesBlocks, OpenBlock
 from p2p.content.gateway.ranges import Span, parse_range
-from p2p.content.gateway.request import HEAD_BYTES_MAX, HEAD_END, Request, RequestError, RequestReader
+from p2p.content.gateway.request import (
+    BLOCK_REQUEST_BEGIN,
+    CID_END,
+    HEAD_BYTES_MAX,
+    HEAD_END,
+    Request,
+    RequestError,
+    RequestReader,
+    common_end,
+)
 from p2p.content.gateway.selection import select_blocks
 from p2p.content.gateway.wanted import CAR_TYPE, RAW_TYPE, Format, WantedBlock, WantedCar, WantedProbe, decide
 from p2p.content.plain_socket import FileShrunkError, PlainSocket
@@ -51,6 +59,19 @@ class GatewayPortError(Exception):
     """The gateway cannot listen; the message says where and why."""
 
 
+@dataclass(slots=True)
+class GatewayMetrics:
+    """What a gateway did since it started."""
+
+    served_bytes: int = 0
+    """Bytes of blocks."""
+    answers: Counter[int] = field(default_factory=Counter)
+    """By HTTP status."""
+    connections: int = 0
+    """Accepted."""
+    slow_readers_cut: int = 0
+
+
 class GatewayServer:
     """Serves one store. `token`, where there is one, must come with each request (`Authorization: Bearer`)."""
 
@@ -61,7 +82,6 @@ class GatewayServer:
         self._places = BlockPlaces(store)
         self._admission = Admission(self._limits, trio.current_time)
         self._rate = ByteRate(self._limits.bytes_per_second)
-        self._threads = trio.CapacityLimiter(THREADS_MAX)
         self.metrics = GatewayMetrics()
 
     @property
@@ -139,15 +159,19 @@ class GatewayServer:
         if isinstance(opened, OpenBlock):
             opened.close()
 
-    @property
-    def may_lend(self) -> bool:
-        """Whether a thread is free for a connection. Limits of rate are kept by the event loop alone."""
-        is_limited = self._rate.is_limited or self._limits.requests_per_second > 0
-        return not is_limited and self._threads.available_tokens > 0
+    def reopen_leaf(self, text: bytes, before: OpenBlock | None) -> OpenBlock | None:
+        """Open a leaf of which is known where it is; None if it is not, or no leaf. `before`: as in `open_block`, if
+        something is returned."""
+        try:
+            cid = Cid.parse(text.decode("ascii"))
+        except (CidError, UnicodeDecodeError):
+            return None
+        return self._places.reopen(cid, before, size_min=VERIFIED_BYTES_MAX + 1)
 
-    async def lend(self, bulk: Bulk) -> None:
-        """Have a thread serve a connection until it returns; see `Bulk.send` for what this raises."""
-        await trio.to_thread.run_sync(bulk.send, self._places, self.metrics, limiter=self._threads)
+    @property
+    def counts_requests(self) -> bool:
+        """Whether each request must be authorised by itself."""
+        return self._limits.requests_per_second > 0
 
     def _read_verified(self, cid: Cid, opened: OpenBlock) -> bytes:
         data = os.pread(opened.descriptor, opened.size, opened.offset)
@@ -189,10 +213,11 @@ class _Connection:
         self._reader = RequestReader()
         self._last: OpenBlock | None = None
         """The block sent last, while another request was already there: it may be of the same file."""
-        self._was_leaf = False
-        """Whether the answer was a whole leaf, by sendfile."""
-        self._no_bulk_before = -math.inf
-        """The client was too slow for a thread."""
+        self._is_leaf = False
+        """Whether the answer is a whole leaf."""
+        self._alike_end: bytes | None = None
+        """What follows the CID in a request that was answered by a whole leaf: the same with another CID means the same
+        of another leaf."""
 
     async def converse(self) -> None:
         """Answer requests until the client ends, falls silent, or takes too long to read."""
@@ -212,12 +237,13 @@ class _Connection:
                 head = await self._next_head()
                 if head is None:
                     return
+                if self._alike_end is not None and await self._answer_alike(head):
+                    continue
                 request = self._reader.read(head)
                 self._server.authorise(request, self._client)
-                self._was_leaf = False
+                self._is_leaf = False
                 await self._answer(request)
-                if self._was_leaf and self._buffer:
-                    await self._send_bulk(request, head)
+                self._alike_end = common_end(request, head) if self._is_leaf else None
             except RequestError as error:
                 if request is None or error.close:
                     await self.refuse(error)
@@ -258,28 +284,18 @@ class _Connection:
             raise RequestError(400, f"a request head of more than {HEAD_BYTES_MAX} bytes", close=True)
         return self._cut_head(end)
 
-    async def _send_bulk(self, request: Request, head: bytes) -> None:
-        """Have a thread answer requests like this one, which was answered by a leaf, for as long as they come fast."""
-        end = common_end(request, head)
-        if end is None or not self._server.may_lend or trio.current_time() < self._no_bulk_before:
-            return
-        self._metrics.lent += 1
-        self._scope.deadline = math.inf  # the thread has limits of its own
-        with self._socket.lent(CALL_SECONDS_MAX) as connected:
-            last, self._last = self._last, None
-            bulk = Bulk(connected, self._buffer, end, last)
-            try:
-                await self._server.lend(bulk)
-            finally:
-                self._last = bulk.last
-        if bulk.is_slow:
-            self._no_bulk_before = trio.current_time() + PAUSE_SECONDS
-        unsent = bulk.unsent
-        if unsent is not None:
-            self._allow(self._limits.answer_seconds(unsent.size), sending=True)
-            await self._socket.send_all(unsent.head, self._rate, more=True)
-            await self._socket.send_file(unsent.block.descriptor, unsent.offset, unsent.size, self._rate)
-            self._metrics.count_bytes(unsent.block.size)
+    async def _answer_alike(self, head: bytes) -> bool:
+        """Answer a request that differs from one before in nothing but the CID; False if it takes more than that."""
+        if head[CID_END:] != self._alike_end or not head.startswith(BLOCK_REQUEST_BEGIN):
+            return False
+        text = head[len(BLOCK_REQUEST_BEGIN) : CID_END]
+        block = self._server.reopen_leaf(text, self._last)
+        if block is None:
+            return False
+        self._last = block
+        self._metrics.answers[200] += 1
+        await self._send_block(whole_block_head(text, block.size), block, Span(0, block.size))
+        return True
 
     def _close_last(self) -> None:
         if self._last is not None:
@@ -330,7 +346,7 @@ class _Connection:
                 await self._send_within(head)
             else:
                 await self._send_block(head, opened, part)
-                self._was_leaf = status == 200 and isinstance(opened, OpenBlock)
+                self._is_leaf = status == 200 and isinstance(opened, OpenBlock) and not self._server.counts_requests
         finally:
             if isinstance(opened, OpenBlock):
                 self._last = opened
@@ -390,7 +406,7 @@ class _Connection:
         else:
             await self._socket.send_all(head, self._rate, more=True)
             await self._socket.send_file(opened.descriptor, opened.offset + part.start, size, self._rate)
-        self._metrics.count_bytes(size)
+        self._metrics.served_bytes += size
 
     async def _send_within(self, data: bytes) -> None:
         self._allow(self._limits.answer_seconds(len(data)), sending=True)
@@ -419,7 +435,7 @@ class _Connection:
         await self._send_within(head if request is not None and request.is_head else head + body)
 
     def _head(self, status: int, request: Request | None, size: int | None, headers: Headers) -> bytes:
-        self._metrics.count_answer(status)
+        self._metrics.answers[status] += 1
         return head_for(request, status, headers, size)
 
 

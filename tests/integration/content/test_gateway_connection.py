@@ -234,3 +234,36 @@ async def test_a_thread_that_cannot_be_had_fails_the_source_and_leaves_nothing_t
             with pytest.raises(SourceFailedError, match="thread"):
                 await ask(connection, 1, ignore)
             assert connection.is_closed
+
+
+async def test_whoever_is_cancelled_after_the_work_was_done_does_not_wait_for_the_next_block() -> None:
+    answered = 0
+    worked: list[str] = []
+    scopes: dict[int, trio.CancelScope] = {}
+    ended: set[int] = set()
+
+    async def answer_two(stream: trio.SocketStream, target: str) -> None:
+        nonlocal answered
+        if answered == 2:
+            await trio.sleep_forever()
+        answered += 1
+        await stream.send_all(reply(200, target.encode()))
+
+    async def one(number: int) -> None:
+        with trio.CancelScope() as scopes[number]:
+            await ask(connection, number, lambda body: worked.append(body.decode()))
+        ended.add(number)
+
+    with trio.fail_after(SECONDS_MAX):
+        async with connection_to(answer_two) as connection, trio.open_nursery() as nursery:
+            for number in range(3 * KNOWN_REQUESTS_MIN + 2):
+                nursery.start_soon(one, number)
+            while len(worked) < 2:
+                await trio.sleep(0.01)
+            # The second need not be told of yet, for the gateway has others to answer, which it never does.
+            second = int(worked[1].removeprefix("/"))
+            scopes[second].cancel()
+            while second not in ended:
+                await trio.sleep(0.01)
+            assert ended == {int(target.removeprefix("/")) for target in worked}
+            nursery.cancel_scope.cancel()

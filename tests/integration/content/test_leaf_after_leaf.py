@@ -1,4 +1,4 @@
-"""Leaf after leaf from a thread of the gateway: the same answers as from its event loop; nobody keeps the thread."""
+"""Leaf after leaf on one connection, by the short way: the same answers as for each request alone."""
 
 import os
 from collections.abc import AsyncIterator
@@ -6,13 +6,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import trio
 
 from node.models.content import ContentAdapter, ContentExchange, open_content
 from p2p.content.cid import Cid, Codec
 from p2p.content.gateway.admission import GatewayLimits
-from p2p.content.gateway.bulk import THREADS_MAX
 
 MIB = 1024 * 1024
 LEAVES = 12
@@ -27,19 +25,9 @@ class Gateway:
     root: Cid
 
     @property
-    def lent(self) -> int:
-        assert self.content.server is not None
-        return self.content.server.metrics.lent
-
-    @property
     def cut(self) -> int:
         assert self.content.server is not None
         return self.content.server.metrics.slow_readers_cut
-
-    @property
-    def open_connections(self) -> int:
-        assert self.content.server is not None
-        return self.content.server.open_connections
 
     def bytes_of(self, number: int) -> bytes:
         with self.weights.open("rb") as file:
@@ -48,12 +36,12 @@ class Gateway:
 
 
 @asynccontextmanager
-async def _gateway(directory: Path, limits: GatewayLimits | None = None) -> AsyncIterator[Gateway]:
+async def _gateway(directory: Path, limits: GatewayLimits | None = None, token: str = "") -> AsyncIterator[Gateway]:
     model = directory / "model"
     model.mkdir()
     data = os.urandom(LEAVES * MIB)
     (model / "weights").write_bytes(data)
-    exchange = ContentExchange(limits=limits or GatewayLimits())
+    exchange = ContentExchange(limits=limits or GatewayLimits(), token=token)
     async with open_content(
         directory / "store", host="127.0.0.1", port=0, cache_bytes_max=0, exchange=exchange
     ) as content:
@@ -110,10 +98,8 @@ async def test_whoever_asks_ahead_gets_what_each_request_alone_would_have_got(tm
             for cid in gateway.leaves:
                 await one_by_one.ask(_get(cid))
                 alone.append(await one_by_one.answer())
-            assert gateway.lent == 0
             await ahead.ask(*map(_get, gateway.leaves))
             assert [await ahead.answer() for _ in gateway.leaves] == alone
-            assert gateway.lent > 0
             assert [body for _, body in alone] == [gateway.bytes_of(number) for number in range(LEAVES)]
             assert gateway.content.served_bytes == 2 * LEAVES * MIB
 
@@ -140,7 +126,6 @@ async def test_other_requests_among_them_are_answered_in_their_turn(tmp_path: Pa
                 assert head.split()[1] == status, request
                 for number in (0, 1, 2):
                     assert (await client.answer())[1] == gateway.bytes_of(number)
-            assert gateway.lent > 0
 
 
 async def test_a_file_that_is_written_to_is_not_given_any_more(tmp_path: Path) -> None:
@@ -157,75 +142,33 @@ async def test_a_file_that_is_written_to_is_not_given_any_more(tmp_path: Path) -
                 assert (await client.answer())[0].startswith(b"HTTP/1.1 404 ")
 
 
-async def test_a_reader_that_stops_loses_the_thread_and_gets_the_rest_when_it_reads_on(tmp_path: Path) -> None:
-    with trio.fail_after(SECONDS_MAX):
-        async with _gateway(tmp_path) as gateway, trio.open_nursery() as nursery:
-            clients = [await nursery.start(_stop_reading, gateway) for _ in range(2 * THREADS_MAX)]
-            assert gateway.content.server is not None
-            while gateway.lent < THREADS_MAX or not gateway.content.server.may_lend:
-                await trio.sleep(0.01)
-            # None of those who do not read has a thread now, and they get all when they do.
-            before = gateway.lent
-            async with _client(gateway) as client:
-                await client.ask(*map(_get, gateway.leaves))
-                for number in range(LEAVES):
-                    assert (await client.answer())[1] == gateway.bytes_of(number)
-            assert gateway.lent > before
-            for go_on in clients:
-                go_on.set()
-
-
-async def _stop_reading(gateway: Gateway, task_status: trio.TaskStatus[trio.Event]) -> None:
-    go_on = trio.Event()
-    async with _client(gateway) as client:
-        await client.ask(*map(_get, gateway.leaves))
-        assert (await client.answer())[1] == gateway.bytes_of(0)
-        task_status.started(go_on)
-        await go_on.wait()
-        for number in range(1, LEAVES):
-            assert (await client.answer())[1] == gateway.bytes_of(number)
-
-
-async def test_a_reader_that_never_reads_on_is_cut(tmp_path: Path) -> None:
+async def test_a_reader_that_stops_among_them_is_cut(tmp_path: Path) -> None:
     limits = GatewayLimits(stall_seconds_max=0.2, reader_bytes_per_second_min=64 * MIB)
     with trio.fail_after(SECONDS_MAX):
         async with _gateway(tmp_path, limits) as gateway, _client(gateway) as client:
-            await client.ask(*map(_get, gateway.leaves))
-            assert (await client.answer())[1] == gateway.bytes_of(0)
+            # More than fits into any buffer between the two.
+            await client.ask(*map(_get, gateway.leaves * 8))
+            for number in (0, 1, 2):
+                assert (await client.answer())[1] == gateway.bytes_of(number)
             while not gateway.cut:
                 await trio.sleep(0.01)
-            assert gateway.lent > 0
-            assert gateway.open_connections == 0
 
 
-@pytest.mark.parametrize("limits", [GatewayLimits(bytes_per_second=64 * MIB), GatewayLimits(requests_per_second=1000)])
-async def test_what_is_limited_is_not_left_to_threads(tmp_path: Path, limits: GatewayLimits) -> None:
+async def test_each_of_them_counts_against_the_rate_of_requests(tmp_path: Path) -> None:
+    limits = GatewayLimits(requests_per_second=2)
     with trio.fail_after(SECONDS_MAX):
         async with _gateway(tmp_path, limits) as gateway, _client(gateway) as client:
             await client.ask(*map(_get, gateway.leaves))
-            for number in range(LEAVES):
-                assert (await client.answer())[1] == gateway.bytes_of(number)
-            assert gateway.lent == 0
+            statuses = [(await client.answer())[0].split()[1] for _ in gateway.leaves]
+            assert statuses[:4] == [b"200"] * 4
+            assert b"429" in statuses
 
 
-async def test_a_gateway_ends_while_its_threads_send(tmp_path: Path) -> None:
+async def test_a_token_once_given_is_asked_for_again(tmp_path: Path) -> None:
     with trio.fail_after(SECONDS_MAX):
-        async with trio.open_nursery() as nursery:
-            async with _gateway(tmp_path) as gateway:
-                for _ in range(THREADS_MAX):
-                    nursery.start_soon(_read_for_ever, gateway)
-                while gateway.lent < THREADS_MAX:
-                    await trio.sleep(0.01)
-            nursery.cancel_scope.cancel()
-
-
-async def _read_for_ever(gateway: Gateway) -> None:
-    try:
-        async with _client(gateway) as client:
-            await client.ask(*map(_get, gateway.leaves))
-            while True:
-                await client.ask(*map(_get, gateway.leaves))
-                for _ in gateway.leaves:
-                    await client.answer()
-    except (EOFError, trio.BrokenResourceError):
-        return
+        async with _gateway(tmp_path, token="sesame") as gateway, _client(gateway) as client:
+            known = "\r\nAuthorization: Bearer sesame"
+            first, second, third = gateway.leaves[:3]
+            await client.ask(_get(first) + known, _get(second) + known, _get(third), _get(third) + known)
+            statuses = [(await client.answer())[0].split()[1] for _ in range(4)]
+            assert statuses == [b"200", b"200", b"401", b"200"]

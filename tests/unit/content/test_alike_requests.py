@@ -1,13 +1,12 @@
-"""Which requests a thread may answer like the one before, and that its answers say the same."""
+"""Which requests may be answered like the one before them, and that the answers say the same."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.content.cid import Cid, Codec
-from p2p.content.gateway.bulk import common_end
 from p2p.content.gateway.heads import block_headers, head_for, whole_block_head
-from p2p.content.gateway.request import parse_request
+from p2p.content.gateway.request import common_end, parse_request
 
 CID = str(Cid.of(Codec.RAW, b"leaf"))
 LINE = f"GET /ipfs/{CID}?format=raw HTTP/1.1\r\nHost: a"
@@ -18,7 +17,7 @@ def _end(head: str) -> bytes | None:
 
 
 @given(data=st.binary(max_size=20), size=st.integers(0, 2**21))
-def test_the_head_that_a_thread_writes_is_that_of_the_event_loop(data: bytes, size: int) -> None:
+def test_the_head_that_is_filled_in_is_the_head_that_is_built(data: bytes, size: int) -> None:
     text = str(Cid.of(Codec.RAW, data))
     request = parse_request(LINE.encode())
     assert whole_block_head(text.encode(), size) == head_for(request, 200, block_headers(text), size)
@@ -43,5 +42,5 @@ def test_others_like_it_have_the_same_form_token_and_connection() -> None:
         LINE.replace("/ipfs", "//ipfs"),
     ],
 )
-def test_what_means_something_else_for_another_cid_is_the_event_loops(head: str) -> None:
+def test_what_means_something_else_for_another_cid_is_read_anew(head: str) -> None:
     assert _end(head) is None
