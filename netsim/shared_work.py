@@ -53,11 +53,11 @@ DRAWS_KEPT = 8192
 """A few hundred bytes each."""
 NONCES_KEPT = 65_536
 """Of each of 200 batches 64 sampled nonces on four kinds of hardware, at some 2 kB, or all nonces of 1,000 batches."""
-READ_KEPT = 1024
+READ_KEPT = 512
 """Answers, each on four kinds of hardware, at 40 kB for each: those that everybody reads at about the same time."""
 PLACES_KEPT = 40 * READ_KEPT
 """Of their tokens."""
-FIGURES_KEPT = 16_384
+FIGURES_KEPT = 8192
 """A few hundred bytes each."""
 EPOCHS_KEPT = 8
 """Of what there is once in an epoch, or a few times while bundles arrive one by one."""
