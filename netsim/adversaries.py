@@ -14,6 +14,7 @@ from netsim.engine import DrawingEngine
 from netsim.forgeries import Forgery, ForgingEngine, ground, made_up, precomputed, replayed, shared_with
 from netsim.imitation import FP8, INT4, INT8, LAYERS_DROPPED, TRUNCATED_PROMPT, ImitatingEngine, Imitation
 from netsim.network import SimulatedNetwork, Switchboard
+from netsim.slander import slandered
 from netsim.validators import LazyValidator, cartel_validator
 from node.ports import Chain, Engine
 from node.protocol.actions import ChainAction, CommitPoc, CommitVotes
@@ -148,12 +149,6 @@ class SlanderingEngine(BrokeredEngine):
         """Other tokens than those that were claimed are the likely ones."""
         read = await super().prefill(token_ids, first, top=top, priority=priority)
         return [slandered(one, self._vocabulary) for one in read]
-
-
-def slandered(one: Prefill, vocabulary_size: int) -> Prefill:
-    """Return what a liar says of a place: other tokens than the likely ones are likely."""
-    turned = {(token + 1) % vocabulary_size: value for token, value in one.logprobs.items()}
-    return replace(one, logprobs={**dict.fromkeys(one.logprobs, min(one.logprobs.values()) - 10.0), **turned})
 
 
 class CartelMember(Conduct):

@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar
 
 import trio
 
-from netsim import adversaries, engine
+from netsim import engine, slander
 from node.protocol import (
     audit_evidence,
     audit_sampling,
@@ -161,8 +161,8 @@ def _functions() -> Functions:
         ),
         engine.block_logprobs: remembering(engine.block_logprobs, lambda *what: what, entries_max=NONCES_KEPT),
         engine.prefills_of: remembering(engine.prefills_of, lambda *what: what, entries_max=READ_KEPT),
-        adversaries.slandered: remembering(
-            adversaries.slandered, lambda one, vocabulary_size: (_Same(one), vocabulary_size), entries_max=PLACES_KEPT
+        slander.slandered: remembering(
+            slander.slandered, lambda one, vocabulary_size: (_Same(one), vocabulary_size), entries_max=PLACES_KEPT
         ),
         audits.answer_figures: remembering(audits.answer_figures, _key_of_figures, entries_max=FIGURES_KEPT),
         audits.judge_figures: remembering(
