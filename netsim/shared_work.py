@@ -24,6 +24,7 @@ from node.protocol import (
     audit_sampling,
     audits,
     codec,
+    hosts,
     messages,
     nonces,
     results,
@@ -153,6 +154,7 @@ def _functions() -> Functions:
         messages.unseal: remembering(
             messages.unseal, lambda network_id, topic, data: (network_id, topic, data), entries_max=MESSAGES_KEPT
         ),
+        hosts.is_host: remembering(hosts.is_host, lambda host: host, entries_max=MESSAGES_KEPT),
         signatures.recover: remembering(
             signatures.recover, lambda digest, signature: (digest, signature), entries_max=MESSAGES_KEPT
         ),
