@@ -14,6 +14,7 @@ from netsim.engine import DrawingEngine, slandered
 from netsim.forgeries import Forgery, ForgingEngine, ground, made_up, precomputed, replayed, shared_with
 from netsim.imitation import FP8, INT4, INT8, LAYERS_DROPPED, TRUNCATED_PROMPT, ImitatingEngine, Imitation
 from netsim.network import SimulatedNetwork, Switchboard
+from netsim.slander import slandered
 from netsim.validators import LazyValidator, cartel_validator
 from node.ports import Chain, Engine
 from node.protocol.actions import ChainAction, CommitPoc, CommitVotes

@@ -12,7 +12,7 @@ import struct
 from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import trio
 
@@ -211,9 +211,3 @@ def prefills_of(
         known = next_logprobs(weights, hardware, deviation, token_ids[:place])
         found.append(Prefill({token_ids[place]: UNKNOWN_LOGPROB, **known}, len(known)))
     return tuple(found)
-
-
-def slandered(one: Prefill, vocabulary_size: int) -> Prefill:
-    """Return what a liar says of a place: other tokens than the likely ones are likely."""
-    turned = {(token + 1) % vocabulary_size: value for token, value in one.logprobs.items()}
-    return replace(one, logprobs={**dict.fromkeys(one.logprobs, min(one.logprobs.values()) - 10.0), **turned})

@@ -11,6 +11,7 @@ from netsim.chain import SimulatedChain
 from netsim.clock import wall_clock
 from netsim.conduct import HONEST, NODE_ID, Conduct, EngineSetting
 from netsim.content import ContentExchange, SimulatedContent
+from netsim.disks import Disk, SimulatedBooks
 from netsim.ledger import Ledger
 from netsim.network import Switchboard
 from node.ports import Provider
@@ -40,7 +41,6 @@ from node.services.redeem_policy import RedeemPolicy
 from node.services.redeeming import RedeemingService
 from node.services.registration import RegistrationService
 from node.services.settling import SettlingService
-from node.store.books import Books
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
 
@@ -83,15 +83,6 @@ class NodePlan:
         return f"host-{self.number}"
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
-    """What a node finds again after a restart: its database, its content, and its transactions and their outcomes."""
-
-    chain: SimulatedChain
-    content: SimulatedContent
-    database: Database
-
-
 User = Callable[[Gateway], Awaitable[None]]
 """Somebody who asks a gateway, beside its services."""
 
@@ -121,7 +112,7 @@ async def run_node(
     conduct.prepare(plan.account, chain, content)
     network = conduct.network(switchboard, plan.peer_id, plan.account, chain.sign)
     engine = conduct.engine(EngineSetting(model_id, plan.weights, plan.number, plan.answers_with))
-    store = Books(disk.database, plan.account)
+    store = SimulatedBooks(disk, plan.account)
     router = GossipRouter(network)
     presence = PresenceTable(chain, wall_clock)
     epochs = EpochBook(chain, content, store, presence)

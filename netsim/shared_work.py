@@ -18,12 +18,13 @@ from typing import ParamSpec, TypeVar
 
 import trio
 
-from netsim import engine
+from netsim import engine, slander
 from node.protocol import (
     audit_evidence,
     audit_sampling,
     audits,
     codec,
+    hosts,
     messages,
     nonces,
     results,
@@ -53,11 +54,11 @@ DRAWS_KEPT = 8192
 """A few hundred bytes each."""
 NONCES_KEPT = 65_536
 """Of each of 200 batches 64 sampled nonces on four kinds of hardware, at some 2 kB, or all nonces of 1,000 batches."""
-READ_KEPT = 1024
+READ_KEPT = 512
 """Answers, each on four kinds of hardware, at 40 kB for each: those that everybody reads at about the same time."""
 PLACES_KEPT = 40 * READ_KEPT
 """Of their tokens."""
-FIGURES_KEPT = 16_384
+FIGURES_KEPT = 8192
 """A few hundred bytes each."""
 EPOCHS_KEPT = 8
 """Of what there is once in an epoch, or a few times while bundles arrive one by one."""
@@ -153,6 +154,7 @@ def _functions() -> Functions:
         messages.unseal: remembering(
             messages.unseal, lambda network_id, topic, data: (network_id, topic, data), entries_max=MESSAGES_KEPT
         ),
+        hosts.is_host: remembering(hosts.is_host, lambda host: host, entries_max=MESSAGES_KEPT),
         signatures.recover: remembering(
             signatures.recover, lambda digest, signature: (digest, signature), entries_max=MESSAGES_KEPT
         ),
@@ -161,8 +163,8 @@ def _functions() -> Functions:
         ),
         engine.block_logprobs: remembering(engine.block_logprobs, lambda *what: what, entries_max=NONCES_KEPT),
         engine.prefills_of: remembering(engine.prefills_of, lambda *what: what, entries_max=READ_KEPT),
-        engine.slandered: remembering(
-            engine.slandered, lambda one, vocabulary_size: (_Same(one), vocabulary_size), entries_max=PLACES_KEPT
+        slander.slandered: remembering(
+            slander.slandered, lambda one, vocabulary_size: (_Same(one), vocabulary_size), entries_max=PLACES_KEPT
         ),
         audits.answer_figures: remembering(audits.answer_figures, _key_of_figures, entries_max=FIGURES_KEPT),
         audits.judge_figures: remembering(

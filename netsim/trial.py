@@ -11,10 +11,11 @@ from netsim.adversaries import CARTEL, STRATEGIES, Scene
 from netsim.churn import ALWAYS, Attendance, plan_churn
 from netsim.clock import run_deterministically
 from netsim.content import ContentExchange
+from netsim.disks import Disk, SimulatedBooks
 from netsim.engine import PROMPTS_PER_SECOND
 from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, Ledger
 from netsim.network import Switchboard
-from netsim.node import Disk, NodePlan, new_disk, run_node
+from netsim.node import NodePlan, new_disk, run_node
 from netsim.population import HONEST, Population
 from netsim.progress import tell_epochs
 from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, PARAMETERS
@@ -30,7 +31,6 @@ from node.services.epochs import result_from_bytes
 from node.services.formed_results import FormedResult, load_formed
 from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest, Gateway, GatewayError
-from node.store.books import Books
 
 SAMPLE_SIZE = 64
 """Nonces drawn of each batch: an eighth of the default, for each of them is computed by everybody."""
@@ -330,6 +330,6 @@ def _results(ledger: Ledger, contents: dict[Cid, bytes]) -> dict[EpochNumber, Ep
 
 
 def _formed(disk: Disk, account: Address, epochs: int) -> dict[EpochNumber, FormedResult]:
-    store = Books(disk.database, account)
+    store = SimulatedBooks(disk, account)
     found = {EpochNumber(epoch): load_formed(store, EpochNumber(epoch)) for epoch in range(epochs)}
     return {epoch: formed for epoch, formed in found.items() if formed is not None}
