@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -61,22 +62,27 @@ def free_port() -> int:
 async def run_anvil(
     anvil: Path, *, block_seconds: float | None, log_path: Path, port: int = 0
 ) -> AsyncIterator[DevelopmentChain]:
-    """Run anvil until the context is left. Without `block_seconds`, a block is made for each transaction only."""
+    """Run anvil until the context is left. Without `block_seconds`, a block is made for each transaction only.
+
+    States of old blocks, some GiB in an hour, are in a directory that goes with it: anvil would leave them in the home
+    of whoever runs it.
+    """
     port = port or free_port()
     pace = [] if block_seconds is None else ["--block-time", str(block_seconds)]
     command = [str(anvil), "--host", "127.0.0.1", "--port", str(port), "--chain-id", str(DEVELOPMENT_CHAIN_ID)]
-    with log_path.open("ab") as log_file:
-        process = await trio.lowlevel.open_process(
-            [*command, *pace, "--silent", "--mnemonic", DEVELOPMENT_MNEMONIC],
-            stdout=log_file,
-            stderr=subprocess.STDOUT,
-        )
     url = f"http://127.0.0.1:{port}"
-    try:
-        await _until_ready(url, process, log_path)
-        yield DevelopmentChain(url, process)
-    finally:
-        await stop_process(process)
+    with tempfile.TemporaryDirectory(prefix="quern-anvil-", ignore_cleanup_errors=True) as states:
+        with log_path.open("ab") as log_file:
+            process = await trio.lowlevel.open_process(
+                [*command, *pace, "--silent", "--mnemonic", DEVELOPMENT_MNEMONIC, "--cache-path", states],
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            await _until_ready(url, process, log_path)
+            yield DevelopmentChain(url, process)
+        finally:
+            await stop_process(process)
 
 
 async def stop_process(process: trio.Process) -> None:
