@@ -25,6 +25,7 @@ from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
 from node.services.punishing import PunishingService
 from node.services.receipt_book import ReceiptBookKeeper
+from node.services.tidying import TidyingService
 from node.services.validating import ValidatingService
 from node.settings import Settings
 from node.store.books import Books
@@ -77,6 +78,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
         parts.report_false_result,
     )
     supervisor.add("objecting", objecting.run)
+    supervisor.add("tidying", TidyingService(chain, store).run)
     supervisor.add("punishing", PunishingService(chain, network, store, parts.epochs, parts.router).run)
     settings = parts.settings
     auditing = add_auditing(

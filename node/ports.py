@@ -530,6 +530,12 @@ class Store(Protocol):
     def get_document(self, key: str) -> bytes | None:
         """Return a document or None."""
 
+    def document_keys(self, prefix: str) -> tuple[str, ...]:
+        """The keys of all documents that begin so, ascending."""
+
+    def forget_document(self, key: str) -> None:
+        """Forget a document, if there is one. What the loss of power brings back is only forgotten once more."""
+
 
 # --- Clock ------------------------------------------------------------------------------------------------------------
 

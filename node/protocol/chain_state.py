@@ -1,10 +1,16 @@
 """The chain as a daemon knows it: a fold of confirmed events. Same events, same state, on every node.
 
 Only confirmed events are applied, so nothing is ever rolled back here: reorganisations end in the watcher.
+
+*What bounds it.* Commitments, votes, voided results and executed verdicts are kept of the newest EPOCHS_KEPT epochs,
+and prompts up to a number. All others grow with something that is paid for: models with decisions of the governance;
+participants, their collateral and what they claimed with registrations; channels with deposits; results and groups by
+one an epoch, of which equal groups are held once.
 """
 
 import contextlib
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from node.protocol.calibration import Calibration, CalibrationError, parse_calibration
 from node.protocol.events import (
@@ -62,6 +68,9 @@ from node.protocol.verdicts import Offence
 
 NOTHING = TokenAmount(0)
 FIRST_EPOCH = EpochNumber(0)
+EPOCHS_KEPT = 64
+"""Rules look back at the epoch before, verdicts eight epochs (penalties.py); people may ask for what is older than
+that, and are told of results for ever. A large network adds some megabytes an epoch."""
 PROMPTS_UNFINISHED_MAX = 4096
 """Prompts on chain that are followed. One costs its user gas and an escrow of any size, so only a bound keeps them from
 filling the memory of all; what is dropped first is what nobody's money waits for (see `_drop_a_prompt`)."""
@@ -129,7 +138,7 @@ class ChainState:
     collateral: dict[Address, CollateralState] = field(default_factory=dict)
     min_collateral: TokenAmount = NOTHING
     punished: set[tuple[EpochNumber, Address, Offence]] = field(default_factory=set)
-    """Verdicts that were executed: as rare as offences."""
+    """Verdicts that were executed."""
     groups: dict[EpochNumber, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
     """Weights by epoch, only for epochs that set a group of their own; see `group_weights`."""
     stored_groups: dict[Hash32, tuple[tuple[Address, int], ...]] = field(default_factory=dict)
@@ -154,6 +163,8 @@ class ChainState:
     """Those that are, in the order in which they ended."""
     prompts_submitted: int = 0
     """Number of prompts ever submitted."""
+    _newest_epoch: EpochNumber = FIRST_EPOCH
+    """The newest epoch in which anything was committed or posted."""
     _unbound_nodes: dict[Address, tuple[MLNodeRegistration, ...]] = field(default_factory=dict)
     """ML nodes of registered accounts whose binding does not count (yet)."""
     events_applied: int = field(default=0, compare=False)
@@ -277,6 +288,7 @@ class ChainState:
             case ParametersScheduled():
                 self.parameter_changes = with_change(self.parameter_changes, body, block)
             case PocCommitted(commit):
+                self._reach(commit.epoch)
                 self.poc_commits.setdefault(commit.epoch, {})[commit.participant, commit.node_id] = commit
             case VotesCommitted(epoch, validator, bundle_cid):
                 self.vote_bundles.setdefault(epoch, {})[validator] = bundle_cid
@@ -285,9 +297,11 @@ class ChainState:
             case GroupStored(validator_set_hash, weights):
                 self.stored_groups[validator_set_hash] = weights
             case EpochResultPosted(summary, _):
+                self._reach(summary.epoch)
                 self.results[summary.epoch] = summary
                 self.groups[EpochNumber(summary.epoch + 1)] = self.stored_groups[summary.validator_set_hash]
             case EpochResultVoided(epoch, digest):
+                self._reach(epoch)
                 self.voided[epoch] = (*self.voided.get(epoch, ()), digest)
                 del self.results[epoch]
                 del self.groups[EpochNumber(epoch + 1)]
@@ -295,6 +309,17 @@ class ChainState:
                 self.work_coins_added = TokenAmount(self.work_coins_added + amount)
             case RewardClaimed(account, cumulative):
                 self.claimed[account] = cumulative
+
+    def _reach(self, epoch: EpochNumber) -> None:
+        """Forget what is too old for anybody, if `epoch` is a new one."""
+        if epoch <= self._newest_epoch:
+            return
+        self._newest_epoch, first = epoch, epoch - EPOCHS_KEPT + 1
+        tables: tuple[dict[EpochNumber, Any], ...] = (self.poc_commits, self.vote_bundles, self.voided)
+        for table in tables:
+            for old in [number for number in table if number < first]:
+                del table[old]
+        self.punished = {done for done in self.punished if done[0] >= first}
 
     def _apply_channel(self, body: ChannelEvent) -> None:
         match body:

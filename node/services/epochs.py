@@ -83,8 +83,8 @@ class EpochBook:
         self._held: dict[EpochNumber, tuple[EpochResultSummary, EpochResult]] = {}
         """Contents with what the chain said of them: a result may be voided, and another take its place."""
         self._bad: set[EpochResultSummary] = set()
-        """Results whose content is not what their quorum signed; as rare as dishonest quorums. By all that was signed:
-        a false summary of a true content says nothing against the true one that may take its place."""
+        """Results of the newest RESULTS_KEPT epochs whose content is not what their quorum signed. By all that was
+        signed: a false summary of a true content says nothing against the true one that may take its place."""
         self._arrived = trio.Event()
         self._known: _KnownGroup | None = None
 
@@ -164,7 +164,7 @@ class EpochBook:
             return False
         except (BadContentError, ResultContentError) as error:
             log.error("a quorum accepted a result whose content is wrong", epoch=summary.epoch, reason=str(error))
-            self._bad.add(summary)
+            self._bad = {bad for bad in self._bad if bad.epoch > summary.epoch - RESULTS_KEPT} | {summary}
             return False
         self._store.put_document(key, data)
         self._held[summary.epoch] = (summary, result)

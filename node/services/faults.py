@@ -23,6 +23,9 @@ PARTICIPANTS_MAX = 4096
 """Remembered at once; who has to wait the shortest is forgotten first."""
 UNLUCKY_SECONDS_MIN, UNLUCKY_SECONDS_MAX = 5.0, 300.0
 DISHONEST_SECONDS_MIN, DISHONEST_SECONDS_MAX = 60.0, 6 * 3600.0
+UNRULY_SECONDS = 600.0
+"""After an answer that was not drawn by the rule, by the executor's own word. It hides nothing, and with another engine
+its word is another: so it is asked again soon, and what it says then decides."""
 DOUBLINGS_MAX = 16
 CLEAN_SECONDS = 24 * 3600.0
 """After so long without a fault, the next one counts as the first."""
@@ -171,6 +174,8 @@ class FaultBook:
         standing.last, standing.last_at = fault, at
         if fault is Fault.DIFFERS:
             waits = 0.0  # numbers differ between machines; audits tell who is wrong
+        elif fault is Fault.NOT_BY_RULE:
+            waits = UNRULY_SECONDS
         elif fault.is_dishonest:
             standing.dishonest += 1
             waits = _doubled(DISHONEST_SECONDS_MIN, standing.dishonest, DISHONEST_SECONDS_MAX)

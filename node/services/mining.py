@@ -15,7 +15,7 @@ from node.protocol.nonces import BATCH_NONCES_MAX, VectorsRoot, nonce_prompt, qu
 from node.protocol.records import PocCommit
 from node.protocol.stages import Stage
 from node.services.poc_slots import PocSlots
-from node.services.timing import cancel_at, epochs_at, window
+from node.services.timing import cancel_at, epochs_at, until_head, window
 
 log = structlog.get_logger(__name__)
 
@@ -26,8 +26,13 @@ MINING_PRIORITY = 10
 ENGINE_RETRY_SECONDS = 1.0
 COMMIT_BLOCKS = 2
 """Blocks before the end of GENERATE at which mining stops."""
+LATE_COMMIT_BLOCKS = 2
+"""Who mines and has no nonce by then goes on into EXCHANGE, in which the chain takes batches too, until so many blocks
+before its end: a few nonces late earn more than none."""
 SELECTION_PATIENCE_SECONDS = 10.0
 """How long to wait for the result that tells whether this node is to mine at all."""
+SELECTION_PART_MAX = 4
+"""And no longer than this part of GENERATE: a quarter. Stages may last seconds."""
 
 
 class MiningState(Enum):
@@ -111,14 +116,21 @@ class MiningService:
 
     async def _model_in_time(self, epoch: EpochNumber) -> ModelId | None:
         """Return the model to mine with, if there is one by the end: who is ready late mines in what is left."""
-        _, end = window(self._chain, epoch, Stage.GENERATE, Stage.GENERATE)
+        last, _ = self._last_blocks(epoch)
         async for head in self._chain.heads():
             model_id = self._engine.model_id
             if model_id is not None and self._is_registered(model_id):
                 return model_id
-            if head.number >= end - COMMIT_BLOCKS:
+            if head.number >= last:
                 break
         return None
+
+    def _last_blocks(self, epoch: EpochNumber) -> tuple[BlockNumber, BlockNumber]:
+        """Return the block at which mining stops, and the one at which it stops even without a nonce."""
+        begin, end = window(self._chain, epoch, Stage.GENERATE, Stage.GENERATE)
+        _, closing = window(self._chain, epoch, Stage.EXCHANGE, Stage.EXCHANGE)
+        last = max(begin, end - COMMIT_BLOCKS)
+        return BlockNumber(last), BlockNumber(max(last, closing - LATE_COMMIT_BLOCKS))
 
     async def _must_mine(self, epoch: EpochNumber, model_id: ModelId) -> bool:
         """Whether there is a batch to mine, noting why not; if that cannot be told in time there is.
@@ -126,10 +138,17 @@ class MiningService:
         A batch too many costs nothing but the work.
         """
         selected, judged = False, True
-        with trio.move_on_after(SELECTION_PATIENCE_SECONDS) as patience:
-            selected = await self._slots.is_selected(epoch, self._chain.account, self._engine.node_id)
-            judged = model_id in await self._slots.judged_models(epoch)
-        if patience.cancelled_caught:
+        begin, end = window(self._chain, epoch, Stage.GENERATE, Stage.GENERATE)
+        is_known = False
+        with trio.move_on_after(SELECTION_PATIENCE_SECONDS):
+            async with trio.open_nursery() as nursery:
+                patience_end = self._chain.head.number + max(1, (end - begin) // SELECTION_PART_MAX)
+                nursery.start_soon(cancel_at, self._chain, patience_end, nursery.cancel_scope)
+                selected = await self._slots.is_selected(epoch, self._chain.account, self._engine.node_id)
+                judged = model_id in await self._slots.judged_models(epoch)
+                is_known = True
+                nursery.cancel_scope.cancel()
+        if not is_known:
             log.warning("mining, for the result that says who keeps serving is not here yet", epoch=epoch)
         if selected:
             self.progress.state = MiningState.SERVING
@@ -145,9 +164,9 @@ class MiningService:
         return judged and not selected
 
     async def _mine(self, epoch: EpochNumber, model_id: ModelId) -> None:
-        begin, end = window(self._chain, epoch, Stage.GENERATE, Stage.GENERATE)
+        begin, _ = window(self._chain, epoch, Stage.GENERATE, Stage.GENERATE)
         seed = await self._chain.block_hash(begin)
-        batch = await self._compute(seed, model_id, BlockNumber(max(begin, end - COMMIT_BLOCKS)))
+        batch = await self._compute(seed, model_id, *self._last_blocks(epoch))
         if not batch.count:
             self.progress.state = MiningState.NOTHING
             log.warning("no nonce was computed in time; no reward this epoch", epoch=epoch)
@@ -182,12 +201,25 @@ class MiningService:
             self.progress.state = MiningState.REFUSED
             log.error("the batch was refused; no reward this epoch", epoch=epoch, reason=outcome.reason)
 
-    async def _compute(self, seed: Hash32, model_id: ModelId, last_block: BlockNumber) -> _Batch:
-        """Compute nonces from 0 until `last_block` or the limit; a failed engine is waited for."""
+    async def _compute(
+        self, seed: Hash32, model_id: ModelId, last_block: BlockNumber, latest: BlockNumber | None = None
+    ) -> _Batch:
+        """Compute nonces from 0 until `last_block` or the limit; the first ones until `latest`, if that is given. A
+        failed engine is waited for.
+        """
         batch = _Batch()
+
+        async def stop_with_some() -> None:
+            await until_head(self._chain, last_block)
+            if batch.count:
+                nursery.cancel_scope.cancel()
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_at, self._chain, last_block, nursery.cancel_scope)
+            nursery.start_soon(cancel_at, self._chain, latest or last_block, nursery.cancel_scope)
+            nursery.start_soon(stop_with_some)
             while batch.count < self._nonces_max and self._engine.model_id == model_id:
+                if batch.count and self._chain.head.number >= last_block:
+                    break
                 count = min(BATCH_PROMPTS, self._nonces_max - batch.count)
                 prompts = [
                     nonce_prompt(seed, self._chain.account, self._engine.node_id, nonce, self._engine.vocabulary_size)

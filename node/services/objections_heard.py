@@ -27,11 +27,17 @@ class ObjectionsHeard:
 
     def add(self, member: Address, objection: Objection) -> None:
         """Keep an objection; older epochs are forgotten."""
+        self._forget_before(objection.epoch)
         known = self._known.setdefault(member, {})
-        for digest in [digest for digest, old in known.items() if old.epoch < objection.epoch]:
-            del known[digest]
         if len(known) < OBJECTIONS_PER_MEMBER_MAX:
             known.setdefault(objection.result_digest, objection)
+
+    def _forget_before(self, epoch: EpochNumber) -> None:
+        for member, known in tuple(self._known.items()):
+            for digest in [digest for digest, old in known.items() if old.epoch < epoch]:
+                del known[digest]
+            if not known:
+                del self._known[member]
 
     def objectors(self, epoch: EpochNumber, digest: Hash32) -> dict[Address, bytes]:
         """Return who objects to a result, with the signature."""

@@ -7,13 +7,16 @@ from node.protocol.actions import ChainAction, is_overtaken
 
 log = structlog.get_logger(__name__)
 
+REFUSED_MAX = 1024
+"""Keys remembered as refused; the oldest goes, and would be named in the log once more."""
+
 
 class Settlements:
     """Sends and waits: whoever looks again must see what the last transaction did."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
-        self._refused: set[str] = set()
+        self._refused: dict[str, None] = {}
         """Keys that failed for good: named once in the log, not at every block."""
 
     async def settle(self, key: str, action: ChainAction) -> bool:
@@ -23,7 +26,9 @@ class Settlements:
         await self._chain.submit(key, action)
         outcome = await self._chain.outcome(key)
         if outcome.status is ActionStatus.FAILED:
-            self._refused.add(key)
+            self._refused[key] = None
+            if len(self._refused) > REFUSED_MAX:
+                del self._refused[next(iter(self._refused))]
             if is_overtaken(outcome.reason):
                 log.info("another member was faster", key=key)
             else:

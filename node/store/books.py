@@ -18,6 +18,7 @@ STATEMENT_EPOCHS_KEPT = 2
 """What members say of a result decides in its epoch, and may still arrive in the next one."""
 ANSWER_BYTES_MAX = 384 * 1024
 """A larger answer is not kept: as JSON it must fit a frame of the control socket."""
+LAST_CHARACTER = "\U0010ffff"
 RECEIPT_FORMAT = 3
 """Of records in the table: the second has commitments to the draw, a time and the payer's signature, the third says
 whether the request was within the rule."""
@@ -203,6 +204,18 @@ class Books:
         """Return a document or None."""
         row = self.database.connection.execute("SELECT data FROM documents WHERE key = ?", (key,)).fetchone()
         return None if row is None else bytes(row[0])
+
+    def document_keys(self, prefix: str) -> tuple[str, ...]:
+        """The keys of all documents that begin so, ascending."""
+        rows = self.database.connection.execute(
+            "SELECT key FROM documents WHERE key >= ? AND key < ? ORDER BY key", (prefix, prefix + LAST_CHARACTER)
+        )
+        return tuple(str(key) for (key,) in rows)
+
+    def forget_document(self, key: str) -> None:
+        """Forget a document, if there is one."""
+        with self.database.quick_transaction() as connection:
+            connection.execute("DELETE FROM documents WHERE key = ?", (key,))
 
     def _all(self, table: str) -> tuple[SignedVoucher, ...]:
         rows = self.database.connection.execute(f"SELECT record FROM {table} ORDER BY channel_id")  # noqa: S608 - ours

@@ -181,3 +181,43 @@ def test_a_model_that_cannot_be_mined_is_given_up() -> None:
 @pytest.mark.parametrize("nonces_max", [1, 16, 17])
 def test_no_more_is_mined_than_was_allowed(nonces_max: int) -> None:
     assert mine(nonces_max=nonces_max)[1][NODE_ID].count == nonces_max
+
+
+class SlowEngine(SimulatedEngine):
+    """Answers its first question so many seconds late: a machine with other work, or requests of users before it."""
+
+    seconds = 0.0
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        await trio.sleep(self.seconds)
+        return await super().prompt_logprobs(prompts, priority=priority)
+
+
+def slow(seconds: float) -> SlowEngine:
+    engine = SlowEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
+    engine.seconds = seconds
+    return engine
+
+
+def test_who_has_no_nonce_at_the_end_of_the_stage_commits_its_first_ones_in_the_next() -> None:
+    begin, end = (first_block_of(0, stage, PARAMETERS) for stage in (Stage.GENERATE, Stage.EXCHANGE))
+    late = slow((end - begin - 1) * BLOCK_SECONDS)
+    state, commits, data = mine(late)
+    commit = commits[NODE_ID]
+    assert state in (MiningState.COMMITTING, MiningState.COMMITTED)  # its block is not confirmed in the same stage
+    assert commit.count == 16  # one question, and no second one
+    assert commit.root == vectors_root(split_vectors(data, 16))
+    assert mine(slow(1000.0))[:2] == (MiningState.NOTHING, {})
+
+
+def test_who_has_some_nonces_at_the_end_of_the_stage_stops_there() -> None:
+    begin, end = (first_block_of(0, stage, PARAMETERS) for stage in (Stage.GENERATE, Stage.EXCHANGE))
+    questions = 2
+    state, commits, _ = mine(slow((end - begin - 3) * BLOCK_SECONDS / (questions + 0.5)))
+    assert (state, commits[NODE_ID].count) == (MiningState.COMMITTED, 16 * questions)
+
+
+def test_nobody_waits_for_the_draw_for_more_than_a_quarter_of_the_stage() -> None:
+    begin, end = (first_block_of(0, stage, PARAMETERS) for stage in (Stage.GENERATE, Stage.EXCHANGE))
+    engine = slow((end - begin) * BLOCK_SECONDS / 2)
+    assert mine(engine, selected=None)[1][NODE_ID].count == 16

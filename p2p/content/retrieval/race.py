@@ -2,7 +2,8 @@
 
 Purpose: no source is waited for. One that is slow gets less to do; what it still holds when nothing else is left is
 asked of another too, and whoever comes second is cancelled. One that lies, stalls or fails is dropped for the session
-and blamed; its blocks are asked elsewhere. One that lacks a block is only not asked for that block again.
+and blamed, unless it is only slow; its blocks are asked elsewhere. One that lacks a block is only not asked for that
+block again.
 
 Detail: blocks wait in `_shared`, in the order of the file, and only sources of the lowest rank alive take from there.
 A block that came back (lacked, lost) waits in the queue of each source that may be asked next. Blocks that nobody
@@ -107,6 +108,8 @@ class _Peer:
     block_seconds: float | None = None
     lacks: int = 0
     """Blocks it lacked since it last gave one."""
+    excused_at: float | None = None
+    """When it last gave a block, or had a request taken from it that its line may have been busy with."""
     slots: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
     """Requests that may be under way. Free again before the block is hashed and written: the line must not wait for
     the disk."""
@@ -372,6 +375,7 @@ class BlockRace:
             self._open -= 1
             for twin in runs:
                 twin.scope.cancel()
+                twin.peer.excused_at = trio.current_time()
             if not self._open:
                 self._notify()
             if job.taken is not None:
@@ -393,7 +397,9 @@ class BlockRace:
             else:
                 arrival = await self._have_handled(peer.handling, run, cid, job)
         except trio.TooSlowError:
-            self._drop(peer, f"no block within {self._block_seconds:g} s", Offence.STALLED)
+            # Whoever gave others meanwhile is slow, which is no offence: it is of no use here, and that is all.
+            is_slow = peer.excused_at is not None and peer.excused_at >= run.started
+            self._drop(peer, f"no block within {self._block_seconds:g} s", None if is_slow else Offence.STALLED)
             return None
         except SourceFailedError as error:
             self._drop(peer, str(error), None)
@@ -408,6 +414,7 @@ class BlockRace:
             return None
         size = arrival.size
         self._rate.correct(size)
+        peer.excused_at = trio.current_time()
         if arrival.outcome is _Outcome.CORRUPT:
             self._tried.setdefault(cid, set()).add(peer)
             self._drop(peer, f"sent other bytes for {cid}", Offence.CORRUPT_BLOCK)

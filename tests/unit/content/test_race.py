@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import trio
 
+import p2p.content.retrieval.race
 from p2p.content.cid import Cid, Codec
 from p2p.content.rate import ByteRate
 from p2p.content.retrieval.race import SOURCES_ACTIVE_MAX, BlockRace
@@ -164,6 +165,49 @@ async def test_a_source_that_stalls_is_dropped_and_blamed() -> None:
     assert not got
     assert set(missing) == set(CIDS)
     assert race.counts.failed == {"staller"}
+
+
+class BusyLine(FakeSource):
+    """Gives one block of those it is asked for, and is too slow for the others; or has all of them taken from it."""
+
+    gives = 1
+
+    async def get(self, cid: Cid, *, bytes_max: int) -> bytes | None:
+        self.gives -= 1
+        if self.gives < 0:
+            await trio.sleep_forever()
+        return await super().get(cid, bytes_max=bytes_max)
+
+
+@pytest.mark.parametrize(("gives", "is_blamed"), [(0, True), (1, False)])
+async def test_a_source_that_gave_a_block_meanwhile_is_slow_and_not_blamed_for_the_next(
+    gives: int, is_blamed: bool
+) -> None:
+    standing = Standing(trio.current_time)
+    busy = BusyLine("busy", seconds=0.05)
+    busy.gives = gives
+    race = BlockRace([busy], standing=standing, block_seconds=0.5)
+    race._peers[0].slots.total_tokens = 2  # both under way at once
+    _, missing = await fetch(race, CIDS[:2])
+    assert len(missing) == 2 - gives
+    assert race.counts.failed == {"busy"}
+    assert (standing.points("busy") > 0) is is_blamed
+
+
+async def test_a_source_whose_request_was_taken_from_it_is_not_blamed_for_its_neighbour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(p2p.content.retrieval.race, "HEDGE_SECONDS_UNKNOWN", 0.05)
+    standing = Standing(trio.current_time)
+    slow = BusyLine("slow")
+    slow.gives = 0
+    quick = FakeSource("quick", seconds=0.2, answer=lambda cid: BLOCKS[cid] if cid == CIDS[0] else None)
+    race = BlockRace([slow, quick], standing=standing, block_seconds=1.0)
+    race._peers[0].slots.total_tokens = 2
+    _, missing = await fetch(race, CIDS[:2])
+    assert missing == [CIDS[1]]
+    assert race.counts.failed == {"slow"}
+    assert standing.points("slow") == 0
 
 
 async def test_an_honest_source_on_a_thin_line_is_used_as_far_as_it_goes(autojump_clock: object) -> None:

@@ -3,14 +3,16 @@
 from dataclasses import replace
 
 from node.protocol.calibration import Calibration, HonestBand, calibration_bytes
-from node.protocol.chain_state import ChainState
+from node.protocol.chain_state import EPOCHS_KEPT, ChainState
 from node.protocol.events import (
+    ChainEvent,
     CollateralDeposited,
     CollateralSlashed,
     CollateralUnbonding,
     CollateralWithdrawn,
     EpochResultPosted,
     EpochResultVoided,
+    EventBody,
     GroupStored,
     MinCollateralSet,
     MLNodeRemoved,
@@ -18,16 +20,19 @@ from node.protocol.events import (
     ModelCalibrated,
     ModelRecorded,
     ParticipantLeft,
+    ParticipantPunished,
     ParticipantRegistered,
     PromptAnswered,
     PromptDisputed,
     PromptSettled,
     PromptSubmitted,
+    VotesCommitted,
     WorkCoinsAdded,
 )
 from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.records import EpochResultSummary, MLNodeRegistration
 from node.protocol.results import current_group, form_epoch_result, registry_group
+from node.protocol.verdicts import Offence
 from tests.builders import (
     NODE,
     PARAMETERS,
@@ -237,3 +242,27 @@ def test_a_group_freezes_the_calibrations_it_finds() -> None:
     without = form_epoch_result(EpochNumber(0), state_of(*events, calibrated(1, b"")), PARAMETERS, {}, None)
     assert without is not None
     assert without.group.get_epoch_calibration(TINY) is None
+
+
+# --- what is forgotten ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_told_by_epoch_is_kept_of_the_newest_epochs_and_results_for_ever() -> None:
+    state = state_of(group_set(0, {1: 1}))
+    bodies: list[EventBody] = [GroupStored(SET_HASH, ((account(1), 3),))]
+    last = EPOCHS_KEPT + 10
+    for epoch in range(last + 1):
+        number = EpochNumber(epoch)
+        void = replace(summary(epoch), reward_total=amount(2))
+        bodies += [commit(1, 50, epoch=epoch), VotesCommitted(number, account(1), SOME_CID)]
+        bodies += [EpochResultPosted(void, account(1)), EpochResultVoided(number, Hash32(bytes(32)))]
+        bodies += [EpochResultPosted(summary(epoch), account(1))]
+        bodies += [ParticipantPunished(number, account(2), Offence.FRAUD)]
+    for body in bodies:
+        state.apply(ChainEvent(BlockNumber(5), Hash32(bytes(32)), 0, body))
+    kept = list(range(last - EPOCHS_KEPT + 1, last + 1))
+    assert [*state.poc_commits] == [*state.vote_bundles] == [*state.voided] == kept
+    assert sorted(epoch for epoch, _, _ in state.punished) == kept
+    assert [*state.results] == list(range(last + 1))
+    assert state.group_weights(2) == ((account(1), 3),)
+    assert len(state.stored_groups) == 1
