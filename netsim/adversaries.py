@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from netsim.chain import SimulatedChain
 from netsim.conduct import HONEST_NOISE, NODE_ID, Conduct, EngineSetting
 from netsim.content import SimulatedContent
-from netsim.engine import DrawingEngine, slandered
+from netsim.engine import DrawingEngine
 from netsim.forgeries import Forgery, ForgingEngine, ground, made_up, precomputed, replayed, shared_with
 from netsim.imitation import FP8, INT4, INT8, LAYERS_DROPPED, TRUNCATED_PROMPT, ImitatingEngine, Imitation
 from netsim.network import SimulatedNetwork, Switchboard
