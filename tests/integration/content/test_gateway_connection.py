@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -250,7 +250,8 @@ async def test_whoever_is_cancelled_after_the_work_was_done_does_not_wait_for_th
         await stream.send_all(reply(200, target.encode()))
 
     async def one(number: int) -> None:
-        with trio.CancelScope() as scopes[number]:
+        # At the end all are cancelled at once: the first closes the connection, of which others may hear first.
+        with trio.CancelScope() as scopes[number], suppress(ConnectionLostError):
             await ask(connection, number, lambda body: worked.append(body.decode()))
         ended.add(number)
 
