@@ -135,10 +135,10 @@ class SimulatedChain:
             action = rewritten
         self._ledger.send(Transaction(self._account, action, settle))
 
-    async def is_overtaken(self, action: ChainAction) -> bool:
+    async def is_overtaken(self, action: ChainAction, *, in_a_block: bool = False) -> bool:
         """What the tip says, and what is on its way into the next block."""
         await trio.lowlevel.checkpoint()
-        return self._ledger.is_overtaken(action)
+        return self._ledger.is_overtaken(action, in_a_block=in_a_block)
 
     async def outcome(self, key: str) -> ActionOutcome:
         """Wait until the action was applied or refused, and its block is confirmed."""

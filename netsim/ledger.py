@@ -162,9 +162,9 @@ class Ledger:
         """Put a transaction into the next block."""
         self._mempool.append(transaction)
 
-    def is_overtaken(self, action: ChainAction) -> bool:
-        """Whether what members do for all of them, and once, is done, or on its way into the next block."""
-        waiting = [transaction.action for transaction in self._mempool]
+    def is_overtaken(self, action: ChainAction, *, in_a_block: bool = False) -> bool:
+        """Whether what members do for all of them, and once, is done, or (unless `in_a_block`) on its way to be."""
+        waiting = [] if in_a_block else [transaction.action for transaction in self._mempool]
         match action:
             case PostEpochResult(summary):
                 on_its_way = any(isinstance(other, PostEpochResult) and other.summary == summary for other in waiting)

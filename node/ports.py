@@ -128,8 +128,9 @@ class Chain(Protocol):
     async def submit(self, key: str, action: ChainAction) -> None:
         """Store the intent durably; it is sent exactly once for `key`, across restarts. Same key: no effect."""
 
-    async def is_overtaken(self, action: ChainAction) -> bool:
-        """Whether somebody else did what `action` would do, in a block that may not be confirmed yet or in one to come.
+    async def is_overtaken(self, action: ChainAction, *, in_a_block: bool = False) -> bool:
+        """Whether somebody else did what `action` would do, in a block that may not be confirmed yet or in one to come;
+        with `in_a_block`, only in one that is there. What is to come may never come, at no cost to who promised it.
 
         To be asked right before it is submitted. False where nobody knows: then it is sent, and may be refused.
         """

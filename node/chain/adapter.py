@@ -154,13 +154,13 @@ class EvmChain:
             return encode_signed_action(action, group, self._addresses)
         return encode_action(action, self._addresses)
 
-    async def is_overtaken(self, action: ChainAction) -> bool:
+    async def is_overtaken(self, action: ChainAction, *, in_a_block: bool = False) -> bool:
         """Whether its last transaction would be refused because another member did the same, in a block or on the way
-        to one; where endpoints show nobody what is on the way, in a block.
+        to one; in a block alone if `in_a_block`, and where endpoints show nobody what is on the way.
         """
         last = self._encoded(action)[-1]
         call = {"from": self.account, "to": last.recipient, "data": "0x" + last.calldata.hex()}
-        for block in ("pending", "latest"):
+        for block in ("latest",) if in_a_block else ("pending", "latest"):
             try:
                 await self._rpc.call_any("eth_call", call, block)
             except RpcUnavailableError:

@@ -291,7 +291,9 @@ class Sender:
             try:
                 if not first.is_revert:
                     raise
-                gas = quantity(await self._rpc.call_any("eth_estimateGas", self._call_fields(transaction)))
+                # Some endpoints estimate on top of what is on its way, which may never come.
+                fields = self._call_fields(transaction)
+                gas = quantity(await self._rpc.call_any("eth_estimateGas", fields, "latest"))
             except RpcError as error:
                 reason = describe_revert(error.revert_data, error.message)
                 if not error.is_revert:

@@ -1,6 +1,6 @@
 """Forms the result of every epoch, signs it, gathers a quorum of signatures, and posts it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -23,6 +23,7 @@ from node.protocol.stages import Stage
 from node.services.bundle_fetching import BundleFetching
 from node.services.epochs import RESULT_BYTES_MAX, EpochBook, result_to_bytes
 from node.services.formed_results import FormedResult, has_objected, save_formed
+from node.services.giving_way import GivingWay
 from node.services.gossip import GossipRouter
 from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
@@ -55,6 +56,8 @@ class _Formed:
     """Block at which a quorum was first seen to have signed it."""
     repeat_at: int = 0
     """Block from which to say it again."""
+    giving_way: GivingWay = field(default_factory=lambda: GivingWay(POSTER_PATIENCE_BLOCKS))
+    """To who posts it before this node does."""
 
 
 class FormingService:
@@ -196,8 +199,7 @@ class FormingService:
         for number in range(ROUNDS_MAX):
             said = self.signatures.of_round(account, inputs.epoch, number)
             if said is not None and said.digest == digest:
-                await self._network.publish(said, urgent=True)
-                return said
+                return await self._say(said)
             try:
                 self._store.record_duty(f"result/{inputs.epoch}/{number}", digest)
             except EquivocationError:
@@ -205,10 +207,15 @@ class FormingService:
             held = pack_holders(fetching.held.keys(), inputs.committed)
             signature = ResultSignature(inputs.epoch, digest, self._chain.sign(digest), number, held, content_cid)
             self.signatures.add(account, signature)
-            await self._network.publish(signature, urgent=True)  # FORM may last four blocks of a second
-            return signature
+            return await self._say(signature)
         log.error("no round is left to sign another result", epoch=inputs.epoch, rounds=ROUNDS_MAX)
         return None
+
+    async def _say(self, signature: ResultSignature) -> ResultSignature:
+        """Publish this node's own statement once the loss of power cannot make it say another one in that round."""
+        await self._store.durable()
+        await self._network.publish(signature, urgent=True)  # FORM may last four blocks of a second
+        return signature
 
     async def _post_in_turn(self, inputs: ResultInputs, formed: _Formed) -> bool:
         """Post if a quorum signed and it is this node's turn; return whether that is over."""
@@ -219,7 +226,10 @@ class FormingService:
             if block >= self._posting_block(inputs, formed.quorum_at):
                 signers = [member for member in inputs.posters if member in signed and weights[member] > 0]
                 signatures = tuple((signer, signed[signer]) for signer in signers)
-                if await self._post(inputs.epoch, PostEpochResult(formed.summary, formed.validator_set, signatures)):
+                action = PostEpochResult(formed.summary, formed.validator_set, signatures)
+                late = self._late_block(inputs.epoch)
+                if not await formed.giving_way.is_overtaken(self._chain, action, block, late):
+                    await self._post(inputs.epoch, action)
                     return True
         if formed.own is not None:
             formed.repeat_at = formed.repeat_at or block + REPEAT_BLOCKS
@@ -230,18 +240,19 @@ class FormingService:
 
     def _posting_block(self, inputs: ResultInputs, quorum_at: int) -> int:
         """From which block this node posts, if nobody before it did; who is no member comes after all of them."""
-        begin, end = window(self._chain, inputs.epoch, Stage.FORM, Stage.FORM)
         account, members = self._chain.account, len(inputs.posters)
         if account not in inputs.posters:
             return quorum_at + members * POSTER_PATIENCE_BLOCKS
         turn = (inputs.posters.index(account) - inputs.epoch) % members
-        margin = min(POSTING_MARGIN_BLOCKS, (end - begin) // 2)
-        return posting_block(quorum_at, turn, end - margin)
+        return posting_block(quorum_at, turn, self._late_block(inputs.epoch))
 
-    async def _post(self, epoch: EpochNumber, action: PostEpochResult) -> bool:
-        """Post, unless another member just did: then wait for its block. Return whether it was sent."""
-        if await self._chain.is_overtaken(action):
-            return False
+    def _late_block(self, epoch: EpochNumber) -> int:
+        """From which block it is late to post the result of `epoch`."""
+        begin, end = window(self._chain, epoch, Stage.FORM, Stage.FORM)
+        return end - min(POSTING_MARGIN_BLOCKS, (end - begin) // 2)
+
+    async def _post(self, epoch: EpochNumber, action: PostEpochResult) -> None:
+        """Post, and wait for what comes of it."""
         voided = len(self._chain.state.voided.get(epoch, ()))
         key = f"result/{epoch}/{voided}" if voided else f"result/{epoch}"
         await self._chain.submit(key, action)
@@ -250,7 +261,6 @@ class FormingService:
             log.info("the result of an epoch is posted", epoch=epoch, signers=len(action.signatures))
         elif epoch not in self._chain.state.results and not is_overtaken(outcome.reason):
             log.error("the result was refused", epoch=epoch, reason=outcome.reason)
-        return True
 
     async def _stir_at_heads(self) -> None:
         async for _ in self._chain.heads():

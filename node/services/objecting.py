@@ -9,7 +9,7 @@ member that objected goes on objecting, and one that lacks evidence objects to n
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -35,6 +35,7 @@ from node.protocol.stages import Stage
 from node.services.bundle_fetching import BundleFetching
 from node.services.epochs import EpochBook
 from node.services.formed_results import has_objected, load_formed, save_objected
+from node.services.giving_way import GivingWay
 from node.services.objections_heard import ObjectionsHeard
 from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
@@ -87,6 +88,8 @@ class _Case:
     """Block at which this node gossiped it last."""
     enough_at: int | None = None
     """Block at which a third of the weight was first seen to object."""
+    giving_way: GivingWay = field(default_factory=lambda: GivingWay(POSTER_PATIENCE_BLOCKS))
+    """To who submits the objections before this node does."""
     is_over: bool = False
     """Whether it was voided, or submitting the objections failed."""
 
@@ -191,13 +194,12 @@ class ObjectingService:
         turn = (objectors.index(self._chain.account) - case.epoch) % len(objectors)
         patience, margin = POSTER_PATIENCE_BLOCKS, POSTING_MARGIN_BLOCKS
         if block >= posting_block(case.enough_at, turn, end, patience=patience, margin=margin):
-            await self._submit(case, tuple((member, found[member]) for member in objectors))
+            action = VoidEpochResult(case.epoch, case.digest, tuple((member, found[member]) for member in objectors))
+            if not await case.giving_way.is_overtaken(self._chain, action, block, end - margin):
+                await self._submit(case, action)
 
-    async def _submit(self, case: _Case, signatures: tuple[tuple[Address, bytes], ...]) -> None:
+    async def _submit(self, case: _Case, action: VoidEpochResult) -> None:
         key = f"objection/{case.epoch}/{case.digest.hex()}"  # a restart sends it no second time
-        action = VoidEpochResult(case.epoch, case.digest, signatures)
-        if await self._chain.is_overtaken(action):
-            return  # until its block is confirmed, or gone
         await self._chain.submit(key, action)
         outcome = await self._chain.outcome(key)
         is_refused = outcome.status is ActionStatus.FAILED and not is_overtaken(outcome.reason)

@@ -22,6 +22,7 @@ from node.protocol.signatures import SignatureError, recover
 from node.protocol.verdicts import Offence
 from node.services.epochs import EpochBook
 from node.services.formed_results import has_objected
+from node.services.giving_way import GivingWay
 from node.services.gossip import GossipRouter
 from node.services.settlements import Settlements
 from node.services.timing import position
@@ -59,6 +60,8 @@ class _Case:
     """Block at which this node gossiped its own signature last."""
     quorum_at: int | None = None
     """Block at which there were enough signatures."""
+    giving_way: GivingWay = field(default_factory=lambda: GivingWay(SUBMITTER_PATIENCE_BLOCKS))
+    """To who submits before this node does."""
 
 
 class PunishingService:
@@ -125,7 +128,7 @@ class PunishingService:
         signatures = tuple((signer, case.signatures[signer]) for signer in signers)
         name = f"punish/{epoch}/{case.verdict.participant}/{case.verdict.offence.value}"
         action = PunishParticipant(case.verdict, signatures)
-        if await self._chain.is_overtaken(action):
+        if await case.giving_way.is_overtaken(self._chain, action, block):
             return  # until its block is confirmed, or gone
         if await self._settlements.settle(name, action):
             log.warning(

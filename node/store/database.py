@@ -28,6 +28,8 @@ MOVE_COMMITS = 64
 """Commits after which the log is moved: some hundred pages. Fewer would have the disk write the same pages anew."""
 MOVE_SECONDS = 1.0
 """Between two looks at how many there were."""
+MOVE_AGAIN_SECONDS = 30.0
+"""After a try that failed: what is in the way (a full disk, say) stays for more than a second, and each is logged."""
 LOG_PAGES_MAX = 1 << 14
 """64 MiB: a commit that makes the log longer moves it itself, whoever waits. It comes to that where commits never
 pause, for then the log is moved and yet not begun anew, and where nobody runs `keep_log_short`."""
@@ -98,12 +100,15 @@ class Database:
         moved = 0
         while True:
             await trio.sleep(MOVE_SECONDS)
-            if self._path is not None and self._commits - moved >= MOVE_COMMITS:
-                moved = self._commits
-                try:
-                    await trio.to_thread.run_sync(_move_log, self._path)
-                except sqlite3.Error as error:
-                    log.warning("the log of the store could not be moved; it is tried again", reason=str(error))
+            commits = self._commits
+            if self._path is None or commits - moved < MOVE_COMMITS:
+                continue
+            try:
+                await trio.to_thread.run_sync(_move_log, self._path)
+                moved = commits
+            except sqlite3.Error as error:
+                log.warning("the log of the store could not be moved; it is tried again", reason=str(error))
+                await trio.sleep(MOVE_AGAIN_SECONDS)
 
     @contextmanager
     def _begun(self) -> Iterator[sqlite3.Connection]:

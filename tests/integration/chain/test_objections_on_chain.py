@@ -55,6 +55,15 @@ async def go_to(network: Network, offset: int) -> None:
     await network.mine(genesis + offset - 1 - await network.rpc.block_number())
 
 
+async def sent_by(network: Network, chain: EvmChain) -> int:
+    """How many transactions of the account are on their way to a block."""
+    counts = [
+        int(await network.rpc.call("eth_getTransactionCount", chain.account, block), 16)
+        for block in ("latest", "pending")
+    ]
+    return counts[1] - counts[0]
+
+
 def objecting(
     network: Network, chain: EvmChain, switchboard: Switchboard, name: str
 ) -> tuple[GossipRouter, ObjectingService]:
@@ -174,6 +183,11 @@ async def test_what_another_has_on_its_way_to_a_block_is_seen_before_one_pays_fo
                 while not await second.is_overtaken(third):
                     await trio.sleep(0.05)
             assert second.state.results  # it is in no block
+            assert not await second.is_overtaken(third, in_a_block=True)
+            await second.submit("void too", third)  # it gave way for long enough: what is on its way stops nobody
+            with trio.fail_after(PATIENCE_SECONDS):
+                while await sent_by(network, second) == 0:
+                    await trio.sleep(0.05)
         finally:
             await network.rpc.call("evm_setAutomine", True)
             await network.mine()

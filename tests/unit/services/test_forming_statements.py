@@ -7,7 +7,7 @@ from netsim.chain import SimulatedChain
 from netsim.ledger import Ledger
 from netsim.trace import Trace
 from node.protocol.agreement import ROUNDS_MAX, committed_order
-from node.protocol.identifiers import EpochNumber, Hash32
+from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.messages import ResultSignature
 from node.services.forming import FormingService
 from node.store.books import Books
@@ -64,6 +64,27 @@ async def test_a_member_that_keeps_running_says_one_thing_in_a_round() -> None:
     service = started(Books(Database(":memory:"), account(1)), said := Said())
     assert await sign(service, FIRST, (1, 2)) == await sign(service, FIRST, (1, 2, 3))
     assert len(set(said.published)) == 1
+
+
+async def test_what_a_member_says_is_on_its_disk_before_anyone_hears_it() -> None:
+    events: list[str] = []
+
+    class NotingBooks(Books):
+        def save_statement(self, epoch: EpochNumber, member: Address, data: bytes) -> None:
+            super().save_statement(epoch, member, data)
+            events.append("saved")
+
+        async def durable(self) -> None:
+            await super().durable()
+            events.append("durable")
+
+    class Noting(Said):
+        async def publish(self, body: ResultSignature, *, urgent: bool = False) -> None:
+            await super().publish(body, urgent=urgent)
+            events.append("published")
+
+    await sign(started(NotingBooks(Database(":memory:"), account(1)), Noting()), FIRST, (1, 2))
+    assert events == ["saved", "durable", "published"]
 
 
 async def test_no_round_is_said_to_be_free_that_is_spent() -> None:

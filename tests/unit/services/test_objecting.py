@@ -12,7 +12,7 @@ from netsim.chain import SimulatedChain
 from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, Ledger, Transaction
 from netsim.network import SimulatedNetwork, Switchboard
 from netsim.trace import Trace
-from node.protocol.actions import VoidEpochResult
+from node.protocol.actions import ChainAction, VoidEpochResult
 from node.protocol.eip712 import epoch_result_digest, objection_digest
 from node.protocol.events import EpochResultPosted, EpochResultVoided, GroupStored
 from node.protocol.identifiers import EpochNumber, Hash32, TokenAmount
@@ -22,7 +22,7 @@ from node.protocol.signatures import sign
 from node.protocol.stages import Stage, first_block_of
 from node.services.formed_results import FormedResult, has_objected, save_formed
 from node.services.gossip import GossipRouter
-from node.services.objecting import ObjectingService
+from node.services.objecting import POSTER_PATIENCE_BLOCKS, ObjectingService
 from node.services.objections_heard import ObjectionsHeard
 from node.services.result_signatures import ResultSignatures
 from node.store.books import Books
@@ -129,6 +129,25 @@ async def test_a_third_of_the_weight_voids_a_false_result_once(autojump_clock: o
             assert status is not None
             assert (status.finding, status.own, status.is_voided) == (Finding.WRONG_CONTENT, True, True)
             assert [subject for subject, _ in member.reports] == ["epoch 0"]
+
+
+@pytest.mark.parametrize("found_before_end", [20, 3])
+async def test_objections_that_never_get_into_a_block_silence_nobody(
+    found_before_end: int, autojump_clock: object
+) -> None:
+    async def seen_on_its_way_alone(_action: ChainAction, *, in_a_block: bool = False) -> bool:
+        return not in_a_block
+
+    async with group(set()) as (ledger, members):
+        for member in members.values():
+            member.chain.is_overtaken = seen_on_its_way_alone  # type: ignore[method-assign]
+            member.kill()
+        found_at = PARAMETERS.epoch_blocks - found_before_end
+        await until_block(ledger, found_at)
+        for member in members.values():
+            member.start(wrong=True)
+        await until_block(ledger, min(found_at + POSTER_PATIENCE_BLOCKS + 4, PARAMETERS.epoch_blocks - 1))
+        assert voids(ledger) == 1
 
 
 async def test_less_than_a_third_voids_nothing_and_tells_its_operator(autojump_clock: object) -> None:

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from eth_hash.auto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from netsim.chain import SimulatedChain
 from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, Ledger, Transaction
 from netsim.trace import Trace
-from node.protocol.actions import PostEpochResult, PunishParticipant, VoidEpochResult
+from node.protocol.actions import ChainAction, PostEpochResult, PunishParticipant, VoidEpochResult
 from node.protocol.eip712 import epoch_result_digest
 from node.protocol.identifiers import EpochNumber, Hash32, TokenAmount
 from node.protocol.messages import ResultSignature
@@ -20,6 +21,7 @@ from node.protocol.signatures import sign
 from node.protocol.stages import Stage
 from node.protocol.verdicts import Offence
 from node.services.forming import POSTER_PATIENCE_BLOCKS, POSTING_MARGIN_BLOCKS, FormingService, _Formed, posting_block
+from node.services.giving_way import GivingWay
 from node.services.timing import window
 from node.store.books import Books
 from node.store.database import Database
@@ -133,6 +135,51 @@ async def test_near_the_end_of_form_turns_come_block_by_block() -> None:
     assert scene.ledger.state.results == {EPOCH: SUMMARY}
 
 
+async def seen_on_its_way_alone(_action: ChainAction, *, in_a_block: bool = False) -> bool:
+    """Somebody sends the same before each block, and replaces it by something else in time."""
+    return not in_a_block
+
+
+@pytest.mark.parametrize("begins_before_end", [40, POSTING_MARGIN_BLOCKS + 1, 2])
+async def test_a_posting_that_never_gets_into_a_block_silences_nobody(
+    begins_before_end: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene()
+    _, end = window(scene.services[0]._chain, EPOCH, Stage.FORM, Stage.FORM)
+    scene.mine_to(end - begins_before_end)
+    begin = scene.ledger.height
+    for service in scene.services:
+        monkeypatch.setattr(service._chain, "is_overtaken", seen_on_its_way_alone)
+    while not scene.senders():
+        assert scene.ledger.height < min(begin + POSTER_PATIENCE_BLOCKS + 1, end - 1)
+        for turn in range(len(MEMBERS)):
+            await scene.look(turn)
+        scene.ledger.mine()
+    assert scene.ledger.state.results == {EPOCH: SUMMARY}
+    assert scene.senders() == [account(MEMBERS[0])]  # one at a time, all the same
+
+
+async def test_a_node_gives_way_once_and_asks_only_for_blocks_then() -> None:
+    asked: list[bool] = []
+    chain: Any = SimpleNamespace()
+
+    async def is_overtaken(_action: ChainAction, *, in_a_block: bool = False) -> bool:
+        asked.append(in_a_block)
+        return not in_a_block
+
+    chain.is_overtaken = is_overtaken
+    giving_way = GivingWay(3)
+    assert [await giving_way.is_overtaken(chain, POSTING, block) for block in (10, 12, 13, 14)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert asked == [False, False, True, True]
+    assert not await GivingWay(3).is_overtaken(chain, POSTING, 20, late=20)
+    assert await GivingWay(3).is_overtaken(chain, POSTING, 19, late=20)
+
+
 @given(st.integers(0, 50), st.integers(0, 50))
 def test_members_post_in_turn_and_no_two_at_once(quorum_at: int, late: int) -> None:
     blocks = [posting_block(quorum_at, turn, late) for turn in range(20)]
@@ -158,3 +205,4 @@ async def test_what_members_do_once_for_all_is_overtaken_when_one_did_it() -> No
     assert not await chain.is_overtaken(punishing)
     scene.ledger.send(Transaction(account(1), punishing, lambda _reason: None))
     assert await chain.is_overtaken(punishing)
+    assert not await chain.is_overtaken(punishing, in_a_block=True)

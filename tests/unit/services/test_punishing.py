@@ -11,6 +11,7 @@ from netsim.chain import SimulatedChain
 from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, Ledger
 from netsim.network import SimulatedNetwork, Switchboard
 from netsim.trace import Trace
+from node.protocol.actions import ChainAction
 from node.protocol.eip712 import epoch_result_digest
 from node.protocol.events import EpochResultPosted, GroupStored
 from node.protocol.findings import PenaltyDecision
@@ -93,6 +94,18 @@ async def test_a_quorum_that_found_the_same_punishes_once(autojump_clock: object
         assert ledger.state.punished == {(EPOCH, OFFENDER, Offence.FRAUD)}
         assert punishments(ledger) == 1
         assert not ledger.state.counts(OFFENDER, 1)
+
+
+async def test_a_punishment_that_never_gets_into_a_block_silences_nobody(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def seen_on_its_way_alone(_chain: object, _action: ChainAction, *, in_a_block: bool = False) -> bool:
+        return not in_a_block
+
+    monkeypatch.setattr(SimulatedChain, "is_overtaken", seen_on_its_way_alone)
+    async with members(dict.fromkeys((1, 2, 3), SOME_CID)) as (ledger, _):
+        await until_block(ledger, 2 * PARAMETERS.epoch_blocks)
+        assert punishments(ledger) == 1
 
 
 @pytest.mark.parametrize(

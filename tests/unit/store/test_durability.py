@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,7 @@ async def test_a_log_that_cannot_be_moved_ends_nothing(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(node.store.database, "_move_log", failing)
     monkeypatch.setattr(node.store.database, "MOVE_SECONDS", 0.01)
+    monkeypatch.setattr(node.store.database, "MOVE_AGAIN_SECONDS", 0.01)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(database.keep_log_short)
         with trio.fail_after(30):
@@ -202,3 +204,30 @@ async def test_a_log_that_cannot_be_moved_ends_nothing(tmp_path: Path, monkeypat
                     put(database, f"{number}")
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_log_that_could_not_be_moved_is_moved_without_another_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(tmp_path / "quern.sqlite")
+    tried: list[float] = []
+    move = node.store.database._move_log
+
+    def failing_once(path: Path) -> None:
+        tried.append(time.monotonic())
+        if len(tried) == 1:
+            raise sqlite3.OperationalError("disk I/O error")
+        move(path)
+
+    monkeypatch.setattr(node.store.database, "_move_log", failing_once)
+    monkeypatch.setattr(node.store.database, "MOVE_SECONDS", 0.01)
+    monkeypatch.setattr(node.store.database, "MOVE_AGAIN_SECONDS", 0.2)
+    for number in range(MOVE_COMMITS):
+        put(database, f"{number}")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(database.keep_log_short)
+        with trio.fail_after(30):
+            while not in_the_file_alone(tmp_path / "quern.sqlite", "0"):
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert tried[1] - tried[0] >= 0.2  # not at each look
