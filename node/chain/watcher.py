@@ -214,6 +214,7 @@ class Watcher:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(look_at_tip)
+                await trio.lowlevel.checkpoint()  # both begin in the same turn, and so travel in one request
                 newest = await self._rpc.head()
         except* (RpcUnavailableError, RpcError, ValueError, WrongChainError) as group:
             failure = _first_of(group)
