@@ -17,6 +17,8 @@ RESPONSE_BYTES_MAX = 32 * 1024 * 1024
 """A block of logs may be large; anything larger is a faulty or hostile endpoint."""
 REQUEST_SECONDS_MAX = 10.0
 """To connect, to send, and from one part of the reply to the next."""
+USER_AGENT = b"quern"
+"""Fronts of public endpoints refuse whoever names none, with a status that looks like the endpoint's own."""
 KEPT_SECONDS_MAX = 5.0
 KEPT_MAX = 8
 """Each is for one batch; more are under way only where ranges of logs are fetched."""
@@ -34,7 +36,8 @@ class PlainPosts:
         self._place = parsed.host, parsed.port or 80
         self._head = (
             b"POST %b HTTP/1.1\r\nhost: %b\r\naccept: */*\r\naccept-encoding: identity\r\n"
-            b"content-type: application/json\r\ncontent-length: " % (parsed.raw_path, parsed.netloc)
+            b"user-agent: %b\r\ncontent-type: application/json\r\ncontent-length: "
+            % (parsed.raw_path, parsed.netloc, USER_AGENT)
         )
         self._kept = KeptConnections[Connection](seconds_max=KEPT_SECONDS_MAX, count_max=KEPT_MAX)
 

@@ -178,8 +178,11 @@ class Watcher:
         while True:
             newest, at_tip = await self._look()
             final = await self._final(newest)
+            if at_tip is not None and not self._is_enough(at_tip, newest, final):
+                at_tip = None
             tip = await self._canonical_tip(newest, at_tip)
-            if tip is not None and self._confirmed_at(tip[0], final) > self.head.confirmed:
+            # On the word of `at_tip`, nothing is confirmed here.
+            if at_tip is None and tip is not None and self._confirmed_at(tip[0], final) > self.head.confirmed:
                 self._tables.confirm(self._confirmed_at(tip[0], final))
                 self._advance(tip[0], final)
             following = BlockNumber(self._first_block if tip is None else tip[0] + 1)
@@ -211,12 +214,23 @@ class Watcher:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(look_at_tip)
+                await trio.lowlevel.checkpoint()  # both begin in the same turn, and so travel in one request
                 newest = await self._rpc.head()
         except* (RpcUnavailableError, RpcError, ValueError, WrongChainError) as group:
             failure = _first_of(group)
         if failure is not None:
             raise failure
         return newest, found
+
+    def _is_enough(self, at_tip: Block, newest: BlockNumber, final: BlockNumber) -> bool:
+        """Whether the tip need not be asked for again.
+
+        `at_tip` is older than `final`: its block may have left the chain in between, so its word confirms nothing. It
+        is enough if there is nothing to confirm, or if blocks follow that are taken in one by one: the first of them,
+        which is asked for after `final`, must name the tip as its parent, and confirms it.
+        """
+        follows = newest > at_tip.number >= final
+        return follows or self._confirmed_at(at_tip.number, final) == self.head.confirmed
 
     async def _final(self, newest: BlockNumber) -> BlockNumber:
         """Return the newest block that may be acted on, by the rule of the settings."""

@@ -89,6 +89,8 @@ class Connection:
     @property
     def is_quiet(self) -> bool:
         """Whether the server has neither ended the connection nor said anything unasked."""
+        if self._early:
+            return False  # it came with the head of a reply without a body: nobody has read it
         try:
             os.read(self.stream.socket.fileno(), 1)
         except BlockingIOError:

@@ -76,6 +76,7 @@ async def test_questions_travel_over_one_connection_with_path_and_length() -> No
     head = server.requests[0][1].decode()
     assert head.startswith(f"POST {SECRET} HTTP/1.1\r\n")
     assert f"host: {httpx.URL(server.url).netloc.decode()}" in head
+    assert "user-agent: quern\r\n" in head, "fronts refuse who names none, and would not if asked through httpx"
 
 
 async def test_many_ask_at_once_and_few_connections_stay() -> None:
@@ -177,6 +178,15 @@ async def test_a_cancelled_question_does_not_leave_its_reply_to_the_next() -> No
     async with served(server) as posts:
         with trio.move_on_after(0.1):
             await posts.post(b"first")
+        assert await posts.post(b"second") == b"second"
+    assert [number for number, _, _ in server.requests] == [0, 1]
+
+
+@pytest.mark.parametrize("empty", [with_length(b""), b"HTTP/1.1 204 No Content\r\n\r\n"])
+async def test_what_follows_an_empty_reply_is_not_taken_for_the_next(empty: bytes) -> None:
+    server = Server(empty + with_length(b"surplus"), with_length(b"second"))
+    async with served(server) as posts:
+        assert await posts.post(b"first") == b""
         assert await posts.post(b"second") == b"second"
     assert [number for number, _, _ in server.requests] == [0, 1]
 
