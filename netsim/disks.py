@@ -47,3 +47,13 @@ class SimulatedBooks(Books):
         """Return a document or None."""
         large = self._large.get(key)
         return super().get_document(key) if large is None else large
+
+    def document_keys(self, prefix: str) -> tuple[str, ...]:
+        """The keys of all documents that begin so, ascending."""
+        large = {key for key in self._large if key.startswith(prefix)}
+        return tuple(sorted(large.union(super().document_keys(prefix))))
+
+    def forget_document(self, key: str) -> None:
+        """Forget a document, and what is older under the same key, if there is one."""
+        self._large.pop(key, None)
+        super().forget_document(key)

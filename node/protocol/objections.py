@@ -112,6 +112,12 @@ def posting_block(enough_at: int, turn: int, end: int, *, patience: int, margin:
     """Return the block from which objector number `turn` posts, if nobody before it did.
 
     There was enough weight at block `enough_at`; each waits `patience` blocks for the one before it, so that one
-    transaction is paid for, but nobody waits into the last `margin` blocks before `end`, where it would be too late.
+    transaction is paid for. Those whose turn would come too late are spread over the last `margin` blocks from which a
+    transaction still gets in before block `end`, or over as many as are left: what was sent a block ago can be seen,
+    and nobody sees what all are about to send at once.
     """
-    return min(enough_at + turn * patience, max(enough_at, end - margin))
+    late = max(enough_at, end - 1 - margin)
+    in_time = -(-(late - enough_at) // patience)  # so many come in turn before
+    if turn < in_time:
+        return enough_at + turn * patience
+    return late + (turn - in_time) % max(1, end - 1 - late)

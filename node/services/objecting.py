@@ -8,7 +8,7 @@ third of the weight submits them, each a few blocks after the one before it. Wha
 member that objected goes on objecting, and one that lacks evidence objects to nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 import structlog
@@ -50,7 +50,8 @@ REPEAT_BLOCKS = 3
 POSTER_PATIENCE_BLOCKS = 3
 """How long each objector waits for the one before it to submit."""
 POSTING_MARGIN_BLOCKS = 4
-"""Nobody waits for others so near to the end of the epoch: a transaction needs a block or two."""
+"""So near to the end of the epoch all who have not had their turn post, in as many groups: a transaction needs a block
+or two, and nobody sees what another is about to send."""
 DIFFERENCES_LOGGED = 5
 
 Report = Callable[[str, str], None]
@@ -260,7 +261,7 @@ class ObjectingService:
             left_out = self._left_out(case, accepted, inputs, fetching)
             if left_out - looked_at:
                 looked_at = left_out
-                _hold_against_all_votes(case, accepted, inputs, fetching)
+                _hold_against_votes_left_out(case, accepted, inputs, fetching, left_out)
             if case.finding.is_false or (fetching.is_complete and counted_in(accepted) >= _valid(fetching).keys()):
                 return
             await stirred.wait()
@@ -323,9 +324,16 @@ def _hold_against_own_words(case: _Case, accepted: EpochResult, inputs: ResultIn
     case.finding = Finding.DOES_NOT_FOLLOW if differs_materially(expected, accepted) else Finding.IMMATERIAL
 
 
-def _hold_against_all_votes(case: _Case, accepted: EpochResult, inputs: ResultInputs, fetching: BundleFetching) -> None:
-    """Find whether the votes that were left out without a ground make a difference."""
-    expected = inputs.form(_valid(fetching))
+def _hold_against_votes_left_out(
+    case: _Case, accepted: EpochResult, inputs: ResultInputs, fetching: BundleFetching, left_out: Set[Address]
+) -> None:
+    """Find whether the votes of `left_out`, which were left out without a ground, make a difference.
+
+    Those that were left out in order stay out: what they would change is no fault of the result.
+    """
+    valid = _valid(fetching)
+    counts = (counted_in(accepted) | left_out) & valid.keys()
+    expected = inputs.form({validator: valid[validator] for validator in counts})
     if differs_in_pay(expected, accepted):
         case.differences = () if expected is None else differences(expected, accepted)
         case.finding = Finding.VOTES_LEFT_OUT

@@ -1,6 +1,8 @@
 """What is objected to: only what evidence shows, and only where it changes what is paid, weighed or punished."""
 
+from collections import Counter
 from dataclasses import replace
+from math import ceil
 
 import pytest
 from hypothesis import given
@@ -118,9 +120,28 @@ def test_a_third_of_the_weight_is_enough_as_the_contract_has_it(objecting: int, 
     assert is_enough(objecting, total) is enough
 
 
+PATIENCE, MARGIN = 3, 4
+
+
 @given(st.integers(0, 1000), st.integers(0, 512), st.integers(1, 1000))
 def test_no_objector_waits_for_others_until_it_is_too_late(enough_at: int, turn: int, blocks_left: int) -> None:
     end = enough_at + blocks_left
-    block = posting_block(enough_at, turn, end, patience=3, margin=4)
-    assert enough_at <= block <= max(enough_at, end - 4)
-    assert posting_block(enough_at, 0, end, patience=3, margin=4) == enough_at
+    block = posting_block(enough_at, turn, end, patience=PATIENCE, margin=MARGIN)
+    assert enough_at <= block <= max(enough_at, end - 2)  # and it is in the last block of the epoch
+    assert block <= enough_at + turn * PATIENCE + MARGIN
+    assert posting_block(enough_at, 0, end, patience=PATIENCE, margin=MARGIN) == enough_at
+
+
+@given(st.integers(0, 1000), st.integers(1, 512), st.integers(1, 1000))
+def test_never_do_all_objectors_post_at_once(enough_at: int, members: int, blocks_left: int) -> None:
+    end = enough_at + blocks_left
+    turns = range(members)
+    blocks = Counter(posting_block(enough_at, turn, end, patience=PATIENCE, margin=MARGIN) for turn in turns)
+    ways = max(1, min(MARGIN, blocks_left - 1))  # blocks that are left to post in
+    assert max(blocks.values()) <= ceil(members / ways)
+
+
+def test_of_many_objectors_those_whose_turn_would_come_after_the_end_are_spread_over_the_last_blocks() -> None:
+    blocks = [posting_block(100, turn, 110, patience=PATIENCE, margin=MARGIN) for turn in range(170)]
+    assert blocks[:6] == [100, 103, 105, 106, 107, 108]
+    assert Counter(blocks) == {100: 1, 103: 1, 105: 42, 106: 42, 107: 42, 108: 42}

@@ -1,8 +1,9 @@
 """Objecting: a third of the weight voids a result once; a member objects to the end, over restarts, or not at all."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,14 +16,15 @@ from netsim.trace import Trace
 from node.protocol.actions import ChainAction, VoidEpochResult
 from node.protocol.eip712 import epoch_result_digest, objection_digest
 from node.protocol.events import EpochResultPosted, EpochResultVoided, GroupStored
-from node.protocol.identifiers import EpochNumber, Hash32, TokenAmount
+from node.protocol.findings import CommittedBook, ReceiptBook
+from node.protocol.identifiers import Address, EpochNumber, Hash32, TokenAmount
 from node.protocol.objections import Finding
-from node.protocol.records import EpochResult, EpochResultSummary
+from node.protocol.records import EpochGroup, EpochResult, EpochResultSummary
 from node.protocol.signatures import sign
 from node.protocol.stages import Stage, first_block_of
 from node.services.formed_results import FormedResult, has_objected, save_formed
 from node.services.gossip import GossipRouter
-from node.services.objecting import POSTER_PATIENCE_BLOCKS, ObjectingService
+from node.services.objecting import POSTER_PATIENCE_BLOCKS, ObjectingService, _Case
 from node.services.objections_heard import ObjectionsHeard
 from node.services.result_signatures import ResultSignatures
 from node.store.books import Books
@@ -262,3 +264,44 @@ async def test_who_has_no_weight_objects_to_nothing(autojump_clock: object) -> N
         assert not status.own
         signed = objection_digest(EPOCH, DIGEST, CHAIN_ID, EPOCH_MANAGER)
         assert sign(key_of(9), signed) not in members[1].service._heard.objectors(EPOCH, DIGEST).values()
+
+
+class Spoken:
+    """What members said: all signed; 3's bundle is held by everyone, 4's by half."""
+
+    def signers(self, *_: object) -> dict[Address, bytes]:
+        return {account(number): b"" for number in WEIGHTS}
+
+    def always_held(self, *_: object) -> dict[Address, set[Address]]:
+        return {account(number): {account(3), *({account(4)} if number < 3 else ())} for number in WEIGHTS}
+
+
+def paying(bundles: Mapping[Address, Any], decisive: int) -> EpochResult:
+    """A result that counts `bundles`, and pays otherwise if that of `decisive` is among them."""
+    books = tuple(CommittedBook(one, ReceiptBook(0, 0, Hash32(bytes(32)), SOME_CID)) for one in sorted(bundles))
+    total = TokenAmount(1 if account(decisive) in bundles else 0)
+    return EpochResult(EPOCH, EpochGroup(EpochNumber(1), (), ()), (), total, books=books)
+
+
+@pytest.mark.parametrize(
+    ("decisive", "finding"), [(3, Finding.VOTES_LEFT_OUT), (4, Finding.SOUND), (2, Finding.SOUND)]
+)  # the bundle left out without a ground, that left out in order, one that was counted
+async def test_votes_left_out_in_order_are_held_against_no_result(
+    decisive: int, finding: Finding, autojump_clock: object
+) -> None:
+    accepted = paying({account(1): None, account(2): None}, decisive)
+    held = {account(number): SimpleNamespace() for number in WEIGHTS}
+    fetching: Any = SimpleNamespace(held=held, is_complete=True)
+    inputs: Any = SimpleNamespace(
+        committed=tuple(held),
+        judging=SimpleNamespace(weights={account(number): weight for number, weight in WEIGHTS.items()}),
+        form=lambda bundles: paying(bundles, decisive),
+    )
+    case = _Case(EPOCH, DIGEST, SUMMARY, Finding.SOUND)
+    spoken: Any = Spoken()
+    unused: Any = None
+    service = ObjectingService(unused, unused, unused, unused, unused, unused, unused, spoken, unused)
+    with trio.move_on_after(1):  # it looks on as long as votes that were left out may turn out to lack a ground
+        await service._look_for_votes_left_out(case, accepted, inputs, fetching)
+    assert case.finding is finding
+    assert [difference.path for difference in case.differences].count("reward_total") == (decisive == 3)

@@ -1,9 +1,13 @@
 """What the store keeps of epochs: what decides something stays, and what nobody asks for any more goes."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import trio
 
 from netsim.chain import SimulatedChain
+from netsim.disks import LARGE_BYTES_MIN, Disk, SimulatedBooks
 from netsim.ledger import Ledger
 from netsim.trace import Trace
 from node.protocol.chain_state import EPOCHS_KEPT
@@ -36,8 +40,26 @@ def test_only_a_name_that_tells_of_an_old_epoch_is_forgotten(key: str, goes: boo
     assert is_before(key, 5) is goes
 
 
-async def test_documents_of_old_epochs_go_and_all_others_stay(autojump_clock: object) -> None:
-    store = Books(Database(":memory:"), account(1))
+def real_books() -> Books:
+    return Books(Database(":memory:"), account(1))
+
+
+def simulated_books() -> Books:
+    """A simulated node's, which keeps large documents beside the database."""
+    unused: Any = None
+    return SimulatedBooks(Disk(unused, unused, Database(":memory:")), account(1))
+
+
+BOOKS = pytest.mark.parametrize("books", [real_books, simulated_books])
+SIZES = pytest.mark.parametrize("size", [1, LARGE_BYTES_MIN])
+
+
+@BOOKS
+@SIZES
+async def test_documents_of_old_epochs_go_and_all_others_stay(
+    books: Callable[[], Books], size: int, autojump_clock: object
+) -> None:
+    store = books()
     ledger = Ledger(PARAMETERS, 1.0, 1, Trace(), GROUP)
     now = EPOCHS_KEPT + 3
     while ledger.height < now * PARAMETERS.epoch_blocks:
@@ -48,7 +70,7 @@ async def test_documents_of_old_epochs_go_and_all_others_stay(autojump_clock: ob
         ledger._seal_block([EpochResultPosted(summary, account(1))])
     kept = {f"votes/{now}", f"result/{now - 1}/{SOME_CID}", "formed/3", "objected/3/00", "deposits", "prompts/0"}
     for key in (*kept, f"result/0/{SOME_CID}", "votes/2", "audits/1", "formed/2", f"formed/2/{SOME_CID}"):
-        store.put_document(key, b"x")
+        store.put_document(key, b"x" * size)
     chain = SimulatedChain(ledger, key_of(1), confirmations=1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ledger.produce_blocks)
@@ -59,12 +81,16 @@ async def test_documents_of_old_epochs_go_and_all_others_stay(autojump_clock: ob
         nursery.cancel_scope.cancel()
 
 
-def test_keys_are_found_by_how_they_begin() -> None:
-    store = Books(Database(":memory:"), account(1))
+@BOOKS
+@SIZES
+def test_keys_are_found_by_how_they_begin(books: Callable[[], Books], size: int) -> None:
+    store = books()
+    document = b"x" * size
     for key in ("result/1", "result/2/a", "results", "resul", "formed/1", "result/%"):
-        store.put_document(key, b"x")
+        store.put_document(key, b"older")
+        store.put_document(key, document)
     assert store.document_keys("result/") == ("result/%", "result/1", "result/2/a")
     store.forget_document("result/%")
     store.forget_document("absent")
     assert store.get_document("result/%") is None
-    assert store.get_document("result/1") == b"x"
+    assert store.get_document("result/1") == document
