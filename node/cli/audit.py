@@ -32,6 +32,7 @@ REASONS = {
     "outside-rule": "penalties, biases or a format: there is no rule for them",
     "private": "a private request",
     "embedding": "vectors, which are not drawn",
+    "drawn-again": "drawn more than once, and judged under another number",
     "no-model": "this node does not serve the model",
     "no-time": "this node has not got to it",
     "engine-failed": "this node's engine failed",

@@ -8,8 +8,10 @@ it.
 
 Detail: of the votes on a draw, those on the receipt that most of the weight names count; of these, the vote in the
 middle by weight, so that no single auditor moves a figure beyond what others found. Its figures go into the node's
-evidence, which is kept from epoch to epoch (audits.py). An answer that most of those who could judge never got counts
-as withheld: it proves nothing, and is never forgotten either, for the score has it.
+evidence, which is kept from epoch to epoch (audits.py). Where there is nothing to judge, by the book or by the receipt,
+honest auditors say so: else the first who judges there, or finds something missing, would be the only one. An answer
+that most of those who could judge never got counts as withheld: it proves nothing, and is never forgotten either, for
+the score has it.
 """
 
 import hashlib
@@ -51,7 +53,11 @@ ABLE_PARTS = 3
 handful that is awake at night must not convict."""
 WITHHELD = "withheld"
 """The executor handed over nothing, or not what it had committed to."""
-EXCUSED = frozenset({"no-model", "no-time", PRIVATE, EMBEDDING, "outside-rule", "engine-failed"})
+DRAWN_AGAIN = "drawn-again"
+"""A draw that falls on an answer which a lower number has, too: it is judged there."""
+NOTHING_TO_JUDGE = frozenset({PRIVATE, EMBEDDING, "outside-rule", DRAWN_AGAIN})
+"""Reasons of abstentions that everybody sees in the receipt or in the book: votes against any judgement."""
+EXCUSED = frozenset({"no-model", "no-time", "engine-failed"}) | NOTHING_TO_JUDGE
 """Reasons of abstentions that say nothing of the executor."""
 OMITTED = "omitted-receipt"
 """A payer proved that it left a receipt out of its books; counted as withheld."""
@@ -207,15 +213,21 @@ def _take_draw(
 
 
 def _heaviest_digest(votes: Mapping[Address, AuditVote], weights: Mapping[Address, int]) -> Hash32 | None:
-    """Return the receipt that most of the judging weight names, unless most of those who looked never got one."""
+    """Return the receipt that most of the judging weight names.
+
+    None if most of those who looked never got one, or if no fewer say that there is nothing to judge.
+    """
     by_digest: dict[Hash32, int] = {}
-    missing = 0
+    missing = nothing_to_judge = 0
     for voter, vote in votes.items():
         if _judged(vote):
             by_digest[vote.receipt_digest] = by_digest.get(vote.receipt_digest, 0) + weights.get(voter, 0)
+        elif vote.reason in NOTHING_TO_JUDGE:
+            nothing_to_judge += weights.get(voter, 0)
         elif vote.reason not in EXCUSED:
             missing += weights.get(voter, 0)
-    if not by_digest or missing > sum(by_digest.values()):
+    judging = sum(by_digest.values())
+    if not by_digest or missing > judging or nothing_to_judge >= judging:
         return None
     return min(by_digest, key=lambda digest: (-by_digest[digest], digest))
 

@@ -9,9 +9,10 @@ from enum import Enum
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.verdicts import Offence, Verdict
 
-AUDIT_TOKENS_MAX = 1 << 22
-"""In one answer; far above any model's context."""
-AUDIT_SUM_MICRO_MAX = 1 << 48
+AUDIT_TOKENS_MAX = 1 << 17
+"""Judged of one answer, as many as a prompt may have; of longer ones the first. More in a vote would only be a liar's,
+who could outweigh true figures so."""
+AUDIT_SUM_MICRO_MAX = 1 << 43
 """What so many tokens can add up to, at 60 each: above any figure, and far below 64 bits."""
 AUDIT_ANSWERS_SUMMED_MAX = 64
 """Of one node in one epoch, as many as are drawn or judged again: their figures add up to so much more, and no vote

@@ -37,12 +37,12 @@ from node.protocol.audit_evidence import (
     what_is_wrong,
     without_surplus,
 )
-from node.protocol.audit_outcomes import WITHHELD, BandOf
+from node.protocol.audit_outcomes import DRAWN_AGAIN, WITHHELD, BandOf
 from node.protocol.audit_sampling import auditors_of, drawn_rows_in_slices, judges_of, own_draws_in_slices
 from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED
 from node.protocol.audits import NO_FIGURES, add_figures, answer_figures, judge_figures
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
-from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
+from node.protocol.findings import AUDIT_TOKENS_MAX, AuditFigures, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, PeerId
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, BookRows, read_book_in_slices, read_rows
@@ -309,7 +309,7 @@ class AuditingService:
             elif rows is None:
                 self._votes[_order(nameless)] = _abstain(nameless, "not-the-book")
             else:
-                self._votes.pop(_order(nameless), None)  # drawn twice, audited once
+                self._votes[_order(nameless)] = _abstain(nameless, DRAWN_AGAIN)  # audited once
         self._votes.write()
         await self._in_rounds(tasks, work)
 
@@ -420,9 +420,9 @@ def next_lot(count: int, seconds: float) -> int:
 
 
 async def read_figures(engine: CheckingEngine, kept: KeptAnswer) -> AuditFigures | None:
-    """Return the figures of an answer; None if the engine fails."""
+    """Return the figures of an answer, of a very long one those of its beginning; None if the engine fails."""
     answer = kept.answer
-    first, tokens = len(answer.prompt_ids), answer.output_ids
+    first, tokens = len(answer.prompt_ids), answer.output_ids[:AUDIT_TOKENS_MAX]
     for _ in range(ENGINE_TRIES):
         try:
             prefills = await engine.prefill(

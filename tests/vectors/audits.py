@@ -1,8 +1,9 @@
 """Vectors of what audits are drawn by; part of rules.json."""
 
 import hashlib
+from dataclasses import replace
 
-from node.protocol.audit_outcomes import audit_outcomes
+from node.protocol.audit_outcomes import NOTHING_TO_JUDGE, WITHHELD, audit_outcomes
 from node.protocol.audit_sampling import (
     AuditSeeds,
     auditors_of,
@@ -13,8 +14,10 @@ from node.protocol.audit_sampling import (
     payer_weights,
     token_draws_of,
 )
+from node.protocol.audit_votes import NO_DIGEST
+from node.protocol.audits import NO_FIGURES
 from node.protocol.calibration import HonestBand
-from node.protocol.findings import CommittedBook
+from node.protocol.findings import AUDIT_SUM_MICRO_MAX, AUDIT_TOKENS_MAX, AuditFigures, AuditVote, CommittedBook
 from node.protocol.identifiers import EpochNumber, Hash32, RequestId, TokenAmount
 from node.protocol.pricing import receipt_digest, tokens_commitment
 from node.protocol.receipt_books import NOBODY, BookRow, booked_tokens, make_book, order_rows, payer_bytes
@@ -30,6 +33,7 @@ from node.protocol.records import (
 )
 from node.protocol.sampling import SamplingParameters
 from node.protocol.signatures import sign
+from node.protocol.verdicts import Verdict
 from tests.builders import NODE, SOME_CID, TINY, account, key_of, model, peer
 
 DRAW = Hash32(hashlib.sha256(b"draw").digest())
@@ -75,6 +79,35 @@ def compute_audits() -> dict[str, object]:
             for verifiable in ((False, True) if within else (False,))
         ],
         "challenges": _challenges(),
+        "voteTokensMax": AUDIT_TOKENS_MAX,
+        "voteSumMicroMax": AUDIT_SUM_MICRO_MAX,
+        "judgedDraws": [
+            _draw_of_one(judging, reason)
+            for judging in (1, 2, 3)
+            for reason in sorted({*NOTHING_TO_JUDGE, "no-model", WITHHELD})
+        ],
+    }
+
+
+def _draw_of_one(judging: int, reason: str) -> dict[str, object]:
+    """What comes of four votes of equal weight of which the first `judging` judge and the others give a reason."""
+    book = make_book((_row(1),), SOME_CID)
+    figures = AuditFigures(4, 0, 0, 0, 0, 0, 0)
+    bundles, weights = {}, {}
+    for place, auditor in enumerate(auditors_of(DRAW, account(EXECUTOR), 0, _group())[:4]):
+        audit = AuditVote(account(EXECUTOR), 0, NODE, TINY, NO_DIGEST, Verdict.ABSTAIN, NO_FIGURES, reason)
+        if place < judging:
+            audit = replace(audit, receipt_digest=_row(1).digest, verdict=Verdict.VALID, figures=figures, reason="")
+        bundles[auditor] = VoteBundle(EpochNumber(4), auditor, (), (audit,))
+        weights[auditor] = 10
+    known = EpochResult(EpochNumber(3), _group(), (), TokenAmount(0), books=(CommittedBook(account(EXECUTOR), book),))
+    found = audit_outcomes(known, AuditSeeds(DRAW, LOT), bundles, weights, lambda *_node: BAND)
+    return {
+        "judging": judging,
+        "saying": 4 - judging,
+        "reason": reason,
+        "answers": sum(outcome.answers for outcome in found),
+        "withheld": sum(outcome.withheld for outcome in found),
     }
 
 

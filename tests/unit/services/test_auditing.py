@@ -10,11 +10,12 @@ import pytest
 import trio
 
 from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
-from node.protocol.audit_sampling import drawn_rows
+from node.protocol.audit_outcomes import DRAWN_AGAIN
+from node.protocol.audit_sampling import drawn_rows, draws_of
 from node.protocol.audit_votes import CHALLENGES_MAX, check_audits
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
-from node.protocol.findings import AuditVote, CommittedBook
+from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
 from node.protocol.identifiers import EpochNumber, Hash32, NodeId, RequestId
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BookRow, book_bytes, make_book, order_rows
@@ -31,6 +32,7 @@ from node.services.auditing import (
     _Round,
     _Task,
     next_lot,
+    read_figures,
 )
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
@@ -129,6 +131,56 @@ async def test_an_audit_that_fails_blames_nobody_and_holds_up_no_other(auditor: 
     first, second = await auditor.votes_on(evidence_of(), evidence_of(unreadable))
     assert (first.verdict, first.reason) == (Verdict.ABSTAIN, "engine-failed")
     assert second.reason == "not-the-tokens"
+
+
+async def test_what_is_drawn_again_is_audited_once_and_every_other_draw_of_it_is_voted_on(
+    auditor: Auditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silence there would leave the draw to whoever says something."""
+    rows = order_rows([BookRow(Hash32(n.to_bytes(32)), 5) for n in range(1, 4)])
+    book = make_book(rows, SOME_CID)
+    asked: list[_Task] = []
+
+    async def read_bytes(*_where: object, **_limit: object) -> bytes:
+        return book_bytes(rows)
+
+    async def in_rounds(tasks: Collection[_Task], _work: _Round) -> None:
+        asked.extend(tasks)
+
+    service = auditor.service
+    service._content = cast(Any, SimpleNamespace(read_bytes=read_bytes))
+    service._presence = cast(Any, SimpleNamespace(providers=lambda _executor: ()))
+    monkeypatch.setattr(service, "_in_rounds", in_rounds)
+    draws, drawn = range(draws_of(book)), drawn_rows(SEED, EXECUTOR, book, rows, auditor.round.previous.group)
+    assert len(drawn) < len(draws)
+    service._expect(auditor.round, {EXECUTOR: draws}, {})
+    await service._audit_book(CommittedBook(EXECUTOR, book), draws, auditor.round)
+    assert {task.draw: task.digest for task in asked} == {draw: row.digest for draw, row in drawn.items()}
+    bundle = await service.complete(VoteBundle(service._votes.epoch, account(3), ()))
+    check_audits(bundle)
+    assert [vote.draw for vote in bundle.audits] == list(draws)
+    assert {vote.draw for vote in bundle.audits if vote.reason == DRAWN_AGAIN} == set(draws) - drawn.keys()
+
+
+async def test_of_a_very_long_answer_the_beginning_is_judged_so_that_its_vote_voids_no_bundle(
+    auditor: Auditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditing, "AUDIT_TOKENS_MAX", 2)
+
+    async def prefill(token_ids: tuple[int, ...], *_places: object, **_options: object) -> tuple[None, ...]:
+        auditor.engine.asked.append(token_ids)
+        return (None,) * len(token_ids)
+
+    def figures_of(_first: int, tokens: tuple[int, ...], *_others: object) -> AuditFigures:
+        return AuditFigures(len(tokens), 0, 0, 0, 0, 0, 0)
+
+    auditor.engine.prefill = prefill  # type: ignore[method-assign]
+    monkeypatch.setattr(auditing, "answer_figures", figures_of)
+    kept = evidence_of(replace(ANSWER, output_ids=(4, 5, 6, 7))).kept
+    assert kept is not None
+    figures = await read_figures(cast(Any, auditor.engine), kept)
+    assert figures == AuditFigures(2, 0, 0, 0, 0, 0, 0)
+    assert auditor.engine.asked == [(*ANSWER.prompt_ids, 4, 5)]
 
 
 async def test_stored_evidence_that_cannot_be_read_is_fetched_anew(auditor: Auditor) -> None:
