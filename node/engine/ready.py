@@ -5,9 +5,8 @@ several times what it takes to read them, and what leaves in many small turns ca
 
 *Detail.* There is no task of its own. Of the tasks that wait for their sockets one *leads*: it waits for all of them
 and hands out what has come, in its own turn, by plain calls. When it has what it waited for, or is cancelled, another
-one leads. After each turn the leader rests for a moment, so that more can come together, as long as the streams' own
-pace makes it (node/engine/pace.py); what comes after a silence is taken at once. First tokens do not wait for a turn
-(node/engine/plain_http.py).
+one leads. After each turn the leader rests for a moment, so that more can come together; what comes after a silence is
+taken at once.
 """
 
 import contextlib
@@ -17,10 +16,13 @@ from collections.abc import Callable
 
 import trio
 
-from node.engine.pace import Pace
-
 RECEIVE_BYTES = 32 * 1024
 """Taken from a socket in one turn. More is taken in the next one, so that no socket keeps the others waiting."""
+TURN_SECONDS = 0.012
+"""From the beginning of one turn to that of the next. Nobody who reads an answer sees twelve milliseconds. A turn costs
+a wake-up and a write here and a reading at the other end, and each finds the processor's caches cold: the first token
+of a turn takes ten times as long as the others. First tokens do not wait for a turn (node/engine/plain_http.py).
+"""
 REST_SECONDS_MIN = 0.006
 """Between turns where they take long: a machine that is busy is not to have more of them."""
 CAN_POLL = hasattr(select, "epoll")
@@ -54,7 +56,6 @@ class ReadySockets:
         self._poll: select.epoll | None = None
         self._leader: _Source | None = None
         self._leading = trio.CancelScope()
-        self._pace = Pace()
 
     async def read(self, descriptor: int, take: Take, *, silence_seconds: float) -> None:
         """Hand what comes at a non-blocking socket to `take` until it wants no more.
@@ -111,7 +112,7 @@ class ReadySockets:
             for descriptor, _ in ready:
                 self._read_one(descriptor)
             if not source.is_done:
-                await trio.sleep_until(max(began + self._pace.turn_seconds, trio.current_time() + REST_SECONDS_MIN))
+                await trio.sleep_until(max(began + TURN_SECONDS, trio.current_time() + REST_SECONDS_MIN))
 
     def _read_one(self, descriptor: int) -> None:
         source = self._sources.get(descriptor)
@@ -119,9 +120,7 @@ class ReadySockets:
             return  # what came before it in this turn has ended it
         try:
             data = os.read(descriptor, RECEIVE_BYTES)
-            now = trio.current_time()
-            self._pace.note(now - source.heard_at)
-            source.heard_at = now
+            source.heard_at = trio.current_time()
             goes_on = source.take(data) and bool(data)
         except BlockingIOError:
             return

@@ -9,8 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from node.engine.pace import TURN_SECONDS_MIN
-from node.engine.ready import CAN_POLL, REST_SECONDS_MIN, ReadySockets
+from node.engine.ready import CAN_POLL, REST_SECONDS_MIN, TURN_SECONDS, ReadySockets
 
 pytestmark = pytest.mark.skipif(not CAN_POLL, reason="there is no epoll here")
 
@@ -68,7 +67,7 @@ async def test_each_gets_its_own_and_one_task_reads_for_all() -> None:
             for turn in range(10):
                 for number, (_, far) in enumerate(made):
                     far.send(b"%d,%d;" % (number, turn))
-                await trio.sleep(TURN_SECONDS_MIN)
+                await trio.sleep(TURN_SECONDS)
             assert {name for reader in readers for name in reader.tasks} == {"reader 0"}
             for _, far in made:
                 far.send(b".")
