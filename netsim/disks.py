@@ -5,6 +5,7 @@ hundred copies of each result, for every epoch: here large documents are kept be
 that are in the content store as well.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from netsim.chain import SimulatedChain
@@ -42,6 +43,11 @@ class SimulatedBooks(Books):
         else:
             self._large.pop(key, None)
             super().put_document(key, data)
+
+    def put_documents(self, documents: Mapping[str, bytes]) -> None:
+        """Keep documents by their keys; nothing can come between."""
+        for key, data in documents.items():
+            self.put_document(key, data)
 
     def get_document(self, key: str) -> bytes | None:
         """Return a document or None."""

@@ -3,7 +3,7 @@
 Nothing here is libp2p, vLLM, EVM or SQLite; everything is in the records of `node.protocol`.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -527,6 +527,10 @@ class Store(Protocol):
 
     def put_document(self, key: str, data: bytes) -> None:
         """Keep a small document under a key (e.g. the last EpochResult); replaces."""
+
+    def put_documents(self, documents: Mapping[str, bytes]) -> None:
+        """Keep documents by their keys, all or none, without waiting for the disk: the loss of power undoes what was
+        put since `durable`, or since anything was put by `put_document`."""
 
     def get_document(self, key: str) -> bytes | None:
         """Return a document or None."""

@@ -82,7 +82,8 @@ FORGETTING_SECONDS = 0.005
 """What a lot of them may take, while nobody else has a turn: a disk that is busy, or reads what it has not at hand, is
 given smaller lots."""
 EPOCHS_KEPT = 3
-"""Evidence of others is kept so long: an accusation may be open for some epochs."""
+"""Evidence of others is kept so long: an accusation may be open for some epochs. Counted from the newest result, as
+long as there is none after it: its books are drawn from in every epoch until then."""
 FETCHED_BYTES_MAX = 1 << 27
 """Of evidence of others that is kept in one epoch: what is kept of this node's own answers shares the room, and must
 not be driven out. What is beyond is fetched anew if it is needed again."""
@@ -145,6 +146,9 @@ class AuditingService:
         """Of the present epoch."""
         self._unnamed: tuple[SignedReceipt, ...] = ()
         """Of the answers that executors booked as if this payer had not signed, some: they are challenged."""
+        self._still_asked: frozenset[EpochNumber] = frozenset()
+        """Old epochs whose evidence is kept since no newer result has come. At most EPOCHS_KEPT; after a restart they
+        are not known, and what is kept of them only goes when there is no room."""
         self._fetched_bytes = 0
         """Of evidence of others that was kept in this epoch."""
         self._slicer = Slicer()
@@ -166,7 +170,7 @@ class AuditingService:
 
     async def complete(self, bundle: VoteBundle) -> VoteBundle:
         """Return the bundle with this node's audits and its receipt book."""
-        receipts = await self._keeper.book(bundle.epoch)
+        receipts = await self._keeper.book(bundle.epoch, max(self._chain.state.results, default=None))
         kept = KeptAudits(self._store, bundle.epoch)
         taken = () if self.challenges is None else self.challenges.take()
         able = [signed for signed in (*taken, *self._unnamed) if are_names_short(signed.receipt)][:CHALLENGES_MAX]
@@ -185,6 +189,7 @@ class AuditingService:
         return any(participants[account].peer_id == peer for account in allowed if account in participants)
 
     async def _audit(self, epoch: EpochNumber) -> None:
+        self._unnamed = ()
         begin = first_block_of(epoch, Stage.SERVE, self._chain.schedule)
         state = await self._chain.state_at(begin)
         previous = await self._epochs.result_before(epoch, state)
@@ -195,14 +200,14 @@ class AuditingService:
         own = await self._own_drawn(work)
         self._allowed = {**own, **_accused(previous)}
         await self._forget_all_but(own, previous.epoch)
-        await self._forget_old(epoch)
+        await self._forget_old(epoch, previous.epoch)
         self._fetched_bytes = 0
         if all(member.participant != self._chain.account for member in previous.group.members):
             return
         self._votes = KeptAudits(self._store, epoch)
         draws = await self._slicer.run(own_draws_in_slices(previous, seed, self._chain.account))
         again = self._judged_again(previous)
-        self._expect(work, draws, again)
+        await self._expect(draws, again)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_omissions, work)
             for committed in previous.books:
@@ -229,9 +234,7 @@ class AuditingService:
         self._keeper.given.keep(receipt_digest(signed.receipt), to_bytes(evidence))
         return True
 
-    def _expect(
-        self, work: _Round, draws: Mapping[Address, Sequence[int]], again: Mapping[Address, Sequence[_Task]]
-    ) -> None:
+    async def _expect(self, draws: Mapping[Address, Sequence[int]], again: Mapping[Address, Sequence[_Task]]) -> None:
         """Write down what stays if time runs out: a book that does not come leaves all its draws withheld."""
         for executor, numbers in draws.items():
             for draw in numbers:
@@ -240,18 +243,27 @@ class AuditingService:
         for tasks in again.values():
             for task in tasks:
                 self._votes.setdefault(_order(task), _abstain(task, "no-time"))
-        self._votes.write()
+        await self._slicer.run(self._votes.write_in_slices())
 
     async def _own_drawn(self, work: _Round) -> dict[Hash32, frozenset[Address]]:
-        """Return who audits which of this node's own answers."""
+        """Return who audits which of this node's own answers; nothing if its book here is not the committed one."""
         account = self._chain.account
         own = next((committed for committed in work.previous.books if committed.executor == account), None)
         data = self._keeper.given.book(work.previous.epoch)
         if own is None or not data:
             return {}
-        drawn = await self._slicer.run(
-            drawn_rows_in_slices(work.seed, account, own.book, read_rows(data), work.previous.group)
-        )
+        try:
+            rows = await self._slicer.run(read_book_in_slices(data, own.book))
+        except BookError as error:
+            log.error(
+                "this node's book of receipts is not the one that it committed to: its answers of that epoch cannot be "
+                "shown to auditors and count as withheld; this happens when a backup from before the commitment is "
+                "restored, and ends with the next epoch's book",
+                epoch=work.previous.epoch,
+                reason=str(error),
+            )
+            return {}
+        drawn = await self._slicer.run(drawn_rows_in_slices(work.seed, account, own.book, rows, work.previous.group))
         return {
             row.digest: frozenset(auditors_of(work.seed, account, draw, work.previous.group))
             for draw, row in drawn.items()
@@ -264,15 +276,19 @@ class AuditingService:
             rows = read_rows(self._keeper.given.book(epoch) or b"")
             await self._forget(row.digest for row in rows if row.digest not in drawn)
 
-    async def _forget_old(self, epoch: EpochNumber) -> None:
+    async def _forget_old(self, epoch: EpochNumber, newest_result: EpochNumber) -> None:
         """Forget evidence that nobody asks for any more: this node's own and what it fetched."""
-        old = EpochNumber(epoch - EPOCHS_KEPT)
-        await self._forget(row.digest for row in read_rows(self._keeper.given.book(old) or b""))
-        await self._forget(vote.receipt_digest for vote in self.votes(old))
+        old = self._still_asked | {EpochNumber(epoch - EPOCHS_KEPT)}
+        last = min(epoch, newest_result + 1) - EPOCHS_KEPT
+        self._still_asked = frozenset(number for number in old if last < number <= newest_result)
+        for number in sorted(old - self._still_asked):
+            await self._forget(row.digest for row in read_rows(self._keeper.given.book(number) or b""))
+            if number <= newest_result:  # after it, each epoch's audits are of the same answers, this one's as well
+                await self._forget(vote.receipt_digest for vote in self.votes(number))
 
     async def _forget(self, digests: Iterable[Hash32]) -> None:
-        """Forget evidence in lots, between which others have their turn."""
-        left, count = iter(digests), FORGOTTEN_FIRST
+        """Forget evidence in lots, between which others have their turn; but nothing that may be asked for now."""
+        left, count = (digest for digest in digests if digest not in self._allowed), FORGOTTEN_FIRST
         while lot := list(islice(left, count)):
             began = trio.current_time()
             self._keeper.given.forget(lot)

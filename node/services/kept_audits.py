@@ -4,7 +4,7 @@ An epoch of a large network has a thousand votes, and each is written down up to
 document of all of them would be written as often: a gigabyte, and most of the time that an audit takes.
 """
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -15,11 +15,14 @@ from node.protocol.codec import Record, SchemaError, from_bytes, to_bytes
 from node.protocol.findings import AuditVote
 from node.protocol.identifiers import EpochNumber
 from node.protocol.records import Omission
+from node.protocol.slices import Slices
 
 log = structlog.get_logger(__name__)
 
 VOTES_PER_PAGE = 16
 """Some 4 kB: as much as a disk writes at once anyway."""
+PAGES_PER_SLICE = 8
+"""Written before others get their turn, in one transaction: some milliseconds."""
 
 Place = tuple[str, int, bytes]
 """What a vote is about, as `audit_order` says it."""
@@ -101,10 +104,21 @@ class KeptAudits(MutableMapping[Place, AuditVote]):
         return len(self._page_of)
 
     def write(self) -> None:
-        """Have all that has changed on the disk."""
-        for number in sorted(self._changed):
-            self._store.put_document(self._document(number), to_bytes(_Page(tuple(self._pages[number].values()))))
-        self._changed.clear()
+        """Have all that has changed on the disk, all or nothing of it. Does not wait for the disk: votes have an effect
+        elsewhere only in a bundle, which is synced before, and what the loss of power takes is audited again."""
+        self._write(sorted(self._changed))
+
+    def write_in_slices(self) -> Slices[None]:
+        """Do the same in slices: hundreds of votes take tens of milliseconds. A slice is written or not."""
+        while self._changed:
+            self._write(sorted(self._changed)[:PAGES_PER_SLICE])
+            yield
+
+    def _write(self, numbers: Sequence[int]) -> None:
+        pages = {self._document(number): _Page(tuple(self._pages[number].values())) for number in numbers}
+        if pages:
+            self._store.put_documents({name: to_bytes(page) for name, page in pages.items()})
+            self._changed.difference_update(numbers)
 
     def write_omissions(self, found: tuple[Omission, ...]) -> None:
         """Keep what was found to be omitted."""

@@ -56,8 +56,8 @@ class GivenAnswers(Protocol):
         """Return the receipts signed since the last book, oldest first, and how far they reach; or those beyond
         `after`, how far an earlier page reached."""
 
-    def save_book(self, epoch: int, last_sequence: int, data: bytes) -> None:
-        """Write the rows of an epoch's book; the first one stays."""
+    def save_book(self, epoch: int, last_sequence: int, data: bytes, newest_result: int | None = None) -> None:
+        """Write the rows of an epoch's book; the first one stays, and so does that of the newest result's epoch."""
 
     def book(self, epoch: int) -> bytes | None:
         """Return the rows of an epoch's book, or None if there is none yet."""
@@ -86,16 +86,17 @@ class ReceiptBookKeeper:
             evidence = AuditEvidence(signed, kept_answer(answer, claimed))
             self.given.keep(receipt_digest(signed.receipt), to_bytes(evidence))
 
-    async def book(self, epoch: EpochNumber) -> ReceiptBook | None:
+    async def book(self, epoch: EpochNumber, newest_result: EpochNumber | None = None) -> ReceiptBook | None:
         """Return this node's book of `epoch`, made now if it is not yet; None if there is nothing to commit to.
 
-        The same after a crash: what was committed to once is what is audited.
+        The same after a crash: what was committed to once is what is audited. The book of `newest_result`, an epoch,
+        stays however old it is.
         """
         data = self.given.book(epoch)
         if data is None:
             rows, last = await self._new_rows()
             data = await self._slicer.run(book_bytes_in_slices(rows))
-            self.given.save_book(epoch, last, data)
+            self.given.save_book(epoch, last, data, newest_result)
             data = self.given.book(epoch)  # the first one stays, if it was asked for twice at once
         if not data:
             return None

@@ -1,6 +1,7 @@
 """The daemon's books: duties signed, vouchers issued and received, receipts, documents. Implements the Store port."""
 
 import sqlite3
+from collections.abc import Mapping
 
 from node.ports import EquivocationError, SignedVoucher
 from node.protocol.codec import from_bytes, to_bytes
@@ -199,6 +200,11 @@ class Books:
         """Keep a document, replacing one of the same key."""
         with self.database.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (key, data))
+
+    def put_documents(self, documents: Mapping[str, bytes]) -> None:
+        """Keep documents by their keys, all or none; after `durable` the loss of power leaves them."""
+        with self.database.quick_transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?)", documents.items())
 
     def get_document(self, key: str) -> bytes | None:
         """Return a document or None."""

@@ -15,7 +15,8 @@ from node.store.database import Database
 KEPT_BYTES_MAX = 1 << 30
 """Some 250,000 answers of 500 tokens with their prompts."""
 BOOKS_KEPT = 4
-"""Of the newest epochs: nobody asks for older ones."""
+"""Of the newest epochs, and as many up to the newest result, whose book is drawn from until there is a newer one:
+nobody asks for others."""
 
 
 class GivenAnswerTables:
@@ -78,12 +79,15 @@ class GivenAnswerTables:
         ).fetchall()
         return tuple(from_bytes(SignedReceipt, record) for _, record in rows), int(rows[-1][0] if rows else after)
 
-    def save_book(self, epoch: int, last_sequence: int, data: bytes) -> None:
+    def save_book(self, epoch: int, last_sequence: int, data: bytes, newest_result: int | None = None) -> None:
         """Write the book of an epoch: its rows, empty if there are none. The first one stays."""
+        drawn_from = epoch if newest_result is None else newest_result
         with self._database.transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO receipt_books VALUES (?, ?, ?)", (epoch, last_sequence, data))
             connection.execute(
-                "DELETE FROM receipt_books WHERE epoch <= (SELECT MAX(epoch) FROM receipt_books) - ?", (BOOKS_KEPT,)
+                "DELETE FROM receipt_books WHERE epoch <= (SELECT MAX(epoch) FROM receipt_books) - ?1 "
+                "AND NOT (?2 - ?1 < epoch AND epoch <= ?2)",
+                (BOOKS_KEPT, drawn_from),
             )
 
     def book(self, epoch: int) -> bytes | None:

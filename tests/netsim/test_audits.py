@@ -100,8 +100,10 @@ def _hinder(patch: pytest.MonkeyPatch) -> None:
             case _:
                 await serve(keeper, call)
 
-    async def hostile_book(keeper: ReceiptBookKeeper, epoch: EpochNumber) -> ReceiptBook | None:
-        made = await book(keeper, epoch)
+    async def hostile_book(
+        keeper: ReceiptBookKeeper, epoch: EpochNumber, newest_result: EpochNumber | None
+    ) -> ReceiptBook | None:
+        made = await book(keeper, epoch, newest_result)
         if made is not None and number_of(keeper) == MISCOUNTING:
             return replace(made, count=made.count + 1)
         if made is not None and number_of(keeper) == BOOKLESS:

@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
 from node.protocol.audit_outcomes import DRAWN_AGAIN
 from node.protocol.audit_sampling import drawn_rows, draws_of
-from node.protocol.audit_votes import CHALLENGES_MAX, check_audits
+from node.protocol.audit_votes import CHALLENGES_MAX, audit_order, check_audits
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
@@ -34,11 +35,13 @@ from node.services.auditing import (
     next_lot,
     read_figures,
 )
+from node.services.kept_audits import KeptAudits
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
 from tests.builders import SOME_CID, TINY, account, key_of
 from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, evidence_of, receipt_for
-from tests.unit.protocol.test_audit_outcomes import SEED, band_of, previous
+from tests.unit.protocol.test_audit_outcomes import SEED, band_of, missing, previous
+from tests.unit.protocol.test_duties import SCHEDULE
 from tests.unit.protocol.test_receipt_books import group_of
 from tests.unit.services.test_slicing import Clock
 
@@ -65,6 +68,8 @@ class Documents(dict[str, bytes]):
     def put_document(self, name: str, data: bytes) -> None:
         self[name] = data
 
+    put_documents = dict.update
+
     def get_document(self, name: str) -> bytes | None:
         return self.get(name)
 
@@ -76,9 +81,9 @@ class Auditor:
         self.engine = Engine()
         self.given = GivenAnswerTables(Database(":memory:"), account(3))
         self.holders: dict[Hash32, AuditEvidence] = {}
-        chain = SimpleNamespace(account=account(3), state=SimpleNamespace(participants={}))
+        chain = SimpleNamespace(account=account(3), state=SimpleNamespace(participants={}, results={}))
 
-        async def book(_epoch: EpochNumber) -> None:
+        async def book(_epoch: EpochNumber, _newest_result: EpochNumber | None) -> None:
             return None
 
         keeper = SimpleNamespace(given=self.given, serve=lambda _network, _admission: None, book=book)
@@ -236,6 +241,7 @@ async def test_what_is_booked_as_if_its_payer_had_not_signed_is_challenged_as_fa
     asked = SimpleNamespace(answer_of=lambda request_id, _executor: None if request_id == lost else SEEDED)
     documents = auditor.service._store
     asked.put_document, asked.get_document = documents.put_document, documents.get_document
+    asked.put_documents = documents.put_documents
     auditor.service._store = cast(Any, asked)
 
     async def find(_result: object) -> tuple[Omission, ...]:
@@ -309,6 +315,80 @@ def test_a_lot_is_never_empty_and_never_larger_than_all_that_is_forgotten_at_onc
     assert next_lot(1, 60.0) == 1
     assert next_lot(1, 0.0) == 2
     assert next_lot(FORGOTTEN_AT_ONCE, 0.0) == FORGOTTEN_AT_ONCE
+
+
+async def test_a_book_of_its_own_that_is_not_the_committed_one_ends_no_audit_and_is_not_forgotten(
+    auditor: Auditor,
+) -> None:
+    """A backup from before the commitment was restored: another book was made, and the old one stands on chain."""
+    committed = order_rows([BookRow(Hash32(n.to_bytes(32)), 5) for n in range(1, 3000)])
+    rows = order_rows([BookRow(Hash32(n.to_bytes(32)), 5) for n in range(1, 6)])
+    auditor.given.save_book(0, 1, book_bytes(rows))
+    auditor.given.keep(rows[0].digest, b"evidence")
+    own_book = CommittedBook(account(3), make_book(committed, SOME_CID))
+    known = replace(previous(books=(own_book,)), group=group_of((3, 10, (TINY,)), (4, 10, (TINY,))))
+    with capture_logs() as logs:
+        own = await auditor.service._own_drawn(replace(auditor.round, previous=known))
+    assert own == {}
+    assert [(entry["log_level"], entry["epoch"]) for entry in logs] == [("error", 0)]
+    await auditor.service._forget_all_but(own, known.epoch)
+    assert auditor.given.kept(rows[0].digest) == b"evidence"
+
+
+NEWEST = EpochNumber(9)
+"""After this epoch no result came for long."""
+
+
+def evidence_number(number: int) -> Hash32:
+    return Hash32((1 << 32 | number).to_bytes(32))
+
+
+async def test_while_no_newer_result_comes_what_the_newest_one_draws_is_kept_and_then_forgotten(
+    auditor: Auditor,
+) -> None:
+    service, given, ended, fetched = auditor.service, auditor.given, NEWEST + 8, set[Hash32]()
+    for epoch in range(NEWEST - 3, ended + 5):  # one answer of its own and one that it audited, in each epoch
+        newest = EpochNumber(min(epoch - 1, NEWEST) if epoch <= ended else epoch - 1)
+        await service._forget_old(EpochNumber(epoch), newest)
+        if epoch > NEWEST + 1:
+            for digest in (evidence_number(NEWEST), evidence_number(1000 + NEWEST)):
+                assert (given.kept(digest) is not None) is (epoch <= ended)
+        row = BookRow(evidence_number(epoch), 5)
+        given.save_book(epoch, epoch, book_bytes([row]), newest)
+        given.keep(row.digest, b"its own")
+        kept = KeptAudits(service._store, EpochNumber(epoch))
+        audited = evidence_number(1000 + newest)
+        vote = replace(missing(0), receipt_digest=audited)
+        if audited not in fetched:
+            given.keep(audited, b"of another")
+            fetched.add(audited)
+        kept[audit_order(vote)] = vote
+        kept.write()
+        uncounted = [number for number in range(NEWEST + 1, epoch - 3) if given.kept(evidence_number(number))]
+        assert uncounted == []  # no result has those books, so nobody asks
+
+
+async def test_what_may_be_asked_for_now_is_not_forgotten(auditor: Auditor) -> None:
+    asked, other = evidence_number(1), evidence_number(2)
+    auditor.given.keep(asked, b"evidence")
+    auditor.given.keep(other, b"evidence")
+    auditor.service._allowed = {asked: frozenset({account(4)})}
+    await auditor.service._forget([asked, other])
+    assert auditor.given.kept(asked) == b"evidence"
+    assert auditor.given.kept(other) is None
+
+
+async def test_an_epoch_does_not_challenge_what_the_last_one_found(auditor: Auditor) -> None:
+    service = auditor.service
+    service._unnamed = (signed_for(1),)
+    service._chain = cast(Any, SimpleNamespace(schedule=SCHEDULE, state_at=_nothing))
+    service._epochs = cast(Any, SimpleNamespace(result_before=_nothing))
+    await service._audit(EpochNumber(6))
+    assert service._unnamed == ()
+
+
+async def _nothing(*_arguments: object) -> None:
+    return None
 
 
 async def test_where_no_book_of_its_own_was_counted_nothing_is_forgotten(auditor: Auditor) -> None:

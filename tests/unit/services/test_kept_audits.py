@@ -1,5 +1,6 @@
 """An epoch's audits on the disk: what was written is there after a restart, and a vote costs one page."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from node.protocol.codec import to_bytes
 from node.protocol.findings import AuditVote
 from node.protocol.identifiers import EpochNumber, Hash32, ModelId, NodeId
 from node.protocol.verdicts import Verdict
-from node.services.kept_audits import VOTES_PER_PAGE, KeptAudits
+from node.services.kept_audits import PAGES_PER_SLICE, VOTES_PER_PAGE, KeptAudits
 from node.store.books import Books
 from node.store.database import Database
 from tests.builders import account
@@ -32,9 +33,17 @@ class CountingBooks(Books):
 
     written_bytes = 0
 
+    transactions = 0
+
     def put_document(self, key: str, data: bytes) -> None:
+        self.transactions += 1
         self.written_bytes += len(data)
         super().put_document(key, data)
+
+    def put_documents(self, documents: Mapping[str, bytes]) -> None:
+        self.transactions += 1
+        self.written_bytes += sum(map(len, documents.values()))
+        super().put_documents(documents)
 
 
 @pytest.fixture
@@ -78,6 +87,33 @@ def test_a_vote_costs_a_page_however_many_there_are(books: CountingBooks) -> Non
     kept.write()
     assert 0 < books.written_bytes <= (VOTES_PER_PAGE + 1) * one
     assert KeptAudits(books, EPOCH)[audit_order(vote(700))].verdict is Verdict.INVALID
+
+
+def test_however_many_pages_have_changed_they_are_one_transaction_or_one_a_slice(books: CountingBooks) -> None:
+    """A transaction for each page waited for the disk twenty times, while nobody else had a turn."""
+    pages = 5 * PAGES_PER_SLICE
+    for slices in (0, 5):
+        kept = KeptAudits(books, EpochNumber(EPOCH + slices))
+        kept.update({audit_order(vote(number)): vote(number) for number in range(VOTES_PER_PAGE * pages)})
+        books.transactions = 0
+        if slices:
+            counts = [books.transactions for _ in kept.write_in_slices()]
+            assert counts == list(range(1, slices + 1))
+        else:
+            kept.write()
+            assert books.transactions == 1
+        assert KeptAudits(books, kept.epoch).votes == kept.votes
+
+
+def test_what_changes_between_two_slices_is_written_as_well(books: CountingBooks) -> None:
+    kept = KeptAudits(books, EPOCH)
+    kept.update({audit_order(vote(number)): vote(number) for number in range(VOTES_PER_PAGE * 2 * PAGES_PER_SLICE)})
+    slices = kept.write_in_slices()
+    next(slices)
+    kept[audit_order(vote(0))] = vote(0, "late")
+    for _ in slices:
+        pass
+    assert KeptAudits(books, EPOCH).votes == kept.votes
 
 
 def test_nothing_is_written_where_nothing_has_changed(books: CountingBooks) -> None:

@@ -85,3 +85,14 @@ def test_the_first_book_of_an_epoch_stays_and_old_ones_go() -> None:
         given.save_book(epoch, 10, b"")
     assert given.book(1) is None
     assert given.book(2 + BOOKS_KEPT - 1) == b""
+
+
+def test_the_book_of_the_newest_result_stays_until_there_is_a_newer_one_and_few_with_it() -> None:
+    """Its answers are drawn in every epoch until then."""
+    given, newest = tables(Database(":memory:")), 9
+    for epoch in range(50):
+        given.save_book(epoch, 10, b"%d" % epoch, min(epoch, newest))
+    kept = [epoch for epoch in range(50) if given.book(epoch) is not None]
+    assert kept == [*range(newest - BOOKS_KEPT + 1, newest + 1), *range(50 - BOOKS_KEPT, 50)]
+    given.save_book(50, 10, b"", 49)
+    assert given.book(newest) is None
