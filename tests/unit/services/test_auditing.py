@@ -158,7 +158,7 @@ async def test_what_is_drawn_again_is_audited_once_and_every_other_draw_of_it_is
     monkeypatch.setattr(service, "_in_rounds", in_rounds)
     draws, drawn = range(draws_of(book)), drawn_rows(SEED, EXECUTOR, book, rows, auditor.round.previous.group)
     assert len(drawn) < len(draws)
-    service._expect(auditor.round, {EXECUTOR: draws}, {})
+    await service._expect({EXECUTOR: draws}, {})
     await service._audit_book(CommittedBook(EXECUTOR, book), draws, auditor.round)
     assert {task.draw: task.digest for task in asked} == {draw: row.digest for draw, row in drawn.items()}
     bundle = await service.complete(VoteBundle(service._votes.epoch, account(3), ()))
