@@ -242,12 +242,12 @@ class Attackers:
                 try:
                     with trio.move_on_after(ATTACK_SECONDS if attack in KNOWN else STALL_SECONDS):
                         if attack in RAW:
-                            await self._raw(attack, source)  # type: ignore[arg-type]
+                            await self._raw(attack, source)
                         else:
                             async with self._entered(source, identity) as muxed:
                                 let_in = True
                                 say(identity.peer_id, attack.__name__)
-                                await attack(muxed)  # type: ignore[call-arg]
+                                await attack(muxed)
                 except Exception:  # cut off: what an attacker expects
                     await trio.lowlevel.checkpoint()
                 turned_away = 0 if let_in else turned_away + 1

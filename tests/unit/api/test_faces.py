@@ -1,6 +1,6 @@
 """The faces of a daemon as one application: short ways change nothing of what is answered."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import httpx
 import pytest
@@ -14,7 +14,7 @@ from node.api.faces import compose
 from node.api.server import bind_api, serve_api
 
 
-def says(text: str) -> object:
+def says(text: str) -> Callable[[Request], Awaitable[Response]]:
     async def answer(_request: Request) -> Response:
         return PlainTextResponse(text)
 
@@ -22,11 +22,11 @@ def says(text: str) -> object:
 
 
 def face(origins: Sequence[str] = ()) -> Starlette:
-    own = [Route("/health", says("own"), methods=["GET"]), Route("/both", says("own"), methods=["POST"])]  # type: ignore[arg-type]
+    own = [Route("/health", says("own"), methods=["GET"]), Route("/both", says("own"), methods=["POST"])]
     behind = [
-        Route("/v1/models", says("behind"), methods=["GET"]),  # type: ignore[arg-type]
-        Route("/v1/models/{name}", says("one"), methods=["GET"]),  # type: ignore[arg-type]
-        Route("/both", says("behind"), methods=["POST"]),  # type: ignore[arg-type]
+        Route("/v1/models", says("behind"), methods=["GET"]),
+        Route("/v1/models/{name}", says("one"), methods=["GET"]),
+        Route("/both", says("behind"), methods=["POST"]),
     ]
     return compose(own, Starlette(routes=behind), origins)
 

@@ -166,8 +166,8 @@ def test_a_row_may_name_only_the_payer_and_only_where_it_signed() -> None:
 
 def test_rows_name_who_signed_and_never_who_asked_in_private() -> None:
     assert booked_row(evidence_of().signed).payer == payer_bytes(PAYER)
-    for unnamed in ({"both": False}, {"is_private": True}, {"output_tokens": 0}):
-        assert booked_row(evidence_of(**unnamed).signed).payer == NOBODY  # type: ignore[arg-type]
+    for unsigned_or_hidden in (evidence_of(both=False), evidence_of(is_private=True), evidence_of(output_tokens=0)):
+        assert booked_row(unsigned_or_hidden.signed).payer == NOBODY
     for evidence in (evidence_of(), evidence_of(both=False)):
         digest = receipt_digest(evidence.signed.receipt)
         assert what_is_wrong(evidence, EXECUTOR, digest, booked_row(evidence.signed)) == ""

@@ -21,7 +21,7 @@ from node.protocol.audit_sampling import (
     own_draws_in_slices,
 )
 from node.protocol.findings import CommittedBook
-from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, RequestId
+from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, RequestId
 from node.protocol.lots import lot
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BookRow, booked_tokens, make_book, order_rows
@@ -122,7 +122,7 @@ def test_what_is_drawn_from_a_book_follows_from_the_seed_and_what_was_committed_
     group = group_of(*((number, number, (TINY,)) for number in range(1, members + 1)))
     known = replace(previous(books=(CommittedBook(EXECUTOR, book),)), group=group)
     drawn = drawn_rows(seed, EXECUTOR, book, rows, group)
-    assert drawn == drawn_rows(seed, EXECUTOR, replace(book, content_cid="elsewhere"), rows, group)  # type: ignore[arg-type]
+    assert drawn == drawn_rows(seed, EXECUTOR, replace(book, content_cid=Cid("elsewhere")), rows, group)
     assert (seed == other) == (drawn == drawn_rows(other, EXECUTOR, book, rows, group))
     by_member = {member.participant: own_draws(known, seed, member.participant) for member in group.members}
     for draw in range(draws_of(book)):

@@ -1,6 +1,7 @@
 """Gossip envelopes: only what an account signed for this network, on the right topic, comes through."""
 
 from dataclasses import replace
+from typing import Any
 
 import msgpack
 import pytest
@@ -100,7 +101,7 @@ bodies = st.one_of(
 )
 
 
-def envelope(body: MessageBody, at: int) -> dict[str, object]:
+def envelope(body: MessageBody, at: int) -> dict[str, Any]:
     """The envelope by the words of the protocol: canonical values, and nothing made ahead."""
     name, value = TYPE_NAMES[type(body)], to_value(body)
     digest = keccak(encode(["quern", "test", WIRE_VERSION, name, value, at]))
@@ -132,9 +133,9 @@ def test_messages_have_the_bytes_that_the_protocol_says_and_are_read_as_it_says(
 def test_what_is_unusual_is_told_in_the_same_words(body: MessageBody, data: st.DataObject) -> None:
     whole = envelope(body, 990)
     value = data.draw(st.sampled_from([None, True, 0, 2, -1, 2**63, "", "x", b"", [], {}, {"b": 1, "a": 2}]))
-    where = data.draw(st.sampled_from([*ENVELOPE_KEYS, "more", *(f"body/{key}" for key in (*whole["body"], "more"))]))  # type: ignore[misc]
+    where = data.draw(st.sampled_from([*ENVELOPE_KEYS, "more", *(f"body/{key}" for key in (*whole["body"], "more"))]))
     outer, _, inner = where.partition("/")
-    changed = {**whole, outer: {**whole["body"], inner: value} if inner else value}  # type: ignore[dict-item]
+    changed = {**whole, outer: {**whole["body"], inner: value} if inner else value}
     ordered = data.draw(st.booleans())
     packed = encode(changed) if ordered else msgpack.packb(changed, use_bin_type=True)
     for topic in (Topic.PRESENCE, Topic.VOTES):
