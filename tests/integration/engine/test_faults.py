@@ -20,6 +20,7 @@ import trio
 from node.engine.adapter import EngineEnvironment, EngineNode, NodeState
 from node.engine.endpoint import Endpoint, parse_endpoint
 from node.engine.leftovers import read_process
+from node.engine.plugin import DIRECTORY
 from node.engine.watchdog import Patience
 from node.ml_nodes import default_engine_python
 from node.ports import ChatMessage, EngineFailedError, GenerationRequest
@@ -120,6 +121,9 @@ async def server_elsewhere(port: int, log: Path) -> AsyncIterator[subprocess.Pop
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_API_KEY": "the-key",
+        "PYTHONPATH": str(
+            DIRECTORY
+        ),  # as docs/operators.md says: without it the core dies where there are tile registers
     }
     command = [
         str(default_engine_python()), "-m", "vllm.entrypoints.openai.api_server",
