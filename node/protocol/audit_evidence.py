@@ -7,19 +7,17 @@ does not fit counts as not handed over.
 from dataclasses import dataclass, replace
 
 from node.protocol.audits import ClaimedLogprobs
+from node.protocol.claims import ALTERNATIVES_KEPT, NOT_ASKED, claims_commitment
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.pricing import receipt_digest, tokens_commitment
 from node.protocol.receipt_books import NOBODY, BookRow, booked_tokens, is_payer_of
 from node.protocol.receipts import draw_commitment, is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import Receipt, SignedReceipt
-from node.protocol.sampling import TokenLogprobs
 from node.protocol.seeds import SeedShareError, check_share, drawn_seed
 
 EVIDENCE_BYTES_MAX = 8 * 1024 * 1024
 """A context of 128k tokens in canonical bytes, and log-probabilities of all of them."""
-ALTERNATIVES_KEPT = 5
-"""Of the log-probabilities that a user asked for: more are not looked at."""
 NODE_ID_LENGTH_MAX = 32
 MODEL_ID_LENGTH_MAX = 64
 """As the settings and the registry have it. A receipt's names go into votes and results, whose size is bounded."""
@@ -46,22 +44,9 @@ class AuditEvidence:
     """None where the answer was private or vectors, or the executor has lost it."""
 
 
-def claims_of(entries: tuple[TokenLogprobs, ...]) -> tuple[ClaimedLogprobs, ...]:
-    """Return log-probabilities as they are kept for audits."""
-    return tuple(
-        ClaimedLogprobs(
-            entry.chosen.token_id,
-            entry.chosen.logprob_micro,
-            tuple((other.token_id, other.logprob_micro) for other in entry.alternatives[:ALTERNATIVES_KEPT]),
-        )
-        for entry in entries
-    )
-
-
-def kept_answer(answer: AnswerEvidence, claimed: tuple[TokenLogprobs, ...]) -> KeptAnswer:
-    """Return what is to be kept of an answer; claims that are not about all of its tokens are left out."""
-    whole = claimed[: len(answer.output_ids)]
-    return KeptAnswer(replace(answer, text=""), claims_of(whole) if len(whole) == len(answer.output_ids) else ())
+def kept_answer(answer: AnswerEvidence, claimed: tuple[ClaimedLogprobs, ...] = ()) -> KeptAnswer:
+    """Return what is to be kept of an answer; whoever asked keeps no claims."""
+    return KeptAnswer(replace(answer, text=""), claimed)
 
 
 def are_names_short(receipt: Receipt) -> bool:
@@ -70,15 +55,10 @@ def are_names_short(receipt: Receipt) -> bool:
 
 
 def without_surplus(evidence: AuditEvidence) -> AuditEvidence:
-    """Return evidence without what no audit looks at, and nobody committed to: its size is the holder's choice."""
+    """Return evidence without the text, which no audit looks at and nobody committed to: its size is the holder's
+    choice."""
     kept = evidence.kept
-    if kept is None:
-        return evidence
-    claimed = tuple(
-        replace(entry, alternatives=entry.alternatives[:ALTERNATIVES_KEPT])
-        for entry in kept.claimed[: len(kept.answer.output_ids)]
-    )
-    return replace(evidence, kept=KeptAnswer(replace(kept.answer, text=""), claimed))
+    return evidence if kept is None else replace(evidence, kept=kept_answer(kept.answer, kept.claimed))
 
 
 def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, booked: BookRow | None) -> str:
@@ -113,7 +93,7 @@ def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, bo
         return "outside-rule"
     if not receipt.is_verifiable:
         return "not-by-rule"
-    if kept.claimed and [entry.token_id for entry in kept.claimed] != list(answer.output_ids):
+    if not _are_claims_committed_to(receipt, kept, must_be_shown=booked is not None):
         return "not-the-claims"
     return ""
 
@@ -132,6 +112,18 @@ def _is_draw_committed_to(receipt: Receipt, answer: AnswerEvidence) -> bool:
     is_within_rule = answer.sampling.is_verifiable and not answer.response_format
     derived = draw_commitment(answer.sampling, answer.seed, answer.stop, answer.response_format)
     return derived == receipt.draw_commitment and is_within_rule == receipt.is_within_rule
+
+
+def _are_claims_committed_to(receipt: Receipt, kept: KeptAnswer, *, must_be_shown: bool) -> bool:
+    """Whether claims are what the user was told. Who asked keeps none, so a challenged answer may come without."""
+    claimed = kept.claimed
+    if claimed and [entry.token_id for entry in claimed] != list(kept.answer.output_ids):
+        return False
+    if any(len(entry.alternatives) > ALTERNATIVES_KEPT for entry in claimed):
+        return False  # one that is both sides may commit to what it likes, and others keep it
+    if not claimed and (receipt.claims_commitment == NOT_ASKED or not must_be_shown):
+        return True
+    return claims_commitment(claimed) == receipt.claims_commitment
 
 
 def _is_seed_drawn(evidence: AuditEvidence, answer: AnswerEvidence) -> bool:

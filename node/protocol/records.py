@@ -26,6 +26,7 @@ from node.protocol.findings import (
     VoteCheck,
 )
 from node.protocol.identifiers import (
+    ZERO_HASH,
     Address,
     BlockNumber,
     Cid,
@@ -388,6 +389,8 @@ class Receipt:
     is_within_rule: bool = True
     """Whether the request, which the payer signed, asked for tokens by the rule: no penalties, biases or format. Where
     it did, and `is_verifiable` is false, that is by the executor's word alone."""
+    claims_commitment: Hash32 = ZERO_HASH
+    """Commitment to the log-probabilities that the user was told (claims.py); zeros where none were asked for."""
 
     def __post_init__(self) -> None:
         if min(self.prompt_tokens, self.output_tokens, self.at, self.epoch) < 0:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from node.protocol.claims import NOT_ASKED
 from node.protocol.dossiers import AnswerEvidence, Covering, Dossier
 from node.protocol.eip712 import channel_id, voucher_digest
 from node.protocol.pricing import tokens_commitment
@@ -54,6 +55,8 @@ def verify_offline(dossier: Dossier) -> tuple[Check, ...]:
         checks += [unchecked(what, lacking) for what in ("prompt", "output", "draw", "seed")]
     else:
         checks += [*_commitments(receipt, answer), _seed(receipt, answer)]
+    if receipt.claims_commitment != NOT_ASKED:
+        checks.append(unchecked("log-probabilities", "committed to; who asked keeps none of them"))
     return (*checks, _voucher(dossier, dossier.covering))
 
 

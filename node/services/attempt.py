@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from node.ports import Call, CallFailedError, Chain, Store
+from node.protocol.claims import NOT_ASKED, ClaimsHash, claims_of
 from node.protocol.codec import to_bytes
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import TokenAmount
@@ -101,6 +102,7 @@ class Attempt:
         self._by_rule = True
         self._seed: AnswerSeed | None = None
         self._checks: TokenChecks | None = None
+        self._claims = None if request.logprobs is None else ClaimsHash()
         self._unit_price = unit_price_of(desk.chain.parameters.unit_price, is_free=request.free)
         self._step_price = 0
         self._step_tokens = 0
@@ -314,6 +316,8 @@ class Attempt:
         """Book a piece; return what of it the user gets."""
         self.token_ids.extend(tokens.token_ids)
         self._texts.append(tokens.text)
+        if self._claims is not None:
+            self._claims.add(claims_of(tokens.logprobs))
         try:
             part = self._continuation.add(tokens)
         except DiffersError as error:
@@ -481,6 +485,7 @@ class Attempt:
             seed=self._seed.seed if self._seed is not None else 0,
             seeded_by_user=self._request.seed is not None,
             by_rule=self._by_rule,
+            claims_commitment=NOT_ASKED if self._claims is None else self._claims.commitment(),
         )
         if not is_signed_by_executor(signed):
             raise ExecutorFaultError(Fault.RECEIPT, "it did not sign its receipt", receipt=signed)

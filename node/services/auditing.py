@@ -230,7 +230,7 @@ class AuditingService:
         answer = self._store.answer_of(signed.receipt.request_id, signed.receipt.executor)
         if answer is None:
             return False
-        evidence = AuditEvidence(signed, kept_answer(answer, ()))
+        evidence = AuditEvidence(signed, kept_answer(answer))
         self._keeper.given.keep(receipt_digest(signed.receipt), to_bytes(evidence))
         return True
 

@@ -146,7 +146,7 @@ class DecoyService:
         is_ours = receipt.executor == self._chain.account
         if answer is None or is_ours or not receipt.is_verifiable or model is None or model.cid != receipt.model_cid:
             return
-        kept = kept_answer(answer, ())
+        kept = kept_answer(answer)
         figures = await read_figures(engine, kept)
         if figures is None:
             return

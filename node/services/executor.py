@@ -20,6 +20,7 @@ from node.ports import (
     Store,
     WallClock,
 )
+from node.protocol.claims import NOT_ASKED, claims_commitment, claims_of
 from node.protocol.codec import SchemaError
 from node.protocol.identifiers import Address, EpochNumber, TokenAmount
 from node.protocol.pricing import price, receipt_digest
@@ -296,6 +297,7 @@ class Executor:
         output: Sequence[int],
     ) -> None:
         """Sign the receipt, send it, wait for the voucher that pays it in full and for the payer's signature."""
+        claimed = claims_of(generation.logprobs[: len(output)])
         receipt = receipt_of(
             request,
             model,
@@ -308,11 +310,12 @@ class Executor:
             seed=drawn.seed,
             seeded_by_user=drawn.share is None,
             by_rule=generation.by_rule,
+            claims_commitment=NOT_ASKED if request.logprobs is None else claims_commitment(claimed),
         )
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
         if self._book is not None:  # before anybody has the receipt: whoever holds it may have the answer audited
             answer = answer_evidence(request, prompt_ids, output, drawn)
-            self._book.keep(signed, answer, tuple(generation.logprobs))
+            self._book.keep(signed, answer, claimed)
             await self._store.durable()  # also after the loss of power: what is drawn and not shown counts as withheld
         signed = await paid.settle(signed, closing_bytes(Closing(signed)))
         self._store.save_receipt(signed)

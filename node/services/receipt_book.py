@@ -15,6 +15,7 @@ import trio
 
 from node.ports import Call, CallFailedError, Content, Network, Store
 from node.protocol.audit_evidence import AuditEvidence, kept_answer
+from node.protocol.audits import ClaimedLogprobs
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.findings import ReceiptBook
@@ -28,7 +29,6 @@ from node.protocol.receipt_books import (
     make_book_in_slices,
 )
 from node.protocol.records import SignedReceipt
-from node.protocol.sampling import TokenLogprobs
 from node.services.audit_frames import CHUNK_BYTES, METHOD, AuditAsk
 from node.services.slicing import Slicer
 
@@ -80,7 +80,7 @@ class ReceiptBookKeeper:
         self._slicer = Slicer()
         self._admission: Admission | None = None
 
-    def keep(self, signed: SignedReceipt, answer: AnswerEvidence, claimed: tuple[TokenLogprobs, ...]) -> None:
+    def keep(self, signed: SignedReceipt, answer: AnswerEvidence, claimed: tuple[ClaimedLogprobs, ...]) -> None:
         """Keep an answer that this node gives, unless it is private: before the receipt has both signatures."""
         if not signed.receipt.is_private:
             evidence = AuditEvidence(signed, kept_answer(answer, claimed))

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from node.protocol.claims import NOT_ASKED
 from node.protocol.dossiers import AnswerEvidence
-from node.protocol.identifiers import EpochNumber, NodeId, TokenAmount
+from node.protocol.identifiers import EpochNumber, Hash32, NodeId, TokenAmount
 from node.protocol.pricing import price, tokens_commitment
 from node.protocol.receipts import draw_commitment
 from node.protocol.records import ModelRecord, Receipt
@@ -30,10 +31,12 @@ def receipt_of(
     seed: int,
     seeded_by_user: bool,
     by_rule: bool = True,
+    claims_commitment: Hash32 = NOT_ASKED,
 ) -> Receipt:
     """Return the receipt over `output_ids`, for which `prompt_ids` were read and `seed` was drawn by.
 
     `by_rule`: whether the engine draws by the network's rule where there is one, as the opening said.
+    `claims_commitment`: to the log-probabilities told, if they were asked for.
     """
     return Receipt(
         request_id=request.request_id,
@@ -54,6 +57,7 @@ def receipt_of(
         price=TokenAmount(price(len(prompt_ids), len(output_ids), model, unit_price)),
         is_private=request.private,
         is_within_rule=request.is_within_rule,
+        claims_commitment=claims_commitment,
     )
 
 

@@ -20,9 +20,9 @@ STATEMENT_EPOCHS_KEPT = 2
 ANSWER_BYTES_MAX = 384 * 1024
 """A larger answer is not kept: as JSON it must fit a frame of the control socket."""
 LAST_CHARACTER = "\U0010ffff"
-RECEIPT_FORMAT = 3
+RECEIPT_FORMAT = 4
 """Of records in the table: the second has commitments to the draw, a time and the payer's signature, the third says
-whether the request was within the rule."""
+whether the request was within the rule, the fourth commits to the log-probabilities told."""
 
 
 class Books:

@@ -8,12 +8,12 @@ from coincurve import PrivateKey
 from node.protocol.audit_evidence import (
     AuditEvidence,
     KeptAnswer,
-    claims_of,
     kept_answer,
     what_is_wrong,
     without_surplus,
 )
 from node.protocol.audits import ClaimedLogprobs
+from node.protocol.claims import NOT_ASKED, claims_commitment
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, RequestId, TokenAmount
@@ -21,7 +21,7 @@ from node.protocol.pricing import receipt_digest, tokens_commitment
 from node.protocol.receipt_books import NOBODY, BookRow, booked_row, payer_bytes
 from node.protocol.receipts import draw_commitment
 from node.protocol.records import Receipt, SignedReceipt
-from node.protocol.sampling import SamplingParameters, TokenAlternative, TokenLogprobs
+from node.protocol.sampling import SamplingParameters
 from node.protocol.seeds import drawn_seed, make_share
 from node.protocol.signatures import sign
 from tests.builders import NODE, SOME_CID, TINY, account, key_of
@@ -136,14 +136,14 @@ def test_a_receipt_whose_names_no_vote_may_carry_is_none_private_or_not(names: d
 
 
 def test_what_nobody_committed_to_is_left_out_of_what_is_kept_of_others() -> None:
-    alternatives = tuple((n, -n) for n in range(100))
-    claimed = tuple(ClaimedLogprobs(token, -5, alternatives) for token in (4, 5, 6))
-    bloated = replace(evidence_of(), kept=KeptAnswer(replace(ANSWER, text="x" * 1000), claimed))
-    kept = without_surplus(bloated).kept
-    assert kept is not None
-    assert kept.answer == ANSWER
-    assert kept.claimed == tuple(ClaimedLogprobs(token, -5, alternatives[:5]) for token in (4, 5))
+    bloated = replace(evidence_of(), kept=KeptAnswer(replace(ANSWER, text="x" * 1000), ()))
+    assert without_surplus(bloated) == evidence_of()
     assert wrong_with(without_surplus(bloated)) == ""
+
+
+def test_more_alternatives_than_are_kept_are_not_taken_whoever_committed_to_them() -> None:
+    claimed = tuple(ClaimedLogprobs(token, -5, tuple((n, -n) for n in range(6))) for token in (4, 5))
+    assert wrong_with(claiming(claimed, claims_commitment(claimed))) == "not-the-claims"
 
 
 def test_a_book_that_lies_about_the_length_is_told() -> None:
@@ -219,18 +219,38 @@ def test_a_receipt_without_its_answer_is_withheld() -> None:
     assert wrong_with(replace(evidence_of(), kept=None)) == "withheld"
 
 
-def test_claims_about_other_tokens_are_told() -> None:
-    kept = KeptAnswer(ANSWER, (ClaimedLogprobs(4, -1, ()), ClaimedLogprobs(6, -1, ())))
-    assert wrong_with(replace(evidence_of(), kept=kept)) == "not-the-claims"
+CLAIMED = (ClaimedLogprobs(4, -1, ((4, -1), (9, -7))), ClaimedLogprobs(5, -2, ()))
+TOLD = claims_commitment(CLAIMED)
 
 
-def test_text_is_not_kept_and_claims_only_if_they_are_complete() -> None:
-    told = tuple(
-        TokenLogprobs(TokenAlternative(token, "", -5), tuple(TokenAlternative(n, "", -n) for n in range(9)))
-        for token in (4, 5)
-    )
-    kept = kept_answer(replace(ANSWER, text="secret"), told)
-    assert kept.answer.text == ""
-    assert kept.claimed == claims_of(told)
-    assert len(kept.claimed[0].alternatives) == 5
-    assert kept_answer(ANSWER, told[:1]).claimed == ()
+def claiming(claimed: tuple[ClaimedLogprobs, ...], commitment: Hash32 = TOLD) -> AuditEvidence:
+    return replace(evidence_of(claims_commitment=commitment), kept=KeptAnswer(ANSWER, claimed))
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    [
+        (CLAIMED[0], replace(CLAIMED[1], token_id=6)),
+        (replace(CLAIMED[0], logprob_micro=-2), CLAIMED[1]),
+        (replace(CLAIMED[0], alternatives=((4, -1), (9, -8))), CLAIMED[1]),
+        CLAIMED[:1],
+        (),
+    ],
+)
+def test_an_auditor_is_shown_what_the_user_was_told_of_the_tokens(claimed: tuple[ClaimedLogprobs, ...]) -> None:
+    assert wrong_with(claiming(CLAIMED)) == ""
+    assert wrong_with(claiming(claimed)) == "not-the-claims"
+
+
+def test_where_the_user_was_told_nothing_there_is_nothing_to_show() -> None:
+    assert wrong_with(claiming((), NOT_ASKED)) == ""
+    assert wrong_with(claiming(CLAIMED, NOT_ASKED)) == "not-the-claims"
+
+
+def test_who_asked_keeps_no_claims_so_a_challenged_answer_may_come_without_but_not_with_others() -> None:
+    assert wrong_with(claiming(()), tokens=None) == ""
+    assert wrong_with(claiming(CLAIMED[::-1]), tokens=None) == "not-the-claims"
+
+
+def test_text_is_not_kept() -> None:
+    assert kept_answer(replace(ANSWER, text="secret"), CLAIMED) == KeptAnswer(ANSWER, CLAIMED)

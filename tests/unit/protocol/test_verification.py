@@ -136,7 +136,7 @@ def test_any_figure_changed_after_signing_spoils_both_signatures() -> None:
     receipt = DOSSIER.signed.receipt
     for field in dataclasses.fields(receipt):
         value = getattr(receipt, field.name)
-        other = {int: 77, str: "other", bytes: bytes(32), bool: not value}[type(value)]
+        other = {int: 77, str: "other", bytes: b"\x01" * 32, bool: not value}[type(value)]
         changed = replace(DOSSIER.signed, receipt=replace(receipt, **{field.name: other}))
         if field.name not in ("payer", "executor"):  # those name the signers themselves
             assert {"executor's signature", "payer's signature"} <= faults(replace(DOSSIER, signed=changed)), field.name

@@ -9,6 +9,7 @@ import trio
 
 from netsim.scenario import MODEL_ID
 from node.ports import CallFailedError
+from node.protocol.claims import NOT_ASKED, claims_commitment, claims_of
 from node.protocol.identifiers import Hash32, ModelId, TokenAmount
 from node.protocol.records import Voucher
 from node.protocol.sampling import TokenAlternative, TokenLogprobs
@@ -33,6 +34,7 @@ from tests.unit.services.serving_network import GATEWAY, UNIT, ServingNetwork, s
 
 FORGED = SignedVoucherFrame(Voucher(Hash32(bytes(32)), TokenAmount(10**20), Hash32(bytes(32))), bytes(65))
 LOGPROBS = TokenLogprobs(TokenAlternative(1, "x", -1), ())
+OTHER_LOGPROBS = TokenLogprobs(TokenAlternative(1, "x", -2), ())
 
 
 async def garbage(part: Part) -> None:
@@ -255,6 +257,34 @@ async def test_an_answer_whose_receipt_is_of_another_model_is_complete_and_the_r
         assert found.code == Fault.RECEIPT.value
         assert found.receipt is not None
         assert found.receipt.receipt.model_id == "cheaper"
+
+
+@pytest.mark.parametrize(
+    ("asked", "committed", "is_right"),
+    [
+        (0, claims_commitment(claims_of((LOGPROBS,))), True),
+        (0, claims_commitment(claims_of((OTHER_LOGPROBS,))), False),
+        (0, NOT_ASKED, False),
+        (None, claims_commitment(()), False),
+    ],
+)
+async def test_a_receipt_binds_its_executor_to_the_logprobs_that_the_user_was_told(
+    autojump_clock: object, asked: int | None, committed: Hash32, is_right: bool
+) -> None:
+    async def tells_one_thing_and_signs_another(part: Part) -> None:
+        await part.open()
+        part.right_ids = (LOGPROBS.chosen.token_id,)
+        await part.say(Tokens(part.right_ids, "x", "stop", () if asked is None else (LOGPROBS,)))
+        await part.call.send(closing_bytes(Closing(part.receipt(1, claims_commitment=committed))))
+        if not is_right:
+            await trio.sleep_forever()
+
+    async with serving_network(1) as network:
+        install(network, 1, tells_one_thing_and_signs_another)
+        await ask(network, replace(CHAT, logprobs=asked))
+        kept = network.members[GATEWAY].store.receipts(limit=9)
+        assert [signed.receipt.claims_commitment for signed in kept] == ([committed] if is_right else [])
+        assert [found.code for found in evidence(network)] == ([] if is_right else [Fault.RECEIPT.value])
 
 
 async def test_tokens_after_the_end_are_not_given(autojump_clock: object) -> None:
