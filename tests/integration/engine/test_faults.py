@@ -121,9 +121,7 @@ async def server_elsewhere(port: int, log: Path) -> AsyncIterator[subprocess.Pop
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_API_KEY": "the-key",
-        "PYTHONPATH": str(
-            DIRECTORY
-        ),  # as docs/operators.md says: without it the core dies where there are tile registers
+        "PYTHONPATH": str(DIRECTORY),  # its core lives where there are tile registers (docs/operators.md)
     }
     command = [
         str(default_engine_python()), "-m", "vllm.entrypoints.openai.api_server",
