@@ -1,11 +1,16 @@
 """Receipts that an executor signed and left out of its books: proven by the payer's copy, with nobody's word needed.
 
 Purpose: what is not in a book is never drawn, nor is an answer that is booked with fewer tokens than it has, and one
-that is booked as another payer's is drawn too seldom. A payer
-that is a member looks for its receipts in the books and, where one is missing, puts a proof into its bundle: the
-receipt with both signatures, and the place in each of the two books that may have it where it would stand. Rows ascend
-by digest, so two neighbours with a gap between them are proof; so is the receipt's own row if it says other tokens
-than follow from the receipt, or names another payer.
+that is booked as another payer's, or nobody's, is drawn too seldom. A payer that is a member looks for its receipts in
+the books and, where one is missing, puts a proof into its bundle: the receipt, and the place in each of the two books
+that may have it where it would stand. Rows ascend by what the payer signed of the request, so two neighbours with a gap
+between them are proof; so is the row that stands there if it does not follow from the receipt: it has another receipt
+for the same request, other tokens, or another payer.
+
+Whose signatures: the executor's under the receipt binds it. It served the request only because the payer had signed it
+(`Asking`), so it holds what a row with the payer's name needs, and can show it; nobody else can make it sign a receipt
+for a request that nobody signed. So the payer's own signature, which a payer may keep back as it likes, is asked for
+only where there was no such request: there a row of nobody is right as well.
 
 Detail: a receipt of epoch q is in the book of q or, if it was given after that was made, in the book of q + 1. Proofs
 are taken in the first epoch after results of both. An executor whose bundle was not counted in one of these epochs is
@@ -16,11 +21,12 @@ counts for nothing. What is proven counts as withheld (audit_outcomes.py).
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
+from node.protocol.asking import booked_under
 from node.protocol.findings import CommittedBook, ReceiptBook
 from node.protocol.identifiers import ZERO_HASH, Address, Cid, Hash32
 from node.protocol.merkle import merkle_levels_in_slices, merkle_path, verify_merkle_proof
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import NOBODY, PAYER_BYTES, BookRow, booked_tokens, inner_hash, is_payer_of, row_leaf
+from node.protocol.receipt_books import DIGEST_BYTES, PAYER_BYTES, BookRow, inner_hash, is_row_of, row_leaf
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import BookGap, EpochResult, Omission, Receipt, RowProof, SignedReceipt, VoteBundle
 from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
@@ -51,60 +57,59 @@ class SearchedBook:
                 yield
             self._levels = yield from merkle_levels_in_slices(leaves, inner_hash)
 
-    def has(self, digest: Hash32) -> bool:
-        """Whether a receipt is in the book."""
-        place = self._place(digest)
-        return place < len(self._rows) and self._rows[place].digest == digest
+    def has(self, asking: Hash32) -> bool:
+        """Whether there is a row for what was asked (`booked_under`)."""
+        place = self._place(asking)
+        return place < len(self._rows) and self._rows[place].asking == asking
 
-    def gap(self, digest: Hash32) -> BookGap | None:
-        """Return where a receipt would stand; None if it is there."""
-        if self.has(digest):
+    def gap(self, asking: Hash32) -> BookGap | None:
+        """Return where its row would stand; None if it is there."""
+        if self.has(asking):
             return None
-        place = self._place(digest)
+        place = self._place(asking)
         return BookGap(self._proof(place - 1), self._proof(place))
 
-    def books_rightly(self, digest: Hash32, receipt: Receipt) -> bool:
-        """Whether a receipt is in the book, by a row that may follow from it."""
-        return self.has(digest) and _is_right(self._rows[self._place(digest)], receipt)
+    def books_rightly(self, receipt: Receipt) -> bool:
+        """Whether a receipt is in the book, by a row that follows from it."""
+        asking = booked_under(receipt)
+        return self.has(asking) and is_row_of(self._rows[self._place(asking)], receipt)
 
-    def names_nobody(self, digest: Hash32) -> bool:
-        """Whether a receipt is in the book as one that its payer never signed."""
-        return self.has(digest) and self._rows[self._place(digest)].payer == NOBODY
-
-    def missing(self, digest: Hash32, receipt: Receipt) -> BookGap | None:
+    def missing(self, receipt: Receipt) -> BookGap | None:
         """Return what proves that a receipt is not rightly booked; None if it is."""
-        if self.books_rightly(digest, receipt):
+        if self.books_rightly(receipt):
             return None
-        return self.gap(digest) or BookGap(self._proof(self._place(digest)), None)
+        asking = booked_under(receipt)
+        return self.gap(asking) or BookGap(self._proof(self._place(asking)), None)
 
-    def _place(self, digest: Hash32) -> int:
-        return bisect_left(self._rows, digest, key=lambda row: row.digest)
+    def _place(self, asking: Hash32) -> int:
+        return bisect_left(self._rows, asking, key=lambda row: row.asking)
 
     def _proof(self, index: int) -> RowProof | None:
         if not 0 <= index < len(self._rows):
             return None
         finish(self.prepare())
         row = self._rows[index]
-        return RowProof(index, row.digest, row.output_tokens, row.payer, merkle_path(self._levels, index))
+        path = merkle_path(self._levels, index)
+        return RowProof(index, row.asking, row.digest, row.output_tokens, row.payer, path)
 
 
-def is_gap(gap: BookGap, book: ReceiptBook, digest: Hash32) -> bool:
-    """Whether a gap proves that `book` does not have the receipt."""
+def is_gap(gap: BookGap, book: ReceiptBook, asking: Hash32) -> bool:
+    """Whether a gap proves that `book` has no row for what was asked."""
     before, after = gap.before, gap.after
     first = 0 if before is None else before.index + 1
     if (after is None and first != book.count) or (after is not None and after.index != first):
         return False
-    if before is not None and not (before.digest < digest and _is_row(before, book)):
+    if before is not None and not (before.asking < asking and _is_row(before, book)):
         return False
-    return after is None or (digest < after.digest and _is_row(after, book))
+    return after is None or (asking < after.asking and _is_row(after, book))
 
 
-def is_misbooked(row: BookGap, book: ReceiptBook, digest: Hash32, receipt: Receipt) -> bool:
-    """Whether what stands in place of a gap is the receipt's own row, and cannot follow from it."""
+def is_misbooked(row: BookGap, book: ReceiptBook, receipt: Receipt) -> bool:
+    """Whether what stands in place of a gap is the row for what was asked, and does not follow from the receipt."""
     own = row.before
-    if own is None or row.after is not None or own.digest != digest:
+    if own is None or row.after is not None or own.asking != booked_under(receipt):
         return False
-    return not _is_right(_row(own), receipt) and _is_row(own, book)
+    return not is_row_of(_row(own), receipt) and _is_row(own, book)
 
 
 def is_omitted(omission: Omission, result: EpochResult) -> bool:
@@ -116,11 +121,11 @@ def is_omitted(omission: Omission, result: EpochResult) -> bool:
     earlier, later = book_of(result.books_before, receipt.executor), book_of(result.books, receipt.executor)
     if earlier is None or later is None:
         return False
-    digest = receipt_digest(receipt)
+    asking = booked_under(receipt)
     for proof, book in ((omission.earlier, earlier), (omission.later, later)):
-        if not (is_gap(proof, book, digest) or is_misbooked(proof, book, digest, receipt)):
+        if not (is_gap(proof, book, asking) or is_misbooked(proof, book, receipt)):
             return False
-    return is_signed_by_executor(signed) and is_signed_by_payer(signed)
+    return is_signed_by_executor(signed) and (receipt.asking is not None or is_signed_by_payer(signed))
 
 
 def proven_omissions(result: EpochResult, bundles: Mapping[Address, VoteBundle]) -> dict[Hash32, SignedReceipt]:
@@ -140,16 +145,12 @@ def book_of(books: Sequence[CommittedBook], executor: Address) -> ReceiptBook | 
 
 
 def _is_row(proof: RowProof, book: ReceiptBook) -> bool:
-    if not 0 <= proof.index < book.count or not 0 <= proof.output_tokens < 1 << 32 or len(proof.digest) != 32:
+    if not 0 <= proof.index < book.count or not 0 <= proof.output_tokens < 1 << 32 or len(proof.payer) != PAYER_BYTES:
         return False
-    if len(proof.payer) != PAYER_BYTES:
+    if len(proof.asking) != DIGEST_BYTES or len(proof.digest) != DIGEST_BYTES:
         return False
     return verify_merkle_proof(book.root, row_leaf(proof.index, _row(proof)), proof.siblings, inner_hash)
 
 
-def _is_right(row: BookRow, receipt: Receipt) -> bool:
-    return row.output_tokens == booked_tokens(receipt) and is_payer_of(row.payer, receipt)
-
-
 def _row(proof: RowProof) -> BookRow:
-    return BookRow(proof.digest, proof.output_tokens, proof.payer)
+    return BookRow(proof.asking, proof.digest, proof.output_tokens, proof.payer)

@@ -358,6 +358,22 @@ class Voucher:
 
 
 @dataclass(frozen=True, slots=True)
+class Asking:
+    """What a payer signed of a request to one executor, beside the names that the receipt has too (asking.py)."""
+
+    epoch: EpochNumber
+    """In which it asked, as far as it knew."""
+    max_tokens: int
+    """Output tokens that it asked for; an answer has no more."""
+    body: Hash32
+    """Keccak-256 of the canonical request."""
+
+    def __post_init__(self) -> None:
+        if self.epoch < 0 or self.max_tokens <= 0 or len(self.body) != HASH_BYTES:
+            raise ValueError("an asking has an epoch, at least one token and a hash")
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """An executor's statement of one answer: what it served, for whom, at what price."""
 
@@ -388,6 +404,8 @@ class Receipt:
     is_within_rule: bool = True
     """Whether the request, which the payer signed, asked for tokens by the rule: no penalties, biases or format. Where
     it did, and `is_verifiable` is false, that is by the executor's word alone."""
+    asking: Asking | None = None
+    """What the payer signed of the request; None where it asked no executor of its own: open prompts, vectors."""
 
     def __post_init__(self) -> None:
         if min(self.prompt_tokens, self.output_tokens, self.at, self.epoch) < 0:
@@ -410,6 +428,7 @@ class RowProof:
     """A row of a receipt book, and what leads from it to the book's root."""
 
     index: int
+    asking: Hash32
     digest: Hash32
     output_tokens: int
     payer: bytes

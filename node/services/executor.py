@@ -20,6 +20,7 @@ from node.ports import (
     Store,
     WallClock,
 )
+from node.protocol.asking import CLOCK_EPOCHS_MAX
 from node.protocol.codec import SchemaError
 from node.protocol.identifiers import Address, EpochNumber, TokenAmount
 from node.protocol.pricing import price, receipt_digest
@@ -36,7 +37,9 @@ from node.services.frames import (
     InferenceRequest,
     Opening,
     Prompt,
+    SignedRequest,
     Tokens,
+    asking_of,
     closing_bytes,
     opening_bytes,
     plain_tokens_bytes,
@@ -122,7 +125,8 @@ class Executor:
 
     async def serve(self, call: Call) -> None:
         """Serve one call. Raises CallFailedError with a word the gateway can act on."""
-        request = self._read(call)
+        asked = self._read(call)
+        request = asked.request
         model = self._model_of(request)
         self._fresh.admit(request.request_id, request.payer, len(request.prefix), request.at)
         unpaid_tokens_max = self._trust(request, model)
@@ -130,7 +134,7 @@ class Executor:
         self.running += 1
         try:
             with sole_error():
-                await self._answer(call, request, model, tab, unpaid_tokens_max)
+                await self._answer(call, asked, model, tab, unpaid_tokens_max)
         except EngineFailedError as error:
             why = type(error).__name__ if request.private else str(error)  # engines quote what they were given
             log.warning("a request failed with its engine", request=request.request_id.hex()[:8], reason=why)
@@ -145,7 +149,7 @@ class Executor:
                 self._store.save_receipt(tab.receipt)  # evidence: given, and not paid or not signed for
             self.running -= 1
 
-    def _read(self, call: Call) -> InferenceRequest:
+    def _read(self, call: Call) -> SignedRequest:
         """Size, schema, signature, then meaning."""
         try:
             signed = read_request(call.payload)
@@ -157,7 +161,10 @@ class Executor:
             raise CallFailedError("bad-request", "the request was not signed by its payer")
         if request.executor != self._chain.account:
             raise CallFailedError("bad-request", "the request is for another executor")
-        return request
+        epoch = position(self._chain).epoch
+        if abs(request.epoch - epoch) > CLOCK_EPOCHS_MAX:
+            raise CallFailedError("stale", f"the request is of epoch {request.epoch}; here it is epoch {epoch}")
+        return signed
 
     def _model_of(self, request: InferenceRequest) -> ModelRecord:
         """Return the model that is asked, if it can be served now."""
@@ -180,8 +187,9 @@ class Executor:
         return min(CAUTIOUS_TOKENS_MAX, self._unpaid_tokens_max)
 
     async def _answer(
-        self, call: Call, request: InferenceRequest, model: ModelRecord, tab: Tab, unpaid_tokens_max: int
+        self, call: Call, asked: SignedRequest, model: ModelRecord, tab: Tab, unpaid_tokens_max: int
     ) -> None:
+        request = asked.request
         prompt_ids = await self._prompt_of(request, model)
         max_tokens = min(request.max_tokens, model.context_length - len(prompt_ids))
         drawn = self._seed_of(request)
@@ -212,7 +220,7 @@ class Executor:
             async with paid.taking_payments():
                 token_price = price(0, 1, model, unit_price)
                 output = await self._let_out(paid, generation, token_price, len(prompt_ids), unpaid_tokens_max)
-                await self._close(paid, request, generation, model, drawn, prompt_ids, output)
+                await self._close(paid, asked, generation, model, drawn, prompt_ids, output)
             nursery.cancel_scope.cancel()
 
     async def _prompt_of(self, request: InferenceRequest, model: ModelRecord) -> tuple[int, ...]:
@@ -288,7 +296,7 @@ class Executor:
     async def _close(
         self,
         paid: PaidCall,
-        request: InferenceRequest,
+        asked: SignedRequest,
         generation: Generation,
         model: ModelRecord,
         drawn: AnswerSeed,
@@ -296,6 +304,7 @@ class Executor:
         output: Sequence[int],
     ) -> None:
         """Sign the receipt, send it, wait for the voucher that pays it in full and for the payer's signature."""
+        request = asked.request
         receipt = receipt_of(
             request,
             model,
@@ -308,11 +317,12 @@ class Executor:
             seed=drawn.seed,
             seeded_by_user=drawn.share is None,
             by_rule=generation.by_rule,
+            asking=asking_of(request),
         )
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
         if self._book is not None:  # before anybody has the receipt: whoever holds it may have the answer audited
             answer = answer_evidence(request, prompt_ids, output, drawn)
-            self._book.keep(signed, answer, tuple(generation.logprobs))
+            self._book.keep(signed, answer, tuple(generation.logprobs), asked.signature)
             await self._store.durable()  # also after the loss of power: what is drawn and not shown counts as withheld
         signed = await paid.settle(signed, closing_bytes(Closing(signed)))
         self._store.save_receipt(signed)

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from node.protocol.asking import is_of_its_time
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import EpochNumber, NodeId, TokenAmount
 from node.protocol.pricing import price, tokens_commitment
 from node.protocol.receipts import draw_commitment
-from node.protocol.records import ModelRecord, Receipt
+from node.protocol.records import Asking, ModelRecord, Receipt
 from node.services.frames import InferenceRequest
 from node.services.seeding import AnswerSeed
 
@@ -30,10 +31,12 @@ def receipt_of(
     seed: int,
     seeded_by_user: bool,
     by_rule: bool = True,
+    asking: Asking | None = None,
 ) -> Receipt:
     """Return the receipt over `output_ids`, for which `prompt_ids` were read and `seed` was drawn by.
 
-    `by_rule`: whether the engine draws by the network's rule where there is one, as the opening said.
+    `by_rule`: whether the engine draws by the network's rule where there is one, as the opening said. `asking`: what
+    the payer signed of `request`; None where it signed no request to this executor.
     """
     return Receipt(
         request_id=request.request_id,
@@ -54,6 +57,7 @@ def receipt_of(
         price=TokenAmount(price(len(prompt_ids), len(output_ids), model, unit_price)),
         is_private=request.private,
         is_within_rule=request.is_within_rule,
+        asking=asking,
     )
 
 
@@ -76,8 +80,9 @@ def answer_evidence(
 def is_the_same_answer(stated: Receipt, seen: Receipt, request: InferenceRequest) -> bool:
     """Whether an executor's receipt says what its payer saw.
 
-    The executor alone knows which of its nodes answered, and by its clock when; the epoch may have changed meanwhile.
+    The executor alone knows which of its nodes answered, and by its clock when; the epoch may have changed meanwhile,
+    but not by many: in which books the receipt has to be follows from it.
     """
     within_call = request.at - CLOCK_SECONDS_MAX <= stated.at <= request.at + ANSWER_SECONDS_MAX + CLOCK_SECONDS_MAX
     same = replace(seen, node_id=stated.node_id, at=stated.at, epoch=stated.epoch)
-    return within_call and stated == same
+    return within_call and is_of_its_time(stated) and stated == same

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from node.protocol.audit_sampling import drawn_rows, is_of_payer, token_draws_of
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.receipt_books import NOBODY, BookRow, make_book, order_rows, payer_bytes
-from tests.builders import SOME_CID, TINY, account
+from tests.builders import SOME_CID, TINY, account, unasked_row
 from tests.unit.protocol.test_receipt_books import group_of
 
 EXECUTOR = account(1)
@@ -22,7 +22,7 @@ def rows_of(payer: bytes, count: int, tokens: int = 256) -> tuple[BookRow, ...]:
     def digest(number: int) -> Hash32:
         return Hash32(hashlib.sha256(payer + tokens.to_bytes(8) + number.to_bytes(8)).digest())
 
-    return tuple(BookRow(digest(number), tokens, payer) for number in range(count))
+    return tuple(unasked_row(digest(number), tokens, payer) for number in range(count))
 
 
 def drawn(seed: Hash32, rows: tuple[BookRow, ...], executor: Address = EXECUTOR) -> dict[int, BookRow]:

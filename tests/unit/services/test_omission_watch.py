@@ -12,7 +12,7 @@ from node.protocol.findings import CommittedBook
 from node.protocol.identifiers import EpochNumber, NodeId, RequestId
 from node.protocol.omissions import OMISSIONS_MAX, is_omitted
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import NOBODY, BookRow, book_bytes, make_book, order_rows, payer_bytes
+from node.protocol.receipt_books import NOBODY, book_bytes, booked_row, make_book, order_rows
 from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
 from node.protocol.signatures import sign
 from node.services.omission_watch import OmissionWatch
@@ -35,10 +35,11 @@ def world(
 ) -> tuple[OmissionWatch, EpochResult]:
     """A watch and the result it looks at; by place in `listed`: `tokens` that some are booked with, and those whose
     payer is not named."""
-    booked = [
-        BookRow(receipt_digest(one.receipt), tokens.get(place, 2), NOBODY if place in unnamed else payer_bytes(PAYER))
-        for place, one in enumerate(listed)
-    ]
+    booked = [booked_row(one) for one in listed]
+    for place in unnamed:
+        booked[place] = replace(booked[place], payer=NOBODY)
+    for place, count in tokens.items():
+        booked[place] = replace(booked[place], output_tokens=count)
     rows = order_rows([*ROWS, *booked])
     committed = (CommittedBook(EXECUTOR, make_book(rows, SOME_CID)),)
     epoch = EpochNumber(signed[0].receipt.epoch + 1)
@@ -73,11 +74,12 @@ async def test_what_is_booked_with_fewer_tokens_than_it_has_is_proven() -> None:
     check_audits(VoteBundle(EpochNumber(result.epoch + 1), account(3), (), omissions=found))
 
 
-async def test_what_is_booked_as_unsigned_is_told_and_proves_nothing() -> None:
+async def test_what_is_booked_as_nobody_s_is_proven() -> None:
     signed = [receipt(number) for number in range(4)]
     watch, result = world(signed, signed, unnamed={1, 2})
-    assert await watch.find(result) == ()
-    assert {one.receipt.request_id for one in watch.unnamed} == {signed[n].receipt.request_id for n in (1, 2)}
+    found = await watch.find(result)
+    assert {one.signed.receipt.request_id for one in found} == {signed[n].receipt.request_id for n in (1, 2)}
+    assert all(is_omitted(one, result) for one in found)
 
 
 async def test_no_more_is_proven_than_a_bundle_carries_and_others_get_their_turn() -> None:
