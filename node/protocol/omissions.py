@@ -1,4 +1,4 @@
-"""Receipts that an executor signed and left out of its books: proven by the payer's copy, with nobody's word needed.
+"""Receipts that an executor signed and did not book as it must: proven by the payer's copy, with nobody's word needed.
 
 Purpose: what is not in a book is never drawn, nor is an answer that is booked with fewer tokens than it has, and one
 that is booked as another payer's, or nobody's, is drawn too seldom. A payer that is a member looks for its receipts in
@@ -6,6 +6,10 @@ the books and, where one is missing, puts a proof into its bundle: the receipt, 
 that may have it where it would stand. Rows ascend by what the payer signed of the request, so two neighbours with a gap
 between them are proof; so is the row that stands there if it does not follow from the receipt: it has another receipt
 for the same request, other tokens, or another payer.
+
+What is booked beside it takes draws away from it. So a row for what a payer asked is also proof against its executor if
+it stands where it must not (`is_surplus`): with another receipt than the payer has, in two books, or later than in the
+two that may have it. What a payer asked and has no receipt of it cannot show: see decision 0058.
 
 Whose signatures: the executor's under the receipt binds it. It served the request only because the payer had signed it
 (`Asking`), so it holds what a row with the payer's name needs, and can show it; nobody else can make it sign a receipt
@@ -20,10 +24,11 @@ counts for nothing. What is proven counts as withheld (audit_outcomes.py).
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from node.protocol.asking import booked_under
 from node.protocol.findings import CommittedBook, ReceiptBook
-from node.protocol.identifiers import ZERO_HASH, Address, Cid, Hash32
+from node.protocol.identifiers import ZERO_HASH, Address, Cid, EpochNumber, Hash32
 from node.protocol.merkle import merkle_levels_in_slices, merkle_path, verify_merkle_proof
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import DIGEST_BYTES, PAYER_BYTES, BookRow, inner_hash, is_row_of, row_leaf
@@ -81,6 +86,10 @@ class SearchedBook:
         asking = booked_under(receipt)
         return self.gap(asking) or BookGap(self._proof(self._place(asking)), None)
 
+    def row_for(self, asking: Hash32) -> BookGap:
+        """Return the row for what was asked as a proof has it; nothing where there is none."""
+        return BookGap(self._proof(self._place(asking)) if self.has(asking) else None, None)
+
     def _place(self, asking: Hash32) -> int:
         return bisect_left(self._rows, asking, key=lambda row: row.asking)
 
@@ -91,6 +100,41 @@ class SearchedBook:
         row = self._rows[index]
         path = merkle_path(self._levels, index)
         return RowProof(index, row.asking, row.digest, row.output_tokens, row.payer, path)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchedBooks:
+    """An executor's books in a result and in the one before it."""
+
+    epoch: EpochNumber
+    """Of the later one."""
+    earlier: SearchedBook
+    later: SearchedBook
+
+    def is_wrong(self, receipt: Receipt) -> bool:
+        """Whether a receipt is not where it has to be, or stands where it must not."""
+        return self._lacks(receipt) or self._has_too_much(receipt)
+
+    def proof(self, signed: SignedReceipt) -> Omission:
+        """Return what proves it; the trees of both books are built if they are not yet."""
+        receipt = signed.receipt
+        if self._lacks(receipt):
+            gaps = (self.earlier.missing(receipt), self.later.missing(receipt))
+            if gaps[0] is not None and gaps[1] is not None:
+                return Omission(signed, gaps[0], gaps[1])
+        asking = booked_under(receipt)
+        return Omission(signed, self.earlier.row_for(asking), self.later.row_for(asking))
+
+    def _lacks(self, receipt: Receipt) -> bool:
+        books = (self.earlier, self.later)
+        return receipt.epoch == self.epoch - 1 and not any(book.books_rightly(receipt) for book in books)
+
+    def _has_too_much(self, receipt: Receipt) -> bool:
+        asking = booked_under(receipt)
+        if receipt.asking is None or not self.later.has(asking):
+            return False
+        is_late = receipt.epoch < self.epoch - 1
+        return is_late or self.earlier.has(asking) or not self.later.books_rightly(receipt)
 
 
 def is_gap(gap: BookGap, book: ReceiptBook, asking: Hash32) -> bool:
@@ -128,13 +172,34 @@ def is_omitted(omission: Omission, result: EpochResult) -> bool:
     return is_signed_by_executor(signed) and (receipt.asking is not None or is_signed_by_payer(signed))
 
 
+def is_surplus(omission: Omission, result: EpochResult) -> bool:
+    """Whether the book of `result` has a row for what was asked that must not be there: with another receipt, beside
+    one in the book before, or after a book that had to have it.
+
+    An honest executor gives one receipt for a request, and books it once, in the first of its books after it.
+    """
+    signed = omission.signed
+    receipt = signed.receipt
+    later, row = book_of(result.books, receipt.executor), omission.later.before
+    earlier = None if result.books_before is None else book_of(result.books_before, receipt.executor)
+    if receipt.asking is None or later is None or row is None:
+        return False
+    asking = booked_under(receipt)
+    if row.asking != asking or not _is_row(row, later):
+        return False
+    first = omission.earlier.before
+    is_late = earlier is not None and receipt.epoch < result.epoch - 1
+    is_second = earlier is not None and first is not None and first.asking == asking and _is_row(first, earlier)
+    return (is_late or is_second or not is_row_of(_row(row), receipt)) and is_signed_by_executor(signed)
+
+
 def proven_omissions(result: EpochResult, bundles: Mapping[Address, VoteBundle]) -> dict[Hash32, SignedReceipt]:
-    """Return the receipts whose omission the bundles prove, each once, by digest."""
+    """Return the receipts that the bundles prove to be booked otherwise than they must be, each once, by digest."""
     proven = {
         receipt_digest(omission.signed.receipt): omission.signed
         for bundle in bundles.values()
         for omission in bundle.omissions
-        if is_omitted(omission, result)
+        if is_omitted(omission, result) or is_surplus(omission, result)
     }
     return dict(sorted(proven.items()))
 

@@ -448,10 +448,11 @@ class BookGap:
 
 @dataclass(frozen=True, slots=True)
 class Omission:
-    """Proof that an executor left a receipt out of both books that could have it (omissions.py)."""
+    """Proof that an executor left a receipt out of both books that could have it, or booked it otherwise than it must
+    (omissions.py)."""
 
     signed: SignedReceipt
     earlier: BookGap
-    """In the book of the receipt's epoch."""
+    """In the book of the result before."""
     later: BookGap
-    """In the book of the epoch after."""
+    """In the book of the newest result."""

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import structlog
 import trio
@@ -69,6 +70,19 @@ AHEAD_STEPS = 4
 """Allowances of tokens that an engine may be ahead of what was let out. Payment takes a round trip: at 200 ms and 64
 tokens an engine may write 1,280 tokens a second before it has to stop for it."""
 USER_PRIORITY = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An answer as far as it was given: what its receipt is made of."""
+
+    asked: SignedRequest
+    model: ModelRecord
+    generation: Generation
+    drawn: AnswerSeed
+    prompt_ids: Sequence[int]
+    output: list[int]
+    """Tokens that were let out; it grows."""
 
 
 class Executor:
@@ -212,16 +226,23 @@ class Executor:
         unit_price = self._unit_price(request)
         first_cost = price(len(prompt_ids), step, model, unit_price)
         paid = PaidCall(call, self._payments, tab)
-        async with self._funding.held(request.payer, first_cost), trio.open_nursery() as nursery:
-            await nursery.start(generation.run)
-            await paid.send(
-                opening_bytes(Opening(prompt_ids, unpaid_tokens_max, newest, drawn.share, generation.by_rule))
-            )
-            async with paid.taking_payments():
-                token_price = price(0, 1, model, unit_price)
-                output = await self._let_out(paid, generation, token_price, len(prompt_ids), unpaid_tokens_max)
-                await self._close(paid, asked, generation, model, drawn, prompt_ids, output)
-            nursery.cancel_scope.cancel()
+        output: list[int] = []
+        given = Given(asked, model, generation, drawn, prompt_ids, output)
+        try:
+            async with self._funding.held(request.payer, first_cost), trio.open_nursery() as nursery:
+                await nursery.start(generation.run)
+                await paid.send(
+                    opening_bytes(Opening(prompt_ids, unpaid_tokens_max, newest, drawn.share, generation.by_rule))
+                )
+                async with paid.taking_payments():
+                    token_price = price(0, 1, model, unit_price)
+                    await self._let_out(paid, generation, token_price, len(prompt_ids), unpaid_tokens_max, output)
+                    await self._close(paid, given)
+                nursery.cancel_scope.cancel()
+        finally:
+            if output and tab.receipt is None and not request.private:
+                # Booked as what was given so far: who leaves before the receipt would choose what is audited else.
+                self._store.save_receipt(self._sign(given))
 
     async def _prompt_of(self, request: InferenceRequest, model: ModelRecord) -> tuple[int, ...]:
         """Return the tokens to read. Raises CallFailedError if there is no room for an answer, or not in this model."""
@@ -261,16 +282,21 @@ class Executor:
             raise CallFailedError("bad-request", str(error)) from error
 
     async def _let_out(
-        self, paid: PaidCall, generation: Generation, token_price: int, prompt_tokens: int, unpaid_tokens_max: int
-    ) -> list[int]:
-        """Send tokens as far as they are covered; return all of them."""
+        self,
+        paid: PaidCall,
+        generation: Generation,
+        token_price: int,
+        prompt_tokens: int,
+        unpaid_tokens_max: int,
+        output: list[int],
+    ) -> None:
+        """Send tokens as far as they are covered; each is in `output` once it was sent."""
         allowance = token_price * unpaid_tokens_max
         # A gateway pays when half of the allowance is owed, so pieces of half of it always fit above what it has not
         # paid yet. A larger one could not be let out, nor paid for before it was: both ends would wait for ever.
         piece_tokens_max = max(1, unpaid_tokens_max // 2)
         # Before the engine reads it: else anyone could have long prompts read for nothing.
         await paid.charge(token_price * prompt_tokens, allowance=allowance)
-        output: list[int] = []
 
         def let_out_now(piece: GenerationChunk) -> bool:
             token_ids = piece.token_ids
@@ -287,29 +313,20 @@ class Executor:
         while True:
             piece = await generation.next_piece(piece_tokens_max, let_out_now)
             await paid.charge(token_price * len(piece.token_ids), allowance=allowance)
-            output.extend(piece.token_ids)
             reason = piece.finish_reason
             await paid.send(tokens_bytes(Tokens(piece.token_ids, piece.text, reason or "", piece.logprobs)))
+            output.extend(piece.token_ids)
             if reason is not None:
-                return output
+                return
 
-    async def _close(
-        self,
-        paid: PaidCall,
-        asked: SignedRequest,
-        generation: Generation,
-        model: ModelRecord,
-        drawn: AnswerSeed,
-        prompt_ids: Sequence[int],
-        output: Sequence[int],
-    ) -> None:
-        """Sign the receipt, send it, wait for the voucher that pays it in full and for the payer's signature."""
-        request = asked.request
+    def _sign(self, given: Given) -> SignedReceipt:
+        """Sign the receipt of an answer, and keep what its auditors need."""
+        request, generation, drawn = given.asked.request, given.generation, given.drawn
         receipt = receipt_of(
             request,
-            model,
-            prompt_ids,
-            output,
+            given.model,
+            given.prompt_ids,
+            given.output,
             self._unit_price(request),
             epoch=position(self._chain).epoch,
             node_id=generation.node_ids[-1],
@@ -320,9 +337,16 @@ class Executor:
             asking=asking_of(request),
         )
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
+        if self._book is not None:
+            answer = answer_evidence(request, given.prompt_ids, given.output, drawn)
+            self._book.keep(signed, answer, tuple(generation.logprobs), given.asked.signature)
+        return signed
+
+    async def _close(self, paid: PaidCall, given: Given) -> None:
+        """Sign the receipt, send it, wait for the voucher that pays it in full and for the payer's signature."""
+        signed = self._sign(given)
+        receipt = signed.receipt
         if self._book is not None:  # before anybody has the receipt: whoever holds it may have the answer audited
-            answer = answer_evidence(request, prompt_ids, output, drawn)
-            self._book.keep(signed, answer, tuple(generation.logprobs), asked.signature)
             await self._store.durable()  # also after the loss of power: what is drawn and not shown counts as withheld
         signed = await paid.settle(signed, closing_bytes(Closing(signed)))
         self._store.save_receipt(signed)

@@ -1,5 +1,5 @@
-"""A payer's watch over receipt books: finds receipts of its own answers that executors left out or booked wrongly, and
-proves it."""
+"""A payer's watch over receipt books: finds receipts of its own answers that executors left out, booked otherwise than
+they must or a second time, and proves it."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,11 @@ import structlog
 import trio
 
 from node.ports import BadContentError, Chain, Content, ContentUnavailableError, Store
+from node.protocol.asking import is_too_old
 from node.protocol.audit_evidence import are_names_short
 from node.protocol.findings import ReceiptBook
 from node.protocol.identifiers import Address
-from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, SearchedBook, book_of
+from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, SearchedBook, SearchedBooks, book_of
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, read_book_in_slices
 from node.protocol.records import EpochResult, Omission, SignedReceipt
@@ -52,18 +53,16 @@ class OmissionWatch:
             rows_before, rows = await self._rows(earlier, executor), await self._rows(later, executor)
             if rows_before is None or rows is None:
                 continue
-            books = SearchedBook(rows_before), SearchedBook(rows)
+            books = SearchedBooks(result.epoch, SearchedBook(rows_before), SearchedBook(rows))
             for receipt in signed:
                 await trio.lowlevel.checkpoint()
-                if len(found) >= OMISSIONS_MAX or any(book.books_rightly(receipt.receipt) for book in books):
+                if len(found) >= OMISSIONS_MAX or not books.is_wrong(receipt.receipt):
                     continue
-                for book in books:
+                for book in (books.earlier, books.later):
                     await self._slicer.run(book.prepare())
-                gaps = [book.missing(receipt.receipt) for book in books]
-                if gaps[0] is not None and gaps[1] is not None:
-                    digest = receipt_digest(receipt.receipt).hex()
-                    log.warning("an executor left a receipt out of its books", executor=executor, receipt=digest)
-                    found.append(Omission(receipt, gaps[0], gaps[1]))
+                digest = receipt_digest(receipt.receipt).hex()
+                log.warning("an executor has not booked a receipt as it must", executor=executor, receipt=digest)
+                found.append(books.proof(receipt))
         return tuple(sorted(found, key=lambda omission: receipt_digest(omission.signed.receipt)))
 
     def _own_receipts(self, result: EpochResult) -> dict[Address, list[SignedReceipt]]:
@@ -72,7 +71,10 @@ class OmissionWatch:
         for signed in self._store.receipts(limit=RECEIPTS_LOOKED_AT):
             receipt = signed.receipt
             is_own = receipt.payer == account and receipt.executor != account and signed.payer_signature != b""
-            if is_own and receipt.epoch == result.epoch - 1 and are_names_short(receipt):
+            is_due = receipt.epoch == result.epoch - 1 or (
+                receipt.epoch <= result.epoch and receipt.asking is not None and not is_too_old(receipt, result.epoch)
+            )
+            if is_own and is_due and are_names_short(receipt):
                 found.setdefault(receipt.executor, []).append(signed)
         return found
 

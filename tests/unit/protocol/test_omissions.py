@@ -17,9 +17,11 @@ from node.protocol.omissions import (
     EMPTY_BOOK,
     OMISSIONS_MAX,
     SearchedBook,
+    SearchedBooks,
     is_gap,
     is_misbooked,
     is_omitted,
+    is_surplus,
     proven_omissions,
 )
 from node.protocol.pricing import receipt_digest
@@ -226,6 +228,84 @@ def test_a_payer_proves_every_wrong_row_and_frames_nobody(asked: list[dict[str, 
         gaps = [*map(BookGap, found, [*found[1:], None]), *(BookGap(proof, None) for proof in found)]
         tried = [shown, *gaps, BookGap(None, found[0]), gap]
         assert any(is_omitted(Omission(one, each, gap), books) for each in tried if each is not None) is is_wrong
+
+
+def surplus(
+    earlier: tuple[BookRow, ...], later: tuple[BookRow, ...], signed: SignedReceipt = SIGNED
+) -> tuple[Omission, EpochResult]:
+    """What the rows for a receipt's request look like in a proof, and the result with their books; of epoch Q + 1."""
+    asking = booked_under(signed.receipt)
+    rows = [SearchedBook(rows).row_for(asking) for rows in (earlier, later)]
+    proof = from_bytes(Omission, to_bytes(Omission(signed, *rows)))
+    return proof, result(book(earlier), book(later))
+
+
+def test_what_was_asked_once_stands_in_one_book_only() -> None:
+    """Else all of a payer's older answers, which were true, would share the draws of those that are false."""
+    proof, books = surplus(WITH_IT, WITH_IT)
+    assert is_surplus(proof, books)
+    assert list(proven_omissions(books, {account(3): bundle(proof)})) == [DIGEST]
+    for once in (surplus(ROWS, WITH_IT), surplus(WITH_IT, ROWS)):
+        assert not is_surplus(*once)
+    own, gap = SearchedBook(WITH_IT).row_for(ASKED), BookGap(None, None)
+    elsewhere = SearchedBook(WITH_IT).row_for(ROWS[2].asking)
+    for forged in (gap, elsewhere, BookGap(replace(own.before, index=0), None)):  # type: ignore[type-var]
+        assert not is_surplus(Omission(SIGNED, forged, own), books)
+        assert not is_surplus(Omission(SIGNED, own, forged), books)
+    assert not is_surplus(proof, replace(books, books_before=None))
+    assert not is_surplus(proof, replace(books, books_before=()))
+    assert not is_surplus(proof, replace(books, books=()))
+    assert not is_surplus(replace(proof, signed=replace(SIGNED, signature=SIGNED.payer_signature)), books)
+
+
+def test_what_is_booked_after_the_book_that_had_to_have_it_is_surplus() -> None:
+    proof, books = surplus(ROWS, WITH_IT)
+    late = replace(books, epoch=EpochNumber(Q + 2))
+    assert is_surplus(proof, late)
+    for excused in (replace(late, books_before=()), replace(late, books_before=None)):  # no book before: it was down
+        assert not is_surplus(proof, excused)
+
+
+@pytest.mark.parametrize("epoch", [Q, Q + 1, Q + 2, Q + 3])
+def test_another_receipt_for_what_was_asked_is_surplus_in_whatever_epoch(epoch: int) -> None:
+    other = evidence_of(replace(ANSWER, output_ids=(6, 7))).signed
+    proof, books = surplus(ROWS, order_rows([*ROWS, booked_row(other)]))
+    assert is_surplus(proof, replace(books, epoch=EpochNumber(epoch), books_before=None))
+
+
+def test_where_no_request_was_signed_nothing_is_surplus() -> None:
+    rows = order_rows([*ROWS, booked_row(UNASKED)])
+    assert not is_surplus(*surplus(rows, rows, UNASKED))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_an_executor_that_books_each_receipt_once_and_in_time_is_blamed_for_none(data: st.DataObject) -> None:
+    """Down in whatever epochs: what has no counted book is booked in the next that has."""
+    up = data.draw(st.lists(st.booleans(), min_size=5, max_size=5))
+    signed, rows = [], {epoch: list(ROWS) for epoch in range(3, 8) if up[epoch - 3]}
+    for number in range(data.draw(st.integers(1, 4))):
+        epoch = EpochNumber(data.draw(st.integers(3, 7)))
+        asking = Asking(epoch, 9, Hash32(bytes([number]) * 32))
+        one = evidence_of(request_id=RequestId(bytes([number]) * 32), epoch=epoch, asking=asking).signed
+        signed.append(one)
+        in_time = [later for later in rows if later >= epoch + data.draw(st.integers(0, 1))]
+        if in_time:
+            rows[in_time[0]].append(booked_row(one))
+    for epoch in range(4, 8):
+        earlier, later = (order_rows(rows[each]) if each in rows else None for each in (epoch - 1, epoch))
+        books = result(book(earlier or ROWS), book(later or ROWS), epoch=epoch)
+        books = replace(
+            books,
+            books_before=books.books_before if earlier is not None else (),
+            books=books.books if later is not None else (),
+        )
+        searched = SearchedBooks(EpochNumber(epoch), SearchedBook(earlier or ()), SearchedBook(later or ()))
+        for one in signed:
+            asking_of_one = booked_under(one.receipt)
+            tried = [searched.proof(one)] if searched.is_wrong(one.receipt) else []
+            tried.append(Omission(one, searched.earlier.row_for(asking_of_one), searched.later.row_for(asking_of_one)))
+            assert not any(is_omitted(each, books) or is_surplus(each, books) for each in tried)
 
 
 def test_a_receipt_that_is_rightly_booked_cannot_be_shown_to_be_booked_wrongly() -> None:

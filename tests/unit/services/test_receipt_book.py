@@ -15,7 +15,7 @@ from netsim.trace import Trace
 from node.ports import Call, CallFailedError, Engine, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.asking import BOOKED_EPOCHS_MAX
 from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
-from node.protocol.codec import to_bytes
+from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.identifiers import EpochNumber, Hash32, NodeId, PeerId
 from node.protocol.omissions import SearchedBook
 from node.protocol.pricing import receipt_digest
@@ -345,6 +345,33 @@ async def test_who_never_answers_is_left_after_a_while(nursery: trio.Nursery, au
     silent.serve(METHOD, say_nothing, concurrency=4)
     with trio.fail_after(30), pytest.raises(NotHandedOverError, match="withheld"):
         await ask_for_evidence(made.auditor, [OTHER], EXECUTOR, Hash32(bytes(32)), unasked_row(Hash32(bytes(32)), 2))
+
+
+async def test_a_payer_that_leaves_before_the_receipt_takes_nothing_out_of_the_book(autojump_clock: object) -> None:
+    """It has read the tokens by then: else it would leave to audits what it likes of an honest executor's answers."""
+    async with serving_network(1) as network:
+        member = network.members[1]
+        given = GivenAnswerTables(member.store.database, member.chain.account)
+        executor = member.executor
+        assert executor is not None
+        keeper = executor._book = ReceiptBookKeeper(member.content, member.store, given)
+        async with network.gateway.ask(replace(CHAT, max_tokens=400)) as answer:
+            left = 20
+            async for _ in answer:
+                left -= 1
+                if not left:
+                    break
+        await trio.sleep(5)
+        (signed,) = member.store.receipts(limit=9)
+        assert signed.payer_signature == b""
+        assert 20 <= signed.receipt.output_tokens < 400
+        book = await keeper.book(EpochNumber(0))
+        assert book is not None
+        (row,) = read_book(await member.content.read_bytes(book.content_cid, (), limit_bytes=1000), book)
+        assert row.payer == payer_bytes(network.members[GATEWAY].chain.account)
+        evidence = given.kept(row.digest)
+        assert evidence is not None
+        assert what_is_wrong(from_bytes(AuditEvidence, evidence), member.chain.account, row.digest, row) == ""
 
 
 async def test_an_answer_is_on_the_disk_before_anybody_has_its_receipt(autojump_clock: object) -> None:
