@@ -18,12 +18,12 @@ from node.protocol.signatures import SignatureError, recover
 
 CLOCK_EPOCHS_MAX = 1
 """How far apart payer and executor may be on the chain: one of both is late at an epoch's border."""
-ANSWER_EPOCHS_MAX = 2
-"""From the epoch a request names to that of its receipt: an answer may take an epoch's border with it. A payer takes no
-receipt of another epoch, for in which books one has to be follows from its epoch."""
-BOOKED_EPOCHS_MAX = 4
-"""From the epoch a request names to the last book that may have its answer: two later, as its receipt, and two more for
-books that did not count. Else an executor would fill its books with all that a payer ever signed."""
+ANSWER_EPOCHS_MAX = 1
+"""From the epoch a request names to that of its receipt: one border may come during an answer. A payer takes no receipt
+of another epoch, for in which books one has to be follows from its epoch."""
+BOOKED_EPOCHS_MAX = 2
+"""From the epoch a request names to the last book that may have its answer: that of the next epoch, or the one after if
+that did not count. Else an executor would fill its books with all that a payer ever signed."""
 
 
 def asking_digest(

@@ -26,7 +26,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from node.protocol.asking import booked_under
+from node.protocol.asking import booked_under, is_too_old
 from node.protocol.findings import CommittedBook, ReceiptBook
 from node.protocol.identifiers import ZERO_HASH, Address, Cid, EpochNumber, Hash32
 from node.protocol.merkle import merkle_levels_in_slices, merkle_path, verify_merkle_proof
@@ -126,8 +126,8 @@ class SearchedBooks:
         return Omission(signed, self.earlier.row_for(asking), self.later.row_for(asking))
 
     def _lacks(self, receipt: Receipt) -> bool:
-        books = (self.earlier, self.later)
-        return receipt.epoch == self.epoch - 1 and not any(book.books_rightly(receipt) for book in books)
+        is_due = receipt.epoch == self.epoch - 1 and not is_too_old(receipt, self.epoch)
+        return is_due and not any(book.books_rightly(receipt) for book in (self.earlier, self.later))
 
     def _has_too_much(self, receipt: Receipt) -> bool:
         asking = booked_under(receipt)
@@ -160,7 +160,7 @@ def is_omitted(omission: Omission, result: EpochResult) -> bool:
     """Whether the receipt was left out of the books of `result` and of the result before it, or booked wrongly."""
     signed = omission.signed
     receipt = signed.receipt
-    if result.books_before is None or receipt.epoch != result.epoch - 1:
+    if result.books_before is None or receipt.epoch != result.epoch - 1 or is_too_old(receipt, result.epoch):
         return False
     earlier, later = book_of(result.books_before, receipt.executor), book_of(result.books, receipt.executor)
     if earlier is None or later is None:

@@ -71,10 +71,9 @@ class OmissionWatch:
         for signed in self._store.receipts(limit=RECEIPTS_LOOKED_AT):
             receipt = signed.receipt
             is_own = receipt.payer == account and receipt.executor != account and signed.payer_signature != b""
-            is_due = receipt.epoch == result.epoch - 1 or (
-                receipt.epoch <= result.epoch and receipt.asking is not None and not is_too_old(receipt, result.epoch)
-            )
-            if is_own and is_due and are_names_short(receipt):
+            is_late = receipt.epoch > result.epoch or is_too_old(receipt, result.epoch)
+            is_unasked = receipt.asking is None and receipt.epoch != result.epoch - 1
+            if is_own and not is_late and not is_unasked and are_names_short(receipt):
                 found.setdefault(receipt.executor, []).append(signed)
         return found
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocol import omissions
-from node.protocol.asking import booked_under
+from node.protocol.asking import ANSWER_EPOCHS_MAX, booked_under, is_of_its_time
 from node.protocol.audit_outcomes import OMITTED, audit_outcomes
 from node.protocol.audit_votes import AuditVoteError, check_audits
 from node.protocol.codec import from_bytes, to_bytes
@@ -38,7 +38,7 @@ from node.protocol.records import (
 )
 from node.protocol.verdicts import Verdict
 from tests.builders import SOME_CID, account, unasked_row
-from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, evidence_of
+from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, evidence_of
 from tests.unit.protocol.test_audit_outcomes import SEEDS, WEIGHTS, band_of
 
 SIGNED = evidence_of().signed
@@ -256,6 +256,18 @@ def test_what_was_asked_once_stands_in_one_book_only() -> None:
     assert not is_surplus(proof, replace(books, books_before=()))
     assert not is_surplus(proof, replace(books, books=()))
     assert not is_surplus(replace(proof, signed=replace(SIGNED, signature=SIGNED.payer_signature)), books)
+
+
+def test_what_was_asked_too_long_before_its_receipt_is_missed_by_nobody() -> None:
+    """No payer takes such a receipt but one that wants to frame: no auditor would take its row."""
+    for age, is_missed in ((ANSWER_EPOCHS_MAX, True), (ANSWER_EPOCHS_MAX + 1, False)):
+        late = evidence_of(asking=replace(ASKING, epoch=EpochNumber(Q - age))).signed
+        gap = SearchedBook(ROWS).missing(late.receipt)
+        assert gap is not None
+        assert is_of_its_time(late.receipt) is is_missed
+        assert is_omitted(Omission(late, gap, gap), result(book(), book())) is is_missed
+        searched = SearchedBooks(EpochNumber(Q + 1), SearchedBook(ROWS), SearchedBook(ROWS))
+        assert searched.is_wrong(late.receipt) is is_missed
 
 
 def test_what_is_booked_after_the_book_that_had_to_have_it_is_surplus() -> None:

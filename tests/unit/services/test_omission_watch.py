@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import trio
 
+from node.protocol.asking import BOOKED_EPOCHS_MAX
 from node.protocol.audit_votes import check_audits
 from node.protocol.findings import CommittedBook
 from node.protocol.identifiers import Cid, EpochNumber, NodeId, RequestId
@@ -101,11 +102,11 @@ async def test_what_is_booked_a_second_time_or_with_another_receipt_is_proven() 
 async def test_an_answer_of_an_older_epoch_that_is_booked_now_is_proven() -> None:
     """As long as auditors would take it: what was asked longer ago than that nobody counts."""
     ages = {age: receipt(age, epoch=EpochNumber(9 - age), asking=asked(9 - age)) for age in range(7)}
-    watch, result = world([receipt(99, epoch=EpochNumber(8)), *ages.values()], list(ages.values()))
+    watch, result = world([receipt(99, epoch=EpochNumber(8), asking=asked(8)), *ages.values()], list(ages.values()))
     found = await watch.find(result)
     missing, *late = sorted(found, key=lambda one: -one.signed.receipt.epoch)
     assert missing.signed.receipt.request_id == (99).to_bytes(32)
-    assert [one.signed.receipt.epoch for one in late] == [7, 6, 5]
+    assert [one.signed.receipt.epoch for one in late] == [9 - BOOKED_EPOCHS_MAX]
     assert all(is_surplus(one, result) for one in late)
 
 
