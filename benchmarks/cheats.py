@@ -12,11 +12,13 @@ from functools import cache
 import click
 
 from node.cli.render import print_table
+from node.protocol.asking import BOOKED_EPOCHS_MAX
 from node.protocol.audit_sampling import (
     AUDITED_PER_MILLE,
     AUDITORS,
     DRAWS_MAX,
     DRAWS_MIN,
+    PAYER_TOKENS_MAX,
     ROW_DRAWS,
     token_draws_of,
 )
@@ -56,6 +58,7 @@ ACCOUNT = Address("0x" + "11" * 20)
 RUNS = 400
 PADDING_TOKENS = 32_000
 PADDINGS = (0, 100, 1_000, 260_000)
+UNANSWERED = (0.01, 0.05, 0.1, 0.2)
 FAKED_SHARES = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
@@ -182,6 +185,13 @@ def padding(answers: int, tokens: int, *, sold: int = 1_800) -> Padding:
     return Padding(answers, draws, of_payers + (draws - of_payers) * share, draws * share)
 
 
+def payer_draws_left(unanswered: float) -> float:
+    """Return what is left of a member's draws for its answers of ANSWER_TOKENS tokens if its executor books, in all the
+    books that may have them, made-up answers to a share of requests that nobody has a receipt of."""
+    books = BOOKED_EPOCHS_MAX + 1
+    return ANSWER_TOKENS / (ANSWER_TOKENS + unanswered * books * PAYER_TOKENS_MAX)
+
+
 def lazy_validator() -> Iterator[tuple[str, float]]:
     """Yield what a member saves that votes with the crowd or not at all, and what it loses."""
     generated = 300 * 3600  # nonces a second, in an hour of GENERATE
@@ -231,6 +241,12 @@ def main() -> None:
             (f"{p.answers:,}", str(p.draws), f"{p.of_members:.2f}", f"{p.of_others:.2f}")
             for p in (padding(answers, PADDING_TOKENS) for answers in PADDINGS)
         ],
+        empty="",
+    )
+    click.echo("\nA member's draws, if made-up answers stand for requests that were never answered:")
+    print_table(
+        ("OF ALL REQUESTS", "DRAWS LEFT"),
+        [(f"{share:.0%}", f"{payer_draws_left(share):.0%}") for share in UNANSWERED],
         empty="",
     )
     for what, share in lazy_validator():

@@ -26,6 +26,7 @@ from node.protocol.identifiers import (
     TokenAmount,
 )
 from node.protocol.nonces import draw_sample
+from node.protocol.receipt_books import NOBODY, BookRow
 from node.protocol.records import EpochParameters, MLNodeRegistration, ModelRecord, PocCommit, PocVote, VoteBundle
 from node.protocol.signatures import address_of
 from node.protocol.verdicts import Verdict
@@ -49,6 +50,11 @@ PARAMETERS = EpochParameters(
     initial_subsidy=TokenAmount(1_000_000),
     halving_epochs=4,
 )
+
+
+def unasked_row(digest: Hash32, tokens: int, payer: bytes = NOBODY) -> BookRow:
+    """A row for an answer that was asked for by no request to its executor."""
+    return BookRow(digest, digest, tokens, payer)
 
 
 def key_of(number: int) -> PrivateKey:

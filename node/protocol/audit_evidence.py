@@ -6,12 +6,13 @@ does not fit counts as not handed over.
 
 from dataclasses import dataclass, replace
 
+from node.protocol.asking import booked_under, is_asked_by_payer
 from node.protocol.audits import ClaimedLogprobs
 from node.protocol.claims import ALTERNATIVES_KEPT, NOT_ASKED, claims_commitment
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.pricing import receipt_digest, tokens_commitment
-from node.protocol.receipt_books import NOBODY, BookRow, booked_tokens, is_payer_of
+from node.protocol.receipt_books import NOBODY, BookRow, booked_payers, booked_tokens
 from node.protocol.receipts import draw_commitment, is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import Receipt, SignedReceipt
 from node.protocol.seeds import SeedShareError, check_share, drawn_seed
@@ -42,6 +43,8 @@ class AuditEvidence:
     signed: SignedReceipt
     kept: KeptAnswer | None
     """None where the answer was private or vectors, or the executor has lost it."""
+    request_signature: bytes = b""
+    """The payer's, of the request (asking.py); empty where it asked by none, or no row names it."""
 
 
 def kept_answer(answer: AnswerEvidence, claimed: tuple[ClaimedLogprobs, ...] = ()) -> KeptAnswer:
@@ -72,7 +75,7 @@ def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, bo
         return "not-the-receipt"
     if not are_names_short(receipt):
         return "not-the-receipt"
-    if booked is not None and (misbooked := _what_is_misbooked(booked, signed)):
+    if booked is not None and (misbooked := _what_is_misbooked(booked, evidence)):
         return misbooked
     if kept is None and receipt.is_private:  # with the answer, its payer hands it over
         return PRIVATE if is_signed_by_payer(signed) else "not-the-receipt"
@@ -98,14 +101,25 @@ def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, bo
     return ""
 
 
-def _what_is_misbooked(booked: BookRow, signed: SignedReceipt) -> str:
-    """Whoever a row names must have signed: else an executor puts answers that it made up beside a payer's own."""
-    if booked.output_tokens != booked_tokens(signed.receipt):
+def _what_is_misbooked(booked: BookRow, evidence: AuditEvidence) -> str:
+    """Whoever a row names must have asked: else an executor puts answers that it made up beside a payer's own."""
+    receipt = evidence.signed.receipt
+    if booked.asking != booked_under(receipt):
+        return "not-the-request"
+    if booked.output_tokens != booked_tokens(receipt):
         return "not-the-length"
-    is_named = booked.payer != NOBODY
-    if not is_payer_of(booked.payer, signed.receipt) or (is_named and not is_signed_by_payer(signed)):
+    if booked.payer not in booked_payers(receipt) or not _has_asked(booked, evidence):
         return "not-the-payer"
+    if receipt.asking is not None and receipt.output_tokens > receipt.asking.max_tokens:
+        return "not-the-length"
     return ""
+
+
+def _has_asked(booked: BookRow, evidence: AuditEvidence) -> bool:
+    """Whether the receipt's payer signed the request or, where there was none and a row names it, the receipt."""
+    if evidence.signed.receipt.asking is not None and booked.output_tokens:
+        return is_asked_by_payer(evidence.signed.receipt, evidence.request_signature)
+    return booked.payer == NOBODY or is_signed_by_payer(evidence.signed)
 
 
 def _is_draw_committed_to(receipt: Receipt, answer: AnswerEvidence) -> bool:

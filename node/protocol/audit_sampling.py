@@ -3,9 +3,11 @@
 Tokens are drawn, not answers: an answer is drawn in proportion to its length, so that long answers do not hide among
 many short ones. But a book may be filled at no cost: an executor answers itself under a key of its own, truly, with
 the same text as often as it likes. Keys are free and weight is not. So every other draw goes to the payers that are
-members, in proportion to their weight, and falls on a token of what one of them signed for: whatever else is booked, no
-other draw and no other payer's answer is in its way. Of answers that cannot be audited no tokens are booked, so a few
-draws are of rows, whatever these say of their tokens: whether they are rightly booked so has to be looked at, too.
+members, in proportion to their weight, and falls on a token of what one of them asked: whatever else is booked, no
+other draw and no other payer's answer is in its way. What an executor can still put there is what a member asked and it
+never answered, with as many tokens as were asked for; so no answer has more than PAYER_TOKENS_MAX in these draws. Of
+answers that cannot be audited no tokens are booked, so a few draws are of rows, whatever these say of their tokens:
+whether they are rightly booked so has to be looked at, too.
 Auditors are drawn by weight for each answer, so who they are is not known when the answer is given.
 """
 
@@ -31,6 +33,9 @@ DRAWS_MIN = 4
 above, and little in all."""
 ROW_DRAWS = 2
 """Of these, beyond those of tokens. Few, for most are of answers that nobody may read, and payers look as well."""
+PAYER_TOKENS_MAX = 512
+"""Of one answer, in the draws that go to payers: what was asked and not answered has no more, though the request asked
+for a whole context."""
 DRAWS_MAX = 64
 """Of a book with many: what an epoch's bundles and auditors have to carry is bounded."""
 AUDITORS = 5
@@ -63,7 +68,7 @@ def token_draws_of(book: ReceiptBook) -> int:
 
 
 def is_of_payer(draw: int, book: ReceiptBook) -> bool:
-    """Whether a draw is of what one payer signed for: every other one of those of tokens."""
+    """Whether a draw is of what one payer asked: every other one of those of tokens."""
     return draw < token_draws_of(book) and draw % 2 == 1
 
 
@@ -113,7 +118,7 @@ def drawn_rows_in_slices(
     tokens, draws = token_draws_of(book), draws_of(book)
     weights = payer_weights(group, executor)
     ends = array("Q")  # of each row, the tokens up to its end
-    signed: dict[bytes, tuple[array[int], array[int]]] = {}  # of each payer, the same of its rows, and their places
+    signed: dict[bytes, tuple[array[int], array[int]]] = {}  # of each payer, what counts of its rows, and their places
     passed = 0
     for start in range(0, len(rows), ITEMS_PER_SLICE):
         for place, row in enumerate(rows[start : start + ITEMS_PER_SLICE], start):
@@ -121,7 +126,7 @@ def drawn_rows_in_slices(
             ends.append(passed)
             if row.output_tokens and row.payer in weights:
                 own_ends, places = signed.setdefault(row.payer, (array("Q"), array("Q")))
-                own_ends.append(row.output_tokens + (own_ends[-1] if own_ends else 0))
+                own_ends.append(min(row.output_tokens, PAYER_TOKENS_MAX) + (own_ends[-1] if own_ends else 0))
                 places.append(place)
         yield
     present = {payer: weights[payer] for payer in signed}

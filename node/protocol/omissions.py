@@ -1,11 +1,20 @@
-"""Receipts that an executor signed and left out of its books: proven by the payer's copy, with nobody's word needed.
+"""Receipts that an executor signed and did not book as it must: proven by the payer's copy, with nobody's word needed.
 
 Purpose: what is not in a book is never drawn, nor is an answer that is booked with fewer tokens than it has, and one
-that is booked as another payer's is drawn too seldom. A payer
-that is a member looks for its receipts in the books and, where one is missing, puts a proof into its bundle: the
-receipt with both signatures, and the place in each of the two books that may have it where it would stand. Rows ascend
-by digest, so two neighbours with a gap between them are proof; so is the receipt's own row if it says other tokens
-than follow from the receipt, or names another payer.
+that is booked as another payer's, or nobody's, is drawn too seldom. A payer that is a member looks for its receipts in
+the books and, where one is missing, puts a proof into its bundle: the receipt, and the place in each of the two books
+that may have it where it would stand. Rows ascend by what the payer signed of the request, so two neighbours with a gap
+between them are proof; so is the row that stands there if it does not follow from the receipt: it has another receipt
+for the same request, other tokens, or another payer.
+
+What is booked beside it takes draws away from it. So a row for what a payer asked is also proof against its executor if
+it stands where it must not (`is_surplus`): with another receipt than the payer has, in two books, or later than in the
+two that may have it. What a payer asked and has no receipt of it cannot show: see decision 0058.
+
+Whose signatures: the executor's under the receipt binds it. It served the request only because the payer had signed it
+(`Asking`), so it holds what a row with the payer's name needs, and can show it; nobody else can make it sign a receipt
+for a request that nobody signed. So the payer's own signature, which a payer may keep back as it likes, is asked for
+only where there was no such request: there a row of nobody is right as well.
 
 Detail: a receipt of epoch q is in the book of q or, if it was given after that was made, in the book of q + 1. Proofs
 are taken in the first epoch after results of both. An executor whose bundle was not counted in one of these epochs is
@@ -15,12 +24,14 @@ counts for nothing. What is proven counts as withheld (audit_outcomes.py).
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from node.protocol.asking import booked_under, is_too_old
 from node.protocol.findings import CommittedBook, ReceiptBook
-from node.protocol.identifiers import ZERO_HASH, Address, Cid, Hash32
+from node.protocol.identifiers import ZERO_HASH, Address, Cid, EpochNumber, Hash32
 from node.protocol.merkle import merkle_levels_in_slices, merkle_path, verify_merkle_proof
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import NOBODY, PAYER_BYTES, BookRow, booked_tokens, inner_hash, is_payer_of, row_leaf
+from node.protocol.receipt_books import DIGEST_BYTES, PAYER_BYTES, BookRow, inner_hash, is_row_of, row_leaf
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import BookGap, EpochResult, Omission, Receipt, RowProof, SignedReceipt, VoteBundle
 from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
@@ -51,85 +62,144 @@ class SearchedBook:
                 yield
             self._levels = yield from merkle_levels_in_slices(leaves, inner_hash)
 
-    def has(self, digest: Hash32) -> bool:
-        """Whether a receipt is in the book."""
-        place = self._place(digest)
-        return place < len(self._rows) and self._rows[place].digest == digest
+    def has(self, asking: Hash32) -> bool:
+        """Whether there is a row for what was asked (`booked_under`)."""
+        place = self._place(asking)
+        return place < len(self._rows) and self._rows[place].asking == asking
 
-    def gap(self, digest: Hash32) -> BookGap | None:
-        """Return where a receipt would stand; None if it is there."""
-        if self.has(digest):
+    def gap(self, asking: Hash32) -> BookGap | None:
+        """Return where its row would stand; None if it is there."""
+        if self.has(asking):
             return None
-        place = self._place(digest)
+        place = self._place(asking)
         return BookGap(self._proof(place - 1), self._proof(place))
 
-    def books_rightly(self, digest: Hash32, receipt: Receipt) -> bool:
-        """Whether a receipt is in the book, by a row that may follow from it."""
-        return self.has(digest) and _is_right(self._rows[self._place(digest)], receipt)
+    def books_rightly(self, receipt: Receipt) -> bool:
+        """Whether a receipt is in the book, by a row that follows from it."""
+        asking = booked_under(receipt)
+        return self.has(asking) and is_row_of(self._rows[self._place(asking)], receipt)
 
-    def names_nobody(self, digest: Hash32) -> bool:
-        """Whether a receipt is in the book as one that its payer never signed."""
-        return self.has(digest) and self._rows[self._place(digest)].payer == NOBODY
-
-    def missing(self, digest: Hash32, receipt: Receipt) -> BookGap | None:
+    def missing(self, receipt: Receipt) -> BookGap | None:
         """Return what proves that a receipt is not rightly booked; None if it is."""
-        if self.books_rightly(digest, receipt):
+        if self.books_rightly(receipt):
             return None
-        return self.gap(digest) or BookGap(self._proof(self._place(digest)), None)
+        asking = booked_under(receipt)
+        return self.gap(asking) or BookGap(self._proof(self._place(asking)), None)
 
-    def _place(self, digest: Hash32) -> int:
-        return bisect_left(self._rows, digest, key=lambda row: row.digest)
+    def row_for(self, asking: Hash32) -> BookGap:
+        """Return the row for what was asked as a proof has it; nothing where there is none."""
+        return BookGap(self._proof(self._place(asking)) if self.has(asking) else None, None)
+
+    def _place(self, asking: Hash32) -> int:
+        return bisect_left(self._rows, asking, key=lambda row: row.asking)
 
     def _proof(self, index: int) -> RowProof | None:
         if not 0 <= index < len(self._rows):
             return None
         finish(self.prepare())
         row = self._rows[index]
-        return RowProof(index, row.digest, row.output_tokens, row.payer, merkle_path(self._levels, index))
+        path = merkle_path(self._levels, index)
+        return RowProof(index, row.asking, row.digest, row.output_tokens, row.payer, path)
 
 
-def is_gap(gap: BookGap, book: ReceiptBook, digest: Hash32) -> bool:
-    """Whether a gap proves that `book` does not have the receipt."""
+@dataclass(frozen=True, slots=True)
+class SearchedBooks:
+    """An executor's books in a result and in the one before it."""
+
+    epoch: EpochNumber
+    """Of the later one."""
+    earlier: SearchedBook
+    later: SearchedBook
+
+    def is_wrong(self, receipt: Receipt) -> bool:
+        """Whether a receipt is not where it has to be, or stands where it must not."""
+        return self._lacks(receipt) or self._has_too_much(receipt)
+
+    def proof(self, signed: SignedReceipt) -> Omission:
+        """Return what proves it; the trees of both books are built if they are not yet."""
+        receipt = signed.receipt
+        if self._lacks(receipt):
+            gaps = (self.earlier.missing(receipt), self.later.missing(receipt))
+            if gaps[0] is not None and gaps[1] is not None:
+                return Omission(signed, gaps[0], gaps[1])
+        asking = booked_under(receipt)
+        return Omission(signed, self.earlier.row_for(asking), self.later.row_for(asking))
+
+    def _lacks(self, receipt: Receipt) -> bool:
+        is_due = receipt.epoch == self.epoch - 1 and not is_too_old(receipt, self.epoch)
+        return is_due and not any(book.books_rightly(receipt) for book in (self.earlier, self.later))
+
+    def _has_too_much(self, receipt: Receipt) -> bool:
+        asking = booked_under(receipt)
+        if receipt.asking is None or not self.later.has(asking):
+            return False
+        is_late = receipt.epoch < self.epoch - 1
+        return is_late or self.earlier.has(asking) or not self.later.books_rightly(receipt)
+
+
+def is_gap(gap: BookGap, book: ReceiptBook, asking: Hash32) -> bool:
+    """Whether a gap proves that `book` has no row for what was asked."""
     before, after = gap.before, gap.after
     first = 0 if before is None else before.index + 1
     if (after is None and first != book.count) or (after is not None and after.index != first):
         return False
-    if before is not None and not (before.digest < digest and _is_row(before, book)):
+    if before is not None and not (before.asking < asking and _is_row(before, book)):
         return False
-    return after is None or (digest < after.digest and _is_row(after, book))
+    return after is None or (asking < after.asking and _is_row(after, book))
 
 
-def is_misbooked(row: BookGap, book: ReceiptBook, digest: Hash32, receipt: Receipt) -> bool:
-    """Whether what stands in place of a gap is the receipt's own row, and cannot follow from it."""
+def is_misbooked(row: BookGap, book: ReceiptBook, receipt: Receipt) -> bool:
+    """Whether what stands in place of a gap is the row for what was asked, and does not follow from the receipt."""
     own = row.before
-    if own is None or row.after is not None or own.digest != digest:
+    if own is None or row.after is not None or own.asking != booked_under(receipt):
         return False
-    return not _is_right(_row(own), receipt) and _is_row(own, book)
+    return not is_row_of(_row(own), receipt) and _is_row(own, book)
 
 
 def is_omitted(omission: Omission, result: EpochResult) -> bool:
     """Whether the receipt was left out of the books of `result` and of the result before it, or booked wrongly."""
     signed = omission.signed
     receipt = signed.receipt
-    if result.books_before is None or receipt.epoch != result.epoch - 1:
+    if result.books_before is None or receipt.epoch != result.epoch - 1 or is_too_old(receipt, result.epoch):
         return False
     earlier, later = book_of(result.books_before, receipt.executor), book_of(result.books, receipt.executor)
     if earlier is None or later is None:
         return False
-    digest = receipt_digest(receipt)
+    asking = booked_under(receipt)
     for proof, book in ((omission.earlier, earlier), (omission.later, later)):
-        if not (is_gap(proof, book, digest) or is_misbooked(proof, book, digest, receipt)):
+        if not (is_gap(proof, book, asking) or is_misbooked(proof, book, receipt)):
             return False
-    return is_signed_by_executor(signed) and is_signed_by_payer(signed)
+    return is_signed_by_executor(signed) and (receipt.asking is not None or is_signed_by_payer(signed))
+
+
+def is_surplus(omission: Omission, result: EpochResult) -> bool:
+    """Whether the book of `result` has a row for what was asked that must not be there: with another receipt, beside
+    one in the book before, or after a book that had to have it.
+
+    An honest executor gives one receipt for a request, and books it once, in the first of its books after it.
+    """
+    signed = omission.signed
+    receipt = signed.receipt
+    later, row = book_of(result.books, receipt.executor), omission.later.before
+    earlier = None if result.books_before is None else book_of(result.books_before, receipt.executor)
+    if receipt.asking is None or later is None or row is None:
+        return False
+    asking = booked_under(receipt)
+    if row.asking != asking or not _is_row(row, later):
+        return False
+    first = omission.earlier.before
+    is_late = earlier is not None and receipt.epoch < result.epoch - 1
+    is_second = earlier is not None and first is not None and first.asking == asking and _is_row(first, earlier)
+    return (is_late or is_second or not is_row_of(_row(row), receipt)) and is_signed_by_executor(signed)
 
 
 def proven_omissions(result: EpochResult, bundles: Mapping[Address, VoteBundle]) -> dict[Hash32, SignedReceipt]:
-    """Return the receipts whose omission the bundles prove, each once, by digest."""
+    """Return the receipts that the bundles prove to be booked otherwise than they must be, each once, by digest."""
     proven = {
         receipt_digest(omission.signed.receipt): omission.signed
         for bundle in bundles.values()
         for omission in bundle.omissions
-        if is_omitted(omission, result)
+        if is_omitted(omission, result) or is_surplus(omission, result)
     }
     return dict(sorted(proven.items()))
 
@@ -140,16 +210,12 @@ def book_of(books: Sequence[CommittedBook], executor: Address) -> ReceiptBook | 
 
 
 def _is_row(proof: RowProof, book: ReceiptBook) -> bool:
-    if not 0 <= proof.index < book.count or not 0 <= proof.output_tokens < 1 << 32 or len(proof.digest) != 32:
+    if not 0 <= proof.index < book.count or not 0 <= proof.output_tokens < 1 << 32 or len(proof.payer) != PAYER_BYTES:
         return False
-    if len(proof.payer) != PAYER_BYTES:
+    if len(proof.asking) != DIGEST_BYTES or len(proof.digest) != DIGEST_BYTES:
         return False
     return verify_merkle_proof(book.root, row_leaf(proof.index, _row(proof)), proof.siblings, inner_hash)
 
 
-def _is_right(row: BookRow, receipt: Receipt) -> bool:
-    return row.output_tokens == booked_tokens(receipt) and is_payer_of(row.payer, receipt)
-
-
 def _row(proof: RowProof) -> BookRow:
-    return BookRow(proof.digest, proof.output_tokens, proof.payer)
+    return BookRow(proof.asking, proof.digest, proof.output_tokens, proof.payer)

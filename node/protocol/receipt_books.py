@@ -1,10 +1,11 @@
 """Receipt books: how an executor binds itself to its receipts before anybody knows which of them are audited.
 
-A book is a file of rows, one for each receipt that the executor signed since its last book: the receipt's digest, the
-tokens that can be drawn of it, and who signed for it (`booked_row`). These follow from the receipt: who books others is
-found out by the draw (audit_sampling.py) or by the payer (omissions.py). Rows ascend by digest, so that there is one
-file for one set of receipts, nobody is listed twice, and whoever holds a receipt finds at once whether it was left out.
-A digest tells nothing of the answer: a receipt's request id is random.
+A book is a file of rows, one for each receipt that the executor signed since its last book: what was signed of the
+request (asking.py), the receipt's digest, the tokens that can be drawn of it, and who asked (`booked_row`). These
+follow from the receipt: who books others is found out by the draw (audit_sampling.py) or by the payer (omissions.py).
+Rows ascend by the request's digest, so that there is one file for one set of receipts, no request is answered twice in
+it, and whoever holds a receipt finds at once whether it was left out or another stands in its place. Neither digest
+tells anything of the answer: a request's id is random.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import overload
 
+from node.protocol.asking import booked_under
 from node.protocol.findings import ReceiptBook
 from node.protocol.identifiers import Address, Cid, Hash32
 from node.protocol.merkle import GrowingRoot
@@ -25,12 +27,12 @@ from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
 DIGEST_BYTES = 32
 TOKENS_BYTES = 4
 PAYER_BYTES = 20
-ROW_BYTES = DIGEST_BYTES + TOKENS_BYTES + PAYER_BYTES
+ROW_BYTES = 2 * DIGEST_BYTES + TOKENS_BYTES + PAYER_BYTES
 NOBODY = bytes(PAYER_BYTES)
-"""In place of a payer that never signed, for an executor could name whom it likes; and where no token can be drawn, for
-who asks in private is named to nobody."""
+"""In place of a payer that signed neither request nor receipt, for an executor could name whom it likes; and where no
+token can be drawn, for who asks in private is named to nobody."""
 ROWS_MAX = 1 << 18
-"""14 MiB: three answers a second for a day. An executor with more splits its account; more at once would cost each of
+"""22 MiB: three answers a second for a day. An executor with more splits its account; more at once would cost each of
 its auditors as much as a batch of nonces."""
 BOOK_BYTES_MAX = ROWS_MAX * ROW_BYTES
 
@@ -43,16 +45,19 @@ class BookError(ValueError):
 class BookRow:
     """One receipt."""
 
+    asking: Hash32
+    """What the payer signed of the request, or the receipt's digest where nothing was (`booked_under`)."""
     digest: Hash32
+    """The receipt's."""
     output_tokens: int
     """`booked_tokens` of it."""
     payer: bytes = NOBODY
-    """The 20 bytes of the account that signed for the answer, or NOBODY."""
+    """The 20 bytes of the account that asked for the answer, or NOBODY."""
 
     @property
-    def tail(self) -> bytes:
-        """What a row has after the digest."""
-        return self.output_tokens.to_bytes(TOKENS_BYTES) + self.payer
+    def data(self) -> bytes:
+        """A row as the file has it."""
+        return self.asking + self.digest + self.output_tokens.to_bytes(TOKENS_BYTES) + self.payer
 
 
 class BookRows(Sequence[BookRow]):
@@ -77,10 +82,12 @@ class BookRows(Sequence[BookRow]):
         if isinstance(place, slice):
             return [self[index] for index in range(*place.indices(len(self)))]
         start = range(0, len(self._data), ROW_BYTES)[place]
-        tokens = start + DIGEST_BYTES
+        digest = start + DIGEST_BYTES
+        tokens = digest + DIGEST_BYTES
         payer = tokens + TOKENS_BYTES
         return BookRow(
-            Hash32(self._data[start:tokens]),
+            Hash32(self._data[start:digest]),
+            Hash32(self._data[digest:tokens]),
             int.from_bytes(self._data[tokens:payer]),
             self._data[payer : start + ROW_BYTES],
         )
@@ -98,19 +105,30 @@ def booked_tokens(receipt: Receipt) -> int:
 
 
 def booked_row(signed: SignedReceipt) -> BookRow:
-    """Return the row that its executor makes of a receipt; a payer's signature was checked when it came."""
+    """Return the row that its executor makes of a receipt; a payer's signatures were checked when they came."""
     receipt = signed.receipt
-    tokens = booked_tokens(receipt)
-    payer = payer_bytes(receipt.payer) if tokens and signed.payer_signature else NOBODY
-    return BookRow(receipt_digest(receipt), tokens, payer)
+    payers = booked_payers(receipt)
+    payer = payers[0] if receipt.asking or signed.payer_signature else payers[-1]
+    return BookRow(booked_under(receipt), receipt_digest(receipt), booked_tokens(receipt), payer)
 
 
-def is_payer_of(payer: bytes, receipt: Receipt) -> bool:
-    """Whether a row of a receipt may name `payer`: nobody else than who paid, and nobody where nothing can be drawn.
+def booked_payers(receipt: Receipt) -> tuple[bytes, ...]:
+    """Return whom a row of a receipt may name: who asked for it, and nobody where nothing can be drawn.
 
-    Nobody always may be: a signature may come after the book was made, and nobody can tell when it came.
+    Where no request was signed, nobody always may be named: the receipt's signature may come after the book was made,
+    and nobody else can tell when it came.
     """
-    return payer == NOBODY or (booked_tokens(receipt) > 0 and payer == payer_bytes(receipt.payer))
+    if not booked_tokens(receipt):
+        return (NOBODY,)
+    payer = payer_bytes(receipt.payer)
+    return (payer,) if receipt.asking else (payer, NOBODY)
+
+
+def is_row_of(row: BookRow, receipt: Receipt) -> bool:
+    """Whether a row follows from a receipt."""
+    digests = (booked_under(receipt), receipt_digest(receipt))
+    is_named = row.payer in booked_payers(receipt)
+    return (row.asking, row.digest) == digests and row.output_tokens == booked_tokens(receipt) and is_named
 
 
 def payer_bytes(account: Address) -> bytes:
@@ -141,7 +159,7 @@ def make_book_in_slices(data: bytes, content_cid: Cid) -> Slices[ReceiptBook]:
 
 def order_rows(rows: Sequence[BookRow]) -> tuple[BookRow, ...]:
     """Return rows in the book's order."""
-    return tuple(sorted(rows, key=attrgetter("digest")))
+    return tuple(sorted(rows, key=attrgetter("asking")))
 
 
 def book_bytes(rows: Sequence[BookRow]) -> bytes:
@@ -155,17 +173,16 @@ def book_bytes_in_slices(rows: Sequence[BookRow]) -> Slices[bytes]:
     for start in range(0, len(rows), ITEMS_PER_SLICE):
         parts.append(order_rows(rows[start : start + ITEMS_PER_SLICE]))
         yield
-    merged, data = heapq.merge(*parts, key=attrgetter("digest")), bytearray()
+    merged, data = heapq.merge(*parts, key=attrgetter("asking")), bytearray()
     while part := list(islice(merged, ITEMS_PER_SLICE)):
-        data += b"".join(row.digest + row.tail for row in part)
+        data += b"".join(row.data for row in part)
         yield
     return bytes(data)
 
 
 def row_leaf(index: int, row: BookRow) -> Hash32:
     """Return the leaf of row `index`: SHA-256 of (0x00, the index as 8 bytes, the row)."""
-    data = b"\x00" + index.to_bytes(8) + row.digest + row.tail
-    return Hash32(hashlib.sha256(data).digest())
+    return Hash32(hashlib.sha256(b"\x00" + index.to_bytes(8) + row.data).digest())
 
 
 def inner_hash(data: bytes) -> bytes:
@@ -189,14 +206,18 @@ def read_book_in_slices(data: bytes, book: ReceiptBook) -> Slices[BookRows]:
         raise BookError(f"a book of {book.count} receipts has not {len(data)} bytes")
     rows = BookRows(data)
     root, total, last = GrowingRoot(inner_hash), 0, b""
+    digests: set[Hash32] = set()
     for start in range(0, len(rows), ITEMS_PER_SLICE):
         for index, row in enumerate(rows[start : start + ITEMS_PER_SLICE], start):
-            if row.digest <= last:
-                raise BookError("its receipts do not ascend, each once")
-            last = row.digest
+            if row.asking <= last:
+                raise BookError("its rows do not ascend, each request once")
+            last = row.asking
+            digests.add(row.digest)
             total += row.output_tokens
             root.add_leaf(row_leaf(index, row))
         yield
+    if len(digests) != len(rows):
+        raise BookError("it lists a receipt for several requests")
     if total != book.output_tokens:
         raise BookError(f"its answers do not have {book.output_tokens} tokens together")
     if root.root() != book.root:

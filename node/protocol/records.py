@@ -359,6 +359,22 @@ class Voucher:
 
 
 @dataclass(frozen=True, slots=True)
+class Asking:
+    """What a payer signed of a request to one executor, beside the names that the receipt has too (asking.py)."""
+
+    epoch: EpochNumber
+    """In which it asked, as far as it knew."""
+    max_tokens: int
+    """Output tokens that it asked for; an answer has no more."""
+    body: Hash32
+    """Keccak-256 of the canonical request."""
+
+    def __post_init__(self) -> None:
+        if self.epoch < 0 or self.max_tokens <= 0 or len(self.body) != HASH_BYTES:
+            raise ValueError("an asking has an epoch, at least one token and a hash")
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """An executor's statement of one answer: what it served, for whom, at what price."""
 
@@ -391,6 +407,8 @@ class Receipt:
     it did, and `is_verifiable` is false, that is by the executor's word alone."""
     claims_commitment: Hash32 = ZERO_HASH
     """Commitment to the log-probabilities that the user was told (claims.py); zeros where none were asked for."""
+    asking: Asking | None = None
+    """What the payer signed of the request; None where it asked no executor of its own: open prompts, vectors."""
 
     def __post_init__(self) -> None:
         if min(self.prompt_tokens, self.output_tokens, self.at, self.epoch) < 0:
@@ -413,6 +431,7 @@ class RowProof:
     """A row of a receipt book, and what leads from it to the book's root."""
 
     index: int
+    asking: Hash32
     digest: Hash32
     output_tokens: int
     payer: bytes
@@ -432,10 +451,11 @@ class BookGap:
 
 @dataclass(frozen=True, slots=True)
 class Omission:
-    """Proof that an executor left a receipt out of both books that could have it (omissions.py)."""
+    """Proof that an executor left a receipt out of both books that could have it, or booked it otherwise than it must
+    (omissions.py)."""
 
     signed: SignedReceipt
     earlier: BookGap
-    """In the book of the receipt's epoch."""
+    """In the book of the result before."""
     later: BookGap
-    """In the book of the epoch after."""
+    """In the book of the newest result."""

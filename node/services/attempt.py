@@ -20,7 +20,15 @@ from node.protocol.seeds import SeedShareError
 from node.services.answers import AnswerPart, AnswerSummary
 from node.services.checks import TokenChecks, check_opening, read_frame
 from node.services.faults import ExecutorFaultError, Fault
-from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Payment, SignedVoucherFrame, Tokens
+from node.services.frames import (
+    ExecutorFrame,
+    InferenceRequest,
+    Opening,
+    Payment,
+    SignedVoucherFrame,
+    Tokens,
+    asking_of,
+)
 from node.services.groups import sole_error
 from node.services.outlet import Outlet
 from node.services.patience import CLOSING_SECONDS_MAX, PATIENT_TOKENS, SLOW_SECONDS_MIN, Patience
@@ -486,6 +494,7 @@ class Attempt:
             seeded_by_user=self._request.seed is not None,
             by_rule=self._by_rule,
             claims_commitment=NOT_ASKED if self._claims is None else self._claims.commitment(),
+            asking=asking_of(self._request),
         )
         if not is_signed_by_executor(signed):
             raise ExecutorFaultError(Fault.RECEIPT, "it did not sign its receipt", receipt=signed)

@@ -1,4 +1,4 @@
-"""The auditor's side of a call of `audit/1`: asks whoever may have the evidence of an answer, and checks what comes."""
+"""The auditor's side of a call of `audit/2`: asks whoever may have the evidence of an answer, and checks what comes."""
 
 from collections.abc import Sequence
 

@@ -1,10 +1,10 @@
-"""What an auditor and whoever has the evidence say to each other during a call of `audit/1`."""
+"""What an auditor and whoever has the evidence say to each other during a call of `audit/2`."""
 
 from dataclasses import dataclass
 
 from node.protocol.identifiers import Hash32
 
-METHOD = "audit/1"
+METHOD = "audit/2"
 CHUNK_BYTES = 128 * 1024
 """Evidence is sent in pieces: a frame has at most 256 KiB."""
 

@@ -9,7 +9,6 @@ those on batches (`complete`).
 no other audit; what it has not handed over at the end is voted withheld. What this node lacks itself is an abstention.
 """
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -28,12 +27,12 @@ from node.ports import (
     Network,
     Store,
 )
+from node.protocol.asking import is_too_old
 from node.protocol.audit_bands import bands_of
 from node.protocol.audit_evidence import (
     AuditEvidence,
     KeptAnswer,
     are_names_short,
-    kept_answer,
     what_is_wrong,
     without_surplus,
 )
@@ -144,8 +143,6 @@ class AuditingService:
         """Who may see which answer; of the present epoch's draw."""
         self._votes = KeptAudits(store, EpochNumber(-1))
         """Of the present epoch."""
-        self._unnamed: tuple[SignedReceipt, ...] = ()
-        """Of the answers that executors booked as if this payer had not signed, some: they are challenged."""
         self._still_asked: frozenset[EpochNumber] = frozenset()
         """Old epochs whose evidence is kept since no newer result has come. At most EPOCHS_KEPT; after a restart they
         are not known, and what is kept of them only goes when there is no room."""
@@ -173,7 +170,7 @@ class AuditingService:
         receipts = await self._keeper.book(bundle.epoch, max(self._chain.state.results, default=None))
         kept = KeptAudits(self._store, bundle.epoch)
         taken = () if self.challenges is None else self.challenges.take()
-        able = [signed for signed in (*taken, *self._unnamed) if are_names_short(signed.receipt)][:CHALLENGES_MAX]
+        able = [signed for signed in taken if are_names_short(signed.receipt)][:CHALLENGES_MAX]
         by_digest = {receipt_digest(signed.receipt): signed for signed in able}
         challenges = tuple(by_digest[digest] for digest in sorted(by_digest))
         return replace(bundle, audits=kept.votes, receipts=receipts, omissions=kept.omissions, challenges=challenges)
@@ -189,7 +186,6 @@ class AuditingService:
         return any(participants[account].peer_id == peer for account in allowed if account in participants)
 
     async def _audit(self, epoch: EpochNumber) -> None:
-        self._unnamed = ()
         begin = first_block_of(epoch, Stage.SERVE, self._chain.schedule)
         state = await self._chain.state_at(begin)
         previous = await self._epochs.result_before(epoch, state)
@@ -220,19 +216,6 @@ class AuditingService:
 
     async def _watch_omissions(self, work: _Round) -> None:
         self._votes.write_omissions(await self._watch.find(work.previous))
-        unnamed = sorted(
-            self._watch.unnamed, key=lambda signed: hashlib.sha256(work.seed + receipt_digest(signed.receipt)).digest()
-        )
-        self._unnamed = tuple(islice((signed for signed in unnamed if self._keep_own(signed)), CHALLENGES_MAX))
-
-    def _keep_own(self, signed: SignedReceipt) -> bool:
-        """Keep what whoever judges an answer to this node needs of it; whether there is anything."""
-        answer = self._store.answer_of(signed.receipt.request_id, signed.receipt.executor)
-        if answer is None:
-            return False
-        evidence = AuditEvidence(signed, kept_answer(answer))
-        self._keeper.given.keep(receipt_digest(signed.receipt), to_bytes(evidence))
-        return True
 
     async def _expect(self, draws: Mapping[Address, Sequence[int]], again: Mapping[Address, Sequence[_Task]]) -> None:
         """Write down what stays if time runs out: a book that does not come leaves all its draws withheld."""
@@ -377,6 +360,8 @@ class AuditingService:
         named = replace(_abstain(task, "no-model"), node_id=receipt.node_id, model_id=receipt.model_id)
         named = replace(named, receipt_digest=task.digest)
         wrong = what_is_wrong(evidence, task.executor, task.digest, task.booked)
+        if task.booked is not None and is_too_old(receipt, work.previous.epoch):
+            wrong = wrong or "too-old"
         if wrong or evidence.kept is None:
             return replace(named, reason=wrong)
         model = work.previous.group.get_epoch_model(receipt.model_id)

@@ -49,6 +49,7 @@ from node.services.seeding import with_seed_source
 from node.services.share_checks import ShareBook
 from node.services.speeds import SpeedBook
 from node.services.terms import unit_price_of
+from node.services.timing import position
 from node.services.transcript import Continuation, Transcript
 from node.services.vouchers import PaymentError
 
@@ -230,6 +231,7 @@ class Conductor:
             self._request,
             executor=executor,
             at=self._trade.wall_clock(),
+            epoch=position(self._trade.desk.chain).epoch,
             prefix=point.prefix,
             max_tokens=self._request.max_tokens - len(point.prefix),
         )

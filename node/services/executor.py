@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import structlog
 import trio
@@ -20,6 +21,7 @@ from node.ports import (
     Store,
     WallClock,
 )
+from node.protocol.asking import CLOCK_EPOCHS_MAX
 from node.protocol.claims import NOT_ASKED, claims_commitment, claims_of
 from node.protocol.codec import SchemaError
 from node.protocol.identifiers import Address, EpochNumber, TokenAmount
@@ -37,7 +39,9 @@ from node.services.frames import (
     InferenceRequest,
     Opening,
     Prompt,
+    SignedRequest,
     Tokens,
+    asking_of,
     closing_bytes,
     opening_bytes,
     plain_tokens_bytes,
@@ -67,6 +71,19 @@ AHEAD_STEPS = 4
 """Allowances of tokens that an engine may be ahead of what was let out. Payment takes a round trip: at 200 ms and 64
 tokens an engine may write 1,280 tokens a second before it has to stop for it."""
 USER_PRIORITY = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An answer as far as it was given: what its receipt is made of."""
+
+    asked: SignedRequest
+    model: ModelRecord
+    generation: Generation
+    drawn: AnswerSeed
+    prompt_ids: Sequence[int]
+    output: list[int]
+    """Tokens that were let out; it grows."""
 
 
 class Executor:
@@ -123,7 +140,8 @@ class Executor:
 
     async def serve(self, call: Call) -> None:
         """Serve one call. Raises CallFailedError with a word the gateway can act on."""
-        request = self._read(call)
+        asked = self._read(call)
+        request = asked.request
         model = self._model_of(request)
         self._fresh.admit(request.request_id, request.payer, len(request.prefix), request.at)
         unpaid_tokens_max = self._trust(request, model)
@@ -131,7 +149,7 @@ class Executor:
         self.running += 1
         try:
             with sole_error():
-                await self._answer(call, request, model, tab, unpaid_tokens_max)
+                await self._answer(call, asked, model, tab, unpaid_tokens_max)
         except EngineFailedError as error:
             why = type(error).__name__ if request.private else str(error)  # engines quote what they were given
             log.warning("a request failed with its engine", request=request.request_id.hex()[:8], reason=why)
@@ -146,7 +164,7 @@ class Executor:
                 self._store.save_receipt(tab.receipt)  # evidence: given, and not paid or not signed for
             self.running -= 1
 
-    def _read(self, call: Call) -> InferenceRequest:
+    def _read(self, call: Call) -> SignedRequest:
         """Size, schema, signature, then meaning."""
         try:
             signed = read_request(call.payload)
@@ -158,7 +176,10 @@ class Executor:
             raise CallFailedError("bad-request", "the request was not signed by its payer")
         if request.executor != self._chain.account:
             raise CallFailedError("bad-request", "the request is for another executor")
-        return request
+        epoch = position(self._chain).epoch
+        if abs(request.epoch - epoch) > CLOCK_EPOCHS_MAX:
+            raise CallFailedError("stale", f"the request is of epoch {request.epoch}; here it is epoch {epoch}")
+        return signed
 
     def _model_of(self, request: InferenceRequest) -> ModelRecord:
         """Return the model that is asked, if it can be served now."""
@@ -181,8 +202,9 @@ class Executor:
         return min(CAUTIOUS_TOKENS_MAX, self._unpaid_tokens_max)
 
     async def _answer(
-        self, call: Call, request: InferenceRequest, model: ModelRecord, tab: Tab, unpaid_tokens_max: int
+        self, call: Call, asked: SignedRequest, model: ModelRecord, tab: Tab, unpaid_tokens_max: int
     ) -> None:
+        request = asked.request
         prompt_ids = await self._prompt_of(request, model)
         max_tokens = min(request.max_tokens, model.context_length - len(prompt_ids))
         drawn = self._seed_of(request)
@@ -205,16 +227,23 @@ class Executor:
         unit_price = self._unit_price(request)
         first_cost = price(len(prompt_ids), step, model, unit_price)
         paid = PaidCall(call, self._payments, tab)
-        async with self._funding.held(request.payer, first_cost), trio.open_nursery() as nursery:
-            await nursery.start(generation.run)
-            await paid.send(
-                opening_bytes(Opening(prompt_ids, unpaid_tokens_max, newest, drawn.share, generation.by_rule))
-            )
-            async with paid.taking_payments():
-                token_price = price(0, 1, model, unit_price)
-                output = await self._let_out(paid, generation, token_price, len(prompt_ids), unpaid_tokens_max)
-                await self._close(paid, request, generation, model, drawn, prompt_ids, output)
-            nursery.cancel_scope.cancel()
+        output: list[int] = []
+        given = Given(asked, model, generation, drawn, prompt_ids, output)
+        try:
+            async with self._funding.held(request.payer, first_cost), trio.open_nursery() as nursery:
+                await nursery.start(generation.run)
+                await paid.send(
+                    opening_bytes(Opening(prompt_ids, unpaid_tokens_max, newest, drawn.share, generation.by_rule))
+                )
+                async with paid.taking_payments():
+                    token_price = price(0, 1, model, unit_price)
+                    await self._let_out(paid, generation, token_price, len(prompt_ids), unpaid_tokens_max, output)
+                    await self._close(paid, given)
+                nursery.cancel_scope.cancel()
+        finally:
+            if output and tab.receipt is None and not request.private:
+                # Booked as what was given so far: who leaves before the receipt would choose what is audited else.
+                self._store.save_receipt(self._sign(given))
 
     async def _prompt_of(self, request: InferenceRequest, model: ModelRecord) -> tuple[int, ...]:
         """Return the tokens to read. Raises CallFailedError if there is no room for an answer, or not in this model."""
@@ -254,16 +283,21 @@ class Executor:
             raise CallFailedError("bad-request", str(error)) from error
 
     async def _let_out(
-        self, paid: PaidCall, generation: Generation, token_price: int, prompt_tokens: int, unpaid_tokens_max: int
-    ) -> list[int]:
-        """Send tokens as far as they are covered; return all of them."""
+        self,
+        paid: PaidCall,
+        generation: Generation,
+        token_price: int,
+        prompt_tokens: int,
+        unpaid_tokens_max: int,
+        output: list[int],
+    ) -> None:
+        """Send tokens as far as they are covered; each is in `output` once it was sent."""
         allowance = token_price * unpaid_tokens_max
         # A gateway pays when half of the allowance is owed, so pieces of half of it always fit above what it has not
         # paid yet. A larger one could not be let out, nor paid for before it was: both ends would wait for ever.
         piece_tokens_max = max(1, unpaid_tokens_max // 2)
         # Before the engine reads it: else anyone could have long prompts read for nothing.
         await paid.charge(token_price * prompt_tokens, allowance=allowance)
-        output: list[int] = []
 
         def let_out_now(piece: GenerationChunk) -> bool:
             token_ids = piece.token_ids
@@ -280,29 +314,21 @@ class Executor:
         while True:
             piece = await generation.next_piece(piece_tokens_max, let_out_now)
             await paid.charge(token_price * len(piece.token_ids), allowance=allowance)
-            output.extend(piece.token_ids)
             reason = piece.finish_reason
             await paid.send(tokens_bytes(Tokens(piece.token_ids, piece.text, reason or "", piece.logprobs)))
+            output.extend(piece.token_ids)
             if reason is not None:
-                return output
+                return
 
-    async def _close(
-        self,
-        paid: PaidCall,
-        request: InferenceRequest,
-        generation: Generation,
-        model: ModelRecord,
-        drawn: AnswerSeed,
-        prompt_ids: Sequence[int],
-        output: Sequence[int],
-    ) -> None:
-        """Sign the receipt, send it, wait for the voucher that pays it in full and for the payer's signature."""
-        claimed = claims_of(generation.logprobs[: len(output)])
+    def _sign(self, given: Given) -> SignedReceipt:
+        """Sign the receipt of an answer, and keep what its auditors need."""
+        request, generation, drawn = given.asked.request, given.generation, given.drawn
+        claimed = claims_of(generation.logprobs[: len(given.output)])
         receipt = receipt_of(
             request,
-            model,
-            prompt_ids,
-            output,
+            given.model,
+            given.prompt_ids,
+            given.output,
             self._unit_price(request),
             epoch=position(self._chain).epoch,
             node_id=generation.node_ids[-1],
@@ -311,11 +337,19 @@ class Executor:
             seeded_by_user=drawn.share is None,
             by_rule=generation.by_rule,
             claims_commitment=NOT_ASKED if request.logprobs is None else claims_commitment(claimed),
+            asking=asking_of(request),
         )
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
+        if self._book is not None:
+            answer = answer_evidence(request, given.prompt_ids, given.output, drawn)
+            self._book.keep(signed, answer, claimed, given.asked.signature)
+        return signed
+
+    async def _close(self, paid: PaidCall, given: Given) -> None:
+        """Sign the receipt, send it, wait for the voucher that pays it in full and for the payer's signature."""
+        signed = self._sign(given)
+        receipt = signed.receipt
         if self._book is not None:  # before anybody has the receipt: whoever holds it may have the answer audited
-            answer = answer_evidence(request, prompt_ids, output, drawn)
-            self._book.keep(signed, answer, claimed)
             await self._store.durable()  # also after the loss of power: what is drawn and not shown counts as withheld
         signed = await paid.settle(signed, closing_bytes(Closing(signed)))
         self._store.save_receipt(signed)

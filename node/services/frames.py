@@ -6,15 +6,16 @@ from typing import cast
 import msgpack
 from eth_hash.auto import keccak
 
+from node.protocol.asking import asking_digest
 from node.protocol.canonical import encode
-from node.protocol.codec import ARRAY_OF_FOUR, SchemaError, from_bytes, tagged_bytes, to_bytes
-from node.protocol.identifiers import Address, Hash32, ModelId, RequestId, TokenAmount
-from node.protocol.records import SignedReceipt, Voucher
+from node.protocol.codec import ARRAY_OF_FOUR, SchemaError, from_bytes, to_bytes
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, RequestId, TokenAmount
+from node.protocol.records import Asking, SignedReceipt, Voucher
 from node.protocol.sampling import SEED_MAX, SamplingParameters, TokenLogprobs
 from node.protocol.seeds import SeedShare
 
-METHOD = "infer/2"
-"""Its second version: prompts of several kinds, all sampling parameters."""
+METHOD = "infer/3"
+"""Its third version: what is signed of a request can be shown without it."""
 REQUEST_BYTES_MAX = 255 * 1024
 """A request travels in one frame; longer conversations do not fit any model's context anyway."""
 MESSAGES_MAX = 256
@@ -93,6 +94,8 @@ class InferenceRequest:
     executor: Address
     at: int
     """UNIX seconds."""
+    epoch: EpochNumber
+    """The present one, as far as the payer knows."""
     prompt: Prompt
     prefix: tuple[int, ...]
     """Tokens of the answer that another executor gave before it failed: the answer goes on after them."""
@@ -251,9 +254,14 @@ def closing_bytes(closing: Closing) -> bytes:
     return to_bytes(ExecutorFrame(None, None, closing))
 
 
+def asking_of(request: InferenceRequest) -> Asking:
+    """Return what the payer signs of a request, as its receipt has it."""
+    return Asking(request.epoch, request.max_tokens, Hash32(keccak(to_bytes(request))))
+
+
 def request_digest(request: InferenceRequest) -> Hash32:
     """Return what the payer signs."""
-    return Hash32(keccak(tagged_bytes("quern-request", request)))
+    return asking_digest(request.request_id, request.model_id, request.payer, request.executor, asking_of(request))
 
 
 def read_request(payload: bytes) -> SignedRequest:

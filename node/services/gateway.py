@@ -32,6 +32,7 @@ from node.services.payment_rounds import PaymentRounds
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
 from node.services.speeds import SpeedBook
+from node.services.timing import position
 
 __all__ = ["Answer", "ChatRequest", "Gateway", "GatewayError"]  # faces know the error by this module
 
@@ -215,6 +216,7 @@ class Gateway:
                 payer=self._chain.account,
                 executor=self._chain.account,  # replaced by whoever is asked
                 at=self._wall_clock(),
+                epoch=position(self._chain).epoch,
                 prompt=chat.prompt,
                 prefix=(),
                 max_tokens=min(chat.max_tokens or model.context_length, model.context_length),

@@ -1,7 +1,5 @@
-"""A payer's watch over receipt books: finds receipts of its own answers that executors left out, and proves it.
-
-It also finds those that are booked as if this payer had not signed. Nothing proves when it did; but they are drawn by
-their tokens alone, so others can be booked in their way (audit_sampling.py), and are worth a challenge."""
+"""A payer's watch over receipt books: finds receipts of its own answers that executors left out, booked otherwise than
+they must or a second time, and proves it."""
 
 from collections.abc import Sequence
 
@@ -9,12 +7,13 @@ import structlog
 import trio
 
 from node.ports import BadContentError, Chain, Content, ContentUnavailableError, Store
+from node.protocol.asking import is_too_old
 from node.protocol.audit_evidence import are_names_short
 from node.protocol.findings import ReceiptBook
 from node.protocol.identifiers import Address
-from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, SearchedBook, book_of
+from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, SearchedBook, SearchedBooks, book_of
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, booked_tokens, read_book_in_slices
+from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, read_book_in_slices
 from node.protocol.records import EpochResult, Omission, SignedReceipt
 from node.services.presence import PresenceTable
 from node.services.slicing import Slicer
@@ -39,16 +38,12 @@ class OmissionWatch:
         self._store = store
         self._presence = presence
         self._slicer = slicer or Slicer()
-        self.unnamed: tuple[SignedReceipt, ...] = ()
-        """Of the receipts that were looked at last: those booked as if this payer had not signed."""
 
     async def find(self, result: EpochResult) -> tuple[Omission, ...]:
         """Return what the books of `result` and of the one before it prove to be omitted, in a bundle's order."""
-        self.unnamed = ()
         if result.books_before is None:
             return ()
         found: list[Omission] = []
-        unnamed: list[SignedReceipt] = []
         for executor, signed in self._own_receipts(result).items():
             if len(found) >= OMISSIONS_MAX:
                 break
@@ -58,23 +53,16 @@ class OmissionWatch:
             rows_before, rows = await self._rows(earlier, executor), await self._rows(later, executor)
             if rows_before is None or rows is None:
                 continue
-            books = SearchedBook(rows_before), SearchedBook(rows)
+            books = SearchedBooks(result.epoch, SearchedBook(rows_before), SearchedBook(rows))
             for receipt in signed:
                 await trio.lowlevel.checkpoint()
-                digest = receipt_digest(receipt.receipt)
-                if booked_tokens(receipt.receipt) and any(book.names_nobody(digest) for book in books):
-                    unnamed.append(receipt)
-                if len(found) >= OMISSIONS_MAX or any(book.books_rightly(digest, receipt.receipt) for book in books):
+                if len(found) >= OMISSIONS_MAX or not books.is_wrong(receipt.receipt):
                     continue
-                for book in books:
+                for book in (books.earlier, books.later):
                     await self._slicer.run(book.prepare())
-                gaps = [book.missing(digest, receipt.receipt) for book in books]
-                if gaps[0] is not None and gaps[1] is not None:
-                    log.warning("an executor left a receipt out of its books", executor=executor, receipt=digest.hex())
-                    found.append(Omission(receipt, gaps[0], gaps[1]))
-        if unnamed:
-            log.warning("answers that this node signed for are booked as if it had not", answers=len(unnamed))
-        self.unnamed = tuple(unnamed)
+                digest = receipt_digest(receipt.receipt).hex()
+                log.warning("an executor has not booked a receipt as it must", executor=executor, receipt=digest)
+                found.append(books.proof(receipt))
         return tuple(sorted(found, key=lambda omission: receipt_digest(omission.signed.receipt)))
 
     def _own_receipts(self, result: EpochResult) -> dict[Address, list[SignedReceipt]]:
@@ -83,7 +71,9 @@ class OmissionWatch:
         for signed in self._store.receipts(limit=RECEIPTS_LOOKED_AT):
             receipt = signed.receipt
             is_own = receipt.payer == account and receipt.executor != account and signed.payer_signature != b""
-            if is_own and receipt.epoch == result.epoch - 1 and are_names_short(receipt):
+            is_late = receipt.epoch > result.epoch or is_too_old(receipt, result.epoch)
+            is_unasked = receipt.asking is None and receipt.epoch != result.epoch - 1
+            if is_own and not is_late and not is_unasked and are_names_short(receipt):
                 found.setdefault(receipt.executor, []).append(signed)
         return found
 

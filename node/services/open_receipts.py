@@ -29,6 +29,7 @@ def open_request(posted: Posted, content: PromptContent, executor: Address) -> I
         payer=posted.payer,
         executor=executor,
         at=posted.at,
+        epoch=posted.prompt.epoch,
         prompt=content.prompt,
         prefix=(),
         max_tokens=posted.prompt.max_tokens,

@@ -8,12 +8,14 @@ and nothing of them is kept but the receipt, which is all there is to show if th
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
 import trio
 
 from node.ports import Call, CallFailedError, Content, Network, Store
+from node.protocol.asking import is_too_old
 from node.protocol.audit_evidence import AuditEvidence, kept_answer
 from node.protocol.audits import ClaimedLogprobs
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
@@ -71,7 +73,7 @@ class Admission(Protocol):
 
 
 class ReceiptBookKeeper:
-    """Keeps answers and makes books. Serves `audit/1` once `serve` was called."""
+    """Keeps answers and makes books. Serves `audit/2` once `serve` was called."""
 
     def __init__(self, content: Content, store: Store, given: GivenAnswers) -> None:
         self._content = content
@@ -80,10 +82,19 @@ class ReceiptBookKeeper:
         self._slicer = Slicer()
         self._admission: Admission | None = None
 
-    def keep(self, signed: SignedReceipt, answer: AnswerEvidence, claimed: tuple[ClaimedLogprobs, ...]) -> None:
-        """Keep an answer that this node gives, unless it is private: before the receipt has both signatures."""
+    def keep(
+        self,
+        signed: SignedReceipt,
+        answer: AnswerEvidence,
+        claimed: tuple[ClaimedLogprobs, ...],
+        request_signature: bytes = b"",
+    ) -> None:
+        """Keep an answer that this node gives, unless it is private: before the receipt has both signatures.
+
+        `request_signature` is the payer's, if it asked this node by a request: without it no auditor believes who paid.
+        """
         if not signed.receipt.is_private:
-            evidence = AuditEvidence(signed, kept_answer(answer, claimed))
+            evidence = AuditEvidence(signed, kept_answer(answer, claimed), request_signature)
             self.given.keep(receipt_digest(signed.receipt), to_bytes(evidence))
 
     async def book(self, epoch: EpochNumber, newest_result: EpochNumber | None = None) -> ReceiptBook | None:
@@ -94,7 +105,7 @@ class ReceiptBookKeeper:
         """
         data = self.given.book(epoch)
         if data is None:
-            rows, last = await self._new_rows()
+            rows, last = await self._new_rows(epoch)
             data = await self._slicer.run(book_bytes_in_slices(rows))
             self.given.save_book(epoch, last, data, newest_result)
             data = self.given.book(epoch)  # the first one stays, if it was asked for twice at once
@@ -103,14 +114,19 @@ class ReceiptBookKeeper:
         cid = await self._content.add_bytes(data)
         return await self._slicer.run(make_book_in_slices(data, cid))
 
-    async def _new_rows(self) -> tuple[list[BookRow], int]:
-        """Return the rows of what was signed since the last book, and how far they reach."""
+    async def _new_rows(self, epoch: EpochNumber) -> tuple[list[BookRow], int]:
+        """Return the rows of what was signed since the last book, and how far they reach.
+
+        What was asked too long ago for the book of `epoch` stays out: no auditor would take it, and no payer misses it.
+        """
         rows: dict[Hash32, BookRow] = {}
         receipts, reached = self.given.new_receipts(limit=RECEIPTS_PER_SLICE)
         while True:
             for signed in receipts:
+                if is_too_old(signed.receipt, epoch):
+                    continue
                 row = booked_row(signed)
-                rows[row.digest] = row
+                rows[row.asking] = row
                 if row.output_tokens == 0:
                     self.given.keep(row.digest, to_bytes(AuditEvidence(signed, None)))
             if len(receipts) < RECEIPTS_PER_SLICE or len(rows) > ROWS_MAX - RECEIPTS_PER_SLICE:
@@ -147,4 +163,4 @@ class ReceiptBookKeeper:
         newest = next(
             (signed for signed in self._store.receipts_of(receipt.request_id) if signed.receipt == receipt), None
         )
-        return data if newest is None else to_bytes(AuditEvidence(newest, evidence.kept))
+        return data if newest is None else to_bytes(replace(evidence, signed=newest))

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from node.protocol.asking import is_of_its_time
 from node.protocol.claims import NOT_ASKED
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import EpochNumber, Hash32, NodeId, TokenAmount
 from node.protocol.pricing import price, tokens_commitment
 from node.protocol.receipts import draw_commitment
-from node.protocol.records import ModelRecord, Receipt
+from node.protocol.records import Asking, ModelRecord, Receipt
 from node.services.frames import InferenceRequest
 from node.services.seeding import AnswerSeed
 
@@ -32,11 +33,13 @@ def receipt_of(
     seeded_by_user: bool,
     by_rule: bool = True,
     claims_commitment: Hash32 = NOT_ASKED,
+    asking: Asking | None = None,
 ) -> Receipt:
     """Return the receipt over `output_ids`, for which `prompt_ids` were read and `seed` was drawn by.
 
     `by_rule`: whether the engine draws by the network's rule where there is one, as the opening said.
-    `claims_commitment`: to the log-probabilities told, if they were asked for.
+    `claims_commitment`: to the log-probabilities told, if they were asked for. `asking`: what the payer signed of
+    `request`; None where it signed no request to this executor.
     """
     return Receipt(
         request_id=request.request_id,
@@ -58,6 +61,7 @@ def receipt_of(
         is_private=request.private,
         is_within_rule=request.is_within_rule,
         claims_commitment=claims_commitment,
+        asking=asking,
     )
 
 
@@ -80,8 +84,9 @@ def answer_evidence(
 def is_the_same_answer(stated: Receipt, seen: Receipt, request: InferenceRequest) -> bool:
     """Whether an executor's receipt says what its payer saw.
 
-    The executor alone knows which of its nodes answered, and by its clock when; the epoch may have changed meanwhile.
+    The executor alone knows which of its nodes answered, and by its clock when; the epoch may have changed meanwhile,
+    but not by many: in which books the receipt has to be follows from it.
     """
     within_call = request.at - CLOCK_SECONDS_MAX <= stated.at <= request.at + ANSWER_SECONDS_MAX + CLOCK_SECONDS_MAX
     same = replace(seen, node_id=stated.node_id, at=stated.at, epoch=stated.epoch)
-    return within_call and stated == same
+    return within_call and is_of_its_time(stated) and stated == same

@@ -7,6 +7,7 @@ from node.ports import EquivocationError, SignedVoucher
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import Address, EpochNumber, Hash32, RequestId, TokenAmount
+from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
 from node.store.database import Database
 
@@ -22,7 +23,7 @@ ANSWER_BYTES_MAX = 384 * 1024
 LAST_CHARACTER = "\U0010ffff"
 RECEIPT_FORMAT = 4
 """Of records in the table: the second has commitments to the draw, a time and the payer's signature, the third says
-whether the request was within the rule, the fourth commits to the log-probabilities told."""
+whether the request was within the rule, the fourth what the payer signed of it and what was told of tokens."""
 
 
 class Books:
@@ -77,7 +78,7 @@ class Books:
     def save_receipt(
         self, signed: SignedReceipt, answer: AnswerEvidence | None = None, *, answers_kept_max: int = 0
     ) -> None:
-        """Keep a receipt; of several for the same request and executor, the first that both sides signed.
+        """Keep a receipt, as it came first, or as it came first with both signatures.
 
         With it, its answer, if any are to be kept; the oldest above `answers_kept_max` are forgotten.
         """
@@ -85,12 +86,13 @@ class Books:
         data = b"" if answer is None or answers_kept_max <= 0 else to_bytes(answer)
         with self.database.quick_transaction() as connection:
             connection.execute(
-                "INSERT INTO receipts (request_id, executor, output_tokens, price, record, format, is_countersigned) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request_id, executor) DO UPDATE SET "
-                "output_tokens = excluded.output_tokens, price = excluded.price, record = excluded.record, "
-                "format = excluded.format, is_countersigned = 1 "
+                "INSERT INTO receipts "
+                "(digest, request_id, executor, output_tokens, price, record, format, is_countersigned) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET "
+                "record = excluded.record, is_countersigned = 1 "
                 "WHERE excluded.is_countersigned AND NOT receipts.is_countersigned",
                 (
+                    receipt_digest(receipt),
                     receipt.request_id,
                     receipt.executor,
                     receipt.output_tokens,

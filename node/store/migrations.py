@@ -183,6 +183,30 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX result_statements_by_epoch ON result_statements (epoch, sequence);
     """,
+    """
+    -- Each receipt that was signed is kept, also of one request: who asked twice must not find one left out of a book.
+    CREATE TABLE signed_receipts (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        digest BLOB NOT NULL UNIQUE,
+        request_id BLOB NOT NULL,
+        executor TEXT NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        price TEXT NOT NULL,
+        record BLOB NOT NULL,
+        format INTEGER NOT NULL,
+        is_countersigned INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO signed_receipts
+        SELECT sequence, CAST('before ' || sequence AS BLOB), request_id, executor, output_tokens, price, record,
+            format, is_countersigned
+        FROM receipts;
+    DROP TABLE receipts;
+    ALTER TABLE signed_receipts RENAME TO receipts;
+    CREATE INDEX receipts_by_request ON receipts (request_id);
+    -- Rows say what was signed of a request, and evidence has the signature: older ones cannot be shown any more.
+    UPDATE receipt_books SET rows = x'';
+    DELETE FROM given_answers;
+    """,
 )
 
 

@@ -1,7 +1,7 @@
 """Audits on a whole network: who proves with the model and answers with another is found out by its answers alone."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -17,8 +17,9 @@ from netsim.trace import Trace
 from node.ports import Call
 from node.protocol.audit_outcomes import ACCUSED, OMITTED, WITHHELD
 from node.protocol.findings import AuditOutcome, ReceiptBook
-from node.protocol.identifiers import Address, EpochNumber
-from node.protocol.receipt_books import read_rows
+from node.protocol.identifiers import Address, EpochNumber, Hash32
+from node.protocol.pricing import receipt_digest
+from node.protocol.receipt_books import NOBODY, BookRow, read_rows
 from node.protocol.records import EpochResult, SignedReceipt
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
@@ -38,6 +39,8 @@ TOKENS = 40
 class Outcome:
     accounts: list[Address]
     results: dict[EpochNumber, EpochResult]
+    unfinished: set[Hash32] = field(default_factory=set)
+    """Receipts of what was given before somebody else was faster, or the user left: no payer has them."""
 
     def audits(self, epoch: int) -> dict[Address, AuditOutcome]:
         return {outcome.executor: outcome for outcome in self.results[EpochNumber(epoch)].audits}
@@ -45,23 +48,35 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def outcome() -> Outcome:
-    new_receipts = GivenAnswerTables.new_receipts
+    new_receipts, unfinished = GivenAnswerTables.new_receipts, set[Hash32]()
 
     def hide_one(given: GivenAnswerTables, *, limit: int) -> tuple[tuple[SignedReceipt, ...], int]:
         receipts, last = new_receipts(given, limit=limit)
+        unfinished.update(receipt_digest(one.receipt) for one in receipts if not one.payer_signature)
         return receipts[given._account == NodePlan(OMITTING, 5, "honest", 32).account :], last
+
+    new_rows = ReceiptBookKeeper._new_rows
+
+    async def book_again(keeper: ReceiptBookKeeper, epoch: EpochNumber) -> tuple[list[BookRow], int]:
+        rows, last = await new_rows(keeper, epoch)
+        if keeper.given._account == NodePlan(REPEATING, 5, "honest", 32).account:  # type: ignore[attr-defined]
+            rows += read_rows(keeper.given.book(epoch - 1) or b"")
+        return rows, last
 
     async def main() -> Outcome:
         return await _run(6, EPOCHS, {CHEAT: "another"})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GivenAnswerTables, "new_receipts", hide_one)
-        return run_deterministically(main, 5)
+        patch.setattr(ReceiptBookKeeper, "_new_rows", book_again)
+        found = run_deterministically(main, 5)
+    return replace(found, unfinished=unfinished)
 
 
-OMITTING, CHEAT = 4, 5
-"""Executors of the first scenario: one leaves a receipt out of its book, one answers with another model."""
-SILENT, GARBLING, FLOODING, SWAPPING, MISCOUNTING, BOOKLESS = range(1, 7)
+REPEATING, OMITTING, CHEAT = 3, 4, 5
+"""Executors of the first scenario: one has the rows of its first book in the second as well, one leaves a receipt out
+of its book, one answers with another model."""
+SILENT, GARBLING, FLOODING, SWAPPING, MISCOUNTING, BOOKLESS, NAMELESS = range(1, 8)
 """Executors of the second scenario that answer honestly, and hinder their audits each in its own way."""
 
 
@@ -79,6 +94,7 @@ def hindered() -> Iterator[Outcome]:
 def _hinder(patch: pytest.MonkeyPatch) -> None:
     numbers = {NodePlan(number, 5, "honest", 32).account: number for number in range(10)}
     serve, book, add_bytes = ReceiptBookKeeper._serve, ReceiptBookKeeper.book, SimulatedContent.add_bytes
+    new_rows = ReceiptBookKeeper._new_rows
 
     def number_of(keeper: ReceiptBookKeeper) -> int:
         assert isinstance(keeper.given, GivenAnswerTables)
@@ -113,6 +129,11 @@ def _hinder(patch: pytest.MonkeyPatch) -> None:
             keeper._content._blocks.pop(hidden)
         return made
 
+    async def name_nobody(keeper: ReceiptBookKeeper, epoch: EpochNumber) -> tuple[list[BookRow], int]:
+        rows, last = await new_rows(keeper, epoch)
+        return [replace(row, payer=NOBODY) if number_of(keeper) == NAMELESS else row for row in rows], last
+
+    patch.setattr(ReceiptBookKeeper, "_new_rows", name_nobody)
     patch.setattr(ReceiptBookKeeper, "_serve", hostile_serve)
     patch.setattr(ReceiptBookKeeper, "book", hostile_book)
     patch.setattr(AuditingService, "_own_drawn", _keep_all(AuditingService._own_drawn))
@@ -171,7 +192,8 @@ async def _run(nodes: int, epochs: int, cheats: Mapping[int, str]) -> Outcome:
 
 def test_all_executors_commit_to_the_receipts_of_their_answers(outcome: Outcome) -> None:
     books = outcome.results[EpochNumber(0)].books
-    assert sum(committed.book.count for committed in books) == QUESTIONS_AT_ONCE - 1
+    assert sum(committed.book.count for committed in books) == QUESTIONS_AT_ONCE - 1 + len(outcome.unfinished)
+    assert len(outcome.unfinished) <= 2
     assert outcome.accounts[CHEAT] in {committed.executor for committed in books}
 
 
@@ -183,15 +205,17 @@ def test_honest_answers_pass_and_the_cheat_is_accused(outcome: Outcome) -> None:
     assert {(audit.fate, audit.withheld) for audit in audits.values()} == {(Verdict.VALID, 0)}
 
 
-def test_the_whole_group_confirms_fraud_and_a_payer_proves_what_was_left_out(outcome: Outcome) -> None:
+def test_the_whole_group_confirms_fraud_and_a_payer_proves_what_was_left_out_or_booked_again(outcome: Outcome) -> None:
     audits = outcome.audits(2)
     assert audits[outcome.accounts[CHEAT]].fate is Verdict.INVALID
     omitting = audits[outcome.accounts[OMITTING]]
     assert (omitting.withheld, omitting.reason) == (1, OMITTED)
+    repeating = audits[outcome.accounts[REPEATING]]
+    assert (repeating.withheld > 0, repeating.reason) == (True, OMITTED)
     assert [penalty.participant for penalty in outcome.results[EpochNumber(2)].penalties] == [outcome.accounts[CHEAT]]
 
 
-@pytest.mark.parametrize("number", [SILENT, GARBLING, FLOODING, SWAPPING, MISCOUNTING, BOOKLESS])
+@pytest.mark.parametrize("number", [SILENT, GARBLING, FLOODING, SWAPPING, MISCOUNTING, BOOKLESS, NAMELESS])
 def test_who_hinders_its_audits_has_them_counted_as_withheld(hindered: Outcome, number: int) -> None:
     executor = hindered.accounts[number]
     assert executor in {committed.executor for committed in hindered.results[EpochNumber(0)].books}
@@ -203,7 +227,7 @@ def test_who_hinders_its_audits_has_them_counted_as_withheld(hindered: Outcome, 
 
 def test_honest_executors_beside_them_pass(hindered: Outcome) -> None:
     audits = hindered.audits(1)
-    for number in range(7, 10):
+    for number in range(8, 10):
         audit = audits[hindered.accounts[number]]
         assert (audit.fate, audit.withheld) == (Verdict.VALID, 0)
     assert hindered.results[EpochNumber(1)].penalties == ()

@@ -20,9 +20,10 @@ from node.protocol.calibration import HonestBand
 from node.protocol.findings import AUDIT_SUM_MICRO_MAX, AUDIT_TOKENS_MAX, AuditFigures, AuditVote, CommittedBook
 from node.protocol.identifiers import EpochNumber, Hash32, RequestId, TokenAmount
 from node.protocol.pricing import receipt_digest, tokens_commitment
-from node.protocol.receipt_books import NOBODY, BookRow, booked_tokens, make_book, order_rows, payer_bytes
+from node.protocol.receipt_books import NOBODY, BookRow, booked_row, booked_tokens, make_book, order_rows, payer_bytes
 from node.protocol.receipts import draw_commitment
 from node.protocol.records import (
+    Asking,
     EpochGroup,
     EpochResult,
     GroupMember,
@@ -34,7 +35,7 @@ from node.protocol.records import (
 from node.protocol.sampling import SamplingParameters
 from node.protocol.signatures import sign
 from node.protocol.verdicts import Verdict
-from tests.builders import NODE, SOME_CID, TINY, account, key_of, model, peer
+from tests.builders import NODE, SOME_CID, TINY, account, key_of, model, peer, unasked_row
 
 DRAW = Hash32(hashlib.sha256(b"draw").digest())
 LOT = Hash32(hashlib.sha256(b"lot").digest())
@@ -42,6 +43,7 @@ EXECUTOR = 2
 PAYERS = tuple(range(10, 22))
 BOOKED_PAYERS = (NOBODY, *(payer_bytes(account(number)) for number in (4, 7, 40, EXECUTOR)))
 """Of the rows in turn: nobody, two members, one that is none, the executor itself."""
+ASKING = Asking(EpochNumber(3), 64, Hash32(hashlib.sha256(b"request").digest()))
 BAND = HonestBand("vllm", "", 0, 1_000, 10_000, 10_000, 33_000, 4_000)
 
 
@@ -78,6 +80,19 @@ def compute_audits() -> dict[str, object]:
             for within in (False, True)
             for verifiable in ((False, True) if within else (False,))
         ],
+        "bookedRows": [
+            {
+                "isAsked": asking is not None,
+                "isCountersigned": both,
+                "isPrivate": private,
+                "receiptDigest": receipt_digest(signed.receipt).hex(),
+                "row": booked_row(signed).data.hex(),
+            }
+            for asking in (ASKING, None)
+            for both in (True, False)
+            for private in (False, True)
+            for signed in [_signed(4, replace(_receipt(4, is_private=private), asking=asking), both=both)]
+        ],
         "challenges": _challenges(),
         "voteTokensMax": AUDIT_TOKENS_MAX,
         "voteSumMicroMax": AUDIT_SUM_MICRO_MAX,
@@ -113,7 +128,7 @@ def _draw_of_one(judging: int, reason: str) -> dict[str, object]:
 
 def _row(number: int) -> BookRow:
     digest = Hash32(hashlib.sha256(bytes([number])).digest())
-    return BookRow(digest, 700 * number % 5000, BOOKED_PAYERS[number % len(BOOKED_PAYERS)])
+    return unasked_row(digest, 700 * number % 5000, BOOKED_PAYERS[number % len(BOOKED_PAYERS)])
 
 
 def _challenges() -> dict[str, object]:
@@ -160,9 +175,9 @@ def _receipt(
     )
 
 
-def _signed(payer: int, receipt: Receipt) -> SignedReceipt:
+def _signed(payer: int, receipt: Receipt, *, both: bool = True) -> SignedReceipt:
     digest = receipt_digest(receipt)
-    return SignedReceipt(receipt, sign(key_of(EXECUTOR), digest), sign(key_of(payer), digest))
+    return SignedReceipt(receipt, sign(key_of(EXECUTOR), digest), sign(key_of(payer), digest) if both else b"")
 
 
 def _group() -> EpochGroup:

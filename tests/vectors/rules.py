@@ -7,6 +7,7 @@ import json
 import random
 from pathlib import Path
 
+from node.protocol.asking import booked_under
 from node.protocol.codec import from_value, to_bytes, to_value
 from node.protocol.identifiers import ZERO_HASH, EpochNumber, Hash32, RequestId, TokenAmount
 from node.protocol.nonces import VECTOR_DIMENSIONS, draw_sample, nonce_prompt, quantise, squared_distance, vectors_root
@@ -25,6 +26,7 @@ from node.protocol.results import pack_validator_set, summarise
 from node.protocol.routing import rank_executors
 from node.protocol.sampling import SamplingParameters
 from node.protocol.signatures import sign
+from node.services.frames import InferenceRequest, Prompt, Turn, asking_of, request_digest
 from tests.builders import NODE, SOME_CID, TINY, account, key_of, model, peer
 from tests.vectors.audits import compute_audits
 from tests.vectors.poc import compute_poc
@@ -106,6 +108,23 @@ def _routing() -> dict[str, object]:
 
 
 def _payment() -> dict[str, object]:
+    request = InferenceRequest(
+        request_id=RequestId(SEED),
+        model_id=TINY,
+        payer=account(1),
+        executor=account(2),
+        at=1_700_000_000,
+        epoch=EpochNumber(3),
+        prompt=Prompt((Turn("user", "a question"),)),
+        prefix=(),
+        max_tokens=64,
+        sampling=SamplingParameters(temperature_milli=700),
+        seed=None,
+        stop=("\n",),
+        logprobs=None,
+        response_format="",
+        salt=bytes(16),
+    )
     receipt = Receipt(
         request_id=RequestId(SEED),
         epoch=EpochNumber(3),
@@ -123,9 +142,15 @@ def _payment() -> dict[str, object]:
         seeded_by_user=False,
         at=1_700_000_000,
         price=TokenAmount(98 * 10**18),
+        asking=asking_of(request),
     )
     by_executor, by_payer = (sign(key_of(number), receipt_digest(receipt)) for number in (2, 1))
     return {
+        "requestBytes": to_bytes(request).hex(),
+        "requestBody": asking_of(request).body.hex(),
+        "requestDigest": request_digest(request).hex(),
+        "requestSignature": sign(key_of(1), request_digest(request)).hex(),
+        "bookedUnder": booked_under(receipt).hex(),
         "receiptBytes": to_bytes(receipt).hex(),
         "receiptDigest": receipt_digest(receipt).hex(),
         "receiptsRootAfterOne": next_receipts_root(ZERO_HASH, receipt).hex(),

@@ -13,12 +13,14 @@ from benchmarks.cheats import (
     PADDINGS,
     REWARD,
     SAMPLE_SIZE,
+    UNANSWERED,
     answering,
     best_faking,
     faking,
     lazy_validator,
     occasional,
     padding,
+    payer_draws_left,
     run_draws,
     withholding,
 )
@@ -118,3 +120,8 @@ def test_real_draws_reject_as_often_as_the_tails_say(share: float) -> None:
     expected = faking(share).in_one
     error = (expected * (1 - expected) / runs) ** 0.5
     assert abs(run_draws(share, runs) - expected) <= 4 * error + 0.02  # p0 is counted in the tails, not drawn
+
+
+def test_what_requests_that_were_never_answered_take_from_a_member_s_draws_is_what_the_formula_gives() -> None:
+    shares = "; ".join(f"{share:.0%}: {payer_draws_left(share):.0%}".replace("%", " %") for share in UNANSWERED)
+    assert shares in ECONOMICS.read_text(encoding="utf-8")

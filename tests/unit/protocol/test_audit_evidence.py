@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from coincurve import PrivateKey
 
+from node.protocol.asking import booked_under
 from node.protocol.audit_evidence import (
     AuditEvidence,
     KeptAnswer,
@@ -18,9 +19,9 @@ from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, RequestId, TokenAmount
 from node.protocol.pricing import receipt_digest, tokens_commitment
-from node.protocol.receipt_books import NOBODY, BookRow, booked_row, payer_bytes
+from node.protocol.receipt_books import NOBODY, BookRow, booked_payers, booked_row, payer_bytes
 from node.protocol.receipts import draw_commitment
-from node.protocol.records import Receipt, SignedReceipt
+from node.protocol.records import Asking, Receipt, SignedReceipt
 from node.protocol.sampling import SamplingParameters
 from node.protocol.seeds import drawn_seed, make_share
 from node.protocol.signatures import sign
@@ -35,6 +36,7 @@ def share_of_executor(secret: bytes = bytes(32), key: PrivateKey | None = None):
 
 
 SHARE = share_of_executor()
+ASKING = Asking(EpochNumber(3), 50, Hash32(bytes([7]) * 32))
 ANSWER = AnswerEvidence(
     prompt_ids=(1, 2, 3),
     output_ids=(4, 5),
@@ -66,22 +68,28 @@ def receipt_for(answer: AnswerEvidence, **changes: object) -> Receipt:
         at=1_700_000_000,
         price=TokenAmount(10),
         is_within_rule=answer.sampling.is_verifiable and not answer.response_format,
+        asking=ASKING,
     )
     return replace(honest, **changes)  # type: ignore[arg-type]
 
 
 def evidence_of(answer: AnswerEvidence = ANSWER, *, both: bool = True, **changes: object) -> AuditEvidence:
+    """Of an answer whose payer signed the request, if there was one, and with `both` the receipt too."""
     receipt = receipt_for(answer, **changes)
     digest = receipt_digest(receipt)
     signed = SignedReceipt(receipt, sign(key_of(2), digest), sign(key_of(1), digest) if both else b"")
-    return AuditEvidence(signed, KeptAnswer(answer, ()))
+    asked = sign(key_of(1), booked_under(receipt)) if receipt.asking else b""
+    return AuditEvidence(signed, KeptAnswer(answer, ()), asked)
 
 
 def wrong_with(
-    evidence: AuditEvidence, *, tokens: int | None = 2, digest: Hash32 | None = None, payer: bytes = NOBODY
+    evidence: AuditEvidence, *, tokens: int | None = 2, digest: Hash32 | None = None, payer: bytes | None = None
 ) -> str:
-    digest = digest or receipt_digest(evidence.signed.receipt)
-    return what_is_wrong(evidence, EXECUTOR, digest, None if tokens is None else BookRow(digest, tokens, payer))
+    """What is wrong with evidence whose row is right but for what is given."""
+    receipt = evidence.signed.receipt
+    digest = digest or receipt_digest(receipt)
+    row = BookRow(booked_under(receipt), digest, tokens or 0, booked_payers(receipt)[0] if payer is None else payer)
+    return what_is_wrong(evidence, EXECUTOR, digest, None if tokens is None else row)
 
 
 def test_evidence_as_committed_to_is_accepted_and_survives_its_bytes() -> None:
@@ -152,25 +160,75 @@ def test_a_book_that_lies_about_the_length_is_told() -> None:
     assert wrong_with(evidence_of(), tokens=None) == ""
 
 
-def test_a_row_may_name_only_the_payer_and_only_where_it_signed() -> None:
+@pytest.mark.parametrize("both", [True, False])
+def test_a_row_names_who_asked_whether_it_signed_the_receipt_or_not(both: bool) -> None:
+    """Neither side chooses: not the executor by saying that no signature came, not the payer by keeping it back."""
+    assert wrong_with(evidence_of(both=both), payer=payer_bytes(PAYER)) == ""
+    for other in (NOBODY, payer_bytes(EXECUTOR), payer_bytes(account(7))):
+        assert wrong_with(evidence_of(both=both), payer=other) == "not-the-payer"
+
+
+def test_only_the_payer_s_signature_of_that_very_request_shows_that_it_asked() -> None:
     """Else an executor fills what is drawn of a payer with answers that it made up for it."""
-    payer = payer_bytes(PAYER)
-    assert wrong_with(evidence_of(), payer=payer) == ""
-    assert wrong_with(evidence_of(), payer=NOBODY) == ""  # the signature may have come after the book
-    assert wrong_with(evidence_of(both=False), payer=payer) == "not-the-payer"
-    assert wrong_with(evidence_of(), payer=payer_bytes(account(7))) == "not-the-payer"
-    assert wrong_with(evidence_of(is_private=True), tokens=0, payer=payer) == "not-the-payer"
+    evidence = evidence_of()
+    asked = booked_under(evidence.signed.receipt)
+    receipt = receipt_digest(evidence.signed.receipt)
+    elsewhere = booked_under(replace(evidence.signed.receipt, executor=account(7)))
+    for forged in (
+        b"",
+        b"x" * 65,
+        sign(key_of(2), asked),
+        sign(key_of(1), receipt),
+        sign(key_of(1), elsewhere),
+        sign(key_of(1), ASKING.body),
+    ):
+        assert wrong_with(replace(evidence, request_signature=forged)) == "not-the-payer"
     nobody_s = evidence_of(payer=Address("0x not an account"))
-    assert wrong_with(nobody_s, payer=payer) == "not-the-payer"
+    assert wrong_with(nobody_s) == wrong_with(nobody_s, payer=payer_bytes(PAYER)) == "not-the-payer"
 
 
-def test_rows_name_who_signed_and_never_who_asked_in_private() -> None:
-    assert booked_row(evidence_of().signed).payer == payer_bytes(PAYER)
-    for unsigned_or_hidden in (evidence_of(both=False), evidence_of(is_private=True), evidence_of(output_tokens=0)):
-        assert booked_row(unsigned_or_hidden.signed).payer == NOBODY
-    for evidence in (evidence_of(), evidence_of(both=False)):
-        digest = receipt_digest(evidence.signed.receipt)
-        assert what_is_wrong(evidence, EXECUTOR, digest, booked_row(evidence.signed)) == ""
+def test_a_receipt_stands_under_its_own_request_and_no_other() -> None:
+    """Else one request could be answered in a hundred rows, or an asked answer booked as one of nobody's asking."""
+    evidence = evidence_of()
+    digest = receipt_digest(evidence.signed.receipt)
+    right = booked_row(evidence.signed)
+    for asking in (digest, Hash32(bytes(32))):
+        assert what_is_wrong(evidence, EXECUTOR, digest, replace(right, asking=asking)) == "not-the-request"
+    for changes in ({"epoch": EpochNumber(4)}, {"max_tokens": 51}, {"body": Hash32(bytes(32))}):
+        other = evidence_of(asking=replace(ASKING, **changes))  # type: ignore[arg-type]
+        assert booked_row(other.signed).asking != right.asking
+        assert wrong_with(replace(other, request_signature=evidence.request_signature)) == "not-the-payer"
+
+
+def test_an_answer_has_no_more_tokens_than_its_request_asked_for() -> None:
+    """Else what a payer asked for and never got could be booked with as many tokens as the executor likes."""
+    assert wrong_with(evidence_of(asking=replace(ASKING, max_tokens=2))) == ""
+    assert wrong_with(evidence_of(asking=replace(ASKING, max_tokens=1))) == "not-the-length"
+
+
+def test_where_no_request_was_signed_a_row_may_name_only_the_payer_and_only_where_it_signed() -> None:
+    payer = payer_bytes(PAYER)
+    assert wrong_with(evidence_of(asking=None), payer=payer) == ""
+    assert wrong_with(evidence_of(asking=None), payer=NOBODY) == ""  # the signature may have come after the book
+    assert wrong_with(evidence_of(asking=None, both=False), payer=payer) == "not-the-payer"
+    assert wrong_with(evidence_of(asking=None), payer=payer_bytes(account(7))) == "not-the-payer"
+
+
+@pytest.mark.parametrize("asking", [ASKING, None])
+def test_rows_never_name_who_asked_in_private(asking: Asking | None) -> None:
+    hidden = evidence_of(is_private=True, asking=asking)
+    assert wrong_with(hidden, tokens=0, payer=payer_bytes(PAYER)) == "not-the-payer"
+    for evidence in (hidden, evidence_of(output_tokens=0, asking=asking)):
+        assert booked_row(evidence.signed).payer == NOBODY
+
+
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("asking", [ASKING, None])
+def test_the_row_that_an_honest_executor_makes_is_right(both: bool, asking: Asking | None) -> None:
+    evidence = evidence_of(both=both, asking=asking)
+    row = booked_row(evidence.signed)
+    assert row.payer == (payer_bytes(PAYER) if both or asking else NOBODY)
+    assert what_is_wrong(evidence, EXECUTOR, receipt_digest(evidence.signed.receipt), row) == ""
 
 
 @pytest.mark.parametrize("changes", [{"is_private": True}, {"is_verifiable": False}, {"output_tokens": 1 << 31}])

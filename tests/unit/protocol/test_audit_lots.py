@@ -24,10 +24,10 @@ from node.protocol.findings import CommittedBook
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, RequestId
 from node.protocol.lots import lot
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import BookRow, booked_tokens, make_book, order_rows
+from node.protocol.receipt_books import booked_tokens, make_book, order_rows
 from node.protocol.records import EpochGroup, SignedReceipt, VoteBundle
 from node.protocol.signatures import sign
-from tests.builders import SOME_CID, TINY, account, key_of
+from tests.builders import SOME_CID, TINY, account, key_of, unasked_row
 from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, receipt_for
 from tests.unit.protocol.test_audit_outcomes import band_of, previous
 from tests.unit.protocol.test_receipt_books import group_of
@@ -117,7 +117,7 @@ def test_half_of_equal_payers_are_chosen_whichever_they_are() -> None:
 def test_what_is_drawn_from_a_book_follows_from_the_seed_and_what_was_committed_to_alone(
     seed: Hash32, other: Hash32, members: int
 ) -> None:
-    rows = order_rows([BookRow(Hash32(hashlib.sha256(bytes([n])).digest()), 5 * n) for n in range(100)])
+    rows = order_rows([unasked_row(Hash32(hashlib.sha256(bytes([n])).digest()), 5 * n) for n in range(100)])
     book = make_book(rows, SOME_CID)
     group = group_of(*((number, number, (TINY,)) for number in range(1, members + 1)))
     known = replace(previous(books=(CommittedBook(EXECUTOR, book),)), group=group)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from node.protocol.canonical import encode, keccak_digest, sha256_digest
 from node.protocol.codec import SchemaError, _from_bytes_slowly, from_bytes, tagged_bytes, to_bytes, to_value
 from node.protocol.compiled import UnusualError, pack, unpack
-from node.protocol.identifiers import Address, Hash32, ModelId, RequestId, TokenAmount
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.receipts import draw_commitment
 from node.protocol.records import Voucher
 from node.protocol.sampling import SEED_MAX, LogitBias, SamplingParameters, TokenAlternative, TokenLogprobs
@@ -202,7 +202,7 @@ def test_seeds_fit() -> None:
 @given(prompts, st.binary(min_size=32, max_size=32), st.binary(min_size=16, max_size=16))
 def test_the_commitment_to_a_prompt_is_over_the_canonical_bytes(prompt: Prompt, identity: bytes, salt: bytes) -> None:
     request = InferenceRequest(
-        RequestId(identity), ModelId("m"), Address("0x1"), Address("0x2"), 1, prompt, (), 5,
+        RequestId(identity), ModelId("m"), Address("0x1"), Address("0x2"), 1, EpochNumber(2), prompt, (), 5,
         SamplingParameters(), None, (), None, "", salt=salt,
     )  # fmt: skip
     assert prompt_commitment_of(request) == keccak_digest(["quern-prompt", identity, salt, to_value(prompt)])

@@ -3,37 +3,60 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocol import omissions
+from node.protocol.asking import ANSWER_EPOCHS_MAX, booked_under, is_of_its_time
 from node.protocol.audit_outcomes import OMITTED, audit_outcomes
 from node.protocol.audit_votes import AuditVoteError, check_audits
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.findings import CommittedBook, ReceiptBook
-from node.protocol.identifiers import Address, EpochNumber, Hash32, NodeId, TokenAmount
+from node.protocol.identifiers import EpochNumber, Hash32, NodeId, RequestId, TokenAmount
 from node.protocol.omissions import (
     EMPTY_BOOK,
     OMISSIONS_MAX,
     SearchedBook,
+    SearchedBooks,
     is_gap,
     is_misbooked,
     is_omitted,
+    is_surplus,
     proven_omissions,
 )
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import NOBODY, BookRow, make_book, order_rows, payer_bytes, row_leaf
-from node.protocol.records import BookGap, EpochGroup, EpochResult, Omission, RowProof, VoteBundle
+from node.protocol.receipt_books import NOBODY, BookRow, booked_row, make_book, order_rows, payer_bytes, row_leaf
+from node.protocol.records import (
+    Asking,
+    BookGap,
+    EpochGroup,
+    EpochResult,
+    Omission,
+    RowProof,
+    SignedReceipt,
+    VoteBundle,
+)
 from node.protocol.verdicts import Verdict
-from tests.builders import SOME_CID, account
-from tests.unit.protocol.test_audit_evidence import EXECUTOR, evidence_of
+from tests.builders import SOME_CID, account, unasked_row
+from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, evidence_of
 from tests.unit.protocol.test_audit_outcomes import SEEDS, WEIGHTS, band_of
 
 SIGNED = evidence_of().signed
 DIGEST = receipt_digest(SIGNED.receipt)
-ROWS = order_rows([BookRow(Hash32(bytes([n]) * 32), n) for n in range(0, 250, 25)])
-WITH_IT = order_rows([*ROWS, BookRow(DIGEST, 2)])
+ASKED = booked_under(SIGNED.receipt)
+PAYER = payer_bytes(SIGNED.receipt.payer)
+
+
+def row_of(digest: Hash32 = DIGEST, *, tokens: int = 2, payer: bytes = PAYER) -> BookRow:
+    """The receipt's row, right but for what is given."""
+    return BookRow(ASKED, digest, tokens, payer)
+
+
+ROWS = order_rows([unasked_row(Hash32(bytes([n]) * 32), n) for n in range(0, 250, 25)])
+WITH_IT = order_rows([*ROWS, row_of()])
 Q = SIGNED.receipt.epoch
+UNASKED = evidence_of(asking=None).signed
+"""A receipt of the same answer, asked for by no request to its executor."""
 
 
 def book(rows: tuple[BookRow, ...] = ROWS) -> ReceiptBook:
@@ -52,7 +75,7 @@ def result(earlier: ReceiptBook, later: ReceiptBook, *, epoch: int = Q + 1) -> E
 
 
 def omission(earlier: tuple[BookRow, ...] = ROWS, later: tuple[BookRow, ...] = ROWS) -> Omission:
-    first, second = SearchedBook(earlier).gap(DIGEST), SearchedBook(later).gap(DIGEST)
+    first, second = SearchedBook(earlier).gap(ASKED), SearchedBook(later).gap(ASKED)
     assert first is not None
     assert second is not None
     return Omission(SIGNED, first, second)
@@ -60,7 +83,7 @@ def omission(earlier: tuple[BookRow, ...] = ROWS, later: tuple[BookRow, ...] = R
 
 @given(st.sets(st.integers(0, 2**256 - 1), max_size=12), st.integers(0, 2**256 - 1))
 def test_whoever_is_not_in_a_book_has_a_gap_there_and_nobody_else(numbers: set[int], wanted: int) -> None:
-    rows = order_rows([BookRow(Hash32(n.to_bytes(32)), n % 100) for n in numbers])
+    rows = order_rows([unasked_row(Hash32(n.to_bytes(32)), n % 100) for n in numbers])
     digest = Hash32(wanted.to_bytes(32))
     gap = SearchedBook(rows).gap(digest)
     assert (gap is None) == (wanted in numbers)
@@ -77,7 +100,7 @@ def test_the_tree_over_a_book_is_built_once_however_many_receipts_are_missing(mo
 
     monkeypatch.setattr(omissions, "row_leaf", counted)
     searched = SearchedBook(ROWS)
-    assert searched.has(ROWS[3].digest)
+    assert searched.has(ROWS[3].asking)
     assert built == []
     for number in range(1, 25):
         assert searched.gap(Hash32(bytes([number]) * 32)) is not None
@@ -91,19 +114,19 @@ def test_a_receipt_in_neither_book_is_omitted_and_the_proof_survives_its_bytes()
 
 
 def test_a_receipt_in_one_of_them_is_not() -> None:
-    assert SearchedBook(WITH_IT).gap(DIGEST) is None
+    assert SearchedBook(WITH_IT).gap(ASKED) is None
     for pair in ((book(WITH_IT), book()), (book(), book(WITH_IT))):
         assert not is_omitted(omission(), result(*pair))
 
 
 def booked_as(tokens: int) -> tuple[BookRow, ...]:
-    return order_rows([*ROWS, BookRow(DIGEST, tokens)])
+    return order_rows([*ROWS, row_of(tokens=tokens)])
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 3])
 def test_a_receipt_that_is_booked_with_other_tokens_than_it_has_is_as_good_as_omitted(tokens: int) -> None:
     wrong, nowhere = SearchedBook(booked_as(tokens)), SearchedBook(ROWS)
-    row, gap = wrong.missing(DIGEST, SIGNED.receipt), nowhere.missing(DIGEST, SIGNED.receipt)
+    row, gap = wrong.missing(SIGNED.receipt), nowhere.missing(SIGNED.receipt)
     assert row is not None
     assert gap is not None
     proof = from_bytes(Omission, to_bytes(Omission(SIGNED, row, gap)))
@@ -116,52 +139,208 @@ def test_a_receipt_that_is_booked_with_other_tokens_than_it_has_is_as_good_as_om
     assert not is_omitted(Omission(SIGNED, forged, gap), result(book(booked_as(tokens)), book()))
 
 
-@pytest.mark.parametrize("payer", [account(7), EXECUTOR])
-def test_a_receipt_that_is_booked_as_another_payer_s_is_as_good_as_omitted(payer: Address) -> None:
-    """Else an executor moves what it cheated at out of the draws of the payers that have weight."""
-    elsewhere = order_rows([*ROWS, BookRow(DIGEST, 2, payer_bytes(payer))])
-    row = SearchedBook(elsewhere).missing(DIGEST, SIGNED.receipt)
-    gap = SearchedBook(ROWS).missing(DIGEST, SIGNED.receipt)
-    assert row is not None
-    assert gap is not None
-    proof = from_bytes(Omission, to_bytes(Omission(SIGNED, row, gap)))
+def proof_of(signed: SignedReceipt, earlier: tuple[BookRow, ...], later: tuple[BookRow, ...] = ROWS) -> Omission:
+    """What a payer puts into its bundle, by its bytes."""
+    first, second = (SearchedBook(rows).missing(signed.receipt) for rows in (earlier, later))
+    assert first is not None
+    assert second is not None
+    return from_bytes(Omission, to_bytes(Omission(signed, first, second)))
+
+
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("payer", [payer_bytes(account(7)), payer_bytes(EXECUTOR), NOBODY])
+def test_a_receipt_that_is_booked_as_another_payer_s_or_nobody_s_is_as_good_as_omitted(
+    payer: bytes, both: bool
+) -> None:
+    """Else an executor moves what it cheated at out of the draws of the payers that have weight. Whether the payer
+    signed the receipt does not matter: the executor did, for a request that was signed."""
+    elsewhere = order_rows([*ROWS, row_of(payer=payer)])
+    proof = proof_of(evidence_of(both=both).signed, elsewhere)
     assert is_omitted(proof, result(book(elsewhere), book()))
-    assert row.before is not None
-    for name in (payer_bytes(SIGNED.receipt.payer), NOBODY, b"", bytes(21)):  # not what the book says
-        forged = BookGap(replace(row.before, payer=name), None)
-        assert not is_omitted(Omission(SIGNED, forged, gap), result(book(elsewhere), book()))
+    assert is_omitted(replace(proof, earlier=proof.later, later=proof.earlier), result(book(), book(elsewhere)))
+    assert proof.earlier.before is not None
+    for name in {PAYER, NOBODY, payer_bytes(account(8)), b"", bytes(21)} - {payer}:  # not what the book says
+        forged = BookGap(replace(proof.earlier.before, payer=name), None)
+        assert not is_omitted(replace(proof, earlier=forged), result(book(elsewhere), book()))
 
 
-@pytest.mark.parametrize("payer", [payer_bytes(SIGNED.receipt.payer), NOBODY])
-def test_a_receipt_that_is_booked_as_its_payer_s_or_as_unsigned_is_no_omission(payer: bytes) -> None:
-    """When a payer signed is known to the two sides alone."""
-    rightly = order_rows([*ROWS, BookRow(DIGEST, 2, payer)])
+def test_another_receipt_for_the_same_request_is_no_excuse() -> None:
+    """An executor gives one answer and books another, which it takes from the model."""
+    other = evidence_of(replace(ANSWER, output_ids=(6, 7))).signed
+    assert booked_under(other.receipt) == ASKED
+    instead = order_rows([*ROWS, booked_row(other)])
+    assert is_omitted(proof_of(SIGNED, instead), result(book(instead), book()))
+    assert not is_omitted(proof_of(SIGNED, instead), result(book(order_rows([*ROWS, booked_row(SIGNED)])), book()))
+
+
+def test_a_receipt_of_a_request_that_is_booked_as_if_there_had_been_none_is_omitted() -> None:
+    as_unasked = order_rows([*ROWS, unasked_row(DIGEST, 2, PAYER)])
+    assert is_omitted(proof_of(SIGNED, as_unasked), result(book(as_unasked), book()))
+
+
+@pytest.mark.parametrize("payer", [PAYER, NOBODY])
+def test_where_no_request_was_signed_a_row_of_nobody_is_no_omission(payer: bytes) -> None:
+    """When a payer signed a receipt is known to the two sides alone."""
+    rightly = order_rows([*ROWS, unasked_row(receipt_digest(UNASKED.receipt), 2, payer)])
     searched = SearchedBook(rightly)
-    assert searched.missing(DIGEST, SIGNED.receipt) is None
-    assert searched.names_nobody(DIGEST) is (payer == NOBODY)
-    own = searched._proof(next(n for n, row in enumerate(rightly) if row.digest == DIGEST))
-    assert not is_misbooked(BookGap(own, None), book(rightly), DIGEST, SIGNED.receipt)
+    assert searched.missing(UNASKED.receipt) is None
+    own = searched._proof(next(n for n, row in enumerate(rightly) if row.output_tokens == 2))
+    assert not is_misbooked(BookGap(own, None), book(rightly), UNASKED.receipt)
+
+
+def test_where_no_request_was_signed_only_a_receipt_of_both_is_missed() -> None:
+    assert is_omitted(proof_of(UNASKED, ROWS), result(book(), book()))
+    assert not is_omitted(proof_of(replace(UNASKED, payer_signature=b""), ROWS), result(book(), book()))
+
+
+asked_for = st.builds(
+    lambda request_id, body, most: {
+        "request_id": RequestId(request_id),
+        "asking": Asking(EpochNumber(3), most, Hash32(body)),
+    },
+    *[st.binary(min_size=32, max_size=32)] * 2,
+    st.integers(2, 9),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(asked_for, min_size=1, max_size=6), st.sampled_from(["honest", "left out", "nobody's", "other"]))
+def test_a_payer_proves_every_wrong_row_and_frames_nobody(asked: list[dict[str, object]], conduct: str) -> None:
+    """Whatever was asked: who books as the rule says cannot be shown to have left anything out."""
+    signed = list({booked_under(one.receipt): one for one in (evidence_of(**each).signed for each in asked)}.values())
+    rows = [booked_row(one) for one in signed]
+    match conduct:
+        case "left out":
+            rows = rows[1:]
+        case "nobody's":
+            rows[0] = replace(rows[0], payer=NOBODY)
+        case "other":
+            rows[0] = replace(rows[0], digest=Hash32(bytes(32)))
+    booked = order_rows([*ROWS, *rows])
+    books = result(book(booked), book())
+    for place, one in enumerate(signed):
+        is_wrong = place == 0 and conduct != "honest"
+        assert SearchedBook(booked).books_rightly(one.receipt) is not is_wrong
+        gap = SearchedBook(ROWS).missing(one.receipt)
+        assert gap is not None
+        shown = SearchedBook(booked).missing(one.receipt)
+        found = [proof for row in range(len(booked)) if (proof := SearchedBook(booked)._proof(row)) is not None]
+        gaps = [*map(BookGap, found, [*found[1:], None]), *(BookGap(proof, None) for proof in found)]
+        tried = [shown, *gaps, BookGap(None, found[0]), gap]
+        assert any(is_omitted(Omission(one, each, gap), books) for each in tried if each is not None) is is_wrong
+
+
+def surplus(
+    earlier: tuple[BookRow, ...], later: tuple[BookRow, ...], signed: SignedReceipt = SIGNED
+) -> tuple[Omission, EpochResult]:
+    """What the rows for a receipt's request look like in a proof, and the result with their books; of epoch Q + 1."""
+    asking = booked_under(signed.receipt)
+    rows = [SearchedBook(rows).row_for(asking) for rows in (earlier, later)]
+    proof = from_bytes(Omission, to_bytes(Omission(signed, *rows)))
+    return proof, result(book(earlier), book(later))
+
+
+def test_what_was_asked_once_stands_in_one_book_only() -> None:
+    """Else all of a payer's older answers, which were true, would share the draws of those that are false."""
+    proof, books = surplus(WITH_IT, WITH_IT)
+    assert is_surplus(proof, books)
+    assert list(proven_omissions(books, {account(3): bundle(proof)})) == [DIGEST]
+    for once in (surplus(ROWS, WITH_IT), surplus(WITH_IT, ROWS)):
+        assert not is_surplus(*once)
+    own, gap = SearchedBook(WITH_IT).row_for(ASKED), BookGap(None, None)
+    elsewhere = SearchedBook(WITH_IT).row_for(ROWS[2].asking)
+    for forged in (gap, elsewhere, BookGap(replace(own.before, index=0), None)):  # type: ignore[type-var]
+        assert not is_surplus(Omission(SIGNED, forged, own), books)
+        assert not is_surplus(Omission(SIGNED, own, forged), books)
+    assert not is_surplus(proof, replace(books, books_before=None))
+    assert not is_surplus(proof, replace(books, books_before=()))
+    assert not is_surplus(proof, replace(books, books=()))
+    assert not is_surplus(replace(proof, signed=replace(SIGNED, signature=SIGNED.payer_signature)), books)
+
+
+def test_what_was_asked_too_long_before_its_receipt_is_missed_by_nobody() -> None:
+    """No payer takes such a receipt but one that wants to frame: no auditor would take its row."""
+    for age, is_missed in ((ANSWER_EPOCHS_MAX, True), (ANSWER_EPOCHS_MAX + 1, False)):
+        late = evidence_of(asking=replace(ASKING, epoch=EpochNumber(Q - age))).signed
+        gap = SearchedBook(ROWS).missing(late.receipt)
+        assert gap is not None
+        assert is_of_its_time(late.receipt) is is_missed
+        assert is_omitted(Omission(late, gap, gap), result(book(), book())) is is_missed
+        searched = SearchedBooks(EpochNumber(Q + 1), SearchedBook(ROWS), SearchedBook(ROWS))
+        assert searched.is_wrong(late.receipt) is is_missed
+
+
+def test_what_is_booked_after_the_book_that_had_to_have_it_is_surplus() -> None:
+    proof, books = surplus(ROWS, WITH_IT)
+    late = replace(books, epoch=EpochNumber(Q + 2))
+    assert is_surplus(proof, late)
+    for excused in (replace(late, books_before=()), replace(late, books_before=None)):  # no book before: it was down
+        assert not is_surplus(proof, excused)
+
+
+@pytest.mark.parametrize("epoch", [Q, Q + 1, Q + 2, Q + 3])
+def test_another_receipt_for_what_was_asked_is_surplus_in_whatever_epoch(epoch: int) -> None:
+    other = evidence_of(replace(ANSWER, output_ids=(6, 7))).signed
+    proof, books = surplus(ROWS, order_rows([*ROWS, booked_row(other)]))
+    assert is_surplus(proof, replace(books, epoch=EpochNumber(epoch), books_before=None))
+
+
+def test_where_no_request_was_signed_nothing_is_surplus() -> None:
+    rows = order_rows([*ROWS, booked_row(UNASKED)])
+    assert not is_surplus(*surplus(rows, rows, UNASKED))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_an_executor_that_books_each_receipt_once_and_in_time_is_blamed_for_none(data: st.DataObject) -> None:
+    """Down in whatever epochs: what has no counted book is booked in the next that has."""
+    up = data.draw(st.lists(st.booleans(), min_size=5, max_size=5))
+    signed, rows = [], {epoch: list(ROWS) for epoch in range(3, 8) if up[epoch - 3]}
+    for number in range(data.draw(st.integers(1, 4))):
+        epoch = EpochNumber(data.draw(st.integers(3, 7)))
+        asking = Asking(epoch, 9, Hash32(bytes([number]) * 32))
+        one = evidence_of(request_id=RequestId(bytes([number]) * 32), epoch=epoch, asking=asking).signed
+        signed.append(one)
+        in_time = [later for later in rows if later >= epoch + data.draw(st.integers(0, 1))]
+        if in_time:
+            rows[in_time[0]].append(booked_row(one))
+    for epoch in range(4, 8):
+        earlier, later = (order_rows(rows[each]) if each in rows else None for each in (epoch - 1, epoch))
+        books = result(book(earlier or ROWS), book(later or ROWS), epoch=epoch)
+        books = replace(
+            books,
+            books_before=books.books_before if earlier is not None else (),
+            books=books.books if later is not None else (),
+        )
+        searched = SearchedBooks(EpochNumber(epoch), SearchedBook(earlier or ()), SearchedBook(later or ()))
+        for one in signed:
+            asking_of_one = booked_under(one.receipt)
+            tried = [searched.proof(one)] if searched.is_wrong(one.receipt) else []
+            tried.append(Omission(one, searched.earlier.row_for(asking_of_one), searched.later.row_for(asking_of_one)))
+            assert not any(is_omitted(each, books) or is_surplus(each, books) for each in tried)
 
 
 def test_a_receipt_that_is_rightly_booked_cannot_be_shown_to_be_booked_wrongly() -> None:
-    assert SearchedBook(WITH_IT).missing(DIGEST, SIGNED.receipt) is None
-    place = next(n for n, row in enumerate(WITH_IT) if row.digest == DIGEST)
+    assert SearchedBook(WITH_IT).missing(SIGNED.receipt) is None
+    place = next(n for n, row in enumerate(WITH_IT) if row.asking == ASKED)
     own = SearchedBook(WITH_IT)._proof(place)
-    assert not is_misbooked(BookGap(own, None), book(WITH_IT), DIGEST, SIGNED.receipt)
+    assert not is_misbooked(BookGap(own, None), book(WITH_IT), SIGNED.receipt)
     other = SearchedBook(WITH_IT)._proof(place - 1)
-    assert not is_misbooked(BookGap(other, None), book(WITH_IT), DIGEST, SIGNED.receipt)
-    private = replace(SIGNED.receipt, is_private=True)
-    assert not is_misbooked(BookGap(own, None), book(WITH_IT), receipt_digest(private), private)
+    assert not is_misbooked(BookGap(other, None), book(WITH_IT), SIGNED.receipt)
+    made_up = replace(SIGNED, receipt=replace(SIGNED.receipt, is_private=True))  # the executor never signed that
+    assert not is_omitted(proof_of(made_up, WITH_IT), result(book(WITH_IT), book()))
+    unasked = replace(SIGNED.receipt, asking=None)
+    assert not is_misbooked(BookGap(own, None), book(WITH_IT), unasked)
 
 
 def test_neighbours_that_are_none_prove_nothing() -> None:
     gap = SearchedBook(WITH_IT).gap(Hash32(bytes([0xFF]) * 32))
     assert gap is not None
-    place = next(n for n, row in enumerate(WITH_IT) if row.digest == DIGEST)
+    place = next(n for n, row in enumerate(WITH_IT) if row.asking == ASKED)
     around = [SearchedBook(WITH_IT).gap(Hash32(bytes(31) + b"\x01")), gap]
     wide = BookGap(around[0].before, gap.before)  # type: ignore[union-attr]
-    assert not is_gap(wide, book(WITH_IT), DIGEST)
-    honest = SearchedBook(ROWS).gap(DIGEST)
+    assert not is_gap(wide, book(WITH_IT), ASKED)
+    honest = SearchedBook(ROWS).gap(ASKED)
     assert honest is not None
     assert honest.before is not None
     assert honest.after is not None
@@ -172,17 +351,18 @@ def test_neighbours_that_are_none_prove_nothing() -> None:
         replace(honest, before=replace(honest.before, output_tokens=1)),
         replace(honest, before=replace(honest.before, index=honest.before.index - 1)),
         replace(honest, after=replace(honest.after, siblings=())),
-        replace(honest, after=RowProof(place, DIGEST, 2, NOBODY, ())),
+        replace(honest, after=RowProof(place, ASKED, DIGEST, 2, PAYER, ())),
     ):
-        assert not is_gap(forged, book(), DIGEST)
+        assert not is_gap(forged, book(), ASKED)
 
 
-def test_only_receipts_of_the_epoch_of_the_earlier_book_with_both_signatures_count() -> None:
+def test_only_receipts_of_the_epoch_of_the_earlier_book_that_the_executor_signed_count() -> None:
     assert not is_omitted(omission(), result(book(), book(), epoch=Q))
     assert not is_omitted(omission(), result(book(), book(), epoch=Q + 2))
     assert not is_omitted(omission(), replace(result(book(), book()), books_before=None))
-    alone = replace(omission(), signed=replace(SIGNED, payer_signature=b""))
-    assert not is_omitted(alone, result(book(), book()))
+    for nobody_s in (b"", SIGNED.payer_signature):
+        alone = replace(omission(), signed=replace(SIGNED, signature=nobody_s))
+        assert not is_omitted(alone, result(book(), book()))
 
 
 def test_who_committed_no_votes_in_one_of_the_epochs_is_excused() -> None:

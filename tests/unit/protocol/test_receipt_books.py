@@ -32,14 +32,14 @@ from node.protocol.receipt_books import (
     read_book,
 )
 from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot
-from tests.builders import NODE, SOME_CID, TINY, account, model, peer
+from tests.builders import NODE, SOME_CID, TINY, account, model, peer, unasked_row
 
 SEED = Hash32(bytes(range(32)))
 BIG = ModelId("big")
 
 
 def row(number: int, tokens: int = 10) -> BookRow:
-    return BookRow(Hash32(number.to_bytes(32)), tokens)
+    return unasked_row(Hash32(number.to_bytes(32)), tokens)
 
 
 def group_of(*members: tuple[int, int, tuple[ModelId, ...]]) -> EpochGroup:
@@ -79,8 +79,8 @@ def test_a_book_is_read_as_it_was_written_in_whatever_order_receipts_came(
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"count": 2}, "not 168 bytes"),
-        ({"count": 1 << 40}, "not 168 bytes"),
+        ({"count": 2}, "not 264 bytes"),
+        ({"count": 1 << 40}, "not 264 bytes"),
         ({"output_tokens": 31}, "31 tokens"),
         ({"root": Hash32(bytes(32))}, "root"),
     ],
@@ -98,6 +98,16 @@ def test_a_book_that_lists_a_receipt_twice_or_out_of_order_is_none() -> None:
     for wrong in (data + data, book_bytes([row(2)]) + data):
         with pytest.raises(BookError, match="ascend"):
             read_book(wrong, make_book(rows, SOME_CID))
+
+
+def test_a_book_with_two_answers_to_one_request_or_one_answer_to_two_is_none() -> None:
+    """Else a thousand true answers to what a payer asked once would stand beside one that is false."""
+    asked, other = Hash32(bytes([1]) * 32), Hash32(bytes([2]) * 32)
+    twice = [BookRow(asked, Hash32(bytes([n]) * 32), 10) for n in (1, 2)]
+    shared = [BookRow(asking, Hash32(bytes([1]) * 32), 10) for asking in (asked, other)]
+    for rows, complaint in ((twice, "each request once"), (shared, "several requests")):
+        with pytest.raises(BookError, match=complaint):
+            read_book(book_bytes(rows), make_book(rows, SOME_CID))
 
 
 def book(count: int, output_tokens: int) -> ReceiptBook:

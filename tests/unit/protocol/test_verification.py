@@ -15,7 +15,7 @@ from node.protocol.eip712 import channel_id, voucher_digest
 from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, Hash32, RequestId, TokenAmount
 from node.protocol.pricing import receipt_digest, tokens_commitment
 from node.protocol.receipts import draw_commitment
-from node.protocol.records import Receipt, SignedReceipt, Voucher
+from node.protocol.records import Asking, Receipt, SignedReceipt, Voucher
 from node.protocol.sampling import SamplingParameters
 from node.protocol.seeds import drawn_seed, make_share
 from node.protocol.signatures import sign
@@ -56,6 +56,7 @@ def make_dossier() -> Dossier:
         seeded_by_user=False,
         at=1_700_000_000,
         price=PRICE,
+        asking=Asking(EpochNumber(3), 90, Hash32(bytes([8]) * 32)),
     )
     answer = AnswerEvidence(PROMPT, OUTPUT, "a quern grinds", SAMPLING, seed, share, ("\n",), "")
     return Dossier(CHAIN_ID, CHANNELS, sign_both(receipt), answer, covering(200))
@@ -136,7 +137,7 @@ def test_any_figure_changed_after_signing_spoils_both_signatures() -> None:
     receipt = DOSSIER.signed.receipt
     for field in dataclasses.fields(receipt):
         value = getattr(receipt, field.name)
-        other = {int: 77, str: "other", bytes: b"\x01" * 32, bool: not value}[type(value)]
+        other = {int: 77, str: "other", bytes: b"\x01" * 32, bool: not value, Asking: None}[type(value)]
         changed = replace(DOSSIER.signed, receipt=replace(receipt, **{field.name: other}))
         if field.name not in ("payer", "executor"):  # those name the signers themselves
             assert {"executor's signature", "payer's signature"} <= faults(replace(DOSSIER, signed=changed)), field.name

@@ -20,6 +20,7 @@ from node.services.frames import (
     Prompt,
     Tokens,
     Turn,
+    asking_of,
     opening_bytes,
     read_request,
     tokens_bytes,
@@ -65,7 +66,7 @@ class Part:
         honest = receipt_of(
             self.request, MODEL, (*self.prompt_ids, *self.request.prefix), self.right_ids[:count],
             self.member.chain.parameters.unit_price, epoch=self.member.epochs.group().epoch, node_id=NODE,
-            at=wall_clock(), seed=self.request.seed or 0, seeded_by_user=True,
+            at=wall_clock(), seed=self.request.seed or 0, seeded_by_user=True, asking=asking_of(self.request),
         )  # fmt: skip
         receipt = replace(honest, **changes)  # type: ignore[arg-type]
         return SignedReceipt(receipt, self.member.chain.sign(receipt_digest(receipt)))

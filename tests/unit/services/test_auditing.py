@@ -10,18 +10,18 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from node.protocol.asking import BOOKED_EPOCHS_MAX
 from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
 from node.protocol.audit_outcomes import DRAWN_AGAIN
 from node.protocol.audit_sampling import drawn_rows, draws_of
-from node.protocol.audit_votes import CHALLENGES_MAX, audit_order, check_audits
+from node.protocol.audit_votes import audit_order, check_audits
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
-from node.protocol.identifiers import EpochNumber, Hash32, NodeId, RequestId
+from node.protocol.identifiers import EpochNumber, Hash32, NodeId
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import BookRow, book_bytes, make_book, order_rows
-from node.protocol.records import Omission, SignedReceipt, VoteBundle
-from node.protocol.signatures import sign
+from node.protocol.receipt_books import book_bytes, booked_row, make_book, order_rows
+from node.protocol.records import VoteBundle
 from node.protocol.slices import ITEMS_PER_SLICE
 from node.protocol.verdicts import Verdict
 from node.services import auditing
@@ -38,10 +38,9 @@ from node.services.auditing import (
 from node.services.kept_audits import KeptAudits
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
-from tests.builders import SOME_CID, TINY, account, key_of
-from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, evidence_of, receipt_for
+from tests.builders import SOME_CID, TINY, account, unasked_row
+from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, evidence_of
 from tests.unit.protocol.test_audit_outcomes import SEED, band_of, missing, previous
-from tests.unit.protocol.test_duties import SCHEDULE
 from tests.unit.protocol.test_receipt_books import group_of
 from tests.unit.services.test_slicing import Clock
 
@@ -138,11 +137,26 @@ async def test_an_audit_that_fails_blames_nobody_and_holds_up_no_other(auditor: 
     assert second.reason == "not-the-tokens"
 
 
+async def test_what_was_asked_too_long_ago_for_the_book_is_told(auditor: Auditor) -> None:
+    """Else a book could have, beside this epoch's answers, all that their payer ever asked for."""
+    reasons = []
+    for age in (BOOKED_EPOCHS_MAX, BOOKED_EPOCHS_MAX + 1):
+        evidence = evidence_of()
+        digest, row = receipt_digest(evidence.signed.receipt), booked_row(evidence.signed)
+        auditor.holders[digest] = evidence
+        auditor.service._votes.clear()
+        book = EpochNumber(ASKING.epoch + age)
+        round_ = replace(auditor.round, previous=replace(auditor.round.previous, epoch=book))
+        vote = await auditor.service._vote_or_abstain(_Task(EXECUTOR, 1, digest, row), round_)
+        reasons.append((vote.verdict, vote.reason))
+    assert reasons == [(Verdict.ABSTAIN, "engine-failed"), (Verdict.ABSTAIN, "too-old")]  # the engine always fails
+
+
 async def test_what_is_drawn_again_is_audited_once_and_every_other_draw_of_it_is_voted_on(
     auditor: Auditor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Silence there would leave the draw to whoever says something."""
-    rows = order_rows([BookRow(Hash32(n.to_bytes(32)), 5) for n in range(1, 4)])
+    rows = order_rows([unasked_row(Hash32(n.to_bytes(32)), 5) for n in range(1, 4)])
     book = make_book(rows, SOME_CID)
     asked: list[_Task] = []
 
@@ -221,48 +235,10 @@ async def test_a_challenge_that_would_void_the_bundle_stays_out_of_it(auditor: A
     assert bundle.challenges == (good,)
 
 
-SEEDED = replace(ANSWER, seed=5, seed_share=None)
-"""An answer whose seed its user chose, so that it fits whatever request."""
-
-
-def signed_for(number: int) -> SignedReceipt:
-    """A receipt of an answer to this node, which is no. 3, that both have signed."""
-    receipt = replace(receipt_for(SEEDED), payer=account(3), request_id=RequestId(bytes([number]) * 32))
-    digest = receipt_digest(receipt)
-    return SignedReceipt(receipt, sign(key_of(2), digest), sign(key_of(3), digest))
-
-
-async def test_what_is_booked_as_if_its_payer_had_not_signed_is_challenged_as_far_as_a_bundle_carries(
-    auditor: Auditor,
-) -> None:
-    """Such answers are drawn by their tokens alone, so an executor can book others in their way."""
-    made = [signed_for(number) for number in range(6)]
-    lost = made[0].receipt.request_id
-    asked = SimpleNamespace(answer_of=lambda request_id, _executor: None if request_id == lost else SEEDED)
-    documents = auditor.service._store
-    asked.put_document, asked.get_document = documents.put_document, documents.get_document
-    asked.put_documents = documents.put_documents
-    auditor.service._store = cast(Any, asked)
-
-    async def find(_result: object) -> tuple[Omission, ...]:
-        return ()
-
-    auditor.service._watch = cast(Any, SimpleNamespace(find=find, unnamed=made))
-    await auditor.service._watch_omissions(auditor.round)
-    bundle = await auditor.service.complete(VoteBundle(EpochNumber(5), account(3), ()))
-    check_audits(bundle)
-    assert len(bundle.challenges) == CHALLENGES_MAX
-    assert all(signed in made[1:] for signed in bundle.challenges)
-    for signed in bundle.challenges:  # and can be shown to whoever judges them
-        kept = auditor.given.kept(receipt_digest(signed.receipt))
-        assert kept is not None
-        assert what_is_wrong(from_bytes(AuditEvidence, kept), EXECUTOR, receipt_digest(signed.receipt), None) == ""
-
-
 async def test_its_own_book_is_drawn_and_forgotten_a_bit_at_a_time(
     auditor: Auditor, mock_clock: trio.testing.MockClock
 ) -> None:
-    rows = order_rows([BookRow(Hash32(n.to_bytes(32)), 5) for n in range(1, 5000)])
+    rows = order_rows([unasked_row(Hash32(n.to_bytes(32)), 5) for n in range(1, 5000)])
     book, owner = make_book(rows, SOME_CID), account(3)
     auditor.given.save_book(0, 1, book_bytes(rows))
     for row in rows:
@@ -321,8 +297,8 @@ async def test_a_book_of_its_own_that_is_not_the_committed_one_ends_no_audit_and
     auditor: Auditor,
 ) -> None:
     """A backup from before the commitment was restored: another book was made, and the old one stands on chain."""
-    committed = order_rows([BookRow(Hash32(n.to_bytes(32)), 5) for n in range(1, 3000)])
-    rows = order_rows([BookRow(Hash32(n.to_bytes(32)), 5) for n in range(1, 6)])
+    committed = order_rows([unasked_row(Hash32(n.to_bytes(32)), 5) for n in range(1, 3000)])
+    rows = order_rows([unasked_row(Hash32(n.to_bytes(32)), 5) for n in range(1, 6)])
     auditor.given.save_book(0, 1, book_bytes(rows))
     auditor.given.keep(rows[0].digest, b"evidence")
     own_book = CommittedBook(account(3), make_book(committed, SOME_CID))
@@ -353,7 +329,7 @@ async def test_while_no_newer_result_comes_what_the_newest_one_draws_is_kept_and
         if epoch > NEWEST + 1:
             for digest in (evidence_number(NEWEST), evidence_number(1000 + NEWEST)):
                 assert (given.kept(digest) is not None) is (epoch <= ended)
-        row = BookRow(evidence_number(epoch), 5)
+        row = unasked_row(evidence_number(epoch), 5)
         given.save_book(epoch, epoch, book_bytes([row]), newest)
         given.keep(row.digest, b"its own")
         kept = KeptAudits(service._store, EpochNumber(epoch))
@@ -378,21 +354,8 @@ async def test_what_may_be_asked_for_now_is_not_forgotten(auditor: Auditor) -> N
     assert auditor.given.kept(other) is None
 
 
-async def test_an_epoch_does_not_challenge_what_the_last_one_found(auditor: Auditor) -> None:
-    service = auditor.service
-    service._unnamed = (signed_for(1),)
-    service._chain = cast(Any, SimpleNamespace(schedule=SCHEDULE, state_at=_nothing))
-    service._epochs = cast(Any, SimpleNamespace(result_before=_nothing))
-    await service._audit(EpochNumber(6))
-    assert service._unnamed == ()
-
-
-async def _nothing(*_arguments: object) -> None:
-    return None
-
-
 async def test_where_no_book_of_its_own_was_counted_nothing_is_forgotten(auditor: Auditor) -> None:
-    row = BookRow(Hash32(bytes([1]) * 32), 5)
+    row = unasked_row(Hash32(bytes([1]) * 32), 5)
     auditor.given.save_book(0, 1, book_bytes([row]))
     auditor.given.keep(row.digest, b"evidence")
     own = await auditor.service._own_drawn(replace(auditor.round, previous=previous(books=())))

@@ -11,7 +11,7 @@ from netsim.engine import SimulatedEngine
 from netsim.scenario import MODEL, MODEL_ID
 from node.ports import Call, CallFailedError, Engine, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.codec import from_bytes
-from node.protocol.identifiers import NodeId, RequestId
+from node.protocol.identifiers import NodeId
 from node.services import paid_calls
 from node.services.executor import AHEAD_STEPS
 from node.services.frames import METHOD, ExecutorFrame, Prompt, Turn
@@ -28,7 +28,7 @@ from tests.unit.services.serving_network import (
     ServingNetwork,
     serving_network,
 )
-from tests.unit.services.test_serving import BreakingEngine, ask, request_to, signed
+from tests.unit.services.test_serving import BreakingEngine, ask, asked_now, request_to, signed
 
 CHAT = ChatRequest(MODEL_ID, Prompt((Turn("user", "what is a quern"),)), max_tokens=50, seed=5)
 
@@ -122,7 +122,7 @@ async def test_no_engine_works_for_a_payer_without_a_channel(autojump_clock: obj
     async with serving_network(1, engine=watched) as network:
         user, target = network.members[GATEWAY], network.members[1]
         for number in range(40):
-            payload = signed(network, request_to(1, request_id=RequestId(bytes([number]) * 32)))
+            payload = signed(network, asked_now(network, number))
             with pytest.raises(CallFailedError, match="the channel has 0 left"):
                 async with user.network.call(target.network.peer_id, METHOD, payload, deadline_seconds=99) as call:
                     await call.receive()

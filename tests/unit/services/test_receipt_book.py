@@ -13,11 +13,13 @@ from netsim.network import SimulatedNetwork, Switchboard
 from netsim.scenario import MODEL_ID
 from netsim.trace import Trace
 from node.ports import Call, CallFailedError, Engine, EngineFailedError, GenerationChunk, GenerationRequest
+from node.protocol.asking import BOOKED_EPOCHS_MAX
 from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
-from node.protocol.codec import to_bytes
+from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.identifiers import EpochNumber, Hash32, NodeId, PeerId
+from node.protocol.omissions import SearchedBook
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import BookRow, booked_tokens, payer_bytes, read_book
+from node.protocol.receipt_books import NOBODY, BookRow, booked_row, booked_tokens, payer_bytes, read_book
 from node.protocol.sampling import SamplingParameters
 from node.protocol.verification import Outcome, verify_offline
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
@@ -27,8 +29,8 @@ from node.services.receipt_book import RECEIPTS_PER_SLICE, ReceiptBookKeeper
 from node.store.books import Books
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
-from tests.builders import account
-from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, evidence_of
+from tests.builders import account, unasked_row
+from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, evidence_of
 from tests.unit.services.scripted import CHAT, ask, ids_of
 from tests.unit.services.serving_network import GATEWAY, NODE, serving_network
 from tests.unit.services.test_receipts import only_dossier, operations_of
@@ -139,7 +141,7 @@ class Bench:
     def give(self, evidence: AuditEvidence) -> Hash32:
         """Answer a user: keep what auditors may ask for, then the receipt."""
         assert evidence.kept is not None
-        self.keeper.keep(evidence.signed, evidence.kept.answer, ())
+        self.keeper.keep(evidence.signed, evidence.kept.answer, (), evidence.request_signature)
         self.store.save_receipt(evidence.signed)
         return receipt_digest(evidence.signed.receipt)
 
@@ -162,6 +164,10 @@ def bench(nursery: trio.Nursery) -> Bench:
     return made
 
 
+def row_of(evidence: AuditEvidence) -> BookRow:
+    return booked_row(evidence.signed)
+
+
 async def test_a_book_names_every_receipt_and_is_the_same_after_a_restart(nursery: trio.Nursery) -> None:
     made = bench(nursery)
     assert await made.keeper.book(EpochNumber(EPOCH - 1)) is None
@@ -172,7 +178,11 @@ async def test_a_book_names_every_receipt_and_is_the_same_after_a_restart(nurser
     assert book is not None
     rows = read_book(await made.content.read_bytes(book.content_cid, (), limit_bytes=1000), book)
     # Of what is private, no token is drawn, and its payer is not named.
-    assert set(rows) == {BookRow(first, 2, payer_bytes(account(1))), BookRow(second, 0)}
+    assert set(rows) == {row_of(evidence_of()), row_of(private)}
+    assert {row.digest: (row.output_tokens, row.payer) for row in rows} == {
+        first: (2, payer_bytes(account(1))),
+        second: (0, NOBODY),
+    }
     made.give(evidence_of(replace(ANSWER, output_ids=(7, 8)), request_id=bytes([2]) * 32))
     again = ReceiptBookKeeper(made.content, made.store, made.keeper.given)
     assert await again.book(EPOCH) == book
@@ -200,11 +210,13 @@ async def test_of_what_nobody_can_audit_the_receipt_is_shown_if_its_row_is_drawn
     digest = receipt_digest(evidence.signed.receipt)
     made.allowed.add((AUDITOR, digest))
     assert await made.keeper.book(EPOCH) is not None
-    shown = await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, BookRow(digest, 0))
+    row = row_of(evidence)
+    assert row.output_tokens == 0
+    shown = await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, row)
     assert shown == AuditEvidence(evidence.signed, None)
-    assert what_is_wrong(shown, EXECUTOR, digest, BookRow(digest, 0)) == code
+    assert what_is_wrong(shown, EXECUTOR, digest, row) == code
     with pytest.raises(NotHandedOverError, match="not-the-length"):
-        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, BookRow(digest, 100))
+        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, replace(row, output_tokens=100))
 
 
 async def test_an_executor_does_not_hide_a_private_answer_from_a_challenge_behind_its_receipt(
@@ -228,6 +240,33 @@ async def test_an_executor_does_not_hide_a_private_answer_from_a_challenge_behin
         await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, None)
 
 
+async def test_what_was_asked_too_long_ago_stays_out_of_the_book(nursery: trio.Nursery) -> None:
+    """No auditor would take it, so it would count as withheld."""
+    made = bench(nursery)
+    made.give(evidence_of())
+    late = EpochNumber(ASKING.epoch + BOOKED_EPOCHS_MAX + 1)
+    assert await made.keeper.book(late) is None
+    again = evidence_of(request_id=bytes([1]) * 32, asking=replace(ASKING, epoch=late))
+    digest = made.give(again)
+    book = await made.keeper.book(EpochNumber(late + 1))
+    assert book is not None
+    rows = read_book(await made.content.read_bytes(book.content_cid, (), limit_bytes=1000), book)
+    assert [row.digest for row in rows] == [digest]
+
+
+async def test_of_one_id_asked_with_twice_both_answers_are_booked(nursery: trio.Nursery) -> None:
+    """A payer that asks anew under the same id finds neither receipt left out, paid for or not."""
+    made = bench(nursery)
+    first = evidence_of(both=False)
+    second = evidence_of(asking=replace(ASKING, body=Hash32(bytes([8]) * 32)))
+    digests = {made.give(first), made.give(second)}
+    book = await made.keeper.book(EPOCH)
+    assert book is not None
+    rows = read_book(await made.content.read_bytes(book.content_cid, (), limit_bytes=1000), book)
+    assert {row.digest for row in rows} == digests
+    assert all(SearchedBook(rows).books_rightly(one.signed.receipt) for one in (first, second))
+
+
 async def test_a_book_of_several_pages_has_every_receipt_once(nursery: trio.Nursery) -> None:
     made = bench(nursery)
     count = 2 * RECEIPTS_PER_SLICE + 1
@@ -247,9 +286,9 @@ async def test_evidence_goes_to_whom_it_was_drawn_for_and_to_nobody_else(
     digest = made.give(evidence_of(both=False))
     made.store.save_receipt(evidence_of().signed)  # the payer's signature came later
     with pytest.raises(NotHandedOverError, match="withheld"):
-        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, BookRow(digest, 2))
+        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, row_of(evidence_of()))
     made.allowed.add((AUDITOR, digest))
-    evidence = await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, BookRow(digest, 2))
+    evidence = await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, row_of(evidence_of()))
     assert evidence == evidence_of()
 
 
@@ -260,7 +299,7 @@ async def test_a_malformed_question_and_one_for_what_is_not_kept_are_refused(
     unknown = Hash32(b"\x05" * 32)
     made.allowed.add((AUDITOR, unknown))
     with pytest.raises(NotHandedOverError, match="withheld"):
-        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, unknown, BookRow(unknown, 2))
+        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, unknown, unasked_row(unknown, 2))
     with pytest.raises(CallFailedError, match="bad-request"):
         async with made.auditor.call(SERVING, METHOD, b"what", deadline_seconds=5) as call:
             await call.receive()
@@ -289,8 +328,10 @@ async def test_what_is_of_no_use_is_told_and_the_next_holder_is_asked(
 
     liar.serve(METHOD, lie, concurrency=4)
     with pytest.raises(NotHandedOverError, match=code):
-        await ask_for_evidence(made.auditor, [OTHER], EXECUTOR, digest, BookRow(digest, 2))
-    assert await ask_for_evidence(made.auditor, [OTHER, SERVING], EXECUTOR, digest, BookRow(digest, 2)) == evidence_of()
+        await ask_for_evidence(made.auditor, [OTHER], EXECUTOR, digest, row_of(evidence_of()))
+    assert (
+        await ask_for_evidence(made.auditor, [OTHER, SERVING], EXECUTOR, digest, row_of(evidence_of())) == evidence_of()
+    )
 
 
 async def test_who_never_answers_is_left_after_a_while(nursery: trio.Nursery, autojump_clock: object) -> None:
@@ -303,7 +344,34 @@ async def test_who_never_answers_is_left_after_a_while(nursery: trio.Nursery, au
 
     silent.serve(METHOD, say_nothing, concurrency=4)
     with trio.fail_after(30), pytest.raises(NotHandedOverError, match="withheld"):
-        await ask_for_evidence(made.auditor, [OTHER], EXECUTOR, Hash32(bytes(32)), BookRow(Hash32(bytes(32)), 2))
+        await ask_for_evidence(made.auditor, [OTHER], EXECUTOR, Hash32(bytes(32)), unasked_row(Hash32(bytes(32)), 2))
+
+
+async def test_a_payer_that_leaves_before_the_receipt_takes_nothing_out_of_the_book(autojump_clock: object) -> None:
+    """It has read the tokens by then: else it would leave to audits what it likes of an honest executor's answers."""
+    async with serving_network(1) as network:
+        member = network.members[1]
+        given = GivenAnswerTables(member.store.database, member.chain.account)
+        executor = member.executor
+        assert executor is not None
+        keeper = executor._book = ReceiptBookKeeper(member.content, member.store, given)
+        async with network.gateway.ask(replace(CHAT, max_tokens=400)) as answer:
+            left = 20
+            async for _ in answer:
+                left -= 1
+                if not left:
+                    break
+        await trio.sleep(5)
+        (signed,) = member.store.receipts(limit=9)
+        assert signed.payer_signature == b""
+        assert 20 <= signed.receipt.output_tokens < 400
+        book = await keeper.book(EpochNumber(0))
+        assert book is not None
+        (row,) = read_book(await member.content.read_bytes(book.content_cid, (), limit_bytes=1000), book)
+        assert row.payer == payer_bytes(network.members[GATEWAY].chain.account)
+        evidence = given.kept(row.digest)
+        assert evidence is not None
+        assert what_is_wrong(from_bytes(AuditEvidence, evidence), member.chain.account, row.digest, row) == ""
 
 
 async def test_an_answer_is_on_the_disk_before_anybody_has_its_receipt(autojump_clock: object) -> None:

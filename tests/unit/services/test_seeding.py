@@ -27,7 +27,7 @@ from node.protocol.signatures import sign
 from node.services import seeding
 from node.services.attempt import AnswerSummary
 from node.services.faults import load_evidence
-from node.services.frames import InferenceRequest, Opening, Prompt, Turn
+from node.services.frames import METHOD, InferenceRequest, Opening, Prompt, Turn
 from node.services.gateway import ChatRequest, GatewayError
 from node.services.seeding import AnswerSeed, SeedBook, UnknownCommitmentError, seed_of, seed_of_opening
 from node.services.share_checks import SHARES_MAX, RefutedShare, ShareBook
@@ -66,6 +66,7 @@ def request(**changes: object) -> InferenceRequest:
             payer=PAYER,
             executor=FIRST,
             at=0,
+            epoch=EpochNumber(0),
             prompt=CHAT.prompt,
             prefix=(),
             max_tokens=5,
@@ -257,7 +258,7 @@ async def test_an_executor_that_keeps_its_share_back_is_left(autojump_clock: obj
             raise CallFailedError("engine-failed", "not reached by an honest gateway")
 
         network.members[1].network._served.clear()
-        network.members[1].network.serve("infer/2", handle, concurrency=4)
+        network.members[1].network.serve(METHOD, handle, concurrency=4)
         with pytest.raises(GatewayError, match="kept its share"):
             await ask(network)
         assert network.paid_by_gateway() == 0

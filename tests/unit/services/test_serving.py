@@ -18,8 +18,9 @@ from node.ports import (
     GenerationChunk,
     GenerationRequest,
 )
+from node.protocol.asking import ANSWER_EPOCHS_MAX, CLOCK_EPOCHS_MAX
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.identifiers import Hash32, ModelId, RequestId, TokenAmount
+from node.protocol.identifiers import EpochNumber, Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.pricing import price, receipt_digest, tokens_commitment
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import SignedReceipt, Voucher
@@ -38,6 +39,7 @@ from node.services.frames import (
     SignedVoucherFrame,
     Tokens,
     Turn,
+    asking_of,
     closing_bytes,
     opening_bytes,
     read_request,
@@ -46,6 +48,7 @@ from node.services.frames import (
 )
 from node.services.gateway import Answer, ChatRequest, GatewayError
 from node.services.receipting import receipt_of
+from node.services.timing import position
 from node.services.vouchers import PaymentError
 from node.store.books import Books
 from node.store.database import Database
@@ -174,7 +177,9 @@ async def test_another_executor_finishes_what_a_dying_one_began(autojump_clock: 
         assert tokens == whole  # the same answer, as if nothing had happened
         assert answer.summary.executors == (account(first), account(second))
         assert answer.summary.price == network.paid_to(first) + network.paid_to(second) == network.paid_by_gateway()
-        assert network.members[first].store.receipts(limit=9) == ()
+        (unfinished,) = network.members[first].store.receipts(limit=9)
+        assert unfinished.payer_signature == b""  # nobody ever has it: it is booked all the same
+        assert unfinished.receipt.output_commitment == tokens_commitment(tokens[: unfinished.receipt.output_tokens])
         (receipt,) = network.members[second].store.receipts(limit=9)
         assert network.paid_to(second) == receipt.receipt.price
         # What the first gave beyond its newest voucher is its loss, and bounded by the allowance.
@@ -286,6 +291,7 @@ def request_to(executor: int, **changes: object) -> InferenceRequest:
         payer=account(GATEWAY),
         executor=account(executor),
         at=wall_clock(),
+        epoch=EpochNumber(0),
         prompt=Prompt((Turn("user", "hello"),)),
         prefix=(),
         max_tokens=200,
@@ -296,6 +302,12 @@ def request_to(executor: int, **changes: object) -> InferenceRequest:
         response_format="",
     )
     return replace(request, **changes)  # type: ignore[arg-type]
+
+
+def asked_now(network: ServingNetwork, number: int) -> InferenceRequest:
+    """A request of its own number, in the network's present epoch."""
+    epoch = position(network.members[1].chain).epoch
+    return request_to(1, request_id=RequestId(bytes([number]) * 32), epoch=epoch)
 
 
 async def call_with(network: ServingNetwork, payload: bytes) -> list[ExecutorFrame]:
@@ -355,10 +367,10 @@ async def test_who_left_much_unpaid_is_served_on_and_may_owe_next_to_nothing(aut
         while not executor.payments.is_bad_debtor(account(GATEWAY), allowance=UNIT * UNPAID_TOKENS_MAX):
             leavers += 1
             with pytest.raises(CallFailedError, match="voucher"):
-                await call_with(network, signed(network, request_to(1, request_id=RequestId(bytes([leavers]) * 32))))
+                await call_with(network, signed(network, asked_now(network, leavers)))
         assert leavers > 8
         with pytest.raises(CallFailedError) as caught:
-            await call_with(network, signed(network, request_to(1, request_id=RequestId(b"x" * 32))))
+            await call_with(network, signed(network, asked_now(network, 0)))
         frames: list[ExecutorFrame] = caught.value.frames  # type: ignore[attr-defined]
         assert sum(len(frame.tokens.token_ids) for frame in frames if frame.tokens is not None) <= CAUTIOUS_TOKENS_MAX
         answer, tokens = await ask(network)
@@ -368,7 +380,16 @@ async def test_who_left_much_unpaid_is_served_on_and_may_owe_next_to_nothing(aut
 
 @pytest.mark.parametrize(
     "spoil",
-    ["not bytes of a request", "wrong payer", "wrong executor", "old", "unknown model", "huge", "bad prefix"],
+    [
+        "not bytes of a request",
+        "wrong payer",
+        "wrong executor",
+        "old",
+        "other epoch",
+        "unknown model",
+        "huge",
+        "bad prefix",
+    ],
 )
 async def test_bad_requests_are_refused_with_a_word(autojump_clock: object, spoil: str) -> None:
     async with serving_network(1) as network:
@@ -378,6 +399,7 @@ async def test_bad_requests_are_refused_with_a_word(autojump_clock: object, spoi
             "wrong payer": lambda: signed(network, replace(request, payer=account(55))),
             "wrong executor": lambda: signed(network, replace(request, executor=account(2))),
             "old": lambda: signed(network, replace(request, at=request.at - 1000)),
+            "other epoch": lambda: signed(network, replace(request, epoch=EpochNumber(CLOCK_EPOCHS_MAX + 1))),
             "unknown model": lambda: signed(network, replace(request, model_id=ModelId("absent"))),
             "huge": lambda: signed(network, replace(request, prompt=Prompt((Turn("user", "x" * 300_000),)))),
             "bad prefix": lambda: signed(network, replace(request, prefix=(VOCABULARY_SIZE,))),
@@ -431,7 +453,9 @@ def lying_executor(network: ServingNetwork, number: int, lie: str) -> None:
         honest = receipt_of(
             request, MODEL, prompt, tokens, member.chain.parameters.unit_price,
             epoch=member.epochs.group().epoch, node_id=NODE, at=wall_clock(), seed=request.seed, seeded_by_user=True,
+            asking=asking_of(request),
         )  # fmt: skip
+        late = EpochNumber(request.epoch + ANSWER_EPOCHS_MAX + 1)
         receipt = replace(
             honest,
             prompt_tokens=3,
@@ -439,7 +463,12 @@ def lying_executor(network: ServingNetwork, number: int, lie: str) -> None:
             output_commitment=tokens_commitment(tokens if lie != "other tokens" else (8,)),
             draw_commitment=honest.draw_commitment if lie != "other draw" else Hash32(bytes(32)),
             is_verifiable=lie != "not verifiable",
+            epoch=late if lie == "other epoch" else honest.epoch,
             at=honest.at + (10_000 if lie == "other time" else 0),
+            asking={
+                "no request": None,
+                "other request": asking_of(replace(request, salt=bytes(16))),
+            }.get(lie, honest.asking),
             price=TokenAmount(price(3, 1, MODEL, member.chain.parameters.unit_price) + (10**15) * (lie == "price")),
         )
         key = key_of(number if lie != "signature" else 77)
@@ -465,6 +494,9 @@ def lying_executor(network: ServingNetwork, number: int, lie: str) -> None:
         "other draw",
         "not verifiable",
         "other time",
+        "other epoch",
+        "no request",
+        "other request",
     ],
 )
 async def test_a_lying_executor_is_paid_for_nothing_it_only_claims(autojump_clock: object, lie: str) -> None:

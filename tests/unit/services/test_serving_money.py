@@ -172,8 +172,11 @@ async def test_a_user_who_leaves_costs_nobody_else_anything(autojump_clock: obje
             price = await read(network)
         await trio.sleep(5)
         receipts = network.members[1].store.receipts(limit=9)
-        assert [given.receipt.price for given in receipts] == [price]
-        assert network.members[GATEWAY].store.receipts(limit=9) == receipts
+        settled = tuple(given for given in receipts if given.payer_signature)
+        assert [given.receipt.price for given in settled] == [price]
+        assert network.members[GATEWAY].store.receipts(limit=9) == settled
+        (unfinished,) = set(receipts) - set(settled)
+        assert read_before_leaving <= unfinished.receipt.output_tokens < 400
         await read(network)  # the leaver's own last voucher may have been lost on its way: the next one has it
         await trio.sleep(5)
         assert network.paid_by_gateway() == network.paid_to(1)
@@ -225,7 +228,7 @@ async def test_what_a_lost_payer_owed_holds_up_none_of_its_other_answers(autojum
             nursery.start_soon(read_on)
             nursery.start_soon(executor.serve, lost)
         await trio.sleep(5)
-        (receipt,) = network.members[1].store.receipts(limit=9)
+        (receipt,) = [given for given in network.members[1].store.receipts(limit=9) if given.payer_signature]
         assert [receipt.receipt.price] == prices
 
 

@@ -20,9 +20,9 @@ from node.protocol.receipt_books import (
 )
 from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
 from node.services.slicing import Slicer
-from tests.builders import SOME_CID
+from tests.builders import SOME_CID, unasked_row
 
-ROWS = [BookRow(Hash32((n * 7919 % 10_007).to_bytes(32)), n) for n in range(10_007)]
+ROWS = [unasked_row(Hash32((n * 7919 % 10_007).to_bytes(32)), n) for n in range(10_007)]
 
 
 class Clock:
@@ -63,7 +63,7 @@ async def test_in_slices_a_book_is_what_it_is_at_once() -> None:
     assert (
         data
         == book_bytes(ROWS)
-        == b"".join(row.digest + row.output_tokens.to_bytes(4) + row.payer for row in sorted_rows())
+        == b"".join(row.asking + row.digest + row.output_tokens.to_bytes(4) + row.payer for row in sorted_rows())
     )
     book = await slicer.run(make_book_in_slices(data, SOME_CID))
     assert book == make_book(ROWS, SOME_CID)
@@ -71,7 +71,7 @@ async def test_in_slices_a_book_is_what_it_is_at_once() -> None:
 
 
 def sorted_rows() -> list[BookRow]:
-    return sorted(ROWS, key=lambda row: row.digest)
+    return sorted(ROWS, key=lambda row: row.asking)
 
 
 async def test_a_book_that_is_none_is_told_at_the_first_slice_that_shows_it() -> None:

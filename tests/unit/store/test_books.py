@@ -16,6 +16,8 @@ from node.protocol.records import SignedReceipt, Voucher
 from node.protocol.sampling import SamplingParameters
 from node.store.books import Books
 from node.store.database import Database
+from node.store.given_answers import GivenAnswerTables
+from node.store.migrations import MIGRATIONS
 from tests.builders import account
 from tests.unit.protocol.test_pricing import RECEIPT
 
@@ -77,6 +79,44 @@ def test_a_receipt_is_replaced_only_by_the_one_that_both_signed() -> None:
     books.save_receipt(alone)
     books.save_receipt(replace(both, signature=b"x" * 65))
     assert books.receipts(limit=9) == (both,)
+
+
+def test_each_receipt_of_a_request_is_kept_and_the_books_have_each() -> None:
+    """Who asks twice under one id must not find one of both left out."""
+    database = Database(":memory:")
+    books, given = Books(database, RECEIPT.executor), GivenAnswerTables(database, RECEIPT.executor)
+    first, second = (SignedReceipt(replace(RECEIPT, at=at), b"e" * 65, b"p" * 65) for at in (1, 2))
+    for signed in (first, replace(second, payer_signature=b""), second, first):
+        books.save_receipt(signed)
+    assert books.receipts_of(RECEIPT.request_id) == (first, second)
+    assert given.new_receipts(limit=9)[0] == (first, second)
+    assert books.receipt_totals() == (2, 2 * RECEIPT.output_tokens, 2 * RECEIPT.price)
+
+
+def test_receipts_of_an_older_version_keep_counting_and_their_places_are_not_given_again() -> None:
+    database = Database(":memory:")
+    books = Books(database, RECEIPT.executor)
+    books.save_receipt(SignedReceipt(RECEIPT, b"e" * 65, b"p" * 65))
+    step = next(number for number, script in enumerate(MIGRATIONS) if "signed_receipts" in script)
+    connection = database.connection
+    connection.execute("DROP TABLE receipts")
+    connection.executescript(f"BEGIN; {MIGRATIONS_OF_RECEIPTS} COMMIT;")
+    values = (RECEIPT.request_id, RECEIPT.executor, RECEIPT.output_tokens, str(RECEIPT.price), b"of format 3", 3, 1)
+    connection.execute("INSERT INTO receipts VALUES (7, ?, ?, ?, ?, ?, ?, ?)", values)
+    connection.executescript(f"BEGIN; {MIGRATIONS[step]} COMMIT;")
+    assert books.receipts(limit=9) == ()
+    assert books.receipt_totals() == (1, RECEIPT.output_tokens, RECEIPT.price)
+    books.save_receipt(SignedReceipt(RECEIPT, b"e" * 65, b"p" * 65))
+    assert books.newest_given() == 8
+
+
+MIGRATIONS_OF_RECEIPTS = """
+    CREATE TABLE receipts (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT, request_id BLOB NOT NULL, executor TEXT NOT NULL,
+        output_tokens INTEGER NOT NULL, price TEXT NOT NULL, record BLOB NOT NULL,
+        format INTEGER NOT NULL DEFAULT 1, is_countersigned INTEGER NOT NULL DEFAULT 1, UNIQUE (request_id, executor)
+    ) STRICT;
+"""
 
 
 def test_only_the_newest_answers_are_kept_and_none_if_so_wished() -> None:
