@@ -3,20 +3,20 @@
 Purpose: what is not in a book is never drawn, nor is an answer that is booked with fewer tokens than it has, and one
 that is booked as another payer's is drawn too seldom. A payer
 that is a member looks for its receipts in the books and, where one is missing, puts a proof into its bundle: the
-receipt with both signatures, and the place in each of the two books that may have it where it would stand. Rows ascend
+receipt with both signatures, and in each of the books that had to have it the place where it would stand. Rows ascend
 by digest, so two neighbours with a gap between them are proof; so is the receipt's own row if it says other tokens
 than follow from the receipt, or names another payer.
 
-Detail: a receipt of epoch q is in the book of q or, if it was given after that was made, in the book of q + 1. Proofs
-are taken in the first epoch after results of both. An executor whose bundle was not counted in one of these epochs is
-excused, for it may have been down; one that committed votes and no book has an empty one. A proof that does not hold
-counts for nothing. What is proven counts as withheld (audit_outcomes.py).
+Detail: which books these are, and when none of them came for too long, due_books.py says. Proofs are taken in the epoch
+after the result that decides it. An executor that committed votes and no book has an empty one. A proof that does not
+hold counts for nothing. What is proven counts as withheld (audit_outcomes.py).
 """
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
-from node.protocol.findings import CommittedBook, ReceiptBook
+from node.protocol.due_books import BooksOfResult
+from node.protocol.findings import ReceiptBook
 from node.protocol.identifiers import ZERO_HASH, Address, Cid, Hash32
 from node.protocol.merkle import merkle_levels_in_slices, merkle_path, verify_merkle_proof
 from node.protocol.pricing import receipt_digest
@@ -108,35 +108,36 @@ def is_misbooked(row: BookGap, book: ReceiptBook, digest: Hash32, receipt: Recei
 
 
 def is_omitted(omission: Omission, result: EpochResult) -> bool:
-    """Whether the receipt was left out of the books of `result` and of the result before it, or booked wrongly."""
+    """Whether a receipt is in none of the books that, as `result` decides, had to have it; or is booked wrongly."""
+    return _is_proven(omission, BooksOfResult(result))
+
+
+def _is_proven(omission: Omission, books: BooksOfResult) -> bool:
     signed = omission.signed
     receipt = signed.receipt
-    if result.books_before is None or receipt.epoch != result.epoch - 1:
-        return False
-    earlier, later = book_of(result.books_before, receipt.executor), book_of(result.books, receipt.executor)
-    if earlier is None or later is None:
+    due = books.due(receipt)
+    if due is None:
         return False
     digest = receipt_digest(receipt)
-    for proof, book in ((omission.earlier, earlier), (omission.later, later)):
-        if not (is_gap(proof, book, digest) or is_misbooked(proof, book, digest, receipt)):
+    for proof, book in ((omission.earlier, due.earlier), (omission.later, due.later)):
+        if proof is None or book is None:
+            if proof is not None or book is not None:
+                return False
+        elif not (is_gap(proof, book, digest) or is_misbooked(proof, book, digest, receipt)):
             return False
     return is_signed_by_executor(signed) and is_signed_by_payer(signed)
 
 
 def proven_omissions(result: EpochResult, bundles: Mapping[Address, VoteBundle]) -> dict[Hash32, SignedReceipt]:
     """Return the receipts whose omission the bundles prove, each once, by digest."""
+    books = BooksOfResult(result)
     proven = {
         receipt_digest(omission.signed.receipt): omission.signed
         for bundle in bundles.values()
         for omission in bundle.omissions
-        if is_omitted(omission, result)
+        if _is_proven(omission, books)
     }
     return dict(sorted(proven.items()))
-
-
-def book_of(books: Sequence[CommittedBook], executor: Address) -> ReceiptBook | None:
-    """Return an executor's book; None if its bundle was not counted."""
-    return next((committed.book for committed in books if committed.executor == executor), None)
 
 
 def _is_row(proof: RowProof, book: ReceiptBook) -> bool:

@@ -1,4 +1,5 @@
-"""A payer's watch over receipt books: finds receipts of its own answers that executors left out, and proves it.
+"""A payer's watch over receipt books: finds receipts of its own answers that executors left out, and proves it; also of
+executors that have no book where one was due.
 
 It also finds those that are booked as if this payer had not signed. Nothing proves when it did; but they are drawn by
 their tokens alone, so others can be booked in their way (audit_sampling.py), and are worth a challenge."""
@@ -10,9 +11,10 @@ import trio
 
 from node.ports import BadContentError, Chain, Content, ContentUnavailableError, Store
 from node.protocol.audit_evidence import are_names_short
+from node.protocol.due_books import BooksOfResult, DueBooks
 from node.protocol.findings import ReceiptBook
 from node.protocol.identifiers import Address
-from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, SearchedBook, book_of
+from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, SearchedBook
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, booked_tokens, read_book_in_slices
 from node.protocol.records import EpochResult, Omission, SignedReceipt
@@ -28,7 +30,7 @@ RETRY_SECONDS = 5.0
 
 
 class OmissionWatch:
-    """Looks for this account's receipts in the books of two results."""
+    """Looks for this account's receipts in the books that had to have them by now."""
 
     def __init__(
         self, chain: Chain, content: Content, store: Store, presence: PresenceTable, slicer: Slicer | None = None
@@ -43,49 +45,65 @@ class OmissionWatch:
         """Of the receipts that were looked at last: those booked as if this payer had not signed."""
 
     async def find(self, result: EpochResult) -> tuple[Omission, ...]:
-        """Return what the books of `result` and of the one before it prove to be omitted, in a bundle's order."""
+        """Return what `result` decides to be omitted, in a bundle's order."""
         self.unnamed = ()
-        if result.books_before is None:
-            return ()
         found: list[Omission] = []
         unnamed: list[SignedReceipt] = []
         for executor, signed in self._own_receipts(result).items():
             if len(found) >= OMISSIONS_MAX:
                 break
-            earlier, later = book_of(result.books_before, executor), book_of(result.books, executor)
-            if earlier is None or later is None:
-                continue
-            rows_before, rows = await self._rows(earlier, executor), await self._rows(later, executor)
-            if rows_before is None or rows is None:
-                continue
-            books = SearchedBook(rows_before), SearchedBook(rows)
-            for receipt in signed:
+            books: dict[ReceiptBook, SearchedBook | None] = {}
+            for receipt, due in signed:
                 await trio.lowlevel.checkpoint()
-                digest = receipt_digest(receipt.receipt)
-                if booked_tokens(receipt.receipt) and any(book.names_nobody(digest) for book in books):
-                    unnamed.append(receipt)
-                if len(found) >= OMISSIONS_MAX or any(book.books_rightly(digest, receipt.receipt) for book in books):
+                searched = await self._searched(due, executor, books)
+                if searched is None:
                     continue
-                for book in books:
+                digest = receipt_digest(receipt.receipt)
+                if booked_tokens(receipt.receipt) and any(book.names_nobody(digest) for book in searched):
+                    unnamed.append(receipt)
+                if len(found) >= OMISSIONS_MAX or any(book.books_rightly(digest, receipt.receipt) for book in searched):
+                    continue
+                for book in searched:
                     await self._slicer.run(book.prepare())
-                gaps = [book.missing(digest, receipt.receipt) for book in books]
-                if gaps[0] is not None and gaps[1] is not None:
-                    log.warning("an executor left a receipt out of its books", executor=executor, receipt=digest.hex())
-                    found.append(Omission(receipt, gaps[0], gaps[1]))
+                gaps = iter([book.missing(digest, receipt.receipt) for book in searched])
+                earlier = None if due.earlier is None else next(gaps)
+                later = None if due.later is None else next(gaps)
+                log.warning("an executor left a receipt out of its books", executor=executor, receipt=digest.hex())
+                found.append(Omission(receipt, earlier, later))
         if unnamed:
             log.warning("answers that this node signed for are booked as if it had not", answers=len(unnamed))
         self.unnamed = tuple(unnamed)
         return tuple(sorted(found, key=lambda omission: receipt_digest(omission.signed.receipt)))
 
-    def _own_receipts(self, result: EpochResult) -> dict[Address, list[SignedReceipt]]:
+    def _own_receipts(self, result: EpochResult) -> dict[Address, list[tuple[SignedReceipt, DueBooks]]]:
+        """Return this account's receipts of which `result` decides whether they are omitted, by executor."""
         account = self._chain.account
-        found: dict[Address, list[SignedReceipt]] = {}
+        books = BooksOfResult(result)
+        found: dict[Address, list[tuple[SignedReceipt, DueBooks]]] = {}
         for signed in self._store.receipts(limit=RECEIPTS_LOOKED_AT):
             receipt = signed.receipt
             is_own = receipt.payer == account and receipt.executor != account and signed.payer_signature != b""
-            if is_own and receipt.epoch == result.epoch - 1 and are_names_short(receipt):
-                found.setdefault(receipt.executor, []).append(signed)
+            due = books.due(receipt) if is_own and are_names_short(receipt) else None
+            if due is not None:
+                found.setdefault(receipt.executor, []).append((signed, due))
         return found
+
+    async def _searched(
+        self, due: DueBooks, executor: Address, known: dict[ReceiptBook, SearchedBook | None]
+    ) -> list[SearchedBook] | None:
+        """Return the books that are due, the earlier first; None if one does not come. `known` are those fetched."""
+        searched = []
+        for book in (due.earlier, due.later):
+            if book is None:
+                continue
+            if book not in known:
+                rows = await self._rows(book, executor)
+                known[book] = None if rows is None else SearchedBook(rows)
+            found = known[book]
+            if found is None:
+                return None
+            searched.append(found)
+        return searched
 
     async def _rows(self, book: ReceiptBook, executor: Address) -> Sequence[BookRow] | None:
         """Return a book's rows; None if it does not come, or is not what was committed to: auditors count that."""

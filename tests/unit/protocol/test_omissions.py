@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.protocol import omissions
-from node.protocol.audit_outcomes import OMITTED, audit_outcomes
+from node.protocol.audit_outcomes import NO_BOOK, OMITTED, audit_outcomes
 from node.protocol.audit_votes import AuditVoteError, check_audits
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.findings import CommittedBook, ReceiptBook
+from node.protocol.findings import CommittedBook, EarlierBook, MissingBook, ReceiptBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32, NodeId, TokenAmount
 from node.protocol.omissions import (
     EMPTY_BOOK,
@@ -47,8 +47,12 @@ def result(earlier: ReceiptBook, later: ReceiptBook, *, epoch: int = Q + 1) -> E
         (),
         TokenAmount(0),
         books=(CommittedBook(EXECUTOR, later),),
-        books_before=(CommittedBook(EXECUTOR, earlier),),
+        books_before=(EarlierBook(EXECUTOR, EpochNumber(epoch - 1), earlier),),
     )
+
+
+def missing(due_from: int, due_before: int) -> MissingBook:
+    return MissingBook(EXECUTOR, EpochNumber(due_from), EpochNumber(due_before))
 
 
 def omission(earlier: tuple[BookRow, ...] = ROWS, later: tuple[BookRow, ...] = ROWS) -> Omission:
@@ -180,15 +184,45 @@ def test_neighbours_that_are_none_prove_nothing() -> None:
 def test_only_receipts_of_the_epoch_of_the_earlier_book_with_both_signatures_count() -> None:
     assert not is_omitted(omission(), result(book(), book(), epoch=Q))
     assert not is_omitted(omission(), result(book(), book(), epoch=Q + 2))
-    assert not is_omitted(omission(), replace(result(book(), book()), books_before=None))
     alone = replace(omission(), signed=replace(SIGNED, payer_signature=b""))
     assert not is_omitted(alone, result(book(), book()))
 
 
-def test_who_committed_no_votes_in_one_of_the_epochs_is_excused() -> None:
-    known = result(book(), book())
-    assert not is_omitted(omission(), replace(known, books=()))
-    assert not is_omitted(omission(), replace(known, books_before=()))
+def test_who_has_no_book_yet_after_the_receipt_is_excused_once() -> None:
+    known = replace(result(book(), book()), books=())
+    alone = replace(omission(), later=None)
+    for proof in (omission(), alone, Omission(SIGNED, None, None)):
+        assert not is_omitted(proof, known)
+        assert not is_omitted(proof, replace(known, books_missing=(missing(0, 0),)))
+    later = replace(known, epoch=EpochNumber(Q + 2), books_missing=(missing(0, Q + 2),))
+    assert is_omitted(alone, later)
+    assert not is_omitted(omission(), later)  # a gap in a book that is not there
+    assert not is_omitted(Omission(SIGNED, None, None), later)  # the book of its epoch may have it
+    assert not is_omitted(alone, replace(later, books_missing=(missing(Q + 1, Q + 2),)))  # decided before
+
+
+def test_who_had_no_book_of_the_receipt_s_epoch_has_it_in_the_first_one_after() -> None:
+    known = replace(
+        result(book(), book(), epoch=Q + 4), books_before=(EarlierBook(EXECUTOR, EpochNumber(Q - 1), book()),)
+    )
+    alone = replace(omission(), earlier=None)
+    assert is_omitted(alone, known)
+    assert is_omitted(alone, replace(known, books_before=()))
+    assert not is_omitted(omission(), known)  # no book but the later one is asked for
+    assert not is_omitted(alone, replace(known, books=(CommittedBook(EXECUTOR, book(WITH_IT)),)))
+
+
+def test_after_two_results_without_a_book_a_receipt_proves_itself() -> None:
+    known = replace(result(book(), book(), epoch=Q + 1), books=(), books_missing=(missing(0, Q + 1),))
+    known = replace(known, books_before=(EarlierBook(EXECUTOR, EpochNumber(Q - 1), book()),))
+    alone = from_bytes(Omission, to_bytes(Omission(SIGNED, None, None)))
+    assert is_omitted(alone, known)
+    check_audits(bundle(alone))
+    for unsigned in (replace(SIGNED, payer_signature=b""), replace(SIGNED, signature=b"")):
+        assert not is_omitted(replace(alone, signed=unsigned), known)
+    assert not is_omitted(alone, replace(known, books_missing=(replace(missing(0, Q + 1), executor=account(9)),)))
+    (found,) = audit_outcomes(known, SEEDS, {account(3): bundle(alone)}, WEIGHTS, band_of)
+    assert (found.executor, found.withheld, found.reason) == (EXECUTOR, 1, NO_BOOK)
 
 
 def bundle(*omissions: Omission) -> VoteBundle:
