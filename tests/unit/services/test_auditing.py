@@ -87,10 +87,12 @@ class Auditor:
             return None
 
         keeper = SimpleNamespace(given=self.given, serve=lambda _network, _admission: None, book=book)
+        epochs = SimpleNamespace(newest_result=lambda: None)
         unused = cast(Any, None)
         self.service = AuditingService(
-            cast(Any, chain), unused, unused, cast(Any, Documents()), unused, unused, [self.engine], cast(Any, keeper)
-        )
+            cast(Any, chain), unused, unused, cast(Any, Documents()), unused, cast(Any, epochs), [self.engine],
+            cast(Any, keeper),
+        )  # fmt: skip
         monkeypatch.setattr(auditing, "ask_for_evidence", self._ask)
         group = group_of((3, 10, (TINY,)))
         group = replace(group, models=tuple(replace(model, cid=SOME_CID) for model in group.models))
@@ -346,6 +348,7 @@ def evidence_number(number: int) -> Hash32:
 async def test_while_no_newer_result_comes_what_the_newest_one_draws_is_kept_and_then_forgotten(
     auditor: Auditor,
 ) -> None:
+    """And what no result has, of its own, is kept until a book that has it is counted."""
     service, given, ended, fetched = auditor.service, auditor.given, NEWEST + 8, set[Hash32]()
     for epoch in range(NEWEST - 3, ended + 5):  # one answer of its own and one that it audited, in each epoch
         newest = EpochNumber(min(epoch - 1, NEWEST) if epoch <= ended else epoch - 1)
@@ -353,9 +356,12 @@ async def test_while_no_newer_result_comes_what_the_newest_one_draws_is_kept_and
         if epoch > NEWEST + 1:
             for digest in (evidence_number(NEWEST), evidence_number(1000 + NEWEST)):
                 assert (given.kept(digest) is not None) is (epoch <= ended)
-        row = BookRow(evidence_number(epoch), 5)
-        given.save_book(epoch, epoch, book_bytes([row]), newest)
-        given.keep(row.digest, b"its own")
+        first = NEWEST + 1 if NEWEST < epoch <= ended else epoch  # until there is a result, the same is booked again
+        rows = order_rows([BookRow(evidence_number(number), 5) for number in range(first, epoch + 1)])
+        given.save_book(epoch, epoch, book_bytes(rows), newest)
+        given.keep(evidence_number(epoch), b"its own")
+        if not NEWEST < epoch < ended:
+            given.count_book(epoch)
         kept = KeptAudits(service._store, EpochNumber(epoch))
         audited = evidence_number(1000 + newest)
         vote = replace(missing(0), receipt_digest=audited)
@@ -364,8 +370,8 @@ async def test_while_no_newer_result_comes_what_the_newest_one_draws_is_kept_and
             fetched.add(audited)
         kept[audit_order(vote)] = vote
         kept.write()
-        uncounted = [number for number in range(NEWEST + 1, epoch - 3) if given.kept(evidence_number(number))]
-        assert uncounted == []  # no result has those books, so nobody asks
+        waiting = [number for number in range(NEWEST + 1, ended + 1) if given.kept(evidence_number(number))]
+        assert waiting == [number for number in range(NEWEST + 1, ended + 1) if number <= epoch < ended + 3]
 
 
 async def test_what_may_be_asked_for_now_is_not_forgotten(auditor: Auditor) -> None:

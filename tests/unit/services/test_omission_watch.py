@@ -7,15 +7,16 @@ from typing import Any, cast
 
 import trio
 
+from node.ports import ContentUnavailableError
 from node.protocol.audit_votes import check_audits
-from node.protocol.findings import CommittedBook
-from node.protocol.identifiers import EpochNumber, NodeId, RequestId
+from node.protocol.findings import CommittedBook, EarlierBook, MissingBook
+from node.protocol.identifiers import EpochNumber, NodeId, RequestId, TokenAmount
 from node.protocol.omissions import OMISSIONS_MAX, is_omitted
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import NOBODY, BookRow, book_bytes, make_book, order_rows, payer_bytes
 from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
 from node.protocol.signatures import sign
-from node.services.omission_watch import OmissionWatch
+from node.services.omission_watch import TRIES, OmissionWatch
 from tests.builders import SOME_CID, account, key_of
 from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, PAYER, receipt_for
 from tests.unit.protocol.test_omissions import ROWS
@@ -43,7 +44,8 @@ def world(
     committed = (CommittedBook(EXECUTOR, make_book(rows, SOME_CID)),)
     epoch = EpochNumber(signed[0].receipt.epoch + 1)
     group = EpochGroup(EpochNumber(epoch + 1), (), ())
-    result = replace(EpochResult(epoch, group, (), 0), books=committed, books_before=committed)  # type: ignore[arg-type]
+    before = (EarlierBook(EXECUTOR, EpochNumber(epoch - 1), committed[0].book),)
+    result = replace(EpochResult(epoch, group, (), TokenAmount(0)), books=committed, books_before=before)
 
     async def read_bytes(*_asked: object, **_limits: object) -> bytes:
         return book_bytes(rows)
@@ -103,3 +105,43 @@ async def test_no_more_is_proven_than_a_bundle_carries_and_others_get_their_turn
 async def test_a_receipt_whose_name_would_void_the_bundle_stays_out_of_it() -> None:
     watch, result = world([receipt(1, "n" * 33), receipt(2)], [])
     assert [one.signed.receipt.node_id for one in await watch.find(result)] == ["node"]
+
+
+async def test_what_is_in_no_book_because_there_was_none_twice_running_is_proven_without_any() -> None:
+    signed = [receipt(number) for number in range(3)]
+    watch, result = world(signed, [])
+    epoch = signed[0].receipt.epoch
+    once = replace(result, books=(), books_missing=(MissingBook(EXECUTOR, EpochNumber(0), EpochNumber(0)),))
+    assert await watch.find(once) == ()
+    twice = replace(
+        once, books_before=(), books_missing=(MissingBook(EXECUTOR, EpochNumber(0), EpochNumber(epoch + 1)),)
+    )
+    found = await watch.find(twice)
+    assert {one.signed for one in found} == set(signed)
+    assert all((one.earlier, one.later) == (None, None) and is_omitted(one, twice) for one in found)
+    check_audits(VoteBundle(EpochNumber(result.epoch + 1), account(3), (), omissions=found))
+
+
+async def test_after_a_missing_book_the_next_one_alone_has_to_have_a_receipt() -> None:
+    signed = [receipt(number) for number in range(4)]
+    watch, result = world(signed, signed[2:])
+    late = replace(result, epoch=EpochNumber(result.epoch + 2), books_before=())
+    found = await watch.find(late)
+    assert {one.signed for one in found} == set(signed[:2])
+    assert all(one.earlier is None and one.later is not None and is_omitted(one, late) for one in found)
+
+
+async def test_a_book_that_does_not_come_proves_nothing(autojump_clock: object) -> None:
+    """Who hides it has its draws counted as withheld by others."""
+    signed = [receipt(number) for number in range(2)]
+    watch, result = world(signed, [])
+    asked = 0
+
+    async def unavailable(*_asked: object, **_limits: object) -> bytes:
+        nonlocal asked
+        asked += 1
+        raise ContentUnavailableError("nobody has it")
+
+    watch._content = cast(Any, SimpleNamespace(read_bytes=unavailable))
+    assert await watch.find(result) == ()
+    assert asked == TRIES  # not again for each receipt
