@@ -38,6 +38,12 @@ def members() -> Outcome:
 
 
 @pytest.fixture(scope="module")
+def hiders() -> Outcome:
+    cheats = ("hides-answers", "hides-half-its-answers")
+    return run_trial(trial("hiders", *cheats, nodes=7, epochs=4, questions=24))
+
+
+@pytest.fixture(scope="module")
 def crowd() -> Outcome:
     """A cartel of a third beside honest nodes of which half come and go."""
     return run_trial(trial("crowd", "cartel-faker", nodes=12, epochs=3, with_cartel=True, churning_per_mille=500))
@@ -92,6 +98,20 @@ def test_who_neglects_a_duty_is_named_for_it(members: Outcome) -> None:
     assert found["lazy"] & {"not-computed", "evidence-differs"}
     assert found["withholds-votes"] == found["hides-votes"] == {"no-votes"}
     assert "accused" in found["answers-other-model"]
+
+
+def test_who_hides_what_it_answered_is_found_by_its_payers_or_by_its_next_book(hiders: Outcome) -> None:
+    assert_promises_hold(hiders)
+    found = judge_trial(hiders).found
+    by_strategy = {entry.participant.strategy: entry for entry in found}
+    assert by_strategy["hides-answers"].epoch == 2  # two results without a book, and the one that takes the proof
+    assert by_strategy["hides-answers"].reasons == ("no-book",)
+    half = by_strategy["hides-half-its-answers"]
+    assert half.epoch == 2
+    assert "accused" in half.reasons
+    assert half.participant.account not in {book.executor for book in hiders.results[EpochNumber(0)].books}
+    score = {one.participant: one for one in hiders.results[EpochNumber(2)].scores}
+    assert score[by_strategy["hides-answers"].participant.account].quality.per_mille == 0
 
 
 def test_a_cartel_of_a_third_takes_nothing_from_those_who_come_and_go(crowd: Outcome) -> None:
