@@ -216,6 +216,7 @@ class AuditingService:
         await self._expect(draws, again)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_omissions, work)
+            nursery.start_soon(self._watch.hold, previous)
             for committed in previous.books:
                 if committed.executor in draws:
                     nursery.start_soon(self._audit_book, committed, draws[committed.executor], work)

@@ -4,16 +4,18 @@ executors that have no book where one was due.
 It also finds those that are booked as if this payer had not signed. Nothing proves when it did; but they are drawn by
 their tokens alone, so others can be booked in their way (audit_sampling.py), and are worth a challenge."""
 
-from collections.abc import Sequence
+import hashlib
+import heapq
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 import trio
 
 from node.ports import BadContentError, Chain, Content, ContentUnavailableError, Store
 from node.protocol.audit_evidence import are_names_short
-from node.protocol.due_books import BooksOfResult, DueBooks
+from node.protocol.due_books import BOOKS_REMEMBERED_EPOCHS, BooksOfResult, DueBooks
 from node.protocol.findings import ReceiptBook
-from node.protocol.identifiers import Address
+from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, SearchedBook
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, booked_tokens, read_book_in_slices
@@ -23,8 +25,12 @@ from node.services.slicing import Slicer
 
 log = structlog.get_logger(__name__)
 
+RECEIPTS_READ = 1 << 16
+"""The newest, in which those are sought that a result decides: of a busy gateway, a few epochs."""
 RECEIPTS_LOOKED_AT = 1000
-"""The newest: a payer need not check all of its receipts for omitting to be risky."""
+"""Of these, by lot: a payer need not check all of its receipts for omitting to be risky."""
+RECEIPTS_PER_PAGE = 64
+"""Read from the disk before others get their turn: a millisecond or two."""
 TRIES = 3
 RETRY_SECONDS = 5.0
 
@@ -49,7 +55,7 @@ class OmissionWatch:
         self.unnamed = ()
         found: list[Omission] = []
         unnamed: list[SignedReceipt] = []
-        for executor, signed in self._own_receipts(result).items():
+        for executor, signed in (await self._own_receipts(result)).items():
             if len(found) >= OMISSIONS_MAX:
                 break
             books: dict[ReceiptBook, SearchedBook | None] = {}
@@ -70,23 +76,60 @@ class OmissionWatch:
                 later = None if due.later is None else next(gaps)
                 log.warning("an executor left a receipt out of its books", executor=executor, receipt=digest.hex())
                 found.append(Omission(receipt, earlier, later))
+                if due.later is None:
+                    break  # nothing of it is audited, so one receipt takes all: there is room for what others left out
         if unnamed:
             log.warning("answers that this node signed for are booked as if it had not", answers=len(unnamed))
         self.unnamed = tuple(unnamed)
         return tuple(sorted(found, key=lambda omission: receipt_digest(omission.signed.receipt)))
 
-    def _own_receipts(self, result: EpochResult) -> dict[Address, list[tuple[SignedReceipt, DueBooks]]]:
-        """Return this account's receipts of which `result` decides whether they are omitted, by executor."""
-        account = self._chain.account
-        books = BooksOfResult(result)
-        found: dict[Address, list[tuple[SignedReceipt, DueBooks]]] = {}
-        for signed in self._store.receipts(limit=RECEIPTS_LOOKED_AT):
-            receipt = signed.receipt
-            is_own = receipt.payer == account and receipt.executor != account and signed.payer_signature != b""
-            due = books.due(receipt) if is_own and are_names_short(receipt) else None
+    async def hold(self, result: EpochResult) -> None:
+        """Fetch the books of `result` that had to have receipts of its own epoch, if they were given in time.
+
+        Now they are drawn from, so to hide them costs their executors the draws. When the next book of theirs decides,
+        that is over, and what is here then needs not be asked for.
+        """
+        books = {committed.executor: committed.book for committed in result.books}
+        asked = set[Address]()
+        async for signed in self._newest(result.epoch):
+            executor = signed.receipt.executor
+            if signed.receipt.epoch == result.epoch and executor in books and executor not in asked:
+                asked.add(executor)
+                await self._rows(books[executor], executor)
+
+    async def _own_receipts(self, result: EpochResult) -> dict[Address, list[tuple[SignedReceipt, DueBooks]]]:
+        """Return this account's receipts of which `result` decides whether they are omitted, by executor; of very many
+        a lot that no executor can foresee, for it hangs on the newest receipt."""
+        books, salt = BooksOfResult(result), b""
+        chosen: list[tuple[int, Hash32, SignedReceipt, DueBooks]] = []
+        async for signed in self._newest(EpochNumber(result.epoch - BOOKS_REMEMBERED_EPOCHS)):
+            digest = receipt_digest(signed.receipt)
+            salt = salt or digest
+            due = books.due(signed.receipt) if are_names_short(signed.receipt) else None
             if due is not None:
-                found.setdefault(receipt.executor, []).append((signed, due))
+                lot = int.from_bytes(hashlib.sha256(salt + digest).digest())
+                place = (-lot, digest, signed, due)
+                if len(chosen) < RECEIPTS_LOOKED_AT:
+                    heapq.heappush(chosen, place)
+                else:
+                    heapq.heappushpop(chosen, place)
+        found: dict[Address, list[tuple[SignedReceipt, DueBooks]]] = {}
+        for _, _, signed, due in chosen:
+            found.setdefault(signed.receipt.executor, []).append((signed, due))
         return found
+
+    async def _newest(self, first: EpochNumber) -> AsyncIterator[SignedReceipt]:
+        """Yield receipts that this account signed as the payer, newest first, until they are older than `first`."""
+        before: int | None = None
+        for _ in range(RECEIPTS_READ // RECEIPTS_PER_PAGE):
+            page = self._store.receipts_got(before=before, limit=RECEIPTS_PER_PAGE)
+            for _, signed in page:
+                if signed.receipt.payer == self._chain.account and signed.payer_signature != b"":
+                    yield signed
+            if len(page) < RECEIPTS_PER_PAGE or all(signed.receipt.epoch < first for _, signed in page):
+                return
+            before, _ = page[-1]
+            await trio.lowlevel.checkpoint()
 
     async def _searched(
         self, due: DueBooks, executor: Address, known: dict[ReceiptBook, SearchedBook | None]

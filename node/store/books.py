@@ -151,6 +151,15 @@ class Books:
         ).fetchall()
         return tuple((int(sequence), from_bytes(SignedReceipt, record)) for sequence, record in rows)
 
+    def receipts_got(self, *, before: int | None, limit: int) -> tuple[tuple[int, SignedReceipt], ...]:
+        """Receipts of other executors with a number below `before`, or the newest, with their numbers, newest first."""
+        rows = self.database.connection.execute(
+            "SELECT sequence, record FROM receipts WHERE (?1 IS NULL OR sequence < ?1) AND executor != ?2 "
+            "AND format = ?3 ORDER BY sequence DESC LIMIT ?4",
+            (before, self._account, RECEIPT_FORMAT, min(limit, RECEIPTS_PER_QUERY_MAX)),
+        ).fetchall()
+        return tuple((int(sequence), from_bytes(SignedReceipt, record)) for sequence, record in rows)
+
     def receipt_totals(self) -> tuple[int, int, TokenAmount]:
         """(answers, output tokens, price) of all answers this node gave and was paid for."""
         rows = self.database.connection.execute(

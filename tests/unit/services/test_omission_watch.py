@@ -5,18 +5,21 @@ from dataclasses import replace
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 
+import pytest
 import trio
 
 from node.ports import ContentUnavailableError
 from node.protocol.audit_votes import check_audits
+from node.protocol.due_books import BOOKS_REMEMBERED_EPOCHS
 from node.protocol.findings import CommittedBook, EarlierBook, MissingBook
 from node.protocol.identifiers import EpochNumber, NodeId, RequestId, TokenAmount
 from node.protocol.omissions import OMISSIONS_MAX, is_omitted
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import NOBODY, BookRow, book_bytes, make_book, order_rows, payer_bytes
+from node.protocol.receipt_books import BOOK_BYTES_MAX, NOBODY, BookRow, book_bytes, make_book, order_rows, payer_bytes
 from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
 from node.protocol.signatures import sign
-from node.services.omission_watch import TRIES, OmissionWatch
+from node.services import omission_watch
+from node.services.omission_watch import RECEIPTS_PER_PAGE, TRIES, OmissionWatch
 from tests.builders import SOME_CID, account, key_of
 from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, PAYER, receipt_for
 from tests.unit.protocol.test_omissions import ROWS
@@ -24,6 +27,14 @@ from tests.unit.protocol.test_omissions import ROWS
 
 def receipt(number: int, node_id: str = "node") -> SignedReceipt:
     made = replace(receipt_for(ANSWER), request_id=RequestId(number.to_bytes(32)), node_id=NodeId(node_id))
+    digest = receipt_digest(made)
+    return SignedReceipt(made, sign(key_of(2), digest), sign(key_of(1), digest))
+
+
+def receipt_of_epoch(number: int, later: int) -> SignedReceipt:
+    """One of an epoch so much later."""
+    of = receipt(number).receipt
+    made = replace(of, epoch=EpochNumber(of.epoch + later))
     digest = receipt_digest(made)
     return SignedReceipt(made, sign(key_of(2), digest), sign(key_of(1), digest))
 
@@ -51,7 +62,12 @@ def world(
         return book_bytes(rows)
 
     content = SimpleNamespace(read_bytes=read_bytes)
-    store = SimpleNamespace(receipts=lambda limit: signed[:limit])
+
+    def receipts_got(before: int | None, limit: int) -> tuple[tuple[int, SignedReceipt], ...]:
+        numbered = [(number, one) for number, one in enumerate(signed) if before is None or number < before]
+        return tuple(numbered[::-1][:limit])
+
+    store = SimpleNamespace(receipts_got=receipts_got)
     presence = SimpleNamespace(providers=tuple)
     chain = SimpleNamespace(account=PAYER)
     return OmissionWatch(cast(Any, chain), cast(Any, content), cast(Any, store), cast(Any, presence)), result
@@ -116,10 +132,11 @@ async def test_what_is_in_no_book_because_there_was_none_twice_running_is_proven
     twice = replace(
         once, books_before=(), books_missing=(MissingBook(EXECUTOR, EpochNumber(0), EpochNumber(epoch + 1)),)
     )
-    found = await watch.find(twice)
-    assert {one.signed for one in found} == set(signed)
-    assert all((one.earlier, one.later) == (None, None) and is_omitted(one, twice) for one in found)
-    check_audits(VoteBundle(EpochNumber(result.epoch + 1), account(3), (), omissions=found))
+    (found,) = await watch.find(twice)  # one is enough, and leaves room for what others left out
+    assert found.signed in signed
+    assert (found.earlier, found.later) == (None, None)
+    assert is_omitted(found, twice)
+    check_audits(VoteBundle(EpochNumber(result.epoch + 1), account(3), (), omissions=(found,)))
 
 
 async def test_after_a_missing_book_the_next_one_alone_has_to_have_a_receipt() -> None:
@@ -129,6 +146,59 @@ async def test_after_a_missing_book_the_next_one_alone_has_to_have_a_receipt() -
     found = await watch.find(late)
     assert {one.signed for one in found} == set(signed[:2])
     assert all(one.earlier is None and one.later is not None and is_omitted(one, late) for one in found)
+
+
+async def test_receipts_of_a_busy_payer_are_found_however_many_are_newer_and_a_lot_of_them_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(omission_watch, "RECEIPTS_LOOKED_AT", 5)
+    old = [receipt(number) for number in range(20)]
+    chosen = set()
+    for later in range(3):
+        newer = [receipt_of_epoch(200 + later, 1)] + [receipt_of_epoch(number, 1) for number in range(300, 1500)]
+        watch, result = world([*old, *newer[::-1]], [])
+        found = await watch.find(result)
+        assert len(found) == 5
+        assert {one.signed for one in found} <= set(old)
+        chosen.add(found)
+    assert len(chosen) == 3  # which ones nobody can foresee who gave them
+
+
+async def test_a_payer_that_has_read_back_far_enough_stops() -> None:
+    per_epoch, epochs = 150, 2 * BOOKS_REMEMBERED_EPOCHS
+    signed = [receipt_of_epoch(number, number // per_epoch) for number in range(epochs * per_epoch)]
+    watch, result = world([receipt(3000)], [])
+    newest = signed[-1].receipt.epoch
+    pages = 0
+
+    def receipts_got(before: int | None, limit: int) -> tuple[tuple[int, SignedReceipt], ...]:
+        nonlocal pages
+        pages += 1
+        first = len(signed) if before is None else before
+        return tuple((number, signed[number]) for number in range(first - 1, max(-1, first - 1 - limit), -1))
+
+    watch._store = cast(Any, SimpleNamespace(receipts_got=receipts_got))
+    await watch.find(replace(result, epoch=newest))
+    assert 0 <= pages * RECEIPTS_PER_PAGE - (BOOKS_REMEMBERED_EPOCHS + 1) * per_epoch <= 2 * RECEIPTS_PER_PAGE
+
+
+async def test_the_book_that_is_drawn_from_is_fetched_before_its_executor_may_hide_it() -> None:
+    early, late = receipt(1), receipt_of_epoch(2, 1)
+    watch, result = world([early, late], [early])
+    data = await watch._content.read_bytes(SOME_CID, (), limit_bytes=BOOK_BYTES_MAX)
+    fetched = list[object]()
+
+    async def read_bytes(cid: object, *_asked: object, **_limits: object) -> bytes:
+        fetched.append(cid)
+        return data
+
+    watch._content = cast(Any, SimpleNamespace(read_bytes=read_bytes))
+    await watch.hold(result)
+    assert fetched == [SOME_CID]  # for the receipt of its own epoch, which the next result decides
+    watch, _ = world([early], [early])
+    watch._content = cast(Any, SimpleNamespace(read_bytes=read_bytes))
+    await watch.hold(result)
+    assert len(fetched) == 1
 
 
 async def test_a_book_that_does_not_come_proves_nothing(autojump_clock: object) -> None:
