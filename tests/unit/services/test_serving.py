@@ -19,7 +19,7 @@ from node.ports import (
     GenerationRequest,
 )
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.identifiers import Hash32, ModelId, RequestId, TokenAmount
+from node.protocol.identifiers import EpochNumber, Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.pricing import price, receipt_digest, tokens_commitment
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import SignedReceipt, Voucher
@@ -440,6 +440,7 @@ def lying_executor(network: ServingNetwork, number: int, lie: str) -> None:
             draw_commitment=honest.draw_commitment if lie != "other draw" else Hash32(bytes(32)),
             is_verifiable=lie != "not verifiable",
             at=honest.at + (10_000 if lie == "other time" else 0),
+            epoch=EpochNumber(honest.epoch + (2 if lie == "other epoch" else 0)),
             price=TokenAmount(price(3, 1, MODEL, member.chain.parameters.unit_price) + (10**15) * (lie == "price")),
         )
         key = key_of(number if lie != "signature" else 77)
@@ -465,6 +466,7 @@ def lying_executor(network: ServingNetwork, number: int, lie: str) -> None:
         "other draw",
         "not verifiable",
         "other time",
+        "other epoch",
     ],
 )
 async def test_a_lying_executor_is_paid_for_nothing_it_only_claims(autojump_clock: object, lie: str) -> None:

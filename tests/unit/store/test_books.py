@@ -79,6 +79,21 @@ def test_a_receipt_is_replaced_only_by_the_one_that_both_signed() -> None:
     assert books.receipts(limit=9) == (both,)
 
 
+def test_receipts_of_others_are_read_page_by_page_newest_first() -> None:
+    books = Books(Database(":memory:"), account(1))
+    got = []
+    for number in range(5):
+        for executor in (account(1), RECEIPT.executor):
+            receipt = replace(RECEIPT, request_id=RequestId(bytes([number]) * 32), executor=executor)
+            signed = SignedReceipt(receipt, b"e" * 65)
+            books.save_receipt(signed)
+            got += [signed] * (executor == RECEIPT.executor)
+    first = books.receipts_got(before=None, limit=3)
+    rest = books.receipts_got(before=first[-1][0], limit=3)
+    assert [signed for _, signed in (*first, *rest)] == got[::-1]
+    assert books.receipts_got(before=rest[-1][0], limit=3) == ()
+
+
 def test_only_the_newest_answers_are_kept_and_none_if_so_wished() -> None:
     books = Books(Database(":memory:"), account(1))
     answer = AnswerEvidence((1,), (2,), "two", SamplingParameters(), 3, None, (), "")
