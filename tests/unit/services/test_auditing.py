@@ -16,8 +16,9 @@ from node.protocol.audit_sampling import drawn_rows, draws_of
 from node.protocol.audit_votes import CHALLENGES_MAX, audit_order, check_audits
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
-from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
+from node.protocol.findings import AuditFigures, AuditVote, CommittedBook, EarlierBook, MissingBook
 from node.protocol.identifiers import EpochNumber, Hash32, NodeId, RequestId
+from node.protocol.omissions import EMPTY_BOOK
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BookRow, book_bytes, make_book, order_rows
 from node.protocol.records import Omission, SignedReceipt, VoteBundle
@@ -395,6 +396,44 @@ async def test_an_epoch_does_not_challenge_what_the_last_one_found(auditor: Audi
 
 async def _nothing(*_arguments: object) -> None:
     return None
+
+
+OWN = account(3)
+UNSEEN = replace(previous(books=()), epoch=EpochNumber(4), books_before=(EarlierBook(OWN, EpochNumber(2), EMPTY_BOOK),))
+"""A result without a book of this node, which was away when the one of epoch 2 took its book up."""
+
+
+async def test_what_is_counted_is_noted_before_the_next_book_is_made_also_by_who_was_away(auditor: Auditor) -> None:
+    noted: list[EarlierBook | None] = []
+
+    async def note_counted(counted: EarlierBook | None) -> None:
+        noted.append(counted)
+
+    async def book(_epoch: EpochNumber, _newest_result: EpochNumber | None) -> None:
+        assert noted
+
+    service = auditor.service
+    service._keeper = cast(Any, SimpleNamespace(note_counted=note_counted, book=book))
+    service._epochs = cast(Any, SimpleNamespace(newest_result=lambda: UNSEEN))
+    await service.complete(VoteBundle(EpochNumber(5), OWN, ()))
+    assert noted == [EarlierBook(OWN, EpochNumber(2), EMPTY_BOOK)]
+
+
+@pytest.mark.parametrize(
+    ("missing_books", "levels"),
+    [
+        ((), []),
+        ((MissingBook(account(9), EpochNumber(0), EpochNumber(3)),), []),
+        ((MissingBook(OWN, EpochNumber(0), EpochNumber(0)),), ["warning"]),
+        ((MissingBook(OWN, EpochNumber(0), EpochNumber(3)),), ["error"]),
+    ],
+)
+def test_an_operator_is_told_when_its_votes_were_not_counted(
+    auditor: Auditor, missing_books: tuple[MissingBook, ...], levels: list[str]
+) -> None:
+    with capture_logs() as logs:
+        auditor.service._warn_of_missing_book(replace(UNSEEN, books_missing=missing_books))
+    assert [entry["log_level"] for entry in logs] == levels
 
 
 async def test_where_no_book_of_its_own_was_counted_nothing_is_forgotten(auditor: Auditor) -> None:
