@@ -230,8 +230,12 @@ def test_an_honest_node_that_is_blamed_or_unpaid_fails_the_trial(members: Outcom
     honest = replace(cheat, strategy="honest")
     others = tuple(honest if one is cheat else one for one in members.participants)
     failures = judge_trial(replace(members, participants=others)).failures
-    assert len(failures) == members.trial.epochs
-    assert all("was there and lost pay for no-votes" in failure for failure in failures)
+    lost = [failure for failure in failures if "was there and lost pay for" in failure]
+    assert len(lost) == members.trial.epochs
+    assert all("no-votes" in failure for failure in lost)
+    (blamed,) = set(failures) - set(lost)
+    assert blamed.startswith("epoch 2: ")  # it answered, and has no book
+    assert blamed.endswith(" is blamed for no-book")
 
 
 def test_a_cheat_that_goes_unfound_fails_the_trial(members: Outcome) -> None:
