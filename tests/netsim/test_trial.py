@@ -114,6 +114,17 @@ def test_who_hides_what_it_answered_is_found_by_its_payers_or_by_its_next_book(h
     assert score[by_strategy["hides-answers"].participant.account].quality.per_mille == 0
 
 
+def test_every_answer_is_in_one_book_that_is_counted_though_some_bundles_are_not() -> None:
+    questions = 12
+    hiding = trial("hiding", "hides-half-its-answers", nodes=5, epochs=3, questions=questions)
+    outcome = run_trial(replace(hiding, sample_size=8, nonces_max=20))
+    booked = [sum(one.book.count for one in outcome.results[EpochNumber(epoch)].books) for epoch in range(3)]
+    assert outcome.answers == 3 * questions
+    assert booked[0] < questions < booked[1]
+    assert booked[0] + booked[1] == 2 * questions
+    assert booked[2] < questions
+
+
 def test_a_cartel_of_a_third_takes_nothing_from_those_who_come_and_go(crowd: Outcome) -> None:
     assert_promises_hold(crowd)
     findings = judge_trial(crowd)
