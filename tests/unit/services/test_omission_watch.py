@@ -63,9 +63,9 @@ def world(
 
     content = SimpleNamespace(read_bytes=read_bytes)
 
-    def receipts_got(before: int | None, limit: int) -> tuple[tuple[int, SignedReceipt], ...]:
-        numbered = [(number, one) for number, one in enumerate(signed) if before is None or number < before]
-        return tuple(numbered[::-1][:limit])
+    def receipts_got(before: int | None, limit: int) -> tuple[tuple[SignedReceipt, ...], int]:
+        end = len(signed) if before is None else before
+        return tuple(signed[max(0, end - limit) : end][::-1]), max(0, end - limit)
 
     store = SimpleNamespace(receipts_got=receipts_got)
     presence = SimpleNamespace(providers=tuple)
@@ -171,11 +171,11 @@ async def test_a_payer_that_has_read_back_far_enough_stops() -> None:
     newest = signed[-1].receipt.epoch
     pages = 0
 
-    def receipts_got(before: int | None, limit: int) -> tuple[tuple[int, SignedReceipt], ...]:
+    def receipts_got(before: int | None, limit: int) -> tuple[tuple[SignedReceipt, ...], int]:
         nonlocal pages
         pages += 1
-        first = len(signed) if before is None else before
-        return tuple((number, signed[number]) for number in range(first - 1, max(-1, first - 1 - limit), -1))
+        end = len(signed) if before is None else before
+        return tuple(signed[max(0, end - limit) : end][::-1]), max(0, end - limit)
 
     watch._store = cast(Any, SimpleNamespace(receipts_got=receipts_got))
     await watch.find(replace(result, epoch=newest))
