@@ -12,7 +12,7 @@ from functools import cache
 import click
 
 from node.cli.render import print_table
-from node.protocol.asking import BOOKED_EPOCHS_MAX
+from node.protocol.asking import ANSWER_EPOCHS_MAX
 from node.protocol.audit_sampling import (
     AUDITED_PER_MILLE,
     AUDITORS,
@@ -23,11 +23,12 @@ from node.protocol.audit_sampling import (
     token_draws_of,
 )
 from node.protocol.binomial import detection_per_million, reject_from
+from node.protocol.due_books import BOOKS_REMEMBERED_EPOCHS
 from node.protocol.findings import ReceiptBook
 from node.protocol.history import PARTS, WINDOWS_EPOCHS
 from node.protocol.identifiers import Address, Cid, Hash32, NodeId
 from node.protocol.nonces import draw_sample
-from node.protocol.scores import AVAILABILITY_TENTHS, QUALITY_TENTHS
+from node.protocol.scores import AVAILABILITY_TENTHS, PARTICIPATION_TENTHS, QUALITY_TENTHS
 
 MILLION = 1_000_000
 MEMBERS = 64
@@ -45,9 +46,9 @@ EPOCH_SECONDS = 86_400
 FEES = ENGINE_TOKENS_PER_SECOND * EPOCH_SECONDS * UNIT_PRICE
 """What an engine that answers all day takes in an epoch: 4.3 tokens."""
 ANSWER_TOKENS = 256
-DRAWS_OF_A_BUSY_ENGINE = min(
-    DRAWS_MAX - ROW_DRAWS, ENGINE_TOKENS_PER_SECOND * EPOCH_SECONDS // ANSWER_TOKENS * AUDITED_PER_MILLE // 1000
-)
+BUSY_ANSWERS = ENGINE_TOKENS_PER_SECOND * EPOCH_SECONDS // ANSWER_TOKENS
+"""Of an engine that answers all day: 16,875."""
+DRAWS_OF_A_BUSY_ENGINE = min(DRAWS_MAX - ROW_DRAWS, BUSY_ANSWERS * AUDITED_PER_MILLE // 1000)
 """Of tokens, from the book of an engine that answers all day: 62."""
 VERDICT_EPOCHS = 9
 """A verdict may take so long; until then answers are paid."""
@@ -59,6 +60,8 @@ RUNS = 400
 PADDING_TOKENS = 32_000
 PADDINGS = (0, 100, 1_000, 260_000)
 UNANSWERED = (0.01, 0.05, 0.1, 0.2)
+HIDERS = (BUSY_ANSWERS, 1_800, 100)
+HIDDEN_SHARES = (0.001, 0.01, 0.1, 1.0)
 FAKED_SHARES = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
@@ -163,6 +166,68 @@ def withholding(share: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Hiding:
+    """Bundles that are hidden when the draw from their books is bad, by who answers wrongly in every epoch."""
+
+    share: float
+    """Of its answers that is wrong."""
+    draws: tuple[int, int]
+    """Of tokens, from a book of one epoch and of two."""
+    clean: tuple[float, float]
+    """Chance that neither of these falls on a wrong answer."""
+    hidden: float
+    """Of all epochs, those in which it hides its bundle."""
+    expected: float
+    """What an epoch is worth to it in the long run, in tokens."""
+
+
+def book_draws(epochs: int, answers: int) -> int:
+    """Return how many tokens are drawn from a book of so many epochs with `answers` of ANSWER_TOKENS tokens each."""
+    count = epochs * answers
+    return token_draws_of(ReceiptBook(count, count * ANSWER_TOKENS, Hash32(bytes(32)), Cid("")))
+
+
+def hiding(share: float, answers: int = BUSY_ANSWERS, proof: float = 0.999) -> Hiding:
+    """Return what it is worth to answer `share` of all requests wrongly, and to hide each bundle whose draw is bad.
+
+    Who hides loses the part of participation. From the second time running payers prove what it owes: with no answer
+    audited, that is all of quality and of availability for which audits stand. Books have all that was hidden, so the
+    draw from one of three epochs is no better than that of two. It is never convicted: it shows no bad draw.
+    """
+    fees = answers * ANSWER_TOKENS * UNIT_PRICE
+    once = PARTICIPATION_TENTHS / 10 / 2 * (REWARD + fees)
+    again = once + (QUALITY_TENTHS + AVAILABILITY_TENTHS) / 10 / 2 * (REWARD + fees)
+    draws = book_draws(1, answers), book_draws(2, answers)
+    first, second = ((1.0 - share * proof) ** number for number in draws)
+    third = (1.0 - share * proof) ** book_draws(3, answers)
+    # How often, beside each epoch after a bundle that was shown, there is one after a hidden one, and after several.
+    after_one = 1.0 - first
+    after_more = after_one * (1.0 - second) / third if third > 0.0 else float("inf")
+    if after_more == float("inf"):
+        return Hiding(share, draws, (first, second), 1.0, share * fees - again)
+    hidden_again = after_one * (1.0 - second) + after_more * (1.0 - third)
+    epochs = 1.0 + after_one + after_more
+    lost = (after_one * once + hidden_again * again) / epochs
+    return Hiding(share, draws, (first, second), (after_one + hidden_again) / epochs, share * fees - lost)
+
+
+def hiding_one_epoch(share: float, answers: int = BUSY_ANSWERS, proof: float = 0.999) -> float:
+    """Return what it is worth to answer `share` of one epoch's requests wrongly, then none, and to hide all bundles
+    until a draw falls on none of these: the book grows, so the part that is wrong gets smaller.
+
+    What is not booked for BOOKS_REMEMBERED_EPOCHS is due no more, and need not be hidden any longer.
+    """
+    fees = answers * ANSWER_TOKENS * UNIT_PRICE
+    once = PARTICIPATION_TENTHS / 10 / 2 * (REWARD + fees)
+    again = once + (QUALITY_TENTHS + AVAILABILITY_TENTHS) / 10 / 2 * (REWARD + fees)
+    worth, hidden = share * fees, 1.0
+    for epochs in range(1, BOOKS_REMEMBERED_EPOCHS + 1):
+        hidden *= 1.0 - (1.0 - share / epochs * proof) ** book_draws(epochs, answers)
+        worth -= hidden * (once if epochs == 1 else again)
+    return worth
+
+
+@dataclass(frozen=True, slots=True)
 class Padding:
     """A book that its executor fills with true answers to its own questions."""
 
@@ -188,7 +253,7 @@ def padding(answers: int, tokens: int, *, sold: int = 1_800) -> Padding:
 def payer_draws_left(unanswered: float) -> float:
     """Return what is left of a member's draws for its answers of ANSWER_TOKENS tokens if its executor books, in all the
     books that may have them, made-up answers to a share of requests that nobody has a receipt of."""
-    books = BOOKED_EPOCHS_MAX + 1
+    books = ANSWER_EPOCHS_MAX + 2  # of the epoch asked in, the last it may be answered in, and the one after
     return ANSWER_TOKENS / (ANSWER_TOKENS + unanswered * books * PAYER_TOKENS_MAX)
 
 
@@ -234,6 +299,32 @@ def main() -> None:
         empty="",
     )
     click.echo(f"\nAll answers wrong and none handed over: {withholding(1.0):+.1f} tokens an epoch")
+    click.echo("\nA part of all answers wrong, and each bundle hidden whose draw is bad:")
+    print_table(
+        (
+            "ANSWERS A DAY",
+            "WRONG",
+            "DRAWS OF ONE EPOCH, TWO",
+            "NONE BAD OF ONE, TWO",
+            "HIDDEN",
+            "AN EPOCH",
+            "ONE EPOCH ONLY",
+        ),
+        [
+            (
+                f"{answers:,}",
+                f"{h.share:.2%}",
+                f"{h.draws[0]}, {h.draws[1]}",
+                f"{h.clean[0]:.1%}, {h.clean[1]:.1%}",
+                f"{h.hidden:.1%}",
+                f"{h.expected:+.3f}",
+                f"{hiding_one_epoch(h.share, answers):+.3f}",
+            )
+            for answers in HIDERS
+            for h in (hiding(share, answers) for share in HIDDEN_SHARES)
+        ],
+        empty="",
+    )
     click.echo("\nA book of 1,800 answers, filled up with others of 32,000 tokens:")
     print_table(
         ("MADE UP", "DRAWS", "OF WHAT MEMBERS PAID FOR", "OF WHAT OTHERS PAID FOR"),

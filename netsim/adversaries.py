@@ -18,7 +18,7 @@ from netsim.slander import slandered
 from netsim.validators import LazyValidator, cartel_validator
 from node.ports import Chain, Engine
 from node.protocol.actions import ChainAction, CommitPoc, CommitVotes
-from node.protocol.audit_outcomes import ACCUSED
+from node.protocol.audit_outcomes import ACCUSED, NO_BOOK
 from node.protocol.draws import Prefill
 from node.protocol.identifiers import Address, PeerId
 from node.protocol.messages import MessageBody, ResultSignature
@@ -119,17 +119,28 @@ class VoteWithholder(Conduct):
 
 
 class BundleHider(Conduct):
-    """Commits to its votes, and hands them to nobody."""
+    """Commits to its votes, and hands them to nobody; in every epoch or in one of some."""
+
+    def __init__(self, one_of: int = 1) -> None:
+        self._one_of = one_of
 
     def prepare(self, account: Address, chain: SimulatedChain, content: SimulatedContent) -> None:
-        """Hide each bundle that is committed."""
+        """Hide bundles that are committed."""
 
         async def rewrite(action: ChainAction) -> ChainAction:
-            if isinstance(action, CommitVotes):
+            if isinstance(action, CommitVotes) and action.epoch % self._one_of == 0:
                 content.hidden.add(action.bundle_cid)
             return action
 
         chain.rewrite = rewrite
+
+
+class HidingLiar(BundleHider):
+    """Answers its users with another model, and hides the books that would show it."""
+
+    def engine(self, setting: EngineSetting) -> DrawingEngine:
+        """The model for all but its users."""
+        return super().engine(replace(setting, answers_with="another"))
 
 
 class Lazy(Conduct):
@@ -258,6 +269,8 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("lazy", lambda _: Lazy(), frozenset({NOT_COMPUTED, "evidence-differs"}), found_within_epochs=3),
         Strategy("withholds-votes", lambda _: VoteWithholder(), frozenset({"no-votes"}), found_within_epochs=2),
         Strategy("hides-votes", lambda _: BundleHider(), frozenset({"no-votes"}), found_within_epochs=2),
+        Strategy("hides-answers", lambda _: HidingLiar(), frozenset({NO_BOOK})),
+        Strategy("hides-half-its-answers", lambda _: HidingLiar(2), AUDITED, tokens_to_proof=5),
         Strategy("cartel", lambda scene: CartelMember(scene.friends)),
         Strategy("cartel-faker", lambda scene: CartelFaker(scene.friends), MISMATCHING, differing_per_mille=1000),
         Strategy("silent", lambda _: Silent()),

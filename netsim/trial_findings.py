@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from netsim.adversaries import CARTEL, SLANDERS, STRATEGIES, Strategy
 from netsim.trial import BAND_MISMATCH_PER_MILLION, Outcome, Participant
+from node.protocol.audit_outcomes import NO_BOOK
 from node.protocol.binomial import MILLION, detection_per_million, reject_from
 from node.protocol.findings import NodeFate
 from node.protocol.history import PARTS, POOLED_NONCES_MAX, WINDOWS_EPOCHS
@@ -197,7 +198,7 @@ def _reasons_against(result: EpochResult, account: Address) -> Iterator[str]:
         if validator.validator == account and validator.fate is Verdict.INVALID:
             yield validator.reason
     for audit in result.audits:
-        if audit.executor == account and audit.accused:
+        if audit.executor == account and (audit.accused or audit.reason == NO_BOOK):
             yield audit.reason
     for decision in result.penalties:
         if decision.participant == account:

@@ -510,6 +510,10 @@ class Store(Protocol):
     def receipts_given(self, *, after: int, limit: int) -> tuple[tuple[int, SignedReceipt], ...]:
         """Receipts of this executor with a number above `after`, with their numbers, oldest first."""
 
+    def receipts_got(self, *, before: int | None, limit: int) -> tuple[tuple[SignedReceipt, ...], int]:
+        """Of the `limit` receipts with a number below `before`, or of the newest, those of other executors, newest
+        first; and the `before` of the next ones, 0 if there are none."""
+
     def receipt_totals(self) -> tuple[int, int, TokenAmount]:
         """(answers, output tokens, price) over all receipts of this executor that their payers signed."""
 

@@ -19,6 +19,7 @@ REASONS = {
     "too-unlikely": "its tokens are less likely than draws at its temperature",
     "withheld": "not handed over",
     "omitted-receipt": "a payer proved that it left a receipt out of its book",
+    "no-book": "it answered, and twice running none of its votes and no receipt book of it were counted",
     "malformed": "what was handed over cannot be read",
     "not-the-book": "the receipt book is not what was committed to",
     "not-the-receipt": "another receipt was handed over",

@@ -11,7 +11,7 @@ request (prompts that nobody streams, those on chain, vectors) has no asking, an
 """
 
 from node.protocol.canonical import keccak_digest
-from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, RequestId
+from node.protocol.identifiers import Address, Hash32, ModelId, RequestId
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import Asking, Receipt
 from node.protocol.signatures import SignatureError, recover
@@ -20,10 +20,8 @@ CLOCK_EPOCHS_MAX = 1
 """How far apart payer and executor may be on the chain: one of both is late at an epoch's border."""
 ANSWER_EPOCHS_MAX = 1
 """From the epoch a request names to that of its receipt: one border may come during an answer. A payer takes no receipt
-of another epoch, for in which books one has to be follows from its epoch."""
-BOOKED_EPOCHS_MAX = 2
-"""From the epoch a request names to the last book that may have its answer: that of the next epoch, or the one after if
-that did not count. Else an executor would fill its books with all that a payer ever signed."""
+of another epoch, for in which books one has to be follows from its epoch (due_books.py), and books have none that is
+later: else an executor would give receipts of today for all that a payer ever asked in vain."""
 
 
 def asking_digest(
@@ -55,6 +53,6 @@ def is_of_its_time(receipt: Receipt) -> bool:
     return receipt.asking is None or -CLOCK_EPOCHS_MAX <= receipt.epoch - receipt.asking.epoch <= ANSWER_EPOCHS_MAX
 
 
-def is_too_old(receipt: Receipt, book: EpochNumber) -> bool:
-    """Whether what was asked is too long ago for an answer to stand in the book of the epoch `book`."""
-    return receipt.asking is not None and book - receipt.asking.epoch > BOOKED_EPOCHS_MAX
+def is_too_old(receipt: Receipt) -> bool:
+    """Whether what was asked was so long ago when it was answered that the answer may stand in no book."""
+    return receipt.asking is not None and receipt.epoch - receipt.asking.epoch > ANSWER_EPOCHS_MAX

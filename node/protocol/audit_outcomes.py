@@ -32,10 +32,11 @@ from node.protocol.audits import (
     proven_by,
 )
 from node.protocol.calibration import HonestBand
+from node.protocol.due_books import book_of
 from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
 from node.protocol.lots import lot
-from node.protocol.omissions import EMPTY_BOOK, book_of, proven_omissions
+from node.protocol.omissions import EMPTY_BOOK, proven_omissions
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
@@ -61,6 +62,8 @@ EXCUSED = frozenset({"no-model", "no-time", "engine-failed"}) | NOTHING_TO_JUDGE
 """Reasons of abstentions that say nothing of the executor."""
 OMITTED = "omitted-receipt"
 """A payer proved that it left a receipt out of its books; counted as withheld."""
+NO_BOOK = "no-book"
+"""A payer has a receipt of it, and two results running have no book of it; counted likewise."""
 ACCUSED = "accused"
 UNCONFIRMED = "unconfirmed"
 NOT_AUDITED = "not-audited"
@@ -85,6 +88,8 @@ class _Found:
     """(payer, receipt's digest)."""
     omitted: int = 0
     """Receipts that it left out of its books."""
+    is_bookless: bool = False
+    """Whether it left them out by having no book at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +143,9 @@ def audit_outcomes(
             _take_draw(committed.executor, votes, weights, band_of, found, seen)
     for signed in proven_omissions(previous, bundles).values():
         receipt = signed.receipt
-        found.setdefault((receipt.executor, receipt.node_id, receipt.model_id), _Found()).omitted += 1
+        of_node = found.setdefault((receipt.executor, receipt.node_id, receipt.model_id), _Found())
+        of_node.omitted += 1
+        of_node.is_bookless = book_of(previous.books, receipt.executor) is None
     for digest, signed in _challenges(previous, bundles, weights).items():
         receipt = signed.receipt
         of_node = found.setdefault((receipt.executor, receipt.node_id, receipt.model_id), _Found())
@@ -273,7 +280,7 @@ def _outcome(
     for _, gained in sorted(found.answers):
         evidence = accumulate_evidence(evidence, gained)
     accused = _accused(found, evidence) if not again.confirmed else _all(found)
-    fate, reason = Verdict.VALID, OMITTED if found.omitted else WITHHELD if found.withheld else ""
+    fate, reason = Verdict.VALID, _missing_reason(found)
     if again.outcome is Verdict.INVALID:
         fate, reason = Verdict.INVALID, again.reason
     elif accused:
@@ -298,6 +305,12 @@ def _outcome(
         accused=accused,
         challenged=challenged,
     )
+
+
+def _missing_reason(found: _Found) -> str:
+    if found.is_bookless:
+        return NO_BOOK
+    return OMITTED if found.omitted else WITHHELD if found.withheld else ""
 
 
 def _chosen(

@@ -76,7 +76,7 @@ def _check_omission(omission: Omission) -> None:
     if not are_names_short(omission.signed.receipt):
         raise AuditVoteError("an omitted receipt has too long a name")
     gaps = (omission.earlier, omission.later)
-    rows = [row for gap in gaps for row in (gap.before, gap.after) if row is not None]
+    rows = [row for gap in gaps if gap is not None for row in (gap.before, gap.after) if row is not None]
     if any(len(row.siblings) > SIBLINGS_MAX for row in rows):
         raise AuditVoteError(f"no book has a tree of more than {SIBLINGS_MAX} levels")
 

@@ -142,6 +142,27 @@ class CommittedBook:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlierBook:
+    """The newest book of an executor that a result before took up."""
+
+    executor: Address
+    epoch: EpochNumber
+    """Of that result."""
+    book: ReceiptBook
+
+
+@dataclass(frozen=True, slots=True)
+class MissingBook:
+    """A member with weight of which a result has no book, because no bundle of it was counted."""
+
+    executor: Address
+    due_from: EpochNumber
+    due_before: EpochNumber
+    """From the one up to, not including, the other: epochs whose receipts are omitted, for the result before had no
+    book of it either. None if that one had, or the member had no weight in it (due_books.py)."""
+
+
+@dataclass(frozen=True, slots=True)
 class AuditFigures:
     """What a prefill makes of an answer: sums over its tokens, which add up over answers (audits.py)."""
 

@@ -25,7 +25,7 @@ from node.protocol.records import EpochResult
 
 PAID_FIELDS = ("group", "rewards", "reward_total", "penalties")
 """What the chain pays, weighs and punishes by."""
-MATERIAL_FIELDS = (*PAID_FIELDS, "nodes", "histories", "audits", "books", "books_before")
+MATERIAL_FIELDS = (*PAID_FIELDS, "nodes", "histories", "audits", "books", "books_before", "books_missing")
 """These, and what the rules of later epochs read. The rest explains it."""
 
 

@@ -2,24 +2,23 @@
 
 Purpose: what is not in a book is never drawn, nor is an answer that is booked with fewer tokens than it has, and one
 that is booked as another payer's, or nobody's, is drawn too seldom. A payer that is a member looks for its receipts in
-the books and, where one is missing, puts a proof into its bundle: the receipt, and the place in each of the two books
-that may have it where it would stand. Rows ascend by what the payer signed of the request, so two neighbours with a gap
-between them are proof; so is the row that stands there if it does not follow from the receipt: it has another receipt
-for the same request, other tokens, or another payer.
+the books and, where one is missing, puts a proof into its bundle: the receipt, and in each of the books that had to
+have it the place where it would stand. Rows ascend by what the payer signed of the request, so two neighbours with a
+gap between them are proof; so is the row that stands there if it does not follow from the receipt: it has another
+receipt for the same request, other tokens, or another payer.
 
 What is booked beside it takes draws away from it. So a row for what a payer asked is also proof against its executor if
-it stands where it must not (`is_surplus`): with another receipt than the payer has, in two books, or later than in the
-two that may have it. What a payer asked and has no receipt of it cannot show: see decision 0058.
+it stands where it must not (`is_surplus`): with another receipt than the payer has, in two books, or later than in
+those that had to have it. What a payer asked and has no receipt of it cannot show: see decision 0058.
 
 Whose signatures: the executor's under the receipt binds it. It served the request only because the payer had signed it
 (`Asking`), so it holds what a row with the payer's name needs, and can show it; nobody else can make it sign a receipt
 for a request that nobody signed. So the payer's own signature, which a payer may keep back as it likes, is asked for
 only where there was no such request: there a row of nobody is right as well.
 
-Detail: a receipt of epoch q is in the book of q or, if it was given after that was made, in the book of q + 1. Proofs
-are taken in the first epoch after results of both. An executor whose bundle was not counted in one of these epochs is
-excused, for it may have been down; one that committed votes and no book has an empty one. A proof that does not hold
-counts for nothing. What is proven counts as withheld (audit_outcomes.py).
+Detail: which books these are, and when none of them came for too long, due_books.py says. Proofs are taken in the epoch
+after the result that decides it. An executor that committed votes and no book has an empty one. A proof that does not
+hold counts for nothing. What is proven counts as withheld (audit_outcomes.py).
 """
 
 from bisect import bisect_left
@@ -27,8 +26,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from node.protocol.asking import booked_under, is_too_old
-from node.protocol.findings import CommittedBook, ReceiptBook
-from node.protocol.identifiers import ZERO_HASH, Address, Cid, EpochNumber, Hash32
+from node.protocol.due_books import BooksOfResult
+from node.protocol.findings import ReceiptBook
+from node.protocol.identifiers import ZERO_HASH, Address, Cid, Hash32
 from node.protocol.merkle import merkle_levels_in_slices, merkle_path, verify_merkle_proof
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import DIGEST_BYTES, PAYER_BYTES, BookRow, inner_hash, is_row_of, row_leaf
@@ -104,12 +104,12 @@ class SearchedBook:
 
 @dataclass(frozen=True, slots=True)
 class SearchedBooks:
-    """An executor's books in a result and in the one before it."""
+    """The newest books of one executor that a result knows: its own, and the one before."""
 
-    epoch: EpochNumber
-    """Of the later one."""
-    earlier: SearchedBook
-    later: SearchedBook
+    result: BooksOfResult
+    earlier: SearchedBook | None
+    """None if there is none, or it did not come."""
+    later: SearchedBook | None
 
     def is_wrong(self, receipt: Receipt) -> bool:
         """Whether a receipt is not where it has to be, or stands where it must not."""
@@ -118,23 +118,34 @@ class SearchedBooks:
     def proof(self, signed: SignedReceipt) -> Omission:
         """Return what proves it; the trees of both books are built if they are not yet."""
         receipt = signed.receipt
-        if self._lacks(receipt):
-            gaps = (self.earlier.missing(receipt), self.later.missing(receipt))
-            if gaps[0] is not None and gaps[1] is not None:
-                return Omission(signed, gaps[0], gaps[1])
+        due = self.result.due(receipt)
+        if due is not None and self._lacks(receipt):
+            earlier = None if due.earlier is None or self.earlier is None else self.earlier.missing(receipt)
+            later = None if due.later is None or self.later is None else self.later.missing(receipt)
+            return Omission(signed, earlier, later)
         asking = booked_under(receipt)
-        return Omission(signed, self.earlier.row_for(asking), self.later.row_for(asking))
+        rows = [None if book is None else book.row_for(asking) for book in (self.earlier, self.later)]
+        return Omission(signed, rows[0], rows[1])
 
     def _lacks(self, receipt: Receipt) -> bool:
-        is_due = receipt.epoch == self.epoch - 1 and not is_too_old(receipt, self.epoch)
-        return is_due and not any(book.books_rightly(receipt) for book in (self.earlier, self.later))
+        due = self.result.due(receipt)
+        if due is None or is_too_old(receipt):
+            return False
+        return all(
+            self._is_without(receipt, *books) for books in ((due.earlier, self.earlier), (due.later, self.later))
+        )
+
+    @staticmethod
+    def _is_without(receipt: Receipt, due: ReceiptBook | None, searched: SearchedBook | None) -> bool:
+        """Whether a book that is due, if one is, is here and does not have the receipt."""
+        return due is None or (searched is not None and not searched.books_rightly(receipt))
 
     def _has_too_much(self, receipt: Receipt) -> bool:
         asking = booked_under(receipt)
-        if receipt.asking is None or not self.later.has(asking):
+        if receipt.asking is None or self.later is None or not self.later.has(asking):
             return False
-        is_late = receipt.epoch < self.epoch - 1
-        return is_late or self.earlier.has(asking) or not self.later.books_rightly(receipt)
+        is_second = self.earlier is not None and self.earlier.has(asking)
+        return self.result.is_late(receipt) or is_second or not self.later.books_rightly(receipt)
 
 
 def is_gap(gap: BookGap, book: ReceiptBook, asking: Hash32) -> bool:
@@ -157,17 +168,22 @@ def is_misbooked(row: BookGap, book: ReceiptBook, receipt: Receipt) -> bool:
 
 
 def is_omitted(omission: Omission, result: EpochResult) -> bool:
-    """Whether the receipt was left out of the books of `result` and of the result before it, or booked wrongly."""
+    """Whether a receipt is in none of the books that, as `result` decides, had to have it; or is booked wrongly."""
+    return _is_proven(omission, BooksOfResult(result))
+
+
+def _is_proven(omission: Omission, books: BooksOfResult) -> bool:
     signed = omission.signed
     receipt = signed.receipt
-    if result.books_before is None or receipt.epoch != result.epoch - 1 or is_too_old(receipt, result.epoch):
-        return False
-    earlier, later = book_of(result.books_before, receipt.executor), book_of(result.books, receipt.executor)
-    if earlier is None or later is None:
+    due = books.due(receipt)
+    if due is None or is_too_old(receipt):
         return False
     asking = booked_under(receipt)
-    for proof, book in ((omission.earlier, earlier), (omission.later, later)):
-        if not (is_gap(proof, book, asking) or is_misbooked(proof, book, receipt)):
+    for proof, book in ((omission.earlier, due.earlier), (omission.later, due.later)):
+        if proof is None or book is None:
+            if proof is not None or book is not None:
+                return False
+        elif not (is_gap(proof, book, asking) or is_misbooked(proof, book, receipt)):
             return False
     return is_signed_by_executor(signed) and (receipt.asking is not None or is_signed_by_payer(signed))
 
@@ -178,35 +194,35 @@ def is_surplus(omission: Omission, result: EpochResult) -> bool:
 
     An honest executor gives one receipt for a request, and books it once, in the first of its books after it.
     """
+    return _is_surplus(omission, BooksOfResult(result))
+
+
+def _is_surplus(omission: Omission, books: BooksOfResult) -> bool:
     signed = omission.signed
     receipt = signed.receipt
-    later, row = book_of(result.books, receipt.executor), omission.later.before
-    earlier = None if result.books_before is None else book_of(result.books_before, receipt.executor)
+    row = None if omission.later is None else omission.later.before
+    first = None if omission.earlier is None else omission.earlier.before
+    earlier, later = books.before(receipt.executor), books.own(receipt.executor)
     if receipt.asking is None or later is None or row is None:
         return False
     asking = booked_under(receipt)
     if row.asking != asking or not _is_row(row, later):
         return False
-    first = omission.earlier.before
-    is_late = earlier is not None and receipt.epoch < result.epoch - 1
-    is_second = earlier is not None and first is not None and first.asking == asking and _is_row(first, earlier)
-    return (is_late or is_second or not is_row_of(_row(row), receipt)) and is_signed_by_executor(signed)
+    is_second = earlier is not None and first is not None and first.asking == asking and _is_row(first, earlier.book)
+    is_wrong = books.is_late(receipt) or is_second or not is_row_of(_row(row), receipt)
+    return is_wrong and is_signed_by_executor(signed)
 
 
 def proven_omissions(result: EpochResult, bundles: Mapping[Address, VoteBundle]) -> dict[Hash32, SignedReceipt]:
     """Return the receipts that the bundles prove to be booked otherwise than they must be, each once, by digest."""
+    books = BooksOfResult(result)
     proven = {
         receipt_digest(omission.signed.receipt): omission.signed
         for bundle in bundles.values()
         for omission in bundle.omissions
-        if is_omitted(omission, result) or is_surplus(omission, result)
+        if _is_proven(omission, books) or _is_surplus(omission, books)
     }
     return dict(sorted(proven.items()))
-
-
-def book_of(books: Sequence[CommittedBook], executor: Address) -> ReceiptBook | None:
-    """Return an executor's book; None if its bundle was not counted."""
-    return next((committed.book for committed in books if committed.executor == executor), None)
 
 
 def _is_row(proof: RowProof, book: ReceiptBook) -> bool:

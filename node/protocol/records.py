@@ -14,6 +14,8 @@ from node.protocol.findings import (
     AuditOutcome,
     AuditVote,
     CommittedBook,
+    EarlierBook,
+    MissingBook,
     ModelThroughput,
     NodeOutcome,
     Observations,
@@ -300,8 +302,10 @@ class EpochResult:
     """Receipts that executors committed to in this epoch, to be audited in the next; ascending by executor. Of members
     who committed votes and no receipts, an empty one.
     """
-    books_before: tuple[CommittedBook, ...] | None = None
-    """Those of the epoch before, if there is a result of it."""
+    books_before: tuple[EarlierBook, ...] = ()
+    """The newest of each executor in the results before, as far back as due_books.py says; ascending by executor."""
+    books_missing: tuple[MissingBook, ...] = ()
+    """Of members who had weight and whose votes were not counted; ascending by executor."""
     settled: tuple[SettledShare, ...] = ()
     """What was paid for this epoch, to whom and why; ascending by participant."""
     available: TokenAmount = NO_AMOUNT
@@ -451,11 +455,12 @@ class BookGap:
 
 @dataclass(frozen=True, slots=True)
 class Omission:
-    """Proof that an executor left a receipt out of both books that could have it, or booked it otherwise than it must
+    """Proof that an executor left a receipt out of all books that had to have it, or booked it otherwise than it must
     (omissions.py)."""
 
     signed: SignedReceipt
-    earlier: BookGap
-    """In the book of the result before."""
-    later: BookGap
-    """In the book of the newest result."""
+    earlier: BookGap | None
+    """In the book of the receipt's epoch, or, of what is booked twice, in the newest one before the result's; None if
+    there is none."""
+    later: BookGap | None
+    """In the first book after; None if there is none, and had to be one."""

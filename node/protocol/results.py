@@ -10,6 +10,7 @@ from node.protocol.audit_bands import bands_of
 from node.protocol.audit_outcomes import audit_outcomes, committed_books
 from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
+from node.protocol.due_books import books_before, missing_books
 from node.protocol.findings import SCORE_FULL, NodeFate, NodeOutcome, SettledShare
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.outcomes import node_outcomes
@@ -145,7 +146,8 @@ def form_epoch_result(
         ),
         available=available,
         books=committed_books(bundles, weights),
-        books_before=previous.books if previous is not None and previous.epoch == epoch - 1 else None,
+        books_before=books_before(epoch, previous),
+        books_missing=missing_books(previous, bundles.keys(), weights),
     )
 
 

@@ -63,7 +63,7 @@ REASONS = {
     "slow": "its answers came slower than those of others with the same model",
     "absent": "others did not see it present",
     "no-batch": "nodes of its neither kept serving by allotment nor had a batch that counts",
-    "withheld": "it did not hand over answers that were drawn for audit",
+    "withheld": "it did not hand over answers that were drawn for audit, or booked receipts too late or not at all",
     "no-votes": "it committed no valid bundle of votes",
     "not-computed": "others found that it did not compute what its votes of the epoch before say",
     "evidence-withheld": "it did not hand over the evidence for its votes of the epoch before",

@@ -37,6 +37,7 @@ from node.services.payments import PayerBook
 from node.services.receipting import answer_evidence, is_the_same_answer, receipt_of
 from node.services.seeding import AnswerSeed, seed_of_opening
 from node.services.terms import NOTHING, unit_price_of
+from node.services.timing import position
 from node.services.token_frames import read_plain_tokens
 from node.services.transcript import Continuation, DiffersError, Transcript
 from node.services.vouchers import PaymentError
@@ -487,7 +488,7 @@ class Attempt:
             self._prompt_ids,
             self.token_ids,
             self._unit_price,
-            epoch=signed.receipt.epoch,
+            epoch=position(self._desk.chain).epoch,
             node_id=signed.receipt.node_id,
             at=signed.receipt.at,
             seed=self._seed.seed if self._seed is not None else 0,

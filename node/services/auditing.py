@@ -41,6 +41,7 @@ from node.protocol.audit_sampling import auditors_of, drawn_rows_in_slices, judg
 from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED
 from node.protocol.audits import NO_FIGURES, add_figures, answer_figures, judge_figures
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
+from node.protocol.due_books import BooksOfResult, is_late
 from node.protocol.findings import AUDIT_TOKENS_MAX, AuditFigures, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, PeerId
 from node.protocol.pricing import receipt_digest
@@ -167,6 +168,9 @@ class AuditingService:
 
     async def complete(self, bundle: VoteBundle) -> VoteBundle:
         """Return the bundle with this node's audits and its receipt book."""
+        newest = self._epochs.newest_result()
+        if newest is not None:  # also where this node was not there when it came
+            await self._keeper.note_counted(BooksOfResult(newest).newest(self._chain.account))
         receipts = await self._keeper.book(bundle.epoch, max(self._chain.state.results, default=None))
         kept = KeptAudits(self._store, bundle.epoch)
         taken = () if self.challenges is None else self.challenges.take()
@@ -193,6 +197,8 @@ class AuditingService:
             return
         seed = await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.schedule))
         work = _Round(epoch, previous, seed, bands_of(state, previous.group))
+        await self._keeper.note_counted(BooksOfResult(previous).newest(self._chain.account))
+        self._warn_of_missing_book(previous)
         own = await self._own_drawn(work)
         self._allowed = {**own, **_accused(previous)}
         await self._forget_all_but(own, previous.epoch)
@@ -206,6 +212,7 @@ class AuditingService:
         await self._expect(draws, again)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_omissions, work)
+            nursery.start_soon(self._watch.hold, previous)
             for committed in previous.books:
                 if committed.executor in draws:
                     nursery.start_soon(self._audit_book, committed, draws[committed.executor], work)
@@ -259,13 +266,33 @@ class AuditingService:
             rows = read_rows(self._keeper.given.book(epoch) or b"")
             await self._forget(row.digest for row in rows if row.digest not in drawn)
 
+    def _warn_of_missing_book(self, previous: EpochResult) -> None:
+        """Tell the operator if the newest result has no votes, and so no book, of this node."""
+        missing = next((one for one in previous.books_missing if one.executor == self._chain.account), None)
+        if missing is None:
+            return
+        if missing.due_from < missing.due_before:
+            log.error(
+                "for the second time running no votes of this node were counted, and no book of its receipts with "
+                "them: payers can prove that these are left out, which takes up to 30 % of its reward; see that its "
+                "votes are committed, and that others can fetch them",
+                epoch=previous.epoch,
+            )
+        else:
+            log.warning(
+                "no votes of this node were counted, and no book of its receipts with them: its next book has them "
+                "too, and if that is missing as well, payers can prove that they are left out",
+                epoch=previous.epoch,
+            )
+
     async def _forget_old(self, epoch: EpochNumber, newest_result: EpochNumber) -> None:
         """Forget evidence that nobody asks for any more: this node's own and what it fetched."""
         old = self._still_asked | {EpochNumber(epoch - EPOCHS_KEPT)}
         last = min(epoch, newest_result + 1) - EPOCHS_KEPT
         self._still_asked = frozenset(number for number in old if last < number <= newest_result)
         for number in sorted(old - self._still_asked):
-            await self._forget(row.digest for row in read_rows(self._keeper.given.book(number) or b""))
+            if self._keeper.given.is_counted(number):  # what others have is booked again, and kept until then
+                await self._forget(row.digest for row in read_rows(self._keeper.given.book(number) or b""))
             if number <= newest_result:  # after it, each epoch's audits are of the same answers, this one's as well
                 await self._forget(vote.receipt_digest for vote in self.votes(number))
 
@@ -360,7 +387,7 @@ class AuditingService:
         named = replace(_abstain(task, "no-model"), node_id=receipt.node_id, model_id=receipt.model_id)
         named = replace(named, receipt_digest=task.digest)
         wrong = what_is_wrong(evidence, task.executor, task.digest, task.booked)
-        if task.booked is not None and is_too_old(receipt, work.previous.epoch):
+        if task.booked is not None and (is_too_old(receipt) or is_late(receipt, work.previous)):
             wrong = wrong or "too-old"
         if wrong or evidence.kept is None:
             return replace(named, reason=wrong)

@@ -20,6 +20,7 @@ from node.services.embedding_receipts import embedding_receipt_of, is_the_same_e
 from node.services.frames import Payment
 from node.services.payments import PayerBook
 from node.services.terms import NOTHING, unit_price_of
+from node.services.timing import position
 from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
@@ -137,7 +138,7 @@ class EmbeddingAttempt:
             self._token_ids,
             Vectors(self._dimensions, bytes(self._data)),
             self._unit_price,
-            epoch=signed.receipt.epoch,
+            epoch=position(self._chain).epoch,
             node_id=signed.receipt.node_id,
             at=signed.receipt.at,
         )

@@ -10,7 +10,7 @@ from node.protocol.receipts import draw_commitment
 from node.protocol.records import ModelRecord, Receipt
 from node.protocol.sampling import SamplingParameters
 from node.services.embedding_frames import EmbeddingRequest, Vectors
-from node.services.receipting import ANSWER_SECONDS_MAX, CLOCK_SECONDS_MAX
+from node.services.receipting import ANSWER_SECONDS_MAX, CLOCK_SECONDS_MAX, is_near_epoch
 
 NOTHING_DRAWN = draw_commitment(SamplingParameters(), 0, (), "")
 """No token is drawn for a vector; the field is there all the same."""
@@ -61,6 +61,8 @@ def embedding_receipt_of(
 
 
 def is_the_same_embedding(stated: Receipt, seen: Receipt, request: EmbeddingRequest) -> bool:
-    """Whether an executor's receipt says what its payer saw; node, time and epoch are the executor's to say."""
+    """Whether an executor's receipt says what its payer saw, in the epoch of `seen` or one beside it; node and time are
+    the executor's to say."""
     within_call = request.at - CLOCK_SECONDS_MAX <= stated.at <= request.at + ANSWER_SECONDS_MAX + CLOCK_SECONDS_MAX
+    within_call = within_call and is_near_epoch(stated, seen.epoch)
     return within_call and stated == replace(seen, node_id=stated.node_id, at=stated.at, epoch=stated.epoch)

@@ -1,7 +1,9 @@
 """A payer's watch over receipt books: finds receipts of its own answers that executors left out, booked otherwise than
-they must or a second time, and proves it."""
+they must or a second time, and proves it; also of executors that have no book where one was due."""
 
-from collections.abc import Sequence
+import hashlib
+import heapq
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import structlog
 import trio
@@ -9,9 +11,10 @@ import trio
 from node.ports import BadContentError, Chain, Content, ContentUnavailableError, Store
 from node.protocol.asking import is_too_old
 from node.protocol.audit_evidence import are_names_short
+from node.protocol.due_books import BOOKS_REMEMBERED_EPOCHS, BooksOfResult
 from node.protocol.findings import ReceiptBook
-from node.protocol.identifiers import Address
-from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, SearchedBook, SearchedBooks, book_of
+from node.protocol.identifiers import Address, EpochNumber, Hash32
+from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, SearchedBook, SearchedBooks
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, read_book_in_slices
 from node.protocol.records import EpochResult, Omission, SignedReceipt
@@ -20,14 +23,18 @@ from node.services.slicing import Slicer
 
 log = structlog.get_logger(__name__)
 
+RECEIPTS_READ = 1 << 19
+"""The newest, what it gave itself among them, in which those are sought that a result decides: some busy epochs."""
 RECEIPTS_LOOKED_AT = 1000
-"""The newest: a payer need not check all of its receipts for omitting to be risky."""
+"""Of each kind of these, by lot: a payer need not check all of its receipts for omitting to be risky."""
+RECEIPTS_PER_PAGE = 128
+"""Read from the disk before others get their turn: a few milliseconds."""
 TRIES = 3
 RETRY_SECONDS = 5.0
 
 
 class OmissionWatch:
-    """Looks for this account's receipts in the books of two results."""
+    """Looks for this account's receipts in the books that had to have them by now."""
 
     def __init__(
         self, chain: Chain, content: Content, store: Store, presence: PresenceTable, slicer: Slicer | None = None
@@ -40,42 +47,83 @@ class OmissionWatch:
         self._slicer = slicer or Slicer()
 
     async def find(self, result: EpochResult) -> tuple[Omission, ...]:
-        """Return what the books of `result` and of the one before it prove to be omitted, in a bundle's order."""
-        if result.books_before is None:
-            return ()
+        """Return what the books of `result`, and those that it lacks, prove, in a bundle's order."""
+        books = BooksOfResult(result)
         found: list[Omission] = []
-        for executor, signed in self._own_receipts(result).items():
+        for executor, signed in (await self._own_receipts(books, result.epoch)).items():
             if len(found) >= OMISSIONS_MAX:
                 break
-            earlier, later = book_of(result.books_before, executor), book_of(result.books, executor)
-            if earlier is None or later is None:
-                continue
-            rows_before, rows = await self._rows(earlier, executor), await self._rows(later, executor)
-            if rows_before is None or rows is None:
-                continue
-            books = SearchedBooks(result.epoch, SearchedBook(rows_before), SearchedBook(rows))
+            before = books.before(executor)
+            searched = SearchedBooks(
+                books,
+                await self._searched(None if before is None else before.book, executor),
+                await self._searched(books.own(executor), executor),
+            )
             for receipt in signed:
                 await trio.lowlevel.checkpoint()
-                if len(found) >= OMISSIONS_MAX or not books.is_wrong(receipt.receipt):
+                if len(found) >= OMISSIONS_MAX or not searched.is_wrong(receipt.receipt):
                     continue
-                for book in (books.earlier, books.later):
-                    await self._slicer.run(book.prepare())
+                for book in (searched.earlier, searched.later):
+                    if book is not None:
+                        await self._slicer.run(book.prepare())
                 digest = receipt_digest(receipt.receipt).hex()
                 log.warning("an executor has not booked a receipt as it must", executor=executor, receipt=digest)
-                found.append(books.proof(receipt))
+                found.append(searched.proof(receipt))
+                if books.own(executor) is None:
+                    break  # nothing of it is audited, so one receipt takes all: there is room for what others left out
         return tuple(sorted(found, key=lambda omission: receipt_digest(omission.signed.receipt)))
 
-    def _own_receipts(self, result: EpochResult) -> dict[Address, list[SignedReceipt]]:
-        account = self._chain.account
-        found: dict[Address, list[SignedReceipt]] = {}
-        for signed in self._store.receipts(limit=RECEIPTS_LOOKED_AT):
+    async def hold(self, result: EpochResult) -> None:
+        """Fetch the books of `result` that had to have receipts of its own epoch, if they were given in time.
+
+        Now they are drawn from, so to hide them costs their executors the draws. When the next book of theirs decides,
+        that is over, and what is here then needs not be asked for.
+        """
+        books = {committed.executor: committed.book for committed in result.books}
+        asked = set[Address]()
+        async for signed in self._newest(result.epoch):
+            executor = signed.receipt.executor
+            if signed.receipt.epoch == result.epoch and executor in books and executor not in asked:
+                asked.add(executor)
+                await self._rows(books[executor], executor)
+
+    async def _own_receipts(self, books: BooksOfResult, epoch: EpochNumber) -> dict[Address, list[SignedReceipt]]:
+        """Return this account's receipts that the books of the result of `epoch` may show to be booked wrongly, by
+        executor: those that they had to have, and older ones that they must not have any more; of very many a lot of
+        each that no executor can foresee, for it hangs on the newest receipt."""
+        salt = b""
+        due, older = _Lot(RECEIPTS_LOOKED_AT), _Lot(RECEIPTS_LOOKED_AT)
+        async for signed in self._newest(EpochNumber(epoch - BOOKS_REMEMBERED_EPOCHS)):
             receipt = signed.receipt
-            is_own = receipt.payer == account and receipt.executor != account and signed.payer_signature != b""
-            is_late = receipt.epoch > result.epoch or is_too_old(receipt, result.epoch)
-            is_unasked = receipt.asking is None and receipt.epoch != result.epoch - 1
-            if is_own and not is_late and not is_unasked and are_names_short(receipt):
-                found.setdefault(receipt.executor, []).append(signed)
+            digest = receipt_digest(receipt)
+            salt = salt or digest
+            if not are_names_short(receipt) or is_too_old(receipt):
+                continue
+            if books.due(receipt) is not None:
+                due.add(salt, digest, signed)
+            elif receipt.asking is not None and books.own(receipt.executor) is not None and books.is_late(receipt):
+                older.add(salt, digest, signed)
+        found: dict[Address, list[SignedReceipt]] = {}
+        for signed in (*due.drawn(), *older.drawn()):
+            found.setdefault(signed.receipt.executor, []).append(signed)
         return found
+
+    async def _newest(self, first: EpochNumber) -> AsyncIterator[SignedReceipt]:
+        """Yield receipts that this account signed as the payer, newest first, until they are older than `first`."""
+        before: int | None = None
+        for _ in range(RECEIPTS_READ // RECEIPTS_PER_PAGE):
+            page, before = self._store.receipts_got(before=before, limit=RECEIPTS_PER_PAGE)
+            for signed in page:
+                if signed.receipt.payer == self._chain.account and signed.payer_signature != b"":
+                    yield signed
+            if before == 0 or (page and all(signed.receipt.epoch < first for signed in page)):
+                return
+            await trio.lowlevel.checkpoint()
+
+    async def _searched(self, book: ReceiptBook | None, executor: Address) -> SearchedBook | None:
+        """Return a book to look for receipts in; None if there is none, or it does not come."""
+        rows = None if book is None else await self._rows(book, executor)
+        return None if rows is None else SearchedBook(rows)
 
     async def _rows(self, book: ReceiptBook, executor: Address) -> Sequence[BookRow] | None:
         """Return a book's rows; None if it does not come, or is not what was committed to: auditors count that."""
@@ -91,3 +139,23 @@ class OmissionWatch:
             except (BadContentError, BookError):
                 return None
         return None
+
+
+class _Lot:
+    """Draws some of many receipts, by a hash."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._drawn: list[tuple[int, Hash32, SignedReceipt]] = []
+
+    def add(self, salt: bytes, digest: Hash32, signed: SignedReceipt) -> None:
+        """Have one more take part."""
+        place = (-int.from_bytes(hashlib.sha256(salt + digest).digest()), digest, signed)
+        if len(self._drawn) < self._count:
+            heapq.heappush(self._drawn, place)
+        else:
+            heapq.heappushpop(self._drawn, place)
+
+    def drawn(self) -> Iterator[SignedReceipt]:
+        """Yield those that were drawn."""
+        return (signed for _, _, signed in self._drawn)

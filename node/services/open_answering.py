@@ -225,6 +225,7 @@ class OpenAnswering:
             request = open_request(posted, content, parts.chain.account)
             drawn = AnswerSeed(seed_of(posted, content), None)
             parts.book.keep(signed, answer_evidence(request, answer.prompt_ids, answer.token_ids, drawn), ())
+        parts.store.save_receipt(signed)  # what is signed is booked, whenever its payer signs and whether it pays
         self._tabs[receipt.request_id] = await self._open_tab(signed)
         self._debts.add(Debt(signed, parts.wall_clock()))
         await parts.network.publish(OpenAnswer(cid, signed), urgent=True)

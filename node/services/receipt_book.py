@@ -1,8 +1,10 @@
 """The executor's side of audits: keeps what its answers were, commits to their receipts, hands over what is drawn.
 
-*Purpose.* Who audits what is drawn only after the book is on chain, so at first everything is kept; once an epoch's
-draw is known, all that was not drawn is forgotten. Private answers are in the book by their digest and without tokens,
-and nothing of them is kept but the receipt, which is all there is to show if their row is drawn; so it is for vectors.
+*Purpose.* Who audits what is drawn only after the book is on chain, so at first everything is kept; once the draw from
+a book is known, all that was not drawn is forgotten. A book that no result took up is drawn from by nobody: what is in
+it is booked again, for it is still due (due_books.py). Private answers are in the book by their digest and without
+tokens, and nothing of them is kept but the receipt, which is all there is to show if their row is drawn; so it is for
+vectors.
 
 *Detail.* The same store serves what this node has audited itself: the others who judge an accusation ask everybody.
 """
@@ -20,8 +22,9 @@ from node.protocol.audit_evidence import AuditEvidence, kept_answer
 from node.protocol.audits import ClaimedLogprobs
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
-from node.protocol.findings import ReceiptBook
+from node.protocol.findings import EarlierBook, ReceiptBook
 from node.protocol.identifiers import EpochNumber, Hash32, PeerId
+from node.protocol.omissions import EMPTY_BOOK
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import (
     ROWS_MAX,
@@ -55,14 +58,20 @@ class GivenAnswers(Protocol):
         """Forget answers that are not audited."""
 
     def new_receipts(self, *, limit: int, after: int | None = None) -> tuple[tuple[SignedReceipt, ...], int]:
-        """Return the receipts signed since the last book, oldest first, and how far they reach; or those beyond
-        `after`, how far an earlier page reached."""
+        """Return the receipts signed since the last book that was counted, oldest first, and how far they reach; or
+        those beyond `after`, how far an earlier page reached."""
 
     def save_book(self, epoch: int, last_sequence: int, data: bytes, newest_result: int | None = None) -> None:
         """Write the rows of an epoch's book; the first one stays, and so does that of the newest result's epoch."""
 
     def book(self, epoch: int) -> bytes | None:
         """Return the rows of an epoch's book, or None if there is none yet."""
+
+    def count_book(self, epoch: int) -> None:
+        """Note that a result has the book of an epoch: what it has is in no later one."""
+
+    def is_counted(self, epoch: int) -> bool:
+        """Whether that was noted of the book of an epoch."""
 
 
 class Admission(Protocol):
@@ -105,7 +114,7 @@ class ReceiptBookKeeper:
         """
         data = self.given.book(epoch)
         if data is None:
-            rows, last = await self._new_rows(epoch)
+            rows, last = await self._new_rows()
             data = await self._slicer.run(book_bytes_in_slices(rows))
             self.given.save_book(epoch, last, data, newest_result)
             data = self.given.book(epoch)  # the first one stays, if it was asked for twice at once
@@ -114,16 +123,32 @@ class ReceiptBookKeeper:
         cid = await self._content.add_bytes(data)
         return await self._slicer.run(make_book_in_slices(data, cid))
 
-    async def _new_rows(self, epoch: EpochNumber) -> tuple[list[BookRow], int]:
-        """Return the rows of what was signed since the last book, and how far they reach.
+    async def note_counted(self, counted: EarlierBook | None) -> None:
+        """Take note of this node's newest book in a result, before anything of it is forgotten.
 
-        What was asked too long ago for the book of `epoch` stays out: no auditor would take it, and no payer misses it.
+        If it is not the book that is here, which happens after a backup was restored, its receipts are booked again.
+        """
+        if counted is None or self.given.is_counted(counted.epoch):
+            return
+        data = self.given.book(counted.epoch)
+        if data is None:
+            return
+        book = EMPTY_BOOK
+        if data:
+            book = await self._slicer.run(make_book_in_slices(data, counted.book.content_cid))
+        if book == counted.book:
+            self.given.count_book(counted.epoch)
+
+    async def _new_rows(self) -> tuple[list[BookRow], int]:
+        """Return the rows of what was signed since the last book that was counted, and how far they reach.
+
+        What was asked long before it was answered stays out: no auditor would take it, and no payer misses it.
         """
         rows: dict[Hash32, BookRow] = {}
         receipts, reached = self.given.new_receipts(limit=RECEIPTS_PER_SLICE)
         while True:
             for signed in receipts:
-                if is_too_old(signed.receipt, epoch):
+                if is_too_old(signed.receipt):
                     continue
                 row = booked_row(signed)
                 rows[row.asking] = row

@@ -17,6 +17,8 @@ CLOCK_SECONDS_MAX = 120
 """How far the clocks of both sides may differ before a receipt's time is called wrong."""
 ANSWER_SECONDS_MAX = 3600
 """Longest life of a call; a receipt's time lies within it."""
+EPOCHS_APART_MAX = 1
+"""Blocks come to both sides at different times. A receipt of an epoch further away would be due in no book in time."""
 
 
 def receipt_of(
@@ -85,8 +87,14 @@ def is_the_same_answer(stated: Receipt, seen: Receipt, request: InferenceRequest
     """Whether an executor's receipt says what its payer saw.
 
     The executor alone knows which of its nodes answered, and by its clock when; the epoch may have changed meanwhile,
-    but not by many: in which books the receipt has to be follows from it.
+    but not by many: in which books the receipt has to be follows from it. `seen` has the epoch at its payer.
     """
     within_call = request.at - CLOCK_SECONDS_MAX <= stated.at <= request.at + ANSWER_SECONDS_MAX + CLOCK_SECONDS_MAX
     same = replace(seen, node_id=stated.node_id, at=stated.at, epoch=stated.epoch)
-    return within_call and is_of_its_time(stated) and stated == same
+    is_near = is_near_epoch(stated, seen.epoch) and is_of_its_time(stated)
+    return within_call and is_near and stated == same
+
+
+def is_near_epoch(stated: Receipt, epoch: EpochNumber) -> bool:
+    """Whether a receipt's epoch may be that of its payer: by it follows which books must have the receipt."""
+    return abs(stated.epoch - epoch) <= EPOCHS_APART_MAX

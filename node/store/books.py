@@ -153,6 +153,20 @@ class Books:
         ).fetchall()
         return tuple((int(sequence), from_bytes(SignedReceipt, record)) for sequence, record in rows)
 
+    def receipts_got(self, *, before: int | None, limit: int) -> tuple[tuple[SignedReceipt, ...], int]:
+        """Of the `limit` receipts with a number below `before`, or of the newest, those of other executors, newest
+        first; and the `before` of the next ones, 0 if there are none."""
+        connection = self.database.connection
+        if before is None:
+            (before,) = connection.execute("SELECT COALESCE(MAX(sequence), 0) + 1 FROM receipts").fetchone()
+        first = max(1, before - min(limit, RECEIPTS_PER_QUERY_MAX))  # not by a limit: all may be this executor's own
+        rows = connection.execute(
+            "SELECT record FROM receipts WHERE sequence >= ? AND sequence < ? AND executor != ? AND format = ? "
+            "ORDER BY sequence DESC",
+            (first, before, self._account, RECEIPT_FORMAT),
+        ).fetchall()
+        return tuple(from_bytes(SignedReceipt, record) for (record,) in rows), 0 if first == 1 else first
+
     def receipt_totals(self) -> tuple[int, int, TokenAmount]:
         """(answers, output tokens, price) of all answers this node gave and was paid for."""
         rows = self.database.connection.execute(

@@ -16,7 +16,7 @@ KEPT_BYTES_MAX = 1 << 30
 """Some 250,000 answers of 500 tokens with their prompts."""
 BOOKS_KEPT = 4
 """Of the newest epochs, and as many up to the newest result, whose book is drawn from until there is a newer one:
-nobody asks for others."""
+nobody asks for others. The newest that was counted stays besides: what was signed after it is still to be booked."""
 
 
 class GivenAnswerTables:
@@ -66,11 +66,11 @@ class GivenAnswerTables:
         self._kept_bytes -= freed_bytes
 
     def new_receipts(self, *, limit: int, after: int | None = None) -> tuple[tuple[SignedReceipt, ...], int]:
-        """Return the receipts this node signed as executor since its last book, oldest first, and how far they
-        reach; or those beyond `after`."""
+        """Return the receipts this node signed as executor since its last book that was counted, oldest first, and how
+        far they reach; or those beyond `after`."""
         if after is None:
             (after,) = self._database.connection.execute(
-                "SELECT COALESCE(MAX(last_sequence), 0) FROM receipt_books"
+                "SELECT COALESCE(MAX(last_sequence), 0) FROM receipt_books WHERE is_counted"
             ).fetchone()
         rows = self._database.connection.execute(
             "SELECT sequence, record FROM receipts WHERE sequence > ? AND executor = ? AND format = ? "
@@ -83,12 +83,28 @@ class GivenAnswerTables:
         """Write the book of an epoch: its rows, empty if there are none. The first one stays."""
         drawn_from = epoch if newest_result is None else newest_result
         with self._database.transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO receipt_books VALUES (?, ?, ?)", (epoch, last_sequence, data))
+            connection.execute(
+                "INSERT OR IGNORE INTO receipt_books (epoch, last_sequence, rows) VALUES (?, ?, ?)",
+                (epoch, last_sequence, data),
+            )
             connection.execute(
                 "DELETE FROM receipt_books WHERE epoch <= (SELECT MAX(epoch) FROM receipt_books) - ?1 "
-                "AND NOT (?2 - ?1 < epoch AND epoch <= ?2)",
+                "AND NOT (?2 - ?1 < epoch AND epoch <= ?2) "
+                "AND epoch IS NOT (SELECT MAX(epoch) FROM receipt_books WHERE is_counted)",
                 (BOOKS_KEPT, drawn_from),
             )
+
+    def count_book(self, epoch: int) -> None:
+        """Note that a result has the book of an epoch: what is in it, and was signed before, is in no later one."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE receipt_books SET is_counted = 1 WHERE epoch = ?", (epoch,))
+
+    def is_counted(self, epoch: int) -> bool:
+        """Whether that was noted of the book of an epoch."""
+        row = self._database.connection.execute(
+            "SELECT is_counted FROM receipt_books WHERE epoch = ?", (epoch,)
+        ).fetchone()
+        return row is not None and bool(row[0])
 
     def book(self, epoch: int) -> bytes | None:
         """Return the rows of the book of an epoch, or None if there is none yet."""

@@ -207,6 +207,12 @@ MIGRATIONS: tuple[str, ...] = (
     UPDATE receipt_books SET rows = x'';
     DELETE FROM given_answers;
     """,
+    """
+    -- Which receipt books are in a result: what others have is booked again (node/store/given_answers.py). Of books
+    -- that were made before, nobody kept which; answers of theirs may be forgotten already: they are not booked again.
+    ALTER TABLE receipt_books ADD COLUMN is_counted INTEGER NOT NULL DEFAULT 0;
+    UPDATE receipt_books SET is_counted = 1;
+    """,
 )
 
 

@@ -38,6 +38,12 @@ def members() -> Outcome:
 
 
 @pytest.fixture(scope="module")
+def hiders() -> Outcome:
+    cheats = ("hides-answers", "hides-half-its-answers")
+    return run_trial(trial("hiders", *cheats, nodes=7, epochs=4, questions=24))
+
+
+@pytest.fixture(scope="module")
 def crowd() -> Outcome:
     """A cartel of a third beside honest nodes of which half come and go."""
     return run_trial(trial("crowd", "cartel-faker", nodes=12, epochs=3, with_cartel=True, churning_per_mille=500))
@@ -92,6 +98,31 @@ def test_who_neglects_a_duty_is_named_for_it(members: Outcome) -> None:
     assert found["lazy"] & {"not-computed", "evidence-differs"}
     assert found["withholds-votes"] == found["hides-votes"] == {"no-votes"}
     assert "accused" in found["answers-other-model"]
+
+
+def test_who_hides_what_it_answered_is_found_by_its_payers_or_by_its_next_book(hiders: Outcome) -> None:
+    assert_promises_hold(hiders)
+    found = judge_trial(hiders).found
+    by_strategy = {entry.participant.strategy: entry for entry in found}
+    assert by_strategy["hides-answers"].epoch == 2  # two results without a book, and the one that takes the proof
+    assert by_strategy["hides-answers"].reasons == ("no-book",)
+    half = by_strategy["hides-half-its-answers"]
+    assert half.epoch == 2
+    assert "accused" in half.reasons
+    assert half.participant.account not in {book.executor for book in hiders.results[EpochNumber(0)].books}
+    score = {one.participant: one for one in hiders.results[EpochNumber(2)].scores}
+    assert score[by_strategy["hides-answers"].participant.account].quality.per_mille == 0
+
+
+def test_every_answer_is_in_one_book_that_is_counted_though_some_bundles_are_not() -> None:
+    questions = 12
+    hiding = trial("hiding", "hides-half-its-answers", nodes=5, epochs=3, questions=questions)
+    outcome = run_trial(replace(hiding, sample_size=8, nonces_max=20))
+    booked = [sum(one.book.count for one in outcome.results[EpochNumber(epoch)].books) for epoch in range(3)]
+    assert outcome.answers == 3 * questions
+    assert booked[0] < questions < booked[1]
+    assert booked[0] + booked[1] == 2 * questions
+    assert booked[2] < questions
 
 
 def test_a_cartel_of_a_third_takes_nothing_from_those_who_come_and_go(crowd: Outcome) -> None:
@@ -210,8 +241,12 @@ def test_an_honest_node_that_is_blamed_or_unpaid_fails_the_trial(members: Outcom
     honest = replace(cheat, strategy="honest")
     others = tuple(honest if one is cheat else one for one in members.participants)
     failures = judge_trial(replace(members, participants=others)).failures
-    assert len(failures) == members.trial.epochs
-    assert all("was there and lost pay for no-votes" in failure for failure in failures)
+    lost = [failure for failure in failures if "was there and lost pay for" in failure]
+    assert len(lost) == members.trial.epochs
+    assert all("no-votes" in failure for failure in lost)
+    (blamed,) = set(failures) - set(lost)
+    assert blamed.startswith("epoch 2: ")  # it answered, and has no book
+    assert blamed.endswith(" is blamed for no-book")
 
 
 def test_a_cheat_that_goes_unfound_fails_the_trial(members: Outcome) -> None:

@@ -8,6 +8,8 @@ from benchmarks.cheats import (
     FAKED_SHARES,
     FEES,
     FRAUD_COST,
+    HIDDEN_SHARES,
+    HIDERS,
     MISMATCH_PER_MILLION,
     PADDING_TOKENS,
     PADDINGS,
@@ -17,6 +19,8 @@ from benchmarks.cheats import (
     answering,
     best_faking,
     faking,
+    hiding,
+    hiding_one_epoch,
     lazy_validator,
     occasional,
     padding,
@@ -91,6 +95,27 @@ def test_wrong_answers_now_and_then_lose_more_than_they_take_before_any_verdict(
 def test_wrong_answers_that_are_not_handed_over_lose_more_than_their_fees(share: float) -> None:
     assert withholding(share) < 0
     assert in_the_text(f"{withholding(1.0):+.1f} tokens an epoch")
+
+
+@pytest.mark.parametrize("answers", HIDERS)
+@pytest.mark.parametrize("share", [*HIDDEN_SHARES, 0.003, 0.03, 0.3])
+def test_to_hide_a_bundle_whose_draw_is_bad_loses_more_than_the_wrong_answers_take(share: float, answers: int) -> None:
+    assert hiding(share, answers).expected < 0
+    assert hiding_one_epoch(share, answers) < 0
+
+
+def test_to_hide_costs_more_than_to_withhold() -> None:
+    assert hiding(1.0).expected < withholding(1.0) < 0
+
+
+@pytest.mark.parametrize("answers", HIDERS)
+@pytest.mark.parametrize("share", HIDDEN_SHARES)
+def test_the_table_of_hidden_bundles_is_what_the_draws_give(share: float, answers: int) -> None:
+    h = hiding(share, answers)
+    chances = " | ".join(f"{chance:.1%}" for chance in (*h.clean, h.hidden)).replace("100.0%", "100%")
+    worth = f"{h.expected:+.3f} | {hiding_one_epoch(share, answers):+.3f}"
+    shown = f"{share:.2%}".replace("100.00%", "100%")
+    assert in_the_text(f"| {answers:,} | {shown} | {h.draws[0]}, {h.draws[1]} | {chances} | {worth} |")
 
 
 @pytest.mark.parametrize("made_up", PADDINGS)

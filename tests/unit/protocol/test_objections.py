@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.protocol.findings import CommittedBook, NodeFate, NodeOutcome, PenaltyDecision, ReceiptBook
+from node.protocol.findings import (
+    CommittedBook,
+    EarlierBook,
+    MissingBook,
+    NodeFate,
+    NodeOutcome,
+    PenaltyDecision,
+    ReceiptBook,
+)
 from node.protocol.identifiers import Address, EpochNumber, Hash32, TokenAmount
 from node.protocol.objections import (
     Statements,
@@ -34,6 +42,8 @@ PAID = (
 )
 LATER = (
     replace(RESULT, books=()),
+    replace(RESULT, books_before=(EarlierBook(account(1), EpochNumber(2), BOOK.book),)),
+    replace(RESULT, books_missing=(MissingBook(account(1), EpochNumber(0), EpochNumber(0)),)),
     replace(RESULT, nodes=(NodeOutcome(account(1), NODE, TINY, NodeFate.UNDECIDED, 1, 0, 0, 0, ""),)),
 )
 WEIGHTS = {account(number): 1 for number in range(1, 7)}

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from node.protocol import omissions
 from node.protocol.asking import ANSWER_EPOCHS_MAX, booked_under, is_of_its_time
-from node.protocol.audit_outcomes import OMITTED, audit_outcomes
+from node.protocol.audit_outcomes import NO_BOOK, OMITTED, audit_outcomes
 from node.protocol.audit_votes import AuditVoteError, check_audits
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.findings import CommittedBook, ReceiptBook
+from node.protocol.due_books import BooksOfResult
+from node.protocol.findings import CommittedBook, EarlierBook, MissingBook, ReceiptBook
 from node.protocol.identifiers import EpochNumber, Hash32, NodeId, RequestId, TokenAmount
 from node.protocol.omissions import (
     EMPTY_BOOK,
@@ -70,8 +71,12 @@ def result(earlier: ReceiptBook, later: ReceiptBook, *, epoch: int = Q + 1) -> E
         (),
         TokenAmount(0),
         books=(CommittedBook(EXECUTOR, later),),
-        books_before=(CommittedBook(EXECUTOR, earlier),),
+        books_before=(EarlierBook(EXECUTOR, EpochNumber(epoch - 1), earlier),),
     )
+
+
+def missing(due_from: int, due_before: int) -> MissingBook:
+    return MissingBook(EXECUTOR, EpochNumber(due_from), EpochNumber(due_before))
 
 
 def omission(earlier: tuple[BookRow, ...] = ROWS, later: tuple[BookRow, ...] = ROWS) -> Omission:
@@ -252,7 +257,6 @@ def test_what_was_asked_once_stands_in_one_book_only() -> None:
     for forged in (gap, elsewhere, BookGap(replace(own.before, index=0), None)):  # type: ignore[type-var]
         assert not is_surplus(Omission(SIGNED, forged, own), books)
         assert not is_surplus(Omission(SIGNED, own, forged), books)
-    assert not is_surplus(proof, replace(books, books_before=None))
     assert not is_surplus(proof, replace(books, books_before=()))
     assert not is_surplus(proof, replace(books, books=()))
     assert not is_surplus(replace(proof, signed=replace(SIGNED, signature=SIGNED.payer_signature)), books)
@@ -266,23 +270,23 @@ def test_what_was_asked_too_long_before_its_receipt_is_missed_by_nobody() -> Non
         assert gap is not None
         assert is_of_its_time(late.receipt) is is_missed
         assert is_omitted(Omission(late, gap, gap), result(book(), book())) is is_missed
-        searched = SearchedBooks(EpochNumber(Q + 1), SearchedBook(ROWS), SearchedBook(ROWS))
+        searched = SearchedBooks(BooksOfResult(result(book(), book())), SearchedBook(ROWS), SearchedBook(ROWS))
         assert searched.is_wrong(late.receipt) is is_missed
 
 
 def test_what_is_booked_after_the_book_that_had_to_have_it_is_surplus() -> None:
     proof, books = surplus(ROWS, WITH_IT)
-    late = replace(books, epoch=EpochNumber(Q + 2))
-    assert is_surplus(proof, late)
-    for excused in (replace(late, books_before=()), replace(late, books_before=None)):  # no book before: it was down
-        assert not is_surplus(proof, excused)
+    assert is_surplus(proof, result(book(ROWS), book(WITH_IT), epoch=Q + 2))
+    assert is_surplus(replace(proof, earlier=None), result(book(ROWS), book(WITH_IT), epoch=Q + 9))
+    for excused in (books, replace(books, epoch=EpochNumber(Q + 2)), replace(books, books_before=())):
+        assert not is_surplus(proof, excused)  # the book before is of the receipt's own epoch, or there is none
 
 
 @pytest.mark.parametrize("epoch", [Q, Q + 1, Q + 2, Q + 3])
 def test_another_receipt_for_what_was_asked_is_surplus_in_whatever_epoch(epoch: int) -> None:
     other = evidence_of(replace(ANSWER, output_ids=(6, 7))).signed
     proof, books = surplus(ROWS, order_rows([*ROWS, booked_row(other)]))
-    assert is_surplus(proof, replace(books, epoch=EpochNumber(epoch), books_before=None))
+    assert is_surplus(proof, replace(books, epoch=EpochNumber(epoch), books_before=()))
 
 
 def test_where_no_request_was_signed_nothing_is_surplus() -> None:
@@ -305,18 +309,19 @@ def test_an_executor_that_books_each_receipt_once_and_in_time_is_blamed_for_none
         if in_time:
             rows[in_time[0]].append(booked_row(one))
     for epoch in range(4, 8):
-        earlier, later = (order_rows(rows[each]) if each in rows else None for each in (epoch - 1, epoch))
-        books = result(book(earlier or ROWS), book(later or ROWS), epoch=epoch)
-        books = replace(
-            books,
-            books_before=books.books_before if earlier is not None else (),
-            books=books.books if later is not None else (),
-        )
-        searched = SearchedBooks(EpochNumber(epoch), SearchedBook(earlier or ()), SearchedBook(later or ()))
+        before = max((each for each in rows if each < epoch), default=None)
+        earlier, later = (order_rows(rows[each]) if each in rows else None for each in (before, epoch))
+        books = replace(result(book(), book(later or ROWS), epoch=epoch), books_before=())
+        if before is not None and earlier is not None:
+            books = replace(books, books_before=(EarlierBook(EXECUTOR, EpochNumber(before), book(earlier)),))
+        if later is None:
+            books = replace(books, books=())
+        either = [None if rows_of is None else SearchedBook(rows_of) for rows_of in (earlier, later)]
+        searched = SearchedBooks(BooksOfResult(books), *either)
         for one in signed:
             asking_of_one = booked_under(one.receipt)
             tried = [searched.proof(one)] if searched.is_wrong(one.receipt) else []
-            tried.append(Omission(one, searched.earlier.row_for(asking_of_one), searched.later.row_for(asking_of_one)))
+            tried.append(Omission(one, *(None if each is None else each.row_for(asking_of_one) for each in either)))
             assert not any(is_omitted(each, books) or is_surplus(each, books) for each in tried)
 
 
@@ -359,16 +364,46 @@ def test_neighbours_that_are_none_prove_nothing() -> None:
 def test_only_receipts_of_the_epoch_of_the_earlier_book_that_the_executor_signed_count() -> None:
     assert not is_omitted(omission(), result(book(), book(), epoch=Q))
     assert not is_omitted(omission(), result(book(), book(), epoch=Q + 2))
-    assert not is_omitted(omission(), replace(result(book(), book()), books_before=None))
     for nobody_s in (b"", SIGNED.payer_signature):
         alone = replace(omission(), signed=replace(SIGNED, signature=nobody_s))
         assert not is_omitted(alone, result(book(), book()))
 
 
-def test_who_committed_no_votes_in_one_of_the_epochs_is_excused() -> None:
-    known = result(book(), book())
-    assert not is_omitted(omission(), replace(known, books=()))
-    assert not is_omitted(omission(), replace(known, books_before=()))
+def test_who_has_no_book_yet_after_the_receipt_is_excused_once() -> None:
+    known = replace(result(book(), book()), books=())
+    alone = replace(omission(), later=None)
+    for proof in (omission(), alone, Omission(SIGNED, None, None)):
+        assert not is_omitted(proof, known)
+        assert not is_omitted(proof, replace(known, books_missing=(missing(0, 0),)))
+    later = replace(known, epoch=EpochNumber(Q + 2), books_missing=(missing(0, Q + 2),))
+    assert is_omitted(alone, later)
+    assert not is_omitted(omission(), later)  # a gap in a book that is not there
+    assert not is_omitted(Omission(SIGNED, None, None), later)  # the book of its epoch may have it
+    assert not is_omitted(alone, replace(later, books_missing=(missing(Q + 1, Q + 2),)))  # decided before
+
+
+def test_who_had_no_book_of_the_receipt_s_epoch_has_it_in_the_first_one_after() -> None:
+    known = replace(
+        result(book(), book(), epoch=Q + 4), books_before=(EarlierBook(EXECUTOR, EpochNumber(Q - 1), book()),)
+    )
+    alone = replace(omission(), earlier=None)
+    assert is_omitted(alone, known)
+    assert is_omitted(alone, replace(known, books_before=()))
+    assert not is_omitted(omission(), known)  # no book but the later one is asked for
+    assert not is_omitted(alone, replace(known, books=(CommittedBook(EXECUTOR, book(WITH_IT)),)))
+
+
+def test_after_two_results_without_a_book_a_receipt_proves_itself() -> None:
+    known = replace(result(book(), book(), epoch=Q + 1), books=(), books_missing=(missing(0, Q + 1),))
+    known = replace(known, books_before=(EarlierBook(EXECUTOR, EpochNumber(Q - 1), book()),))
+    alone = from_bytes(Omission, to_bytes(Omission(SIGNED, None, None)))
+    assert is_omitted(alone, known)
+    check_audits(bundle(alone))
+    for unsigned in (replace(UNASKED, payer_signature=b""), replace(SIGNED, signature=b"")):
+        assert not is_omitted(replace(alone, signed=unsigned), known)
+    assert not is_omitted(alone, replace(known, books_missing=(replace(missing(0, Q + 1), executor=account(9)),)))
+    (found,) = audit_outcomes(known, SEEDS, {account(3): bundle(alone)}, WEIGHTS, band_of)
+    assert (found.executor, found.withheld, found.reason) == (EXECUTOR, 1, NO_BOOK)
 
 
 def bundle(*omissions: Omission) -> VoteBundle:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from node.protocol.bundles import check_bundle
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.events import EventBody, MLNodeRemoved, MLNodeSet, ModelRecorded
+from node.protocol.events import EventBody, MLNodeRemoved, MLNodeSet, ModelRecorded, ParticipantLeft
 from node.protocol.identifiers import Address, EpochNumber, ModelId, NodeId, TokenAmount
 from node.protocol.records import UINT64_MAX, EpochResult, MLNodeRegistration, RewardShare, VoteBundle
 from node.protocol.results import (
@@ -136,6 +136,37 @@ def test_what_the_next_group_can_serve_follows_from_the_parameters_of_its_own_ep
     assert before.expected_throughput_vector == (total * PARAMETERS.generate_offset // PARAMETERS.epoch_blocks, 0)
     assert after.expected_throughput_vector == (total * 15 // 90, 0)
     assert replace(changed, group=same.group) == same  # nothing that is paid follows from them
+
+
+def form_after(previous: EpochResult, state: ChainState, *voters: int) -> EpochResult:
+    """The result of epoch 1, of which nobody has another batch, while those who keep serving go on."""
+    bundles = {account(n): replace(bundle_of(n), epoch=EpochNumber(1)) for n in voters}
+    selected = frozenset((account(n), NODE) for n in (1, 2, 3))
+    result = form_epoch_result(EpochNumber(1), state, PARAMETERS, bundles, previous, selected=selected)
+    assert result is not None
+    return result
+
+
+def missing_in(result: EpochResult) -> dict[Address, tuple[int, int]]:
+    return {book.executor: (book.due_from, book.due_before) for book in result.books_missing}
+
+
+def test_a_result_remembers_the_books_before_and_says_of_whom_there_is_none_twice_running() -> None:
+    state = three_miners(group_set(1, {1: 10, 3: 10}))
+    first = form(state, bundles_all(state, Verdict.VALID, 1, 2))
+    assert (first.books_before, missing_in(first)) == ((), {account(3): (0, 0)})
+    assert missing_in(form(state, bundles_all(state, Verdict.VALID, 1, 2, 3))) == {}
+    second = form_after(first, state, 1)
+    assert {(book.executor, book.epoch) for book in second.books_before} == {(account(1), 0), (account(2), 0)}
+    assert missing_in(second) == {account(3): (0, 1)}  # and not the second one, which has no weight any more
+    assert missing_in(form_after(first, state, 3)) == {account(1): (0, 0)}
+
+
+def test_who_leaves_with_receipts_in_no_book_has_no_weight_by_the_time_they_are_due() -> None:
+    state = three_miners(ParticipantLeft(account(3)))
+    first = form(state, bundles_all(state, Verdict.VALID, 1, 2))
+    assert account(3) in missing_in(first)
+    assert account(3) not in {member.participant for member in first.group.members}
 
 
 def test_rewards_add_to_those_of_the_result_before() -> None:

@@ -10,15 +10,16 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from node.protocol.asking import BOOKED_EPOCHS_MAX
+from node.protocol.asking import ANSWER_EPOCHS_MAX
 from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
 from node.protocol.audit_outcomes import DRAWN_AGAIN
 from node.protocol.audit_sampling import drawn_rows, draws_of
 from node.protocol.audit_votes import audit_order, check_audits
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
-from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
+from node.protocol.findings import AuditFigures, AuditVote, CommittedBook, EarlierBook, MissingBook
 from node.protocol.identifiers import EpochNumber, Hash32, NodeId
+from node.protocol.omissions import EMPTY_BOOK
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import book_bytes, booked_row, make_book, order_rows
 from node.protocol.records import VoteBundle
@@ -86,10 +87,12 @@ class Auditor:
             return None
 
         keeper = SimpleNamespace(given=self.given, serve=lambda _network, _admission: None, book=book)
+        epochs = SimpleNamespace(newest_result=lambda: None)
         unused = cast(Any, None)
         self.service = AuditingService(
-            cast(Any, chain), unused, unused, cast(Any, Documents()), unused, unused, [self.engine], cast(Any, keeper)
-        )
+            cast(Any, chain), unused, unused, cast(Any, Documents()), unused, cast(Any, epochs), [self.engine],
+            cast(Any, keeper),
+        )  # fmt: skip
         monkeypatch.setattr(auditing, "ask_for_evidence", self._ask)
         group = group_of((3, 10, (TINY,)))
         group = replace(group, models=tuple(replace(model, cid=SOME_CID) for model in group.models))
@@ -137,19 +140,31 @@ async def test_an_audit_that_fails_blames_nobody_and_holds_up_no_other(auditor: 
     assert second.reason == "not-the-tokens"
 
 
-async def test_what_was_asked_too_long_ago_for_the_book_is_told(auditor: Auditor) -> None:
-    """Else a book could have, beside this epoch's answers, all that their payer ever asked for."""
-    reasons = []
-    for age in (BOOKED_EPOCHS_MAX, BOOKED_EPOCHS_MAX + 1):
-        evidence = evidence_of()
-        digest, row = receipt_digest(evidence.signed.receipt), booked_row(evidence.signed)
-        auditor.holders[digest] = evidence
-        auditor.service._votes.clear()
-        book = EpochNumber(ASKING.epoch + age)
-        round_ = replace(auditor.round, previous=replace(auditor.round.previous, epoch=book))
-        vote = await auditor.service._vote_or_abstain(_Task(EXECUTOR, 1, digest, row), round_)
-        reasons.append((vote.verdict, vote.reason))
-    assert reasons == [(Verdict.ABSTAIN, "engine-failed"), (Verdict.ABSTAIN, "too-old")]  # the engine always fails
+@pytest.mark.parametrize(
+    ("asked_before", "book_before", "is_told"),
+    [
+        (ANSWER_EPOCHS_MAX, None, False),
+        (ANSWER_EPOCHS_MAX, 0, False),
+        (ANSWER_EPOCHS_MAX + 1, None, True),
+        (ANSWER_EPOCHS_MAX, 1, True),
+    ],
+)
+async def test_what_the_book_may_not_have_any_more_is_told(
+    auditor: Auditor, asked_before: int, book_before: int | None, is_told: bool
+) -> None:
+    """Else a book could have, beside this epoch's answers, all that their payer ever asked for: in how many epochs it
+    was answered, and by how many the receipt is older than the book before."""
+    evidence = evidence_of(epoch=EpochNumber(ASKING.epoch + asked_before))
+    receipt = evidence.signed.receipt
+    digest, row = receipt_digest(receipt), booked_row(evidence.signed)
+    auditor.holders[digest] = evidence
+    before: tuple[EarlierBook, ...] = ()
+    if book_before is not None:
+        before = (EarlierBook(EXECUTOR, EpochNumber(receipt.epoch + book_before), EMPTY_BOOK),)
+    round_ = replace(auditor.round, previous=replace(auditor.round.previous, books_before=before))
+    vote = await auditor.service._vote_or_abstain(_Task(EXECUTOR, 1, digest, row), round_)
+    # The engine always fails.
+    assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "too-old" if is_told else "engine-failed")
 
 
 async def test_what_is_drawn_again_is_audited_once_and_every_other_draw_of_it_is_voted_on(
@@ -322,6 +337,7 @@ def evidence_number(number: int) -> Hash32:
 async def test_while_no_newer_result_comes_what_the_newest_one_draws_is_kept_and_then_forgotten(
     auditor: Auditor,
 ) -> None:
+    """And what no result has, of its own, is kept until a book that has it is counted."""
     service, given, ended, fetched = auditor.service, auditor.given, NEWEST + 8, set[Hash32]()
     for epoch in range(NEWEST - 3, ended + 5):  # one answer of its own and one that it audited, in each epoch
         newest = EpochNumber(min(epoch - 1, NEWEST) if epoch <= ended else epoch - 1)
@@ -329,9 +345,12 @@ async def test_while_no_newer_result_comes_what_the_newest_one_draws_is_kept_and
         if epoch > NEWEST + 1:
             for digest in (evidence_number(NEWEST), evidence_number(1000 + NEWEST)):
                 assert (given.kept(digest) is not None) is (epoch <= ended)
-        row = unasked_row(evidence_number(epoch), 5)
-        given.save_book(epoch, epoch, book_bytes([row]), newest)
-        given.keep(row.digest, b"its own")
+        first = NEWEST + 1 if NEWEST < epoch <= ended else epoch  # until there is a result, the same is booked again
+        rows = order_rows([unasked_row(evidence_number(number), 5) for number in range(first, epoch + 1)])
+        given.save_book(epoch, epoch, book_bytes(rows), newest)
+        given.keep(evidence_number(epoch), b"its own")
+        if not NEWEST < epoch < ended:
+            given.count_book(epoch)
         kept = KeptAudits(service._store, EpochNumber(epoch))
         audited = evidence_number(1000 + newest)
         vote = replace(missing(0), receipt_digest=audited)
@@ -340,8 +359,8 @@ async def test_while_no_newer_result_comes_what_the_newest_one_draws_is_kept_and
             fetched.add(audited)
         kept[audit_order(vote)] = vote
         kept.write()
-        uncounted = [number for number in range(NEWEST + 1, epoch - 3) if given.kept(evidence_number(number))]
-        assert uncounted == []  # no result has those books, so nobody asks
+        waiting = [number for number in range(NEWEST + 1, ended + 1) if given.kept(evidence_number(number))]
+        assert waiting == [number for number in range(NEWEST + 1, ended + 1) if number <= epoch < ended + 3]
 
 
 async def test_what_may_be_asked_for_now_is_not_forgotten(auditor: Auditor) -> None:
@@ -352,6 +371,44 @@ async def test_what_may_be_asked_for_now_is_not_forgotten(auditor: Auditor) -> N
     await auditor.service._forget([asked, other])
     assert auditor.given.kept(asked) == b"evidence"
     assert auditor.given.kept(other) is None
+
+
+OWN = account(3)
+UNSEEN = replace(previous(books=()), epoch=EpochNumber(4), books_before=(EarlierBook(OWN, EpochNumber(2), EMPTY_BOOK),))
+"""A result without a book of this node, which was away when the one of epoch 2 took its book up."""
+
+
+async def test_what_is_counted_is_noted_before_the_next_book_is_made_also_by_who_was_away(auditor: Auditor) -> None:
+    noted: list[EarlierBook | None] = []
+
+    async def note_counted(counted: EarlierBook | None) -> None:
+        noted.append(counted)
+
+    async def book(_epoch: EpochNumber, _newest_result: EpochNumber | None) -> None:
+        assert noted
+
+    service = auditor.service
+    service._keeper = cast(Any, SimpleNamespace(note_counted=note_counted, book=book))
+    service._epochs = cast(Any, SimpleNamespace(newest_result=lambda: UNSEEN))
+    await service.complete(VoteBundle(EpochNumber(5), OWN, ()))
+    assert noted == [EarlierBook(OWN, EpochNumber(2), EMPTY_BOOK)]
+
+
+@pytest.mark.parametrize(
+    ("missing_books", "levels"),
+    [
+        ((), []),
+        ((MissingBook(account(9), EpochNumber(0), EpochNumber(3)),), []),
+        ((MissingBook(OWN, EpochNumber(0), EpochNumber(0)),), ["warning"]),
+        ((MissingBook(OWN, EpochNumber(0), EpochNumber(3)),), ["error"]),
+    ],
+)
+def test_an_operator_is_told_when_its_votes_were_not_counted(
+    auditor: Auditor, missing_books: tuple[MissingBook, ...], levels: list[str]
+) -> None:
+    with capture_logs() as logs:
+        auditor.service._warn_of_missing_book(replace(UNSEEN, books_missing=missing_books))
+    assert [entry["log_level"] for entry in logs] == levels
 
 
 async def test_where_no_book_of_its_own_was_counted_nothing_is_forgotten(auditor: Auditor) -> None:

@@ -15,7 +15,7 @@ from netsim.engine import DIMENSIONS, VOCABULARY_SIZE, SimulatedEngine
 from netsim.scenario import MODEL, MODEL_ID
 from node.ports import Call, CallFailedError, Engine, EngineFailedError
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.identifiers import ModelId, NodeId, RequestId, TokenAmount
+from node.protocol.identifiers import EpochNumber, ModelId, NodeId, RequestId, TokenAmount
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
 from node.protocol.signatures import sign
@@ -208,6 +208,8 @@ def lying_executor(network: ServingNetwork, lie: str) -> None:
         )  # fmt: skip
         if lie == "price":
             receipt = replace(receipt, price=TokenAmount(receipt.price * 10))
+        if lie == "epoch":
+            receipt = replace(receipt, epoch=EpochNumber(receipt.epoch + 2))
         if lie == "output":
             receipt = replace(receipt, output_tokens=100)
         key = key_of(77 if lie == "signature" else 1)
@@ -223,7 +225,7 @@ def lying_executor(network: ServingNetwork, lie: str) -> None:
     "lie",
     [
         "inflated inputs", "other tokens", "fewer inputs", "in advance", "fewer vectors", "more vectors", "garbage",
-        "lengths", "other vectors", "price", "output", "signature", "no receipt", "no numbers",
+        "lengths", "other vectors", "price", "epoch", "output", "signature", "no receipt", "no numbers",
     ],
 )  # fmt: skip
 async def test_a_liar_is_found_out_and_paid_no_more_than_what_is_paid_ahead(autojump_clock: object, lie: str) -> None:

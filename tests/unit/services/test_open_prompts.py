@@ -425,12 +425,16 @@ async def test_a_payer_that_never_pays_gets_no_second_answer_until_it_does(autoj
         entry = user.board.entry(posted.prompt.request_id)
         assert entry is not None
         answered = entry.answers[executor.chain.account]
+        # What its executor signed is in its next book, though its payer signs later: else that could prove an omission.
+        assert executor.store.receipts(limit=9) == (answered.answer.receipt,)
         decision = Decision(
             executor.chain.account, executor.network.peer_id, answered.answer.result_cid, answered.answer.receipt,
             TokenAmount(0),
         )  # fmt: skip
         assert user.asking is not None
         assert await user.asking.settle(decision)
+        (settled,) = executor.store.receipts(limit=9)
+        assert is_signed_by_payer(settled)
         await post(network, RequestId(b"\x07" * 32))
         await trio.sleep(60)
         assert work.numbers == [1, 1]

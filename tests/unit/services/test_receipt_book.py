@@ -13,13 +13,14 @@ from netsim.network import SimulatedNetwork, Switchboard
 from netsim.scenario import MODEL_ID
 from netsim.trace import Trace
 from node.ports import Call, CallFailedError, Engine, EngineFailedError, GenerationChunk, GenerationRequest
-from node.protocol.asking import BOOKED_EPOCHS_MAX
+from node.protocol.asking import ANSWER_EPOCHS_MAX
 from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
 from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.findings import EarlierBook, ReceiptBook
 from node.protocol.identifiers import EpochNumber, Hash32, NodeId, PeerId
-from node.protocol.omissions import SearchedBook
+from node.protocol.omissions import EMPTY_BOOK, SearchedBook
 from node.protocol.pricing import receipt_digest
-from node.protocol.receipt_books import NOBODY, BookRow, booked_row, booked_tokens, payer_bytes, read_book
+from node.protocol.receipt_books import NOBODY, BookRow, booked_row, booked_tokens, payer_bytes, read_book, read_rows
 from node.protocol.sampling import SamplingParameters
 from node.protocol.verification import Outcome, verify_offline
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
@@ -186,6 +187,7 @@ async def test_a_book_names_every_receipt_and_is_the_same_after_a_restart(nurser
     made.give(evidence_of(replace(ANSWER, output_ids=(7, 8)), request_id=bytes([2]) * 32))
     again = ReceiptBookKeeper(made.content, made.store, made.keeper.given)
     assert await again.book(EPOCH) == book
+    await again.note_counted(EarlierBook(EXECUTOR, EPOCH, book))
     following = await again.book(EpochNumber(EPOCH + 1))
     assert following is not None
     assert following.count == 1
@@ -240,14 +242,13 @@ async def test_an_executor_does_not_hide_a_private_answer_from_a_challenge_behin
         await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, None)
 
 
-async def test_what_was_asked_too_long_ago_stays_out_of_the_book(nursery: trio.Nursery) -> None:
+async def test_what_was_asked_long_before_it_was_answered_stays_out_of_the_book(nursery: trio.Nursery) -> None:
     """No auditor would take it, so it would count as withheld."""
     made = bench(nursery)
-    made.give(evidence_of())
-    late = EpochNumber(ASKING.epoch + BOOKED_EPOCHS_MAX + 1)
+    late = EpochNumber(ASKING.epoch + ANSWER_EPOCHS_MAX + 1)
+    made.give(evidence_of(epoch=late))
     assert await made.keeper.book(late) is None
-    again = evidence_of(request_id=bytes([1]) * 32, asking=replace(ASKING, epoch=late))
-    digest = made.give(again)
+    digest = made.give(evidence_of(request_id=bytes([1]) * 32, epoch=EpochNumber(late - 1)))
     book = await made.keeper.book(EpochNumber(late + 1))
     assert book is not None
     rows = read_book(await made.content.read_bytes(book.content_cid, (), limit_bytes=1000), book)
@@ -276,7 +277,56 @@ async def test_a_book_of_several_pages_has_every_receipt_once(nursery: trio.Nurs
     rows = read_book(await made.content.read_bytes(book.content_cid, (), limit_bytes=100_000), book)
     assert {row.digest for row in rows} == digests
     assert len(rows) == count
+    await made.keeper.note_counted(EarlierBook(EXECUTOR, EPOCH, book))
     assert await made.keeper.book(EpochNumber(EPOCH + 1)) is None
+
+
+async def test_what_no_result_has_is_in_the_next_book_again_also_after_a_restart(nursery: trio.Nursery) -> None:
+    """Whether the bundle was not counted or the epoch has no result, and whatever this node missed."""
+    made = bench(nursery)
+    keeper, digests, books = made.keeper, list[Hash32](), list[ReceiptBook]()
+
+    async def give_and_book(epoch: int) -> set[Hash32]:
+        digests.append(made.give(evidence_of(request_id=epoch.to_bytes(32))))
+        book = await keeper.book(EpochNumber(epoch))
+        assert book is not None
+        books.append(book)
+        rows = read_book(await made.content.read_bytes(book.content_cid, (), limit_bytes=1000), book)
+        return {row.digest for row in rows}
+
+    assert await give_and_book(0) == set(digests)
+    await keeper.note_counted(EarlierBook(EXECUTOR, EpochNumber(0), books[0]))
+    assert await give_and_book(1) == set(digests[1:])
+    await keeper.note_counted(None)  # a result in which nothing is known of this node
+    await keeper.note_counted(EarlierBook(EXECUTOR, EpochNumber(0), books[0]))  # that has no book of epoch 1
+    assert await give_and_book(2) == set(digests[1:])
+    keeper = ReceiptBookKeeper(made.content, made.store, made.keeper.given)
+    assert await keeper.book(EpochNumber(2)) == books[2]
+    assert await give_and_book(3) == set(digests[1:])
+    await keeper.note_counted(EarlierBook(EXECUTOR, EpochNumber(2), books[2]))  # learned late
+    assert await give_and_book(4) == set(digests[3:])
+
+
+async def test_a_book_that_is_not_the_one_in_the_result_is_booked_again(nursery: trio.Nursery) -> None:
+    """A backup was restored: what the committed book had is not known here, and what is here is due."""
+    made = bench(nursery)
+    digest = made.give(evidence_of())
+    book = await made.keeper.book(EPOCH)
+    assert book is not None
+    for other in (replace(book, count=2), EMPTY_BOOK):
+        await made.keeper.note_counted(EarlierBook(EXECUTOR, EPOCH, other))
+    await made.keeper.note_counted(EarlierBook(EXECUTOR, EpochNumber(EPOCH - 1), EMPTY_BOOK))  # nothing is here
+    assert not made.keeper.given.is_counted(EPOCH)
+    again = await made.keeper.book(EpochNumber(EPOCH + 1))
+    assert again == book
+    assert digest in {row.digest for row in read_rows(made.keeper.given.book(EPOCH + 1) or b"")}
+
+
+async def test_an_empty_book_is_counted_as_well(nursery: trio.Nursery) -> None:
+    made = bench(nursery)
+    assert await made.keeper.book(EPOCH) is None
+    await made.keeper.note_counted(EarlierBook(EXECUTOR, EPOCH, EMPTY_BOOK))
+    assert made.keeper.given.is_counted(EPOCH)
 
 
 async def test_evidence_goes_to_whom_it_was_drawn_for_and_to_nobody_else(

@@ -119,6 +119,27 @@ MIGRATIONS_OF_RECEIPTS = """
 """
 
 
+def test_receipts_of_others_are_read_page_by_page_newest_first() -> None:
+    books = Books(Database(":memory:"), account(1))
+    got = []
+    for number in range(5):
+        for executor in (account(1), RECEIPT.executor):
+            receipt = replace(RECEIPT, request_id=RequestId(bytes([number]) * 32), executor=executor)
+            signed = SignedReceipt(receipt, b"e" * 65)
+            books.save_receipt(signed)
+            got += [signed] * (executor == RECEIPT.executor)
+    read: list[SignedReceipt] = []
+    before, pages = None, 0
+    while before != 0:
+        page, before = books.receipts_got(before=before, limit=3)
+        assert len(page) <= 2  # of three, the others are its own
+        read += page
+        pages += 1
+    assert read == got[::-1]
+    assert pages == 4
+    assert Books(Database(":memory:"), account(1)).receipts_got(before=None, limit=3) == ((), 0)
+
+
 def test_only_the_newest_answers_are_kept_and_none_if_so_wished() -> None:
     books = Books(Database(":memory:"), account(1))
     answer = AnswerEvidence((1,), (2,), "two", SamplingParameters(), 3, None, (), "")

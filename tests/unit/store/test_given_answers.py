@@ -1,13 +1,18 @@
-"""What an executor keeps of its answers: bounded, durable, and in exactly one book."""
+"""What an executor keeps of its answers: bounded, durable, and in books until one of them is counted."""
 
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from node.protocol.identifiers import Hash32, RequestId
 from node.protocol.records import SignedReceipt
+from node.store import migrations
 from node.store.books import Books
 from node.store.database import Database
 from node.store.given_answers import BOOKS_KEPT, GivenAnswerTables
+from node.store.migrations import MIGRATIONS, migrate
 from tests.builders import account
 from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, receipt_for
 
@@ -60,7 +65,7 @@ def test_what_is_forgotten_makes_room_and_no_more_than_it_took() -> None:
     assert given.kept(digest(0)) is None
 
 
-def test_every_receipt_of_this_executor_is_in_exactly_one_book() -> None:
+def test_every_receipt_of_this_executor_is_in_exactly_one_book_that_is_counted() -> None:
     database = Database(":memory:")
     books, given = Books(database, EXECUTOR), tables(database)
     for number in range(5):
@@ -69,10 +74,56 @@ def test_every_receipt_of_this_executor_is_in_exactly_one_book() -> None:
     first, last = given.new_receipts(limit=3)
     assert [receipt.receipt.request_id for receipt in first] == [signed(n).receipt.request_id for n in range(3)]
     given.save_book(7, last, b"rows")
+    given.count_book(7)
     second, last = given.new_receipts(limit=10)
     assert [receipt.receipt.request_id for receipt in second] == [signed(n).receipt.request_id for n in (3, 4)]
     given.save_book(8, last, b"")
+    given.count_book(8)
     assert given.new_receipts(limit=10)[0] == ()
+
+
+def test_what_a_book_has_that_was_not_counted_is_booked_again_with_what_came_since(tmp_path: Path) -> None:
+    database = Database(tmp_path / "store.sqlite")
+    books, given = Books(database, EXECUTOR), tables(database)
+    for epoch in range(1, 4):
+        books.save_receipt(signed(epoch))
+        receipts, last = given.new_receipts(limit=10)
+        assert [receipt.receipt.request_id for receipt in receipts] == [
+            signed(number).receipt.request_id for number in range(1, epoch + 1)
+        ]
+        given.save_book(epoch, last, b"rows")
+        assert not given.is_counted(epoch)
+    given.count_book(2)
+    given.count_book(9)  # there is none
+    database.close()
+    given = tables(Database(tmp_path / "store.sqlite"))
+    assert [given.is_counted(epoch) for epoch in (1, 2, 3, 9)] == [False, True, False, False]
+    receipts, _ = given.new_receipts(limit=10)
+    assert [receipt.receipt.request_id for receipt in receipts] == [signed(3).receipt.request_id]
+
+
+def test_the_newest_book_that_was_counted_stays_however_many_were_not_since() -> None:
+    """Without it, all receipts that this node ever signed would be booked anew."""
+    given = tables(Database(":memory:"))
+    for epoch in (1, 2):
+        given.save_book(epoch, 10 * epoch, b"rows")
+        given.count_book(epoch)
+    for epoch in range(3, 50):
+        given.save_book(epoch, 1000, b"rows")
+    assert [epoch for epoch in range(50) if given.book(epoch) is not None] == [2, *range(50 - BOOKS_KEPT, 50)]
+    assert given.new_receipts(limit=10) == ((), 20)
+
+
+def test_books_from_before_it_was_noted_which_were_counted_are_not_booked_again() -> None:
+    """Answers in them may be forgotten already."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    before = next(number for number, step in enumerate(MIGRATIONS) if "is_counted" in step)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migrations, "MIGRATIONS", MIGRATIONS[:before])
+        migrate(connection)
+    connection.execute("INSERT INTO receipt_books VALUES (7, 5, x'')")
+    migrate(connection)
+    assert connection.execute("SELECT is_counted FROM receipt_books WHERE epoch = 7").fetchone() == (1,)
 
 
 def test_the_first_book_of_an_epoch_stays_and_old_ones_go() -> None:
