@@ -68,6 +68,41 @@ class PlainSocket:
         except OSError as error:
             raise trio.BrokenResourceError(str(error)) from error
 
+    @property
+    def descriptor(self) -> int:
+        """The socket's, -1 when it is closed."""
+        return self._socket.fileno()
+
+    def receive_now(self, count_max: int) -> bytes | None:
+        """Return what has come, nothing at the end; None if nothing has."""
+        try:
+            return self._socket.recv(count_max)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._gone(error) from error
+
+    def send_now(self, data: bytes, *, more: bool = False) -> int:
+        """Send what there is room for and return how much that was; `more` as in `send_all`."""
+        try:
+            return self._socket.send(data, socket.MSG_MORE if more else 0)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._gone(error) from error
+
+    def send_file_now(self, descriptor: int, offset: int, count: int) -> int | None:
+        """Send what there is room for of `count` bytes of a file and return how much that was.
+
+        None if there is no room; 0 says that the file is shorter. Waits for the disk unless the bytes are cached.
+        """
+        try:
+            return os.sendfile(self._socket.fileno(), descriptor, offset, count)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._gone(error) from error
+
     async def receive_into(self, view: memoryview) -> int:
         """Receive some bytes, 0 at the end. Waits for many if there is room for them."""
         return await self._call(
@@ -98,7 +133,7 @@ class PlainSocket:
         end = offset + size
         while offset < end:
             piece_end = min(offset + piece_max, end)
-            if not _is_cached(descriptor, offset, piece_end - offset):
+            if not is_cached(descriptor, offset, piece_end - offset):
                 await trio.to_thread.run_sync(os.pread, descriptor, piece_end - offset, offset)
             if rate is not None and is_limited:
                 await rate.spend(piece_end - offset)
@@ -132,13 +167,19 @@ class PlainSocket:
                 self._calls = 0
                 await wait(self._socket.fileno())
             except OSError as error:
-                if self._socket.fileno() < 0:
-                    raise trio.ClosedResourceError("this socket was closed") from error
-                raise trio.BrokenResourceError(f"the connection is gone: {error}") from error
+                raise self._gone(error) from error
+
+    def _gone(self, error: OSError) -> Exception:
+        if self._socket.fileno() < 0:
+            return trio.ClosedResourceError("this socket was closed")
+        return trio.BrokenResourceError(f"the connection is gone: {error}")
 
 
-def _is_cached(descriptor: int, offset: int, size: int) -> bool:
-    """Guess from the last byte; a wrong guess costs one wait for the disk."""
+def is_cached(descriptor: int, offset: int, size: int) -> bool:
+    """Whether these bytes of a file can be had without the disk.
+
+    A guess from the last byte; a wrong one costs one wait for the disk.
+    """
     try:
         return os.preadv(descriptor, [bytearray(1)], offset + size - 1, os.RWF_NOWAIT) == 1
     except BlockingIOError:

@@ -121,7 +121,8 @@ def test_every_answer_is_in_one_book_that_is_counted_though_some_bundles_are_not
     booked = [sum(one.book.count for one in outcome.results[EpochNumber(epoch)].books) for epoch in range(3)]
     assert outcome.answers == 3 * questions
     assert booked[0] < questions < booked[1]
-    assert booked[0] + booked[1] == 2 * questions
+    # An executor that was slower than another books what it gave as well, though nobody took it.
+    assert 2 * questions <= booked[0] + booked[1] <= 2 * questions + 1
     assert booked[2] < questions
 
 

@@ -4,6 +4,7 @@ A place is used through `open_block`, which sees a file that was changed, replac
 """
 
 import os
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,38 +57,39 @@ class OpenBlock:
 
 
 class BlockPlaces:
-    """Finds blocks of one store."""
+    """Finds blocks of one store. `open_block` is for tasks, the others for any thread."""
 
     def __init__(self, store: LocatesBlocks, places_max: int = PLACES_MAX) -> None:
         self._store = store
         self._places_max = places_max
+        self._changing = threading.Lock()
         self._known: OrderedDict[Cid, _Known] = OrderedDict()
+        """Behind the lock."""
 
     async def open_block(self, cid: Cid, before: OpenBlock | None = None) -> OpenBlock:
         """Open the file that holds `cid`. Raises BlockMissingError. Not always a checkpoint.
 
         `before` is taken over: its file is used again if it is the same, and closed otherwise.
         """
-        known = self._known.get(cid)
+        known = self._look_up(cid)
         if before is not None:
             if known is not None and known.place.path == before.path and _identity(before.descriptor) == known.identity:
-                self._known.move_to_end(cid)
                 before.offset, before.size = known.place.offset, known.place.size
                 return before
             before.close()
         if known is not None:
             opened = _open_if_same(known)
             if opened is not None:
-                self._known.move_to_end(cid)
                 return opened
-            del self._known[cid]
+            self.forget(cid)
         found, fresh = await trio.to_thread.run_sync(self._find, cid)
-        # In reverse, so that what is needed last is forgotten first.
-        for following, known in reversed(found):
-            self._known[following] = known
-            self._known.move_to_end(following)
-        while len(self._known) > self._places_max:
-            self._known.popitem(last=False)
+        with self._changing:
+            # In reverse, so that what is needed last is forgotten first.
+            for following, known in reversed(found):
+                self._known[following] = known
+                self._known.move_to_end(following)
+            while len(self._known) > self._places_max:
+                self._known.popitem(last=False)
         return fresh
 
     def reopen(self, cid: Cid, before: OpenBlock | None, *, size_min: int) -> OpenBlock | None:
@@ -95,10 +97,9 @@ class BlockPlaces:
 
         `before` is taken over unless this returns None.
         """
-        known = self._known.get(cid)
+        known = self._look_up(cid)
         if known is None or known.place.size < size_min:
             return None
-        self._known.move_to_end(cid)
         if before is not None and known.place.path == before.path and _identity(before.descriptor) == known.identity:
             before.offset, before.size = known.place.offset, known.place.size
             return before
@@ -109,7 +110,15 @@ class BlockPlaces:
 
     def forget(self, cid: Cid) -> None:
         """Ask the store again for this block."""
-        self._known.pop(cid, None)
+        with self._changing:
+            self._known.pop(cid, None)
+
+    def _look_up(self, cid: Cid) -> _Known | None:
+        with self._changing:
+            known = self._known.get(cid)
+            if known is not None:
+                self._known.move_to_end(cid)
+            return known
 
     def _find(self, cid: Cid) -> tuple[list[tuple[Cid, _Known]], OpenBlock]:
         run = self._store.locate_run(cid, RUN_BLOCKS)

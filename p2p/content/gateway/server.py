@@ -10,11 +10,10 @@ what serving costs. Small blocks, which decide what is fetched next, are (docs/d
 
 import errno
 import hmac
+import math
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -24,12 +23,12 @@ from p2p.content.cid import Cid, CidError
 from p2p.content.dagpb import DagPbError
 from p2p.content.gateway.admission import Admission, GatewayLimits, client_of
 from p2p.content.gateway.car import car_header, probe_car, section_head
-from p2p.content.gateway.heads import CACHE_CONTROL, Headers, block_headers, etag_of, head_for, whole_block_head
+from p2p.content.gateway.heads import CACHE_CONTROL, Headers, block_headers, etag_of, head_for
+from p2p.content.gateway.leaf_run import LeafRun, RunRules
+from p2p.content.gateway.metrics import GatewayMetrics
 from p2p.content.gateway.places import BlockPlaces, LocatesBlocks, OpenBlock
 from p2p.content.gateway.ranges import Span, parse_range
 from p2p.content.gateway.request import (
-    BLOCK_REQUEST_BEGIN,
-    CID_END,
     HEAD_BYTES_MAX,
     HEAD_END,
     Request,
@@ -38,6 +37,7 @@ from p2p.content.gateway.request import (
     common_end,
 )
 from p2p.content.gateway.selection import select_blocks
+from p2p.content.gateway.turns import Turns, open_turns
 from p2p.content.gateway.wanted import CAR_TYPE, RAW_TYPE, Format, WantedBlock, WantedCar, WantedProbe, decide
 from p2p.content.plain_socket import FileShrunkError, PlainSocket
 from p2p.content.rate import ByteRate
@@ -59,23 +59,15 @@ class GatewayPortError(Exception):
     """The gateway cannot listen; the message says where and why."""
 
 
-@dataclass(slots=True)
-class GatewayMetrics:
-    """What a gateway did since it started."""
-
-    served_bytes: int = 0
-    """Bytes of blocks."""
-    answers: Counter[int] = field(default_factory=Counter)
-    """By HTTP status."""
-    connections: int = 0
-    """Accepted."""
-    slow_readers_cut: int = 0
-
-
 class GatewayServer:
-    """Serves one store. `token`, where there is one, must come with each request (`Authorization: Bearer`)."""
+    """Serves one store. `token`, where there is one, must come with each request (`Authorization: Bearer`).
 
-    def __init__(self, store: LocatesBlocks, *, limits: GatewayLimits | None = None, token: str = "") -> None:
+    `turns` are taken for as long as anything is served.
+    """
+
+    def __init__(
+        self, store: LocatesBlocks, turns: Turns, *, limits: GatewayLimits | None = None, token: str = ""
+    ) -> None:
         self._store = store
         self._limits = limits or GatewayLimits()
         self._token = token.encode()
@@ -83,6 +75,9 @@ class GatewayServer:
         self._admission = Admission(self._limits, trio.current_time)
         self._rate = ByteRate(self._limits.bytes_per_second)
         self.metrics = GatewayMetrics()
+        self.turns = turns
+        """Those in which leaf after leaf is sent."""
+        self.run_rules = RunRules(self, self._limits, self.metrics)
 
     @property
     def served_bytes(self) -> int:
@@ -160,8 +155,10 @@ class GatewayServer:
             opened.close()
 
     def reopen_leaf(self, text: bytes, before: OpenBlock | None) -> OpenBlock | None:
-        """Open a leaf of which is known where it is; None if it is not, or no leaf. `before`: as in `open_block`, if
-        something is returned."""
+        """Open a leaf of which is known where it is; None if it is not, or no leaf. For any thread.
+
+        `before`: as in `open_block`, if something is returned.
+        """
         try:
             cid = Cid.parse(text.decode("ascii"))
         except (CidError, UnicodeDecodeError):
@@ -169,9 +166,9 @@ class GatewayServer:
         return self._places.reopen(cid, before, size_min=VERIFIED_BYTES_MAX + 1)
 
     @property
-    def counts_requests(self) -> bool:
-        """Whether each request must be authorised by itself."""
-        return self._limits.requests_per_second > 0
+    def is_unmetered(self) -> bool:
+        """Whether neither requests nor bytes have a rate: what is allowed once is allowed again."""
+        return not self._limits.requests_per_second and not self._rate.is_limited
 
     def _read_verified(self, cid: Cid, opened: OpenBlock) -> bytes:
         data = os.pread(opened.descriptor, opened.size, opened.offset)
@@ -234,11 +231,11 @@ class _Connection:
         while True:
             request: Request | None = None
             try:
+                if self._alike_end is not None:
+                    await self._run(self._alike_end)
                 head = await self._next_head()
                 if head is None:
                     return
-                if self._alike_end is not None and await self._answer_alike(head):
-                    continue
                 request = self._reader.read(head)
                 self._server.authorise(request, self._client)
                 self._is_leaf = False
@@ -284,18 +281,22 @@ class _Connection:
             raise RequestError(400, f"a request head of more than {HEAD_BYTES_MAX} bytes", close=True)
         return self._cut_head(end)
 
-    async def _answer_alike(self, head: bytes) -> bool:
-        """Answer a request that differs from one before in nothing but the CID; False if it takes more than that."""
-        if head[CID_END:] != self._alike_end or not head.startswith(BLOCK_REQUEST_BEGIN):
-            return False
-        text = head[len(BLOCK_REQUEST_BEGIN) : CID_END]
-        block = self._server.reopen_leaf(text, self._last)
-        if block is None:
-            return False
-        self._last = block
-        self._metrics.answers[200] += 1
-        await self._send_block(whole_block_head(text, block.size), block, Span(0, block.size))
-        return True
+    async def _run(self, alike_end: bytes) -> None:
+        """Answer requests that differ from one before in nothing but the CID, as long as they take no more than that.
+
+        What comes then is in the buffer, or has not come yet.
+        """
+        self._scope.deadline = math.inf  # in turns there are other deadlines
+        run = LeafRun(self._server.run_rules, self._socket, self._buffer, alike_end, self._last)
+        self._last = None
+        try:
+            await self._server.turns.serve(run)
+        finally:
+            self._last = run.last
+        self._allow(self._limits.idle_seconds_max, sending=run.is_sending)
+        if run.is_sending:  # overdue
+            self._scope.cancel()
+            await trio.lowlevel.checkpoint()
 
     def _close_last(self) -> None:
         if self._last is not None:
@@ -346,7 +347,7 @@ class _Connection:
                 await self._send_within(head)
             else:
                 await self._send_block(head, opened, part)
-                self._is_leaf = status == 200 and isinstance(opened, OpenBlock) and not self._server.counts_requests
+                self._is_leaf = status == 200 and isinstance(opened, OpenBlock) and self._server.is_unmetered
         finally:
             if isinstance(opened, OpenBlock):
                 self._last = opened
@@ -406,7 +407,7 @@ class _Connection:
         else:
             await self._socket.send_all(head, self._rate, more=True)
             await self._socket.send_file(opened.descriptor, opened.offset + part.start, size, self._rate)
-        self._metrics.served_bytes += size
+        self._metrics.count_served(size)
 
     async def _send_within(self, data: bytes) -> None:
         self._allow(self._limits.answer_seconds(len(data)), sending=True)
@@ -435,7 +436,7 @@ class _Connection:
         await self._send_within(head if request is not None and request.is_head else head + body)
 
     def _head(self, status: int, request: Request | None, size: int | None, headers: Headers) -> bytes:
-        self._metrics.answers[status] += 1
+        self._metrics.count_answer(status)
         return head_for(request, status, headers, size)
 
 
@@ -451,14 +452,16 @@ async def serve_blocks(
     store: LocatesBlocks, *, host: str, port: int, limits: GatewayLimits | None = None, token: str = ""
 ) -> AsyncIterator[tuple[GatewayServer, int]]:
     """Serve until the context is left; yields the server and the port it listens on. Raises GatewayPortError."""
-    server = GatewayServer(store, limits=limits, token=token)
-    try:
-        listeners = await trio.open_tcp_listeners(port, host=host)
-    except OSError as error:
-        why = "in use by another program" if error.errno == errno.EADDRINUSE else str(error)
-        raise GatewayPortError(f"content cannot be served at {host}:{port}: {why}; see [content] port") from error
-    bound_port: int = listeners[0].socket.getsockname()[1]
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, server.handle, listeners)
-        yield server, bound_port
-        nursery.cancel_scope.cancel()
+    with open_turns() as turns:
+        server = GatewayServer(store, turns, limits=limits, token=token)
+        try:
+            listeners = await trio.open_tcp_listeners(port, host=host)
+        except OSError as error:
+            why = "in use by another program" if error.errno == errno.EADDRINUSE else str(error)
+            raise GatewayPortError(f"content cannot be served at {host}:{port}: {why}; see [content] port") from error
+        bound_port: int = listeners[0].socket.getsockname()[1]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.take)
+            nursery.start_soon(trio.serve_listeners, server.handle, listeners)
+            yield server, bound_port
+            nursery.cancel_scope.cancel()

@@ -6,11 +6,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import trio
 
 from node.models.content import ContentAdapter, ContentExchange, open_content
 from p2p.content.cid import Cid, Codec
+from p2p.content.gateway import leaf_run
 from p2p.content.gateway.admission import GatewayLimits
+from tests.open_files import open_files
 
 MIB = 1024 * 1024
 LEAVES = 12
@@ -28,6 +31,11 @@ class Gateway:
     def cut(self) -> int:
         assert self.content.server is not None
         return self.content.server.metrics.slow_readers_cut
+
+    @property
+    def answers(self) -> int:
+        assert self.content.server is not None
+        return self.content.server.metrics.answers[200]
 
     def bytes_of(self, number: int) -> bytes:
         with self.weights.open("rb") as file:
@@ -172,3 +180,107 @@ async def test_a_token_once_given_is_asked_for_again(tmp_path: Path) -> None:
             await client.ask(_get(first) + known, _get(second) + known, _get(third), _get(third) + known)
             statuses = [(await client.answer())[0].split()[1] for _ in range(4)]
             assert statuses == [b"200", b"200", b"401", b"200"]
+
+
+async def _ask_for_all(gateway: Gateway, first: int) -> None:
+    async with _client(gateway) as client:
+        order = [(first + number) % LEAVES for number in range(LEAVES)]
+        await client.ask(*(_get(gateway.leaves[number]) for number in order))
+        for number in order:
+            assert (await client.answer())[1] == gateway.bytes_of(number)
+
+
+async def test_several_clients_get_what_each_asked_for_and_all_is_counted(tmp_path: Path) -> None:
+    clients = 8
+    with trio.fail_after(SECONDS_MAX):
+        async with _gateway(tmp_path) as gateway:
+            async with trio.open_nursery() as nursery:
+                for number in range(clients):
+                    nursery.start_soon(_ask_for_all, gateway, number)
+            assert gateway.content.served_bytes == clients * LEAVES * MIB
+            assert gateway.answers == clients * LEAVES
+
+
+async def test_a_leaf_that_must_be_read_from_the_disk_is_left_to_the_connections_own_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    def is_cached(descriptor: int, offset: int, size: int) -> bool:
+        looked.append(offset)
+        return len(looked) % 3 == 0
+
+    monkeypatch.setattr(leaf_run, "is_cached", is_cached)
+    with trio.fail_after(SECONDS_MAX):
+        async with _gateway(tmp_path) as gateway:
+            await _ask_for_all(gateway, 0)
+            assert gateway.content.served_bytes == LEAVES * MIB
+            assert len(set(looked)) == LEAVES - 1  # all but the first, which nothing was alike to
+
+
+async def test_a_request_that_comes_in_halves_is_answered_when_it_is_whole(tmp_path: Path) -> None:
+    with trio.fail_after(SECONDS_MAX):
+        async with _gateway(tmp_path) as gateway, _client(gateway) as client:
+            await client.ask(_get(gateway.leaves[0]), _get(gateway.leaves[1]))
+            half = f"{_get(gateway.leaves[2])}\r\nHo"
+            await client.stream.send_all(half.encode())
+            for number in (0, 1):
+                assert (await client.answer())[1] == gateway.bytes_of(number)
+            await client.stream.send_all(b"st: a\r\n\r\n")
+            assert (await client.answer())[1] == gateway.bytes_of(2)
+
+
+async def test_a_file_is_closed_soon_after_the_last_request(tmp_path: Path) -> None:
+    with trio.fail_after(SECONDS_MAX):
+        async with _gateway(tmp_path) as gateway, _client(gateway) as client:
+            await client.ask(*map(_get, gateway.leaves))
+            for _ in gateway.leaves:
+                await client.answer()
+            gateway.weights.unlink()
+            while open_files(gateway.weights.parent):
+                await trio.sleep(0.01)
+            await client.ask(_get(gateway.leaves[0]))  # the connection is as good as before
+            assert (await client.answer())[0].startswith(b"HTTP/1.1 404 ")
+
+
+async def test_a_file_that_is_cut_while_it_is_sent_ends_the_connection(tmp_path: Path) -> None:
+    with trio.fail_after(SECONDS_MAX):
+        async with _gateway(tmp_path) as gateway, _client(gateway) as client:
+            await client.ask(*map(_get, gateway.leaves))
+            for _ in range(3):
+                await client.answer()
+            os.truncate(gateway.weights, 0)
+            with pytest.raises(EOFError):
+                for _ in range(3, LEAVES):
+                    head, _ = await client.answer()
+                    if not head.startswith(b"HTTP/1.1 200 "):
+                        raise EOFError  # it was cut between two leaves
+
+
+async def test_a_client_that_goes_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
+    with trio.fail_after(SECONDS_MAX):
+        async with _gateway(tmp_path) as gateway:
+            async with _client(gateway) as client:
+                await client.ask(*map(_get, gateway.leaves * 4))
+                await client.answer()
+                await client.answer()
+            assert gateway.content.server is not None
+            while gateway.content.server.open_connections:
+                await trio.sleep(0.01)
+            assert not open_files(gateway.weights.parent)
+            await _ask_for_all(gateway, 0)
+
+
+async def test_a_gateway_ends_while_leaves_are_under_way(tmp_path: Path) -> None:
+    with trio.fail_after(SECONDS_MAX):
+        async with _gateway(tmp_path) as gateway:
+            stream = await trio.open_tcp_stream("127.0.0.1", gateway.content.port)
+            client = Client(stream)
+            await client.ask(*map(_get, gateway.leaves * 4))
+            await client.answer()
+            await client.answer()
+        async with stream:
+            assert not open_files(gateway.weights.parent)
+            with pytest.raises(EOFError):
+                for _ in gateway.leaves * 4:
+                    await client.answer()
