@@ -2,14 +2,14 @@
 
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
 import trio.testing
 
-from p2p.content.gateway_connection import KNOWN_REQUESTS_MIN, ConnectionLostError, GatewayConnection
+from p2p.content.gateway_connection import KNOWN_REQUESTS_MIN, Ask, ConnectionLostError, GatewayConnection
 from p2p.content.loop_calls import LoopCalls
 from p2p.content.source import SourceFailedError
 from tests.integration.content.hostile import Converse, provider_that, reply
@@ -36,8 +36,23 @@ def request(name: object) -> bytes:
 async def ask(
     connection: GatewayConnection, name: object, work: Callable[[bytearray], None], seconds_max: float = SECONDS_MAX
 ) -> int:
-    connection.pending += 1
-    return (await connection.ask(request(name), 1000, seconds_max, work)).status
+    (status,) = await ask_lot(connection, [name], work, seconds_max)
+    return status
+
+
+async def ask_lot(
+    connection: GatewayConnection,
+    names: Iterable[object],
+    work: Callable[[bytearray], None],
+    seconds_max: float = SECONDS_MAX,
+) -> list[int]:
+    asks = [Ask(request(name), work) for name in names]
+    connection.pending += len(asks)
+    await connection.ask(asks, 1000, seconds_max)
+    for one in asks:
+        if one.error is not None:
+            raise one.error
+    return [one.head.status for one in asks if one.head is not None]
 
 
 async def echo(stream: trio.SocketStream, target: str) -> None:

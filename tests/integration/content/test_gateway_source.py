@@ -65,15 +65,15 @@ async def test_time_that_our_disk_takes_does_not_count_for_a_block_that_has_to_b
     async def one_each(stream: trio.SocketStream, _target: str) -> None:
         await stream.send_all(reply(200, BLOCK, "Connection: close"))
 
-    def held_up(_body: bytearray) -> None:
+    def held_up(_cid: Cid, _body: bytearray) -> None:
         is_held.set()
         let_go.wait(SECONDS_MAX)
 
-    def note(_body: bytearray) -> None:
+    def note(_cid: Cid, _body: bytearray) -> None:
         given.append("behind it")
 
-    async def get(work: Callable[[bytearray], None]) -> None:
-        assert await source.handle(CID, work, bytes_max=len(BLOCK), seconds_max=BLOCK_SECONDS)
+    async def get(work: Callable[[Cid, bytearray], None]) -> None:
+        assert not await source.handle([CID], work, bytes_max=len(BLOCK), seconds_max=BLOCK_SECONDS)
 
     with trio.fail_after(SECONDS_MAX):
         async with provider_that(one_each) as gateway:

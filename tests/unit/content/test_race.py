@@ -54,13 +54,17 @@ class FakeWithThreads(FakeSource):
     """The same with threads of its own."""
 
     async def handle(
-        self, cid: Cid, handle: Callable[[bytearray], None], *, bytes_max: int, seconds_max: float
-    ) -> bool:
+        self, cids: Sequence[Cid], handle: Callable[[Cid, bytearray], None], *, bytes_max: int, seconds_max: float
+    ) -> Sequence[Cid]:
+        lacked: list[Cid] = []
         with trio.fail_after(seconds_max):
-            data = await self.get(cid, bytes_max=bytes_max)
-        if data is not None:
-            await trio.to_thread.run_sync(handle, bytearray(data))
-        return data is not None
+            for cid in cids:
+                data = await self.get(cid, bytes_max=bytes_max)
+                if data is None:
+                    lacked.append(cid)
+                else:
+                    await trio.to_thread.run_sync(handle, cid, bytearray(data))
+        return lacked
 
     def close(self) -> None:
         self.closing = True
@@ -187,7 +191,7 @@ async def test_a_source_that_gave_a_block_meanwhile_is_slow_and_not_blamed_for_t
     busy = BusyLine("busy", seconds=0.05)
     busy.gives = gives
     race = BlockRace([busy], standing=standing, block_seconds=0.5)
-    race._peers[0].slots.total_tokens = 2  # both under way at once
+    race._peers[0].room = 2  # both under way at once
     _, missing = await fetch(race, CIDS[:2])
     assert len(missing) == 2 - gives
     assert race.counts.failed == {"busy"}
@@ -203,7 +207,7 @@ async def test_a_source_whose_request_was_taken_from_it_is_not_blamed_for_its_ne
     slow.gives = 0
     quick = FakeSource("quick", seconds=0.2, answer=lambda cid: BLOCKS[cid] if cid == CIDS[0] else None)
     race = BlockRace([slow, quick], standing=standing, block_seconds=1.0)
-    race._peers[0].slots.total_tokens = 2
+    race._peers[0].room = 2
     _, missing = await fetch(race, CIDS[:2])
     assert missing == [CIDS[1]]
     assert race.counts.failed == {"slow"}
