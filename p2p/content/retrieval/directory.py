@@ -91,10 +91,8 @@ class DirectoryFetch:
         for cid, size in staging.held():
             held.add(cid)
             self._advance_from_thread(staging.bytes_of(cid, size))
-        for cid in staging.leaves():
+        for cid in self.store.perhaps_held(cid for cid in staging.leaves() if cid not in held):
             trio.from_thread.check_cancelled()
-            if cid in held:
-                continue
             try:
                 data = self.store.read(cid)
             except BlockMissingError:

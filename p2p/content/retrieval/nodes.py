@@ -12,10 +12,9 @@ import trio
 
 from p2p.content.blockstore import BlockMissingError, BlockStore
 from p2p.content.cid import Cid, Codec
-from p2p.content.dagpb import decode_node
 from p2p.content.retrieval.race import BlockRace
 from p2p.content.tree import DEPTH_MAX
-from p2p.content.unixfs import FileNode, UnixFsError, read_block
+from p2p.content.unixfs import FileNode, UnixFsError, blocks_below, read_block
 
 ROWS_MAX = 4 * DEPTH_MAX
 """Directories, shards of large ones and rows of a file's tree together. A deeper chain of nodes is hostile."""
@@ -110,7 +109,7 @@ class _Walk:
             node = read_block(cid, block)  # not UnixFS: refused before anything below it is fetched
             if isinstance(node, FileNode) and node.file_bytes > self.bytes_max:
                 raise UnixFsError(f"a file of {node.file_bytes} bytes is over the limit of {self.bytes_max}")
-            below = [link.cid for link in decode_node(block).links]
+            below = blocks_below(node)
         with self.lock:
             self.taken_bytes += len(block)
             if self.taken_bytes > self.bytes_max:
