@@ -359,10 +359,12 @@ def _as_os_error(error: sqlite3.DatabaseError, path: Path) -> OSError:
 
 
 def _insert_leaves(rows: sqlite3.Connection, file: int, leaves: Sequence[tuple[Cid, int, int]]) -> None:
-    rows.executemany(
+    inserted = rows.executemany(
         "INSERT OR IGNORE INTO leaves (cid, file, offset, size) VALUES (?, ?, ?, ?)",
         [(cid.to_bytes(), file, offset, size) for cid, offset, size in leaves],
     )
+    if inserted.rowcount == len(leaves):
+        return
     rows.executemany(
         "INSERT OR IGNORE INTO repeats (file, offset, cid, size) SELECT ?1, ?2, ?3, ?4"
         " WHERE NOT EXISTS (SELECT 1 FROM leaves WHERE cid = ?3 AND file = ?1 AND offset = ?2)",
