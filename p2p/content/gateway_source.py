@@ -47,9 +47,8 @@ class GatewaySource:
         shown = f"[{host}]" if ":" in host else host
         self.name = f"{shown}:{port}"
         """`host:port`."""
-        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
-        self._headers = f" HTTP/1.1\r\nHost: {self.name}\r\n{authorization}\r\n"
-        self._token = token
+        self._headers = _headers(self.name, token)
+        """What follows the CID in a request, or why there can be none."""
         self.window = connections_max * REQUESTS_PER_CONNECTION
         """See `BlockSource`."""
         self._connections_max = connections_max
@@ -82,7 +81,7 @@ class GatewaySource:
         while True:
             if trio.current_time() >= deadline:
                 raise trio.TooSlowError
-            asks = [Ask(self._request(cid), partial(handle, cid)) for cid in left]
+            asks = [self._ask(cid, handle) for cid in left]
             connection = self._connection(len(asks))
             worked_before = connection.worked_seconds
             lost: ConnectionLostError | None = None
@@ -110,14 +109,12 @@ class GatewaySource:
                 with trio.fail_at(deadline):
                     await trio.sleep(min(max(answers.busy.retry_seconds, 0.2 * refusals), BUSY_SECONDS_MAX))
 
-    def _request(self, cid: Cid) -> bytes:
+    def _ask(self, cid: Cid, handle: Callable[[Cid, bytearray], None]) -> Ask:
         """Return what asks for a block. Raises SourceFailedError: whoever named the host may have named anything."""
-        if any(mark in f"{self.name}{self._token}" for mark in "\r\n"):
-            raise SourceFailedError("a line break in its host or token")
-        try:
-            return f"GET /ipfs/{cid}?format=raw{self._headers}".encode("ascii")
-        except UnicodeEncodeError as error:
-            raise SourceFailedError("its host or token is not ASCII") from error
+        if isinstance(self._headers, str):
+            raise SourceFailedError(self._headers)
+        name = str(cid).encode("ascii")
+        return Ask(b"GET /ipfs/" + name + self._headers, name, partial(handle, cid))
 
     def close(self) -> None:
         """Close all connections soon, for good. Work that is begun is brought to its end."""
@@ -178,6 +175,16 @@ def _read_answers(cids: Sequence[Cid], asks: Sequence[Ask]) -> _Answers:
         elif ask.head.status != 200:
             raise SourceFailedError(_refusal(ask.head.status))
     return answers
+
+
+def _headers(host: str, token: str) -> bytes | str:
+    if any(mark in f"{host}{token}" for mark in "\r\n"):
+        return "a line break in its host or token"
+    authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+    try:
+        return f"?format=raw HTTP/1.1\r\nHost: {host}\r\n{authorization}\r\n".encode("ascii")
+    except UnicodeEncodeError:
+        return "its host or token is not ASCII"
 
 
 def connections_each(gateways: int) -> int:

@@ -46,7 +46,7 @@ async def ask_lot(
     work: Callable[[bytearray], None],
     seconds_max: float = SECONDS_MAX,
 ) -> list[int]:
-    asks = [Ask(request(name), work) for name in names]
+    asks = [Ask(request(name), str(name).encode(), work) for name in names]
     connection.pending += len(asks)
     await connection.ask(asks, 1000, seconds_max)
     for one in asks:
