@@ -209,6 +209,13 @@ class BlockIndex:
         )
         return [LeafRow(row[0], _path(row[1]), Stamp(*row[2:5]), row[5], row[6]) for row in rows]
 
+    def known(self, cids: Sequence[Cid]) -> set[Cid]:
+        """Return those of a few hundred blocks that have a row: whether they are held, their files tell."""
+        marks = ",".join("?" * len(cids))
+        names = [cid.to_bytes() for cid in cids]
+        query = f"SELECT cid FROM blocks WHERE cid IN ({marks}) UNION SELECT cid FROM leaves WHERE cid IN ({marks})"  # noqa: S608 - marks only
+        return {Cid.from_bytes(row[0]) for row in self._rows(query, *names, *names)}
+
     def totals(self) -> Totals:
         """Return the sums over the index; reads all references."""
         (stored,) = self._rows("SELECT * FROM totals")
@@ -352,10 +359,12 @@ def _as_os_error(error: sqlite3.DatabaseError, path: Path) -> OSError:
 
 
 def _insert_leaves(rows: sqlite3.Connection, file: int, leaves: Sequence[tuple[Cid, int, int]]) -> None:
-    rows.executemany(
+    inserted = rows.executemany(
         "INSERT OR IGNORE INTO leaves (cid, file, offset, size) VALUES (?, ?, ?, ?)",
         [(cid.to_bytes(), file, offset, size) for cid, offset, size in leaves],
     )
+    if inserted.rowcount == len(leaves):
+        return
     rows.executemany(
         "INSERT OR IGNORE INTO repeats (file, offset, cid, size) SELECT ?1, ?2, ?3, ?4"
         " WHERE NOT EXISTS (SELECT 1 FROM leaves WHERE cid = ?3 AND file = ?1 AND offset = ?2)",

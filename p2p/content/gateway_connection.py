@@ -1,22 +1,21 @@
 """One connection to a gateway, with a thread of its own: it receives blocks and does what is to be done with each.
 
 Purpose: a block is received by one call, and hashed and written by the thread that received it, while its bytes are in
-that core's cache. The event loop is woken when there is something to ask for, once for several blocks if they come fast
-(docs/decisions/0020, 0052).
+that core's cache. Requests are made in lots, and the event loop is woken when a whole lot is answered
+(docs/decisions/0020, 0057).
 
-Detail: replies come in the order of requests, which are sent ahead by the event loop's thread. A request that is
-cancelled before its reply is whole takes the connection with it (the rest would have to be read), and all others of
-that connection fail with ConnectionLostError, to be asked again on a new one. Work on a block is never broken off. Only
-the thread closes the socket, so that its number is not another's while the kernel still receives into it.
+Detail: replies come in the order of requests, which are sent ahead by the event loop's thread. A lot that is cancelled
+before its replies are whole takes the connection with it (the rest would have to be read), and all others of that
+connection fail with ConnectionLostError, to be asked again on a new one. Work on a block is never broken off. Only the
+thread closes the socket, so that its number is not another's while the kernel still receives into it.
 """
 
-import math
 import os
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -32,9 +31,6 @@ READ_BYTES = 16 * 1024
 KNOWN_REQUESTS_MIN = 2
 """When a gateway has no more than these left, it is sent all others at once: each time it has to look for requests
 costs it as much as answering one."""
-QUIET_SECONDS_MAX = 0.05
-"""While the gateway has more to do than that, the event loop need not know of a block that came: it would send nothing.
-It is told of several at once, but at least this often as long as blocks come."""
 
 Work = Callable[[bytearray], None]
 """What the thread does with a block that came whole. The buffer is used again as soon as this returns."""
@@ -45,19 +41,30 @@ class ConnectionLostError(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class _Ask:
+class Ask:
+    """A request, what is to be done with the body of its reply if its status is 200, and what became of it."""
+
     request: bytes
-    bytes_max: int
+    name: bytes
+    """Of what is asked for, as it may stand in the head of the reply, which otherwise is like others."""
     work: Work
-    whole_before: float
-    """In trio's time: when its reply must be whole if the thread is never at work."""
-    worked_before: float
-    """Seconds the thread was at work until this was asked."""
-    done: trio.Event = field(default_factory=trio.Event)
     head: ReplyHead | None = None
     error: BaseException | None = None
-    is_beyond_recall: bool = False
-    """Whether it is no longer in line: its work is begun, or it failed. Its task will be told."""
+    """ConnectionLostError, ReplyError, or what `work` raised."""
+
+
+@dataclass(slots=True, eq=False)
+class _Lot:
+    """Requests whose task is told when all of them are answered, or failed."""
+
+    bytes_max: int
+    whole_before: float
+    """In trio's time: when its replies must be whole if the thread is never at work."""
+    worked_before: float
+    """Seconds the thread was at work until this was asked."""
+    left: int
+    """Requests in line or being worked on. Behind the connection's lock."""
+    done: trio.Event = field(default_factory=trio.Event)
 
 
 class GatewayConnection:
@@ -71,47 +78,41 @@ class GatewayConnection:
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition(threading.Lock())
         # Behind the condition's lock:
-        self._line: deque[_Ask] = deque()
+        self._line: deque[tuple[Ask, _Lot]] = deque()
         """Requests without a reply, the oldest first."""
-        self._unsent: deque[_Ask] = deque()
+        self._unsent: deque[Ask] = deque()
         """Its end: requests that were not sent yet."""
         self.is_closed = False
         # Of the thread:
         self._ahead = bytearray()
         """Bytes that came with a head and belong to what follows it."""
         self._buffer = bytearray()
+        self._usual_head = b"", ReplyHead(200, 0, False, 0)
+        """The last head without the name in it, and what it says."""
         self._worked_seconds = 0.0
         """Spent with blocks that had come."""
         self._at_work_since: float | None = None
-        self._told_at = -math.inf
-        """When the event loop was told of a block, by the clock of `time`."""
-        self._is_urgent = False
-        """Whether a task waits for work to end and for nothing else. Set by the event loop, once."""
         self.pending = 0
         """Requests under way. Counted up by whoever chose this connection."""
 
-    async def ask(self, request: bytes, bytes_max: int, seconds_max: float, work: Work) -> ReplyHead:
-        """Send a request and have `work` done with the body of its reply, if its status is 200; return its head.
+    async def ask(self, asks: Sequence[Ask], bytes_max: int, seconds_max: float) -> None:
+        """Send requests and have their work done; return when each has a head or an error.
 
-        Raises ConnectionLostError, ReplyError, SourceFailedError (nobody listens), what `work` raises, and
-        trio.TooSlowError: the other side had `seconds_max`, to be connected to as well, without those in which the
-        thread was at work on blocks before. Cancelled only before the work is begun.
+        Raises ConnectionLostError (nothing was asked), SourceFailedError (nobody listens) and trio.TooSlowError: the
+        other side had `seconds_max` for all of them, to be connected to as well, without those in which the thread was
+        at work on blocks. Then, or when this is cancelled, work that was begun was brought to its end, and none begins
+        any more; a head says which was.
         """
         whole_before = trio.current_time() + seconds_max
         try:
             if self._thread is None:
                 with trio.fail_at(whole_before):
                     await self._open()
-            ask = _Ask(request, bytes_max, work, whole_before, self.worked_seconds)
-            self._put_in_line(ask)
-            await self._wait_for(ask)
+            lot = _Lot(bytes_max, whole_before, self.worked_seconds, len(asks))
+            self._put_in_line(asks, lot)
+            await self._wait_for(lot)
         finally:
-            self.pending -= 1
-        if ask.error is not None:
-            raise ask.error
-        if ask.head is None:
-            raise RuntimeError("a request was answered without a reply")
-        return ask.head
+            self.pending -= len(asks)
 
     @property
     def unsent(self) -> int:
@@ -134,32 +135,28 @@ class GatewayConnection:
         if self._thread is not None:
             self._thread.join()
 
-    async def _wait_for(self, ask: _Ask) -> None:
+    async def _wait_for(self, lot: _Lot) -> None:
         try:
-            while not ask.done.is_set():
-                with trio.move_on_at(self._deadline(ask)):
-                    await ask.done.wait()
-                if not ask.done.is_set() and trio.current_time() >= self._deadline(ask):
-                    if self._recall(ask):
+            while not lot.done.is_set():
+                with trio.move_on_at(self._deadline(lot)):
+                    await lot.done.wait()
+                if not lot.done.is_set() and trio.current_time() >= self._deadline(lot):
+                    is_recalled = self._recall(lot)
+                    with trio.CancelScope(shield=True):
+                        await lot.done.wait()
+                    if is_recalled:
                         raise trio.TooSlowError
-                    self._hurry()
-                    await ask.done.wait()
         except trio.Cancelled:
-            if self._recall(ask):
+            is_recalled = self._recall(lot)
+            with trio.CancelScope(shield=True):  # what was begun is brought to its end, and counts
+                await lot.done.wait()
+            if is_recalled:
                 raise
-            # What was begun is brought to its end, and counts; whoever cancelled is heeded at the next checkpoint.
-            self._hurry()
-            with trio.CancelScope(shield=True):
-                await ask.done.wait()
+            # Everything was answered; whoever cancelled is heeded at the next checkpoint.
 
-    def _hurry(self) -> None:
-        """From now on be told of each block as soon as its work is done."""
-        self._is_urgent = True  # first: the thread looks at it after it has put its call in line
-        self._calls.hurry()
-
-    def _deadline(self, ask: _Ask) -> float:
-        """Return until when a reply may come: time the thread did not listen does not count against the gateway."""
-        return ask.whole_before + self.worked_seconds - ask.worked_before
+    def _deadline(self, lot: _Lot) -> float:
+        """Return until when replies may come: time the thread did not listen does not count against the gateway."""
+        return lot.whole_before + self.worked_seconds - lot.worked_before
 
     async def _open(self) -> None:
         async with self._opening:
@@ -191,13 +188,14 @@ class GatewayConnection:
         if self.is_closed:
             raise ConnectionLostError("closed meanwhile")
 
-    def _put_in_line(self, ask: _Ask) -> None:
+    def _put_in_line(self, asks: Sequence[Ask], lot: _Lot) -> None:
         with self._changed:
             self._raise_if_closed()
-            self._line.append(ask)
-            self._unsent.append(ask)
+            is_idle = not self._line
+            self._line.extend((ask, lot) for ask in asks)
+            self._unsent.extend(asks)
             self._send_enough()
-            if len(self._line) == 1:
+            if is_idle:
                 self._changed.notify()
 
     def _send_enough(self) -> None:
@@ -216,17 +214,22 @@ class GatewayConnection:
         if sent < len(requests):
             self._end()
 
-    def _recall(self, ask: _Ask) -> bool:
-        """Take a request out of line; return whether that was still possible."""
+    def _recall(self, lot: _Lot) -> bool:
+        """Take what is left of a lot out of line; return whether there was anything to take."""
         with self._changed:
-            if ask.is_beyond_recall:
+            recalled = [ask for ask, its_lot in self._line if its_lot is lot]
+            if not recalled:
                 return False
-            self._line.remove(ask)
-            if ask in self._unsent:
-                self._unsent.remove(ask)
-            else:
+            self._line = deque(entry for entry in self._line if entry[1] is not lot)
+            unsent = deque(ask for ask in self._unsent if ask not in recalled)
+            if len(self._unsent) - len(unsent) < len(recalled):
                 self._end()
-            return True
+            self._unsent = unsent
+            lot.left -= len(recalled)
+            is_done = lot.left == 0
+        if is_done:
+            lot.done.set()
+        return True
 
     def _end(self) -> None:
         """Have the thread end and wake it. With the lock."""
@@ -244,23 +247,23 @@ class GatewayConnection:
 
     def _converse(self, connected: socket.socket) -> None:
         with connected:
-            while (ask := self._next()) is not None:
+            while (entry := self._next()) is not None:
+                ask, lot = entry
                 try:
-                    head, body = self._receive(connected, ask)
+                    head, body = self._receive(connected, ask, lot.bytes_max)
                 except (OSError, ConnectionLostError) as error:
                     # A new one: that which was raised here knows frames that know the buffer.
                     self._fail(ask, ConnectionLostError(str(error)))
                 except Exception as error:
                     self._fail(ask, error)
                 else:
-                    self._finish(ask, head, body)
+                    self._finish(ask, lot, head, body)
             with self._changed:
                 self._socket = None
-            self._calls.hurry()
         # Whoever made this connection may keep it for as long as it fetches.
         self._buffer, self._ahead = bytearray(), bytearray()
 
-    def _next(self) -> _Ask | None:
+    def _next(self) -> tuple[Ask, _Lot] | None:
         """Return the request whose reply comes next, None when the connection has ended."""
         with self._changed:
             while not self._line and not self.is_closed:
@@ -270,29 +273,25 @@ class GatewayConnection:
         self._fail(None, ConnectionLostError("the connection ended with the reply before"))
         return None
 
-    def _fail(self, ask: _Ask | None, error: Exception) -> None:
+    def _fail(self, ask: Ask | None, error: Exception) -> None:
         """End the connection; `ask` fails with `error`, those behind it with ConnectionLostError."""
         with self._changed:
             self._end()
             failed = list(self._line)
             self._line.clear()
             self._unsent.clear()
-            for one in failed:
-                one.is_beyond_recall = True
-        for one in failed:
+        for one, lot in failed:
             one.error = error if one is ask else ConnectionLostError("the connection ended with the reply before")
-            self._calls.make(one.done.set)
+            self._count_off(lot)
 
-    def _finish(self, ask: _Ask, head: ReplyHead, body: bytearray | None) -> None:
+    def _finish(self, ask: Ask, lot: _Lot, head: ReplyHead, body: bytearray | None) -> None:
         with self._changed:
             if not head.keep_alive:
                 self._end()
-            if not self._line or self._line[0] is not ask:  # recalled meanwhile, and the connection has ended with it
-                return
+            if not self._line or self._line[0][0] is not ask:
+                return  # recalled meanwhile, and the connection has ended with it
             self._line.popleft()
-            ask.is_beyond_recall = True
             self._send_enough()
-            has_more = len(self._line) > KNOWN_REQUESTS_MIN
         ask.head = head
         if body is not None:
             began = self._at_work_since = time.monotonic()
@@ -302,25 +301,34 @@ class GatewayConnection:
                 ask.error = error
             self._at_work_since = None
             self._worked_seconds += time.monotonic() - began
-        now = time.monotonic()
-        may_wait = has_more and ask.error is None and now - self._told_at < QUIET_SECONDS_MAX
-        self._calls.make(ask.done.set, may_wait=may_wait)
-        if not may_wait:
-            self._told_at = now
-        elif self._is_urgent:
-            self._calls.hurry()
+        self._count_off(lot)
 
-    def _receive(self, connected: socket.socket, ask: _Ask) -> tuple[ReplyHead, bytearray | None]:
-        head = parse_reply_head(self._receive_head(connected))
+    def _count_off(self, lot: _Lot) -> None:
+        """Tell the task of a lot when this was its last request."""
+        with self._changed:
+            lot.left -= 1
+            is_done = lot.left == 0
+        if is_done:
+            self._calls.make(lot.done.set)
+
+    def _receive(self, connected: socket.socket, ask: Ask, bytes_max: int) -> tuple[ReplyHead, bytearray | None]:
+        head = self._read_head(self._receive_head(connected), ask.name)
         if head.status == 200:
-            if head.body_bytes is None or head.body_bytes > ask.bytes_max:
-                raise ReplyError(f"a block of {head.body_bytes} bytes where at most {ask.bytes_max} were possible")
+            if head.body_bytes is None or head.body_bytes > bytes_max:
+                raise ReplyError(f"a block of {head.body_bytes} bytes where at most {bytes_max} were possible")
             return head, self._receive_body(connected, head.body_bytes)
         if head.body_bytes is None or head.body_bytes > REFUSAL_BYTES_MAX:
             self.close()
         else:
             self._receive_body(connected, head.body_bytes)
         return head, None
+
+    def _read_head(self, text: bytes, name: bytes) -> ReplyHead:
+        """Return what a head says. Almost all differ in nothing but the name of the block."""
+        usual = text.replace(name, b"")
+        if usual != self._usual_head[0]:
+            self._usual_head = usual, parse_reply_head(text)
+        return self._usual_head[1]
 
     def _receive_head(self, connected: socket.socket) -> bytes:
         searched = 0

@@ -6,13 +6,15 @@ ever followed: where a peer points to is not where its operator said it is.
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
 from p2p.content.cid import Cid
-from p2p.content.gateway_connection import ConnectionLostError, GatewayConnection
-from p2p.content.http_reply import ReplyError
+from p2p.content.gateway_connection import Ask, ConnectionLostError, GatewayConnection
+from p2p.content.http_reply import ReplyError, ReplyHead
 from p2p.content.loop_calls import LoopCalls
 from p2p.content.source import Rank, SourceFailedError
 
@@ -20,9 +22,9 @@ CONNECTIONS_MAX = 3
 """To one gateway: several share a long, lossy path better than one. Each has a thread and a block's buffer."""
 THREADS_MAX = max(CONNECTIONS_MAX, os.cpu_count() or 1)
 """Of one fetch, while each gateway has a connection: threads that hash want a core each."""
-REQUESTS_PER_CONNECTION = 5
-"""More than KNOWN_REQUESTS_MIN: the server has something to send whenever it gets to it, and the others come at once.
-More would be asked elsewhere too when the line gets slower: a block behind fourteen others looks late."""
+REQUESTS_PER_CONNECTION = 8
+"""Two lots of a fast source: the next is in line while one is answered. More would be asked elsewhere too when the line
+gets slower: a block behind many others looks late."""
 ATTEMPTS_MAX = 4
 """For one block: a kept connection may have been closed by the server meanwhile, or by a neighbour's cancellation."""
 BUSY_ATTEMPTS_MAX = 5
@@ -37,7 +39,6 @@ class GatewaySource:
     """A gateway at a host and port; see `p2p.content.source.HandlingSource`. Made in an event loop."""
 
     rank = Rank.GATEWAY
-    window = CONNECTIONS_MAX * REQUESTS_PER_CONNECTION
 
     def __init__(self, host: str, port: int, *, token: str = "", connections_max: int = CONNECTIONS_MAX) -> None:
         """`token` is sent with each request, if there is one. See `connections_each` for `connections_max`."""
@@ -46,77 +47,74 @@ class GatewaySource:
         shown = f"[{host}]" if ":" in host else host
         self.name = f"{shown}:{port}"
         """`host:port`."""
-        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
-        self._headers = f" HTTP/1.1\r\nHost: {self.name}\r\n{authorization}\r\n"
-        self._token = token
+        self._headers = _headers(self.name, token)
+        """What follows the CID in a request, or why there can be none."""
+        self.window = connections_max * REQUESTS_PER_CONNECTION
+        """See `BlockSource`."""
         self._connections_max = connections_max
         self._calls = LoopCalls()
         self._connections: list[GatewayConnection] = []
         self._is_closed = False
-        self._places = trio.Semaphore(self.window)
 
     async def get(self, cid: Cid, *, bytes_max: int) -> bytes | None:
         """Return the unverified bytes of a block; None if the gateway lacks it. Raises SourceFailedError."""
         got: list[bytes] = []
 
-        def handle(data: bytearray) -> None:
+        def handle(_cid: Cid, data: bytearray) -> None:
             got.append(bytes(data))
 
-        is_given = await self.handle(cid, handle, bytes_max=bytes_max, seconds_max=math.inf)
-        return got[-1] if is_given else None
+        lacked = await self.handle([cid], handle, bytes_max=bytes_max, seconds_max=math.inf)
+        return None if lacked else got[-1]
 
     async def handle(
-        self, cid: Cid, handle: Callable[[bytearray], None], *, bytes_max: int, seconds_max: float
-    ) -> bool:
-        """Have `handle` called with the unverified bytes of a block, in a worker thread; False if the gateway lacks it.
+        self, cids: Sequence[Cid], handle: Callable[[Cid, bytearray], None], *, bytes_max: int, seconds_max: float
+    ) -> Sequence[Cid]:
+        """Have `handle` called with the unverified bytes of each block, in a worker thread; return those it lacks.
 
-        Raises SourceFailedError, trio.TooSlowError, and what `handle` raises. `seconds_max` is for all attempts
-        together.
+        All of them are asked of one connection. Raises SourceFailedError, trio.TooSlowError, and what `handle` raises.
+        `seconds_max` is for all attempts together.
         """
         deadline = trio.current_time() + seconds_max
-        request = self._request(cid)
+        lacked: list[Cid] = []
+        left = cids
         losses = refusals = 0
         while True:
             if trio.current_time() >= deadline:
                 raise trio.TooSlowError
+            asks = [self._ask(cid, handle) for cid in left]
+            connection = self._connection(len(asks))
+            worked_before = connection.worked_seconds
+            lost: ConnectionLostError | None = None
             try:
-                self._places.acquire_nowait()  # no turn of the event loop for what is free
-            except trio.WouldBlock:
-                await self._places.acquire()
-            try:
-                connection = self._connection()
-                worked_before = connection.worked_seconds
-                try:
-                    head = await connection.ask(request, bytes_max, deadline - trio.current_time(), handle)
-                finally:  # our own work on blocks before it does not count against the gateway
-                    deadline += connection.worked_seconds - worked_before
-            except ConnectionLostError as error:
+                await connection.ask(asks, bytes_max, deadline - trio.current_time())
+            except ConnectionLostError as error:  # before anything was asked
+                lost = error
+            finally:  # our own work on blocks before it does not count against the gateway
+                deadline += connection.worked_seconds - worked_before
+            answers = _read_answers(left, asks)
+            lacked += answers.lacked
+            if not answers.left:
+                return lacked
+            if len(answers.left) < len(left):
+                losses = refusals = 0
+            left, lost = answers.left, answers.lost or lost
+            if lost is not None:
                 losses += 1
                 if losses == ATTEMPTS_MAX:
-                    raise SourceFailedError(f"it closes connections: {error}") from error
-                continue
-            except ReplyError as error:
-                raise SourceFailedError(str(error)) from error
-            finally:
-                self._places.release()
-            if head.status == 200:
-                return True
-            if head.status in _LACKS:
-                return False
-            refusals += 1
-            if head.status not in _BUSY or refusals == BUSY_ATTEMPTS_MAX:
-                raise SourceFailedError(_refusal(head.status))
-            with trio.fail_at(deadline):
-                await trio.sleep(min(max(head.retry_seconds, 0.2 * refusals), BUSY_SECONDS_MAX))
+                    raise SourceFailedError(f"it closes connections: {lost}") from lost
+            if answers.busy is not None:
+                refusals += 1
+                if refusals == BUSY_ATTEMPTS_MAX:
+                    raise SourceFailedError(_refusal(answers.busy.status))
+                with trio.fail_at(deadline):
+                    await trio.sleep(min(max(answers.busy.retry_seconds, 0.2 * refusals), BUSY_SECONDS_MAX))
 
-    def _request(self, cid: Cid) -> bytes:
+    def _ask(self, cid: Cid, handle: Callable[[Cid, bytearray], None]) -> Ask:
         """Return what asks for a block. Raises SourceFailedError: whoever named the host may have named anything."""
-        if any(mark in f"{self.name}{self._token}" for mark in "\r\n"):
-            raise SourceFailedError("a line break in its host or token")
-        try:
-            return f"GET /ipfs/{cid}?format=raw{self._headers}".encode("ascii")
-        except UnicodeEncodeError as error:
-            raise SourceFailedError("its host or token is not ASCII") from error
+        if isinstance(self._headers, str):
+            raise SourceFailedError(self._headers)
+        name = str(cid).encode("ascii")
+        return Ask(b"GET /ipfs/" + name + self._headers, name, partial(handle, cid))
 
     def close(self) -> None:
         """Close all connections soon, for good. Work that is begun is brought to its end."""
@@ -134,8 +132,8 @@ class GatewaySource:
 
         await trio.to_thread.run_sync(join)
 
-    def _connection(self) -> GatewayConnection:
-        """Return a connection with room for one more request, counted in. Raises SourceFailedError when closed."""
+    def _connection(self, requests: int) -> GatewayConnection:
+        """Return the connection with the fewest requests, these counted in. Raises SourceFailedError when closed."""
         if self._is_closed:
             raise SourceFailedError("it was closed")
         self._connections = [known for known in self._connections if not known.is_closed]
@@ -143,8 +141,50 @@ class GatewaySource:
         if best is None or (best.pending and len(self._connections) < self._connections_max):
             best = GatewayConnection(self._host, self._port, self._calls)
             self._connections.append(best)
-        best.pending += 1
+        best.pending += requests
         return best
+
+
+@dataclass(slots=True)
+class _Answers:
+    """To the requests of one lot."""
+
+    lacked: list[Cid] = field(default_factory=list)
+    left: list[Cid] = field(default_factory=list)
+    """To be asked again."""
+    lost: ConnectionLostError | None = None
+    busy: ReplyHead | None = None
+
+
+def _read_answers(cids: Sequence[Cid], asks: Sequence[Ask]) -> _Answers:
+    """Raises SourceFailedError and what the work raised."""
+    answers = _Answers()
+    for cid, ask in zip(cids, asks, strict=True):
+        if isinstance(ask.error, ReplyError):
+            raise SourceFailedError(str(ask.error)) from ask.error
+        if ask.error is not None and not isinstance(ask.error, ConnectionLostError):
+            raise ask.error
+        if ask.head is None:
+            answers.lost = ask.error
+            answers.left.append(cid)
+        elif ask.head.status in _LACKS:
+            answers.lacked.append(cid)
+        elif ask.head.status in _BUSY:
+            answers.busy = ask.head
+            answers.left.append(cid)
+        elif ask.head.status != 200:
+            raise SourceFailedError(_refusal(ask.head.status))
+    return answers
+
+
+def _headers(host: str, token: str) -> bytes | str:
+    if any(mark in f"{host}{token}" for mark in "\r\n"):
+        return "a line break in its host or token"
+    authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+    try:
+        return f"?format=raw HTTP/1.1\r\nHost: {host}\r\n{authorization}\r\n".encode("ascii")
+    except UnicodeEncodeError:
+        return "its host or token is not ASCII"
 
 
 def connections_each(gateways: int) -> int:

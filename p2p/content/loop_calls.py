@@ -20,20 +20,13 @@ class LoopCalls:
         self._is_told = False
         """Whether the event loop was told and has not looked yet."""
 
-    def make(self, call: Callable[[], object], *, may_wait: bool = False) -> None:
+    def make(self, call: Callable[[], object]) -> None:
         """Have the event loop make `call`, which must not raise, in the order of asking. For any thread.
 
-        One that `may_wait` is made with the next that may not, or by `hurry`. Nothing happens if the event loop has
-        ended.
+        Nothing happens if the event loop has ended.
         """
         with self._lock:
             self._calls.append(call)
-        if not may_wait:
-            self.hurry()
-
-    def hurry(self) -> None:
-        """Have the event loop make soon what waits. For any thread."""
-        with self._lock:
             must_tell, self._is_told = not self._is_told, True
         if must_tell:
             with suppress(trio.RunFinishedError):

@@ -43,17 +43,25 @@ def encode_bytes(field: int, value: bytes) -> bytes:
 
 def read_fields(data: bytes) -> Iterator[Field]:
     """Yield the fields of a message in their order; raise ProtobufError at the first fault."""
-    position = 0
-    while position < len(data):
-        key, position = _read_varint(data, position)
+    position, end = 0, len(data)
+    while position < end:
+        key = data[position]
+        if key < 0x80:  # here and below: most varints are one byte, and a call costs more than all else
+            position += 1
+        else:
+            key, position = _read_varint(data, position)
         field, wire_type = key >> 3, key & 7
         if field == 0:
             raise ProtobufError("field number 0")
-        number, position = _read_varint(data, position)
+        if position < end and data[position] < 0x80:
+            number = data[position]
+            position += 1
+        else:
+            number, position = _read_varint(data, position)
         if wire_type == _VARINT:
             yield field, number
         elif wire_type == _BYTES:
-            if number > len(data) - position:
+            if number > end - position:
                 raise ProtobufError(f"field {field} is longer than its message")
             yield field, data[position : position + number]
             position += number

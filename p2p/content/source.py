@@ -3,7 +3,7 @@
 A source gives bytes; the session verifies them. So a source need not be trusted, and may be asked for anything.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
@@ -60,13 +60,15 @@ class HandlingSource(BlockSource, Protocol):
     """
 
     async def handle(
-        self, cid: Cid, handle: Callable[[bytearray], None], *, bytes_max: int, seconds_max: float
-    ) -> bool:
-        """Have `handle` called in such a thread with the unverified bytes of a block; False if the source lacks it.
+        self, cids: Sequence[Cid], handle: Callable[[Cid, bytearray], None], *, bytes_max: int, seconds_max: float
+    ) -> Sequence[Cid]:
+        """Have `handle` called in such a thread with the unverified bytes of each of these blocks as it comes, one
+        after the other; return those that the source lacks.
 
         The buffer is used again when `handle` returns. Raises what `handle` raises, SourceFailedError, and
-        trio.TooSlowError if the source alone took longer than `seconds_max`: time that threads spend in `handle` does
-        not count against it. Cancelling is safe at any time; a `handle` that was begun is waited for.
+        trio.TooSlowError if the source alone took longer than `seconds_max` for all: time that threads spend in
+        `handle` does not count against it. Some blocks may have been handled by then. Cancelling is safe at any time;
+        a `handle` that was begun is waited for.
         """
 
     def close(self) -> None:

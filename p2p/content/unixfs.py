@@ -145,6 +145,19 @@ def read_block(cid: Cid, block: bytes) -> UnixFsNode:
     raise UnixFsError(f"block {cid} is a {message.kind.name.lower().replace('_', ' ')}, which is not supported")
 
 
+def blocks_below(node: UnixFsNode) -> list[Cid]:
+    """Return what a node links."""
+    match node:
+        case Leaf():
+            return []
+        case FileNode():
+            return [part.cid for part in node.parts]
+        case DirectoryNode():
+            return [entry.cid for entry in node.entries]
+        case ShardNode():
+            return [*(entry.cid for _, entry in node.entries), *(shard for _, shard in node.shards)]
+
+
 def _read_entries(links: tuple[Link, ...]) -> tuple[Entry, ...]:
     entries = tuple(Entry(check_name(link.name), link.cid, link.total_bytes) for link in links)
     if len({entry.name for entry in entries}) != len(entries):

@@ -15,7 +15,7 @@ import trio
 from p2p.content.blockstore import BlockMissingError, BlockStore
 from p2p.content.cid import Cid, Codec
 from p2p.content.retrieval.nodes import FetchFailedError, describe_missing, fetch_nodes
-from p2p.content.retrieval.plan import PlannedFile, TreePlan, plan_tree
+from p2p.content.retrieval.plan import KnownNodes, PlannedFile, TreePlan, plan_tree
 from p2p.content.retrieval.race import BlockRace
 from p2p.content.retrieval.staging import Staging
 from p2p.content.unixfs import BLOCK_BYTES_MAX, Leaf, UnixFsError, read_block
@@ -66,9 +66,12 @@ class DirectoryFetch:
             await trio.to_thread.run_sync(staging.discard)
 
     async def _make_plan(self) -> TreePlan:
+        known: KnownNodes | None = None
         if self.root.codec is Codec.DAG_PB:
-            await fetch_nodes(self.store, self.race, self.root, bytes_max=self.bytes_max, with_leaves=False)
-        return await trio.to_thread.run_sync(lambda: plan_tree(self.root, self.store.read, bytes_max=self.bytes_max))
+            known = await fetch_nodes(self.store, self.race, self.root, bytes_max=self.bytes_max, with_leaves=False)
+        return await trio.to_thread.run_sync(
+            lambda: plan_tree(self.root, self.store.read, bytes_max=self.bytes_max, known=known)
+        )
 
     async def _fill(self, staging: Staging, plan: TreePlan) -> None:
         self._plan = plan
@@ -91,10 +94,8 @@ class DirectoryFetch:
         for cid, size in staging.held():
             held.add(cid)
             self._advance_from_thread(staging.bytes_of(cid, size))
-        for cid in staging.leaves():
+        for cid in self.store.perhaps_held(cid for cid in staging.leaves() if cid not in held):
             trio.from_thread.check_cancelled()
-            if cid in held:
-                continue
             try:
                 data = self.store.read(cid)
             except BlockMissingError:

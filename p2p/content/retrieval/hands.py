@@ -27,9 +27,13 @@ class _Errand:
 
 
 class Hands:
-    """So many threads. Made by `open_hands`; `do` is for the tasks of one event loop."""
+    """Up to so many threads. Made by `open_hands`; `do` is for the tasks of one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int, nursery: trio.Nursery) -> None:
+        self._to_begin = count
+        """Threads that there is no need of yet."""
+        self._nursery = nursery
+        self._limiter = trio.CapacityLimiter(count)
         self._calls = LoopCalls()
         self._changed = threading.Condition(threading.Lock())
         # Behind the condition's lock:
@@ -43,6 +47,9 @@ class Hands:
 
     async def do(self, work: Callable[[], _T]) -> _T:
         """Have a thread run `work`; return or raise what it does. Cancelled only before it is begun."""
+        if self._to_begin:
+            self._to_begin -= 1
+            self._nursery.start_soon(lambda: trio.to_thread.run_sync(self._work, limiter=self._limiter))
         results: list[_T] = []
         errand = _Errand(trio.lowlevel.current_task(), lambda: results.append(work()))
         with self._changed:
@@ -61,7 +68,7 @@ class Hands:
             raise errand.error
         return results[0]
 
-    def work(self) -> None:
+    def _work(self) -> None:
         """Be one of the threads, until `close`."""
         while True:
             with self._changed:
@@ -85,12 +92,9 @@ class Hands:
 
 @asynccontextmanager
 async def open_hands(count: int) -> AsyncIterator[Hands]:
-    """Have `count` threads until the context is left. Whoever calls `do` must have ended by then."""
-    hands = Hands()
-    limiter = trio.CapacityLimiter(count)
+    """Have up to `count` threads until the context is left. Whoever calls `do` must have ended by then."""
     async with trio.open_nursery() as nursery:
-        for _ in range(count):
-            nursery.start_soon(lambda: trio.to_thread.run_sync(hands.work, limiter=limiter))
+        hands = Hands(count, nursery)
         try:
             yield hands
         finally:

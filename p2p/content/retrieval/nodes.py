@@ -12,10 +12,10 @@ import trio
 
 from p2p.content.blockstore import BlockMissingError, BlockStore
 from p2p.content.cid import Cid, Codec
-from p2p.content.dagpb import decode_node
+from p2p.content.retrieval.plan import KnownNodes
 from p2p.content.retrieval.race import BlockRace
 from p2p.content.tree import DEPTH_MAX
-from p2p.content.unixfs import FileNode, UnixFsError, read_block
+from p2p.content.unixfs import FileNode, Leaf, UnixFsError, UnixFsNode, blocks_below, read_block
 
 ROWS_MAX = 4 * DEPTH_MAX
 """Directories, shards of large ones and rows of a file's tree together. A deeper chain of nodes is hostile."""
@@ -29,16 +29,19 @@ class FetchFailedError(Exception):
     """Blocks are missing that no source gave; the message names what was tried."""
 
 
-async def fetch_nodes(store: BlockStore, race: BlockRace, root: Cid, *, bytes_max: int, with_leaves: bool) -> None:
+async def fetch_nodes(
+    store: BlockStore, race: BlockRace, root: Cid, *, bytes_max: int, with_leaves: bool
+) -> KnownNodes:
     """Make the store hold all nodes below `root`, and with `with_leaves` all else too, at most `bytes_max` bytes.
 
-    Raises FetchFailedError, UnixFsError (hostile, or over the limit), StoreFullError.
+    Returns the nodes seen last, for whoever plans the tree. Raises FetchFailedError, UnixFsError (hostile, or over the
+    limit), StoreFullError.
     """
     walk = _Walk(store, bytes_max, with_leaves)
     row = walk.unseen([root])
     for _ in range(ROWS_MAX):
         if not row:
-            return
+            return walk.known
         wanted = await trio.to_thread.run_sync(walk.take_held, row)
         missing = await race.run(wanted, walk.take, bytes_expected=NODE_BYTES_EXPECTED)
         if missing:
@@ -64,6 +67,7 @@ class _Walk:
     seen: set[Cid] = field(default_factory=set)
     below: list[Cid] = field(default_factory=list)
     taken_bytes: int = 0
+    known: KnownNodes = field(default_factory=KnownNodes)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def unseen(self, cids: Iterable[Cid]) -> list[Cid]:
@@ -105,13 +109,15 @@ class _Walk:
         self.store.put_verified(cid, block)
 
     def _look(self, cid: Cid, block: bytes) -> None:
-        below: list[Cid] = []
+        node: UnixFsNode | None = None
         if cid.codec is Codec.DAG_PB:
             node = read_block(cid, block)  # not UnixFS: refused before anything below it is fetched
             if isinstance(node, FileNode) and node.file_bytes > self.bytes_max:
                 raise UnixFsError(f"a file of {node.file_bytes} bytes is over the limit of {self.bytes_max}")
-            below = [link.cid for link in decode_node(block).links]
+        below = [] if node is None else blocks_below(node)
         with self.lock:
+            if node is not None and not isinstance(node, Leaf):  # file bytes are not kept in memory
+                self.known.note(cid, node)
             self.taken_bytes += len(block)
             if self.taken_bytes > self.bytes_max:
                 raise UnixFsError(f"more bytes than the limit of {self.bytes_max}")

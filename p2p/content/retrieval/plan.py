@@ -27,7 +27,6 @@ LEAVES_MAX = 1_000_000
 """A tebibyte in chunks of 1 MiB, and about 200 MB of plan; models with more want larger chunks."""
 NODE_READS_MAX = 1_000_000
 """Nodes read while planning, one that is linked twice twice: bounds the work for trees that bring no bytes."""
-
 NODES_KNOWN_MAX = 64
 
 
@@ -63,9 +62,30 @@ class TreePlan:
     """Of all files, those of unknown size as their directory claims."""
 
 
-def plan_tree(root: Cid, read: ReadBlock, *, bytes_max: int) -> TreePlan:
-    """Plan the tree below `root`. Raises UnixFsError, CorruptBlockError, and what `read` raises for a missing node."""
-    planner = _Planner(read, bytes_max)
+@dataclass(slots=True)
+class KnownNodes:
+    """The nodes read last: a tree that links one of them again and again is planned at the speed of counting."""
+
+    nodes: OrderedDict[Cid, UnixFsNode] = field(default_factory=OrderedDict)
+
+    def find(self, cid: Cid) -> UnixFsNode | None:
+        """Return a node if it is known."""
+        return self.nodes.get(cid)
+
+    def note(self, cid: Cid, node: UnixFsNode) -> None:
+        """Take down that a node was read or looked at."""
+        self.nodes[cid] = node
+        self.nodes.move_to_end(cid)
+        if len(self.nodes) > NODES_KNOWN_MAX:
+            self.nodes.popitem(last=False)
+
+
+def plan_tree(root: Cid, read: ReadBlock, *, bytes_max: int, known: KnownNodes | None = None) -> TreePlan:
+    """Plan the tree below `root`. Raises UnixFsError, CorruptBlockError, and what `read` raises for a missing node.
+
+    Nodes that are `known` are not read again.
+    """
+    planner = _Planner(read, bytes_max, known or KnownNodes())
     node = None if root.codec is Codec.RAW else planner.node(root)
     is_directory = isinstance(node, DirectoryNode | ShardNode)
     planner.add(root, node, PurePosixPath(), 0, 0)
@@ -76,23 +96,20 @@ def plan_tree(root: Cid, read: ReadBlock, *, bytes_max: int) -> TreePlan:
 class _Planner:
     read: ReadBlock
     bytes_max: int
+    known: KnownNodes
     directories: list[PurePosixPath] = field(default_factory=list)
     files: list[PlannedFile] = field(default_factory=list)
     file_bytes: int = 0
     leaves: int = 0
     reads: int = 0
     reader: TreeReader = field(init=False)
-    known: OrderedDict[Cid, UnixFsNode] = field(default_factory=OrderedDict)
-    """The nodes read last: a tree that links one of them again and again is planned at the speed of counting."""
 
     def __post_init__(self) -> None:
         self.reader = TreeReader(self._read_counted, self.bytes_max)
 
     def node(self, cid: Cid) -> UnixFsNode:
-        node = self.known.pop(cid, None) or self.reader.node(cid)
-        self.known[cid] = node
-        if len(self.known) > NODES_KNOWN_MAX:
-            self.known.popitem(last=False)
+        node = self.known.find(cid) or self.reader.node(cid)
+        self.known.note(cid, node)
         return node
 
     def _read_counted(self, cid: Cid) -> bytes:

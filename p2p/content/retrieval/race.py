@@ -6,6 +6,8 @@ and blamed, unless it is only slow; its blocks are asked elsewhere. One that lac
 block again.
 
 Detail: blocks wait in `_shared`, in the order of the file, and only sources of the lowest rank alive take from there.
+A source takes one block at a time, or a few if it has threads of its own and gives a block in milliseconds: then the
+event loop has one turn for all of them (docs/decisions/0057).
 A block that came back (lacked, lost) waits in the queue of each source that may be asked next. Blocks that nobody
 present may be asked for are orphans: they wake the recruiter, which brings in sources held in reserve, then asks for
 more sources once, and then gives the orphans up.
@@ -55,6 +57,11 @@ LACK_SECONDS = 0.01
 """Pause for each block in a row beyond that, up to a second."""
 SMOOTHING = 0.2
 """Weight of the newest block in a source's mean time."""
+RUN_BLOCKS_MAX = 4
+"""Blocks asked of a source at once. One turn of the event loop costs about as much as hashing 100 kB; at more, the ends
+of a fetch get uneven, and a block waits longer until somebody else is asked."""
+RUN_SECONDS_MAX = 0.02
+"""What a source gives in that time may be asked of it at once: so late is it told of, and asked for more."""
 WRITERS_MAX = 3
 """Threads that hash and write what comes from sources without threads of their own: one per core that a fetch may fill,
 and one that waits for the disk."""
@@ -110,12 +117,42 @@ class _Peer:
     """Blocks it lacked since it last gave one."""
     excused_at: float | None = None
     """When it last gave a block, or had a request taken from it that its line may have been busy with."""
-    slots: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
-    """Requests that may be under way. Free again before the block is hashed and written: the line must not wait for
-    the disk."""
+    room: int = 1
+    """Blocks that may be under way before it is asked for more."""
+    under_way: int = 0
+    """Not counted any more before the block is hashed and written: the line must not wait for the disk."""
+    run_blocks: int = 1
+    """Blocks it is asked for at once."""
+    waiting: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    """Workers that wait for room."""
 
     def __post_init__(self) -> None:
         self.handling = self.source if isinstance(self.source, HandlingSource) else None
+
+    def adapt(self, seconds: float, block_seconds_max: float) -> None:
+        """Learn from a block that came within so many seconds of at most so many."""
+        if seconds > block_seconds_max / SLOW_PART:
+            self.room = max(1, self.room // 2)
+        elif seconds < block_seconds_max / QUICK_PART and self.room < self.source.window:
+            self.room += 1
+        each = seconds / self.room  # the others were under way meanwhile
+        if each * self.run_blocks > RUN_SECONDS_MAX:
+            self.run_blocks = max(1, self.run_blocks // 2)
+        elif self.handling is not None and each * (self.run_blocks + 1) < RUN_SECONDS_MAX:
+            self.run_blocks = min(RUN_BLOCKS_MAX, self.run_blocks + 1)
+        self.block_seconds = (
+            seconds if self.block_seconds is None else self.block_seconds + SMOOTHING * (seconds - self.block_seconds)
+        )
+
+    def take_room(self, count: int) -> None:
+        """Count blocks as under way. If there is room for more, another worker is to see to it."""
+        self.under_way += count
+        self.wake_one()
+
+    def wake_one(self) -> None:
+        """Wake a worker if there is room."""
+        if self.under_way < self.room:
+            self.waiting.unpark()
 
     def hedge_after_seconds(self) -> float:
         if self.block_seconds is None:
@@ -125,18 +162,28 @@ class _Peer:
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """One request for a block at one source."""
+    """One request for a block, or for several at once, at one source."""
 
     peer: _Peer
+    cids: list[Cid]
     started: float
-    scope: trio.CancelScope
-    has_slot: bool = True
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    room_taken: int = 0
+    arrivals: dict[Cid, _Arrival] = field(default_factory=dict)
+    """Filled by whatever thread receives blocks."""
+    lacked: Sequence[Cid] = ()
+    failure: tuple[str, Offence | None] | None = None
+    """Why its source is to be dropped."""
 
-    def release_slot(self) -> None:
-        """Let another request go. By the task that made this one."""
-        if self.has_slot:
-            self.has_slot = False
-            self.peer.slots.release()
+    def take_room(self) -> None:
+        """Count its blocks as under way."""
+        self.room_taken = len(self.cids)
+        self.peer.take_room(self.room_taken)
+
+    def release_room(self) -> None:
+        """Let other requests go. Whoever does not go on to ask for more wakes a worker."""
+        self.peer.under_way -= self.room_taken
+        self.room_taken = 0
 
 
 class BlockRace:
@@ -247,6 +294,7 @@ class BlockRace:
         return min((peer.source.rank for peer in self._live()), default=None)
 
     def _start(self, nursery: trio.Nursery, peer: _Peer, job: "_Job") -> None:
+        peer.run_blocks = 1  # what it gave before may have been of another size
         # A block that our own threads write has no request under way any more.
         for _ in range(peer.source.window + (WRITERS_MAX if peer.handling is None else 0)):
             nursery.start_soon(self._work, peer, job)
@@ -261,6 +309,7 @@ class BlockRace:
         self.counts.failed.add(name)
         if self._standing is not None and offence is not None:
             self._standing.blame(name, offence, reason)
+        peer.waiting.unpark_all()
         for run in peer.runs:
             run.scope.cancel()
         if peer.handling is not None:
@@ -310,35 +359,38 @@ class BlockRace:
 
     async def _work(self, peer: _Peer, job: "_Job") -> None:
         while self._open and not peer.dropped:
-            try:
-                peer.slots.acquire_nowait()  # no turn of the event loop for what is free
-            except trio.WouldBlock:
-                await peer.slots.acquire()
-            cid = self._next_for(peer)
-            if cid is not None:
-                await self._attempt(peer, cid, job)
+            if peer.under_way >= peer.room:
+                await peer.waiting.park()
+                continue
+            cids = self._next_for(peer)
+            if cids:
+                await self._attempt(peer, cids, job)
                 if peer.lacks > LACKS_FREE and len(self._live()) > 1:
+                    peer.wake_one()
                     await trio.sleep(min(LACK_SECONDS * (peer.lacks - LACKS_FREE), 1.0))
                 continue
+            peer.take_room(1)  # not all workers need to look out for something to do
             try:
-                if self._open and not peer.dropped:
-                    # Not for ever: a run that starts elsewhere while this waits is one to hedge.
-                    with trio.move_on_at(min(self._next_hedge(peer), trio.current_time() + IDLE_SECONDS_MAX)):
-                        await self._changed.wait()
+                # Not for ever: a run that starts elsewhere while this waits is one to hedge.
+                with trio.move_on_at(min(self._next_hedge(peer), trio.current_time() + IDLE_SECONDS_MAX)):
+                    await self._changed.wait()
             finally:
-                peer.slots.release()
+                peer.under_way -= 1
 
-    def _next_for(self, peer: _Peer) -> Cid | None:
-        if peer.dropped:
-            return None
+    def _next_for(self, peer: _Peer) -> list[Cid]:
+        """Take what this source is to be asked for next: several blocks only of those nobody was asked for."""
         while peer.queue:
             cid = peer.queue.popleft()
             if cid in self._tried and cid not in self._running and peer not in self._tried[cid]:
-                return cid
+                return [cid]
         if self._shared and peer.source.rank == self._level():
-            return self._shared.popleft()
+            # Few at the end, so that all sources come to theirs at about the same time.
+            even = len(self._shared) // max(1, sum(other.under_way for other in self._live()))
+            count = 1 if self._rate.is_limited else max(1, min(peer.run_blocks, even, len(self._shared)))
+            return [self._shared.popleft() for _ in range(count)]
         now = trio.current_time()
-        return next((cid for cid, at in self._hedges(peer) if at <= now), None)
+        late = next((cid for cid, at in self._hedges(peer) if at <= now), None)
+        return [] if late is None else [late]
 
     def _hedges(self, peer: _Peer) -> Iterable[tuple[Cid, float]]:
         """Blocks under way elsewhere that this source might be asked for too, and from when on."""
@@ -355,82 +407,101 @@ class BlockRace:
     def _next_hedge(self, peer: _Peer) -> float:
         return min((at for _, at in self._hedges(peer)), default=float("inf"))
 
-    async def _attempt(self, peer: _Peer, cid: Cid, job: "_Job") -> None:
-        run = _Run(peer, trio.current_time(), trio.CancelScope())
-        self._running.setdefault(cid, []).append(run)
+    async def _attempt(self, peer: _Peer, cids: list[Cid], job: "_Job") -> None:
+        run = _Run(peer, cids, trio.current_time())
+        run.take_room()
         peer.runs.add(run)
-        size: int | None = None
+        for cid in cids:
+            self._running.setdefault(cid, []).append(run)
         try:
             with run.scope:
-                size = await self._ask(run, cid, job)
+                await self._ask(run, job)
+            # Cancelled or not: what has come counts.
+            sizes = self._judge(run)
         finally:
-            run.release_slot()
+            run.release_room()
             peer.runs.discard(run)
-            runs = self._running[cid]
-            runs.remove(run)
-            if not runs:
-                del self._running[cid]
+            others = [self._others(cid, run) for cid in cids]
+        for cid, twins in zip(cids, others, strict=True):
+            self._settle(cid, sizes.get(cid), twins, job)
+
+    def _others(self, cid: Cid, run: _Run) -> list[_Run]:
+        """Take a run off a block; return the others that it has."""
+        runs = self._running[cid]
+        runs.remove(run)
+        if not runs:
+            del self._running[cid]
+        return runs
+
+    def _settle(self, cid: Cid, size: int | None, twins: list[_Run], job: "_Job") -> None:
+        """See to a block after a run for it: `size` if the run delivered it, `twins` are asked for it still."""
         if size is not None:
             self._tried.pop(cid, None)
             self._open -= 1
-            for twin in runs:
-                twin.scope.cancel()
+            for twin in twins:
                 twin.peer.excused_at = trio.current_time()
+                if self._claimed.issuperset(twin.cids):  # otherwise it is to bring others
+                    twin.scope.cancel()
             if not self._open:
                 self._notify()
             if job.taken is not None:
                 job.taken(cid, size)
-        elif not runs and cid not in self._claimed:
+        elif not twins and cid not in self._claimed:
             self._place(cid)
-        if not runs:
+        if not twins:
             self._claimed.discard(cid)
 
-    async def _ask(self, run: _Run, cid: Cid, job: "_Job") -> int | None:
-        """Ask for a block and deliver it; return its size, None if that did not happen here."""
-        peer, name = run.peer, run.peer.source.name
+    async def _ask(self, run: _Run, job: "_Job") -> None:
+        """Ask for blocks and deliver what comes; note in `run` what became of it."""
+        peer = run.peer
+        expected = job.bytes_expected * len(run.cids)
         if self._rate.is_limited:
-            await self._rate.spend(job.bytes_expected)
+            await self._rate.spend(expected)
             run.started = trio.current_time()
         try:
             if peer.handling is None:
-                arrival = await self._receive(run, cid, job)
+                run.lacked = await self._receive(run, job)
             else:
-                arrival = await self._have_handled(peer.handling, run, cid, job)
+                run.lacked = await self._have_handled(peer.handling, run, job)
         except trio.TooSlowError:
-            # Whoever gave others meanwhile is slow, which is no offence: it is of no use here, and that is all.
-            is_slow = peer.excused_at is not None and peer.excused_at >= run.started
-            self._drop(peer, f"no block within {self._block_seconds:g} s", None if is_slow else Offence.STALLED)
-            return None
+            run.failure = f"no block within {self._block_seconds:g} s", Offence.STALLED
         except SourceFailedError as error:
-            self._drop(peer, str(error), None)
-            return None
+            run.failure = str(error), None
         finally:
-            run.release_slot()
-            self._rate.correct(-job.bytes_expected)
-        if arrival is None:
+            self._rate.correct(-expected)
+
+    def _judge(self, run: _Run) -> dict[Cid, int]:
+        """Draw conclusions from what a source did; return the blocks that were delivered, and their sizes."""
+        peer, name = run.peer, run.peer.source.name
+        sizes: dict[Cid, int] = {}
+        for cid, arrival in run.arrivals.items():
+            self._rate.correct(arrival.size)
+            peer.excused_at = trio.current_time()
+            match arrival.outcome:
+                case _Outcome.CORRUPT:
+                    self._tried.setdefault(cid, set()).add(peer)
+                    self._drop(peer, f"sent other bytes for {cid}", Offence.CORRUPT_BLOCK)
+                case _Outcome.DUPLICATE:
+                    self.counts.duplicate_bytes += arrival.size
+                case _Outcome.TAKEN:
+                    peer.lacks = 0
+                    peer.adapt(arrival.seconds, self._block_seconds)
+                    self.counts.fetched_bytes[name] += arrival.size
+                    sizes[cid] = arrival.size
+        for cid in run.lacked:
             self._tried.setdefault(cid, set()).add(peer)
             self.counts.reasons.setdefault(name, "lacks blocks")
             peer.lacks += 1
-            return None
-        size = arrival.size
-        self._rate.correct(size)
-        peer.excused_at = trio.current_time()
-        if arrival.outcome is _Outcome.CORRUPT:
-            self._tried.setdefault(cid, set()).add(peer)
-            self._drop(peer, f"sent other bytes for {cid}", Offence.CORRUPT_BLOCK)
-            return None
-        if arrival.outcome is _Outcome.DUPLICATE:
-            self.counts.duplicate_bytes += size
-            return None
-        peer.lacks = 0
-        self._adapt(peer, arrival.seconds)
-        known = peer.block_seconds
-        peer.block_seconds = arrival.seconds if known is None else known + SMOOTHING * (arrival.seconds - known)
-        self.counts.fetched_bytes[name] += size
-        return size
+        if run.failure is not None:
+            reason, offence = run.failure
+            # Whoever gave others meanwhile is slow, which is no offence: it is of no use here, and that is all.
+            is_excused = peer.excused_at is not None and peer.excused_at >= run.started
+            self._drop(peer, reason, None if is_excused else offence)
+        return sizes
 
-    async def _receive(self, run: _Run, cid: Cid, job: "_Job") -> _Arrival | None:
-        """Have a block received and then, in a thread of ours, verified and delivered; None if the source lacks it."""
+    async def _receive(self, run: _Run, job: "_Job") -> Sequence[Cid]:
+        """Have a block received and then, in a thread of ours, verified and delivered; return it if it is lacked."""
+        (cid,) = run.cids
         peer = run.peer
         try:
             with trio.fail_after(self._block_seconds):
@@ -438,33 +509,24 @@ class BlockRace:
         except ValueError as error:  # of what it was told or sent; that of a delivery would be of the content
             raise SourceFailedError(f"it cannot be asked: {error}") from error
         finally:
-            run.release_slot()
+            run.release_room()
+            peer.wake_one()
         if data is None:
-            return None
+            return run.cids
         seconds = trio.current_time() - run.started
         outcome = await job.writers.do(lambda: self._take(cid, data, job))
-        return _Arrival(outcome, len(data), seconds)
+        run.arrivals[cid] = _Arrival(outcome, len(data), seconds)
+        return ()
 
-    async def _have_handled(self, source: HandlingSource, run: _Run, cid: Cid, job: "_Job") -> _Arrival | None:
-        """The same where the source has threads for it."""
-        outcome, size = _Outcome.CORRUPT, 0
+    async def _have_handled(self, source: HandlingSource, run: _Run, job: "_Job") -> Sequence[Cid]:
+        """The same where the source has threads for it, for several blocks."""
         now = trio.lowlevel.current_clock().current_time
-        came = run.started
 
-        def handle(data: bytearray) -> None:
-            nonlocal outcome, size, came
-            came = now()  # before our disk takes its time
-            outcome, size = self._take(cid, data, job), len(data)
+        def handle(cid: Cid, data: bytearray) -> None:
+            seconds = now() - run.started  # before our disk takes its time
+            run.arrivals[cid] = _Arrival(self._take(cid, data, job), len(data), seconds)
 
-        if not await source.handle(cid, handle, bytes_max=job.bytes_max, seconds_max=self._block_seconds):
-            return None
-        return _Arrival(outcome, size, came - run.started)
-
-    def _adapt(self, peer: _Peer, seconds: float) -> None:
-        if seconds > self._block_seconds / SLOW_PART:
-            peer.slots.total_tokens = max(1, int(peer.slots.total_tokens) // 2)
-        elif seconds < self._block_seconds / QUICK_PART and peer.slots.total_tokens < peer.source.window:
-            peer.slots.total_tokens += 1
+        return await source.handle(run.cids, handle, bytes_max=job.bytes_max, seconds_max=self._block_seconds)
 
     def _take(self, cid: Cid, data: bytes | bytearray, job: "_Job") -> _Outcome:
         """Verify and deliver, in a worker thread. Of two who bring one block, only the first delivers."""
@@ -491,6 +553,9 @@ class BlockRace:
         self._notify()
 
     def _notify(self) -> None:
+        if not self._open:
+            for peer in self._peers:
+                peer.waiting.unpark_all()
         self._changed.set()
         self._changed = trio.Event()
 

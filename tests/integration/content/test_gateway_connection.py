@@ -2,14 +2,14 @@
 
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
 import trio.testing
 
-from p2p.content.gateway_connection import KNOWN_REQUESTS_MIN, ConnectionLostError, GatewayConnection
+from p2p.content.gateway_connection import KNOWN_REQUESTS_MIN, Ask, ConnectionLostError, GatewayConnection
 from p2p.content.loop_calls import LoopCalls
 from p2p.content.source import SourceFailedError
 from tests.integration.content.hostile import Converse, provider_that, reply
@@ -36,8 +36,23 @@ def request(name: object) -> bytes:
 async def ask(
     connection: GatewayConnection, name: object, work: Callable[[bytearray], None], seconds_max: float = SECONDS_MAX
 ) -> int:
-    connection.pending += 1
-    return (await connection.ask(request(name), 1000, seconds_max, work)).status
+    (status,) = await ask_lot(connection, [name], work, seconds_max)
+    return status
+
+
+async def ask_lot(
+    connection: GatewayConnection,
+    names: Iterable[object],
+    work: Callable[[bytearray], None],
+    seconds_max: float = SECONDS_MAX,
+) -> list[int]:
+    asks = [Ask(request(name), str(name).encode(), work) for name in names]
+    connection.pending += len(asks)
+    await connection.ask(asks, 1000, seconds_max)
+    for one in asks:
+        if one.error is not None:
+            raise one.error
+    return [one.head.status for one in asks if one.head is not None]
 
 
 async def echo(stream: trio.SocketStream, target: str) -> None:
@@ -268,3 +283,89 @@ async def test_whoever_is_cancelled_after_the_work_was_done_does_not_wait_for_th
                 await trio.sleep(0.01)
             assert ended == {int(target.removeprefix("/")) for target in worked}
             nursery.cancel_scope.cancel()
+
+
+async def test_a_lot_is_told_of_when_all_of_it_is_done_and_in_the_order_of_asking() -> None:
+    worked: list[str] = []
+    with trio.fail_after(SECONDS_MAX):
+        async with connection_to(echo) as connection:
+            assert await ask_lot(connection, range(10), lambda body: worked.append(body.decode())) == [200] * 10
+    assert worked == [f"/{number}" for number in range(10)]
+
+
+async def answer_two(stream: trio.SocketStream, target: str) -> None:
+    """Requests are numbered from 0; from the third on there is no answer."""
+    if int(target.removeprefix("/")) > 1:
+        await trio.sleep_forever()
+    await stream.send_all(reply(200, target.encode()))
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_of_a_lot_that_is_broken_off_what_was_done_is_known_and_no_more_is_done(is_cancelled: bool) -> None:
+    worked = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    asks = [
+        Ask(request(number), b"", lambda body: token.run_sync_soon(worked.set) if body == b"/1" else None)
+        for number in range(4)
+    ]
+
+    with trio.fail_after(SECONDS_MAX):
+        async with connection_to(answer_two) as connection:
+            connection.pending += len(asks)
+            if is_cancelled:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(connection.ask, asks, 1000, SECONDS_MAX)
+                    await worked.wait()
+                    nursery.cancel_scope.cancel()
+            else:
+                with pytest.raises(trio.TooSlowError):
+                    await connection.ask(asks, 1000, PATIENCE_SECONDS)
+            assert connection.is_closed
+            assert connection.pending == 0
+            await trio.to_thread.run_sync(connection.join)
+    assert [one.head is not None for one in asks] == [True, True, False, False]
+    assert [one.error for one in asks] == [None] * 4
+
+
+async def test_a_lot_behind_one_that_is_broken_off_is_told_that_the_connection_is_lost() -> None:
+    behind = [Ask(request(number), b"", ignore) for number in range(3, 5)]
+    is_asked = trio.Event()
+
+    async def stall(_stream: trio.SocketStream, _target: str) -> None:
+        is_asked.set()
+        await trio.sleep_forever()
+
+    async def break_off() -> None:
+        with broken_off:
+            await ask_lot(connection, range(3), ignore)
+
+    broken_off = trio.CancelScope()
+    with trio.fail_after(SECONDS_MAX):
+        async with connection_to(stall) as connection, trio.open_nursery() as nursery:
+            nursery.start_soon(break_off)
+            await is_asked.wait()
+            connection.pending += len(behind)
+            nursery.start_soon(connection.ask, behind, 1000, SECONDS_MAX)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            broken_off.cancel()
+    assert [type(one.error) for one in behind] == [ConnectionLostError] * 2
+
+
+async def test_a_head_that_differs_in_more_than_the_name_is_read_anew() -> None:
+    async def answer(stream: trio.SocketStream, target: str) -> None:
+        name = target.removeprefix("/")
+        match name:
+            case "gone":
+                await stream.send_all(reply(404, b"", f"Etag: {name}"))
+            case "long":
+                await stream.send_all(reply(200, b"body", f"Etag: {name}"))
+            case _:
+                await stream.send_all(reply(200, b"", f"Etag: {name}"))
+
+    bodies: list[bytes] = []
+    names = ["a", "b", "gone", "c", "long", "d"]
+    with trio.fail_after(SECONDS_MAX):
+        async with connection_to(answer) as connection:
+            statuses = [await ask(connection, name, lambda body: bodies.append(bytes(body))) for name in names]
+    assert statuses == [200, 200, 404, 200, 200, 200]
+    assert bodies == [b"", b"", b"", b"body", b""]

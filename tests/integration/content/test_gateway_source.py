@@ -65,15 +65,15 @@ async def test_time_that_our_disk_takes_does_not_count_for_a_block_that_has_to_b
     async def one_each(stream: trio.SocketStream, _target: str) -> None:
         await stream.send_all(reply(200, BLOCK, "Connection: close"))
 
-    def held_up(_body: bytearray) -> None:
+    def held_up(_cid: Cid, _body: bytearray) -> None:
         is_held.set()
         let_go.wait(SECONDS_MAX)
 
-    def note(_body: bytearray) -> None:
+    def note(_cid: Cid, _body: bytearray) -> None:
         given.append("behind it")
 
-    async def get(work: Callable[[bytearray], None]) -> None:
-        assert await source.handle(CID, work, bytes_max=len(BLOCK), seconds_max=BLOCK_SECONDS)
+    async def get(work: Callable[[Cid, bytearray], None]) -> None:
+        assert not await source.handle([CID], work, bytes_max=len(BLOCK), seconds_max=BLOCK_SECONDS)
 
     with trio.fail_after(SECONDS_MAX):
         async with provider_that(one_each) as gateway:
@@ -106,3 +106,55 @@ async def test_a_gateway_that_is_dropped_keeps_no_thread_while_the_fetch_goes_on
             with pytest.raises(SourceFailedError):  # nothing is opened again either
                 await source.get(CID, bytes_max=len(BLOCK))
             await race.aclose()
+
+
+async def test_of_several_blocks_only_those_without_an_answer_are_asked_for_again() -> None:
+    blocks = [bytes([number]) * 100 for number in range(6)]
+    cids = [Cid.of(Codec.RAW, block) for block in blocks]
+    numbers = {f"/ipfs/{cid}?format=raw": number for number, cid in enumerate(cids)}
+    asked: list[int] = []
+
+    async def answer(stream: trio.SocketStream, target: str) -> None:
+        number = numbers[target]
+        is_first = number not in asked
+        asked.append(number)
+        if number == 1:
+            await stream.send_all(reply(404, b""))
+        elif number == 2 and is_first:
+            await stream.send_all(reply(503, b""))
+        elif number == 4 and is_first:
+            await stream.aclose()
+        else:
+            await stream.send_all(reply(200, blocks[number]))
+
+    handled: dict[Cid, bytes] = {}
+
+    def handle(cid: Cid, body: bytearray) -> None:
+        assert cid not in handled
+        handled[cid] = bytes(body)
+
+    with trio.fail_after(SECONDS_MAX):
+        async with source_to(answer) as source:
+            assert await source.handle(cids, handle, bytes_max=100, seconds_max=SECONDS_MAX) == [cids[1]]
+            await source.aclose()
+    assert handled == {cid: block for cid, block in zip(cids, blocks, strict=True) if cid != cids[1]}
+    # The fifth was behind the one that hung up, and may have been read by then.
+    assert [asked.count(number) for number in range(5)] == [1, 1, 2, 1, 2]
+
+
+async def test_blocks_that_came_before_a_gateway_broke_the_protocol_were_handled() -> None:
+    async def answer(stream: trio.SocketStream, _target: str) -> None:
+        nonlocal answered
+        answered += 1
+        await stream.send_all(reply(200, BLOCK) if answered == 1 else b"nonsense\r\n\r\n")
+
+    answered = 0
+    handled: list[Cid] = []
+    with trio.fail_after(SECONDS_MAX):
+        async with source_to(answer) as source:
+            with pytest.raises(SourceFailedError):
+                await source.handle(
+                    [CID] * 3, lambda cid, _body: handled.append(cid), bytes_max=len(BLOCK), seconds_max=SECONDS_MAX
+                )
+            await source.aclose()
+    assert handled == [CID]

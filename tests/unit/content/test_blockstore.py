@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from p2p.content import blockstore
-from p2p.content.blockstore import BlockMissingError, BlockStore, FileChangedError, StoreFullError
+from p2p.content.blockstore import CIDS_PER_QUERY, BlockMissingError, BlockStore, FileChangedError, StoreFullError
 from p2p.content.cid import Cid, Codec
 from p2p.content.dagpb import Link, Node, encode_node
 from p2p.content.unixfs import BLOCK_BYTES_MAX, DIRECTORY_DATA
@@ -78,6 +78,20 @@ def test_what_is_not_held_is_said_to_be_missing(store: BlockStore) -> None:
         store.read(cid)
     with pytest.raises(BlockMissingError):
         store.locate(cid)
+
+
+def test_of_many_blocks_those_that_are_held_anywhere_are_found_in_their_order(
+    tmp_path: Path, store: BlockStore
+) -> None:
+    blocks = [number.to_bytes(2, "big") for number in range(2 * CIDS_PER_QUERY + 1)]
+    cids = [Cid.of(Codec.RAW, block) for block in blocks]
+    file = tmp_path / "file"
+    file.write_bytes(blocks[-1])
+    store.reference_file(file, [(cids[-1], 0, 2)])
+    for number in (0, CIDS_PER_QUERY):
+        store.put(Codec.RAW, blocks[number])
+    assert list(store.perhaps_held(cids)) == [cids[0], cids[CIDS_PER_QUERY], cids[-1]]
+    assert not list(store.perhaps_held([]))
 
 
 def test_a_removed_block_is_gone_and_can_be_stored_again(store: BlockStore) -> None:

@@ -1,4 +1,6 @@
-"""Calls from threads: all are made, in order, and those that may wait are made with others."""
+"""Calls from threads: all are made, in order, and the event loop is woken once for those that came meanwhile."""
+
+import threading
 
 import trio
 import trio.testing
@@ -8,27 +10,26 @@ from p2p.content.loop_calls import LoopCalls
 SECONDS_MAX = 10
 
 
-async def test_what_may_wait_is_made_with_the_next_that_may_not() -> None:
-    made: list[int] = []
+async def test_all_are_made_in_order_in_the_thread_of_the_event_loop() -> None:
+    made: list[tuple[int, int]] = []
     calls, is_made = LoopCalls(), trio.Event()
 
     def from_thread() -> None:
-        calls.make(lambda: made.append(1), may_wait=True)
-        calls.make(lambda: made.append(2), may_wait=True)
+        for number in range(3):
+            calls.make(lambda number=number: made.append((number, threading.get_ident())))
+        calls.make(is_made.set)
 
     with trio.fail_after(SECONDS_MAX):
         await trio.to_thread.run_sync(from_thread)
-        await trio.testing.wait_all_tasks_blocked()
-        assert made == []
-        await trio.to_thread.run_sync(calls.make, is_made.set)
         await is_made.wait()
-        assert made == [1, 2]
+        assert made == [(number, threading.get_ident()) for number in range(3)]
 
 
-async def test_what_waits_is_made_when_somebody_hurries() -> None:
-    calls, is_made = LoopCalls(), trio.Event()
-    with trio.fail_after(SECONDS_MAX):
-        await trio.to_thread.run_sync(lambda: calls.make(is_made.set, may_wait=True))
-        calls.hurry()
-        await is_made.wait()
-        calls.hurry()  # nothing waits: nothing happens
+def test_nothing_happens_when_the_event_loop_has_ended() -> None:
+    async def main() -> LoopCalls:
+        return LoopCalls()
+
+    calls = trio.run(main)
+    made: list[int] = []
+    calls.make(lambda: made.append(1))
+    assert not made

@@ -11,7 +11,7 @@ import trio
 import p2p.content.retrieval.race
 from p2p.content.cid import Cid, Codec
 from p2p.content.rate import ByteRate
-from p2p.content.retrieval.race import SOURCES_ACTIVE_MAX, BlockRace
+from p2p.content.retrieval.race import RUN_BLOCKS_MAX, SOURCES_ACTIVE_MAX, BlockRace
 from p2p.content.source import BlockSource, Rank, SourceFailedError
 from p2p.standing import Standing
 
@@ -53,14 +53,31 @@ class FakeSource:
 class FakeWithThreads(FakeSource):
     """The same with threads of its own."""
 
+    def __init__(
+        self,
+        name: str,
+        *,
+        seconds: float = 0.01,
+        answer: Callable[[Cid], bytes | None] = BLOCKS.get,
+        window: int = 4,
+    ) -> None:
+        super().__init__(name, seconds=seconds, answer=answer, window=window)
+        self.runs: list[list[Cid]] = []
+        """What it was asked for at once."""
+
     async def handle(
-        self, cid: Cid, handle: Callable[[bytearray], None], *, bytes_max: int, seconds_max: float
-    ) -> bool:
+        self, cids: Sequence[Cid], handle: Callable[[Cid, bytearray], None], *, bytes_max: int, seconds_max: float
+    ) -> Sequence[Cid]:
+        self.runs.append(list(cids))
+        lacked: list[Cid] = []
         with trio.fail_after(seconds_max):
-            data = await self.get(cid, bytes_max=bytes_max)
-        if data is not None:
-            await trio.to_thread.run_sync(handle, bytearray(data))
-        return data is not None
+            for cid in cids:
+                data = await self.get(cid, bytes_max=bytes_max)
+                if data is None:
+                    lacked.append(cid)
+                else:
+                    await trio.to_thread.run_sync(handle, cid, bytearray(data))
+        return lacked
 
     def close(self) -> None:
         self.closing = True
@@ -187,7 +204,7 @@ async def test_a_source_that_gave_a_block_meanwhile_is_slow_and_not_blamed_for_t
     busy = BusyLine("busy", seconds=0.05)
     busy.gives = gives
     race = BlockRace([busy], standing=standing, block_seconds=0.5)
-    race._peers[0].slots.total_tokens = 2  # both under way at once
+    race._peers[0].room = 2  # both under way at once
     _, missing = await fetch(race, CIDS[:2])
     assert len(missing) == 2 - gives
     assert race.counts.failed == {"busy"}
@@ -203,7 +220,7 @@ async def test_a_source_whose_request_was_taken_from_it_is_not_blamed_for_its_ne
     slow.gives = 0
     quick = FakeSource("quick", seconds=0.2, answer=lambda cid: BLOCKS[cid] if cid == CIDS[0] else None)
     race = BlockRace([slow, quick], standing=standing, block_seconds=1.0)
-    race._peers[0].slots.total_tokens = 2
+    race._peers[0].room = 2
     _, missing = await fetch(race, CIDS[:2])
     assert missing == [CIDS[1]]
     assert race.counts.failed == {"slow"}
@@ -367,14 +384,16 @@ async def test_a_slow_disk_of_ours_does_not_slow_down_what_is_asked_of_a_source(
     under_way = most = 0
 
     class Watched(FakeWithThreads):
-        async def get(self, cid: Cid, *, bytes_max: int) -> bytes | None:
+        async def handle(
+            self, cids: Sequence[Cid], handle: Callable[[Cid, bytearray], None], *, bytes_max: int, seconds_max: float
+        ) -> Sequence[Cid]:
             nonlocal under_way, most
-            under_way += 1
+            under_way += len(cids)  # a gateway is sent all of them ahead
             most = max(most, under_way)
             try:
-                return await super().get(cid, bytes_max=bytes_max)
+                return await super().handle(cids, handle, bytes_max=bytes_max, seconds_max=seconds_max)
             finally:
-                under_way -= 1
+                under_way -= len(cids)
 
     def deliver(_cid: Cid, _data: bytes | bytearray) -> None:
         time.sleep(0.3)  # more than QUICK_PART of the time for a block
@@ -383,3 +402,93 @@ async def test_a_slow_disk_of_ours_does_not_slow_down_what_is_asked_of_a_source(
     assert not await race.run(CIDS[:8], deliver)
     assert most > 1
     await race.aclose()
+
+
+async def test_only_a_source_that_gives_a_block_in_milliseconds_is_asked_for_several_at_once() -> None:
+    quick, slow = FakeWithThreads("quick", seconds=0), FakeWithThreads("slow", seconds=0.1)
+    for source, count in ((quick, len(CIDS)), (slow, 20)):
+        race = BlockRace([source])
+        assert not await race.run(CIDS[:count], lambda _cid, _data: None)
+        await race.aclose()
+        assert [cid for run in source.runs for cid in run] == CIDS[:count]  # in the order of the file
+    assert max(map(len, quick.runs)) == RUN_BLOCKS_MAX
+    assert max(map(len, slow.runs)) == 1
+
+
+async def test_what_is_left_at_the_end_is_asked_for_in_short_runs() -> None:
+    sources = [FakeWithThreads(name, seconds=0) for name in "ab"]
+    race = BlockRace(sources)
+    assert not await race.run(CIDS, lambda _cid, _data: None)
+    await race.aclose()
+    assert max(len(run) for source in sources for run in source.runs) > 1
+    last = {run[-1]: len(run) for source in sources for run in source.runs}
+    assert last[CIDS[-1]] == 1
+
+
+async def test_downloads_at_a_limited_rate_are_asked_for_one_by_one() -> None:
+    source = FakeWithThreads("quick", seconds=0)
+    race = BlockRace([source], rate=ByteRate(10**9))
+    assert not await race.run(CIDS, lambda _cid, _data: None, bytes_expected=1024)
+    await race.aclose()
+    assert max(map(len, source.runs)) == 1
+
+
+class StallsWithin(FakeWithThreads):
+    """While `is_stalling` it gives the first block of each run, and then nothing until it is cancelled."""
+
+    is_stalling = False
+    cancelled = 0
+
+    async def get(self, cid: Cid, *, bytes_max: int) -> bytes | None:
+        if self.is_stalling and cid != self.runs[-1][0]:
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.cancelled += 1
+        return await super().get(cid, bytes_max=bytes_max)
+
+
+async def _begin_run_of(race: BlockRace, source: FakeWithThreads, blocks: int) -> None:
+    """Have the race believe that it knows its source, which is asked for so many blocks at once from now on."""
+    (peer,) = (peer for peer in race._peers if peer.source is source)
+    start = race._start
+
+    def start_and_know(nursery: trio.Nursery, one: object, job: object) -> None:
+        start(nursery, one, job)  # type: ignore[arg-type]  # as it was called
+        peer.run_blocks = blocks
+
+    race._start = start_and_know  # type: ignore[method-assign]  # no source is fast enough for sure on a busy machine
+    peer.room = 1
+
+
+async def test_what_came_of_a_run_that_was_not_finished_counts_and_nobody_is_blamed() -> None:
+    standing = Standing(trio.current_time)
+    staller = StallsWithin("staller", seconds=0)
+    staller.is_stalling = True
+    race = BlockRace([staller], standing=standing, block_seconds=0.3)
+    await _begin_run_of(race, staller, 3)
+    got, missing = await fetch(race, CIDS[:3])
+    assert staller.runs == [CIDS[:3]]
+    assert set(got) == {CIDS[0]}
+    assert set(missing) == set(CIDS[1:3])
+    assert race.counts.failed == {"staller"}
+    assert standing.points("staller") == 0
+    assert race.counts.fetched_bytes["staller"] == len(BLOCKS[CIDS[0]])
+
+
+async def test_a_run_is_taken_from_its_source_when_all_of_its_blocks_came_from_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(p2p.content.retrieval.race, "HEDGE_SECONDS_UNKNOWN", 0.05)
+    monkeypatch.setattr(p2p.content.retrieval.race, "HEDGE_SECONDS_MIN", 0.05)
+    staller, quick = StallsWithin("staller", seconds=0), FakeSource("quick", seconds=0.02, window=1)
+    staller.is_stalling = True
+    race = BlockRace([staller, quick])
+    await _begin_run_of(race, staller, 3)
+    with trio.fail_after(15):
+        got, missing = await fetch(race, CIDS[:4])
+    assert not missing
+    assert len(got) == 4
+    assert staller.cancelled == 1  # once, after the last of them
+    assert race.counts.duplicate_bytes == 0
+    assert not race.counts.failed

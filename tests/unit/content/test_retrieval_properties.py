@@ -3,7 +3,7 @@
 import hashlib
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trio
@@ -102,6 +102,26 @@ class RandomSource:
         await trio.lowlevel.checkpoint()
 
 
+class RandomWithThreads(RandomSource):
+    """The same with threads of its own; what happens to a block of several happens to those behind it."""
+
+    async def handle(
+        self, cids: Sequence[Cid], handle: Callable[[Cid, bytearray], None], *, bytes_max: int, seconds_max: float
+    ) -> Sequence[Cid]:
+        lacked: list[Cid] = []
+        with trio.fail_after(seconds_max):
+            for cid in cids:
+                data = await self.get(cid, bytes_max=bytes_max)
+                if data is None:
+                    lacked.append(cid)
+                else:
+                    await trio.to_thread.run_sync(handle, cid, bytearray(data))
+        return lacked
+
+    def close(self) -> None:
+        return None
+
+
 behaviours = st.tuples(
     st.integers(0, 2**32),
     st.sampled_from(
@@ -119,14 +139,18 @@ behaviours = st.tuples(
         (262974, (9, 0, 0, 0, 1), Rank.KUBO),
     ],
     has_honest=False,
+    threads=0,
 )
-@given(others=st.lists(behaviours, max_size=12), has_honest=st.booleans())
+@given(others=st.lists(behaviours, max_size=12), has_honest=st.booleans(), threads=st.integers(0, 2**12 - 1))
 @settings(max_examples=40, deadline=None)
 def test_a_race_ends_and_accounts_for_every_block_once(
-    others: list[tuple[int, tuple[int, ...], Rank]], has_honest: bool
+    others: list[tuple[int, tuple[int, ...], Rank]], has_honest: bool, threads: int
 ) -> None:
     async def main() -> None:
-        sources = [RandomSource(number, *behaviour) for number, behaviour in enumerate(others)]
+        sources = [
+            (RandomWithThreads if threads >> number & 1 else RandomSource)(number, *behaviour)
+            for number, behaviour in enumerate(others)
+        ]
         if has_honest:
             sources.append(RandomSource(len(sources), 0, (1, 0, 0, 0, 0), Rank.WEB))
         got: dict[Cid, bytes] = {}
