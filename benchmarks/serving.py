@@ -166,6 +166,8 @@ def report(runs: dict[str, list[dict[str, Any]]], costs: dict[str, list[float]],
     both = sum(statistics.median(values) for values in costs.values())
     parts = ", ".join(f"{name} {statistics.median(values):.0f}" for name, values in costs.items())
     print(f"processor time per 1,000 tokens: {both:.0f} ms ({parts})  (aim 200 ms)")
+    own = statistics.median(run["own_seconds"] / run["tokens"] * 1e6 for run in runs["engine"])
+    print(f"the load itself took {own:.0f} ms for them, asking the engine: twice that on a machine half as fast")
 
 
 async def measure_idle() -> None:

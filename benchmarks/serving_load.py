@@ -129,6 +129,7 @@ async def run(kind: str, target: str, model: str, streams: int, tokens: int, wor
         "gap_p99": percentile(gaps, 0.99),
         "pieces": len(gaps) + len(done),
         "stream_rate": statistics.median(stream.tokens / stream.seconds for stream in done),
+        "own_seconds": time.process_time(),
         **together([stream.arrivals for stream in done], percentile(gaps, 0.5)),
     }
 
