@@ -5,11 +5,15 @@ several times what it takes to read them, and what leaves in many small turns ca
 
 *Detail.* There is no task of its own. Of the tasks that wait for their sockets one *leads*: it waits for all of them
 and hands out what has come, in its own turn, by plain calls. When it has what it waited for, or is cancelled, another
-one leads. After each turn the leader rests for a moment, so that more can come together; what comes after a silence is
-taken at once.
+one leads. After each turn the leader rests for a moment, so that more can come together. What comes after a silence is
+the beginning of a step's burst: an engine gives all its streams a token with each step, and its server sends them one
+after the other. The leader waits for as long as that takes, and so has the whole step in one turn; if all have
+something, it does not wait. How long a step takes need not be known, and streams that keep no step lose nothing: while
+they run there is no silence.
 """
 
 import contextlib
+import math
 import os
 import select
 from collections.abc import Callable
@@ -25,6 +29,10 @@ of a turn takes ten times as long as the others. First tokens do not wait for a 
 """
 REST_SECONDS_MIN = 0.006
 """Between turns where they take long: a machine that is busy is not to have more of them."""
+BURST_SECONDS_EACH, BURST_SECONDS_MAX = 0.0001, 0.006
+"""How long a step's burst may go on, for each socket that has nothing yet and in all: vLLM's server takes about 70
+microseconds for each (benchmarks/steps.py). What is later comes with the next turn.
+"""
 CAN_POLL = hasattr(select, "epoll")
 """Elsewhere than on Linux a task waits for each socket."""
 
@@ -103,24 +111,33 @@ class ReadySockets:
             self._leader = None
 
     async def _lead(self, source: _Source, poll: select.epoll) -> None:
+        next_turn, is_calm = -math.inf, True
         while not source.is_done:
-            ready = poll.poll(0)
-            if not ready:
+            if is_calm:
                 await trio.lowlevel.wait_readable(poll.fileno())
-                continue
+                is_calm = trio.current_time() >= next_turn
+                next_turn = max(next_turn, self._burst_end(poll))
+            if trio.current_time() < next_turn:
+                await trio.sleep_until(next_turn)
             began = trio.current_time()
+            ready = poll.poll(0)
             for descriptor, _ in ready:
-                self._read_one(descriptor)
-            if not source.is_done:
-                await trio.sleep_until(max(began + TURN_SECONDS, trio.current_time() + REST_SECONDS_MIN))
+                self._read_one(descriptor, began)
+            is_calm = is_calm or not ready  # else more comes while it rests, and need not wake it
+            next_turn = max(began + TURN_SECONDS, trio.current_time() + REST_SECONDS_MIN) if ready else began
 
-    def _read_one(self, descriptor: int) -> None:
+    def _burst_end(self, poll: select.epoll) -> float:
+        """Say when a burst that begins now has come whole: at once, if nothing is missing."""
+        missing = len(self._sources) - len(poll.poll(0))
+        return trio.current_time() + min(missing * BURST_SECONDS_EACH, BURST_SECONDS_MAX)
+
+    def _read_one(self, descriptor: int, now: float) -> None:
         source = self._sources.get(descriptor)
         if source is None:
             return  # what came before it in this turn has ended it
         try:
             data = os.read(descriptor, RECEIVE_BYTES)
-            source.heard_at = trio.current_time()
+            source.heard_at = now
             goes_on = source.take(data) and bool(data)
         except BlockingIOError:
             return

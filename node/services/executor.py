@@ -355,7 +355,7 @@ class Executor:
         self._store.save_receipt(signed)
         if not receipt.is_private:  # it commits to the prompt's tokens: whoever guesses them would find it
             self._batches.add_receipt(signed)
-        log.info("an answer was given and paid", tokens=receipt.output_tokens, price=receipt.price)
+        log.debug("an answer was given and paid", tokens=receipt.output_tokens, price=receipt.price)
 
 
 async def render(engine: Engine, prompt: Prompt) -> tuple[int, ...]:

@@ -1,15 +1,23 @@
 """Many sockets read by one task: each gets what is its own, whoever comes, goes, or fails beside it."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
-from node.engine.ready import CAN_POLL, REST_SECONDS_MIN, TURN_SECONDS, ReadySockets
+from node.engine.ready import (
+    BURST_SECONDS_EACH,
+    BURST_SECONDS_MAX,
+    CAN_POLL,
+    REST_SECONDS_MIN,
+    TURN_SECONDS,
+    ReadySockets,
+)
 
 pytestmark = pytest.mark.skipif(not CAN_POLL, reason="there is no epoll here")
 
@@ -170,23 +178,100 @@ async def test_a_socket_that_was_closed_before_is_told_to_be() -> None:
         await ready.read(-1, lambda _: True, silence_seconds=1.0)
 
 
-async def test_what_comes_while_the_leader_rests_is_taken_together() -> None:
-    ready = ReadySockets()
-    taken_at: list[float] = []
-    with pairs(2) as made, trio.fail_after(20):
+class Timed:
+    """Reads sockets until each said a full stop, and notes when something was taken."""
 
-        def take(data: bytes) -> bool:
-            taken_at.append(trio.current_time())
-            return not data.endswith(b".")
+    def __init__(self, ready: ReadySockets) -> None:
+        self.ready = ready
+        self.taken_at: list[float] = []
 
+    def take(self, data: bytes) -> bool:
+        self.taken_at.append(trio.current_time())
+        return not data.endswith(b".")
+
+    async def read_all(self, nursery: trio.Nursery, ends: Iterable[socket.socket]) -> None:
+        for end in ends:
+            nursery.start_soon(partial(self.ready.read, end.fileno(), self.take, silence_seconds=60))
+        await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_what_comes_after_a_silence_is_taken_with_the_rest_of_its_burst(mock_clock: MockClock) -> None:
+    timed = Timed(ReadySockets())
+    with pairs(100) as made, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            for end, _ in made:
-                nursery.start_soon(partial(ready.read, end.fileno(), take, silence_seconds=60))
+            await timed.read_all(nursery, (end for end, _ in made))
+            made[0][1].send(b".")
             await trio.testing.wait_all_tasks_blocked()
-            made[0][1].send(b"first")
+            assert timed.taken_at == []
+            mock_clock.jump(BURST_SECONDS_MAX / 2)
+            for _, far in made[1:]:
+                far.send(b".")
             await trio.testing.wait_all_tasks_blocked()
-            assert len(taken_at) == 1  # after a silence, at once
+            assert timed.taken_at == []
+            mock_clock.jump(BURST_SECONDS_MAX / 2 + 1e-6)
+        assert len(timed.taken_at) == 100
+        assert set(timed.taken_at) == {trio.current_time()}
+
+
+async def test_a_burst_that_is_whole_is_not_waited_for(mock_clock: MockClock) -> None:
+    timed = Timed(ReadySockets())
+    with pairs(3) as made, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await timed.read_all(nursery, (end for end, _ in made))
             for _, far in made:
                 far.send(b".")
-        assert taken_at[1] - taken_at[0] >= REST_SECONDS_MIN
-        assert len(taken_at) == 3
+        assert timed.taken_at == [mock_clock.current_time()] * 3
+
+
+async def test_few_that_are_missing_are_waited_for_but_little(mock_clock: MockClock) -> None:
+    timed = Timed(ReadySockets())
+    with pairs(3) as made, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await timed.read_all(nursery, (end for end, _ in made))
+            made[0][1].send(b".")
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(2 * BURST_SECONDS_EACH)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(timed.taken_at) == 1
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_comes_while_the_leader_rests_is_taken_together(mock_clock: MockClock) -> None:
+    timed = Timed(ReadySockets())
+    with pairs(2) as made, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await timed.read_all(nursery, (end for end, _ in made))
+            for _, far in made:
+                far.send(b"first")
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(timed.taken_at) == 2
+            for end in (b"x", b"."):  # more comes at once, and again: a turn each
+                for _, far in made:
+                    far.send(end)
+                    await trio.testing.wait_all_tasks_blocked()
+                mock_clock.jump(TURN_SECONDS - REST_SECONDS_MIN / 2)
+                await trio.testing.wait_all_tasks_blocked()
+                assert trio.current_time() > timed.taken_at[-1]
+                mock_clock.jump(REST_SECONDS_MIN / 2 + 1e-6)
+                await trio.testing.wait_all_tasks_blocked()
+                assert timed.taken_at[-2:] == [trio.current_time()] * 2
+        assert len(timed.taken_at) == 6
+
+
+async def test_after_a_step_of_any_length_the_next_is_taken_in_one_turn(mock_clock: MockClock) -> None:
+    timed, sockets = Timed(ReadySockets()), 16
+    with pairs(sockets) as made, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await timed.read_all(nursery, (end for end, _ in made))
+            for milliseconds in (25, 40, 13, 14, 90, 19):
+                timed.taken_at.clear()
+                for _, far in made:  # one after the other, and the leader runs in between
+                    far.send(b"x")
+                    await trio.testing.wait_all_tasks_blocked()
+                    mock_clock.jump(BURST_SECONDS_EACH / 4)
+                await trio.testing.wait_all_tasks_blocked()
+                mock_clock.jump(milliseconds / 1000 - sockets * BURST_SECONDS_EACH / 4)
+                await trio.testing.wait_all_tasks_blocked()
+                assert len(timed.taken_at) == sockets
+                assert len(set(timed.taken_at)) == 1
+            nursery.cancel_scope.cancel()
