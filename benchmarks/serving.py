@@ -1,6 +1,7 @@
 """What the network adds to an engine: 64 streams through gateway, libp2p and executor against the engine itself.
 
-.venv/bin/python -m benchmarks.serving [--engine stand-in|vllm] [--streams 64] [--tokens 256] [--rounds 3] [--idle]
+.venv/bin/python -m benchmarks.serving [--engine stand-in|vllm] [--pace step|stream] [--streams 64]
+    [--tokens 256] [--rounds 3] [--idle]
 
 Two whole daemons on a chain of their own, paying by voucher; the engine is a stand-in that is paced like a GPU, or real
 vLLM with the tiny model. Both loads are run in turns. `--idle` measures a daemon that has nothing to do instead.
@@ -64,9 +65,10 @@ def resident_bytes(pid: int) -> int:
 
 
 @contextmanager
-def stand_in() -> Iterator[str]:
+def stand_in(pace: str) -> Iterator[str]:
     """Run the stand-in for an engine; yield its host and port."""
-    command = [sys.executable, "-m", "benchmarks.engine_stand_in", "--model", MODEL_ID, *STAND_IN_ARGUMENTS]
+    own = ("--model", MODEL_ID, "--pace", pace)
+    command = [sys.executable, "-m", "benchmarks.engine_stand_in", *own, *STAND_IN_ARGUMENTS]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline() if process.stdout is not None else ""
@@ -193,6 +195,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=("stand-in", "vllm"), default="stand-in")
+    parser.add_argument("--pace", choices=("step", "stream"), default="step", help="of the stand-in")
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
@@ -201,7 +204,7 @@ def main() -> None:
     if given.idle:
         trio.run(measure_idle)
         return
-    with stand_in() if given.engine == "stand-in" else nullcontext() as address:
+    with stand_in(given.pace) if given.engine == "stand-in" else nullcontext() as address:
         trio.run(compare, address, given.streams, given.tokens, given.rounds)
 
 

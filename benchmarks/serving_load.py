@@ -12,7 +12,9 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 EVENT = b"data: "
@@ -20,6 +22,13 @@ REFUSAL_SECONDS = 0.2
 """For the rest of a refusal to arrive."""
 TOKENS_PER_SECOND = 40.0
 """About what a stream does. Users come one after the other: each begins a share of a stream's length later."""
+THOUGHT_SECONDS_MAX = 0.2
+"""Before each question: else questions would come in time with an engine's steps."""
+EVENLY = (5**0.5 - 1) / 2
+"""Multiples of it, whole parts left out, lie evenly: pauses are as if by chance, and the same in every run."""
+SILENCE_SHARE = 0.2
+"""Of a step: so long nothing comes between two bursts."""
+NEAR_SECONDS = 0.003
 
 
 @dataclass(slots=True)
@@ -29,9 +38,14 @@ class Stream:
     first_seconds: float = 0.0
     """To the first text, from sending the request."""
     seconds: float = 0.0
-    gaps: list[float] = field(default_factory=list)
-    """Between pieces of text."""
+    arrivals: list[float] = field(default_factory=list)
+    """When each piece of text came, by the process's clock."""
     tokens: int = 0
+
+    @property
+    def gaps(self) -> list[float]:
+        """Between pieces of text."""
+        return [after - before for before, after in pairwise(self.arrivals)]
 
 
 async def connect(target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -61,7 +75,7 @@ async def run_stream(kind: str, target: str, model: str, tokens: int, number: in
         f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
     )
     stream = Stream()
-    began = last = time.perf_counter()
+    began = time.perf_counter()
     writer.write(head.encode() + data)
     status = await reader.readline()
     if b" 200 " not in status:
@@ -83,17 +97,11 @@ async def run_stream(kind: str, target: str, model: str, tokens: int, number: in
         for choice in event.get("choices", ()):
             text = choice.get("text") or (choice.get("delta") or {}).get("content")
             if text:
-                now = time.perf_counter()
-                if stream.first_seconds:
-                    stream.gaps.append(now - last)
-                else:
-                    stream.first_seconds = now - began
-                last = now
-                stream.tokens = stream.tokens or 0
+                stream.arrivals.append(time.perf_counter())
     stream.seconds = time.perf_counter() - began
     writer.close()
-    if not stream.tokens:
-        stream.tokens = len(stream.gaps) + 1
+    stream.first_seconds = stream.arrivals[0] - began if stream.arrivals else 0.0
+    stream.tokens = stream.tokens or len(stream.arrivals)
     return stream
 
 
@@ -102,7 +110,11 @@ async def run(kind: str, target: str, model: str, streams: int, tokens: int, wor
 
     async def user(number: int) -> list[Stream]:
         await asyncio.sleep(tokens / TOKENS_PER_SECOND * number / streams)
-        return [await run_stream(kind, target, model, tokens, number + streams * turn, words) for turn in range(turns)]
+        asked = []
+        for turn in range(turns):
+            await asyncio.sleep(THOUGHT_SECONDS_MAX * ((number + streams * turn) * EVENLY % 1.0))
+            asked.append(await run_stream(kind, target, model, tokens, number + streams * turn, words))
+        return asked
 
     began = time.perf_counter()
     done = [stream for several in await asyncio.gather(*map(user, range(streams))) for stream in several]
@@ -117,6 +129,37 @@ async def run(kind: str, target: str, model: str, streams: int, tokens: int, wor
         "gap_p99": percentile(gaps, 0.99),
         "pieces": len(gaps) + len(done),
         "stream_rate": statistics.median(stream.tokens / stream.seconds for stream in done),
+        **together([stream.arrivals for stream in done], percentile(gaps, 0.5)),
+    }
+
+
+def together(streams: Sequence[Sequence[float]], step_seconds: float) -> dict[str, float]:
+    """Say how far the pieces of streams that run side by side come together, where a stream gets one each step.
+
+    A burst is what comes between two silences of a fifth of a step. `burst_pieces` is its median size, over all pieces:
+    with bursts it is about the streams that run, without it has no bound. `busy` is the share of milliseconds in which
+    anything came, `near` that of pieces within NEAR_SECONDS of another stream's.
+    """
+    arrivals = sorted((at, number) for number, several in enumerate(streams) for at in several)
+    times = [at for at, _ in arrivals]
+    bursts: list[list[float]] = []
+    for at in times:
+        if not bursts or at - bursts[-1][-1] > step_seconds * SILENCE_SHARE:
+            bursts.append([])
+        bursts[-1].append(at)
+    near = 0
+    for place, (at, number) in enumerate(arrivals):
+        others = (*reversed(arrivals[max(0, place - 64) : place]), *arrivals[place + 1 : place + 64])
+        near += any(other != number and abs(when - at) <= NEAR_SECONDS for when, other in others)
+    spreads = sorted(burst[-1] - burst[0] for burst in bursts for _ in burst)
+    sizes = sorted(len(burst) for burst in bursts for _ in burst)
+    slots = {int(at * 1e3) for at in times}
+    return {
+        "burst_p50": percentile(spreads, 0.5),
+        "burst_p90": percentile(spreads, 0.9),
+        "burst_pieces": percentile([float(size) for size in sizes], 0.5),
+        "busy": len(slots) / (max(slots) - min(slots) + 1) if slots else 0.0,
+        "near": near / len(arrivals) if arrivals else 0.0,
     }
 
 
