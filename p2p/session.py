@@ -114,6 +114,9 @@ class CallEnd:
     _unread: deque[bytes] = field(default_factory=deque)
     _senders: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     _receivers: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    _is_awaited: bool = False
+    """Whether the receiver waits, and so has all that came before. One that a cancellation has woken counts as waiting
+    until it runs."""
 
     async def send(self, data: bytes) -> None:
         """Send a chunk; waits for credit. Raises CallError."""
@@ -135,13 +138,17 @@ class CallEnd:
         self.session.write_soon(self.number, data)
 
     async def receive(self) -> bytes:
-        """Return the next chunk; trio.EndOfChannel at the normal end, CallError otherwise."""
+        """Return the next chunk; trio.EndOfChannel at the normal end, CallError otherwise. For one task."""
         if self._unread or self.ended:
             await trio.lowlevel.checkpoint()  # else it waits below, which is one
         while not self._unread:
             if self.ended:
                 raise self.error or trio.EndOfChannel
-            await self._receivers.park()
+            self._is_awaited = True
+            try:
+                await self._receivers.park()
+            finally:
+                self._is_awaited = False
         data = self._unread.popleft()
         cost = chunk_cost(data)
         self.session.held.release(cost)
@@ -157,12 +164,13 @@ class CallEnd:
         """A chunk has arrived; return whether it could be held. Raises CreditError if it had no credit."""
         cost = len(data) + CHUNK_COST_BYTES
         self.receiving.arrive(cost)
-        if self.take_now is not None and not self._unread and self._receivers and self._is_taken(self.take_now, data):
+        if self._is_awaited and self.take_now is not None and self._is_taken(self.take_now, data):
             self._give_credit(cost)
             return True
         if not self.session.held.hold(cost):
             return False
         self._unread.append(data)
+        self._is_awaited = False  # the receiver is woken, but has not run yet: what comes now is behind this chunk
         self._receivers.unpark_all()
         return True
 
@@ -351,7 +359,7 @@ class Session:
                 if frame.kind is not Kind.DATA:
                     self._handle(frame, nursery)
                     continue
-                call = self._find(frame.call)
+                call = self._outgoing.get(frame.call) or self._incoming.get(frame.call)
                 if call is None or call.ended:
                     self._stray(frame)
                 elif not call.deliver(frame.body):

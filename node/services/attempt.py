@@ -300,7 +300,8 @@ class Attempt:
             return False
         if len(self.token_ids) >= self._due_tokens:
             self._pay_soon()
-        self._watch_until(self._deadline(now))
+        if checks.is_complete or self._watched_until - now < self._patience.silence * (1 - WATCH_SLACK):
+            self._watch_until(self._deadline(now))
         return True
 
     def _read_quickly(self, data: bytes, checks: TokenChecks) -> Tokens | None:

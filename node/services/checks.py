@@ -64,11 +64,8 @@ class TokenChecks:
         self._characters = 0
         self._without_tokens = 0
         self._has_finished = False
-
-    @property
-    def is_complete(self) -> bool:
+        self.is_complete = self._whole <= 0
         """Whether there can be no more tokens, said or not."""
-        return self._has_finished or self._tokens >= self._whole
 
     def add(self, piece: Tokens) -> None:
         """Check one more piece."""
@@ -94,6 +91,7 @@ class TokenChecks:
             self._check_logprobs(piece)
         if piece.finish_reason:
             self._check_finish(piece)
+        self.is_complete = self._has_finished or self._tokens >= self._whole
 
     def _check_logprobs(self, piece: Tokens) -> None:
         wanted = 0 if self._request.logprobs is None else len(piece.token_ids)
