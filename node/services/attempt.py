@@ -291,7 +291,7 @@ class Attempt:
             return False
         self._asked_at, self._waited, self._last_frame = now, waited, data
         try:
-            checks.add(tokens)
+            is_whole = checks.add(tokens)
             part = self._add(tokens)
             if part is not None:
                 self._outlet.give_now(part)
@@ -300,7 +300,7 @@ class Attempt:
             return False
         if len(self.token_ids) >= self._due_tokens:
             self._pay_soon()
-        if checks.is_complete or self._watched_until - now < self._patience.silence * (1 - WATCH_SLACK):
+        if is_whole or self._watched_until - now < self._patience.silence * (1 - WATCH_SLACK):
             self._watch_until(self._deadline(now))
         return True
 

@@ -67,8 +67,8 @@ class TokenChecks:
         self.is_complete = self._whole <= 0
         """Whether there can be no more tokens, said or not."""
 
-    def add(self, piece: Tokens) -> None:
-        """Check one more piece."""
+    def add(self, piece: Tokens) -> bool:
+        """Check one more piece; return whether the answer is complete with it."""
         if self._has_finished:
             raise ExecutorFaultError(Fault.OUT_OF_TURN, "tokens after the end")
         ids = piece.token_ids
@@ -89,9 +89,10 @@ class TokenChecks:
                 raise ExecutorFaultError(Fault.TOKENS, f"more than {FRAMES_WITHOUT_TOKENS_MAX} frames without a token")
         if piece.logprobs or self._request.logprobs is not None:
             self._check_logprobs(piece)
+        self.is_complete = self._tokens >= self._whole
         if piece.finish_reason:
             self._check_finish(piece)
-        self.is_complete = self._has_finished or self._tokens >= self._whole
+        return self.is_complete
 
     def _check_logprobs(self, piece: Tokens) -> None:
         wanted = 0 if self._request.logprobs is None else len(piece.token_ids)
@@ -104,7 +105,7 @@ class TokenChecks:
     def _check_finish(self, piece: Tokens) -> None:
         if piece.finish_reason not in FINISH_REASONS:
             raise ExecutorFaultError(Fault.EARLY_END, f"it ends for {piece.finish_reason[:40]!r}, which is no reason")
-        self._has_finished = True
+        self._has_finished = self.is_complete = True
         if piece.finish_reason == "stop" and not self._tokens:
             raise ExecutorFaultError(Fault.EARLY_END, "it stops before its first token")
         if piece.finish_reason == "length" and self._tokens < self._whole:
