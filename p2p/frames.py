@@ -14,6 +14,7 @@ BODY_BYTES_MAX = 256 * 1024
 """Larger payloads belong into content. Bounds what a peer can make us buffer per frame."""
 LENGTH_BYTES = 4
 HEADER_BYTES = 5
+FRAME_LENGTH_MAX = HEADER_BYTES + BODY_BYTES_MAX
 HEAD = struct.Struct("!IBI")
 """Length, kind, call."""
 OPEN_BYTES_MIN = 5
@@ -70,28 +71,31 @@ def encode_frame(frame: Frame) -> bytes:
 def encode_data(call: int, chunk: bytes) -> bytes:
     """Return the wire bytes of a chunk, as `encode_frame` would. Raises FrameError if it is too large."""
     length = HEADER_BYTES + len(chunk)
-    if length > HEADER_BYTES + BODY_BYTES_MAX:
+    if length > FRAME_LENGTH_MAX:
         raise FrameError(f"a chunk of {len(chunk)} bytes is over {BODY_BYTES_MAX}")
     return HEAD.pack(length, DATA, call) + chunk
 
 
 def cut_frames(buffer: bytearray) -> Iterator[Frame]:
     """Yield the complete frames at the beginning of `buffer` and take them off it. Raises FrameError after the good."""
-    start = 0
+    start, size = 0, len(buffer)
     try:
-        while len(buffer) - start >= LENGTH_BYTES:
-            length = int.from_bytes(buffer[start : start + LENGTH_BYTES])
-            if not HEADER_BYTES <= length <= HEADER_BYTES + BODY_BYTES_MAX:
+        while size - start >= HEAD.size:
+            length, kind, call = HEAD.unpack_from(buffer, start)
+            if length < HEADER_BYTES or length > FRAME_LENGTH_MAX:
                 raise FrameError(f"a frame of {length} bytes")
             end = start + LENGTH_BYTES + length
-            if end > len(buffer):
+            if end > size:
                 return
-            _, kind, call = HEAD.unpack_from(buffer, start)
             if kind >= len(KINDS):
                 raise FrameError(f"unknown kind {kind}")
             body = bytes(buffer[start + HEAD.size : end])
             start = end
             yield Frame(KINDS[kind], call, body)
+        if size - start >= LENGTH_BYTES:  # of a frame that has hardly begun its length is known already
+            length = int.from_bytes(buffer[start : start + LENGTH_BYTES])
+            if length < HEADER_BYTES or length > FRAME_LENGTH_MAX:
+                raise FrameError(f"a frame of {length} bytes")
     finally:
         del buffer[:start]
 

@@ -18,6 +18,7 @@ import trio
 from p2p.combining_writer import CombiningWriter, WriteFailedError
 from p2p.credit import (
     ALL_HELD_BYTES_MAX,
+    CHUNK_COST_BYTES,
     SESSION_HELD_BYTES_MAX,
     CreditError,
     HeldBytes,
@@ -113,6 +114,9 @@ class CallEnd:
     _unread: deque[bytes] = field(default_factory=deque)
     _senders: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     _receivers: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    _is_awaited: bool = False
+    """Whether the receiver waits, and so has all that came before. One that a cancellation has woken counts as waiting
+    until it runs."""
 
     async def send(self, data: bytes) -> None:
         """Send a chunk; waits for credit. Raises CallError."""
@@ -134,13 +138,17 @@ class CallEnd:
         self.session.write_soon(self.number, data)
 
     async def receive(self) -> bytes:
-        """Return the next chunk; trio.EndOfChannel at the normal end, CallError otherwise."""
+        """Return the next chunk; trio.EndOfChannel at the normal end, CallError otherwise. For one task."""
         if self._unread or self.ended:
             await trio.lowlevel.checkpoint()  # else it waits below, which is one
         while not self._unread:
             if self.ended:
                 raise self.error or trio.EndOfChannel
-            await self._receivers.park()
+            self._is_awaited = True
+            try:
+                await self._receivers.park()
+            finally:
+                self._is_awaited = False
         data = self._unread.popleft()
         cost = chunk_cost(data)
         self.session.held.release(cost)
@@ -154,14 +162,15 @@ class CallEnd:
 
     def deliver(self, data: bytes) -> bool:
         """A chunk has arrived; return whether it could be held. Raises CreditError if it had no credit."""
-        cost = chunk_cost(data)
+        cost = len(data) + CHUNK_COST_BYTES
         self.receiving.arrive(cost)
-        if self._is_taken(data):
+        if self._is_awaited and self.take_now is not None and self._is_taken(self.take_now, data):
             self._give_credit(cost)
             return True
         if not self.session.held.hold(cost):
             return False
         self._unread.append(data)
+        self._is_awaited = False  # the receiver is woken, but has not run yet: what comes now is behind this chunk
         self._receivers.unpark_all()
         return True
 
@@ -177,12 +186,10 @@ class CallEnd:
         self.session.held.release(sum(chunk_cost(data) for data in self._unread))
         self._unread.clear()
 
-    def _is_taken(self, data: bytes) -> bool:
-        """Whether `take_now` took a chunk: only while a receiver waits, who so has all chunks before it."""
-        if self.take_now is None or self._unread or not self._receivers:
-            return False
+    def _is_taken(self, take_now: Callable[[bytes], bool], data: bytes) -> bool:
+        """Whether `take_now` took a chunk. Only while a receiver waits, who so has all chunks before it."""
         try:
-            return self.take_now(data)
+            return take_now(data)
         except Exception as error:  # a fault of ours with one call is not to end the others
             log.error("a call failed by a fault of ours", peer=self.peer_id, reason=repr(error), exc_info=error)
             self.take_now = None
@@ -349,10 +356,14 @@ class Session:
                 return
             buffer += data
             for frame in cut_frames(buffer):
-                if frame.kind is Kind.DATA:
-                    self._deliver(frame)
-                else:
+                if frame.kind is not Kind.DATA:
                     self._handle(frame, nursery)
+                    continue
+                call = self._outgoing.get(frame.call) or self._incoming.get(frame.call)
+                if call is None or call.ended:
+                    self._stray(frame)
+                elif not call.deliver(frame.body):
+                    self._shed(call)
 
     def _handle(self, frame: Frame, nursery: trio.Nursery) -> None:
         match frame.kind:
@@ -382,16 +393,11 @@ class Session:
     def _find(self, number: int) -> CallEnd | None:
         return self._outgoing.get(number) or self._incoming.get(number)
 
-    def _deliver(self, frame: Frame) -> None:
-        call = self._find(frame.call)
-        if call is None or call.ended:
-            # Late chunks of a call that has ended here: the peer had credit for so much when it had not heard of it.
-            self._stray_bytes_left -= chunk_cost(frame.body)
-            if self._stray_bytes_left < -BODY_BYTES_MAX:
-                raise CreditError("it sent chunks to a call that does not exist")
-            return
-        if not call.deliver(frame.body):
-            self._shed(call)
+    def _stray(self, frame: Frame) -> None:
+        """Late chunks of a call that has ended here: the peer had credit for so much when it had not heard of it."""
+        self._stray_bytes_left -= chunk_cost(frame.body)
+        if self._stray_bytes_left < -BODY_BYTES_MAX:
+            raise CreditError("it sent chunks to a call that does not exist")
 
     def _shed(self, call: CallEnd) -> None:
         """Too much is held for this peer, or for all: give this call up, so that the others can go on."""

@@ -37,6 +37,8 @@ class BoundedStream:
     def __init__(self, stream: trio.SocketStream, flusher: "Flusher") -> None:
         self._stream = stream
         self._flusher = flusher
+        self._descriptor = stream.socket.fileno()
+        """Of the socket; -1 once it is closed, for then the number may be another's."""
         self._sending_since: float | None = None
         self._unsent = b""
         """What `write` was given and was not sent; it goes before all else."""
@@ -54,7 +56,7 @@ class BoundedStream:
         """Send what the kernel takes at once; return the rest. Raises trio.BrokenResourceError."""
         data, self._unsent, self.is_full = self._unsent + data, b"", False
         try:
-            sent = os.write(self._stream.socket.fileno(), data)  # of a closed socket it is -1, never another's
+            sent = os.write(self._descriptor, data)
         except BlockingIOError:
             return data
         except OSError as error:
@@ -69,10 +71,21 @@ class BoundedStream:
 
     def flush(self) -> None:
         """Send what was written, as far as the kernel takes it. A connection that is gone is for its reader to find."""
-        if self._unsent:
-            with suppress(trio.BrokenResourceError):
-                self._unsent = self.send_now(b"")
-                self.is_full = bool(self._unsent)
+        data, self._unsent = self._unsent, b""
+        if not data:
+            return
+        try:
+            sent = os.write(self._descriptor, data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return
+        if sent < len(data):
+            self._unsent, self.is_full = data[sent:], True
+
+    def leave(self) -> None:
+        """Nothing more is written: whoever has the socket may close it."""
+        self._descriptor = -1
 
     async def send_all(self, data: bytes) -> None:
         """Send. Raises trio.BrokenResourceError or trio.ClosedResourceError if the connection is gone or cut."""
@@ -93,6 +106,7 @@ class BoundedStream:
 
     async def aclose(self) -> None:
         """Close."""
+        self.leave()
         await self._stream.aclose()
 
     def is_stalled(self, now: float) -> bool:
@@ -101,6 +115,7 @@ class BoundedStream:
 
     def cut(self) -> None:
         """Close at once, under a send too, shielded or not; what the client has not taken is thrown away."""
+        self.leave()
         with suppress(OSError):  # it may be closed already
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         self.socket.close()
@@ -139,14 +154,26 @@ class HttpConnection(TCPServer):
     """Hypercorn's end of a connection, with a short way for what can be sent at once."""
 
     stream: BoundedStream  # type: ignore[assignment] # it has all that Hypercorn uses of trio's
+    sends = 0
+    """How many are sending, or wait for it."""
 
     async def protocol_send(self, event: Event) -> None:
         """Send an event of the protocol. Its bytes go out in the order of the calls."""
-        if not isinstance(event, RawData) or self.send_lock.locked():
+        if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
-        if event.data.startswith(HEAD_OF_A_REPLY):
+        if event.data.startswith(HEAD_OF_A_REPLY) and not self.sends:
             self.stream.write(event.data)  # it leaves with what follows at once, or in a moment without it
+            return
+        self.sends += 1
+        try:
+            await self._send(event)
+        finally:
+            self.sends -= 1
+
+    async def _send(self, event: RawData) -> None:
+        if self.sends > 1:
+            await super().protocol_send(event)
             return
         self.send_lock.acquire_nowait()
         try:
@@ -168,11 +195,11 @@ class ChunkWriter:
 
     def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
+        self._stream = connection.stream
 
     def is_ready(self) -> bool:
         """Whether a chunk can be written now: nothing else is being sent, or waits to be."""
-        connection = self._connection
-        return not connection.send_lock.locked() and not connection.stream.is_full
+        return not self._connection.sends and not self._stream.is_full
 
     def write(self, data: bytes) -> None:
         """Write a chunk, which is not empty: an empty one would end the body. Only when ready."""
@@ -183,9 +210,8 @@ class ChunkWriter:
         """As `write`, if it is ready; return whether it was."""
         if not data:
             raise ValueError("there is nothing to write")
-        connection = self._connection
-        stream = connection.stream
-        if connection.send_lock.locked() or stream.is_full:
+        stream = self._stream
+        if self._connection.sends or stream.is_full:
             return False
         stream.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
@@ -193,7 +219,7 @@ class ChunkWriter:
     @property
     def written_at(self) -> float:
         """When a chunk was last written here, or -inf. Seconds of trio's clock."""
-        return self._connection.stream.written_at
+        return self._stream.written_at
 
 
 class ConnectionApp(ASGIWrapper):

@@ -63,6 +63,7 @@ async def serve_api(app: Starlette, listener: socket.socket) -> None:
         except Exception as error:  # one connection's fault is not the others'
             log.error("a connection failed", reason=repr(error))
         finally:
+            stream.leave()
             streams.discard(stream)
 
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))

@@ -1,15 +1,15 @@
 """What a user of the gateway gets of an answer: its parts as they come, and how it came about."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from node.protocol.identifiers import Address, ModelId, RequestId
 from node.protocol.sampling import TokenLogprobs
 from node.services.seeding import AnswerSeed
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerPart:
-    """Some text of an answer and the tokens it is made of."""
+class AnswerPart(NamedTuple):
+    """Some text of an answer and the tokens it is made of. A tuple, because there is one for nearly every token."""
 
     text: str
     token_ids: tuple[int, ...]

@@ -107,6 +107,8 @@ class Attempt:
         self.began = trio.current_time()
         self._asked_at = self.began
         self._watch = trio.CancelScope()
+        self._watched_until = math.inf
+        """Deadline of that, which trio takes long to tell."""
         self._prompt_ids: tuple[int, ...] = ()
         self._by_rule = True
         self._seed: AnswerSeed | None = None
@@ -231,8 +233,8 @@ class Attempt:
         """Have the attempt end at `deadline`, or a little before: moving a deadline for each token would cost more than
         reading the token.
         """
-        if not 0 <= deadline - self._watch.deadline < self._patience.silence * WATCH_SLACK:
-            self._watch.deadline = deadline
+        if not 0 <= deadline - self._watched_until < self._patience.silence * WATCH_SLACK:
+            self._watch.deadline = self._watched_until = deadline
 
     async def _open(self, opening: Opening) -> TokenChecks:
         check_opening(opening, self._request)
@@ -245,7 +247,8 @@ class Attempt:
         self._step_price = price(0, self._step_tokens, self._model, self._unit_price)
         self._set_next_step()
         self._checks = TokenChecks(self._request, opening, self._model.context_length)
-        self._due.set()
+        if self._step_price > 0:  # the prompt is a step of its own
+            self._pay_soon()
         return self._checks
 
     async def _adopt(self, newest: SignedVoucherFrame | None) -> None:
@@ -285,12 +288,12 @@ class Attempt:
         """Take a piece like most others without waiting: some tokens with their text in the middle of an answer. Return
         False for all else, which `_take_all` then deals with.
         """
-        now, checks = trio.current_time(), self._checks
-        waited = self._waited + now - self._asked_at
-        is_going = self.first_seconds is not None and now < self._watch.deadline
-        if checks is None or checks.is_complete or not is_going:
+        checks = self._checks
+        if checks is None or self.first_seconds is None or checks.is_complete or not self._continuation.is_new:
             return False
-        if (waited > SLOW_SECONDS_MIN and self._is_slow(waited)) or not self._continuation.is_new:
+        now = trio.current_time()
+        waited = self._waited + now - self._asked_at
+        if now >= self._watched_until or (waited > SLOW_SECONDS_MIN and self._is_slow(waited)):
             return False
         tokens = self._read_quickly(data, checks)
         if tokens is None or not tokens.token_ids or tokens.finish_reason or not self._outlet.has_room():
@@ -299,7 +302,7 @@ class Attempt:
             return False
         self._asked_at, self._waited, self._last_frame = now, waited, data
         try:
-            checks.add(tokens)
+            is_whole = checks.add(tokens)
             part = self._add(tokens)
             if part is not None:
                 self._outlet.give_now(part)
@@ -308,7 +311,8 @@ class Attempt:
             return False
         if len(self.token_ids) >= self._due_tokens:
             self._pay_soon()
-        self._watch_until(self._deadline(now))
+        if is_whole or self._watched_until - now < self._patience.silence * (1 - WATCH_SLACK):
+            self._watch_until(self._deadline(now))
         return True
 
     def _read_quickly(self, data: bytes, checks: TokenChecks) -> Tokens | None:
@@ -401,11 +405,12 @@ class Attempt:
             self._due_tokens = math.inf
             rounds.hurry(executor)
             return
-        left = self._step_tokens // 2
-        self._is_in_round = left > 0  # else the executor waits for this voucher already
-        self._due_tokens = len(self.token_ids) + left if left else math.inf
-        self._round = rounds.join(executor, self) if left else None
-        if self._round is not None or not left:
+        given = len(self.token_ids)
+        urgent = self._due_tokens + self._step_tokens // 2
+        self._is_in_round = urgent > given  # else the executor waits for this voucher already
+        self._due_tokens = urgent if self._is_in_round else math.inf
+        self._round = rounds.join(executor, self) if self._is_in_round else None
+        if self._round is not None or not self._is_in_round:
             self._due.set()
 
     async def _keep_paying(self, scope: trio.CancelScope) -> None:

@@ -54,7 +54,8 @@ class TokenChecks:
 
     def __init__(self, request: InferenceRequest, opening: Opening, context_length: int) -> None:
         self._request = request
-        self._room = context_length - len(opening.prompt_ids)
+        self._whole = min(request.max_tokens, context_length - len(opening.prompt_ids))
+        """Tokens of an answer that nothing else ends."""
         at_once = min(opening.unpaid_tokens_max, request.max_tokens)
         alternatives = 0 if request.logprobs is None else 1 + request.logprobs
         per_token = BYTES_PER_TOKEN_MAX + alternatives * BYTES_PER_ALTERNATIVE_MAX
@@ -63,24 +64,22 @@ class TokenChecks:
         self._characters = 0
         self._without_tokens = 0
         self._has_finished = False
-
-    @property
-    def is_complete(self) -> bool:
+        self.is_complete = self._whole <= 0
         """Whether there can be no more tokens, said or not."""
-        return self._has_finished or self._tokens >= min(self._request.max_tokens, self._room)
 
-    def add(self, piece: Tokens) -> None:
-        """Check one more piece."""
+    def add(self, piece: Tokens) -> bool:
+        """Check one more piece; return whether the answer is complete with it."""
         if self._has_finished:
             raise ExecutorFaultError(Fault.OUT_OF_TURN, "tokens after the end")
-        self._tokens += len(piece.token_ids)
+        ids = piece.token_ids
+        self._tokens += len(ids)
         self._characters += len(piece.text)
         if self._tokens > self._request.max_tokens:
             raise ExecutorFaultError(Fault.TOO_MANY, f"more than the {self._request.max_tokens} tokens asked for")
         if self._characters > CHARACTERS_PER_TOKEN_MAX * (self._tokens + 1):
             raise ExecutorFaultError(Fault.TOKENS, f"{self._characters} characters of text for {self._tokens} tokens")
-        if piece.token_ids:
-            if min(piece.token_ids) < 0 or max(piece.token_ids) > TOKEN_ID_MAX:
+        if ids:
+            if min(ids) < 0 or max(ids) > TOKEN_ID_MAX:
                 raise ExecutorFaultError(Fault.TOKENS, "a token that no model knows")
         else:
             self._without_tokens += 1
@@ -90,8 +89,10 @@ class TokenChecks:
                 raise ExecutorFaultError(Fault.TOKENS, f"more than {FRAMES_WITHOUT_TOKENS_MAX} frames without a token")
         if piece.logprobs or self._request.logprobs is not None:
             self._check_logprobs(piece)
+        self.is_complete = self._tokens >= self._whole
         if piece.finish_reason:
             self._check_finish(piece)
+        return self.is_complete
 
     def _check_logprobs(self, piece: Tokens) -> None:
         wanted = 0 if self._request.logprobs is None else len(piece.token_ids)
@@ -104,10 +105,10 @@ class TokenChecks:
     def _check_finish(self, piece: Tokens) -> None:
         if piece.finish_reason not in FINISH_REASONS:
             raise ExecutorFaultError(Fault.EARLY_END, f"it ends for {piece.finish_reason[:40]!r}, which is no reason")
-        self._has_finished = True
+        self._has_finished = self.is_complete = True
         if piece.finish_reason == "stop" and not self._tokens:
             raise ExecutorFaultError(Fault.EARLY_END, "it stops before its first token")
-        if piece.finish_reason == "length" and self._tokens < min(self._request.max_tokens, self._room):
+        if piece.finish_reason == "length" and self._tokens < self._whole:
             raise ExecutorFaultError(
                 Fault.EARLY_END, f"it calls {self._tokens} tokens the whole length of {self._request.max_tokens}"
             )

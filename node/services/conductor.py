@@ -208,10 +208,11 @@ class Conductor:
             return False  # superseded, and noticed that itself
         self._running.remove(event.running)
         if event.error is None:
-            self._trade.faults.absolve(event.running.executor)
             if event.running.attempt is not None and event.running.attempt.is_beyond_audit:
                 unruly = ExecutorFaultError(Fault.NOT_BY_RULE, "by its own word; no audit can check its answers")
                 self._report(event.running, unruly)
+            else:  # or each of its answers would be news
+                self._trade.faults.absolve(event.running.executor)
             seed = self._summary.seed
             self._trade.shares.keep(event.running.request, seed.share if seed is not None else None)
             await self._end("length")

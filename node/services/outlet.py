@@ -25,13 +25,14 @@ class Outlet(AsyncIterator[AnswerPart]):
 
     def has_room(self) -> bool:
         """Whether `give_now` would take a part."""
-        return self._parts.has_room()
+        return self._parts.is_awaited or self._parts.has_room()
 
     def give_now(self, part: AnswerPart) -> bool:
         """Give a part without waiting; return whether there was room. Raises trio.BrokenResourceError."""
-        if self.take_now is not None and self._parts.is_awaited and self.take_now(part):
+        parts, take_now = self._parts, self.take_now
+        if take_now is not None and parts.is_awaited and take_now(part):
             return True
-        return self._parts.give_now(part)
+        return parts.give_now(part)
 
     async def give(self, part: AnswerPart) -> None:
         """Give a part; waits for room. Raises trio.BrokenResourceError if the reader has gone."""

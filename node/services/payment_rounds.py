@@ -3,9 +3,9 @@ the books and a wait for the disk.
 
 A voucher is a total over all answers, and each payment says how much of it is for its own, so one voucher serves any
 number of payments. An answer whose step is due opens a *round*, which others that become due join; after a moment one
-voucher is signed for all of them. Whatever else is paid to the executor meanwhile (a prompt, an answer's end) waits for
-nothing, and takes the round with it. So nobody is paid later than ROUND_SECONDS after its step was due, and whoever
-cannot wait so long ends the round.
+voucher is signed for all of them. Whatever else is paid to the executor meanwhile (an answer's end, a long prompt)
+waits for nothing, and takes the round with it. So nobody is paid later than ROUND_SECONDS after its step was due, and
+whoever cannot wait so long ends the round.
 
 The promises of the books stay: a voucher is on the disk before it leaves, and what was signed for is never asked for
 again. Who is paid in a round is booked in the moment in which the voucher is signed; if the round's task is cancelled
@@ -24,9 +24,9 @@ from node.services.frames import SignedVoucherFrame
 from node.services.payments import PayerBook
 from node.services.vouchers import PaymentError
 
-ROUND_SECONDS = 0.05
+ROUND_SECONDS = 0.1
 """A step is due when half of what an executor gives unpaid was given: the other half lasts an answer of 40 tokens a
-second, with the usual allowance, for 0.8 s."""
+second, with the usual allowance, for 0.8 s. A faster one ends the round when half of that is gone too."""
 
 
 class Debtor(Protocol):

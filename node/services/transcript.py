@@ -47,6 +47,7 @@ class Transcript:
     def __init__(self, stops: Sequence[str], *, begins_anew: bool = False) -> None:
         self.begins_anew = begins_anew
         self._filter = StopFilter(stops)
+        self._has_stops = not self._filter.is_idle
         self.token_ids: list[int] = []
         """Tokens that the user has, or that came with text held back as the possible beginning of a stop text."""
         self._text: list[str] = []
@@ -78,8 +79,11 @@ class Transcript:
         """Take in a new piece; return what the user gets of it, if anything."""
         if self._is_plain(piece):
             self.token_ids.append(piece.token_ids[0])
-            self._text.append(piece.text)
-            self._set_anchor()
+            self._anchor = len(self.token_ids)
+            if self.begins_anew:
+                self._text.append(piece.text)
+            elif self._text:
+                self._text.clear()
             self.finish_reason = ""
             return AnswerPart(piece.text, piece.token_ids, piece.logprobs)
         text = piece.text
@@ -120,7 +124,7 @@ class Transcript:
         """Whether a piece is like nearly all: a token with its text after others such. Then `add` is this much."""
         return (
             self._only_single_tokens
-            and self._filter.is_idle
+            and not self._has_stops
             and not self._pending_ids
             and len(piece.token_ids) == 1
             and piece.text != ""
@@ -144,11 +148,8 @@ class Continuation:
         self._transcript = transcript
         self._ids = point.expected_ids
         self._text = point.expected_text
-
-    @property
-    def is_new(self) -> bool:
+        self.is_new = not self._ids and not self._text
         """Whether all that comes now is new to the user."""
-        return not self._ids and not self._text
 
     def add(self, piece: Tokens) -> AnswerPart | None:
         """Take in a piece; return what the user gets of it. Raises DiffersError."""
@@ -158,6 +159,7 @@ class Continuation:
         text = _after_text(self._text, piece.text)
         repeated = len(piece.token_ids) - len(ids)
         self._ids, self._text = self._ids[repeated:], self._text[len(piece.text) - len(text) :]
+        self.is_new = not self._ids and not self._text
         if not ids and not text and not piece.finish_reason:
             return None
         if self._ids or (piece.finish_reason and self._text):

@@ -336,16 +336,17 @@ class Yamux(IMuxedConn):
             case Type.GO_AWAY:
                 self.fail(f"the peer said goodbye ({header.length})")
             case Type.WINDOW | Type.DATA:
-                stream = self._open(header) if header.flags & Flag.SYN else self.streams.get(header.stream)
+                flags = header.flags  # none, nearly always; to look at one takes as long as all the rest here
+                stream = self._open(header) if flags and flags & Flag.SYN else self.streams.get(header.stream)
                 if header.type is Type.DATA:
                     await self._handle_data(stream, header.length)
                 elif stream is not None:
                     stream.accept_credit(header.length)
-                if stream is None:
+                if stream is None or not flags:
                     return
-                if header.flags & Flag.RST:
+                if flags & Flag.RST:
                     stream.accept_reset()
-                elif header.flags & Flag.FIN:
+                elif flags & Flag.FIN:
                     stream.accept_end()
 
     def _open(self, header: Header) -> YamuxStream | None:

@@ -1,8 +1,8 @@
 """Yamux on the wire: twelve bytes of header, and after those of data the data."""
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import NamedTuple
 
 PROTOCOL = "/yamux/1.0.0"
 HEADER = struct.Struct("!BBHII")
@@ -44,8 +44,13 @@ class Reason(IntEnum):
     INTERNAL_ERROR = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+TYPES = tuple(Type)
+"""By their number."""
+PING = int(Type.PING)
+"""Of frames of this type and those above none is for a stream."""
+
+
+class Header(NamedTuple):
     """A decoded header."""
 
     type: Type
@@ -62,8 +67,8 @@ def encode_header(kind: Type, flags: int, stream: int, length: int) -> bytes:
 def decode_header(data: bytes | bytearray) -> Header:
     """Read the twelve bytes. Raises WireError."""
     version, kind, flags, stream, length = HEADER.unpack_from(data)
-    if version != VERSION or kind > Type.GO_AWAY or flags > FLAGS_KNOWN:
+    if version != VERSION or kind >= len(TYPES) or flags > FLAGS_KNOWN:
         raise WireError(f"no Yamux header: version {version}, type {kind}, flags {flags:#x}")
-    if (stream == 0) != (kind >= Type.PING):
+    if (stream == 0) != (kind >= PING):
         raise WireError(f"a frame of type {kind} for stream {stream}")
-    return Header(Type(kind), flags, stream, length)
+    return Header(TYPES[kind], flags, stream, length)

@@ -136,10 +136,10 @@ class StreamedChat:
 
     def take_now(self, index: int, part: AnswerPart) -> bool:
         """Write what a part makes certain, if the connection takes it at once."""
-        choice, text = self._choices[index], part.text
+        choice, chunks, text = self._choices[index], self._chunks, part.text
         is_only_text = choice.is_begun and choice.reads_no_calls and not choice.logprobs and not part.logprobs
-        if is_only_text and text:
-            return self._write.try_write(self.chunks.content(index, text))
+        if is_only_text and text and chunks is not None:
+            return self._write.try_write(chunks.content(index, text))
         if not self._write.is_ready():
             return False
         self._write.write_now(self._events_of(index, part))

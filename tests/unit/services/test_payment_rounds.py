@@ -9,6 +9,7 @@ import trio.testing
 
 from netsim.engine import SECONDS_PER_TOKEN
 from node.ports import SignedVoucher
+from node.protocol.codec import from_bytes
 from node.protocol.identifiers import TokenAmount
 from node.services.frames import Payment, SignedVoucherFrame
 from node.services.payment_rounds import ROUND_SECONDS, PaymentRounds
@@ -18,6 +19,7 @@ from node.services.vouchers import PaymentError
 from node.store.books import Books
 from node.store.database import Database
 from tests.builders import account
+from tests.unit.services.scripted import Part, install
 from tests.unit.services.serving_network import GATEWAY, PLACES, UNIT, UNPAID_TOKENS_MAX, serving_network
 from tests.unit.services.test_payment_books import DEPOSIT, PAYEE, PAYER, Ends, ends
 from tests.unit.services.test_serving import CHAT, ask
@@ -196,6 +198,37 @@ async def test_answers_side_by_side_are_paid_with_fewer_vouchers_than_steps(
         assert network.paid_by_gateway() == network.paid_to(1) == sum(paid for *_, paid in prices)
         steps = tokens // (UNPAID_TOKENS_MAX // 2)
         assert len(signed) < answers * steps // 2
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+async def test_prompts_are_paid_together_unless_their_executor_would_have_to_wait(
+    autojump_clock: trio.testing.MockClock, is_long: bool
+) -> None:
+    answers, heard = PLACES, dict[bytes, list[tuple[float, Payment]]]()
+    length = UNPAID_TOKENS_MAX // 4 if not is_long else UNPAID_TOKENS_MAX
+
+    async def script(part: Part) -> None:
+        await part.open(prompt_ids=tuple(range(length)))
+        opened, payments = trio.current_time(), heard.setdefault(part.request.request_id, [])
+        while True:
+            payment = from_bytes(Payment, await part.call.receive())
+            payments.append((trio.current_time() - opened, payment))
+
+    async with serving_network(executors=1) as network, trio.open_nursery() as nursery:
+        network.gateway._random_bytes = random.Random(5).randbytes  # else every request has the same id
+        install(network, 1, script)
+        for _ in range(answers):
+            nursery.start_soon(ask, network)
+        with trio.fail_after(10):
+            while len(heard) < answers or not all(heard.values()):
+                await trio.sleep(0.01)
+        await trio.sleep(2 * ROUND_SECONDS)
+        nursery.cancel_scope.cancel()
+    assert all(payment.paid == length * UNIT for [(_, payment)] in heard.values())
+    vouchers = {payment.voucher for payments in heard.values() for _, payment in payments}
+    assert len(vouchers) == (answers if is_long else 1)
+    if is_long:
+        assert all(seconds < ROUND_SECONDS for [(seconds, _)] in heard.values())
 
 
 @pytest.mark.parametrize("seed", range(8))

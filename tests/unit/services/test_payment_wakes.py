@@ -46,13 +46,16 @@ class Disk:
 
 
 async def one_that_gives_nothing_unasked(network: ServingNetwork) -> list[Heard]:
-    """Have the executor open each call and then write down its payments; return what it wrote."""
+    """Have the executor open each call and then write down its payments; return what it wrote. The prompts of all but
+    the first take all that may be unpaid: they are paid at once.
+    """
     calls: list[Heard] = []
 
     async def script(part: Part) -> None:
         heard = Heard(part)
+        length = UNPAID_TOKENS_MAX if calls else 1
         calls.append(heard)
-        await part.open()
+        await part.open(prompt_ids=part.prompt_ids * length)
         while True:
             heard.paid.append(from_bytes(Payment, await part.call.receive()).paid)
 

@@ -25,7 +25,7 @@ from node.protocol.sampling import SamplingParameters
 from node.protocol.verification import Outcome, verify_offline
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
 from node.services.audit_frames import METHOD
-from node.services.faults import Fault
+from node.services.faults import BURST_SECONDS, Fault
 from node.services.receipt_book import RECEIPTS_PER_SLICE, ReceiptBookKeeper
 from node.store.books import Books
 from node.store.database import Database
@@ -100,6 +100,23 @@ async def test_whoever_says_that_it_follows_no_rule_is_asked_after_those_who_can
         for _ in range(5):
             await ask(network)
         assert len(network.members[1].store.receipts(limit=99)) == given
+
+
+async def test_an_engine_outside_the_rule_is_written_down_once_and_not_for_each_of_its_answers(
+    autojump_clock: object,
+) -> None:
+    def engine(number: int) -> Engine:
+        return Unruly(NODE, MODEL_ID, "honest", 0.0, number)
+
+    async with serving_network(1, engine=engine) as network:
+        faults = network.gateway.faults
+        await ask(network)
+        written_at = trio.current_time()
+        for _ in range(2):
+            assert faults.is_faulty(network.members[1].chain.account)
+            await ask(network)
+        assert trio.current_time() - written_at < BURST_SECONDS
+        assert faults.counts[Fault.NOT_BY_RULE] == 1
 
 
 async def test_what_the_user_asked_for_outside_the_rule_is_no_fault_of_an_engine(autojump_clock: object) -> None:
