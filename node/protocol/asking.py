@@ -28,9 +28,8 @@ def asking_digest(
     request_id: RequestId, model_id: ModelId, payer: Address, executor: Address, asking: Asking
 ) -> Hash32:
     """Return what the payer of a request signs."""
-    return keccak_digest(
-        ["quern-request", request_id, model_id, payer, executor, asking.epoch, asking.max_tokens, asking.body]
-    )
+    said = [asking.epoch, asking.max_tokens, asking.is_private, asking.body]
+    return keccak_digest(["quern-request", request_id, model_id, payer, executor, *said])
 
 
 def booked_under(receipt: Receipt) -> Hash32:

@@ -17,8 +17,9 @@ from node.protocol.receipts import draw_commitment, is_signed_by_executor, is_si
 from node.protocol.records import Receipt, SignedReceipt
 from node.protocol.seeds import SeedShareError, check_share, drawn_seed
 
-EVIDENCE_BYTES_MAX = 8 * 1024 * 1024
-"""A context of 128k tokens in canonical bytes, and log-probabilities of all of them."""
+EVIDENCE_BYTES_MAX = 16 * 1024 * 1024
+"""A context of 128k tokens in canonical bytes, and log-probabilities of all of them: 108 bytes a token."""
+SIGNATURE_BYTES = 65
 NODE_ID_LENGTH_MAX = 32
 MODEL_ID_LENGTH_MAX = 64
 """As the settings and the registry have it. A receipt's names go into votes and results, whose size is bounded."""
@@ -58,16 +59,19 @@ def are_names_short(receipt: Receipt) -> bool:
 
 
 def without_surplus(evidence: AuditEvidence) -> AuditEvidence:
-    """Return evidence without the text, which no audit looks at and nobody committed to: its size is the holder's
-    choice."""
+    """Return evidence without what no audit looks at, and nobody committed to: its size is the holder's choice."""
     kept = evidence.kept
-    return evidence if kept is None else replace(evidence, kept=kept_answer(kept.answer, kept.claimed))
+    shorter = replace(evidence, request_signature=evidence.request_signature[:SIGNATURE_BYTES])
+    return shorter if kept is None else replace(shorter, kept=kept_answer(kept.answer, kept.claimed))
 
 
-def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, booked: BookRow | None) -> str:
+def what_is_wrong(
+    evidence: AuditEvidence, executor: Address, digest: Hash32, booked: BookRow | None, *, is_accused: bool = False
+) -> str:
     """Return a code for what in the evidence is not as committed to; empty if nothing is.
 
-    `booked` is the receipt's row in the book; None where there is no book at hand.
+    `booked` is the receipt's row in the book; None where there is no book at hand: of what is judged again because its
+    executor is accused (`is_accused`), or was challenged.
     """
     signed, kept = evidence.signed, evidence.kept
     receipt = signed.receipt
@@ -78,7 +82,7 @@ def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, bo
     if booked is not None and (misbooked := _what_is_misbooked(booked, evidence)):
         return misbooked
     if kept is None and receipt.is_private:  # with the answer, its payer hands it over
-        return PRIVATE if is_signed_by_payer(signed) else "not-the-receipt"
+        return PRIVATE if _is_asked_in_private(evidence) else "not-the-receipt"
     if kept is None:
         return "withheld" if receipt.output_tokens else EMBEDDING
     answer = kept.answer
@@ -96,9 +100,20 @@ def what_is_wrong(evidence: AuditEvidence, executor: Address, digest: Hash32, bo
         return "outside-rule"
     if not receipt.is_verifiable:
         return "not-by-rule"
-    if not _are_claims_committed_to(receipt, kept, must_be_shown=booked is not None):
+    # Of a private answer its executor keeps nothing, and who asked keeps no claims.
+    must_show_claims = booked is not None or (is_accused and not receipt.is_private)
+    if not _are_claims_committed_to(receipt, kept, must_be_shown=must_show_claims):
         return "not-the-claims"
     return ""
+
+
+def _is_asked_in_private(evidence: AuditEvidence) -> bool:
+    """Whether a private answer may be booked without tokens. Its payer may keep its signature of the receipt back; what
+    nobody was asked for by a request is in no payer's draws."""
+    receipt = evidence.signed.receipt
+    if receipt.asking is None or is_signed_by_payer(evidence.signed):
+        return True
+    return receipt.asking.is_private and is_asked_by_payer(receipt, evidence.request_signature)
 
 
 def _what_is_misbooked(booked: BookRow, evidence: AuditEvidence) -> str:

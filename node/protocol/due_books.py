@@ -12,8 +12,9 @@ difference.
 
 If a member had weight in two results running and neither has a book of it, nothing postpones it any further: each
 receipt up to the epoch of the first of both is omitted. One missing book is excused, for a bundle can be lost. Whoever
-has weight in the second was there in the first: its batch was accepted, or it was seen to serve. So who was down all
-the time, joined in between or left owes nothing.
+has weight in the second was there in the first: its batch was accepted, or it was seen to serve; and it must have been
+there in the second as well, and earn in it. So who was down, joined in between or left owes nothing, and who hides
+goes on owing, or forgoes the pay of a whole epoch.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -101,11 +102,15 @@ def books_before(epoch: EpochNumber, previous: EpochResult | None) -> tuple[Earl
 
 
 def missing_books(
-    previous: EpochResult | None, counted: Collection[Address], weights: Mapping[Address, int]
+    previous: EpochResult | None,
+    counted: Collection[Address],
+    weights: Mapping[Address, int],
+    earning: Collection[Address],
 ) -> tuple[MissingBook, ...]:
     """Return who had weight and no bundle among those `counted`, and so has no book, ascending by executor.
 
-    `weights` are those in charge; `previous` is the newest result before.
+    `weights` are those in charge, `earning` who has weight by this epoch's own batches, or kept serving in it: was
+    there. `previous` is the newest result before.
     """
     running = {} if previous is None else {book.executor: book for book in previous.books_missing}
     found = []
@@ -113,7 +118,7 @@ def missing_books(
         if weights[executor] <= 0 or executor in counted:
             continue
         known = running.get(executor)
-        if previous is None or known is None:
+        if previous is None or known is None or executor not in earning:
             found.append(MissingBook(executor, NOTHING_DUE, NOTHING_DUE))
         else:
             found.append(MissingBook(executor, known.due_before, EpochNumber(previous.epoch + 1)))

@@ -142,10 +142,11 @@ class SearchedBooks:
 
     def _has_too_much(self, receipt: Receipt) -> bool:
         asking = booked_under(receipt)
-        if receipt.asking is None or self.later is None or not self.later.has(asking):
+        if self.later is None or not self.later.has(asking):
             return False
         is_second = self.earlier is not None and self.earlier.has(asking)
-        return self.result.is_late(receipt) or is_second or not self.later.books_rightly(receipt)
+        is_wrong = self.result.is_late(receipt) or not self.later.books_rightly(receipt)
+        return is_second or (receipt.asking is not None and is_wrong)
 
 
 def is_gap(gap: BookGap, book: ReceiptBook, asking: Hash32) -> bool:
@@ -203,14 +204,14 @@ def _is_surplus(omission: Omission, books: BooksOfResult) -> bool:
     row = None if omission.later is None else omission.later.before
     first = None if omission.earlier is None else omission.earlier.before
     earlier, later = books.before(receipt.executor), books.own(receipt.executor)
-    if receipt.asking is None or later is None or row is None:
+    if later is None or row is None:
         return False
     asking = booked_under(receipt)
     if row.asking != asking or not _is_row(row, later):
         return False
     is_second = earlier is not None and first is not None and first.asking == asking and _is_row(first, earlier.book)
-    is_wrong = books.is_late(receipt) or is_second or not is_row_of(_row(row), receipt)
-    return is_wrong and is_signed_by_executor(signed)
+    is_wrong = books.is_late(receipt) or not is_row_of(_row(row), receipt)
+    return (is_second or (receipt.asking is not None and is_wrong)) and is_signed_by_executor(signed)
 
 
 def proven_omissions(result: EpochResult, bundles: Mapping[Address, VoteBundle]) -> dict[Hash32, SignedReceipt]:

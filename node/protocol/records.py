@@ -372,6 +372,8 @@ class Asking:
     """Output tokens that it asked for; an answer has no more."""
     body: Hash32
     """Keccak-256 of the canonical request."""
+    is_private: bool = False
+    """Whether it asked for privacy: then its executor has nothing to show but the receipt."""
 
     def __post_init__(self) -> None:
         if self.epoch < 0 or self.max_tokens <= 0 or len(self.body) != HASH_BYTES:

@@ -147,7 +147,7 @@ def form_epoch_result(
         available=available,
         books=committed_books(bundles, weights),
         books_before=books_before(epoch, previous),
-        books_missing=missing_books(previous, bundles.keys(), weights),
+        books_missing=missing_books(previous, bundles.keys(), weights, earning),
     )
 
 

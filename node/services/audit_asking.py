@@ -31,11 +31,17 @@ class NotHandedOverError(Exception):
 
 
 async def ask_for_evidence(
-    network: Network, holders: Sequence[PeerId], executor: Address, digest: Hash32, booked: BookRow | None
+    network: Network,
+    holders: Sequence[PeerId],
+    executor: Address,
+    digest: Hash32,
+    booked: BookRow | None,
+    *,
+    is_accused: bool = False,
 ) -> AuditEvidence:
     """Ask `holders` in turn for the evidence of the receipt `digest`; return the first that is as committed to.
 
-    `booked` is as in `what_is_wrong`: None of what was accused or challenged. Raises NotHandedOverError. Evidence that
+    `booked` and `is_accused` are as in `what_is_wrong`. Raises NotHandedOverError. Evidence that
     is only outside the rules of audits is returned too.
     """
     code, excuses = "withheld", EXCUSES if booked is not None else EXCUSES_OF_CHALLENGED
@@ -49,7 +55,7 @@ async def ask_for_evidence(
             log.info("an auditor was given something malformed", holder=holder, reason=str(error)[:200])
             code = "malformed"
             continue
-        wrong = what_is_wrong(evidence, executor, digest, booked)
+        wrong = what_is_wrong(evidence, executor, digest, booked, is_accused=is_accused)
         if not wrong or wrong in excuses:
             return evidence
         if wrong == PRIVATE:

@@ -98,6 +98,8 @@ class _Task:
     digest: Hash32
     booked: BookRow | None
     """Its row in the executor's book; None for what is judged again."""
+    is_accused: bool = False
+    """Whether it is judged again because its executor is accused by it, and not because it was challenged alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,9 +312,11 @@ class AuditingService:
         found: dict[Address, list[_Task]] = {}
         for outcome in previous.audits:
             if self._chain.account in judges_of(outcome, previous.group):
-                again = (*outcome.accused, *outcome.challenged)
-                tasks = [_Task(outcome.executor, REJUDGED, digest, None) for digest in dict.fromkeys(again)]
-                found.setdefault(outcome.executor, []).extend(tasks)
+                accused = set(outcome.accused)
+                found.setdefault(outcome.executor, []).extend(
+                    _Task(outcome.executor, REJUDGED, digest, None, digest in accused)
+                    for digest in dict.fromkeys((*outcome.accused, *outcome.challenged))
+                )
         return found
 
     async def _audit_book(self, committed: CommittedBook, draws: Sequence[int], work: _Round) -> None:
@@ -386,7 +390,7 @@ class AuditingService:
         receipt = evidence.signed.receipt
         named = replace(_abstain(task, "no-model"), node_id=receipt.node_id, model_id=receipt.model_id)
         named = replace(named, receipt_digest=task.digest)
-        wrong = what_is_wrong(evidence, task.executor, task.digest, task.booked)
+        wrong = what_is_wrong(evidence, task.executor, task.digest, task.booked, is_accused=task.is_accused)
         if task.booked is not None and (is_too_old(receipt) or is_late(receipt, work.previous)):
             wrong = wrong or "too-old"
         if wrong or evidence.kept is None:
@@ -413,14 +417,18 @@ class AuditingService:
     async def _evidence(self, task: _Task, previous: EpochResult) -> AuditEvidence:
         """Return the evidence: what is kept here, else from the executor, else from whoever else judges it."""
         kept = self._kept_evidence(task.digest)
-        if kept is not None and not what_is_wrong(kept, task.executor, task.digest, task.booked):
+        if kept is not None and not what_is_wrong(
+            kept, task.executor, task.digest, task.booked, is_accused=task.is_accused
+        ):
             return kept
         holders = [task.executor]
         if task.draw == REJUDGED:
             holders += [m.participant for m in previous.group.members if m.participant != self._chain.account]
         participants = self._chain.state.participants
         peers = list(dict.fromkeys(participants[account].peer_id for account in holders if account in participants))
-        evidence = await ask_for_evidence(self._network, peers, task.executor, task.digest, task.booked)
+        evidence = await ask_for_evidence(
+            self._network, peers, task.executor, task.digest, task.booked, is_accused=task.is_accused
+        )
         self._keep_fetched(evidence)
         return evidence
 

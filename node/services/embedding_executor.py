@@ -193,6 +193,8 @@ class EmbeddingExecutor:
             at=self._wall_clock(),
         )
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
+        self._store.save_receipt(signed)  # before anybody has it: its payer may miss it in this node's books
+        await self._store.durable()
         signed = await paid.settle(signed, embedding_receipt_bytes(signed))
         self._store.save_receipt(signed)
         self._batches.add_receipt(signed)

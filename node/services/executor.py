@@ -349,8 +349,9 @@ class Executor:
         """Sign the receipt, send it, wait for the voucher that pays it in full and for the payer's signature."""
         signed = self._sign(given)
         receipt = signed.receipt
-        if self._book is not None:  # before anybody has the receipt: whoever holds it may have the answer audited
-            await self._store.durable()  # also after the loss of power: what is drawn and not shown counts as withheld
+        # Before anybody has the receipt: whoever holds it may have the answer audited, or miss it in this node's books.
+        self._store.save_receipt(signed)
+        await self._store.durable()  # also after the loss of power
         signed = await paid.settle(signed, closing_bytes(Closing(signed)))
         self._store.save_receipt(signed)
         if not receipt.is_private:  # it commits to the prompt's tokens: whoever guesses them would find it

@@ -256,7 +256,7 @@ def closing_bytes(closing: Closing) -> bytes:
 
 def asking_of(request: InferenceRequest) -> Asking:
     """Return what the payer signs of a request, as its receipt has it."""
-    return Asking(request.epoch, request.max_tokens, Hash32(keccak(to_bytes(request))))
+    return Asking(request.epoch, request.max_tokens, Hash32(keccak(to_bytes(request))), request.private)
 
 
 def request_digest(request: InferenceRequest) -> Hash32:

@@ -228,6 +228,7 @@ class OpenAnswering:
         parts.store.save_receipt(signed)  # what is signed is booked, whenever its payer signs and whether it pays
         self._tabs[receipt.request_id] = await self._open_tab(signed)
         self._debts.add(Debt(signed, parts.wall_clock()))
+        await parts.store.durable()
         await parts.network.publish(OpenAnswer(cid, signed), urgent=True)
         log.info("an open prompt is answered", tokens=receipt.output_tokens, price=receipt.price)
 

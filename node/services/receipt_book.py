@@ -89,6 +89,10 @@ class ReceiptBookKeeper:
         self._store = store
         self.given = given
         self._slicer = Slicer()
+        self._due_before = EpochNumber(0)
+        """What was asked for and answered before this epoch was due in a book that a result has."""
+        self._lost_before = EpochNumber(0)
+        """What was signed before this epoch may be in a book that a result has and this node does not know."""
         self._admission: Admission | None = None
 
     def keep(
@@ -98,13 +102,12 @@ class ReceiptBookKeeper:
         claimed: tuple[ClaimedLogprobs, ...],
         request_signature: bytes = b"",
     ) -> None:
-        """Keep an answer that this node gives, unless it is private: before the receipt has both signatures.
+        """Keep an answer that this node gives, of a private one only who asked: before the receipt has both signatures.
 
         `request_signature` is the payer's, if it asked this node by a request: without it no auditor believes who paid.
         """
-        if not signed.receipt.is_private:
-            evidence = AuditEvidence(signed, kept_answer(answer, claimed), request_signature)
-            self.given.keep(receipt_digest(signed.receipt), to_bytes(evidence))
+        kept = None if signed.receipt.is_private else kept_answer(answer, claimed)
+        self.given.keep(receipt_digest(signed.receipt), to_bytes(AuditEvidence(signed, kept, request_signature)))
 
     async def book(self, epoch: EpochNumber, newest_result: EpochNumber | None = None) -> ReceiptBook | None:
         """Return this node's book of `epoch`, made now if it is not yet; None if there is nothing to commit to.
@@ -126,29 +129,36 @@ class ReceiptBookKeeper:
     async def note_counted(self, counted: EarlierBook | None) -> None:
         """Take note of this node's newest book in a result, before anything of it is forgotten.
 
-        If it is not the book that is here, which happens after a backup was restored, its receipts are booked again.
+        If it is not the book that is here, which happens after a backup was restored, what is here of its epoch is most
+        likely in it, and is not booked again: twice would be proven against this node.
         """
-        if counted is None or self.given.is_counted(counted.epoch):
+        if counted is None:
+            return
+        self._due_before, self._lost_before = counted.epoch, EpochNumber(0)
+        if self.given.is_counted(counted.epoch):
             return
         data = self.given.book(counted.epoch)
-        if data is None:
-            return
         book = EMPTY_BOOK
         if data:
             book = await self._slicer.run(make_book_in_slices(data, counted.book.content_cid))
-        if book == counted.book:
+        if data is not None and book == counted.book:
             self.given.count_book(counted.epoch)
+        else:
+            self._lost_before = EpochNumber(counted.epoch + 1)
 
     async def _new_rows(self) -> tuple[list[BookRow], int]:
         """Return the rows of what was signed since the last book that was counted, and how far they reach.
 
-        What was asked long before it was answered stays out: no auditor would take it, and no payer misses it.
+        What was asked long before it was answered stays out, for no auditor would take it, and no payer misses it; and
+        what was due before: it is in a book, or left out already, and would be blamed once more.
         """
         rows: dict[Hash32, BookRow] = {}
         receipts, reached = self.given.new_receipts(limit=RECEIPTS_PER_SLICE)
         while True:
             for signed in receipts:
-                if is_too_old(signed.receipt):
+                receipt = signed.receipt
+                is_late = receipt.asking is not None and receipt.epoch < self._due_before
+                if is_too_old(receipt) or is_late or receipt.epoch < self._lost_before:
                     continue
                 row = booked_row(signed)
                 rows[row.asking] = row

@@ -7,9 +7,9 @@ import pytest
 
 from node.engine.adapter import EngineNode
 from node.ports import GenerationRequest
-from node.protocol.audit_evidence import claims_of
 from node.protocol.audits import ClaimedLogprobs, answer_figures, judge_figures
 from node.protocol.calibration import default_band
+from node.protocol.claims import claims_of
 from node.protocol.findings import AuditFigures
 from node.protocol.sampling import SamplingParameters, TokenLogprobs
 from node.protocol.verdicts import Verdict

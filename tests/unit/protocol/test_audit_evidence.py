@@ -7,6 +7,7 @@ from coincurve import PrivateKey
 
 from node.protocol.asking import booked_under
 from node.protocol.audit_evidence import (
+    PRIVATE,
     AuditEvidence,
     KeptAnswer,
     kept_answer,
@@ -312,3 +313,30 @@ def test_who_asked_keeps_no_claims_so_a_challenged_answer_may_come_without_but_n
 
 def test_text_is_not_kept() -> None:
     assert kept_answer(replace(ANSWER, text="secret"), CLAIMED) == KeptAnswer(ANSWER, CLAIMED)
+
+
+@pytest.mark.parametrize(
+    ("asking", "is_asked", "code"),
+    [
+        (replace(ASKING, is_private=True), True, PRIVATE),
+        (replace(ASKING, is_private=True), False, "not-the-receipt"),
+        (ASKING, True, "not-the-receipt"),
+        (None, False, PRIVATE),
+    ],
+)
+def test_a_payer_that_does_not_sign_for_a_private_answer_cannot_have_it_counted_as_withheld(
+    asking: Asking | None, is_asked: bool, code: str
+) -> None:
+    """Nor does an executor call private what was not asked for in private."""
+    evidence = evidence_of(both=False, is_private=True, asking=asking)
+    shown = AuditEvidence(evidence.signed, None, evidence.request_signature if is_asked else b"")
+    assert wrong_with(shown, tokens=0) == code
+
+
+def test_who_is_accused_cannot_leave_out_what_it_told_its_user() -> None:
+    digest = receipt_digest(claiming(()).signed.receipt)
+    assert what_is_wrong(claiming(()), EXECUTOR, digest, None, is_accused=True) == "not-the-claims"
+    assert what_is_wrong(claiming(CLAIMED), EXECUTOR, digest, None, is_accused=True) == ""
+    hidden = replace(claiming(()), signed=evidence_of(claims_commitment=TOLD, is_private=True).signed)
+    digest = receipt_digest(hidden.signed.receipt)
+    assert what_is_wrong(hidden, EXECUTOR, digest, None, is_accused=True) == ""  # its executor keeps nothing of it

@@ -73,7 +73,7 @@ def live_through(history: Sequence[Epoch], hidden: frozenset[Given] = frozenset(
                 books=(CommittedBook(EXECUTOR, own),) if is_counted else (),
                 books_before=books_before(EpochNumber(number), previous),
                 books_missing=missing_books(
-                    previous, [EXECUTOR] if is_counted else [], {EXECUTOR: int(epoch.has_weight)}
+                    previous, [EXECUTOR] if is_counted else [], {EXECUTOR: int(epoch.has_weight)}, [EXECUTOR]
                 ),
             )
             waiting = set() if is_counted else waiting
@@ -162,6 +162,14 @@ def test_who_has_weight_in_the_second_result_only_owes_nothing_yet() -> None:
     assert not any(one.omits(wanted) for one in live_through(joins) for wanted in EVERYTHING)
 
 
+def test_who_was_not_there_in_the_second_epoch_either_is_not_blamed_for_its_outage() -> None:
+    """Its batch of the first was accepted; it went before the votes, and came back after those of the second."""
+    weights, first = {EXECUTOR: 5}, MissingBook(EXECUTOR, EpochNumber(0), EpochNumber(0))
+    once = EpochResult(EpochNumber(3), EpochGroup(EpochNumber(4), (), ()), (), TokenAmount(0), books_missing=(first,))
+    assert missing_books(once, [], weights, []) == (first,)
+    assert missing_books(once, [], weights, [EXECUTOR]) == (MissingBook(EXECUTOR, EpochNumber(0), EpochNumber(4)),)
+
+
 def test_a_result_remembers_so_many_epochs_and_says_who_is_missing_in_order() -> None:
     newest: EpochResult | None = None
     weights = {account(number): number % 3 for number in range(1, 9)}
@@ -174,7 +182,7 @@ def test_a_result_remembers_so_many_epochs_and_says_who_is_missing_in_order() ->
             TokenAmount(0),
             books=tuple(CommittedBook(executor, book_number(number)) for executor in counted),
             books_before=books_before(EpochNumber(number), newest),
-            books_missing=missing_books(newest, counted, weights),
+            books_missing=missing_books(newest, counted, weights, weights),
         )
         known = {(before.executor, before.epoch) for before in newest.books_before}
         assert (account(4), EpochNumber(number - 1)) in known or number in (0, 2)

@@ -289,9 +289,12 @@ def test_another_receipt_for_what_was_asked_is_surplus_in_whatever_epoch(epoch: 
     assert is_surplus(proof, replace(books, epoch=EpochNumber(epoch), books_before=()))
 
 
-def test_where_no_request_was_signed_nothing_is_surplus() -> None:
+def test_where_no_request_was_signed_a_second_row_is_surplus_and_nothing_else() -> None:
     rows = order_rows([*ROWS, booked_row(UNASKED)])
-    assert not is_surplus(*surplus(rows, rows, UNASKED))
+    assert is_surplus(*surplus(rows, rows, UNASKED))
+    proof, _ = surplus(ROWS, rows, UNASKED)
+    assert not is_surplus(proof, result(book(ROWS), book(rows)))
+    assert not is_surplus(proof, result(book(ROWS), book(rows), epoch=Q + 4))  # it may be answered long after
 
 
 @settings(max_examples=30, deadline=None)

@@ -99,7 +99,7 @@ class Auditor:
         self.round = _Round(EpochNumber(5), replace(previous(), group=group), SEED, band_of)
 
     async def _ask(
-        self, _network: object, _holders: object, _executor: object, digest: Hash32, _tokens: object
+        self, _network: object, _holders: object, _executor: object, digest: Hash32, _row: object, **_how: object
     ) -> AuditEvidence:
         return self.holders[digest]
 
