@@ -172,7 +172,13 @@ def _functions() -> Functions:
         ),
         audit_evidence.what_is_wrong: remembering(
             audit_evidence.what_is_wrong,
-            lambda evidence, executor, digest, booked: (_Same(evidence), executor, digest, booked),
+            lambda evidence, executor, digest, booked, *, is_accused=False: (
+                _Same(evidence),
+                executor,
+                digest,
+                booked,
+                is_accused,
+            ),
             entries_max=RECORDS_KEPT,
         ),
         nonces.quantise: remembering(nonces.quantise, tuple, entries_max=NONCES_KEPT),
