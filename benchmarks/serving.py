@@ -122,6 +122,16 @@ async def compare(address: str | None, streams: int, tokens: int, rounds: int) -
         miner, gateway = network.miners[0], network.gateway
         direct = address or str(next((miner.directory / "run").glob("*.sock")))
         through = f"127.0.0.1:{gateway.api_port}"
+
+        async def answers() -> bool:
+            """Whether the gateway has heard that the miner serves; a real engine is ready before that is told."""
+            try:
+                await load("chat", through, 1, WARM_TOKENS)
+            except subprocess.CalledProcessError:
+                return False
+            return True
+
+        await network.until("a first answer", answers)
         await load("chat", through, streams, WARM_TOKENS)  # channels are funded, connections are open
         runs: dict[str, list[dict[str, Any]]] = {"engine": [], "network": []}
         costs: dict[str, list[float]] = {"gateway": [], "miner": []}

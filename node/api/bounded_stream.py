@@ -17,7 +17,7 @@ from typing import Any
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.trio.tcp_server import TCPServer
 
 STALL_SECONDS_MAX = 60.0
@@ -157,8 +157,20 @@ class HttpConnection(TCPServer):
     sends = 0
     """How many are sending, or wait for it."""
 
+    has_ended = False
+    """Whether the client has said that it sends no more, or is gone."""
+
+    async def _read_data(self) -> None:
+        """Read to the end; then wait for no other request: Hypercorn would, and the connection would count for as long
+        as one may be silent."""
+        await super()._read_data()
+        self.has_ended = True
+        await self.idle_task.stop()
+
     async def protocol_send(self, event: Event) -> None:
         """Send an event of the protocol. Its bytes go out in the order of the calls."""
+        if isinstance(event, Updated) and event.idle and self.has_ended:
+            return
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
