@@ -1,15 +1,15 @@
-"""Has vLLM use a processor's tile registers (Intel AMX) only where the kernel grants them.
+"""Keeps vLLM's attention on CPUs from using a processor's tile registers (Intel AMX).
 
-vLLM's attention on CPUs takes them wherever the processor has them, and does not ask. Linux gives them to a process
-that asked for them (arch_prctl ARCH_REQ_XCOMP_PERM) and ends any other at the first use: an engine whose first prompt
-is so short that no library has asked before dies of an illegal instruction. vLLM calls this in each of its processes,
-by the entry point in the `.dist-info` beside it.
+With them a prompt is read by another sum than an answer is written by: an answer that goes on elsewhere, after a
+failure or a preemption, may turn at a near tie, where the same machine without them goes on exactly. And vLLM 0.32
+takes them without asking Linux (arch_prctl ARCH_REQ_XCOMP_PERM), which ends a process that did not ask, at its first
+short prompt.
+vLLM calls this in each of its processes, by the entry point in the `.dist-info` beside it.
 """
 
 
-def request_tiles() -> None:
-    """Ask the kernel for tile registers; without them, let vLLM believe that there are none."""
+def hide_tiles() -> None:
+    """Let vLLM believe that there are no tile registers."""
     import torch  # noqa: PLC0415 - of the engine's environment, which imports it anyway
 
-    if torch.cpu._is_amx_tile_supported() and not torch.cpu._init_amx():
-        torch.cpu._is_amx_tile_supported = lambda: False
+    torch.cpu._is_amx_tile_supported = lambda: False
