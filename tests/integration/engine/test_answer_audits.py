@@ -70,9 +70,7 @@ async def test_answers_of_the_model_are_exact_and_lies_about_them_are_proven(tmp
             assert judge_figures(honest, BAND) == (Verdict.VALID, ""), (sampling, honest)
             assert honest.mismatches <= 1, honest
             assert honest.claimed == len(tokens)
-            # With tile registers, where a prompt is read otherwise than an answer is written, it is 2,300 a token;
-            # between honest machines of two kinds up to 15,300 (docs/soundness.md).
-            assert honest.distance_micro < 4_000 * len(tokens)
+            assert honest.distance_micro < 2_000 * len(tokens)
             assert honest.surprise_micro**2 < 36 * 1_000_000 * max(1, honest.variance_micro)  # six standard deviations
 
             shifted = tuple(replace(entry, alternatives=_shifted(entry)) for entry in claimed)
