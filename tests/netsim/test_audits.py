@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -59,7 +59,7 @@ def outcome() -> Outcome:
 
     async def book_again(keeper: ReceiptBookKeeper) -> tuple[list[BookRow], int]:
         rows, last = await new_rows(keeper)
-        if keeper.given._account == NodePlan(REPEATING, 5, "honest", 32).account:  # type: ignore[attr-defined]
+        if cast(GivenAnswerTables, keeper.given)._account == NodePlan(REPEATING, 5, "honest", 32).account:
             books = [data for epoch in range(EPOCHS) if (data := keeper.given.book(epoch))]
             rows += read_rows(books[-1]) if books else []
         return rows, last

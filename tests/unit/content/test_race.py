@@ -4,6 +4,8 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -14,6 +16,7 @@ from p2p.content.rate import ByteRate
 from p2p.content.retrieval.race import RUN_BLOCKS_MAX, SOURCES_ACTIVE_MAX, BlockRace
 from p2p.content.source import BlockSource, Rank, SourceFailedError
 from p2p.standing import Standing
+from tests.unit.content.blocks import handle_each
 
 BLOCKS = {Cid.of(Codec.RAW, data): data for data in (hashlib.sha256(bytes([n])).digest() * 32 for n in range(200))}
 CIDS = list(BLOCKS)
@@ -69,15 +72,8 @@ class FakeWithThreads(FakeSource):
         self, cids: Sequence[Cid], handle: Callable[[Cid, bytearray], None], *, bytes_max: int, seconds_max: float
     ) -> Sequence[Cid]:
         self.runs.append(list(cids))
-        lacked: list[Cid] = []
         with trio.fail_after(seconds_max):
-            for cid in cids:
-                data = await self.get(cid, bytes_max=bytes_max)
-                if data is None:
-                    lacked.append(cid)
-                else:
-                    await trio.to_thread.run_sync(handle, cid, bytearray(data))
-        return lacked
+            return await handle_each(partial(self.get, bytes_max=bytes_max), cids, handle)
 
     def close(self) -> None:
         self.closing = True
@@ -448,25 +444,27 @@ class StallsWithin(FakeWithThreads):
         return await super().get(cid, bytes_max=bytes_max)
 
 
-async def _begin_run_of(race: BlockRace, source: FakeWithThreads, blocks: int) -> None:
+def _begin_run_of(race: BlockRace, source: FakeWithThreads, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the race believe that it knows its source, which is asked for so many blocks at once from now on."""
     (peer,) = (peer for peer in race._peers if peer.source is source)
     start = race._start
 
-    def start_and_know(nursery: trio.Nursery, one: object, job: object) -> None:
-        start(nursery, one, job)  # type: ignore[arg-type]  # as it was called
+    def start_and_know(*called: Any) -> None:
+        start(*called)
         peer.run_blocks = blocks
 
-    race._start = start_and_know  # type: ignore[method-assign]  # no source is fast enough for sure on a busy machine
+    monkeypatch.setattr(race, "_start", start_and_know)  # no source is fast enough for sure on a busy machine
     peer.room = 1
 
 
-async def test_what_came_of_a_run_that_was_not_finished_counts_and_nobody_is_blamed() -> None:
+async def test_what_came_of_a_run_that_was_not_finished_counts_and_nobody_is_blamed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     standing = Standing(trio.current_time)
     staller = StallsWithin("staller", seconds=0)
     staller.is_stalling = True
     race = BlockRace([staller], standing=standing, block_seconds=0.3)
-    await _begin_run_of(race, staller, 3)
+    _begin_run_of(race, staller, 3, monkeypatch)
     got, missing = await fetch(race, CIDS[:3])
     assert staller.runs == [CIDS[:3]]
     assert set(got) == {CIDS[0]}
@@ -484,7 +482,7 @@ async def test_a_run_is_taken_from_its_source_when_all_of_its_blocks_came_from_e
     staller, quick = StallsWithin("staller", seconds=0), FakeSource("quick", seconds=0.02, window=1)
     staller.is_stalling = True
     race = BlockRace([staller, quick])
-    await _begin_run_of(race, staller, 3)
+    _begin_run_of(race, staller, 3, monkeypatch)
     with trio.fail_after(15):
         got, missing = await fetch(race, CIDS[:4])
     assert not missing

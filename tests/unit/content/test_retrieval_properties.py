@@ -4,6 +4,7 @@ import hashlib
 import random
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -16,6 +17,7 @@ from p2p.content.retrieval.directory import DirectoryFetch
 from p2p.content.retrieval.race import BlockRace
 from p2p.content.source import Rank, SourceFailedError
 from p2p.content.unixfs_import import Layout, import_path
+from tests.unit.content.blocks import handle_each
 
 BLOCKS = {Cid.of(Codec.RAW, data): data for data in (hashlib.sha256(bytes([n])).digest() for n in range(40))}
 CIDS = list(BLOCKS)
@@ -108,15 +110,8 @@ class RandomWithThreads(RandomSource):
     async def handle(
         self, cids: Sequence[Cid], handle: Callable[[Cid, bytearray], None], *, bytes_max: int, seconds_max: float
     ) -> Sequence[Cid]:
-        lacked: list[Cid] = []
         with trio.fail_after(seconds_max):
-            for cid in cids:
-                data = await self.get(cid, bytes_max=bytes_max)
-                if data is None:
-                    lacked.append(cid)
-                else:
-                    await trio.to_thread.run_sync(handle, cid, bytearray(data))
-        return lacked
+            return await handle_each(partial(self.get, bytes_max=bytes_max), cids, handle)
 
     def close(self) -> None:
         return None

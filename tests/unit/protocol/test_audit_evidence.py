@@ -195,8 +195,13 @@ def test_a_receipt_stands_under_its_own_request_and_no_other() -> None:
     right = booked_row(evidence.signed)
     for asking in (digest, Hash32(bytes(32))):
         assert what_is_wrong(evidence, EXECUTOR, digest, replace(right, asking=asking)) == "not-the-request"
-    for changes in ({"epoch": EpochNumber(4)}, {"max_tokens": 51}, {"body": Hash32(bytes(32))}):
-        other = evidence_of(asking=replace(ASKING, **changes))  # type: ignore[arg-type]
+    for asked in (
+        replace(ASKING, epoch=EpochNumber(4)),
+        replace(ASKING, max_tokens=51),
+        replace(ASKING, body=Hash32(bytes(32))),
+        replace(ASKING, is_private=True),
+    ):
+        other = evidence_of(asking=asked)
         assert booked_row(other.signed).asking != right.asking
         assert wrong_with(replace(other, request_signature=evidence.request_signature)) == "not-the-payer"
 

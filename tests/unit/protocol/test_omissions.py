@@ -254,7 +254,8 @@ def test_what_was_asked_once_stands_in_one_book_only() -> None:
         assert not is_surplus(*once)
     own, gap = SearchedBook(WITH_IT).row_for(ASKED), BookGap(None, None)
     elsewhere = SearchedBook(WITH_IT).row_for(ROWS[2].asking)
-    for forged in (gap, elsewhere, BookGap(replace(own.before, index=0), None)):  # type: ignore[type-var]
+    assert own.before is not None
+    for forged in (gap, elsewhere, BookGap(replace(own.before, index=0), None)):
         assert not is_surplus(Omission(SIGNED, forged, own), books)
         assert not is_surplus(Omission(SIGNED, own, forged), books)
     assert not is_surplus(proof, replace(books, books_before=()))

@@ -27,9 +27,9 @@ from tests.unit.protocol.test_omissions import ROWS
 CID_BEFORE = Cid("bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq")
 
 
-def receipt(number: int, node_id: str = "node", **changes: object) -> SignedReceipt:
+def receipt(number: int, node_id: str = "node", **changes: Any) -> SignedReceipt:
     made = replace(receipt_for(ANSWER), request_id=RequestId(number.to_bytes(32)), node_id=NodeId(node_id))
-    made = replace(made, **changes)  # type: ignore[arg-type]
+    made = replace(made, **changes)
     digest = receipt_digest(made)
     return SignedReceipt(made, sign(key_of(2), digest), sign(key_of(1), digest))
 
