@@ -26,7 +26,7 @@ from node.protocol.sampling import SamplingParameters
 TINY_MODEL = Path(__file__).resolve().parents[1] / ".cache" / "tiny-model"
 BATCH = 64
 TOKENS = 64
-ROUNDS = 5
+ROUNDS = 12
 SEED = 0x1234_5678_9ABC_DEF0 >> 1
 KINDS = {
     "temperature 1": SamplingParameters(),

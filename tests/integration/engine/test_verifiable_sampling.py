@@ -268,10 +268,18 @@ def test_the_plug_in_gives_the_vectors() -> None:
 
 
 def test_the_plug_in_chooses_as_the_reference_for_any_parameters() -> None:
-    """Vocabularies of other sizes, logits with many equals, sharp and flat ones, logits beyond all bounds."""
+    """Vocabularies of other sizes (beyond 8,192 tokens the edge of top_k is sought otherwise), logits with many
+    equals, sharp and flat ones, logits beyond all bounds."""
     source = random.Random(5)
     batches, expected = [], []
-    for size, spread, grain in ((7, 2.0, 64), (300, 0.3, 4), (1000, 6.0, 64), (2500, 3.0, 2), (64, 90.0, 8)):
+    for size, spread, grain in (
+        (7, 2.0, 64),
+        (300, 0.3, 4),
+        (1000, 6.0, 64),
+        (2500, 3.0, 2),
+        (64, 90.0, 8),
+        (9000, 2.0, 64),
+    ):
         rows = []
         for _ in range(24):
             row: dict[str, object] = {
