@@ -1,20 +1,24 @@
 """What the network adds to an engine: 64 streams through gateway, libp2p and executor against the engine itself.
 
 .venv/bin/python -m benchmarks.serving [--engine stand-in|vllm] [--pace step|stream] [--streams 64]
-    [--tokens 256] [--rounds 3] [--idle]
+    [--tokens 256] [--rounds 3] [--profile] [--idle]
 
 Two whole daemons on a chain of their own, paying by voucher; the engine is a stand-in that is paced like a GPU, or real
-vLLM with the tiny model. Both loads are run in turns. `--idle` measures a daemon that has nothing to do instead.
+vLLM with the tiny model. Both loads are run in turns. `--profile` tells where the processor time of the daemons goes
+(they run in benchmarks/profiled_daemon.py then, a little slower). `--idle` measures a daemon that has nothing to do
+instead.
 """
 
 import argparse
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
@@ -22,8 +26,11 @@ from typing import Any
 
 import trio
 
+from benchmarks.profiled_daemon import PROFILE
+from benchmarks.sampling import processor_seconds as group_seconds
 from node.control.views import ModelsView, StatusView
-from scripts.local_network import MODEL_ID, Daemon, LocalNetwork, run_local_network
+from node.engine.leftovers import read_record
+from scripts.local_network import MODEL_ID, QUERND, Daemon, LocalNetwork, run_local_network
 
 MINER = "miner-1"
 MIB = 1024 * 1024
@@ -45,6 +52,10 @@ WARM_TOKENS = 16
 IDLE_SECONDS = 30.0
 STAND_IN_ARGUMENTS = ("--rate", "40", "--prefill-ms", "25")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PROFILED = (sys.executable, "-m", "benchmarks.profiled_daemon")
+PROFILE_SECONDS = 5.0
+"""For a daemon to write its profile."""
+PARTS_TOLD = 9
 
 
 def say(what: str) -> None:
@@ -96,7 +107,7 @@ def use_engine_at(daemon: Daemon, url: str) -> None:
 
 
 @asynccontextmanager
-async def network_with(url: str | None) -> AsyncIterator[LocalNetwork]:
+async def network_with(url: str | None, is_profiled: bool) -> AsyncIterator[LocalNetwork]:
     """Run a miner and a gateway until they serve; the miner's engine is at `url`, or is a vLLM of its own."""
     async with run_local_network(say, miner_names=(MINER,), epoch=LONG_EPOCH, environment=PAYMENTS) as network:
         await network.initialise()
@@ -105,7 +116,7 @@ async def network_with(url: str | None) -> AsyncIterator[LocalNetwork]:
         await network.deploy()
         await network.publish()
         for daemon in (*network.miners, network.gateway):
-            await network.start(daemon)
+            await network.start(daemon, PROFILED if is_profiled else (QUERND,))
         await network.until_ready()
 
         async def offered() -> bool:
@@ -116,9 +127,9 @@ async def network_with(url: str | None) -> AsyncIterator[LocalNetwork]:
         yield network
 
 
-async def compare(address: str | None, streams: int, tokens: int, rounds: int) -> None:
+async def compare(address: str | None, streams: int, tokens: int, rounds: int, is_profiled: bool) -> None:
     """Run both loads in turns, with the engine at `address` or a vLLM of the miner's own; print what is added."""
-    async with network_with(f"http://{address}" if address else None) as network:
+    async with network_with(f"http://{address}" if address else None, is_profiled) as network:
         miner, gateway = network.miners[0], network.gateway
         direct = address or str(next((miner.directory / "run").glob("*.sock")))
         through = f"127.0.0.1:{gateway.api_port}"
@@ -135,14 +146,50 @@ async def compare(address: str | None, streams: int, tokens: int, rounds: int) -
         await load("chat", through, streams, WARM_TOKENS)  # channels are funded, connections are open
         runs: dict[str, list[dict[str, Any]]] = {"engine": [], "network": []}
         costs: dict[str, list[float]] = {"gateway": [], "miner": []}
+        engine_costs: dict[str, list[float]] = {"engine": [], "network": []}
+        parts: dict[str, Counter[str]] = {"gateway": Counter(), "miner": Counter()}
         for _ in range(rounds):
-            runs["engine"].append(await load("completions", direct, streams, tokens))
+            used = engine_seconds(miner)
+            direct_result = await load("completions", direct, streams, tokens)
+            runs["engine"].append(direct_result)
+            between = engine_seconds(miner)
+            engine_costs["engine"].append((between - used) / direct_result["tokens"] * 1e6)
             before = {daemon.name: cpu_of(daemon) for daemon in (gateway, miner)}
+            if is_profiled:
+                for daemon in (gateway, miner):
+                    await profile_of(network, daemon)
             result = await load("chat", through, streams, tokens)
             runs["network"].append(result)
+            engine_costs["network"].append((engine_seconds(miner) - between) / result["tokens"] * 1e6)
             for name, daemon in (("gateway", gateway), ("miner", miner)):
                 costs[name].append((cpu_of(daemon) - before[daemon.name]) / result["tokens"] * 1e6)
-        report(runs, costs, streams)
+                if is_profiled:
+                    parts[name] += await profile_of(network, daemon)
+        report(runs, costs, streams, has_aims=address is not None)
+        if address is None:
+            report_engine(runs, engine_costs)
+        if is_profiled:
+            report_parts(costs, parts)
+
+
+def engine_seconds(daemon: Daemon) -> float:
+    """Return the processor time of the vLLM that a daemon runs so far; 0 if it runs none."""
+    records = [read_record(file) for file in (daemon.directory / "run").glob("*.pgid")]
+    return sum(group_seconds(record.group) for record in records if record is not None)
+
+
+async def profile_of(network: LocalNetwork, daemon: Daemon) -> Counter[str]:
+    """Return how many samples of processor time each part of a daemon had since the last call."""
+    target = daemon.config.with_name(PROFILE)
+    target.unlink(missing_ok=True)
+    if daemon.process is not None:
+        daemon.process.send_signal(signal.SIGUSR2)
+
+    async def written() -> bool:
+        return target.exists()
+
+    await network.until("a profile", written, PROFILE_SECONDS)
+    return Counter(json.loads(target.read_text()))
 
 
 def cpu_of(daemon: Daemon) -> float:
@@ -152,8 +199,14 @@ def cpu_of(daemon: Daemon) -> float:
     return sum(processor_seconds(daemon.process.pid))
 
 
-def report(runs: dict[str, list[dict[str, Any]]], costs: dict[str, list[float]], streams: int) -> None:
-    """Print medians and what was added."""
+def report(
+    runs: dict[str, list[dict[str, Any]]], costs: dict[str, list[float]], streams: int, *, has_aims: bool
+) -> None:
+    """Print medians and what was added. Aims are for the stand-in: vLLM here shares the daemons' two cores."""
+
+    def aim(what: str) -> str:
+        return f"  (aim {what})" if has_aims else ""
+
     medians = {
         name: {key: statistics.median(run[key] for run in several) for key in several[0]}
         for name, several in runs.items()
@@ -166,18 +219,40 @@ def report(runs: dict[str, list[dict[str, Any]]], costs: dict[str, list[float]],
             f"between pieces {1e3 * middle['gap_p50']:.1f} ms p50, {1e3 * middle['gap_p99']:.1f} ms p99"
         )
     engine, network = medians["engine"], medians["network"]
-    print(f"tokens/s, network / engine: {network['stream_rate'] / engine['stream_rate']:.3f}  (aim 0.97)")
+    print(f"tokens/s, network / engine: {network['stream_rate'] / engine['stream_rate']:.3f}{aim('0.97')}")
     for key, what, aims in (
         ("first_p50", "first token, p50", "10 ms"),
         ("first_p99", "first token, p99", "25 ms"),
         ("gap_p50", "between pieces, p50", "2 ms"),
     ):
-        print(f"added to {what}: {1e3 * (network[key] - engine[key]):.1f} ms  (aim {aims})")
+        print(f"added to {what}: {1e3 * (network[key] - engine[key]):.1f} ms{aim(aims)}")
     both = sum(statistics.median(values) for values in costs.values())
     parts = ", ".join(f"{name} {statistics.median(values):.0f}" for name, values in costs.items())
     print(f"processor time per 1,000 tokens: {both:.0f} ms ({parts})  (aim 200 ms)")
     own = statistics.median(run["own_seconds"] / run["tokens"] * 1e6 for run in runs["engine"])
     print(f"the load itself took {own:.0f} ms for them, asking the engine: twice that on a machine half as fast")
+
+
+def report_engine(runs: dict[str, list[dict[str, Any]]], costs: dict[str, list[float]]) -> None:
+    """Print what vLLM itself took, and how much of the machine was idle."""
+    cores = os.cpu_count() or 1
+    for name, several in runs.items():
+        engine = statistics.median(costs[name])
+        load = statistics.median(run["own_seconds"] / run["tokens"] * 1e6 for run in several)
+        whole = statistics.median(run["seconds"] / run["tokens"] * 1e6 for run in several) * cores
+        print(
+            f"{name:8} of {whole:.0f} ms that {cores} cores have in the time of 1,000 tokens, "
+            f"vLLM takes {engine:.0f}, the load {load:.0f}"
+        )
+
+
+def report_parts(costs: dict[str, list[float]], parts: dict[str, Counter[str]]) -> None:
+    """Print where the processor time of each daemon goes."""
+    for name, counts in parts.items():
+        scale = statistics.median(costs[name]) / max(1, counts.total())
+        told = [f"{part} {count * scale:.1f}" for part, count in counts.most_common(PARTS_TOLD)]
+        rest = counts.total() - sum(count for _, count in counts.most_common(PARTS_TOLD))
+        print(f"{name}, ms per 1,000 tokens: {', '.join(told)}, everything else {rest * scale:.1f}")
 
 
 async def measure_idle() -> None:
@@ -211,13 +286,14 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="also tell where the daemons' processor time goes")
     parser.add_argument("--idle", action="store_true", help="measure start and idling instead")
     given = parser.parse_args()
     if given.idle:
         trio.run(measure_idle)
         return
     with stand_in(given.pace) if given.engine == "stand-in" else nullcontext() as address:
-        trio.run(compare, address, given.streams, given.tokens, given.rounds)
+        trio.run(compare, address, given.streams, given.tokens, given.rounds, given.profile)
 
 
 if __name__ == "__main__":
