@@ -1,9 +1,11 @@
 """A payer's watch over receipt books: finds receipts of its own answers that executors left out, booked otherwise than
-they must or a second time, and proves it; also of executors that have no book where one was due."""
+they must or a second time, and proves it; also of executors that have no book where one was due. Every payer has one:
+what becomes of a proof, omission_keeping.py says."""
 
 import hashlib
 import heapq
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 
 import structlog
 import trio
@@ -14,6 +16,7 @@ from node.protocol.audit_evidence import are_names_short
 from node.protocol.due_books import BOOKS_REMEMBERED_EPOCHS, BooksOfResult
 from node.protocol.findings import ReceiptBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32
+from node.protocol.omission_choice import in_bundle_order
 from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, SearchedBook, SearchedBooks
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, read_book_in_slices
@@ -29,6 +32,8 @@ RECEIPTS_LOOKED_AT = 1000
 """Of each kind of these, by lot: a payer need not check all of its receipts for omitting to be risky."""
 RECEIPTS_PER_PAGE = 128
 """Read from the disk before others get their turn: a few milliseconds."""
+FOUND_MAX = 256
+"""Proofs of one epoch, a mebibyte: of as many executors as a bundle has room for, all that it could carry."""
 TRIES = 3
 RETRY_SECONDS = 5.0
 
@@ -46,13 +51,22 @@ class OmissionWatch:
         self._presence = presence
         self._slicer = slicer or Slicer()
 
-    async def find(self, result: EpochResult) -> tuple[Omission, ...]:
-        """Return what the books of `result`, and those that it lacks, prove, in a bundle's order."""
+    async def find(
+        self, result: EpochResult, known: Collection[Omission] = (), keep: Callable[[Omission], None] | None = None
+    ) -> tuple[Omission, ...]:
+        """Return what the books of `result`, and those that it lacks, prove, in a bundle's order; against one executor
+        no more than a bundle carries, against one without a book one proof.
+
+        `known` was found before a restart, and is not looked for again; it is returned with what is new. That is given
+        to `keep` at once, one by one: what comes after may take long, and a restart must not lose it.
+        """
         books = BooksOfResult(result)
-        found: list[Omission] = []
+        found = {receipt_digest(omission.signed.receipt): omission for omission in known}
+        counts = Counter(omission.signed.receipt.executor for omission in known)
         for executor, signed in (await self._own_receipts(books, result.epoch)).items():
-            if len(found) >= OMISSIONS_MAX:
-                break
+            most = 1 if books.own(executor) is None else OMISSIONS_MAX  # without a book one proof takes all
+            if counts[executor] >= most or len(found) >= FOUND_MAX:
+                continue
             before = books.before(executor)
             searched = SearchedBooks(
                 books,
@@ -61,17 +75,20 @@ class OmissionWatch:
             )
             for receipt in signed:
                 await trio.lowlevel.checkpoint()
-                if len(found) >= OMISSIONS_MAX or not searched.is_wrong(receipt.receipt):
+                if counts[executor] >= most or len(found) >= FOUND_MAX:
+                    break
+                digest = receipt_digest(receipt.receipt)
+                if digest in found or not searched.is_wrong(receipt.receipt):
                     continue
                 for book in (searched.earlier, searched.later):
                     if book is not None:
                         await self._slicer.run(book.prepare())
-                digest = receipt_digest(receipt.receipt).hex()
-                log.warning("an executor has not booked a receipt as it must", executor=executor, receipt=digest)
-                found.append(searched.proof(receipt))
-                if books.own(executor) is None:
-                    break  # nothing of it is audited, so one receipt takes all: there is room for what others left out
-        return tuple(sorted(found, key=lambda omission: receipt_digest(omission.signed.receipt)))
+                log.warning("an executor has not booked a receipt as it must", executor=executor, receipt=digest.hex())
+                counts[executor] += 1
+                found[digest] = searched.proof(receipt)
+                if keep is not None:
+                    keep(found[digest])
+        return in_bundle_order(found.values())
 
     async def hold(self, result: EpochResult) -> None:
         """Fetch the books of `result` that had to have receipts of its own epoch, if they were given in time.

@@ -70,6 +70,9 @@ class Documents(dict[str, bytes]):
 
     put_documents = dict.update
 
+    def document_keys(self, prefix: str) -> tuple[str, ...]:
+        return tuple(sorted(name for name in self if name.startswith(prefix)))
+
     def get_document(self, name: str) -> bytes | None:
         return self.get(name)
 
@@ -88,9 +91,9 @@ class Auditor:
 
         keeper = SimpleNamespace(given=self.given, serve=lambda _network, _admission: None, book=book)
         epochs = SimpleNamespace(newest_result=lambda: None)
-        unused = cast(Any, None)
+        unused, network = cast(Any, None), SimpleNamespace(serve=lambda *_what, **_how: None)
         self.service = AuditingService(
-            cast(Any, chain), unused, unused, cast(Any, Documents()), unused, cast(Any, epochs), [self.engine],
+            cast(Any, chain), cast(Any, network), unused, cast(Any, Documents()), unused, cast(Any, epochs), [self.engine],
             cast(Any, keeper),
         )  # fmt: skip
         monkeypatch.setattr(auditing, "ask_for_evidence", self._ask)
