@@ -67,6 +67,10 @@ class SearchedBook:
         place = self._place(asking)
         return place < len(self._rows) and self._rows[place].asking == asking
 
+    def tokens_of(self, asking: Hash32) -> int | None:
+        """Return the tokens in the row for what was asked; None if there is none."""
+        return self._rows[self._place(asking)].output_tokens if self.has(asking) else None
+
     def gap(self, asking: Hash32) -> BookGap | None:
         """Return where its row would stand; None if it is there."""
         if self.has(asking):

@@ -157,7 +157,7 @@ class AuditingService:
         self._fetched_bytes = 0
         """Of evidence of others that was kept in this epoch."""
         self._slicer = Slicer()
-        self._omissions = OmissionKeeping(chain, network, content, store, presence, self._slicer, random_bytes)
+        self.omission_keeping = OmissionKeeping(chain, network, content, store, presence, self._slicer, random_bytes)
         self._asking = trio.CapacityLimiter(ASKED_AT_ONCE)
         self._reading = trio.CapacityLimiter(READ_AT_ONCE)
         self.challenges: Challenges | None = None
@@ -184,7 +184,7 @@ class AuditingService:
         able = [signed for signed in taken if are_names_short(signed.receipt)][:CHALLENGES_MAX]
         by_digest = {receipt_digest(signed.receipt): signed for signed in able}
         challenges = tuple(by_digest[digest] for digest in sorted(by_digest))
-        omissions = self._omissions.for_bundle(bundle.epoch)
+        omissions = self.omission_keeping.for_bundle(bundle.epoch)
         return replace(bundle, audits=kept.votes, receipts=receipts, omissions=omissions, challenges=challenges)
 
     def votes(self, epoch: EpochNumber) -> tuple[AuditVote, ...]:
@@ -193,7 +193,7 @@ class AuditingService:
 
     def omissions(self, epoch: EpochNumber) -> KeptOmissions:
         """Return what this node knows of receipts that were not booked as they must, of an epoch's books."""
-        return self._omissions.of(epoch)
+        return self.omission_keeping.of(epoch)
 
     def may_see(self, peer: PeerId, digest: Hash32) -> bool:
         """Whether a peer was drawn to audit the receipt `digest`, or judges it again."""
@@ -217,14 +217,14 @@ class AuditingService:
         await self._forget_old(epoch, previous.epoch)
         self._fetched_bytes = 0
         if all(member.participant != self._chain.account for member in previous.group.members):
-            await self._omissions.run(epoch, previous)  # who has no weight pays, and watches over what it paid for
+            await self.omission_keeping.run(epoch, previous)  # who is no member may be a payer
             return
         self._votes = KeptAudits(self._store, epoch)
         draws = await self._slicer.run(own_draws_in_slices(previous, seed, self._chain.account))
         again = self._judged_again(previous)
         await self._expect(draws, again)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._omissions.run, epoch, previous)
+            nursery.start_soon(self.omission_keeping.run, epoch, previous)
             for committed in previous.books:
                 if committed.executor in draws:
                     nursery.start_soon(self._audit_book, committed, draws[committed.executor], work)
@@ -408,7 +408,7 @@ class AuditingService:
             return named
         answer = evidence.kept.answer
         ids = (*answer.prompt_ids, *answer.output_ids)
-        if not answer.prompt_ids or not answer.output_ids or min(ids) < 0 or max(ids) >= engine.vocabulary_size:
+        if not answer.prompt_ids or min(ids) < 0 or max(ids) >= engine.vocabulary_size:
             return replace(named, reason="not-the-tokens")
         self._votes[_order(task)] = replace(named, reason="no-time")
         self._votes.write()

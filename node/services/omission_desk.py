@@ -1,14 +1,14 @@
 """A member's desk for proofs that payers hand to it: payers without weight have no bundle of their own to put them in.
 
-*Purpose.* A proof of an omission holds whoever shows it: it has the executor's signature, and what is or is not in books
-that the result names. So a member takes it from anybody, and what the executor loses is its rivals' gain. What comes
-costs the member work and room, and strangers are free of charge: all of it is bounded.
+*Purpose.* A proof of an omission holds whoever shows it: it has the executor's signature, and what is or is not in
+books that the result names. So a member takes it from anybody, and what the executor loses is its rivals' gain. What
+comes costs the member work and room, and strangers are free of charge: all of it is bounded.
 
 *Detail.* In this order: how much this caller has had already; size and schema; the epoch; whether it is here already;
 whether there is room; whether it holds, its signature last. A caller whose proofs do not hold is not listened to any
-more in this epoch. Against one executor no more is kept than a bundle carries, by a lot that nobody can foresee, so that
-it is all one who comes first. If the desk is full, a proof against whoever has most of them gives way. What is kept is
-on the disk before the call ends, and forgotten when the epoch is over.
+more in this epoch. Against one executor no more is kept than a bundle carries, by a lot that nobody can foresee, so
+that it is all one who comes first. If the desk is full, a proof against whoever has most of them gives way. What is
+kept is on the disk before the call ends, and forgotten when the epoch is over.
 """
 
 import hashlib
@@ -37,7 +37,8 @@ KEPT_MAX = 1024
 KEPT_PER_EXECUTOR_MAX = OMISSIONS_MAX
 """More than a bundle carries against one executor would never be used."""
 PEER_CALLS_MAX = 128
-"""By one caller in an epoch: twice what a payer hands out in all (omission_handing.py)."""
+"""By one caller in an epoch. A payer that hands out all it may (omission_handing.py) calls each of 64 members 15
+times."""
 PEER_FAILURES_MAX = 2
 """An honest payer has none: it knows the same result and the same books."""
 PEERS_MAX = 4096
@@ -108,7 +109,7 @@ class OmissionDesk:
             raise CallFailedError("not-proven", "the proof does not hold against the books that the result knows")
 
     def _take(self, opened: _Opened, omission: Omission) -> bool:
-        """Keep a proof if it holds and there is room; return whether it holds. Raises CallFailedError `own`, `enough`."""
+        """Keep a proof if it holds; return whether it does. Raises CallFailedError `own`, `enough`."""
         receipt = omission.signed.receipt
         digest, executor = receipt_digest(receipt), receipt.executor
         if executor == self._chain.account:

@@ -1,4 +1,7 @@
-"""How a payer without weight gets its proofs of omissions into bundles: it hands them to members, who have one.
+"""How a payer gets its proofs of omissions into bundles of others: it hands them to members.
+
+*Purpose.* Who has no weight has no bundle that counts. And who has, has room for few proofs in its own, and may not get
+it counted.
 
 *Detail.* Each proof goes to a few members, drawn by weight: nobody gains places by being many, and who would sit on a
 proof has to be all of them. Whoever does not take one now is asked again after the others, until the bundles are made.
@@ -22,9 +25,9 @@ from node.services.omission_frames import METHOD, handed_bytes
 log = structlog.get_logger(__name__)
 
 HOLDERS = 3
-"""Members that each proof is given to. With a third of the weight of one mind, one proof in 27 is given to these only."""
-HANDED_MAX = 64
-"""Proofs handed over in one epoch, those against each executor by turns."""
+"""Members that each proof is given to. If a third of the weight sits on proofs, it gets one in 27 all to itself."""
+HANDED_MAX = 320
+"""Proofs handed over in one epoch, those against each executor by turns: as many as are found against one."""
 ROUND_SECONDS = 30.0
 """Between two rounds of asking those who have not taken a proof yet."""
 CALL_SECONDS_MAX = 10.0
@@ -44,7 +47,7 @@ class OmissionHanding:
         """Hand over the proofs in `kept`, which hold against `result`, as they come, until `is_searched` is set and
         enough members have each."""
         salt = self._random_bytes(32)
-        refused: set[tuple[bytes, Address]] = set()
+        refused: set[tuple[Address, Address]] = set()  # executor, and who takes no more against it
         while True:
             was_searched, is_done = is_searched.is_set(), True
             for known in self._chosen(kept, salt):
@@ -70,7 +73,7 @@ class OmissionHanding:
         result: EpochResult,
         kept: KeptOmissions,
         salt: bytes,
-        refused: set[tuple[bytes, Address]],
+        refused: set[tuple[Address, Address]],
     ) -> bool:
         """Offer one proof to members in the order of the lot; return whether nobody else is to be asked."""
         receipt = known.omission.signed.receipt
@@ -78,7 +81,7 @@ class OmissionHanding:
         for member in self._in_order(result.group.members, receipt.executor, salt + digest):
             if len(holders) >= HOLDERS:
                 break
-            if member.participant in holders or (digest, member.participant) in refused:
+            if member.participant in holders or (receipt.executor, member.participant) in refused:
                 continue
             try:
                 await self._tell(member, result, known)
@@ -86,7 +89,7 @@ class OmissionHanding:
                 log.debug("a member did not take a proof", member=member.participant, reason=str(error))
                 is_final &= error.code not in NOT_NOW
                 if error.code not in NOT_NOW:
-                    refused.add((digest, member.participant))
+                    refused.add((receipt.executor, member.participant))
                 continue
             kept.note_told(known.omission, member.participant)
             holders.add(member.participant)

@@ -1,4 +1,4 @@
-"""A member's desk: a proof that holds is taken from anybody, and nobody can make it work or keep more than its bounds."""
+"""A member's desk: a proof that holds is taken from anybody, and nobody makes it work or keep beyond its bounds."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +10,7 @@ import pytest
 from node.ports import Call, CallFailedError
 from node.protocol.codec import to_bytes
 from node.protocol.findings import CommittedBook, MissingBook
-from node.protocol.identifiers import EpochNumber, NodeId, PeerId, RequestId
+from node.protocol.identifiers import EpochNumber, Hash32, NodeId, PeerId, RequestId
 from node.protocol.omissions import EMPTY_BOOK, SearchedBook
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import booked_row, make_book, order_rows
@@ -67,7 +67,7 @@ class Member:
         self.served: dict[str, Callable[[Call], Any]] = {}
         network = SimpleNamespace(serve=lambda method, handler, concurrency: self.served.update({method: handler}))
         chain = SimpleNamespace(account=account(MEMBER))
-        self.desk = OmissionDesk(cast(Any, chain), cast(Any, network), lambda count: bytes(count))
+        self.desk = OmissionDesk(cast(Any, chain), cast(Any, network), bytes)
         self.kept = KeptOmissions(self.store, EPOCH)
         self.result = result
         self.desk.open(result, self.kept)
@@ -122,7 +122,8 @@ async def test_what_is_malformed_is_refused_before_anything_is_looked_up(
     monkeypatch.setattr(omission_desk, "is_proven", lambda *_what: pytest.fail("it was looked at"))
     good = proof(2, 1)
     gap = good.later
-    assert gap is not None and gap.before is not None  # noqa: PT018 - for mypy
+    assert gap is not None
+    assert gap.before is not None
     deep = replace(gap, before=replace(gap.before, siblings=gap.before.siblings * 19))
     wrong = [
         b"",
@@ -231,8 +232,9 @@ async def test_an_empty_book_lacks_everything() -> None:
 def test_the_largest_proof_has_room_in_a_call() -> None:
     """Of two books with the deepest trees and the longest names, with both signatures and claims."""
     row = proof(2, 1, node_id=NodeId("n" * 32)).later
-    assert row is not None and row.before is not None  # noqa: PT018 - for mypy
-    deep = replace(row.before, index=1 << 17, output_tokens=(1 << 32) - 1, siblings=(bytes(32),) * 18)
+    assert row is not None
+    assert row.before is not None
+    deep = replace(row.before, index=1 << 17, output_tokens=(1 << 32) - 1, siblings=(Hash32(bytes(32)),) * 18)
     signed = replace(signed_by(2, 1, node_id=NodeId("n" * 32)), payer_signature=bytes(65))
     largest = Omission(signed, BookGap(deep, deep), BookGap(deep, deep))
     data = handed_bytes(EpochNumber(1 << 40), largest)
