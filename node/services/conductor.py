@@ -303,6 +303,8 @@ class Conductor:
         request, attempt = running.request, running.attempt
         if request.private or (attempt is not None and attempt.has_receipt):
             return  # of a private answer no token is drawn, whatever is booked
+        if not self._trade.unreceived.has_room(request.epoch, running.executor):
+            return
         most = tokens_given_at_most(0, 0, is_free=request.free) if attempt is None else attempt.tokens_given_at_most
         asked = Unreceived(running.executor, request_digest(request), request.request_id, request.model_id, most)
         self._trade.unreceived.add(request.epoch, asked)

@@ -66,12 +66,18 @@ class UnreceivedBook:
         self._counts: Counter[Address] = Counter()
         """Of `_epoch`; after a restart they begin anew."""
 
+    def has_room(self, epoch: EpochNumber, executor: Address) -> bool:
+        """Whether a request of `epoch` to `executor` would be written down: to make a record takes some hashing."""
+        if epoch != self._epoch:
+            return True
+        return self._counts[executor] < KEPT_PER_EXECUTOR_MAX and self._counts.total() < KEPT_MAX
+
     def add(self, epoch: EpochNumber, asked: Unreceived) -> None:
         """Write a request of `epoch` down, if there is room."""
+        if not self.has_room(epoch, asked.executor):
+            return
         if epoch != self._epoch:
             self._epoch, self._counts = epoch, Counter()
-        if self._counts[asked.executor] >= KEPT_PER_EXECUTOR_MAX or self._counts.total() >= KEPT_MAX:
-            return
         self._counts[asked.executor] += 1
         self._store.put_documents({_document(epoch, asked.asking): to_bytes(asked)})
 
