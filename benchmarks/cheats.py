@@ -29,6 +29,7 @@ from node.protocol.history import PARTS, WINDOWS_EPOCHS
 from node.protocol.identifiers import Address, Cid, Hash32, NodeId
 from node.protocol.nonces import draw_sample
 from node.protocol.scores import AVAILABILITY_TENTHS, PARTICIPATION_TENTHS, QUALITY_TENTHS
+from node.services.omission_handing import HOLDERS
 
 MILLION = 1_000_000
 MEMBERS = 64
@@ -62,6 +63,9 @@ PADDINGS = (0, 100, 1_000, 260_000)
 UNANSWERED = (0.01, 0.05, 0.1, 0.2)
 HIDERS = (BUSY_ANSWERS, 1_800, 100)
 HIDDEN_SHARES = (0.001, 0.01, 0.1, 1.0)
+SITTING_SHARES = (0.0, 1 / 3, 0.5, 0.7)
+"""Of the weight, that takes proofs of payers without weight and does not vote on them."""
+LEFT_OUT = (1, 16, 100, 320)
 FAKED_SHARES = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
@@ -227,6 +231,37 @@ def hiding_one_epoch(share: float, answers: int = BUSY_ANSWERS, proof: float = 0
     return worth
 
 
+def held_by_an_honest_member(sitting: float) -> float:
+    """Return the chance that a proof which a payer hands to members gets to one that votes on it, if `sitting` of the
+    weight does not."""
+    return 1.0 - sitting**HOLDERS
+
+
+def points_for_audits(fees: float) -> float:
+    """Return what an epoch costs of whose answers nothing is known to be good: all points that audits stand for."""
+    return (QUALITY_TENTHS + AVAILABILITY_TENTHS) / 10 / 2 * (REWARD + fees)
+
+
+def hiding_from_the_weightless(sitting: float = 1 / 3) -> float:
+    """Return what an epoch is worth to who answers all requests wrongly and hides all its bundles, if none of its
+    payers has weight, and one of them, with a single receipt, runs a daemon that watches.
+
+    As nothing of it is audited, that one proof takes all points that audits stand for, if it is voted on.
+    """
+    once = PARTICIPATION_TENTHS / 10 / 2 * (REWARD + FEES)
+    return FEES - once - held_by_an_honest_member(sitting) * points_for_audits(FEES)
+
+
+def leaving_out(proofs: int, sitting: float = 1 / 3) -> float:
+    """Return what an epoch is worth to who answers all requests wrongly, leaves them out of its book, and fills that up
+    with true answers of its own until it has the most draws, if payers have `proofs` against it together.
+
+    A bundle has room for 16, so that many proofs take as many bundles: payers hand each to HOLDERS members.
+    """
+    voted = held_by_an_honest_member(sitting) * proofs
+    return FEES - voted / (voted + DRAWS_MAX - ROW_DRAWS) * points_for_audits(FEES)
+
+
 @dataclass(frozen=True, slots=True)
 class Padding:
     """A book that its executor fills with true answers to its own questions."""
@@ -338,6 +373,21 @@ def main() -> None:
     print_table(
         ("OF ALL REQUESTS", "DRAWS LEFT"),
         [(f"{share:.0%}", f"{payer_draws_left(share):.0%}") for share in UNANSWERED],
+        empty="",
+    )
+    click.echo("\nAll answers wrong, no book, and no payer with weight, one of whom watches:")
+    print_table(
+        ("WEIGHT THAT SITS ON PROOFS", "A PROOF IS VOTED ON", "AN EPOCH"),
+        [
+            (f"{share:.0%}", f"{held_by_an_honest_member(share):.1%}", f"{hiding_from_the_weightless(share):+.1f}")
+            for share in SITTING_SHARES
+        ],
+        empty="",
+    )
+    click.echo("\nAll answers wrong and left out of a book that is filled up with true ones:")
+    print_table(
+        ("PROOFS OF ITS PAYERS", "AN EPOCH"),
+        [(str(proofs), f"{leaving_out(proofs):+.1f}") for proofs in LEFT_OUT],
         empty="",
     )
     for what, share in lazy_validator():

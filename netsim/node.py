@@ -122,7 +122,17 @@ async def run_node(
     (duty,) = brokered([engine], broker)
     book = ReceiptBookKeeper(content, store, GivenAnswerTables(store.database, plan.account))
     auditor = conduct.auditing_engine(engine, broker)
-    auditing = AuditingService(chain, network, content, store, presence, epochs, [auditor], book)
+    auditing = AuditingService(
+        chain,
+        network,
+        content,
+        store,
+        presence,
+        epochs,
+        [auditor],
+        book,
+        random_bytes=random.Random(f"lots of {plan.seed}/{plan.number}").randbytes,
+    )
     executor = Executor(
         chain,
         network,

@@ -42,6 +42,8 @@ def add_auditing(
     """
     auditing = AuditingService(chain, network, content, store, presence, epochs, engines, keeper)
     supervisor.add("auditing", auditing.run)
+    if gateway is not None:
+        auditing.omission_keeping.on_made_up = gateway.faults.add_made_up
     per_day = settings.payments.decoys_per_day
     if per_day and gateway is not None:
         decoys = DecoyService(

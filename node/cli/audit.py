@@ -5,7 +5,7 @@ import click
 from node.cli.calls import call_daemon
 from node.cli.options import CommandFailed, Target, target_options
 from node.cli.render import print_json, print_table
-from node.control.audit_views import AuditsView, AuditVoteView
+from node.control.audit_views import AuditsView, AuditVoteView, OmissionView
 
 DIGEST_CHARACTERS = 12
 EPOCH_DIGITS_MAX = 7
@@ -32,6 +32,7 @@ REASONS = {
     "not-by-rule": "its engine does not draw by the rule",
     "outside-rule": "penalties, biases or a format: there is no rule for them",
     "private": "a private request",
+    "no-tokens": "it ended before its first token: there is nothing to judge",
     "embedding": "vectors, which are not drawn",
     "drawn-again": "drawn more than once, and judged under another number",
     "no-model": "this node does not serve the model",
@@ -56,6 +57,9 @@ def audit(target: Target, which: str | None) -> None:
     Answers are drawn from the receipt books of the epoch before, and judged by five members each. What they find can
     only accuse; accused answers are judged again by all in the next epoch. Evidence is in bits: 26 accuse, and the
     chance that an honest node is ever accused so is one in a million audits.
+
+    If executors left receipts of answers that this node paid for out of their books, these are shown too: the
+    proofs go into its own votes, if it has weight, and into those of members that took them from it.
 
     \b
     Examples:
@@ -82,6 +86,13 @@ def audit(target: Target, which: str | None) -> None:
         [_row(vote) for vote in view.votes],
         empty="This node was drawn for none, or has not begun.",
     )
+    if view.omissions:
+        click.echo("\nReceipts that executors did not book as they must, proven by their payers' copies")
+        print_table(
+            ["executor", "receipt", "what is wrong", "found by", "the proof"],
+            [_omission_row(omission) for omission in view.omissions],
+            empty="",
+        )
     click.echo("\nThe result")
     if view.outcomes is None:
         click.echo("There is none of this epoch yet, or its content is not here any more.")
@@ -129,6 +140,17 @@ def _row(vote: AuditVoteView) -> list[str]:
         "–" if vote.surprise_z is None else f"{vote.surprise_z:+.1f}",
         f"{vote.evidence_bits:.1f}",
         _in_words(vote.reason) or "nothing wrong",
+    ]
+
+
+def _omission_row(omission: OmissionView) -> list[str]:
+    where = f"handed to {omission.handed_to} members" if omission.handed_to else "here"
+    return [
+        omission.executor,
+        omission.receipt[:DIGEST_CHARACTERS],
+        "not in its book, or otherwise than it must" if omission.has_book else "twice running it has no book",
+        "this node" if omission.is_own else "another payer",
+        where,
     ]
 
 

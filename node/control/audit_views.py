@@ -1,5 +1,7 @@
 """What the daemon answers about audits over the control socket."""
 
+from pydantic import Field
+
 from node.control.views import View
 
 
@@ -56,6 +58,22 @@ class AuditOutcomeView(View):
     """Answers that the whole group judges again in the next epoch."""
 
 
+class OmissionView(View):
+    """A receipt that an executor has not booked as it must, with proof."""
+
+    executor: str
+    receipt: str
+    """Digest in hex."""
+    request_id: str
+    """Of this node's own copy of the receipt; empty if it has none."""
+    has_book: bool
+    """False: it has no book at all, where one was due."""
+    is_own: bool
+    """Whether this node found it, and was not handed it by another payer."""
+    handed_to: int
+    """Members that took the proof from this node, for their votes."""
+
+
 class AuditsView(View):
     """The audits of one epoch."""
 
@@ -66,3 +84,5 @@ class AuditsView(View):
     votes: list[AuditVoteView]
     outcomes: list[AuditOutcomeView] | None
     """None until there is a result of this epoch, or if its content is not here any more."""
+    omissions: list[OmissionView] = Field(default_factory=list)
+    """Those that this node votes on, or handed to members."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from node.control.audit_methods import AuditsParams
-from node.control.audit_views import AuditedBookView, AuditOutcomeView, AuditsView, AuditVoteView
+from node.control.audit_views import AuditedBookView, AuditOutcomeView, AuditsView, AuditVoteView, OmissionView
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.ports import Chain, Store
 from node.protocol.audit_bands import bands_of
@@ -18,6 +18,7 @@ from node.protocol.identifiers import EpochNumber, Hash32
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import EpochResult
 from node.services.epochs import EpochBook, ResultContentError, result_from_bytes
+from node.services.kept_omissions import KeptOmissions
 from node.services.timing import position
 
 EPOCHS_SEARCHED = 8
@@ -25,6 +26,7 @@ EPOCHS_SEARCHED = 8
 RECEIPTS_SEARCHED = 1000
 VOTES_SHOWN_MAX = 1000
 """An answer over the control socket is at most a mebibyte."""
+OMISSIONS_SHOWN_MAX = 500
 
 
 class Auditor(Protocol):
@@ -32,6 +34,9 @@ class Auditor(Protocol):
 
     def votes(self, epoch: EpochNumber) -> tuple[AuditVote, ...]:
         """Return this node's audits of an epoch."""
+
+    def omissions(self, epoch: EpochNumber) -> KeptOmissions:
+        """Return what it knows of receipts that were not booked as they must."""
 
 
 class DaemonAuditOperations:
@@ -96,6 +101,7 @@ class DaemonAuditOperations:
             ],
             votes=[_vote_view(vote, known, band_of) for vote in votes[:VOTES_SHOWN_MAX]],
             outcomes=None if outcomes is None else [_outcome_view(outcome) for outcome in outcomes],
+            omissions=[] if only else _omission_views(self._auditor.omissions(epoch), known)[:OMISSIONS_SHOWN_MAX],
         )
 
     def _result(self, epoch: int) -> EpochResult | None:
@@ -134,6 +140,22 @@ def _vote_view(vote: AuditVote, known: Mapping[Hash32, bytes], band_of: BandOf) 
         surprise_z=figures.surprise_micro / deviation if deviation else None,
         evidence_bits=max(0, *gains(figures, band)) / MILLION if judged else 0.0,
     )
+
+
+def _omission_views(kept: KeptOmissions, known: Mapping[Hash32, bytes]) -> list[OmissionView]:
+    found = [(omission.omission, True, len(omission.told)) for omission in kept.own]
+    found += [(omission, False, 0) for omission in kept.handed]
+    return [
+        OmissionView(
+            executor=omission.signed.receipt.executor,
+            receipt=(digest := receipt_digest(omission.signed.receipt)).hex(),
+            request_id=known.get(digest, b"").hex(),
+            has_book=omission.later is not None,
+            is_own=is_own,
+            handed_to=handed_to,
+        )
+        for omission, is_own, handed_to in found
+    ]
 
 
 def _outcome_view(outcome: AuditOutcome) -> AuditOutcomeView:

@@ -26,6 +26,9 @@ MODEL_ID_LENGTH_MAX = 64
 PRIVATE = "private"
 EMBEDDING = "embedding"
 """An answer without tokens: vectors, which nobody drew."""
+NO_TOKENS = "no-tokens"
+"""An answer in words that ended before its first token: there is nothing to read. Its payer has a copy of the receipt,
+so nobody books an answer that has tokens as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ def what_is_wrong(
     must_show_claims = booked is not None or (is_accused and not receipt.is_private)
     if not _are_claims_committed_to(receipt, kept, must_be_shown=must_show_claims):
         return "not-the-claims"
-    return ""
+    return "" if receipt.output_tokens else NO_TOKENS
 
 
 def _is_asked_in_private(evidence: AuditEvidence) -> bool:

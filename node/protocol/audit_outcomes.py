@@ -18,7 +18,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from node.protocol.audit_evidence import EMBEDDING, PRIVATE
+from node.protocol.audit_evidence import EMBEDDING, NO_TOKENS, PRIVATE
 from node.protocol.audit_sampling import DRAWS_MAX, AuditorLots, AuditSeeds, draws_of, judges_of
 from node.protocol.audit_votes import NO_DIGEST, REJUDGED
 from node.protocol.audits import (
@@ -56,7 +56,7 @@ WITHHELD = "withheld"
 """The executor handed over nothing, or not what it had committed to."""
 DRAWN_AGAIN = "drawn-again"
 """A draw that falls on an answer which a lower number has, too: it is judged there."""
-NOTHING_TO_JUDGE = frozenset({PRIVATE, EMBEDDING, "outside-rule", DRAWN_AGAIN})
+NOTHING_TO_JUDGE = frozenset({PRIVATE, EMBEDDING, NO_TOKENS, "outside-rule", DRAWN_AGAIN})
 """Reasons of abstentions that everybody sees in the receipt or in the book: votes against any judgement."""
 EXCUSED = frozenset({"no-model", "no-time", "engine-failed"}) | NOTHING_TO_JUDGE
 """Reasons of abstentions that say nothing of the executor."""

@@ -48,7 +48,7 @@ def check_audits(bundle: VoteBundle) -> None:
     if len(digests) > OMISSIONS_MAX or any(before >= after for before, after in pairwise(digests)):
         raise AuditVoteError(f"at most {OMISSIONS_MAX} omissions, ascending by receipt digest, each once")
     for omission in bundle.omissions:
-        _check_omission(omission)
+        check_omission(omission)
     _check_challenges(bundle)
     if bundle.receipts is not None:
         _check_book(bundle.receipts)
@@ -72,7 +72,8 @@ def _check_vote(vote: AuditVote) -> None:
         raise AuditVoteError("a judgement is of a receipt")
 
 
-def _check_omission(omission: Omission) -> None:
+def check_omission(omission: Omission) -> None:
+    """Raise AuditVoteError unless a bundle may have the proof; whether it holds is another question."""
     if not are_names_short(omission.signed.receipt):
         raise AuditVoteError("an omitted receipt has too long a name")
     gaps = (omission.earlier, omission.later)

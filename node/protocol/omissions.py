@@ -67,6 +67,10 @@ class SearchedBook:
         place = self._place(asking)
         return place < len(self._rows) and self._rows[place].asking == asking
 
+    def tokens_of(self, asking: Hash32) -> int | None:
+        """Return the tokens in the row for what was asked; None if there is none."""
+        return self._rows[self._place(asking)].output_tokens if self.has(asking) else None
+
     def gap(self, asking: Hash32) -> BookGap | None:
         """Return where its row would stand; None if it is there."""
         if self.has(asking):
@@ -214,6 +218,12 @@ def _is_surplus(omission: Omission, books: BooksOfResult) -> bool:
     return (is_second or (receipt.asking is not None and is_wrong)) and is_signed_by_executor(signed)
 
 
+def is_proven(omission: Omission, books: BooksOfResult) -> bool:
+    """Whether a proof holds against what a result says of books, either way. The signature is looked at last: all else
+    costs less."""
+    return _is_proven(omission, books) or _is_surplus(omission, books)
+
+
 def proven_omissions(result: EpochResult, bundles: Mapping[Address, VoteBundle]) -> dict[Hash32, SignedReceipt]:
     """Return the receipts that the bundles prove to be booked otherwise than they must be, each once, by digest."""
     books = BooksOfResult(result)
@@ -221,7 +231,7 @@ def proven_omissions(result: EpochResult, bundles: Mapping[Address, VoteBundle])
         receipt_digest(omission.signed.receipt): omission.signed
         for bundle in bundles.values()
         for omission in bundle.omissions
-        if _is_proven(omission, books) or _is_surplus(omission, books)
+        if is_proven(omission, books)
     }
     return dict(sorted(proven.items()))
 

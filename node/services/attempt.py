@@ -40,6 +40,7 @@ from node.services.terms import NOTHING, unit_price_of
 from node.services.timing import position
 from node.services.token_frames import read_plain_tokens
 from node.services.transcript import Continuation, DiffersError, Transcript
+from node.services.unreceived import tokens_given_at_most
 from node.services.vouchers import PaymentError
 
 __all__ = ["AnswerPart", "AnswerSummary", "Attempt", "Desk"]  # others know the first two by this module
@@ -139,6 +140,8 @@ class Attempt:
         self._texts: list[str] = []
         self.token_ids: list[int] = []
         """All that came in this attempt, those that were made once more included."""
+        self.has_receipt = False
+        """Whether it ended as it should, with a receipt that is kept."""
         self.first_seconds: float | None = None
         """From the call to the first token."""
 
@@ -146,6 +149,11 @@ class Attempt:
     def is_beyond_audit(self) -> bool:
         """Whether the executor said that it does not draw by the rule, where the request is within it."""
         return self._request.is_within_rule and not self._by_rule
+
+    @property
+    def tokens_given_at_most(self) -> int:
+        """As many tokens an honest executor may have given, with those that are on the way."""
+        return tokens_given_at_most(len(self.token_ids), 2 * self._step_tokens, is_free=self._request.free)
 
     @property
     def token_seconds(self) -> float | None:
@@ -373,6 +381,7 @@ class Attempt:
         self._watch_until(trio.current_time() + CLOSING_SECONDS_MAX + ACKNOWLEDGE_SECONDS_MAX)
         signed = countersigned(signed, self._desk.chain.sign(receipt_digest(signed.receipt)))
         self._desk.store.save_receipt(signed, self._evidence(), answers_kept_max=self._desk.answers_kept_max)
+        self.has_receipt = True
         await self._pay(signed)
         await self._until_acknowledged()
 

@@ -9,7 +9,8 @@ those on batches (`complete`).
 no other audit; what it has not handed over at the end is voted withheld. What this node lacks itself is an abstention.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
@@ -52,7 +53,8 @@ from node.protocol.verdicts import Verdict
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
 from node.services.epochs import EpochBook
 from node.services.kept_audits import KeptAudits
-from node.services.omission_watch import OmissionWatch
+from node.services.kept_omissions import KeptOmissions
+from node.services.omission_keeping import OmissionKeeping
 from node.services.presence import PresenceTable
 from node.services.receipt_book import ReceiptBookKeeper
 from node.services.receipt_tokens import CANDIDATES, CheckingEngine
@@ -120,7 +122,8 @@ class Challenges(Protocol):
 
 
 class AuditingService:
-    """Audits in every epoch in whose group this account is; decides who may see this node's own answers."""
+    """Audits in every epoch in whose group this account is; decides who may see this node's own answers; watches over
+    the answers that this account paid for, in a group or not."""
 
     def __init__(
         self,
@@ -132,6 +135,8 @@ class AuditingService:
         epochs: EpochBook,
         engines: Sequence[object],
         keeper: ReceiptBookKeeper,
+        *,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         """`engines` are the ML nodes of this daemon; those that can prefill audit."""
         self._chain = chain
@@ -152,7 +157,7 @@ class AuditingService:
         self._fetched_bytes = 0
         """Of evidence of others that was kept in this epoch."""
         self._slicer = Slicer()
-        self._watch = OmissionWatch(chain, content, store, presence, self._slicer)
+        self.omission_keeping = OmissionKeeping(chain, network, content, store, presence, self._slicer, random_bytes)
         self._asking = trio.CapacityLimiter(ASKED_AT_ONCE)
         self._reading = trio.CapacityLimiter(READ_AT_ONCE)
         self.challenges: Challenges | None = None
@@ -179,11 +184,16 @@ class AuditingService:
         able = [signed for signed in taken if are_names_short(signed.receipt)][:CHALLENGES_MAX]
         by_digest = {receipt_digest(signed.receipt): signed for signed in able}
         challenges = tuple(by_digest[digest] for digest in sorted(by_digest))
-        return replace(bundle, audits=kept.votes, receipts=receipts, omissions=kept.omissions, challenges=challenges)
+        omissions = self.omission_keeping.for_bundle(bundle.epoch)
+        return replace(bundle, audits=kept.votes, receipts=receipts, omissions=omissions, challenges=challenges)
 
     def votes(self, epoch: EpochNumber) -> tuple[AuditVote, ...]:
         """Return this node's audits of an epoch, in a bundle's order."""
         return KeptAudits(self._store, epoch).votes
+
+    def omissions(self, epoch: EpochNumber) -> KeptOmissions:
+        """Return what this node knows of receipts that were not booked as they must, of an epoch's books."""
+        return self.omission_keeping.of(epoch)
 
     def may_see(self, peer: PeerId, digest: Hash32) -> bool:
         """Whether a peer was drawn to audit the receipt `digest`, or judges it again."""
@@ -207,14 +217,14 @@ class AuditingService:
         await self._forget_old(epoch, previous.epoch)
         self._fetched_bytes = 0
         if all(member.participant != self._chain.account for member in previous.group.members):
+            await self.omission_keeping.run(epoch, previous)  # who is no member may be a payer
             return
         self._votes = KeptAudits(self._store, epoch)
         draws = await self._slicer.run(own_draws_in_slices(previous, seed, self._chain.account))
         again = self._judged_again(previous)
         await self._expect(draws, again)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_omissions, work)
-            nursery.start_soon(self._watch.hold, previous)
+            nursery.start_soon(self.omission_keeping.run, epoch, previous)
             for committed in previous.books:
                 if committed.executor in draws:
                     nursery.start_soon(self._audit_book, committed, draws[committed.executor], work)
@@ -222,9 +232,6 @@ class AuditingService:
                 nursery.start_soon(self._in_rounds, tasks, work)
         counts = {verdict.value: sum(vote.verdict is verdict for vote in self.votes(epoch)) for verdict in Verdict}
         log.info("audits of this epoch are done", epoch=epoch, **counts)
-
-    async def _watch_omissions(self, work: _Round) -> None:
-        self._votes.write_omissions(await self._watch.find(work.previous))
 
     async def _expect(self, draws: Mapping[Address, Sequence[int]], again: Mapping[Address, Sequence[_Task]]) -> None:
         """Write down what stays if time runs out: a book that does not come leaves all its draws withheld."""
@@ -401,7 +408,7 @@ class AuditingService:
             return named
         answer = evidence.kept.answer
         ids = (*answer.prompt_ids, *answer.output_ids)
-        if not answer.prompt_ids or not answer.output_ids or min(ids) < 0 or max(ids) >= engine.vocabulary_size:
+        if not answer.prompt_ids or min(ids) < 0 or max(ids) >= engine.vocabulary_size:
             return replace(named, reason="not-the-tokens")
         self._votes[_order(task)] = replace(named, reason="no-time")
         self._votes.write()

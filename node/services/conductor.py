@@ -51,6 +51,7 @@ from node.services.speeds import SpeedBook
 from node.services.terms import unit_price_of
 from node.services.timing import position
 from node.services.transcript import Continuation, Transcript
+from node.services.unreceived import Unreceived, UnreceivedBook, tokens_given_at_most
 from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
@@ -109,6 +110,7 @@ class Trade:
     record_of: Callable[[Address], Presence | None]
     """What an executor last said of itself, if it is present."""
     nearness: Nearness
+    unreceived: UnreceivedBook
     shares: ShareBook = field(default_factory=ShareBook)
     in_flight: Counter[Address] = field(default_factory=Counter)
     """Requests of this gateway that run at each executor."""
@@ -265,7 +267,7 @@ class Conductor:
         """Have one executor give the rest of the answer."""
         trade = self._trade
         request = running.request = self._on_its_terms(running.request)
-        most = self._most(request)
+        most, is_asked = self._most(request), False
         if not request.free:
             await trade.desk.payer.reserve(running.executor, most)
         try:
@@ -274,6 +276,7 @@ class Conductor:
             if len(payload) > REQUEST_BYTES_MAX:
                 raise GatewayError("too-long", f"the conversation has more than {REQUEST_BYTES_MAX} bytes")
             trade.announce(request)
+            is_asked = True
             async with trade.network.call(choice.peer_id, METHOD, payload, deadline_seconds=CALL_SECONDS_MAX) as call:
                 running.attempt = Attempt(
                     trade.desk,
@@ -290,8 +293,21 @@ class Conductor:
                 )
                 await running.attempt.run()
         finally:
+            if is_asked:
+                self._note_unreceived(running)
             if not request.free:
                 trade.desk.payer.release(running.executor, most)
+
+    def _note_unreceived(self, running: Running) -> None:
+        """Write down that an executor has a signed request for which this node has no receipt."""
+        request, attempt = running.request, running.attempt
+        if request.private or (attempt is not None and attempt.has_receipt):
+            return  # of a private answer no token is drawn, whatever is booked
+        if not self._trade.unreceived.has_room(request.epoch, running.executor):
+            return
+        most = tokens_given_at_most(0, 0, is_free=request.free) if attempt is None else attempt.tokens_given_at_most
+        asked = Unreceived(running.executor, request_digest(request), request.request_id, request.model_id, most)
+        self._trade.unreceived.add(request.epoch, asked)
 
     def _claim(self, running: Running) -> bool:
         """The first token is there: its executor goes on, and nobody else."""

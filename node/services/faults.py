@@ -5,6 +5,7 @@ signed, in the store; the times to wait are in memory, and begin anew from the e
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -13,7 +14,9 @@ import structlog
 from node.ports import CallFailedError, Store, WallClock
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.identifiers import Address, Hash32, ModelId, RequestId
+from node.protocol.pricing import tokens_commitment
 from node.protocol.records import SignedReceipt
+from node.services.unreceived import Unreceived
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +29,8 @@ DISHONEST_SECONDS_MIN, DISHONEST_SECONDS_MAX = 60.0, 6 * 3600.0
 UNRULY_SECONDS = 600.0
 """After an answer that was not drawn by the rule, by the executor's own word. It hides nothing, and with another engine
 its word is another: so it is asked again soon, and what it says then decides."""
+MADE_UP_SECONDS = 24 * 3600.0
+"""Books are looked at once in an epoch: so long it is asked last, until the next look."""
 DOUBLINGS_MAX = 16
 CLEAN_SECONDS = 24 * 3600.0
 """After so long without a fault, the next one counts as the first."""
@@ -60,6 +65,8 @@ class Fault(Enum):
     """A receipt that does not say what came, or was not signed by it."""
     NOT_BY_RULE = "not-by-rule"
     """Its engine does not draw by the rule, as it says itself: nobody can tell whether the answer is the model's."""
+    MADE_UP = "made-up"
+    """Its book has answers to requests that it was sent, and that it never gave."""
     REFUSED = "refused"
     """It called a request bad that others take."""
     SILENT = "silent"
@@ -161,6 +168,29 @@ class FaultBook:
             seconds=round(waits),
         )
 
+    def add_made_up(self, participant: Address, asked: Sequence[Unreceived]) -> None:
+        """Hold against an executor that it booked answers which it never gave; `asked` are its requests, one at least.
+
+        There is nothing to show of what never came: no prompt, no token.
+        """
+        first, nothing = asked[0], tokens_commitment(())
+        self.add(
+            Evidence(
+                at=self._wall_clock(),
+                participant=participant,
+                request_id=first.request_id,
+                model_id=first.model_id,
+                code=Fault.MADE_UP.value,
+                detail=f"its book has {len(asked)} answers to this node's requests that it never gave",
+                request_digest=first.asking,
+                prompt_commitment=nothing,
+                output_tokens=0,
+                output_commitment=nothing,
+                frame=b"",
+                receipt=None,
+            )
+        )
+
     def absolve(self, participant: Address) -> None:
         """It gave a whole answer: bad luck before is forgotten."""
         standing = self._standings.get(participant)
@@ -176,6 +206,9 @@ class FaultBook:
             waits = 0.0  # numbers differ between machines; audits tell who is wrong
         elif fault is Fault.NOT_BY_RULE:
             waits = UNRULY_SECONDS
+        elif fault is Fault.MADE_UP:
+            standing.dishonest += 1
+            waits = MADE_UP_SECONDS
         elif fault.is_dishonest:
             standing.dishonest += 1
             waits = _doubled(DISHONEST_SECONDS_MIN, standing.dishonest, DISHONEST_SECONDS_MAX)

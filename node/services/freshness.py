@@ -3,6 +3,7 @@
 *Detail.* Ids are remembered as long as their time would be accepted. What was served is not written down one by one;
 instead a bound is in the store, above the time of every request served so far. After a restart requests up to the bound
 are refused: they may have been served. The bound is moved ahead in steps, so that it costs one write in ten seconds.
+What was forgotten for its age stays refused, whatever this node's clock says later: the bound is of payers' times.
 """
 
 from collections import OrderedDict
@@ -35,7 +36,8 @@ class FreshRequests:
         self._wall_clock = wall_clock
         self._seen: OrderedDict[Key, int] = OrderedDict()
         self._refused_until = _read_bound(store)
-        """Requests up to this time may have been served before this program started."""
+        """Requests up to this time may have been served and are not remembered: those before this program started, and
+        those that were forgotten for their age."""
         self._bound = self._refused_until
 
     def admit(self, request_id: RequestId, payer: Address, part: int, at: int) -> None:
@@ -44,7 +46,7 @@ class FreshRequests:
         if not -AGE_SECONDS_MAX <= at - now <= FUTURE_SECONDS_MAX:
             raise CallFailedError("stale", f"the request's time is {at - now:+} s from this executor's clock")
         if at <= self._refused_until:
-            raise CallFailedError("stale", "this executor has restarted and may have served the request; ask again")
+            raise CallFailedError("stale", "this executor may have served the request before; ask again")
         # With its time: who failed under an answer may be asked again for the same part, by a new signature.
         key = (request_id, payer, part, at)
         self._forget_old(now)
@@ -64,6 +66,7 @@ class FreshRequests:
             if now - at <= AGE_SECONDS_MAX:
                 return
             del self._seen[key]
+            self._refused_until = max(self._refused_until, at)  # a clock that is set back makes it new again
 
 
 def _read_bound(store: Store) -> int:

@@ -33,6 +33,7 @@ from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
 from node.services.speeds import SpeedBook
 from node.services.timing import position
+from node.services.unreceived import UnreceivedBook
 
 __all__ = ["Answer", "ChatRequest", "Gateway", "GatewayError"]  # faces know the error by this module
 
@@ -123,6 +124,7 @@ class Gateway:
             announce=self._announce,
             record_of=presence.record_of,
             nearness=Nearness(network),
+            unreceived=UnreceivedBook(store),
         )
         self.speeds = self._trade.speeds
         """How fast executors answered: evidence for scores."""

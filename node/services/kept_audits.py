@@ -11,10 +11,9 @@ import structlog
 
 from node.ports import Store
 from node.protocol.audit_votes import audit_order
-from node.protocol.codec import Record, SchemaError, from_bytes, to_bytes
+from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.findings import AuditVote
 from node.protocol.identifiers import EpochNumber
-from node.protocol.records import Omission
 from node.protocol.slices import Slices
 
 log = structlog.get_logger(__name__)
@@ -35,13 +34,6 @@ class _Page:
     votes: tuple[AuditVote, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Omissions:
-    """The omissions that were found, as they are stored."""
-
-    omissions: tuple[Omission, ...]
-
-
 class KeptAudits(MutableMapping[Place, AuditVote]):
     """The votes by what they are about. What changes is on the disk once `write` was called.
 
@@ -57,22 +49,19 @@ class KeptAudits(MutableMapping[Place, AuditVote]):
         self._page_of: dict[Place, int] = {}
         self._changed: set[int] = set()
         while (data := store.get_document(self._document(len(self._pages)))) is not None:
-            page = self._read(_Page, data)
+            page = self._read(data)
             votes = () if page is None else page.votes
             self._page_of.update({audit_order(vote): len(self._pages) for vote in votes})
             self._pages.append({audit_order(vote): vote for vote in votes})
-        data = store.get_document(self._document("omissions"))
-        found = None if data is None else self._read(_Omissions, data)
-        self.omissions: tuple[Omission, ...] = () if found is None else found.omissions
 
-    def _read(self, record_type: type[Record], data: bytes) -> Record | None:
+    def _read(self, data: bytes) -> _Page | None:
         try:
-            return from_bytes(record_type, data)
+            return from_bytes(_Page, data)
         except SchemaError as error:
             log.error("stored audits of an epoch cannot be read; none are voted", epoch=self.epoch, reason=str(error))
             return None
 
-    def _document(self, part: int | str) -> str:
+    def _document(self, part: int) -> str:
         return f"audits/{self.epoch}/{part}"
 
     @property
@@ -119,8 +108,3 @@ class KeptAudits(MutableMapping[Place, AuditVote]):
         if pages:
             self._store.put_documents({name: to_bytes(page) for name, page in pages.items()})
             self._changed.difference_update(numbers)
-
-    def write_omissions(self, found: tuple[Omission, ...]) -> None:
-        """Keep what was found to be omitted."""
-        self.omissions = found
-        self._store.put_document(self._document("omissions"), to_bytes(_Omissions(found)))

@@ -1,9 +1,12 @@
 """A payer's watch over receipt books: finds receipts of its own answers that executors left out, booked otherwise than
-they must or a second time, and proves it; also of executors that have no book where one was due."""
+they must or a second time, and proves it; also of executors that have no book where one was due. Every payer has one:
+what becomes of a proof, omission_keeping.py says."""
 
 import hashlib
 import heapq
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import aclosing
 
 import structlog
 import trio
@@ -14,6 +17,7 @@ from node.protocol.audit_evidence import are_names_short
 from node.protocol.due_books import BOOKS_REMEMBERED_EPOCHS, BooksOfResult
 from node.protocol.findings import ReceiptBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32
+from node.protocol.omission_choice import in_bundle_order
 from node.protocol.omissions import EMPTY_BOOK, OMISSIONS_MAX, SearchedBook, SearchedBooks
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, read_book_in_slices
@@ -29,6 +33,12 @@ RECEIPTS_LOOKED_AT = 1000
 """Of each kind of these, by lot: a payer need not check all of its receipts for omitting to be risky."""
 RECEIPTS_PER_PAGE = 128
 """Read from the disk before others get their turn: a few milliseconds."""
+FOUND_PER_EXECUTOR_MAX = 320
+"""Proofs, and no more than a bundle carries before all executors were looked at. In bundles of several members so many
+outweigh the 62 draws of the largest book (docs/economics.md): who fills a book up with true answers of its own, and
+leaves the wrong ones out, loses more than these bring."""
+FOUND_MAX = 640
+"""Of one epoch: 2 MiB."""
 TRIES = 3
 RETRY_SECONDS = 5.0
 
@@ -46,32 +56,68 @@ class OmissionWatch:
         self._presence = presence
         self._slicer = slicer or Slicer()
 
-    async def find(self, result: EpochResult) -> tuple[Omission, ...]:
-        """Return what the books of `result`, and those that it lacks, prove, in a bundle's order."""
+    async def find(
+        self, result: EpochResult, known: Collection[Omission] = (), keep: Callable[[Omission], None] | None = None
+    ) -> tuple[Omission, ...]:
+        """Return what the books of `result`, and those that it lacks, prove, in a bundle's order; against one executor
+        FOUND_PER_EXECUTOR_MAX at most, against one without a book one proof.
+
+        `known` was found before a restart, and is not looked for again; it is returned with what is new. That is given
+        to `keep` at once, one by one: what comes after may take long, and a restart must not lose it.
+        """
         books = BooksOfResult(result)
-        found: list[Omission] = []
-        for executor, signed in (await self._own_receipts(books, result.epoch)).items():
-            if len(found) >= OMISSIONS_MAX:
-                break
-            before = books.before(executor)
-            searched = SearchedBooks(
-                books,
-                await self._searched(None if before is None else before.book, executor),
-                await self._searched(books.own(executor), executor),
-            )
-            for receipt in signed:
-                await trio.lowlevel.checkpoint()
-                if len(found) >= OMISSIONS_MAX or not searched.is_wrong(receipt.receipt):
+        found = {receipt_digest(omission.signed.receipt): omission for omission in known}
+        counts = Counter(omission.signed.receipt.executor for omission in known)
+        receipts = await self._own_receipts(books, result.epoch)
+        for per_executor_max in (OMISSIONS_MAX, FOUND_PER_EXECUTOR_MAX):
+            for executor, signed in receipts.items():
+                has_more = per_executor_max == OMISSIONS_MAX or counts[executor] >= OMISSIONS_MAX
+                most = 1 if books.own(executor) is None else per_executor_max  # without a book one proof takes all
+                if not has_more or counts[executor] >= most:
                     continue
-                for book in (searched.earlier, searched.later):
-                    if book is not None:
-                        await self._slicer.run(book.prepare())
-                digest = receipt_digest(receipt.receipt).hex()
-                log.warning("an executor has not booked a receipt as it must", executor=executor, receipt=digest)
-                found.append(searched.proof(receipt))
-                if books.own(executor) is None:
-                    break  # nothing of it is audited, so one receipt takes all: there is room for what others left out
-        return tuple(sorted(found, key=lambda omission: receipt_digest(omission.signed.receipt)))
+                async with aclosing(self._of_executor(books, executor, signed, found)) as omissions:
+                    async for omission in omissions:
+                        counts[executor] += 1
+                        found[receipt_digest(omission.signed.receipt)] = omission
+                        if keep is not None:
+                            keep(omission)
+                        if counts[executor] >= most or len(found) >= FOUND_MAX:
+                            break
+                if len(found) >= FOUND_MAX:
+                    break
+        return in_bundle_order(found.values())
+
+    async def _of_executor(
+        self, books: BooksOfResult, executor: Address, signed: Sequence[SignedReceipt], found: Collection[Hash32]
+    ) -> AsyncGenerator[Omission, None]:
+        """Yield what proves that receipts, but those `found`, are not booked as they must, as it is found."""
+        before = books.before(executor)
+        searched = SearchedBooks(
+            books,
+            await self._searched(None if before is None else before.book, executor),
+            await self._searched(books.own(executor), executor),
+        )
+        for receipt in signed:
+            await trio.lowlevel.checkpoint()
+            digest = receipt_digest(receipt.receipt)
+            if digest in found or not searched.is_wrong(receipt.receipt):
+                continue
+            for book in (searched.earlier, searched.later):
+                if book is not None:
+                    await self._slicer.run(book.prepare())
+            log.warning("an executor has not booked a receipt as it must", executor=executor, receipt=digest.hex())
+            yield searched.proof(receipt)
+
+    async def booked(
+        self, result: EpochResult, asked: Mapping[Address, Collection[Hash32]]
+    ) -> AsyncIterator[tuple[Address, dict[Hash32, int]]]:
+        """Yield each executor with the tokens that its book in `result` has for what it was asked."""
+        books = BooksOfResult(result)
+        for executor, askings in asked.items():
+            searched = await self._searched(books.own(executor), executor)
+            if searched is not None:
+                rows = {asking: searched.tokens_of(asking) for asking in askings}
+                yield executor, {asking: tokens for asking, tokens in rows.items() if tokens is not None}
 
     async def hold(self, result: EpochResult) -> None:
         """Fetch the books of `result` that had to have receipts of its own epoch, if they were given in time.

@@ -18,7 +18,7 @@ from node.services.timing import epochs_at
 
 log = structlog.get_logger(__name__)
 
-KINDS = ("result", "votes", "audits", "formed", "objected")
+KINDS = ("result", "votes", "audits", "omissions", "unreceived", "formed", "objected")
 """Documents are named by one of these, the epoch, and what else there may be, with slashes between."""
 
 

@@ -1,5 +1,6 @@
 """docs/economics.md says what its arithmetic gives: a table that is only remembered would deter nobody."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -10,18 +11,24 @@ from benchmarks.cheats import (
     FRAUD_COST,
     HIDDEN_SHARES,
     HIDERS,
+    LEFT_OUT,
+    MEMBERS,
     MISMATCH_PER_MILLION,
     PADDING_TOKENS,
     PADDINGS,
     REWARD,
     SAMPLE_SIZE,
+    SITTING_SHARES,
     UNANSWERED,
     answering,
     best_faking,
     faking,
+    held_by_an_honest_member,
     hiding,
+    hiding_from_the_weightless,
     hiding_one_epoch,
     lazy_validator,
+    leaving_out,
     occasional,
     padding,
     payer_draws_left,
@@ -31,8 +38,12 @@ from benchmarks.cheats import (
 from benchmarks.deterrence import slash_per_gain
 from node.protocol.binomial import detection_per_million, reject_from
 from node.protocol.history import PARTS
+from node.protocol.omissions import OMISSIONS_MAX
+from node.services.omission_handing import HANDED_MAX, HOLDERS
+from node.services.omission_watch import FOUND_PER_EXECUTOR_MAX
 
 ECONOMICS = Path(__file__).resolve().parents[3] / "docs" / "economics.md"
+SOUNDNESS = ECONOMICS.with_name("soundness.md")
 
 
 def in_the_text(row: str) -> bool:
@@ -116,6 +127,57 @@ def test_the_table_of_hidden_bundles_is_what_the_draws_give(share: float, answer
     worth = f"{h.expected:+.3f} | {hiding_one_epoch(share, answers):+.3f}"
     shown = f"{share:.2%}".replace("100.00%", "100%")
     assert in_the_text(f"| {answers:,} | {shown} | {h.draws[0]}, {h.draws[1]} | {chances} | {worth} |")
+
+
+@pytest.mark.parametrize("sitting", SITTING_SHARES)
+def test_to_hide_from_payers_without_weight_does_not_pay_where_members_vote_on_what_they_are_handed(
+    sitting: float,
+) -> None:
+    worth = hiding_from_the_weightless(sitting)
+    assert worth < 0
+    assert in_the_text(f"| {sitting:.0%} | {held_by_an_honest_member(sitting):.1%} | {worth:+.1f} |")
+
+
+def test_without_anybody_to_hand_proofs_to_it_would_pay() -> None:
+    assert f"Without such payers it gained {hiding_from_the_weightless(1.0):.1f}." in ECONOMICS.read_text("utf-8")
+    assert hiding_from_the_weightless(0.72) < 0 < hiding_from_the_weightless(0.73)
+
+
+def test_payers_with_weight_lose_nothing_by_the_others() -> None:
+    assert hiding_from_the_weightless(0.0) == pytest.approx(hiding(1.0).expected)
+
+
+@pytest.mark.parametrize("proofs", LEFT_OUT)
+def test_the_table_of_answers_left_out_is_what_the_score_gives(proofs: int) -> None:
+    assert in_the_text(f"| {proofs} | {leaving_out(proofs):+.1f} |")
+
+
+def test_as_many_proofs_as_a_payer_finds_outweigh_a_filled_book() -> None:
+    assert leaving_out(FOUND_PER_EXECUTOR_MAX) < 0
+    assert leaving_out(232) > 0 > leaving_out(233)
+    assert "less than 233 of one epoch" in ECONOMICS.read_text(encoding="utf-8")
+    assert FOUND_PER_EXECUTOR_MAX == max(LEFT_OUT) <= HANDED_MAX
+
+
+def test_members_bundles_have_room_for_as_many() -> None:
+    """Each with the holders that a lot gives it, where bundles carry OMISSIONS_MAX and a third does not vote."""
+    source, runs = random.Random(0), 20
+    voted = 0
+    for _ in range(runs):
+        handed: dict[int, list[int]] = {}
+        for number in range(FOUND_PER_EXECUTOR_MAX):
+            for member in source.sample(range(MEMBERS), HOLDERS):
+                handed.setdefault(member, []).append(number)
+        honest = (numbers for member, numbers in handed.items() if member >= MEMBERS // 3)
+        voted += len({number for numbers in honest for number in numbers[:OMISSIONS_MAX]})
+    expected = held_by_an_honest_member(1 / 3) * FOUND_PER_EXECUTOR_MAX
+    assert 0.95 * expected < voted / runs <= expected * 1.01
+
+
+def test_what_soundness_says_of_omissions_is_what_the_program_gives() -> None:
+    text = SOUNDNESS.read_text(encoding="utf-8").replace("−", "-")
+    assert f"{hiding(1.0).expected:+.1f} an epoch; {hiding_from_the_weightless():+.1f} where no payer has" in text
+    assert f"{leaving_out(320):+.1f} an epoch with so many proofs; **{leaving_out(16):+.1f} with 16" in text
 
 
 @pytest.mark.parametrize("made_up", PADDINGS)

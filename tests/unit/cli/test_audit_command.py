@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from node.cli.audit import REASONS
 from node.cli.main import quern
 from node.control.audit_methods import AuditsParams, audit_method_table
-from node.control.audit_views import AuditedBookView, AuditOutcomeView, AuditsView, AuditVoteView
+from node.control.audit_views import AuditedBookView, AuditOutcomeView, AuditsView, AuditVoteView, OmissionView
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.control.server import serve_control
 from node.protocol.audit_outcomes import ACCUSED, EXCUSED, NOT_AUDITED, UNCONFIRMED, WITHHELD
@@ -132,6 +132,18 @@ def test_before_any_result_and_before_this_epoch_s_there_is_nothing_to_show(sock
     assert "Nobody committed" in output
     assert "drawn for none" in output
     assert "none of this epoch yet" in output
+
+
+def test_what_executors_left_out_is_told_with_who_has_the_proof(socket: Path, canned: CannedAudits) -> None:
+    own = OmissionView(executor=account(2), receipt="12" * 32, request_id="", has_book=True, is_own=True, handed_to=3)
+    handed = own.model_copy(update={"is_own": False, "has_book": False, "handed_to": 0, "receipt": "34" * 32})
+    canned.view = canned.view.model_copy(update={"omissions": [own, handed]})
+    output = run(socket).output
+    for part in ("121212121212", "otherwise than it must", "this node", "handed to 3 members", "343434343434",
+                 "it has no book", "another payer"):  # fmt: skip
+        assert part in output
+    canned.view = canned.view.model_copy(update={"omissions": []})
+    assert "did not book" not in run(socket).output
 
 
 def test_every_reason_has_words() -> None:

@@ -11,8 +11,8 @@ import trio
 from structlog.testing import capture_logs
 
 from node.protocol.asking import ANSWER_EPOCHS_MAX
-from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
-from node.protocol.audit_outcomes import DRAWN_AGAIN
+from node.protocol.audit_evidence import NO_TOKENS, AuditEvidence, what_is_wrong
+from node.protocol.audit_outcomes import DRAWN_AGAIN, EXCUSED
 from node.protocol.audit_sampling import drawn_rows, draws_of
 from node.protocol.audit_votes import audit_order, check_audits
 from node.protocol.codec import from_bytes, to_bytes
@@ -70,6 +70,9 @@ class Documents(dict[str, bytes]):
 
     put_documents = dict.update
 
+    def document_keys(self, prefix: str) -> tuple[str, ...]:
+        return tuple(sorted(name for name in self if name.startswith(prefix)))
+
     def get_document(self, name: str) -> bytes | None:
         return self.get(name)
 
@@ -88,10 +91,10 @@ class Auditor:
 
         keeper = SimpleNamespace(given=self.given, serve=lambda _network, _admission: None, book=book)
         epochs = SimpleNamespace(newest_result=lambda: None)
-        unused = cast(Any, None)
+        unused, network = cast(Any, None), SimpleNamespace(serve=lambda *_what, **_how: None)
         self.service = AuditingService(
-            cast(Any, chain), unused, unused, cast(Any, Documents()), unused, cast(Any, epochs), [self.engine],
-            cast(Any, keeper),
+            cast(Any, chain), cast(Any, network), unused, cast(Any, Documents()), unused, cast(Any, epochs),
+            [self.engine], cast(Any, keeper),
         )  # fmt: skip
         monkeypatch.setattr(auditing, "ask_for_evidence", self._ask)
         group = group_of((3, 10, (TINY,)))
@@ -117,9 +120,7 @@ def auditor(monkeypatch: pytest.MonkeyPatch) -> Auditor:
 @pytest.mark.parametrize(
     "answer",
     [
-        replace(ANSWER, prompt_ids=(), output_ids=()),
         replace(ANSWER, prompt_ids=()),
-        replace(ANSWER, output_ids=()),
         replace(ANSWER, prompt_ids=(-1, 2)),
         replace(ANSWER, output_ids=(4, -5)),
         replace(ANSWER, output_ids=(4, VOCABULARY)),
@@ -130,6 +131,15 @@ async def test_tokens_that_no_engine_can_read_are_told_and_never_reach_it(
 ) -> None:
     (vote,) = await auditor.votes_on(evidence_of(answer))
     assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "not-the-tokens")
+    assert auditor.engine.asked == []
+
+
+@pytest.mark.parametrize("prompt_ids", [(), (1, 2)])
+async def test_an_answer_without_any_token_blames_nobody(auditor: Auditor, prompt_ids: tuple[int, ...]) -> None:
+    """An engine may end at once. There is nothing to read, and its payer knows how many tokens it has."""
+    (vote,) = await auditor.votes_on(evidence_of(replace(ANSWER, prompt_ids=prompt_ids, output_ids=())))
+    assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, NO_TOKENS)
+    assert NO_TOKENS in EXCUSED
     assert auditor.engine.asked == []
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -97,7 +98,7 @@ def test_after_a_restart_nothing_that_was_served_is_served_again(
     for number, (offset, pause) in enumerate(requests):
         clock.now += pause
         at = clock.now + offset
-        if code(lambda number=number, at=at: fresh.admit(request(number), PAYER, 0, at)) == "admitted":  # type: ignore[misc]
+        if code(partial(fresh.admit, request(number), PAYER, 0, at)) == "admitted":
             served.append((number, at))
     clock.now += seconds_down
     again = FreshRequests(store, clock)
@@ -128,3 +129,30 @@ def test_a_bound_that_cannot_be_read_is_told_and_does_not_stop_the_node() -> Non
     store = books()
     store.put_document(DOCUMENT, b"\xffgarbage")
     FreshRequests(store, lambda: NOW).admit(request(1), PAYER, 0, NOW)
+
+
+@pytest.mark.parametrize("back", [1, AGE_SECONDS_MAX, 3600])
+def test_a_clock_that_is_set_back_serves_nothing_twice(back: int) -> None:
+    clock, store = Time(), books()
+    fresh = FreshRequests(store, clock)
+    fresh.admit(request(1), PAYER, 0, NOW)
+    clock.now = NOW + AGE_SECONDS_MAX + 1
+    fresh.admit(request(2), PAYER, 0, clock.now)  # the first one is forgotten
+    clock.now -= back
+    assert code(lambda: fresh.admit(request(1), PAYER, 0, NOW)) in ("stale", "replayed")
+    clock.now = NOW
+    assert code(lambda: fresh.admit(request(1), PAYER, 0, NOW)) == "stale"
+    assert code(lambda: FreshRequests(store, clock).admit(request(1), PAYER, 0, NOW)) == "stale"
+    assert code(lambda: fresh.admit(request(3), PAYER, 0, NOW + 1)) == "admitted"  # new ones are served as before
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(-300, 300), st.integers(-30, 30)), max_size=40))
+def test_whatever_the_clock_does_a_request_is_served_once(steps: list[tuple[int, int, int]]) -> None:
+    clock, served = Time(), set[tuple[int, int]]()
+    fresh = FreshRequests(books(), clock)
+    for number, moves, offset in steps:
+        clock.now += moves
+        at = NOW + 30 * number + offset
+        if code(partial(fresh.admit, request(number), PAYER, 0, at)) == "admitted":
+            assert (number, at) not in served
+            served.add((number, at))

@@ -1,5 +1,6 @@
 """A payer's watch over books: it proves what is missing, no more than a bundle carries, and holds nobody up."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType, SimpleNamespace
@@ -16,10 +17,10 @@ from node.protocol.identifiers import Cid, EpochNumber, NodeId, RequestId, Token
 from node.protocol.omissions import OMISSIONS_MAX, is_omitted, is_surplus
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, NOBODY, book_bytes, booked_row, make_book, order_rows
-from node.protocol.records import Asking, EpochGroup, EpochResult, SignedReceipt, VoteBundle
+from node.protocol.records import Asking, EpochGroup, EpochResult, Omission, SignedReceipt, VoteBundle
 from node.protocol.signatures import sign
 from node.services import omission_watch
-from node.services.omission_watch import RECEIPTS_PER_PAGE, TRIES, OmissionWatch
+from node.services.omission_watch import FOUND_PER_EXECUTOR_MAX, RECEIPTS_PER_PAGE, TRIES, OmissionWatch
 from tests.builders import SOME_CID, account, key_of
 from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, PAYER, receipt_for
 from tests.unit.protocol.test_omissions import ROWS
@@ -130,8 +131,8 @@ def asked(epoch: int) -> Asking:
     return replace(ASKING, epoch=EpochNumber(epoch))
 
 
-async def test_no_more_is_proven_than_a_bundle_carries_and_others_get_their_turn() -> None:
-    signed = [receipt(number) for number in range(OMISSIONS_MAX + 20)]
+async def test_no_more_is_proven_than_is_of_use_and_others_get_their_turn() -> None:
+    signed = [receipt(number) for number in range(FOUND_PER_EXECUTOR_MAX + 20)]
     watch, result = world(signed, [])
     turns = 0
 
@@ -145,9 +146,34 @@ async def test_no_more_is_proven_than_a_bundle_carries_and_others_get_their_turn
         nursery.start_soon(count_turns)
         found = await watch.find(result)
         nursery.cancel_scope.cancel()
-    assert len(found) == OMISSIONS_MAX
-    assert turns >= OMISSIONS_MAX
-    check_audits(VoteBundle(EpochNumber(result.epoch + 1), account(3), (), omissions=found))
+    assert len(found) == FOUND_PER_EXECUTOR_MAX
+    assert turns >= FOUND_PER_EXECUTOR_MAX
+    assert len({receipt_digest(one.signed.receipt) for one in found}) == len(found)
+    check_audits(VoteBundle(EpochNumber(result.epoch + 1), account(3), (), omissions=found[:OMISSIONS_MAX]))
+
+
+async def test_what_is_found_is_kept_at_once_and_not_looked_for_again() -> None:
+    signed = [receipt(number) for number in range(40)]
+    watch, result = world(signed, [])
+    kept: list[Omission] = []
+    found = await watch.find(result, (), kept.append)
+    assert set(kept) == set(found)
+    again: list[Omission] = []
+    assert await watch.find(result, kept[:25], again.append) == found
+    assert set(again) == set(kept[25:])
+
+
+async def test_one_executor_s_proofs_leave_room_for_those_against_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(omission_watch, "FOUND_MAX", OMISSIONS_MAX + 10)
+    signed = [receipt(number) for number in range(100)]
+    for number in range(100, 105):
+        made = replace(signed[0].receipt, executor=account(5), request_id=RequestId(number.to_bytes(32)))
+        signed.append(SignedReceipt(made, sign(key_of(5), receipt_digest(made)), b"signed"))
+    watch, result = world(signed, [])
+    other = CommittedBook(account(5), result.books[0].book)
+    both = replace(result, books=(*result.books, other))
+    counts = Counter(one.signed.receipt.executor for one in await watch.find(both))
+    assert counts == {EXECUTOR: OMISSIONS_MAX + 5, account(5): 5}
 
 
 async def test_a_receipt_whose_name_would_void_the_bundle_stays_out_of_it() -> None:

@@ -18,7 +18,7 @@ from node.ports import (
     GenerationChunk,
     GenerationRequest,
 )
-from node.protocol.asking import ANSWER_EPOCHS_MAX, CLOCK_EPOCHS_MAX
+from node.protocol.asking import ANSWER_EPOCHS_MAX, CLOCK_EPOCHS_MAX, booked_under
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.identifiers import EpochNumber, Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.pricing import price, receipt_digest, tokens_commitment
@@ -49,6 +49,7 @@ from node.services.frames import (
 from node.services.gateway import Answer, ChatRequest, GatewayError
 from node.services.receipting import receipt_of
 from node.services.timing import position
+from node.services.unreceived import ON_THE_WAY_TOKENS, Unreceived, UnreceivedBook
 from node.services.vouchers import PaymentError
 from node.store.books import Books
 from node.store.database import Database
@@ -107,6 +108,7 @@ async def test_an_answer_costs_exactly_its_tokens_on_both_sides(autojump_clock: 
         assert given.receipt.price == expected
         assert is_signed_by_executor(given)
         assert is_signed_by_payer(given)
+        assert unreceived(network) == []
 
 
 class BurstyEngine(SimulatedEngine):
@@ -187,6 +189,36 @@ async def test_another_executor_finishes_what_a_dying_one_began(autojump_clock: 
         # What the first gave beyond its newest voucher is its loss, and bounded by the allowance.
         given = UNIT * (answer.summary.prompt_tokens + 24)
         assert 0 <= given - network.paid_to(first) <= UNIT * UNPAID_TOKENS_MAX
+        (asked,) = unreceived(network)
+        assert (asked.executor, asked.asking) == (account(first), booked_under(unfinished.receipt))
+        assert unfinished.receipt.output_tokens <= asked.tokens_max < 50 + 4 * UNPAID_TOKENS_MAX + ON_THE_WAY_TOKENS
+
+
+def unreceived(network: ServingNetwork) -> list[Unreceived]:
+    """What the gateway asked for and has no receipt of."""
+    gateway = network.members[GATEWAY]
+    found = UnreceivedBook(gateway.store).booked_in(position(gateway.chain).epoch)
+    return [asked for those in found.values() for asked in those]
+
+
+async def test_what_a_reader_left_is_booked_with_no_more_than_was_on_the_way(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        async with network.gateway.ask(replace(CHAT, max_tokens=400)) as answer:
+            async for _ in answer:
+                break
+        await trio.sleep(5)
+        (asked,), (given,) = unreceived(network), network.members[1].store.receipts(limit=9)
+        assert asked.asking == booked_under(given.receipt)
+        assert 0 < given.receipt.output_tokens <= asked.tokens_max
+
+
+async def test_what_is_private_is_not_written_down_for_no_draw_falls_on_it(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        async with network.gateway.ask(replace(CHAT, max_tokens=400, private=True)) as answer:
+            async for _ in answer:
+                break
+        await trio.sleep(5)
+        assert unreceived(network) == []
 
 
 async def test_an_executor_that_never_says_the_end_cannot_keep_an_answer_open(autojump_clock: object) -> None:

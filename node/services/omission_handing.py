@@ -1,0 +1,118 @@
+"""How a payer gets its proofs of omissions into bundles of others: it hands them to members.
+
+*Purpose.* Who has no weight has no bundle that counts. And who has, has room for few proofs in its own, and may not get
+it counted.
+
+*Detail.* Each proof goes to a few members, drawn by weight: nobody gains places by being many, and who would sit on a
+proof has to be all of them. Whoever does not take one now is asked again after the others, until the bundles are made.
+Who took what is in the store, so that a restart tells nobody twice.
+"""
+
+from collections.abc import Callable, Sequence
+
+import structlog
+import trio
+
+from node.ports import CallFailedError, Chain, Network
+from node.protocol.identifiers import Address
+from node.protocol.lots import lot
+from node.protocol.omission_choice import chosen_omissions
+from node.protocol.pricing import receipt_digest
+from node.protocol.records import EpochResult, GroupMember
+from node.services.kept_omissions import KeptOmission, KeptOmissions
+from node.services.omission_frames import METHOD, handed_bytes
+
+log = structlog.get_logger(__name__)
+
+HOLDERS = 3
+"""Members that each proof is given to. If a third of the weight sits on proofs, it gets one in 27 all to itself."""
+HANDED_MAX = 320
+"""Proofs handed over in one epoch, those against each executor by turns: as many as are found against one."""
+ROUND_SECONDS = 30.0
+"""Between two rounds of asking those who have not taken a proof yet."""
+CALL_SECONDS_MAX = 10.0
+NOT_NOW = frozenset({"other-epoch", "busy", "unreachable", "deadline", "lost"})
+"""Words of a member that may take the proof later. Other words mean that it never will."""
+
+
+class OmissionHanding:
+    """Hands over what this node's watch found."""
+
+    def __init__(self, chain: Chain, network: Network, random_bytes: Callable[[int], bytes]) -> None:
+        self._chain = chain
+        self._network = network
+        self._random_bytes = random_bytes
+
+    async def run(self, result: EpochResult, kept: KeptOmissions, is_searched: trio.Event) -> None:
+        """Hand over the proofs in `kept`, which hold against `result`, as they come, until `is_searched` is set and
+        enough members have each."""
+        salt = self._random_bytes(32)
+        refused: set[tuple[Address, Address]] = set()  # executor, and who takes no more against it
+        while True:
+            was_searched, is_done = is_searched.is_set(), True
+            for known in self._chosen(kept, salt):
+                is_done &= await self._hand(known, result, kept, salt, refused)
+            if was_searched and is_done:
+                return
+            with trio.move_on_after(ROUND_SECONDS):
+                if was_searched:
+                    await trio.sleep_forever()
+                await is_searched.wait()
+
+    def _chosen(self, kept: KeptOmissions, salt: bytes) -> list[KeptOmission]:
+        """Return the proofs that are handed over: those that somebody has, and others as far as there is room."""
+        by_digest = {receipt_digest(known.omission.signed.receipt): known for known in kept.own}
+        begun = [known for known in kept.own if known.told]
+        left = (known.omission for known in kept.own if not known.told)
+        new = chosen_omissions(left, (), salt, count_max=max(0, HANDED_MAX - len(begun)))
+        return [*begun, *(by_digest[receipt_digest(omission.signed.receipt)] for omission in new)]
+
+    async def _hand(
+        self,
+        known: KeptOmission,
+        result: EpochResult,
+        kept: KeptOmissions,
+        salt: bytes,
+        refused: set[tuple[Address, Address]],
+    ) -> bool:
+        """Offer one proof to members in the order of the lot; return whether nobody else is to be asked."""
+        receipt = known.omission.signed.receipt
+        digest, holders, is_final = receipt_digest(receipt), set(known.told), True
+        for member in self._in_order(result.group.members, receipt.executor, salt + digest):
+            if len(holders) >= HOLDERS:
+                break
+            if member.participant in holders or (receipt.executor, member.participant) in refused:
+                continue
+            try:
+                await self._tell(member, result, known)
+            except CallFailedError as error:
+                log.debug("a member did not take a proof", member=member.participant, reason=str(error))
+                is_final &= error.code not in NOT_NOW
+                if error.code not in NOT_NOW:
+                    refused.add((receipt.executor, member.participant))
+                continue
+            kept.note_told(known.omission, member.participant)
+            holders.add(member.participant)
+            log.info(
+                "a member has the proof that an executor has not booked a receipt as it must",
+                executor=receipt.executor,
+                receipt=digest.hex(),
+                member=member.participant,
+            )
+        return len(holders) >= HOLDERS or is_final
+
+    def _in_order(self, members: Sequence[GroupMember], executor: Address, seed: bytes) -> list[GroupMember]:
+        """Return who may be told, by a weighted lot. Whom the proof is against is not told."""
+        apart = (executor, self._chain.account)
+        able = [member for member in members if member.weight > 0 and member.participant not in apart]
+        return sorted(able, key=lambda member: lot(seed, member.participant.lower().encode(), member.weight))
+
+    async def _tell(self, member: GroupMember, result: EpochResult, known: KeptOmission) -> None:
+        """Raise CallFailedError unless the member took it."""
+        payload = handed_bytes(result.epoch, known.omission)
+        async with self._network.call(member.peer_id, METHOD, payload, deadline_seconds=CALL_SECONDS_MAX) as call:
+            try:
+                await call.receive()
+            except trio.EndOfChannel:
+                return
+        raise CallFailedError("lost", "it answered what it should not")

@@ -1,0 +1,176 @@
+"""A payer without weight gets its proofs to members: to a few of each, in spite of those that refuse or are away."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import trio
+
+from node.ports import CallFailedError
+from node.protocol.identifiers import Address, EpochNumber, PeerId
+from node.protocol.pricing import receipt_digest
+from node.protocol.records import EpochGroup, EpochResult, GroupMember, Omission
+from node.services.kept_omissions import KeptOmissions
+from node.services.omission_frames import METHOD, read_handed
+from node.services.omission_handing import HANDED_MAX, HOLDERS, ROUND_SECONDS, OmissionHanding
+from node.store.books import Books
+from node.store.database import Database
+from tests.builders import account, peer
+from tests.unit.services.test_omission_desk import EPOCH, RESULT, proof
+
+PAYER = 1
+MEMBERS = range(2, 12)
+WEIGHTLESS = 12
+
+
+class Members:
+    """Members that answer a call with a word of refusal, or take what they are handed."""
+
+    def __init__(self) -> None:
+        self.words: dict[PeerId, str] = {}
+        self.taken: list[tuple[PeerId, Omission]] = []
+        self.called = Counter[PeerId]()
+
+    @asynccontextmanager
+    async def call(self, whom: PeerId, method: str, payload: bytes, **_how: float) -> AsyncIterator[Any]:
+        assert method == METHOD
+        self.called[whom] += 1
+        await trio.lowlevel.checkpoint()
+        if self.words.get(whom) == "unreachable":
+            raise CallFailedError("unreachable", "nobody is there")
+
+        async def receive() -> bytes:
+            await trio.lowlevel.checkpoint()
+            if word := self.words.get(whom):
+                raise CallFailedError(word, "no")
+            handed = read_handed(payload)
+            assert handed.result_epoch == RESULT.epoch
+            self.taken.append((whom, handed.omission))
+            raise trio.EndOfChannel
+
+        yield SimpleNamespace(receive=receive)
+
+
+class Payer:
+    """What hands over, after a restart as before."""
+
+    def __init__(self, salt: int = 0) -> None:
+        self.members = Members()
+        self.store = Books(Database(":memory:"), account(PAYER))
+        self.salt = salt
+        weights = {**dict.fromkeys(MEMBERS, 10), WEIGHTLESS: 0}
+        group = EpochGroup(EPOCH, tuple(member(number, weight) for number, weight in weights.items()), ())
+        self.result: EpochResult = replace(RESULT, group=group)
+
+    @property
+    def kept(self) -> KeptOmissions:
+        """What is on the disk."""
+        return KeptOmissions(self.store, EPOCH)
+
+    async def run(self, kept: KeptOmissions | None = None, is_searched: trio.Event | None = None) -> None:
+        if is_searched is None:
+            is_searched = trio.Event()
+            is_searched.set()
+        chain = SimpleNamespace(account=account(PAYER))
+        network = cast(Any, self.members)
+        handing = OmissionHanding(cast(Any, chain), network, lambda count: bytes([self.salt]) * count)
+        await handing.run(self.result, self.kept if kept is None else kept, is_searched)
+
+    def holders(self) -> dict[bytes, set[PeerId]]:
+        found: dict[bytes, set[PeerId]] = {}
+        for whom, omission in self.members.taken:
+            found.setdefault(receipt_digest(omission.signed.receipt), set()).add(whom)
+        return found
+
+
+def member(number: int, weight: int) -> GroupMember:
+    return GroupMember(account(number), peer(number), weight, ())
+
+
+@pytest.fixture
+def payer() -> Payer:
+    return Payer()
+
+
+async def test_each_proof_goes_to_a_few_with_weight_and_not_to_whom_it_is_against(payer: Payer) -> None:
+    proofs = [proof(executor, number) for executor in (2, 3) for number in range(8)]
+    kept = payer.kept
+    for omission in proofs:
+        kept.add_own(omission)
+    await payer.run()
+    holders = payer.holders()
+    assert holders.keys() == {receipt_digest(one.signed.receipt) for one in proofs}
+    assert {len(who) for who in holders.values()} == {HOLDERS}
+    for whom, omission in payer.members.taken:
+        assert whom not in (peer(WEIGHTLESS), PeerId(omission.signed.receipt.executor))
+        assert account_of(whom) != omission.signed.receipt.executor
+    assert len(payer.members.called) > HOLDERS  # not always the same ones
+    assert {len(known.told) for known in payer.kept.own} == {HOLDERS}
+
+
+def account_of(whom: PeerId) -> Address:
+    return next(account(number) for number in (*MEMBERS, WEIGHTLESS) if peer(number) == whom)
+
+
+async def test_who_is_away_is_asked_again_and_who_refuses_is_not(payer: Payer, autojump_clock: object) -> None:
+    payer.kept.add_own(proof(2, 1))
+    others = [peer(number) for number in MEMBERS if number != 2]
+    payer.members.words = {**dict.fromkeys(others[:4], "enough"), **dict.fromkeys(others[4:], "unreachable")}
+    with trio.move_on_after(5.5 * ROUND_SECONDS):
+        await payer.run()
+    assert payer.members.taken == []
+    assert {payer.members.called[whom] for whom in others[:4]} == {1}
+    assert {payer.members.called[whom] for whom in others[4:]} == {6}
+    payer.members.words = dict.fromkeys(others[:4], "enough")
+    await payer.run()
+    assert len(payer.members.taken) == HOLDERS
+
+
+async def test_if_all_refuse_for_good_it_ends(payer: Payer, autojump_clock: object) -> None:
+    payer.kept.add_own(proof(2, 1))
+    payer.members.words = dict.fromkeys((peer(number) for number in MEMBERS), "not-proven")
+    with trio.fail_after(1):
+        await payer.run()
+    assert {*payer.members.called.values()} == {1}
+
+
+async def test_a_restart_tells_nobody_twice(payer: Payer) -> None:
+    payer.kept.add_own(proof(2, 1))
+    await payer.run()
+    payer.salt = 9
+    await payer.run()
+    assert len(payer.members.taken) == HOLDERS
+
+
+async def test_what_is_found_while_it_hands_over_is_handed_over_too(payer: Payer, autojump_clock: object) -> None:
+    kept, is_searched = payer.kept, trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(payer.run, kept, is_searched)
+        for number in range(3):
+            await trio.sleep(2 * ROUND_SECONDS)
+            kept.add_own(proof(2, number))
+        is_searched.set()
+    assert len(payer.holders()) == 3
+
+
+async def test_so_many_are_handed_over_and_every_executor_has_its_turn(payer: Payer, autojump_clock: object) -> None:
+    kept = payer.kept
+    for number in range(HANDED_MAX):
+        kept.add_own(proof(2, number))
+    kept.add_own(proof(3, 0))
+    await payer.run(kept)
+    against = Counter(omission.signed.receipt.executor for _, omission in payer.members.taken)
+    assert against == {account(2): HOLDERS * (HANDED_MAX - 1), account(3): HOLDERS}
+    await payer.run(kept)
+    assert len(payer.holders()) == HANDED_MAX
+
+
+async def test_without_members_there_is_nobody_to_tell(payer: Payer) -> None:
+    payer.result = replace(payer.result, group=EpochGroup(EpochNumber(EPOCH), (), ()))
+    payer.kept.add_own(proof(2, 1))
+    await payer.run()
+    assert payer.members.called == Counter()
