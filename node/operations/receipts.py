@@ -26,6 +26,7 @@ from node.services.epochs import EpochBook, ResultContentError, result_from_byte
 from node.services.receipt_checks import ChainFacts, check_against_chain
 from node.services.receipt_tokens import CheckingEngine, check_tokens
 from node.services.timing import position
+from node.services.vector_checks import check_vectors
 from node.store.books import Books
 
 
@@ -150,6 +151,9 @@ class DaemonReceiptOperations:
             band = bands_of(self._chain.state, self._group_of(receipt.epoch)[0])(
                 receipt.executor, receipt.node_id, receipt.model_id
             )
-            return await check_tokens(dossier, engine, None if record is None else record.cid, band)
+            loaded_cid = None if record is None else record.cid
+            if receipt.vectors:
+                return await check_vectors(dossier, engine, loaded_cid, band)
+            return await check_tokens(dossier, engine, loaded_cid, band)
         except (EngineFailedError, EngineRefusedError, SchemaError, ValueError) as error:
             return unchecked("tokens", f"the engine failed: {str(error)[:200]}")

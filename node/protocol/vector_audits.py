@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from node.protocol.audits import MARGIN_CLIP_MICRO
-from node.protocol.bands import HonestBand
+from node.protocol.bands import POC_DISTANCE_LIMIT, HonestBand
 from node.protocol.findings import AuditFigures
 from node.protocol.sketches import sketch_distance
 
@@ -42,11 +42,13 @@ def vector_figures(
 
     Without `is_as_long` the vectors have another number of dimensions than the auditor's, and all are far off.
     """
+    pairs = zip(given, own, strict=True)
+    distances = [sketch_distance(*pair) if is_as_long else POC_DISTANCE_LIMIT for pair in pairs]
+    return figures_of(distances, poc_distance_max)
+
+
+def figures_of(distances: Sequence[int], poc_distance_max: int) -> AuditFigures:
+    """Return the figures of vectors that are so far from the auditor's."""
     line = FAR_TIMES * max(1, poc_distance_max)
-    nearness = [
-        min(MARGIN_CLIP_MICRO, sketch_distance(one, other) * MARGIN_CLIP_MICRO // line)
-        if is_as_long
-        else MARGIN_CLIP_MICRO
-        for one, other in zip(given, own, strict=True)
-    ]
+    nearness = [min(MARGIN_CLIP_MICRO, distance * MARGIN_CLIP_MICRO // line) for distance in distances]
     return AuditFigures(len(nearness), nearness.count(MARGIN_CLIP_MICRO), sum(nearness), 0, 0, 0, 0)

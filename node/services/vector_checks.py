@@ -7,12 +7,16 @@ import structlog
 import trio
 
 from node.ports import EngineFailedError, EngineRefusedError
-from node.protocol.audits import NO_FIGURES, add_figures
-from node.protocol.dossiers import VectorEvidence
+from node.protocol.audits import NO_FIGURES, add_figures, judge_figures
+from node.protocol.bands import HonestBand
+from node.protocol.dossiers import Dossier, VectorEvidence
 from node.protocol.findings import AuditFigures
 from node.protocol.identifiers import ModelId
-from node.protocol.sketches import FLOAT_BYTES, sketch_of, split_sketches
+from node.protocol.pricing import receipt_digest
+from node.protocol.sketches import FLOAT_BYTES, SKETCH_BYTES, judged_inputs, sketch_of, split_sketches
 from node.protocol.vector_audits import vector_figures
+from node.protocol.verdicts import Verdict
+from node.protocol.verification import Check, fails, holds, unchecked
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +63,30 @@ async def read_vector_figures(
         figures = add_figures(figures, fresh)
         await trio.lowlevel.checkpoint()
     return figures
+
+
+async def check_vectors(dossier: Dossier, engine: object, loaded_cid: str | None, band: HonestBand) -> Check:
+    """Check the vectors of a receipt with `engine`, whose model is the version `loaded_cid`, by the rule of audits."""
+    receipt, given, reason = dossier.signed.receipt, dossier.vectors, ""
+    if given is None:
+        reason = "they are not in the file"
+    elif not isinstance(engine, EmbeddingEngine) or engine.model_id != receipt.model_id:
+        reason = f"the engine has not {receipt.model_id} loaded"
+    elif loaded_cid != receipt.model_cid:
+        reason = f"the engine has another version of {receipt.model_id} loaded: {loaded_cid}"
+    elif {len(given.sketches), SKETCH_BYTES * len(given.inputs)} != {SKETCH_BYTES * receipt.vectors}:
+        return fails("vectors", "they are not one for each input")
+    if given is None or reason or not isinstance(engine, EmbeddingEngine):
+        return unchecked("vectors", reason)
+    places = judged_inputs(given.inputs, receipt_digest(receipt), None)
+    figures = await read_vector_figures(engine, given, places, band.poc_distance_max)
+    if figures is None:
+        return unchecked("vectors", "the engine failed")
+    found = f"{figures.mismatches} of {figures.tokens} are far from the model's"
+    verdict, _ = judge_figures(figures, band)
+    if verdict is Verdict.INVALID:
+        return fails("vectors", f"{found}: an audit would prove that they are not its")
+    return holds("vectors", found)
 
 
 async def _made(inputs: Sequence[Sequence[int]], engine: EmbeddingEngine) -> tuple[int, list[bytes]] | None:

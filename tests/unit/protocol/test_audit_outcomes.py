@@ -246,7 +246,7 @@ def test_handing_over_to_a_minority_of_auditors_is_withholding() -> None:
     assert found.withheld + sum(other.withheld for other in more) == DRAWS
 
 
-@pytest.mark.parametrize("reason", ["no-model", "no-time", "private", "embedding", "engine-failed"])
+@pytest.mark.parametrize("reason", ["no-model", "no-time", "private", "engine-failed"])
 def test_an_auditor_s_own_lack_is_never_held_against_the_executor(reason: str) -> None:
     assert (
         audit_outcomes(
