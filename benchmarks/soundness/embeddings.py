@@ -179,7 +179,7 @@ def report() -> None:
     for name, distances in found.items():
         of_texts, line = sorted(distances["texts"]), FAR_TIMES * band.poc_distance_max
         to_proof = vectors_to_proof(of_texts, band)
-        of_nonces = (f"{statistics.median(distances['nonces']):,.0f}", f"{max(distances['nonces']):,}")
+        of_nonces = distances["nonces"]
         rows.append([
             name,
             f"{statistics.median(of_nonces):,.0f}" if of_nonces else "–",
@@ -190,7 +190,7 @@ def report() -> None:
             *(f"{proven_percent(of_texts, count, band):.1f}" for count in COUNTS),
         ])  # fmt: skip
     heads = ["who", "nonces: median", "largest", "texts: least", "median", "largest", "far", "to proof"]
-    print_table([*heads, *map(str, COUNTS)], rows)
+    print_table([*heads, *map(str, COUNTS)], rows, empty="nothing was measured")
     if chosen is not None:
         print(f"\nchosen among {chosen['inputs']:,}: {chosen['distances']}")
         print(f"all of these to proof: {vectors_to_proof(chosen['distances'], band)}")

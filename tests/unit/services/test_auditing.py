@@ -249,7 +249,8 @@ class VectorEngine(Engine):
 def given_as(given: VectorEvidence, **changes: object) -> AuditEvidence:
     """Evidence of vectors that fits its receipt."""
     return vectors_of(
-        given, asking=replace(ASKING, max_tokens=100_000), vectors=len(given.inputs), prompt_tokens=sum(map(len, given.inputs)),
+        given, asking=replace(ASKING, max_tokens=10**6),
+        vectors=len(given.inputs), prompt_tokens=sum(map(len, given.inputs)),
         prompt_commitment=inputs_commitment(given.inputs),
         output_commitment=vectors_commitment(given.dimensions, given.sketches), **changes,
     )  # fmt: skip

@@ -57,7 +57,7 @@ from tests.unit.services.serving_network import (
     honest_engine,
     serving_network,
 )
-from tests.unit.services.test_receipts import only_dossier, operations_of
+from tests.unit.services.test_receipts import PrefillingEngine, only_dossier, operations_of, outcomes
 
 SHORT = EmbeddingInput("what is a quern")
 LONG = EmbeddingInput(" ".join(f"word{n}" for n in range(60)))
@@ -311,6 +311,23 @@ async def test_other_vectors_than_a_receipt_s_are_told_line_by_line(
         assert dossier.vectors is not None
         other = replace(dossier, vectors=replace(dossier.vectors, **changes))  # type: ignore[arg-type]
         assert {check.what: check.outcome for check in verify_offline(other)}[what] is Outcome.FAILS
+
+
+async def test_an_engine_of_one_s_own_tells_whether_vectors_are_the_model_s(autojump_clock: object) -> None:
+    def engine(number: int) -> Engine:
+        return SimulatedEngine(NODE, MODEL_ID, "honest" if number == 1 else "another", 0.0, number)
+
+    async with serving_network(2, engine=engine) as network:
+        own = PrefillingEngine(NODE, MODEL_ID, "honest", 0.0, 9)
+        operations, found = operations_of(network, GATEWAY, own), {}
+        for _ in range(20):
+            await embedder(network).embed(MODEL_ID, [SHORT, IDS, LONG])
+            dossier = await only_dossier(operations)
+            found[dossier.signed.receipt.executor] = (await outcomes(operations, dossier, NODE))["vectors"]
+        assert found == {account(1): "holds", account(2): "fails"}
+        assert (await outcomes(operations, replace(dossier, vectors=None), NODE))["vectors"] == "not checked"
+        own.model_id = ModelId("another")
+        assert (await outcomes(operations, dossier, NODE))["vectors"] == "not checked"
 
 
 async def test_what_was_given_and_never_paid_for_is_booked_all_the_same(autojump_clock: object) -> None:
