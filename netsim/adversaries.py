@@ -201,7 +201,9 @@ class Silent(Conduct):
 
 
 MISMATCHING = frozenset({"mismatches", "cumulated-mismatches", "batch-of-fakes", "copied"})
-PROVEN = frozenset({"audit-margin", "audit-tokens", "audit-logprobs", "audit-too-likely", "audit-too-unlikely"})
+PROVEN = frozenset(
+    {"audit-margin", "audit-tokens", "audit-logprobs", "audit-too-likely", "audit-too-unlikely", "audit-vectors"}
+)
 AUDITED = PROVEN | {ACCUSED}
 SLANDERS = frozenset({ACCUSED, NOT_COMPUTED})
 """What a cartel can have said of anybody: beside one it finds nobody by itself (netsim/trial_findings.py)."""

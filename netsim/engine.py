@@ -168,6 +168,13 @@ class DrawingEngine(SimulatedEngine):
             text = "".join(f" w{token}" for token in fresh)
             yield GenerationChunk(tuple(fresh), text, None if left else "length")
 
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        """Vectors of what users are answered with; behind users, of what it audits with."""
+        if priority or not self.answers_with:
+            return await super(DrawingEngine, self).embed(prompts, priority=priority)
+        other = SimulatedEngine(self.node_id, self.model_id, self.answers_with, self.noise, self.seed)
+        return await other.embed(prompts, priority=priority)
+
     async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
         """What this engine's weights say of tokens that somebody claims."""
         del top, priority

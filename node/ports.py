@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
-from node.protocol.dossiers import AnswerEvidence
+from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.draws import Prefill
 from node.protocol.identifiers import (
     Address,
@@ -488,7 +488,11 @@ class Store(Protocol):
         """The newest voucher of each channel this node is paid from."""
 
     def save_receipt(
-        self, signed: SignedReceipt, answer: AnswerEvidence | None = None, *, answers_kept_max: int = 0
+        self,
+        signed: SignedReceipt,
+        answer: AnswerEvidence | VectorEvidence | None = None,
+        *,
+        answers_kept_max: int = 0,
     ) -> None:
         """Keep a receipt this node gave or got; again, only if both sides signed it and not the one that is kept.
 
@@ -498,7 +502,7 @@ class Store(Protocol):
     def receipts_of(self, request_id: RequestId) -> tuple[SignedReceipt, ...]:
         """All receipts of one request, in order: several where executors failed."""
 
-    def answer_of(self, request_id: RequestId, executor: Address) -> AnswerEvidence | None:
+    def answer_of(self, request_id: RequestId, executor: Address) -> AnswerEvidence | VectorEvidence | None:
         """What a receipt of this node's user is about, if it is kept."""
 
     def receipts(self, *, limit: int) -> tuple[SignedReceipt, ...]:

@@ -14,6 +14,7 @@ EPOCH_DIGITS_MAX = 7
 REASONS = {
     "margin": "its tokens fall far short of the rule's choice",
     "tokens": "too many tokens are not the rule's choice",
+    "vectors": "its vectors are not the model's",
     "logprobs": "the log-probabilities it claimed are not the model's",
     "too-likely": "its tokens are likelier than draws at its temperature",
     "too-unlikely": "its tokens are less likely than draws at its temperature",
@@ -26,6 +27,7 @@ REASONS = {
     "not-the-length": "the book says another length",
     "not-the-payer": "the book names a payer that did not sign",
     "not-the-tokens": "other tokens than the receipt commits to",
+    "not-the-vectors": "other vectors than the receipt commits to",
     "not-the-draw": "other parameters than the receipt commits to",
     "not-the-seed": "the seed is not the one that both sides drew",
     "not-the-claims": "log-probabilities of other tokens",
@@ -33,7 +35,6 @@ REASONS = {
     "outside-rule": "penalties, biases or a format: there is no rule for them",
     "private": "a private request",
     "no-tokens": "it ended before its first token: there is nothing to judge",
-    "embedding": "vectors, which are not drawn",
     "drawn-again": "drawn more than once, and judged under another number",
     "no-model": "this node does not serve the model",
     "no-time": "this node has not got to it",

@@ -141,6 +141,7 @@ def _facts(dossier: Dossier) -> list[tuple[str, str]]:
         ("payer", receipt.payer),
         ("executor", f"{receipt.executor}, node {receipt.node_id}"),
         ("tokens", f"{receipt.prompt_tokens} read, {receipt.output_tokens} written"),
+        *([("vectors", str(receipt.vectors))] if receipt.vectors else []),
         ("price", amount_to_tokens(receipt.price)),
         ("signed by", "both" if dossier.signed.payer_signature else "executor only"),
         ("tokens can be checked", "yes" if receipt.is_verifiable else "no: drawn outside the rule"),

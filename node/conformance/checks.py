@@ -19,8 +19,8 @@ from node.engine.identity import ENGINE_NAME
 from node.engine.vectors import read_vectors
 from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.engines import ENGINE_RANGE_DEFAULT
+from node.protocol.sketches import FLOAT_BYTES
 from node.services.embedding import floats_of
-from node.services.embedding_frames import FLOAT_BYTES
 from node.services.groups import sole_error
 
 TEXT = "The quern is a hand mill. It grinds"

@@ -22,7 +22,7 @@ from node.engine.drawing import (
     sampling_fields,
 )
 from node.engine.plain_http import PUSH, Push
-from node.engine.vectors import first_numbers, read_vectors
+from node.engine.vectors import read_vectors
 from node.ports import (
     ChatMessage,
     EngineFailedError,
@@ -32,6 +32,7 @@ from node.ports import (
 )
 from node.protocol.draws import Prefill
 from node.protocol.sampling import TokenAlternative, TokenLogprobs
+from node.protocol.sketches import folded, numbers_of
 
 log = structlog.get_logger(__name__)
 
@@ -103,8 +104,7 @@ class EngineClient:
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
         """Natural-log probabilities of tokens 1..L-1 of each prompt.
 
-        Of an embedding model, as many numbers of its vector: it has no probabilities, and its nonces are made of those
-        (docs/protocol.md).
+        Of an embedding model, its vectors folded into the numbers of a nonce (sketches.py): it has no probabilities.
         """
         try:
             if not self._embeds:
@@ -112,8 +112,7 @@ class EngineClient:
         except EngineRefusedError:
             if not await self._turns_out_to_embed():
                 raise
-        vectors = await self.embed(prompts, priority=priority)
-        return [first_numbers(vector, len(prompt) - 1) for vector, prompt in zip(vectors, prompts, strict=True)]
+        return [folded(numbers_of(vector)) for vector in await self.embed(prompts, priority=priority)]
 
     async def _prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
         reply = await self._post(

@@ -2,10 +2,9 @@
 
 import base64
 import binascii
-import struct
 from typing import Any
 
-from node.ports import EngineFailedError, EngineRefusedError
+from node.ports import EngineFailedError
 
 FLOAT_BYTES = 4
 VECTOR_BYTES_MAX = 64 * 1024
@@ -26,15 +25,6 @@ def read_vectors(reply: dict[str, Any], count: int) -> list[bytes]:
     if len({len(vector) for vector in found.values()}) > 1:
         raise EngineFailedError("/v1/embeddings: the vectors differ in length")
     return [found[index] for index in range(count)]
-
-
-def first_numbers(vector: bytes, count: int) -> list[float]:
-    """Return the first `count` numbers of a vector. Raises EngineRefusedError if it has fewer."""
-    if len(vector) < FLOAT_BYTES * count:
-        raise EngineRefusedError(
-            f"the model's vectors have {len(vector) // FLOAT_BYTES} numbers, and {count} are needed"
-        )
-    return list(struct.unpack_from(f"<{count}f", vector))
 
 
 def _vector(text: object) -> bytes:

@@ -9,7 +9,14 @@ from node.control.receipt_views import ChecksView, CheckView, ReceiptFileView, R
 from node.ports import Chain, EngineFailedError, EngineRefusedError
 from node.protocol.audit_bands import bands_of
 from node.protocol.codec import SchemaError
-from node.protocol.dossiers import Covering, Dossier, dossiers_from_json, dossiers_to_json
+from node.protocol.dossiers import (
+    AnswerEvidence,
+    Covering,
+    Dossier,
+    VectorEvidence,
+    dossiers_from_json,
+    dossiers_to_json,
+)
 from node.protocol.eip712 import channel_id
 from node.protocol.identifiers import EpochNumber, RequestId
 from node.protocol.records import EpochGroup, SignedReceipt
@@ -19,6 +26,7 @@ from node.services.epochs import EpochBook, ResultContentError, result_from_byte
 from node.services.receipt_checks import ChainFacts, check_against_chain
 from node.services.receipt_tokens import CheckingEngine, check_tokens
 from node.services.timing import position
+from node.services.vector_checks import check_vectors
 from node.store.books import Books
 
 
@@ -41,7 +49,7 @@ class DaemonReceiptOperations:
         request_id = self._request_id(params.request_id)
         dossiers = tuple(self._dossier(signed) for signed in self._books.receipts_of(request_id))
         if not params.with_answer:
-            dossiers = tuple(replace(dossier, answer=None) for dossier in dossiers)
+            dossiers = tuple(replace(dossier, answer=None, vectors=None) for dossier in dossiers)
         return ReceiptFileView(document=dossiers_to_json(dossiers))
 
     async def verify(self, params: VerifyParams) -> ChecksView:
@@ -92,12 +100,14 @@ class DaemonReceiptOperations:
         receipt, chain = signed.receipt, self._chain
         identity = channel_id(chain.chain_id, chain.payment_channels, receipt.payer, receipt.executor)
         held = self._books.issued_voucher(identity) or self._books.received_voucher(identity)
+        kept = self._books.answer_of(receipt.request_id, receipt.executor)
         return Dossier(
             chain_id=chain.chain_id,
             payment_channels=chain.payment_channels,
             signed=signed,
-            answer=self._books.answer_of(receipt.request_id, receipt.executor),
+            answer=kept if isinstance(kept, AnswerEvidence) else None,
             covering=None if held is None else Covering(held.voucher, held.signature),
+            vectors=kept if isinstance(kept, VectorEvidence) else None,
         )
 
     def _facts(self, dossier: Dossier) -> ChainFacts:
@@ -141,6 +151,9 @@ class DaemonReceiptOperations:
             band = bands_of(self._chain.state, self._group_of(receipt.epoch)[0])(
                 receipt.executor, receipt.node_id, receipt.model_id
             )
-            return await check_tokens(dossier, engine, None if record is None else record.cid, band)
+            loaded_cid = None if record is None else record.cid
+            if receipt.vectors:
+                return await check_vectors(dossier, engine, loaded_cid, band)
+            return await check_tokens(dossier, engine, loaded_cid, band)
         except (EngineFailedError, EngineRefusedError, SchemaError, ValueError) as error:
             return unchecked("tokens", f"the engine failed: {str(error)[:200]}")

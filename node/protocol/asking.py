@@ -7,7 +7,7 @@ which everybody derives the digest that the payer signed, and books have a row f
 
 Detail: a request names its executor, its time and an id of 32 random bytes, and an executor serves it once: one digest,
 one answer. Who is asked again for the rest of an answer is asked by another request. What was not asked by such a
-request (prompts that nobody streams, those on chain, vectors) has no asking, and stands under its receipt's digest.
+request (prompts that nobody streams, those on chain) has no asking, and stands under its receipt's digest.
 """
 
 from node.protocol.canonical import keccak_digest

@@ -5,6 +5,8 @@ from node.protocol.calibration import HonestBand, band_of
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, ModelId, NodeId
 from node.protocol.records import EpochGroup
+from node.protocol.tails import makes_vectors
+from node.protocol.vector_audits import vector_band
 
 
 def bands_of(state: ChainState, group: EpochGroup | None) -> BandOf:
@@ -22,7 +24,8 @@ def bands_of(state: ChainState, group: EpochGroup | None) -> BandOf:
         participant = state.participants.get(account)
         nodes = () if participant is None else participant.ml_nodes
         hardware = next((node.hardware for node in nodes if node.node_id == node_id), "")
-        return band_of(calibration, model, hardware)
+        band = band_of(calibration, model, hardware)
+        return vector_band(band) if makes_vectors(model) else band
 
     return found
 

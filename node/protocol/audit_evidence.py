@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from node.protocol.asking import booked_under, is_asked_by_payer
 from node.protocol.audits import ClaimedLogprobs
 from node.protocol.claims import ALTERNATIVES_KEPT, NOT_ASKED, claims_commitment
-from node.protocol.dossiers import AnswerEvidence
+from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.pricing import receipt_digest, tokens_commitment
-from node.protocol.receipt_books import NOBODY, BookRow, booked_payers, booked_tokens
+from node.protocol.receipt_books import NOBODY, BookRow, booked_payers, booked_tokens, drawable_tokens
 from node.protocol.receipts import draw_commitment, is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import Receipt, SignedReceipt
 from node.protocol.seeds import SeedShareError, check_share, drawn_seed
+from node.protocol.sketches import SKETCH_BYTES, inputs_commitment, vectors_commitment
 
 EVIDENCE_BYTES_MAX = 16 * 1024 * 1024
 """A context of 128k tokens in canonical bytes, and log-probabilities of all of them: 108 bytes a token."""
@@ -24,8 +25,6 @@ NODE_ID_LENGTH_MAX = 32
 MODEL_ID_LENGTH_MAX = 64
 """As the settings and the registry have it. A receipt's names go into votes and results, whose size is bounded."""
 PRIVATE = "private"
-EMBEDDING = "embedding"
-"""An answer without tokens: vectors, which nobody drew."""
 NO_TOKENS = "no-tokens"
 """An answer in words that ended before its first token: there is nothing to read. Its payer has a copy of the receipt,
 so nobody books an answer that has tokens as one."""
@@ -49,6 +48,8 @@ class AuditEvidence:
     """None where the answer was private or vectors, or the executor has lost it."""
     request_signature: bytes = b""
     """The payer's, of the request (asking.py); empty where it asked by none, or no row names it."""
+    vectors: VectorEvidence | None = None
+    """In place of `kept`, where vectors were given."""
 
 
 def kept_answer(answer: AnswerEvidence, claimed: tuple[ClaimedLogprobs, ...] = ()) -> KeptAnswer:
@@ -65,6 +66,9 @@ def without_surplus(evidence: AuditEvidence) -> AuditEvidence:
     """Return evidence without what no audit looks at, and nobody committed to: its size is the holder's choice."""
     kept = evidence.kept
     shorter = replace(evidence, request_signature=evidence.request_signature[:SIGNATURE_BYTES])
+    if evidence.signed.receipt.vectors:
+        return replace(shorter, kept=None)
+    shorter = replace(shorter, vectors=None)
     return shorter if kept is None else replace(shorter, kept=kept_answer(kept.answer, kept.claimed))
 
 
@@ -84,10 +88,8 @@ def what_is_wrong(
         return "not-the-receipt"
     if booked is not None and (misbooked := _what_is_misbooked(booked, evidence)):
         return misbooked
-    if kept is None and receipt.is_private:  # with the answer, its payer hands it over
-        return PRIVATE if _is_asked_in_private(evidence) else "not-the-receipt"
-    if kept is None:
-        return "withheld" if receipt.output_tokens else EMBEDDING
+    if kept is None or receipt.vectors:
+        return _what_is_wrong_without_tokens(evidence)
     answer = kept.answer
     for token_ids, count, commitment in (
         (answer.prompt_ids, receipt.prompt_tokens, receipt.prompt_commitment),
@@ -110,6 +112,27 @@ def what_is_wrong(
     return "" if receipt.output_tokens else NO_TOKENS
 
 
+def _what_is_wrong_without_tokens(evidence: AuditEvidence) -> str:
+    receipt = evidence.signed.receipt
+    if receipt.vectors and evidence.vectors is not None:
+        return _what_is_wrong_with_vectors(receipt, evidence.vectors)
+    if receipt.is_private:  # with the answer, its payer hands it over
+        return PRIVATE if _is_asked_in_private(evidence) else "not-the-receipt"
+    return "withheld"
+
+
+def _what_is_wrong_with_vectors(receipt: Receipt, vectors: VectorEvidence) -> str:
+    is_read = sum(map(len, vectors.inputs)) == receipt.prompt_tokens and min(map(len, vectors.inputs), default=0) > 0
+    if not is_read or inputs_commitment(vectors.inputs) != receipt.prompt_commitment:
+        return "not-the-tokens"
+    if len(vectors.inputs) != receipt.vectors or len(vectors.sketches) != SKETCH_BYTES * receipt.vectors:
+        return "not-the-vectors"
+    if vectors_commitment(vectors.dimensions, vectors.sketches) != receipt.output_commitment:
+        return "not-the-vectors"
+    # There is nothing that a request for vectors could ask for outside the rule, and nothing that is written.
+    return "not-the-receipt" if receipt.output_tokens or not receipt.is_within_rule else ""
+
+
 def _is_asked_in_private(evidence: AuditEvidence) -> bool:
     """Whether a private answer may be booked without tokens. Its payer may keep its signature of the receipt back; what
     nobody was asked for by a request is in no payer's draws."""
@@ -128,7 +151,7 @@ def _what_is_misbooked(booked: BookRow, evidence: AuditEvidence) -> str:
         return "not-the-length"
     if booked.payer not in booked_payers(receipt) or not _has_asked(booked, evidence):
         return "not-the-payer"
-    if receipt.asking is not None and receipt.output_tokens > receipt.asking.max_tokens:
+    if receipt.asking is not None and drawable_tokens(receipt) > receipt.asking.max_tokens:
         return "not-the-length"
     return ""
 

@@ -16,9 +16,9 @@ the score has it.
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from node.protocol.audit_evidence import EMBEDDING, NO_TOKENS, PRIVATE
+from node.protocol.audit_evidence import NO_TOKENS, PRIVATE
 from node.protocol.audit_sampling import DRAWS_MAX, AuditorLots, AuditSeeds, draws_of, judges_of
 from node.protocol.audit_votes import NO_DIGEST, REJUDGED
 from node.protocol.audits import (
@@ -40,6 +40,8 @@ from node.protocol.omissions import EMPTY_BOOK, proven_omissions
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
+from node.protocol.tails import makes_vectors
+from node.protocol.vector_audits import VECTORS
 from node.protocol.verdicts import Verdict
 
 ACCUSED_MAX = DRAWS_MAX
@@ -56,7 +58,7 @@ WITHHELD = "withheld"
 """The executor handed over nothing, or not what it had committed to."""
 DRAWN_AGAIN = "drawn-again"
 """A draw that falls on an answer which a lower number has, too: it is judged there."""
-NOTHING_TO_JUDGE = frozenset({PRIVATE, EMBEDDING, NO_TOKENS, "outside-rule", DRAWN_AGAIN})
+NOTHING_TO_JUDGE = frozenset({PRIVATE, NO_TOKENS, "outside-rule", DRAWN_AGAIN})
 """Reasons of abstentions that everybody sees in the receipt or in the book: votes against any judgement."""
 EXCUSED = frozenset({"no-model", "no-time", "engine-failed"}) | NOTHING_TO_JUDGE
 """Reasons of abstentions that say nothing of the executor."""
@@ -158,6 +160,9 @@ def audit_outcomes(
         again = NO_APPEAL
         if known is not None and (known.accused or known.challenged):
             again = _judge_again(known, previous.group, by_draw, weights, band_of(*node))
+            model = previous.group.get_epoch_model(known.model_id)
+            if again.outcome is Verdict.INVALID and model is not None and makes_vectors(model):
+                again = replace(again, reason=VECTORS)  # the bets are those on tokens, in their place
         of_node = found.get(node, _Found())
         chosen = _chosen(of_node.challenged, weights, seeds.lot)
         outcome = _outcome(node, of_node, known, again, chosen)

@@ -43,6 +43,17 @@ class AnswerEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class VectorEvidence:
+    """What the commitments of a receipt over vectors are to (sketches.py)."""
+
+    inputs: tuple[tuple[int, ...], ...]
+    """Token ids of each."""
+    dimensions: int
+    sketches: bytes
+    """Of each vector, one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
 class Covering:
     """A voucher of the payer that was newest when the dossier was made."""
 
@@ -59,6 +70,8 @@ class Dossier:
     signed: SignedReceipt
     answer: AnswerEvidence | None
     covering: Covering | None
+    vectors: VectorEvidence | None = None
+    """In place of an answer in tokens."""
 
     def __post_init__(self) -> None:
         receipt = self.signed.receipt

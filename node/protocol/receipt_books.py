@@ -101,7 +101,13 @@ def booked_tokens(receipt: Receipt) -> int:
     for itself as both sides and for which auditors have to excuse it. Its own word, that its engine did not follow the
     rule, excuses nothing: else it would hide by that word.
     """
-    return 0 if receipt.is_private or not receipt.is_within_rule else receipt.output_tokens
+    return 0 if receipt.is_private or not receipt.is_within_rule else drawable_tokens(receipt)
+
+
+def drawable_tokens(receipt: Receipt) -> int:
+    """Return the tokens by which an answer is drawn if it may be read: those written; where vectors were made of those
+    read, these. Both are what is paid for."""
+    return receipt.prompt_tokens if receipt.vectors else receipt.output_tokens
 
 
 def booked_row(signed: SignedReceipt) -> BookRow:

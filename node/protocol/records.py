@@ -369,7 +369,7 @@ class Asking:
     epoch: EpochNumber
     """In which it asked, as far as it knew."""
     max_tokens: int
-    """Output tokens that it asked for; an answer has no more."""
+    """Output tokens that it asked for, of vectors the most that its inputs can have; an answer has no more."""
     body: Hash32
     """Keccak-256 of the canonical request."""
     is_private: bool = False
@@ -394,9 +394,9 @@ class Receipt:
     prompt_tokens: int
     output_tokens: int
     prompt_commitment: Hash32
-    """SHA-256 of the canonical array of prompt token ids."""
+    """SHA-256 of the canonical array of prompt token ids; of vectors, of all inputs' (sketches.py)."""
     output_commitment: Hash32
-    """SHA-256 of the canonical array of output token ids."""
+    """SHA-256 of the canonical array of output token ids; of vectors, the commitment to their sketches."""
     draw_commitment: Hash32
     """Commitment to how the tokens were drawn: sampling parameters, seed, stop texts, format (receipts.py)."""
     is_verifiable: bool
@@ -414,10 +414,12 @@ class Receipt:
     claims_commitment: Hash32 = ZERO_HASH
     """Commitment to the log-probabilities that the user was told (claims.py); zeros where none were asked for."""
     asking: Asking | None = None
-    """What the payer signed of the request; None where it asked no executor of its own: open prompts, vectors."""
+    """What the payer signed of the request; None where it asked no executor of its own: open prompts."""
+    vectors: int = 0
+    """How many vectors were given in place of tokens: one for each input (sketches.py)."""
 
     def __post_init__(self) -> None:
-        if min(self.prompt_tokens, self.output_tokens, self.at, self.epoch) < 0:
+        if min(self.prompt_tokens, self.output_tokens, self.at, self.epoch, self.vectors) < 0:
             raise ValueError("counts, epoch and time of a receipt are not negative")
 
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 from node.protocol.claims import NOT_ASKED
-from node.protocol.dossiers import AnswerEvidence, Covering, Dossier
+from node.protocol.dossiers import AnswerEvidence, Covering, Dossier, VectorEvidence
 from node.protocol.eip712 import channel_id, voucher_digest
 from node.protocol.pricing import tokens_commitment
 from node.protocol.receipts import draw_commitment, is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import Receipt
 from node.protocol.seeds import SeedShareError, check_share, drawn_seed
 from node.protocol.signatures import SignatureError, recover
+from node.protocol.sketches import SKETCH_BYTES, inputs_commitment, vectors_commitment
 
 
 class Outcome(Enum):
@@ -50,7 +51,9 @@ def verify_offline(dossier: Dossier) -> tuple[Check, ...]:
     """Check all that needs neither chain nor model."""
     checks = [*_signatures(dossier)]
     answer, receipt = dossier.answer, dossier.signed.receipt
-    if answer is None:
+    if receipt.vectors:
+        checks += _vectors(receipt, dossier.vectors)
+    elif answer is None:
         lacking = "the answer is not in the file: only who asked has it"
         checks += [unchecked(what, lacking) for what in ("prompt", "output", "draw", "seed")]
     else:
@@ -103,6 +106,27 @@ def _commitments(receipt: Receipt, answer: AnswerEvidence) -> Iterator[Check]:
         elif is_within_rule:
             rule = "by an engine that does not follow the rule, as its executor says: no audit can check them"
         yield holds("draw", f"the parameters are those committed to; tokens were drawn {rule}")
+
+
+def _vectors(receipt: Receipt, given: VectorEvidence | None) -> Iterator[Check]:
+    if given is None:
+        lacking = "the vectors are not in the file: only who asked has them"
+        yield from (unchecked(what, lacking) for what in ("inputs", "vectors"))
+        return
+    what, count = "inputs", sum(map(len, given.inputs))
+    if count != receipt.prompt_tokens:
+        yield fails(what, f"the receipt charges {receipt.prompt_tokens} tokens, the inputs have {count}")
+    elif inputs_commitment(given.inputs) != receipt.prompt_commitment:
+        yield fails(what, f"these are not the {count} tokens that the receipt commits to")
+    else:
+        yield holds(what, f"{len(given.inputs)} inputs of {count} tokens, as committed to")
+    what, is_whole = "vectors", len(given.sketches) == SKETCH_BYTES * receipt.vectors
+    if not is_whole or len(given.inputs) != receipt.vectors:
+        yield fails(what, f"the receipt is for {receipt.vectors} vectors, one for each input")
+    elif vectors_commitment(given.dimensions, given.sketches) != receipt.output_commitment:
+        yield fails(what, "these are not the vectors that the receipt commits to")
+    else:
+        yield holds(what, f"{receipt.vectors} of {given.dimensions} dimensions, as committed to by their sketches")
 
 
 def _seed(receipt: Receipt, answer: AnswerEvidence) -> Check:

@@ -6,7 +6,7 @@ import structlog
 import trio
 
 from node.ports import CallFailedError, Network
-from node.protocol.audit_evidence import EMBEDDING, EVIDENCE_BYTES_MAX, NO_TOKENS, PRIVATE, AuditEvidence, what_is_wrong
+from node.protocol.audit_evidence import EVIDENCE_BYTES_MAX, NO_TOKENS, PRIVATE, AuditEvidence, what_is_wrong
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.identifiers import Address, Hash32, PeerId
 from node.protocol.receipt_books import BookRow
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 ASK_SECONDS_MAX = 10.0
 """For the evidence of one answer, some kilobytes; of a long context on a slow line the next round may be luckier."""
-EXCUSES = frozenset({PRIVATE, EMBEDDING, NO_TOKENS, "outside-rule", "not-by-rule"})
+EXCUSES = frozenset({PRIVATE, NO_TOKENS, "outside-rule", "not-by-rule"})
 """What is wrong with evidence for which another holder has none that is better; of a private answer that was drawn."""
 EXCUSES_OF_CHALLENGED = EXCUSES - {PRIVATE}
 """Who challenged a private answer hands it over, though its executor has nothing to show."""

@@ -41,14 +41,18 @@ from node.protocol.audit_outcomes import DRAWN_AGAIN, WITHHELD, BandOf
 from node.protocol.audit_sampling import auditors_of, drawn_rows_in_slices, judges_of, own_draws_in_slices
 from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED
 from node.protocol.audits import NO_FIGURES, add_figures, answer_figures, judge_figures
+from node.protocol.bands import HonestBand
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.due_books import BooksOfResult, is_late
 from node.protocol.findings import AUDIT_TOKENS_MAX, AuditFigures, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, PeerId
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, BookRows, read_book_in_slices, read_rows
-from node.protocol.records import EpochResult, SignedReceipt, VoteBundle
+from node.protocol.records import EpochResult, ModelRecord, SignedReceipt, VoteBundle
+from node.protocol.sketches import judged_inputs
 from node.protocol.stages import Stage, first_block_of
+from node.protocol.tails import makes_vectors
+from node.protocol.vector_audits import VECTORS
 from node.protocol.verdicts import Verdict
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
 from node.services.epochs import EpochBook
@@ -60,6 +64,7 @@ from node.services.receipt_book import ReceiptBookKeeper
 from node.services.receipt_tokens import CANDIDATES, CheckingEngine
 from node.services.slicing import Slicer
 from node.services.timing import cancel_at, epochs_at
+from node.services.vector_checks import EmbeddingEngine, read_vector_figures
 
 log = structlog.get_logger(__name__)
 
@@ -400,24 +405,26 @@ class AuditingService:
         wrong = what_is_wrong(evidence, task.executor, task.digest, task.booked, is_accused=task.is_accused)
         if task.booked is not None and (is_too_old(receipt) or is_late(receipt, work.previous)):
             wrong = wrong or "too-old"
-        if wrong or evidence.kept is None:
+        if wrong:
             return replace(named, reason=wrong)
         model = work.previous.group.get_epoch_model(receipt.model_id)
         engine = next((engine for engine in self._engines if engine.model_id == receipt.model_id), None)
         if model is None or model.cid != receipt.model_cid or engine is None:
             return named
-        answer = evidence.kept.answer
-        ids = (*answer.prompt_ids, *answer.output_ids)
-        if not answer.prompt_ids or min(ids) < 0 or max(ids) >= engine.vocabulary_size:
+        if makes_vectors(model) is not bool(receipt.vectors):
+            return replace(named, reason="not-the-receipt")
+        if not _is_readable(evidence, model, engine.vocabulary_size):
             return replace(named, reason="not-the-tokens")
         self._votes[_order(task)] = replace(named, reason="no-time")
         self._votes.write()
+        band = work.band_of(task.executor, receipt.node_id, receipt.model_id)
         async with self._reading:
-            figures = await read_figures(engine, evidence.kept)
+            figures = await _read(engine, evidence, band, None if task.draw == REJUDGED else work.seed)
         if figures is None:
             return replace(named, reason="engine-failed")
-        verdict, reason = judge_figures(figures, work.band_of(task.executor, receipt.node_id, receipt.model_id))
+        verdict, reason = judge_figures(figures, band)
         if verdict is Verdict.INVALID:
+            reason = VECTORS if receipt.vectors else reason
             log.warning("an answer is not the model's", executor=task.executor, reason=reason, tokens=figures.tokens)
         return replace(named, verdict=verdict, figures=figures, reason=reason)
 
@@ -460,6 +467,31 @@ def next_lot(count: int, seconds: float) -> int:
     """Return how many to forget at once after `count` took so long: as many as fit, at most twice as many, and one."""
     fitting = 2 * count if 2 * seconds <= FORGETTING_SECONDS else int(count * FORGETTING_SECONDS / seconds)
     return max(1, min(fitting, FORGOTTEN_AT_ONCE))
+
+
+def _is_readable(evidence: AuditEvidence, model: ModelRecord, vocabulary_size: int) -> bool:
+    """Whether an engine that has the model can read what it is to check."""
+    if evidence.vectors is not None:
+        inputs = evidence.vectors.inputs
+        lengths, ids = [len(entry) for entry in inputs], [token for entry in inputs for token in entry]
+        return max(lengths) <= model.context_length and min(ids) >= 0 and max(ids) < vocabulary_size
+    if evidence.kept is None or not evidence.kept.answer.prompt_ids or not evidence.kept.answer.output_ids:
+        return False
+    ids = [*evidence.kept.answer.prompt_ids, *evidence.kept.answer.output_ids]
+    return min(ids) >= 0 and max(ids) < vocabulary_size
+
+
+async def _read(
+    engine: CheckingEngine, evidence: AuditEvidence, band: HonestBand, seed: Hash32 | None
+) -> AuditFigures | None:
+    """Return the figures of an answer; of vectors some by the `seed` of the draw, all if it is judged again. None if
+    the engine fails."""
+    if evidence.kept is not None:
+        return await read_figures(engine, evidence.kept)
+    if evidence.vectors is None or not isinstance(engine, EmbeddingEngine):
+        return None
+    places = judged_inputs(evidence.vectors.inputs, receipt_digest(evidence.signed.receipt), seed)
+    return await read_vector_figures(engine, evidence.vectors, places, band.poc_distance_max)
 
 
 async def read_figures(engine: CheckingEngine, kept: KeptAnswer) -> AuditFigures | None:

@@ -24,6 +24,7 @@ from node.protocol.audit_evidence import AuditEvidence, kept_answer
 from node.protocol.audit_votes import CHALLENGES_MAX
 from node.protocol.audits import judge_figures
 from node.protocol.codec import to_bytes
+from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import ModelId, RequestId
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
@@ -144,7 +145,9 @@ class DecoyService:
         group = self._epochs.group()
         model = group.get_epoch_model(model_id)
         is_ours = receipt.executor == self._chain.account
-        if answer is None or is_ours or not receipt.is_verifiable or model is None or model.cid != receipt.model_cid:
+        if not isinstance(answer, AnswerEvidence) or model is None or model.cid != receipt.model_cid:
+            return
+        if is_ours or not receipt.is_verifiable:
             return
         kept = kept_answer(answer)
         figures = await read_figures(engine, kept)

@@ -1,7 +1,6 @@
 """Asks the network for vectors of texts: splits what is too much for a call, checks what comes, pays, asks others."""
 
 import array
-import math
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -16,11 +15,12 @@ from node.protocol.identifiers import ModelId, RequestId
 from node.protocol.pricing import price
 from node.protocol.records import ModelRecord
 from node.protocol.routing import ExecutorChoice
+from node.protocol.sketches import FLOAT_BYTES, inputs_commitment
 from node.services.embedding_attempt import EmbeddingAttempt
 from node.services.embedding_frames import (
-    FLOAT_BYTES,
     INPUTS_MAX,
     METHOD,
+    SPECIAL_TOKENS_MAX,
     EmbeddingInput,
     EmbeddingRequest,
     SignedEmbeddingRequest,
@@ -28,12 +28,14 @@ from node.services.embedding_frames import (
 )
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
+from node.services.faults import Evidence, ExecutorFaultError, FaultBook
 from node.services.frames import REQUEST_BYTES_MAX
 from node.services.groups import sole_error
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
 from node.services.refusals import BUSY, retry_after_seconds
 from node.services.terms import unit_price_of
+from node.services.timing import position
 from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
@@ -43,8 +45,6 @@ BATCH_WEIGHT_MAX = 24_000
 BATCH_INPUTS_MAX = 256
 """Vectors of one call: 16 MiB of them at the most there are numbers in one."""
 BATCHES_AT_ONCE_MAX = 4
-SPECIAL_TOKENS_MAX = 8
-"""Tokens that a tokenizer may add to an input. With it, an executor cannot charge for an input nobody gave."""
 EXECUTORS_TRIED_MAX = 8
 CALL_SECONDS_MAX = 600.0
 RETRY_SECONDS = 2.0
@@ -92,8 +92,10 @@ class Embedder:
         presence: PresenceTable,
         payer: PayerBook,
         candidates: Candidates,
+        faults: FaultBook,
         *,
         wall_clock: WallClock,
+        answers_kept_max: int,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._chain = chain
@@ -103,12 +105,15 @@ class Embedder:
         self._presence = presence
         self._payer = payer
         self._candidates = candidates
+        self._faults = faults
+        self._answers_kept_max = answers_kept_max
         self._wall_clock = wall_clock
         self._random_bytes = random_bytes
 
-    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput]) -> Embeddings:
+    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput], *, private: bool = False) -> Embeddings:
         """Return a vector for each input, from as many calls as their size needs.
 
+        Of what is `private` neither side keeps anything, and nobody audits it.
         Raises GatewayError: `model-not-found`, `no-executor`, `bad-request`, `too-long`, `payment`, `overloaded` or
         `failed`. What was paid for before a failure is lost: at most the other calls of this request.
         """
@@ -124,7 +129,7 @@ class Embedder:
 
         async def embed_batch(number: int, batch: Sequence[EmbeddingInput]) -> None:
             async with limit:
-                found[number] = await self._embed_batch(model, tuple(batch))
+                found[number] = await self._embed_batch(model, tuple(batch), private=private)
 
         with sole_error():
             async with trio.open_nursery() as nursery:
@@ -140,7 +145,9 @@ class Embedder:
             sum(part.price for part in parts),
         )
 
-    async def _embed_batch(self, model: ModelRecord, inputs: tuple[EmbeddingInput, ...]) -> Embeddings:
+    async def _embed_batch(
+        self, model: ModelRecord, inputs: tuple[EmbeddingInput, ...], *, private: bool
+    ) -> Embeddings:
         """Ask executors in turn. Raises GatewayError if none of them gives the vectors."""
         request_id = RequestId(self._random_bytes(32))
         candidates = self._candidates(request_id, model.model_id)[:EXECUTORS_TRIED_MAX]
@@ -149,7 +156,7 @@ class Embedder:
         failures: list[CallFailedError] = []
         for choice in candidates:
             try:
-                return await self._ask(choice, request_id, model, inputs)
+                return await self._ask(choice, self._request(choice, request_id, model, inputs, private=private), model)
             except CallFailedError as error:
                 failures.append(error)
                 log.warning("an executor gave no vectors", executor=choice.participant, reason=str(error))
@@ -157,22 +164,32 @@ class Embedder:
                 raise GatewayError("payment", str(error)) from error
         raise _summed_up(failures)
 
-    async def _ask(
-        self, choice: ExecutorChoice, request_id: RequestId, model: ModelRecord, inputs: tuple[EmbeddingInput, ...]
-    ) -> Embeddings:
-        executor = choice.participant
-        record = self._presence.record_of(executor)
-        request = EmbeddingRequest(
+    def _request(
+        self,
+        choice: ExecutorChoice,
+        request_id: RequestId,
+        model: ModelRecord,
+        inputs: tuple[EmbeddingInput, ...],
+        *,
+        private: bool,
+    ) -> EmbeddingRequest:
+        record = self._presence.record_of(choice.participant)
+        return EmbeddingRequest(
             request_id=request_id,
             model_id=model.model_id,
             payer=self._chain.account,
-            executor=executor,
+            executor=choice.participant,
             at=self._wall_clock(),
+            epoch=position(self._chain).epoch,
             inputs=inputs,
             free=record is not None and record.free,
+            private=private,
         )
+
+    async def _ask(self, choice: ExecutorChoice, request: EmbeddingRequest, model: ModelRecord) -> Embeddings:
+        executor = choice.participant
         unit_price = unit_price_of(self._chain.parameters.unit_price, is_free=request.free)
-        most = price(sum(item.weight + SPECIAL_TOKENS_MAX for item in inputs), 0, model, unit_price)
+        most = price(request.tokens_max, 0, model, unit_price)
         payload = to_bytes(SignedEmbeddingRequest(request, self._chain.sign(embedding_digest(request))))
         if len(payload) > REQUEST_BYTES_MAX:
             raise GatewayError("too-long", f"an input has more than {REQUEST_BYTES_MAX} bytes")
@@ -181,15 +198,42 @@ class Embedder:
         try:
             async with self._network.call(choice.peer_id, METHOD, payload, deadline_seconds=CALL_SECONDS_MAX) as call:
                 attempt = EmbeddingAttempt(
-                    self._chain, self._store, self._payer, call, request, model, special_tokens_max=SPECIAL_TOKENS_MAX
+                    self._chain,
+                    self._store,
+                    self._payer,
+                    call,
+                    request,
+                    model,
+                    answers_kept_max=self._answers_kept_max,
                 )
-                vectors = await attempt.run()
+                try:
+                    vectors = await attempt.run()
+                except ExecutorFaultError as error:
+                    self._report(error, request, attempt)
+                    raise
         finally:
             if not request.free:
                 self._payer.release(executor, most)
-        if not is_finite(vectors):
-            raise CallFailedError("bad-answer", "the vectors have numbers that are none")
         return Embeddings(model.model_id, vectors, attempt.prompt_tokens, attempt.price)
+
+    def _report(self, error: ExecutorFaultError, request: EmbeddingRequest, attempt: EmbeddingAttempt) -> None:
+        """Keep what shows an executor's fault, and ask it last for a while."""
+        self._faults.add(
+            Evidence(
+                at=self._wall_clock(),
+                participant=request.executor,
+                request_id=request.request_id,
+                model_id=request.model_id,
+                code=error.fault.value,
+                detail=error.message,
+                request_digest=embedding_digest(request),
+                prompt_commitment=inputs_commitment(() if request.private else attempt.token_ids),
+                output_tokens=0,
+                output_commitment=attempt.output_commitment,
+                frame=b"",
+                receipt=error.receipt,
+            )
+        )
 
 
 def split_inputs(inputs: Sequence[EmbeddingInput]) -> list[list[EmbeddingInput]]:
@@ -204,11 +248,6 @@ def split_inputs(inputs: Sequence[EmbeddingInput]) -> list[list[EmbeddingInput]]
         batches[-1].append(item)
         weight += added
     return batches
-
-
-def is_finite(vectors: Sequence[bytes]) -> bool:
-    """Whether all are numbers: infinities and what is no number survive a sum."""
-    return all(math.isfinite(sum(floats_of(vector))) for vector in vectors)
 
 
 def _summed_up(failures: Sequence[CallFailedError]) -> GatewayError:

@@ -5,18 +5,21 @@ import trio
 
 from node.ports import Call, CallFailedError, Chain, Store
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
-from node.protocol.identifiers import TokenAmount
+from node.protocol.dossiers import VectorEvidence
+from node.protocol.identifiers import Hash32, TokenAmount
 from node.protocol.pricing import next_receipts_root, price, receipt_digest
 from node.protocol.receipts import countersigned, is_signed_by_executor
 from node.protocol.records import ModelRecord, SignedReceipt
+from node.protocol.sketches import FLOAT_BYTES, sketches_of, vectors_commitment
 from node.services.embedding_frames import (
-    FLOAT_BYTES,
+    SPECIAL_TOKENS_MAX,
     EmbeddingFrame,
     EmbeddingOpening,
     EmbeddingRequest,
     Vectors,
 )
 from node.services.embedding_receipts import embedding_receipt_of, is_the_same_embedding
+from node.services.faults import ExecutorFaultError, Fault
 from node.services.frames import Payment
 from node.services.payments import PayerBook
 from node.services.terms import NOTHING, unit_price_of
@@ -43,19 +46,21 @@ class EmbeddingAttempt:
         request: EmbeddingRequest,
         model: ModelRecord,
         *,
-        special_tokens_max: int,
+        answers_kept_max: int,
     ) -> None:
-        """`special_tokens_max`: tokens that may be charged for an input beyond its bytes."""
+        """`answers_kept_max`: of how many answers of its own this node keeps what their receipts are about."""
         self._chain = chain
         self._store = store
         self._payer = payer
         self._call = call
         self._request = request
         self._model = model
-        self._special_tokens_max = special_tokens_max
+        self._answers_kept_max = answers_kept_max
         self._unit_price = unit_price_of(chain.parameters.unit_price, is_free=request.free)
-        self._token_ids: tuple[tuple[int, ...], ...] = ()
+        self.token_ids: tuple[tuple[int, ...], ...] = ()
+        """Of each input, as the executor read it; none before its opening."""
         self._data = bytearray()
+        self._sketches = bytearray()
         self._dimensions = 0
         self.price = 0
         """What was paid."""
@@ -63,7 +68,12 @@ class EmbeddingAttempt:
     @property
     def prompt_tokens(self) -> int:
         """Tokens of all inputs."""
-        return sum(map(len, self._token_ids))
+        return sum(map(len, self.token_ids))
+
+    @property
+    def output_commitment(self) -> Hash32:
+        """Commitment to the vectors that came."""
+        return vectors_commitment(self._dimensions, bytes(self._sketches))
 
     async def run(self) -> tuple[bytes, ...]:
         """Return the vectors, paid for."""
@@ -91,7 +101,7 @@ class EmbeddingAttempt:
             raise CallFailedError("bad-answer", str(error)) from error
         if taken_over and not self._request.free:
             await self._payer.reserve(self._request.executor, TokenAmount(0))
-        self._token_ids = opening.token_ids
+        self.token_ids = opening.token_ids
         ahead = self._cost(self.prompt_tokens - opening.unpaid_tokens_max)
         if ahead > 0:
             await self._pay(ahead)
@@ -100,7 +110,7 @@ class EmbeddingAttempt:
         """An executor may charge for no more than was given: a token is at least one byte of a text."""
         inputs = self._request.inputs
         honest = len(opening.token_ids) == len(inputs) and all(
-            0 < len(ids) <= item.weight + self._special_tokens_max if item.text is not None else ids == item.token_ids
+            0 < len(ids) <= item.weight + SPECIAL_TOKENS_MAX if item.text is not None else ids == item.token_ids
             for ids, item in zip(opening.token_ids, inputs, strict=False)
         )
         if not honest:
@@ -115,14 +125,20 @@ class EmbeddingAttempt:
         self._data += vectors.data
         if len(self._data) > FLOAT_BYTES * self._dimensions * len(self._request.inputs):
             raise CallFailedError("bad-answer", "more vectors than inputs")
+        try:
+            self._sketches += sketches_of(vectors.data, vectors.dimensions)
+        except ValueError as error:
+            raise ExecutorFaultError(Fault.TOKENS, "the vectors have numbers that are none") from error
 
     async def _settle(self, signed: SignedReceipt) -> None:
         """Check the receipt against what came, sign it, keep it, pay exactly its price."""
         if not self._data or len(self._data) != FLOAT_BYTES * self._dimensions * len(self._request.inputs):
             raise CallFailedError("bad-answer", "fewer vectors than inputs")
-        self._check_receipt(signed)
+        given = VectorEvidence(self.token_ids, self._dimensions, bytes(self._sketches))
+        self._check_receipt(signed, given)
         signed = countersigned(signed, self._chain.sign(receipt_digest(signed.receipt)))
-        self._store.save_receipt(signed)
+        kept = None if self._request.private else given
+        self._store.save_receipt(signed, kept, answers_kept_max=self._answers_kept_max)
         await self._pay(signed.receipt.price, signed)
         with trio.move_on_after(ACKNOWLEDGE_SECONDS_MAX):
             try:
@@ -130,20 +146,19 @@ class EmbeddingAttempt:
             except (trio.EndOfChannel, CallFailedError) as end:
                 log.debug("a call ended", peer=self._call.peer_id, how=repr(end))
 
-    def _check_receipt(self, signed: SignedReceipt) -> None:
+    def _check_receipt(self, signed: SignedReceipt, given: VectorEvidence) -> None:
         """Every figure that is paid for must be one that was seen here."""
         seen = embedding_receipt_of(
             self._request,
             self._model,
-            self._token_ids,
-            Vectors(self._dimensions, bytes(self._data)),
+            given,
             self._unit_price,
             epoch=position(self._chain).epoch,
             node_id=signed.receipt.node_id,
             at=signed.receipt.at,
         )
         if not is_the_same_embedding(signed.receipt, seen, self._request) or not is_signed_by_executor(signed):
-            raise CallFailedError("bad-answer", "the receipt does not match what was given")
+            raise ExecutorFaultError(Fault.RECEIPT, "the receipt does not match what was given", receipt=signed)
 
     async def _pay(self, total: TokenAmount, signed: SignedReceipt | None = None) -> None:
         """Pay what is missing to `total`; with `signed`, also countersign it, for all vectors are here."""

@@ -17,21 +17,24 @@ from node.ports import (
     Store,
     WallClock,
 )
+from node.protocol.asking import CLOCK_EPOCHS_MAX
 from node.protocol.codec import SchemaError
+from node.protocol.dossiers import VectorEvidence
 from node.protocol.identifiers import NodeId, TokenAmount
 from node.protocol.pricing import price, receipt_digest
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.signatures import SignatureError, recover
+from node.protocol.sketches import FLOAT_BYTES, sketches_of
 from node.services.batches import BatchService
 from node.services.broker import Broker, Lease
 from node.services.embedding_frames import (
-    FLOAT_BYTES,
     METHOD,
     TOKENS_MAX,
     VECTORS_BYTES_MAX,
     EmbeddingInput,
     EmbeddingOpening,
     EmbeddingRequest,
+    SignedEmbeddingRequest,
     Vectors,
     embedding_digest,
     embedding_opening_bytes,
@@ -45,8 +48,10 @@ from node.services.freshness import FreshRequests
 from node.services.funding import Funding
 from node.services.groups import sole_error
 from node.services.paid_calls import GatewayGoneError, PaidCall
+from node.services.receipt_book import ReceiptBookKeeper
 from node.services.tabs import PayeeBook, Tab
 from node.services.terms import FreeMode, unit_price_for
+from node.services.timing import position
 from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
@@ -75,6 +80,7 @@ class EmbeddingExecutor:
         unpaid_tokens_max: int,
         wall_clock: WallClock,
         free: FreeMode | None,
+        book: ReceiptBookKeeper | None,
     ) -> None:
         self._chain = chain
         self._store = store
@@ -87,11 +93,13 @@ class EmbeddingExecutor:
         self._unpaid_tokens_max = unpaid_tokens_max
         self._wall_clock = wall_clock
         self._free = free
+        self._book = book
         network.serve(METHOD, self.serve, concurrency=CALLS_MAX)
 
     async def serve(self, call: Call) -> None:
         """Serve one call. Raises CallFailedError with a word the gateway can act on."""
-        request = self._read(call)
+        signed = self._read(call)
+        request = signed.request
         model = self._epochs.group().get_epoch_model(request.model_id)
         if model is None:
             raise CallFailedError("unknown-model", f"{request.model_id} is not part of this epoch")
@@ -108,9 +116,10 @@ class EmbeddingExecutor:
             raise CallFailedError("unpaid", str(error)) from error
         try:
             with sole_error():
-                await self._answer(call, request, model, unit_price, tab)
+                await self._answer(call, signed, model, unit_price, tab)
         except EngineFailedError as error:
-            log.warning("vectors failed with their engine", request=request.request_id.hex()[:8], reason=str(error))
+            why = type(error).__name__ if request.private else str(error)  # engines quote what they were given
+            log.warning("vectors failed with their engine", request=request.request_id.hex()[:8], reason=why)
             raise CallFailedError("engine-failed", "the engine failed") from error
         except EngineRefusedError as error:
             raise CallFailedError("bad-request", str(error)[:200]) from error
@@ -121,7 +130,7 @@ class EmbeddingExecutor:
             if tab.receipt is not None and tab.settled is None:
                 self._store.save_receipt(tab.receipt)  # evidence: given, and not paid or not signed for
 
-    def _read(self, call: Call) -> EmbeddingRequest:
+    def _read(self, call: Call) -> SignedEmbeddingRequest:
         """Size, schema, signature, then meaning."""
         try:
             signed = read_embedding_request(call.payload)
@@ -132,11 +141,15 @@ class EmbeddingExecutor:
             raise CallFailedError("bad-request", "the request was not signed by its payer")
         if signed.request.executor != self._chain.account:
             raise CallFailedError("bad-request", "the request is for another executor")
-        return signed.request
+        epoch = position(self._chain).epoch
+        if abs(signed.request.epoch - epoch) > CLOCK_EPOCHS_MAX:
+            raise CallFailedError("stale", f"the request is of epoch {signed.request.epoch}; here it is epoch {epoch}")
+        return signed
 
     async def _answer(
-        self, call: Call, request: EmbeddingRequest, model: ModelRecord, unit_price: TokenAmount, tab: Tab
+        self, call: Call, asked: SignedEmbeddingRequest, model: ModelRecord, unit_price: TokenAmount, tab: Tab
     ) -> None:
+        request = asked.request
         token_ids = await self._tokens_of(request, model)
         cost = price(sum(map(len, token_ids)), 0, model, unit_price)
         newest = None if request.free else self._payments.newest_voucher(request.payer)
@@ -147,7 +160,7 @@ class EmbeddingExecutor:
                 # What is beyond the allowance is paid before it is made, the rest with the receipt.
                 await paid.charge(cost, allowance=price(self._unpaid_tokens_max, 0, model, unit_price))
                 node_id, vectors = await self._make(lease, request, token_ids)
-                await self._give(paid, request, model, unit_price, node_id, token_ids, vectors)
+                await self._give(paid, asked, model, unit_price, node_id, token_ids, vectors)
 
     async def _make(
         self, lease: Lease, request: EmbeddingRequest, token_ids: tuple[tuple[int, ...], ...]
@@ -159,7 +172,8 @@ class EmbeddingExecutor:
         except EngineFailedError as error:
             if self._broker.ready_engine(request.model_id, avoid=(node_id,)) is None:
                 raise
-            log.warning("an engine failed; another one makes the vectors", node=node_id, reason=str(error))
+            why = type(error).__name__ if request.private else str(error)
+            log.warning("an engine failed; another one makes the vectors", node=node_id, reason=why)
         async with self._lease(request, token_ids, avoid=(node_id,)) as other:
             return other.engine.node_id, join_vectors(await other.engine.embed(token_ids, priority=USER_PRIORITY))
 
@@ -172,32 +186,44 @@ class EmbeddingExecutor:
     async def _give(
         self,
         paid: PaidCall,
-        request: EmbeddingRequest,
+        asked: SignedEmbeddingRequest,
         model: ModelRecord,
         unit_price: TokenAmount,
         node_id: NodeId,
-        token_ids: Sequence[Sequence[int]],
+        token_ids: tuple[tuple[int, ...], ...],
         vectors: Vectors,
     ) -> None:
-        """Send the vectors and the receipt, wait for the voucher and the payer's signature."""
-        for part in split_vectors(vectors):
-            await paid.send(vectors_bytes(part))
+        """Send the vectors and the receipt, wait for the voucher and the payer's signature.
+
+        The receipt is on the disk before the first vector leaves: who takes the vectors and goes would choose what is
+        audited else, and whoever has the receipt may miss it in this node's books.
+        """
+        parts = split_vectors(vectors)
+        sketches = []
+        for part in parts:
+            sketches.append(_sketched(part))
+            await trio.lowlevel.checkpoint()
+        given = VectorEvidence(token_ids, vectors.dimensions, b"".join(sketches))
         receipt = embedding_receipt_of(
-            request,
+            asked.request,
             model,
-            token_ids,
-            vectors,
+            given,
             unit_price,
-            epoch=self._epochs.group().epoch,
+            epoch=position(self._chain).epoch,
             node_id=node_id,
             at=self._wall_clock(),
         )
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
-        self._store.save_receipt(signed)  # before anybody has it: its payer may miss it in this node's books
+        if self._book is not None:
+            self._book.keep_vectors(signed, given, asked.signature)
+        self._store.save_receipt(signed)
         await self._store.durable()
+        for part in parts:
+            await paid.send(vectors_bytes(part))
         signed = await paid.settle(signed, embedding_receipt_bytes(signed))
         self._store.save_receipt(signed)
-        self._batches.add_receipt(signed)
+        if not receipt.is_private:  # it commits to the inputs' tokens: whoever guesses them would find them
+            self._batches.add_receipt(signed)
         log.info("vectors were given and paid", vectors=len(token_ids), tokens=receipt.prompt_tokens)
 
     async def _tokens_of(self, request: EmbeddingRequest, model: ModelRecord) -> tuple[tuple[int, ...], ...]:
@@ -218,6 +244,8 @@ class EmbeddingExecutor:
                     f"input {number} has {len(ids)} tokens; the model reads 1 to {model.context_length}",
                 )
         total = sum(map(len, token_ids))
+        if total > request.tokens_max:
+            raise CallFailedError("too-long", f"the inputs have {total} tokens, more than anybody takes for theirs")
         if total > TOKENS_MAX:
             raise CallFailedError("too-long", f"the inputs have {total} tokens together; a call takes {TOKENS_MAX}")
         return token_ids
@@ -245,6 +273,13 @@ def join_vectors(vectors: Sequence[bytes]) -> Vectors:
         if len({len(vector) for vector in vectors}) != 1 or len(vectors[0]) % FLOAT_BYTES:
             raise ValueError("they differ in length")
         return Vectors(len(vectors[0]) // FLOAT_BYTES, b"".join(vectors))
+    except ValueError as error:
+        raise EngineFailedError(f"the engine's vectors cannot be given out: {error}") from error
+
+
+def _sketched(part: Vectors) -> bytes:
+    try:
+        return sketches_of(part.data, part.dimensions)
     except ValueError as error:
         raise EngineFailedError(f"the engine's vectors cannot be given out: {error}") from error
 

@@ -1,24 +1,28 @@
 """What gateway and executor say to each other during a call of `embed`. Canonical bytes; schema before meaning.
 
-Goals: vectors arrive as the engine made them, bit by bit; the price is exact; one voucher pays a small request.
-Non-goals: streaming (a vector is whole or nothing), audit (nothing is drawn).
+Goals: vectors arrive as the engine made them, bit by bit; the price is exact; one voucher pays a small request; who
+asked for what can be shown in an audit (asking.py). Non-goals: streaming (a vector is whole or nothing).
 """
 
 from dataclasses import dataclass
 
-from node.protocol.canonical import keccak_digest
-from node.protocol.codec import SchemaError, from_bytes, to_bytes, to_value
-from node.protocol.identifiers import Address, Hash32, ModelId, RequestId
-from node.protocol.records import SignedReceipt
+from eth_hash.auto import keccak
+
+from node.protocol.asking import asking_digest
+from node.protocol.codec import SchemaError, from_bytes, to_bytes
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, RequestId
+from node.protocol.records import Asking, SignedReceipt
+from node.protocol.sketches import FLOAT_BYTES
 from node.services.frames import REQUEST_BYTES_MAX, SignedVoucherFrame
 
-METHOD = "embed/1"
+METHOD = "embed/2"
 INPUTS_MAX = 2048
 """Of one request, as in OpenAI's API."""
 TOKENS_MAX = 32_768
 """Of all inputs of a call together: their ids fit one frame, and a step of payment stays small."""
-FLOAT_BYTES = 4
 DIMENSIONS_MAX = 16_384
+SPECIAL_TOKENS_MAX = 8
+"""Tokens that a tokenizer may add to an input. With it, an executor cannot charge for an input nobody gave."""
 VECTORS_BYTES_MAX = 192 * 1024
 """Of the vectors in one frame; the network carries up to 256 KiB."""
 
@@ -54,15 +58,24 @@ class EmbeddingRequest:
     executor: Address
     at: int
     """UNIX seconds."""
+    epoch: EpochNumber
+    """In which it is asked, as far as the payer knows."""
     inputs: tuple[EmbeddingInput, ...]
     free: bool = False
     """Whether it is asked for free of charge (see node.services.terms)."""
+    private: bool = False
+    """Whether the executor is to keep nothing of it, so that nobody audits it."""
 
     def __post_init__(self) -> None:
         if len(self.request_id) != 32:
             raise ValueError("request_id has 32 bytes")
         if not 0 < len(self.inputs) <= INPUTS_MAX:
             raise ValueError(f"1 to {INPUTS_MAX} inputs")
+
+    @property
+    def tokens_max(self) -> int:
+        """The most tokens that its inputs can have."""
+        return sum(item.weight + SPECIAL_TOKENS_MAX for item in self.inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +140,15 @@ def embedding_receipt_bytes(receipt: SignedReceipt) -> bytes:
     return to_bytes(EmbeddingFrame(None, None, receipt))
 
 
+def embedding_asking(request: EmbeddingRequest) -> Asking:
+    """Return what the payer signs of a request, as its receipt has it."""
+    return Asking(request.epoch, request.tokens_max, Hash32(keccak(to_bytes(request))), request.private)
+
+
 def embedding_digest(request: EmbeddingRequest) -> Hash32:
     """Return what the payer signs."""
-    return keccak_digest(["quern-embedding", to_value(request)])
+    asking = embedding_asking(request)
+    return asking_digest(request.request_id, request.model_id, request.payer, request.executor, asking)
 
 
 def read_embedding_request(payload: bytes) -> SignedEmbeddingRequest:

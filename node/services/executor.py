@@ -136,6 +136,7 @@ class Executor:
             unpaid_tokens_max=unpaid_tokens_max,
             wall_clock=wall_clock,
             free=free,
+            book=book,
         )
 
     async def serve(self, call: Call) -> None:

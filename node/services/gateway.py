@@ -136,7 +136,9 @@ class Gateway:
             presence,
             payer,
             self.candidates,
+            self._trade.faults,
             wall_clock=wall_clock,
+            answers_kept_max=answers_kept_max,
             random_bytes=random_bytes,
         )
         """Asks for vectors instead of answers."""

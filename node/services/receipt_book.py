@@ -21,7 +21,7 @@ from node.protocol.asking import is_too_old
 from node.protocol.audit_evidence import AuditEvidence, kept_answer
 from node.protocol.audits import ClaimedLogprobs
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
-from node.protocol.dossiers import AnswerEvidence
+from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.findings import EarlierBook, ReceiptBook
 from node.protocol.identifiers import EpochNumber, Hash32, PeerId
 from node.protocol.omissions import EMPTY_BOOK
@@ -108,6 +108,12 @@ class ReceiptBookKeeper:
         """
         kept = None if signed.receipt.is_private else kept_answer(answer, claimed)
         self.given.keep(receipt_digest(signed.receipt), to_bytes(AuditEvidence(signed, kept, request_signature)))
+
+    def keep_vectors(self, signed: SignedReceipt, given: VectorEvidence, request_signature: bytes) -> None:
+        """Keep vectors that this node gives, as `keep` does answers in tokens."""
+        vectors = None if signed.receipt.is_private else given
+        evidence = AuditEvidence(signed, None, request_signature, vectors)
+        self.given.keep(receipt_digest(signed.receipt), to_bytes(evidence))
 
     async def book(self, epoch: EpochNumber, newest_result: EpochNumber | None = None) -> ReceiptBook | None:
         """Return this node's book of `epoch`, made now if it is not yet; None if there is nothing to commit to.

@@ -2,10 +2,11 @@
 
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from node.ports import EquivocationError, SignedVoucher
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.dossiers import AnswerEvidence
+from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.identifiers import Address, EpochNumber, Hash32, RequestId, TokenAmount
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
@@ -21,9 +22,22 @@ STATEMENT_EPOCHS_KEPT = 2
 ANSWER_BYTES_MAX = 384 * 1024
 """A larger answer is not kept: as JSON it must fit a frame of the control socket."""
 LAST_CHARACTER = "\U0010ffff"
-RECEIPT_FORMAT = 4
+RECEIPT_FORMAT = 5
 """Of records in the table: the second has commitments to the draw, a time and the payer's signature, the third says
-whether the request was within the rule, the fourth what the payer signed of it and what was told of tokens."""
+whether the request was within the rule, the fourth what the payer signed of it and what was told of tokens, the fifth
+how many vectors were given."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a receipt is about, as it is stored: one of both."""
+
+    answer: AnswerEvidence | None = None
+    vectors: VectorEvidence | None = None
+
+
+def _kept(answer: AnswerEvidence | VectorEvidence) -> _Kept:
+    return _Kept(answer=answer) if isinstance(answer, AnswerEvidence) else _Kept(vectors=answer)
 
 
 class Books:
@@ -76,14 +90,18 @@ class Books:
         return self._all("issued_vouchers")
 
     def save_receipt(
-        self, signed: SignedReceipt, answer: AnswerEvidence | None = None, *, answers_kept_max: int = 0
+        self,
+        signed: SignedReceipt,
+        answer: AnswerEvidence | VectorEvidence | None = None,
+        *,
+        answers_kept_max: int = 0,
     ) -> None:
         """Keep a receipt, as it came first, or as it came first with both signatures.
 
         With it, its answer, if any are to be kept; the oldest above `answers_kept_max` are forgotten.
         """
         receipt = signed.receipt
-        data = b"" if answer is None or answers_kept_max <= 0 else to_bytes(answer)
+        data = b"" if answer is None or answers_kept_max <= 0 else to_bytes(_kept(answer))
         with self.database.quick_transaction() as connection:
             connection.execute(
                 "INSERT INTO receipts "
@@ -122,12 +140,15 @@ class Books:
         )
         return tuple(from_bytes(SignedReceipt, record) for (record,) in rows)
 
-    def answer_of(self, request_id: RequestId, executor: Address) -> AnswerEvidence | None:
+    def answer_of(self, request_id: RequestId, executor: Address) -> AnswerEvidence | VectorEvidence | None:
         """What a receipt of this node's user is about, if it is kept."""
         row = self.database.connection.execute(
             "SELECT record FROM answers WHERE request_id = ? AND executor = ?", (request_id, executor)
         ).fetchone()
-        return None if row is None else from_bytes(AnswerEvidence, row[0])
+        if row is None:
+            return None
+        kept = from_bytes(_Kept, row[0])
+        return kept.answer or kept.vectors
 
     def receipts(self, *, limit: int) -> tuple[SignedReceipt, ...]:
         """The newest receipts, newest first."""

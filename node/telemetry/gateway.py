@@ -64,7 +64,7 @@ class MeasuredAsker:
 class VectorSource(Protocol):
     """Where vectors come from."""
 
-    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput]) -> Embeddings:
+    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput], *, private: bool = False) -> Embeddings:
         """Return a vector for each input. Raises GatewayError."""
 
 
@@ -76,13 +76,13 @@ class MeasuredVectors:
         self._models = models
         self._instruments = instruments
 
-    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput]) -> Embeddings:
+    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput], *, private: bool = False) -> Embeddings:
         """Return a vector for each input, as the source does."""
         instruments = self._instruments
         label = instruments.model_label(model_id, known=any(model.model_id == model_id for model in self._models()))
         outcome = LEFT
         try:
-            found = await self._source.embed(model_id, inputs)
+            found = await self._source.embed(model_id, inputs, private=private)
             outcome = "ok"
         except GatewayError as error:
             outcome = error.code

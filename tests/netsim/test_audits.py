@@ -1,6 +1,6 @@
 """Audits on a whole network: who proves with the model and answers with another is found out by its answers alone."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -20,10 +20,12 @@ from node.protocol.findings import AuditOutcome, ReceiptBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import NOBODY, BookRow, read_rows
-from node.protocol.records import EpochResult, SignedReceipt
+from node.protocol.records import EpochResult, ModelRecord, SignedReceipt
 from node.protocol.stages import Stage, first_block_of
+from node.protocol.vector_audits import VECTORS
 from node.protocol.verdicts import Verdict
 from node.services.auditing import AuditingService
+from node.services.embedding_frames import EmbeddingInput
 from node.services.epochs import result_from_bytes
 from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest, Gateway
@@ -33,6 +35,8 @@ from node.store.given_answers import GivenAnswerTables
 EPOCHS = 3
 QUESTIONS_AT_ONCE = 40
 TOKENS = 40
+TEXTS_AT_ONCE = 3
+EMBEDDING_MODEL = replace(MODEL, model_args=("--runner", "pooling"))
 
 
 @dataclass
@@ -166,20 +170,39 @@ async def _ask(gateway: Gateway) -> None:
             nursery.start_soon(ask_one, number)
 
 
-async def _run(nodes: int, epochs: int, cheats: Mapping[int, str]) -> Outcome:
+async def _embed(gateway: Gateway) -> None:
+    """Ask for vectors of a few texts at a time, so that every executor gives some."""
+    await trio.sleep(20)
+
+    async def ask_one(number: int) -> None:
+        inputs = [EmbeddingInput(f"text {place} of question {number}") for place in range(TEXTS_AT_ONCE)]
+        await gateway.vectors.embed(MODEL_ID, inputs)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(QUESTIONS_AT_ONCE):
+            nursery.start_soon(ask_one, number)
+
+
+async def _run(
+    nodes: int,
+    epochs: int,
+    cheats: Mapping[int, str],
+    model: ModelRecord = MODEL,
+    ask: Callable[[Gateway], Awaitable[None]] = _ask,
+) -> Outcome:
     plans = [NodePlan(number, 5, "honest", 32, cheats.get(number, "")) for number in range(nodes)]
     accounts = [plan.account for plan in plans]
     trace = Trace()
     group = tuple((account, 1) for account in sorted(accounts, key=str.lower))
     ledger = Ledger(PARAMETERS, BLOCK_SECONDS, 5, trace, group)
-    ledger.register_model(MODEL)
+    ledger.register_model(model)
     exchange = ContentExchange(trace)
     last_block = first_block_of(epochs, Stage.SERVE, PARAMETERS)
     async with trio.open_nursery() as nursery:
         switchboard = Switchboard(nursery, 5, trace)
         nursery.start_soon(ledger.produce_blocks)
         for plan in plans:
-            asking = _ask if plan.number == 0 else None
+            asking = ask if plan.number == 0 else None
             nursery.start_soon(run_node, plan, MODEL_ID, ledger, switchboard, exchange, asking)
         await trio.sleep((last_block - ledger.height) * BLOCK_SECONDS)
         nursery.cancel_scope.cancel()
@@ -214,6 +237,23 @@ def test_the_whole_group_confirms_fraud_and_a_payer_proves_what_was_left_out_or_
     repeating = audits[outcome.accounts[REPEATING]]
     assert (repeating.withheld > 0, repeating.reason) == (True, OMITTED)
     assert [penalty.participant for penalty in outcome.results[EpochNumber(2)].penalties] == [outcome.accounts[CHEAT]]
+
+
+def test_who_proves_with_an_embedding_model_and_gives_other_vectors_is_found_out() -> None:
+    async def main() -> Outcome:
+        return await _run(6, EPOCHS, {CHEAT: "another"}, EMBEDDING_MODEL, _embed)
+
+    outcome = run_deterministically(main, 5)
+    first, second = outcome.audits(1), outcome.audits(2)
+    cheat = outcome.accounts[CHEAT]
+    assert (first[cheat].fate, first[cheat].reason) == (Verdict.ABSTAIN, ACCUSED)
+    honest = [audit for account, audit in first.items() if account != cheat]
+    assert len(honest) >= 3
+    assert {(audit.fate, audit.withheld, audit.evidence) for audit in honest} == {(Verdict.VALID, 0, ())}
+    assert all(audit.tokens >= TEXTS_AT_ONCE for audit in honest)
+    assert (second[cheat].fate, second[cheat].reason) == (Verdict.INVALID, VECTORS)
+    penalties = outcome.results[EpochNumber(2)].penalties
+    assert [(penalty.participant, penalty.reason) for penalty in penalties] == [(cheat, f"audit-{VECTORS}")]
 
 
 @pytest.mark.parametrize("number", [SILENT, GARBLING, FLOODING, SWAPPING, MISCOUNTING, BOOKLESS, NAMELESS])

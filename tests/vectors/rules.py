@@ -5,6 +5,7 @@ A changed line in rules.json is a changed protocol: nodes of both versions would
 
 import json
 import random
+import struct
 from pathlib import Path
 
 from node.protocol.asking import booked_under
@@ -26,6 +27,14 @@ from node.protocol.results import pack_validator_set, summarise
 from node.protocol.routing import rank_executors
 from node.protocol.sampling import SamplingParameters
 from node.protocol.signatures import sign
+from node.protocol.sketches import (
+    inputs_commitment,
+    judged_inputs,
+    sketch_distance,
+    sketches_of,
+    split_sketches,
+    vectors_commitment,
+)
 from node.services.frames import InferenceRequest, Prompt, Turn, asking_of, request_digest
 from tests.builders import NODE, SOME_CID, TINY, account, key_of, model, peer
 from tests.vectors.audits import compute_audits
@@ -44,6 +53,7 @@ def compute() -> dict[str, object]:
         "audits": compute_audits(),
         "routing": _routing(),
         "payment": _payment(),
+        "embeddings": _embeddings(),
         "result": _result(),
     }
 
@@ -157,6 +167,23 @@ def _payment() -> dict[str, object]:
         "commitmentOf123": tokens_commitment([1, 2, 3]).hex(),
         "drawCommitment": receipt.draw_commitment.hex(),
         "signedReceiptBytes": to_bytes(countersigned(SignedReceipt(receipt, by_executor), by_payer)).hex(),
+    }
+
+
+def _embeddings() -> dict[str, object]:
+    """Sketches of vectors, and what their receipt commits to."""
+    source = random.Random(5)
+    given = [struct.pack("<100f", *(source.gauss(0, 1) for _ in range(100))) for _ in range(2)]
+    inputs = ((1, 2, 3), (4, 70_000))
+    sketches = sketches_of(b"".join(given), 100)
+    return {
+        "vectors": [vector.hex() for vector in given],
+        "sketches": [sketch.hex() for sketch in split_sketches(sketches)],
+        "distance": sketch_distance(*split_sketches(sketches)),
+        "inputs": inputs,
+        "inputsCommitment": inputs_commitment(inputs).hex(),
+        "vectorsCommitment": vectors_commitment(100, sketches).hex(),
+        "judgedOf100": judged_inputs([(number,) for number in range(100)], Hash32(SEED), Hash32(bytes(32))),
     }
 
 

@@ -54,8 +54,8 @@ REQUEST_ID_CHARACTERS = 8
 class VectorSource(Protocol):
     """What embeddings need."""
 
-    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput]) -> Embeddings:
-        """Return a vector for each input. Raises GatewayError."""
+    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput], *, private: bool = False) -> Embeddings:
+        """Return a vector for each input; nothing is kept of what is `private`. Raises GatewayError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class OpenAiApi:
         async def answer() -> Response:
             usage = Usage(0, 0, 0)
             try:
-                found = await vectors.embed(model.model_id, inputs)
+                found = await vectors.embed(model.model_id, inputs, private=parameters.quern.private)
                 usage = Usage(found.prompt_tokens, 0, found.price)
             except GatewayError as error:
                 raise fault_of(error) from error

@@ -8,7 +8,7 @@ from pydantic import Field
 from node.api.openai.bodies import Part
 from node.api.openai.completion_request import TokenIds
 from node.api.openai.faults import invalid
-from node.api.openai.parameters import MODEL_CHARACTERS_MAX
+from node.api.openai.parameters import MODEL_CHARACTERS_MAX, QuernOptions
 from node.protocol.identifiers import ModelId
 from node.services.embedding import Embeddings, floats_of
 from node.services.embedding_frames import INPUTS_MAX, EmbeddingInput
@@ -27,6 +27,7 @@ class EmbeddingParameters(Part):
         | Annotated[list[TokenIds], Field(min_length=1, max_length=INPUTS_MAX, fail_fast=True)]
     )
     encoding_format: Literal["float", "base64"] = "float"
+    quern: QuernOptions = QuernOptions()
 
     @property
     def model_id(self) -> ModelId:

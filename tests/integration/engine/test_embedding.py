@@ -10,15 +10,22 @@ import trio
 from node.engine.adapter import EngineNode
 from node.engine.running import EngineEnvironment
 from node.ports import Engine, EngineRefusedError, GenerationRequest
+from node.protocol.audits import judge_figures
+from node.protocol.calibration import default_band
+from node.protocol.dossiers import VectorEvidence
 from node.protocol.identifiers import Hash32, NodeId
 from node.protocol.nonces import nonce_prompt, quantise, squared_distance
 from node.protocol.sampling import SamplingParameters
+from node.protocol.sketches import FLOAT_BYTES, sketch_of
 from node.protocol.tails import TAIL_DIFFERENCE_MAX, judge_tails
+from node.protocol.vector_audits import vector_band
 from node.protocol.verdicts import Verdict
 from node.services.broker import Broker
 from node.services.brokered import brokered
 from node.services.embedding import floats_of
+from node.services.receipt_tokens import CheckingEngine
 from node.services.recomputing import recompute, recompute_tails
+from node.services.vector_checks import EmbeddingEngine, read_vector_figures
 from tests.builders import account, model
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,6 +55,20 @@ async def tails_are_the_validator_s_own(engine: Engine, vectors: list[bytes]) ->
     assert judge_tails(account(2), other, again).verdict is Verdict.INVALID
 
 
+async def answers_are_audited(engine: Engine, prompts: list[tuple[int, ...]], vectors: list[bytes]) -> None:
+    """Vectors of a batch hold when they are made again one by one; those of other texts are proven not to be theirs."""
+    assert isinstance(engine, CheckingEngine)
+    assert isinstance(engine, EmbeddingEngine)
+    sketches = [sketch_of(vector) for vector in vectors]
+    band = vector_band(default_band(MODEL))
+    for given, verdict in ((sketches, Verdict.VALID), (sketches[1:] + sketches[:1], Verdict.INVALID)):
+        evidence = VectorEvidence(tuple(prompts), len(vectors[0]) // FLOAT_BYTES, b"".join(given))
+        for places in (range(3), (2, 0, 1)):
+            figures = await read_vector_figures(engine, evidence, places, band.poc_distance_max)
+            assert figures is not None
+            assert judge_figures(figures, band)[0] is verdict
+
+
 async def test_an_embedding_model_serves_and_proves(tmp_path: Path) -> None:
     python = next(path for path in ENGINES if path.exists()) / "bin" / "python"
     engine = EngineNode(NodeId("node-1"), EngineEnvironment(python), tmp_path)
@@ -74,6 +95,7 @@ async def test_an_embedding_model_serves_and_proves(tmp_path: Path) -> None:
                 assert [chunk async for chunk in chunks] == []
 
         (duty,) = brokered([engine], Broker([engine]))
+        await answers_are_audited(duty, prompts, together)
         nonces = [
             nonce_prompt(Hash32(bytes(32)), account(1), NodeId("n"), nonce, engine.vocabulary_size)
             for nonce in range(8)

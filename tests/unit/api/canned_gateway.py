@@ -36,6 +36,7 @@ class CannedGateway:
     def __init__(self) -> None:
         self.asked: list[ChatRequest] = []
         self.embedded: list[Sequence[EmbeddingInput]] = []
+        self.embedded_privately: list[bool] = []
         self.texts: Sequence[str] = TEXTS
         self.parts: Sequence[AnswerPart] | None = None
         """In place of texts, where tokens matter."""
@@ -99,8 +100,9 @@ class CannedGateway:
         finally:
             outlet.close()
 
-    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput]) -> Embeddings:
+    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput], *, private: bool = False) -> Embeddings:
         self.embedded.append(inputs)
+        self.embedded_privately.append(private)
         if self.fail_at_once is not None:
             raise self.fail_at_once
         vector = b"\x00\x00\x80\x3f\x00\x00\x00\xc0"  # 1.0, -2.0

@@ -180,7 +180,7 @@ async def test_embeddings_are_numbers_whichever_encoding() -> None:
             return (
                 make(model="tiny", input="a text"),
                 make(model="tiny", input=["one", "two"], encoding_format="float"),
-                make(model="tiny", input=[[1, 2], [3]]),
+                make(model="tiny", input=[[1, 2], [3]], extra_body={"quern": {"private": True}}),
             )
 
         one, several, tokens = await with_sdk(face.url, use)
@@ -190,6 +190,7 @@ async def test_embeddings_are_numbers_whichever_encoding() -> None:
         assert several.usage.total_tokens == 6
         assert [entry.token_ids for entry in face.gateway.embedded[2]] == [(1, 2), (3,)]
         assert len(tokens.data) == 2
+        assert face.gateway.embedded_privately == [False, False, True]
         with pytest.raises(openai.BadRequestError, match="dimensions"):
             await with_sdk(face.url, lambda client: client.embeddings.create(model="tiny", input="x", dimensions=2))
 

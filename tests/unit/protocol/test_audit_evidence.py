@@ -17,7 +17,7 @@ from node.protocol.audit_evidence import (
 from node.protocol.audits import ClaimedLogprobs
 from node.protocol.claims import NOT_ASKED, claims_commitment
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.dossiers import AnswerEvidence
+from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, RequestId, TokenAmount
 from node.protocol.pricing import receipt_digest, tokens_commitment
 from node.protocol.receipt_books import NOBODY, BookRow, booked_payers, booked_row, payer_bytes
@@ -26,6 +26,7 @@ from node.protocol.records import Asking, Receipt, SignedReceipt
 from node.protocol.sampling import SamplingParameters
 from node.protocol.seeds import drawn_seed, make_share
 from node.protocol.signatures import sign
+from node.protocol.sketches import SKETCH_BYTES, inputs_commitment, vectors_commitment
 from tests.builders import NODE, SOME_CID, TINY, account, key_of
 
 PAYER, EXECUTOR = account(1), account(2)
@@ -246,9 +247,82 @@ def test_nobody_hides_behind_tokens_of_answers_that_cannot_be_audited(changes: d
     assert wrong_with(evidence_of(outside, is_verifiable=False), tokens=2) == "not-the-length"
 
 
-def test_vectors_are_not_drawn_and_who_gave_them_has_nothing_to_show() -> None:
-    vectors = replace(evidence_of(output_tokens=0, is_verifiable=False), kept=None)
-    assert wrong_with(vectors, tokens=0) == "embedding"
+GIVEN = VectorEvidence(((1, 2, 3), (4, 5)), 4, bytes(number % 251 for number in range(2 * SKETCH_BYTES)))
+
+
+def vectors_of(given: VectorEvidence = GIVEN, **changes: object) -> AuditEvidence:
+    """Evidence of vectors as an honest executor has it, but for `changes` of its receipt."""
+    count = sum(map(len, GIVEN.inputs))
+    honest: dict[str, object] = {
+        "prompt_tokens": count,
+        "output_tokens": 0,
+        "prompt_commitment": inputs_commitment(GIVEN.inputs),
+        "output_commitment": vectors_commitment(GIVEN.dimensions, GIVEN.sketches),
+        "vectors": len(GIVEN.inputs),
+    }
+    return replace(evidence_of(**{**honest, **changes}), kept=None, vectors=given)
+
+
+def test_vectors_are_drawn_by_the_tokens_that_were_read_and_paid_for() -> None:
+    evidence = vectors_of()
+    row = booked_row(evidence.signed)
+    assert (row.output_tokens, row.payer) == (5, payer_bytes(PAYER))
+    assert wrong_with(evidence, tokens=5) == ""
+    assert wrong_with(evidence, tokens=0) == "not-the-length"
+    assert from_bytes(AuditEvidence, to_bytes(evidence)) == evidence
+    assert wrong_with(vectors_of(asking=replace(ASKING, max_tokens=4)), tokens=5) == "not-the-length"
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        (None, "withheld"),
+        (replace(GIVEN, inputs=((1, 2, 4), (4, 5))), "not-the-tokens"),
+        (replace(GIVEN, inputs=((1, 2), (3, 4, 5))), "not-the-tokens"),
+        (replace(GIVEN, inputs=((1, 2, 3, 4, 5), ())), "not-the-tokens"),
+        (replace(GIVEN, inputs=()), "not-the-tokens"),
+        (replace(GIVEN, dimensions=5), "not-the-vectors"),
+        (replace(GIVEN, dimensions=-1), "not-the-vectors"),
+        (replace(GIVEN, sketches=GIVEN.sketches[:-1] + b"x"), "not-the-vectors"),
+        (replace(GIVEN, sketches=GIVEN.sketches[:SKETCH_BYTES]), "not-the-vectors"),
+    ],
+)
+def test_other_vectors_or_inputs_than_were_committed_to_are_told(given: VectorEvidence | None, code: str) -> None:
+    assert wrong_with(replace(vectors_of(), vectors=given), tokens=5) == code
+    tokens_instead = replace(vectors_of(), vectors=None, kept=evidence_of().kept)
+    assert wrong_with(tokens_instead, tokens=5) == "withheld"
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens", "code"),
+    [
+        ({"vectors": 3}, 5, "not-the-vectors"),
+        ({"vectors": 1}, 5, "not-the-vectors"),
+        ({"output_tokens": 7}, 5, "not-the-receipt"),
+        ({"is_within_rule": False}, 0, "not-the-receipt"),
+        ({"prompt_tokens": 6}, 6, "not-the-tokens"),
+        ({"vectors": 0}, 0, "withheld"),
+    ],
+)
+def test_no_way_of_writing_the_receipt_takes_vectors_out_of_the_draw(
+    changes: dict[str, object], tokens: int, code: str
+) -> None:
+    assert wrong_with(vectors_of(**changes), tokens=tokens) == code
+
+
+def test_private_vectors_are_excused_as_private_answers_are() -> None:
+    hidden = replace(vectors_of(is_private=True), vectors=None)
+    assert wrong_with(hidden, tokens=0) == PRIVATE
+    assert wrong_with(replace(vectors_of(is_private=True)), tokens=None) == ""  # its payer handed them over
+    assert booked_row(hidden.signed).payer == NOBODY
+    unsigned = replace(hidden, signed=replace(hidden.signed, payer_signature=b""))
+    assert wrong_with(unsigned, tokens=0) == "not-the-receipt"
+
+
+def test_surplus_beside_vectors_is_left_out_and_so_are_vectors_beside_tokens() -> None:
+    evidence = vectors_of()
+    assert without_surplus(replace(evidence, kept=evidence_of().kept)) == evidence
+    assert without_surplus(replace(evidence_of(), vectors=GIVEN)) == evidence_of()
 
 
 def test_a_private_answer_is_excused_only_with_the_payer_s_word() -> None:

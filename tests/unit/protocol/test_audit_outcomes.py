@@ -36,6 +36,7 @@ from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, Nod
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
 from node.protocol.signatures import sign
+from node.protocol.vector_audits import VECTORS, figures_of, vector_band
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, SOME_CID, TINY, account, key_of
 from tests.unit.protocol.test_audit_evidence import evidence_of
@@ -132,6 +133,25 @@ def test_auditors_accuse_and_the_group_convicts() -> None:
     assert proven.fate is Verdict.INVALID
     assert proven.reason in (AuditTest.MISMATCH.value, AuditTest.MARGIN.value)
     assert proven.evidence == ()  # what was punished is not punished again
+
+
+def test_vectors_go_the_same_way_and_the_verdict_says_what_they_are() -> None:
+    band = vector_band(replace(BAND, poc_distance_max=100_000))
+    junk, honest = (figures_of([distance] * 2, 100_000) for distance in (10**9, 300_000))
+    models = tuple(replace(model, model_args=("--runner", "pooling")) for model in GROUP.models)
+    group = replace(GROUP, models=models)
+
+    def outcomes(bundles: dict[Address, VoteBundle], *before: AuditOutcome) -> tuple[AuditOutcome, ...]:
+        known = replace(previous(*before, books=() if before else None), group=group)
+        return audit_outcomes(known, SEEDS, bundles, WEIGHTS, lambda *_: band)
+
+    (accused,) = outcomes(by_auditors(junk))  # two vectors of each answer: together they accuse
+    assert (accused.reason, accused.tokens) == (ACCUSED, 2 * DRAWS)
+    (proven,) = outcomes(judged_again(accused, dict.fromkeys(range(2, 10), junk)), accused)
+    assert (proven.fate, proven.reason) == (Verdict.INVALID, VECTORS)
+    assert outcomes(judged_again(accused, dict.fromkeys(range(2, 10), honest)), accused) == ()
+    (found,) = outcomes(by_auditors(honest))
+    assert (found.fate, found.evidence) == (Verdict.VALID, ())
 
 
 def test_the_group_overturns_what_auditors_were_bribed_to_say() -> None:
@@ -246,7 +266,7 @@ def test_handing_over_to_a_minority_of_auditors_is_withholding() -> None:
     assert found.withheld + sum(other.withheld for other in more) == DRAWS
 
 
-@pytest.mark.parametrize("reason", ["no-model", "no-time", "private", "embedding", "engine-failed"])
+@pytest.mark.parametrize("reason", ["no-model", "no-time", "private", "engine-failed"])
 def test_an_auditor_s_own_lack_is_never_held_against_the_executor(reason: str) -> None:
     assert (
         audit_outcomes(

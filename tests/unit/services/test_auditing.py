@@ -1,7 +1,8 @@
 """An auditor that is handed something hostile votes on all the rest, and keeps what is its own."""
 
+import random
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,20 +11,30 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from node.ports import EngineFailedError
 from node.protocol.asking import ANSWER_EPOCHS_MAX
 from node.protocol.audit_evidence import NO_TOKENS, AuditEvidence, what_is_wrong
 from node.protocol.audit_outcomes import DRAWN_AGAIN, EXCUSED
 from node.protocol.audit_sampling import drawn_rows, draws_of
 from node.protocol.audit_votes import audit_order, check_audits
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.dossiers import AnswerEvidence
+from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.findings import AuditFigures, AuditVote, CommittedBook, EarlierBook, MissingBook
 from node.protocol.identifiers import EpochNumber, Hash32, NodeId
 from node.protocol.omissions import EMPTY_BOOK
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import book_bytes, booked_row, make_book, order_rows
 from node.protocol.records import VoteBundle
+from node.protocol.sketches import (
+    INPUTS_JUDGED_MAX,
+    SKETCH_BYTES,
+    inputs_commitment,
+    judged_inputs,
+    sketch_of,
+    vectors_commitment,
+)
 from node.protocol.slices import ITEMS_PER_SLICE
+from node.protocol.vector_audits import vector_band
 from node.protocol.verdicts import Verdict
 from node.services import auditing
 from node.services.auditing import (
@@ -40,9 +51,10 @@ from node.services.kept_audits import KeptAudits
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
 from tests.builders import SOME_CID, TINY, account, unasked_row
-from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, evidence_of
-from tests.unit.protocol.test_audit_outcomes import SEED, band_of, missing, previous
+from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, evidence_of, vectors_of
+from tests.unit.protocol.test_audit_outcomes import BAND, SEED, band_of, missing, previous
 from tests.unit.protocol.test_receipt_books import group_of
+from tests.unit.protocol.test_sketches import DIMENSIONS, vector
 from tests.unit.services.test_slicing import Clock
 
 VOCABULARY = 100
@@ -225,6 +237,123 @@ async def test_of_a_very_long_answer_the_beginning_is_judged_so_that_its_vote_vo
     figures = await read_figures(cast(Any, auditor.engine), kept)
     assert figures == AuditFigures(2, 0, 0, 0, 0, 0, 0)
     assert auditor.engine.asked == [(*ANSWER.prompt_ids, 4, 5)]
+
+
+# --- vectors ---
+
+INPUTS = tuple((number, 1) for number in range(40))
+HONEST_VECTORS = VectorEvidence(INPUTS, DIMENSIONS, b"".join(sketch_of(vector(number)) for number in range(40)))
+
+
+class VectorEngine(Engine):
+    """Has the embedding model: the vector of (n, ...) is that of the seed n, with a little noise of its own."""
+
+    dimensions = DIMENSIONS
+
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        assert priority > 0
+        self.asked += [tuple(prompt) for prompt in prompts]
+        return [vector(prompt[0], noise=0.001, dimensions=self.dimensions) for prompt in prompts]
+
+
+def given_as(given: VectorEvidence, **changes: object) -> AuditEvidence:
+    """Evidence of vectors that fits its receipt."""
+    return vectors_of(
+        given, asking=replace(ASKING, max_tokens=10**6),
+        vectors=len(given.inputs), prompt_tokens=sum(map(len, given.inputs)),
+        prompt_commitment=inputs_commitment(given.inputs),
+        output_commitment=vectors_commitment(given.dimensions, given.sketches), **changes,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def vector_auditor(auditor: Auditor) -> Auditor:
+    """One that serves an embedding model."""
+    auditor.engine = VectorEngine()
+    auditor.service._engines = [cast(Any, auditor.engine)]
+    group = auditor.round.previous.group
+    embedding = ("--runner", "pooling")
+    group = replace(group, models=tuple(replace(model, model_args=embedding) for model in group.models))
+    band = vector_band(replace(BAND, poc_distance_max=100_000))
+    auditor.round = replace(
+        auditor.round, previous=replace(auditor.round.previous, group=group), band_of=lambda *_: band
+    )
+    return auditor
+
+
+async def test_honest_vectors_are_found_to_be_the_model_s_and_all_are_read_where_they_are_judged_again(
+    vector_auditor: Auditor,
+) -> None:
+    (vote,) = await vector_auditor.votes_on(given_as(HONEST_VECTORS))
+    assert (vote.verdict, vote.reason) == (Verdict.VALID, "")
+    assert vote.figures.tokens == len(vector_auditor.engine.asked) == 40
+    assert vote.figures.mismatches == 0
+
+
+async def test_of_a_drawn_answer_some_inputs_are_read_by_the_seed_of_the_draw(vector_auditor: Auditor) -> None:
+    evidence = given_as(HONEST_VECTORS)
+    digest, row = receipt_digest(evidence.signed.receipt), booked_row(evidence.signed)
+    vector_auditor.holders[digest] = evidence
+    vote = await vector_auditor.service._vote_or_abstain(_Task(EXECUTOR, 1, digest, row), vector_auditor.round)
+    assert vote.verdict is Verdict.VALID
+    assert vote.figures.tokens == INPUTS_JUDGED_MAX
+    places = judged_inputs(INPUTS, digest, vector_auditor.round.seed)
+    assert vector_auditor.engine.asked == [INPUTS[place] for place in places]
+
+
+JUNK = random.Random(1).randbytes(SKETCH_BYTES * 40)
+FIVE_MADE_UP = JUNK[: 5 * SKETCH_BYTES] + HONEST_VECTORS.sketches[5 * SKETCH_BYTES :]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        replace(HONEST_VECTORS, sketches=JUNK),
+        replace(HONEST_VECTORS, sketches=bytes(SKETCH_BYTES * 40)),
+        replace(HONEST_VECTORS, sketches=FIVE_MADE_UP),
+        replace(HONEST_VECTORS, sketches=b"".join(sketch_of(vector(n, times=2)) for n in range(40))),
+        replace(HONEST_VECTORS, dimensions=DIMENSIONS // 2),
+    ],
+    ids=["junk", "nothing", "five of forty", "another length", "other dimensions"],
+)
+async def test_vectors_that_are_not_the_model_s_are_proven_by_one_answer(
+    vector_auditor: Auditor, given: VectorEvidence
+) -> None:
+    (vote,) = await vector_auditor.votes_on(given_as(given))
+    assert (vote.verdict, vote.reason) == (Verdict.INVALID, "vectors")
+
+
+@pytest.mark.parametrize(
+    ("evidence", "reason"),
+    [
+        (evidence_of(), "not-the-receipt"),
+        (given_as(replace(HONEST_VECTORS, inputs=((-1, 1), *INPUTS[1:]))), "not-the-tokens"),
+        (given_as(replace(HONEST_VECTORS, inputs=((VOCABULARY, 1), *INPUTS[1:]))), "not-the-tokens"),
+        (given_as(replace(HONEST_VECTORS, inputs=((1,) * 100_000, *INPUTS[1:]))), "not-the-tokens"),
+    ],
+)
+async def test_what_no_embedding_model_was_asked_never_reaches_the_engine(
+    vector_auditor: Auditor, evidence: AuditEvidence, reason: str
+) -> None:
+    (vote,) = await vector_auditor.votes_on(evidence)
+    assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, reason)
+    assert vector_auditor.engine.asked == []
+
+
+async def test_vectors_of_a_model_that_makes_none_are_told(auditor: Auditor) -> None:
+    (vote,) = await auditor.votes_on(given_as(HONEST_VECTORS))
+    assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "not-the-receipt")
+
+
+async def test_an_engine_that_makes_no_vectors_blames_nobody(
+    vector_auditor: Auditor, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def embed(_prompts: object, *, priority: int) -> list[bytes]:
+        raise EngineFailedError(f"not at priority {priority}")
+
+    monkeypatch.setattr(vector_auditor.engine, "embed", embed)
+    (vote,) = await vector_auditor.votes_on(given_as(replace(HONEST_VECTORS, sketches=JUNK)))
+    assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "engine-failed")
 
 
 async def test_stored_evidence_that_cannot_be_read_is_fetched_anew(auditor: Auditor) -> None:

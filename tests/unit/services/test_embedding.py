@@ -14,11 +14,16 @@ from netsim.clock import wall_clock
 from netsim.engine import DIMENSIONS, VOCABULARY_SIZE, SimulatedEngine
 from netsim.scenario import MODEL, MODEL_ID
 from node.ports import Call, CallFailedError, Engine, EngineFailedError
+from node.protocol.asking import booked_under
 from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.dossiers import VectorEvidence
 from node.protocol.identifiers import EpochNumber, ModelId, NodeId, RequestId, TokenAmount
 from node.protocol.pricing import receipt_digest
+from node.protocol.receipt_books import BookRow, booked_row, payer_bytes
 from node.protocol.records import SignedReceipt
 from node.protocol.signatures import sign
+from node.protocol.sketches import SKETCH_BYTES, sketch_of, vectors_commitment
+from node.protocol.verification import Outcome, verify_offline
 from node.services.embedding import Embedder, floats_of, split_inputs
 from node.services.embedding_executor import join_vectors, split_vectors
 from node.services.embedding_frames import (
@@ -38,6 +43,7 @@ from node.services.embedding_frames import (
     vectors_bytes,
 )
 from node.services.embedding_receipts import embedding_receipt_of
+from node.services.faults import load_evidence
 from node.services.gateway import GatewayError
 from node.services.terms import FreeMode
 from tests.builders import account, key_of
@@ -51,6 +57,7 @@ from tests.unit.services.serving_network import (
     honest_engine,
     serving_network,
 )
+from tests.unit.services.test_receipts import PrefillingEngine, only_dossier, operations_of, outcomes
 
 SHORT = EmbeddingInput("what is a quern")
 LONG = EmbeddingInput(" ".join(f"word{n}" for n in range(60)))
@@ -84,6 +91,10 @@ async def test_vectors_are_the_engines_and_cost_exactly_their_tokens(
         (given_receipt,), (kept,) = (network.members[n].store.receipts(limit=9) for n in (1, GATEWAY))
         assert given_receipt == kept
         assert (kept.receipt.prompt_tokens, kept.receipt.output_tokens) == (tokens, 0)
+        assert kept.receipt.vectors == len(inputs)
+        assert booked_row(kept) == BookRow(
+            booked_under(kept.receipt), receipt_digest(kept.receipt), tokens, payer_bytes(account(GATEWAY))
+        )
         assert kept.payer_signature
         assert found.floats()[0] == list(struct.unpack(f"<{DIMENSIONS}f", found.vectors[0]))
 
@@ -202,8 +213,11 @@ def lying_executor(network: ServingNetwork, lie: str) -> None:
         await call.send(b"\xc1" if lie == "garbage" else vectors_bytes(vectors))
         if lie == "lengths":
             await call.send(vectors_bytes(Vectors(3, data[:12])))
+        committed = HONEST[::-1] if lie == "other vectors" else HONEST
+        dimensions = 5 if lie == "dimensions" else 4
+        evidence = VectorEvidence(token_ids, dimensions, b"".join(map(sketch_of, committed)))
         receipt = embedding_receipt_of(
-            request, MODEL, token_ids, Vectors(4, data[::-1]) if lie == "other vectors" else vectors,
+            request, MODEL, evidence,
             member.chain.parameters.unit_price, epoch=member.epochs.group().epoch, node_id=NODE, at=wall_clock(),
         )  # fmt: skip
         if lie == "price":
@@ -212,6 +226,12 @@ def lying_executor(network: ServingNetwork, lie: str) -> None:
             receipt = replace(receipt, epoch=EpochNumber(receipt.epoch + 2))
         if lie == "output":
             receipt = replace(receipt, output_tokens=100)
+        if lie == "out of the draw":
+            receipt = replace(receipt, is_within_rule=False)
+        if lie == "nobody asked":
+            receipt = replace(receipt, asking=None)
+        if lie == "one vector":
+            receipt = replace(receipt, vectors=1)
         key = key_of(77 if lie == "signature" else 1)
         if lie != "no receipt":
             await call.send(embedding_receipt_bytes(SignedReceipt(receipt, sign(key, receipt_digest(receipt)))))
@@ -221,21 +241,122 @@ def lying_executor(network: ServingNetwork, lie: str) -> None:
     member.network.serve(METHOD, handle, concurrency=4)
 
 
+IN_THE_RECEIPT = (
+    "other vectors", "dimensions", "price", "epoch", "output", "signature", "out of the draw", "nobody asked",
+    "one vector",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "lie",
     [
         "inflated inputs", "other tokens", "fewer inputs", "in advance", "fewer vectors", "more vectors", "garbage",
-        "lengths", "other vectors", "price", "epoch", "output", "signature", "no receipt", "no numbers",
+        "lengths", "no receipt", "no numbers", *IN_THE_RECEIPT,
     ],
 )  # fmt: skip
 async def test_a_liar_is_found_out_and_paid_no_more_than_what_is_paid_ahead(autojump_clock: object, lie: str) -> None:
     async with serving_network(1) as network:
         lying_executor(network, lie)
-        with pytest.raises(GatewayError, match="bad-answer"):
+        code = "receipt" if lie in IN_THE_RECEIPT else "tokens" if lie == "no numbers" else "bad-answer"
+        with pytest.raises(GatewayError, match=f"{code}:"):
             await embedder(network).embed(MODEL_ID, [SHORT, IDS])
         ahead = 0 if lie in ("inflated inputs", "other tokens", "fewer inputs", "in advance") else 23
-        most = UNIT * ahead if lie == "no numbers" else UNIT * max(0, ahead - UNPAID_TOKENS_MAX)
-        assert network.paid_by_gateway() == most
+        assert network.paid_by_gateway() == UNIT * max(0, ahead - UNPAID_TOKENS_MAX)
+        member = network.members[GATEWAY]
+        assert member.store.receipts(limit=9) == ()
+        found = load_evidence(member.store, limit=9)
+        assert [evidence.code for evidence in found] == ([] if code == "bad-answer" else [code])
+        assert network.gateway.faults.is_faulty(account(1)) is bool(found)
+        if lie == "other vectors":
+            (evidence,) = found
+            assert evidence.output_commitment == vectors_commitment(4, b"".join(map(sketch_of, HONEST)))
+            assert evidence.receipt is not None
+            assert evidence.receipt.receipt.output_commitment != evidence.output_commitment
+
+
+# --- what is kept for audits ---
+
+
+@pytest.mark.parametrize("private", [False, True])
+async def test_the_user_s_receipt_holds_and_of_private_vectors_neither_side_keeps_anything(
+    autojump_clock: object, private: bool
+) -> None:
+    async with serving_network(1) as network:
+        await embedder(network).embed(MODEL_ID, [SHORT, IDS], private=private)
+        dossier = await only_dossier(operations_of(network, GATEWAY))
+        assert dossier.signed.receipt.is_private is private
+        assert booked_row(dossier.signed).output_tokens == (0 if private else 24)
+        checks = {check.what: check.outcome for check in verify_offline(dossier)}
+        assert Outcome.FAILS not in checks.values()
+        assert checks["inputs"] is checks["vectors"] is (Outcome.UNCHECKED if private else Outcome.HOLDS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"inputs": ((1, 2, 3, 4), IDS.token_ids)}, "inputs"),
+        ({"inputs": ((1,), IDS.token_ids)}, "inputs"),
+        ({"inputs": (IDS.token_ids,)}, "vectors"),
+        ({"dimensions": 7}, "vectors"),
+        ({"sketches": bytes(2 * SKETCH_BYTES)}, "vectors"),
+        ({"sketches": b""}, "vectors"),
+    ],
+)
+async def test_other_vectors_than_a_receipt_s_are_told_line_by_line(
+    autojump_clock: object, changes: dict[str, object], what: str
+) -> None:
+    async with serving_network(1) as network:
+        await embedder(network).embed(MODEL_ID, [SHORT, IDS])
+        dossier = await only_dossier(operations_of(network, GATEWAY))
+        assert dossier.vectors is not None
+        other = replace(dossier, vectors=replace(dossier.vectors, **changes))  # type: ignore[arg-type]
+        assert {check.what: check.outcome for check in verify_offline(other)}[what] is Outcome.FAILS
+
+
+async def test_an_engine_of_one_s_own_tells_whether_vectors_are_the_model_s(autojump_clock: object) -> None:
+    def engine(number: int) -> Engine:
+        return SimulatedEngine(NODE, MODEL_ID, "honest" if number == 1 else "another", 0.0, number)
+
+    async with serving_network(2, engine=engine) as network:
+        own = PrefillingEngine(NODE, MODEL_ID, "honest", 0.0, 9)
+        operations, found = operations_of(network, GATEWAY, own), {}
+        for _ in range(20):
+            await embedder(network).embed(MODEL_ID, [SHORT, IDS, LONG])
+            dossier = await only_dossier(operations)
+            found[dossier.signed.receipt.executor] = (await outcomes(operations, dossier, NODE))["vectors"]
+        assert found == {account(1): "holds", account(2): "fails"}
+        assert (await outcomes(operations, replace(dossier, vectors=None), NODE))["vectors"] == "not checked"
+        own.model_id = ModelId("another")
+        assert (await outcomes(operations, dossier, NODE))["vectors"] == "not checked"
+
+
+async def test_what_was_given_and_never_paid_for_is_booked_all_the_same(autojump_clock: object) -> None:
+    """Who takes the vectors and goes would choose what is audited else."""
+    async with serving_network(1) as network:
+        await network.members[GATEWAY].payer.reserve(account(1), TokenAmount(DEPOSIT))
+        frames = await call_with(network, request_to(1, inputs=(SHORT,)))
+        assert [frame.vectors is not None for frame in frames] == [False, True, False]
+        (kept,) = network.members[1].store.receipts(limit=9)
+        assert kept.payer_signature == b""
+        assert booked_row(kept).payer == payer_bytes(account(GATEWAY))
+
+
+class NoNumbers(SimulatedEngine):
+    """An engine that overflows."""
+
+    async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
+        return [struct.pack("<4f", 1, float("nan"), 3, 4) for _ in prompts]
+
+
+async def test_vectors_that_are_no_numbers_are_given_to_nobody(autojump_clock: object) -> None:
+    def engine(number: int) -> Engine:
+        return NoNumbers(NODE, MODEL_ID, "honest", 0.0, number)
+
+    async with serving_network(1, engine=engine) as network:
+        with pytest.raises(GatewayError, match="engine-failed"):
+            await embedder(network).embed(MODEL_ID, [SHORT])
+        assert network.members[1].store.receipts(limit=9) == ()
+        assert network.paid_by_gateway() == 0
 
 
 # --- hostile gateways ---
@@ -244,7 +365,7 @@ async def test_a_liar_is_found_out_and_paid_no_more_than_what_is_paid_ahead(auto
 def request_to(number: int, /, **changes: object) -> EmbeddingRequest:
     request = EmbeddingRequest(
         request_id=RequestId(b"\x01" * 32), model_id=MODEL_ID, payer=account(GATEWAY), executor=account(number),
-        at=wall_clock(), inputs=(LONG,),
+        at=wall_clock(), epoch=EpochNumber(0), inputs=(LONG,),
     )  # fmt: skip
     return replace(request, **changes)  # type: ignore[arg-type]
 
@@ -279,6 +400,7 @@ async def test_who_does_not_pay_gets_no_more_than_the_allowance(autojump_clock: 
         ({"payer": account(55)}, "bad-request"),
         ({"executor": account(2)}, "bad-request"),
         ({"at": 5}, "stale"),
+        ({"epoch": EpochNumber(9)}, "stale"),
         ({"model_id": ModelId("absent")}, "unknown-model"),
         ({"free": True}, "terms"),
     ],

@@ -31,7 +31,7 @@ from node.store.books import Books
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
 from tests.builders import account, unasked_row
-from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, evidence_of
+from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, GIVEN, evidence_of, vectors_of
 from tests.unit.services.scripted import CHAT, ask, ids_of
 from tests.unit.services.serving_network import GATEWAY, NODE, serving_network
 from tests.unit.services.test_receipts import only_dossier, operations_of
@@ -219,15 +219,11 @@ async def test_of_a_private_answer_only_the_receipt_and_who_asked_are_kept(nurse
     assert from_bytes(AuditEvidence, kept) == replace(evidence, kept=None)
 
 
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [({"is_private": True}, "private"), ({"output_tokens": 0, "is_verifiable": False}, "embedding")],
-)
+@pytest.mark.parametrize("evidence", [evidence_of(is_private=True), vectors_of(is_private=True)])
 async def test_of_what_nobody_can_audit_the_receipt_is_shown_if_its_row_is_drawn(
-    nursery: trio.Nursery, autojump_clock: object, changes: dict[str, object], code: str
+    nursery: trio.Nursery, autojump_clock: object, evidence: AuditEvidence
 ) -> None:
     made = bench(nursery)
-    evidence = evidence_of(**changes)
     made.store.save_receipt(evidence.signed)
     digest = receipt_digest(evidence.signed.receipt)
     made.allowed.add((AUDITOR, digest))
@@ -236,9 +232,23 @@ async def test_of_what_nobody_can_audit_the_receipt_is_shown_if_its_row_is_drawn
     assert row.output_tokens == 0
     shown = await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, row)
     assert shown == AuditEvidence(evidence.signed, None)
-    assert what_is_wrong(shown, EXECUTOR, digest, row) == code
+    assert what_is_wrong(shown, EXECUTOR, digest, row) == "private"
     with pytest.raises(NotHandedOverError, match="not-the-length"):
         await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, replace(row, output_tokens=100))
+
+
+@pytest.mark.parametrize("is_private", [False, True])
+async def test_vectors_that_were_given_are_kept_for_auditors_but_private_ones(
+    nursery: trio.Nursery, autojump_clock: object, is_private: bool
+) -> None:
+    made, evidence = bench(nursery), vectors_of(is_private=is_private)
+    made.keeper.keep_vectors(evidence.signed, GIVEN, evidence.request_signature)
+    made.store.save_receipt(evidence.signed)
+    row, digest = row_of(evidence), receipt_digest(evidence.signed.receipt)
+    made.allowed.add((AUDITOR, digest))
+    assert await made.keeper.book(EPOCH) is not None
+    shown = await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, row)
+    assert shown == (replace(evidence, vectors=None) if is_private else evidence)
 
 
 async def test_an_executor_does_not_hide_a_private_answer_from_a_challenge_behind_its_receipt(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from node.ports import SignedVoucher
-from node.protocol.dossiers import AnswerEvidence
+from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.identifiers import ZERO_HASH, Hash32, RequestId, TokenAmount
 from node.protocol.records import SignedReceipt, Voucher
 from node.protocol.sampling import SamplingParameters
@@ -138,6 +138,13 @@ def test_receipts_of_others_are_read_page_by_page_newest_first() -> None:
     assert read == got[::-1]
     assert pages == 4
     assert Books(Database(":memory:"), account(1)).receipts_got(before=None, limit=3) == ((), 0)
+
+
+def test_vectors_are_kept_and_read_back_as_what_they_are() -> None:
+    books = Books(Database(":memory:"), account(1))
+    given = VectorEvidence(((1, 2), (3,)), 128, bytes(260))
+    books.save_receipt(SignedReceipt(RECEIPT, b"e" * 65, b"p" * 65), given, answers_kept_max=2)
+    assert books.answer_of(RECEIPT.request_id, RECEIPT.executor) == given
 
 
 def test_only_the_newest_answers_are_kept_and_none_if_so_wished() -> None:

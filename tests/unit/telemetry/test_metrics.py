@@ -297,7 +297,7 @@ async def test_each_end_of_a_request_is_counted_as_what_it_was(autojump_clock: t
 
 
 class CannedVectors:
-    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput]) -> Embeddings:
+    async def embed(self, model_id: ModelId, inputs: Sequence[EmbeddingInput], *, private: bool = False) -> Embeddings:
         if not inputs:
             raise GatewayError("bad-request", "no inputs")
         return Embeddings(model_id, (b"",), 7, 70)
