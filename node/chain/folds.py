@@ -2,13 +2,13 @@
 
 *Purpose.* Services ask what the chain said at the end of a stage, several of them for the same block. To fold all
 events anew takes 17 s after a year of a large network. *Detail.* On the way to the newest block, copies of the state
-are kept; a question is answered by folding on from the copy before the block, and its answer is kept as well. Copies
-lie the closer together the newer they are, so that the events to fold are a part of those that came since the block
-that is asked for. Only confirmed blocks are folded, so no reorganisation touches a copy; a restart makes them anew, for
-it folds all events anyway.
+are kept; a question is answered by folding on from the copy before the block, and the newest answers are kept as well.
+Copies lie the closer together the newer they are, so that the events to fold are a part of those that came since the
+block that is asked for. Only confirmed blocks are folded, so no reorganisation touches a copy; a restart makes them
+anew, for it folds all events anyway.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,8 +25,11 @@ EVENTS_BETWEEN_COPIES = 4096
 COPIES_MAX = 24
 COPIES_MIN = 4
 """Kept however large they are: with fewer, most questions would fold for long."""
+ANSWERS_MAX = 8
+"""In an epoch four or so blocks are asked for."""
+ANSWERS_MIN = 2
 ENTRIES_MAX = 1_000_000
-"""Of all copies together, about 100 bytes each. A year of a large network: 50,000 in each."""
+"""Of all copies and answers together, about 100 bytes each. A year of a large network: some ten thousands in each."""
 EVENTS_PER_TURN = 128
 """Folded, in some 2 ms, before others have their turn."""
 
@@ -49,7 +52,9 @@ class Folds:
         self.newest = BlockNumber(first_block - 1)
         self._tables = tables
         self._copies: list[_Copy] = []
-        """Ascending by block."""
+        """Made on the way, ascending by block."""
+        self._answers: list[_Copy] = []
+        """In the order in which they were asked for."""
         self._folding = trio.Lock()
 
     def advance(self, confirmed: BlockNumber) -> None:
@@ -70,12 +75,15 @@ class Folds:
         if block > self.newest:
             raise AssertionError(f"block {block} is after {self.newest}, the newest that is folded")
         async with self._folding:
-            if block == self.newest:
-                state = self.state.copy()
+            known = next((answer for answer in self._answers if answer.block == block), None)
+            if known is None:
+                state = self.state.copy() if block == self.newest else await self._fold(block)
+                known = _Copy(block, state, state.entries())
             else:
-                state = await self._fold(block)
-            self._keep(block, state)
-            return state
+                self._answers.remove(known)
+            self._answers.append(known)
+            self._drop_some()
+            return known.state
 
     async def _fold(self, block: BlockNumber) -> ChainState:
         """Fold on from the copy before `block`; return that copy itself if nothing happened since."""
@@ -99,16 +107,16 @@ class Folds:
         """Keep a copy of the state at `block`, if enough has happened since the newest one."""
         last = self._copies[-1].state.events_applied if self._copies else 0
         if self.state.events_applied - last >= EVENTS_BETWEEN_COPIES:
-            self._keep(block, self.state.copy())
+            self._copies.append(_Copy(block, self.state.copy(), self.state.entries()))
+            self._drop_some()
 
-    def _keep(self, block: BlockNumber, state: ChainState) -> None:
-        place = bisect_left(self._copies, block, key=_block_of)
-        if place < len(self._copies) and self._copies[place].block == block:
-            return
-        self._copies.insert(place, _Copy(block, state, state.entries()))
-        while len(self._copies) > COPIES_MAX or (
-            len(self._copies) > COPIES_MIN and sum(copy.entries for copy in self._copies) > ENTRIES_MAX
-        ):
+    def _drop_some(self) -> None:
+        def is_too_much() -> bool:
+            return sum(copy.entries for copy in (*self._copies, *self._answers)) > ENTRIES_MAX
+
+        while len(self._answers) > ANSWERS_MAX or (len(self._answers) > ANSWERS_MIN and is_too_much()):
+            del self._answers[0]
+        while len(self._copies) > COPIES_MAX or (len(self._copies) > COPIES_MIN and is_too_much()):
             del self._copies[self._least_missed()]
 
     def _least_missed(self) -> int:

@@ -27,6 +27,7 @@ from node.protocol.records import EpochParameters, EpochResult, RewardShare, Vot
 from node.protocol.results import summarise
 from node.protocol.rewards import subsidy
 from node.protocol.signatures import sign
+from node.protocol.slices import Slices
 from node.protocol.stages import Stage, first_block_of
 from node.services import forming
 from node.services.bundle_fetching import BundleFetching
@@ -165,8 +166,8 @@ def explain_otherwise(monkeypatch: pytest.MonkeyPatch, chatty: set[Address]) -> 
     """Have members form results that pay the same as the others', and say something else of why."""
 
     class Reworded(ResultInputs):
-        def form(self, bundles: Mapping[Address, VoteBundle]) -> EpochResult | None:
-            result = super().form(bundles)
+        def form(self, bundles: Mapping[Address, VoteBundle]) -> Slices[EpochResult | None]:
+            result = yield from super().form(bundles)
             return None if result is None else replace(result, available=TokenAmount(result.available + 1))
 
     form_honestly = FormingService._form

@@ -180,6 +180,8 @@ def test_every_past_state_is_the_fold_from_the_start_and_stays_so(
         patch.setattr(folds, "EVENTS_BETWEEN_COPIES", 3)
         patch.setattr(chain_state, "EPOCHS_KEPT", 2)
         patch.setattr(folds, "COPIES_MIN", 1)
+        patch.setattr(folds, "ANSWERS_MIN", 0)
+        patch.setattr(folds, "ANSWERS_MAX", 2)
         patch.setattr(folds, "COPIES_MAX", copies)
         patch.setattr(folds, "ENTRIES_MAX", entries)
         trio.run(ask_about, played)
@@ -232,7 +234,24 @@ async def test_a_question_folds_a_part_of_what_came_since_its_block(
             assert len(folded) <= back + 2 * BETWEEN
             folded.clear()
             await past.at(BlockNumber(BLOCKS - back))
-            assert not folded or back > BLOCKS // 2
+            assert not folded
+
+
+async def test_what_is_kept_is_bounded_in_number_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folds, "EVENTS_BETWEEN_COPIES", BETWEEN)
+    with chain() as played:
+        past = long_chain(played.tables, BLOCKS)
+        for block in range(BLOCKS, BLOCKS - 100, -1):
+            await past.at(BlockNumber(block))
+        assert (len(past._copies), len(past._answers)) == (folds.COPIES_MAX, folds.ANSWERS_MAX)
+        assert past.state.entries() > 0
+        monkeypatch.setattr(folds, "ENTRIES_MAX", 9 * past.state.entries())
+        await past.at(BlockNumber(1))
+        kept = (*past._copies, *past._answers)
+        assert sum(copy.entries for copy in kept) <= folds.ENTRIES_MAX
+        monkeypatch.setattr(folds, "ENTRIES_MAX", 0)
+        await past.at(BlockNumber(1))
+        assert (len(past._copies), len(past._answers)) == (folds.COPIES_MIN, folds.ANSWERS_MIN)
 
 
 async def test_who_asks_for_the_same_block_at_once_folds_once(
