@@ -10,9 +10,10 @@ import trio
 
 from netsim.clock import run_deterministically
 from netsim.content import ContentExchange, SimulatedContent
+from netsim.disks import Disk
 from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, Ledger, Transaction
 from netsim.network import Switchboard
-from netsim.node import Disk, NodePlan, new_disk, run_node
+from netsim.node import NodePlan, new_disk, run_node
 from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, NONCES_MAX, PARAMETERS
 from netsim.trace import Trace
 from node.ports import ContentUnavailableError, Provider
