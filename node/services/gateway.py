@@ -15,10 +15,10 @@ from node.protocol.records import ModelRecord
 from node.protocol.routing import ExecutorChoice, rank_executors
 from node.protocol.sampling import SamplingParameters
 from node.services.answers import AnswerPart, AnswerSummary
-from node.services.attempt import Desk
 from node.services.batches import BatchService
 from node.services.candidates import Prospect, is_faithful, once_per_participant, order_candidates
 from node.services.conductor import Conductor, readable
+from node.services.desk import Desk
 from node.services.embedding import Embedder
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError

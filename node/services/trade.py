@@ -9,7 +9,7 @@ import trio
 from node.ports import Network, WallClock
 from node.protocol.identifiers import Address
 from node.protocol.messages import Presence
-from node.services.attempt import Desk
+from node.services.desk import Desk
 from node.services.faults import FaultBook
 from node.services.frames import InferenceRequest
 from node.services.nearness import Nearness
