@@ -36,6 +36,7 @@ from node.protocol.chain_state import ChainState
 from node.protocol.draws import Prefill
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.records import EpochParameters, EpochResult, VoteBundle
+from node.protocol.slices import Slices
 from node.protocol.validation import SampleRule
 from node.protocol.weights import NodeKey
 from node.services import epochs, judging, validating, vote_checking
@@ -105,6 +106,36 @@ def remembering(
         return outcome[0]
 
     return remembered
+
+
+def remembering_slices(
+    function: Callable[Parameters, Slices[Result]], key: Callable[..., Hashable], *, entries_max: int
+) -> Callable[Parameters, Slices[Result]]:
+    """As `remembering`, for a computation in slices: it is done in the first one, and the others are empty.
+
+    There are as many as without, so that tasks take their turns as they would.
+    """
+
+    def all_at_once(*args: Parameters.args, **kwargs: Parameters.kwargs) -> tuple[Result, int]:
+        computation, slices = function(*args, **kwargs), 0
+        while True:
+            try:
+                next(computation)
+            except StopIteration as end:
+                result: Result = end.value
+                return result, slices
+            slices += 1
+
+    remembered = remembering(all_at_once, key, entries_max=entries_max)
+
+    @functools.wraps(function)
+    def replayed(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Slices[Result]:
+        result, slices = remembered(*args, **kwargs)
+        for _ in range(slices):
+            yield
+        return result
+
+    return replayed
 
 
 def interning(
@@ -208,7 +239,9 @@ def _functions() -> Functions:
         ),
         audit_sampling.AuditorLots.auditors: auditors,
         audit_sampling.AuditorLots.is_auditor: is_auditor,
-        results.form_epoch_result: remembering(results.form_epoch_result, _key_of_forming, entries_max=EPOCHS_KEPT),
+        results.form_epoch_result_in_slices: remembering_slices(
+            results.form_epoch_result_in_slices, _key_of_forming, entries_max=EPOCHS_KEPT
+        ),
         results.summarise: remembering(
             results.summarise, lambda result, content_cid: (_Same(result), content_cid), entries_max=EPOCHS_KEPT
         ),

@@ -113,7 +113,7 @@ class EvmChain:
     async def state_at(self, block: BlockNumber) -> ChainState:
         """Return the fold of all events up to and including `block`; waits until it is confirmed."""
         await self._watcher.until_confirmed(block)
-        return self._watcher.state_at(block)
+        return await self._watcher.state_at(block)
 
     def heads(self) -> AsyncIterator[Head]:
         """Yield the head now and after every change."""

@@ -17,8 +17,9 @@ import structlog
 import trio
 
 from node.chain.endpoints import WrongChainError
-from node.chain.event_codec import event_from_bytes, event_to_bytes
+from node.chain.event_codec import event_to_bytes
 from node.chain.event_decoder import EventDecoder
+from node.chain.folds import Folds
 from node.chain.rpc import Block, JsonRpc, RpcError, RpcUnavailableError, hash32, hex_bytes, quantity
 from node.ports import Head
 from node.protocol.chain_state import ChainState
@@ -118,12 +119,16 @@ class Watcher:
         self._calm_ranges = CALM_RANGES
         self._misfits = 0
         self._changed = trio.Event()
-        self.state = ChainState()
-        self._applied = BlockNumber(first_block - 1)
+        self._folds = Folds(tables, first_block)
         tip, confirmed = tables.tip(), tables.confirmed()
         before = BlockNumber(first_block - 1)
         self.head = Head(before if tip is None else tip[0], before if confirmed is None else max(before, confirmed))
-        self._apply_confirmed()
+        self._folds.advance(self.head.confirmed)
+
+    @property
+    def state(self) -> ChainState:
+        """The fold of all confirmed events."""
+        return self._folds.state
 
     async def run(self) -> None:
         """Follow the chain for ever. An outage is waited out and logged once when it begins and once when it ends.
@@ -257,14 +262,11 @@ class Watcher:
         while self.head.confirmed < block:
             await self._changed.wait()
 
-    def state_at(self, block: BlockNumber) -> ChainState:
-        """Fold all events up to `block`, which must be confirmed."""
+    async def state_at(self, block: BlockNumber) -> ChainState:
+        """Return the fold of all events up to `block`, which must be confirmed. Read only: all who ask get the same."""
         if block > self.head.confirmed:
             raise ValueError(f"block {block} is not confirmed yet (confirmed: {self.head.confirmed})")
-        state = ChainState()
-        for record in self._tables.events(after=self._first_block - 1, through=block):
-            state.apply(event_from_bytes(record))
-        return state
+        return await self._folds.at(block)
 
     async def _canonical_tip(self, newest: BlockNumber, at_tip: Block | None) -> tuple[BlockNumber, Hash32] | None:
         """Return the newest block taken in that is still on the chain, forgetting those that are not. `at_tip` is the
@@ -436,18 +438,13 @@ class Watcher:
 
     def _advance(self, number: BlockNumber, final: int) -> None:
         self.head = Head(number, self._confirmed_at(number, final))
-        self._apply_confirmed()
+        self._folds.advance(self.head.confirmed)
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
     def _confirmed_at(self, tip: BlockNumber, final: int) -> BlockNumber:
         """Return the newest confirmed block once `tip` is taken in; it never goes back."""
         return BlockNumber(max(self.head.confirmed, min(tip, final)))
-
-    def _apply_confirmed(self) -> None:
-        for record in self._tables.events(after=self._applied, through=self.head.confirmed):
-            self.state.apply(event_from_bytes(record))
-        self._applied = BlockNumber(max(self._applied, self.head.confirmed))
 
 
 def _what_logs_say(result: Any) -> object:

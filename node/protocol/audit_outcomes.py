@@ -40,6 +40,7 @@ from node.protocol.omissions import EMPTY_BOOK, proven_omissions
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
+from node.protocol.slices import Pace, Slices, finish
 from node.protocol.tails import makes_vectors
 from node.protocol.vector_audits import VECTORS
 from node.protocol.verdicts import Verdict
@@ -71,6 +72,8 @@ UNCONFIRMED = "unconfirmed"
 NOT_AUDITED = "not-audited"
 JUDGES_MIN = 2
 """Members who must agree to look: where a model has fewer others, one could ruin the only rival it has."""
+DRAW_AS_ITEMS, OUTCOME_AS_ITEMS, CHALLENGE_AS_ITEMS = 64, 64, 256
+"""What they cost, against an item of a slice."""
 
 BandOf = Callable[[Address, NodeId, ModelId], HonestBand]
 Node = tuple[Address, NodeId, ModelId]
@@ -126,6 +129,17 @@ def audit_outcomes(
     weights: Mapping[Address, int],
     band_of: BandOf,
 ) -> tuple[AuditOutcome, ...]:
+    """Return the outcomes of this epoch's audits: see `audit_outcomes_in_slices`."""
+    return finish(audit_outcomes_in_slices(previous, seeds, bundles, weights, band_of))
+
+
+def audit_outcomes_in_slices(
+    previous: EpochResult | None,
+    seeds: AuditSeeds | None,
+    bundles: Mapping[Address, VoteBundle],
+    weights: Mapping[Address, int],
+    band_of: BandOf,
+) -> Slices[tuple[AuditOutcome, ...]]:
     """Return the outcomes of this epoch's audits, ascending by (executor, node id, model id).
 
     `previous` is the newest result before this epoch: its books are what was drawn from; its group audits; its
@@ -134,7 +148,7 @@ def audit_outcomes(
     """
     if previous is None or seeds is None:
         return ()
-    found: dict[Node, _Found] = {}
+    found, pace = dict[Node, _Found](), Pace()
     by_draw, lots = _by_draw(bundles), AuditorLots(seeds.draw, previous.group)
     for committed in previous.books:
         seen: set[Hash32] = set()
@@ -143,12 +157,15 @@ def audit_outcomes(
             auditors = lots.auditors(committed.executor, draw) if cast else ()
             votes = {auditor: cast[auditor] for auditor in auditors if auditor in cast}
             _take_draw(committed.executor, votes, weights, band_of, found, seen)
+            if pace.is_over(DRAW_AS_ITEMS if cast else 1):
+                yield
     for signed in proven_omissions(previous, bundles).values():
         receipt = signed.receipt
         of_node = found.setdefault((receipt.executor, receipt.node_id, receipt.model_id), _Found())
         of_node.omitted += 1
         of_node.is_bookless = book_of(previous.books, receipt.executor) is None
-    for digest, signed in _challenges(previous, bundles, weights).items():
+    challenges = yield from _challenges(previous, bundles, weights)
+    for digest, signed in challenges.items():
         receipt = signed.receipt
         of_node = found.setdefault((receipt.executor, receipt.node_id, receipt.model_id), _Found())
         of_node.challenged.append((receipt.payer, digest))
@@ -168,24 +185,29 @@ def audit_outcomes(
         outcome = _outcome(node, of_node, known, again, chosen)
         if outcome is not None:
             outcomes.append(outcome)
+        if pace.is_over(OUTCOME_AS_ITEMS):
+            yield
     return tuple(outcomes)
 
 
 def _challenges(
     previous: EpochResult, bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int]
-) -> dict[Hash32, SignedReceipt]:
+) -> Slices[dict[Hash32, SignedReceipt]]:
     """Return the answers that members challenge, by receipt: only what both sides signed.
 
     And only of executors that are members or have a book: anybody makes up a key that signs whatever it is told to.
     """
-    found = {
-        receipt_digest(signed.receipt): signed
-        for validator, bundle in bundles.items()
-        if weights.get(validator, 0) > 0
-        for signed in bundle.challenges
-        if weights.get(signed.receipt.executor, 0) > 0 or book_of(previous.books, signed.receipt.executor) is not None
-        if is_signed_by_executor(signed) and is_signed_by_payer(signed)
-    }
+    found, pace = dict[Hash32, SignedReceipt](), Pace()
+    for validator, bundle in bundles.items():
+        if weights.get(validator, 0) <= 0:
+            continue
+        for signed in bundle.challenges:
+            executor = signed.receipt.executor
+            is_known = weights.get(executor, 0) > 0 or book_of(previous.books, executor) is not None
+            if is_known and is_signed_by_executor(signed) and is_signed_by_payer(signed):
+                found[receipt_digest(signed.receipt)] = signed
+            if pace.is_over(CHALLENGE_AS_ITEMS):
+                yield
     return dict(sorted(found.items()))
 
 

@@ -25,6 +25,7 @@ from node.protocol.history import HistoryKey, extend, is_beyond, still_known
 from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, Hash32
 from node.protocol.nonces import BATCH_NONCES_MAX
 from node.protocol.records import PocCommit, PocVote, VoteBundle
+from node.protocol.slices import Pace, Slices, finish
 from node.protocol.validation import SMALL_SAMPLE, SampleRule, judge
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
@@ -47,6 +48,8 @@ WIDE_SHARE_PARTS = 3
 """Widely judged is what a third of the others' weight found valid: no cartel below a third reaches it alone."""
 THIN_POOL_PARTS = 9
 """Thinly judged batches share one part where widely judged ones have nine: a tenth of all."""
+DECIDED_AS_ITEMS = 16
+"""What it costs to decide on a batch, against an item of a slice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +94,35 @@ def node_outcomes(
     *,
     is_first: bool,
 ) -> PocFindings:
+    """Return what becomes of every batch in `commits`: see `node_outcomes_in_slices`."""
+    return finish(node_outcomes_in_slices(epoch, commits, bundles, weights, rules, histories, is_first=is_first))
+
+
+def node_outcomes_in_slices(
+    epoch: EpochNumber,
+    commits: Mapping[NodeKey, PocCommit],
+    bundles: Mapping[Address, VoteBundle],
+    weights: Mapping[Address, int],
+    rules: Mapping[NodeKey, SampleRule],
+    histories: Sequence[SampleHistory],
+    *,
+    is_first: bool,
+) -> Slices[PocFindings]:
     """Return what becomes of every batch in `commits`.
 
     `bundles` are the checked bundles (`check_bundle`) by validator; `weights` those of the group in charge; `rules` of
     `rules_of`; `histories` those of the newest result before. `is_first`: there is none before; the founders' group is
     taken at its word for models that few can judge, for its weights are no measure yet.
     """
-    votes = _count_votes(commits, bundles, weights)
+    votes = yield from _count_votes(commits, bundles, weights)
     total = sum(weights.values())
     roots = _shared_roots(commits.values())
-    outcomes = {
-        key: _decide(commit, rules.get(key), votes[key], weights.get(key[0], 0), total, commit.root in roots)
-        for key, commit in commits.items()
-    }
+    outcomes, pace = dict[NodeKey, NodeOutcome](), Pace()
+    for key, commit in commits.items():
+        own = weights.get(key[0], 0)
+        outcomes[key] = _decide(commit, rules.get(key), votes[key], own, total, commit.root in roots)
+        if pace.is_over(DECIDED_AS_ITEMS):
+            yield
     kept = _test_histories(epoch, outcomes, rules, histories)
     if not is_first:
         _limit_thinly_judged(outcomes, votes, weights)
@@ -115,8 +134,8 @@ def node_outcomes(
 
 def _count_votes(
     commits: Mapping[NodeKey, PocCommit], bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int]
-) -> dict[NodeKey, _Votes]:
-    votes = {key: _Votes() for key in commits}
+) -> Slices[dict[NodeKey, _Votes]]:
+    votes, pace = {key: _Votes() for key in commits}, Pace()
     for validator, bundle in bundles.items():
         weight = weights.get(validator, 0)
         if weight <= 0:
@@ -125,6 +144,8 @@ def _count_votes(
             found = votes.get((vote.participant, vote.node_id))
             if found is not None and vote.participant != validator:
                 found.add(vote, weight)
+        if pace.is_over(len(bundle.votes)):
+            yield
     return votes
 
 

@@ -7,13 +7,13 @@ from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
 from node.protocol.audit_bands import bands_of
-from node.protocol.audit_outcomes import audit_outcomes, committed_books
+from node.protocol.audit_outcomes import audit_outcomes_in_slices, committed_books
 from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
 from node.protocol.due_books import books_before, missing_books
 from node.protocol.findings import SCORE_FULL, NodeFate, NodeOutcome, SettledShare
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
-from node.protocol.outcomes import node_outcomes
+from node.protocol.outcomes import node_outcomes_in_slices
 from node.protocol.penalties import fraudulent, penalties
 from node.protocol.records import (
     UINT64_MAX,
@@ -29,7 +29,8 @@ from node.protocol.records import (
     VoteBundle,
 )
 from node.protocol.rewards import accumulate, get_settle_amounts, pot, rewards_root, subsidy
-from node.protocol.scores import participant_scores, presences
+from node.protocol.scores import participant_scores_in_slices, presences_in_slices
+from node.protocol.slices import Slices, finish
 from node.protocol.tails import validator_outcomes
 from node.protocol.throughput import (
     is_scaling_voted,
@@ -72,6 +73,34 @@ def form_epoch_result(
     selected: Set[NodeKey] = frozenset(),
     next_parameters: EpochParameters | None = None,
 ) -> EpochResult | None:
+    """Form the result of `epoch`: see `form_epoch_result_in_slices`."""
+    return finish(
+        form_epoch_result_in_slices(
+            epoch,
+            state,
+            parameters,
+            bundles,
+            previous,
+            rules=rules,
+            audit_seeds=audit_seeds,
+            selected=selected,
+            next_parameters=next_parameters,
+        )
+    )
+
+
+def form_epoch_result_in_slices(
+    epoch: EpochNumber,
+    state: ChainState,
+    parameters: EpochParameters,
+    bundles: Mapping[Address, VoteBundle],
+    previous: EpochResult | None,
+    *,
+    rules: Mapping[NodeKey, SampleRule] | None = None,
+    audit_seeds: AuditSeeds | None = None,
+    selected: Set[NodeKey] = frozenset(),
+    next_parameters: EpochParameters | None = None,
+) -> Slices[EpochResult | None]:
     """Form the result of `epoch`.
 
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and
@@ -87,7 +116,7 @@ def form_epoch_result(
     """
     frozen = EpochGroup(epoch, (), ()) if previous is None else replace(previous.group, epoch=epoch)
     weights = dict(state.group_weights(epoch))
-    seen = presences({participant for participant, _ in selected}, weights, bundles)
+    seen = yield from presences_in_slices({participant for participant, _ in selected}, weights, bundles)
     kept = {key for key in selected if state.counts(key[0], epoch) and seen[key[0]] >= SERVING_PRESENCE_MIN}
     preserved = validate_throughput_performance(
         preserved_weights(frozen, kept),
@@ -97,7 +126,7 @@ def form_epoch_result(
         is_on=is_scaling_voted(bundles, weights),
     )
     committed = {key: commit for key, commit in state.poc_commits.get(epoch, {}).items() if key not in preserved}
-    found = node_outcomes(
+    found = yield from node_outcomes_in_slices(
         epoch,
         {key: commit for key, commit in committed.items() if state.counts(key[0], epoch)},
         bundles,
@@ -108,9 +137,11 @@ def form_epoch_result(
     )
     nodes = _with_others(found.nodes, committed, frozen, preserved)
     bands = bands_of(state, previous.group if previous else None)
-    audits = audit_outcomes(previous, audit_seeds, bundles, weights, bands)
+    audits = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands)
     validators = validator_outcomes(bundles, weights)
-    scores = participant_scores(frozen, weights, nodes, audits, bundles, validators)
+    yield
+    scores = yield from participant_scores_in_slices(frozen, weights, nodes, audits, bundles, validators)
+    yield
     decided = penalties(frozen, state.participants.keys(), nodes, audits, scores, bundles)
     offenders = fraudulent(decided)
     points = {score.participant: score.per_mille for score in scores}
@@ -120,10 +151,15 @@ def form_epoch_result(
     group = _next_group(EpochNumber(epoch + 1), state, served, able, points)
     if not group.members:
         return None
+    yield
     earning = participant_weights(node_weights)
-    models_of = {(participant, model_id) for (participant, _), model_id in served.items()}
+    models_of: dict[Address, set[tuple[Address, ModelId]]] = {account: set() for account in earning}
+    for (participant, _), model_id in served.items():
+        models_of[participant].add((participant, model_id))
     covering = {
-        account for account in earning if get_participant_model_coverage(account, models_of, state.models.values())
+        account
+        for account in earning
+        if get_participant_model_coverage(account, models_of[account], state.models.values())
     }
     available = TokenAmount(subsidy(epoch, parameters) + pot(epoch, state.work_coins_added, state.results, parameters))
     earned = get_settle_amounts(earning, covering, available, points, offenders)

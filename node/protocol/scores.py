@@ -37,6 +37,7 @@ from node.protocol.findings import (
 )
 from node.protocol.identifiers import Address, ModelId
 from node.protocol.records import EpochGroup, PocVote, VoteBundle
+from node.protocol.slices import Pace, Slices, finish
 from node.protocol.verdicts import Verdict
 
 QUALITY_TENTHS, SPEED_TENTHS, AVAILABILITY_TENTHS, PARTICIPATION_TENTHS = 4, 3, 2, 1
@@ -56,6 +57,9 @@ UNAUDITED_POINTS = 500
 """Points at most for answers that were drawn for audit and left unjudged for want of time."""
 NO_TIME = "no-time"
 """The reason of a vote that was not given in time. Lacking the model or the data costs nothing."""
+
+MEASURED_AS_ITEMS, SCORED_AS_ITEMS = 4, 16
+"""What they cost, against an item of a slice."""
 
 REASONS = {
     "audit-failed": "audits proved that its answers are not the model's",
@@ -82,6 +86,18 @@ def participant_scores(
     bundles: Mapping[Address, VoteBundle],
     validators: Sequence[ValidatorOutcome] = (),
 ) -> tuple[ParticipantScore, ...]:
+    """Return the scores: see `participant_scores_in_slices`."""
+    return finish(participant_scores_in_slices(group, weights, nodes, audits, bundles, validators))
+
+
+def participant_scores_in_slices(
+    group: EpochGroup,
+    weights: Mapping[Address, int],
+    nodes: Sequence[NodeOutcome],
+    audits: Sequence[AuditOutcome],
+    bundles: Mapping[Address, VoteBundle],
+    validators: Sequence[ValidatorOutcome] = (),
+) -> Slices[tuple[ParticipantScore, ...]]:
     """Return the scores of every member of the group in charge and of whoever else proved compute; by participant.
 
     `weights` are the weights in charge. `group` is what was frozen for the epoch: who had to be there is taken from it,
@@ -95,10 +111,9 @@ def participant_scores(
         audits_of.setdefault(audit.executor, []).append(audit)
     due_of = {member.participant: len(member.ml_nodes) for member in group.members}
     made_up = {found.validator: found.reason for found in validators if found.fate is Verdict.INVALID}
-    ratios = _speed_ratios(bundles)
-    seen = presences(accounts, weights, bundles) if group.members else {}
-    total = sum(weights.values())
-    scores = []
+    ratios = yield from _speed_ratios(bundles)
+    seen = (yield from presences_in_slices(accounts, weights, bundles)) if group.members else {}
+    total, scores, pace = sum(weights.values()), list[ParticipantScore](), Pace()
     for account in accounts:
         own, audited = nodes_of.get(account, []), audits_of.get(account, [])
         quality = _quality(own, audited)
@@ -116,15 +131,30 @@ def participant_scores(
             + PARTICIPATION_TENTHS * participation.per_mille
         ) // 10
         scores.append(ParticipantScore(account, quality, speed, availability, participation, points))
+        if pace.is_over(SCORED_AS_ITEMS):
+            yield
     return tuple(scores)
 
 
 def presences(
     accounts: Iterable[Address], weights: Mapping[Address, int], bundles: Mapping[Address, VoteBundle]
 ) -> dict[Address, int]:
+    """Return what others saw of each account: see `presences_in_slices`."""
+    return finish(presences_in_slices(accounts, weights, bundles))
+
+
+def presences_in_slices(
+    accounts: Iterable[Address], weights: Mapping[Address, int], bundles: Mapping[Address, VoteBundle]
+) -> Slices[dict[Address, int]]:
     """Return, in thousandths of the epoch, how much of it others saw of each account; full where they say nothing."""
-    seen, total = _sightings(bundles), sum(weights.values())
-    return {account: _presence(account, seen.get(account, {}), weights, total) for account in accounts}
+    seen = yield from _sightings(bundles)
+    total, found, pace = sum(weights.values()), dict[Address, int](), Pace()
+    for account in accounts:
+        of_account = seen.get(account, {})
+        found[account] = _presence(account, of_account, weights, total)
+        if pace.is_over(1 + len(of_account)):
+            yield
+    return found
 
 
 def weighted_median(values: Iterable[tuple[int, int]]) -> int:
@@ -218,21 +248,23 @@ def _presence(account: Address, seen: Mapping[Address, int], weights: Mapping[Ad
     return SCORE_FULL - max(0, missed - ABSENCE_FORGIVEN)
 
 
-def _sightings(bundles: Mapping[Address, VoteBundle]) -> dict[Address, dict[Address, int]]:
+def _sightings(bundles: Mapping[Address, VoteBundle]) -> Slices[dict[Address, dict[Address, int]]]:
     """By participant: what each witness saw of it."""
-    seen: dict[Address, dict[Address, int]] = {}
+    seen, pace = dict[Address, dict[Address, int]](), Pace()
     for witness, bundle in bundles.items():
         for sighting in bundle.observations.sightings:
             seen.setdefault(sighting.participant, {})[witness] = sighting.per_mille
+        if pace.is_over(len(bundle.observations.sightings)):
+            yield
     return seen
 
 
-def _speed_ratios(bundles: Mapping[Address, VoteBundle]) -> dict[Address, dict[Address, int]]:
+def _speed_ratios(bundles: Mapping[Address, VoteBundle]) -> Slices[dict[Address, dict[Address, int]]]:
     """By executor: for each gateway, its time against the median of the others it measured, in thousandths.
 
     Of several models that an executor serves, its best counts: a gateway measures each against its own peers.
     """
-    ratios: dict[Address, dict[Address, int]] = {}
+    ratios, pace = dict[Address, dict[Address, int]](), Pace()
     for gateway, bundle in bundles.items():
         by_model: dict[ModelId, list[SpeedMeasure]] = {}
         for measure in bundle.observations.measures:
@@ -240,13 +272,22 @@ def _speed_ratios(bundles: Mapping[Address, VoteBundle]) -> dict[Address, dict[A
                 by_model.setdefault(measure.model_id, []).append(measure)
         for measures in by_model.values():
             times = {measure.executor: _micro_seconds(measure) for measure in measures}
-            for executor, time in times.items():
-                others = [(other, 1) for name, other in times.items() if name != executor]
-                if others:
-                    ratio = SCORE_FULL * time // max(1, weighted_median(others))
-                    known = ratios.setdefault(executor, {})
-                    known[gateway] = min(ratio, known.get(gateway, ratio))
+            for executor, median in _medians_of_others(times).items():
+                ratio = SCORE_FULL * times[executor] // max(1, median)
+                known = ratios.setdefault(executor, {})
+                known[gateway] = min(ratio, known.get(gateway, ratio))
+        if pace.is_over(MEASURED_AS_ITEMS * len(bundle.observations.measures)):
+            yield
     return ratios
+
+
+def _medians_of_others(times: Mapping[Address, int]) -> dict[Address, int]:
+    """For each executor, the lower median of the times of all others; nothing for one that is alone."""
+    ordered = sorted((time, executor) for executor, time in times.items())
+    if len(ordered) == 1:
+        return {}
+    place = (len(ordered) - 2) // 2
+    return {executor: ordered[place + (rank <= place)][0] for rank, (_, executor) in enumerate(ordered)}
 
 
 def _micro_seconds(measure: SpeedMeasure) -> int:

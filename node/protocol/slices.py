@@ -13,6 +13,21 @@ ITEMS_PER_SLICE = 1024
 """Items, of some microseconds each, between two looks at what else there is to do."""
 
 
+class Pace:
+    """Says when a slice is long enough, by the items of work that are done."""
+
+    def __init__(self) -> None:
+        self._done = 0
+
+    def is_over(self, items: int) -> bool:
+        """Count `items` more; True if that ends the slice, and the next one begins."""
+        self._done += items
+        if self._done < ITEMS_PER_SLICE:
+            return False
+        self._done = 0
+        return True
+
+
 def finish(computation: Slices[Found]) -> Found:
     """Run a computation to its end, at once."""
     while True:

@@ -1,30 +1,28 @@
-"""One executor's part of an answer, from the gateway's side: takes tokens, pays for them, checks the receipt."""
+"""One executor's part of an answer, from the gateway's side: takes tokens, has them paid, checks the receipt."""
 
-import contextlib
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import structlog
 import trio
 
-from node.ports import Call, CallFailedError, Chain, Store
+from node.ports import Call, CallFailedError
 from node.protocol.claims import NOT_ASKED, ClaimsHash, claims_of
-from node.protocol.codec import to_bytes
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.identifiers import TokenAmount
-from node.protocol.pricing import next_receipts_root, price, receipt_digest
+from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import countersigned, is_signed_by_executor
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.seeds import SeedShareError
 from node.services.answers import AnswerPart, AnswerSummary
+from node.services.call_debt import CallDebt
 from node.services.checks import TokenChecks, check_opening, read_frame
+from node.services.desk import Desk
 from node.services.faults import ExecutorFaultError, Fault
 from node.services.frames import (
     ExecutorFrame,
     InferenceRequest,
     Opening,
-    Payment,
     SignedVoucherFrame,
     Tokens,
     asking_of,
@@ -32,41 +30,22 @@ from node.services.frames import (
 from node.services.groups import sole_error
 from node.services.outlet import Outlet
 from node.services.patience import CLOSING_SECONDS_MAX, PATIENT_TOKENS, SLOW_SECONDS_MIN, Patience
-from node.services.payment_rounds import PaymentRounds, Round
-from node.services.payments import PayerBook
 from node.services.receipting import answer_evidence, is_the_same_answer, receipt_of
 from node.services.seeding import AnswerSeed, seed_of_opening
-from node.services.terms import NOTHING, unit_price_of
 from node.services.timing import position
 from node.services.token_frames import read_plain_tokens
 from node.services.transcript import Continuation, DiffersError, Transcript
 from node.services.unreceived import tokens_given_at_most
 from node.services.vouchers import PaymentError
 
-__all__ = ["AnswerPart", "AnswerSummary", "Attempt", "Desk"]  # others know the first two by this module
+__all__ = ["AnswerPart", "AnswerSummary", "Attempt"]  # others know the first two by this module
 
 log = structlog.get_logger(__name__)
 
 ACKNOWLEDGE_SECONDS_MAX = 5.0
 """How long an executor may take to book its last voucher."""
-
-
-LEAVING_SECONDS_MAX = 0.5
-"""For the last payment to an executor that is left because its user goes."""
 WATCH_SLACK = 0.2
 """Part of the silence allowed by which the watch may be early."""
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What an attempt needs of its gateway."""
-
-    chain: Chain
-    store: Store
-    payer: PayerBook
-    rounds: PaymentRounds
-    answers_kept_max: int = 0
-    """How many answers are kept with their receipts; 0: none."""
 
 
 class Attempt:
@@ -115,24 +94,6 @@ class Attempt:
         self._seed: AnswerSeed | None = None
         self._checks: TokenChecks | None = None
         self._claims = None if request.logprobs is None else ClaimsHash()
-        self._unit_price = unit_price_of(desk.chain.parameters.unit_price, is_free=request.free)
-        self._step_price = 0
-        self._step_tokens = 0
-        self._due_tokens = math.inf
-        """How many tokens make the next voucher due or, once it is, urgent."""
-        self._paid = 0
-        """Booked for this attempt."""
-        self._telling = 0
-        """Of it, what a voucher was sent for, or is about to be."""
-        self._told = 0
-        """Of it, what the executor was sent a voucher for."""
-        self._round: Round | None = None
-        """The round that this attempt opened and has to pay."""
-        self._is_in_round = False
-        self._due = trio.Event()
-        self._paying = trio.Lock()
-        self._unpaid: PaymentError | None = None
-        """Why what came could not be paid."""
         self._last_frame = b""
         self._fault: Exception | None = None
         """What was wrong with a piece when nobody was there to be told of it."""
@@ -142,6 +103,7 @@ class Attempt:
         """All that came in this attempt, those that were made once more included."""
         self.has_receipt = False
         """Whether it ended as it should, with a receipt that is kept."""
+        self._debt = CallDebt(desk, call, request, model, summary, self.token_ids)
         self.first_seconds: float | None = None
         """From the call to the first token."""
 
@@ -153,7 +115,7 @@ class Attempt:
     @property
     def tokens_given_at_most(self) -> int:
         """As many tokens an honest executor may have given, with those that are on the way."""
-        return tokens_given_at_most(len(self.token_ids), 2 * self._step_tokens, is_free=self._request.free)
+        return tokens_given_at_most(len(self.token_ids), self._debt.unpaid_tokens_max, is_free=self._request.free)
 
     @property
     def token_seconds(self) -> float | None:
@@ -174,10 +136,10 @@ class Attempt:
         except (CallFailedError, PaymentError):
             raise
         except BaseException:  # the user goes; of two tasks that are cancelled, trio may raise a group
-            await self._pay_what_is_due()
+            await self._debt.pay_what_is_due()
             raise
         finally:
-            self._desk.rounds.leave(self._request.executor, self)
+            self._debt.leave()
 
     async def _run(self) -> None:
         first = await self._next_frame()
@@ -187,11 +149,11 @@ class Attempt:
         self._call.hand_to(self._take_now)
         with sole_error():
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keep_paying, nursery.cancel_scope)
+                nursery.start_soon(self._debt.keep_paying, nursery.cancel_scope)
                 await self._take_all(checks)
                 nursery.cancel_scope.cancel()
-        if self._unpaid is not None:
-            raise self._unpaid
+        if self._debt.unpaid is not None:
+            raise self._debt.unpaid
 
     async def _take_all(self, checks: TokenChecks) -> None:
         while True:
@@ -201,7 +163,7 @@ class Attempt:
                 await self._take(frame.tokens)
                 if self._transcript.finish_reason and not frame.tokens.finish_reason:
                     self._watch_until(trio.current_time() + CLOSING_SECONDS_MAX)
-                    await self._pay()  # a stop text that it could not see: it began in another's tokens
+                    await self._debt.pay()  # a stop text that it could not see: it began in another's tokens
                     return
             elif frame.closing is not None:
                 if not checks.is_complete:
@@ -210,11 +172,6 @@ class Attempt:
                 return
             else:
                 raise ExecutorFaultError(Fault.OUT_OF_TURN, "a second opening")
-
-    @property
-    def _owed(self) -> TokenAmount:
-        """Price of all that came in this attempt, the prompt included."""
-        return price(len(self._prompt_ids), len(self.token_ids), self._model, self._unit_price)
 
     async def _next_frame(self) -> ExecutorFrame:
         self._asked_at = trio.current_time()
@@ -250,13 +207,8 @@ class Attempt:
         self._prompt_ids = opening.prompt_ids
         self._by_rule = opening.by_rule
         self._seed = self._seed_of(opening)
-        # Half of the allowance: the voucher is there before the executor would have to wait for it.
-        self._step_tokens = max(1, opening.unpaid_tokens_max // 2)
-        self._step_price = price(0, self._step_tokens, self._model, self._unit_price)
-        self._set_next_step()
         self._checks = TokenChecks(self._request, opening, self._model.context_length)
-        if self._step_price > 0:  # the prompt is a step of its own
-            self._pay_soon()
+        self._debt.begin(len(self._prompt_ids), opening.unpaid_tokens_max)
         return self._checks
 
     async def _adopt(self, newest: SignedVoucherFrame | None) -> None:
@@ -286,10 +238,10 @@ class Attempt:
         part = self._add(tokens)
         if part is not None:
             await self._hand_over(part)
-        if len(self.token_ids) >= self._due_tokens:
-            self._pay_soon()
+        if len(self.token_ids) >= self._debt.due_tokens:
+            self._debt.pay_soon()
         if self._is_slow(self._waited):
-            await self._pay_what_is_due()  # slow is not dishonest
+            await self._debt.pay_what_is_due()  # slow is not dishonest
             raise ExecutorFaultError(Fault.SLOW, f"{len(self.token_ids)} tokens in {self._waited:.0f} s")
 
     def _take_now(self, data: bytes) -> bool:
@@ -317,8 +269,8 @@ class Attempt:
         except Exception as fault:  # told where it ends this answer only
             self._fault = fault
             return False
-        if len(self.token_ids) >= self._due_tokens:
-            self._pay_soon()
+        if len(self.token_ids) >= self._debt.due_tokens:
+            self._debt.pay_soon()
         if is_whole or self._watched_until - now < self._patience.silence * (1 - WATCH_SLACK):
             self._watch_until(self._deadline(now))
         return True
@@ -365,16 +317,6 @@ class Attempt:
         if not summary.prompt_tokens:
             summary.prompt_tokens = len(self._prompt_ids) - len(self._request.prefix)
 
-    async def _pay_what_is_due(self) -> None:
-        """Leave without debts: the user goes, what came before is paid. A voucher that comes too late for this call is
-        made good by the next one.
-        """
-        if self._owed == self._told:
-            return
-        leaving = trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVING_SECONDS_MAX)
-        with leaving, contextlib.suppress(PaymentError):
-            await self._pay()
-
     async def _settle(self, signed: SignedReceipt) -> None:
         """Check the receipt against what came, sign it, keep it, pay exactly its price."""
         self._check_receipt(signed)
@@ -382,7 +324,7 @@ class Attempt:
         signed = countersigned(signed, self._desk.chain.sign(receipt_digest(signed.receipt)))
         self._desk.store.save_receipt(signed, self._evidence(), answers_kept_max=self._desk.answers_kept_max)
         self.has_receipt = True
-        await self._pay(signed)
+        await self._debt.pay(signed)
         await self._until_acknowledged()
 
     def _evidence(self) -> AnswerEvidence | None:
@@ -400,100 +342,6 @@ class Attempt:
             except (trio.EndOfChannel, CallFailedError) as end:
                 log.debug("a call ended", peer=self._call.peer_id, how=repr(end))
 
-    def _set_next_step(self) -> None:
-        """Say when the next step is due: counted once for each payment, and not for each token."""
-        self._is_in_round = False
-        if self._step_price > 0:
-            per_token = price(0, 1, self._model, self._unit_price)
-            self._due_tokens = -(-(self._paid + self._step_price) // per_token) - len(self._prompt_ids)
-
-    def _pay_soon(self) -> None:
-        """A step is due, or cannot wait any more: then half of what was left to give unpaid is given too."""
-        rounds, executor = self._desk.rounds, self._request.executor
-        if self._is_in_round:
-            self._due_tokens = math.inf
-            rounds.hurry(executor)
-            return
-        given = len(self.token_ids)
-        urgent = self._due_tokens + self._step_tokens // 2
-        self._is_in_round = urgent > given  # else the executor waits for this voucher already
-        self._due_tokens = urgent if self._is_in_round else math.inf
-        self._round = rounds.join(executor, self) if self._is_in_round else None
-        if self._round is not None or not self._is_in_round:
-            self._due.set()
-
-    async def _keep_paying(self, scope: trio.CancelScope) -> None:
-        """Pay for the prompt, and then for each step: beside taking tokens, for nobody is to wait for a disk."""
-        while True:
-            await self._due.wait()
-            self._due = trio.Event()
-            opened, self._round = self._round, None
-            if opened is not None and not await self._desk.rounds.until_over(self._request.executor, opened):
-                continue  # somebody else has paid for all in it
-            try:
-                await self._pay()
-            except PaymentError as error:
-                self._unpaid = error
-                scope.cancel()
-                return
-
-    def missing(self) -> int:
-        """What it owes and is not booked yet."""
-        return self._owed - self._paid
-
-    def book(self, amount: int) -> int:
-        """So much more was signed for; return what was in all."""
-        self._paid += amount
-        self._summary.price += amount
-        self._set_next_step()
-        return self._paid
-
-    def tell(self, frame: SignedVoucherFrame, paid: int) -> None:
-        """Send a voucher that was signed for others too, if that takes no waiting and nothing is ahead of it."""
-        if paid <= self._telling:
-            return
-        if self._paying.locked() or not self._call.may_send_now:
-            self.wake()
-            return
-        self._call.send_now(to_bytes(Payment(frame, TokenAmount(paid), b"")))
-        self._telling = self._told = paid
-
-    def wake(self) -> None:
-        """Pay what is owed, at once."""
-        self._round = None  # not to be waited for, and perhaps somebody else's by now; if it is open, paying ends it
-        self._due.set()
-
-    async def _pay(self, signed: SignedReceipt | None = None) -> None:
-        """Pay what is owed for this attempt; with `signed`, also countersign it, for it is complete."""
-        executor, payer, rounds = self._request.executor, self._desk.payer, self._desk.rounds
-        signature = signed.payer_signature if signed else b""
-        if self._request.free:
-            if signed is not None:
-                await self._send(Payment(None, NOTHING, signature))
-            return
-        if self._paying.locked():
-            await self._paying.acquire()
-        else:
-            self._paying.acquire_nowait()  # without the turn that trio takes for a free lock
-        try:  # what was paid in all is told in the order in which it grew
-            if signed is None and self._owed <= self._told:
-                return  # somebody else has paid it meanwhile
-            root = next_receipts_root(payer.receipts_root(executor), signed.receipt) if signed else None
-            payment = rounds.sign(executor, self, root)
-            await rounds.publish(payment)
-            self._telling = payment.paid
-            await self._send(Payment(payment.frame, TokenAmount(payment.paid), signature))
-            self._told = payment.paid
-        finally:
-            self._paying.release()
-
-    async def _send(self, payment: Payment) -> None:
-        """Send a payment. If the call has ended, what came before its end is still to be read, and then says why."""
-        try:
-            await self._call.send(to_bytes(payment))
-        except CallFailedError as error:
-            log.debug("a payment found the call ended", peer=self._call.peer_id, reason=str(error))
-
     def _check_receipt(self, signed: SignedReceipt) -> None:
         """Every figure that is paid for must be one that was seen here."""
         seen = receipt_of(
@@ -501,7 +349,7 @@ class Attempt:
             self._model,
             self._prompt_ids,
             self.token_ids,
-            self._unit_price,
+            self._debt.unit_price,
             epoch=position(self._desk.chain).epoch,
             node_id=signed.receipt.node_id,
             at=signed.receipt.at,

@@ -5,23 +5,22 @@ coming (a *hedge*); whoever gives a token first goes on, the other is cancelled 
 the next goes on after what came. All of this ends with the answer, or when nobody is left.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
 import trio
 
-from node.ports import CallFailedError, Network, WallClock
+from node.ports import CallFailedError
 from node.protocol.codec import to_bytes
 from node.protocol.identifiers import Address, TokenAmount
-from node.protocol.messages import Presence
 from node.protocol.pricing import price, tokens_commitment
 from node.protocol.records import ModelRecord
 from node.protocol.routing import ExecutorChoice
 from node.protocol.seeds import SeedShareError
 from node.services.answers import AnswerPart, AnswerSummary
-from node.services.attempt import Attempt, Desk
+from node.services.attempt import Attempt
+from node.services.candidate_line import EXECUTORS_TRIED_MAX, CandidateLine
 from node.services.checks import prompt_tokens_max
 from node.services.errors import GatewayError
 from node.services.faults import (
@@ -30,7 +29,6 @@ from node.services.faults import (
     Evidence,
     ExecutorFaultError,
     Fault,
-    FaultBook,
 )
 from node.services.frames import (
     METHOD,
@@ -41,22 +39,19 @@ from node.services.frames import (
     request_digest,
 )
 from node.services.groups import sole_error
-from node.services.nearness import Nearness
 from node.services.outlet import Outlet
-from node.services.patience import HedgeBudget, Patience, hedge_seconds, patience
+from node.services.patience import Patience, hedge_seconds, patience
 from node.services.refusals import retry_after_seconds
 from node.services.seeding import with_seed_source
-from node.services.share_checks import ShareBook
-from node.services.speeds import SpeedBook
 from node.services.terms import unit_price_of
 from node.services.timing import position
+from node.services.trade import Trade
 from node.services.transcript import Continuation, Transcript
-from node.services.unreceived import Unreceived, UnreceivedBook, tokens_given_at_most
+from node.services.unreceived import Unreceived, tokens_given_at_most
 from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
 
-EXECUTORS_TRIED_MAX = 8
 CALL_SECONDS_MAX = 3600.0
 READER_SECONDS_MAX = 25.0
 """How long a user may leave a part unread. Below the time after which an executor gives up an unpaid answer (30 s)."""
@@ -67,64 +62,10 @@ USERS_FAULT = frozenset({"bad-request", "too-long"})
 BUSY = "busy"
 BUSY_SECONDS = 1.0
 """When to ask again, if a busy executor does not say."""
-WAIT_SECONDS_MAX = 120.0
-"""How long an answer that was begun waits in all for room, or for somebody who failed to come back. An engine restarts
-in less, on a busy machine too."""
-UNBEGUN_WAIT_SECONDS_MAX = 60.0
-"""The same before the first token, where a user may as well be told: most clients try again by themselves. Longer than
-a daemon takes to start."""
-AGAIN_SECONDS_MIN = 0.5
-"""When to ask again who failed, doubling with each executor asked for the answer."""
-AGAIN_SECONDS_MAX = 8.0
-STARTS_MAX = 24
-"""Executors asked for one answer, those asked again included: each reads the prompt, and is paid for it."""
 UNFAULTED = frozenset({BUSY, "superseded", "stale-seed", "no-seed", "terms", "replayed", "unread"}) | USERS_FAULT
 """Words that are no fault, or not yet known to be one."""
 FAULT_OF = {"lost": Fault.LOST, "unreachable": Fault.LOST, "deadline": Fault.LOST}
 """All other words mean that it failed."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a gateway did since it started."""
-
-    requests: int = 0
-    hedges: int = 0
-    failovers: int = 0
-    """Answers that went on with another executor after their first token."""
-    refused_busy: int = 0
-    """Requests that nobody had room for."""
-
-
-@dataclass(slots=True)
-class Trade:
-    """What a gateway has for all its requests."""
-
-    desk: Desk
-    network: Network
-    speeds: SpeedBook
-    faults: FaultBook
-    hedges: HedgeBudget
-    wall_clock: WallClock
-    announce: Callable[[InferenceRequest], None]
-    record_of: Callable[[Address], Presence | None]
-    """What an executor last said of itself, if it is present."""
-    nearness: Nearness
-    unreceived: UnreceivedBook
-    shares: ShareBook = field(default_factory=ShareBook)
-    in_flight: Counter[Address] = field(default_factory=Counter)
-    """Requests of this gateway that run at each executor."""
-    busy_until: dict[Address, float] = field(default_factory=dict)
-    """Who said `busy`, and until when (trio's clock). As many as are present at most: only they are asked."""
-    counts: Counts = field(default_factory=Counts)
-
-    def is_busy(self, executor: Address) -> bool:
-        """Whether it sent this gateway away a moment ago."""
-        until = self.busy_until.get(executor)
-        if until is not None and until <= trio.current_time():
-            del self.busy_until[executor]
-            return False
-        return until is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -163,15 +104,8 @@ class Conductor:
         self._model = model
         self._summary = summary
         self._outlet = outlet
-        self._candidates = candidates
+        self._line = CandidateLine(candidates)
         self._transcript = Transcript(request.stop, begins_anew=_begins_anew(request))
-        self._tried: set[Address] = set()
-        self._busy: dict[Address, float] = {}
-        """Who was busy, and when to ask again."""
-        self._unlucky: dict[Address, float] = {}
-        """Who failed without being dishonest, and when to ask again: engines come back."""
-        self._waited = 0.0
-        self._starts = 0
         self._refusals: list[tuple[Running, CallFailedError]] = []
         self._unpaid: PaymentError | None = None
         self._failures: dict[Address, str] = {}
@@ -181,8 +115,6 @@ class Conductor:
         self._running: list[Running] = []
         self._giver: Running | None = None
         self._log = log.bind(request=request.request_id.hex()[:8], caller=summary.caller_id or None)
-        self._line: Sequence[ExecutorChoice] = ()
-        """Candidates as they stood when somebody was last chosen."""
         # Each executor that was started sends one event, and two run at a time.
         self._ended, self._events = trio.open_memory_channel[Ended](EXECUTORS_TRIED_MAX)
 
@@ -226,8 +158,7 @@ class Conductor:
 
     def _start(self, nursery: trio.Nursery, choice: ExecutorChoice) -> None:
         executor = choice.participant
-        self._tried.add(executor)
-        self._starts += 1
+        self._line.start(executor)
         exactly = self._is_different and _may_go_on_anywhere(self._request)
         point = self._transcript.resume_exactly() if exactly else self._transcript.resume()
         request = replace(
@@ -341,7 +272,8 @@ class Conductor:
             return False
         if error.code == BUSY:
             again = trio.current_time() + (retry_after_seconds(error) or BUSY_SECONDS)
-            self._busy[executor] = self._trade.busy_until[executor] = again
+            self._trade.busy_until[executor] = again
+            self._line.is_busy_until(executor, again)
         elif error.code in USERS_FAULT and not self._transcript.tokens_seen:
             self._refusals.append((running, error))
             if len(self._refusals) >= REFUSALS_BELIEVED:
@@ -349,22 +281,18 @@ class Conductor:
         elif isinstance(error, ExecutorFaultError):
             self._report(running, error)
             if error.fault is not Fault.DIFFERS and not error.fault.is_dishonest:
-                self._ask_again_later(executor)
+                self._line.was_unlucky(executor)
             if error.fault is Fault.DIFFERS and not self._is_different and _may_go_on_anywhere(self._request):
                 self._is_different = True
-                self._tried.discard(executor)  # it may be right; it can go on without repeating
+                self._line.allow_again(executor)  # it may be right; it can go on without repeating
         elif error.code not in UNFAULTED:
             fault = FAULT_OF.get(error.code, Fault.FAILED)
             self._report(running, ExecutorFaultError(fault, str(error)))
-            self._ask_again_later(executor)
+            self._line.was_unlucky(executor)
         if self._is_complete():
             await self._end("length")  # what is missing is only a receipt that could be paid
             return True
         return False
-
-    def _ask_again_later(self, executor: Address) -> None:
-        wait = min(AGAIN_SECONDS_MAX, AGAIN_SECONDS_MIN * 2.0**self._starts)
-        self._unlucky[executor] = trio.current_time() + wait
 
     def _is_complete(self) -> bool:
         seen = self._transcript.tokens_seen
@@ -384,47 +312,19 @@ class Conductor:
 
     async def _next_choice(self) -> ExecutorChoice:
         """Return whom to ask next. Raises GatewayError if there is nobody."""
-        while True:
-            self._line = self._candidates()
-            choice = self._untried()
-            if choice is not None:
-                return choice
-            again, patience = self._when_to_ask_again()
-            if again is None or self._waited >= patience or self._starts >= STARTS_MAX:
+        while (choice := self._line.renew()) is None:
+            has_begun = self._transcript.tokens_seen > 0
+            if not await self._line.wait(has_begun=has_begun, is_refused=bool(self._refusals)):
                 raise self._nobody_left()
-            wait = max(0.0, again - trio.current_time())
-            self._waited += wait
-            await trio.sleep(wait)
-            now = trio.current_time()
-            for waiting in (self._busy, self._unlucky):
-                for executor in [executor for executor, at in waiting.items() if at <= now]:
-                    del waiting[executor]
-                    self._tried.discard(executor)
-
-    def _when_to_ask_again(self) -> tuple[float | None, float]:
-        """Return when to ask somebody again who was asked, and how long to wait in all.
-
-        An answer that has begun waits for whoever can go on with it. One that has not is refused where somebody is busy
-        or calls it bad, and waits a while where all had bad luck: nodes that restart are back in seconds.
-        """
-        if self._transcript.tokens_seen > 0:
-            return min((*self._busy.values(), *self._unlucky.values()), default=None), WAIT_SECONDS_MAX
-        if self._busy or self._refusals:
-            return None, 0.0
-        return min(self._unlucky.values(), default=None), UNBEGUN_WAIT_SECONDS_MAX
-
-    def _untried(self) -> ExecutorChoice | None:
-        if len(self._tried) >= EXECUTORS_TRIED_MAX:
-            return None
-        return next((choice for choice in self._line if choice.participant not in self._tried), None)
+        return choice
 
     def _nobody_left(self) -> GatewayError:
         if self._refusals:
             _, refusal = self._refusals[0]
             return GatewayError(refusal.code, readable(refusal.message, DETAIL_CHARACTERS_MAX))
-        if self._busy:
+        if self._line.room_at is not None:
             self._trade.counts.refused_busy += 1
-            wait = max(0.0, min(self._busy.values()) - trio.current_time())
+            wait = max(0.0, self._line.room_at - trio.current_time())
             return GatewayError(
                 "overloaded", "everybody who serves the model is busy; try again later", retry_after=wait
             )
@@ -437,12 +337,12 @@ class Conductor:
 
     def _hedge_after(self) -> float:
         """Seconds until a second executor is asked as well."""
-        if self._giver is not None or len(self._running) != 1 or self._untried() is None:
+        if self._giver is not None or len(self._running) != 1 or self._line.untried() is None:
             return float("inf")
         return hedge_seconds(self._trade.speeds.slow_first_seconds(self._model.model_id))
 
     def _hedge(self, nursery: trio.Nursery) -> None:
-        choice = self._untried()
+        choice = self._line.untried()
         if self._giver is not None or choice is None or not self._trade.hedges.take():
             return
         self._trade.counts.hedges += 1
@@ -451,7 +351,7 @@ class Conductor:
 
     def _prepare_another(self, nursery: trio.Nursery) -> None:
         """Have the channel of whoever is next funded meanwhile, and a connection: a change is not to wait for them."""
-        choice = self._untried()
+        choice = self._line.untried()
         record = None if choice is None else self._trade.record_of(choice.participant)
         if choice is not None and record is not None and not record.free:
             self._trade.desk.payer.prepare(choice.participant)
@@ -463,7 +363,7 @@ class Conductor:
         return patience(
             speeds.slow_first_seconds(model_id, without=executor),
             speeds.pace(model_id, now),
-            alone=self._untried() is None,
+            alone=self._line.untried() is None,
         )
 
     def _measure(self, running: Running) -> None:

@@ -6,11 +6,10 @@ gateway asks, of whoever the draw gives, at random times, something that a model
 
 *Detail.* What is found not to be the model's is challenged in the next vote bundle, with the receipt that both signed:
 then everybody with the model judges it. The evidence is kept here and handed over. A challenge costs the group an
-audit, so only what the rule proves from one answer alone is challenged.
+audit, so only what the rule proves from one answer alone is challenged. A restart loses nothing that is proven.
 """
 
 import random
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
@@ -21,7 +20,6 @@ import trio
 from node.ports import Chain, EngineFailedError, EngineRefusedError, GenerationChunk, GenerationRequest, Store
 from node.protocol.audit_bands import bands_of
 from node.protocol.audit_evidence import AuditEvidence, kept_answer
-from node.protocol.audit_votes import CHALLENGES_MAX
 from node.protocol.audits import judge_figures
 from node.protocol.codec import to_bytes
 from node.protocol.dossiers import AnswerEvidence
@@ -34,8 +32,10 @@ from node.services.auditing import AUDIT_PRIORITY, read_figures
 from node.services.epochs import EpochBook
 from node.services.frames import Prompt, Turn
 from node.services.gateway import Answer, ChatRequest, GatewayError
+from node.services.proven_decoys import ProvenDecoys
 from node.services.receipt_book import GivenAnswers
 from node.services.receipt_tokens import CheckingEngine
+from node.services.timing import position
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +47,6 @@ START_TOKENS = 2
 """Random tokens that a question begins from: the model goes on with them."""
 TEMPERATURES_MILLI = (700, 800, 1000)
 PAUSE_SECONDS_MIN = 30.0
-CHALLENGES_WAITING_MAX = 64
 
 
 @runtime_checkable
@@ -85,7 +84,7 @@ class DecoyService:
         self._given = given
         self._seconds_between = seconds_between
         self._source = source
-        self._proven: deque[SignedReceipt] = deque(maxlen=CHALLENGES_WAITING_MAX)
+        self._proven = ProvenDecoys(store)
 
     async def run(self) -> None:
         """Ask for ever, at times that nobody can foresee."""
@@ -101,9 +100,7 @@ class DecoyService:
 
     def take(self) -> tuple[SignedReceipt, ...]:
         """Return the challenges for the next bundle, in its order; they are not given again."""
-        taken = [self._proven.popleft() for _ in range(min(CHALLENGES_MAX, len(self._proven)))]
-        unique = {receipt_digest(signed.receipt): signed for signed in taken}
-        return tuple(unique[digest] for digest in sorted(unique))
+        return self._proven.take(position(self._chain).epoch)
 
     async def ask_one(self, engine: WritingEngine) -> None:
         """Ask one decoy about the model that `engine` has, and audit what comes."""
@@ -159,4 +156,4 @@ class DecoyService:
         if verdict is Verdict.INVALID:
             log.warning("a decoy's answer is not the model's; it is challenged", executor=receipt.executor, why=reason)
             self._given.keep(receipt_digest(receipt), to_bytes(AuditEvidence(signed, kept)))
-            self._proven.append(signed)
+            self._proven.add(signed)

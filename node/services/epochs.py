@@ -6,9 +6,8 @@ import structlog
 import trio
 
 from node.ports import BadContentError, Chain, Content, ContentUnavailableError, Store
-from node.protocol.canonical import decode, encode
 from node.protocol.chain_state import ChainState
-from node.protocol.codec import from_value, to_value
+from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.identifiers import BlockNumber, EpochNumber
 from node.protocol.records import EpochGroup, EpochResult, EpochResultSummary
 from node.protocol.results import current_group, summarise
@@ -31,7 +30,7 @@ class ResultContentError(ValueError):
 
 def result_to_bytes(result: EpochResult) -> bytes:
     """Return the content of a result: canonical bytes, the same on every node."""
-    return encode(to_value(result))
+    return to_bytes(result)
 
 
 def result_from_bytes(data: bytes, summary: EpochResultSummary) -> EpochResult:
@@ -41,7 +40,7 @@ def result_from_bytes(data: bytes, summary: EpochResultSummary) -> EpochResult:
     thing on chain and another into the content.
     """
     try:
-        result: EpochResult = from_value(EpochResult, decode(data))
+        result = from_bytes(EpochResult, data)
         told = summarise(result, summary.content_cid)[0]
     except (ValueError, OverflowError) as error:
         raise ResultContentError(f"not an epoch result: {error}") from error

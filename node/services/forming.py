@@ -30,6 +30,7 @@ from node.services.presence import PresenceTable
 from node.services.punishing import FORMED, formed_document
 from node.services.result_inputs import ResultInputs, gather_inputs
 from node.services.result_signatures import ResultSignatures
+from node.services.slicing import Slicer
 from node.services.timing import cancel_at, epochs_at, window
 
 log = structlog.get_logger(__name__)
@@ -81,6 +82,7 @@ class FormingService:
         self._presence = presence
         self._epochs = epochs
         self._slots = slots
+        self._slicer = Slicer()
         self._stirred = trio.Event()
         self.signatures = ResultSignatures(chain, router, self._stir, store)
         router.register(VotesAnnouncement, self._judge_announcement, _pass_on)
@@ -152,7 +154,7 @@ class FormingService:
         """Form the result that follows from the bundles of `counted`, and sign it if this is a member."""
         held = fetching.held
         bundles = {validator: bundle for validator in counted if (bundle := held[validator]) is not None}
-        result = inputs.form(bundles)
+        result = await self._slicer.run(inputs.form(bundles))
         if result is None:
             reason = why_no_group(inputs.epoch, inputs.state)
             log.warning(

@@ -15,10 +15,10 @@ from node.protocol.records import ModelRecord
 from node.protocol.routing import ExecutorChoice, rank_executors
 from node.protocol.sampling import SamplingParameters
 from node.services.answers import AnswerPart, AnswerSummary
-from node.services.attempt import Desk
 from node.services.batches import BatchService
 from node.services.candidates import Prospect, is_faithful, once_per_participant, order_candidates
-from node.services.conductor import Conductor, Counts, Trade, readable
+from node.services.conductor import Conductor, readable
+from node.services.desk import Desk
 from node.services.embedding import Embedder
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
@@ -33,6 +33,7 @@ from node.services.payments import PayerBook
 from node.services.presence import PresenceTable
 from node.services.speeds import SpeedBook
 from node.services.timing import position
+from node.services.trade import Counts, Trade
 from node.services.unreceived import UnreceivedBook
 
 __all__ = ["Answer", "ChatRequest", "Gateway", "GatewayError"]  # faces know the error by this module

@@ -3,7 +3,8 @@
 *Detail.* Whoever sees another's transaction on its way saves the price of its own. But what is on its way costs its
 sender nothing until it is in a block: it may be replaced before each, or pay too little for any. Were it given way to
 for as long as it is seen, one sender could keep a whole group silent until it is too late. A second transaction costs
-gas; an epoch without a result, or a false one that nobody voids, costs everything.
+gas; an epoch without a result, or a false one that nobody voids, costs everything. A restart gives way anew, for as
+many blocks again and never near the end either: so nothing of it is written down.
 """
 
 from dataclasses import dataclass

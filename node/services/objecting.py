@@ -41,6 +41,7 @@ from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
 from node.services.result_inputs import ResultInputs, gather_inputs
 from node.services.result_signatures import ResultSignatures
+from node.services.slicing import Slicer
 from node.services.timing import cancel_at, epochs_at, window
 
 log = structlog.get_logger(__name__)
@@ -121,6 +122,7 @@ class ObjectingService:
         self._signatures = signatures
         self._heard = heard
         self._report = report
+        self._slicer = Slicer()
         self._stirred = trio.Event()
         self._case: _Case | None = None
         """The newest."""
@@ -245,12 +247,44 @@ class ObjectingService:
             needed = counted_in(accepted) & inputs.bundle_cids.keys()
             while not needed <= fetching.held.keys():
                 await self._stirred.wait()
-            _hold_against_own_words(case, accepted, inputs, fetching)
+            await self._hold_against_own_words(case, accepted, inputs, fetching)
             if case.finding is Finding.IMMATERIAL:
                 log.warning("a result is not what follows here, but nobody is paid otherwise", **_facts(case))
             if not case.finding.is_false:  # votes left out may hide behind a difference that matters to nobody
                 await self._look_for_votes_left_out(case, accepted, inputs, fetching)
             nursery.cancel_scope.cancel()
+
+    async def _hold_against_own_words(
+        self, case: _Case, accepted: EpochResult, inputs: ResultInputs, fetching: BundleFetching
+    ) -> None:
+        """Find whether the result follows from the bundles it says it counts, which are all here."""
+        valid = _valid(fetching)
+        counts = counted_in(accepted) & valid.keys()
+        expected = await self._slicer.run(inputs.form({validator: valid[validator] for validator in counts}))
+        if expected == accepted:
+            case.finding = Finding.SOUND
+            return
+        case.differences = () if expected is None else differences(expected, accepted)
+        case.finding = Finding.DOES_NOT_FOLLOW if differs_materially(expected, accepted) else Finding.IMMATERIAL
+
+    async def _hold_against_votes_left_out(
+        self,
+        case: _Case,
+        accepted: EpochResult,
+        inputs: ResultInputs,
+        fetching: BundleFetching,
+        left_out: Set[Address],
+    ) -> None:
+        """Find whether the votes of `left_out`, which were left out without a ground, make a difference.
+
+        Those that were left out in order stay out: what they would change is no fault of the result.
+        """
+        valid = _valid(fetching)
+        counts = (counted_in(accepted) | left_out) & valid.keys()
+        expected = await self._slicer.run(inputs.form({validator: valid[validator] for validator in counts}))
+        if differs_in_pay(expected, accepted):
+            case.differences = () if expected is None else differences(expected, accepted)
+            case.finding = Finding.VOTES_LEFT_OUT
 
     async def _look_for_votes_left_out(
         self, case: _Case, accepted: EpochResult, inputs: ResultInputs, fetching: BundleFetching
@@ -261,7 +295,7 @@ class ObjectingService:
             left_out = self._left_out(case, accepted, inputs, fetching)
             if left_out - looked_at:
                 looked_at = left_out
-                _hold_against_votes_left_out(case, accepted, inputs, fetching, left_out)
+                await self._hold_against_votes_left_out(case, accepted, inputs, fetching, left_out)
             if case.finding.is_false or (fetching.is_complete and counted_in(accepted) >= _valid(fetching).keys()):
                 return
             await stirred.wait()
@@ -311,32 +345,6 @@ class ObjectingService:
 def _valid(fetching: BundleFetching) -> dict[Address, VoteBundle]:
     """The bundles that are here and keep the rules."""
     return {validator: bundle for validator, bundle in fetching.held.items() if bundle is not None}
-
-
-def _hold_against_own_words(case: _Case, accepted: EpochResult, inputs: ResultInputs, fetching: BundleFetching) -> None:
-    """Find whether the result follows from the bundles it says it counts, which are all here."""
-    valid = _valid(fetching)
-    expected = inputs.form({validator: valid[validator] for validator in counted_in(accepted) & valid.keys()})
-    if expected == accepted:
-        case.finding = Finding.SOUND
-        return
-    case.differences = () if expected is None else differences(expected, accepted)
-    case.finding = Finding.DOES_NOT_FOLLOW if differs_materially(expected, accepted) else Finding.IMMATERIAL
-
-
-def _hold_against_votes_left_out(
-    case: _Case, accepted: EpochResult, inputs: ResultInputs, fetching: BundleFetching, left_out: Set[Address]
-) -> None:
-    """Find whether the votes of `left_out`, which were left out without a ground, make a difference.
-
-    Those that were left out in order stay out: what they would change is no fault of the result.
-    """
-    valid = _valid(fetching)
-    counts = (counted_in(accepted) | left_out) & valid.keys()
-    expected = inputs.form({validator: valid[validator] for validator in counts})
-    if differs_in_pay(expected, accepted):
-        case.differences = () if expected is None else differences(expected, accepted)
-        case.finding = Finding.VOTES_LEFT_OUT
 
 
 def _facts(case: _Case) -> dict[str, object]:

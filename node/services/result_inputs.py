@@ -9,7 +9,8 @@ from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber
 from node.protocol.records import EpochParameters, EpochResult, VoteBundle
-from node.protocol.results import form_epoch_result
+from node.protocol.results import form_epoch_result_in_slices
+from node.protocol.slices import Slices
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.weights import NodeKey
 from node.services.epochs import EpochBook
@@ -40,12 +41,12 @@ class ResultInputs:
     next_parameters: EpochParameters
     """Of the epoch in which the next group serves."""
 
-    def form(self, bundles: Mapping[Address, VoteBundle]) -> EpochResult | None:
+    def form(self, bundles: Mapping[Address, VoteBundle]) -> Slices[EpochResult | None]:
         """Return what follows if `bundles`, which were checked, count; None if there is no next group.
 
         They are taken in ascending order, for a result must not follow from the order in which they came.
         """
-        return form_epoch_result(
+        return form_epoch_result_in_slices(
             self.epoch,
             self.state,
             self.parameters,

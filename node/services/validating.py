@@ -124,7 +124,7 @@ class ValidatingService:
             bundle = await self._bundle(judging, await self._judge_all(judging, state))
             if self._auditing is not None:
                 bundle = await self._auditing.complete(bundle)
-            self._store.put_document(_document(epoch), to_bytes(bundle))
+            self._store.put_document(votes_document(epoch), to_bytes(bundle))
         bundle = self._sound(judging, bundle)
         if bundle is None:
             return
@@ -138,7 +138,7 @@ class ValidatingService:
                 epoch=epoch,
             )
             return
-        self._store.put_document(_document(epoch), data)
+        self._store.put_document(votes_document(epoch), data)
         cid = await self._content.add_bytes(data)
         await self._chain.submit(f"votes/{epoch}", CommitVotes(epoch, cid))
         await self._network.publish(VotesAnnouncement(epoch, cid))
@@ -248,7 +248,7 @@ class ValidatingService:
 
     def _stored(self, epoch: EpochNumber) -> VoteBundle | None:
         """The bundle of a run before a restart: it may be committed already, so it is the only one allowed."""
-        data = self._store.get_document(_document(epoch))
+        data = self._store.get_document(votes_document(epoch))
         if data is None:
             return None
         try:
@@ -269,7 +269,8 @@ async def root_of(data: bytes) -> Hash32:
     return root.root()
 
 
-def _document(epoch: EpochNumber) -> str:
+def votes_document(epoch: EpochNumber) -> str:
+    """Key of this node's bundle of an epoch in the store, from before it is committed."""
     return f"votes/{epoch}"
 
 

@@ -1,6 +1,6 @@
 """The chain's tables: the watcher's blocks and events, the sender's intents, transactions and attempts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from node.ports import ActionOutcome, ActionStatus
@@ -9,6 +9,8 @@ from node.store.database import Database
 
 BLOCKS_KEPT = 256
 """Blocks remembered to find where a reorganisation begins; deeper ones do not happen on a chain worth using."""
+EVENTS_READ_AT_ONCE = 1024
+"""Of some hundreds of bytes each: a year of a large network has a million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +111,20 @@ class ChainTables:
             connection.execute("DELETE FROM events WHERE block_number >= ?", (number,))
             connection.execute("DELETE FROM blocks WHERE number >= ?", (number,))
 
-    def events(self, *, after: int, through: int) -> list[bytes]:
-        """Records of the events of blocks after+1 to through, in chain order."""
-        rows = self._database.connection.execute(
-            "SELECT record FROM events WHERE block_number > ? AND block_number <= ? ORDER BY block_number, log_index",
-            (after, through),
-        )
-        return [bytes(record) for (record,) in rows]
+    def events(self, *, after: int, through: int) -> Iterator[bytes]:
+        """Records of the events of blocks after+1 to through, in chain order, read some at a time."""
+        block, index = after + 1, -1
+        while True:
+            rows = self._database.connection.execute(
+                "SELECT block_number, log_index, record FROM events WHERE (block_number, log_index) > (?, ?) "
+                "AND block_number <= ? ORDER BY block_number, log_index LIMIT ?",
+                (block, index, through, EVENTS_READ_AT_ONCE),
+            ).fetchall()
+            for _, _, record in rows:
+                yield bytes(record)
+            if len(rows) < EVENTS_READ_AT_ONCE:
+                return
+            block, index, _ = rows[-1]
 
     # --- stage changes ---
 

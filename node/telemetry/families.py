@@ -18,8 +18,8 @@ from node.control.views import ContentView, EarningsView, EngineView, EpochView,
 from node.engine.states import NodeState
 from node.protocol.stages import Stage
 from node.services.broker import NodeView as BrokerView
-from node.services.conductor import Counts
 from node.services.faults import Fault
+from node.services.trade import Counts
 
 BASE_UNITS_PER_TOKEN = 10**18
 """Of the token and of the gas coin alike."""

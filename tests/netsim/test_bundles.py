@@ -18,7 +18,8 @@ from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.codec import from_bytes
 from node.protocol.identifiers import BlockNumber, Cid, EpochNumber
 from node.protocol.records import EpochResult, VoteBundle
-from node.protocol.results import form_epoch_result
+from node.protocol.results import form_epoch_result_in_slices
+from node.protocol.slices import Slices
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
 from node.services import forming, result_inputs
@@ -117,11 +118,11 @@ def test_a_result_too_large_to_be_read_is_signed_by_nobody(monkeypatch: pytest.M
 def test_every_node_counts_bundles_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
     orders: list[tuple[str, ...]] = []
 
-    def form(*arguments: Any, **options: Any) -> EpochResult | None:
+    def form(*arguments: Any, **options: Any) -> Slices[EpochResult | None]:
         orders.append(tuple(arguments[3]))
-        return form_epoch_result(*arguments, **options)
+        return form_epoch_result_in_slices(*arguments, **options)
 
-    monkeypatch.setattr(result_inputs, "form_epoch_result", form)
+    monkeypatch.setattr(result_inputs, "form_epoch_result_in_slices", form)
     run(nothing)
     assert len(orders) >= NODES
     assert all(list(order) == sorted(order, key=str.lower) for order in orders)
@@ -132,12 +133,12 @@ def test_challenges_are_chosen_by_a_block_after_the_bundles_and_draws_by_one_aft
 ) -> None:
     seen: dict[int, AuditSeeds] = {}
 
-    def form(*arguments: Any, **options: Any) -> EpochResult | None:
+    def form(*arguments: Any, **options: Any) -> Slices[EpochResult | None]:
         if options["audit_seeds"] is not None:
             seen[arguments[0]] = options["audit_seeds"]
-        return form_epoch_result(*arguments, **options)
+        return form_epoch_result_in_slices(*arguments, **options)
 
-    monkeypatch.setattr(result_inputs, "form_epoch_result", form)
+    monkeypatch.setattr(result_inputs, "form_epoch_result_in_slices", form)
     ledger, _ = run(nothing, epochs=3)
     hashes = [ledger.block_hashes[first_block_of(epoch, Stage.FORM, PARAMETERS)] for epoch in range(3)]
     assert seen == {1: AuditSeeds(hashes[0], hashes[1]), 2: AuditSeeds(hashes[1], hashes[2])}

@@ -10,9 +10,10 @@ import trio
 
 from netsim.clock import run_deterministically
 from netsim.content import ContentExchange, SimulatedContent
+from netsim.disks import Disk
 from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, Ledger, Transaction
 from netsim.network import Switchboard
-from netsim.node import Disk, NodePlan, new_disk, run_node
+from netsim.node import NodePlan, new_disk, run_node
 from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, NONCES_MAX, PARAMETERS
 from netsim.trace import Trace
 from node.ports import ContentUnavailableError, Provider
@@ -27,6 +28,7 @@ from node.protocol.records import EpochParameters, EpochResult, RewardShare, Vot
 from node.protocol.results import summarise
 from node.protocol.rewards import subsidy
 from node.protocol.signatures import sign
+from node.protocol.slices import Slices
 from node.protocol.stages import Stage, first_block_of
 from node.services import forming
 from node.services.bundle_fetching import BundleFetching
@@ -165,8 +167,8 @@ def explain_otherwise(monkeypatch: pytest.MonkeyPatch, chatty: set[Address]) -> 
     """Have members form results that pay the same as the others', and say something else of why."""
 
     class Reworded(ResultInputs):
-        def form(self, bundles: Mapping[Address, VoteBundle]) -> EpochResult | None:
-            result = super().form(bundles)
+        def form(self, bundles: Mapping[Address, VoteBundle]) -> Slices[EpochResult | None]:
+            result = yield from super().form(bundles)
             return None if result is None else replace(result, available=TokenAmount(result.available + 1))
 
     form_honestly = FormingService._form

@@ -8,9 +8,10 @@ import pytest
 
 from netsim.scenario import Outcome, run_scenario
 from netsim.shared_work import remembering, shared_work
-from node.protocol import codec, results
+from node.protocol import codec, results, slices
 from node.protocol.codec import SchemaError
 from node.protocol.records import EpochResult
+from node.protocol.slices import Slices
 from node.services import bundle_fetching, result_inputs
 
 CALLS_KEPT = 2
@@ -20,7 +21,9 @@ def run(tell: Callable[[str], None] | None = None) -> Outcome:
     return run_scenario(nodes=6, epochs=3, seed=3, tell=tell)
 
 
-def test_a_run_with_shared_work_is_the_run_without(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("items", [slices.ITEMS_PER_SLICE, 1])
+def test_a_run_with_shared_work_is_the_run_without(monkeypatch: pytest.MonkeyPatch, items: int) -> None:
+    monkeypatch.setattr(slices, "ITEMS_PER_SLICE", items)
     lines: list[str] = []
     formed = count_calls(monkeypatch)
     shared = run(lines.append)
@@ -37,14 +40,14 @@ def test_a_run_with_shared_work_is_the_run_without(monkeypatch: pytest.MonkeyPat
 
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Note every epoch for which a result is formed, by whomever."""
-    form, formed = results.form_epoch_result, list[object]()
+    form, formed = results.form_epoch_result_in_slices, list[object]()
 
-    def counted(*args: Any, **kwargs: Any) -> EpochResult | None:
+    def counted(*args: Any, **kwargs: Any) -> Slices[EpochResult | None]:
         formed.append(args[0])
         return form(*args, **kwargs)
 
-    monkeypatch.setattr(results, "form_epoch_result", counted)
-    monkeypatch.setattr(result_inputs, "form_epoch_result", counted)
+    monkeypatch.setattr(results, "form_epoch_result_in_slices", counted)
+    monkeypatch.setattr(result_inputs, "form_epoch_result_in_slices", counted)
     return formed
 
 
@@ -52,9 +55,9 @@ def test_work_is_shared_within_and_not_after() -> None:
     own = codec.from_bytes
     with shared_work():
         assert codec.from_bytes is not own
-        assert bundle_fetching.from_bytes is codec.from_bytes
+        assert vars(bundle_fetching)["from_bytes"] is codec.from_bytes
     assert codec.from_bytes is own
-    assert bundle_fetching.from_bytes is own
+    assert vars(bundle_fetching)["from_bytes"] is own
 
 
 def counting() -> tuple[list[int], Callable[[int], int]]:

@@ -88,5 +88,5 @@ def _found_good(commit: PocCommit, sampled: int, tails: Sequence[int] | None) ->
 
 
 if __name__ == "__main__":
-    node.epoch_wiring.ValidatingService = CopyingValidator  # type: ignore[misc]
+    vars(node.epoch_wiring)["ValidatingService"] = CopyingValidator
     main()

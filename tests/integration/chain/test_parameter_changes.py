@@ -6,8 +6,8 @@ import trio
 from contracts.bindings import epoch_manager
 from node.chain.adapter import read_contract
 from node.chain.deployer import send_transaction
-from node.ports import Stage, StageChange
-from node.protocol.stages import first_block_of, stage_at
+from node.ports import StageChange
+from node.protocol.stages import Stage, first_block_of, stage_at
 from tests.integration.chain.conftest import PATIENCE_SECONDS, Network
 from tests.integration.chain.test_chain_port import opened
 from tests.integration.chain.test_watcher import until_confirmed

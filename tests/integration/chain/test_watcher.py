@@ -8,9 +8,10 @@ import trio
 from node.chain import watcher
 from node.chain.rpc import JsonRpc, RpcError
 from node.chain.watcher import DeepReorganisationError, NoFinalityError
-from node.ports import Stage, StageChange
+from node.ports import StageChange
 from node.protocol.actions import FundChannel
 from node.protocol.identifiers import TokenAmount
+from node.protocol.stages import Stage
 from tests.integration.chain.conftest import PATIENCE_SECONDS, TOKEN, Network
 from tests.integration.chain.test_chain_port import done, opened
 

@@ -12,7 +12,8 @@ from node.calibration.reference import reference_from_json
 from node.cli.main import quern
 from node.protocol.calibration import Calibration, calibration_bytes, parse_calibration
 from node.protocol.json_records import from_json_value
-from tests.integration.engine.test_vllm import MODEL, ready_engine
+from tests.integration.engine.shared import MODEL
+from tests.integration.engine.test_vllm import ready_engine
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 

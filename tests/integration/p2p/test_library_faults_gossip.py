@@ -280,8 +280,9 @@ async def test_the_library_sends_one_peers_grafts_to_the_next_and_ours_to_each_i
 async def test_the_library_remembers_whatever_topics_a_peer_prunes_and_ours_only_its_own() -> None:
     prunes = rpc_pb2.ControlMessage(prune=[rpc_pb2.ControlPrune(topicID=f"made up {n}") for n in range(5000)])
     async with plain_host(1) as host, stock_pubsub(host) as pubsub:
-        await pubsub.router.handle_rpc(rpc_pb2.RPC(control=prunes), ID(b"peer"))
-        assert len(pubsub.router.back_off) == 5000
+        router: Any = pubsub.router
+        await router.handle_rpc(rpc_pb2.RPC(control=prunes), ID(b"peer"))
+        assert len(router.back_off) == 5000
     async with member(1) as ours:
         await ours.gossip.pubsub.router.handle_rpc(rpc_pb2.RPC(control=prunes), ID(b"peer"))
         assert len(ours.gossip.pubsub.router.back_off) == 0
@@ -299,8 +300,9 @@ async def test_the_library_asks_for_every_id_a_peer_invents_and_ours_for_a_bound
 
     async with plain_host(1) as host, stock_pubsub(host) as pubsub:
         await pubsub.subscribe(TOPIC)
-        pubsub.router.emit_control_message = note
-        await pubsub.router.handle_rpc(rpc, ID(b"peer"))
+        router: Any = pubsub.router
+        router.emit_control_message = note
+        await router.handle_rpc(rpc, ID(b"peer"))
     assert asked == 5000
 
     asked = 0

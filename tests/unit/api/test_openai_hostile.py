@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-import trio
+import trio.testing
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route

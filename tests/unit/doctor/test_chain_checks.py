@@ -96,7 +96,7 @@ def with_answers(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> None:
 
     real = httpx.AsyncClient
     monkeypatch.setattr(
-        node.doctor.chain.httpx,
+        httpx,
         "AsyncClient",
         lambda **options: real(transport=httpx.MockTransport(handle), **options),
     )

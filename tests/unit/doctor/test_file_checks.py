@@ -1,11 +1,11 @@
 """The doctor's checks of files and disk."""
 
+import shutil
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-import node.doctor.files
 from node.doctor.files import (
     check_data_directory,
     check_disk,
@@ -57,7 +57,7 @@ def test_a_directory_that_others_may_write_is_warned(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, severity: Severity
 ) -> None:
-    monkeypatch.setattr(node.doctor.files.shutil, "disk_usage", lambda _: Usage(2**41, 0, free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(2**41, 0, free))
     assert check_disk(tmp_path / "not" / "yet", models_bytes_max=0).severity is severity
 
 
@@ -68,7 +68,7 @@ def test_a_full_disk_is_told_in_time(
 def test_models_that_may_take_little_need_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models_bytes_max: int, severity: Severity
 ) -> None:
-    monkeypatch.setattr(node.doctor.files.shutil, "disk_usage", lambda _: Usage(2**41, 0, 5 * 2**30))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(2**41, 0, 5 * 2**30))
     assert check_disk(tmp_path, models_bytes_max=models_bytes_max).severity is severity
 
 

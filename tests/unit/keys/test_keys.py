@@ -8,7 +8,6 @@ import pytest
 from coincurve import PrivateKey
 from eth_account import Account
 
-import node.private_files
 from node.keys import (
     KeyFileError,
     WrongPassphraseError,
@@ -118,7 +117,7 @@ def test_a_private_file_is_complete_or_not_there(tmp_path: Path, monkeypatch: py
     def power_cut(_descriptor: int) -> None:
         raise OSError(5, "the machine dies here")
 
-    monkeypatch.setattr(node.private_files.os, "fsync", power_cut)
+    monkeypatch.setattr(os, "fsync", power_cut)
     with pytest.raises(PrivateFileError):
         create_private_file(tmp_path / "key", b"half")
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import trio
+import trio.testing
 
 from node.models.bandwidth import BandwidthLimit
 from node.models.downloads import DownloadFailedError

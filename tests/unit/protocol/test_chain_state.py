@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
+
 from node.protocol.calibration import Calibration, HonestBand, calibration_bytes
 from node.protocol.chain_state import EPOCHS_KEPT, ChainState
 from node.protocol.events import (
     ChainEvent,
+    ChannelFunded,
     CollateralDeposited,
     CollateralSlashed,
     CollateralUnbonding,
@@ -27,6 +30,7 @@ from node.protocol.events import (
     PromptSettled,
     PromptSubmitted,
     VotesCommitted,
+    VoucherRedeemed,
     WorkCoinsAdded,
 )
 from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
@@ -209,6 +213,43 @@ def test_replaying_the_same_events_gives_the_same_state() -> None:
     events = (*registered(1), ModelRecorded(replace(model(), gated=True)), *prompt_events())
     assert state_of(*events) == state_of(*events)
     assert state_of() == ChainState()
+
+
+@pytest.mark.parametrize("is_original", [True, False])
+def test_what_is_applied_to_a_state_does_not_change_its_copy_nor_the_other_way_round(is_original: bool) -> None:
+    submitted, answered, disputed, settled = prompt_events()
+    channel, epoch = Hash32(b"\x09" * 32), EpochNumber(0)
+    before = (
+        *registered(1),
+        *registered(2),
+        ModelRecorded(model()),
+        CollateralDeposited(account(1), amount(5)),
+        ChannelFunded(channel, account(1), account(2), amount(7)),
+        commit(1, count=3),
+        VotesCommitted(epoch, account(1), SOME_CID),
+        submitted,
+    )
+    after = (
+        ParticipantLeft(account(1)),
+        ModelRecorded(model(active=False)),
+        CollateralDeposited(account(1), amount(9)),
+        VoucherRedeemed(channel, amount(6)),
+        commit(1, count=4),
+        commit(2, count=5),
+        VotesCommitted(epoch, account(2), SOME_CID),
+        ParticipantPunished(epoch, account(1), Offence.FRAUD),
+        answered,
+        disputed,
+        settled,
+    )
+    original = state_of(*before)
+    copy = original.copy()
+    assert copy == original == state_of(*before)
+    changed, kept = (original, copy) if is_original else (copy, original)
+    for place, body in enumerate(after, start=len(before)):
+        changed.apply(ChainEvent(BlockNumber(place), Hash32(place.to_bytes(32)), 0, body))
+    assert kept == state_of(*before)
+    assert changed == state_of(*before, *after)
 
 
 def calibrated(version: int, data: bytes | None = None, *, model_id: ModelId = TINY) -> ModelCalibrated:

@@ -8,6 +8,7 @@ from eth_hash.auto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.protocol import slices
 from node.protocol.bundles import check_bundle
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import from_bytes, to_bytes
@@ -18,6 +19,7 @@ from node.protocol.results import (
     VALIDATORS_MAX,
     current_group,
     form_epoch_result,
+    form_epoch_result_in_slices,
     pack_validator_set,
     registry_group,
     summarise,
@@ -327,3 +329,24 @@ def test_the_group_in_charge_is_that_of_the_newest_result_before() -> None:
     assert current_group(EpochNumber(1), state, {EPOCH: result}) == result.group
     carried_on = current_group(EpochNumber(4), state, {EPOCH: result})
     assert (carried_on.epoch, carried_on.members) == (4, result.group.members)
+
+
+def test_a_result_in_short_slices_is_the_result_and_there_is_one_for_each_thing_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numbers = range(1, 8)
+    events = [body for n in numbers for body in (*registered(n), commit(n, count=40))]
+    state = state_of(group_set(0, dict.fromkeys(numbers, 1)), ModelRecorded(model()), *events)
+    bundles = bundles_all(state, Verdict.VALID, *numbers)
+    at_once = form(state, bundles)
+    monkeypatch.setattr(slices, "ITEMS_PER_SLICE", 1)
+    computation = form_epoch_result_in_slices(EPOCH, state, PARAMETERS, bundles, None)
+    yields = 0
+    while True:
+        try:
+            next(computation)
+        except StopIteration as end:
+            assert to_bytes(end.value) == to_bytes(at_once)
+            break
+        yields += 1
+    assert yields > 3 * len(numbers)  # votes counted of each, each decided on, each scored

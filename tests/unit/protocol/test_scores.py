@@ -18,7 +18,7 @@ from node.protocol.findings import (
 )
 from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, NodeId
 from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot, PocVote, VoteBundle
-from node.protocol.scores import REASONS, participant_scores, weighted_median
+from node.protocol.scores import REASONS, _medians_of_others, participant_scores, weighted_median
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, TINY, account, peer
 
@@ -236,3 +236,13 @@ def test_liars_with_less_than_half_of_the_weight_cannot_move_the_median_beyond_h
     for lie in (0, 1000):
         median = weighted_median([*honest, (lie, weight - 1)] if weight > 1 else honest)
         assert min(value for value, _ in honest) <= median <= max(value for value, _ in honest)
+
+
+@given(st.dictionaries(st.integers(1, 9).map(account), st.integers(0, 5), min_size=1))
+def test_each_executor_is_held_against_the_median_of_the_others(times: dict[Address, int]) -> None:
+    expected = {
+        executor: weighted_median((time, 1) for other, time in times.items() if other != executor)
+        for executor in times
+        if len(times) > 1
+    }
+    assert _medians_of_others(times) == expected

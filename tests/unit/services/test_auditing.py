@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import trio
+import trio.testing
 from structlog.testing import capture_logs
 
 from node.ports import EngineFailedError
@@ -16,7 +16,7 @@ from node.protocol.asking import ANSWER_EPOCHS_MAX
 from node.protocol.audit_evidence import NO_TOKENS, AuditEvidence, what_is_wrong
 from node.protocol.audit_outcomes import DRAWN_AGAIN, EXCUSED
 from node.protocol.audit_sampling import drawn_rows, draws_of
-from node.protocol.audit_votes import audit_order, check_audits
+from node.protocol.audit_votes import REJUDGED, audit_order, check_audits
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.findings import AuditFigures, AuditVote, CommittedBook, EarlierBook, MissingBook
@@ -40,7 +40,6 @@ from node.services import auditing
 from node.services.auditing import (
     FORGETTING_SECONDS,
     FORGOTTEN_AT_ONCE,
-    REJUDGED,
     AuditingService,
     _Round,
     _Task,

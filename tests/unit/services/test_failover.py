@@ -15,7 +15,7 @@ from node.ports import CallFailedError, Engine, EngineFailedError, GenerationChu
 from node.protocol.identifiers import TokenAmount
 from node.services import conductor
 from node.services.attempt import Attempt
-from node.services.conductor import AGAIN_SECONDS_MAX, UNBEGUN_WAIT_SECONDS_MAX
+from node.services.candidate_line import AGAIN_SECONDS_MAX, UNBEGUN_WAIT_SECONDS_MAX
 from node.services.faults import Fault
 from node.services.frames import METHOD, Tokens
 from node.services.gateway import CHUNKS_WAITING_MAX, GatewayError

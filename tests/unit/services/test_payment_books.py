@@ -246,8 +246,8 @@ def test_a_spent_budget_is_said_so_until_payees_have_redeemed() -> None:
         with pytest.raises(PaymentError, match="budget"):
             await both.payer.reserve(account(PAYEE), TokenAmount(1))
         assert f"{DEPOSIT} of {DEPOSIT} are in payment channels" in deposits.out_of_budget()
-        channel = both.payer_chain.state.channels[deposits.channel_of(account(PAYEE))]
-        channel.redeemed = DEPOSIT
+        identity, channels = deposits.channel_of(account(PAYEE)), both.payer_chain.state.channels
+        channels[identity] = replace(channels[identity], redeemed=DEPOSIT)
         assert deposits.out_of_budget() == ""
 
     run(test)

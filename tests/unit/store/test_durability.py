@@ -55,7 +55,7 @@ async def test_durable_returns_when_the_log_was_synced_after_the_commit(
         real(descriptor)
         synced.append(os.fstat(descriptor).st_size)
 
-    monkeypatch.setattr(node.store.database.os, "fdatasync", fdatasync)
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
     await database.durable()
     assert not synced  # nothing was made without
     put(database, "a")

@@ -35,13 +35,13 @@ from node.services.answer_cache import AnswerCache
 from node.services.answers import AnswerPart, AnswerSummary
 from node.services.asking import AnswerStream
 from node.services.broker import Broker
-from node.services.conductor import Counts
 from node.services.embedding import Embeddings
 from node.services.embedding_frames import EmbeddingInput
 from node.services.faults import Fault
 from node.services.frames import Prompt
 from node.services.gateway import ChatRequest, GatewayError
 from node.services.local_chat import LocalChat
+from node.services.trade import Counts
 from node.settings.schema import MetricsSettings
 from node.supervisor import Supervisor
 from node.telemetry.families import gauge

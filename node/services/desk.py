@@ -1,0 +1,19 @@
+"""What a call of an executor needs of its gateway."""
+
+from dataclasses import dataclass
+
+from node.ports import Chain, Store
+from node.services.payment_rounds import PaymentRounds
+from node.services.payments import PayerBook
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The same for all calls of a gateway."""
+
+    chain: Chain
+    store: Store
+    payer: PayerBook
+    rounds: PaymentRounds
+    answers_kept_max: int = 0
+    """How many answers are kept with their receipts; 0: none."""

@@ -1,0 +1,77 @@
+"""Answers that decoys proved not to be the model's, until they are challenged in a vote bundle.
+
+*Detail.* They are written down before anything is done with them, so that a restart loses none: to prove one costs a
+paid answer and an audit. What was taken for a bundle is taken back at a start if that bundle was never written: nobody
+can have seen it.
+"""
+
+from dataclasses import dataclass, replace
+
+import structlog
+
+from node.ports import Store
+from node.protocol.audit_votes import CHALLENGES_MAX
+from node.protocol.codec import SchemaError, from_bytes, to_bytes
+from node.protocol.identifiers import EpochNumber
+from node.protocol.pricing import receipt_digest
+from node.protocol.records import SignedReceipt
+from node.services.validating import votes_document
+
+log = structlog.get_logger(__name__)
+
+DOCUMENT = "decoys/proven"
+WAITING_MAX = 64
+"""About a kilobyte each, written anew with each one. The oldest goes: what it tells of is soonest too old to judge."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is written down."""
+
+    waiting: tuple[SignedReceipt, ...]
+    """Oldest first."""
+    taken: tuple[SignedReceipt, ...]
+    """For the bundle of `epoch`."""
+    epoch: EpochNumber
+
+
+NOTHING = _Kept((), (), EpochNumber(0))
+
+
+class ProvenDecoys:
+    """Keeps the newest WAITING_MAX in the store, and gives each to one bundle."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept = self._load()
+
+    def add(self, signed: SignedReceipt) -> None:
+        """Keep an answer's receipt, which both sides signed."""
+        waiting = (*self._kept.waiting, signed)[-WAITING_MAX:]
+        self._write(replace(self._kept, waiting=waiting))
+
+    def take(self, epoch: EpochNumber) -> tuple[SignedReceipt, ...]:
+        """Return the challenges for this node's bundle of `epoch`, in its order; they are not given again."""
+        waiting = self._kept.waiting
+        taken = waiting[:CHALLENGES_MAX]
+        if taken:
+            self._write(_Kept(waiting[len(taken) :], taken, epoch))
+        unique = {receipt_digest(signed.receipt): signed for signed in taken}
+        return tuple(unique[digest] for digest in sorted(unique))
+
+    def _load(self) -> _Kept:
+        data = self._store.get_document(DOCUMENT)
+        if data is None:
+            return NOTHING
+        try:
+            kept = from_bytes(_Kept, data)
+        except SchemaError as error:
+            log.warning("what decoys proved before cannot be read, and is not challenged", reason=str(error))
+            return NOTHING
+        if self._store.get_document(votes_document(kept.epoch)) is not None:
+            return kept
+        return replace(NOTHING, waiting=(*kept.taken, *kept.waiting)[-WAITING_MAX:])
+
+    def _write(self, kept: _Kept) -> None:
+        self._store.put_document(DOCUMENT, to_bytes(kept))
+        self._kept = kept
