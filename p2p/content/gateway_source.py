@@ -151,7 +151,6 @@ class GatewaySource:
         best.pending += requests
         return best
 
-
     def _close_surplus(self) -> None:
         """Close connections that there are too many of and that have nothing under way."""
         for connection in self._connections[self.threads :]:

@@ -61,6 +61,11 @@ class Interval:
     busy: float
     """The part of the time that as many threads as can work at once were at work; over 1 where more share the cores."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether our threads had enough to do."""
+        return self.busy >= ENOUGH
+
 
 def decide(known: Breadth, seen: Interval) -> tuple[Breadth, int]:
     """Return what is known now and how many sources to ask from here on, at least one if any is able."""
@@ -69,7 +74,7 @@ def decide(known: Breadth, seen: Interval) -> tuple[Breadth, int]:
         return Breadth(is_settling=seen.asked < seen.able), seen.able
     if known.is_settling:
         return now, seen.asked
-    is_waiting = seen.busy < ENOUGH
+    is_waiting = not seen.is_busy
     now = replace(now, waits=known.waits + 1 if is_waiting else 0)
     if is_waiting and seen.asked < seen.able:
         if now.waits < WAITS_MIN:

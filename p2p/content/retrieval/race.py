@@ -98,6 +98,8 @@ class BlockRace:
         self._orphans: dict[Cid, None] = {}
         """A set in order: a block may have waited in several queues whose sources were dropped."""
         self._missing: list[Cid] = []
+        self._is_busy = False
+        """Whether our own threads have enough to do: then no block is late by the fault of a source."""
         self._changed = trio.Event()
         self._claims = threading.Lock()
         self._claimed: set[Cid] = set()
@@ -119,7 +121,7 @@ class BlockRace:
         self._shared = deque(wanted)
         self._open = len(self._shared)
         self._tried, self._running, self._orphans, self._missing = {}, {}, {}, []
-        self._claimed = set()
+        self._claimed, self._is_busy = set(), False
         if not self._open:
             return []
         try:
@@ -212,14 +214,15 @@ class BlockRace:
         breadth, at, effort = Breadth(), trio.current_time(), self._effort.seconds
         asked = self._roster.asked()
         while self._open:
-            with trio.move_on_at(at + INTERVAL_SECONDS):
-                while self._open:
-                    await self._changed.wait()
+            await self._pause(INTERVAL_SECONDS)
             seconds, effort_before = trio.current_time() - at, effort
             at, effort = trio.current_time(), self._effort.seconds
             hands, able = self._roster.hands(), len(self._roster.able())
             busy = (effort - effort_before) / (seconds * hands) if seconds and hands else 0.0
             seen = Interval(seconds, len(self._roster.asked()), able, self._roster.least(), busy)
+            was_busy, self._is_busy = self._is_busy, seen.is_busy
+            if was_busy and not self._is_busy:
+                self._notify()  # what is late may be asked of others now
             breadth, count = decide(breadth, seen)
             if count > seen.asked:
                 self._roster.ask_all()
@@ -257,7 +260,7 @@ class BlockRace:
                 await self._attempt(peer, cids, job)
                 if peer.lacks > LACKS_FREE and len(self._roster.live()) > 1:
                     peer.wake_one()
-                    await trio.sleep(min(LACK_SECONDS * (peer.lacks - LACKS_FREE), 1.0))
+                    await self._pause(min(LACK_SECONDS * (peer.lacks - LACKS_FREE), 1.0))
                 continue
             peer.take_room(1)  # not all workers need to look out for something to do
             try:
@@ -273,8 +276,6 @@ class BlockRace:
             cid = peer.queue.popleft()
             if cid in self._tried and cid not in self._running and peer not in self._tried[cid]:
                 return [cid]
-        if peer.is_resting:
-            return []  # and no block is late as long as our threads have enough to do
         asked = self._roster.asked() if self._shared else []
         if peer in asked:
             # Few at the end, so that all sources come to theirs at about the same time.
@@ -287,6 +288,8 @@ class BlockRace:
 
     def _hedges(self, peer: Peer) -> Iterable[tuple[Cid, float]]:
         """Blocks under way elsewhere that this source might be asked for too, and from when on."""
+        if peer.is_resting or self._is_busy:
+            return
         for cid, runs in self._running.items():
             if (
                 len(runs) < RUNS_PER_BLOCK_MAX
@@ -452,6 +455,12 @@ class BlockRace:
                 if peer.source.rank == level:
                     peer.queue.append(cid)
         self._notify()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, or until everything is delivered or given up."""
+        with trio.move_on_after(seconds):
+            while self._open:
+                await self._changed.wait()
 
     def _notify(self) -> None:
         if not self._open:
