@@ -24,8 +24,6 @@ ENOUGH = 0.8
 """Of their time our threads are at work, or they wait for sources. A source that gives just so much and is asked alone
 keeps a fetch from being faster by a quarter, until the next review. Threads that never wait are at 0.9 or more; where
 they wait a fifth of the time, cores are free, the work itself is faster, and they are well below this."""
-WAITS_MIN = 2
-"""Intervals in a row of waiting before that is believed: one alone may be the machine's own."""
 REVIEW_SECONDS = 10.0
 """After these all sources are asked again and the lot is drawn anew: of the time of a fetch, trials take a hundredth at
 worst."""
@@ -39,8 +37,9 @@ class Breadth:
 
     too_few: int = 0
     """The most with which its threads waited."""
-    waits: int = 0
-    """Intervals in a row in which they did."""
+    busy: float = 1.0
+    """The part of the last interval that they were at work. Two are looked at together: a line may come in gusts, but
+    whoever gives much in every other interval only, to be asked alone, is found out."""
     is_settling: bool = False
     """The number has just been changed: what is seen first is of both."""
     seconds: float = 0.0
@@ -74,16 +73,14 @@ def decide(known: Breadth, seen: Interval) -> tuple[Breadth, int]:
         return Breadth(is_settling=seen.asked < seen.able), seen.able
     if known.is_settling:
         return now, seen.asked
-    is_waiting = not seen.is_busy
-    now = replace(now, waits=known.waits + 1 if is_waiting else 0)
+    busy = min(seen.busy, 1.0)
+    is_waiting = (known.busy + busy) / 2 < ENOUGH
     if is_waiting and seen.asked < seen.able:
-        if now.waits < WAITS_MIN:
-            return now, seen.asked
-        return replace(now, too_few=max(now.too_few, seen.asked), waits=0, is_settling=True), seen.able
+        return replace(now, too_few=max(now.too_few, seen.asked), busy=1.0, is_settling=True), seen.able
     suffice = max(now.too_few + 1, seen.least)
-    if not is_waiting and suffice < seen.asked:
-        return replace(now, is_settling=True), suffice
-    return now, seen.asked
+    if not is_waiting and seen.is_busy and suffice < seen.asked:
+        return replace(now, busy=1.0, is_settling=True), suffice
+    return replace(now, busy=busy), seen.asked
 
 
 def draw(given: Sequence[int], count: int) -> list[int]:

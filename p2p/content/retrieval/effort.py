@@ -7,8 +7,9 @@ import time
 class Effort:
     """Told by threads when they begin with a block that came and when they end; asked by anybody.
 
-    What a thread did itself since its last block, such as taking the bytes from the kernel, counts too; that it waited
-    does not. A thread that waits for the disk or for a core is at work: another source would not help it.
+    What a thread did itself since its last block, such as taking the bytes from the kernel, counts too, but no more
+    than the block itself: nobody is to keep us busy with bytes in tiny pieces. That it waited for them does not count.
+    A thread that waits for the disk or for a core is at work: another source would not help it.
     """
 
     def __init__(self) -> None:
@@ -24,10 +25,9 @@ class Effort:
         """Note that this thread begins with a block."""
         mine = self._of_thread
         processor = time.thread_time()
-        received = processor - getattr(mine, "processor", processor)
+        mine.received = processor - getattr(mine, "processor", processor)
         mine.began = now = time.monotonic()
         with self._lock:
-            self._done_seconds += received
             self._under_way += 1
             self._begun_sum += now
 
@@ -36,8 +36,9 @@ class Effort:
         mine = self._of_thread
         mine.processor = time.thread_time()
         now = time.monotonic()
+        worked = now - mine.began
         with self._lock:
-            self._done_seconds += now - mine.began
+            self._done_seconds += worked + min(mine.received, worked)
             self._under_way -= 1
             self._begun_sum = self._begun_sum - mine.began if self._under_way else 0.0
 

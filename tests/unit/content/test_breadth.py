@@ -1,7 +1,6 @@
 """How many sources are asked at once: as many as keep our threads at work, and nobody alone for long."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,7 +12,6 @@ from p2p.content.retrieval.breadth import (
     FAST_PART,
     INTERVAL_SECONDS,
     REVIEW_SECONDS,
-    WAITS_MIN,
     Breadth,
     Interval,
     decide,
@@ -62,15 +60,12 @@ def test_trials_and_reviews_cost_a_hundredth_of_what_all_sources_give() -> None:
 def test_one_that_gives_a_little_too_little_alone_has_others_beside_it_at_once() -> None:
     history = play(lambda asked: 1.0 if asked > 1 else ENOUGH - 0.01, able=3, intervals=40)
     alone = history.index(1)
-    assert history[alone : alone + 8].count(1) == 1 + WAITS_MIN
+    assert history[alone : alone + 8].count(1) == 3  # what is seen first is of both
     assert history[-1] == 2
 
 
-def test_one_that_stalls_after_a_while_has_all_others_back_after_two_intervals() -> None:
-    known, asked = Breadth(seconds=3.0), 1
-    for _ in range(WAITS_MIN):
-        assert asked == 1
-        known, asked = decide(known, Interval(INTERVAL_SECONDS, asked, 3, 1, 0.0))
+def test_when_the_one_stalls_all_others_are_back_after_one_interval() -> None:
+    known, asked = decide(Breadth(seconds=3.0), Interval(INTERVAL_SECONDS, 1, 3, 1, 0.0))
     assert asked == 3
     assert known.too_few == 1
 
@@ -83,12 +78,25 @@ def test_nobody_is_asked_alone_for_longer_than_a_review() -> None:
     assert history.count(1) > 0.98 * len(history)
 
 
-def test_one_interval_of_waiting_is_not_believed() -> None:
-    known, asked = decide(Breadth(), Interval(INTERVAL_SECONDS, 1, 3, 1, 0.1))
+def test_a_short_wait_is_forgiven_once_but_not_in_every_other_interval() -> None:
+    known, asked = decide(Breadth(), Interval(INTERVAL_SECONDS, 1, 3, 1, 0.7))
     assert asked == 1
     known, asked = decide(known, Interval(INTERVAL_SECONDS, 1, 3, 1, 1.0))
     assert asked == 1
-    assert known == replace(Breadth(), seconds=known.seconds)
+    for busy in (0.5, 1.5):  # more threads than cores, and then nearly none: no more than ENOUGH of the work on average
+        known, asked = decide(known, Interval(INTERVAL_SECONDS, asked, 3, 1, busy))
+    assert asked == 3
+
+
+@given(st.lists(st.floats(0, 1.5), min_size=2, max_size=50))
+def test_whoever_is_asked_alone_gave_enough_of_what_we_can_take(busy: list[float]) -> None:
+    known, alone = Breadth(), []
+    for part in busy:
+        known, asked = decide(known, Interval(INTERVAL_SECONDS, 1, 3, 1, part))
+        if asked > 1:
+            break
+        alone.append(min(part, 1.0))
+    assert sum(alone) / max(1, len(alone)) >= ENOUGH - 1 / max(1, len(alone))
 
 
 def test_where_fewer_would_have_fewer_threads_none_rests() -> None:
@@ -97,7 +105,7 @@ def test_where_fewer_would_have_fewer_threads_none_rests() -> None:
 
 @given(
     known=st.builds(
-        Breadth, st.integers(0, 8), st.integers(0, 4), st.booleans(), st.floats(0, REVIEW_SECONDS, exclude_max=True)
+        Breadth, st.integers(0, 8), st.floats(0, 1), st.booleans(), st.floats(0, REVIEW_SECONDS, exclude_max=True)
     ),
     able=st.integers(0, 8),
     data=st.data(),

@@ -124,7 +124,7 @@ async def fetch(
     after: int = len(CIDS) // 2,
     standing: Standing | None = None,
 ) -> tuple[BlockRace, float]:
-    """Fetch all blocks; return the race and the virtual seconds that it took. Nothing is missing nor delivered twice."""
+    """Fetch all blocks, each once; return the race and the virtual seconds that it took."""
     got: set[Cid] = set()
 
     def deliver(cid: Cid, data: bytes | bytearray) -> None:
