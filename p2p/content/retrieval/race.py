@@ -25,11 +25,12 @@ import trio
 
 from p2p.content.cid import Cid
 from p2p.content.rate import ByteRate
-from p2p.content.retrieval.breadth import INTERVAL_SECONDS, Breadth, Interval, decide
+from p2p.content.retrieval.breadth import INTERVAL_SECONDS
 from p2p.content.retrieval.effort import Effort
 from p2p.content.retrieval.hands import Hands, open_hands
 from p2p.content.retrieval.peer import Arrival, Outcome, Peer, Run
 from p2p.content.retrieval.roster import WRITERS_MAX, Roster
+from p2p.content.retrieval.steering import Steering
 from p2p.content.source import BlockSource, HandlingSource, SourceFailedError
 from p2p.content.unixfs import BLOCK_BYTES_MAX
 from p2p.standing import Offence, Standing
@@ -98,8 +99,7 @@ class BlockRace:
         self._orphans: dict[Cid, None] = {}
         """A set in order: a block may have waited in several queues whose sources were dropped."""
         self._missing: list[Cid] = []
-        self._is_busy = False
-        """Whether our own threads have enough to do: then no block is late by the fault of a source."""
+        self._steering = Steering(self._roster, self._effort, 0.0)
         self._changed = trio.Event()
         self._claims = threading.Lock()
         self._claimed: set[Cid] = set()
@@ -121,14 +121,13 @@ class BlockRace:
         self._shared = deque(wanted)
         self._open = len(self._shared)
         self._tried, self._running, self._orphans, self._missing = {}, {}, {}, []
-        self._claimed, self._is_busy = set(), False
+        self._claimed = set()
         if not self._open:
             return []
+        self._steering = Steering(self._roster, self._effort, trio.current_time())
         try:
             async with open_hands(WRITERS_MAX) as writers, trio.open_nursery() as nursery:
                 job = _Job(deliver, bytes_max, bytes_expected, taken, writers)
-                self._roster.ask_all()
-                self._roster.share_threads()
                 nursery.start_soon(self._recruit, nursery, job)
                 nursery.start_soon(self._steer, nursery, job)
                 for peer in self._roster.live():
@@ -211,30 +210,16 @@ class BlockRace:
 
     async def _steer(self, nursery: trio.Nursery, job: "_Job") -> None:
         """Have as many sources asked as keep our threads at work."""
-        breadth, at, effort = Breadth(), trio.current_time(), self._effort.seconds
-        asked = self._roster.asked()
         while self._open:
             await self._pause(INTERVAL_SECONDS)
-            seconds, effort_before = trio.current_time() - at, effort
-            at, effort = trio.current_time(), self._effort.seconds
-            hands, able = self._roster.hands(), len(self._roster.able())
-            busy = (effort - effort_before) / (seconds * hands) if seconds and hands else 0.0
-            seen = Interval(seconds, len(self._roster.asked()), able, self._roster.least(), busy)
-            was_busy, self._is_busy = self._is_busy, seen.is_busy
-            if was_busy and not self._is_busy:
-                self._notify()  # what is late may be asked of others now
-            breadth, count = decide(breadth, seen)
-            if count > seen.asked:
-                self._roster.ask_all()
-            elif count < seen.asked:
-                self._roster.ask_only(count)
-            if self._roster.asked() != asked:  # or one was dropped, or has come
-                asked = self._roster.asked()
-                self._roster.share_threads()
-                for peer in asked:
+            was_busy = self._steering.is_busy
+            if self._steering.look(trio.current_time()):
+                for peer in self._roster.asked():
                     self._staff(nursery, peer, job)
                     peer.wake_one()
                 self._notify()
+            elif was_busy and not self._steering.is_busy:
+                self._notify()  # what is late may be asked of others now
 
     def _give_up(self) -> None:
         lost = list(self._orphans)
@@ -288,7 +273,7 @@ class BlockRace:
 
     def _hedges(self, peer: Peer) -> Iterable[tuple[Cid, float]]:
         """Blocks under way elsewhere that this source might be asked for too, and from when on."""
-        if peer.is_resting or self._is_busy:
+        if peer.is_resting or self._steering.is_busy:
             return
         for cid, runs in self._running.items():
             if (

@@ -116,6 +116,12 @@ Happening = Callable[[Line], None]
 """Is told of the source that is asked alone by then."""
 
 
+def race_of(client: Client, lines: Sequence[Line], standing: Standing | None = None) -> BlockRace:
+    race = BlockRace(lines, standing=standing)
+    race._effort = client  # type: ignore[assignment]  # a thread's time is not virtual
+    return race
+
+
 async def fetch(
     client: Client,
     lines: Sequence[Line],
@@ -139,8 +145,7 @@ async def fetch(
             (alone,) = (peer.source for peer in race._roster.asked())
             happens(next(line for line in lines if line is alone))
 
-    race = BlockRace(lines, standing=standing)
-    race._effort = client  # type: ignore[assignment]  # a thread's time is not virtual
+    race = race_of(client, lines, standing)
     began = trio.current_time()
     assert not await race.run(CIDS, deliver, taken=taken)
     seconds = trio.current_time() - began
@@ -192,8 +197,7 @@ async def test_over_many_fetches_each_of_equal_servers_is_the_one(autojump_clock
     for _ in range(40):  # one of three is left out once in three million times
         client = Client(0.01)
         lines = [Line(name, client, 0.001) for name in "abc"]
-        race = BlockRace(lines)
-        race._effort = client  # type: ignore[assignment]  # as above
+        race = race_of(client, lines)
         assert not await race.run(CIDS[:100], lambda _cid, _data: None)
         await race.aclose()
         chosen.add(max(lines, key=lambda line: len(line.given)).name)
@@ -284,8 +288,7 @@ async def test_blocks_that_wait_for_our_own_disk_are_asked_of_nobody_else(autoju
 async def test_for_the_next_rows_all_are_asked_again(autojump_clock: MockClock) -> None:
     client = Client(0.01)
     lines = [Line(name, client, 0.001) for name in "abc"]
-    race = BlockRace(lines)
-    race._effort = client  # type: ignore[assignment]  # as above
+    race = race_of(client, lines)
     for part in (CIDS[:500], CIDS[500:]):
         for line in lines:
             line.given.clear()
