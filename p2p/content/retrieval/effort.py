@@ -2,6 +2,19 @@
 
 import threading
 import time
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class _OfThread:
+    """Written by its thread alone. Whoever reads it meanwhile is wrong by one block of one thread at most."""
+
+    done_seconds: float = 0.0
+    began: float | None = None
+    processor: float | None = None
+    """Of the thread, when it had done with its last block."""
+    received: float = 0.0
+    """Seconds of processor time since then, when it began with this one."""
 
 
 class Effort:
@@ -13,37 +26,33 @@ class Effort:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._of_thread = threading.local()
-        # Behind the lock:
-        self._done_seconds = 0.0
-        self._under_way = 0
-        self._begun_sum = 0.0
-        """Of the times at which what is under way was begun."""
+        self._here = threading.local()
+        self._threads: list[_OfThread] = []
+        """Of all there ever were; a fetch has few."""
 
     def begin(self) -> None:
         """Note that this thread begins with a block."""
-        mine = self._of_thread
-        processor = time.thread_time()
-        mine.received = processor - getattr(mine, "processor", processor)
-        mine.began = now = time.monotonic()
-        with self._lock:
-            self._under_way += 1
-            self._begun_sum += now
+        mine: _OfThread | None = getattr(self._here, "mine", None)
+        if mine is None:
+            mine = self._here.mine = _OfThread()
+            self._threads.append(mine)
+        mine.received = 0.0 if mine.processor is None else time.thread_time() - mine.processor
+        mine.began = time.monotonic()
 
     def end(self) -> None:
         """Note that this thread has done with it."""
-        mine = self._of_thread
+        mine: _OfThread = self._here.mine
+        if mine.began is not None:
+            worked = time.monotonic() - mine.began
+            mine.done_seconds += worked + min(mine.received, worked)
+            mine.began = None
         mine.processor = time.thread_time()
-        now = time.monotonic()
-        worked = now - mine.began
-        with self._lock:
-            self._done_seconds += worked + min(mine.received, worked)
-            self._under_way -= 1
-            self._begun_sum = self._begun_sum - mine.began if self._under_way else 0.0
 
     @property
     def seconds(self) -> float:
         """Seconds of all threads so far, what is under way included."""
-        with self._lock:
-            return self._done_seconds + self._under_way * time.monotonic() - self._begun_sum
+        total = 0.0
+        for one in self._threads:
+            began = one.began
+            total += one.done_seconds + (0.0 if began is None else time.monotonic() - began)
+        return total
