@@ -18,7 +18,7 @@ from p2p.content.cid import Cid as BlockCid
 from p2p.content.cid import CidError
 from p2p.content.gateway.admission import GatewayLimits
 from p2p.content.gateway.server import GatewayServer, serve_blocks
-from p2p.content.gateway_source import CONNECTIONS_MAX, GatewaySource, connections_each
+from p2p.content.gateway_source import GatewaySource
 from p2p.content.held import is_held
 from p2p.content.rate import ByteRate
 from p2p.content.retrieval.directory import DirectoryFetch, NotTheContentError, Progress, hold_directory
@@ -216,8 +216,7 @@ class ContentAdapter:
     async def _race(self, cid: Cid, providers: Sequence[Provider]) -> AsyncIterator[BlockRace]:
         """Open a session with providers and whoever else may have `cid`; what it learnt is kept."""
         more_sources = self._more_sources
-        distinct = dict.fromkeys(providers)
-        sources = [self.source(provider, connections_each(len(distinct))) for provider in distinct]
+        sources = [self.source(provider) for provider in dict.fromkeys(providers)]
         race = BlockRace(
             [source for source in sources if not self._health.has_failed(source.name)],
             in_reserve=[source for source in sources if self._health.has_failed(source.name)],
@@ -245,10 +244,10 @@ class ContentAdapter:
         self.duplicate_bytes += counts.duplicate_bytes
         self.sources_dropped += len(counts.failed)
 
-    def source(self, provider: Provider, connections_max: int = CONNECTIONS_MAX) -> GatewaySource:
+    def source(self, provider: Provider) -> GatewaySource:
         """A source for one fetch: the content gateway of a peer."""
         token = self.exchange.provider_tokens.get(_name(provider), "")
-        return GatewaySource(provider.host, provider.port, token=token, connections_max=connections_max)
+        return GatewaySource(provider.host, provider.port, token=token)
 
     @asynccontextmanager
     async def _lock(self, destination: Path) -> AsyncIterator[None]:

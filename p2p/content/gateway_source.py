@@ -5,7 +5,6 @@ ever followed: where a peer points to is not where its operator said it is.
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,8 +19,6 @@ from p2p.content.source import Rank, SourceFailedError
 
 CONNECTIONS_MAX = 3
 """To one gateway: several share a long, lossy path better than one. Each has a thread and a block's buffer."""
-THREADS_MAX = max(CONNECTIONS_MAX, os.cpu_count() or 1)
-"""Of one fetch, while each gateway has a connection: threads that hash want a core each."""
 REQUESTS_PER_CONNECTION = 8
 """Two lots of a fast source: the next is in line while one is answered. More would be asked elsewhere too when the line
 gets slower: a block behind many others looks late."""
@@ -41,7 +38,7 @@ class GatewaySource:
     rank = Rank.GATEWAY
 
     def __init__(self, host: str, port: int, *, token: str = "", connections_max: int = CONNECTIONS_MAX) -> None:
-        """`token` is sent with each request, if there is one. See `connections_each` for `connections_max`."""
+        """`token` is sent with each request, if there is one."""
         self._host = host
         self._port = port
         shown = f"[{host}]" if ":" in host else host
@@ -49,12 +46,21 @@ class GatewaySource:
         """`host:port`."""
         self._headers = _headers(self.name, token)
         """What follows the CID in a request, or why there can be none."""
-        self.window = connections_max * REQUESTS_PER_CONNECTION
-        """See `BlockSource`."""
-        self._connections_max = connections_max
+        self.threads_max = self.threads = connections_max
+        """See `HandlingSource`: a thread is a connection."""
         self._calls = LoopCalls()
         self._connections: list[GatewayConnection] = []
         self._is_closed = False
+
+    @property
+    def window(self) -> int:
+        """See `BlockSource`."""
+        return self.threads * REQUESTS_PER_CONNECTION
+
+    def use_threads(self, count: int) -> None:
+        """Have so many connections from now on; what others have under way is brought to its end first."""
+        self.threads = max(1, min(count, self.threads_max))
+        self._close_surplus()
 
     async def get(self, cid: Cid, *, bytes_max: int) -> bytes | None:
         """Return the unverified bytes of a block; None if the gateway lacks it. Raises SourceFailedError."""
@@ -91,6 +97,7 @@ class GatewaySource:
                 lost = error
             finally:  # our own work on blocks before it does not count against the gateway
                 deadline += connection.worked_seconds - worked_before
+                self._close_surplus()
             answers = _read_answers(left, asks)
             lacked += answers.lacked
             if not answers.left:
@@ -137,12 +144,18 @@ class GatewaySource:
         if self._is_closed:
             raise SourceFailedError("it was closed")
         self._connections = [known for known in self._connections if not known.is_closed]
-        best = min(self._connections, key=lambda known: known.pending, default=None)
-        if best is None or (best.pending and len(self._connections) < self._connections_max):
+        best = min(self._connections[: self.threads], key=lambda known: known.pending, default=None)
+        if best is None or (best.pending and len(self._connections) < self.threads):
             best = GatewayConnection(self._host, self._port, self._calls)
             self._connections.append(best)
         best.pending += requests
         return best
+
+    def _close_surplus(self) -> None:
+        """Close connections that there are too many of and that have nothing under way."""
+        for connection in self._connections[self.threads :]:
+            if not connection.pending:
+                connection.close()
 
 
 @dataclass(slots=True)
@@ -185,11 +198,6 @@ def _headers(host: str, token: str) -> bytes | str:
         return f"?format=raw HTTP/1.1\r\nHost: {host}\r\n{authorization}\r\n".encode("ascii")
     except UnicodeEncodeError:
         return "its host or token is not ASCII"
-
-
-def connections_each(gateways: int) -> int:
-    """Return how many connections a fetch from so many gateways has to each."""
-    return min(CONNECTIONS_MAX, max(1, THREADS_MAX // max(1, gateways)))
 
 
 def _refusal(status: int) -> str:

@@ -56,8 +56,20 @@ class BlockSource(Protocol):
 class HandlingSource(BlockSource, Protocol):
     """A source whose own threads receive blocks and do at once what is to be done with them.
 
-    That saves waking another thread for each block, and moving its bytes to another core.
+    That saves waking another thread for each block, and moving its bytes to another core. How many threads it has is
+    the session's to say, which knows how many sources share the cores; its window is by that.
     """
+
+    @property
+    def threads(self) -> int:
+        """Threads it may have now."""
+
+    @property
+    def threads_max(self) -> int:
+        """Threads it takes at most."""
+
+    def use_threads(self, count: int) -> None:
+        """Have so many threads from now on, `threads_max` at most. Nothing that is under way is broken off."""
 
     async def handle(
         self, cids: Sequence[Cid], handle: Callable[[Cid, bytearray], None], *, bytes_max: int, seconds_max: float

@@ -5,7 +5,8 @@ asked of another too, and whoever comes second is cancelled. One that lies, stal
 and blamed, unless it is only slow; its blocks are asked elsewhere. One that lacks a block is only not asked for that
 block again.
 
-Detail: blocks wait in `_shared`, in the order of the file, and only sources of the lowest rank alive take from there.
+Detail: blocks wait in `_shared`, in the order of the file, and only sources of the lowest rank alive take from there,
+as many of them as help (p2p/content/retrieval/breadth.py): the others rest until our threads wait for blocks.
 A source takes one block at a time, or a few if it has threads of its own and gives a block in milliseconds: then the
 event loop has one turn for all of them (docs/decisions/0057).
 A block that came back (lacked, lost) waits in the queue of each source that may be asked next. Blocks that nobody
@@ -18,54 +19,32 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from enum import Enum, auto
 
 import structlog
 import trio
 
 from p2p.content.cid import Cid
 from p2p.content.rate import ByteRate
+from p2p.content.retrieval.breadth import INTERVAL_SECONDS
+from p2p.content.retrieval.effort import Effort
 from p2p.content.retrieval.hands import Hands, open_hands
+from p2p.content.retrieval.peer import Arrival, Outcome, Peer, Run
+from p2p.content.retrieval.roster import WRITERS_MAX, Roster
+from p2p.content.retrieval.steering import Steering
 from p2p.content.source import BlockSource, HandlingSource, SourceFailedError
 from p2p.content.unixfs import BLOCK_BYTES_MAX
 from p2p.standing import Offence, Standing
 
 log = structlog.get_logger(__name__)
 
-SOURCES_ACTIVE_MAX = 6
-"""Asked at once; the rest wait in reserve. This bounds memory: a gateway takes a block for each of its connections,
-others up to their window and what waits for the writers."""
-SOURCES_MAX = 64
-"""Considered in one session."""
 BLOCK_SECONDS_MAX = 30.0
 """For one block, whatever it waits for; a source slower than 35 kB/s is of no use."""
-HEDGE_SECONDS_MIN = 0.5
-"""A block younger than this is not asked twice: it is likely on its way."""
-HEDGE_FACTOR = 2.0
-"""Nor one for which this source itself would need more than half the time it took already."""
-HEDGE_SECONDS_UNKNOWN = 2.0
-"""The same for a source that has given nothing yet."""
 RUNS_PER_BLOCK_MAX = 2
 IDLE_SECONDS_MAX = 0.5
-QUICK_PART = 8
-"""A block that came within this part of its time lets its source have one more request under way, up to its window."""
-SLOW_PART = 4
-"""One that took longer than this part halves them. So a thin line has one block under way, and gets it in time."""
 LACKS_FREE = 16
 """Blocks a source may lack in a row before it is asked more slowly: it may have nothing of this tree."""
 LACK_SECONDS = 0.01
 """Pause for each block in a row beyond that, up to a second."""
-SMOOTHING = 0.2
-"""Weight of the newest block in a source's mean time."""
-RUN_BLOCKS_MAX = 4
-"""Blocks asked of a source at once. One turn of the event loop costs about as much as hashing 100 kB; at more, the ends
-of a fetch get uneven, and a block waits longer until somebody else is asked."""
-RUN_SECONDS_MAX = 0.02
-"""What a source gives in that time may be asked of it at once: so late is it told of, and asked for more."""
-WRITERS_MAX = 3
-"""Threads that hash and write what comes from sources without threads of their own: one per core that a fetch may fill,
-and one that waits for the disk."""
-
 Deliver = Callable[[Cid, bytes | bytearray], None]
 """Takes verified bytes; called in worker threads, several at once. What it raises ends the race."""
 Taken = Callable[[Cid, int], None]
@@ -87,105 +66,6 @@ class RaceCounts:
     """Sources that were dropped."""
 
 
-class _Outcome(Enum):
-    TAKEN = auto()
-    DUPLICATE = auto()
-    CORRUPT = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    """A block that came whole."""
-
-    outcome: _Outcome
-    size: int
-    seconds: float
-    """From when it was asked for until it had come, without what we then did with it."""
-
-
-@dataclass(slots=True, eq=False)
-class _Peer:
-    source: BlockSource
-    handling: HandlingSource | None = field(init=False)
-    """The source again, if it has threads of its own."""
-    queue: deque[Cid] = field(default_factory=deque)
-    """Blocks that came back and that this source may be asked for."""
-    runs: set["_Run"] = field(default_factory=set)
-    dropped: bool = False
-    block_seconds: float | None = None
-    lacks: int = 0
-    """Blocks it lacked since it last gave one."""
-    excused_at: float | None = None
-    """When it last gave a block, or had a request taken from it that its line may have been busy with."""
-    room: int = 1
-    """Blocks that may be under way before it is asked for more."""
-    under_way: int = 0
-    """Not counted any more before the block is hashed and written: the line must not wait for the disk."""
-    run_blocks: int = 1
-    """Blocks it is asked for at once."""
-    waiting: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
-    """Workers that wait for room."""
-
-    def __post_init__(self) -> None:
-        self.handling = self.source if isinstance(self.source, HandlingSource) else None
-
-    def adapt(self, seconds: float, block_seconds_max: float) -> None:
-        """Learn from a block that came within so many seconds of at most so many."""
-        if seconds > block_seconds_max / SLOW_PART:
-            self.room = max(1, self.room // 2)
-        elif seconds < block_seconds_max / QUICK_PART and self.room < self.source.window:
-            self.room += 1
-        each = seconds / self.room  # the others were under way meanwhile
-        if each * self.run_blocks > RUN_SECONDS_MAX:
-            self.run_blocks = max(1, self.run_blocks // 2)
-        elif self.handling is not None and each * (self.run_blocks + 1) < RUN_SECONDS_MAX:
-            self.run_blocks = min(RUN_BLOCKS_MAX, self.run_blocks + 1)
-        self.block_seconds = (
-            seconds if self.block_seconds is None else self.block_seconds + SMOOTHING * (seconds - self.block_seconds)
-        )
-
-    def take_room(self, count: int) -> None:
-        """Count blocks as under way. If there is room for more, another worker is to see to it."""
-        self.under_way += count
-        self.wake_one()
-
-    def wake_one(self) -> None:
-        """Wake a worker if there is room."""
-        if self.under_way < self.room:
-            self.waiting.unpark()
-
-    def hedge_after_seconds(self) -> float:
-        if self.block_seconds is None:
-            return HEDGE_SECONDS_UNKNOWN
-        return max(HEDGE_SECONDS_MIN, HEDGE_FACTOR * self.block_seconds)
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """One request for a block, or for several at once, at one source."""
-
-    peer: _Peer
-    cids: list[Cid]
-    started: float
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    room_taken: int = 0
-    arrivals: dict[Cid, _Arrival] = field(default_factory=dict)
-    """Filled by whatever thread receives blocks."""
-    lacked: Sequence[Cid] = ()
-    failure: tuple[str, Offence | None] | None = None
-    """Why its source is to be dropped."""
-
-    def take_room(self) -> None:
-        """Count its blocks as under way."""
-        self.room_taken = len(self.cids)
-        self.peer.take_room(self.room_taken)
-
-    def release_room(self) -> None:
-        """Let other requests go. Whoever does not go on to ask for more wakes a worker."""
-        self.peer.under_way -= self.room_taken
-        self.room_taken = 0
-
-
 class BlockRace:
     """One session with a set of sources. Use `run` as often as there is something to fetch, then `aclose`."""
 
@@ -205,21 +85,21 @@ class BlockRace:
         self._rate = rate or ByteRate(0)
         self._block_seconds = block_seconds
         self._more_sources = more_sources
-        self._known: dict[str, BlockSource] = {}
-        self._peers: list[_Peer] = []
-        self._reserve: deque[BlockSource] = deque()
-        self._add_sources(sources)
-        self._admit(in_reserve)
+        self._roster = Roster(standing, self.counts.reasons)
+        self._roster.add(sources)
+        self._roster.admit(in_reserve)
+        self._effort = Effort()
         # Of one run:
         self._shared: deque[Cid] = deque()
         self._open = 0
         """Blocks neither delivered nor given up."""
-        self._tried: dict[Cid, set[_Peer]] = {}
+        self._tried: dict[Cid, set[Peer]] = {}
         """Open blocks that came back at least once, and who was asked in vain."""
-        self._running: dict[Cid, list[_Run]] = {}
+        self._running: dict[Cid, list[Run]] = {}
         self._orphans: dict[Cid, None] = {}
         """A set in order: a block may have waited in several queues whose sources were dropped."""
         self._missing: list[Cid] = []
+        self._steering = Steering(self._roster, self._effort, 0.0)
         self._changed = trio.Event()
         self._claims = threading.Lock()
         self._claimed: set[Cid] = set()
@@ -244,13 +124,14 @@ class BlockRace:
         self._claimed = set()
         if not self._open:
             return []
+        self._steering = Steering(self._roster, self._effort, trio.current_time())
         try:
             async with open_hands(WRITERS_MAX) as writers, trio.open_nursery() as nursery:
                 job = _Job(deliver, bytes_max, bytes_expected, taken, writers)
                 nursery.start_soon(self._recruit, nursery, job)
-                for peer in self._peers:
-                    if not peer.dropped:
-                        self._start(nursery, peer, job)
+                nursery.start_soon(self._steer, nursery, job)
+                for peer in self._roster.live():
+                    self._start(nursery, peer, job)
         except BaseExceptionGroup as group:
             leaf: BaseException = group
             while isinstance(leaf, BaseExceptionGroup):
@@ -260,49 +141,32 @@ class BlockRace:
 
     async def aclose(self) -> None:
         """Give back the connections of all sources."""
-        for source in self._known.values():
+        for source in self._roster.known.values():
             if isinstance(source, HandlingSource):
                 source.close()  # all of them, before one is waited for
         async with AsyncExitStack() as stack:  # an error of one does not keep the others
-            for source in self._known.values():
+            for source in self._roster.known.values():
                 stack.push_async_callback(source.aclose)
 
     # --- Sources ------------------------------------------------------------------------------------------------------
 
-    def _add_sources(self, sources: Iterable[BlockSource]) -> None:
-        self._admit(sources)
-        while self._reserve and len(self._live()) < SOURCES_ACTIVE_MAX:
-            self._peers.append(_Peer(self._reserve.popleft()))
-
-    def _admit(self, sources: Iterable[BlockSource]) -> None:
-        for source in sources:
-            if source.name in self._known or len(self._known) == SOURCES_MAX:
-                continue
-            self._known[source.name] = source
-            if self._standing is not None and self._standing.is_banned(source.name):
-                self.counts.reasons[source.name] = "banned"
-                continue
-            self._reserve.append(source)
-        # Stable: within a rank the order of the caller, who knows which ones failed lately.
-        self._reserve = deque(sorted(self._reserve, key=lambda source: source.rank))
-
-    def _live(self) -> list[_Peer]:
-        return [peer for peer in self._peers if not peer.dropped]
-
-    def _level(self) -> int | None:
-        """The rank that takes fresh blocks."""
-        return min((peer.source.rank for peer in self._live()), default=None)
-
-    def _start(self, nursery: trio.Nursery, peer: _Peer, job: "_Job") -> None:
+    def _start(self, nursery: trio.Nursery, peer: Peer, job: "_Job") -> None:
         peer.run_blocks = 1  # what it gave before may have been of another size
-        # A block that our own threads write has no request under way any more.
-        for _ in range(peer.source.window + (WRITERS_MAX if peer.handling is None else 0)):
-            nursery.start_soon(self._work, peer, job)
+        peer.workers = 0
+        self._staff(nursery, peer, job)
 
-    def _drop(self, peer: _Peer, reason: str, offence: Offence | None) -> None:
+    def _staff(self, nursery: trio.Nursery, peer: Peer, job: "_Job") -> None:
+        """Have as many workers as may have something to do."""
+        # A block that our own threads write has no request under way any more.
+        wanted = peer.source.window + (WRITERS_MAX if peer.handling is None else 0)
+        for _ in range(peer.workers, wanted):
+            nursery.start_soon(self._work, peer, job)
+        peer.workers = max(peer.workers, wanted)
+
+    def _drop(self, peer: Peer, reason: str, offence: Offence | None) -> None:
         if peer.dropped:
             return
-        peer.dropped = True
+        self._roster.drop(peer)
         name = peer.source.name
         log.warning("a content source is dropped", source=name, reason=reason)
         self.counts.reasons[name] = reason
@@ -323,30 +187,44 @@ class BlockRace:
     async def _recruit(self, nursery: trio.Nursery, job: "_Job") -> None:
         """Bring in more sources as long as blocks have nobody to be asked of; then give those blocks up."""
         while self._open:
-            stranded = self._orphans or (self._shared and not self._live())
+            stranded = self._orphans or (self._shared and not self._roster.live())
             if not stranded:
                 await self._changed.wait()
                 continue
-            before = len(self._peers)
-            if self._reserve:
-                self._peers.append(_Peer(self._reserve.popleft()))
+            before = len(self._roster.peers)
+            if self._roster.enlist():
+                pass
             elif self._more_sources is not None:
                 more_sources, self._more_sources = self._more_sources, None
-                self._add_sources(await more_sources())
+                self._roster.add(await more_sources())
             else:
                 self._give_up()
                 continue
-            for peer in self._peers[before:]:
+            self._roster.share_threads()
+            for peer in self._roster.peers[before:]:
                 self._start(nursery, peer, job)
             orphans, self._orphans = self._orphans, {}
             for cid in orphans:
                 self._place(cid)
             self._notify()
 
+    async def _steer(self, nursery: trio.Nursery, job: "_Job") -> None:
+        """Have as many sources asked as keep our threads at work."""
+        while self._open:
+            await self._pause(INTERVAL_SECONDS)
+            was_busy = self._steering.is_busy
+            if self._steering.look(trio.current_time()):
+                for peer in self._roster.asked():
+                    self._staff(nursery, peer, job)
+                    peer.wake_one()
+                self._notify()
+            elif was_busy and not self._steering.is_busy:
+                self._notify()  # what is late may be asked of others now
+
     def _give_up(self) -> None:
         lost = list(self._orphans)
         self._orphans = {}
-        if not self._live():
+        if not self._roster.live():
             lost.extend(self._shared)
             self._shared.clear()
         self._missing.extend(lost)
@@ -357,7 +235,7 @@ class BlockRace:
 
     # --- Blocks -------------------------------------------------------------------------------------------------------
 
-    async def _work(self, peer: _Peer, job: "_Job") -> None:
+    async def _work(self, peer: Peer, job: "_Job") -> None:
         while self._open and not peer.dropped:
             if peer.under_way >= peer.room:
                 await peer.waiting.park()
@@ -365,9 +243,9 @@ class BlockRace:
             cids = self._next_for(peer)
             if cids:
                 await self._attempt(peer, cids, job)
-                if peer.lacks > LACKS_FREE and len(self._live()) > 1:
+                if peer.lacks > LACKS_FREE and len(self._roster.live()) > 1:
                     peer.wake_one()
-                    await trio.sleep(min(LACK_SECONDS * (peer.lacks - LACKS_FREE), 1.0))
+                    await self._pause(min(LACK_SECONDS * (peer.lacks - LACKS_FREE), 1.0))
                 continue
             peer.take_room(1)  # not all workers need to look out for something to do
             try:
@@ -377,23 +255,26 @@ class BlockRace:
             finally:
                 peer.under_way -= 1
 
-    def _next_for(self, peer: _Peer) -> list[Cid]:
+    def _next_for(self, peer: Peer) -> list[Cid]:
         """Take what this source is to be asked for next: several blocks only of those nobody was asked for."""
         while peer.queue:
             cid = peer.queue.popleft()
             if cid in self._tried and cid not in self._running and peer not in self._tried[cid]:
                 return [cid]
-        if self._shared and peer.source.rank == self._level():
+        asked = self._roster.asked() if self._shared else []
+        if peer in asked:
             # Few at the end, so that all sources come to theirs at about the same time.
-            even = len(self._shared) // max(1, sum(other.under_way for other in self._live()))
+            even = len(self._shared) // max(1, sum(other.under_way for other in asked))
             count = 1 if self._rate.is_limited else max(1, min(peer.run_blocks, even, len(self._shared)))
             return [self._shared.popleft() for _ in range(count)]
         now = trio.current_time()
         late = next((cid for cid, at in self._hedges(peer) if at <= now), None)
         return [] if late is None else [late]
 
-    def _hedges(self, peer: _Peer) -> Iterable[tuple[Cid, float]]:
+    def _hedges(self, peer: Peer) -> Iterable[tuple[Cid, float]]:
         """Blocks under way elsewhere that this source might be asked for too, and from when on."""
+        if peer.is_resting or self._steering.is_busy:
+            return
         for cid, runs in self._running.items():
             if (
                 len(runs) < RUNS_PER_BLOCK_MAX
@@ -404,11 +285,11 @@ class BlockRace:
             ):
                 yield cid, runs[0].started + peer.hedge_after_seconds()
 
-    def _next_hedge(self, peer: _Peer) -> float:
+    def _next_hedge(self, peer: Peer) -> float:
         return min((at for _, at in self._hedges(peer)), default=float("inf"))
 
-    async def _attempt(self, peer: _Peer, cids: list[Cid], job: "_Job") -> None:
-        run = _Run(peer, cids, trio.current_time())
+    async def _attempt(self, peer: Peer, cids: list[Cid], job: "_Job") -> None:
+        run = Run(peer, cids, trio.current_time())
         run.take_room()
         peer.runs.add(run)
         for cid in cids:
@@ -425,7 +306,7 @@ class BlockRace:
         for cid, twins in zip(cids, others, strict=True):
             self._settle(cid, sizes.get(cid), twins, job)
 
-    def _others(self, cid: Cid, run: _Run) -> list[_Run]:
+    def _others(self, cid: Cid, run: Run) -> list[Run]:
         """Take a run off a block; return the others that it has."""
         runs = self._running[cid]
         runs.remove(run)
@@ -433,7 +314,7 @@ class BlockRace:
             del self._running[cid]
         return runs
 
-    def _settle(self, cid: Cid, size: int | None, twins: list[_Run], job: "_Job") -> None:
+    def _settle(self, cid: Cid, size: int | None, twins: list[Run], job: "_Job") -> None:
         """See to a block after a run for it: `size` if the run delivered it, `twins` are asked for it still."""
         if size is not None:
             self._tried.pop(cid, None)
@@ -451,7 +332,7 @@ class BlockRace:
         if not twins:
             self._claimed.discard(cid)
 
-    async def _ask(self, run: _Run, job: "_Job") -> None:
+    async def _ask(self, run: Run, job: "_Job") -> None:
         """Ask for blocks and deliver what comes; note in `run` what became of it."""
         peer = run.peer
         expected = job.bytes_expected * len(run.cids)
@@ -470,7 +351,7 @@ class BlockRace:
         finally:
             self._rate.correct(-expected)
 
-    def _judge(self, run: _Run) -> dict[Cid, int]:
+    def _judge(self, run: Run) -> dict[Cid, int]:
         """Draw conclusions from what a source did; return the blocks that were delivered, and their sizes."""
         peer, name = run.peer, run.peer.source.name
         sizes: dict[Cid, int] = {}
@@ -478,14 +359,15 @@ class BlockRace:
             self._rate.correct(arrival.size)
             peer.excused_at = trio.current_time()
             match arrival.outcome:
-                case _Outcome.CORRUPT:
+                case Outcome.CORRUPT:
                     self._tried.setdefault(cid, set()).add(peer)
                     self._drop(peer, f"sent other bytes for {cid}", Offence.CORRUPT_BLOCK)
-                case _Outcome.DUPLICATE:
+                case Outcome.DUPLICATE:
                     self.counts.duplicate_bytes += arrival.size
-                case _Outcome.TAKEN:
+                case Outcome.TAKEN:
                     peer.lacks = 0
                     peer.adapt(arrival.seconds, self._block_seconds)
+                    peer.given_bytes += arrival.size
                     self.counts.fetched_bytes[name] += arrival.size
                     sizes[cid] = arrival.size
         for cid in run.lacked:
@@ -499,7 +381,7 @@ class BlockRace:
             self._drop(peer, reason, None if is_excused else offence)
         return sizes
 
-    async def _receive(self, run: _Run, job: "_Job") -> Sequence[Cid]:
+    async def _receive(self, run: Run, job: "_Job") -> Sequence[Cid]:
         """Have a block received and then, in a thread of ours, verified and delivered; return it if it is lacked."""
         (cid,) = run.cids
         peer = run.peer
@@ -515,34 +397,41 @@ class BlockRace:
             return run.cids
         seconds = trio.current_time() - run.started
         outcome = await job.writers.do(lambda: self._take(cid, data, job))
-        run.arrivals[cid] = _Arrival(outcome, len(data), seconds)
+        run.arrivals[cid] = Arrival(outcome, len(data), seconds)
         return ()
 
-    async def _have_handled(self, source: HandlingSource, run: _Run, job: "_Job") -> Sequence[Cid]:
+    async def _have_handled(self, source: HandlingSource, run: Run, job: "_Job") -> Sequence[Cid]:
         """The same where the source has threads for it, for several blocks."""
         now = trio.lowlevel.current_clock().current_time
 
         def handle(cid: Cid, data: bytearray) -> None:
             seconds = now() - run.started  # before our disk takes its time
-            run.arrivals[cid] = _Arrival(self._take(cid, data, job), len(data), seconds)
+            run.arrivals[cid] = Arrival(self._take(cid, data, job), len(data), seconds)
 
         return await source.handle(run.cids, handle, bytes_max=job.bytes_max, seconds_max=self._block_seconds)
 
-    def _take(self, cid: Cid, data: bytes | bytearray, job: "_Job") -> _Outcome:
+    def _take(self, cid: Cid, data: bytes | bytearray, job: "_Job") -> Outcome:
         """Verify and deliver, in a worker thread. Of two who bring one block, only the first delivers."""
+        self._effort.begin()
+        try:
+            return self._deliver_first(cid, data, job)
+        finally:
+            self._effort.end()
+
+    def _deliver_first(self, cid: Cid, data: bytes | bytearray, job: "_Job") -> Outcome:
         if len(data) > job.bytes_max or not cid.matches(data):
-            return _Outcome.CORRUPT
+            return Outcome.CORRUPT
         with self._claims:
             if cid in self._claimed:
-                return _Outcome.DUPLICATE
+                return Outcome.DUPLICATE
             self._claimed.add(cid)
         job.deliver(cid, data)
-        return _Outcome.TAKEN
+        return Outcome.TAKEN
 
     def _place(self, cid: Cid) -> None:
         """Queue an open block that nobody is fetching with those who may be asked next."""
         tried = self._tried.setdefault(cid, set())
-        able = [peer for peer in self._live() if peer not in tried]
+        able = [peer for peer in self._roster.live() if peer not in tried]
         if not able:
             self._orphans[cid] = None
         else:
@@ -552,9 +441,15 @@ class BlockRace:
                     peer.queue.append(cid)
         self._notify()
 
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, or until everything is delivered or given up."""
+        with trio.move_on_after(seconds):
+            while self._open:
+                await self._changed.wait()
+
     def _notify(self) -> None:
         if not self._open:
-            for peer in self._peers:
+            for peer in self._roster.peers:
                 peer.waiting.unpark_all()
         self._changed.set()
         self._changed = trio.Event()

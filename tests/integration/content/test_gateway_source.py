@@ -89,6 +89,40 @@ async def test_time_that_our_disk_takes_does_not_count_for_a_block_that_has_to_b
     assert given == ["behind it"]
 
 
+async def test_connections_that_a_fetch_has_too_many_of_are_closed_when_they_have_nothing_under_way() -> None:
+    def threads() -> int:
+        return sum(thread.name == "content connection" for thread in threading.enumerate())
+
+    async def answer(stream: trio.SocketStream, _target: str) -> None:
+        await is_open.wait()
+        await stream.send_all(reply(200, BLOCK))
+
+    async def get() -> None:
+        assert await source.get(CID, bytes_max=len(BLOCK)) == BLOCK
+
+    before, is_open = threads(), trio.Event()
+    with trio.fail_after(SECONDS_MAX):
+        async with source_to(answer) as source:
+            for wanted, window in ((1, 8), (3, 24), (9, 24)):
+                source.use_threads(wanted)
+                assert source.window == window
+                async with trio.open_nursery() as nursery:
+                    for _ in range(6):
+                        nursery.start_soon(get)
+                    while threads() < before + min(wanted, 3):
+                        await trio.sleep(0.01)
+                    if wanted == 9:
+                        source.use_threads(1)  # nothing is broken off
+                    is_open.set()
+                is_open = trio.Event()
+            while threads() > before + 1:
+                await trio.sleep(0.01)
+            is_open.set()
+            await get()
+            assert threads() == before + 1
+            await source.aclose()
+
+
 async def test_a_gateway_that_is_dropped_keeps_no_thread_while_the_fetch_goes_on() -> None:
     async def lie(stream: trio.SocketStream, _target: str) -> None:
         await stream.send_all(reply(200, b"lies"))

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import trio
 
-import p2p.content.retrieval.race
+import p2p.content.retrieval.peer
 from p2p.content.cid import Cid, Codec
 from p2p.content.rate import ByteRate
-from p2p.content.retrieval.race import RUN_BLOCKS_MAX, SOURCES_ACTIVE_MAX, BlockRace
+from p2p.content.retrieval.peer import RUN_BLOCKS_MAX
+from p2p.content.retrieval.race import BlockRace
+from p2p.content.retrieval.roster import SOURCES_ACTIVE_MAX
 from p2p.content.source import BlockSource, Rank, SourceFailedError
 from p2p.standing import Standing
 from tests.unit.content.blocks import handle_each
@@ -65,6 +67,7 @@ class FakeWithThreads(FakeSource):
         window: int = 4,
     ) -> None:
         super().__init__(name, seconds=seconds, answer=answer, window=window)
+        self.threads = self.threads_max = 3
         self.runs: list[list[Cid]] = []
         """What it was asked for at once."""
 
@@ -74,6 +77,9 @@ class FakeWithThreads(FakeSource):
         self.runs.append(list(cids))
         with trio.fail_after(seconds_max):
             return await handle_each(partial(self.get, bytes_max=bytes_max), cids, handle)
+
+    def use_threads(self, count: int) -> None:
+        self.threads = count
 
     def close(self) -> None:
         self.closing = True
@@ -200,7 +206,7 @@ async def test_a_source_that_gave_a_block_meanwhile_is_slow_and_not_blamed_for_t
     busy = BusyLine("busy", seconds=0.05)
     busy.gives = gives
     race = BlockRace([busy], standing=standing, block_seconds=0.5)
-    race._peers[0].room = 2  # both under way at once
+    race._roster.peers[0].room = 2  # both under way at once
     _, missing = await fetch(race, CIDS[:2])
     assert len(missing) == 2 - gives
     assert race.counts.failed == {"busy"}
@@ -210,13 +216,13 @@ async def test_a_source_that_gave_a_block_meanwhile_is_slow_and_not_blamed_for_t
 async def test_a_source_whose_request_was_taken_from_it_is_not_blamed_for_its_neighbour(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(p2p.content.retrieval.race, "HEDGE_SECONDS_UNKNOWN", 0.05)
+    monkeypatch.setattr(p2p.content.retrieval.peer, "HEDGE_SECONDS_UNKNOWN", 0.05)
     standing = Standing(trio.current_time)
     slow = BusyLine("slow")
     slow.gives = 0
     quick = FakeSource("quick", seconds=0.2, answer=lambda cid: BLOCKS[cid] if cid == CIDS[0] else None)
     race = BlockRace([slow, quick], standing=standing, block_seconds=1.0)
-    race._peers[0].room = 2
+    race._roster.peers[0].room = 2
     _, missing = await fetch(race, CIDS[:2])
     assert missing == [CIDS[1]]
     assert race.counts.failed == {"slow"}
@@ -446,7 +452,7 @@ class StallsWithin(FakeWithThreads):
 
 def _begin_run_of(race: BlockRace, source: FakeWithThreads, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the race believe that it knows its source, which is asked for so many blocks at once from now on."""
-    (peer,) = (peer for peer in race._peers if peer.source is source)
+    (peer,) = (peer for peer in race._roster.peers if peer.source is source)
     start = race._start
 
     def start_and_know(*called: Any) -> None:
@@ -477,8 +483,8 @@ async def test_what_came_of_a_run_that_was_not_finished_counts_and_nobody_is_bla
 async def test_a_run_is_taken_from_its_source_when_all_of_its_blocks_came_from_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(p2p.content.retrieval.race, "HEDGE_SECONDS_UNKNOWN", 0.05)
-    monkeypatch.setattr(p2p.content.retrieval.race, "HEDGE_SECONDS_MIN", 0.05)
+    monkeypatch.setattr(p2p.content.retrieval.peer, "HEDGE_SECONDS_UNKNOWN", 0.05)
+    monkeypatch.setattr(p2p.content.retrieval.peer, "HEDGE_SECONDS_MIN", 0.05)
     staller, quick = StallsWithin("staller", seconds=0), FakeSource("quick", seconds=0.02, window=1)
     staller.is_stalling = True
     race = BlockRace([staller, quick])

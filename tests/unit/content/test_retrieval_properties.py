@@ -107,11 +107,16 @@ class RandomSource:
 class RandomWithThreads(RandomSource):
     """The same with threads of its own; what happens to a block of several happens to those behind it."""
 
+    threads = threads_max = 3
+
     async def handle(
         self, cids: Sequence[Cid], handle: Callable[[Cid, bytearray], None], *, bytes_max: int, seconds_max: float
     ) -> Sequence[Cid]:
         with trio.fail_after(seconds_max):
             return await handle_each(partial(self.get, bytes_max=bytes_max), cids, handle)
+
+    def use_threads(self, count: int) -> None:
+        self.threads = count
 
     def close(self) -> None:
         return None
