@@ -43,6 +43,7 @@ from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED
 from node.protocol.audits import NO_FIGURES, add_figures, answer_figures, judge_figures
 from node.protocol.bands import HonestBand
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
+from node.protocol.draws import Drawn
 from node.protocol.due_books import BooksOfResult, is_late
 from node.protocol.findings import AUDIT_TOKENS_MAX, AuditFigures, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, PeerId
@@ -487,21 +488,25 @@ async def _read(
     """Return the figures of an answer; of vectors some by the `seed` of the draw, all if it is judged again. None if
     the engine fails."""
     if evidence.kept is not None:
-        return await read_figures(engine, evidence.kept)
+        return await read_figures(engine, evidence.kept, band)
     if evidence.vectors is None or not isinstance(engine, EmbeddingEngine):
         return None
     places = judged_inputs(evidence.vectors.inputs, receipt_digest(evidence.signed.receipt), seed)
     return await read_vector_figures(engine, evidence.vectors, places, band.poc_distance_max)
 
 
-async def read_figures(engine: CheckingEngine, kept: KeptAnswer) -> AuditFigures | None:
-    """Return the figures of an answer, of a very long one those of its beginning; None if the engine fails."""
+async def read_figures(engine: CheckingEngine, kept: KeptAnswer, band: HonestBand) -> AuditFigures | None:
+    """Return the figures of an answer, of a very long one those of its beginning; None if the engine fails.
+
+    They are to be judged by `band`: with the rule's winners if it was measured with them, and else without.
+    """
     answer = kept.answer
+    drawn = Drawn(answer.seed, answer.sampling) if band.knows_winners else None
     first, tokens = len(answer.prompt_ids), answer.output_ids[:AUDIT_TOKENS_MAX]
     for _ in range(ENGINE_TRIES):
         try:
             prefills = await engine.prefill(
-                (*answer.prompt_ids, *tokens), first, top=CANDIDATES, priority=AUDIT_PRIORITY
+                (*answer.prompt_ids, *tokens), first, top=CANDIDATES, priority=AUDIT_PRIORITY, drawn=drawn
             )
             figures = NO_FIGURES
             for start in range(0, len(tokens), TOKENS_PER_SLICE):
