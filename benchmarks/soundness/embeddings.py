@@ -16,10 +16,10 @@ from pathlib import Path
 import click
 import trio
 
-from benchmarks.soundness.claims import EPOCH_SEED, NODE, NONCES, PARTICIPANT, VOCABULARY_SIZE
+from benchmarks.soundness.claims import EPOCH_SEED, NODE, NONCES, PARTICIPANT
 from benchmarks.soundness.engines import open_engine
 from benchmarks.soundness.measure import DEFAULT_CACHE
-from benchmarks.soundness.models import PROMPTS_FILE
+from benchmarks.soundness.models import PROMPTS_FILE, VOCABULARY_SIZE
 from benchmarks.soundness.variants import ENGINES, HONEST_ENGINES, REFERENCE
 from node.calibration.bands import band_of_measurement
 from node.calibration.measurement import Measurement
@@ -150,7 +150,7 @@ def keep(cache: Path) -> None:
 def band_of(found: dict[str, dict[str, list[int]]]) -> HonestBand:
     """Return the band that `quern calibrate` makes of the honest machines' nonces."""
     distances = [distance for name in HONEST_ENGINES if name in found for distance in found[name]["nonces"]]
-    return vector_band(band_of_measurement(Measurement("", "", tuple(distances), ()), "vllm"))
+    return vector_band(band_of_measurement(Measurement("", "", tuple(distances), (), knows_winners=False), "vllm"))
 
 
 def vectors_to_proof(distances: Sequence[int], band: HonestBand) -> float | None:
