@@ -16,10 +16,10 @@ from pathlib import Path
 import click
 import trio
 
-from benchmarks.soundness.claims import EPOCH_SEED, NODE, NONCES, PARTICIPANT, VOCABULARY_SIZE
+from benchmarks.soundness.claims import EPOCH_SEED, NODE, NONCES, PARTICIPANT
 from benchmarks.soundness.engines import open_engine
 from benchmarks.soundness.measure import DEFAULT_CACHE
-from benchmarks.soundness.models import PROMPTS_FILE
+from benchmarks.soundness.models import PROMPTS_FILE, VOCABULARY_SIZE
 from benchmarks.soundness.variants import ENGINES, HONEST_ENGINES, REFERENCE
 from node.calibration.bands import band_of_measurement
 from node.calibration.measurement import Measurement
