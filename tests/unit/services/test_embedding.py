@@ -319,9 +319,9 @@ async def test_an_engine_of_one_s_own_tells_whether_vectors_are_the_model_s(auto
 
     async with serving_network(2, engine=engine) as network:
         own = PrefillingEngine(NODE, MODEL_ID, "honest", 0.0, 9)
-        operations, found = operations_of(network, GATEWAY, own), {}
+        operations, vectors, found = operations_of(network, GATEWAY, own), embedder(network), {}
         for _ in range(20):
-            await embedder(network).embed(MODEL_ID, [SHORT, IDS, LONG])
+            await vectors.embed(MODEL_ID, [EmbeddingInput(f"text {number}") for number in range(6)])
             dossier = await only_dossier(operations)
             found[dossier.signed.receipt.executor] = (await outcomes(operations, dossier, NODE))["vectors"]
         assert found == {account(1): "holds", account(2): "fails"}
