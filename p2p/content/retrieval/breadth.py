@@ -3,10 +3,10 @@
 Purpose: blocks are hashed and written by threads of ours. If those have something to do nearly all the time, another
 source brings nothing and costs its server and us; if they wait, each may bring as much as the first.
 
-Detail: all sources are asked at first. As soon as our threads are at work, one is to suffice (one of the fast ones, by
-lot) and the others rest. If the threads wait then, all are asked again, and next time one more is tried. What was
-found is forgotten after some seconds, and everything begins anew: sources change, and nobody stays the only one for
-long by being just fast enough. Where fewer sources would have fewer threads, as on many cores, all are asked.
+Detail: as soon as our threads are at work, one is to suffice (one of the fast ones, by lot) and the others rest. If
+the threads wait then, all are asked, and next time one more is tried. What was found is forgotten after some seconds,
+and everything begins anew: sources change, and nobody stays the only one for long by being just fast enough. Where
+fewer sources would have fewer threads, as on many cores, all are asked.
 """
 
 import os

@@ -99,7 +99,7 @@ class BlockRace:
         self._orphans: dict[Cid, None] = {}
         """A set in order: a block may have waited in several queues whose sources were dropped."""
         self._missing: list[Cid] = []
-        self._steering = Steering(self._roster, self._effort, 0.0)
+        self._steering = Steering(self._roster, self._effort, 0.0, blocks=0)
         self._changed = trio.Event()
         self._claims = threading.Lock()
         self._claimed: set[Cid] = set()
@@ -124,7 +124,7 @@ class BlockRace:
         self._claimed = set()
         if not self._open:
             return []
-        self._steering = Steering(self._roster, self._effort, trio.current_time())
+        self._steering = Steering(self._roster, self._effort, trio.current_time(), blocks=self._open)
         try:
             async with open_hands(WRITERS_MAX) as writers, trio.open_nursery() as nursery:
                 job = _Job(deliver, bytes_max, bytes_expected, taken, writers)

@@ -4,12 +4,17 @@ from p2p.content.retrieval.breadth import Breadth, Interval, decide
 from p2p.content.retrieval.effort import Effort
 from p2p.content.retrieval.roster import Roster
 
+BLOCKS_MANY = 64
+"""So many are begun with as few sources as may suffice, drawn by lot, for an interval; fewer are asked of all, for they
+are over before much is known. Three that begin cold are slower at first than one with all the threads, which was the
+last hundredth or two between them."""
+
 
 class Steering:
-    """Of one run. At its beginning all sources are asked."""
+    """Of one run."""
 
-    def __init__(self, roster: Roster, effort: Effort, now: float) -> None:
-        """`now` in seconds, as in `look`."""
+    def __init__(self, roster: Roster, effort: Effort, now: float, *, blocks: int) -> None:
+        """`now` in seconds, as in `look`; so many `blocks` are to be fetched."""
         self.is_busy = False
         """Whether our own threads had enough to do: then no block is late by the fault of a source."""
         self._roster = roster
@@ -18,6 +23,8 @@ class Steering:
         self._effort_then = effort.seconds
         self._known = Breadth()
         roster.ask_all()
+        if blocks >= BLOCKS_MANY and roster.least() < len(roster.able()):
+            roster.ask_only(roster.least())
         roster.share_threads()
         self._asked = roster.asked()
 
