@@ -19,7 +19,7 @@ from netsim.validators import LazyValidator, cartel_validator
 from node.ports import Chain, Engine
 from node.protocol.actions import ChainAction, CommitPoc, CommitVotes
 from node.protocol.audit_outcomes import ACCUSED, NO_BOOK
-from node.protocol.draws import Prefill
+from node.protocol.draws import Drawn, Prefill
 from node.protocol.identifiers import Address, PeerId
 from node.protocol.messages import MessageBody, ResultSignature
 from node.protocol.signatures import DigestSigner
@@ -156,9 +156,11 @@ class SlanderingEngine(BrokeredEngine):
         super().__init__(engine, broker)
         self._vocabulary = engine.vocabulary_size
 
-    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
+    async def prefill(
+        self, token_ids: Sequence[int], first: int, *, top: int, priority: int, drawn: Drawn | None = None
+    ) -> list[Prefill]:
         """Other tokens than those that were claimed are the likely ones."""
-        read = await super().prefill(token_ids, first, top=top, priority=priority)
+        read = await super().prefill(token_ids, first, top=top, priority=priority, drawn=drawn)
         return [slandered(one, self._vocabulary) for one in read]
 
 

@@ -18,7 +18,7 @@ import trio
 
 from netsim.ticks import sleep
 from node.ports import ChatMessage, EngineRefusedError, GenerationChunk, GenerationRequest
-from node.protocol.draws import Prefill, temperature_of
+from node.protocol.draws import Drawn, Prefill, temperature_of
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.noise import noise
 
@@ -168,9 +168,11 @@ class DrawingEngine(SimulatedEngine):
             text = "".join(f" w{token}" for token in fresh)
             yield GenerationChunk(tuple(fresh), text, None if left else "length")
 
-    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
-        """What this engine's weights say of tokens that somebody claims."""
-        del top, priority
+    async def prefill(
+        self, token_ids: Sequence[int], first: int, *, top: int, priority: int, drawn: Drawn | None = None
+    ) -> list[Prefill]:
+        """What this engine's weights say of tokens that somebody claims: of all that may come, so winners are known."""
+        del top, priority, drawn
         await trio.sleep(1 / PROMPTS_PER_SECOND)
         return list(prefills_of(self.weights, self.seed % HARDWARE_KINDS, self.noise, tuple(token_ids), first))
 

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from node.protocol.actions import ChainAction
 from node.protocol.chain_state import ChainState
 from node.protocol.dossiers import AnswerEvidence
-from node.protocol.draws import Prefill
+from node.protocol.draws import Drawn, Prefill
 from node.protocol.identifiers import (
     Address,
     BlockNumber,
@@ -434,8 +434,13 @@ class RuleFollower(Protocol):
 class Prefiller(Protocol):
     """An engine that can check tokens of others: what an audit, or a user with a receipt, needs."""
 
-    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
-        """For each token from place `first` (1 or more) on, what the model says of it and of the `top` likeliest."""
+    async def prefill(
+        self, token_ids: Sequence[int], first: int, *, top: int, priority: int, drawn: Drawn | None = None
+    ) -> list[Prefill]:
+        """For each token from place `first` (1 or more) on, what the model says of it and of the `top` likeliest.
+
+        And of the rule's winner, where the engine can tell and a draw as in `drawn` may have an unlikely one.
+        """
 
 
 # --- Store ------------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def measured_band(honest: Iterable[tuple[Windows, Sequence[int]]]) -> HonestBand
     bands = []
     for windows, distances in honest:
         answers = tuple(_whole(answer) for answer in windows.answers)
-        bands.append(band_of_measurement(Measurement("", "", tuple(distances), answers), ENGINE))
+        bands.append(band_of_measurement(Measurement("", "", tuple(distances), answers, knows_winners=False), ENGINE))
     found = widest(bands)
     if found is None:
         raise ValueError("no honest machine was measured")

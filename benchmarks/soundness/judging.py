@@ -82,7 +82,7 @@ def judge(claim: Claim, readings: Sequence[Reading]) -> TokenFigures:
         token_surprise(token, prefill, DECLARED) for token, prefill in zip(claim.tokens, prefills, strict=True)
     ]
     distances = [
-        token_distance_micro(_claimed(token, top), prefill.logprobs)
+        token_distance_micro(_claimed(token, top), prefill)
         for token, top, prefill in zip(claim.tokens, claim.tops, prefills, strict=True)
     ]
     return TokenFigures(

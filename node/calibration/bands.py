@@ -58,6 +58,7 @@ def band_of_measurement(measured: Measurement, engine: str) -> HonestBand:
             ENTROPY_Z_MILLI_MOST,
             max(ENTROPY_Z_MILLI_LEAST, *(_wider(abs(surprise_z_milli(answer))) for answer in answers), 0),
         ),
+        knows_winners=measured.knows_winners,
     )
 
 
@@ -74,6 +75,7 @@ def wider_band(one: HonestBand, other: HonestBand) -> HonestBand:
         token_mismatch_per_million=max(one.token_mismatch_per_million, other.token_mismatch_per_million),
         distance_micro_mean_max=max(one.distance_micro_mean_max, other.distance_micro_mean_max),
         entropy_z_milli_max=max(one.entropy_z_milli_max, other.entropy_z_milli_max),
+        knows_winners=one.knows_winners and other.knows_winners,  # the one without may be too narrow for it
     )
 
 
@@ -127,4 +129,5 @@ FIGURES = (
     "token_mismatch_per_million",
     "distance_micro_mean_max",
     "entropy_z_milli_max",
+    "knows_winners",
 )

@@ -26,6 +26,8 @@ class Measurement:
     distances: tuple[int, ...]
     """Squared, of every nonce."""
     answers: tuple[AuditFigures, ...]
+    knows_winners: bool
+    """Whether this machine's engine told of the rule's winner at every place."""
 
 
 def compare_vectors(theirs: Sequence[bytes], ours: Sequence[bytes]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from node.calibration.prompts import PROMPTS
 from node.calibration.reference import NODE, PARTICIPANT, POC_SEED, Reference, ReferenceAnswer
 from node.ports import ChatMessage, EngineRefusedError, GenerationChunk, GenerationRequest
 from node.protocol.audits import CLAIMED_TOP, MILLION
-from node.protocol.draws import Prefill
+from node.protocol.draws import Drawn, Prefill
 from node.protocol.findings import AuditFigures
 from node.protocol.identifiers import ModelId
 from node.protocol.nonces import nonce_prompt, quantise
@@ -41,8 +41,10 @@ class MeasuredEngine(Protocol):
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
         """For each prompt, the natural-log probabilities of its tokens 1..L-1 given those before them."""
 
-    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
-        """For each token from place `first` on, what the model says of it and of the `top` likeliest."""
+    async def prefill(
+        self, token_ids: Sequence[int], first: int, *, top: int, priority: int, drawn: Drawn | None = None
+    ) -> list[Prefill]:
+        """For each token from place `first` on, what the model says of it, of the `top` likeliest and of the winner."""
 
     async def render_chat(self, messages: Sequence[ChatMessage], tools: str = "") -> tuple[int, ...]:
         """Apply the chat template and tokenize."""
@@ -111,12 +113,18 @@ async def measure_against(
     """Return how far this machine is from a reference. Raises EngineFailedError, EngineRefusedError."""
     vectors = await _vectors(engine, len(reference.vectors), reference.vocabulary_size, progress)
     found: dict[int, AuditFigures] = {}
+    knows_winners = True
     limit = trio.CapacityLimiter(ANSWERS_AT_ONCE)
 
     async def one(number: int, answer: ReferenceAnswer) -> None:
+        nonlocal knows_winners
         async with limit:
             whole = (*answer.prompt_ids, *answer.output_ids)
-            prefills = await engine.prefill(whole, len(answer.prompt_ids), top=CANDIDATES, priority=PRIORITY)
+            drawn = Drawn(answer.seed, answer.sampling)
+            prefills = await engine.prefill(
+                whole, len(answer.prompt_ids), top=CANDIDATES, priority=PRIORITY, drawn=drawn
+            )
+            knows_winners = knows_winners and all(prefill.winner is not None for prefill in prefills)
             found[number] = compare_answer(answer, prefills, reference.vocabulary_size)
             progress("answers", len(found), len(reference.answers))
 
@@ -128,6 +136,7 @@ async def measure_against(
         hardware=identity.hardware,
         distances=compare_vectors(reference.vectors, vectors),
         answers=tuple(found[number] for number in range(len(reference.answers))),
+        knows_winners=knows_winners,
     )
 
 
@@ -169,5 +178,6 @@ def figures_of(measured: Measurement) -> dict[str, int | float]:
         "tokens_that_differ": sum(answer.mismatches for answer in measured.answers),
         "margin_mean": sum(answer.margin_micro for answer in measured.answers) / tokens / MILLION,
         "logprob_distance_mean": sum(answer.distance_micro for answer in measured.answers) / tokens / MILLION,
+        "winners_known": measured.knows_winners,
         "surprise_z_largest": max((abs(surprise_z_milli(answer)) for answer in measured.answers), default=0) / 1000,
     }

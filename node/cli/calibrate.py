@@ -340,4 +340,6 @@ def _tell_reference(target: Target, reference: Reference, file: Path) -> None:
 
 
 def _number(value: float) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else f"{value:.5f}"

@@ -17,6 +17,7 @@ from node.conformance.server import Server, ServerError
 from node.engine.drawing import DrawStyle, find_draw_style, read_token_id
 from node.engine.identity import ENGINE_NAME
 from node.engine.vectors import read_vectors
+from node.engine.winners import finds_winners
 from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.engines import ENGINE_RANGE_DEFAULT
 from node.services.embedding import floats_of
@@ -321,12 +322,15 @@ async def draws(bench: Bench) -> Check:
     name = "draws"
     try:
         style = await find_draw_style(post)
+        winners = style is DrawStyle.PLUGIN and await finds_winners(post)
     except (EngineFailedError, EngineRefusedError) as error:
         return Check(name, Mark.MISSING, str(error), Level.AUDIT, COSTS[name], REMEDIES[name])
     if style is DrawStyle.NONE:
         message = "its tokens are not those that the network's rule draws"
         return Check(name, Mark.MISSING, message, Level.AUDIT, COSTS[name], REMEDIES[name])
-    return Check(name, Mark.HOLDS, f"it draws by the network's rule, by {style.value}", Level.AUDIT)
+    reads = "the rule's winner at each place" if winners else "the likeliest tokens alone, so audits by it take longer"
+    message = f"it draws by the network's rule, by {style.value}; of a prompt it tells {reads}"
+    return Check(name, Mark.HOLDS, message, Level.AUDIT)
 
 
 async def _prompt_logprobs(bench: Bench, prompts: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -55,7 +55,7 @@ from node.engine.status import NodeStatus
 from node.engine.text_client import TextClient
 from node.engine.watchdog import Patience
 from node.ports import ChatMessage, EngineFailedError, GenerationChunk, GenerationRequest
-from node.protocol.draws import Prefill
+from node.protocol.draws import Drawn, Prefill
 from node.protocol.engines import EngineRangeError, engine_range_of
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import ModelRecord
@@ -327,9 +327,11 @@ class EngineNode:
         """Vectors of the prompts."""
         return await self._ready_client().embed(prompts, priority=priority)
 
-    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
+    async def prefill(
+        self, token_ids: Sequence[int], first: int, *, top: int, priority: int, drawn: Drawn | None = None
+    ) -> list[Prefill]:
         """What the model says of tokens that somebody claims."""
-        return await self._ready_client().prefill(token_ids, first, top=top, priority=priority)
+        return await self._ready_client().prefill(token_ids, first, top=top, priority=priority, drawn=drawn)
 
     # --- Carrying out what is planned ---------------------------------------------------------------------------------
 

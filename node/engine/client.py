@@ -23,6 +23,7 @@ from node.engine.drawing import (
 )
 from node.engine.plain_http import PUSH, Push
 from node.engine.vectors import first_numbers, read_vectors
+from node.engine.winners import finds_winners, winner_fields
 from node.ports import (
     ChatMessage,
     EngineFailedError,
@@ -30,7 +31,7 @@ from node.ports import (
     GenerationChunk,
     GenerationRequest,
 )
-from node.protocol.draws import Prefill
+from node.protocol.draws import Drawn, Prefill
 from node.protocol.sampling import TokenAlternative, TokenLogprobs
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,8 @@ class EngineClient:
         self._client = client
         self._model_name = model_name
         self._draw_style: DrawStyle | None = None
-        self._draw_style_lock = trio.Lock()
+        self._tells_winners: bool | None = None
+        self._finding_out = trio.Lock()
         self._texts: dict[int, str] = {}
         self._embeds = False
         """Whether the server makes vectors instead of tokens; found by asking."""
@@ -65,11 +67,14 @@ class EngineClient:
     async def prepare(self) -> DrawStyle | None:
         """Find out, before the first request, what is asked only once; return how it draws, None if it embeds."""
         await self.generate_one_token()
-        return None if self._embeds else await self.draw_style()
+        if self._embeds:
+            return None
+        await self.tells_winners()
+        return await self.draw_style()
 
     async def draw_style(self) -> DrawStyle:
         """How this server draws by the network's rule; asked once."""
-        async with self._draw_style_lock:
+        async with self._finding_out:
             if self._draw_style is None:
                 self._draw_style = await find_draw_style(self._post)
                 if self._draw_style is DrawStyle.NONE:
@@ -81,6 +86,20 @@ class EngineClient:
                 else:
                     log.info("the engine draws by the rule", model=self._model_name, by=self._draw_style.value)
         return self._draw_style
+
+    async def tells_winners(self) -> bool:
+        """Whether a prefill by this server can tell of the rule's winners; asked once."""
+        by_plugin = await self.draw_style() is DrawStyle.PLUGIN  # vLLM by itself never does
+        async with self._finding_out:
+            if self._tells_winners is None:
+                self._tells_winners = by_plugin and await finds_winners(self._post)
+                if by_plugin and not self._tells_winners:
+                    log.warning(
+                        "this engine tells of the likeliest tokens alone: audits by it need more tokens to prove a "
+                        "mild cheat. Run vLLM in a version of the network's range",
+                        model=self._model_name,
+                    )
+        return self._tells_winners
 
     async def render_chat(self, messages: Sequence[ChatMessage], tools: str = "") -> tuple[int, ...]:
         """Apply the chat template and tokenize."""
@@ -140,11 +159,17 @@ class EngineClient:
         }
         return read_vectors(await self._post("/v1/embeddings", body), len(prompts))
 
-    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
+    async def prefill(
+        self, token_ids: Sequence[int], first: int, *, top: int, priority: int, drawn: Drawn | None = None
+    ) -> list[Prefill]:
         """What the model says of the tokens from place `first` on, given those before; see node.ports.Prefiller."""
-        body: dict[str, object] = {"prompt": list(token_ids), "max_tokens": 1, "temperature": 0}
-        reply = await self._post("/v1/completions", body | {"prompt_logprobs": top, "priority": priority})
-        return read_prefills(reply, token_ids, first, top)
+        body: dict[str, object] = {"prompt": list(token_ids), "max_tokens": 1, "temperature": 0, "priority": priority}
+        if drawn is None or not drawn.has_unlikely_winners or not await self.tells_winners():
+            return read_prefills(
+                await self._post("/v1/completions", body | {"prompt_logprobs": top}), token_ids, first, top
+            )
+        reply = await self._post("/v1/completions", body | winner_fields(drawn, first, top))
+        return read_prefills(reply, token_ids, first, top, winners=True)
 
     async def generate_one_token(self) -> None:
         """Generate one token, to see that the engine moves: /health stays good when it is wedged.

@@ -63,11 +63,15 @@ def rule_environment(*, on_cpu: bool) -> dict[str, str]:
 def draw_fields(sampling: SamplingParameters, seed: int, style: DrawStyle) -> dict[str, object]:
     """Return the fields of a request that is drawn by the rule."""
     if style is DrawStyle.PLUGIN and sampling.temperature_milli:
-        numbers = (seed, sampling.temperature_milli, sampling.top_k, sampling.top_p_milli, sampling.min_p_milli)
-        words = " ".join(str(number) for number in (1, *numbers))
         # All fields are said: what a request leaves out, vLLM takes from the model's generation_config.json.
-        return sampling_fields(GREEDY) | {"vllm_xargs": {PLUGIN_FIELD: words}}
+        return sampling_fields(GREEDY) | {"vllm_xargs": {PLUGIN_FIELD: draw_words(sampling, seed)}}
     return sampling_fields(sampling) | {"seed": seed}
+
+
+def draw_words(sampling: SamplingParameters, seed: int, *more: int) -> str:
+    """Return a draw as our plug-in reads it, with what else a field of its has."""
+    numbers = (seed, sampling.temperature_milli, sampling.top_k, sampling.top_p_milli, sampling.min_p_milli)
+    return " ".join(str(number) for number in (1, *numbers, *more))
 
 
 def sampling_fields(sampling: SamplingParameters) -> dict[str, object]:
@@ -152,8 +156,12 @@ def read_candidates(top: Mapping[str, object]) -> dict[int, float]:
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
-def read_prefills(reply: Mapping[str, Any], token_ids: Sequence[int], first: int, top: int) -> list[Prefill]:
-    """Read what a prefill tells of the tokens from place `first` on. Raises EngineFailedError."""
+def read_prefills(
+    reply: Mapping[str, Any], token_ids: Sequence[int], first: int, top: int, *, winners: bool = False
+) -> list[Prefill]:
+    """Read what a prefill tells of the tokens from place `first` on, with `winners` in the rank after the last of the
+    likeliest (winners.py). Raises EngineFailedError.
+    """
     try:
         entries = reply["choices"][0]["prompt_logprobs"]
         if len(entries) != len(token_ids):
@@ -163,8 +171,16 @@ def read_prefills(reply: Mapping[str, Any], token_ids: Sequence[int], first: int
             logprobs = {int(key): read_logprob(value["logprob"]) for key, value in entry.items()}
             if token not in logprobs:
                 raise ValueError("the token itself is missing")
+            winner = _winner(entry, token, top + 1) if winners else None
             # Fewer than were asked for: how many are the likeliest is not known; the last may be the token itself.
-            found.append(Prefill(logprobs, top if len(logprobs) >= top else max(1, len(logprobs) - 1)))
+            found.append(Prefill(logprobs, top if len(logprobs) >= top else max(1, len(logprobs) - 1), winner))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise EngineFailedError(f"malformed log-probabilities of a prompt: {error!r}") from error
+    return found
+
+
+def _winner(entry: Mapping[str, Any], token: int, rank: int) -> int:
+    """Return the token of this rank. The prompt's own token may have it too, for it comes with its true rank."""
+    ranked = [int(key) for key, value in entry.items() if value["rank"] == rank]
+    (found,) = ranked if len(ranked) == 1 else (other for other in ranked if other != token)
     return found

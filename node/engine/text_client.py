@@ -22,7 +22,7 @@ from node.engine.text_pieces import (
     text_pieces,
 )
 from node.ports import ChatMessage, EngineFailedError, EngineRefusedError, GenerationChunk, GenerationRequest
-from node.protocol.draws import Prefill
+from node.protocol.draws import Drawn, Prefill
 from node.protocol.sampling import PER_MILLE, SamplingParameters
 
 LINE_BYTES_MAX = 1024 * 1024
@@ -67,7 +67,9 @@ class TextClient:
         """It has none."""
         raise EngineRefusedError("this server tells no log-probabilities: it can neither prove work nor check others'")
 
-    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
+    async def prefill(
+        self, token_ids: Sequence[int], first: int, *, top: int, priority: int, drawn: Drawn | None = None
+    ) -> list[Prefill]:
         """It has none."""
         raise EngineRefusedError("this server tells no log-probabilities: it can check no tokens")
 

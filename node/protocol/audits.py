@@ -22,7 +22,7 @@ hardware in one answer: accumulated evidence over epochs decides, from all answe
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -134,9 +134,7 @@ def answer_figures(
     margins_micro = [min(MARGIN_CLIP_MICRO, _micro(margin)) for margin in margins]
     if claimed and [entry.token_id for entry in claimed] != list(token_ids):
         raise ValueError("log-probabilities are claimed for other tokens")
-    distances = [
-        token_distance_micro(entry, prefill.logprobs) for entry, prefill in zip(claimed, prefills, strict=False)
-    ]
+    distances = [token_distance_micro(entry, prefill) for entry, prefill in zip(claimed, prefills, strict=False)]
     surprises = [token_surprise(token, prefill, parameters) for token, prefill in zip(token_ids, prefills, strict=True)]
     return AuditFigures(
         tokens=len(margins),
@@ -149,7 +147,7 @@ def answer_figures(
     )
 
 
-def token_distance_micro(claimed: ClaimedLogprobs, logprobs: Mapping[int, float]) -> int:
+def token_distance_micro(claimed: ClaimedLogprobs, prefill: Prefill) -> int:
     """Return the mean of min(1, |difference|) over the claimed alternatives that the prefill tells of as well, cut at
     DISTANCE_CLIP_MICRO, in millionths.
 
@@ -157,14 +155,17 @@ def token_distance_micro(claimed: ClaimedLogprobs, logprobs: Mapping[int, float]
     likeliest counts as far off if it is claimed to be likelier than the last of these.
     """
     entries = claimed.alternatives[:CLAIMED_TOP] or ((claimed.token_id, claimed.logprob_micro),)
-    least = min(logprobs.values(), default=0.0)
     total = 0.0
     for token, logprob_micro in entries:
-        known = logprobs.get(token)
+        known = prefill.logprobs.get(token)
         said = logprob_micro / MILLION
-        difference = abs(said - known) if known is not None else max(0.0, said - least)
+        difference = abs(said - known) if known is not None else max(0.0, said - _last_of_likeliest(prefill))
         total += min(1.0, difference)
     return min(DISTANCE_CLIP_MICRO, _micro(total / len(entries)))
+
+
+def _last_of_likeliest(prefill: Prefill) -> float:
+    return sorted(prefill.logprobs.values(), reverse=True)[prefill.top_count - 1]
 
 
 def token_surprise(token: int, prefill: Prefill, parameters: SamplingParameters) -> tuple[float, float]:

@@ -7,8 +7,9 @@ from itertools import pairwise
 from node.protocol.identifiers import ModelId
 from node.protocol.nonces import VECTOR_DIMENSIONS, VECTOR_SCALE
 
-BANDS_MAX = 16
-"""Classes of hardware a network tells apart; the rest falls under the band of ANY_HARDWARE."""
+BANDS_MAX = 15
+"""Classes of hardware a network tells apart, as many as fit into what the contract takes; the rest falls under the band of
+ANY_HARDWARE."""
 ENGINE_CHARACTERS_MAX = 12
 HARDWARE_CHARACTERS_MAX = 48
 HARDWARE_TEXT_MAX = 256
@@ -52,6 +53,9 @@ class HonestBand:
     """Largest mean of min(1, |difference|) over claimed log-probabilities, in millionths."""
     entropy_z_milli_max: int
     """Largest deviation of surprise from entropy, in thousandths of a standard deviation, to either side."""
+    knows_winners: bool = False
+    """Whether margins and mismatches were measured with the rule's winners known (draws.py). Honest ones are larger
+    with them: by a band that was measured without, nobody is judged with them."""
 
     def __post_init__(self) -> None:
         if not _ENGINE.fullmatch(self.engine):

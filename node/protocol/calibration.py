@@ -108,6 +108,7 @@ def default_band(model: ModelRecord) -> HonestBand:
         token_mismatch_per_million=TOKEN_MISMATCH_PER_MILLION_DEFAULT,
         distance_micro_mean_max=DISTANCE_MICRO_MEAN_DEFAULT,
         entropy_z_milli_max=ENTROPY_Z_MILLI_DEFAULT,
+        knows_winners=True,
     )
 
 

@@ -60,13 +60,33 @@ def survivors(scaled: Sequence[float], parameters: SamplingParameters) -> list[i
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """How an answer's tokens are said to be drawn."""
+
+    seed: int
+    parameters: SamplingParameters
+
+    @property
+    def has_unlikely_winners(self) -> bool:
+        """Whether a token that is not among the likeliest may win, and be counted as a rival.
+
+        Not with top_k or top_p: the winner is among the likeliest that are known, or nobody knows how far from the edge
+        it is; nor at temperature 0.
+        """
+        drawn = self.parameters
+        return drawn.temperature_milli > 0 and drawn.top_k == 0 and drawn.top_p_milli == PER_MILLE
+
+
+@dataclass(frozen=True, slots=True)
 class Prefill:
     """What a prefill tells of one place: natural-log probabilities at temperature 1, by token id."""
 
     logprobs: Mapping[int, float]
-    """The `top_count` likeliest tokens, the claimed one, and any others, such as those with much noise."""
+    """The `top_count` likeliest tokens, the claimed one, and any others, such as the winner."""
     top_count: int
     """How many of the likeliest are certainly among them; at least 1."""
+    winner: int | None = None
+    """The token that the rule draws here out of all, on the machine that read it; None: not told."""
 
 
 def token_margins(
@@ -101,13 +121,16 @@ def _margin(
         return min(MARGIN_MAX, max(prefill.logprobs.values()) - prefill.logprobs[claimed])
     temperature = temperature_of(parameters)
     scaled = {token: logprob / temperature for token, logprob in prefill.logprobs.items()}
-    edges = _edges(sorted(scaled.values(), reverse=True), prefill.top_count, parameters, vocabulary_size)
+    ranked = sorted(scaled.values(), reverse=True)
+    edges = _edges(ranked, prefill.top_count, parameters, vocabulary_size)
+    # How far a less likely token is from an edge that lies beyond the likeliest, nobody knows.
+    least = ranked[prefill.top_count - 1] if parameters.top_k > prefill.top_count else -math.inf
     state = place_state(seed, position)
     score = scaled[claimed] + noise_at(state, claimed)
     shortfalls = [0.0, edges.kept_from - scaled[claimed]]
     for token, value in scaled.items():
         # A rival counts only as far as it would not fall out of the draw itself.
-        if token != claimed and value > edges.cut_at:
+        if token != claimed and value > edges.cut_at and value >= least:
             shortfalls.append(min(value + noise_at(state, token) - score, value - edges.cut_at))
     return min(MARGIN_MAX, max(shortfalls) * temperature)
 

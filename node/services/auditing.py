@@ -40,7 +40,9 @@ from node.protocol.audit_outcomes import DRAWN_AGAIN, WITHHELD, BandOf
 from node.protocol.audit_sampling import auditors_of, drawn_rows_in_slices, judges_of, own_draws_in_slices
 from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED
 from node.protocol.audits import NO_FIGURES, add_figures, answer_figures, judge_figures
+from node.protocol.calibration import HonestBand
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
+from node.protocol.draws import Drawn
 from node.protocol.due_books import BooksOfResult, is_late
 from node.protocol.findings import AUDIT_TOKENS_MAX, AuditFigures, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, PeerId
@@ -405,11 +407,12 @@ class AuditingService:
             return replace(named, reason="not-the-tokens")
         self._votes[_order(task)] = replace(named, reason="no-time")
         self._votes.write()
+        band = work.band_of(task.executor, receipt.node_id, receipt.model_id)
         async with self._reading:
-            figures = await read_figures(engine, evidence.kept)
+            figures = await read_figures(engine, evidence.kept, band)
         if figures is None:
             return replace(named, reason="engine-failed")
-        verdict, reason = judge_figures(figures, work.band_of(task.executor, receipt.node_id, receipt.model_id))
+        verdict, reason = judge_figures(figures, band)
         if verdict is Verdict.INVALID:
             log.warning("an answer is not the model's", executor=task.executor, reason=reason, tokens=figures.tokens)
         return replace(named, verdict=verdict, figures=figures, reason=reason)
@@ -455,14 +458,18 @@ def next_lot(count: int, seconds: float) -> int:
     return max(1, min(fitting, FORGOTTEN_AT_ONCE))
 
 
-async def read_figures(engine: CheckingEngine, kept: KeptAnswer) -> AuditFigures | None:
-    """Return the figures of an answer, of a very long one those of its beginning; None if the engine fails."""
+async def read_figures(engine: CheckingEngine, kept: KeptAnswer, band: HonestBand) -> AuditFigures | None:
+    """Return the figures of an answer, of a very long one those of its beginning; None if the engine fails.
+
+    They are to be judged by `band`: with the rule's winners if it was measured with them, and else without.
+    """
     answer = kept.answer
+    drawn = Drawn(answer.seed, answer.sampling) if band.knows_winners else None
     first, tokens = len(answer.prompt_ids), answer.output_ids[:AUDIT_TOKENS_MAX]
     for _ in range(ENGINE_TRIES):
         try:
             prefills = await engine.prefill(
-                (*answer.prompt_ids, *tokens), first, top=CANDIDATES, priority=AUDIT_PRIORITY
+                (*answer.prompt_ids, *tokens), first, top=CANDIDATES, priority=AUDIT_PRIORITY, drawn=drawn
             )
             figures = NO_FIGURES
             for start in range(0, len(tokens), TOKENS_PER_SLICE):

@@ -14,7 +14,7 @@ from node.ports import (
     Prefiller,
     RuleFollower,
 )
-from node.protocol.draws import Prefill
+from node.protocol.draws import Drawn, Prefill
 from node.protocol.identifiers import ModelId, NodeId
 from node.services.broker import Broker
 
@@ -83,12 +83,14 @@ class BrokeredEngine:
         async with self._broker.lease_background(self.node_id) as engine:
             return await engine.prompt_logprobs(prompts, priority=priority)
 
-    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
+    async def prefill(
+        self, token_ids: Sequence[int], first: int, *, top: int, priority: int, drawn: Drawn | None = None
+    ) -> list[Prefill]:
         """What the model says of tokens that somebody claims, as background work."""
         async with self._broker.lease_background(self.node_id) as engine:
             if not isinstance(engine, Prefiller):
                 raise EngineRefusedError(f"{self.node_id} cannot check tokens of others")
-            return await engine.prefill(token_ids, first, top=top, priority=priority)
+            return await engine.prefill(token_ids, first, top=top, priority=priority, drawn=drawn)
 
     async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
         """Vectors of the prompts, as background work."""

@@ -147,10 +147,10 @@ class DecoyService:
         if answer is None or is_ours or not receipt.is_verifiable or model is None or model.cid != receipt.model_cid:
             return
         kept = kept_answer(answer)
-        figures = await read_figures(engine, kept)
+        band = bands_of(self._chain.state, group)(receipt.executor, receipt.node_id, model_id)
+        figures = await read_figures(engine, kept, band)
         if figures is None:
             return
-        band = bands_of(self._chain.state, group)(receipt.executor, receipt.node_id, model_id)
         verdict, reason = judge_figures(figures, band)
         log.info("a decoy is audited", executor=receipt.executor, verdict=verdict.value, tokens=figures.tokens)
         if verdict is Verdict.INVALID:

@@ -7,7 +7,7 @@ from node.ports import Prefiller
 from node.protocol.audits import answer_figures, judge_figures
 from node.protocol.calibration import HonestBand
 from node.protocol.dossiers import Dossier
-from node.protocol.draws import token_margins
+from node.protocol.draws import Drawn, token_margins
 from node.protocol.identifiers import ModelId
 from node.protocol.verdicts import Verdict
 from node.protocol.verification import Check, Outcome, fails, holds, unchecked
@@ -62,7 +62,9 @@ async def check_tokens(
     if answer is None or reason:
         return unchecked("tokens", reason)
     whole = (*answer.prompt_ids, *answer.output_ids)
-    prefills = await engine.prefill(whole, len(answer.prompt_ids), top=CANDIDATES, priority=PRIORITY)
+    # With winners where what they are judged by was measured so; the limits of `judge_margins` leave room for them.
+    drawn = Drawn(answer.seed, answer.sampling) if band is None or band.knows_winners else None
+    prefills = await engine.prefill(whole, len(answer.prompt_ids), top=CANDIDATES, priority=PRIORITY, drawn=drawn)
     margins = token_margins(
         len(answer.prompt_ids), answer.output_ids, prefills, answer.seed, answer.sampling, engine.vocabulary_size
     )

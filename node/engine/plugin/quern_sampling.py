@@ -6,7 +6,6 @@ is greedy otherwise: the token that the rule gives gets the largest logit there 
 Requests without it, and what vLLM tells of log-probabilities, are not touched. Runs in the engine's environment.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from quern_draws import Chooser, Draw, DrawTable  # type: ignore[import-not-found]  # a neighbour, by PYTHONPATH
+from quern_fields import DRAW_WORDS, draw_of, read_numbers, refuse_unless  # type: ignore[import-not-found]
+from quern_winners import offer, read_wanted  # type: ignore[import-not-found]
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
 FIELD = "quern_draw"
-WORDS = re.compile(r"1((?: (?:0|[1-9][0-9]{0,18})){5})", re.ASCII)
-"""Version 1 and five integers in their only spelling: what is not exactly that is refused, not guessed at."""
-SEED_MAX = 2**63 - 1
-TEMPERATURE_MILLI_MAX = 2000
-TEMPERATURE_MILLI_LEAST = 10
-"""Lower ones count as this, as in vLLM's own sampler."""
-TOP_K_MAX = 1 << 20
 PLAIN = (
     ("temperature", 0.0),
     ("presence_penalty", 0.0),
@@ -48,25 +42,15 @@ class Row:
 
 def read_draw(parameters: Any) -> Draw | None:
     """Return what a request wants, None if nothing of us. Raises ValueError, which the server answers with 400."""
-    text = (parameters.extra_args or {}).get(FIELD)
-    if text is None:
+    numbers = read_numbers(parameters, FIELD, DRAW_WORDS)
+    if numbers is None:
         return None
-    found = WORDS.fullmatch(text) if isinstance(text, str) else None
-    if found is None:
-        raise ValueError(f"{FIELD} is not '1 SEED TEMPERATURE TOP_K TOP_P MIN_P'")
-    seed, temperature, top_k, top_p, min_p = (int(word) for word in found[1].split())
-    for holds, rule in (
-        (seed <= SEED_MAX, "a seed is at most 2^63-1"),
-        (1 <= temperature <= TEMPERATURE_MILLI_MAX, "a temperature is 1 to 2000 thousandths; 0 needs no draw"),
-        (top_k <= TOP_K_MAX, f"top_k is at most {TOP_K_MAX}"),
-        (1 <= top_p <= 1000, "top_p is 1 to 1000 thousandths"),
-        (min_p <= 1000, "min_p is at most 1000 thousandths"),
+    refuse_unless(
+        FIELD,
         (all(getattr(parameters, name) == plain for name, plain in PLAIN), "other sampling parameters must be greedy"),
         (not any(getattr(parameters, name, None) for name in ABSENT), "nothing else may change the logits"),
-    ):
-        if not holds:
-            raise ValueError(f"{FIELD}: {rule}")
-    return Draw(seed, max(temperature, TEMPERATURE_MILLI_LEAST), top_k, top_p, min_p)
+    )
+    return draw_of(FIELD, *numbers)
 
 
 class QuernDraws(LogitsProcessor):  # type: ignore[misc]  # the daemon's environment has no vLLM
@@ -76,11 +60,16 @@ class QuernDraws(LogitsProcessor):  # type: ignore[misc]  # the daemon's environ
     def validate_params(cls, sampling_params: Any) -> None:
         """Refuse a request that means something else than it would get."""
         read_draw(sampling_params)
+        read_wanted(sampling_params)
 
     def __init__(self, vllm_config: Any, device: Any, is_pin_memory: bool) -> None:
         del vllm_config, is_pin_memory
         if torch.device(device).type != "cpu":
             raise ValueError("this plug-in is for CPUs; engines on GPUs draw by the rule themselves")
+        # Whose instance is making us; the API server's process, which has none, need not import it.
+        from vllm.v1.worker.gpu_model_runner import GPUModelRunner  # noqa: PLC0415 - as said
+
+        offer(GPUModelRunner)
         self._rows: dict[int, Row] = {}
         self._chooser = Chooser()
         self._order: list[int] = []

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from node.ports import ChatMessage, EngineRefusedError, GenerationChunk, GenerationRequest
-from node.protocol.draws import Prefill, draw
+from node.protocol.draws import Drawn, Prefill, draw
 from node.protocol.sampling import TokenAlternative, TokenLogprobs
 
 VOCABULARY = 64
@@ -32,7 +32,9 @@ class TableEngine:
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
         return [[self._logprobs(p[:at])[p[at]] for at in range(1, len(p))] for p in prompts]
 
-    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
+    async def prefill(
+        self, token_ids: Sequence[int], first: int, *, top: int, priority: int, drawn: Drawn | None = None
+    ) -> list[Prefill]:
         found = []
         for at in range(first, len(token_ids)):
             logprobs = self._logprobs(token_ids[:at])

@@ -266,12 +266,15 @@ def test_the_integer_logarithm_is_exact_at_powers_of_two() -> None:
 
 
 def test_claims_of_tokens_that_a_prefill_does_not_have_count_only_if_they_would_be_likely() -> None:
-    logprobs = {1: -0.5, 2: -2.0}
+    known = Prefill({1: -0.5, 2: -2.0}, 2)
     likely = ClaimedLogprobs(1, -500_000, ((1, -500_000), (7, -100_000)))
     unlikely = ClaimedLogprobs(1, -500_000, ((1, -500_000), (7, -9_000_000)))
-    assert token_distance_micro(likely, logprobs) == DISTANCE_CLIP_MICRO  # cut
-    assert token_distance_micro(unlikely, logprobs) == 0
-    assert token_distance_micro(ClaimedLogprobs(1, -530_000, ()), logprobs) == 30_000
+    assert token_distance_micro(likely, known) == DISTANCE_CLIP_MICRO  # cut
+    assert token_distance_micro(unlikely, known) == 0
+    assert token_distance_micro(ClaimedLogprobs(1, -530_000, ()), known) == 30_000
+    # "Likely" is what the likeliest are: neither an unlikely winner nor the token itself makes it another thing.
+    between = ClaimedLogprobs(1, -500_000, ((1, -500_000), (7, -2_500_000)))
+    assert token_distance_micro(between, Prefill({1: -0.5, 2: -2.0, 9: -12.0}, 2, winner=9)) == 0
 
 
 def test_claims_for_other_tokens_and_parameters_outside_the_rule_are_refused() -> None:

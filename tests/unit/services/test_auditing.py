@@ -11,6 +11,7 @@ import trio
 from structlog.testing import capture_logs
 
 from node.protocol.asking import ANSWER_EPOCHS_MAX
+from node.protocol.audit_bands import WIDEST_BAND
 from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
 from node.protocol.audit_outcomes import DRAWN_AGAIN
 from node.protocol.audit_sampling import drawn_rows, draws_of
@@ -212,7 +213,7 @@ async def test_of_a_very_long_answer_the_beginning_is_judged_so_that_its_vote_vo
     monkeypatch.setattr(auditing, "answer_figures", figures_of)
     kept = evidence_of(replace(ANSWER, output_ids=(4, 5, 6, 7))).kept
     assert kept is not None
-    figures = await read_figures(cast(Any, auditor.engine), kept)
+    figures = await read_figures(cast(Any, auditor.engine), kept, WIDEST_BAND)
     assert figures == AuditFigures(2, 0, 0, 0, 0, 0, 0)
     assert auditor.engine.asked == [(*ANSWER.prompt_ids, 4, 5)]
 

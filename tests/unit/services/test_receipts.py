@@ -12,7 +12,7 @@ from node.control.receipt_methods import ReceiptParams, ReceiptsParams, VerifyPa
 from node.operations.receipts import DaemonReceiptOperations
 from node.ports import CallFailedError
 from node.protocol.dossiers import Dossier, dossiers_from_json, dossiers_to_json
-from node.protocol.draws import MARGIN_MAX, Prefill
+from node.protocol.draws import MARGIN_MAX, Drawn, Prefill
 from node.protocol.identifiers import Cid, EpochNumber, NodeId, TokenAmount
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import Receipt, SignedReceipt
@@ -31,8 +31,10 @@ class PrefillingEngine(SimulatedEngine):
 
     shift = 0
 
-    async def prefill(self, token_ids: Sequence[int], first: int, *, top: int, priority: int) -> list[Prefill]:
-        del top, priority
+    async def prefill(
+        self, token_ids: Sequence[int], first: int, *, top: int, priority: int, drawn: Drawn | None = None
+    ) -> list[Prefill]:
+        del top, priority, drawn
         await trio.lowlevel.checkpoint()
         claimed = [token + self.shift for token in token_ids[first:]]
         likely = [{real: -9.0, wanted: -0.1} for real, wanted in zip(token_ids[first:], claimed, strict=True)]

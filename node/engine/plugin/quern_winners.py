@@ -1,0 +1,136 @@
+"""Has vLLM's V1 model runner tell of the rule's winners beside the likeliest tokens of a prompt.
+
+Purpose: who checks an answer by prefill is told of the likeliest tokens of each place. A token beyond them that has
+much noise may be the one that the rule of Quern draws, and then a wrong token looks better than it is. A request for
+log-probabilities of its prompt that carries `vllm_xargs: {"quern_winners": "1 SEED TEMPERATURE TOP_K TOP_P MIN_P
+FIRST"}` is told of one likely token less, and of the winner instead, for each place of the prompt from FIRST on: the
+last column has the token that the rule draws there with this seed, out of the whole vocabulary, and its
+log-probability, whether it is among the likeliest or not. So the winner is the token of the largest rank.
+
+Detail: the runner's own function does all the work; it is called once for each request that asks, with the sampler's
+function that picks the columns replaced for so long. Prompts that are read in parts, or again after vLLM made room for
+others, come out the same: a row's place follows from what the runner has computed before. Other requests are not
+touched. Runs in the engine's environment.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from quern_draws import Chooser, Draw, DrawTable  # type: ignore[import-not-found]  # a neighbour, by PYTHONPATH
+from quern_fields import DRAW_WORDS, draw_of, read_numbers, refuse_unless  # type: ignore[import-not-found]
+
+log = logging.getLogger("vllm.quern")
+"""As vLLM's own: what is said stands in the engine's log."""
+FIELD = "quern_winners"
+WORDS = (*DRAW_WORDS, "FIRST")
+NEEDED = frozenset(
+    {"num_prompt_logprobs", "requests", "num_computed_tokens", "prompt_token_ids", "sampler", "gather_logprobs"}
+)
+"""What the runner's function must use for ours to mean what it says: as in vLLM 0.32."""
+METHOD = "_get_prompt_logprobs_dict"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a request wants to know."""
+
+    draw: Draw
+    first: int
+    """Index in the prompt of the first token whose place is asked about; at least 1, as nothing draws the first."""
+
+
+def read_wanted(parameters: Any) -> Wanted | None:
+    """Return what a request wants, None if nothing of us. Raises ValueError, which the server answers with 400."""
+    numbers = read_numbers(parameters, FIELD, WORDS)
+    if numbers is None:
+        return None
+    *drawn, first = numbers
+    draw = draw_of(FIELD, *drawn)
+    refuse_unless(
+        FIELD,
+        (first >= 1, "the first token of a prompt is not drawn"),
+        ((parameters.prompt_logprobs or 0) >= 1, "prompt_logprobs must be at least 1: the winner takes a column"),
+    )
+    return Wanted(draw, first)
+
+
+def offer(runner: type[Any]) -> bool:
+    """Have all runners of this class tell of winners. Return whether they do: another vLLM may work another way."""
+    original = getattr(runner, METHOD, None)
+    if getattr(original, "tells_winners", False):
+        return True
+    code = getattr(original, "__code__", None)
+    if original is None or code is None or not NEEDED.issubset(code.co_names):
+        log.warning("Quern's plug-in does not know this vLLM's model runner: %s is not offered", FIELD)
+        return False
+    setattr(runner, METHOD, _telling_winners(original))
+    return True
+
+
+def _telling_winners(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    chooser = Chooser()
+
+    def told(runner: Any, hidden_states: Any, num_scheduled_tokens: dict[str, int]) -> dict[str, Any]:
+        everybody = runner.num_prompt_logprobs
+        wanted = {name: _wanted_of(runner, name) for name in everybody if name in num_scheduled_tokens}
+        asking = {name: found for name, found in wanted.items() if found is not None}
+        if not asking:
+            return original(runner, hidden_states, num_scheduled_tokens)
+
+        def told_of(names: list[str]) -> dict[str, Any]:
+            runner.num_prompt_logprobs = part = {name: everybody[name] for name in names}
+            try:
+                return original(runner, hidden_states, num_scheduled_tokens)
+            finally:
+                runner.num_prompt_logprobs = everybody
+                for name in names:  # the runner strikes out who has been told of its whole prompt
+                    if name not in part:
+                        del everybody[name]
+
+        found = told_of([name for name in everybody if name not in asking])
+        for name, what in asking.items():
+            gather = _gathering_winners(
+                runner.sampler.gather_logprobs, chooser, what, runner.requests[name].num_computed_tokens
+            )
+            # An attribute of this one sampler goes before its class's function.
+            runner.sampler.gather_logprobs = gather
+            try:
+                found |= told_of([name])
+            finally:
+                del runner.sampler.gather_logprobs
+        return found
+
+    told.tells_winners = True  # type: ignore[attr-defined]  # a mark, so that it is not wrapped twice
+    return told
+
+
+def _wanted_of(runner: Any, name: str) -> Wanted | None:
+    request = runner.requests.get(name)
+    return None if request is None else read_wanted(request.sampling_params)
+
+
+def _gathering_winners(
+    original: Callable[[torch.Tensor, int, torch.Tensor], Any], chooser: Any, wanted: Wanted, start: int
+) -> Callable[[torch.Tensor, int, torch.Tensor], Any]:
+    """Return a function that picks columns as `original` does, but the winner for the last.
+
+    `start`: index of the token that the first row was computed from.
+    """
+
+    def gather(scores: torch.Tensor, count: int, token_ids: torch.Tensor) -> Any:
+        told = original(scores, count, token_ids)
+        # The row of a token is that of the one before it: the last that is read when it is drawn.
+        skipped = max(0, wanted.first - 1 - start)
+        rows = scores[skipped:].float()
+        if len(rows):
+            positions = np.arange(start + skipped, start + skipped + len(rows))
+            winners = torch.from_numpy(chooser.choose(rows.numpy(), DrawTable([wanted.draw] * len(rows)), positions))
+            told.logprob_token_ids[skipped:, -1] = winners.to(told.logprob_token_ids.dtype)
+            told.logprobs[skipped:, -1] = rows.gather(-1, winners.unsqueeze(-1)).squeeze(-1)
+        return told
+
+    return gather
