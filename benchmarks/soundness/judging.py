@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from benchmarks.soundness.claims import DECLARED, Claim
 from benchmarks.soundness.models import VOCABULARY_SIZE
 from node.protocol.audits import (
-    MARGIN_CLIP_MICRO,
     MILLION,
     MISMATCH_MICRO_MIN,
     ClaimedLogprobs,
+    counted_margin_micro,
     token_distance_micro,
     token_surprise,
 )
@@ -34,7 +34,8 @@ class Reading:
         """Return the prefill of an auditor that is told of the rule's choice; the same one if it knows it anyway."""
         if self.winner in self.likeliest.logprobs:
             return self.likeliest
-        return Prefill({**self.likeliest.logprobs, self.winner: self.winner_logprob}, self.likeliest.top_count)
+        known = {**self.likeliest.logprobs, self.winner: self.winner_logprob}
+        return Prefill(known, self.likeliest.top_count, self.winner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,11 @@ class TokenFigures:
         """Return what an auditor notes of the tokens from `first` to before `end`; `winners`: as one that knows the
         rule's choice everywhere.
         """
-        whole = (self.margins if winners else self.margins_among_likeliest)[first:end]
-        margins = [min(MARGIN_CLIP_MICRO, margin) for margin in whole]
+        margins = (self.margins if winners else self.margins_among_likeliest)[first:end]
         return AuditFigures(
             tokens=len(margins),
             mismatches=sum(margin >= MISMATCH_MICRO_MIN for margin in margins),
-            margin_micro=sum(margins),
+            margin_micro=sum(map(counted_margin_micro, margins)),
             claimed=len(margins),
             distance_micro=sum(self.distances[first:end]),
             surprise_micro=sum(self.surprises[first:end]),

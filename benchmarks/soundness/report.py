@@ -86,7 +86,8 @@ def honest_band(auditor: str = REFERENCE, *, winners: bool = True) -> HonestBand
     nonces = read_nonces()
     honest = [name for name in HONEST_ENGINES if name in provers_of(auditor) and name != auditor]
     # The reference's nonces are those that all others are compared with; for another auditor they stay theirs.
-    return measured_band((read_windows(auditor, name, winners=winners), nonces.get(name, [0])) for name in honest)
+    found = ((read_windows(auditor, name, winners=winners), nonces.get(name, [0])) for name in honest)
+    return measured_band(found, winners=winners)
 
 
 def means(auditor: str) -> Table:
@@ -99,7 +100,7 @@ def means(auditor: str) -> Table:
             (
                 prover,
                 f"{sum(f.mismatches for f in stretches) / tokens:.2%}",
-                f"{sum(f.margin_micro for f in stretches) / tokens / 1e6:.5f}",
+                f"{sum(f.margin_micro for f in stretches) / tokens / 1e6:.6f}",
                 f"{sum(f.distance_micro for f in stretches) / tokens / 1e6:.4f}",
                 f"{sum(f.surprise_micro for f in stretches) / tokens / 1e6:+.4f}",
             )
@@ -147,7 +148,7 @@ def told_of_winners(auditor: str) -> Table:
             needed = tokens_to_proof(pace)
             row += (
                 f"{sum(f.mismatches for f in stretches) / tokens:.2%}",
-                f"{sum(f.margin_micro for f in stretches) / tokens / 1e6:.5f}",
+                f"{sum(f.margin_micro for f in stretches) / tokens / 1e6:.6f}",
                 "never" if math.isinf(needed) else f"{needed:,.0f}",
             )
         rows.append(tuple(row))

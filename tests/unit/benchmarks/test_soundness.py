@@ -94,7 +94,7 @@ def test_windows_sum_up_to_what_an_auditor_notes_of_the_whole(tmp_path: Path) ->
     (row,) = as_rows([answer])
     whole = answer.sums(0, count)
     assert sum(window[0] for window in row) == whole.mismatches == WINDOW_TOKENS
-    assert sum(window[1] for window in row) * UNIT_MICRO == whole.margin_micro == WINDOW_TOKENS * 100_900
+    assert sum(window[1] for window in row) * UNIT_MICRO == whole.margin_micro == WINDOW_TOKENS * 50_000
     assert sum(window[2] for window in row) == 0
     assert sum(window[3] for window in row) * UNIT_MICRO == answer.sums(0, count, winners=False).margin_micro
     assert sum(window[5] for window in row) * UNIT_MICRO == whole.surprise_micro
