@@ -30,12 +30,10 @@ class Reading:
     """The rule's choice among all tokens."""
     winner_logprob: float
 
-    def with_winner(self) -> Prefill:
-        """Return the prefill of an auditor that is told of the rule's choice; the same one if it knows it anyway."""
-        if self.winner in self.likeliest.logprobs:
-            return self.likeliest
-        known = {**self.likeliest.logprobs, self.winner: self.winner_logprob}
-        return Prefill(known, self.likeliest.top_count, self.winner)
+    def told(self, token: int) -> Prefill:
+        """Return what decides on the margin of `token` if the rule's choice is known: no other is a greater rival."""
+        known = {token: self.likeliest.logprobs[token], self.winner: self.winner_logprob}
+        return Prefill(known, 1, self.winner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +70,12 @@ class TokenFigures:
 def judge(claim: Claim, readings: Sequence[Reading]) -> TokenFigures:
     """Return what one prefill by an auditor tells of a claim."""
     prefills = [reading.likeliest for reading in readings]
-    told = [reading.with_winner() for reading in readings]
+    told = [reading.told(token) for token, reading in zip(claim.tokens, readings, strict=True)]
     margins = _margins(claim, 0, told)
     among = list(margins)
-    for place, (prefill, both) in enumerate(zip(prefills, told, strict=True)):
-        if both is not prefill:
-            (among[place],) = _margins(claim, place, [prefill])
+    for place, reading in enumerate(readings):
+        if reading.winner not in reading.likeliest.logprobs:
+            (among[place],) = _margins(claim, place, [reading.likeliest])
     surprises = [
         token_surprise(token, prefill, DECLARED) for token, prefill in zip(claim.tokens, prefills, strict=True)
     ]

@@ -110,7 +110,17 @@ def test_int8_weights_in_all_answers_cost_more_than_a_busy_engine_takes_until_th
     """With forged log-probabilities: what nobody can forge proves them."""
     found = lasting("int8", BAND, forged=True, runs=8)
     assert None not in found
-    assert expected_tokens(found) < -300
+    assert expected_tokens(found) < -400
+
+
+def test_int8_weights_in_three_of_five_answers_do_not_pay_even_if_they_saved_all_of_the_fees() -> None:
+    found = lasting("int8", BAND, forged=True, runs=8, share=0.6)
+    assert None not in found
+    assert expected_tokens(found, 0.6) < -300
+
+
+def test_int8_weights_in_two_of_five_answers_are_not_found_as_the_documentation_says() -> None:
+    assert lasting("int8", BAND, forged=True, runs=2, share=0.4) == [None] * 2
 
 
 def test_an_honest_machine_of_the_widest_kind_is_not_proven_in_half_a_year_of_full_books() -> None:
