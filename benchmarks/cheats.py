@@ -28,6 +28,7 @@ from node.protocol.findings import ReceiptBook
 from node.protocol.history import PARTS, WINDOWS_EPOCHS
 from node.protocol.identifiers import Address, Cid, Hash32, NodeId
 from node.protocol.nonces import draw_sample
+from node.protocol.outcomes import DIFFERING_COUNTS
 from node.protocol.scores import AVAILABILITY_TENTHS, PARTICIPATION_TENTHS, QUALITY_TENTHS
 from node.services.omission_handing import HOLDERS
 
@@ -63,6 +64,7 @@ PADDINGS = (0, 100, 1_000, 260_000)
 UNANSWERED = (0.01, 0.05, 0.1, 0.2)
 HIDERS = (BUSY_ANSWERS, 1_800, 100)
 HIDDEN_SHARES = (0.001, 0.01, 0.1, 1.0)
+TAKEN_OFF = (0, 1, DIFFERING_COUNTS)
 SITTING_SHARES = (0.0, 1 / 3, 0.5, 0.7)
 """Of the weight, that takes proofs of payers without weight and does not vote on them."""
 LEFT_OUT = (1, 16, 100, 320)
@@ -99,26 +101,30 @@ class Answering:
 
 
 @cache
-def rejected_within(epochs: int, share: float, sample: int = SAMPLE_SIZE, rate: int = MISMATCH_PER_MILLION) -> float:
-    """Return the chance that the sum of `epochs` samples is beyond chance."""
+def rejected_within(
+    epochs: int, share: float, sample: int = SAMPLE_SIZE, rate: int = MISMATCH_PER_MILLION, honest: int | None = None
+) -> float:
+    """Return the chance that the sum of `epochs` samples is beyond chance, if `honest` in a million of the other nonces
+    differ: as many as the calibration allows for, `rate`, if not said."""
     drawn = epochs * sample
     if share >= 1.0:
         return 1.0
     limit = reject_from(drawn, rate, dict(zip(WINDOWS_EPOCHS, PARTS, strict=True))[epochs])
-    found = detection_per_million(drawn, limit, round(share * MILLION), rate)
+    found = detection_per_million(drawn, limit, round(share * MILLION), rate if honest is None else honest)
     return found / MILLION
 
 
-def faking(share: float) -> Faking:
-    """Return what it is worth to make up `share` of all nonces.
+def faking(share: float, honest: int = MISMATCH_PER_MILLION, taken_off: int = DIFFERING_COUNTS) -> Faking:
+    """Return what it is worth to make up `share` of all nonces, of the others of which `honest` in a million differ.
 
-    Each epoch it adds the share; a window of some epochs rejects one epoch's batch with the chance that it has by their
-    end. Only the window that takes most is counted: the truth is worse.
+    Each epoch it adds the share; what differs in the sample takes `taken_off` times as much off; a window of some
+    epochs rejects one epoch's batch with the chance that it has by their end. Only the window that takes most is
+    counted: the truth is worse.
     """
-    within = {epochs: rejected_within(epochs, share) for epochs in WINDOWS_EPOCHS}
+    within = {epochs: rejected_within(epochs, share, honest=honest) for epochs in WINDOWS_EPOCHS}
     lost = max(chance / epochs for epochs, chance in within.items())
     one, three, ten, thirty = within.values()
-    return Faking(share, one, three, ten, thirty, share - lost)
+    return Faking(share, one, three, ten, thirty, share - taken_off * share * (1 - lost) - lost)
 
 
 def run_draws(share: float, trials: int, batch: int = 20_000) -> float:
@@ -136,9 +142,10 @@ def run_draws(share: float, trials: int, batch: int = 20_000) -> float:
     return rejected / trials
 
 
-def best_faking(steps: int = 20) -> Faking:
+def best_faking(steps: int = 20, *, honest: int = MISMATCH_PER_MILLION, taken_off: int = DIFFERING_COUNTS) -> Faking:
     """Return the share that pays best, of those up to a thousandth."""
-    return max((faking(step / (1000 * steps)) for step in range(1, steps + 1)), key=lambda found: found.gain_per_epoch)
+    shares = (step / (1000 * steps) for step in range(1, steps + 1))
+    return max((faking(share, honest, taken_off) for share in shares), key=lambda found: found.gain_per_epoch)
 
 
 def answering(name: str, gain_per_epoch: float, proof: float) -> Answering:
@@ -312,7 +319,22 @@ def main() -> None:
                 *(f"{chance:.2%}" for chance in (f.in_one, f.in_three, f.in_ten, f.in_thirty)),
                 f"{f.gain_per_epoch:+.4%}",
             )
-            for f in (*map(faking, FAKED_SHARES), best_faking())
+            for f in map(faking, FAKED_SHARES)
+        ],
+        empty="",
+    )
+    click.echo("What pays best, of a reward in each epoch, where so many of a million honest nonces differ:")
+    print_table(
+        ("DIFFER", *(f"TAKEN OFF {times} TIMES" for times in TAKEN_OFF)),
+        [
+            (
+                str(honest),
+                *(
+                    f"{found.share:.3%}: {found.gain_per_epoch:+.4%}"
+                    for found in (best_faking(honest=honest, taken_off=times) for times in TAKEN_OFF)
+                ),
+            )
+            for honest in (0, MISMATCH_PER_MILLION)
         ],
         empty="",
     )

@@ -17,7 +17,7 @@ from node.protocol.sampling import SamplingParameters
 
 ANSWER_TOKENS = 256
 CLAIMED_TOP = 5
-ANSWERS_AT_ONCE = 16
+ANSWERS_AT_ONCE = 64
 NONCES = 512
 NONCES_AT_ONCE = 64
 EPOCH_SEED = Hash32(b"\x07" * 32)
@@ -45,7 +45,7 @@ class Claim:
 def read_prompts(models: Path, numbers: range) -> list[tuple[int, ...]]:
     """Return the prompts of some answers."""
     prompts = json.loads((models / PROMPTS_FILE).read_text())
-    return [tuple(prompts[number]) for number in numbers]
+    return [tuple(prompts[number % len(prompts)]) for number in numbers]
 
 
 def seed_of(number: int) -> int:
@@ -116,7 +116,9 @@ def write_claims(claims: Sequence[Claim], file: Path) -> None:
         }
         for claim in claims
     ]
-    file.write_text(json.dumps(document, separators=(",", ":")))
+    begun = file.with_suffix(".begun")
+    begun.write_text(json.dumps(document, separators=(",", ":")))
+    begun.rename(file)  # a run that is cut off leaves no half of it
 
 
 def read_claims(file: Path) -> list[Claim]:

@@ -1,26 +1,27 @@
 """The measurements as they are committed: sums over windows of tokens, and distances of nonces, in short files.
 
-The figures token by token are some hundred megabytes of JSON on the machine that measured; what is kept of them is what
-auditors note: sums, here over windows of WINDOW_TOKENS tokens, in steps of UNIT_MICRO so that the files stay small.
-
-Detail: margins were summed up before audits cut them at a tenth of a logit. What the cut leaves of a window follows
-from its sum and its mismatches where there is one of these at most, as in most windows of mild provers. Of the others
-it is bounded: from above for honest machines, from below for cheats, so that no table flatters the rule.
+What is kept of the figures of each token are what auditors note: sums, here over windows of WINDOW_TOKENS tokens, in
+steps of UNIT_MICRO so that the files stay small.
 """
 
+import gzip
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from benchmarks.soundness.judging import TokenFigures
-from benchmarks.soundness.variants import PROVERS
-from node.protocol.audits import MARGIN_CLIP_MICRO, MILLION, MISMATCH_MICRO_MIN, add_figures
+from node.protocol.audits import add_figures
 from node.protocol.findings import AuditFigures
 
 DIRECTORY = Path(__file__).parent / "data"
 WINDOW_TOKENS = 64
 UNIT_MICRO = 100
-PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+
+Rows = list[list[list[int]]]
+"""Of each answer, of each window: mismatches, margin; both among the likeliest tokens alone; distance, surprise and its
+variance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,71 +48,77 @@ class Windows:
 
 def without_claims(figures: AuditFigures) -> AuditFigures:
     """Return the figures of an answer whose claimed log-probabilities are the auditor's own."""
-    return AuditFigures(
-        figures.tokens,
-        figures.mismatches,
-        figures.margin_micro,
-        figures.claimed,
-        0,
-        figures.surprise_micro,
-        figures.variance_micro,
-    )
+    return replace(figures, distance_micro=0)
 
 
-def as_rows(answers: list[TokenFigures]) -> list[list[list[int]]]:
+def as_rows(answers: list[TokenFigures]) -> Rows:
     """Return the committed form of a prover's answers."""
     rows = []
     for answer in answers:
         windows = []
         for start in range(0, len(answer.margins) - WINDOW_TOKENS + 1, WINDOW_TOKENS):
-            sums = answer.sums(start, start + WINDOW_TOKENS)
-            margin_micro = sum(answer.margins[start : start + WINDOW_TOKENS])
-            numbers = (margin_micro, sums.distance_micro, sums.surprise_micro, sums.variance_micro)
-            windows.append([sums.mismatches, *(round(number / UNIT_MICRO) for number in numbers)])
+            sums, among = (answer.sums(start, start + WINDOW_TOKENS, winners=winners) for winners in (True, False))
+            rest = (sums.distance_micro, sums.surprise_micro, sums.variance_micro)
+            windows.append(
+                [
+                    *(sums.mismatches, _units(sums.margin_micro), among.mismatches, _units(among.margin_micro)),
+                    *map(_units, rest),
+                ]
+            )
         rows.append(windows)
     return rows
 
 
-def read_windows(auditor: str, prover: str, directory: Path = DIRECTORY) -> Windows:
-    """Read what one auditor found of one prover."""
-    rows = json.loads((directory / f"answers-{auditor}.json").read_text())[prover]
-    is_honest = PROVERS[prover].is_honest
-    return Windows(tuple(tuple(_figures(window, is_honest=is_honest) for window in windows) for windows in rows))
+def _units(micro: int) -> int:
+    return round(micro / UNIT_MICRO)
+
+
+def answers_file(auditor: str, directory: Path = DIRECTORY) -> Path:
+    """Where what one auditor found is."""
+    return directory / f"answers-{auditor}.json.gz"
+
+
+def write_rows(rows: Mapping[str, Rows], file: Path) -> None:
+    """Write what one auditor found, by prover; the same bytes for the same rows."""
+    file.write_bytes(gzip.compress(as_lines(rows).encode(), mtime=0))
+
+
+def as_lines(document: Mapping[str, object]) -> str:
+    """Return JSON with a line for each name."""
+    lines = (f"{json.dumps(name)}:{json.dumps(value, separators=(',', ':'))}" for name, value in document.items())
+    return "{" + ",\n".join(lines) + "}\n"
+
+
+@cache
+def read_rows(auditor: str, directory: Path = DIRECTORY) -> dict[str, Rows]:
+    """Read what one auditor found, by prover."""
+    found: dict[str, Rows] = json.loads(gzip.decompress(answers_file(auditor, directory).read_bytes()))
+    return found
+
+
+def read_windows(auditor: str, prover: str, *, winners: bool = True, directory: Path = DIRECTORY) -> Windows:
+    """Read what one auditor found of one prover; without `winners` as one that is told of the likeliest tokens only."""
+    rows = read_rows(auditor, directory)[prover]
+    return Windows(tuple(tuple(_figures(window, winners=winners) for window in windows) for windows in rows))
 
 
 def provers_of(auditor: str, directory: Path = DIRECTORY) -> list[str]:
     """Return whom an auditor judged."""
-    return list(json.loads((directory / f"answers-{auditor}.json").read_text()))
+    return list(read_rows(auditor, directory))
 
 
-def _figures(row: list[int], *, is_honest: bool) -> AuditFigures:
-    mismatches, margin, distance, surprise, variance = row
-    cut = most_after_cut if is_honest else least_after_cut
+def _figures(row: list[int], *, winners: bool) -> AuditFigures:
+    mismatches, margin, *rest = row[:2] + row[4:] if winners else row[2:]
+    distance, surprise, variance = rest
     return AuditFigures(
         WINDOW_TOKENS,
         mismatches,
-        cut(margin * UNIT_MICRO, mismatches),
+        margin * UNIT_MICRO,
         WINDOW_TOKENS,
         distance * UNIT_MICRO,
         surprise * UNIT_MICRO,
         variance * UNIT_MICRO,
     )
-
-
-def most_after_cut(margin_micro: int, mismatches: int) -> int:
-    """Return the most that the cut can leave of a window's sum of margins: spread over all that may have some."""
-    ties = WINDOW_TOKENS - mismatches
-    return min(margin_micro, mismatches * MARGIN_CLIP_MICRO + ties * MISMATCH_MICRO_MIN)
-
-
-def least_after_cut(margin_micro: int, mismatches: int) -> int:
-    """Return the least that the cut can leave of it: heaped on as few mismatches as can carry it."""
-    left, kept = margin_micro, 0
-    for others in reversed(range(mismatches)):
-        margin = max(0, min(MILLION, left - others * MISMATCH_MICRO_MIN))
-        kept += min(MARGIN_CLIP_MICRO, margin)
-        left -= margin
-    return kept + left
 
 
 def read_nonces(directory: Path = DIRECTORY) -> dict[str, list[int]]:

@@ -48,12 +48,15 @@ class Detection:
         return 1.0 - rate_at_most(self.stretches - self.caught, self.stretches, DOUBT)
 
 
-def measured_band(honest: Iterable[tuple[Windows, Sequence[int]]]) -> HonestBand:
-    """Return the band that `quern calibrate` makes of honest machines: their answers, and distances of their nonces."""
+def measured_band(honest: Iterable[tuple[Windows, Sequence[int]]], *, winners: bool) -> HonestBand:
+    """Return the band that `quern calibrate` makes of honest machines: their answers, and distances of their nonces.
+
+    `winners`: it is told of the rule's choice at every place.
+    """
     bands = []
     for windows, distances in honest:
         answers = tuple(_whole(answer) for answer in windows.answers)
-        bands.append(band_of_measurement(Measurement("", "", tuple(distances), answers, knows_winners=False), ENGINE))
+        bands.append(band_of_measurement(Measurement("", "", tuple(distances), answers, knows_winners=winners), ENGINE))
     found = widest(bands)
     if found is None:
         raise ValueError("no honest machine was measured")

@@ -28,9 +28,13 @@ from node.protocol.audits import (
 from node.protocol.calibration import HonestBand
 
 RUNS = 50
+MIXED = 1_500
+"""Answers that runs draw from."""
 EPOCHS_MAX = 180
 """Half a year of days: who lasts longer is called never found."""
 CHEATS = (("int8", False), ("int8", True), ("fp8", True), ("fp32", False))
+SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+"""Of all answers that are by int8 weights, the others by the model's own."""
 
 
 def epochs_until_proven(gained: Sequence[tuple[int, ...]], per_epoch: int, source: random.Random) -> int | None:
@@ -51,33 +55,45 @@ def epochs_until_proven(gained: Sequence[tuple[int, ...]], per_epoch: int, sourc
     return None
 
 
-def lasting(prover: str, band: HonestBand, *, forged: bool, runs: int) -> list[int | None]:
-    """Return how long runs of a busy engine last whose answers are all by `prover`."""
-    answers = read_windows(REFERENCE, prover).of(ANSWER_TOKENS, forged=forged)
-    gained = [gains(figures, band) for figures in answers]
-    source = random.Random(prover)  # noqa: S311 - a simulation, the same every time
-    return [epochs_until_proven(gained, DRAWS_OF_A_BUSY_ENGINE, source) for _ in range(runs)]
+def lasting(prover: str, band: HonestBand, *, forged: bool, runs: int, share: float = 1.0) -> list[int | None]:
+    """Return how long runs of a busy engine last of whose answers `share` is by `prover`, the rest by the reference."""
+    source = random.Random(f"{prover} {share}")  # noqa: S311 - a simulation, the same every time
+    mixed = []
+    for name, part in ((prover, share), (REFERENCE, 1.0 - share)):
+        answers = read_windows(REFERENCE, name).of(ANSWER_TOKENS, forged=forged)
+        mixed += source.choices([gains(figures, band) for figures in answers], k=round(part * MIXED))
+    return [epochs_until_proven(mixed, DRAWS_OF_A_BUSY_ENGINE, source) for _ in range(runs)]
 
 
-def expected_tokens(found: Sequence[int | None]) -> float:
-    """Return what a busy engine may take until the verdict is executed, less what that costs, in tokens of Quern."""
-    return fmean(FEES * ((EPOCHS_MAX if last is None else last) + VERDICT_EPOCHS) for last in found) - FRAUD_COST
+def expected_tokens(found: Sequence[int | None], share: float = 1.0) -> float:
+    """Return what a busy engine may take for the `share` of its answers that is wrong, until a verdict is executed or
+    runs end, less what verdicts cost, in tokens of Quern.
+    """
+    return fmean(
+        share * FEES * EPOCHS_MAX if last is None else share * FEES * (last + VERDICT_EPOCHS) - FRAUD_COST
+        for last in found
+    )
 
 
 @click.command(help=__doc__)
 def main() -> None:
     """Command line."""
     band = honest_band()
-    rows = []
-    for prover, forged in CHEATS:
-        found = lasting(prover, band, forged=forged, runs=RUNS)
-        proven = [last for last in found if last is not None]
-        figures = (
-            (f"{median(proven):.0f}", f"{max(proven)}", f"{expected_tokens(found):+.0f}") if proven else ("–",) * 3
-        )
-        rows.append((prover, "forged" if forged else "as they are", str(len(proven)), *figures))
-    headings = ("PROVER", "LOG-PROBABILITIES", f"PROVEN OF {RUNS}", "EPOCHS, MEDIAN", "MOST", "EXPECTED, IN TOKENS")
+    rows = [_row(prover, band, forged=forged) for prover, forged in CHEATS]
+    rows += [_row("int8", band, forged=True, share=share) for share in SHARES]
+    headings = (
+        *("PROVER", "OF ALL ANSWERS", "LOG-PROBABILITIES", f"PROVEN OF {RUNS}"),
+        *("EPOCHS, MEDIAN", "MOST", "EXPECTED, IN TOKENS"),
+    )
     print_table(headings, rows, empty="")
+
+
+def _row(prover: str, band: HonestBand, *, forged: bool, share: float = 1.0) -> tuple[str, ...]:
+    found = lasting(prover, band, forged=forged, runs=RUNS, share=share)
+    proven = [last for last in found if last is not None]
+    epochs = (f"{median(proven):.0f}", f"{max(proven)}") if proven else ("–", "–")
+    figures = (f"{share:.0%}", "forged" if forged else "as they are", str(len(proven)), *epochs)
+    return prover, *figures, f"{expected_tokens(found, share):+.0f}"
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ MODULES = ("argparse", "inspect", "typing", "subprocess", "tarfile", "zipfile")
 RECIPE_FILE = "recipe.txt"
 PROMPTS_FILE = "prompts.json"
 PROMPT_TOKENS = 64
-PROMPTS = 512
+PROMPTS = 1536
 
 Weights = dict[str, Any]
 

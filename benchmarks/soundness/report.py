@@ -5,13 +5,23 @@ With --collect DIRECTORY the committed files are made anew from what `measure` l
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from benchmarks.cheats import rejected_within
-from benchmarks.soundness.data import DIRECTORY, as_rows, provers_of, read_nonces, read_windows
+from benchmarks.soundness.data import (
+    DIRECTORY,
+    answers_file,
+    as_lines,
+    as_rows,
+    provers_of,
+    read_nonces,
+    read_windows,
+    write_rows,
+)
 from benchmarks.soundness.detection import (
     bits_per_thousand_tokens,
     detect,
@@ -28,7 +38,6 @@ from node.protocol.nonces import VECTOR_BYTES, split_vectors, squared_distance
 
 LENGTHS = (64, 128, 256)
 AUDITORS_MAX = 8
-PARTS = "[0-9]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,29 +58,22 @@ def collect(cache: Path, directory: Path = DIRECTORY) -> None:
     """Write the committed files."""
     directory.mkdir(exist_ok=True)
     for folder in sorted((cache / "figures").iterdir())[:AUDITORS_MAX]:
-        found: dict[str, list[list[list[int]]]] = {}
-        for prover in PROVERS:
-            answers: list[TokenFigures] = []
-            for file in sorted(folder.glob(f"{prover}-{PARTS}.json")):
-                answers += [
-                    TokenFigures(**{name: tuple(values) for name, values in entry.items()})
-                    for entry in json.loads(file.read_text())
-                ]
-            if answers:
-                found[prover] = as_rows(answers)
-        _write(found, directory / f"answers-{folder.name}.json")
+        rows = {prover: as_rows(list(_figures(folder, prover))) for prover in PROVERS}
+        write_rows({prover: found for prover, found in rows.items() if found}, answers_file(folder.name, directory))
     nonces: dict[str, list[int]] = {}
     reference = _vectors(cache, REFERENCE)
     for engine in ENGINES:
         if engine != REFERENCE and (cache / "nonces" / f"{engine}.bin").exists():
             pairs = zip(reference, _vectors(cache, engine), strict=True)
             nonces[engine] = sorted(squared_distance(one, other) for one, other in pairs)
-    _write(nonces | fakes(reference), directory / "nonces.json")
+    (directory / "nonces.json").write_text(as_lines(nonces | fakes(reference)))
 
 
-def _write(document: dict[str, object] | dict[str, list[int]] | dict[str, list[list[list[int]]]], file: Path) -> None:
-    lines = (f"{json.dumps(name)}:{json.dumps(value, separators=(',', ':'))}" for name, value in document.items())
-    file.write_text("{" + ",\n".join(lines) + "}\n")
+def _figures(folder: Path, prover: str) -> Iterator[TokenFigures]:
+    files = folder.glob(f"{prover}-*.json")
+    for file in sorted(files, key=lambda file: int(file.stem.removeprefix(f"{prover}-"))):
+        for entry in json.loads(file.read_text()):
+            yield TokenFigures(**{name: tuple(values) for name, values in entry.items()})
 
 
 def _vectors(cache: Path, engine: str) -> list[bytes]:
@@ -79,12 +81,13 @@ def _vectors(cache: Path, engine: str) -> list[bytes]:
     return split_vectors(data, len(data) // VECTOR_BYTES)
 
 
-def honest_band(auditor: str = REFERENCE) -> HonestBand:
+def honest_band(auditor: str = REFERENCE, *, winners: bool = True) -> HonestBand:
     """Return the band of all honest machines that an auditor judged, by the rule of `quern calibrate`."""
     nonces = read_nonces()
     honest = [name for name in HONEST_ENGINES if name in provers_of(auditor) and name != auditor]
     # The reference's nonces are those that all others are compared with; for another auditor they stay theirs.
-    return measured_band((read_windows(auditor, name), nonces.get(name, [0])) for name in honest)
+    found = ((read_windows(auditor, name, winners=winners), nonces.get(name, [0])) for name in honest)
+    return measured_band(found, winners=winners)
 
 
 def means(auditor: str) -> Table:
@@ -97,7 +100,7 @@ def means(auditor: str) -> Table:
             (
                 prover,
                 f"{sum(f.mismatches for f in stretches) / tokens:.2%}",
-                f"{sum(f.margin_micro for f in stretches) / tokens / 1e6:.5f}",
+                f"{sum(f.margin_micro for f in stretches) / tokens / 1e6:.6f}",
                 f"{sum(f.distance_micro for f in stretches) / tokens / 1e6:.4f}",
                 f"{sum(f.surprise_micro for f in stretches) / tokens / 1e6:+.4f}",
             )
@@ -127,6 +130,33 @@ def caught(auditor: str, band: HonestBand) -> Table:
             )
     headings = ("prover", "log-probabilities", *(f"in {n} tokens" for n in LENGTHS), "tokens to proof", "best test")
     return Table("Answers proven wrong by one audit, and evidence that adds up", headings, tuple(rows))
+
+
+def told_of_winners(auditor: str) -> Table:
+    """What it gives to be told of the rule's choice at every place, instead of the likeliest tokens only.
+
+    Log-probabilities are forged: what they prove does not depend on it.
+    """
+    rows = []
+    bands = honest_band(auditor, winners=False), honest_band(auditor)
+    for prover in provers_of(auditor):
+        row = [prover]
+        for winners, band in zip((False, True), bands, strict=True):
+            stretches = read_windows(auditor, prover, winners=winners).of(LENGTHS[0], forged=True)
+            tokens = sum(figures.tokens for figures in stretches)
+            pace, _ = bits_per_thousand_tokens(stretches, band)
+            needed = tokens_to_proof(pace)
+            row += (
+                f"{sum(f.mismatches for f in stretches) / tokens:.2%}",
+                f"{sum(f.margin_micro for f in stretches) / tokens / 1e6:.6f}",
+                "never" if math.isinf(needed) else f"{needed:,.0f}",
+            )
+        rows.append(tuple(row))
+    headings = (
+        *("prover", "differ", "margin", "tokens to proof, forged"),
+        *(f"{name}, told of the rule's choice" for name in ("differ", "margin", "tokens")),
+    )
+    return Table("What an auditor knows by the likeliest 50, and with the rule's choice", headings, tuple(rows))
 
 
 def distances(band: HonestBand) -> Table:
@@ -159,7 +189,7 @@ def percent(share: float) -> str:
 
 def tables(auditor: str, band: HonestBand) -> list[Table]:
     """Return all that one auditor found."""
-    return [means(auditor), caught(auditor, band), false_verdicts(auditor, band)]
+    return [means(auditor), caught(auditor, band), told_of_winners(auditor), false_verdicts(auditor, band)]
 
 
 @click.command(help=__doc__)

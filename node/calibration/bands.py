@@ -26,7 +26,7 @@ DEVIATIONS = 3
 MILLION = 1_000_000
 POC_DISTANCE_LEAST = 100 * VECTOR_DIMENSIONS
 """Ten steps of quantisation in every component: machines of one kind are equal, until a driver changes."""
-MARGIN_MICRO_LEAST = 60
+MARGIN_MICRO_LEAST = 25
 TOKEN_MISMATCH_LEAST = 2_000
 DISTANCE_MICRO_LEAST = 5_000
 """As above: about what another instruction set was measured to give."""

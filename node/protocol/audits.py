@@ -25,6 +25,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 from node.protocol.calibration import HonestBand
 from node.protocol.draws import Prefill, survivors, temperature_of, token_margins
@@ -35,11 +36,13 @@ from node.protocol.verdicts import Verdict
 MILLION = 1_000_000
 MISMATCH_MICRO_MIN = 1_000
 """A token that falls short by less is a tie: engines compute in single precision, within 10^-5."""
-MARGIN_CLIP_MICRO = 100_000
-"""The margin of a token is cut here, in millionths of a logit. Measured (docs/soundness.md): where honest machines
-differ, they nearly tie; int8 weights differ hardly more often, and by nearly twice as much. With a cut at a whole logit
-each bet pays for single tokens that are so far off, and int8 takes seven times as long; another model is proven as
-fast."""
+MARGIN_FLOOR_MICRO = 25_000
+MARGIN_CLIP_MICRO = 75_000
+"""Of a token's margin counts what lies between these, in millionths of a logit. Measured (docs/soundness.md): where
+honest machines differ they nearly tie, which says nothing; int8 weights differ half as often again, but four times as
+often by so much. Beyond, single tokens that are far off would decide; another model is proven as fast."""
+MARGIN_SPAN_MICRO = MARGIN_CLIP_MICRO - MARGIN_FLOOR_MICRO
+"""The most that one token counts."""
 CLAIMED_TOP = 5
 """Claimed alternatives that are looked at for each token, the likeliest."""
 DISTANCE_CLIP_MICRO = 50_000
@@ -131,7 +134,7 @@ def answer_figures(
     token is missing in its prefill, or `claimed` is about other tokens.
     """
     margins = token_margins(prompt_length, token_ids, prefills, seed, parameters, vocabulary_size)
-    margins_micro = [min(MARGIN_CLIP_MICRO, _micro(margin)) for margin in margins]
+    margins_micro = [_micro(margin) for margin in margins]
     if claimed and [entry.token_id for entry in claimed] != list(token_ids):
         raise ValueError("log-probabilities are claimed for other tokens")
     distances = [token_distance_micro(entry, prefill) for entry, prefill in zip(claimed, prefills, strict=False)]
@@ -139,12 +142,17 @@ def answer_figures(
     return AuditFigures(
         tokens=len(margins),
         mismatches=sum(margin >= MISMATCH_MICRO_MIN for margin in margins_micro),
-        margin_micro=sum(margins_micro),
+        margin_micro=sum(map(counted_margin_micro, margins_micro)),
         claimed=len(distances),
         distance_micro=sum(distances),
         surprise_micro=sum(_micro(surprise) for surprise, _ in surprises),
         variance_micro=sum(_micro(variance) for _, variance in surprises),
     )
+
+
+def counted_margin_micro(margin_micro: int) -> int:
+    """Return what counts of a token's margin: nothing of a near tie, MARGIN_SPAN_MICRO at most."""
+    return max(0, min(MARGIN_CLIP_MICRO, margin_micro) - MARGIN_FLOOR_MICRO)
 
 
 def token_distance_micro(claimed: ClaimedLogprobs, prefill: Prefill) -> int:
@@ -215,9 +223,9 @@ def gains(figures: AuditFigures, band: HonestBand) -> tuple[int, ...]:
     return (
         *_mean_gains(
             TOKEN_BETS,
-            figures.margin_micro * MILLION // MARGIN_CLIP_MICRO,
+            figures.margin_micro * MILLION // MARGIN_SPAN_MICRO,
             figures.tokens,
-            band.margin_micro_mean_max * MILLION // MARGIN_CLIP_MICRO,
+            band.margin_micro_mean_max * MILLION // MARGIN_SPAN_MICRO,
         ),
         *_mean_gains(TOKEN_BETS, figures.mismatches * MILLION, figures.tokens, band.token_mismatch_per_million),
         *_mean_gains(
@@ -257,6 +265,7 @@ def judge_figures(figures: AuditFigures, band: HonestBand) -> tuple[Verdict, str
     return (Verdict.VALID, "") if proof is None else (Verdict.INVALID, proof.value)
 
 
+@lru_cache(maxsize=1024)  # one band asks for the same few numbers at every answer
 def log2_micro(numerator: int, denominator: int) -> int:
     """Return log2(numerator / denominator) in millionths, rounded up, by integers alone; at least 0."""
     if numerator <= denominator:

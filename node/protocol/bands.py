@@ -46,7 +46,7 @@ class HonestBand:
     poc_mismatch_per_million: int
     """How many of a million honest vectors lie beyond it all the same: p0 of the test of a sample."""
     margin_micro_mean_max: int
-    """Largest mean of margins, each cut (audits.py), in millionths of a logit."""
+    """Largest mean of what counts of margins (audits.py), in millionths of a logit."""
     token_mismatch_per_million: int
     """How many of a million honest tokens are not the choice of the rule."""
     distance_micro_mean_max: int

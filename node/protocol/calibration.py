@@ -50,8 +50,8 @@ CALIBRATION_BYTES_MAX = 4096
 
 POC_MISMATCH_PER_MILLION_DEFAULT = 1_000
 """A distance is chosen at the 99.9th percentile of honest ones."""
-MARGIN_MICRO_MEAN_DEFAULT = 1_000
-"""Under 1 % of the tokens of other honest hardware differ, each by the cut of 0.1 at most."""
+MARGIN_MICRO_MEAN_DEFAULT = 500
+"""Under 1 % of the tokens of other honest hardware differ, and each counts 0.05 at most."""
 TOKEN_MISMATCH_PER_MILLION_DEFAULT = 10_000
 """Measured: 0.96 % between the widest honest variants, fp32 and bf16."""
 DISTANCE_MICRO_MEAN_DEFAULT = 21_000

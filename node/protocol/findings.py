@@ -171,7 +171,7 @@ class AuditFigures:
     mismatches: int
     """Of these, those that are not the rule's choice."""
     margin_micro: int
-    """Sum of margins (draws.py), each cut (audits.py), in millionths of a logit."""
+    """Sum of what counts of margins (draws.py, audits.py), in millionths of a logit."""
     claimed: int
     """Tokens whose log-probabilities the executor claimed."""
     distance_micro: int

@@ -12,6 +12,8 @@ Detail, in order:
 3. All recompute the same sample. A nonce differs where more than half of the weight that recomputed it says so; the
    batch is rejected where no honest machine would show as many (binomial.py). Where halves face each other it is
    undecided, unless the outcome is the same either way.
+   What differs in an accepted sample takes twice what it stands for off the batch's weight: so made-up nonces cost
+   what they would add, even where they are too few to be told from honest rounding.
 4. Accepted samples are added up over epochs (history.py); a sum beyond chance rejects this epoch's batches.
 5. A batch that members with less than a third of the others' weight found valid is *thinly judged*: two who collude
    could vouch for each other without end. All such batches together get at most a tenth of the weight.
@@ -44,6 +46,12 @@ SPLIT = "judges-split"
 FEW_JUDGES = "few-judges"
 """Accepted, with less weight than nonces: thinly judged."""
 
+DIFFERING = "nonces-differ"
+"""Accepted, with less weight than nonces: some of the sample differ."""
+
+DIFFERING_COUNTS = 2
+"""How many times what a nonce of the sample stands for is taken off where it differs. Taken off once, a made-up nonce
+would be worth nothing; twice, it costs what an honest one earns."""
 WIDE_SHARE_PARTS = 3
 """Widely judged is what a third of the others' weight found valid: no cartel below a third reaches it alone."""
 THIN_POOL_PARTS = 9
@@ -153,7 +161,7 @@ def _decide(
     commit: PocCommit, rule: SampleRule | None, votes: _Votes, own: int, total: int, is_root_shared: bool
 ) -> NodeOutcome:
     def outcome(fate: NodeFate, reason: str = "", sampled: int = 0, mismatches: int = 0) -> NodeOutcome:
-        weight = commit.count if fate is NodeFate.ACCEPTED else 0
+        weight = weight_of(commit.count, sampled, mismatches) if fate is NodeFate.ACCEPTED else 0
         return NodeOutcome(
             commit.participant, commit.node_id, commit.model_id, fate, commit.count, sampled, mismatches, weight, reason
         )
@@ -181,7 +189,14 @@ def _decide(
         return outcome(NodeFate.REJECTED, reason, sampled, least)
     if judge(sampled, most, rule) is Verdict.INVALID:
         return outcome(NodeFate.UNDECIDED, SPLIT, sampled, least)
-    return outcome(NodeFate.ACCEPTED, "", sampled, least)
+    return outcome(NodeFate.ACCEPTED, DIFFERING if least else "", sampled, least)
+
+
+def weight_of(count: int, sampled: int, mismatches: int) -> int:
+    """Return what an accepted batch of `count` nonces weighs, `mismatches` of its sample being different."""
+    if not mismatches:
+        return count
+    return max(0, count - -(-DIFFERING_COUNTS * count * mismatches // sampled))
 
 
 def _test_histories(

@@ -13,15 +13,15 @@ appeal and verdict are those of answers in tokens; what counts there as a token 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from node.protocol.audits import MARGIN_CLIP_MICRO
+from node.protocol.audits import MARGIN_SPAN_MICRO
 from node.protocol.bands import POC_DISTANCE_LIMIT, HonestBand
 from node.protocol.findings import AuditFigures
 from node.protocol.sketches import sketch_distance
 
 FAR_TIMES = 16
 """Times the calibrated squared distance: four times as far as the farthest honest nonce but for p0."""
-NEAR_MEAN_MICRO = MARGIN_CLIP_MICRO // 4
-"""Honest vectors' mean, where a vector beyond the line counts MARGIN_CLIP_MICRO: they may be twice as far off on
+NEAR_MEAN_MICRO = MARGIN_SPAN_MICRO // 4
+"""Honest vectors' mean, where a vector beyond the line counts MARGIN_SPAN_MICRO: they may be twice as far off on
 average as nonces are at most, whatever the texts are."""
 FAR_PER_MILLION = 1_000
 """How many of a million honest vectors are counted on beyond the line."""
@@ -50,5 +50,5 @@ def vector_figures(
 def figures_of(distances: Sequence[int], poc_distance_max: int) -> AuditFigures:
     """Return the figures of vectors that are so far from the auditor's."""
     line = FAR_TIMES * max(1, poc_distance_max)
-    nearness = [min(MARGIN_CLIP_MICRO, distance * MARGIN_CLIP_MICRO // line) for distance in distances]
-    return AuditFigures(len(nearness), nearness.count(MARGIN_CLIP_MICRO), sum(nearness), 0, 0, 0, 0)
+    nearness = [min(MARGIN_SPAN_MICRO, distance * MARGIN_SPAN_MICRO // line) for distance in distances]
+    return AuditFigures(len(nearness), nearness.count(MARGIN_SPAN_MICRO), sum(nearness), 0, 0, 0, 0)

@@ -69,11 +69,16 @@ def test_two_percent_of_fakes_are_caught_in_one_epoch_and_one_percent_in_three()
     assert faking(0.01).in_three >= 0.9
 
 
-def test_the_best_share_of_fakes_gains_less_than_a_thirtieth_of_a_percent() -> None:
-    best = best_faking()
-    assert 0 < best.gain_per_epoch < 0.0003
-    assert best.gain_per_epoch * REWARD < 0.004  # tokens a day: less than the gas of one transaction
-    assert all(faking(share).gain_per_epoch < 0 for share in FAKED_SHARES if share >= 0.0005)
+@pytest.mark.parametrize("honest", [0, MISMATCH_PER_MILLION])
+def test_no_share_of_fakes_pays_by_what_is_taken_off_for_each_that_is_drawn(honest: int) -> None:
+    assert best_faking(honest=honest).gain_per_epoch < 0
+    assert all(faking(share, honest).gain_per_epoch <= -share for share in FAKED_SHARES)
+
+
+def test_without_what_is_taken_off_the_smallest_shares_would_pay() -> None:
+    """And more to a machine that never differs than to one that differs as much as the calibration allows for."""
+    widest, equal = (best_faking(honest=honest, taken_off=0).gain_per_epoch for honest in (MISMATCH_PER_MILLION, 0))
+    assert 0 < widest < 0.0003 < equal < 0.0006
 
 
 @pytest.mark.parametrize(

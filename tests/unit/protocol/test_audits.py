@@ -14,8 +14,9 @@ from node.protocol.audits import (
     HALF_BET,
     LIMIT_MICRO_BITS,
     MARGIN_CLIP_MICRO,
+    MARGIN_FLOOR_MICRO,
+    MARGIN_SPAN_MICRO,
     MILLION,
-    MISMATCH_MICRO_MIN,
     NO_EVIDENCE,
     NO_FIGURES,
     SURPRISE_BETS,
@@ -25,6 +26,7 @@ from node.protocol.audits import (
     accumulate_evidence,
     add_figures,
     answer_figures,
+    counted_margin_micro,
     gains,
     judge_figures,
     log2_micro,
@@ -41,7 +43,7 @@ from node.protocol.verdicts import Verdict
 from tests.unit.protocol.synthetic_answers import CANDIDATES, PROMPT_LENGTH, SEED, Answer, answer
 
 PLAIN = SamplingParameters()
-BAND = HonestBand("vllm", "", 0, 1_000, 1_000, 10_000, 33_000, 4_000)
+BAND = HonestBand("vllm", "", 0, 1_000, 500, 10_000, 33_000, 4_000)
 MEAN_BETS = 2 * len(TOKEN_BETS) + len(WHOLE_BETS)
 HONEST_NOISE = 0.03
 """Of logits between two honest machines: their log-probabilities differ by 0.02 on average."""
@@ -150,9 +152,9 @@ def test_more_evidence_against_never_counts_for() -> None:
 def test_no_bet_has_an_edge_over_honest_tokens() -> None:
     """What makes evidence evidence: 2^gain is at most 1 on average if tokens are as the band says, for every bet."""
     for rate in (500, 10_000, 200_000):
-        means = [rate * cut // MILLION for cut in (MARGIN_CLIP_MICRO, MILLION, DISTANCE_CLIP_MICRO)]
+        means = [rate * cut // MILLION for cut in (MARGIN_SPAN_MICRO, MILLION, DISTANCE_CLIP_MICRO)]
         band = HonestBand("vllm", "", 0, 0, *means, 4_000)
-        hit = gains(AuditFigures(1, 1, MARGIN_CLIP_MICRO, 1, DISTANCE_CLIP_MICRO, 0, 0), band)[:MEAN_BETS]
+        hit = gains(AuditFigures(1, 1, MARGIN_SPAN_MICRO, 1, DISTANCE_CLIP_MICRO, 0, 0), band)[:MEAN_BETS]
         miss = gains(AuditFigures(1, 0, 0, 1, 0, 0, 0), band)[:MEAN_BETS]
         for won, lost in zip(hit, miss, strict=True):
             assert rate / MILLION * 2 ** (won / MILLION) + (1 - rate / MILLION) * 2 ** (lost / MILLION) <= 1.0
@@ -168,7 +170,16 @@ def test_the_half_bet_grows_by_what_its_gain_is_worth_and_not_less() -> None:
 def test_a_margin_counts_up_to_its_cut_and_a_mismatch_as_one() -> None:
     far = answer(64, other_model=True)
     figures = figures_of(far)
-    assert 0 < figures.margin_micro <= figures.mismatches * MARGIN_CLIP_MICRO + 64 * MISMATCH_MICRO_MIN
+    assert 0 < figures.margin_micro <= figures.mismatches * MARGIN_SPAN_MICRO
+
+
+@given(st.integers(0, MILLION))
+def test_near_ties_count_nothing_and_what_is_far_off_no_more_than_its_cut(margin: int) -> None:
+    counted = counted_margin_micro(margin)
+    assert 0 <= counted <= MARGIN_SPAN_MICRO
+    assert (counted == 0) == (margin <= MARGIN_FLOOR_MICRO)
+    assert counted == margin - MARGIN_FLOOR_MICRO or margin > MARGIN_CLIP_MICRO or margin < MARGIN_FLOOR_MICRO
+    assert counted <= counted_margin_micro(margin + 1)
 
 
 @pytest.mark.parametrize(("per_mille", "is_proven"), [(1000, False), (1150, False), (1250, True)])

@@ -83,6 +83,29 @@ def test_a_nonce_differs_where_most_of_the_weight_that_recomputed_it_says_so() -
     assert (outcome.fate, outcome.mismatches, outcome.reason) == (NodeFate.REJECTED, 40, codes.MISMATCHES)
 
 
+@given(st.integers(1, BATCH_NONCES_MAX), st.integers(1, 600), st.integers(0, 600))
+def test_what_differs_in_an_accepted_sample_takes_twice_its_share_off(count: int, sampled: int, differing: int) -> None:
+    sampled = min(sampled, count)
+    differing = min(differing, sampled)
+    weight = codes.weight_of(count, sampled, differing)
+    exact = count - 2 * count * differing / sampled
+    assert 0 <= weight <= count
+    assert weight <= max(0, exact) <= weight + 1
+
+
+def test_an_accepted_batch_weighs_less_for_what_differs_and_says_so() -> None:
+    wrong = vote(batch(1), 2)
+    outcome = only(decide([batch(1)], {2: [wrong], 3: [wrong]}, {1: 1, 2: 1, 3: 1}))
+    assert (outcome.fate, outcome.mismatches, outcome.reason) == (NodeFate.ACCEPTED, 2, codes.DIFFERING)
+    assert outcome.weight == COUNT - -(-2 * COUNT * 2 // 600)
+
+
+@given(st.integers(1, 200))
+def test_each_made_up_nonce_of_a_batch_that_is_drawn_as_a_whole_costs_one(fakes: int) -> None:
+    """Of a part of a batch that is drawn by lot it does so on average."""
+    assert codes.weight_of(600, 600, fakes) == 600 - 2 * fakes
+
+
 def test_slanders_about_different_nonces_do_not_add_up() -> None:
     commit = batch(1)
     votes = {voter: [vote(commit, 100, first=100 * voter)] for voter in (2, 3, 4)}
