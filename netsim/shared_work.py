@@ -279,11 +279,13 @@ def _key_of_forming(
     previous: EpochResult | None,
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
+    audit_state: ChainState | None = None,
     **drawn: Hashable,
 ) -> Hashable:
     """States of the past are folded once for all nodes and bundles parsed once, so that identity tells them apart."""
     counted = tuple((validator, _Same(bundle)) for validator, bundle in bundles.items())
-    return epoch, _Same(state), parameters, counted, _Same(previous), _Same(rules), tuple(sorted(drawn.items()))
+    parts = (_Same(part) for part in (state, previous, rules, audit_state))
+    return epoch, parameters, counted, *parts, tuple(sorted(drawn.items()))
 
 
 @contextmanager

@@ -113,7 +113,7 @@ async def measure_against(
     """Return how far this machine is from a reference. Raises EngineFailedError, EngineRefusedError."""
     vectors = await _vectors(engine, len(reference.vectors), reference.vocabulary_size, progress)
     found: dict[int, AuditFigures] = {}
-    knows_winners = True
+    knows_winners = bool(reference.answers)
     limit = trio.CapacityLimiter(ANSWERS_AT_ONCE)
 
     async def one(number: int, answer: ReferenceAnswer) -> None:

@@ -53,6 +53,8 @@ class Folds:
         self._tables = tables
         self._copies: list[_Copy] = []
         """Made on the way, ascending by block."""
+        self._copied_at = 0
+        """Events applied when the newest copy was made, which may be dropped by now."""
         self._answers: list[_Copy] = []
         """In the order in which they were asked for."""
         self._folding = trio.Lock()
@@ -105,8 +107,8 @@ class Folds:
 
     def _keep_on_the_way(self, block: BlockNumber) -> None:
         """Keep a copy of the state at `block`, if enough has happened since the newest one."""
-        last = self._copies[-1].state.events_applied if self._copies else 0
-        if self.state.events_applied - last >= EVENTS_BETWEEN_COPIES:
+        if self.state.events_applied - self._copied_at >= EVENTS_BETWEEN_COPIES:
+            self._copied_at = self.state.events_applied
             self._copies.append(_Copy(block, self.state.copy(), self.state.entries()))
             self._drop_some()
 
@@ -120,7 +122,7 @@ class Folds:
             del self._copies[self._least_missed()]
 
     def _least_missed(self) -> int:
-        """Which copy to drop: without which the events to fold grow least, as part of those since that block."""
+        """Which copy to drop, but the newest: without which the events to fold grow least, as part of those since."""
         applied = [copy.state.events_applied for copy in self._copies]
         ends = [*applied[1:], self.state.events_applied]
         begins = [0, *applied[:-1]]
@@ -129,7 +131,7 @@ class Folds:
             age = self.state.events_applied - ends[place] + EVENTS_BETWEEN_COPIES
             return (ends[place] - begins[place]) / age
 
-        return min(range(len(applied)), key=worth)
+        return min(range(len(applied) - 1), key=worth)
 
 
 def _block_of(copy: _Copy) -> BlockNumber:

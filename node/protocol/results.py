@@ -70,6 +70,7 @@ def form_epoch_result(
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
     audit_seeds: AuditSeeds | None = None,
+    audit_state: ChainState | None = None,
     selected: Set[NodeKey] = frozenset(),
     next_parameters: EpochParameters | None = None,
 ) -> EpochResult | None:
@@ -83,6 +84,7 @@ def form_epoch_result(
             previous,
             rules=rules,
             audit_seeds=audit_seeds,
+            audit_state=audit_state,
             selected=selected,
             next_parameters=next_parameters,
         )
@@ -98,16 +100,18 @@ def form_epoch_result_in_slices(
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
     audit_seeds: AuditSeeds | None = None,
+    audit_state: ChainState | None = None,
     selected: Set[NodeKey] = frozenset(),
     next_parameters: EpochParameters | None = None,
 ) -> Slices[EpochResult | None]:
     """Form the result of `epoch`.
 
-    `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and
-    checked (`check_bundle`); `previous` is the newest accepted result before this one, and `audit_seeds` what
-    audits are drawn by, None without such a result; `rules` are those of the batches (`rules_of` the chain before
-    GENERATE; by default of `state`); `selected` kept serving (`select_poc_slots`). `parameters` are those of
-    `epoch`, and `next_parameters` those of the one after it, in which the group serves; by default the same.
+    `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and checked
+    (`check_bundle`); `previous` is the newest accepted result before this one, and `audit_seeds` what audits are drawn
+    by, None without such a result; `audit_state` is the chain at the first block of SERVE, from which auditors took the
+    hardware that bands follow from (by default `state`); `rules` are those of the batches (`rules_of` the chain before
+    GENERATE; by default of `state`); `selected` kept serving (`select_poc_slots`). `parameters` are those of `epoch`,
+    and `next_parameters` those of the one after it, in which the group serves; by default the same.
 
     Every accepted batch is paid, and so is preserved weight, unless its participant is barred, has too little
     collateral, or committed fraud. The next group has those nodes that can serve: the model is still active and the
@@ -136,7 +140,7 @@ def form_epoch_result_in_slices(
         is_first=previous is None,
     )
     nodes = _with_others(found.nodes, committed, frozen, preserved)
-    bands = bands_of(state, previous.group if previous else None)
+    bands = bands_of(state if audit_state is None else audit_state, previous.group if previous else None)
     audits = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands)
     validators = validator_outcomes(bundles, weights)
     yield

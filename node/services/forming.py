@@ -1,5 +1,6 @@
 """Forms the result of every epoch, signs it, gathers a quorum of signatures, and posts it."""
 
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 import structlog
@@ -17,7 +18,7 @@ from node.protocol.messages import (
     ResultSignature,
     VotesAnnouncement,
 )
-from node.protocol.records import EpochResultSummary
+from node.protocol.records import EpochResultSummary, VoteBundle
 from node.protocol.results import summarise
 from node.protocol.stages import Stage
 from node.services.bundle_fetching import BundleFetching
@@ -132,27 +133,28 @@ class FormingService:
             stirred = self._stirred
             block = self._chain.head.number
             if fetching.is_complete or (block >= half and block > formed_at):
-                wanted = self._counted(inputs, fetching, is_late=block >= half)
+                # As it is now: others arrive while the result is formed, and who left them out did not hold them.
+                held = dict(fetching.held)
+                wanted = self._counted(inputs, frozenset(held), is_late=block >= half)
                 if wanted != counted:
                     counted, formed_at = wanted, block  # bundles that arrive one by one cost a round per block
-                    formed = await self._form(inputs, fetching, counted)
+                    formed = await self._form(inputs, held, counted)
             if formed is not None and await self._post_in_turn(inputs, formed):
                 return
             await stirred.wait()
 
-    def _counted(self, inputs: ResultInputs, fetching: BundleFetching, *, is_late: bool) -> frozenset[Address]:
+    def _counted(self, inputs: ResultInputs, held: frozenset[Address], *, is_late: bool) -> frozenset[Address]:
         """Whose bundles count now: those this node holds; late, those of them that a quorum can count."""
-        held = frozenset(fetching.held)
         if not is_late:
             return held
         holdings = {**self.signatures.holdings(inputs.epoch, inputs.committed), self._chain.account: held}
         return held - left_out(frozenset(inputs.committed), holdings, inputs.judging.weights)
 
     async def _form(
-        self, inputs: ResultInputs, fetching: BundleFetching, counted: frozenset[Address]
+        self, inputs: ResultInputs, held: Mapping[Address, VoteBundle | None], counted: frozenset[Address]
     ) -> _Formed | None:
-        """Form the result that follows from the bundles of `counted`, and sign it if this is a member."""
-        held = fetching.held
+        """Form the result that follows from the bundles of `counted`, and sign it if this is a member, as of one who
+        holds those of `held`: None is a bundle that proved to be none."""
         bundles = {validator: bundle for validator in counted if (bundle := held[validator]) is not None}
         result = await self._slicer.run(inputs.form(bundles))
         if result is None:
@@ -187,11 +189,11 @@ class FormingService:
             return None
         self._store.put_document(formed_document(inputs.epoch, content_cid), FORMED)
         if inputs.judging.weights.get(self._chain.account, 0) > 0:
-            formed.own = await self._sign(inputs, fetching, digest, content_cid)
+            formed.own = await self._sign(inputs, held.keys(), digest, content_cid)
         return formed
 
     async def _sign(
-        self, inputs: ResultInputs, fetching: BundleFetching, digest: Hash32, content_cid: Cid
+        self, inputs: ResultInputs, holders: Set[Address], digest: Hash32, content_cid: Cid
     ) -> ResultSignature | None:
         """Sign `digest` in the first round that is free, and say so; None if there is none.
 
@@ -206,7 +208,7 @@ class FormingService:
                 self._store.record_duty(f"result/{inputs.epoch}/{number}", digest)
             except EquivocationError:
                 continue  # that round is spent, maybe before a restart
-            held = pack_holders(fetching.held.keys(), inputs.committed)
+            held = pack_holders(holders, inputs.committed)
             signature = ResultSignature(inputs.epoch, digest, self._chain.sign(digest), number, held, content_cid)
             self.signatures.add(account, signature)
             return await self._say(signature)

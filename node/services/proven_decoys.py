@@ -54,7 +54,8 @@ class ProvenDecoys:
         """Return the challenges for this node's bundle of `epoch`, in its order; they are not given again."""
         waiting = self._kept.waiting
         taken = waiting[:CHALLENGES_MAX]
-        if taken:
+        is_of_earlier = self._kept.epoch != epoch and self._kept.taken != ()
+        if taken or is_of_earlier:  # what an earlier bundle took is not to come back when its votes are forgotten
             self._write(_Kept(waiting[len(taken) :], taken, epoch))
         unique = {receipt_digest(signed.receipt): signed for signed in taken}
         return tuple(unique[digest] for digest in sorted(unique))

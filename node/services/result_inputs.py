@@ -35,6 +35,8 @@ class ResultInputs:
     previous: EpochResult | None
     """The newest accepted result before this epoch's."""
     audit_seeds: AuditSeeds | None
+    audit_state: ChainState
+    """The chain at the first block of SERVE, as auditors saw it: what is registered later is not what they measured by."""
     selected: frozenset[NodeKey]
     """Nodes that kept serving."""
     parameters: EpochParameters
@@ -54,6 +56,7 @@ class ResultInputs:
             self.previous,
             rules=self.judging.rules,
             audit_seeds=self.audit_seeds,
+            audit_state=self.audit_state,
             selected=self.selected,
             next_parameters=self.next_parameters,
         )
@@ -79,6 +82,7 @@ async def gather_inputs(chain: Chain, epochs: EpochBook, slots: PocSlots, epoch:
         posters=committed_order(judging.weights.keys()),
         previous=previous,
         audit_seeds=audit_seeds,
+        audit_state=await chain.state_at(first_block_of(epoch, Stage.SERVE, chain.schedule)),
         selected=await slots.selected(epoch),
         parameters=chain.schedule.of_epoch(epoch),
         next_parameters=chain.schedule.of_epoch(epoch + 1),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from quern_draws import Chooser, Draw, DrawTable  # type: ignore[import-not-found]  # a neighbour, by PYTHONPATH
 from quern_fields import DRAW_WORDS, draw_of, read_numbers, refuse_unless  # type: ignore[import-not-found]
-from quern_winners import offer, read_wanted  # type: ignore[import-not-found]
+from quern_winners import log, offer, read_wanted  # type: ignore[import-not-found]
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
 FIELD = "quern_draw"
@@ -67,9 +67,12 @@ class QuernDraws(LogitsProcessor):  # type: ignore[misc]  # the daemon's environ
         if torch.device(device).type != "cpu":
             raise ValueError("this plug-in is for CPUs; engines on GPUs draw by the rule themselves")
         # Whose instance is making us; the API server's process, which has none, need not import it.
-        from vllm.v1.worker.gpu_model_runner import GPUModelRunner  # noqa: PLC0415 - as said
-
-        offer(GPUModelRunner)
+        try:
+            from vllm.v1.worker.gpu_model_runner import GPUModelRunner  # noqa: PLC0415 - as said
+        except ImportError:  # another vLLM than ours: it draws by the rule, and tells of no winners
+            log.warning("quern: this vLLM keeps its model runner elsewhere; no winners are told")
+        else:
+            offer(GPUModelRunner)
         self._rows: dict[int, Row] = {}
         self._chooser = Chooser()
         self._order: list[int] = []

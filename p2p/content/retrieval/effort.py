@@ -2,13 +2,14 @@
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _OfThread:
     """Written by its thread alone. Whoever reads it meanwhile is wrong by one block of one thread at most."""
 
+    thread: threading.Thread = field(default_factory=threading.current_thread)
     done_seconds: float = 0.0
     began: float | None = None
     processor: float | None = None
@@ -18,7 +19,7 @@ class _OfThread:
 
 
 class Effort:
-    """Told by threads when they begin with a block that came and when they end; asked by anybody.
+    """Told by threads when they begin with a block that came and when they end; asked by one.
 
     What a thread did itself since its last block, such as taking the bytes from the kernel, counts too, but no more
     than the block itself: nobody is to keep us busy with bytes in tiny pieces. That it waited for them does not count.
@@ -28,7 +29,8 @@ class Effort:
     def __init__(self) -> None:
         self._here = threading.local()
         self._threads: list[_OfThread] = []
-        """Of all there ever were; a fetch has few."""
+        self._ended_seconds = 0.0
+        """Of threads that are no more: a source that closes each connection has us make many."""
 
     def begin(self) -> None:
         """Note that this thread begins with a block."""
@@ -51,7 +53,10 @@ class Effort:
     @property
     def seconds(self) -> float:
         """Seconds of all threads so far, what is under way included."""
-        total = 0.0
+        for one in [one for one in self._threads if one.began is None and not one.thread.is_alive()]:
+            self._threads.remove(one)
+            self._ended_seconds += one.done_seconds
+        total = self._ended_seconds
         for one in self._threads:
             began = one.began
             total += one.done_seconds + (0.0 if began is None else time.monotonic() - began)

@@ -254,6 +254,23 @@ async def test_what_is_kept_is_bounded_in_number_and_size(monkeypatch: pytest.Mo
         assert (len(past._copies), len(past._answers)) == (folds.COPIES_MIN, folds.ANSWERS_MIN)
 
 
+def test_where_there_is_room_for_few_copies_none_is_made_to_be_dropped_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folds, "EVENTS_BETWEEN_COPIES", BETWEEN)
+    monkeypatch.setattr(folds, "ENTRIES_MAX", 0)
+    made: list[int] = []
+    copy = ChainState.copy
+
+    def noting(state: ChainState) -> ChainState:
+        made.append(state.events_applied)
+        return copy(state)
+
+    monkeypatch.setattr(ChainState, "copy", noting)
+    with chain() as played:
+        past = long_chain(played.tables, BLOCKS)
+        assert len(made) <= BLOCKS / BETWEEN
+        assert past._copies[-1].state.events_applied == made[-1]
+
+
 async def test_who_asks_for_the_same_block_at_once_folds_once(
     monkeypatch: pytest.MonkeyPatch, folded: list[BlockNumber]
 ) -> None:

@@ -85,3 +85,19 @@ def test_threads_add_up(clocks: Clocks) -> None:
     assert made.seconds == 4
     clocks.now += 1
     assert made.seconds == 5
+
+
+def test_what_threads_did_that_are_no_more_counts_and_takes_no_room(clocks: Clocks) -> None:
+    made = Effort()
+
+    def work() -> None:
+        made.begin()
+        clocks.now += 2
+        made.end()
+
+    for _ in range(20):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert made.seconds == made.seconds == 40
+    assert made._threads == []

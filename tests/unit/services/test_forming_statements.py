@@ -3,6 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from netsim.chain import SimulatedChain
 from netsim.ledger import Ledger
 from netsim.trace import Trace
@@ -44,8 +46,7 @@ def started(store: Books, said: Said) -> FormingService:
 
 async def sign(service: FormingService, digest: Hash32, held: tuple[int, ...]) -> ResultSignature | None:
     inputs: Any = SimpleNamespace(epoch=EPOCH, committed=COMMITTED)
-    fetching: Any = SimpleNamespace(held={account(number): None for number in held})
-    return await service._sign(inputs, fetching, digest, SOME_CID)
+    return await service._sign(inputs, {account(number) for number in held}, digest, SOME_CID)
 
 
 async def test_a_member_that_restarts_says_in_a_round_what_it_said_in_it_before() -> None:
@@ -94,3 +95,18 @@ async def test_no_round_is_said_to_be_free_that_is_spent() -> None:
         assert signed is not None
         assert signed.round == number
     assert await sign(service, Hash32(b"\xff" * 32), (1,)) is None
+
+
+async def test_who_left_a_bundle_out_that_came_while_the_result_was_formed_does_not_say_that_it_held_it() -> None:
+    service = started(Books(Database(":memory:"), account(1)), Said())
+    fetching: Any = SimpleNamespace(held={account(1): None}, is_complete=True)
+    inputs: Any = SimpleNamespace(epoch=EPOCH, committed=COMMITTED)
+
+    async def form(_: object, held: dict[Address, None], counted: frozenset[Address]) -> None:
+        fetching.held[account(2)] = None  # between two slices
+        assert held.keys() == counted == {account(1)}
+        raise StopAsyncIteration
+
+    service._form = form  # type: ignore[method-assign, assignment]
+    with pytest.raises(StopAsyncIteration):
+        await service._agree(inputs, fetching)

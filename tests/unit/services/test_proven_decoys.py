@@ -66,6 +66,16 @@ def test_what_was_taken_for_a_bundle_that_was_never_written_is_challenged_in_the
     assert again.take(NEXT_EPOCH) == ()
 
 
+def test_what_an_earlier_bundle_took_does_not_come_back_when_its_votes_are_forgotten(store: Books) -> None:
+    proven = ProvenDecoys(store)
+    proven.add(RECEIPTS[0])
+    assert proven.take(EPOCH) == (RECEIPTS[0],)
+    store.put_document(votes_document(EPOCH), b"the bundle")
+    assert proven.take(NEXT_EPOCH) == ()
+    store.forget_document(votes_document(EPOCH))
+    assert ProvenDecoys(store).take(EpochNumber(80)) == ()
+
+
 def test_what_waits_is_bounded_and_the_oldest_goes(store: Books) -> None:
     proven = ProvenDecoys(store)
     for signed in RECEIPTS:
