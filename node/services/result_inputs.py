@@ -36,7 +36,7 @@ class ResultInputs:
     """The newest accepted result before this epoch's."""
     audit_seeds: AuditSeeds | None
     audit_state: ChainState
-    """The chain at the first block of SERVE, as auditors saw it: what is registered later is not what they measured by."""
+    """The chain at the first block of SERVE, as auditors saw it: they measured by what was registered then."""
     selected: frozenset[NodeKey]
     """Nodes that kept serving."""
     parameters: EpochParameters
