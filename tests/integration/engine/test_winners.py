@@ -248,8 +248,9 @@ def test_a_model_runner_that_works_another_way_is_left_as_it_is() -> None:
         "assert not offer(Other) and not offer(Without) and Other.__dict__[METHOD] is before\n"
         "class Known:\n"
         "    def _get_prompt_logprobs_dict(self, states, scheduled):\n"
-        "        return {n: self.requests[n].num_computed_tokens + self.requests[n].prompt_token_ids\n"
-        "                + self.sampler.gather_logprobs for n in self.num_prompt_logprobs}\n"
+        "        for name in self.num_prompt_logprobs:\n"
+        "            request = self.requests[name]\n"
+        "            self.sampler.gather_logprobs(request.num_computed_tokens, request.prompt_token_ids)\n"
         "assert offer(Known); once = Known.__dict__[METHOD]; assert offer(Known) and Known.__dict__[METHOD] is once\n"
     )
     done = subprocess.run(
