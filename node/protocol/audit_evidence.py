@@ -6,6 +6,8 @@ does not fit counts as not handed over.
 
 from dataclasses import dataclass, replace
 
+from eth_hash.auto import keccak
+
 from node.protocol.asking import booked_under, is_asked_by_payer
 from node.protocol.audits import ClaimedLogprobs
 from node.protocol.claims import ALTERNATIVES_KEPT, NOT_ASKED, claims_commitment
@@ -50,6 +52,9 @@ class AuditEvidence:
     """The payer's, of the request (asking.py); empty where it asked by none, or no row names it."""
     vectors: VectorEvidence | None = None
     """In place of `kept`, where vectors were given."""
+    request: bytes = b""
+    """Of vectors, the canonical request, whose hash is in the receipt's asking: it has the texts that the token ids of
+    `vectors` were made of."""
 
 
 def kept_answer(answer: AnswerEvidence, claimed: tuple[ClaimedLogprobs, ...] = ()) -> KeptAnswer:
@@ -68,7 +73,7 @@ def without_surplus(evidence: AuditEvidence) -> AuditEvidence:
     shorter = replace(evidence, request_signature=evidence.request_signature[:SIGNATURE_BYTES])
     if evidence.signed.receipt.vectors:
         return replace(shorter, kept=None)
-    shorter = replace(shorter, vectors=None)
+    shorter = replace(shorter, vectors=None, request=b"")
     return shorter if kept is None else replace(shorter, kept=kept_answer(kept.answer, kept.claimed))
 
 
@@ -115,6 +120,8 @@ def what_is_wrong(
 def _what_is_wrong_without_tokens(evidence: AuditEvidence) -> str:
     receipt = evidence.signed.receipt
     if receipt.vectors and evidence.vectors is not None:
+        if receipt.asking is None or keccak(evidence.request) != receipt.asking.body:
+            return "not-the-request"
         return _what_is_wrong_with_vectors(receipt, evidence.vectors)
     if receipt.is_private:  # with the answer, its payer hands it over
         return PRIVATE if _is_asked_in_private(evidence) else "not-the-receipt"

@@ -18,11 +18,12 @@ from node.protocol.bands import POC_DISTANCE_LIMIT, HonestBand
 from node.protocol.findings import AuditFigures
 from node.protocol.sketches import sketch_distance
 
-FAR_TIMES = 16
-"""Times the calibrated squared distance: four times as far as the farthest honest nonce but for p0."""
-NEAR_MEAN_MICRO = MARGIN_SPAN_MICRO // 4
-"""Honest vectors' mean, where a vector beyond the line counts MARGIN_SPAN_MICRO: they may be twice as far off on
-average as nonces are at most, whatever the texts are."""
+FAR_TIMES = 256
+"""Times the calibrated squared distance: sixteen times as far as the farthest honest nonce but for p0. Measured
+(docs/soundness.md): a search of a minute finds texts at which an honest machine is at fifteen times that square, other
+models and other texts' vectors are beyond a thousand times."""
+NEAR_MEAN_MICRO = MARGIN_SPAN_MICRO // 2
+"""Honest vectors' mean, where a vector beyond the line counts MARGIN_SPAN_MICRO: eight times what that search found."""
 FAR_PER_MILLION = 1_000
 """How many of a million honest vectors are counted on beyond the line."""
 VECTORS = "vectors"

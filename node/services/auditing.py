@@ -65,7 +65,7 @@ from node.services.receipt_book import ReceiptBookKeeper
 from node.services.receipt_tokens import CANDIDATES, CheckingEngine
 from node.services.slicing import Slicer
 from node.services.timing import cancel_at, epochs_at
-from node.services.vector_checks import EmbeddingEngine, read_vector_figures
+from node.services.vector_checks import EmbeddingEngine, are_inputs_as_asked, read_vector_figures
 
 log = structlog.get_logger(__name__)
 
@@ -421,6 +421,8 @@ class AuditingService:
         band = work.band_of(task.executor, receipt.node_id, receipt.model_id)
         async with self._reading:
             figures = await _read(engine, evidence, band, None if task.draw == REJUDGED else work.seed)
+        if isinstance(figures, str):
+            return replace(named, reason=figures)
         if figures is None:
             return replace(named, reason="engine-failed")
         verdict, reason = judge_figures(figures, band)
@@ -484,14 +486,17 @@ def _is_readable(evidence: AuditEvidence, model: ModelRecord, vocabulary_size: i
 
 async def _read(
     engine: CheckingEngine, evidence: AuditEvidence, band: HonestBand, seed: Hash32 | None
-) -> AuditFigures | None:
+) -> AuditFigures | str | None:
     """Return the figures of an answer; of vectors some by the `seed` of the draw, all if it is judged again. None if
-    the engine fails."""
+    the engine fails, a code if they are of other inputs than were asked for."""
     if evidence.kept is not None:
         return await read_figures(engine, evidence.kept, band)
     if evidence.vectors is None or not isinstance(engine, EmbeddingEngine):
         return None
     places = judged_inputs(evidence.vectors.inputs, receipt_digest(evidence.signed.receipt), seed)
+    is_as_asked = await are_inputs_as_asked(engine, evidence.vectors, evidence.request, places)
+    if not is_as_asked:
+        return None if is_as_asked is None else "not-the-tokens"
     return await read_vector_figures(engine, evidence.vectors, places, band.poc_distance_max)
 
 

@@ -18,7 +18,7 @@ from node.ports import (
     WallClock,
 )
 from node.protocol.asking import CLOCK_EPOCHS_MAX
-from node.protocol.codec import SchemaError
+from node.protocol.codec import SchemaError, to_bytes
 from node.protocol.dossiers import VectorEvidence
 from node.protocol.identifiers import NodeId, TokenAmount
 from node.protocol.pricing import price, receipt_digest
@@ -215,7 +215,7 @@ class EmbeddingExecutor:
         )
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))
         if self._book is not None:
-            self._book.keep_vectors(signed, given, asked.signature)
+            self._book.keep_vectors(signed, given, to_bytes(asked.request), asked.signature)
         self._store.save_receipt(signed)
         await self._store.durable()
         for part in parts:

@@ -109,10 +109,13 @@ class ReceiptBookKeeper:
         kept = None if signed.receipt.is_private else kept_answer(answer, claimed)
         self.given.keep(receipt_digest(signed.receipt), to_bytes(AuditEvidence(signed, kept, request_signature)))
 
-    def keep_vectors(self, signed: SignedReceipt, given: VectorEvidence, request_signature: bytes) -> None:
-        """Keep vectors that this node gives, as `keep` does answers in tokens."""
-        vectors = None if signed.receipt.is_private else given
-        evidence = AuditEvidence(signed, None, request_signature, vectors)
+    def keep_vectors(
+        self, signed: SignedReceipt, given: VectorEvidence, request: bytes, request_signature: bytes
+    ) -> None:
+        """Keep vectors that this node gives and the canonical request for them, as `keep` does answers in tokens."""
+        evidence = AuditEvidence(signed, None, request_signature)
+        if not signed.receipt.is_private:
+            evidence = replace(evidence, vectors=given, request=request)
         self.given.keep(receipt_digest(signed.receipt), to_bytes(evidence))
 
     async def book(self, epoch: EpochNumber, newest_result: EpochNumber | None = None) -> ReceiptBook | None:

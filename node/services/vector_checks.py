@@ -9,6 +9,7 @@ import trio
 from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.audits import NO_FIGURES, add_figures, judge_figures
 from node.protocol.bands import HonestBand
+from node.protocol.codec import SchemaError, from_bytes
 from node.protocol.dossiers import Dossier, VectorEvidence
 from node.protocol.findings import AuditFigures
 from node.protocol.identifiers import ModelId
@@ -17,6 +18,7 @@ from node.protocol.sketches import FLOAT_BYTES, SKETCH_BYTES, judged_inputs, ske
 from node.protocol.vector_audits import vector_figures
 from node.protocol.verdicts import Verdict
 from node.protocol.verification import Check, fails, holds, unchecked
+from node.services.embedding_frames import EmbeddingRequest
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +40,9 @@ class EmbeddingEngine(Protocol):
     @property
     def vocabulary_size(self) -> int:
         """Token ids run from 0 to this, exclusive."""
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text."""
 
     async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
         """Return a vector for each prompt (float32, little-endian)."""
@@ -63,6 +68,31 @@ async def read_vector_figures(
         figures = add_figures(figures, fresh)
         await trio.lowlevel.checkpoint()
     return figures
+
+
+async def are_inputs_as_asked(
+    engine: EmbeddingEngine, given: VectorEvidence, request: bytes, places: Sequence[int]
+) -> bool | None:
+    """Whether the token ids at `places` are those of the request's texts; None if the engine fails.
+
+    Else an executor would make one vector of tokens that nobody asked about, and give it to everybody.
+    """
+    try:
+        inputs = from_bytes(EmbeddingRequest, request).inputs
+    except SchemaError:
+        return False
+    if len(inputs) != len(given.inputs):
+        return False
+    for place in places:
+        text = inputs[place].text
+        try:
+            asked = inputs[place].token_ids if text is None else await engine.tokenize(text)
+        except (EngineFailedError, EngineRefusedError) as error:
+            log.warning("the engine failed while auditing", reason=str(error)[:200])
+            return None
+        if asked != given.inputs[place]:
+            return False
+    return True
 
 
 async def check_vectors(dossier: Dossier, engine: object, loaded_cid: str | None, band: HonestBand) -> Check:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from coincurve import PrivateKey
+from eth_hash.auto import keccak
 
 from node.protocol.asking import booked_under
 from node.protocol.audit_evidence import (
@@ -250,6 +251,9 @@ def test_nobody_hides_behind_tokens_of_answers_that_cannot_be_audited(changes: d
 GIVEN = VectorEvidence(((1, 2, 3), (4, 5)), 4, bytes(number % 251 for number in range(2 * SKETCH_BYTES)))
 
 
+REQUEST = b"canonical bytes"
+
+
 def vectors_of(given: VectorEvidence = GIVEN, **changes: object) -> AuditEvidence:
     """Evidence of vectors as an honest executor has it, but for `changes` of its receipt."""
     count = sum(map(len, GIVEN.inputs))
@@ -259,8 +263,9 @@ def vectors_of(given: VectorEvidence = GIVEN, **changes: object) -> AuditEvidenc
         "prompt_commitment": inputs_commitment(GIVEN.inputs),
         "output_commitment": vectors_commitment(GIVEN.dimensions, GIVEN.sketches),
         "vectors": len(GIVEN.inputs),
+        "asking": replace(ASKING, body=Hash32(keccak(REQUEST))),
     }
-    return replace(evidence_of(**{**honest, **changes}), kept=None, vectors=given)
+    return replace(evidence_of(**{**honest, **changes}), kept=None, vectors=given, request=REQUEST)
 
 
 def test_vectors_are_drawn_by_the_tokens_that_were_read_and_paid_for() -> None:
@@ -270,7 +275,11 @@ def test_vectors_are_drawn_by_the_tokens_that_were_read_and_paid_for() -> None:
     assert wrong_with(evidence, tokens=5) == ""
     assert wrong_with(evidence, tokens=0) == "not-the-length"
     assert from_bytes(AuditEvidence, to_bytes(evidence)) == evidence
-    assert wrong_with(vectors_of(asking=replace(ASKING, max_tokens=4)), tokens=5) == "not-the-length"
+    asking = evidence.signed.receipt.asking
+    assert asking is not None
+    assert wrong_with(vectors_of(asking=replace(asking, max_tokens=4)), tokens=5) == "not-the-length"
+    assert wrong_with(replace(evidence, request=b"another's bytes"), tokens=5) == "not-the-request"
+    assert wrong_with(vectors_of(asking=None), tokens=5) == "not-the-request"
 
 
 @pytest.mark.parametrize(
@@ -311,7 +320,7 @@ def test_no_way_of_writing_the_receipt_takes_vectors_out_of_the_draw(
 
 
 def test_private_vectors_are_excused_as_private_answers_are() -> None:
-    hidden = replace(vectors_of(is_private=True), vectors=None)
+    hidden = replace(vectors_of(is_private=True), vectors=None, request=b"")
     assert wrong_with(hidden, tokens=0) == PRIVATE
     assert wrong_with(replace(vectors_of(is_private=True)), tokens=None) == ""  # its payer handed them over
     assert booked_row(hidden.signed).payer == NOBODY
@@ -322,7 +331,7 @@ def test_private_vectors_are_excused_as_private_answers_are() -> None:
 def test_surplus_beside_vectors_is_left_out_and_so_are_vectors_beside_tokens() -> None:
     evidence = vectors_of()
     assert without_surplus(replace(evidence, kept=evidence_of().kept)) == evidence
-    assert without_surplus(replace(evidence_of(), vectors=GIVEN)) == evidence_of()
+    assert without_surplus(replace(evidence_of(), vectors=GIVEN, request=REQUEST)) == evidence_of()
 
 
 def test_a_private_answer_is_excused_only_with_the_payer_s_word() -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 import trio.testing
+from eth_hash.auto import keccak
 from structlog.testing import capture_logs
 
 from node.ports import EngineFailedError
@@ -22,7 +23,7 @@ from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.draws import Drawn, Prefill
 from node.protocol.findings import AuditFigures, AuditVote, CommittedBook, EarlierBook, MissingBook
-from node.protocol.identifiers import EpochNumber, Hash32, NodeId
+from node.protocol.identifiers import EpochNumber, Hash32, NodeId, RequestId
 from node.protocol.omissions import EMPTY_BOOK
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import book_bytes, booked_row, make_book, order_rows
@@ -48,11 +49,12 @@ from node.services.auditing import (
     next_lot,
     read_figures,
 )
+from node.services.embedding_frames import EmbeddingInput, EmbeddingRequest
 from node.services.kept_audits import KeptAudits
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
 from tests.builders import SOME_CID, TINY, account, unasked_row
-from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, evidence_of, vectors_of
+from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, REQUEST, evidence_of, vectors_of
 from tests.unit.protocol.test_audit_outcomes import BAND, SEED, band_of, missing, previous
 from tests.unit.protocol.test_receipt_books import group_of
 from tests.unit.protocol.test_sketches import DIMENSIONS, vector
@@ -270,20 +272,31 @@ class VectorEngine(Engine):
 
     dimensions = DIMENSIONS
 
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        return tuple(map(int, text.split()))
+
     async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
         assert priority > 0
         self.asked += [tuple(prompt) for prompt in prompts]
         return [vector(prompt[0], noise=0.001, dimensions=self.dimensions) for prompt in prompts]
 
 
-def given_as(given: VectorEvidence, **changes: object) -> AuditEvidence:
+def request_for(inputs: Sequence[tuple[int, ...]], *, in_words: bool = False) -> EmbeddingRequest:
+    """What somebody asked: token ids, or texts of which VectorEngine makes these."""
+    asked = [EmbeddingInput(" ".join(map(str, ids))) if in_words else EmbeddingInput(None, ids) for ids in inputs]
+    return EmbeddingRequest(RequestId(bytes(32)), TINY, account(1), EXECUTOR, 5, EpochNumber(3), tuple(asked))
+
+
+def given_as(given: VectorEvidence, request: bytes = b"") -> AuditEvidence:
     """Evidence of vectors that fits its receipt."""
-    return vectors_of(
-        given, asking=replace(ASKING, max_tokens=10**6),
+    asked = request or to_bytes(request_for(given.inputs))
+    evidence = vectors_of(
+        given, asking=replace(ASKING, max_tokens=10**6, body=Hash32(keccak(asked))),
         vectors=len(given.inputs), prompt_tokens=sum(map(len, given.inputs)),
         prompt_commitment=inputs_commitment(given.inputs),
-        output_commitment=vectors_commitment(given.dimensions, given.sketches), **changes,
+        output_commitment=vectors_commitment(given.dimensions, given.sketches),
     )  # fmt: skip
+    return replace(evidence, request=asked)
 
 
 @pytest.fixture
@@ -347,7 +360,7 @@ async def test_vectors_that_are_not_the_model_s_are_proven_by_one_answer(
     ("evidence", "reason"),
     [
         (evidence_of(), "not-the-receipt"),
-        (given_as(replace(HONEST_VECTORS, inputs=((-1, 1), *INPUTS[1:]))), "not-the-tokens"),
+        (given_as(replace(HONEST_VECTORS, inputs=((-1, 1), *INPUTS[1:])), REQUEST), "not-the-tokens"),
         (given_as(replace(HONEST_VECTORS, inputs=((VOCABULARY, 1), *INPUTS[1:]))), "not-the-tokens"),
         (given_as(replace(HONEST_VECTORS, inputs=((1,) * 100_000, *INPUTS[1:]))), "not-the-tokens"),
     ],
@@ -358,6 +371,19 @@ async def test_what_no_embedding_model_was_asked_never_reaches_the_engine(
     (vote,) = await vector_auditor.votes_on(evidence)
     assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, reason)
     assert vector_auditor.engine.asked == []
+
+
+async def test_true_vectors_of_other_inputs_than_were_asked_for_count_as_withheld(vector_auditor: Auditor) -> None:
+    """Else one vector, made once, would do for everybody: whoever asks in words cannot tell which tokens were read."""
+    asked = request_for(INPUTS, in_words=True)
+    (vote,) = await vector_auditor.votes_on(given_as(HONEST_VECTORS, to_bytes(asked)))
+    assert vote.verdict is Verdict.VALID
+    others = replace(HONEST_VECTORS, inputs=(*INPUTS[1:], INPUTS[0]))
+    for request in (to_bytes(asked), to_bytes(request_for(INPUTS)), to_bytes(request_for(INPUTS[1:])), b"no request"):
+        vector_auditor.engine.asked.clear()
+        (vote,) = await vector_auditor.votes_on(given_as(others, request))
+        assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "not-the-tokens")
+        assert vector_auditor.engine.asked == []
 
 
 async def test_vectors_of_a_model_that_makes_none_are_told(auditor: Auditor) -> None:

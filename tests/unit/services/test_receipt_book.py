@@ -31,7 +31,7 @@ from node.store.books import Books
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
 from tests.builders import account, unasked_row
-from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, GIVEN, evidence_of, vectors_of
+from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, GIVEN, REQUEST, evidence_of, vectors_of
 from tests.unit.services.scripted import CHAT, ask, ids_of
 from tests.unit.services.serving_network import GATEWAY, NODE, serving_network
 from tests.unit.services.test_receipts import only_dossier, operations_of
@@ -242,13 +242,13 @@ async def test_vectors_that_were_given_are_kept_for_auditors_but_private_ones(
     nursery: trio.Nursery, autojump_clock: object, is_private: bool
 ) -> None:
     made, evidence = bench(nursery), vectors_of(is_private=is_private)
-    made.keeper.keep_vectors(evidence.signed, GIVEN, evidence.request_signature)
+    made.keeper.keep_vectors(evidence.signed, GIVEN, REQUEST, evidence.request_signature)
     made.store.save_receipt(evidence.signed)
     row, digest = row_of(evidence), receipt_digest(evidence.signed.receipt)
     made.allowed.add((AUDITOR, digest))
     assert await made.keeper.book(EPOCH) is not None
     shown = await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, row)
-    assert shown == (replace(evidence, vectors=None) if is_private else evidence)
+    assert shown == (replace(evidence, vectors=None, request=b"") if is_private else evidence)
 
 
 async def test_an_executor_does_not_hide_a_private_answer_from_a_challenge_behind_its_receipt(
