@@ -21,6 +21,7 @@ from node.protocol.identifiers import Address, EpochNumber, Hash32, TokenAmount
 from node.protocol.objections import Finding
 from node.protocol.records import EpochGroup, EpochResult, EpochResultSummary
 from node.protocol.signatures import sign
+from node.protocol.slices import Slices
 from node.protocol.stages import Stage, first_block_of
 from node.services.formed_results import FormedResult, has_objected, save_formed
 from node.services.gossip import GossipRouter
@@ -291,11 +292,16 @@ async def test_votes_left_out_in_order_are_held_against_no_result(
 ) -> None:
     accepted = paying({account(1): None, account(2): None}, decisive)
     held = {account(number): SimpleNamespace() for number in WEIGHTS}
+
+    def form(bundles: Mapping[Address, Any]) -> Slices[EpochResult]:
+        yield
+        return paying(bundles, decisive)
+
     fetching: Any = SimpleNamespace(held=held, is_complete=True)
     inputs: Any = SimpleNamespace(
         committed=tuple(held),
         judging=SimpleNamespace(weights={account(number): weight for number, weight in WEIGHTS.items()}),
-        form=lambda bundles: paying(bundles, decisive),
+        form=form,
     )
     case = _Case(EPOCH, DIGEST, SUMMARY, Finding.SOUND)
     spoken: Any = Spoken()
