@@ -8,7 +8,7 @@ from node.protocol.identifiers import ModelId
 from node.protocol.nonces import VECTOR_DIMENSIONS, VECTOR_SCALE
 
 BANDS_MAX = 15
-"""Classes of hardware a network tells apart, as many as fit into what the contract takes; the rest falls under the band of
+"""Classes of hardware a network tells apart, as many as the contract's bytes hold; the rest falls under the band of
 ANY_HARDWARE."""
 ENGINE_CHARACTERS_MAX = 12
 HARDWARE_CHARACTERS_MAX = 48
