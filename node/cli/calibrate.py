@@ -2,12 +2,14 @@
 
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import structlog
 import trio
 
 from node.calibration.bands import band_of_measurement, widest, with_band
@@ -247,7 +249,8 @@ async def _measure(place: Place, reference: Reference) -> Measurement:
 
 def _run(function: Callable[..., Awaitable[Any]], *arguments: object) -> Any:
     try:
-        return trio.run(function, *arguments)
+        with _logs_beside_results():
+            return trio.run(function, *arguments)
     except Exception as error:
         first = _first(error)
         if isinstance(first, CommandFailed):
@@ -258,6 +261,17 @@ def _run(function: Callable[..., Awaitable[Any]], *arguments: object) -> Any:
                 "Nothing was written. `quern conformance` tells what it lacks.",
             ) from error
         raise
+
+
+@contextmanager
+def _logs_beside_results() -> Iterator[None]:
+    """Have the engine's client log to standard error: on standard output stands the result."""
+    before = structlog.get_config()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def _first(error: BaseException) -> BaseException:

@@ -121,16 +121,13 @@ def _margin(
         return min(MARGIN_MAX, max(prefill.logprobs.values()) - prefill.logprobs[claimed])
     temperature = temperature_of(parameters)
     scaled = {token: logprob / temperature for token, logprob in prefill.logprobs.items()}
-    ranked = sorted(scaled.values(), reverse=True)
-    edges = _edges(ranked, prefill.top_count, parameters, vocabulary_size)
-    # How far a less likely token is from an edge that lies beyond the likeliest, nobody knows.
-    least = ranked[prefill.top_count - 1] if parameters.top_k > prefill.top_count else -math.inf
+    edges = _edges(sorted(scaled.values(), reverse=True), prefill.top_count, parameters, vocabulary_size)
     state = place_state(seed, position)
     score = scaled[claimed] + noise_at(state, claimed)
     shortfalls = [0.0, edges.kept_from - scaled[claimed]]
     for token, value in scaled.items():
         # A rival counts only as far as it would not fall out of the draw itself.
-        if token != claimed and value > edges.cut_at and value >= least:
+        if token != claimed and value > edges.cut_at:
             shortfalls.append(min(value + noise_at(state, token) - score, value - edges.cut_at))
     return min(MARGIN_MAX, max(shortfalls) * temperature)
 
@@ -154,6 +151,8 @@ def _edges(ranked: list[float], top_count: int, parameters: SamplingParameters, 
     if 0 < parameters.top_k <= top_count:
         kept_from = max(kept_from, top[parameters.top_k - 1])
         cut_at = max(cut_at, top[min(parameters.top_k, top_count - 1)])
+    elif top_count < min(parameters.top_k, vocabulary_size):  # the edge lies below all that is known
+        cut_at = max(cut_at, top[-1])
     if parameters.top_p_milli == PER_MILLE:
         return _Edges(kept_from, cut_at)
     inside = [value for value in top if value >= kept_from]

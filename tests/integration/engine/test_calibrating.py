@@ -44,6 +44,7 @@ async def test_a_machine_is_calibrated_against_its_own_reference(tmp_path: Path)
         figures = json.loads(compared.stdout)["measured"]
         assert figures["distance_largest"] == 0
         assert figures["tokens_that_differ"] == 0
+        assert figures["winners_known"] is True
         assert figures["logprob_distance_mean"] == pytest.approx(
             0, abs=1e-5
         )  # decode against prefill: equal to the bit
@@ -51,6 +52,7 @@ async def test_a_machine_is_calibrated_against_its_own_reference(tmp_path: Path)
     written = from_json_value(Calibration, json.loads(record.read_text()))
     assert parse_calibration(calibration_bytes(written)) == written
     assert [band.hardware for band in written.bands] == ["", "test machine"]
+    assert all(band.knows_winners for band in written.bands)
     band = written.bands[1]
     assert band.poc_distance_max == POC_DISTANCE_LEAST
     assert band.margin_micro_mean_max == MARGIN_MICRO_LEAST

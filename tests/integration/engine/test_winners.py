@@ -2,6 +2,7 @@
 
 import math
 import random
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ import trio
 from node.engine.arguments import server_command, server_environment
 from node.engine.client import EngineClient
 from node.engine.endpoint import local_endpoint
+from node.engine.plugin import DIRECTORY
 from node.engine.server import run_server, socket_path
 from node.engine.transport import Traffic, open_http
 from node.engine.winners import finds_winners, winner_fields
@@ -232,6 +234,29 @@ async def test_audits_see_winners_beyond_the_likeliest(shared_server: SharedServ
             told = await engine.prefill(whole, first, top=TOP, priority=10, drawn=replace(drawn, parameters=parameters))
             assert [prefill.winner for prefill in told] == [None] * len(tokens)
         await what_is_malformed_is_refused(client)
+
+
+def test_a_model_runner_that_works_another_way_is_left_as_it_is() -> None:
+    """In the engine's own environment: the plug-in says so, and the engine works without."""
+    script = (
+        "import sys, logging; logging.basicConfig(); sys.path.insert(0, sys.argv[1])\n"
+        "from quern_winners import METHOD, offer\n"
+        "class Other:\n"
+        "    def _get_prompt_logprobs_dict(self, hidden_states): return self.sampler.other(hidden_states)\n"
+        "class Without: pass\n"
+        "before = Other.__dict__[METHOD]\n"
+        "assert not offer(Other) and not offer(Without) and Other.__dict__[METHOD] is before\n"
+        "class Known:\n"
+        "    def _get_prompt_logprobs_dict(self, states, scheduled):\n"
+        "        return {n: self.requests[n].num_computed_tokens + self.requests[n].prompt_token_ids\n"
+        "                + self.sampler.gather_logprobs for n in self.num_prompt_logprobs}\n"
+        "assert offer(Known); once = Known.__dict__[METHOD]; assert offer(Known) and Known.__dict__[METHOD] is once\n"
+    )
+    done = subprocess.run(
+        [str(default_engine_python()), "-c", script, str(DIRECTORY)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("quern_winners is not offered") == 2
 
 
 async def what_is_malformed_is_refused(client: EngineClient) -> None:

@@ -13,9 +13,10 @@ VOCABULARY = 64
 
 
 class TableEngine:
-    def __init__(self, off: float = 0.0, *, chats: bool = True) -> None:
+    def __init__(self, off: float = 0.0, *, chats: bool = True, tells_winners: bool = True) -> None:
         self.off = off
         self.chats = chats
+        self.tells_winners = tells_winners
 
     def _logits(self, before: Sequence[int]) -> list[float]:
         """Follow the last two tokens alone; `off` is this machine's own noise."""
@@ -39,7 +40,11 @@ class TableEngine:
         for at in range(first, len(token_ids)):
             logprobs = self._logprobs(token_ids[:at])
             likeliest = sorted(range(VOCABULARY), key=lambda token: -logprobs[token])[:top]
-            found.append(Prefill({token: logprobs[token] for token in {*likeliest, token_ids[at]}}, top))
+            known, winner = {*likeliest, token_ids[at]}, None
+            if drawn is not None and self.tells_winners:
+                winner = draw(logprobs, drawn.seed, at - 1, drawn.parameters)
+                known.add(winner)
+            found.append(Prefill({token: logprobs[token] for token in known}, top, winner))
         return found
 
     async def render_chat(self, messages: Sequence[ChatMessage], tools: str = "") -> tuple[int, ...]:

@@ -34,8 +34,9 @@ async def reference_of(engine: TableEngine) -> Reference:
     return await make_reference(engine, there, AMOUNT, silent, ("one question", "another"))
 
 
-async def measured(off: float) -> Measurement:
-    return await measure_against(TableEngine(off), HERE, await reference_of(TableEngine()), silent)
+async def measured(off: float, *, tells_winners: bool = True) -> Measurement:
+    engine = TableEngine(off, tells_winners=tells_winners)
+    return await measure_against(engine, HERE, await reference_of(TableEngine()), silent)
 
 
 async def test_a_machine_against_itself_differs_by_nothing_and_has_the_narrowest_band() -> None:
@@ -48,6 +49,7 @@ async def test_a_machine_against_itself_differs_by_nothing_and_has_the_narrowest
         "tokens_that_differ": 0,
         "margin_mean": 0.0,
         "logprob_distance_mean": pytest.approx(0.0, abs=1e-6),
+        "winners_known": True,
         "surprise_z_largest": figures_of(found)["surprise_z_largest"],
     }
     assert all(abs(surprise_z_milli(answer)) < 4000 for answer in found.answers)
@@ -111,6 +113,21 @@ async def test_bands_of_one_class_grow_and_others_stand_beside_them_in_order() -
     assert rest is not None
     assert replace(rest, hardware="nvidia l4") == wide
     assert len(calibration_bytes(with_band(record, MODEL, 3, rest))) < CALIBRATION_BYTES_MAX
+
+
+async def test_a_band_knows_winners_only_if_all_did_of_whom_it_was_made() -> None:
+    known = band_of_measurement(await measured(0.3), "vllm")
+    unknown = band_of_measurement(await measured(0.3, tells_winners=False), "vllm")
+    assert (known.knows_winners, unknown.knows_winners) == (True, False)
+    record = with_band(with_band(None, MODEL, 3, known), MODEL, 3, unknown)
+    assert not record.bands[0].knows_winners
+    other = replace(known, hardware="nvidia h200")
+    rest = widest(with_band(record, MODEL, 3, other).bands)
+    assert rest is not None
+    assert not rest.knows_winners
+    rest = widest((known, other))
+    assert rest is not None
+    assert rest.knows_winners
 
 
 async def test_a_record_of_another_model_or_version_is_not_mixed_in() -> None:

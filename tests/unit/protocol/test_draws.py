@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from node.protocol.draws import MARGIN_MAX, Prefill, draw, survivors, token_margins
+from node.protocol.draws import MARGIN_MAX, Drawn, Prefill, draw, survivors, token_margins
 from node.protocol.sampling import SamplingParameters
 from tests.statistics import chi_square, chi_square_limit
 
@@ -51,12 +51,53 @@ def test_the_rule_s_choice_is_never_accused(
 
 
 @given(LOGITS, SEEDS, PARAMETERS, st.integers(1, SIZE), st.integers(0, SIZE - 1))
+@example([0.0] * SIZE, 5, SamplingParameters(top_k=30), 10, 3)
 def test_knowing_fewer_candidates_accuses_less(
     logits: list[float], seed: int, parameters: SamplingParameters, count: int, claimed: int
 ) -> None:
     with_all = margin(logits, claimed, seed, parameters)
     assert margin(logits, claimed, seed, parameters, count) <= with_all + 1e-6
     assert 0 <= with_all <= MARGIN_MAX
+
+
+def margin_with_winner(
+    logits: list[float], claimed: int, seed: int, parameters: SamplingParameters, count: int
+) -> float:
+    """As an engine tells that knows winners: whatever the parameters, for it must never accuse too much."""
+    winner = draw(logits, seed, 9, parameters)
+    told = prefill(logits, claimed, count)
+    told = Prefill({**told.logprobs, winner: logprobs(logits)[winner]}, count, winner)
+    (found,) = token_margins(10, [claimed], [told], seed, parameters, SIZE)
+    return found
+
+
+@given(LOGITS, SEEDS, PARAMETERS, st.integers(1, SIZE), st.integers(0, SIZE - 1))
+@example([0.0] * SIZE, 5, SamplingParameters(top_k=30), 10, 3)
+def test_a_winner_that_is_told_accuses_no_more_than_all_logits_and_no_less_than_none(
+    logits: list[float], seed: int, parameters: SamplingParameters, count: int, claimed: int
+) -> None:
+    with_all, without = (margin(logits, claimed, seed, parameters, known) for known in (SIZE, count))
+    with_winner = margin_with_winner(logits, claimed, seed, parameters, count)
+    assert without <= with_winner <= with_all + 1e-6
+
+
+@given(LOGITS, SEEDS, st.integers(1, 2000), st.integers(1, SIZE), st.integers(0, SIZE - 1))
+def test_where_nothing_is_cut_the_winner_tells_as_much_as_all_logits(
+    logits: list[float], seed: int, temperature: int, count: int, claimed: int
+) -> None:
+    parameters = SamplingParameters(temperature_milli=temperature)
+    assert Drawn(seed, parameters).has_unlikely_winners
+    with_winner = margin_with_winner(logits, claimed, seed, parameters, count)
+    assert with_winner == pytest.approx(margin(logits, claimed, seed, parameters), abs=1e-6)
+
+
+@given(LOGITS, SEEDS, PARAMETERS, st.integers(1, SIZE), st.integers(0, SIZE - 1))
+def test_winners_that_are_not_asked_for_would_not_count(
+    logits: list[float], seed: int, parameters: SamplingParameters, count: int, claimed: int
+) -> None:
+    if not Drawn(seed, parameters).has_unlikely_winners:
+        with_winner = margin_with_winner(logits, claimed, seed, parameters, count)
+        assert with_winner == margin(logits, claimed, seed, parameters, count)
 
 
 @given(LOGITS, SEEDS, st.integers(0, 2000), st.integers(0, SIZE - 1))
@@ -85,6 +126,7 @@ def test_small_differences_of_logits_give_small_margins(
     theirs = [logit + 0.01 * source.choice((-1, 1)) for logit in logits]
     chosen = draw(theirs, seed, 9, parameters)
     assert margin(logits, chosen, seed, parameters) <= 0.05
+    assert all(margin_with_winner(logits, chosen, seed, parameters, count) <= 0.05 for count in (1, 5, 30))
 
 
 @given(LOGITS, PARAMETERS)

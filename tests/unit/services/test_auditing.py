@@ -18,6 +18,7 @@ from node.protocol.audit_sampling import drawn_rows, draws_of
 from node.protocol.audit_votes import audit_order, check_audits
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence
+from node.protocol.draws import Drawn, Prefill
 from node.protocol.findings import AuditFigures, AuditVote, CommittedBook, EarlierBook, MissingBook
 from node.protocol.identifiers import EpochNumber, Hash32, NodeId
 from node.protocol.omissions import EMPTY_BOOK
@@ -216,6 +217,25 @@ async def test_of_a_very_long_answer_the_beginning_is_judged_so_that_its_vote_vo
     figures = await read_figures(cast(Any, auditor.engine), kept, WIDEST_BAND)
     assert figures == AuditFigures(2, 0, 0, 0, 0, 0, 0)
     assert auditor.engine.asked == [(*ANSWER.prompt_ids, 4, 5)]
+
+
+@pytest.mark.parametrize("knows_winners", [True, False])
+async def test_winners_are_asked_for_only_where_the_band_was_measured_with_them(
+    auditor: Auditor, knows_winners: bool
+) -> None:
+    asked: list[object] = []
+
+    async def prefill(
+        token_ids: tuple[int, ...], first: int, *, drawn: Drawn | None, **_options: object
+    ) -> list[Prefill]:
+        asked.append(drawn)
+        return [Prefill({token: -0.5, 0: -3.0}, 2) for token in token_ids[first:]]
+
+    auditor.engine.prefill = prefill  # type: ignore[method-assign]
+    kept = evidence_of(ANSWER).kept
+    assert kept is not None
+    assert await read_figures(cast(Any, auditor.engine), kept, replace(WIDEST_BAND, knows_winners=knows_winners))
+    assert asked == [Drawn(ANSWER.seed, ANSWER.sampling) if knows_winners else None]
 
 
 async def test_stored_evidence_that_cannot_be_read_is_fetched_anew(auditor: Auditor) -> None:
