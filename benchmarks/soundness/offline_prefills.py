@@ -1,7 +1,7 @@
 """What an auditor's engine says of answers, read in vLLM itself; run by readings.py in the engine's environment.
 
 A server says the same in JSON, with texts of all candidates, and takes ten times as long. Arguments: vLLM's own, as
-JSON, and how many of the likeliest tokens are told. Reads lines from standard input, each two file names: claims (JSON)
+JSON, and how many of the likeliest tokens are told. Reads lines from standard input, each two file names (JSON): claims
 and where to write; answers each with MARK once it is written: for each place of each answer LISTED token ids, then
 their log-probabilities: the likeliest, the claimed token, and the rule's choice among all tokens.
 """
@@ -48,7 +48,7 @@ def main() -> None:
 
     print(MARK, flush=True)
     for line in sys.stdin:
-        claims, output = line.split()
+        claims, output = json.loads(line)
         with Path(output).open("wb") as file:
             for claim in json.loads(Path(claims).read_text()):
                 ids, logprobs = read(claim)

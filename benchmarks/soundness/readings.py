@@ -20,6 +20,8 @@ from node.protocol.draws import Prefill
 
 LISTED = CANDIDATES + 2
 NUMBER_BYTES = 4
+LOG = "engine.log"
+LOG_CHARACTERS = 3000
 
 
 class Reader:
@@ -28,14 +30,13 @@ class Reader:
     def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
         self._process = process
         self._directory = directory
-        self._asked = 0
         self._until_written()
 
     def read(self, files: Sequence[Path]) -> Iterator[list[list[Reading]]]:
         """Yield, for each file of claims, what the engine says of each answer; it reads the next one meanwhile."""
         outputs = [self._directory / f"{number}.bin" for number in range(len(files))]
         for file, output in zip(files, outputs, strict=True):
-            self._write(f"{file} {output}\n")
+            self._write(json.dumps([str(file), str(output)]) + "\n")
         for output in outputs:
             self._until_written()
             yield list(_readings(output.read_bytes()))
@@ -52,7 +53,7 @@ class Reader:
         for line in self._process.stdout or ():
             if line.strip() == offline_prefills.MARK:
                 return
-        raise RuntimeError("the engine ended")
+        raise RuntimeError(f"the engine ended: {(self._directory / LOG).read_text()[-LOG_CHARACTERS:]}")
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def open_reader(variant: EngineVariant, models: Path) -> Iterator[Reader]:
     command = (str(default_engine_python()), offline_prefills.__file__, json.dumps(options), str(CANDIDATES))
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        with (directory / "engine.log").open("w") as log:
+        with (directory / LOG).open("w") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
             )
