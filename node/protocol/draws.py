@@ -24,6 +24,9 @@ MARGIN_MAX = 1.0
 MASS_TOLERANCE = 0.05
 """By how much honest machines may disagree on a sum of probabilities at the edge of top_p. Log-probabilities of other
 instruction sets differ by up to 0.033 on average; a token in between is neither counted for nor against."""
+EDGE_TOLERANCE = 0.05
+"""By how much they may disagree, in logits, on what min_p still keeps. With few tokens left, one more or one fewer makes
+a large part of what top_p takes its share of."""
 
 
 def draw(logits: Sequence[float], seed: int, position: int, parameters: SamplingParameters) -> int:
@@ -157,8 +160,14 @@ def _edges(ranked: list[float], top_count: int, parameters: SamplingParameters, 
         return _Edges(kept_from, cut_at)
     inside = [value for value in top if value >= kept_from]
     weights = [math.exp(value - top[0]) for value in inside]
-    least = math.fsum(weights)
-    most = least if kept_from >= top[-1] else least + _rest(top, parameters, vocabulary_size)
+    # Where min_p cuts, another machine may keep some tokens more, or fewer, and takes its share of these.
+    near = EDGE_TOLERANCE / temperature_of(parameters)
+    room = (parameters.top_k or vocabulary_size) - len(inside)
+    beyond = [value for value in top[len(inside) :] if value >= kept_from - near][: max(0, room)]
+    least = math.fsum(weight for value, weight in zip(inside, weights, strict=True) if value >= kept_from + near)
+    most = math.fsum(weights) + math.fsum(math.exp(value - top[0]) for value in beyond)
+    if kept_from - near < top[-1] and room > len(beyond):
+        most += _rest(top, parameters, vocabulary_size)
     share = parameters.top_p_milli / PER_MILLE
     above, strict, generous = 0.0, top[0], top[0]
     for value, weight in zip(inside, weights, strict=True):

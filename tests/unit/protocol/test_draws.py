@@ -118,6 +118,7 @@ def test_a_token_that_is_not_the_rule_s_choice_has_its_shortfall_as_margin(
 
 
 @given(LOGITS, SEEDS, PARAMETERS, st.integers(-20, 20))
+@example([2.5, 1.735, *([-3.0] * (SIZE - 2))], 0, SamplingParameters(top_p_milli=900, min_p_milli=469), -20)
 def test_small_differences_of_logits_give_small_margins(
     logits: list[float], seed: int, parameters: SamplingParameters, step: int
 ) -> None:
