@@ -25,8 +25,8 @@ MASS_TOLERANCE = 0.05
 """By how much honest machines may disagree on a sum of probabilities at the edge of top_p. Log-probabilities of other
 instruction sets differ by up to 0.033 on average; a token in between is neither counted for nor against."""
 EDGE_TOLERANCE = 0.05
-"""By how much they may disagree, in logits, on what min_p still keeps. With few tokens left, one more or one fewer makes
-a large part of what top_p takes its share of."""
+"""By how much they may disagree, in logits, on what min_p still keeps. With few tokens left, one more or fewer makes a
+large part of what top_p takes its share of."""
 
 
 def draw(logits: Sequence[float], seed: int, position: int, parameters: SamplingParameters) -> int:
