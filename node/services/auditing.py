@@ -437,7 +437,7 @@ class AuditingService:
         if kept is not None and not what_is_wrong(
             kept, task.executor, task.digest, task.booked, is_accused=task.is_accused
         ):
-            return kept
+            return without_surplus(kept)
         holders = [task.executor]
         if task.draw == REJUDGED:
             holders += [m.participant for m in previous.group.members if m.participant != self._chain.account]
@@ -446,6 +446,7 @@ class AuditingService:
         evidence = await ask_for_evidence(
             self._network, peers, task.executor, task.digest, task.booked, is_accused=task.is_accused
         )
+        evidence = without_surplus(evidence)  # nobody committed to it, so nothing is judged by it
         self._keep_fetched(evidence)
         return evidence
 
@@ -460,7 +461,7 @@ class AuditingService:
 
     def _keep_fetched(self, evidence: AuditEvidence) -> None:
         """Keep evidence of others for those who judge it as well, as far as there is room for it."""
-        data = to_bytes(without_surplus(evidence))
+        data = to_bytes(evidence)
         if self._fetched_bytes + len(data) <= FETCHED_BYTES_MAX:
             self._fetched_bytes += len(data)
             self._keeper.given.keep(receipt_digest(evidence.signed.receipt), data)
@@ -474,14 +475,15 @@ def next_lot(count: int, seconds: float) -> int:
 
 def _is_readable(evidence: AuditEvidence, model: ModelRecord, vocabulary_size: int) -> bool:
     """Whether an engine that has the model can read what it is to check."""
-    if evidence.vectors is not None:
-        inputs = evidence.vectors.inputs
-        lengths, ids = [len(entry) for entry in inputs], [token for entry in inputs for token in entry]
-        return max(lengths) <= model.context_length and min(ids) >= 0 and max(ids) < vocabulary_size
-    if evidence.kept is None or not evidence.kept.answer.prompt_ids or not evidence.kept.answer.output_ids:
+    if evidence.signed.receipt.vectors:
+        inputs = () if evidence.vectors is None else evidence.vectors.inputs
+        longest, ids = max(map(len, inputs), default=0), [token for entry in inputs for token in entry]
+        is_short = longest <= model.context_length
+    elif evidence.kept is None or not evidence.kept.answer.prompt_ids or not evidence.kept.answer.output_ids:
         return False
-    ids = [*evidence.kept.answer.prompt_ids, *evidence.kept.answer.output_ids]
-    return min(ids) >= 0 and max(ids) < vocabulary_size
+    else:
+        is_short, ids = True, [*evidence.kept.answer.prompt_ids, *evidence.kept.answer.output_ids]
+    return is_short and min(ids, default=-1) >= 0 and max(ids) < vocabulary_size
 
 
 async def _read(
@@ -489,8 +491,8 @@ async def _read(
 ) -> AuditFigures | str | None:
     """Return the figures of an answer; of vectors some by the `seed` of the draw, all if it is judged again. None if
     the engine fails, a code if they are of other inputs than were asked for."""
-    if evidence.kept is not None:
-        return await read_figures(engine, evidence.kept, band)
+    if not evidence.signed.receipt.vectors:
+        return None if evidence.kept is None else await read_figures(engine, evidence.kept, band)
     if evidence.vectors is None or not isinstance(engine, EmbeddingEngine):
         return None
     places = judged_inputs(evidence.vectors.inputs, receipt_digest(evidence.signed.receipt), seed)

@@ -12,7 +12,7 @@ import trio.testing
 from eth_hash.auto import keccak
 from structlog.testing import capture_logs
 
-from node.ports import EngineFailedError
+from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.asking import ANSWER_EPOCHS_MAX
 from node.protocol.audit_bands import WIDEST_BAND
 from node.protocol.audit_evidence import NO_TOKENS, AuditEvidence, what_is_wrong
@@ -384,6 +384,34 @@ async def test_true_vectors_of_other_inputs_than_were_asked_for_count_as_withhel
         (vote,) = await vector_auditor.votes_on(given_as(others, request))
         assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "not-the-tokens")
         assert vector_auditor.engine.asked == []
+
+
+async def test_what_nobody_committed_to_changes_no_audit(auditor: Auditor) -> None:
+    """A holder may put vectors beside tokens, or tokens beside vectors: neither is an excuse, and nothing of it stays."""
+    bare = replace(ANSWER, output_ids=(4, VOCABULARY))
+    beside = VectorEvidence((), 0, b"")
+    (vote,) = await auditor.votes_on(replace(evidence_of(bare), vectors=beside, request=REQUEST))
+    assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "not-the-tokens")
+    (vote,) = await auditor.votes_on(replace(evidence_of(), vectors=beside))
+    assert auditor.engine.asked == [(*ANSWER.prompt_ids, *ANSWER.output_ids)]
+    data = auditor.given.kept(vote.receipt_digest)
+    assert data is not None
+    assert from_bytes(AuditEvidence, data) == evidence_of()
+
+
+async def test_tokens_beside_vectors_that_are_not_the_model_s_save_nobody(vector_auditor: Auditor) -> None:
+    evidence = given_as(replace(HONEST_VECTORS, sketches=JUNK))
+    (vote,) = await vector_auditor.votes_on(replace(evidence, kept=evidence_of().kept))
+    assert (vote.verdict, vote.reason) == (Verdict.INVALID, "vectors")
+
+
+async def test_a_text_that_no_engine_takes_is_told(vector_auditor: Auditor, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def tokenize(text: str) -> tuple[int, ...]:
+        raise EngineRefusedError(f"not {text}")
+
+    monkeypatch.setattr(vector_auditor.engine, "tokenize", tokenize)
+    (vote,) = await vector_auditor.votes_on(given_as(HONEST_VECTORS, to_bytes(request_for(INPUTS, in_words=True))))
+    assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "not-the-tokens")
 
 
 async def test_vectors_of_a_model_that_makes_none_are_told(auditor: Auditor) -> None:
