@@ -9,6 +9,7 @@ those on batches (`complete`).
 no other audit; what it has not handed over at the end is voted withheld. What this node lacks itself is an abstention.
 """
 
+import hashlib
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,7 +51,7 @@ from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, Nod
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, BookRows, read_book_in_slices, read_rows
 from node.protocol.records import EpochResult, ModelRecord, SignedReceipt, VoteBundle
-from node.protocol.sketches import judged_inputs
+from node.protocol.sketches import INPUTS_JUDGED_AGAIN_MAX, INPUTS_JUDGED_MAX, judged_inputs
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import makes_vectors
 from node.protocol.vector_audits import VECTORS
@@ -227,7 +228,7 @@ class AuditingService:
             return
         self._votes = KeptAudits(self._store, epoch)
         draws = await self._slicer.run(own_draws_in_slices(previous, seed, self._chain.account))
-        again = self._judged_again(previous)
+        again = self._judged_again(previous, seed)
         await self._expect(draws, again)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.omission_keeping.run, epoch, previous)
@@ -320,8 +321,12 @@ class AuditingService:
             count = next_lot(len(lot), trio.current_time() - began)
             await trio.lowlevel.checkpoint()
 
-    def _judged_again(self, previous: EpochResult) -> dict[Address, list[_Task]]:
-        """Return what is judged again, by executor."""
+    def _judged_again(self, previous: EpochResult, seed: Hash32) -> dict[Address, list[_Task]]:
+        """Return what is judged again, by executor; each one's answers in an order that follows from `seed`.
+
+        The same for all judges, so that they hear the same ones if time runs out, and nobody's choice: an executor
+        could else give its true and heavy answers digests that come first.
+        """
         found: dict[Address, list[_Task]] = {}
         for outcome in previous.audits:
             if self._chain.account in judges_of(outcome, previous.group):
@@ -330,6 +335,8 @@ class AuditingService:
                     _Task(outcome.executor, REJUDGED, digest, None, digest in accused)
                     for digest in dict.fromkeys((*outcome.accused, *outcome.challenged))
                 )
+        for tasks in found.values():
+            tasks.sort(key=lambda task: hashlib.sha256(seed + task.digest).digest())
         return found
 
     async def _audit_book(self, committed: CommittedBook, draws: Sequence[int], work: _Round) -> None:
@@ -420,7 +427,7 @@ class AuditingService:
         self._votes.write()
         band = work.band_of(task.executor, receipt.node_id, receipt.model_id)
         async with self._reading:
-            figures = await _read(engine, evidence, band, None if task.draw == REJUDGED else work.seed)
+            figures = await _read(engine, evidence, band, work.seed, is_judged_again=task.draw == REJUDGED)
         if isinstance(figures, str):
             return replace(named, reason=figures)
         if figures is None:
@@ -487,15 +494,16 @@ def _is_readable(evidence: AuditEvidence, model: ModelRecord, vocabulary_size: i
 
 
 async def _read(
-    engine: CheckingEngine, evidence: AuditEvidence, band: HonestBand, seed: Hash32 | None
+    engine: CheckingEngine, evidence: AuditEvidence, band: HonestBand, seed: Hash32, *, is_judged_again: bool
 ) -> AuditFigures | str | None:
-    """Return the figures of an answer; of vectors some by the `seed` of the draw, all if it is judged again. None if
-    the engine fails, a code if they are of other inputs than were asked for."""
+    """Return the figures of an answer; of vectors some by the `seed` of the epoch's draws, more if it is judged
+    again. None if the engine fails, a code if they are of other inputs than were asked for."""
     if not evidence.signed.receipt.vectors:
         return None if evidence.kept is None else await read_figures(engine, evidence.kept, band)
     if evidence.vectors is None or not isinstance(engine, EmbeddingEngine):
         return None
-    places = judged_inputs(evidence.vectors.inputs, receipt_digest(evidence.signed.receipt), seed)
+    count = INPUTS_JUDGED_AGAIN_MAX if is_judged_again else INPUTS_JUDGED_MAX
+    places = judged_inputs(evidence.vectors.inputs, receipt_digest(evidence.signed.receipt), seed, count)
     is_as_asked = await are_inputs_as_asked(engine, evidence.vectors, evidence.request, places)
     if not is_as_asked:
         return None if is_as_asked is None else "not-the-tokens"
