@@ -112,6 +112,8 @@ async def check_vectors(dossier: Dossier, engine: object, loaded_cid: str | None
     if given is None or reason or not isinstance(engine, EmbeddingEngine):
         return unchecked("vectors", reason)
     places = judged_inputs(given.inputs, receipt_digest(receipt), None)
+    if not places:
+        return unchecked("vectors", "there are none in the file")
     figures = await read_vector_figures(engine, given, places, band.poc_distance_max)
     if figures is None:
         return unchecked("vectors", "the engine failed")
