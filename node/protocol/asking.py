@@ -16,6 +16,8 @@ from node.protocol.pricing import receipt_digest
 from node.protocol.records import Asking, Receipt
 from node.protocol.signatures import SignatureError, recover
 
+REQUEST_BYTES_MAX = 255 * 1024
+"""A request travels in one frame; longer conversations do not fit any model's context anyway."""
 CLOCK_EPOCHS_MAX = 1
 """How far apart payer and executor may be on the chain: one of both is late at an epoch's border."""
 ANSWER_EPOCHS_MAX = 1

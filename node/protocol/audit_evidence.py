@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from eth_hash.auto import keccak
 
-from node.protocol.asking import booked_under, is_asked_by_payer
+from node.protocol.asking import REQUEST_BYTES_MAX, booked_under, is_asked_by_payer
 from node.protocol.audits import ClaimedLogprobs
 from node.protocol.claims import ALTERNATIVES_KEPT, NOT_ASKED, claims_commitment
 from node.protocol.dossiers import AnswerEvidence, VectorEvidence
@@ -18,7 +18,7 @@ from node.protocol.receipt_books import NOBODY, BookRow, booked_payers, booked_t
 from node.protocol.receipts import draw_commitment, is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import Receipt, SignedReceipt
 from node.protocol.seeds import SeedShareError, check_share, drawn_seed
-from node.protocol.sketches import SKETCH_BYTES, inputs_commitment, vectors_commitment
+from node.protocol.sketches import INPUTS_MAX, SKETCH_BYTES, TOKENS_MAX, inputs_commitment, vectors_commitment
 
 EVIDENCE_BYTES_MAX = 16 * 1024 * 1024
 """A context of 128k tokens in canonical bytes, and log-probabilities of all of them: 108 bytes a token."""
@@ -120,6 +120,11 @@ def what_is_wrong(
 def _what_is_wrong_without_tokens(evidence: AuditEvidence) -> str:
     receipt = evidence.signed.receipt
     if receipt.vectors and evidence.vectors is not None:
+        # No executor answers more, and an auditor's work has a bound, whatever one signs that is its own payer.
+        if receipt.vectors > INPUTS_MAX or receipt.prompt_tokens > TOKENS_MAX:
+            return "not-the-receipt"
+        if len(evidence.request) > REQUEST_BYTES_MAX:
+            return "not-the-receipt"
         if receipt.asking is None or keccak(evidence.request) != receipt.asking.body:
             return "not-the-request"
         return _what_is_wrong_with_vectors(receipt, evidence.vectors)

@@ -25,9 +25,15 @@ from node.protocol.nonces import VECTOR_BYTES, VECTOR_DIMENSIONS, VECTOR_SCALE, 
 FLOAT_BYTES = 4
 LENGTH_BYTES = 4
 SKETCH_BYTES = VECTOR_BYTES + LENGTH_BYTES
+INPUTS_MAX = 2048
+"""Of one request, as in OpenAI's API."""
+TOKENS_MAX = 32_768
+"""Of all inputs of a call together: their ids fit one frame, and a step of payment stays small."""
 INPUTS_JUDGED_MAX = 16
 """Of one answer that was drawn. An auditor has to do for each what its executor did; of the batches that gateways make
 of many texts this is a sixteenth."""
+INPUTS_JUDGED_AGAIN_MAX = 64
+"""Of one answer that the whole group judges again: four times what accused it. All would be work without bound."""
 
 
 def folded(numbers: Sequence[float]) -> list[float]:
@@ -86,16 +92,17 @@ def vectors_commitment(dimensions: int, sketches: bytes) -> Hash32:
     return sha256_digest(["quern-vectors", dimensions, sketches])
 
 
-def judged_inputs(inputs: Sequence[tuple[int, ...]], digest: Hash32, seed: Hash32 | None) -> tuple[int, ...]:
+def judged_inputs(
+    inputs: Sequence[tuple[int, ...]], digest: Hash32, seed: Hash32 | None, count: int = INPUTS_JUDGED_MAX
+) -> tuple[int, ...]:
     """Return which inputs of the answer `digest` are judged, ascending: no two of the same tokens, for one text is one
     sample however often it was sent.
 
-    INPUTS_JUDGED_MAX of them by `seed`, that of the draw, which nobody knew when the receipt was signed; all without,
-    where an answer is judged again.
+    `count` of them by `seed`, that of an epoch's draws, which nobody knew when the receipt was signed; all without.
     """
     first = list({ids: place for place, ids in reversed(list(enumerate(inputs)))}.values())
     if seed is None:
         return tuple(sorted(first))
     personal = b"audit-input\x00" + seed + digest
     first.sort(key=lambda place: hashlib.sha256(personal + place.to_bytes(4)).digest())
-    return tuple(sorted(first[:INPUTS_JUDGED_MAX]))
+    return tuple(sorted(first[:count]))

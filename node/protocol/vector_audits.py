@@ -22,6 +22,9 @@ FAR_TIMES = 256
 """Times the calibrated squared distance: sixteen times as far as the farthest honest nonce but for p0. Measured
 (docs/soundness.md): a search of a minute finds texts at which an honest machine is at fifteen times that square, other
 models and other texts' vectors are beyond a thousand times."""
+FAR_DISTANCE_MAX = 1 << 28
+"""The line is no farther, however wide a calibration, so POC_DISTANCE_LIMIT is always beyond it. Measured: another
+text's vector is at 277 million at least, 2.0e9 in the median (docs/soundness.md)."""
 NEAR_MEAN_MICRO = MARGIN_SPAN_MICRO // 2
 """Honest vectors' mean, where a vector beyond the line counts MARGIN_SPAN_MICRO: eight times what that search found."""
 FAR_PER_MILLION = 1_000
@@ -50,6 +53,6 @@ def vector_figures(
 
 def figures_of(distances: Sequence[int], poc_distance_max: int) -> AuditFigures:
     """Return the figures of vectors that are so far from the auditor's."""
-    line = FAR_TIMES * max(1, poc_distance_max)
+    line = min(FAR_DISTANCE_MAX, FAR_TIMES * max(1, poc_distance_max))
     nearness = [min(MARGIN_SPAN_MICRO, distance * MARGIN_SPAN_MICRO // line) for distance in distances]
     return AuditFigures(len(nearness), nearness.count(MARGIN_SPAN_MICRO), sum(nearness), 0, 0, 0, 0)

@@ -7,7 +7,7 @@ import trio
 
 from node.ports import CallFailedError, Network
 from node.protocol.audit_evidence import EVIDENCE_BYTES_MAX, NO_TOKENS, PRIVATE, AuditEvidence, what_is_wrong
-from node.protocol.codec import SchemaError, from_bytes, to_bytes
+from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.identifiers import Address, Hash32, PeerId
 from node.protocol.receipt_books import BookRow
 from node.services.audit_frames import METHOD, AuditAsk
@@ -47,15 +47,21 @@ async def ask_for_evidence(
     code, excuses = "withheld", EXCUSES if booked is not None else EXCUSES_OF_CHALLENGED
     for holder in holders:
         try:
-            evidence = from_bytes(AuditEvidence, await _receive(network, holder, digest))
+            data = await _receive(network, holder, digest)
         except CallFailedError as error:
             log.debug("an auditor was given nothing", holder=holder, reason=str(error))
             continue
-        except (SchemaError, ValueError) as error:
+        except ValueError as error:
             log.info("an auditor was given something malformed", holder=holder, reason=str(error)[:200])
             code = "malformed"
             continue
-        wrong = what_is_wrong(evidence, executor, digest, booked, is_accused=is_accused)
+        try:
+            evidence = from_bytes(AuditEvidence, data)
+            wrong = what_is_wrong(evidence, executor, digest, booked, is_accused=is_accused)
+        except Exception as error:  # the holder chose the bytes: whatever they break here excuses nobody
+            log.info("an auditor was given something malformed", holder=holder, reason=str(error)[:200])
+            code = "malformed"
+            continue
         if not wrong or wrong in excuses:
             return evidence
         if wrong == PRIVATE:

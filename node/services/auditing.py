@@ -9,6 +9,7 @@ those on batches (`complete`).
 no other audit; what it has not handed over at the end is voted withheld. What this node lacks itself is an abstention.
 """
 
+import hashlib
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,7 +51,7 @@ from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, Nod
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, BookRows, read_book_in_slices, read_rows
 from node.protocol.records import EpochResult, ModelRecord, SignedReceipt, VoteBundle
-from node.protocol.sketches import judged_inputs
+from node.protocol.sketches import INPUTS_JUDGED_AGAIN_MAX, INPUTS_JUDGED_MAX, judged_inputs
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import makes_vectors
 from node.protocol.vector_audits import VECTORS
@@ -227,7 +228,7 @@ class AuditingService:
             return
         self._votes = KeptAudits(self._store, epoch)
         draws = await self._slicer.run(own_draws_in_slices(previous, seed, self._chain.account))
-        again = self._judged_again(previous)
+        again = self._judged_again(previous, seed)
         await self._expect(draws, again)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.omission_keeping.run, epoch, previous)
@@ -320,8 +321,12 @@ class AuditingService:
             count = next_lot(len(lot), trio.current_time() - began)
             await trio.lowlevel.checkpoint()
 
-    def _judged_again(self, previous: EpochResult) -> dict[Address, list[_Task]]:
-        """Return what is judged again, by executor."""
+    def _judged_again(self, previous: EpochResult, seed: Hash32) -> dict[Address, list[_Task]]:
+        """Return what is judged again, by executor; each one's answers in an order that follows from `seed`.
+
+        The same for all judges, so that they hear the same ones if time runs out, and nobody's choice: an executor
+        could else give its true and heavy answers digests that come first.
+        """
         found: dict[Address, list[_Task]] = {}
         for outcome in previous.audits:
             if self._chain.account in judges_of(outcome, previous.group):
@@ -330,6 +335,8 @@ class AuditingService:
                     _Task(outcome.executor, REJUDGED, digest, None, digest in accused)
                     for digest in dict.fromkeys((*outcome.accused, *outcome.challenged))
                 )
+        for tasks in found.values():
+            tasks.sort(key=lambda task: hashlib.sha256(seed + task.digest).digest())
         return found
 
     async def _audit_book(self, committed: CommittedBook, draws: Sequence[int], work: _Round) -> None:
@@ -420,7 +427,7 @@ class AuditingService:
         self._votes.write()
         band = work.band_of(task.executor, receipt.node_id, receipt.model_id)
         async with self._reading:
-            figures = await _read(engine, evidence, band, None if task.draw == REJUDGED else work.seed)
+            figures = await _read(engine, evidence, band, work.seed, is_judged_again=task.draw == REJUDGED)
         if isinstance(figures, str):
             return replace(named, reason=figures)
         if figures is None:
@@ -437,7 +444,7 @@ class AuditingService:
         if kept is not None and not what_is_wrong(
             kept, task.executor, task.digest, task.booked, is_accused=task.is_accused
         ):
-            return kept
+            return without_surplus(kept)
         holders = [task.executor]
         if task.draw == REJUDGED:
             holders += [m.participant for m in previous.group.members if m.participant != self._chain.account]
@@ -446,6 +453,7 @@ class AuditingService:
         evidence = await ask_for_evidence(
             self._network, peers, task.executor, task.digest, task.booked, is_accused=task.is_accused
         )
+        evidence = without_surplus(evidence)  # nobody committed to it, so nothing is judged by it
         self._keep_fetched(evidence)
         return evidence
 
@@ -460,7 +468,7 @@ class AuditingService:
 
     def _keep_fetched(self, evidence: AuditEvidence) -> None:
         """Keep evidence of others for those who judge it as well, as far as there is room for it."""
-        data = to_bytes(without_surplus(evidence))
+        data = to_bytes(evidence)
         if self._fetched_bytes + len(data) <= FETCHED_BYTES_MAX:
             self._fetched_bytes += len(data)
             self._keeper.given.keep(receipt_digest(evidence.signed.receipt), data)
@@ -474,26 +482,28 @@ def next_lot(count: int, seconds: float) -> int:
 
 def _is_readable(evidence: AuditEvidence, model: ModelRecord, vocabulary_size: int) -> bool:
     """Whether an engine that has the model can read what it is to check."""
-    if evidence.vectors is not None:
-        inputs = evidence.vectors.inputs
-        lengths, ids = [len(entry) for entry in inputs], [token for entry in inputs for token in entry]
-        return max(lengths) <= model.context_length and min(ids) >= 0 and max(ids) < vocabulary_size
-    if evidence.kept is None or not evidence.kept.answer.prompt_ids or not evidence.kept.answer.output_ids:
+    if evidence.signed.receipt.vectors:
+        inputs = () if evidence.vectors is None else evidence.vectors.inputs
+        longest, ids = max(map(len, inputs), default=0), [token for entry in inputs for token in entry]
+        is_short = longest <= model.context_length
+    elif evidence.kept is None or not evidence.kept.answer.prompt_ids or not evidence.kept.answer.output_ids:
         return False
-    ids = [*evidence.kept.answer.prompt_ids, *evidence.kept.answer.output_ids]
-    return min(ids) >= 0 and max(ids) < vocabulary_size
+    else:
+        is_short, ids = True, [*evidence.kept.answer.prompt_ids, *evidence.kept.answer.output_ids]
+    return is_short and min(ids, default=-1) >= 0 and max(ids) < vocabulary_size
 
 
 async def _read(
-    engine: CheckingEngine, evidence: AuditEvidence, band: HonestBand, seed: Hash32 | None
+    engine: CheckingEngine, evidence: AuditEvidence, band: HonestBand, seed: Hash32, *, is_judged_again: bool
 ) -> AuditFigures | str | None:
-    """Return the figures of an answer; of vectors some by the `seed` of the draw, all if it is judged again. None if
-    the engine fails, a code if they are of other inputs than were asked for."""
-    if evidence.kept is not None:
-        return await read_figures(engine, evidence.kept, band)
+    """Return the figures of an answer; of vectors some by the `seed` of the epoch's draws, more if it is judged
+    again. None if the engine fails, a code if they are of other inputs than were asked for."""
+    if not evidence.signed.receipt.vectors:
+        return None if evidence.kept is None else await read_figures(engine, evidence.kept, band)
     if evidence.vectors is None or not isinstance(engine, EmbeddingEngine):
         return None
-    places = judged_inputs(evidence.vectors.inputs, receipt_digest(evidence.signed.receipt), seed)
+    count = INPUTS_JUDGED_AGAIN_MAX if is_judged_again else INPUTS_JUDGED_MAX
+    places = judged_inputs(evidence.vectors.inputs, receipt_digest(evidence.signed.receipt), seed, count)
     is_as_asked = await are_inputs_as_asked(engine, evidence.vectors, evidence.request, places)
     if not is_as_asked:
         return None if is_as_asked is None else "not-the-tokens"

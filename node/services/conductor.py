@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from node.ports import CallFailedError
+from node.protocol.asking import REQUEST_BYTES_MAX
 from node.protocol.codec import to_bytes
 from node.protocol.identifiers import Address, TokenAmount
 from node.protocol.pricing import price, tokens_commitment
@@ -32,7 +33,6 @@ from node.services.faults import (
 )
 from node.services.frames import (
     METHOD,
-    REQUEST_BYTES_MAX,
     InferenceRequest,
     SignedRequest,
     prompt_commitment_of,

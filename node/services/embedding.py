@@ -10,15 +10,15 @@ import structlog
 import trio
 
 from node.ports import CallFailedError, Chain, Network, Store, WallClock
+from node.protocol.asking import REQUEST_BYTES_MAX
 from node.protocol.codec import to_bytes
 from node.protocol.identifiers import ModelId, RequestId
 from node.protocol.pricing import price
 from node.protocol.records import ModelRecord
 from node.protocol.routing import ExecutorChoice
-from node.protocol.sketches import FLOAT_BYTES, inputs_commitment
+from node.protocol.sketches import FLOAT_BYTES, INPUTS_MAX, inputs_commitment
 from node.services.embedding_attempt import EmbeddingAttempt
 from node.services.embedding_frames import (
-    INPUTS_MAX,
     METHOD,
     SPECIAL_TOKENS_MAX,
     EmbeddingInput,
@@ -29,7 +29,6 @@ from node.services.embedding_frames import (
 from node.services.epochs import EpochBook
 from node.services.errors import GatewayError
 from node.services.faults import Evidence, ExecutorFaultError, FaultBook
-from node.services.frames import REQUEST_BYTES_MAX
 from node.services.groups import sole_error
 from node.services.payments import PayerBook
 from node.services.presence import PresenceTable

@@ -24,12 +24,11 @@ from node.protocol.identifiers import NodeId, TokenAmount
 from node.protocol.pricing import price, receipt_digest
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.signatures import SignatureError, recover
-from node.protocol.sketches import FLOAT_BYTES, sketches_of
+from node.protocol.sketches import FLOAT_BYTES, TOKENS_MAX, sketches_of
 from node.services.batches import BatchService
 from node.services.broker import Broker, Lease
 from node.services.embedding_frames import (
     METHOD,
-    TOKENS_MAX,
     VECTORS_BYTES_MAX,
     EmbeddingInput,
     EmbeddingOpening,

@@ -8,18 +8,14 @@ from dataclasses import dataclass
 
 from eth_hash.auto import keccak
 
-from node.protocol.asking import asking_digest
+from node.protocol.asking import REQUEST_BYTES_MAX, asking_digest
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, RequestId
 from node.protocol.records import Asking, SignedReceipt
-from node.protocol.sketches import FLOAT_BYTES
-from node.services.frames import REQUEST_BYTES_MAX, SignedVoucherFrame
+from node.protocol.sketches import FLOAT_BYTES, INPUTS_MAX
+from node.services.frames import SignedVoucherFrame
 
 METHOD = "embed/2"
-INPUTS_MAX = 2048
-"""Of one request, as in OpenAI's API."""
-TOKENS_MAX = 32_768
-"""Of all inputs of a call together: their ids fit one frame, and a step of payment stays small."""
 DIMENSIONS_MAX = 16_384
 SPECIAL_TOKENS_MAX = 8
 """Tokens that a tokenizer may add to an input. With it, an executor cannot charge for an input nobody gave."""

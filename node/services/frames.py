@@ -6,7 +6,7 @@ from typing import cast
 import msgpack
 from eth_hash.auto import keccak
 
-from node.protocol.asking import asking_digest
+from node.protocol.asking import REQUEST_BYTES_MAX, asking_digest
 from node.protocol.canonical import encode
 from node.protocol.codec import ARRAY_OF_FOUR, SchemaError, from_bytes, to_bytes
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, RequestId, TokenAmount
@@ -16,8 +16,6 @@ from node.protocol.seeds import SeedShare
 
 METHOD = "infer/3"
 """Its third version: what is signed of a request can be shown without it."""
-REQUEST_BYTES_MAX = 255 * 1024
-"""A request travels in one frame; longer conversations do not fit any model's context anyway."""
 MESSAGES_MAX = 256
 STOPS_MAX = 16
 SALT_BYTES = 16

@@ -4,7 +4,7 @@
 a book is known, all that was not drawn is forgotten. A book that no result took up is drawn from by nobody: what is in
 it is booked again, for it is still due (due_books.py). Private answers are in the book by their digest and without
 tokens, and nothing of them is kept but the receipt, which is all there is to show if their row is drawn; so it is for
-vectors.
+private vectors. Of others, sketches, tokens and the request are kept, in a room of their own.
 
 *Detail.* The same store serves what this node has audited itself: the others who judge an accusation ask everybody.
 """

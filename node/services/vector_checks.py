@@ -87,7 +87,10 @@ async def are_inputs_as_asked(
         text = inputs[place].text
         try:
             asked = inputs[place].token_ids if text is None else await engine.tokenize(text)
-        except (EngineFailedError, EngineRefusedError) as error:
+        except EngineRefusedError as error:  # so would the executor's: there are no tokens of such a text
+            log.info("a text is not one that the engine takes", reason=str(error)[:200])
+            return False
+        except EngineFailedError as error:
             log.warning("the engine failed while auditing", reason=str(error)[:200])
             return None
         if asked != given.inputs[place]:
@@ -109,6 +112,8 @@ async def check_vectors(dossier: Dossier, engine: object, loaded_cid: str | None
     if given is None or reason or not isinstance(engine, EmbeddingEngine):
         return unchecked("vectors", reason)
     places = judged_inputs(given.inputs, receipt_digest(receipt), None)
+    if not places:
+        return unchecked("vectors", "there are none in the file")
     figures = await read_vector_figures(engine, given, places, band.poc_distance_max)
     if figures is None:
         return unchecked("vectors", "the engine failed")

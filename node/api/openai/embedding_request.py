@@ -10,8 +10,9 @@ from node.api.openai.completion_request import TokenIds
 from node.api.openai.faults import invalid
 from node.api.openai.parameters import MODEL_CHARACTERS_MAX, QuernOptions
 from node.protocol.identifiers import ModelId
+from node.protocol.sketches import INPUTS_MAX
 from node.services.embedding import Embeddings, floats_of
-from node.services.embedding_frames import INPUTS_MAX, EmbeddingInput
+from node.services.embedding_frames import EmbeddingInput
 
 Text = Annotated[str, Field(min_length=1)]
 

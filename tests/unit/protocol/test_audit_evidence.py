@@ -6,7 +6,7 @@ import pytest
 from coincurve import PrivateKey
 from eth_hash.auto import keccak
 
-from node.protocol.asking import booked_under
+from node.protocol.asking import REQUEST_BYTES_MAX, booked_under
 from node.protocol.audit_evidence import (
     PRIVATE,
     AuditEvidence,
@@ -27,7 +27,7 @@ from node.protocol.records import Asking, Receipt, SignedReceipt
 from node.protocol.sampling import SamplingParameters
 from node.protocol.seeds import drawn_seed, make_share
 from node.protocol.signatures import sign
-from node.protocol.sketches import SKETCH_BYTES, inputs_commitment, vectors_commitment
+from node.protocol.sketches import INPUTS_MAX, SKETCH_BYTES, TOKENS_MAX, inputs_commitment, vectors_commitment
 from tests.builders import NODE, SOME_CID, TINY, account, key_of
 
 PAYER, EXECUTOR = account(1), account(2)
@@ -317,6 +317,28 @@ def test_no_way_of_writing_the_receipt_takes_vectors_out_of_the_draw(
     changes: dict[str, object], tokens: int, code: str
 ) -> None:
     assert wrong_with(vectors_of(**changes), tokens=tokens) == code
+
+
+@pytest.mark.parametrize(
+    ("inputs", "tokens"), [(INPUTS_MAX, TOKENS_MAX), (INPUTS_MAX + 1, TOKENS_MAX), (1, TOKENS_MAX + 1)]
+)
+def test_no_auditor_has_more_to_make_than_an_executor_gives_in_one_answer(inputs: int, tokens: int) -> None:
+    """Who is its own payer may sign what it likes: an audit has to end all the same."""
+    longest = (7,) * (tokens - inputs + 1)
+    given = VectorEvidence((longest, *((number,) for number in range(inputs - 1))), 4, bytes(SKETCH_BYTES * inputs))
+    evidence = vectors_of(
+        given, vectors=inputs, prompt_tokens=tokens, prompt_commitment=inputs_commitment(given.inputs),
+        output_commitment=vectors_commitment(4, given.sketches),
+        asking=replace(ASKING, max_tokens=tokens, body=Hash32(keccak(REQUEST))),
+    )  # fmt: skip
+    is_too_much = inputs > INPUTS_MAX or tokens > TOKENS_MAX
+    assert wrong_with(evidence, tokens=tokens) == ("not-the-receipt" if is_too_much else "")
+
+
+def test_a_request_that_fits_no_frame_is_no_request() -> None:
+    request = bytes(REQUEST_BYTES_MAX + 1)
+    evidence = vectors_of(asking=replace(ASKING, body=Hash32(keccak(request))))
+    assert wrong_with(replace(evidence, request=request), tokens=5) == "not-the-receipt"
 
 
 def test_private_vectors_are_excused_as_private_answers_are() -> None:

@@ -21,7 +21,7 @@ from node.protocol.audits import (
 from node.protocol.bands import POC_DISTANCE_LIMIT, HonestBand
 from node.protocol.calibration import default_band
 from node.protocol.sketches import sketch_of
-from node.protocol.vector_audits import FAR_TIMES, figures_of, vector_band, vector_figures
+from node.protocol.vector_audits import FAR_DISTANCE_MAX, FAR_TIMES, figures_of, vector_band, vector_figures
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, TINY, account, model
 from tests.unit.protocol.test_sketches import vector
@@ -79,6 +79,15 @@ def test_sketches_are_held_against_the_auditor_s_own(seed: int) -> None:
 
 def test_a_calibration_of_nothing_at_all_still_has_a_line() -> None:
     assert figures_of([0, FAR_TIMES], 0).mismatches == 1
+
+
+@pytest.mark.parametrize("tolerance", [0, TOLERANCE, FAR_DISTANCE_MAX, POC_DISTANCE_LIMIT])
+def test_no_calibration_is_so_wide_that_another_text_s_vector_passes(tolerance: int) -> None:
+    another_text_s = 276_870_029  # the least that was measured
+    assert figures_of([another_text_s, 0], tolerance).mismatches == 1
+    own = [sketch_of(vector(1))]
+    assert vector_figures(own, own, is_as_long=False, poc_distance_max=tolerance).mismatches == 1
+    assert vector_figures(own, own, is_as_long=True, poc_distance_max=tolerance).mismatches == 0
 
 
 @pytest.mark.parametrize("arguments", [(), ("--runner", "pooling")])

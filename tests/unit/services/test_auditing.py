@@ -12,7 +12,7 @@ import trio.testing
 from eth_hash.auto import keccak
 from structlog.testing import capture_logs
 
-from node.ports import EngineFailedError
+from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.asking import ANSWER_EPOCHS_MAX
 from node.protocol.audit_bands import WIDEST_BAND
 from node.protocol.audit_evidence import NO_TOKENS, AuditEvidence, what_is_wrong
@@ -22,15 +22,17 @@ from node.protocol.audit_votes import REJUDGED, audit_order, check_audits
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.draws import Drawn, Prefill
-from node.protocol.findings import AuditFigures, AuditVote, CommittedBook, EarlierBook, MissingBook
-from node.protocol.identifiers import EpochNumber, Hash32, NodeId, RequestId
+from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook, EarlierBook, MissingBook
+from node.protocol.identifiers import EpochNumber, Hash32, ModelId, NodeId, RequestId
 from node.protocol.omissions import EMPTY_BOOK
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import book_bytes, booked_row, make_book, order_rows
 from node.protocol.records import VoteBundle
 from node.protocol.sketches import (
+    INPUTS_JUDGED_AGAIN_MAX,
     INPUTS_JUDGED_MAX,
     SKETCH_BYTES,
+    TOKENS_MAX,
     inputs_commitment,
     judged_inputs,
     sketch_of,
@@ -334,6 +336,37 @@ async def test_of_a_drawn_answer_some_inputs_are_read_by_the_seed_of_the_draw(ve
     assert vector_auditor.engine.asked == [INPUTS[place] for place in places]
 
 
+async def test_of_an_answer_with_many_inputs_that_is_judged_again_some_more_are_read(vector_auditor: Auditor) -> None:
+    vector_auditor.engine.vocabulary_size = 500
+    inputs = tuple((number, 1) for number in range(INPUTS_JUDGED_AGAIN_MAX + 40))
+    sketches = b"".join(sketch_of(vector(number)) for number, _ in inputs)
+    evidence = given_as(VectorEvidence(inputs, DIMENSIONS, sketches))
+    (vote,) = await vector_auditor.votes_on(evidence)
+    assert (vote.verdict, vote.figures.tokens) == (Verdict.VALID, INPUTS_JUDGED_AGAIN_MAX)
+    digest, seed = receipt_digest(evidence.signed.receipt), vector_auditor.round.seed
+    places = judged_inputs(inputs, digest, seed, INPUTS_JUDGED_AGAIN_MAX)
+    assert vector_auditor.engine.asked == [inputs[place] for place in places]
+
+
+def test_in_which_order_answers_are_judged_again_is_nobody_s_choice_and_the_same_for_all(
+    auditor: Auditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an executor would have its heavy true answers judged until time runs out."""
+    monkeypatch.setattr(auditing, "judges_of", lambda *_: {account(3)})
+    digests = [Hash32(number.to_bytes(32)) for number in range(20)]
+    accused = AuditOutcome(
+        EXECUTOR, NodeId("n"), ModelId(TINY), Verdict.ABSTAIN, 0, 0, 0, "",
+        accused=tuple(digests[:15]), challenged=tuple(digests[15:]),
+    )  # fmt: skip
+    result = replace(auditor.round.previous, audits=(accused,))
+
+    def order(seed: Hash32) -> list[Hash32]:
+        return [task.digest for task in auditor.service._judged_again(result, seed)[accused.executor]]
+
+    assert order(SEED) == order(SEED) != order(Hash32(bytes(32)))
+    assert sorted(order(SEED)) == digests
+
+
 JUNK = random.Random(1).randbytes(SKETCH_BYTES * 40)
 FIVE_MADE_UP = JUNK[: 5 * SKETCH_BYTES] + HONEST_VECTORS.sketches[5 * SKETCH_BYTES :]
 
@@ -362,7 +395,7 @@ async def test_vectors_that_are_not_the_model_s_are_proven_by_one_answer(
         (evidence_of(), "not-the-receipt"),
         (given_as(replace(HONEST_VECTORS, inputs=((-1, 1), *INPUTS[1:])), REQUEST), "not-the-tokens"),
         (given_as(replace(HONEST_VECTORS, inputs=((VOCABULARY, 1), *INPUTS[1:]))), "not-the-tokens"),
-        (given_as(replace(HONEST_VECTORS, inputs=((1,) * 100_000, *INPUTS[1:]))), "not-the-tokens"),
+        (given_as(replace(HONEST_VECTORS, inputs=((1,) * (TOKENS_MAX - 100), *INPUTS[1:]))), "not-the-tokens"),
     ],
 )
 async def test_what_no_embedding_model_was_asked_never_reaches_the_engine(
@@ -384,6 +417,34 @@ async def test_true_vectors_of_other_inputs_than_were_asked_for_count_as_withhel
         (vote,) = await vector_auditor.votes_on(given_as(others, request))
         assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "not-the-tokens")
         assert vector_auditor.engine.asked == []
+
+
+async def test_what_nobody_committed_to_changes_no_audit(auditor: Auditor) -> None:
+    """A holder may put vectors beside tokens, or tokens beside vectors: neither excuses, and nothing of it stays."""
+    bare = replace(ANSWER, output_ids=(4, VOCABULARY))
+    beside = VectorEvidence((), 0, b"")
+    (vote,) = await auditor.votes_on(replace(evidence_of(bare), vectors=beside, request=REQUEST))
+    assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "not-the-tokens")
+    (vote,) = await auditor.votes_on(replace(evidence_of(), vectors=beside))
+    assert auditor.engine.asked == [(*ANSWER.prompt_ids, *ANSWER.output_ids)]
+    data = auditor.given.kept(vote.receipt_digest)
+    assert data is not None
+    assert from_bytes(AuditEvidence, data) == evidence_of()
+
+
+async def test_tokens_beside_vectors_that_are_not_the_model_s_save_nobody(vector_auditor: Auditor) -> None:
+    evidence = given_as(replace(HONEST_VECTORS, sketches=JUNK))
+    (vote,) = await vector_auditor.votes_on(replace(evidence, kept=evidence_of().kept))
+    assert (vote.verdict, vote.reason) == (Verdict.INVALID, "vectors")
+
+
+async def test_a_text_that_no_engine_takes_is_told(vector_auditor: Auditor, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def tokenize(text: str) -> tuple[int, ...]:
+        raise EngineRefusedError(f"not {text}")
+
+    monkeypatch.setattr(vector_auditor.engine, "tokenize", tokenize)
+    (vote,) = await vector_auditor.votes_on(given_as(HONEST_VECTORS, to_bytes(request_for(INPUTS, in_words=True))))
+    assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "not-the-tokens")
 
 
 async def test_vectors_of_a_model_that_makes_none_are_told(auditor: Auditor) -> None:

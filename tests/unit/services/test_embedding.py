@@ -22,13 +22,12 @@ from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BookRow, booked_row, payer_bytes
 from node.protocol.records import SignedReceipt
 from node.protocol.signatures import sign
-from node.protocol.sketches import SKETCH_BYTES, sketch_of, vectors_commitment
+from node.protocol.sketches import SKETCH_BYTES, TOKENS_MAX, sketch_of, vectors_commitment
 from node.protocol.verification import Outcome, verify_offline
 from node.services.embedding import Embedder, floats_of, split_inputs
 from node.services.embedding_executor import join_vectors, split_vectors
 from node.services.embedding_frames import (
     METHOD,
-    TOKENS_MAX,
     VECTORS_BYTES_MAX,
     EmbeddingFrame,
     EmbeddingInput,

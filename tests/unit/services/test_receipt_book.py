@@ -23,6 +23,7 @@ from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import NOBODY, BookRow, booked_row, booked_tokens, payer_bytes, read_book, read_rows
 from node.protocol.sampling import SamplingParameters
 from node.protocol.verification import Outcome, verify_offline
+from node.services import audit_asking
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
 from node.services.audit_frames import METHOD
 from node.services.faults import BURST_SECONDS, Fault
@@ -425,6 +426,20 @@ async def test_what_is_of_no_use_is_told_and_the_next_holder_is_asked(
     assert (
         await ask_for_evidence(made.auditor, [OTHER, SERVING], EXECUTOR, digest, row_of(evidence_of())) == evidence_of()
     )
+
+
+async def test_evidence_that_breaks_its_own_check_is_malformed_and_no_excuse(
+    nursery: trio.Nursery, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(*_what: object, **_how: object) -> str:
+        raise OverflowError("nobody foresaw this")
+
+    made = bench(nursery)
+    digest = made.give(evidence_of())
+    made.allowed.add((AUDITOR, digest))
+    monkeypatch.setattr(audit_asking, "what_is_wrong", break_down)
+    with pytest.raises(NotHandedOverError, match="malformed"):
+        await ask_for_evidence(made.auditor, [SERVING], EXECUTOR, digest, row_of(evidence_of()))
 
 
 async def test_who_never_answers_is_left_after_a_while(nursery: trio.Nursery, autojump_clock: object) -> None:
