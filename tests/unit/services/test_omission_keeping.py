@@ -62,7 +62,7 @@ class Node:
 
     def start(self) -> OmissionKeeping:
         """Begin anew with what is on the disk."""
-        chain = SimpleNamespace(account=account(self.number))
+        chain = SimpleNamespace(account=account(self.number), state=SimpleNamespace(participants={}))
         found = self.keeping = OmissionKeeping(
             cast(Any, chain), self.net.of(peer(self.number)), self.watch._content, self.store, self.watch._presence,
             Slicer(), bytes,
