@@ -115,6 +115,8 @@ class Attempt:
     @property
     def tokens_given_at_most(self) -> int:
         """As many tokens an honest executor may have given, with those that are on the way."""
+        if self._checks is None:  # it did not say yet how much it gives unpaid
+            return self._request.max_tokens
         return tokens_given_at_most(len(self.token_ids), self._debt.unpaid_tokens_max, is_free=self._request.free)
 
     @property

@@ -232,13 +232,20 @@ class AuditingService:
         await self._expect(draws, again)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.omission_keeping.run, epoch, previous)
-            for committed in previous.books:
+            await self._audit_all(draws, again, work)
+            counts = {verdict.value: sum(vote.verdict is verdict for vote in self.votes(epoch)) for verdict in Verdict}
+            log.info("audits of this epoch are done", epoch=epoch, **counts)
+
+    async def _audit_all(
+        self, draws: Mapping[Address, Sequence[int]], again: Mapping[Address, Sequence[_Task]], work: _Round
+    ) -> None:
+        """Audit what was drawn, and judge `again` what this node is to."""
+        async with trio.open_nursery() as nursery:
+            for committed in work.previous.books:
                 if committed.executor in draws:
                     nursery.start_soon(self._audit_book, committed, draws[committed.executor], work)
             for tasks in again.values():
                 nursery.start_soon(self._in_rounds, tasks, work)
-        counts = {verdict.value: sum(vote.verdict is verdict for vote in self.votes(epoch)) for verdict in Verdict}
-        log.info("audits of this epoch are done", epoch=epoch, **counts)
 
     async def _expect(self, draws: Mapping[Address, Sequence[int]], again: Mapping[Address, Sequence[_Task]]) -> None:
         """Write down what stays if time runs out: a book that does not come leaves all its draws withheld."""

@@ -47,7 +47,7 @@ from node.services.terms import unit_price_of
 from node.services.timing import position
 from node.services.trade import Trade
 from node.services.transcript import Continuation, Transcript
-from node.services.unreceived import Unreceived, tokens_given_at_most
+from node.services.unreceived import Unreceived
 from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
@@ -236,8 +236,14 @@ class Conductor:
             return  # of a private answer no token is drawn, whatever is booked
         if not self._trade.unreceived.has_room(request.epoch, running.executor):
             return
-        most = tokens_given_at_most(0, 0, is_free=request.free) if attempt is None else attempt.tokens_given_at_most
-        asked = Unreceived(running.executor, request_digest(request), request.request_id, request.model_id, most)
+        asked = Unreceived(
+            running.executor,
+            request_digest(request),
+            request.request_id,
+            request.model_id,
+            tokens_max=request.max_tokens if attempt is None else attempt.tokens_given_at_most,
+            ended_at=self._trade.wall_clock(),
+        )
         self._trade.unreceived.add(request.epoch, asked)
 
     def _claim(self, running: Running) -> bool:

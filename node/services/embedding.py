@@ -35,6 +35,7 @@ from node.services.presence import PresenceTable
 from node.services.refusals import BUSY, retry_after_seconds
 from node.services.terms import unit_price_of
 from node.services.timing import position
+from node.services.unreceived import Unreceived, UnreceivedBook
 from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
@@ -92,6 +93,7 @@ class Embedder:
         payer: PayerBook,
         candidates: Candidates,
         faults: FaultBook,
+        unreceived: UnreceivedBook,
         *,
         wall_clock: WallClock,
         answers_kept_max: int,
@@ -105,6 +107,7 @@ class Embedder:
         self._payer = payer
         self._candidates = candidates
         self._faults = faults
+        self._unreceived = unreceived
         self._answers_kept_max = answers_kept_max
         self._wall_clock = wall_clock
         self._random_bytes = random_bytes
@@ -194,6 +197,7 @@ class Embedder:
             raise GatewayError("too-long", f"an input has more than {REQUEST_BYTES_MAX} bytes")
         if not request.free:
             await self._payer.reserve(executor, most)
+        attempt: EmbeddingAttempt | None = None
         try:
             async with self._network.call(choice.peer_id, METHOD, payload, deadline_seconds=CALL_SECONDS_MAX) as call:
                 attempt = EmbeddingAttempt(
@@ -211,9 +215,29 @@ class Embedder:
                     self._report(error, request, attempt)
                     raise
         finally:
+            self._note_unreceived(request, attempt)
             if not request.free:
                 self._payer.release(executor, most)
         return Embeddings(model.model_id, vectors, attempt.prompt_tokens, attempt.price)
+
+    def _note_unreceived(self, request: EmbeddingRequest, attempt: EmbeddingAttempt | None) -> None:
+        """Write down that an executor has a signed request for which this node has no receipt.
+
+        It books nothing before its opening. After that it may book all: it does so before the first vector leaves.
+        """
+        if request.private or (attempt is not None and attempt.has_receipt):
+            return  # of private vectors none is drawn, whatever is booked
+        if not self._unreceived.has_room(request.epoch, request.executor):
+            return
+        asked = Unreceived(
+            request.executor,
+            embedding_digest(request),
+            request.request_id,
+            request.model_id,
+            tokens_max=0 if attempt is None else attempt.prompt_tokens,
+            ended_at=self._wall_clock(),
+        )
+        self._unreceived.add(request.epoch, asked)
 
     def _report(self, error: ExecutorFaultError, request: EmbeddingRequest, attempt: EmbeddingAttempt) -> None:
         """Keep what shows an executor's fault, and ask it last for a while."""

@@ -64,6 +64,8 @@ class EmbeddingAttempt:
         self._dimensions = 0
         self.price = 0
         """What was paid."""
+        self.has_receipt = False
+        """Whether it ended as it should, with a receipt that is kept."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -139,6 +141,7 @@ class EmbeddingAttempt:
         signed = countersigned(signed, self._chain.sign(receipt_digest(signed.receipt)))
         kept = None if self._request.private else given
         self._store.save_receipt(signed, kept, answers_kept_max=self._answers_kept_max)
+        self.has_receipt = True
         await self._pay(signed.receipt.price, signed)
         with trio.move_on_after(ACKNOWLEDGE_SECONDS_MAX):
             try:

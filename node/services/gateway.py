@@ -138,6 +138,7 @@ class Gateway:
             payer,
             self.candidates,
             self._trade.faults,
+            self._trade.unreceived,
             wall_clock=wall_clock,
             answers_kept_max=answers_kept_max,
             random_bytes=random_bytes,

@@ -6,7 +6,9 @@ comes costs the member work and room, and strangers are free of charge: all of i
 
 *Detail.* In this order: how much this caller has had already; size and schema; the epoch; whether it is here already;
 whether there is room; whether it holds, its signature last. A caller whose proofs do not hold is not listened to any
-more in this epoch. Against one executor no more is kept than a bundle carries, by a lot that nobody can foresee, so
+more in this epoch. What is dear, looking whether a proof holds, is so much a minute in all: a crowd of strangers delays
+others, and shuts nobody out. The last part of it is for callers that are registered, or that proved something before.
+Against one executor no more is kept than a bundle carries, by a lot that nobody can foresee, so
 that it is all one who comes first. If the desk is full, a proof against whoever has most of them gives way. What is
 kept is on the disk before the call ends, and forgotten when the epoch is over.
 """
@@ -27,6 +29,7 @@ from node.protocol.pricing import receipt_digest
 from node.protocol.records import EpochResult, Omission
 from node.services.kept_omissions import KeptOmissions
 from node.services.omission_frames import METHOD, read_handed
+from node.services.rates import Rate
 
 log = structlog.get_logger(__name__)
 
@@ -42,9 +45,11 @@ times."""
 PEER_FAILURES_MAX = 2
 """An honest payer has none: it knows the same result and the same books."""
 PEERS_MAX = 4096
-"""Callers remembered; who called first is forgotten first, and may then try again within CHECKED_MAX."""
-CHECKED_MAX = 1 << 14
-"""Proofs looked at in an epoch, whoever hands them over: a quarter of a minute of work."""
+"""Callers remembered; who called first is forgotten first, and may then try again within CHECKED_PER_MINUTE."""
+CHECKED_PER_MINUTE = 1024
+"""Proofs looked at, whoever hands them over: a second of work."""
+KEPT_FOR_KNOWN = 256
+"""Of these for callers that are registered, or that proved something before."""
 
 
 @dataclass(slots=True)
@@ -63,7 +68,7 @@ class _Opened:
     books: BooksOfResult
     kept: KeptOmissions
     salt: bytes
-    checked: int = 0
+    registered: frozenset[PeerId]
 
 
 class OmissionDesk:
@@ -75,11 +80,15 @@ class OmissionDesk:
         self._random_bytes = random_bytes
         self._opened: _Opened | None = None
         self._callers: OrderedDict[PeerId, _Caller] = OrderedDict()
+        self._proved: OrderedDict[PeerId, None] = OrderedDict()
+        """Whose proofs held, in this epoch or before; who did first is forgotten first."""
+        self._rate = Rate(CHECKED_PER_MINUTE, 60.0)
         network.serve(METHOD, self._serve, concurrency=CALLS_MAX)
 
     def open(self, result: EpochResult, kept: KeptOmissions) -> None:
         """Take proofs against the books of `result` into `kept`, which others may add their own to."""
-        self._opened = _Opened(result, BooksOfResult(result), kept, self._random_bytes(32))
+        registered = frozenset(participant.peer_id for participant in self._chain.state.participants.values())
+        self._opened = _Opened(result, BooksOfResult(result), kept, self._random_bytes(32), registered)
         self._callers.clear()
 
     def close(self, epoch: EpochNumber) -> None:
@@ -93,10 +102,12 @@ class OmissionDesk:
         if opened is None:
             raise CallFailedError("other-epoch", "this node takes no proofs now")
         caller = self._caller(call.peer_id)
-        if caller.calls >= PEER_CALLS_MAX or caller.failures >= PEER_FAILURES_MAX or opened.checked >= CHECKED_MAX:
-            raise CallFailedError("enough", "this node has looked at enough of yours, or of all, in this epoch")
+        if caller.calls >= PEER_CALLS_MAX or caller.failures >= PEER_FAILURES_MAX:
+            raise CallFailedError("enough", "this node has looked at enough of yours in this epoch")
+        is_known = call.peer_id in opened.registered or call.peer_id in self._proved
+        if not self._rate.has(1 if is_known else 1 + KEPT_FOR_KNOWN):
+            raise CallFailedError("busy", "this node has looked at enough for now; try again in a minute")
         caller.calls += 1
-        opened.checked += 1
         try:
             handed = read_handed(call.payload)
         except (SchemaError, ValueError) as error:
@@ -104,12 +115,12 @@ class OmissionDesk:
             raise CallFailedError("bad-request", str(error)[:200]) from error
         if handed.result_epoch != opened.result.epoch:
             raise CallFailedError("other-epoch", f"this node looks at the result of epoch {opened.result.epoch}")
-        if not self._take(opened, handed.omission):
+        if not self._take(opened, handed.omission, call.peer_id):
             caller.failures += 1
             raise CallFailedError("not-proven", "the proof does not hold against the books that the result knows")
 
-    def _take(self, opened: _Opened, omission: Omission) -> bool:
-        """Keep a proof if it holds; return whether it does. Raises CallFailedError `own`, `enough`."""
+    def _take(self, opened: _Opened, omission: Omission, caller: PeerId) -> bool:
+        """Keep a proof of `caller` if it holds; return whether it does. Raises CallFailedError `own`, `enough`."""
         receipt = omission.signed.receipt
         digest, executor = receipt_digest(receipt), receipt.executor
         if executor == self._chain.account:
@@ -120,8 +131,10 @@ class OmissionDesk:
         if omission.later is None and any(one.later is None for one in against):
             return True  # one proof against whoever has no book says it all
         gives_way = self._who_gives_way(opened, executor, digest, against)
+        self._rate.take()  # nothing waits since it was seen that there is one
         if not is_proven(omission, opened.books):
             return False
+        self._note_proved(caller)
         if gives_way is not None:
             opened.kept.drop_handed(gives_way)
         opened.kept.add_handed(omission)
@@ -149,6 +162,12 @@ class OmissionDesk:
             raise CallFailedError("enough", "this node has no room for more proofs in this epoch")
         held = (receipt_digest(one.signed.receipt) for one in opened.kept.handed if one.signed.receipt.executor == most)
         return max(held, key=lambda one: _lot(opened.salt, one))
+
+    def _note_proved(self, peer: PeerId) -> None:
+        self._proved[peer] = None
+        self._proved.move_to_end(peer)
+        if len(self._proved) > PEERS_MAX:
+            self._proved.popitem(last=False)
 
     def _caller(self, peer: PeerId) -> _Caller:
         found = self._callers.setdefault(peer, _Caller())

@@ -2,7 +2,8 @@
 
 The call's failure words: `bad-request` (too large, or malformed), `other-epoch` (the member looks at another result, or
 has not begun: try again), `not-proven` (the proof does not hold), `own` (it is against whoever was asked), `enough`
-(the caller has handed over what it may, or there is no room for more in this epoch).
+(the caller has handed over what it may, or there is no room for more in this epoch), `busy` (the member looks at no
+more for now, whoever calls: try again).
 """
 
 from dataclasses import dataclass

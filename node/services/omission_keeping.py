@@ -66,14 +66,16 @@ class OmissionKeeping:
             nursery.start_soon(self._look_for_made_up, previous)
             found = await self._watch.find(previous, [known.omission for known in kept.own], kept.add_own)
             is_searched.set()
+            if found:  # handing over may take until the bundles are made
+                log.warning(
+                    "executors did not book receipts of this node's answers as they must; the proofs are for this "
+                    "node's votes, if it has weight, and for those of members that take them: see `quern audit`",
+                    receipts=len(found),
+                    executors=len({omission.signed.receipt.executor for omission in found}),
+                )
         if found:
-            log.warning(
-                "executors did not book receipts of this node's answers as they must; the proofs are for this node's "
-                "votes, if it has weight, and for those of members that it handed them to: see `quern audit`",
-                receipts=len(found),
-                executors=len({omission.signed.receipt.executor for omission in found}),
-                handed_over=sum(bool(known.told) for known in kept.own),
-            )
+            told = sum(bool(known.told) for known in kept.own)
+            log.info("proofs of what was not booked are handed over", proofs=told, found=len(found))
 
     async def _look_for_made_up(self, previous: EpochResult) -> None:
         """Find executors that booked answers which they never gave to this node."""

@@ -620,6 +620,39 @@ async def test_what_may_be_asked_for_now_is_not_forgotten(auditor: Auditor) -> N
 
 
 OWN = account(3)
+
+
+async def test_audits_are_done_though_nobody_takes_its_proofs(
+    auditor: Auditor, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    service, result = auditor.service, replace(auditor.round.previous, books=())
+
+    async def nothing(*_what: object) -> None:
+        return None
+
+    async def found(*_what: object) -> object:
+        return result
+
+    async def seed(_block: int) -> Hash32:
+        return SEED
+
+    async def hand_over(*_what: object) -> None:
+        await trio.sleep_forever()
+
+    chain = SimpleNamespace(account=OWN, schedule=None, state_at=nothing, block_hash=seed, state=service._chain.state)
+    monkeypatch.setattr(service, "_chain", chain)
+    monkeypatch.setattr(service, "_epochs", SimpleNamespace(result_before=found))
+    monkeypatch.setattr(service, "_keeper", SimpleNamespace(note_counted=nothing, given=auditor.given))
+    monkeypatch.setattr(service, "_forget_old", nothing)
+    monkeypatch.setattr(service.omission_keeping, "run", hand_over)
+    monkeypatch.setattr(auditing, "first_block_of", lambda *_what: 0)
+    monkeypatch.setattr(auditing, "bands_of", lambda *_what: band_of)
+    with capture_logs() as logs, trio.move_on_after(60) as limit:
+        await service._audit(EpochNumber(5))
+    assert limit.cancelled_caught  # what is handed over goes on
+    assert "audits of this epoch are done" in [line["event"] for line in logs]
+
+
 UNSEEN = replace(previous(books=()), epoch=EpochNumber(4), books_before=(EarlierBook(OWN, EpochNumber(2), EMPTY_BOOK),))
 """A result without a book of this node, which was away when the one of epoch 2 took its book up."""
 

@@ -45,6 +45,8 @@ from node.services.embedding_receipts import embedding_receipt_of
 from node.services.faults import load_evidence
 from node.services.gateway import GatewayError
 from node.services.terms import FreeMode
+from node.services.timing import position
+from node.services.unreceived import Unreceived, UnreceivedBook
 from tests.builders import account, key_of
 from tests.unit.services.serving_network import (
     DEPOSIT,
@@ -95,6 +97,7 @@ async def test_vectors_are_the_engines_and_cost_exactly_their_tokens(
             booked_under(kept.receipt), receipt_digest(kept.receipt), tokens, payer_bytes(account(GATEWAY))
         )
         assert kept.payer_signature
+        assert unreceived(network) == []
         assert found.floats()[0] == list(struct.unpack(f"<{DIMENSIONS}f", found.vectors[0]))
 
 
@@ -240,6 +243,33 @@ def lying_executor(network: ServingNetwork, lie: str) -> None:
     member.network.serve(METHOD, handle, concurrency=4)
 
 
+def unreceived(network: ServingNetwork) -> list[Unreceived]:
+    """What the gateway asked for and has no receipt of."""
+    gateway = network.members[GATEWAY]
+    found = UnreceivedBook(gateway.store).booked_in(position(gateway.chain).epoch)
+    return [asked for those in found.values() for asked in those]
+
+
+@pytest.mark.parametrize(("private", "written"), [(False, [0]), (True, [])])
+async def test_vectors_that_never_began_are_written_down_unless_no_draw_falls_on_them(
+    autojump_clock: object, private: bool, written: list[int]
+) -> None:
+    async with serving_network(1) as network:
+        asked = list[EmbeddingRequest]()
+
+        async def handle(call: Call) -> None:
+            asked.append(read_embedding_request(call.payload).request)
+            raise CallFailedError("engine-failed", "it makes the rest up")
+
+        member = network.members[1]
+        member.network._served.pop(METHOD)
+        member.network.serve(METHOD, handle, concurrency=4)
+        with pytest.raises(GatewayError):
+            await embedder(network).embed(MODEL_ID, [SHORT], private=private)
+        assert [one.tokens_max for one in unreceived(network)] == written
+        assert [one.asking for one in unreceived(network)] == [embedding_digest(one) for one in asked[: len(written)]]
+
+
 IN_THE_RECEIPT = (
     "other vectors", "dimensions", "price", "epoch", "output", "signature", "out of the draw", "nobody asked",
     "one vector",
@@ -266,6 +296,8 @@ async def test_a_liar_is_found_out_and_paid_no_more_than_what_is_paid_ahead(auto
         found = load_evidence(member.store, limit=9)
         assert [evidence.code for evidence in found] == ([] if code == "bad-answer" else [code])
         assert network.gateway.faults.is_faulty(account(1)) is bool(found)
+        (asked,) = unreceived(network)
+        assert (asked.executor, asked.tokens_max) == (account(1), ahead)  # what it may book, and no more
         if lie == "other vectors":
             (evidence,) = found
             assert evidence.output_commitment == vectors_commitment(4, b"".join(map(sketch_of, HONEST)))

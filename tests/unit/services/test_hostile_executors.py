@@ -18,6 +18,8 @@ from node.services.faults import FRAME_BYTES_KEPT_MAX, Fault, FaultBook
 from node.services.frames import Closing, SignedVoucherFrame, Tokens, closing_bytes
 from node.services.gateway import GatewayError
 from node.services.speeds import PEERS_MIN
+from node.services.timing import position
+from node.services.unreceived import UnreceivedBook
 from tests.builders import account
 from tests.unit.services.scripted import (
     CHAT,
@@ -198,6 +200,28 @@ HOSTILE: list[tuple[Script, Fault]] = [
     (refuses, Fault.REFUSED),
     (has_another_clock, Fault.FAILED),
 ]
+
+
+async def stalls_before_it_begins(part: Part) -> None:
+    await trio.sleep_forever()
+
+
+async def ends_before_it_begins(part: Part) -> None:
+    raise CallFailedError("lost", "the line broke")
+
+
+@pytest.mark.parametrize("script", [ends_before_it_begins, stalls_before_it_begins])
+async def test_who_never_said_how_much_it_gives_unpaid_may_book_all_that_was_asked_for(
+    autojump_clock: object, script: Script
+) -> None:
+    """A line that breaks may keep back an opening and all that was given after it."""
+    async with serving_network(2) as network:
+        broken = first_drawn(network)
+        install(network, broken, script)
+        await ask(network, replace(CHAT, max_tokens=400))
+        gateway = network.members[GATEWAY]
+        found = UnreceivedBook(gateway.store).booked_in(position(gateway.chain).epoch)
+        assert [one.tokens_max for one in found[account(broken)]] == [400]
 
 
 @pytest.mark.parametrize(("script", "fault"), HOSTILE, ids=lambda value: getattr(value, "__name__", None))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import trio
 
 from node.ports import Call, CallFailedError
 from node.protocol.codec import to_bytes
@@ -25,6 +26,8 @@ from node.services.omission_desk import (
     OmissionDesk,
 )
 from node.services.omission_frames import HANDED_BYTES_MAX, METHOD, HandedOmission, handed_bytes, read_handed
+from node.services.omission_handing import NOT_NOW
+from node.services.rates import Rate
 from node.store.books import Books
 from node.store.database import Database
 from tests.builders import SOME_CID, account, key_of
@@ -42,6 +45,7 @@ RESULT = EpochResult(
     books=tuple(CommittedBook(account(number), make_book(ROWS, SOME_CID)) for number in EXECUTORS),
 )
 SOME_PEER = PeerId("somebody")
+REGISTERED = PeerId("registered")
 
 
 def signed_by(executor: int, number: int, **changes: Any) -> SignedReceipt:
@@ -66,7 +70,8 @@ class Member:
         self.store = Books(Database(":memory:"), account(MEMBER))
         self.served: dict[str, Callable[[Call], Any]] = {}
         network = SimpleNamespace(serve=lambda method, handler, concurrency: self.served.update({method: handler}))
-        chain = SimpleNamespace(account=account(MEMBER))
+        state = SimpleNamespace(participants={account(1): SimpleNamespace(peer_id=REGISTERED)})
+        chain = SimpleNamespace(account=account(MEMBER), state=state)
         self.desk = OmissionDesk(cast(Any, chain), cast(Any, network), bytes)
         self.kept = KeptOmissions(self.store, EPOCH)
         self.result = result
@@ -138,17 +143,72 @@ async def test_what_is_malformed_is_refused_before_anything_is_looked_up(
 
 
 async def test_who_hands_over_what_does_not_hold_is_not_listened_to_any_more(
-    member: Member, monkeypatch: pytest.MonkeyPatch
+    member: Member,
 ) -> None:
     for _ in range(PEER_FAILURES_MAX):
         assert await member.hand(b"rubbish") == "bad-request"
     assert await member.hand(proof(2, 1)) == "enough"
     assert await member.hand(proof(2, 1), PeerId("another")) == ""
-    monkeypatch.setattr(omission_desk, "CHECKED_MAX", 4)
-    assert await member.hand(proof(2, 2), PeerId("a third")) == ""
-    assert await member.hand(proof(2, 3), PeerId("a fourth")) == "enough"
     member.desk.open(RESULT, member.kept)  # the next epoch
     assert await member.hand(proof(2, 3)) == ""
+
+
+async def test_what_costs_nothing_to_refuse_takes_nothing_from_others(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers are free of charge, and so many of them could shut the desk for all."""
+    few_checks(member, monkeypatch)
+    assert await member.hand(proof(2, 1)) == ""
+    frames = [b"rubbish", handed_bytes(EpochNumber(RESULT.epoch + 1), proof(2, 2)), proof(2, 1), proof(MEMBER, 1)]
+    words = {await member.hand(frame, PeerId(f"{number}")) for number in range(30) for frame in frames}
+    assert words == {"bad-request", "other-epoch", "", "own"}
+    assert await member.hand(proof(2, 2), PeerId("honest")) == ""
+
+
+def few_checks(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The member looks at four proofs a minute, two of them kept for those that it knows."""
+    monkeypatch.setattr(omission_desk, "KEPT_FOR_KNOWN", 2)
+    monkeypatch.setattr(member.desk, "_rate", Rate(4, 60.0))
+
+
+async def flood(member: Member, count: int = 20) -> list[str]:
+    bad = replace(signed_by(3, 1), signature=b"")
+    return [await member.hand(proof_of(bad), PeerId(f"flood {number}")) for number in range(count)]
+
+
+async def test_a_crowd_of_strangers_delays_others_and_shuts_nobody_out(
+    member: Member, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    few_checks(member, monkeypatch)
+    assert await flood(member) == ["not-proven"] * 2 + ["busy"] * 18
+    for _ in range(PEER_CALLS_MAX + 1):  # to wait for its turn is no call
+        assert await member.hand(proof(2, 1)) == "busy"
+    await trio.sleep(30)
+    assert await member.hand(proof(2, 1)) == ""
+    assert "busy" in NOT_NOW
+
+
+async def test_what_is_kept_for_those_it_knows_no_stranger_takes(
+    member: Member, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    few_checks(member, monkeypatch)
+    proved = PeerId("proved something before")
+    assert await member.hand(proof(2, 1), proved) == ""
+    member.desk.open(RESULT, KeptOmissions(member.store, EPOCH))  # the next epoch
+    assert (await flood(member))[-1] == "busy"
+    assert await member.hand(proof(2, 2)) == "busy"
+    assert await member.hand(proof(2, 2), proved) == ""
+    assert await member.hand(proof(2, 3), REGISTERED) == ""
+    assert await member.hand(proof(2, 4), REGISTERED) == "busy"
+    await trio.sleep(3600)  # no more gathers than a minute's
+    assert (await flood(member)).count("not-proven") == 2
+
+
+async def test_callers_whose_proofs_held_are_bounded(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(omission_desk, "PEERS_MAX", 3)
+    for number in range(10):
+        assert await member.hand(proof(2, number), PeerId(str(number))) == ""
+    assert [*member.desk._proved] == [PeerId(str(number)) for number in (7, 8, 9)]
 
 
 async def test_a_caller_has_so_many_calls_even_if_all_hold(member: Member) -> None:

@@ -16,7 +16,15 @@ from node.protocol.pricing import receipt_digest
 from node.protocol.records import EpochGroup, EpochResult, GroupMember, Omission
 from node.services.kept_omissions import KeptOmissions
 from node.services.omission_frames import METHOD, read_handed
-from node.services.omission_handing import HANDED_MAX, HOLDERS, ROUND_SECONDS, OmissionHanding
+from node.services.omission_handing import (
+    AWAY,
+    CALL_SECONDS_MAX,
+    HANDED_MAX,
+    HOLDERS,
+    ROUND_SECONDS,
+    SIDE_BY_SIDE,
+    OmissionHanding,
+)
 from node.store.books import Books
 from node.store.database import Database
 from tests.builders import account, peer
@@ -34,17 +42,26 @@ class Members:
         self.words: dict[PeerId, str] = {}
         self.taken: list[tuple[PeerId, Omission]] = []
         self.called = Counter[PeerId]()
+        self.seconds = 0.0
+        self.open = 0
+        self.most = 0
+        """Calls that were open at the same time."""
 
     @asynccontextmanager
     async def call(self, whom: PeerId, method: str, payload: bytes, **_how: float) -> AsyncIterator[Any]:
         assert method == METHOD
         self.called[whom] += 1
         await trio.lowlevel.checkpoint()
+        if self.words.get(whom) == "deadline":
+            await trio.sleep(CALL_SECONDS_MAX)
         if self.words.get(whom) == "unreachable":
             raise CallFailedError("unreachable", "nobody is there")
 
         async def receive() -> bytes:
-            await trio.lowlevel.checkpoint()
+            self.open += 1
+            self.most = max(self.most, self.open)
+            await trio.sleep(self.seconds)
+            self.open -= 1
             if word := self.words.get(whom):
                 raise CallFailedError(word, "no")
             handed = read_handed(payload)
@@ -128,6 +145,48 @@ async def test_who_is_away_is_asked_again_and_who_refuses_is_not(payer: Payer, a
     payer.members.words = dict.fromkeys(others[:4], "enough")
     await payer.run()
     assert len(payer.members.taken) == HOLDERS
+
+
+@pytest.mark.parametrize("word", sorted(AWAY))
+async def test_members_that_hang_hold_up_a_round_once(payer: Payer, autojump_clock: object, word: str) -> None:
+    kept = payer.kept
+    for number in range(40):
+        kept.add_own(proof(2, number))
+    hanging = [peer(number) for number in MEMBERS][-3:]
+    payer.members.words = dict.fromkeys(hanging, word)
+    with trio.fail_after(len(hanging) * CALL_SECONDS_MAX):
+        await payer.run(kept)
+    assert len(payer.holders()) == 40
+    assert {len(who) for who in payer.holders().values()} == {HOLDERS}
+    assert 0 < max(payer.members.called[whom] for whom in hanging) <= SIDE_BY_SIDE
+
+
+async def test_who_did_not_answer_one_proof_is_asked_for_others_in_the_next_round(
+    payer: Payer, autojump_clock: object
+) -> None:
+    kept = payer.kept
+    for number in range(20):
+        kept.add_own(proof(2, number))
+    payer.members.words = dict.fromkeys((peer(number) for number in MEMBERS), "unreachable")
+    with trio.fail_after(1.5 * ROUND_SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(payer.run, kept)
+            await trio.sleep(ROUND_SECONDS / 2)
+            assert payer.members.taken == []
+            payer.members.words.clear()
+    assert len(payer.holders()) == 20
+    assert {len(who) for who in payer.holders().values()} == {HOLDERS}
+
+
+async def test_some_proofs_go_side_by_side(payer: Payer, autojump_clock: object) -> None:
+    kept = payer.kept
+    for number in range(12):
+        kept.add_own(proof(2, number))
+    payer.members.seconds = 1.0
+    begun = trio.current_time()
+    await payer.run(kept)
+    assert trio.current_time() - begun == 12 * HOLDERS / SIDE_BY_SIDE
+    assert payer.members.most == SIDE_BY_SIDE
 
 
 async def test_if_all_refuse_for_good_it_ends(payer: Payer, autojump_clock: object) -> None:

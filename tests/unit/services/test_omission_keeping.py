@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from node.ports import Call, CallFailedError
 from node.protocol.audit_votes import check_audits
@@ -62,7 +63,7 @@ class Node:
 
     def start(self) -> OmissionKeeping:
         """Begin anew with what is on the disk."""
-        chain = SimpleNamespace(account=account(self.number))
+        chain = SimpleNamespace(account=account(self.number), state=SimpleNamespace(participants={}))
         found = self.keeping = OmissionKeeping(
             cast(Any, chain), self.net.of(peer(self.number)), self.watch._content, self.store, self.watch._presence,
             Slicer(), bytes,
@@ -127,6 +128,18 @@ async def test_a_member_without_weight_hands_its_proofs_to_those_with_it(autojum
     await other.keeping.run(epoch, result)
     await node.keeping.run(epoch, result)
     assert len(bundle(result, other.keeping, MEMBER).omissions) == 2
+
+
+async def test_the_operator_is_warned_before_anybody_takes_a_proof(autojump_clock: object) -> None:
+    """Handing over may take until the bundles are made, and is cut off then."""
+    signed = [receipt(number) for number in range(4)]
+    node = Node(Net(), 1, signed, signed[2:])
+    result = of_group(node.result, MEMBER)  # which is away
+    with capture_logs() as logs, trio.move_on_after(3600) as limit:
+        await node.keeping.run(EpochNumber(result.epoch + 1), result)
+    assert limit.cancelled_caught
+    (warning,) = [line for line in logs if "did not book receipts" in line["event"]]
+    assert (warning["receipts"], warning["executors"]) == (2, 1)
 
 
 async def test_a_restart_in_the_middle_loses_nothing_that_was_found_or_taken(autojump_clock: object) -> None:

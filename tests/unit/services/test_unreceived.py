@@ -10,6 +10,7 @@ from node.services.faults import CLEAN_SECONDS, MADE_UP_SECONDS, Evidence, Fault
 from node.services.omission_keeping import OmissionKeeping
 from node.services.slicing import Slicer
 from node.services.unreceived import (
+    APART_SECONDS,
     BOOK_EPOCHS,
     FREE_TIMES,
     KEPT_MAX,
@@ -34,9 +35,9 @@ def books() -> Books:
     return Books(Database(":memory:"), account(1))
 
 
-def asked(number: int, tokens_max: int = 64, executor: int = 2) -> Unreceived:
-    asking = Hash32(number.to_bytes(32))
-    return Unreceived(account(executor), asking, RequestId(bytes(32)), ModelId("tiny"), tokens_max)
+def asked(number: int, tokens_max: int = 64, executor: int = 2, ended_at: int | None = None) -> Unreceived:
+    asking, at = Hash32(number.to_bytes(32)), number * APART_SECONDS if ended_at is None else ended_at
+    return Unreceived(account(executor), asking, RequestId(bytes(32)), ModelId("tiny"), tokens_max, at)
 
 
 def test_what_was_cut_short_is_told_from_what_was_made_up() -> None:
@@ -49,8 +50,19 @@ def test_what_was_cut_short_is_told_from_what_was_made_up() -> None:
     assert made_up(requests, {Hash32(bytes([9]) * 32): 512}) == []
 
 
+def test_what_ended_at_the_same_time_counts_once() -> None:
+    """A line that breaks ends all that run over it."""
+    outage = [asked(number, ended_at=1000 + number) for number in range(APART_SECONDS)]
+    later = [asked(100 + number, ended_at=2000 * number) for number in range(1, MADE_UP_ROWS_MIN)]
+    booked = {one.asking: 65 for one in (*outage, *later)}
+    assert made_up(outage, booked) == []
+    assert made_up(outage + later[:-1], booked) == []
+    assert made_up(outage + later, booked) == outage + later
+    drifting = [asked(number, ended_at=number * (APART_SECONDS - 1)) for number in range(2 * MADE_UP_ROWS_MIN - 1)]
+    assert made_up(drifting, booked) == drifting  # not as one, though each ended soon after another
+
+
 def test_what_was_on_the_way_is_allowed_for() -> None:
-    assert tokens_given_at_most(0, 0, is_free=False) == ON_THE_WAY_TOKENS
     assert tokens_given_at_most(10, 16, is_free=False) == 10 + ON_THE_WAY_TOKENS
     assert tokens_given_at_most(10, 500, is_free=False) == 1010
     assert tokens_given_at_most(10, 500, is_free=True) == 10 + FREE_TIMES * 1000
@@ -81,6 +93,22 @@ def test_who_fails_all_the_time_takes_nobody_s_room() -> None:
     book.add(EpochNumber(EPOCH + 1), asked(1))  # in the next epoch there is room again
     assert len(store.document_keys(f"unreceived/{EPOCH + 1}/")) == 1
     assert KEPT_MAX >= 16 * KEPT_PER_EXECUTOR_MAX
+
+
+def test_requests_of_two_epochs_that_end_by_turns_have_no_more_room() -> None:
+    store = books()
+    book = UnreceivedBook(store)
+    for number in range(KEPT_PER_EXECUTOR_MAX + 10):
+        for epoch in (EPOCH, EpochNumber(EPOCH + 1)):
+            book.add(epoch, asked(number))
+    for epoch in (EPOCH, EpochNumber(EPOCH + 1)):
+        assert len(store.document_keys(f"unreceived/{epoch}/")) == KEPT_PER_EXECUTOR_MAX
+        assert not book.has_room(epoch, account(2))
+        assert book.has_room(epoch, account(3))
+    book.add(EpochNumber(EPOCH + 2), asked(1))
+    assert not book.has_room(EPOCH, account(3))  # it ended too late
+    assert not book.has_room(EpochNumber(EPOCH + 1), account(2))
+    assert [*book._counts] == [EPOCH + 1, EPOCH + 2]
 
 
 def test_what_cannot_be_read_is_forgotten() -> None:
@@ -125,7 +153,8 @@ async def test_a_gateway_finds_rows_for_what_it_never_got_and_holds_them_against
     for number, one in enumerate(signed[:6]):
         asking = booked_under(one.receipt)
         most = 1 if number < MADE_UP_ROWS_MIN else 64
-        kept.add(result.epoch, Unreceived(EXECUTOR, asking, one.receipt.request_id, one.receipt.model_id, most))
+        at = number * APART_SECONDS
+        kept.add(result.epoch, Unreceived(EXECUTOR, asking, one.receipt.request_id, one.receipt.model_id, most, at))
     network = SimpleNamespace(serve=lambda *_what, **_how: None)
     keeping = OmissionKeeping(
         cast(Any, SimpleNamespace(account=account(1))), cast(Any, network), watch._content, store, watch._presence,
