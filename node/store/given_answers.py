@@ -2,8 +2,8 @@
 
 Implements `node.services.receipt_book.GivenAnswers`. Bounded in bytes: what is forgotten first is the oldest, and
 counts as withheld if it is drawn, so the bound is far above what an honest node needs. Vectors take far more room: a
-busy node would forget what is due, and its answers in tokens with it. So they have a room of their own, where nothing is
-forgotten while it is due; when it is full, no more are given (`has_room_for_vectors`).
+busy node would forget what is due, and its answers in tokens with it. So they have a room of their own, where nothing
+is forgotten while it is due; when it is full, no more are given (`has_room_for_vectors`).
 """
 
 from collections.abc import Collection
