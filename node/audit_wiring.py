@@ -12,15 +12,18 @@ from node.services.presence import PresenceTable
 from node.services.receipt_book import ReceiptBookKeeper
 from node.settings import Settings
 from node.store.books import Books
-from node.store.given_answers import GivenAnswerTables
+from node.store.given_answers import VECTORS_BYTES_MAX, GivenAnswerTables
 from node.supervisor import Supervisor
 
 SECONDS_PER_DAY = 86_400
 
 
-def make_receipt_book(chain: Chain, content: Content, store: Books) -> ReceiptBookKeeper:
+def make_receipt_book(
+    chain: Chain, content: Content, store: Books, *, vectors_bytes_max: int = VECTORS_BYTES_MAX
+) -> ReceiptBookKeeper:
     """Return what keeps the answers that this daemon gives."""
-    return ReceiptBookKeeper(content, store, GivenAnswerTables(store.database, chain.account))
+    given = GivenAnswerTables(store.database, chain.account, vectors_bytes_max=vectors_bytes_max)
+    return ReceiptBookKeeper(content, store, given)
 
 
 def add_auditing(

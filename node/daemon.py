@@ -211,7 +211,7 @@ async def _run_services(
     provider = Provider(content_host(settings, network), content.port)
     broker = Broker(engines, {NodeId(engine.node_id): places_of(engine) for engine in settings.engines})
     duties = brokered(engines, broker)
-    book = make_receipt_book(chain, content, store)
+    book = make_receipt_book(chain, content, store, vectors_bytes_max=settings.node.vectors_kept_bytes_max)
     executor = Executor(
         chain,
         network,

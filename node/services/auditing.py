@@ -318,6 +318,8 @@ class AuditingService:
                 await self._forget(row.digest for row in read_rows(self._keeper.given.book(number) or b""))
             if number <= newest_result:  # after it, each epoch's audits are of the same answers, this one's as well
                 await self._forget(vote.receipt_digest for vote in self.votes(number))
+        # Nothing pushes vectors out: what books passed over, or was drawn while this node was away, has to go as well.
+        await self._forget(self._keeper.given.old_vectors(newest_result - EPOCHS_KEPT))
 
     async def _forget(self, digests: Iterable[Hash32]) -> None:
         """Forget evidence in lots, between which others have their turn; but nothing that may be asked for now."""

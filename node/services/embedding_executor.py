@@ -20,7 +20,7 @@ from node.ports import (
 from node.protocol.asking import CLOCK_EPOCHS_MAX
 from node.protocol.codec import SchemaError, to_bytes
 from node.protocol.dossiers import VectorEvidence
-from node.protocol.identifiers import NodeId, TokenAmount
+from node.protocol.identifiers import EpochNumber, NodeId, TokenAmount
 from node.protocol.pricing import price, receipt_digest
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.signatures import SignatureError, recover
@@ -48,6 +48,7 @@ from node.services.funding import Funding
 from node.services.groups import sole_error
 from node.services.paid_calls import GatewayGoneError, PaidCall
 from node.services.receipt_book import ReceiptBookKeeper
+from node.services.refusals import RETRY_SECONDS_MAX, busy_error
 from node.services.tabs import PayeeBook, Tab
 from node.services.terms import FreeMode, unit_price_for
 from node.services.timing import position
@@ -93,6 +94,7 @@ class EmbeddingExecutor:
         self._wall_clock = wall_clock
         self._free = free
         self._book = book
+        self._told_of_full_room: EpochNumber | None = None
         network.serve(METHOD, self.serve, concurrency=CALLS_MAX)
 
     async def serve(self, call: Call) -> None:
@@ -105,6 +107,9 @@ class EmbeddingExecutor:
         refusal = self._broker.refusal(request.model_id, request.payer)
         if refusal is not None:
             raise refusal
+        if not request.private and self._book is not None and not self._book.given.has_room_for_vectors():
+            self._tell_of_full_room()
+            raise busy_error(RETRY_SECONDS_MAX, "no more vectors can be kept for auditors now")
         chain_price = self._chain.parameters.unit_price
         unit_price = unit_price_for(request.payer, asks_free=request.free, free=self._free, unit_price=chain_price)
         self._fresh.admit(request.request_id, request.payer, 0, request.at)
@@ -128,6 +133,17 @@ class EmbeddingExecutor:
             self._payments.end(tab)
             if tab.receipt is not None and tab.settled is None:
                 self._store.save_receipt(tab.receipt)  # evidence: given, and not paid or not signed for
+
+    def _tell_of_full_room(self) -> None:
+        """Tell the operator once an epoch."""
+        epoch = position(self._chain).epoch
+        if epoch != self._told_of_full_room:
+            self._told_of_full_room = epoch
+            log.error(
+                "no more vectors are given until some of those that auditors may ask for are not due any more: what is "
+                "kept of them fills its room; raise [node] vectors_kept_bytes_max if the disk has more",
+                epoch=epoch,
+            )
 
     def _read(self, call: Call) -> SignedEmbeddingRequest:
         """Size, schema, signature, then meaning."""

@@ -123,7 +123,7 @@ class Executor:
         self.seeds = SeedBook(store, lambda: position(chain).epoch, random_bytes=random_bytes)
         self.running = 0
         network.serve(METHOD, self.serve, concurrency=CALLS_MAX)
-        EmbeddingExecutor(
+        self.vectors = EmbeddingExecutor(
             chain,
             network,
             store,

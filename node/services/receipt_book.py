@@ -51,6 +51,16 @@ class GivenAnswers(Protocol):
     def keep(self, digest: Hash32, data: bytes) -> None:
         """Keep what an auditor of the receipt `digest` would need."""
 
+    def keep_vectors(self, digest: Hash32, data: bytes) -> None:
+        """Likewise of vectors, which have a room of their own and push nothing out."""
+
+    def has_room_for_vectors(self) -> bool:
+        """Whether there is room for vectors beside those that may still have to be shown."""
+
+    def old_vectors(self, booked_by: int) -> tuple[Hash32, ...]:
+        """Return the digests of vectors that a book which was counted, of the epoch `booked_by` or an older one, has or
+        passed over for good."""
+
     def kept(self, digest: Hash32) -> bytes | None:
         """Return what is kept of an answer, or None."""
 
@@ -113,10 +123,11 @@ class ReceiptBookKeeper:
         self, signed: SignedReceipt, given: VectorEvidence, request: bytes, request_signature: bytes
     ) -> None:
         """Keep vectors that this node gives and the canonical request for them, as `keep` does answers in tokens."""
-        evidence = AuditEvidence(signed, None, request_signature)
-        if not signed.receipt.is_private:
-            evidence = replace(evidence, vectors=given, request=request)
-        self.given.keep(receipt_digest(signed.receipt), to_bytes(evidence))
+        evidence, digest = AuditEvidence(signed, None, request_signature), receipt_digest(signed.receipt)
+        if signed.receipt.is_private:
+            self.given.keep(digest, to_bytes(evidence))
+        else:
+            self.given.keep_vectors(digest, to_bytes(replace(evidence, vectors=given, request=request)))
 
     async def book(self, epoch: EpochNumber, newest_result: EpochNumber | None = None) -> ReceiptBook | None:
         """Return this node's book of `epoch`, made now if it is not yet; None if there is nothing to commit to.

@@ -1,7 +1,9 @@
 """What an executor keeps of the answers it gave, for as long as they may be audited, and its receipt books.
 
 Implements `node.services.receipt_book.GivenAnswers`. Bounded in bytes: what is forgotten first is the oldest, and
-counts as withheld if it is drawn, so the bound is far above what an honest node needs.
+counts as withheld if it is drawn, so the bound is far above what an honest node needs. Vectors take far more room: a
+busy node would forget what is due, and its answers in tokens with it. So they have a room of their own, where nothing
+is forgotten while it is due; when it is full, no more are given (`has_room_for_vectors`).
 """
 
 from collections.abc import Collection
@@ -14,6 +16,8 @@ from node.store.database import Database
 
 KEPT_BYTES_MAX = 1 << 30
 """Some 250,000 answers of 500 tokens with their prompts."""
+VECTORS_BYTES_MAX = 1 << 30
+"""Of vectors, some 400,000 of 400 tokens: unless the operator gives them more (`[node] vectors_kept_bytes_max`)."""
 BOOKS_KEPT = 4
 """Of the newest epochs, and as many up to the newest result, whose book is drawn from until there is a newer one:
 nobody asks for others. The newest that was counted stays besides: what was signed after it is still to be booked."""
@@ -22,13 +26,24 @@ nobody asks for others. The newest that was counted stays besides: what was sign
 class GivenAnswerTables:
     """Given answers over SQLite."""
 
-    def __init__(self, database: Database, account: str, *, kept_bytes_max: int = KEPT_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        database: Database,
+        account: str,
+        *,
+        kept_bytes_max: int = KEPT_BYTES_MAX,
+        vectors_bytes_max: int = VECTORS_BYTES_MAX,
+    ) -> None:
         """`account` is this node's own: its receipts as an executor are those it signed."""
         self._database = database
         self._account = account
         self._kept_bytes_max = kept_bytes_max
+        self._vectors_bytes_max = vectors_bytes_max
         (self._kept_bytes,) = database.connection.execute(
             "SELECT COALESCE(SUM(LENGTH(record)), 0) FROM given_answers"
+        ).fetchone()
+        (self._vectors_bytes,) = database.connection.execute(
+            "SELECT COALESCE(SUM(LENGTH(record)), 0) FROM given_vectors"
         ).fetchone()
 
     def keep(self, digest: Hash32, data: bytes) -> None:
@@ -47,23 +62,51 @@ class GivenAnswerTables:
                 connection.execute("DELETE FROM given_answers WHERE sequence = ?", (oldest[0],))
                 self._kept_bytes -= oldest[1]
 
+    def keep_vectors(self, digest: Hash32, data: bytes) -> None:
+        """Likewise of vectors; they push nothing out, neither answers nor each other."""
+        with self._database.quick_transaction() as connection:
+            added = connection.execute(
+                "INSERT OR IGNORE INTO given_vectors (digest, record) VALUES (?, ?)", (digest, data)
+            ).rowcount
+            self._vectors_bytes += len(data) * added
+
+    def has_room_for_vectors(self) -> bool:
+        """Whether there is room for vectors beside those that may still have to be shown."""
+        is_free: bool = self._vectors_bytes < self._vectors_bytes_max
+        return is_free
+
+    def old_vectors(self, booked_by: int) -> tuple[Hash32, ...]:
+        """Return the digests of vectors that a book which was counted, of the epoch `booked_by` or an older one, has or
+        passed over for good."""
+        rows = self._database.connection.execute(
+            "SELECT given_vectors.digest FROM given_vectors JOIN receipts USING (digest) WHERE receipts.sequence <= "
+            "(SELECT MAX(last_sequence) FROM receipt_books WHERE is_counted AND epoch <= ?)",
+            (booked_by,),
+        ).fetchall()
+        return tuple(Hash32(bytes(digest)) for (digest,) in rows)
+
     def kept(self, digest: Hash32) -> bytes | None:
         """Return what is kept of an answer, or None."""
         row = self._database.connection.execute(
-            "SELECT record FROM given_answers WHERE digest = ?", (digest,)
+            "SELECT record FROM given_answers WHERE digest = ?1 UNION ALL "
+            "SELECT record FROM given_vectors WHERE digest = ?1",
+            (digest,),
         ).fetchone()
         return None if row is None else bytes(row[0])
 
     def forget(self, digests: Collection[Hash32]) -> None:
         """Forget answers that are not audited. What the loss of power brings back is only forgotten once more."""
-        freed_bytes = 0
+        answers_bytes = vectors_bytes = 0
         with self._database.quick_transaction() as connection:
             for digest in digests:
                 found = connection.execute("SELECT LENGTH(record) FROM given_answers WHERE digest = ?", (digest,))
-                for (size,) in found.fetchall():
-                    freed_bytes += size
-                    connection.execute("DELETE FROM given_answers WHERE digest = ?", (digest,))
-        self._kept_bytes -= freed_bytes
+                answers_bytes += sum(size for (size,) in found.fetchall())
+                connection.execute("DELETE FROM given_answers WHERE digest = ?", (digest,))
+                found = connection.execute("SELECT LENGTH(record) FROM given_vectors WHERE digest = ?", (digest,))
+                vectors_bytes += sum(size for (size,) in found.fetchall())
+                connection.execute("DELETE FROM given_vectors WHERE digest = ?", (digest,))
+        self._kept_bytes -= answers_bytes
+        self._vectors_bytes -= vectors_bytes
 
     def new_receipts(self, *, limit: int, after: int | None = None) -> tuple[tuple[SignedReceipt, ...], int]:
         """Return the receipts this node signed as executor since its last book that was counted, oldest first, and how

@@ -213,6 +213,12 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE receipt_books ADD COLUMN is_counted INTEGER NOT NULL DEFAULT 0;
     UPDATE receipt_books SET is_counted = 1;
     """,
+    """
+    -- What is kept of vectors that this node gave has a room of its own (node/store/given_answers.py).
+    CREATE TABLE given_vectors (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL UNIQUE, record BLOB NOT NULL
+    ) STRICT;
+    """,
 )
 
 

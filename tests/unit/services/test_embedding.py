@@ -9,6 +9,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from netsim.clock import wall_clock
 from netsim.engine import DIMENSIONS, VOCABULARY_SIZE, SimulatedEngine
@@ -44,9 +45,11 @@ from node.services.embedding_frames import (
 from node.services.embedding_receipts import embedding_receipt_of
 from node.services.faults import load_evidence
 from node.services.gateway import GatewayError
+from node.services.receipt_book import ReceiptBookKeeper
 from node.services.terms import FreeMode
 from node.services.timing import position
 from node.services.unreceived import Unreceived, UnreceivedBook
+from node.store.given_answers import GivenAnswerTables
 from tests.builders import account, key_of
 from tests.unit.services.serving_network import (
     DEPOSIT,
@@ -99,6 +102,28 @@ async def test_vectors_are_the_engines_and_cost_exactly_their_tokens(
         assert kept.payer_signature
         assert unreceived(network) == []
         assert found.floats()[0] == list(struct.unpack(f"<{DIMENSIONS}f", found.vectors[0]))
+
+
+async def test_without_room_for_evidence_no_vectors_are_given_but_private_ones(autojump_clock: object) -> None:
+    """What is due is not forgotten for new ones: it would count as withheld."""
+    async with serving_network(1) as network:
+        member, vectors = network.members[1], embedder(network)
+        assert member.executor is not None
+        given = GivenAnswerTables(member.store.database, member.chain.account, vectors_bytes_max=1)
+        member.executor.vectors._book = ReceiptBookKeeper(member.content, member.store, given)
+        await vectors.embed(MODEL_ID, [SHORT])
+        ((first,), own) = member.store.receipts(limit=9), await vectors_of(SHORT)
+        with capture_logs() as logs:
+            for _ in range(2):
+                with pytest.raises(GatewayError):
+                    await vectors.embed(MODEL_ID, [SHORT])
+        assert sum("vectors_kept_bytes_max" in entry["event"] for entry in logs) == 1
+        assert len(member.store.receipts(limit=9)) == 1
+        assert list((await vectors.embed(MODEL_ID, [SHORT], private=True)).vectors) == own
+        assert given.kept(receipt_digest(first.receipt)) is not None
+        given.forget([receipt_digest(first.receipt)])
+        await trio.sleep(300)  # the gateway asks again whom it was sent away by
+        assert list((await vectors.embed(MODEL_ID, [SHORT])).vectors) == own
 
 
 async def test_a_small_request_is_paid_by_one_voucher(autojump_clock: object) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.protocol.identifiers import Hash32, RequestId
+from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
 from node.store import migrations
 from node.store.books import Books
@@ -63,6 +64,44 @@ def test_what_is_forgotten_makes_room_and_no_more_than_it_took() -> None:
     assert [given.kept(digest(number)) is not None for number in range(4)] == [True, False, True, True]
     given.keep(digest(4), b"x")
     assert given.kept(digest(0)) is None
+
+
+def test_vectors_have_a_room_of_their_own_and_push_nothing_out(tmp_path: Path) -> None:
+    database = Database(tmp_path / "store.sqlite")
+    given = tables(database, kept_bytes_max=30, vectors_bytes_max=30)
+    for number in range(3):
+        given.keep(digest(number), b"x" * 10)
+        assert given.has_room_for_vectors()
+        given.keep_vectors(digest(10 + number), b"v" * 10)
+    assert not given.has_room_for_vectors()
+    given.keep_vectors(digest(13), b"v" * 10)  # of a call that had begun while there was room
+    given.keep_vectors(digest(13), b"v" * 10)
+    assert all(given.kept(digest(number)) is not None for number in (0, 1, 2, 10, 11, 12, 13))
+    given.keep(digest(3), b"x" * 10)
+    assert [given.kept(digest(number)) is not None for number in (0, 1, 10)] == [False, True, True]
+    given.forget([digest(10)])
+    database.close()
+    given = tables(Database(tmp_path / "store.sqlite"), vectors_bytes_max=30)
+    assert not given.has_room_for_vectors()
+    given.forget([digest(11), digest(11), digest(1)])
+    assert given.has_room_for_vectors()
+
+
+def test_vectors_are_old_once_a_book_that_was_counted_long_ago_had_to_have_them() -> None:
+    database = Database(":memory:")
+    books, given = Books(database, EXECUTOR), tables(database)
+    digests = [receipt_digest(signed(number).receipt) for number in range(4)]
+    for number in range(4):
+        given.keep_vectors(digests[number], b"vectors")
+        if number < 3:
+            books.save_receipt(signed(number))
+    assert given.old_vectors(100) == ()
+    given.save_book(5, 1, b"")
+    given.save_book(6, 2, b"rows")
+    given.count_book(6)
+    given.save_book(7, 3, b"rows")  # no result has it: what is in it is still due
+    assert given.old_vectors(5) == ()
+    assert sorted(given.old_vectors(6)) == sorted(given.old_vectors(100)) == sorted(digests[:2])
 
 
 def test_every_receipt_of_this_executor_is_in_exactly_one_book_that_is_counted() -> None:
