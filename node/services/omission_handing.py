@@ -86,7 +86,8 @@ class OmissionHanding:
 
         async def hand_over() -> None:
             for known in chosen:
-                work.is_done &= await self._hand(known, work)
+                is_done = await self._hand(known, work)  # first: others change it meanwhile
+                work.is_done &= is_done
 
         async with trio.open_nursery() as nursery:
             for _ in range(SIDE_BY_SIDE):

@@ -189,6 +189,25 @@ async def test_some_proofs_go_side_by_side(payer: Payer, autojump_clock: object)
     assert payer.members.most == SIDE_BY_SIDE
 
 
+async def test_who_is_slow_beside_it_hides_no_proof_that_is_left(
+    payer: Payer, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, offered = payer.kept, list[float]()
+    for number in range(SIDE_BY_SIDE):
+        kept.add_own(proof(2, number))
+
+    async def hand(*_what: object) -> bool:
+        offered.append(trio.current_time())
+        turn = len(offered)
+        await trio.sleep(turn)
+        return turn != 1  # the first one offered, quick, is left
+
+    monkeypatch.setattr(OmissionHanding, "_hand", hand)
+    with trio.fail_after(2 * ROUND_SECONDS):
+        await payer.run(kept)
+    assert len(offered) == 2 * SIDE_BY_SIDE
+
+
 async def test_if_all_refuse_for_good_it_ends(payer: Payer, autojump_clock: object) -> None:
     payer.kept.add_own(proof(2, 1))
     payer.members.words = dict.fromkeys((peer(number) for number in MEMBERS), "not-proven")
