@@ -43,6 +43,8 @@ SILENCE_SECONDS_MAX = 300.0
 """Longest wait for the next bytes: a queued request on a busy engine may wait long, but not for ever."""
 END_SECONDS_MAX = 1.0
 """From the last token to the end of the reply."""
+NOT_NOW = frozenset({httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS})
+"""What a server says of itself, not of the request."""
 EVENT = b"data: "
 EVENT_END = b"\n\n"
 DONE = b"data: [DONE]"
@@ -397,7 +399,7 @@ def _message(message: ChatMessage) -> dict[str, object]:
 
 def _refusal(path: str, response: httpx.Response) -> Exception:
     text = response.text[:500]
-    if response.is_client_error:
+    if response.is_client_error and response.status_code not in NOT_NOW:
         return EngineRefusedError(f"{path}: {text}")
     return EngineFailedError(f"{path}: status {response.status_code}: {text}")
 

@@ -95,10 +95,11 @@ class NodeSettings(Section):
         "`seeder` gives content to peers (a miner always does), `relay` carries connections to peers behind NAT.",
     )
     vectors_kept_bytes_max: int = Field(
-        default=1 << 30,
+        default=4 << 30,
         ge=1 << 26,
         description="Disk for what auditors may ask of vectors that this node gave, in bytes. When it is full, no\n"
-        "more are given until some are not due any more: 2.5 KB for each text of 400 tokens of the newest epochs.",
+        "more are given until some are not due any more: 2.5 KB for each text of 400 tokens of the newest epochs,\n"
+        "so 1.6 million such texts.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="`debug` also writes the tracebacks of errors."

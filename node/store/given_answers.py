@@ -16,8 +16,8 @@ from node.store.database import Database
 
 KEPT_BYTES_MAX = 1 << 30
 """Some 250,000 answers of 500 tokens with their prompts."""
-VECTORS_BYTES_MAX = 1 << 30
-"""Of vectors, some 400,000 of 400 tokens: unless the operator gives them more (`[node] vectors_kept_bytes_max`)."""
+VECTORS_BYTES_MAX = 4 << 30
+"""Of vectors, some 1.6 million of 400 tokens: unless the operator says otherwise (`[node] vectors_kept_bytes_max`)."""
 BOOKS_KEPT = 4
 """Of the newest epochs, and as many up to the newest result, whose book is drawn from until there is a newer one:
 nobody asks for others. The newest that was counted stays besides: what was signed after it is still to be booked."""
