@@ -8,9 +8,9 @@ comes costs the member work and room, and strangers are free of charge: all of i
 whether there is room; whether it holds, its signature last. A caller whose proofs do not hold is not listened to any
 more in this epoch. What is dear, looking whether a proof holds, is so much a minute in all: a crowd of strangers delays
 others, and shuts nobody out. The last part of it is for callers that are registered, or that proved something before.
-Against one executor no more is kept than a bundle carries, by a lot that nobody can foresee, so
-that it is all one who comes first. If the desk is full, a proof against whoever has most of them gives way. What is
-kept is on the disk before the call ends, and forgotten when the epoch is over.
+Against one executor no more is kept than a bundle carries, by a lot that nobody can foresee, so that it is all one who
+comes first. If the desk is full, a proof against whoever has most of them gives way. What is kept is on the disk before
+the call ends, and forgotten when the epoch is over.
 """
 
 import hashlib
