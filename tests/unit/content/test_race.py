@@ -13,6 +13,7 @@ import trio
 import p2p.content.retrieval.peer
 from p2p.content.cid import Cid, Codec
 from p2p.content.rate import ByteRate
+from p2p.content.retrieval import breadth
 from p2p.content.retrieval.peer import RUN_BLOCKS_MAX
 from p2p.content.retrieval.race import BlockRace
 from p2p.content.retrieval.roster import SOURCES_ACTIVE_MAX
@@ -417,7 +418,9 @@ async def test_only_a_source_that_gives_a_block_in_milliseconds_is_asked_for_sev
     assert max(map(len, slow.runs)) == 1
 
 
-async def test_what_is_left_at_the_end_is_asked_for_in_short_runs() -> None:
+async def test_what_is_left_at_the_end_is_asked_for_in_short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breadth, "CORES", 16)  # so that neither rests
+    monkeypatch.setattr(breadth, "THREADS_MAX", 16)
     sources = [FakeWithThreads(name, seconds=0) for name in "ab"]
     race = BlockRace(sources)
     assert not await race.run(CIDS, lambda _cid, _data: None)
