@@ -45,10 +45,11 @@ class StillChain:
     """A chain on which no block comes while nonces are computed."""
 
     account = ACCOUNT
+    head = Head(BlockNumber(0), BlockNumber(0))
 
     async def heads(self) -> AsyncIterator[Head]:
         """Yield the head, and no other."""
-        yield Head(BlockNumber(0), BlockNumber(0))
+        yield self.head
         await trio.sleep_forever()
 
 
