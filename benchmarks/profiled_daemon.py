@@ -2,8 +2,8 @@
 
 Each 5 ms of processor time the innermost Python function that runs is noted by the part of the program that it belongs
 to; what C code does counts for who called it. SIGUSR2 writes the counts since the last one, as JSON, to
-`profile.json` beside the daemon's configuration. A stand-in for `quernd` in benchmarks/serving.py, slower than it by a
-hundredth or two.
+`profile.json` beside the daemon's configuration. In benchmarks/serving.py it runs in the place of `quernd`, and takes a
+tenth more processor time (199 ms per 1,000 tokens for 177, one run of each).
 """
 
 import json
