@@ -13,6 +13,7 @@ import trio
 from pydantic_core import from_json
 
 from node.engine.drawing import (
+    WITHOUT_TEXTS,
     DrawStyle,
     draw_fields,
     find_draw_style,
@@ -144,6 +145,7 @@ class EngineClient:
                 "temperature": 0,
                 "prompt_logprobs": 0,
                 "priority": priority,
+                "vllm_xargs": WITHOUT_TEXTS,
             },
         )
         choices = sorted(reply.get("choices", []), key=lambda choice: choice.get("index", 0))
@@ -166,9 +168,8 @@ class EngineClient:
         """What the model says of the tokens from place `first` on, given those before; see node.ports.Prefiller."""
         body: dict[str, object] = {"prompt": list(token_ids), "max_tokens": 1, "temperature": 0, "priority": priority}
         if drawn is None or not drawn.has_unlikely_winners or not await self.tells_winners():
-            return read_prefills(
-                await self._post("/v1/completions", body | {"prompt_logprobs": top}), token_ids, first, top
-            )
+            body |= {"prompt_logprobs": top, "vllm_xargs": WITHOUT_TEXTS}
+            return read_prefills(await self._post("/v1/completions", body), token_ids, first, top)
         reply = await self._post("/v1/completions", body | winner_fields(drawn, first, top))
         return read_prefills(reply, token_ids, first, top, winners=True)
 

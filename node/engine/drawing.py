@@ -10,12 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from node.engine.plugin import DIRECTORY
+from node.engine.plugin import search_path
 from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.draws import Prefill, token_margins
 from node.protocol.sampling import PER_MILLE, SamplingParameters
 
 PLUGIN_FIELD = "quern_draw"
+WITHOUT_TEXTS = {"quern_texts": 0}
+"""In `vllm_xargs` of who wants numbers alone: our plug-in for all engines spares the texts; vLLM by itself does not."""
 LOGPROBS_MAX = 64
 """Alternatives a server tells per token: audits want more than the 20 of OpenAI's API (facts: the winner is among the
 likeliest 20 in 61 to 95 of 100 draws)."""
@@ -50,14 +52,12 @@ RULE_ARGUMENTS = ("--max-logprobs", str(LOGPROBS_MAX))
 
 
 def rule_environment(*, on_cpu: bool) -> dict[str, str]:
-    """Return the environment in which a server of ours draws by the rule: which of vLLM's runners, and our plug-in.
+    """Return the environment in which a server of ours draws by the rule: which of vLLM's runners, and our plug-ins.
 
-    vLLM finds the plug-in by its entry point and leaves it out of embedding models; named on the command line, it would
-    end them.
+    vLLM finds these by their entry points and leaves the one that draws out of embedding models; named on the command
+    line, it would end them.
     """
-    if on_cpu:
-        return {"VLLM_USE_V2_MODEL_RUNNER": "0", "PYTHONPATH": str(DIRECTORY)}
-    return {"VLLM_USE_V2_MODEL_RUNNER": "1"}
+    return {"VLLM_USE_V2_MODEL_RUNNER": "0" if on_cpu else "1", "PYTHONPATH": search_path(on_cpu=on_cpu)}
 
 
 def draw_fields(sampling: SamplingParameters, seed: int, style: DrawStyle) -> dict[str, object]:

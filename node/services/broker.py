@@ -38,7 +38,8 @@ WAIT_SECONDS_MAX = 5.0
 Gateways take an executor for dead that gives no first token within ten seconds (node/services/patience.py)."""
 PATIENCE_SECONDS_MAX = 9.0
 """A request that waited so long, against all estimates, is sent away before its gateway loses patience."""
-BACKGROUND_PLACES = 2
+BACKGROUND_PLACES = 4
+"""Questions in the background at once: those that mining or validating has on its way, and one of an audit."""
 BACKGROUND_PATIENCE_SECONDS = 2.0
 """How long background work stands back for waiting users, at each of its leases: an epoch's work has a deadline."""
 PREFIX_BLOCKS_KEPT_MAX = 8192

@@ -1,12 +1,13 @@
 """Proof of Compute, the prover: computes nonces with the loaded model and commits the batch on chain."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
 import structlog
 import trio
 
-from node.ports import ActionStatus, Chain, Content, Engine, EngineFailedError, EngineRefusedError, Network
+from node.ports import ActionStatus, Chain, Content, Engine, EngineRefusedError, Network
 from node.protocol.actions import CommitPoc
 from node.protocol.chain_state import FIRST_EPOCH
 from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32, ModelId, NodeId
@@ -15,15 +16,11 @@ from node.protocol.nonces import BATCH_NONCES_MAX, VectorsRoot, nonce_prompt, qu
 from node.protocol.records import PocCommit
 from node.protocol.stages import Stage
 from node.services.poc_slots import PocSlots
+from node.services.reading_ahead import QUESTION_PROMPTS, Prompts, Rows, read_ahead
 from node.services.timing import cancel_at, epochs_at, until_head, window
 
 log = structlog.get_logger(__name__)
 
-BATCH_PROMPTS = 16
-"""Nonces per question to the engine: enough to fill its batch, few enough to stop in time."""
-MINING_PRIORITY = 10
-"""Users' requests, at 0, run first."""
-ENGINE_RETRY_SECONDS = 1.0
 COMMIT_BLOCKS = 2
 """Blocks before the end of GENERATE at which mining stops."""
 LATE_COMMIT_BLOCKS = 2
@@ -209,6 +206,15 @@ class MiningService:
         """
         batch = _Batch()
 
+        def may_go_on() -> bool:
+            is_late = bool(batch.count) and self._chain.head.number >= last_block
+            return self._engine.model_id == model_id and not is_late
+
+        def take(rows: Rows) -> None:
+            for vector in [quantise(logprobs) for logprobs in rows]:  # all or none: quantise() may raise
+                batch.add(vector)
+            self.progress.nonces = batch.count
+
         async def stop_with_some() -> None:
             await until_head(self._chain, last_block)
             if batch.count:
@@ -217,27 +223,20 @@ class MiningService:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_at, self._chain, latest or last_block, nursery.cancel_scope)
             nursery.start_soon(stop_with_some)
-            while batch.count < self._nonces_max and self._engine.model_id == model_id:
-                if batch.count and self._chain.head.number >= last_block:
-                    break
-                count = min(BATCH_PROMPTS, self._nonces_max - batch.count)
-                prompts = [
-                    nonce_prompt(seed, self._chain.account, self._engine.node_id, nonce, self._engine.vocabulary_size)
-                    for nonce in range(batch.count, batch.count + count)
-                ]
-                try:
-                    rows = await self._engine.prompt_logprobs(prompts, priority=MINING_PRIORITY)
-                    for vector in [quantise(logprobs) for logprobs in rows]:
-                        batch.add(vector)
-                except EngineRefusedError as error:
-                    log.error("this model cannot be mined", model=model_id, reason=str(error))
-                    break
-                except (EngineFailedError, ValueError) as error:
-                    log.warning("the engine failed while mining; trying again", reason=str(error))
-                    await trio.sleep(ENGINE_RETRY_SECONDS)
-                self.progress.nonces = batch.count
+            try:
+                await read_ahead(self._engine, self._questions(seed), take, purpose="mining", may_go_on=may_go_on)
+            except EngineRefusedError as error:
+                log.error("this model cannot be mined", model=model_id, reason=str(error))
             nursery.cancel_scope.cancel()
         return batch
+
+    def _questions(self, seed: Hash32) -> Iterator[Prompts]:
+        """Yield the prompts of all nonces, a question's at a time."""
+        for start in range(0, self._nonces_max, QUESTION_PROMPTS):
+            yield [
+                nonce_prompt(seed, self._chain.account, self._engine.node_id, nonce, self._engine.vocabulary_size)
+                for nonce in range(start, min(start + QUESTION_PROMPTS, self._nonces_max))
+            ]
 
     def _is_registered(self, model_id: ModelId) -> bool:
         participant = self._chain.state.participants.get(self._chain.account)

@@ -3,23 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import structlog
-import trio
-
-from node.ports import Engine, EngineFailedError
+from node.ports import Engine
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.nonces import VECTOR_DIMENSIONS, nonce_prompt, quantise
 from node.protocol.records import ModelRecord
 from node.protocol.tails import has_tails, makes_vectors, tail_of, tail_prompt, tail_tokens, vector_tail
 from node.protocol.weights import NodeKey
-
-log = structlog.get_logger(__name__)
-
-RECOMPUTING_PRIORITY = 10
-"""Users' requests, at 0, run first."""
-RECOMPUTED_AT_ONCE = 32
-"""Prompts per question to the engine: enough to fill its batch, few enough that users never wait for many."""
-RETRY_SECONDS = 1.0
+from node.services.reading_ahead import QUESTION_PROMPTS, Prompts, Rows, read_ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +71,7 @@ async def _vectors_with_tails(
     vectors: list[bytes] = []
     tails: list[int] = []
 
-    def take(rows: Sequence[Sequence[float]]) -> None:
+    def take(rows: Rows) -> None:
         some = [quantise(row[:VECTOR_DIMENSIONS]) for row in rows]
         tails.extend([tail_of(row[VECTOR_DIMENSIONS:]) for row in rows if len(row) > VECTOR_DIMENSIONS])
         vectors.extend(some)
@@ -90,24 +80,10 @@ async def _vectors_with_tails(
     return vectors, tails
 
 
-async def _read_all(
-    engine: Engine, prompts: Sequence[Sequence[int]], take: Callable[[Sequence[Sequence[float]]], None]
-) -> None:
-    """Hand the log-probabilities of all prompts to `take`, which raises ValueError on those that are none, and takes
-    nothing of them."""
-    for start in range(0, len(prompts), RECOMPUTED_AT_ONCE):
-        while True:
-            try:
-                take(
-                    await engine.prompt_logprobs(
-                        prompts[start : start + RECOMPUTED_AT_ONCE], priority=RECOMPUTING_PRIORITY
-                    )
-                )
-            except (EngineFailedError, ValueError) as error:
-                log.warning("the engine failed while validating; trying again", reason=str(error))
-                await trio.sleep(RETRY_SECONDS)
-            else:
-                break
+async def _read_all(engine: Engine, prompts: Prompts, take: Callable[[Rows], None]) -> None:
+    """Hand the log-probabilities of all prompts to `take`, as read_ahead() does."""
+    questions = (prompts[start : start + QUESTION_PROMPTS] for start in range(0, len(prompts), QUESTION_PROMPTS))
+    await read_ahead(engine, questions, take, purpose="validating")
 
 
 def _own_tokens(

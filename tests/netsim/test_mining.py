@@ -184,18 +184,20 @@ def test_no_more_is_mined_than_was_allowed(nonces_max: int) -> None:
 
 
 class SlowEngine(SimulatedEngine):
-    """Answers its first question so many seconds late: a machine with other work, or requests of users before it."""
+    """Takes so many seconds for each question: a machine with other work, or requests of users before it."""
 
     seconds = 0.0
+    computing: trio.Lock
 
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
-        await trio.sleep(self.seconds)
-        return await super().prompt_logprobs(prompts, priority=priority)
+        async with self.computing:
+            await trio.sleep(self.seconds)
+            return await super().prompt_logprobs(prompts, priority=priority)
 
 
 def slow(seconds: float) -> SlowEngine:
     engine = SlowEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
-    engine.seconds = seconds
+    engine.seconds, engine.computing = seconds, trio.Lock()
     return engine
 
 

@@ -78,14 +78,16 @@ async def until_it_streams_then(node: EngineNode, strike: Callable[[], None]) ->
     """Generate for long, and strike once tokens come; raises what the reader of the stream gets to see.
 
     The model is kept from ending its answer: on a busy machine a short one is complete before its first token is read.
+    Where even a long one is, the next one shows what became of the engine.
     """
     struck = False
     endless = replace(request(1900), sampling=SamplingParameters(1000, logit_bias=(LogitBias(END, -100_000),)))
-    async with node.generate(endless) as chunks:
-        async for _ in chunks:
-            if not struck:
-                struck = True
-                strike()
+    while True:
+        async with node.generate(endless) as chunks:
+            async for _ in chunks:
+                if not struck:
+                    struck = True
+                    strike()
 
 
 def group_members(group: int) -> list[int]:

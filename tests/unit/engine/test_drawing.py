@@ -10,7 +10,7 @@ import pytest
 
 from node.engine.arguments import EngineArgumentsError, merge_model_args, server_command, server_environment
 from node.engine.drawing import DrawStyle, Post, draw_fields, find_draw_style, read_prefills
-from node.engine.plugin import DIRECTORY
+from node.engine.plugin import COMMON_DIRECTORY, DIRECTORY, search_path
 from node.ports import EngineFailedError, EngineRefusedError, GenerationRequest
 from node.protocol.draws import draw
 from node.protocol.sampling import LogitBias, SamplingParameters
@@ -128,13 +128,22 @@ def test_neither_registry_nor_operator_can_change_how_tokens_are_drawn(option: s
 
 def test_each_flavour_of_the_engine_is_pinned_to_its_runner() -> None:
     on_cpu = server_environment(on_cpu=True, kv_cache_gib=1)
-    assert (on_cpu["VLLM_USE_V2_MODEL_RUNNER"], on_cpu["PYTHONPATH"]) == ("0", str(DIRECTORY))
+    assert on_cpu["VLLM_USE_V2_MODEL_RUNNER"] == "0"
     on_gpu = server_environment(on_cpu=False, kv_cache_gib=1)
     assert on_gpu["VLLM_USE_V2_MODEL_RUNNER"] == "1"
-    assert "PYTHONPATH" not in on_gpu
     command = server_command(Path("python"), Path("s"), Path("m"), "tiny", (), on_cpu=True)
     assert command[command.index("--max-logprobs") + 1] == "64"
     assert "quern_sampling:QuernDraws" in (DIRECTORY / "quern_sampling-1.dist-info" / "entry_points.txt").read_text()
+
+
+def test_the_plug_in_that_draws_is_found_on_cpus_alone_and_what_the_operator_names_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert search_path(on_cpu=True) == f"{DIRECTORY}:{COMMON_DIRECTORY}"
+    assert search_path(on_cpu=False) == str(COMMON_DIRECTORY)
+    monkeypatch.setenv("PYTHONPATH", "/own/modules")
+    assert server_environment(on_cpu=False, kv_cache_gib=1)["PYTHONPATH"] == f"{COMMON_DIRECTORY}:/own/modules"
 
 
 def test_what_a_prefill_tells_is_checked() -> None:

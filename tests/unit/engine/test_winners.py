@@ -40,12 +40,13 @@ def server(*, knows: bool = True, refuses: bool = False, seed_off: int = 0, aske
         if asked is not None:
             asked.append(body)
         drawn, first = None, 0
-        if "vllm_xargs" in body:
+        asks = body.get("vllm_xargs", {})
+        if "quern_draw" in asks:
+            raise EngineRefusedError("quern_draw is not '1 SEED …'")
+        if "quern_winners" in asks:
             if refuses:
                 raise EngineRefusedError("extra fields not permitted")
-            if "quern_draw" in body["vllm_xargs"]:
-                raise EngineRefusedError("quern_draw is not '1 SEED …'")
-            version, seed, *numbers, first = map(int, body["vllm_xargs"]["quern_winners"].split())
+            version, seed, *numbers, first = map(int, asks["quern_winners"].split())
             assert version == 1
             parameters = SamplingParameters(*(numbers[at] for at in (0, 2, 1, 3)))
             drawn = Drawn(seed + seed_off, parameters) if knows else None
@@ -109,9 +110,9 @@ async def test_winners_are_asked_for_where_they_can_count_and_told_beside_what_i
     prompt = (4, 9, 11, 3, 150)
     (without,) = await client.prefill(prompt, 4, top=50, priority=3)
     (known,) = await client.prefill(prompt, 4, top=50, priority=3, drawn=FREE)
-    assert "vllm_xargs" not in asked[0]
+    assert asked[0]["vllm_xargs"] == {"quern_texts": 0}
     assert asked[1] == asked[0] | winner_fields(FREE, 4, 50)
-    assert asked[1]["vllm_xargs"] == {"quern_winners": "1 7 1000 0 1000 0 4"}
+    assert asked[1]["vllm_xargs"] == {"quern_texts": 0, "quern_winners": "1 7 1000 0 1000 0 4"}
     assert (asked[0]["prompt_logprobs"], asked[1]["prompt_logprobs"], asked[1]["priority"]) == (50, 51, 3)
     assert without.winner is None
     assert known.winner is not None
@@ -124,7 +125,7 @@ async def test_winners_are_asked_for_where_they_can_count_and_told_beside_what_i
     ):
         asked.clear()
         await client.prefill(prompt, 4, top=50, priority=3, drawn=Drawn(7, parameters))
-        assert "vllm_xargs" not in asked[0]
+        assert "quern_winners" not in asked[0]["vllm_xargs"]
 
 
 async def test_an_engine_without_winners_is_asked_as_ever() -> None:
@@ -134,4 +135,4 @@ async def test_an_engine_without_winners_is_asked_as_ever() -> None:
     asked.clear()
     (found,) = await client.prefill((4, 9, 11), 2, top=50, priority=3, drawn=FREE)
     assert found.winner is None
-    assert [("vllm_xargs" in body, body["prompt_logprobs"]) for body in asked] == [(False, 50)]
+    assert [("quern_winners" in body["vllm_xargs"], body["prompt_logprobs"]) for body in asked] == [(False, 50)]

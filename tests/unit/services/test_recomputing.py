@@ -11,12 +11,13 @@ from node.ports import Engine, EngineFailedError
 from node.protocol.identifiers import Hash32
 from node.protocol.nonces import PROMPT_TOKENS, VECTOR_DIMENSIONS, nonce_prompt, quantise
 from node.protocol.tails import tail_of, tail_prompt, tail_tokens, vector_tail
-from node.services.recomputing import RECOMPUTED_AT_ONCE, recompute
+from node.services.reading_ahead import QUESTION_PROMPTS
+from node.services.recomputing import recompute
 from tests.builders import NODE, account, model
 
 GENERATE, SAMPLE = Hash32(b"\x01" * 32), Hash32(b"\x02" * 32)
 KEY = (account(2), NODE)
-NONCES = range(RECOMPUTED_AT_ONCE + 3)
+NONCES = range(QUESTION_PROMPTS + 3)
 EMBEDDING = replace(model(), model_args=("--runner", "pooling"))
 
 
@@ -58,7 +59,7 @@ async def test_a_prompt_and_its_tail_are_read_in_one_pass() -> None:
     assert found.vectors == VECTORS
     own = [tail_tokens(SAMPLE, account(5), *KEY, nonce, 1000) for nonce in NONCES]
     assert found.tails == tuple(tail_of(numbers(tokens)) for tokens in own)
-    assert reader.asked == [RECOMPUTED_AT_ONCE, 3]
+    assert reader.asked == [QUESTION_PROMPTS, 3]
 
 
 async def test_of_an_embedding_model_the_tail_is_of_the_vector_of_a_prompt_of_the_validator_s_own() -> None:
