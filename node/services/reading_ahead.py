@@ -67,19 +67,23 @@ async def read_ahead(
     Returns when all are taken, or `may_go_on` says no: it is asked before every question and every repetition. `take`
     raises ValueError on numbers that are none, and takes nothing of them; such a question is asked again, as one that
     the engine failed to answer. Raises EngineRefusedError, with what came before taken. `purpose` is for the log.
+
+    The first question goes alone, and each answer brings one more on its way: an engine computes what waits together,
+    and one so slow that it answers few questions in all would answer its first one late.
     """
-    coming = iter(questions)
+    coming, at_once = iter(questions), 1
     line: deque[_Question] = deque()
     refusal: EngineRefusedError | None = None
     async with trio.open_nursery() as nursery:
         while may_go_on():
-            while len(line) < QUESTIONS_AT_ONCE and (prompts := next(coming, None)) is not None:
+            while len(line) < at_once and (prompts := next(coming, None)) is not None:
                 line.append(_Question(prompts))
             if not line:
                 break
             for question in line:
                 if question.is_to_be_asked:
                     question.ask(engine, nursery)
+                    await trio.lowlevel.checkpoint()  # it sets out before the next: trio starts tasks in any order
             try:
                 take(await line[0].rows())
             except EngineRefusedError as error:
@@ -91,6 +95,7 @@ async def read_ahead(
                 line[0].is_to_be_asked = True
             else:
                 line.popleft()
+                at_once = min(at_once + 1, QUESTIONS_AT_ONCE)
         nursery.cancel_scope.cancel()
     if refusal is not None:
         raise refusal
