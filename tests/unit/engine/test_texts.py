@@ -41,7 +41,7 @@ def request(extra: dict[str, object] | None) -> Any:
 
 @pytest.mark.parametrize("times", [1, 2])  # it is called in each process, perhaps more than once
 def test_who_asks_for_no_texts_gets_none_and_nobody_else(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
-    known = type("Known", (Processor,), {"from_new_request": Processor.__dict__["from_new_request"]})
+    known: Any = type("Known", (Processor,), {"from_new_request": Processor.__dict__["from_new_request"]})
     for _ in range(times):
         install(monkeypatch, SimpleNamespace(LogprobsProcessor=known))
     asking = request({**WITHOUT_TEXTS, "quern_winners": "…"})
