@@ -2,7 +2,9 @@
 
 A cheat gains something while it lasts, is caught with some chance in each epoch, and pays once.
 Where it is caught, what measured it is named in docs/soundness.md. The plan is that of docs/operators.md: 64 members
-share 900 tokens an epoch, 100 tokens of collateral, fraud costs half of it and 30 epochs without earnings.
+share 900 tokens an epoch, 500 tokens of collateral, fraud costs all of it and 30 epochs without earnings. Who is
+barred may come back with a new account and new collateral, so these epochs count no more than what that takes: one
+epoch of mining before the first reward.
 """
 
 from collections.abc import Iterator
@@ -37,16 +39,19 @@ MEMBERS = 64
 SUBSIDY = 900.0
 REWARD = SUBSIDY / MEMBERS
 """Of one member in an epoch, in tokens: about 14."""
-COLLATERAL = 100.0
-FRAUD_BURNS = 0.5
+COLLATERAL = 500.0
+FRAUD_BURNS = 1.0
 BARRED_EPOCHS = 30
-FRAUD_COST = COLLATERAL * FRAUD_BURNS + BARRED_EPOCHS * REWARD
-"""What a verdict of fraud takes: half the collateral, and a month's rewards."""
+REENTRY_EPOCHS = 1
+"""What a new account waits for its first reward: nothing tells it from its owner's old one."""
 UNIT_PRICE = 0.000_001
 ENGINE_TOKENS_PER_SECOND = 50
 EPOCH_SECONDS = 86_400
 FEES = ENGINE_TOKENS_PER_SECOND * EPOCH_SECONDS * UNIT_PRICE
 """What an engine that answers all day takes in an epoch: 4.3 tokens."""
+FRAUD_COST = COLLATERAL * FRAUD_BURNS + min(BARRED_EPOCHS, REENTRY_EPOCHS) * (REWARD + FEES)
+"""What a verdict of fraud takes: the collateral, and the epochs until its owner earns again, by whichever way is
+shorter."""
 ANSWER_TOKENS = 256
 BUSY_ANSWERS = ENGINE_TOKENS_PER_SECOND * EPOCH_SECONDS // ANSWER_TOKENS
 """Of an engine that answers all day: 16,875."""

@@ -22,7 +22,7 @@ from node.chain.addresses import Deployment, DeploymentFileError, read_deploymen
 from node.chain.deployer import DeploymentFailedError
 from node.chain.deployment import NetworkPlan, deploy_network
 from node.chain.genesis import GenesisFileError, read_genesis
-from node.chain.plan import PlanError, read_plan
+from node.chain.plan import PlanError, cost_of_fraud, read_plan
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError
 from node.keys import KeyFileError, find_passphrase, unlock_keystore
 from node.settings.locations import account_lock_dir
@@ -68,6 +68,7 @@ def main(
     """Command line."""
     try:
         plan = read_plan(plan_path, () if genesis is None else read_genesis(genesis))
+        click.echo(cost_of_fraud(plan))
         known = read_deployment(output) if output.exists() else None
         passphrase = find_passphrase(passphrase_file, "QUERN_PASSPHRASE", _ask)
         account = LocalAccount(unlock_keystore(keystore, passphrase))

@@ -13,9 +13,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from node.ports import Chain
+from node.protocol.chain_state import FIRST_EPOCH
 from node.protocol.identifiers import TokenAmount
 from node.protocol.pricing import price
 from node.protocol.records import EpochGroup, ModelRecord
+from node.protocol.stages import BeforeGenesisError, stage_at
 
 MILLION = 1_000_000
 
@@ -46,13 +48,19 @@ class PricingApi:
 
     async def pricing(self, _request: Request) -> Response:
         """Prices of this epoch."""
-        group = self._group()
-        return self._once("pricing", (group.epoch, group.models), lambda: self._prices(group.models, group.epoch))
+        group, unit_price = self._group(), self._chain.parameters.unit_price
+        return self._once(
+            "pricing",
+            (group.epoch, group.models, unit_price),
+            lambda: {"object": "list", "epoch": group.epoch, **prices(group.models, unit_price)},
+        )
 
     async def governance_pricing(self, _request: Request) -> Response:
-        """Prices that the registry holds for the next epoch."""
-        models = self._registered()
-        return self._once("governance pricing", models, lambda: self._prices(models, None))
+        """Prices of the next epoch, as the registry and governance have them now."""
+        models, unit_price = self._registered(), self._chain.schedule.of_epoch(self._next_epoch()).unit_price
+        return self._once(
+            "governance pricing", (models, unit_price), lambda: {"object": "list", **prices(models, unit_price)}
+        )
 
     async def governance_models(self, _request: Request) -> Response:
         """Active models of the registry."""
@@ -63,19 +71,25 @@ class PricingApi:
             lambda: {"object": "list", "data": [governance_body(model) for model in models]},
         )
 
+    def _next_epoch(self) -> int:
+        try:
+            return stage_at(self._chain.head.number, self._chain.schedule).epoch + 1
+        except BeforeGenesisError:
+            return FIRST_EPOCH
+
     def _registered(self) -> tuple[ModelRecord, ...]:
         return self._chain.state.get_governance_models()
-
-    def _prices(self, models: Sequence[ModelRecord], epoch: int | None) -> dict[str, object]:
-        unit_price = self._chain.parameters.unit_price
-        head: dict[str, object] = {"object": "list"} if epoch is None else {"object": "list", "epoch": epoch}
-        return {**head, "unit_price": str(unit_price), "data": [price_body(model, unit_price) for model in models]}
 
     def _once(self, name: str, made_of: object, make: Callable[[], dict[str, object]]) -> Response:
         kept = self._kept.setdefault(name, _Kept())
         if kept.body is None or kept.made_of != made_of:
             kept.made_of, kept.body = made_of, JSONResponse(make())
         return kept.body
+
+
+def prices(models: Sequence[ModelRecord], unit_price: TokenAmount) -> dict[str, object]:
+    """Return what models cost at a unit price."""
+    return {"unit_price": str(unit_price), "data": [price_body(model, unit_price) for model in models]}
 
 
 def price_body(model: ModelRecord, unit_price: TokenAmount) -> dict[str, object]:

@@ -7,7 +7,7 @@ from eth_utils.address import is_checksum_address
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from contracts.bindings import model_registry
-from node.amounts import tokens_to_amount
+from node.amounts import amount_to_tokens, tokens_to_amount
 from node.chain.deployment import Governance, NetworkPlan, Penalty
 from node.protocol.identifiers import Address, BlockNumber, TokenAmount
 from node.protocol.records import EpochParameters
@@ -83,14 +83,14 @@ class _Plan(_Section):
     treasury: Account
     genesis_group: dict[Account, Weight] = Field(min_length=1)
     parameters: _Parameters
+    min_collateral: Amount
     unbonding_seconds: int = Field(default=21 * DAY_SECONDS, ge=0)
     unlock_seconds: int = Field(default=DAY_SECONDS, ge=0)
-    min_collateral: Amount = 0
     vesting_seconds: int = Field(default=0, ge=0)
     answer_blocks: int = Field(default=300, ge=1)
     dispute_blocks: int = Field(default=100, ge=0)
     verdict_blocks: int = Field(default=1000, ge=0)
-    fraud_penalty: _Penalty = _Penalty(per_mille=500, barred_epochs=720)
+    fraud_penalty: _Penalty = _Penalty(per_mille=1000, barred_epochs=720)
     downtime_penalty: _Penalty = _Penalty(per_mille=10, barred_epochs=1)
     governance: _Governance | None = None
 
@@ -119,6 +119,17 @@ def read_plan(path: Path, genesis_models: tuple[model_registry.ModelImport, ...]
         raise PlanError(f"{path} is not a plan: {faults}") from error
     except (OSError, ValueError) as error:
         raise PlanError(f"{path} is not a plan: {error}") from error
+
+
+def cost_of_fraud(plan: NetworkPlan) -> str:
+    """Return what the deployer is told of what fraud costs: with nothing to lose, most cheats pay."""
+    burned = plan.min_collateral * plan.fraud_penalty.per_mille // 1000
+    if not burned:
+        return (
+            "Warning: with this plan fraud costs nothing but an account, and most cheats pay (docs/soundness.md). Set "
+            "min_collateral, and fraud_penalty.per_mille above 0, unless you trust all participants"
+        )
+    return f"Fraud costs {amount_to_tokens(burned)} tokens of collateral: docs/economics.md says how much it has to be"
 
 
 def _to_plan(plan: _Plan, genesis_models: tuple[model_registry.ModelImport, ...]) -> NetworkPlan:

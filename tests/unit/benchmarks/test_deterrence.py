@@ -1,13 +1,18 @@
 """docs/economics.md says what its arithmetic gives: a table that is only remembered would deter nobody."""
 
+import json
 import random
+import re
 from pathlib import Path
 
 import pytest
 
 from benchmarks.cheats import (
+    BARRED_EPOCHS,
+    COLLATERAL,
     FAKED_SHARES,
     FEES,
+    FRAUD_BURNS,
     FRAUD_COST,
     HIDDEN_SHARES,
     HIDERS,
@@ -44,6 +49,7 @@ from node.services.omission_watch import FOUND_PER_EXECUTOR_MAX
 
 ECONOMICS = Path(__file__).resolve().parents[3] / "docs" / "economics.md"
 SOUNDNESS = ECONOMICS.with_name("soundness.md")
+OPERATORS = ECONOMICS.with_name("operators.md")
 
 
 def in_the_text(row: str) -> bool:
@@ -197,8 +203,31 @@ def test_filling_its_book_never_halves_what_is_drawn_of_what_members_paid_for(ma
     assert padding(made_up, tokens).of_members >= padding(0, tokens).of_members / 2
 
 
-def test_a_batch_of_fakes_costs_thirty_times_what_it_would_earn() -> None:
+def test_a_batch_of_fakes_costs_thirty_times_what_it_would_earn_even_if_its_owner_comes_back_at_once() -> None:
     assert FRAUD_COST > 30 * REWARD
+    assert FRAUD_COST == COLLATERAL * FRAUD_BURNS + REWARD + FEES
+
+
+def test_the_cost_of_fraud_is_that_of_the_guide_s_plan() -> None:
+    plan = json.loads(re.findall(r"```json\n(.*?)```", OPERATORS.read_text("utf-8"), re.DOTALL)[0])
+    assert float(plan["min_collateral"]) == COLLATERAL
+    assert plan["fraud_penalty"] == {"per_mille": round(1000 * FRAUD_BURNS), "barred_epochs": BARRED_EPOCHS}
+    assert f"F = {FRAUD_COST:.0f} tokens" in SOUNDNESS.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("| all answers by another model, fewer layers, a small one scored", answering("", FEES, 0.999).expected),
+        ("| answers that an audit proves once in a hundred |", answering("", FEES, 0.01).expected),
+        ("| the same in one answer of a hundred |", occasional(0.01)),
+        ("| all nonces made up, copied", -FRAUD_COST),
+        ("| nonces by other weights", -FRAUD_COST),
+    ],
+)
+def test_the_table_of_cheats_says_what_the_arithmetic_gives(row: str, expected: float) -> None:
+    (line,) = [line for line in SOUNDNESS.read_text("utf-8").splitlines() if line.startswith(row)]
+    assert line.endswith(f"| {expected:+.0f} |".replace("-", "−"))
 
 
 def test_a_lazy_validator_saves_less_than_it_loses() -> None:

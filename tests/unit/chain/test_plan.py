@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from node.chain.plan import PlanError, read_plan
+from node.chain.plan import PlanError, cost_of_fraud, read_plan
 from tests.builders import account
 
 GUIDE = Path(__file__).resolve().parents[3] / "docs" / "operators.md"
@@ -34,15 +34,25 @@ def test_the_guides_example_is_a_plan(tmp_path: Path) -> None:
     assert plan.governance is not None
     assert plan.token_cap == 10_000_000 * 10**18
     assert len(plan.genesis_group) == 3
-    assert plan.fraud_penalty.per_mille == 500
+    assert plan.fraud_penalty.per_mille == 1000
+    assert cost_of_fraud(plan).startswith("Fraud costs 500 tokens")
 
 
 def test_what_the_guide_says_may_be_left_out_may_be(tmp_path: Path) -> None:
     whole = example()
-    kept = ("token_cap", "token_supply", "treasury", "genesis_group", "parameters")
+    kept = ("token_cap", "token_supply", "treasury", "genesis_group", "parameters", "min_collateral")
     plan = read_plan(written(tmp_path, {key: whole[key] for key in kept}))
     assert plan.governance is None
     assert plan.vesting_seconds == 0
+
+
+def test_the_collateral_that_deters_must_be_named_and_a_plan_without_any_is_warned_of(tmp_path: Path) -> None:
+    plan = example()
+    del plan["min_collateral"]
+    with pytest.raises(PlanError, match="min_collateral"):
+        read_plan(written(tmp_path, plan))
+    for change in ({"min_collateral": "0"}, {"fraud_penalty": {"per_mille": 0, "barred_epochs": 30}}):
+        assert cost_of_fraud(read_plan(written(tmp_path, {**example(), **change}))).startswith("Warning")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +63,7 @@ def test_what_the_guide_says_may_be_left_out_may_be(tmp_path: Path) -> None:
         ({"genesis_group": {}}, "genesis_group"),
         ({"genesis_group": {account(1): 0}}, "genesis_group"),
         ({"min_colateral": "1"}, "min_colateral"),
+        ({"min_collateral": 500}, "min_collateral"),
         ({"fraud_penalty": {"per_mille": 1001, "barred_epochs": 0}}, "fraud_penalty.per_mille"),
         ({"verdict_blocks": 7200 * 14}, "forgotten"),
     ],
