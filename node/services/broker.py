@@ -40,6 +40,7 @@ PATIENCE_SECONDS_MAX = 9.0
 """A request that waited so long, against all estimates, is sent away before its gateway loses patience."""
 BACKGROUND_PLACES = 4
 """Questions in the background at once: those that mining or validating has on its way, and one of an audit."""
+BACKGROUND_PLACES_BESIDE_USERS = 1
 BACKGROUND_PATIENCE_SECONDS = 2.0
 """How long background work stands back for waiting users, at each of its leases: an epoch's work has a deadline."""
 PREFIX_BLOCKS_KEPT_MAX = 8192
@@ -196,6 +197,10 @@ class Broker:
             for node in self._nodes
         )
 
+    def serves_users(self, node_id: NodeId) -> bool:
+        """Whether requests of users run on a node."""
+        return bool(self._node(node_id).leases)
+
     def ready_engine(self, model_id: ModelId, avoid: Collection[NodeId] = ()) -> Engine | None:
         """Return an engine that has the model ready, the least busy: to tokenize, which needs no lease."""
         ready = [node for node in self._ready(model_id) if node.engine.node_id not in avoid]
@@ -261,13 +266,16 @@ class Broker:
                 self._release(model_id, waiter.lease, payer)
 
     @asynccontextmanager
-    async def lease_background(self, node_id: NodeId) -> AsyncIterator[Engine]:
-        """Hold one of a node's places for background work; stand back for a moment while users wait."""
-        node = next(node for node in self._nodes if node.engine.node_id == node_id)
-        with trio.move_on_after(BACKGROUND_PATIENCE_SECONDS):
+    async def lease_background(self, node_id: NodeId, *, stands_back: bool = True) -> AsyncIterator[Engine]:
+        """Hold one of a node's places for background work; stand back for a moment while users wait.
+
+        Beside users there is one such place. Work in several portions stands back before the first.
+        """
+        node = self._node(node_id)
+        with trio.move_on_after(BACKGROUND_PATIENCE_SECONDS if stands_back else 0.0):
             while any(map(len, self._lines.values())):
                 await self._changed.wait()
-        while node.background >= BACKGROUND_PLACES:
+        while node.background >= (BACKGROUND_PLACES_BESIDE_USERS if node.leases else BACKGROUND_PLACES):
             await self._changed.wait()
         node.background += 1
         try:
@@ -275,6 +283,9 @@ class Broker:
         finally:
             node.background -= 1
             self._wake()
+
+    def _node(self, node_id: NodeId) -> _Node:
+        return next(node for node in self._nodes if node.engine.node_id == node_id)
 
     async def _until_called(self, waiter: _Waiter, model_id: ModelId) -> None:
         with trio.move_on_after(PATIENCE_SECONDS_MAX) as patience:

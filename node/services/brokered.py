@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import trio
+
 from node.ports import (
     CallFailedError,
     ChatMessage,
@@ -17,6 +19,7 @@ from node.ports import (
 from node.protocol.draws import Drawn, Prefill
 from node.protocol.identifiers import ModelId, NodeId
 from node.services.broker import Broker
+from node.services.portions import Portion
 
 OWN = "own"
 """Whose requests these are, for the line's fairness: this node's own duties, together one payer among others."""
@@ -28,6 +31,7 @@ class BrokeredEngine:
     def __init__(self, engine: Engine, broker: Broker) -> None:
         self._engine = engine
         self._broker = broker
+        self._portion = Portion()
 
     @property
     def node_id(self) -> NodeId:
@@ -79,9 +83,18 @@ class BrokeredEngine:
             raise EngineFailedError(str(error)) from error
 
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
-        """Log-probabilities of the prompts' tokens, as background work."""
-        async with self._broker.lease_background(self.node_id) as engine:
-            return await engine.prompt_logprobs(prompts, priority=priority)
+        """Log-probabilities of the prompts' tokens, as background work: all at once, or in portions beside users."""
+        rows: list[list[float]] = []
+        while len(rows) < len(prompts):
+            async with self._broker.lease_background(self.node_id, stands_back=not rows) as engine:
+                left = prompts[len(rows) :]
+                if not self._broker.serves_users(self.node_id):
+                    return rows + await engine.prompt_logprobs(left, priority=priority)
+                portion = left[: self._portion.prompts]
+                began = trio.current_time()
+                rows += await engine.prompt_logprobs(portion, priority=priority)
+                self._portion.took(len(portion), trio.current_time() - began)
+        return rows
 
     async def prefill(
         self, token_ids: Sequence[int], first: int, *, top: int, priority: int, drawn: Drawn | None = None

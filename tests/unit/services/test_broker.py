@@ -1,19 +1,20 @@
 """The broker at work: places are kept, nobody waits in vain, and every place comes back."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 import trio
 
-from netsim.engine import SimulatedEngine
+from netsim.engine import PROMPTS_PER_SECOND, SimulatedEngine
 from netsim.scenario import MODEL_ID
 from node.ports import CallFailedError, GenerationRequest
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.sampling import SamplingParameters
-from node.services.broker import BACKGROUND_PATIENCE_SECONDS, WAIT_SECONDS_MAX, Broker, Lease
+from node.services.broker import BACKGROUND_PATIENCE_SECONDS, BACKGROUND_PLACES, WAIT_SECONDS_MAX, Broker, Lease
 from node.services.brokered import brokered
+from node.services.portions import PORTION_SECONDS, PROMPTS_FIRST
 from node.services.refusals import retry_after_seconds
 
 PROMPT = tuple(range(40))
@@ -229,9 +230,85 @@ async def test_background_work_has_few_places(autojump_clock: object) -> None:
     (engine,) = brokered(nodes, broker)
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
-        for _ in range(6):
+        for _ in range(2 * BACKGROUND_PLACES):
             nursery.start_soon(partial(engine.prompt_logprobs, [PROMPT] * 300, priority=10))
-    assert trio.current_time() - began == pytest.approx(3, abs=0.1)  # two at a time, a second each
+    assert trio.current_time() - began == pytest.approx(
+        2, abs=0.1
+    )  # as many at a time as there are places, a second each
+
+
+class Watched(SimulatedEngine):
+    """Notes what it is asked in the background: how many prompts, and how many questions at once."""
+
+    asked: list[int]
+    at_work = most_at_work = 0
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        self.asked.append(len(prompts))
+        self.at_work += 1
+        self.most_at_work = max(self.most_at_work, self.at_work)
+        try:
+            return await super().prompt_logprobs(prompts, priority=priority)
+        finally:
+            self.at_work -= 1
+
+
+def watched() -> Watched:
+    engine = Watched(NodeId("node-0"), MODEL_ID, "honest", 0.0, 0)
+    engine.asked = []
+    return engine
+
+
+async def test_beside_users_background_work_goes_on_in_portions_one_at_a_time(autojump_clock: object) -> None:
+    node = watched()
+    broker = Broker([node])
+    (engine,) = brokered([node], broker)
+    prompts = [tuple(range(number, number + 40)) for number in range(60)]
+    alone = await engine.prompt_logprobs(prompts, priority=10)
+    assert node.asked == [60]
+
+    async def ask() -> None:
+        assert await engine.prompt_logprobs(prompts, priority=10) == alone  # all of them, in their order
+
+    node.asked.clear()
+    async with leased(broker), trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask)
+    assert sum(node.asked) == 3 * len(prompts)
+    assert node.most_at_work == 1
+    fitting = round(PORTION_SECONDS * PROMPTS_PER_SECOND)
+    assert node.asked[0] == PROMPTS_FIRST
+    assert node.asked.count(fitting) >= len(node.asked) - 6  # but for the first ones and the rests
+    assert max(node.asked) <= fitting
+
+
+async def test_what_is_left_when_users_are_gone_is_asked_at_once(autojump_clock: object) -> None:
+    node = watched()
+    broker = Broker([node])
+    (engine,) = brokered([node], broker)
+    async with trio.open_nursery() as nursery:
+        async with leased(broker):
+            nursery.start_soon(partial(engine.prompt_logprobs, [PROMPT] * 100, priority=10))
+            await trio.sleep(PORTION_SECONDS * 3.5)
+        assert 0 < sum(node.asked) < 50
+        before = len(node.asked)
+    assert len(node.asked) == before + 1
+    assert sum(node.asked) == 100
+
+
+async def test_of_several_portions_only_the_first_stands_back_while_users_wait(autojump_clock: object) -> None:
+    node = watched()
+    broker = Broker([node], {NodeId("node-0"): 1})
+    (engine,) = brokered([node], broker)
+    done: list[str] = []
+    async with trio.open_nursery() as nursery:
+        for number in range(2):
+            nursery.start_soon(partial(work, broker, f"payer {number}", done, 5.0))
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        await engine.prompt_logprobs([PROMPT] * 60, priority=10)
+        assert trio.current_time() - began < BACKGROUND_PATIENCE_SECONDS + 1
+        assert len(node.asked) > 1
 
 
 async def test_what_other_services_generate_counts_as_load(autojump_clock: object) -> None:
