@@ -27,7 +27,8 @@ from node.models.registry import write_export
 from node.models.states import ModelStatus, ModelType
 from node.models.tokens import ApiRole, add_api_token, read_api_tokens, remove_api_token, write_hub_token
 from node.private_files import PrivateFileError
-from node.settings import ModelSettings, Settings, SettingsError, load_settings
+from node.settings import Settings, SettingsError, load_settings
+from node.settings.sections.models import ModelSettings
 
 WAIT_SECONDS_MAX = 30 * 86400.0
 """A download takes as long as it takes; the daemon ends it, not the command line."""
