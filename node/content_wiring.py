@@ -9,7 +9,7 @@ from node.models.content_tokens import read_gateway_token, read_provider_tokens
 from node.network.adapter import LibP2PNetwork
 from node.network.gateway_lookup import GatewayLookup
 from node.settings import Settings
-from node.settings.schema import ContentSettings
+from node.settings.sections.content import ContentSettings
 from p2p.content.gateway.admission import GatewayLimits
 from p2p.content.more_sources import FindGateways
 from p2p.content.source import BlockSource

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from node.audit_wiring import add_auditing
 from node.control.audit_methods import audit_method_table
@@ -13,6 +14,7 @@ from node.operations.poc import DaemonPocOperations
 from node.operations.rewards import DaemonRewardOperations
 from node.ports import Chain, Content, Network
 from node.services.brokered import BrokeredEngine
+from node.services.calibration_notices import log_void_calibrations
 from node.services.epochs import EpochBook
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
@@ -63,6 +65,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     """
     chain, network, content, store = parts.chain, parts.network, parts.content, parts.store
     slots = parts.slots
+    supervisor.add("calibrations", partial(log_void_calibrations, chain))
     forming = FormingService(chain, network, content, store, parts.presence, parts.epochs, slots, parts.router)
     supervisor.add("forming", forming.run)
     objecting = ObjectingService(

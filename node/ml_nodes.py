@@ -21,7 +21,7 @@ from node.protocol.records import MLNodeRegistration
 from node.services.broker import PLACES_DEFAULT
 from node.services.epochs import EpochBook
 from node.settings import SettingsError
-from node.settings.schema import EngineSettings
+from node.settings.sections.engines import EngineSettings
 
 API_KEY_CHARACTERS_MAX = 4096
 TEXT_HARDWARE = "text only"

@@ -15,7 +15,7 @@ from node.protocol.records import ModelRecord
 from node.services.asking import Asker
 from node.services.prompt_desk import PromptDesk
 from node.settings import Role, Settings, SettingsError
-from node.settings.schema import ApiSettings
+from node.settings.sections.api import ApiSettings
 from node.store.database import Database
 from node.store.key_spending import KeySpending
 

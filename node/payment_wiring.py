@@ -9,7 +9,8 @@ from node.services.payments import PayerBook
 from node.services.redeem_policy import RedeemPolicy
 from node.services.redeeming import RedeemingService
 from node.services.settling import SettlingService
-from node.settings import PaymentSettings, Settings
+from node.settings import Settings
+from node.settings.sections.payments import PaymentSettings
 from node.store.books import Books
 from node.supervisor import Supervisor
 

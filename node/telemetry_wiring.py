@@ -18,7 +18,7 @@ from node.control.views import EarningsView, EpochView, StatusView, View
 from node.services.answer_cache import AnswerCache
 from node.services.broker import Broker
 from node.services.gateway import Gateway
-from node.settings.schema import MetricsSettings
+from node.settings.sections.metrics import MetricsSettings
 from node.supervisor import Supervisor
 from node.telemetry.families import (
     alert_families,

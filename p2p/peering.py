@@ -8,12 +8,13 @@ import structlog
 import trio
 from pydantic_core import from_json
 
+from p2p.call_errors import CallError
+from p2p.calls import CallEnd
 from p2p.discovery.addresses import AddressError, PeerAddress, Reach, parse_address, reach_of, worth_telling
 from p2p.discovery.connections import remote_ip
 from p2p.discovery.dialer import Dialer, DialError
 from p2p.discovery.peerbook import Origin, PeerBook
 from p2p.host import listening_addresses
-from p2p.session import CallEnd, CallError
 from p2p.standing import Standing
 from p2p.streams import Streams
 

@@ -7,23 +7,23 @@ blamed and the session ends; a ping that is not answered ends it too.
 
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 import trio
 
+from p2p.call_errors import CallError, find_error, is_due_to
+from p2p.calls import CallEnd, Handler
 from p2p.combining_writer import CombiningWriter, WriteFailedError
 from p2p.credit import (
     ALL_HELD_BYTES_MAX,
-    CHUNK_COST_BYTES,
     SESSION_HELD_BYTES_MAX,
     CreditError,
     HeldBytes,
     ReceiveCredit,
-    SendCredit,
     chunk_cost,
 )
 from p2p.frames import (
@@ -58,152 +58,6 @@ ANSWERS_MAX = 1024
 HANDLER_SECONDS_MAX = 3600.0
 """Of a call without a deadline, or with a later one."""
 CALL_NUMBER_MAX = 2**32 - 1
-
-ErrorKind = TypeVar("ErrorKind", bound=Exception)
-
-
-class CallError(Exception):
-    """A call failed: `code` is a word of the peer's, or one of those below.
-
-    `unreachable`, `lost`, `deadline`, `busy`, `no-method`, `overload`, `cancelled`, `unsupported-version`.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-        self.message = message
-
-
-def find_error(error: BaseException, kind: type[ErrorKind]) -> ErrorKind | None:
-    """Return the error of `kind` that `error` is, or that a group is full of: handlers with a nursery raise groups."""
-    if isinstance(error, kind):
-        return error
-    if not isinstance(error, BaseExceptionGroup):
-        return None
-    found = [find_error(inner, kind) for inner in error.exceptions]
-    return found[0] if all(inner is not None for inner in found) else None
-
-
-def is_due_to(error: BaseException, cause: BaseException) -> bool:
-    """Whether `error` is `cause`, was raised because of it, or is a group of nothing else."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(is_due_to(inner, cause) for inner in error.exceptions)
-    seen: BaseException | None = error
-    while seen is not None and seen is not cause:
-        seen = seen.__cause__
-    return seen is cause
-
-
-@dataclass(eq=False)
-class CallEnd:
-    """One end of a call."""
-
-    session: "Session"
-    number: int
-    peer_id: str
-    payload: bytes
-    sending: SendCredit = field(default_factory=SendCredit)
-    receiving: ReceiveCredit = field(default_factory=ReceiveCredit)
-    error: CallError | None = None
-    ended: bool = False
-    """Nothing more comes from the other end."""
-    cancel_scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    take_now: Callable[[bytes], bool] | None = None
-    """Offered each chunk that comes while `receive` waits: whether it took it. It neither waits nor raises. To wake a
-    task for each of many small chunks costs more than they do."""
-    _unread: deque[bytes] = field(default_factory=deque)
-    _senders: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
-    _receivers: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
-    _is_awaited: bool = False
-    """Whether the receiver waits, and so has all that came before. One that a cancellation has woken counts as waiting
-    until it runs."""
-
-    async def send(self, data: bytes) -> None:
-        """Send a chunk; waits for credit. Raises CallError."""
-        while not self.sending.may_send and not self.ended:
-            await self._senders.park()
-        if self.ended:
-            raise self.error or CallError("lost", "the call has ended")
-        self.sending.spend(chunk_cost(data))
-        await self.session.write(Frame(Kind.DATA, self.number, data))
-
-    @property
-    def may_send_now(self) -> bool:
-        """Whether a chunk can be sent without waiting."""
-        return self.sending.left > 0 and not self.ended and self.session.may_write_soon
-
-    def send_now(self, data: bytes) -> None:
-        """Send a chunk without waiting. Only while `may_send_now`; if the connection is lost, the next call tells."""
-        self.sending.spend(chunk_cost(data))
-        self.session.write_soon(self.number, data)
-
-    async def receive(self) -> bytes:
-        """Return the next chunk; trio.EndOfChannel at the normal end, CallError otherwise. For one task."""
-        if self._unread or self.ended:
-            await trio.lowlevel.checkpoint()  # else it waits below, which is one
-        while not self._unread:
-            if self.ended:
-                raise self.error or trio.EndOfChannel
-            self._is_awaited = True
-            try:
-                await self._receivers.park()
-            finally:
-                self._is_awaited = False
-        data = self._unread.popleft()
-        cost = chunk_cost(data)
-        self.session.held.release(cost)
-        self._give_credit(cost)
-        return data
-
-    def add_credit(self, granted: int) -> None:
-        """The other end took chunks. Raises CreditError."""
-        self.sending.add(granted)
-        self._senders.unpark_all()
-
-    def deliver(self, data: bytes) -> bool:
-        """A chunk has arrived; return whether it could be held. Raises CreditError if it had no credit."""
-        cost = len(data) + CHUNK_COST_BYTES
-        self.receiving.arrive(cost)
-        if self._is_awaited and self.take_now is not None and self._is_taken(self.take_now, data):
-            self._give_credit(cost)
-            return True
-        if not self.session.held.hold(cost):
-            return False
-        self._unread.append(data)
-        self._is_awaited = False  # the receiver is woken, but has not run yet: what comes now is behind this chunk
-        self._receivers.unpark_all()
-        return True
-
-    def finish(self, error: CallError | None) -> None:
-        """Nothing more will come from the other end."""
-        if not self.ended:
-            self.ended, self.error = True, error
-            self._senders.unpark_all()
-            self._receivers.unpark_all()
-
-    def discard(self) -> None:
-        """Nobody reads what has arrived."""
-        self.session.held.release(sum(chunk_cost(data) for data in self._unread))
-        self._unread.clear()
-
-    def _is_taken(self, take_now: Callable[[bytes], bool], data: bytes) -> bool:
-        """Whether `take_now` took a chunk. Only while a receiver waits, who so has all chunks before it."""
-        try:
-            return take_now(data)
-        except Exception as error:  # a fault of ours with one call is not to end the others
-            log.error("a call failed by a fault of ours", peer=self.peer_id, reason=repr(error), exc_info=error)
-            self.take_now = None
-            self.finish(CallError("internal", "what came could not be taken"))
-            return True
-
-    def _give_credit(self, cost: int) -> None:
-        """A chunk was taken; tell the sender once that is worth a frame."""
-        granted = self.receiving.take(cost)
-        if granted and not self.ended:
-            self.session.grant(self.number, granted)
-
-
-Handler = Callable[[CallEnd], Awaitable[None]]
 
 
 @dataclass(slots=True)

@@ -10,9 +10,11 @@ import trio
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 
+from p2p.call_errors import CallError
+from p2p.calls import CallEnd, Handler
 from p2p.credit import ALL_HELD_BYTES_MAX, HeldBytes
 from p2p.repairs.negotiation import UnsupportedProtocolError
-from p2p.session import CallEnd, CallError, Handler, Served, Session
+from p2p.session import Served, Session
 from p2p.standing import Standing
 
 log = structlog.get_logger(__name__)

@@ -13,7 +13,7 @@ from node.control.key_views import KeysView, KeyView
 from node.dates import date_in_words
 from node.private_files import PrivateFileError
 from node.settings import SettingsError, load_settings
-from node.settings.schema import ApiSettings
+from node.settings.sections.api import ApiSettings
 
 SECONDS_PER_DAY = 86_400
 

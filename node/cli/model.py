@@ -1,15 +1,15 @@
-"""`quern model`: the models on this machine, and who may manage them. What the network registers is `quern models`."""
+"""`quern model`: the models on this machine. What the network registers is `quern models`."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from node.cli.calls import call_daemon
+from node.cli.model_progress import ModelProgressBar
+from node.cli.model_source import request_of
+from node.cli.model_tokens import login, token
 from node.cli.options import CommandFailed, Target, target_options
 from node.cli.render import print_facts, print_json, print_table
 from node.control.model_views import (
@@ -25,13 +25,9 @@ from node.control.model_views import (
 from node.dates import date_in_words
 from node.models.registry import write_export
 from node.models.states import ModelStatus, ModelType
-from node.models.tokens import ApiRole, add_api_token, read_api_tokens, remove_api_token, write_hub_token
-from node.private_files import PrivateFileError
-from node.settings import ModelSettings, Settings, SettingsError, load_settings
 
 WAIT_SECONDS_MAX = 30 * 86400.0
 """A download takes as long as it takes; the daemon ends it, not the command line."""
-IPFS_PREFIXES = ("bafy", "bafk")
 BYTES_PER_UNIT = 1000
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -49,6 +45,10 @@ def model() -> None:
       quern model download Qwen/Qwen3-0.6B
       quern model verify huggingface/Qwen/Qwen3-0.6B
     """
+
+
+model.add_command(login)
+model.add_command(token)
 
 
 @model.command("list")
@@ -159,7 +159,7 @@ def download(
     request |= {name: list(value) for name, value in (("include", include), ("exclude", exclude)) if value}
     params = {"request": request, "wait": not no_wait}
     quiet = target.as_json or no_wait
-    with _Bar("downloading", shown=not quiet) as bar:
+    with ModelProgressBar("downloading", shown=not quiet) as bar:
         view = call_daemon(
             target,
             "model_download",
@@ -303,7 +303,7 @@ def verify(target: Target, model_id: str) -> None:
     Example:
       quern model verify huggingface/Qwen/Qwen3-0.6B
     """
-    with _Bar("reading", shown=not target.as_json) as bar:
+    with ModelProgressBar("reading", shown=not target.as_json) as bar:
         view = call_daemon(
             target,
             "model_verify",
@@ -362,153 +362,12 @@ def audit(target: Target, *, model_id: str | None, limit: int) -> None:
     )
 
 
-@model.command()
-@target_options
-def login(target: Target) -> None:
-    """Store the token that opens gated models on the Hub.
-
-    It is asked for, or read from standard input, and kept in a file that only you can read. The daemon uses it from
-    the next download on.
-
-    \b
-    Example:
-      quern model login < token.txt
-    """
-    file = _settings(target).hub_token_file
-    token = click.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
-    try:
-        write_hub_token(file, str(token).strip())
-    except (ValueError, PrivateFileError) as error:
-        raise CommandFailed(str(error), "Make one at https://huggingface.co/settings/tokens.") from error
-    click.echo(f"stored in {file}")
-
-
-@model.group()
-def token() -> None:
-    """Manage who may use the management API of models.
-
-    The API is off while there is no token; the first one needs a restart of the daemon.
-
-    \b
-    Examples:
-      quern model token add dashboard --role read-only
-      quern model token remove dashboard
-    """
-
-
-@token.command("add")
-@click.argument("name")
-@click.option(
-    "--role",
-    type=click.Choice([role.value for role in ApiRole]),
-    default=ApiRole.READ_ONLY.value,
-    show_default=True,
-    help="read-only looks, operator also downloads, admin also removes.",
-)
-@target_options
-def add_token(target: Target, name: str, *, role: str) -> None:
-    """Make a token and print it; it cannot be shown again.
-
-    \b
-    Example:
-      quern model token add dashboard --role read-only
-    """
-    try:
-        made = add_api_token(_settings(target).api_tokens_file, name, ApiRole(role))
-    except (ValueError, PrivateFileError) as error:
-        raise CommandFailed(str(error)) from error
-    click.echo(made)
-
-
-@token.command("list")
-@target_options
-def list_tokens(target: Target) -> None:
-    """List the names and roles of the tokens.
-
-    \b
-    Example:
-      quern model token list
-    """
-    try:
-        tokens = read_api_tokens(_settings(target).api_tokens_file)
-    except PrivateFileError as error:
-        raise CommandFailed(str(error)) from error
-    print_table(("NAME", "ROLE"), [(item.name, item.role.value) for item in tokens], empty="no tokens: the API is off")
-
-
-@token.command("remove")
-@click.argument("name")
-@target_options
-def remove_token(target: Target, name: str) -> None:
-    """Remove a token: it opens nothing any more.
-
-    \b
-    Example:
-      quern model token remove dashboard
-    """
-    try:
-        removed = remove_api_token(_settings(target).api_tokens_file, name)
-    except PrivateFileError as error:
-        raise CommandFailed(str(error)) from error
-    if not removed:
-        raise CommandFailed(f"there is no token named {name}", "See `quern model token list`.")
-    click.echo(f"{name} is removed")
-
-
-def request_of(source: tuple[str, ...], revision: str | None) -> dict[str, Any]:
-    """Return the request that SOURCE means: URLs, a directory, a CID, or a repository of the Hub."""
-    if all(item.startswith(("http://", "https://")) for item in source):
-        return {"source": "http", "files": [{"url": item} for item in source]}
-    if len(source) > 1:
-        raise CommandFailed("several sources are only taken if all are URLs", "Give one at a time.")
-    [only] = source
-    if only.startswith((".", "/", "~")):
-        return {"source": "directory", "directory": str(Path(only).expanduser().resolve())}
-    if only.removeprefix("ipfs/").startswith(IPFS_PREFIXES) and "/" not in only.removeprefix("ipfs/"):
-        return {"source": "ipfs", "cid": only.removeprefix("ipfs/")}
-    request = {"source": "hub", "repo": only.removeprefix("huggingface/")}
-    return request if revision is None else {**request, "revision": revision}
-
-
 def size_in_words(count: int) -> str:
     """Return a number of bytes as `1.5 GB`."""
     size, unit = float(count), 0
     while size >= BYTES_PER_UNIT and unit < len(UNITS) - 1:
         size, unit = size / BYTES_PER_UNIT, unit + 1
     return f"{count} B" if unit == 0 else f"{size:.1f} {UNITS[unit]}"
-
-
-class _Bar:
-    """A bar on standard error, for as long as the context lasts; lines of text where that is no terminal."""
-
-    def __init__(self, title: str, *, shown: bool) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not (shown and sys.stderr.isatty()),
-        )
-        self._task = self._progress.add_task(title, total=None)
-        self._lines = shown and not sys.stderr.isatty()
-        self._told = ""
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    async def on_event(self, event: Mapping[str, Any]) -> None:
-        """Show how far it is."""
-        done, total, message = int(event["bytes_done"]), int(event["bytes_total"]), str(event.get("message", ""))
-        self._progress.update(self._task, completed=done, total=total or None, description=message[:60] or None)
-        if self._lines and message and message != self._told:
-            self._told = message
-            click.echo(message, err=True)
 
 
 def _pin(target: Target, model_id: str, *, pinned: bool) -> None:
@@ -522,12 +381,3 @@ def _pin(target: Target, model_id: str, *, pinned: bool) -> None:
 def _marks(item: LocalModelView) -> str:
     marks = [word for word, holds in (("pinned", item.pinned), ("loaded", item.loaded)) if holds]
     return ", ".join(marks) or item.reason[:60]
-
-
-def _settings(target: Target) -> ModelSettings:
-    """Return where the daemon's files of tokens are: they are written here, so that no token passes the socket."""
-    try:
-        settings: Settings = load_settings(target.settings_file)
-    except SettingsError as error:
-        raise CommandFailed(str(error)) from error
-    return settings.models

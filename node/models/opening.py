@@ -14,7 +14,7 @@ from node.models.sources import SourceContext
 from node.models.storage import ModelStorage
 from node.models.tokens import read_hub_token
 from node.ports import WallClock
-from node.settings.schema import ModelSettings
+from node.settings.sections.models import ModelSettings
 from node.store.database import Database
 from node.store.model_tables import ModelTables
 

@@ -20,12 +20,13 @@ from node.protocol.messages import (
     unseal,
 )
 from node.protocol.signatures import DigestSigner
+from p2p.call_errors import CallError, find_error
+from p2p.calls import CallEnd
 from p2p.discovery.service import Discovery, DiscoveryOptions
 from p2p.gossip import Gossip, GossipMetrics, Verdict, open_gossip
 from p2p.host import listening_addresses, open_host
 from p2p.identity import Identity
 from p2p.peering import Peering
-from p2p.session import CallEnd, CallError, find_error
 from p2p.standing import Standing
 from p2p.streams import Streams
 

@@ -1,6 +1,7 @@
 """What of discovery the settings switch on."""
 
-from node.settings.schema import Role, Settings
+from node.settings.schema import Settings
+from node.settings.sections.node import Role
 from p2p.discovery.addresses import surroundings_of
 from p2p.discovery.service import DhtMode, DiscoveryOptions
 

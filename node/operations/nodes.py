@@ -10,7 +10,7 @@ from node.control.node_views import NodesView, NodeView
 from node.engine.adapter import EngineNode
 from node.ports import Chain
 from node.protocol.identifiers import NodeId
-from node.settings.schema import EngineSettings
+from node.settings.sections.engines import EngineSettings
 
 log = structlog.get_logger(__name__)
 

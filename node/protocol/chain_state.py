@@ -8,7 +8,6 @@ participants, their collateral and what they claimed with registrations; channel
 one an epoch, of which equal groups are held once.
 """
 
-import contextlib
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -136,6 +135,8 @@ class ChainState:
     models: dict[ModelId, ModelRecord] = field(default_factory=dict)
     calibrations: dict[ModelId, Calibration] = field(default_factory=dict)
     """Of the models' current versions, as far as they have one that can be read."""
+    void_calibrations: dict[ModelId, str] = field(default_factory=dict)
+    """Why one of a model's current version counts as none: it cannot be read, or is of something else."""
     participants: dict[Address, ParticipantRecord] = field(default_factory=dict)
     """Those whose peer key consented to the binding. All others are not there, whatever the registry says."""
     collateral: dict[Address, CollateralState] = field(default_factory=dict)
@@ -259,10 +260,13 @@ class ChainState:
     def _apply_registry(self, body: RegistryEvent, block: BlockNumber) -> None:
         match body:
             case ModelRecorded(record):
+                before = self.models.get(record.model_id)
                 self.models[record.model_id] = record
                 calibration = self.calibrations.get(record.model_id)
                 if calibration is not None and calibration.model_version != record.version:
                     del self.calibrations[record.model_id]  # it was measured with other weights
+                if before is not None and before.version != record.version:
+                    self.void_calibrations.pop(record.model_id, None)
             case ModelCalibrated():
                 self._calibrate(body)
             case ParticipantRegistered(participant, peer_id, consented):
@@ -286,10 +290,19 @@ class ChainState:
     def _calibrate(self, body: ModelCalibrated) -> None:
         """Keep a calibration that is one; the registry takes any bytes, and wrong ones count as none."""
         self.calibrations.pop(body.model_id, None)
-        with contextlib.suppress(CalibrationError):
+        self.void_calibrations.pop(body.model_id, None)
+        if not body.calibration:
+            return  # it is taken back
+        try:
             calibration = parse_calibration(body.calibration)
-            if (calibration.model_id, calibration.model_version) == (body.model_id, body.version):
-                self.calibrations[body.model_id] = calibration
+        except CalibrationError as error:
+            self.void_calibrations[body.model_id] = str(error)
+            return
+        if (calibration.model_id, calibration.model_version) == (body.model_id, body.version):
+            self.calibrations[body.model_id] = calibration
+        else:
+            found = f"version {calibration.model_version} of {calibration.model_id}"
+            self.void_calibrations[body.model_id] = f"it is of {found}, not of version {body.version}"
 
     def _apply_collateral(self, body: CollateralEvent) -> None:
         match body:

@@ -436,7 +436,7 @@ class AuditingService:
         self._votes.write()
         band = work.band_of(task.executor, receipt.node_id, receipt.model_id)
         async with self._reading:
-            figures = await _read(engine, evidence, band, work.seed, is_judged_again=task.draw == REJUDGED)
+            figures = await _read(engine, model, evidence, band, work.seed, is_judged_again=task.draw == REJUDGED)
         if isinstance(figures, str):
             return replace(named, reason=figures)
         if figures is None:
@@ -503,12 +503,18 @@ def _is_readable(evidence: AuditEvidence, model: ModelRecord, vocabulary_size: i
 
 
 async def _read(
-    engine: CheckingEngine, evidence: AuditEvidence, band: HonestBand, seed: Hash32, *, is_judged_again: bool
+    engine: CheckingEngine,
+    model: ModelRecord,
+    evidence: AuditEvidence,
+    band: HonestBand,
+    seed: Hash32,
+    *,
+    is_judged_again: bool,
 ) -> AuditFigures | str | None:
     """Return the figures of an answer; of vectors some by the `seed` of the epoch's draws, more if it is judged
     again. None if the engine fails, a code if they are of other inputs than were asked for."""
     if not evidence.signed.receipt.vectors:
-        return None if evidence.kept is None else await read_figures(engine, evidence.kept, band)
+        return None if evidence.kept is None else await read_figures(engine, evidence.kept, band, model.context_length)
     if evidence.vectors is None or not isinstance(engine, EmbeddingEngine):
         return None
     count = INPUTS_JUDGED_AGAIN_MAX if is_judged_again else INPUTS_JUDGED_MAX
@@ -519,14 +525,21 @@ async def _read(
     return await read_vector_figures(engine, evidence.vectors, places, band.poc_distance_max)
 
 
-async def read_figures(engine: CheckingEngine, kept: KeptAnswer, band: HonestBand) -> AuditFigures | None:
+async def read_figures(
+    engine: CheckingEngine, kept: KeptAnswer, band: HonestBand, context_length: int
+) -> AuditFigures | None:
     """Return the figures of an answer, of a very long one those of its beginning; None if the engine fails.
 
-    They are to be judged by `band`: with the rule's winners if it was measured with them, and else without.
+    An engine refuses what leaves no room in the context for a token of its own. Of an answer that fills the context, or
+    is longer, what can be read is judged: else any could escape by its length. The figures are to be judged by `band`:
+    with the rule's winners if it was measured with them, and else without.
     """
     answer = kept.answer
     drawn = Drawn(answer.seed, answer.sampling) if band.knows_winners else None
-    first, tokens = len(answer.prompt_ids), answer.output_ids[:AUDIT_TOKENS_MAX]
+    first = len(answer.prompt_ids)
+    tokens = answer.output_ids[: max(0, min(AUDIT_TOKENS_MAX, context_length - 1 - first))]
+    if not tokens:
+        return None
     for _ in range(ENGINE_TRIES):
         try:
             prefills = await engine.prefill(

@@ -148,7 +148,7 @@ class DecoyService:
             return
         kept = kept_answer(answer)
         band = bands_of(self._chain.state, group)(receipt.executor, receipt.node_id, model_id)
-        figures = await read_figures(engine, kept, band)
+        figures = await read_figures(engine, kept, band, model.context_length)
         if figures is None:
             return
         verdict, reason = judge_figures(figures, band)

@@ -10,7 +10,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from node.settings.loading import section_type
-from node.settings.schema import Section, Settings
+from node.settings.schema import Settings
+from node.settings.section import Section
 
 HEADER = """\
 # Settings of a Quern daemon. Each key is shown with its default; take away the `#` before a key to change it.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from node.engine.adapter import EngineNode
-from node.ports import GenerationRequest
+from node.ports import EngineRefusedError, GenerationRequest
 from node.protocol.audits import ClaimedLogprobs, answer_figures, judge_figures
 from node.protocol.calibration import default_band
 from node.protocol.claims import claims_of
@@ -15,6 +15,7 @@ from node.protocol.sampling import SamplingParameters, TokenLogprobs
 from node.protocol.verdicts import Verdict
 from node.services.receipt_tokens import CANDIDATES
 from tests.builders import model
+from tests.integration.engine.shared import MODEL
 from tests.integration.engine.test_verifiable_sampling import request
 from tests.integration.engine.test_vllm import ready_engine
 
@@ -85,6 +86,15 @@ async def test_answers_of_the_model_are_exact_and_lies_about_them_are_proven(tmp
         tokens, _ = await answered(engine, replace(short, prompt_ids=short.prompt_ids[4:]))
         truncated = await audited(engine, short, tokens)
         assert judge_figures(truncated, BAND)[0] is Verdict.INVALID
+        await reads_all_but_the_last_place(engine)
+
+
+async def reads_all_but_the_last_place(engine: EngineNode) -> None:
+    """Why audits do not read the last token of an answer that fills the context."""
+    filling = (5,) * MODEL.context_length
+    with pytest.raises(EngineRefusedError):
+        await engine.prefill(filling, 1, top=CANDIDATES, priority=10)
+    assert len(await engine.prefill(filling[:-1], 1, top=CANDIDATES, priority=10)) == len(filling) - 2
 
 
 def _shifted(entry: ClaimedLogprobs) -> tuple[tuple[int, int], ...]:

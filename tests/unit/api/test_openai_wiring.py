@@ -8,7 +8,8 @@ import pytest
 from node.api.keys import KeyLimits, add_api_key
 from node.openai_wiring import open_gatekeeper
 from node.settings import Settings, SettingsError
-from node.settings.schema import ApiSettings, NodeSettings, Role
+from node.settings.sections.api import ApiSettings
+from node.settings.sections.node import NodeSettings, Role
 from node.store.database import Database
 from tests.unit.api.canned_gateway import NOW, served
 from tests.unit.api.test_openai_hostile import BODY

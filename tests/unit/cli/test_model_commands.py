@@ -11,8 +11,7 @@ import trio
 from click.testing import CliRunner, Result
 
 from node.cli.main import quern
-from node.cli.model import request_of, size_in_words
-from node.cli.options import CommandFailed
+from node.cli.model import size_in_words
 from node.control.model_methods import model_method_table
 from node.control.server import serve_control
 from node.operations.models import DaemonModelOperations
@@ -135,17 +134,6 @@ def test_tokens_of_the_api_are_made_listed_and_removed(folder: Path) -> None:
     assert "dashboard" in listed and "operator" in listed and made not in listed
     done(folder, "token", "remove", "dashboard")
     assert run(folder, "token", "remove", "dashboard").exit_code == 1
-
-
-def test_a_source_means_what_it_looks_like(tmp_path: Path) -> None:
-    assert request_of(("owner/name",), None) == {"source": "hub", "repo": "owner/name"}
-    assert request_of(("owner/name",), "v1")["revision"] == "v1"
-    assert request_of((CID,), None) == {"source": "ipfs", "cid": CID}
-    assert request_of((ID,), None) == {"source": "ipfs", "cid": CID}
-    assert request_of((str(tmp_path),), None) == {"source": "directory", "directory": str(tmp_path)}
-    assert request_of(("https://h/a", "https://h/b"), None)["files"] == [{"url": "https://h/a"}, {"url": "https://h/b"}]
-    with pytest.raises(CommandFailed):
-        request_of(("owner/name", "https://h/b"), None)
 
 
 def test_sizes_are_said_in_words() -> None:

@@ -20,7 +20,7 @@ from node.engine.states import NodeState
 from node.engine.status import NodeStatus
 from node.operations.nodes import DaemonNodeOperations
 from node.protocol.identifiers import ModelId, NodeId
-from node.settings.schema import EngineSettings
+from node.settings.sections.engines import EngineSettings
 from tests.unit.control.canned import CannedOperations
 
 SERVING = NodeStatus(

@@ -12,7 +12,7 @@ from node.engine.hardware import detect_hardware
 from node.ml_nodes import REMOTE_HARDWARE, hardware_of, make_engine, registrations
 from node.private_files import PrivateFileError
 from node.settings import SettingsError
-from node.settings.schema import EngineSettings
+from node.settings.sections.engines import EngineSettings
 
 
 def settings(**values: Any) -> EngineSettings:

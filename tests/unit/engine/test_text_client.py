@@ -34,7 +34,7 @@ from node.services.checks import TOKEN_ID_MAX
 from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest
 from node.services.local_chat import LocalChat
-from node.settings.schema import EngineSettings
+from node.settings.sections.engines import EngineSettings
 from tests.builders import model
 from tests.unit.conformance.stand_ins import MODEL, MinerStandIn, VllmStandIn, running
 from tests.unit.services.serving_network import NODE, serving_network

@@ -10,6 +10,8 @@ import trio
 import trio.testing
 
 from p2p import session as session_module
+from p2p.call_errors import CallError
+from p2p.calls import CallEnd, Handler
 from p2p.credit import CALL_CREDIT_BYTES, HeldBytes
 from p2p.frames import (
     BODY_BYTES_MAX,
@@ -22,7 +24,7 @@ from p2p.frames import (
     open_body,
     read_fail_body,
 )
-from p2p.session import INBOUND_CALLS_MAX, CallEnd, CallError, Handler, Served, Session
+from p2p.session import INBOUND_CALLS_MAX, Served, Session
 from p2p.standing import Offence, Standing
 from tests.unit.p2p.pipes import PipeEnd, pipe
 

@@ -270,7 +270,22 @@ def test_the_newest_calibration_of_a_version_counts_and_falls_with_it() -> None:
 def test_bytes_that_are_no_calibration_of_the_version_count_as_none_and_replace_what_was() -> None:
     other = calibrated(1, model_id=ModelId("other")).calibration
     for wrong in (b"\x00", bytes(5000), calibrated(2).calibration, other):
-        assert not state_of(ModelRecorded(model()), calibrated(1), calibrated(1, wrong)).calibrations
+        state = state_of(ModelRecorded(model()), calibrated(1), calibrated(1, wrong))
+        assert not state.calibrations
+        assert state.void_calibrations.keys() == {TINY}
+
+
+@pytest.mark.parametrize(
+    "after",
+    [calibrated(1), calibrated(1, b""), ModelRecorded(replace(model(), version=2))],
+    ids=["a good one", "taken back", "a new version"],
+)
+def test_a_calibration_that_counts_as_none_is_remembered_until_it_is_not_there_any_more(after: EventBody) -> None:
+    void = (ModelRecorded(model()), calibrated(1, calibrated(2).calibration))
+    inactive = ModelRecorded(replace(model(), active=False))
+    assert state_of(*void).void_calibrations == {TINY: f"it is of version 2 of {TINY}, not of version 1"}
+    assert state_of(*void, inactive).void_calibrations.keys() == {TINY}
+    assert not state_of(*void, after).void_calibrations
 
 
 def test_a_group_freezes_the_calibrations_it_finds() -> None:

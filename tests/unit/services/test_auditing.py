@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -63,6 +63,8 @@ from tests.unit.protocol.test_sketches import DIMENSIONS, vector
 from tests.unit.services.test_slicing import Clock
 
 VOCABULARY = 100
+CONTEXT = 512
+"""Of the model."""
 
 
 class Engine:
@@ -239,9 +241,43 @@ async def test_of_a_very_long_answer_the_beginning_is_judged_so_that_its_vote_vo
     monkeypatch.setattr(auditing, "answer_figures", figures_of)
     kept = evidence_of(replace(ANSWER, output_ids=(4, 5, 6, 7))).kept
     assert kept is not None
-    figures = await read_figures(cast(Any, auditor.engine), kept, WIDEST_BAND)
+    figures = await read_figures(cast(Any, auditor.engine), kept, WIDEST_BAND, CONTEXT)
     assert figures == AuditFigures(2, 0, 0, 0, 0, 0, 0)
     assert auditor.engine.asked == [(*ANSWER.prompt_ids, 4, 5)]
+
+
+def engine_with(context: int, asked: list[tuple[int, ...]]) -> Callable[..., Awaitable[list[Prefill]]]:
+    """What an engine says to whom no token is likely, and which refuses what leaves no room for one of its own."""
+
+    async def prefill(token_ids: tuple[int, ...], first: int, **_options: object) -> list[Prefill]:
+        asked.append(token_ids)
+        if len(token_ids) >= context:
+            raise EngineRefusedError("longer than the context")
+        return [Prefill({token: -20.0, 0: -0.001}, 2) for token in token_ids[first:]]
+
+    return prefill
+
+
+@pytest.mark.parametrize(("context", "tokens"), [(8, 4), (7, 3), (6, 2), (4, 0), (3, 0), (2, 0)])
+async def test_of_an_answer_that_fills_the_context_or_more_what_an_engine_can_read_is_judged(
+    auditor: Auditor, context: int, tokens: int
+) -> None:
+    auditor.engine.prefill = engine_with(context, auditor.engine.asked)  # type: ignore[method-assign]
+    output = (4, 5, 6, 7)
+    kept = evidence_of(replace(ANSWER, output_ids=output)).kept
+    assert kept is not None
+    figures = await read_figures(cast(Any, auditor.engine), kept, WIDEST_BAND, context)
+    assert (figures.tokens if figures is not None else 0) == tokens
+    assert auditor.engine.asked == ([(*ANSWER.prompt_ids, *output[:tokens])] if tokens else [])
+
+
+@pytest.mark.parametrize("longer", [0, 1, CONTEXT])
+async def test_no_answer_escapes_its_audit_by_its_length(auditor: Auditor, longer: int) -> None:
+    auditor.engine.prefill = engine_with(CONTEXT, auditor.engine.asked)  # type: ignore[method-assign]
+    junk = (4,) * (CONTEXT - len(ANSWER.prompt_ids) + longer)
+    (vote,) = await auditor.votes_on(evidence_of(replace(ANSWER, output_ids=junk)))
+    assert vote.verdict is Verdict.INVALID
+    assert vote.figures.tokens == CONTEXT - len(ANSWER.prompt_ids) - 1
 
 
 @pytest.mark.parametrize("knows_winners", [True, False])
@@ -259,7 +295,8 @@ async def test_winners_are_asked_for_only_where_the_band_was_measured_with_them(
     auditor.engine.prefill = prefill  # type: ignore[method-assign]
     kept = evidence_of(ANSWER).kept
     assert kept is not None
-    assert await read_figures(cast(Any, auditor.engine), kept, replace(WIDEST_BAND, knows_winners=knows_winners))
+    band = replace(WIDEST_BAND, knows_winners=knows_winners)
+    assert await read_figures(cast(Any, auditor.engine), kept, band, CONTEXT)
     assert asked == [Drawn(ANSWER.seed, ANSWER.sampling) if knows_winners else None]
 
 

@@ -42,7 +42,7 @@ from node.services.frames import Prompt
 from node.services.gateway import ChatRequest, GatewayError
 from node.services.local_chat import LocalChat
 from node.services.trade import Counts
-from node.settings.schema import MetricsSettings
+from node.settings.sections.metrics import MetricsSettings
 from node.supervisor import Supervisor
 from node.telemetry.families import gauge
 from node.telemetry.gateway import MeasuredAsker, MeasuredVectors
