@@ -17,22 +17,10 @@ from typing import Protocol
 import structlog
 import trio
 
-from node.ports import (
-    BadContentError,
-    Chain,
-    Content,
-    ContentUnavailableError,
-    Network,
-    Store,
-)
+from node.ports import BadContentError, Chain, Content, ContentUnavailableError, Network, Store
 from node.protocol.asking import is_too_old
 from node.protocol.audit_bands import bands_of
-from node.protocol.audit_evidence import (
-    AuditEvidence,
-    are_names_short,
-    what_is_wrong,
-    without_surplus,
-)
+from node.protocol.audit_evidence import AuditEvidence, are_names_short, what_is_wrong, without_surplus
 from node.protocol.audit_outcomes import DRAWN_AGAIN, WITHHELD, BandOf
 from node.protocol.audit_sampling import drawn_rows_in_slices, own_draws_in_slices
 from node.protocol.audit_tasks import AuditTask, abstention, judged_again, task_order
