@@ -14,10 +14,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from node.engine.alerts import (
-    AlertHook,
-    no_alerts,
-)
+from node.engine.alerts import AlertHook, no_alerts
 from node.engine.arguments import EngineArgumentsError, merge_model_args, model_arguments, registry_arguments
 from node.engine.client import EngineClient
 from node.engine.endpoint import Endpoint
