@@ -12,9 +12,10 @@ from node.alerts.webhook import Origin, Webhook
 from node.chain.adapter import EvmChain
 from node.control.alert_methods import alert_method_table
 from node.control.methods import Method
-from node.engine.adapter import EngineNode, NodeState
+from node.engine.adapter import EngineNode
 from node.engine.alerts import ENGINE_RECOVERED, AlertHook
 from node.engine.endpoint import VLLM_API
+from node.engine.states import NodeState
 from node.network.adapter import LibP2PNetwork
 from node.operations.alerts import DaemonAlertOperations
 from node.ports import WallClock

@@ -19,7 +19,7 @@ from node.audit_wiring import make_receipt_book
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import EvmChain, open_chain
 from node.chain.addresses import read_deployment
-from node.chain.sender import GWEI
+from node.chain.fees import GWEI
 from node.content_wiring import content_exchange, content_host, gateway_finder
 from node.control.calibration_methods import calibration_method_table
 from node.control.chain_methods import chain_method_table

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import node
-from node.engine.adapter import EngineEnvironment, EngineNode
+from node.engine.adapter import EngineNode
 from node.engine.alerts import AlertHook, no_alerts
 from node.engine.arguments import OPERATOR_OPTIONS, merge_model_args, parse_options
 from node.engine.endpoint import VLLM_API, Endpoint, parse_endpoint
 from node.engine.hardware import detect_hardware
+from node.engine.running import EngineEnvironment
 from node.model_loader import ModelLoader
 from node.models.library import ModelLibrary
 from node.models.vault import ModelVault

@@ -24,8 +24,8 @@ from node.chain.account_lock import AccountInUseError
 from node.chain.accounts import LocalAccount
 from node.chain.adapter import WrongChainError, open_chain
 from node.chain.addresses import DeploymentFileError, read_deployment
+from node.chain.fees import GWEI
 from node.chain.rpc import RpcError, RpcUnavailableError
-from node.chain.sender import GWEI
 from node.chain.watcher import DeepReorganisationError, NoFinalityError
 from node.cli.progress import make_reporter
 from node.cli.render import print_table

@@ -18,10 +18,12 @@ from node.chain.action_encoder import ContractCall, SignedAction, encode_action,
 from node.chain.addresses import Deployment, followed_contracts
 from node.chain.endpoints import ChainIdentity, HealthLimits, WrongChainError
 from node.chain.event_decoder import EventDecoder
+from node.chain.fees import GWEI, MAX_FEE_GWEI_DEFAULT
+from node.chain.gas_reserve import GAS_RESERVE_WEI_DEFAULT
 from node.chain.parameters import from_parameters
 from node.chain.plain_posts import open_plain_posts
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hex_bytes, quantity
-from node.chain.sender import BUMP_SECONDS, GAS_RESERVE_WEI_DEFAULT, GWEI, MAX_FEE_GWEI_DEFAULT, Sender
+from node.chain.sender import BUMP_SECONDS, Sender
 from node.chain.watcher import Finality, Watcher
 from node.ports import ActionOutcome, Head, StageChange, WallClock
 from node.protocol.actions import OVERTAKEN, ChainAction, is_overtaken

@@ -14,8 +14,8 @@ import contracts
 from contracts.codec import creation_code, describe_revert
 from node.chain.accounts import LocalAccount
 from node.chain.deployment_journal import DeploymentJournal, JournalError, JournalStep
+from node.chain.fees import BUMP_PER_MILLE, gas_limit
 from node.chain.rpc import JsonRpc, RpcError, hex_bytes, quantity
-from node.chain.sender import BUMP_PER_MILLE, GAS_LIMIT_MAX, GAS_MARGIN_PER_MILLE
 from node.protocol.identifiers import Address, BlockNumber, Hash32
 
 RECEIPT_SECONDS_MAX = 120.0
@@ -234,7 +234,7 @@ async def _sign_transaction(
         "nonce": nonce,
         "value": value,
         "data": data,
-        "gas": min(gas * GAS_MARGIN_PER_MILLE // 1000, GAS_LIMIT_MAX),
+        "gas": gas_limit(gas),
         "maxFeePerGas": max_fee,
         "maxPriorityFeePerGas": priority_fee,
     }

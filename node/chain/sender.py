@@ -15,6 +15,10 @@ import trio
 
 from contracts.codec import describe_revert
 from node.chain.accounts import LocalAccount
+from node.chain.complaints import Complaints
+from node.chain.fees import GWEI, MAX_FEE_GWEI_DEFAULT, Fees, gas_limit
+from node.chain.gas_reserve import GAS_RESERVE_WEI_DEFAULT, GasReserve
+from node.chain.nonce_search import NonceSearch
 from node.chain.rpc import JsonRpc, RpcError, RpcUnavailableError, hash32, quantity
 from node.ports import ActionOutcome, ActionStatus, Head, WallClock
 from node.protocol.identifiers import Hash32
@@ -26,23 +30,8 @@ IN_FLIGHT_MAX = 16
 """Transactions signed and unconfirmed at once: endpoints drop an account's long queues."""
 BUMP_SECONDS = 30.0
 """A transaction that is not mined for so long is replaced at a higher fee."""
-BUMP_PER_MILLE = 1125
-"""Nodes refuse replacements below 1.1 times both fees; a little more leaves room for their rounding."""
-GAS_MARGIN_PER_MILLE = 1250
-"""What a call needs may grow between the estimate and its block; unused gas costs nothing."""
-GAS_LIMIT_MAX = 2**24
-"""No transaction may ask for more (EIP-7825)."""
-PRIORITY_FEE_DEFAULT_WEI = 1_000_000_000
-GWEI = 10**9
-MAX_FEE_GWEI_DEFAULT = 500
-GAS_RESERVE_WEI_DEFAULT = 5 * 10**16
-BALANCE_SECONDS = 30.0
-SCAN_BLOCKS_MAX = 64
-"""Blocks with all transactions read in one step, when it must be found out who used a nonce."""
 UNSURE_BLOCKS = 256
 """How much further back a nonce's use is looked for, where its last unused block could not be read."""
-SCAN_AGAIN_SECONDS = 60.0
-"""After all blocks were read in vain: an endpoint may have lied, but another look at once would read the same."""
 OUTAGE_SECONDS_MAX = 10.0
 
 
@@ -74,19 +63,22 @@ class Sender:
         self._head = head
         self._poll_seconds = poll_seconds
         self._wall_clock = wall_clock
-        self._max_fee_wei = max_fee_wei
-        self._gas_reserve_wei = gas_reserve_wei
         self._bump_seconds = bump_seconds
         self._work = trio.Event()
         self._changed = trio.Event()
-        self._balance_due = 0.0
-        self.low_balance = False
-        """Whether the account held less than the reserve at the last look."""
-        # Notes on transactions in flight or about to be: as bounded as those, and lost without harm.
-        self._scanned_through: dict[int, int] = {}
-        self._scan_again_at: dict[int, float] = {}
+        self._complaints = Complaints()
+        self._fees = Fees(rpc, max_fee_wei)
+        self._reserve = GasReserve(
+            rpc, account.address, self._complaints, reserve_wei=gas_reserve_wei, poll_seconds=poll_seconds
+        )
+        self._nonce_search = NonceSearch(rpc, account.address)
         self._reverting_since: dict[str, int] = {}
-        self._complained: dict[str, str] = {}
+        """Of intents about to be sent: as bounded as those, and lost without harm."""
+
+    @property
+    def low_balance(self) -> bool:
+        """Whether the account held less than the reserve at the last look."""
+        return self._reserve.is_low
 
     def wake(self) -> None:
         """An intent was added: begin now rather than at the next poll."""
@@ -124,7 +116,7 @@ class Sender:
 
     async def step(self) -> None:
         """Look once at everything in flight, then sign and send what may go."""
-        await self._watch_balance()
+        await self._reserve.look()
         in_flight = self._tables.in_flight()
         attempts = {t.nonce: self._tables.attempts(t.nonce) for t in in_flight if t.nonce is not None}
         mined = await self._mined_in([attempt for several in attempts.values() for attempt in several])
@@ -206,56 +198,25 @@ class Sender:
 
     async def _find_who_used(self, transaction: StoredTransaction, attempts: Sequence[Attempt]) -> None:
         """A confirmed block has this nonce: read on until that transaction is found. Only a proof changes anything."""
-        nonce, confirmed = attempts[0].nonce, self._head().confirmed
-        if trio.current_time() < self._scan_again_at.get(nonce, 0.0):
-            return
-        first = self._scanned_through.get(nonce, transaction.unused_through) + 1
-        for number in range(first, min(first + SCAN_BLOCKS_MAX, confirmed + 1)):
-            user = await self._who_used(nonce, number)
-            if user is None:
-                self._scanned_through[nonce] = number
-                continue
-            ours = next((attempt for attempt in attempts if attempt.hash == user), None)
-            if ours is not None:
-                await self._confirm(transaction, ours)
-                return
-            log.error(
-                "another program sent a transaction from this account: use an account for one daemon alone, and move "
-                "its key if nobody of yours did this. What was to be sent is signed anew and not lost",
-                nonce=nonce,
-                transaction="0x" + user.hex(),
-                intent=transaction.intent_key,
-            )
-            self._tables.release_nonce(transaction)
-            self._forget(transaction)
-            return
-        if self._scanned_through.get(nonce, 0) >= confirmed:
-            log.warning(
-                "a nonce is used, but its transaction is in no block read: an endpoint may be broken; looking again",
-                nonce=nonce,
-                intent=transaction.intent_key,
-            )
-            self._scanned_through.pop(nonce, None)
-            self._scan_again_at[nonce] = trio.current_time() + SCAN_AGAIN_SECONDS
-
-    async def _who_used(self, nonce: int, number: int) -> Hash32 | None:
-        """Return the transaction of this account with `nonce` in block `number`, if it is there."""
-        account = self._account.address.lower()
-
-        def ours(block: Any) -> list[Hash32]:
-            return [
-                hash32(entry["hash"])
-                for entry in block["transactions"]
-                if entry["from"].lower() == account and quantity(entry["nonce"]) == nonce
-            ]
-
-        block = await self._rpc.call_agreed(
-            "eth_getBlockByNumber", hex(number), True, key=lambda block: (block["hash"], ours(block))
+        nonce = attempts[0].nonce
+        user = await self._nonce_search.user_of(
+            nonce, transaction.unused_through, self._head().confirmed, transaction.intent_key
         )
-        if block is None:
-            raise RpcUnavailableError(f"the endpoints do not have block {number}, which is confirmed")
-        found = ours(block)
-        return found[0] if found else None
+        if user is None:
+            return
+        ours = next((attempt for attempt in attempts if attempt.hash == user), None)
+        if ours is not None:
+            await self._confirm(transaction, ours)
+            return
+        log.error(
+            "another program sent a transaction from this account: use an account for one daemon alone, and move "
+            "its key if nobody of yours did this. What was to be sent is signed anew and not lost",
+            nonce=nonce,
+            transaction="0x" + user.hex(),
+            intent=transaction.intent_key,
+        )
+        self._tables.release_nonce(transaction)
+        self._forget(transaction)
 
     async def _press(self, transaction: StoredTransaction, newest: Attempt, *, lowest: bool) -> None:
         """Send again what is in no block; the lowest nonce, on which all others wait, at a higher fee in time."""
@@ -272,7 +233,7 @@ class Sender:
         newest_count = await self._rpc.transaction_count(self._account.address)
         nonce = self._tables.next_nonce(max(settled_count or 0, newest_count))
         unused_through = settled if settled_count is not None else max(settled - UNSURE_BLOCKS, 0)
-        max_fee, priority_fee = await self._fees()
+        max_fee, priority_fee = await self._fees.first()
         attempt = self._sign(transaction, nonce, gas, max_fee, priority_fee)
         self._tables.sign_first(transaction, attempt, unused_through)
         log.info("sending a transaction", intent=transaction.intent_key, nonce=nonce)
@@ -297,7 +258,9 @@ class Sender:
             except RpcError as error:
                 reason = describe_revert(error.revert_data, error.message)
                 if not error.is_revert:
-                    self._complain(key, "an intent cannot be prepared yet; it is kept and tried again", reason)
+                    self._complaints.complain(
+                        key, "an intent cannot be prepared yet; it is kept and tried again", reason
+                    )
                     return None
                 since = self._reverting_since.get(key)
                 if since is None:
@@ -309,27 +272,25 @@ class Sender:
                     self._notify()
                 return None
         self._reverting_since.pop(key, None)
-        self._complained.pop(key, None)
-        return min(gas * GAS_MARGIN_PER_MILLE // 1000, GAS_LIMIT_MAX)
+        self._complaints.forget(key)
+        return gas_limit(gas)
 
     async def _bump(self, transaction: StoredTransaction, attempt: Attempt) -> Attempt:
-        if attempt.max_fee >= self._max_fee_wei:
-            self._complain(
+        if attempt.max_fee >= self._fees.max_fee_wei:
+            self._complaints.complain(
                 transaction.intent_key,
                 "fees are above max_fee_gwei of [chain]: transactions wait until they fall, or until you raise it; "
                 "deadlines of the epoch do not wait",
                 f"max_fee={attempt.max_fee}",
             )
             return attempt
-        now_max, now_priority = await self._fees()
-        max_fee = min(max(now_max, _raised(attempt.max_fee)), self._max_fee_wei)
-        priority_fee = min(max(now_priority, _raised(attempt.priority_fee)), max_fee)
+        max_fee, priority_fee = await self._fees.above(attempt.max_fee, attempt.priority_fee)
         try:
             gas = quantity(await self._rpc.call("eth_estimateGas", self._call_fields(transaction)))
         except RpcError:
             gas = 0  # it would fail now; it is replaced all the same, because later nonces wait behind it
-        gas_limit = max(attempt.gas, min(gas * GAS_MARGIN_PER_MILLE // 1000, GAS_LIMIT_MAX))
-        replacement = self._sign(transaction, attempt.nonce, gas_limit, max_fee, priority_fee)
+        limit = max(attempt.gas, gas_limit(gas))
+        replacement = self._sign(transaction, attempt.nonce, limit, max_fee, priority_fee)
         self._tables.sign_again(replacement)
         log.info("replacing a slow transaction", intent=transaction.intent_key, nonce=attempt.nonce, max_fee=max_fee)
         return replacement
@@ -341,49 +302,13 @@ class Sender:
             # "already known" and the like are what sending twice is for; anything else shows at the next step too.
             if "insufficient funds" in error.message.lower():
                 reason = f"{error.message}: give {self._account.address} more of the chain's gas coin"
-                self._complain(f"nonce {attempt.nonce}", "a transaction waits for gas money", reason)
+                self._complaints.complain(f"nonce {attempt.nonce}", "a transaction waits for gas money", reason)
             else:
                 log.debug("the endpoints did not take a transaction", nonce=attempt.nonce, reason=error.message)
 
-    async def _watch_balance(self) -> None:
-        if trio.current_time() < self._balance_due:
-            return
-        try:
-            balance = quantity(await self._rpc.call("eth_getBalance", self._account.address, "latest"))
-        except RpcError as error:
-            self._complain("balance", "the balance cannot be read; sending goes on", str(error))
-            return
-        self._balance_due = trio.current_time() + min(BALANCE_SECONDS, 10 * self._poll_seconds)
-        low = balance < self._gas_reserve_wei
-        if low and not self.low_balance:
-            log.error(
-                "the account has little left to pay gas with: once it is empty, commits and claims stop and rewards "
-                "are lost. Send it some of the chain's coin",
-                account=self._account.address,
-                wei=balance,
-                reserve_wei=self._gas_reserve_wei,
-            )
-        elif self.low_balance and not low:
-            log.info("the account can pay gas again", account=self._account.address, wei=balance)
-        self.low_balance = low
-
     async def gas_price(self) -> int:
         """Wei per gas that a transaction sent now would cost. Raises RpcError, RpcUnavailableError."""
-        return sum(await self._going_fees())
-
-    async def _fees(self) -> tuple[int, int]:
-        base_fee, priority_fee = await self._going_fees()
-        max_fee = min(2 * base_fee + priority_fee, self._max_fee_wei)
-        return max_fee, min(priority_fee, max_fee)
-
-    async def _going_fees(self) -> tuple[int, int]:
-        """(base fee, priority fee) of now, in wei per gas."""
-        block = await self._rpc.block("latest")
-        base_fee = 0 if block is None else block.base_fee
-        try:
-            return base_fee, quantity(await self._rpc.call("eth_maxPriorityFeePerGas"))
-        except RpcError:
-            return base_fee, PRIORITY_FEE_DEFAULT_WEI
+        return sum(await self._fees.going())
 
     async def _settled_count(self) -> int | None:
         """Return how many nonces of this account are used in confirmed blocks.
@@ -394,7 +319,9 @@ class Sender:
         try:
             return quantity(await self._rpc.call_agreed("eth_getTransactionCount", self._account.address, settled))
         except RpcError as error:
-            self._complain("settled", "endpoints do not keep the state of the newest confirmed block", str(error))
+            self._complaints.complain(
+                "settled", "endpoints do not keep the state of the newest confirmed block", str(error)
+            )
             return None
 
     async def _why_it_failed(self, transaction: StoredTransaction, block: str) -> str:
@@ -427,27 +354,16 @@ class Sender:
         )
         return Attempt(Hash32(transaction_hash), nonce, raw, max_fee, priority_fee, self._wall_clock(), gas)
 
-    def _complain(self, about: str, what: str, reason: str) -> None:
-        """Warn once as long as the reason is the same."""
-        if self._complained.get(about) != reason:
-            self._complained[about] = reason
-            log.warning(what, about=about, reason=reason)
-
     def _forget(self, transaction: StoredTransaction) -> None:
-        for notes in (self._scanned_through, self._scan_again_at):
-            if transaction.nonce is not None:
-                notes.pop(transaction.nonce, None)
+        if transaction.nonce is not None:
+            self._nonce_search.forget(transaction.nonce)
         self._reverting_since.pop(transaction.intent_key, None)
-        self._complained.pop(transaction.intent_key, None)
-        self._complained.pop(f"nonce {transaction.nonce}", None)
+        self._complaints.forget(transaction.intent_key)
+        self._complaints.forget(f"nonce {transaction.nonce}")
 
     def _notify(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
-
-
-def _raised(fee: int) -> int:
-    return -(-fee * BUMP_PER_MILLE // 1000) + 1
 
 
 def _what_a_receipt_says(receipt: Any) -> tuple[int, Hash32, bool, int]:

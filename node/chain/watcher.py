@@ -7,23 +7,22 @@ database transaction. What services see (`state`) is confirmed: it is never roll
 it stops the daemon.
 """
 
-from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import structlog
 import trio
 
+from node.chain.contract_logs import ContractLogs
+from node.chain.deep_history import DeepHistory, LogRange, first_of
 from node.chain.endpoints import WrongChainError
-from node.chain.event_codec import event_to_bytes
 from node.chain.event_decoder import EventDecoder
 from node.chain.folds import Folds
-from node.chain.rpc import Block, JsonRpc, RpcError, RpcUnavailableError, hash32, hex_bytes, quantity
+from node.chain.rpc import Block, JsonRpc, RpcError, RpcUnavailableError
 from node.ports import Head
 from node.protocol.chain_state import ChainState
-from node.protocol.events import ChainEvent
 from node.protocol.identifiers import Address, BlockNumber, Hash32
 from node.store.chain_tables import ChainTables
 
@@ -31,17 +30,10 @@ log = structlog.get_logger(__name__)
 
 Finality = Literal["confirmations", "finalized"]
 
-RANGE_BLOCKS_FIRST = 2_000
-RANGE_BLOCKS_MAX = 10_000
-"""Blocks per question in deep history; larger ranges are refused by most public endpoints."""
 RANGE_BLOCKS_WORTH = 16
 """For fewer blocks than these the way by block hashes costs little and checks more."""
-RANGES_AT_ONCE_MAX = 3
-"""Ranges under way or not yet stored: enough to hide an endpoint's delay; more would fill memory."""
 DECODED_AT_ONCE_MAX = 20
 """Logs, of about half a millisecond each: nothing else runs meanwhile."""
-CALM_RANGES = 8
-"""After a refusal, so many ranges must succeed before a larger one is tried."""
 MOVED_TRIES_MAX = 20
 MOVED_SECONDS = 0.05
 """Pause when the chain moved between two questions."""
@@ -63,35 +55,6 @@ class _BehindError(Exception):
     """The endpoints are behind what was seen already: there is nothing to take in."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """Logs of a stretch of confirmed blocks, with the hash of the last block."""
-
-    last: BlockNumber
-    hash: Hash32
-    logs: Sequence[Mapping[str, Any]]
-
-
-class _RangeUnderWay:
-    """A range that is being read."""
-
-    def __init__(self) -> None:
-        self._ready = trio.Event()
-        self._found: _Range | None = None
-
-    def put(self, found: _Range) -> None:
-        """It was read."""
-        self._found = found
-        self._ready.set()
-
-    async def found(self) -> _Range:
-        """Wait until it is read."""
-        await self._ready.wait()
-        if self._found is None:
-            raise AssertionError("ready means found")
-        return self._found
-
-
 class Watcher:
     """The daemon's view of the chain. `run` keeps it current; everything else only reads."""
 
@@ -109,14 +72,12 @@ class Watcher:
     ) -> None:
         self._rpc = rpc
         self._tables = tables
-        self._contracts = {address.lower(): name for address, name in contracts.items()}
-        self._decoder = decoder
+        self._logs = ContractLogs(rpc, contracts, decoder)
+        self._deep_history = DeepHistory(rpc, self._logs)
         self._first_block = first_block
         self._confirmations = confirmations
         self._finality = finality
         self._poll_seconds = poll_seconds
-        self._range_blocks = RANGE_BLOCKS_FIRST
-        self._calm_ranges = CALM_RANGES
         self._misfits = 0
         self._changed = trio.Event()
         self._folds = Folds(tables, first_block)
@@ -193,7 +154,7 @@ class Watcher:
             following = BlockNumber(self._first_block if tip is None else tip[0] + 1)
             deep = final - following >= RANGE_BLOCKS_WORTH
             if deep:
-                await self._take_ranges(following, final)
+                await self._deep_history.take(following, final, partial(self._store_range, final))
                 following, tip = BlockNumber(final + 1), self._tables.tip()
             parent = None if tip is None else tip[1]
             for number in range(following, newest + 1):
@@ -222,7 +183,7 @@ class Watcher:
                 await trio.lowlevel.checkpoint()  # both begin in the same turn, and so travel in one request
                 newest = await self._rpc.head()
         except* (RpcUnavailableError, RpcError, ValueError, WrongChainError) as group:
-            failure = _first_of(group)
+            failure = first_of(group)
         if failure is not None:
             raise failure
         return newest, found
@@ -315,7 +276,7 @@ class Watcher:
             return None
         block_hash = "0x" + block.hash.hex()
         try:
-            logs = await self._logs({"blockHash": block_hash})
+            logs = await self._logs.ask({"blockHash": block_hash})
         except RpcError:
             again = await self._rpc.agreed_block(number)
             if again is None or again.hash != block.hash:
@@ -323,118 +284,17 @@ class Watcher:
             raise
         if any(entry["blockHash"] != block_hash for entry in logs):
             raise ValueError(f"logs of block {number} name another block")
-        self._tables.add_blocks(number, block.hash, self._records(logs), self._confirmed_at(number, final))
+        self._tables.add_blocks(number, block.hash, self._logs.records(logs), self._confirmed_at(number, final))
         self._advance(number, final)
         return block.hash
 
-    async def _take_ranges(self, first: BlockNumber, final: BlockNumber) -> None:
-        """Take in confirmed blocks up to `final`; while one range is stored the next ones are on their way."""
-        failure: Exception | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                under_way: deque[_RangeUnderWay] = deque()
-                while first <= final or under_way:
-                    while first <= final and len(under_way) < RANGES_AT_ONCE_MAX:
-                        last = BlockNumber(min(final, first + self._range_blocks - 1))
-                        under_way.append(_RangeUnderWay())
-                        nursery.start_soon(self._fetch, under_way[-1], first, last)
-                        first = BlockNumber(last + 1)
-                    await self._store_range(await under_way.popleft().found(), final)
-        except* (RpcUnavailableError, RpcError, ValueError) as group:
-            failure = _first_of(group)
-        if failure is not None:
-            raise failure
-
-    async def _store_range(self, found: _Range, final: BlockNumber) -> None:
+    async def _store_range(self, final: BlockNumber, found: LogRange) -> None:
         records: list[tuple[int, int, bytes]] = []
         for start in range(0, len(found.logs), DECODED_AT_ONCE_MAX):
-            records += self._records(found.logs[start : start + DECODED_AT_ONCE_MAX])
+            records += self._logs.records(found.logs[start : start + DECODED_AT_ONCE_MAX])
             await trio.lowlevel.checkpoint()  # the next ranges, and all else, go on meanwhile
         self._tables.add_blocks(found.last, found.hash, records, found.last)
         self._advance(found.last, final)
-
-    async def _fetch(self, under_way: _RangeUnderWay, first: BlockNumber, last: BlockNumber) -> None:
-        under_way.put(await self._read_in_parts(first, last))
-
-    async def _read_in_parts(self, first: BlockNumber, last: BlockNumber) -> _Range:
-        """Read a range, in halves wherever an endpoint refuses it whole."""
-        size = last - first + 1
-        try:
-            found = await self._read_range(first, last)
-        except RpcUnavailableError as error:
-            self._shrink_ranges(size, str(error))  # it may be the size that an endpoint cannot bear
-            raise
-        except RpcError as error:
-            if size == 1:
-                raise
-            self._shrink_ranges(size, str(error))
-            middle = BlockNumber(first + size // 2 - 1)
-            left = await self._read_in_parts(first, middle)
-            right = await self._read_in_parts(BlockNumber(middle + 1), last)
-            return _Range(last, right.hash, [*left.logs, *right.logs])
-        self._calm_ranges += 1
-        if self._calm_ranges >= CALM_RANGES and size >= self._range_blocks:
-            self._range_blocks = min(2 * size, RANGE_BLOCKS_MAX)
-        return found
-
-    async def _read_range(self, first: BlockNumber, last: BlockNumber) -> _Range:
-        """Ask for a range's logs and its last block side by side."""
-        hashes: list[Hash32] = []
-        failure: Exception | None = None
-        logs: Sequence[Mapping[str, Any]] = ()
-
-        async def read_hash() -> None:
-            block = await self._rpc.agreed_block(last)
-            if block is None:
-                raise RpcUnavailableError(f"the endpoints do not have block {last}, which they had")
-            hashes.append(block.hash)
-
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(read_hash)
-                logs = await self._logs({"fromBlock": hex(first), "toBlock": hex(last)})
-        except* (RpcUnavailableError, RpcError, ValueError) as group:
-            failure = _first_of(group)
-        if failure is not None:
-            raise failure
-        if any(not first <= quantity(entry["blockNumber"]) <= last for entry in logs):
-            raise ValueError(f"logs of blocks {first} to {last} name another block")
-        return _Range(last, hashes[0], logs)
-
-    def _shrink_ranges(self, refused_blocks: int, reason: str) -> None:
-        self._calm_ranges = 0
-        smaller = max(1, refused_blocks // 2)
-        if smaller < self._range_blocks:  # others under way may be refused for the same reason: once is enough
-            self._range_blocks = smaller
-            log.info("a range of logs was not to be had; asking for smaller ones", blocks=smaller, reason=reason)
-
-    async def _logs(self, where: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
-        result = await self._rpc.call_agreed(
-            "eth_getLogs", {**where, "address": list(self._contracts)}, key=_what_logs_say
-        )
-        if not isinstance(result, list):
-            raise ValueError("eth_getLogs: expected a list")
-        return result
-
-    def _records(self, logs: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, bytes]]:
-        records = []
-        for entry in logs:
-            number, index = quantity(entry["blockNumber"]), quantity(entry["logIndex"])
-            contract = self._contracts.get(str(entry["address"]).lower())
-            if contract is None:
-                continue
-            try:
-                topics = [hex_bytes(topic) for topic in entry["topics"]]
-                body = self._decoder.decode(contract, topics, hex_bytes(entry["data"]))
-                if body is None:
-                    continue
-                event = ChainEvent(BlockNumber(number), hash32(entry["blockHash"]), index, body)
-                records.append((number, index, event_to_bytes(event)))
-            except ValueError as error:
-                log.error(
-                    "a log of our contracts cannot be read; it is skipped", block=number, index=index, reason=str(error)
-                )
-        return records
 
     def _advance(self, number: BlockNumber, final: int) -> None:
         self.head = Head(number, self._confirmed_at(number, final))
@@ -445,20 +305,3 @@ class Watcher:
     def _confirmed_at(self, tip: BlockNumber, final: int) -> BlockNumber:
         """Return the newest confirmed block once `tip` is taken in; it never goes back."""
         return BlockNumber(max(self.head.confirmed, min(tip, final)))
-
-
-def _what_logs_say(result: Any) -> object:
-    """Return what must agree of a list of logs; nodes add fields of their own."""
-    return [
-        (entry["blockHash"], entry["logIndex"], entry["address"].lower(), entry["topics"], entry["data"])
-        for entry in result
-    ]
-
-
-def _first_of(group: BaseExceptionGroup[Exception]) -> Exception:
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    if not isinstance(first, Exception):
-        raise first
-    return first

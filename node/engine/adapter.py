@@ -9,26 +9,16 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import structlog
 import trio
 
-from node.engine.alerts import (
-    ENGINE_FAILED,
-    ENGINE_GIVEN_UP,
-    ENGINE_OUTSIDE_RANGE,
-    ENGINE_RECOVERED,
-    AlertHook,
-    no_alerts,
-)
+from node.engine.alerts import AlertHook, no_alerts
 from node.engine.arguments import EngineArgumentsError, merge_model_args, model_arguments, registry_arguments
 from node.engine.client import EngineClient
 from node.engine.endpoint import Endpoint
-from node.engine.failures import ALERT_FAILURES, ERROR_CHARACTERS_MAX, REMOTE_RESTARTS, RESTARTS, FailureRecord
-from node.engine.identity import EngineOutsideRangeError
-from node.engine.leftovers import end_leftover
+from node.engine.failures import REMOTE_RESTARTS, RESTARTS, FailureRecord
 from node.engine.plan import (
     STATE_AFTER,
     Action,
@@ -48,11 +38,12 @@ from node.engine.plan import (
     plan,
     wake_at,
 )
-from node.engine.running import EngineEnvironment, LocalPlace, Place, RemotePlace, ServerRun
-from node.engine.server import ServerStartError
+from node.engine.running import EngineEnvironment
+from node.engine.slots import Slot, Slots
 from node.engine.states import READY_STATES, NodeState, step
 from node.engine.status import NodeStatus
 from node.engine.text_client import TextClient
+from node.engine.trouble import Trouble
 from node.engine.watchdog import Patience
 from node.ports import ChatMessage, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.draws import Drawn, Prefill
@@ -60,41 +51,10 @@ from node.protocol.engines import EngineRangeError, engine_range_of
 from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.records import ModelRecord
 
-__all__ = ["EngineEnvironment", "EngineNode", "NodeState", "NodeStatus"]
-
 log = structlog.get_logger(__name__)
 
 DRAIN_SECONDS_DEFAULT = 60.0
-SERVERS_MAX = 3
-"""Of one node at once: one that serves, one that retires, one that ends."""
 STANDBY_RETRY_SECONDS = 60.0
-
-
-class _Slot:
-    """A server that runs, and what ends it."""
-
-    def __init__(self, run: ServerRun, number: int) -> None:
-        self.run = run
-        self.number = number
-        """Tells its files from those of the node's other servers."""
-        self.scope = trio.CancelScope()
-        self.ended = trio.Event()
-        self.ready_at = math.inf
-
-    @property
-    def running(self) -> int:
-        """Requests without a complete answer."""
-        return self.run.traffic.running
-
-    async def until_idle(self) -> None:
-        """Wait until no request runs."""
-        while self.running:
-            await self.run.traffic.changed.wait()
-
-    async def end(self) -> None:
-        """End the server and wait until nothing of it is left."""
-        self.scope.cancel()
-        await self.ended.wait()
 
 
 class EngineNode:
@@ -124,25 +84,22 @@ class EngineNode:
         self._operator_args = tuple(model_args)
         self._drain_seconds = drain_seconds
         self._loads_beside = loads_beside and isinstance(place, EngineEnvironment)
-        self._patience = patience
-        self._on_alert = on_alert
+        self._slots = Slots(node_id, place, directory, patience)
         self._wishes = NodeWishes()
         self._stopping = False
         self._held_file = directory / "run" / f"engine-{node_id}.drained"
         self._changed = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._current: _Slot | None = None
-        self._standby: _Slot | None = None
-        self._retiring: _Slot | None = None
-        self._numbers: set[int] = set()
-        """Of the servers that have not ended."""
+        self._current: Slot | None = None
+        self._standby: Slot | None = None
+        self._retiring: Slot | None = None
         self._state = NodeState.STOPPED
         self._state_at: float | None = None
         self._failed_choice: Choice | None = None
         self._failures = FailureRecord(RESTARTS if isinstance(place, EngineEnvironment) else REMOTE_RESTARTS)
+        self._trouble = Trouble(node_id, self._failures, on_alert)
         self._drain_until = 0.0
         self._standby_retry_at = 0.0
-        self._alerted = False
         self._no_model = "its model is not registered, or the chain has not been read yet"
         self.restarts = 0
 
@@ -286,15 +243,10 @@ class EngineNode:
 
     async def run(self) -> None:
         """Keep the wanted model served for ever."""
-        if isinstance(self._place, EngineEnvironment):
-            for number in range(SERVERS_MAX):
-                group_file = self._local_place(self._place, number).group_file
-                if group_file.exists():
-                    await trio.to_thread.run_sync(end_leftover, group_file)
+        await self._slots.end_leftovers()
         if self._held_file.exists():
             self._wish(replace(self._wishes, held=True))
             log.warning("an ML node is still drained, as its operator wished", node=self._node_id)
-        self._numbers.clear()
         self._state_at = trio.current_time()
         try:
             async with trio.open_nursery() as nursery:
@@ -424,7 +376,7 @@ class EngineNode:
         self._wake()
         log.info("an ML node has stopped", node=self._node_id)
 
-    async def _retire(self, slot: _Slot) -> None:
+    async def _retire(self, slot: Slot) -> None:
         with trio.move_on_after(self._drain_seconds):
             await slot.until_idle()
         if slot.running:
@@ -434,7 +386,7 @@ class EngineNode:
             self._retiring = None
         self._wake()
 
-    async def _wake_when_idle(self, slot: _Slot) -> None:
+    async def _wake_when_idle(self, slot: Slot) -> None:
         while self._state is NodeState.DRAINING and slot is self._current:
             await slot.until_idle()
             self._wake()
@@ -443,49 +395,28 @@ class EngineNode:
 
     # --- Servers ------------------------------------------------------------------------------------------------------
 
-    def _open(self, choice: Choice) -> _Slot:
-        number = min(set(range(SERVERS_MAX)) - self._numbers)
-        place: Place = (
-            RemotePlace(self._place) if isinstance(self._place, Endpoint) else self._local_place(self._place, number)
-        )
-        slot = _Slot(ServerRun(choice, place, self._patience), number)
-        self._numbers.add(number)
+    def _open(self, choice: Choice) -> Slot:
+        slot = self._slots.open(choice)
         self._start(self._keep, slot)
         return slot
 
-    def _start(self, function: Callable[[_Slot], Awaitable[None]], slot: _Slot) -> None:
+    def _start(self, function: Callable[[Slot], Awaitable[None]], slot: Slot) -> None:
         if self._nursery is None:
             raise RuntimeError("an engine node plans only while it runs")
         self._nursery.start_soon(function, slot)
 
-    async def _keep(self, slot: _Slot) -> None:
-        """Run one server to its end and note how it ended."""
-        reason, outside = "", False
-        try:
-            with slot.scope:
-                await slot.run.run(partial(self._became_ready, slot))
-        except* EngineOutsideRangeError as errors:
-            reason, outside = _first(errors), True
-        except* (ServerStartError, EngineFailedError, OSError) as errors:
-            reason = _first(errors)
-        finally:
-            self._numbers.discard(slot.number)
-            slot.ended.set()
-        if not slot.scope.cancel_called:
-            self._fail(slot, reason, outside=outside)
+    async def _keep(self, slot: Slot) -> None:
+        await self._slots.keep(slot, self._became_ready, self._fail)
 
-    def _became_ready(self, slot: _Slot) -> None:
+    def _became_ready(self, slot: Slot) -> None:
         slot.ready_at = trio.current_time()
         log.info("an engine is ready", node=self._node_id, model=slot.run.choice.model_id, engine=slot.run.engine_name)
         if slot is self._current and self._state is NodeState.LOADING:
-            self._failures.outside = ""
             self._enter(NodeState.SERVING)
-            if self._alerted:
-                self._alerted = False
-                self._on_alert(ENGINE_RECOVERED, f"ML node {self._node_id} serves {slot.run.choice.model_id} again")
+            self._trouble.is_over(slot.run.choice.model_id)
         self._wake()
 
-    def _fail(self, slot: _Slot, reason: str, *, outside: bool) -> None:
+    def _fail(self, slot: Slot, reason: str, outside: bool) -> None:
         """Note that a server ended by itself, or that its version is `outside` the range."""
         if slot is self._standby:
             self._standby, self._standby_retry_at = None, trio.current_time() + STANDBY_RETRY_SECONDS
@@ -494,45 +425,16 @@ class EngineNode:
         elif slot is self._current:
             self._current, self._failed_choice = None, slot.run.choice
             if outside:
-                self._note_outside(reason)
+                self._trouble.note_outside(reason)
             else:
-                self._note_failure(slot, reason)
+                self._trouble.note_failure(slot.ready_at, reason)
             self._enter(NodeState.FAILED)
-
-    def _note_failure(self, slot: _Slot, reason: str) -> None:
-        failures = self._failures
-        failures.note(trio.current_time(), slot.ready_at, reason)
-        if failures.given_up:
-            log.critical("an engine failed too often and is given up", node=self._node_id, reason=reason)
-            self._alert(
-                ENGINE_GIVEN_UP,
-                f"ML node {self._node_id} is given up after {len(failures.crashes)} failures. Mend the cause, "
-                f"then run: quern nodes restart {self._node_id}. The last: {reason}",
-            )
-            return
-        seconds = round(failures.retry_at - trio.current_time(), 1)
-        log.error("an engine failed; it is tried again", node=self._node_id, in_seconds=seconds, reason=reason)
-        if failures.streak >= ALERT_FAILURES and not self._alerted:
-            self._alert(ENGINE_FAILED, f"ML node {self._node_id} failed {failures.streak} times in a row: {reason}")
-
-    def _note_outside(self, reason: str) -> None:
-        if self._failures.note_outside(trio.current_time(), reason):
-            log.error("an ML node is not drawn: its engine is outside the range", node=self._node_id, reason=reason)
-            self._alert(ENGINE_OUTSIDE_RANGE, f"ML node {self._node_id} does not serve: {reason}")
-
-    def _alert(self, kind: str, message: str) -> None:
-        self._alerted = True
-        self._on_alert(kind, " ".join(message.split())[:ERROR_CHARACTERS_MAX])
 
     def _ready_client(self) -> EngineClient | TextClient:
         slot = self._current
         if self._state not in READY_STATES or slot is None or slot.run.client is None:
             raise EngineFailedError(f"the engine of {self._node_id} takes no work: it is {self._state}")
         return slot.run.client
-
-    def _local_place(self, environment: EngineEnvironment, number: int) -> LocalPlace:
-        name = f"engine-{self._node_id}" + (f"~{number}" if number else "")  # no node's own name has a tilde
-        return LocalPlace(environment, self._directory, name)
 
     def _wish(self, wishes: NodeWishes) -> None:
         if wishes != self._wishes:
@@ -548,9 +450,3 @@ class EngineNode:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
-
-
-def _first(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error) or type(error).__name__

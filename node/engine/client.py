@@ -1,10 +1,9 @@
 """HTTP to a vLLM server: generation in token ids, drawn by the network's rule; log-probabilities, chat templates."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,6 +21,7 @@ from node.engine.drawing import (
     read_token_id,
     sampling_fields,
 )
+from node.engine.event_stream import EventLines, StreamedChunks, broken_off, chunk_of, connection_failed, read_event
 from node.engine.plain_http import PUSH, Push
 from node.engine.vectors import read_vectors
 from node.engine.winners import finds_winners, winner_fields
@@ -38,19 +38,8 @@ from node.protocol.sketches import folded, numbers_of
 
 log = structlog.get_logger(__name__)
 
-LINE_BYTES_MAX = 16 * 1024 * 1024
-"""A streamed event; more is a fault of the server."""
-SILENCE_SECONDS_MAX = 300.0
-"""Longest wait for the next bytes: a queued request on a busy engine may wait long, but not for ever."""
-END_SECONDS_MAX = 1.0
-"""From the last token to the end of the reply."""
 NOT_NOW = frozenset({httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS})
 """What a server says of itself, not of the request."""
-EVENT = b"data: "
-EVENT_END = b"\n\n"
-DONE = b"data: [DONE]"
-ONLY_NUMBERS = frozenset({int})
-REASON_TYPES = frozenset({str, type(None)})
 TEXTS_KEPT_MAX = 1 << 18
 """Texts of tokens, asked for once: larger than most vocabularies."""
 
@@ -227,9 +216,9 @@ class EngineClient:
                 if push is None or request.logprobs is not None:  # the texts of tokens are asked for, which takes time
                     yield chunks
                 else:
-                    yield _PushedChunks(chunks, push)
+                    yield StreamedChunks(chunks, push)
         except httpx.HTTPError as error:
-            raise _connection_failed(error) from error
+            raise connection_failed(error) from error
 
     async def _fields_of(self, request: GenerationRequest) -> dict[str, object]:
         """How the tokens are drawn: by the rule where there is one, else as vLLM does."""
@@ -239,11 +228,11 @@ class EngineClient:
 
     async def _chunks(self, response: httpx.Response, logprobs: int | None) -> AsyncIterator[GenerationChunk]:
         finished = False
-        lines = _Lines()
+        lines = EventLines()
         async for data in response.aiter_raw():
             for event in lines.events(data):
-                choice = _read_event(event)
-                chunk = None if choice is None else _chunk_of(choice)
+                choice = read_event(event)
+                chunk = None if choice is None else chunk_of(choice)
                 if choice is None or chunk is None:
                     continue
                 if logprobs is not None and chunk.token_ids:
@@ -252,7 +241,7 @@ class EngineClient:
                 finished = finished or chunk.finish_reason is not None
                 yield chunk
         if not finished:  # an engine that dies mid-stream still sends [DONE]
-            raise _broken_off()
+            raise broken_off()
 
     async def _with_texts(
         self, places: Sequence[tuple[int, dict[int, float]]], alternatives: int
@@ -294,99 +283,6 @@ class EngineClient:
         return reply
 
 
-@asynccontextmanager
-async def open_client(socket: Path, model_name: str) -> AsyncIterator[EngineClient]:
-    """Connect to a server's socket."""
-    transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=None))
-    timeout = httpx.Timeout(SILENCE_SECONDS_MAX, connect=10.0)
-    async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=timeout) as client:
-        yield EngineClient(client, model_name)
-
-
-class _Lines:
-    """Finds the events in a stream. Not by httpx's own lines: those cost more than all the rest of an event."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def events(self, data: bytes) -> list[bytes]:
-        """Return the data of the events that are complete with `data`. Raises EngineFailedError."""
-        if not self._rest and data.endswith(EVENT_END) and data.find(b"\n") == len(data) - len(EVENT_END):
-            # One whole event, as most that come.
-            is_content = data.startswith(EVENT) and not data.startswith(DONE)
-            return [data[len(EVENT) : -len(EVENT_END)]] if is_content else []
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LINE_BYTES_MAX:
-            raise EngineFailedError("an event of the engine is too large")
-        return [
-            line[len(EVENT) :].rstrip(b"\r") for line in lines if line.startswith(EVENT) and not line.startswith(DONE)
-        ]
-
-
-class _PushedChunks(AsyncIterator[GenerationChunk]):
-    """The chunks of a stream, one by one or pushed: `node.ports.PushedChunks`."""
-
-    def __init__(self, chunks: AsyncIterator[GenerationChunk], push: Push) -> None:
-        self._chunks = chunks
-        self._push = push
-        self._lines = _Lines()
-
-    async def __anext__(self) -> GenerationChunk:
-        return await anext(self._chunks)
-
-    async def push_to(self, take: Callable[[Sequence[GenerationChunk]], bool]) -> None:
-        """Hand all chunks to `take` as they come. Raises EngineFailedError, EngineRefusedError."""
-        finished, wanted, ending = False, True, trio.CancelScope()
-
-        def take_data(data: bytes) -> bool:
-            nonlocal finished, wanted
-            if finished:
-                return True  # what follows are the ends of stream and reply: then the connection can be used again
-            chunks = []
-            try:
-                for event in self._lines.events(data):
-                    choice = _read_event(event)
-                    chunk = None if choice is None else _chunk_of(choice)
-                    if chunk is not None:
-                        chunks.append(chunk)
-                        finished = chunk.finish_reason is not None
-                        if finished:
-                            break
-            finally:  # what came before an error is good
-                wanted = not chunks or take(chunks)
-            if finished:
-                ending.deadline = trio.current_time() + END_SECONDS_MAX
-            return wanted or finished
-
-        try:
-            with ending:
-                await self._push(take_data)
-        except httpx.HTTPError as error:
-            if not finished:
-                raise _connection_failed(error) from error
-        if wanted and not finished:  # an engine that dies mid-stream still sends [DONE]
-            raise _broken_off()
-
-
-def _chunk_of(choice: dict[str, Any]) -> GenerationChunk | None:
-    """Return what a choice says, log-probabilities apart; None if that is nothing. Raises EngineFailedError."""
-    given, text, reason = choice.get("token_ids"), choice.get("text"), choice.get("finish_reason")
-    if reason is None and type(given) is list and len(given) == 1 and type(given[0]) is int and type(text) is str:
-        return GenerationChunk((given[0],), text, None)  # as nearly all are
-    token_ids, text = tuple(given or ()), text or ""
-    if not ONLY_NUMBERS.issuperset(map(type, token_ids)) or type(text) is not str or type(reason) not in REASON_TYPES:
-        raise EngineFailedError("an event of the engine has tokens, text or a reason that are none")
-    return GenerationChunk(token_ids, text, reason) if token_ids or text or reason is not None else None
-
-
-def _connection_failed(error: httpx.HTTPError) -> EngineFailedError:
-    return EngineFailedError(f"the engine's connection failed: {error!r}")
-
-
-def _broken_off() -> EngineFailedError:
-    return EngineFailedError("the engine's answer broke off")
-
-
 def _message(message: ChatMessage) -> dict[str, object]:
     fields: dict[str, object] = {"role": message.role, "content": message.content}
     if message.name:
@@ -403,27 +299,6 @@ def _refusal(path: str, response: httpx.Response) -> Exception:
     if response.is_client_error and response.status_code not in NOT_NOW:
         return EngineRefusedError(f"{path}: {text}")
     return EngineFailedError(f"{path}: status {response.status_code}: {text}")
-
-
-def _read_event(text: bytes) -> dict[str, Any] | None:
-    """Return the choice in an event; None if it has none. Raises EngineFailedError, EngineRefusedError."""
-    try:
-        event = from_json(text)
-    except ValueError as error:
-        raise EngineFailedError("an event of the engine is not JSON") from error
-    if not isinstance(event, dict):
-        raise EngineFailedError("an event of the engine is not an object")
-    if "error" in event:
-        said = event["error"]
-        if isinstance(said, dict) and said.get("code") == httpx.codes.BAD_REQUEST:  # found only after the stream began
-            raise EngineRefusedError(f"/v1/completions: {str(said.get('message'))[:500]}")
-        raise EngineFailedError(f"the engine reports: {str(said)[:500]}")
-    choices = event.get("choices")
-    if not choices:
-        return None
-    if not isinstance(choices, list) or not isinstance(choices[0], dict):
-        raise EngineFailedError("an event of the engine has no choice")
-    return choices[0]
 
 
 def _read_candidates(choice: dict[str, Any], count: int) -> list[tuple[int, dict[int, float]]]:
@@ -454,11 +329,3 @@ def _logprobs_of(prompt: Sequence[int], choice: dict[str, Any]) -> list[float]:
         return [float(entry[str(token)]["logprob"]) for token, entry in pairs]
     except (KeyError, TypeError, ValueError) as error:
         raise EngineFailedError(f"malformed log-probabilities: {error!r}") from error
-
-
-async def with_deadline(client: EngineClient, seconds: float) -> None:
-    """Ask for one token within `seconds`. Raises EngineFailedError."""
-    with trio.move_on_after(seconds) as scope:
-        await client.generate_one_token()
-    if scope.cancelled_caught:
-        raise EngineFailedError(f"the engine did not give one token in {seconds:.0f} s")

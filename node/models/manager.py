@@ -5,7 +5,6 @@ model earns nothing. Every change is a legal step of the registry and an entry o
 it mends what an earlier life left, runs the downloads, and tidies up from time to time.
 """
 
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,26 +14,16 @@ import structlog
 import trio
 
 from node.models.audit import AuditLog
-from node.models.bandwidth import BandwidthLimit
-from node.models.downloads import (
-    ActiveDownload,
-    Downloader,
-    DownloadFailedError,
-    DownloadLimits,
-    guess_type,
-    new_download,
-)
-from node.models.eviction import Held, plan_cooling
+from node.models.cooling import Cooling
+from node.models.download_queue import QUEUE_MAX, DownloadQueue
+from node.models.downloads import Downloader, DownloadLimits, guess_type
+from node.models.eviction import Held
+from node.models.export_file import ExportFile
 from node.models.identity import LocalModelId
 from node.models.peers_source import PeersSource, cid_faults
+from node.models.progress import Progress, progress_at_rest, progress_under_way
 from node.models.recovery import recover, sweep
-from node.models.registry import (
-    ModelEntry,
-    ModelQuery,
-    ModelRegistry,
-    export_registry,
-    write_export,
-)
+from node.models.registry import ModelEntry, ModelQuery, ModelRegistry
 from node.models.removal import Remover, cid_of
 from node.models.requests import DownloadRequest, request_from_json, request_to_json
 from node.models.source import FileSource
@@ -42,19 +31,13 @@ from node.models.sources import SourceContext, make_source
 from node.models.states import ModelEvent, ModelStatus
 from node.models.storage import ModelStorage, find_faults
 from node.models.threads import run_abandonable
+from node.models.use import ModelUse
 from node.ports import WallClock
-from node.private_files import PrivateFileError
 
 log = structlog.get_logger(__name__)
 
-QUEUE_MAX = 64
-"""Downloads that wait or run. More are refused, so that nobody fills the queue from outside."""
 TIDY_SECONDS = 3600.0
-EXPORT_PAUSE_SECONDS = 1.0
-"""Changes within this time are written to the export file once."""
 ASKED_BY_ENGINE = "engine"
-TOUCH_SECONDS_MIN = 60
-"""How exactly the last use is known; each note of it is a write to disk."""
 
 
 class ManagerRefusedError(Exception):
@@ -63,28 +46,6 @@ class ManagerRefusedError(Exception):
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
         self.remedy = remedy
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a model is."""
-
-    model_id: LocalModelId
-    status: ModelStatus
-    bytes_done: int
-    bytes_total: int
-    """0 while it is not known."""
-    files_done: int
-    files_total: int
-    bytes_per_second: int
-    tries: int
-    message: str
-    """What is being done, or why it failed."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will happen by itself."""
-        return self.status not in (ModelStatus.PENDING, ModelStatus.DOWNLOADING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,25 +78,31 @@ class ModelManager:
         self._sources = sources
         self._options = options
         self._wall_clock = wall_clock
-        self._limit = BandwidthLimit(options.bandwidth_bytes_per_second_max)
+        self._use = ModelUse()
         self._remover = Remover(storage, sources.content)
-        self._downloader = Downloader(registry, storage, self._remover, options.limits, self.held, self._evict)
-        self._slots = trio.Semaphore(options.downloads_at_once)
-        self._active: dict[LocalModelId, ActiveDownload] = {}
-        self._loaded: Counter[LocalModelId] = Counter()
-        self._busy: set[LocalModelId] = set()
-        """Models that are moved between tiers or verified: they are not removed meanwhile."""
-        self._removing: dict[LocalModelId, trio.Event] = {}
-        """Models whose files are going: they are not downloaded meanwhile."""
+        self._downloads = DownloadQueue(
+            registry,
+            Downloader(registry, storage, self._remover, options.limits, self.held, self._evict),
+            self._use,
+            self._source,
+            at_once=options.downloads_at_once,
+            bytes_per_second_max=options.bandwidth_bytes_per_second_max,
+        )
+        self._cooling = Cooling(
+            registry, storage, self._remover, self._use, audit, wall_clock, self.held,
+            after_seconds=options.cold_after_seconds,
+        )  # fmt: skip
+        self._export_file = ExportFile(registry)
         self._nursery: trio.Nursery | None = None
         self._ready = trio.Event()
-        self._export_due = trio.Event()
 
     # --- The service --------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Mend, then serve until cancelled."""
-        pending = await recover(self._registry, self._storage, self._remover, self._wall_clock, self._active.keys())
+        pending = await recover(
+            self._registry, self._storage, self._remover, self._wall_clock, self._downloads.model_ids
+        )
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
@@ -144,7 +111,7 @@ class ModelManager:
                         self._resume(entry)
                 nursery.start_soon(self._tidy)
                 if self._options.export_file is not None:
-                    nursery.start_soon(self._keep_export, self._options.export_file)
+                    nursery.start_soon(self._export_file.keep, self._options.export_file)
                 self._ready.set()
                 await trio.sleep_forever()
             finally:
@@ -157,7 +124,7 @@ class ModelManager:
 
     def changed(self) -> None:
         """Note that the registry changed (see `ModelRegistry`)."""
-        self._export_due.set()
+        self._export_file.changed()
 
     # --- Looking ------------------------------------------------------------------------------------------------------
 
@@ -174,30 +141,17 @@ class ModelManager:
     def progress(self, model_id: LocalModelId) -> Progress:
         """Return how far a model is. Raises UnknownModelError."""
         entry = self._registry.get(model_id)
-        active = self._active.get(model_id)
+        active = self._downloads.active(model_id)
         if active is None:
-            whole = entry.size_bytes if entry.status is ModelStatus.AVAILABLE else 0
-            files = len(self._registry.files(model_id))
-            return Progress(model_id, entry.status, whole, entry.size_bytes, files, files, 0, 0, entry.reason)
-        transfer = active.transfer
-        return Progress(
-            model_id=model_id,
-            status=entry.status,
-            bytes_done=transfer.bytes_done,
-            bytes_total=transfer.bytes_total or entry.size_bytes,
-            files_done=transfer.files_done,
-            files_total=transfer.files_total,
-            bytes_per_second=int(transfer.bytes_per_second),
-            tries=active.tries,
-            message=active.message,
-        )
+            return progress_at_rest(entry, len(self._registry.files(model_id)))
+        return progress_under_way(entry, active)
 
     async def watch(self, model_id: LocalModelId, every_seconds: float) -> AsyncIterator[Progress]:
         """Yield how far a model is until nothing more happens by itself. Raises UnknownModelError."""
         while True:
             progress = self.progress(model_id)
             yield progress
-            active = self._active.get(model_id)
+            active = self._downloads.active(model_id)
             if progress.ended and active is None:
                 return
             with trio.move_on_after(every_seconds):
@@ -208,7 +162,7 @@ class ModelManager:
 
     def is_loaded(self, model_id: LocalModelId) -> bool:
         """Whether an engine has it open."""
-        return self._loaded[model_id] > 0
+        return self._use.is_loaded(model_id)
 
     def held(self) -> list[Held]:
         """Return all models on disk, as far as room is concerned."""
@@ -219,7 +173,7 @@ class ModelManager:
                 entry.size_bytes,
                 entry.last_used_at,
                 pinned=entry.pinned,
-                loaded=self.is_loaded(entry.model_id) or entry.model_id in self._busy,
+                loaded=self._use.is_used(entry.model_id),
                 cold=cold is not None and entry.path.is_relative_to(cold),
             )
             for entry in self._registry.query(ModelQuery(status=ModelStatus.AVAILABLE))
@@ -228,7 +182,7 @@ class ModelManager:
     def export(self, actor: str) -> str:
         """Return the registry as JSON."""
         self._audit.note(actor, "export")
-        return self._export_text()
+        return self._export_file.text()
 
     # --- Changing -----------------------------------------------------------------------------------------------------
 
@@ -250,21 +204,21 @@ class ModelManager:
                     f"{model_id} is {known.status.value} already, from another source or version ({known.version})",
                     f"Remove it first (quern model remove {model_id}), or give this one another id.",
                 )
-            if known.status is ModelStatus.PENDING and model_id not in self._active:
-                self._start(model_id, request)
+            if known.status is ModelStatus.PENDING and self._downloads.active(model_id) is None:
+                self._downloads.start(self._check_running(), model_id, request)
             return known
-        if len(self._active) >= QUEUE_MAX:
+        if self._downloads.is_full:
             raise ManagerRefusedError(f"{QUEUE_MAX} downloads wait already", "Wait for some, or cancel some.")
-        self._check_running()
+        nursery = self._check_running()
         entry = self._registry.add(model_id, guess_type(request.model_type), self._storage.path_of(model_id), text)
         self._audit.note(actor, "download", model_id, text)
-        self._start(model_id, request)
+        self._downloads.start(nursery, model_id, request)
         return entry
 
     def cancel(self, model_id: LocalModelId, actor: str) -> None:
         """Cancel a download; what came of it is kept for a while. Raises UnknownModelError, ManagerRefusedError."""
         self._registry.get(model_id)
-        active = self._active.get(model_id)
+        active = self._downloads.active(model_id)
         if active is None:
             raise ManagerRefusedError(f"{model_id} is not being downloaded")
         self._audit.note(actor, "cancel", model_id)
@@ -277,11 +231,11 @@ class ModelManager:
             raise ManagerRefusedError(
                 f"{model_id} is loaded by an engine", "Take it out of [[engines]] and restart the daemon first."
             )
-        if model_id in self._busy:
+        if self._use.is_occupied(model_id):
             raise ManagerRefusedError(f"{model_id} is being verified or moved", "Try again when that is done.")
         if entry.pinned:
             raise ManagerRefusedError(f"{model_id} is pinned", f"Unpin it first: quern model unpin {model_id}")
-        active = self._active.get(model_id)
+        active = self._downloads.active(model_id)
         if active is not None:
             active.cancel(actor)
             await active.done.wait()
@@ -306,17 +260,14 @@ class ModelManager:
         entry = self._registry.get(model_id)
         if entry.status is not ModelStatus.AVAILABLE:
             raise ManagerRefusedError(f"{model_id} is {entry.status.value}: there is nothing to verify")
-        if model_id in self._busy:
+        if self._use.is_occupied(model_id):
             raise ManagerRefusedError(f"{model_id} is being verified or moved", "Try again when that is done.")
         files = self._registry.files(model_id)
-        self._busy.add(model_id)
-        try:
+        with self._use.occupied(model_id):
             faults = await run_abandonable(partial(find_faults, entry.path, files, advance))
             cid = cid_of(entry)
             if not faults and cid is not None:
                 faults = await run_abandonable(partial(cid_faults, entry.path, cid))
-        finally:
-            self._busy.discard(model_id)
         self._audit.note(actor, "verify", model_id, "; ".join(faults[:5]) or "whole")
         if faults and not self.is_loaded(model_id):
             self._registry.step(model_id, ModelEvent.DAMAGED, reason="; ".join(faults))
@@ -332,19 +283,19 @@ class ModelManager:
         await self.until_ready()
         model_id = request.local_id()
         while True:
-            if (active := self._active.get(model_id)) is not None:
+            if (active := self._downloads.active(model_id)) is not None:
                 active.urgent.set()
                 await active.done.wait()
                 continue
-            if (removal := self._removing.get(model_id)) is not None:
+            if (removal := self._use.removal(model_id)) is not None:
                 await removal.wait()
                 continue
             entry = self._registry.find(model_id)
             if entry is not None and entry.status is ModelStatus.AVAILABLE:
-                self._loaded[model_id] += 1  # before anything is waited for: from here on it stays where it is
+                self._use.load(model_id)  # before anything is waited for: from here on it stays where it is
                 if await trio.Path(entry.path).is_dir():
                     break
-                self._loaded[model_id] -= 1
+                self._use.release(model_id)
                 self._registry.step(model_id, ModelEvent.DAMAGED, reason="its files are gone from the disk")
                 continue
             await self._download_for_engine(model_id, request)
@@ -354,9 +305,7 @@ class ModelManager:
 
     def release(self, model_id: LocalModelId) -> None:
         """Note that an engine no longer has a model open."""
-        if self._loaded[model_id] <= 0:
-            raise ValueError(f"{model_id} is not loaded")
-        self._loaded[model_id] -= 1
+        self._use.release(model_id)
         if self._registry.find(model_id) is not None:
             self._registry.touch(model_id)
 
@@ -373,12 +322,7 @@ class ModelManager:
             )
             self._audit.note(ASKED_BY_ENGINE, "download", model_id)
         self._registry.annotate(model_id, {"asked_by": ASKED_BY_ENGINE})
-        active = new_download(model_id, self._limit)
-        self._active[model_id] = active
-        try:
-            await self._downloader.run(active, self._source(request))
-        finally:
-            self._end(active)
+        await self._downloads.run_now(model_id, request)
 
     # --- Inside -------------------------------------------------------------------------------------------------------
 
@@ -387,63 +331,7 @@ class ModelManager:
         if request is None:
             self._registry.step(entry.model_id, ModelEvent.FAILED, reason="what was asked for cannot be read any more")
         else:
-            self._start(entry.model_id, request)
-
-    def _start(self, model_id: LocalModelId, request: DownloadRequest) -> None:
-        active = new_download(model_id, self._limit)
-        self._active[model_id] = active
-        self._check_running().start_soon(self._run_download, active, request)
-
-    async def _run_download(self, active: ActiveDownload, request: DownloadRequest) -> None:
-        model_id = active.model_id
-        try:
-            started = has_slot = False
-            with active.cancellable():
-                if (removal := self._removing.get(model_id)) is not None:
-                    await removal.wait()
-                has_slot = await self._take_slot(active)
-                started = True
-            if not started:
-                self._registry.step(model_id, ModelEvent.FAILED, reason=f"cancelled by {active.cancelled_by}")
-                return
-            try:
-                source = self._source(request)
-                await self._downloader.run(active, source)
-            except PrivateFileError as error:
-                self._registry.step(model_id, ModelEvent.FAILED, reason=str(error))
-            except DownloadFailedError:
-                pass  # the entry has the reason
-            finally:
-                if has_slot:
-                    self._slots.release()
-        finally:
-            self._end(active)
-
-    async def _take_slot(self, active: ActiveDownload) -> bool:
-        """Wait for a slot, or until an engine cannot wait; return whether a slot was taken."""
-        taken = False
-
-        async def take() -> None:
-            nonlocal taken
-            await self._slots.acquire()
-            taken = True
-            nursery.cancel_scope.cancel()
-
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(take)
-                await active.urgent.wait()
-                nursery.cancel_scope.cancel()
-        except BaseException:
-            if taken:  # cancelled in the moment in which it was taken
-                self._slots.release()
-            raise
-        return taken
-
-    def _end(self, active: ActiveDownload) -> None:
-        if self._active.get(active.model_id) is active:
-            del self._active[active.model_id]
-        active.done.set()
+            self._downloads.start(self._check_running(), entry.model_id, request)
 
     def _source(self, request: DownloadRequest) -> FileSource | PeersSource:
         return make_source(request, self._sources, self._find_same)
@@ -458,7 +346,7 @@ class ModelManager:
         entry = self._registry.find(model_id)
         if entry is None or entry.status is not ModelStatus.AVAILABLE or entry.pinned:
             return
-        if self.is_loaded(model_id) or model_id in self._busy:
+        if self._use.is_used(model_id):
             return
         self._audit.note("daemon", "evict", model_id, why)
         log.info("a model is evicted", model=model_id, reason=why)
@@ -467,13 +355,9 @@ class ModelManager:
     async def _remove(self, entry: ModelEntry) -> None:
         """Remove a model that nothing uses: the entry first, so that nobody begins to."""
         self._registry.step(entry.model_id, ModelEvent.REMOVED)
-        self._removing[entry.model_id] = trio.Event()
-        try:
-            with trio.CancelScope(shield=True):
-                await self._remover.remove(entry, entry.path)
-                await trio.to_thread.run_sync(self._storage.staging(entry.model_id).discard)
-        finally:
-            self._removing.pop(entry.model_id).set()
+        with self._use.removing(entry.model_id), trio.CancelScope(shield=True):
+            await self._remover.remove(entry, entry.path)
+            await trio.to_thread.run_sync(self._storage.staging(entry.model_id).discard)
 
     def _check_running(self) -> trio.Nursery:
         if self._nursery is None:
@@ -482,47 +366,9 @@ class ModelManager:
 
     async def _tidy(self) -> None:
         while True:
-            await self._cool()
+            await self._cooling.cool()
             await sweep(self._registry, self._storage, self._wall_clock)
             await trio.sleep(TIDY_SECONDS)
-
-    async def _cool(self) -> None:
-        """Move models that nobody uses to the cold directory."""
-        if self._storage.cold_directory is None:
-            return
-        for model_id in plan_cooling(self.held(), self._wall_clock(), self._options.cold_after_seconds):
-            entry, target = self._registry.get(model_id), self._storage.cold_path_of(model_id)
-            if target is None or self.is_loaded(model_id) or model_id in self._busy:
-                continue
-            self._busy.add(model_id)
-            try:
-                await trio.to_thread.run_sync(self._storage.transfer, entry.path, target)
-                # Forgotten at its old place before it is found at its new one (node.models.holding).
-                await self._remover.forget(entry, entry.path)
-                if self.is_loaded(model_id):  # meanwhile: it stays where it is open
-                    await trio.to_thread.run_sync(self._storage.remove, target)
-                    continue
-                self._registry.move(model_id, target)
-                await trio.to_thread.run_sync(self._storage.remove, entry.path)
-            except OSError as error:
-                log.warning("a model cannot be moved to the cold directory", model=model_id, error=str(error))
-            else:
-                self._audit.note("daemon", "cool", model_id)
-            finally:
-                self._busy.discard(model_id)
-
-    async def _keep_export(self, path: Path) -> None:
-        while True:
-            self._export_due = trio.Event()
-            try:
-                await trio.to_thread.run_sync(write_export, path, self._export_text())
-            except OSError as error:
-                log.warning("the registry's export cannot be written", path=str(path), error=str(error))
-            await self._export_due.wait()
-            await trio.sleep(EXPORT_PAUSE_SECONDS)
-
-    def _export_text(self) -> str:
-        return export_registry(self._registry.query(), self._registry.files)
 
 
 def _request(entry: ModelEntry) -> DownloadRequest | None:

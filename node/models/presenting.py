@@ -4,7 +4,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from node.models.manager import ModelManager, Progress
+from node.models.manager import ModelManager
+from node.models.progress import Progress
 from node.models.registry import ModelEntry
 from node.models.requests import DownloadRequest
 

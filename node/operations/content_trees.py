@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from node.models.content import ContentAdapter
-from node.operations.content import TREE_BYTES_MAX
+from node.operations.store_trees import TREE_BYTES_MAX
 from node.ports import Provider
 from node.protocol.identifiers import Cid
 from p2p.content.cid import Cid as BlockCid
 
 
 class NetworkTrees:
-    """Implements node.operations.content.Trees."""
+    """Implements node.operations.store_trees.Trees."""
 
     def __init__(self, content: ContentAdapter, providers: Callable[[], Sequence[Provider]]) -> None:
         """`providers` tells whose gateways are to be asked, at each fetch anew."""

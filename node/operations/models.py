@@ -27,8 +27,9 @@ from node.control.model_views import (
     ModelVerifyProgress,
 )
 from node.models.identity import BadNameError, parse_model_id
-from node.models.manager import ManagerRefusedError, ModelManager, Progress
+from node.models.manager import ManagerRefusedError, ModelManager
 from node.models.presenting import files_facts, model_facts, parse_request, progress_facts
+from node.models.progress import Progress
 from node.models.registry import ModelEntry, ModelQuery, UnknownModelError
 from node.models.states import ModelStatus, ModelType
 

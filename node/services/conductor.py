@@ -6,53 +6,33 @@ the next goes on after what came. All of this ends with the answer, or when nobo
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import structlog
 import trio
 
 from node.ports import CallFailedError
-from node.protocol.asking import REQUEST_BYTES_MAX
-from node.protocol.codec import to_bytes
-from node.protocol.identifiers import Address, TokenAmount
-from node.protocol.pricing import price, tokens_commitment
+from node.protocol.identifiers import Address
 from node.protocol.records import ModelRecord
 from node.protocol.routing import ExecutorChoice
-from node.protocol.seeds import SeedShareError
 from node.services.answers import AnswerPart, AnswerSummary
-from node.services.attempt import Attempt
 from node.services.candidate_line import EXECUTORS_TRIED_MAX, CandidateLine
-from node.services.checks import prompt_tokens_max
-from node.services.errors import GatewayError
-from node.services.faults import (
-    DETAIL_CHARACTERS_MAX,
-    FRAME_BYTES_KEPT_MAX,
-    Evidence,
-    ExecutorFaultError,
-    Fault,
-)
-from node.services.frames import (
-    METHOD,
-    InferenceRequest,
-    SignedRequest,
-    prompt_commitment_of,
-    request_digest,
-)
+from node.services.errors import GatewayError, readable
+from node.services.executor_part import ExecutorParts, Running
+from node.services.fault_reports import report_fault
+from node.services.faults import DETAIL_CHARACTERS_MAX, ExecutorFaultError, Fault
+from node.services.frames import InferenceRequest
 from node.services.groups import sole_error
 from node.services.outlet import Outlet
-from node.services.patience import Patience, hedge_seconds, patience
+from node.services.patience import hedge_seconds
 from node.services.refusals import retry_after_seconds
-from node.services.seeding import with_seed_source
-from node.services.terms import unit_price_of
 from node.services.timing import position
 from node.services.trade import Trade
 from node.services.transcript import Continuation, Transcript
-from node.services.unreceived import Unreceived
 from node.services.vouchers import PaymentError
 
 log = structlog.get_logger(__name__)
 
-CALL_SECONDS_MAX = 3600.0
 READER_SECONDS_MAX = 25.0
 """How long a user may leave a part unread. Below the time after which an executor gives up an unpaid answer (30 s)."""
 REFUSALS_BELIEVED = 2
@@ -66,16 +46,6 @@ UNFAULTED = frozenset({BUSY, "superseded", "stale-seed", "no-seed", "terms", "re
 """Words that are no fault, or not yet known to be one."""
 FAULT_OF = {"lost": Fault.LOST, "unreachable": Fault.LOST, "deadline": Fault.LOST}
 """All other words mean that it failed."""
-
-
-@dataclass(slots=True, eq=False)
-class Running:
-    """An executor that was asked and has not ended."""
-
-    executor: Address
-    request: InferenceRequest
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    attempt: Attempt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +76,7 @@ class Conductor:
         self._outlet = outlet
         self._line = CandidateLine(candidates)
         self._transcript = Transcript(request.stop, begins_anew=_begins_anew(request))
+        self._parts = ExecutorParts(trade, model, summary, self._transcript, self._line, outlet, self._give)
         self._refusals: list[tuple[Running, CallFailedError]] = []
         self._unpaid: PaymentError | None = None
         self._failures: dict[Address, str] = {}
@@ -176,75 +147,15 @@ class Conductor:
     async def _run(
         self, nursery: trio.Nursery, choice: ExecutorChoice, running: Running, continuation: Continuation
     ) -> None:
-        error: CallFailedError | PaymentError | None = None
-        self._trade.in_flight[running.executor] += 1
-        try:
-            # Who fails in the moment it is cancelled raises a group of both, of which the scope leaves a group of one.
-            with sole_error(), running.scope:
-                await self._ask(nursery, choice, running, continuation)
-        except (CallFailedError, PaymentError) as caught:
-            error = caught
-        finally:
-            self._trade.in_flight[running.executor] -= 1
-            if not self._trade.in_flight[running.executor]:
-                del self._trade.in_flight[running.executor]
-            self._measure(running)
+        error = await self._parts.run(
+            running,
+            choice.peer_id,
+            continuation,
+            claim=lambda: self._claim(running),
+            meanwhile=lambda: self._prepare_another(nursery),
+        )
         if not running.scope.cancelled_caught:
             self._ended.send_nowait(Ended(running, error))
-
-    async def _ask(
-        self, nursery: trio.Nursery, choice: ExecutorChoice, running: Running, continuation: Continuation
-    ) -> None:
-        """Have one executor give the rest of the answer."""
-        trade = self._trade
-        request = running.request = self._on_its_terms(running.request)
-        most, is_asked = self._most(request), False
-        if not request.free:
-            await trade.desk.payer.reserve(running.executor, most)
-        try:
-            self._prepare_another(nursery)
-            payload = to_bytes(SignedRequest(request, trade.desk.chain.sign(request_digest(request))))
-            if len(payload) > REQUEST_BYTES_MAX:
-                raise GatewayError("too-long", f"the conversation has more than {REQUEST_BYTES_MAX} bytes")
-            trade.announce(request)
-            is_asked = True
-            async with trade.network.call(choice.peer_id, METHOD, payload, deadline_seconds=CALL_SECONDS_MAX) as call:
-                running.attempt = Attempt(
-                    trade.desk,
-                    call,
-                    request,
-                    self._model,
-                    self._summary,
-                    self._transcript,
-                    continuation,
-                    self._patience_with(running.executor),
-                    claim=lambda: self._claim(running),
-                    outlet=self._outlet,
-                    give=self._give,
-                )
-                await running.attempt.run()
-        finally:
-            if is_asked:
-                self._note_unreceived(running)
-            if not request.free:
-                trade.desk.payer.release(running.executor, most)
-
-    def _note_unreceived(self, running: Running) -> None:
-        """Write down that an executor has a signed request for which this node has no receipt."""
-        request, attempt = running.request, running.attempt
-        if request.private or (attempt is not None and attempt.has_receipt):
-            return  # of a private answer no token is drawn, whatever is booked
-        if not self._trade.unreceived.has_room(request.epoch, running.executor):
-            return
-        asked = Unreceived(
-            running.executor,
-            request_digest(request),
-            request.request_id,
-            request.model_id,
-            tokens_max=request.max_tokens if attempt is None else attempt.tokens_given_at_most,
-            ended_at=self._trade.wall_clock(),
-        )
-        self._trade.unreceived.add(request.epoch, asked)
 
     def _claim(self, running: Running) -> bool:
         """The first token is there: its executor goes on, and nobody else."""
@@ -259,6 +170,10 @@ class Conductor:
             self._report(refused, ExecutorFaultError(Fault.REFUSED, f"{error}, which others do not say"))
         self._refusals.clear()
         return True
+
+    def _report(self, running: Running, error: ExecutorFaultError) -> None:
+        token_ids = running.attempt.token_ids if running.attempt is not None else []
+        report_fault(self._trade, running.request, token_ids, error)
 
     async def _give(self, part: AnswerPart) -> None:
         """Hand a part to the user; a user who does not read ends the request."""
@@ -363,92 +278,6 @@ class Conductor:
             self._trade.desk.payer.prepare(choice.participant)
         if choice is not None and not self._trade.nearness.is_connected(choice.peer_id):
             nursery.start_soon(self._trade.nearness.warm, choice.peer_id)
-
-    def _patience_with(self, executor: Address) -> Patience:
-        speeds, model_id, now = self._trade.speeds, self._model.model_id, trio.current_time()
-        return patience(
-            speeds.slow_first_seconds(model_id, without=executor),
-            speeds.pace(model_id, now),
-            alone=self._line.untried() is None,
-        )
-
-    def _measure(self, running: Running) -> None:
-        """Remember how fast it was, though it was not fast enough."""
-        attempt, now = running.attempt, trio.current_time()
-        if attempt is None:
-            return
-        speeds, model_id = self._trade.speeds, self._model.model_id
-        if attempt.first_seconds is not None:
-            speeds.add_first(running.executor, model_id, attempt.first_seconds, now)
-        elif running.scope.cancelled_caught:
-            speeds.add_first(running.executor, model_id, now - attempt.began, now)
-        if attempt.token_seconds is not None:
-            speeds.add_pace(running.executor, model_id, attempt.token_seconds, now)
-
-    def _most(self, request: InferenceRequest) -> TokenAmount:
-        """What an executor can cost at most."""
-        tokens = min(self._model.context_length, prompt_tokens_max(request) + request.max_tokens)
-        unit_price = unit_price_of(self._trade.desk.chain.parameters.unit_price, is_free=request.free)
-        return price(tokens, 0, self._model, unit_price)
-
-    def _on_its_terms(self, request: InferenceRequest) -> InferenceRequest:
-        """Say whether it serves for nothing, and where the seed comes from: from who began the answer, or from it."""
-        record, seed = self._trade.record_of(request.executor), self._summary.seed
-        if record is not None:
-            self._check_shares(record.seed_revealed)
-        request = replace(request, free=record is not None and record.free)
-        begun = seed.share if seed is not None else None
-        try:
-            return with_seed_source(request, begun, record.seed_commitment if record is not None else b"")
-        except SeedShareError as error:
-            raise CallFailedError("no-seed", str(error)) from error
-
-    def _check_shares(self, secret: bytes) -> None:
-        """Hold earlier halves of seeds against a secret that has been published since."""
-        for given, refuted in self._trade.shares.refuted_by(secret):
-            self._trade.faults.add(
-                Evidence(
-                    at=self._trade.wall_clock(),
-                    participant=given.share.executor,
-                    request_id=given.request_id,
-                    model_id=given.model_id,
-                    code=Fault.SEED.value,
-                    detail="its half of a seed is not the one that its published secret gives",
-                    request_digest=given.request_digest,
-                    prompt_commitment=given.prompt_commitment,
-                    output_tokens=0,
-                    output_commitment=tokens_commitment(()),
-                    frame=to_bytes(refuted),
-                    receipt=None,
-                )
-            )
-
-    def _report(self, running: Running, error: ExecutorFaultError) -> None:
-        at = self._trade.wall_clock()
-        if not self._trade.faults.is_news(running.executor, error.fault, at):
-            return
-        token_ids = running.attempt.token_ids if running.attempt is not None else []
-        self._trade.faults.add(
-            Evidence(
-                at=at,
-                participant=running.executor,
-                request_id=running.request.request_id,
-                model_id=running.request.model_id,
-                code=error.fault.value,
-                detail=readable(error.message, DETAIL_CHARACTERS_MAX),
-                request_digest=request_digest(running.request),
-                prompt_commitment=prompt_commitment_of(running.request),
-                output_tokens=len(token_ids),
-                output_commitment=tokens_commitment(token_ids),
-                frame=b"" if running.request.private else error.frame[:FRAME_BYTES_KEPT_MAX],
-                receipt=error.receipt,
-            )
-        )
-
-
-def readable(text: str, characters_max: int) -> str:
-    """Return what strangers wrote as it may stand in a line of a log or in an error: bounded, nothing unprintable."""
-    return "".join(character for character in text[:characters_max] if character.isprintable())
 
 
 def _begins_anew(request: InferenceRequest) -> bool:

@@ -28,7 +28,7 @@ from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
 from node.protocol.sampling import SEED_MAX, SamplingParameters
 from node.protocol.verdicts import Verdict
-from node.services.auditing import AUDIT_PRIORITY, read_figures
+from node.services.audit_reading import AUDIT_PRIORITY, read_figures
 from node.services.epochs import EpochBook
 from node.services.frames import Prompt, Turn
 from node.services.gateway import Answer, ChatRequest, GatewayError

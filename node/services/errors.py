@@ -1,4 +1,4 @@
-"""How a request at the gateway fails: one error with a code that faces translate."""
+"""How a request at the gateway fails: one error with a code that faces translate, and words that can be shown."""
 
 
 class GatewayError(Exception):
@@ -13,3 +13,8 @@ class GatewayError(Exception):
         self.code = code
         self.message = message
         self.retry_after = retry_after
+
+
+def readable(text: str, characters_max: int) -> str:
+    """Return what strangers wrote as it may stand in a line of a log or in an error: bounded, nothing unprintable."""
+    return "".join(character for character in text[:characters_max] if character.isprintable())

@@ -17,11 +17,11 @@ from node.protocol.sampling import SamplingParameters
 from node.services.answers import AnswerPart, AnswerSummary
 from node.services.batches import BatchService
 from node.services.candidates import Prospect, is_faithful, once_per_participant, order_candidates
-from node.services.conductor import Conductor, readable
+from node.services.conductor import Conductor
 from node.services.desk import Desk
 from node.services.embedding import Embedder
 from node.services.epochs import EpochBook
-from node.services.errors import GatewayError
+from node.services.errors import GatewayError, readable
 from node.services.faults import FaultBook
 from node.services.frames import SALT_BYTES, InferenceRequest, Prompt, prompt_commitment_of
 from node.services.groups import sole_error

@@ -13,7 +13,8 @@ from typing import Protocol
 
 import structlog
 
-from p2p.content.block_index import BlockIndex, FileRow, Stamp, connect_private
+from p2p.content.block_index import BlockIndex, FileRow, Stamp
+from p2p.content.block_index_file import connect_private
 from p2p.content.cid import Cid, Codec
 from p2p.content.dagpb import DagPbError, decode_node
 from p2p.content.places import BlockPlace, read_place

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import trio
@@ -24,9 +24,9 @@ from node.protocol.records import EpochResult, ModelRecord, SignedReceipt
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.vector_audits import VECTORS
 from node.protocol.verdicts import Verdict
-from node.services.auditing import AuditingService
 from node.services.embedding_frames import EmbeddingInput
 from node.services.epochs import result_from_bytes
+from node.services.evidence_keeping import EvidenceKeeping
 from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest, Gateway
 from node.services.receipt_book import ReceiptBookKeeper
@@ -138,21 +138,13 @@ def _hinder(patch: pytest.MonkeyPatch) -> None:
         rows, last = await new_rows(keeper)
         return [replace(row, payer=NOBODY) if number_of(keeper) == NAMELESS else row for row in rows], last
 
+    async def forget_nothing(*_what: object) -> None:
+        """One of these executors hands over answers that were not drawn."""
+
     patch.setattr(ReceiptBookKeeper, "_new_rows", name_nobody)
     patch.setattr(ReceiptBookKeeper, "_serve", hostile_serve)
     patch.setattr(ReceiptBookKeeper, "book", hostile_book)
-    patch.setattr(AuditingService, "_own_drawn", _keep_all(AuditingService._own_drawn))
-
-
-def _keep_all(drawn: Callable[[AuditingService, Any], Any]) -> Callable[[AuditingService, Any], Any]:
-    """Nothing is forgotten: one of these executors hands over answers that were not drawn."""
-
-    def kept(service: AuditingService, work: Any) -> Any:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(GivenAnswerTables, "forget", lambda _self, _digests: None)
-            return drawn(service, work)
-
-    return kept
+    patch.setattr(EvidenceKeeping, "_forget_all_but", forget_nothing)
 
 
 async def _ask(gateway: Gateway) -> None:

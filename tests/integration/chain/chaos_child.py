@@ -78,7 +78,7 @@ class ForgetfulSender(Sender):
         if gas is None:
             return
         pending = int(await self._rpc.call("eth_getTransactionCount", self._account.address, "pending"), 16)
-        attempt = self._sign(transaction, pending, gas, *await self._fees())
+        attempt = self._sign(transaction, pending, gas, *await self._fees.first())
         await self._broadcast(attempt)
         with trio.move_on_after(MINED_SECONDS):
             while await self._rpc.call("eth_getTransactionReceipt", "0x" + attempt.hash.hex()) is None:

@@ -15,8 +15,10 @@ from structlog.testing import capture_logs
 from node.chain.account_lock import AccountInUseError, exclusive_account
 from node.chain.deployer import send_transaction
 from node.chain.devnet import development_account
+from node.chain.fees import GWEI
+from node.chain.nonce_search import NonceSearch
 from node.chain.rpc import JsonRpc, RpcError
-from node.chain.sender import GWEI, Sender
+from node.chain.sender import Sender
 from node.ports import ActionStatus
 from node.protocol.actions import FundChannel
 from node.protocol.identifiers import TokenAmount
@@ -76,7 +78,7 @@ async def test_without_proof_nothing_is_signed_with_another_nonce(
         await trio.lowlevel.checkpoint()
         return {}
 
-    monkeypatch.setattr(Sender, "_who_used", nobody)
+    monkeypatch.setattr(NonceSearch, "_who_used", nobody)
     monkeypatch.setattr(Sender, "_mined_in", nothing)
     with capture_logs() as logs:
         async with opened(network, network.owner) as owner:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import trio
 
-from node.chain import watcher
+from node.chain import deep_history, watcher
 from node.chain.rpc import JsonRpc, RpcError
 from node.chain.watcher import DeepReorganisationError, NoFinalityError
 from node.ports import StageChange
@@ -52,8 +52,8 @@ async def test_refused_ranges_shrink_and_grow_again_and_nothing_is_missed(
 
 
 async def test_ranges_grow_to_their_maximum(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watcher, "RANGE_BLOCKS_FIRST", 20)
-    monkeypatch.setattr(watcher, "RANGE_BLOCKS_MAX", 80)
+    monkeypatch.setattr(deep_history, "RANGE_BLOCKS_FIRST", 20)
+    monkeypatch.setattr(deep_history, "RANGE_BLOCKS_MAX", 80)
     await network.mine(500)
     original, ranges = JsonRpc._ask, []
 

@@ -21,10 +21,11 @@ import trio
 
 from netsim.scenario import MODEL as SIMULATED
 from node.engine import launcher
-from node.engine.adapter import EngineEnvironment, EngineNode
+from node.engine.adapter import EngineNode
 from node.engine.arguments import model_arguments, server_command, server_environment
 from node.engine.endpoint import Endpoint, local_endpoint
 from node.engine.leftovers import has_members
+from node.engine.running import EngineEnvironment
 from node.engine.server import LOG_BYTES_MAX, LOGS_KEPT
 from node.ml_nodes import default_engine_python
 from node.protocol.identifiers import NodeId

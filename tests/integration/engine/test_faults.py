@@ -17,10 +17,12 @@ import httpx
 import pytest
 import trio
 
-from node.engine.adapter import EngineEnvironment, EngineNode, NodeState
+from node.engine.adapter import EngineNode
 from node.engine.endpoint import Endpoint, parse_endpoint
 from node.engine.leftovers import read_process
 from node.engine.plugin import DIRECTORY
+from node.engine.running import EngineEnvironment
+from node.engine.states import NodeState
 from node.engine.watchdog import Patience
 from node.ml_nodes import default_engine_python
 from node.ports import ChatMessage, EngineFailedError, GenerationRequest

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.engine.adapter import EngineEnvironment, EngineNode, NodeState
+from node.engine.adapter import EngineNode
+from node.engine.running import EngineEnvironment
+from node.engine.states import NodeState
 from node.ml_nodes import default_engine_python
 from node.models.validation import validate_model
 from node.ports import ChatMessage, EngineFailedError, EngineRefusedError, GenerationRequest

@@ -10,13 +10,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from node.engine import adapter
-from node.engine.adapter import EngineEnvironment, EngineNode, NodeState
+from node.engine import slots
+from node.engine.adapter import EngineNode
 from node.engine.alerts import ENGINE_FAILED, ENGINE_GIVEN_UP, ENGINE_OUTSIDE_RANGE, ENGINE_RECOVERED
 from node.engine.endpoint import parse_endpoint
 from node.engine.identity import EngineOutsideRangeError
 from node.engine.plan import Choice
-from node.engine.running import Place
+from node.engine.running import EngineEnvironment, Place
+from node.engine.states import NodeState
 from node.engine.transport import Traffic
 from node.engine.watchdog import Patience
 from node.ports import EngineFailedError
@@ -65,7 +66,7 @@ class PlayedRun:
 @pytest.fixture(autouse=True)
 def played(monkeypatch: pytest.MonkeyPatch) -> None:
     PlayedRun.all, PlayedRun.errors = [], []
-    monkeypatch.setattr(adapter, "ServerRun", PlayedRun)
+    monkeypatch.setattr(slots, "ServerRun", PlayedRun)
 
 
 @asynccontextmanager

@@ -11,8 +11,9 @@ from node.models.audit import AuditLog
 from node.models.downloads import DownloadLimits
 from node.models.guarded_http import GuardedClient
 from node.models.identity import LocalModelId
-from node.models.manager import ManagerOptions, ModelManager, Progress
+from node.models.manager import ManagerOptions, ModelManager
 from node.models.peers_source import DirectoryContent
+from node.models.progress import Progress
 from node.models.registry import ModelRegistry
 from node.models.requests import DownloadRequest
 from node.models.retries import RetryPolicy

@@ -75,7 +75,7 @@ async def test_a_file_that_changes_between_two_pieces_is_begun_anew(server: HubS
         server.releases["model.safetensors"] = other
         manager.cancel(ID, "test")
         with trio.fail_after(20):
-            while manager.progress(ID).status is ModelStatus.DOWNLOADING or manager._active:
+            while manager.progress(ID).status is ModelStatus.DOWNLOADING or manager._downloads.model_ids:
                 await trio.sleep(0.01)
         progress = await fetched(manager, request)
     assert progress.status is ModelStatus.AVAILABLE, progress.message

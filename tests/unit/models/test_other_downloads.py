@@ -252,7 +252,7 @@ async def test_what_nobody_uses_moves_to_the_cold_directory_and_works_from_there
     place.now = NOW + 200
     async with place.manager() as manager:
         with trio.fail_after(20):
-            while manager.registry.get(old).path != cold / old or manager._busy:
+            while manager.registry.get(old).path != cold / old or manager._use.is_occupied(old):
                 await trio.sleep(0.01)
         assert not (place.models / old).exists()
         assert manager.registry.get(pinned).path == place.models / pinned

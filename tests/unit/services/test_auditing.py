@@ -1,7 +1,6 @@
 """An auditor that is handed something hostile votes on all the rest, and keeps what is its own."""
 
 import random
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,16 +13,16 @@ from structlog.testing import capture_logs
 
 from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.asking import ANSWER_EPOCHS_MAX
-from node.protocol.audit_bands import WIDEST_BAND
 from node.protocol.audit_evidence import NO_TOKENS, AuditEvidence, what_is_wrong
 from node.protocol.audit_outcomes import DRAWN_AGAIN, EXCUSED
 from node.protocol.audit_sampling import drawn_rows, draws_of
-from node.protocol.audit_votes import REJUDGED, audit_order, check_audits
+from node.protocol.audit_tasks import AuditTask
+from node.protocol.audit_votes import REJUDGED, check_audits
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence, VectorEvidence
-from node.protocol.draws import Drawn, Prefill
-from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook, EarlierBook, MissingBook
-from node.protocol.identifiers import EpochNumber, Hash32, ModelId, NodeId, RequestId
+from node.protocol.draws import Prefill
+from node.protocol.findings import AuditVote, CommittedBook, EarlierBook, MissingBook
+from node.protocol.identifiers import EpochNumber, Hash32, NodeId, RequestId
 from node.protocol.omissions import EMPTY_BOOK
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import book_bytes, booked_row, make_book, order_rows
@@ -38,29 +37,18 @@ from node.protocol.sketches import (
     sketch_of,
     vectors_commitment,
 )
-from node.protocol.slices import ITEMS_PER_SLICE
 from node.protocol.vector_audits import vector_band
 from node.protocol.verdicts import Verdict
-from node.services import auditing
-from node.services.auditing import (
-    FORGETTING_SECONDS,
-    FORGOTTEN_AT_ONCE,
-    AuditingService,
-    _Round,
-    _Task,
-    next_lot,
-    read_figures,
-)
+from node.services import auditing, evidence_keeping
+from node.services.auditing import AuditingService, _Round
 from node.services.embedding_frames import EmbeddingInput, EmbeddingRequest
-from node.services.kept_audits import KeptAudits
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
 from tests.builders import SOME_CID, TINY, account, unasked_row
 from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, REQUEST, evidence_of, vectors_of
-from tests.unit.protocol.test_audit_outcomes import BAND, SEED, band_of, missing, previous
+from tests.unit.protocol.test_audit_outcomes import BAND, SEED, band_of, previous
 from tests.unit.protocol.test_receipt_books import group_of
 from tests.unit.protocol.test_sketches import DIMENSIONS, vector
-from tests.unit.services.test_slicing import Clock
 
 VOCABULARY = 100
 CONTEXT = 512
@@ -126,7 +114,7 @@ class Auditor:
         return self.holders[digest]
 
     async def votes_on(self, *evidence: AuditEvidence) -> list[AuditVote]:
-        tasks = [_Task(EXECUTOR, REJUDGED, receipt_digest(one.signed.receipt), None) for one in evidence]
+        tasks = [AuditTask(EXECUTOR, REJUDGED, receipt_digest(one.signed.receipt), None) for one in evidence]
         self.holders |= {task.digest: one for task, one in zip(tasks, evidence, strict=True)}
         return [await self.service._vote_or_abstain(task, self.round) for task in tasks]
 
@@ -191,9 +179,30 @@ async def test_what_the_book_may_not_have_any_more_is_told(
     if book_before is not None:
         before = (EarlierBook(EXECUTOR, EpochNumber(receipt.epoch + book_before), EMPTY_BOOK),)
     round_ = replace(auditor.round, previous=replace(auditor.round.previous, books_before=before))
-    vote = await auditor.service._vote_or_abstain(_Task(EXECUTOR, 1, digest, row), round_)
+    vote = await auditor.service._vote_or_abstain(AuditTask(EXECUTOR, 1, digest, row), round_)
     # The engine always fails.
     assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "too-old" if is_told else "engine-failed")
+
+
+def engine_with(context: int, asked: list[tuple[int, ...]]) -> Callable[..., Awaitable[list[Prefill]]]:
+    """What an engine says to whom no token is likely, and which refuses what leaves no room for one of its own."""
+
+    async def prefill(token_ids: tuple[int, ...], first: int, **_options: object) -> list[Prefill]:
+        asked.append(token_ids)
+        if len(token_ids) >= context:
+            raise EngineRefusedError("longer than the context")
+        return [Prefill({token: -20.0, 0: -0.001}, 2) for token in token_ids[first:]]
+
+    return prefill
+
+
+@pytest.mark.parametrize("longer", [0, 1, CONTEXT])
+async def test_no_answer_escapes_its_audit_by_its_length(auditor: Auditor, longer: int) -> None:
+    auditor.engine.prefill = engine_with(CONTEXT, auditor.engine.asked)  # type: ignore[method-assign]
+    junk = (4,) * (CONTEXT - len(ANSWER.prompt_ids) + longer)
+    (vote,) = await auditor.votes_on(evidence_of(replace(ANSWER, output_ids=junk)))
+    assert vote.verdict is Verdict.INVALID
+    assert vote.figures.tokens == CONTEXT - len(ANSWER.prompt_ids) - 1
 
 
 async def test_what_is_drawn_again_is_audited_once_and_every_other_draw_of_it_is_voted_on(
@@ -202,12 +211,12 @@ async def test_what_is_drawn_again_is_audited_once_and_every_other_draw_of_it_is
     """Silence there would leave the draw to whoever says something."""
     rows = order_rows([unasked_row(Hash32(n.to_bytes(32)), 5) for n in range(1, 4)])
     book = make_book(rows, SOME_CID)
-    asked: list[_Task] = []
+    asked: list[AuditTask] = []
 
     async def read_bytes(*_where: object, **_limit: object) -> bytes:
         return book_bytes(rows)
 
-    async def in_rounds(tasks: Collection[_Task], _work: _Round) -> None:
+    async def in_rounds(tasks: Collection[AuditTask], _work: _Round) -> None:
         asked.extend(tasks)
 
     service = auditor.service
@@ -223,81 +232,6 @@ async def test_what_is_drawn_again_is_audited_once_and_every_other_draw_of_it_is
     check_audits(bundle)
     assert [vote.draw for vote in bundle.audits] == list(draws)
     assert {vote.draw for vote in bundle.audits if vote.reason == DRAWN_AGAIN} == set(draws) - drawn.keys()
-
-
-async def test_of_a_very_long_answer_the_beginning_is_judged_so_that_its_vote_voids_no_bundle(
-    auditor: Auditor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(auditing, "AUDIT_TOKENS_MAX", 2)
-
-    async def prefill(token_ids: tuple[int, ...], *_places: object, **_options: object) -> tuple[None, ...]:
-        auditor.engine.asked.append(token_ids)
-        return (None,) * len(token_ids)
-
-    def figures_of(_first: int, tokens: tuple[int, ...], *_others: object) -> AuditFigures:
-        return AuditFigures(len(tokens), 0, 0, 0, 0, 0, 0)
-
-    auditor.engine.prefill = prefill  # type: ignore[method-assign]
-    monkeypatch.setattr(auditing, "answer_figures", figures_of)
-    kept = evidence_of(replace(ANSWER, output_ids=(4, 5, 6, 7))).kept
-    assert kept is not None
-    figures = await read_figures(cast(Any, auditor.engine), kept, WIDEST_BAND, CONTEXT)
-    assert figures == AuditFigures(2, 0, 0, 0, 0, 0, 0)
-    assert auditor.engine.asked == [(*ANSWER.prompt_ids, 4, 5)]
-
-
-def engine_with(context: int, asked: list[tuple[int, ...]]) -> Callable[..., Awaitable[list[Prefill]]]:
-    """What an engine says to whom no token is likely, and which refuses what leaves no room for one of its own."""
-
-    async def prefill(token_ids: tuple[int, ...], first: int, **_options: object) -> list[Prefill]:
-        asked.append(token_ids)
-        if len(token_ids) >= context:
-            raise EngineRefusedError("longer than the context")
-        return [Prefill({token: -20.0, 0: -0.001}, 2) for token in token_ids[first:]]
-
-    return prefill
-
-
-@pytest.mark.parametrize(("context", "tokens"), [(8, 4), (7, 3), (6, 2), (4, 0), (3, 0), (2, 0)])
-async def test_of_an_answer_that_fills_the_context_or_more_what_an_engine_can_read_is_judged(
-    auditor: Auditor, context: int, tokens: int
-) -> None:
-    auditor.engine.prefill = engine_with(context, auditor.engine.asked)  # type: ignore[method-assign]
-    output = (4, 5, 6, 7)
-    kept = evidence_of(replace(ANSWER, output_ids=output)).kept
-    assert kept is not None
-    figures = await read_figures(cast(Any, auditor.engine), kept, WIDEST_BAND, context)
-    assert (figures.tokens if figures is not None else 0) == tokens
-    assert auditor.engine.asked == ([(*ANSWER.prompt_ids, *output[:tokens])] if tokens else [])
-
-
-@pytest.mark.parametrize("longer", [0, 1, CONTEXT])
-async def test_no_answer_escapes_its_audit_by_its_length(auditor: Auditor, longer: int) -> None:
-    auditor.engine.prefill = engine_with(CONTEXT, auditor.engine.asked)  # type: ignore[method-assign]
-    junk = (4,) * (CONTEXT - len(ANSWER.prompt_ids) + longer)
-    (vote,) = await auditor.votes_on(evidence_of(replace(ANSWER, output_ids=junk)))
-    assert vote.verdict is Verdict.INVALID
-    assert vote.figures.tokens == CONTEXT - len(ANSWER.prompt_ids) - 1
-
-
-@pytest.mark.parametrize("knows_winners", [True, False])
-async def test_winners_are_asked_for_only_where_the_band_was_measured_with_them(
-    auditor: Auditor, knows_winners: bool
-) -> None:
-    asked: list[object] = []
-
-    async def prefill(
-        token_ids: tuple[int, ...], first: int, *, drawn: Drawn | None, **_options: object
-    ) -> list[Prefill]:
-        asked.append(drawn)
-        return [Prefill({token: -0.5, 0: -3.0}, 2) for token in token_ids[first:]]
-
-    auditor.engine.prefill = prefill  # type: ignore[method-assign]
-    kept = evidence_of(ANSWER).kept
-    assert kept is not None
-    band = replace(WIDEST_BAND, knows_winners=knows_winners)
-    assert await read_figures(cast(Any, auditor.engine), kept, band, CONTEXT)
-    assert asked == [Drawn(ANSWER.seed, ANSWER.sampling) if knows_winners else None]
 
 
 # --- vectors ---
@@ -366,7 +300,7 @@ async def test_of_a_drawn_answer_some_inputs_are_read_by_the_seed_of_the_draw(ve
     evidence = given_as(HONEST_VECTORS)
     digest, row = receipt_digest(evidence.signed.receipt), booked_row(evidence.signed)
     vector_auditor.holders[digest] = evidence
-    vote = await vector_auditor.service._vote_or_abstain(_Task(EXECUTOR, 1, digest, row), vector_auditor.round)
+    vote = await vector_auditor.service._vote_or_abstain(AuditTask(EXECUTOR, 1, digest, row), vector_auditor.round)
     assert vote.verdict is Verdict.VALID
     assert vote.figures.tokens == INPUTS_JUDGED_MAX
     places = judged_inputs(INPUTS, digest, vector_auditor.round.seed)
@@ -383,25 +317,6 @@ async def test_of_an_answer_with_many_inputs_that_is_judged_again_some_more_are_
     digest, seed = receipt_digest(evidence.signed.receipt), vector_auditor.round.seed
     places = judged_inputs(inputs, digest, seed, INPUTS_JUDGED_AGAIN_MAX)
     assert vector_auditor.engine.asked == [inputs[place] for place in places]
-
-
-def test_in_which_order_answers_are_judged_again_is_nobody_s_choice_and_the_same_for_all(
-    auditor: Auditor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else an executor would have its heavy true answers judged until time runs out."""
-    monkeypatch.setattr(auditing, "judges_of", lambda *_: {account(3)})
-    digests = [Hash32(number.to_bytes(32)) for number in range(20)]
-    accused = AuditOutcome(
-        EXECUTOR, NodeId("n"), ModelId(TINY), Verdict.ABSTAIN, 0, 0, 0, "",
-        accused=tuple(digests[:15]), challenged=tuple(digests[15:]),
-    )  # fmt: skip
-    result = replace(auditor.round.previous, audits=(accused,))
-
-    def order(seed: Hash32) -> list[Hash32]:
-        return [task.digest for task in auditor.service._judged_again(result, seed)[accused.executor]]
-
-    assert order(SEED) == order(SEED) != order(Hash32(bytes(32)))
-    assert sorted(order(SEED)) == digests
 
 
 JUNK = random.Random(1).randbytes(SKETCH_BYTES * 40)
@@ -516,7 +431,7 @@ async def test_evidence_of_others_is_kept_without_what_nobody_committed_to_and_o
     kept = bare[0].kept
     assert kept is not None
     bloated = replace(bare[0], kept=replace(kept, answer=replace(kept.answer, text="x" * 10_000)))
-    monkeypatch.setattr(auditing, "FETCHED_BYTES_MAX", len(to_bytes(bare[0])))
+    monkeypatch.setattr(evidence_keeping, "FETCHED_BYTES_MAX", len(to_bytes(bare[0])))
     await auditor.votes_on(bloated, bare[1])
     first, second = (receipt_digest(one.signed.receipt) for one in bare)
     data = auditor.given.kept(first)
@@ -531,129 +446,6 @@ async def test_a_challenge_that_would_void_the_bundle_stays_out_of_it(auditor: A
     auditor.service.challenges = cast(Any, SimpleNamespace(take=lambda: (good, bad)))
     bundle = await auditor.service.complete(VoteBundle(EpochNumber(5), account(3), ()))
     assert bundle.challenges == (good,)
-
-
-async def test_its_own_book_is_drawn_and_forgotten_a_bit_at_a_time(
-    auditor: Auditor, mock_clock: trio.testing.MockClock
-) -> None:
-    rows = order_rows([unasked_row(Hash32(n.to_bytes(32)), 5) for n in range(1, 5000)])
-    book, owner = make_book(rows, SOME_CID), account(3)
-    auditor.given.save_book(0, 1, book_bytes(rows))
-    for row in rows:
-        auditor.given.keep(row.digest, b"evidence")
-    lots, clock, forget = list[int](), Clock(), auditor.given.forget
-
-    def forget_counting(digests: Collection[Hash32]) -> None:
-        lots.append(clock.turns)
-        assert len(digests) <= FORGOTTEN_AT_ONCE
-        forget(digests)
-
-    auditor.given.forget = forget_counting  # type: ignore[method-assign]
-    known = replace(previous(books=(CommittedBook(owner, book),)), group=group_of((3, 10, (TINY,)), (4, 10, (TINY,))))
-    work = replace(auditor.round, previous=known)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(clock.run)
-        own = await auditor.service._own_drawn(work)
-        assert clock.turns >= len(rows) // ITEMS_PER_SLICE
-        await auditor.service._forget_all_but(own, known.epoch)
-        nursery.cancel_scope.cancel()
-    drawn = drawn_rows(SEED, owner, book, rows, known.group)
-    assert own == {row.digest: {account(4)} for row in drawn.values()}
-    assert {row.digest for row in rows if auditor.given.kept(row.digest)} == set(own)
-    growing = [4, 8, 16, 32]  # a disk that takes no time is soon given whole lots
-    assert len(lots) == len(growing) + -(-(len(rows) - len(own) - sum(growing)) // FORGOTTEN_AT_ONCE)
-    assert max(Counter(lots).values()) <= 2  # trio tosses a coin for who is first in a turn
-
-
-async def test_a_slow_disk_is_given_smaller_lots_to_forget(
-    auditor: Auditor, mock_clock: trio.testing.MockClock
-) -> None:
-    a_piece_seconds, began = 0.0011, trio.current_time()
-    lots = list[int]()
-
-    def forget_slowly(digests: Collection[Hash32]) -> None:
-        is_slow = trio.current_time() - began < 1.0
-        mock_clock.jump(a_piece_seconds * len(digests) if is_slow else 0.0)
-        lots.append(len(digests))
-
-    auditor.given.forget = forget_slowly  # type: ignore[method-assign]
-    digests = [Hash32(number.to_bytes(32)) for number in range(2000)]
-    await auditor.service._forget(digests)
-    assert sum(lots) == len(digests)
-    assert set(lots[:200]) == {4}
-    assert a_piece_seconds * 4 <= FORGETTING_SECONDS
-    assert lots[-2] == FORGOTTEN_AT_ONCE  # once it is quick, lots grow
-
-
-def test_a_lot_is_never_empty_and_never_larger_than_all_that_is_forgotten_at_once() -> None:
-    assert next_lot(1, 60.0) == 1
-    assert next_lot(1, 0.0) == 2
-    assert next_lot(FORGOTTEN_AT_ONCE, 0.0) == FORGOTTEN_AT_ONCE
-
-
-async def test_a_book_of_its_own_that_is_not_the_committed_one_ends_no_audit_and_is_not_forgotten(
-    auditor: Auditor,
-) -> None:
-    """A backup from before the commitment was restored: another book was made, and the old one stands on chain."""
-    committed = order_rows([unasked_row(Hash32(n.to_bytes(32)), 5) for n in range(1, 3000)])
-    rows = order_rows([unasked_row(Hash32(n.to_bytes(32)), 5) for n in range(1, 6)])
-    auditor.given.save_book(0, 1, book_bytes(rows))
-    auditor.given.keep(rows[0].digest, b"evidence")
-    own_book = CommittedBook(account(3), make_book(committed, SOME_CID))
-    known = replace(previous(books=(own_book,)), group=group_of((3, 10, (TINY,)), (4, 10, (TINY,))))
-    with capture_logs() as logs:
-        own = await auditor.service._own_drawn(replace(auditor.round, previous=known))
-    assert own == {}
-    assert [(entry["log_level"], entry["epoch"]) for entry in logs] == [("error", 0)]
-    await auditor.service._forget_all_but(own, known.epoch)
-    assert auditor.given.kept(rows[0].digest) == b"evidence"
-
-
-NEWEST = EpochNumber(9)
-"""After this epoch no result came for long."""
-
-
-def evidence_number(number: int) -> Hash32:
-    return Hash32((1 << 32 | number).to_bytes(32))
-
-
-async def test_while_no_newer_result_comes_what_the_newest_one_draws_is_kept_and_then_forgotten(
-    auditor: Auditor,
-) -> None:
-    """And what no result has, of its own, is kept until a book that has it is counted."""
-    service, given, ended, fetched = auditor.service, auditor.given, NEWEST + 8, set[Hash32]()
-    for epoch in range(NEWEST - 3, ended + 5):  # one answer of its own and one that it audited, in each epoch
-        newest = EpochNumber(min(epoch - 1, NEWEST) if epoch <= ended else epoch - 1)
-        await service._forget_old(EpochNumber(epoch), newest)
-        if epoch > NEWEST + 1:
-            for digest in (evidence_number(NEWEST), evidence_number(1000 + NEWEST)):
-                assert (given.kept(digest) is not None) is (epoch <= ended)
-        first = NEWEST + 1 if NEWEST < epoch <= ended else epoch  # until there is a result, the same is booked again
-        rows = order_rows([unasked_row(evidence_number(number), 5) for number in range(first, epoch + 1)])
-        given.save_book(epoch, epoch, book_bytes(rows), newest)
-        given.keep(evidence_number(epoch), b"its own")
-        if not NEWEST < epoch < ended:
-            given.count_book(epoch)
-        kept = KeptAudits(service._store, EpochNumber(epoch))
-        audited = evidence_number(1000 + newest)
-        vote = replace(missing(0), receipt_digest=audited)
-        if audited not in fetched:
-            given.keep(audited, b"of another")
-            fetched.add(audited)
-        kept[audit_order(vote)] = vote
-        kept.write()
-        waiting = [number for number in range(NEWEST + 1, ended + 1) if given.kept(evidence_number(number))]
-        assert waiting == [number for number in range(NEWEST + 1, ended + 1) if number <= epoch < ended + 3]
-
-
-async def test_what_may_be_asked_for_now_is_not_forgotten(auditor: Auditor) -> None:
-    asked, other = evidence_number(1), evidence_number(2)
-    auditor.given.keep(asked, b"evidence")
-    auditor.given.keep(other, b"evidence")
-    auditor.service._allowed = {asked: frozenset({account(4)})}
-    await auditor.service._forget([asked, other])
-    assert auditor.given.kept(asked) == b"evidence"
-    assert auditor.given.kept(other) is None
 
 
 OWN = account(3)
@@ -680,7 +472,7 @@ async def test_audits_are_done_though_nobody_takes_its_proofs(
     monkeypatch.setattr(service, "_chain", chain)
     monkeypatch.setattr(service, "_epochs", SimpleNamespace(result_before=found))
     monkeypatch.setattr(service, "_keeper", SimpleNamespace(note_counted=nothing, given=auditor.given))
-    monkeypatch.setattr(service, "_forget_old", nothing)
+    monkeypatch.setattr(service._evidence, "_forget_old", nothing)
     monkeypatch.setattr(service.omission_keeping, "run", hand_over)
     monkeypatch.setattr(auditing, "first_block_of", lambda *_what: 0)
     monkeypatch.setattr(auditing, "bands_of", lambda *_what: band_of)
@@ -725,12 +517,3 @@ def test_an_operator_is_told_when_its_votes_were_not_counted(
     with capture_logs() as logs:
         auditor.service._warn_of_missing_book(replace(UNSEEN, books_missing=missing_books))
     assert [entry["log_level"] for entry in logs] == levels
-
-
-async def test_where_no_book_of_its_own_was_counted_nothing_is_forgotten(auditor: Auditor) -> None:
-    row = unasked_row(Hash32(bytes([1]) * 32), 5)
-    auditor.given.save_book(0, 1, book_bytes([row]))
-    auditor.given.keep(row.digest, b"evidence")
-    own = await auditor.service._own_drawn(replace(auditor.round, previous=previous(books=())))
-    await auditor.service._forget_all_but(own, EpochNumber(0))
-    assert auditor.given.kept(row.digest) == b"evidence"

@@ -13,7 +13,7 @@ from netsim.engine import SimulatedEngine
 from netsim.scenario import MODEL_ID
 from node.ports import CallFailedError, Engine, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.identifiers import TokenAmount
-from node.services import conductor
+from node.services import executor_part
 from node.services.attempt import Attempt
 from node.services.candidate_line import AGAIN_SECONDS_MAX, UNBEGUN_WAIT_SECONDS_MAX
 from node.services.faults import Fault
@@ -125,7 +125,7 @@ class FailingAsItIsCancelled(Attempt):
 async def test_who_fails_in_the_moment_it_loses_against_a_hedge_does_not_fail_the_answer(
     autojump_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conductor, "Attempt", FailingAsItIsCancelled)
+    monkeypatch.setattr(executor_part, "Attempt", FailingAsItIsCancelled)
 
     async def late(part: Part) -> None:
         await part.open()
