@@ -28,12 +28,16 @@ def poc(target: Target, epoch: int | None) -> None:
     if target.as_json:
         print_json(view)
         return
-    state = "decided" if view.has_result else "no result yet"
+    undecided = "over, without a result" if view.why_no_result else "no result yet"
+    state = "decided" if view.has_result else undecided
     mining = ", ".join(f"{m.node_id}: {m.state}, {m.nonces} nonces (epoch {m.epoch})" for m in view.mining)
     facts = [("epoch", f"{view.epoch}, {state}"), ("mining here", mining or "no ML node of this daemon mines")]
     if view.objection is not None:
         facts.append(("the result", _in_words(view.objection)))
+    if view.why_no_result:
+        facts.append(("why no result", view.why_no_result))
     print_facts(facts)
+    click.echo()
     print_table(
         ["participant", "node", "model", "nonces", "sampled", "differ", "outcome", "weight", "why"],
         [
@@ -52,6 +56,7 @@ def poc(target: Target, epoch: int | None) -> None:
         ],
         empty="No batch was committed.",
     )
+    click.echo()
     print_table(
         ["validator", "weight", "votes", "of the epoch before"],
         [[v.account, str(v.weight), v.bundle or "none", f"{v.fate} {v.reason}".strip()] for v in view.validators],

@@ -139,6 +139,7 @@ def parse_params(method: Method, params: object) -> Params:
         return method.params.model_validate(params)
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in detail['loc']) or 'params'}: {detail['msg']}" for detail in error.errors()
+            f"{'.'.join(map(str, detail['loc'])) or 'params'}: {detail['msg'].removeprefix('Value error, ')}"
+            for detail in error.errors()
         )
         raise RpcError(ErrorCode.INVALID_PARAMS, faults) from error

@@ -38,6 +38,7 @@ from node.operations.duties import epoch_view
 from node.ports import CallFailedError, WallClock
 from node.protocol.calibration import bands_in_words
 from node.protocol.chain_state import ChainState
+from node.protocol.empty_epochs import unpaid_epochs
 from node.protocol.identifiers import Cid, ModelId
 from node.protocol.pricing import price
 from node.protocol.records import ModelRecord
@@ -232,7 +233,8 @@ class DaemonOperations:
 
     async def doctor(self) -> DoctorView:
         """Check what only the running daemon can."""
-        findings = [self._participant(), self._peering(), *self._network(), self._content(), *self._engine_findings()]
+        findings = [self._participant(), self._results(), self._peering(), *self._network(), self._content()]
+        findings += self._engine_findings()
         findings += [
             fault(f"service {s.name}", s.last_error or "it was given up", "See the log, then restart the daemon.")
             for s in self._parts.supervisor.statuses()
@@ -359,6 +361,14 @@ class DaemonOperations:
                 "Is a second daemon running with this account? If not, restart this one with register_on_start.",
             )
         return ok("participant", f"registered with {len(participant.ml_nodes)} ML nodes")
+
+    def _results(self) -> Finding:
+        chain = self._parts.chain
+        unpaid = unpaid_epochs(position(chain).epoch, chain.state, chain.account)
+        if unpaid:
+            return warning("results", unpaid, "See `quern why-not-paid EPOCH` and `quern poc EPOCH`.")
+        newest = max(chain.state.results, default=None)
+        return ok("results", "none yet" if newest is None else f"the newest is of epoch {newest}")
 
     def _peering(self) -> Finding:
         count = len(self._parts.network.peers())
