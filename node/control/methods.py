@@ -49,6 +49,7 @@ class AskParams(Params):
     model: str | None = Field(default=None, max_length=64)
     """Without it, the only model that can be asked; an error where there are several."""
     max_tokens: int = Field(default=256, ge=1, le=2**20)
+    """Of the answer."""
     on_chain: bool = False
     """Submit the prompt to the InferenceCoordinator contract instead of a gateway."""
     open: bool = False

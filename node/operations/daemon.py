@@ -42,6 +42,7 @@ from node.protocol.empty_epochs import unpaid_epochs
 from node.protocol.identifiers import Cid, ModelId
 from node.protocol.pricing import price
 from node.protocol.records import ModelRecord
+from node.services.checks import reading_tokens_max
 from node.services.epochs import EpochBook
 from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest, Gateway, GatewayError
@@ -303,7 +304,7 @@ class DaemonOperations:
     ) -> AskView:
         """Hand a prompt in and wait for its answer. It goes on at the desk if the operator does not wait."""
         desk = self._parts.prompts
-        wish = PromptWish(mode, model.model_id, Prompt(turns), params.max_tokens, private=params.private)
+        wish = prompt_wish(mode, model, Prompt(turns), params)
         try:
             handed_in = await desk.hand_in(wish)
             async for ask in desk.changes(handed_in.ask_id):
@@ -400,6 +401,12 @@ class DaemonOperations:
             reason = f"{settings.model_id} is not ready: {status.why_not_drawn}"
             findings.append(level(check, reason, status.remedy or "See `quern nodes`."))
         return findings
+
+
+def prompt_wish(mode: AskMode, model: ModelRecord, prompt: Prompt, params: AskParams) -> PromptWish:
+    """Return what the desk is asked for: paid for are the prompt, however many tokens it makes, and the answer."""
+    most = min(reading_tokens_max(prompt) + params.max_tokens, model.context_length)
+    return PromptWish(mode, model.model_id, prompt, most, max_output_tokens=params.max_tokens, private=params.private)
 
 
 def _redeem_view(planned: Planned) -> RedeemView:
