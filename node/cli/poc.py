@@ -9,6 +9,14 @@ from node.cli.options import Target, target_options
 from node.cli.render import print_facts, print_json, print_table
 from node.control.poc_views import ObjectionView, PocView, WhyDifferView
 
+MINING = {
+    "waiting": "waiting for GENERATE",
+    "refused": "the contract refused its batch",
+    "nothing": "no batch, for no model that counts was loaded or no nonce was computed in time",
+    "serving": "serving instead, by allotment",
+}
+"""What states of mining mean, where the word alone does not say it."""
+
 
 @click.command()
 @click.argument("epoch", type=click.IntRange(0), required=False)
@@ -30,7 +38,9 @@ def poc(target: Target, epoch: int | None) -> None:
         return
     undecided = "over, without a result" if view.why_no_result else "no result yet"
     state = "decided" if view.has_result else undecided
-    mining = ", ".join(f"{m.node_id}: {m.state}, {m.nonces} nonces (epoch {m.epoch})" for m in view.mining)
+    mining = ", ".join(
+        f"{m.node_id}: {MINING.get(m.state, m.state)}, {m.nonces} nonces (epoch {m.epoch})" for m in view.mining
+    )
     facts = [("epoch", f"{view.epoch}, {state}"), ("mining here", mining or "no ML node of this daemon mines")]
     if view.objection is not None:
         facts.append(("the result", _in_words(view.objection)))
