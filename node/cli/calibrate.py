@@ -45,6 +45,19 @@ from node.protocol.json_records import from_json_value, to_json_value
 
 PROMPTS_BYTES_MAX = 1024 * 1024
 PROMPTS_MAX = 1024
+UNITS = {
+    "distance_largest": "(squared, between vectors)",
+    "margin_mean": "logits",
+    "logprob_distance_mean": "nats",
+    "surprise_z_largest": "standard deviations",
+    "poc_distance_max": "(squared, between vectors)",
+    "poc_mismatch_per_million": "of a million nonces",
+    "margin_micro_mean_max": "millionths of a logit",
+    "token_mismatch_per_million": "of a million tokens",
+    "distance_micro_mean_max": "millionths of a nat",
+    "entropy_z_milli_max": "thousandths of a standard deviation",
+}
+"""Of figures as they are shown, where their names do not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +221,9 @@ def _compare(
         click.echo(json.dumps({"measured": figures, "band": asdict(band), **kept}, indent=2))
         return
     click.echo(f"{measured.hardware} against {measured.reference_hardware}, as measured:")
-    print_facts([(name.replace("_", " "), _number(value)) for name, value in figures.items()])
+    print_facts([(name.replace("_", " "), _in_units(name, _number(value))) for name, value in figures.items()])
     click.echo("\nThe honest band that follows, with the room that docs/calibration.md explains:")
-    print_facts([(name, str(value)) for name, value in asdict(band).items()])
+    print_facts([(name, _in_units(name, str(value))) for name, value in asdict(band).items()])
     if record_file is not None and record is not None:
         count = "1 band" if len(record.bands) == 1 else f"{len(record.bands)} bands"
         click.echo(
@@ -390,6 +403,10 @@ def _tell_reference(target: Target, reference: Reference, file: Path) -> None:
         return
     print_facts([(name, str(value)) for name, value in facts.items()])
     click.echo(f"\nOn each other kind of machine: quern calibrate {reference.model_id} --against {file.name} …")
+
+
+def _in_units(name: str, text: str) -> str:
+    return f"{text} {UNITS[name]}" if name in UNITS else text
 
 
 def _number(value: float) -> str:

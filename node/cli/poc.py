@@ -9,6 +9,8 @@ from node.cli.options import Target, target_options
 from node.cli.render import print_facts, print_json, print_table
 from node.control.poc_views import ObjectionView, PocView, WhyDifferView
 
+COMMITTED = "committed"
+"""A batch that nothing is decided of yet."""
 MINING = {
     "waiting": "waiting for GENERATE",
     "refused": "the contract refused its batch",
@@ -56,10 +58,9 @@ def poc(target: Target, epoch: int | None) -> None:
                 batch.node_id,
                 batch.model_id,
                 str(batch.nonces),
-                str(batch.sampled),
-                str(batch.mismatches),
+                *(("–", "–") if batch.fate == COMMITTED else (str(batch.sampled), str(batch.mismatches))),
                 batch.fate,
-                str(batch.weight),
+                "–" if batch.fate == COMMITTED else str(batch.weight),
                 batch.words or batch.reason,
             ]
             for batch in view.batches
@@ -68,7 +69,7 @@ def poc(target: Target, epoch: int | None) -> None:
     )
     click.echo()
     print_table(
-        ["validator", "weight", "votes", "of the epoch before"],
+        ["validator", "weight", "votes", "votes of the epoch before"],
         [[v.account, str(v.weight), v.bundle or "none", f"{v.fate} {v.reason}".strip()] for v in view.validators],
         empty="There is no group yet.",
     )

@@ -1,14 +1,16 @@
 """`quern calibrate` says what it lacks before it asks an engine for minutes of work."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from node.calibration.reference import Reference, reference_to_json
+from node.cli.calibrate import UNITS
 from node.cli.main import quern
-from node.protocol.calibration import Calibration, default_band
+from node.protocol.calibration import Calibration, HonestBand, default_band
 from node.protocol.identifiers import ModelId
 from node.protocol.json_records import to_json_value
 from node.protocol.nonces import VECTOR_BYTES
@@ -112,3 +114,8 @@ def test_a_record_of_another_version_is_said_before_anything_is_measured(tmp_pat
     result = run("--against", file, "--record", str(record), "--url", "http://127.0.0.1:1", "--hardware", "1x L4")
     assert result.exit_code == 1
     assert "is the record of table version 7" in " ".join(result.output.split())
+
+
+def test_every_figure_of_a_band_says_its_unit_or_is_none() -> None:
+    plain = {"engine", "hardware", "knows_winners"}
+    assert plain | UNITS.keys() >= {entry.name for entry in fields(HonestBand)}
