@@ -20,7 +20,9 @@ from node.network.adapter import LibP2PNetwork
 from node.operations.alerts import DaemonAlertOperations
 from node.ports import WallClock
 from node.private_files import PrivateFileError, read_private_file
+from node.protocol.empty_epochs import unpaid_epochs
 from node.services.poc_slots import PocSlots
+from node.services.timing import position
 from node.settings import Settings, SettingsError
 from node.supervisor import Supervisor
 from p2p.standing import Standing
@@ -88,6 +90,7 @@ def watch_over(
         failed_transactions=chain.failed_intents,
         wall_clock=wall_clock,
         out_of_budget=out_of_budget,
+        no_result=lambda: unpaid_epochs(position(chain).epoch, chain.state, chain.account),
     )
     limits = Limits(alerts.chain_silent_seconds_max, alerts.disk_free_gib_min * GIB)
     supervisor.add("chain head", head_age.run)

@@ -29,6 +29,8 @@ class Initialised:
     settings_file: Path
     account: Address
     files: tuple[tuple[Path, Made], ...]
+    settings_ignored: bool = False
+    """Whether settings were given that a file which was there already does not have."""
 
 
 def initialise(
@@ -41,11 +43,27 @@ def initialise(
     """Write the settings file with `chosen` keys set, the libp2p key and the keystore, unless they are there.
 
     `choose_passphrase` is called only if a keystore is made; `account_key` is imported instead of a new random key.
-    Raises SettingsError, KeyFileError or PrivateFileError; what was made before the error stays and is kept next time.
+    Raises SettingsError, KeyFileError or PrivateFileError. Keys that were made before the error stay and are kept next
+    time. A settings file does not: what was mistyped into it would be kept, and what is given next time be ignored.
     """
     create_private_directory(data_dir)
     settings_file = data_dir / SETTINGS_FILE_NAME
-    files = [(settings_file, _made(lambda: create_private_file(settings_file, render_settings(chosen).encode())))]
+    text = render_settings(chosen).encode()
+    made = _made(lambda: create_private_file(settings_file, text))
+    try:
+        files, account = _make_keys(settings_file, choose_passphrase, account_key)
+    except BaseException:
+        if made is Made.CREATED:
+            settings_file.unlink(missing_ok=True)
+        raise
+    ignored = made is Made.KEPT and any(chosen.values()) and settings_file.read_bytes() != text
+    return Initialised(settings_file, account, ((settings_file, made), *files), settings_ignored=ignored)
+
+
+def _make_keys(
+    settings_file: Path, choose_passphrase: Callable[[], str], account_key: PrivateKey | None
+) -> tuple[list[tuple[Path, Made]], Address]:
+    files = []
     settings = load_settings(settings_file)
     files.append((settings.p2p.key, _made(lambda: create_peer_key(settings.p2p.key))))
     keystore = settings.account.keystore
@@ -54,7 +72,7 @@ def initialise(
     else:
         key = account_key or create_account_key()
         files.append((keystore, _made(lambda: _encrypt(keystore, key, choose_passphrase()))))
-    return Initialised(settings_file, keystore_account(keystore), tuple(files))
+    return files, keystore_account(keystore)
 
 
 def _encrypt(path: Path, key: PrivateKey, passphrase: str) -> None:

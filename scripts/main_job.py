@@ -360,11 +360,14 @@ async def group_of(network: LocalNetwork, epoch: int) -> dict[str, int]:
 
 async def _keep(network: LocalNetwork) -> None:
     gateway = network.gateway
+    miner = next(miner for miner in network.miners if miner.process is None or miner.process.poll() is None)
     print(f"""
 The network goes on (one miner is dead, two serve). It lies in {network.directory}. Try:
 
   .venv/bin/quern status --data-dir {gateway.directory}
   .venv/bin/quern ask --data-dir {gateway.directory} "{QUESTION}"
+  .venv/bin/quern epoch --data-dir {miner.directory}
+  .venv/bin/quern rewards --data-dir {miner.directory}
   curl -s {gateway.api_url}/models
   tail -f {network.log_of(gateway)}
 

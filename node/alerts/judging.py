@@ -68,6 +68,8 @@ class Facts:
     missed: Sequence[MissedDuty] = ()
     failed_transactions: int = 0
     """Intents that failed for good since the daemon's start."""
+    no_result: str = ""
+    """Why epochs that this node had weight in have no result; empty if the last one has."""
     out_of_budget: str = ""
     """Why this gateway can pay for no more answers: its budget is spent; empty if it is not."""
 
@@ -105,6 +107,8 @@ def _trouble(facts: Facts, limits: Limits) -> Iterator[Alert]:
     for duty in facts.missed:
         message = f"in epoch {duty.epoch} this node did not {duty.duty}"
         yield make_alert(AlertKind.MISSED_DUTY, f"epoch {duty.epoch}: {duty.duty}", message)
+    if facts.no_result:
+        yield make_alert(AlertKind.NO_RESULT, "results", facts.no_result)
     if facts.failed_transactions:
         message = f"{facts.failed_transactions} intents failed for good since the start"
         yield make_alert(AlertKind.TRANSACTION_FAILED, f"{facts.failed_transactions}", message)

@@ -25,6 +25,7 @@ class AlertKind(StrEnum):
     TRANSACTION_FAILED = "transaction-failed"
     FALSE_RESULT = "false-result"
     BUDGET_SPENT = "budget-spent"
+    NO_RESULT = "no-result"
 
 
 class Severity(StrEnum):
@@ -51,6 +52,7 @@ SEVERITY_OF = {
     AlertKind.TRANSACTION_FAILED: Severity.WARNING,
     AlertKind.FALSE_RESULT: Severity.CRITICAL,
     AlertKind.BUDGET_SPENT: Severity.CRITICAL,
+    AlertKind.NO_RESULT: Severity.CRITICAL,
 }
 REMEDY_OF = {
     AlertKind.ENGINE_FAILED: "It is started again by itself; if that goes on, see logs/ in the data directory.",
@@ -67,6 +69,7 @@ REMEDY_OF = {
     AlertKind.TRANSACTION_FAILED: "See `quern chain intents --all` for the contract's reason.",
     AlertKind.FALSE_RESULT: "See `quern poc` and `quern why-differ`. Members object until the epoch ends.",
     AlertKind.BUDGET_SPENT: "Raise [payments] budget and restart: until then users of this gateway get no answers.",
+    AlertKind.NO_RESULT: "Nobody is paid until one is accepted. See `quern why-not-paid EPOCH` and `quern poc EPOCH`.",
 }
 
 

@@ -79,6 +79,8 @@ class Vitals:
     wall_clock: Callable[[], int]
     out_of_budget: Callable[[], str] = str
     """Why this gateway can pay for no more; empty if it can."""
+    no_result: Callable[[], str] = str
+    """Why epochs that this node had weight in have no result; empty if the last one has."""
 
 
 @dataclass(slots=True)
@@ -138,6 +140,7 @@ class AlertWatch:
             missed=vitals.missed(),
             failed_transactions=max(0, failed - self._failed_before),
             out_of_budget=vitals.out_of_budget(),
+            no_result=vitals.no_result(),
         )
 
     def _engine(self, look: EngineLook, now: float) -> EngineFacts:

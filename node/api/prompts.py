@@ -16,11 +16,12 @@ from starlette.routing import Route
 from node.api.openai.bodies import parse_body, read_body
 from node.api.openai.chat_request import ChatParameters
 from node.api.openai.faults import ApiError, fault_of, invalid
-from node.api.openai.gatekeeper import Caller, Gatekeeper, Grant, prompt_tokens_max
+from node.api.openai.gatekeeper import Caller, Gatekeeper, Grant
 from node.api.openai.parameters import IGNORED
 from node.api.openai.usage import Usage
 from node.protocol.records import ModelRecord
 from node.services.asking import Asker
+from node.services.checks import reading_tokens_max
 from node.services.gateway import ChatRequest, GatewayError
 from node.services.prompt_asks import AskMode, AskState, PromptAsk
 from node.services.prompt_desk import DeskError, PromptDesk, PromptWish
@@ -78,7 +79,7 @@ class PromptApi:
             AskMode(parameters.mode),
             model.model_id,
             granted.prompt,
-            max_tokens=min(prompt_tokens_max(granted.prompt) + written, model.context_length),
+            max_tokens=min(reading_tokens_max(granted.prompt) + written, model.context_length),
             max_output_tokens=written,
             sampling=granted.sampling,
             seed=granted.seed,

@@ -23,7 +23,7 @@ FILE_BYTES_MAX = 64 * 1024
 def read_calibration_file(path: Path) -> Calibration:
     """Read a calibration as `quern calibrate` writes it. Raises CalibrationError, OSError."""
     if path.stat().st_size > FILE_BYTES_MAX:
-        raise CalibrationError(f"{path} is too large to be a calibration")
+        raise CalibrationError(f"{path} is too large to be a calibration record: is it a reference? See `--record`.")
     try:
         return calibration_from_json(json.loads(path.read_bytes()))
     except (ValueError, RecursionError) as error:

@@ -79,7 +79,7 @@ async def run_anvil(
                 stderr=subprocess.STDOUT,
             )
         try:
-            await _until_ready(url, process, log_path)
+            await _until_ready(url, port, process, log_path)
             yield DevelopmentChain(url, process)
         finally:
             await stop_process(process)
@@ -98,14 +98,16 @@ async def stop_process(process: trio.Process) -> None:
             await process.wait()
 
 
-async def _until_ready(url: str, process: trio.Process, log_path: Path) -> None:
+async def _until_ready(url: str, port: int, process: trio.Process, log_path: Path) -> None:
     async with httpx.AsyncClient() as client:
         rpc = JsonRpc([url], client)
         with trio.move_on_after(START_SECONDS_MAX):
             while process.poll() is None:
                 try:
+                    # The port first: an endpoint that does not answer is worth a warning, one that starts is not.
+                    await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
                     await rpc.call_once("eth_chainId")
-                except RpcUnavailableError:
+                except (OSError, RpcUnavailableError):
                     await trio.sleep(START_POLL_SECONDS)
                 else:
                     return

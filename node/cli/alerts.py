@@ -14,6 +14,11 @@ def alerts() -> None:
     """Show what needs a hand, and test the webhook.
 
     Alerts are set up in [alerts] of the settings.
+
+    \b
+    Examples:
+      quern alerts list
+      quern alerts test
     """
 
 

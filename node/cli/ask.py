@@ -100,6 +100,6 @@ def ask(
     click.echo("" if streamed else view.text)
     click.echo(
         f"[{view.model_id}, {view.prompt_tokens} + {view.output_tokens} tokens, {view.seconds:.1f} s, "
-        f"{amount_to_tokens(int(view.price))} paid to {view.executor}]",
+        f"{amount_to_tokens(int(view.price))} tokens of Quern paid to {view.executor}]",
         err=True,
     )

@@ -1,6 +1,7 @@
 """`quern calibrate`: how far this machine is from another one that runs the same model, and the record of it."""
 
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,19 @@ from node.protocol.json_records import from_json_value, to_json_value
 
 PROMPTS_BYTES_MAX = 1024 * 1024
 PROMPTS_MAX = 1024
+UNITS = {
+    "distance_largest": "(squared, between vectors)",
+    "margin_mean": "logits",
+    "logprob_distance_mean": "nats",
+    "surprise_z_largest": "standard deviations",
+    "poc_distance_max": "(squared, between vectors)",
+    "poc_mismatch_per_million": "of a million nonces",
+    "margin_micro_mean_max": "millionths of a logit",
+    "token_mismatch_per_million": "of a million tokens",
+    "distance_micro_mean_max": "millionths of a nat",
+    "entropy_z_milli_max": "thousandths of a standard deviation",
+}
+"""Of figures as they are shown, where their names do not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +134,11 @@ def calibrate(
         raise click.UsageError("--for-the-rest goes with --record")
     if node_id is not None and url is not None:
         raise click.UsageError("name --node of the daemon or the --url of a server, not both")
+    if reference_file is not None:
+        _refuse_to_replace(reference_file, model)
+    written = reference_file or record_file
+    if written is not None:
+        _require_writable(written)
     place = _place(target, model, node_id, url, api_key_file, hardware, model_version, vocabulary)
     if reference_file is not None:
         questions = PROMPTS if prompts_file is None else _read_prompts(prompts_file)
@@ -179,6 +198,12 @@ def _compare(
             "Other weights give other numbers: make a reference of the version that is registered now.",
         )
     record = None if record_file is None or not record_file.exists() else _read_record(record_file)
+    if record is not None and (record.model_id, record.model_version) != (reference.model_id, reference.model_version):
+        raise CommandFailed(
+            f"{record_file} is the record of {record.model_id} version {record.model_version}, "
+            f"this is {reference.model_id} version {reference.model_version}",
+            "Name another file: each version of a model has a record of its own.",
+        )
     measured = _run(_measure, place, reference)
     band = band_of_measurement(measured, ENGINE_NAME)
     if record_file is not None:
@@ -192,15 +217,19 @@ def _compare(
         _write(record_file, json.dumps(to_json_value(record), indent=2) + "\n")
     figures = figures_of(measured)
     if target.as_json:
-        click.echo(json.dumps({"measured": figures, "band": asdict(band)}, indent=2))
+        kept = {} if record is None else {"record": str(record_file), "bands": len(record.bands)}
+        click.echo(json.dumps({"measured": figures, "band": asdict(band), **kept}, indent=2))
         return
     click.echo(f"{measured.hardware} against {measured.reference_hardware}, as measured:")
-    print_facts([(name.replace("_", " "), _number(value)) for name, value in figures.items()])
+    print_facts([(name.replace("_", " "), _in_units(name, _number(value))) for name, value in figures.items()])
     click.echo("\nThe honest band that follows, with the room that docs/calibration.md explains:")
-    print_facts([(name, str(value)) for name, value in asdict(band).items()])
+    print_facts([(name, _in_units(name, str(value))) for name, value in asdict(band).items()])
     if record_file is not None and record is not None:
-        click.echo(f"\n{record_file} has {len(record.bands)} bands now. Put it on chain with:")
-        click.echo(f"  scripts/owner_tools.py calibrate {model} {record_file}")
+        count = "1 band" if len(record.bands) == 1 else f"{len(record.bands)} bands"
+        click.echo(
+            f"\n{record_file} has {count} now. When all kinds of hardware are in it, its owner puts it on chain:"
+        )
+        click.echo(f"  .venv/bin/python scripts/owner_tools.py calibrate {model} {record_file} --config OWNER_SETTINGS")
 
 
 async def _reference(place: Place, model: ModelId, amount: Amount, prompts: tuple[str, ...]) -> Reference:
@@ -282,14 +311,18 @@ def _first(error: BaseException) -> BaseException:
 
 
 class _Progress:
-    """Tells how far it is, on a terminal only, on one line."""
+    """Tells how far it is: on a terminal on one line, elsewhere only what has begun."""
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
+        self._told = ""
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if self._shown:
             click.echo(f"\r{what}: {done} of {total}   ", nl=done >= total, err=True)
+        elif what != self._told:
+            self._told = what
+            click.echo(f"{what}: {total} to do", err=True)
 
 
 def _read_reference(file: Path) -> Reference:
@@ -324,6 +357,25 @@ def _read(file: Path, bytes_max: int) -> str:
         raise CommandFailed(f"{file} cannot be read: {error.strerror}") from error
 
 
+def _refuse_to_replace(reference_file: Path, model: str) -> None:
+    """Other machines were compared with a reference that is there: without it their bands cannot be had again."""
+    if reference_file.exists():
+        raise CommandFailed(
+            f"{reference_file} is there already, and is not replaced",
+            f"Compare with it: quern calibrate {model} --against {reference_file}. To measure anew, name another file.",
+        )
+
+
+def _require_writable(file: Path) -> None:
+    """Say so before minutes of measuring rather than after them."""
+    if file.is_dir():
+        raise CommandFailed(f"{file} is a directory", "Name a file.")
+    if not file.parent.is_dir():
+        raise CommandFailed(f"there is no directory {file.parent}", "Make it, or name a file in another one.")
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise CommandFailed(f"{file.parent} cannot be written", "Name a file in another directory.")
+
+
 def _write(file: Path, text: str) -> None:
     """Write beside the file, then put it in its place: a full disk must not cost the old one."""
     waiting = file.with_name(file.name + ".part")
@@ -351,6 +403,10 @@ def _tell_reference(target: Target, reference: Reference, file: Path) -> None:
         return
     print_facts([(name, str(value)) for name, value in facts.items()])
     click.echo(f"\nOn each other kind of machine: quern calibrate {reference.model_id} --against {file.name} …")
+
+
+def _in_units(name: str, text: str) -> str:
+    return f"{text} {UNITS[name]}" if name in UNITS else text
 
 
 def _number(value: float) -> str:

@@ -120,4 +120,9 @@ def _print(findings: Sequence[Finding]) -> None:
     console().print(table)
     faults = sum(finding.severity is Severity.FAULT for finding in findings)
     warnings = sum(finding.severity is Severity.WARNING for finding in findings)
-    click.echo(f"\n{faults} faults, {warnings} warnings" if faults or warnings else "\nall is well")
+    counted = ", ".join(_count(number, what) for number, what in ((faults, "fault"), (warnings, "warning")) if number)
+    click.echo(f"\n{counted or 'all is well'}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -105,6 +105,12 @@ def init(
         )
     except (SettingsError, KeyFileError, PrivateFileError) as error:
         raise CommandFailed(str(error)) from error
+    if result.settings_ignored:
+        click.echo(
+            f"warning: {result.settings_file} was there already and is kept as it is: the settings you gave have no "
+            "effect. Write them into that file, or remove it and run this again.",
+            err=True,
+        )
     if target.as_json:
         click.echo(_as_json(result.settings_file, result.account, result.files))
         return
@@ -114,22 +120,32 @@ def init(
     if any(made is Made.CREATED for _, made in result.files):
         click.echo(
             "\nNext: put some gas coins on the account, back up the keystore with its passphrase, read the settings, "
-            f"then\n  quernd --config {result.settings_file}"
+            f"then\n  quern doctor --data-dir {target.data_dir}\n  quernd --config {result.settings_file}"
         )
 
 
 def _choose_passphrase(passphrase_file: Path | None) -> str:
     if passphrase_file is None:
+        return _ask_for_passphrase()
+    if passphrase_file.exists():
+        return read_passphrase_file(passphrase_file)
+    return create_passphrase_file(passphrase_file)
+
+
+def _ask_for_passphrase() -> str:
+    try:
         passphrase: str = click.prompt(
             f"Passphrase for the account key ({PASSPHRASE_CHARACTERS_MIN} characters or more)",
             hide_input=True,
             confirmation_prompt=True,
             err=True,
         )
-        return passphrase
-    if passphrase_file.exists():
-        return read_passphrase_file(passphrase_file)
-    return create_passphrase_file(passphrase_file)
+    except click.Abort as error:
+        raise CommandFailed(
+            "there is no passphrase, so no account key was made",
+            "Type one at a terminal, or name a file for it with --passphrase-file.",
+        ) from error
+    return passphrase
 
 
 def _given(**values: object) -> dict[str, object]:

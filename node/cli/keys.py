@@ -1,11 +1,13 @@
 """`quern keys`: the API keys of a gateway's users."""
 
+import json
+import sys
 import time
 
 import click
 
 from node.amounts import amount_to_tokens, tokens_to_amount
-from node.api.keys import KeyLimits, add_api_key, read_api_keys, revoke_api_key
+from node.api.keys import ApiKey, KeyLimits, add_api_key, read_api_keys, revoke_api_key
 from node.cli.calls import call_daemon
 from node.cli.options import CommandFailed, Target, target_options
 from node.cli.render import listed, print_json, print_table
@@ -69,10 +71,15 @@ def add(
             tokens_per_minute=tokens_per_minute,
             models=models,
         )
-        made = add_api_key(_settings(target).keys_file, name, limits, at=now)
+        keys_file = _settings(target).keys_file
+        is_first = read_api_keys(keys_file) is None
+        made = add_api_key(keys_file, name, limits, at=now)
     except (ValueError, PrivateFileError) as error:
         raise CommandFailed(str(error)) from error
-    click.echo(made)
+    click.echo(json.dumps({"name": name, "key": made, "is_first": is_first}, indent=2) if target.as_json else made)
+    if sys.stderr.isatty():
+        closed = " From now on only keys open the API, also on this machine." if is_first else ""
+        click.echo(f"It is shown only this once.{closed}", err=True)
 
 
 @keys.command("list")
@@ -88,6 +95,10 @@ def list_(target: Target) -> None:
         found = read_api_keys(_settings(target).keys_file)
     except PrivateFileError as error:
         raise CommandFailed(str(error)) from error
+    if target.as_json:
+        views = None if found is None else [_as_json(key) for key in found]
+        click.echo(json.dumps({"keys": views or [], "has_file": found is not None}, indent=2))
+        return
     print_table(
         ("NAME", "PER DAY", "ALTOGETHER", "REQUESTS/MIN", "TOKENS/MIN", "MODELS", "EXPIRES"),
         [
@@ -158,7 +169,7 @@ def revoke(target: Target, name: str) -> None:
         raise CommandFailed(str(error)) from error
     if not revoked:
         raise CommandFailed(f"there is no key named {name}", "See `quern keys list`.")
-    click.echo(f"{name} is revoked")
+    click.echo(json.dumps({"name": name, "revoked": True}) if target.as_json else f"{name} is revoked")
 
 
 def _settings(target: Target) -> ApiSettings:
@@ -167,6 +178,20 @@ def _settings(target: Target) -> ApiSettings:
         return load_settings(target.settings_file).api
     except SettingsError as error:
         raise CommandFailed(str(error)) from error
+
+
+def _as_json(key: ApiKey) -> dict[str, object]:
+    """Return what may be shown of a key, under the names that `quern keys usage --json` has; its digest is not."""
+    return {
+        "name": key.name,
+        "key_id": key.key_id,
+        "expires_at": key.expires_at,
+        "day_amount_max": key.day_amount_max,
+        "total_amount_max": key.total_amount_max,
+        "requests_per_minute": key.requests_per_minute,
+        "tokens_per_minute": key.tokens_per_minute,
+        "models": list(key.models),
+    }
 
 
 def _name(key: KeyView) -> str:

@@ -171,17 +171,17 @@ def earnings(target: Target) -> None:
         [
             ("account", view.account),
             ("answers given", f"{view.answers}, {view.output_tokens} output tokens"),
-            ("their price", amount_to_tokens(int(view.receipts_price))),
-            ("vouchers received", amount_to_tokens(int(view.vouchers_received))),
-            ("  not yet redeemed", amount_to_tokens(int(view.vouchers_open))),
-            ("  at risk", amount_to_tokens(int(view.vouchers_at_risk))),
+            ("their price", _tokens(view.receipts_price)),
+            ("vouchers received", _tokens(view.vouchers_received)),
+            ("  not yet redeemed", _tokens(view.vouchers_open)),
+            ("  at risk", _tokens(view.vouchers_at_risk)),
             *((f"  from {_short(entry.payer)}", _planned(entry)) for entry in view.redeem_plan[:PLANS_SHOWN_MAX]),
-            ("rewards earned", amount_to_tokens(int(view.rewards_cumulative))),
-            ("  not yet claimed", amount_to_tokens(unclaimed)),
-            ("vouchers issued", amount_to_tokens(int(view.vouchers_issued))),
-            ("token balance", amount_to_tokens(int(view.token_balance))),
-            ("gas coin balance", amount_to_tokens(int(view.gas_balance))),
-            ("gas spent", str(view.gas_spent)),
+            ("rewards earned", _tokens(view.rewards_cumulative)),
+            ("  not yet claimed", _tokens(unclaimed)),
+            ("vouchers issued", _tokens(view.vouchers_issued)),
+            ("token balance", _tokens(view.token_balance)),
+            ("gas coin balance", f"{amount_to_tokens(int(view.gas_balance))} coins"),
+            ("gas spent", f"{view.gas_spent} gas"),
         ]
     )
 
@@ -191,7 +191,11 @@ def _short(account: str) -> str:
 
 
 def _planned(entry: RedeemView) -> str:
-    return f"{amount_to_tokens(int(entry.amount))}: {entry.plan}"
+    return f"{_tokens(entry.amount)}: {entry.plan}"
+
+
+def _tokens(amount: str | int) -> str:
+    return f"{amount_to_tokens(int(amount))} tokens"
 
 
 @click.command()

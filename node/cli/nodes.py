@@ -61,6 +61,8 @@ def drain(target: Target, *, node_id: str) -> None:
     It takes no new requests and stays stopped, also over restarts of the daemon, until it is resumed. Requests that
     run longer than drain_seconds are cut off; the network goes on with them elsewhere.
 
+    While it is stopped it neither mines nor judges what others mined: `quern epoch` shows when that is due.
+
     \b
     Example:
       quern nodes drain gpu0
@@ -79,6 +81,8 @@ def resume(target: Target, *, node_id: str) -> None:
       quern nodes resume gpu0
     """
     _act(target, "node_resume", node_id)
+    if not target.as_json:
+        click.echo("It loads its model by itself, which may take minutes: see `quern nodes`.")
 
 
 @nodes.command()

@@ -9,6 +9,16 @@ from node.cli.options import Target, target_options
 from node.cli.render import print_facts, print_json, print_table
 from node.control.poc_views import ObjectionView, PocView, WhyDifferView
 
+COMMITTED = "committed"
+"""A batch that nothing is decided of yet."""
+MINING = {
+    "waiting": "waiting for GENERATE",
+    "refused": "the contract refused its batch",
+    "nothing": "no batch, for no model that counts was loaded or no nonce was computed in time",
+    "serving": "serving instead, by allotment",
+}
+"""What states of mining mean, where the word alone does not say it."""
+
 
 @click.command()
 @click.argument("epoch", type=click.IntRange(0), required=False)
@@ -28,12 +38,18 @@ def poc(target: Target, epoch: int | None) -> None:
     if target.as_json:
         print_json(view)
         return
-    state = "decided" if view.has_result else "no result yet"
-    mining = ", ".join(f"{m.node_id}: {m.state}, {m.nonces} nonces (epoch {m.epoch})" for m in view.mining)
+    undecided = "over, without a result" if view.why_no_result else "no result yet"
+    state = "decided" if view.has_result else undecided
+    mining = ", ".join(
+        f"{m.node_id}: {MINING.get(m.state, m.state)}, {m.nonces} nonces (epoch {m.epoch})" for m in view.mining
+    )
     facts = [("epoch", f"{view.epoch}, {state}"), ("mining here", mining or "no ML node of this daemon mines")]
     if view.objection is not None:
         facts.append(("the result", _in_words(view.objection)))
+    if view.why_no_result:
+        facts.append(("why no result", view.why_no_result))
     print_facts(facts)
+    click.echo()
     print_table(
         ["participant", "node", "model", "nonces", "sampled", "differ", "outcome", "weight", "why"],
         [
@@ -42,18 +58,18 @@ def poc(target: Target, epoch: int | None) -> None:
                 batch.node_id,
                 batch.model_id,
                 str(batch.nonces),
-                str(batch.sampled),
-                str(batch.mismatches),
+                *(("–", "–") if batch.fate == COMMITTED else (str(batch.sampled), str(batch.mismatches))),
                 batch.fate,
-                str(batch.weight),
+                "–" if batch.fate == COMMITTED else str(batch.weight),
                 batch.words or batch.reason,
             ]
             for batch in view.batches
         ],
         empty="No batch was committed.",
     )
+    click.echo()
     print_table(
-        ["validator", "weight", "votes", "of the epoch before"],
+        ["validator", "weight", "votes", "votes of the epoch before"],
         [[v.account, str(v.weight), v.bundle or "none", f"{v.fate} {v.reason}".strip()] for v in view.validators],
         empty="There is no group yet.",
     )

@@ -6,9 +6,11 @@ from node.amounts import amount_to_tokens
 from node.cli.calls import call_daemon
 from node.cli.options import Target, target_options
 from node.cli.render import print_facts, print_json, print_table
-from node.control.reward_views import RewardsView, ScoresView, ScoreView, WhyNotPaidView
+from node.control.reward_views import EpochRewardView, RewardsView, ScoresView, ScoreView, WhyNotPaidView
 
 PER_MILLE = 1000
+UNKNOWN = "?"
+NOTHING_TO_EARN = "There was nothing to be earned: it had no weight in the group of this epoch, and no batch to count."
 
 
 @click.command()
@@ -64,15 +66,15 @@ def rewards(target: Target, participant: str | None, epochs: int) -> None:
         print_json(view)
         return
     print_table(
-        ["epoch", "weight", "all models", "score", "paid", "not paid"],
+        ["epoch", "weight", "all models", "score", "paid (tokens)", "not paid (tokens)"],
         [
             [
                 str(epoch.epoch),
                 str(epoch.weight),
                 "yes" if epoch.covers_models else "no",
                 "–" if epoch.score_per_mille is None else _points(epoch.score_per_mille),
-                amount_to_tokens(int(epoch.paid)) if epoch.has_result else "no result",
-                amount_to_tokens(int(epoch.not_paid)),
+                _paid(epoch),
+                amount_to_tokens(int(epoch.not_paid)) if epoch.is_known else UNKNOWN,
             ]
             for epoch in view.epochs
         ],
@@ -81,10 +83,16 @@ def rewards(target: Target, participant: str | None, epochs: int) -> None:
     print_facts(
         [
             ("participant", view.participant),
-            ("earned in all", amount_to_tokens(int(view.cumulative))),
-            ("claimed", amount_to_tokens(int(view.claimed))),
+            ("earned in all", UNKNOWN if view.cumulative is None else _tokens(view.cumulative)),
+            ("claimed", _tokens(view.claimed)),
         ]
     )
+    if view.cumulative is None or not all(epoch.is_known for epoch in view.epochs):
+        click.echo("\n?: no peer gave the content of a result. Try again when more are connected: quern peers")
+    unpaid = [epoch.epoch for epoch in view.epochs if int(epoch.not_paid)]
+    if unpaid:
+        named = "" if participant is None else f" {participant}"
+        click.echo(f"\nWhy not more: quern why-not-paid {unpaid[0]}{named}")
 
 
 @click.command("why-not-paid")
@@ -109,18 +117,31 @@ def why_not_paid(target: Target, epoch: int, participant: str | None) -> None:
     print_facts(
         [
             ("participant", view.participant),
-            ("most it could earn", amount_to_tokens(int(view.most))),
-            ("paid", amount_to_tokens(int(view.paid))),
+            ("most it could earn", _tokens(view.most)),
+            ("paid", _tokens(view.paid)),
             ("evidence", view.evidence or "none: the epoch has no accepted result"),
         ]
     )
+    click.echo()
     print_table(
-        ["not paid", "reason", "what it is about", "in words"],
+        ["not paid (tokens)", "reason", "what it is about", "in words"],
         [[amount_to_tokens(int(part.amount)), part.reason, part.subject, part.words] for part in view.parts],
-        empty="Everything was paid that could be earned." if int(view.most) else "There was nothing to be earned.",
+        empty="Everything was paid that could be earned." if int(view.most) else NOTHING_TO_EARN,
     )
     if view.models_lacking:
         click.echo(f"Models it did not serve: {', '.join(view.models_lacking)}")
+    for remedy in dict.fromkeys(part.remedy for part in view.parts if part.remedy):
+        click.echo(f"→ {remedy}")
+
+
+def _tokens(amount: str) -> str:
+    return f"{amount_to_tokens(int(amount))} tokens"
+
+
+def _paid(epoch: EpochRewardView) -> str:
+    if not epoch.is_known:
+        return UNKNOWN
+    return amount_to_tokens(int(epoch.paid)) if epoch.has_result else "no result"
 
 
 def _print_score(score: ScoreView) -> None:

@@ -60,6 +60,11 @@ def public_key(target: Target, with_account: bool) -> None:
     """Print what owners wrap keys for: this node's public keys.
 
     A registered node needs to send this to nobody: owners find it on chain by the account.
+
+    \b
+    Examples:
+      quern vault public-key
+      quern vault public-key --account
     """
     settings = _settings(target)
     try:
@@ -83,7 +88,12 @@ def public_key(target: Target, with_account: bool) -> None:
 @vault.command("keys")
 @target_options
 def list_keys(target: Target) -> None:
-    """List the content keys on this machine; not the keys themselves."""
+    """List the content keys on this machine; not the keys themselves.
+
+    \b
+    Example:
+      quern vault keys
+    """
     try:
         held = list(_ring(_settings(target)).held())
     except KeyRingError as error:
@@ -102,6 +112,10 @@ def import_key(target: Target, file: Path) -> None:
     """Take in a key from FILE (`-` for standard input), wrapped for this node or plain.
 
     A daemon that waits for it finds it within seconds.
+
+    \b
+    Example:
+      quern vault import-key secret.key.json
     """
     settings = _settings(target)
     try:
@@ -141,6 +155,11 @@ def export_key(
 
     KEY_ID is an id of `quern vault keys`, its beginning, or a model id with one key. Wrapped for a recipient, the file
     is of no use to anybody else: send it by any way.
+
+    \b
+    Examples:
+      quern vault export-key secret --for-peer 12D3KooW… --output secret.key.json
+      quern vault export-key secret --plain --output backup.key.json
     """
     if sum((for_peer is not None, for_encryption_key is not None, for_account is not None, plain)) != 1:
         raise click.UsageError("give one of --for-peer, --for-encryption-key, --for-account or --plain")
@@ -171,6 +190,10 @@ def open_model(target: Target, directory: Path, destination: Path) -> None:
     """Decrypt the encrypted model in DIRECTORY into the new directory DESTINATION.
 
     Every byte is authenticated. If anything is wrong, nothing is left at DESTINATION.
+
+    \b
+    Example:
+      quern vault open models/ipfs/bafy… opened
     """
     staging = destination.with_name(f".{destination.name}.opening")
     try:

@@ -20,7 +20,8 @@ from node.control.views import View
 
 Amount = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,37}$")]
 """Decimal text in base units, above zero; the contracts' amounts have 128 bits."""
-AccountText = Annotated[str, Field(min_length=42, max_length=42)]
+AccountText = Annotated[str, Field(max_length=64)]
+"""Whether it is one, with its checksum, is judged with the wish: money depends on it."""
 
 
 class IntentsParams(Params):

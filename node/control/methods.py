@@ -49,6 +49,7 @@ class AskParams(Params):
     model: str | None = Field(default=None, max_length=64)
     """Without it, the only model that can be asked; an error where there are several."""
     max_tokens: int = Field(default=256, ge=1, le=2**20)
+    """Of the answer."""
     on_chain: bool = False
     """Submit the prompt to the InferenceCoordinator contract instead of a gateway."""
     open: bool = False
@@ -139,6 +140,7 @@ def parse_params(method: Method, params: object) -> Params:
         return method.params.model_validate(params)
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in detail['loc']) or 'params'}: {detail['msg']}" for detail in error.errors()
+            f"{'.'.join(map(str, detail['loc'])) or 'params'}: {detail['msg'].removeprefix('Value error, ')}"
+            for detail in error.errors()
         )
         raise RpcError(ErrorCode.INVALID_PARAMS, faults) from error

@@ -1,15 +1,13 @@
 """The control socket's methods about Proof of Compute: their parameters, checked, and what each calls."""
 
-from typing import Annotated, Protocol
+from typing import Protocol
 
 from pydantic import Field
 
+from node.control.fields import AccountText, EpochField
 from node.control.methods import Emit, Method, Params
 from node.control.poc_views import PocView, WhyDifferView
-from node.control.reward_methods import AccountText
 from node.control.views import View
-
-EpochField = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class PocParams(Params):

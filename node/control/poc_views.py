@@ -62,6 +62,8 @@ class PocView(View):
 
     epoch: int
     has_result: bool
+    why_no_result: str = ""
+    """Why there is none, in words, where the epoch is over without one."""
     batches: list[BatchView]
     validators: list[ValidatorView]
     mining: list[MiningView]

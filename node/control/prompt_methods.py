@@ -4,6 +4,7 @@ from typing import Protocol
 
 from pydantic import Field
 
+from node.control.fields import PromptIdText
 from node.control.methods import Emit, Method, NoParams, Params
 from node.control.prompt_views import PromptAnswerView, PromptAsksView, ReclaimedView
 from node.control.views import View
@@ -12,7 +13,7 @@ from node.control.views import View
 class PromptShowParams(Params):
     """Which prompt."""
 
-    ask_id: str = Field(pattern="^[0-9a-f]{32}$")
+    ask_id: PromptIdText
 
 
 class PromptReclaimParams(Params):

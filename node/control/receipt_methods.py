@@ -4,6 +4,7 @@ from typing import Protocol
 
 from pydantic import Field
 
+from node.control.fields import RequestIdText
 from node.control.methods import Emit, Method, Params
 from node.control.receipt_views import ChecksView, ReceiptFileView, ReceiptsView
 from node.control.views import View
@@ -21,7 +22,7 @@ class ReceiptsParams(Params):
 class ReceiptParams(Params):
     """Which request's."""
 
-    request_id: str = Field(pattern="^[0-9a-f]{8,64}$")
+    request_id: RequestIdText
     """In hex; its beginning is enough where it is unique among the newest receipts."""
     with_answer: bool = True
     """Prompt and answer too, if they are kept."""

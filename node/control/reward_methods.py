@@ -1,14 +1,14 @@
 """The control socket's methods about scores and rewards: their parameters, checked, and what each calls."""
 
-from typing import Annotated, Protocol
+from typing import Protocol
 
 from pydantic import Field
 
+from node.control.fields import AccountText, EpochField
 from node.control.methods import Emit, Method, Params
 from node.control.reward_views import RewardsView, ScoresView, WhyNotPaidView
 from node.control.views import View
 
-AccountText = Annotated[str, Field(pattern="^0x[0-9a-fA-F]{40}$")]
 EPOCHS_MAX = 64
 
 
@@ -31,7 +31,7 @@ class RewardsParams(Params):
 class WhyNotPaidParams(Params):
     """Which epoch, and whose pay."""
 
-    epoch: int = Field(ge=0, le=2**53)
+    epoch: EpochField
     participant: AccountText | None = None
 
 

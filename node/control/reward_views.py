@@ -45,6 +45,8 @@ class EpochRewardView(View):
 
     epoch: int
     has_result: bool
+    is_known: bool
+    """False: what it paid is not known; the content of its result, or of the one before, is not to be had now."""
     weight: int
     covers_models: bool
     score_per_mille: int | None
@@ -58,8 +60,8 @@ class RewardsView(View):
     """The newest epochs, newest first, and what is to be claimed."""
 
     participant: str
-    cumulative: str
-    """Earned over all epochs, as the newest result in effect has it."""
+    cumulative: str | None
+    """Earned over all epochs, as the newest result in effect has it; None if its content is not to be had now."""
     claimed: str
     epochs: list[EpochRewardView]
 
@@ -70,6 +72,8 @@ class UnpaidPartView(View):
     reason: str
     words: str
     """The reason for people."""
+    remedy: str
+    """What its operator can do about it; empty where nothing can be done."""
     subject: str
     amount: str
 

@@ -49,7 +49,7 @@ def check_data_directory(path: Path) -> Finding:
         return fault(name, f"{path} can't be written by this user", "Run as its owner, or correct its permissions.")
     mode = path.stat().st_mode
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return warning(name, f"{path} can be written by other users", f"Run: chmod go-w {path}")
+        return warning(name, f"{path} can be written by other users", _how_to_close(path, "the data directory"))
     return ok(name, f"{path} can be written")
 
 
@@ -93,5 +93,12 @@ def check_passphrase_file(path: Path) -> Finding:
     except KeyFileError as error:
         return fault("passphrase file", str(error), "Put the passphrase of the keystore into its first line.")
     if exposed_mode(path.parent.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
-        return warning("passphrase file", f"others can write into {path.parent}", f"Run: chmod go-w {path.parent}")
+        return warning("passphrase file", f"others can write into {path.parent}", _how_to_close(path.parent, "it"))
     return ok("passphrase file", f"{path} is private")
+
+
+def _how_to_close(directory: Path, what: str) -> str:
+    """A directory like /tmp is for everybody: its permissions are not to be changed."""
+    if directory.stat().st_mode & stat.S_ISVTX:
+        return f"Move {what} to a directory of your own: {directory} is shared by all users of this machine."
+    return f"Run: chmod go-w {directory}"

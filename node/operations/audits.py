@@ -52,6 +52,9 @@ class DaemonAuditOperations:
         """The audits of an epoch, or of one answer."""
         now = position(self._chain).epoch
         known = {receipt_digest(s.receipt): s.receipt.request_id for s in self._store.receipts(limit=RECEIPTS_SEARCHED)}
+        if params.epoch is not None and params.epoch > now:
+            message = f"epoch {params.epoch} has not begun; this is epoch {now}"
+            raise RpcError(ErrorCode.REFUSED, message, "See `quern epoch`.")
         if params.receipt is None:
             return self._view(EpochNumber(now if params.epoch is None else params.epoch), known, None)
         wanted = self._digests(params.receipt, now, known)

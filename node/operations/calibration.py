@@ -25,6 +25,9 @@ class DaemonCalibrationOperations:
             raise RpcError(
                 ErrorCode.REFUSED, f"the registry has no model {params.model_id}", "`quern models` lists those it has."
             )
+        if params.node_id is not None and params.node_id not in {engine.node_id for engine in self._engines}:
+            known = ", ".join(engine.node_id for engine in self._engines) or "none"
+            raise RpcError(ErrorCode.REFUSED, f"there is no ML node {params.node_id} here", f"ML nodes: {known}.")
         for engine in self._engines:
             endpoint = engine.endpoint
             if engine.model_id != params.model_id or endpoint is None or endpoint.api != VLLM_API:

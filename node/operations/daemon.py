@@ -38,9 +38,11 @@ from node.operations.duties import epoch_view
 from node.ports import CallFailedError, WallClock
 from node.protocol.calibration import bands_in_words
 from node.protocol.chain_state import ChainState
+from node.protocol.empty_epochs import unpaid_epochs
 from node.protocol.identifiers import Cid, ModelId
 from node.protocol.pricing import price
 from node.protocol.records import ModelRecord
+from node.services.checks import reading_tokens_max
 from node.services.epochs import EpochBook
 from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest, Gateway, GatewayError
@@ -232,7 +234,8 @@ class DaemonOperations:
 
     async def doctor(self) -> DoctorView:
         """Check what only the running daemon can."""
-        findings = [self._participant(), self._peering(), *self._network(), self._content(), *self._engine_findings()]
+        findings = [self._participant(), self._results(), self._peering(), *self._network(), self._content()]
+        findings += self._engine_findings()
         findings += [
             fault(f"service {s.name}", s.last_error or "it was given up", "See the log, then restart the daemon.")
             for s in self._parts.supervisor.statuses()
@@ -301,7 +304,7 @@ class DaemonOperations:
     ) -> AskView:
         """Hand a prompt in and wait for its answer. It goes on at the desk if the operator does not wait."""
         desk = self._parts.prompts
-        wish = PromptWish(mode, model.model_id, Prompt(turns), params.max_tokens, private=params.private)
+        wish = prompt_wish(mode, model, Prompt(turns), params)
         try:
             handed_in = await desk.hand_in(wish)
             async for ask in desk.changes(handed_in.ask_id):
@@ -360,6 +363,14 @@ class DaemonOperations:
             )
         return ok("participant", f"registered with {len(participant.ml_nodes)} ML nodes")
 
+    def _results(self) -> Finding:
+        chain = self._parts.chain
+        unpaid = unpaid_epochs(position(chain).epoch, chain.state, chain.account)
+        if unpaid:
+            return warning("results", unpaid, "See `quern why-not-paid EPOCH` and `quern poc EPOCH`.")
+        newest = max(chain.state.results, default=None)
+        return ok("results", "none yet" if newest is None else f"the newest is of epoch {newest}")
+
     def _peering(self) -> Finding:
         count = len(self._parts.network.peers())
         if count == 0:
@@ -390,6 +401,12 @@ class DaemonOperations:
             reason = f"{settings.model_id} is not ready: {status.why_not_drawn}"
             findings.append(level(check, reason, status.remedy or "See `quern nodes`."))
         return findings
+
+
+def prompt_wish(mode: AskMode, model: ModelRecord, prompt: Prompt, params: AskParams) -> PromptWish:
+    """Return what the desk is asked for: paid for are the prompt, however many tokens it makes, and the answer."""
+    most = min(reading_tokens_max(prompt) + params.max_tokens, model.context_length)
+    return PromptWish(mode, model.model_id, prompt, most, max_output_tokens=params.max_tokens, private=params.private)
 
 
 def _redeem_view(planned: Planned) -> RedeemView:

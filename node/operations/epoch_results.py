@@ -39,7 +39,7 @@ def parse_result(data: bytes, epoch: EpochNumber, origin: str) -> EpochResult:
         raise RpcError(
             ErrorCode.REFUSED,
             f"{origin} is no epoch result of this version: {error}",
-            "It must be the content of a result, as `quern content get CID` saves it.",
+            "It must be the content of a result, as `quern ipfs get CID -o FILE` saves it.",
         ) from error
     if result.epoch != epoch:
         raise RpcError(ErrorCode.REFUSED, f"{origin} is the result of epoch {result.epoch}, not of {epoch}", "")

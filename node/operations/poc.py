@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import trio
-from eth_utils.address import to_checksum_address
 
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.control.poc_methods import PocParams, WhyDifferParams
@@ -22,6 +21,7 @@ from node.ports import Chain, Content, Store
 from node.protocol import unpaid
 from node.protocol.agreement import committed_order
 from node.protocol.differences import DIFFERENCES_MAX, Difference, differences
+from node.protocol.empty_epochs import why_no_result
 from node.protocol.identifiers import Address, EpochNumber
 from node.protocol.records import EpochResult
 from node.services.epochs import RESULT_BYTES_MAX, EpochBook
@@ -63,13 +63,17 @@ class DaemonPocOperations:
     async def poc(self, params: PocParams) -> PocView:
         """What became of every batch of an epoch, who voted, and how far this node's miners are."""
         state = self._chain.state
-        epoch = EpochNumber(position(self._chain).epoch if params.epoch is None else params.epoch)
+        now = position(self._chain).epoch
+        epoch = now if params.epoch is None else EpochNumber(params.epoch)
+        if epoch > now:
+            raise RpcError(ErrorCode.REFUSED, f"epoch {epoch} has not begun; this is epoch {now}", "See `quern epoch`.")
         result = await self._accepted(epoch)
         bundles = state.vote_bundles.get(epoch, {})
         fates = {} if result is None else {found.validator: found for found in result.validators}
         return PocView(
             epoch=epoch,
             has_result=result is not None,
+            why_no_result="" if result is not None or epoch == now else why_no_result(epoch, state),
             batches=(self._committed(epoch) if result is None else _batches(result))[:BATCHES_SHOWN_MAX],
             validators=[
                 ValidatorView(
@@ -130,7 +134,7 @@ class DaemonPocOperations:
                     "Name a member whose result to compare with: `quern why-differ EPOCH --peer ACCOUNT`.",
                 )
             return await read_result(self._content, self._presence, epoch, summary.content_cid), "the chain", None
-        account = Address(to_checksum_address(params.account))
+        account = Address(params.account)
         statement = self._signatures.newest(account, epoch)
         if statement is None:
             raise RpcError(

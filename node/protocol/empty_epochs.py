@@ -1,10 +1,10 @@
-"""Why an epoch forms no group, in words for operators. Then the group carries on and nothing is paid (results.py)."""
+"""Why an epoch forms no group or has no result, in words for operators: the group carries on, and nothing is paid."""
 
-from node.protocol.chain_state import ChainState
-from node.protocol.identifiers import EpochNumber
+from node.protocol.chain_state import FIRST_EPOCH, ChainState
+from node.protocol.identifiers import Address, EpochNumber
 
 NAMED_MAX = 8
-"""Models named in one line."""
+"""Models or members named in one line."""
 
 
 def why_no_group(epoch: EpochNumber, state: ChainState) -> str:
@@ -20,3 +20,44 @@ def why_no_group(epoch: EpochNumber, state: ChainState) -> str:
         named = ", ".join(models[:NAMED_MAX]) + (", …" if len(models) > NAMED_MAX else "")
         return f"the models of all batches were taken out of service: {named}"
     return "no batch was accepted, or no node of an accepted one is still registered for its model"
+
+
+def why_no_result(epoch: EpochNumber, state: ChainState) -> str:
+    """Say why `epoch`, which is over, has no accepted result, as far as the chain tells."""
+    if not state.poc_commits.get(epoch):
+        return "nobody committed a batch"
+    silent = silent_members(epoch, state)
+    total = sum(weight for _, weight in state.group_weights(epoch))
+    missing = sum(silent.values())
+    if missing == 0:
+        return "everybody voted, but more than two thirds of the weight did not sign one result in time"
+    named = ", ".join(f"{member} ({weight})" for member, weight in list(silent.items())[:NAMED_MAX])
+    named += ", …" if len(silent) > NAMED_MAX else ""
+    voted = f"members with {missing} of {total} weight committed no votes: {named}"
+    if 3 * (total - missing) > 2 * total:
+        return f"more than two thirds of the weight did not sign one result in time; {voted}"
+    return f"{voted}; without them there are not the more than two thirds that have to sign a result"
+
+
+def silent_members(epoch: EpochNumber, state: ChainState) -> dict[Address, int]:
+    """Return the members of the group in charge that had batches to judge and committed no votes; heaviest first."""
+    bundles = state.vote_bundles.get(epoch, {})
+    provers = {prover for prover, _ in state.poc_commits.get(epoch, {})}
+    silent = {
+        member: weight
+        for member, weight in state.group_weights(epoch)
+        if weight > 0 and member not in bundles and provers - {member}
+    }
+    return dict(sorted(silent.items(), key=lambda entry: (-entry[1], entry[0].lower())))
+
+
+def unpaid_epochs(now: EpochNumber, state: ChainState, account: Address) -> str:
+    """Say which epochs up to `now` went without a result, and why. Empty if none is missing since the newest result, or
+    `account` had no weight.
+    """
+    last = EpochNumber(now - 1)
+    if last < FIRST_EPOCH or {last, now} & state.results.keys() or not dict(state.group_weights(last)).get(account, 0):
+        return ""
+    first = max((epoch for epoch in state.results if epoch < last), default=FIRST_EPOCH - 1) + 1
+    which = f"epoch {last} has" if first == last else f"epochs {first} to {last} have"
+    return f"{which} no accepted result, so nobody was paid; in epoch {last}, {why_no_result(last, state)}"

@@ -2,7 +2,7 @@
 
 from node.protocol.codec import SchemaError, from_bytes
 from node.services.faults import ExecutorFaultError, Fault
-from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Tokens
+from node.services.frames import ExecutorFrame, InferenceRequest, Opening, Prompt, Tokens
 
 TEMPLATE_TOKENS_MAX = 64
 """Tokens a chat template may add per message. With it, an executor cannot charge for a prompt nobody wrote."""
@@ -21,9 +21,12 @@ FINISH_REASONS = frozenset({"", "stop", "length"})
 
 def prompt_tokens_max(request: InferenceRequest) -> int:
     """Return how many tokens an executor may read for a request: a token is at least one byte of its text."""
-    prompt = request.prompt
-    template = TEMPLATE_TOKENS_MAX * (len(prompt.turns) + 1)
-    return prompt.text_bytes + template + len(prompt.token_ids) + len(request.prefix)
+    return reading_tokens_max(request.prompt) + len(request.prefix)
+
+
+def reading_tokens_max(prompt: Prompt) -> int:
+    """Return the most tokens an executor may charge for a prompt."""
+    return prompt.text_bytes + TEMPLATE_TOKENS_MAX * (len(prompt.turns) + 1) + len(prompt.token_ids)
 
 
 def read_frame(data: bytes, *, bytes_max: int | None = None) -> ExecutorFrame:

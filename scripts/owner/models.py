@@ -193,6 +193,8 @@ def _calibration_of(file: Path, model_id: str, version: int) -> bytes:
         found = read_calibration_file(file)
     except CalibrationError as error:
         raise RefusedError(str(error)) from error
+    except OSError as error:
+        raise RefusedError(f"{file} cannot be read: {error.strerror}") from error
     if (found.model_id, found.model_version) != (model_id, version):
         measured = f"{found.model_id} version {found.model_version}"
         raise RefusedError(f"{file} is of {measured}, the registry has {model_id} at version {version}")

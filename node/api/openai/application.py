@@ -28,7 +28,7 @@ from node.api.openai.completion_request import CompletionParameters
 from node.api.openai.completions import StreamedCompletion, WholeCompletion
 from node.api.openai.embedding_request import EmbeddingParameters
 from node.api.openai.event_stream import DONE, EventStream, EventWriter, cancel_on_disconnect
-from node.api.openai.faults import ApiError, fault_of
+from node.api.openai.faults import ApiError, fault_of, invalid
 from node.api.openai.frontage import REQUEST_ID_HEADER, Frontage, state_of
 from node.api.openai.gatekeeper import Caller, Gatekeeper, Grant
 from node.api.openai.parameters import IGNORED, GenerationParameters
@@ -36,6 +36,7 @@ from node.api.openai.usage import Usage, usage_of
 from node.ports import WallClock
 from node.protocol.identifiers import ModelId
 from node.protocol.records import ModelRecord
+from node.protocol.tails import makes_vectors
 from node.services.asking import Asker
 from node.services.embedding import Embeddings
 from node.services.embedding_frames import EmbeddingInput
@@ -157,6 +158,8 @@ class OpenAiApi:
                 found = await vectors.embed(model.model_id, inputs, private=parameters.quern.private)
                 usage = Usage(found.prompt_tokens, 0, found.price)
             except GatewayError as error:
+                if error.code == "bad-request" and not makes_vectors(model):
+                    raise invalid(f"{model.model_id} writes answers; it makes no embeddings", "model") from error
                 raise fault_of(error) from error
             finally:
                 grant.settle(usage)
@@ -334,7 +337,8 @@ async def _http_error(_request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     message = {
-        404: "there is no such path; below /v1 there are chat/completions, completions, embeddings, models",
+        404: "there is no such path; below /v1 there are chat/completions, completions, embeddings, models, "
+        "prompts, pricing",
         405: "this path takes another method",
     }.get(error.status_code, str(error.detail))
     fault = ApiError(error.status_code, "invalid_request_error", "not_found", message)

@@ -19,8 +19,7 @@ from node.ports import WallClock
 from node.private_files import PrivateFileError
 from node.protocol.identifiers import ModelId
 from node.protocol.records import ModelRecord
-from node.services.checks import TEMPLATE_TOKENS_MAX
-from node.services.frames import Prompt
+from node.services.checks import reading_tokens_max
 from node.services.gateway import ChatRequest
 from node.store.key_spending import KeySpending, Spending, day_of
 
@@ -257,14 +256,9 @@ class Grant:
             settle(usage)
 
 
-def prompt_tokens_max(prompt: Prompt) -> int:
-    """Return the most tokens an executor may charge for a prompt (node/services/attempt.py refuses more)."""
-    return prompt.text_bytes + TEMPLATE_TOKENS_MAX * (len(prompt.turns) + 1) + len(prompt.token_ids)
-
-
 def _tokens_max(chat: ChatRequest, model: ModelRecord) -> int:
     written = model.context_length if chat.max_tokens is None else chat.max_tokens
-    return min(prompt_tokens_max(chat.prompt) + written, model.context_length)
+    return min(reading_tokens_max(chat.prompt) + written, model.context_length)
 
 
 def _tokens_guessed(chat: ChatRequest) -> int:

@@ -162,6 +162,7 @@ def test_an_engine_s_long_words_are_cut() -> None:
         (Facts(new_bans=BANS_MAX - 1), []),
         (Facts(new_bans=BANS_MAX), [AlertKind.BAN_STORM]),
         (Facts(missed=[MissedDuty(3, "commit its votes")]), [AlertKind.MISSED_DUTY]),
+        (Facts(no_result="epoch 3 has no accepted result"), [AlertKind.NO_RESULT]),
         (Facts(failed_transactions=1), [AlertKind.TRANSACTION_FAILED]),
     ],
 )

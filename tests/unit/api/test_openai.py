@@ -195,6 +195,14 @@ async def test_embeddings_are_numbers_whichever_encoding() -> None:
             await with_sdk(face.url, lambda client: client.embeddings.create(model="tiny", input="x", dimensions=2))
 
 
+async def test_a_model_that_writes_is_told_from_one_that_embeds() -> None:
+    async with served() as face:
+        face.gateway.fail_at_once = GatewayError("bad-request", "/v1/embeddings: Not Found")
+        with pytest.raises(openai.BadRequestError, match="it makes no embeddings") as refused:
+            await with_sdk(face.url, lambda client: client.embeddings.create(model="tiny", input="x"))
+        assert refused.value.param == "model"
+
+
 async def test_the_models_are_those_of_the_epoch() -> None:
     async with served() as face:
         models = await with_sdk(face.url, lambda client: [entry.id for entry in client.models.list()])

@@ -22,11 +22,12 @@ from node.api.keys import (
     revoke_api_key,
 )
 from node.api.openai.faults import ApiError
-from node.api.openai.gatekeeper import Caller, Gatekeeper, prompt_tokens_max
+from node.api.openai.gatekeeper import Caller, Gatekeeper
 from node.api.openai.usage import Usage
 from node.api.rates import Bucket
 from node.private_files import PrivateFileError
 from node.protocol.identifiers import ModelId
+from node.services.checks import reading_tokens_max
 from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest, GatewayError
 from node.store.database import Database
@@ -37,7 +38,7 @@ from tests.unit.api.test_openai import ask
 
 PROMPT = Prompt((Turn("user", "hi"),))
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
-MOST = (prompt_tokens_max(PROMPT) + 10) * TOKEN_PRICE
+MOST = (reading_tokens_max(PROMPT) + 10) * TOKEN_PRICE
 """What BODY may cost at most; it costs 70."""
 COST = (PROMPT_TOKENS + 3) * TOKEN_PRICE
 
@@ -322,7 +323,7 @@ def test_no_order_of_requests_overspends(budget: int, wanted: list[tuple[int | N
             assert fault.code == "insufficient_quota"
             continue
         most = sum(
-            min(prompt_tokens_max(PROMPT) + (chat.max_tokens or 10**9), model().context_length) * TOKEN_PRICE
+            min(reading_tokens_max(PROMPT) + (chat.max_tokens or 10**9), model().context_length) * TOKEN_PRICE
             for chat in grant.chats
         )
         running.append((grant, Usage(1, 1, most * share // 100)))

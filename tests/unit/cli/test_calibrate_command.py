@@ -1,15 +1,20 @@
 """`quern calibrate` says what it lacks before it asks an engine for minutes of work."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from node.calibration.reference import Reference, reference_to_json
+from node.cli.calibrate import UNITS
 from node.cli.main import quern
+from node.protocol.calibration import Calibration, HonestBand, default_band
 from node.protocol.identifiers import ModelId
+from node.protocol.json_records import to_json_value
 from node.protocol.nonces import VECTOR_BYTES
+from tests.builders import model
 
 
 def run(*words: str) -> Result:
@@ -79,3 +84,38 @@ def test_a_daemon_that_does_not_run_is_said_with_how_to_start_it(tmp_path: Path)
     result = run("--reference", str(tmp_path / "r.json"), "--data-dir", str(tmp_path))
     assert result.exit_code == 1
     assert "no daemon answers" in result.output
+
+
+def test_a_reference_that_is_there_is_not_replaced(tmp_path: Path) -> None:
+    file = reference(tmp_path / "reference.json")
+    before = Path(file).read_text()
+    result = run("--reference", file, "--url", "http://127.0.0.1:1", "--hardware", "1x L4", "--vocabulary", "64")
+    assert result.exit_code == 1
+    assert "is there already" in result.output
+    assert f"--against {file}" in result.output
+    assert Path(file).read_text() == before
+
+
+@pytest.mark.parametrize("option", ["--reference", "--record"])
+@pytest.mark.parametrize(("place", "said"), [("", "is a directory"), ("nowhere/r.json", "there is no directory")])
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(
+    tmp_path: Path, option: str, place: str, said: str
+) -> None:
+    against = ("--against", reference(tmp_path / "there.json")) if option == "--record" else ()
+    result = run(*against, option, str(tmp_path / place), "--url", "http://127.0.0.1:1", "--hardware", "1x L4")
+    assert result.exit_code in (1, 2)  # click itself refuses a directory
+    assert said in result.output
+
+
+def test_a_record_of_another_version_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps(to_json_value(Calibration(ModelId("table"), 7, (default_band(model()),)))))
+    file = reference(tmp_path / "reference.json")
+    result = run("--against", file, "--record", str(record), "--url", "http://127.0.0.1:1", "--hardware", "1x L4")
+    assert result.exit_code == 1
+    assert "is the record of table version 7" in " ".join(result.output.split())
+
+
+def test_every_figure_of_a_band_says_its_unit_or_is_none() -> None:
+    plain = {"engine", "hardware", "knows_winners"}
+    assert plain | UNITS.keys() >= {entry.name for entry in fields(HonestBand)}

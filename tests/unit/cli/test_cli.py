@@ -70,7 +70,7 @@ def test_ask_prints_the_answer_and_nothing_else_to_standard_output(daemon: Path)
     result = run("ask", "to be or", "--socket", str(daemon))
     assert result.exit_code == 0
     assert result.stdout == "to be or \n"
-    assert "0.5 paid to" in result.stderr
+    assert "0.5 tokens of Quern paid to" in result.stderr
 
 
 def test_ask_reads_its_question_from_standard_input(daemon: Path) -> None:
@@ -166,6 +166,8 @@ def test_init_again_changes_nothing(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in (tmp_path / "d").iterdir()} == before
     assert again.stdout.count("kept") == 3
     assert "created" not in again.stdout
+    assert "the settings you gave have no effect" in " ".join(again.stderr.split())
+    assert "no effect" not in run(*arguments).stderr
 
 
 def test_init_that_was_cut_short_is_completed(tmp_path: Path) -> None:
@@ -209,12 +211,33 @@ def test_init_with_a_bad_passphrase_makes_no_keystore(tmp_path: Path, stdin: str
     assert not (tmp_path / "d" / "account.json").exists()
 
 
+def test_init_without_a_passphrase_leaves_no_settings_that_would_be_kept(tmp_path: Path) -> None:
+    refused = run("init", "--data-dir", str(tmp_path / "d"), stdin="")
+    assert refused.exit_code == 1
+    assert "--passphrase-file" in refused.stderr
+    again = run("init", "--data-dir", str(tmp_path / "d"), "--passphrase-file", str(tmp_path / "p"))
+    assert again.exit_code == 0
+    assert f"created  {tmp_path / 'd' / 'quern.toml'}" in again.stdout
+    assert str(tmp_path / "p") in (tmp_path / "d" / "quern.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("epoc", "epoch"), ("why-not-payed", "why-not-paid"), ("statsu", "status")]
+)
+def test_a_mistyped_command_names_the_nearest(typed: str, meant: str) -> None:
+    result = run(typed)
+    assert result.exit_code == 2
+    assert f"Did you mean {meant}" in result.stderr
+    assert "Did you mean" not in run("xyzzyxyzzy").stderr
+
+
 def test_init_refuses_what_the_settings_refuse(tmp_path: Path) -> None:
     result = run(
         "init", "--data-dir", str(tmp_path / "d"), "--rpc-url", "ftp://x", "--passphrase-file", str(tmp_path / "p")
     )
     assert result.exit_code == 1
     assert "expected a URL" in result.stderr
+    assert not (tmp_path / "d" / "quern.toml").exists()
 
 
 def test_doctor_without_chain_and_daemon_names_both_and_fails(tmp_path: Path) -> None:

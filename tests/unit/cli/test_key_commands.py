@@ -79,3 +79,18 @@ async def test_usage_tells_what_each_key_spent_revoked_ones_too(tmp_path: Path) 
     view = await operations.usage()
     assert [key.name for key in view.keys] == ["alice", ""]
     assert json.loads(view.model_dump_json())["has_file"] is True
+
+
+def test_programs_get_json_of_every_command(directory: Path) -> None:
+    empty = json.loads(run(directory, "list", "--json").output)
+    assert empty == {"keys": [], "has_file": False}
+    made = json.loads(run(directory, "add", "alice", "--day-budget", "2.5", "--json").output)
+    assert made["is_first"] is True
+    assert json.loads(run(directory, "add", "bob", "--json").output)["is_first"] is False
+    text = run(directory, "list", "--json").output
+    alice, bob = json.loads(text)["keys"]
+    assert (alice["name"], alice["day_amount_max"], bob["models"]) == ("alice", str(25 * 10**17), [])
+    found = find_api_key(read_api_keys(directory / "api.keys") or (), made["key"])
+    assert found is not None
+    assert made["key"] not in text
+    assert json.loads(run(directory, "revoke", "bob", "--json").output) == {"name": "bob", "revoked": True}

@@ -153,3 +153,12 @@ def test_an_epoch_this_node_formed_nothing_for_is_refused_with_what_to_do(daemon
     refused = run("why-differ", "0", socket=daemon)
     assert refused.exit_code == 1
     assert "formed no result of epoch 0" in refused.output
+
+
+def test_an_epoch_that_has_not_begun_is_refused_and_one_that_is_over_says_why_it_has_no_result(daemon: Path) -> None:
+    refused = run("poc", "9", socket=daemon)
+    assert refused.exit_code == 1
+    assert "epoch 9 has not begun; this is epoch 3" in refused.output
+    over = run("poc", "2", socket=daemon).output
+    assert "over, without a result" in over
+    assert "nobody committed a batch" in over

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from click.testing import CliRunner, Result
 
 from node.cli.main import quern
-from node.control.reward_methods import reward_method_table
+from node.control.reward_methods import RewardsParams, reward_method_table
 from node.control.server import serve_control
-from node.operations.rewards import DaemonRewardOperations
+from node.operations.remedies import REMEDIES
+from node.operations.rewards import FETCH_SECONDS_MAX, DaemonRewardOperations
 from node.ports import Head
+from node.protocol import scores, unpaid
 from node.protocol.events import EpochResultPosted, EventBody, GroupStored, RewardClaimed
 from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, TokenAmount
 from node.protocol.records import EpochResult
@@ -161,3 +164,73 @@ def test_the_explanation_reads_well_and_an_unsettled_epoch_is_refused(daemon: Pa
     refused = run("why-not-paid", "3", socket=daemon)
     assert refused.exit_code == 1
     assert "epoch 3 is not settled yet" in refused.output
+
+
+def test_what_to_do_stands_below_and_a_lost_epoch_says_who_did_not_vote(daemon: Path) -> None:
+    view = json.loads(run("why-not-paid", "2", "--json", socket=daemon).output)
+    (part,) = view["parts"]
+    assert "nobody committed a batch" in part["words"]
+    assert "`quern poc 2`" in part["remedy"]
+    assert f"→ {part['remedy']}" in run("why-not-paid", "2", socket=daemon).output
+    assert "quern why-not-paid 2" in run("rewards", socket=daemon).output
+
+
+@pytest.mark.parametrize("command", [("score",), ("rewards",), ("why-not-paid", "1")])
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("0x1234", "is no account"), (account(1)[:-1] + "x", "is no account"), (account(1).swapcase(), "is no account")],
+)
+def test_what_is_no_account_is_said_in_words(daemon: Path, command: tuple[str, ...], typed: str, said: str) -> None:
+    refused = run(*command, typed, socket=daemon)
+    assert refused.exit_code == 1
+    assert said in refused.output
+    assert "pattern" not in refused.output
+
+
+def test_a_mistyped_account_is_not_looked_up(daemon: Path) -> None:
+    wrong = next(digit for digit in "0123456789" if digit != account(1)[2])
+    mistyped = f"0x{wrong}{account(1)[3:]}"
+    refused = run("why-not-paid", "1", mistyped, socket=daemon)
+    assert refused.exit_code == 1
+    assert "is mistyped" in refused.output
+    stranger = run("why-not-paid", "1", account(77), socket=daemon)
+    assert "no weight in the group" in stranger.output
+
+
+def test_every_reason_has_words_and_every_remedy_a_reason() -> None:
+    known = unpaid.REASONS.keys() | scores.REASONS.keys()
+    assert known >= REMEDIES.keys()
+    assert known - REMEDIES.keys() == {
+        "undecided",
+        "too-many-nonces",
+        "no-nonces",
+        "judges-split",
+        "not-computed",
+        "evidence-differs",
+    }
+
+
+class Withholding(StubContent):
+    """What is not here nobody gives."""
+
+    async def read_bytes(self, cid: Cid, providers: object, *, limit_bytes: int) -> bytes:
+        if cid not in self.held:
+            await trio.sleep_forever()
+        return await super().read_bytes(cid, providers, limit_bytes=limit_bytes)
+
+
+async def test_a_result_that_nobody_has_costs_its_own_line_only(autojump_clock: trio.testing.MockClock) -> None:
+    content = Withholding()
+    chain: Any = AccountedChain()
+    presence: Any = StubPresence()
+    chain.state = network(*two_epochs(content))
+    del content.held[chain.state.results[FIRST].content_cid]
+    store = Books(Database(":memory:"), account(2))
+    operations = DaemonRewardOperations(chain, content, store, presence, EpochBook(chain, content, store, presence))
+    started = trio.current_time()
+    view = await operations.rewards(RewardsParams(epochs=8))
+    assert trio.current_time() - started <= FETCH_SECONDS_MAX
+    assert [(epoch.epoch, epoch.is_known) for epoch in view.epochs] == [(2, True), (1, False), (0, False)]
+    assert view.cumulative is not None
+    del content.held[chain.state.results[SECOND].content_cid]
+    assert (await operations.rewards(RewardsParams(epochs=1))).cumulative is None

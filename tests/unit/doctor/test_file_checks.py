@@ -15,7 +15,7 @@ from node.doctor.files import (
     check_settings,
 )
 from node.doctor.findings import Severity
-from node.keys import create_peer_key
+from node.keys import create_passphrase_file, create_peer_key
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -83,3 +83,15 @@ def test_keys_that_others_may_read_are_a_fault(tmp_path: Path) -> None:
 def test_missing_keys_are_faults(tmp_path: Path) -> None:
     assert check_keystore(tmp_path / "none").severity is Severity.FAULT
     assert check_passphrase_file(tmp_path / "none").severity is Severity.FAULT
+
+
+def test_a_directory_that_all_users_share_is_not_to_be_closed(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    create_passphrase_file(shared / "passphrase")
+    shared.chmod(0o777)
+    assert "chmod go-w" in check_passphrase_file(shared / "passphrase").remedy
+    shared.chmod(0o1777)
+    found = check_passphrase_file(shared / "passphrase")
+    assert found.severity is Severity.WARNING
+    assert "chmod" not in found.remedy

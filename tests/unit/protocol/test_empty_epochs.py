@@ -1,10 +1,10 @@
 """An epoch that forms no group says why."""
 
-from node.protocol.empty_epochs import why_no_group
-from node.protocol.events import EventBody, MinCollateralSet, ModelRecorded
+from node.protocol.empty_epochs import unpaid_epochs, why_no_group, why_no_result
+from node.protocol.events import EventBody, MinCollateralSet, ModelRecorded, VotesCommitted
 from node.protocol.identifiers import EpochNumber, ModelId, TokenAmount
 from node.protocol.results import form_epoch_result
-from tests.builders import PARAMETERS, commit, group_set, model, registered, state_of
+from tests.builders import PARAMETERS, SOME_CID, account, commit, group_set, model, registered, state_of
 
 EPOCH = EpochNumber(0)
 BEGINNING = (ModelRecorded(model()), *registered(1), *registered(2), group_set(0, {1: 1, 2: 1}))
@@ -32,3 +32,39 @@ def test_a_model_that_was_taken_out_during_the_epoch_is_named() -> None:
 
 def test_batches_that_nobody_accepted() -> None:
     assert reason_of(commit(1, 9), commit(2, 9)).startswith("no batch was accepted")
+
+
+def without_result(weights: dict[int, int], voters: tuple[int, ...], *events: EventBody) -> str:
+    voted = (VotesCommitted(EPOCH, account(number), SOME_CID) for number in voters)
+    return why_no_result(EPOCH, state_of(group_set(0, weights), *events, *voted))
+
+
+def test_members_whose_votes_a_quorum_lacked_are_named_with_their_weight() -> None:
+    said = without_result({1: 416, 2: 512, 3: 512}, (1, 3), commit(1, 9))
+    assert said.startswith(f"members with 512 of 1440 weight committed no votes: {account(2)} (512); without them")
+
+
+def test_a_member_that_had_only_its_own_batch_to_judge_is_not_missed() -> None:
+    said = without_result({1: 10, 2: 1}, (), commit(1, 9))
+    assert account(1) not in said
+    assert f"members with 1 of 11 weight committed no votes: {account(2)} (1)" in said
+    assert said.startswith("more than two thirds of the weight did not sign")
+
+
+def test_where_everybody_voted_the_signatures_were_missing() -> None:
+    assert "everybody voted" in without_result({1: 1, 2: 1}, (1, 2), commit(1, 9), commit(2, 9))
+    assert without_result({1: 1, 2: 1}, ()) == "nobody committed a batch"
+
+
+def test_many_silent_members_are_cut_to_the_heaviest() -> None:
+    said = without_result({number: number for number in range(1, 100)}, (), commit(1, 9), commit(2, 9))
+    assert f"{account(99)} (99)" in said
+    assert said.count("0x") == 8
+
+
+def test_epochs_without_a_result_are_told_to_those_who_had_weight() -> None:
+    state = state_of(*BEGINNING)
+    assert unpaid_epochs(EpochNumber(0), state, account(1)) == ""
+    assert unpaid_epochs(EpochNumber(1), state, account(1)).startswith("epoch 0 has no accepted result")
+    assert unpaid_epochs(EpochNumber(3), state, account(1)).startswith("epochs 0 to 2 have no accepted result")
+    assert unpaid_epochs(EpochNumber(3), state, account(7)) == ""
