@@ -114,7 +114,7 @@ def _selection(seed: Hash32) -> dict[str, object]:
 def _bundles() -> dict[Address, VoteBundle]:
     """Number 5 commits none; 2 and 3 did not see 4; 1 and 2 measured; 1, 3 and 4 say that they served: 1 more than its
     book can come to, 3 without a book, 4 more than four times what it proved."""
-    books = {1: ReceiptBook(9, 5_000, ZERO_HASH, SOME_CID), 4: ReceiptBook(200, 9_000, ZERO_HASH, SOME_CID)}
+    books = {1: ReceiptBook(2, 1_000, ZERO_HASH, SOME_CID), 4: ReceiptBook(200, 9_000, ZERO_HASH, SOME_CID)}
     bundles = {}
     for number in (1, 2, 3, 4):
         order = sorted((1, 2, 3, 4, 5), key=lambda n: account(n).lower())
