@@ -81,10 +81,14 @@ class ModelLoader:
         if not assigned.load_coming:
             self._engine.load_next(None)
         if coming is not None and self._is_new(coming):
-            if coming.cid not in self._paths:
-                await self._attempt(coming, self._fetch)
-            elif assigned.load_coming:
-                await self._attempt(coming, self._load_beside)
+            await self.load_models_for_next_epoch(coming, is_ready=assigned.load_coming)
+
+    async def load_models_for_next_epoch(self, coming: ModelRecord, *, is_ready: bool) -> None:
+        """Have what comes on the disk, and beside what is served once the next epoch `is_ready`."""
+        if coming.cid not in self._paths:
+            await self._attempt(coming, self._fetch)
+        elif is_ready:
+            await self._attempt(coming, self._load_beside)
 
     def _is_new(self, model: ModelRecord) -> bool:
         return server_key(model) not in self._refused

@@ -51,9 +51,15 @@ def update_node_with_epoch_data(
         return NodeAssignment(present, mining=mining)
     if stage is not Stage.LOAD:
         return NodeAssignment(present, coming, mining=mining)
-    if loads_beside:
-        return NodeAssignment(present, coming, load_coming=True)
-    return NodeAssignment(coming)
+    return on_next_epoch_ready(present, coming, loads_beside=loads_beside)
+
+
+def on_next_epoch_ready(present: ModelRecord, coming: ModelRecord, *, loads_beside: bool) -> NodeAssignment:
+    """Return what a node does once the next epoch's group is formed, which is from LOAD on (requirements B13).
+
+    It loads what it is to serve then, beside what it serves if there is memory for both, else in its place.
+    """
+    return NodeAssignment(present, coming, load_coming=True) if loads_beside else NodeAssignment(coming)
 
 
 def server_key(model: ModelRecord) -> tuple[Cid, tuple[str, ...], int]:

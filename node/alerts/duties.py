@@ -41,11 +41,10 @@ def _missed(
     participant = state.participants.get(account)
     generate = first_block_of(where.epoch, Stage.GENERATE, schedule)
     if participant is not None and where.stage >= Stage.VALIDATE and participant.registered_at < generate:
-        commits = state.poc_commits.get(where.epoch, {})
         for node in participant.ml_nodes:
             active = any(model in state.models and state.models[model].active for model in node.models)
-            key = (account, node.node_id)
-            if active and key not in excused and key not in commits:
+            done = state.get_poc_batches_for_node(where.epoch, account, node.node_id)
+            if active and (account, node.node_id) not in excused and not done:
                 yield MissedDuty(where.epoch, f"commit a batch of nonces of {node.node_id}")
     weight = dict(state.group_weights(where.epoch)).get(account, 0)
     others = any(key[0] != account for key in state.poc_commits.get(where.epoch, {}))

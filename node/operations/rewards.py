@@ -113,9 +113,7 @@ class DaemonRewardOperations:
         explanation = await self._explain(epoch, account, result, until)
         lacking: Sequence[str] = ()
         if result is not None and any(part.reason == unpaid.COVERAGE for part in explanation.parts):
-            lacking = models_lacking(
-                result, [model.model_id for model in self._chain.state.get_governance_models()], account
-            )
+            lacking = models_lacking(result, account)
         return WhyNotPaidView(
             epoch=epoch,
             participant=account,

@@ -237,6 +237,17 @@ class ChainState:
             if model_id in node.models
         )
 
+    def get_poc_batches_for_node(
+        self, epoch: EpochNumber, participant: Address, node_id: NodeId
+    ) -> tuple[PocCommit, ...]:
+        """Return the batch that one ML node committed in `epoch`, if it did: the chain takes one of each."""
+        commit = self.poc_commits.get(epoch, {}).get((participant, node_id))
+        return () if commit is None else (commit,)
+
+    def get_poc_batches_for_model(self, epoch: EpochNumber, model_id: ModelId) -> tuple[PocCommit, ...]:
+        """Return the batches of nonces of one model that were committed in `epoch`, in the order of the chain."""
+        return tuple(commit for commit in self.poc_commits.get(epoch, {}).values() if commit.model_id == model_id)
+
     def counts(self, participant: Address, epoch: int) -> bool:
         """Whether proofs of `participant` in `epoch` count: it is not barred, and its collateral suffices."""
         collateral = self.collateral.get(participant, CollateralState())

@@ -142,10 +142,9 @@ def _duties(
                 yield duty(DutyKind.SERVE, begin[Stage.SERVE], begin[Stage.GENERATE], serving)
     participant = state.participants.get(account)
     if participant is not None and state.counts(account, epoch):
-        commits = state.poc_commits.get(epoch, {})
         for registered, model_id in _miners(participant, state, begin[Stage.GENERATE], selected):
             miner = (registered.node_id, model_id)
-            done = (account, registered.node_id) in commits
+            done = bool(state.get_poc_batches_for_node(epoch, account, registered.node_id))
             yield duty(DutyKind.MINE, begin[Stage.GENERATE], begin[Stage.VALIDATE], miner, proof=done)
             yield duty(DutyKind.LOAD, begin[Stage.LOAD], end, miner)
     if dict(state.group_weights(epoch)).get(account, 0) > 0:

@@ -12,11 +12,16 @@ def why_no_group(epoch: EpochNumber, state: ChainState) -> str:
     commits = state.poc_commits.get(epoch, {})
     if not commits:
         return "nobody committed a batch"
-    counting = {key: commit for key, commit in commits.items() if state.counts(key[0], epoch)}
+    counting = [commit for commit in commits.values() if state.counts(commit.participant, epoch)]
     if not counting:
         return "no batch counts: their participants are barred or have too little collateral"
-    models = sorted({commit.model_id for commit in counting.values()})
-    if not any(state.is_valid_governance_model(model_id) for model_id in models):
+    in_service = (
+        state.counts(commit.participant, epoch)
+        for model in state.get_governance_models()
+        for commit in state.get_poc_batches_for_model(epoch, model.model_id)
+    )
+    if not any(in_service):
+        models = sorted({commit.model_id for commit in counting})
         named = ", ".join(models[:NAMED_MAX]) + (", …" if len(models) > NAMED_MAX else "")
         return f"the models of all batches were taken out of service: {named}"
     return "no batch was accepted, or no node of an accepted one is still registered for its model"

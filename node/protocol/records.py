@@ -310,6 +310,8 @@ class EpochResult:
     """What was paid for this epoch, to whom and why; ascending by participant."""
     available: TokenAmount = NO_AMOUNT
     """Subsidy and pot together: the most the epoch could pay."""
+    judged_models: tuple[ModelId, ...] = ()
+    """What could be mined in this epoch, ascending: who has weight of each is paid the coverage bonus."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,9 +40,10 @@ from node.protocol.throughput import (
     validate_throughput_performance,
 )
 from node.protocol.timeslots import preserved_weights, with_poc_slots
-from node.protocol.validation import SampleRule, rules_of
+from node.protocol.validation import SampleRule, judged_models, rules_of
 from node.protocol.weights import (
     NodeKey,
+    compute_new_weights,
     get_participant_model_coverage,
     participant_weights,
 )
@@ -69,6 +70,7 @@ def form_epoch_result(
     previous: EpochResult | None,
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
+    models: Set[ModelId] | None = None,
     audit_seeds: AuditSeeds | None = None,
     audit_state: ChainState | None = None,
     selected: Set[NodeKey] = frozenset(),
@@ -83,6 +85,7 @@ def form_epoch_result(
             bundles,
             previous,
             rules=rules,
+            models=models,
             audit_seeds=audit_seeds,
             audit_state=audit_state,
             selected=selected,
@@ -99,6 +102,7 @@ def form_epoch_result_in_slices(
     previous: EpochResult | None,
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
+    models: Set[ModelId] | None = None,
     audit_seeds: AuditSeeds | None = None,
     audit_state: ChainState | None = None,
     selected: Set[NodeKey] = frozenset(),
@@ -109,9 +113,10 @@ def form_epoch_result_in_slices(
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and checked
     (`check_bundle`); `previous` is the newest accepted result before this one, and `audit_seeds` what audits are drawn
     by, None without such a result; `audit_state` is the chain at the first block of SERVE, from which auditors took the
-    hardware that bands follow from (by default `state`); `rules` are those of the batches (`rules_of` the chain before
-    GENERATE; by default of `state`); `selected` kept serving (`select_poc_slots`). `parameters` are those of `epoch`,
-    and `next_parameters` those of the one after it, in which the group serves; by default the same.
+    hardware that bands follow from (by default `state`); `rules` are those of the batches, and `models` what could be
+    mined (`rules_of` and `judged_models` of the chain before GENERATE; by default of `state`); `selected` kept serving
+    (`select_poc_slots`). `parameters` are those of `epoch`, and `next_parameters` those of the one after it, in which
+    the group serves; by default the same.
 
     Every accepted batch is paid, and so is preserved weight, unless its participant is barred, has too little
     collateral, or committed fraud. The next group has those nodes that can serve: the model is still active and the
@@ -149,22 +154,20 @@ def form_epoch_result_in_slices(
     decided = penalties(frozen, state.participants.keys(), nodes, audits, scores, bundles)
     offenders = fraudulent(decided)
     points = {score.participant: score.per_mille for score in scores}
-    node_weights = {(node.participant, node.node_id): node.weight for node in nodes if node.weight > 0}
-    served = {(node.participant, node.node_id): node.model_id for node in nodes if node.weight > 0}
+    node_weights = compute_new_weights(nodes)
+    served = {(node.participant, node.node_id): node.model_id for node in nodes}
     able = {key: weight for key, weight in node_weights.items() if key[0] not in offenders}
     group = _next_group(EpochNumber(epoch + 1), state, served, able, points)
     if not group.members:
         return None
     yield
     earning = participant_weights(node_weights)
-    models_of: dict[Address, set[tuple[Address, ModelId]]] = {account: set() for account in earning}
-    for (participant, _), model_id in served.items():
-        models_of[participant].add((participant, model_id))
-    covering = {
-        account
-        for account in earning
-        if get_participant_model_coverage(account, models_of[account], state.models.values())
-    }
+    judged = judged_models(state, None if previous is None else previous.group) if models is None else models
+    nodes_of: dict[Address, list[NodeOutcome]] = {account: [] for account in earning}
+    for node in nodes:
+        if node.participant in nodes_of:
+            nodes_of[node.participant].append(node)
+    covering = {account for account in earning if get_participant_model_coverage(account, nodes_of[account], judged)}
     available = TokenAmount(subsidy(epoch, parameters) + pot(epoch, state.work_coins_added, state.results, parameters))
     earned = get_settle_amounts(earning, covering, available, points, offenders)
     group = set_expected_throughput(group, parameters if next_parameters is None else next_parameters)
@@ -188,6 +191,7 @@ def form_epoch_result_in_slices(
         books=committed_books(bundles, weights),
         books_before=books_before(epoch, previous),
         books_missing=missing_books(previous, bundles.keys(), weights, earning),
+        judged_models=tuple(sorted(judged)),
     )
 
 

@@ -24,7 +24,8 @@ class Stage(IntEnum):
     FORM = 5
     """Every node computes the EpochResult and signs it; a quorum posts it."""
     LOAD = 6
-    """Engines load what the next group asks of them; results are still accepted."""
+    """Engines load what the next group asks of them. The contract takes no result any more: what was not posted in FORM
+    never is."""
 
 
 @dataclass(frozen=True, slots=True)

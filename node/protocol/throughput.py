@@ -1,9 +1,15 @@
 """What the nodes of a model can serve in an epoch, and what they did serve (requirements B7, B12). All in tokens.
 
 `expected_throughput_vector` follows from proved weight and the allotted timeslots; `real_throughput_vector` is the sum
-of what executors say in their vote bundles that they served, by receipts of theirs. What one executor says is cut at
-CLAIM_TIMES_MAX times what its proved weight can do, so that nobody moves the network's figure much by receipts that it
-wrote for itself.
+of what executors say in their vote bundles that they served. What one executor says is cut twice. First at the most
+that the receipts in the book of the same bundle can come to (`served_by_book`): who books nothing served nothing, and
+what is booked is audited. Then at CLAIM_TIMES_MAX times what its proved weight can do, so that nobody moves the
+network's figure much by receipts that it wrote for itself.
+
+A book tells of the tokens that can be drawn of its answers, mostly those written, and not of those read: prompts may be
+as long as the model's context. So the first cut is generous to honest executors and leaves room for a lie: of one
+answer as much as the context, of several models the longest. An executor of private answers alone, of which nothing can
+be drawn, is credited with nothing.
 
 The first slot, PRE_POC_SLOT, is SERVE; the second, POC_SLOT, is the rest of the epoch.
 """
@@ -14,6 +20,7 @@ from dataclasses import dataclass, replace
 from node.protocol.findings import ModelThroughput
 from node.protocol.identifiers import Address, ModelId, NodeId
 from node.protocol.records import UINT64_MAX, EpochGroup, EpochParameters, Timeslot, VoteBundle
+from node.protocol.weights import calculate_model_power
 
 CLAIM_TIMES_MAX = 4
 """`throughput_per_nonce` is an estimate of the registry: honest nodes may be faster than it says."""
@@ -31,11 +38,10 @@ class ServedAnswer:
 
 
 def calculate_total_throughput(group: EpochGroup, model_id: ModelId) -> int:
-    """Return the sum of the throughputs of all nodes of the group that serve the model."""
-    return min(
-        UINT64_MAX,
-        sum(node.throughput for member in group.members for node in member.ml_nodes if node.model_id == model_id),
-    )
+    """Return the tokens per epoch of all nodes of the group that serve the model: its power by what it froze."""
+    model = group.get_epoch_model(model_id)
+    per_nonce = 0 if model is None else model.throughput_per_nonce
+    return min(UINT64_MAX, calculate_model_power(group, model_id) * per_nonce)
 
 
 def slot_blocks(parameters: EpochParameters) -> tuple[int, int]:
@@ -62,11 +68,9 @@ def set_expected_throughput(group: EpochGroup, parameters: EpochParameters) -> E
     """
     real = {entry.model_id: entry.real_throughput_vector for entry in group.throughputs}
     blocks = slot_blocks(parameters)
-    totals: dict[ModelId, int] = {model.model_id: 0 for model in group.models}
-    allotted = {model_id: [0] * SLOTS for model_id in totals}
+    allotted = {model.model_id: [0] * SLOTS for model in group.models}
     for member in group.members:
         for node in member.ml_nodes:
-            totals[node.model_id] += node.throughput
             for slot, is_allotted in enumerate(node.timeslot_allocation):
                 allotted[node.model_id][slot] += node.throughput * is_allotted
     return replace(
@@ -74,14 +78,14 @@ def set_expected_throughput(group: EpochGroup, parameters: EpochParameters) -> E
         throughputs=tuple(
             ModelThroughput(
                 model_id=model_id,
-                total_throughput=min(UINT64_MAX, total),
+                total_throughput=calculate_total_throughput(group, model_id),
                 expected_throughput_vector=tuple(
                     min(UINT64_MAX, tokens * blocks[slot] // parameters.epoch_blocks)
-                    for slot, tokens in enumerate(allotted[model_id])
+                    for slot, tokens in enumerate(by_slot)
                 ),
                 real_throughput_vector=real.get(model_id, (0,) * SLOTS),
             )
-            for model_id, total in totals.items()
+            for model_id, by_slot in allotted.items()
         ),
     )
 
@@ -96,8 +100,32 @@ def set_real_throughput(group: EpochGroup, real: Mapping[ModelId, tuple[int, ...
     )
 
 
+def served_by_book(group: EpochGroup, bundle: VoteBundle) -> dict[ModelId, tuple[int, ...]]:
+    """Return what the executor of `bundle` says it served of each model of `group`, by timeslot, cut at the most that
+    the receipts in its book can come to.
+
+    That is all tokens which can be drawn of them, and of each receipt of which any can as many more as the longest of
+    the models that it names reads. One sum for all models and timeslots: what is beyond it is cut in their order.
+    """
+    contexts = {model.model_id: model.context_length for model in group.models}
+    known = [served for served in bundle.observations.served if served.model_id in contexts]
+    book, most = bundle.receipts, 0
+    if book is not None and known:
+        longest = max(contexts[served.model_id] for served in known)
+        most = book.output_tokens + min(book.count, book.output_tokens) * longest
+    counted = {}
+    for served in known:
+        vector = []
+        for tokens in served.slot_tokens:
+            vector.append(min(tokens, most))
+            most -= vector[-1]
+        counted[served.model_id] = tuple(vector)
+    return counted
+
+
 def real_throughput_vectors(group: EpochGroup, bundles: Mapping[Address, VoteBundle]) -> dict[ModelId, tuple[int, ...]]:
-    """Return what the executors of `group`, which is in charge, say they served: by model, for each timeslot."""
+    """Return what the executors of `group`, which is in charge, served by their word, as far as it counts: by model,
+    for each timeslot."""
     able: dict[tuple[Address, ModelId], int] = {}
     for member in group.members:
         for node in member.ml_nodes:
@@ -105,12 +133,12 @@ def real_throughput_vectors(group: EpochGroup, bundles: Mapping[Address, VoteBun
             able[key] = able.get(key, 0) + node.throughput
     totals: dict[ModelId, list[int]] = {}
     for executor, bundle in bundles.items():
-        for served in bundle.observations.served:
-            most = CLAIM_TIMES_MAX * able.get((executor, served.model_id), 0)
+        for model_id, slot_tokens in served_by_book(group, bundle).items():
+            most = CLAIM_TIMES_MAX * able.get((executor, model_id), 0)
             if most == 0:
                 continue
-            vector = totals.setdefault(served.model_id, [0] * SLOTS)
-            for slot, tokens in enumerate(served.slot_tokens):
+            vector = totals.setdefault(model_id, [0] * SLOTS)
+            for slot, tokens in enumerate(slot_tokens):
                 counted = min(tokens, most)
                 vector[slot] = min(UINT64_MAX, vector[slot] + counted)
                 most -= counted
@@ -150,9 +178,9 @@ def validate_throughput_performance(
                 able = node.throughput * share // parameters.epoch_blocks
                 expected[of_model] = expected.get(of_model, 0) + able
     real = {
-        (executor, served.model_id): served.slot_tokens[Timeslot.POC_SLOT.value]
+        (executor, model_id): slot_tokens[Timeslot.POC_SLOT.value]
         for executor, bundle in bundles.items()
-        for served in bundle.observations.served
+        for model_id, slot_tokens in served_by_book(group, bundle).items()
     }
     scaled = {}
     for key, weight in preserved.items():

@@ -185,7 +185,8 @@ def _lost_points(result: EpochResult, participant: Address) -> list[tuple[str, i
     return [(name, tenths, loss) for name, tenths, part in parts for loss in part.losses]
 
 
-def models_lacking(result: EpochResult, models: Iterable[ModelId], participant: Address) -> tuple[ModelId, ...]:
-    """Return those of `models` that no node of the participant that counts serves: why it has no coverage bonus."""
+def models_lacking(result: EpochResult, participant: Address) -> tuple[ModelId, ...]:
+    """Return the models of the epoch of `result` that no node of the participant that counts serves: why it has no
+    coverage bonus."""
     served = {node.model_id for node in result.nodes if node.participant == participant and node.weight > 0}
-    return tuple(sorted(set(models) - served))
+    return tuple(model_id for model_id in result.judged_models if model_id not in served)

@@ -1,10 +1,10 @@
 """From accepted batches to weights: `compute_new_weights` of requirements B8, and the per-node figures of B7."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 from node.protocol.findings import NodeFate, NodeOutcome
 from node.protocol.identifiers import Address, ModelId, NodeId
-from node.protocol.records import ModelRecord, PocCommit
+from node.protocol.records import EpochGroup
 
 NodeKey = tuple[Address, NodeId]
 
@@ -23,11 +23,9 @@ def compute_new_weights(outcomes: Iterable[NodeOutcome]) -> dict[NodeKey, int]:
     return {key: weight for key, weight in weights.items() if weight > 0}
 
 
-def calculate_model_power(
-    model_id: ModelId, commits: Mapping[NodeKey, PocCommit], node_weights: Mapping[NodeKey, int]
-) -> int:
-    """Return the sum of the weights of all nodes that serve `model_id`."""
-    return sum(weight for key, weight in node_weights.items() if commits[key].model_id == model_id)
+def calculate_model_power(group: EpochGroup, model_id: ModelId) -> int:
+    """Return the sum of the weights of all nodes of the group that serve the model, mined and preserved."""
+    return sum(node.poc_weight for member in group.members for node in member.ml_nodes if node.model_id == model_id)
 
 
 def participant_weights(node_weights: Mapping[NodeKey, int]) -> dict[Address, int]:
@@ -38,10 +36,13 @@ def participant_weights(node_weights: Mapping[NodeKey, int]) -> dict[Address, in
     return totals
 
 
-def get_participant_model_coverage(
-    participant: Address, served: Iterable[tuple[Address, ModelId]], models: Iterable[ModelRecord]
-) -> bool:
-    """Whether `participant` serves every model of the epoch with at least one node (requirements B9)."""
-    own = {model_id for account, model_id in served if account == participant}
-    supported = {model.model_id for model in models if model.active}
-    return bool(supported) and supported <= own
+def get_participant_model_coverage(participant: Address, outcomes: Iterable[NodeOutcome], models: Set[ModelId]) -> bool:
+    """Whether `participant` has weight of at least one node of every one of `models`: those that the epoch judged
+    (`validation.judged_models`), so that nobody lacks what nobody could prove (requirements B9).
+    """
+    own = {
+        outcome.model_id
+        for outcome in outcomes
+        if outcome.participant == participant and calculate_node_weight(outcome) > 0
+    }
+    return bool(models) and models <= own

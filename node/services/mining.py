@@ -104,7 +104,7 @@ class MiningService:
             model_id = await self._model_in_time(epoch)
             if model_id is None:
                 log.info("no mining this epoch: no model is loaded that this node is registered for", epoch=epoch)
-            elif (self._chain.account, self._engine.node_id) in self._chain.state.poc_commits.get(epoch, {}):
+            elif self._chain.state.get_poc_batches_for_node(epoch, self._chain.account, self._engine.node_id):
                 # A run before a restart got so far; a second batch would be refused.
                 self.progress.state = MiningState.COMMITTED
             elif await self._must_mine(epoch, model_id):

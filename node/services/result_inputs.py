@@ -7,7 +7,7 @@ from node.ports import Chain
 from node.protocol.agreement import committed_order
 from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
-from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, ModelId
 from node.protocol.records import EpochParameters, EpochResult, VoteBundle
 from node.protocol.results import form_epoch_result_in_slices
 from node.protocol.slices import Slices
@@ -39,6 +39,8 @@ class ResultInputs:
     """The chain at the first block of SERVE, as auditors saw it: they measured by what was registered then."""
     selected: frozenset[NodeKey]
     """Nodes that kept serving."""
+    models: frozenset[ModelId]
+    """What could be mined."""
     parameters: EpochParameters
     next_parameters: EpochParameters
     """Of the epoch in which the next group serves."""
@@ -55,6 +57,7 @@ class ResultInputs:
             {validator: bundles[validator] for validator in committed_order(bundles.keys())},
             self.previous,
             rules=self.judging.rules,
+            models=self.models,
             audit_seeds=self.audit_seeds,
             audit_state=self.audit_state,
             selected=self.selected,
@@ -84,6 +87,7 @@ async def gather_inputs(chain: Chain, epochs: EpochBook, slots: PocSlots, epoch:
         audit_seeds=audit_seeds,
         audit_state=await chain.state_at(first_block_of(epoch, Stage.SERVE, chain.schedule)),
         selected=await slots.selected(epoch),
+        models=await slots.judged_models(epoch),
         parameters=chain.schedule.of_epoch(epoch),
         next_parameters=chain.schedule.of_epoch(epoch + 1),
     )

@@ -16,7 +16,7 @@ from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, NONCES_MAX, PARAMETE
 from netsim.trace import Trace
 from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.codec import from_bytes
-from node.protocol.identifiers import BlockNumber, Cid, EpochNumber
+from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, ModelId
 from node.protocol.records import EpochResult, VoteBundle
 from node.protocol.results import form_epoch_result_in_slices
 from node.protocol.slices import Slices
@@ -34,6 +34,12 @@ async def until(ledger: Ledger, block: BlockNumber) -> None:
 
 async def nothing(_ledger: Ledger, _exchange: ContentExchange) -> None:
     await trio.lowlevel.checkpoint()
+
+
+async def register_late(ledger: Ledger, exchange: ContentExchange) -> None:
+    """Another model comes when nobody can mine it any more."""
+    await until(ledger, first_block_of(0, Stage.EXCHANGE, PARAMETERS))
+    ledger.register_model(replace(MODEL, model_id=ModelId("late")))
 
 
 async def withhold_votes(ledger: Ledger, exchange: ContentExchange) -> None:
@@ -113,6 +119,14 @@ def test_a_result_too_large_to_be_read_is_signed_by_nobody(monkeypatch: pytest.M
     monkeypatch.setattr(forming, "RESULT_BYTES_MAX", 100)
     ledger, _ = run(nothing)
     assert not ledger.state.results
+
+
+def test_a_model_registered_after_mining_is_not_asked_of_anybody() -> None:
+    ledger, content = run(register_late)
+    assert ModelId("late") in ledger.state.models
+    result = from_bytes(EpochResult, content[ledger.state.results[EpochNumber(0)].content_cid])
+    assert result.judged_models == (MODEL_ID,)
+    assert all(share.covers_models for share in result.settled)
 
 
 def test_every_node_counts_bundles_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,20 +13,26 @@ from node.protocol.findings import (
     NodeFate,
     NodeOutcome,
     Observations,
+    ReceiptBook,
     ServedTokens,
     Sighting,
     SpeedMeasure,
 )
-from node.protocol.identifiers import Address, EpochNumber, Hash32, NodeId, TokenAmount
+from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, Hash32, NodeId, TokenAmount
 from node.protocol.lots import lot
 from node.protocol.penalties import penalties
 from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot, VoteBundle
 from node.protocol.rewards import get_settle_amounts
 from node.protocol.scores import participant_scores
-from node.protocol.throughput import real_throughput_vectors, set_expected_throughput, set_real_throughput
+from node.protocol.throughput import (
+    real_throughput_vectors,
+    set_expected_throughput,
+    set_real_throughput,
+    validate_throughput_performance,
+)
 from node.protocol.timeslots import select_poc_slots, with_poc_slots
 from node.protocol.verdicts import Verdict
-from tests.builders import NODE, PARAMETERS, TINY, account, model, peer, registered, state_of
+from tests.builders import NODE, PARAMETERS, SOME_CID, TINY, account, model, peer, registered, state_of
 
 PATH = Path(__file__).with_name("rewards.json")
 EPOCH = EpochNumber(3)
@@ -106,7 +112,9 @@ def _selection(seed: Hash32) -> dict[str, object]:
 
 
 def _bundles() -> dict[Address, VoteBundle]:
-    """Number 5 commits none; 2 and 3 did not see 4; 1 and 2 measured; 1 and 4 served."""
+    """Number 5 commits none; 2 and 3 did not see 4; 1 and 2 measured; 1, 3 and 4 say that they served: 1 more than its
+    book can come to, 3 without a book, 4 more than four times what it proved."""
+    books = {1: ReceiptBook(2, 1_000, ZERO_HASH, SOME_CID), 4: ReceiptBook(200, 9_000, ZERO_HASH, SOME_CID)}
     bundles = {}
     for number in (1, 2, 3, 4):
         order = sorted((1, 2, 3, 4, 5), key=lambda n: account(n).lower())
@@ -114,21 +122,29 @@ def _bundles() -> dict[Address, VoteBundle]:
             Sighting(account(n), 300 if n == 4 and number in (1, 2, 3) else 1000) for n in order if n != number
         ]
         measures = [SpeedMeasure(account(n), TINY, 9, 50 * n * n, 10_000 * n) for n in order if number < 3]
-        served = (ServedTokens(TINY, (1000 * number, 70_000)),) if number in (1, 4) else ()
+        served = (ServedTokens(TINY, (1000 * number, 70_000)),) if number in (1, 3, 4) else ()
+        observed = Observations(tuple(sightings), tuple(measures), served)
         bundles[account(number)] = VoteBundle(
-            EPOCH, account(number), (), observations=Observations(tuple(sightings), tuple(measures), served)
+            EPOCH, account(number), (), receipts=books.get(number), observations=observed
         )
     return bundles
 
 
 def _throughput() -> dict[str, object]:
     group = with_poc_slots(_group(), {(account(1), NODE), (account(2), SECOND_NODE)})
+    preserved = {(account(number), NODE): WEIGHTS[number][0] for number in (1, 3, 4)}
     expected = set_expected_throughput(group, PARAMETERS)
     return {
         "selected": [[account(1), NODE], [account(2), SECOND_NODE]],
         "throughputs": [
             to_value(entry)
             for entry in set_real_throughput(expected, real_throughput_vectors(group, _bundles())).throughputs
+        ],
+        "scaled": [
+            {"participant": participant, "nodeId": node_id, "from": preserved[participant, node_id], "to": weight}
+            for (participant, node_id), weight in validate_throughput_performance(
+                preserved, with_poc_slots(_group(), preserved.keys()), _bundles(), PARAMETERS, is_on=True
+            ).items()
         ],
     }
 

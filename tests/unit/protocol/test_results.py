@@ -26,7 +26,8 @@ from node.protocol.results import (
     unpack_validator_set,
 )
 from node.protocol.rewards import subsidy
-from node.protocol.validation import rules_of
+from node.protocol.unpaid import models_lacking
+from node.protocol.validation import judged_models, rules_of
 from node.protocol.verdicts import Verdict
 from tests.builders import (
     NODE,
@@ -198,6 +199,42 @@ def test_one_that_serves_every_model_gets_the_bonus() -> None:
     )
     shares = {s.account: s.cumulative for s in form(state, bundles_all(state, Verdict.VALID, 1, 2, 3)).rewards}
     assert shares == {account(1): 1_000_000 * 110 // 210, account(2): 1_000_000 * 100 // 210}
+
+
+def test_a_model_that_comes_while_others_mine_takes_nobody_s_bonus_and_is_not_said_to_lack() -> None:
+    """Nobody could mine it: what counts is what was judged, as of the block before GENERATE."""
+    both = ((NODE, TINY), (SECOND_NODE, BIG))
+    before = [ModelRecorded(model()), ModelRecorded(model(BIG)), *registered(1, *both), *registered(2), *registered(3)]
+    mined = [commit(1, 50), commit(1, 50, node_id=SECOND_NODE, model_id=BIG), commit(2, 100)]
+    group = group_set(0, {1: 1, 2: 1, 3: 1})
+    judged = judged_models(state_of(*before), None)
+    results = []
+    for late in ((), (ModelRecorded(model(ModelId("late"))),)):
+        state = state_of(*before, group, *mined, *late)
+        bundles = bundles_all(state, Verdict.VALID, 1, 2, 3)
+        results.append(form_epoch_result(EPOCH, state, PARAMETERS, bundles, None, models=judged))
+    first, second = results
+    assert second is not None
+    assert first == second
+    assert second.judged_models == (BIG, TINY)
+    assert [share.covers_models for share in second.settled if share.participant == account(1)] == [True]
+    assert models_lacking(second, account(2)) == (BIG,)
+    assert models_lacking(second, account(1)) == ()
+
+
+def test_a_model_that_goes_while_others_mine_is_still_asked_of_who_wants_the_bonus() -> None:
+    """It is judged and paid: so it counts for who mined it, and its absence takes nothing from them."""
+    both = ((NODE, TINY), (SECOND_NODE, BIG))
+    state = state_of(
+        ModelRecorded(model()), ModelRecorded(model(BIG)), *registered(1, *both), *registered(2),
+        group_set(0, {1: 1, 2: 1}), commit(1, 50), commit(1, 50, node_id=SECOND_NODE, model_id=BIG), commit(2, 100),
+    )  # fmt: skip
+    judged, rules = judged_models(state, None), rules_of(state.poc_commits[EPOCH], state, PARAMETERS)
+    state.models[BIG] = model(BIG, active=False)
+    bundles = bundles_all(state, Verdict.VALID, 1, 2)
+    result = form_epoch_result(EPOCH, state, PARAMETERS, bundles, None, models=judged, rules=rules)
+    assert result is not None
+    assert {share.participant: share.covers_models for share in result.settled} == {account(1): True, account(2): False}
 
 
 def test_timeslots_are_those_of_a_nodes_first_model() -> None:

@@ -1,7 +1,12 @@
 """Throughput vectors: expected from proved weight and slots, real from what executors say, cut where it cannot be."""
 
-from node.protocol.findings import Observations, ServedTokens
-from node.protocol.identifiers import Address, EpochNumber, NodeId
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.protocol.findings import Observations, ReceiptBook, ServedTokens
+from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, NodeId
 from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot, VoteBundle
 from node.protocol.throughput import (
     ServedAnswer,
@@ -9,12 +14,13 @@ from node.protocol.throughput import (
     is_scaling_voted,
     measure_model_throughput_for_blocks,
     real_throughput_vectors,
+    served_by_book,
     set_expected_throughput,
     set_real_throughput,
     validate_throughput_performance,
 )
 from node.protocol.timeslots import with_poc_slots
-from tests.builders import NODE, PARAMETERS, TINY, account, model, peer
+from tests.builders import NODE, PARAMETERS, SOME_CID, TINY, account, model, peer
 
 EPOCH = EpochNumber(4)
 SECOND_NODE = NodeId("node-2")
@@ -36,8 +42,13 @@ GROUP = EpochGroup(
 )
 
 
-def bundle(number: int, *tokens: int) -> VoteBundle:
-    return VoteBundle(EPOCH, account(number), (), observations=Observations(served=(ServedTokens(TINY, tokens),)))
+BOOK = ReceiptBook(4000, 1_000_000, ZERO_HASH, SOME_CID)
+"""With room for all that the tests say was served, as far as they are not about books."""
+
+
+def bundle(number: int, *tokens: int, book: ReceiptBook | None = BOOK) -> VoteBundle:
+    observed = Observations(served=(ServedTokens(TINY, tokens),))
+    return VoteBundle(EPOCH, account(number), (), receipts=book, observations=observed)
 
 
 def test_expected_throughput_is_that_of_the_nodes_allotted_to_each_slot_for_the_slot_s_part_of_the_epoch() -> None:
@@ -54,6 +65,31 @@ def test_real_throughput_adds_up_what_executors_say_up_to_four_times_what_they_p
     assert real == {TINY: (100 + 3900, 50 + 100)}
     (entry,) = set_real_throughput(set_expected_throughput(GROUP, PARAMETERS), real).throughputs
     assert entry.real_throughput_vector == (4000, 150)
+
+
+def test_what_no_book_carries_was_not_served() -> None:
+    """The executor's word alone: with the network's vote it would keep all of its weight for nothing."""
+    small = replace(BOOK, count=2, output_tokens=300)
+    private = replace(BOOK, output_tokens=0)
+    bundles = {account(n): bundle(n, 900, 900, book=book) for n, book in ((1, None), (2, small), (3, private))}
+    assert real_throughput_vectors(GROUP, bundles) == {TINY: (900, 300 + 2 * 512 - 900)}
+    preserved = {(account(n), NODE): 60 for n in (1, 2, 3)}
+    group = with_poc_slots(GROUP, preserved.keys())
+    scaled = validate_throughput_performance(preserved, group, bundles, PARAMETERS, is_on=True)
+    assert [scaled[account(n), NODE] for n in (1, 2, 3)] == [0, 60 * 424 // 500, 0]
+
+
+ANSWERS = st.lists(st.tuples(st.sampled_from((0, 1)), st.integers(0, 511), st.integers(1, 512)), min_size=1)
+
+
+@given(ANSWERS)
+def test_what_honest_receipts_come_to_is_never_cut_by_their_book(answers: list[tuple[int, int, int]]) -> None:
+    """A prompt and its answer fit into the model's context; of vectors all that is read can be drawn."""
+    tokens = [0, 0]
+    for slot, read, written in answers:
+        tokens[slot] += min(read, 512 - written) + written
+    book = replace(BOOK, count=len(answers), output_tokens=sum(written for _, _, written in answers))
+    assert served_by_book(GROUP, bundle(1, *tokens, book=book)) == {TINY: tuple(tokens)}
 
 
 def test_throughput_of_the_last_blocks_counts_tokens_read_and_written() -> None:
