@@ -13,6 +13,7 @@ from node.protocol.chain_state import ChainState
 from node.protocol.due_books import books_before, missing_books
 from node.protocol.findings import SCORE_FULL, NodeFate, NodeOutcome, SettledShare
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
+from node.protocol.judges import Judges, judges_for
 from node.protocol.outcomes import node_outcomes_in_slices
 from node.protocol.penalties import fraudulent, penalties
 from node.protocol.records import (
@@ -69,6 +70,7 @@ def form_epoch_result(
     previous: EpochResult | None,
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
+    judges: Judges | None = None,
     audit_seeds: AuditSeeds | None = None,
     audit_state: ChainState | None = None,
     selected: Set[NodeKey] = frozenset(),
@@ -83,6 +85,7 @@ def form_epoch_result(
             bundles,
             previous,
             rules=rules,
+            judges=judges,
             audit_seeds=audit_seeds,
             audit_state=audit_state,
             selected=selected,
@@ -99,6 +102,7 @@ def form_epoch_result_in_slices(
     previous: EpochResult | None,
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
+    judges: Judges | None = None,
     audit_seeds: AuditSeeds | None = None,
     audit_state: ChainState | None = None,
     selected: Set[NodeKey] = frozenset(),
@@ -109,9 +113,10 @@ def form_epoch_result_in_slices(
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and checked
     (`check_bundle`); `previous` is the newest accepted result before this one, and `audit_seeds` what audits are drawn
     by, None without such a result; `audit_state` is the chain at the first block of SERVE, from which auditors took the
-    hardware that bands follow from (by default `state`); `rules` are those of the batches (`rules_of` the chain before
-    GENERATE; by default of `state`); `selected` kept serving (`select_poc_slots`). `parameters` are those of `epoch`,
-    and `next_parameters` those of the one after it, in which the group serves; by default the same.
+    hardware that bands follow from (by default `state`); `rules` are those of the batches and `judges` who may judge
+    them (`rules_of` and `judges_for` the chain before GENERATE; by default `state`); `selected` kept serving
+    (`select_poc_slots`). `parameters` are those of `epoch`, and `next_parameters` those of the one after it, in which
+    the group serves; by default the same.
 
     Every accepted batch is paid, and so is preserved weight, unless its participant is barred, has too little
     collateral, or committed fraud. The next group has those nodes that can serve: the model is still active and the
@@ -136,8 +141,8 @@ def form_epoch_result_in_slices(
         bundles,
         weights,
         rules_of(committed, state, parameters) if rules is None else rules,
+        judges_for(weights, state, previous.group if previous else None) if judges is None else judges,
         previous.histories if previous else (),
-        is_first=previous is None,
     )
     nodes = _with_others(found.nodes, committed, frozen, preserved)
     bands = bands_of(state if audit_state is None else audit_state, previous.group if previous else None)

@@ -55,6 +55,7 @@ class ResultInputs:
             {validator: bundles[validator] for validator in committed_order(bundles.keys())},
             self.previous,
             rules=self.judging.rules,
+            judges=self.judging.judges,
             audit_seeds=self.audit_seeds,
             audit_state=self.audit_state,
             selected=self.selected,
