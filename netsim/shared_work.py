@@ -35,6 +35,7 @@ from node.protocol import (
 from node.protocol.chain_state import ChainState
 from node.protocol.draws import Prefill
 from node.protocol.identifiers import Address, EpochNumber, Hash32
+from node.protocol.judges import Judges
 from node.protocol.records import EpochParameters, EpochResult, VoteBundle
 from node.protocol.slices import Slices
 from node.protocol.validation import SampleRule
@@ -279,12 +280,13 @@ def _key_of_forming(
     previous: EpochResult | None,
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
+    judges: Judges | None = None,
     audit_state: ChainState | None = None,
     **drawn: Hashable,
 ) -> Hashable:
     """States of the past are folded once for all nodes and bundles parsed once, so that identity tells them apart."""
     counted = tuple((validator, _Same(bundle)) for validator, bundle in bundles.items())
-    parts = (_Same(part) for part in (state, previous, rules, audit_state))
+    parts = (_Same(part) for part in (state, previous, rules, judges, audit_state))
     return epoch, parameters, counted, *parts, tuple(sorted(drawn.items()))
 
 

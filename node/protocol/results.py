@@ -13,6 +13,7 @@ from node.protocol.chain_state import ChainState
 from node.protocol.due_books import books_before, missing_books
 from node.protocol.findings import SCORE_FULL, NodeFate, NodeOutcome, SettledShare
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
+from node.protocol.judges import Judges, judges_for
 from node.protocol.outcomes import node_outcomes_in_slices
 from node.protocol.penalties import fraudulent, penalties
 from node.protocol.records import (
@@ -71,6 +72,7 @@ def form_epoch_result(
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
     models: Set[ModelId] | None = None,
+    judges: Judges | None = None,
     audit_seeds: AuditSeeds | None = None,
     audit_state: ChainState | None = None,
     selected: Set[NodeKey] = frozenset(),
@@ -86,6 +88,7 @@ def form_epoch_result(
             previous,
             rules=rules,
             models=models,
+            judges=judges,
             audit_seeds=audit_seeds,
             audit_state=audit_state,
             selected=selected,
@@ -103,6 +106,7 @@ def form_epoch_result_in_slices(
     *,
     rules: Mapping[NodeKey, SampleRule] | None = None,
     models: Set[ModelId] | None = None,
+    judges: Judges | None = None,
     audit_seeds: AuditSeeds | None = None,
     audit_state: ChainState | None = None,
     selected: Set[NodeKey] = frozenset(),
@@ -113,8 +117,9 @@ def form_epoch_result_in_slices(
     `state` is the chain up to the last block before FORM; `bundles` are the committed vote bundles, fetched and checked
     (`check_bundle`); `previous` is the newest accepted result before this one, and `audit_seeds` what audits are drawn
     by, None without such a result; `audit_state` is the chain at the first block of SERVE, from which auditors took the
-    hardware that bands follow from (by default `state`); `rules` are those of the batches, and `models` what could be
-    mined (`rules_of` and `judged_models` of the chain before GENERATE; by default of `state`); `selected` kept serving
+    hardware that bands follow from (by default `state`); `rules` are those of the batches, `models` what could be mined
+    and `judges` who may judge (`rules_of`, `judged_models` and `judges_for` the chain before GENERATE; by default
+    `state`); `selected` kept serving
     (`select_poc_slots`). `parameters` are those of `epoch`, and `next_parameters` those of the one after it, in which
     the group serves; by default the same.
 
@@ -141,8 +146,8 @@ def form_epoch_result_in_slices(
         bundles,
         weights,
         rules_of(committed, state, parameters) if rules is None else rules,
+        judges_for(weights, state, previous.group if previous else None) if judges is None else judges,
         previous.histories if previous else (),
-        is_first=previous is None,
     )
     nodes = _with_others(found.nodes, committed, frozen, preserved)
     bands = bands_of(state if audit_state is None else audit_state, previous.group if previous else None)

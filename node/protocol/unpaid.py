@@ -45,6 +45,8 @@ REASONS = {
     "no-nonces": "the batch has no nonces",
     "nobody-could-judge": "nobody who has the model judged the batch",
     "judges-split": "half of the weight of the judges stood against the other half",
+    "too-few-to-reject": "those who judged the batch found it wrong, and are too few to reject it",
+    "file-withheld": "too many of those able to judge the batch could not get its file of vectors",
     "nonces-differ": "some of the sample differ, within what honest machines show; each takes twice its share off",
     "few-judges": "too little weight judged the batch for all of it to count",
     "wrong-size": "the file of vectors does not have the size that was committed",

@@ -7,6 +7,7 @@ from node.ports import Chain
 from node.protocol.bundles import check_bundle
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, EpochNumber, Hash32, ModelId
+from node.protocol.judges import Judges, judges_for
 from node.protocol.nonces import draw_sample
 from node.protocol.records import ModelRecord, PocCommit, VoteBundle
 from node.protocol.stages import Stage, first_block_of
@@ -25,6 +26,7 @@ class Judging:
     """As of the last block before `state`, which `judging_of` was given."""
     models: Mapping[ModelId, ModelRecord]
     rules: Mapping[NodeKey, SampleRule]
+    judges: Judges
     weights: Mapping[Address, int]
     """Of the group in charge."""
     generate_seed: Hash32
@@ -70,13 +72,15 @@ async def judging_of(chain: Chain, epochs: EpochBook, epoch: EpochNumber, state:
     commits = state.poc_commits.get(epoch, {})
     previous = await epochs.result_before(epoch, state)
     frozen = None if previous is None else previous.group
+    weights = dict(state.group_weights(epoch))
     models = {} if frozen is None else {model.model_id: model for model in frozen.models}
     return Judging(
         epoch=epoch,
         commits=commits,
         models={**before_mining.models, **models},
         rules=rules_of(commits, before_mining, parameters, frozen),
-        weights=dict(state.group_weights(epoch)),
+        judges=judges_for(weights, before_mining, frozen),
+        weights=weights,
         generate_seed=await chain.block_hash(mining),
         sample_seed=await chain.block_hash(first_block_of(epoch, Stage.VALIDATE, chain.schedule)),
         checkers_seed=None if epoch == 0 else await check_seed(chain, EpochNumber(epoch - 1)),

@@ -58,6 +58,7 @@ class ResultInputs:
             self.previous,
             rules=self.judging.rules,
             models=self.models,
+            judges=self.judging.judges,
             audit_seeds=self.audit_seeds,
             audit_state=self.audit_state,
             selected=self.selected,

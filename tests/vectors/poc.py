@@ -3,18 +3,20 @@
 from node.protocol.agreement import committed_order, left_out, pack_holders
 from node.protocol.binomial import reject_from
 from node.protocol.codec import to_value
-from node.protocol.identifiers import EpochNumber, Hash32
+from node.protocol.identifiers import EpochNumber, Hash32, ModelId
+from node.protocol.judges import Judges
 from node.protocol.outcomes import node_outcomes
 from node.protocol.records import PocVote
 from node.protocol.tails import checkers_of, draw_checks, tail_of, tail_tokens
 from node.protocol.validation import SampleRule
 from node.protocol.verdicts import Verdict
-from tests.builders import NODE, account, bundle_of, commit
+from tests.builders import NODE, TINY, account, bundle_of, commit
 
 SEED = Hash32(bytes(range(32)))
 RULE = SampleRule(distance_max=1_000_000, mismatch_per_million=1000, reject_mismatches=3, sample_size=64)
 EPOCH = EpochNumber(4)
 VOCABULARY_SIZE = 3072
+RARE, RARER = ModelId("rare"), ModelId("rarer")
 
 
 def compute_poc() -> dict[str, object]:
@@ -42,14 +44,23 @@ def _vote(participant: int, sampled: int, mismatches: tuple[int, ...] = ()) -> P
 
 
 def _outcomes() -> object:
-    """Five participants: an honest one, one of fakes, one that nobody can judge, one over the limit, one refused."""
-    counts = {1: 1000, 2: 1000, 3: 1000, 4: 2_000_000, 5: 1000}
+    """An honest one, one of fakes, one that nobody can judge, one over the limit, one refused, one whose file only a
+    friend gets, and two whom one liar slanders: the only one that proved the model, and one that does not have it."""
+    counts = {1: 1000, 2: 1000, 3: 1000, 4: 2_000_000, 5: 1000, 8: 1000}
     commits = {(account(n), NODE): commit(n, count, epoch=EPOCH).commit for n, count in counts.items()}
+    for participant, model_id in ((9, RARE), (10, RARER)):
+        commits[account(participant), NODE] = commit(participant, 1000, epoch=EPOCH, model_id=model_id).commit
     refused = PocVote(account(5), NODE, Verdict.INVALID, 0, (), "root-mismatch")
     votes = [_vote(1, 64, (3,)), _vote(2, 64, tuple(range(64))), refused]
-    bundles = {account(n): bundle_of(n, *votes, epoch=EPOCH) for n in (6, 7)}
+    withheld = PocVote(account(8), NODE, Verdict.ABSTAIN, 0, (), "no-data")
+    lies = [_vote(9, 64, tuple(range(64))), _vote(10, 64, tuple(range(64)))]
+    bundles = {
+        account(6): bundle_of(6, *votes, _vote(8, 64), _vote(10, 64), epoch=EPOCH),
+        account(7): bundle_of(7, *votes, withheld, *lies, epoch=EPOCH),
+    }
     weights = {account(n): 10 * n for n in (1, 2, 6, 7)}
-    found = node_outcomes(EPOCH, commits, bundles, weights, dict.fromkeys(commits, RULE), (), is_first=False)
+    judges = Judges({TINY: weights, RARE: {account(7): 5}, RARER: {account(6): 5}})
+    found = node_outcomes(EPOCH, commits, bundles, weights, dict.fromkeys(commits, RULE), judges, ())
     return to_value_of(found.nodes, found.histories)
 
 

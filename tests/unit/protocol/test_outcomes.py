@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from node.protocol import outcomes as codes
 from node.protocol.findings import NodeFate, NodeOutcome, SampleCount, SampleHistory
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId
+from node.protocol.judges import Judges
 from node.protocol.nonces import BATCH_NONCES_MAX, draw_sample
 from node.protocol.outcomes import PocFindings, node_outcomes
+from node.protocol.penalties import is_batch_of_fakes
 from node.protocol.records import PocCommit, PocVote
 from node.protocol.validation import SampleRule, judge
 from node.protocol.verdicts import Verdict
@@ -53,17 +55,19 @@ def decide(
     weights: Mapping[int, int],
     *,
     histories: tuple[SampleHistory, ...] = (),
-    is_first: bool = False,
+    judges: Judges | None = None,
 ) -> PocFindings:
+    """Decide; by default every member has proven its weight with each of the models."""
+    members = {account(number): weight for number, weight in weights.items()}
     commits = {(commit.participant, commit.node_id): commit for commit in batches}
     return node_outcomes(
         EPOCH,
         commits,
         {account(voter): bundle_of(voter, *given, epoch=EPOCH) for voter, given in votes.items()},
-        {account(number): weight for number, weight in weights.items()},
+        members,
         dict.fromkeys(commits, RULE),
+        Judges({commit.model_id: members for commit in batches}) if judges is None else judges,
         histories,
-        is_first=is_first,
     )
 
 
@@ -157,12 +161,13 @@ def test_votes_of_outsiders_and_on_batches_that_do_not_exist_count_for_nothing()
 
 
 def test_the_small_can_judge_the_great() -> None:
-    found = decide([batch(1)], {1: [vote(batch(1))], 2: [vote(batch(1), 60)]}, {1: 90, 2: 10})
+    wrong = [vote(batch(1), 60)]
+    found = decide([batch(1)], {1: [vote(batch(1))], 2: wrong, 3: wrong}, {1: 90, 2: 5, 3: 5})
     assert only(found).fate is NodeFate.REJECTED
 
 
 def test_the_only_member_is_taken_at_its_word_so_that_a_network_can_begin() -> None:
-    found = decide([batch(1), batch(2)], {}, {1: 1}, is_first=True)
+    found = decide([batch(1), batch(2)], {}, {1: 1}, judges=Judges(is_first=True))
     assert {outcome.participant: outcome.fate for outcome in found.nodes} == {
         account(1): NodeFate.ACCEPTED,
         account(2): NodeFate.UNDECIDED,
@@ -181,13 +186,14 @@ def test_a_batch_of_nothing_earns_nothing() -> None:
 
 def test_a_model_that_was_not_registered_when_mining_began_is_not_judged() -> None:
     commits = {(account(1), NODE): batch(1)}
-    found = node_outcomes(EPOCH, commits, {}, {account(1): 1}, {}, (), is_first=True)
+    found = node_outcomes(EPOCH, commits, {}, {account(1): 1}, {}, Judges(is_first=True), ())
     assert (only(found).fate, only(found).reason) == (NodeFate.UNDECIDED, codes.UNREGISTERED)
 
 
 def test_a_sample_too_small_for_proof_is_rejected_without_being_called_a_fraud() -> None:
     tiny = batch(1, 2)
-    assert only(decide([tiny], {2: [vote(tiny, 2)]}, {1: 1, 2: 1})).reason == codes.TOO_SMALL
+    wrong = [vote(tiny, 2)]
+    assert only(decide([tiny], {2: wrong, 3: wrong}, {1: 1, 2: 1, 3: 1})).reason == codes.TOO_SMALL
 
 
 def test_the_copy_of_a_batch_is_named_one_and_the_original_is_paid() -> None:
@@ -201,9 +207,10 @@ def test_the_copy_of_a_batch_is_named_one_and_the_original_is_paid() -> None:
 def test_one_in_a_hundred_made_up_is_beyond_chance_over_three_epochs() -> None:
     counts = (SampleCount(EpochNumber(2), 600, 5, 1000), SampleCount(EpochNumber(3), 600, 6, 1000))
     history = SampleHistory(account(1), TINY, counts)
-    before = decide([batch(1)], {2: [vote(batch(1), 4)]}, {1: 1, 2: 1})
+    votes, weights = {2: [vote(batch(1), 4)], 3: [vote(batch(1), 4)]}, {1: 1, 2: 1, 3: 1}
+    before = decide([batch(1)], votes, weights)
     assert only(before).fate is NodeFate.ACCEPTED
-    found = decide([batch(1)], {2: [vote(batch(1), 4)]}, {1: 1, 2: 1}, histories=(history,))
+    found = decide([batch(1)], votes, weights, histories=(history,))
     assert (only(found).fate, only(found).reason, only(found).weight) == (NodeFate.REJECTED, codes.CUMULATED, 0)
     assert found.histories == ()  # evidence is spent once
 
@@ -212,12 +219,15 @@ def test_a_new_name_for_a_node_is_no_new_beginning() -> None:
     counts = (SampleCount(EpochNumber(3), 1200, 9, 1000),)
     renamed = batch(1, node_id=NodeId("renamed"))
     histories = (SampleHistory(account(1), TINY, counts),)
-    assert only(decide([renamed], {2: [vote(renamed, 5)]}, {1: 1, 2: 1}, histories=histories)).reason == codes.CUMULATED
+    votes = {2: [vote(renamed, 5)], 3: [vote(renamed, 5)]}
+    found = decide([renamed], votes, {1: 1, 2: 1, 3: 1}, histories=histories)
+    assert only(found).reason == codes.CUMULATED
 
 
 def test_several_nodes_that_each_stay_below_the_line_are_seen_together() -> None:
     nodes = [batch(1, node_id=NodeId(f"n{index}")) for index in range(4)]
-    found = decide(nodes, {2: [vote(node, 5) for node in nodes]}, {1: 1, 2: 1})
+    votes = [vote(node, 5) for node in nodes]
+    found = decide(nodes, {2: votes, 3: votes}, {1: 1, 2: 1, 3: 1})
     assert {outcome.reason for outcome in found.nodes} == {codes.CUMULATED}
 
 
@@ -233,7 +243,7 @@ def test_a_history_outlives_a_pause_and_ends_after_thirty_epochs() -> None:
 
     def later(epoch: int) -> int:
         known = (SampleHistory(account(5), TINY, counts),)
-        found = node_outcomes(EpochNumber(epoch), {}, {}, {}, {}, known, is_first=False)
+        found = node_outcomes(EpochNumber(epoch), {}, {}, {}, {}, Judges(), known)
         return sum(count.sampled for history in found.histories for count in history.epochs)
 
     assert [later(epoch) for epoch in (12, 21, 38, 39, 48, 49)] == [1800, 1800, 1800, 1200, 1200, 0]  # in blocks of ten
@@ -241,7 +251,9 @@ def test_a_history_outlives_a_pause_and_ends_after_thirty_epochs() -> None:
 
 def test_what_a_rejection_was_based_on_is_not_counted_again() -> None:
     old = SampleHistory(account(1), TINY, (SampleCount(EpochNumber(3), 600, 1, 1000),))
-    found = decide([batch(1)], {2: [vote(batch(1), 60)]}, {1: 1, 2: 1}, histories=(old,))
+    wrong = [vote(batch(1), 60)]
+    found = decide([batch(1)], {2: wrong, 3: wrong}, {1: 1, 2: 1, 3: 1}, histories=(old,))
+    assert only(found).fate is NodeFate.REJECTED
     assert found.histories == (old,)
 
 
@@ -251,13 +263,20 @@ HONEST = dict.fromkeys(range(1, 9), 10)
 """Eight who share a model; 11 and 12 have one of their own."""
 
 
+def of(*numbers: int) -> dict[Address, int]:
+    """These have a model, each with all the weight it has."""
+    return {account(number): 10 for number in numbers}
+
+
 def with_colluders(count: int, *, is_first: bool = False) -> dict[Address, int]:
     """Weights after an epoch in which two vouch for `count` nonces each of a model that nobody else has."""
     honest = [batch(number, 100) for number in HONEST]
     fakes = [batch(number, count, model_id=RARE) for number in (11, 12)]
     votes = {number: [vote(commit) for commit in honest if commit.participant != account(number)] for number in HONEST}
     votes |= {11: [vote(fakes[1])], 12: [vote(fakes[0])]}
-    found = decide([*honest, *fakes], votes, {**HONEST, 11: 10, 12: 10}, is_first=is_first)
+    proven = {TINY: of(*HONEST), RARE: of(11, 12)}
+    judges = Judges(declared=proven, is_first=True) if is_first else Judges(proven)
+    found = decide([*honest, *fakes], votes, {**HONEST, 11: 10, 12: 10}, judges=judges)
     weights = compute_new_weights(found.nodes)
     return {participant: weight for (participant, _), weight in weights.items()}
 
@@ -301,9 +320,10 @@ def test_one_other_member_with_the_model_is_enough_to_be_paid_from_that_epoch_on
     lone = batch(11, 100, model_id=RARE)
     votes = {number: [vote(commit) for commit in honest if commit.participant != account(number)] for number in HONEST}
 
-    def of_lone(judges: tuple[int, ...], mismatches: int = 0) -> NodeOutcome:
-        said = {number: [*votes[number], *([vote(lone, mismatches)] if number in judges else [])] for number in HONEST}
-        found = decide([*honest, lone], said, {**HONEST, 11: 0})
+    def of_lone(able: tuple[int, ...], mismatches: int = 0) -> NodeOutcome:
+        said = {number: [*votes[number], *([vote(lone, mismatches)] if number in able else [])] for number in HONEST}
+        judges = Judges({TINY: of(*HONEST), RARE: of(*able)})
+        found = decide([*honest, lone], said, {**HONEST, 11: 0}, judges=judges)
         return next(outcome for outcome in found.nodes if outcome.participant == account(11))
 
     assert of_lone(()).weight == 0
@@ -314,11 +334,115 @@ def test_one_other_member_with_the_model_is_enough_to_be_paid_from_that_epoch_on
         codes.FEW_JUDGES,
     )
     assert of_lone((1, 2, 3)).weight == 100
-    assert of_lone((1,), mismatches=drawn_all(lone)).fate is NodeFate.REJECTED
+    assert of_lone((1, 2), mismatches=drawn_all(lone)).fate is NodeFate.REJECTED
+    doubted = of_lone((1,), mismatches=drawn_all(lone))
+    assert (doubted.fate, doubted.reason) == (NodeFate.UNDECIDED, codes.TOO_FEW_AGAINST)
 
 
 def drawn_all(commit: PocCommit) -> int:
     return min(commit.count, RULE.sample_size)
+
+
+# --- Who is able to judge is what the group has frozen ----------------------------------------------------------------
+
+
+def absent(commit: PocCommit, reason: str = "no-data") -> PocVote:
+    return PocVote(commit.participant, commit.node_id, Verdict.ABSTAIN, 0, (), reason)
+
+
+LIES = [vote(batch(1, model_id=RARE), 600), refusal(batch(1, model_id=RARE), "wrong-size")]
+
+
+@pytest.mark.parametrize("lie", LIES, ids=["differs", "refused"])
+def test_who_lacks_the_model_rejects_nothing_however_heavy_it_is(lie: PocVote) -> None:
+    """One with 20 of 100 slanders a model of which two have 9 and 10; all others honestly say that they lack it."""
+    weights = {1: 10, 2: 9, 3: 20, 4: 31, 5: 30}
+    judges = Judges({RARE: {account(1): 10, account(2): 9}})
+    without = absent(batch(1, model_id=RARE), "no-model")
+    votes = {2: [vote(batch(1, model_id=RARE))], 3: [lie], 4: [without], 5: [without]}
+    outcome = only(decide([batch(1, model_id=RARE)], votes, weights, judges=judges))
+    assert (outcome.fate, outcome.mismatches, outcome.weight) == (NodeFate.ACCEPTED, 0, 11)  # a thin pool's share
+
+
+def test_a_judge_weighs_what_it_proved_with_the_model_and_not_what_it_has_otherwise() -> None:
+    weights = {1: 10, 2: 30, 3: 500, 4: 500}
+    judges = Judges({TINY: {account(1): 10, account(2): 30, account(3): 1, account(4): 1}})
+    lie = [vote(batch(1), 600)]
+    outcome = only(decide([batch(1)], {2: [vote(batch(1))], 3: lie, 4: lie}, weights, judges=judges))
+    assert (outcome.fate, outcome.mismatches) == (NodeFate.ACCEPTED, 0)
+
+
+@pytest.mark.parametrize("lie", LIES, ids=["differs", "refused"])
+@pytest.mark.parametrize("liars", [(2,), (2, 3)], ids=["one", "two of little weight"])
+def test_one_judge_or_a_handful_rejects_nothing(lie: PocVote, liars: tuple[int, ...]) -> None:
+    votes = {liar: [lie] for liar in liars}
+    outcome = only(decide([batch(1, model_id=RARE)], votes, {1: 10, 2: 16, 3: 16, 4: 68}))
+    assert (outcome.fate, outcome.reason) == (NodeFate.UNDECIDED, codes.TOO_FEW_AGAINST)
+    assert not is_batch_of_fakes(outcome)
+    with_a_third = {liar: [lie] for liar in (2, 3)}
+    outcome = only(decide([batch(1, model_id=RARE)], with_a_third, {1: 10, 2: 17, 3: 17, 4: 66}))
+    assert outcome.fate is NodeFate.REJECTED
+
+
+def test_who_only_says_that_it_has_a_model_has_batches_paid_and_never_rejected() -> None:
+    """So two members of which one missed an epoch are not each other's judge by turns for ever."""
+    judges = Judges({RARE: {account(1): 10}}, {RARE: of(1, 2, 3)})
+    weights = {1: 10, 2: 10, 3: 10}
+    commit = batch(1, model_id=RARE)
+    paid = only(decide([commit], {2: [vote(commit)], 3: [vote(commit)]}, weights, judges=judges))
+    assert (paid.fate, paid.weight) == (NodeFate.ACCEPTED, COUNT)
+    lied = only(decide([commit], {2: [vote(commit, 600)], 3: [vote(commit, 600)]}, weights, judges=judges))
+    assert (lied.fate, lied.reason) == (NodeFate.UNDECIDED, codes.TOO_FEW_AGAINST)
+    other = batch(2, model_id=RARE)  # of which the first is the only judge that proved anything
+    votes = {1: [vote(other)], 3: [vote(other, 600)]}
+    assert only(decide([other], votes, weights, judges=judges)).mismatches == 0
+
+
+def test_what_one_judge_alone_says_is_not_remembered() -> None:
+    alone = decide([batch(1)], {2: [vote(batch(1), 4)]}, {1: 1, 2: 1, 3: 1})
+    assert (only(alone).fate, only(alone).mismatches, alone.histories) == (NodeFate.ACCEPTED, 4, ())
+    both = decide([batch(1)], {2: [vote(batch(1), 4)], 3: [vote(batch(1), 4)]}, {1: 1, 2: 1, 3: 1})
+    assert [count.mismatches for history in both.histories for count in history.epochs] == [4]
+
+
+# --- Files that only a friend gets ------------------------------------------------------------------------------------
+
+
+def test_fakes_of_a_common_model_whose_file_only_a_friend_gets_are_not_paid() -> None:
+    weights = {**dict.fromkeys(range(1, 11), 10), 11: 1, 12: 1}
+    fakes = [batch(number, BATCH_NONCES_MAX) for number in (11, 12)]
+    votes = {number: [absent(commit) for commit in fakes] for number in range(1, 11)}
+    votes |= {11: [vote(fakes[1])], 12: [vote(fakes[0])]}
+    found = decide(fakes, votes, weights)
+    assert {(node.fate, node.reason, node.weight) for node in found.nodes} == {
+        (NodeFate.UNDECIDED, codes.FILE_WITHHELD, 0)
+    }
+    assert found.handed_out == frozenset()
+
+
+def test_who_hands_its_fakes_to_a_friend_and_to_just_as_many_others_is_not_paid_either() -> None:
+    """A friend with 34 of 100 outweighs the 33 who find it wrong, and the 33 who got nothing, but not both."""
+    votes = {2: [vote(batch(1))], 3: [vote(batch(1), 600)], 4: [absent(batch(1))]}
+    outcome = only(decide([batch(1)], votes, {1: 1, 2: 34, 3: 33, 4: 33}))
+    assert (outcome.fate, outcome.reason) == (NodeFate.UNDECIDED, codes.FILE_WITHHELD)
+
+
+@given(st.integers(0, 49))
+def test_those_who_say_that_they_got_no_file_keep_nobody_from_being_paid_whom_most_found_valid(liars: int) -> None:
+    votes = {2: [vote(batch(1))], 3: [absent(batch(1))]}
+    outcome = only(decide([batch(1)], votes, {1: 10, 2: 100 - liars, 3: liars}))
+    assert (outcome.fate, outcome.weight) == (NodeFate.ACCEPTED, COUNT)
+
+
+def test_a_file_that_nobody_gets_is_called_withheld() -> None:
+    found = decide([batch(1)], {2: [absent(batch(1))], 3: []}, {1: 1, 2: 1, 3: 1})
+    assert (only(found).fate, only(found).reason) == (NodeFate.UNDECIDED, codes.FILE_WITHHELD)
+
+
+def test_a_file_is_handed_out_once_most_of_those_able_have_seen_it() -> None:
+    refused = {2: [refusal(batch(1))], 3: [vote(batch(1))], 4: [absent(batch(1))]}
+    assert decide([batch(1)], refused, {1: 5, 2: 2, 3: 3, 4: 4}).handed_out
+    assert not decide([batch(1)], refused, {1: 5, 2: 2, 3: 2, 4: 4}).handed_out
 
 
 def test_founders_are_taken_at_their_word_in_the_first_epoch() -> None:

@@ -190,7 +190,7 @@ def test_one_that_serves_every_model_gets_the_bonus() -> None:
         ModelRecorded(model(BIG)),
         ModelRecorded(model(ModelId("retired"), active=False)),
         *registered(1, *both),
-        *registered(2),
+        *registered(2, *both),
         *registered(3),
         group_set(0, {1: 1, 2: 1, 3: 1}),
         commit(1, 50),

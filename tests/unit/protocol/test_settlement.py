@@ -16,7 +16,7 @@ from node.protocol.timeslots import select_poc_slots
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 from tests.builders import NODE, PARAMETERS, SAMPLE_SEED, TINY, account, bundle_of, commit, registered
-from tests.unit.protocol.test_unpaid import BIG, MEMBERS, SECOND, SECOND_NODE, first_result, network, votes
+from tests.unit.protocol.test_unpaid import MEMBERS, SECOND, SECOND_NODE, first_result, network, votes
 
 KEY = (account(2), NODE)
 
@@ -69,9 +69,9 @@ def test_weight_of_who_was_away_is_not_preserved() -> None:
 
 def test_who_committed_a_batch_of_fakes_is_neither_paid_nor_in_the_next_group_and_nobody_gains() -> None:
     events = [
-        *registered(2, (NODE, TINY), (SECOND_NODE, BIG)),
+        *registered(2, (NODE, TINY), (SECOND_NODE, TINY)),
         *(commit(number, 100, epoch=1) for number in MEMBERS),
-        commit(2, 100, epoch=1, node_id=SECOND_NODE, model_id=BIG),
+        commit(2, 100, epoch=1, node_id=SECOND_NODE),
     ]
     state = network(*events)
     bundles: dict[Address, VoteBundle] = {}

@@ -39,11 +39,11 @@ FIRST, SECOND = EpochNumber(0), EpochNumber(1)
 
 
 def network(*more: EventBody) -> ChainState:
-    nodes = {1: ((NODE, TINY), (SECOND_NODE, BIG))}
+    """All have a node for either model; only the first one's for the big one ever mines."""
     return state_of(
         ModelRecorded(model()),
         ModelRecorded(model(BIG)),
-        *(event for number in MEMBERS for event in registered(number, *nodes.get(number, ((NODE, TINY),)))),
+        *(event for number in MEMBERS for event in registered(number, (NODE, TINY), (SECOND_NODE, BIG))),
         group_set(0, dict.fromkeys(MEMBERS, 100)),
         *more,
     )

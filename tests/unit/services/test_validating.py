@@ -20,6 +20,7 @@ from node.protocol.codec import from_bytes, to_bytes, to_value
 from node.protocol.events import EventBody, PocCommitted, VotesCommitted
 from node.protocol.findings import AuditVote, Observations, VoteCheck
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId
+from node.protocol.judges import Judges
 from node.protocol.nonces import VECTOR_BYTES
 from node.protocol.records import VoteBundle
 from node.protocol.stages import Stage, first_block_of
@@ -187,7 +188,7 @@ def test_votes_that_nobody_serves_do_not_keep_those_of_others_from_being_checked
 def test_only_who_voted_before_is_checked_by_anyone() -> None:
     weights = {account(number): 1 for number in (1, 2, 3)}
     seed = Hash32(bytes(32))
-    judging = Judging(EpochNumber(1), {}, {}, {}, weights, seed, seed, seed, frozenset({account(2)}))
+    judging = Judging(EpochNumber(1), {}, {}, {}, Judges(), weights, seed, seed, seed, frozenset({account(2)}))
     assert judging.checkers(account(2)) == {account(1), account(3)}
     assert judging.checkers(account(3)) == frozenset()
     assert judging.checkers(Address(account(2).lower())) == frozenset()

@@ -1,0 +1,73 @@
+"""Who may judge the batches of a model, and with which weight: what a group has frozen, not what a vote says of itself.
+
+Purpose: whoever wants to harm a rival, or to help a friend, would say that it has the model. So it has to have proven
+compute on that very model, and what it says weighs as much as it proved with it.
+
+Detail: the judges of a model are the members that the group in charge has with it. Where the group has nobody else with
+it (the model is new, or its only other member failed an epoch), those members judge that the registry named for it
+before the first block of GENERATE. That is only a claim, so they can have a batch paid and leave it unpaid, and never
+reject it. Before the first result the founders are taken at their word.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from node.protocol.chain_state import ChainState
+from node.protocol.identifiers import Address, ModelId
+from node.protocol.records import EpochGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Who may judge one batch."""
+
+    weights: Mapping[Address, int]
+    """By member. Its participant may be among them, and is no judge of itself."""
+    total: int
+    """Of all of them but the participant."""
+    can_reject: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """Who may judge batches, by model."""
+
+    proven: Mapping[ModelId, Mapping[Address, int]] = field(default_factory=dict)
+    """The members that proved compute with it, and how much."""
+    declared: Mapping[ModelId, Mapping[Address, int]] = field(default_factory=dict)
+    """The members that the registry names for it, with all their weight."""
+    is_first: bool = False
+    """There is no result yet: what is declared is as good as proven."""
+
+    def bench(self, model_id: ModelId, participant: Address) -> Bench:
+        """Return who judges batches of `participant` with this model."""
+        weights = self.proven.get(model_id, {})
+        total = _without(weights, participant)
+        if total:
+            return Bench(weights, total, can_reject=True)
+        weights = self.declared.get(model_id, {})
+        return Bench(weights, _without(weights, participant), can_reject=self.is_first)
+
+
+def judges_for(weights: Mapping[Address, int], state: ChainState, frozen: EpochGroup | None) -> Judges:
+    """Return who may judge the batches of an epoch.
+
+    `weights` are those of the group in charge, `state` is the chain before the first block of GENERATE, and `frozen` is
+    the group in charge as a result made it, None if none did.
+    """
+    proven: dict[ModelId, dict[Address, int]] = {}
+    for member in () if frozen is None else frozen.members:
+        for node in member.ml_nodes:
+            of_model = proven.setdefault(node.model_id, {})
+            of_model[member.participant] = of_model.get(member.participant, 0) + node.poc_weight
+    declared: dict[ModelId, dict[Address, int]] = {}
+    for account, weight in weights.items():
+        participant = state.participants.get(account)
+        if weight > 0 and participant is not None:
+            for model_id in {model_id for node in participant.ml_nodes for model_id in node.models}:
+                declared.setdefault(model_id, {})[account] = weight
+    return Judges(proven, declared, is_first=frozen is None)
+
+
+def _without(weights: Mapping[Address, int], participant: Address) -> int:
+    return sum(weights.values()) - weights.get(participant, 0)
