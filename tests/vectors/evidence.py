@@ -39,6 +39,7 @@ from node.protocol.findings import (
 )
 from node.protocol.history import extend, is_beyond, still_known
 from node.protocol.identifiers import EpochNumber, Hash32, ModelId, TokenAmount
+from node.protocol.judges import Judges
 from node.protocol.outcomes import node_outcomes, weight_of
 from node.protocol.records import EpochGroup, EpochResult, PocVote, VoteBundle
 from node.protocol.tails import judge_tails, validator_outcomes
@@ -234,7 +235,8 @@ def _thin_pool(wide: int, thin: int) -> dict[str, object]:
         )
         for n in counts
     }
-    found = node_outcomes(EpochNumber(4), commits, bundles, weights, dict.fromkeys(commits, RULE), (), is_first=False)
+    judges = Judges({TINY: {account(n): 100 for n in counts if n < 10}, rare: {account(n): 100 for n in (11, 12)}})
+    found = node_outcomes(EpochNumber(4), commits, bundles, weights, dict.fromkeys(commits, RULE), judges, ())
     return {
         "weights": weights,
         "counts": {account(n): count for n, count in counts.items()},

@@ -204,7 +204,7 @@ def test_one_that_serves_every_model_gets_the_bonus() -> None:
 def test_a_model_that_comes_while_others_mine_takes_nobody_s_bonus_and_is_not_said_to_lack() -> None:
     """Nobody could mine it: what counts is what was judged, as of the block before GENERATE."""
     both = ((NODE, TINY), (SECOND_NODE, BIG))
-    before = [ModelRecorded(model()), ModelRecorded(model(BIG)), *registered(1, *both), *registered(2), *registered(3)]
+    before = [ModelRecorded(model()), ModelRecorded(model(BIG)), *registered(1, *both), *registered(2, *both), *registered(3, *both)]
     mined = [commit(1, 50), commit(1, 50, node_id=SECOND_NODE, model_id=BIG), commit(2, 100)]
     group = group_set(0, {1: 1, 2: 1, 3: 1})
     judged = judged_models(state_of(*before), None)
@@ -226,7 +226,7 @@ def test_a_model_that_goes_while_others_mine_is_still_asked_of_who_wants_the_bon
     """It is judged and paid: so it counts for who mined it, and its absence takes nothing from them."""
     both = ((NODE, TINY), (SECOND_NODE, BIG))
     state = state_of(
-        ModelRecorded(model()), ModelRecorded(model(BIG)), *registered(1, *both), *registered(2),
+        ModelRecorded(model()), ModelRecorded(model(BIG)), *registered(1, *both), *registered(2, *both),
         group_set(0, {1: 1, 2: 1}), commit(1, 50), commit(1, 50, node_id=SECOND_NODE, model_id=BIG), commit(2, 100),
     )  # fmt: skip
     judged, rules = judged_models(state, None), rules_of(state.poc_commits[EPOCH], state, PARAMETERS)
