@@ -10,7 +10,7 @@ from node.control.reward_views import EpochRewardView, RewardsView, ScoresView, 
 
 PER_MILLE = 1000
 UNKNOWN = "?"
-NOTHING_TO_EARN = "There was nothing to be earned: it had no weight in the group of this epoch, and no batch to count."
+NOTHING_TO_EARN = "There was nothing to be earned: it had no weight in the group of this epoch, and no batch to count"
 
 
 @click.command()
@@ -126,7 +126,9 @@ def why_not_paid(target: Target, epoch: int, participant: str | None) -> None:
     print_table(
         ["not paid (tokens)", "reason", "what it is about", "in words"],
         [[amount_to_tokens(int(part.amount)), part.reason, part.subject, part.words] for part in view.parts],
-        empty="Everything was paid that could be earned." if int(view.most) else NOTHING_TO_EARN,
+        empty="Everything was paid that could be earned."
+        if int(view.most)
+        else f"{NOTHING_TO_EARN}; {view.why_nothing}.",
     )
     if view.models_lacking:
         click.echo(f"Models it did not serve: {', '.join(view.models_lacking)}")

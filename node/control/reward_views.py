@@ -90,3 +90,5 @@ class WhyNotPaidView(View):
     """Models that none of its nodes served, where that cost the coverage bonus."""
     evidence: str
     """CID of the result that all this follows from; empty where the epoch has none."""
+    why_nothing: str = ""
+    """Why there was nothing to earn, in words, where the most is nought."""

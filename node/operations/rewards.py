@@ -20,7 +20,7 @@ from node.operations.remedies import REMEDIES
 from node.ports import Chain, Content, ContentUnavailableError, Provider, Store
 from node.protocol import scores as scoring
 from node.protocol import unpaid
-from node.protocol.empty_epochs import why_no_result
+from node.protocol.empty_epochs import why_no_result, why_nothing_to_earn
 from node.protocol.findings import ParticipantScore, ScorePart
 from node.protocol.identifiers import Address, EpochNumber, TokenAmount
 from node.protocol.records import EpochGroup, EpochResult
@@ -131,6 +131,7 @@ class DaemonRewardOperations:
             ],
             models_lacking=list(lacking),
             evidence="" if result is None else self._chain.state.results[epoch].content_cid,
+            why_nothing="" if explanation.most else why_nothing_to_earn(epoch, self._chain.state, account),
         )
 
     def _unpaid_words(self, epoch: EpochNumber, part: UnpaidPart) -> str:

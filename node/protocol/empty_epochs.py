@@ -44,6 +44,31 @@ def why_no_result(epoch: EpochNumber, state: ChainState) -> str:
     return f"{voted}; without them there are not the more than two thirds that have to sign a result"
 
 
+def why_nothing_to_earn(epoch: EpochNumber, state: ChainState, account: Address) -> str:
+    """Say why `account`, without weight in the group of `epoch` and without a batch in its result, had nothing to earn.
+
+    Registration, collateral and models are told as they are in `state`: of long ago they may have been otherwise.
+    """
+    nodes = [node for prover, node in state.poc_commits.get(epoch, {}) if prover == account]
+    if nodes and epoch in state.results:
+        return f"its batches ({', '.join(nodes[:NAMED_MAX])}) came too late or from nodes that the result does not know"
+    if nodes:
+        return "it had no weight before, and the epoch has no result that could count its first batches"
+    participant = state.participants.get(account)
+    if participant is None:
+        return "the account is no participant; `quern chain participants` lists them"
+    if not participant.ml_nodes:
+        return "no ML node is registered for it, so there was nothing to mine with"
+    if not any(state.is_valid_governance_model(model_id) for node in participant.ml_nodes for model_id in node.models):
+        return "no model of its ML nodes is active"
+    if not state.counts(account, epoch):
+        return "its proofs do not count: it is barred, or has too little collateral (`quern chain collateral`)"
+    return (
+        "no batch of its got into a block in time: its engines were not ready during GENERATE, it registered after that "
+        "had begun, or the transaction failed (`quern nodes`, `quern chain intents --all`, and the log from GENERATE on)"
+    )
+
+
 def silent_members(epoch: EpochNumber, state: ChainState) -> dict[Address, int]:
     """Return the members of the group in charge that had batches to judge and committed no votes; heaviest first."""
     bundles = state.vote_bundles.get(epoch, {})

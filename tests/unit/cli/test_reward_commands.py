@@ -153,6 +153,13 @@ def test_every_unit_that_was_not_paid_is_explained(
     assert int(view["most"]) - int(view["paid"]) == sum(int(part["amount"]) for part in view["parts"])
     assert (view["evidence"] == "") is (epoch == THIRD)
     assert view["models_lacking"] == (["big"] if "coverage" in reasons else [])
+    assert bool(view["why_nothing"]) is (int(view["most"]) == 0)
+
+
+def test_who_had_nothing_to_earn_is_told_why(daemon: Path) -> None:
+    shown = run("why-not-paid", "1", account(77), socket=daemon)
+    assert shown.exit_code == 0, shown.output
+    assert "no batch to count; the account is no participant" in shown.output
 
 
 def test_the_explanation_reads_well_and_an_unsettled_epoch_is_refused(daemon: Path) -> None:

@@ -1,8 +1,11 @@
 """An epoch that forms no group says why."""
 
-from node.protocol.empty_epochs import unpaid_epochs, why_no_group, why_no_result
+from typing import cast
+
+from node.protocol.empty_epochs import unpaid_epochs, why_no_group, why_no_result, why_nothing_to_earn
 from node.protocol.events import EventBody, MinCollateralSet, ModelRecorded, VotesCommitted
 from node.protocol.identifiers import EpochNumber, ModelId, TokenAmount
+from node.protocol.records import EpochResultSummary
 from node.protocol.results import form_epoch_result
 from tests.builders import PARAMETERS, SOME_CID, account, commit, group_set, model, registered, state_of
 
@@ -68,3 +71,19 @@ def test_epochs_without_a_result_are_told_to_those_who_had_weight() -> None:
     assert unpaid_epochs(EpochNumber(1), state, account(1)).startswith("epoch 0 has no accepted result")
     assert unpaid_epochs(EpochNumber(3), state, account(1)).startswith("epochs 0 to 2 have no accepted result")
     assert unpaid_epochs(EpochNumber(3), state, account(7)) == ""
+
+
+def test_who_had_nothing_to_earn_is_told_why() -> None:
+    def why(*events: EventBody, has_result: bool = False) -> str:
+        state = state_of(*BEGINNING, *events)
+        if has_result:
+            state.results[EPOCH] = cast(EpochResultSummary, None)  # that there is one is all that counts
+        return why_nothing_to_earn(EPOCH, state, account(3))
+
+    assert "no participant" in why()
+    assert "no batch of its got into a block" in why(*registered(3))
+    assert "no ML node is registered" in why(registered(3)[0])
+    assert "is active" in why(*registered(3), ModelRecorded(model(active=False)))
+    assert "too little collateral" in why(*registered(3), MinCollateralSet(TokenAmount(1)))
+    assert "no result that could count" in why(*registered(3), commit(3, 9))
+    assert "came too late" in why(*registered(3), commit(3, 9), has_result=True)

@@ -204,7 +204,13 @@ def test_one_that_serves_every_model_gets_the_bonus() -> None:
 def test_a_model_that_comes_while_others_mine_takes_nobody_s_bonus_and_is_not_said_to_lack() -> None:
     """Nobody could mine it: what counts is what was judged, as of the block before GENERATE."""
     both = ((NODE, TINY), (SECOND_NODE, BIG))
-    before = [ModelRecorded(model()), ModelRecorded(model(BIG)), *registered(1, *both), *registered(2, *both), *registered(3, *both)]
+    before = [
+        ModelRecorded(model()),
+        ModelRecorded(model(BIG)),
+        *registered(1, *both),
+        *registered(2, *both),
+        *registered(3, *both),
+    ]
     mined = [commit(1, 50), commit(1, 50, node_id=SECOND_NODE, model_id=BIG), commit(2, 100)]
     group = group_set(0, {1: 1, 2: 1, 3: 1})
     judged = judged_models(state_of(*before), None)
