@@ -64,8 +64,8 @@ def why_nothing_to_earn(epoch: EpochNumber, state: ChainState, account: Address)
     if not state.counts(account, epoch):
         return "its proofs do not count: it is barred, or has too little collateral (`quern chain collateral`)"
     return (
-        "no batch of its got into a block in time: its engines were not ready during GENERATE, it registered after that "
-        "had begun, or the transaction failed (`quern nodes`, `quern chain intents --all`, and the log from GENERATE on)"
+        "no batch of its got into a block in time: its engines were not ready during GENERATE, it registered after "
+        "that had begun, or the transaction failed (`quern nodes`, `quern chain intents --all`, and its log)"
     )
 
 
