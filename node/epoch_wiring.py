@@ -112,6 +112,6 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     audits = DaemonAuditOperations(chain, store, parts.epochs, auditing)
     rewards = DaemonRewardOperations(chain, content, store, parts.presence, parts.epochs)
     proofs = DaemonPocOperations(
-        chain, content, store, parts.presence, parts.epochs, forming.signatures, miners, objecting
+        chain, content, store, parts.presence, parts.epochs, forming.signatures, miners, provers, objecting
     )
     return audit_method_table(audits) | reward_method_table(rewards) | poc_method_table(proofs)

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import click
 
-from node.cli.calls import call_daemon
+from node.cli.calls import CALL_SECONDS_MAX, call_daemon
 from node.cli.options import Target, target_options
 from node.cli.render import print_facts, print_json, print_table
-from node.control.poc_views import ObjectionView, PocView, WhyDifferView
+from node.control.poc_views import BatchEvidenceView, ObjectionView, PocView, WhyDifferView
 
+RECOMPUTE_SECONDS_MAX = 660
+"""Longer than the daemon tries."""
 COMMITTED = "committed"
 """A batch that nothing is decided of yet."""
 MINING = {
@@ -22,18 +24,26 @@ MINING = {
 
 @click.command()
 @click.argument("epoch", type=click.IntRange(0), required=False)
+@click.option("--batch", metavar="ACCOUNT/NODE", help="Only this batch: who judged it, and by what.")
+@click.option("--recompute", is_flag=True, help="With --batch: judge it again, with an engine of this daemon.")
 @target_options
-def poc(target: Target, epoch: int | None) -> None:
+def poc(target: Target, epoch: int | None, batch: str | None, recompute: bool) -> None:
     """Show the batches of an epoch and what became of them.
 
-    Also who voted, and how far this node's miners are. Without EPOCH it is the present one.
+    Also who voted, and how far this node's miners are. Without EPOCH it is the present one. With --batch, what each
+    judge of one batch found and the evidence of it; --recompute fetches the batch's file (126 bytes a nonce) and lets
+    an engine here compute the sample, beside what users ask.
 
     \b
     Examples:
       quern poc
       quern poc 17
+      quern poc 17 --batch 0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A/node-1 --recompute
       quern poc 17 --json | jq '.batches[] | select(.fate == "rejected")'
     """
+    if batch is not None or recompute:
+        _show_batch(target, epoch, batch, recompute=recompute)
+        return
     view = call_daemon(target, "poc", PocView, {"epoch": epoch})
     if target.as_json:
         print_json(view)
@@ -72,6 +82,57 @@ def poc(target: Target, epoch: int | None) -> None:
         ["validator", "weight", "votes", "votes of the epoch before"],
         [[v.account, str(v.weight), v.bundle or "none", f"{v.fate} {v.reason}".strip()] for v in view.validators],
         empty="There is no group yet.",
+    )
+
+
+def _show_batch(target: Target, epoch: int | None, batch: str | None, *, recompute: bool) -> None:
+    account, separator, node_id = (batch or "").partition("/")
+    if epoch is None or not separator or not account or not node_id:
+        raise click.UsageError("name the epoch and the batch, as in: quern poc 17 --batch ACCOUNT/NODE")
+    if recompute and not target.as_json:
+        click.echo("Judging the batch again; its file may have to be fetched first …", err=True)
+    params = {"epoch": epoch, "participant": account, "node_id": node_id, "recompute": recompute}
+    deadline = RECOMPUTE_SECONDS_MAX if recompute else CALL_SECONDS_MAX
+    view = call_daemon(target, "poc_batch", BatchEvidenceView, params, deadline_seconds=deadline)
+    if target.as_json:
+        print_json(view)
+        return
+    outcome = f"{view.fate} {view.reason}".strip()
+    facts = [
+        ("batch", f"{view.participant}/{view.node_id}, epoch {view.epoch}, {view.nonces} nonces of {view.model_id}"),
+        ("outcome", f"{outcome}: {view.words}" if view.words else outcome),
+        ("vectors", view.vectors),
+        ("rule", f"of {view.sample} nonces drawn, {view.rejected_from} that differ reject it"),
+        ("a nonce differs", f"beyond a squared distance of {view.distance_max:,}"),
+    ]
+    if view.recomputed is not None:
+        own = view.recomputed
+        facts.append(
+            (
+                "here",
+                f"{own.node_id}: {own.verdict}, {own.mismatches} differ, the largest distance is "
+                f"{own.largest_distance:,}",
+            )
+        )
+    print_facts(facts)
+    click.echo()
+    print_table(
+        ["validator", "weight", "may judge", "says", "sampled", "differ", "largest distance", "why", "evidence"],
+        [
+            [
+                judge.account,
+                str(judge.weight),
+                "yes" if judge.may_judge else "no",
+                judge.verdict or "–",
+                str(judge.sampled) if judge.sampled else "–",
+                str(judge.mismatches) if judge.sampled else "–",
+                "–" if judge.largest_distance is None else f"{judge.largest_distance:,}",
+                judge.problem or judge.words or judge.reason,
+                judge.evidence or "–",
+            ]
+            for judge in view.judges
+        ],
+        empty="Nobody committed votes.",
     )
 
 

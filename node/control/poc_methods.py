@@ -6,7 +6,7 @@ from pydantic import Field
 
 from node.control.fields import AccountText, EpochField
 from node.control.methods import Emit, Method, Params
-from node.control.poc_views import PocView, WhyDifferView
+from node.control.poc_views import BatchEvidenceView, PocView, WhyDifferView
 from node.control.views import View
 
 
@@ -15,6 +15,16 @@ class PocParams(Params):
 
     epoch: EpochField | None = None
     """None: the newest."""
+
+
+class BatchParams(Params):
+    """Which batch."""
+
+    epoch: EpochField
+    participant: AccountText
+    node_id: str = Field(min_length=1, max_length=32)
+    recompute: bool = False
+    """Whether this node's engine is to judge it again."""
 
 
 class WhyDifferParams(Params):
@@ -33,6 +43,9 @@ class PocOperations(Protocol):
     async def poc(self, params: PocParams) -> PocView:
         """Return what became of every batch of an epoch."""
 
+    async def batch(self, params: BatchParams) -> BatchEvidenceView:
+        """Return by what one batch was judged."""
+
     async def why_differ(self, params: WhyDifferParams) -> WhyDifferView:
         """Compare this node's result of an epoch with another one."""
 
@@ -43,7 +56,14 @@ def poc_method_table(operations: PocOperations) -> dict[str, Method]:
     async def poc(params: PocParams, _emit: Emit) -> View:
         return await operations.poc(params)
 
+    async def batch(params: BatchParams, _emit: Emit) -> View:
+        return await operations.batch(params)
+
     async def why_differ(params: WhyDifferParams, _emit: Emit) -> View:
         return await operations.why_differ(params)
 
-    return {"poc": Method(PocParams, poc), "why_differ": Method(WhyDifferParams, why_differ)}
+    return {
+        "poc": Method(PocParams, poc),
+        "poc_batch": Method(BatchParams, batch),
+        "why_differ": Method(WhyDifferParams, why_differ),
+    }

@@ -72,6 +72,69 @@ class PocView(View):
     """None where no result was accepted, or its epoch is long over."""
 
 
+class JudgeView(View):
+    """What one validator says of a batch."""
+
+    account: str
+    weight: int
+    """Of the group in charge."""
+    may_judge: bool
+    """Whether its word counts for this batch: it proved itself with the model, and the batch is not its own."""
+    verdict: str
+    """`valid`, `invalid`, `abstain`; empty where its votes do not name the batch, or are not to be had."""
+    sampled: int
+    """Nonces that it recomputed."""
+    mismatches: int
+    """Of these, the ones that differ."""
+    largest_distance: int | None
+    """Squared; None where there is no evidence."""
+    reason: str
+    words: str
+    """The reason for people."""
+    problem: str
+    """What is missing of its word, and why; empty if nothing is."""
+    bundle: str
+    """CID of its votes."""
+    evidence: str
+    """CID of what they rest on; empty for votes that rest on nothing computed."""
+
+
+class RecomputedView(View):
+    """What this node's engine makes of the sample."""
+
+    node_id: str
+    verdict: str
+    mismatches: int
+    largest_distance: int
+    differing: list[tuple[int, int]]
+    """Nonce and squared distance of those that differ, the first ones."""
+
+
+class BatchEvidenceView(View):
+    """By what one batch was judged."""
+
+    epoch: int
+    participant: str
+    node_id: str
+    model_id: str
+    nonces: int
+    vectors: str
+    """CID of the file."""
+    fate: str
+    """As in BatchView."""
+    reason: str
+    words: str
+    sample: int
+    """Nonces that are drawn of it."""
+    distance_max: int
+    """Largest squared distance that counts as equal."""
+    rejected_from: int
+    """So many that differ reject it."""
+    judges: list[JudgeView]
+    recomputed: RecomputedView | None = None
+    """None if that was not asked for."""
+
+
 class DifferenceView(View):
     """A field in which two results differ."""
 

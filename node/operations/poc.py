@@ -6,8 +6,9 @@ from pathlib import Path
 import trio
 
 from node.control.jsonrpc import ErrorCode, RpcError
-from node.control.poc_methods import PocParams, WhyDifferParams
+from node.control.poc_methods import BatchParams, PocParams, WhyDifferParams
 from node.control.poc_views import (
+    BatchEvidenceView,
     BatchView,
     DifferenceView,
     MiningView,
@@ -16,8 +17,9 @@ from node.control.poc_views import (
     ValidatorView,
     WhyDifferView,
 )
+from node.operations.batch_evidence import BatchEvidence
 from node.operations.epoch_results import parse_result, read_result
-from node.ports import Chain, Content, Store
+from node.ports import Chain, Content, Engine, Store
 from node.protocol import unpaid
 from node.protocol.agreement import committed_order
 from node.protocol.differences import DIFFERENCES_MAX, Difference, differences
@@ -49,6 +51,7 @@ class DaemonPocOperations:
         epochs: EpochBook,
         signatures: ResultSignatures,
         miners: Sequence[MiningService],
+        engines: Sequence[Engine] = (),
         objecting: ObjectingService | None = None,
     ) -> None:
         self._chain = chain
@@ -59,6 +62,7 @@ class DaemonPocOperations:
         self._signatures = signatures
         self._miners = miners
         self._objecting = objecting
+        self._evidence = BatchEvidence(chain, content, presence, epochs, engines)
 
     async def poc(self, params: PocParams) -> PocView:
         """What became of every batch of an epoch, who voted, and how far this node's miners are."""
@@ -96,6 +100,10 @@ class DaemonPocOperations:
             ],
             objection=None if self._objecting is None else objection_view(self._objecting.status(epoch)),
         )
+
+    async def batch(self, params: BatchParams) -> BatchEvidenceView:
+        """By what one batch was judged, and what the engine here makes of it."""
+        return await self._evidence.view(params, await self._accepted(EpochNumber(params.epoch)))
 
     async def why_differ(self, params: WhyDifferParams) -> WhyDifferView:
         """Compare the result this node formed with a member's, with a file, or with what the chain accepted."""

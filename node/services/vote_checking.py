@@ -42,7 +42,7 @@ CHECKED_AT_ONCE = 2
 EPOCHS_KEPT = 2
 
 
-class _DiffersError(ValueError):
+class EvidenceDiffersError(ValueError):
     """Evidence that does not carry the votes."""
 
 
@@ -130,7 +130,7 @@ class VoteChecker:
         try:
             evidence = from_bytes(VoteEvidence, await self._read(bundle.evidence_cid, validator, EVIDENCE_BYTES_MAX))
             figures = checked_figures(evidence, bundle, judging)
-        except (SchemaError, _DiffersError) as error:
+        except (SchemaError, EvidenceDiffersError) as error:
             log.warning("a validator's evidence does not carry its votes", validator=validator, reason=str(error))
             return VoteCheck(validator, Verdict.INVALID, 0, 0, EVIDENCE_DIFFERS)
         found[validator] = VoteCheck(validator, Verdict.ABSTAIN, 0, 0, "no-time")
@@ -176,23 +176,23 @@ def drawn_tails(
 
 
 def checked_figures(evidence: VoteEvidence, bundle: VoteBundle, judging: Judging) -> dict[NodeKey, VoteFigures]:
-    """Return the figures by batch. Raises _DiffersError unless they say what the votes say."""
+    """Return the figures by batch. Raises EvidenceDiffersError unless they say what the votes say."""
     if evidence.epoch != bundle.epoch or evidence.validator != bundle.validator:
-        raise _DiffersError("evidence of another epoch or validator")
+        raise EvidenceDiffersError("evidence of another epoch or validator")
     votes = [vote for vote in bundle.votes if vote.sampled]
     if [_key(vote) for vote in votes] != [(f.participant, f.node_id) for f in evidence.figures]:
-        raise _DiffersError("figures for each vote on recomputed nonces, and no others")
+        raise EvidenceDiffersError("figures for each vote on recomputed nonces, and no others")
     for vote, figures in zip(votes, evidence.figures, strict=True):
         key, name = _key(vote), f"{vote.participant}/{vote.node_id}"
         model = judging.models[judging.commits[key].model_id]
         if len(figures.distances) != vote.sampled or min(figures.distances) < 0:
-            raise _DiffersError(f"{name}: one distance for each nonce")
+            raise EvidenceDiffersError(f"{name}: one distance for each nonce")
         if mismatches_of(judging.sample_of(key), figures.distances, judging.rules[key]) != vote.mismatches:
-            raise _DiffersError(f"{name}: other nonces differ than the vote says")
+            raise EvidenceDiffersError(f"{name}: other nonces differ than the vote says")
         if len(figures.tails) != (vote.sampled if has_tails(model) else 0):
-            raise _DiffersError(f"{name}: one tail for each nonce")
+            raise EvidenceDiffersError(f"{name}: one tail for each nonce")
         if any(not 0 <= tail <= TAIL_MAX for tail in figures.tails):
-            raise _DiffersError(f"{name}: a tail is out of range")
+            raise EvidenceDiffersError(f"{name}: a tail is out of range")
     return {(figures.participant, figures.node_id): figures for figures in evidence.figures}
 
 

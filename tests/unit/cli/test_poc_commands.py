@@ -13,6 +13,7 @@ import trio
 
 from node.cli.poc import FINDINGS
 from node.control.poc_methods import poc_method_table
+from node.control.poc_views import BatchEvidenceView, JudgeView, RecomputedView
 from node.control.server import serve_control
 from node.operations.poc import DaemonPocOperations
 from node.protocol.agreement import committed_order, pack_holders
@@ -69,7 +70,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             SECOND, Finding.DOES_NOT_FOLLOW, (difference,), is_voided=False, own=True, objecting=40, total=130
         )
         objecting: Any = SimpleNamespace(status=lambda epoch: standing if epoch == SECOND else None)
-        operations = DaemonPocOperations(chain, content, store, presence, book, signatures, [miner], objecting)
+        operations = DaemonPocOperations(
+            chain, content, store, presence, book, signatures, [miner], objecting=objecting
+        )
         with scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(book.run)
@@ -121,6 +124,56 @@ def test_a_false_result_is_shown_with_who_objects(daemon: Path) -> None:
 
 def test_every_finding_has_words() -> None:
     assert FINDINGS.keys() == {finding.value for finding in Finding}
+
+
+BATCH = BatchEvidenceView(
+    epoch=1, participant=account(3), node_id=NODE, model_id="tiny", nonces=900, vectors="bafyvectors", fate="rejected",
+    reason="mismatches", words="more of the sample differs", sample=512, distance_max=206_760, rejected_from=6,
+    judges=[
+        JudgeView(
+            account=account(1), weight=40, may_judge=True, verdict="invalid", sampled=512, mismatches=500,
+            largest_distance=3_146_842_142, reason="mismatches", words="more of the sample differs", problem="",
+            bundle="bafyvotes", evidence="bafyevidence",
+        ),
+        JudgeView(
+            account=account(4), weight=9, may_judge=False, verdict="", sampled=0, mismatches=0, largest_distance=None,
+            reason="", words="", problem="its votes are not to be had now", bundle="bafygone", evidence="",
+        ),
+    ],
+    recomputed=RecomputedView(
+        node_id=NODE, verdict="invalid", mismatches=501, largest_distance=3_146_842_199, differing=[(7, 3_146_842_199)]
+    ),
+)  # fmt: skip
+
+
+def test_a_batch_is_shown_with_who_judged_it_by_what(daemon: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    def answer(_target: object, _method: str, _type: object, params: dict[str, object], **_: object) -> object:
+        asked.append(params)
+        return BATCH
+
+    monkeypatch.setattr("node.cli.poc.call_daemon", answer)
+    named = f"{account(3)}/{NODE}"
+    shown = run("poc", "1", "--batch", named, "--recompute", socket=daemon)
+    assert shown.exit_code == 0, shown.output
+    assert asked == [{"epoch": 1, "participant": account(3), "node_id": NODE, "recompute": True}]
+    for told in (
+        "rejected mismatches: more of the sample differs", "of 512 nonces drawn, 6 that differ reject it", "206,760",
+        "3,146,842,142", "bafyevidence", "its votes are not to be had now", "invalid, 501 differ", "3,146,842,199",
+    ):  # fmt: skip
+        assert told in shown.output
+    view = json.loads(run("poc", "1", "--batch", named, "--json", socket=daemon).output)
+    assert view["recomputed"]["differing"] == [[7, 3_146_842_199]]
+
+
+@pytest.mark.parametrize(
+    "words", [("--batch", "0x1/node-1"), ("1", "--recompute"), ("1", "--batch", "0x1"), ("1", "--batch", "/node-1")]
+)
+def test_a_batch_that_is_not_named_whole_is_asked_for_again(daemon: Path, words: tuple[str, ...]) -> None:
+    refused = run("poc", *words, socket=daemon)
+    assert refused.exit_code == 2
+    assert "name the epoch and the batch" in refused.output
 
 
 def test_an_epoch_without_batches_says_so(daemon: Path) -> None:
