@@ -67,9 +67,9 @@ class LazyGroup(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             nearest = difflib.get_close_matches(args[0], self.list_commands(ctx), n=2)
-            if nearest:
-                error.message += f" Did you mean {' or '.join(nearest)}?"
-            raise
+            if not nearest:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {' or '.join(nearest)}?", error.ctx) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
