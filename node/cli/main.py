@@ -69,7 +69,7 @@ class LazyGroup(click.Group):
             nearest = difflib.get_close_matches(args[0], self.list_commands(ctx), n=2)
             if not nearest:
                 raise
-            raise click.UsageError(f"{error.message} Did you mean {' or '.join(nearest)}?", ctx) from error
+            raise click.UsageError(f"{error.message} Did you mean {' or '.join(nearest)}?", error.ctx) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
