@@ -1,20 +1,26 @@
 """How long a node takes to form the result of a large epoch: 1,000 participants, 10 models, 5 nodes each, on one core.
 
 The group in charge has as many members as the contract takes (512). Each has committed a bundle with a vote on every
-batch of the models it serves, sightings of all others and measurements of a hundred. Forming is measured from checked
-bundles to the canonical bytes and the summary; reading and checking the bundles, which a daemon does as they come in,
-is measured beside it. Content is not fetched, nothing is signed.
+batch of the models it serves, one of 7.5 with a nonce that differs, a vote on each answer that it was drawn to audit
+from books of 1,000 answers, a check of each validator that it was drawn to check, sightings of all others and
+measurements of a hundred. Samples have 512 nonces. Forming is measured from checked bundles to the canonical bytes and
+the summary; reading and checking the bundles, which a daemon does as they come in, is measured beside it. Content is
+not fetched, nothing is signed.
 """
 
 import argparse
+import functools
 import gc
 import random
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from eth_utils.address import to_checksum_address
 
+from node.protocol.audit_sampling import AuditorLots, AuditSeeds, draws_of
+from node.protocol.audit_votes import audit_order
 from node.protocol.bundles import check_bundle
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import from_bytes, to_bytes
@@ -27,7 +33,17 @@ from node.protocol.events import (
     ParticipantRegistered,
     PocCommitted,
 )
-from node.protocol.findings import Observations, ServedTokens, Sighting, SpeedMeasure
+from node.protocol.findings import (
+    AuditFigures,
+    AuditVote,
+    CommittedBook,
+    Observations,
+    ReceiptBook,
+    ServedTokens,
+    Sighting,
+    SpeedMeasure,
+    VoteCheck,
+)
 from node.protocol.identifiers import (
     Address,
     BlockNumber,
@@ -39,7 +55,9 @@ from node.protocol.identifiers import (
     PeerId,
     TokenAmount,
 )
+from node.protocol.nonces import draw_sample
 from node.protocol.records import (
+    EpochGroup,
     EpochParameters,
     EpochResult,
     MLNodeRegistration,
@@ -49,8 +67,9 @@ from node.protocol.records import (
     VoteBundle,
 )
 from node.protocol.results import form_epoch_result, summarise
+from node.protocol.tails import checkers_of
 from node.protocol.timeslots import select_poc_slots
-from node.protocol.validation import SampleRule, rules_of
+from node.protocol.validation import rules_of
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 
@@ -63,9 +82,13 @@ READ_BUNDLES = 32
 """Of all bundles, those that are encoded and read again to see what that takes."""
 FOUNDERS = 16
 """Members of the first group: its epoch only makes the one that is measured."""
+DIFFERING_VOTES = 1 / 7.5
+"""Of votes, those that name a nonce."""
+HONEST = AuditFigures(256, 1, 100, 256, 5_000, 1_000, 400_000_000)
 AIM_SECONDS = 10.0
 SOME_CID = Cid("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy")
 SEED = Hash32(b"\x05" * 32)
+BOOK = ReceiptBook(1_000, 256_000, Hash32(b"\x01" * 32), SOME_CID)
 PARAMETERS = EpochParameters(
     genesis_block=BlockNumber(0),
     epoch_blocks=7200,
@@ -75,12 +98,15 @@ PARAMETERS = EpochParameters(
     vote_exchange_offset=6200,
     form_offset=6400,
     load_offset=6800,
-    poc_sample_size=64,
+    poc_sample_size=512,
     poc_reject_mismatches=3,
     unit_price=TokenAmount(7),
     initial_subsidy=TokenAmount(900 * 10**18),
     halving_epochs=1000,
 )
+
+
+Checkers = Callable[[Address], frozenset[Address]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +141,7 @@ class Scene:
         """What each member committed."""
         commits = state.poc_commits[epoch]
         ordered = sorted(commits, key=lambda key: (key[0].lower(), key[1]))
+        samples = {key: draw_sample(SEED, *key, commits[key].count, PARAMETERS.poc_sample_size) for key in ordered}
         models = {account: set[ModelId]() for account in self.accounts}
         for (account, _), model_id in self.served.items():
             models[account].add(model_id)
@@ -122,7 +149,7 @@ class Scene:
         bundles = {}
         for member in members:
             votes = tuple(
-                PocVote(*key, Verdict.VALID, PARAMETERS.poc_sample_size, (), "")
+                PocVote(*key, Verdict.VALID, PARAMETERS.poc_sample_size, self._differing(samples[key]), "")
                 for key in ordered
                 if key[0] != member and commits[key].model_id in models[member]
             )
@@ -135,8 +162,37 @@ class Scene:
                 ),
                 tuple(ServedTokens(model_id, (10**6, 10**5)) for model_id in sorted(models[member])),
             )
-            bundles[member] = VoteBundle(epoch, member, votes, evidence_cid=SOME_CID, observations=observed)
+            bundles[member] = VoteBundle(
+                epoch, member, votes, receipts=BOOK, evidence_cid=SOME_CID, observations=observed
+            )
         return bundles
+
+    def _differing(self, sample: tuple[int, ...]) -> tuple[int, ...]:
+        """One of a batch's first six drawn nonces, so that judges agree on some; mostly none."""
+        return (self.source.choice(sample[:6]),) if self.source.random() < DIFFERING_VOTES else ()
+
+
+def with_judgements(
+    bundles: Mapping[Address, VoteBundle], group: EpochGroup, books: tuple[CommittedBook, ...], checkers: Checkers
+) -> dict[Address, VoteBundle]:
+    """Return the bundles with votes on audited answers and checks of the validators of the epoch before."""
+    lots, source = AuditorLots(SEED, group), random.Random(3)  # noqa: S311 - a seed that anybody can repeat
+    audits: dict[Address, list[AuditVote]] = {member: [] for member in bundles}
+    node_of = {member.participant: member.ml_nodes[0] for member in group.members}
+    for committed in books:
+        node = node_of[committed.executor]
+        for draw in range(draws_of(committed.book)):
+            names = (committed.executor, draw, node.node_id, node.model_id, Hash32(source.randbytes(32)))
+            for auditor in lots.auditors(committed.executor, draw):
+                audits[auditor].append(AuditVote(*names, Verdict.VALID, HONEST, ""))
+    checks: dict[Address, list[VoteCheck]] = {member: [] for member in bundles}
+    for validator in sorted(bundles, key=str.lower):
+        for checker in checkers(validator):
+            checks[checker].append(VoteCheck(validator, Verdict.VALID, 24, 0, ""))
+    return {
+        member: replace(bundle, audits=tuple(sorted(audits[member], key=audit_order)), checks=tuple(checks[member]))
+        for member, bundle in bundles.items()
+    }
 
 
 def main() -> int:
@@ -161,7 +217,18 @@ def _epoch(
 ) -> tuple[EpochResult, float]:
     state = scene.state(epoch, group)
     rules = rules_of(state.poc_commits[epoch], state, PARAMETERS)
-    bundles = scene.bundles(epoch, state, [account for account, _ in group])
+    bundles, weights = scene.bundles(epoch, state, [account for account, _ in group]), dict(group)
+    voted_before = frozenset[Address]() if previous is None else frozenset(weights)
+
+    @functools.cache
+    def checkers(validator: Address) -> frozenset[Address]:
+        return checkers_of(SEED, validator, weights)
+
+    if previous is not None:
+        books = tuple(CommittedBook(account, BOOK) for account in sorted(weights, key=str.lower))
+        previous = replace(previous, books=books)
+        bundles = with_judgements(bundles, previous.group, books, checkers)
+        checkers.cache_clear()
     encoded = [to_bytes(bundle) for bundle in list(bundles.values())[:READ_BUNDLES]]
     gc.collect()
     gc.freeze()
@@ -170,7 +237,16 @@ def _epoch(
         from_bytes(VoteBundle, content)
     read = time.process_time()
     for member, bundle in bundles.items():
-        _check(bundle, epoch, member, state, rules)
+        check_bundle(
+            bundle,
+            epoch,
+            member,
+            state.poc_commits[epoch],
+            rules,
+            sample_seed=SEED,
+            checkers=checkers,
+            checked=voted_before,
+        )
     checked = time.process_time()
     votes = sum(len(bundle.votes) for bundle in bundles.values())
     size = sum(len(content) for content in encoded) / len(encoded)
@@ -178,35 +254,26 @@ def _epoch(
     if previous is not None:
         selected = select_poc_slots(previous.group, previous.nodes, state, SEED)
     drawn = time.process_time()
-    result = form_epoch_result(epoch, state, PARAMETERS, bundles, previous, rules=rules, selected=selected)
+    seeds = None if previous is None else AuditSeeds(SEED, SEED)
+    result = form_epoch_result(
+        epoch, state, PARAMETERS, bundles, previous, rules=rules, audit_seeds=seeds, selected=selected
+    )
     formed = time.process_time()
     if result is None:
         raise AssertionError("every batch is accepted")
     data = to_bytes(result)
     summarise(result, SOME_CID)
     done = time.process_time()
+    audits = sum(len(bundle.audits) for bundle in bundles.values())
+    checks = sum(len(bundle.checks) for bundle in bundles.values())
     print(
-        f"epoch {epoch}: {len(bundles)} bundles of {size / 1e3:.0f} kB, {votes} votes; "
+        f"epoch {epoch}: {len(bundles)} bundles of {size / 1e3:.0f} kB, {votes} votes, {audits} on answers, "
+        f"{checks} checks; "
         f"each read in {1000 * (read - began) / len(encoded):.1f} ms, all checked in {checked - read:.2f} s; "
         f"{len(selected)} nodes selected in {drawn - checked:.2f} s, formed in {formed - drawn:.2f} s, "
         f"{len(data)} bytes encoded and summarised in {done - formed:.2f} s"
     )
     return result, done - checked
-
-
-def _check(
-    bundle: VoteBundle, epoch: EpochNumber, member: Address, state: ChainState, rules: dict[NodeKey, SampleRule]
-) -> None:
-    check_bundle(
-        bundle,
-        epoch,
-        member,
-        state.poc_commits[epoch],
-        rules,
-        sample_seed=SEED,
-        checkers=lambda _: frozenset(),
-        checked=frozenset(),
-    )
 
 
 def _scene(participants: int) -> Scene:

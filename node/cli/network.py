@@ -141,7 +141,7 @@ def epoch(target: Target) -> None:
                 duty.node_id or "–",
                 duty.model_id or "–",
                 f"{duty.first_block}–{duty.end_block - 1}",
-                duty.state,
+                duty.state + (f", {duty.left} left" if duty.left else ""),
                 str(duty.blocks_left) if duty.state in ("ahead", "now") else "–",
             )
             for duty in view.duties

@@ -152,7 +152,7 @@ class DutyView(View):
     """Something this node does in the epoch."""
 
     kind: str
-    """serve, keep-serving, mine, vote, form or load."""
+    """serve, keep-serving, mine, audit, judge-again, check, vote, form or load."""
     node_id: str | None
     """The ML node that does it; null if it is the participant's."""
     model_id: str | None
@@ -163,6 +163,8 @@ class DutyView(View):
     """The first block that is too late."""
     blocks_left: int
     """Until it ends, or until it begins if that is ahead."""
+    left: int | None = None
+    """Of a number of things to do, those not done yet; null where there is but one, or the number is not known."""
 
 
 class EpochView(View):

@@ -178,7 +178,7 @@ class DaemonOperations:
 
     async def epoch(self) -> EpochView:
         """Where the epoch stands."""
-        return await epoch_view(self._parts.chain, self._parts.epochs, self._slots)
+        return await epoch_view(self._parts.chain, self._parts.epochs, self._parts.store, self._slots)
 
     async def earnings(self) -> EarningsView:
         """The books."""

@@ -6,12 +6,13 @@ from typing import Protocol
 import trio
 
 from node.control.views import DutyView, EpochView
-from node.ports import Chain
+from node.ports import Chain, Store
 from node.protocol.duties import Duty, DutyKind, duties_of, next_duty, why_idle
 from node.protocol.identifiers import EpochNumber
 from node.protocol.stages import Stage, first_block_of, stage_at
 from node.protocol.weights import NodeKey
 from node.services.epochs import EpochBook
+from node.services.kept_audits import KeptAudits
 from node.services.timing import position
 
 SELECTION_SECONDS_MAX = 1.0
@@ -20,6 +21,9 @@ WORDS = {
     DutyKind.SERVE: "answer requests",
     DutyKind.KEEP_SERVING: "answer requests through Proof of Compute",
     DutyKind.MINE: "mine nonces and commit the batch",
+    DutyKind.AUDIT: "audit the answers that were drawn",
+    DutyKind.JUDGE_AGAIN: "judge accused answers again",
+    DutyKind.CHECK: "check how others came to their votes",
     DutyKind.VOTE: "recompute samples and commit the votes",
     DutyKind.FORM: "form the result and sign it",
     DutyKind.LOAD: "load what the next group asks for",
@@ -33,7 +37,7 @@ class Selection(Protocol):
         """Return the selected nodes; may wait."""
 
 
-async def epoch_view(chain: Chain, epochs: EpochBook, selection: Selection) -> EpochView:
+async def epoch_view(chain: Chain, epochs: EpochBook, store: Store, selection: Selection) -> EpochView:
     """Return where the epoch stands and what this node does in it."""
     where, schedule = position(chain), chain.schedule
     block = max(chain.head.number, where.first_block)
@@ -43,7 +47,8 @@ async def epoch_view(chain: Chain, epochs: EpochBook, selection: Selection) -> E
         with trio.move_on_after(SELECTION_SECONDS_MAX):
             selected = await selection.selected(where.epoch)
     group = epochs.group_of(where.epoch, chain.state)
-    duties = duties_of(chain.account, where.epoch, block, chain.state, schedule, group, selected)
+    audits = KeptAudits(store, where.epoch).votes
+    duties = duties_of(chain.account, where.epoch, block, chain.state, schedule, group, selected, audits)
     following = next_duty(duties)
     change = schedule.next_change(block)
     return EpochView(
@@ -75,6 +80,7 @@ def _view(duty: Duty, block: int) -> DutyView:
         first_block=duty.first_block,
         end_block=duty.end_block,
         blocks_left=duty.blocks_left(block),
+        left=duty.left,
     )
 
 
@@ -82,6 +88,7 @@ def _in_words(duty: Duty | None, block: int) -> str:
     if duty is None:
         return "nothing more in this epoch"
     what = WORDS[duty.kind] + (f" ({duty.node_id})" if duty.node_id else "")
+    what += f" ({duty.left} left)" if duty.left else ""
     if block < duty.first_block:
         return f"{what}, in {duty.blocks_left(block)} blocks"
     return f"{what}, {duty.blocks_left(block)} blocks left"

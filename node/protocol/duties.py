@@ -8,11 +8,16 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from node.protocol.audit_outcomes import WITHHELD
+from node.protocol.audit_votes import REJUDGED
 from node.protocol.chain_state import ChainState
+from node.protocol.findings import AuditVote
 from node.protocol.identifiers import Address, BlockNumber, EpochNumber, ModelId, NodeId
 from node.protocol.records import EpochGroup, MLNodeRegistration, ParticipantRecord
 from node.protocol.schedules import ParameterSchedule
+from node.protocol.scores import NO_TIME
 from node.protocol.stages import Stage, first_block_of
+from node.protocol.verdicts import Verdict
 
 ML_NODES_SHOWN_MAX = 64
 """As many as a participant can have."""
@@ -27,6 +32,12 @@ class DutyKind(Enum):
     """The same through Proof of Compute: the node was drawn, mines nothing and keeps its weight."""
     MINE = "mine"
     """Compute nonces, and commit the batch."""
+    AUDIT = "audit"
+    """Read the answers that were drawn for this participant to judge. They are voted on with the batches."""
+    JUDGE_AGAIN = "judge-again"
+    """Likewise, answers that were accused or challenged, which everybody with the model judges."""
+    CHECK = "check"
+    """Recompute some of what validators say of the epoch before: likewise."""
     VOTE = "vote"
     """Recompute a sample of every batch, and commit the votes."""
     FORM = "form"
@@ -59,6 +70,8 @@ class Duty:
     end_block: BlockNumber
     """The first block that is too late."""
     state: DutyState
+    left: int | None = None
+    """Of a number of things to do, those not done yet; None where there is but one, or the number is not known."""
 
     def blocks_left(self, block: int) -> int:
         """Blocks until it ends, or until it begins if that is ahead; 0 once it is over."""
@@ -73,13 +86,19 @@ def duties_of(
     schedule: ParameterSchedule,
     group: EpochGroup,
     selected: Collection[tuple[Address, NodeId]] = (),
+    audits: Collection[AuditVote] = (),
 ) -> tuple[Duty, ...]:
     """Return the duties of `account` in `epoch`, seen from `block`, in the order in which they begin.
 
     `state` is the confirmed chain, `group` the one in charge in the epoch; `selected` are the nodes that keep serving
-    through its Proof of Compute, as far as that is known.
+    through its Proof of Compute, as far as that is known. `audits` are the account's votes on answers as they are so
+    far, which the chain does not hold: from the beginning of the epoch on there is one of everything that it is to
+    judge, an abstention until that is done. A node that was away and has none is not told of audits.
     """
-    found = _duties(account, epoch, block, state, schedule, group, frozenset(selected))
+    found = (
+        *_duties(account, epoch, block, state, schedule, group, frozenset(selected)),
+        *_judgements(account, epoch, block, state, schedule, audits),
+    )
     return tuple(sorted(found, key=lambda duty: (duty.first_block, duty.end_block, duty.node_id or "")))
 
 
@@ -153,6 +172,31 @@ def _duties(
         if voted or others or block < begin[Stage.VALIDATE]:  # else there is nothing to judge
             yield duty(DutyKind.VOTE, begin[Stage.VALIDATE], begin[Stage.FORM], proof=voted)
         yield duty(DutyKind.FORM, begin[Stage.FORM], begin[Stage.LOAD], proof=epoch in state.results)
+
+
+def _judgements(
+    account: Address,
+    epoch: EpochNumber,
+    block: BlockNumber,
+    state: ChainState,
+    schedule: ParameterSchedule,
+    audits: Collection[AuditVote],
+) -> Iterator[Duty]:
+    """What it judges of others beside batches."""
+    begin, generate, validate = (
+        first_block_of(epoch, stage, schedule) for stage in (Stage.SERVE, Stage.GENERATE, Stage.VALIDATE)
+    )
+    for kind, is_again in ((DutyKind.AUDIT, False), (DutyKind.JUDGE_AGAIN, True)):
+        due = [vote for vote in audits if (vote.draw == REJUDGED) is is_again]
+        # Who did not hand over an answer is asked until the end; then it is the other's fault, and no longer open.
+        open_for = {NO_TIME, WITHHELD} if block < validate else {NO_TIME}
+        left = sum(vote.verdict is Verdict.ABSTAIN and vote.reason in open_for for vote in due)
+        if due:
+            reached = _state(block, begin, validate, proof=left == 0)
+            yield Duty(kind, epoch, None, None, begin, validate, reached, left)
+    has_weight = dict(state.group_weights(epoch)).get(account, 0) > 0
+    if has_weight and any(validator != account for validator in state.vote_bundles.get(EpochNumber(epoch - 1), {})):
+        yield Duty(DutyKind.CHECK, epoch, None, None, begin, generate, _state(block, begin, generate, proof=None))
 
 
 def _state(block: int, first: int, end: int, *, proof: bool | None) -> DutyState:

@@ -3,14 +3,18 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.protocol.audit_votes import REJUDGED
+from node.protocol.audits import NO_FIGURES
 from node.protocol.chain_state import ChainState
 from node.protocol.duties import Duty, DutyKind, DutyState, duties_of, next_duty, why_idle
 from node.protocol.events import EpochResultPosted, GroupStored, MinCollateralSet, ModelRecorded, VotesCommitted
+from node.protocol.findings import AuditFigures, AuditVote
 from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32, NodeId, TokenAmount
 from node.protocol.records import EpochResultSummary
 from node.protocol.results import registry_group
 from node.protocol.schedules import ParameterSchedule
 from node.protocol.stages import Stage, first_block_of, stage_at
+from node.protocol.verdicts import Verdict
 from tests.builders import (
     NODE,
     PARAMETERS,
@@ -77,6 +81,44 @@ def test_what_the_chain_holds_is_done_and_what_it_lacks_in_time_is_missed() -> N
         DutyKind.FORM: DutyState.MISSED,
         DutyKind.LOAD: DutyState.NOW,
     }
+
+
+def audit_vote(draw: int, verdict: Verdict, reason: str) -> AuditVote:
+    figures = NO_FIGURES if verdict is Verdict.ABSTAIN else AuditFigures(4, 0, 0, 0, 0, 0, 0)
+    return AuditVote(account(2), draw, NODE, TINY, Hash32(b"\x03" * 32), verdict, figures, reason)
+
+
+def judged(block: int, *audits: AuditVote) -> dict[DutyKind, tuple[DutyState, int | None]]:
+    """The duties of one who audits beside all else."""
+    voted = VotesCommitted(EpochNumber(EPOCH - 1), account(2), SOME_CID)
+    state = state_of(*EVENTS, commit(2, 9, epoch=EPOCH), voted)
+    group = registry_group(EPOCH, state)
+    found = duties_of(account(1), EPOCH, BlockNumber(block), state, SCHEDULE, group, (), audits)
+    return {duty.kind: (duty.state, duty.left) for duty in found}
+
+
+def test_audits_that_cost_points_if_left_undone_are_duties_with_what_is_left_of_them() -> None:
+    done = audit_vote(0, Verdict.VALID, "")
+    waits, again = audit_vote(1, Verdict.ABSTAIN, "withheld"), audit_vote(REJUDGED, Verdict.ABSTAIN, "no-time")
+    known = judged(at(Stage.GENERATE), done, waits, again)
+    assert known[DutyKind.AUDIT] == (DutyState.NOW, 1)
+    assert known[DutyKind.JUDGE_AGAIN] == (DutyState.NOW, 1)
+    late = judged(at(Stage.VALIDATE), done, waits, again)
+    assert late[DutyKind.AUDIT] == (DutyState.DONE, 0)  # what never came is its executor's fault
+    assert late[DutyKind.JUDGE_AGAIN] == (DutyState.MISSED, 1)
+    lacking = audit_vote(1, Verdict.ABSTAIN, "no-model")
+    assert judged(at(Stage.SERVE), done, lacking)[DutyKind.AUDIT] == (DutyState.DONE, 0)
+    assert not {DutyKind.AUDIT, DutyKind.JUDGE_AGAIN} & judged(at(Stage.SERVE)).keys()
+
+
+def test_votes_of_the_epoch_before_are_checked_while_nothing_is_mined() -> None:
+    assert judged(at(Stage.SERVE))[DutyKind.CHECK] == (DutyState.NOW, None)
+    assert judged(at(Stage.GENERATE))[DutyKind.CHECK] == (DutyState.DONE, None)
+    assert DutyKind.CHECK not in states(state_of(*EVENTS), at(Stage.SERVE))  # nobody voted
+    state = state_of(*EVENTS, VotesCommitted(EpochNumber(EPOCH - 1), account(2), SOME_CID))
+    following = next_duty(duties(state, at(Stage.SERVE)))
+    assert following is not None
+    assert following.kind is DutyKind.CHECK
 
 
 def test_where_nobody_else_proved_there_is_nothing_to_vote_on() -> None:
