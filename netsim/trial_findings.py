@@ -294,9 +294,7 @@ def _was_away(outcome: Outcome, participant: Participant, epoch: EpochNumber) ->
 
 def _blamed(outcome: Outcome) -> Iterator[str]:
     """Honest nodes must not be punished for fraud, rejected, or said not to have computed, even after an absence."""
-    excused = frozenset(
-        {"absent", "no-batch", "no-votes", "votes-late", "audits-late", "withheld", "evidence-withheld"}
-    )
+    excused = frozenset({"absent", "no-batch", "no-votes", "unjudged", "unaudited", "withheld", "evidence-withheld"})
     excused |= {NOT_COMPUTED} if _has_cartel(outcome) else frozenset()
     excused |= {"accused", "omitted-receipt"}  # an accusation that the group does not confirm costs nothing
     for epoch, result in sorted(outcome.results.items()):
