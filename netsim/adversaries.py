@@ -15,13 +15,14 @@ from netsim.forgeries import Forgery, ForgingEngine, ground, made_up, precompute
 from netsim.imitation import FP8, INT4, INT8, LAYERS_DROPPED, TRUNCATED_PROMPT, ImitatingEngine, Imitation
 from netsim.network import SimulatedNetwork, Switchboard
 from netsim.slander import slandered
-from netsim.validators import LazyValidator, cartel_validator
+from netsim.validators import IdleValidator, LazyValidator, cartel_validator, vouching_validator
 from node.ports import Chain, Engine
 from node.protocol.actions import ChainAction, CommitPoc, CommitVotes
 from node.protocol.audit_outcomes import ACCUSED, NO_BOOK
 from node.protocol.draws import Drawn, Prefill
 from node.protocol.identifiers import Address, PeerId
 from node.protocol.messages import MessageBody, ResultSignature
+from node.protocol.outcomes import FILE_WITHHELD
 from node.protocol.signatures import DigestSigner
 from node.protocol.tails import NOT_COMPUTED
 from node.services.broker import Broker
@@ -34,7 +35,7 @@ class Scene:
 
     account: Address
     friends: tuple[Address, ...]
-    """All accounts of its cartel, its own among them."""
+    """All accounts of its cartel, else of its strategy; its own among them."""
     victim: Address
     """An honest participant."""
     nonces_max: int
@@ -143,6 +144,30 @@ class HidingLiar(BundleHider):
         return super().engine(replace(setting, answers_with="another"))
 
 
+class FileHider(Forger):
+    """Makes up all its nonces, and hands the file to nobody; friends find it right all the same."""
+
+    def __init__(self, friends: Collection[Address]) -> None:
+        super().__init__(made_up(1000))
+        self.validator = vouching_validator(friends)
+
+    def prepare(self, account: Address, chain: SimulatedChain, content: SimulatedContent) -> None:
+        """Hide the files of batches that are committed."""
+
+        async def rewrite(action: ChainAction) -> ChainAction:
+            if isinstance(action, CommitPoc):
+                content.hidden.add(action.commit.vectors_cid)
+            return action
+
+        chain.rewrite = rewrite
+
+
+class Idle(Conduct):
+    """Judges no batch."""
+
+    validator = IdleValidator
+
+
 class Lazy(Conduct):
     """Votes with the crowd."""
 
@@ -245,8 +270,7 @@ def _weights(imitation: Imitation, differing_per_mille: int) -> Strategy:
 
 def _answers(imitation: Imitation, tokens_to_proof: int) -> Strategy:
     name = imitation.name if imitation is TRUNCATED_PROMPT else f"answers-{imitation.name}"
-    strategy = Strategy(name, lambda _: Imitator(imitation, for_users_only=True), unfound="no rule proves it")
-    return replace(strategy, reasons=AUDITED, tokens_to_proof=tokens_to_proof) if tokens_to_proof else strategy
+    return Strategy(name, lambda _: Imitator(imitation, for_users_only=True), AUDITED, tokens_to_proof=tokens_to_proof)
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -267,10 +291,14 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("answers-other-model", lambda _: OtherModel(for_users_only=True), AUDITED, tokens_to_proof=5),
         _answers(LAYERS_DROPPED, 12),
         _answers(TRUNCATED_PROMPT, 46),
-        _answers(INT4, 235),
-        _answers(FP8, 3_578),
-        _answers(INT8, 0),
+        _answers(INT4, 86),
+        _answers(FP8, 808),
+        _answers(INT8, 36_000),  # five epochs of a busy engine, and more than a simulation audits
         Strategy("lazy", lambda _: Lazy(), frozenset({NOT_COMPUTED, "evidence-differs"}), found_within_epochs=3),
+        Strategy("judges-nothing", lambda _: Idle(), frozenset({"unjudged"}), found_within_epochs=2),
+        Strategy(
+            "hides-fakes", lambda scene: FileHider(scene.friends), frozenset({FILE_WITHHELD}), found_within_epochs=1
+        ),
         Strategy("withholds-votes", lambda _: VoteWithholder(), frozenset({"no-votes"}), found_within_epochs=2),
         Strategy("hides-votes", lambda _: BundleHider(), frozenset({"no-votes"}), found_within_epochs=2),
         Strategy("hides-answers", lambda _: HidingLiar(), frozenset({NO_BOOK})),

@@ -303,10 +303,14 @@ async def _until(block: int, ledger: Ledger) -> None:
     await trio.sleep(max(0, block - ledger.height) * ledger.block_seconds)
 
 
+def _are_friends(one: Participant, other: Participant) -> bool:
+    return one.strategy == other.strategy or {one.strategy, other.strategy} <= CARTEL
+
+
 def _scene(participant: Participant, participants: Sequence[Participant], trial: Trial) -> Scene:
     return Scene(
         account=participant.account,
-        friends=tuple(one.account for one in participants if one.strategy in CARTEL),
+        friends=tuple(one.account for one in participants if _are_friends(one, participant)),
         victim=participants[0].account,
         nonces_max=trial.nonces_max,
         sample_size=trial.sample_size,

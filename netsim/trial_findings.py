@@ -5,8 +5,8 @@ The promises that a run is held to:
 - Every epoch has a result, and every honest node that was up while it was formed computed the very same one by itself.
 - No honest node is blamed for anything, and one that was there all the time is paid in full. One that was away loses
   pay only for reasons that follow from its absence.
-- A cartel of a third may now and then have most of those who are drawn to check a validator, and takes from it what
-  voting adds to its score (node/protocol/tails.py): from few, and nothing else.
+- A cartel of a third may once in a while have two thirds of those who are drawn to check a validator, and takes from it
+  what voting adds to its score (node/protocol/tails.py): from few, and nothing else.
 - The cartel stays below half of the weight that judges: what is asked of a population, not of the rules.
 - A cheat that the rules find is found as soon as they say (docs/soundness.md). Beside a cartel, an accusation finds
   nobody, and a validator that did not compute is found once it was said more often than of honest ones.
@@ -23,6 +23,7 @@ from node.protocol.binomial import MILLION, detection_per_million, reject_from
 from node.protocol.findings import NodeFate
 from node.protocol.history import PARTS, POOLED_NONCES_MAX, WINDOWS_EPOCHS
 from node.protocol.identifiers import Address, EpochNumber
+from node.protocol.outcomes import FILE_WITHHELD
 from node.protocol.records import EpochGroup, EpochResult
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import NOT_COMPUTED
@@ -39,8 +40,9 @@ TOKENS_ROOM = 6
 BY_SLANDER_PER_MILLION_MAX = 1_000
 """A validator is found beside a cartel if so few honest ones would be named as often by chance."""
 
-SLANDERED_PER_MILLE_MAX = 100
-"""Of honest validators in all epochs; 50 are expected with a cartel of a third, and none in groups of 25 or fewer."""
+SLANDERED_PER_MILLE_MAX = 40
+"""Of honest validators in all epochs; one is expected with a cartel of a third, 15 with one as heavy as a population
+may have (below), and none in groups of 25 or fewer."""
 
 CARTEL_PER_MILLE_LIMIT = 420
 """A participant does not judge itself, and a few cheats vote wrongly as well: from here on a cartel may outvote the
@@ -192,7 +194,7 @@ def _is_beyond_slander(outcome: Outcome, named: int, checked: int) -> bool:
 def _reasons_against(result: EpochResult, account: Address) -> Iterator[str]:
     """Yield the codes of all that a result holds against somebody."""
     for node in result.nodes:
-        if node.participant == account and node.fate is NodeFate.REJECTED:
+        if node.participant == account and (node.fate is NodeFate.REJECTED or node.reason == FILE_WITHHELD):
             yield node.reason
     for validator in result.validators:
         if validator.validator == account and validator.fate is Verdict.INVALID:
@@ -294,9 +296,7 @@ def _was_away(outcome: Outcome, participant: Participant, epoch: EpochNumber) ->
 
 def _blamed(outcome: Outcome) -> Iterator[str]:
     """Honest nodes must not be punished for fraud, rejected, or said not to have computed, even after an absence."""
-    excused = frozenset(
-        {"absent", "no-batch", "no-votes", "votes-late", "audits-late", "withheld", "evidence-withheld"}
-    )
+    excused = frozenset({"absent", "no-batch", "no-votes", "unjudged", "unaudited", "withheld", "evidence-withheld"})
     excused |= {NOT_COMPUTED} if _has_cartel(outcome) else frozenset()
     excused |= {"accused", "omitted-receipt"}  # an accusation that the group does not confirm costs nothing
     for epoch, result in sorted(outcome.results.items()):

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from node.ports import ContentUnavailableError
+from node.protocol.chain_state import ChainState
 from node.protocol.codec import SchemaError, from_bytes
 from node.protocol.findings import VoteCheck, VoteEvidence, VoteFigures
 from node.protocol.identifiers import Address, Cid, EpochNumber
@@ -94,6 +95,26 @@ class LazyValidator(ValidatingService):
         )
 
 
+class IdleValidator(ValidatingService):
+    """Commits bundles in time, with no vote on any batch in them."""
+
+    async def _judge_all(self, judging: Judging, state: ChainState) -> Findings:
+        del judging, state
+        return Findings()
+
+
+class VouchingValidator(ValidatingService):
+    """Finds its friends' batches right without a look, and is honest about all others."""
+
+    friends: Collection[Address] = ()
+
+    async def _judge(self, key: NodeKey, commit: PocCommit, judging: Judging, found: Findings) -> PocVote:
+        if key[0] not in self.friends or key not in judging.rules:
+            return await super()._judge(key, commit, judging, found)
+        vote, found.figures[key] = vote_as_told(key, commit, judging, HONEST_DISTANCE)
+        return vote
+
+
 class CartelValidator(ValidatingService):
     """Computes, and then lies: friends' batches are right and all others differ throughout, nobody else computed its
     votes of the epoch before, and nobody else was ever seen."""
@@ -123,6 +144,15 @@ class CartelValidator(ValidatingService):
 
 def _slander(validator: Address) -> VoteCheck:
     return VoteCheck(validator, Verdict.INVALID, CHECKED_TAILS, CHECKED_TAILS, NOT_COMPUTED)
+
+
+def vouching_validator(accounts: Collection[Address]) -> type[VouchingValidator]:
+    """Return the validator of those who vouch for each other; `accounts` are all of them."""
+
+    class Friend(VouchingValidator):
+        friends = accounts
+
+    return Friend
 
 
 def cartel_validator(accounts: Collection[Address]) -> type[CartelValidator]:

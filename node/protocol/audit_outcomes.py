@@ -37,6 +37,7 @@ from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, Commit
 from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
 from node.protocol.lots import lot
 from node.protocol.omissions import EMPTY_BOOK, proven_omissions
+from node.protocol.participation import Duties
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import is_signed_by_executor, is_signed_by_payer
 from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
@@ -61,7 +62,10 @@ DRAWN_AGAIN = "drawn-again"
 """A draw that falls on an answer which a lower number has, too: it is judged there."""
 NOTHING_TO_JUDGE = frozenset({PRIVATE, NO_TOKENS, "outside-rule", DRAWN_AGAIN})
 """Reasons of abstentions that everybody sees in the receipt or in the book: votes against any judgement."""
-EXCUSED = frozenset({"no-model", "no-time", "engine-failed"}) | NOTHING_TO_JUDGE
+NO_MODEL = "no-model"
+UNDONE = frozenset({"no-time", "engine-failed"})
+"""Reasons of abstentions that say that the auditor did not do what it had to."""
+EXCUSED = UNDONE | {NO_MODEL} | NOTHING_TO_JUDGE
 """Reasons of abstentions that say nothing of the executor."""
 OMITTED = "omitted-receipt"
 """A payer proved that it left a receipt out of its books; counted as withheld."""
@@ -79,6 +83,43 @@ BandOf = Callable[[Address, NodeId, ModelId], HonestBand]
 Node = tuple[Address, NodeId, ModelId]
 Votes = Mapping[tuple[Address, int, Hash32], Mapping[Address, AuditVote]]
 """By executor and draw (the digest is then all zeros), or REJUDGED and digest; then by validator."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFindings:
+    """What an epoch's audits come to."""
+
+    outcomes: tuple[AuditOutcome, ...]
+    """Ascending by (executor, node id, model id)."""
+    duties: Mapping[Address, Duties]
+    """By auditor: answers that it was drawn to audit, or had to judge again."""
+
+
+class _AuditDuties:
+    """Counts what auditors had to judge."""
+
+    def __init__(self, group: EpochGroup) -> None:
+        self._served = {
+            member.participant: frozenset(node.model_id for node in member.ml_nodes) for member in group.members
+        }
+        self._counts: dict[Address, list[int]] = {}
+
+    def add(self, auditors: Collection[Address], votes: Mapping[Address, AuditVote], judged: ModelId | None) -> None:
+        """Add one answer: who had to judge it, who voted what, and which model's it was, if anybody judged it."""
+        for auditor in auditors:
+            counts = self._counts.setdefault(auditor, [0, 0])
+            counts[0] += 1
+            counts[1] += not self._is_done(auditor, votes.get(auditor), judged)
+
+    def all(self) -> dict[Address, Duties]:
+        return {auditor: Duties(due, undone) for auditor, (due, undone) in self._counts.items()}
+
+    def _is_done(self, auditor: Address, vote: AuditVote | None, judged: ModelId | None) -> bool:
+        """Auditors are drawn who have one of the executor's models, so that some lack the one that is asked for."""
+        if vote is None or (vote.verdict is Verdict.ABSTAIN and vote.reason in UNDONE):
+            return False
+        lacking = vote.model_id if judged is None else judged
+        return vote.reason != NO_MODEL or lacking not in self._served.get(auditor, frozenset())
 
 
 @dataclass(slots=True)
@@ -130,7 +171,7 @@ def audit_outcomes(
     band_of: BandOf,
 ) -> tuple[AuditOutcome, ...]:
     """Return the outcomes of this epoch's audits: see `audit_outcomes_in_slices`."""
-    return finish(audit_outcomes_in_slices(previous, seeds, bundles, weights, band_of))
+    return finish(audit_outcomes_in_slices(previous, seeds, bundles, weights, band_of)).outcomes
 
 
 def audit_outcomes_in_slices(
@@ -139,25 +180,26 @@ def audit_outcomes_in_slices(
     bundles: Mapping[Address, VoteBundle],
     weights: Mapping[Address, int],
     band_of: BandOf,
-) -> Slices[tuple[AuditOutcome, ...]]:
-    """Return the outcomes of this epoch's audits, ascending by (executor, node id, model id).
+) -> Slices[AuditFindings]:
+    """Return the outcomes of this epoch's audits, and who had to audit how much.
 
     `previous` is the newest result before this epoch: its books are what was drawn from; its group audits; its
     accusations are what was judged again. `bundles` were checked (bundles.py); `weights` are those of this epoch's
     group. Votes of others than those drawn do not count.
     """
     if previous is None or seeds is None:
-        return ()
-    found, pace = dict[Node, _Found](), Pace()
+        return AuditFindings((), {})
+    found, pace, duties = dict[Node, _Found](), Pace(), _AuditDuties(previous.group)
     by_draw, lots = _by_draw(bundles), AuditorLots(seeds.draw, previous.group)
     for committed in previous.books:
         seen: set[Hash32] = set()
         for draw in range(draws_of(committed.book)):
             cast = by_draw.get((committed.executor, draw, NO_DIGEST), {})
-            auditors = lots.auditors(committed.executor, draw) if cast else ()
+            auditors = lots.auditors(committed.executor, draw)
             votes = {auditor: cast[auditor] for auditor in auditors if auditor in cast}
-            _take_draw(committed.executor, votes, weights, band_of, found, seen)
-            if pace.is_over(DRAW_AS_ITEMS if cast else 1):
+            judged = _take_draw(committed.executor, votes, weights, band_of, found, seen)
+            duties.add(auditors, votes, judged)
+            if pace.is_over(DRAW_AS_ITEMS):
                 yield
     for signed in proven_omissions(previous, bundles).values():
         receipt = signed.receipt
@@ -177,6 +219,9 @@ def audit_outcomes_in_slices(
         again = NO_APPEAL
         if known is not None and (known.accused or known.challenged):
             again = _judge_again(known, previous.group, by_draw, weights, band_of(*node))
+            able = judges_of(known, previous.group)
+            for digest in {*known.accused, *known.challenged}:
+                duties.add(able, by_draw.get((known.executor, REJUDGED, digest), {}), known.model_id)
             model = previous.group.get_epoch_model(known.model_id)
             if again.outcome is Verdict.INVALID and model is not None and makes_vectors(model):
                 again = replace(again, reason=VECTORS)  # the bets are those on tokens, in their place
@@ -187,7 +232,7 @@ def audit_outcomes_in_slices(
             outcomes.append(outcome)
         if pace.is_over(OUTCOME_AS_ITEMS):
             yield
-    return tuple(outcomes)
+    return AuditFindings(tuple(outcomes), duties.all())
 
 
 def _challenges(
@@ -227,23 +272,24 @@ def _take_draw(
     band_of: BandOf,
     found: dict[Node, _Found],
     seen: set[Hash32],
-) -> None:
-    """Add what the votes on one draw come to."""
+) -> ModelId | None:
+    """Add what the votes on one draw come to; return the model whose answer was judged, None if none was."""
     digest = _heaviest_digest(votes, weights)
     if digest is None:
         missed = {voter: vote for voter, vote in votes.items() if vote.reason not in EXCUSED}
         if missed and 2 * _weight(missed, weights) > _weight(votes, weights):
             vote = _middle(list(missed.items()), weights, lambda vote: (vote.node_id, vote.model_id))
             found.setdefault((executor, vote.node_id, vote.model_id), _Found()).withheld += 1
-        return
-    if digest in seen:
-        return
-    seen.add(digest)
+        return None
     judged = [(voter, vote) for voter, vote in votes.items() if _judged(vote) and vote.receipt_digest == digest]
     vote = _middle_by_evidence(judged, weights, band_of)
+    if digest in seen:
+        return vote.model_id
+    seen.add(digest)
     of_node = found.setdefault((executor, vote.node_id, vote.model_id), _Found())
     of_node.figures = add_figures(of_node.figures, vote.figures)
     of_node.answers.append((digest, gains(vote.figures, band_of(executor, vote.node_id, vote.model_id))))
+    return vote.model_id
 
 
 def _heaviest_digest(votes: Mapping[Address, AuditVote], weights: Mapping[Address, int]) -> Hash32 | None:

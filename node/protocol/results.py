@@ -15,6 +15,7 @@ from node.protocol.findings import SCORE_FULL, NodeFate, NodeOutcome, SettledSha
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.judges import Judges, judges_for
 from node.protocol.outcomes import node_outcomes_in_slices
+from node.protocol.participation import NOT_COUNTED, vote_duties_in_slices
 from node.protocol.penalties import fraudulent, penalties
 from node.protocol.records import (
     UINT64_MAX,
@@ -55,8 +56,6 @@ OTHER_MODEL_TIMESLOTS = (False, False)
 SERVING_PRESENCE_MIN = 500
 """Of an epoch's thousandths, a participant must have been seen for weight of its to be preserved: who is away serves
 nobody. It takes more than half of the weight of others to say so (scores.py)."""
-NOT_COUNTED = "not-counted"
-"""The batch of a participant that is barred, or has too little collateral deposited."""
 VALIDATOR_ENTRY_BYTES = 28
 """20 bytes of account, 8 bytes of big-endian weight."""
 VALIDATORS_MAX = 512
@@ -151,10 +150,14 @@ def form_epoch_result_in_slices(
     )
     nodes = _with_others(found.nodes, committed, frozen, preserved)
     bands = bands_of(state if audit_state is None else audit_state, previous.group if previous else None)
-    audits = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands)
+    audited = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands)
+    audits = audited.outcomes
     validators = validator_outcomes(bundles, weights)
     yield
-    scores = yield from participant_scores_in_slices(frozen, weights, nodes, audits, bundles, validators)
+    vote_duties = yield from vote_duties_in_slices(frozen, nodes, found.handed_out, bundles)
+    scores = yield from participant_scores_in_slices(
+        frozen, weights, nodes, audits, bundles, validators, vote_duties=vote_duties, audit_duties=audited.duties
+    )
     yield
     decided = penalties(frozen, state.participants.keys(), nodes, audits, scores, bundles)
     offenders = fraudulent(decided)

@@ -15,8 +15,8 @@ participant can dodge the speed part only by answering none of the gateways that
   with a third of the weight; those with less take as much in proportion: three times their share at most.
 - *availability*: the weighted median of what others saw, batches due, answers handed over to audits. Whoever says
   nothing counts as having seen all, so to take it needs more than half of the weight of all others.
-- *participation*: the bundle of votes, what it says was left undone, and whether votes of the epoch before were
-  computed at all (tails.py). To take it needs most of the members who were drawn to check them.
+- *participation*: the bundle of votes, what was due and is not in it (participation.py), and whether votes of the
+  epoch before were computed at all (tails.py). To take it needs most of the members who were drawn to check them.
 
 To gain points for oneself is harder still: nobody is its own witness. And points lost by one are paid to nobody
 (rewards.py), so there is nothing to win by a rival's loss but requests.
@@ -36,7 +36,8 @@ from node.protocol.findings import (
     ValidatorOutcome,
 )
 from node.protocol.identifiers import Address, ModelId
-from node.protocol.records import EpochGroup, PocVote, VoteBundle
+from node.protocol.participation import NO_DUTIES, Duties
+from node.protocol.records import EpochGroup, VoteBundle
 from node.protocol.slices import Pace, Slices, finish
 from node.protocol.verdicts import Verdict
 
@@ -51,13 +52,12 @@ SLOW_POINTS_PER_MILLE = 3
 """Beyond it a point is lost for every so many thousandths: all are lost at four and a half times the median."""
 ABSENCE_FORGIVEN = 20
 """Thousandths of an epoch: a restart for an update is no absence."""
-BUSY_POINTS = 500
-"""Points at most for batches that were left unjudged for want of time."""
+UNJUDGED_POINTS = 500
+"""Points at most for batches that were left unjudged."""
 UNAUDITED_POINTS = 500
-"""Points at most for answers that were drawn for audit and left unjudged for want of time."""
-NO_TIME = "no-time"
-"""The reason of a vote that was not given in time. Lacking the model or the data costs nothing."""
+"""Points at most for answers that were drawn for audit and left unjudged."""
 
+NO_DUTIES_OF_ANYBODY: Mapping[Address, Duties] = {}
 MEASURED_AS_ITEMS, SCORED_AS_ITEMS = 4, 16
 """What they cost, against an item of a slice."""
 
@@ -72,8 +72,8 @@ REASONS = {
     "not-computed": "others found that it did not compute what its votes of the epoch before say",
     "evidence-withheld": "it did not hand over the evidence for its votes of the epoch before",
     "evidence-differs": "its evidence does not carry its votes of the epoch before",
-    "votes-late": "it left batches unjudged for want of time",
-    "audits-late": "it left answers unaudited for want of time",
+    "unjudged": "it left batches unjudged of models that the group has it with",
+    "unaudited": "it left answers unaudited that were drawn for it",
 }
 """What each code means, in words for operators."""
 
@@ -85,9 +85,15 @@ def participant_scores(
     audits: Sequence[AuditOutcome],
     bundles: Mapping[Address, VoteBundle],
     validators: Sequence[ValidatorOutcome] = (),
+    *,
+    vote_duties: Mapping[Address, Duties] = NO_DUTIES_OF_ANYBODY,
+    audit_duties: Mapping[Address, Duties] = NO_DUTIES_OF_ANYBODY,
 ) -> tuple[ParticipantScore, ...]:
     """Return the scores: see `participant_scores_in_slices`."""
-    return finish(participant_scores_in_slices(group, weights, nodes, audits, bundles, validators))
+    computation = participant_scores_in_slices(
+        group, weights, nodes, audits, bundles, validators, vote_duties=vote_duties, audit_duties=audit_duties
+    )
+    return finish(computation)
 
 
 def participant_scores_in_slices(
@@ -97,12 +103,15 @@ def participant_scores_in_slices(
     audits: Sequence[AuditOutcome],
     bundles: Mapping[Address, VoteBundle],
     validators: Sequence[ValidatorOutcome] = (),
+    *,
+    vote_duties: Mapping[Address, Duties] = NO_DUTIES_OF_ANYBODY,
+    audit_duties: Mapping[Address, Duties] = NO_DUTIES_OF_ANYBODY,
 ) -> Slices[tuple[ParticipantScore, ...]]:
     """Return the scores of every member of the group in charge and of whoever else proved compute; by participant.
 
     `weights` are the weights in charge. `group` is what was frozen for the epoch: who had to be there is taken from it,
     so it must be one that a result made; an empty one asks nothing of anybody. `validators` are what the group made of
-    the votes of the epoch before.
+    the votes of the epoch before; `vote_duties` and `audit_duties` what members had to judge and did not.
     """
     accounts = sorted({*weights, *(outcome.participant for outcome in nodes)}, key=str.lower)
     nodes_of = _by_participant(nodes)
@@ -123,7 +132,9 @@ def participant_scores_in_slices(
         if account in made_up:
             participation = _part(0, [PointLoss(made_up[account], SCORE_FULL)])
         else:
-            participation = _participation(bundles.get(account)) if has_to_vote else ScorePart(SCORE_FULL)
+            votes, answers = vote_duties.get(account, NO_DUTIES), audit_duties.get(account, NO_DUTIES)
+            committed = account in bundles or not has_to_vote
+            participation = _participation(votes, answers, has_votes=committed)
         points = (
             QUALITY_TENTHS * quality.per_mille
             + SPEED_TENTHS * speed.per_mille
@@ -223,18 +234,15 @@ def _withheld(audits: Sequence[AuditOutcome]) -> tuple[int, int]:
     return withheld, withheld + sum(audit.answers for audit in audits)
 
 
-def _participation(bundle: VoteBundle | None) -> ScorePart:
+def _participation(votes: Duties, answers: Duties, *, has_votes: bool) -> ScorePart:
     """A member judges and audits what it can, and says so in time."""
-    if bundle is None:
+    if not has_votes:
         return _part(0, [PointLoss("no-votes", SCORE_FULL)])
-    late = BUSY_POINTS * _late(bundle.votes) // max(1, len(bundle.votes))
-    unaudited = sum(vote.verdict is Verdict.ABSTAIN and vote.reason == NO_TIME for vote in bundle.audits)
-    missed = UNAUDITED_POINTS * unaudited // max(1, len(bundle.audits))
-    return _part(SCORE_FULL - late - missed, [PointLoss("votes-late", late), PointLoss("audits-late", missed)])
-
-
-def _late(votes: Sequence[PocVote]) -> int:
-    return sum(vote.verdict is Verdict.ABSTAIN and vote.reason == NO_TIME for vote in votes)
+    unjudged = UNJUDGED_POINTS * votes.undone // max(1, votes.due)
+    unaudited = UNAUDITED_POINTS * answers.undone // max(1, answers.due)
+    return _part(
+        SCORE_FULL - unjudged - unaudited, [PointLoss("unjudged", unjudged), PointLoss("unaudited", unaudited)]
+    )
 
 
 def _presence(account: Address, seen: Mapping[Address, int], weights: Mapping[Address, int], total: int) -> int:

@@ -48,9 +48,13 @@ times of 100 (the tiny model's spread); who computed none, always."""
 
 CHECKERS = 24
 """Members drawn to check each validator: what all do for all would grow with the square of their number. A cartel of a
-third has most of them 5 times of 100, and then it takes from an honest validator what voting adds to its score."""
+third has most of them 3 times of 100, and two thirds of them, which it takes, less than once in 1,000: then it takes
+from an honest validator what voting adds to its score."""
 
+VOUCHED_FOR_TIMES = 2
+"""Who says that votes were not computed must have so many times the weight of those who found them computed."""
 NOBODY_CHECKED = "nobody-could-check"
+CHECKERS_SPLIT = "checkers-split"
 NOT_COMPUTED = "not-computed"
 EVIDENCE_WITHHELD = "evidence-withheld"
 EVIDENCE_DIFFERS = "evidence-differs"
@@ -165,8 +169,9 @@ def validator_outcomes(
 ) -> tuple[ValidatorOutcome, ...]:
     """Return what the group makes of the votes of the epoch before, by the checks in this epoch's bundles.
 
-    More than half of the weight of those who could check decides; who was not drawn to check has no say, for its bundle
-    is void (bundles.py). Ascending by validator; only those who were checked.
+    It takes two thirds of the weight of those who could check to say that votes were not computed, and more than half
+    to say that they were; who was not drawn to check has no say, for its bundle is void (bundles.py). Ascending by
+    validator; only those who were checked.
     """
     votes: dict[Address, dict[Verdict, int]] = {}
     reasons: dict[Address, dict[str, int]] = {}
@@ -182,11 +187,12 @@ def validator_outcomes(
     outcomes = []
     for validator in sorted(votes, key=lambda account: (account.lower(), account)):
         counted, named = votes[validator], reasons[validator]
-        if counted[Verdict.INVALID] > counted[Verdict.VALID]:
+        if 0 < counted[Verdict.INVALID] >= VOUCHED_FOR_TIMES * counted[Verdict.VALID]:
             reason = max(named, key=lambda code: (named[code], code))
             outcomes.append(ValidatorOutcome(validator, Verdict.INVALID, reason))
         elif counted[Verdict.VALID] > counted[Verdict.INVALID]:
             outcomes.append(ValidatorOutcome(validator, Verdict.VALID, ""))
         else:
-            outcomes.append(ValidatorOutcome(validator, Verdict.ABSTAIN, NOBODY_CHECKED))
+            reason = CHECKERS_SPLIT if counted[Verdict.VALID] else NOBODY_CHECKED
+            outcomes.append(ValidatorOutcome(validator, Verdict.ABSTAIN, reason))
     return tuple(outcomes)

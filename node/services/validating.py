@@ -55,6 +55,8 @@ class Findings:
 
     votes: dict[NodeKey, PocVote] = field(default_factory=dict)
     figures: dict[NodeKey, VoteFigures] = field(default_factory=dict)
+    asked_early: set[NodeKey] = field(default_factory=set)
+    """Batches whose files were asked for while there was time for them."""
 
 
 class BundleAudits(Protocol):
@@ -215,12 +217,16 @@ class ValidatingService:
         if not 0 < commit.count <= BATCH_NONCES_MAX:
             return _abstain(commit, "no-such-size")
         found.votes[key] = _abstain(commit, "no-data")  # what stays if time runs out
+        if self._is_early(judging.epoch):
+            found.asked_early.add(key)
         data = await self._fetch(commit)
         if data is None or len(data) != commit.count * VECTOR_BYTES:
             return _refuse(commit, "wrong-size")
         if await root_of(data) != commit.root:
             return _refuse(commit, "root-mismatch")
-        found.votes[key] = _abstain(commit, "no-time")
+        if self._is_early(judging.epoch) or key not in found.asked_early:
+            found.votes[key] = _abstain(commit, "no-time")
+        # else it was asked for in time and came too late for it: who hands out fakes at the last moment withheld them
         sample = judging.sample_of(key)
         own = await recompute(
             engine, model, key, sample, judging.generate_seed, judging.sample_seed, self._chain.account
@@ -231,6 +237,11 @@ class ValidatingService:
         )
         found.figures[key] = VoteFigures(*key, distances, own.tails)
         return _vote(commit, rule, sample, distances)
+
+    def _is_early(self, epoch: EpochNumber) -> bool:
+        """Whether half of the time for judging is still left."""
+        begin, end = window(self._chain, epoch, Stage.VALIDATE, Stage.VALIDATE)
+        return 2 * self._chain.head.number < begin + end
 
     async def _fetch(self, commit: PocCommit) -> bytes | None:
         """Return the vectors file, or None if it is larger than its count allows."""

@@ -20,6 +20,7 @@ from node.protocol.findings import (
 )
 from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, Hash32, NodeId, TokenAmount
 from node.protocol.lots import lot
+from node.protocol.participation import Duties
 from node.protocol.penalties import penalties
 from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot, VoteBundle
 from node.protocol.rewards import get_settle_amounts
@@ -157,7 +158,15 @@ def _score() -> dict[str, object]:
         AuditOutcome(account(2), NODE, TINY, Verdict.ABSTAIN, 3, 1, 900, "withheld"),
     ]
     weights = {account(number): sum(own) for number, own in WEIGHTS.items()}
-    scores = participant_scores(_group(), weights, [*nodes, rejected], audits, _bundles())
+    scores = participant_scores(
+        _group(),
+        weights,
+        [*nodes, rejected],
+        audits,
+        _bundles(),
+        vote_duties={account(1): Duties(7, 3), account(2): Duties(7, 0)},
+        audit_duties={account(1): Duties(5, 1)},
+    )
     decided = penalties(_group(), {account(n) for n in WEIGHTS}, [*nodes, rejected], audits, scores, _bundles())
     return {
         "scores": [to_value(score) for score in scores],

@@ -14,6 +14,7 @@ from node.protocol.audit_outcomes import (
     UNCONFIRMED,
     WITHHELD,
     audit_outcomes,
+    audit_outcomes_in_slices,
     committed_books,
 )
 from node.protocol.audit_sampling import DRAWS_MAX, AuditSeeds, auditors_of, draws_of
@@ -33,9 +34,11 @@ from node.protocol.findings import (
     ReceiptBook,
 )
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
+from node.protocol.participation import Duties
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
 from node.protocol.signatures import sign
+from node.protocol.slices import finish
 from node.protocol.vector_audits import VECTORS, figures_of, vector_band
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, SOME_CID, TINY, account, key_of
@@ -485,3 +488,56 @@ def test_votes_that_no_honest_auditor_casts_void_the_bundle(audits: tuple[AuditV
 def test_a_book_that_cannot_be_voids_the_bundle(changes: dict[str, object]) -> None:
     with pytest.raises(AuditVoteError, match="a book has"):
         check_audits(replace(BUNDLE, receipts=replace(BOOK, **changes)))  # type: ignore[arg-type]
+
+
+def duties_of(bundles: Mapping[Address, VoteBundle], known: EpochResult | None = None) -> Mapping[Address, Duties]:
+    return finish(audit_outcomes_in_slices(known or previous(), SEEDS, bundles, WEIGHTS, band_of)).duties
+
+
+def drawn_for(auditor: Address) -> int:
+    return sum(auditor in auditors_of(SEED, EXECUTOR, draw, GROUP) for draw in range(draws_of(BOOK)))
+
+
+def test_what_auditors_owe_is_what_was_drawn_for_them_whatever_they_say() -> None:
+    expected = {account(number): drawn_for(account(number)) for number in MEMBERS if drawn_for(account(number))}
+    done = duties_of(by_auditors(GOOD))
+    assert done == {auditor: Duties(drawn, 0) for auditor, drawn in expected.items()}
+    assert EXECUTOR not in done
+    nothing = duties_of({})
+    assert nothing == {auditor: Duties(drawn, drawn) for auditor, drawn in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_done"),
+    [("no-time", False), ("engine-failed", False), ("no-model", False), (WITHHELD, True), ("private", True)],
+)
+def test_an_auditor_that_has_the_model_owes_a_judgement_and_nobody_owes_what_was_not_shown(
+    reason: str, is_done: bool
+) -> None:
+    idle = next(account(number) for number in MEMBERS if drawn_for(account(number)))
+    found = duties_of(by_auditors(GOOD, {idle: missing(0, reason)}))[idle]
+    assert found == Duties(drawn_for(idle), 0 if is_done else drawn_for(idle))
+
+
+def test_who_lacks_the_model_that_an_answer_is_of_owes_nothing() -> None:
+    """The executor has two models; auditors are drawn that have either."""
+    nodes = {1: (TINY, BIG), 2: (TINY,), 3: (BIG,), 4: (BIG,)}
+    known = replace(previous(), group=group_of(*((number, 10, models) for number, models in nodes.items())))
+    votes = {account(2): [missing(0, "no-model")], account(3): [judged(0, GOOD)], account(4): [missing(0, "no-model")]}
+    votes[account(3)] = [replace(judged(0, GOOD), model_id=BIG)]
+    found = duties_of(bundles_of(votes), known)
+    undone = {number: found[account(number)].undone for number in (2, 3, 4)}
+    assert undone == {2: DRAWS - 1, 3: DRAWS - 1, 4: DRAWS}
+    nobody_has_it = {account(2): [replace(missing(0, "no-model"), model_id=ModelId("rare"))]}
+    assert duties_of(bundles_of(nobody_has_it), known)[account(2)].undone == DRAWS - 1
+
+
+def test_everybody_with_the_model_owes_a_judgement_of_what_is_judged_again() -> None:
+    accused = outcome(by_auditors(BAD))
+    assert accused.accused
+    known = previous(accused, books=())
+    again = judged_again(accused, {number: GOOD for number in MEMBERS if number not in (1, 2)})
+    found = duties_of(again, known)
+    assert EXECUTOR not in found
+    assert found[account(2)] == Duties(len(accused.accused), len(accused.accused))
+    assert found[account(3)] == Duties(len(accused.accused), 0)

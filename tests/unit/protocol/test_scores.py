@@ -3,21 +3,22 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.protocol.audits import NO_FIGURES
 from node.protocol.findings import (
     SCORE_FULL,
     AuditOutcome,
-    AuditVote,
     NodeFate,
     NodeOutcome,
     Observations,
     ParticipantScore,
+    PointLoss,
+    ScorePart,
     Sighting,
     SpeedMeasure,
     ValidatorOutcome,
 )
-from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, NodeId
-from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot, PocVote, VoteBundle
+from node.protocol.identifiers import Address, EpochNumber, NodeId
+from node.protocol.participation import Duties
+from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot, VoteBundle
 from node.protocol.scores import REASONS, _medians_of_others, participant_scores, weighted_median
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, TINY, account, peer
@@ -136,17 +137,18 @@ def test_a_node_that_had_to_mine_and_did_not_costs_availability() -> None:
     assert score_of(1, found).per_mille == 800
 
 
-def test_missing_votes_cost_participation_and_lacking_a_model_does_not() -> None:
+def test_what_was_due_and_left_undone_costs_participation_in_proportion() -> None:
     assert score_of(1, scores(bundles_of(without=(1,)))).participation.losses[0].reason == "no-votes"
-    bundles = bundles_of()
-    votes = [
-        PocVote(account(other), NODE, Verdict.ABSTAIN, (), (), reason)
-        for other, reason in ((2, "no-time"), (3, "no-model"), (4, "no-data"), (5, "no-model"))
-    ]
-    bundles[account(1)] = VoteBundle(EPOCH, account(1), tuple(votes))
-    part = score_of(1, scores(bundles)).participation
-    assert part.per_mille == 875
-    assert [loss.reason for loss in part.losses] == ["votes-late"]
+
+    def part(votes: Duties, audits: Duties) -> ScorePart:
+        mine = {"vote_duties": {account(1): votes}, "audit_duties": {account(1): audits}}
+        return score_of(1, participant_scores(GROUP, WEIGHTS, ALL_MINED, [], bundles_of(), **mine)).participation
+
+    assert part(Duties(4, 0), Duties(5, 0)) == part(Duties(), Duties()) == ScorePart(SCORE_FULL)
+    assert part(Duties(4, 1), Duties()) == ScorePart(875, (PointLoss("unjudged", 125),))
+    assert part(Duties(), Duties(2, 1)) == ScorePart(750, (PointLoss("unaudited", 250),))
+    nothing = part(Duties(4, 4), Duties(3, 3))
+    assert nothing == ScorePart(0, (PointLoss("unaudited", 500), PointLoss("unjudged", 500)))
 
 
 def test_who_made_up_its_votes_has_no_participation_whatever_else_it_did() -> None:
@@ -156,13 +158,6 @@ def test_who_made_up_its_votes_has_no_participation_whatever_else_it_did() -> No
     assert score_of(1, found).participation.losses[0].reason == "not-computed"
     assert score_of(1, found).per_mille == 900
     assert score_of(2, found).per_mille == SCORE_FULL
-
-
-def test_audits_left_undone_for_want_of_time_cost_participation() -> None:
-    bundles = bundles_of()
-    audit = AuditVote(account(2), 0, NODE, TINY, ZERO_HASH, Verdict.ABSTAIN, NO_FIGURES, "no-time")
-    bundles[account(1)] = VoteBundle(EPOCH, account(1), (), (audit,))
-    assert score_of(1, scores(bundles)).participation.per_mille == 500
 
 
 def test_a_slow_executor_loses_speed_and_one_gateway_can_take_only_three_times_its_share() -> None:

@@ -4,6 +4,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import replace
+from math import comb
 
 import pytest
 from hypothesis import given
@@ -187,9 +188,24 @@ def test_the_majority_of_those_able_to_check_decides() -> None:
         (found,) = validator_outcomes(bundles, dict(zip(map(account, range(1, 5)), weights, strict=True)))
         return found.fate, found.reason
 
-    assert outcome(3, 2, 50, 1) == (Verdict.INVALID, tails.NOT_COMPUTED)
+    assert outcome(5, 3, 50, 1) == (Verdict.INVALID, tails.NOT_COMPUTED)
     assert outcome(1, 6, 50, 4) == (Verdict.VALID, "")
-    assert outcome(1, 5, 50, 4) == (Verdict.ABSTAIN, tails.NOBODY_CHECKED)
+    assert outcome(1, 5, 50, 4) == (Verdict.ABSTAIN, tails.CHECKERS_SPLIT)
+    assert outcome(0, 0, 50, 0) == (Verdict.ABSTAIN, tails.NOBODY_CHECKED)
+
+
+def test_a_cartel_of_a_third_seldom_has_the_two_thirds_of_checkers_that_take_participation_away() -> None:
+    """Of 512 members; a plain majority it would have in one draw of forty."""
+    members, cartel = 512, 170
+
+    def has(at_least: int) -> float:
+        drawn = range(at_least, CHECKERS + 1)
+        ways = sum(comb(cartel, n) * comb(members - cartel, CHECKERS - n) for n in drawn)
+        return ways / comb(members, CHECKERS)
+
+    least = next(n for n in range(CHECKERS + 1) if n >= tails.VOUCHED_FOR_TIMES * (CHECKERS - n))
+    assert has(CHECKERS // 2 + 1) > 0.02
+    assert has(least) < 0.001
 
 
 def test_what_is_said_of_validators_does_not_follow_the_order_in_which_bundles_came() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 import trio
 
 from netsim.chain import SimulatedChain
@@ -21,14 +22,16 @@ from node.protocol.events import EventBody, PocCommitted, VotesCommitted
 from node.protocol.findings import AuditVote, Observations, VoteCheck
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId
 from node.protocol.judges import Judges
-from node.protocol.nonces import VECTOR_BYTES
+from node.protocol.nonces import VECTOR_BYTES, VectorsRoot
 from node.protocol.records import VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import EVIDENCE_DIFFERS
 from node.protocol.verdicts import Verdict
+from node.services import validating
 from node.services.epochs import EpochBook
 from node.services.judging import Judging
 from node.services.presence import PresenceTable
+from node.services.timing import until_head
 from node.services.validating import ValidatingService
 from node.services.vote_checking import VoteChecker
 from node.store.books import Books
@@ -192,3 +195,30 @@ def test_only_who_voted_before_is_checked_by_anyone() -> None:
     assert judging.checkers(account(2)) == {account(1), account(3)}
     assert judging.checkers(account(3)) == frozenset()
     assert judging.checkers(Address(account(2).lower())) == frozenset()
+
+
+@pytest.mark.parametrize(("came_after_blocks", "reason"), [(0, "no-time"), (6, "no-data")])
+def test_a_file_that_comes_too_late_to_be_judged_was_withheld_and_is_no_fault_of_who_asked_in_time(
+    came_after_blocks: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever hands its fakes to honest judges at the last moment would be judged by its friends alone."""
+    data = b"\x00" * (8 * VECTOR_BYTES)
+    root = VectorsRoot()
+    for _ in range(8):
+        root.add(data[:VECTOR_BYTES])
+    batch = replace(commit(2, 8).commit, root=root.root())
+
+    async def never(*_: object) -> None:
+        await trio.sleep_forever()
+
+    def slow(scene: Scene) -> None:
+        async def read_bytes(*_: object, **__: object) -> bytes:
+            begin = first_block_of(0, Stage.VALIDATE, PARAMETERS)
+            await until_head(scene.chain, begin + came_after_blocks)
+            return data
+
+        monkeypatch.setattr(scene.content, "read_bytes", read_bytes)
+
+    monkeypatch.setattr(validating, "recompute", never)
+    (vote,) = run(PocCommitted(batch), before=slow).bundle().votes
+    assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, reason)

@@ -1,0 +1,83 @@
+"""What a member had to judge, and how much of it it left undone: counted from what was frozen and drawn.
+
+Purpose: what a bundle says of itself would let whoever does nothing say that there was nothing to do. So what is due
+follows from the batches that were committed and the models that the group has a member with, and from the answers that
+were drawn for it to audit.
+
+Detail: a batch is judged by whoever recomputes or refuses it. That its file was not to be had is an excuse unless more
+than half of the weight able to judge had it, for these hand it on to everybody. Lacking a model is none where the group
+has the member with it, and want of time never is.
+"""
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+
+from node.protocol.findings import NodeFate, NodeOutcome
+from node.protocol.identifiers import Address, ModelId
+from node.protocol.outcomes import EMPTY, NO_DATA, TOO_MANY, UNREGISTERED
+from node.protocol.records import EpochGroup, PocVote, VoteBundle
+from node.protocol.slices import Pace, Slices
+from node.protocol.verdicts import Verdict
+from node.protocol.weights import NodeKey
+
+NOT_COUNTED = "not-counted"
+"""The batch of a participant that is barred, or has too little collateral deposited."""
+NOT_TO_JUDGE = frozenset({EMPTY, NOT_COUNTED, TOO_MANY, UNREGISTERED})
+"""Reasons of outcomes of which no vote decides."""
+MEMBER_AS_ITEMS = 16
+"""What a member costs, against an item of a slice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duties:
+    """Of one kind, of one member, in one epoch."""
+
+    due: int = 0
+    undone: int = 0
+    """At most `due`."""
+
+
+NO_DUTIES = Duties()
+
+
+def vote_duties_in_slices(
+    group: EpochGroup, nodes: Sequence[NodeOutcome], handed_out: Set[NodeKey], bundles: Mapping[Address, VoteBundle]
+) -> Slices[dict[Address, Duties]]:
+    """Return, by member of `group`, how many batches it had to judge, and how many it did not.
+
+    `group` is what was frozen for the epoch, `nodes` are the epoch's outcomes, and `handed_out` are the batches whose
+    file was to be had (outcomes.py).
+    """
+    models = {
+        (node.participant, node.node_id): node.model_id
+        for node in nodes
+        if node.fate is not NodeFate.PRESERVED and node.reason not in NOT_TO_JUDGE
+    }
+    batches: dict[ModelId, int] = {}
+    own_batches: dict[tuple[Address, ModelId], int] = {}
+    for (participant, _), model_id in models.items():
+        batches[model_id] = batches.get(model_id, 0) + 1
+        own_batches[participant, model_id] = own_batches.get((participant, model_id), 0) + 1
+    duties, pace = dict[Address, Duties](), Pace()
+    for member in group.members:
+        account = member.participant
+        own = {node.model_id for node in member.ml_nodes}
+        due = sum(batches.get(model_id, 0) - own_batches.get((account, model_id), 0) for model_id in own)
+        bundle = bundles.get(account)
+        votes = () if bundle is None else bundle.votes
+        done = sum(
+            vote.participant != account
+            and models.get((vote.participant, vote.node_id)) in own
+            and _is_done(vote, handed_out)
+            for vote in votes
+        )
+        duties[account] = Duties(due, due - done)
+        if pace.is_over(MEMBER_AS_ITEMS + len(votes)):
+            yield
+    return duties
+
+
+def _is_done(vote: PocVote, handed_out: Set[NodeKey]) -> bool:
+    if vote.verdict is not Verdict.ABSTAIN:
+        return True
+    return vote.reason == NO_DATA and (vote.participant, vote.node_id) not in handed_out

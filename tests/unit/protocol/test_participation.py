@@ -1,0 +1,85 @@
+"""What was due: who does nothing cannot say that there was nothing to do, and nobody owes what it could not do."""
+
+from dataclasses import replace
+
+import pytest
+
+from node.protocol.findings import NodeFate, NodeOutcome
+from node.protocol.identifiers import Address, EpochNumber, ModelId, NodeId
+from node.protocol.participation import NOT_TO_JUDGE, Duties, vote_duties_in_slices
+from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot, PocVote
+from node.protocol.slices import finish
+from node.protocol.verdicts import Verdict
+from tests.builders import NODE, TINY, account, bundle_of, peer
+
+RARE = ModelId("rare")
+SECOND = NodeId("node-2")
+
+
+def member(number: int, *models: ModelId) -> GroupMember:
+    nodes = [MLNodeSnapshot(NodeId(f"of-{model_id}"), model_id, 10, 10, (True, False)) for model_id in models]
+    return GroupMember(account(number), peer(number), 10 * len(nodes), tuple(nodes))
+
+
+GROUP = EpochGroup(EpochNumber(4), (member(1, TINY), member(2, TINY, RARE), member(3, TINY)), ())
+
+
+def outcome(number: int, model_id: ModelId = TINY, node_id: NodeId = NODE, reason: str = "") -> NodeOutcome:
+    return NodeOutcome(account(number), node_id, model_id, NodeFate.ACCEPTED, 100, 8, 0, 100, reason)
+
+
+NODES = (outcome(1), outcome(2), outcome(2, RARE, SECOND), outcome(3), outcome(8))
+"""The last one is no member yet."""
+
+
+def cast(number: int, reason: str = "", node_id: NodeId = NODE) -> PocVote:
+    if not reason:
+        return PocVote(account(number), node_id, Verdict.VALID, 8, (), "")
+    verdict = Verdict.INVALID if reason == "wrong-size" else Verdict.ABSTAIN
+    return PocVote(account(number), node_id, verdict, 0, (), reason)
+
+
+def duties(*votes: PocVote, handed_out: tuple[int, ...] = ()) -> Duties:
+    """What the first member had to judge, whose votes these are."""
+    given = frozenset((account(number), NODE) for number in handed_out)
+    return finish(vote_duties_in_slices(GROUP, NODES, given, {account(1): bundle_of(1, *votes, epoch=4)}))[account(1)]
+
+
+def test_an_empty_bundle_leaves_everything_undone() -> None:
+    assert duties() == Duties(3, 3)  # of others, and of the model it has
+
+
+def test_who_judged_all_batches_of_its_models_owes_nothing() -> None:
+    assert duties(cast(2), cast(2, "no-model", SECOND), cast(3, "wrong-size"), cast(8)) == Duties(3, 0)
+
+
+@pytest.mark.parametrize("reason", ["no-model", "no-time", "engine-failed", "whatever"])
+def test_no_excuse_but_a_file_that_was_not_to_be_had_is_one(reason: str) -> None:
+    assert duties(cast(2, reason), cast(3), cast(8)) == Duties(3, 1)
+
+
+def test_a_file_that_most_of_those_able_had_was_to_be_had() -> None:
+    votes = (cast(2, "no-data"), cast(3), cast(8))
+    assert duties(*votes) == Duties(3, 0)
+    assert duties(*votes, handed_out=(3,)) == Duties(3, 0)
+    assert duties(*votes, handed_out=(2, 3)) == Duties(3, 1)
+
+
+def test_votes_on_batches_of_other_models_do_not_make_up_for_what_is_due() -> None:
+    assert duties(cast(1), cast(2, node_id=SECOND), cast(9), cast(3)) == Duties(3, 2)
+
+
+@pytest.mark.parametrize("reason", sorted(NOT_TO_JUDGE))
+def test_what_no_vote_decides_is_not_due(reason: str) -> None:
+    nodes = (outcome(2, reason=reason), replace(outcome(3), fate=NodeFate.PRESERVED))
+    assert set(finish(vote_duties_in_slices(GROUP, nodes, frozenset(), {})).values()) == {Duties()}
+
+
+def test_where_nothing_was_frozen_nothing_is_due() -> None:
+    assert finish(vote_duties_in_slices(EpochGroup(EpochNumber(0), (), ()), NODES, frozenset(), {})) == {}
+
+
+def test_each_member_has_the_duties_of_its_own_models() -> None:
+    found = finish(vote_duties_in_slices(GROUP, NODES, frozenset(), {}))
+    expected: dict[Address, Duties] = {account(1): Duties(3, 3), account(2): Duties(3, 3), account(3): Duties(3, 3)}
+    assert found == expected
