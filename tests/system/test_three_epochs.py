@@ -136,6 +136,16 @@ async def until_block(proving: ProvingNetwork, block: int) -> None:
     await proving.network.until(f"block {block}", reached, EPOCH_SECONDS_MAX)
 
 
+async def until_punished(proving: ProvingNetwork, observed: Observed) -> None:
+    """Wait until somebody was barred: from the epoch on whose proofs begin then."""
+
+    async def punished() -> bool:
+        observed.events = await read_events(proving.network.rpc, proving.network.deployment)
+        return bool(observed.of(ParticipantPunished))
+
+    await proving.network.until("a punishment", punished, SETTLED_SECONDS_MAX)
+
+
 async def until_claimed(proving: ProvingNetwork, observed: Observed) -> None:
     """Wait until everybody who is owed something has claimed it all."""
 
@@ -181,11 +191,14 @@ async def run_three_epochs(directory: Path, observed: Observed) -> None:
             await proving.skip_serving(0)
             await until_block(proving, proving.first_block_of(0, Stage.FORM))
             await proving.join(LATE)
-            await proving.skip_forming(1)  # the first is left alone: it has the late one's start, and a punishment
-            await until_block(proving, proving.first_block_of(2, Stage.SERVE))
-            await proving.skip_serving(2)
-            await proving.skip_forming(2)
-            await until_block(proving, proving.first_block_of(EPOCHS, Stage.SERVE))
+            await proving.until_ready((LATE,))
+            for epoch in range(EPOCHS):
+                await proving.skip_forming(epoch)
+                await until_block(proving, proving.first_block_of(epoch + 1, Stage.SERVE))
+                if epoch == 0:
+                    await until_punished(proving, observed)
+                if epoch + 1 < EPOCHS:
+                    await proving.skip_serving(epoch + 1)
             proving.network.say(f"{trio.current_time() - began:4.0f} s  three epochs are over")
             await until_claimed(proving, observed)
             nursery.cancel_scope.cancel()

@@ -44,5 +44,7 @@ async def test_the_harness_finds_too_few_confirmations(tmp_path: Path) -> None:
 @pytest.mark.timeout(240)
 async def test_the_harness_finds_that_nonces_are_not_stored_before_sending(tmp_path: Path) -> None:
     # Long lives: each must get as far as sending, or there is nothing to lose or to double.
-    chaos = Chaos(seed=3, intents=40, kills=16, write_ahead=False, life_seconds=(1.5, 4.0), finish_seconds=10)
+    chaos = Chaos(
+        seed=3, intents=40, kills=16, write_ahead=False, life_seconds=(1.5, 4.0), until_doubled=True, finish_seconds=10
+    )
     assert await violations_of(chaos, tmp_path)
