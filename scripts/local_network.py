@@ -39,7 +39,7 @@ QUERN = Path(sys.executable).with_name("quern")
 QUERND = Path(sys.executable).with_name("quernd")
 TINY_MODEL = ROOT / ".cache" / "tiny-model"
 MODEL_ID = "tiny"
-BLOCK_SECONDS = 1.0
+BLOCK_SECONDS = 1
 TOKEN = 10**18
 ETHER = 10**18
 TREASURY_TOKENS = 1_000_000
@@ -222,7 +222,10 @@ class LocalNetwork:
             create_keystore(owner / "account.json", development_account(0).private_key, passphrase)
 
     async def deploy(self) -> None:
-        """Deploy the contracts; give every account gas, and the gateway tokens to pay with."""
+        """Deploy the contracts; give every account gas, and the gateway tokens to pay with.
+
+        Until then a block is made for each transaction, from then on one every BLOCK_SECONDS.
+        """
         founders = self.genesis_weights or dict.fromkeys(self.miner_names, 1)
         plan = {
             "token_cap": str(10 * TREASURY_TOKENS),
@@ -254,6 +257,7 @@ class LocalNetwork:
         token = self.deployment.addresses.token
         transfer = quern_token.transfer(self.gateway.account, GATEWAY_TOKENS * TOKEN).calldata
         await send_transaction(self.rpc, rich, "tokens for the gateway", token, data=transfer)
+        await self.rpc.call("evm_setIntervalMining", BLOCK_SECONDS)
 
     async def publish(self, directory: Path = TINY_MODEL, model_id: str = MODEL_ID) -> str:
         """Publish a model from the first miner's machine, by the owner's account; return its CID."""
@@ -421,7 +425,7 @@ async def run_local_network(
         return
     await trio.Path(directory).mkdir(parents=True, exist_ok=True, mode=0o700)
     async with (
-        run_anvil(find_anvil(ROOT), block_seconds=BLOCK_SECONDS, log_path=directory / "anvil.log") as chain,
+        run_anvil(find_anvil(ROOT), block_seconds=None, log_path=directory / "anvil.log") as chain,
         httpx.AsyncClient() as client,
     ):
         network = LocalNetwork(

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -48,8 +47,6 @@ class Chaos:
     write_ahead: bool = True
     life_seconds: tuple[float, float] = LIFE_SECONDS
     """Shortest and longest life before a kill. A start takes about one second on a busy machine."""
-    until_doubled: bool = False
-    """Whether to kill no more once an intent was seen executed twice: it is finished and counted as ever."""
     finish_seconds: float = 240.0
     """For the last life, which nothing disturbs."""
 
@@ -125,7 +122,7 @@ async def run_chaos(chaos: Chaos, folder: Path) -> Outcome:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_disturb_chain, rpc, one_at_a_time, chaos, random.Random(chance.random()), outcome)
                 nursery.start_soon(_disturb_endpoints, proxies, random.Random(chance.random()), outcome)
-                await _kill_again_and_again(child, rpc, deployment, chaos, random.Random(chance.random()), outcome)
+                await _kill_again_and_again(child, chaos, random.Random(chance.random()), outcome)
                 nursery.cancel_scope.cancel()
             for proxy in proxies:
                 proxy.mode = Mode.HONEST
@@ -159,11 +156,9 @@ def _spawn(spec: ChildSpec, folder: Path) -> subprocess.Popen[str]:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
 
 
-async def _kill_again_and_again(
-    child: Child, rpc: JsonRpc, deployment: Deployment, chaos: Chaos, chance: random.Random, outcome: Outcome
-) -> None:
+async def _kill_again_and_again(child: Child, chaos: Chaos, chance: random.Random, outcome: Outcome) -> None:
     for _ in range(2 * chaos.kills):
-        if outcome.counts["kills"] == chaos.kills or (chaos.until_doubled and await _is_doubled(rpc, deployment)):
+        if outcome.counts["kills"] == chaos.kills:
             return
         await trio.sleep(chance.uniform(*chaos.life_seconds))
         status = await child.status()
@@ -243,8 +238,9 @@ def _is_of(folder: Path, life: int) -> bool:
     return bool(found) and int(found[0]) == life
 
 
-async def _funded(rpc: JsonRpc, deployment: Deployment) -> dict[str, list[int]]:
-    """What the chain says was deposited, by payee."""
+async def _count_intents(
+    rpc: JsonRpc, deployment: Deployment, chaos: Chaos, first_nonce: int, outcome: Outcome
+) -> None:
     channels = deployment.addresses.payment_channels
     logs = await rpc.call("eth_getLogs", {"fromBlock": "0x0", "address": channels})
     decoder = EventDecoder(deployment.chain_id, deployment.addresses.epoch_manager)
@@ -253,20 +249,6 @@ async def _funded(rpc: JsonRpc, deployment: Deployment) -> dict[str, list[int]]:
         body = decoder.decode("PaymentChannels", [hex_bytes(t) for t in entry["topics"]], hex_bytes(entry["data"]))
         if isinstance(body, ChannelFunded):
             funded.setdefault(body.payee, []).append(body.deposited)
-    return funded
-
-
-async def _is_doubled(rpc: JsonRpc, deployment: Deployment) -> bool:
-    """Whether an intent was executed twice, as far as can be told while the chain reorganises."""
-    with suppress(RpcError, RpcUnavailableError):
-        return any(len(deposits) > 1 for deposits in (await _funded(rpc, deployment)).values())
-    return False
-
-
-async def _count_intents(
-    rpc: JsonRpc, deployment: Deployment, chaos: Chaos, first_nonce: int, outcome: Outcome
-) -> None:
-    funded = await _funded(rpc, deployment)
     for index in range(chaos.intents):
         deposits = funded.get(payee_of(index), [])
         if deposits != [amount_of(index)]:
