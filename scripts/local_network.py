@@ -20,15 +20,18 @@ from typing import Any, TypeVar
 import httpx
 import trio
 
-from contracts.bindings import quern_token
+from contracts.bindings import epoch_manager, quern_token
+from node.chain.adapter import read_contract
 from node.chain.addresses import Deployment, read_deployment
 from node.chain.deployer import send_transaction
 from node.chain.devnet import DEVELOPMENT_CHAIN_ID, development_account, find_anvil, run_anvil
+from node.chain.parameters import from_parameters
 from node.chain.rpc import JsonRpc
 from node.control.client import ControlError, DaemonNotRunningError, connect_control
 from node.control.views import StatusView, View
 from node.keys import create_keystore, create_passphrase_file, keystore_account, load_peer_seed
 from node.protocol.identifiers import Address
+from node.protocol.records import EpochParameters
 from p2p.identity import Identity
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +39,7 @@ QUERN = Path(sys.executable).with_name("quern")
 QUERND = Path(sys.executable).with_name("quernd")
 TINY_MODEL = ROOT / ".cache" / "tiny-model"
 MODEL_ID = "tiny"
-BLOCK_SECONDS = 1.0
+BLOCK_SECONDS = 1
 TOKEN = 10**18
 ETHER = 10**18
 TREASURY_TOKENS = 1_000_000
@@ -65,6 +68,12 @@ NONCES_MAX = 512
 """A fraction of a second of mining; a real network lets it run through GENERATE."""
 PORTS = range(20_000, 32_000)
 """Below those that Linux gives to outgoing connections: a daemon that was killed finds its own free again."""
+SETUP_BLOCKS = 400
+"""For the daemons to start, at most, where the first epoch waits for them; what is left is skipped."""
+FIRST_SERVE_BLOCKS = 6
+"""Of that wait: for the newest heads to reach everybody."""
+STEP_BLOCKS = 40
+"""Skipped at once: what a daemon's look at the chain takes up without trouble."""
 MODELS_BYTES_MAX = 2 * 1024**3
 """The tiny model takes a few megabytes: a developer's machine need not have more than this free."""
 
@@ -213,7 +222,10 @@ class LocalNetwork:
             create_keystore(owner / "account.json", development_account(0).private_key, passphrase)
 
     async def deploy(self) -> None:
-        """Deploy the contracts; give every account gas, and the gateway tokens to pay with."""
+        """Deploy the contracts; give every account gas, and the gateway tokens to pay with.
+
+        Until then a block is made for each transaction, from then on one every BLOCK_SECONDS.
+        """
         founders = self.genesis_weights or dict.fromkeys(self.miner_names, 1)
         plan = {
             "token_cap": str(10 * TREASURY_TOKENS),
@@ -245,6 +257,7 @@ class LocalNetwork:
         token = self.deployment.addresses.token
         transfer = quern_token.transfer(self.gateway.account, GATEWAY_TOKENS * TOKEN).calldata
         await send_transaction(self.rpc, rich, "tokens for the gateway", token, data=transfer)
+        await self.rpc.call("evm_setIntervalMining", BLOCK_SECONDS)
 
     async def publish(self, directory: Path = TINY_MODEL, model_id: str = MODEL_ID) -> str:
         """Publish a model from the first miner's machine, by the owner's account; return its CID."""
@@ -313,6 +326,34 @@ class LocalNetwork:
             )
 
         await self.until("all daemons ready", ready)
+
+    async def parameters(self) -> EpochParameters:
+        """Read the parameters of the chain's epochs."""
+        view = epoch_manager.parameters()
+        return from_parameters(await read_contract(self.rpc, self.deployment.addresses.epoch_manager, view))
+
+    async def hold_epochs(self) -> None:
+        """Have the first epoch wait for the daemons: before `deploy`, and `begin_epochs` when they are ready."""
+        self.epoch["genesis_block"] = await self.rpc.block_number() + SETUP_BLOCKS
+
+    async def begin_epochs(self) -> None:
+        """Skip what is left of the wait for the first epoch, but for its last blocks."""
+        await self.skip_to((await self.parameters()).genesis_block - FIRST_SERVE_BLOCKS)
+
+    async def skip_to(self, block: int) -> None:
+        """Have the chain make the blocks up to this one without a wait, in steps that every daemon keeps up with.
+
+        For blocks in which nothing is to happen: who is in the middle of something has no time to end it.
+        """
+        while (left := block - await self.rpc.block_number()) > 0:
+            await self.rpc.call("anvil_mine", hex(min(left, STEP_BLOCKS)))
+            reached = await self.rpc.block_number()
+
+            async def caught_up(reached: int = reached) -> bool:
+                running = [daemon for daemon in self.daemons.values() if daemon.process is not None]
+                return all([(await d.call("status", StatusView)).head_block >= reached for d in running])
+
+            await self.until(f"all daemons at block {reached}", caught_up)
 
     async def stop(self) -> None:
         """Stop all daemons that run: politely, then by force."""
@@ -384,7 +425,7 @@ async def run_local_network(
         return
     await trio.Path(directory).mkdir(parents=True, exist_ok=True, mode=0o700)
     async with (
-        run_anvil(find_anvil(ROOT), block_seconds=BLOCK_SECONDS, log_path=directory / "anvil.log") as chain,
+        run_anvil(find_anvil(ROOT), block_seconds=None, log_path=directory / "anvil.log") as chain,
         httpx.AsyncClient() as client,
     ):
         network = LocalNetwork(

@@ -41,6 +41,8 @@ EPOCH_SECONDS_MAX = 400.0
 SETTLED_SECONDS_MAX = 120.0
 KILL_TRIES_MAX = 5
 KILL_AFTER_PIECES = 5
+LAST_SERVE_BLOCKS = 3
+"""Not skipped before GENERATE: for the newest heads to reach everybody."""
 
 
 @dataclass(slots=True)
@@ -114,6 +116,7 @@ async def run_main_job(*, directory: Path | None = None, keep: bool = False, ins
     async with run_local_network(steps.tell, directory) as network:
         await network.initialise()
         steps.tell(f"chain at {network.rpc_url}")
+        await network.hold_epochs()
         steps.begin("Deploying the contracts")
         await network.deploy()
         steps.begin("Publishing the tiny model: validate, import, register its CID on chain")
@@ -152,6 +155,7 @@ async def _start_daemons(network: LocalNetwork, steps: Steps, report: Report) ->
     await network.until_ready()
     steps.tell("three engines are ready, four daemons are connected with each other")
     report.before = await read_accounts(network)
+    await network.begin_epochs()
 
 
 async def _ask(network: LocalNetwork, steps: Steps, report: Report) -> None:
@@ -196,6 +200,8 @@ async def _prove_an_epoch(network: LocalNetwork, steps: Steps, report: Report) -
     # An epoch whose GENERATE has begun may be proved already by those that were ready: take the next that is whole.
     report.epoch = now.epoch if now.stage == Stage.SERVE.name else now.epoch + 1
     steps.begin(f"Proving epoch {report.epoch}: nonces, commits, validation, votes, result, switch")
+    if now.stage == Stage.SERVE.name:
+        await network.skip_to(now.next_stage_block - LAST_SERVE_BLOCKS)  # nothing waits for what is left of SERVE
     told: list[str] = []
 
     async def posted() -> bool:

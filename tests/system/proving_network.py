@@ -16,10 +16,7 @@ from pathlib import Path
 
 import trio
 
-from contracts.bindings import epoch_manager
-from node.chain.adapter import read_contract
-from node.chain.parameters import from_parameters
-from node.control.views import ModelsView, StatusView
+from node.control.views import EpochView, ModelsView, StatusView
 from node.protocol.records import EpochParameters
 from node.protocol.stages import Stage, first_block_of
 from scripts.local_network import MODEL_ID, ROOT, TINY_MODEL, Daemon, LocalNetwork, run_local_network
@@ -40,14 +37,11 @@ LOAD_PER_BLOCK_SECOND = 3.0
 """Processes in wait for each core that a second for each block allows for. Stages are counted in blocks: on a machine
 that does other things beside, blocks have to come more slowly, or daemons miss what they had no time for."""
 BLOCK_SECONDS_MAX = 6
+EPOCH_SECONDS_MAX = 1500.0
 PACE_SECONDS = 5.0
 """How often the pace is looked at."""
-SETUP_BLOCKS = 400
-"""For the daemons to start, at most; what is left of them is skipped."""
-STEP_BLOCKS = 40
-"""Skipped at once: what a daemon's look at the chain takes up without trouble."""
-FIRST_SERVE_BLOCKS = 6
-"""Of the wait for the first epoch: for the newest heads to reach everybody."""
+LAST_SERVE_BLOCKS = 6
+"""Of a SERVE that is skipped: for the newest heads to reach everybody before GENERATE."""
 EPOCH: Mapping[str, object] = {
     "epoch_blocks": 78,
     "generate_offset": 20,
@@ -114,6 +108,20 @@ class ProvingNetwork:
         """The first block of a stage."""
         return first_block_of(epoch, stage, self.parameters)
 
+    async def skip_serving(self, epoch: int) -> None:
+        """In SERVE: skip it, but for its last blocks. Nothing is to happen in it that needs time."""
+        await self.network.skip_to(self.first_block_of(epoch, Stage.GENERATE) - LAST_SERVE_BLOCKS)
+
+    async def skip_forming(self, epoch: int) -> None:
+        """Wait for the result of an epoch, then skip what is left of FORM."""
+
+        async def posted() -> bool:
+            last = (await self.network.gateway.call("epoch", EpochView)).last_result_epoch
+            return last is not None and last >= epoch
+
+        await self.network.until(f"the result of epoch {epoch}", posted, EPOCH_SECONDS_MAX)
+        await self.network.skip_to(self.first_block_of(epoch, Stage.LOAD))
+
     async def join(self, name: str) -> None:
         """Start a participant's daemon."""
         daemon = self.network.daemons[name]
@@ -174,7 +182,7 @@ async def run_proving_network(directory: Path) -> AsyncIterator[ProvingNetwork]:
         network.say(f"{trio.current_time() - started:4.0f} s  accounts and settings are made")
         for name in PARTICIPANTS:
             write_engines(network.daemons[name], urls.of(name))
-        network.epoch["genesis_block"] = await network.rpc.block_number() + SETUP_BLOCKS
+        await network.hold_epochs()
         await network.deploy()
         models = {
             MODEL_ID: await network.publish(),
@@ -183,13 +191,13 @@ async def run_proving_network(directory: Path) -> AsyncIterator[ProvingNetwork]:
         for url in (urls.tiny, urls.second, urls.four_bits):
             await until_answering(url)
         network.say(f"{trio.current_time() - started:4.0f} s  contracts, models and engines are there")
-        proving = ProvingNetwork(network, await _read_parameters(network), models)
+        proving = ProvingNetwork(network, await network.parameters(), models)
         founders = tuple(GENESIS_WEIGHTS)
         for name in founders:
             await proving.join(name)
         await network.start(network.gateway)
         await proving.until_ready(founders)
-        await _skip_to(proving, proving.parameters.genesis_block - FIRST_SERVE_BLOCKS)
+        await network.begin_epochs()
         network.say(f"{trio.current_time() - started:4.0f} s  the founders are ready")
         yield proving
 
@@ -206,22 +214,3 @@ def write_engines(daemon: Daemon, nodes: tuple[tuple[str, str], ...]) -> None:
     daemon.config.write_text(
         before + "\n" + (rest[following.start() :] if following else "") + tables, encoding="utf-8"
     )
-
-
-async def _skip_to(proving: ProvingNetwork, block: int) -> None:
-    """Have the chain make blocks without a wait, in steps that every daemon keeps up with."""
-    network = proving.network
-    while (left := block - await proving.block()) > 0:
-        await network.rpc.call("anvil_mine", hex(min(left, STEP_BLOCKS)))
-        reached = await proving.block()
-
-        async def caught_up(reached: int = reached) -> bool:
-            running = [daemon for daemon in network.daemons.values() if daemon.process is not None]
-            return all([(await d.call("status", StatusView)).head_block >= reached for d in running])
-
-        await network.until(f"all daemons at block {reached}", caught_up)
-
-
-async def _read_parameters(network: LocalNetwork) -> EpochParameters:
-    view = epoch_manager.parameters()
-    return from_parameters(await read_contract(network.rpc, network.deployment.addresses.epoch_manager, view))

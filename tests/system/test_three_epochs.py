@@ -39,6 +39,7 @@ from scripts.local_network import MODEL_ID, QUERN
 from tests.system.chain_evidence import read_events
 from tests.system.make_variants import SECOND
 from tests.system.proving_network import (
+    EPOCH_SECONDS_MAX,
     EPOCHS,
     FAKER,
     FOUR_BITS_HOST,
@@ -56,7 +57,6 @@ from tests.system.proving_network import (
 pytestmark = [pytest.mark.system, pytest.mark.timeout(3000)]
 
 PROVING = (Stage.GENERATE, Stage.EXCHANGE, Stage.VALIDATE, Stage.VOTE_EXCHANGE)
-EPOCH_SECONDS_MAX = 1500.0
 SETTLED_SECONDS_MAX = 400.0
 PAUSE_SECONDS = 1.0
 """Between two questions: what is tested is that they are answered, not how many."""
@@ -136,6 +136,16 @@ async def until_block(proving: ProvingNetwork, block: int) -> None:
     await proving.network.until(f"block {block}", reached, EPOCH_SECONDS_MAX)
 
 
+async def until_punished(proving: ProvingNetwork, observed: Observed) -> None:
+    """Wait until somebody was barred: from the epoch on whose proofs begin then."""
+
+    async def punished() -> bool:
+        observed.events = await read_events(proving.network.rpc, proving.network.deployment)
+        return bool(observed.of(ParticipantPunished))
+
+    await proving.network.until("a punishment", punished, SETTLED_SECONDS_MAX)
+
+
 async def until_claimed(proving: ProvingNetwork, observed: Observed) -> None:
     """Wait until everybody who is owed something has claimed it all."""
 
@@ -178,9 +188,17 @@ async def run_three_epochs(directory: Path, observed: Observed) -> None:
             await until_block(proving, proving.parameters.genesis_block)
             for model_id in (MODEL_ID, SECOND):
                 nursery.start_soon(keep_asking, proving, observed, model_id)
+            await proving.skip_serving(0)
             await until_block(proving, proving.first_block_of(0, Stage.FORM))
             await proving.join(LATE)
-            await until_block(proving, proving.first_block_of(EPOCHS, Stage.SERVE))
+            await proving.until_ready((LATE,))
+            for epoch in range(EPOCHS):
+                await proving.skip_forming(epoch)
+                await until_block(proving, proving.first_block_of(epoch + 1, Stage.SERVE))
+                if epoch == 0:
+                    await until_punished(proving, observed)
+                if epoch + 1 < EPOCHS:
+                    await proving.skip_serving(epoch + 1)
             proving.network.say(f"{trio.current_time() - began:4.0f} s  three epochs are over")
             await until_claimed(proving, observed)
             nursery.cancel_scope.cancel()

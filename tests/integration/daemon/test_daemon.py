@@ -68,11 +68,12 @@ class Place:
 async def place(directory: Path) -> AsyncIterator[Place]:
     owner, miners = development_account(0), tuple(development_account(index) for index in (1, 2, 3))
     async with (
-        run_anvil(find_anvil(ROOT), block_seconds=1, log_path=directory / "anvil.log") as chain,
+        run_anvil(find_anvil(ROOT), block_seconds=None, log_path=directory / "anvil.log") as chain,
         httpx.AsyncClient() as client,
     ):
         rpc = JsonRpc([chain.url], client)
         await deploy_network(rpc, owner, plan_for(owner, miners), directory / "deployment.json", lambda _line: None)
+        await rpc.call("evm_setIntervalMining", 1)
         here = Place(directory, chain, rpc)
         made = await here.run(
             QUERN, "init", "--data-dir", directory / "node", "--role", "gateway",

@@ -15,9 +15,8 @@ from node.protocol.sampling import SamplingParameters, TokenLogprobs
 from node.protocol.verdicts import Verdict
 from node.services.receipt_tokens import CANDIDATES
 from tests.builders import model
-from tests.integration.engine.shared import MODEL
+from tests.integration.engine.shared import MODEL, SharedServer
 from tests.integration.engine.test_verifiable_sampling import request
-from tests.integration.engine.test_vllm import ready_engine
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 BAND = default_band(model())
@@ -62,8 +61,10 @@ async def audited(
     return answer_figures(first, tokens, prefills, wanted.seed, wanted.sampling, engine.vocabulary_size, claimed)
 
 
-async def test_answers_of_the_model_are_exact_and_lies_about_them_are_proven(tmp_path: Path) -> None:
-    async with ready_engine(tmp_path) as engine:
+async def test_answers_of_the_model_are_exact_and_lies_about_them_are_proven(
+    shared_server: SharedServer, tmp_path: Path
+) -> None:
+    async with shared_server.joined(tmp_path) as engine:
         for number, sampling in enumerate(PARAMETERS, 1):
             wanted, tokens, told = await long_answer(engine, sampling, number)
             claimed = claims_of(tuple(told))

@@ -12,8 +12,7 @@ from node.calibration.reference import reference_from_json
 from node.cli.main import quern
 from node.protocol.calibration import Calibration, calibration_bytes, parse_calibration
 from node.protocol.json_records import from_json_value
-from tests.integration.engine.shared import MODEL
-from tests.integration.engine.test_vllm import ready_engine
+from tests.integration.engine.shared import MODEL, SharedServer
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
@@ -24,9 +23,9 @@ async def calibrate(socket: Path, *words: str) -> Result:
     return await trio.to_thread.run_sync(lambda: CliRunner().invoke(quern, command, catch_exceptions=False))
 
 
-async def test_a_machine_is_calibrated_against_its_own_reference(tmp_path: Path) -> None:
+async def test_a_machine_is_calibrated_against_its_own_reference(shared_server: SharedServer, tmp_path: Path) -> None:
     reference, record = tmp_path / "reference.json", tmp_path / "record.json"
-    async with ready_engine(tmp_path) as engine:
+    async with shared_server.joined(tmp_path) as engine:
         assert engine.endpoint is not None
         socket = engine.endpoint.socket
         assert socket is not None

@@ -6,6 +6,7 @@ import json
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +25,7 @@ from contracts.tools.python_names import snake_case
 from tests.unit.contracts.abi_values import as_annotated, record, values_of
 
 EXAMPLES = settings(max_examples=15, deadline=None)
+ORACLE = Web3()
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,16 @@ class Entry:
     def __str__(self) -> str:
         return f"{self.contract}.{signature(self.abi)}"
 
+    @cached_property
+    def oracle(self) -> Any:
+        """What web3 makes of this part."""
+        return ORACLE.eth.contract(abi=[dict(self.abi)])
+
     def values(self, kind: str = "inputs") -> st.SearchStrategy[tuple[Any, ...]]:
         return st.tuples(*(values_of(argument, self.types) for argument in self.abi[kind]))
 
 
+@cache
 def artifact(contract: str) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((contracts.ARTIFACTS / f"{contract}.json").read_text(encoding="utf-8"))
     return loaded
@@ -64,19 +72,30 @@ def entries(kind: str) -> list[Any]:
 VIEWS = [found for found in entries("function") if found.values[0].abi["stateMutability"] in ("view", "pure")]
 
 
+@cache
+def function_names(contract: str) -> Mapping[str, str]:
+    """Names in the bindings, by signature."""
+    functions = plan_contract(contract, artifact(contract)).functions
+    assert len({function.signature for function in functions}) == len(functions)
+    return {function.signature: function.name for function in functions}
+
+
 def binding(entry: Entry) -> Any:
-    plan = plan_contract(entry.contract, artifact(entry.contract))
-    (name,) = (function.name for function in plan.functions if function.signature == signature(entry.abi))
-    return getattr(entry.module, name)
+    return getattr(entry.module, function_names(entry.contract)[signature(entry.abi)])
+
+
+@cache
+def hints_of(function: Any) -> Mapping[str, Any]:
+    return typing.get_type_hints(function)
 
 
 def arguments(function: Any, values: Sequence[Any]) -> list[Any]:
-    hints = [hint for name, hint in typing.get_type_hints(function).items() if name not in ("return", "wei")]
+    hints = [hint for name, hint in hints_of(function).items() if name not in ("return", "wei")]
     return [as_annotated(hint, value) for hint, value in zip(hints, values, strict=True)]
 
 
 def bound(function: Any, values: Sequence[Any]) -> Any:
-    wei = {"wei": 7} if "wei" in typing.get_type_hints(function) else {}
+    wei = {"wei": 7} if "wei" in hints_of(function) else {}
     return function(*arguments(function, values), **wei)
 
 
@@ -105,8 +124,7 @@ def as_log(entry: Entry, values: Sequence[Any]) -> tuple[list[bytes], bytes]:
 def test_calldata_is_what_web3_makes_of_the_same_values(entry: Entry, data: st.DataObject) -> None:
     values = data.draw(entry.values())
     made = bound(binding(entry), values)
-    oracle: Any = Web3().eth.contract(abi=[dict(entry.abi)])
-    assert "0x" + made.calldata.hex() == oracle.encode_abi(signature(entry.abi), args=list(values))
+    assert "0x" + made.calldata.hex() == entry.oracle.encode_abi(signature(entry.abi), args=list(values))
     assert (made.contract, made.function) == (entry.contract, signature(entry.abi))
     assert (type(made).__name__ == "ViewCall") == (entry.abi["stateMutability"] in ("view", "pure"))
 
@@ -118,7 +136,7 @@ def test_a_views_answer_comes_back_typed(entry: Entry, data: st.DataObject) -> N
     function = binding(entry)
     question = bound(function, data.draw(entry.values()))
     answer = data.draw(entry.values("outputs"))
-    (result,) = typing.get_args(typing.get_type_hints(function)["return"])
+    (result,) = typing.get_args(hints_of(function)["return"])
     expected = as_annotated(result, answer[0]) if len(answer) == 1 else record(result, answer)
     decoded = question.decode(encoded(entry.abi["outputs"], answer))
     assert decoded == expected

@@ -12,13 +12,18 @@ from node.collector import YOUNG_OBJECTS_MAX, loading
 HEAVY = ("py_ecc", "eth_account", "web3", "torch", "transformers")
 """Libraries of which a daemon needs nothing; each takes a part of a second, or more, to load."""
 
+PYTHON_THRESHOLDS = (700, 10, 10)
+
 
 @pytest.fixture
 def collector() -> Iterator[None]:
-    """Leave the collector of the tests as it was."""
-    thresholds = gc.get_threshold()
-    yield
+    """Python's own settings; after the test those of all tests again (tests/conftest.py)."""
+    thresholds, frozen = gc.get_threshold(), gc.get_freeze_count()
     gc.unfreeze()
+    gc.set_threshold(*PYTHON_THRESHOLDS)
+    yield
+    if not frozen:
+        gc.unfreeze()
     gc.set_threshold(*thresholds)
     gc.enable()
 
