@@ -23,6 +23,7 @@ from node.ports import (
     BadContentError,
     Chain,
     Content,
+    ContentNotHeldError,
     ContentUnavailableError,
     EngineFailedError,
     EngineRefusedError,
@@ -351,7 +352,7 @@ class AuditingService:
     async def _audit_book(self, committed: CommittedBook, draws: Sequence[int], work: _Round) -> None:
         """Audit what was drawn from one book, once it has come."""
         executor = committed.executor
-        rows = await self._rows(committed)
+        rows = await self._rows(committed, draws)
         drawn: Mapping[int, BookRow] = {}
         if rows is not None:
             drawn = await self._slicer.run(
@@ -375,8 +376,9 @@ class AuditingService:
     def _is_open(self, task: _Task) -> bool:
         return self._votes[_order(task)].reason in OPEN_REASONS
 
-    async def _rows(self, committed: CommittedBook) -> BookRows | None:
-        """Fetch a book; None if it is not what was committed to. Tries until cancelled."""
+    async def _rows(self, committed: CommittedBook, draws: Sequence[int]) -> BookRows | None:
+        """Fetch a book; None if it is not what was committed to. Tries until cancelled; where it is this node's own disk
+        that refuses, nothing is said against the executor meanwhile."""
         executor = committed.executor
         while True:
             try:
@@ -386,6 +388,10 @@ class AuditingService:
                 return await self._slicer.run(read_book_in_slices(data, committed.book))
             except ContentUnavailableError as error:
                 log.info("a receipt book is not to be had yet", executor=executor, reason=str(error))
+                if isinstance(error, ContentNotHeldError):
+                    for task in (_Task(executor, draw, NO_DIGEST, None) for draw in draws):
+                        self._votes[_order(task)] = _abstain(task, "no-time")
+                    self._votes.write()
                 await trio.sleep(ROUND_SECONDS)
             except (BadContentError, BookError) as error:
                 log.warning("a receipt book is void", executor=executor, reason=str(error))
