@@ -141,7 +141,7 @@ class DaemonRewardOperations:
             )
             weights = state.group_weights(epoch)
             return explain_no_result(epoch, weights, available, account, is_voided=epoch in state.voided)
-        return explain(result, await self._frozen_group(epoch), account)
+        return explain(result, await self._frozen_group(epoch), account, state.poc_commits.get(epoch, {}).values())
 
     async def _frozen_group(self, epoch: EpochNumber) -> EpochGroup | None:
         """The group in charge in `epoch`, if a result made it."""

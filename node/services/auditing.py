@@ -377,8 +377,10 @@ class AuditingService:
         return self._votes[_order(task)].reason in OPEN_REASONS
 
     async def _rows(self, committed: CommittedBook, draws: Sequence[int]) -> BookRows | None:
-        """Fetch a book; None if it is not what was committed to. Tries until cancelled; where it is this node's own disk
-        that refuses, nothing is said against the executor meanwhile."""
+        """Fetch a book; None if it is not what was committed to. Tries until cancelled.
+
+        Where it is this node's own disk that refuses, nothing is said against the executor meanwhile.
+        """
         executor = committed.executor
         while True:
             try:

@@ -91,6 +91,7 @@ class Batch:
     root: VectorsRoot = field(default_factory=VectorsRoot)
 
     def add(self, vector: bytes) -> None:
+        """Append the next nonce's vector."""
         self.vectors += vector
         self.root.add(vector)
         self.count += 1

@@ -4,9 +4,9 @@
 anything. What is older can be fetched from others as long as anybody has it. Not forgotten is what money or a signature
 hangs on: vouchers, receipts, and what was signed as a duty.
 
-Each epoch leaves proofs in the content store too, the vectors of others' batches the largest. They go when no verdict on
-their epoch may be executed any more (keeping.py); contents of accepted results stay as long as documents do, and all
-that the newest one needs as long as it decides, however old it is.
+Each epoch leaves proofs in the content store too, the vectors of others' batches the largest. They go when no verdict
+on their epoch may be executed any more (keeping.py); contents of accepted results stay as long as documents do, and
+all that the newest one needs as long as it decides, however old it is.
 """
 
 from collections.abc import Collection, Iterator

@@ -1,8 +1,8 @@
 """Nonces that are computed but not yet committed, in a file: a restart goes on where the last run stopped.
 
-*Detail.* A head names the batch; after it comes one record for each vector, in order, with a checksum over its number and
-its bytes. What a crash left of a last record, or zeros that a loss of power left, end what is taken. Only vectors: what
-proves anything is committed on chain, and whoever changes this file commits a batch that is found false.
+*Detail.* A head names the batch; after it comes one record for each vector, in order, with a checksum over its number
+and its bytes. What a crash left of a last record, or zeros that a loss of power left, end what is taken. Only vectors:
+what proves anything is committed on chain, and whoever changes this file commits a batch that is found false.
 """
 
 import os

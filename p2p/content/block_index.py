@@ -343,6 +343,15 @@ def connect_private(path: Path) -> sqlite3.Connection:
     return connection
 
 
+@contextmanager
+def as_os_errors(path: Path) -> Iterator[None]:
+    """Raise OSError for what the index at `path` fails at within; for connections of `connect_private`."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise _as_os_error(error, path) from error
+
+
 def _as_os_error(error: sqlite3.DatabaseError, path: Path) -> OSError:
     """Return what the index's failure means for whoever uses the store."""
     code = getattr(error, "sqlite_errorcode", None)

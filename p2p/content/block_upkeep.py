@@ -6,7 +6,7 @@ What is reachable is noted in a temporary table on disk, so that a store of any 
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -130,10 +130,8 @@ def discard(index: BlockIndex, store: Blocks, roots: Iterable[Cid], *, own: bool
                 continue  # what is below a pinned node is pinned too
             met.add(cid)
             if cid.codec is Codec.DAG_PB:
-                try:
+                with suppress(KeyError, DagPbError):  # then nothing is known to be below it
                     pending += [link.cid for link in decode_node(store.read(cid)).links]
-                except (KeyError, DagPbError):
-                    pass  # nothing is known to be below it
         remaining = iter(met)
         while batch := list(islice(remaining, BATCH)):
             rows = [(cid, row) for cid in batch if (row := index.block(cid)) is not None and (own or not row.own)]

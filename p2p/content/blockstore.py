@@ -21,7 +21,7 @@ from pathlib import Path
 
 import structlog
 
-from p2p.content.block_index import BlockIndex, BlockRow, Stamp
+from p2p.content.block_index import BlockIndex, BlockRow, Stamp, as_os_errors
 from p2p.content.block_upkeep import Garbage, ScrubStep, discard, evict, scrub, sweep
 from p2p.content.cid import Cid, CidError, Codec
 from p2p.content.places import BlockPlace, read_place, sync_directory
@@ -279,7 +279,8 @@ class BlockStore:
         """Remove now what is held below `roots`, however lately it was used; return the bytes. What a pin reaches
         stays, and without `own` what was made here; files kept in place are not touched.
         """
-        return discard(self._index, self, roots, own=own)
+        with as_os_errors(self._index.path):
+            return discard(self._index, self, roots, own=own)
 
     def pins(self) -> tuple[Pin, ...]:
         """Return all pins, the oldest first."""
@@ -291,7 +292,8 @@ class BlockStore:
         Files kept in place are forgotten, not deleted.
         """
         self._write_notes()
-        return sweep(self._index, self, before_ms=self._now_ms() - int(grace_seconds * 1000))
+        with as_os_errors(self._index.path):
+            return sweep(self._index, self, before_ms=self._now_ms() - int(grace_seconds * 1000))
 
     def verify(self, *, remove: bool = False) -> Iterator[ScrubStep]:
         """Read and hash every block; yield a step for each. `remove` forgets what is damaged, to be fetched again."""
@@ -429,12 +431,9 @@ class BlockStore:
             down_to = min(down_to, int(self._bytes_max * LOW_WATER), self._bytes_max - needed)
         else:
             down_to = min(down_to, int(held * LOW_WATER))
-        held = evict(
-            self._index,
-            self,
-            down_to=max(0, down_to),
-            own_before_ms=self._now_ms() - GARBAGE_GRACE_SECONDS * 1000,
-        )
+        own_before_ms = self._now_ms() - GARBAGE_GRACE_SECONDS * 1000
+        with as_os_errors(self._index.path):
+            held = evict(self._index, self, down_to=max(0, down_to), own_before_ms=own_before_ms)
         if self._free_bytes_lacking(needed) > 0:
             raise StoreFullError(
                 f"the disk of {self._directory} is full: less than {self._free_bytes_min} bytes would stay free, and "
