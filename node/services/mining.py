@@ -42,18 +42,18 @@ HASHED_AT_ONCE = 1024
 
 
 class KeptNonces(Protocol):
-    """Keeps one ML node's nonces through restarts until they are committed. Blocks; never raises."""
+    """Keeps one ML node's nonces through restarts until they are committed. Never raises."""
 
-    def begin(self, batch: Hash32, vectors_max: int) -> bytes:
+    async def begin(self, batch: Hash32, vectors_max: int) -> bytes:
         """Return the vectors kept of `batch`, at most so many, and go on after them; those of any other are dropped."""
 
     def append(self, vectors: list[bytes]) -> None:
         """Keep the next vectors."""
 
-    def sync(self) -> None:
+    async def sync(self) -> None:
         """Have what was kept survive the loss of power."""
 
-    def drop(self) -> None:
+    async def drop(self) -> None:
         """Forget them."""
 
 
@@ -260,7 +260,7 @@ class MiningService:
         if self._kept is None:
             return batch
         name = keccak_digest([epoch, self._chain.account, self._engine.node_id, model_id, seed])
-        vectors = await trio.to_thread.run_sync(self._kept.begin, name, self._nonces_max)
+        vectors = await self._kept.begin(name, self._nonces_max)
         for place in range(0, len(vectors), VECTOR_BYTES):
             batch.add(vectors[place : place + VECTOR_BYTES])
             if batch.count % HASHED_AT_ONCE == 0:
@@ -272,12 +272,12 @@ class MiningService:
 
     async def _drop_kept(self) -> None:
         if self._kept is not None:
-            await trio.to_thread.run_sync(self._kept.drop)
+            await self._kept.drop()
 
     async def _sync_kept(self, kept: KeptNonces) -> None:
         while True:
             await trio.sleep(SYNC_SECONDS)
-            await trio.to_thread.run_sync(kept.sync)
+            await kept.sync()
 
     async def _compute(
         self,

@@ -58,6 +58,8 @@ class Findings:
 
     votes: dict[NodeKey, PocVote] = field(default_factory=dict)
     figures: dict[NodeKey, VoteFigures] = field(default_factory=dict)
+    not_held: set[NodeKey] = field(default_factory=set)
+    """Batches that this node's own disk had no room for when they were tried last."""
 
 
 class BundleAudits(Protocol):
@@ -247,11 +249,17 @@ class ValidatingService:
             return _abstain(commit, "no-model")
         if not 0 < commit.count <= BATCH_NONCES_MAX:
             return _abstain(commit, "no-such-size")
-        found.votes[key] = _abstain(commit, "no-data")  # what stays if time runs out
+        if key not in found.not_held:
+            found.votes[key] = _abstain(commit, "no-data")  # what stays if time runs out
         try:
             data = await self._fetch(commit)
         except ContentNotHeldError:
-            found.votes[key] = _abstain(commit, "no-time")  # this node's own disk had no room
+            found.votes[key] = _abstain(commit, "no-time")  # nobody withheld it
+            found.not_held.add(key)
+            raise
+        except ContentUnavailableError:
+            found.votes[key] = _abstain(commit, "no-data")
+            found.not_held.discard(key)
             raise
         if data is None or len(data) != commit.count * VECTOR_BYTES:
             return _refuse(commit, "wrong-size")

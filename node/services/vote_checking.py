@@ -127,13 +127,13 @@ class VoteChecker:
         if bundle.evidence_cid is None:
             return None
         withheld = VoteCheck(validator, Verdict.INVALID, 0, 0, EVIDENCE_WITHHELD)
-        found[validator] = withheld  # what stays if it does not come by the end
+        found.setdefault(validator, withheld)  # what stays if it does not come by the end
         try:
             evidence = from_bytes(VoteEvidence, await self._read(bundle.evidence_cid, validator, EVIDENCE_BYTES_MAX))
             figures = checked_figures(evidence, bundle, judging)
             await keep_proof(self._content, bundle.evidence_cid, bundle.epoch)
         except ContentNotHeldError:
-            found[validator] = VoteCheck(validator, Verdict.ABSTAIN, 0, 0, "no-time")  # our own disk, not its fault
+            found[validator] = VoteCheck(validator, Verdict.ABSTAIN, 0, 0, "no-time")  # nobody withheld it
             raise
         except (SchemaError, _DiffersError) as error:
             log.warning("a validator's evidence does not carry its votes", validator=validator, reason=str(error))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import structlog
+import trio
 
 from node.private_files import PrivateFileError, create_private_directory
 from node.protocol.identifiers import Hash32
@@ -26,19 +27,30 @@ RECORD_BYTES = CHECKSUM_BYTES + VECTOR_BYTES
 
 
 class NonceFile:
-    """The vectors of one ML node's present batch. Blocking calls, one at a time; a disk that fails costs only what a
-    restart would have saved."""
+    """The vectors of one ML node's present batch. A disk that fails costs only what a restart would have saved."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: BinaryIO | None = None
         self._count = 0
 
-    def begin(self, batch: Hash32, vectors_max: int) -> bytes:
+    async def begin(self, batch: Hash32, vectors_max: int) -> bytes:
         """Return the vectors kept of `batch`, at most so many, and keep what is appended from now on after them.
 
-        What is there of any other batch is dropped. May read 130 MB.
+        What is there of any other batch is dropped. May read 130 MB, in a worker thread.
         """
+        return await trio.to_thread.run_sync(self.begin_blocking, batch, vectors_max)
+
+    async def sync(self) -> None:
+        """Have on the disk what was appended."""
+        await trio.to_thread.run_sync(self.sync_blocking)
+
+    async def drop(self) -> None:
+        """Forget the batch: it is committed, or it is too late."""
+        await trio.to_thread.run_sync(self.drop_blocking)
+
+    def begin_blocking(self, batch: Hash32, vectors_max: int) -> bytes:
+        """As `begin`, for who may block."""
         self._close()
         kept = b""
         try:
@@ -65,16 +77,16 @@ class NonceFile:
             self._give_up(error)
         self._count += len(vectors)
 
-    def sync(self) -> None:
-        """Have on the disk what was appended."""
+    def sync_blocking(self) -> None:
+        """As `sync`."""
         try:
             if self._file is not None:
                 os.fsync(self._file.fileno())
         except (OSError, ValueError) as error:  # ValueError: closed meanwhile, because a write failed
             self._give_up(error)
 
-    def drop(self) -> None:
-        """Forget the batch: it is committed, or it is too late."""
+    def drop_blocking(self) -> None:
+        """As `drop`."""
         self._close()
         try:
             self._path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from netsim.network import SimulatedNetwork, Switchboard
 from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, PARAMETERS
 from netsim.trace import Trace
 from node.ports import EngineFailedError, EngineRefusedError
-from node.protocol.identifiers import Address, Cid, EpochNumber, ModelId, NodeId, PeerId
+from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, PeerId
 from node.protocol.nonces import VECTOR_BYTES, split_vectors, vectors_root
 from node.protocol.records import MLNodeRegistration, PocCommit
 from node.protocol.stages import Stage, first_block_of
@@ -244,6 +244,22 @@ def counting(seconds: float) -> CountingEngine:
     return engine
 
 
+class BlockingFile(NonceFile):
+    """Without worker threads: simulated time does not wait for them."""
+
+    async def begin(self, batch: Hash32, vectors_max: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self.begin_blocking(batch, vectors_max)
+
+    async def sync(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.sync_blocking()
+
+    async def drop(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.drop_blocking()
+
+
 class RefusingContent(SimulatedContent):
     """A disk without room, for so many tries."""
 
@@ -254,6 +270,11 @@ class RefusingContent(SimulatedContent):
             self.refusals -= 1
             raise OSError(28, "No space left on device")
         return await super().add_bytes(data)
+
+
+async def until_block(ledger: Ledger, block: int) -> None:
+    while ledger.height < block:
+        await trio.sleep(BLOCK_SECONDS / 4)
 
 
 def mine_with_stop(
@@ -279,7 +300,7 @@ def mine_with_stop(
             for engine, until, model_id in zip(engines, (stop_block, None), (MODEL_ID, model), strict=True):
                 engine.model_id = model_id
                 draw = Everything(selected=False)
-                kept = NonceFile(path)
+                kept = BlockingFile(path)
                 service = MiningService(chain, network, content, engine, draw, nonces_max=10_000, kept=kept)
                 scope = trio.CancelScope()
 
@@ -289,10 +310,10 @@ def mine_with_stop(
 
                 nursery.start_soon(run, service, scope)
                 if until is not None:
-                    await trio.sleep((until - ledger.height) * BLOCK_SECONDS)
+                    await until_block(ledger, until)
                     scope.cancel()
-                    await trio.sleep((start_block - ledger.height) * BLOCK_SECONDS)
-            await trio.sleep((first_block_of(0, Stage.VALIDATE, PARAMETERS) - ledger.height) * BLOCK_SECONDS)
+                    await until_block(ledger, start_block)
+            await until_block(ledger, first_block_of(0, Stage.VALIDATE, PARAMETERS))
             nursery.cancel_scope.cancel()
         commits = {key[1]: commit for key, commit in ledger.state.poc_commits.get(EpochNumber(0), {}).items()}
         for commit in commits.values():
@@ -336,10 +357,10 @@ def test_who_is_back_only_in_the_next_stage_commits_what_it_had(tmp_path: Path) 
 
 
 def test_who_begins_in_the_next_stage_mines_nothing(tmp_path: Path) -> None:
-    assert mine_with_stop(tmp_path / "node", stop_block=1, start_block=END)[0] == {}
+    assert mine_with_stop(tmp_path / "node", stop_block=4, start_block=END)[0] == {}
 
 
 def test_a_batch_waits_for_room_on_the_disk_and_is_given_up_only_when_it_is_too_late(tmp_path: Path) -> None:
-    commits, before, after = mine_with_stop(tmp_path / "a", stop_block=1, start_block=2, refusals=1)
+    commits, before, after = mine_with_stop(tmp_path / "a", stop_block=4, start_block=5, refusals=1)
     assert commits[NODE_ID].count == before + after > 0
-    assert mine_with_stop(tmp_path / "b", stop_block=1, start_block=2, refusals=10**9)[0] == {}
+    assert mine_with_stop(tmp_path / "b", stop_block=4, start_block=5, refusals=10**9)[0] == {}

@@ -134,6 +134,7 @@ async def test_proofs_go_when_no_verdict_may_rest_on_them_and_the_newest_result_
     commits = [replace(commit(2, 8, epoch=epoch).commit, vectors_cid=vectors[epoch]) for epoch in range(now)]
     commits.append(replace(commits[-PROOF_EPOCHS_KEPT - 1], node_id=NodeId("2"), vectors_cid=mine))
     ledger._seal_block([PocCommitted(batch) for batch in commits])
+    ledger.mine()  # so that they are confirmed
     chain = SimulatedChain(ledger, key_of(1), confirmations=1)
     real, failed = own.forget, []
 

@@ -20,16 +20,16 @@ def vectors(first: int, count: int) -> list[bytes]:
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "nonces" / "node"
     file = NonceFile(path)
-    assert file.begin(BATCH, 1000) == b""
+    assert file.begin_blocking(BATCH, 1000) == b""
     file.append(vectors(0, 3))
     file.append(vectors(3, 2))
-    file.sync()
+    file.sync_blocking()
     return path
 
 
 def taken(path: Path, batch: Hash32 = BATCH, most: int = 1000) -> int:
     """How many of the first vectors are taken; that they are these is asserted."""
-    kept = NonceFile(path).begin(batch, most)
+    kept = NonceFile(path).begin_blocking(batch, most)
     assert kept == b"".join(vectors(0, len(kept) // VECTOR_BYTES))
     return len(kept) // VECTOR_BYTES
 
@@ -40,7 +40,7 @@ def test_what_was_appended_is_taken_without_a_word_from_the_run_before(path: Pat
 
 def test_what_comes_after_a_restart_follows_what_was_taken(path: Path) -> None:
     file = NonceFile(path)
-    file.begin(BATCH, 1000)
+    file.begin_blocking(BATCH, 1000)
     file.append(vectors(5, 2))
     assert taken(path) == 7
 
@@ -50,7 +50,7 @@ def test_a_torn_tail_is_cut_and_written_again(path: Path, lost: int) -> None:
     path.write_bytes(path.read_bytes()[:-lost])
     whole = 5 - -(-lost // RECORD_BYTES)
     file = NonceFile(path)
-    assert len(file.begin(BATCH, 1000)) == whole * VECTOR_BYTES
+    assert len(file.begin_blocking(BATCH, 1000)) == whole * VECTOR_BYTES
     file.append(vectors(whole, 5 - whole + 1))
     assert taken(path) == 6
 
@@ -87,24 +87,24 @@ def test_no_more_is_taken_than_may_be_committed(path: Path) -> None:
 
 def test_a_batch_that_is_dropped_is_gone(path: Path) -> None:
     file = NonceFile(path)
-    file.drop()
-    file.drop()
+    file.drop_blocking()
+    file.drop_blocking()
     assert taken(path) == 0
 
 
 def test_a_disk_that_fails_stops_no_mining_and_spoils_nothing(path: Path) -> None:
     file = NonceFile(path)
-    file.begin(BATCH, 1000)
+    file.begin_blocking(BATCH, 1000)
     assert file._file is not None
     file._file.close()
-    file.sync()
+    file.sync_blocking()
     file.append(vectors(5, 2))  # nothing is kept any more
-    file.sync()
+    file.sync_blocking()
     assert taken(path) == 5
     blocked = NonceFile(path / "below a file" / "node")
-    assert blocked.begin(BATCH, 1000) == b""
+    assert blocked.begin_blocking(BATCH, 1000) == b""
     blocked.append(vectors(0, 1))
-    blocked.sync()
+    blocked.sync_blocking()
 
 
 def test_of_a_write_that_the_disk_cut_short_nothing_is_taken(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,8 +122,18 @@ def test_of_a_write_that_the_disk_cut_short_nothing_is_taken(path: Path, monkeyp
             self._real.close()
 
     file = NonceFile(path)
-    file.begin(BATCH, 1000)
+    file.begin_blocking(BATCH, 1000)
     monkeypatch.setattr(file, "_file", Short(file))
     file.append(vectors(5, 2))
     file.append(vectors(7, 2))
     assert taken(path) == 5
+
+
+async def test_what_does_not_block_does_the_same(path: Path) -> None:
+    file = NonceFile(path)
+    assert await file.begin(BATCH, 1000) == b"".join(vectors(0, 5))
+    file.append(vectors(5, 1))
+    await file.sync()
+    assert taken(path) == 6
+    await file.drop()
+    assert taken(path) == 0
