@@ -31,7 +31,7 @@ from node.ml_nodes import default_engine_python
 from node.ports import Chain, Engine, Head
 from node.protocol.identifiers import Address, BlockNumber, Hash32, ModelId, NodeId
 from node.protocol.nonces import nonce_prompt
-from node.services.mining import MiningService
+from node.services.mining import Batch, MiningService
 
 NONCES = 512
 ROUNDS = 4
@@ -81,7 +81,8 @@ async def mined(engine: MinedEngine, seed: Hash32, group: int) -> Cost:
     service = MiningService(cast(Chain, StillChain()), nobody, nobody, cast(Engine, engine), nobody, nonces_max=NONCES)
     own = time.process_time()
     started, used = trio.current_time(), processor_seconds(group)
-    batch = await service._compute(seed, MODEL, BlockNumber(1))
+    batch = Batch()
+    await service._compute(batch, seed, MODEL, BlockNumber(1))
     if batch.count != NONCES:
         raise RuntimeError(f"{batch.count} of {NONCES} nonces were computed")
     spent = processor_seconds(group) - used + time.process_time() - own

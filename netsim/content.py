@@ -1,7 +1,7 @@
 """The Content port of simulated nodes: bytes by CID, fetched from whoever holds them, in the time that takes."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import trio
 
@@ -9,7 +9,7 @@ from netsim.ticks import sleep
 from netsim.trace import Trace
 from node.ports import BadContentError, ContentUnavailableError, Provider
 from node.protocol.cids import cid_from_bytes
-from node.protocol.identifiers import Cid
+from node.protocol.identifiers import Cid, EpochNumber
 
 BYTES_PER_SECOND = 50_000_000
 """A modest link; with ROUND_TRIP_SECONDS it sets how long a fetch takes."""
@@ -30,6 +30,9 @@ class SimulatedContent:
     def __init__(self, exchange: ContentExchange, host: str, port: int) -> None:
         self._exchange = exchange
         self._blocks: dict[Cid, bytes] = {}
+        self._own: set[Cid] = set()
+        self._kept: dict[Cid, int] = {}
+        """By content, the last epoch for which it is kept."""
         self.withhold = False
         """A hostile node's switch: keep content to oneself."""
         self.hidden: set[Cid] = set()
@@ -55,7 +58,24 @@ class SimulatedContent:
         await trio.lowlevel.checkpoint()
         cid = cid_from_bytes(b"\x01\x55\x12\x20" + hashlib.sha256(data).digest())
         self._blocks[cid] = data
+        self._own.add(cid)
         return cid
+
+    async def keep(self, cid: Cid, until: EpochNumber) -> None:
+        """Hold `cid` through epoch `until`."""
+        await trio.lowlevel.checkpoint()
+        if cid in self._blocks:
+            self._kept[cid] = max(until, self._kept.get(cid, 0))
+
+    async def forget(self, epoch: EpochNumber, named: Collection[Cid]) -> None:
+        """Remove what was kept until an epoch before `epoch`, and of `named` what was fetched and is not kept."""
+        await trio.lowlevel.checkpoint()
+        over = {cid for cid, until in self._kept.items() if until < epoch}
+        for cid in over:
+            del self._kept[cid]
+        for cid in over | {cid for cid in named if cid not in self._kept and cid not in self._own}:
+            self._blocks.pop(cid, None)
+            self._own.discard(cid)
 
     async def has(self, cid: Cid) -> bool:
         """Whether `cid` is held here."""

@@ -1,5 +1,6 @@
 """Wires what a daemon does for an epoch: proving, validating, auditing, forming its result, punishing."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from node.operations.audits import DaemonAuditOperations
 from node.operations.poc import DaemonPocOperations
 from node.operations.rewards import DaemonRewardOperations
 from node.ports import Chain, Content, Network
+from node.protocol.identifiers import NodeId
 from node.services.brokered import BrokeredEngine
 from node.services.calibration_notices import log_void_calibrations
 from node.services.epochs import EpochBook
@@ -31,6 +33,7 @@ from node.services.tidying import TidyingService
 from node.services.validating import ValidatingService
 from node.settings import Settings
 from node.store.books import Books
+from node.store.nonce_file import NonceFile
 from node.supervisor import Supervisor
 
 
@@ -81,7 +84,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
         parts.report_false_result,
     )
     supervisor.add("objecting", objecting.run)
-    supervisor.add("tidying", TidyingService(chain, store).run)
+    supervisor.add("tidying", TidyingService(chain, store, content, parts.epochs).run)
     supervisor.add("punishing", PunishingService(chain, network, store, parts.epochs, parts.router).run)
     settings = parts.settings
     auditing = add_auditing(
@@ -99,7 +102,12 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     )
     provers = [e for e, wanted in zip(parts.engines, settings.engines, strict=True) if wanted.api == "vllm"]
     nonces_max = settings.mining.nonces_max
-    miners = [MiningService(chain, network, content, engine, slots, nonces_max=nonces_max) for engine in provers]
+    miners = [
+        MiningService(
+            chain, network, content, engine, slots, nonces_max=nonces_max, kept=nonce_file(settings, engine.node_id)
+        )
+        for engine in provers
+    ]
     for miner in miners:
         supervisor.add(f"mining {miner.node_id}", miner.run)
     wants_scaling = parts.settings.participant.scale_preserved_weight
@@ -115,3 +123,9 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
         chain, content, store, parts.presence, parts.epochs, forming.signatures, miners, provers, objecting
     )
     return audit_method_table(audits) | reward_method_table(rewards) | poc_method_table(proofs)
+
+
+def nonce_file(settings: Settings, node_id: NodeId) -> NonceFile:
+    """Return where an ML node's nonces are kept until they are committed."""
+    # A node's name may have characters that no file's name has.
+    return NonceFile(settings.node.data_dir / "nonces" / hashlib.sha256(node_id.encode()).hexdigest()[:16])

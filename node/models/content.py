@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +11,8 @@ import structlog
 import trio
 
 from node.models.provider_health import ProviderHealth
-from node.ports import BadContentError, ContentUnavailableError, Provider
-from node.protocol.identifiers import Cid
+from node.ports import BadContentError, ContentNotHeldError, ContentUnavailableError, Provider
+from node.protocol.identifiers import Cid, EpochNumber
 from p2p.content.blockstore import BlockMissingError, BlockStore
 from p2p.content.cid import Cid as BlockCid
 from p2p.content.cid import CidError
@@ -39,6 +39,10 @@ MODEL_BYTES_MAX = 4 * 1024**4
 """4 TiB; keeps a hostile registry entry from filling any disk without end."""
 PIN_NAME = "fetched"
 """The pin that keeps the nodes of a fetched directory from being evicted, so that its files stay held and served."""
+KEPT_PREFIX = "until-epoch-"
+"""Pins of what rules need for a time are named so, and by the last epoch in which they do."""
+FREE_BYTES_MIN = 256 * 1024 * 1024
+"""What content leaves free of its disk: the books, in which money is, are most often on the same one."""
 SOURCES_COUNTED_MAX = 1024
 OTHERS = "others"
 """Stands for the sources that are no longer counted one by one."""
@@ -108,6 +112,32 @@ class ContentAdapter:
         imported = await trio.to_thread.run_sync(import_file, io.BytesIO(data), self.store.put)
         return Cid(str(imported.cid))
 
+    async def keep(self, cid: Cid, until: EpochNumber) -> None:
+        """Pin `cid` until `forget` is called for a later epoch than `until`; see `node.ports.Content`."""
+        root = BlockCid.parse(cid)
+
+        def run() -> None:
+            # A pin on what is not here would leave open what else it reaches.
+            if is_held(self.store, root):
+                self.store.pin(root, f"{KEPT_PREFIX}{until}")
+
+        await trio.to_thread.run_sync(run)
+
+    async def forget(self, epoch: EpochNumber, named: Collection[Cid]) -> None:
+        """Remove what was kept for epochs before `epoch`, and fetched content; see `node.ports.Content`."""
+        roots = [root for cid in named if (root := _parsed(cid)) is not None]
+
+        def run() -> int:
+            over = [pin for pin in self.store.pins() if (until := _kept_until(pin.name)) is not None and until < epoch]
+            for pin in over:
+                self.store.unpin(pin.root, pin.name)
+            removed = self.store.discard([pin.root for pin in over], own=True)
+            return removed + self.store.discard(roots, own=False)
+
+        removed = await trio.to_thread.run_sync(run)
+        if removed:
+            log.info("content of old epochs is removed", before_epoch=epoch, removed_bytes=removed)
+
     async def import_directory(
         self, path: Path, advance: Callable[[int], None] | None = None, *, in_place: bool = False
     ) -> tuple[Cid, int]:
@@ -132,6 +162,9 @@ class ContentAdapter:
         except ValueError as error:  # a fault of a source or of ours: nothing may be concluded of the content
             log.exception("content could not be read for an unforeseen reason", cid=cid)
             raise ContentUnavailableError(f"{cid}: {error}") from error
+        except OSError as error:
+            log.error("content cannot be stored on this node's disk; it is tried again", cid=cid, reason=str(error))
+            raise ContentNotHeldError(f"{cid} cannot be stored here: {error}") from error
 
     async def _read_file(self, block_cid: BlockCid, cid: Cid, providers: Sequence[Provider], limit_bytes: int) -> bytes:
 
@@ -262,6 +295,19 @@ class ContentAdapter:
                 del self._destinations[idle]
 
 
+def _parsed(cid: Cid) -> BlockCid | None:
+    """Return a CID that somebody else named; None for one of a kind that is never held here."""
+    try:
+        return BlockCid.parse(cid)
+    except CidError:
+        return None
+
+
+def _kept_until(name: str) -> int | None:
+    number = name.removeprefix(KEPT_PREFIX)
+    return int(number) if name != number and number.isascii() and number.isdecimal() else None
+
+
 def _name(provider: Provider) -> str:
     host = f"[{provider.host}]" if ":" in provider.host else provider.host
     return f"{host}:{provider.port}"
@@ -283,7 +329,9 @@ async def open_content(
     p2p.content.gateway.server.GatewayPortError.
     """
     exchange = exchange or ContentExchange()
-    store = await trio.to_thread.run_sync(lambda: BlockStore(directory, bytes_max=cache_bytes_max))
+    store = await trio.to_thread.run_sync(
+        lambda: BlockStore(directory, bytes_max=cache_bytes_max, free_bytes_min=FREE_BYTES_MIN)
+    )
     try:
         if not serve:
             yield ContentAdapter(store, None, 0, exchange)

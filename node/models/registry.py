@@ -152,7 +152,11 @@ class ModelRegistry:
         changed = replace(entry, status=status, reason=reason[:REASON_CHARACTERS_MAX])
         if status is ModelStatus.DELETED:
             changed = replace(changed, size_bytes=0, pinned=False)
-        self._save(changed, files=() if status is ModelStatus.DELETED else None)
+        has_none = status in (
+            ModelStatus.DELETED,
+            ModelStatus.DOWNLOADING,
+        )  # of what was damaged nothing is known any more
+        self._save(changed, files=() if has_none else None)
         return changed
 
     def resolved(

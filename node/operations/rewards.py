@@ -183,7 +183,8 @@ class DaemonRewardOperations:
             )
             weights = state.group_weights(epoch)
             return explain_no_result(epoch, weights, available, account, is_voided=epoch in state.voided)
-        return explain(result, await self._frozen_group(epoch, until), account)
+        commits = state.poc_commits.get(epoch, {}).values()
+        return explain(result, await self._frozen_group(epoch, until), account, commits)
 
     async def _frozen_group(self, epoch: EpochNumber, until: float) -> EpochGroup | None:
         """The group in charge in `epoch`, if a result made it."""

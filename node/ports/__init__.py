@@ -6,7 +6,7 @@ whoever needs them imports them from here.
 
 from node.ports.chain import ActionOutcome, ActionStatus, Chain, Head, StageChange
 from node.ports.clock import WallClock
-from node.ports.content import BadContentError, Content, ContentUnavailableError, Provider
+from node.ports.content import BadContentError, Content, ContentNotHeldError, ContentUnavailableError, Provider
 from node.ports.engine import (
     ChatMessage,
     Engine,
@@ -41,6 +41,7 @@ __all__ = [
     "Chain",
     "ChatMessage",
     "Content",
+    "ContentNotHeldError",
     "ContentUnavailableError",
     "Engine",
     "EngineFailedError",

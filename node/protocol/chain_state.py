@@ -251,7 +251,11 @@ class ChainState:
     def counts(self, participant: Address, epoch: int) -> bool:
         """Whether proofs of `participant` in `epoch` count: it is not barred, and its collateral suffices."""
         collateral = self.collateral.get(participant, CollateralState())
-        return epoch >= collateral.barred_until and collateral.deposited >= self.min_collateral
+        return not self.is_barred(participant, epoch) and collateral.deposited >= self.min_collateral
+
+    def is_barred(self, participant: Address, epoch: int) -> bool:
+        """Whether a punishment keeps `participant` out in `epoch`."""
+        return epoch < self.collateral.get(participant, CollateralState()).barred_until
 
     def apply(self, event: ChainEvent) -> None:
         """Take one confirmed event into account. Events arrive in chain order, each exactly once."""

@@ -15,7 +15,6 @@ from node.protocol.findings import AuditVote
 from node.protocol.identifiers import Address, BlockNumber, EpochNumber, ModelId, NodeId
 from node.protocol.records import EpochGroup, MLNodeRegistration, ParticipantRecord
 from node.protocol.schedules import ParameterSchedule
-from node.protocol.scores import NO_TIME
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
 
@@ -125,6 +124,8 @@ def why_idle(account: Address, state: ChainState, epoch: EpochNumber) -> str:
     return "it registered after this epoch's mining had begun; it mines in the next one"
 
 
+NO_TIME = "no-time"
+"""What an audit says that was not done yet."""
 _ALL_EPOCH_LONG = frozenset({DutyKind.SERVE, DutyKind.KEEP_SERVING})
 
 

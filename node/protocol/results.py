@@ -148,7 +148,9 @@ def form_epoch_result_in_slices(
         judges_for(weights, state, previous.group if previous else None) if judges is None else judges,
         previous.histories if previous else (),
     )
-    nodes = _with_others(found.nodes, committed, frozen, preserved)
+    members = {member.participant for member in frozen.members}
+    listed = {key: commit for key, commit in committed.items() if key[0] in members or state.is_barred(key[0], epoch)}
+    nodes = _with_others(found.nodes, listed, frozen, preserved)
     bands = bands_of(state if audit_state is None else audit_state, previous.group if previous else None)
     audited = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands)
     audits = audited.outcomes
@@ -209,7 +211,11 @@ def _with_others(
     frozen: EpochGroup,
     preserved: Mapping[NodeKey, int],
 ) -> tuple[NodeOutcome, ...]:
-    """Add the nodes whose batches do not count, and those that kept serving; ascending by (participant, node id)."""
+    """Add the nodes whose batches do not count, and those that kept serving; ascending by (participant, node id).
+
+    `committed` are those of members and of who is barred: anybody else without collateral can commit thousands for the
+    gas, which would make a result that nobody reads.
+    """
     known = {(outcome.participant, outcome.node_id) for outcome in judged}
     models = {
         (member.participant, node.node_id): node.model_id for member in frozen.members for node in member.ml_nodes

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from node.protocol.findings import SCORE_FULL, NodeFate, PointLoss
 from node.protocol.identifiers import Address, EpochNumber, ModelId, NodeId, TokenAmount
 from node.protocol.penalties import fraudulent
-from node.protocol.records import EpochGroup, EpochResult
+from node.protocol.records import EpochGroup, EpochResult, PocCommit
 from node.protocol.rewards import counted_weight, get_settle_amount
 from node.protocol.scores import AVAILABILITY_TENTHS, PARTICIPATION_TENTHS, QUALITY_TENTHS, SPEED_TENTHS
 
@@ -24,6 +24,7 @@ NO_BATCH = "no-batch"
 THROUGHPUT = "throughput"
 COVERAGE = "coverage"
 FRAUD = "fraud"
+NOT_COUNTED = "not-counted"
 
 REASONS = {
     NO_RESULT: "no result of the epoch was accepted by its end, so nobody was paid",
@@ -33,7 +34,7 @@ REASONS = {
     THROUGHPUT: "the node served less through Proof of Compute than its weight stands for",
     COVERAGE: "no coverage bonus: it does not serve every model with a node that counts",
     FRAUD: "fraud was proven; nothing of the epoch is paid",
-    "not-counted": "the participant is barred, or has too little collateral deposited",
+    NOT_COUNTED: "the participant is barred, or has too little collateral deposited",
     "rejected": "the batch was rejected",
     "undecided": "the batch found no majority of those able to judge it",
     "too-many-nonces": "the batch has more nonces than one may have",
@@ -84,11 +85,14 @@ class _LostWeight:
     weight: int
 
 
-def explain(result: EpochResult, frozen: EpochGroup | None, participant: Address) -> Explanation:
+def explain(
+    result: EpochResult, frozen: EpochGroup | None, participant: Address, committed: Iterable[PocCommit] = ()
+) -> Explanation:
     """Explain what `participant` was paid for the epoch of `result`.
 
     `frozen` is the group that was in charge in it, as the result before made it: who had to mine. None where there
-    was no result before: then nobody had to.
+    was no result before: then nobody had to. `committed` are the batches that the chain has of the epoch: a result
+    does not name all that do not count.
     """
     others = sum(
         counted_weight(share.weight, covers_models=share.covers_models)
@@ -96,7 +100,7 @@ def explain(result: EpochResult, frozen: EpochGroup | None, participant: Address
         if share.participant != participant
     )
     own = next((share for share in result.settled if share.participant == participant), None)
-    lost = _lost_weights(result, frozen, participant)
+    lost = _lost_weights(result, frozen, participant, committed)
     weight = (0 if own is None else own.weight) + sum(entry.weight for entry in lost)
 
     def amount(weight: int, *, covers_models: bool = True, score: int = SCORE_FULL) -> TokenAmount:
@@ -149,7 +153,9 @@ def explain_no_result(
     return Explanation(epoch, participant, most, TokenAmount(0), parts)
 
 
-def _lost_weights(result: EpochResult, frozen: EpochGroup | None, participant: Address) -> list[_LostWeight]:
+def _lost_weights(
+    result: EpochResult, frozen: EpochGroup | None, participant: Address, committed: Iterable[PocCommit]
+) -> list[_LostWeight]:
     """What its nodes lack, in the order of their names."""
     had: dict[NodeId, int] = {}
     if frozen is not None:
@@ -169,6 +175,11 @@ def _lost_weights(result: EpochResult, frozen: EpochGroup | None, participant: A
         else:
             reason = outcome.reason or outcome.fate.value
             lost.append(_LostWeight(outcome.node_id, reason, outcome.count - outcome.weight))
+    named = {outcome.node_id for outcome in result.nodes if outcome.participant == participant}
+    for commit in committed:
+        if commit.participant == participant and commit.node_id not in named:
+            lost.append(_LostWeight(commit.node_id, NOT_COUNTED, commit.count))
+            had.pop(commit.node_id, None)
     lost += [_LostWeight(node_id, NO_BATCH, weight) for node_id, weight in had.items()]
     return sorted((entry for entry in lost if entry.weight > 0), key=lambda entry: entry.node_id)
 

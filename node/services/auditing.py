@@ -17,7 +17,7 @@ from typing import Protocol
 import structlog
 import trio
 
-from node.ports import BadContentError, Chain, Content, ContentUnavailableError, Network, Store
+from node.ports import BadContentError, Chain, Content, ContentNotHeldError, ContentUnavailableError, Network, Store
 from node.protocol.asking import is_too_old
 from node.protocol.audit_bands import bands_of
 from node.protocol.audit_evidence import AuditEvidence, are_names_short, what_is_wrong, without_surplus
@@ -216,7 +216,7 @@ class AuditingService:
     async def _audit_book(self, committed: CommittedBook, draws: Sequence[int], work: _Round) -> None:
         """Audit what was drawn from one book, once it has come."""
         executor = committed.executor
-        rows = await self._rows(committed)
+        rows = await self._rows(committed, draws)
         drawn: Mapping[int, BookRow] = {}
         if rows is not None:
             drawn = await self._slicer.run(
@@ -240,8 +240,11 @@ class AuditingService:
     def _is_open(self, task: AuditTask) -> bool:
         return self._votes[task_order(task)].reason in OPEN_REASONS
 
-    async def _rows(self, committed: CommittedBook) -> BookRows | None:
-        """Fetch a book; None if it is not what was committed to. Tries until cancelled."""
+    async def _rows(self, committed: CommittedBook, draws: Sequence[int]) -> BookRows | None:
+        """Fetch a book; None if it is not what was committed to. Tries until cancelled.
+
+        Where it is this node's own disk that refuses, nothing is said against the executor meanwhile.
+        """
         executor = committed.executor
         while True:
             try:
@@ -251,6 +254,10 @@ class AuditingService:
                 return await self._slicer.run(read_book_in_slices(data, committed.book))
             except ContentUnavailableError as error:
                 log.info("a receipt book is not to be had yet", executor=executor, reason=str(error))
+                if isinstance(error, ContentNotHeldError):
+                    for task in (AuditTask(executor, draw, NO_DIGEST, None) for draw in draws):
+                        self._votes[task_order(task)] = abstention(task, "no-time")
+                    self._votes.write()
                 await trio.sleep(ROUND_SECONDS)
             except (BadContentError, BookError) as error:
                 log.warning("a receipt book is void", executor=executor, reason=str(error))

@@ -11,6 +11,7 @@ from node.protocol.codec import SchemaError, from_bytes
 from node.protocol.identifiers import Address, Cid
 from node.protocol.records import VoteBundle
 from node.services.judging import Judging
+from node.services.keeping import keep_proof
 from node.services.presence import PresenceTable
 
 log = structlog.get_logger(__name__)
@@ -60,6 +61,7 @@ class BundleFetching:
                     )
                 bundle = from_bytes(VoteBundle, data)
                 self._judging.check(bundle, validator)
+                await keep_proof(self._content, cid, bundle.epoch)
                 self.held[validator] = bundle
             except ContentUnavailableError as error:
                 log.info("a vote bundle is not to be had yet", validator=validator, reason=str(error))

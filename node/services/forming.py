@@ -26,6 +26,7 @@ from node.services.epochs import RESULT_BYTES_MAX, EpochBook, result_to_bytes
 from node.services.formed_results import FormedResult, has_objected, save_formed
 from node.services.giving_way import GivingWay
 from node.services.gossip import GossipRouter
+from node.services.keeping import store_proof
 from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
 from node.services.punishing import FORMED, formed_document
@@ -173,7 +174,7 @@ class FormingService:
                 limit_bytes=RESULT_BYTES_MAX,
             )
             return None
-        content_cid = await self._content.add_bytes(content)
+        content_cid = await store_proof(self._content, content, inputs.epoch, "result")
         summary, validator_set = summarise(result, content_cid)
         digest = epoch_result_digest(summary, self._chain.chain_id, self._chain.epoch_manager)
         formed = _Formed(summary, validator_set, digest)

@@ -3,18 +3,21 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
 
 import structlog
 import trio
 
 from node.ports import ActionStatus, Chain, Content, Engine, EngineRefusedError, Network
 from node.protocol.actions import CommitPoc
+from node.protocol.canonical import keccak_digest
 from node.protocol.chain_state import FIRST_EPOCH
-from node.protocol.identifiers import BlockNumber, EpochNumber, Hash32, ModelId, NodeId
+from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, Hash32, ModelId, NodeId
 from node.protocol.messages import PocAnnouncement
-from node.protocol.nonces import BATCH_NONCES_MAX, VectorsRoot, nonce_prompt, quantise
+from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, nonce_prompt, quantise
 from node.protocol.records import PocCommit
 from node.protocol.stages import Stage
+from node.services.keeping import store_proof
 from node.services.poc_slots import PocSlots
 from node.services.reading_ahead import QUESTION_PROMPTS, Prompts, Rows, read_ahead
 from node.services.timing import cancel_at, epochs_at, until_head, window
@@ -30,6 +33,28 @@ SELECTION_PATIENCE_SECONDS = 10.0
 """How long to wait for the result that tells whether this node is to mine at all."""
 SELECTION_PART_MAX = 4
 """And no longer than this part of GENERATE: a quarter. Stages may last seconds."""
+
+
+SYNC_SECONDS = 30.0
+"""So much work a loss of power costs at most; the end of the daemon alone costs none."""
+HASHED_AT_ONCE = 1024
+"""Vectors between two looks at what else there is to do: some 3 ms."""
+
+
+class KeptNonces(Protocol):
+    """Keeps one ML node's nonces through restarts until they are committed. Never raises."""
+
+    async def begin(self, batch: Hash32, vectors_max: int) -> bytes:
+        """Return the vectors kept of `batch`, at most so many, and go on after them; those of any other are dropped."""
+
+    def append(self, vectors: list[bytes]) -> None:
+        """Keep the next vectors."""
+
+    async def sync(self) -> None:
+        """Have what was kept survive the loss of power."""
+
+    async def drop(self) -> None:
+        """Forget them."""
 
 
 class MiningState(Enum):
@@ -58,7 +83,7 @@ class MiningProgress:
 
 
 @dataclass(slots=True)
-class _Batch:
+class Batch:
     """Nonces as they are computed: 126 bytes each, and a root of a few hashes, however many there are."""
 
     count: int = 0
@@ -66,6 +91,7 @@ class _Batch:
     root: VectorsRoot = field(default_factory=VectorsRoot)
 
     def add(self, vector: bytes) -> None:
+        """Append the next nonce's vector."""
         self.vectors += vector
         self.root.add(vector)
         self.count += 1
@@ -83,13 +109,16 @@ class MiningService:
         slots: PocSlots,
         *,
         nonces_max: int,
+        kept: KeptNonces | None = None,
     ) -> None:
+        """Without `kept`, a restart begins an epoch's nonces again with the first one."""
         self._chain = chain
         self._network = network
         self._content = content
         self._engine = engine
         self._slots = slots
         self._nonces_max = min(nonces_max, BATCH_NONCES_MAX)
+        self._kept = kept
         self.progress = MiningProgress()
 
     @property
@@ -98,8 +127,12 @@ class MiningService:
         return self._engine.node_id
 
     async def run(self) -> None:
-        """Mine in every epoch's GENERATE stage for which this node is registered with the loaded model."""
-        async for epoch in epochs_at(self._chain, Stage.GENERATE, Stage.GENERATE):
+        """Mine in every epoch's GENERATE stage for which this node is registered with the loaded model; and in EXCHANGE
+        commit what a run before a restart mined.
+        """
+        async for epoch in epochs_at(self._chain, Stage.GENERATE, Stage.EXCHANGE):
+            _, end = window(self._chain, epoch, Stage.GENERATE, Stage.GENERATE)
+            starts_late = self._chain.head.number >= end
             self.progress = MiningProgress(epoch, MiningState.NOTHING)
             model_id = await self._model_in_time(epoch)
             if model_id is None:
@@ -107,9 +140,10 @@ class MiningService:
             elif self._chain.state.get_poc_batches_for_node(epoch, self._chain.account, self._engine.node_id):
                 # A run before a restart got so far; a second batch would be refused.
                 self.progress.state = MiningState.COMMITTED
+                await self._drop_kept()
             elif await self._must_mine(epoch, model_id):
                 self.progress.state = MiningState.MINING
-                await self._mine(epoch, model_id)
+                await self._mine(epoch, model_id, starts_late=starts_late)
 
     async def _model_in_time(self, epoch: EpochNumber) -> ModelId | None:
         """Return the model to mine with, if there is one by the end: who is ready late mines in what is left."""
@@ -160,15 +194,26 @@ class MiningService:
             )
         return judged and not selected
 
-    async def _mine(self, epoch: EpochNumber, model_id: ModelId) -> None:
+    async def _mine(self, epoch: EpochNumber, model_id: ModelId, *, starts_late: bool) -> None:
         begin, _ = window(self._chain, epoch, Stage.GENERATE, Stage.GENERATE)
         seed = await self._chain.block_hash(begin)
-        batch = await self._compute(seed, model_id, *self._last_blocks(epoch))
+        last, latest = self._last_blocks(epoch)
+        batch = await self._begin(epoch, seed, model_id)
+        if starts_late and (not batch.count or self._chain.head.number >= latest):
+            self.progress.state = MiningState.NOTHING
+            log.info("no mining this epoch: it began without this node", epoch=epoch, node=self.node_id)
+            return
+        await self._compute(batch, seed, model_id, last, latest)
         if not batch.count:
             self.progress.state = MiningState.NOTHING
             log.warning("no nonce was computed in time; no reward this epoch", epoch=epoch)
             return
         self.progress.state = MiningState.COMMITTING
+        vectors_cid = await self._store_vectors(epoch, bytes(batch.vectors))
+        if vectors_cid is None:
+            self.progress.state = MiningState.NOTHING
+            log.error("no batch is committed, for the disk had no room in time; no reward this epoch", epoch=epoch)
+            return
         commit = PocCommit(
             epoch=epoch,
             participant=self._chain.account,
@@ -176,7 +221,7 @@ class MiningService:
             model_id=model_id,
             count=batch.count,
             root=batch.root.root(),
-            vectors_cid=await self._content.add_bytes(bytes(batch.vectors)),
+            vectors_cid=vectors_cid,
         )
         # One key per node and epoch: a restart that mines again cannot commit a second, different batch.
         key = f"poc/{epoch}/{self._engine.node_id}"
@@ -197,22 +242,65 @@ class MiningService:
         else:
             self.progress.state = MiningState.REFUSED
             log.error("the batch was refused; no reward this epoch", epoch=epoch, reason=outcome.reason)
+        await self._drop_kept()
+
+    async def _store_vectors(self, epoch: EpochNumber, vectors: bytes) -> Cid | None:
+        """Return the CID of the file of vectors; None if the disk had no room for it as long as batches are taken."""
+        cid: Cid | None = None
+        _, end = window(self._chain, epoch, Stage.EXCHANGE, Stage.EXCHANGE)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
+            cid = await store_proof(self._content, vectors, epoch, "batch of nonces")
+            nursery.cancel_scope.cancel()
+        return cid
+
+    async def _begin(self, epoch: EpochNumber, seed: Hash32, model_id: ModelId) -> Batch:
+        """Return the batch to go on with: what a run before a restart kept of the same one, else an empty one."""
+        batch = Batch()
+        if self._kept is None:
+            return batch
+        name = keccak_digest([epoch, self._chain.account, self._engine.node_id, model_id, seed])
+        vectors = await self._kept.begin(name, self._nonces_max)
+        for place in range(0, len(vectors), VECTOR_BYTES):
+            batch.add(vectors[place : place + VECTOR_BYTES])
+            if batch.count % HASHED_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        self.progress.nonces = batch.count
+        if batch.count:
+            log.info("mining goes on where it stopped", epoch=epoch, node=self.node_id, nonces=batch.count)
+        return batch
+
+    async def _drop_kept(self) -> None:
+        if self._kept is not None:
+            await self._kept.drop()
+
+    async def _sync_kept(self, kept: KeptNonces) -> None:
+        while True:
+            await trio.sleep(SYNC_SECONDS)
+            await kept.sync()
 
     async def _compute(
-        self, seed: Hash32, model_id: ModelId, last_block: BlockNumber, latest: BlockNumber | None = None
-    ) -> _Batch:
-        """Compute nonces from 0 until `last_block` or the limit; the first ones until `latest`, if that is given. A
-        failed engine is waited for.
+        self,
+        batch: Batch,
+        seed: Hash32,
+        model_id: ModelId,
+        last_block: BlockNumber,
+        latest: BlockNumber | None = None,
+    ) -> None:
+        """Compute a batch's further nonces until `last_block` or the limit; the first ones until `latest`, if that is
+        given. A failed engine is waited for.
         """
-        batch = _Batch()
 
         def may_go_on() -> bool:
             is_late = bool(batch.count) and self._chain.head.number >= last_block
             return self._engine.model_id == model_id and not is_late
 
         def take(rows: Rows) -> None:
-            for vector in [quantise(logprobs) for logprobs in rows]:  # all or none: quantise() may raise
+            vectors = [quantise(logprobs) for logprobs in rows]  # all or none: quantise() may raise
+            for vector in vectors:
                 batch.add(vector)
+            if self._kept is not None:
+                self._kept.append(vectors)
             self.progress.nonces = batch.count
 
         async def stop_with_some() -> None:
@@ -223,16 +311,19 @@ class MiningService:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_at, self._chain, latest or last_block, nursery.cancel_scope)
             nursery.start_soon(stop_with_some)
+            if self._kept is not None:
+                nursery.start_soon(self._sync_kept, self._kept)
             try:
-                await read_ahead(self._engine, self._questions(seed), take, purpose="mining", may_go_on=may_go_on)
+                await read_ahead(
+                    self._engine, self._questions(seed, batch.count), take, purpose="mining", may_go_on=may_go_on
+                )
             except EngineRefusedError as error:
                 log.error("this model cannot be mined", model=model_id, reason=str(error))
             nursery.cancel_scope.cancel()
-        return batch
 
-    def _questions(self, seed: Hash32) -> Iterator[Prompts]:
-        """Yield the prompts of all nonces, a question's at a time."""
-        for start in range(0, self._nonces_max, QUESTION_PROMPTS):
+    def _questions(self, seed: Hash32, first: int) -> Iterator[Prompts]:
+        """Yield the prompts of all nonces from `first` on, a question's at a time."""
+        for start in range(first, self._nonces_max, QUESTION_PROMPTS):
             yield [
                 nonce_prompt(seed, self._chain.account, self._engine.node_id, nonce, self._engine.vocabulary_size)
                 for nonce in range(start, min(start + QUESTION_PROMPTS, self._nonces_max))

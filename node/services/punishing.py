@@ -99,13 +99,13 @@ class PunishingService:
         state, now = self._chain.state, position(self._chain).epoch
         for epoch in range(max(0, now - VERDICT_EPOCHS_MAX), now):
             number = EpochNumber(epoch)
-            result = self._epochs.result(number)
-            if result is None:
+            result, summary = self._epochs.result(number), state.results.get(number)
+            if result is None or summary is None:
                 continue
             for decision in result.penalties:
                 key = (number, decision.participant, decision.offence)
                 if key not in state.punished:
-                    evidence = state.results[number].content_cid
+                    evidence = summary.content_cid
                     yield key, OffenceVerdict(number, decision.participant, decision.offence, evidence)
 
     async def _pursue(self, key: VerdictKey, case: _Case, block: int) -> None:
@@ -146,7 +146,9 @@ class PunishingService:
         verdict = case.verdict
         if self._store.get_document(formed_document(verdict.epoch, verdict.evidence_cid)) != FORMED:
             return None
-        summary = self._chain.state.results[verdict.epoch]
+        summary = self._chain.state.results.get(verdict.epoch)
+        if summary is None or summary.content_cid != verdict.evidence_cid:
+            return None  # it was voided, or another took its place, since the case was opened
         result = epoch_result_digest(summary, self._chain.chain_id, self._chain.epoch_manager)
         if has_objected(self._store, verdict.epoch, result):
             return None

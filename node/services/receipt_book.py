@@ -35,6 +35,7 @@ from node.protocol.receipt_books import (
 )
 from node.protocol.records import SignedReceipt
 from node.services.audit_frames import CHUNK_BYTES, METHOD, AuditAsk
+from node.services.keeping import store_proof
 from node.services.slicing import Slicer
 
 log = structlog.get_logger(__name__)
@@ -143,7 +144,7 @@ class ReceiptBookKeeper:
             data = self.given.book(epoch)  # the first one stays, if it was asked for twice at once
         if not data:
             return None
-        cid = await self._content.add_bytes(data)
+        cid = await store_proof(self._content, data, epoch, "receipt book")
         return await self._slicer.run(make_book_in_slices(data, cid))
 
     async def note_counted(self, counted: EarlierBook | None) -> None:

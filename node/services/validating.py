@@ -13,6 +13,7 @@ from node.ports import (
     BadContentError,
     Chain,
     Content,
+    ContentNotHeldError,
     ContentUnavailableError,
     Engine,
     EquivocationError,
@@ -20,10 +21,11 @@ from node.ports import (
     Store,
 )
 from node.protocol.actions import CommitVotes
+from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.findings import Observations, VoteEvidence, VoteFigures
-from node.protocol.identifiers import Address, BlockNumber, EpochNumber, Hash32
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32
 from node.protocol.messages import VotesAnnouncement
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
 from node.protocol.records import PocCommit, PocVote, VoteBundle
@@ -33,6 +35,7 @@ from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 from node.services.epochs import EpochBook
 from node.services.judging import Judging, judging_of
+from node.services.keeping import store_proof
 from node.services.presence import PresenceTable
 from node.services.recomputing import recompute
 from node.services.timing import cancel_at, epochs_at, window
@@ -57,6 +60,8 @@ class Findings:
     figures: dict[NodeKey, VoteFigures] = field(default_factory=dict)
     asked_early: set[NodeKey] = field(default_factory=set)
     """Batches whose files were asked for while there was time for them."""
+    not_held: set[NodeKey] = field(default_factory=set)
+    """Batches that this node's own disk had no room for when they were tried last."""
 
 
 class BundleAudits(Protocol):
@@ -121,27 +126,10 @@ class ValidatingService:
             log.error("no votes this epoch: the result that made the group is not to be had", epoch=epoch)
             self._observe()
             return
-        bundle = self._stored(epoch)
-        if bundle is None:
-            bundle = await self._bundle(judging, await self._judge_all(judging, state))
-            if self._auditing is not None:
-                bundle = await self._auditing.complete(bundle)
-            self._store.put_document(votes_document(epoch), to_bytes(bundle))
-        bundle = self._sound(judging, bundle)
-        if bundle is None:
+        stored = await self._in_time(epoch, judging, state)
+        if stored is None:
             return
-        data = to_bytes(bundle)
-        try:
-            self._store.record_duty(f"votes/{epoch}", Hash32(keccak(data)))
-        except EquivocationError:
-            log.error(
-                "no votes are committed: other votes of this epoch were prepared before a restart, and they cannot be "
-                "read or committed any more; from the next epoch on this node votes again",
-                epoch=epoch,
-            )
-            return
-        self._store.put_document(votes_document(epoch), data)
-        cid = await self._content.add_bytes(data)
+        bundle, cid = stored
         await self._chain.submit(f"votes/{epoch}", CommitVotes(epoch, cid))
         await self._network.publish(VotesAnnouncement(epoch, cid))
         outcome = await self._chain.outcome(f"votes/{epoch}")
@@ -151,6 +139,46 @@ class ValidatingService:
         else:
             log.error("the votes were refused", epoch=epoch, reason=outcome.reason)
 
+    async def _in_time(self, epoch: EpochNumber, judging: Judging, state: ChainState) -> tuple[VoteBundle, Cid] | None:
+        """Return the bundle that may be committed, as it is stored; None if there is none while it may be."""
+        stored: tuple[VoteBundle, Cid] | None = None
+        is_late = True
+        _, end = window(self._chain, epoch, Stage.VALIDATE, Stage.VOTE_EXCHANGE)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
+            stored = await self._stored_bundle(epoch, judging, state)
+            is_late = False
+            nursery.cancel_scope.cancel()
+        if is_late:
+            log.error("no votes this epoch: they were not on the disk in time", epoch=epoch)
+        return stored
+
+    async def _stored_bundle(
+        self, epoch: EpochNumber, judging: Judging, state: ChainState
+    ) -> tuple[VoteBundle, Cid] | None:
+        """Make the bundle, or take that of a run before a restart, and store it; None if none may be committed."""
+        bundle = self._stored(epoch)
+        if bundle is None:
+            bundle = await self._bundle(judging, await self._judge_all(judging, state))
+            if self._auditing is not None:
+                bundle = await self._auditing.complete(bundle)
+            self._store.put_document(votes_document(epoch), to_bytes(bundle))
+        bundle = self._sound(judging, bundle)
+        if bundle is None:
+            return None
+        data = to_bytes(bundle)
+        try:
+            self._store.record_duty(f"votes/{epoch}", Hash32(keccak(data)))
+        except EquivocationError:
+            log.error(
+                "no votes are committed: other votes of this epoch were prepared before a restart, and they cannot be "
+                "read or committed any more; from the next epoch on this node votes again",
+                epoch=epoch,
+            )
+            return None
+        self._store.put_document(votes_document(epoch), data)
+        return bundle, await store_proof(self._content, data, epoch, "votes")
+
     def _sound(self, judging: Judging, bundle: VoteBundle) -> VoteBundle | None:
         """Return the bundle, as far as it may be committed: the same part of the same bundle after a restart.
 
@@ -158,6 +186,7 @@ class ValidatingService:
         """
         for fewer in _ever_fewer(bundle):
             try:
+                _require_size(fewer)
                 judging.check(fewer, self._chain.account)
             except ValueError as error:
                 log.error("this node's own votes break the rules: a part is left out", reason=str(error)[:200])
@@ -167,17 +196,20 @@ class ValidatingService:
         return None
 
     async def _judge_all(self, judging: Judging, state: ChainState) -> Findings:
-        """Judge every batch but one's own; what is not judged by VOTE_EXCHANGE is an abstention."""
+        """Judge every batch but one's own; what is not judged by VOTE_EXCHANGE is an abstention.
+
+        None on batches that do not count: anybody may commit thousands of them, at the price of the gas.
+        """
         found = Findings()
         others = {key: commit for key, commit in judging.commits.items() if commit.participant != self._chain.account}
-        for key, commit in others.items():
-            found.votes[key] = _abstain(commit, "no-time")
 
         async def judge_one(key: NodeKey) -> None:
             found.votes[key] = await self._judge(key, others[key], judging, found)
 
         counted = [key for key in others if state.counts(key[0], judging.epoch)]
         other = [key for key in others if not state.counts(key[0], judging.epoch)]  # collateral may come until FORM
+        for key in counted:
+            found.votes[key] = _abstain(others[key], "no-time")
         end = first_block_of(judging.epoch, Stage.VOTE_EXCHANGE, self._chain.schedule)
         async with trio.open_nursery() as clock:
             clock.start_soon(cancel_at, self._chain, end, clock.cancel_scope)
@@ -189,6 +221,9 @@ class ValidatingService:
                 retry_seconds=RETRY_SECONDS,
             )
             clock.cancel_scope.cancel()
+        for key in other:
+            if key in found.votes and _says_nothing(found.votes[key]):
+                del found.votes[key]
         return found
 
     async def _bundle(self, judging: Judging, found: Findings) -> VoteBundle:
@@ -197,7 +232,7 @@ class ValidatingService:
         evidence_cid = None
         if figures:
             evidence = VoteEvidence(judging.epoch, self._chain.account, figures)
-            evidence_cid = await self._content.add_bytes(to_bytes(evidence))
+            evidence_cid = await store_proof(self._content, to_bytes(evidence), judging.epoch, "evidence of votes")
         checks = self._checker.checks(EpochNumber(judging.epoch - 1), judging)
         return VoteBundle(
             judging.epoch,
@@ -216,10 +251,20 @@ class ValidatingService:
             return _abstain(commit, "no-model")
         if not 0 < commit.count <= BATCH_NONCES_MAX:
             return _abstain(commit, "no-such-size")
-        found.votes[key] = _abstain(commit, "no-data")  # what stays if time runs out
+        if key not in found.not_held:
+            found.votes[key] = _abstain(commit, "no-data")  # what stays if time runs out
         if self._is_early(judging.epoch):
             found.asked_early.add(key)
-        data = await self._fetch(commit)
+        try:
+            data = await self._fetch(commit)
+        except ContentNotHeldError:
+            found.votes[key] = _abstain(commit, "no-time")  # nobody withheld it
+            found.not_held.add(key)
+            raise
+        except ContentUnavailableError:
+            found.votes[key] = _abstain(commit, "no-data")
+            found.not_held.discard(key)
+            raise
         if data is None or len(data) != commit.count * VECTOR_BYTES:
             return _refuse(commit, "wrong-size")
         if await root_of(data) != commit.root:
@@ -285,9 +330,23 @@ def votes_document(epoch: EpochNumber) -> str:
     return f"votes/{epoch}"
 
 
+def _says_nothing(vote: PocVote) -> bool:
+    return vote.verdict is Verdict.ABSTAIN and not vote.sampled
+
+
+def _require_size(bundle: VoteBundle) -> None:
+    """Raise BundleError for a bundle that nobody would read."""
+    size = len(to_bytes(bundle))
+    if size > VOTE_BUNDLE_BYTES_MAX:
+        raise BundleError(f"it has {size} bytes; nobody reads more than {VOTE_BUNDLE_BYTES_MAX}")
+
+
 def _ever_fewer(bundle: VoteBundle) -> Iterator[VoteBundle]:
-    """Yield the bundle, then it without what others had a hand in, most suspect first."""
+    """Yield the bundle, then it without what says least, then without what others had a hand in, most suspect first."""
     yield bundle
+    if len(to_bytes(bundle)) > VOTE_BUNDLE_BYTES_MAX:
+        bundle = replace(bundle, votes=tuple(vote for vote in bundle.votes if not _says_nothing(vote)))
+        yield bundle
     bundle = replace(bundle, audits=(), omissions=(), challenges=())
     yield bundle
     # Never without its book: what is in that would be left out, and one bundle that is missing is excused.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import structlog
 import trio
 
-from node.ports import BadContentError, Chain, Content, ContentUnavailableError, Engine
+from node.ports import BadContentError, Chain, Content, ContentNotHeldError, ContentUnavailableError, Engine
 from node.protocol.agreement import committed_order
 from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
 from node.protocol.codec import SchemaError, from_bytes
@@ -27,6 +27,7 @@ from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 from node.services.epochs import EpochBook
 from node.services.judging import Judging, check_seed, judging_of
+from node.services.keeping import keep_proof
 from node.services.presence import PresenceTable
 from node.services.recomputing import recompute_tails
 from node.services.timing import cancel_at, epochs_at
@@ -126,10 +127,14 @@ class VoteChecker:
         if bundle.evidence_cid is None:
             return None
         withheld = VoteCheck(validator, Verdict.INVALID, 0, 0, EVIDENCE_WITHHELD)
-        found[validator] = withheld  # what stays if it does not come by the end
+        found.setdefault(validator, withheld)  # what stays if it does not come by the end
         try:
             evidence = from_bytes(VoteEvidence, await self._read(bundle.evidence_cid, validator, EVIDENCE_BYTES_MAX))
             figures = checked_figures(evidence, bundle, judging)
+            await keep_proof(self._content, bundle.evidence_cid, bundle.epoch)
+        except ContentNotHeldError:
+            found[validator] = VoteCheck(validator, Verdict.ABSTAIN, 0, 0, "no-time")  # nobody withheld it
+            raise
         except (SchemaError, EvidenceDiffersError) as error:
             log.warning("a validator's evidence does not carry its votes", validator=validator, reason=str(error))
             return VoteCheck(validator, Verdict.INVALID, 0, 0, EVIDENCE_DIFFERS)

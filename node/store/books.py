@@ -47,6 +47,7 @@ class Books:
         """`account` is this node's own: receipts it signed itself are its income."""
         self.database = database
         self._account = account
+        self._totals: tuple[int, int, TokenAmount] | None = None
         self._newest: dict[tuple[str, Hash32], SignedVoucher] = {}
         """Vouchers as the tables have them: they are read many times a second. Only this object writes them."""
 
@@ -102,8 +103,9 @@ class Books:
         """
         receipt = signed.receipt
         data = b"" if answer is None or answers_kept_max <= 0 else to_bytes(_kept(answer))
+        is_countersigned = signed.payer_signature != b""
         with self.database.quick_transaction() as connection:
-            connection.execute(
+            changed = connection.execute(
                 "INSERT INTO receipts "
                 "(digest, request_id, executor, output_tokens, price, record, format, is_countersigned) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET "
@@ -117,15 +119,18 @@ class Books:
                     str(receipt.price),
                     to_bytes(signed),
                     RECEIPT_FORMAT,
-                    int(signed.payer_signature != b""),
+                    int(is_countersigned),
                 ),
-            )
+            ).rowcount
             if 0 < len(data) <= ANSWER_BYTES_MAX:
                 connection.execute(
                     "INSERT OR IGNORE INTO answers (request_id, executor, record) VALUES (?, ?, ?)",
                     (receipt.request_id, receipt.executor, data),
                 )
                 _forget_answers(connection, answers_kept_max)
+        if changed and is_countersigned and receipt.executor == self._account and self._totals is not None:
+            answers, output_tokens, price = self._totals
+            self._totals = answers + 1, output_tokens + receipt.output_tokens, TokenAmount(price + receipt.price)
 
     def forget_answers(self, *, kept_max: int) -> None:
         """Forget the oldest answers above `kept_max`."""
@@ -189,7 +194,15 @@ class Books:
         return tuple(from_bytes(SignedReceipt, record) for (record,) in rows), 0 if first == 1 else first
 
     def receipt_totals(self) -> tuple[int, int, TokenAmount]:
-        """(answers, output tokens, price) of all answers this node gave and was paid for."""
+        """(answers, output tokens, price) of all answers this node gave and was paid for.
+
+        All receipts are read the first time; from then on the totals grow with each.
+        """
+        if self._totals is None:
+            self._totals = self._summed_receipts()
+        return self._totals
+
+    def _summed_receipts(self) -> tuple[int, int, TokenAmount]:
         rows = self.database.connection.execute(
             "SELECT output_tokens, price FROM receipts WHERE executor = ? AND is_countersigned", (self._account,)
         ).fetchall()

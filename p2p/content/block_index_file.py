@@ -5,6 +5,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -127,6 +128,15 @@ def connect_private(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA temp_store = FILE")
     connection.execute("CREATE TEMP TABLE reachable (cid BLOB PRIMARY KEY) WITHOUT ROWID")
     return connection
+
+
+@contextmanager
+def as_os_errors(path: Path) -> Iterator[None]:
+    """Raise OSError for what the index at `path` fails at within; for connections of `connect_private`."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise as_os_error(error, path) from error
 
 
 def as_os_error(error: sqlite3.DatabaseError, path: Path) -> OSError:

@@ -6,8 +6,9 @@ What is reachable is noted in a temporary table on disk, so that a store of any 
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -113,6 +114,31 @@ def evict(index: BlockIndex, store: Blocks, *, down_to: int, own_before_ms: int)
             _delete(index, store, chosen)
             log.info("unused content was evicted", blocks=len(chosen))
     return index.block_bytes()
+
+
+def discard(index: BlockIndex, store: Blocks, roots: Iterable[Cid], *, own: bool) -> int:
+    """Remove what is held below `roots` and what no pin reaches; return the bytes removed.
+
+    Without `own`, blocks that were made here stay: somebody else named these roots.
+    """
+    removed = 0
+    with closing(connect_private(index.path)) as private:
+        _mark(private, index, store)
+        pending, met = list(roots), set[Cid]()
+        while pending and len(met) < WALK_NODES_MAX:
+            cid = pending.pop()
+            if cid in met or _is_reachable(private, cid):
+                continue  # what is below a pinned node is pinned too
+            met.add(cid)
+            if cid.codec is Codec.DAG_PB:
+                with suppress(KeyError, DagPbError):  # then nothing is known to be below it
+                    pending += [link.cid for link in decode_node(store.read(cid)).links]
+        remaining = iter(met)
+        while batch := list(islice(remaining, BATCH)):
+            rows = [(cid, row) for cid in batch if (row := index.block(cid)) is not None and (own or not row.own)]
+            _delete(index, store, [cid.to_bytes() for cid, _ in rows])
+            removed += sum(row.size for _, row in rows)
+    return removed
 
 
 def sweep(index: BlockIndex, store: Blocks, *, before_ms: int) -> Garbage:
@@ -225,6 +251,11 @@ def _is_changed(file: FileRow) -> bool:
         return Stamp.of(file.path.stat()) != file.stamp
     except OSError:
         return True
+
+
+def _is_reachable(private: sqlite3.Connection, cid: Cid) -> bool:
+    row = private.execute("SELECT 1 FROM temp.reachable WHERE cid = ?", (cid.to_bytes(),)).fetchone()
+    return row is not None
 
 
 def _is_reached(private: sqlite3.Connection, file: FileRow) -> bool:

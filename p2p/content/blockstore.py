@@ -10,6 +10,7 @@ is damaged with `remove`.
 
 import errno
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -21,7 +22,8 @@ from pathlib import Path
 import structlog
 
 from p2p.content.block_index import BlockIndex, BlockRow, Stamp
-from p2p.content.block_upkeep import Garbage, ScrubStep, evict, scrub, sweep
+from p2p.content.block_index_file import as_os_errors
+from p2p.content.block_upkeep import Garbage, ScrubStep, discard, evict, scrub, sweep
 from p2p.content.cid import Cid, CidError, Codec
 from p2p.content.places import BlockPlace, read_place, sync_directory
 from p2p.content.unixfs import BLOCK_BYTES_MAX
@@ -110,10 +112,20 @@ class BlockStore:
     pinned *before* its first block. Methods raise OSError if disk or index fail.
     """
 
-    def __init__(self, directory: Path, *, bytes_max: int = 0, clock: Callable[[], float] = time.time) -> None:
-        """Use `directory`, creating it. `bytes_max` bounds blocks in files of their own; 0 leaves it to the disk."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        bytes_max: int = 0,
+        free_bytes_min: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Use `directory`, creating it. `bytes_max` bounds blocks in files of their own; 0 leaves it to the disk, of
+        which `free_bytes_min` stay free for others.
+        """
         self._directory = directory
         self._bytes_max = bytes_max
+        self._free_bytes_min = free_bytes_min
         self._clock = clock
         directory.mkdir(parents=True, exist_ok=True)
         self._index = BlockIndex(directory / INDEX_NAME, self._found)
@@ -264,6 +276,13 @@ class BlockStore:
         with self._index.writing() as rows:
             rows.execute("DELETE FROM pins WHERE root = ? AND name = ?", (root.to_bytes(), name))
 
+    def discard(self, roots: Iterable[Cid], *, own: bool) -> int:
+        """Remove now what is held below `roots`, however lately it was used; return the bytes. What a pin reaches
+        stays, and without `own` what was made here; files kept in place are not touched.
+        """
+        with as_os_errors(self._index.path):
+            return discard(self._index, self, roots, own=own)
+
     def pins(self) -> tuple[Pin, ...]:
         """Return all pins, the oldest first."""
         return tuple(Pin(root, name, since_ms // 1000) for root, name, since_ms in self._index.pins())
@@ -274,7 +293,8 @@ class BlockStore:
         Files kept in place are forgotten, not deleted.
         """
         self._write_notes()
-        return sweep(self._index, self, before_ms=self._now_ms() - int(grace_seconds * 1000))
+        with as_os_errors(self._index.path):
+            return sweep(self._index, self, before_ms=self._now_ms() - int(grace_seconds * 1000))
 
     def verify(self, *, remove: bool = False) -> Iterator[ScrubStep]:
         """Read and hash every block; yield a step for each. `remove` forgets what is damaged, to be fetched again."""
@@ -389,22 +409,38 @@ class BlockStore:
             ) from error
 
     def _make_room(self, needed: int) -> None:
-        if not self._bytes_max or self._index.block_bytes() + needed <= self._bytes_max:
+        if self._has_room(needed):
             return
         with self._eviction_lock:  # one thread makes room for all
-            self._evict(needed)
+            if not self._has_room(needed):
+                self._evict(needed)
+
+    def _has_room(self, needed: int) -> bool:
+        is_within = not self._bytes_max or self._index.block_bytes() + needed <= self._bytes_max
+        return is_within and self._free_bytes_lacking(needed) <= 0
+
+    def _free_bytes_lacking(self, needed: int) -> int:
+        if not self._free_bytes_min:
+            return 0
+        return self._free_bytes_min + needed - shutil.disk_usage(self._directory).free
 
     def _evict(self, needed: int) -> None:
-        if self._index.block_bytes() + needed <= self._bytes_max:
-            return
         self._write_notes()
-        held = evict(
-            self._index,
-            self,
-            down_to=max(0, min(int(self._bytes_max * LOW_WATER), self._bytes_max - needed)),
-            own_before_ms=self._now_ms() - GARBAGE_GRACE_SECONDS * 1000,
-        )
-        if held + needed > self._bytes_max:
+        held = self._index.block_bytes()
+        down_to = held - max(0, self._free_bytes_lacking(needed))
+        if self._bytes_max:
+            down_to = min(down_to, int(self._bytes_max * LOW_WATER), self._bytes_max - needed)
+        else:
+            down_to = min(down_to, int(held * LOW_WATER))
+        own_before_ms = self._now_ms() - GARBAGE_GRACE_SECONDS * 1000
+        with as_os_errors(self._index.path):
+            held = evict(self._index, self, down_to=max(0, down_to), own_before_ms=own_before_ms)
+        if self._free_bytes_lacking(needed) > 0:
+            raise StoreFullError(
+                f"the disk of {self._directory} is full: less than {self._free_bytes_min} bytes would stay free, and "
+                "nothing of the content store may go; free some space, or give the daemon a larger disk",
+            )
+        if self._bytes_max and held + needed > self._bytes_max:
             raise StoreFullError(
                 f"the content store is full ({held} of {self._bytes_max} bytes are pinned, or our own and recent): "
                 "raise [content] cache_bytes_max, or unpin what is not needed",

@@ -17,9 +17,10 @@ class ContentSettings(Section):
         default=None, description="Host to tell peers; without it, the first announced or listening address of [p2p]."
     )
     cache_bytes_max: int = Field(
-        default=0,
+        default=64 * 1024**3,
         ge=0,
-        description="Disk that content may take, in bytes; 0 leaves it to the disk. Pinned content stays.",
+        description="Disk that content may take beside the files of models, in bytes; 0 leaves it to the disk. What\n"
+        "is pinned, and proofs that a verdict may still rest on, stay; else what was unused longest makes room.",
     )
     token_file: Path | None = Field(
         default=None,

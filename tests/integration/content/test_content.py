@@ -11,8 +11,10 @@ import pytest
 import trio
 
 from node.models.content import ContentAdapter, open_content
-from node.ports import BadContentError, ContentUnavailableError, Provider
-from p2p.content.blockstore import BlockStore
+from node.ports import BadContentError, ContentNotHeldError, ContentUnavailableError, Provider
+from node.protocol.identifiers import Cid as CidText
+from node.protocol.identifiers import EpochNumber
+from p2p.content.blockstore import BlockStore, StoreFullError
 from p2p.content.cid import Cid
 from p2p.content.gateway.server import GatewayPortError
 from p2p.content.gateway_source import GatewaySource
@@ -187,6 +189,47 @@ async def test_content_over_the_limit_is_refused(tmp_path: Path) -> None:
         cid = await one.add_bytes(bytes(3 * MIB))
         with pytest.raises(ValueError, match="limit"):
             await two.read_bytes(cid, [provider(one)], limit_bytes=MIB)
+
+
+async def test_what_is_kept_stays_through_its_epoch_and_goes_after_it(tmp_path: Path) -> None:
+    async with peer(tmp_path / "a") as one, peer(tmp_path / "b") as two:
+        proof = await one.add_bytes(os.urandom(2 * MIB))
+        other = await one.add_bytes(b"an answer")
+        await one.keep(proof, EpochNumber(7))
+        absent = CidText("bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e")
+        await one.keep(absent, EpochNumber(7))
+        await two.read_bytes(proof, [provider(one)], limit_bytes=3 * MIB)
+        await two.read_bytes(other, [provider(one)], limit_bytes=100)
+        await two.keep(other, EpochNumber(8))
+        await one.forget(EpochNumber(7), [proof, other])
+        assert await one.has(proof)
+        assert await one.has(other)  # made here, for something else
+        named = [CidText("not a CID"), proof, other]
+        await two.forget(EpochNumber(8), named)
+        assert not await two.has(proof)  # no verdict rests on it any more
+        assert await two.has(other)
+        await one.forget(EpochNumber(8), [])
+        assert not await one.has(proof)
+        assert one.store.pins() == ()
+        assert one.store.usage().block_bytes == len(b"an answer")
+
+
+async def test_a_full_disk_says_nothing_of_the_content_and_it_comes_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_store: BlockStore, _needed: int) -> None:
+        raise StoreFullError("the disk is full")
+
+    async with peer(tmp_path / "a") as one, peer(tmp_path / "b") as two:
+        for size in (100, 3 * MIB):
+            cid = await one.add_bytes(os.urandom(size))
+            with monkeypatch.context() as patched:
+                patched.setattr(BlockStore, "_make_room", full)
+                with pytest.raises(ContentNotHeldError, match="the disk is full"):
+                    await two.read_bytes(cid, [provider(one)], limit_bytes=4 * MIB)
+                with pytest.raises(StoreFullError):
+                    await two.add_bytes(b"a proof")
+            assert len(await two.read_bytes(cid, [provider(one)], limit_bytes=4 * MIB)) == size
 
 
 async def test_a_block_damaged_on_disk_is_fetched_again(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The block store keeps what it says it holds, through kills, full disks, damage, and other processes beside it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -313,6 +314,45 @@ def test_old_blocks_of_our_own_make_room_last(tmp_path: Path, clock: Clock) -> N
         assert not store.has(old)
         assert store.has(recent)
         assert store.has(leaf(12)[0])
+
+
+def test_a_part_of_the_disk_stays_free_for_others(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(BlockStore(tmp_path / "store", free_bytes_min=5_000, clock=clock)) as store:
+
+        def usage(_path: Path) -> tuple[int, int, int]:
+            return shutil._ntuple_diskusage(100_000, 0, 9_000 - store.usage().block_bytes)  # type: ignore[attr-defined,no-any-return]  # its type has no public name
+
+        monkeypatch.setattr(shutil, "disk_usage", usage)
+        pinned = leaf(1)
+        store.pin(pinned[0], "kept")
+        store.put_verified(*pinned)
+        for number in range(10, 20):
+            clock.now += 100
+            store.put_verified(*leaf(number))
+            assert shutil.disk_usage(tmp_path).free >= 5_000
+        assert store.has(pinned[0])
+        assert store.has(leaf(19)[0])
+        with pytest.raises(StoreFullError, match="larger disk"):
+            store.put_verified(*leaf(30, 4_000))
+        assert not store.has(leaf(30, 4_000)[0])
+
+
+def test_what_is_discarded_goes_at_once_but_not_what_a_pin_reaches_or_was_made_here(store: BlockStore) -> None:
+    shared, alone = leaf(1), leaf(2)
+    for cid, data in (shared, alone):
+        store.put_verified(cid, data)
+    own = store.put(Codec.RAW, leaf(3)[1])
+    over = store.put(Codec.DAG_PB, directory_of(shared[0], alone[0], own, leaf(4)[0]))
+    other = store.put(Codec.DAG_PB, directory_of(shared[0]))
+    store.pin(other, "kept")
+    assert store.discard([over, other], own=False) == 1000
+    assert [store.has(cid) for cid in (over, other, shared[0], alone[0], own)] == [True, True, True, False, True]
+    assert not store.path_of(alone[0]).exists()
+    assert store.discard([over], own=True) > 1000
+    assert [store.has(cid) for cid in (over, other, shared[0], own)] == [False, True, True, False]
+    assert store.discard([over], own=True) == 0
 
 
 def test_a_full_disk_is_a_clear_error_and_nothing_half_written(

@@ -114,6 +114,24 @@ def test_a_batch_of_who_is_barred_or_lacks_collateral_is_explained() -> None:
         assert parts_of(result, 2).keys() == {"not-counted"}
 
 
+def test_a_batch_of_an_outsider_without_collateral_is_in_no_result_and_explained_all_the_same() -> None:
+    deposits = [CollateralDeposited(account(n), TokenAmount(10)) for n in MEMBERS]
+    batches = [commit(number, 100, epoch=1) for number in MEMBERS]
+    outside = [commit(7, 100, epoch=1, node_id=NodeId(f"node-{number}")) for number in range(3)]
+    state = network(*registered(7), *deposits, *batches, *outside, MinCollateralSet(TokenAmount(10)))
+    result = second_result(state, votes(state, SECOND, {}))
+    assert {node.participant for node in result.nodes} == {account(number) for number in MEMBERS}
+    commits = state.poc_commits[SECOND].values()
+    explanation = explain(result, first_result().group, account(7), commits)
+    assert [(part.reason, part.subject) for part in explanation.parts] == [
+        ("not-counted", f"node-{number}") for number in range(3)
+    ]
+    assert explanation.most == sum(part.amount for part in explanation.parts) > 0
+    for number in MEMBERS:
+        frozen = first_result().group
+        assert explain(result, frozen, account(number), commits) == explain(result, frozen, account(number))
+
+
 def test_an_epoch_without_a_result_is_explained_by_the_weight_in_charge() -> None:
     weights = [(account(1), 25), (account(2), 75)]
     explanation = explain_no_result(SECOND, weights, TokenAmount(1000), account(1))

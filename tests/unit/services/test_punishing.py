@@ -117,6 +117,26 @@ async def test_nobody_signs_what_it_did_not_find_itself(formed: dict[int, Cid], 
         assert punishments(ledger) == 0
 
 
+async def test_a_result_that_is_voided_between_two_looks_ends_its_cases_and_not_the_service(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, lost = PunishingService._pursue, []
+
+    async def void_first(self: PunishingService, *case: Any) -> None:
+        if self._chain.account == account(1) and not lost:
+            lost.append(self._chain.state.results.pop(EPOCH))
+            self._cases[case[0]].signatures.clear()
+        await real(self, *case)
+        if lost and self._chain.account == account(1):
+            self._chain.state.results.setdefault(EPOCH, lost[0])
+
+    monkeypatch.setattr(PunishingService, "_pursue", void_first)
+    async with members(dict.fromkeys((1, 2, 3), SOME_CID)) as (ledger, _):
+        await until_block(ledger, 2 * PARAMETERS.epoch_blocks)
+        assert lost
+        assert punishments(ledger) == 1
+
+
 async def test_who_objected_to_a_result_signs_none_of_its_verdicts(autojump_clock: object) -> None:
     async with members(dict.fromkeys((1, 2, 3), SOME_CID)) as (ledger, stores):
         save_objected(stores[3], EPOCH, epoch_result_digest(SUMMARY, CHAIN_ID, EPOCH_MANAGER))

@@ -1,23 +1,27 @@
 """What the store keeps of epochs: what decides something stays, and what nobody asks for any more goes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
 
 from netsim.chain import SimulatedChain
+from netsim.content import ContentExchange, SimulatedContent
 from netsim.disks import LARGE_BYTES_MIN, Disk, SimulatedBooks
 from netsim.ledger import Ledger
 from netsim.trace import Trace
 from node.protocol.chain_state import EPOCHS_KEPT
-from node.protocol.events import EpochResultPosted, GroupStored
-from node.protocol.identifiers import EpochNumber, Hash32, TokenAmount
+from node.protocol.events import EpochResultPosted, GroupStored, PocCommitted
+from node.protocol.identifiers import EpochNumber, Hash32, NodeId, TokenAmount
 from node.protocol.records import EpochResultSummary
+from node.services.epochs import EpochBook
+from node.services.keeping import PROOF_EPOCHS_KEPT, store_proof
 from node.services.tidying import TidyingService, first_kept, is_before
 from node.store.books import Books
 from node.store.database import Database
-from tests.builders import PARAMETERS, SOME_CID, account, group_set, key_of
+from tests.builders import PARAMETERS, SOME_CID, account, commit, group_set, key_of
 
 GROUP = group_set(0, {1: 1}).weights
 SET_HASH = Hash32(b"\x05" * 32)
@@ -50,6 +54,20 @@ def simulated_books() -> Books:
     return SimulatedBooks(Disk(unused, unused, Database(":memory:")), account(1))
 
 
+def content() -> SimulatedContent:
+    return SimulatedContent(ContentExchange(Trace()), "host", 1)
+
+
+class NoContents(EpochBook):
+    """Has the content of no result."""
+
+    def __init__(self) -> None:
+        pass
+
+    def result(self, epoch: EpochNumber) -> None:
+        return None
+
+
 BOOKS = pytest.mark.parametrize("books", [real_books, simulated_books])
 SIZES = pytest.mark.parametrize("size", [1, LARGE_BYTES_MIN])
 
@@ -74,7 +92,7 @@ async def test_documents_of_old_epochs_go_and_all_others_stay(
     chain = SimulatedChain(ledger, key_of(1), confirmations=1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ledger.produce_blocks)
-        nursery.start_soon(TidyingService(chain, store).run)
+        nursery.start_soon(TidyingService(chain, store, content(), NoContents()).run)
         with trio.fail_after(60):
             while set(store.document_keys("")) != kept:
                 await trio.sleep(0.5)
@@ -94,3 +112,47 @@ def test_keys_are_found_by_how_they_begin(books: Callable[[], Books], size: int)
     store.forget_document("absent")
     assert store.get_document("result/%") is None
     assert store.get_document("result/1") == document
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_proofs_go_when_no_verdict_may_rest_on_them_and_the_newest_result_stays(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
+    ledger = Ledger(PARAMETERS, 1.0, 1, Trace(), GROUP)
+    now = EPOCHS_KEPT + 9
+    own, theirs = content(), content()
+    votes = {epoch: await store_proof(own, b"votes %d" % epoch, EpochNumber(epoch), "votes") for epoch in range(now)}
+    vectors = {epoch: await theirs.add_bytes(b"vectors %d" % epoch) for epoch in range(now)}
+    own._blocks |= theirs.blocks  # as fetched
+    mine = await own.add_bytes(b"a copy of this is a batch of somebody else")
+    result = await store_proof(own, b"the newest result", EpochNumber(0), "result")
+    ledger._seal_block([GroupStored(SET_HASH, GROUP)])
+    summary = EpochResultSummary(EpochNumber(0), result, SET_HASH, 1, Hash32(bytes(32)), TokenAmount(0))
+    ledger._seal_block([EpochResultPosted(summary, account(1))])
+    while ledger.height < now * PARAMETERS.epoch_blocks:
+        ledger.mine()
+    commits = [replace(commit(2, 8, epoch=epoch).commit, vectors_cid=vectors[epoch]) for epoch in range(now)]
+    commits.append(replace(commits[-PROOF_EPOCHS_KEPT - 1], node_id=NodeId("2"), vectors_cid=mine))
+    ledger._seal_block([PocCommitted(batch) for batch in commits])
+    ledger.mine()  # so that they are confirmed
+    chain = SimulatedChain(ledger, key_of(1), confirmations=1)
+    real, failed = own.forget, []
+
+    async def forget(epoch: EpochNumber, named: object) -> None:
+        if fails and not failed:
+            failed.append(epoch)
+            raise OSError(5, "Input/output error")
+        await real(epoch, named)  # type: ignore[arg-type]  # as it was given
+
+    monkeypatch.setattr(own, "forget", forget)
+    first = now - PROOF_EPOCHS_KEPT + len(failed) + fails
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ledger.produce_blocks)
+        nursery.start_soon(TidyingService(chain, Books(Database(":memory:"), account(1)), own, NoContents()).run)
+        with trio.fail_after(10 * PARAMETERS.epoch_blocks):
+            while votes[first - 1] in own.blocks:
+                await trio.sleep(0.5)
+        nursery.cancel_scope.cancel()
+    assert [epoch for epoch in votes if votes[epoch] in own.blocks] == list(range(first, now))
+    assert [epoch for epoch in range(first - 8, now) if vectors[epoch] in own.blocks] == list(range(first, now))
+    assert {mine, result} <= own.blocks.keys()

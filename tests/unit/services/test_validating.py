@@ -1,6 +1,6 @@
 """The validator: neither content that others withhold nor a fault in what they signed costs it its votes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,12 +15,13 @@ from netsim.ledger import Ledger
 from netsim.network import SimulatedNetwork, Switchboard
 from netsim.scenario import BLOCK_SECONDS, PARAMETERS
 from netsim.trace import Trace
+from node.ports import ContentNotHeldError, Provider
 from node.protocol.audits import NO_FIGURES
 from node.protocol.canonical import keccak_digest
 from node.protocol.codec import from_bytes, to_bytes, to_value
-from node.protocol.events import EventBody, PocCommitted, VotesCommitted
+from node.protocol.events import CollateralDeposited, EventBody, MinCollateralSet, PocCommitted, VotesCommitted
 from node.protocol.findings import AuditVote, Observations, VoteCheck
-from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId
+from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.judges import Judges
 from node.protocol.nonces import VECTOR_BYTES, VectorsRoot
 from node.protocol.records import VoteBundle
@@ -155,6 +156,66 @@ def test_who_was_no_member_does_not_tell_of_earlier_epochs_as_of_this_one() -> N
     assert EPOCH not in scene.ledger.state.vote_bundles
 
 
+COLLATERAL = (MinCollateralSet(TokenAmount(10)), CollateralDeposited(account(2), TokenAmount(10)))
+
+
+def test_batches_that_do_not_count_are_no_burden_on_a_bundle_unless_they_are_judged() -> None:
+    held = b"\x00" * (8 * VECTOR_BYTES)
+    served = replace(commit(3, 8).commit, vectors_cid=cid_of(held))
+    uncounted = [commit(4, 8, node_id=NodeId(f"node-{number}")) for number in range(64)]
+    votes = run(*COLLATERAL, commit(2, 8), PocCommitted(served), *uncounted, blocks=held).bundle().votes
+    said = {(vote.participant, vote.reason) for vote in votes}
+    assert said == {(account(2), "no-data"), (account(3), "root-mismatch")}
+    assert len(votes) == 2
+
+
+def test_abstentions_go_first_where_nobody_would_read_the_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = b"\x00" * (8 * VECTOR_BYTES)
+    served = replace(commit(3, 8).commit, vectors_cid=cid_of(held))
+    withheld = [commit(2, 8, node_id=NodeId(f"node-{number}")) for number in range(64)]
+    full = run(*withheld, PocCommitted(served), blocks=held).bundle()
+    monkeypatch.setattr(validating, "VOTE_BUNDLE_BYTES_MAX", len(to_bytes(full)) - 1)
+    assert [vote.reason for vote in run(*withheld, PocCommitted(served), blocks=held).bundle().votes] == [
+        "root-mismatch"
+    ]
+    monkeypatch.setattr(validating, "VOTE_BUNDLE_BYTES_MAX", len(to_bytes(full)))
+    assert run(*withheld, PocCommitted(served), blocks=held).bundle() == full
+
+
+class FullDisk(SimulatedContent):
+    """Takes nothing of its own until `own_refused` tries failed, and nothing of others."""
+
+    own_refused = 0
+
+    async def add_bytes(self, data: bytes) -> Cid:
+        if self.own_refused:
+            self.own_refused -= 1
+            await trio.lowlevel.checkpoint()
+            raise OSError(28, "No space left on device")
+        return await super().add_bytes(data)
+
+    async def read_bytes(self, cid: Cid, providers: Sequence[Provider], *, limit_bytes: int) -> bytes:
+        if cid not in self.blocks:
+            await trio.lowlevel.checkpoint()
+            raise ContentNotHeldError("the disk is full")
+        return await super().read_bytes(cid, providers, limit_bytes=limit_bytes)
+
+
+def fill_disk(scene: Scene, refused: int) -> None:
+    scene.content.__class__ = FullDisk
+    scene.content.own_refused = refused  # type: ignore[attr-defined]  # of the class just given
+
+
+def test_a_validator_whose_disk_is_full_blames_nobody_and_votes_when_there_is_room() -> None:
+    scene = run(commit(2, 8), before=lambda scene: fill_disk(scene, 1))
+    assert [vote.reason for vote in scene.bundle().votes] == ["no-time"]
+
+
+def test_a_validator_whose_disk_stays_full_goes_on_without_votes() -> None:
+    scene = run(commit(2, 8), before=lambda scene: fill_disk(scene, 10**9))
+    assert EPOCH not in scene.ledger.state.vote_bundles
+
+
 def cid_of(data: bytes) -> Cid:
     async def main() -> Cid:
         return await SimulatedContent(ContentExchange(Trace()), "host", 1).add_bytes(data)
@@ -162,7 +223,9 @@ def cid_of(data: bytes) -> Cid:
     return trio.run(main)
 
 
-def test_votes_that_nobody_serves_do_not_keep_those_of_others_from_being_checked() -> None:
+@pytest.mark.parametrize("is_full", [False, True])
+def test_votes_that_nobody_serves_do_not_keep_those_of_others_from_being_checked(*, is_full: bool) -> None:
+    """And evidence that this node has no room for is not held against who made it."""
     evidence = b"no evidence"
     faulty = replace(bundle_of(6), evidence_cid=cid_of(evidence))
     missing = [VotesCommitted(EPOCH, account(number), SOME_CID) for number in range(2, 6)]
@@ -171,7 +234,10 @@ def test_votes_that_nobody_serves_do_not_keep_those_of_others_from_being_checked
         trace = Trace()
         ledger = Ledger(PARAMETERS, BLOCK_SECONDS, 0, trace, group_set(0, dict.fromkeys(range(1, 7), 1)).weights)
         content = SimulatedContent(ContentExchange(trace), "host", 1)
-        await content.add_bytes(evidence)
+        if is_full:
+            content.__class__ = FullDisk
+        else:
+            await content.add_bytes(evidence)
         ledger._seal_block([*missing, VotesCommitted(EPOCH, account(6), await content.add_bytes(to_bytes(faulty)))])
         chain = SimulatedChain(ledger, key_of(1), confirmations=2)
         presence = PresenceTable(chain, lambda: 0)
@@ -185,7 +251,8 @@ def test_votes_that_nobody_serves_do_not_keep_those_of_others_from_being_checked
         return checker._checks[EPOCH]
 
     found = run_deterministically(main, 0)
-    assert {validator: check.reason for validator, check in found.items()} == {account(6): EVIDENCE_DIFFERS}
+    reason = "no-time" if is_full else EVIDENCE_DIFFERS
+    assert {validator: check.reason for validator, check in found.items()} == {account(6): reason}
 
 
 def test_only_who_voted_before_is_checked_by_anyone() -> None:

@@ -1,0 +1,135 @@
+"""Nonces that are computed but not yet committed, in a file: a restart goes on where the last run stopped.
+
+*Detail.* A head names the batch; after it comes one record for each vector, in order, with a checksum over its number
+and its bytes. What a crash left of a last record, or zeros that a loss of power left, end what is taken. Only vectors:
+what proves anything is committed on chain, and whoever changes this file commits a batch that is found false.
+"""
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import structlog
+import trio
+
+from node.private_files import PrivateFileError, create_private_directory
+from node.protocol.identifiers import Hash32
+from node.protocol.nonces import VECTOR_BYTES
+
+log = structlog.get_logger(__name__)
+
+MAGIC = b"quern-nonces-1\n"
+"""Change the number when the format changes: a file of another one is ignored."""
+CHECKSUM_BYTES = 4
+RECORD_BYTES = CHECKSUM_BYTES + VECTOR_BYTES
+
+
+class NonceFile:
+    """The vectors of one ML node's present batch. A disk that fails costs only what a restart would have saved."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._count = 0
+
+    async def begin(self, batch: Hash32, vectors_max: int) -> bytes:
+        """Return the vectors kept of `batch`, at most so many, and keep what is appended from now on after them.
+
+        What is there of any other batch is dropped. May read 130 MB, in a worker thread.
+        """
+        return await trio.to_thread.run_sync(self.begin_blocking, batch, vectors_max)
+
+    async def sync(self) -> None:
+        """Have on the disk what was appended."""
+        await trio.to_thread.run_sync(self.sync_blocking)
+
+    async def drop(self) -> None:
+        """Forget the batch: it is committed, or it is too late."""
+        await trio.to_thread.run_sync(self.drop_blocking)
+
+    def begin_blocking(self, batch: Hash32, vectors_max: int) -> bytes:
+        """As `begin`, for who may block."""
+        self._close()
+        kept = b""
+        try:
+            create_private_directory(self._path.parent)
+            kept = self._whole(batch, vectors_max)
+            self._file = self._path.open("r+b" if kept else "wb", buffering=0)
+            if kept:
+                self._file.truncate(len(MAGIC) + len(batch) + len(kept) // VECTOR_BYTES * RECORD_BYTES)
+                self._file.seek(0, os.SEEK_END)
+            else:
+                self._write(MAGIC + batch)
+        except (OSError, PrivateFileError) as error:
+            self._give_up(error)
+        self._count = len(kept) // VECTOR_BYTES
+        return kept
+
+    def append(self, vectors: list[bytes]) -> None:
+        """Write the next vectors. They survive the end of this process, and after `sync` the loss of power."""
+        if self._file is None:
+            return
+        try:
+            self._write(b"".join(_record(self._count + place, vector) for place, vector in enumerate(vectors)))
+        except OSError as error:
+            self._give_up(error)
+        self._count += len(vectors)
+
+    def sync_blocking(self) -> None:
+        """As `sync`."""
+        try:
+            if self._file is not None:
+                os.fsync(self._file.fileno())
+        except (OSError, ValueError) as error:  # ValueError: closed meanwhile, because a write failed
+            self._give_up(error)
+
+    def drop_blocking(self) -> None:
+        """As `drop`."""
+        self._close()
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("old nonces are left on the disk", file=str(self._path), reason=str(error))
+
+    def _whole(self, batch: Hash32, vectors_max: int) -> bytes:
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return b""
+        kept = bytearray()
+        with file:
+            if file.read(len(MAGIC) + len(batch)) == MAGIC + batch:
+                for number in range(vectors_max):
+                    record = file.read(RECORD_BYTES)
+                    vector = record[CHECKSUM_BYTES:]
+                    if len(record) < RECORD_BYTES or record != _record(number, vector):
+                        break
+                    kept += vector
+        return bytes(kept)
+
+    def _write(self, data: bytes) -> None:
+        if self._file is not None and self._file.write(data) != len(data):
+            raise OSError("only a part was written: the disk is full")  # what there is of it is no whole record
+
+    def _give_up(self, error: Exception) -> None:
+        log.warning(
+            "nonces are not kept on the disk: a restart before they are committed would begin with the first one; see "
+            "whether the disk of [node] data_dir is full or failing",
+            file=str(self._path),
+            reason=str(error),
+        )
+        self._close()
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as error:
+                log.warning("a file of nonces did not close", file=str(self._path), reason=str(error))
+
+
+def _record(number: int, vector: bytes) -> bytes:
+    return zlib.crc32(struct.pack(">Q", number) + vector).to_bytes(CHECKSUM_BYTES) + vector

@@ -1,0 +1,62 @@
+"""Proofs on a disk that has no room: they wait, and are kept for as long as a verdict may rest on them."""
+
+import trio
+
+from netsim.content import ContentExchange, SimulatedContent
+from netsim.trace import Trace
+from node.protocol.identifiers import Cid, EpochNumber
+from node.services.keeping import PROOF_EPOCHS_KEPT, keep_proof, store_proof
+
+EPOCH = EpochNumber(5)
+
+
+class Refusing(SimulatedContent):
+    """Has no room, until there were so many tries."""
+
+    refusals = 0
+
+    async def add_bytes(self, data: bytes) -> Cid:
+        self._try()
+        return await super().add_bytes(data)
+
+    async def keep(self, cid: Cid, until: EpochNumber) -> None:
+        self._try()
+        await super().keep(cid, until)
+
+    def _try(self) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(28, "No space left on device")
+
+
+def content_of(refusals: int) -> Refusing:
+    content = Refusing(ContentExchange(Trace()), "host", 1)
+    content.refusals = refusals
+    return content
+
+
+async def test_a_proof_waits_for_room_and_stays_as_long_as_a_verdict_may_rest_on_it(autojump_clock: object) -> None:
+    content = content_of(3)
+    cid = await store_proof(content, b"votes", EPOCH, "votes")
+    assert content.refusals == 0
+    await content.forget(EpochNumber(EPOCH + PROOF_EPOCHS_KEPT), [cid])
+    assert content.blocks[cid] == b"votes"
+    await content.forget(EpochNumber(EPOCH + PROOF_EPOCHS_KEPT + 1), [])
+    assert cid not in content.blocks
+
+
+async def test_who_can_be_too_late_stops_waiting(autojump_clock: object) -> None:
+    content = content_of(10**9)
+    with trio.move_on_after(60) as scope:
+        await store_proof(content, b"votes", EPOCH, "votes")
+    assert scope.cancelled_caught
+    assert content.blocks == {}
+
+
+async def test_a_proof_of_others_that_cannot_be_kept_stops_nothing() -> None:
+    content = content_of(0)
+    cid = await content.add_bytes(b"votes")
+    content.refusals = 1
+    await keep_proof(content, cid, EPOCH)
+    await content.forget(EpochNumber(99), [])
+    assert cid in content.blocks
