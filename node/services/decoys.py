@@ -42,6 +42,7 @@ from node.services.request_shapes import HOUR_SECONDS, ShapeBook
 log = structlog.get_logger(__name__)
 
 PAUSE_SECONDS_MIN = 30.0
+"""Between two: whatever goes wrong, no executor is flooded."""
 DAY_SECONDS = 86_400.0
 
 Ask = Callable[[ChatRequest], AbstractAsyncContextManager[Answer]]
@@ -125,9 +126,10 @@ class DecoyService:
 
     async def _wait(self) -> None:
         """Sleep until the next decoy: more are asked in the hours in which users ask more, and as many a day."""
+        await trio.sleep(PAUSE_SECONDS_MIN)
         while True:
             most = self._limits.per_day * self._shapes.largest_share() / HOUR_SECONDS
-            await trio.sleep(max(PAUSE_SECONDS_MIN, self._source.expovariate(most)))
+            await trio.sleep(self._source.expovariate(most))
             if self._source.random() * self._shapes.largest_share() < self._shapes.share(self._wall_clock()):
                 return
 
