@@ -148,8 +148,8 @@ class DecoyWriter:
         return cut(text, least, beyond)
 
     async def _token_ids(self, topic: str, count: int) -> tuple[int, ...]:
-        found = list(await self._engine.tokenize(topic))
-        request = self._request(tuple(found), max(1, count))
+        found: list[int] = []  # without the topic: whoever has this list would know it
+        request = self._request(await self._engine.tokenize(topic), count)
         async with self._engine.generate(request) as chunks:
             async for chunk in chunks:
                 found += chunk.token_ids

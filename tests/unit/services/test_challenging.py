@@ -61,7 +61,7 @@ class Bench:
             await self.challenge(signed, consent=consent)
         assert self.book.take(EPOCH) == ()
         assert self.given.kept(receipt_digest(signed.receipt)) is None
-        return f"{refused.value.message}; {refused.value.hint}"
+        return f"{refused.value.message}; {refused.value.remedy}"
 
     def give_weight(self, *numbers: int) -> None:
         """Have these accounts be the group."""
