@@ -8,7 +8,7 @@ from node.amounts import tokens_to_amount
 from node.ports import Chain, Content, Network
 from node.services.auditing import AuditingService
 from node.services.challenge_book import ChallengeBook
-from node.services.decoys import DecoyLimits, DecoyService
+from node.services.decoys import DecoyLimits, DecoyService, are_of_use
 from node.services.epochs import EpochBook
 from node.services.gateway import Gateway
 from node.services.presence import PresenceTable
@@ -69,13 +69,6 @@ def _make_decoys(
     """Return the service, and have the gateway tell of the requests that decoys are shaped like."""
     shapes = ShapeBook()
     gateway.on_asked = lambda chat: shapes.note(chat, int(time.time()))
-
-    def is_of_use() -> bool:
-        """Without a deposit nothing is paid for, and without weight no vote bundle of this node's is heard."""
-        members = epochs.group().members
-        has_weight = any(member.participant == chain.account and member.weight > 0 for member in members)
-        return has_weight and gateway.payer.deposits.locked() > 0
-
     payments = settings.payments
     return DecoyService(
         chain,
@@ -88,7 +81,7 @@ def _make_decoys(
         book,
         shapes,
         DecoyLimits(payments.decoys_per_day, tokens_to_amount(payments.decoys_cost_per_day_max)),
-        is_of_use=is_of_use,
+        is_of_use=lambda: are_of_use(chain.account, epochs.group(), gateway.payer.deposits.locked()),
         wall_clock=lambda: int(time.time()),
         source=random.SystemRandom(),
     )

@@ -25,9 +25,9 @@ from node.protocol.audit_bands import bands_of
 from node.protocol.audit_evidence import AuditEvidence
 from node.protocol.audits import judge_figures
 from node.protocol.codec import to_bytes
-from node.protocol.identifiers import ModelId
+from node.protocol.identifiers import Address, ModelId
 from node.protocol.pricing import receipt_digest
-from node.protocol.records import SignedReceipt
+from node.protocol.records import EpochGroup, SignedReceipt
 from node.protocol.tails import makes_vectors
 from node.protocol.verdicts import Verdict
 from node.services.answers_at_hand import AnswersAtHand
@@ -56,6 +56,12 @@ class DecoyLimits:
     """On average, in a day of which nothing is left out."""
     cost_per_day_max: int
     """In base units of the token. A decoy that has begun is not left, so the last one of a day may go beyond."""
+
+
+def are_of_use(account: Address, group: EpochGroup, locked: int) -> bool:
+    """Whether decoys of an account are: with a deposit (`locked`) to pay from, and weight, without which no bundle of
+    its is heard that challenges anything."""
+    return locked > 0 and any(member.participant == account and member.weight > 0 for member in group.members)
 
 
 class DecoyService:

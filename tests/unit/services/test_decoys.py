@@ -20,7 +20,7 @@ from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
 from node.protocol.sampling import SamplingParameters
 from node.services.challenge_book import ChallengeBook
-from node.services.decoys import DecoyLimits, DecoyService
+from node.services.decoys import DecoyLimits, DecoyService, are_of_use
 from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest
 from node.services.request_shapes import HOUR_SECONDS, ShapeBook
@@ -134,6 +134,16 @@ async def test_without_an_engine_that_can_check_nothing_is_asked(autojump_clock:
         made = bench(network, USERS, engines=(object(),))
         await made.run(600)
         assert made.receipts() == ()
+
+
+async def test_decoys_are_of_use_with_a_deposit_and_weight_alone(autojump_clock: object) -> None:
+    async with serving_network(2) as network:
+        group = network.members[GATEWAY].epochs.group()
+        assert are_of_use(account(1), group, 1)
+        assert not are_of_use(account(1), group, 0)
+        assert not are_of_use(account(GATEWAY), group, 1)
+        weightless = replace(group, members=tuple(replace(member, weight=0) for member in group.members))
+        assert not are_of_use(account(1), weightless, 1)
 
 
 async def test_nothing_is_asked_while_it_is_of_no_use(autojump_clock: object) -> None:
