@@ -55,7 +55,7 @@ REASONS = {
 @click.option("--consent", is_flag=True, help="Agree that a private prompt and its answer are shown to the judges.")
 @target_options
 def audit(target: Target, which: str | None, challenge: str | None, consent: bool) -> None:
-    """Show the audits of an epoch, or of one answer; or have one judged.
+    """Show audits, or have an answer judged.
 
     Without an argument, those of the present epoch. RECEIPT is the beginning of a receipt's digest or of its request's
     id, of eight characters or more: then only audits of that answer, the last ones.

@@ -382,7 +382,7 @@ class PaymentSettings(Section):
         ge=0,
         le=86_400,
         description="How long the tokens of private prompts and answers stay in memory, and nowhere else, so that\n"
-        "`quern audit --challenge` can have an answer judged. 0: not at all.",
+        "`quern audit --challenge` can have an answer judged; the newest 256, 32 MiB. 0: not at all.",
     )
     decoys_per_day: int = Field(
         default=4,
