@@ -388,4 +388,5 @@ def _gateway(
         payer,
         wall_clock=wall_clock,
         answers_kept_max=settings.payments.answers_kept_max,
+        private_answers_kept_seconds=settings.payments.private_answers_kept_seconds,
     )

@@ -7,16 +7,20 @@ from functools import partial
 
 from node.audit_wiring import add_auditing
 from node.control.audit_methods import audit_method_table
+from node.control.challenge_methods import challenge_method_table
 from node.control.methods import Method
 from node.control.poc_methods import poc_method_table
 from node.control.reward_methods import reward_method_table
 from node.operations.audits import DaemonAuditOperations
+from node.operations.challenges import DaemonChallengeOperations
 from node.operations.poc import DaemonPocOperations
 from node.operations.rewards import DaemonRewardOperations
 from node.ports import Chain, Content, Network
 from node.protocol.identifiers import NodeId
+from node.services.answers_at_hand import AnswersAtHand
 from node.services.brokered import BrokeredEngine
 from node.services.calibration_notices import log_void_calibrations
+from node.services.challenge_book import ChallengeBook
 from node.services.epochs import EpochBook
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
@@ -87,6 +91,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     supervisor.add("tidying", TidyingService(chain, store, content, parts.epochs).run)
     supervisor.add("punishing", PunishingService(chain, network, store, parts.epochs, parts.router).run)
     settings = parts.settings
+    challenges = ChallengeBook(store)
     auditing = add_auditing(
         settings,
         chain,
@@ -98,6 +103,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
         parts.gateway,
         parts.engines,
         parts.receipts,
+        challenges,
         supervisor,
     )
     provers = [e for e, wanted in zip(parts.engines, settings.engines, strict=True) if wanted.api == "vllm"]
@@ -118,11 +124,16 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     )
     supervisor.add("validating", validating.run)
     audits = DaemonAuditOperations(chain, store, parts.epochs, auditing)
+    at_hand = AnswersAtHand() if parts.gateway is None else parts.gateway.at_hand
+    doubted = DaemonChallengeOperations(
+        chain, store, parts.epochs, at_hand, parts.receipts.given, challenges, parts.engines
+    )
     rewards = DaemonRewardOperations(chain, content, store, parts.presence, parts.epochs)
     proofs = DaemonPocOperations(
         chain, content, store, parts.presence, parts.epochs, forming.signatures, miners, provers, objecting
     )
-    return audit_method_table(audits) | reward_method_table(rewards) | poc_method_table(proofs)
+    methods = audit_method_table(audits) | challenge_method_table(doubted)
+    return methods | reward_method_table(rewards) | poc_method_table(proofs)
 
 
 def nonce_file(settings: Settings, node_id: NodeId) -> NonceFile:

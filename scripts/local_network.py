@@ -286,6 +286,7 @@ class LocalNetwork:
             "QUERN_NODE__LOG_FILE": str(self.log_of(daemon)),
             "QUERN_MINING__NONCES_MAX": str(NONCES_MAX),
             "QUERN_CHAIN__POLL_SECONDS": "0.3",
+            "QUERN_PAYMENTS__DECOYS_PER_DAY": "0",  # who counts answers to the last token wants no others
             **self.environment,
         }
         daemon.process = await trio.lowlevel.open_process(

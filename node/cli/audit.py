@@ -6,10 +6,13 @@ from node.cli.calls import call_daemon
 from node.cli.options import CommandFailed, Target, target_options
 from node.cli.render import print_json, print_table
 from node.control.audit_views import AuditsView, AuditVoteView, OmissionView
+from node.control.challenge_methods import ChallengeView
 
 DIGEST_CHARACTERS = 12
 EPOCH_DIGITS_MAX = 7
 """Longer numbers are the beginning of a receipt's digest or of a request's id: these need eight characters at least."""
+
+BEGINNING = "A receipt is named by at least eight hex digits of its digest or of its request's id."
 
 REASONS = {
     "margin": "its tokens fall far short of the rule's choice",
@@ -48,9 +51,11 @@ REASONS = {
 
 @click.command()
 @click.argument("which", required=False, metavar="[EPOCH|RECEIPT]")
+@click.option("--challenge", metavar="RECEIPT", help="Have an answer judged that this gateway paid for.")
+@click.option("--consent", is_flag=True, help="Agree that a private prompt and its answer are shown to the judges.")
 @target_options
-def audit(target: Target, which: str | None) -> None:
-    """Show the audits of an epoch, or of one answer.
+def audit(target: Target, which: str | None, challenge: str | None, consent: bool) -> None:
+    """Show audits, or have an answer judged.
 
     Without an argument, those of the present epoch. RECEIPT is the beginning of a receipt's digest or of its request's
     id, of eight characters or more: then only audits of that answer, the last ones.
@@ -62,12 +67,22 @@ def audit(target: Target, which: str | None) -> None:
     If executors left receipts of answers that this node paid for out of their books, these are shown too: the
     proofs go into its own votes, if it has weight, and into those of members that took them from it.
 
+    With --challenge, this node hands over an answer that it paid another for, and its next votes challenge it: in the
+    epoch after, every member with the model judges it, and is shown the tokens of prompt and answer. If an engine of
+    this node has the model, it looks first, and what it does not find proven is not challenged. Of a private answer
+    that takes your consent, and the answer: it stays in memory for an hour (private_answers_kept_seconds).
+
     \b
     Examples:
       quern audit
       quern audit 41
       quern audit 4f1a09c2 --json
+      quern audit --challenge 4f1a09c2
+      quern audit --challenge 4f1a09c2 --consent
     """
+    if challenge is not None or consent:
+        _challenge(target, which, challenge, consent=consent)
+        return
     view = call_daemon(target, "audits", AuditsView, _params(which))
     if target.as_json:
         print_json(view)
@@ -117,16 +132,41 @@ def audit(target: Target, which: str | None) -> None:
     )
 
 
+def _challenge(target: Target, which: str | None, challenge: str | None, *, consent: bool) -> None:
+    if challenge is None or which is not None:
+        raise CommandFailed(
+            "an answer is challenged by itself",
+            "Write: quern audit --challenge RECEIPT, with --consent if it is private.",
+        )
+    if not _is_beginning(challenge):
+        raise CommandFailed(f"{challenge[:80]!r} is no receipt", BEGINNING)
+    view = call_daemon(target, "challenge", ChallengeView, {"receipt": challenge, "consent": consent})
+    if target.as_json:
+        print_json(view)
+        return
+    found = "This node's engine finds it proven not to be the model's." if view.is_checked else "Nobody has looked yet."
+    click.echo(f"{view.receipt[:DIGEST_CHARACTERS]}: an answer of {view.model_id} by {view.executor}. {found}")
+    click.echo(
+        f"It is challenged in this node's next votes ({view.waiting} wait before it, four at a time), and judged in "
+        "the epoch after them by every member with the model, who are shown its tokens."
+    )
+    click.echo("What becomes of it: `quern audit` then, and `quern why-not-paid` at its executor.")
+
+
+def _is_beginning(text: str) -> bool:
+    return 8 <= len(text) <= 64 and all(character in "0123456789abcdef" for character in text)
+
+
 def _params(which: str | None) -> dict[str, object]:
     if which is None:
         return {}
     if which.isascii() and which.isdigit() and len(which) <= EPOCH_DIGITS_MAX:
         return {"epoch": int(which)}
-    if 8 <= len(which) <= 64 and all(character in "0123456789abcdef" for character in which):
+    if _is_beginning(which):
         return {"receipt": which}
     raise CommandFailed(
         f"{which[:80]!r} is neither an epoch nor a receipt",
-        "Name an epoch's number, or at least eight hex digits of a receipt's digest or a request's id.",
+        f"Name an epoch's number, or a receipt. {BEGINNING}",
     )
 
 

@@ -145,7 +145,7 @@ def _facts(dossier: Dossier) -> list[tuple[str, str]]:
         ("price", amount_to_tokens(receipt.price)),
         ("signed by", "both" if dossier.signed.payer_signature else "executor only"),
         ("tokens can be checked", "yes" if receipt.is_verifiable else "no: drawn outside the rule"),
-        ("private", "yes: not published, and its answer is kept nowhere" if receipt.is_private else "no"),
+        ("private", "yes: not published, and its answer is stored nowhere" if receipt.is_private else "no"),
         ("seed", "given by the user" if receipt.seeded_by_user else "drawn by both sides"),
     ]
     if answer is not None:

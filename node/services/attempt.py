@@ -324,17 +324,22 @@ class Attempt:
         self._check_receipt(signed)
         self._watch_until(trio.current_time() + CLOSING_SECONDS_MAX + ACKNOWLEDGE_SECONDS_MAX)
         signed = countersigned(signed, self._desk.chain.sign(receipt_digest(signed.receipt)))
-        self._desk.store.save_receipt(signed, self._evidence(), answers_kept_max=self._desk.answers_kept_max)
+        self._keep(signed)
         self.has_receipt = True
         await self._debt.pay(signed)
         await self._until_acknowledged()
 
-    def _evidence(self) -> AnswerEvidence | None:
-        """What the receipt commits to; None for what is private."""
-        request, seed = self._request, self._seed
-        if request.private or seed is None or not self._desk.answers_kept_max:
-            return None
-        return answer_evidence(request, self._prompt_ids, self.token_ids, seed, "".join(self._texts))
+    def _keep(self, signed: SignedReceipt) -> None:
+        """Keep the receipt and what it commits to: of what is private at most in memory."""
+        desk, request, seed = self._desk, self._request, self._seed
+        is_stored = not request.private and desk.answers_kept_max > 0
+        is_at_hand = desk.at_hand.wants(request.request_id, is_private=request.private)
+        given: AnswerEvidence | None = None
+        if seed is not None and (is_stored or is_at_hand):
+            given = answer_evidence(request, self._prompt_ids, self.token_ids, seed, "".join(self._texts))
+        desk.store.save_receipt(signed, given if is_stored else None, answers_kept_max=desk.answers_kept_max)
+        if given is not None and is_at_hand:
+            desk.at_hand.keep(signed.receipt, given)
 
     async def _until_acknowledged(self) -> None:
         """Wait for the executor to end the call: leaving first would cancel it before it has the last voucher."""

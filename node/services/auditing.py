@@ -74,8 +74,8 @@ class _Round:
 class Challenges(Protocol):
     """Where challenges come from."""
 
-    def take(self) -> tuple[SignedReceipt, ...]:
-        """Return those for the next bundle, in its order; they are not given again."""
+    def take(self, epoch: EpochNumber) -> tuple[SignedReceipt, ...]:
+        """Return those for the bundle of an epoch, in its order; they are not given again."""
 
 
 class AuditingService:
@@ -112,7 +112,7 @@ class AuditingService:
         self._asking = trio.CapacityLimiter(ASKED_AT_ONCE)
         self._reading = trio.CapacityLimiter(READ_AT_ONCE)
         self.challenges: Challenges | None = None
-        """Answers that this node paid for and found not to be the model's; None where it looks for none."""
+        """Answers that this node paid for and wants judged; None where there are none."""
         keeper.serve(network, self._evidence)
 
     async def run(self) -> None:
@@ -131,7 +131,7 @@ class AuditingService:
             await self._keeper.note_counted(BooksOfResult(newest).newest(self._chain.account))
         receipts = await self._keeper.book(bundle.epoch, max(self._chain.state.results, default=None))
         kept = KeptAudits(self._store, bundle.epoch)
-        taken = () if self.challenges is None else self.challenges.take()
+        taken = () if self.challenges is None else self.challenges.take(bundle.epoch)
         able = [signed for signed in taken if are_names_short(signed.receipt)][:CHALLENGES_MAX]
         by_digest = {receipt_digest(signed.receipt): signed for signed in able}
         challenges = tuple(by_digest[digest] for digest in sorted(by_digest))

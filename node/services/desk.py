@@ -1,8 +1,9 @@
 """What a call of an executor needs of its gateway."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from node.ports import Chain, Store
+from node.services.answers_at_hand import AnswersAtHand
 from node.services.payment_rounds import PaymentRounds
 from node.services.payments import PayerBook
 
@@ -17,3 +18,5 @@ class Desk:
     rounds: PaymentRounds
     answers_kept_max: int = 0
     """How many answers are kept with their receipts; 0: none."""
+    at_hand: AnswersAtHand = field(default_factory=AnswersAtHand)
+    """What is kept of private answers, in memory alone."""

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -15,6 +15,7 @@ from node.protocol.records import ModelRecord
 from node.protocol.routing import ExecutorChoice, rank_executors
 from node.protocol.sampling import SamplingParameters
 from node.services.answers import AnswerPart, AnswerSummary
+from node.services.answers_at_hand import AnswersAtHand
 from node.services.batches import BatchService
 from node.services.candidates import Prospect, is_faithful, once_per_participant, order_candidates
 from node.services.conductor import Conductor
@@ -102,9 +103,11 @@ class Gateway:
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         score: Callable[[Address], float] = lambda _: 1.0,
         answers_kept_max: int = 0,
+        private_answers_kept_seconds: float = 0.0,
     ) -> None:
         """`score` says how far a participant is trusted: 1 without a blemish, 0 to be asked last. Of answers that are
-        not private, the newest `answers_kept_max` are kept, so that their receipts can be checked.
+        not private, the newest `answers_kept_max` are kept, so that their receipts can be checked; private ones in
+        memory, for `private_answers_kept_seconds`, so that their user may challenge them.
         """
         self._chain = chain
         self._epochs = epochs
@@ -112,11 +115,15 @@ class Gateway:
         self._batches = batches
         self.payer = payer
         """Shared with whatever else this node pays over the same channels."""
+        self.at_hand = AnswersAtHand(private_answers_kept_seconds)
+        """What is kept of private answers, and of decoys."""
+        self.on_asked: Callable[[ChatRequest], None] | None = None
+        """Is told of each request of a user's: decoys are shaped like these."""
         self._wall_clock = wall_clock
         self._random_bytes = random_bytes
         self._score = score
         self._trade = Trade(
-            desk=Desk(chain, store, payer, PaymentRounds(payer, store), answers_kept_max),
+            desk=Desk(chain, store, payer, PaymentRounds(payer, store), answers_kept_max, self.at_hand),
             network=network,
             speeds=SpeedBook(),
             faults=FaultBook(store, wall_clock),
@@ -160,9 +167,15 @@ class Gateway:
         """Models that can be asked in this epoch."""
         return self._epochs.group().models
 
-    @asynccontextmanager
-    async def ask(self, chat: ChatRequest) -> AsyncIterator[Answer]:
+    def ask(self, chat: ChatRequest) -> AbstractAsyncContextManager[Answer]:
         """Ask; leaving the context stops the answer, and the paying. Raises GatewayError at once or while iterating."""
+        if self.on_asked is not None:
+            self.on_asked(chat)
+        return self.ask_decoy(chat)
+
+    @asynccontextmanager
+    async def ask_decoy(self, chat: ChatRequest) -> AsyncIterator[Answer]:
+        """Ask what no user wants to know: in no way otherwise, but that it is no pattern for other decoys."""
         model = self._epochs.group().get_epoch_model(chat.model_id)
         if model is None:
             known = ", ".join(m.model_id for m in self.models()) or "none at present"

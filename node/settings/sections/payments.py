@@ -32,12 +32,23 @@ class PaymentSettings(Section):
         description="Prompts and answers of this gateway's users to keep, the newest, so that their receipts can be\n"
         "checked to the token (`quern verify`). They lie unencrypted in the store; 0 keeps none, forgets those kept.",
     )
+    private_answers_kept_seconds: int = Field(
+        default=3600,
+        ge=0,
+        le=86_400,
+        description="How long the tokens of private prompts and answers stay in memory, and nowhere else, so that\n"
+        "`quern audit --challenge` can have an answer judged; the newest 256, 32 MiB. 0: not at all.",
+    )
     decoys_per_day: int = Field(
-        default=0,
+        default=4,
         ge=0,
         le=1000,
-        description="Questions that nobody wants answered, asked at random times and paid out of the budget: this\n"
-        "daemon audits the answers with an engine of its own, and no executor can tell them from users'. 0: none.",
+        description="Questions that nobody wants answered, asked on average in a day, at random times, shaped like\n"
+        "users' and paid out of the budget: this daemon audits the answers with an engine of its own. None are asked\n"
+        "while no channel has a deposit, no engine has a model or the account has no weight. 0: none.",
+    )
+    decoys_cost_per_day_max: Tokens = Field(
+        default="0.1", description="What decoys may cost in a day, in tokens: beyond it, none begins."
     )
     redeem_at_risk: Tokens = Field(
         default="100",

@@ -13,6 +13,7 @@ from node.cli.audit import REASONS
 from node.cli.main import quern
 from node.control.audit_methods import AuditsParams, audit_method_table
 from node.control.audit_views import AuditedBookView, AuditOutcomeView, AuditsView, AuditVoteView, OmissionView
+from node.control.challenge_methods import ChallengeParams, ChallengeView, challenge_method_table
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.control.server import serve_control
 from node.protocol.audit_outcomes import ACCUSED, EXCUSED, NOT_AUDITED, UNCONFIRMED, WITHHELD
@@ -56,12 +57,22 @@ class CannedAudits:
     def __init__(self) -> None:
         self.view = AuditsView(epoch=41, books_of=40, books=[BOOK], votes=[VOTE], outcomes=[OUTCOME])
         self.asked: list[AuditsParams] = []
+        self.challenged: list[ChallengeParams] = []
 
     async def audits(self, params: AuditsParams) -> AuditsView:
         self.asked.append(params)
         if params.receipt == "ffffffff":
             raise RpcError(ErrorCode.REFUSED, "this node audited no answer that begins with ffffffff", "See the list.")
         return self.view
+
+    async def challenge(self, params: ChallengeParams) -> ChallengeView:
+        self.challenged.append(params)
+        if not params.consent:
+            raise RpcError(ErrorCode.REFUSED, "the answer is private", "If you agree to that, give --consent.")
+        return ChallengeView(
+            receipt="ab" * 32, request_id="cd" * 32, executor=account(1), model_id="tiny", is_private=True,
+            is_checked=True, waiting=2,
+        )  # fmt: skip
 
 
 @pytest.fixture
@@ -75,7 +86,7 @@ def socket(tmp_path: Path, canned: CannedAudits) -> Iterator[Path]:
 
     async def serve() -> None:
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve_control, path, audit_method_table(canned))
+            await nursery.start(serve_control, path, audit_method_table(canned) | challenge_method_table(canned))
             ready.set()
             while not stop.is_set():
                 await trio.sleep(0.02)
@@ -149,3 +160,36 @@ def test_what_executors_left_out_is_told_with_who_has_the_proof(socket: Path, ca
 def test_every_reason_has_words() -> None:
     codes = {test.value for test in AuditTest} | EXCUSED | {ACCUSED, UNCONFIRMED, WITHHELD, NOT_AUDITED}
     assert codes <= REASONS.keys()
+
+
+def test_an_answer_is_challenged_and_said_what_happens_to_it(socket: Path, canned: CannedAudits) -> None:
+    result = run(socket, "--challenge", "cdcdcdcd", "--consent")
+    assert result.exit_code == 0, result.output
+    for part in ("abababababab", account(1), "proven not to be the model's", "2 wait", "shown its tokens"):
+        assert part in result.output
+    assert canned.challenged == [ChallengeParams(receipt="cdcdcdcd", consent=True)]
+    assert canned.asked == []
+    assert json.loads(run(socket, "--challenge", "cdcdcdcd", "--consent", "--json").output)["waiting"] == 2
+
+
+def test_without_consent_a_private_answer_is_refused_and_how_to_consent_is_told(socket: Path) -> None:
+    result = run(socket, "--challenge", "cdcdcdcd")
+    assert result.exit_code == 1
+    assert "--consent" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("--consent",), "quern audit --challenge RECEIPT"),
+        (("41", "--challenge", "cdcdcdcd"), "quern audit --challenge RECEIPT"),
+        (("--challenge", "41"), "eight hex digits"),
+    ],
+)
+def test_what_is_no_challenge_says_what_would_be(
+    socket: Path, canned: CannedAudits, arguments: tuple[str, ...], hint: str
+) -> None:
+    result = run(socket, *arguments)
+    assert result.exit_code != 0
+    assert hint in result.output
+    assert canned.challenged == []

@@ -1,6 +1,6 @@
-"""Answers that decoys proved not to be the model's, until they are challenged in a vote bundle.
+"""Answers to challenge: those that decoys proved not to be the model's, and those that a user of this gateway doubts.
 
-*Detail.* They are written down before anything is done with them, so that a restart loses none: to prove one costs a
+*Detail.* They are written down until a vote bundle has them, so that a restart loses none: to prove one costs a
 paid answer and an audit. What was taken for a bundle is taken back at a start if that bundle was never written: nobody
 can have seen it.
 """
@@ -19,7 +19,7 @@ from node.services.validating import votes_document
 
 log = structlog.get_logger(__name__)
 
-DOCUMENT = "decoys/proven"
+DOCUMENT = "challenges"
 WAITING_MAX = 64
 """About a kilobyte each, written anew with each one. The oldest goes: what it tells of is soonest too old to judge."""
 
@@ -38,17 +38,21 @@ class _Kept:
 NOTHING = _Kept((), (), EpochNumber(0))
 
 
-class ProvenDecoys:
+class ChallengeBook:
     """Keeps the newest WAITING_MAX in the store, and gives each to one bundle."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._kept = self._load()
 
-    def add(self, signed: SignedReceipt) -> None:
-        """Keep an answer's receipt, which both sides signed."""
+    def add(self, signed: SignedReceipt) -> int:
+        """Keep an answer's receipt, which both sides signed; return how many wait before it, -1 if it was here."""
+        digest = receipt_digest(signed.receipt)
+        if digest in {receipt_digest(known.receipt) for known in (*self._kept.waiting, *self._kept.taken)}:
+            return -1
         waiting = (*self._kept.waiting, signed)[-WAITING_MAX:]
         self._write(replace(self._kept, waiting=waiting))
+        return len(waiting) - 1
 
     def take(self, epoch: EpochNumber) -> tuple[SignedReceipt, ...]:
         """Return the challenges for this node's bundle of `epoch`, in its order; they are not given again."""
@@ -67,7 +71,7 @@ class ProvenDecoys:
         try:
             kept = from_bytes(_Kept, data)
         except SchemaError as error:
-            log.warning("what decoys proved before cannot be read, and is not challenged", reason=str(error))
+            log.warning("answers that were to be challenged cannot be read, and are not", reason=str(error))
             return NOTHING
         if self._store.get_document(votes_document(kept.epoch)) is not None:
             return kept

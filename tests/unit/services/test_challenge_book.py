@@ -1,4 +1,4 @@
-"""What a decoy proved is challenged once, whatever happens in between."""
+"""What is to be challenged is challenged once, whatever happens in between."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from node.protocol.audit_votes import CHALLENGES_MAX
 from node.protocol.identifiers import EpochNumber
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
-from node.services.proven_decoys import DOCUMENT, WAITING_MAX, ProvenDecoys
+from node.services.challenge_book import DOCUMENT, WAITING_MAX, ChallengeBook
 from node.services.validating import votes_document
 from node.store.books import Books
 from node.store.database import Database
@@ -27,10 +27,10 @@ def store() -> Iterator[Books]:
     database.close()
 
 
-def everything(proven: ProvenDecoys) -> list[SignedReceipt]:
+def everything(book: ChallengeBook) -> list[SignedReceipt]:
     """All that waits, epoch by epoch."""
     found: list[SignedReceipt] = []
-    while taken := proven.take(NEXT_EPOCH):
+    while taken := book.take(NEXT_EPOCH):
         found += taken
     return found
 
@@ -39,61 +39,61 @@ def in_order(receipts: list[SignedReceipt]) -> list[SignedReceipt]:
     return sorted(receipts, key=lambda signed: receipt_digest(signed.receipt))
 
 
-def test_a_restart_loses_nothing_that_is_proven(store: Books) -> None:
-    proven = ProvenDecoys(store)
-    proven.add(RECEIPTS[0])
-    proven.add(RECEIPTS[1])
-    assert list(ProvenDecoys(store).take(EPOCH)) == in_order(RECEIPTS[:2])
+def test_a_restart_loses_nothing_that_waits(store: Books) -> None:
+    book = ChallengeBook(store)
+    book.add(RECEIPTS[0])
+    book.add(RECEIPTS[1])
+    assert list(ChallengeBook(store).take(EPOCH)) == in_order(RECEIPTS[:2])
 
 
 def test_what_is_in_a_bundle_is_not_challenged_again_after_a_restart(store: Books) -> None:
-    proven = ProvenDecoys(store)
+    book = ChallengeBook(store)
     for signed in RECEIPTS[: CHALLENGES_MAX + 1]:
-        proven.add(signed)
-    assert len(proven.take(EPOCH)) == CHALLENGES_MAX
+        book.add(signed)
+    assert len(book.take(EPOCH)) == CHALLENGES_MAX
     store.put_document(votes_document(EPOCH), b"the bundle")
-    assert everything(ProvenDecoys(store)) == [RECEIPTS[CHALLENGES_MAX]]
+    assert everything(ChallengeBook(store)) == [RECEIPTS[CHALLENGES_MAX]]
 
 
 def test_what_was_taken_for_a_bundle_that_was_never_written_is_challenged_in_the_next(store: Books) -> None:
-    proven = ProvenDecoys(store)
+    book = ChallengeBook(store)
     for signed in RECEIPTS[: CHALLENGES_MAX + 1]:
-        proven.add(signed)
-    first = proven.take(EPOCH)
-    again = ProvenDecoys(store)
+        book.add(signed)
+    first = book.take(EPOCH)
+    again = ChallengeBook(store)
     assert again.take(EPOCH) == first
     assert again.take(NEXT_EPOCH) == (RECEIPTS[CHALLENGES_MAX],)
     assert again.take(NEXT_EPOCH) == ()
 
 
 def test_what_an_earlier_bundle_took_does_not_come_back_when_its_votes_are_forgotten(store: Books) -> None:
-    proven = ProvenDecoys(store)
-    proven.add(RECEIPTS[0])
-    assert proven.take(EPOCH) == (RECEIPTS[0],)
+    book = ChallengeBook(store)
+    book.add(RECEIPTS[0])
+    assert book.take(EPOCH) == (RECEIPTS[0],)
     store.put_document(votes_document(EPOCH), b"the bundle")
-    assert proven.take(NEXT_EPOCH) == ()
+    assert book.take(NEXT_EPOCH) == ()
     store.forget_document(votes_document(EPOCH))
-    assert ProvenDecoys(store).take(EpochNumber(80)) == ()
+    assert ChallengeBook(store).take(EpochNumber(80)) == ()
 
 
 def test_what_waits_is_bounded_and_the_oldest_goes(store: Books) -> None:
-    proven = ProvenDecoys(store)
+    book = ChallengeBook(store)
     for signed in RECEIPTS:
-        proven.add(signed)
-    assert in_order(everything(ProvenDecoys(store))) == in_order(RECEIPTS[-WAITING_MAX:])
+        book.add(signed)
+    assert in_order(everything(ChallengeBook(store))) == in_order(RECEIPTS[-WAITING_MAX:])
 
 
-def test_an_answer_that_is_proven_twice_is_challenged_once(store: Books) -> None:
-    proven = ProvenDecoys(store)
-    proven.add(RECEIPTS[0])
-    proven.add(RECEIPTS[0])
-    assert proven.take(EPOCH) == (RECEIPTS[0],)
+def test_an_answer_that_is_named_twice_is_challenged_once(store: Books) -> None:
+    book = ChallengeBook(store)
+    assert [book.add(RECEIPTS[0]), book.add(RECEIPTS[1]), book.add(RECEIPTS[0])] == [0, 1, -1]
+    assert book.take(EPOCH) == tuple(in_order(RECEIPTS[:2]))
+    assert book.add(RECEIPTS[0]) == -1
 
 
 def test_what_cannot_be_read_is_told_and_does_not_stop_the_daemon(store: Books) -> None:
     store.put_document(DOCUMENT, b"rubbish")
     with capture_logs() as lines:
-        proven = ProvenDecoys(store)
+        book = ChallengeBook(store)
     assert [line["log_level"] for line in lines] == ["warning"]
-    proven.add(RECEIPTS[0])
-    assert ProvenDecoys(store).take(EPOCH) == (RECEIPTS[0],)
+    book.add(RECEIPTS[0])
+    assert ChallengeBook(store).take(EPOCH) == (RECEIPTS[0],)

@@ -1,0 +1,160 @@
+"""Shapes of requests: what an executor sees of one beside its words, so that decoys can be shaped like users' requests.
+
+*Purpose.* Whoever can tell a decoy from a user's request serves that one alone with the true model. So a decoy takes
+its shape from a request that a user of the same gateway sent lately, or, where there was none, from a mixture of usual
+ones; and the hour at which it is asked from the hours at which users ask.
+
+*Detail.* Of a request are kept counts and parameters, never words; lengths only as one of four steps between powers of
+two. They stay in memory. What no audit can judge (outside the rule of draws) has no shape, nor has what would be too
+dear to imitate: these are never decoys.
+"""
+
+import random
+from collections import deque
+from dataclasses import dataclass
+
+from node.protocol.sampling import SamplingParameters
+from node.services.frames import Turn
+from node.services.gateway import ChatRequest
+
+SHAPES_KEPT = 512
+"""The newest; each under 2 kB."""
+TURNS_MAX = 32
+TOOLS_MAX = 16
+CHARACTERS_MAX = 32_768
+"""Of one request: this node's engine has to write as much, and its gateway to pay for the reading."""
+EXACT_BELOW = 8
+"""Characters; above, a length is known as one of four steps between powers of two."""
+CHARACTERS_PER_TOOL = 200
+"""What the description of a function takes, roughly."""
+HOURS = 24
+HOUR_SECONDS = 3600
+HOURS_COUNTED_MAX = 100_000
+"""Requests; then all counts are halved, so that old habits fade."""
+USUAL_STOPS = ("\n", "\n\n", "###", "User:", "</s>", "<|im_end|>", "Observation:", "```", "END", "Human:")
+"""Texts that many users stop at: these say nothing of who uses them. In place of others one of them is drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnShape:
+    """One message without its words."""
+
+    role: str
+    characters: int
+    """The least of its step."""
+    is_named: bool = False
+    calls: int = 0
+    """Calls of functions that the assistant made in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestShape:
+    """A request without its words. Exactly one of `turns`, `text` and `token_ids` says how its prompt is."""
+
+    turns: tuple[TurnShape, ...]
+    text: int | None
+    """Characters of a text to go on with."""
+    token_ids: int
+    """Token ids of a prompt that is made of them."""
+    tools: int
+    max_tokens: int | None
+    sampling: SamplingParameters
+    is_seeded: bool
+    """Whether the user gave the seed."""
+    stop: tuple[str, ...]
+    """Of USUAL_STOPS; empty texts stand for others."""
+    logprobs: int | None
+    private: bool
+
+
+def step(count: int) -> tuple[int, int]:
+    """Return the step that a length lies in: the least, and the first beyond it."""
+    if count < EXACT_BELOW:
+        return count, count + 1
+    width = 1 << (count.bit_length() - 3)
+    least = count // width * width
+    return least, least + width
+
+
+def shape_of(chat: ChatRequest) -> RequestShape | None:
+    """Return the shape of a request; None if no decoy can be like it."""
+    prompt = chat.prompt
+    tools = -(-len(prompt.tools) // CHARACTERS_PER_TOOL)
+    if chat.response_format or not chat.sampling.is_verifiable:
+        return None
+    if prompt.text_bytes + len(prompt.token_ids) > CHARACTERS_MAX:
+        return None
+    if len(prompt.turns) > TURNS_MAX or tools > TOOLS_MAX:
+        return None
+    return RequestShape(
+        turns=tuple(_turn_shape(turn) for turn in prompt.turns),
+        text=None if prompt.text is None else step(len(prompt.text))[0],
+        token_ids=step(len(prompt.token_ids))[0],
+        tools=tools,
+        max_tokens=chat.max_tokens,
+        sampling=chat.sampling,
+        is_seeded=chat.seed is not None,
+        stop=tuple(text if text in USUAL_STOPS else "" for text in chat.stop),
+        logprobs=chat.logprobs,
+        private=chat.private,
+    )
+
+
+def _turn_shape(turn: Turn) -> TurnShape:
+    return TurnShape(turn.role, step(len(turn.content))[0], bool(turn.name), turn.tool_calls.count('"arguments":'))
+
+
+def usual_shape(source: random.Random) -> RequestShape:
+    """Draw a shape as users of many services have them."""
+    earlier = source.choices((0, 1, 2, 4), (60, 20, 12, 8))[0]
+    turns = [TurnShape("system", source.choice((28, 96, 320, 1024)))] if source.random() < 0.5 else []
+    for _ in range(earlier):
+        turns += [TurnShape("user", source.choice((24, 56, 128))), TurnShape("assistant", source.choice((224, 640)))]
+    turns.append(TurnShape("user", source.choices((20, 48, 112, 256, 768, 3072), (15, 25, 25, 20, 10, 5))[0]))
+    is_text = source.random() < 0.1
+    temperature = source.choices((0, 200, 600, 700, 1000), (15, 10, 10, 30, 35))[0]
+    return RequestShape(
+        turns=() if is_text else tuple(turns),
+        text=source.choice((48, 256, 1024)) if is_text else None,
+        token_ids=0,
+        tools=0,
+        max_tokens=source.choices((None, 128, 256, 512, 1024, 4096), (25, 10, 20, 20, 15, 10))[0],
+        sampling=SamplingParameters(temperature, top_p_milli=source.choices((1000, 950, 900), (70, 15, 15))[0]),
+        is_seeded=source.random() < 0.05,
+        stop=(source.choice(USUAL_STOPS),) if source.random() < 0.1 else (),
+        logprobs=source.choices((None, 0, 5), (90, 5, 5))[0],
+        private=source.random() < 0.3,
+    )
+
+
+class ShapeBook:
+    """The shapes of this gateway's newest requests, and how many came in which hour of the day."""
+
+    def __init__(self) -> None:
+        self._shapes: deque[RequestShape] = deque(maxlen=SHAPES_KEPT)
+        self._hours = [0] * HOURS
+
+    def note(self, chat: ChatRequest, at: int) -> None:
+        """Take in a user's request of the time `at` (UNIX seconds)."""
+        shape = shape_of(chat)
+        if shape is not None:
+            self._shapes.append(shape)
+        self._hours[_hour_of(at)] += 1
+        if sum(self._hours) > HOURS_COUNTED_MAX:
+            self._hours = [count // 2 for count in self._hours]
+
+    def draw(self, source: random.Random) -> RequestShape:
+        """Return the shape for a decoy: one of the newest requests', each as likely, or a usual one without any."""
+        return source.choice(self._shapes) if self._shapes else usual_shape(source)
+
+    def share(self, at: int) -> float:
+        """Return the part of a day's requests that comes in the hour of `at`; one is counted in each besides."""
+        return (self._hours[_hour_of(at)] + 1) / (sum(self._hours) + HOURS)
+
+    def largest_share(self) -> float:
+        """Return that of the busiest hour."""
+        return (max(self._hours) + 1) / (sum(self._hours) + HOURS)
+
+
+def _hour_of(at: int) -> int:
+    return at // HOUR_SECONDS % HOURS
