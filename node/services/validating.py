@@ -222,7 +222,8 @@ class ValidatingService:
             )
             clock.cancel_scope.cancel()
         for key in other:
-            if key in found.votes and _says_nothing(found.votes[key]):
+            counts = self._chain.state.counts(key[0], judging.epoch)  # by now
+            if key in found.votes and _says_nothing(found.votes[key]) and not counts:
                 del found.votes[key]
         return found
 

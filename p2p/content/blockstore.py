@@ -426,12 +426,12 @@ class BlockStore:
 
     def _evict(self, needed: int) -> None:
         self._write_notes()
-        held = self._index.block_bytes()
-        down_to = held - max(0, self._free_bytes_lacking(needed))
-        if self._bytes_max:
+        down_to = held = self._index.block_bytes()
+        lacking = self._free_bytes_lacking(needed)
+        if lacking > 0:
+            down_to = min(held - lacking, int(held * LOW_WATER))
+        if self._bytes_max and held + needed > self._bytes_max:
             down_to = min(down_to, int(self._bytes_max * LOW_WATER), self._bytes_max - needed)
-        else:
-            down_to = min(down_to, int(held * LOW_WATER))
         own_before_ms = self._now_ms() - GARBAGE_GRACE_SECONDS * 1000
         with as_os_errors(self._index.path):
             held = evict(self._index, self, down_to=max(0, down_to), own_before_ms=own_before_ms)

@@ -93,6 +93,23 @@ def test_each_receipt_of_a_request_is_kept_and_the_books_have_each() -> None:
     assert books.receipt_totals() == (2, 2 * RECEIPT.output_tokens, 2 * RECEIPT.price)
 
 
+def test_totals_that_grow_with_each_receipt_are_those_that_all_receipts_sum_to() -> None:
+    """The monitoring asks for them every few seconds, for years."""
+    database = Database(":memory:")
+    books = Books(database, RECEIPT.executor)
+    asked: list[str] = []
+    database.connection.set_trace_callback(asked.append)
+    for at in range(1, 9):
+        receipt = replace(RECEIPT, at=at, output_tokens=at, executor=RECEIPT.executor if at % 4 else account(7))
+        alone = SignedReceipt(receipt, b"e" * 65)
+        for signed in (alone, replace(alone, payer_signature=b"p" * 65), alone)[: 1 + at % 3]:
+            books.save_receipt(signed)
+            books.receipt_totals()
+    assert books.receipt_totals() == Books(database, RECEIPT.executor).receipt_totals()
+    assert books.receipt_totals()[0] > 1
+    assert sum("SELECT output_tokens" in query for query in asked) == 2  # at the first question to each
+
+
 def test_receipts_of_an_older_version_keep_counting_and_their_places_are_not_given_again() -> None:
     database = Database(":memory:")
     books = Books(database, RECEIPT.executor)
