@@ -35,7 +35,7 @@ REMEDIES = {
     "withheld": "The daemon has to run, and be reached, in the epoch after it answered: see `quern network`.",
     "no-votes": "See `quern alerts list` and the log of VALIDATE: was the chain reached, and is there gas money?",
     "evidence-withheld": "The daemon has to run, and be reached, in the epoch after it voted: see `quern network`.",
-    "votes-late": "Judging took too long: is the engine busy with requests? See `quern nodes`.",
-    "audits-late": "Auditing took too long: is the engine busy with requests? See `quern nodes`.",
+    "unjudged": "Judging took too long: is the engine busy with requests? See `quern nodes`.",
+    "unaudited": "Auditing took too long: is the engine busy with requests? See `quern nodes`.",
 }
 """By code of unpaid.REASONS or scores.REASONS; EPOCH stands for the number of the epoch it is about."""

@@ -38,12 +38,14 @@ def in_bundle_order(omissions: Iterable[Omission]) -> tuple[Omission, ...]:
 def _queue(executor: Address, own: list[Omission], handed: list[Omission], salt: bytes) -> list[Omission]:
     """Return the proofs against one executor: own ones and others by turns, and a lot decides which are first."""
     begins = _place(salt, b"own" + executor.lower().encode())[0] % 2
+    proofs = _in_turns((own, handed) if begins else (handed, own))
+    for omission in proofs:
+        if omission.later is None:
+            return [omission]
     unique: dict[Hash32, Omission] = {}
-    for omission in _in_turns((own, handed) if begins else (handed, own)):
+    for omission in proofs:
         unique.setdefault(receipt_digest(omission.signed.receipt), omission)
-    queue = list(unique.values())
-    bookless = [omission for omission in queue if omission.later is None]
-    return bookless[:1] or queue
+    return list(unique.values())
 
 
 def _by_executor(omissions: Iterable[Omission], salt: bytes) -> dict[Address, list[Omission]]:

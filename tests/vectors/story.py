@@ -1,6 +1,6 @@
 """Four epochs of a small network in which everything happens that a result has a word for; see formation.py.
 
-Nothing of it is random: block hashes follow from a salt, and the first salt is taken with which the draws fall so that
+Nothing of it is random: block hashes follow from a salt, and a salt is taken with which the draws fall so that
 the last result has something in every field (formation.py).
 """
 
@@ -18,6 +18,7 @@ from node.protocol.chain_state import ChainState
 from node.protocol.events import (
     ChainEvent,
     CollateralDeposited,
+    CollateralUnbonding,
     EventBody,
     MinCollateralSet,
     MLNodeSet,
@@ -91,9 +92,9 @@ NODES: Mapping[int, tuple[ModelId, ...]] = {
     11: (TINY,),
 }
 """Of each participant, what its nodes serve, in the order added."""
-FOUNDERS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 11)
+FOUNDERS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
 POOR = 9
-"""Has too little collateral for its batches to count."""
+"""Asks some of its collateral back in the last epoch: then its batch does not count."""
 DIFFERING, HIDING, FAKING, ABSENT, BUSY, SLOW = 3, 2, 4, 5, 8, 11
 """Some of its nonces differ in every epoch but the first, never enough for one; its bundles are missing from the second
 on; in the last epoch one of its batches is of fakes; is not there in the last; leaves things undone for want of time;
@@ -104,6 +105,7 @@ other; those of the last epoch accuse the third."""
 GATEWAYS = (1, 6, 8, 10)
 """Who measured the others."""
 WITHHOLDING, OMITTING, CHALLENGER = 10, 8, 3
+"""Hands over no answers, and in the last epoch its batch to one member alone; leaves a receipt out; challenges one."""
 LAST = EpochNumber(3)
 BAND = HonestBand("vllm", "", 1_000_000, 1_000, 500, 10_000, 21_000, 4_000, knows_winners=True)
 PARAMETERS_OF_STORY = replace(PARAMETERS, poc_sample_size=64, initial_subsidy=TokenAmount(9 * 10**20))
@@ -162,7 +164,7 @@ def found(chain: Chain) -> None:
         registrations = (MLNodeRegistration(node_id_of(place), (m,), "cpu") for place, m in enumerate(models))
         chain.add(0, ParticipantRegistered(account(number), peer(number), consented=True))
         chain.add(0, *(MLNodeSet(account(number), node) for node in registrations))
-        chain.add(0, CollateralDeposited(account(number), TokenAmount(9 if number == POOR else 10)))
+        chain.add(0, CollateralDeposited(account(number), TokenAmount(10)))
     chain.add(0, group_set(0, dict.fromkeys(FOUNDERS, 100)))
 
 
@@ -178,6 +180,8 @@ def mine(chain: Chain, epoch: EpochNumber, selected: frozenset[NodeKey]) -> None
             root = Hash32(hashlib.sha256(f"{epoch}/{number}/{place}".encode()).digest())
             chain.add(begin + 5, PocCommitted(PocCommit(epoch, *key, model_id, count, root, SOME_CID)))
     if epoch == LAST:
+        leaving = CollateralUnbonding(account(POOR), TokenAmount(9), TokenAmount(1), 1_800_000_000)
+        chain.add(begin_of(epoch, Stage.EXCHANGE), leaving)
         chain.add(begin_of(epoch, Stage.EXCHANGE), ModelRecorded(model(LATE)))
         chain.add(begin_of(epoch, Stage.EXCHANGE), WorkCoinsAdded(account(90), TokenAmount(10**18 + 3)))
     if epoch == 1:
@@ -239,8 +243,10 @@ class Scene:
 
     def _vote(self, number: int, commit: PocCommit) -> PocVote:
         key, prover = (commit.participant, commit.node_id), _number(commit.participant)
-        if self._epoch == LAST and number == BUSY and prover == POOR:
+        if self._epoch == LAST and number == BUSY and prover in (SUSPECT, NEWLY_ACCUSED):
             return PocVote(*key, Verdict.ABSTAIN, 0, (), "no-time")
+        if self._epoch == LAST and number != SUSPECT and prover == WITHHOLDING:
+            return PocVote(*key, Verdict.ABSTAIN, 0, (), "no-data")
         if commit.model_id not in NODES[number]:
             return PocVote(*key, Verdict.ABSTAIN, 0, (), "no-model")
         seed = self._chain.block_hash(begin_of(self._epoch, Stage.VALIDATE))
