@@ -69,8 +69,8 @@ def audit(target: Target, which: str | None, challenge: str | None, consent: boo
 
     With --challenge, this node hands over an answer that it paid another for, and its next votes challenge it: in the
     epoch after, every member with the model judges it, and is shown the tokens of prompt and answer. If an engine of
-    this node has the model, it looks first, and what it does not find proven is not challenged. Of a private answer
-    that takes your consent, and the answer: it stays in memory for an hour (private_answers_kept_seconds).
+    this node has the model, it looks first, and what it does not find proven is not challenged. A private
+    answer takes your consent, and has to be in memory still: an hour at most (private_answers_kept_seconds).
 
     \b
     Examples:
@@ -150,7 +150,7 @@ def _challenge(target: Target, which: str | None, challenge: str | None, *, cons
         f"It is challenged in this node's next votes ({view.waiting} wait before it, four at a time), and judged in "
         "the epoch after them by every member with the model, who are shown its tokens."
     )
-    click.echo("What becomes of it: `quern audit` then, and `quern why-not-paid` at its executor.")
+    click.echo("What becomes of it is in `quern audit` then.")
 
 
 def _is_beginning(text: str) -> bool:
