@@ -322,3 +322,13 @@ def test_what_is_told_by_epoch_is_kept_of_the_newest_epochs_and_results_for_ever
     assert [*state.results] == list(range(last + 1))
     assert state.group_weights(2) == ((account(1), 3),)
     assert len(state.stored_groups) == 1
+
+
+def test_batches_of_nonces_are_found_by_node_and_by_model() -> None:
+    big = ModelId("big")
+    mined = [commit(1, 5), commit(1, 6, node_id=NodeId("node-2"), model_id=big), commit(2, 7), commit(2, 8, epoch=1)]
+    state, epoch = state_of(*mined), EpochNumber(0)
+    assert state.get_poc_batches_for_node(epoch, account(1), NodeId("node-2")) == (mined[1].commit,)
+    assert state.get_poc_batches_for_node(epoch, account(2), NodeId("node-2")) == ()
+    assert state.get_poc_batches_for_model(epoch, TINY) == (mined[0].commit, mined[2].commit)
+    assert state.get_poc_batches_for_model(EpochNumber(1), big) == ()

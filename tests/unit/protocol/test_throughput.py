@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.protocol.findings import Observations, ReceiptBook, ServedTokens
-from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, NodeId
-from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot, VoteBundle
+from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, ModelId, NodeId
+from node.protocol.records import UINT64_MAX, EpochGroup, GroupMember, MLNodeSnapshot, VoteBundle
 from node.protocol.throughput import (
     ServedAnswer,
     calculate_total_throughput,
@@ -20,6 +20,7 @@ from node.protocol.throughput import (
     validate_throughput_performance,
 )
 from node.protocol.timeslots import with_poc_slots
+from node.protocol.weights import calculate_model_power
 from tests.builders import NODE, PARAMETERS, SOME_CID, TINY, account, model, peer
 
 EPOCH = EpochNumber(4)
@@ -120,3 +121,13 @@ def test_preserved_weight_is_scaled_by_service_only_where_the_network_voted_for_
         (account(2), NODE): 60,
         (account(3), NODE): 0,
     }
+
+
+def test_a_model_s_power_counts_every_node_of_it_and_its_throughput_is_power_by_what_was_frozen() -> None:
+    """Those that kept serving, of which the chain has no batch, like those that mined."""
+    kept = with_poc_slots(GROUP, {(account(1), NODE)})
+    assert calculate_model_power(kept, TINY) == 300
+    assert calculate_total_throughput(kept, TINY) == 300 * model().throughput_per_nonce
+    assert calculate_model_power(kept, ModelId("other")) == calculate_total_throughput(kept, ModelId("other")) == 0
+    endless = replace(GROUP, models=(model(throughput_per_nonce=UINT64_MAX),))
+    assert calculate_total_throughput(endless, TINY) == UINT64_MAX
