@@ -41,8 +41,10 @@ PIN_NAME = "fetched"
 """The pin that keeps the nodes of a fetched directory from being evicted, so that its files stay held and served."""
 KEPT_PREFIX = "until-epoch-"
 """Pins of what rules need for a time are named so, and by the last epoch in which they do."""
-FREE_BYTES_MIN = 256 * 1024 * 1024
-"""What content leaves free of its disk: the books, in which money is, are most often on the same one."""
+FREE_BYTES_MIN = 32 * 1024 * 1024
+"""What content leaves free of its disk: the books, in which money is, are most often on the same one. Half of what the
+fetch of a model leaves, so that it does not stop proofs.
+"""
 SOURCES_COUNTED_MAX = 1024
 OTHERS = "others"
 """Stands for the sources that are no longer counted one by one."""

@@ -437,6 +437,7 @@ class BlockStore:
             held = evict(self._index, self, down_to=max(0, down_to), own_before_ms=own_before_ms)
         if self._free_bytes_lacking(needed) > 0:
             raise StoreFullError(
+                errno.ENOSPC,
                 f"the disk of {self._directory} is full: less than {self._free_bytes_min} bytes would stay free, and "
                 "nothing of the content store may go; free some space, or give the daemon a larger disk",
             )
