@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from node.protocol.chain_state import ChainState
-from node.protocol.identifiers import Address, ModelId
+from node.protocol.identifiers import Address, EpochNumber, ModelId
 from node.protocol.records import EpochGroup
 
 
@@ -36,6 +36,8 @@ class Judges:
     """The members that proved compute with it, and how much."""
     declared: Mapping[ModelId, Mapping[Address, int]] = field(default_factory=dict)
     """The members that the registry names for it, with all their weight."""
+    counted: frozenset[Address] = frozenset()
+    """Whose proofs counted before mining began: everybody knew then that their batches would have to be judged."""
     is_first: bool = False
     """There is no result yet: what is declared is as good as proven."""
 
@@ -49,8 +51,10 @@ class Judges:
         return Bench(weights, _without(weights, participant), can_reject=self.is_first)
 
 
-def judges_for(weights: Mapping[Address, int], state: ChainState, frozen: EpochGroup | None) -> Judges:
-    """Return who may judge the batches of an epoch.
+def judges_for(
+    epoch: EpochNumber, weights: Mapping[Address, int], state: ChainState, frozen: EpochGroup | None
+) -> Judges:
+    """Return who may judge the batches of `epoch`.
 
     `weights` are those of the group in charge, `state` is the chain before the first block of GENERATE, and `frozen` is
     the group in charge as a result made it, None if none did.
@@ -66,7 +70,8 @@ def judges_for(weights: Mapping[Address, int], state: ChainState, frozen: EpochG
         if weight > 0 and participant is not None:
             for model_id in {model_id for node in participant.ml_nodes for model_id in node.models}:
                 declared.setdefault(model_id, {})[account] = weight
-    return Judges(proven, declared, is_first=frozen is None)
+    counted = frozenset(account for account in state.participants if state.counts(account, epoch))
+    return Judges(proven, declared, counted, is_first=frozen is None)
 
 
 def _without(weights: Mapping[Address, int], participant: Address) -> int:

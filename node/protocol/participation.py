@@ -6,7 +6,8 @@ were drawn for it to audit.
 
 Detail: a batch is judged by whoever recomputes or refuses it. That its file was not to be had is an excuse unless more
 than half of the weight able to judge had it, for these hand it on to everybody. Lacking a model is none where the group
-has the member with it, and want of time never is.
+has the member with it, and want of time never is. Of a participant whose proofs did not count before mining began
+nothing need be said unless its file was to be had: who deposits after the votes are cast was in nobody's bundle.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -41,23 +42,30 @@ NO_DUTIES = Duties()
 
 
 def vote_duties_in_slices(
-    group: EpochGroup, nodes: Sequence[NodeOutcome], handed_out: Set[NodeKey], bundles: Mapping[Address, VoteBundle]
+    group: EpochGroup,
+    nodes: Sequence[NodeOutcome],
+    counted: Set[Address],
+    handed_out: Set[NodeKey],
+    bundles: Mapping[Address, VoteBundle],
 ) -> Slices[dict[Address, Duties]]:
     """Return, by member of `group`, how many batches it had to judge, and how many it did not.
 
-    `group` is what was frozen for the epoch, `nodes` are the epoch's outcomes, and `handed_out` are the batches whose
-    file was to be had (outcomes.py).
+    `group` is what was frozen for the epoch, `nodes` are the epoch's outcomes, `counted` whose proofs counted before
+    mining began (judges.py), and `handed_out` are the batches whose file was to be had (outcomes.py).
     """
     models = {
         (node.participant, node.node_id): node.model_id
         for node in nodes
         if node.fate is not NodeFate.PRESERVED and node.reason not in NOT_TO_JUDGE
     }
+    # What is due from everybody who has the model; of other batches only what is said of them.
+    expected = {key for key in models if key in handed_out or key[0] in counted}
     batches: dict[ModelId, int] = {}
     own_batches: dict[tuple[Address, ModelId], int] = {}
-    for (participant, _), model_id in models.items():
+    for key in expected:
+        model_id = models[key]
         batches[model_id] = batches.get(model_id, 0) + 1
-        own_batches[participant, model_id] = own_batches.get((participant, model_id), 0) + 1
+        own_batches[key[0], model_id] = own_batches.get((key[0], model_id), 0) + 1
     duties, pace = dict[Address, Duties](), Pace()
     for member in group.members:
         account = member.participant
@@ -65,13 +73,13 @@ def vote_duties_in_slices(
         due = sum(batches.get(model_id, 0) - own_batches.get((account, model_id), 0) for model_id in own)
         bundle = bundles.get(account)
         votes = () if bundle is None else bundle.votes
-        done = sum(
-            vote.participant != account
-            and models.get((vote.participant, vote.node_id)) in own
-            and _is_done(vote, handed_out)
+        on_own_models = [
+            vote
             for vote in votes
-        )
-        duties[account] = Duties(due, due - done)
+            if vote.participant != account and models.get((vote.participant, vote.node_id)) in own
+        ]
+        due += sum((vote.participant, vote.node_id) not in expected for vote in on_own_models)
+        duties[account] = Duties(due, due - sum(_is_done(vote, handed_out) for vote in on_own_models))
         if pace.is_over(MEMBER_AS_ITEMS + len(votes)):
             yield
     return duties

@@ -129,6 +129,8 @@ def form_epoch_result_in_slices(
     """
     frozen = EpochGroup(epoch, (), ()) if previous is None else replace(previous.group, epoch=epoch)
     weights = dict(state.group_weights(epoch))
+    if judges is None:
+        judges = judges_for(epoch, weights, state, previous.group if previous else None)
     seen = yield from presences_in_slices({participant for participant, _ in selected}, weights, bundles)
     kept = {key for key in selected if state.counts(key[0], epoch) and seen[key[0]] >= SERVING_PRESENCE_MIN}
     preserved = validate_throughput_performance(
@@ -145,7 +147,7 @@ def form_epoch_result_in_slices(
         bundles,
         weights,
         rules_of(committed, state, parameters) if rules is None else rules,
-        judges_for(weights, state, previous.group if previous else None) if judges is None else judges,
+        judges,
         previous.histories if previous else (),
     )
     members = {member.participant for member in frozen.members}
@@ -156,7 +158,7 @@ def form_epoch_result_in_slices(
     audits = audited.outcomes
     validators = validator_outcomes(bundles, weights)
     yield
-    vote_duties = yield from vote_duties_in_slices(frozen, nodes, found.handed_out, bundles)
+    vote_duties = yield from vote_duties_in_slices(frozen, nodes, judges.counted, found.handed_out, bundles)
     scores = yield from participant_scores_in_slices(
         frozen, weights, nodes, audits, bundles, validators, vote_duties=vote_duties, audit_duties=audited.duties
     )

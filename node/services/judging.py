@@ -79,7 +79,7 @@ async def judging_of(chain: Chain, epochs: EpochBook, epoch: EpochNumber, state:
         commits=commits,
         models={**before_mining.models, **models},
         rules=rules_of(commits, before_mining, parameters, frozen),
-        judges=judges_for(weights, before_mining, frozen),
+        judges=judges_for(epoch, weights, before_mining, frozen),
         weights=weights,
         generate_seed=await chain.block_hash(mining),
         sample_seed=await chain.block_hash(first_block_of(epoch, Stage.VALIDATE, chain.schedule)),

@@ -222,7 +222,7 @@ class ValidatingService:
             )
             clock.cancel_scope.cancel()
         for key in other:
-            counts = self._chain.state.counts(key[0], judging.epoch)  # by now
+            counts = key[0] in judging.judges.counted or self._chain.state.counts(key[0], judging.epoch)  # by now
             if key in found.votes and _says_nothing(found.votes[key]) and not counts:
                 del found.votes[key]
         return found

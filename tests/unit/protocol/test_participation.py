@@ -39,10 +39,14 @@ def cast(number: int, reason: str = "", node_id: NodeId = NODE) -> PocVote:
     return PocVote(account(number), node_id, verdict, 0, (), reason)
 
 
-def duties(*votes: PocVote, handed_out: tuple[int, ...] = ()) -> Duties:
+EVERYBODY = frozenset(account(number) for number in range(1, 10))
+
+
+def duties(*votes: PocVote, handed_out: tuple[int, ...] = (), counted: frozenset[Address] = EVERYBODY) -> Duties:
     """What the first member had to judge, whose votes these are."""
     given = frozenset((account(number), NODE) for number in handed_out)
-    return finish(vote_duties_in_slices(GROUP, NODES, given, {account(1): bundle_of(1, *votes, epoch=4)}))[account(1)]
+    bundles = {account(1): bundle_of(1, *votes, epoch=4)}
+    return finish(vote_duties_in_slices(GROUP, NODES, counted, given, bundles))[account(1)]
 
 
 def test_an_empty_bundle_leaves_everything_undone() -> None:
@@ -65,6 +69,14 @@ def test_a_file_that_most_of_those_able_had_was_to_be_had() -> None:
     assert duties(*votes, handed_out=(2, 3)) == Duties(3, 1)
 
 
+def test_who_deposits_after_the_votes_are_cast_takes_no_points_from_those_who_did_not_name_its_batch() -> None:
+    late = EVERYBODY - {account(8)}
+    assert duties(cast(2), cast(3), counted=late) == Duties(2, 0)
+    assert duties(cast(2), cast(3), cast(8), counted=late) == Duties(3, 0)
+    assert duties(cast(2), cast(3), cast(8, "no-time"), counted=late) == Duties(3, 1)
+    assert duties(cast(2), cast(3), counted=late, handed_out=(8,)) == Duties(3, 1)  # most of those able judged it
+
+
 def test_votes_on_batches_of_other_models_do_not_make_up_for_what_is_due() -> None:
     assert duties(cast(1), cast(2, node_id=SECOND), cast(9), cast(3)) == Duties(3, 2)
 
@@ -72,14 +84,14 @@ def test_votes_on_batches_of_other_models_do_not_make_up_for_what_is_due() -> No
 @pytest.mark.parametrize("reason", sorted(NOT_TO_JUDGE))
 def test_what_no_vote_decides_is_not_due(reason: str) -> None:
     nodes = (outcome(2, reason=reason), replace(outcome(3), fate=NodeFate.PRESERVED))
-    assert set(finish(vote_duties_in_slices(GROUP, nodes, frozenset(), {})).values()) == {Duties()}
+    assert set(finish(vote_duties_in_slices(GROUP, nodes, EVERYBODY, frozenset(), {})).values()) == {Duties()}
 
 
 def test_where_nothing_was_frozen_nothing_is_due() -> None:
-    assert finish(vote_duties_in_slices(EpochGroup(EpochNumber(0), (), ()), NODES, frozenset(), {})) == {}
+    assert finish(vote_duties_in_slices(EpochGroup(EpochNumber(0), (), ()), NODES, EVERYBODY, frozenset(), {})) == {}
 
 
 def test_each_member_has_the_duties_of_its_own_models() -> None:
-    found = finish(vote_duties_in_slices(GROUP, NODES, frozenset(), {}))
+    found = finish(vote_duties_in_slices(GROUP, NODES, EVERYBODY, frozenset(), {}))
     expected: dict[Address, Duties] = {account(1): Duties(3, 3), account(2): Duties(3, 3), account(3): Duties(3, 3)}
     assert found == expected
