@@ -90,7 +90,7 @@ class BrokeredEngine:
                 left = prompts[len(rows) :]
                 if not self._broker.serves_users(self.node_id):
                     return rows + await engine.prompt_logprobs(left, priority=priority)
-                portion = left[: self._portion.prompts]
+                portion = left[: self._portion.next_prompts]
                 began = trio.current_time()
                 rows += await engine.prompt_logprobs(portion, priority=priority)
                 self._portion.took(len(portion), trio.current_time() - began)
