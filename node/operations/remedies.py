@@ -26,6 +26,7 @@ REMEDIES = {
     "nobody-could-judge": "Too few in the group serve this model. It is paid once others do.",
     "few-judges": "Too few in the group serve this model. All of it counts once others do.",
     "file-withheld": "Others could not fetch the file of the batch: `quern network` tells whether peers reach you.",
+    "narrowly-rejected": SAME_ENGINE,
     "too-few-to-reject": SAME_ENGINE + " If it is right, more judge it once more members serve this model.",
     "model-not-registered": "See `quern models`: is the model active, and did the node register before GENERATE began?",
     "audit-failed": "See `quern audit EPOCH`; `quern conformance` tells whether a server draws tokens by the rule.",

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from node.protocol.audit_evidence import NO_TOKENS, PRIVATE
 from node.protocol.audit_sampling import DRAWS_MAX, AuditorLots, AuditSeeds, draws_of, judges_of
-from node.protocol.audit_votes import NO_DIGEST, REJUDGED
+from node.protocol.audit_votes import AUDIT_VOTES_MAX, NO_DIGEST, REJUDGED
 from node.protocol.audits import (
     CONFIRMED_MICRO_BITS,
     NO_EVIDENCE,
@@ -112,14 +112,22 @@ class _AuditDuties:
             counts[1] += not self._is_done(auditor, votes.get(auditor), judged)
 
     def all(self) -> dict[Address, Duties]:
-        return {auditor: Duties(due, undone) for auditor, (due, undone) in self._counts.items()}
+        # Of more than a bundle has room for, what does not fit is not due.
+        return {
+            auditor: Duties(min(due, AUDIT_VOTES_MAX), max(0, undone - max(0, due - AUDIT_VOTES_MAX)))
+            for auditor, (due, undone) in self._counts.items()
+        }
 
     def _is_done(self, auditor: Address, vote: AuditVote | None, judged: ModelId | None) -> bool:
-        """Auditors are drawn who have one of the executor's models, so that some lack the one that is asked for."""
+        """Auditors are drawn who have one of the executor's models, so that some lack the one that is asked for.
+
+        What nobody judged is nobody's fault.
+        """
+        if judged is None:  # an executor can book what no engine reads, or what no version of a model gave
+            return True
         if vote is None or (vote.verdict is Verdict.ABSTAIN and vote.reason in UNDONE):
             return False
-        lacking = vote.model_id if judged is None else judged
-        return vote.reason != NO_MODEL or lacking not in self._served.get(auditor, frozenset())
+        return vote.reason != NO_MODEL or judged not in self._served.get(auditor, frozenset())
 
 
 @dataclass(slots=True)

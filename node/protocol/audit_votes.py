@@ -1,11 +1,13 @@
 """What a bundle may say of answers: checked by itself, so that a malformed vote voids its bundle on every node
 alike."""
 
+import hashlib
+from collections.abc import Sequence
 from itertools import pairwise
 
 from node.protocol.audit_evidence import MODEL_ID_LENGTH_MAX, NODE_ID_LENGTH_MAX, are_names_short
 from node.protocol.findings import AuditVote, ReceiptBook
-from node.protocol.identifiers import Hash32
+from node.protocol.identifiers import EpochNumber, Hash32
 from node.protocol.omissions import OMISSIONS_MAX, SIBLINGS_MAX
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import DIGEST_BYTES, ROWS_MAX, TOKENS_BYTES
@@ -27,6 +29,19 @@ DRAW_LIMIT = 1 << 16
 
 class AuditVoteError(ValueError):
     """A vote that no honest auditor casts."""
+
+
+def as_many_as_fit(votes: Sequence[AuditVote], epoch: EpochNumber) -> tuple[AuditVote, ...]:
+    """Return the votes that a bundle of `epoch` has room for, in its order: by lot, anew in each epoch."""
+    if len(votes) <= AUDIT_VOTES_MAX:
+        return tuple(sorted(votes, key=audit_order))
+
+    def lot(vote: AuditVote) -> bytes:
+        return hashlib.sha256(
+            f"{epoch}/{vote.executor.lower()}/{vote.draw}/{vote.receipt_digest.hex()}".encode()
+        ).digest()
+
+    return tuple(sorted(sorted(votes, key=lot)[:AUDIT_VOTES_MAX], key=audit_order))
 
 
 def audit_order(vote: AuditVote) -> tuple[str, int, bytes]:

@@ -50,7 +50,11 @@ EMPTY = "no-nonces"
 NOBODY_ABLE = "nobody-could-judge"
 SPLIT = "judges-split"
 TOO_FEW_AGAINST = "too-few-to-reject"
-"""Those who judged it found it wrong, and are too few, or only say that they have the model."""
+"""Those who judged it found it wrong, and are too few, or only say that they have the model, or weigh less in the whole
+group than those who found it right."""
+NARROWLY = "narrowly-rejected"
+"""Rejected by less than a third of the others' weight: no fraud, for on a model with few nonces they would be judge
+over all that somebody has."""
 FILE_WITHHELD = "file-withheld"
 """Too much of the weight able to judge it never got the file."""
 FEW_JUDGES = "few-judges"
@@ -100,7 +104,11 @@ class _Votes:
     recomputed: int = 0
     invalid: int = 0
     """Of what was recomputed."""
+    against_in_all: int = 0
+    """Of who found it invalid or refused it, in all the weight of the group."""
     no_data: int = 0
+    without: int = 0
+    """Members who say that they got no file."""
     judges: int = 0
     """Members who recomputed it."""
     against: int = 0
@@ -123,22 +131,35 @@ class _Votes:
                 self.valid_in_all += weight_in_all
             else:
                 self.invalid += weight
+                self.against_in_all += weight_in_all
                 self.against += 1
         elif vote.verdict is Verdict.INVALID:
             self.refused[vote.reason] = self.refused.get(vote.reason, 0) + weight
+            self.against_in_all += weight_in_all
             self.refusing += 1
         elif vote.reason == NO_DATA:
             self.no_data += weight
+            self.without += 1
 
     def is_enough(self, judges: int, weight: int) -> bool:
         """Whether so many, with so much weight, may say more than that nothing is paid."""
         return self.bench.can_reject and judges >= JUDGES_MIN and ABLE_PARTS * weight >= self.bench.total
 
+    def may_reject(self, members: int, weight: int) -> bool:
+        """Whether so many may: by what they proved with the model, and not against more weight in the whole group."""
+        return self.is_enough(members, weight) and self.against_in_all > self.valid_in_all
+
     def is_handed_out(self) -> bool:
         return 2 * (self.recomputed + sum(self.refused.values())) > self.bench.total
 
     def is_withheld(self) -> bool:
-        return self.no_data > 0 and self.no_data + self.invalid + sum(self.refused.values()) > self.valid
+        """Whether it went to friends alone: some got no file, and with all who found it wrong they weigh more than who
+        found it valid. Not by one member's word: its own link may be down.
+        """
+        members = self.without + self.against + self.refusing
+        weight = self.no_data + self.invalid + sum(self.refused.values())
+        is_several = self.without > 0 and members >= JUDGES_MIN and ABLE_PARTS * weight >= self.bench.total
+        return is_several and weight > self.valid
 
 
 def node_outcomes(
@@ -237,7 +258,7 @@ def _decide(
     if votes.recomputed + refused == 0:
         return outcome(NodeFate.UNDECIDED, FILE_WITHHELD if votes.no_data else NOBODY_ABLE)
     if refused > votes.recomputed:
-        if not votes.is_enough(votes.refusing, refused):
+        if not votes.may_reject(votes.refusing, refused):
             return outcome(NodeFate.UNDECIDED, TOO_FEW_AGAINST)
         return outcome(NodeFate.REJECTED, max(votes.refused, key=lambda reason: (votes.refused[reason], reason)))
     if refused == votes.recomputed:
@@ -246,15 +267,23 @@ def _decide(
     least = sum(2 * weight > votes.recomputed for weight in votes.differing.values())
     most = sum(2 * weight >= votes.recomputed for weight in votes.differing.values())
     if judge(sampled, least, rule) is Verdict.INVALID:
-        if not votes.is_enough(votes.against, votes.invalid):
+        if not votes.may_reject(votes.against, votes.invalid):
             return outcome(NodeFate.UNDECIDED, TOO_FEW_AGAINST, sampled, least)
-        reason = TOO_SMALL if sampled < SMALL_SAMPLE else COPIED if is_root_shared else MISMATCHES
-        return outcome(NodeFate.REJECTED, reason, sampled, least)
+        is_narrow = WIDE_SHARE_PARTS * votes.against_in_all < total - own
+        return outcome(NodeFate.REJECTED, _rejection(sampled, is_root_shared, is_narrow), sampled, least)
     if judge(sampled, most, rule) is Verdict.INVALID:
         return outcome(NodeFate.UNDECIDED, SPLIT, sampled, least)
     if votes.is_withheld():
         return outcome(NodeFate.UNDECIDED, FILE_WITHHELD, sampled, least)
     return outcome(NodeFate.ACCEPTED, DIFFERING if least else "", sampled, least)
+
+
+def _rejection(sampled: int, is_root_shared: bool, is_narrow: bool) -> str:
+    if sampled < SMALL_SAMPLE:
+        return TOO_SMALL
+    if is_narrow:
+        return NARROWLY
+    return COPIED if is_root_shared else MISMATCHES
 
 
 def weight_of(count: int, sampled: int, mismatches: int) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence, Set
 
 from node.protocol.findings import SCORE_FULL, AuditOutcome, NodeFate, NodeOutcome, ParticipantScore, PenaltyDecision
 from node.protocol.identifiers import Address
+from node.protocol.outcomes import NARROWLY
 from node.protocol.records import EpochGroup, VoteBundle
 from node.protocol.scores import ABSENCE_FORGIVEN
 from node.protocol.verdicts import Offence, Verdict
@@ -63,6 +64,7 @@ def is_batch_of_fakes(node: NodeOutcome) -> bool:
     """Whether a rejected batch's sample is evidence that no honest hardware gives."""
     return (
         node.fate is NodeFate.REJECTED
+        and node.reason != NARROWLY
         and node.sampled >= FAKES_SAMPLE_MIN
         and 1000 * node.mismatches >= FAKES_PER_MILLE * node.sampled
     )

@@ -105,7 +105,9 @@ def served_by_book(group: EpochGroup, bundle: VoteBundle) -> dict[ModelId, tuple
     the receipts in its book can come to.
 
     That is all tokens which can be drawn of them, and of each receipt of which any can as many more as the longest of
-    the models that it names reads. One sum for all models and timeslots: what is beyond it is cut in their order.
+    the models that it names reads. Where that is less than what it says, each timeslot of each model is cut in
+    proportion, rounded down. Private answers are in no book: who gives hardly any others has its service cut, which
+    counts only where members voted for it.
     """
     contexts = {model.model_id: model.context_length for model in group.models}
     known = [served for served in bundle.observations.served if served.model_id in contexts]
@@ -113,14 +115,10 @@ def served_by_book(group: EpochGroup, bundle: VoteBundle) -> dict[ModelId, tuple
     if book is not None and known:
         longest = max(contexts[served.model_id] for served in known)
         most = book.output_tokens + min(book.count, book.output_tokens) * longest
-    counted = {}
-    for served in known:
-        vector = []
-        for tokens in served.slot_tokens:
-            vector.append(min(tokens, most))
-            most -= vector[-1]
-        counted[served.model_id] = tuple(vector)
-    return counted
+    said = sum(sum(served.slot_tokens) for served in known)
+    if said <= most:
+        return {served.model_id: served.slot_tokens for served in known}
+    return {served.model_id: tuple(tokens * most // said for tokens in served.slot_tokens) for served in known}
 
 
 def real_throughput_vectors(group: EpochGroup, bundles: Mapping[Address, VoteBundle]) -> dict[ModelId, tuple[int, ...]]:

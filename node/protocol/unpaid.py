@@ -46,6 +46,7 @@ REASONS = {
     "no-nonces": "the batch has no nonces",
     "nobody-could-judge": "nobody who has the model judged the batch",
     "judges-split": "half of the weight of the judges stood against the other half",
+    "narrowly-rejected": "more of the sample differs than honest machines ever show, as few of the group found",
     "too-few-to-reject": "those who judged the batch found it wrong, and are too few to reject it",
     "file-withheld": "too many of those able to judge the batch could not get its file of vectors",
     "nonces-differ": "some of the sample differ, within what honest machines show; each takes twice its share off",

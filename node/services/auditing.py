@@ -24,7 +24,7 @@ from node.protocol.audit_evidence import AuditEvidence, are_names_short, what_is
 from node.protocol.audit_outcomes import DRAWN_AGAIN, WITHHELD, BandOf
 from node.protocol.audit_sampling import drawn_rows_in_slices, own_draws_in_slices
 from node.protocol.audit_tasks import AuditTask, abstention, judged_again, task_order
-from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED
+from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED, as_many_as_fit
 from node.protocol.audits import judge_figures
 from node.protocol.due_books import BooksOfResult, is_late
 from node.protocol.findings import AuditVote, CommittedBook
@@ -136,7 +136,13 @@ class AuditingService:
         by_digest = {receipt_digest(signed.receipt): signed for signed in able}
         challenges = tuple(by_digest[digest] for digest in sorted(by_digest))
         omissions = self.omission_keeping.for_bundle(bundle.epoch)
-        return replace(bundle, audits=kept.votes, receipts=receipts, omissions=omissions, challenges=challenges)
+        return replace(
+            bundle,
+            audits=as_many_as_fit(kept.votes, bundle.epoch),
+            receipts=receipts,
+            omissions=omissions,
+            challenges=challenges,
+        )
 
     def votes(self, epoch: EpochNumber) -> tuple[AuditVote, ...]:
         """Return this node's audits of an epoch, in a bundle's order."""

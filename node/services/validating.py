@@ -206,8 +206,9 @@ class ValidatingService:
         async def judge_one(key: NodeKey) -> None:
             found.votes[key] = await self._judge(key, others[key], judging, found)
 
-        counted = [key for key in others if state.counts(key[0], judging.epoch)]
-        other = [key for key in others if not state.counts(key[0], judging.epoch)]  # collateral may come until FORM
+        expected = {key[0] for key in others if state.counts(key[0], judging.epoch)} | judging.judges.counted
+        counted = [key for key in others if key[0] in expected]
+        other = [key for key in others if key[0] not in expected]  # collateral may come until FORM
         for key in counted:
             found.votes[key] = _abstain(others[key], "no-time")
         end = first_block_of(judging.epoch, Stage.VOTE_EXCHANGE, self._chain.schedule)
@@ -222,7 +223,7 @@ class ValidatingService:
             )
             clock.cancel_scope.cancel()
         for key in other:
-            counts = key[0] in judging.judges.counted or self._chain.state.counts(key[0], judging.epoch)  # by now
+            counts = self._chain.state.counts(key[0], judging.epoch)  # by now
             if key in found.votes and _says_nothing(found.votes[key]) and not counts:
                 del found.votes[key]
         return found
@@ -252,10 +253,10 @@ class ValidatingService:
             return _abstain(commit, "no-model")
         if not 0 < commit.count <= BATCH_NONCES_MAX:
             return _abstain(commit, "no-such-size")
-        if key not in found.not_held:
-            found.votes[key] = _abstain(commit, "no-data")  # what stays if time runs out
         if self._is_early(judging.epoch):
             found.asked_early.add(key)
+        if key in found.asked_early and key not in found.not_held:
+            found.votes[key] = _abstain(commit, "no-data")  # what stays if time runs out
         try:
             data = await self._fetch(commit)
         except ContentNotHeldError:

@@ -134,7 +134,15 @@ def lacking(result: EpochResult, previous: EpochResult) -> list[str]:
 
 
 FATES = ("accepted", "rejected", "undecided", "preserved")
-NODE_CODES = ("cumulated-mismatches", "mismatches", "nonces-differ", "few-judges", "not-counted", "file-withheld")
+NODE_CODES = (
+    "cumulated-mismatches",
+    "mismatches",
+    "nonces-differ",
+    "few-judges",
+    "not-counted",
+    "file-withheld",
+    "narrowly-rejected",
+)
 AUDIT_CODES = ("margin", "accused", "withheld", "omitted-receipt", "no-book")
 PENALTY_CODES = ("batch-of-fakes", "absent", "audit-margin")
 VALIDATOR_CODES = ("not-computed", "nobody-could-check")

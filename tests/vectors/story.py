@@ -97,7 +97,7 @@ POOR = 9
 """Asks some of its collateral back in the last epoch: then its batch does not count."""
 DIFFERING, HIDING, FAKING, ABSENT, BUSY, SLOW = 3, 2, 4, 5, 8, 11
 """Some of its nonces differ in every epoch but the first, never enough for one; its bundles are missing from the second
-on; in the last epoch one of its batches is of fakes; is not there in the last; leaves things undone for want of time;
+on; in the last epoch its batches are of fakes; is not there in the last; leaves things undone for want of time;
 answers slowly."""
 CHEAT, SUSPECT, NEWLY_ACCUSED = 7, 1, 6
 """Audits of the third epoch accuse the first two: the whole group confirms the one and finds too little against the
@@ -255,7 +255,7 @@ class Scene:
         mismatches: tuple[int, ...] = ()
         if prover == DIFFERING and self._epoch:
             mismatches = sampled[: 4 if self._epoch == LAST else 2]
-        elif prover == FAKING and commit.model_id == BIG and self._epoch == LAST:
+        elif prover == FAKING and self._epoch == LAST:
             mismatches = sampled[:-1]
         elif prover == SLOW and number != SUSPECT:
             mismatches = sampled[3:4] if self._epoch == LAST else ()

@@ -503,8 +503,12 @@ def test_what_auditors_owe_is_what_was_drawn_for_them_whatever_they_say() -> Non
     done = duties_of(by_auditors(GOOD))
     assert done == {auditor: Duties(drawn, 0) for auditor, drawn in expected.items()}
     assert EXECUTOR not in done
-    nothing = duties_of({})
-    assert nothing == {auditor: Duties(drawn, drawn) for auditor, drawn in expected.items()}
+    nobody = duties_of({})  # an executor can book what nobody can judge
+    assert nobody == {auditor: Duties(drawn, 0) for auditor, drawn in expected.items()}
+    diligent = max(expected, key=lambda auditor: expected[auditor])
+    alone = duties_of({diligent: by_auditors(GOOD)[diligent]})
+    assert alone[diligent] == Duties(expected[diligent], 0)
+    assert sum(found.undone for found in alone.values()) > 0
 
 
 @pytest.mark.parametrize(
@@ -527,9 +531,9 @@ def test_who_lacks_the_model_that_an_answer_is_of_owes_nothing() -> None:
     votes[account(3)] = [replace(judged(0, GOOD), model_id=BIG)]
     found = duties_of(bundles_of(votes), known)
     undone = {number: found[account(number)].undone for number in (2, 3, 4)}
-    assert undone == {2: DRAWS - 1, 3: DRAWS - 1, 4: DRAWS}
+    assert undone == {2: 0, 3: 0, 4: 1}
     nobody_has_it = {account(2): [replace(missing(0, "no-model"), model_id=ModelId("rare"))]}
-    assert duties_of(bundles_of(nobody_has_it), known)[account(2)].undone == DRAWS - 1
+    assert duties_of(bundles_of(nobody_has_it), known)[account(2)].undone == 0
 
 
 def test_everybody_with_the_model_owes_a_judgement_of_what_is_judged_again() -> None:

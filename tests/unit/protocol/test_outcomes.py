@@ -434,6 +434,31 @@ def test_those_who_say_that_they_got_no_file_keep_nobody_from_being_paid_whom_mo
     assert (outcome.fate, outcome.weight) == (NodeFate.ACCEPTED, COUNT)
 
 
+@pytest.mark.parametrize(("liar", "other"), [(34, 33), (90, 1)])
+def test_one_member_that_got_no_file_keeps_nobody_from_being_paid(liar: int, other: int) -> None:
+    """Of a network of three: its own link may be down, and the heaviest would be alone in the next group."""
+    outcome = only(decide([batch(1)], {2: [absent(batch(1))], 3: [vote(batch(1))]}, {1: 33, 2: liar, 3: other}))
+    assert (outcome.fate, outcome.reason) != (NodeFate.UNDECIDED, codes.FILE_WITHHELD)
+
+
+def test_who_proved_most_of_a_small_model_convicts_nobody_against_the_weight_of_the_group() -> None:
+    """Two with 1 % of all weight, and most of what was proven with this model, against ten who are right."""
+    lying = {n: [vote(batch(1), 600)] for n in (11, 12)}
+    honest = {n: [vote(batch(1))] for n in range(2, 11)}
+    weights = {**dict.fromkeys(range(1, 11), 1000), 11: 50, 12: 50}
+    bench = {account(n): 8 if n < 11 else 50 for n in weights}
+    outcome = only(decide([batch(1)], {**honest, **lying}, weights, judges=Judges({TINY: bench})))
+    assert (outcome.fate, outcome.reason) == (NodeFate.UNDECIDED, codes.TOO_FEW_AGAINST)
+    few = {n: [vote(batch(1), 600)] for n in (2, 3)}  # honest judges of fakes whom a third of the others are not
+    outcome = only(decide([batch(1)], few, weights, judges=Judges({TINY: {account(n): 8 for n in (1, 2, 3)}})))
+    assert (outcome.fate, outcome.reason) == (NodeFate.REJECTED, codes.NARROWLY)
+    assert not is_batch_of_fakes(outcome)
+    wide = {n: [vote(batch(1), 600)] for n in range(2, 11)}
+    outcome = only(decide([batch(1)], wide, weights))
+    assert (outcome.fate, outcome.reason) == (NodeFate.REJECTED, codes.MISMATCHES)
+    assert is_batch_of_fakes(outcome)
+
+
 def test_a_file_that_nobody_gets_is_called_withheld() -> None:
     found = decide([batch(1)], {2: [absent(batch(1))], 3: []}, {1: 1, 2: 1, 3: 1})
     assert (only(found).fate, only(found).reason) == (NodeFate.UNDECIDED, codes.FILE_WITHHELD)
