@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 MAGIC = b"quern-nonces-1\n"
 """Change the number when the format changes: a file of another one is ignored."""
+HEAD_BYTES = len(MAGIC) + 32
 CHECKSUM_BYTES = 4
 RECORD_BYTES = CHECKSUM_BYTES + VECTOR_BYTES
 
@@ -33,6 +34,10 @@ class NonceFile:
         self._path = path
         self._file: BinaryIO | None = None
         self._count = 0
+
+    async def batch(self) -> Hash32 | None:
+        """Return the batch whose vectors are in the file; None without one, or if it cannot be read."""
+        return await trio.to_thread.run_sync(self.batch_blocking)
 
     async def begin(self, batch: Hash32, vectors_max: int) -> bytes:
         """Return the vectors kept of `batch`, at most so many, and keep what is appended from now on after them.
@@ -49,6 +54,15 @@ class NonceFile:
         """Forget the batch: it is committed, or it is too late."""
         await trio.to_thread.run_sync(self.drop_blocking)
 
+    def batch_blocking(self) -> Hash32 | None:
+        """As `batch`, for who may block."""
+        try:
+            with self._path.open("rb") as file:
+                head = file.read(HEAD_BYTES)
+        except OSError:
+            return None  # beginning says why
+        return Hash32(head[len(MAGIC) :]) if len(head) == HEAD_BYTES and head.startswith(MAGIC) else None
+
     def begin_blocking(self, batch: Hash32, vectors_max: int) -> bytes:
         """As `begin`, for who may block."""
         self._close()
@@ -58,7 +72,7 @@ class NonceFile:
             kept = self._whole(batch, vectors_max)
             self._file = self._path.open("r+b" if kept else "wb", buffering=0)
             if kept:
-                self._file.truncate(len(MAGIC) + len(batch) + len(kept) // VECTOR_BYTES * RECORD_BYTES)
+                self._file.truncate(HEAD_BYTES + len(kept) // VECTOR_BYTES * RECORD_BYTES)
                 self._file.seek(0, os.SEEK_END)
             else:
                 self._write(MAGIC + batch)
@@ -100,7 +114,7 @@ class NonceFile:
             return b""
         kept = bytearray()
         with file:
-            if file.read(len(MAGIC) + len(batch)) == MAGIC + batch:
+            if file.read(HEAD_BYTES) == MAGIC + batch:
                 for number in range(vectors_max):
                     record = file.read(RECORD_BYTES)
                     vector = record[CHECKSUM_BYTES:]

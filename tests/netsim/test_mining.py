@@ -247,6 +247,10 @@ def counting(seconds: float) -> CountingEngine:
 class BlockingFile(NonceFile):
     """Without worker threads: simulated time does not wait for them."""
 
+    async def batch(self) -> Hash32 | None:
+        await trio.lowlevel.checkpoint()
+        return self.batch_blocking()
+
     async def begin(self, batch: Hash32, vectors_max: int) -> bytes:
         await trio.lowlevel.checkpoint()
         return self.begin_blocking(batch, vectors_max)
@@ -278,10 +282,16 @@ async def until_block(ledger: Ledger, block: int) -> None:
 
 
 def mine_with_stop(
-    path: Path, *, stop_block: int, start_block: int, seconds: float = 0.5, refusals: int = 0, model: ModelId = MODEL_ID
+    path: Path,
+    *,
+    stop_block: int,
+    start_block: int,
+    seconds: float = 0.5,
+    refusals: int = 0,
+    model: ModelId | None = MODEL_ID,
 ) -> tuple[dict[NodeId, PocCommit], int, int]:
     """Run a miner that is ended without a word at one block and started again at another one; return what is on chain,
-    and the nonces that the first and the second run computed. The second one mines with `model`."""
+    and the nonces that the first and the second run computed. The second one's engine has `model`; None while it loads."""
 
     async def main() -> tuple[dict[NodeId, PocCommit], int, int]:
         trace = Trace()
@@ -354,6 +364,20 @@ def test_who_is_back_only_in_the_next_stage_commits_what_it_had(tmp_path: Path) 
     commits, before, after = mine_with_stop(tmp_path / "node", stop_block=END - 4, start_block=END)
     assert after == 0
     assert commits[NODE_ID].count == before > 0
+
+
+@pytest.mark.parametrize("model", [None, OTHER_MODEL])
+@pytest.mark.parametrize("start_block", [END - 3, END - 1, END, END + 1])
+def test_nonces_that_were_kept_need_no_engine_to_be_committed(
+    tmp_path: Path, start_block: int, model: ModelId | None
+) -> None:
+    path = tmp_path / "node"
+    commits, before, after = mine_with_stop(path, stop_block=END - 4, start_block=start_block, model=model)
+    if model is not None and start_block < END - 2:
+        assert commits[NODE_ID].model_id == model  # there was time for its own
+    else:
+        assert (commits[NODE_ID].model_id, commits[NODE_ID].count, after) == (MODEL_ID, before, 0)
+        assert not path.exists()
 
 
 def test_who_begins_in_the_next_stage_mines_nothing(tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ import pytest
 
 from node.protocol.identifiers import Hash32
 from node.protocol.nonces import VECTOR_BYTES
-from node.store.nonce_file import MAGIC, RECORD_BYTES, NonceFile
+from node.store.nonce_file import HEAD_BYTES, MAGIC, RECORD_BYTES, NonceFile
 
 BATCH, OTHER = Hash32(b"\x01" * 32), Hash32(b"\x02" * 32)
-HEAD_BYTES = len(MAGIC) + 32
 
 
 def vectors(first: int, count: int) -> list[bytes]:
@@ -36,6 +35,15 @@ def taken(path: Path, batch: Hash32 = BATCH, most: int = 1000) -> int:
 
 def test_what_was_appended_is_taken_without_a_word_from_the_run_before(path: Path) -> None:
     assert taken(path) == 5
+
+
+def test_the_file_tells_of_which_batch_it_is(path: Path) -> None:
+    assert NonceFile(path).batch_blocking() == BATCH
+    assert NonceFile(path.parent / "other").batch_blocking() is None
+    path.write_bytes(path.read_bytes()[: HEAD_BYTES - 1])
+    assert NonceFile(path).batch_blocking() is None
+    path.write_bytes(bytes(HEAD_BYTES))
+    assert NonceFile(path).batch_blocking() is None
 
 
 def test_what_comes_after_a_restart_follows_what_was_taken(path: Path) -> None:
@@ -131,6 +139,7 @@ def test_of_a_write_that_the_disk_cut_short_nothing_is_taken(path: Path, monkeyp
 
 async def test_what_does_not_block_does_the_same(path: Path) -> None:
     file = NonceFile(path)
+    assert await file.batch() == BATCH
     assert await file.begin(BATCH, 1000) == b"".join(vectors(0, 5))
     file.append(vectors(5, 1))
     await file.sync()
