@@ -261,12 +261,15 @@ class MiningService:
         await self._drop_kept()
 
     async def _store_vectors(self, epoch: EpochNumber, vectors: bytes) -> Cid | None:
-        """Return the CID of the file of vectors; None if the disk had no room for it as long as batches are taken."""
+        """Return the CID of the file of vectors; None if the disk had no room for it as long as batches are taken.
+
+        Nonces that are kept on the same disk may have taken that room: they are the same bytes, and go.
+        """
         cid: Cid | None = None
         _, end = window(self._chain, epoch, Stage.EXCHANGE, Stage.EXCHANGE)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
-            cid = await store_proof(self._content, vectors, epoch, "batch of nonces")
+            cid = await store_proof(self._content, vectors, epoch, "batch of nonces", self._drop_kept)
             nursery.cancel_scope.cancel()
         return cid
 

@@ -265,11 +265,14 @@ class BlockingFile(NonceFile):
 
 
 class RefusingContent(SimulatedContent):
-    """A disk without room, for so many tries."""
+    """A disk without room, for so many tries and while a file takes it."""
 
     refusals = 0
+    taker: Path | None = None
 
     async def add_bytes(self, data: bytes) -> Cid:
+        if self.taker is not None and self.taker.exists():
+            raise OSError(28, "No space left on device")
         if self.refusals:
             self.refusals -= 1
             raise OSError(28, "No space left on device")
@@ -288,10 +291,11 @@ def mine_with_stop(
     start_block: int,
     seconds: float = 0.5,
     refusals: int = 0,
+    has_room_for_one: bool = False,
     model: ModelId | None = MODEL_ID,
 ) -> tuple[dict[NodeId, PocCommit], int, int]:
     """Run a miner that is ended without a word at one block and started again at another one; return what is on chain,
-    and the nonces that the first and the second run computed. The second one's engine has `model`; None while it loads."""
+    and the nonces that the first and the second run computed. The second one has `model`; None: it loads."""
 
     async def main() -> tuple[dict[NodeId, PocCommit], int, int]:
         trace = Trace()
@@ -299,7 +303,7 @@ def mine_with_stop(
         ledger.register_model(MODEL)
         ledger.register_model(replace(MODEL, model_id=OTHER_MODEL))
         content = RefusingContent(ContentExchange(trace), "host", 1)
-        content.refusals = refusals
+        content.refusals, content.taker = refusals, path if has_room_for_one else None
         engines = [counting(seconds), counting(seconds)]
         async with trio.open_nursery() as nursery:
             chain = SimulatedChain(ledger, key_of(1), confirmations=2)
@@ -388,3 +392,8 @@ def test_a_batch_waits_for_room_on_the_disk_and_is_given_up_only_when_it_is_too_
     commits, before, after = mine_with_stop(tmp_path / "a", stop_block=4, start_block=5, refusals=1)
     assert commits[NODE_ID].count == before + after > 0
     assert mine_with_stop(tmp_path / "b", stop_block=4, start_block=5, refusals=10**9)[0] == {}
+
+
+def test_nonces_that_are_kept_leave_their_room_to_the_batch(tmp_path: Path) -> None:
+    commits, before, after = mine_with_stop(tmp_path / "a", stop_block=4, start_block=5, has_room_for_one=True)
+    assert commits[NODE_ID].count == before + after > 0
