@@ -92,7 +92,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     supervisor.add("tidying", TidyingService(chain, store, content, parts.epochs).run)
     supervisor.add("punishing", PunishingService(chain, network, store, parts.epochs, parts.router).run)
     settings = parts.settings
-    challenges = ChallengeBook(store)
+    challenges = ChallengeBook(store, lambda epoch: chain.account in chain.state.vote_bundles.get(epoch, {}))
     auditing = add_auditing(
         settings,
         chain,
