@@ -11,6 +11,7 @@ from node.control.challenge_methods import challenge_method_table
 from node.control.methods import Method
 from node.control.poc_methods import poc_method_table
 from node.control.reward_methods import reward_method_table
+from node.models.content import FREE_BYTES_MIN
 from node.operations.audits import DaemonAuditOperations
 from node.operations.challenges import DaemonChallengeOperations
 from node.operations.poc import DaemonPocOperations
@@ -91,7 +92,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     supervisor.add("tidying", TidyingService(chain, store, content, parts.epochs).run)
     supervisor.add("punishing", PunishingService(chain, network, store, parts.epochs, parts.router).run)
     settings = parts.settings
-    challenges = ChallengeBook(store)
+    challenges = ChallengeBook(store, lambda epoch: chain.account in chain.state.vote_bundles.get(epoch, {}))
     auditing = add_auditing(
         settings,
         chain,
@@ -139,4 +140,5 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
 def nonce_file(settings: Settings, node_id: NodeId) -> NonceFile:
     """Return where an ML node's nonces are kept until they are committed."""
     # A node's name may have characters that no file's name has.
-    return NonceFile(settings.node.data_dir / "nonces" / hashlib.sha256(node_id.encode()).hexdigest()[:16])
+    path = settings.node.data_dir / "nonces" / hashlib.sha256(node_id.encode()).hexdigest()[:16]
+    return NonceFile(path, free_bytes_min=FREE_BYTES_MIN)

@@ -61,7 +61,6 @@ class BundleFetching:
                     )
                 bundle = from_bytes(VoteBundle, data)
                 self._judging.check(bundle, validator)
-                await keep_proof(self._content, cid, bundle.epoch)
                 self.held[validator] = bundle
             except ContentUnavailableError as error:
                 log.info("a vote bundle is not to be had yet", validator=validator, reason=str(error))
@@ -70,3 +69,6 @@ class BundleFetching:
                 log.warning("a vote bundle is void: none of its votes count", validator=validator, reason=str(error))
                 self.held[validator] = None
         self._on_change()
+        held = self.held[validator]
+        if held is not None:
+            await keep_proof(self._content, cid, held.epoch)  # last: hundreds of them take a slow disk seconds

@@ -1,16 +1,19 @@
 """Answers to challenge: those that decoys proved not to be the model's, and those that a user of this gateway doubts.
 
 *Detail.* They are written down until a vote bundle has them, so that a restart loses none: to prove one costs a
-paid answer and an audit. What was taken for a bundle is taken back at a start if that bundle was never written: nobody
-can have seen it.
+paid answer and an audit. What was taken for a bundle is taken back if that was never written or never committed: nobody
+judges by it. What a committed bundle left out, because a fault in it would have voided the votes, does not come back to
+do the same in each epoch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
 
 from node.ports import Store
 from node.protocol.audit_votes import CHALLENGES_MAX
+from node.protocol.chain_state import EPOCHS_KEPT
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.identifiers import EpochNumber
 from node.protocol.pricing import receipt_digest
@@ -41,8 +44,12 @@ NOTHING = _Kept((), (), EpochNumber(0))
 class ChallengeBook:
     """Keeps the newest WAITING_MAX in the store, and gives each to one bundle."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, is_committed: Callable[[EpochNumber], bool] = lambda _: True) -> None:
+        """`is_committed` tells whether this node's votes of an epoch are on the chain; it is asked in a later one, and
+        of the newest EPOCHS_KEPT only.
+        """
         self._store = store
+        self._is_committed = is_committed
         self._kept = self._load()
 
     def add(self, signed: SignedReceipt) -> int:
@@ -56,11 +63,16 @@ class ChallengeBook:
 
     def take(self, epoch: EpochNumber) -> tuple[SignedReceipt, ...]:
         """Return the challenges for this node's bundle of `epoch`, in its order; they are not given again."""
-        waiting = self._kept.waiting
+        waiting, before = self._kept.waiting, self._kept.taken
+        is_of_earlier = self._kept.epoch != epoch and before != ()
+        if is_of_earlier:
+            is_known = epoch - self._kept.epoch < EPOCHS_KEPT
+            if is_known and not self._is_committed(self._kept.epoch):
+                waiting = (*before, *waiting)[-WAITING_MAX:]
+            before = ()
         taken = waiting[:CHALLENGES_MAX]
-        is_of_earlier = self._kept.epoch != epoch and self._kept.taken != ()
         if taken or is_of_earlier:  # what an earlier bundle took is not to come back when its votes are forgotten
-            self._write(_Kept(waiting[len(taken) :], taken, epoch))
+            self._write(_Kept(waiting[len(taken) :], (*before, *taken), epoch))
         unique = {receipt_digest(signed.receipt): signed for signed in taken}
         return tuple(unique[digest] for digest in sorted(unique))
 

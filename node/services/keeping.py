@@ -1,5 +1,7 @@
 """Puts proofs into the content store for as long as rules may ask for them, and does not give up at a full disk."""
 
+from collections.abc import Awaitable, Callable
+
 import structlog
 import trio
 
@@ -14,17 +16,27 @@ PROOF_EPOCHS_KEPT = VERDICT_EPOCHS_MAX
 RETRY_SECONDS = 5.0
 
 
-async def store_proof(content: Content, data: bytes, epoch: EpochNumber, what: str) -> Cid:
+async def store_proof(
+    content: Content,
+    data: bytes,
+    epoch: EpochNumber,
+    what: str,
+    make_room: Callable[[], Awaitable[None]] | None = None,
+) -> Cid:
     """Store what proves something of `epoch`, and return its CID. `what` names it for the log.
 
     Where the disk has no room it tries again and again, until the operator made some: whoever can be too late cancels
-    it.
+    it. What `make_room` can remove of this node's own goes first.
     """
     while True:
         try:
             cid = await content.add_bytes(data)
             await content.keep(cid, EpochNumber(epoch + PROOF_EPOCHS_KEPT))
         except OSError as error:
+            if make_room is not None:
+                await make_room()
+                make_room = None
+                continue
             log.error(
                 "a proof cannot be stored, and without it nothing is paid for it: make room on the disk of [node] "
                 "data_dir, or raise [content] cache_bytes_max; it is tried again, and nothing is lost yet",

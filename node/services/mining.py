@@ -44,6 +44,9 @@ HASHED_AT_ONCE = 1024
 class KeptNonces(Protocol):
     """Keeps one ML node's nonces through restarts until they are committed. Never raises."""
 
+    async def batch(self) -> Hash32 | None:
+        """Return the batch of which a run before a restart kept vectors, if any."""
+
     async def begin(self, batch: Hash32, vectors_max: int) -> bytes:
         """Return the vectors kept of `batch`, at most so many, and go on after them; those of any other are dropped."""
 
@@ -146,15 +149,29 @@ class MiningService:
                 await self._mine(epoch, model_id, starts_late=starts_late)
 
     async def _model_in_time(self, epoch: EpochNumber) -> ModelId | None:
-        """Return the model to mine with, if there is one by the end: who is ready late mines in what is left."""
+        """Return the model to mine with, if there is one by the end: who is ready late mines in what is left.
+
+        When nothing more may be mined it is the model of the nonces that a run before a restart kept: to commit them
+        needs no engine, and one that has to load its model first would be ready too late.
+        """
         last, _ = self._last_blocks(epoch)
         async for head in self._chain.heads():
+            if head.number >= last and (kept := await self._kept_model(epoch)) is not None:
+                return kept
             model_id = self._engine.model_id
-            if model_id is not None and self._is_registered(model_id):
+            if model_id is not None and model_id in self._registered_models():
                 return model_id
             if head.number >= last:
                 break
         return None
+
+    async def _kept_model(self, epoch: EpochNumber) -> ModelId | None:
+        """Return the model of this epoch's nonces that are kept, if this node is registered for it."""
+        kept = None if self._kept is None else await self._kept.batch()
+        if kept is None:
+            return None
+        seed = await self._seed(epoch)
+        return next((name for name in self._registered_models() if self._batch_name(epoch, seed, name) == kept), None)
 
     def _last_blocks(self, epoch: EpochNumber) -> tuple[BlockNumber, BlockNumber]:
         """Return the block at which mining stops, and the one at which it stops even without a nonce."""
@@ -195,8 +212,7 @@ class MiningService:
         return judged and not selected
 
     async def _mine(self, epoch: EpochNumber, model_id: ModelId, *, starts_late: bool) -> None:
-        begin, _ = window(self._chain, epoch, Stage.GENERATE, Stage.GENERATE)
-        seed = await self._chain.block_hash(begin)
+        seed = await self._seed(epoch)
         last, latest = self._last_blocks(epoch)
         batch = await self._begin(epoch, seed, model_id)
         if starts_late and (not batch.count or self._chain.head.number >= latest):
@@ -245,12 +261,15 @@ class MiningService:
         await self._drop_kept()
 
     async def _store_vectors(self, epoch: EpochNumber, vectors: bytes) -> Cid | None:
-        """Return the CID of the file of vectors; None if the disk had no room for it as long as batches are taken."""
+        """Return the CID of the file of vectors; None if the disk had no room for it as long as batches are taken.
+
+        Nonces that are kept on the same disk may have taken that room: they are the same bytes, and go.
+        """
         cid: Cid | None = None
         _, end = window(self._chain, epoch, Stage.EXCHANGE, Stage.EXCHANGE)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
-            cid = await store_proof(self._content, vectors, epoch, "batch of nonces")
+            cid = await store_proof(self._content, vectors, epoch, "batch of nonces", self._drop_kept)
             nursery.cancel_scope.cancel()
         return cid
 
@@ -259,8 +278,7 @@ class MiningService:
         batch = Batch()
         if self._kept is None:
             return batch
-        name = keccak_digest([epoch, self._chain.account, self._engine.node_id, model_id, seed])
-        vectors = await self._kept.begin(name, self._nonces_max)
+        vectors = await self._kept.begin(self._batch_name(epoch, seed, model_id), self._nonces_max)
         for place in range(0, len(vectors), VECTOR_BYTES):
             batch.add(vectors[place : place + VECTOR_BYTES])
             if batch.count % HASHED_AT_ONCE == 0:
@@ -269,6 +287,13 @@ class MiningService:
         if batch.count:
             log.info("mining goes on where it stopped", epoch=epoch, node=self.node_id, nonces=batch.count)
         return batch
+
+    def _batch_name(self, epoch: EpochNumber, seed: Hash32, model_id: ModelId) -> Hash32:
+        return keccak_digest([epoch, self._chain.account, self._engine.node_id, model_id, seed])
+
+    async def _seed(self, epoch: EpochNumber) -> Hash32:
+        begin, _ = window(self._chain, epoch, Stage.GENERATE, Stage.GENERATE)
+        return await self._chain.block_hash(begin)
 
     async def _drop_kept(self) -> None:
         if self._kept is not None:
@@ -329,8 +354,7 @@ class MiningService:
                 for nonce in range(start, min(start + QUESTION_PROMPTS, self._nonces_max))
             ]
 
-    def _is_registered(self, model_id: ModelId) -> bool:
+    def _registered_models(self) -> frozenset[ModelId]:
         participant = self._chain.state.participants.get(self._chain.account)
-        return participant is not None and any(
-            node.node_id == self._engine.node_id and model_id in node.models for node in participant.ml_nodes
-        )
+        nodes = () if participant is None else participant.ml_nodes
+        return frozenset(model_id for node in nodes if node.node_id == self.node_id for model_id in node.models)

@@ -151,6 +151,7 @@ class ValidatingService:
             nursery.cancel_scope.cancel()
         if is_late:
             log.error("no votes this epoch: they were not on the disk in time", epoch=epoch)
+            self._observe()  # it may not have come so far
         return stored
 
     async def _stored_bundle(

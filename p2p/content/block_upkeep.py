@@ -122,9 +122,11 @@ def discard(index: BlockIndex, store: Blocks, roots: Iterable[Cid], *, own: bool
     Without `own`, blocks that were made here stay: somebody else named these roots.
     """
     removed = 0
+    pending, met = list(roots), set[Cid]()
+    if not pending:
+        return removed  # without a walk through all that is pinned
     with closing(connect_private(index.path)) as private:
         _mark(private, index, store)
-        pending, met = list(roots), set[Cid]()
         while pending and len(met) < WALK_NODES_MAX:
             cid = pending.pop()
             if cid in met or _is_reachable(private, cid):
@@ -213,7 +215,10 @@ def _fault(cid: Cid, place: BlockPlace) -> str | None:
 
 
 def _mark(private: sqlite3.Connection, index: BlockIndex, store: Blocks) -> int:
-    """Note all that the pins reach, as far as it is held; return the number of nodes that are not."""
+    """Note all that the pins reach, as far as it is held; return the number of nodes that are not.
+
+    Raises OSError if that is more than is walked: as on a full disk, nothing can be removed then.
+    """
     pending = [root for root, _, _ in index.pins()]
     nodes = missing = 0
     private.execute("BEGIN")
@@ -224,7 +229,7 @@ def _mark(private: sqlite3.Connection, index: BlockIndex, store: Blocks) -> int:
             continue
         nodes += 1
         if nodes > WALK_NODES_MAX:
-            raise ValueError(f"more than {WALK_NODES_MAX} nodes are pinned")
+            raise OSError(f"more than {WALK_NODES_MAX} nodes are pinned: unpin what is not needed")
         try:
             links = decode_node(store.read(cid)).links
         except (KeyError, DagPbError):

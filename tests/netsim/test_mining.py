@@ -247,6 +247,10 @@ def counting(seconds: float) -> CountingEngine:
 class BlockingFile(NonceFile):
     """Without worker threads: simulated time does not wait for them."""
 
+    async def batch(self) -> Hash32 | None:
+        await trio.lowlevel.checkpoint()
+        return self.batch_blocking()
+
     async def begin(self, batch: Hash32, vectors_max: int) -> bytes:
         await trio.lowlevel.checkpoint()
         return self.begin_blocking(batch, vectors_max)
@@ -261,11 +265,14 @@ class BlockingFile(NonceFile):
 
 
 class RefusingContent(SimulatedContent):
-    """A disk without room, for so many tries."""
+    """A disk without room, for so many tries and while a file takes it."""
 
     refusals = 0
+    taker: Path | None = None
 
     async def add_bytes(self, data: bytes) -> Cid:
+        if self.taker is not None and self.taker.exists():
+            raise OSError(28, "No space left on device")
         if self.refusals:
             self.refusals -= 1
             raise OSError(28, "No space left on device")
@@ -278,10 +285,17 @@ async def until_block(ledger: Ledger, block: int) -> None:
 
 
 def mine_with_stop(
-    path: Path, *, stop_block: int, start_block: int, seconds: float = 0.5, refusals: int = 0, model: ModelId = MODEL_ID
+    path: Path,
+    *,
+    stop_block: int,
+    start_block: int,
+    seconds: float = 0.5,
+    refusals: int = 0,
+    has_room_for_one: bool = False,
+    model: ModelId | None = MODEL_ID,
 ) -> tuple[dict[NodeId, PocCommit], int, int]:
     """Run a miner that is ended without a word at one block and started again at another one; return what is on chain,
-    and the nonces that the first and the second run computed. The second one mines with `model`."""
+    and the nonces that the first and the second run computed. The second one has `model`; None: it loads."""
 
     async def main() -> tuple[dict[NodeId, PocCommit], int, int]:
         trace = Trace()
@@ -289,7 +303,7 @@ def mine_with_stop(
         ledger.register_model(MODEL)
         ledger.register_model(replace(MODEL, model_id=OTHER_MODEL))
         content = RefusingContent(ContentExchange(trace), "host", 1)
-        content.refusals = refusals
+        content.refusals, content.taker = refusals, path if has_room_for_one else None
         engines = [counting(seconds), counting(seconds)]
         async with trio.open_nursery() as nursery:
             chain = SimulatedChain(ledger, key_of(1), confirmations=2)
@@ -356,6 +370,20 @@ def test_who_is_back_only_in_the_next_stage_commits_what_it_had(tmp_path: Path) 
     assert commits[NODE_ID].count == before > 0
 
 
+@pytest.mark.parametrize("model", [None, OTHER_MODEL])
+@pytest.mark.parametrize("start_block", [END - 3, END - 1, END, END + 1])
+def test_nonces_that_were_kept_need_no_engine_to_be_committed(
+    tmp_path: Path, start_block: int, model: ModelId | None
+) -> None:
+    path = tmp_path / "node"
+    commits, before, after = mine_with_stop(path, stop_block=END - 4, start_block=start_block, model=model)
+    if model is not None and start_block < END - 2:
+        assert commits[NODE_ID].model_id == model  # there was time for its own
+    else:
+        assert (commits[NODE_ID].model_id, commits[NODE_ID].count, after) == (MODEL_ID, before, 0)
+        assert not path.exists()
+
+
 def test_who_begins_in_the_next_stage_mines_nothing(tmp_path: Path) -> None:
     assert mine_with_stop(tmp_path / "node", stop_block=4, start_block=END)[0] == {}
 
@@ -364,3 +392,8 @@ def test_a_batch_waits_for_room_on_the_disk_and_is_given_up_only_when_it_is_too_
     commits, before, after = mine_with_stop(tmp_path / "a", stop_block=4, start_block=5, refusals=1)
     assert commits[NODE_ID].count == before + after > 0
     assert mine_with_stop(tmp_path / "b", stop_block=4, start_block=5, refusals=10**9)[0] == {}
+
+
+def test_nonces_that_are_kept_leave_their_room_to_the_batch(tmp_path: Path) -> None:
+    commits, before, after = mine_with_stop(tmp_path / "a", stop_block=4, start_block=5, has_room_for_one=True)
+    assert commits[NODE_ID].count == before + after > 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p.content import blockstore
+from p2p.content import block_upkeep, blockstore
 from p2p.content.blockstore import CIDS_PER_QUERY, BlockMissingError, BlockStore, FileChangedError, StoreFullError
 from p2p.content.cid import Cid, Codec
 from p2p.content.dagpb import Link, Node, encode_node
@@ -353,6 +353,19 @@ def test_what_is_discarded_goes_at_once_but_not_what_a_pin_reaches_or_was_made_h
     assert store.discard([over], own=True) > 1000
     assert [store.has(cid) for cid in (over, other, shared[0], own)] == [False, True, True, False]
     assert store.discard([over], own=True) == 0
+
+
+def test_more_pins_than_are_walked_are_a_disk_that_cannot_be_tidied_and_concern_who_discards_only(
+    store: BlockStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = [store.put(Codec.DAG_PB, directory_of(leaf(number)[0])) for number in range(3)]
+    for root in over[1:]:
+        store.pin(root, "kept")
+    monkeypatch.setattr(block_upkeep, "WALK_NODES_MAX", 1)
+    assert store.discard([], own=True) == 0
+    with pytest.raises(OSError, match="unpin"):
+        store.discard(over[:1], own=True)
+    assert store.has(over[0])
 
 
 def test_a_full_disk_is_a_clear_error_and_nothing_half_written(

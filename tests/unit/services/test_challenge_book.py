@@ -6,6 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from node.protocol.audit_votes import CHALLENGES_MAX
+from node.protocol.chain_state import EPOCHS_KEPT
 from node.protocol.identifiers import EpochNumber
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
@@ -74,6 +75,52 @@ def test_what_an_earlier_bundle_took_does_not_come_back_when_its_votes_are_forgo
     assert book.take(NEXT_EPOCH) == ()
     store.forget_document(votes_document(EPOCH))
     assert ChallengeBook(store).take(EpochNumber(80)) == ()
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("is_committed", [False, True])
+def test_what_a_bundle_took_that_was_written_and_not_committed_is_challenged_in_the_next(
+    store: Books, *, is_committed: bool, restarts: bool
+) -> None:
+    asked: list[EpochNumber] = []
+
+    def ask(epoch: EpochNumber) -> bool:
+        asked.append(epoch)
+        return is_committed
+
+    book = ChallengeBook(store, ask)
+    for signed in RECEIPTS[: CHALLENGES_MAX + 1]:
+        book.add(signed)
+    first = book.take(EPOCH)
+    store.put_document(votes_document(EPOCH), b"the bundle")
+    if restarts:
+        book = ChallengeBook(store, ask)
+    assert asked == []
+    left = (RECEIPTS[CHALLENGES_MAX],)
+    assert book.take(NEXT_EPOCH) == (left if is_committed else first)
+    assert book.take(NEXT_EPOCH) == (() if is_committed else left)
+    assert asked == [EPOCH]
+
+
+@pytest.mark.parametrize("passed", [EPOCHS_KEPT - 1, EPOCHS_KEPT])
+def test_what_may_be_committed_so_long_ago_that_the_chain_does_not_tell_is_not_challenged_again(
+    store: Books, passed: int
+) -> None:
+    book = ChallengeBook(store, lambda _: False)
+    book.add(RECEIPTS[0])
+    book.add(RECEIPTS[1])
+    taken = book.take(EPOCH)
+    assert book.take(EPOCH) == ()
+    assert book.take(EpochNumber(EPOCH + passed)) == (taken if passed < EPOCHS_KEPT else ())
+
+
+def test_all_that_was_taken_for_an_epoch_comes_back(store: Books) -> None:
+    """Also what a bundle took that could not be read after a restart, and the one made in its place."""
+    book = ChallengeBook(store, lambda _: False)
+    for signed in RECEIPTS[: 2 * CHALLENGES_MAX]:
+        book.add(signed)
+    first, second = book.take(EPOCH), book.take(EPOCH)
+    assert [book.take(NEXT_EPOCH), book.take(NEXT_EPOCH)] == [first, second]
 
 
 def test_what_waits_is_bounded_and_the_oldest_goes(store: Books) -> None:

@@ -45,6 +45,21 @@ async def test_a_proof_waits_for_room_and_stays_as_long_as_a_verdict_may_rest_on
     assert cid not in content.blocks
 
 
+async def test_what_this_node_can_do_without_makes_room_before_anybody_waits(autojump_clock: object) -> None:
+    content, begin, made = content_of(1), trio.current_time(), list[int]()
+
+    async def make_room() -> None:
+        made.append(content.refusals)
+
+    await store_proof(content, b"votes", EPOCH, "votes", make_room)
+    assert (trio.current_time() - begin, made) == (0, [0])
+    content.refusals = 3
+    await store_proof(content, b"others", EPOCH, "votes", make_room)
+    assert made == [0, 2]
+    await store_proof(content, b"more", EPOCH, "votes", make_room)
+    assert made == [0, 2]
+
+
 async def test_who_can_be_too_late_stops_waiting(autojump_clock: object) -> None:
     content = content_of(10**9)
     with trio.move_on_after(60) as scope:

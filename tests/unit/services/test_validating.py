@@ -216,6 +216,18 @@ def test_a_validator_whose_disk_stays_full_goes_on_without_votes() -> None:
     assert EPOCH not in scene.ledger.state.vote_bundles
 
 
+def test_what_was_seen_in_an_epoch_without_votes_is_not_told_of_as_of_the_next() -> None:
+    data = b"\x00" * (8 * VECTOR_BYTES)
+    root = VectorsRoot()
+    for _ in range(8):
+        root.add(data[:VECTOR_BYTES])
+    judged = replace(commit(2, 8).commit, root=root.root(), vectors_cid=cid_of(data))
+    scene = run(PocCommitted(judged), before=lambda scene: fill_disk(scene, 10**9), blocks=data)
+    assert scene.content.own_refused < 10**9 - 1  # type: ignore[attr-defined]  # it waited, with the evidence
+    assert len(scene.observed) == 1
+    assert EPOCH not in scene.ledger.state.vote_bundles
+
+
 def cid_of(data: bytes) -> Cid:
     async def main() -> Cid:
         return await SimulatedContent(ContentExchange(Trace()), "host", 1).add_bytes(data)

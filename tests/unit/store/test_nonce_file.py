@@ -1,15 +1,16 @@
 """Nonces on the disk: a restart takes what is whole of the same batch, and a disk that fails stops no mining."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO
 
 import pytest
 
 from node.protocol.identifiers import Hash32
 from node.protocol.nonces import VECTOR_BYTES
-from node.store.nonce_file import MAGIC, RECORD_BYTES, NonceFile
+from node.store.nonce_file import HEAD_BYTES, MAGIC, RECORD_BYTES, NonceFile
 
 BATCH, OTHER = Hash32(b"\x01" * 32), Hash32(b"\x02" * 32)
-HEAD_BYTES = len(MAGIC) + 32
 
 
 def vectors(first: int, count: int) -> list[bytes]:
@@ -36,6 +37,15 @@ def taken(path: Path, batch: Hash32 = BATCH, most: int = 1000) -> int:
 
 def test_what_was_appended_is_taken_without_a_word_from_the_run_before(path: Path) -> None:
     assert taken(path) == 5
+
+
+def test_the_file_tells_of_which_batch_it_is(path: Path) -> None:
+    assert NonceFile(path).batch_blocking() == BATCH
+    assert NonceFile(path.parent / "other").batch_blocking() is None
+    path.write_bytes(path.read_bytes()[: HEAD_BYTES - 1])
+    assert NonceFile(path).batch_blocking() is None
+    path.write_bytes(bytes(HEAD_BYTES))
+    assert NonceFile(path).batch_blocking() is None
 
 
 def test_what_comes_after_a_restart_follows_what_was_taken(path: Path) -> None:
@@ -92,7 +102,7 @@ def test_a_batch_that_is_dropped_is_gone(path: Path) -> None:
     assert taken(path) == 0
 
 
-def test_a_disk_that_fails_stops_no_mining_and_spoils_nothing(path: Path) -> None:
+def test_a_disk_that_fails_stops_no_mining_and_has_its_room_back(path: Path) -> None:
     file = NonceFile(path)
     file.begin_blocking(BATCH, 1000)
     assert file._file is not None
@@ -100,14 +110,16 @@ def test_a_disk_that_fails_stops_no_mining_and_spoils_nothing(path: Path) -> Non
     file.sync_blocking()
     file.append(vectors(5, 2))  # nothing is kept any more
     file.sync_blocking()
-    assert taken(path) == 5
+    assert not path.exists()
     blocked = NonceFile(path / "below a file" / "node")
     assert blocked.begin_blocking(BATCH, 1000) == b""
     blocked.append(vectors(0, 1))
     blocked.sync_blocking()
 
 
-def test_of_a_write_that_the_disk_cut_short_nothing_is_taken(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_disk_cut_short_is_given_up_and_leaves_its_room_to_others(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Short:
         """A file on a disk that is full after ten bytes."""
 
@@ -126,11 +138,48 @@ def test_of_a_write_that_the_disk_cut_short_nothing_is_taken(path: Path, monkeyp
     monkeypatch.setattr(file, "_file", Short(file))
     file.append(vectors(5, 2))
     file.append(vectors(7, 2))
-    assert taken(path) == 5
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_what_others_need_of_the_disk_stays_free(path: Path, monkeypatch: pytest.MonkeyPatch, lacking: int) -> None:
+    reserve = 1000
+    disk = SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=reserve + 2 * RECORD_BYTES - lacking))
+    monkeypatch.setattr("node.store.nonce_file.shutil", disk)
+    file = NonceFile(path, free_bytes_min=reserve)
+    file.begin_blocking(BATCH, 1000)
+    file.append(vectors(5, 2))
+    assert path.exists() == (not lacking)
+    if not lacking:
+        assert taken(path) == 7
+
+
+def test_a_file_given_up_by_one_thread_does_not_stop_the_other(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Given:
+        """Gives the file up as soon as it is looked at a second time: the other thread came in between."""
+
+        def __init__(self) -> None:
+            self.looks = 0
+
+        def __get__(self, file: NonceFile, _: type[NonceFile]) -> BinaryIO | None:
+            self.looks += 1
+            return file.__dict__["_file"] if self.looks == 1 else None
+
+        def __set__(self, file: NonceFile, value: BinaryIO | None) -> None:
+            file.__dict__["_file"] = value
+
+    for act in (NonceFile.sync_blocking, lambda file: file.append(vectors(5, 1))):
+        file = NonceFile(path)
+        file.begin_blocking(BATCH, 1000)
+        with monkeypatch.context() as patched:
+            patched.setattr(NonceFile, "_file", Given(), raising=False)
+            act(file)
+    assert taken(path) == 6
 
 
 async def test_what_does_not_block_does_the_same(path: Path) -> None:
     file = NonceFile(path)
+    assert await file.batch() == BATCH
     assert await file.begin(BATCH, 1000) == b"".join(vectors(0, 5))
     file.append(vectors(5, 1))
     await file.sync()
