@@ -68,9 +68,9 @@ def _make_decoys(
     keeper: ReceiptBookKeeper,
     book: ChallengeBook,
 ) -> DecoyService:
-    """Return the service, and have the gateway tell of the requests that decoys are shaped like."""
+    """Return the service, and have the gateway tell of the answered requests that decoys are shaped like."""
     shapes = ShapeBook()
-    gateway.on_asked = lambda chat: shapes.note(chat, int(time.time()))
+    gateway.on_answered = lambda chat: shapes.note(chat, int(time.time()))
     payments = settings.payments
     return DecoyService(
         chain,
