@@ -44,11 +44,13 @@ def add_auditing(
 ) -> AuditingService:
     """Add the services to the supervisor; return the one that whoever commits votes asks for its own.
 
-    What is in `book` is challenged. Decoys are asked if any are wanted and there is a gateway to ask.
+    What is in `book` is challenged. Decoys are asked if any are wanted and there is a gateway to ask; what a gateway
+    has at hand of private answers is forgotten in time.
     """
     auditing = AuditingService(chain, network, content, store, presence, epochs, engines, keeper)
     supervisor.add("auditing", auditing.run)
     if gateway is not None:
+        supervisor.add("private answers", gateway.at_hand.run)
         auditing.omission_keeping.on_made_up = gateway.faults.add_made_up
     auditing.challenges = book
     if settings.payments.decoys_per_day and gateway is not None:
@@ -66,9 +68,9 @@ def _make_decoys(
     keeper: ReceiptBookKeeper,
     book: ChallengeBook,
 ) -> DecoyService:
-    """Return the service, and have the gateway tell of the requests that decoys are shaped like."""
+    """Return the service, and have the gateway tell of the answered requests that decoys are shaped like."""
     shapes = ShapeBook()
-    gateway.on_asked = lambda chat: shapes.note(chat, int(time.time()))
+    gateway.on_answered = lambda chat: shapes.note(chat, int(time.time()))
     payments = settings.payments
     return DecoyService(
         chain,

@@ -52,7 +52,11 @@ REASONS = {
 @click.command()
 @click.argument("which", required=False, metavar="[EPOCH|RECEIPT]")
 @click.option("--challenge", metavar="RECEIPT", help="Have an answer judged that this gateway paid for.")
-@click.option("--consent", is_flag=True, help="Agree that a private prompt and its answer are shown to the judges.")
+@click.option(
+    "--consent",
+    is_flag=True,
+    help="Agree that a private prompt and its answer are shown to the judges, and on disk for so long.",
+)
 @target_options
 def audit(target: Target, which: str | None, challenge: str | None, consent: bool) -> None:
     """Show audits, or have an answer judged.

@@ -7,7 +7,7 @@ import trio
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.control.poc_methods import BatchParams
 from node.control.poc_views import BatchEvidenceView, JudgeView, RecomputedView
-from node.ports import Chain, Content, ContentUnavailableError, Engine
+from node.ports import Chain, Content, ContentUnavailableError, Engine, EngineRefusedError
 from node.protocol import unpaid
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, EpochNumber, NodeId
@@ -16,7 +16,7 @@ from node.protocol.stages import Stage, first_block_of
 from node.protocol.validation import judge, mismatches_of
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
-from node.services.batch_evidence import JudgesWord, VectorsError, recompute_distances, words_of_judges
+from node.services.batch_evidence import JudgesWord, ModelGoneError, VectorsError, recompute_distances, words_of_judges
 from node.services.epochs import EpochBook
 from node.services.judging import Judging, judging_of
 from node.services.presence import PresenceTable
@@ -130,6 +130,12 @@ class BatchEvidence:
                 ErrorCode.REFUSED,
                 f"the batch cannot be judged again: {str(error) or 'it took too long'}",
                 "Its owner, and members that judged it, keep the file for some epochs: see `quern peers`.",
+            ) from error
+        except (EngineRefusedError, ModelGoneError) as error:
+            raise RpcError(
+                ErrorCode.REFUSED,
+                f"the batch cannot be judged again now: {error}",
+                f"Ask again while an ML node here has {commit.model_id}: see `quern nodes`.",
             ) from error
         sample = judging.sample_of(key)
         differing = mismatches_of(sample, distances, rule)

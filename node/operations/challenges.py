@@ -31,6 +31,7 @@ NAMED_MAX = 8
 """Receipts that a refusal names."""
 CONSENT = (
     "Whoever judges it is shown the tokens of prompt and answer: every member with the model, and they may keep them. "
+    "Until they are done with it, for some epochs, they are on this node's disk as well, unencrypted. "
     "If you agree to that, give --consent."
 )
 
@@ -68,12 +69,12 @@ class DaemonChallengeOperations:
             raise RpcError(ErrorCode.REFUSED, "the answer is private", CONSENT)
         is_checked = await self._check_tokens(receipt, kept)
         digest = receipt_digest(receipt)
-        self._given.keep(digest, to_bytes(AuditEvidence(signed, kept)))
-        waiting = self._book.add(signed)
+        waiting = self._book.add(signed)  # first: what is in no book nobody would forget
         if waiting < 0:
             raise RpcError(
                 ErrorCode.REFUSED, "the answer is challenged already", "What becomes of it: `quern audit`, next epoch."
             )
+        self._given.keep(digest, to_bytes(AuditEvidence(signed, kept)))
         return ChallengeView(
             receipt=digest.hex(),
             request_id=receipt.request_id.hex(),

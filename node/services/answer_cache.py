@@ -27,7 +27,7 @@ PART_BYTES = 256
 TOKEN_BYTES = 32
 LOGPROB_BYTES = 256
 """What Python needs for a part, a token and a token's alternative, roughly and rather too much."""
-NOT_OF_THE_ANSWER = frozenset({"caller_id"})
+NOT_OF_THE_ANSWER = frozenset({"caller_id", "user"})
 """Fields of a request that do not decide its answer."""
 
 

@@ -20,6 +20,8 @@ from node.protocol.records import Receipt
 ANSWERS_MAX = 256
 BYTES_MAX = 32 * 1024 * 1024
 """Of all of them; the oldest goes."""
+FORGETTING_SECONDS = 60.0
+"""How often what is too old is looked for: by so much a private answer may stay longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,12 @@ class AnswersAtHand:
         self._found: dict[tuple[RequestId, Address], _AtHand] = {}
         """Oldest first."""
         self._awaited: set[RequestId] = set()
+
+    async def run(self) -> None:
+        """Forget for ever what is too old, also when nobody asks."""
+        while True:
+            await trio.sleep(FORGETTING_SECONDS)
+            self._forget_old()
 
     def wants(self, request_id: RequestId, *, is_private: bool) -> bool:
         """Whether the answer to a request is to be kept here."""

@@ -39,7 +39,7 @@ from node.protocol.verdicts import Verdict
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
 from node.services.audit_reading import is_readable, read_evidence
 from node.services.epochs import EpochBook
-from node.services.evidence_keeping import EvidenceKeeping
+from node.services.evidence_keeping import Challenged, EvidenceKeeping
 from node.services.kept_audits import KeptAudits
 from node.services.kept_omissions import KeptOmissions
 from node.services.omission_keeping import OmissionKeeping
@@ -71,7 +71,7 @@ class _Round:
     band_of: BandOf
 
 
-class Challenges(Protocol):
+class Challenges(Challenged, Protocol):
     """Where challenges come from."""
 
     def take(self, epoch: EpochNumber) -> tuple[SignedReceipt, ...]:
@@ -163,6 +163,8 @@ class AuditingService:
         await self._keeper.note_counted(BooksOfResult(previous).newest(self._chain.account))
         self._warn_of_missing_book(previous)
         await self._evidence.begin(epoch, previous, seed)
+        if self.challenges is not None:
+            await self._evidence.forget_challenged(self.challenges, previous.epoch)
         if all(member.participant != self._chain.account for member in previous.group.members):
             await self.omission_keeping.run(epoch, previous)  # who is no member may be a payer
             return

@@ -49,6 +49,10 @@ class VectorsError(Exception):
     """The batch cannot be judged here; the message says why."""
 
 
+class ModelGoneError(Exception):
+    """The engine took up another model while it computed: nothing is known of the batch."""
+
+
 async def words_of_judges(
     content: Content, presence: PresenceTable, judging: Judging, committed: Mapping[Address, Cid], key: NodeKey
 ) -> list[JudgesWord]:
@@ -110,7 +114,8 @@ async def recompute_distances(
 ) -> tuple[int, ...]:
     """Return the squared distance of each nonce of the sample from what `engine` makes of it, in the sample's order.
 
-    Raises ContentUnavailableError, and VectorsError where the file is not what was committed.
+    Raises ContentUnavailableError, VectorsError where the file is not what was committed, and of the engine
+    EngineRefusedError and ModelGoneError.
     """
     commit, model = judging.commits[key], judging.models[judging.commits[key].model_id]
     try:
@@ -124,7 +129,18 @@ async def recompute_distances(
     if await root_of(data) != commit.root:
         raise VectorsError("the file of vectors has another root than was committed")
     sample = judging.sample_of(key)
-    made = await recompute(engine, model, key, sample, judging.generate_seed, judging.sample_seed, own)
+    made = await recompute(
+        engine,
+        model,
+        key,
+        sample,
+        judging.generate_seed,
+        judging.sample_seed,
+        own,
+        may_go_on=lambda: engine.model_id == commit.model_id,
+    )
+    if engine.model_id != commit.model_id or len(made.vectors) < len(sample):  # it may be back already
+        raise ModelGoneError(f"the ML node {engine.node_id} has another model now, and was not done")
     return tuple(
         squared_distance(data[nonce * VECTOR_BYTES : (nonce + 1) * VECTOR_BYTES], vector)
         for nonce, vector in zip(sample, made.vectors, strict=True)

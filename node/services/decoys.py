@@ -166,5 +166,5 @@ class DecoyService:
         log.info("a decoy is audited", executor=receipt.executor, verdict=verdict.value, tokens=figures.tokens)
         if verdict is Verdict.INVALID:
             log.warning("a decoy's answer is not the model's; it is challenged", executor=receipt.executor, why=reason)
+            self._book.add(signed)  # first: what is in no book nobody would forget
             self._given.keep(receipt_digest(receipt), to_bytes(AuditEvidence(signed, kept)))
-            self._book.add(signed)

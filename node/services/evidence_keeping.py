@@ -6,6 +6,7 @@ whoever judges them again. All else is forgotten, in lots, so that a large book 
 
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
+from typing import Protocol
 
 import structlog
 import trio
@@ -40,6 +41,16 @@ FETCHED_BYTES_MAX = 1 << 27
 not be driven out. What is beyond is fetched anew if it is needed again."""
 
 
+class Challenged(Protocol):
+    """What is kept because this node challenges it: neither its own books nor its audits need have it."""
+
+    def over(self, newest_result: EpochNumber) -> tuple[Hash32, ...]:
+        """Return those whose evidence nobody asks for any more, until `forgotten` is told."""
+
+    def forgotten(self, digests: Collection[Hash32]) -> None:
+        """Note that their evidence is gone."""
+
+
 class EvidenceKeeping:
     """Evidence of one epoch after the other. Lets into `audit/2` whom the draw lets in (`receipt_book.Admission`)."""
 
@@ -63,6 +74,12 @@ class EvidenceKeeping:
         await self._forget_all_but(own, previous.epoch)
         await self._forget_old(epoch, previous.epoch)
         self._fetched_bytes = 0
+
+    async def forget_challenged(self, challenged: Challenged, newest_result: EpochNumber) -> None:
+        """Forget what was challenged and cannot be judged any more: it may be private."""
+        over = [digest for digest in challenged.over(newest_result) if digest not in self._allowed]
+        await self._forget(over)
+        challenged.forgotten(over)
 
     def may_see(self, peer: PeerId, digest: Hash32) -> bool:
         """Whether a peer was drawn to audit the receipt `digest`, or judges it again."""

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -64,6 +64,8 @@ class ChatRequest:
     """Nothing of it is announced or published, and the executor keeps nothing of it."""
     caller_id: str = ""
     """The user's own name for the request: in logs only, never on the wire, and nobody's answer depends on it."""
+    user: str = ""
+    """Who asks, by key or address: never on the wire nor in a log, and nobody's answer depends on it."""
 
 
 class Answer:
@@ -117,8 +119,8 @@ class Gateway:
         """Shared with whatever else this node pays over the same channels."""
         self.at_hand = AnswersAtHand(private_answers_kept_seconds)
         """What is kept of private answers, and of decoys."""
-        self.on_asked: Callable[[ChatRequest], None] | None = None
-        """Is told of each request of a user's: decoys are shaped like these."""
+        self.on_answered: Callable[[ChatRequest], None] | None = None
+        """Is told of each request of a user's whose answer is complete: decoys are shaped like these."""
         self._wall_clock = wall_clock
         self._random_bytes = random_bytes
         self._score = score
@@ -167,11 +169,13 @@ class Gateway:
         """Models that can be asked in this epoch."""
         return self._epochs.group().models
 
-    def ask(self, chat: ChatRequest) -> AbstractAsyncContextManager[Answer]:
+    @asynccontextmanager
+    async def ask(self, chat: ChatRequest) -> AsyncIterator[Answer]:
         """Ask; leaving the context stops the answer, and the paying. Raises GatewayError at once or while iterating."""
-        if self.on_asked is not None:
-            self.on_asked(chat)
-        return self.ask_decoy(chat)
+        async with self.ask_decoy(chat) as answer:
+            yield answer
+        if self.on_answered is not None and answer.error is None and answer.summary.finish_reason:
+            self.on_answered(chat)
 
     @asynccontextmanager
     async def ask_decoy(self, chat: ChatRequest) -> AsyncIterator[Answer]:

@@ -29,15 +29,18 @@ async def recompute(
     generate_seed: Hash32,
     sample_seed: Hash32,
     validator: Address,
+    *,
+    may_go_on: Callable[[], bool] = lambda: True,
 ) -> Recomputed:
-    """Compute the vectors of nonces of the node `key`, and the tails that are `validator`'s. Tries until cancelled."""
+    """Compute the vectors of nonces of the node `key`, and the tails that are `validator`'s. Tries until cancelled, or
+    until `may_go_on` says no: then the last ones are missing. Raises EngineRefusedError."""
     prompts = [nonce_prompt(generate_seed, *key, nonce, engine.vocabulary_size) for nonce in nonces]
     own = [_own_tokens(engine, model, key, nonce, sample_seed, validator) for nonce in nonces]
     if makes_vectors(model):
-        vectors = await _vectors(engine, [*prompts, *own])
+        vectors = await _vectors(engine, [*prompts, *own], may_go_on)
         tails = (vector_tail(sample_seed, validator, vector) for vector in vectors[len(prompts) :])
         return Recomputed(tuple(vectors[: len(prompts)]), tuple(tails))
-    found, tail = await _vectors_with_tails(engine, prompts, own)
+    found, tail = await _vectors_with_tails(engine, prompts, own, may_go_on)
     return Recomputed(tuple(found), tuple(tail))
 
 
@@ -57,15 +60,20 @@ async def recompute_tails(
     return (await _vectors_with_tails(engine, prompts, own))[1]
 
 
-async def _vectors(engine: Engine, prompts: Sequence[tuple[int, ...]]) -> list[bytes]:
+async def _vectors(
+    engine: Engine, prompts: Sequence[tuple[int, ...]], may_go_on: Callable[[], bool] = lambda: True
+) -> list[bytes]:
     """Return the vectors that an embedding model makes of prompts."""
     vectors: list[bytes] = []
-    await _read_all(engine, prompts, lambda rows: vectors.extend([quantise(row) for row in rows]))
+    await _read_all(engine, prompts, lambda rows: vectors.extend([quantise(row) for row in rows]), may_go_on)
     return vectors
 
 
 async def _vectors_with_tails(
-    engine: Engine, prompts: Sequence[tuple[int, ...]], own: Sequence[tuple[int, ...]]
+    engine: Engine,
+    prompts: Sequence[tuple[int, ...]],
+    own: Sequence[tuple[int, ...]],
+    may_go_on: Callable[[], bool] = lambda: True,
 ) -> tuple[list[bytes], list[int]]:
     """Return the vectors of prompts and the tails of what follows each, if anything does: one pass for both."""
     vectors: list[bytes] = []
@@ -76,14 +84,16 @@ async def _vectors_with_tails(
         tails.extend([tail_of(row[VECTOR_DIMENSIONS:]) for row in rows if len(row) > VECTOR_DIMENSIONS])
         vectors.extend(some)
 
-    await _read_all(engine, [prompt + tokens for prompt, tokens in zip(prompts, own, strict=True)], take)
+    await _read_all(engine, [prompt + tokens for prompt, tokens in zip(prompts, own, strict=True)], take, may_go_on)
     return vectors, tails
 
 
-async def _read_all(engine: Engine, prompts: Prompts, take: Callable[[Rows], None]) -> None:
+async def _read_all(
+    engine: Engine, prompts: Prompts, take: Callable[[Rows], None], may_go_on: Callable[[], bool]
+) -> None:
     """Hand the log-probabilities of all prompts to `take`, as read_ahead() does."""
     questions = (prompts[start : start + QUESTION_PROMPTS] for start in range(0, len(prompts), QUESTION_PROMPTS))
-    await read_ahead(engine, questions, take, purpose="validating")
+    await read_ahead(engine, questions, take, purpose="validating", may_go_on=may_go_on)
 
 
 def _own_tokens(

@@ -1,24 +1,35 @@
 """Shapes of requests: what an executor sees of one beside its words, so that decoys can be shaped like users' requests.
 
 *Purpose.* Whoever can tell a decoy from a user's request serves that one alone with the true model. So a decoy takes
-its shape from a request that a user of the same gateway sent lately, or, where there was none, from a mixture of usual
-ones; and the hour at which it is asked from the hours at which users ask.
+its shape from a request of a user of the same gateway that was answered lately, now and then, and where there was
+none, from a mixture of usual ones; and the hour at which it is asked from the hours at which users ask.
 
 *Detail.* Of a request are kept counts and parameters, never words; lengths only as one of four steps between powers of
 two. They stay in memory. What no audit can judge (outside the rule of draws) has no shape, nor has what would be too
 dear to imitate: these are never decoys.
+
+Users may be executors, who would like to know the decoys by a mark that they taught the gateway. So each user has as
+many decoys like its own requests as any other, however much it asks; parameters that it alone sends are in half of
+these, for an honest user may always send its own; and some decoys are like nobody's request.
 """
 
 import random
-from collections import deque
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from collections.abc import Collection
+from dataclasses import dataclass, fields, replace
 
 from node.protocol.sampling import SamplingParameters
 from node.services.frames import Turn
 from node.services.gateway import ChatRequest
 
-SHAPES_KEPT = 512
-"""The newest; each under 2 kB."""
+SHAPES_KEPT = 256
+"""The newest of each user; each under 2 kB."""
+USERS_KEPT = 32
+"""Those that were answered last."""
+USUAL_PART = 0.25
+"""Of all decoys: so many have a usual shape, whatever users ask."""
+MARKED_PART = 0.5
+"""Of the decoys with a parameter that one user alone sends: the others have a usual one instead."""
 TURNS_MAX = 32
 TOOLS_MAX = 16
 CHARACTERS_MAX = 32_768
@@ -128,24 +139,36 @@ def usual_shape(source: random.Random) -> RequestShape:
 
 
 class ShapeBook:
-    """The shapes of this gateway's newest requests, and how many came in which hour of the day."""
+    """The shapes of the newest requests of this gateway's users, and how many came in which hour of the day."""
 
-    def __init__(self) -> None:
-        self._shapes: deque[RequestShape] = deque(maxlen=SHAPES_KEPT)
+    def __init__(self, *, usual_part: float = USUAL_PART) -> None:
+        self._usual_part = usual_part
+        self._shapes: OrderedDict[str, deque[RequestShape]] = OrderedDict()
+        """By user, the one that was answered last at the end."""
         self._hours = [0] * HOURS
 
     def note(self, chat: ChatRequest, at: int) -> None:
-        """Take in a user's request of the time `at` (UNIX seconds)."""
+        """Take in a user's request that was answered at the time `at` (UNIX seconds)."""
         shape = shape_of(chat)
         if shape is not None:
-            self._shapes.append(shape)
+            self._shapes.setdefault(chat.user, deque(maxlen=SHAPES_KEPT)).append(shape)
+            self._shapes.move_to_end(chat.user)
+            if len(self._shapes) > USERS_KEPT:
+                self._shapes.popitem(last=False)
         self._hours[_hour_of(at)] += 1
         if sum(self._hours) > HOURS_COUNTED_MAX:
             self._hours = [count // 2 for count in self._hours]
 
     def draw(self, source: random.Random) -> RequestShape:
-        """Return the shape for a decoy: one of the newest requests', each as likely, or a usual one without any."""
-        return source.choice(self._shapes) if self._shapes else usual_shape(source)
+        """Return the shape for a decoy: of a user, each as likely, one of its newest requests'; sometimes a usual one,
+        and always without any."""
+        usual = usual_shape(source)
+        if not self._shapes or source.random() < self._usual_part:
+            return usual
+        user = source.choice(list(self._shapes))
+        shape = source.choice(self._shapes[user])
+        others = {other for name, shapes in self._shapes.items() if name != user for other in shapes}
+        return _without_marks(shape, others, usual) if others and source.random() >= MARKED_PART else shape
 
     def share(self, at: int) -> float:
         """Return the part of a day's requests that comes in the hour of `at`; one is counted in each besides."""
@@ -154,6 +177,22 @@ class ShapeBook:
     def largest_share(self) -> float:
         """Return that of the busiest hour."""
         return (max(self._hours) + 1) / (sum(self._hours) + HOURS)
+
+
+def _without_marks(shape: RequestShape, others: Collection[RequestShape], usual: RequestShape) -> RequestShape:
+    """Return a shape with the parameters of a usual one in place of those that none of `others` has."""
+    sampling, known = shape.sampling, {other.sampling for other in others}
+    for name in (field.name for field in fields(SamplingParameters)):
+        if getattr(sampling, name) not in {getattr(one, name) for one in known}:
+            sampling = replace(sampling, **{name: getattr(usual.sampling, name)})
+    is_known = shape.max_tokens in {other.max_tokens for other in others}
+    are_told = shape.logprobs in {other.logprobs for other in others}
+    return replace(
+        shape,
+        sampling=sampling,
+        max_tokens=shape.max_tokens if is_known else usual.max_tokens,
+        logprobs=shape.logprobs if are_told else usual.logprobs,
+    )
 
 
 def _hour_of(at: int) -> int:

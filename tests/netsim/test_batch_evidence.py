@@ -1,6 +1,6 @@
 """What a batch was judged by is shown as it was, from a run of a real miner and a real validator."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -18,10 +18,12 @@ from node.control.jsonrpc import RpcError
 from node.control.poc_methods import BatchParams
 from node.control.poc_views import BatchEvidenceView
 from node.operations.batch_evidence import BatchEvidence
+from node.ports import EngineRefusedError
 from node.protocol.findings import Observations
-from node.protocol.identifiers import Cid, EpochNumber, NodeId
+from node.protocol.identifiers import Cid, EpochNumber, ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
 from node.protocol.stages import Stage, first_block_of
+from node.services import recomputing
 from node.services.epochs import EpochBook
 from node.services.mining import MiningService
 from node.services.presence import PresenceTable
@@ -153,6 +155,58 @@ def test_a_bundle_or_its_evidence_that_is_gone_is_said_and_the_rest_is_shown() -
     (judge,) = ask(lambda scene: without(scene, votes=False)).judges
     assert (judge.verdict, judge.largest_distance) == ("valid", None)
     assert "evidence" in judge.problem
+
+
+class ReloadedEngine(SimulatedEngine):
+    """Takes up another model when it is asked for the second time, and then is slow; has the old one back when it is
+    left, if `is_back`."""
+
+    asked = 0
+    is_back = False
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        self.asked += 1
+        if self.asked == 2:
+            self.weights, self.model_id = "others", ModelId("another")
+        try:
+            await trio.sleep(max(0, self.asked - 2))
+            return await super().prompt_logprobs(prompts, priority=priority)
+        except trio.Cancelled:
+            self.model_id = MODEL_ID if self.is_back else self.model_id
+            raise
+
+
+class RefusingEngine(SimulatedEngine):
+    """Takes no prompt."""
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        raise EngineRefusedError(f"{len(prompts)} prompts are too many at priority {priority}")
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+def test_what_another_model_made_is_no_evidence(is_back: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recomputing, "QUESTION_PROMPTS", 2)
+    engine = ReloadedEngine(NODE_ID, MODEL_ID, "honest", 0.0, 2)
+    engine.is_back = is_back
+
+    async def across_load(scene: Scene) -> BatchEvidenceView:
+        scene.engines[JUDGE] = engine
+        return await scene.evidence().view(batch(recompute=True), None)
+
+    with pytest.raises(RpcError, match="has another model now") as refused:
+        ask(across_load)
+    assert (engine.model_id == MODEL_ID) is is_back
+    assert "quern nodes" in refused.value.remedy
+
+
+def test_a_sample_that_the_engine_refuses_is_told() -> None:
+    async def refused_by_engine(scene: Scene) -> BatchEvidenceView:
+        scene.engines[JUDGE] = RefusingEngine(NODE_ID, MODEL_ID, "honest", 0.0, 2)
+        return await scene.evidence().view(batch(recompute=True), None)
+
+    with pytest.raises(RpcError, match="too many at priority") as refused:
+        ask(refused_by_engine)
+    assert "quern nodes" in refused.value.remedy
 
 
 @pytest.mark.parametrize(

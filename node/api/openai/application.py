@@ -1,5 +1,6 @@
 """The paths of the OpenAI API, over the gateway: who asks, what is asked, what is answered, what it cost."""
 
+import ipaddress
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ CLIENT_CLOSED_REQUEST = 499
 SPECIAL_TOKENS_PER_INPUT = 8
 """A tokenizer may add as many to a text that becomes a vector."""
 REQUEST_ID_CHARACTERS = 8
+PLACE_BITS = 64
+"""Of an IPv6 address: whoever has one has all that begin so."""
 
 
 class VectorSource(Protocol):
@@ -170,7 +173,8 @@ class OpenAiApi:
     async def _answer(self, request: Request, caller: Caller, model: ModelRecord, question: Question) -> Response:
         state = state_of(request.scope)
         grant = self._gatekeeper.reserve(caller, model, question.chats)
-        chats = [replace(chat, caller_id=state.request_id) for chat in grant.chats]
+        user = user_of(caller, request)
+        chats = [replace(chat, caller_id=state.request_id, user=user) for chat in grant.chats]
         answers = Answers(self._asker, chats, lambda: state.headers.update(call.headers))
         call = Call(
             model,
@@ -216,6 +220,20 @@ class OpenAiApi:
             message = f"there is no model {model_id}; models that can be asked: {known}"
             raise ApiError(404, "invalid_request_error", "model_not_found", message, param="model")
         return found
+
+
+def user_of(caller: Caller, request: Request) -> str:
+    """Return who asks: by key, or where none is asked for by address, of IPv6 the network that one place has."""
+    if caller.key is not None:
+        return f"key {caller.key.key_id}"
+    host = "" if request.client is None else request.client.host
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address) or address.ipv4_mapped is not None:
+        return host
+    return str(ipaddress.IPv6Network((address, PLACE_BITS), strict=False))
 
 
 def make_app(

@@ -10,6 +10,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 
 from node.api.keys import (
     KEYS_MAX,
@@ -21,6 +22,7 @@ from node.api.keys import (
     read_api_keys,
     revoke_api_key,
 )
+from node.api.openai.application import user_of
 from node.api.openai.faults import ApiError
 from node.api.openai.gatekeeper import Caller, Gatekeeper
 from node.api.openai.usage import Usage
@@ -370,3 +372,31 @@ def test_a_key_file_is_json_that_an_operator_can_read(file: Path) -> None:
     made(file, day_amount_max=7, models=("tiny",))
     (entry,) = json.loads(file.read_text())["keys"]
     assert (entry["name"], entry["day_amount_max"], entry["models"]) == ("alice", "7", ["tiny"])
+
+
+async def test_a_request_tells_the_gateway_which_key_asks(file: Path) -> None:
+    keys = [made(file, name) for name in ("alice", "bob")]
+    async with served(file) as face:
+        for key in (*keys, keys[0]):
+            await post(face.url, key, n=2)
+        users = [chat.user for chat in face.gateway.asked]
+    assert users == [users[0]] * 2 + [users[2]] * 2 + [users[0]] * 2
+    assert users[0] != users[2]
+    assert not any(key in user for key in keys for user in users)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_one"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("no address", "", False),
+    ],
+)
+def test_without_keys_a_place_is_a_user(one: str, other: str, are_one: bool) -> None:
+    def user(host: str) -> str:
+        return user_of(Caller(), Request({"type": "http", "client": (host, 1) if host else None}))
+
+    assert (user(one) == user(other)) is are_one

@@ -125,8 +125,8 @@ async def test_a_random_answer_is_never_kept() -> None:
 
 async def test_a_user_s_own_name_for_a_request_is_his_alone() -> None:
     gateway, _, asker = made()
-    await answer_of(asker, replace(CHAT, caller_id="mine"))
-    _, repeated = await answer_of(asker, replace(CHAT, caller_id="yours"))
+    await answer_of(asker, replace(CHAT, caller_id="mine", user="me"))
+    _, repeated = await answer_of(asker, replace(CHAT, caller_id="yours", user="you"))
     assert (len(gateway.asked), repeated.caller_id) == (1, "yours")
 
 

@@ -5,7 +5,7 @@ import trio
 
 from node.protocol.identifiers import RequestId
 from node.services import answers_at_hand
-from node.services.answers_at_hand import ANSWERS_MAX, AnswersAtHand
+from node.services.answers_at_hand import ANSWERS_MAX, FORGETTING_SECONDS, AnswersAtHand
 from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, receipt_for
 
 
@@ -32,6 +32,17 @@ async def test_a_private_answer_is_at_hand_without_its_text_until_its_time_is_ov
     assert (found.answer.output_ids, found.answer.text) == (ANSWER.output_ids, "")
     await trio.sleep(2)
     assert at_hand.find(request(1), EXECUTOR) is None
+
+
+async def test_what_is_too_old_is_gone_though_nobody_asks(autojump_clock: object) -> None:
+    at_hand = AnswersAtHand(3600.0)
+    keep(at_hand, 1)
+    with trio.move_on_after(3599):
+        await at_hand.run()
+    assert at_hand._found
+    with trio.move_on_after(2 * FORGETTING_SECONDS):
+        await at_hand.run()
+    assert not at_hand._found
 
 
 async def test_of_no_seconds_only_what_is_awaited_is_kept_and_gone_afterwards(autojump_clock: object) -> None:

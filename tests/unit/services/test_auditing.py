@@ -476,8 +476,14 @@ async def test_audits_are_done_though_nobody_takes_its_proofs(
     monkeypatch.setattr(service.omission_keeping, "run", hand_over)
     monkeypatch.setattr(auditing, "first_block_of", lambda *_what: 0)
     monkeypatch.setattr(auditing, "bands_of", lambda *_what: band_of)
+    challenged, forgotten = Hash32(b"c" * 32), list[Hash32]()
+    auditor.given.keep(challenged, b"of a private answer")
+    over = SimpleNamespace(over=lambda newest: (challenged,) * (newest == result.epoch), forgotten=forgotten.extend)
+    service.challenges = cast(Any, over)
     with capture_logs() as logs, trio.move_on_after(60) as limit:
         await service._audit(EpochNumber(5))
+    assert forgotten == [challenged]
+    assert auditor.given.kept(challenged) is None
     assert limit.cancelled_caught  # what is handed over goes on
     assert "audits of this epoch are done" in [line["event"] for line in logs]
 

@@ -6,11 +6,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from node.protocol.audit_votes import CHALLENGES_MAX
-from node.protocol.chain_state import EPOCHS_KEPT
-from node.protocol.identifiers import EpochNumber
+from node.protocol.chain_state import EPOCHS_KEPT as VOTES_KEPT_EPOCHS
+from node.protocol.identifiers import EpochNumber, Hash32
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
-from node.services.challenge_book import DOCUMENT, WAITING_MAX, ChallengeBook
+from node.services.challenge_book import DOCUMENT, WAITING_EPOCHS_MAX, WAITING_MAX, ChallengeBook
+from node.services.evidence_keeping import EPOCHS_KEPT
 from node.services.validating import votes_document
 from node.store.books import Books
 from node.store.database import Database
@@ -102,7 +103,7 @@ def test_what_a_bundle_took_that_was_written_and_not_committed_is_challenged_in_
     assert asked == [EPOCH]
 
 
-@pytest.mark.parametrize("passed", [EPOCHS_KEPT - 1, EPOCHS_KEPT])
+@pytest.mark.parametrize("passed", [VOTES_KEPT_EPOCHS - 1, VOTES_KEPT_EPOCHS])
 def test_what_may_be_committed_so_long_ago_that_the_chain_does_not_tell_is_not_challenged_again(
     store: Books, passed: int
 ) -> None:
@@ -111,7 +112,7 @@ def test_what_may_be_committed_so_long_ago_that_the_chain_does_not_tell_is_not_c
     book.add(RECEIPTS[1])
     taken = book.take(EPOCH)
     assert book.take(EPOCH) == ()
-    assert book.take(EpochNumber(EPOCH + passed)) == (taken if passed < EPOCHS_KEPT else ())
+    assert book.take(EpochNumber(EPOCH + passed)) == (taken if passed < VOTES_KEPT_EPOCHS else ())
 
 
 def test_all_that_was_taken_for_an_epoch_comes_back(store: Books) -> None:
@@ -144,3 +145,48 @@ def test_what_cannot_be_read_is_told_and_does_not_stop_the_daemon(store: Books) 
     assert [line["log_level"] for line in lines] == ["warning"]
     book.add(RECEIPTS[0])
     assert ChallengeBook(store).take(EPOCH) == (RECEIPTS[0],)
+
+
+def over(book: ChallengeBook, newest_result: int) -> tuple[Hash32, ...]:
+    return book.over(EpochNumber(newest_result))
+
+
+def test_what_was_judged_is_over_some_epochs_later_until_it_is_forgotten_also_over_a_restart(store: Books) -> None:
+    book, digest = ChallengeBook(store), receipt_digest(RECEIPTS[0].receipt)
+    book.add(RECEIPTS[0])
+    assert over(book, EPOCH - 1) == ()
+    book.take(EPOCH)
+    store.put_document(votes_document(EPOCH), b"the bundle")
+    book.take(NEXT_EPOCH)
+    assert over(book, EPOCH + EPOCHS_KEPT - 1) == ()
+    assert over(book, EPOCH + EPOCHS_KEPT) == (digest,)
+    book = ChallengeBook(store)
+    assert over(book, EPOCH + EPOCHS_KEPT) == (digest,)
+    book.forgotten([digest])
+    assert over(ChallengeBook(store), 1000) == ()
+
+
+def test_what_no_bundle_takes_is_given_up_in_the_end(store: Books) -> None:
+    book, digest = ChallengeBook(store), receipt_digest(RECEIPTS[0].receipt)
+    book.add(RECEIPTS[0])
+    assert over(book, EPOCH) == over(book, EPOCH + WAITING_EPOCHS_MAX - 1) == ()
+    assert over(book, EPOCH + WAITING_EPOCHS_MAX) == (digest,)
+    assert book.take(EpochNumber(100)) == ()
+
+
+def test_what_had_no_room_to_wait_is_over_at_once(store: Books) -> None:
+    book = ChallengeBook(store)
+    for signed in RECEIPTS:
+        book.add(signed)
+    assert over(book, EPOCH) == tuple(receipt_digest(signed.receipt) for signed in RECEIPTS[:3])
+
+
+def test_what_is_challenged_again_is_kept_anew(store: Books) -> None:
+    book, digest = ChallengeBook(store), receipt_digest(RECEIPTS[0].receipt)
+    book.add(RECEIPTS[0])
+    book.take(EPOCH)
+    book.take(NEXT_EPOCH)
+    assert book.add(RECEIPTS[0]) == 0
+    assert over(book, EPOCH + EPOCHS_KEPT) == ()
+    book.take(EpochNumber(EPOCH + EPOCHS_KEPT))
+    assert over(book, EPOCH + 2 * EPOCHS_KEPT) == (digest,)

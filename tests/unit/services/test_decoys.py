@@ -89,7 +89,7 @@ def bench(
     is_of_use: Callable[[], bool] = lambda: True,
     engines: tuple[object, ...] | None = None,
 ) -> Bench:
-    member, shapes = network.members[GATEWAY], ShapeBook()
+    member, shapes = network.members[GATEWAY], ShapeBook(usual_part=0.0)
     network.gateway._random_bytes = random.Random(3).randbytes  # else every request has the same id
     for number, chat in enumerate(users * 24):
         shapes.note(chat, number * HOUR_SECONDS)

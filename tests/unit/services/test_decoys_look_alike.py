@@ -1,7 +1,8 @@
 """What an executor sees of decoys has the distribution of what it sees of users' requests, field by field.
 
 Users here are of one gateway, of several habits. Each field of a request is put into kinds; fields that a new version
-adds have to be put into kinds as well. The words apart: these no two requests share.
+adds have to be put into kinds as well. The words apart: these no two requests share; and the decoys that are like
+nobody's request.
 """
 
 import dataclasses
@@ -11,14 +12,17 @@ from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+import pytest
+
 from netsim.engine import DrawingEngine, SimulatedEngine
 from netsim.scenario import MODEL_ID
 from node.ports import Call, Engine, GenerationChunk, GenerationRequest
 from node.protocol.codec import from_bytes
+from node.protocol.identifiers import ModelId
 from node.protocol.sampling import SamplingParameters, TokenAlternative, TokenLogprobs
 from node.services.decoy_writing import DecoyWriter
 from node.services.frames import METHOD, InferenceRequest, Payment, Prompt, SignedRequest, Turn, read_request
-from node.services.gateway import ChatRequest
+from node.services.gateway import ChatRequest, GatewayError
 from node.services.request_shapes import ShapeBook, step
 from tests.unit.services.serving_network import NODE, ServingNetwork, serving_network
 
@@ -196,7 +200,7 @@ def watch(network: ServingNetwork, number: int) -> list[Seen]:
 
 
 async def test_no_field_of_a_request_or_a_payment_tells_a_decoy(autojump_clock: object) -> None:
-    source, shapes = random.Random(5), ShapeBook()
+    source, shapes = random.Random(5), ShapeBook(usual_part=0.0)
     writer = DecoyWriter(WordyEngine(NODE, MODEL_ID, "honest", 0.0, 9), source)
 
     def engine(number: int) -> Engine:
@@ -205,13 +209,18 @@ async def test_no_field_of_a_request_or_a_payment_tells_a_decoy(autojump_clock: 
     async with serving_network(1, engine=engine) as network:
         gateway = network.gateway
         gateway._random_bytes = source.randbytes
-        gateway.on_asked = lambda chat: shapes.note(chat, 0)
+        gateway.on_answered = lambda chat: shapes.note(chat, 0)
         seen = watch(network, 1)
         for _ in range(REQUESTS):
             async with gateway.ask(of_users(source)) as answer:
                 async for _ in answer:
                     pass
-        noted = list(shapes._shapes)
+        with pytest.raises(GatewayError):
+            async with gateway.ask(ChatRequest(ModelId("unknown"), Prompt(text="x"), logprobs=17)):
+                pass
+        async with gateway.ask(ChatRequest(MODEL_ID, Prompt(text="x"), logprobs=17)):
+            pass
+        noted = list(shapes._shapes[""])
         users, count = seen[:], len(seen)
         for _ in range(REQUESTS):
             wanted = await writer.write(shapes.draw(source), MODEL_ID)
@@ -222,7 +231,8 @@ async def test_no_field_of_a_request_or_a_payment_tells_a_decoy(autojump_clock: 
     assert set(KINDS) == {field.name for field in dataclasses.fields(InferenceRequest)}
     assert len(users) == len(decoys) == REQUESTS
     assert unlike(users, decoys) == {}
-    assert list(shapes._shapes) == noted, "a decoy is no pattern for others"
+    assert all(shape.logprobs != 17 for shape in noted), "what was not answered is no pattern"
+    assert list(shapes._shapes[""]) == noted, "a decoy is no pattern for others"
     written = {seen.request.prompt for seen in decoys}
     assert len(written) == REQUESTS
     assert written.isdisjoint(seen.request.prompt for seen in users)

@@ -14,17 +14,21 @@ from node.protocol.audit_sampling import drawn_rows
 from node.protocol.audit_votes import audit_order
 from node.protocol.findings import CommittedBook
 from node.protocol.identifiers import EpochNumber, Hash32
+from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import book_bytes, make_book, order_rows
 from node.protocol.slices import ITEMS_PER_SLICE
-from node.services.evidence_keeping import FORGETTING_SECONDS, FORGOTTEN_AT_ONCE, EvidenceKeeping, next_lot
+from node.services.challenge_book import ChallengeBook
+from node.services.evidence_keeping import EPOCHS_KEPT, FORGETTING_SECONDS, FORGOTTEN_AT_ONCE, EvidenceKeeping, next_lot
 from node.services.kept_audits import KeptAudits
 from node.services.slicing import Slicer
+from node.store.books import Books
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
 from tests.builders import SOME_CID, TINY, account, unasked_row
 from tests.unit.protocol.test_audit_outcomes import SEED, missing, previous
 from tests.unit.protocol.test_receipt_books import group_of
 from tests.unit.services.test_auditing import Documents
+from tests.unit.services.test_omission_watch import receipt
 from tests.unit.services.test_slicing import Clock
 
 
@@ -170,3 +174,24 @@ async def test_where_no_book_of_its_own_was_counted_nothing_is_forgotten(node: N
     own = await node.keeping._own_drawn(previous(books=()), SEED)
     await node.keeping._forget_all_but(own, EpochNumber(0))
     assert node.given.kept(row.digest) == b"evidence"
+
+
+async def test_what_was_challenged_is_forgotten_when_nobody_asks_for_it_any_more(
+    node: Node, mock_clock: trio.testing.MockClock
+) -> None:
+    store = Books(Database(":memory:"), account(3))
+    book, signed = ChallengeBook(store), [receipt(number) for number in range(2)]
+    first, second = (receipt_digest(one.receipt) for one in signed)
+    for one in signed:
+        book.add(one)
+        node.given.keep(receipt_digest(one.receipt), b"of a private answer")
+    book.take(EpochNumber(5))
+    await node.keeping.forget_challenged(book, EpochNumber(4 + EPOCHS_KEPT))
+    assert node.given.kept(first) is not None
+    node.keeping._allowed = {second: frozenset({account(4)})}
+    await node.keeping.forget_challenged(book, EpochNumber(5 + EPOCHS_KEPT))
+    assert node.given.kept(first) is None
+    assert node.given.kept(second) is not None, "somebody may still see it"
+    node.keeping._allowed = {}
+    await node.keeping.forget_challenged(book, EpochNumber(6 + EPOCHS_KEPT))
+    assert node.given.kept(second) is None

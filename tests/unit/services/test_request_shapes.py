@@ -16,8 +16,11 @@ from node.services.request_shapes import (
     EXACT_BELOW,
     HOUR_SECONDS,
     HOURS,
+    MARKED_PART,
     SHAPES_KEPT,
     TURNS_MAX,
+    USERS_KEPT,
+    USUAL_PART,
     RequestShape,
     ShapeBook,
     TurnShape,
@@ -106,8 +109,8 @@ def test_what_cannot_be_judged_or_is_too_dear_has_no_shape(chat: ChatRequest) ->
     assert shape_of(chat) is None
 
 
-def test_decoys_are_drawn_from_the_newest_shapes_and_usual_ones_only_before_there_are_any() -> None:
-    book, source = ShapeBook(), random.Random(1)
+def test_decoys_are_drawn_from_the_newest_shapes_and_all_are_usual_before_there_are_any() -> None:
+    book, source = ShapeBook(usual_part=0.0), random.Random(1)
     usual = [book.draw(source) for _ in range(50)]
     assert len(set(usual)) > 25
     assert 0 < sum(shape.private for shape in usual) < 50
@@ -115,6 +118,54 @@ def test_decoys_are_drawn_from_the_newest_shapes_and_usual_ones_only_before_ther
         book.note(replace(TALK, max_tokens=number + 1), NOON)
     drawn = {book.draw(source).max_tokens for _ in range(20 * SHAPES_KEPT)}
     assert drawn == set(range(2, SHAPES_KEPT + 2))
+
+
+def marked(number: int = 0) -> ChatRequest:
+    """A request that no other user would send."""
+    sampling = SamplingParameters(top_k=777)
+    return replace(TALK, sampling=sampling, max_tokens=7_777, logprobs=17, user=f"executor {number}")
+
+
+def marks(shape: RequestShape) -> int:
+    return (shape.sampling.top_k == 777) + (shape.max_tokens == 7_777) + (shape.logprobs == 17)
+
+
+def test_who_asks_a_lot_decides_the_shape_of_few_decoys() -> None:
+    book, source = ShapeBook(), random.Random(1)
+    for number in range(3):
+        book.note(replace(TALK, user=f"user {number}"), NOON)
+    for _ in range(10 * SHAPES_KEPT):
+        book.note(marked(), NOON)
+    drawn = [book.draw(source) for _ in range(4000)]
+    part = (1 - USUAL_PART) * MARKED_PART / 4
+    assert sum(marks(shape) > 0 for shape in drawn) / len(drawn) == pytest.approx(part, rel=0.2)
+    assert {marks(shape) for shape in drawn} == {0, 3}
+    honest = shape_of(TALK)
+    assert honest is not None
+    assert drawn.count(honest) / len(drawn) == pytest.approx(3 * (1 - USUAL_PART) / 4, rel=0.1)
+
+
+def test_what_one_user_alone_sends_is_in_some_decoys_and_usual_in_others() -> None:
+    book, source = ShapeBook(usual_part=0.0), random.Random(1)
+    book.note(marked(1), NOON)
+    assert marks(book.draw(source)) == 3
+    book.note(replace(marked(2), sampling=SamplingParameters(), private=False), NOON)
+    drawn = [shape for shape in (book.draw(source) for _ in range(2000)) if shape.private]
+    assert {(shape.logprobs, shape.max_tokens) for shape in drawn} == {(17, 7_777)}
+    assert {shape.sampling.top_k for shape in drawn} == {0, 777}
+    assert sum(shape.sampling.top_k == 777 for shape in drawn) / len(drawn) == pytest.approx(MARKED_PART, rel=0.1)
+
+
+def test_of_users_those_that_were_answered_last_are_known_and_decoys_are_also_like_nobodys_request() -> None:
+    book, source = ShapeBook(), random.Random(1)
+    book.note(replace(TALK, user="a user"), NOON)
+    for number in range(USERS_KEPT):
+        book.note(marked(number), NOON)
+        if number % 5 == 0:
+            book.note(replace(TALK, user="a user"), NOON)
+    assert len(book._shapes) == USERS_KEPT
+    assert "a user" in book._shapes
+    assert sum(marks(book.draw(source)) == 0 for _ in range(1000)) >= 1000 * USUAL_PART * 0.8
 
 
 def test_usual_shapes_can_be_asked_and_judged() -> None:
