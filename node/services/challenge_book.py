@@ -3,8 +3,8 @@
 *Detail.* They are written down until a vote bundle has them, so that a restart loses none: to prove one costs a
 paid answer and an audit. What was taken for a bundle is taken back if that was never written or never committed: nobody
 judges by it. What a committed bundle left out, because a fault in it would have voided the votes, does not come back to
-do the same in each epoch. What they are about is on the disk as long as judges may ask for it: the book says when that is
-over.
+do the same in each epoch. What they are about is on the disk as long as judges may ask for it: the book says when that
+is over.
 """
 
 from collections.abc import Callable, Collection

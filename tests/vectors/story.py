@@ -105,7 +105,8 @@ other; those of the last epoch accuse the third."""
 GATEWAYS = (1, 6, 8, 10)
 """Who measured the others."""
 WITHHOLDING, OMITTING, CHALLENGER = 10, 8, 3
-"""Hands over no answers, and in the last epoch its batch to one member alone; leaves a receipt out; challenges one."""
+"""Hands over no answers; leaves a receipt out; challenges one. The first two hand their batches to one member alone in
+the last epoch."""
 LAST = EpochNumber(3)
 BAND = HonestBand("vllm", "", 1_000_000, 1_000, 500, 10_000, 21_000, 4_000, knows_winners=True)
 PARAMETERS_OF_STORY = replace(PARAMETERS, poc_sample_size=64, initial_subsidy=TokenAmount(9 * 10**20))
@@ -245,7 +246,7 @@ class Scene:
         key, prover = (commit.participant, commit.node_id), _number(commit.participant)
         if self._epoch == LAST and number == BUSY and prover in (SUSPECT, NEWLY_ACCUSED):
             return PocVote(*key, Verdict.ABSTAIN, 0, (), "no-time")
-        if self._epoch == LAST and number != SUSPECT and prover == WITHHOLDING:
+        if self._epoch == LAST and number != SUSPECT and prover in (WITHHOLDING, BUSY):
             return PocVote(*key, Verdict.ABSTAIN, 0, (), "no-data")
         if commit.model_id not in NODES[number]:
             return PocVote(*key, Verdict.ABSTAIN, 0, (), "no-model")
@@ -257,7 +258,7 @@ class Scene:
             mismatches = sampled[: 4 if self._epoch == LAST else 2]
         elif prover == FAKING and self._epoch == LAST:
             mismatches = sampled[:-1]
-        elif prover == SLOW and number != SUSPECT:
+        elif prover in (SLOW, NEWLY_ACCUSED, CHEAT) and number != SUSPECT:
             mismatches = sampled[3:4] if self._epoch == LAST else ()
         verdict = judge(len(sampled), len(mismatches), rule)
         return PocVote(*key, verdict, len(sampled), mismatches, "" if verdict is Verdict.VALID else "mismatches")
