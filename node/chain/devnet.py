@@ -1,10 +1,11 @@
 """A development chain: anvil as a child process, with blocks at a steady pace. Never for real money."""
 
+import secrets
 import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from node.chain.rpc import JsonRpc, RpcUnavailableError
 DEVELOPMENT_MNEMONIC = "test test test test test test test test test test test junk"
 """Known to everyone: the accounts that anvil fills with ether."""
 DEVELOPMENT_CHAIN_ID = 31337
+PORTS = range(10_000, 20_000)
+"""Below those that systems give to connections and to whoever binds port 0."""
 START_SECONDS_MAX = 20.0
 START_POLL_SECONDS = 0.1
 STOP_SECONDS_MAX = 5.0
@@ -51,11 +54,12 @@ def development_account(index: int) -> LocalAccount:
 
 
 def free_port() -> int:
-    """Return a TCP port that is free on loopback now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port that is free on loopback now, and that nobody is given who asks the system for any."""
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            port = secrets.choice(PORTS)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @asynccontextmanager

@@ -1,7 +1,6 @@
 """`quern model` and the management API against a daemon that runs, dies and runs again; its token stays secret."""
 
 import json
-import socket
 import subprocess
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import httpx
 import pytest
 import trio
 
+from scripts.local_network import free_ports
 from tests.hub_stand_in import HubStandIn, hub_stand_in, repository
 from tests.integration.daemon import test_daemon
 from tests.integration.daemon.test_daemon import Place, fund, place
@@ -16,12 +16,6 @@ from tests.integration.daemon.test_daemon import Place, fund, place
 pytestmark = [pytest.mark.chain, pytest.mark.timeout(180)]
 TOKEN = "hf_only_the_hub_may_see_this"
 FILES = {"config.json": b"{}", "model.safetensors": b"numbers" * 100_000}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def start(here: Place, hub: HubStandIn, api_port: int) -> trio.Process:
@@ -47,7 +41,7 @@ async def test_models_outlive_the_daemon_and_its_token_is_seen_by_the_hub_only(t
             await fund(here)
             made = await here.quern("model", "token", "add", "dashboard", "--role", "admin")
             assert made.returncode == 0, made.stderr.decode()
-            api_port = free_port()
+            (api_port,) = free_ports(1)
             process = await start(here, hub, api_port)
             try:
                 fetched = await here.quern("model", "download", "owner/model", "--json")

@@ -17,19 +17,13 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from node.chain.devnet import stop_process
+from scripts.local_network import free_ports
 from tests.integration.chain.conftest import ROOT
 from tests.integration.daemon.test_daemon import Place, place
 from tests.unit.alerts.test_webhook import receiver
 
 pytestmark = [pytest.mark.chain, pytest.mark.timeout(180)]
 SECRET = "hush-hush"
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @asynccontextmanager
@@ -68,7 +62,7 @@ async def test_a_daemon_is_watched_from_outside_and_tells_its_operator(tmp_path:
     secret = tmp_path / "secret"
     secret.write_text(SECRET)
     secret.chmod(0o600)
-    metrics, api = free_port(), free_port()
+    metrics, api = free_ports(2)
     async with place(tmp_path) as here, receiver() as (hook, url), httpx.AsyncClient(trust_env=False) as client:
         settings = {
             "QUERN_METRICS__PORT": str(metrics),
@@ -127,7 +121,7 @@ async def test_a_metrics_port_that_is_taken_does_not_stop_a_daemon(tmp_path: Pat
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
     taken.listen()
-    api = free_port()
+    (api,) = free_ports(1)
     async with place(tmp_path) as here, httpx.AsyncClient(trust_env=False) as client:
         ports = {"QUERN_METRICS__PORT": str(taken.getsockname()[1]), "QUERN_API__PORT": str(api)}
         async with watched_daemon(here, **ports, QUERN_PARTICIPANT__REGISTER_ON_START="false"):

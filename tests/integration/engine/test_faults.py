@@ -28,6 +28,7 @@ from node.ml_nodes import default_engine_python
 from node.ports import ChatMessage, EngineFailedError, GenerationRequest
 from node.protocol.identifiers import NodeId
 from node.protocol.sampling import LogitBias, SamplingParameters
+from scripts.local_network import free_ports
 from tests.builders import model
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -101,11 +102,6 @@ def group_members(group: int) -> list[int]:
     return found
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def core_of(group: int) -> int:
     """The process of a server that computes."""
     for pid in group_members(group):
@@ -152,7 +148,7 @@ async def health(port: int) -> int:
 
 
 async def test_a_server_elsewhere_joins_wedges_recovers_and_dies(tmp_path: Path) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     place = parse_endpoint(f"http://127.0.0.1:{port}", "the-key")
     async with server_elsewhere(port, tmp_path / "elsewhere.log") as process, running(place, tmp_path) as node:
         await until(lambda: node.state is NodeState.FAILED, 30)  # it is not there yet
