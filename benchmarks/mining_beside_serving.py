@@ -31,7 +31,7 @@ from node.protocol.identifiers import BlockNumber, Hash32
 from node.protocol.sampling import SamplingParameters
 from node.services.broker import Broker
 from node.services.brokered import BrokeredEngine
-from node.services.mining import MiningService
+from node.services.mining import Batch, MiningService
 
 USERS = (1, 8)
 ROUNDS = 3
@@ -89,7 +89,7 @@ async def feel(engine: Engine, seed: int, users: int, felt: Felt, *, mining: boo
         for user in range(users):
             nursery.start_soon(stream, user)
         if mining:
-            nursery.start_soon(service._compute, Hash32(seed.to_bytes(32)), MODEL, BlockNumber(1))
+            nursery.start_soon(service._compute, Batch(), Hash32(seed.to_bytes(32)), MODEL, BlockNumber(1))
         await trio.sleep(ROUND_SECONDS)
         nursery.cancel_scope.cancel()
     felt.seconds += ROUND_SECONDS
