@@ -152,11 +152,9 @@ class ModelRegistry:
         changed = replace(entry, status=status, reason=reason[:REASON_CHARACTERS_MAX])
         if status is ModelStatus.DELETED:
             changed = replace(changed, size_bytes=0, pinned=False)
-        has_none = status in (
-            ModelStatus.DELETED,
-            ModelStatus.DOWNLOADING,
-        )  # of what was damaged nothing is known any more
-        self._save(changed, files=() if has_none else None)
+        # A download that begins anew knows nothing of the files that were damaged.
+        has_files = status not in (ModelStatus.DELETED, ModelStatus.DOWNLOADING)
+        self._save(changed, files=None if has_files else ())
         return changed
 
     def resolved(

@@ -124,3 +124,15 @@ def test_an_entry_comes_back_as_it_was_written() -> None:
 def test_metadata_of_strangers_is_bounded_and_printable() -> None:
     kept = bounded_metadata({"title": "a\x1b[31m\nb", "huge": "x" * 100_000, "small": 1})
     assert kept == {"title": "a [31m b", "small": 1}
+
+
+def test_a_download_that_begins_anew_knows_nothing_of_the_files_that_were_damaged() -> None:
+    """The long way to it is found by chance only, above."""
+    registry = ModelRegistry(ModelTables(Database(":memory:")), lambda: 7)
+    registry.add(ID, ModelType.OTHER, Path("/m"), "request")
+    registry.step(ID, ModelEvent.STARTED)
+    registry.complete(ID, [FileRow("a", 3, "")], {})
+    registry.step(ID, ModelEvent.DAMAGED, reason="a file is gone")
+    assert len(registry.files(ID)) == 1
+    registry.step(ID, ModelEvent.STARTED)
+    assert registry.files(ID) == ()
