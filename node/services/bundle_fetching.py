@@ -20,6 +20,10 @@ RETRY_SECONDS = 1.0
 FETCHED_AT_ONCE = 32
 """A group has up to 512 members: more at once would only wait for the same link."""
 
+BundlesRead = Mapping[tuple[Address, Cid], VoteBundle | None]
+"""By validator and what it committed; None for a void bundle, which counts for nobody."""
+NONE_READ: BundlesRead = {}
+
 
 class BundleFetching:
     """The bundles of one epoch as they arrive. What was read stays in the content store, which serves it to others."""
@@ -31,13 +35,17 @@ class BundleFetching:
         judging: Judging,
         committed: Mapping[Address, Cid],
         on_change: Callable[[], None],
+        read: BundlesRead = NONE_READ,
     ) -> None:
+        """`read` are bundles that were read, checked by the same `judging`, and kept before."""
         self._content = content
         self._presence = presence
         self._judging = judging
         self._committed = committed
         self._on_change = on_change
-        self.held: dict[Address, VoteBundle | None] = {}
+        self.held = {
+            validator: read[validator, cid] for validator, cid in committed.items() if (validator, cid) in read
+        }
         """By validator; None for a void bundle, which counts for nobody."""
 
     @property
@@ -50,25 +58,37 @@ class BundleFetching:
         limit = trio.CapacityLimiter(FETCHED_AT_ONCE)
         async with trio.open_nursery() as nursery:
             for validator, cid in self._committed.items():
-                nursery.start_soon(self._fetch, validator, cid, limit)
+                if validator not in self.held:
+                    nursery.start_soon(self._fetch, validator, cid, limit)
 
     async def _fetch(self, validator: Address, cid: Cid, limit: trio.CapacityLimiter) -> None:
-        while validator not in self.held:
-            try:
-                async with limit:
-                    data = await self._content.read_bytes(
-                        cid, self._presence.providers(validator), limit_bytes=VOTE_BUNDLE_BYTES_MAX
-                    )
-                bundle = from_bytes(VoteBundle, data)
-                self._judging.check(bundle, validator)
-                self.held[validator] = bundle
-            except ContentUnavailableError as error:
-                log.info("a vote bundle is not to be had yet", validator=validator, reason=str(error))
-                await trio.sleep(RETRY_SECONDS)
-            except (BadContentError, SchemaError, BundleError) as error:
-                log.warning("a vote bundle is void: none of its votes count", validator=validator, reason=str(error))
-                self.held[validator] = None
+        bundle = await read_bundle(self._content, self._presence, self._judging, validator, cid, limit)
+        self.held[validator] = bundle
         self._on_change()
-        held = self.held[validator]
-        if held is not None:
-            await keep_proof(self._content, cid, held.epoch)  # last: hundreds of them take a slow disk seconds
+        if bundle is not None:
+            await keep_proof(self._content, cid, bundle.epoch)  # last: hundreds of them take a slow disk seconds
+
+
+async def read_bundle(
+    content: Content,
+    presence: PresenceTable,
+    judging: Judging,
+    validator: Address,
+    cid: Cid,
+    limit: trio.CapacityLimiter,
+) -> VoteBundle | None:
+    """Return what `validator` committed, checked; None if it is void. Tries until cancelled."""
+    while True:
+        try:
+            async with limit:
+                data = await content.read_bytes(cid, presence.providers(validator), limit_bytes=VOTE_BUNDLE_BYTES_MAX)
+            bundle = from_bytes(VoteBundle, data)
+            judging.check(bundle, validator)
+        except ContentUnavailableError as error:
+            log.info("a vote bundle is not to be had yet", validator=validator, reason=str(error))
+            await trio.sleep(RETRY_SECONDS)
+        except (BadContentError, SchemaError, BundleError) as error:
+            log.warning("a vote bundle is void: none of its votes count", validator=validator, reason=str(error))
+            return None
+        else:
+            return bundle

@@ -22,6 +22,7 @@ from node.protocol.records import EpochResultSummary, VoteBundle
 from node.protocol.results import summarise
 from node.protocol.stages import Stage
 from node.services.bundle_fetching import BundleFetching
+from node.services.early_bundles import EarlyBundles
 from node.services.epochs import RESULT_BYTES_MAX, EpochBook, result_to_bytes
 from node.services.formed_results import FormedResult, has_objected, save_formed
 from node.services.giving_way import GivingWay
@@ -84,6 +85,7 @@ class FormingService:
         self._presence = presence
         self._epochs = epochs
         self._slots = slots
+        self._early = EarlyBundles(chain, content, presence, epochs)
         self._slicer = Slicer()
         self._stirred = trio.Event()
         self.signatures = ResultSignatures(chain, router, self._stir, store)
@@ -92,11 +94,17 @@ class FormingService:
 
     async def run(self) -> None:
         """Form, sign and post in every epoch; again if what was posted is voided while FORM lasts."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._early.run)
+            await self._form_in_every_epoch()
+
+    async def _form_in_every_epoch(self) -> None:
         async for epoch in epochs_at(self._chain, Stage.FORM, Stage.FORM):
             _, end = window(self._chain, epoch, Stage.FORM, Stage.FORM)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
                 await self._form_again_and_again(epoch)
+            self._early.forget()
             if epoch not in self._chain.state.results:
                 log.warning("no result so far: without one the group carries on and nothing is paid", epoch=epoch)
 
@@ -115,7 +123,14 @@ class FormingService:
                 return
 
     async def _form_and_post(self, inputs: ResultInputs) -> None:
-        fetching = BundleFetching(self._content, self._presence, inputs.judging, inputs.bundle_cids, self._stir)
+        fetching = BundleFetching(
+            self._content,
+            self._presence,
+            inputs.judging,
+            inputs.bundle_cids,
+            self._stir,
+            self._early.read_by(inputs.judging),
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stir_at_heads)
             nursery.start_soon(fetching.run)

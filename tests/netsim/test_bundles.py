@@ -16,13 +16,16 @@ from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, NONCES_MAX, PARAMETE
 from netsim.trace import Trace
 from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.codec import from_bytes
-from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, ModelId
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, ModelId
 from node.protocol.records import EpochResult, VoteBundle
 from node.protocol.results import form_epoch_result_in_slices
 from node.protocol.slices import Slices
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
-from node.services import forming, result_inputs
+from node.services import bundle_fetching, forming, result_inputs
+from node.services.bundle_fetching import BundlesRead
+from node.services.early_bundles import EarlyBundles
+from node.services.judging import Judging
 
 NODES = 5
 Sabotage = Callable[[Ledger, ContentExchange], Awaitable[None]]
@@ -49,12 +52,13 @@ async def withhold_votes(ledger: Ledger, exchange: ContentExchange) -> None:
 
 
 async def give_to_one(ledger: Ledger, exchange: ContentExchange) -> None:
-    """The second node gives its bundle to one other only, and then nothing to anyone."""
-    await until(ledger, BlockNumber(first_block_of(0, Stage.FORM, PARAMETERS) - 1))
+    """The second node gives its bundle to one other only, and nothing to anyone from before bundles are read."""
+    await until(ledger, first_block_of(0, Stage.VOTE_EXCHANGE, PARAMETERS))
     giver, getter = exchange.stores["host-1", 1], exchange.stores["host-2", 1]
+    giver.withhold = True
+    await until(ledger, BlockNumber(first_block_of(0, Stage.FORM, PARAMETERS) - 1))
     (account,) = [account for account in ledger.state.vote_bundles[EpochNumber(0)] if account == plan(1).account]
     cid = ledger.state.vote_bundles[EpochNumber(0)][account]
-    giver.withhold = True
     await getter.add_bytes(await giver.read_bytes(cid, (), limit_bytes=2**20))
 
 
@@ -97,6 +101,32 @@ def test_whoever_keeps_its_votes_to_itself_or_to_a_few_does_not_keep_the_others_
     ledger, _ = run(sabotage)
     assert len(ledger.state.groups[EpochNumber(1)]) == NODES  # all are paid and in the next group
     assert not ledger.state.voided  # those who hold the votes that were left out object to nothing
+
+
+def test_bundles_are_read_before_form_begins_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else FORM, which may be four blocks, has to read them all."""
+    found: list[tuple[int, set[tuple[Address, Cid]]]] = []
+    late: list[Address] = []
+    read_by, read_bundle = EarlyBundles.read_by, bundle_fetching.read_bundle
+
+    def noted(self: EarlyBundles, judging: Judging) -> BundlesRead:
+        read = read_by(self, judging)
+        found.append((judging.epoch, set(read)))
+        return read
+
+    async def read_late(*arguments: Any) -> VoteBundle | None:
+        late.append(arguments[3])
+        return await read_bundle(*arguments)
+
+    monkeypatch.setattr(EarlyBundles, "read_by", noted)
+    monkeypatch.setattr(bundle_fetching, "read_bundle", read_late)
+    ledger, _ = run(nothing, epochs=2)
+    committed = {epoch: set(bundles.items()) for epoch, bundles in ledger.state.vote_bundles.items()}
+    assert all(len(bundles) == NODES for bundles in committed.values())
+    assert sorted(found, key=lambda one: one[0]) == [
+        (epoch, committed[EpochNumber(epoch)]) for epoch in (0, 1) for _ in range(NODES)
+    ]
+    assert late == []
 
 
 @pytest.mark.parametrize("arguments", [MODEL.model_args, ("--runner", "pooling")])
