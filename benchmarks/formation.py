@@ -3,9 +3,11 @@
 The group in charge has as many members as the contract takes (512). Each has committed a bundle with a vote on every
 batch of the models it serves, one of 7.5 with a nonce that differs, a vote on each answer that it was drawn to audit
 from books of 1,000 answers, a check of each validator that it was drawn to check, sightings of all others and
-measurements of a hundred. Samples have 512 nonces. Forming is measured from checked bundles to the canonical bytes and
-the summary; reading and checking the bundles, which a daemon does as they come in, is measured beside it. Content is
-not fetched, nothing is signed.
+measurements of a hundred. Samples have 512 nonces. Three parts are measured, each on one core: reading all bundles
+(bytes to records), checking them, and forming, from checked bundles to the canonical bytes and the summary. A daemon
+reads and checks as bundles are committed, in VOTE_EXCHANGE (node/services/early_bundles.py), so that FORM waits for
+forming and for what came last. The goal is of forming; the sum, which a daemon spends in FORM that was not there
+before, is printed beside it. Content is not fetched, nothing is signed.
 """
 
 import argparse
@@ -78,8 +80,6 @@ MODELS = 10
 NODES = 5
 NONCES_MAX = 20_000
 MEASURED = 100
-READ_BUNDLES = 32
-"""Of all bundles, those that are encoded and read again to see what that takes."""
 FOUNDERS = 16
 """Members of the first group: its epoch only makes the one that is measured."""
 DIFFERING_VOTES = 1 / 7.5
@@ -110,6 +110,20 @@ Checkers = Callable[[Address], frozenset[Address]]
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds of one core."""
+
+    reading: float
+    checking: float
+    forming: float
+
+    @property
+    def together(self) -> float:
+        """What it takes a daemon that reads no bundle before FORM."""
+        return self.reading + self.checking + self.forming
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """A network of some size, and one epoch's evidence after another."""
 
@@ -119,7 +133,7 @@ class Scene:
 
     def state(self, epoch: EpochNumber, group: tuple[tuple[Address, int], ...]) -> ChainState:
         """The chain before FORM of `epoch`, in which every node has committed a batch."""
-        bodies: list[EventBody] = [ModelRecorded(_model(ModelId(f"model-{index}"))) for index in range(MODELS)]
+        bodies: list[EventBody] = [ModelRecorded(model_record(ModelId(f"model-{index}"))) for index in range(MODELS)]
         for number, account in enumerate(self.accounts):
             bodies.append(ParticipantRegistered(account, PeerId(f"12D3Koo{number}"), consented=True))
             bodies += [
@@ -204,17 +218,21 @@ def main() -> int:
     founders = tuple((account, 100) for account in _sorted(scene)[:FOUNDERS])
     first, _ = _epoch(scene, EpochNumber(0), founders, None)
     group = tuple((member.participant, member.weight) for member in first.group.members)
-    result, seconds = _epoch(scene, EpochNumber(1), group, first)
+    result, spent = _epoch(scene, EpochNumber(1), group, first)
     print(
         f"members {len(result.group.members)}, nodes {len(result.nodes)}, result {len(to_bytes(result)) / 1e6:.2f} MB"
     )
-    print(f"epoch formation: {seconds:.2f} s of one core; aim {AIM_SECONDS:.0f} s")
-    return 0 if seconds <= AIM_SECONDS else 1
+    print(
+        f"epoch formation, seconds of one core: forming {spent.forming:.2f}, aim {AIM_SECONDS:.0f}; "
+        f"before it, as bundles come in, reading {spent.reading:.2f} and checking {spent.checking:.2f}; "
+        f"all together {spent.together:.2f}"
+    )
+    return 0 if spent.forming <= AIM_SECONDS else 1
 
 
 def _epoch(
     scene: Scene, epoch: EpochNumber, group: tuple[tuple[Address, int], ...], previous: EpochResult | None
-) -> tuple[EpochResult, float]:
+) -> tuple[EpochResult, Spent]:
     state = scene.state(epoch, group)
     rules = rules_of(state.poc_commits[epoch], state, PARAMETERS)
     bundles, weights = scene.bundles(epoch, state, [account for account, _ in group]), dict(group)
@@ -229,7 +247,7 @@ def _epoch(
         previous = replace(previous, books=books)
         bundles = with_judgements(bundles, previous.group, books, checkers)
         checkers.cache_clear()
-    encoded = [to_bytes(bundle) for bundle in list(bundles.values())[:READ_BUNDLES]]
+    encoded = [to_bytes(bundle) for bundle in bundles.values()]
     gc.collect()
     gc.freeze()
     began = time.process_time()
@@ -269,11 +287,12 @@ def _epoch(
     print(
         f"epoch {epoch}: {len(bundles)} bundles of {size / 1e3:.0f} kB, {votes} votes, {audits} on answers, "
         f"{checks} checks; "
-        f"each read in {1000 * (read - began) / len(encoded):.1f} ms, all checked in {checked - read:.2f} s; "
+        f"read in {read - began:.2f} s ({1000 * (read - began) / len(encoded):.1f} ms each), "
+        f"checked in {checked - read:.2f} s; "
         f"{len(selected)} nodes selected in {drawn - checked:.2f} s, formed in {formed - drawn:.2f} s, "
         f"{len(data)} bytes encoded and summarised in {done - formed:.2f} s"
     )
-    return result, done - checked
+    return result, Spent(read - began, checked - read, done - checked)
 
 
 def _scene(participants: int) -> Scene:
@@ -291,7 +310,8 @@ def _sorted(scene: Scene) -> list[Address]:
     return sorted(scene.accounts, key=str.lower)
 
 
-def _model(model_id: ModelId) -> ModelRecord:
+def model_record(model_id: ModelId) -> ModelRecord:
+    """Return a record of a model as any may be."""
     return ModelRecord(
         model_id=model_id,
         cid=SOME_CID,
