@@ -74,7 +74,8 @@ def audit(target: Target, which: str | None, challenge: str | None, consent: boo
     With --challenge, this node hands over an answer that it paid another for, and its next votes challenge it: in the
     epoch after, every member with the model judges it, and is shown the tokens of prompt and answer. If an engine of
     this node has the model, it looks first, and what it does not find proven is not challenged. A private
-    answer takes your consent, and has to be in memory still: an hour at most (private_answers_kept_seconds).
+    answer takes your consent, and has to be in memory still, where it stays for an hour unless
+    private_answers_kept_seconds of [payments] says otherwise.
 
     \b
     Examples:

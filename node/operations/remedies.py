@@ -1,4 +1,4 @@
-"""What an operator can do about each reason of lost pay or points. What is not here is nothing to be done about."""
+"""What an operator can do about each reason of lost pay or points; about which there is nothing to be done, and why."""
 
 LOOK_AT_VOTES = "`quern poc EPOCH` shows who voted. If this node did not: its log of that stage says why."
 SAME_ENGINE = (
@@ -20,10 +20,15 @@ REMEDIES = {
     "cumulated-mismatches": SAME_ENGINE,
     "too-small": SAME_ENGINE + " Larger batches bear more differences.",
     "nonces-differ": SAME_ENGINE,
+    "too-many-nonces": "This daemon commits a million at most: does another program commit with this account's key? "
+    "Whoever makes more registers another ML node for them.",
     "copied": "See `quern poc EPOCH`. If the batch was computed here, report it.",
     "wrong-size": "The vectors on this disk are not what was committed: `quern content verify` finds damage.",
     "root-mismatch": "The vectors on this disk are not what was committed: `quern content verify` finds damage.",
     "nobody-could-judge": "Too few in the group serve this model. It is paid once others do.",
+    "judges-split": "`quern poc EPOCH --batch ACCOUNT/NODE` shows who found it wrong. If they run other hardware than "
+    "this node, the model has to be calibrated for both kinds (`quern models`); if the same, see `quern nodes` for the "
+    "engine's version, and `quern model verify` for damaged files.",
     "few-judges": "Too few in the group serve this model. All of it counts once others do.",
     "file-withheld": "Others could not fetch the file of the batch: `quern network` tells whether peers reach you.",
     "narrowly-rejected": SAME_ENGINE,
@@ -35,8 +40,19 @@ REMEDIES = {
     "absent": "`quern network` shows whether peers reach this node.",
     "withheld": "The daemon has to run, and be reached, in the epoch after it answered: see `quern network`.",
     "no-votes": "See `quern alerts list` and the log of VALIDATE: was the chain reached, and is there gas money?",
+    "not-computed": "`quern score` says how often. Once: were votes and engine of one version and one model? See "
+    "`quern nodes` and `quern model verify`. Again and again: this hardware differs too much from that of the others; "
+    "serve a model with it that they do not.",
+    "evidence-differs": "Votes and evidence are made together, so this daemon as it is published does not do that: "
+    "does another program, or a second daemon, vote with this account's key? If not, report it.",
     "evidence-withheld": "The daemon has to run, and be reached, in the epoch after it voted: see `quern network`.",
     "unjudged": "Judging took too long: is the engine busy with requests? See `quern nodes`.",
     "unaudited": "Auditing took too long: is the engine busy with requests? See `quern nodes`.",
 }
 """By code of unpaid.REASONS or scores.REASONS; EPOCH stands for the number of the epoch it is about."""
+
+WITHOUT_REMEDY = {
+    "no-nonces": "The contract takes no commitment to nothing, so no batch is ever told so.",
+    "undecided": "Every undecided batch has a reason of its own, and that is what is shown.",
+}
+"""The reasons that no operator meets, and why not."""

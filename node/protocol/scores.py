@@ -16,7 +16,8 @@ participant can dodge the speed part only by answering none of the gateways that
 - *availability*: the weighted median of what others saw, batches due, answers handed over to audits. Whoever says
   nothing counts as having seen all, so to take it needs more than half of the weight of all others.
 - *participation*: the bundle of votes, what was due and is not in it (participation.py), and whether votes of the
-  epoch before were computed at all (tails.py). To take it needs most of the members who were drawn to check them.
+  epoch before were computed at all (tails.py). To take it needs two thirds of the weight of those drawn to check them
+  who can tell.
 
 To gain points for oneself is harder still: nobody is its own witness. And points lost by one are paid to nobody
 (rewards.py), so there is nothing to win by a rival's loss but requests.

@@ -28,7 +28,7 @@ class SampleRule:
     mismatch_per_million: int
     """How many of a million honest vectors lie beyond it all the same: p0 of the test."""
     reject_mismatches: int
-    """Fewer never reject, however good the model's calibration looks."""
+    """Fewer never reject, however good the model's calibration looks, unless they are more than half of the sample."""
     sample_size: int
     """Nonces drawn of the batch; all of a smaller one."""
 

@@ -1,11 +1,14 @@
 """`quern score`, `rewards` and `why-not-paid`: what they say of real results, through a real control socket."""
 
+import itertools
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import trio
 import trio.testing
@@ -14,10 +17,10 @@ from click.testing import CliRunner, Result
 from node.cli.main import quern
 from node.control.reward_methods import RewardsParams, reward_method_table
 from node.control.server import serve_control
-from node.operations.remedies import REMEDIES
+from node.operations.remedies import REMEDIES, WITHOUT_REMEDY
 from node.operations.rewards import FETCH_SECONDS_MAX, DaemonRewardOperations
 from node.ports import Head
-from node.protocol import scores, unpaid
+from node.protocol import bundles, outcomes, scores, tails, unpaid
 from node.protocol.events import EpochResultPosted, EventBody, GroupStored, RewardClaimed
 from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, TokenAmount
 from node.protocol.records import EpochResult
@@ -204,17 +207,31 @@ def test_a_mistyped_account_is_not_looked_up(daemon: Path) -> None:
     assert "no weight in the group" in stranger.output
 
 
-def test_every_reason_has_words_and_every_remedy_a_reason() -> None:
+OUTCOMES = [
+    outcomes.TOO_MANY, outcomes.MISMATCHES, outcomes.COPIED, outcomes.TOO_SMALL, outcomes.CUMULATED,
+    outcomes.UNREGISTERED, outcomes.EMPTY, outcomes.NOBODY_ABLE, outcomes.SPLIT, outcomes.TOO_FEW_AGAINST,
+    outcomes.NARROWLY, outcomes.FILE_WITHHELD, outcomes.FEW_JUDGES, outcomes.DIFFERING,
+    tails.NOT_COMPUTED, tails.EVIDENCE_WITHHELD, tails.EVIDENCE_DIFFERS, *bundles.REFUSALS,
+]  # fmt: skip
+
+
+def test_every_reason_that_can_cost_pay_has_words_and_a_remedy_or_a_word_why_there_is_none() -> None:
     known = unpaid.REASONS.keys() | scores.REASONS.keys()
-    assert known >= REMEDIES.keys()
-    assert known - REMEDIES.keys() == {
-        "undecided",
-        "too-many-nonces",
-        "no-nonces",
-        "judges-split",
-        "not-computed",
-        "evidence-differs",
-    }
+    assert known >= set(OUTCOMES)
+    assert known == REMEDIES.keys() | WITHOUT_REMEDY.keys()
+    assert not REMEDIES.keys() & WITHOUT_REMEDY.keys()
+    assert all(REMEDIES.values()) and all(WITHOUT_REMEDY.values())
+
+
+@pytest.mark.parametrize("remedy", REMEDIES.values())
+def test_a_remedy_names_only_commands_that_exist(remedy: str) -> None:
+    for words in re.findall(r"`quern ([a-z -]+)", remedy):
+        command: click.Command | None = quern
+        for word in itertools.takewhile(lambda word: not word.startswith("-"), words.split()):
+            if isinstance(command, click.Group):
+                command = command.get_command(click.Context(command), word)
+        assert command is not None, words
+        assert not isinstance(command, click.Group) or command.invoke_without_command, words
 
 
 class Withholding(StubContent):
