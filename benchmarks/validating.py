@@ -87,9 +87,9 @@ async def measure(engine: MinedEngine, group: int, directory: Path) -> None:
     generating: list[Cost] = []
     sampling: dict[int, list[Cost]] = {sampled: [] for sampled in SAMPLES}
     for number in range(ROUNDS + 1):
-        cost = await mined(engine, Hash32(bytes([number]) * 32), group)
+        of_nonce = await mined(engine, Hash32(bytes([number]) * 32), group)
         if number:  # the first round warms up
-            generating.append(Cost(cost.wall, cost.processor))
+            generating.append(Cost(of_nonce.wall, of_nonce.processor))
         for sampled in SAMPLES:
             of_sample = await validated(engine, Hash32(bytes([100 + number]) * 32), sampled, group)
             if number:
