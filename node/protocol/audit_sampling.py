@@ -26,8 +26,8 @@ from node.protocol.records import EpochGroup, EpochResult
 from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
 
 AUDITED_PER_MILLE = 8
-"""Of the answers in a book. Five auditors read each of these; reading costs at most 0.4 of generating (measured at
-batch 64; 0.05 alone), so audits cost at most 1.6 % of generation."""
+"""Of the answers in a book. Five auditors read each of these: audits cost 4 % of what reading costs against generating
+(benchmarks/auditing.py; docs/soundness.md has the figures)."""
 DRAWS_MIN = 4
 """Of a book with few answers: without it a node that answers little would not be audited at all. Beyond the share
 above, and little in all."""
