@@ -19,7 +19,7 @@ from node.protocol.records import PocCommit
 from node.protocol.stages import Stage
 from node.services.keeping import store_proof
 from node.services.poc_slots import PocSlots
-from node.services.reading_ahead import QUESTION_PROMPTS, Prompts, Rows, read_ahead
+from node.services.reading_ahead import QUESTION_PROMPTS, RETRY_SECONDS, Prompts, Rows, read_ahead
 from node.services.timing import cancel_at, epochs_at, until_head, window
 
 log = structlog.get_logger(__name__)
@@ -313,12 +313,12 @@ class MiningService:
         latest: BlockNumber | None = None,
     ) -> None:
         """Compute a batch's further nonces until `last_block` or the limit; the first ones until `latest`, if that is
-        given. A failed engine is waited for.
+        given. A failed engine is waited for, and one that loads the model again; one with another model is not.
         """
 
         def may_go_on() -> bool:
             is_late = bool(batch.count) and self._chain.head.number >= last_block
-            return self._engine.model_id == model_id and not is_late
+            return self._engine.model_id in (model_id, None) and not is_late
 
         def take(rows: Rows) -> None:
             vectors = [quantise(logprobs) for logprobs in rows]  # all or none: quantise() may raise
@@ -338,19 +338,20 @@ class MiningService:
             nursery.start_soon(stop_with_some)
             if self._kept is not None:
                 nursery.start_soon(self._sync_kept, self._kept)
+            while self._engine.model_id is None:  # without one it has no vocabulary
+                await trio.sleep(RETRY_SECONDS)
+            questions = self._questions(seed, batch.count, self._engine.vocabulary_size)
             try:
-                await read_ahead(
-                    self._engine, self._questions(seed, batch.count), take, purpose="mining", may_go_on=may_go_on
-                )
+                await read_ahead(self._engine, questions, take, purpose="mining", may_go_on=may_go_on)
             except EngineRefusedError as error:
                 log.error("this model cannot be mined", model=model_id, reason=str(error))
             nursery.cancel_scope.cancel()
 
-    def _questions(self, seed: Hash32, first: int) -> Iterator[Prompts]:
+    def _questions(self, seed: Hash32, first: int, vocabulary_size: int) -> Iterator[Prompts]:
         """Yield the prompts of all nonces from `first` on, a question's at a time."""
         for start in range(first, self._nonces_max, QUESTION_PROMPTS):
             yield [
-                nonce_prompt(seed, self._chain.account, self._engine.node_id, nonce, self._engine.vocabulary_size)
+                nonce_prompt(seed, self._chain.account, self._engine.node_id, nonce, vocabulary_size)
                 for nonce in range(start, min(start + QUESTION_PROMPTS, self._nonces_max))
             ]
 

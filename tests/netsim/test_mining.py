@@ -31,6 +31,8 @@ from node.store.nonce_file import NonceFile
 from tests.builders import account, key_of
 
 NODE_ID = NodeId("node-1")
+OTHER_MODEL = ModelId("other")
+BEGIN, END = (first_block_of(0, stage, PARAMETERS) for stage in (Stage.GENERATE, Stage.EXCHANGE))
 
 
 class Drawn(PocSlots):
@@ -99,6 +101,8 @@ def mine(
                 used.model_id = MODEL_ID
 
             nursery.start_soon(load)
+            if isinstance(used, DyingEngine):
+                nursery.start_soon(used.revive)
             slots: PocSlots = Drawn(selected=selected)
             if out_of_service_at is not None:
                 nursery.start_soon(take_out_of_service, ledger, out_of_service_at)
@@ -244,6 +248,60 @@ def counting(seconds: float) -> CountingEngine:
     return engine
 
 
+class DyingEngine(CountingEngine):
+    """Its server ends in a block, and has loaded its model again two blocks later; meanwhile it has neither a model nor
+    a vocabulary, as an EngineNode has not."""
+
+    dies_at_block = 0.0
+    comes_back_with = MODEL_ID
+    death: float | None = None
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        if self.death is None and trio.current_time() >= self.dies_at_block * BLOCK_SECONDS:
+            self.death = trio.current_time()
+            self.model_id = None
+            raise EngineFailedError("the server ended")
+        if self.model_id is None:
+            raise EngineFailedError("it takes no work: it is FAILED")
+        return await super().prompt_logprobs(prompts, priority=priority)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return 0 if self.model_id is None else super().vocabulary_size
+
+    async def revive(self) -> None:
+        while self.death is None or trio.current_time() < self.death + 2 * BLOCK_SECONDS:
+            await trio.sleep(BLOCK_SECONDS / 8)
+        self.model_id = self.comes_back_with
+
+
+def dying(block: float) -> DyingEngine:
+    engine = DyingEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
+    engine.seconds, engine.computing, engine.dies_at_block = 0.5, trio.Lock(), block
+    return engine
+
+
+@pytest.mark.parametrize("blocks", [1.0, 2.2, 4.0])
+def test_an_engine_that_dies_once_costs_the_nonces_of_that_time_and_not_the_batch(blocks: float) -> None:
+    undisturbed = mine(counting(0.5), nonces_max=10_000)[1][NODE_ID].count
+    dead = dying(BEGIN + blocks)
+    state, commits, data = mine(dead, nonces_max=10_000)
+    assert dead.death is not None
+    count = commits[NODE_ID].count
+    assert (state, commits[NODE_ID].root) == (MiningState.COMMITTED, vectors_root(split_vectors(data, count)))
+    away = (2 * BLOCK_SECONDS + 5) / 0.5 * 16  # and a moment until it is seen
+    assert undisturbed - away < count < undisturbed
+
+
+def test_an_engine_that_takes_up_another_model_ends_the_batch_of_the_first() -> None:
+    engine = dying(BEGIN + 4)
+    engine.comes_back_with = OTHER_MODEL
+    state, commits, _ = mine(engine, nonces_max=10_000)
+    assert state is MiningState.COMMITTED
+    assert commits[NODE_ID].model_id == MODEL_ID
+    assert 0 < commits[NODE_ID].count == engine.computed
+
+
 class BlockingFile(NonceFile):
     """Without worker threads: simulated time does not wait for them."""
 
@@ -337,9 +395,6 @@ def mine_with_stop(
 
     return run_deterministically(main, 0)
 
-
-OTHER_MODEL = ModelId("other")
-BEGIN, END = (first_block_of(0, stage, PARAMETERS) for stage in (Stage.GENERATE, Stage.EXCHANGE))
 
 
 class Everything(Drawn):
