@@ -36,6 +36,7 @@ from node.protocol.weights import NodeKey
 from node.services.epochs import EpochBook
 from node.services.judging import Judging, judging_of
 from node.services.keeping import store_proof
+from node.services.loaded_versions import may_be_loaded
 from node.services.presence import PresenceTable
 from node.services.recomputing import recompute
 from node.services.timing import cancel_at, epochs_at, window
@@ -250,7 +251,7 @@ class ValidatingService:
         """Return the vote on a batch. Raises ContentUnavailableError if its vectors are not to be had yet."""
         engine = next((engine for engine in self._engines if engine.model_id == commit.model_id), None)
         model, rule = judging.models.get(commit.model_id), judging.rules.get(key)
-        if engine is None or model is None or rule is None:
+        if engine is None or model is None or rule is None or not may_be_loaded(self._chain, self._epochs, model):
             return _abstain(commit, "no-model")
         if not 0 < commit.count <= BATCH_NONCES_MAX:
             return _abstain(commit, "no-such-size")

@@ -28,6 +28,7 @@ from node.protocol.weights import NodeKey
 from node.services.epochs import EpochBook
 from node.services.judging import Judging, check_seed, judging_of
 from node.services.keeping import keep_proof
+from node.services.loaded_versions import may_be_loaded
 from node.services.presence import PresenceTable
 from node.services.recomputing import recompute_tails
 from node.services.timing import cancel_at, epochs_at
@@ -145,12 +146,15 @@ class VoteChecker:
     async def _tails(
         self, bundle: VoteBundle, figures: dict[NodeKey, VoteFigures], judging: Judging, seed: Hash32
     ) -> tuple[list[int], list[int]]:
-        """Return some of a validator's tails, and the same as computed here, for the models that are loaded here."""
+        """Return some of a validator's tails, and the same as computed here, for the models that are loaded here.
+
+        Not of those that were loaded in another version when it voted: their numbers are others.
+        """
         claimed: list[int] = []
         recomputed: list[int] = []
         for engine in self._engines:
             model = None if engine.model_id is None else judging.models.get(engine.model_id)
-            if model is None or not has_tails(model):
+            if model is None or not has_tails(model) or not may_be_loaded(self._chain, self._epochs, model):
                 continue
             drawn = drawn_tails(bundle, judging, seed, model.model_id)
             claimed += [figures[key].tails[place] for key, place, _ in drawn]
