@@ -116,7 +116,9 @@ class ContentAdapter:
 
     async def keep(self, cid: Cid, until: EpochNumber) -> None:
         """Pin `cid` until `forget` is called for a later epoch than `until`; see `node.ports.Content`."""
-        root = BlockCid.parse(cid)
+        root = _parsed(cid)
+        if root is None:
+            return  # somebody else named it: nothing of that name is held
 
         def run() -> None:
             # A pin on what is not here would leave open what else it reaches.
