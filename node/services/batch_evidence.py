@@ -19,7 +19,7 @@ from node.protocol.records import PocVote, VoteBundle
 from node.protocol.weights import NodeKey
 from node.services.judging import Judging
 from node.services.presence import PresenceTable
-from node.services.recomputing import recompute
+from node.services.recomputing import recompute, while_ready
 from node.services.validating import root_of
 from node.services.vote_checking import EVIDENCE_BYTES_MAX, EvidenceDiffersError, checked_figures
 
@@ -47,10 +47,6 @@ class JudgesWord:
 
 class VectorsError(Exception):
     """The batch cannot be judged here; the message says why."""
-
-
-class ModelGoneError(Exception):
-    """The engine took up another model while it computed: nothing is known of the batch."""
 
 
 async def words_of_judges(
@@ -129,18 +125,13 @@ async def recompute_distances(
     if await root_of(data) != commit.root:
         raise VectorsError("the file of vectors has another root than was committed")
     sample = judging.sample_of(key)
-    made = await recompute(
+    made = await while_ready(
         engine,
-        model,
-        key,
-        sample,
-        judging.generate_seed,
-        judging.sample_seed,
-        own,
-        may_go_on=lambda: engine.model_id == commit.model_id,
+        commit.model_id,
+        lambda may_go_on: recompute(
+            engine, model, key, sample, judging.generate_seed, judging.sample_seed, own, may_go_on=may_go_on
+        ),
     )
-    if engine.model_id != commit.model_id or len(made.vectors) < len(sample):  # it may be back already
-        raise ModelGoneError(f"the ML node {engine.node_id} has another model now, and was not done")
     return tuple(
         squared_distance(data[nonce * VECTOR_BYTES : (nonce + 1) * VECTOR_BYTES], vector)
         for nonce, vector in zip(sample, made.vectors, strict=True)

@@ -1,6 +1,6 @@
 """Proof of Compute, the prover: computes nonces with the loaded model and commits the batch on chain."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -19,11 +19,14 @@ from node.protocol.records import PocCommit
 from node.protocol.stages import Stage
 from node.services.keeping import store_proof
 from node.services.poc_slots import PocSlots
-from node.services.reading_ahead import QUESTION_PROMPTS, RETRY_SECONDS, Prompts, Rows, read_ahead
+from node.services.reading_ahead import QUESTION_PROMPTS, Prompts, Rows, read_ahead
 from node.services.timing import cancel_at, epochs_at, until_head, window
 
 log = structlog.get_logger(__name__)
 
+REFUSED_SECONDS = 5.0
+"""Between two questions to an engine that refuses: what stands before a remote one may refuse for a moment, and an
+epoch's reward is not given up for that."""
 COMMIT_BLOCKS = 2
 """Blocks before the end of GENERATE at which mining stops."""
 LATE_COMMIT_BLOCKS = 2
@@ -338,14 +341,30 @@ class MiningService:
             nursery.start_soon(stop_with_some)
             if self._kept is not None:
                 nursery.start_soon(self._sync_kept, self._kept)
-            while self._engine.model_id is None:  # without one it has no vocabulary
-                await trio.sleep(RETRY_SECONDS)
-            questions = self._questions(seed, batch.count, self._engine.vocabulary_size)
-            try:
-                await read_ahead(self._engine, questions, take, purpose="mining", may_go_on=may_go_on)
-            except EngineRefusedError as error:
-                log.error("this model cannot be mined", model=model_id, reason=str(error))
+            while True:
+                if not await self._is_refused(seed, batch, take, may_go_on):
+                    break
+                await trio.sleep(REFUSED_SECONDS)
             nursery.cancel_scope.cancel()
+
+    async def _is_refused(
+        self, seed: Hash32, batch: Batch, take: Callable[[Rows], None], may_go_on: Callable[[], bool]
+    ) -> bool:
+        """Have the engine compute what is left of a batch; return whether it is to be asked again, for it refused."""
+        if self._engine.model_id is None:  # without one it has no vocabulary
+            return True
+        questions = self._questions(seed, batch.count, self._engine.vocabulary_size)
+        try:
+            await read_ahead(self._engine, questions, take, purpose="mining", may_go_on=may_go_on)
+        except EngineRefusedError as error:
+            log.error(
+                "the engine refuses to mine, and no nonce is computed until it does: where it is a remote one, see "
+                "whether its address and key are right; it is asked again until mining ends",
+                node=self.node_id,
+                reason=str(error),
+            )
+            return True
+        return False
 
     def _questions(self, seed: Hash32, first: int, vocabulary_size: int) -> Iterator[Prompts]:
         """Yield the prompts of all nonces from `first` on, a question's at a time."""

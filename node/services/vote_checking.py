@@ -1,17 +1,25 @@
 """Checks how others came to their votes of the epoch before: recomputes a few tails of each (node.protocol.tails)."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 import trio
 
-from node.ports import BadContentError, Chain, Content, ContentNotHeldError, ContentUnavailableError, Engine
+from node.ports import (
+    BadContentError,
+    Chain,
+    Content,
+    ContentNotHeldError,
+    ContentUnavailableError,
+    Engine,
+    EngineRefusedError,
+)
 from node.protocol.agreement import committed_order
 from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
 from node.protocol.codec import SchemaError, from_bytes
 from node.protocol.findings import VoteCheck, VoteEvidence, VoteFigures
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId
-from node.protocol.records import PocVote, VoteBundle
+from node.protocol.records import ModelRecord, PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import (
     EVIDENCE_DIFFERS,
@@ -30,7 +38,7 @@ from node.services.judging import Judging, check_seed, judging_of
 from node.services.keeping import keep_proof
 from node.services.loaded_versions import may_be_loaded
 from node.services.presence import PresenceTable
-from node.services.recomputing import recompute_tails
+from node.services.recomputing import recompute_tails, while_ready
 from node.services.timing import cancel_at, epochs_at
 from node.services.turns import take_turns
 
@@ -148,7 +156,8 @@ class VoteChecker:
     ) -> tuple[list[int], list[int]]:
         """Return some of a validator's tails, and the same as computed here, for the models that are loaded here.
 
-        Not of those that were loaded in another version when it voted: their numbers are others.
+        Not of those that were loaded in another version when it voted: their numbers are others. Raises
+        ModelGoneError.
         """
         claimed: list[int] = []
         recomputed: list[int] = []
@@ -157,11 +166,15 @@ class VoteChecker:
             if model is None or not has_tails(model) or not may_be_loaded(self._chain, self._epochs, model):
                 continue
             drawn = drawn_tails(bundle, judging, seed, model.model_id)
+            try:
+                made = await while_ready(
+                    engine, model.model_id, _tails_of(engine, model, drawn, judging, bundle.validator)
+                )
+            except EngineRefusedError as error:
+                log.error("an engine refuses to check votes", node=engine.node_id, reason=str(error))
+                continue
             claimed += [figures[key].tails[place] for key, place, _ in drawn]
-            nonces = [(key, nonce) for key, _, nonce in drawn]
-            recomputed += await recompute_tails(
-                engine, model, nonces, judging.generate_seed, judging.sample_seed, bundle.validator
-            )
+            recomputed += made
         return claimed, recomputed
 
     async def _read(self, cid: Cid, validator: Address, limit_bytes: int) -> bytes:
@@ -182,6 +195,20 @@ def drawn_tails(
     votes = [vote for vote in bundle.votes if vote.sampled and judging.commits[_key(vote)].model_id == model_id]
     drawn = [(_key(votes[index]), place) for index, place in draw_checks(seed, bundle.validator, votes)]
     return tuple((key, place, judging.sample_of(key)[place]) for key, place in drawn)
+
+
+def _tails_of(
+    engine: Engine,
+    model: ModelRecord,
+    drawn: Sequence[tuple[NodeKey, int, int]],
+    judging: Judging,
+    validator: Address,
+) -> Callable[[Callable[[], bool]], Awaitable[list[int]]]:
+    """Return what computes a validator's tails at drawn_tails(), given `may_go_on`."""
+    nonces = [(key, nonce) for key, _, nonce in drawn]
+    return lambda may_go_on: recompute_tails(
+        engine, model, nonces, judging.generate_seed, judging.sample_seed, validator, may_go_on=may_go_on
+    )
 
 
 def checked_figures(evidence: VoteEvidence, bundle: VoteBundle, judging: Judging) -> dict[NodeKey, VoteFigures]:

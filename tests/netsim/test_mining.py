@@ -178,9 +178,15 @@ def test_an_engine_that_is_ready_after_the_stage_commits_nothing() -> None:
     assert mine(ready_block=first_block_of(0, Stage.EXCHANGE, PARAMETERS))[:2] == (MiningState.NOTHING, {})
 
 
+def test_an_engine_that_refuses_for_a_moment_is_asked_again() -> None:
+    engine = FailingEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
+    engine.failures, engine.error = 1, EngineRefusedError("404 page not found")
+    assert mine(engine)[1][NODE_ID].root == mine()[1][NODE_ID].root
+
+
 def test_a_model_that_cannot_be_mined_is_given_up() -> None:
     engine = FailingEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
-    engine.error = EngineRefusedError("too few dimensions")
+    engine.failures, engine.error = 10**9, EngineRefusedError("too few dimensions")
     assert mine(engine)[:2] == (MiningState.NOTHING, {})
 
 
@@ -394,7 +400,6 @@ def mine_with_stop(
         return commits, engines[0].computed, engines[1].computed
 
     return run_deterministically(main, 0)
-
 
 
 class Everything(Drawn):

@@ -1,5 +1,6 @@
 """Nobody is judged by the numbers of another version of a model than it had."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from netsim.chain import SimulatedChain
 from netsim.engine import SimulatedEngine
 from netsim.ledger import Ledger
 from netsim.trace import Trace
+from node.ports import EngineRefusedError
 from node.protocol.findings import VoteFigures
 from node.protocol.identifiers import Cid, Hash32
 from node.protocol.records import ModelRecord, PocVote
@@ -69,16 +71,15 @@ async def test_the_version_of_the_group_in_charge_is_loaded_and_in_load_perhaps_
     assert not may_be_loaded(chain, epochs(None), OLD)
 
 
-class Rules:
-    """Of an epoch in which the model was as it was first."""
-
-    epoch = 7
-    commits = {KEY: SimpleNamespace(model_id=OLD.model_id)}
-    models = {OLD.model_id: OLD}
-    generate_seed, sample_seed = GENERATE_SEED, SAMPLE_SEED
-
-    def sample_of(self, _key: object) -> tuple[int, ...]:
-        return SAMPLE
+RULES = SimpleNamespace(
+    epoch=7,
+    commits={KEY: SimpleNamespace(model_id=OLD.model_id)},
+    models={OLD.model_id: OLD},
+    generate_seed=GENERATE_SEED,
+    sample_seed=SAMPLE_SEED,
+    sample_of=lambda _key: SAMPLE,
+)
+"""Of an epoch in which the model was as it was first."""
 
 
 @pytest.mark.parametrize(
@@ -93,8 +94,22 @@ async def test_votes_of_before_a_model_was_updated_are_not_called_invented(
     own = await recompute(engine("first", 0), OLD, KEY, SAMPLE, GENERATE_SEED, SAMPLE_SEED, account(5))
     bundle: Any = SimpleNamespace(votes=(PocVote(*KEY, Verdict.VALID, len(SAMPLE), (), ""),), validator=account(5))
     unused: Any = None
-    judging: Any = Rules()
+    judging: Any = RULES
     checker = VoteChecker(chain_in(Stage.SERVE, version), unused, unused, epochs(version), [engine(weights, 1)])
     figures = {KEY: VoteFigures(*KEY, (0,) * len(SAMPLE), own.tails)}
     claimed, recomputed = await checker._tails(bundle, figures, judging, CHECKS_SEED)
     assert judge_tails(account(5), claimed, recomputed).verdict is verdict
+
+
+async def test_an_engine_that_refuses_makes_no_tails_and_no_vote_of_a_validator_false() -> None:
+    class Refusing(SimulatedEngine):
+        async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+            raise EngineRefusedError(f"401 to {len(prompts)} prompts at priority {priority}")
+
+    bundle: Any = SimpleNamespace(votes=(PocVote(*KEY, Verdict.VALID, len(SAMPLE), (), ""),), validator=account(5))
+    unused: Any = None
+    judging: Any = RULES
+    engine: Any = Refusing(NODE, OLD.model_id, "first", 0.0, 1)
+    checker = VoteChecker(chain_in(Stage.SERVE, OLD), unused, unused, epochs(OLD), [engine])
+    figures = {KEY: VoteFigures(*KEY, (0,) * len(SAMPLE), (0,) * len(SAMPLE))}
+    assert await checker._tails(bundle, figures, judging, CHECKS_SEED) == ([], [])
