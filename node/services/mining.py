@@ -266,7 +266,8 @@ class MiningService:
     async def _store_vectors(self, epoch: EpochNumber, vectors: bytes) -> Cid | None:
         """Return the CID of the file of vectors; None if the disk had no room for it as long as batches are taken.
 
-        Nonces that are kept on the same disk may have taken that room: they are the same bytes, and go.
+        Nonces that are kept on the same disk may have taken that room: they are the same bytes, and go. Where anything
+        else refuses they stay: after a restart, for a higher limit say, the batch is made of them.
         """
         cid: Cid | None = None
         _, end = window(self._chain, epoch, Stage.EXCHANGE, Stage.EXCHANGE)

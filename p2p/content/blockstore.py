@@ -68,7 +68,7 @@ class BlockMissingError(KeyError):
 
 
 class StoreFullError(OSError):
-    """The limit of this store, or the disk, is reached; nothing was written."""
+    """The limit of this store, or the disk, is reached; nothing was written. Of the disk it has the number ENOSPC."""
 
 
 class FileChangedError(OSError):
@@ -424,6 +424,7 @@ class BlockStore:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise StoreFullError(
+                errno.ENOSPC,
                 f"the disk of {self._directory} is full: free some space (quern content gc); nothing was written",
             ) from error
 

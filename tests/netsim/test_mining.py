@@ -1,5 +1,6 @@
 """The miner: one batch per node and epoch whatever happens, and none where the node was drawn to keep serving."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -452,6 +453,25 @@ def test_a_batch_waits_for_room_on_the_disk_and_is_given_up_only_when_it_is_too_
     commits, before, after = mine_with_stop(tmp_path / "a", stop_block=4, start_block=5, refusals=1)
     assert commits[NODE_ID].count == before + after > 0
     assert mine_with_stop(tmp_path / "b", stop_block=4, start_block=5, refusals=10**9)[0] == {}
+
+
+class FullStore(RefusingContent):
+    """Its own limit is reached until the daemon is started again with a higher one."""
+
+    full_until_block = END
+
+    async def add_bytes(self, data: bytes) -> Cid:
+        if trio.current_time() < self.full_until_block * BLOCK_SECONDS:
+            raise OSError("the content store is full: raise [content] cache_bytes_max")
+        return await super().add_bytes(data)
+
+
+def test_a_restart_with_a_higher_limit_of_the_content_store_commits_what_was_mined_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "RefusingContent", FullStore)
+    commits, before, after = mine_with_stop(tmp_path / "node", stop_block=END - 1, start_block=END)
+    assert commits[NODE_ID].count == before > after == 0
 
 
 def test_nonces_that_are_kept_leave_their_room_to_the_batch(tmp_path: Path) -> None:
