@@ -1,5 +1,6 @@
 """Nobody is judged by the numbers of another version of a model than it had."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,7 +13,6 @@ from netsim.engine import SimulatedEngine
 from netsim.ledger import Ledger
 from netsim.trace import Trace
 from node.ports import EngineRefusedError
-from node.protocol.findings import VoteFigures
 from node.protocol.identifiers import Cid, Hash32
 from node.protocol.records import ModelRecord, PocVote
 from node.protocol.stages import Stage, first_block_of
@@ -21,6 +21,7 @@ from node.protocol.verdicts import Verdict
 from node.services.loaded_versions import makes_same_numbers, may_be_loaded
 from node.services.recomputing import recompute
 from node.services.vote_checking import VoteChecker
+from node.services.vote_evidence import ReadFigures
 from tests.builders import NODE, PARAMETERS, account, group_set, key_of, model
 
 OLD = model()
@@ -96,8 +97,9 @@ async def test_votes_of_before_a_model_was_updated_are_not_called_invented(
     unused: Any = None
     judging: Any = RULES
     checker = VoteChecker(chain_in(Stage.SERVE, version), unused, unused, epochs(version), [engine(weights, 1)])
-    figures = {KEY: VoteFigures(*KEY, (0,) * len(SAMPLE), own.tails)}
-    claimed, recomputed = await checker._tails(bundle, figures, judging, CHECKS_SEED)
+    claimed, recomputed = await checker._tails(
+        bundle, {KEY: ReadFigures(array("Q"), array("L", own.tails))}, judging, CHECKS_SEED
+    )
     assert judge_tails(account(5), claimed, recomputed).verdict is verdict
 
 
@@ -111,5 +113,7 @@ async def test_an_engine_that_refuses_makes_no_tails_and_no_vote_of_a_validator_
     judging: Any = RULES
     engine: Any = Refusing(NODE, OLD.model_id, "first", 0.0, 1)
     checker = VoteChecker(chain_in(Stage.SERVE, OLD), unused, unused, epochs(OLD), [engine])
-    figures = {KEY: VoteFigures(*KEY, (0,) * len(SAMPLE), (0,) * len(SAMPLE))}
-    assert await checker._tails(bundle, figures, judging, CHECKS_SEED) == ([], [])
+    assert await checker._tails(bundle, {KEY: ReadFigures(array("Q"), array("L", SAMPLE))}, judging, CHECKS_SEED) == (
+        [],
+        [],
+    )
