@@ -69,7 +69,7 @@ def read_evidence(data: bytes, bundle: VoteBundle, judging: Judging) -> Slices[d
 
 
 def _read(data: bytes, bundle: VoteBundle, batches: int) -> Iterator[VoteFigures]:
-    """Yield the figures as they come; the rest of the evidence is checked when all came. Raises as check_evidence()."""
+    """Yield the figures as they come; the rest of the evidence is checked when all came. Raises as read_evidence()."""
     longest = max((vote.sampled for vote in bundle.votes), default=0)
     reader = _Reader(data, max(batches, longest), BATCH_BYTES_MAX + longest * NONCE_BYTES_MAX)
     frame: dict[str, Any] = {}
