@@ -106,6 +106,9 @@ VALUE: dict[str, Any] = msgpack.unpackb(to_bytes(EVIDENCE))
         msgpack.packb([VALUE]),
         msgpack.packb({name: VALUE[name] for name in reversed(VALUE)}),
         msgpack.packb({**VALUE, "epoch": 0.0}),
+        to_bytes(EVIDENCE).replace(b"\xa5tails", b"\xa5tails" + 600 * b"\x91", 1),
+        to_bytes(EVIDENCE).replace(b"\xa5tails", b"\xa5tails" + 5000 * b"\x91", 1),
+        to_bytes(EVIDENCE).replace(b"\xa5tails", b"\xa5tails\xc7\x0c\xff" + bytes(12), 1),  # a point in time
         msgpack.packb({name: VALUE[name] for name in VALUE if name != "validator"}),
         msgpack.packb({**VALUE, "figures": [{**told, "tails": "x"} for told in VALUE["figures"]]}),
         b"\xde\x00\x03" + to_bytes(EVIDENCE)[1:],  # a header that is longer than it need be
