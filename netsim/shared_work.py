@@ -40,7 +40,7 @@ from node.protocol.records import EpochParameters, EpochResult, VoteBundle
 from node.protocol.slices import Slices
 from node.protocol.validation import SampleRule
 from node.protocol.weights import NodeKey
-from node.services import epochs, judging, validating, vote_checking
+from node.services import epochs, judging, validating, vote_checking, vote_evidence
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -228,9 +228,9 @@ def _functions() -> Functions:
             lambda rules, bundle, validator: (_Same(rules), _Same(bundle), validator),
             entries_max=RECORDS_KEPT,
         ),
-        vote_checking.checked_figures: remembering(
-            vote_checking.checked_figures,
-            lambda evidence, bundle, rules: (_Same(evidence), _Same(bundle), _Same(rules)),
+        vote_evidence.read_evidence: remembering_slices(
+            vote_evidence.read_evidence,
+            lambda data, bundle, rules: (data, _Same(bundle), _Same(rules)),
             entries_max=EVIDENCE_KEPT,
         ),
         vote_checking.drawn_tails: remembering(

@@ -116,7 +116,9 @@ class ContentAdapter:
 
     async def keep(self, cid: Cid, until: EpochNumber) -> None:
         """Pin `cid` until `forget` is called for a later epoch than `until`; see `node.ports.Content`."""
-        root = BlockCid.parse(cid)
+        root = _parsed(cid)
+        if root is None:
+            return  # somebody else named it: nothing of that name is held
 
         def run() -> None:
             # A pin on what is not here would leave open what else it reaches.
@@ -173,22 +175,26 @@ class ContentAdapter:
         def read() -> bytes:
             return b"".join(file_chunks(block_cid, self.store.read, limit_bytes=limit_bytes))
 
-        for _ in range(3):  # a damaged block is found while reading: fetch it again
-            try:
-                return await trio.to_thread.run_sync(read)
-            except CorruptBlockError as error:
-                await trio.to_thread.run_sync(self.store.remove, error.cid)
-            except BlockMissingError:
-                pass
-            async with self._race(cid, providers) as race:
-                bytes_max = limit_bytes + TREE_OVERHEAD_BYTES
-                await fetch_nodes(self.store, race, block_cid, bytes_max=bytes_max, with_leaves=True)
-        raise ContentUnavailableError(f"{cid}: blocks on disk are damaged again and again")
+        with self.store.holding(block_cid):  # a lack of room is then told as one
+            for _ in range(3):  # a damaged block is found while reading: fetch it again
+                try:
+                    return await trio.to_thread.run_sync(read)
+                except CorruptBlockError as error:
+                    await trio.to_thread.run_sync(self.store.remove, error.cid)
+                except BlockMissingError:
+                    pass
+                async with self._race(cid, providers) as race:
+                    bytes_max = limit_bytes + TREE_OVERHEAD_BYTES
+                    await fetch_nodes(self.store, race, block_cid, bytes_max=bytes_max, with_leaves=True)
+        # Its sources gave it, and every byte was checked: nobody else is to blame.
+        raise ContentNotHeldError(f"{cid}: blocks on disk are damaged or gone again and again")
 
     async def fetch_tree(self, cid: Cid, providers: Sequence[Provider], *, limit_bytes: int, with_leaves: bool) -> None:
         """Have the store hold all nodes below `cid`, and with `with_leaves` all else too."""
-        async with self._race(cid, providers) as race:
-            await fetch_nodes(self.store, race, BlockCid.parse(cid), bytes_max=limit_bytes, with_leaves=with_leaves)
+        root = BlockCid.parse(cid)
+        with self.store.holding(root):
+            async with self._race(cid, providers) as race:
+                await fetch_nodes(self.store, race, root, bytes_max=limit_bytes, with_leaves=with_leaves)
 
     async def has(self, cid: Cid) -> bool:
         """Whether all of `cid` is held, as far as its nodes and the sizes and times of files tell."""

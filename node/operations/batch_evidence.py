@@ -16,10 +16,12 @@ from node.protocol.stages import Stage, first_block_of
 from node.protocol.validation import judge, mismatches_of
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
-from node.services.batch_evidence import JudgesWord, ModelGoneError, VectorsError, recompute_distances, words_of_judges
+from node.services.batch_evidence import JudgesWord, VectorsError, recompute_distances, words_of_judges
 from node.services.epochs import EpochBook
 from node.services.judging import Judging, judging_of
+from node.services.loaded_versions import may_be_loaded
 from node.services.presence import PresenceTable
+from node.services.recomputing import ModelGoneError
 from node.services.timing import position
 
 DIFFERING_SHOWN_MAX = 100
@@ -118,6 +120,13 @@ class BatchEvidence:
                 ErrorCode.REFUSED,
                 f"no ML node here has {commit.model_id} ready: the batch cannot be judged again",
                 "See `quern nodes`; without --recompute the votes of others are shown.",
+            )
+        if not may_be_loaded(self._chain, self._epochs, judging.models[commit.model_id]):
+            raise RpcError(
+                ErrorCode.REFUSED,
+                f"the batch was made with another version of {commit.model_id} than is loaded now: its numbers differ, "
+                "and that says nothing against it",
+                "Without --recompute the votes of others are shown.",
             )
         distances: tuple[int, ...] = ()
         try:

@@ -12,16 +12,17 @@ import trio
 from node.ports import BadContentError, Content, ContentUnavailableError, Engine
 from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
 from node.protocol.codec import SchemaError, from_bytes
-from node.protocol.findings import VoteEvidence, VoteFigures
 from node.protocol.identifiers import Address, Cid
 from node.protocol.nonces import VECTOR_BYTES, squared_distance
 from node.protocol.records import PocVote, VoteBundle
 from node.protocol.weights import NodeKey
+from node.services import vote_evidence
 from node.services.judging import Judging
 from node.services.presence import PresenceTable
-from node.services.recomputing import recompute
+from node.services.recomputing import recompute, while_ready
+from node.services.slicing import Slicer
 from node.services.validating import root_of
-from node.services.vote_checking import EVIDENCE_BYTES_MAX, EvidenceDiffersError, checked_figures
+from node.services.vote_evidence import EvidenceDiffersError, ReadFigures, evidence_bytes_max
 
 FETCHED_AT_ONCE = 8
 FETCH_SECONDS_MAX = 15.0
@@ -39,7 +40,7 @@ class JudgesWord:
     evidence: Cid | None = None
     vote: PocVote | None = None
     """None where its bundle does not name the batch, or is not to be had."""
-    figures: VoteFigures | None = None
+    figures: ReadFigures | None = None
     """None where it did not recompute the sample, or its evidence is not to be had."""
     problem: str = ""
     """Why something is missing, for people."""
@@ -49,20 +50,16 @@ class VectorsError(Exception):
     """The batch cannot be judged here; the message says why."""
 
 
-class ModelGoneError(Exception):
-    """The engine took up another model while it computed: nothing is known of the batch."""
-
-
 async def words_of_judges(
     content: Content, presence: PresenceTable, judging: Judging, committed: Mapping[Address, Cid], key: NodeKey
 ) -> list[JudgesWord]:
     """Return what all who committed votes say of the batch `key`, as far as it comes within FETCH_SECONDS_MAX."""
     found = {validator: JudgesWord(validator, cid, problem=NOT_FETCHED) for validator, cid in committed.items()}
-    limit = trio.CapacityLimiter(FETCHED_AT_ONCE)
+    limit, slicer = trio.CapacityLimiter(FETCHED_AT_ONCE), Slicer()
 
     async def ask(validator: Address) -> None:
         async with limit:
-            await _fetch_word(content, presence, judging, key, found, validator)
+            await _fetch_word(content, presence, judging, key, found, validator, slicer)
 
     with trio.move_on_after(FETCH_SECONDS_MAX):
         async with trio.open_nursery() as nursery:
@@ -78,6 +75,7 @@ async def _fetch_word(
     key: NodeKey,
     found: dict[Address, JudgesWord],
     validator: Address,
+    slicer: Slicer,
 ) -> None:
     cid, providers = found[validator].bundle, presence.providers(validator)
     try:
@@ -96,10 +94,8 @@ async def _fetch_word(
         return
     found[validator] = JudgesWord(validator, cid, bundle.evidence_cid, vote, problem=NO_EVIDENCE)
     try:
-        evidence = from_bytes(
-            VoteEvidence, await content.read_bytes(bundle.evidence_cid, providers, limit_bytes=EVIDENCE_BYTES_MAX)
-        )
-        figures = checked_figures(evidence, bundle, judging)[key]
+        data = await content.read_bytes(bundle.evidence_cid, providers, limit_bytes=evidence_bytes_max(bundle))
+        figures = (await slicer.run(vote_evidence.read_evidence(data, bundle, judging)))[key]
     except ContentUnavailableError:
         return
     except (BadContentError, SchemaError, EvidenceDiffersError) as error:
@@ -129,18 +125,13 @@ async def recompute_distances(
     if await root_of(data) != commit.root:
         raise VectorsError("the file of vectors has another root than was committed")
     sample = judging.sample_of(key)
-    made = await recompute(
+    made = await while_ready(
         engine,
-        model,
-        key,
-        sample,
-        judging.generate_seed,
-        judging.sample_seed,
-        own,
-        may_go_on=lambda: engine.model_id == commit.model_id,
+        commit.model_id,
+        lambda may_go_on: recompute(
+            engine, model, key, sample, judging.generate_seed, judging.sample_seed, own, may_go_on=may_go_on
+        ),
     )
-    if engine.model_id != commit.model_id or len(made.vectors) < len(sample):  # it may be back already
-        raise ModelGoneError(f"the ML node {engine.node_id} has another model now, and was not done")
     return tuple(
         squared_distance(data[nonce * VECTOR_BYTES : (nonce + 1) * VECTOR_BYTES], vector)
         for nonce, vector in zip(sample, made.vectors, strict=True)

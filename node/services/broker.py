@@ -4,7 +4,8 @@
 node at its number of places, lets payers wait in a fair line, and refuses with a time before the line grows.
 
 *Detail.* Background work (mining, validating) has places of its own, so that it neither takes a user's place nor waits
-for ever: the engine itself runs it at low priority, and here it stands back for a moment while users wait.
+for ever: the engine itself runs it at low priority, and here it stands back for a moment while users wait in the line
+of its node's model.
 """
 
 from collections import OrderedDict
@@ -42,7 +43,7 @@ BACKGROUND_PLACES = 4
 """Questions in the background at once: those that mining or validating has on its way, and one of an audit."""
 BACKGROUND_PLACES_BESIDE_USERS = 1
 BACKGROUND_PATIENCE_SECONDS = 2.0
-"""How long background work stands back for waiting users, at each of its leases: an epoch's work has a deadline."""
+"""How long background work that is asked in one piece stands back for waiting users: it has a deadline."""
 PREFIX_BLOCKS_KEPT_MAX = 8192
 """Per node: half a million tokens of prompts, about what an engine's cache holds."""
 PACE_FIRST = 20.0
@@ -266,14 +267,16 @@ class Broker:
                 self._release(model_id, waiter.lease, payer)
 
     @asynccontextmanager
-    async def lease_background(self, node_id: NodeId, *, stands_back: bool = True) -> AsyncIterator[Engine]:
-        """Hold one of a node's places for background work; stand back for a moment while users wait.
+    async def lease_background(
+        self, node_id: NodeId, *, patience_seconds: float = BACKGROUND_PATIENCE_SECONDS
+    ) -> AsyncIterator[Engine]:
+        """Hold one of a node's places for background work; stand back for so long while users wait for its model.
 
-        Beside users there is one such place. Work in several portions stands back before the first.
+        Beside users there is one such place.
         """
         node = self._node(node_id)
-        with trio.move_on_after(BACKGROUND_PATIENCE_SECONDS if stands_back else 0.0):
-            while any(map(len, self._lines.values())):
+        with trio.move_on_after(patience_seconds):
+            while self._is_waited_for(node):
                 await self._changed.wait()
         while node.background >= (BACKGROUND_PLACES_BESIDE_USERS if node.leases else BACKGROUND_PLACES):
             await self._changed.wait()
@@ -286,6 +289,10 @@ class Broker:
 
     def _node(self, node_id: NodeId) -> _Node:
         return next(node for node in self._nodes if node.engine.node_id == node_id)
+
+    def _is_waited_for(self, node: _Node) -> bool:
+        line = None if node.engine.model_id is None else self._lines.get(node.engine.model_id)
+        return line is not None and len(line) > 0
 
     async def _until_called(self, waiter: _Waiter, model_id: ModelId) -> None:
         with trio.move_on_after(PATIENCE_SECONDS_MAX) as patience:

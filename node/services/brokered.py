@@ -19,7 +19,7 @@ from node.ports import (
 from node.protocol.draws import Drawn, Prefill
 from node.protocol.identifiers import ModelId, NodeId
 from node.services.broker import Broker
-from node.services.portions import Portion
+from node.services.portions import PORTION_SECONDS, Portion
 
 OWN = "own"
 """Whose requests these are, for the line's fairness: this node's own duties, together one payer among others."""
@@ -32,6 +32,8 @@ class BrokeredEngine:
         self._engine = engine
         self._broker = broker
         self._portion = Portion()
+        self._portion_model: ModelId | None = None
+        """What the portions were learned with: of another model nothing is known."""
 
     @property
     def node_id(self) -> NodeId:
@@ -83,13 +85,20 @@ class BrokeredEngine:
             raise EngineFailedError(str(error)) from error
 
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
-        """Log-probabilities of the prompts' tokens, as background work: all at once, or in portions beside users."""
+        """Log-probabilities of the prompts' tokens, as background work: all at once, or in portions beside users.
+
+        Portions bound what users lose by it, so that for those who wait in line it stands back for one portion's time,
+        before the first: a line may last as long as GENERATE does.
+        """
         rows: list[list[float]] = []
         while len(rows) < len(prompts):
-            async with self._broker.lease_background(self.node_id, stands_back=not rows) as engine:
+            patience_seconds = 0.0 if rows else PORTION_SECONDS
+            async with self._broker.lease_background(self.node_id, patience_seconds=patience_seconds) as engine:
                 left = prompts[len(rows) :]
                 if not self._broker.serves_users(self.node_id):
                     return rows + await engine.prompt_logprobs(left, priority=priority)
+                if self._portion_model != engine.model_id:
+                    self._portion, self._portion_model = Portion(), engine.model_id
                 portion = left[: self._portion.next_prompts]
                 began = trio.current_time()
                 rows += await engine.prompt_logprobs(portion, priority=priority)

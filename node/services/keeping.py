@@ -1,5 +1,6 @@
 """Puts proofs into the content store for as long as rules may ask for them, and does not give up at a full disk."""
 
+import errno
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -14,6 +15,7 @@ log = structlog.get_logger(__name__)
 PROOF_EPOCHS_KEPT = VERDICT_EPOCHS_MAX
 """Epochs after its own through which a proof is kept: as long as a verdict on what it shows may be executed."""
 RETRY_SECONDS = 5.0
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 async def store_proof(
@@ -26,14 +28,15 @@ async def store_proof(
     """Store what proves something of `epoch`, and return its CID. `what` names it for the log.
 
     Where the disk has no room it tries again and again, until the operator made some: whoever can be too late cancels
-    it. What `make_room` can remove of this node's own goes first.
+    it. What `make_room` can remove of this node's own goes first, but only where the disk itself is full: neither the
+    store's own limit nor a disk that fails gets any room of it, and a restart in between may need it.
     """
     while True:
         try:
             cid = await content.add_bytes(data)
             await content.keep(cid, EpochNumber(epoch + PROOF_EPOCHS_KEPT))
         except OSError as error:
-            if make_room is not None:
+            if make_room is not None and error.errno in DISK_IS_FULL:
                 await make_room()
                 make_room = None
                 continue

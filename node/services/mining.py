@@ -1,6 +1,6 @@
 """Proof of Compute, the prover: computes nonces with the loaded model and commits the batch on chain."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -24,6 +24,9 @@ from node.services.timing import cancel_at, epochs_at, until_head, window
 
 log = structlog.get_logger(__name__)
 
+REFUSED_SECONDS = 5.0
+"""Between two questions to an engine that refuses: what stands before a remote one may refuse for a moment, and an
+epoch's reward is not given up for that."""
 COMMIT_BLOCKS = 2
 """Blocks before the end of GENERATE at which mining stops."""
 LATE_COMMIT_BLOCKS = 2
@@ -263,7 +266,8 @@ class MiningService:
     async def _store_vectors(self, epoch: EpochNumber, vectors: bytes) -> Cid | None:
         """Return the CID of the file of vectors; None if the disk had no room for it as long as batches are taken.
 
-        Nonces that are kept on the same disk may have taken that room: they are the same bytes, and go.
+        Nonces that are kept on the same disk may have taken that room: they are the same bytes, and go. Where anything
+        else refuses they stay: after a restart, for a higher limit say, the batch is made of them.
         """
         cid: Cid | None = None
         _, end = window(self._chain, epoch, Stage.EXCHANGE, Stage.EXCHANGE)
@@ -313,12 +317,12 @@ class MiningService:
         latest: BlockNumber | None = None,
     ) -> None:
         """Compute a batch's further nonces until `last_block` or the limit; the first ones until `latest`, if that is
-        given. A failed engine is waited for.
+        given. A failed engine is waited for, and one that loads the model again; one with another model is not.
         """
 
         def may_go_on() -> bool:
             is_late = bool(batch.count) and self._chain.head.number >= last_block
-            return self._engine.model_id == model_id and not is_late
+            return self._engine.model_id in (model_id, None) and not is_late
 
         def take(rows: Rows) -> None:
             vectors = [quantise(logprobs) for logprobs in rows]  # all or none: quantise() may raise
@@ -338,19 +342,36 @@ class MiningService:
             nursery.start_soon(stop_with_some)
             if self._kept is not None:
                 nursery.start_soon(self._sync_kept, self._kept)
-            try:
-                await read_ahead(
-                    self._engine, self._questions(seed, batch.count), take, purpose="mining", may_go_on=may_go_on
-                )
-            except EngineRefusedError as error:
-                log.error("this model cannot be mined", model=model_id, reason=str(error))
+            while True:
+                if not await self._is_refused(seed, batch, take, may_go_on):
+                    break
+                await trio.sleep(REFUSED_SECONDS)
             nursery.cancel_scope.cancel()
 
-    def _questions(self, seed: Hash32, first: int) -> Iterator[Prompts]:
+    async def _is_refused(
+        self, seed: Hash32, batch: Batch, take: Callable[[Rows], None], may_go_on: Callable[[], bool]
+    ) -> bool:
+        """Have the engine compute what is left of a batch; return whether it is to be asked again, for it refused."""
+        if self._engine.model_id is None:  # without one it has no vocabulary
+            return True
+        questions = self._questions(seed, batch.count, self._engine.vocabulary_size)
+        try:
+            await read_ahead(self._engine, questions, take, purpose="mining", may_go_on=may_go_on)
+        except EngineRefusedError as error:
+            log.error(
+                "the engine refuses to mine, and no nonce is computed until it does: where it is a remote one, see "
+                "whether its address and key are right; it is asked again until mining ends",
+                node=self.node_id,
+                reason=str(error),
+            )
+            return True
+        return False
+
+    def _questions(self, seed: Hash32, first: int, vocabulary_size: int) -> Iterator[Prompts]:
         """Yield the prompts of all nonces from `first` on, a question's at a time."""
         for start in range(first, self._nonces_max, QUESTION_PROMPTS):
             yield [
-                nonce_prompt(seed, self._chain.account, self._engine.node_id, nonce, self._engine.vocabulary_size)
+                nonce_prompt(seed, self._chain.account, self._engine.node_id, nonce, vocabulary_size)
                 for nonce in range(start, min(start + QUESTION_PROMPTS, self._nonces_max))
             ]
 

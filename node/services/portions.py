@@ -14,12 +14,15 @@ meanwhile; it counts a tenth.
 
 from dataclasses import dataclass
 
+from node.services.reading_ahead import QUESTION_PROMPTS
+
 PORTION_SECONDS = 0.02
 """About what a large model takes for one token."""
 PROMPTS_FIRST = 8
 PROMPTS_MIN = 8
 """Work beside users never stands still, however slow a machine is."""
-PROMPTS_MAX = 64
+PROMPTS_MAX = QUESTION_PROMPTS
+"""More are never asked at once: of a larger portion a half would be as much as the whole, and tell nothing."""
 NEWEST_SHARE = 0.1
 """Weight of a new difference."""
 OUTLIER = 4

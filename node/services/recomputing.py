@@ -1,15 +1,70 @@
 """Recomputing nonces that somebody else says it computed, in the background of what users ask."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from node.ports import Engine
-from node.protocol.identifiers import Address, Hash32
+import trio
+
+from node.ports import Engine, EngineRefusedError
+from node.protocol.identifiers import Address, Hash32, ModelId
 from node.protocol.nonces import VECTOR_DIMENSIONS, nonce_prompt, quantise
 from node.protocol.records import ModelRecord
 from node.protocol.tails import has_tails, makes_vectors, tail_of, tail_prompt, tail_tokens, vector_tail
 from node.protocol.weights import NodeKey
 from node.services.reading_ahead import QUESTION_PROMPTS, Prompts, Rows, read_ahead
+from node.services.turns import NotNowError
+
+SILENCE_SECONDS_MAX = 120.0
+"""An engine that answers no question for so long hangs: its watchdog ends it, and other engines need not wait for that.
+Longer than questions of a slow machine take, three batches' before one's own."""
+LOOK_SECONDS = 1.0
+"""Between two looks whether the model is still there."""
+
+Made = TypeVar("Made")
+
+
+class ModelGoneError(NotNowError):
+    """The engine died, hangs or took up another model while it computed: nothing is known of the nonces."""
+
+
+async def while_ready(
+    engine: Engine, model_id: ModelId, compute: Callable[[Callable[[], bool]], Awaitable[Made]]
+) -> Made:
+    """Return what `compute` returns; it is given a `may_go_on` for read_ahead().
+
+    Raises ModelGoneError as soon as the engine has not the model ready, and EngineRefusedError if `compute` does.
+    """
+    made: list[Made] = []
+    refusal: EngineRefusedError | None = None
+    scope, was_gone = trio.CancelScope(), False
+
+    def may_go_on() -> bool:
+        nonlocal was_gone
+        scope.deadline = trio.current_time() + SILENCE_SECONDS_MAX
+        was_gone = was_gone or engine.model_id != model_id
+        return not was_gone
+
+    async def look() -> None:
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            if engine.model_id != model_id:
+                scope.cancel()
+
+    if may_go_on():
+        with scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look)
+                try:
+                    made.append(await compute(may_go_on))
+                except EngineRefusedError as error:
+                    refusal = error
+                nursery.cancel_scope.cancel()
+    if refusal is not None:
+        raise refusal
+    if not made or was_gone or engine.model_id != model_id:  # it may be back already
+        raise ModelGoneError(f"the ML node {engine.node_id} died, hangs or has another model now, and was not done")
+    return made[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +106,18 @@ async def recompute_tails(
     generate_seed: Hash32,
     sample_seed: Hash32,
     validator: Address,
+    *,
+    may_go_on: Callable[[], bool] = lambda: True,
 ) -> list[int]:
-    """Compute the tails of `validator` at nonces of any nodes, in their order. Tries until cancelled."""
+    """Compute the tails of `validator` at nonces of any nodes, in their order. Tries as recompute() does."""
     own = [_own_tokens(engine, model, key, nonce, sample_seed, validator) for key, nonce in nonces]
     if makes_vectors(model):
-        return [vector_tail(sample_seed, validator, vector) for vector in await _vectors(engine, own)]
+        return [vector_tail(sample_seed, validator, vector) for vector in await _vectors(engine, own, may_go_on)]
     prompts = [nonce_prompt(generate_seed, *key, nonce, engine.vocabulary_size) for key, nonce in nonces]
-    return (await _vectors_with_tails(engine, prompts, own))[1]
+    return (await _vectors_with_tails(engine, prompts, own, may_go_on))[1]
 
 
-async def _vectors(
-    engine: Engine, prompts: Sequence[tuple[int, ...]], may_go_on: Callable[[], bool] = lambda: True
-) -> list[bytes]:
+async def _vectors(engine: Engine, prompts: Sequence[tuple[int, ...]], may_go_on: Callable[[], bool]) -> list[bytes]:
     """Return the vectors that an embedding model makes of prompts."""
     vectors: list[bytes] = []
     await _read_all(engine, prompts, lambda rows: vectors.extend([quantise(row) for row in rows]), may_go_on)
@@ -73,7 +128,7 @@ async def _vectors_with_tails(
     engine: Engine,
     prompts: Sequence[tuple[int, ...]],
     own: Sequence[tuple[int, ...]],
-    may_go_on: Callable[[], bool] = lambda: True,
+    may_go_on: Callable[[], bool],
 ) -> tuple[list[bytes], list[int]]:
     """Return the vectors of prompts and the tails of what follows each, if anything does: one pass for both."""
     vectors: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Work whose content may not be to be had yet: it is tried again and again, and holds up nothing else meanwhile."""
+"""Work for which something may not be to be had yet: it is tried again and again, and holds up nothing meanwhile."""
 
 import heapq
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,6 +11,10 @@ from node.ports import ContentUnavailableError
 Task = TypeVar("Task")
 
 
+class NotNowError(Exception):
+    """Something other than content is missing for now."""
+
+
 async def take_turns(
     attempt: Callable[[Task], Awaitable[None]],
     first: Sequence[Task],
@@ -19,7 +23,8 @@ async def take_turns(
     at_once: int,
     retry_seconds: float,
 ) -> None:
-    """Have `attempt` succeed once with every task; it raises ContentUnavailableError to be called again later.
+    """Have `attempt` succeed once with every task; it raises ContentUnavailableError or NotNowError to be called
+    again later.
 
     At most `at_once` attempts run side by side, and between two of one task it holds no place: whoever withholds its
     content takes one fetch's time of each round. A place goes to a task of `first` before one of `then`, to one tried
@@ -40,7 +45,7 @@ async def take_turns(
             rank, tries, place = heapq.heappop(ready)
             try:
                 await attempt((first, then)[rank][place])
-            except ContentUnavailableError:
+            except (ContentUnavailableError, NotNowError):
                 nursery.start_soon(again, (rank, tries + 1, place))
                 continue
             left -= 1

@@ -16,6 +16,7 @@ from node.ports import (
     ContentNotHeldError,
     ContentUnavailableError,
     Engine,
+    EngineRefusedError,
     EquivocationError,
     Network,
     Store,
@@ -25,7 +26,7 @@ from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.findings import Observations, VoteEvidence, VoteFigures
-from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId
 from node.protocol.messages import VotesAnnouncement
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
 from node.protocol.records import PocCommit, PocVote, VoteBundle
@@ -36,15 +37,19 @@ from node.protocol.weights import NodeKey
 from node.services.epochs import EpochBook
 from node.services.judging import Judging, judging_of
 from node.services.keeping import store_proof
+from node.services.loaded_versions import may_be_loaded
 from node.services.presence import PresenceTable
-from node.services.recomputing import recompute
+from node.services.recomputing import recompute, while_ready
 from node.services.timing import cancel_at, epochs_at, window
-from node.services.turns import take_turns
+from node.services.turns import NotNowError, take_turns
 from node.services.vote_checking import VoteChecker
 
 log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 1.0
+REFUSED_SECONDS = 30.0
+"""An engine that refused is left alone for so long: its key was changed, or what stands before it answers instead. Each
+try reads a batch's file of up to 126 MB."""
 JUDGED_AT_ONCE = 4
 """Batches in work side by side: fetching one while the engine computes another. Each is at most 126 MB in memory."""
 HASHED_AT_ONCE = 1024
@@ -62,6 +67,12 @@ class Findings:
     """Batches whose files were asked for while there was time for them."""
     not_held: set[NodeKey] = field(default_factory=set)
     """Batches that this node's own disk had no room for when they were tried last."""
+    came: set[NodeKey] = field(default_factory=set)
+    """Batches whose files were here in good time: they are not withheld, whatever happens here."""
+    ready: set[ModelId] = field(default_factory=set)
+    """Models that an engine here had ready."""
+    refused_until: dict[ModelId, float] = field(default_factory=dict)
+    """Models whose engine refused to read, and when it is asked again; by trio's clock."""
 
 
 class BundleAudits(Protocol):
@@ -247,16 +258,17 @@ class ValidatingService:
         )
 
     async def _judge(self, key: NodeKey, commit: PocCommit, judging: Judging, found: Findings) -> PocVote:
-        """Return the vote on a batch. Raises ContentUnavailableError if its vectors are not to be had yet."""
-        engine = next((engine for engine in self._engines if engine.model_id == commit.model_id), None)
+        """Return the vote on a batch. Raises ContentUnavailableError if its vectors are not to be had yet, and
+        NotNowError if its engine is not."""
         model, rule = judging.models.get(commit.model_id), judging.rules.get(key)
-        if engine is None or model is None or rule is None:
+        engine = self._engine(commit.model_id, found)
+        if engine is None or model is None or rule is None or not may_be_loaded(self._chain, self._epochs, model):
             return _abstain(commit, "no-model")
         if not 0 < commit.count <= BATCH_NONCES_MAX:
             return _abstain(commit, "no-such-size")
         if self._is_early(judging.epoch):
             found.asked_early.add(key)
-        if key in found.asked_early and key not in found.not_held:
+        if key in found.asked_early and key not in found.not_held and key not in found.came:
             found.votes[key] = _abstain(commit, "no-data")  # what stays if time runs out
         try:
             data = await self._fetch(commit)
@@ -265,26 +277,55 @@ class ValidatingService:
             found.not_held.add(key)
             raise
         except ContentUnavailableError:
-            found.votes[key] = _abstain(commit, "no-data")
+            found.votes[key] = _abstain(commit, "no-time" if key in found.came else "no-data")
             found.not_held.discard(key)
             raise
         if data is None or len(data) != commit.count * VECTOR_BYTES:
             return _refuse(commit, "wrong-size")
         if await root_of(data) != commit.root:
             return _refuse(commit, "root-mismatch")
-        if self._is_early(judging.epoch) or key not in found.asked_early:
+        if self._is_early(judging.epoch) or key not in found.asked_early or key in found.came:
+            found.came.add(key)
             found.votes[key] = _abstain(commit, "no-time")
         # else it was asked for in time and came too late for it: who hands out fakes at the last moment withheld them
         sample = judging.sample_of(key)
-        own = await recompute(
-            engine, model, key, sample, judging.generate_seed, judging.sample_seed, self._chain.account
-        )
+        seeds = judging.generate_seed, judging.sample_seed
+        try:
+            own = await while_ready(
+                engine,
+                commit.model_id,
+                lambda may_go_on: recompute(
+                    engine, model, key, sample, *seeds, self._chain.account, may_go_on=may_go_on
+                ),
+            )
+        except EngineRefusedError as error:
+            log.error("an engine refuses to judge a batch; it is asked again", node=engine.node_id, reason=str(error))
+            found.refused_until[commit.model_id] = trio.current_time() + REFUSED_SECONDS
+            raise NotNowError(str(error)) from error
+        found.refused_until.pop(commit.model_id, None)
         distances = tuple(
             squared_distance(data[nonce * VECTOR_BYTES : (nonce + 1) * VECTOR_BYTES], vector)
             for nonce, vector in zip(sample, own.vectors, strict=True)
         )
         found.figures[key] = VoteFigures(*key, distances, own.tails)
         return _vote(commit, rule, sample, distances)
+
+    def _engine(self, model_id: ModelId, found: Findings) -> Engine | None:
+        """Return the engine that judges batches of a model, None if there was none since judging began.
+
+        Raises NotNowError where it may be there again: a batch takes no place meanwhile, and its file is left alone.
+        """
+        engine = next((engine for engine in self._engines if engine.model_id == model_id), None)
+        if engine is not None:
+            found.ready.add(model_id)
+        elif model_id in found.ready:
+            raise NotNowError(f"no engine has {model_id} ready now")
+        asked_again_at = found.refused_until.get(model_id)
+        if asked_again_at is not None:
+            if trio.current_time() < asked_again_at:
+                raise NotNowError(f"an engine with {model_id} refused a moment ago")
+            found.refused_until[model_id] = trio.current_time() + REFUSED_SECONDS  # one batch alone tries
+        return engine
 
     def _is_early(self, epoch: EpochNumber) -> bool:
         """Whether half of the time for judging is still left."""

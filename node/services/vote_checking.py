@@ -1,50 +1,54 @@
 """Checks how others came to their votes of the epoch before: recomputes a few tails of each (node.protocol.tails)."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 import trio
 
-from node.ports import BadContentError, Chain, Content, ContentNotHeldError, ContentUnavailableError, Engine
+from node.ports import (
+    BadContentError,
+    Chain,
+    Content,
+    ContentNotHeldError,
+    ContentUnavailableError,
+    Engine,
+    EngineRefusedError,
+)
 from node.protocol.agreement import committed_order
 from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
 from node.protocol.codec import SchemaError, from_bytes
-from node.protocol.findings import VoteCheck, VoteEvidence, VoteFigures
+from node.protocol.findings import VoteCheck
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId
-from node.protocol.records import PocVote, VoteBundle
+from node.protocol.records import ModelRecord, PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import (
     EVIDENCE_DIFFERS,
     EVIDENCE_WITHHELD,
-    TAIL_MAX,
     checkers_of,
     draw_checks,
     has_tails,
     judge_tails,
 )
-from node.protocol.validation import mismatches_of
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
+from node.services import vote_evidence
 from node.services.epochs import EpochBook
 from node.services.judging import Judging, check_seed, judging_of
 from node.services.keeping import keep_proof
+from node.services.loaded_versions import may_be_loaded
 from node.services.presence import PresenceTable
-from node.services.recomputing import recompute_tails
+from node.services.recomputing import recompute_tails, while_ready
+from node.services.slicing import Slicer
 from node.services.timing import cancel_at, epochs_at
 from node.services.turns import take_turns
+from node.services.vote_evidence import EvidenceDiffersError, ReadFigures, evidence_bytes_max
 
 log = structlog.get_logger(__name__)
 
-EVIDENCE_BYTES_MAX = 64 * 1024 * 1024
-"""Eight bytes per nonce: room for 10,000 batches at 600 nonces each."""
 RETRY_SECONDS = 5.0
 CHECKED_AT_ONCE = 2
 """Validators in work side by side: fetching from one while the engine computes another's tails."""
 EPOCHS_KEPT = 2
-
-
-class EvidenceDiffersError(ValueError):
-    """Evidence that does not carry the votes."""
 
 
 class VoteChecker:
@@ -58,6 +62,7 @@ class VoteChecker:
         self._content = content
         self._presence = presence
         self._engines = engines
+        self._slicer = Slicer()
         self._checks: dict[EpochNumber, dict[Address, VoteCheck]] = {}
         """By the epoch of the votes, the newest EPOCHS_KEPT."""
 
@@ -129,8 +134,9 @@ class VoteChecker:
         withheld = VoteCheck(validator, Verdict.INVALID, 0, 0, EVIDENCE_WITHHELD)
         found.setdefault(validator, withheld)  # what stays if it does not come by the end
         try:
-            evidence = from_bytes(VoteEvidence, await self._read(bundle.evidence_cid, validator, EVIDENCE_BYTES_MAX))
-            figures = checked_figures(evidence, bundle, judging)
+            data = await self._read(bundle.evidence_cid, validator, evidence_bytes_max(bundle))
+            figures = await self._slicer.run(vote_evidence.read_evidence(data, bundle, judging))
+            del data  # up to 64 MiB, and the engine may take minutes
             await keep_proof(self._content, bundle.evidence_cid, bundle.epoch)
         except ContentNotHeldError:
             found[validator] = VoteCheck(validator, Verdict.ABSTAIN, 0, 0, "no-time")  # nobody withheld it
@@ -143,21 +149,29 @@ class VoteChecker:
         return judge_tails(validator, claimed, recomputed)
 
     async def _tails(
-        self, bundle: VoteBundle, figures: dict[NodeKey, VoteFigures], judging: Judging, seed: Hash32
+        self, bundle: VoteBundle, figures: Mapping[NodeKey, ReadFigures], judging: Judging, seed: Hash32
     ) -> tuple[list[int], list[int]]:
-        """Return some of a validator's tails, and the same as computed here, for the models that are loaded here."""
+        """Return some of a validator's tails, and the same as computed here, for the models that are loaded here.
+
+        Not of those that were loaded in another version when it voted: their numbers are others. Raises
+        ModelGoneError.
+        """
         claimed: list[int] = []
         recomputed: list[int] = []
         for engine in self._engines:
             model = None if engine.model_id is None else judging.models.get(engine.model_id)
-            if model is None or not has_tails(model):
+            if model is None or not has_tails(model) or not may_be_loaded(self._chain, self._epochs, model):
                 continue
             drawn = drawn_tails(bundle, judging, seed, model.model_id)
+            try:
+                made = await while_ready(
+                    engine, model.model_id, _tails_of(engine, model, drawn, judging, bundle.validator)
+                )
+            except EngineRefusedError as error:
+                log.error("an engine refuses to check votes", node=engine.node_id, reason=str(error))
+                continue
             claimed += [figures[key].tails[place] for key, place, _ in drawn]
-            nonces = [(key, nonce) for key, _, nonce in drawn]
-            recomputed += await recompute_tails(
-                engine, model, nonces, judging.generate_seed, judging.sample_seed, bundle.validator
-            )
+            recomputed += made
         return claimed, recomputed
 
     async def _read(self, cid: Cid, validator: Address, limit_bytes: int) -> bytes:
@@ -180,25 +194,18 @@ def drawn_tails(
     return tuple((key, place, judging.sample_of(key)[place]) for key, place in drawn)
 
 
-def checked_figures(evidence: VoteEvidence, bundle: VoteBundle, judging: Judging) -> dict[NodeKey, VoteFigures]:
-    """Return the figures by batch. Raises EvidenceDiffersError unless they say what the votes say."""
-    if evidence.epoch != bundle.epoch or evidence.validator != bundle.validator:
-        raise EvidenceDiffersError("evidence of another epoch or validator")
-    votes = [vote for vote in bundle.votes if vote.sampled]
-    if [_key(vote) for vote in votes] != [(f.participant, f.node_id) for f in evidence.figures]:
-        raise EvidenceDiffersError("figures for each vote on recomputed nonces, and no others")
-    for vote, figures in zip(votes, evidence.figures, strict=True):
-        key, name = _key(vote), f"{vote.participant}/{vote.node_id}"
-        model = judging.models[judging.commits[key].model_id]
-        if len(figures.distances) != vote.sampled or min(figures.distances) < 0:
-            raise EvidenceDiffersError(f"{name}: one distance for each nonce")
-        if mismatches_of(judging.sample_of(key), figures.distances, judging.rules[key]) != vote.mismatches:
-            raise EvidenceDiffersError(f"{name}: other nonces differ than the vote says")
-        if len(figures.tails) != (vote.sampled if has_tails(model) else 0):
-            raise EvidenceDiffersError(f"{name}: one tail for each nonce")
-        if any(not 0 <= tail <= TAIL_MAX for tail in figures.tails):
-            raise EvidenceDiffersError(f"{name}: a tail is out of range")
-    return {(figures.participant, figures.node_id): figures for figures in evidence.figures}
+def _tails_of(
+    engine: Engine,
+    model: ModelRecord,
+    drawn: Sequence[tuple[NodeKey, int, int]],
+    judging: Judging,
+    validator: Address,
+) -> Callable[[Callable[[], bool]], Awaitable[list[int]]]:
+    """Return what computes a validator's tails at drawn_tails(), given `may_go_on`."""
+    nonces = [(key, nonce) for key, _, nonce in drawn]
+    return lambda may_go_on: recompute_tails(
+        engine, model, nonces, judging.generate_seed, judging.sample_seed, validator, may_go_on=may_go_on
+    )
 
 
 def _key(vote: PocVote) -> NodeKey:

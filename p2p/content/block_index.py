@@ -107,8 +107,8 @@ class BlockIndex:
         Raises OSError, with ENOSPC if the disk is full.
         """
         with self._write_lock:
-            self._writer.execute("BEGIN IMMEDIATE")
             try:
+                self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
                 self._writer.execute("COMMIT")
             except BaseException as error:

@@ -89,14 +89,16 @@ class ScrubStep:
     """Of the block just checked."""
 
 
-def evict(index: BlockIndex, store: Blocks, *, down_to: int, own_before_ms: int) -> int:
-    """Remove blocks that no pin reaches, the longest unused first; return the bytes that are then held.
+def evict(index: BlockIndex, store: Blocks, held_for_now: Iterable[Cid], *, down_to: int, own_before_ms: int) -> int:
+    """Remove blocks that neither a pin nor `held_for_now` reaches, the longest unused first; return the bytes that are
+    then held.
 
     Blocks of our own go last, and only those older than `own_before_ms`.
     """
     with closing(connect_private(index.path)) as private:
         if _mark(private, index, store):
             own_before_ms = 0  # what is below a missing node is unknown
+        _reach(private, store, held_for_now)  # of these it is being fetched, and not our own
         while (excess := index.block_bytes() - down_to) > 0:
             rows = private.execute(
                 "SELECT cid, size FROM blocks b WHERE (own = 0 OR used_ms < ?)"
@@ -219,7 +221,12 @@ def _mark(private: sqlite3.Connection, index: BlockIndex, store: Blocks) -> int:
 
     Raises OSError if that is more than is walked: as on a full disk, nothing can be removed then.
     """
-    pending = [root for root, _, _ in index.pins()]
+    return _reach(private, store, [root for root, _, _ in index.pins()])
+
+
+def _reach(private: sqlite3.Connection, store: Blocks, roots: Iterable[Cid]) -> int:
+    """Note all that `roots` reach; as _mark() otherwise."""
+    pending = list(roots)
     nodes = missing = 0
     private.execute("BEGIN")
     while pending:

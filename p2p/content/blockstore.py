@@ -14,7 +14,9 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -66,7 +68,7 @@ class BlockMissingError(KeyError):
 
 
 class StoreFullError(OSError):
-    """The limit of this store, or the disk, is reached; nothing was written."""
+    """The limit of this store, or the disk, is reached; nothing was written. Of the disk it has the number ENOSPC."""
 
 
 class FileChangedError(OSError):
@@ -109,7 +111,8 @@ class BlockStore:
 
     Under a limit, blocks that no pin reaches make room, the longest unused first: fetched ones, then blocks of our own
     that are older than the grace time of garbage. Pinned trees never do. A tree that is fetched to be kept is therefore
-    pinned *before* its first block. Methods raise OSError if disk or index fail.
+    pinned *before* its first block; one that is fetched to be read once is under `holding` meanwhile. Methods raise
+    OSError if disk or index fail.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class BlockStore:
         self._notes_lock = threading.Lock()
         self._eviction_lock = threading.Lock()
         self._uses: dict[Cid, int] = {}
+        self._held_for_now: Counter[Cid] = Counter()
         self._duplicates = self._duplicate_bytes = 0
 
     def close(self) -> None:
@@ -276,6 +280,21 @@ class BlockStore:
         with self._index.writing() as rows:
             rows.execute("DELETE FROM pins WHERE root = ? AND name = ?", (root.to_bytes(), name))
 
+    @contextmanager
+    def holding(self, root: Cid) -> Iterator[None]:
+        """Let nothing below `root` make room meanwhile, for this process: else a fetch evicts what it fetched itself,
+        and is told of no lack of room. Not on the disk, so that nothing is left pinned by who is killed.
+        """
+        with self._notes_lock:
+            self._held_for_now[root] += 1
+        try:
+            yield
+        finally:
+            with self._notes_lock:
+                self._held_for_now[root] -= 1
+                if not self._held_for_now[root]:
+                    del self._held_for_now[root]
+
     def discard(self, roots: Iterable[Cid], *, own: bool) -> int:
         """Remove now what is held below `roots`, however lately it was used; return the bytes. What a pin reaches
         stays, and without `own` what was made here; files kept in place are not touched.
@@ -405,6 +424,7 @@ class BlockStore:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise StoreFullError(
+                errno.ENOSPC,
                 f"the disk of {self._directory} is full: free some space (quern content gc); nothing was written",
             ) from error
 
@@ -433,8 +453,10 @@ class BlockStore:
         if self._bytes_max and held + needed > self._bytes_max:
             down_to = min(down_to, int(self._bytes_max * LOW_WATER), self._bytes_max - needed)
         own_before_ms = self._now_ms() - GARBAGE_GRACE_SECONDS * 1000
+        with self._notes_lock:
+            held_for_now = tuple(self._held_for_now)
         with as_os_errors(self._index.path):
-            held = evict(self._index, self, down_to=max(0, down_to), own_before_ms=own_before_ms)
+            held = evict(self._index, self, held_for_now, down_to=max(0, down_to), own_before_ms=own_before_ms)
         if self._free_bytes_lacking(needed) > 0:
             raise StoreFullError(
                 errno.ENOSPC,

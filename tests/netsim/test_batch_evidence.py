@@ -1,6 +1,7 @@
 """What a batch was judged by is shown as it was, from a run of a real miner and a real validator."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -127,6 +128,16 @@ def test_an_honest_batch_is_shown_with_what_its_judge_found_and_what_is_found_he
     assert judge.evidence
     assert view.recomputed is not None
     assert (view.recomputed.verdict, view.recomputed.mismatches, view.recomputed.largest_distance) == ("valid", 0, 0)
+
+
+def test_a_batch_of_before_an_update_is_not_judged_with_the_new_weights() -> None:
+    async def question(scene: Scene) -> BatchEvidenceView:
+        scene.ledger.register_model(replace(MODEL, cid=Cid("bafy-of-other-weights"), version=2))
+        await trio.sleep(4 * BLOCK_SECONDS)
+        return await scene.evidence().view(batch(recompute=True), None)
+
+    with pytest.raises(RpcError, match="another version"):
+        ask(question)
 
 
 def test_of_other_weights_it_is_shown_by_how_far_and_which_nonces_differ() -> None:

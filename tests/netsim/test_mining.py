@@ -1,5 +1,6 @@
 """The miner: one batch per node and epoch whatever happens, and none where the node was drawn to keep serving."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from node.store.nonce_file import NonceFile
 from tests.builders import account, key_of
 
 NODE_ID = NodeId("node-1")
+OTHER_MODEL = ModelId("other")
+BEGIN, END = (first_block_of(0, stage, PARAMETERS) for stage in (Stage.GENERATE, Stage.EXCHANGE))
 
 
 class Drawn(PocSlots):
@@ -99,6 +102,8 @@ def mine(
                 used.model_id = MODEL_ID
 
             nursery.start_soon(load)
+            if isinstance(used, DyingEngine):
+                nursery.start_soon(used.revive)
             slots: PocSlots = Drawn(selected=selected)
             if out_of_service_at is not None:
                 nursery.start_soon(take_out_of_service, ledger, out_of_service_at)
@@ -174,9 +179,15 @@ def test_an_engine_that_is_ready_after_the_stage_commits_nothing() -> None:
     assert mine(ready_block=first_block_of(0, Stage.EXCHANGE, PARAMETERS))[:2] == (MiningState.NOTHING, {})
 
 
+def test_an_engine_that_refuses_for_a_moment_is_asked_again() -> None:
+    engine = FailingEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
+    engine.failures, engine.error = 1, EngineRefusedError("404 page not found")
+    assert mine(engine)[1][NODE_ID].root == mine()[1][NODE_ID].root
+
+
 def test_a_model_that_cannot_be_mined_is_given_up() -> None:
     engine = FailingEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
-    engine.error = EngineRefusedError("too few dimensions")
+    engine.failures, engine.error = 10**9, EngineRefusedError("too few dimensions")
     assert mine(engine)[:2] == (MiningState.NOTHING, {})
 
 
@@ -242,6 +253,60 @@ def counting(seconds: float) -> CountingEngine:
     engine = CountingEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
     engine.seconds, engine.computing = seconds, trio.Lock()
     return engine
+
+
+class DyingEngine(CountingEngine):
+    """Its server ends in a block, and has loaded its model again two blocks later; meanwhile it has neither a model nor
+    a vocabulary, as an EngineNode has not."""
+
+    dies_at_block = 0.0
+    comes_back_with = MODEL_ID
+    death: float | None = None
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        if self.death is None and trio.current_time() >= self.dies_at_block * BLOCK_SECONDS:
+            self.death = trio.current_time()
+            self.model_id = None
+            raise EngineFailedError("the server ended")
+        if self.model_id is None:
+            raise EngineFailedError("it takes no work: it is FAILED")
+        return await super().prompt_logprobs(prompts, priority=priority)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return 0 if self.model_id is None else super().vocabulary_size
+
+    async def revive(self) -> None:
+        while self.death is None or trio.current_time() < self.death + 2 * BLOCK_SECONDS:
+            await trio.sleep(BLOCK_SECONDS / 8)
+        self.model_id = self.comes_back_with
+
+
+def dying(block: float) -> DyingEngine:
+    engine = DyingEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
+    engine.seconds, engine.computing, engine.dies_at_block = 0.5, trio.Lock(), block
+    return engine
+
+
+@pytest.mark.parametrize("blocks", [1.0, 2.2, 4.0])
+def test_an_engine_that_dies_once_costs_the_nonces_of_that_time_and_not_the_batch(blocks: float) -> None:
+    undisturbed = mine(counting(0.5), nonces_max=10_000)[1][NODE_ID].count
+    dead = dying(BEGIN + blocks)
+    state, commits, data = mine(dead, nonces_max=10_000)
+    assert dead.death is not None
+    count = commits[NODE_ID].count
+    assert (state, commits[NODE_ID].root) == (MiningState.COMMITTED, vectors_root(split_vectors(data, count)))
+    away = (2 * BLOCK_SECONDS + 5) / 0.5 * 16  # and a moment until it is seen
+    assert undisturbed - away < count < undisturbed
+
+
+def test_an_engine_that_takes_up_another_model_ends_the_batch_of_the_first() -> None:
+    engine = dying(BEGIN + 4)
+    engine.comes_back_with = OTHER_MODEL
+    state, commits, _ = mine(engine, nonces_max=10_000)
+    assert state is MiningState.COMMITTED
+    assert commits[NODE_ID].model_id == MODEL_ID
+    assert 0 < commits[NODE_ID].count == engine.computed
 
 
 class BlockingFile(NonceFile):
@@ -338,10 +403,6 @@ def mine_with_stop(
     return run_deterministically(main, 0)
 
 
-OTHER_MODEL = ModelId("other")
-BEGIN, END = (first_block_of(0, stage, PARAMETERS) for stage in (Stage.GENERATE, Stage.EXCHANGE))
-
-
 class Everything(Drawn):
     """Judges both models."""
 
@@ -392,6 +453,25 @@ def test_a_batch_waits_for_room_on_the_disk_and_is_given_up_only_when_it_is_too_
     commits, before, after = mine_with_stop(tmp_path / "a", stop_block=4, start_block=5, refusals=1)
     assert commits[NODE_ID].count == before + after > 0
     assert mine_with_stop(tmp_path / "b", stop_block=4, start_block=5, refusals=10**9)[0] == {}
+
+
+class FullStore(RefusingContent):
+    """Its own limit is reached until the daemon is started again with a higher one."""
+
+    full_until_block = END
+
+    async def add_bytes(self, data: bytes) -> Cid:
+        if trio.current_time() < self.full_until_block * BLOCK_SECONDS:
+            raise OSError("the content store is full: raise [content] cache_bytes_max")
+        return await super().add_bytes(data)
+
+
+def test_a_restart_with_a_higher_limit_of_the_content_store_commits_what_was_mined_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "RefusingContent", FullStore)
+    commits, before, after = mine_with_stop(tmp_path / "node", stop_block=END - 1, start_block=END)
+    assert commits[NODE_ID].count == before > after == 0
 
 
 def test_nonces_that_are_kept_leave_their_room_to_the_batch(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from node.protocol.verdicts import Verdict
 from node.services.judging import Judging
 from node.services.timing import cancel_at, window
 from node.services.validating import Findings, ValidatingService
-from node.services.vote_checking import EVIDENCE_BYTES_MAX
+from node.services.vote_evidence import EVIDENCE_BYTES_MAX
 
 LATEST_BLOCKS = 5
 """Before the end of VOTE_EXCHANGE: who finds nothing to copy by then votes for everything."""

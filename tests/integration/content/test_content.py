@@ -5,15 +5,17 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 import trio
 
-from node.models.content import ContentAdapter, open_content
+from node.models.content import FREE_BYTES_MIN, ContentAdapter, open_content
 from node.ports import BadContentError, ContentNotHeldError, ContentUnavailableError, Provider
 from node.protocol.identifiers import Cid as CidText
 from node.protocol.identifiers import EpochNumber
+from p2p.content import blockstore
 from p2p.content.blockstore import BlockStore, StoreFullError
 from p2p.content.cid import Cid
 from p2p.content.gateway.server import GatewayPortError
@@ -182,6 +184,54 @@ async def test_content_nobody_has_is_named_as_such(tmp_path: Path) -> None:
         with pytest.raises(ContentUnavailableError, match="nobody has it"):
             await two.read_bytes(absent, [], limit_bytes=100)
         assert await two.read_bytes(absent, [provider(one)], limit_bytes=9) == b"only here"
+
+
+@pytest.mark.parametrize(("pinned_mib", "files"), [(60, 1), (46, 4), (61, 4)])
+async def test_a_fetch_for_which_the_store_has_no_room_blames_nobody_else(
+    tmp_path: Path, pinned_mib: int, files: int
+) -> None:
+    """It does not evict what it fetched itself, nor what others fetch beside it, until its rounds are over."""
+    limit = 64 * MIB
+    giving = open_content(tmp_path / "a", host="127.0.0.1", port=0, cache_bytes_max=0)
+    taking = open_content(tmp_path / "b", host="127.0.0.1", port=0, cache_bytes_max=limit)
+    outcomes: list[str] = []
+    async with giving as one, taking as two:
+        await two.keep(await two.add_bytes(os.urandom(pinned_mib * MIB)), EpochNumber(9))
+        cids = [await one.add_bytes(os.urandom(8 * MIB)) for _ in range(files)]
+
+        async def fetch(cid: CidText) -> None:
+            try:
+                outcomes.append(f"{len(await two.read_bytes(cid, [provider(one)], limit_bytes=8 * MIB))} bytes")
+            except ContentUnavailableError as error:
+                outcomes.append(type(error).__name__)
+
+        async with trio.open_nursery() as nursery:
+            for cid in cids:
+                nursery.start_soon(fetch, cid)
+        assert len(outcomes) == files
+        if pinned_mib + 9 > 64:
+            assert set(outcomes) == {"ContentNotHeldError"}
+        else:  # what failed makes room, and one alone has enough of it
+            assert set(outcomes) <= {f"{8 * MIB} bytes", "ContentNotHeldError"}
+            assert len(await two.read_bytes(cids[0], [provider(one)], limit_bytes=8 * MIB)) == 8 * MIB
+
+
+async def test_a_fetch_for_which_the_disk_has_no_room_blames_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = 60 * MIB
+
+    def disk_usage(path: Path) -> SimpleNamespace:
+        used = sum(file.stat().st_size for file in (tmp_path / "b").glob("??/*"))
+        return SimpleNamespace(free=FREE_BYTES_MIN + (room - used if path == tmp_path / "b" else room))
+
+    monkeypatch.setattr(blockstore, "shutil", SimpleNamespace(disk_usage=disk_usage))
+    async with peer(tmp_path / "a") as one, peer(tmp_path / "b") as two:
+        await two.keep(await two.add_bytes(os.urandom(50 * MIB)), EpochNumber(9))
+        small, large = [await one.add_bytes(os.urandom(size * MIB)) for size in (6, 14)]
+        assert len(await two.read_bytes(small, [provider(one)], limit_bytes=6 * MIB)) == 6 * MIB
+        with pytest.raises(ContentNotHeldError, match="cannot be stored here"):
+            await two.read_bytes(large, [provider(one)], limit_bytes=14 * MIB)
 
 
 async def test_content_over_the_limit_is_refused(tmp_path: Path) -> None:

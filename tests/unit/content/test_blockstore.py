@@ -1,8 +1,10 @@
 """The block store keeps what it says it holds, through kills, full disks, damage, and other processes beside it."""
 
+import errno
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p.content import block_upkeep, blockstore
+from p2p.content import block_index_file, block_upkeep, blockstore
 from p2p.content.blockstore import CIDS_PER_QUERY, BlockMissingError, BlockStore, FileChangedError, StoreFullError
 from p2p.content.cid import Cid, Codec
 from p2p.content.dagpb import Link, Node, encode_node
@@ -334,8 +336,9 @@ def test_a_part_of_the_disk_stays_free_for_others(
             assert shutil.disk_usage(tmp_path).free >= 5_000
         assert store.has(pinned[0])
         assert store.has(leaf(19)[0])
-        with pytest.raises(StoreFullError, match="larger disk"):
+        with pytest.raises(StoreFullError, match="larger disk") as full:
             store.put_verified(*leaf(30, 4_000))
+        assert full.value.errno == errno.ENOSPC
         assert not store.has(leaf(30, 4_000)[0])
 
 
@@ -377,11 +380,26 @@ def test_a_full_disk_is_a_clear_error_and_nothing_half_written(
     cid, data = leaf(1)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", refuse)
-        with pytest.raises(StoreFullError, match="disk"):
+        with pytest.raises(StoreFullError, match="disk") as full:
             store.put_verified(cid, data)
+    assert full.value.errno == errno.ENOSPC
     assert not store.has(cid)
     assert [path for path in store.directory.glob("??/*") if path.is_file()] == []
     store.put_verified(cid, data)
+
+
+def test_an_index_that_another_process_keeps_locked_is_a_disk_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_index_file, "BUSY_SECONDS_MAX", 0.01)
+    with closing(BlockStore(tmp_path)) as store, closing(sqlite3.connect(tmp_path / blockstore.INDEX_NAME)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OSError, match="locked") as refused:
+            store.pin(leaf(1)[0], "kept")
+        assert refused.value.errno == errno.EIO
+        other.execute("ROLLBACK")
+        store.pin(leaf(1)[0], "kept")
+        assert [pin.name for pin in store.pins()] == ["kept"]
 
 
 def test_an_index_that_cannot_grow_is_a_full_disk_too(store: BlockStore) -> None:

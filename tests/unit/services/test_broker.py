@@ -14,7 +14,7 @@ from node.protocol.identifiers import ModelId, NodeId
 from node.protocol.sampling import SamplingParameters
 from node.services.broker import BACKGROUND_PATIENCE_SECONDS, BACKGROUND_PLACES, WAIT_SECONDS_MAX, Broker, Lease
 from node.services.brokered import brokered
-from node.services.portions import PROMPTS_MIN
+from node.services.portions import PORTION_SECONDS, PROMPTS_MIN
 from node.services.refusals import retry_after_seconds
 
 PROMPT = tuple(range(40))
@@ -213,12 +213,12 @@ async def test_background_work_stands_back_for_waiting_users_but_not_for_ever(au
         nursery.start_soon(work, broker, "waiting", done, 100.0)
         await trio.sleep(0.01)
         began = trio.current_time()
-        await engine.prompt_logprobs([PROMPT], priority=10)
+        await engine.embed([PROMPT], priority=10)
         assert 0.4 < trio.current_time() - began < 1  # until nobody waits
         nursery.start_soon(work, broker, "waits long", done, 0.1)
         await trio.sleep(0.01)
         began = trio.current_time()
-        await engine.prompt_logprobs([PROMPT], priority=10)
+        await engine.embed([PROMPT], priority=10)
         assert BACKGROUND_PATIENCE_SECONDS <= trio.current_time() - began < BACKGROUND_PATIENCE_SECONDS + 1
         assert broker.load == 2  # users' only
         nursery.cancel_scope.cancel()
@@ -253,6 +253,14 @@ class Watched(SimulatedEngine):
             self.at_work -= 1
 
 
+class Idle(SimulatedEngine):
+    """Answers at once."""
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        await trio.lowlevel.checkpoint()
+        return [[-1.0]] * len(prompts)
+
+
 def watched() -> Watched:
     engine = Watched(NodeId("node-0"), MODEL_ID, "honest", 0.0, 0)
     engine.asked = []
@@ -280,6 +288,18 @@ async def test_beside_users_background_work_goes_on_in_portions_one_at_a_time(au
     assert node.asked[:2] == [PROMPTS_MIN // 2, PROMPTS_MIN]
 
 
+async def test_what_was_learned_of_one_model_is_not_believed_of_another(autojump_clock: object) -> None:
+    node = Idle(NodeId("node-0"), MODEL_ID, "honest", 0.0, 0)
+    broker = Broker([node])
+    (engine,) = brokered([node], broker)
+    async with leased(broker):
+        await engine.prompt_logprobs([PROMPT] * 600, priority=10)
+        assert engine._portion.prompts > PROMPTS_MIN
+        node.model_id = ModelId("other")
+        await engine.prompt_logprobs([PROMPT], priority=10)
+        assert engine._portion.prompts == PROMPTS_MIN
+
+
 async def test_what_is_left_when_users_are_gone_is_asked_at_once(autojump_clock: object) -> None:
     node = watched()
     broker = Broker([node])
@@ -292,6 +312,37 @@ async def test_what_is_left_when_users_are_gone_is_asked_at_once(autojump_clock:
         before = len(node.asked)
     assert len(node.asked) == before + 1
     assert sum(node.asked) == 100
+
+
+async def test_work_in_portions_stands_back_for_waiting_users_for_about_one_of_them(autojump_clock: object) -> None:
+    node = Idle(NodeId("node-0"), MODEL_ID, "honest", 0.0, 0)
+    broker = Broker([node], {NodeId("node-0"): 1})
+    (engine,) = brokered([node], broker)
+    done: list[str] = []
+    async with trio.open_nursery() as nursery:
+        for number in range(2):
+            nursery.start_soon(partial(work, broker, f"payer {number}", done, 100.0))
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        await engine.prompt_logprobs([PROMPT] * 60, priority=10)
+        assert PORTION_SECONDS <= trio.current_time() - began < 2 * PORTION_SECONDS
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_waits_for_another_model_holds_up_no_work_of_this_one(autojump_clock: object) -> None:
+    nodes = [Idle(NodeId("node-0"), MODEL_ID, "honest", 0.0, 0), Idle(NodeId("b"), ModelId("other"), "honest", 0.0, 0)]
+    broker = Broker(nodes, {NodeId("node-0"): 1})
+    other = brokered(nodes, broker)[1]
+    done: list[str] = []
+    async with trio.open_nursery() as nursery:
+        for number in range(2):
+            nursery.start_soon(partial(work, broker, f"payer {number}", done, 100.0))
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        await other.prompt_logprobs([PROMPT], priority=10)
+        await other.embed([PROMPT], priority=10)
+        assert trio.current_time() - began < PORTION_SECONDS
+        nursery.cancel_scope.cancel()
 
 
 async def test_of_several_portions_only_the_first_stands_back_while_users_wait(autojump_clock: object) -> None:

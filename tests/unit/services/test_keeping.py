@@ -1,5 +1,9 @@
 """Proofs on a disk that has no room: they wait, and are kept for as long as a verdict may rest on them."""
 
+import errno
+import os
+
+import pytest
 import trio
 
 from netsim.content import ContentExchange, SimulatedContent
@@ -14,6 +18,7 @@ class Refusing(SimulatedContent):
     """Has no room, until there were so many tries."""
 
     refusals = 0
+    number: int | None = errno.ENOSPC
 
     async def add_bytes(self, data: bytes) -> Cid:
         self._try()
@@ -26,7 +31,7 @@ class Refusing(SimulatedContent):
     def _try(self) -> None:
         if self.refusals:
             self.refusals -= 1
-            raise OSError(28, "No space left on device")
+            raise OSError("full") if self.number is None else OSError(self.number, os.strerror(self.number))
 
 
 def content_of(refusals: int) -> Refusing:
@@ -58,6 +63,20 @@ async def test_what_this_node_can_do_without_makes_room_before_anybody_waits(aut
     assert made == [0, 2]
     await store_proof(content, b"more", EPOCH, "votes", make_room)
     assert made == [0, 2]
+
+
+@pytest.mark.parametrize("number", [None, errno.EIO])
+async def test_what_may_be_needed_after_a_restart_stays_where_the_disk_would_gain_nothing_by_it(
+    autojump_clock: object, number: int | None
+) -> None:
+    content, made = content_of(2), list[int]()
+    content.number = number
+
+    async def make_room() -> None:
+        made.append(content.refusals)
+
+    await store_proof(content, b"votes", EPOCH, "votes", make_room)
+    assert (content.refusals, made) == (0, [])
 
 
 async def test_who_can_be_too_late_stops_waiting(autojump_clock: object) -> None:

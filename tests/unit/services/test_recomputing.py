@@ -1,20 +1,23 @@
 """Recomputing nonces: vectors as the prover's, and tails that only who has the model can say."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import trio
 
-from node.ports import Engine, EngineFailedError
+from node.ports import Engine, EngineFailedError, EngineRefusedError
 from node.protocol.identifiers import Hash32
 from node.protocol.nonces import PROMPT_TOKENS, VECTOR_DIMENSIONS, nonce_prompt, quantise
 from node.protocol.tails import tail_of, tail_prompt, tail_tokens, vector_tail
 from node.services.reading_ahead import QUESTION_PROMPTS
-from node.services.recomputing import recompute
+from node.services.recomputing import SILENCE_SECONDS_MAX, ModelGoneError, recompute, while_ready
 from tests.builders import NODE, account, model
 
+MODEL_ID = model().model_id
 GENERATE, SAMPLE = Hash32(b"\x01" * 32), Hash32(b"\x02" * 32)
 KEY = (account(2), NODE)
 NONCES = range(QUESTION_PROMPTS + 3)
@@ -90,3 +93,65 @@ async def test_an_engine_that_fails_is_asked_again_and_nothing_is_lost_or_double
     assert found.vectors == VECTORS
     assert len(found.tails) == len(NONCES)
     assert struct.calcsize(f">{VECTOR_DIMENSIONS}h") == len(found.vectors[0])
+
+
+async def made_while(engine: Any, compute: Callable[[Callable[[], bool]], Awaitable[int]]) -> int:
+    return await while_ready(engine, MODEL_ID, compute)
+
+
+async def test_what_is_computed_while_the_model_is_ready_is_returned() -> None:
+    async def compute(may_go_on: Callable[[], bool]) -> int:
+        assert may_go_on()
+        return 7
+
+    assert await made_while(SimpleNamespace(node_id=NODE, model_id=MODEL_ID), compute) == 7
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+async def test_an_engine_that_loses_its_model_is_left_soon_and_nothing_of_it_counts(
+    autojump_clock: object, *, is_back: bool
+) -> None:
+    engine = SimpleNamespace(node_id=NODE, model_id=MODEL_ID)
+
+    async def waits_for_its_server(_: Callable[[], bool]) -> int:
+        engine.model_id = None
+        await trio.sleep_forever()
+        return 0
+
+    async def finds_it_gone(may_go_on: Callable[[], bool]) -> int:
+        engine.model_id = None
+        assert not may_go_on()
+        engine.model_id = MODEL_ID if is_back else None
+        return 1  # less than it was to make
+
+    with trio.fail_after(2):
+        for compute in (finds_it_gone, waits_for_its_server, finds_it_gone):
+            with pytest.raises(ModelGoneError):
+                await made_while(engine, compute)
+
+
+async def test_an_engine_that_is_silent_is_left_and_one_that_is_only_slow_is_not(autojump_clock: object) -> None:
+    engine = SimpleNamespace(node_id=NODE, model_id=MODEL_ID)
+
+    async def slow(may_go_on: Callable[[], bool]) -> int:
+        for _ in range(10):
+            may_go_on()
+            await trio.sleep(SILENCE_SECONDS_MAX - 1)
+        return 7
+
+    async def silent(may_go_on: Callable[[], bool]) -> int:
+        may_go_on()
+        await trio.sleep_forever()
+        return 0
+
+    assert await made_while(engine, slow) == 7
+    with trio.fail_after(SILENCE_SECONDS_MAX + 1), pytest.raises(ModelGoneError):
+        await made_while(engine, silent)
+
+
+async def test_a_refusal_is_told_as_it_was_said() -> None:
+    async def refused(_: Callable[[], bool]) -> int:
+        raise EngineRefusedError("401")
+
+    with pytest.raises(EngineRefusedError, match="401"):
+        await made_while(SimpleNamespace(node_id=NODE, model_id=MODEL_ID), refused)

@@ -1,7 +1,9 @@
 """What the store keeps of epochs: what decides something stays, and what nobody asks for any more goes."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +14,14 @@ from netsim.content import ContentExchange, SimulatedContent
 from netsim.disks import LARGE_BYTES_MIN, Disk, SimulatedBooks
 from netsim.ledger import Ledger
 from netsim.trace import Trace
+from node.models.content import open_content
 from node.protocol.chain_state import EPOCHS_KEPT
 from node.protocol.events import EpochResultPosted, GroupStored, PocCommitted
-from node.protocol.identifiers import EpochNumber, Hash32, NodeId, TokenAmount
+from node.protocol.findings import CommittedBook
+from node.protocol.identifiers import Cid, EpochNumber, Hash32, NodeId, TokenAmount
+from node.protocol.omissions import EMPTY_BOOK
 from node.protocol.records import EpochResultSummary
+from node.services import tidying
 from node.services.epochs import EpochBook
 from node.services.keeping import PROOF_EPOCHS_KEPT, store_proof
 from node.services.tidying import TidyingService, first_kept, is_before
@@ -156,3 +162,26 @@ async def test_proofs_go_when_no_verdict_may_rest_on_them_and_the_newest_result_
     assert [epoch for epoch in votes if votes[epoch] in own.blocks] == list(range(first, now))
     assert [epoch for epoch in range(first - 8, now) if vectors[epoch] in own.blocks] == list(range(first, now))
     assert {mine, result} <= own.blocks.keys()
+
+
+async def test_books_without_a_content_id_or_with_a_false_one_hold_up_no_tidying(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a real store, which reads content ids: a member without a receipt has an empty book, and one can name any."""
+    false = replace(EMPTY_BOOK, count=1, content_cid=Cid("x"))
+    books = [CommittedBook(account(2), EMPTY_BOOK), CommittedBook(account(3), false)]
+    now = EpochNumber(PROOF_EPOCHS_KEPT + 20)
+
+    async def one_epoch(*_: object) -> AsyncIterator[EpochNumber]:
+        yield now
+
+    monkeypatch.setattr(tidying, "epochs_at", one_epoch)
+    async with open_content(tmp_path, host="127.0.0.1", port=0, cache_bytes_max=0, serve=False) as held:
+        old, result = await held.add_bytes(b"an old proof"), await held.add_bytes(b"the newest result")
+        await held.keep(old, EpochNumber(now - 1))
+        state = SimpleNamespace(results={EpochNumber(20): SimpleNamespace(content_cid=result)}, poc_commits={})
+        chain: Any = SimpleNamespace(account=account(1), state=state)
+        epochs: Any = SimpleNamespace(result=lambda _: SimpleNamespace(books=books))
+        await TidyingService(chain, Books(Database(":memory:"), account(1)), held, epochs).run()
+        assert not await held.has(old)
+        assert await held.has(result)

@@ -15,7 +15,7 @@ from netsim.ledger import Ledger
 from netsim.network import SimulatedNetwork, Switchboard
 from netsim.scenario import BLOCK_SECONDS, PARAMETERS
 from netsim.trace import Trace
-from node.ports import ContentNotHeldError, Provider
+from node.ports import ContentNotHeldError, EngineFailedError, EngineRefusedError, Provider
 from node.protocol.audits import NO_FIGURES
 from node.protocol.canonical import keccak_digest
 from node.protocol.codec import from_bytes, to_bytes, to_value
@@ -28,7 +28,7 @@ from node.protocol.records import VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import EVIDENCE_DIFFERS
 from node.protocol.verdicts import Verdict
-from node.services import validating
+from node.services import recomputing, validating
 from node.services.epochs import EpochBook
 from node.services.judging import Judging
 from node.services.presence import PresenceTable
@@ -43,6 +43,7 @@ EPOCH = EpochNumber(0)
 ABSTENTION = AuditVote(
     account(2), 0, NodeId(""), ModelId(""), Hash32(b"\x01" * 32), Verdict.ABSTAIN, NO_FIGURES, "no-model"
 )
+OTHER = replace(model(), model_id=ModelId("other"))
 POISON = replace(ABSTENTION, node_id=NodeId("x" * 65))
 """An audit that voids every bundle it is in."""
 
@@ -82,6 +83,7 @@ def run(
     before: Callable[[Scene], None] = lambda _: None,
     blocks: bytes = b"",
     weights: dict[int, int] | None = None,
+    engines: Sequence[SimulatedEngine] = (),
 ) -> Scene:
     """Run the validator through the first epoch; `blocks` is content that it holds."""
 
@@ -89,6 +91,7 @@ def run(
         trace = Trace()
         ledger = Ledger(PARAMETERS, BLOCK_SECONDS, 0, trace, group_set(0, weights or {1: 1, 2: 1}).weights)
         ledger.register_model(model())
+        ledger.register_model(OTHER)
         ledger._seal_block(list(events))
         content = SimulatedContent(ContentExchange(trace), "host", 1)
         await content.add_bytes(blocks)
@@ -100,12 +103,13 @@ def run(
         before(scene)
         async with trio.open_nursery() as nursery:
             network = SimulatedNetwork(Switchboard(nursery, 0, trace), peer(1), account(1), chain.sign)
-            engine: Any = SimulatedEngine(NODE, TINY, "honest", 0.0, 1)
-            service = ValidatingService(
-                chain, network, content, store, presence, epochs, [engine], auditing, scene.observe
-            )
+            used: Any = engines or [SimulatedEngine(NODE, TINY, "honest", 0.0, 1)]
+            service = ValidatingService(chain, network, content, store, presence, epochs, used, auditing, scene.observe)
             nursery.start_soon(ledger.produce_blocks)
             nursery.start_soon(service.run)
+            for engine in used:
+                if isinstance(engine, TroubledEngine):
+                    nursery.start_soon(engine.revive)
             await trio.sleep((first_block_of(0, Stage.LOAD, PARAMETERS) - ledger.height) * BLOCK_SECONDS)
             nursery.cancel_scope.cancel()
         return scene
@@ -287,7 +291,7 @@ def test_a_file_that_comes_too_late_to_be_judged_was_withheld_and_is_no_fault_of
         root.add(data[:VECTOR_BYTES])
     batch = replace(commit(2, 8).commit, root=root.root())
 
-    async def never(*_: object) -> None:
+    async def never(*_: object, **__: object) -> None:
         await trio.sleep_forever()
 
     def slow(scene: Scene) -> None:
@@ -301,3 +305,76 @@ def test_a_file_that_comes_too_late_to_be_judged_was_withheld_and_is_no_fault_of
     monkeypatch.setattr(validating, "recompute", never)
     (vote,) = run(PocCommitted(batch), before=slow).bundle().votes
     assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, reason)
+
+
+ZEROS = b"\x00" * (8 * VECTOR_BYTES)
+
+
+def batch_of_zeros(number: int, model_id: ModelId) -> PocCommitted:
+    """A batch whose root is right, so that its nonces are recomputed, and differ."""
+    root = VectorsRoot()
+    for _ in range(8):
+        root.add(ZEROS[:VECTOR_BYTES])
+    batch = commit(number, 8).commit
+    return PocCommitted(replace(batch, root=root.root(), vectors_cid=cid_of(ZEROS), model_id=model_id))
+
+
+class TroubledEngine(SimulatedEngine):
+    """Does not answer at first, in one way or another, and does from `until_block` on; dead or hanging until then."""
+
+    trouble = ""
+    until_block = 0
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        while self.trouble and trio.current_time() < self.until_block * BLOCK_SECONDS:
+            if self.trouble == "refuses":
+                raise EngineRefusedError("/v1/completions: 401 unauthorized")
+            if self.trouble == "dies":
+                self.model_id = None
+                raise EngineFailedError("the server ended")
+            await trio.sleep(BLOCK_SECONDS / 4)
+        return await super().prompt_logprobs(prompts, priority=priority)
+
+    async def revive(self) -> None:
+        await trio.sleep(self.until_block * BLOCK_SECONDS)
+        self.model_id = TINY
+
+
+def troubled(trouble: str, until_block: int) -> TroubledEngine:
+    engine = TroubledEngine(NODE, TINY, "honest", 0.0, 1)
+    engine.trouble, engine.until_block = trouble, until_block
+    return engine
+
+
+def with_trouble(trouble: str, *, until_block: int) -> dict[Address, tuple[Verdict, str]]:
+    """Judge six batches of a model whose engine is in trouble, and six of another; return the votes by whom on."""
+    engine = troubled(trouble, until_block)
+    batches = [batch_of_zeros(number, TINY if number < 8 else OTHER.model_id) for number in range(2, 14)]
+
+    scene = run(
+        *batches,
+        blocks=ZEROS,
+        engines=[engine, SimulatedEngine(NodeId("second"), OTHER.model_id, "honest", 0.0, 1)],
+    )
+    return {vote.participant: (vote.verdict, vote.reason) for vote in scene.bundle().votes}
+
+
+JUDGED_FALSE = (Verdict.INVALID, "mismatches")
+
+
+@pytest.mark.parametrize("trouble", ["refuses", "dies", "hangs"])
+def test_an_engine_in_trouble_keeps_no_batch_of_another_model_from_being_judged(
+    trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recomputing, "SILENCE_SECONDS_MAX", BLOCK_SECONDS)
+    votes = with_trouble(trouble, until_block=10**9)
+    assert [votes[account(number)] for number in range(8, 14)] == [JUDGED_FALSE] * 6
+    assert {votes[account(number)] for number in range(2, 8)} == {(Verdict.ABSTAIN, "no-time")}
+
+
+@pytest.mark.parametrize("trouble", ["refuses", "dies", "hangs"])
+def test_batches_are_judged_when_their_engine_is_out_of_trouble(trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recomputing, "SILENCE_SECONDS_MAX", BLOCK_SECONDS)
+    monkeypatch.setattr(validating, "REFUSED_SECONDS", BLOCK_SECONDS)
+    votes = with_trouble(trouble, until_block=first_block_of(0, Stage.VALIDATE, PARAMETERS) + 6)
+    assert set(votes.values()) == {JUDGED_FALSE}

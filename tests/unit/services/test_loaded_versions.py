@@ -1,0 +1,119 @@
+"""Nobody is judged by the numbers of another version of a model than it had."""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from netsim.chain import SimulatedChain
+from netsim.engine import SimulatedEngine
+from netsim.ledger import Ledger
+from netsim.trace import Trace
+from node.ports import EngineRefusedError
+from node.protocol.identifiers import Cid, Hash32
+from node.protocol.records import ModelRecord, PocVote
+from node.protocol.stages import Stage, first_block_of
+from node.protocol.tails import judge_tails
+from node.protocol.verdicts import Verdict
+from node.services.loaded_versions import makes_same_numbers, may_be_loaded
+from node.services.recomputing import recompute
+from node.services.vote_checking import VoteChecker
+from node.services.vote_evidence import ReadFigures
+from tests.builders import NODE, PARAMETERS, account, group_set, key_of, model
+
+OLD = model()
+NEW = replace(OLD, cid=Cid("bafy-of-other-weights"), version=2)
+KEY = (account(2), NODE)
+SAMPLE = tuple(range(40))
+GENERATE_SEED, SAMPLE_SEED, CHECKS_SEED = (Hash32(bytes([number]) * 32) for number in (1, 2, 3))
+
+
+def chain_in(stage: Stage, registered: ModelRecord) -> SimulatedChain:
+    ledger = Ledger(PARAMETERS, 1.0, 0, Trace(), group_set(0, {1: 1}).weights)
+    ledger.register_model(registered)
+    while ledger.height < first_block_of(0, stage, PARAMETERS):
+        ledger.mine()
+    return SimulatedChain(ledger, key_of(1), confirmations=0)
+
+
+def group(version: ModelRecord | None) -> Any:
+    return SimpleNamespace(get_epoch_model=lambda _: version)
+
+
+def epochs(present: ModelRecord | None, coming: ModelRecord | None = None) -> Any:
+    """Groups that have this version of the model, or none; without a second one the next is not known."""
+    result = None if coming is None else SimpleNamespace(group=group(coming))
+    return SimpleNamespace(group=lambda: group(present), result=lambda _: result)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"cid": NEW.cid}, {"model_args": ("--max-model-len", "77")}, {"context_length": OLD.context_length + 1}],
+)
+def test_versions_that_differ_in_what_an_engine_reads_make_other_numbers(change: dict[str, Any]) -> None:
+    assert not makes_same_numbers(OLD, replace(OLD, version=2, **change))
+
+
+def test_a_new_price_or_name_changes_no_number() -> None:
+    again = replace(OLD, version=2, name="other", units_of_compute_per_token=9, poc_distance_max=1)
+    assert makes_same_numbers(OLD, again)
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+async def test_the_version_of_the_group_in_charge_is_loaded_and_in_load_perhaps_the_next_one(stage: Stage) -> None:
+    chain = chain_in(stage, NEW)
+    assert may_be_loaded(chain, epochs(OLD), OLD)
+    assert not may_be_loaded(chain, epochs(OLD), NEW)
+    assert may_be_loaded(chain, epochs(OLD, coming=NEW), OLD) is (stage is not Stage.LOAD)
+    assert may_be_loaded(chain, epochs(None), NEW)  # the registry stands in
+    assert not may_be_loaded(chain, epochs(None), OLD)
+
+
+RULES = SimpleNamespace(
+    epoch=7,
+    commits={KEY: SimpleNamespace(model_id=OLD.model_id)},
+    models={OLD.model_id: OLD},
+    generate_seed=GENERATE_SEED,
+    sample_seed=SAMPLE_SEED,
+    sample_of=lambda _key: SAMPLE,
+)
+"""Of an epoch in which the model was as it was first."""
+
+
+@pytest.mark.parametrize(
+    ("version", "weights", "verdict"), [(OLD, "first", Verdict.VALID), (NEW, "second", Verdict.ABSTAIN)]
+)
+async def test_votes_of_before_a_model_was_updated_are_not_called_invented(
+    version: ModelRecord, weights: str, verdict: Verdict
+) -> None:
+    def engine(runs: str, seed: int) -> Any:
+        return SimulatedEngine(NODE, OLD.model_id, runs, 0.0, seed)
+
+    own = await recompute(engine("first", 0), OLD, KEY, SAMPLE, GENERATE_SEED, SAMPLE_SEED, account(5))
+    bundle: Any = SimpleNamespace(votes=(PocVote(*KEY, Verdict.VALID, len(SAMPLE), (), ""),), validator=account(5))
+    unused: Any = None
+    judging: Any = RULES
+    checker = VoteChecker(chain_in(Stage.SERVE, version), unused, unused, epochs(version), [engine(weights, 1)])
+    claimed, recomputed = await checker._tails(
+        bundle, {KEY: ReadFigures(array("Q"), array("L", own.tails))}, judging, CHECKS_SEED
+    )
+    assert judge_tails(account(5), claimed, recomputed).verdict is verdict
+
+
+async def test_an_engine_that_refuses_makes_no_tails_and_no_vote_of_a_validator_false() -> None:
+    class Refusing(SimulatedEngine):
+        async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+            raise EngineRefusedError(f"401 to {len(prompts)} prompts at priority {priority}")
+
+    bundle: Any = SimpleNamespace(votes=(PocVote(*KEY, Verdict.VALID, len(SAMPLE), (), ""),), validator=account(5))
+    unused: Any = None
+    judging: Any = RULES
+    engine: Any = Refusing(NODE, OLD.model_id, "first", 0.0, 1)
+    checker = VoteChecker(chain_in(Stage.SERVE, OLD), unused, unused, epochs(OLD), [engine])
+    assert await checker._tails(bundle, {KEY: ReadFigures(array("Q"), array("L", SAMPLE))}, judging, CHECKS_SEED) == (
+        [],
+        [],
+    )
