@@ -135,6 +135,10 @@ class ChallengeBook:
         told = {receipt_digest(signed.receipt) for signed in bundle.challenges}
         return tuple(signed for signed in kept.taken if receipt_digest(signed.receipt) in told)
 
+    def held(self) -> frozenset[Hash32]:
+        """Return those whose evidence is to be kept, as long as `over` does not name them."""
+        return frozenset(one.digest for one in self._kept.held)
+
     def over(self, newest_result: EpochNumber) -> tuple[Hash32, ...]:
         """Return those whose evidence nobody asks for any more, until `forgotten` is told; what waited too long is
         given up."""
