@@ -140,7 +140,9 @@ class EvidenceKeeping:
             rows = read_rows(self._keeper.given.book(epoch) or b"")
             await self._forget(row.digest for row in rows if row.digest not in drawn)
 
-    async def _forget_old(self, epoch: EpochNumber, newest_result: EpochNumber, challenged: Collection[Hash32]) -> None:
+    async def _forget_old(
+        self, epoch: EpochNumber, newest_result: EpochNumber, challenged: Collection[Hash32] = ()
+    ) -> None:
         """Forget evidence that nobody asks for any more: this node's own and what it fetched."""
         old = self._still_asked | {EpochNumber(epoch - EPOCHS_KEPT)}
         last = min(epoch, newest_result + 1) - EPOCHS_KEPT
