@@ -21,7 +21,7 @@ from node.protocol.identifiers import NodeId
 from node.services.answers_at_hand import AnswersAtHand
 from node.services.brokered import BrokeredEngine
 from node.services.calibration_notices import log_void_calibrations
-from node.services.challenge_book import ChallengeBook
+from node.services.challenge_book import ChallengeBook, judged_by_result
 from node.services.epochs import EpochBook
 from node.services.forming import FormingService
 from node.services.gateway import Gateway
@@ -92,7 +92,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     supervisor.add("tidying", TidyingService(chain, store, content, parts.epochs).run)
     supervisor.add("punishing", PunishingService(chain, network, store, parts.epochs, parts.router).run)
     settings = parts.settings
-    challenges = ChallengeBook(store, lambda epoch: chain.account in chain.state.vote_bundles.get(epoch, {}))
+    challenges = ChallengeBook(store, partial(judged_by_result, chain, parts.epochs))
     auditing = add_auditing(
         settings,
         chain,

@@ -13,7 +13,6 @@ from node.ports import Chain, Store
 from node.protocol.audit_bands import bands_of
 from node.protocol.audit_evidence import AuditEvidence, KeptAnswer, are_names_short, kept_answer
 from node.protocol.audits import judge_figures
-from node.protocol.codec import to_bytes
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import is_signed_by_payer
@@ -23,6 +22,7 @@ from node.services.answers_at_hand import AnswersAtHand
 from node.services.audit_reading import read_figures
 from node.services.challenge_book import ChallengeBook
 from node.services.epochs import EpochBook
+from node.services.fuller_evidence import keep_fuller
 from node.services.receipt_book import GivenAnswers
 from node.services.receipt_tokens import CheckingEngine
 
@@ -74,7 +74,7 @@ class DaemonChallengeOperations:
             raise RpcError(
                 ErrorCode.REFUSED, "the answer is challenged already", "What becomes of it: `quern audit`, next epoch."
             )
-        self._given.keep(digest, to_bytes(AuditEvidence(signed, kept)))
+        keep_fuller(self._given, AuditEvidence(signed, kept))
         return ChallengeView(
             receipt=digest.hex(),
             request_id=receipt.request_id.hex(),

@@ -75,7 +75,7 @@ class Challenges(Challenged, Protocol):
     """Where challenges come from."""
 
     def take(self, epoch: EpochNumber) -> tuple[SignedReceipt, ...]:
-        """Return those for the bundle of an epoch, in its order; they are not given again."""
+        """Return those for the bundle of an epoch, in its order; the same until that is written."""
 
 
 class AuditingService:
@@ -162,7 +162,7 @@ class AuditingService:
         work = _Round(epoch, previous, seed, bands_of(state, previous.group))
         await self._keeper.note_counted(BooksOfResult(previous).newest(self._chain.account))
         self._warn_of_missing_book(previous)
-        await self._evidence.begin(epoch, previous, seed)
+        await self._evidence.begin(epoch, previous, seed, () if self.challenges is None else self.challenges.held())
         if self.challenges is not None:
             await self._evidence.forget_challenged(self.challenges, previous.epoch)
         if all(member.participant != self._chain.account for member in previous.group.members):

@@ -17,9 +17,9 @@ from node.protocol.audit_sampling import auditors_of, drawn_rows_in_slices
 from node.protocol.audit_tasks import judges_by_answer
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.identifiers import Address, EpochNumber, Hash32, PeerId
-from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BookError, read_book_in_slices, read_rows
 from node.protocol.records import EpochResult
+from node.services.fuller_evidence import keep_fuller
 from node.services.kept_audits import KeptAudits
 from node.services.receipt_book import ReceiptBookKeeper
 from node.services.slicing import Slicer
@@ -44,6 +44,9 @@ not be driven out. What is beyond is fetched anew if it is needed again."""
 class Challenged(Protocol):
     """What is kept because this node challenges it: neither its own books nor its audits need have it."""
 
+    def held(self) -> Collection[Hash32]:
+        """Return those whose evidence is to be kept, as long as `over` does not name them."""
+
     def over(self, newest_result: EpochNumber) -> tuple[Hash32, ...]:
         """Return those whose evidence nobody asks for any more, until `forgotten` is told."""
 
@@ -67,12 +70,17 @@ class EvidenceKeeping:
         self._fetched_bytes = 0
         """Of evidence of others that was kept in this epoch."""
 
-    async def begin(self, epoch: EpochNumber, previous: EpochResult, seed: Hash32) -> None:
-        """Let those in who audit or judge by `previous` what is kept here, and forget what nobody asks for any more."""
+    async def begin(
+        self, epoch: EpochNumber, previous: EpochResult, seed: Hash32, challenged: Collection[Hash32] = ()
+    ) -> None:
+        """Let those in who audit or judge by `previous` what is kept here, and forget what nobody asks for any more.
+
+        Not what this node challenged, though it audited it too: that goes by `forget_challenged` alone.
+        """
         own = await self._own_drawn(previous, seed)
         self._allowed = {**own, **judges_by_answer(previous)}
         await self._forget_all_but(own, previous.epoch)
-        await self._forget_old(epoch, previous.epoch)
+        await self._forget_old(epoch, previous.epoch, challenged)
         self._fetched_bytes = 0
 
     async def forget_challenged(self, challenged: Challenged, newest_result: EpochNumber) -> None:
@@ -99,10 +107,10 @@ class EvidenceKeeping:
 
     def keep_fetched(self, evidence: AuditEvidence) -> None:
         """Keep evidence of others for those who judge it as well, as far as there is room for it."""
-        data = to_bytes(evidence)
-        if self._fetched_bytes + len(data) <= FETCHED_BYTES_MAX:
-            self._fetched_bytes += len(data)
-            self._keeper.given.keep(receipt_digest(evidence.signed.receipt), data)
+        size = len(to_bytes(evidence))
+        if self._fetched_bytes + size <= FETCHED_BYTES_MAX:
+            self._fetched_bytes += size
+            keep_fuller(self._keeper.given, evidence)
 
     async def _own_drawn(self, previous: EpochResult, seed: Hash32) -> dict[Hash32, frozenset[Address]]:
         """Return who audits which of this node's own answers; nothing if its book here is not the committed one."""
@@ -132,7 +140,9 @@ class EvidenceKeeping:
             rows = read_rows(self._keeper.given.book(epoch) or b"")
             await self._forget(row.digest for row in rows if row.digest not in drawn)
 
-    async def _forget_old(self, epoch: EpochNumber, newest_result: EpochNumber) -> None:
+    async def _forget_old(
+        self, epoch: EpochNumber, newest_result: EpochNumber, challenged: Collection[Hash32] = ()
+    ) -> None:
         """Forget evidence that nobody asks for any more: this node's own and what it fetched."""
         old = self._still_asked | {EpochNumber(epoch - EPOCHS_KEPT)}
         last = min(epoch, newest_result + 1) - EPOCHS_KEPT
@@ -141,7 +151,8 @@ class EvidenceKeeping:
             if self._keeper.given.is_counted(number):  # what others have is booked again, and kept until then
                 await self._forget(row.digest for row in read_rows(self._keeper.given.book(number) or b""))
             if number <= newest_result:  # after it, each epoch's audits are of the same answers, this one's as well
-                await self._forget(vote.receipt_digest for vote in KeptAudits(self._store, number).votes)
+                audited = (vote.receipt_digest for vote in KeptAudits(self._store, number).votes)
+                await self._forget(digest for digest in audited if digest not in challenged)
         # Nothing pushes vectors out: what books passed over, or was drawn while this node was away, has to go as well.
         await self._forget(self._keeper.given.old_vectors(newest_result - EPOCHS_KEPT))
 

@@ -50,7 +50,10 @@ class GivenAnswers(Protocol):
     """Where an executor keeps what it may have to show. Bounded; every method returns when its effect is durable."""
 
     def keep(self, digest: Hash32, data: bytes) -> None:
-        """Keep what an auditor of the receipt `digest` would need."""
+        """Keep what an auditor of the receipt `digest` would need; what is here of it stays."""
+
+    def keep_instead(self, digest: Hash32, data: bytes) -> None:
+        """Keep it in place of what is here, as the newest."""
 
     def keep_vectors(self, digest: Hash32, data: bytes) -> None:
         """Likewise of vectors, which have a room of their own and push nothing out."""

@@ -9,14 +9,15 @@ two. They stay in memory. What no audit can judge (outside the rule of draws) ha
 dear to imitate: these are never decoys.
 
 Users may be executors, who would like to know the decoys by a mark that they taught the gateway. So each user has as
-many decoys like its own requests as any other, however much it asks; parameters that it alone sends are in half of
-these, for an honest user may always send its own; and some decoys are like nobody's request.
+many decoys like its own requests as any other, however much it asks; what it alone sends, in any field or only in all
+of them together, is in half of these, for an honest user may always send its own; and some decoys are like nobody's
+request.
 """
 
 import random
 from collections import OrderedDict, deque
-from collections.abc import Collection
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from node.protocol.sampling import SamplingParameters
 from node.services.frames import Turn
@@ -29,7 +30,7 @@ USERS_KEPT = 32
 USUAL_PART = 0.25
 """Of all decoys: so many have a usual shape, whatever users ask."""
 MARKED_PART = 0.5
-"""Of the decoys with a parameter that one user alone sends: the others have a usual one instead."""
+"""Of the decoys with a shape that one user alone sends: the others have usual lengths instead, or a usual shape."""
 TURNS_MAX = 32
 TOOLS_MAX = 16
 CHARACTERS_MAX = 32_768
@@ -42,6 +43,13 @@ HOURS = 24
 HOUR_SECONDS = 3600
 HOURS_COUNTED_MAX = 100_000
 """Requests; then all counts are halved, so that old habits fade."""
+USUAL_LENGTHS = {"system": (28, 96, 320, 768), "user": (24, 56, 128)}
+"""Characters of the turns before the last one, each the least of its step. TURNS_MAX of them are not too dear."""
+USUAL_LENGTHS_OF_OTHERS = (224, 640)
+USUAL_LENGTHS_AT_THE_END = ((20, 48, 112, 256, 768, 3072), (15, 25, 25, 20, 10, 5))
+"""Of the last turn, and how often each."""
+USUAL_LENGTHS_OF_TEXTS = (48, 256, 1024)
+USUAL_LENGTHS_IN_TOKENS = (12, 64, 256)
 USUAL_STOPS = ("\n", "\n\n", "###", "User:", "</s>", "<|im_end|>", "Observation:", "```", "END", "Human:")
 """Texts that many users stop at: these say nothing of who uses them. In place of others one of them is drawn."""
 
@@ -118,15 +126,13 @@ def _turn_shape(turn: Turn) -> TurnShape:
 def usual_shape(source: random.Random) -> RequestShape:
     """Draw a shape as users of many services have them."""
     earlier = source.choices((0, 1, 2, 4), (60, 20, 12, 8))[0]
-    turns = [TurnShape("system", source.choice((28, 96, 320, 1024)))] if source.random() < 0.5 else []
-    for _ in range(earlier):
-        turns += [TurnShape("user", source.choice((24, 56, 128))), TurnShape("assistant", source.choice((224, 640)))]
-    turns.append(TurnShape("user", source.choices((20, 48, 112, 256, 768, 3072), (15, 25, 25, 20, 10, 5))[0]))
+    roles = [*["system"] * (source.random() < 0.5), *("user", "assistant") * earlier, "user"]
+    turns = _with_usual_lengths([TurnShape(role, 1) for role in roles], source)
     is_text = source.random() < 0.1
     temperature = source.choices((0, 200, 600, 700, 1000), (15, 10, 10, 30, 35))[0]
     return RequestShape(
-        turns=() if is_text else tuple(turns),
-        text=source.choice((48, 256, 1024)) if is_text else None,
+        turns=() if is_text else turns,
+        text=source.choice(USUAL_LENGTHS_OF_TEXTS) if is_text else None,
         token_ids=0,
         tools=0,
         max_tokens=source.choices((None, 128, 256, 512, 1024, 4096), (25, 10, 20, 20, 15, 10))[0],
@@ -135,6 +141,16 @@ def usual_shape(source: random.Random) -> RequestShape:
         stop=(source.choice(USUAL_STOPS),) if source.random() < 0.1 else (),
         logprobs=source.choices((None, 0, 5), (90, 5, 5))[0],
         private=source.random() < 0.3,
+    )
+
+
+def _with_usual_lengths(turns: Sequence[TurnShape], source: random.Random) -> tuple[TurnShape, ...]:
+    """Return turns with lengths as users of many services have them; empty ones stay empty."""
+    lengths = [source.choice(USUAL_LENGTHS.get(turn.role, USUAL_LENGTHS_OF_OTHERS)) for turn in turns[:-1]]
+    lengths += source.choices(*USUAL_LENGTHS_AT_THE_END)
+    return tuple(
+        replace(turn, characters=length if turn.characters else 0)
+        for turn, length in zip(turns, lengths[-len(turns) :], strict=True)
     )
 
 
@@ -162,13 +178,12 @@ class ShapeBook:
     def draw(self, source: random.Random) -> RequestShape:
         """Return the shape for a decoy: of a user, each as likely, one of its newest requests'; sometimes a usual one,
         and always without any."""
-        usual = usual_shape(source)
         if not self._shapes or source.random() < self._usual_part:
-            return usual
+            return usual_shape(source)
         user = source.choice(list(self._shapes))
         shape = source.choice(self._shapes[user])
         others = {other for name, shapes in self._shapes.items() if name != user for other in shapes}
-        return _without_marks(shape, others, usual) if others and source.random() >= MARKED_PART else shape
+        return _without_marks(shape, others, source) if others and source.random() >= MARKED_PART else shape
 
     def share(self, at: int) -> float:
         """Return the part of a day's requests that comes in the hour of `at`; one is counted in each besides."""
@@ -179,19 +194,29 @@ class ShapeBook:
         return (max(self._hours) + 1) / (sum(self._hours) + HOURS)
 
 
-def _without_marks(shape: RequestShape, others: Collection[RequestShape], usual: RequestShape) -> RequestShape:
-    """Return a shape with the parameters of a usual one in place of those that none of `others` has."""
-    sampling, known = shape.sampling, {other.sampling for other in others}
-    for name in (field.name for field in fields(SamplingParameters)):
-        if getattr(sampling, name) not in {getattr(one, name) for one in known}:
-            sampling = replace(sampling, **{name: getattr(usual.sampling, name)})
-    is_known = shape.max_tokens in {other.max_tokens for other in others}
-    are_told = shape.logprobs in {other.logprobs for other in others}
+def _without_marks(shape: RequestShape, others: Collection[RequestShape], source: random.Random) -> RequestShape:
+    """Return a shape if one of `others` is the same, with usual lengths if one is the same but for lengths; else a
+    usual one. Field by field would not do: values that others send each say much where nobody sends all of them."""
+    if shape in others:
+        return shape
+    habit = _without_lengths(shape)
+    if habit not in {_without_lengths(other) for other in others}:
+        return usual_shape(source)
     return replace(
         shape,
-        sampling=sampling,
-        max_tokens=shape.max_tokens if is_known else usual.max_tokens,
-        logprobs=shape.logprobs if are_told else usual.logprobs,
+        turns=_with_usual_lengths(shape.turns, source) if shape.turns else (),
+        text=source.choice(USUAL_LENGTHS_OF_TEXTS) if shape.text else shape.text,
+        token_ids=source.choice(USUAL_LENGTHS_IN_TOKENS) if shape.token_ids else 0,
+    )
+
+
+def _without_lengths(shape: RequestShape) -> RequestShape:
+    """Return a shape of whose lengths is only left whether there is anything."""
+    return replace(
+        shape,
+        turns=tuple(replace(turn, characters=min(turn.characters, 1)) for turn in shape.turns),
+        text=shape.text and 1,
+        token_ids=min(shape.token_ids, 1),
     )
 
 

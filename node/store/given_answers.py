@@ -6,6 +6,7 @@ busy node would forget what is due, and its answers in tokens with it. So they h
 is forgotten while it is due; when it is full, no more are given (`has_room_for_vectors`).
 """
 
+import sqlite3
 from collections.abc import Collection
 
 from node.protocol.codec import from_bytes
@@ -47,20 +48,31 @@ class GivenAnswerTables:
         ).fetchone()
 
     def keep(self, digest: Hash32, data: bytes) -> None:
-        """Keep what an auditor of the receipt `digest` would need."""
+        """Keep what an auditor of the receipt `digest` would need; what is here of it stays."""
         with self._database.quick_transaction() as connection:
-            added = connection.execute(
-                "INSERT OR IGNORE INTO given_answers (digest, record) VALUES (?, ?)", (digest, data)
-            ).rowcount
-            self._kept_bytes += len(data) * added
-            while self._kept_bytes > self._kept_bytes_max:
-                oldest = connection.execute(
-                    "SELECT sequence, LENGTH(record) FROM given_answers ORDER BY sequence LIMIT 1"
-                ).fetchone()
-                if oldest is None:
-                    break
-                connection.execute("DELETE FROM given_answers WHERE sequence = ?", (oldest[0],))
-                self._kept_bytes -= oldest[1]
+            self._add(connection, digest, data)
+
+    def keep_instead(self, digest: Hash32, data: bytes) -> None:
+        """Keep it in place of what is here, as the newest."""
+        with self._database.quick_transaction() as connection:
+            found = connection.execute("SELECT LENGTH(record) FROM given_answers WHERE digest = ?", (digest,))
+            self._kept_bytes -= sum(size for (size,) in found.fetchall())
+            connection.execute("DELETE FROM given_answers WHERE digest = ?", (digest,))
+            self._add(connection, digest, data)
+
+    def _add(self, connection: sqlite3.Connection, digest: Hash32, data: bytes) -> None:
+        added = connection.execute(
+            "INSERT OR IGNORE INTO given_answers (digest, record) VALUES (?, ?)", (digest, data)
+        ).rowcount
+        self._kept_bytes += len(data) * added
+        while self._kept_bytes > self._kept_bytes_max:
+            oldest = connection.execute(
+                "SELECT sequence, LENGTH(record) FROM given_answers ORDER BY sequence LIMIT 1"
+            ).fetchone()
+            if oldest is None:
+                break
+            connection.execute("DELETE FROM given_answers WHERE sequence = ?", (oldest[0],))
+            self._kept_bytes -= oldest[1]
 
     def keep_vectors(self, digest: Hash32, data: bytes) -> None:
         """Likewise of vectors; they push nothing out, neither answers nor each other."""

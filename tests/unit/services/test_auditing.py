@@ -478,7 +478,9 @@ async def test_audits_are_done_though_nobody_takes_its_proofs(
     monkeypatch.setattr(auditing, "bands_of", lambda *_what: band_of)
     challenged, forgotten = Hash32(b"c" * 32), list[Hash32]()
     auditor.given.keep(challenged, b"of a private answer")
-    over = SimpleNamespace(over=lambda newest: (challenged,) * (newest == result.epoch), forgotten=forgotten.extend)
+    over = SimpleNamespace(
+        held=set, over=lambda newest: (challenged,) * (newest == result.epoch), forgotten=forgotten.extend
+    )
     service.challenges = cast(Any, over)
     with capture_logs() as logs, trio.move_on_after(60) as limit:
         await service._audit(EpochNumber(5))

@@ -195,3 +195,22 @@ async def test_what_was_challenged_is_forgotten_when_nobody_asks_for_it_any_more
     node.keeping._allowed = {}
     await node.keeping.forget_challenged(book, EpochNumber(6 + EPOCHS_KEPT))
     assert node.given.kept(second) is None
+
+
+async def test_what_was_audited_and_challenged_stays_as_long_as_it_is_challenged(
+    node: Node, mock_clock: trio.testing.MockClock
+) -> None:
+    book, signed = ChallengeBook(Books(Database(":memory:"), account(3))), [receipt(number) for number in range(2)]
+    challenged, audited = (receipt_digest(one.receipt) for one in signed)
+    book.add(signed[0])
+    kept = KeptAudits(cast(Any, node.keeping)._store, EpochNumber(5))
+    for number, digest in enumerate((challenged, audited)):
+        node.given.keep(digest, b"evidence")
+        vote = replace(missing(number), receipt_digest=digest)
+        kept[audit_order(vote)] = vote
+    kept.write()
+    newest = replace(previous(books=()), epoch=EpochNumber(4 + EPOCHS_KEPT))
+    await node.keeping.begin(EpochNumber(5 + EPOCHS_KEPT), newest, SEED, book.held())
+    assert (node.given.kept(challenged), node.given.kept(audited)) == (b"evidence", None)
+    book.forgotten([challenged])
+    assert book.held() == frozenset()

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,11 @@ from node.services.request_shapes import (
     SHAPES_KEPT,
     TURNS_MAX,
     USERS_KEPT,
+    USUAL_LENGTHS,
+    USUAL_LENGTHS_AT_THE_END,
+    USUAL_LENGTHS_IN_TOKENS,
+    USUAL_LENGTHS_OF_OTHERS,
+    USUAL_LENGTHS_OF_TEXTS,
     USUAL_PART,
     RequestShape,
     ShapeBook,
@@ -149,11 +155,94 @@ def test_what_one_user_alone_sends_is_in_some_decoys_and_usual_in_others() -> No
     book, source = ShapeBook(usual_part=0.0), random.Random(1)
     book.note(marked(1), NOON)
     assert marks(book.draw(source)) == 3
-    book.note(replace(marked(2), sampling=SamplingParameters(), private=False), NOON)
-    drawn = [shape for shape in (book.draw(source) for _ in range(2000)) if shape.private]
-    assert {(shape.logprobs, shape.max_tokens) for shape in drawn} == {(17, 7_777)}
-    assert {shape.sampling.top_k for shape in drawn} == {0, 777}
-    assert sum(shape.sampling.top_k == 777 for shape in drawn) / len(drawn) == pytest.approx(MARKED_PART, rel=0.1)
+    book.note(replace(TALK, user="a user"), NOON)
+    drawn = [book.draw(source) for _ in range(8000)]
+    assert {marks(shape) for shape in drawn} == {0, 3}
+    assert sum(marks(shape) == 3 for shape in drawn) / len(drawn) == pytest.approx(MARKED_PART / 2, rel=0.1)
+
+
+def chat(*characters: int, **fields: Any) -> ChatRequest:
+    """A talk with turns of so many characters, the user's first and last."""
+    roles = ("user", "assistant") * len(characters)
+    turns = (Turn(role, "x" * length) for role, length in zip(roles, characters, strict=False))
+    return replace(ChatRequest(MODEL_ID, Prompt(tuple(turns)), max_tokens=96), **fields)
+
+
+USERS = 8
+USUAL_USERS = [chat(20), chat(40, 200, 20), chat(10, seed=5), chat(10, max_tokens=512, stop=("END",))]
+"""What others send, each of them some of it."""
+NAMED = Turn("user", "x" * 10, name="x")
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        replace(chat(1), prompt=Prompt(tuple(Turn("user", "a", name="x") for _ in range(31))), seed=5, stop=("q",) * 4),
+        chat(20, 20, 20, 20, 20, 20, 20),
+        chat(10, seed=5, max_tokens=512, stop=("END",)),
+        chat(10, stop=("q1", "q2")),
+        chat(10, private=True),
+        replace(chat(10), prompt=Prompt((NAMED,))),
+        replace(chat(10), prompt=Prompt((Turn("user", "x" * 10),), tools="x" * 1000)),
+        chat(7),
+        chat(5, 1, 6),
+        chat(16_384),
+        replace(chat(10), prompt=Prompt(token_ids=(1,) * 17)),
+    ],
+    ids=[
+        "turns names and stops", "number of turns", "values that others each send", "number of stops", "privacy",
+        "a name", "functions", "one length", "lengths", "a great length", "token ids",
+    ],
+)  # fmt: skip
+def test_of_n_users_one_knows_three_in_eight_n_of_the_decoys_by_whatever_it_alone_sends(mark: ChatRequest) -> None:
+    book, source = ShapeBook(), random.Random(1)
+    for number in range(USERS - 1):
+        for usual in USUAL_USERS:
+            book.note(replace(usual, user=f"user {number}"), NOON)
+    book.note(replace(mark, user="executor"), NOON)
+    shape = shape_of(mark)
+    known = sum(book.draw(source) == shape for _ in range(8000)) / 8000
+    assert known == pytest.approx((1 - USUAL_PART) * MARKED_PART / USERS, rel=0.2)
+
+
+def test_keys_that_mark_differently_know_as_much_each_as_one() -> None:
+    book, source = ShapeBook(), random.Random(1)
+    for number in range(USERS):
+        book.note(chat(*(20,) * (1 + 2 * number), user=f"executor {number}"), NOON)
+    own = {shape_of(chat(*(20,) * (1 + 2 * number))) for number in range(1, USERS)}
+    known = sum(book.draw(source) in own for _ in range(4000)) / 4000
+    assert known == pytest.approx((1 - USUAL_PART) * MARKED_PART * (USERS - 1) / USERS, rel=0.1)
+
+
+def test_where_no_user_sends_what_another_does_five_in_eight_decoys_are_usual() -> None:
+    book, source = ShapeBook(), random.Random(1)
+    for number in range(USERS):
+        book.note(chat(20, user=f"user {number}", max_tokens=100 + number), NOON)
+    own = {shape_of(chat(20, max_tokens=100 + number)) for number in range(USERS)}
+    usual = sum(book.draw(source) not in own for _ in range(4000)) / 4000
+    assert usual == pytest.approx(USUAL_PART + (1 - USUAL_PART) * (1 - MARKED_PART), rel=0.1)
+
+
+def test_what_others_send_in_other_lengths_is_in_half_of_the_decoys_with_usual_ones() -> None:
+    book, source = ShapeBook(usual_part=0.0), random.Random(1)
+    empty = replace(chat(1), prompt=Prompt((Turn("user", "xx"), Turn("assistant", "", tool_calls=CALL), NAMED)))
+    longer = replace(empty, prompt=Prompt((Turn("user", "x" * 9), Turn("assistant", "", tool_calls=CALL), NAMED)))
+    book.note(replace(empty, user="a user"), NOON)
+    book.note(replace(longer, user="another user"), NOON)
+    drawn = [book.draw(source) for _ in range(1000)]
+    kept = sum(shape in (shape_of(empty), shape_of(longer)) for shape in drawn)
+    assert kept / len(drawn) == pytest.approx(MARKED_PART, rel=0.2)
+    assert {(len(shape.turns), shape.turns[1].characters, shape.turns[1].calls) for shape in drawn} == {(3, 0, 1)}
+    assert {shape.turns[0].characters for shape in drawn} == {2, 8, 24, 56, 128}
+    assert len({shape.turns[-1].characters for shape in drawn}) > 5
+
+
+def test_usual_lengths_are_steps_and_not_too_dear() -> None:
+    lengths = [length for some in (*USUAL_LENGTHS.values(), USUAL_LENGTHS_OF_OTHERS) for length in some]
+    last = USUAL_LENGTHS_AT_THE_END[0]
+    for length in (*lengths, *last, *USUAL_LENGTHS_OF_TEXTS, *USUAL_LENGTHS_IN_TOKENS):
+        assert step(length)[0] == length
+    assert (TURNS_MAX - 1) * (step(max(lengths))[1] - 1) + step(max(last))[1] <= CHARACTERS_MAX
 
 
 def test_of_users_those_that_were_answered_last_are_known_and_decoys_are_also_like_nobodys_request() -> None:

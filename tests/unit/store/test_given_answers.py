@@ -66,6 +66,18 @@ def test_what_is_forgotten_makes_room_and_no_more_than_it_took() -> None:
     assert given.kept(digest(0)) is None
 
 
+def test_what_is_kept_instead_takes_the_place_and_the_room_of_what_was_here() -> None:
+    given = tables(Database(":memory:"), kept_bytes_max=30)
+    for number in range(3):
+        given.keep(digest(number), b"x" * 10)
+    given.keep_instead(digest(0), b"y" * 10)
+    assert [given.kept(digest(number)) for number in range(3)] == [b"y" * 10, b"x" * 10, b"x" * 10]
+    given.keep(digest(3), b"x")  # the oldest goes: what came in place of another is new
+    assert [given.kept(digest(number)) is not None for number in range(4)] == [True, False, True, True]
+    given.keep_instead(digest(4), b"z" * 9)
+    assert [given.kept(digest(number)) is not None for number in range(5)] == [True, False, True, True, True]
+
+
 def test_vectors_have_a_room_of_their_own_and_push_nothing_out(tmp_path: Path) -> None:
     database = Database(tmp_path / "store.sqlite")
     given = tables(database, kept_bytes_max=30, vectors_bytes_max=30)
