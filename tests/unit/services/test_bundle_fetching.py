@@ -1,15 +1,21 @@
-"""Vote bundles count as soon as they are read, however slow the disk is that is to keep them."""
+"""Vote bundles count as soon as they are read, however slow the disk is that is to keep them; void ones never do."""
 
 from typing import Any
 
+import pytest
 import trio
+from structlog.testing import capture_logs
 
 from netsim.content import ContentExchange, SimulatedContent
 from netsim.trace import Trace
+from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX
 from node.protocol.codec import to_bytes
-from node.protocol.identifiers import Cid, EpochNumber
+from node.protocol.identifiers import Cid, EpochNumber, Hash32
+from node.protocol.judges import Judges
+from node.protocol.verdicts import Verdict
 from node.services.bundle_fetching import BundleFetching
-from tests.builders import account, bundle_of
+from node.services.judging import Judging
+from tests.builders import account, bundle_of, commit, vote_on
 
 
 class SlowContent(SimulatedContent):
@@ -44,3 +50,41 @@ async def test_a_bundle_counts_before_it_is_kept_and_is_kept(autojump_clock: obj
     assert fetching.is_complete
     await content.forget(EpochNumber(99), [])
     assert cid not in content.blocks  # what nobody ever kept would stay
+
+
+UNKNOWN = vote_on(commit(3, 8).commit, Verdict.ABSTAIN)
+"""On a batch that nobody committed."""
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        pytest.param(b"\xff no bundle", "", id="no bundle"),
+        pytest.param(b"", "", id="nothing"),
+        pytest.param(bytes(VOTE_BUNDLE_BYTES_MAX + 1), "over the limit", id="too large"),
+        pytest.param(to_bytes(bundle_of(3)), "another epoch or validator", id="somebody else's"),
+        pytest.param(to_bytes(bundle_of(2, epoch=1)), "another epoch or validator", id="of another epoch"),
+        pytest.param(to_bytes(bundle_of(2, UNKNOWN)), "committed no batch", id="of a batch that is none"),
+    ],
+)
+async def test_a_void_bundle_counts_for_nobody_costs_no_other_and_is_told_with_its_reason(
+    data: bytes, reason: str, autojump_clock: object
+) -> None:
+    content, nobody = SimulatedContent(ContentExchange(Trace()), "host", 1), Anything()
+    sound, seed = bundle_of(1), Hash32(bytes(32))
+    weights = {account(1): 1, account(2): 1}
+    judging = Judging(EpochNumber(0), {}, {}, {}, Judges(), weights, seed, seed, None, frozenset())
+    cids = {account(2): await content.add_bytes(data), account(1): await content.add_bytes(to_bytes(sound))}
+    presence: Any = nobody
+    fetching = BundleFetching(content, presence, judging, cids, lambda: None)
+    with capture_logs() as lines:
+        await fetching.run()
+    assert fetching.held == {account(1): sound, account(2): None}
+    assert fetching.is_complete
+    ((level, validator, told),) = [
+        (line["log_level"], line["validator"], line["reason"])
+        for line in lines
+        if line["event"] == "a vote bundle is void: none of its votes count"
+    ]
+    assert (level, validator) == ("warning", account(2))
+    assert reason in told and told
