@@ -1,7 +1,7 @@
 """The money of the system test of three epochs: `python -m tests.vectors.three_epochs` writes three_epochs.json anew.
 
 By plain arithmetic on fractions, from what is written down here about each participant: no rule of node/protocol is
-called. So the rules are held against it (tests/unit/protocol/test_vectors.py), and so is a whole network
+called. So the rules are held against it (tests/unit/protocol/test_unpaid.py), and so is a whole network
 (tests/system/test_three_epochs.py).
 
 The case: six miners prove 96 nonces with each node. *keeper* and *witness* have a node of each of the two models, so a
