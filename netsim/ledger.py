@@ -1,8 +1,9 @@
 """The simulated chain's state machine: the contracts' rules, in Python, over the same actions and events.
 
 Purpose: let the real services run without an EVM. Detail: one block every `block_seconds` of virtual time; actions are
-applied in the order they came, each to events or to a named refusal (the contracts' custom errors). There are no
-reorganisations and no gas here; those are tested against the real EVM.
+applied in the order they came, each to events or to a named refusal (the contracts' custom errors). There is no gas
+here. Blocks may be replaced by others in which the same happened (`reorganise`); what becomes of transactions that are
+not in those is tested against the real EVM.
 """
 
 import hashlib
@@ -123,6 +124,8 @@ class Ledger:
     balances: dict[Address, TokenAmount] = field(default_factory=dict)
     gas_price: int = 10**9
     minted: TokenAmount = TokenAmount(0)  # noqa: RUF009 - a NewType call is a constant
+    reorganisations: int = 0
+    """How often blocks were replaced."""
     _folds: dict[BlockNumber, ChainState] = field(default_factory=dict)
     """States of past blocks that nodes asked for, the newest FOLDS_KEPT."""
     _mempool: list[Transaction] = field(default_factory=list)
@@ -207,6 +210,15 @@ class Ledger:
         for transaction, reason in settlements:
             transaction.settle(reason)
 
+    def reorganise(self, blocks: int) -> None:
+        """Replace the newest `blocks` blocks by others in which the same happened: only their hashes are new."""
+        first = self.height + 1 - blocks
+        replaced = [event for event in self.events if event.block_number >= first]
+        del self.block_hashes[first:], self.events[len(self.events) - len(replaced) :]
+        self.reorganisations += 1
+        for number in range(first, first + blocks):
+            self._seal_block([event.body for event in replaced if event.block_number == number], applied=True)
+
     def register_model(self, record: ModelRecord) -> None:
         """Put a model into the registry as its owner would, before the first node starts."""
         self._seal_block([ModelRecorded(record)])
@@ -236,7 +248,8 @@ class Ledger:
     def _seal_block(self, bodies: list[EventBody], *, applied: bool = False) -> None:
         number = BlockNumber(len(self.block_hashes))
         parent = self.block_hashes[-1] if self.block_hashes else Hash32(bytes(32))
-        block_hash = Hash32(hashlib.sha256(parent + self.seed.to_bytes(8) + number.to_bytes(8)).digest())
+        branch = self.reorganisations.to_bytes(8) if self.reorganisations else b""
+        block_hash = Hash32(hashlib.sha256(parent + self.seed.to_bytes(8) + number.to_bytes(8) + branch).digest())
         self.block_hashes.append(block_hash)
         for index, body in enumerate(bodies):
             event = ChainEvent(number, block_hash, index, body)

@@ -31,6 +31,7 @@ from node.services.keeping import store_proof
 from node.services.poc_slots import PocSlots
 from node.services.presence import PresenceTable
 from node.services.punishing import FORMED, formed_document
+from node.services.registry_notices import log_registry_changes
 from node.services.result_inputs import ResultInputs, gather_inputs
 from node.services.result_signatures import ResultSignatures
 from node.services.slicing import Slicer
@@ -103,6 +104,7 @@ class FormingService:
             _, end = window(self._chain, epoch, Stage.FORM, Stage.FORM)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_at, self._chain, end, nursery.cancel_scope)
+                nursery.start_soon(log_registry_changes, self._chain, epoch)
                 await self._form_again_and_again(epoch)
             self._early.forget()
             if epoch not in self._chain.state.results:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from netsim.ledger import Ledger, Refused
 from netsim.scenario import MODEL, MODEL_ID, PARAMETERS, Outcome, run_scenario
@@ -57,10 +58,16 @@ def test_a_model_taken_out_during_an_epoch_stops_the_epoch_and_nothing_else() ->
         ledger.register_model(replace(MODEL, version=2))
 
     acts = {block_of(0, Stage.VALIDATE) + 2: deactivate, block_of(1, Stage.SERVE) + 2: activate}
-    outcome = run_scenario(nodes=NODES, epochs=2, seed=6, owner_acts=acts)
+    with capture_logs() as lines:
+        outcome = run_scenario(nodes=NODES, epochs=2, seed=6, owner_acts=acts)
     # No model is left for the next group: the group carries on, and the epoch pays nothing.
     assert [epoch.posted for epoch in outcome.epochs] == [False, True]
     assert_honest_are_paid_and_nothing_is_paid_twice(outcome, 1)
+    said = [line for line in lines if line["event"].startswith("no group is formed") and line["epoch"] == 0]
+    assert len(said) == NODES
+    assert {line["reason"] for line in said} == {f"the models of all batches were taken out of service: {MODEL_ID}"}
+    without = [line["epoch"] for line in lines if line["event"].startswith("no result so far")]
+    assert without == NODES * [0]
 
 
 def test_a_change_of_the_registry_during_formation_splits_nobody() -> None:
@@ -69,11 +76,18 @@ def test_a_change_of_the_registry_during_formation_splits_nobody() -> None:
         band = HonestBand("vllm", "", 900_000, 1000, 0, 0, 0, 4000)
         ledger.calibrate_model(Calibration(MODEL_ID, MODEL.version, (band,)))
 
-    # In the block before FORM, and in FORM's first ones, where some nodes have formed their result and others have not.
-    for offset in (-1, 0, 1):
+    # Each of the two changes has a block of its own, the first right after the one named: both before FORM, one on
+    # either side, and in FORM's first blocks, where some nodes have formed their result and others have not.
+    for offset, told in ((-3, False), (-2, True), (-1, True), (0, True)):
         acts = {block_of(0, Stage.FORM) + offset: change}
-        outcome = run_scenario(nodes=NODES, epochs=1, seed=7, owner_acts=acts)
+        with capture_logs() as lines:
+            outcome = run_scenario(nodes=NODES, epochs=1, seed=7, owner_acts=acts)
         assert_honest_are_paid_and_nothing_is_paid_twice(outcome, 1)
+        said = [line for line in lines if line["event"].startswith("a registry changed while the result")]
+        assert {(line["epoch"], *line["models"], *line["participants"]) for line in said} == (
+            {(0, MODEL_ID)} if told else set()
+        )
+        assert len(said) >= NODES * told
 
 
 async def test_the_ledger_takes_no_change_without_an_epochs_notice() -> None:

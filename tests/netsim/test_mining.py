@@ -1,8 +1,8 @@
 """The miner: one batch per node and epoch whatever happens, and none where the node was drawn to keep serving."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, PARAMETERS
 from netsim.trace import Trace
 from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, PeerId
-from node.protocol.nonces import VECTOR_BYTES, split_vectors, vectors_root
+from node.protocol.nonces import VECTOR_BYTES, nonce_prompt, split_vectors, vectors_root
 from node.protocol.records import MLNodeRegistration, PocCommit
 from node.protocol.stages import Stage, first_block_of
 from node.services.epochs import EpochBook
@@ -64,9 +64,25 @@ class FailingEngine(SimulatedEngine):
         return await super().prompt_logprobs(prompts, priority=priority)
 
 
+@dataclass
+class NotingEngine(SimulatedEngine):
+    """Notes what it was asked."""
+
+    asked: set[tuple[int, ...]] = field(default_factory=set)
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        self.asked.update(map(tuple, prompts))
+        return await super().prompt_logprobs(prompts, priority=priority)
+
+
 async def take_out_of_service(ledger: Ledger, block: int) -> None:
     await trio.sleep((block + 0.5) * BLOCK_SECONDS)
     ledger.register_model(replace(MODEL, active=False))
+
+
+async def act_after(ledger: Ledger, block: int, act: Callable[[Ledger], None]) -> None:
+    await until_block(ledger, block)
+    act(ledger)
 
 
 def mine(
@@ -77,10 +93,12 @@ def mine(
     nonces_max: int = 50,
     out_of_service_at: int | None = None,
     ready_block: int = 0,
+    after: tuple[int, Callable[[Ledger], None]] | None = None,
 ) -> tuple[MiningState, dict[NodeId, PocCommit], bytes]:
     """Run a miner through one epoch; return its state, what is on chain of it, and its vectors file.
 
     `out_of_service_at`: the block at which the owner deactivates the model; then the draw is the real one.
+    `after`: a block, and what happens to the chain right after it.
     """
 
     async def main() -> tuple[MiningState, dict[NodeId, PocCommit], bytes]:
@@ -104,6 +122,8 @@ def mine(
             nursery.start_soon(load)
             if isinstance(used, DyingEngine):
                 nursery.start_soon(used.revive)
+            if after is not None:
+                nursery.start_soon(act_after, ledger, *after)
             slots: PocSlots = Drawn(selected=selected)
             if out_of_service_at is not None:
                 nursery.start_soon(take_out_of_service, ledger, out_of_service_at)
@@ -131,6 +151,26 @@ def mine(
         return service.progress.state, commits, data
 
     return run_deterministically(main, 0)
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_nonces_are_those_of_the_block_that_stays_where_the_one_that_draws_them_is_replaced(blocks: int) -> None:
+    """Up to the last moment before it is confirmed; none of the other's is ever computed."""
+    seeds: list[Hash32] = []
+
+    def replace_blocks(ledger: Ledger) -> None:
+        seeds.append(ledger.block_hashes[BEGIN])
+        ledger.reorganise(blocks)
+        seeds.append(ledger.block_hashes[BEGIN])
+
+    engine = NotingEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
+    state, commits, _ = mine(engine, after=(BEGIN + blocks - 1, replace_blocks))
+    assert (state, commits[NODE_ID].count) == (MiningState.COMMITTED, 50)
+    doomed, stays = seeds
+    assert doomed != stays
+    assert engine.asked == {
+        nonce_prompt(stays, account(1), NODE_ID, nonce, engine.vocabulary_size) for nonce in range(50)
+    }
 
 
 def test_a_batch_is_committed_whose_file_has_its_root() -> None:

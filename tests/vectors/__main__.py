@@ -2,7 +2,17 @@
 
 import runpy
 
-MODULES = ("shared", "rules", "rewards", "evidence", "formation", "sampling", "encryption", "open_prompts")
+MODULES = (
+    "shared",
+    "rules",
+    "rewards",
+    "evidence",
+    "formation",
+    "sampling",
+    "encryption",
+    "open_prompts",
+    "three_epochs",
+)
 
 if __name__ == "__main__":
     for name in MODULES:

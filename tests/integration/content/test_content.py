@@ -17,7 +17,7 @@ from node.protocol.identifiers import Cid as CidText
 from node.protocol.identifiers import EpochNumber
 from p2p.content import blockstore
 from p2p.content.blockstore import BlockStore, StoreFullError
-from p2p.content.cid import Cid
+from p2p.content.cid import Cid, Codec
 from p2p.content.gateway.server import GatewayPortError
 from p2p.content.gateway_source import GatewaySource
 from p2p.content.retrieval.nodes import FetchFailedError, fetch_nodes
@@ -117,7 +117,8 @@ async def test_only_what_is_no_file_or_too_large_is_bad_content(
     async with peer(tmp_path / "a") as honest, peer(tmp_path / "c") as fetcher:
         directory, _ = await honest.import_directory(model)
         file = await honest.add_bytes(b"a vote bundle")
-        for cid, limit in ((directory, MIB), (file, 5)):
+        garbage = CidText(str(honest.store.put(Codec.DAG_PB, b"\xff no node")))
+        for cid, limit in ((directory, MIB), (file, 5), (garbage, MIB), (CidText("no CID"), MIB)):
             with pytest.raises(BadContentError):
                 await fetcher.read_bytes(cid, [provider(honest)], limit_bytes=limit)
 

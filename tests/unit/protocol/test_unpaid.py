@@ -1,19 +1,34 @@
 """Why not paid: whatever happened in an epoch, what each fault cost adds up to the unit, and names its fault."""
 
+import json
 import random
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocol.chain_state import ChainState
 from node.protocol.events import CollateralDeposited, CollateralSlashed, EventBody, MinCollateralSet, ModelRecorded
-from node.protocol.findings import AuditOutcome, Observations, Sighting, SpeedMeasure
+from node.protocol.findings import (
+    AuditOutcome,
+    NodeFate,
+    NodeOutcome,
+    Observations,
+    ParticipantScore,
+    PointLoss,
+    ScorePart,
+    SettledShare,
+    Sighting,
+    SpeedMeasure,
+)
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.penalties import fraudulent, penalties
 from node.protocol.records import EpochResult, VoteBundle
 from node.protocol.results import form_epoch_result
-from node.protocol.rewards import get_settle_amounts
+from node.protocol.rewards import get_settle_amounts, subsidy
 from node.protocol.scores import REASONS as SCORE_REASONS
 from node.protocol.timeslots import select_poc_slots
 from node.protocol.unpaid import REASONS, explain, explain_no_result
@@ -31,6 +46,7 @@ from tests.builders import (
     state_of,
     vote_on,
 )
+from tests.vectors import three_epochs
 
 BIG = ModelId("big")
 SECOND_NODE = NodeId("node-2")
@@ -186,3 +202,68 @@ def test_proven_fraud_is_unpaid_and_nobody_gets_its_share() -> None:
     weights = {account(number): 100 for number in MEMBERS}
     paid = get_settle_amounts(weights, set(), TokenAmount(1000), {}, fraudulent(decided))
     assert paid == {account(number): 250 for number in (1, 3, 4)}
+
+
+CASE = json.loads(three_epochs.PATH.read_text())
+FULL = ScorePart(1000)
+
+
+def outcome_of(number: int, told: Mapping[str, Any]) -> list[NodeOutcome]:
+    """The node that was rejected, if the vectors tell of one: who is barred is found by its batch on the chain."""
+    rejected = "mismatches" in (reason for reason, _, _ in told["parts"])
+    count = CASE["nonces"]
+    outcome = NodeOutcome(account(number), NODE, TINY, NodeFate.REJECTED, count, 32, 9, 0, "mismatches")
+    return [outcome] * rejected
+
+
+def score_of(number: int, told: Mapping[str, Any]) -> ParticipantScore:
+    lost = 10 * (1000 - told.get("score", 1000))
+    participation = ScorePart(1000 - lost, (PointLoss("not-computed", lost),) if lost else ())
+    return ParticipantScore(account(number), FULL, FULL, FULL, participation, 1000 - lost // 10)
+
+
+def test_the_vectors_of_three_epochs_are_what_plain_arithmetic_makes_of_the_case() -> None:
+    assert json.loads(json.dumps(three_epochs.compute())) == CASE
+    for told in (told for epoch in CASE["epochs"] for told in epoch["participants"].values()):
+        assert int(told["most"]) - int(told["paid"]) == sum(int(amount) for _, _, amount in told["parts"])
+
+
+@pytest.mark.parametrize("epoch", range(three_epochs.EPOCHS))
+def test_three_epochs_are_paid_and_explained_as_their_vectors_say(epoch: int) -> None:
+    participants = CASE["epochs"][epoch]["participants"]
+    told = {number: participants[name] for number, name in enumerate(participants, start=1)}
+    earning = {number: own for number, own in told.items() if own["weight"]}
+    parameters = replace(
+        PARAMETERS, initial_subsidy=TokenAmount(int(CASE["initialSubsidy"])), halving_epochs=CASE["halvingEpochs"]
+    )
+    available = subsidy(epoch, parameters)
+    assert str(available) == CASE["epochs"][epoch]["available"]
+    amounts = get_settle_amounts(
+        {account(number): own["weight"] for number, own in earning.items()},
+        {account(number) for number, own in earning.items() if own["covers"]},
+        available,
+        {account(number): own["score"] for number, own in earning.items()},
+    )
+    assert {owner: str(amount) for owner, amount in amounts.items()} == {
+        account(number): own["paid"] for number, own in earning.items()
+    }
+    result = replace(
+        first_result(),
+        available=available,
+        nodes=tuple(outcome for number, own in told.items() for outcome in outcome_of(number, own)),
+        scores=tuple(score_of(number, own) for number, own in told.items()),
+        penalties=(),
+        settled=tuple(
+            SettledShare(account(number), own["weight"], own["covers"], amounts[account(number)])
+            for number, own in earning.items()
+        ),
+    )
+    barred = [
+        commit(number, CASE["nonces"]).commit
+        for number, own in told.items()
+        if any(reason == "not-counted" for reason, _, _ in own["parts"])
+    ]
+    for number, own in told.items():
+        explanation = explain(result, None, account(number), barred)
+        parts = [[part.reason, part.subject, str(part.amount)] for part in explanation.parts]
+        assert (str(explanation.most), str(explanation.paid), parts) == (own["most"], own["paid"], own["parts"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from netsim.chain import SimulatedChain
 from netsim.clock import run_deterministically
@@ -16,14 +17,16 @@ from netsim.network import SimulatedNetwork, Switchboard
 from netsim.scenario import BLOCK_SECONDS, PARAMETERS
 from netsim.trace import Trace
 from node.ports import ContentNotHeldError, EngineFailedError, EngineRefusedError, Provider
+from node.protocol.actions import ChainAction
 from node.protocol.audits import NO_FIGURES
 from node.protocol.canonical import keccak_digest
+from node.protocol.chain_state import ChainState
 from node.protocol.codec import from_bytes, to_bytes, to_value
 from node.protocol.events import CollateralDeposited, EventBody, MinCollateralSet, PocCommitted, VotesCommitted
 from node.protocol.findings import AuditVote, Observations, VoteCheck
-from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.judges import Judges
-from node.protocol.nonces import VECTOR_BYTES, VectorsRoot
+from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, draw_sample
 from node.protocol.records import VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import EVIDENCE_DIFFERS
@@ -84,8 +87,10 @@ def run(
     blocks: bytes = b"",
     weights: dict[int, int] | None = None,
     engines: Sequence[SimulatedEngine] = (),
+    after: tuple[int, Callable[[Ledger], None]] | None = None,
 ) -> Scene:
-    """Run the validator through the first epoch; `blocks` is content that it holds."""
+    """Run the validator through the first epoch; `blocks` is content that it holds. `after`: a block, and what happens
+    to the chain right after it."""
 
     async def main() -> Scene:
         trace = Trace()
@@ -110,6 +115,9 @@ def run(
             for engine in used:
                 if isinstance(engine, TroubledEngine):
                     nursery.start_soon(engine.revive)
+            if after is not None:
+                await trio.sleep((after[0] + 0.5 - ledger.height) * BLOCK_SECONDS)
+                after[1](ledger)
             await trio.sleep((first_block_of(0, Stage.LOAD, PARAMETERS) - ledger.height) * BLOCK_SECONDS)
             nursery.cancel_scope.cancel()
         return scene
@@ -152,6 +160,117 @@ def test_batches_that_nobody_serves_do_not_keep_others_from_being_judged() -> No
     votes = run(*withheld, PocCommitted(served), blocks=held).bundle().votes
     assert {vote.reason for vote in votes if vote.participant == account(3)} == {"root-mismatch"}
     assert {vote.reason for vote in votes if vote.participant == account(2)} == {"no-data"}
+
+
+ZEROS = b"\x00" * VECTOR_BYTES
+
+
+def batch_of(data: bytes, count: int, *, of: int) -> PocCommitted:
+    """Account 2's batch of so many nonces, with the root of `of` vectors of zeros, and `data` for its file."""
+    root = VectorsRoot()
+    for _ in range(of):
+        root.add(ZEROS)
+    return PocCommitted(replace(commit(2, count).commit, root=root.root(), vectors_cid=cid_of(data)))
+
+
+@pytest.mark.parametrize(
+    ("data", "count", "of", "reason"),
+    [
+        pytest.param(ZEROS * 7, 8, 8, "wrong-size", id="a vector is missing"),
+        pytest.param(ZEROS * 9, 8, 8, "wrong-size", id="there is one more than is told"),
+        pytest.param(ZEROS * 8, 9, 8, "wrong-size", id="the count is not that of file and root"),
+        pytest.param(ZEROS * 8 + b"\x00", 8, 8, "wrong-size", id="a byte too many"),
+        pytest.param(ZEROS * 8 + b"\x00", 9, 8, "wrong-size", id="a piece of a vector"),
+        pytest.param(b"", 8, 8, "wrong-size", id="nothing"),
+        pytest.param(ZEROS * 9, 9, 8, "root-mismatch", id="the count is not that of the root"),
+        pytest.param(ZEROS * 7 + b"\xff" * VECTOR_BYTES, 8, 8, "root-mismatch", id="another vector"),
+    ],
+)
+def test_a_batch_whose_file_is_not_what_was_committed_is_refused_as_a_whole(
+    data: bytes, count: int, of: int, reason: str
+) -> None:
+    with capture_logs() as lines:
+        (vote,) = run(batch_of(data, count, of=of), blocks=data).bundle().votes
+    assert (vote.verdict, vote.sampled, vote.mismatches, vote.reason) == (Verdict.INVALID, 0, (), reason)
+    said = [line for line in lines if line["event"] == "a batch is refused as a whole"]
+    assert [(line["log_level"], line["participant"], line["node"], line["reason"]) for line in said] == [
+        ("warning", account(2), NODE, reason)
+    ]
+
+
+def test_a_batch_that_no_file_can_hold_is_not_asked_for() -> None:
+    """An empty one, and one of more nonces than count: the chain takes any number."""
+    for count in (0, BATCH_NONCES_MAX + 1):
+        (vote,) = run(batch_of(b"", count, of=0), blocks=b"").bundle().votes
+        assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "no-such-size")
+
+
+def test_votes_that_come_a_second_time_are_refused_and_the_sender_is_told() -> None:
+    """By another daemon with the same key, whose votes were first: those stay."""
+    first = VotesCommitted(EPOCH, account(1), SOME_CID)
+    with capture_logs() as lines:
+        scene = run(first, commit(2, 8))
+    assert scene.ledger.state.vote_bundles[EPOCH] == {account(1): SOME_CID}
+    assert refusals(lines) == ["AlreadyVoted"]
+
+
+def test_votes_that_reach_the_chain_too_late_are_refused_and_the_sender_is_told() -> None:
+    def before(scene: Scene) -> None:
+        async def held_back(action: ChainAction) -> ChainAction:
+            await until_head(scene.chain, first_block_of(0, Stage.FORM, PARAMETERS))
+            return action
+
+        scene.chain.rewrite = held_back
+
+    with capture_logs() as lines:
+        scene = run(commit(2, 8), before=before)
+    assert EPOCH not in scene.ledger.state.vote_bundles
+    assert refusals(lines) == ["WrongStage(0, FORM)"]
+
+
+def test_votes_of_an_outsider_leave_nothing_on_the_chain_and_the_sender_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of one whose endpoint told it that it is a member: by itself no outsider votes."""
+
+    def before(scene: Scene) -> None:
+        async def state_at(block: BlockNumber) -> ChainState:
+            state = scene.ledger.state_at(block).copy()
+            state.groups[EPOCH] = group_set(0, {1: 1, 2: 1}).weights
+            return state
+
+        monkeypatch.setattr(scene.chain, "state_at", state_at)
+
+    with capture_logs() as lines:
+        scene = run(commit(2, 8), before=before, weights={2: 1})
+    assert EPOCH not in scene.ledger.state.vote_bundles
+    assert not [event for event in scene.ledger.events if isinstance(event.body, VotesCommitted)]
+    assert refusals(lines) == ["NotAMember"]
+
+
+def refusals(lines: Sequence[Any]) -> list[str]:
+    """Why the chain refused votes, by the sender's log; which has no line that they are committed."""
+    assert not [line for line in lines if line["event"] == "votes are committed"]
+    return [line["reason"] for line in lines if line["event"] == "the votes were refused"]
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_sample_is_drawn_by_the_block_that_stays_where_the_one_that_draws_it_is_replaced(blocks: int) -> None:
+    """Up to the last moment before it is confirmed. Every nonce is wrong here, so the vote names the whole sample."""
+    begin, count = first_block_of(0, Stage.VALIDATE, PARAMETERS), 64
+    seeds: list[Hash32] = []
+
+    def replace_blocks(ledger: Ledger) -> None:
+        seeds.append(ledger.block_hashes[begin])
+        ledger.reorganise(blocks)
+        seeds.append(ledger.block_hashes[begin])
+
+    data = ZEROS * count
+    scene = run(batch_of(data, count, of=count), blocks=data, after=(begin + blocks - 1, replace_blocks))
+    (vote,) = scene.bundle().votes
+    doomed, stays = (draw_sample(seed, account(2), NODE, count, PARAMETERS.poc_sample_size) for seed in seeds)
+    assert doomed != stays
+    assert (vote.verdict, vote.sampled, vote.mismatches) == (Verdict.INVALID, len(stays), stays)
 
 
 def test_who_was_no_member_does_not_tell_of_earlier_epochs_as_of_this_one() -> None:
@@ -307,16 +426,16 @@ def test_a_file_that_comes_too_late_to_be_judged_was_withheld_and_is_no_fault_of
     assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, reason)
 
 
-ZEROS = b"\x00" * (8 * VECTOR_BYTES)
+EIGHT_ZEROS = b"\x00" * (8 * VECTOR_BYTES)
 
 
 def batch_of_zeros(number: int, model_id: ModelId) -> PocCommitted:
     """A batch whose root is right, so that its nonces are recomputed, and differ."""
     root = VectorsRoot()
     for _ in range(8):
-        root.add(ZEROS[:VECTOR_BYTES])
+        root.add(EIGHT_ZEROS[:VECTOR_BYTES])
     batch = commit(number, 8).commit
-    return PocCommitted(replace(batch, root=root.root(), vectors_cid=cid_of(ZEROS), model_id=model_id))
+    return PocCommitted(replace(batch, root=root.root(), vectors_cid=cid_of(EIGHT_ZEROS), model_id=model_id))
 
 
 class TroubledEngine(SimulatedEngine):
@@ -353,7 +472,7 @@ def with_trouble(trouble: str, *, until_block: int) -> dict[Address, tuple[Verdi
 
     scene = run(
         *batches,
-        blocks=ZEROS,
+        blocks=EIGHT_ZEROS,
         engines=[engine, SimulatedEngine(NodeId("second"), OTHER.model_id, "honest", 0.0, 1)],
     )
     return {vote.participant: (vote.verdict, vote.reason) for vote in scene.bundle().votes}
