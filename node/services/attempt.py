@@ -28,7 +28,7 @@ from node.services.frames import (
     asking_of,
 )
 from node.services.groups import sole_error
-from node.services.node_naming import REGISTERED_SECONDS_MAX, is_its_node
+from node.services.node_naming import is_its_node
 from node.services.outlet import Outlet
 from node.services.patience import CLOSING_SECONDS_MAX, PATIENT_TOKENS, SLOW_SECONDS_MIN, Patience
 from node.services.receipting import answer_evidence, is_the_same_answer, receipt_of
@@ -371,6 +371,6 @@ class Attempt:
             raise ExecutorFaultError(Fault.RECEIPT, "it did not sign its receipt", receipt=signed)
         if not is_the_same_answer(signed.receipt, seen, self._request):
             raise ExecutorFaultError(Fault.RECEIPT, "the receipt does not match what was given", receipt=signed)
-        self._watch_until(trio.current_time() + REGISTERED_SECONDS_MAX + CLOSING_SECONDS_MAX)
+        self._watch_until(math.inf)  # that ends by itself
         if not await is_its_node(self._desk.chain, self._desk.epochs, signed.receipt):
             raise ExecutorFaultError(Fault.RECEIPT, "the receipt names a node that it does not have", receipt=signed)

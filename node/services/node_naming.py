@@ -7,6 +7,7 @@ its node is not named. A payer may hear of a registration some blocks after the 
 import trio
 
 from node.ports import Chain
+from node.protocol.audit_evidence import are_names_short
 from node.protocol.identifiers import NodeId
 from node.protocol.node_names import UNNAMED, known_nodes
 from node.protocol.records import Receipt
@@ -23,7 +24,9 @@ def named_node(chain: Chain, epochs: EpochBook, node_id: NodeId) -> NodeId:
 
 
 async def is_its_node(chain: Chain, epochs: EpochBook, receipt: Receipt) -> bool:
-    """Whether a receipt names a node that its executor has, or none."""
+    """Whether a receipt names a node that its executor has, or none; and has no name that votes have no room for."""
+    if not are_names_short(receipt):
+        return False
     if _has(chain, epochs, receipt):
         return True
     with trio.move_on_after(REGISTERED_SECONDS_MAX):
