@@ -22,7 +22,7 @@ import trio
 
 from node.ports import Chain, EngineFailedError, EngineRefusedError, Store, WallClock
 from node.protocol.audit_bands import bands_of
-from node.protocol.audit_evidence import AuditEvidence, are_names_short
+from node.protocol.audit_evidence import AuditEvidence
 from node.protocol.audits import judge_figures
 from node.protocol.codec import to_bytes
 from node.protocol.identifiers import Address, ModelId
@@ -164,9 +164,7 @@ class DecoyService:
             return
         verdict, reason = judge_figures(figures, band)
         log.info("a decoy is audited", executor=receipt.executor, verdict=verdict.value, tokens=figures.tokens)
-        if verdict is Verdict.INVALID and not are_names_short(receipt):
-            log.error("a decoy's answer is not the model's; its names are too long to be challenged", why=reason)
-        elif verdict is Verdict.INVALID:
+        if verdict is Verdict.INVALID:
             log.warning("a decoy's answer is not the model's; it is challenged", executor=receipt.executor, why=reason)
             self._book.add(signed)  # first: what is in no book nobody would forget
             self._given.keep(receipt_digest(receipt), to_bytes(AuditEvidence(signed, kept)))
