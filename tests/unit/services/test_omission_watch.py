@@ -7,8 +7,8 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from structlog.testing import capture_logs
 import trio
+from structlog.testing import capture_logs
 
 from node.ports import ContentUnavailableError
 from node.protocol.audit_votes import check_audits
