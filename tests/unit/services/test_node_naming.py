@@ -8,12 +8,13 @@ import pytest
 import trio
 
 from netsim.engine import SimulatedEngine
+from netsim.scenario import MODEL_ID
 from node.ports import Chain
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, NodeId, PeerId
 from node.protocol.node_names import UNNAMED
 from node.protocol.records import EpochGroup, MLNodeRegistration, ParticipantRecord, Receipt
-from node.services.embedding import EmbeddingInput
+from node.services.embedding_frames import EmbeddingInput
 from node.services.epochs import EpochBook
 from node.services.faults import Fault
 from node.services.frames import Closing, closing_bytes
@@ -23,7 +24,7 @@ from tests.unit.protocol.test_audit_evidence import evidence_of
 from tests.unit.protocol.test_receipt_books import group_of
 from tests.unit.services.scripted import Part, ask, evidence, install
 from tests.unit.services.serving_network import GATEWAY, serving_network
-from tests.unit.services.test_embedding import MODEL_ID, embedder
+from tests.unit.services.test_embedding import embedder
 from tests.unit.services.test_open_prompts import ask as ask_openly
 
 EXECUTOR = account(1)
