@@ -60,6 +60,7 @@ def add_prompt_services(parts: PromptParts, supervisor: Supervisor) -> PromptDes
             parts.network,
             parts.content,
             parts.store,
+            parts.epochs,
             parts.presence,
             board,
             parts.batches,

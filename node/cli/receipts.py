@@ -139,7 +139,7 @@ def _facts(dossier: Dossier) -> list[tuple[str, str]]:
         ("epoch", str(receipt.epoch)),
         ("model", f"{receipt.model_id} ({receipt.model_cid})"),
         ("payer", receipt.payer),
-        ("executor", f"{receipt.executor}, node {receipt.node_id}"),
+        ("executor", f"{receipt.executor}, node {receipt.node_id or 'not named'}"),
         ("tokens", f"{receipt.prompt_tokens} read, {receipt.output_tokens} written"),
         *([("vectors", str(receipt.vectors))] if receipt.vectors else []),
         ("price", amount_to_tokens(receipt.price)),

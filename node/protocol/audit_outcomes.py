@@ -30,12 +30,14 @@ from node.protocol.audits import (
     add_figures,
     gains,
     proven_by,
+    strongest_evidence,
 )
 from node.protocol.calibration import HonestBand
-from node.protocol.due_books import book_of
+from node.protocol.due_books import BooksOfResult, book_of
 from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
 from node.protocol.lots import lot
+from node.protocol.node_names import UNNAMED, HasNode, known_nodes
 from node.protocol.omissions import EMPTY_BOOK, proven_omissions
 from node.protocol.participation import Duties
 from node.protocol.pricing import receipt_digest
@@ -74,6 +76,9 @@ NO_BOOK = "no-book"
 ACCUSED = "accused"
 UNCONFIRMED = "unconfirmed"
 NOT_AUDITED = "not-audited"
+OUTCOMES_REMEMBERED_MAX = 64
+"""Of one executor, with evidence and nothing to be judged again: one for each node that it may have. Those with most
+evidence stay; more would let results grow with what a friendly auditor says of models that nobody has."""
 JUDGES_MIN = 2
 """Members who must agree to look: where a model has fewer others, one could ruin the only rival it has."""
 DRAW_AS_ITEMS, OUTCOME_AS_ITEMS, CHALLENGE_AS_ITEMS = 64, 64, 256
@@ -147,6 +152,19 @@ class _Found:
 
 
 @dataclass(frozen=True, slots=True)
+class _FoundNodes:
+    """What is found out about all nodes."""
+
+    has_node: HasNode
+    nodes: dict[Node, _Found] = field(default_factory=dict)
+
+    def of(self, executor: Address, node_id: NodeId, model_id: ModelId) -> _Found:
+        """Return what is found out about a node, by the name in a receipt: to be added to."""
+        known = node_id if self.has_node(executor, node_id) else UNNAMED
+        return self.nodes.setdefault((executor, known, model_id), _Found())
+
+
+@dataclass(frozen=True, slots=True)
 class _Appeal:
     """What the whole group made of an accusation."""
 
@@ -177,9 +195,10 @@ def audit_outcomes(
     bundles: Mapping[Address, VoteBundle],
     weights: Mapping[Address, int],
     band_of: BandOf,
+    has_node: HasNode | None = None,
 ) -> tuple[AuditOutcome, ...]:
     """Return the outcomes of this epoch's audits: see `audit_outcomes_in_slices`."""
-    return finish(audit_outcomes_in_slices(previous, seeds, bundles, weights, band_of)).outcomes
+    return finish(audit_outcomes_in_slices(previous, seeds, bundles, weights, band_of, has_node)).outcomes
 
 
 def audit_outcomes_in_slices(
@@ -188,16 +207,18 @@ def audit_outcomes_in_slices(
     bundles: Mapping[Address, VoteBundle],
     weights: Mapping[Address, int],
     band_of: BandOf,
+    has_node: HasNode | None = None,
 ) -> Slices[AuditFindings]:
     """Return the outcomes of this epoch's audits, and who had to audit how much.
 
     `previous` is the newest result before this epoch: its books are what was drawn from; its group audits; its
     accusations are what was judged again. `bundles` were checked (bundles.py); `weights` are those of this epoch's
-    group. Votes of others than those drawn do not count.
+    group; `has_node` says which nodes executors have, by default those of `previous.group`: all others of one executor
+    are one (node_names.py). Votes of others than those drawn do not count.
     """
     if previous is None or seeds is None:
         return AuditFindings((), {})
-    found, pace, duties = dict[Node, _Found](), Pace(), _AuditDuties(previous.group)
+    found, pace, duties = _FoundNodes(has_node or known_nodes(previous.group)), Pace(), _AuditDuties(previous.group)
     by_draw, lots = _by_draw(bundles), AuditorLots(seeds.draw, previous.group)
     for committed in previous.books:
         seen: set[Hash32] = set()
@@ -211,16 +232,16 @@ def audit_outcomes_in_slices(
                 yield
     for signed in proven_omissions(previous, bundles).values():
         receipt = signed.receipt
-        of_node = found.setdefault((receipt.executor, receipt.node_id, receipt.model_id), _Found())
+        of_node = found.of(receipt.executor, receipt.node_id, receipt.model_id)
         of_node.omitted += 1
         of_node.is_bookless = book_of(previous.books, receipt.executor) is None
     challenges = yield from _challenges(previous, bundles, weights)
     for digest, signed in challenges.items():
         receipt = signed.receipt
-        of_node = found.setdefault((receipt.executor, receipt.node_id, receipt.model_id), _Found())
+        of_node = found.of(receipt.executor, receipt.node_id, receipt.model_id)
         of_node.challenged.append((receipt.payer, digest))
-    before = {(outcome.executor, outcome.node_id, outcome.model_id): outcome for outcome in previous.audits}
-    nodes = sorted(found.keys() | before.keys(), key=lambda node: (node[0].lower(), node[1], node[2]))
+    before = _remembered(previous, found.has_node)
+    nodes = sorted(found.nodes.keys() | before.keys(), key=lambda node: (node[0].lower(), node[1], node[2]))
     outcomes = []
     for node in nodes:
         known = before.get(node)
@@ -233,7 +254,7 @@ def audit_outcomes_in_slices(
             model = previous.group.get_epoch_model(known.model_id)
             if again.outcome is Verdict.INVALID and model is not None and makes_vectors(model):
                 again = replace(again, reason=VECTORS)  # the bets are those on tokens, in their place
-        of_node = found.get(node, _Found())
+        of_node = found.nodes.get(node, _Found())
         chosen = _chosen(of_node.challenged, weights, seeds.lot)
         outcome = _outcome(node, of_node, known, again, chosen)
         if outcome is not None:
@@ -241,6 +262,30 @@ def audit_outcomes_in_slices(
         if pace.is_over(OUTCOME_AS_ITEMS):
             yield
     return AuditFindings(tuple(outcomes), duties.all())
+
+
+def _remembered(previous: EpochResult, has_node: HasNode) -> dict[Node, AuditOutcome]:
+    """Return what the result before says of nodes, as far as it still matters: what is judged again as it is. Evidence
+    against a node that its executor does not have any more goes to the node without a name, where it is not summed:
+    the strongest stays. Evidence against who is no member and has no book that the result knows is forgotten.
+    """
+    members, books = {member.participant for member in previous.group.members}, BooksOfResult(previous)
+    kept: dict[Node, AuditOutcome] = {}
+    remembered: dict[Address, list[AuditOutcome]] = {}
+    for outcome in previous.audits:
+        executor = outcome.executor
+        if outcome.accused or outcome.challenged:
+            kept[executor, outcome.node_id, outcome.model_id] = outcome
+        elif outcome.evidence and (executor in members or books.newest(executor) is not None):
+            remembered.setdefault(executor, []).append(outcome)
+    for executor, outcomes in remembered.items():
+        strongest = sorted(outcomes, key=lambda outcome: max(outcome.evidence), reverse=True)
+        for outcome in strongest[:OUTCOMES_REMEMBERED_MAX]:
+            node_id = outcome.node_id if has_node(executor, outcome.node_id) else UNNAMED
+            node = (executor, node_id, outcome.model_id)
+            known = kept.get(node, replace(outcome, node_id=node_id))
+            kept[node] = replace(known, evidence=strongest_evidence(known.evidence, outcome.evidence))
+    return kept
 
 
 def _challenges(
@@ -278,7 +323,7 @@ def _take_draw(
     votes: Mapping[Address, AuditVote],
     weights: Mapping[Address, int],
     band_of: BandOf,
-    found: dict[Node, _Found],
+    found: _FoundNodes,
     seen: set[Hash32],
 ) -> ModelId | None:
     """Add what the votes on one draw come to; return the model whose answer was judged, None if none was."""
@@ -287,14 +332,14 @@ def _take_draw(
         missed = {voter: vote for voter, vote in votes.items() if vote.reason not in EXCUSED}
         if missed and 2 * _weight(missed, weights) > _weight(votes, weights):
             vote = _middle(list(missed.items()), weights, lambda vote: (vote.node_id, vote.model_id))
-            found.setdefault((executor, vote.node_id, vote.model_id), _Found()).withheld += 1
+            found.of(executor, vote.node_id, vote.model_id).withheld += 1
         return None
     judged = [(voter, vote) for voter, vote in votes.items() if _judged(vote) and vote.receipt_digest == digest]
     vote = _middle_by_evidence(judged, weights, band_of)
     if digest in seen:
         return vote.model_id
     seen.add(digest)
-    of_node = found.setdefault((executor, vote.node_id, vote.model_id), _Found())
+    of_node = found.of(executor, vote.node_id, vote.model_id)
     of_node.figures = add_figures(of_node.figures, vote.figures)
     of_node.answers.append((digest, gains(vote.figures, band_of(executor, vote.node_id, vote.model_id))))
     return vote.model_id

@@ -250,6 +250,11 @@ def accumulate_evidence(evidence: tuple[int, ...], gained: tuple[int, ...]) -> t
     return kept if any(kept) else NO_EVIDENCE
 
 
+def strongest_evidence(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the stronger evidence of each bet. The sum of two runs of luck would be worth more than a bet is."""
+    return tuple(map(max, one, other)) if one and other else one or other
+
+
 def proven_by(evidence: tuple[int, ...], limit_micro_bits: int = LIMIT_MICRO_BITS) -> Test | None:
     """Return the test whose evidence is strongest, if that is enough."""
     if not evidence or max(evidence) < limit_micro_bits:

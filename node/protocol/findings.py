@@ -223,6 +223,7 @@ class AuditOutcome:
 
     executor: Address
     node_id: NodeId
+    """Empty: all that its receipts name and it does not have (node_names.py)."""
     model_id: ModelId
     fate: Verdict
     """INVALID: proven not to be the model's answers. ABSTAIN: too little for a decision."""

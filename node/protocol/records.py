@@ -393,6 +393,7 @@ class Receipt:
     payer: Address
     executor: Address
     node_id: NodeId
+    """The ML node that answered, or finished the answer; empty if the chain did not know it (node_names.py)."""
     prompt_tokens: int
     output_tokens: int
     prompt_commitment: Hash32

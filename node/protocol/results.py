@@ -14,6 +14,7 @@ from node.protocol.due_books import books_before, missing_books
 from node.protocol.findings import SCORE_FULL, NodeFate, NodeOutcome, SettledShare
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.judges import Judges, judges_for
+from node.protocol.node_names import known_nodes
 from node.protocol.outcomes import node_outcomes_in_slices
 from node.protocol.participation import NOT_COUNTED, vote_duties_in_slices
 from node.protocol.penalties import fraudulent, penalties
@@ -153,8 +154,11 @@ def form_epoch_result_in_slices(
     members = {member.participant for member in frozen.members}
     listed = {key: commit for key, commit in committed.items() if key[0] in members or state.is_barred(key[0], epoch)}
     nodes = _with_others(found.nodes, listed, frozen, preserved)
-    bands = bands_of(state if audit_state is None else audit_state, previous.group if previous else None)
-    audited = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands)
+    registered = state if audit_state is None else audit_state
+    bands = bands_of(registered, previous.group if previous else None)
+    # Also what was registered in this epoch: it may have served already, and is challenged then.
+    has_node = known_nodes(previous.group if previous else None, registered, state)
+    audited = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands, has_node)
     audits = audited.outcomes
     validators = validator_outcomes(bundles, weights)
     yield

@@ -28,6 +28,7 @@ from node.services.frames import (
     asking_of,
 )
 from node.services.groups import sole_error
+from node.services.node_naming import is_its_node
 from node.services.outlet import Outlet
 from node.services.patience import CLOSING_SECONDS_MAX, PATIENT_TOKENS, SLOW_SECONDS_MIN, Patience
 from node.services.receipting import answer_evidence, is_the_same_answer, receipt_of
@@ -321,7 +322,7 @@ class Attempt:
 
     async def _settle(self, signed: SignedReceipt) -> None:
         """Check the receipt against what came, sign it, keep it, pay exactly its price."""
-        self._check_receipt(signed)
+        await self._check_receipt(signed)
         self._watch_until(trio.current_time() + CLOSING_SECONDS_MAX + ACKNOWLEDGE_SECONDS_MAX)
         signed = countersigned(signed, self._desk.chain.sign(receipt_digest(signed.receipt)))
         self._keep(signed)
@@ -349,8 +350,8 @@ class Attempt:
             except (trio.EndOfChannel, CallFailedError) as end:
                 log.debug("a call ended", peer=self._call.peer_id, how=repr(end))
 
-    def _check_receipt(self, signed: SignedReceipt) -> None:
-        """Every figure that is paid for must be one that was seen here."""
+    async def _check_receipt(self, signed: SignedReceipt) -> None:
+        """Every figure that is paid for must be one that was seen here, and what is audited must be somebody's."""
         seen = receipt_of(
             self._request,
             self._model,
@@ -370,3 +371,6 @@ class Attempt:
             raise ExecutorFaultError(Fault.RECEIPT, "it did not sign its receipt", receipt=signed)
         if not is_the_same_answer(signed.receipt, seen, self._request):
             raise ExecutorFaultError(Fault.RECEIPT, "the receipt does not match what was given", receipt=signed)
+        self._watch_until(math.inf)  # that ends by itself
+        if not await is_its_node(self._desk.chain, self._desk.epochs, signed.receipt):
+            raise ExecutorFaultError(Fault.RECEIPT, "the receipt names a node that it does not have", receipt=signed)

@@ -78,6 +78,10 @@ class Challenges(Challenged, Protocol):
         """Return those for the bundle of an epoch, in its order; the same until that is written."""
 
 
+def _which(signed: SignedReceipt) -> dict[str, str]:
+    return {"executor": signed.receipt.executor, "receipt": receipt_digest(signed.receipt).hex()}
+
+
 class AuditingService:
     """Audits in every epoch in whose group this account is; watches over the answers that this account paid for, in a
     group or not."""
@@ -133,6 +137,9 @@ class AuditingService:
         kept = KeptAudits(self._store, bundle.epoch)
         taken = () if self.challenges is None else self.challenges.take(bundle.epoch)
         able = [signed for signed in taken if are_names_short(signed.receipt)][:CHALLENGES_MAX]
+        for signed in taken:
+            if not are_names_short(signed.receipt):  # one such would void the bundle
+                log.error("an answer cannot be challenged: its receipt has too long a name", **_which(signed))
         by_digest = {receipt_digest(signed.receipt): signed for signed in able}
         challenges = tuple(by_digest[digest] for digest in sorted(by_digest))
         omissions = self.omission_keeping.for_bundle(bundle.epoch)

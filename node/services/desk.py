@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from node.ports import Chain, Store
 from node.services.answers_at_hand import AnswersAtHand
+from node.services.epochs import EpochBook
 from node.services.payment_rounds import PaymentRounds
 from node.services.payments import PayerBook
 
@@ -14,6 +15,7 @@ class Desk:
 
     chain: Chain
     store: Store
+    epochs: EpochBook
     payer: PayerBook
     rounds: PaymentRounds
     answers_kept_max: int = 0

@@ -203,6 +203,7 @@ class Embedder:
                 attempt = EmbeddingAttempt(
                     self._chain,
                     self._store,
+                    self._epochs,
                     self._payer,
                     call,
                     request,

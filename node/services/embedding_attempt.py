@@ -19,8 +19,10 @@ from node.services.embedding_frames import (
     Vectors,
 )
 from node.services.embedding_receipts import embedding_receipt_of, is_the_same_embedding
+from node.services.epochs import EpochBook
 from node.services.faults import ExecutorFaultError, Fault
 from node.services.frames import Payment
+from node.services.node_naming import is_its_node
 from node.services.payments import PayerBook
 from node.services.terms import NOTHING, unit_price_of
 from node.services.timing import position
@@ -41,6 +43,7 @@ class EmbeddingAttempt:
         self,
         chain: Chain,
         store: Store,
+        epochs: EpochBook,
         payer: PayerBook,
         call: Call,
         request: EmbeddingRequest,
@@ -51,6 +54,7 @@ class EmbeddingAttempt:
         """`answers_kept_max`: of how many answers of its own this node keeps what their receipts are about."""
         self._chain = chain
         self._store = store
+        self._epochs = epochs
         self._payer = payer
         self._call = call
         self._request = request
@@ -137,7 +141,7 @@ class EmbeddingAttempt:
         if not self._data or len(self._data) != FLOAT_BYTES * self._dimensions * len(self._request.inputs):
             raise CallFailedError("bad-answer", "fewer vectors than inputs")
         given = VectorEvidence(self.token_ids, self._dimensions, bytes(self._sketches))
-        self._check_receipt(signed, given)
+        await self._check_receipt(signed, given)
         signed = countersigned(signed, self._chain.sign(receipt_digest(signed.receipt)))
         kept = None if self._request.private else given
         self._store.save_receipt(signed, kept, answers_kept_max=self._answers_kept_max)
@@ -149,8 +153,8 @@ class EmbeddingAttempt:
             except (trio.EndOfChannel, CallFailedError) as end:
                 log.debug("a call ended", peer=self._call.peer_id, how=repr(end))
 
-    def _check_receipt(self, signed: SignedReceipt, given: VectorEvidence) -> None:
-        """Every figure that is paid for must be one that was seen here."""
+    async def _check_receipt(self, signed: SignedReceipt, given: VectorEvidence) -> None:
+        """Every figure that is paid for must be one that was seen here, and what is audited must be somebody's."""
         seen = embedding_receipt_of(
             self._request,
             self._model,
@@ -162,6 +166,8 @@ class EmbeddingAttempt:
         )
         if not is_the_same_embedding(signed.receipt, seen, self._request) or not is_signed_by_executor(signed):
             raise ExecutorFaultError(Fault.RECEIPT, "the receipt does not match what was given", receipt=signed)
+        if not await is_its_node(self._chain, self._epochs, signed.receipt):
+            raise ExecutorFaultError(Fault.RECEIPT, "the receipt names a node that it does not have", receipt=signed)
 
     async def _pay(self, total: TokenAmount, signed: SignedReceipt | None = None) -> None:
         """Pay what is missing to `total`; with `signed`, also countersign it, for all vectors are here."""

@@ -46,6 +46,7 @@ from node.services.epochs import EpochBook
 from node.services.freshness import FreshRequests
 from node.services.funding import Funding
 from node.services.groups import sole_error
+from node.services.node_naming import named_node
 from node.services.paid_calls import GatewayGoneError, PaidCall
 from node.services.receipt_book import ReceiptBookKeeper
 from node.services.refusals import RETRY_SECONDS_MAX, busy_error
@@ -225,7 +226,7 @@ class EmbeddingExecutor:
             given,
             unit_price,
             epoch=position(self._chain).epoch,
-            node_id=node_id,
+            node_id=named_node(self._chain, self._epochs, node_id),
             at=self._wall_clock(),
         )
         signed = SignedReceipt(receipt, self._chain.sign(receipt_digest(receipt)))

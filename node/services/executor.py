@@ -53,6 +53,7 @@ from node.services.freshness import FreshRequests
 from node.services.funding import Funding
 from node.services.generation import Generation
 from node.services.groups import sole_error
+from node.services.node_naming import named_node
 from node.services.paid_calls import GatewayGoneError, PaidCall
 from node.services.receipt_book import ReceiptBookKeeper
 from node.services.receipting import answer_evidence, receipt_of
@@ -332,7 +333,7 @@ class Executor:
             given.output,
             self._unit_price(request),
             epoch=position(self._chain).epoch,
-            node_id=generation.node_ids[-1],
+            node_id=named_node(self._chain, self._epochs, generation.node_ids[-1]),
             at=self._wall_clock(),
             seed=drawn.seed,
             seeded_by_user=drawn.share is None,

@@ -125,7 +125,7 @@ class Gateway:
         self._random_bytes = random_bytes
         self._score = score
         self._trade = Trade(
-            desk=Desk(chain, store, payer, PaymentRounds(payer, store), answers_kept_max, self.at_hand),
+            desk=Desk(chain, store, epochs, payer, PaymentRounds(payer, store), answers_kept_max, self.at_hand),
             network=network,
             speeds=SpeedBook(),
             faults=FaultBook(store, wall_clock),

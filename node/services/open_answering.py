@@ -35,7 +35,9 @@ from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import countersigned, is_signed_by_payer
 from node.protocol.records import SignedReceipt
 from node.services.batches import BatchService
+from node.services.epochs import EpochBook
 from node.services.funding import Funding
+from node.services.node_naming import named_node
 from node.services.open_board import Entry, OpenBoard
 from node.services.open_debts import Debt, OpenDebts
 from node.services.open_frames import SETTLE_METHOD, read_settlement
@@ -86,6 +88,7 @@ class OpenAnsweringParts:
     network: Network
     content: Content
     store: Store
+    epochs: EpochBook
     presence: PresenceTable
     board: OpenBoard
     batches: BatchService
@@ -216,7 +219,7 @@ class OpenAnswering:
             entry.model,
             parts.chain.parameters.unit_price,
             executor=parts.chain.account,
-            node_id=engine.node_id,
+            node_id=named_node(parts.chain, parts.epochs, engine.node_id),
             at=parts.wall_clock(),
             by_rule=not isinstance(engine, RuleFollower) or engine.draws_by_rule,
         )

@@ -41,6 +41,7 @@ from node.services.checks import TEMPLATE_TOKENS_MAX
 from node.services.epochs import EpochBook
 from node.services.faults import Evidence, Fault, FaultBook
 from node.services.frames import Payment, SignedVoucherFrame, prompt_commitment_of, request_digest
+from node.services.node_naming import is_its_node
 from node.services.open_board import WAITING_PER_PAYER_MAX, Entry, OpenBoard
 from node.services.open_frames import SETTLE_METHOD, SettleOpen
 from node.services.open_receipts import open_receipt, open_request
@@ -313,6 +314,9 @@ class OpenAsking:
         )
         if stated != seen or not _is_plausible(content, answer):
             self._blame(posted, content, answered, Fault.RECEIPT, "the answer is not what its receipt says")
+            return None
+        if not await is_its_node(self._parts.chain, self._parts.epochs, stated):
+            self._blame(posted, content, answered, Fault.RECEIPT, "the receipt names a node that it does not have")
             return None
         return answer
 

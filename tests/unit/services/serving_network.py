@@ -224,7 +224,7 @@ def _open_prompts(
     assert member.engine is not None
     member.answering = OpenAnswering(
         OpenAnsweringParts(
-            chain, network, content, store, member.presence, member.board, batches, [member.engine],
+            chain, network, content, store, member.epochs, member.presence, member.board, batches, [member.engine],
             member.executor.payments, member.executor.funding, is_free, sealing, wall_clock,
         )
     )  # fmt: skip

@@ -444,8 +444,11 @@ async def test_evidence_of_others_is_kept_without_what_nobody_committed_to_and_o
 async def test_a_challenge_that_would_void_the_bundle_stays_out_of_it(auditor: Auditor) -> None:
     good, bad = (evidence_of(payer=account(3), node_id=NodeId(name)).signed for name in ("node", "n" * 33))
     auditor.service.challenges = cast(Any, SimpleNamespace(take=lambda _epoch: (good, bad)))
-    bundle = await auditor.service.complete(VoteBundle(EpochNumber(5), account(3), ()))
+    with capture_logs() as logs:
+        bundle = await auditor.service.complete(VoteBundle(EpochNumber(5), account(3), ()))
     assert bundle.challenges == (good,)
+    (told,) = [entry for entry in logs if entry["log_level"] == "error"]  # it does not come back
+    assert told["receipt"] == receipt_digest(bad.receipt).hex()
 
 
 OWN = account(3)

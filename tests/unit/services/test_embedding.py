@@ -247,6 +247,8 @@ def lying_executor(network: ServingNetwork, lie: str) -> None:
             request, MODEL, evidence,
             member.chain.parameters.unit_price, epoch=member.epochs.group().epoch, node_id=NODE, at=wall_clock(),
         )  # fmt: skip
+        if lie == "no such node":
+            receipt = replace(receipt, node_id=NodeId("made-up"))
         if lie == "price":
             receipt = replace(receipt, price=TokenAmount(receipt.price * 10))
         if lie == "epoch":
@@ -297,7 +299,7 @@ async def test_vectors_that_never_began_are_written_down_unless_no_draw_falls_on
 
 IN_THE_RECEIPT = (
     "other vectors", "dimensions", "price", "epoch", "output", "signature", "out of the draw", "nobody asked",
-    "one vector",
+    "one vector", "no such node",
 )  # fmt: skip
 
 

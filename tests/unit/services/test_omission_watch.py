@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from node.ports import ContentUnavailableError
 from node.protocol.audit_votes import check_audits
@@ -178,7 +179,9 @@ async def test_one_executor_s_proofs_leave_room_for_those_against_others(monkeyp
 
 async def test_a_receipt_whose_name_would_void_the_bundle_stays_out_of_it() -> None:
     watch, result = world([receipt(1, "n" * 33), receipt(2)], [])
-    assert [one.signed.receipt.node_id for one in await watch.find(result)] == ["node"]
+    with capture_logs() as logs:
+        assert [one.signed.receipt.node_id for one in await watch.find(result)] == ["node"]
+    assert [entry["receipts"] for entry in logs if "too long a name" in entry["event"]] == [1]
 
 
 async def test_what_is_in_no_book_because_there_was_none_twice_running_is_proven_without_any() -> None:

@@ -16,7 +16,7 @@ from node.control.prompt_methods import PromptReclaimParams, PromptShowParams
 from node.operations.prompts import DeskPromptOperations
 from node.ports import CallFailedError, Engine, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.codec import to_bytes
-from node.protocol.identifiers import Address, Cid, EpochNumber, ModelId, RequestId, TokenAmount
+from node.protocol.identifiers import Address, Cid, EpochNumber, ModelId, NodeId, RequestId, TokenAmount
 from node.protocol.messages import MessageBody, seal
 from node.protocol.open_prompts import (
     ARRIVAL_SECONDS_MAX,
@@ -312,8 +312,12 @@ async def test_an_answer_whose_content_nobody_has_is_not_paid_and_the_next_execu
 
 @pytest.mark.parametrize(
     "changes",
-    [{"prompt_tokens": 4, "price": TokenAmount(6 * UNIT)}, {"output_commitment": bytes(32)}],
-    ids=["more-tokens", "other-tokens"],
+    [
+        {"prompt_tokens": 4, "price": TokenAmount(6 * UNIT)},
+        {"output_commitment": bytes(32)},
+        {"node_id": NodeId("made-up")},
+    ],
+    ids=["more-tokens", "other-tokens", "no-such-node"],
 )
 async def test_an_answer_that_is_not_what_its_receipt_says_is_not_paid(
     changes: dict[str, object], autojump_clock: object

@@ -14,10 +14,12 @@ from node.ports import CallFailedError
 from node.protocol.dossiers import Dossier, dossiers_from_json, dossiers_to_json
 from node.protocol.draws import MARGIN_MAX, Drawn, Prefill
 from node.protocol.identifiers import Cid, EpochNumber, NodeId, TokenAmount
+from node.protocol.node_names import UNNAMED
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import Receipt, SignedReceipt
 from node.protocol.signatures import sign
 from node.protocol.verification import Outcome, verify_offline
+from node.services.receipt_checks import ChainFacts, check_against_chain
 from node.services.receipt_tokens import judge_margins
 from tests.builders import account, key_of
 from tests.unit.services.serving_network import GATEWAY, NODE, UNIT, ServingNetwork, serving_network
@@ -143,6 +145,33 @@ async def test_what_both_signed_and_the_chain_does_not_know_is_found(
         operations = operations_of(network, GATEWAY)
         changed = signed_anew(await only_dossier(operations), 1, **changes)
         assert (await outcomes(operations, changed))[expected] == "not checked"
+
+
+async def test_a_receipt_of_a_node_that_had_no_name_yet_holds(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        await ask(network)
+        operations = operations_of(network, GATEWAY)
+        unnamed = signed_anew(await only_dossier(operations), 1, node_id=UNNAMED)
+        assert (await outcomes(operations, unnamed))["executor"] == "holds"
+
+
+async def test_a_node_that_was_registered_after_its_group_was_frozen_is_its_executors(autojump_clock: object) -> None:
+    async with serving_network(1) as network:
+        await ask(network)
+        operations, member = operations_of(network, GATEWAY), network.members[GATEWAY]
+        dossier = await only_dossier(operations)
+        group = member.epochs.group()
+        frozen = replace(group, members=tuple(replace(one, ml_nodes=()) for one in group.members))
+        facts = ChainFacts(
+            member.chain.chain_id, member.chain.payment_channels, member.chain.state,
+            member.chain.parameters.unit_price, dossier.signed.receipt.epoch, frozen, is_frozen=True,
+        )  # fmt: skip
+
+        def executor_of(one: Dossier) -> Outcome:
+            return next(check.outcome for check in check_against_chain(one, facts) if check.what == "executor")
+
+        assert executor_of(dossier) is Outcome.HOLDS
+        assert executor_of(signed_anew(dossier, 1, node_id=NodeId("made-up"))) is Outcome.FAILS
 
 
 async def test_receipts_of_other_networks_epochs_and_payers_without_channel_fail(autojump_clock: object) -> None:
