@@ -39,10 +39,13 @@ REASONS = {
     "private": "a private request",
     "no-tokens": "it ended before its first token: there is nothing to judge",
     "drawn-again": "drawn more than once, and judged under another number",
+    "no-room": "its prompt fills the context: no engine reads more",
+    "other-version": "of a model, or a version of one, that the group does not have",
     "no-model": "this node does not serve the model",
     "no-time": "this node has not got to it",
     "engine-failed": "this node's engine failed",
     "accused": "accused: the whole group judges it again",
+    "narrowly-proven": "not the model's, as members with less than a third of all weight found: unpaid, and no fraud",
     "unconfirmed": "accused, and not settled yet",
     "not-audited": "nothing of it was audited",
 }

@@ -11,7 +11,7 @@ from node.control.challenge_methods import ChallengeParams, ChallengeView
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.ports import Chain, Store
 from node.protocol.audit_bands import bands_of
-from node.protocol.audit_evidence import AuditEvidence, KeptAnswer, are_names_short, kept_answer
+from node.protocol.audit_evidence import NO_ROOM, AuditEvidence, KeptAnswer, are_names_short, kept_answer, why_unjudged
 from node.protocol.audits import judge_figures
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.pricing import receipt_digest
@@ -133,6 +133,8 @@ class DaemonChallengeOperations:
         model = group.get_epoch_model(receipt.model_id)
         if model is None or model.cid != receipt.model_cid:
             raise RpcError(ErrorCode.REFUSED, f"nobody serves that version of {receipt.model_id} any more")
+        if why_unjudged(receipt, model) == NO_ROOM:
+            raise RpcError(ErrorCode.REFUSED, "nobody can judge this answer: its prompt fills the context of the model")
 
     def _kept(self, receipt: Receipt) -> KeptAnswer:
         kept = self._at_hand.find(receipt.request_id, receipt.executor)

@@ -14,6 +14,8 @@ REMEDIES = {
     "throughput": "It was drawn to serve instead of mining: was it ready all that time? See `quern nodes` and the log.",
     "coverage": "Serve the models named below with nodes of your own, or go without the bonus.",
     "fraud": "See `quern audit EPOCH` and `quern poc EPOCH` for the evidence.",
+    "narrowly-proven": "See `quern audit EPOCH`. The engine draws otherwise than those that judged it: "
+    "`quern model verify` finds damaged files, and `quern conformance` tells whether it keeps to the rule.",
     "not-counted": "`quern chain collateral` shows what is missing, or until when the account is barred.",
     "rejected": SAME_ENGINE,
     "mismatches": SAME_ENGINE,

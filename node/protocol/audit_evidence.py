@@ -12,13 +12,15 @@ from node.protocol.asking import REQUEST_BYTES_MAX, booked_under, is_asked_by_pa
 from node.protocol.audits import ClaimedLogprobs
 from node.protocol.claims import ALTERNATIVES_KEPT, NOT_ASKED, claims_commitment
 from node.protocol.dossiers import AnswerEvidence, VectorEvidence
+from node.protocol.findings import AUDIT_TOKENS_MAX
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.pricing import receipt_digest, tokens_commitment
 from node.protocol.receipt_books import NOBODY, BookRow, booked_payers, booked_tokens, drawable_tokens
 from node.protocol.receipts import draw_commitment, is_signed_by_executor, is_signed_by_payer
-from node.protocol.records import Receipt, SignedReceipt
+from node.protocol.records import ModelRecord, Receipt, SignedReceipt
 from node.protocol.seeds import SeedShareError, check_share, drawn_seed
 from node.protocol.sketches import INPUTS_MAX, SKETCH_BYTES, TOKENS_MAX, inputs_commitment, vectors_commitment
+from node.protocol.tails import makes_vectors
 
 EVIDENCE_BYTES_MAX = 16 * 1024 * 1024
 """A context of 128k tokens in canonical bytes, and log-probabilities of all of them: 108 bytes a token."""
@@ -30,6 +32,11 @@ PRIVATE = "private"
 NO_TOKENS = "no-tokens"
 """An answer in words that ended before its first token: there is nothing to read. Its payer has a copy of the receipt,
 so nobody books an answer that has tokens as one."""
+
+OTHER_VERSION = "other-version"
+"""An answer of a model, or a version of one, that the group does not have."""
+NO_ROOM = "no-room"
+"""An answer to a prompt that fills the context: engines refuse to read it, for they have no room for a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,24 @@ def kept_answer(answer: AnswerEvidence, claimed: tuple[ClaimedLogprobs, ...] = (
 def are_names_short(receipt: Receipt) -> bool:
     """Whether a receipt's names may stand in votes and results."""
     return len(receipt.node_id) <= NODE_ID_LENGTH_MAX and len(receipt.model_id) <= MODEL_ID_LENGTH_MAX
+
+
+def why_unjudged(receipt: Receipt, model: ModelRecord | None) -> str:
+    """Return a code for why nobody can judge what a receipt is about, as all see it; empty if some can.
+
+    `model` is what the group that audits has of it. What only auditors with the model could tell would leave the first
+    of them who makes figures up as the only judge.
+    """
+    if model is None or model.cid != receipt.model_cid:
+        return OTHER_VERSION
+    if makes_vectors(model) is not bool(receipt.vectors):
+        return "not-the-receipt"
+    return NO_ROOM if not receipt.vectors and readable_length(receipt.prompt_tokens, model.context_length) == 0 else ""
+
+
+def readable_length(prompt_length: int, context_length: int) -> int:
+    """Return how many tokens of an answer an engine reads: it refuses what leaves no room for one of its own."""
+    return max(0, min(AUDIT_TOKENS_MAX, context_length - 1 - prompt_length))
 
 
 def without_surplus(evidence: AuditEvidence) -> AuditEvidence:

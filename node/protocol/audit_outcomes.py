@@ -4,7 +4,8 @@ Purpose: five auditors judge each drawn answer. Five can be of one mind by bribe
 answers they accuse a node of are judged again in the next epoch by everybody who has the model, from the same evidence,
 and only that can prove anything. This is the appeal, and nobody has to ask for it: the accused and the auditors hand
 the evidence to whoever judges again, and a majority by weight of those able to overturns the accusation or confirms
-it.
+it. It is fraud if those who find it proven weigh a third of the whole group. Fewer take the pay and the points, and no
+more: who serves a model with little weight would be judge over all that somebody has.
 
 Detail: of the votes on a draw, those on the receipt that most of the weight names count; of these, the vote in the
 middle by weight, so that no single auditor moves a figure beyond what others found. Its figures go into the node's
@@ -18,7 +19,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from node.protocol.audit_evidence import NO_TOKENS, PRIVATE
+from node.protocol.audit_evidence import NO_ROOM, NO_TOKENS, OTHER_VERSION, PRIVATE
 from node.protocol.audit_sampling import DRAWS_MAX, AuditorLots, AuditSeeds, draws_of, judges_of
 from node.protocol.audit_votes import AUDIT_VOTES_MAX, NO_DIGEST, REJUDGED
 from node.protocol.audits import (
@@ -62,10 +63,11 @@ WITHHELD = "withheld"
 """The executor handed over nothing, or not what it had committed to."""
 DRAWN_AGAIN = "drawn-again"
 """A draw that falls on an answer which a lower number has, too: it is judged there."""
-NOTHING_TO_JUDGE = frozenset({PRIVATE, NO_TOKENS, "outside-rule", DRAWN_AGAIN})
+NOTHING_TO_JUDGE = frozenset({PRIVATE, NO_TOKENS, NO_ROOM, OTHER_VERSION, "outside-rule", DRAWN_AGAIN})
 """Reasons of abstentions that everybody sees in the receipt or in the book: votes against any judgement."""
 NO_MODEL = "no-model"
-UNDONE = frozenset({"no-time", "engine-failed"})
+ENGINE_FAILED = "engine-failed"
+UNDONE = frozenset({"no-time", ENGINE_FAILED})
 """Reasons of abstentions that say that the auditor did not do what it had to."""
 EXCUSED = UNDONE | {NO_MODEL} | NOTHING_TO_JUDGE
 """Reasons of abstentions that say nothing of the executor."""
@@ -79,8 +81,13 @@ NOT_AUDITED = "not-audited"
 OUTCOMES_REMEMBERED_MAX = 64
 """Of one executor, with evidence and nothing to be judged again: one for each node that it may have. Those with most
 evidence stay; more would let results grow with what a friendly auditor says of models that nobody has."""
+NARROWLY_PROVEN = "narrowly-proven"
+"""Proven, by members with less than a third of all weight: it is no fraud, and its nodes with the model are unpaid."""
 JUDGES_MIN = 2
 """Members who must agree to look: where a model has fewer others, one could ruin the only rival it has."""
+FRAUD_PARTS = 3
+"""Fraud takes one part in so many of all the weight of the group, the accused's included, that finds it proven. No
+cartel below a third convicts alone, however few serve the model."""
 DRAW_AS_ITEMS, OUTCOME_AS_ITEMS, CHALLENGE_AS_ITEMS = 64, 64, 256
 """What they cost, against an item of a slice."""
 
@@ -174,6 +181,8 @@ class _Appeal:
     """The test that confirms it."""
     confirmed: tuple[int, ...]
     """Evidence so far, while it is open."""
+    is_narrow: bool = False
+    """Whether members with less than a third of all weight found a part of it: it proves no fraud."""
 
 
 NO_APPEAL = _Appeal(None, "", NO_EVIDENCE)
@@ -227,7 +236,7 @@ def audit_outcomes_in_slices(
             auditors = lots.auditors(committed.executor, draw)
             votes = {auditor: cast[auditor] for auditor in auditors if auditor in cast}
             judged = _take_draw(committed.executor, votes, weights, band_of, found, seen)
-            duties.add(auditors, votes, judged)
+            duties.add(auditors, votes, None if _as_many_failed(votes, weights) else judged)
             if pace.is_over(DRAW_AS_ITEMS):
                 yield
     for signed in proven_omissions(previous, bundles).values():
@@ -250,9 +259,13 @@ def audit_outcomes_in_slices(
             again = _judge_again(known, previous.group, by_draw, weights, band_of(*node))
             able = judges_of(known, previous.group)
             for digest in {*known.accused, *known.challenged}:
-                duties.add(able, by_draw.get((known.executor, REJUDGED, digest), {}), known.model_id)
+                cast = by_draw.get((known.executor, REJUDGED, digest), {})
+                cast = {voter: vote for voter, vote in cast.items() if voter in able}
+                is_judged = bool(_heard(cast, able, weights)) and not _as_many_failed(cast, weights)
+                duties.add(able, cast, known.model_id if is_judged else None)
             model = previous.group.get_epoch_model(known.model_id)
-            if again.outcome is Verdict.INVALID and model is not None and makes_vectors(model):
+            is_proven = again.outcome is Verdict.INVALID and again.reason != NARROWLY_PROVEN
+            if is_proven and model is not None and makes_vectors(model):
                 again = replace(again, reason=VECTORS)  # the bets are those on tokens, in their place
         of_node = found.nodes.get(node, _Found())
         chosen = _chosen(of_node.challenged, weights, seeds.lot)
@@ -365,34 +378,98 @@ def _heaviest_digest(votes: Mapping[Address, AuditVote], weights: Mapping[Addres
     return min(by_digest, key=lambda digest: (-by_digest[digest], digest))
 
 
+def _as_many_failed(votes: Mapping[Address, AuditVote], weights: Mapping[Address, int]) -> bool:
+    """Whether engines of as much weight failed at an answer as judged it: then it may be one that no engine reads, and
+    a friend of its executor's makes figures up."""
+    failed = [voter for voter, vote in votes.items() if not _judged(vote) and vote.reason == ENGINE_FAILED]
+    judged = [voter for voter, vote in votes.items() if _judged(vote)]
+    return bool(failed) and _weight(failed, weights) >= _weight(judged, weights)
+
+
+def _heard(
+    cast: Mapping[Address, AuditVote], able: Collection[Address], weights: Mapping[Address, int]
+) -> list[tuple[Address, AuditVote]]:
+    """Return the judgements of an answer that was judged again; none if too few judged it, or no more than say that
+    there is nothing to judge."""
+    of_able = {voter: vote for voter, vote in cast.items() if voter in able}
+    judged = [(voter, vote) for voter, vote in of_able.items() if _judged(vote)]
+    seeing_nothing = [v for v, vote in of_able.items() if not _judged(vote) and vote.reason in NOTHING_TO_JUDGE]
+    weight = _weight([voter for voter, _ in judged], weights)
+    is_enough = len(judged) >= JUDGES_MIN and ABLE_PARTS * weight >= _weight(able, weights)
+    return judged if is_enough and weight > _weight(seeing_nothing, weights) else []
+
+
 def _judge_again(
     accused: AuditOutcome, group: EpochGroup, votes: Votes, weights: Mapping[Address, int], band: HonestBand
 ) -> _Appeal:
     """Return what the whole group makes of an accusation."""
-    able = judges_of(accused, group)
-    total, together, heard = _weight(able, weights), NO_FIGURES, False
+    able, is_proven = judges_of(accused, group), False
+    summed: list[list[tuple[Address, AuditVote]]] = []
     for digest in (*accused.accused, *accused.challenged):
-        cast = votes.get((accused.executor, REJUDGED, digest), {})
-        judged = [(voter, vote) for voter, vote in cast.items() if voter in able and _judged(vote)]
-        if len(judged) < JUDGES_MIN or ABLE_PARTS * _weight([voter for voter, _ in judged], weights) < total:
+        judged = _heard(votes.get((accused.executor, REJUDGED, digest), {}), able, weights)
+        if not judged:
             continue
-        figures = _middle(judged, weights, lambda vote: _strength(vote, band)).figures
         if digest in accused.accused:
-            together, heard = add_figures(together, figures), True
-        proof = proven_by(gains(figures, band))
+            summed.append(judged)
+        proof = proven_by(gains(_middle_figures(judged, weights, band), band))
         if proof is not None:  # by itself: whoever paid may have chosen it among many
-            return _Appeal(Verdict.INVALID, proof.value, NO_EVIDENCE)
-    if not accused.accused:
-        return NO_APPEAL
-    if not heard:
-        return _Appeal(Verdict.ABSTAIN, "", accused.confirmed)
-    confirmed = accumulate_evidence(accused.confirmed, gains(together, band))
+            if _is_wide([voter for voter, vote in judged if proven_by(gains(vote.figures, band)) is not None], weights):
+                return _Appeal(Verdict.INVALID, proof.value, NO_EVIDENCE)
+            is_proven = True
+    in_sum = _judge_sum(accused, summed, weights, band)
+    if in_sum.reason == NARROWLY_PROVEN or (is_proven and in_sum.outcome is not Verdict.INVALID):
+        # It stays open, as far as it is proven and no farther: who cheats on is unpaid on.
+        kept = tuple(min(bits, CONFIRMED_MICRO_BITS) for bits in in_sum.confirmed)
+        return _Appeal(Verdict.INVALID, NARROWLY_PROVEN, kept, in_sum.is_narrow)
+    return in_sum if accused.accused else NO_APPEAL
+
+
+def _judge_sum(
+    accused: AuditOutcome,
+    judged: Sequence[Sequence[tuple[Address, AuditVote]]],
+    weights: Mapping[Address, int],
+    band: HonestBand,
+) -> _Appeal:
+    """Return what comes of the judgements of accused answers together, with what was `confirmed` before.
+
+    What few found proves no fraud with a little luck of honest machines on top: once many judge, they begin anew. And
+    what few judged is left out beside what many did: friends of a cheat may be shown what nobody else is.
+    """
+    if not judged:
+        return _Appeal(Verdict.ABSTAIN, "", accused.confirmed, accused.is_narrow)
+    wide = [of_answer for of_answer in judged if _is_wide([voter for voter, _ in of_answer], weights)]
+    is_narrow = not wide
+    before = NO_EVIDENCE if accused.is_narrow and wide else accused.confirmed
+    together, of_judges = NO_FIGURES, dict[Address, AuditFigures]()
+    for of_answer in wide or judged:
+        together = add_figures(together, _middle_figures(of_answer, weights, band))
+        for voter, vote in of_answer:
+            of_judges[voter] = add_figures(of_judges.get(voter, NO_FIGURES), vote.figures)
+    confirmed = accumulate_evidence(before, gains(together, band))
     proof = proven_by(confirmed, CONFIRMED_MICRO_BITS)
-    if proof is not None:
-        return _Appeal(Verdict.INVALID, proof.value, NO_EVIDENCE)
-    if proven_by(confirmed, OVERTURNED_MICRO_BITS) is not None:
-        return _Appeal(Verdict.ABSTAIN, "", confirmed)
-    return _Appeal(Verdict.VALID, "", NO_EVIDENCE)
+    if proof is None:
+        if proven_by(confirmed, OVERTURNED_MICRO_BITS) is None:
+            return _Appeal(Verdict.VALID, "", NO_EVIDENCE)
+        return _Appeal(Verdict.ABSTAIN, "", confirmed, is_narrow)
+    finding = [
+        voter
+        for voter, figures in of_judges.items()
+        if proven_by(accumulate_evidence(before, gains(figures, band)), CONFIRMED_MICRO_BITS) is not None
+    ]
+    if is_narrow or not _is_wide(finding, weights):
+        return _Appeal(Verdict.INVALID, NARROWLY_PROVEN, confirmed, True)
+    return _Appeal(Verdict.INVALID, proof.value, NO_EVIDENCE)
+
+
+def _is_wide(voters: Collection[Address], weights: Mapping[Address, int]) -> bool:
+    """Whether members with so much weight may convict of fraud."""
+    return FRAUD_PARTS * _weight(voters, weights) >= sum(weights.values())
+
+
+def _middle_figures(
+    judged: Sequence[tuple[Address, AuditVote]], weights: Mapping[Address, int], band: HonestBand
+) -> AuditFigures:
+    return _middle(judged, weights, lambda vote: _strength(vote, band)).figures
 
 
 def _outcome(
@@ -430,6 +507,7 @@ def _outcome(
         confirmed=again.confirmed,
         accused=accused,
         challenged=challenged,
+        is_narrow=again.is_narrow,
     )
 
 
@@ -506,3 +584,12 @@ def _middle(
 
 def _weight(voters: Collection[Address], weights: Mapping[Address, int]) -> int:
     return sum(weights.get(voter, 0) for voter in voters)
+
+
+def narrowly_proven(outcomes: Sequence[AuditOutcome]) -> frozenset[tuple[Address, ModelId]]:
+    """Return whose answers of which models were proven false without being fraud: these nodes are not paid."""
+    return frozenset(
+        (outcome.executor, outcome.model_id)
+        for outcome in outcomes
+        if outcome.fate is Verdict.INVALID and outcome.reason == NARROWLY_PROVEN
+    )

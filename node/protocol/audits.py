@@ -62,6 +62,9 @@ Z_MILLI_USUAL = 4_000
 BAND_MICRO_MIN = 500
 """A calibration on one machine measures nothing at all between runs; the least mean that is believed."""
 
+STAND_IN = 0
+"""Is read in place of a token id that is none of the model's; every vocabulary has it."""
+
 BET = tuple[int, int]
 """(gain per unit, in millionths of a bit; what the stake grows by where a whole unit comes, in millionths)."""
 WHOLE_BETS: tuple[BET, ...] = tuple((bits * 1_000_000, (2**bits - 1) * 1_000_000) for bits in (1, 2, 4, 6, 8, 10))
@@ -130,15 +133,26 @@ def answer_figures(
 ) -> AuditFigures:
     """Return the figures of an answer, or of its beginning, from a prefill by the auditor's own engine.
 
-    `claimed` has one entry for each token or is empty. Raises ValueError if parameters are outside the rule, a claimed
-    token is missing in its prefill, or `claimed` is about other tokens.
+    `claimed` has one entry for each token or is empty. Tokens that are none of the model's are as far off as can be;
+    the prefill is of `known_tokens`. Raises ValueError if parameters are outside the rule, a claimed token is missing
+    in its prefill, or `claimed` is about other tokens.
     """
-    margins = token_margins(prompt_length, token_ids, prefills, seed, parameters, vocabulary_size)
-    margins_micro = [_micro(margin) for margin in margins]
+    known = known_tokens(token_ids, vocabulary_size)
+    are_known = [token == read for token, read in zip(token_ids, known, strict=True)]
+    margins = token_margins(prompt_length, known, prefills, seed, parameters, vocabulary_size)
+    margins_micro = [
+        _micro(margin) if is_known else MARGIN_CLIP_MICRO for margin, is_known in zip(margins, are_known, strict=True)
+    ]
     if claimed and [entry.token_id for entry in claimed] != list(token_ids):
         raise ValueError("log-probabilities are claimed for other tokens")
-    distances = [token_distance_micro(entry, prefill) for entry, prefill in zip(claimed, prefills, strict=False)]
-    surprises = [token_surprise(token, prefill, parameters) for token, prefill in zip(token_ids, prefills, strict=True)]
+    distances = [
+        token_distance_micro(entry, prefill) if is_known else DISTANCE_CLIP_MICRO
+        for entry, prefill, is_known in zip(claimed, prefills, are_known, strict=False)
+    ]
+    surprises = [
+        token_surprise(token, prefill, parameters) if is_known else (0.0, 0.0)
+        for token, prefill, is_known in zip(token_ids, prefills, are_known, strict=True)
+    ]
     return AuditFigures(
         tokens=len(margins),
         mismatches=sum(margin >= MISMATCH_MICRO_MIN for margin in margins_micro),
@@ -148,6 +162,11 @@ def answer_figures(
         surprise_micro=sum(_micro(surprise) for surprise, _ in surprises),
         variance_micro=sum(_micro(variance) for _, variance in surprises),
     )
+
+
+def known_tokens(token_ids: Sequence[int], vocabulary_size: int) -> tuple[int, ...]:
+    """Return token ids as an engine can read them: STAND_IN in place of those that are none of the model's."""
+    return tuple(token if 0 <= token < vocabulary_size else STAND_IN for token in token_ids)
 
 
 def counted_margin_micro(margin_micro: int) -> int:

@@ -243,6 +243,8 @@ class AuditOutcome:
     """Digests of receipts whose answers the whole group judges again in the next epoch."""
     challenged: tuple[Hash32, ...] = ()
     """Likewise, because their payer says that they are not the model's; each is judged by itself."""
+    is_narrow: bool = False
+    """Whether members with less than a third of all weight found a part of `confirmed`: it proves no fraud."""
 
 
 @dataclass(frozen=True, slots=True)

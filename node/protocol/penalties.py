@@ -2,7 +2,7 @@
 
 A verdict of **fraud** rests only on what no honest machine gives, whatever its kind: a sample of nonces of which nearly
 all differ, or answers that audits proved not to be the model's. A batch that is merely rejected earns nothing, and that
-is all.
+is all; so do nodes with a model whose answers were proven false by too little weight for fraud.
 
 **Downtime** is the absence of a member for a whole epoch: it committed no votes and no batch that was due, and the
 median of the others never saw it. A member whose registration ended has left, and is not punished.
@@ -10,6 +10,7 @@ median of the others never saw it. A member whose registration ended has left, a
 
 from collections.abc import Mapping, Sequence, Set
 
+from node.protocol.audit_outcomes import NARROWLY_PROVEN
 from node.protocol.findings import SCORE_FULL, AuditOutcome, NodeFate, NodeOutcome, ParticipantScore, PenaltyDecision
 from node.protocol.identifiers import Address
 from node.protocol.outcomes import NARROWLY
@@ -41,7 +42,7 @@ def penalties(
     """
     fraud: dict[Address, str] = {}
     for audit in audits:
-        if audit.fate is Verdict.INVALID:
+        if audit.fate is Verdict.INVALID and audit.reason != NARROWLY_PROVEN:
             fraud.setdefault(audit.executor, f"audit-{audit.reason}" if audit.reason else "audit")
     for node in nodes:
         if is_batch_of_fakes(node):

@@ -7,7 +7,7 @@ from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
 from node.protocol.audit_bands import bands_of
-from node.protocol.audit_outcomes import audit_outcomes_in_slices, committed_books
+from node.protocol.audit_outcomes import audit_outcomes_in_slices, committed_books, narrowly_proven
 from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
 from node.protocol.due_books import books_before, missing_books
@@ -49,6 +49,7 @@ from node.protocol.weights import (
     compute_new_weights,
     get_participant_model_coverage,
     participant_weights,
+    unproven_weights,
 )
 
 FIRST_MODEL_TIMESLOTS = (True, False)
@@ -124,9 +125,10 @@ def form_epoch_result_in_slices(
     the group serves; by default the same.
 
     Every accepted batch is paid, and so is preserved weight, unless its participant is barred, has too little
-    collateral, or committed fraud. The next group has those nodes that can serve: the model is still active and the
-    node still registered for it. Returns None when no such node is left (no batch was accepted, or all their models
-    were deactivated): then the group carries on and nothing is paid.
+    collateral, or committed fraud, or answers of its nodes with the model were proven false by few. The next group has
+    those nodes that can serve: the model is still active and the node still registered for it. Returns None when no
+    such node is left (no batch was accepted, or all their models were deactivated): then the group carries on and
+    nothing is paid.
     """
     frozen = EpochGroup(epoch, (), ()) if previous is None else replace(previous.group, epoch=epoch)
     weights = dict(state.group_weights(epoch))
@@ -185,7 +187,8 @@ def form_epoch_result_in_slices(
             nodes_of[node.participant].append(node)
     covering = {account for account in earning if get_participant_model_coverage(account, nodes_of[account], judged)}
     available = TokenAmount(subsidy(epoch, parameters) + pot(epoch, state.work_coins_added, state.results, parameters))
-    earned = get_settle_amounts(earning, covering, available, points, offenders)
+    unproven = unproven_weights(narrowly_proven(audits), frozen, nodes)
+    earned = get_settle_amounts(earning, covering, available, points, offenders, unproven)
     group = set_expected_throughput(group, parameters if next_parameters is None else next_parameters)
     group = set_real_throughput(group, real_throughput_vectors(frozen, bundles))
     return EpochResult(

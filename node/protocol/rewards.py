@@ -60,21 +60,27 @@ def get_settle_amounts(
     available: TokenAmount,
     scores: Mapping[Address, int] | None = None,
     unpaid: Set[Address] = frozenset(),
+    unproven: Mapping[Address, int] | None = None,
 ) -> dict[Address, TokenAmount]:
     """Share `available` by weight, those in `covering` counted with the coverage bonus.
 
     The bonus moves shares, never the total: the sum is at most `available`, short of it by less than one unit of
     dust per participant where all have full `scores` (thousandths; who has none has a full one). Those in `unpaid`
-    (fraud was proven) get nothing, and nobody gets their share.
+    (fraud was proven) get nothing, and nobody gets their share; nor that of the weight which is `unproven`, a part of
+    an account's whose answers were proven false without fraud.
     """
-    known = scores or {}
+    known, without = scores or {}, unproven or {}
     counted = {
         account: counted_weight(weight, covers_models=account in covering) for account, weight in weights.items()
     }
     total = sum(counted.values())
+    paid = {
+        account: counted_weight(weight - without.get(account, 0), covers_models=account in covering)
+        for account, weight in weights.items()
+    }
     return {
         account: get_settle_amount(share, total, available, known.get(account, SCORE_FULL))
-        for account, share in counted.items()
+        for account, share in paid.items()
         if total > 0 and account not in unpaid
     }
 

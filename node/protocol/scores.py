@@ -25,6 +25,7 @@ To gain points for oneself is harder still: nobody is its own witness. And point
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from node.protocol.audit_outcomes import NARROWLY_PROVEN, narrowly_proven
 from node.protocol.findings import (
     SCORE_FULL,
     AuditOutcome,
@@ -41,6 +42,7 @@ from node.protocol.participation import NO_DUTIES, Duties
 from node.protocol.records import EpochGroup, VoteBundle
 from node.protocol.slices import Pace, Slices, finish
 from node.protocol.verdicts import Verdict
+from node.protocol.weights import calculate_node_weight, unproven_weights
 
 QUALITY_TENTHS, SPEED_TENTHS, AVAILABILITY_TENTHS, PARTICIPATION_TENTHS = 4, 3, 2, 1
 ANSWERS_MEASURED_MIN = 4
@@ -121,12 +123,13 @@ def participant_scores_in_slices(
         audits_of.setdefault(audit.executor, []).append(audit)
     due_of = {member.participant: len(member.ml_nodes) for member in group.members}
     made_up = {found.validator: found.reason for found in validators if found.fate is Verdict.INVALID}
+    unproven = unproven_weights(narrowly_proven(audits), group, nodes)
     ratios = yield from _speed_ratios(bundles)
     seen = (yield from presences_in_slices(accounts, weights, bundles)) if group.members else {}
     total, scores, pace = sum(weights.values()), list[ParticipantScore](), Pace()
     for account in accounts:
         own, audited = nodes_of.get(account, []), audits_of.get(account, [])
-        quality = _quality(own, audited)
+        quality = _quality(own, audited, unproven.get(account, 0))
         speed = _speed(account, ratios.get(account, {}), weights, total)
         availability = _availability(seen.get(account, SCORE_FULL), own, due_of.get(account, 0), audited)
         has_to_vote = weights.get(account, 0) > 0 and any(other != account for other in nodes_of)
@@ -180,11 +183,12 @@ def weighted_median(values: Iterable[tuple[int, int]]) -> int:
     raise ValueError("a median needs something with weight")
 
 
-def _quality(nodes: Sequence[NodeOutcome], audits: Sequence[AuditOutcome]) -> ScorePart:
+def _quality(nodes: Sequence[NodeOutcome], audits: Sequence[AuditOutcome], unproven: int) -> ScorePart:
     """Nonces accepted of those judged × drawn answers handed over; nothing is left where an audit proved other answers
-    than the model's.
+    than the model's, or the share that is left of the weight where too few proved it for fraud.
 
-    Without the second factor it would pay to answer with anything and hand nothing over (docs/economics.md).
+    `unproven` is the weight of the latter. Without the second factor it would pay to answer with anything and hand
+    nothing over (docs/economics.md).
     """
     rejected = sum(node.count for node in nodes if node.fate is NodeFate.REJECTED)
     accepted = sum(node.count for node in nodes if node.fate is NodeFate.ACCEPTED)
@@ -199,8 +203,11 @@ def _quality(nodes: Sequence[NodeOutcome], audits: Sequence[AuditOutcome]) -> Sc
         losses.append(PointLoss("withheld", lost))
         left -= lost
     if any(audit.fate is Verdict.INVALID for audit in audits):
-        losses.append(PointLoss("audit-failed", left))
-        left = 0
+        weight = sum(map(calculate_node_weight, nodes))
+        is_fraud = any(audit.fate is Verdict.INVALID and audit.reason != NARROWLY_PROVEN for audit in audits)
+        lost = left if is_fraud or not weight else _rounded_up(left * unproven, weight)
+        losses.append(PointLoss("audit-failed", lost))
+        left -= lost
     return _part(left, losses)
 
 

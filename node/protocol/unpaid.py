@@ -11,12 +11,14 @@ amount falls by is what that fault cost. The last amount is what was paid, so th
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from node.protocol.audit_outcomes import NARROWLY_PROVEN, narrowly_proven
 from node.protocol.findings import SCORE_FULL, NodeFate, PointLoss
 from node.protocol.identifiers import Address, EpochNumber, ModelId, NodeId, TokenAmount
 from node.protocol.penalties import fraudulent
 from node.protocol.records import EpochGroup, EpochResult, PocCommit
 from node.protocol.rewards import counted_weight, get_settle_amount
 from node.protocol.scores import AVAILABILITY_TENTHS, PARTICIPATION_TENTHS, QUALITY_TENTHS, SPEED_TENTHS
+from node.protocol.weights import unproven_weights
 
 NO_RESULT = "no-result"
 RESULT_VOID = "result-void"
@@ -24,6 +26,7 @@ NO_BATCH = "no-batch"
 THROUGHPUT = "throughput"
 COVERAGE = "coverage"
 FRAUD = "fraud"
+UNPROVEN = NARROWLY_PROVEN
 NOT_COUNTED = "not-counted"
 
 REASONS = {
@@ -34,6 +37,8 @@ REASONS = {
     THROUGHPUT: "the node served less through Proof of Compute than its weight stands for",
     COVERAGE: "no coverage bonus: it does not serve every model with a node that counts",
     FRAUD: "fraud was proven; nothing of the epoch is paid",
+    UNPROVEN: "audits proved that answers of these models are not theirs, as members with less than a third of all "
+    "weight found: its nodes with them are not paid, and it is no fraud",
     NOT_COUNTED: "the participant is barred, or has too little collateral deposited",
     "rejected": "the batch was rejected",
     "undecided": "the batch found no majority of those able to judge it",
@@ -64,7 +69,7 @@ class UnpaidPart:
     reason: str
     """A code of REASONS, or one of scores.REASONS."""
     subject: str
-    """The ML node, the part of the score or the evidence it is about; empty for the participant as a whole."""
+    """The ML node, models, part of the score or evidence that it is about; empty for the participant as a whole."""
     amount: TokenAmount
 
 
@@ -104,11 +109,12 @@ def explain(
     lost = _lost_weights(result, frozen, participant, committed)
     weight = (0 if own is None else own.weight) + sum(entry.weight for entry in lost)
 
-    def amount(weight: int, *, covers_models: bool = True, score: int = SCORE_FULL) -> TokenAmount:
+    def amount(weight: int, *, covers_models: bool = True, score: int = SCORE_FULL, unproven: int = 0) -> TokenAmount:
         counted = counted_weight(weight, covers_models=covers_models)
         if counted == 0:
             return TokenAmount(0)
-        return get_settle_amount(counted, others + counted, result.available, score)
+        paid = counted_weight(weight - unproven, covers_models=covers_models)
+        return get_settle_amount(paid, others + counted, result.available, score)
 
     most = left = amount(weight)
     parts = []
@@ -124,11 +130,16 @@ def explain(
         fall_to(amount(weight), entry.reason, entry.node_id)
     covers = own is not None and own.covers_models
     fall_to(amount(weight, covers_models=covers), COVERAGE)
+    models = {key for key in narrowly_proven(result.audits) if key[0] == participant}
+    without = 0
+    if frozen is not None:
+        without = unproven_weights(models, frozen, result.nodes).get(participant, 0)
+    fall_to(amount(weight, covers_models=covers, unproven=without), UNPROVEN, ", ".join(sorted(m for _, m in models)))
     tenths = 0
     for name, of_ten, loss in _lost_points(result, participant):
         tenths += of_ten * loss.per_mille
         score = (10 * SCORE_FULL - tenths) // 10
-        fall_to(amount(weight, covers_models=covers, score=score), loss.reason, name)
+        fall_to(amount(weight, covers_models=covers, score=score, unproven=without), loss.reason, name)
     if participant in fraudulent(result.penalties):
         reasons = (decision.reason for decision in result.penalties if decision.participant == participant)
         fall_to(TokenAmount(0), FRAUD, next(reasons))

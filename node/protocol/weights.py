@@ -36,6 +36,31 @@ def participant_weights(node_weights: Mapping[NodeKey, int]) -> dict[Address, in
     return totals
 
 
+def unproven_weights(
+    unproven: Set[tuple[Address, ModelId]], frozen: EpochGroup, outcomes: Iterable[NodeOutcome]
+) -> dict[Address, int]:
+    """Return, of each participant in `unproven`, how much weight is not paid: that of its nodes with the models.
+
+    What they have now, or had in the `frozen` group if that is more: who turns to another model once it is accused
+    leaves nothing behind. Never more than its whole weight.
+    """
+    now: dict[tuple[Address, ModelId], int] = {}
+    whole: dict[Address, int] = {}
+    for outcome in outcomes:
+        weight, key = calculate_node_weight(outcome), (outcome.participant, outcome.model_id)
+        now[key] = now.get(key, 0) + weight
+        whole[outcome.participant] = whole.get(outcome.participant, 0) + weight
+    had: dict[tuple[Address, ModelId], int] = {}
+    for member in frozen.members:
+        for node in member.ml_nodes:
+            key = member.participant, node.model_id
+            had[key] = had.get(key, 0) + node.poc_weight
+    unpaid: dict[Address, int] = {}
+    for key in unproven:
+        unpaid[key[0]] = unpaid.get(key[0], 0) + max(now.get(key, 0), had.get(key, 0))
+    return {account: min(weight, whole.get(account, 0)) for account, weight in sorted(unpaid.items())}
+
+
 def get_participant_model_coverage(participant: Address, outcomes: Iterable[NodeOutcome], models: Set[ModelId]) -> bool:
     """Whether `participant` has weight of at least one node of every one of `models`: those that the epoch judged
     (`validation.judged_models`), so that nobody lacks what nobody could prove (requirements B9).

@@ -8,11 +8,11 @@ import structlog
 import trio
 
 from node.ports import EngineFailedError, EngineRefusedError
-from node.protocol.audit_evidence import AuditEvidence, KeptAnswer
-from node.protocol.audits import NO_FIGURES, add_figures, answer_figures
+from node.protocol.audit_evidence import AuditEvidence, KeptAnswer, readable_length
+from node.protocol.audits import NO_FIGURES, add_figures, answer_figures, known_tokens
 from node.protocol.bands import HonestBand
 from node.protocol.draws import Drawn
-from node.protocol.findings import AUDIT_TOKENS_MAX, AuditFigures
+from node.protocol.findings import AuditFigures
 from node.protocol.identifiers import Hash32
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import ModelRecord
@@ -35,11 +35,10 @@ def is_readable(evidence: AuditEvidence, model: ModelRecord, vocabulary_size: in
         inputs = () if evidence.vectors is None else evidence.vectors.inputs
         longest, ids = max(map(len, inputs), default=0), [token for entry in inputs for token in entry]
         is_short = longest <= model.context_length
-    elif evidence.kept is None or not evidence.kept.answer.prompt_ids or not evidence.kept.answer.output_ids:
-        return False
-    else:
-        is_short, ids = True, [*evidence.kept.answer.prompt_ids, *evidence.kept.answer.output_ids]
-    return is_short and min(ids, default=-1) >= 0 and max(ids) < vocabulary_size
+        return is_short and min(ids, default=-1) >= 0 and max(ids) < vocabulary_size
+    # Tokens that are none of the model's are read as another (`read_figures`): one of them would hide all others.
+    kept = evidence.kept
+    return kept is not None and bool(kept.answer.prompt_ids) and bool(kept.answer.output_ids)
 
 
 async def read_evidence(
@@ -73,18 +72,20 @@ async def read_figures(
     An engine refuses what leaves no room in the context for a token of its own. Of an answer that fills the context, or
     is longer, what can be read is judged: else any could escape by its length. The figures are to be judged by `band`:
     with the rule's winners if it was measured with them, and else without.
+
+    No engine gives or takes a token id that is none of the model's vocabulary. It is read as another, and in an answer
+    its place counts as one that is as far off as can be: the others are judged as usual.
     """
     answer = kept.answer
     drawn = Drawn(answer.seed, answer.sampling) if band.knows_winners else None
     first = len(answer.prompt_ids)
-    tokens = answer.output_ids[: max(0, min(AUDIT_TOKENS_MAX, context_length - 1 - first))]
+    tokens = answer.output_ids[: readable_length(first, context_length)]
     if not tokens:
         return None
+    readable = known_tokens((*answer.prompt_ids, *tokens), engine.vocabulary_size)
     for _ in range(ENGINE_TRIES):
         try:
-            prefills = await engine.prefill(
-                (*answer.prompt_ids, *tokens), first, top=CANDIDATES, priority=AUDIT_PRIORITY, drawn=drawn
-            )
+            prefills = await engine.prefill(readable, first, top=CANDIDATES, priority=AUDIT_PRIORITY, drawn=drawn)
             figures = NO_FIGURES
             for start in range(0, len(tokens), TOKENS_PER_SLICE):
                 part = slice(start, start + TOKENS_PER_SLICE)

@@ -20,8 +20,8 @@ import trio
 from node.ports import BadContentError, Chain, Content, ContentNotHeldError, ContentUnavailableError, Network, Store
 from node.protocol.asking import is_too_old
 from node.protocol.audit_bands import bands_of
-from node.protocol.audit_evidence import AuditEvidence, are_names_short, what_is_wrong, without_surplus
-from node.protocol.audit_outcomes import DRAWN_AGAIN, WITHHELD, BandOf
+from node.protocol.audit_evidence import AuditEvidence, are_names_short, what_is_wrong, why_unjudged, without_surplus
+from node.protocol.audit_outcomes import DRAWN_AGAIN, ENGINE_FAILED, WITHHELD, BandOf
 from node.protocol.audit_sampling import drawn_rows_in_slices, own_draws_in_slices
 from node.protocol.audit_tasks import AuditTask, abstention, judged_again, task_order
 from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED, as_many_as_fit
@@ -33,7 +33,6 @@ from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, BookRows, read_book_in_slices
 from node.protocol.records import EpochResult, SignedReceipt, VoteBundle
 from node.protocol.stages import Stage, first_block_of
-from node.protocol.tails import makes_vectors
 from node.protocol.vector_audits import VECTORS
 from node.protocol.verdicts import Verdict
 from node.services.audit_asking import NotHandedOverError, ask_for_evidence
@@ -55,7 +54,7 @@ ASKED_AT_ONCE = 64
 """Executors; of each, one answer after the other. Whoever keeps silent holds up no other audit."""
 READ_AT_ONCE = 2
 """Answers that this node's engines read side by side for audits."""
-OPEN_REASONS = frozenset({"no-time", WITHHELD, "engine-failed"})
+OPEN_REASONS = frozenset({"no-time", WITHHELD, ENGINE_FAILED})
 """Of abstentions that another try may change."""
 ROUND_SECONDS = 10.0
 """Between two rounds of asking those who have not handed over yet."""
@@ -293,7 +292,7 @@ class AuditingService:
             return await self._vote(task, work)
         except Exception:
             log.exception("an audit failed; the others go on", executor=task.executor, receipt=task.digest.hex())
-            return abstention(task, "engine-failed")
+            return abstention(task, ENGINE_FAILED)
 
     async def _vote(self, task: AuditTask, work: _Round) -> AuditVote:
         try:
@@ -312,11 +311,11 @@ class AuditingService:
         if wrong:
             return replace(named, reason=wrong)
         model = work.previous.group.get_epoch_model(receipt.model_id)
+        if unjudged := why_unjudged(receipt, model):
+            return replace(named, reason=unjudged)
         engine = next((engine for engine in self._engines if engine.model_id == receipt.model_id), None)
-        if model is None or model.cid != receipt.model_cid or engine is None:
+        if model is None or engine is None:
             return named
-        if makes_vectors(model) is not bool(receipt.vectors):
-            return replace(named, reason="not-the-receipt")
         if not is_readable(evidence, model, engine.vocabulary_size):
             return replace(named, reason="not-the-tokens")
         self._votes[task_order(task)] = replace(named, reason="no-time")
@@ -329,7 +328,7 @@ class AuditingService:
         if isinstance(figures, str):
             return replace(named, reason=figures)
         if figures is None:
-            return replace(named, reason="engine-failed")
+            return replace(named, reason=ENGINE_FAILED)
         verdict, reason = judge_figures(figures, band)
         if verdict is Verdict.INVALID:
             reason = VECTORS if receipt.vectors else reason

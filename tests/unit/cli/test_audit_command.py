@@ -16,7 +16,7 @@ from node.control.audit_views import AuditedBookView, AuditOutcomeView, AuditsVi
 from node.control.challenge_methods import ChallengeParams, ChallengeView, challenge_method_table
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.control.server import serve_control
-from node.protocol.audit_outcomes import ACCUSED, EXCUSED, NOT_AUDITED, UNCONFIRMED, WITHHELD
+from node.protocol.audit_outcomes import ACCUSED, EXCUSED, NARROWLY_PROVEN, NOT_AUDITED, UNCONFIRMED, WITHHELD
 from node.protocol.audits import Test as AuditTest
 from tests.builders import account
 
@@ -158,7 +158,9 @@ def test_what_executors_left_out_is_told_with_who_has_the_proof(socket: Path, ca
 
 
 def test_every_reason_has_words() -> None:
-    codes = {test.value for test in AuditTest} | EXCUSED | {ACCUSED, UNCONFIRMED, WITHHELD, NOT_AUDITED}
+    codes = (
+        {test.value for test in AuditTest} | EXCUSED | {ACCUSED, UNCONFIRMED, WITHHELD, NOT_AUDITED, NARROWLY_PROVEN}
+    )
     assert codes <= REASONS.keys()
 
 

@@ -11,6 +11,7 @@ from node.protocol.audit_outcomes import (
     ACCUSED_MAX,
     CHALLENGED_MAX,
     NOT_AUDITED,
+    NOTHING_TO_JUDGE,
     UNCONFIRMED,
     WITHHELD,
     audit_outcomes,
@@ -534,6 +535,54 @@ def test_who_lacks_the_model_that_an_answer_is_of_owes_nothing() -> None:
     assert undone == {2: 0, 3: 0, 4: 1}
     nobody_has_it = {account(2): [replace(missing(0, "no-model"), model_id=ModelId("rare"))]}
     assert duties_of(bundles_of(nobody_has_it), known)[account(2)].undone == 0
+
+
+def again_with(digest: Hash32, reason: str) -> AuditVote:
+    return replace(missing(REJUDGED, reason), node_id=NODE, model_id=TINY, receipt_digest=digest)
+
+
+CHALLENGED_ONES = tuple(digest_of(number) for number in range(4))
+
+
+def challenged_outcome() -> AuditOutcome:
+    return AuditOutcome(EXECUTOR, NODE, TINY, Verdict.ABSTAIN, 0, 0, 0, NOT_AUDITED, challenged=CHALLENGED_ONES)
+
+
+@pytest.mark.parametrize("reason", ["no-time", "engine-failed", "no-model", *sorted(NOTHING_TO_JUDGE)])
+@pytest.mark.parametrize("friends", [(), (2,), (2, 3), (2, 3, 4)])
+def test_what_too_few_judged_again_nobody_owes(reason: str, friends: tuple[int, ...]) -> None:
+    """A payer and an executor who are one person can challenge, for nothing, what no engine reads."""
+    others = [number for number in range(2, 10) if number not in friends]
+    votes = {account(number): [again_with(digest, reason) for digest in CHALLENGED_ONES] for number in others}
+    votes |= {account(number): [judged(REJUDGED, GOOD, digest) for digest in CHALLENGED_ONES] for number in friends}
+    found = duties_of(bundles_of(votes), previous(challenged_outcome(), books=()))
+    is_owed = len(friends) == 3 and reason in ("no-time", "no-model")  # a third of those who have the model
+    assert {found[account(number)] for number in others} == {Duties(4, 4 if is_owed else 0)}
+
+
+def test_members_without_the_model_excuse_nobody_who_has_it() -> None:
+    known = replace(previous(challenged_outcome(), books=()), group=with_judges(2, 3, 4))
+    votes = {account(n): [again_with(digest, "engine-failed") for digest in CHALLENGED_ONES] for n in range(5, 10)}
+    votes |= {account(n): [judged(REJUDGED, GOOD, digest) for digest in CHALLENGED_ONES] for n in (2, 3)}
+    found = duties_of(bundles_of(votes), known)
+    assert [found[account(n)] for n in (2, 3, 4)] == [Duties(4, 0), Duties(4, 0), Duties(4, 4)]
+
+
+@pytest.mark.parametrize("reason", ["engine-failed", *sorted(NOTHING_TO_JUDGE)])
+def test_one_auditor_who_judges_what_nobody_reads_makes_it_nobody_s_duty(reason: str) -> None:
+    liar = account(2)
+    said = {account(number): missing(0, reason) for number in MEMBERS if account(number) != liar}
+    found = duties_of(by_auditors(GOOD, said))
+    assert {duties.undone for duties in found.values()} == {0}
+    assert found[liar].due == drawn_for(liar) > 0
+
+
+@pytest.mark.parametrize("reason", sorted(NOTHING_TO_JUDGE))
+def test_a_third_convicts_nobody_of_what_all_others_see_that_nobody_can_judge(reason: str) -> None:
+    known = challenged_outcome()
+    votes = {account(number): [again_with(digest, reason) for digest in CHALLENGED_ONES] for number in range(5, 10)}
+    votes |= {account(number): [judged(REJUDGED, BAD, digest) for digest in CHALLENGED_ONES] for number in (2, 3, 4)}
+    assert audit_outcomes(previous(known, books=()), SEEDS, bundles_of(votes), WEIGHTS, band_of) == ()
 
 
 def test_everybody_with_the_model_owes_a_judgement_of_what_is_judged_again() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -63,6 +64,40 @@ def test_an_answer_of_the_model_itself_has_no_margin_and_no_distance() -> None:
     figures = figures_of(answer(64))
     assert (figures.tokens, figures.mismatches, figures.margin_micro, figures.distance_micro) == (64, 0, 0, 0)
     assert judge_figures(figures, BAND) == (Verdict.VALID, "")
+
+
+@pytest.mark.parametrize("unknown", [-1, CANDIDATES, 1 << 22])
+@pytest.mark.parametrize("claims", [True, False])
+def test_a_token_that_the_model_does_not_have_is_as_far_off_as_can_be_and_changes_no_other(
+    unknown: int, claims: bool
+) -> None:
+    """No engine gives or reads one, so one such token would hide an answer from all who have the model."""
+    given, place = answer(64, other_model=True), 7
+    marked = replace(
+        given,
+        token_ids=[unknown if at == place else token for at, token in enumerate(given.token_ids)],
+        claimed=[replace(said, token_id=unknown) if at == place else said for at, said in enumerate(given.claimed)],
+    )
+    parts = [replace(given, token_ids=[], prefills=[], claimed=[]) for _ in range(2)]
+    for at, token in enumerate(given.token_ids):
+        if at != place:
+            part = parts[at > place]
+            part.token_ids.append(token)
+            part.prefills.append(given.prefills[at])
+            part.claimed.append(given.claimed[at])
+    before, after = parts
+    others = add_figures(
+        figures_of(before, claims=claims),
+        answer_figures(
+            PROMPT_LENGTH + place + 1, after.token_ids, after.prefills, SEED, PLAIN, CANDIDATES,
+            after.claimed if claims else (),
+        ),
+    )  # fmt: skip
+    one = AuditFigures(1, 1, MARGIN_SPAN_MICRO, int(claims), DISTANCE_CLIP_MICRO * claims, 0, 0)
+    assert figures_of(marked, claims=claims) == add_figures(others, one)
+    assert reason(marked, claims=claims)
+    honest = answer(128)
+    assert not reason(replace(honest, token_ids=[unknown, *honest.token_ids[1:]]), claims=False)
 
 
 @pytest.mark.parametrize("number", range(20))

@@ -10,10 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.operations.remedies import REMEDIES
+from node.protocol.audit_outcomes import ACCUSED, NARROWLY_PROVEN
+from node.protocol.audit_sampling import AuditSeeds
+from node.protocol.audit_votes import REJUDGED
 from node.protocol.chain_state import ChainState
 from node.protocol.events import CollateralDeposited, CollateralSlashed, EventBody, MinCollateralSet, ModelRecorded
 from node.protocol.findings import (
+    AuditFigures,
     AuditOutcome,
+    AuditVote,
     NodeFate,
     NodeOutcome,
     Observations,
@@ -26,13 +32,14 @@ from node.protocol.findings import (
 )
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.penalties import fraudulent, penalties
-from node.protocol.records import EpochResult, VoteBundle
+from node.protocol.records import EpochGroup, EpochResult, GroupMember, MLNodeSnapshot, VoteBundle
 from node.protocol.results import form_epoch_result
 from node.protocol.rewards import get_settle_amounts, subsidy
 from node.protocol.scores import REASONS as SCORE_REASONS
 from node.protocol.timeslots import select_poc_slots
 from node.protocol.unpaid import REASONS, explain, explain_no_result
 from node.protocol.verdicts import Verdict
+from node.protocol.weights import unproven_weights
 from tests.builders import (
     NODE,
     PARAMETERS,
@@ -42,6 +49,7 @@ from tests.builders import (
     commit,
     group_set,
     model,
+    peer,
     registered,
     state_of,
     vote_on,
@@ -267,3 +275,78 @@ def test_three_epochs_are_paid_and_explained_as_their_vectors_say(epoch: int) ->
         explanation = explain(result, None, account(number), barred)
         parts = [[part.reason, part.subject, str(part.amount)] for part in explanation.parts]
         assert (str(explanation.most), str(explanation.paid), parts) == (own["most"], own["paid"], own["parts"])
+
+
+DIGEST = Hash32(b"\xaa" * 32)
+
+
+def result_after_audits(*, is_proven: bool, has_second_node: bool) -> tuple[EpochResult, EpochResult]:
+    """An epoch, and the one before, in which two who weigh next to nothing judge answers of the second member again."""
+    before = first_result()
+    members = [  # of the others the last has another model
+        replace(member, ml_nodes=tuple(replace(node, model_id=BIG) for node in member.ml_nodes))
+        if member.participant == account(4)
+        else member
+        for member in before.group.members
+    ]
+    accused = AuditOutcome(account(2), NODE, TINY, Verdict.ABSTAIN, 4, 0, 400, ACCUSED, accused=(DIGEST,))
+    before = replace(before, group=replace(before.group, members=tuple(members)), audits=(accused,))
+    batches = [commit(number, 100, epoch=1) for number in MEMBERS]
+    if has_second_node:
+        batches.append(commit(2, 300, epoch=1, node_id=SECOND_NODE, model_id=BIG))
+    state = network(*batches, group_set(0, {1: 10, 2: 100, 3: 10, 4: 300}))
+    bundles = votes(state, SECOND, {})
+    figures = AuditFigures(2000, 2000, 100_000_000, 0, 0, 0, 0) if is_proven else AuditFigures(2000, 0, 0, 0, 0, 0, 0)
+    verdict, reason = (Verdict.INVALID, "tokens") if is_proven else (Verdict.VALID, "")
+    for judge in (account(1), account(3)):
+        vote = AuditVote(account(2), REJUDGED, NODE, TINY, DIGEST, verdict, figures, reason)
+        bundles[judge] = replace(bundles[judge], audits=(vote,))
+    seeds = AuditSeeds(Hash32(bytes(32)), Hash32(bytes(32)))
+    result = form_epoch_result(SECOND, state, PARAMETERS, bundles, before, audit_seeds=seeds)
+    assert result is not None
+    return result, before
+
+
+@pytest.mark.parametrize("has_second_node", [True, False])
+def test_what_few_proved_takes_the_pay_of_the_nodes_with_the_model_and_is_no_fraud(has_second_node: bool) -> None:
+    result, before = result_after_audits(is_proven=True, has_second_node=has_second_node)
+    honest, _ = result_after_audits(is_proven=False, has_second_node=has_second_node)
+    assert result.penalties == honest.penalties == ()
+    assert account(2) in {member.participant for member in result.group.members}
+    paid, of_honest = ({share.participant: share.amount for share in one.settled} for one in (result, honest))
+    for number in (1, 3, 4):  # nobody gains by it
+        assert paid[account(number)] == of_honest[account(number)]
+    assert 0 < paid[account(2)] < of_honest[account(2)] if has_second_node else paid[account(2)] == 0
+    explanation = explain(result, before.group, account(2))
+    assert explanation.most - explanation.paid == sum(part.amount for part in explanation.parts)
+    (part,) = (part for part in explanation.parts if part.reason == NARROWLY_PROVEN)
+    assert part.subject == TINY
+    (score,) = (score for score in result.scores if score.participant == account(2))
+    assert [loss.reason for loss in score.quality.losses] == ["audit-failed"]
+    (weight,) = (share.weight for share in result.settled if share.participant == account(2))
+    assert (weight > 100) is has_second_node
+    # 100 of it had the model, or all that is left of it
+    assert score.quality.losses[0].per_mille == min(1000, -(-1000 * 100 // weight))
+    assert NARROWLY_PROVEN in REASONS
+    assert NARROWLY_PROVEN in REMEDIES
+
+
+weight = st.integers(0, 1000)
+
+
+@given(st.dictionaries(st.sampled_from([NODE, SECOND_NODE]), weight), weight, weight, st.booleans())
+def test_unproven_is_what_nodes_with_the_model_weigh_or_weighed_and_never_more_than_there_is(
+    others: dict[NodeId, int], now: int, had: int, is_paid_before: bool
+) -> None:
+    frozen = EpochGroup(
+        FIRST, (GroupMember(account(2), peer(2), had, (MLNodeSnapshot(NODE, TINY, had, had, (True, False)),)),), ()
+    )
+    outcomes = [
+        NodeOutcome(account(2), NodeId(f"other-{name}"), BIG, NodeFate.ACCEPTED, other, 0, 0, other, "")
+        for name, other in others.items()
+    ]
+    fate = NodeFate.PRESERVED if is_paid_before else NodeFate.ACCEPTED
+    outcomes.append(NodeOutcome(account(2), NODE, TINY, fate, now, 0, 0, now, ""))
+    found = unproven_weights({(account(2), TINY)}, frozen, outcomes)
+    assert found == {account(2): min(max(now, had), now + sum(others.values()))}
+    assert unproven_weights({(account(3), TINY)}, frozen, outcomes) == {account(3): 0}

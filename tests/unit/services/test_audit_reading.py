@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 
+from node.protocol import audit_evidence
 from node.protocol.audit_bands import WIDEST_BAND
 from node.protocol.draws import Drawn, Prefill
 from node.protocol.findings import AuditFigures
@@ -18,7 +19,7 @@ async def test_of_a_very_long_answer_the_beginning_is_judged_so_that_its_vote_vo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = Engine()
-    monkeypatch.setattr(audit_reading, "AUDIT_TOKENS_MAX", 2)
+    monkeypatch.setattr(audit_evidence, "AUDIT_TOKENS_MAX", 2)
 
     async def prefill(token_ids: tuple[int, ...], *_places: object, **_options: object) -> tuple[None, ...]:
         engine.asked.append(token_ids)

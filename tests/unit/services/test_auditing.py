@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 
 from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.asking import ANSWER_EPOCHS_MAX
-from node.protocol.audit_evidence import NO_TOKENS, AuditEvidence, what_is_wrong
-from node.protocol.audit_outcomes import DRAWN_AGAIN, EXCUSED
+from node.protocol.audit_evidence import NO_ROOM, NO_TOKENS, OTHER_VERSION, AuditEvidence, what_is_wrong
+from node.protocol.audit_outcomes import DRAWN_AGAIN, EXCUSED, NOTHING_TO_JUDGE
 from node.protocol.audit_sampling import drawn_rows, draws_of
 from node.protocol.audit_tasks import AuditTask
 from node.protocol.audit_votes import REJUDGED, check_audits
@@ -22,7 +22,7 @@ from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.draws import Prefill
 from node.protocol.findings import AuditVote, CommittedBook, EarlierBook, MissingBook
-from node.protocol.identifiers import EpochNumber, Hash32, NodeId, RequestId
+from node.protocol.identifiers import Cid, EpochNumber, Hash32, ModelId, NodeId, RequestId
 from node.protocol.omissions import EMPTY_BOOK
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import book_bytes, booked_row, make_book, order_rows
@@ -53,6 +53,7 @@ from tests.unit.protocol.test_sketches import DIMENSIONS, vector
 VOCABULARY = 100
 CONTEXT = 512
 """Of the model."""
+NO_PROMPT = replace(ANSWER, prompt_ids=())
 
 
 class Engine:
@@ -124,21 +125,52 @@ def auditor(monkeypatch: pytest.MonkeyPatch) -> Auditor:
     return Auditor(monkeypatch)
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        replace(ANSWER, prompt_ids=()),
-        replace(ANSWER, prompt_ids=(-1, 2)),
-        replace(ANSWER, output_ids=(4, -5)),
-        replace(ANSWER, output_ids=(4, VOCABULARY)),
-    ],
-)
-async def test_tokens_that_no_engine_can_read_are_told_and_never_reach_it(
-    auditor: Auditor, answer: AnswerEvidence
-) -> None:
-    (vote,) = await auditor.votes_on(evidence_of(answer))
+async def test_an_answer_to_no_tokens_at_all_is_told_and_never_reaches_an_engine(auditor: Auditor) -> None:
+    (vote,) = await auditor.votes_on(evidence_of(NO_PROMPT))
     assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "not-the-tokens")
     assert auditor.engine.asked == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "read"),
+    [
+        (replace(ANSWER, prompt_ids=(-1, 2)), (0, 2, *ANSWER.output_ids)),
+        (replace(ANSWER, output_ids=(4, -5)), (*ANSWER.prompt_ids, 4, 0)),
+        (replace(ANSWER, output_ids=(VOCABULARY, 4)), (*ANSWER.prompt_ids, 0, 4)),
+    ],
+)
+async def test_token_ids_that_no_model_has_are_read_as_another_and_hide_none(
+    auditor: Auditor, answer: AnswerEvidence, read: tuple[int, ...]
+) -> None:
+    await auditor.votes_on(evidence_of(answer))
+    assert auditor.engine.asked == [read]
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer", "reason"),
+    [
+        ({"model_cid": Cid("another")}, ANSWER, OTHER_VERSION),
+        ({"model_id": ModelId("made-up")}, ANSWER, OTHER_VERSION),
+        ({}, replace(ANSWER, prompt_ids=(1,) * (CONTEXT - 1)), NO_ROOM),
+        ({}, replace(ANSWER, prompt_ids=(1,) * CONTEXT), NO_ROOM),
+    ],
+)
+@pytest.mark.parametrize("has_engine", [True, False])
+async def test_what_nobody_can_judge_all_say_alike_with_the_model_or_without(
+    auditor: Auditor, changes: dict[str, Any], answer: AnswerEvidence, reason: str, has_engine: bool
+) -> None:
+    """Else one auditor who makes figures up would be the only judge among them."""
+    if not has_engine:
+        auditor.service._engines.clear()
+    (vote,) = await auditor.votes_on(evidence_of(answer, **changes))
+    assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, reason)
+    assert reason in NOTHING_TO_JUDGE
+    assert auditor.engine.asked == []
+
+
+async def test_a_prompt_that_leaves_room_for_one_token_is_read(auditor: Auditor) -> None:
+    await auditor.votes_on(evidence_of(replace(ANSWER, prompt_ids=(1,) * (CONTEXT - 2), output_ids=(4, 5))))
+    assert [len(asked) for asked in auditor.engine.asked] == [CONTEXT - 1]
 
 
 @pytest.mark.parametrize("prompt_ids", [(), (1, 2)])
@@ -151,8 +183,7 @@ async def test_an_answer_without_any_token_blames_nobody(auditor: Auditor, promp
 
 
 async def test_an_audit_that_fails_blames_nobody_and_holds_up_no_other(auditor: Auditor) -> None:
-    unreadable = replace(ANSWER, output_ids=(4, VOCABULARY))
-    first, second = await auditor.votes_on(evidence_of(), evidence_of(unreadable))
+    first, second = await auditor.votes_on(evidence_of(), evidence_of(NO_PROMPT))
     assert (first.verdict, first.reason) == (Verdict.ABSTAIN, "engine-failed")
     assert second.reason == "not-the-tokens"
 
@@ -373,9 +404,8 @@ async def test_true_vectors_of_other_inputs_than_were_asked_for_count_as_withhel
 
 async def test_what_nobody_committed_to_changes_no_audit(auditor: Auditor) -> None:
     """A holder may put vectors beside tokens, or tokens beside vectors: neither excuses, and nothing of it stays."""
-    bare = replace(ANSWER, output_ids=(4, VOCABULARY))
     beside = VectorEvidence((), 0, b"")
-    (vote,) = await auditor.votes_on(replace(evidence_of(bare), vectors=beside, request=REQUEST))
+    (vote,) = await auditor.votes_on(replace(evidence_of(NO_PROMPT), vectors=beside, request=REQUEST))
     assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, "not-the-tokens")
     (vote,) = await auditor.votes_on(replace(evidence_of(), vectors=beside))
     assert auditor.engine.asked == [(*ANSWER.prompt_ids, *ANSWER.output_ids)]
@@ -416,7 +446,7 @@ async def test_an_engine_that_makes_no_vectors_blames_nobody(
 
 
 async def test_stored_evidence_that_cannot_be_read_is_fetched_anew(auditor: Auditor) -> None:
-    evidence = evidence_of(replace(ANSWER, prompt_ids=(-1,)))
+    evidence = evidence_of(NO_PROMPT)
     digest = receipt_digest(evidence.signed.receipt)
     auditor.given.keep(digest, b"no evidence")
     (vote,) = await auditor.votes_on(evidence)

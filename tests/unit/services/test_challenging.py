@@ -63,11 +63,13 @@ class Bench:
         assert self.given.kept(receipt_digest(signed.receipt)) is None
         return f"{refused.value.message}; {refused.value.remedy}"
 
-    def give_weight(self, *numbers: int) -> None:
+    def give_weight(self, *numbers: int, context_length: int = 512) -> None:
         """Have these accounts be the group."""
         group = self.member.epochs.group()
         members = tuple(GroupMember(account(n), group.members[0].peer_id, 1, ()) for n in numbers)
-        weighty = SimpleNamespace(group=lambda: replace(group, members=members), newest_result=lambda: None)
+        models = tuple(replace(model, context_length=context_length) for model in group.models)
+        given = replace(group, members=members, models=models)
+        weighty = SimpleNamespace(group=lambda: given, newest_result=lambda: None)
         self.operations._epochs = cast(Any, weighty)
 
 
@@ -160,6 +162,8 @@ async def test_what_nobody_can_judge_is_refused_with_its_reason(autojump_clock: 
         assert "this node has no weight" in await made.refusal(signed)
         made.give_weight(GATEWAY)
         assert "its executor has no weight" in await made.refusal(signed)
+        made.give_weight(1, GATEWAY, context_length=signed.receipt.prompt_tokens + 1)
+        assert "fills the context" in await made.refusal(signed)
         made.give_weight(1, GATEWAY)
         made.member.store.forget_answers(kept_max=0)
         assert "answers_kept_max" in await made.refusal(signed)

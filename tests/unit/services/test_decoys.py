@@ -1,7 +1,7 @@
 """Decoys: who answers with another model is challenged, in private as well, and honest executors are not."""
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -11,10 +11,11 @@ import trio
 from netsim.clock import wall_clock
 from netsim.engine import DrawingEngine
 from netsim.scenario import MODEL_ID
-from node.ports import Engine, GenerationChunk, GenerationRequest
+from node.ports import Engine, EngineRefusedError, GenerationChunk, GenerationRequest
 from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
 from node.protocol.audit_votes import CHALLENGES_MAX
 from node.protocol.codec import from_bytes
+from node.protocol.draws import Prefill
 from node.protocol.identifiers import EpochNumber
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
@@ -29,6 +30,7 @@ from tests.builders import account
 from tests.unit.services.serving_network import GATEWAY, NODE, ServingNetwork, serving_network
 
 CHEAT = 2
+UNKNOWN_TOKEN = 1 << 22
 EPOCH = EpochNumber(9)
 USERS = ChatRequest(MODEL_ID, Prompt((Turn("user", "what is a decoy?"),)), max_tokens=96, sampling=SamplingParameters())
 
@@ -50,6 +52,34 @@ def engine(number: int) -> Engine:
 def hiding_engine(number: int) -> Engine:
     kind = HidingEngine if number == CHEAT else DrawingEngine
     return kind(NODE, MODEL_ID, "honest", 0.005, number)
+
+
+def marking_engine(number: int) -> Engine:
+    kind = MarkingEngine if number == CHEAT else DrawingEngine
+    return kind(NODE, MODEL_ID, "honest", 0.005, number)
+
+
+@dataclass(slots=True)
+class MarkingEngine(HidingEngine):
+    """And says one token there that the model does not have; the text that is streamed stays as it was."""
+
+    async def _tokens(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
+        is_marked = not request.private
+        async for chunk in HidingEngine._tokens(self, request):
+            first = chunk.token_ids[:1]
+            if first and not is_marked:
+                first, is_marked = (UNKNOWN_TOKEN,), True
+            yield replace(chunk, token_ids=(*first, *chunk.token_ids[1:]))
+
+
+@dataclass(slots=True)
+class RefusingEngine(DrawingEngine):
+    """Refuses token ids beyond the vocabulary, as engines do."""
+
+    async def prefill(self, token_ids: Sequence[int], first: int, **options: Any) -> list[Prefill]:
+        if max(token_ids) >= self.vocabulary_size:
+            raise EngineRefusedError("a token id is out of the vocabulary")
+        return await DrawingEngine.prefill(self, token_ids, first, **options)
 
 
 @dataclass
@@ -125,6 +155,16 @@ async def test_who_cheats_on_private_requests_alone_is_challenged_and_nothing_pr
         store = network.members[GATEWAY].store
         for receipt in (signed.receipt for signed in receipts):
             assert (store.answer_of(receipt.request_id, receipt.executor) is None) is receipt.is_private
+        assert {signed.receipt.is_private for signed in made.book._kept.waiting} == {True}
+        made.check_challenges()
+
+
+async def test_one_token_that_the_model_does_not_have_hides_no_answer(autojump_clock: object) -> None:
+    """Private answers are in no draw: what neither decoys nor challenges can read, nothing would ever find."""
+    async with serving_network(3, engine=marking_engine) as network:
+        refusing = RefusingEngine(NODE, MODEL_ID, "honest", 0.005, GATEWAY)
+        made = bench(network, USERS, replace(USERS, private=True), engines=(refusing,))
+        await made.run(1800)
         assert {signed.receipt.is_private for signed in made.book._kept.waiting} == {True}
         made.check_challenges()
 

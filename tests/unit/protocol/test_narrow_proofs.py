@@ -1,0 +1,179 @@
+"""Fraud by audits takes a third of all weight: fewer take the pay of the nodes with that model, and nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.protocol.audit_outcomes import ACCUSED, NARROWLY_PROVEN, UNCONFIRMED, audit_outcomes, narrowly_proven
+from node.protocol.audit_votes import REJUDGED
+from node.protocol.audits import CONFIRMED_MICRO_BITS, gains
+from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote
+from node.protocol.identifiers import Address, Hash32
+from node.protocol.penalties import fraudulent, penalties
+from node.protocol.records import EpochGroup
+from node.protocol.verdicts import Verdict
+from tests.builders import NODE, TINY, account
+from tests.unit.protocol.test_audit_outcomes import (
+    BAD,
+    BAND,
+    EXECUTOR,
+    GOOD,
+    MILD,
+    SEEDS,
+    band_of,
+    bundles_of,
+    digest_of,
+    judged,
+    previous,
+)
+from tests.unit.protocol.test_receipt_books import BIG, group_of
+
+DIGESTS = tuple(digest_of(number) for number in range(10))
+DUST = group_of((1, 400, (TINY,)), (2, 1, (TINY,)), (3, 1, (TINY,)), *((n, 200, (BIG,)) for n in (4, 5, 6)))
+"""One serves a model, and two more with next to nothing: two in a thousand of all weight."""
+JOINED = group_of((1, 400, (TINY,)), (2, 1, (TINY,)), (3, 1, (TINY,)), *((n, 200, (TINY,)) for n in (4, 5, 6)))
+"""The same, once all others have the model too."""
+
+
+def accused_of(*digests: Hash32, **changes: object) -> AuditOutcome:
+    known = AuditOutcome(EXECUTOR, NODE, TINY, Verdict.ABSTAIN, 10, 0, 1000, ACCUSED, accused=digests or DIGESTS)
+    return replace(known, **changes)
+
+
+def after(known: AuditOutcome, group: EpochGroup, said: Mapping[int, AuditFigures]) -> AuditOutcome | None:
+    """What becomes of an accusation when these judge all of it so."""
+    digests = (*known.accused, *known.challenged)
+    votes: dict[Address, list[AuditVote]] = {
+        account(number): [judged(REJUDGED, figures, digest) for digest in digests] for number, figures in said.items()
+    }
+    weights = {member.participant: member.weight for member in group.members}
+    before = replace(previous(known, books=()), group=group)
+    found = audit_outcomes(before, SEEDS, bundles_of(votes), weights, band_of)
+    return found[0] if found else None
+
+
+def is_fraud(outcome: AuditOutcome | None, group: EpochGroup) -> bool:
+    audits = [] if outcome is None else [outcome]
+    registered = {member.participant for member in group.members}
+    return fraudulent(penalties(group, registered, [], audits, [], {})) == {EXECUTOR}
+
+
+@pytest.mark.parametrize("is_challenge", [True, False])
+def test_two_who_weigh_next_to_nothing_convict_nobody_and_take_the_pay(is_challenge: bool) -> None:
+    known = accused_of(accused=(), challenged=DIGESTS[:4]) if is_challenge else accused_of()
+    found = after(known, DUST, {2: BAD, 3: BAD})
+    assert found is not None
+    assert (found.fate, found.reason) == (Verdict.INVALID, NARROWLY_PROVEN)
+    assert narrowly_proven([found]) == {(EXECUTOR, TINY)}
+    assert not is_fraud(found, DUST)
+    assert from_bytes(AuditOutcome, to_bytes(found)) == found
+
+
+@pytest.mark.parametrize(("confirming", "fraud"), [((2, 3, 4), False), ((2, 3, 4, 5), True)])
+def test_a_third_of_all_weight_convicts_the_accused_included(confirming: tuple[int, ...], fraud: bool) -> None:
+    """Of 1,002 it takes 334: one of 200 and the two are too few, one more is enough."""
+    others = {number: GOOD for number in (5,) if number not in confirming}
+    group = group_of((1, 400, (TINY,)), (2, 1, (TINY,)), (3, 1, (TINY,)), (4, 200, (TINY,)), (5, 133, (TINY,)),
+                     (6, 267, (BIG,)))  # fmt: skip
+    found = after(accused_of(), group, dict.fromkeys(confirming, BAD) | others)
+    assert found is not None
+    assert found.fate is Verdict.INVALID
+    assert is_fraud(found, group) is fraud
+
+
+def test_where_each_model_is_served_by_a_tenth_who_cheats_is_unpaid_in_every_epoch_and_who_stops_is_paid() -> None:
+    tenth = group_of(*((n, 10, (TINY,)) for n in range(1, 11)), *((n, 10, (BIG,)) for n in range(11, 101)))
+    judges = range(2, 11)
+    known: AuditOutcome | None = accused_of()
+    for _ in range(4):
+        assert known is not None
+        # what is booked meanwhile is judged again as well, while it is open
+        known = after(replace(known, accused=DIGESTS), tenth, dict.fromkeys(judges, BAD))
+        assert known is not None
+        assert (known.fate, known.reason) == (Verdict.INVALID, NARROWLY_PROVEN)
+        assert not is_fraud(known, tenth)
+        assert max(known.confirmed) == CONFIRMED_MICRO_BITS
+    assert known is not None
+    for _ in range(200):
+        known = after(replace(known, accused=DIGESTS), tenth, dict.fromkeys(judges, GOOD))
+        assert known is None or (known.fate, known.reason) == (Verdict.ABSTAIN, UNCONFIRMED)
+        if known is None:
+            break
+    assert known is None  # overturned: nothing is left to say
+
+
+def test_a_mild_cheat_among_few_is_unpaid_once_its_evidence_adds_up_and_as_long_as_it_goes_on() -> None:
+    fates, known = [], accused_of(*DIGESTS[:4])
+    for _ in range(6):
+        found = after(known, DUST, {2: MILD, 3: MILD})
+        assert found is not None
+        fates.append(found.fate)
+        known = replace(found, accused=known.accused)
+    assert fates == [Verdict.ABSTAIN] * 2 + [Verdict.INVALID] * 4
+
+
+def test_what_few_found_convicts_nobody_with_a_little_bad_luck_on_top_when_many_judge() -> None:
+    """Two of no weight bring an honest node as near as they like, and wait for the day on which many get the model."""
+    assert 0 < max(gains(MILD, BAND)) < CONFIRMED_MICRO_BITS // 4  # so much an honest machine may gain by bad luck
+    slandered = after(accused_of(), DUST, {2: BAD, 3: BAD})
+    assert slandered is not None
+    assert slandered.is_narrow
+    watched = replace(slandered, accused=DIGESTS[:1])
+    found = after(watched, JOINED, dict.fromkeys((4, 5, 6), MILD))
+    assert found is not None
+    assert (found.fate, found.reason) == (Verdict.ABSTAIN, UNCONFIRMED)
+    assert (found.is_narrow, max(found.confirmed)) == (False, max(gains(MILD, BAND)))
+    alike = replace(watched, is_narrow=False)  # were it many who had found it, it would be proven
+    assert is_fraud(after(alike, JOINED, dict.fromkeys((4, 5, 6), MILD)), JOINED)
+
+
+def test_an_answer_that_a_cheat_shows_to_its_friends_alone_keeps_it_from_no_punishment() -> None:
+    """Its friends, 20 of 100, are a third of those with the model, and not of all."""
+    honest, friends = (2, 3), (4, 5)
+    tiny = [(1, 1, (TINY,)), (2, 20, (TINY,)), (3, 16, (TINY,)), (4, 10, (TINY,)), (5, 10, (TINY,))]
+    group = group_of(*tiny, (6, 43, (BIG,)))
+    before_it = tuple(max(0, 4 * gained) for gained in gains(MILD, BAND))
+    known = accused_of(*DIGESTS[:9], confirmed=before_it)  # with eight answers more it is proven
+    votes = {account(n): [judged(REJUDGED, MILD, digest) for digest in DIGESTS[:8]] for n in honest}
+    votes |= {account(n): [judged(REJUDGED, GOOD, digest) for digest in DIGESTS[:9]] for n in friends}
+    weights = {member.participant: member.weight for member in group.members}
+    before = replace(previous(known, books=()), group=group)
+    (found,) = audit_outcomes(before, SEEDS, bundles_of(votes), weights, band_of)
+    assert is_fraud(found, group)
+
+
+weight = st.integers(1, 400)
+what = st.sampled_from([GOOD, MILD, BAD])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(weight, min_size=2, max_size=8),
+    st.integers(1, 1000),
+    st.integers(0, 1000),
+    st.data(),
+)
+def test_no_members_below_a_third_convict_whatever_they_say_and_however_few_have_the_model(
+    judges: list[int], own: int, rest: int, data: st.DataObject
+) -> None:
+    """Whoever has the model besides, and finds nothing, or keeps silent."""
+    liars = set(data.draw(st.lists(st.integers(2, len(judges) + 1), unique=True)))
+    numbers = range(2, len(judges) + 2)
+    outside = [(50, rest, (BIG,))] if rest else []
+    group = group_of((1, own, (TINY,)), *zip(numbers, judges, [(TINY,)] * len(judges), strict=True), *outside)
+    known = accused_of(
+        confirmed=data.draw(st.sampled_from([(), tuple(max(0, gained) for gained in gains(BAD, BAND))])),
+        is_narrow=True,
+        challenged=(digest_of(77),),
+    )
+    said = {number: data.draw(what) for number in liars}
+    said |= {number: GOOD for number in numbers if number not in liars and data.draw(st.booleans())}
+    found = after(known, group, said)
+    total = own + sum(judges) + rest
+    weight_of_liars = sum(judges[number - 2] for number in liars if said[number] is not GOOD)
+    if 3 * weight_of_liars < total:
+        assert not is_fraud(found, group)
