@@ -104,9 +104,10 @@ def node_outcomes(
     rules: Mapping[NodeKey, SampleRule],
     judges: Judges,
     histories: Sequence[SampleHistory],
+    preserved: Mapping[NodeKey, int] | None = None,
 ) -> PocFindings:
     """Return what becomes of every batch in `commits`: see `node_outcomes_in_slices`."""
-    return finish(node_outcomes_in_slices(epoch, commits, bundles, weights, rules, judges, histories))
+    return finish(node_outcomes_in_slices(epoch, commits, bundles, weights, rules, judges, histories, preserved))
 
 
 def node_outcomes_in_slices(
@@ -117,12 +118,14 @@ def node_outcomes_in_slices(
     rules: Mapping[NodeKey, SampleRule],
     judges: Judges,
     histories: Sequence[SampleHistory],
+    preserved: Mapping[NodeKey, int] | None = None,
 ) -> Slices[PocFindings]:
     """Return what becomes of every batch in `commits`.
 
     `bundles` are the checked bundles (`check_bundle`) by validator; `weights` those of the group in charge; `rules` of
-    `rules_of`, `judges` of `judges_for`; `histories` those of the newest result before. Where there is none before, the
-    founders' group is taken at its word for models that few can judge, for its weights are no measure yet.
+    `rules_of`, `judges` of `judges_for`; `histories` those of the newest result before; `preserved` what nodes keep
+    that serve instead of mining. Where there is no result before, the founders' group is taken at its word for models
+    that few can judge, for its weights are no measure yet.
     """
     votes = yield from count_votes_in_slices(commits, bundles, weights, judges)
     total = sum(weights.values())
@@ -136,7 +139,7 @@ def node_outcomes_in_slices(
     proven = {key for key, cast in votes.items() if cast.is_enough(cast.able.judges, cast.able.recomputed)}
     kept = _test_histories(epoch, outcomes, proven, rules, histories)
     if not judges.is_first:
-        yield from _limit_thinly_judged(outcomes, votes, bundles, weights)
+        yield from _limit_thinly_judged(outcomes, votes, bundles, weights, preserved or {})
     return PocFindings(
         nodes=tuple(outcome for _, outcome in sorted(outcomes.items(), key=lambda item: _order(item[0]))),
         histories=tuple(history for _, history in sorted(kept.items(), key=lambda item: _order(item[0]))),
@@ -259,6 +262,7 @@ def _limit_thinly_judged(
     votes: Mapping[NodeKey, Votes],
     bundles: Mapping[Address, VoteBundle],
     weights: Mapping[Address, int],
+    preserved: Mapping[NodeKey, int],
 ) -> Slices[None]:
     """Cut the weight of thinly judged batches in `outcomes` to what thin_weights.py leaves them."""
     total = sum(weights.values())
@@ -271,7 +275,10 @@ def _limit_thinly_judged(
             wide[key[0]] = wide.get(key[0], 0) + outcome.weight
         else:
             thin[key] = outcome.weight
-    left = yield from thin_weights_in_slices(thin, wide, bundles, weights)
+    mining = dict(weights)
+    for (participant, _), weight in preserved.items():
+        mining[participant] = max(0, mining.get(participant, 0) - weight)
+    left = yield from thin_weights_in_slices(thin, wide, bundles, weights, mining)
     for key, weight in left.items():
         if weight < outcomes[key].weight:
             outcomes[key] = replace(outcomes[key], weight=weight, reason=FEW_JUDGES)

@@ -149,6 +149,7 @@ def form_epoch_result_in_slices(
         rules_of(committed, state, parameters) if rules is None else rules,
         judges,
         previous.histories if previous else (),
+        preserved,
     )
     members = {member.participant for member in frozen.members}
     listed = {key: commit for key, commit in committed.items() if key[0] in members or state.is_barred(key[0], epoch)}

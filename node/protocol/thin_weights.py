@@ -6,8 +6,8 @@ where most work is widely judged it is a tenth of all at most.
 
 Detail, for one participant:
 
-- *What it had* is its weight in the group in charge, less what it has now by widely judged batches: work that is proven
-  is not counted twice. Of that it keeps at most what it claims.
+- *What it had* is its weight in the group in charge, less that of nodes that serve instead of mining, and less what it
+  has now by widely judged batches: nothing is counted twice. Of that it keeps at most what it claims.
 - *What its judges back* is added: each member gives a ninth of its own weight in all, shared among those whose thinly
   judged batches it found valid, by what they claim beyond what they keep. So nobody grows faster for claiming more, and
   colluders grow by a ninth of their own weight in an epoch.
@@ -44,7 +44,7 @@ class _Claim:
     kept: int
     """Of it, what it had."""
     others: int
-    """All the weight in charge but its own."""
+    """All the weight in charge that has to be mined anew, but its own."""
     others_wide: int
     """Of widely judged batches of others."""
 
@@ -54,13 +54,15 @@ def thin_weights_in_slices(
     wide: Mapping[Address, int],
     bundles: Mapping[Address, VoteBundle],
     weights: Mapping[Address, int],
+    mining: Mapping[Address, int],
 ) -> Slices[dict[NodeKey, int]]:
     """Return what each thinly judged batch weighs.
 
     `thin` are the weights that they would have in full, above zero; `wide` is what participants have by widely judged
-    batches; `bundles` are the votes, by validator; `weights` those of the group in charge.
+    batches; `bundles` are the votes, by validator; `weights` those of the group in charge, and `mining` of these what
+    has to be mined anew: without that of nodes that keep serving instead, and keep what they have.
     """
-    claims = _claims(thin, wide, weights)
+    claims = _claims(thin, wide, mining)
     backed = yield from _backing(thin.keys(), claims, bundles, weights)
     granted = _grant(claims, backed, sum(wide.values()) // POOL_PARTS)
     # Rounded down for each batch: what is lost is less than one for each.
@@ -68,15 +70,15 @@ def thin_weights_in_slices(
 
 
 def _claims(
-    thin: Mapping[NodeKey, int], wide: Mapping[Address, int], weights: Mapping[Address, int]
+    thin: Mapping[NodeKey, int], wide: Mapping[Address, int], mining: Mapping[Address, int]
 ) -> dict[Address, _Claim]:
-    total, wide_in_all = sum(weights.values()), sum(wide.values())
+    total, wide_in_all = sum(mining.values()), sum(wide.values())
     amounts: dict[Address, int] = {}
     for (participant, _), amount in thin.items():
         amounts[participant] = amounts.get(participant, 0) + amount
     claims = {}
     for participant, amount in amounts.items():
-        had, proven = weights.get(participant, 0), wide.get(participant, 0)
+        had, proven = mining.get(participant, 0), wide.get(participant, 0)
         kept = min(amount, max(0, had - proven))
         claims[participant] = _Claim(amount, kept, total - had, wide_in_all - proven)
     return claims

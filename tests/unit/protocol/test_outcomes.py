@@ -57,6 +57,7 @@ def decide(
     *,
     histories: tuple[SampleHistory, ...] = (),
     judges: Judges | None = None,
+    preserved: Mapping[NodeKey, int] | None = None,
 ) -> PocFindings:
     """Decide; by default every member has proven its weight with each of the models."""
     members = {account(number): weight for number, weight in weights.items()}
@@ -69,6 +70,7 @@ def decide(
         dict.fromkeys(commits, RULE),
         Judges({commit.model_id: members for commit in batches}) if judges is None else judges,
         histories,
+        preserved,
     )
 
 

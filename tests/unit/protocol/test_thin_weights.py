@@ -146,6 +146,23 @@ def test_what_is_widely_judged_is_not_kept_a_second_time() -> None:
     assert all(after[number] <= 1000 + 1000 // BACKING_PARTS for number in (1, 2))
 
 
+def test_what_serves_instead_of_mining_is_not_kept_a_second_time_either() -> None:
+    """Nor does it count as work that few can judge: half of the weight may serve, and the rest be widely judged."""
+    rare = [batch(number, MILLION, model_id=RARE) for number in (1, 2)]
+    votes = {1: [vote(rare[1])], 2: [vote(rare[0])]}
+    weights = {1: 1000, 2: 1000, 3: 9000, 4: 9000}
+    serving = {(account(number), SECOND): 600 for number in (1, 2)}
+    judges = Judges({RARE: {account(1): 400, account(2): 400}})
+    kept = weights_of(decide(rare, votes, weights, judges=judges, preserved=serving))
+    assert kept == dict.fromkeys((1, 2), 400 + 1000 // BACKING_PARTS)
+    common = [batch(number, 4500, model_id=COMMON, node_id=SECOND) for number in (3, 4)]
+    votes |= {3: [vote(common[1])], 4: [vote(common[0])]}
+    serving |= {(account(number), NODE): 4500 for number in (3, 4)}
+    judges = Judges({**judges.proven, COMMON: {account(3): 9000, account(4): 9000}})
+    found = weights_of(decide([*rare, *common], votes, weights, judges=judges, preserved=serving))
+    assert found[1] + found[2] <= 9000 // POOL_PARTS
+
+
 NONCES = st.integers(1, 10_000)
 World = tuple[dict[int, int], dict[int, int], dict[int, int], dict[int, set[int]]]
 
@@ -174,6 +191,7 @@ def left(
             {(account(number), NODE): amount for number, amount in claims.items()},
             {account(number): amount for number, amount in wide.items()},
             bundles,
+            {account(number): weight for number, weight in weights.items()},
             {account(number): weight for number, weight in weights.items()},
         )
     )
