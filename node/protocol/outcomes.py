@@ -32,15 +32,15 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from node.protocol.findings import NodeFate, NodeOutcome, SampleCount, SampleHistory
+from node.protocol.findings import NodeFate, NodeOutcome, SampleCount, SampleHistory, ThinWeight
 from node.protocol.history import HistoryKey, extend, is_beyond, still_known
-from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, Hash32
+from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, Hash32, ModelId
 from node.protocol.judges import Judges
 from node.protocol.nonces import BATCH_NONCES_MAX
 from node.protocol.records import PocCommit, VoteBundle
 from node.protocol.slices import Pace, Slices, finish
 from node.protocol.tallies import WIDE_SHARE_PARTS, Votes, count_votes_in_slices
-from node.protocol.thin_weights import thin_weights_in_slices
+from node.protocol.thin_weights import Standing, remember, thin_weights_in_slices
 from node.protocol.validation import SMALL_SAMPLE, SampleRule, judge
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
@@ -87,6 +87,8 @@ class PocFindings:
     """Ascending by (participant, model id)."""
     handed_out: frozenset[NodeKey]
     """Batches whose file more than half of the weight able to judge has seen: that of others was to be had, too."""
+    thin_weights: tuple[ThinWeight, ...] = ()
+    """What participants may keep in the epochs to come."""
 
 
 class _Decision(NamedTuple):
@@ -104,10 +106,13 @@ def node_outcomes(
     rules: Mapping[NodeKey, SampleRule],
     judges: Judges,
     histories: Sequence[SampleHistory],
-    preserved: Mapping[NodeKey, int] | None = None,
+    preserved: Mapping[tuple[Address, ModelId], int] | None = None,
+    thin_weights: Sequence[ThinWeight] = (),
 ) -> PocFindings:
     """Return what becomes of every batch in `commits`: see `node_outcomes_in_slices`."""
-    return finish(node_outcomes_in_slices(epoch, commits, bundles, weights, rules, judges, histories, preserved))
+    return finish(
+        node_outcomes_in_slices(epoch, commits, bundles, weights, rules, judges, histories, preserved, thin_weights)
+    )
 
 
 def node_outcomes_in_slices(
@@ -118,14 +123,15 @@ def node_outcomes_in_slices(
     rules: Mapping[NodeKey, SampleRule],
     judges: Judges,
     histories: Sequence[SampleHistory],
-    preserved: Mapping[NodeKey, int] | None = None,
+    preserved: Mapping[tuple[Address, ModelId], int] | None = None,
+    thin_weights: Sequence[ThinWeight] = (),
 ) -> Slices[PocFindings]:
     """Return what becomes of every batch in `commits`.
 
     `bundles` are the checked bundles (`check_bundle`) by validator; `weights` those of the group in charge; `rules` of
-    `rules_of`, `judges` of `judges_for`; `histories` those of the newest result before; `preserved` what nodes keep
-    that serve instead of mining. Where there is no result before, the founders' group is taken at its word for models
-    that few can judge, for its weights are no measure yet.
+    `rules_of`, `judges` of `judges_for`; `histories` and `thin_weights` those of the newest result before; `preserved`
+    what participants keep, by model, with nodes that serve instead of mining. Where there is no result before, the
+    founders' group is taken at its word for models that few can judge, for its weights are no measure yet.
     """
     votes = yield from count_votes_in_slices(commits, bundles, weights, judges)
     total = sum(weights.values())
@@ -136,14 +142,22 @@ def node_outcomes_in_slices(
         outcomes[key] = _decide(commit, rules.get(key), votes[key], own, total, commit.root in roots)
         if pace.is_over(DECIDED_AS_ITEMS):
             yield
-    proven = {key for key, cast in votes.items() if cast.is_enough(cast.able.judges, cast.able.recomputed)}
+    proven = {
+        key
+        for key, cast in votes.items()
+        if cast.is_enough(cast.able.judges, cast.able.recomputed)
+        and cast.able.least_differing == outcomes[key].mismatches  # not accepted against what the able say
+    }
     kept = _test_histories(epoch, outcomes, proven, rules, histories)
+    thin = dict[Address, int]()
     if not judges.is_first:
-        yield from _limit_thinly_judged(outcomes, votes, bundles, weights, preserved or {})
+        remembered = {entry.participant: entry.weight for entry in thin_weights}
+        thin = yield from _limit_thinly_judged(outcomes, votes, bundles, weights, preserved or {}, remembered)
     return PocFindings(
         nodes=tuple(outcome for _, outcome in sorted(outcomes.items(), key=lambda item: _order(item[0]))),
         histories=tuple(history for _, history in sorted(kept.items(), key=lambda item: _order(item[0]))),
         handed_out=frozenset(key for key, cast in votes.items() if cast.is_handed_out()),
+        thin_weights=remember(thin_weights, thin, epoch),
     )
 
 
@@ -178,7 +192,13 @@ def _by_group(votes: Votes, rule: SampleRule, sampled: int, others: int) -> _Dec
         return None
     if judge(sampled, votes.group.most_differing, rule) is Verdict.INVALID:
         return None
-    return _accepted(sampled, votes.group.least_differing)
+    differing = votes.group.differing_nonces
+    if votes.able.recomputed:
+        # Who lacks the model may have it paid, and neither hides what differs nor makes it up.
+        of_able = votes.able.differing_nonces
+        is_of_one_mind = judge(sampled, len(of_able), rule) is Verdict.VALID
+        differing = of_able if is_of_one_mind else differing & of_able
+    return _accepted(sampled, len(differing))
 
 
 def _by_able(votes: Votes, rule: SampleRule, sampled: int, total: int, is_root_shared: bool) -> _Decision:
@@ -188,7 +208,7 @@ def _by_able(votes: Votes, rule: SampleRule, sampled: int, total: int, is_root_s
     if able.refused_in_all > able.recomputed:
         if not votes.may_reject(able.refusing, able.refused_in_all):
             return _Decision(NodeFate.UNDECIDED, TOO_FEW_AGAINST)
-        return _Decision(NodeFate.REJECTED, max(able.refused, key=lambda reason: (able.refused[reason], reason)))
+        return _Decision(NodeFate.REJECTED, able.refused_for)
     if able.refused_in_all == able.recomputed:
         return _Decision(NodeFate.UNDECIDED, SPLIT)
     least = able.least_differing
@@ -262,26 +282,34 @@ def _limit_thinly_judged(
     votes: Mapping[NodeKey, Votes],
     bundles: Mapping[Address, VoteBundle],
     weights: Mapping[Address, int],
-    preserved: Mapping[NodeKey, int],
-) -> Slices[None]:
-    """Cut the weight of thinly judged batches in `outcomes` to what thin_weights.py leaves them."""
+    preserved: Mapping[tuple[Address, ModelId], int],
+    remembered: Mapping[Address, int],
+) -> Slices[dict[Address, int]]:
+    """Cut the weight of thinly judged batches in `outcomes` to what thin_weights.py leaves them; return this."""
     total = sum(weights.values())
-    thin, wide = dict[NodeKey, int](), dict[Address, int]()
+    thin, wide, wide_models = dict[NodeKey, int](), dict[Address, int](), set[ModelId]()
     for key, outcome in outcomes.items():
         own = weights.get(key[0], 0)
         if outcome.weight <= 0:  # accepted or not: an honest batch of two nonces, of which one differs, has none either
             continue
         if own == total or votes[key].is_wide(total - own):
             wide[key[0]] = wide.get(key[0], 0) + outcome.weight
+            wide_models.add(outcome.model_id)
         else:
             thin[key] = outcome.weight
-    mining = dict(weights)
-    for (participant, _), weight in preserved.items():
-        mining[participant] = max(0, mining.get(participant, 0) - weight)
-    left = yield from thin_weights_in_slices(thin, wide, bundles, weights, mining)
+    serving, serving_wide = dict[Address, int](), dict[Address, int]()
+    for (participant, model_id), weight in preserved.items():
+        serving[participant] = serving.get(participant, 0) + weight
+        if model_id in wide_models:
+            serving_wide[participant] = serving_wide.get(participant, 0) + weight
+    standing = Standing(weights, serving, serving_wide, wide, remembered)
+    left = yield from thin_weights_in_slices(thin, standing, bundles)
+    by_participant: dict[Address, int] = {}
     for key, weight in left.items():
+        by_participant[key[0]] = by_participant.get(key[0], 0) + weight
         if weight < outcomes[key].weight:
             outcomes[key] = replace(outcomes[key], weight=weight, reason=FEW_JUDGES)
+    return by_participant
 
 
 def _shared_roots(commits: Iterable[PocCommit]) -> set[Hash32]:

@@ -23,6 +23,8 @@ ABLE_PARTS = 3
 """And they have one part in so many of the weight able to judge."""
 NO_DATA = "no-data"
 """The reason of a vote of somebody who had the time, and never got the file."""
+VOTES_AT_ONCE = 512
+"""Of a bundle, which may have tens of thousands, between two looks at what else there is to do."""
 TALLY_AS_ITEMS = 16
 """What it costs to begin one, against an item of a slice."""
 
@@ -39,8 +41,8 @@ class Tally:
     invalid: int = 0
     against: int = 0
     """Members who found it invalid, of those who recomputed it."""
-    refused: dict[str, int] = field(default_factory=dict)
-    """By reason."""
+    refused: dict[str, int] | None = None
+    """By reason; None while nobody does, as of `differing`: most of tens of thousands of batches have neither."""
     refusing: int = 0
     """Members who refused the file."""
     no_data: int = 0
@@ -48,35 +50,42 @@ class Tally:
     """Members who say that they got no file."""
     heaviest_against: int = 0
     """The most that one of those weighs who did not find it valid."""
-    differing: dict[int, int] = field(default_factory=dict)
+    differing: dict[int, int] | None = None
     """By nonce."""
 
     def add(self, vote: PocVote, weight: int) -> None:
-        """Count a vote of a member of `weight`; an abstention for any reason but NO_DATA counts nowhere."""
+        """Count a vote of a member of `weight`; of abstentions only those with NO_DATA say anything."""
         if vote.sampled:
             self.recomputed += weight
             self.judges += 1
-            for nonce in vote.mismatches:
-                self.differing[nonce] = self.differing.get(nonce, 0) + weight
+            if vote.mismatches:
+                differing = self.differing = self.differing or {}
+                for nonce in vote.mismatches:
+                    differing[nonce] = differing.get(nonce, 0) + weight
             if vote.verdict is Verdict.VALID:
                 self.valid += weight
                 return
             self.invalid += weight
             self.against += 1
         elif vote.verdict is Verdict.INVALID:
+            self.refused = self.refused or {}
             self.refused[vote.reason] = self.refused.get(vote.reason, 0) + weight
             self.refusing += 1
-        elif vote.reason == NO_DATA:
+        else:
             self.no_data += weight
             self.without += 1
-        else:
-            return
         self.heaviest_against = max(self.heaviest_against, weight)
 
     @property
     def refused_in_all(self) -> int:
         """The weight that refused the file as a whole."""
-        return sum(self.refused.values())
+        return sum(self.refused.values()) if self.refused else 0
+
+    @property
+    def refused_for(self) -> str:
+        """For which reason most of that weight did; of two, the later in the alphabet. There has to be one."""
+        refused = self.refused or {}
+        return max(refused, key=lambda reason: (refused[reason], reason))
 
     @property
     def seen(self) -> int:
@@ -91,12 +100,18 @@ class Tally:
     @property
     def least_differing(self) -> int:
         """How many nonces differ for more than half of the weight that recomputed the sample."""
-        return sum(2 * weight > self.recomputed for weight in self.differing.values())
+        return len(self.differing_nonces)
+
+    @property
+    def differing_nonces(self) -> frozenset[int]:
+        """Which these are."""
+        differing = self.differing or {}
+        return frozenset(nonce for nonce, weight in differing.items() if 2 * weight > self.recomputed)
 
     @property
     def most_differing(self) -> int:
         """How many differ for at least half of it."""
-        return sum(2 * weight >= self.recomputed for weight in self.differing.values())
+        return sum(2 * weight >= self.recomputed for weight in (self.differing or {}).values())
 
 
 @dataclass(slots=True)
@@ -108,8 +123,6 @@ class Votes:
     """Of those able to judge, by what they proved with the model."""
     group: Tally = field(default_factory=Tally)
     """Of all members, by all their weight."""
-    valid_of_able: int = 0
-    """Those able who found it valid, by all their weight."""
     against_of_able: int = 0
     """Those able who found it invalid or refused it, by all their weight."""
 
@@ -119,9 +132,7 @@ class Votes:
         if weight <= 0:
             return
         self.able.add(vote, weight)
-        if vote.verdict is Verdict.VALID:
-            self.valid_of_able += weight_in_all
-        elif vote.verdict is Verdict.INVALID:
+        if vote.verdict is Verdict.INVALID:
             self.against_of_able += weight_in_all
 
     def is_enough(self, judges: int, weight: int) -> bool:
@@ -130,7 +141,7 @@ class Votes:
 
     def may_reject(self, members: int, weight: int) -> bool:
         """Whether so many may: by what they proved with the model, and not against more weight in the whole group."""
-        return self.is_enough(members, weight) and self.against_of_able > self.valid_of_able
+        return self.is_enough(members, weight) and self.against_of_able > self.group.valid
 
     def is_handed_out(self) -> bool:
         """Whether more than half of the weight able to judge it has seen the file."""
@@ -179,10 +190,14 @@ def count_votes_in_slices(
         weight_in_all = weights.get(validator, 0)
         if weight_in_all <= 0:
             continue
-        for vote in bundle.votes:
-            found = votes.get((vote.participant, vote.node_id))
-            if found is not None and vote.participant != validator:
-                found.add(vote, found.bench.weights.get(validator, 0), weight_in_all)
-        if pace.is_over(len(bundle.votes)):
-            yield
+        for first in range(0, len(bundle.votes), VOTES_AT_ONCE):
+            chunk = bundle.votes[first : first + VOTES_AT_ONCE]
+            for vote in chunk:
+                if vote.verdict is Verdict.ABSTAIN and vote.reason != NO_DATA:
+                    continue
+                found = votes.get((vote.participant, vote.node_id))
+                if found is not None and vote.participant != validator:
+                    found.add(vote, found.bench.weights.get(validator, 0), weight_in_all)
+            if pace.is_over(len(chunk)):
+                yield
     return votes

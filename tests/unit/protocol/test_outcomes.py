@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.protocol import outcomes as codes
-from node.protocol.findings import NodeFate, NodeOutcome, SampleCount, SampleHistory
+from node.protocol.findings import NodeFate, NodeOutcome, SampleCount, SampleHistory, ThinWeight
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId
 from node.protocol.judges import Judges
 from node.protocol.nonces import BATCH_NONCES_MAX, draw_sample
@@ -57,7 +57,8 @@ def decide(
     *,
     histories: tuple[SampleHistory, ...] = (),
     judges: Judges | None = None,
-    preserved: Mapping[NodeKey, int] | None = None,
+    preserved: Mapping[tuple[Address, ModelId], int] | None = None,
+    thin_weights: tuple[ThinWeight, ...] = (),
 ) -> PocFindings:
     """Decide; by default every member has proven its weight with each of the models."""
     members = {account(number): weight for number, weight in weights.items()}
@@ -71,6 +72,7 @@ def decide(
         Judges({commit.model_id: members for commit in batches}) if judges is None else judges,
         histories,
         preserved,
+        thin_weights,
     )
 
 
@@ -522,15 +524,41 @@ def test_a_heavy_member_whose_link_is_down_and_a_liar_keep_nobody_from_being_pai
     assert only(decide([batch(2)], votes, weights)).fate is NodeFate.ACCEPTED
 
 
-def test_what_most_of_the_group_finds_right_adds_nothing_to_a_history() -> None:
-    """Two with 1 % of all weight, and most of what was proven of a model, find as many differing as pass."""
-    weights = {1: 100, 2: 200, 3: 200, 4: 200, 5: 290, 6: 5, 7: 5}
+@pytest.mark.parametrize("epochs", [8])
+def test_who_lacks_a_model_makes_up_nothing_that_differs_and_hides_nothing(epochs: int) -> None:
+    """Five with RARE, and one with 29 % and without it, whose votes make their batches widely judged."""
+    weights = {1: 5, 2: 5, 3: 5, 4: 5, 5: 5, 6: 29, 7: 46}
+    bench = bench_of(dict.fromkeys(range(1, 6), 5))
     commit = batch(1, model_id=RARE)
-    votes = {n: [vote(commit)] for n in (2, 3, 4, 5)} | {n: [vote(commit, 5)] for n in (6, 7)}
-    proven = {1: 100, 2: 1, 3: 1, 4: 1, 5: 1, 6: 5, 7: 5}
-    found = decide([commit], votes, weights, judges=bench_of(proven))
-    assert (only(found).mismatches, only(found).weight) == (0, COUNT)
-    assert [count.mismatches for history in found.histories for count in history.epochs] == [0]
+    honest = {n: [vote(commit)] for n in range(2, 6)}
+    histories: tuple[SampleHistory, ...] = ()
+    for _ in range(epochs):
+        made_up = {**honest, 6: [vote(commit, 4)]}
+        found = decide([commit], made_up, weights, judges=bench, histories=histories)
+        assert (only(found).fate, only(found).mismatches, only(found).weight) == (NodeFate.ACCEPTED, 0, COUNT)
+        histories = found.histories
+    faking = {n: [vote(commit, 4)] for n in range(2, 6)} | {6: [vote(commit)]}
+    found = decide([commit], faking, weights, judges=bench)
+    assert (only(found).mismatches, [count.mismatches for h in found.histories for count in h.epochs]) == (4, [4])
+
+
+def test_what_the_group_accepts_against_those_able_is_in_no_history() -> None:
+    """And only those nonces differ of which both say so."""
+    commit = batch(1)
+    weights = {1: 10, 2: 10, 3: 10, 4: 70}
+    votes = {2: [vote(commit, 600)], 3: [vote(commit, 600)], 4: [vote(commit, 2)]}
+    judges = Judges({TINY: {account(1): 10, account(2): 10, account(3): 10}})
+    found = decide([commit], votes, weights, judges=judges)
+    assert (only(found).fate, only(found).mismatches, found.histories) == (NodeFate.ACCEPTED, 2, ())
+
+
+def test_first_comers_with_dust_reject_nobody_whom_more_of_the_group_find_right() -> None:
+    """Five with a quarter of all weight begin with a model that two with one nonce each had before them."""
+    weights = {**dict.fromkeys(range(1, 6), 5), 6: 1, 7: 1, 8: 73}
+    commit = batch(1, model_id=RARE)
+    votes = {n: [vote(commit)] for n in range(2, 6)} | {n: [vote(commit, 600)] for n in (6, 7)}
+    outcome = only(decide([commit], votes, weights, judges=bench_of({6: 1, 7: 1}, (1, 2, 3, 4, 5))))
+    assert (outcome.fate, outcome.reason) == (NodeFate.UNDECIDED, codes.TOO_FEW_AGAINST)
 
 
 def test_a_file_that_nobody_gets_is_called_withheld() -> None:

@@ -2,22 +2,23 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.protocol.findings import NodeFate
-from node.protocol.identifiers import ModelId, NodeId
+from node.protocol.findings import NodeFate, ThinWeight
+from node.protocol.identifiers import EpochNumber, ModelId, NodeId
 from node.protocol.judges import Judges
 from node.protocol.nonces import BATCH_NONCES_MAX
 from node.protocol.outcomes import PocFindings
 from node.protocol.records import PocCommit, PocVote
 from node.protocol.slices import finish
-from node.protocol.thin_weights import BACKING_PARTS, POOL_PARTS, thin_weights_in_slices
+from node.protocol.thin_weights import BACKING_PARTS, POOL_PARTS, Standing, remember, thin_weights_in_slices
 from node.protocol.weights import compute_new_weights, participant_weights
-from tests.builders import NODE, account, bundle_of
-from tests.unit.protocol.test_outcomes import RARE, batch, decide, vote
+from tests.builders import NODE, TINY, account, bundle_of
+from tests.unit.protocol.test_outcomes import EPOCH, RARE, batch, decide, vote
 
 COMMON = ModelId("common")
 SECOND = NodeId("node-2")
@@ -151,16 +152,68 @@ def test_what_serves_instead_of_mining_is_not_kept_a_second_time_either() -> Non
     rare = [batch(number, MILLION, model_id=RARE) for number in (1, 2)]
     votes = {1: [vote(rare[1])], 2: [vote(rare[0])]}
     weights = {1: 1000, 2: 1000, 3: 9000, 4: 9000}
-    serving = {(account(number), SECOND): 600 for number in (1, 2)}
+    serving = {(account(number), RARE): 600 for number in (1, 2)}
     judges = Judges({RARE: {account(1): 400, account(2): 400}})
     kept = weights_of(decide(rare, votes, weights, judges=judges, preserved=serving))
     assert kept == dict.fromkeys((1, 2), 400 + 1000 // BACKING_PARTS)
     common = [batch(number, 4500, model_id=COMMON, node_id=SECOND) for number in (3, 4)]
     votes |= {3: [vote(common[1])], 4: [vote(common[0])]}
-    serving |= {(account(number), NODE): 4500 for number in (3, 4)}
+    serving |= {(account(number), COMMON): 4500 for number in (3, 4)}
     judges = Judges({**judges.proven, COMMON: {account(3): 9000, account(4): 9000}})
     found = weights_of(decide([*rare, *common], votes, weights, judges=judges, preserved=serving))
     assert found[1] + found[2] <= 9000 // POOL_PARTS
+
+
+def test_nonces_that_the_honest_find_valid_have_them_back_no_fakes() -> None:
+    """Each of the two also computes eight nonces of every rare model, which their judges honestly find valid."""
+    weights, batches, able = colluding(MILLION)
+    for number in (13, 14):
+        batches += [batch(number, 8, model_id=model_id, node_id=NodeId(f"x{model_id}")) for model_id in PAIRS]
+    after = judged(batches, weights, able)
+    assert {number: after[number] for number in TWELVE} == TWELVE
+    assert all(after[number] <= 10_000 + 10_000 // BACKING_PARTS + 8 * len(PAIRS) for number in (13, 14))
+
+
+def test_a_cartel_below_a_third_gets_its_tenth_while_half_of_the_honest_serve() -> None:
+    """What serves of a model that is widely judged counts as widely judged."""
+    weights = {1: 220, 2: 220, 3: 230, 13: 165, 14: 165}
+    common = [batch(number, weights[number] // 2, model_id=COMMON) for number in (1, 2, 3)]
+    fakes = [batch(number, MILLION, model_id=RARE) for number in (13, 14)]
+    votes = {n: [vote(commit) for commit in common if commit.participant != account(n)] for n in (1, 2, 3)}
+    votes |= {13: [vote(fakes[1])], 14: [vote(fakes[0])]}
+    serving = {(account(n), COMMON): weights[n] // 2 for n in (1, 2, 3)}
+    proven = {COMMON: {account(n): weights[n] for n in (1, 2, 3)}, RARE: {account(13): 165, account(14): 165}}
+    after = weights_of(decide([*common, *fakes], votes, weights, judges=Judges(proven), preserved=serving))
+    assert 10 * (after[13] + after[14]) <= sum(weights.values())
+
+
+def test_who_lost_one_epoch_because_its_only_judge_was_away_comes_back_with_what_it_had() -> None:
+    """Weights after each epoch of a pair beside a common model; the mate says nothing in the first."""
+    weights = {1: MILLION, 2: MILLION, 3: 5 * MILLION, 4: 5 * MILLION}
+    remembered: tuple[ThinWeight, ...] = ()
+    seen = []
+    for epoch in range(6):
+        batches = [batch(n, 100_000, model_id=RARE) for n in (1, 2)] + [batch(n, MILLION) for n in (3, 4)]
+        votes = {n: [vote(batches[2 - n])] for n in (1, 2) if weights.get(n) and (n, epoch) != (2, 1)}
+        votes |= {3: [vote(batches[3])], 4: [vote(batches[2])]}
+        able = {n: weights[n] for n in (1, 2) if weights.get(n)}
+        proven = {RARE: {account(n): w for n, w in able.items()}, TINY: {account(3): 1, account(4): 1}}
+        found = decide(batches, votes, weights, judges=Judges(proven), thin_weights=remembered)
+        remembered = tuple(replace(entry, epoch=EPOCH) for entry in found.thin_weights)
+        after = participant_weights(compute_new_weights(found.nodes))
+        weights = {n: after.get(account(n), 0) for n in weights}
+        seen.append((weights[1], weights[2]))
+    assert seen[0] == (100_000, 100_000)
+    assert seen[1:] == [(0, 100_000), (100_000, 0), (0, 100_000), (100_000, 0), (0, 100_000)]
+
+
+def test_what_was_had_is_remembered_for_ten_epochs() -> None:
+    first = remember((), {account(1): 70, account(2): 0}, EpochNumber(4))
+    assert first == (ThinWeight(account(1), 70, EpochNumber(4)),)
+    assert remember(first, {account(1): 60}, EpochNumber(5)) == first
+    assert remember(first, {}, EpochNumber(13)) == first
+    assert remember(first, {}, EpochNumber(14)) == ()
+    assert remember(first, {account(1): 60}, EpochNumber(14)) == (ThinWeight(account(1), 60, EpochNumber(14)),)
 
 
 NONCES = st.integers(1, 10_000)
@@ -189,10 +242,14 @@ def left(
     found = finish(
         thin_weights_in_slices(
             {(account(number), NODE): amount for number, amount in claims.items()},
-            {account(number): amount for number, amount in wide.items()},
+            Standing(
+                {account(number): weight for number, weight in weights.items()},
+                {},
+                {},
+                {account(number): amount for number, amount in wide.items()},
+                {},
+            ),
             bundles,
-            {account(number): weight for number, weight in weights.items()},
-            {account(number): weight for number, weight in weights.items()},
         )
     )
     return {number: found[account(number), NODE] for number in claims}
@@ -250,7 +307,7 @@ def test_between_a_half_and_two_thirds_it_counts_in_proportion() -> None:
             1
         ]
 
-    assert [kept(wide) for wide in (0, 600, 700, 750, 800)] == [600, 600, 300 + 39, 150 + 63, 88]
+    assert [kept(wide) for wide in (0, 600, 700, 750, 800)] == [600, 600, 377, 233, 88]
 
 
 @given(worlds(), st.randoms())
@@ -259,3 +316,14 @@ def test_the_order_in_which_batches_and_votes_come_changes_nothing(world: World,
     shuffled = dict(chance.sample(sorted(claims.items()), len(claims)))
     voters = dict(chance.sample(sorted(weights.items()), len(weights)))
     assert left(voters, wide, shuffled, backers) == left(weights, wide, claims, backers)
+
+
+@given(worlds())
+def test_what_is_kept_and_backed_counts_in_full_where_the_pool_has_room(world: World) -> None:
+    """No dip between a half and two thirds: the pool makes up for what does not count by itself."""
+    weights, wide, claims, backers = world
+    after = left(weights, wide, claims, backers)
+    own = {n: min(amount, max(0, weights.get(n, 0) - wide[n])) for n, amount in claims.items()}
+    room = sum(wide.values()) // POOL_PARTS
+    if sum(own.values()) + sum(weights.values()) // BACKING_PARTS <= room:
+        assert all(after[n] >= own[n] - 1 for n in claims)
