@@ -19,6 +19,7 @@ from node.amounts import amount_to_tokens
 from node.chain.adapter import read_contract
 from node.chain.deployer import DeploymentFailedError
 from node.chain.devnet import DevelopmentChainError
+from node.control.chain_views import PromptsView
 from node.control.views import AskView, EarningsView, EpochView, ModelsView, StatusView
 from node.protocol.stages import Stage
 from scripts.local_network import (
@@ -193,6 +194,14 @@ async def _ask_on_chain(network: LocalNetwork, steps: Steps, report: Report) -> 
     report.chain_answer = AskView.model_validate_json(text)
     paid = amount_to_tokens(int(report.chain_answer.price))
     steps.tell(f"answered by {report.chain_answer.executor} for {paid} tokens: {report.chain_answer.text[:60]!r}")
+
+    async def settled() -> bool:
+        view = await network.gateway.call("chain_prompts", PromptsView)
+        return all(prompt.until_block is None for prompt in view.prompts)
+
+    # Blocks are skipped next. The executor settles some blocks after its answer, the user some blocks later if it did
+    # not: with both behind them at once, both would, and one of the two transactions be reverted.
+    await network.until("the answer on chain is paid", settled, SETTLED_SECONDS_MAX)
 
 
 async def _prove_an_epoch(network: LocalNetwork, steps: Steps, report: Report) -> None:

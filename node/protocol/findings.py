@@ -75,6 +75,15 @@ class SampleHistory:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinWeight:
+    """The most that a participant had by batches that few could judge (thin_weights.py), and when."""
+
+    participant: Address
+    weight: int
+    epoch: EpochNumber
+
+
+@dataclass(frozen=True, slots=True)
 class VoteFigures:
     """What a validator computed to judge one batch."""
 

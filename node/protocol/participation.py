@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 from node.protocol.findings import NodeFate, NodeOutcome
 from node.protocol.identifiers import Address, ModelId
-from node.protocol.outcomes import EMPTY, NO_DATA, TOO_MANY, UNREGISTERED
+from node.protocol.outcomes import EMPTY, TOO_MANY, UNREGISTERED
 from node.protocol.records import EpochGroup, PocVote, VoteBundle
 from node.protocol.slices import Pace, Slices
+from node.protocol.tallies import NO_DATA
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 

@@ -24,6 +24,7 @@ from node.protocol.findings import (
     ReceiptBook,
     SampleHistory,
     SettledShare,
+    ThinWeight,
     ValidatorOutcome,
     VoteCheck,
 )
@@ -312,6 +313,8 @@ class EpochResult:
     """Subsidy and pot together: the most the epoch could pay."""
     judged_models: tuple[ModelId, ...] = ()
     """What could be mined in this epoch, ascending: who has weight of each is paid the coverage bonus."""
+    thin_weights: tuple[ThinWeight, ...] = ()
+    """What participants may keep of models that few can judge; ascending by participant."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,8 @@ def form_epoch_result_in_slices(
         rules_of(committed, state, parameters) if rules is None else rules,
         judges,
         previous.histories if previous else (),
+        _by_model(preserved, frozen),
+        previous.thin_weights if previous else (),
     )
     members = {member.participant for member in frozen.members}
     listed = {key: commit for key, commit in committed.items() if key[0] in members or state.is_barred(key[0], epoch)}
@@ -211,7 +213,18 @@ def form_epoch_result_in_slices(
         books_before=books_before(epoch, previous),
         books_missing=missing_books(previous, bundles.keys(), weights, earning),
         judged_models=tuple(sorted(judged)),
+        thin_weights=found.thin_weights,
     )
+
+
+def _by_model(preserved: Mapping[NodeKey, int], frozen: EpochGroup) -> dict[tuple[Address, ModelId], int]:
+    kept: dict[tuple[Address, ModelId], int] = {}
+    for member in frozen.members:
+        for node in member.ml_nodes:
+            weight = preserved.get((member.participant, node.node_id), 0)
+            key = (member.participant, node.model_id)
+            kept[key] = kept.get(key, 0) + weight
+    return kept
 
 
 def _with_others(

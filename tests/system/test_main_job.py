@@ -79,7 +79,8 @@ async def gas_by_account(rpc: JsonRpc, accounts: dict[str, str], last_block: int
             name = accounts.get(transaction["from"].lower())
             if name is not None:
                 receipt = await rpc.call("eth_getTransactionReceipt", transaction["hash"])
-                assert quantity(receipt["status"]) == 1, transaction
+                called = f"{name}, block {number}: {transaction['input'][:10]} of {transaction['to']}"
+                assert quantity(receipt["status"]) == 1, f"{called} was reverted"
                 spent[name] += quantity(receipt["gasUsed"])
     return spent
 

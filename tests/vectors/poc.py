@@ -58,6 +58,7 @@ def _outcomes() -> object:
         account(6): bundle_of(6, *votes, _vote(8, 64), _vote(10, 64), epoch=EPOCH),
         account(7): bundle_of(7, *votes, withheld, *lies, epoch=EPOCH),
         account(2): bundle_of(2, withheld, epoch=EPOCH),
+        account(1): bundle_of(1, withheld, epoch=EPOCH),
     }
     weights = {account(n): 10 * n for n in (1, 2, 6, 7)}
     judges = Judges({TINY: weights, RARE: {account(7): 5}, RARER: {account(6): 5}})

@@ -1,0 +1,329 @@
+"""What few can judge: it is kept, it grows slowly, and no handful of nonces decides over the weight of all."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.protocol.findings import NodeFate, ThinWeight
+from node.protocol.identifiers import EpochNumber, ModelId, NodeId
+from node.protocol.judges import Judges
+from node.protocol.nonces import BATCH_NONCES_MAX
+from node.protocol.outcomes import PocFindings
+from node.protocol.records import PocCommit, PocVote
+from node.protocol.slices import finish
+from node.protocol.thin_weights import BACKING_PARTS, POOL_PARTS, Standing, remember, thin_weights_in_slices
+from node.protocol.weights import compute_new_weights, participant_weights
+from tests.builders import NODE, TINY, account, bundle_of
+from tests.unit.protocol.test_outcomes import EPOCH, RARE, batch, decide, vote
+
+COMMON = ModelId("common")
+SECOND = NodeId("node-2")
+MILLION = BATCH_NONCES_MAX
+
+
+def by_pairs(number: int) -> ModelId:
+    """Six models, each of which two of twelve members have."""
+    return ModelId(f"m{(number - 1) // 2}")
+
+
+def judged(
+    batches: list[PocCommit],
+    weights: Mapping[int, int],
+    able: Mapping[ModelId, set[int]],
+    *,
+    lacking: frozenset[tuple[int, int]] = frozenset(),
+) -> dict[int, int]:
+    """Return the weights after all who are able found each batch valid, but for (judge, participant) in `lacking`."""
+    votes: dict[int, list[PocVote]] = {
+        number: [
+            vote(commit)
+            for commit in sorted(batches, key=lambda commit: (commit.participant.lower(), commit.node_id))
+            if number in able[commit.model_id]
+            and commit.participant != account(number)
+            and not any((number, other) in lacking and commit.participant == account(other) for other in weights)
+        ]
+        for number in weights
+    }
+    proven = {
+        model_id: {account(number): weights[number] for number in numbers if weights.get(number)}
+        for model_id, numbers in able.items()
+    }
+    found = decide(batches, votes, weights, judges=Judges(proven))
+    return weights_of(found)
+
+
+def weights_of(found: PocFindings) -> dict[int, int]:
+    assert all(outcome.fate is NodeFate.ACCEPTED for outcome in found.nodes)
+    weights = participant_weights(compute_new_weights(found.nodes))
+    return {number: weights[account(number)] for number in range(1, 30) if account(number) in weights}
+
+
+PAIRS = {by_pairs(number): {number, number + 1} for number in range(1, 13, 2)}
+TWELVE = dict.fromkeys(range(1, 13), MILLION)
+
+
+def test_where_nothing_is_widely_judged_everybody_keeps_what_it_had() -> None:
+    batches = [batch(number, MILLION, model_id=by_pairs(number)) for number in TWELVE]
+    assert judged(batches, TWELVE, PAIRS) == TWELVE
+
+
+@pytest.mark.parametrize("nonces", [8, 900, 100_000])
+def test_a_few_nonces_of_a_common_model_take_no_weight_from_anybody(nonces: int) -> None:
+    """A newcomer's, of a model of which everybody has some: they were a whole quorum, while thin work shared a ninth
+    of what is widely judged at any size of it."""
+    batches = [batch(number, MILLION, model_id=by_pairs(number)) for number in TWELVE]
+    batches.append(batch(13, nonces, model_id=COMMON))
+    weights = judged(batches, {**TWELVE, 13: 0}, {**PAIRS, COMMON: set(TWELVE)})
+    assert weights == {**TWELVE, 13: nonces}
+
+
+def test_who_few_had_the_time_to_judge_keeps_what_it_had() -> None:
+    """Ten with one model, each judged by two of the others, and one small batch that all judged."""
+    weights = dict.fromkeys(range(1, 11), 5000)
+    batches = [batch(number, 90 if number == 1 else 5000, model_id=COMMON) for number in weights]
+    in_time = {(number, (number + step - 1) % 10 + 1) for number in weights for step in (1, 2)}
+    late = frozenset(
+        (judge, other) for judge in weights for other in weights if other != 1 and (other, judge) not in in_time
+    )
+    assert judged(batches, weights, {COMMON: set(weights)}, lacking=late) == {**weights, 1: 90}
+
+
+def colluding(claim: int, share: int = 10_000) -> tuple[dict[int, int], list[PocCommit], dict[ModelId, set[int]]]:
+    """The twelve, and two with a model of their own who claim 64 batches each."""
+    weights = {**TWELVE, 13: share, 14: share}
+    batches = [batch(number, MILLION, model_id=by_pairs(number)) for number in TWELVE]
+    batches += [
+        batch(number, claim, model_id=RARE, node_id=NodeId(f"n{index:02}"))
+        for number in (13, 14)
+        for index in range(64)
+    ]
+    return weights, batches, {**PAIRS, RARE: {13, 14}}
+
+
+@given(st.integers(1000, MILLION))
+def test_two_who_collude_grow_by_a_ninth_of_what_they_have_however_much_they_claim(claim: int) -> None:
+    weights, batches, able = colluding(claim)
+    after = judged(batches, weights, able)
+    assert {number: after[number] for number in TWELVE} == TWELVE
+    for number in (13, 14):
+        assert 10_000 - 64 <= after[number] <= 10_000 + 10_000 // BACKING_PARTS
+
+
+def test_claims_crowd_nobody_out_of_the_tenth() -> None:
+    """Nine tenths are of a common model; two are honest with a rare one, and two claim 64 batches of their own."""
+    weights = {1: 3 * MILLION, 2: 3 * MILLION, 3: 3 * MILLION, 5: MILLION // 2, 6: MILLION // 2, 13: 10_000, 14: 10_000}
+    common = [batch(number, MILLION, model_id=COMMON) for number in (1, 2, 3)]
+    rare = [batch(number, 150_000, model_id=by_pairs(5)) for number in (5, 6)]
+    _, fakes, _ = colluding(MILLION)
+    able = {COMMON: {1, 2, 3}, by_pairs(5): {5, 6}, RARE: {13, 14}}
+    after = judged([*common, *rare, *fakes[12:]], weights, able)
+    assert (after[5], after[6]) == (150_000, 150_000)
+    assert after[13] + after[14] <= 3 * MILLION // POOL_PARTS - 300_000
+
+
+def test_a_batch_of_which_so_much_differs_that_nothing_is_left_is_accepted_for_nothing() -> None:
+    """Two nonces, of which one differs: accepted with no weight, whatever there is to share."""
+    rare = [batch(number, model_id=RARE) for number in (5, 6)]
+    bad = batch(9, 2, model_id=RARE)
+    weights = {1: 30, 2: 30, 3: 30, 5: 5, 6: 5}
+    votes = {5: [vote(rare[1]), vote(bad, 1)], 6: [vote(rare[0]), vote(bad, 1)]}
+    judges = Judges({RARE: {account(5): 5, account(6): 5}})
+    found = decide([*rare, bad], votes, weights, judges=judges)
+    outcome = next(outcome for outcome in found.nodes if outcome.participant == account(9))
+    assert (outcome.fate, outcome.weight) == (NodeFate.ACCEPTED, 0)
+
+
+def test_what_is_widely_judged_is_not_kept_a_second_time() -> None:
+    """Else a member's weight would grow by its fakes of a rare model in each epoch, beside its honest work."""
+    weights = {1: 1000, 2: 1000, 3: 5000, 4: 5000, 5: 5000}
+    honest = [batch(number, 1000, model_id=COMMON) for number in (1, 2)]
+    fakes = [batch(number, MILLION, model_id=RARE, node_id=SECOND) for number in (1, 2)]
+    able = {COMMON: set(weights), RARE: {1, 2}}
+    after = judged([*honest, *fakes], weights, able)
+    assert all(after[number] <= 1000 + 1000 // BACKING_PARTS for number in (1, 2))
+
+
+def test_what_serves_instead_of_mining_is_not_kept_a_second_time_either() -> None:
+    """Nor does it count as work that few can judge: half of the weight may serve, and the rest be widely judged."""
+    rare = [batch(number, MILLION, model_id=RARE) for number in (1, 2)]
+    votes = {1: [vote(rare[1])], 2: [vote(rare[0])]}
+    weights = {1: 1000, 2: 1000, 3: 9000, 4: 9000}
+    serving = {(account(number), RARE): 600 for number in (1, 2)}
+    judges = Judges({RARE: {account(1): 400, account(2): 400}})
+    kept = weights_of(decide(rare, votes, weights, judges=judges, preserved=serving))
+    assert kept == dict.fromkeys((1, 2), 400 + 1000 // BACKING_PARTS)
+    common = [batch(number, 4500, model_id=COMMON, node_id=SECOND) for number in (3, 4)]
+    votes |= {3: [vote(common[1])], 4: [vote(common[0])]}
+    serving |= {(account(number), COMMON): 4500 for number in (3, 4)}
+    judges = Judges({**judges.proven, COMMON: {account(3): 9000, account(4): 9000}})
+    found = weights_of(decide([*rare, *common], votes, weights, judges=judges, preserved=serving))
+    assert found[1] + found[2] <= 9000 // POOL_PARTS
+
+
+def test_nonces_that_the_honest_find_valid_have_them_back_no_fakes() -> None:
+    """Each of the two also computes eight nonces of every rare model, which their judges honestly find valid."""
+    weights, batches, able = colluding(MILLION)
+    for number in (13, 14):
+        batches += [batch(number, 8, model_id=model_id, node_id=NodeId(f"x{model_id}")) for model_id in PAIRS]
+    after = judged(batches, weights, able)
+    assert {number: after[number] for number in TWELVE} == TWELVE
+    assert all(after[number] <= 10_000 + 10_000 // BACKING_PARTS + 8 * len(PAIRS) for number in (13, 14))
+
+
+def test_a_cartel_below_a_third_gets_its_tenth_while_half_of_the_honest_serve() -> None:
+    """What serves of a model that is widely judged counts as widely judged."""
+    weights = {1: 220, 2: 220, 3: 230, 13: 165, 14: 165}
+    common = [batch(number, weights[number] // 2, model_id=COMMON) for number in (1, 2, 3)]
+    fakes = [batch(number, MILLION, model_id=RARE) for number in (13, 14)]
+    votes = {n: [vote(commit) for commit in common if commit.participant != account(n)] for n in (1, 2, 3)}
+    votes |= {13: [vote(fakes[1])], 14: [vote(fakes[0])]}
+    serving = {(account(n), COMMON): weights[n] // 2 for n in (1, 2, 3)}
+    proven = {COMMON: {account(n): weights[n] for n in (1, 2, 3)}, RARE: {account(13): 165, account(14): 165}}
+    after = weights_of(decide([*common, *fakes], votes, weights, judges=Judges(proven), preserved=serving))
+    assert 10 * (after[13] + after[14]) <= sum(weights.values())
+
+
+def test_who_lost_one_epoch_because_its_only_judge_was_away_comes_back_with_what_it_had() -> None:
+    """Weights after each epoch of a pair beside a common model; the mate says nothing in the first."""
+    weights = {1: MILLION, 2: MILLION, 3: 5 * MILLION, 4: 5 * MILLION}
+    remembered: tuple[ThinWeight, ...] = ()
+    seen = []
+    for epoch in range(6):
+        batches = [batch(n, 100_000, model_id=RARE) for n in (1, 2)] + [batch(n, MILLION) for n in (3, 4)]
+        votes = {n: [vote(batches[2 - n])] for n in (1, 2) if weights.get(n) and (n, epoch) != (2, 1)}
+        votes |= {3: [vote(batches[3])], 4: [vote(batches[2])]}
+        able = {n: weights[n] for n in (1, 2) if weights.get(n)}
+        proven = {RARE: {account(n): w for n, w in able.items()}, TINY: {account(3): 1, account(4): 1}}
+        found = decide(batches, votes, weights, judges=Judges(proven), thin_weights=remembered)
+        remembered = tuple(replace(entry, epoch=EPOCH) for entry in found.thin_weights)
+        after = participant_weights(compute_new_weights(found.nodes))
+        weights = {n: after.get(account(n), 0) for n in weights}
+        seen.append((weights[1], weights[2]))
+    assert seen[0] == (100_000, 100_000)
+    assert seen[1:] == [(0, 100_000), (100_000, 0), (0, 100_000), (100_000, 0), (0, 100_000)]
+
+
+def test_what_was_had_is_remembered_for_ten_epochs() -> None:
+    first = remember((), {account(1): 70, account(2): 0}, EpochNumber(4))
+    assert first == (ThinWeight(account(1), 70, EpochNumber(4)),)
+    assert remember(first, {account(1): 60}, EpochNumber(5)) == first
+    assert remember(first, {}, EpochNumber(13)) == first
+    assert remember(first, {}, EpochNumber(14)) == ()
+    assert remember(first, {account(1): 60}, EpochNumber(14)) == (ThinWeight(account(1), 60, EpochNumber(14)),)
+
+
+NONCES = st.integers(1, 10_000)
+World = tuple[dict[int, int], dict[int, int], dict[int, int], dict[int, set[int]]]
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    """Weights, what is widely judged, thin claims, and who backs whom; by member 1 to 6, 7 is new."""
+    weights = {number: draw(NONCES) for number in range(1, 7)}
+    wide = {number: draw(st.integers(0, 10_000)) for number in range(1, 8)}
+    claims = {number: draw(NONCES) for number in draw(st.sets(st.integers(1, 7), min_size=1))}
+    backers = {number: draw(st.sets(st.integers(1, 6))) - {number} for number in claims}
+    return weights, wide, claims, backers
+
+
+def left(
+    weights: Mapping[int, int], wide: Mapping[int, int], claims: Mapping[int, int], backers: Mapping[int, set[int]]
+) -> dict[int, int]:
+    bundles = {
+        account(voter): bundle_of(
+            voter, *(vote(batch(number, model_id=RARE)) for number in sorted(claims) if voter in backers[number])
+        )
+        for voter in weights
+    }
+    found = finish(
+        thin_weights_in_slices(
+            {(account(number), NODE): amount for number, amount in claims.items()},
+            Standing(
+                {account(number): weight for number, weight in weights.items()},
+                {},
+                {},
+                {account(number): amount for number, amount in wide.items()},
+                {},
+            ),
+            bundles,
+        )
+    )
+    return {number: found[account(number), NODE] for number in claims}
+
+
+@given(worlds())
+def test_nobody_gets_more_than_it_claims_and_where_most_is_widely_judged_all_get_a_tenth(
+    world: World,
+) -> None:
+    weights, wide, claims, backers = world
+    after = left(weights, wide, claims, backers)
+    assert all(0 <= after[number] <= claims[number] for number in claims)
+    others_wide = [sum(wide.values()) - wide[number] for number in claims]
+    others = [sum(weights.values()) - weights.get(number, 0) for number in claims]
+    if all(3 * one >= 2 * of for one, of in zip(others_wide, others, strict=True)):
+        assert 9 * sum(after.values()) <= sum(wide.values())
+
+
+@given(worlds(), st.integers(1, 7), NONCES)
+def test_more_work_of_ones_own_never_weighs_less(world: World, who: int, more: int) -> None:
+    """Of either kind. But for what is rounded: less than one for each of the six places where a share is taken."""
+    weights, wide, claims, backers = world
+    before = wide[who] + left(weights, wide, claims, backers).get(who, 0)
+    wider = {**wide, who: wide[who] + more}
+    assert wider[who] + left(weights, wider, claims, backers).get(who, 0) >= before - 6
+    if who in claims:
+        claimed = {**claims, who: claims[who] + more}
+        assert wide[who] + left(weights, wide, claimed, backers)[who] >= before - 6
+
+
+@given(worlds(), st.integers(1, 7), st.integers(1, 50))
+def test_a_few_nonces_of_others_take_a_few_and_no_more(world: World, who: int, more: int) -> None:
+    """What counts by itself falls from all to nothing between a half and two thirds: six times as fast, at most."""
+    weights, wide, claims, backers = world
+    before = left(weights, wide, claims, backers)
+    after = left(weights, {**wide, who: wide[who] + more}, claims, backers)
+    for number in claims.keys() - {who}:
+        others = sum(weights.values()) - weights.get(number, 0)
+        backed = sum(weights.values()) // BACKING_PARTS
+        lost = 6 * more * (weights.get(number, 0) + backed) / others
+        crowded = more * 10  # those whose wide work grew keep less, and ask the pool for less or more
+        assert after[number] >= before[number] - lost - crowded - 6
+
+
+def test_a_members_own_backing_is_shared_and_never_doubled() -> None:
+    weights = {1: 900, 2: 900, 3: 900}
+    claims = {4: 10_000, 5: 10_000, 6: 20_000}
+    after = left(weights, dict.fromkeys(range(1, 8), 0), claims, {number: {1} for number in claims})
+    assert after == {4: 25, 5: 25, 6: 50}
+
+
+def test_between_a_half_and_two_thirds_it_counts_in_proportion() -> None:
+    def kept(wide: int) -> int:
+        return left({1: 600, 2: 600, 3: 600}, {3: wide, **dict.fromkeys((1, 2, 4, 5, 6, 7), 0)}, {1: 600}, {1: set()})[
+            1
+        ]
+
+    assert [kept(wide) for wide in (0, 600, 700, 750, 800)] == [600, 600, 377, 233, 88]
+
+
+@given(worlds(), st.randoms())
+def test_the_order_in_which_batches_and_votes_come_changes_nothing(world: World, chance: random.Random) -> None:
+    weights, wide, claims, backers = world
+    shuffled = dict(chance.sample(sorted(claims.items()), len(claims)))
+    voters = dict(chance.sample(sorted(weights.items()), len(weights)))
+    assert left(voters, wide, shuffled, backers) == left(weights, wide, claims, backers)
+
+
+@given(worlds())
+def test_what_is_kept_and_backed_counts_in_full_where_the_pool_has_room(world: World) -> None:
+    """No dip between a half and two thirds: the pool makes up for what does not count by itself."""
+    weights, wide, claims, backers = world
+    after = left(weights, wide, claims, backers)
+    own = {n: min(amount, max(0, weights.get(n, 0) - wide[n])) for n, amount in claims.items()}
+    room = sum(wide.values()) // POOL_PARTS
+    if sum(own.values()) + sum(weights.values()) // BACKING_PARTS <= room:
+        assert all(after[n] >= own[n] - 1 for n in claims)
