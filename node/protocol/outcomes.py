@@ -31,6 +31,7 @@ from node.protocol.findings import NodeFate, NodeOutcome, SampleCount, SampleHis
 from node.protocol.history import HistoryKey, extend, is_beyond, still_known
 from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, Hash32
 from node.protocol.judges import Bench, Judges
+from node.protocol.medians import weighted_median
 from node.protocol.nonces import BATCH_NONCES_MAX
 from node.protocol.records import PocCommit, PocVote, VoteBundle
 from node.protocol.slices import Pace, Slices, finish
@@ -119,11 +120,14 @@ class _Votes:
     """Members who refused the file."""
     differing: dict[int, int] = field(default_factory=dict)
     """By nonce."""
+    unrelated: list[tuple[int, int]] = field(default_factory=list)
+    """How many nonces are unrelated, and the weight of the judge that says so."""
 
     def add(self, vote: PocVote, weight: int, weight_in_all: int) -> None:
         if vote.sampled:
             self.recomputed += weight
             self.judges += 1
+            self.unrelated.append((vote.unrelated, weight))
             for nonce in vote.mismatches:
                 self.differing[nonce] = self.differing.get(nonce, 0) + weight
             if vote.verdict is Verdict.VALID:
@@ -270,7 +274,8 @@ def _decide(
         if not votes.may_reject(votes.against, votes.invalid):
             return outcome(NodeFate.UNDECIDED, TOO_FEW_AGAINST, sampled, least)
         is_narrow = WIDE_SHARE_PARTS * votes.against_in_all < total - own
-        return outcome(NodeFate.REJECTED, _rejection(sampled, is_root_shared, is_narrow), sampled, least)
+        rejected = outcome(NodeFate.REJECTED, _rejection(sampled, is_root_shared, is_narrow), sampled, least)
+        return replace(rejected, unrelated=min(least, weighted_median(votes.unrelated)))
     if judge(sampled, most, rule) is Verdict.INVALID:
         return outcome(NodeFate.UNDECIDED, SPLIT, sampled, least)
     if votes.is_withheld():

@@ -22,7 +22,7 @@ from node.protocol.tails import (
     has_tails,
     judge_tails,
 )
-from node.protocol.validation import mismatches_of
+from node.protocol.validation import mismatches_of, unrelated_among
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 from node.services.epochs import EpochBook
@@ -194,6 +194,8 @@ def checked_figures(evidence: VoteEvidence, bundle: VoteBundle, judging: Judging
             raise EvidenceDiffersError(f"{name}: one distance for each nonce")
         if mismatches_of(judging.sample_of(key), figures.distances, judging.rules[key]) != vote.mismatches:
             raise EvidenceDiffersError(f"{name}: other nonces differ than the vote says")
+        if unrelated_among(figures.distances, judging.rules[key]) != vote.unrelated:
+            raise EvidenceDiffersError(f"{name}: more or fewer nonces are unrelated than the vote says")
         if len(figures.tails) != (vote.sampled if has_tails(model) else 0):
             raise EvidenceDiffersError(f"{name}: one tail for each nonce")
         if any(not 0 <= tail <= TAIL_MAX for tail in figures.tails):

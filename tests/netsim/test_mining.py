@@ -36,8 +36,9 @@ NODE_ID = NodeId("node-1")
 class Drawn(PocSlots):
     """A draw that is already made, or that nobody can make."""
 
-    def __init__(self, *, selected: bool | None) -> None:
+    def __init__(self, *, selected: bool | None, registered: bool = True) -> None:
         self._selected = selected
+        self._registered = registered
 
     async def is_selected(self, _epoch: EpochNumber, _participant: Address, _node_id: NodeId) -> bool:
         if self._selected is None:
@@ -46,6 +47,9 @@ class Drawn(PocSlots):
 
     async def judged_models(self, _epoch: EpochNumber) -> frozenset[ModelId]:
         return frozenset({MODEL_ID})
+
+    async def is_registered(self, _epoch: EpochNumber, _participant: Address, _node_id: NodeId) -> bool:
+        return self._registered
 
 
 class FailingEngine(SimulatedEngine):
