@@ -231,8 +231,8 @@ def _compare(
     if record_file is not None and record is not None:
         if all(known.hardware for known in record.bands):
             click.echo(
-                f"\nHardware without a band in {record_file} is judged, figure by figure, by the narrower of its widest "
-                "band and of the default. Measure it, or give the rest a band of its own: docs/calibration.md."
+                f"\nHardware without a band in {record_file} is judged, figure by figure, by the narrower of its "
+                "widest band and of the default. Measure it, or give the rest a band of its own: docs/calibration.md."
             )
         count = "1 band" if len(record.bands) == 1 else f"{len(record.bands)} bands"
         click.echo(

@@ -41,7 +41,8 @@ class HonestBand:
     engine: str
     """Name of the engine, such as `vllm`; its versions are those of the model (engines.py)."""
     hardware: str
-    """What `hardware_class` returns for it, or `hardware_kind` for any number of them; ANY_HARDWARE for all the rest."""
+    """What `hardware_class` returns for it; ANY_HARDWARE for all the rest. One GPU's is also that of several of the
+    kind, where no band is for their number."""
     poc_distance_max: int
     """Largest squared distance of two vectors that counts as equal (nonces.py)."""
     poc_mismatch_per_million: int

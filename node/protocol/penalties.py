@@ -1,8 +1,8 @@
-"""Whom the quorum should punish for what, as the evidence of an epoch has it. The Slashing contract says what it costs.
+"""Whom the quorum should punish for what, as an epoch's evidence has it. The Slashing contract says what it costs.
 
-A verdict of **fraud** rests on a sample of nonces of which nearly all are unrelated to the model's, as no honest machine
-gives them whatever its kind and its owner's band (`UNRELATED_DISTANCE`), or on answers that audits proved not to be the
-model's. A batch that is merely rejected earns nothing, and that is all.
+A verdict of **fraud** rests on a sample of nonces of which nearly all are unrelated to the model's, as no honest
+machine gives them, whatever its kind and an owner's band (`UNRELATED_DISTANCE`), or on answers that audits proved not
+to be the model's. A batch that is merely rejected earns nothing, and that is all.
 
 **Downtime** is the absence of a member for a whole epoch: it committed no votes and no batch that was due, and the
 median of the others never saw it. A member whose registration ended has left, and is not punished.

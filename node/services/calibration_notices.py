@@ -35,10 +35,10 @@ async def log_void_calibrations(chain: Chain) -> None:
 
 
 async def log_unmeasured_hardware(chain: Chain) -> None:
-    """Write a line for each ML node of this account whose hardware the calibration of its model has no band for.
+    """Write a line for each ML node here whose hardware its model's calibration has no band for.
 
-    As soon as it is registered, and so before it mines: an epoch that is judged by it begins later. Again only for other
-    hardware, or after the model had a band for it.
+    As soon as it is registered, and so before it mines: an epoch that is judged by it begins later. Again only for
+    other hardware, or after the model had a band for it.
     """
     told: set[tuple[NodeId, ModelId, str]] = set()
     async for _ in chain.heads():
@@ -52,10 +52,10 @@ async def log_unmeasured_hardware(chain: Chain) -> None:
         }
         for node_id, model_id, hardware in sorted(unmeasured - told):
             log.warning(
-                "nobody measured this node's hardware for its model: it is judged by the narrower of the widest band in "
-                "the model's calibration and of the default; if it differs from the measured hardware by more, its "
-                "batches earn nothing, and audits may prove its answers false, which costs collateral; before you serve "
-                "with it, have the owner measure it with `quern calibrate` (docs/calibration.md)",
+                "nobody measured this node's hardware for its model: it is judged by the narrower of the widest band "
+                "in the model's calibration and of the default; if it differs by more than the measured hardware, its "
+                "batches earn nothing, and audits may prove its answers false, which costs collateral; before you "
+                "serve with it, have the owner measure it with `quern calibrate` (docs/calibration.md)",
                 node=node_id,
                 model=model_id,
                 hardware=hardware,

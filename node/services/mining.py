@@ -204,8 +204,8 @@ class MiningService:
             log.info("no mining this epoch: this node was drawn to keep serving", epoch=epoch, node=self.node_id)
         elif not in_time:
             log.info(
-                "no mining this epoch: this node was not registered before mining began, so that nobody would judge its "
-                "batch or pay for it; it mines in the next epoch",
+                "no mining this epoch: this node was not registered before mining began, so that nobody would judge "
+                "its batch or pay for it; it mines in the next epoch",
                 epoch=epoch,
                 node=self.node_id,
             )
