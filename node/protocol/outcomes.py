@@ -120,14 +120,15 @@ class _Votes:
     """Members who refused the file."""
     differing: dict[int, int] = field(default_factory=dict)
     """By nonce."""
-    unrelated: list[tuple[int, int]] = field(default_factory=list)
-    """How many nonces are unrelated, and the weight of the judge that says so."""
+    unrelated: dict[int, int] = field(default_factory=dict)
+    """By how many nonces they call unrelated, unless none: of an honest batch nothing is kept."""
 
     def add(self, vote: PocVote, weight: int, weight_in_all: int) -> None:
         if vote.sampled:
             self.recomputed += weight
             self.judges += 1
-            self.unrelated.append((vote.unrelated, weight))
+            if vote.unrelated:
+                self.unrelated[vote.unrelated] = self.unrelated.get(vote.unrelated, 0) + weight
             for nonce in vote.mismatches:
                 self.differing[nonce] = self.differing.get(nonce, 0) + weight
             if vote.verdict is Verdict.VALID:
@@ -144,6 +145,11 @@ class _Votes:
         elif vote.reason == NO_DATA:
             self.no_data += weight
             self.without += 1
+
+    def middle_of_unrelated(self) -> int:
+        """How many nonces are unrelated, as the middle of those who recomputed the sample says by weight."""
+        none = self.recomputed - sum(self.unrelated.values())
+        return weighted_median([(0, none), *self.unrelated.items()])
 
     def is_enough(self, judges: int, weight: int) -> bool:
         """Whether so many, with so much weight, may say more than that nothing is paid."""
@@ -275,7 +281,7 @@ def _decide(
             return outcome(NodeFate.UNDECIDED, TOO_FEW_AGAINST, sampled, least)
         is_narrow = WIDE_SHARE_PARTS * votes.against_in_all < total - own
         rejected = outcome(NodeFate.REJECTED, _rejection(sampled, is_root_shared, is_narrow), sampled, least)
-        return replace(rejected, unrelated=min(least, weighted_median(votes.unrelated)))
+        return replace(rejected, unrelated=min(least, votes.middle_of_unrelated()))
     if judge(sampled, most, rule) is Verdict.INVALID:
         return outcome(NodeFate.UNDECIDED, SPLIT, sampled, least)
     if votes.is_withheld():
