@@ -11,7 +11,7 @@ from node.protocol.identifiers import Address, Cid, EpochNumber
 from node.protocol.records import PocCommit, PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import CHECKED_TAILS, NOT_COMPUTED
-from node.protocol.validation import judge, mismatches_of
+from node.protocol.validation import judge, mismatches_of, unrelated_among
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 from node.services.judging import Judging
@@ -45,7 +45,8 @@ def vote_as_told(
     mismatches = mismatches_of(sample, distances, rule)
     verdict = judge(len(sample), len(mismatches), rule)
     reason = "" if verdict is Verdict.VALID else "mismatches"
-    vote = PocVote(commit.participant, commit.node_id, verdict, len(sample), mismatches, reason)
+    unrelated = unrelated_among(distances, rule)
+    vote = PocVote(commit.participant, commit.node_id, verdict, len(sample), mismatches, reason, unrelated)
     return vote, VoteFigures(*key, distances, (USUAL_TAIL,) * len(sample) if tails is None else tails)
 
 

@@ -20,7 +20,7 @@ from node.ports import Chain, Content, Network
 from node.protocol.identifiers import NodeId
 from node.services.answers_at_hand import AnswersAtHand
 from node.services.brokered import BrokeredEngine
-from node.services.calibration_notices import log_void_calibrations
+from node.services.calibration_notices import log_unmeasured_hardware, log_void_calibrations
 from node.services.challenge_book import ChallengeBook, judged_by_result
 from node.services.epochs import EpochBook
 from node.services.forming import FormingService
@@ -74,6 +74,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     chain, network, content, store = parts.chain, parts.network, parts.content, parts.store
     slots = parts.slots
     supervisor.add("calibrations", partial(log_void_calibrations, chain))
+    supervisor.add("hardware without a band", partial(log_unmeasured_hardware, chain))
     forming = FormingService(chain, network, content, store, parts.presence, parts.epochs, slots, parts.router)
     supervisor.add("forming", forming.run)
     objecting = ObjectingService(

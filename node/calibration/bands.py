@@ -7,11 +7,12 @@ allows, and then widened by ROOM_PERCENT.
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from node.calibration.bounds import rate_at_most
 from node.calibration.measurement import Measurement, surprise_z_milli
-from node.protocol.calibration import Calibration, HonestBand
+from node.protocol.calibration import Calibration, HonestBand, widest_of
 from node.protocol.findings import AuditFigures
 from node.protocol.identifiers import ModelId
 from node.protocol.nonces import VECTOR_DIMENSIONS
@@ -66,17 +67,7 @@ def wider_band(one: HonestBand, other: HonestBand) -> HonestBand:
     """Return the band that holds both: of one class, measured against several references."""
     if (one.engine, one.hardware) != (other.engine, other.hardware):
         raise ValueError("bands of different classes are kept apart")
-    return HonestBand(
-        engine=one.engine,
-        hardware=one.hardware,
-        poc_distance_max=max(one.poc_distance_max, other.poc_distance_max),
-        poc_mismatch_per_million=max(one.poc_mismatch_per_million, other.poc_mismatch_per_million),
-        margin_micro_mean_max=max(one.margin_micro_mean_max, other.margin_micro_mean_max),
-        token_mismatch_per_million=max(one.token_mismatch_per_million, other.token_mismatch_per_million),
-        distance_micro_mean_max=max(one.distance_micro_mean_max, other.distance_micro_mean_max),
-        entropy_z_milli_max=max(one.entropy_z_milli_max, other.entropy_z_milli_max),
-        knows_winners=one.knows_winners and other.knows_winners,  # the one without may be too narrow for it
-    )
+    return replace(widest_of((one, other)), hardware=one.hardware)
 
 
 def with_band(record: Calibration | None, model_id: ModelId, version: int, band: HonestBand) -> Calibration:
@@ -114,20 +105,6 @@ def _per_million(rate: float) -> int:
 
 
 def widest(bands: Iterable[HonestBand]) -> HonestBand | None:
-    """Return one band that holds all, under no class: what judges hardware that nobody measured."""
-    found: HonestBand | None = None
-    for band in bands:
-        plain = HonestBand(band.engine, "", *(getattr(band, name) for name in FIGURES))
-        found = plain if found is None else wider_band(found, plain)
-    return found
-
-
-FIGURES = (
-    "poc_distance_max",
-    "poc_mismatch_per_million",
-    "margin_micro_mean_max",
-    "token_mismatch_per_million",
-    "distance_micro_mean_max",
-    "entropy_z_milli_max",
-    "knows_winners",
-)
+    """Return one band that holds all, under no class: what judges hardware that nobody measured. None for none."""
+    known = tuple(bands)
+    return widest_of(known) if known else None

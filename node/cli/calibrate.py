@@ -78,7 +78,11 @@ class Place:
               metavar="FILE", help="Compare this machine with the reference in FILE.")  # fmt: skip
 @click.option("--record", "record_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="With --against: put this machine's band into the record FILE, new or there already.")  # fmt: skip
-@click.option("--for-the-rest", is_flag=True, help="With --record: judge hardware that has no band by the widest.")
+@click.option(
+    "--for-the-rest",
+    is_flag=True,
+    help="With --record: judge hardware that has no band by the widest, also where the default is narrower.",
+)
 @click.option("--node", "node_id", metavar="NODE", help="ML node of the daemon.  [default: the first with the model]")
 @click.option("--url", help="Ask this vLLM server (http://host:port, unix:/path), and no daemon.")
 @click.option("--api-key-file", type=click.Path(path_type=Path, dir_okay=False), help="File (0600) with its key.")
@@ -225,6 +229,11 @@ def _compare(
     click.echo("\nThe honest band that follows, with the room that docs/calibration.md explains:")
     print_facts([(name, _in_units(name, str(value))) for name, value in asdict(band).items()])
     if record_file is not None and record is not None:
+        if all(known.hardware for known in record.bands):
+            click.echo(
+                f"\nHardware without a band in {record_file} is judged, figure by figure, by the narrower of its "
+                "widest band and of the default. Measure it, or give the rest a band of its own: docs/calibration.md."
+            )
         count = "1 band" if len(record.bands) == 1 else f"{len(record.bands)} bands"
         click.echo(
             f"\n{record_file} has {count} now. When all kinds of hardware are in it, its owner puts it on chain:"

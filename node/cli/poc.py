@@ -117,7 +117,18 @@ def _show_batch(target: Target, epoch: int | None, batch: str | None, *, recompu
     print_facts(facts)
     click.echo()
     print_table(
-        ["validator", "weight", "may judge", "says", "sampled", "differ", "largest distance", "why", "evidence"],
+        [
+            "validator",
+            "weight",
+            "may judge",
+            "says",
+            "sampled",
+            "differ",
+            "unrelated",
+            "largest distance",
+            "why",
+            "evidence",
+        ],
         [
             [
                 judge.account,
@@ -126,6 +137,7 @@ def _show_batch(target: Target, epoch: int | None, batch: str | None, *, recompu
                 judge.verdict or "–",
                 str(judge.sampled) if judge.sampled else "–",
                 str(judge.mismatches) if judge.sampled else "–",
+                str(judge.unrelated) if judge.sampled else "–",
                 "–" if judge.largest_distance is None else f"{judge.largest_distance:,}",
                 judge.problem or judge.words or judge.reason,
                 judge.evidence or "–",

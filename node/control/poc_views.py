@@ -86,6 +86,8 @@ class JudgeView(View):
     """Nonces that it recomputed."""
     mismatches: int
     """Of these, the ones that differ."""
+    unrelated: int
+    """Of these again, the ones farther off than any honest machine's: nearly all of a sample is fraud."""
     largest_distance: int | None
     """Squared; None where there is no evidence."""
     reason: str

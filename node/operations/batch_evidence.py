@@ -168,6 +168,7 @@ def _judge_view(word: JudgesWord, judging: Judging, key: NodeKey) -> JudgeView:
         verdict="" if vote is None else vote.verdict.value,
         sampled=0 if vote is None else vote.sampled,
         mismatches=0 if vote is None else len(vote.mismatches),
+        unrelated=0 if vote is None else vote.unrelated,
         largest_distance=None if word.figures is None else max(word.figures.distances),
         reason=reason,
         words=ABSTAINED.get(reason, unpaid.REASONS.get(reason, "")),

@@ -3,7 +3,8 @@
 LOOK_AT_VOTES = "`quern poc EPOCH` shows who voted. If this node did not: its log of that stage says why."
 SAME_ENGINE = (
     "This machine computes other numbers than those that judged it: see `quern nodes` for the engine's version, "
-    "`quern model verify` for damaged files, and whether the model is calibrated for your hardware (`quern models`)."
+    "`quern model verify` for damaged files, and whether the model is calibrated for your hardware (`quern models`): "
+    "if not, ask its owner to measure it (docs/calibration.md)."
 )
 
 REMEDIES = {

@@ -1,6 +1,7 @@
 """Honest bands: how far honest nodes of one class of hardware may differ, as records (calibration.py uses them)."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -26,7 +27,7 @@ UINT32_MAX = 2**32 - 1
 
 _ENGINE = re.compile(rf"[a-z][a-z0-9-]{{0,{ENGINE_CHARACTERS_MAX - 1}}}")
 _MODEL_ID = re.compile(rf"[a-z0-9._/-]{{1,{MODEL_ID_CHARACTERS_MAX}}}")
-_GPU_COUNT = re.compile("[0-9]+x")
+_GPU_COUNT = re.compile("([0-9]{1,6})x")
 _CORES = re.compile("[0-9]+ cores")
 
 
@@ -40,7 +41,8 @@ class HonestBand:
     engine: str
     """Name of the engine, such as `vllm`; its versions are those of the model (engines.py)."""
     hardware: str
-    """What `hardware_class` returns for it; ANY_HARDWARE for all the rest."""
+    """What `hardware_class` returns for it; ANY_HARDWARE for all the rest. One GPU's is also that of several of the
+    kind, where no band is for their number."""
     poc_distance_max: int
     """Largest squared distance of two vectors that counts as equal (nonces.py)."""
     poc_mismatch_per_million: int
@@ -100,21 +102,36 @@ class Calibration:
 
 
 def hardware_class(hardware: str) -> str:
-    """Return the class of what a node registered: `nvidia h200` for `2x NVIDIA H200`.
+    """Return the class of what a node registered: `nvidia h200` for `1x NVIDIA H200`, `2x nvidia h200` for two.
 
-    How many GPUs or cores there are does not count; GPUs of several kinds are all named, in order, as far as they fit.
+    How many GPUs there are counts, for a model spread over several is computed in another order; how many cores does
+    not. GPUs of several kinds are all named, in order, as far as they fit.
     """
-    kinds = {_kind(part) for part in hardware[:HARDWARE_TEXT_MAX].lower().split(",")} - {""}
+    return _named(_class_of(part) for part in hardware[:HARDWARE_TEXT_MAX].lower().split(","))
+
+
+def hardware_kind(hardware: str) -> str:
+    """Return the class without the numbers: `nvidia h200`, however many."""
+    return _named(_without_count(part)[1] for part in hardware[:HARDWARE_TEXT_MAX].lower().split(","))
+
+
+def _named(found: Iterable[str]) -> str:
     known = ""
-    for kind in sorted(kinds):
-        longer = f"{known}, {kind}" if known else kind
+    for name in sorted(set(found) - {""}):
+        longer = f"{known}, {name}" if known else name
         known = longer if len(longer) <= HARDWARE_CHARACTERS_MAX else known
     return known
 
 
-def _kind(part: str) -> str:
-    words = part.split()
-    while words and _GPU_COUNT.fullmatch(words[0]):
-        words = words[1:]
-    kind = " ".join(words)
-    return "" if _CORES.fullmatch(kind) else kind[:HARDWARE_CHARACTERS_MAX].strip()
+def _class_of(part: str) -> str:
+    count, kind = _without_count(part)
+    return f"{count}x {kind}"[:HARDWARE_CHARACTERS_MAX].strip() if kind and count > 1 else kind
+
+
+def _without_count(part: str) -> tuple[int, str]:
+    """Return how many of what kind; what says no number is one."""
+    words, count = part.split(), 1
+    while words and (found := _GPU_COUNT.fullmatch(words[0])):
+        words, count = words[1:], int(found[1])
+    kind = " ".join(words)[:HARDWARE_CHARACTERS_MAX].strip()
+    return count, "" if _CORES.fullmatch(kind) else kind

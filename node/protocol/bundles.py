@@ -93,6 +93,8 @@ def _check_vote(vote: PocVote, commit: PocCommit, rule: SampleRule | None, sampl
         raise BundleError(f"{name}: reason longer than {REASON_LENGTH_MAX}")
     if (vote.reason == "") is not (vote.verdict is Verdict.VALID):
         raise BundleError(f"{name}: a reason for each verdict but valid")
+    if not 0 <= vote.unrelated <= len(vote.mismatches):
+        raise BundleError(f"{name}: {vote.unrelated} unrelated of {len(vote.mismatches)} mismatches")
     if vote.sampled == 0:
         # An abstention, or a file that is wrong as a whole: nothing was recomputed.
         if vote.mismatches or vote.verdict is Verdict.VALID:

@@ -51,6 +51,9 @@ class NodeOutcome:
     """Weight it takes into the next group."""
     reason: str
     """A short code (outcomes.py) where it was not accepted, or where not every nonce counts; empty otherwise."""
+    unrelated: int = 0
+    """Of the mismatches, those farther off than any honest machine's: as the middle judge by weight says. Only of a
+    rejected batch: that is what fraud rests on (penalties.py)."""
 
 
 @dataclass(frozen=True, slots=True)

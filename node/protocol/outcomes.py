@@ -96,6 +96,7 @@ class _Decision(NamedTuple):
     reason: str = ""
     sampled: int = 0
     mismatches: int = 0
+    unrelated: int = 0
 
 
 def node_outcomes(
@@ -169,10 +170,19 @@ def _decide(
         sampled = rule.sampled(commit.count)
         decision = _by_group(votes, rule, sampled, total - own)
         decision = decision or _by_able(votes, rule, sampled, total, is_root_shared)
-    fate, reason, sampled, mismatches = decision or _Decision(NodeFate.UNDECIDED, UNREGISTERED)
+    fate, reason, sampled, mismatches, unrelated = decision or _Decision(NodeFate.UNDECIDED, UNREGISTERED)
     weight = weight_of(commit.count, sampled, mismatches) if fate is NodeFate.ACCEPTED else 0
     return NodeOutcome(
-        commit.participant, commit.node_id, commit.model_id, fate, commit.count, sampled, mismatches, weight, reason
+        commit.participant,
+        commit.node_id,
+        commit.model_id,
+        fate,
+        commit.count,
+        sampled,
+        mismatches,
+        weight,
+        reason,
+        unrelated,
     )
 
 
@@ -216,7 +226,8 @@ def _by_able(votes: Votes, rule: SampleRule, sampled: int, total: int, is_root_s
         if not votes.may_reject(able.against, able.invalid):
             return _Decision(NodeFate.UNDECIDED, TOO_FEW_AGAINST, sampled, least)
         is_narrow = WIDE_SHARE_PARTS * votes.against_of_able < total
-        return _Decision(NodeFate.REJECTED, _rejection(sampled, is_root_shared, is_narrow), sampled, least)
+        reason, unrelated = _rejection(sampled, is_root_shared, is_narrow), min(least, able.middle_of_unrelated())
+        return _Decision(NodeFate.REJECTED, reason, sampled, least, unrelated)
     if judge(sampled, able.most_differing, rule) is Verdict.INVALID:
         return _Decision(NodeFate.UNDECIDED, SPLIT, sampled, least)
     if votes.is_withheld():

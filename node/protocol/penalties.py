@@ -1,8 +1,9 @@
-"""Whom the quorum should punish for what, as the evidence of an epoch has it. The Slashing contract says what it costs.
+"""Whom the quorum should punish for what, as an epoch's evidence has it. The Slashing contract says what it costs.
 
-A verdict of **fraud** rests only on what no honest machine gives, whatever its kind: a sample of nonces of which nearly
-all differ, or answers that audits proved not to be the model's. A batch that is merely rejected earns nothing, and that
-is all; so do nodes with a model whose answers were proven false by too little weight for fraud.
+A verdict of **fraud** rests on a sample of nonces of which nearly all are unrelated to the model's, as no honest
+machine gives them, whatever its kind and an owner's band (`UNRELATED_DISTANCE`), or on answers that audits proved not
+to be the model's. A batch that is merely rejected earns nothing, and that is all; so do nodes with a model whose
+answers were proven false by too little weight for fraud.
 
 **Downtime** is the absence of a member for a whole epoch: it committed no votes and no batch that was due, and the
 median of the others never saw it. A member whose registration ended has left, and is not punished.
@@ -19,8 +20,8 @@ from node.protocol.scores import ABSENCE_FORGIVEN
 from node.protocol.verdicts import Offence, Verdict
 
 FAKES_PER_MILLE = 875
-"""Of a sample, as much must differ to be fraud. Honest hardware of an unknown kind misses a tolerance now and then; no
-hardware misses nearly all of a sample that others of its kind pass."""
+"""Of a sample, as much must be unrelated to be fraud. Who made up less than nearly all has lost the batch for it, and
+no chance of a few nonces comes near this."""
 FAKES_SAMPLE_MIN = 8
 """A smaller sample proves nothing beyond its batch."""
 BATCH_OF_FAKES = "batch-of-fakes"
@@ -62,12 +63,12 @@ def penalties(
 
 
 def is_batch_of_fakes(node: NodeOutcome) -> bool:
-    """Whether a rejected batch's sample is evidence that no honest hardware gives."""
+    """Whether a rejected batch's sample is evidence that no honest hardware gives, by whatever band it was rejected."""
     return (
         node.fate is NodeFate.REJECTED
         and node.reason != NARROWLY
         and node.sampled >= FAKES_SAMPLE_MIN
-        and 1000 * node.mismatches >= FAKES_PER_MILLE * node.sampled
+        and 1000 * node.unrelated >= FAKES_PER_MILLE * node.sampled
     )
 
 

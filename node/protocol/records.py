@@ -242,6 +242,8 @@ class PocVote:
     """Of these, the ones that differ, ascending. Their distances are in the bundle's evidence."""
     reason: str
     """Why not valid: `` for valid, else a short code such as `root-mismatch`, `mismatches`, `no-model`, `no-data`."""
+    unrelated: int = 0
+    """How many of the mismatches are farther off than any honest machine's (`UNRELATED_DISTANCE`)."""
 
 
 @dataclass(frozen=True, slots=True)

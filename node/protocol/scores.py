@@ -38,6 +38,7 @@ from node.protocol.findings import (
     ValidatorOutcome,
 )
 from node.protocol.identifiers import Address, ModelId
+from node.protocol.medians import weighted_median
 from node.protocol.participation import NO_DUTIES, Duties
 from node.protocol.records import EpochGroup, VoteBundle
 from node.protocol.slices import Pace, Slices, finish
@@ -170,17 +171,6 @@ def presences_in_slices(
         if pace.is_over(1 + len(of_account)):
             yield
     return found
-
-
-def weighted_median(values: Iterable[tuple[int, int]]) -> int:
-    """Return the lower weighted median of (value, weight) pairs with a positive sum of weights."""
-    ordered = sorted(values)
-    half, passed = sum(weight for _, weight in ordered), 0
-    for value, weight in ordered:
-        passed += weight
-        if 2 * passed >= half:
-            return value
-    raise ValueError("a median needs something with weight")
 
 
 def _quality(nodes: Sequence[NodeOutcome], audits: Sequence[AuditOutcome], unproven: int) -> ScorePart:

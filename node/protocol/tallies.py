@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from node.protocol.identifiers import Address
 from node.protocol.judges import Bench, Judges
+from node.protocol.medians import weighted_median
 from node.protocol.records import PocCommit, PocVote, VoteBundle
 from node.protocol.slices import Pace, Slices
 from node.protocol.verdicts import Verdict
@@ -52,6 +53,8 @@ class Tally:
     """The most that one of those weighs who did not find it valid."""
     differing: dict[int, int] | None = None
     """By nonce."""
+    unrelated: dict[int, int] | None = None
+    """By how many nonces they call unrelated, unless none: of an honest batch nothing is kept."""
 
     def add(self, vote: PocVote, weight: int) -> None:
         """Count a vote of a member of `weight`; of abstentions only those with NO_DATA say anything."""
@@ -62,6 +65,9 @@ class Tally:
                 differing = self.differing = self.differing or {}
                 for nonce in vote.mismatches:
                     differing[nonce] = differing.get(nonce, 0) + weight
+            if vote.unrelated:
+                unrelated = self.unrelated = self.unrelated or {}
+                unrelated[vote.unrelated] = unrelated.get(vote.unrelated, 0) + weight
             if vote.verdict is Verdict.VALID:
                 self.valid += weight
                 return
@@ -112,6 +118,11 @@ class Tally:
     def most_differing(self) -> int:
         """How many differ for at least half of it."""
         return sum(2 * weight >= self.recomputed for weight in (self.differing or {}).values())
+
+    def middle_of_unrelated(self) -> int:
+        """How many nonces are unrelated, as the middle of those who recomputed the sample says by weight."""
+        unrelated = self.unrelated or {}
+        return weighted_median([(0, self.recomputed - sum(unrelated.values())), *unrelated.items()])
 
 
 @dataclass(slots=True)

@@ -47,7 +47,7 @@ REASONS = {
     "copied": "the sample differs, and the batch is somebody else's",
     "too-small": "too much of a very small sample differs",
     "cumulated-mismatches": "over several epochs more nonces differ than chance explains",
-    "model-not-registered": "its model was not registered when mining began",
+    "model-not-registered": "its model or its node was not registered when mining began",
     "no-nonces": "the batch has no nonces",
     "nobody-could-judge": "nobody who has the model judged the batch",
     "judges-split": "half of the weight of the judges stood against the other half",

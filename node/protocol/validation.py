@@ -4,17 +4,26 @@ The rule of a batch is that of the model as the epoch's group froze it, else of 
 (`rules_of`): who changes a model's record or a node's hardware while batches are under way changes nothing for them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from node.protocol.binomial import is_beyond_chance
 from node.protocol.calibration import HonestBand, band_of
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import ModelId
+from node.protocol.nonces import VECTOR_SCALE
 from node.protocol.records import EpochGroup, EpochParameters, PocCommit
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 
+UNRELATED_DISTANCE = VECTOR_SCALE**2 // 16
+"""Squared distance of two vectors beyond which they are *unrelated*: a quarter of a vector's own length, 67,104,768.
+
+Collateral burns on this line and never on an owner's band, which may be too narrow for honest hardware. Of the measured
+vectors (docs/soundness.md; benchmarks/soundness/data/nonces.json and embeddings.json) the farthest of an honest machine
+is at 122,343, of 4-bit weights at 43,937,926; those of half a prompt, of another prompt and of another model begin at
+117,016,618. What only rounds otherwise does not get there; if the line were too low, honest machines would lose tokens,
+if too high, whoever makes up everything would only go unpaid."""
 SMALL_SAMPLE = 4
 """A smaller one says too little for any test; see `judge`."""
 
@@ -43,10 +52,12 @@ def rules_of(
     parameters: EpochParameters,
     frozen: EpochGroup | None = None,
 ) -> dict[NodeKey, SampleRule]:
-    """Return the rule of every batch whose model is in `frozen`, or was registered and active in `state`.
+    """Return the rule of every batch whose ML node was registered in `state`, and whose model is in `frozen`, or was
+    registered and active in `state`.
 
-    `state` is the chain before the first block of GENERATE; `frozen` is the group in charge, as a result made it. The
-    others have no rule: nobody can judge them.
+    `state` is the chain before the first block of GENERATE, whose hash is the seed; `frozen` is the group in charge, as
+    a result made it. The others have no rule: nobody can judge them. So nobody chooses a name or a class of hardware
+    when the seed is known.
     """
     rules = {}
     for key, commit in commits.items():
@@ -77,6 +88,12 @@ def mismatches_of(sampled: Sequence[int], distances: Sequence[int], rule: Sample
     return tuple(n for n, distance in zip(sampled, distances, strict=True) if distance > rule.distance_max)
 
 
+def unrelated_among(distances: Iterable[int], rule: SampleRule) -> int:
+    """Return how many of the mismatches are farther off than any honest machine's; none that the rule lets pass."""
+    line = max(UNRELATED_DISTANCE, rule.distance_max)
+    return sum(distance > line for distance in distances)
+
+
 def judge(sampled: int, mismatches: int, rule: SampleRule) -> Verdict:
     """Return what a sample with so many mismatches says: INVALID where no honest machine would show as many.
 
@@ -100,8 +117,6 @@ def _band(key: NodeKey, commit: PocCommit, state: ChainState, frozen: EpochGroup
         model = state.get_governance_model(commit.model_id)
         calibration = state.calibrations.get(commit.model_id)
     participant = state.participants.get(key[0])
-    if model is None:
-        return None
     nodes = () if participant is None else participant.ml_nodes
-    hardware = next((node.hardware for node in nodes if node.node_id == key[1]), "")
-    return band_of(calibration, model, hardware)
+    hardware = next((node.hardware for node in nodes if node.node_id == key[1]), None)
+    return None if model is None or hardware is None else band_of(calibration, model, hardware)

@@ -188,7 +188,7 @@ class MiningService:
 
         A batch too many costs nothing but the work.
         """
-        selected, judged = False, True
+        selected, judged, in_time = False, True, True
         begin, end = window(self._chain, epoch, Stage.GENERATE, Stage.GENERATE)
         is_known = False
         with trio.move_on_after(SELECTION_PATIENCE_SECONDS):
@@ -197,6 +197,7 @@ class MiningService:
                 nursery.start_soon(cancel_at, self._chain, patience_end, nursery.cancel_scope)
                 selected = await self._slots.is_selected(epoch, self._chain.account, self._engine.node_id)
                 judged = model_id in await self._slots.judged_models(epoch)
+                in_time = await self._slots.is_registered(epoch, self._chain.account, self._engine.node_id)
                 is_known = True
                 nursery.cancel_scope.cancel()
         if not is_known:
@@ -204,6 +205,13 @@ class MiningService:
         if selected:
             self.progress.state = MiningState.SERVING
             log.info("no mining this epoch: this node was drawn to keep serving", epoch=epoch, node=self.node_id)
+        elif not in_time:
+            log.info(
+                "no mining this epoch: this node was not registered before mining began, so that nobody would judge "
+                "its batch or pay for it; it mines in the next epoch",
+                epoch=epoch,
+                node=self.node_id,
+            )
         elif not judged:
             log.warning(
                 "no mining this epoch: the model was out of service before mining began, so that nobody would judge "
@@ -212,7 +220,7 @@ class MiningService:
                 node=self.node_id,
                 model=model_id,
             )
-        return judged and not selected
+        return judged and in_time and not selected
 
     async def _mine(self, epoch: EpochNumber, model_id: ModelId, *, starts_late: bool) -> None:
         seed = await self._seed(epoch)

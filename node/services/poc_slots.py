@@ -52,6 +52,15 @@ class PocSlots:
         previous = await self._epochs.result_before(epoch, state)
         return judged_models(state, None if previous is None else previous.group)
 
+    async def is_registered(self, epoch: EpochNumber, participant: Address, node_id: NodeId) -> bool:
+        """Whether a node was registered before mining began: else nobody judges what it mines (validation.py).
+
+        Waits until the last block of SERVE is confirmed.
+        """
+        last_block = BlockNumber(first_block_of(epoch, Stage.GENERATE, self._chain.schedule) - 1)
+        found = (await self._chain.state_at(last_block)).participants.get(participant)
+        return found is not None and any(node.node_id == node_id for node in found.ml_nodes)
+
     async def is_selected(self, epoch: EpochNumber, participant: Address, node_id: NodeId) -> bool:
         """Whether a node keeps serving through Proof of Compute in `epoch`: then it does not mine."""
         return (participant, node_id) in await self.selected(epoch)

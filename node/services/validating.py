@@ -31,7 +31,7 @@ from node.protocol.messages import VotesAnnouncement
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
 from node.protocol.records import PocCommit, PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
-from node.protocol.validation import SampleRule, judge, mismatches_of
+from node.protocol.validation import SampleRule, judge, mismatches_of, unrelated_among
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 from node.services.epochs import EpochBook
@@ -424,7 +424,8 @@ def _vote(commit: PocCommit, rule: SampleRule, sample: Sequence[int], distances:
         distance_max=max(distances),
     )
     reason = "" if verdict is Verdict.VALID else "mismatches"
-    return PocVote(commit.participant, commit.node_id, verdict, len(sample), mismatches, reason)
+    unrelated = unrelated_among(distances, rule)
+    return PocVote(commit.participant, commit.node_id, verdict, len(sample), mismatches, reason, unrelated)
 
 
 def _abstain(commit: PocCommit, reason: str) -> PocVote:

@@ -20,7 +20,7 @@ from node.protocol.findings import VoteEvidence, VoteFigures
 from node.protocol.records import PocVote, VoteBundle
 from node.protocol.slices import Pace, Slices
 from node.protocol.tails import TAIL_MAX, has_tails
-from node.protocol.validation import mismatches_of
+from node.protocol.validation import mismatches_of, unrelated_among
 from node.protocol.weights import NodeKey
 from node.services.judging import Judging
 
@@ -177,6 +177,8 @@ def _check(vote: PocVote, figures: VoteFigures, judging: Judging) -> None:
         raise EvidenceDiffersError(f"{name}: one distance for each nonce")
     if mismatches_of(judging.sample_of(key), figures.distances, judging.rules[key]) != vote.mismatches:
         raise EvidenceDiffersError(f"{name}: other nonces differ than the vote says")
+    if unrelated_among(figures.distances, judging.rules[key]) != vote.unrelated:
+        raise EvidenceDiffersError(f"{name}: more or fewer nonces are unrelated than the vote says")
     if len(figures.tails) != (vote.sampled if has_tails(model) else 0):
         raise EvidenceDiffersError(f"{name}: one tail for each nonce")
     if any(not 0 <= tail <= TAIL_MAX for tail in figures.tails):

@@ -144,6 +144,7 @@ def test_of_other_weights_it_is_shown_by_how_far_and_which_nonces_differ() -> No
     view = ask(lambda scene: scene.evidence().view(batch(recompute=True), None), weights="others")
     (judge,) = view.judges
     assert (judge.verdict, judge.reason, judge.mismatches) == ("invalid", "mismatches", view.sample)
+    assert judge.unrelated == view.sample  # of another model: fraud
     assert judge.words
     assert view.rejected_from <= judge.mismatches
     assert judge.largest_distance is not None

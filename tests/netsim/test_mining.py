@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+import structlog.testing
 import trio
 
 from netsim.chain import SimulatedChain
@@ -39,8 +40,9 @@ BEGIN, END = (first_block_of(0, stage, PARAMETERS) for stage in (Stage.GENERATE,
 class Drawn(PocSlots):
     """A draw that is already made, or that nobody can make."""
 
-    def __init__(self, *, selected: bool | None) -> None:
+    def __init__(self, *, selected: bool | None, registered: bool = True) -> None:
         self._selected = selected
+        self._registered = registered
 
     async def is_selected(self, _epoch: EpochNumber, _participant: Address, _node_id: NodeId) -> bool:
         if self._selected is None:
@@ -49,6 +51,9 @@ class Drawn(PocSlots):
 
     async def judged_models(self, _epoch: EpochNumber) -> frozenset[ModelId]:
         return frozenset({MODEL_ID})
+
+    async def is_registered(self, _epoch: EpochNumber, _participant: Address, _node_id: NodeId) -> bool:
+        return self._registered
 
 
 class FailingEngine(SimulatedEngine):
@@ -85,6 +90,11 @@ async def act_after(ledger: Ledger, block: int, act: Callable[[Ledger], None]) -
     act(ledger)
 
 
+async def register_from(registration: RegistrationService, block: int) -> None:
+    await trio.sleep(block * BLOCK_SECONDS)
+    await registration.run()
+
+
 def mine(
     engine: SimulatedEngine | None = None,
     *,
@@ -92,13 +102,15 @@ def mine(
     restart: bool = False,
     nonces_max: int = 50,
     out_of_service_at: int | None = None,
+    registers_at: int | None = None,
     ready_block: int = 0,
     after: tuple[int, Callable[[Ledger], None]] | None = None,
 ) -> tuple[MiningState, dict[NodeId, PocCommit], bytes]:
     """Run a miner through one epoch; return its state, what is on chain of it, and its vectors file.
 
-    `out_of_service_at`: the block at which the owner deactivates the model; then the draw is the real one.
-    `after`: a block, and what happens to the chain right after it.
+    `out_of_service_at`: the block at which the owner deactivates the model; `registers_at`: the one from which on the
+    ML node registers. With either the draw is the real one. `after`: a block, and what happens to the chain right
+    after it.
     """
 
     async def main() -> tuple[MiningState, dict[NodeId, PocCommit], bytes]:
@@ -111,7 +123,7 @@ def mine(
             network = SimulatedNetwork(Switchboard(nursery, 0, trace), PeerId("peer"), account(1), chain.sign)
             nursery.start_soon(ledger.produce_blocks)
             registration = RegistrationService(chain, network, [MLNodeRegistration(NODE_ID, (MODEL_ID,), "cpu")])
-            nursery.start_soon(registration.run)
+            nursery.start_soon(register_from, registration, registers_at or 0)
             used = engine or SimulatedEngine(NODE_ID, MODEL_ID, "honest", 0.0, 1)
             used.model_id = None if ready_block else MODEL_ID
 
@@ -127,6 +139,7 @@ def mine(
             slots: PocSlots = Drawn(selected=selected)
             if out_of_service_at is not None:
                 nursery.start_soon(take_out_of_service, ledger, out_of_service_at)
+            if (out_of_service_at, registers_at) != (None, None):
                 presence = PresenceTable(chain, lambda: 0)
                 slots = PocSlots(chain, EpochBook(chain, content, Books(Database(":memory:"), account(1)), presence))
             service = MiningService(chain, network, content, used, slots, nonces_max=nonces_max)
@@ -193,6 +206,15 @@ def test_a_batch_of_a_model_taken_out_of_service_while_it_is_mined_is_committed_
     during = first_block_of(0, Stage.GENERATE, PARAMETERS) + 1
     state, commits, _ = mine(out_of_service_at=during)
     assert (state, commits[NODE_ID].count) == (MiningState.COMMITTED, 50)
+
+
+def test_a_node_registered_after_mining_began_does_not_mine_for_nobody_would_judge_the_batch() -> None:
+    """It would have chosen its name and its hardware with the seed at hand (validation.rules_of)."""
+    with structlog.testing.capture_logs() as lines:
+        state, commits, _ = mine(registers_at=BEGIN + 1)
+    assert (state, commits) == (MiningState.NOTHING, {})
+    assert [line["node"] for line in lines if "was not registered before mining began" in line["event"]] == [NODE_ID]
+    assert mine(registers_at=BEGIN - 8)[1].keys() == {NODE_ID}
 
 
 def test_where_nobody_knows_the_draw_mining_goes_on() -> None:

@@ -1,4 +1,4 @@
-"""A cheat's engine: a real vLLM server behind a door that makes up a share of the vectors it is asked for.
+"""A cheat's engine: a real vLLM server behind a door that makes up all vectors it is asked for.
 
 It passes everything else on, also what a validator asks for: whoever fakes its own nonces may judge those of others.
 """
@@ -18,8 +18,6 @@ COMPLETIONS = b"/v1/completions"
 REQUEST_BYTES_MAX = 16 * 1024 * 1024
 RECEIVE_BYTES = 64 * 1024
 PASSED_ON = (b"content-type",)
-FORGED_ONE_IN = 2
-"""Half of the nonces: far more than chance, and too few to be called a batch of fakes (penalties.py)."""
 
 
 @asynccontextmanager
@@ -44,10 +42,8 @@ def is_mined(body: dict[str, object]) -> bool:
 
 
 def forge(reply: dict[str, list[dict[str, list[dict[str, dict[str, float]] | None]]]]) -> None:
-    """Replace the log-probabilities of every second prompt by some that look like any others."""
-    for number, choice in enumerate(reply["choices"]):
-        if number % FORGED_ONE_IN:
-            continue
+    """Replace the log-probabilities of every prompt by some that look like any others."""
+    for choice in reply["choices"]:
         for place, entry in enumerate(choice["prompt_logprobs"]):
             for token, found in (entry or {}).items():
                 found["logprob"] = -((7 * place + 13 * int(token)) % 19) / 2.0 - 0.1

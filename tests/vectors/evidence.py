@@ -139,12 +139,14 @@ def _accumulated() -> list[dict[str, object]]:
 
 
 def _bands() -> list[dict[str, object]]:
-    """The band of a node by what it registered: its class, any other hardware, the default without a calibration."""
+    """The band of a node by what it registered: its class, its kind, any other hardware, of a record without a band for
+    that the narrower of the widest and the default, and the default without a calibration."""
     h200 = replace(USUAL, hardware="nvidia h200", poc_distance_max=77)
+    two = replace(USUAL, hardware="2x nvidia h200", poc_distance_max=2_000_000, poc_mismatch_per_million=1)
     calibration = Calibration(TINY, 1, (USUAL, h200))
     cases = [
         (known, version, hardware)
-        for known in (calibration, None)
+        for known in (calibration, Calibration(TINY, 1, (two, h200)), None)
         for version in (1, 2)
         for hardware in (
             "2x NVIDIA H200",

@@ -38,25 +38,27 @@ def compute_poc() -> dict[str, object]:
     }
 
 
-def _vote(participant: int, sampled: int, mismatches: tuple[int, ...] = ()) -> PocVote:
+def _vote(participant: int, sampled: int, mismatches: tuple[int, ...] = (), unrelated: int = 0) -> PocVote:
     verdict = Verdict.INVALID if len(mismatches) > 4 else Verdict.VALID
-    return PocVote(account(participant), NODE, verdict, sampled, mismatches, "mismatches" if mismatches[4:] else "")
+    reason = "mismatches" if mismatches[4:] else ""
+    return PocVote(account(participant), NODE, verdict, sampled, mismatches, reason, unrelated)
 
 
 def _outcomes() -> object:
-    """An honest one, one of fakes, one that nobody can judge, one over the limit, one refused, one whose file only a
-    friend gets, and two whom one liar slanders: the only one that proved the model, and one that does not have it."""
+    """An honest one, one of fakes, of which two judges call other numbers of nonces unrelated, one that nobody can
+    judge, one over the limit, one refused, one whose file only a friend gets, and two whom one liar slanders: the only
+    one that proved the model, and one that does not have it."""
     counts = {1: 1000, 2: 1000, 3: 1000, 4: 2_000_000, 5: 1000, 8: 1000}
     commits = {(account(n), NODE): commit(n, count, epoch=EPOCH).commit for n, count in counts.items()}
     for participant, model_id in ((9, RARE), (10, RARER)):
         commits[account(participant), NODE] = commit(participant, 1000, epoch=EPOCH, model_id=model_id).commit
     refused = PocVote(account(5), NODE, Verdict.INVALID, 0, (), "root-mismatch")
-    votes = [_vote(1, 64, (3,)), _vote(2, 64, tuple(range(64))), refused]
+    fakes = [_vote(2, 64, tuple(range(64)), unrelated) for unrelated in (60, 63)]
     withheld = PocVote(account(8), NODE, Verdict.ABSTAIN, 0, (), "no-data")
     lies = [_vote(9, 64, tuple(range(64))), _vote(10, 64, tuple(range(64)))]
     bundles = {
-        account(6): bundle_of(6, *votes, _vote(8, 64), _vote(10, 64), epoch=EPOCH),
-        account(7): bundle_of(7, *votes, withheld, *lies, epoch=EPOCH),
+        account(6): bundle_of(6, _vote(1, 64, (3,)), fakes[0], refused, _vote(8, 64), _vote(10, 64), epoch=EPOCH),
+        account(7): bundle_of(7, _vote(1, 64, (3,)), fakes[1], refused, withheld, *lies, epoch=EPOCH),
         account(2): bundle_of(2, withheld, epoch=EPOCH),
         account(1): bundle_of(1, withheld, epoch=EPOCH),
     }

@@ -152,7 +152,7 @@ def _throughput() -> dict[str, object]:
 
 def _score() -> dict[str, object]:
     nodes = [outcome for outcome in _outcomes() if outcome.participant != account(4)]
-    rejected = NodeOutcome(account(3), NodeId("node-3"), TINY, NodeFate.REJECTED, 100, 64, 64, 0, "mismatches")
+    rejected = NodeOutcome(account(3), NodeId("node-3"), TINY, NodeFate.REJECTED, 100, 64, 64, 0, "mismatches", 64)
     audits = [
         AuditOutcome(account(1), NODE, TINY, Verdict.VALID, 5, 0, 900, ""),
         AuditOutcome(account(2), NODE, TINY, Verdict.ABSTAIN, 3, 1, 900, "withheld"),

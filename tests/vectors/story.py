@@ -263,7 +263,9 @@ class Scene:
         elif prover in (SLOW, NEWLY_ACCUSED, CHEAT) and number != SUSPECT:
             mismatches = sampled[3:4] if self._epoch == LAST else ()
         verdict = judge(len(sampled), len(mismatches), rule)
-        return PocVote(*key, verdict, len(sampled), mismatches, "" if verdict is Verdict.VALID else "mismatches")
+        reason = "" if verdict is Verdict.VALID else "mismatches"
+        unrelated = len(mismatches) if prover == FAKING else 0
+        return PocVote(*key, verdict, len(sampled), mismatches, reason, unrelated)
 
     def _observed(self, number: int) -> Observations:
         """Nothing but in the last epoch: only its result follows from it."""

@@ -34,7 +34,7 @@ async def test_a_machine_is_calibrated_against_its_own_reference(shared_server: 
         assert made.exit_code == 0, made.output
         found = reference_from_json(reference.read_text())
         assert len(found.vectors) == 128
-        assert found.hardware == "test machine"
+        assert found.hardware == "4x test machine"
         assert sum(len(answer.output_ids) for answer in found.answers) > 6 * 8
 
         compared = await calibrate(
@@ -51,7 +51,7 @@ async def test_a_machine_is_calibrated_against_its_own_reference(shared_server: 
 
     written = from_json_value(Calibration, json.loads(record.read_text()))
     assert parse_calibration(calibration_bytes(written)) == written
-    assert [band.hardware for band in written.bands] == ["", "test machine"]
+    assert [band.hardware for band in written.bands] == ["", "4x test machine"]
     assert all(band.knows_winners for band in written.bands)
     band = written.bands[1]
     assert band.poc_distance_max == POC_DISTANCE_LEAST

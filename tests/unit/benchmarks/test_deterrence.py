@@ -222,7 +222,7 @@ def test_the_cost_of_fraud_is_that_of_the_guide_s_plan() -> None:
         ("| answers that an audit proves once in a hundred |", answering("", FEES, 0.01).expected),
         ("| the same in one answer of a hundred |", occasional(0.01)),
         ("| all nonces made up, copied", -FRAUD_COST),
-        ("| nonces by other weights", -FRAUD_COST),
+        ("| nonces by another model", -FRAUD_COST),
     ],
 )
 def test_the_table_of_cheats_says_what_the_arithmetic_gives(row: str, expected: float) -> None:

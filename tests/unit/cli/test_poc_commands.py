@@ -132,12 +132,13 @@ BATCH = BatchEvidenceView(
     judges=[
         JudgeView(
             account=account(1), weight=40, may_judge=True, verdict="invalid", sampled=512, mismatches=500,
-            largest_distance=3_146_842_142, reason="mismatches", words="more of the sample differs", problem="",
-            bundle="bafyvotes", evidence="bafyevidence",
+            unrelated=499, largest_distance=3_146_842_142, reason="mismatches", words="more of the sample differs",
+            problem="", bundle="bafyvotes", evidence="bafyevidence",
         ),
         JudgeView(
-            account=account(4), weight=9, may_judge=False, verdict="", sampled=0, mismatches=0, largest_distance=None,
-            reason="", words="", problem="its votes are not to be had now", bundle="bafygone", evidence="",
+            account=account(4), weight=9, may_judge=False, verdict="", sampled=0, mismatches=0, unrelated=0,
+            largest_distance=None, reason="", words="", problem="its votes are not to be had now",
+            bundle="bafygone", evidence="",
         ),
     ],
     recomputed=RecomputedView(
@@ -160,7 +161,8 @@ def test_a_batch_is_shown_with_who_judged_it_by_what(daemon: Path, monkeypatch: 
     assert asked == [{"epoch": 1, "participant": account(3), "node_id": NODE, "recompute": True}]
     for told in (
         "rejected mismatches: more of the sample differs", "of 512 nonces drawn, 6 that differ reject it", "206,760",
-        "3,146,842,142", "bafyevidence", "its votes are not to be had now", "invalid, 501 differ", "3,146,842,199",
+        "3,146,842,142", "bafyevidence", "499",
+        "its votes are not to be had now", "invalid, 501 differ", "3,146,842,199",
     ):  # fmt: skip
         assert told in shown.output
     view = json.loads(run("poc", "1", "--batch", named, "--json", socket=daemon).output)

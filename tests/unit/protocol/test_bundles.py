@@ -50,6 +50,7 @@ def test_a_file_wrong_as_a_whole_needs_no_figures() -> None:
 
 def test_a_few_mismatches_are_named_and_forgiven() -> None:
     check(bundle_of(1, replace(vote_on(FIRST, Verdict.VALID), mismatches=DRAWN[:2])))
+    check(bundle_of(1, replace(vote_on(FIRST, Verdict.VALID), mismatches=DRAWN[:2], unrelated=2)))
 
 
 def test_who_was_drawn_may_check_another_validator() -> None:
@@ -76,6 +77,9 @@ REFUSED = {
     "a mismatch outside the sample": bundle_of(1, replace(VALID, mismatches=(OUTSIDE,))),
     "mismatches out of order": bundle_of(1, replace(VALID, mismatches=tuple(reversed(DRAWN[:2])))),
     "a mismatch twice": bundle_of(1, replace(VALID, mismatches=(DRAWN[0], DRAWN[0]))),
+    "more unrelated than differ": bundle_of(1, replace(VALID, mismatches=DRAWN[:1], unrelated=2)),
+    "a negative number of unrelated ones": bundle_of(1, replace(VALID, mismatches=DRAWN[:1], unrelated=-1)),
+    "unrelated without recomputing": bundle_of(1, replace(vote_on(FIRST, Verdict.ABSTAIN), unrelated=1)),
     "valid against its own figures": bundle_of(1, replace(VALID, mismatches=DRAWN)),
     "invalid against its own figures": bundle_of(1, replace(VALID, verdict=Verdict.INVALID, reason="mismatches")),
     "valid without recomputing": bundle_of(1, replace(VALID, sampled=0)),

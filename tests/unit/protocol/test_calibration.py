@@ -1,6 +1,6 @@
 """Calibration: what the registry holds of honest differences, and which of it judges a node."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -27,7 +27,10 @@ from node.protocol.calibration import (
     calibration_bytes,
     default_band,
     hardware_class,
+    hardware_kind,
+    is_measured,
     parse_calibration,
+    widest_of,
 )
 from node.protocol.codec import from_value, to_value
 from node.protocol.identifiers import ModelId
@@ -103,7 +106,7 @@ def test_an_engine_is_a_short_name(engine: str) -> None:
         band(engine=engine)
 
 
-@pytest.mark.parametrize("hardware", ["NVIDIA H200", "2x nvidia h200", " h200", "h" * 49, "b, a"])
+@pytest.mark.parametrize("hardware", ["NVIDIA H200", "1x nvidia h200", " h200", "h" * 49, "b, a"])
 def test_a_band_names_its_hardware_as_a_class(hardware: str) -> None:
     with pytest.raises(ValueError, match="hardware"):
         band(hardware)
@@ -128,10 +131,66 @@ def test_any_text_has_a_class_which_is_a_class_itself(text: str) -> None:
     assert hardware_class(known) == known
 
 
-def test_how_many_gpus_or_cores_there_are_does_not_count() -> None:
-    assert hardware_class(describe_gpus(["NVIDIA H200"] * 8)) == "nvidia h200"
+@pytest.mark.parametrize(
+    "text", ["2x", "2x 3x a", "0x a", "02x A", "9" * 47 + "x foo", "2x " + "b" * 60, "0" * 42 + " cores of"]
+)
+def test_odd_texts_have_a_class_which_is_a_class_itself(text: str) -> None:
+    known = hardware_class(text)
+    assert len(known) <= HARDWARE_CHARACTERS_MAX
+    assert hardware_class(known) == known
+
+
+def test_how_many_gpus_there_are_counts_and_how_many_cores_does_not() -> None:
+    assert hardware_class(describe_gpus(["NVIDIA H200"])) == "nvidia h200"
+    assert hardware_class(describe_gpus(["NVIDIA H200"] * 8)) == "8x nvidia h200"
+    assert hardware_kind(describe_gpus(["NVIDIA H200"] * 8)) == "nvidia h200"
     assert hardware_class(describe_gpus(["NVIDIA L4", "NVIDIA H200"])) == "nvidia h200, nvidia l4"
+    assert hardware_class(describe_gpus(["NVIDIA L4"] * 2 + ["NVIDIA H200"])) == "2x nvidia l4, nvidia h200"
     assert hardware_class(describe_processor("model name : AMD EPYC 9654\n", 16)) == "amd epyc 9654"
+
+
+def test_several_gpus_have_a_band_of_their_own_if_the_owner_measured_them() -> None:
+    one, two = band("nvidia h200", poc_distance_max=9), band("2x nvidia h200", poc_distance_max=20)
+    known = calibration(two, one)
+    assert band_of(known, model(), "1x NVIDIA H200") is one
+    assert band_of(known, model(), "2x NVIDIA H200") is two
+    assert band_of(known, model(), "4x NVIDIA H200") is one
+
+
+FIGURES = tuple(field.name for field in fields(HonestBand) if field.name.endswith(("max", "million")))
+
+
+@st.composite
+def any_bands(draw: st.DrawFn) -> Calibration:
+    names = draw(st.sets(st.sampled_from(["a", "b", "2x a", "c"]), min_size=1))
+    figures = st.integers(0, 1_000_000)
+    made = (HonestBand("vllm", name, *(draw(figures) for _ in FIGURES), draw(st.booleans())) for name in sorted(names))
+    return calibration(*made)
+
+
+@given(any_bands(), st.integers(0, 2_000_000))
+def test_who_names_hardware_that_no_band_is_for_gains_in_no_figure(known: Calibration, registered: int) -> None:
+    record = replace(model(), poc_distance_max=registered)
+    found, default = band_of(known, record, "1x moon"), default_band(record)
+    for name in FIGURES:
+        assert getattr(found, name) == min(max(getattr(band, name) for band in known.bands), getattr(default, name))
+    assert found.knows_winners == all(band.knows_winners for band in known.bands)
+    assert not is_measured(known, record, "1x moon")
+    assert all(is_measured(known, record, f"1x {band.hardware}") for band in known.bands)
+
+
+def test_the_owner_says_by_a_band_for_the_rest_that_it_may_be_wider() -> None:
+    rest = replace(default_band(model()), poc_distance_max=5_000_000)
+    known = calibration(rest, band("nvidia h200", poc_distance_max=9))
+    assert band_of(known, model(), "1x moon") is rest
+    assert is_measured(known, model(), "1x moon")
+    assert is_measured(None, model(), "1x moon")
+
+
+def test_the_widest_of_no_bands_or_of_several_engines_is_none() -> None:
+    for bands in ((), (band(), band(engine="sglang"))):
+        with pytest.raises(ValueError, match="one engine"):
+            widest_of(bands)
 
 
 def test_a_node_is_judged_by_its_class_then_by_any_then_by_the_default() -> None:
@@ -139,7 +198,6 @@ def test_a_node_is_judged_by_its_class_then_by_any_then_by_the_default() -> None
     known = calibration(rest, h200)
     assert band_of(known, model(), "4x NVIDIA H200") is h200
     assert band_of(known, model(), "1x NVIDIA L4") is rest
-    assert band_of(calibration(h200), model(), "1x NVIDIA L4") == default_band(model())
     assert band_of(None, model(), "4x NVIDIA H200") == default_band(model())
 
 

@@ -38,12 +38,12 @@ def drawn_of(commit: PocCommit) -> tuple[int, ...]:
     return draw_sample(SAMPLE_SEED, commit.participant, commit.node_id, commit.count, RULE.sample_size)
 
 
-def vote(commit: PocCommit, mismatches: int = 0, *, first: int = 0) -> PocVote:
+def vote(commit: PocCommit, mismatches: int = 0, *, first: int = 0, unrelated: int = 0) -> PocVote:
     drawn = drawn_of(commit)
     verdict = judge(len(drawn), mismatches, RULE)
     reason = "" if verdict is Verdict.VALID else "mismatches"
     wrong = drawn[first : first + mismatches]
-    return PocVote(commit.participant, commit.node_id, verdict, len(drawn), wrong, reason)
+    return PocVote(commit.participant, commit.node_id, verdict, len(drawn), wrong, reason, unrelated)
 
 
 def refusal(commit: PocCommit, reason: str = "root-mismatch") -> PocVote:
@@ -454,11 +454,13 @@ def test_who_proved_most_of_a_small_model_convicts_nobody_against_the_weight_of_
     bench = {account(n): 8 if n < 11 else 50 for n in weights}
     outcome = only(decide([batch(1)], {**honest, **lying}, weights, judges=Judges({TINY: bench})))
     assert (outcome.fate, outcome.reason, outcome.weight) == (NodeFate.ACCEPTED, "", COUNT)
-    few = {n: [vote(batch(1), 600)] for n in (2, 3)}  # honest judges of fakes whom a third of the others are not
+    few = {
+        n: [vote(batch(1), 600, unrelated=600)] for n in (2, 3)
+    }  # honest judges of fakes whom a third of the others are not
     outcome = only(decide([batch(1)], few, weights, judges=Judges({TINY: {account(n): 8 for n in (1, 2, 3)}})))
     assert (outcome.fate, outcome.reason) == (NodeFate.REJECTED, codes.NARROWLY)
     assert not is_batch_of_fakes(outcome)
-    wide = {n: [vote(batch(1), 600)] for n in range(2, 11)}
+    wide = {n: [vote(batch(1), 600, unrelated=600)] for n in range(2, 11)}
     outcome = only(decide([batch(1)], wide, weights))
     assert (outcome.fate, outcome.reason) == (NodeFate.REJECTED, codes.MISMATCHES)
     assert is_batch_of_fakes(outcome)
@@ -559,6 +561,26 @@ def test_first_comers_with_dust_reject_nobody_whom_more_of_the_group_find_right(
     votes = {n: [vote(commit)] for n in range(2, 6)} | {n: [vote(commit, 600)] for n in (6, 7)}
     outcome = only(decide([commit], votes, weights, judges=bench_of({6: 1, 7: 1}, (1, 2, 3, 4, 5))))
     assert (outcome.fate, outcome.reason) == (NodeFate.UNDECIDED, codes.TOO_FEW_AGAINST)
+
+
+def test_a_batch_that_only_the_owner_s_band_rejects_is_no_fraud() -> None:
+    weights = dict.fromkeys(range(1, 6), 10)
+    outcome = only(decide([batch(1)], {n: [vote(batch(1), 600)] for n in range(2, 6)}, weights))
+    assert (outcome.fate, outcome.mismatches, outcome.unrelated) == (NodeFate.REJECTED, 600, 0)
+    assert not is_batch_of_fakes(outcome)
+
+
+@given(st.integers(0, 600), st.integers(0, 600), st.integers(1, 100))
+def test_how_many_are_unrelated_less_than_half_of_the_weight_cannot_shift(honest: int, lie: int, others: int) -> None:
+    """The middle by weight: a slanderer below half makes no fraud of a rejection, and a friend takes none away."""
+    votes = {2: [vote(batch(1), 600, unrelated=honest)], 3: [vote(batch(1), 600, unrelated=lie)]}
+    outcome = only(decide([batch(1)], votes, {1: 1, 2: others + 1, 3: others}))
+    assert (outcome.fate, outcome.unrelated) == (NodeFate.REJECTED, honest)
+
+
+def test_an_accepted_batch_says_of_nothing_that_it_is_unrelated() -> None:
+    outcome = only(decide([batch(1)], {n: [vote(batch(1), 2, unrelated=2)] for n in (2, 3)}, {1: 1, 2: 1, 3: 1}))
+    assert (outcome.fate, outcome.mismatches, outcome.unrelated) == (NodeFate.ACCEPTED, 2, 0)
 
 
 def test_a_file_that_nobody_gets_is_called_withheld() -> None:

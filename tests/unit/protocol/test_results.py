@@ -130,7 +130,10 @@ def test_without_accepted_work_there_is_no_result_and_the_group_carries_on() -> 
 
 def test_work_for_a_deactivated_model_or_by_a_removed_node_is_paid_but_does_not_serve() -> None:
     state = three_miners(MLNodeRemoved(account(2), NODE))
-    result = form(state, bundles_all(state, Verdict.VALID, 1, 2, 3))
+    rules = rules_of(state.poc_commits[EPOCH], three_miners(), PARAMETERS)  # it was removed after mining began
+    bundles = bundles_all(state, Verdict.VALID, 1, 2, 3)
+    result = form_epoch_result(EPOCH, state, PARAMETERS, bundles, None, rules=rules)
+    assert result is not None
     assert {member.participant for member in result.group.members} == {account(1), account(3)}
     assert account(2) in {share.account for share in result.rewards}
     state = three_miners(ModelRecorded(model(active=False)))

@@ -17,9 +17,10 @@ from node.protocol.findings import (
     ValidatorOutcome,
 )
 from node.protocol.identifiers import Address, EpochNumber, NodeId
+from node.protocol.medians import weighted_median
 from node.protocol.participation import Duties
 from node.protocol.records import EpochGroup, GroupMember, MLNodeSnapshot, VoteBundle
-from node.protocol.scores import REASONS, _medians_of_others, participant_scores, weighted_median
+from node.protocol.scores import REASONS, _medians_of_others, participant_scores
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, TINY, account, peer
 

@@ -84,6 +84,7 @@ def test_who_committed_a_batch_of_fakes_is_neither_paid_nor_in_the_next_group_an
                 8,
                 draw_sample(SAMPLE_SEED, vote.participant, vote.node_id, 100, 8),
                 "mismatches",
+                unrelated=8,
             )
             if (vote.participant, vote.node_id) == (account(2), SECOND_NODE)
             else vote

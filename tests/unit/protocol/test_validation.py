@@ -1,13 +1,25 @@
 """Verdicts on samples: by the rule that held when mining began."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.calibration.bands import POC_DISTANCE_LEAST
 from node.protocol.calibration import Calibration, calibration_bytes, default_band
 from node.protocol.events import ModelCalibrated, ModelRecorded
-from node.protocol.validation import SampleRule, judge, mismatches_of, rules_of
+from node.protocol.identifiers import NodeId
+from node.protocol.validation import (
+    UNRELATED_DISTANCE,
+    SampleRule,
+    judge,
+    mismatches_of,
+    rules_of,
+    unrelated_among,
+)
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, PARAMETERS, TINY, account, commit, model, registered, state_of
 
@@ -61,3 +73,45 @@ def test_only_models_that_were_active_when_mining_began_have_a_rule() -> None:
     assert (rule.distance_max, rule.sample_size) == (1_000_000, PARAMETERS.poc_sample_size)
     assert rules_of(batches, state_of(*registered(1)), PARAMETERS) == {}
     assert rules_of(batches, state_of(ModelRecorded(model(active=False)), *registered(1)), PARAMETERS) == {}
+
+
+def test_a_node_that_was_not_registered_when_the_seed_became_known_has_no_rule() -> None:
+    """Its name would be chosen with the seed at hand, and its hardware would be whatever it likes."""
+    before = state_of(ModelRecorded(model()), *registered(1))
+    late = {(account(1), NodeId("late")): commit(1, 100, node_id=NodeId("late")).commit}
+    assert rules_of(late, before, PARAMETERS) == {}
+    stranger = {(account(2), NODE): commit(2, 100).commit}
+    assert rules_of(stranger, before, PARAMETERS) == {}
+    with_both = state_of(ModelRecorded(model()), *registered(1, (NODE, TINY), (NodeId("late"), TINY)))
+    assert rules_of(late, with_both, PARAMETERS).keys() == late.keys()
+
+
+DATA = Path(__file__).resolve().parents[3] / "benchmarks" / "soundness" / "data"
+NONCES: dict[str, list[int]] = json.loads((DATA / "nonces.json").read_text())
+VECTORS: dict[str, dict[str, list[int]]] = json.loads((DATA / "embeddings.json").read_text())
+NARROW = replace(RULE, distance_max=POC_DISTANCE_LEAST, sample_size=512)
+ROUNDED = ("avx2", "fp32", "kv-fp8", "int8", "fp8", "int4")
+HALF_GUESSED = "half of the prompt computed, half guessed"
+OF_ANOTHER_PROMPT = "copied, shared, replayed, precomputed or permuted"
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_no_machine_that_only_rounds_otherwise_gives_an_unrelated_vector(name: str) -> None:
+    """Not even by the narrowest band that `quern calibrate` writes, which single precision misses every time."""
+    distances = NONCES[name] + VECTORS.get(name, {}).get("nonces", [])
+    assert unrelated_among(distances, NARROW) == 0
+    assert len(mismatches_of(range(512), NONCES["fp32"], NARROW)) == 512
+
+
+@pytest.mark.parametrize(
+    "name", ["other-model", "small-model", "guessed by a table of tokens", HALF_GUESSED, OF_ANOTHER_PROMPT]
+)
+def test_vectors_of_another_prompt_or_model_are_all_unrelated(name: str) -> None:
+    distances = NONCES[name] + VECTORS.get(name, {}).get("nonces", [])
+    assert unrelated_among(distances, NARROW) == len(distances) > 0
+
+
+def test_what_the_rule_lets_pass_is_never_called_unrelated() -> None:
+    wide = replace(RULE, distance_max=2 * UNRELATED_DISTANCE)
+    assert unrelated_among((UNRELATED_DISTANCE + 1, wide.distance_max, wide.distance_max + 1), wide) == 1
+    assert unrelated_among((UNRELATED_DISTANCE, UNRELATED_DISTANCE + 1), RULE) == 1

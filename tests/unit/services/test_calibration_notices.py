@@ -1,4 +1,4 @@
-"""That a calibration counts as none is told, once for each model, with what to do."""
+"""That a calibration counts as none, or has no band for a node of one's own, is told once, with what to do."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -14,8 +14,8 @@ from node.protocol.chain_state import ChainState
 from node.protocol.codec import to_value
 from node.protocol.events import EventBody, ModelCalibrated, ModelRecorded
 from node.protocol.identifiers import BlockNumber, ModelId
-from node.services.calibration_notices import log_void_calibrations
-from tests.builders import TINY, model, state_of
+from node.services.calibration_notices import log_unmeasured_hardware, log_void_calibrations
+from tests.builders import NODE, TINY, account, model, registered, state_of
 
 GOOD = Calibration(TINY, 1, (HonestBand("vllm", "", 1, 0, 0, 0, 0, 0),))
 OTHER = ModelId("other")
@@ -26,6 +26,7 @@ class Past:
 
     def __init__(self, *states: ChainState) -> None:
         self._states = states
+        self.account = account(1)
         self.state = states[0]
 
     async def heads(self) -> AsyncIterator[Head]:
@@ -70,3 +71,31 @@ async def test_nothing_is_said_of_good_ones_of_none_and_of_models_that_are_not_s
     good = set_to(calibration_bytes(GOOD))
     inactive = ModelRecorded(replace(model(), active=False))
     assert await told(good, set_to(b""), state_of(ModelRecorded(model())), set_to(before_winners(), inactive)) == []
+
+
+async def unmeasured(*states: ChainState) -> list[dict[str, Any]]:
+    with structlog.testing.capture_logs() as lines:
+        await log_unmeasured_hardware(cast(Any, Past(*states)))
+    return [dict(line) for line in lines]
+
+
+def measured_on(*hardware: str) -> bytes:
+    bands = (HonestBand("vllm", name, 1, 0, 0, 0, 0, 0) for name in hardware)
+    return calibration_bytes(Calibration(TINY, 1, tuple(bands)))
+
+
+async def test_hardware_without_a_band_is_told_before_it_mines_once_with_what_it_may_cost() -> None:
+    mine = registered(1)  # on a "cpu"
+    elsewhere = set_to(measured_on("nvidia h200"), *mine)
+    [line] = await unmeasured(set_to(measured_on("nvidia h200")), elsewhere, elsewhere)
+    assert (line["log_level"], line["node"], line["model"], line["hardware"]) == ("warning", NODE, TINY, "cpu")
+    assert "earn nothing" in line["event"] and "collateral" in line["event"] and "quern calibrate" in line["event"]
+    again = await unmeasured(elsewhere, set_to(measured_on("cpu"), *mine), elsewhere)
+    assert len(again) == 2
+
+
+async def test_nothing_is_said_of_hardware_that_has_a_band_of_others_and_of_models_without_calibration() -> None:
+    mine = registered(1)
+    covered = (set_to(measured_on("cpu"), *mine), set_to(measured_on("", "nvidia h200"), *mine))
+    without = (set_to(b"", *mine), set_to(measured_on("nvidia h200"), *registered(2)))
+    assert await unmeasured(*covered, *without) == []

@@ -21,8 +21,7 @@ def test_the_forger_meddles_with_its_own_nonces_only() -> None:
     assert not is_mined({"prompt": [own]})
 
 
-def test_every_second_nonce_is_forged() -> None:
+def test_every_nonce_is_forged() -> None:
     reply = {"choices": [{"prompt_logprobs": [None, {"7": {"logprob": -1.0}}]} for _ in range(4)]}
     forge(reply)
-    changed = [choice["prompt_logprobs"][1] != {"7": {"logprob": -1.0}} for choice in reply["choices"]]
-    assert changed == [True, False, True, False]
+    assert all(choice["prompt_logprobs"][1] != {"7": {"logprob": -1.0}} for choice in reply["choices"])

@@ -40,7 +40,20 @@ from node.services.validating import ValidatingService
 from node.services.vote_checking import VoteChecker
 from node.store.books import Books
 from node.store.database import Database
-from tests.builders import NODE, SOME_CID, TINY, account, bundle_of, commit, group_set, key_of, model, peer, vote_on
+from tests.builders import (
+    NODE,
+    SOME_CID,
+    TINY,
+    account,
+    bundle_of,
+    commit,
+    group_set,
+    key_of,
+    model,
+    peer,
+    registered,
+    vote_on,
+)
 
 EPOCH = EpochNumber(0)
 ABSTENTION = AuditVote(
@@ -80,6 +93,16 @@ class Scene:
         return from_bytes(VoteBundle, self.content._blocks[self.ledger.state.vote_bundles[EPOCH][account(1)]])
 
 
+def provers_of(events: Sequence[EventBody]) -> list[EventBody]:
+    """Registrations of all ML nodes that `events` have batches of: others are not judged."""
+    nodes = dict[Address, list[tuple[NodeId, ModelId]]]()
+    for event in events:
+        if isinstance(event, PocCommitted):
+            nodes.setdefault(event.commit.participant, []).append((event.commit.node_id, event.commit.model_id))
+    numbers = {account(number): number for number in range(1, 10)}
+    return [body for prover, served in nodes.items() for body in registered(numbers[prover], *served)]
+
+
 def run(
     *events: EventBody,
     auditing: Auditing | None = None,
@@ -97,7 +120,7 @@ def run(
         ledger = Ledger(PARAMETERS, BLOCK_SECONDS, 0, trace, group_set(0, weights or {1: 1, 2: 1}).weights)
         ledger.register_model(model())
         ledger.register_model(OTHER)
-        ledger._seal_block(list(events))
+        ledger._seal_block([*provers_of(events), *events])
         content = SimulatedContent(ContentExchange(trace), "host", 1)
         await content.add_bytes(blocks)
         store = Books(Database(":memory:"), account(1))
