@@ -99,7 +99,7 @@ def provers_of(events: Sequence[EventBody]) -> list[EventBody]:
     for event in events:
         if isinstance(event, PocCommitted):
             nodes.setdefault(event.commit.participant, []).append((event.commit.node_id, event.commit.model_id))
-    numbers = {account(number): number for number in range(1, 10)}
+    numbers = {account(number): number for number in range(1, 20)}
     return [body for prover, served in nodes.items() for body in registered(numbers[prover], *served)]
 
 
