@@ -205,9 +205,11 @@ def audit_outcomes(
     weights: Mapping[Address, int],
     band_of: BandOf,
     has_node: HasNode | None = None,
+    fraud_band_of: BandOf | None = None,
 ) -> tuple[AuditOutcome, ...]:
     """Return the outcomes of this epoch's audits: see `audit_outcomes_in_slices`."""
-    return finish(audit_outcomes_in_slices(previous, seeds, bundles, weights, band_of, has_node)).outcomes
+    computation = audit_outcomes_in_slices(previous, seeds, bundles, weights, band_of, has_node, fraud_band_of)
+    return finish(computation).outcomes
 
 
 def audit_outcomes_in_slices(
@@ -217,13 +219,15 @@ def audit_outcomes_in_slices(
     weights: Mapping[Address, int],
     band_of: BandOf,
     has_node: HasNode | None = None,
+    fraud_band_of: BandOf | None = None,
 ) -> Slices[AuditFindings]:
     """Return the outcomes of this epoch's audits, and who had to audit how much.
 
     `previous` is the newest result before this epoch: its books are what was drawn from; its group audits; its
     accusations are what was judged again. `bundles` were checked (bundles.py); `weights` are those of this epoch's
     group; `has_node` says which nodes executors have, by default those of `previous.group`: all others of one executor
-    are one (node_names.py). Votes of others than those drawn do not count.
+    are one (node_names.py). `fraud_band_of` says by which band fraud is found, by default `band_of`. Votes of others
+    than those drawn do not count.
     """
     if previous is None or seeds is None:
         return AuditFindings((), {})
@@ -256,7 +260,8 @@ def audit_outcomes_in_slices(
         known = before.get(node)
         again = NO_APPEAL
         if known is not None and (known.accused or known.challenged):
-            again = _judge_again(known, previous.group, by_draw, weights, band_of(*node))
+            bands = (band_of(*node), (fraud_band_of or band_of)(*node))
+            again = _judge_again(known, previous.group, by_draw, weights, bands)
             able = judges_of(known, previous.group)
             for digest in {*known.accused, *known.challenged}:
                 cast = by_draw.get((known.executor, REJUDGED, digest), {})
@@ -400,10 +405,14 @@ def _heard(
 
 
 def _judge_again(
-    accused: AuditOutcome, group: EpochGroup, votes: Votes, weights: Mapping[Address, int], band: HonestBand
+    accused: AuditOutcome,
+    group: EpochGroup,
+    votes: Votes,
+    weights: Mapping[Address, int],
+    bands: tuple[HonestBand, HonestBand],
 ) -> _Appeal:
-    """Return what the whole group makes of an accusation."""
-    able, is_proven = judges_of(accused, group), False
+    """Return what the whole group makes of an accusation; `bands` are the node's, and that by which fraud is found."""
+    (band, fraud_band), able, is_proven = bands, judges_of(accused, group), False
     summed: list[list[tuple[Address, AuditVote]]] = []
     for digest in (*accused.accused, *accused.challenged):
         judged = _heard(votes.get((accused.executor, REJUDGED, digest), {}), able, weights)
@@ -413,10 +422,11 @@ def _judge_again(
             summed.append(judged)
         proof = proven_by(gains(_middle_figures(judged, weights, band), band))
         if proof is not None:  # by itself: whoever paid may have chosen it among many
-            if _is_wide([voter for voter, vote in judged if proven_by(gains(vote.figures, band)) is not None], weights):
+            finding = [voter for voter, vote in judged if proven_by(gains(vote.figures, fraud_band)) is not None]
+            if _is_wide(finding, weights):
                 return _Appeal(Verdict.INVALID, proof.value, NO_EVIDENCE)
             is_proven = True
-    in_sum = _judge_sum(accused, summed, weights, band)
+    in_sum = _judge_sum(accused, summed, weights, bands)
     if in_sum.reason == NARROWLY_PROVEN or (is_proven and in_sum.outcome is not Verdict.INVALID):
         # It stays open, as far as it is proven and no farther: who cheats on is unpaid on.
         kept = tuple(min(bits, CONFIRMED_MICRO_BITS) for bits in in_sum.confirmed)
@@ -428,13 +438,14 @@ def _judge_sum(
     accused: AuditOutcome,
     judged: Sequence[Sequence[tuple[Address, AuditVote]]],
     weights: Mapping[Address, int],
-    band: HonestBand,
+    bands: tuple[HonestBand, HonestBand],
 ) -> _Appeal:
     """Return what comes of the judgements of accused answers together, with what was `confirmed` before.
 
     What few found proves no fraud with a little luck of honest machines on top: once many judge, they begin anew. And
     what few judged is left out beside what many did: friends of a cheat may be shown what nobody else is.
     """
+    band, fraud_band = bands
     if not judged:
         return _Appeal(Verdict.ABSTAIN, "", accused.confirmed, accused.is_narrow)
     wide = [of_answer for of_answer in judged if _is_wide([voter for voter, _ in of_answer], weights)]
@@ -451,10 +462,12 @@ def _judge_sum(
         if proven_by(confirmed, OVERTURNED_MICRO_BITS) is None:
             return _Appeal(Verdict.VALID, "", NO_EVIDENCE)
         return _Appeal(Verdict.ABSTAIN, "", confirmed, is_narrow)
+    # What was confirmed before is by the node's own band.
+    of_old = before if fraud_band == band else NO_EVIDENCE
     finding = [
         voter
         for voter, figures in of_judges.items()
-        if proven_by(accumulate_evidence(before, gains(figures, band)), CONFIRMED_MICRO_BITS) is not None
+        if proven_by(accumulate_evidence(of_old, gains(figures, fraud_band)), CONFIRMED_MICRO_BITS) is not None
     ]
     if is_narrow or not _is_wide(finding, weights):
         return _Appeal(Verdict.INVALID, NARROWLY_PROVEN, confirmed, True)

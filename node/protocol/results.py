@@ -6,7 +6,7 @@ from dataclasses import replace
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
-from node.protocol.audit_bands import bands_of
+from node.protocol.audit_bands import bands_of, fraud_bands_of
 from node.protocol.audit_outcomes import audit_outcomes_in_slices, committed_books, narrowly_proven
 from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
@@ -159,10 +159,11 @@ def form_epoch_result_in_slices(
     listed = {key: commit for key, commit in committed.items() if key[0] in members or state.is_barred(key[0], epoch)}
     nodes = _with_others(found.nodes, listed, frozen, preserved)
     registered = state if audit_state is None else audit_state
-    bands = bands_of(registered, previous.group if previous else None)
+    in_charge = previous.group if previous else None
+    bands, fraud_bands = bands_of(registered, in_charge), fraud_bands_of(registered, in_charge)
     # Also what was registered in this epoch: it may have served already, and is challenged then.
-    has_node = known_nodes(previous.group if previous else None, registered, state)
-    audited = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands, has_node)
+    has_node = known_nodes(in_charge, registered, state)
+    audited = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands, has_node, fraud_bands)
     audits = audited.outcomes
     validators = validator_outcomes(bundles, weights)
     yield

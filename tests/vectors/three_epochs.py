@@ -7,7 +7,8 @@ called. So the rules are held against it (tests/unit/protocol/test_unpaid.py), a
 The case: six miners prove 96 nonces with each node. *keeper* and *witness* have a node of each of the two models, so a
 tenth more; *faker* and *four-bits* are rejected, the former, which made up every nonce, is barred from the second epoch
 on; *lazy* did not compute its votes of the epoch before, which costs it a tenth of its score from the second epoch on,
-and so a twentieth of its share; *late* comes in the second epoch. Nobody adds work coins: each epoch shares out its subsidy.
+and so a twentieth of its share; *late* comes in the second epoch. Nobody adds work coins: each epoch shares out its
+subsidy.
 """
 
 import json

@@ -1,0 +1,93 @@
+"""A guess at what unmeasured hardware gives takes its pay, and not its collateral."""
+
+import pytest
+
+from node.protocol.audit_bands import WIDEST_BAND, bands_of, fraud_bands_of
+from node.protocol.audit_outcomes import NARROWLY_PROVEN, audit_outcomes
+from node.protocol.bands import Calibration, HonestBand
+from node.protocol.calibration import calibration_bytes, default_band
+from node.protocol.events import MLNodeSet, ModelCalibrated, ModelRecorded, ParticipantRegistered
+from node.protocol.findings import AuditFigures, AuditOutcome, CommittedBook
+from node.protocol.identifiers import Address, ModelId, NodeId
+from node.protocol.records import MLNodeRegistration
+from node.protocol.verdicts import Verdict
+from tests.builders import NODE, TINY, account, model, peer, state_of
+from tests.unit.protocol.test_audit_outcomes import (
+    BAD,
+    BAND,
+    BOOK,
+    EXECUTOR,
+    GOOD,
+    SEEDS,
+    WEIGHTS,
+    by_auditors,
+    judged_again,
+    previous,
+)
+
+MEASURED = HonestBand("vllm", "nvidia h200", 5, 1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize(("hardware", "is_same"), [("1x nvidia h200", True), ("1x moon", False), ("", False)])
+def test_hardware_without_a_band_is_convicted_by_the_default_only(hardware: str, is_same: bool) -> None:
+    state = state_of(
+        ModelRecorded(model()),
+        ModelCalibrated(TINY, 1, calibration_bytes(Calibration(TINY, 1, (MEASURED,)))),
+        ParticipantRegistered(account(1), peer(1), consented=True),
+        MLNodeSet(account(1), MLNodeRegistration(NODE, (TINY,), hardware)),
+    )
+    place = (account(1), NODE, TINY)
+    judging, convicting = bands_of(state, None)(*place), fraud_bands_of(state, None)(*place)
+    assert (judging == convicting) is is_same
+    assert convicting == (MEASURED if is_same else default_band(model()))
+
+
+def lenient(_account: Address, _node: NodeId, _model: ModelId) -> HonestBand:
+    return WIDEST_BAND
+
+
+def strict(_account: Address, _node: NodeId, _model: ModelId) -> HonestBand:
+    return BAND
+
+
+def after_appeal(figures: AuditFigures, fraud_band: HonestBand) -> AuditOutcome:
+    """An accusation by the node's own band, and what everybody who judges it again makes of it."""
+    (accused,) = audit_outcomes(previous(), SEEDS, by_auditors(BAD), WEIGHTS, strict)
+    again = judged_again(accused, dict.fromkeys(range(2, 10), figures))
+    (found,) = audit_outcomes(
+        previous(accused, books=()),
+        SEEDS,
+        again,
+        WEIGHTS,
+        strict,
+        fraud_band_of=lambda *_: fraud_band,
+    )
+    return found
+
+
+def test_what_only_a_guess_proves_takes_the_pay_and_is_no_fraud() -> None:
+    unpaid = after_appeal(BAD, WIDEST_BAND)
+    assert (unpaid.fate, unpaid.reason) == (Verdict.INVALID, NARROWLY_PROVEN)
+    convicted = after_appeal(BAD, BAND)
+    assert convicted.fate is Verdict.INVALID and convicted.reason != NARROWLY_PROVEN
+    assert after_appeal(GOOD, WIDEST_BAND).fate is not Verdict.INVALID
+
+
+def test_what_was_confirmed_by_the_guess_before_convicts_nobody_later() -> None:
+    """Figures that say nothing any more: the sum of before stays the guess's."""
+    (accused,) = audit_outcomes(previous(), SEEDS, by_auditors(BAD), WEIGHTS, strict)
+    unpaid = after_appeal(BAD, WIDEST_BAND)
+    assert unpaid.confirmed
+    open_still = AuditOutcome(
+        EXECUTOR, NODE, TINY, Verdict.INVALID, 0, 0, 0, NARROWLY_PROVEN, (), unpaid.confirmed, accused.accused
+    )
+    books = (CommittedBook(EXECUTOR, BOOK),)
+    (later,) = audit_outcomes(
+        previous(open_still, books=books),
+        SEEDS,
+        judged_again(open_still, dict.fromkeys(range(2, 10), BAD)),
+        WEIGHTS,
+        strict,
+        fraud_band_of=lenient,
+    )
+    assert later.reason == NARROWLY_PROVEN
