@@ -9,7 +9,7 @@ from node.control.audit_views import AuditedBookView, AuditOutcomeView, AuditsVi
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.ports import Chain, Store
 from node.protocol.audit_bands import bands_of
-from node.protocol.audit_outcomes import BandOf
+from node.protocol.audit_majorities import BandOf
 from node.protocol.audit_sampling import draws_of
 from node.protocol.audit_votes import NO_DIGEST
 from node.protocol.audits import MILLION, gains

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from node.protocol.audit_outcomes import BandOf
+from node.protocol.audit_majorities import BandOf
 from node.protocol.bands import Calibration
 from node.protocol.calibration import HonestBand, band_of, default_band, is_measured
 from node.protocol.chain_state import ChainState

@@ -16,24 +16,35 @@ the score has it.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from node.protocol.audit_evidence import NO_ROOM, NO_TOKENS, OTHER_VERSION, PRIVATE
+from node.protocol.appeals import NARROWLY_PROVEN, NO_APPEAL, Appeal, heard, judge_again
+from node.protocol.audit_majorities import (
+    EXCUSED,
+    NO_MODEL,
+    UNDONE,
+    WITHHELD,
+    BandOf,
+    Votes,
+    as_many_failed,
+    heaviest_digest,
+    is_judged,
+    middle_by_evidence,
+    middle_of,
+    weight_of_voters,
+)
 from node.protocol.audit_sampling import DRAWS_MAX, AuditorLots, AuditSeeds, draws_of, judges_of
 from node.protocol.audit_votes import AUDIT_VOTES_MAX, NO_DIGEST, REJUDGED
 from node.protocol.audits import (
-    CONFIRMED_MICRO_BITS,
     NO_EVIDENCE,
     NO_FIGURES,
-    OVERTURNED_MICRO_BITS,
     accumulate_evidence,
     add_figures,
     gains,
     proven_by,
     strongest_evidence,
 )
-from node.protocol.calibration import HonestBand
 from node.protocol.due_books import BooksOfResult, book_of
 from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
@@ -56,21 +67,6 @@ count."""
 CHALLENGED_MAX = 8
 """Of one node in one epoch: what everybody has to read is bounded. One of each payer comes before the second of any, so
 that no payer crowds the others out."""
-ABLE_PARTS = 3
-"""Judging again counts if those who did have at least one part in so many of the weight that serves the model: a
-handful that is awake at night must not convict."""
-WITHHELD = "withheld"
-"""The executor handed over nothing, or not what it had committed to."""
-DRAWN_AGAIN = "drawn-again"
-"""A draw that falls on an answer which a lower number has, too: it is judged there."""
-NOTHING_TO_JUDGE = frozenset({PRIVATE, NO_TOKENS, NO_ROOM, OTHER_VERSION, "outside-rule", DRAWN_AGAIN})
-"""Reasons of abstentions that everybody sees in the receipt or in the book: votes against any judgement."""
-NO_MODEL = "no-model"
-ENGINE_FAILED = "engine-failed"
-UNDONE = frozenset({"no-time", ENGINE_FAILED})
-"""Reasons of abstentions that say that the auditor did not do what it had to."""
-EXCUSED = UNDONE | {NO_MODEL} | NOTHING_TO_JUDGE
-"""Reasons of abstentions that say nothing of the executor."""
 OMITTED = "omitted-receipt"
 """A payer proved that it left a receipt out of its books; counted as withheld."""
 NO_BOOK = "no-book"
@@ -81,20 +77,10 @@ NOT_AUDITED = "not-audited"
 OUTCOMES_REMEMBERED_MAX = 64
 """Of one executor, with evidence and nothing to be judged again: one for each node that it may have. Those with most
 evidence stay; more would let results grow with what a friendly auditor says of models that nobody has."""
-NARROWLY_PROVEN = "narrowly-proven"
-"""Proven, by members with less than a third of all weight: it is no fraud, and its nodes with the model are unpaid."""
-JUDGES_MIN = 2
-"""Members who must agree to look: where a model has fewer others, one could ruin the only rival it has."""
-FRAUD_PARTS = 3
-"""Fraud takes one part in so many of all the weight of the group, the accused's included, that finds it proven. No
-cartel below a third convicts alone, however few serve the model."""
 DRAW_AS_ITEMS, OUTCOME_AS_ITEMS, CHALLENGE_AS_ITEMS = 64, 64, 256
 """What they cost, against an item of a slice."""
 
-BandOf = Callable[[Address, NodeId, ModelId], HonestBand]
 Node = tuple[Address, NodeId, ModelId]
-Votes = Mapping[tuple[Address, int, Hash32], Mapping[Address, AuditVote]]
-"""By executor and draw (the digest is then all zeros), or REJUDGED and digest; then by validator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,23 +157,6 @@ class _FoundNodes:
         return self.nodes.setdefault((executor, known, model_id), _Found())
 
 
-@dataclass(frozen=True, slots=True)
-class _Appeal:
-    """What the whole group made of an accusation."""
-
-    outcome: Verdict | None
-    """VALID overturns it, INVALID confirms it, ABSTAIN leaves it open; None: there was none."""
-    reason: str
-    """The test that confirms it."""
-    confirmed: tuple[int, ...]
-    """Evidence so far, while it is open."""
-    is_narrow: bool = False
-    """Whether members with less than a third of all weight found a part of it: it proves no fraud."""
-
-
-NO_APPEAL = _Appeal(None, "", NO_EVIDENCE)
-
-
 def committed_books(bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int]) -> tuple[CommittedBook, ...]:
     """Return the books of all members whose bundles count, ascending by executor; empty ones where none was named."""
     books = [
@@ -240,7 +209,7 @@ def audit_outcomes_in_slices(
             auditors = lots.auditors(committed.executor, draw)
             votes = {auditor: cast[auditor] for auditor in auditors if auditor in cast}
             judged = _take_draw(committed.executor, votes, weights, band_of, found, seen)
-            duties.add(auditors, votes, None if _as_many_failed(votes, weights) else judged)
+            duties.add(auditors, votes, None if as_many_failed(votes, weights) else judged)
             if pace.is_over(DRAW_AS_ITEMS):
                 yield
     for signed in proven_omissions(previous, bundles).values():
@@ -261,12 +230,12 @@ def audit_outcomes_in_slices(
         again = NO_APPEAL
         if known is not None and (known.accused or known.challenged):
             bands = (band_of(*node), (fraud_band_of or band_of)(*node))
-            again = _judge_again(known, previous.group, by_draw, weights, bands)
+            again = judge_again(known, previous.group, by_draw, weights, bands)
             able = judges_of(known, previous.group)
             for digest in {*known.accused, *known.challenged}:
                 cast = by_draw.get((known.executor, REJUDGED, digest), {})
                 cast = {voter: vote for voter, vote in cast.items() if voter in able}
-                is_judged = bool(_heard(cast, able, weights)) and not _as_many_failed(cast, weights)
+                is_judged = bool(heard(cast, able, weights)) and not as_many_failed(cast, weights)
                 duties.add(able, cast, known.model_id if is_judged else None)
             model = previous.group.get_epoch_model(known.model_id)
             is_proven = again.outcome is Verdict.INVALID and again.reason != NARROWLY_PROVEN
@@ -345,15 +314,15 @@ def _take_draw(
     seen: set[Hash32],
 ) -> ModelId | None:
     """Add what the votes on one draw come to; return the model whose answer was judged, None if none was."""
-    digest = _heaviest_digest(votes, weights)
+    digest = heaviest_digest(votes, weights)
     if digest is None:
         missed = {voter: vote for voter, vote in votes.items() if vote.reason not in EXCUSED}
-        if missed and 2 * _weight(missed, weights) > _weight(votes, weights):
-            vote = _middle(list(missed.items()), weights, lambda vote: (vote.node_id, vote.model_id))
+        if missed and 2 * weight_of_voters(missed, weights) > weight_of_voters(votes, weights):
+            vote = middle_of(list(missed.items()), weights, lambda vote: (vote.node_id, vote.model_id))
             found.of(executor, vote.node_id, vote.model_id).withheld += 1
         return None
-    judged = [(voter, vote) for voter, vote in votes.items() if _judged(vote) and vote.receipt_digest == digest]
-    vote = _middle_by_evidence(judged, weights, band_of)
+    judged = [(voter, vote) for voter, vote in votes.items() if is_judged(vote) and vote.receipt_digest == digest]
+    vote = middle_by_evidence(judged, weights, band_of)
     if digest in seen:
         return vote.model_id
     seen.add(digest)
@@ -363,130 +332,8 @@ def _take_draw(
     return vote.model_id
 
 
-def _heaviest_digest(votes: Mapping[Address, AuditVote], weights: Mapping[Address, int]) -> Hash32 | None:
-    """Return the receipt that most of the judging weight names.
-
-    None if most of those who looked never got one, or if no fewer say that there is nothing to judge.
-    """
-    by_digest: dict[Hash32, int] = {}
-    missing = nothing_to_judge = 0
-    for voter, vote in votes.items():
-        if _judged(vote):
-            by_digest[vote.receipt_digest] = by_digest.get(vote.receipt_digest, 0) + weights.get(voter, 0)
-        elif vote.reason in NOTHING_TO_JUDGE:
-            nothing_to_judge += weights.get(voter, 0)
-        elif vote.reason not in EXCUSED:
-            missing += weights.get(voter, 0)
-    judging = sum(by_digest.values())
-    if not by_digest or missing > judging or nothing_to_judge >= judging:
-        return None
-    return min(by_digest, key=lambda digest: (-by_digest[digest], digest))
-
-
-def _as_many_failed(votes: Mapping[Address, AuditVote], weights: Mapping[Address, int]) -> bool:
-    """Whether engines of as much weight failed at an answer as judged it: then it may be one that no engine reads, and
-    a friend of its executor's makes figures up."""
-    failed = [voter for voter, vote in votes.items() if not _judged(vote) and vote.reason == ENGINE_FAILED]
-    judged = [voter for voter, vote in votes.items() if _judged(vote)]
-    return bool(failed) and _weight(failed, weights) >= _weight(judged, weights)
-
-
-def _heard(
-    cast: Mapping[Address, AuditVote], able: Collection[Address], weights: Mapping[Address, int]
-) -> list[tuple[Address, AuditVote]]:
-    """Return the judgements of an answer that was judged again; none if too few judged it, or no more than say that
-    there is nothing to judge."""
-    of_able = {voter: vote for voter, vote in cast.items() if voter in able}
-    judged = [(voter, vote) for voter, vote in of_able.items() if _judged(vote)]
-    seeing_nothing = [v for v, vote in of_able.items() if not _judged(vote) and vote.reason in NOTHING_TO_JUDGE]
-    weight = _weight([voter for voter, _ in judged], weights)
-    is_enough = len(judged) >= JUDGES_MIN and ABLE_PARTS * weight >= _weight(able, weights)
-    return judged if is_enough and weight > _weight(seeing_nothing, weights) else []
-
-
-def _judge_again(
-    accused: AuditOutcome,
-    group: EpochGroup,
-    votes: Votes,
-    weights: Mapping[Address, int],
-    bands: tuple[HonestBand, HonestBand],
-) -> _Appeal:
-    """Return what the whole group makes of an accusation; `bands` are the node's, and that by which fraud is found."""
-    (band, fraud_band), able, is_proven = bands, judges_of(accused, group), False
-    summed: list[list[tuple[Address, AuditVote]]] = []
-    for digest in (*accused.accused, *accused.challenged):
-        judged = _heard(votes.get((accused.executor, REJUDGED, digest), {}), able, weights)
-        if not judged:
-            continue
-        if digest in accused.accused:
-            summed.append(judged)
-        proof = proven_by(gains(_middle_figures(judged, weights, band), band))
-        if proof is not None:  # by itself: whoever paid may have chosen it among many
-            finding = [voter for voter, vote in judged if proven_by(gains(vote.figures, fraud_band)) is not None]
-            if _is_wide(finding, weights):
-                return _Appeal(Verdict.INVALID, proof.value, NO_EVIDENCE)
-            is_proven = True
-    in_sum = _judge_sum(accused, summed, weights, bands)
-    if in_sum.reason == NARROWLY_PROVEN or (is_proven and in_sum.outcome is not Verdict.INVALID):
-        # It stays open, as far as it is proven and no farther: who cheats on is unpaid on.
-        kept = tuple(min(bits, CONFIRMED_MICRO_BITS) for bits in in_sum.confirmed)
-        return _Appeal(Verdict.INVALID, NARROWLY_PROVEN, kept, in_sum.is_narrow)
-    return in_sum if accused.accused else NO_APPEAL
-
-
-def _judge_sum(
-    accused: AuditOutcome,
-    judged: Sequence[Sequence[tuple[Address, AuditVote]]],
-    weights: Mapping[Address, int],
-    bands: tuple[HonestBand, HonestBand],
-) -> _Appeal:
-    """Return what comes of the judgements of accused answers together, with what was `confirmed` before.
-
-    What few found proves no fraud with a little luck of honest machines on top: once many judge, they begin anew. And
-    what few judged is left out beside what many did: friends of a cheat may be shown what nobody else is.
-    """
-    band, fraud_band = bands
-    if not judged:
-        return _Appeal(Verdict.ABSTAIN, "", accused.confirmed, accused.is_narrow)
-    wide = [of_answer for of_answer in judged if _is_wide([voter for voter, _ in of_answer], weights)]
-    is_narrow = not wide
-    before = NO_EVIDENCE if accused.is_narrow and wide else accused.confirmed
-    together, of_judges = NO_FIGURES, dict[Address, AuditFigures]()
-    for of_answer in wide or judged:
-        together = add_figures(together, _middle_figures(of_answer, weights, band))
-        for voter, vote in of_answer:
-            of_judges[voter] = add_figures(of_judges.get(voter, NO_FIGURES), vote.figures)
-    confirmed = accumulate_evidence(before, gains(together, band))
-    proof = proven_by(confirmed, CONFIRMED_MICRO_BITS)
-    if proof is None:
-        if proven_by(confirmed, OVERTURNED_MICRO_BITS) is None:
-            return _Appeal(Verdict.VALID, "", NO_EVIDENCE)
-        return _Appeal(Verdict.ABSTAIN, "", confirmed, is_narrow)
-    # What was confirmed before is by the node's own band.
-    of_old = before if fraud_band == band else NO_EVIDENCE
-    finding = [
-        voter
-        for voter, figures in of_judges.items()
-        if proven_by(accumulate_evidence(of_old, gains(figures, fraud_band)), CONFIRMED_MICRO_BITS) is not None
-    ]
-    if is_narrow or not _is_wide(finding, weights):
-        return _Appeal(Verdict.INVALID, NARROWLY_PROVEN, confirmed, True)
-    return _Appeal(Verdict.INVALID, proof.value, NO_EVIDENCE)
-
-
-def _is_wide(voters: Collection[Address], weights: Mapping[Address, int]) -> bool:
-    """Whether members with so much weight may convict of fraud."""
-    return FRAUD_PARTS * _weight(voters, weights) >= sum(weights.values())
-
-
-def _middle_figures(
-    judged: Sequence[tuple[Address, AuditVote]], weights: Mapping[Address, int], band: HonestBand
-) -> AuditFigures:
-    return _middle(judged, weights, lambda vote: _strength(vote, band)).figures
-
-
 def _outcome(
-    node: Node, found: _Found, known: AuditOutcome | None, again: _Appeal, challenged: tuple[Hash32, ...]
+    node: Node, found: _Found, known: AuditOutcome | None, again: Appeal, challenged: tuple[Hash32, ...]
 ) -> AuditOutcome | None:
     """Return what becomes of a node; None if there is nothing to say and nothing to remember."""
     executor, node_id, model_id = node
@@ -555,54 +402,3 @@ def _accused(found: _Found, evidence: tuple[int, ...]) -> tuple[Hash32, ...]:
 
 def _all(found: _Found) -> tuple[Hash32, ...]:
     return tuple(sorted(digest for digest, _ in found.answers))[:ACCUSED_MAX]
-
-
-def _judged(vote: AuditVote) -> bool:
-    return vote.verdict is not Verdict.ABSTAIN and vote.receipt_digest != NO_DIGEST
-
-
-def _strength(vote: AuditVote, band: HonestBand) -> tuple[int, ...]:
-    gained = gains(vote.figures, band)
-    return (max(gained), *gained)
-
-
-def _middle_by_evidence(
-    judged: Sequence[tuple[Address, AuditVote]], weights: Mapping[Address, int], band_of: BandOf
-) -> AuditVote:
-    return _middle(
-        judged,
-        weights,
-        lambda vote: (
-            *_strength(vote, band_of(vote.executor, vote.node_id, vote.model_id)),
-            vote.node_id,
-            vote.model_id,
-        ),
-    )
-
-
-def _middle(
-    votes: Sequence[tuple[Address, AuditVote]],
-    weights: Mapping[Address, int],
-    key: Callable[[AuditVote], tuple[int | str, ...]],
-) -> AuditVote:
-    """Return the vote in the middle by weight, in the order of `key` and then of accounts; of two, the lower."""
-    ordered = sorted(votes, key=lambda item: (key(item[1]), item[0].lower()))
-    total, so_far = sum(weights.get(voter, 0) for voter, _ in votes), 0
-    for voter, vote in ordered:
-        so_far += weights.get(voter, 0)
-        if 2 * so_far >= total:
-            return vote
-    return ordered[-1][1]
-
-
-def _weight(voters: Collection[Address], weights: Mapping[Address, int]) -> int:
-    return sum(weights.get(voter, 0) for voter in voters)
-
-
-def narrowly_proven(outcomes: Sequence[AuditOutcome]) -> frozenset[tuple[Address, ModelId]]:
-    """Return whose answers of which models were proven false without being fraud: these nodes are not paid."""
-    return frozenset(
-        (outcome.executor, outcome.model_id)
-        for outcome in outcomes
-        if outcome.fate is Verdict.INVALID and outcome.reason == NARROWLY_PROVEN
-    )

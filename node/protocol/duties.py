@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from node.protocol.audit_outcomes import WITHHELD
+from node.protocol.audit_majorities import WITHHELD
 from node.protocol.audit_votes import REJUDGED
 from node.protocol.chain_state import ChainState
 from node.protocol.findings import AuditVote

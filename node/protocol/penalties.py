@@ -11,7 +11,7 @@ median of the others never saw it. A member whose registration ended has left, a
 
 from collections.abc import Mapping, Sequence, Set
 
-from node.protocol.audit_outcomes import NARROWLY_PROVEN
+from node.protocol.appeals import NARROWLY_PROVEN
 from node.protocol.findings import SCORE_FULL, AuditOutcome, NodeFate, NodeOutcome, ParticipantScore, PenaltyDecision
 from node.protocol.identifiers import Address
 from node.protocol.outcomes import NARROWLY

@@ -6,8 +6,9 @@ from dataclasses import replace
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
+from node.protocol.appeals import narrowly_proven
 from node.protocol.audit_bands import bands_of, fraud_bands_of
-from node.protocol.audit_outcomes import audit_outcomes_in_slices, committed_books, narrowly_proven
+from node.protocol.audit_outcomes import audit_outcomes_in_slices, committed_books
 from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.chain_state import ChainState
 from node.protocol.due_books import books_before, missing_books

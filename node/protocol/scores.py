@@ -25,7 +25,7 @@ To gain points for oneself is harder still: nobody is its own witness. And point
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from node.protocol.audit_outcomes import NARROWLY_PROVEN, narrowly_proven
+from node.protocol.appeals import NARROWLY_PROVEN, narrowly_proven
 from node.protocol.findings import (
     SCORE_FULL,
     AuditOutcome,

@@ -11,7 +11,7 @@ amount falls by is what that fault cost. The last amount is what was paid, so th
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from node.protocol.audit_outcomes import NARROWLY_PROVEN, narrowly_proven
+from node.protocol.appeals import NARROWLY_PROVEN, narrowly_proven
 from node.protocol.findings import SCORE_FULL, NodeFate, PointLoss
 from node.protocol.identifiers import Address, EpochNumber, ModelId, NodeId, TokenAmount
 from node.protocol.penalties import fraudulent

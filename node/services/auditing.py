@@ -21,7 +21,7 @@ from node.ports import BadContentError, Chain, Content, ContentNotHeldError, Con
 from node.protocol.asking import is_too_old
 from node.protocol.audit_bands import bands_of
 from node.protocol.audit_evidence import AuditEvidence, are_names_short, what_is_wrong, why_unjudged, without_surplus
-from node.protocol.audit_outcomes import DRAWN_AGAIN, ENGINE_FAILED, WITHHELD, BandOf
+from node.protocol.audit_majorities import DRAWN_AGAIN, ENGINE_FAILED, WITHHELD, BandOf
 from node.protocol.audit_sampling import drawn_rows_in_slices, own_draws_in_slices
 from node.protocol.audit_tasks import AuditTask, abstention, judged_again, task_order
 from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED, as_many_as_fit

@@ -15,7 +15,8 @@ from netsim.node import NodePlan, run_node
 from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, PARAMETERS
 from netsim.trace import Trace
 from node.ports import Call
-from node.protocol.audit_outcomes import ACCUSED, OMITTED, WITHHELD
+from node.protocol.audit_majorities import WITHHELD
+from node.protocol.audit_outcomes import ACCUSED, OMITTED
 from node.protocol.findings import AuditOutcome, ReceiptBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.pricing import receipt_digest

@@ -3,7 +3,8 @@
 import hashlib
 from dataclasses import replace
 
-from node.protocol.audit_outcomes import NOTHING_TO_JUDGE, WITHHELD, audit_outcomes
+from node.protocol.audit_majorities import NOTHING_TO_JUDGE, WITHHELD
+from node.protocol.audit_outcomes import audit_outcomes
 from node.protocol.audit_sampling import (
     AuditSeeds,
     auditors_of,

@@ -16,7 +16,9 @@ from node.control.audit_views import AuditedBookView, AuditOutcomeView, AuditsVi
 from node.control.challenge_methods import ChallengeParams, ChallengeView, challenge_method_table
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.control.server import serve_control
-from node.protocol.audit_outcomes import ACCUSED, EXCUSED, NARROWLY_PROVEN, NOT_AUDITED, UNCONFIRMED, WITHHELD
+from node.protocol.appeals import NARROWLY_PROVEN
+from node.protocol.audit_majorities import EXCUSED, WITHHELD
+from node.protocol.audit_outcomes import ACCUSED, NOT_AUDITED, UNCONFIRMED
 from node.protocol.audits import Test as AuditTest
 from tests.builders import account
 

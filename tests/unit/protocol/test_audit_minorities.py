@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.protocol.audit_outcomes import DRAWN_AGAIN, NOTHING_TO_JUDGE, audit_outcomes
+from node.protocol.audit_majorities import DRAWN_AGAIN, NOTHING_TO_JUDGE
+from node.protocol.audit_outcomes import audit_outcomes
 from node.protocol.audit_sampling import AuditSeeds, auditors_of, drawn_rows, draws_of
 from node.protocol.findings import AUDIT_TOKENS_MAX, AuditFigures, AuditOutcome, AuditVote, CommittedBook, ReceiptBook
 from node.protocol.identifiers import Address, Hash32

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from node.protocol.audit_majorities import NOTHING_TO_JUDGE, WITHHELD
 from node.protocol.audit_outcomes import (
     ACCUSED,
     ACCUSED_MAX,
     CHALLENGED_MAX,
     NOT_AUDITED,
-    NOTHING_TO_JUDGE,
     UNCONFIRMED,
-    WITHHELD,
     audit_outcomes,
     audit_outcomes_in_slices,
     committed_books,

@@ -2,8 +2,9 @@
 
 import pytest
 
+from node.protocol.appeals import NARROWLY_PROVEN
 from node.protocol.audit_bands import WIDEST_BAND, bands_of, fraud_bands_of
-from node.protocol.audit_outcomes import NARROWLY_PROVEN, audit_outcomes
+from node.protocol.audit_outcomes import audit_outcomes
 from node.protocol.bands import Calibration, HonestBand
 from node.protocol.calibration import calibration_bytes, default_band
 from node.protocol.events import MLNodeSet, ModelCalibrated, ModelRecorded, ParticipantRegistered

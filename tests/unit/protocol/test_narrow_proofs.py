@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.protocol.audit_outcomes import ACCUSED, NARROWLY_PROVEN, UNCONFIRMED, audit_outcomes, narrowly_proven
+from node.protocol.appeals import NARROWLY_PROVEN, narrowly_proven
+from node.protocol.audit_outcomes import ACCUSED, UNCONFIRMED, audit_outcomes
 from node.protocol.audit_votes import REJUDGED
 from node.protocol.audits import CONFIRMED_MICRO_BITS, gains
 from node.protocol.codec import from_bytes, to_bytes

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.operations.remedies import REMEDIES
-from node.protocol.audit_outcomes import ACCUSED, NARROWLY_PROVEN
+from node.protocol.appeals import NARROWLY_PROVEN
+from node.protocol.audit_outcomes import ACCUSED
 from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.audit_votes import REJUDGED
 from node.protocol.chain_state import ChainState

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.asking import ANSWER_EPOCHS_MAX
 from node.protocol.audit_evidence import NO_ROOM, NO_TOKENS, OTHER_VERSION, AuditEvidence, what_is_wrong
-from node.protocol.audit_outcomes import DRAWN_AGAIN, EXCUSED, NOTHING_TO_JUDGE
+from node.protocol.audit_majorities import DRAWN_AGAIN, EXCUSED, NOTHING_TO_JUDGE
 from node.protocol.audit_sampling import drawn_rows, draws_of
 from node.protocol.audit_tasks import AuditTask
 from node.protocol.audit_votes import REJUDGED, check_audits

@@ -1,0 +1,158 @@
+"""What the whole group makes of an accusation: everybody who has the model judges the accused answers again.
+
+Five auditors can be of one mind by bribery or bad luck, so only this proves anything. Fraud takes a third of all the
+weight; what fewer prove takes the pay.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from node.protocol.audit_majorities import NOTHING_TO_JUDGE, Votes, is_judged, middle_of, strength_of, weight_of_voters
+from node.protocol.audit_sampling import judges_of
+from node.protocol.audit_votes import REJUDGED
+from node.protocol.audits import (
+    CONFIRMED_MICRO_BITS,
+    NO_EVIDENCE,
+    NO_FIGURES,
+    OVERTURNED_MICRO_BITS,
+    accumulate_evidence,
+    add_figures,
+    gains,
+    proven_by,
+)
+from node.protocol.calibration import HonestBand
+from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote
+from node.protocol.identifiers import Address, ModelId
+from node.protocol.records import EpochGroup
+from node.protocol.verdicts import Verdict
+
+NARROWLY_PROVEN = "narrowly-proven"
+"""Proven, by members with less than a third of all weight: it is no fraud, and its nodes with the model are unpaid."""
+JUDGES_MIN = 2
+"""Members who must agree to look: where a model has fewer others, one could ruin the only rival it has."""
+ABLE_PARTS = 3
+"""Judging again counts if those who did have at least one part in so many of the weight that serves the model: a
+handful that is awake at night must not convict."""
+FRAUD_PARTS = 3
+"""Fraud takes one part in so many of all the weight of the group, the accused's included, that finds it proven. No
+cartel below a third convicts alone, however few serve the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appeal:
+    """What the whole group made of an accusation."""
+
+    outcome: Verdict | None
+    """VALID overturns it, INVALID confirms it, ABSTAIN leaves it open; None: there was none."""
+    reason: str
+    """The test that confirms it."""
+    confirmed: tuple[int, ...]
+    """Evidence so far, while it is open."""
+    is_narrow: bool = False
+    """Whether members with less than a third of all weight found a part of it: it proves no fraud."""
+
+
+NO_APPEAL = Appeal(None, "", NO_EVIDENCE)
+
+
+def heard(
+    cast: Mapping[Address, AuditVote], able: Collection[Address], weights: Mapping[Address, int]
+) -> list[tuple[Address, AuditVote]]:
+    """Return the judgements of an answer that was judged again; none if too few judged it, or no more than say that
+    there is nothing to judge."""
+    of_able = {voter: vote for voter, vote in cast.items() if voter in able}
+    judged = [(voter, vote) for voter, vote in of_able.items() if is_judged(vote)]
+    seeing_nothing = [v for v, vote in of_able.items() if not is_judged(vote) and vote.reason in NOTHING_TO_JUDGE]
+    weight = weight_of_voters([voter for voter, _ in judged], weights)
+    is_enough = len(judged) >= JUDGES_MIN and ABLE_PARTS * weight >= weight_of_voters(able, weights)
+    return judged if is_enough and weight > weight_of_voters(seeing_nothing, weights) else []
+
+
+def judge_again(
+    accused: AuditOutcome,
+    group: EpochGroup,
+    votes: Votes,
+    weights: Mapping[Address, int],
+    bands: tuple[HonestBand, HonestBand],
+) -> Appeal:
+    """Return what the whole group makes of an accusation; `bands` are the node's, and that by which fraud is found."""
+    (band, fraud_band), able, is_proven = bands, judges_of(accused, group), False
+    summed: list[list[tuple[Address, AuditVote]]] = []
+    for digest in (*accused.accused, *accused.challenged):
+        judged = heard(votes.get((accused.executor, REJUDGED, digest), {}), able, weights)
+        if not judged:
+            continue
+        if digest in accused.accused:
+            summed.append(judged)
+        proof = proven_by(gains(_middle_figures(judged, weights, band), band))
+        if proof is not None:  # by itself: whoever paid may have chosen it among many
+            finding = [voter for voter, vote in judged if proven_by(gains(vote.figures, fraud_band)) is not None]
+            if _is_wide(finding, weights):
+                return Appeal(Verdict.INVALID, proof.value, NO_EVIDENCE)
+            is_proven = True
+    in_sum = _judge_sum(accused, summed, weights, bands)
+    if in_sum.reason == NARROWLY_PROVEN or (is_proven and in_sum.outcome is not Verdict.INVALID):
+        # It stays open, as far as it is proven and no farther: who cheats on is unpaid on.
+        kept = tuple(min(bits, CONFIRMED_MICRO_BITS) for bits in in_sum.confirmed)
+        return Appeal(Verdict.INVALID, NARROWLY_PROVEN, kept, in_sum.is_narrow)
+    return in_sum if accused.accused else NO_APPEAL
+
+
+def _judge_sum(
+    accused: AuditOutcome,
+    judged: Sequence[Sequence[tuple[Address, AuditVote]]],
+    weights: Mapping[Address, int],
+    bands: tuple[HonestBand, HonestBand],
+) -> Appeal:
+    """Return what comes of the judgements of accused answers together, with what was `confirmed` before.
+
+    What few found proves no fraud with a little luck of honest machines on top: once many judge, they begin anew. And
+    what few judged is left out beside what many did: friends of a cheat may be shown what nobody else is.
+    """
+    band, fraud_band = bands
+    if not judged:
+        return Appeal(Verdict.ABSTAIN, "", accused.confirmed, accused.is_narrow)
+    wide = [of_answer for of_answer in judged if _is_wide([voter for voter, _ in of_answer], weights)]
+    is_narrow = not wide
+    before = NO_EVIDENCE if accused.is_narrow and wide else accused.confirmed
+    together, of_judges = NO_FIGURES, dict[Address, AuditFigures]()
+    for of_answer in wide or judged:
+        together = add_figures(together, _middle_figures(of_answer, weights, band))
+        for voter, vote in of_answer:
+            of_judges[voter] = add_figures(of_judges.get(voter, NO_FIGURES), vote.figures)
+    confirmed = accumulate_evidence(before, gains(together, band))
+    proof = proven_by(confirmed, CONFIRMED_MICRO_BITS)
+    if proof is None:
+        if proven_by(confirmed, OVERTURNED_MICRO_BITS) is None:
+            return Appeal(Verdict.VALID, "", NO_EVIDENCE)
+        return Appeal(Verdict.ABSTAIN, "", confirmed, is_narrow)
+    # What was confirmed before is by the node's own band.
+    of_old = before if fraud_band == band else NO_EVIDENCE
+    finding = [
+        voter
+        for voter, figures in of_judges.items()
+        if proven_by(accumulate_evidence(of_old, gains(figures, fraud_band)), CONFIRMED_MICRO_BITS) is not None
+    ]
+    if is_narrow or not _is_wide(finding, weights):
+        return Appeal(Verdict.INVALID, NARROWLY_PROVEN, confirmed, True)
+    return Appeal(Verdict.INVALID, proof.value, NO_EVIDENCE)
+
+
+def _is_wide(voters: Collection[Address], weights: Mapping[Address, int]) -> bool:
+    """Whether members with so much weight may convict of fraud."""
+    return FRAUD_PARTS * weight_of_voters(voters, weights) >= sum(weights.values())
+
+
+def _middle_figures(
+    judged: Sequence[tuple[Address, AuditVote]], weights: Mapping[Address, int], band: HonestBand
+) -> AuditFigures:
+    return middle_of(judged, weights, lambda vote: strength_of(vote, band)).figures
+
+
+def narrowly_proven(outcomes: Sequence[AuditOutcome]) -> frozenset[tuple[Address, ModelId]]:
+    """Return whose answers of which models were proven false without being fraud: these nodes are not paid."""
+    return frozenset(
+        (outcome.executor, outcome.model_id)
+        for outcome in outcomes
+        if outcome.fate is Verdict.INVALID and outcome.reason == NARROWLY_PROVEN
+    )

@@ -1,0 +1,105 @@
+"""What most of those say who looked at an answer: by weight, so that no single one moves it beyond what others found.
+
+An abstention says nothing of the executor, or that it handed nothing over, or that there is nothing to judge, as
+everybody sees.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from node.protocol.audit_evidence import NO_ROOM, NO_TOKENS, OTHER_VERSION, PRIVATE
+from node.protocol.audit_votes import NO_DIGEST
+from node.protocol.audits import gains
+from node.protocol.calibration import HonestBand
+from node.protocol.findings import AuditVote
+from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
+from node.protocol.verdicts import Verdict
+
+BandOf = Callable[[Address, NodeId, ModelId], HonestBand]
+WITHHELD = "withheld"
+"""The executor handed over nothing, or not what it had committed to."""
+DRAWN_AGAIN = "drawn-again"
+"""A draw that falls on an answer which a lower number has, too: it is judged there."""
+NOTHING_TO_JUDGE = frozenset({PRIVATE, NO_TOKENS, NO_ROOM, OTHER_VERSION, "outside-rule", DRAWN_AGAIN})
+"""Reasons of abstentions that everybody sees in the receipt or in the book: votes against any judgement."""
+NO_MODEL = "no-model"
+ENGINE_FAILED = "engine-failed"
+UNDONE = frozenset({"no-time", ENGINE_FAILED})
+"""Reasons of abstentions that say that the auditor did not do what it had to."""
+EXCUSED = UNDONE | {NO_MODEL} | NOTHING_TO_JUDGE
+"""Reasons of abstentions that say nothing of the executor."""
+Votes = Mapping[tuple[Address, int, Hash32], Mapping[Address, AuditVote]]
+"""By executor and draw (the digest is then all zeros), or REJUDGED and digest; then by validator."""
+
+
+def heaviest_digest(votes: Mapping[Address, AuditVote], weights: Mapping[Address, int]) -> Hash32 | None:
+    """Return the receipt that most of the judging weight names.
+
+    None if most of those who looked never got one, or if no fewer say that there is nothing to judge.
+    """
+    by_digest: dict[Hash32, int] = {}
+    missing = nothing_to_judge = 0
+    for voter, vote in votes.items():
+        if is_judged(vote):
+            by_digest[vote.receipt_digest] = by_digest.get(vote.receipt_digest, 0) + weights.get(voter, 0)
+        elif vote.reason in NOTHING_TO_JUDGE:
+            nothing_to_judge += weights.get(voter, 0)
+        elif vote.reason not in EXCUSED:
+            missing += weights.get(voter, 0)
+    judging = sum(by_digest.values())
+    if not by_digest or missing > judging or nothing_to_judge >= judging:
+        return None
+    return min(by_digest, key=lambda digest: (-by_digest[digest], digest))
+
+
+def as_many_failed(votes: Mapping[Address, AuditVote], weights: Mapping[Address, int]) -> bool:
+    """Whether engines of as much weight failed at an answer as judged it: then it may be one that no engine reads, and
+    a friend of its executor's makes figures up."""
+    failed = [voter for voter, vote in votes.items() if not is_judged(vote) and vote.reason == ENGINE_FAILED]
+    judged = [voter for voter, vote in votes.items() if is_judged(vote)]
+    return bool(failed) and weight_of_voters(failed, weights) >= weight_of_voters(judged, weights)
+
+
+def is_judged(vote: AuditVote) -> bool:
+    """Whether it is a judgement of an answer, with figures; else it is an abstention."""
+    return vote.verdict is not Verdict.ABSTAIN and vote.receipt_digest != NO_DIGEST
+
+
+def strength_of(vote: AuditVote, band: HonestBand) -> tuple[int, ...]:
+    """Return what votes are ordered by: the strongest of the bets' gains in micro-bits (audits.py), then each."""
+    gained = gains(vote.figures, band)
+    return (max(gained), *gained)
+
+
+def middle_by_evidence(
+    judged: Sequence[tuple[Address, AuditVote]], weights: Mapping[Address, int], band_of: BandOf
+) -> AuditVote:
+    """Return the judgement in the middle by weight, in the order of its strength."""
+    return middle_of(
+        judged,
+        weights,
+        lambda vote: (
+            *strength_of(vote, band_of(vote.executor, vote.node_id, vote.model_id)),
+            vote.node_id,
+            vote.model_id,
+        ),
+    )
+
+
+def middle_of(
+    votes: Sequence[tuple[Address, AuditVote]],
+    weights: Mapping[Address, int],
+    key: Callable[[AuditVote], tuple[int | str, ...]],
+) -> AuditVote:
+    """Return the vote in the middle by weight, in the order of `key` and then of accounts; of two, the lower."""
+    ordered = sorted(votes, key=lambda item: (key(item[1]), item[0].lower()))
+    total, so_far = sum(weights.get(voter, 0) for voter, _ in votes), 0
+    for voter, vote in ordered:
+        so_far += weights.get(voter, 0)
+        if 2 * so_far >= total:
+            return vote
+    return ordered[-1][1]
+
+
+def weight_of_voters(voters: Collection[Address], weights: Mapping[Address, int]) -> int:
+    """Return what voters weigh together; who is no member weighs nothing."""
+    return sum(weights.get(voter, 0) for voter in voters)
