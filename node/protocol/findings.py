@@ -79,7 +79,7 @@ class SampleHistory:
 
 @dataclass(frozen=True, slots=True)
 class ThinWeight:
-    """The most that a participant had by batches that few could judge (thin_weights.py), and when."""
+    """The most that a participant had in an epoch in which few could judge some of its work (thin_weights.py)."""
 
     participant: Address
     weight: int

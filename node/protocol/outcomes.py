@@ -296,31 +296,41 @@ def _limit_thinly_judged(
     preserved: Mapping[tuple[Address, ModelId], int],
     remembered: Mapping[Address, int],
 ) -> Slices[dict[Address, int]]:
-    """Cut the weight of thinly judged batches in `outcomes` to what thin_weights.py leaves them; return this."""
+    """Cut the weight of thinly judged batches in `outcomes` to what thin_weights.py leaves them.
+
+    Returns all that those weigh who have some, with widely judged batches and nodes that serve.
+    """
     total = sum(weights.values())
-    thin, wide, wide_models = dict[NodeKey, int](), dict[Address, int](), set[ModelId]()
+    thin, wide = dict[NodeKey, int](), dict[Address, int]()
+    of_model, wide_of_model = dict[ModelId, int](), dict[ModelId, int]()
     for key, outcome in outcomes.items():
         own = weights.get(key[0], 0)
         if outcome.weight <= 0:  # accepted or not: an honest batch of two nonces, of which one differs, has none either
             continue
+        of_model[outcome.model_id] = of_model.get(outcome.model_id, 0) + outcome.weight
         if own == total or votes[key].is_wide(total - own):
             wide[key[0]] = wide.get(key[0], 0) + outcome.weight
-            wide_models.add(outcome.model_id)
+            wide_of_model[outcome.model_id] = wide_of_model.get(outcome.model_id, 0) + outcome.weight
         else:
             thin[key] = outcome.weight
     serving, serving_wide = dict[Address, int](), dict[Address, int]()
     for (participant, model_id), weight in preserved.items():
         serving[participant] = serving.get(participant, 0) + weight
-        if model_id in wide_models:
-            serving_wide[participant] = serving_wide.get(participant, 0) + weight
+        if model_id in of_model:
+            part = weight * wide_of_model.get(model_id, 0) // of_model[model_id]
+            serving_wide[participant] = serving_wide.get(participant, 0) + part
     standing = Standing(weights, serving, serving_wide, wide, remembered)
     left = yield from thin_weights_in_slices(thin, standing, bundles)
-    by_participant: dict[Address, int] = {}
+    whole: dict[Address, int] = {}
     for key, weight in left.items():
-        by_participant[key[0]] = by_participant.get(key[0], 0) + weight
+        whole[key[0]] = whole.get(key[0], 0) + weight
         if weight < outcomes[key].weight:
             outcomes[key] = replace(outcomes[key], weight=weight, reason=FEW_JUDGES)
-    return by_participant
+    return {
+        participant: weight + wide.get(participant, 0) + serving.get(participant, 0)
+        for participant, weight in whole.items()
+        if weight > 0
+    }
 
 
 def _shared_roots(commits: Iterable[PocCommit]) -> set[Hash32]:

@@ -215,7 +215,7 @@ def form_epoch_result_in_slices(
         books_before=books_before(epoch, previous),
         books_missing=missing_books(previous, bundles.keys(), weights, earning),
         judged_models=tuple(sorted(judged)),
-        thin_weights=found.thin_weights,
+        thin_weights=tuple(entry for entry in found.thin_weights if entry.participant not in offenders),
     )
 
 

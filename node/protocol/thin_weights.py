@@ -6,20 +6,23 @@ where most work is widely judged it is a tenth of all at most.
 
 Detail, for one participant:
 
-- *What it had* is its weight in the group in charge, or the most that it had by thinly judged batches in the last
-  epochs, less that of nodes that serve instead of mining, and less what it has now by widely judged batches: nothing is
-  counted twice. Of that it keeps at most what it claims. The memory is for rare models: who lost one epoch because its
-  only judge was away would begin at nothing, and its judge with it.
-- *What its judges back* is added: each member gives a ninth of its own weight in all, shared among the thinly judged
-  batches that it found valid, by what they claim beyond what is kept of them. So nobody grows faster for claiming more,
-  and colluders grow by a ninth of their own weight in an epoch.
+- *What it had* is its weight in the group in charge, less that of nodes that serve instead of mining, and less what it
+  has now by widely judged batches: nothing is counted twice. Of that it keeps at most what it claims.
+- *What it lost*: if it had more in an epoch of the last ten in which some of its work was thinly judged, the difference
+  comes back; but of all who claim some, no more in an epoch than the largest of these. Who serves a rare model and lost
+  one epoch because its only judge was away would begin at nothing, and its judge with it; and accounts that take turns
+  gain nothing by what each of them once had.
+- *What its judges back* is added: each member gives a ninth of what it has that is not widely judged now, shared among
+  the thinly judged batches that it found valid, by what they claim beyond what is kept of them. So nobody grows faster
+  for claiming more, colluders grow by a ninth of such weight of theirs in an epoch, and honest work of theirs backs no
+  fakes.
 - These two count by themselves where at most half of the others' weight is in widely judged work, and not at all where
   two thirds are; in between in proportion.
 - A *pool* of a ninth of what is widely judged, so that both are ten tenths, is shared by what of these two does not
   count by itself, and then by what is claimed beyond them. Of its share for the latter everybody gets that part that
   would not count by itself: who keeps all it had has none of it, or whatever it is given there would stay and add up.
-- *Widely judged work* is also what nodes keep that serve instead of mining, if a batch of their model was widely
-  judged: up to half of the weight may serve, and it is mostly that of the honest.
+- *Widely judged work* is also what nodes keep that serve instead of mining, by the part of their model's batches that
+  was widely judged: up to half of the weight may serve, and it is mostly that of the honest.
 
 Why two thirds: a cartel below a third leaves them to the others. Why in proportion: on any single line a few nonces
 would decide over the weight of all. And of the *others'* weight, so that nobody has less for having computed more.
@@ -38,9 +41,9 @@ from node.protocol.weights import NodeKey
 POOL_PARTS = 9
 """Thinly judged batches share one part where widely judged ones have nine: a tenth of all."""
 BACKING_PARTS = 9
-"""Of its own weight a member backs others with one part in so many, in an epoch."""
+"""Of what a member has that is not widely judged it backs others with one part in so many, in an epoch."""
 REMEMBERED_EPOCHS = 10
-"""How long what somebody had by thinly judged batches is what it may keep, though it lost it."""
+"""How long what somebody had is what it may claim again, though it lost it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class _Claim:
 
     amount: int
     kept: int
-    """Of it, what it had."""
+    """Of it, what it had, or has back."""
     others: int
     """All the weight in charge but its own."""
     others_wide: int
@@ -65,11 +68,11 @@ class Standing:
     serving: Mapping[Address, int]
     """Of these what is kept by nodes that serve instead of mining."""
     serving_wide: Mapping[Address, int]
-    """Of that what is of models of which a batch was widely judged."""
+    """Of that the part that is of models whose batches were widely judged."""
     wide: Mapping[Address, int]
     """What participants have by widely judged batches."""
     remembered: Mapping[Address, int]
-    """The most they had by thinly judged ones in the last epochs."""
+    """The most they had in one of the last epochs in which some of their work was thinly judged."""
 
 
 def thin_weights_in_slices(
@@ -80,21 +83,22 @@ def thin_weights_in_slices(
     `thin` are the weights that they would have in full, above zero; `bundles` are the votes, by validator.
     """
     claims = _claims(thin, standing)
-    backed = yield from _backing(thin, claims, bundles, standing.weights)
+    backed = yield from _backing(thin, claims, bundles, standing)
     granted = _grant(claims, backed, sum(standing.wide.values()) // POOL_PARTS)
     # Rounded down for each batch: what is lost is less than one for each.
     return {key: amount * granted[key[0]] // claims[key[0]].amount for key, amount in thin.items()}
 
 
 def remember(known: Sequence[ThinWeight], weights: Mapping[Address, int], epoch: EpochNumber) -> tuple[ThinWeight, ...]:
-    """Return the most that participants had by thinly judged batches in the last epochs, ascending by participant.
+    """Return the most that participants had in one of the last epochs, ascending by participant.
 
-    `known` is what a result before this one remembered, `weights` what they have in `epoch`.
+    `known` is what a result before this one remembered; `weights` what those have in `epoch` of whose work some was
+    thinly judged. Nine tenths as much as remembered take its place, so that no good epoch hides those after it.
     """
     best = {entry.participant: entry for entry in known if entry.epoch + REMEMBERED_EPOCHS > epoch}
     for participant, weight in weights.items():
         before = best.get(participant)
-        if weight > 0 and (before is None or weight >= before.weight):
+        if weight > 0 and (before is None or 10 * weight >= 9 * before.weight):
             best[participant] = ThinWeight(participant, weight, epoch)
     return tuple(sorted(best.values(), key=lambda entry: entry.participant.lower()))
 
@@ -105,14 +109,20 @@ def _claims(thin: Mapping[NodeKey, int], standing: Standing) -> dict[Address, _C
     amounts: dict[Address, int] = {}
     for (participant, _), amount in thin.items():
         amounts[participant] = amounts.get(participant, 0) + amount
+    kept, lost = dict[Address, int](), dict[Address, int]()
+    for participant, amount in amounts.items():
+        elsewhere = standing.serving.get(participant, 0) + standing.wide.get(participant, 0)
+        weight = standing.weights.get(participant, 0)
+        kept[participant] = min(amount, max(0, weight - elsewhere))
+        most = max(weight, standing.remembered.get(participant, 0))
+        lost[participant] = min(amount, max(0, most - elsewhere)) - kept[participant]
+    back, lost_in_all = max(lost.values(), default=0), sum(lost.values())
     claims = {}
     for participant, amount in amounts.items():
-        weight, wide = standing.weights.get(participant, 0), standing.wide.get(participant, 0)
-        had = max(weight - standing.serving.get(participant, 0), standing.remembered.get(participant, 0))
-        own_wide = wide + standing.serving_wide.get(participant, 0)
-        claims[participant] = _Claim(
-            amount, min(amount, max(0, had - wide)), others=total - weight, others_wide=wide_in_all - own_wide
-        )
+        own = kept[participant] + (back * lost[participant] // lost_in_all if lost_in_all else 0)
+        own_wide = standing.wide.get(participant, 0) + standing.serving_wide.get(participant, 0)
+        others = total - standing.weights.get(participant, 0)
+        claims[participant] = _Claim(amount, own, others=others, others_wide=wide_in_all - own_wide)
     return claims
 
 
@@ -120,7 +130,7 @@ def _backing(
     thin: Mapping[NodeKey, int],
     claims: Mapping[Address, _Claim],
     bundles: Mapping[Address, VoteBundle],
-    weights: Mapping[Address, int],
+    standing: Standing,
 ) -> Slices[dict[Address, int]]:
     """Return, by participant, what those back who found batches of it valid.
 
@@ -134,7 +144,8 @@ def _backing(
             wanted[key] = amount * (claim.amount - claim.kept) // claim.amount
     found = dict.fromkeys(wanted, 0)
     for validator, bundle in bundles.items() if wanted else ():
-        gift = weights.get(validator, 0) // BACKING_PARTS
+        wide = standing.wide.get(validator, 0) + standing.serving_wide.get(validator, 0)
+        gift = max(0, standing.weights.get(validator, 0) - wide) // BACKING_PARTS
         valid = [
             (vote.participant, vote.node_id)
             for vote in bundle.votes

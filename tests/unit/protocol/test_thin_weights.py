@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -211,9 +212,50 @@ def test_what_was_had_is_remembered_for_ten_epochs() -> None:
     first = remember((), {account(1): 70, account(2): 0}, EpochNumber(4))
     assert first == (ThinWeight(account(1), 70, EpochNumber(4)),)
     assert remember(first, {account(1): 60}, EpochNumber(5)) == first
+    assert remember(first, {account(1): 63}, EpochNumber(5)) == (ThinWeight(account(1), 63, EpochNumber(5)),)
     assert remember(first, {}, EpochNumber(13)) == first
     assert remember(first, {}, EpochNumber(14)) == ()
     assert remember(first, {account(1): 60}, EpochNumber(14)) == (ThinWeight(account(1), 60, EpochNumber(14)),)
+
+
+def test_accounts_that_take_turns_get_back_no_more_than_the_largest_of_them_lost() -> None:
+    weights = {1: 500, 2: 500, 13: 100}
+    lost = dict.fromkeys(range(14, 20), 100)
+    after = left(weights, {}, dict.fromkeys(range(13, 20), 100), {}, remembered=lost)
+    assert after[13] == 100
+    assert 100 - len(lost) <= sum(after[number] for number in lost) <= 100
+
+
+def test_who_also_has_common_work_gets_back_what_it_lost() -> None:
+    """It had 200 by rare and 200 by common batches, lost the former for one epoch, and has both again."""
+    after = left({1: 200, 2: 2000}, {1: 200}, {1: 200}, {}, remembered={1: 400})
+    assert after == {1: 200}
+
+
+def test_work_that_is_widely_judged_backs_nobody() -> None:
+    claims, backers = {4: 10_000}, {4: {1, 2}}
+    assert left({1: 900, 2: 900, 3: 9000}, {}, claims, backers) == {4: 200}
+    assert left({1: 900, 2: 900, 3: 9000}, {1: 900, 2: 450}, claims, backers) == {4: 50}
+
+
+def test_a_few_wide_nonces_of_a_rare_model_do_not_make_wide_what_serves_it() -> None:
+    """Three hosts of 12 % each, half of it serving, and a pair beside a common model: somebody adds eight nonces."""
+    weights = {1: 225, 2: 225, 3: 120, 4: 120, 5: 120, 6: 95, 7: 95, 9: 0}
+    model_of = {1: COMMON, 2: COMMON, 3: RARE, 4: RARE, 5: RARE, 6: by_pairs(6), 7: by_pairs(6), 9: RARE}
+    serving = {(account(number), RARE): 60 for number in (3, 4, 5)}
+    counts = weights | {3: 60, 4: 60, 5: 60, 9: 8}
+
+    def after(*numbers: int) -> dict[int, int]:
+        batches = [batch(number, counts[number], model_id=model_of[number]) for number in numbers]
+        able = {m: {n for n in weights if model_of[n] == m and n != 9} for m in set(model_of.values())}
+        votes = {
+            n: [vote(b) for b in batches if n in able[b.model_id] and b.participant != account(n)] for n in weights
+        }
+        proven = {m: {account(n): weights[n] for n in judges} for m, judges in able.items()}
+        return weights_of(decide(batches, votes, weights, judges=Judges(proven), preserved=serving))
+
+    without, with_eight = after(1, 2, 3, 4, 5, 6, 7), after(1, 2, 3, 4, 5, 6, 7, 9)
+    assert all(with_eight[number] >= without[number] - 4 for number in without)
 
 
 NONCES = st.integers(1, 10_000)
@@ -231,11 +273,16 @@ def worlds(draw: st.DrawFn) -> World:
 
 
 def left(
-    weights: Mapping[int, int], wide: Mapping[int, int], claims: Mapping[int, int], backers: Mapping[int, set[int]]
+    weights: Mapping[int, int],
+    wide: Mapping[int, int],
+    claims: Mapping[int, int],
+    backers: Mapping[int, set[int]],
+    remembered: Mapping[int, int] = MappingProxyType({}),
 ) -> dict[int, int]:
     bundles = {
         account(voter): bundle_of(
-            voter, *(vote(batch(number, model_id=RARE)) for number in sorted(claims) if voter in backers[number])
+            voter,
+            *(vote(batch(number, model_id=RARE)) for number in sorted(claims) if voter in backers.get(number, ())),
         )
         for voter in weights
     }
@@ -247,7 +294,7 @@ def left(
                 {},
                 {},
                 {account(number): amount for number, amount in wide.items()},
-                {},
+                {account(number): amount for number, amount in remembered.items()},
             ),
             bundles,
         )
