@@ -13,8 +13,15 @@ from node.services.timing import position
 
 
 def makes_same_numbers(first: ModelRecord, second: ModelRecord) -> bool:
-    """Whether two versions of a model give the same numbers: not of other weights, arguments or context."""
-    return (first.cid, first.model_args, first.context_length) == (second.cid, second.model_args, second.context_length)
+    """Whether two versions of a model give the same numbers: not of other weights, quantizations, arguments or context.
+
+    Quantizations are engines' options like arguments (node/engine/arguments.py).
+    """
+    return _read_by_engines(first) == _read_by_engines(second)
+
+
+def _read_by_engines(model: ModelRecord) -> tuple[object, ...]:
+    return model.cid, model.model_args, model.quantization, model.kv_cache_quantization, model.context_length
 
 
 def may_be_loaded(chain: Chain, epochs: EpochBook, model: ModelRecord) -> bool:

@@ -51,7 +51,13 @@ def epochs(present: ModelRecord | None, coming: ModelRecord | None = None) -> An
 
 @pytest.mark.parametrize(
     "change",
-    [{"cid": NEW.cid}, {"model_args": ("--max-model-len", "77")}, {"context_length": OLD.context_length + 1}],
+    [
+        {"cid": NEW.cid},
+        {"model_args": ("--max-model-len", "77")},
+        {"quantization": "fp8"},
+        {"kv_cache_quantization": "fp8_e5m2"},
+        {"context_length": OLD.context_length + 1},
+    ],
 )
 def test_versions_that_differ_in_what_an_engine_reads_make_other_numbers(change: dict[str, Any]) -> None:
     assert not makes_same_numbers(OLD, replace(OLD, version=2, **change))
