@@ -61,6 +61,7 @@ from node.protocol.identifiers import (
     PeerId,
     TokenAmount,
 )
+from node.protocol.model_numbers import makes_same_numbers
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelRecord, ParticipantRecord, PocCommit
 from node.protocol.schedules import with_change
 from node.protocol.verdicts import Offence
@@ -133,6 +134,9 @@ class ChainState:
     """Everything the services read of the chain. Mutated by `apply` only."""
 
     models: dict[ModelId, ModelRecord] = field(default_factory=dict)
+    numbers_changed: dict[ModelId, BlockNumber] = field(default_factory=dict)
+    """The newest block in which a registered model's weights, or what else makes its numbers, changed; of models of which
+    something did (model_changes.py)."""
     calibrations: dict[ModelId, Calibration] = field(default_factory=dict)
     """Of the models' current versions, as far as they have one that can be read."""
     void_calibrations: dict[ModelId, str] = field(default_factory=dict)
@@ -277,6 +281,8 @@ class ChainState:
             case ModelRecorded(record):
                 before = self.models.get(record.model_id)
                 self.models[record.model_id] = record
+                if before is not None and not makes_same_numbers(before, record):
+                    self.numbers_changed[record.model_id] = block
                 calibration = self.calibrations.get(record.model_id)
                 if calibration is not None and calibration.model_version != record.version:
                     del self.calibrations[record.model_id]  # it was measured with other weights

@@ -6,22 +6,11 @@ newer one, judges honest work to be false.
 """
 
 from node.ports import Chain
+from node.protocol.model_numbers import makes_same_numbers
 from node.protocol.records import ModelRecord
 from node.protocol.stages import Stage
 from node.services.epochs import EpochBook
 from node.services.timing import position
-
-
-def makes_same_numbers(first: ModelRecord, second: ModelRecord) -> bool:
-    """Whether two versions of a model give the same numbers: not of other weights, quantizations, arguments or context.
-
-    Quantizations are engines' options like arguments (node/engine/arguments.py).
-    """
-    return _read_by_engines(first) == _read_by_engines(second)
-
-
-def _read_by_engines(model: ModelRecord) -> tuple[object, ...]:
-    return model.cid, model.model_args, model.quantization, model.kv_cache_quantization, model.context_length
 
 
 def may_be_loaded(chain: Chain, epochs: EpochBook, model: ModelRecord) -> bool:

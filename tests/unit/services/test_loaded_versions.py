@@ -14,11 +14,12 @@ from netsim.ledger import Ledger
 from netsim.trace import Trace
 from node.ports import EngineRefusedError
 from node.protocol.identifiers import Cid, Hash32
+from node.protocol.model_numbers import makes_same_numbers
 from node.protocol.records import ModelRecord, PocVote
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import judge_tails
 from node.protocol.verdicts import Verdict
-from node.services.loaded_versions import makes_same_numbers, may_be_loaded
+from node.services.loaded_versions import may_be_loaded
 from node.services.recomputing import recompute
 from node.services.vote_checking import VoteChecker
 from node.services.vote_evidence import ReadFigures
