@@ -40,7 +40,7 @@ REASONS = {
     "no-tokens": "it ended before its first token: there is nothing to judge",
     "drawn-again": "drawn more than once, and judged under another number",
     "no-room": "its prompt fills the context: no engine reads more",
-    "other-version": "of a model, or a version of one, that the group does not have",
+    "other-version": "of a model or a version that the group does not have, or of before a change of how it is run",
     "no-model": "this node does not serve the model",
     "no-time": "this node has not got to it",
     "engine-failed": "this node's engine failed",

@@ -11,9 +11,18 @@ from node.control.challenge_methods import ChallengeParams, ChallengeView
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.ports import Chain, Store
 from node.protocol.audit_bands import bands_of
-from node.protocol.audit_evidence import NO_ROOM, AuditEvidence, KeptAnswer, are_names_short, kept_answer, why_unjudged
+from node.protocol.audit_evidence import (
+    NO_ROOM,
+    OTHER_VERSION,
+    AuditEvidence,
+    KeptAnswer,
+    are_names_short,
+    kept_answer,
+    why_unjudged,
+)
 from node.protocol.audits import judge_figures
 from node.protocol.dossiers import AnswerEvidence
+from node.protocol.model_changes import judged_from
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import is_signed_by_payer
 from node.protocol.records import Receipt, SignedReceipt
@@ -133,7 +142,14 @@ class DaemonChallengeOperations:
         model = group.get_epoch_model(receipt.model_id)
         if model is None or model.cid != receipt.model_cid:
             raise RpcError(ErrorCode.REFUSED, f"nobody serves that version of {receipt.model_id} any more")
-        if why_unjudged(receipt, model) == NO_ROOM:
+        since = judged_from(self._chain.state, self._chain.schedule, receipt.model_id)
+        unjudged = why_unjudged(receipt, model, since)
+        if unjudged == OTHER_VERSION:
+            raise RpcError(
+                ErrorCode.REFUSED,
+                f"the owner of {receipt.model_id} changed how it is run: the answer may be honest by what held before",
+            )
+        if unjudged == NO_ROOM:
             raise RpcError(ErrorCode.REFUSED, "nobody can judge this answer: its prompt fills the context of the model")
 
     def _kept(self, receipt: Receipt) -> KeptAnswer:

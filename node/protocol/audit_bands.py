@@ -1,10 +1,11 @@
 """Which honest band an executor's node is judged by: as the group in charge froze it, so all of its members agree."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from node.protocol.audit_majorities import BandOf
 from node.protocol.bands import Calibration
-from node.protocol.calibration import HonestBand, band_of, default_band, is_measured
+from node.protocol.calibration import HonestBand, any_band_of, band_of, default_band, is_measured
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, ModelId, NodeId
 from node.protocol.records import EpochGroup, ModelRecord
@@ -17,28 +18,45 @@ def bands_of(state: ChainState, group: EpochGroup | None) -> BandOf:
 
     Without a group, from the registry as it is.
     """
-    return _finder(state, group, band_of)
+
+    def choose(calibration: Calibration | None, model: ModelRecord, node: _Node) -> HonestBand:
+        return band_of(calibration, model, node.hardware or "")
+
+    return _finder(state, group, choose)
 
 
 def fraud_bands_of(state: ChainState, group: EpochGroup | None) -> BandOf:
-    """Return what finds the band by which a node's answers are proven to be fraud: the same, or the default for
-    hardware that nobody measured.
+    """Return what finds the band by which a node's answers are proven to be fraud: the same; the default for hardware
+    that nobody measured; and one that holds all of them for a node whose hardware changed lately, or that is gone.
 
-    A guess at what such hardware gives may take its pay, and not its collateral: it may be an honest machine.
+    A guess at what such hardware gives may take its pay, and not its collateral: it may be an honest machine. Nor may
+    it be taken for answers that another machine gave under the same name.
     """
     return _finder(state, group, _fraud_band_of)
 
 
-def _fraud_band_of(calibration: Calibration | None, model: ModelRecord, hardware: str) -> HonestBand:
-    if is_measured(calibration, model, hardware):
-        return band_of(calibration, model, hardware)
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """What the chain has of a node."""
+
+    hardware: str | None
+    """None for one that is not registered."""
+    is_changed: bool
+    """Whether its hardware may have been other when it answered."""
+
+
+def _fraud_band_of(calibration: Calibration | None, model: ModelRecord, node: _Node) -> HonestBand:
+    if node.hardware is None or node.is_changed:
+        return any_band_of(calibration, model)
+    if is_measured(calibration, model, node.hardware):
+        return band_of(calibration, model, node.hardware)
     return default_band(model)
 
 
 def _finder(
     state: ChainState,
     group: EpochGroup | None,
-    choose: Callable[[Calibration | None, ModelRecord, str], HonestBand],
+    choose: Callable[[Calibration | None, ModelRecord, _Node], HonestBand],
 ) -> BandOf:
 
     def found(account: Address, node_id: NodeId, model_id: ModelId) -> HonestBand:
@@ -49,8 +67,8 @@ def _finder(
         calibration = state.calibrations.get(model_id) if group is None else group.get_epoch_calibration(model_id)
         participant = state.participants.get(account)
         nodes = () if participant is None else participant.ml_nodes
-        hardware = next((node.hardware for node in nodes if node.node_id == node_id), "")
-        band = choose(calibration, model, hardware)
+        hardware = next((node.hardware for node in nodes if node.node_id == node_id), None)
+        band = choose(calibration, model, _Node(hardware, (account, node_id) in state.hardware_changed))
         return vector_band(band) if makes_vectors(model) else band
 
     return found

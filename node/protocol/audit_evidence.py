@@ -34,7 +34,8 @@ NO_TOKENS = "no-tokens"
 so nobody books an answer that has tokens as one."""
 
 OTHER_VERSION = "other-version"
-"""An answer of a model, or a version of one, that the group does not have."""
+"""An answer of a model, or a version of one, that the group does not have; or of before something else that makes its
+numbers changed (model_changes.py)."""
 NO_ROOM = "no-room"
 """An answer to a prompt that fills the context: engines refuse to read it, for they have no room for a token."""
 
@@ -74,13 +75,14 @@ def are_names_short(receipt: Receipt) -> bool:
     return len(receipt.node_id) <= NODE_ID_LENGTH_MAX and len(receipt.model_id) <= MODEL_ID_LENGTH_MAX
 
 
-def why_unjudged(receipt: Receipt, model: ModelRecord | None) -> str:
+def why_unjudged(receipt: Receipt, model: ModelRecord | None, judged_from: int) -> str:
     """Return a code for why nobody can judge what a receipt is about, as all see it; empty if some can.
 
-    `model` is what the group that audits has of it. What only auditors with the model could tell would leave the first
+    `model` is what the group that audits has of it; answers of before the epoch `judged_from` may be by other numbers
+    (model_changes.py). What only auditors with the model could tell would leave the first
     of them who makes figures up as the only judge.
     """
-    if model is None or model.cid != receipt.model_cid:
+    if model is None or model.cid != receipt.model_cid or receipt.epoch < judged_from:
         return OTHER_VERSION
     if makes_vectors(model) is not bool(receipt.vectors):
         return "not-the-receipt"

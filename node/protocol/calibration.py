@@ -107,6 +107,11 @@ def is_measured(calibration: Calibration | None, model: ModelRecord, hardware: s
     return not bands or not bands.keys().isdisjoint((hardware_class(hardware), hardware_kind(hardware), ANY_HARDWARE))
 
 
+def any_band_of(calibration: Calibration | None, model: ModelRecord) -> HonestBand:
+    """Return a band that holds whatever judges a node with `model`, of any hardware: all bands and the default."""
+    return widest_of((*_bands_of(calibration, model).values(), default_band(model)))
+
+
 def widest_of(bands: Collection[HonestBand]) -> HonestBand:
     """Return one band that holds all `bands` of one engine, under no class of hardware.
 

@@ -2,15 +2,16 @@
 
 Only confirmed events are applied, so nothing is ever rolled back here: reorganisations end in the watcher.
 
-*What bounds it.* Commitments, votes, voided results and executed verdicts are kept of the newest EPOCHS_KEPT epochs,
-and prompts up to a number. All others grow with something that is paid for: models with decisions of the governance;
-participants, their collateral and what they claimed with registrations; channels with deposits; results and groups by
-one an epoch, of which equal groups are held once.
+*What bounds it.* Commitments, votes, voided results, executed verdicts and changes of hardware are kept of the newest
+EPOCHS_KEPT epochs, prompts up to a number. All others grow with something that is paid for: models with decisions of
+the governance; participants, their collateral and what they claimed with registrations; channels with deposits; results
+and groups by one an epoch, of which equal groups are held once.
 """
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from node.protocol.bands import hardware_class
 from node.protocol.calibration import Calibration, CalibrationError, parse_calibration
 from node.protocol.events import (
     ChainEvent,
@@ -61,6 +62,7 @@ from node.protocol.identifiers import (
     PeerId,
     TokenAmount,
 )
+from node.protocol.model_numbers import makes_same_numbers
 from node.protocol.records import EpochResultSummary, MLNodeRegistration, ModelRecord, ParticipantRecord, PocCommit
 from node.protocol.schedules import with_change
 from node.protocol.verdicts import Offence
@@ -133,12 +135,18 @@ class ChainState:
     """Everything the services read of the chain. Mutated by `apply` only."""
 
     models: dict[ModelId, ModelRecord] = field(default_factory=dict)
+    numbers_changed: dict[ModelId, BlockNumber] = field(default_factory=dict)
+    """The newest block in which weights of a registered model changed, or what else makes its numbers; only of models
+    of which any did (model_changes.py)."""
     calibrations: dict[ModelId, Calibration] = field(default_factory=dict)
     """Of the models' current versions, as far as they have one that can be read."""
     void_calibrations: dict[ModelId, str] = field(default_factory=dict)
     """Why one of a model's current version counts as none: it cannot be read, or is of something else."""
     participants: dict[Address, ParticipantRecord] = field(default_factory=dict)
     """Those whose peer key consented to the binding. All others are not there, whatever the registry says."""
+    hardware_changed: dict[tuple[Address, NodeId], EpochNumber] = field(default_factory=dict)
+    """Nodes that came to be of another class of hardware, or were removed, in the newest EPOCHS_KEPT epochs, and the
+    epoch reached by then: what they answered may be by other hardware than they have (audit_bands.py)."""
     collateral: dict[Address, CollateralState] = field(default_factory=dict)
     min_collateral: TokenAmount = NOTHING
     punished: set[tuple[EpochNumber, Address, Offence]] = field(default_factory=set)
@@ -277,6 +285,8 @@ class ChainState:
             case ModelRecorded(record):
                 before = self.models.get(record.model_id)
                 self.models[record.model_id] = record
+                if before is not None and not makes_same_numbers(before, record):
+                    self.numbers_changed[record.model_id] = block
                 calibration = self.calibrations.get(record.model_id)
                 if calibration is not None and calibration.model_version != record.version:
                     del self.calibrations[record.model_id]  # it was measured with other weights
@@ -293,6 +303,7 @@ class ChainState:
                 else:
                     self._unbound_nodes[participant] = nodes
             case ParticipantLeft(participant):
+                self._replace_nodes(participant, ())
                 self.participants.pop(participant, None)
                 self._unbound_nodes.pop(participant, None)
             case MLNodeSet(participant, node):
@@ -375,6 +386,8 @@ class ChainState:
         for table in tables:
             for old in [number for number in table if number < first]:
                 del table[old]
+        changed = self.hardware_changed
+        self.hardware_changed = {node: then for node, then in changed.items() if then >= first}
         self.punished = {done for done in self.punished if done[0] >= first}
 
     def _apply_channel(self, body: ChannelEvent) -> None:
@@ -439,6 +452,10 @@ class ChainState:
         return self._unbound_nodes.get(participant, ())
 
     def _replace_nodes(self, participant: Address, nodes: tuple[MLNodeRegistration, ...]) -> None:
+        now = {node.node_id: hardware_class(node.hardware) for node in nodes}
+        for node in self._nodes_of(participant):
+            if now.get(node.node_id) != hardware_class(node.hardware):
+                self.hardware_changed[participant, node.node_id] = self._newest_epoch
         if participant in self.participants:
             self.participants[participant] = replace(self.participants[participant], ml_nodes=nodes)
         else:

@@ -12,6 +12,7 @@ no other audit; what it has not handed over at the end is voted withheld. What t
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -28,7 +29,8 @@ from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED, as_ma
 from node.protocol.audits import judge_figures
 from node.protocol.due_books import BooksOfResult, is_late
 from node.protocol.findings import AuditVote, CommittedBook
-from node.protocol.identifiers import Address, EpochNumber, Hash32
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId
+from node.protocol.model_changes import judged_from
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, BookRows, read_book_in_slices
 from node.protocol.records import EpochResult, SignedReceipt, VoteBundle
@@ -68,6 +70,8 @@ class _Round:
     previous: EpochResult
     seed: Hash32
     band_of: BandOf
+    judged_from: Callable[[ModelId], int]
+    """The first epoch whose answers of a model can be judged."""
 
 
 class Challenges(Challenged, Protocol):
@@ -165,7 +169,8 @@ class AuditingService:
         if previous is None:
             return
         seed = await self._chain.block_hash(first_block_of(previous.epoch, Stage.FORM, self._chain.schedule))
-        work = _Round(epoch, previous, seed, bands_of(state, previous.group))
+        since = partial(judged_from, state, self._chain.schedule)
+        work = _Round(epoch, previous, seed, bands_of(state, previous.group), since)
         await self._keeper.note_counted(BooksOfResult(previous).newest(self._chain.account))
         self._warn_of_missing_book(previous)
         await self._evidence.begin(epoch, previous, seed, () if self.challenges is None else self.challenges.held())
@@ -311,7 +316,7 @@ class AuditingService:
         if wrong:
             return replace(named, reason=wrong)
         model = work.previous.group.get_epoch_model(receipt.model_id)
-        if unjudged := why_unjudged(receipt, model):
+        if unjudged := why_unjudged(receipt, model, work.judged_from(receipt.model_id)):
             return replace(named, reason=unjudged)
         engine = next((engine for engine in self._engines if engine.model_id == receipt.model_id), None)
         if model is None or engine is None:

@@ -6,15 +6,11 @@ newer one, judges honest work to be false.
 """
 
 from node.ports import Chain
+from node.protocol.model_numbers import makes_same_numbers
 from node.protocol.records import ModelRecord
 from node.protocol.stages import Stage
 from node.services.epochs import EpochBook
 from node.services.timing import position
-
-
-def makes_same_numbers(first: ModelRecord, second: ModelRecord) -> bool:
-    """Whether two versions of a model give the same numbers: not of other weights, arguments or context."""
-    return (first.cid, first.model_args, first.context_length) == (second.cid, second.model_args, second.context_length)
 
 
 def may_be_loaded(chain: Chain, epochs: EpochBook, model: ModelRecord) -> bool:

@@ -6,13 +6,23 @@ from node.protocol.appeals import NARROWLY_PROVEN
 from node.protocol.audit_bands import WIDEST_BAND, bands_of, fraud_bands_of
 from node.protocol.audit_outcomes import audit_outcomes
 from node.protocol.bands import Calibration, HonestBand
-from node.protocol.calibration import calibration_bytes, default_band
-from node.protocol.events import MLNodeSet, ModelCalibrated, ModelRecorded, ParticipantRegistered
+from node.protocol.calibration import calibration_bytes, default_band, widest_of
+from node.protocol.chain_state import EPOCHS_KEPT
+from node.protocol.events import (
+    EventBody,
+    MLNodeRemoved,
+    MLNodeSet,
+    ModelCalibrated,
+    ModelRecorded,
+    ParticipantLeft,
+    ParticipantRegistered,
+    PocCommitted,
+)
 from node.protocol.findings import AuditFigures, AuditOutcome, CommittedBook
 from node.protocol.identifiers import Address, ModelId, NodeId
 from node.protocol.records import MLNodeRegistration
 from node.protocol.verdicts import Verdict
-from tests.builders import NODE, TINY, account, model, peer, state_of
+from tests.builders import NODE, TINY, account, commit, model, peer, state_of
 from tests.unit.protocol.test_audit_outcomes import (
     BAND,
     BOOK,
@@ -26,7 +36,9 @@ from tests.unit.protocol.test_audit_outcomes import (
 
 FAR_OFF = AuditFigures(100, 60, 4_000_000, 0, 0, 0, 100_000_000)
 """Proven by BAND, and by no band that lets margins be as large as they are."""
-MEASURED = HonestBand("vllm", "nvidia h200", 5, 1, 2, 3, 4, 5)
+BESIDE = AuditFigures(4_000, 0, 2_000_000, 0, 0, 0, 0)
+"""Half of what WIDE holds, and far beyond MEASURED."""
+MEASURED = HonestBand("vllm", "nvidia h200", 5, 1, 2, 3, 4, 5, knows_winners=True)
 
 
 @pytest.mark.parametrize(("hardware", "is_same"), [("1x nvidia h200", True), ("1x moon", False), ("", False)])
@@ -41,6 +53,88 @@ def test_hardware_without_a_band_is_convicted_by_the_default_only(hardware: str,
     judging, convicting = bands_of(state, None)(*place), fraud_bands_of(state, None)(*place)
     assert (judging == convicting) is is_same
     assert convicting == (MEASURED if is_same else default_band(model()))
+
+
+WIDE = HonestBand("vllm", "amd mi300x", 5, 1, 1_000, 90_000, 300_000, 5, knows_winners=True)
+"""Wider than the default in some figures, narrower in others."""
+CALIBRATED = (
+    ModelRecorded(model()),
+    ModelCalibrated(TINY, 1, calibration_bytes(Calibration(TINY, 1, (WIDE, MEASURED)))),
+    ParticipantRegistered(account(1), peer(1), consented=True),
+)
+
+
+def has(hardware: str) -> MLNodeSet:
+    return MLNodeSet(account(1), MLNodeRegistration(NODE, (TINY,), hardware))
+
+
+def reached(epoch: int) -> PocCommitted:
+    return commit(2, 5, epoch=epoch)
+
+
+GONE = MLNodeRemoved(account(1), NODE)
+LEFT = ParticipantLeft(account(1))
+BACK = ParticipantRegistered(account(1), peer(1), consented=True)
+
+
+def fraud_band(*events: EventBody) -> HonestBand:
+    return fraud_bands_of(state_of(*CALIBRATED, *events), None)(account(1), NODE, TINY)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (has("1x amd mi300x"), has("1x nvidia h200")),
+        (has("1x amd mi300x"), reached(7), has("1x moon"), has("1x nvidia h200"), reached(8)),
+        (has("1x amd mi300x"), GONE, has("1x nvidia h200")),
+        (has("1x amd mi300x"), LEFT, BACK, has("1x nvidia h200")),
+        (has("1x amd mi300x"), has("1x moon")),
+        (has("1x amd mi300x"), GONE),
+        (has("1x amd mi300x"), LEFT),
+        (),
+    ],
+)
+def test_who_changed_its_hardware_is_convicted_by_no_band_narrower_than_any_it_may_have_had(
+    events: tuple[EventBody, ...],
+) -> None:
+    found = fraud_band(*events)
+    for band in (WIDE, MEASURED, default_band(model())):
+        assert widest_of((found, band)) == found
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (has("1x nvidia h200"),),
+        (has("1x nvidia h200"), has("1x NVIDIA H200")),
+        (has("1x nvidia h200"), BACK),
+        (has("1x nvidia h200"), MLNodeSet(account(1), MLNodeRegistration(NodeId("other"), (TINY,), "1x moon"))),
+        (has("1x amd mi300x"), reached(7), has("1x nvidia h200"), reached(7 + EPOCHS_KEPT)),
+    ],
+)
+def test_hardware_that_stays_of_one_class_is_convicted_by_its_own_band(events: tuple[EventBody, ...]) -> None:
+    assert fraud_band(*events) == MEASURED
+
+
+def test_a_change_is_remembered_as_long_as_what_was_answered_before_may_be_judged() -> None:
+    events = (has("1x amd mi300x"), reached(7), has("1x nvidia h200"), reached(6 + EPOCHS_KEPT))
+    assert fraud_band(*events) != MEASURED
+
+
+def test_an_honest_machine_under_a_name_that_now_is_another_loses_no_collateral() -> None:
+    """Its answers lie beyond the class that took its place, and within its own."""
+    state = state_of(*CALIBRATED, has("1x amd mi300x"), has("1x nvidia h200"))
+    judging, convicting = (of(state, None)(account(1), NODE, TINY) for of in (bands_of, fraud_bands_of))
+    (accused,) = audit_outcomes(previous(), SEEDS, by_auditors(BESIDE), WEIGHTS, lambda *_: judging)
+    again = judged_again(accused, dict.fromkeys(range(2, 10), BESIDE))
+
+    def reason(fraud: HonestBand) -> str:
+        before = previous(accused, books=())
+        (found,) = audit_outcomes(before, SEEDS, again, WEIGHTS, lambda *_: judging, fraud_band_of=lambda *_: fraud)
+        assert found.fate is Verdict.INVALID
+        return found.reason
+
+    assert reason(convicting) == NARROWLY_PROVEN != reason(judging)
 
 
 def lenient(_account: Address, _node: NodeId, _model: ModelId) -> HonestBand:

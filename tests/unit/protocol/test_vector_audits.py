@@ -93,7 +93,7 @@ def test_no_calibration_is_so_wide_that_another_text_s_vector_passes(tolerance: 
 @pytest.mark.parametrize("arguments", [(), ("--runner", "pooling")])
 def test_only_embedding_models_are_judged_by_the_band_of_vectors(arguments: tuple[str, ...]) -> None:
     record = replace(model(), model_args=arguments)
-    state = SimpleNamespace(models={TINY: record}, calibrations={}, participants={})
+    state = SimpleNamespace(models={TINY: record}, calibrations={}, participants={}, hardware_changed={})
     band = default_band(record)
     found = bands_of(cast(Any, state), None)(account(1), NODE, TINY)
     assert found == (vector_band(band) if arguments else band)

@@ -18,15 +18,18 @@ from node.protocol.audit_majorities import DRAWN_AGAIN, EXCUSED, NOTHING_TO_JUDG
 from node.protocol.audit_sampling import drawn_rows, draws_of
 from node.protocol.audit_tasks import AuditTask
 from node.protocol.audit_votes import REJUDGED, check_audits
+from node.protocol.chain_state import ChainState
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.draws import Prefill
+from node.protocol.events import ModelRecorded
 from node.protocol.findings import AuditVote, CommittedBook, EarlierBook, MissingBook
 from node.protocol.identifiers import Cid, EpochNumber, Hash32, ModelId, NodeId, RequestId
 from node.protocol.omissions import EMPTY_BOOK
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import book_bytes, booked_row, make_book, order_rows
 from node.protocol.records import VoteBundle
+from node.protocol.schedules import ParameterSchedule
 from node.protocol.sketches import (
     INPUTS_JUDGED_AGAIN_MAX,
     INPUTS_JUDGED_MAX,
@@ -37,6 +40,7 @@ from node.protocol.sketches import (
     sketch_of,
     vectors_commitment,
 )
+from node.protocol.stages import Stage, first_block_of
 from node.protocol.vector_audits import vector_band
 from node.protocol.verdicts import Verdict
 from node.services import auditing, evidence_keeping
@@ -44,8 +48,16 @@ from node.services.auditing import AuditingService, _Round
 from node.services.embedding_frames import EmbeddingInput, EmbeddingRequest
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
-from tests.builders import SOME_CID, TINY, account, unasked_row
-from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, REQUEST, evidence_of, vectors_of
+from tests.builders import PARAMETERS, SOME_CID, TINY, account, model, state_of, unasked_row
+from tests.unit.protocol.test_audit_evidence import (
+    ANSWER,
+    ASKING,
+    EXECUTOR,
+    REQUEST,
+    evidence_of,
+    receipt_for,
+    vectors_of,
+)
 from tests.unit.protocol.test_audit_outcomes import BAND, SEED, band_of, previous
 from tests.unit.protocol.test_receipt_books import group_of
 from tests.unit.protocol.test_sketches import DIMENSIONS, vector
@@ -107,7 +119,10 @@ class Auditor:
         monkeypatch.setattr(auditing, "ask_for_evidence", self._ask)
         group = group_of((3, 10, (TINY,)))
         group = replace(group, models=tuple(replace(model, cid=SOME_CID) for model in group.models))
-        self.round = _Round(EpochNumber(5), replace(previous(), group=group), SEED, band_of)
+        self.judged_from = 0
+        self.round = _Round(
+            EpochNumber(5), replace(previous(), group=group), SEED, band_of, lambda _model_id: self.judged_from
+        )
 
     async def _ask(
         self, _network: object, _holders: object, _executor: object, digest: Hash32, _row: object, **_how: object
@@ -166,6 +181,26 @@ async def test_what_nobody_can_judge_all_say_alike_with_the_model_or_without(
     assert (vote.verdict, vote.reason) == (Verdict.ABSTAIN, reason)
     assert reason in NOTHING_TO_JUDGE
     assert auditor.engine.asked == []
+
+
+@pytest.mark.parametrize(
+    ("judged_from", "is_judged"), [(receipt_for(ANSWER).epoch, True), (receipt_for(ANSWER).epoch + 1, False)]
+)
+@pytest.mark.parametrize("runner", ["generate", "pooling"])
+async def test_answers_by_another_specification_are_read_by_nobody_and_blame_nobody(
+    auditor: Auditor, judged_from: int, is_judged: bool, runner: str
+) -> None:
+    """Also where the specification that came makes something else of the model, or leaves it less room."""
+    auditor.judged_from = judged_from
+    if not is_judged:
+        group = auditor.round.previous.group
+        models = tuple(replace(m, model_args=("--runner", runner), context_length=4) for m in group.models)
+        auditor.round = replace(
+            auditor.round, previous=replace(auditor.round.previous, group=replace(group, models=models))
+        )
+    (vote,) = await auditor.votes_on(evidence_of())
+    assert (vote.verdict, vote.reason == OTHER_VERSION) == (Verdict.ABSTAIN, not is_judged)
+    assert bool(auditor.engine.asked) is is_judged
 
 
 async def test_a_prompt_that_leaves_room_for_one_token_is_read(auditor: Auditor) -> None:
@@ -521,6 +556,41 @@ async def test_audits_are_done_though_nobody_takes_its_proofs(
     assert auditor.given.kept(challenged) is None
     assert limit.cancelled_caught  # what is handed over goes on
     assert "audits of this epoch are done" in [line["event"] for line in logs]
+
+
+async def test_what_can_be_judged_follows_from_the_chain_at_the_first_block_of_serve(
+    auditor: Auditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, result, asked = auditor.service, replace(auditor.round.previous, books=()), list[int]()
+    changed = state_of(ModelRecorded(model()), ModelRecorded(replace(model(), quantization="fp8")))
+    schedule = ParameterSchedule(PARAMETERS)
+    summaries = cast(Any, {EpochNumber(0): None})
+    changed.results = summaries
+
+    async def state_at(block: int) -> ChainState:
+        asked.append(block)
+        return changed
+
+    async def nothing(*_what: object) -> None:
+        return None
+
+    async def found(*_what: object) -> object:
+        return result
+
+    async def audited(_draws: object, _again: object, work: _Round) -> None:
+        assert work.judged_from(TINY) == 2
+        asked.append(-1)
+
+    chain = SimpleNamespace(account=OWN, schedule=schedule, state_at=state_at, block_hash=nothing)
+    monkeypatch.setattr(service, "_chain", chain)
+    monkeypatch.setattr(service, "_epochs", SimpleNamespace(result_before=found))
+    monkeypatch.setattr(service, "_keeper", SimpleNamespace(note_counted=nothing, given=auditor.given))
+    monkeypatch.setattr(service, "_evidence", SimpleNamespace(begin=nothing))
+    monkeypatch.setattr(service, "_warn_of_missing_book", lambda *_what: None)
+    monkeypatch.setattr(service.omission_keeping, "run", nothing)
+    monkeypatch.setattr(service, "_audit_all", audited)
+    await service._audit(EpochNumber(5))
+    assert asked == [first_block_of(5, Stage.SERVE, schedule), -1]
 
 
 UNSEEN = replace(previous(books=()), epoch=EpochNumber(4), books_before=(EarlierBook(OWN, EpochNumber(2), EMPTY_BOOK),))

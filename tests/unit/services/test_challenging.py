@@ -165,6 +165,10 @@ async def test_what_nobody_can_judge_is_refused_with_its_reason(autojump_clock: 
         made.give_weight(1, GATEWAY, context_length=signed.receipt.prompt_tokens + 1)
         assert "fills the context" in await made.refusal(signed)
         made.give_weight(1, GATEWAY)
+        changed = made.member.chain.state.numbers_changed
+        changed[MODEL_ID] = made.member.chain.schedule.first.genesis_block
+        assert "changed how it is run" in await made.refusal(signed)
+        changed.clear()
         made.member.store.forget_answers(kept_max=0)
         assert "answers_kept_max" in await made.refusal(signed)
 

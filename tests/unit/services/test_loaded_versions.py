@@ -14,11 +14,12 @@ from netsim.ledger import Ledger
 from netsim.trace import Trace
 from node.ports import EngineRefusedError
 from node.protocol.identifiers import Cid, Hash32
+from node.protocol.model_numbers import makes_same_numbers
 from node.protocol.records import ModelRecord, PocVote
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import judge_tails
 from node.protocol.verdicts import Verdict
-from node.services.loaded_versions import makes_same_numbers, may_be_loaded
+from node.services.loaded_versions import may_be_loaded
 from node.services.recomputing import recompute
 from node.services.vote_checking import VoteChecker
 from node.services.vote_evidence import ReadFigures
@@ -51,7 +52,13 @@ def epochs(present: ModelRecord | None, coming: ModelRecord | None = None) -> An
 
 @pytest.mark.parametrize(
     "change",
-    [{"cid": NEW.cid}, {"model_args": ("--max-model-len", "77")}, {"context_length": OLD.context_length + 1}],
+    [
+        {"cid": NEW.cid},
+        {"model_args": ("--max-model-len", "77")},
+        {"quantization": "fp8"},
+        {"kv_cache_quantization": "fp8_e5m2"},
+        {"context_length": OLD.context_length + 1},
+    ],
 )
 def test_versions_that_differ_in_what_an_engine_reads_make_other_numbers(change: dict[str, Any]) -> None:
     assert not makes_same_numbers(OLD, replace(OLD, version=2, **change))
