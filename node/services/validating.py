@@ -30,6 +30,7 @@ from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Ha
 from node.protocol.messages import VotesAnnouncement
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
 from node.protocol.records import PocCommit, PocVote, VoteBundle
+from node.protocol.slices import finish
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.validation import SampleRule, judge, mismatches_of, unrelated_among
 from node.protocol.verdicts import Verdict
@@ -196,9 +197,11 @@ class ValidatingService:
 
         What others signed is in it, and a fault there must not void this node's votes. None if nothing of it may be.
         """
-        for fewer in _ever_fewer(bundle):
+        bytes_max = min(judging.bundle_limits.bytes_max, VOTE_BUNDLE_BYTES_MAX)
+        for fewer in _ever_fewer(bundle, bytes_max):
             try:
-                _require_size(fewer)
+                _require_size(fewer, bytes_max)
+                finish(judging.read(to_bytes(fewer)))
                 judging.check(fewer, self._chain.account)
             except ValueError as error:
                 log.error("this node's own votes break the rules: a part is left out", reason=str(error)[:200])
@@ -378,17 +381,17 @@ def _says_nothing(vote: PocVote) -> bool:
     return vote.verdict is Verdict.ABSTAIN and not vote.sampled
 
 
-def _require_size(bundle: VoteBundle) -> None:
+def _require_size(bundle: VoteBundle, bytes_max: int) -> None:
     """Raise BundleError for a bundle that nobody would read."""
     size = len(to_bytes(bundle))
-    if size > VOTE_BUNDLE_BYTES_MAX:
-        raise BundleError(f"it has {size} bytes; nobody reads more than {VOTE_BUNDLE_BYTES_MAX}")
+    if size > bytes_max:
+        raise BundleError(f"it has {size} bytes; nobody reads more than {bytes_max}")
 
 
-def _ever_fewer(bundle: VoteBundle) -> Iterator[VoteBundle]:
+def _ever_fewer(bundle: VoteBundle, bytes_max: int) -> Iterator[VoteBundle]:
     """Yield the bundle, then it without what says least, then without what others had a hand in, most suspect first."""
     yield bundle
-    if len(to_bytes(bundle)) > VOTE_BUNDLE_BYTES_MAX:
+    if len(to_bytes(bundle)) > bytes_max:
         bundle = replace(bundle, votes=tuple(vote for vote in bundle.votes if not _says_nothing(vote)))
         yield bundle
     bundle = replace(bundle, audits=(), omissions=(), challenges=())

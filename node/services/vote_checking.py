@@ -15,8 +15,8 @@ from node.ports import (
     EngineRefusedError,
 )
 from node.protocol.agreement import committed_order
-from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
-from node.protocol.codec import SchemaError, from_bytes
+from node.protocol.bundles import BundleError
+from node.protocol.codec import SchemaError
 from node.protocol.findings import VoteCheck
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId
 from node.protocol.records import ModelRecord, PocVote, VoteBundle
@@ -116,9 +116,9 @@ class VoteChecker:
 
     async def _bundle(self, validator: Address, cid: Cid, judging: Judging) -> VoteBundle | None:
         """Return the bundle of `validator`; None if it is void. Raises ContentUnavailableError."""
-        data = await self._read(cid, validator, VOTE_BUNDLE_BYTES_MAX)
+        data = await self._read(cid, validator, judging.bundle_limits.bytes_max)
         try:
-            bundle = from_bytes(VoteBundle, data)
+            bundle = await self._slicer.run(judging.read(data))
             judging.check(bundle, validator)
         except (SchemaError, BundleError):
             return None  # nobody counted its votes (forming.py)
