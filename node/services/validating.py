@@ -71,7 +71,7 @@ class Findings:
     came: set[NodeKey] = field(default_factory=set)
     """Batches whose files were here in good time: they are not withheld, whatever happens here."""
     ready: set[ModelId] = field(default_factory=set)
-    """Models that an engine here had ready."""
+    """Models that an engine here had ready, or is registered for: it may have them ready yet."""
     refused_until: dict[ModelId, float] = field(default_factory=dict)
     """Models whose engine refused to read, and when it is asked again; by trio's clock."""
 
@@ -215,7 +215,7 @@ class ValidatingService:
 
         None on batches that do not count: anybody may commit thousands of them, at the price of the gas.
         """
-        found = Findings()
+        found = Findings(ready=self._registered())
         others = {key: commit for key, commit in judging.commits.items() if commit.participant != self._chain.account}
 
         async def judge_one(key: NodeKey) -> None:
@@ -242,6 +242,13 @@ class ValidatingService:
             if key in found.votes and _says_nothing(found.votes[key]) and not counts:
                 del found.votes[key]
         return found
+
+    def _registered(self) -> set[ModelId]:
+        """Return the models that ML nodes of this daemon are registered for: after a restart they load for minutes."""
+        participant = self._chain.state.participants.get(self._chain.account)
+        here = {engine.node_id for engine in self._engines}
+        nodes = () if participant is None else participant.ml_nodes
+        return {model_id for node in nodes if node.node_id in here for model_id in node.models}
 
     async def _bundle(self, judging: Judging, found: Findings) -> VoteBundle:
         votes = tuple(found.votes[key] for key in sorted(found.votes, key=_order))
@@ -314,7 +321,7 @@ class ValidatingService:
         return _vote(commit, rule, sample, distances)
 
     def _engine(self, model_id: ModelId, found: Findings) -> Engine | None:
-        """Return the engine that judges batches of a model, None if there was none since judging began.
+        """Return the engine that judges batches of a model, None if there is none for them.
 
         Raises NotNowError where it may be there again: a batch takes no place meanwhile, and its file is left alone.
         """

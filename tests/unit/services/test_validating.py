@@ -520,3 +520,31 @@ def test_batches_are_judged_when_their_engine_is_out_of_trouble(trouble: str, mo
     monkeypatch.setattr(validating, "REFUSED_SECONDS", BLOCK_SECONDS)
     votes = with_trouble(trouble, until_block=first_block_of(0, Stage.VALIDATE, PARAMETERS) + 6)
     assert set(votes.values()) == {JUDGED_FALSE}
+
+
+class LoadingEngine(TroubledEngine):
+    """Has its model only from `until_block` on: the daemon was started again while judging went on."""
+
+    async def revive(self) -> None:
+        self.model_id = None
+        await super().revive()
+
+
+@pytest.mark.parametrize(("blocks", "expected"), [(3, JUDGED_FALSE), (10**9, (Verdict.ABSTAIN, "no-time"))])
+def test_a_model_that_is_still_loading_when_judging_begins_is_waited_for(
+    blocks: int, expected: tuple[Verdict, str]
+) -> None:
+    begin = first_block_of(0, Stage.VALIDATE, PARAMETERS)
+    engine = LoadingEngine(NODE, TINY, "honest", 0.0, 1)
+    engine.until_block = begin + blocks
+    batches = [batch_of_zeros(number, TINY) for number in range(2, 8)]
+    scene = run(*registered(1), *batches, blocks=EIGHT_ZEROS, engines=[engine])
+    assert {(vote.verdict, vote.reason) for vote in scene.bundle().votes} == {expected}
+
+
+def test_a_model_that_no_node_here_is_registered_for_is_not_waited_for() -> None:
+    """Though another daemon of the account serves it."""
+    engine = LoadingEngine(NodeId("second"), TINY, "honest", 0.0, 1)
+    engine.until_block = 10**9
+    scene = run(*registered(1), batch_of_zeros(2, TINY), blocks=EIGHT_ZEROS, engines=[engine])
+    assert [vote.reason for vote in scene.bundle().votes] == ["no-model"]
