@@ -153,14 +153,21 @@ class VoteChecker:
     ) -> tuple[list[int], list[int]]:
         """Return some of a validator's tails, and the same as computed here, for the models that are loaded here.
 
+        Of each model once, however many engines have it: the test takes tails for independent of each other.
         Not of those that were loaded in another version when it voted: their numbers are others. Raises
         ModelGoneError.
         """
         claimed: list[int] = []
         recomputed: list[int] = []
+        done: set[ModelId] = set()
         for engine in self._engines:
             model = None if engine.model_id is None else judging.models.get(engine.model_id)
-            if model is None or not has_tails(model) or not may_be_loaded(self._chain, self._epochs, model):
+            if (
+                model is None
+                or model.model_id in done
+                or not has_tails(model)
+                or not may_be_loaded(self._chain, self._epochs, model)
+            ):
                 continue
             drawn = drawn_tails(bundle, judging, seed, model.model_id)
             try:
@@ -172,6 +179,7 @@ class VoteChecker:
                 continue
             claimed += [figures[key].tails[place] for key, place, _ in drawn]
             recomputed += made
+            done.add(model.model_id)
         return claimed, recomputed
 
     async def _read(self, cid: Cid, validator: Address, limit_bytes: int) -> bytes:

@@ -13,7 +13,7 @@ from netsim.engine import SimulatedEngine
 from netsim.ledger import Ledger
 from netsim.trace import Trace
 from node.ports import EngineRefusedError
-from node.protocol.identifiers import Cid, Hash32
+from node.protocol.identifiers import Cid, Hash32, ModelId, NodeId
 from node.protocol.records import ModelRecord, PocVote
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import judge_tails
@@ -103,11 +103,12 @@ async def test_votes_of_before_a_model_was_updated_are_not_called_invented(
     assert judge_tails(account(5), claimed, recomputed).verdict is verdict
 
 
-async def test_an_engine_that_refuses_makes_no_tails_and_no_vote_of_a_validator_false() -> None:
-    class Refusing(SimulatedEngine):
-        async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
-            raise EngineRefusedError(f"401 to {len(prompts)} prompts at priority {priority}")
+class Refusing(SimulatedEngine):
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        raise EngineRefusedError(f"401 to {len(prompts)} prompts at priority {priority}")
 
+
+async def test_an_engine_that_refuses_makes_no_tails_and_no_vote_of_a_validator_false() -> None:
     bundle: Any = SimpleNamespace(votes=(PocVote(*KEY, Verdict.VALID, len(SAMPLE), (), ""),), validator=account(5))
     unused: Any = None
     judging: Any = RULES
@@ -117,3 +118,28 @@ async def test_an_engine_that_refuses_makes_no_tails_and_no_vote_of_a_validator_
         [],
         [],
     )
+
+
+def honest(node_id: str = NODE, model_id: ModelId = OLD.model_id) -> SimulatedEngine:
+    return SimulatedEngine(NodeId(node_id), model_id, "first", 0.0, 0)
+
+
+async def tails_by(*engines: Any) -> tuple[list[int], list[int]]:
+    """Check honest votes on a batch of one model, with these engines."""
+    own = await recompute(honest(), OLD, KEY, SAMPLE, GENERATE_SEED, SAMPLE_SEED, account(5))
+    bundle: Any = SimpleNamespace(votes=(PocVote(*KEY, Verdict.VALID, len(SAMPLE), (), ""),), validator=account(5))
+    unused: Any = None
+    judging: Any = RULES
+    checker = VoteChecker(chain_in(Stage.SERVE, OLD), unused, unused, epochs(OLD), engines)
+    return await checker._tails(bundle, {KEY: ReadFigures(array("Q"), array("L", own.tails))}, judging, CHECKS_SEED)
+
+
+async def test_engines_with_the_same_model_count_its_tails_once() -> None:
+    """Else one odd tail in 24 is five in 120, which no honest machine has."""
+    one, five = await tails_by(honest()), await tails_by(*(honest(str(number)) for number in range(5)))
+    assert one == five
+    assert one[0]
+
+
+async def test_where_the_first_engine_of_a_model_refuses_the_next_one_checks() -> None:
+    assert await tails_by(Refusing(NODE, OLD.model_id, "first", 0.0, 1), honest("second")) == await tails_by(honest())
