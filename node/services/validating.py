@@ -26,7 +26,7 @@ from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.findings import Observations, VoteEvidence, VoteFigures
-from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId, NodeId
 from node.protocol.messages import VotesAnnouncement
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
 from node.protocol.records import PocCommit, PocVote, VoteBundle
@@ -40,7 +40,7 @@ from node.services.judging import Judging, judging_of
 from node.services.keeping import store_proof
 from node.services.loaded_versions import may_be_loaded
 from node.services.presence import PresenceTable
-from node.services.recomputing import recompute, while_ready
+from node.services.recomputing import ModelGoneError, recompute, while_ready
 from node.services.timing import cancel_at, epochs_at, window
 from node.services.turns import NotNowError, take_turns
 from node.services.vote_checking import VoteChecker
@@ -72,8 +72,10 @@ class Findings:
     """Batches whose files were here in good time: they are not withheld, whatever happens here."""
     ready: set[ModelId] = field(default_factory=set)
     """Models that an engine here had ready, or is registered for: it may have them ready yet."""
-    refused_until: dict[ModelId, float] = field(default_factory=dict)
-    """Models whose engine refused to read, and when it is asked again; by trio's clock."""
+    refused_until: dict[NodeId, float] = field(default_factory=dict)
+    """Engines that refused to read, and when each is asked again; by trio's clock."""
+    gone_at: dict[NodeId, float] = field(default_factory=dict)
+    """Engines that died or hung over a batch, and when: those that did not, or longest ago, come first."""
 
 
 class BundleAudits(Protocol):
@@ -310,9 +312,13 @@ class ValidatingService:
             )
         except EngineRefusedError as error:
             log.error("an engine refuses to judge a batch; it is asked again", node=engine.node_id, reason=str(error))
-            found.refused_until[commit.model_id] = trio.current_time() + REFUSED_SECONDS
+            found.refused_until[engine.node_id] = trio.current_time() + REFUSED_SECONDS
             raise NotNowError(str(error)) from error
-        found.refused_until.pop(commit.model_id, None)
+        except ModelGoneError:
+            found.gone_at[engine.node_id] = trio.current_time()
+            raise
+        found.refused_until.pop(engine.node_id, None)
+        found.gone_at.pop(engine.node_id, None)
         distances = tuple(
             squared_distance(data[nonce * VECTOR_BYTES : (nonce + 1) * VECTOR_BYTES], vector)
             for nonce, vector in zip(sample, own.vectors, strict=True)
@@ -325,16 +331,21 @@ class ValidatingService:
 
         Raises NotNowError where it may be there again: a batch takes no place meanwhile, and its file is left alone.
         """
-        engine = next((engine for engine in self._engines if engine.model_id == model_id), None)
-        if engine is not None:
-            found.ready.add(model_id)
-        elif model_id in found.ready:
-            raise NotNowError(f"no engine has {model_id} ready now")
-        asked_again_at = found.refused_until.get(model_id)
+        engine = min(
+            (engine for engine in self._engines if engine.model_id == model_id),
+            key=lambda one: (found.refused_until.get(one.node_id, 0.0), found.gone_at.get(one.node_id, 0.0)),
+            default=None,
+        )
+        if engine is None:
+            if model_id in found.ready:
+                raise NotNowError(f"no engine has {model_id} ready now")
+            return None
+        found.ready.add(model_id)
+        asked_again_at = found.refused_until.get(engine.node_id)
         if asked_again_at is not None:
             if trio.current_time() < asked_again_at:
-                raise NotNowError(f"an engine with {model_id} refused a moment ago")
-            found.refused_until[model_id] = trio.current_time() + REFUSED_SECONDS  # one batch alone tries
+                raise NotNowError(f"all engines with {model_id} refused a moment ago")
+            found.refused_until[engine.node_id] = trio.current_time() + REFUSED_SECONDS  # one batch alone tries
         return engine
 
     def _is_early(self, epoch: EpochNumber) -> bool:

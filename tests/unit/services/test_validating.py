@@ -548,3 +548,16 @@ def test_a_model_that_no_node_here_is_registered_for_is_not_waited_for() -> None
     engine.until_block = 10**9
     scene = run(*registered(1), batch_of_zeros(2, TINY), blocks=EIGHT_ZEROS, engines=[engine])
     assert [vote.reason for vote in scene.bundle().votes] == ["no-model"]
+
+
+@pytest.mark.parametrize("trouble", ["refuses", "dies", "hangs"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_engine_in_trouble_keeps_no_other_with_its_model_idle(
+    trouble: str, is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recomputing, "SILENCE_SECONDS_MAX", BLOCK_SECONDS)
+    good = SimulatedEngine(NodeId("second"), TINY, "honest", 0.0, 1)
+    engines = [troubled(trouble, until_block=10**9), good]
+    batches = [batch_of_zeros(number, TINY) for number in range(2, 8)]
+    scene = run(*batches, blocks=EIGHT_ZEROS, engines=engines if is_first else engines[::-1])
+    assert {(vote.verdict, vote.reason) for vote in scene.bundle().votes} == {JUDGED_FALSE}
