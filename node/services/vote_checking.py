@@ -37,7 +37,7 @@ from node.services.judging import Judging, check_seed, judging_of
 from node.services.keeping import keep_proof
 from node.services.loaded_versions import may_be_loaded
 from node.services.presence import PresenceTable
-from node.services.recomputing import recompute_tails, while_ready
+from node.services.recomputing import ModelGoneError, recompute_tails, while_ready
 from node.services.slicing import Slicer
 from node.services.timing import cancel_at, epochs_at
 from node.services.turns import take_turns
@@ -155,11 +155,12 @@ class VoteChecker:
 
         Of each model once, however many engines have it: the test takes tails for independent of each other.
         Not of those that were loaded in another version when it voted: their numbers are others. Raises
-        ModelGoneError.
+        ModelGoneError where an engine died or hung and no other gave anything.
         """
         claimed: list[int] = []
         recomputed: list[int] = []
         done: set[ModelId] = set()
+        gone: ModelGoneError | None = None
         for engine in self._engines:
             model = None if engine.model_id is None else judging.models.get(engine.model_id)
             if (
@@ -177,9 +178,15 @@ class VoteChecker:
             except EngineRefusedError as error:
                 log.error("an engine refuses to check votes", node=engine.node_id, reason=str(error))
                 continue
+            except ModelGoneError as error:
+                log.warning("an engine checks no votes now", node=engine.node_id, reason=str(error))
+                gone = error
+                continue
             claimed += [figures[key].tails[place] for key, place, _ in drawn]
             recomputed += made
             done.add(model.model_id)
+        if gone is not None and not recomputed:
+            raise gone
         return claimed, recomputed
 
     async def _read(self, cid: Cid, validator: Address, limit_bytes: int) -> bytes:
