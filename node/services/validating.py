@@ -40,7 +40,7 @@ from node.services.judging import Judging, judging_of
 from node.services.keeping import store_proof
 from node.services.loaded_versions import may_be_loaded
 from node.services.presence import PresenceTable
-from node.services.recomputing import ModelGoneError, recompute, while_ready
+from node.services.recomputing import AnswerWatch, ModelGoneError, recompute, while_ready
 from node.services.timing import cancel_at, epochs_at, window
 from node.services.turns import NotNowError, take_turns
 from node.services.vote_checking import VoteChecker
@@ -111,6 +111,7 @@ class ValidatingService:
         self._engines = engines
         self._checker = VoteChecker(chain, content, presence, epochs, engines)
         self._auditing = auditing
+        self._watch = AnswerWatch()
 
     async def run(self) -> None:
         """Validate in every epoch, and check before it how others came to their votes of the last one."""
@@ -309,6 +310,7 @@ class ValidatingService:
                 lambda may_go_on: recompute(
                     engine, model, key, sample, *seeds, self._chain.account, may_go_on=may_go_on
                 ),
+                self._watch,
             )
         except EngineRefusedError as error:
             log.error("an engine refuses to judge a batch; it is asked again", node=engine.node_id, reason=str(error))

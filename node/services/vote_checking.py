@@ -37,7 +37,7 @@ from node.services.judging import Judging, check_seed, judging_of
 from node.services.keeping import keep_proof
 from node.services.loaded_versions import may_be_loaded
 from node.services.presence import PresenceTable
-from node.services.recomputing import ModelGoneError, recompute_tails, while_ready
+from node.services.recomputing import AnswerWatch, ModelGoneError, recompute_tails, while_ready
 from node.services.slicing import Slicer
 from node.services.timing import cancel_at, epochs_at
 from node.services.turns import take_turns
@@ -63,6 +63,7 @@ class VoteChecker:
         self._presence = presence
         self._engines = engines
         self._slicer = Slicer()
+        self._watch = AnswerWatch()
         self._checks: dict[EpochNumber, dict[Address, VoteCheck]] = {}
         """By the epoch of the votes, the newest EPOCHS_KEPT."""
 
@@ -173,7 +174,7 @@ class VoteChecker:
             drawn = drawn_tails(bundle, judging, seed, model.model_id)
             try:
                 made = await while_ready(
-                    engine, model.model_id, _tails_of(engine, model, drawn, judging, bundle.validator)
+                    engine, model.model_id, _tails_of(engine, model, drawn, judging, bundle.validator), self._watch
                 )
             except EngineRefusedError as error:
                 log.error("an engine refuses to check votes", node=engine.node_id, reason=str(error))
