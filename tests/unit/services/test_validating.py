@@ -19,6 +19,7 @@ from netsim.trace import Trace
 from node.ports import ContentNotHeldError, EngineFailedError, EngineRefusedError, Provider
 from node.protocol.actions import ChainAction
 from node.protocol.audits import NO_FIGURES
+from node.protocol.bundle_reading import PIECE_BYTES_MAX
 from node.protocol.canonical import keccak_digest
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import from_bytes, to_bytes, to_value
@@ -54,6 +55,7 @@ from tests.builders import (
     registered,
     vote_on,
 )
+from tests.unit.services.test_omission_watch import receipt
 
 EPOCH = EpochNumber(0)
 ABSTENTION = AuditVote(
@@ -300,6 +302,21 @@ def test_who_was_no_member_does_not_tell_of_earlier_epochs_as_of_this_one() -> N
     scene = run(weights={2: 1})
     assert len(scene.observed) == 1
     assert EPOCH not in scene.ledger.state.vote_bundles
+
+
+def test_what_nobody_would_read_to_the_end_is_left_out_and_not_committed() -> None:
+    """An executor chose how long its receipt is; the votes are none the less read by all."""
+
+    class Challenging(Auditing):
+        async def complete(self, bundle: VoteBundle) -> VoteBundle:
+            await trio.lowlevel.checkpoint()
+            signed = receipt(1)
+            long = replace(signed.receipt, model_cid=Cid("b" * PIECE_BYTES_MAX))
+            return replace(bundle, challenges=(replace(signed, receipt=long),))
+
+    bundle = run(commit(2, 8), auditing=Challenging()).bundle()
+    assert bundle.challenges == ()
+    assert len(bundle.votes) == 1
 
 
 COLLATERAL = (MinCollateralSet(TokenAmount(10)), CollateralDeposited(account(2), TokenAmount(10)))
