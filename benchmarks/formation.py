@@ -23,9 +23,10 @@ from eth_utils.address import to_checksum_address
 
 from node.protocol.audit_sampling import AuditorLots, AuditSeeds, draws_of
 from node.protocol.audit_votes import audit_order
+from node.protocol.bundle_reading import audits_due, limits_of, read_bundle_in_slices
 from node.protocol.bundles import check_bundle
 from node.protocol.chain_state import ChainState
-from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.codec import to_bytes
 from node.protocol.events import (
     ChainEvent,
     EventBody,
@@ -69,6 +70,7 @@ from node.protocol.records import (
     VoteBundle,
 )
 from node.protocol.results import form_epoch_result, summarise
+from node.protocol.slices import finish
 from node.protocol.tails import checkers_of
 from node.protocol.timeslots import select_poc_slots
 from node.protocol.validation import rules_of
@@ -248,11 +250,12 @@ def _epoch(
         bundles = with_judgements(bundles, previous.group, books, checkers)
         checkers.cache_clear()
     encoded = [to_bytes(bundle) for bundle in bundles.values()]
+    limits = limits_of(state.poc_commits[epoch], rules, len(voted_before), audits_due(previous))
     gc.collect()
     gc.freeze()
     began = time.process_time()
     for content in encoded:
-        from_bytes(VoteBundle, content)
+        finish(read_bundle_in_slices(content, limits))
     read = time.process_time()
     for member, bundle in bundles.items():
         check_bundle(

@@ -23,6 +23,7 @@ from node.protocol import (
     audit_evidence,
     audit_sampling,
     audits,
+    bundle_reading,
     codec,
     hosts,
     messages,
@@ -227,6 +228,9 @@ def _functions() -> Functions:
             judging.Judging.check,
             lambda rules, bundle, validator: (_Same(rules), _Same(bundle), validator),
             entries_max=RECORDS_KEPT,
+        ),
+        bundle_reading.read_bundle_in_slices: remembering_slices(
+            bundle_reading.read_bundle_in_slices, lambda data, limits: (data, limits), entries_max=RECORDS_KEPT
         ),
         vote_evidence.read_evidence: remembering_slices(
             vote_evidence.read_evidence,

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import trio
 
 from node.ports import BadContentError, Content, ContentUnavailableError, Engine
-from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
-from node.protocol.codec import SchemaError, from_bytes
+from node.protocol.bundles import BundleError
+from node.protocol.codec import SchemaError
 from node.protocol.identifiers import Address, Cid
 from node.protocol.nonces import VECTOR_BYTES, squared_distance
-from node.protocol.records import PocVote, VoteBundle
+from node.protocol.records import PocVote
 from node.protocol.weights import NodeKey
 from node.services import vote_evidence
 from node.services.judging import Judging
@@ -79,8 +79,8 @@ async def _fetch_word(
 ) -> None:
     cid, providers = found[validator].bundle, presence.providers(validator)
     try:
-        data = await content.read_bytes(cid, providers, limit_bytes=VOTE_BUNDLE_BYTES_MAX)
-        bundle = from_bytes(VoteBundle, data)
+        data = await content.read_bytes(cid, providers, limit_bytes=judging.bundle_limits.bytes_max)
+        bundle = await slicer.run(judging.read(data))
         judging.check(bundle, validator)
     except ContentUnavailableError:
         return

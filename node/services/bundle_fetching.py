@@ -6,13 +6,14 @@ import structlog
 import trio
 
 from node.ports import BadContentError, Content, ContentUnavailableError
-from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
-from node.protocol.codec import SchemaError, from_bytes
+from node.protocol.bundles import BundleError
+from node.protocol.codec import SchemaError
 from node.protocol.identifiers import Address, Cid
 from node.protocol.records import VoteBundle
 from node.services.judging import Judging
 from node.services.keeping import keep_proof
 from node.services.presence import PresenceTable
+from node.services.slicing import Slicer
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +44,7 @@ class BundleFetching:
         self._judging = judging
         self._committed = committed
         self._on_change = on_change
+        self._slicer = Slicer()
         self.held = {
             validator: read[validator, cid] for validator, cid in committed.items() if (validator, cid) in read
         }
@@ -62,7 +64,7 @@ class BundleFetching:
                     nursery.start_soon(self._fetch, validator, cid, limit)
 
     async def _fetch(self, validator: Address, cid: Cid, limit: trio.CapacityLimiter) -> None:
-        bundle = await read_bundle(self._content, self._presence, self._judging, validator, cid, limit)
+        bundle = await read_bundle(self._content, self._presence, self._judging, validator, cid, limit, self._slicer)
         self.held[validator] = bundle
         self._on_change()
         if bundle is not None:
@@ -76,13 +78,19 @@ async def read_bundle(
     validator: Address,
     cid: Cid,
     limit: trio.CapacityLimiter,
+    slicer: Slicer,
 ) -> VoteBundle | None:
-    """Return what `validator` committed, checked; None if it is void. Tries until cancelled."""
+    """Return what `validator` committed, checked; None if it is void. Tries until cancelled.
+
+    `limit` is how many are held unread, and `slicer` reads one after the other: with all at once nobody else would have
+    a turn, and their memory adds up.
+    """
+    bytes_max = judging.bundle_limits.bytes_max
     while True:
         try:
             async with limit:
-                data = await content.read_bytes(cid, presence.providers(validator), limit_bytes=VOTE_BUNDLE_BYTES_MAX)
-            bundle = from_bytes(VoteBundle, data)
+                data = await content.read_bytes(cid, presence.providers(validator), limit_bytes=bytes_max)
+                bundle = await slicer.run(judging.read(data))
             judging.check(bundle, validator)
         except ContentUnavailableError as error:
             log.info("a vote bundle is not to be had yet", validator=validator, reason=str(error))

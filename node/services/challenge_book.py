@@ -204,5 +204,6 @@ def judged_by_result(
 
 
 def _taken_back(kept: _Kept) -> _Kept:
-    """Return the book with what was taken for a bundle waiting again, before all others."""
-    return replace(kept, waiting=(*kept.taken, *kept.waiting)[-WAITING_MAX:], taken=())
+    """Return the book with what was taken for a bundle waiting again, before all others; of these the oldest go."""
+    surplus = max(0, len(kept.taken) + len(kept.waiting) - WAITING_MAX)
+    return replace(kept, waiting=(*kept.taken, *kept.waiting[surplus:])[:WAITING_MAX], taken=())

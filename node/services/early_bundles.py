@@ -4,8 +4,9 @@
 from them (benchmarks/formation.py). Everything they are checked by is known when VALIDATE begins, and bundles are
 committed from then on.
 
-*Detail.* From VOTE_EXCHANGE on, when this node's own engine and thread are no longer busy judging batches. Nothing
-depends on it: FORM takes a bundle from here only if it would check it by the same rules, and fetches the rest itself.
+*Detail.* From VOTE_EXCHANGE on, and of a member once its own votes are committed: what others commit holds up neither
+its judging nor its votes. Nothing depends on it: FORM takes a bundle from here only if it would check it by the same
+rules, and fetches the rest itself.
 """
 
 import trio
@@ -19,6 +20,7 @@ from node.services.epochs import EpochBook
 from node.services.judging import Judging, judging_of
 from node.services.keeping import keep_proof
 from node.services.presence import PresenceTable
+from node.services.slicing import Slicer
 from node.services.timing import epochs_at, until_confirmed, window
 
 
@@ -32,6 +34,7 @@ class EarlyBundles:
         self._epochs = epochs
         self._judging: Judging | None = None
         self._read: dict[tuple[Address, Cid], VoteBundle | None] = {}
+        self._slicer = Slicer()
 
     def read_by(self, judging: Judging) -> BundlesRead:
         """Return the bundles that were read by the rules of `judging` and are kept in the content store."""
@@ -60,12 +63,14 @@ class EarlyBundles:
         async with trio.open_nursery() as nursery:
             async for _ in self._chain.heads():
                 committed = self._chain.state.vote_bundles.get(epoch, {})
+                if judging.weights.get(self._chain.account, 0) > 0 and self._chain.account not in committed:
+                    continue
                 for name in [name for name in committed.items() if name not in asked]:
                     asked.add(name)
                     nursery.start_soon(self._read_one, judging, *name, limit)
 
     async def _read_one(self, judging: Judging, validator: Address, cid: Cid, limit: trio.CapacityLimiter) -> None:
-        bundle = await read_bundle(self._content, self._presence, judging, validator, cid, limit)
+        bundle = await read_bundle(self._content, self._presence, judging, validator, cid, limit, self._slicer)
         if bundle is not None:
             await keep_proof(self._content, cid, bundle.epoch)  # first: FORM may cut this short, and does not keep it
         self._read[validator, cid] = bundle

@@ -1,15 +1,18 @@
 """By what the batches and votes of an epoch are judged: gathered from the chain once, the same for all who judge."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from node.ports import Chain
+from node.protocol.audit_votes import AUDIT_VOTES_MAX
+from node.protocol.bundle_reading import BundleLimits, audits_due, limits_of, read_bundle_in_slices
 from node.protocol.bundles import check_bundle
 from node.protocol.chain_state import ChainState
 from node.protocol.identifiers import Address, BlockNumber, EpochNumber, Hash32, ModelId
 from node.protocol.judges import Judges, judges_for
 from node.protocol.nonces import draw_sample
 from node.protocol.records import ModelRecord, PocCommit, VoteBundle
+from node.protocol.slices import Slices
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import checkers_of
 from node.protocol.validation import SampleRule, rules_of
@@ -35,6 +38,14 @@ class Judging:
     """Draws who checks the votes of the epoch before; None in the first epoch."""
     voted_before: frozenset[Address]
     """Validators that committed a bundle the epoch before: nobody else can be checked."""
+    audits_due: int = AUDIT_VOTES_MAX
+    """How many answers one member can have to audit."""
+    bundle_limits: BundleLimits = field(init=False)
+    """What a bundle may have; larger ones are void."""
+
+    def __post_init__(self) -> None:
+        limits = limits_of(self.commits, self.rules, len(self.voted_before), self.audits_due)
+        object.__setattr__(self, "bundle_limits", limits)
 
     def sample_of(self, key: NodeKey) -> tuple[int, ...]:
         """The nonces that are drawn of a batch that has a rule."""
@@ -45,6 +56,10 @@ class Judging:
         if self.checkers_seed is None or validator not in self.voted_before:
             return frozenset()
         return checkers_of(self.checkers_seed, validator, self.weights)
+
+    def read(self, data: bytes) -> Slices[VoteBundle]:
+        """Return a bundle that is still to be checked. Raises SchemaError, as well for more than its limits allow."""
+        return read_bundle_in_slices(data, self.bundle_limits)
 
     def check(self, bundle: VoteBundle, validator: Address) -> None:
         """Raise BundleError unless `bundle` is what `validator` may have committed."""
@@ -85,6 +100,7 @@ async def judging_of(chain: Chain, epochs: EpochBook, epoch: EpochNumber, state:
         sample_seed=await chain.block_hash(first_block_of(epoch, Stage.VALIDATE, chain.schedule)),
         checkers_seed=None if epoch == 0 else await check_seed(chain, EpochNumber(epoch - 1)),
         voted_before=frozenset(state.vote_bundles.get(EpochNumber(epoch - 1), {})),
+        audits_due=audits_due(previous),
     )
 
 

@@ -1,13 +1,14 @@
 """Recomputing nonces that somebody else says it computed, in the background of what users ask."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import trio
 
 from node.ports import Engine, EngineRefusedError
-from node.protocol.identifiers import Address, Hash32, ModelId
+from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
 from node.protocol.nonces import VECTOR_DIMENSIONS, nonce_prompt, quantise
 from node.protocol.records import ModelRecord
 from node.protocol.tails import has_tails, makes_vectors, tail_of, tail_prompt, tail_tokens, vector_tail
@@ -16,8 +17,8 @@ from node.services.reading_ahead import QUESTION_PROMPTS, Prompts, Rows, read_ah
 from node.services.turns import NotNowError
 
 SILENCE_SECONDS_MAX = 120.0
-"""An engine that answers no question for so long hangs: its watchdog ends it, and other engines need not wait for that.
-Longer than questions of a slow machine take, three batches' before one's own."""
+"""An engine that answers nobody for so long hangs: its watchdog ends it, and other engines need not wait for that.
+Longer than a few questions of a slow machine take."""
 LOOK_SECONDS = 1.0
 """Between two looks whether the model is still there."""
 
@@ -28,33 +29,64 @@ class ModelGoneError(NotNowError):
     """The engine died, hangs or took up another model while it computed: nothing is known of the nonces."""
 
 
+class AnswerWatch:
+    """Tells engines that hang from slow ones, with several batches in work at once: what one of them is answered shows
+    that the engine works, though the questions of all others are still in its line."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[NodeId, set[trio.CancelScope]] = {}
+
+    @contextmanager
+    def waiting(self, node_id: NodeId) -> Iterator[trio.CancelScope]:
+        """Enter a scope that ends once the engine was silent for too long."""
+        scopes = self._waiting.setdefault(node_id, set())
+        with trio.move_on_after(SILENCE_SECONDS_MAX) as scope:
+            scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                scopes.discard(scope)
+
+    def answered(self, node_id: NodeId) -> None:
+        """Note that an engine answered somebody."""
+        for scope in self._waiting.get(node_id, ()):
+            scope.deadline = trio.current_time() + SILENCE_SECONDS_MAX
+
+
 async def while_ready(
-    engine: Engine, model_id: ModelId, compute: Callable[[Callable[[], bool]], Awaitable[Made]]
+    engine: Engine,
+    model_id: ModelId,
+    compute: Callable[[Callable[[], bool]], Awaitable[Made]],
+    watch: AnswerWatch | None = None,
 ) -> Made:
-    """Return what `compute` returns; it is given a `may_go_on` for read_ahead().
+    """Return what `compute` returns; it is given a `may_go_on` for read_ahead(). `watch` is shared by those who ask the
+    same engines at once.
 
     Raises ModelGoneError as soon as the engine has not the model ready, and EngineRefusedError if `compute` does.
     """
     made: list[Made] = []
     refusal: EngineRefusedError | None = None
-    scope, was_gone = trio.CancelScope(), False
+    watch = watch or AnswerWatch()
+    was_gone = was_asked = False
 
     def may_go_on() -> bool:
-        nonlocal was_gone
-        scope.deadline = trio.current_time() + SILENCE_SECONDS_MAX
+        nonlocal was_gone, was_asked
+        if was_asked:  # from the second time on it is an answer that brought it here
+            watch.answered(engine.node_id)
+        was_asked = True
         was_gone = was_gone or engine.model_id != model_id
         return not was_gone
 
-    async def look() -> None:
+    async def look(scope: trio.CancelScope) -> None:
         while True:
             await trio.sleep(LOOK_SECONDS)
             if engine.model_id != model_id:
                 scope.cancel()
 
-    if may_go_on():
-        with scope:
+    if engine.model_id == model_id:
+        with watch.waiting(engine.node_id) as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(look)
+                nursery.start_soon(look, scope)
                 try:
                     made.append(await compute(may_go_on))
                 except EngineRefusedError as error:

@@ -26,10 +26,11 @@ from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.findings import Observations, VoteEvidence, VoteFigures
-from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId, NodeId
 from node.protocol.messages import VotesAnnouncement
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
 from node.protocol.records import PocCommit, PocVote, VoteBundle
+from node.protocol.slices import finish
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.validation import SampleRule, judge, mismatches_of, unrelated_among
 from node.protocol.verdicts import Verdict
@@ -39,7 +40,7 @@ from node.services.judging import Judging, judging_of
 from node.services.keeping import store_proof
 from node.services.loaded_versions import may_be_loaded
 from node.services.presence import PresenceTable
-from node.services.recomputing import recompute, while_ready
+from node.services.recomputing import AnswerWatch, ModelGoneError, recompute, while_ready
 from node.services.timing import cancel_at, epochs_at, window
 from node.services.turns import NotNowError, take_turns
 from node.services.vote_checking import VoteChecker
@@ -70,9 +71,11 @@ class Findings:
     came: set[NodeKey] = field(default_factory=set)
     """Batches whose files were here in good time: they are not withheld, whatever happens here."""
     ready: set[ModelId] = field(default_factory=set)
-    """Models that an engine here had ready."""
-    refused_until: dict[ModelId, float] = field(default_factory=dict)
-    """Models whose engine refused to read, and when it is asked again; by trio's clock."""
+    """Models that an engine here had ready, or is registered for: it may have them ready yet."""
+    refused_until: dict[NodeId, float] = field(default_factory=dict)
+    """Engines that refused to read, and when each is asked again; by trio's clock."""
+    gone_at: dict[NodeId, float] = field(default_factory=dict)
+    """Engines that died or hung over a batch, and when: those that did not, or longest ago, come first."""
 
 
 class BundleAudits(Protocol):
@@ -108,6 +111,7 @@ class ValidatingService:
         self._engines = engines
         self._checker = VoteChecker(chain, content, presence, epochs, engines)
         self._auditing = auditing
+        self._watch = AnswerWatch()
 
     async def run(self) -> None:
         """Validate in every epoch, and check before it how others came to their votes of the last one."""
@@ -196,9 +200,11 @@ class ValidatingService:
 
         What others signed is in it, and a fault there must not void this node's votes. None if nothing of it may be.
         """
-        for fewer in _ever_fewer(bundle):
+        bytes_max = min(judging.bundle_limits.bytes_max, VOTE_BUNDLE_BYTES_MAX)
+        for fewer in _ever_fewer(bundle, bytes_max):
             try:
-                _require_size(fewer)
+                _require_size(fewer, bytes_max)
+                finish(judging.read(to_bytes(fewer)))
                 judging.check(fewer, self._chain.account)
             except ValueError as error:
                 log.error("this node's own votes break the rules: a part is left out", reason=str(error)[:200])
@@ -212,7 +218,7 @@ class ValidatingService:
 
         None on batches that do not count: anybody may commit thousands of them, at the price of the gas.
         """
-        found = Findings()
+        found = Findings(ready=self._registered())
         others = {key: commit for key, commit in judging.commits.items() if commit.participant != self._chain.account}
 
         async def judge_one(key: NodeKey) -> None:
@@ -239,6 +245,13 @@ class ValidatingService:
             if key in found.votes and _says_nothing(found.votes[key]) and not counts:
                 del found.votes[key]
         return found
+
+    def _registered(self) -> set[ModelId]:
+        """Return the models that ML nodes of this daemon are registered for: after a restart they load for minutes."""
+        participant = self._chain.state.participants.get(self._chain.account)
+        here = {engine.node_id for engine in self._engines}
+        nodes = () if participant is None else participant.ml_nodes
+        return {model_id for node in nodes if node.node_id in here for model_id in node.models}
 
     async def _bundle(self, judging: Judging, found: Findings) -> VoteBundle:
         votes = tuple(found.votes[key] for key in sorted(found.votes, key=_order))
@@ -297,12 +310,17 @@ class ValidatingService:
                 lambda may_go_on: recompute(
                     engine, model, key, sample, *seeds, self._chain.account, may_go_on=may_go_on
                 ),
+                self._watch,
             )
         except EngineRefusedError as error:
             log.error("an engine refuses to judge a batch; it is asked again", node=engine.node_id, reason=str(error))
-            found.refused_until[commit.model_id] = trio.current_time() + REFUSED_SECONDS
+            found.refused_until[engine.node_id] = trio.current_time() + REFUSED_SECONDS
             raise NotNowError(str(error)) from error
-        found.refused_until.pop(commit.model_id, None)
+        except ModelGoneError:
+            found.gone_at[engine.node_id] = trio.current_time()
+            raise
+        found.refused_until.pop(engine.node_id, None)
+        found.gone_at.pop(engine.node_id, None)
         distances = tuple(
             squared_distance(data[nonce * VECTOR_BYTES : (nonce + 1) * VECTOR_BYTES], vector)
             for nonce, vector in zip(sample, own.vectors, strict=True)
@@ -311,20 +329,25 @@ class ValidatingService:
         return _vote(commit, rule, sample, distances)
 
     def _engine(self, model_id: ModelId, found: Findings) -> Engine | None:
-        """Return the engine that judges batches of a model, None if there was none since judging began.
+        """Return the engine that judges batches of a model, None if there is none for them.
 
         Raises NotNowError where it may be there again: a batch takes no place meanwhile, and its file is left alone.
         """
-        engine = next((engine for engine in self._engines if engine.model_id == model_id), None)
-        if engine is not None:
-            found.ready.add(model_id)
-        elif model_id in found.ready:
-            raise NotNowError(f"no engine has {model_id} ready now")
-        asked_again_at = found.refused_until.get(model_id)
+        engine = min(
+            (engine for engine in self._engines if engine.model_id == model_id),
+            key=lambda one: (found.refused_until.get(one.node_id, 0.0), found.gone_at.get(one.node_id, 0.0)),
+            default=None,
+        )
+        if engine is None:
+            if model_id in found.ready:
+                raise NotNowError(f"no engine has {model_id} ready now")
+            return None
+        found.ready.add(model_id)
+        asked_again_at = found.refused_until.get(engine.node_id)
         if asked_again_at is not None:
             if trio.current_time() < asked_again_at:
-                raise NotNowError(f"an engine with {model_id} refused a moment ago")
-            found.refused_until[model_id] = trio.current_time() + REFUSED_SECONDS  # one batch alone tries
+                raise NotNowError(f"all engines with {model_id} refused a moment ago")
+            found.refused_until[engine.node_id] = trio.current_time() + REFUSED_SECONDS  # one batch alone tries
         return engine
 
     def _is_early(self, epoch: EpochNumber) -> bool:
@@ -378,17 +401,17 @@ def _says_nothing(vote: PocVote) -> bool:
     return vote.verdict is Verdict.ABSTAIN and not vote.sampled
 
 
-def _require_size(bundle: VoteBundle) -> None:
+def _require_size(bundle: VoteBundle, bytes_max: int) -> None:
     """Raise BundleError for a bundle that nobody would read."""
     size = len(to_bytes(bundle))
-    if size > VOTE_BUNDLE_BYTES_MAX:
-        raise BundleError(f"it has {size} bytes; nobody reads more than {VOTE_BUNDLE_BYTES_MAX}")
+    if size > bytes_max:
+        raise BundleError(f"it has {size} bytes; nobody reads more than {bytes_max}")
 
 
-def _ever_fewer(bundle: VoteBundle) -> Iterator[VoteBundle]:
+def _ever_fewer(bundle: VoteBundle, bytes_max: int) -> Iterator[VoteBundle]:
     """Yield the bundle, then it without what says least, then without what others had a hand in, most suspect first."""
     yield bundle
-    if len(to_bytes(bundle)) > VOTE_BUNDLE_BYTES_MAX:
+    if len(to_bytes(bundle)) > bytes_max:
         bundle = replace(bundle, votes=tuple(vote for vote in bundle.votes if not _says_nothing(vote)))
         yield bundle
     bundle = replace(bundle, audits=(), omissions=(), challenges=())

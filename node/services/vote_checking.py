@@ -15,8 +15,8 @@ from node.ports import (
     EngineRefusedError,
 )
 from node.protocol.agreement import committed_order
-from node.protocol.bundles import VOTE_BUNDLE_BYTES_MAX, BundleError
-from node.protocol.codec import SchemaError, from_bytes
+from node.protocol.bundles import BundleError
+from node.protocol.codec import SchemaError
 from node.protocol.findings import VoteCheck
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId
 from node.protocol.records import ModelRecord, PocVote, VoteBundle
@@ -37,7 +37,7 @@ from node.services.judging import Judging, check_seed, judging_of
 from node.services.keeping import keep_proof
 from node.services.loaded_versions import may_be_loaded
 from node.services.presence import PresenceTable
-from node.services.recomputing import recompute_tails, while_ready
+from node.services.recomputing import AnswerWatch, ModelGoneError, recompute_tails, while_ready
 from node.services.slicing import Slicer
 from node.services.timing import cancel_at, epochs_at
 from node.services.turns import take_turns
@@ -63,6 +63,7 @@ class VoteChecker:
         self._presence = presence
         self._engines = engines
         self._slicer = Slicer()
+        self._watch = AnswerWatch()
         self._checks: dict[EpochNumber, dict[Address, VoteCheck]] = {}
         """By the epoch of the votes, the newest EPOCHS_KEPT."""
 
@@ -116,9 +117,9 @@ class VoteChecker:
 
     async def _bundle(self, validator: Address, cid: Cid, judging: Judging) -> VoteBundle | None:
         """Return the bundle of `validator`; None if it is void. Raises ContentUnavailableError."""
-        data = await self._read(cid, validator, VOTE_BUNDLE_BYTES_MAX)
+        data = await self._read(cid, validator, judging.bundle_limits.bytes_max)
         try:
-            bundle = from_bytes(VoteBundle, data)
+            bundle = await self._slicer.run(judging.read(data))
             judging.check(bundle, validator)
         except (SchemaError, BundleError):
             return None  # nobody counted its votes (forming.py)
@@ -153,25 +154,40 @@ class VoteChecker:
     ) -> tuple[list[int], list[int]]:
         """Return some of a validator's tails, and the same as computed here, for the models that are loaded here.
 
+        Of each model once, however many engines have it: the test takes tails for independent of each other.
         Not of those that were loaded in another version when it voted: their numbers are others. Raises
-        ModelGoneError.
+        ModelGoneError where an engine died or hung and no other gave anything.
         """
         claimed: list[int] = []
         recomputed: list[int] = []
+        done: set[ModelId] = set()
+        gone: ModelGoneError | None = None
         for engine in self._engines:
             model = None if engine.model_id is None else judging.models.get(engine.model_id)
-            if model is None or not has_tails(model) or not may_be_loaded(self._chain, self._epochs, model):
+            if (
+                model is None
+                or model.model_id in done
+                or not has_tails(model)
+                or not may_be_loaded(self._chain, self._epochs, model)
+            ):
                 continue
             drawn = drawn_tails(bundle, judging, seed, model.model_id)
             try:
                 made = await while_ready(
-                    engine, model.model_id, _tails_of(engine, model, drawn, judging, bundle.validator)
+                    engine, model.model_id, _tails_of(engine, model, drawn, judging, bundle.validator), self._watch
                 )
             except EngineRefusedError as error:
                 log.error("an engine refuses to check votes", node=engine.node_id, reason=str(error))
                 continue
+            except ModelGoneError as error:
+                log.warning("an engine checks no votes now", node=engine.node_id, reason=str(error))
+                gone = error
+                continue
             claimed += [figures[key].tails[place] for key, place, _ in drawn]
             recomputed += made
+            done.add(model.model_id)
+        if gone is not None and not recomputed:
+            raise gone
         return claimed, recomputed
 
     async def _read(self, cid: Cid, validator: Address, limit_bytes: int) -> bytes:

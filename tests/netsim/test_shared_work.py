@@ -12,7 +12,7 @@ from node.protocol import codec, results, slices
 from node.protocol.codec import SchemaError
 from node.protocol.records import EpochResult
 from node.protocol.slices import Slices
-from node.services import bundle_fetching, result_inputs
+from node.services import result_inputs, validating
 
 CALLS_KEPT = 2
 
@@ -55,9 +55,9 @@ def test_work_is_shared_within_and_not_after() -> None:
     own = codec.from_bytes
     with shared_work():
         assert codec.from_bytes is not own
-        assert vars(bundle_fetching)["from_bytes"] is codec.from_bytes
+        assert vars(validating)["from_bytes"] is codec.from_bytes
     assert codec.from_bytes is own
-    assert vars(bundle_fetching)["from_bytes"] is own
+    assert vars(validating)["from_bytes"] is own
 
 
 def counting() -> tuple[list[int], Callable[[int], int]]:

@@ -314,3 +314,14 @@ def test_what_is_challenged_again_is_kept_anew(store: Books) -> None:
     assert over(book, EPOCH + EPOCHS_KEPT) == ()
     book.take(EpochNumber(EPOCH + EPOCHS_KEPT))
     assert over(book, EPOCH + 2 * EPOCHS_KEPT) == (digest,)
+
+
+def test_what_a_bundle_took_whose_epoch_has_no_result_is_not_what_a_full_book_drops(store: Books) -> None:
+    book = ChallengeBook(store, no_result)
+    for signed in RECEIPTS[:CHALLENGES_MAX]:
+        book.add(signed)
+    taken = book.take(EPOCH)
+    written(store, EPOCH, taken)
+    for signed in RECEIPTS[CHALLENGES_MAX:]:
+        book.add(signed)
+    assert book.take(NEXT_EPOCH) == taken

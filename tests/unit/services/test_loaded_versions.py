@@ -7,20 +7,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio
 
 from netsim.chain import SimulatedChain
 from netsim.engine import SimulatedEngine
 from netsim.ledger import Ledger
 from netsim.trace import Trace
 from node.ports import EngineRefusedError
-from node.protocol.identifiers import Cid, Hash32
+from node.protocol.identifiers import Cid, Hash32, ModelId, NodeId
 from node.protocol.model_numbers import makes_same_numbers
 from node.protocol.records import ModelRecord, PocVote
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import judge_tails
 from node.protocol.verdicts import Verdict
 from node.services.loaded_versions import may_be_loaded
-from node.services.recomputing import recompute
+from node.services.recomputing import ModelGoneError, recompute
 from node.services.vote_checking import VoteChecker
 from node.services.vote_evidence import ReadFigures
 from tests.builders import NODE, PARAMETERS, account, group_set, key_of, model
@@ -28,6 +29,7 @@ from tests.builders import NODE, PARAMETERS, account, group_set, key_of, model
 OLD = model()
 NEW = replace(OLD, cid=Cid("bafy-of-other-weights"), version=2)
 KEY = (account(2), NODE)
+KEY_OF_OTHER = (account(3), NODE)
 SAMPLE = tuple(range(40))
 GENERATE_SEED, SAMPLE_SEED, CHECKS_SEED = (Hash32(bytes([number]) * 32) for number in (1, 2, 3))
 
@@ -110,11 +112,12 @@ async def test_votes_of_before_a_model_was_updated_are_not_called_invented(
     assert judge_tails(account(5), claimed, recomputed).verdict is verdict
 
 
-async def test_an_engine_that_refuses_makes_no_tails_and_no_vote_of_a_validator_false() -> None:
-    class Refusing(SimulatedEngine):
-        async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
-            raise EngineRefusedError(f"401 to {len(prompts)} prompts at priority {priority}")
+class Refusing(SimulatedEngine):
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        raise EngineRefusedError(f"401 to {len(prompts)} prompts at priority {priority}")
 
+
+async def test_an_engine_that_refuses_makes_no_tails_and_no_vote_of_a_validator_false() -> None:
     bundle: Any = SimpleNamespace(votes=(PocVote(*KEY, Verdict.VALID, len(SAMPLE), (), ""),), validator=account(5))
     unused: Any = None
     judging: Any = RULES
@@ -124,3 +127,55 @@ async def test_an_engine_that_refuses_makes_no_tails_and_no_vote_of_a_validator_
         [],
         [],
     )
+
+
+def honest(node_id: str = NODE, model_id: ModelId = OLD.model_id) -> SimulatedEngine:
+    return SimulatedEngine(NodeId(node_id), model_id, "first", 0.0, 0)
+
+
+async def tails_by(*engines: Any) -> tuple[list[int], list[int]]:
+    """Check honest votes on a batch of each of two models, with these engines."""
+    other = replace(OLD, model_id=ModelId("other"))
+    own = await recompute(honest(), OLD, KEY, SAMPLE, GENERATE_SEED, SAMPLE_SEED, account(5))
+    votes = tuple(PocVote(*key, Verdict.VALID, len(SAMPLE), (), "") for key in (KEY, KEY_OF_OTHER))
+    bundle: Any = SimpleNamespace(votes=votes, validator=account(5))
+    commits = {**RULES.commits, KEY_OF_OTHER: SimpleNamespace(model_id=other.model_id)}
+    models = {OLD.model_id: OLD, other.model_id: other}
+    unused: Any = None
+    judging: Any = SimpleNamespace(**{**vars(RULES), "commits": commits, "models": models})
+    loaded: Any = SimpleNamespace(group=lambda: SimpleNamespace(get_epoch_model=models.get), result=lambda _: None)
+    checker = VoteChecker(chain_in(Stage.SERVE, OLD), unused, unused, loaded, engines)
+    figures = dict.fromkeys((KEY, KEY_OF_OTHER), ReadFigures(array("Q"), array("L", own.tails)))
+    return await checker._tails(bundle, figures, judging, CHECKS_SEED)
+
+
+async def test_engines_with_the_same_model_count_its_tails_once() -> None:
+    """Else one odd tail in 24 is five in 120, which no honest machine has."""
+    one, five = await tails_by(honest()), await tails_by(*(honest(str(number)) for number in range(5)))
+    assert one == five
+    assert one[0]
+
+
+async def test_where_the_first_engine_of_a_model_refuses_the_next_one_checks() -> None:
+    assert await tails_by(Refusing(NODE, OLD.model_id, "first", 0.0, 1), honest("second")) == await tails_by(honest())
+
+
+class Hanging(SimulatedEngine):
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        await trio.sleep_forever()
+        raise AssertionError(f"{len(prompts)} prompts at priority {priority}")
+
+
+async def test_an_engine_that_hangs_costs_no_check_by_another(autojump_clock: object) -> None:
+    assert await tails_by(Hanging(NODE, OLD.model_id, "first", 0.0, 1), honest("second")) == await tails_by(honest())
+
+
+async def test_an_engine_that_hangs_costs_no_check_of_another_model(autojump_clock: object) -> None:
+    hanging = Hanging(NODE, ModelId("other"), "first", 0.0, 1)
+    assert await tails_by(hanging, honest("second")) == await tails_by(honest())
+    assert await tails_by(honest("second"), hanging) == await tails_by(honest())
+
+
+async def test_where_no_other_engine_gave_anything_votes_are_checked_again_later(autojump_clock: object) -> None:
+    with pytest.raises(ModelGoneError):
+        await tails_by(Hanging(NODE, OLD.model_id, "first", 0.0, 1))

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,7 @@ from node.protocol.identifiers import Hash32
 from node.protocol.nonces import PROMPT_TOKENS, VECTOR_DIMENSIONS, nonce_prompt, quantise
 from node.protocol.tails import tail_of, tail_prompt, tail_tokens, vector_tail
 from node.services.reading_ahead import QUESTION_PROMPTS
-from node.services.recomputing import SILENCE_SECONDS_MAX, ModelGoneError, recompute, while_ready
+from node.services.recomputing import SILENCE_SECONDS_MAX, AnswerWatch, ModelGoneError, recompute, while_ready
 from tests.builders import NODE, account, model
 
 MODEL_ID = model().model_id
@@ -155,3 +156,40 @@ async def test_a_refusal_is_told_as_it_was_said() -> None:
 
     with pytest.raises(EngineRefusedError, match="401"):
         await made_while(SimpleNamespace(node_id=NODE, model_id=MODEL_ID), refused)
+
+
+class Slow:
+    """Answers one question after the other, each in half a minute, whoever asked it; or none at all."""
+
+    vocabulary_size, node_id, model_id = Reader.vocabulary_size, NODE, MODEL_ID
+
+    def __init__(self, *, hangs: bool = False) -> None:
+        self._turn = trio.Lock()
+        self._hangs = hangs
+
+    async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        async with self._turn:  # first come, first served
+            await trio.sleep(SILENCE_SECONDS_MAX / 4 if not self._hangs else float("inf"))
+        return await Reader().prompt_logprobs(prompts, priority=priority)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_an_engine_that_answers_other_batches_first_does_not_hang(autojump_clock: object, *, hangs: bool) -> None:
+    """Four batches with three questions each on their way: the first in line of one waits for eleven others."""
+    engine: Any = Slow(hangs=hangs)
+    watch, ended = AnswerWatch(), []
+    sample = range(5 * QUESTION_PROMPTS)
+
+    async def judge() -> None:
+        def compute(may_go_on: Callable[[], bool]) -> Awaitable[Any]:
+            return recompute(engine, model(), KEY, sample, GENERATE, SAMPLE, account(5), may_go_on=may_go_on)
+
+        with suppress(ModelGoneError):
+            ended.append(len((await while_ready(engine, MODEL_ID, compute, watch)).vectors))
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(judge)
+    assert ended == ([] if hangs else [len(sample)] * 4)
+    assert not hangs or trio.current_time() - began == SILENCE_SECONDS_MAX

@@ -19,6 +19,7 @@ from netsim.trace import Trace
 from node.ports import ContentNotHeldError, EngineFailedError, EngineRefusedError, Provider
 from node.protocol.actions import ChainAction
 from node.protocol.audits import NO_FIGURES
+from node.protocol.bundle_reading import PIECE_BYTES_MAX
 from node.protocol.canonical import keccak_digest
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import from_bytes, to_bytes, to_value
@@ -54,6 +55,7 @@ from tests.builders import (
     registered,
     vote_on,
 )
+from tests.unit.services.test_omission_watch import receipt
 
 EPOCH = EpochNumber(0)
 ABSTENTION = AuditVote(
@@ -302,6 +304,21 @@ def test_who_was_no_member_does_not_tell_of_earlier_epochs_as_of_this_one() -> N
     assert EPOCH not in scene.ledger.state.vote_bundles
 
 
+def test_what_nobody_would_read_to_the_end_is_left_out_and_not_committed() -> None:
+    """An executor chose how long its receipt is; the votes are none the less read by all."""
+
+    class Challenging(Auditing):
+        async def complete(self, bundle: VoteBundle) -> VoteBundle:
+            await trio.lowlevel.checkpoint()
+            signed = receipt(1)
+            long = replace(signed.receipt, model_cid=Cid("b" * PIECE_BYTES_MAX))
+            return replace(bundle, challenges=(replace(signed, receipt=long),))
+
+    bundle = run(commit(2, 8), auditing=Challenging()).bundle()
+    assert bundle.challenges == ()
+    assert len(bundle.votes) == 1
+
+
 COLLATERAL = (MinCollateralSet(TokenAmount(10)), CollateralDeposited(account(2), TokenAmount(10)))
 
 
@@ -520,3 +537,44 @@ def test_batches_are_judged_when_their_engine_is_out_of_trouble(trouble: str, mo
     monkeypatch.setattr(validating, "REFUSED_SECONDS", BLOCK_SECONDS)
     votes = with_trouble(trouble, until_block=first_block_of(0, Stage.VALIDATE, PARAMETERS) + 6)
     assert set(votes.values()) == {JUDGED_FALSE}
+
+
+class LoadingEngine(TroubledEngine):
+    """Has its model only from `until_block` on: the daemon was started again while judging went on."""
+
+    async def revive(self) -> None:
+        self.model_id = None
+        await super().revive()
+
+
+@pytest.mark.parametrize(("blocks", "expected"), [(3, JUDGED_FALSE), (10**9, (Verdict.ABSTAIN, "no-time"))])
+def test_a_model_that_is_still_loading_when_judging_begins_is_waited_for(
+    blocks: int, expected: tuple[Verdict, str]
+) -> None:
+    begin = first_block_of(0, Stage.VALIDATE, PARAMETERS)
+    engine = LoadingEngine(NODE, TINY, "honest", 0.0, 1)
+    engine.until_block = begin + blocks
+    batches = [batch_of_zeros(number, TINY) for number in range(2, 8)]
+    scene = run(*registered(1), *batches, blocks=EIGHT_ZEROS, engines=[engine])
+    assert {(vote.verdict, vote.reason) for vote in scene.bundle().votes} == {expected}
+
+
+def test_a_model_that_no_node_here_is_registered_for_is_not_waited_for() -> None:
+    """Though another daemon of the account serves it."""
+    engine = LoadingEngine(NodeId("second"), TINY, "honest", 0.0, 1)
+    engine.until_block = 10**9
+    scene = run(*registered(1), batch_of_zeros(2, TINY), blocks=EIGHT_ZEROS, engines=[engine])
+    assert [vote.reason for vote in scene.bundle().votes] == ["no-model"]
+
+
+@pytest.mark.parametrize("trouble", ["refuses", "dies", "hangs"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_engine_in_trouble_keeps_no_other_with_its_model_idle(
+    trouble: str, is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recomputing, "SILENCE_SECONDS_MAX", BLOCK_SECONDS)
+    good = SimulatedEngine(NodeId("second"), TINY, "honest", 0.0, 1)
+    engines = [troubled(trouble, until_block=10**9), good]
+    batches = [batch_of_zeros(number, TINY) for number in range(2, 8)]
+    scene = run(*batches, blocks=EIGHT_ZEROS, engines=engines if is_first else engines[::-1])
+    assert {(vote.verdict, vote.reason) for vote in scene.bundle().votes} == {JUDGED_FALSE}
