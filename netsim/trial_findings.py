@@ -299,6 +299,8 @@ def _blamed(outcome: Outcome) -> Iterator[str]:
     excused = frozenset({"absent", "no-batch", "no-votes", "unjudged", "unaudited", "withheld", "evidence-withheld"})
     excused |= {NOT_COMPUTED} if _has_cartel(outcome) else frozenset()
     excused |= {"accused", "omitted-receipt"}  # an accusation that the group does not confirm costs nothing
+    # Who left before its file was fetched is undecided and unpaid; who was there and is would be in `_unpaid`.
+    excused |= {FILE_WITHHELD}
     for epoch, result in sorted(outcome.results.items()):
         for participant in outcome.participants:
             if participant.is_honest:
