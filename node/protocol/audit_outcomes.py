@@ -228,7 +228,7 @@ def audit_outcomes_in_slices(
     for node in nodes:
         known = before.get(node)
         again = NO_APPEAL
-        if known is not None and (known.accused or known.challenged):
+        if known is not None and (known.accused or known.challenged or known.confirmed):
             bands = (band_of(*node), (fraud_band_of or band_of)(*node))
             again = judge_again(known, previous.group, by_draw, weights, bands)
             able = judges_of(known, previous.group)
@@ -254,7 +254,8 @@ def audit_outcomes_in_slices(
 def _remembered(previous: EpochResult, has_node: HasNode) -> dict[Node, AuditOutcome]:
     """Return what the result before says of nodes, as far as it still matters: what is judged again as it is. Evidence
     against a node that its executor does not have any more goes to the node without a name, where it is not summed:
-    the strongest stays. Evidence against who is no member and has no book that the result knows is forgotten.
+    the strongest stays. So does what is confirmed of an open accusation. Against who is no member and has no book that
+    the result knows both are forgotten.
     """
     members, books = {member.participant for member in previous.group.members}, BooksOfResult(previous)
     kept: dict[Node, AuditOutcome] = {}
@@ -263,16 +264,30 @@ def _remembered(previous: EpochResult, has_node: HasNode) -> dict[Node, AuditOut
         executor = outcome.executor
         if outcome.accused or outcome.challenged:
             kept[executor, outcome.node_id, outcome.model_id] = outcome
-        elif outcome.evidence and (executor in members or books.newest(executor) is not None):
+        elif (outcome.evidence or outcome.confirmed) and (executor in members or books.newest(executor) is not None):
             remembered.setdefault(executor, []).append(outcome)
     for executor, outcomes in remembered.items():
-        strongest = sorted(outcomes, key=lambda outcome: max(outcome.evidence), reverse=True)
+        # Open accusations first: only who has the model confirms anything, so that nobody crowds them out.
+        strongest = sorted(
+            outcomes, key=lambda outcome: (bool(outcome.confirmed), max(outcome.evidence, default=0)), reverse=True
+        )
         for outcome in strongest[:OUTCOMES_REMEMBERED_MAX]:
             node_id = outcome.node_id if has_node(executor, outcome.node_id) else UNNAMED
             node = (executor, node_id, outcome.model_id)
             known = kept.get(node, replace(outcome, node_id=node_id))
-            kept[node] = replace(known, evidence=strongest_evidence(known.evidence, outcome.evidence))
+            kept[node] = _joined(known, outcome)
     return kept
+
+
+def _joined(known: AuditOutcome, other: AuditOutcome) -> AuditOutcome:
+    """Return what is known of a node with what is remembered of another one that counts as it from now on."""
+    return replace(
+        known,
+        evidence=strongest_evidence(known.evidence, other.evidence),
+        confirmed=strongest_evidence(known.confirmed, other.confirmed),
+        is_narrow=known.is_narrow or other.is_narrow,
+        quiet_epochs=min(known.quiet_epochs, other.quiet_epochs),
+    )
 
 
 def _challenges(
@@ -337,8 +352,7 @@ def _outcome(
 ) -> AuditOutcome | None:
     """Return what becomes of a node; None if there is nothing to say and nothing to remember."""
     executor, node_id, model_id = node
-    is_settled = again.outcome in (Verdict.VALID, Verdict.INVALID)
-    evidence = NO_EVIDENCE if known is None or is_settled else known.evidence
+    evidence = NO_EVIDENCE if known is None or again.is_settled else known.evidence
     # In the order of digests, which have nothing to do with figures: sorted by these, luck would look like evidence.
     for _, gained in sorted(found.answers):
         evidence = accumulate_evidence(evidence, gained)
@@ -368,6 +382,7 @@ def _outcome(
         accused=accused,
         challenged=challenged,
         is_narrow=again.is_narrow,
+        quiet_epochs=again.quiet_epochs,
     )
 
 

@@ -250,13 +250,16 @@ class AuditOutcome:
     evidence: tuple[int, ...] = ()
     """Against it, from this epoch and those before, by bet (audits.py), in millionths of a bit; empty for none."""
     confirmed: tuple[int, ...] = ()
-    """Likewise, of answers that the whole group judged again since it was accused; empty unless that is open."""
+    """Likewise, of answers that the whole group judged again since it was accused, and below 0 as far as they speak for
+    it; empty unless that is open."""
     accused: tuple[Hash32, ...] = ()
     """Digests of receipts whose answers the whole group judges again in the next epoch."""
     challenged: tuple[Hash32, ...] = ()
     """Likewise, because their payer says that they are not the model's; each is judged by itself."""
     is_narrow: bool = False
     """Whether members with less than a third of all weight found a part of `confirmed`: it proves no fraud."""
+    quiet_epochs: int = 0
+    """Epochs running in which nothing that was judged again spoke against it, while its accusation is open."""
 
 
 @dataclass(frozen=True, slots=True)
