@@ -5,7 +5,7 @@ weight; what fewer prove takes the pay.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from node.protocol.audit_majorities import NOTHING_TO_JUDGE, Votes, is_judged, middle_of, strength_of, weight_of_voters
 from node.protocol.audit_sampling import judges_of
@@ -55,6 +55,8 @@ class Appeal:
     """Evidence so far, while it is open."""
     is_narrow: bool = False
     """Whether members with less than a third of all weight found a part of it: it proves no fraud."""
+    is_guessed: bool = False
+    """Whether a part of it is by a band that guesses at hardware which nobody measured: likewise."""
     quiet_epochs: int = 0
 
     @property
@@ -105,7 +107,7 @@ def judge_again(
     if in_sum.reason == NARROWLY_PROVEN or (is_proven and in_sum.outcome is not Verdict.INVALID):
         # It stays open, as far as it is proven and no farther: who cheats on is unpaid on.
         kept = tuple(min(bits, CONFIRMED_MICRO_BITS) for bits in in_sum.confirmed)
-        return Appeal(Verdict.INVALID, NARROWLY_PROVEN, kept, in_sum.is_narrow, in_sum.quiet_epochs)
+        return replace(in_sum, outcome=Verdict.INVALID, reason=NARROWLY_PROVEN, confirmed=kept)
     return in_sum if accused.accused or accused.confirmed else NO_APPEAL
 
 
@@ -118,14 +120,16 @@ def _judge_sum(
     """Return what comes of the judgements of accused answers together, with what was `confirmed` before.
 
     What few found proves no fraud with a little luck of honest machines on top: once many judge, they begin anew. And
-    what few judged is left out beside what many did: friends of a cheat may be shown what nobody else is.
+    what few judged is left out beside what many did: friends of a cheat may be shown what nobody else is. What many
+    found by a guess does not begin anew, for it takes the pay as it is; of fraud it proves nothing, then or later.
     """
     band, fraud_band = bands
     if not judged:
-        return _left_open(accused, accused.confirmed, is_narrow=accused.is_narrow)
+        return _left_open(accused, accused.confirmed, is_narrow=accused.is_narrow, is_guessed=accused.is_guessed)
     wide = [of_answer for of_answer in judged if _is_wide([voter for voter, _ in of_answer], weights)]
     is_narrow = not wide
     before = NO_EVIDENCE if accused.is_narrow and wide else accused.confirmed
+    is_guessed = fraud_band != band or (accused.is_guessed and bool(before))
     together, of_judges = NO_FIGURES, dict[Address, AuditFigures]()
     for of_answer in wide or judged:
         together = add_figures(together, _middle_figures(of_answer, weights, band))
@@ -140,20 +144,24 @@ def _judge_sum(
     if proof is None:
         if is_overturned(accused.evidence, confirmed):
             return Appeal(Verdict.VALID, "", NO_EVIDENCE)
-        return _left_open(accused, confirmed, is_narrow=is_narrow)
-    # What was confirmed before is by the node's own band.
-    of_old = before if fraud_band == band else NO_EVIDENCE
-    finding = [
-        voter
-        for voter, figures in of_judges.items()
-        if proven_by(accumulate_confirmed(of_old, gains(figures, fraud_band)), CONFIRMED_MICRO_BITS) is not None
-    ]
-    if is_narrow or not _is_wide(finding, weights):
-        return Appeal(Verdict.INVALID, NARROWLY_PROVEN, confirmed, True)
+        return _left_open(accused, confirmed, is_narrow=is_narrow, is_guessed=is_guessed)
+    is_narrow = is_narrow or not _is_wide(_finding(of_judges, before, band), weights)
+    convicting = _finding(of_judges, NO_EVIDENCE if is_guessed else before, fraud_band)
+    if is_narrow or not _is_wide(convicting, weights):
+        return Appeal(Verdict.INVALID, NARROWLY_PROVEN, confirmed, is_narrow, is_guessed)
     return Appeal(Verdict.INVALID, proof.value, NO_EVIDENCE)
 
 
-def _left_open(accused: AuditOutcome, confirmed: tuple[int, ...], *, is_narrow: bool) -> Appeal:
+def _finding(of_judges: Mapping[Address, AuditFigures], before: tuple[int, ...], band: HonestBand) -> list[Address]:
+    """Return which judges find it proven by a band, by their own figures on top of what was confirmed before."""
+    return [
+        voter
+        for voter, figures in of_judges.items()
+        if proven_by(accumulate_confirmed(before, gains(figures, band)), CONFIRMED_MICRO_BITS) is not None
+    ]
+
+
+def _left_open(accused: AuditOutcome, confirmed: tuple[int, ...], *, is_narrow: bool, is_guessed: bool) -> Appeal:
     """Return an accusation that is neither proven nor overturned; forgotten once it was quiet for long: a node may have
     no answers for ever, or say nothing any more of what it was accused of.
     """
@@ -162,7 +170,7 @@ def _left_open(accused: AuditOutcome, confirmed: tuple[int, ...], *, is_narrow: 
     quiet_epochs = 0 if is_spoken_for or not confirmed else accused.quiet_epochs + 1
     if quiet_epochs > QUIET_EPOCHS_MAX:
         return Appeal(Verdict.VALID, "", NO_EVIDENCE)
-    return Appeal(Verdict.ABSTAIN, "", confirmed, is_narrow, quiet_epochs)
+    return Appeal(Verdict.ABSTAIN, "", confirmed, is_narrow, is_guessed, quiet_epochs)
 
 
 def _is_wide(voters: Collection[Address], weights: Mapping[Address, int]) -> bool:

@@ -286,6 +286,7 @@ def _joined(known: AuditOutcome, other: AuditOutcome) -> AuditOutcome:
         evidence=strongest_evidence(known.evidence, other.evidence),
         confirmed=strongest_evidence(known.confirmed, other.confirmed),
         is_narrow=known.is_narrow or other.is_narrow,
+        is_guessed=known.is_guessed or other.is_guessed,
         quiet_epochs=min(known.quiet_epochs, other.quiet_epochs),
     )
 
@@ -382,6 +383,7 @@ def _outcome(
         accused=accused,
         challenged=challenged,
         is_narrow=again.is_narrow,
+        is_guessed=again.is_guessed,
         quiet_epochs=again.quiet_epochs,
     )
 

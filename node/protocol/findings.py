@@ -258,6 +258,8 @@ class AuditOutcome:
     """Likewise, because their payer says that they are not the model's; each is judged by itself."""
     is_narrow: bool = False
     """Whether members with less than a third of all weight found a part of `confirmed`: it proves no fraud."""
+    is_guessed: bool = False
+    """Whether a part of `confirmed` is by a band that guesses at hardware which nobody measured: likewise."""
     quiet_epochs: int = 0
     """Epochs running in which nothing that was judged again spoke against it, while its accusation is open."""
 
