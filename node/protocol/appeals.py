@@ -184,10 +184,12 @@ def _middle_figures(
     return middle_of(judged, weights, lambda vote: strength_of(vote, band)).figures
 
 
-def narrowly_proven(outcomes: Sequence[AuditOutcome]) -> frozenset[tuple[Address, ModelId]]:
-    """Return whose answers of which models were proven false without being fraud: these nodes are not paid."""
-    return frozenset(
-        (outcome.executor, outcome.model_id)
-        for outcome in outcomes
-        if outcome.fate is Verdict.INVALID and outcome.reason == NARROWLY_PROVEN
-    )
+def narrowly_proven(outcomes: Sequence[AuditOutcome]) -> dict[tuple[Address, ModelId], int]:
+    """Return whose answers of which models were proven false without being fraud: these nodes are not paid. And the
+    most that they weighed since they gave these answers."""
+    found: dict[tuple[Address, ModelId], int] = {}
+    for outcome in outcomes:
+        if outcome.fate is Verdict.INVALID and outcome.reason == NARROWLY_PROVEN:
+            key = outcome.executor, outcome.model_id
+            found[key] = max(found.get(key, 0), outcome.weight)
+    return found
