@@ -38,9 +38,10 @@ FRAUD_PARTS = 3
 """Fraud takes one part in so many of all the weight of the group, the accused's included, that finds it proven. No
 cartel below a third convicts alone, however few serve the model."""
 
-QUIET_EPOCHS_MAX = 30
-"""So long an accusation is open in which nothing speaks against the node any more, as for want of answers: as long as
-samples of nonces are remembered. Then it is forgotten."""
+QUIET_EPOCHS_MAX = 256
+"""So long an accusation is open in which nothing speaks against the node any more, as for want of answers. Then it is
+forgotten. It costs an honest node nothing; with fewer, 64 nodes could cheat in turns, each until it is accused, which
+int8 weights are within four epochs (docs/soundness.md)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ NOT_AUDITED = "not-audited"
 OUTCOMES_REMEMBERED_MAX = 64
 """Of one executor, with evidence and nothing to be judged again: one for each node that it may have. Those with most
 evidence stay; more would let results grow with what a friendly auditor says of models that nobody has."""
-DRAW_AS_ITEMS, OUTCOME_AS_ITEMS, CHALLENGE_AS_ITEMS = 64, 64, 256
+DRAW_AS_ITEMS, OUTCOME_AS_ITEMS, CHALLENGE_AS_ITEMS, REMEMBERED_AS_ITEMS = 64, 64, 256, 4
 """What they cost, against an item of a slice."""
 
 Node = tuple[Address, NodeId, ModelId]
@@ -241,7 +241,7 @@ def audit_outcomes_in_slices(
         receipt = signed.receipt
         of_node = found.of(receipt.executor, receipt.node_id, receipt.model_id)
         of_node.challenged.append((receipt.payer, digest))
-    before, weighed = _remembered(previous, found.has_node), _weights_since_answers(previous)
+    before, weighed = (yield from _remembered(previous, found.has_node)), _weights_since_answers(previous)
     nodes = sorted(found.nodes.keys() | before.keys(), key=lambda node: (node[0].lower(), node[1], node[2]))
     outcomes = []
     for node in nodes:
@@ -271,7 +271,7 @@ def audit_outcomes_in_slices(
     return AuditFindings(tuple(outcomes), duties.all())
 
 
-def _remembered(previous: EpochResult, has_node: HasNode) -> dict[Node, AuditOutcome]:
+def _remembered(previous: EpochResult, has_node: HasNode) -> Slices[dict[Node, AuditOutcome]]:
     """Return what the result before says of nodes, as far as it still matters: what is judged again as it is. Evidence
     against a node that its executor does not have any more goes to the node without a name, where it is not summed:
     the strongest stays. So does what is confirmed of an open accusation. Against who is no member and has no book that
@@ -280,12 +280,15 @@ def _remembered(previous: EpochResult, has_node: HasNode) -> dict[Node, AuditOut
     members, books = {member.participant for member in previous.group.members}, BooksOfResult(previous)
     kept: dict[Node, AuditOutcome] = {}
     remembered: dict[Address, list[AuditOutcome]] = {}
+    pace = Pace()
     for outcome in previous.audits:
         executor = outcome.executor
         if outcome.accused or outcome.challenged:
             kept[executor, outcome.node_id, outcome.model_id] = outcome
         elif (outcome.evidence or outcome.confirmed) and (executor in members or books.newest(executor) is not None):
             remembered.setdefault(executor, []).append(outcome)
+        if pace.is_over(1):
+            yield
     for executor, outcomes in remembered.items():
         # Open accusations first: only who has the model confirms anything, so that nobody crowds them out.
         strongest = sorted(
@@ -296,6 +299,8 @@ def _remembered(previous: EpochResult, has_node: HasNode) -> dict[Node, AuditOut
             node = (executor, node_id, outcome.model_id)
             known = kept.get(node, replace(outcome, node_id=node_id))
             kept[node] = _joined(known, outcome)
+        if pace.is_over(REMEMBERED_AS_ITEMS * len(outcomes)):
+            yield
     return kept
 
 

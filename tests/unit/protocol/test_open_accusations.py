@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.protocol import appeals
 from node.protocol.appeals import NARROWLY_PROVEN, QUIET_EPOCHS_MAX
 from node.protocol.audit_outcomes import OUTCOMES_REMEMBERED_MAX, UNCONFIRMED, audit_outcomes
 from node.protocol.audit_sampling import auditors_of, draws_of
@@ -122,6 +123,7 @@ def test_hardly_wrong_answers_under_four_names_are_not_taken_for_good_ones() -> 
 
 def test_what_is_narrowly_proven_is_paid_again_while_nothing_is_judged_and_not_forgotten() -> None:
     unpaid = outcome_of(evidence=accusing(), confirmed=(*ACCUSING, CONFIRMED_MICRO_BITS), is_narrow=True)
+    assert QUIET_EPOCHS_MAX >= 64 * 4
     for epoch in range(QUIET_EPOCHS_MAX):
         (unpaid,) = audit_outcomes(previous(unpaid, books=()), SEEDS, {}, WEIGHTS, band_of)
         assert (unpaid.fate, unpaid.reason, unpaid.quiet_epochs) == (Verdict.ABSTAIN, UNCONFIRMED, epoch + 1)
@@ -153,28 +155,33 @@ evidence = st.one_of(st.just(()), st.tuples(*[bits] * len(BETS)))
 
 
 @settings(max_examples=60, deadline=None)
-@given(evidence, evidence, st.lists(st.booleans(), min_size=120, max_size=120), st.booleans())
+@given(evidence, evidence, st.lists(st.booleans(), min_size=60, max_size=60), st.booleans())
 def test_an_honest_node_s_open_accusation_ends_and_costs_it_nothing(
     against: tuple[int, ...], confirmed: tuple[int, ...], shows: list[bool], is_narrow: bool
 ) -> None:
-    """However it came about, and in whichever epochs it has answers. Whom few slander may be unpaid for what they said
-    before, until its own answers are judged."""
+    """However it came about, and in whichever epochs it has answers, or none at all."""
     before = tuple(min(CONFIRMED_MICRO_BITS - 1, each) for each in confirmed)
     known = outcome_of(evidence=tuple(max(0, each) for each in against), confirmed=before, is_narrow=is_narrow)
-    found = epochs(lambda epoch: GOOD if shows[epoch] else None, len(shows), known)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(appeals, "QUIET_EPOCHS_MAX", len(shows) // 2)
+        found = epochs(lambda epoch: GOOD if shows[epoch] else None, len(shows), known)
     assert all(outcome.fate is not Verdict.INVALID for outcomes in found for outcome in outcomes)
     assert not any(outcome.confirmed or outcome.accused for outcome in found[-1])
 
 
 @pytest.mark.parametrize("shows", [GOOD, None])
-def test_what_it_was_accused_of_and_no_answer_speaks_of_any_more_is_forgotten(shows: AuditFigures | None) -> None:
+def test_what_it_was_accused_of_and_no_answer_speaks_of_any_more_is_forgotten(
+    shows: AuditFigures | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody asks for log-probabilities any more: the bets on them neither rise nor fall, and take no pay."""
+    quiet_max = 20
+    monkeypatch.setattr(appeals, "QUIET_EPOCHS_MAX", quiet_max)
     of_distance = tuple(LIMIT_MICRO_BITS if bet is AuditTest.DISTANCE else 0 for bet in BETS)
     proven = tuple(CONFIRMED_MICRO_BITS if bet is AuditTest.DISTANCE else 0 for bet in BETS)
     for confirmed in (proven, tuple(each // 2 for each in proven)):
         known = outcome_of(evidence=of_distance, confirmed=confirmed, is_narrow=True)
-        found = epochs(lambda _: shows, 2 * QUIET_EPOCHS_MAX, known)
-        assert len(found) >= QUIET_EPOCHS_MAX
+        found = epochs(lambda _: shows, 2 * quiet_max, known)
+        assert len(found) > quiet_max
         assert all(outcome.fate is not Verdict.INVALID for outcomes in found for outcome in outcomes)
         assert not any(outcome.confirmed or outcome.evidence for outcome in found[-1])
 
