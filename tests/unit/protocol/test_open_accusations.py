@@ -21,6 +21,7 @@ from node.protocol.audits import (
     is_overturned,
 )
 from node.protocol.audits import Test as AuditTest
+from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
 from node.protocol.node_names import UNNAMED
@@ -202,6 +203,11 @@ def test_evidence_that_friends_make_up_crowds_out_no_open_accusation() -> None:
     found = audit_outcomes(previous(known, *crowd, books=()), SEEDS, {}, WEIGHTS, band_of)
     assert len(found) == OUTCOMES_REMEMBERED_MAX
     assert any(outcome.confirmed for outcome in found)
+
+
+def test_what_speaks_for_a_node_survives_its_bytes() -> None:
+    known = outcome_of(confirmed=(-PULLED_DOWN_MICRO_BITS, 5, *ACCUSING[1:]), is_guessed=True, quiet_epochs=3, weight=9)
+    assert from_bytes(AuditOutcome, to_bytes(known)) == known
 
 
 def test_an_open_accusation_of_who_left_for_long_is_forgotten() -> None:
