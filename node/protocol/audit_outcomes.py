@@ -46,7 +46,7 @@ from node.protocol.audits import (
     strongest_evidence,
 )
 from node.protocol.due_books import BooksOfResult, book_of
-from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook
+from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook, ModelWeight
 from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
 from node.protocol.lots import lot
 from node.protocol.node_names import UNNAMED, HasNode, known_nodes
@@ -59,6 +59,7 @@ from node.protocol.slices import Pace, Slices, finish
 from node.protocol.tails import makes_vectors
 from node.protocol.vector_audits import VECTORS
 from node.protocol.verdicts import Verdict
+from node.protocol.weights import weights_by_model
 
 ACCUSED_MAX = DRAWS_MAX
 """Answers of one node that everybody judges again: all that were audited, not the worst, which would be a sample of bad
@@ -77,7 +78,7 @@ NOT_AUDITED = "not-audited"
 OUTCOMES_REMEMBERED_MAX = 64
 """Of one executor, with evidence and nothing to be judged again: one for each node that it may have. Those with most
 evidence stay; more would let results grow with what a friendly auditor says of models that nobody has."""
-DRAW_AS_ITEMS, OUTCOME_AS_ITEMS, CHALLENGE_AS_ITEMS = 64, 64, 256
+DRAW_AS_ITEMS, OUTCOME_AS_ITEMS, CHALLENGE_AS_ITEMS, REMEMBERED_AS_ITEMS = 64, 64, 256, 4
 """What they cost, against an item of a slice."""
 
 Node = tuple[Address, NodeId, ModelId]
@@ -157,14 +158,32 @@ class _FoundNodes:
         return self.nodes.setdefault((executor, known, model_id), _Found())
 
 
-def committed_books(bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int]) -> tuple[CommittedBook, ...]:
-    """Return the books of all members whose bundles count, ascending by executor; empty ones where none was named."""
-    books = [
-        CommittedBook(executor, bundle.receipts or EMPTY_BOOK)
-        for executor, bundle in bundles.items()
-        if weights.get(executor, 0) > 0
-    ]
+def committed_books(
+    bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int], frozen: EpochGroup
+) -> tuple[CommittedBook, ...]:
+    """Return the books of all members whose bundles count, ascending by executor; empty ones where none was named.
+
+    `frozen` is the group in charge of the epoch, whose members gave the answers.
+    """
+    served: dict[Address, list[ModelWeight]] = {}
+    for (executor, model_id), weight in sorted(weights_by_model(frozen).items()):
+        served.setdefault(executor, []).append(ModelWeight(model_id, weight))
+    books = []
+    for executor, bundle in bundles.items():
+        if weights.get(executor, 0) > 0:
+            book = bundle.receipts or EMPTY_BOOK
+            books.append(CommittedBook(executor, book, tuple(served.get(executor, ())) if book.count else ()))
     return tuple(sorted(books, key=lambda committed: committed.executor.lower()))
+
+
+def _weights_since_answers(previous: EpochResult) -> dict[tuple[Address, ModelId], int]:
+    """Return what nodes weighed when they gave the answers that this epoch audits, or weigh in the group in charge."""
+    weights = weights_by_model(previous.group)
+    for committed in previous.books:
+        for served in committed.weights:
+            key = committed.executor, served.model_id
+            weights[key] = max(weights.get(key, 0), served.weight)
+    return weights
 
 
 def audit_outcomes(
@@ -222,13 +241,13 @@ def audit_outcomes_in_slices(
         receipt = signed.receipt
         of_node = found.of(receipt.executor, receipt.node_id, receipt.model_id)
         of_node.challenged.append((receipt.payer, digest))
-    before = _remembered(previous, found.has_node)
+    before, weighed = (yield from _remembered(previous, found.has_node)), _weights_since_answers(previous)
     nodes = sorted(found.nodes.keys() | before.keys(), key=lambda node: (node[0].lower(), node[1], node[2]))
     outcomes = []
     for node in nodes:
         known = before.get(node)
         again = NO_APPEAL
-        if known is not None and (known.accused or known.challenged):
+        if known is not None and (known.accused or known.challenged or known.confirmed):
             bands = (band_of(*node), (fraud_band_of or band_of)(*node))
             again = judge_again(known, previous.group, by_draw, weights, bands)
             able = judges_of(known, previous.group)
@@ -243,7 +262,8 @@ def audit_outcomes_in_slices(
                 again = replace(again, reason=VECTORS)  # the bets are those on tokens, in their place
         of_node = found.nodes.get(node, _Found())
         chosen = _chosen(of_node.challenged, weights, seeds.lot)
-        outcome = _outcome(node, of_node, known, again, chosen)
+        weight = max(0 if known is None else known.weight, weighed.get((node[0], node[2]), 0))
+        outcome = _outcome(node, of_node, known, again, chosen, weight)
         if outcome is not None:
             outcomes.append(outcome)
         if pace.is_over(OUTCOME_AS_ITEMS):
@@ -251,28 +271,50 @@ def audit_outcomes_in_slices(
     return AuditFindings(tuple(outcomes), duties.all())
 
 
-def _remembered(previous: EpochResult, has_node: HasNode) -> dict[Node, AuditOutcome]:
+def _remembered(previous: EpochResult, has_node: HasNode) -> Slices[dict[Node, AuditOutcome]]:
     """Return what the result before says of nodes, as far as it still matters: what is judged again as it is. Evidence
     against a node that its executor does not have any more goes to the node without a name, where it is not summed:
-    the strongest stays. Evidence against who is no member and has no book that the result knows is forgotten.
+    the strongest stays. So does what is confirmed of an open accusation. Against who is no member and has no book that
+    the result knows both are forgotten.
     """
     members, books = {member.participant for member in previous.group.members}, BooksOfResult(previous)
     kept: dict[Node, AuditOutcome] = {}
     remembered: dict[Address, list[AuditOutcome]] = {}
+    pace = Pace()
     for outcome in previous.audits:
         executor = outcome.executor
         if outcome.accused or outcome.challenged:
             kept[executor, outcome.node_id, outcome.model_id] = outcome
-        elif outcome.evidence and (executor in members or books.newest(executor) is not None):
+        elif (outcome.evidence or outcome.confirmed) and (executor in members or books.newest(executor) is not None):
             remembered.setdefault(executor, []).append(outcome)
+        if pace.is_over(1):
+            yield
     for executor, outcomes in remembered.items():
-        strongest = sorted(outcomes, key=lambda outcome: max(outcome.evidence), reverse=True)
+        # Open accusations first: only who has the model confirms anything, so that nobody crowds them out.
+        strongest = sorted(
+            outcomes, key=lambda outcome: (bool(outcome.confirmed), max(outcome.evidence, default=0)), reverse=True
+        )
         for outcome in strongest[:OUTCOMES_REMEMBERED_MAX]:
             node_id = outcome.node_id if has_node(executor, outcome.node_id) else UNNAMED
             node = (executor, node_id, outcome.model_id)
             known = kept.get(node, replace(outcome, node_id=node_id))
-            kept[node] = replace(known, evidence=strongest_evidence(known.evidence, outcome.evidence))
+            kept[node] = _joined(known, outcome)
+        if pace.is_over(REMEMBERED_AS_ITEMS * len(outcomes)):
+            yield
     return kept
+
+
+def _joined(known: AuditOutcome, other: AuditOutcome) -> AuditOutcome:
+    """Return what is known of a node with what is remembered of another one that counts as it from now on."""
+    return replace(
+        known,
+        evidence=strongest_evidence(known.evidence, other.evidence),
+        confirmed=strongest_evidence(known.confirmed, other.confirmed),
+        is_narrow=known.is_narrow or other.is_narrow,
+        is_guessed=known.is_guessed or other.is_guessed,
+        weight=max(known.weight, other.weight),
+        quiet_epochs=min(known.quiet_epochs, other.quiet_epochs),
+    )
 
 
 def _challenges(
@@ -333,12 +375,12 @@ def _take_draw(
 
 
 def _outcome(
-    node: Node, found: _Found, known: AuditOutcome | None, again: Appeal, challenged: tuple[Hash32, ...]
+    node: Node, found: _Found, known: AuditOutcome | None, again: Appeal, challenged: tuple[Hash32, ...], weight: int
 ) -> AuditOutcome | None:
-    """Return what becomes of a node; None if there is nothing to say and nothing to remember."""
+    """Return what becomes of a node, of which so much weight may have to go unpaid; None if there is nothing to say and
+    nothing to remember."""
     executor, node_id, model_id = node
-    is_settled = again.outcome in (Verdict.VALID, Verdict.INVALID)
-    evidence = NO_EVIDENCE if known is None or is_settled else known.evidence
+    evidence = NO_EVIDENCE if known is None or again.is_settled else known.evidence
     # In the order of digests, which have nothing to do with figures: sorted by these, luck would look like evidence.
     for _, gained in sorted(found.answers):
         evidence = accumulate_evidence(evidence, gained)
@@ -368,6 +410,9 @@ def _outcome(
         accused=accused,
         challenged=challenged,
         is_narrow=again.is_narrow,
+        is_guessed=again.is_guessed,
+        quiet_epochs=again.quiet_epochs,
+        weight=weight if accused or challenged or again.confirmed or again.outcome is Verdict.INVALID else 0,
     )
 
 

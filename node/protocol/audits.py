@@ -84,7 +84,11 @@ CONFIRMED_MICRO_BITS = 20 * MILLION
 """Evidence that confirms an accusation, of answers that the whole group judged again. Less than the limit, for it comes
 on top of that; not much less, for a cartel may accuse an honest node when it likes, after its unluckiest epoch."""
 OVERTURNED_MICRO_BITS = 2 * MILLION
-"""Evidence below which an accusation is overturned. In between, the group goes on judging all of the node's answers."""
+"""Evidence below which an accusation is overturned, if what was judged again speaks for the node (PULLED_DOWN). In
+between, the group goes on judging all of the node's answers."""
+PULLED_DOWN_MICRO_BITS = 2 * MILLION
+"""So far the bet that accuses most has to fall, by answers judged again, to overturn; and no bet falls farther. It is
+its own measure of how much is enough: a few tokens that gain nothing are no acquittal."""
 EVIDENCE_MICRO_BITS_MAX = 1 << 40
 """More adds nothing."""
 
@@ -267,6 +271,26 @@ def accumulate_evidence(evidence: tuple[int, ...], gained: tuple[int, ...]) -> t
     after = (max(0, min(EVIDENCE_MICRO_BITS_MAX, old + new)) for old, new in zip(before, gained, strict=True))
     kept = tuple(after)
     return kept if any(kept) else NO_EVIDENCE
+
+
+def accumulate_confirmed(confirmed: tuple[int, ...], gained: tuple[int, ...]) -> tuple[int, ...]:
+    """Return what answers judged again come to after more was gained: it falls below 0, by PULLED_DOWN_MICRO_BITS at
+    most, so that what speaks for a node counts, and is soon used up if it goes on cheating.
+    """
+    before = confirmed or (0,) * len(BETS)
+    least, most = -PULLED_DOWN_MICRO_BITS, EVIDENCE_MICRO_BITS_MAX
+    kept = tuple(max(least, min(most, old + new)) for old, new in zip(before, gained, strict=True))
+    return kept if any(kept) else NO_EVIDENCE
+
+
+def is_overturned(evidence: tuple[int, ...], confirmed: tuple[int, ...]) -> bool:
+    """Whether answers judged again overturn an accusation by `evidence`: they prove next to nothing, and pull down the
+    bet that accuses most. That one knows best what such a cheat looks like."""
+    if proven_by(confirmed, OVERTURNED_MICRO_BITS) is not None:
+        return False
+    if proven_by(evidence) is None:
+        return True
+    return bool(confirmed) and confirmed[evidence.index(max(evidence))] <= -PULLED_DOWN_MICRO_BITS
 
 
 def strongest_evidence(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:

@@ -146,11 +146,22 @@ class ReceiptBook:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelWeight:
+    """What somebody's nodes with a model weigh together."""
+
+    model_id: ModelId
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
 class CommittedBook:
     """A book that an epoch's result took up: its answers are audited in the epoch after."""
 
     executor: Address
     book: ReceiptBook
+    weights: tuple[ModelWeight, ...] = ()
+    """Of its executor in the group that was in charge when the answers were given; ascending by model id. Of an empty
+    book none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +261,21 @@ class AuditOutcome:
     evidence: tuple[int, ...] = ()
     """Against it, from this epoch and those before, by bet (audits.py), in millionths of a bit; empty for none."""
     confirmed: tuple[int, ...] = ()
-    """Likewise, of answers that the whole group judged again since it was accused; empty unless that is open."""
+    """Likewise, of answers that the whole group judged again since it was accused, and below 0 as far as they speak for
+    it; empty unless that is open."""
     accused: tuple[Hash32, ...] = ()
     """Digests of receipts whose answers the whole group judges again in the next epoch."""
     challenged: tuple[Hash32, ...] = ()
     """Likewise, because their payer says that they are not the model's; each is judged by itself."""
     is_narrow: bool = False
     """Whether members with less than a third of all weight found a part of `confirmed`: it proves no fraud."""
+    is_guessed: bool = False
+    """Whether a part of `confirmed` is by a band that guesses at hardware which nobody measured: likewise."""
+    quiet_epochs: int = 0
+    """Epochs running in which nothing that was judged again spoke against it, while its accusation is open."""
+    weight: int = 0
+    """While answers are judged again: the most that its executor's nodes with the model weighed in a group in charge
+    since it gave the first of them. So much is not paid if they are narrowly proven false."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,11 +31,20 @@ def is_registered_node(state: ChainState, executor: Address, node_id: NodeId) ->
     return participant is not None and any(node.node_id == node_id for node in participant.ml_nodes)
 
 
+def has_node(group: EpochGroup | None, state: ChainState, executor: Address, node_id: NodeId) -> bool:
+    """Whether an executor has a node, in the group or in the state."""
+    is_frozen = group is not None and is_frozen_node(group, executor, node_id)
+    return is_frozen or is_registered_node(state, executor, node_id)
+
+
 def known_nodes(group: EpochGroup | None, *states: ChainState) -> HasNode:
-    """Return what tells whether an executor has a node, in the group or in one of the states."""
+    """Return what tells whether an executor has a node, in the group or in one of the states: to be asked often, so
+    that the group is looked through once."""
+    members = () if group is None else group.members
+    frozen = {(member.participant, node.node_id) for member in members for node in member.ml_nodes}
 
     def found(executor: Address, node_id: NodeId) -> bool:
-        is_frozen = group is not None and is_frozen_node(group, executor, node_id)
+        is_frozen = (executor, node_id) in frozen
         return is_frozen or any(is_registered_node(state, executor, node_id) for state in states)
 
     return found

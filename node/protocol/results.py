@@ -211,7 +211,7 @@ def form_epoch_result_in_slices(
             for account, weight in earning.items()
         ),
         available=available,
-        books=committed_books(bundles, weights),
+        books=committed_books(bundles, weights, frozen),
         books_before=books_before(epoch, previous),
         books_missing=missing_books(previous, bundles.keys(), weights, earning),
         judged_models=tuple(sorted(judged)),

@@ -130,7 +130,7 @@ def explain(
         fall_to(amount(weight), entry.reason, entry.node_id)
     covers = own is not None and own.covers_models
     fall_to(amount(weight, covers_models=covers), COVERAGE)
-    models = {key for key in narrowly_proven(result.audits) if key[0] == participant}
+    models = {key: weight for key, weight in narrowly_proven(result.audits).items() if key[0] == participant}
     without = 0
     if frozen is not None:
         without = unproven_weights(models, frozen, result.nodes).get(participant, 0)

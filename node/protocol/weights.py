@@ -36,13 +36,24 @@ def participant_weights(node_weights: Mapping[NodeKey, int]) -> dict[Address, in
     return totals
 
 
+def weights_by_model(group: EpochGroup) -> dict[tuple[Address, ModelId], int]:
+    """Return what the nodes of each member weigh together, by the model that they serve."""
+    weights: dict[tuple[Address, ModelId], int] = {}
+    for member in group.members:
+        for node in member.ml_nodes:
+            key = member.participant, node.model_id
+            weights[key] = weights.get(key, 0) + node.poc_weight
+    return weights
+
+
 def unproven_weights(
-    unproven: Set[tuple[Address, ModelId]], frozen: EpochGroup, outcomes: Iterable[NodeOutcome]
+    unproven: Mapping[tuple[Address, ModelId], int], frozen: EpochGroup, outcomes: Iterable[NodeOutcome]
 ) -> dict[Address, int]:
     """Return, of each participant in `unproven`, how much weight is not paid: that of its nodes with the models.
 
-    What they have now, or had in the `frozen` group if that is more: who turns to another model once it is accused
-    leaves nothing behind. Never more than its whole weight.
+    What they have now, or had in the `frozen` group, or when they gave the answers (which `unproven` says), whichever
+    is most: who turns to another model, once it is accused or before, leaves nothing behind. Never more than its whole
+    weight.
     """
     now: dict[tuple[Address, ModelId], int] = {}
     whole: dict[Address, int] = {}
@@ -50,14 +61,10 @@ def unproven_weights(
         weight, key = calculate_node_weight(outcome), (outcome.participant, outcome.model_id)
         now[key] = now.get(key, 0) + weight
         whole[outcome.participant] = whole.get(outcome.participant, 0) + weight
-    had: dict[tuple[Address, ModelId], int] = {}
-    for member in frozen.members:
-        for node in member.ml_nodes:
-            key = member.participant, node.model_id
-            had[key] = had.get(key, 0) + node.poc_weight
+    had = weights_by_model(frozen)
     unpaid: dict[Address, int] = {}
-    for key in unproven:
-        unpaid[key[0]] = unpaid.get(key[0], 0) + max(now.get(key, 0), had.get(key, 0))
+    for key, weighed in unproven.items():
+        unpaid[key[0]] = unpaid.get(key[0], 0) + max(now.get(key, 0), had.get(key, 0), weighed)
     return {account: min(weight, whole.get(account, 0)) for account, weight in sorted(unpaid.items())}
 
 

@@ -9,7 +9,7 @@ import trio
 from node.ports import Chain
 from node.protocol.audit_evidence import are_names_short
 from node.protocol.identifiers import NodeId
-from node.protocol.node_names import UNNAMED, known_nodes
+from node.protocol.node_names import UNNAMED, has_node
 from node.protocol.records import Receipt
 from node.services.epochs import EpochBook
 
@@ -20,7 +20,7 @@ would let who names nonsense hold up the ends of its answers."""
 
 def named_node(chain: Chain, epochs: EpochBook, node_id: NodeId) -> NodeId:
     """Return what this account's receipt says of its node: the name, if others can know it."""
-    return node_id if known_nodes(epochs.group(), chain.state)(chain.account, node_id) else UNNAMED
+    return node_id if has_node(epochs.group(), chain.state, chain.account, node_id) else UNNAMED
 
 
 async def is_its_node(chain: Chain, epochs: EpochBook, receipt: Receipt) -> bool:
@@ -38,4 +38,4 @@ async def is_its_node(chain: Chain, epochs: EpochBook, receipt: Receipt) -> bool
 
 def _has(chain: Chain, epochs: EpochBook, receipt: Receipt) -> bool:
     named = receipt.node_id
-    return named == UNNAMED or known_nodes(epochs.group(), chain.state)(receipt.executor, named)
+    return named == UNNAMED or has_node(epochs.group(), chain.state, receipt.executor, named)

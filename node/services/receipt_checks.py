@@ -7,7 +7,7 @@ from node.protocol.chain_state import ChainState
 from node.protocol.dossiers import Dossier
 from node.protocol.eip712 import channel_id
 from node.protocol.identifiers import Address, EpochNumber, TokenAmount
-from node.protocol.node_names import UNNAMED, known_nodes
+from node.protocol.node_names import UNNAMED, has_node
 from node.protocol.pricing import price
 from node.protocol.records import EpochGroup
 from node.protocol.verification import Check, fails, holds, unchecked
@@ -54,7 +54,7 @@ def _executor(dossier: Dossier, facts: ChainFacts) -> Check:
         return _mismatch("executor", f"{receipt.executor} is no member of epoch {receipt.epoch}", facts)
     if receipt.node_id == UNNAMED:
         return holds("executor", f"a member of epoch {receipt.epoch}, with a node that was not registered yet")
-    if not known_nodes(facts.group, facts.state)(receipt.executor, receipt.node_id):
+    if not has_node(facts.group, facts.state, receipt.executor, receipt.node_id):
         return _mismatch("executor", f"it has no node {receipt.node_id} in epoch {receipt.epoch}", facts)
     return holds("executor", f"a member of epoch {receipt.epoch} with node {receipt.node_id}")
 

@@ -31,6 +31,7 @@ from node.protocol.findings import (
     AuditOutcome,
     AuditVote,
     CommittedBook,
+    ModelWeight,
     ReceiptBook,
 )
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
@@ -309,10 +310,11 @@ def test_books_of_members_are_taken_up_ascending_and_of_nobody_else() -> None:
         for n in (3, 2, 20)
         for bundle in bundles_of({account(n): []}).values()
     }
-    books = committed_books(bundles, WEIGHTS)
+    books = committed_books(bundles, WEIGHTS, GROUP)
     assert {book.executor for book in books} == {account(2), account(3)}
-    empty = committed_books({account(2): replace(bundles[account(2)], receipts=None)}, WEIGHTS)
-    assert [known.book.count for known in empty] == [0]
+    assert all(book.weights == (ModelWeight(TINY, 10),) for book in books)
+    empty = committed_books({account(2): replace(bundles[account(2)], receipts=None)}, WEIGHTS, GROUP)
+    assert [(known.book.count, known.weights) for known in empty] == [(0, ())]
     assert [book.executor.lower() for book in books] == sorted(book.executor.lower() for book in books)
 
 

@@ -1,10 +1,15 @@
 """A guess at what unmeasured hardware gives takes its pay, and not its collateral."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 
 from node.protocol.appeals import NARROWLY_PROVEN
 from node.protocol.audit_bands import WIDEST_BAND, bands_of, fraud_bands_of
 from node.protocol.audit_outcomes import audit_outcomes
+from node.protocol.audit_votes import audit_order
+from node.protocol.audits import CONFIRMED_MICRO_BITS
 from node.protocol.bands import Calibration, HonestBand
 from node.protocol.calibration import calibration_bytes, default_band, widest_of
 from node.protocol.chain_state import EPOCHS_KEPT
@@ -165,6 +170,48 @@ def test_what_only_a_guess_proves_takes_the_pay_and_is_no_fraud() -> None:
     assert (unpaid.fate, unpaid.reason) == (Verdict.INVALID, NARROWLY_PROVEN)
     convicted = after_appeal(FAR_OFF, BAND)
     assert convicted.fate is Verdict.INVALID and convicted.reason != NARROWLY_PROVEN
+
+
+def chain_of(fraud_bands: Sequence[HonestBand], figures: AuditFigures) -> list[AuditOutcome]:
+    """Epochs in which everybody audits and judges again, by these bands for fraud; until it is found."""
+    known: tuple[AuditOutcome, ...] = ()
+    found = []
+    for fraud_band in fraud_bands:
+        bundles = by_auditors(figures)
+        for outcome in known:
+            for validator, again in judged_again(outcome, dict.fromkeys(range(2, 10), figures)).items():
+                both = (*again.audits, *bundles[validator].audits)
+                bundles[validator] = replace(bundles[validator], audits=tuple(sorted(both, key=audit_order)))
+        known = audit_outcomes(
+            previous(*known), SEEDS, bundles, WEIGHTS, strict, fraud_band_of=lambda *_, band=fraud_band: band
+        )
+        found += known
+        if found[-1].fate is Verdict.INVALID and found[-1].reason != NARROWLY_PROVEN:
+            break
+    return found
+
+
+@pytest.mark.parametrize("mismatches", [3, 4, 5, 12])
+def test_where_many_judge_a_guess_takes_the_pay_of_every_epoch_once_it_proves(mismatches: int) -> None:
+    figures = AuditFigures(200, mismatches, mismatches * 50_000, 0, 0, 0, 100_000_000)
+    found = chain_of([WIDEST_BAND] * 30, figures)
+    unpaid = [outcome.reason == NARROWLY_PROVEN for outcome in found]
+    first = unpaid.index(True)
+    measured = chain_of([BAND] * 30, figures)
+    assert len(measured) == first + 1  # which is when it would be fraud by a band of its own
+    assert all(unpaid[first:])
+    assert not any(outcome.is_narrow for outcome in found)
+
+
+def test_a_band_of_its_own_makes_no_fraud_of_what_was_confirmed_by_a_guess() -> None:
+    """The owner measures the hardware at last, or its host names another: only what is judged from then on convicts."""
+    wrong = AuditFigures(200, 4, 200_000, 0, 0, 0, 100_000_000)
+    found = chain_of([WIDEST_BAND] * 5 + [BAND] * 5, wrong)
+    assert found[4].reason == NARROWLY_PROVEN
+    # What they find in one epoch proves nothing by itself.
+    assert max(found[0].evidence) < CONFIRMED_MICRO_BITS
+    assert all(outcome.reason == NARROWLY_PROVEN and outcome.is_guessed for outcome in found[4:])
+    assert len(chain_of([BAND] * 10, wrong)) == 5
 
 
 def test_what_was_confirmed_by_the_guess_before_convicts_nobody_later() -> None:

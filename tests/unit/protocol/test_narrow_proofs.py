@@ -8,25 +8,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocol.appeals import NARROWLY_PROVEN, narrowly_proven
-from node.protocol.audit_outcomes import ACCUSED, UNCONFIRMED, audit_outcomes
+from node.protocol.audit_outcomes import ACCUSED, UNCONFIRMED, audit_outcomes, committed_books
+from node.protocol.audit_sampling import draws_of
 from node.protocol.audit_votes import REJUDGED
 from node.protocol.audits import CONFIRMED_MICRO_BITS, gains
 from node.protocol.codec import from_bytes, to_bytes
-from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote
+from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, NodeFate, NodeOutcome
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.penalties import fraudulent, penalties
 from node.protocol.records import EpochGroup
 from node.protocol.verdicts import Verdict
+from node.protocol.weights import unproven_weights
 from tests.builders import NODE, TINY, account
 from tests.unit.protocol.test_audit_outcomes import (
     BAD,
     BAND,
+    BOOK,
     EXECUTOR,
     GOOD,
     MILD,
     SEEDS,
+    WEIGHTS,
     band_of,
     bundles_of,
+    by_auditors,
     digest_of,
     judged,
     previous,
@@ -69,7 +74,7 @@ def test_two_who_weigh_next_to_nothing_convict_nobody_and_take_the_pay(is_challe
     found = after(known, DUST, {2: BAD, 3: BAD})
     assert found is not None
     assert (found.fate, found.reason) == (Verdict.INVALID, NARROWLY_PROVEN)
-    assert narrowly_proven([found]) == {(EXECUTOR, TINY)}
+    assert narrowly_proven([found]) == {(EXECUTOR, TINY): 400}
     assert not is_fraud(found, DUST)
     assert from_bytes(AuditOutcome, to_bytes(found)) == found
 
@@ -145,6 +150,35 @@ def test_an_answer_that_a_cheat_shows_to_its_friends_alone_keeps_it_from_no_puni
     before = replace(previous(known, books=()), group=group)
     (found,) = audit_outcomes(before, SEEDS, bundles_of(votes), weights, band_of)
     assert is_fraud(found, group)
+
+
+def test_who_turned_away_from_the_model_before_it_was_accused_is_unpaid_all_the_same() -> None:
+    """It mined the model for the epoch in which it cheats with it, and another one ever since."""
+    others = ((2, 100, (TINY,)), (3, 100, (TINY,)), *((n, 200, (BIG,)) for n in (4, 5, 6)))
+    then, since = group_of((1, 400, (TINY,)), *others), group_of((1, 400, (BIG,)), *others)
+    weights = {member.participant: member.weight for member in then.members}
+    bundle = replace(bundles_of({EXECUTOR: []})[EXECUTOR], receipts=BOOK)
+    books = committed_books({EXECUTOR: bundle}, weights, then)
+    result = replace(previous(books=books), group=since)
+    audited = bundles_of({account(n): [judged(draw, BAD) for draw in range(draws_of(BOOK))] for n in range(2, 7)})
+    (accused,) = audit_outcomes(result, SEEDS, audited, weights, band_of)
+    assert accused.weight == 400
+    found = after(accused, since, {2: BAD, 3: BAD})
+    assert found is not None
+    now = NodeOutcome(EXECUTOR, NODE, BIG, NodeFate.ACCEPTED, 400, 0, 0, 400, "")
+    assert unproven_weights(narrowly_proven([found]), since, [now]) == {EXECUTOR: 400}
+
+
+def test_what_was_weighed_is_kept_while_answers_are_judged_again_and_no_longer() -> None:
+    few = dict.fromkeys((2, 3), BAD)
+    found = after(accused_of(weight=777), DUST, few)
+    assert found is not None
+    assert found.weight == 777
+    found = after(accused_of(weight=77), DUST, few)
+    assert found is not None
+    assert found.weight == 400
+    (honest,) = audit_outcomes(previous(), SEEDS, by_auditors(GOOD), WEIGHTS, band_of)
+    assert honest.weight == 0
 
 
 weight = st.integers(1, 400)

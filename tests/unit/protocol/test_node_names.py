@@ -6,7 +6,12 @@ from functools import partial
 
 import pytest
 
-from node.protocol.audit_outcomes import NO_BOOK, OUTCOMES_REMEMBERED_MAX, audit_outcomes
+from node.protocol.audit_outcomes import (
+    NO_BOOK,
+    OUTCOMES_REMEMBERED_MAX,
+    audit_outcomes,
+    audit_outcomes_in_slices,
+)
 from node.protocol.audit_sampling import auditors_of, draws_of
 from node.protocol.audits import BETS, strongest_evidence
 from node.protocol.chain_state import ChainState
@@ -236,3 +241,15 @@ def test_of_one_executor_the_nodes_with_most_evidence_are_remembered() -> None:
 )
 def test_the_stronger_evidence_of_each_bet_stays(one: Sequence[int], other: Sequence[int], both: Sequence[int]) -> None:
     assert strongest_evidence(tuple(one), tuple(other)) == tuple(both)
+
+
+def test_what_is_remembered_is_gone_through_in_slices() -> None:
+    """Of eight executors as much as may be: after it one outcome of each is left, which is no slice by itself."""
+    gone = [
+        outcome
+        for number in range(1, 9)
+        for outcome in remembering(*((f"gone-{n}", LUCK) for n in range(64)), executor=account(number))
+    ]
+    result = replace(previous(books=()), audits=tuple(gone))
+    slices = list(audit_outcomes_in_slices(result, SEEDS, {}, WEIGHTS, band_of))
+    assert len(slices) >= 2

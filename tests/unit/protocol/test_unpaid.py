@@ -335,9 +335,9 @@ def test_what_few_proved_takes_the_pay_of_the_nodes_with_the_model_and_is_no_fra
 weight = st.integers(0, 1000)
 
 
-@given(st.dictionaries(st.sampled_from([NODE, SECOND_NODE]), weight), weight, weight, st.booleans())
+@given(st.dictionaries(st.sampled_from([NODE, SECOND_NODE]), weight), weight, weight, weight, st.booleans())
 def test_unproven_is_what_nodes_with_the_model_weigh_or_weighed_and_never_more_than_there_is(
-    others: dict[NodeId, int], now: int, had: int, is_paid_before: bool
+    others: dict[NodeId, int], now: int, had: int, before: int, is_paid_before: bool
 ) -> None:
     frozen = EpochGroup(
         FIRST, (GroupMember(account(2), peer(2), had, (MLNodeSnapshot(NODE, TINY, had, had, (True, False)),)),), ()
@@ -348,6 +348,6 @@ def test_unproven_is_what_nodes_with_the_model_weigh_or_weighed_and_never_more_t
     ]
     fate = NodeFate.PRESERVED if is_paid_before else NodeFate.ACCEPTED
     outcomes.append(NodeOutcome(account(2), NODE, TINY, fate, now, 0, 0, now, ""))
-    found = unproven_weights({(account(2), TINY)}, frozen, outcomes)
-    assert found == {account(2): min(max(now, had), now + sum(others.values()))}
-    assert unproven_weights({(account(3), TINY)}, frozen, outcomes) == {account(3): 0}
+    found = unproven_weights({(account(2), TINY): before}, frozen, outcomes)
+    assert found == {account(2): min(max(now, had, before), now + sum(others.values()))}
+    assert unproven_weights({(account(3), TINY): before}, frozen, outcomes) == {account(3): 0}
