@@ -180,7 +180,7 @@ def test_what_it_was_accused_of_and_no_answer_speaks_of_any_more_is_forgotten(
     of_distance = tuple(LIMIT_MICRO_BITS if bet is AuditTest.DISTANCE else 0 for bet in BETS)
     proven = tuple(CONFIRMED_MICRO_BITS if bet is AuditTest.DISTANCE else 0 for bet in BETS)
     for confirmed in (proven, tuple(each // 2 for each in proven)):
-        known = outcome_of(evidence=of_distance, confirmed=confirmed, is_narrow=True)
+        known = outcome_of(evidence=of_distance, confirmed=confirmed, is_guessed=True)
         found = epochs(lambda _: shows, 2 * quiet_max, known)
         assert len(found) > quiet_max
         assert all(outcome.fate is not Verdict.INVALID for outcomes in found for outcome in outcomes)
@@ -190,8 +190,12 @@ def test_what_it_was_accused_of_and_no_answer_speaks_of_any_more_is_forgotten(
 def test_an_open_accusation_goes_with_its_node_to_the_one_without_a_name() -> None:
     half = (*ACCUSING, CONFIRMED_MICRO_BITS // 2)
     known = outcome_of(node_id=NodeId("gone"), confirmed=half, is_narrow=True, quiet_epochs=3)
-    (found,) = audit_outcomes(previous(known, books=()), SEEDS, {}, WEIGHTS, band_of)
-    assert (found.node_id, found.confirmed, found.is_narrow, found.quiet_epochs) == (UNNAMED, half, True, 4)
+    unnamed = outcome_of(node_id=UNNAMED, evidence=accusing(1), confirmed=(1, *ACCUSING))
+    for others in ((), (unnamed,)):
+        (found,) = audit_outcomes(previous(*others, known, books=()), SEEDS, {}, WEIGHTS, band_of)
+        assert (found.node_id, found.is_narrow) == (UNNAMED, True)
+        assert found.confirmed == ((1, *half[1:]) if others else half)
+        assert found.quiet_epochs == (1 if others else 4)
 
 
 def test_evidence_that_friends_make_up_crowds_out_no_open_accusation() -> None:
