@@ -11,6 +11,7 @@ that nobody knows, so that none but the codec's fast path reads thousands of the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import GenericAlias
 from typing import Any, TypeVar, cast
 
 import msgpack
@@ -216,7 +217,7 @@ class _Reader:
         values = _unpacked(
             lambda: msgpack.unpackb(as_list, raw=False, strict_map_key=True, use_list=True, max_map_len=FIELDS_MAX)
         )
-        many = cast(type, tuple[entry_type, ...])  # type: ignore[valid-type]  # known when it runs only
+        many = cast(type, GenericAlias(tuple, (entry_type, ...)))
         try:
             if msgpack.packb(values, use_bin_type=True) == as_list:
                 return cast(tuple[Any, ...], read_value(many, values))

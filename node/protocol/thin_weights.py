@@ -16,9 +16,9 @@ Detail, for one participant:
   the thinly judged batches that it found valid, by what they claim beyond what is kept of them. So nobody grows faster
   for claiming more, colluders grow by a ninth of such weight of theirs in an epoch, and honest work of theirs backs no
   fakes.
-- These two count by themselves where at most half of the others' weight is in widely judged work, and not at all where
-  two thirds are; in between in proportion.
-- A *pool* of a ninth of what is widely judged, so that both are ten tenths, is shared by what of these two does not
+- These three count by themselves where at most half of the others' weight is in widely judged work, and not at all
+  where two thirds are; in between in proportion.
+- A *pool* of a ninth of what is widely judged, a tenth of both together, is shared by what of these three does not
   count by itself, and then by what is claimed beyond them. Of its share for the latter everybody gets that part that
   would not count by itself: who keeps all it had has none of it, or whatever it is given there would stay and add up.
 - *Widely judged work* is also what nodes keep that serve instead of mining, by the part of their model's batches that
