@@ -15,7 +15,12 @@ from node.ports import CallFailedError, Engine, EngineFailedError, GenerationChu
 from node.protocol.identifiers import TokenAmount
 from node.services import executor_part
 from node.services.attempt import Attempt
-from node.services.candidate_line import AGAIN_SECONDS_MAX, UNBEGUN_WAIT_SECONDS_MAX
+from node.services.candidate_line import (
+    AGAIN_SECONDS_MAX,
+    BUSY_AGAIN_SECONDS_MAX,
+    UNBEGUN_ROOM_SECONDS_MAX,
+    UNBEGUN_WAIT_SECONDS_MAX,
+)
 from node.services.faults import Fault
 from node.services.frames import METHOD, Tokens
 from node.services.gateway import CHUNKS_WAITING_MAX, GatewayError
@@ -382,6 +387,68 @@ async def test_an_answer_that_was_begun_waits_for_room(autojump_clock: object) -
         _, parts = await ask(network)
         assert ids_of(parts) == await honest_tokens()
         assert len(turns) == 3
+
+
+async def test_a_request_that_has_not_begun_waits_for_room_too(autojump_clock: object) -> None:
+    """While another one restarts its users are here as well."""
+    asked: list[float] = []
+
+    async def busy_for_a_while(part: Part) -> None:
+        asked.append(trio.current_time())
+        if asked[-1] - asked[0] < 20.0:
+            raise busy_error(0.1, "the queue is full")
+        await part.open()
+        await part.give(part.request.max_tokens, finish_reason="length")
+
+    async with serving_network(1) as network:
+        await fund(network)
+        install(network, 1, busy_for_a_while)
+        answer, parts = await ask(network)
+        assert ids_of(parts) == await honest_tokens()
+        assert answer.summary.finish_reason == "length"
+        pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
+        assert max(pauses) == pytest.approx(BUSY_AGAIN_SECONDS_MAX, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("others_fail", "patience"), [(False, UNBEGUN_ROOM_SECONDS_MAX), (True, UNBEGUN_WAIT_SECONDS_MAX)]
+)
+async def test_a_request_that_has_not_begun_waits_longer_for_room_where_somebody_failed(
+    autojump_clock: object, others_fail: bool, patience: float
+) -> None:
+    async def busy(part: Part) -> None:
+        raise busy_error(5.0, "the queue is full")
+
+    async def is_gone(part: Part) -> None:
+        if others_fail:
+            raise CallFailedError("lost", "it is restarting")
+        raise busy_error(5.0, "the queue is full")
+
+    async with serving_network(2) as network:
+        await fund(network)
+        for number, program in ((1, busy), (2, is_gone)):
+            install(network, number, program)
+        began = trio.current_time()
+        with pytest.raises(GatewayError) as caught:
+            await ask(network)
+        assert caught.value.code == "overloaded"
+        assert caught.value.retry_after == pytest.approx(5.0, abs=0.5)
+        assert patience - 6 < trio.current_time() - began <= patience + 1
+
+
+async def test_room_that_is_promised_for_later_is_not_waited_for(autojump_clock: object) -> None:
+    async def busy(part: Part) -> None:
+        raise busy_error(UNBEGUN_ROOM_SECONDS_MAX + 1, "the queue is full")
+
+    async with serving_network(1) as network:
+        await fund(network)
+        install(network, 1, busy)
+        began = trio.current_time()
+        with pytest.raises(GatewayError) as caught:
+            await ask(network)
+        assert caught.value.code == "overloaded"
+        assert caught.value.retry_after == pytest.approx(UNBEGUN_ROOM_SECONDS_MAX + 1, abs=0.5)
+        assert trio.current_time() - began < 1
 
 
 class CountingEngine(SimulatedEngine):
