@@ -22,7 +22,7 @@ hardware in one answer: accumulated evidence over epochs decides, from all answe
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -112,8 +112,10 @@ BETS: tuple[Test, ...] = (
 )
 """The test of each bet, in the order in which evidence is kept."""
 
+Gains = tuple[int, ...]
+"""Of each bet, in millionths of a bit; or a sum of these."""
 NO_FIGURES = AuditFigures(0, 0, 0, 0, 0, 0, 0)
-NO_EVIDENCE: tuple[int, ...] = ()
+NO_EVIDENCE: Gains = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,11 @@ def gains(figures: AuditFigures, band: HonestBand) -> tuple[int, ...]:
     )
 
 
+def total_of(gained: Iterable[Gains]) -> Gains:
+    """Return what each bet gains in all of one or more answers, whichever band each is held against."""
+    return tuple(map(sum, zip(*gained, strict=True)))
+
+
 def accumulate_evidence(evidence: tuple[int, ...], gained: tuple[int, ...]) -> tuple[int, ...]:
     """Return the evidence after more was gained: never below 0, as a bet that has lost all is begun anew.
 
@@ -291,11 +298,6 @@ def is_overturned(evidence: tuple[int, ...], confirmed: tuple[int, ...]) -> bool
     if proven_by(evidence) is None:
         return True
     return bool(confirmed) and confirmed[evidence.index(max(evidence))] <= -PULLED_DOWN_MICRO_BITS
-
-
-def strongest_evidence(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the stronger evidence of each bet. The sum of two runs of luck would be worth more than a bet is."""
-    return tuple(map(max, one, other)) if one and other else one or other
 
 
 def proven_by(evidence: tuple[int, ...], limit_micro_bits: int = LIMIT_MICRO_BITS) -> Test | None:
