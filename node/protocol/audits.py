@@ -84,8 +84,8 @@ CONFIRMED_MICRO_BITS = 20 * MILLION
 """Evidence that confirms an accusation, of answers that the whole group judged again. Less than the limit, for it comes
 on top of that; not much less, for a cartel may accuse an honest node when it likes, after its unluckiest epoch."""
 OVERTURNED_MICRO_BITS = 2 * MILLION
-"""Evidence below which an accusation is overturned, if what was judged again speaks for the node (PULLED_DOWN). In
-between, the group goes on judging all of the node's answers."""
+"""Evidence below which an accusation is overturned, if what was judged again speaks for the executor (PULLED_DOWN). In
+between, the group goes on judging all of its answers."""
 PULLED_DOWN_MICRO_BITS = 2 * MILLION
 """So far the bet that accuses most has to fall, by answers judged again, to overturn; and no bet falls farther. It is
 its own measure of how much is enough: a few tokens that gain nothing are no acquittal."""
@@ -282,7 +282,7 @@ def accumulate_evidence(evidence: tuple[int, ...], gained: tuple[int, ...]) -> t
 
 def accumulate_confirmed(confirmed: tuple[int, ...], gained: tuple[int, ...]) -> tuple[int, ...]:
     """Return what answers judged again come to after more was gained: it falls below 0, by PULLED_DOWN_MICRO_BITS at
-    most, so that what speaks for a node counts, and is soon used up if it goes on cheating.
+    most, so that what speaks for an executor counts, and is soon used up if it goes on cheating.
     """
     before = confirmed or (0,) * len(BETS)
     least, most = -PULLED_DOWN_MICRO_BITS, EVIDENCE_MICRO_BITS_MAX
