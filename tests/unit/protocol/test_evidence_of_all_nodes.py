@@ -13,18 +13,22 @@ from hypothesis import strategies as st
 from node.protocol.appeals import NARROWLY_PROVEN
 from node.protocol.audit_bands import WIDEST_BAND, bands_of, fraud_bands_of
 from node.protocol.audit_majorities import BandOf
-from node.protocol.audit_outcomes import NO_BOOK, audit_outcomes, audit_outcomes_in_slices
+from node.protocol.audit_outcomes import ACCUSED, NO_BOOK, audit_outcomes, audit_outcomes_in_slices
 from node.protocol.audit_sampling import auditors_of, draws_of
 from node.protocol.audit_votes import REJUDGED
 from node.protocol.audits import (
     BETS,
+    CONFIRMED_MICRO_BITS,
+    LIMIT_MICRO_BITS,
     MARGIN_SPAN_MICRO,
     MILLION,
     NO_EVIDENCE,
+    accumulate_confirmed,
     accumulate_evidence,
     gains,
     total_of,
 )
+from node.protocol.audits import Test as AuditTest
 from node.protocol.bands import Calibration
 from node.protocol.calibration import calibration_bytes, default_band
 from node.protocol.codec import to_bytes
@@ -198,6 +202,27 @@ def test_each_answer_is_held_against_the_band_of_its_own_node(shown: list[tuple[
     assert found.evidence == expected
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([GOOD, TWO_TOKENS, MILD]), kinds), min_size=1, max_size=3))
+def test_each_answer_that_is_judged_again_is_held_against_the_bands_of_its_own_node(
+    shown: list[tuple[AuditFigures, str]],
+) -> None:
+    answers = {draw: (figures, f"{kind} 0") for draw, (figures, kind) in enumerate(shown)}
+    known = AuditOutcome(EXECUTOR, TINY, Verdict.ABSTAIN, 1, 0, 1, ACCUSED, accused=tuple(map(digest_of, answers)))
+    # Of log-probabilities, which no answer here speaks of: nothing overturns it.
+    known = replace(known, evidence=tuple(LIMIT_MICRO_BITS * (bet is AuditTest.DISTANCE) for bet in BETS))
+    confirmed, convicting = (
+        accumulate_confirmed(
+            NO_EVIDENCE,
+            total_of(gains(figures, band_by(EXECUTOR, NodeId(name), TINY)) for figures, name in answers.values()),
+        )
+        for band_by in ALL_CLASSES
+    )
+    found = epoch_of((known,), {}, answers, bands=ALL_CLASSES)
+    assert max(confirmed) < CONFIRMED_MICRO_BITS
+    assert [(outcome.confirmed, outcome.convicting) for outcome in found] == [(confirmed, convicting)]
+
+
 means = st.integers(500, 900_000)
 
 
@@ -226,7 +251,7 @@ def test_no_bet_on_honest_answers_of_two_kinds_of_hardware_grows_on_average(
 
 
 def test_one_answer_that_is_drawn_and_challenged_counts_once() -> None:
-    known = AuditOutcome(EXECUTOR, TINY, Verdict.ABSTAIN, 1, 0, 1, "accused", accused=(digest_of(0),))
+    known = AuditOutcome(EXECUTOR, TINY, Verdict.ABSTAIN, 1, 0, 1, ACCUSED, accused=(digest_of(0),))
     both = replace(known, challenged=known.accused)
     (once,), (twice,) = (epoch_of((outcome,), {}, alike(MILD)) for outcome in (known, both))
     assert max(once.confirmed) == max(gains(MILD, BAND))
