@@ -9,7 +9,7 @@ from node.protocol.appeals import NARROWLY_PROVEN
 from node.protocol.audit_bands import WIDEST_BAND, bands_of, fraud_bands_of
 from node.protocol.audit_outcomes import audit_outcomes
 from node.protocol.audit_votes import audit_order
-from node.protocol.audits import CONFIRMED_MICRO_BITS
+from node.protocol.audits import BETS, CONFIRMED_MICRO_BITS
 from node.protocol.bands import Calibration, HonestBand
 from node.protocol.calibration import calibration_bytes, default_band, widest_of
 from node.protocol.chain_state import EPOCHS_KEPT
@@ -237,3 +237,14 @@ def test_what_was_confirmed_by_the_guess_before_convicts_nobody_later() -> None:
         fraud_band_of=lenient,
     )
     assert later.reason == NARROWLY_PROVEN
+
+
+@pytest.mark.parametrize("is_narrow", [True, False])
+def test_what_few_found_by_the_band_that_convicts_begins_anew_with_the_rest(is_narrow: bool) -> None:
+    """However much that was: what many find by a guess then takes the pay, and not the collateral."""
+    (accused,) = audit_outcomes(previous(), SEEDS, by_auditors(FAR_OFF), WEIGHTS, strict)
+    known = replace(accused, convicting=(1 << 40,) * len(BETS), is_narrow=is_narrow)
+    again = judged_again(known, dict.fromkeys(range(2, 10), FAR_OFF))
+    (found,) = audit_outcomes(previous(known, books=()), SEEDS, again, WEIGHTS, strict, fraud_band_of=lenient)
+    assert found.fate is Verdict.INVALID
+    assert (found.reason == NARROWLY_PROVEN) is is_narrow
