@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from node.protocol.audit_majorities import BandOf
 from node.protocol.bands import Calibration
@@ -12,11 +13,14 @@ from node.protocol.records import EpochGroup, ModelRecord
 from node.protocol.tails import makes_vectors
 from node.protocol.vector_audits import vector_band
 
+NODES_KEPT = 4096
+"""Of which a finder keeps the band at hand: more than honest members have, and names in votes are free."""
+
 
 def bands_of(state: ChainState, group: EpochGroup | None) -> BandOf:
     """Return what finds the band of a node that says it served a model: its class follows from what it registered.
 
-    Without a group, from the registry as it is.
+    Without a group, from the registry as it is. What was found once stays: neither may change while it is in use.
     """
 
     def choose(calibration: Calibration | None, model: ModelRecord, node: _Node) -> HonestBand:
@@ -58,7 +62,7 @@ def _finder(
     group: EpochGroup | None,
     choose: Callable[[Calibration | None, ModelRecord, _Node], HonestBand],
 ) -> BandOf:
-
+    @lru_cache(maxsize=NODES_KEPT)  # every vote on an answer names the same node
     def found(account: Address, node_id: NodeId, model_id: ModelId) -> HonestBand:
         frozen = None if group is None else group.get_epoch_model(model_id)
         model = frozen or state.models.get(model_id)

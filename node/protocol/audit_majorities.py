@@ -5,14 +5,17 @@ everybody sees.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 from node.protocol.audit_evidence import NO_ROOM, NO_TOKENS, OTHER_VERSION, PRIVATE
 from node.protocol.audit_votes import NO_DIGEST
-from node.protocol.audits import gains
+from node.protocol.audits import Gains, gains
 from node.protocol.calibration import HonestBand
 from node.protocol.findings import AuditVote
 from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
 from node.protocol.verdicts import Verdict
+
+Said = TypeVar("Said")
 
 BandOf = Callable[[Address, NodeId, ModelId], HonestBand]
 WITHHELD = "withheld"
@@ -64,9 +67,8 @@ def is_judged(vote: AuditVote) -> bool:
     return vote.verdict is not Verdict.ABSTAIN and vote.receipt_digest != NO_DIGEST
 
 
-def strength_of(vote: AuditVote, band: HonestBand) -> tuple[int, ...]:
-    """Return what votes are ordered by: the strongest of the bets' gains in micro-bits (audits.py), then each."""
-    gained = gains(vote.figures, band)
+def strength_of(gained: Gains) -> tuple[int, ...]:
+    """Return what judgements are ordered by: the strongest of the bets' gains (audits.py), then each."""
     return (max(gained), *gained)
 
 
@@ -78,7 +80,7 @@ def middle_by_evidence(
         judged,
         weights,
         lambda vote: (
-            *strength_of(vote, band_of(vote.executor, vote.node_id, vote.model_id)),
+            *strength_of(gains(vote.figures, band_of(vote.executor, vote.node_id, vote.model_id))),
             vote.node_id,
             vote.model_id,
         ),
@@ -86,11 +88,11 @@ def middle_by_evidence(
 
 
 def middle_of(
-    votes: Sequence[tuple[Address, AuditVote]],
+    votes: Sequence[tuple[Address, Said]],
     weights: Mapping[Address, int],
-    key: Callable[[AuditVote], tuple[int | str, ...]],
-) -> AuditVote:
-    """Return the vote in the middle by weight, in the order of `key` and then of accounts; of two, the lower."""
+    key: Callable[[Said], tuple[int | str, ...]],
+) -> Said:
+    """Return what is said in the middle by weight, in the order of `key` and then of accounts; of two, the lower."""
     ordered = sorted(votes, key=lambda item: (key(item[1]), item[0].lower()))
     total, so_far = sum(weights.get(voter, 0) for voter, _ in votes), 0
     for voter, vote in ordered:

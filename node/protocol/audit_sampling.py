@@ -232,7 +232,7 @@ def own_draws_in_slices(
 
 
 def judges_of(outcome: AuditOutcome, group: EpochGroup) -> frozenset[Address]:
-    """Return who judges the answers again that a node is accused of: all other members with the model."""
+    """Return who judges the answers again that an executor is accused of: all other members with the model."""
     return frozenset(
         member.participant
         for member in group.members

@@ -22,7 +22,7 @@ hardware in one answer: accumulated evidence over epochs decides, from all answe
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -84,8 +84,8 @@ CONFIRMED_MICRO_BITS = 20 * MILLION
 """Evidence that confirms an accusation, of answers that the whole group judged again. Less than the limit, for it comes
 on top of that; not much less, for a cartel may accuse an honest node when it likes, after its unluckiest epoch."""
 OVERTURNED_MICRO_BITS = 2 * MILLION
-"""Evidence below which an accusation is overturned, if what was judged again speaks for the node (PULLED_DOWN). In
-between, the group goes on judging all of the node's answers."""
+"""Evidence below which an accusation is overturned, if what was judged again speaks for the executor (PULLED_DOWN). In
+between, the group goes on judging all of its answers."""
 PULLED_DOWN_MICRO_BITS = 2 * MILLION
 """So far the bet that accuses most has to fall, by answers judged again, to overturn; and no bet falls farther. It is
 its own measure of how much is enough: a few tokens that gain nothing are no acquittal."""
@@ -112,8 +112,10 @@ BETS: tuple[Test, ...] = (
 )
 """The test of each bet, in the order in which evidence is kept."""
 
+Gains = tuple[int, ...]
+"""Of each bet, in millionths of a bit; or a sum of these."""
 NO_FIGURES = AuditFigures(0, 0, 0, 0, 0, 0, 0)
-NO_EVIDENCE: tuple[int, ...] = ()
+NO_EVIDENCE: Gains = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,11 @@ def gains(figures: AuditFigures, band: HonestBand) -> tuple[int, ...]:
     )
 
 
+def total_of(gained: Iterable[Gains]) -> Gains:
+    """Return what each bet gains in all of one or more answers, whichever band each is held against."""
+    return tuple(map(sum, zip(*gained, strict=True)))
+
+
 def accumulate_evidence(evidence: tuple[int, ...], gained: tuple[int, ...]) -> tuple[int, ...]:
     """Return the evidence after more was gained: never below 0, as a bet that has lost all is begun anew.
 
@@ -275,7 +282,7 @@ def accumulate_evidence(evidence: tuple[int, ...], gained: tuple[int, ...]) -> t
 
 def accumulate_confirmed(confirmed: tuple[int, ...], gained: tuple[int, ...]) -> tuple[int, ...]:
     """Return what answers judged again come to after more was gained: it falls below 0, by PULLED_DOWN_MICRO_BITS at
-    most, so that what speaks for a node counts, and is soon used up if it goes on cheating.
+    most, so that what speaks for an executor counts, and is soon used up if it goes on cheating.
     """
     before = confirmed or (0,) * len(BETS)
     least, most = -PULLED_DOWN_MICRO_BITS, EVIDENCE_MICRO_BITS_MAX
@@ -291,11 +298,6 @@ def is_overturned(evidence: tuple[int, ...], confirmed: tuple[int, ...]) -> bool
     if proven_by(evidence) is None:
         return True
     return bool(confirmed) and confirmed[evidence.index(max(evidence))] <= -PULLED_DOWN_MICRO_BITS
-
-
-def strongest_evidence(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the stronger evidence of each bet. The sum of two runs of luck would be worth more than a bet is."""
-    return tuple(map(max, one, other)) if one and other else one or other
 
 
 def proven_by(evidence: tuple[int, ...], limit_micro_bits: int = LIMIT_MICRO_BITS) -> Test | None:

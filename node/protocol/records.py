@@ -296,7 +296,8 @@ class EpochResult:
     validators: tuple[ValidatorOutcome, ...] = ()
     """What the group made of the votes of the epoch before; ascending by validator."""
     audits: tuple[AuditOutcome, ...] = ()
-    """Of every node whose answers were audited, or that has evidence against it; ascending by (executor, node id)."""
+    """Of every executor whose answers with a model were audited, or that has evidence against it; ascending by
+    (executor, model id)."""
     scores: tuple[ParticipantScore, ...] = ()
     """Of every member of the epoch's group; ascending by participant."""
     penalties: tuple[PenaltyDecision, ...] = ()

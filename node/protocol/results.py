@@ -15,7 +15,6 @@ from node.protocol.due_books import books_before, missing_books
 from node.protocol.findings import SCORE_FULL, NodeFate, NodeOutcome, SettledShare
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.judges import Judges, judges_for
-from node.protocol.node_names import known_nodes
 from node.protocol.outcomes import node_outcomes_in_slices
 from node.protocol.participation import NOT_COUNTED, vote_duties_in_slices
 from node.protocol.penalties import fraudulent, penalties
@@ -162,9 +161,7 @@ def form_epoch_result_in_slices(
     registered = state if audit_state is None else audit_state
     in_charge = previous.group if previous else None
     bands, fraud_bands = bands_of(registered, in_charge), fraud_bands_of(registered, in_charge)
-    # Also what was registered in this epoch: it may have served already, and is challenged then.
-    has_node = known_nodes(in_charge, registered, state)
-    audited = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands, has_node, fraud_bands)
+    audited = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands, fraud_bands)
     audits = audited.outcomes
     validators = validator_outcomes(bundles, weights)
     yield

@@ -330,7 +330,7 @@ class Scene:
         return AuditVote(*names, digest, Verdict.VALID, figures, "")
 
     def _again(self, outcome: AuditOutcome, digest: Hash32) -> AuditVote:
-        names = (outcome.executor, REJUDGED, outcome.node_id, outcome.model_id)
+        names = (outcome.executor, REJUDGED, NODE, outcome.model_id)
         figures = FALSE
         if _number(outcome.executor) == SUSPECT:
             figures = suspicious(len(outcome.accused))

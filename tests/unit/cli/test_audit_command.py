@@ -40,7 +40,6 @@ VOTE = AuditVoteView(
 )
 OUTCOME = AuditOutcomeView(
     executor=account(1),
-    node_id="node-1",
     model_id="tiny",
     fate="abstain",
     reason="accused",

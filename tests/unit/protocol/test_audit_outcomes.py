@@ -546,7 +546,7 @@ CHALLENGED_ONES = tuple(digest_of(number) for number in range(4))
 
 
 def challenged_outcome() -> AuditOutcome:
-    return AuditOutcome(EXECUTOR, NODE, TINY, Verdict.ABSTAIN, 0, 0, 0, NOT_AUDITED, challenged=CHALLENGED_ONES)
+    return AuditOutcome(EXECUTOR, TINY, Verdict.ABSTAIN, 0, 0, 0, NOT_AUDITED, challenged=CHALLENGED_ONES)
 
 
 @pytest.mark.parametrize("reason", ["no-time", "engine-failed", "no-model", *sorted(NOTHING_TO_JUDGE)])

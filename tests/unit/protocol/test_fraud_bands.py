@@ -9,7 +9,7 @@ from node.protocol.appeals import NARROWLY_PROVEN
 from node.protocol.audit_bands import WIDEST_BAND, bands_of, fraud_bands_of
 from node.protocol.audit_outcomes import audit_outcomes
 from node.protocol.audit_votes import audit_order
-from node.protocol.audits import CONFIRMED_MICRO_BITS
+from node.protocol.audits import BETS, CONFIRMED_MICRO_BITS
 from node.protocol.bands import Calibration, HonestBand
 from node.protocol.calibration import calibration_bytes, default_band, widest_of
 from node.protocol.chain_state import EPOCHS_KEPT
@@ -206,12 +206,17 @@ def test_where_many_judge_a_guess_takes_the_pay_of_every_epoch_once_it_proves(mi
 def test_a_band_of_its_own_makes_no_fraud_of_what_was_confirmed_by_a_guess() -> None:
     """The owner measures the hardware at last, or its host names another: only what is judged from then on convicts."""
     wrong = AuditFigures(200, 4, 200_000, 0, 0, 0, 100_000_000)
-    found = chain_of([WIDEST_BAND] * 5 + [BAND] * 5, wrong)
+    found = chain_of([WIDEST_BAND] * 5 + [BAND] * 20, wrong)
     assert found[4].reason == NARROWLY_PROVEN
+    assert max(found[4].convicting, default=0) <= 0
     # What they find in one epoch proves nothing by itself.
     assert max(found[0].evidence) < CONFIRMED_MICRO_BITS
-    assert all(outcome.reason == NARROWLY_PROVEN and outcome.is_guessed for outcome in found[4:])
-    assert len(chain_of([BAND] * 10, wrong)) == 5
+    assert all(outcome.reason == NARROWLY_PROVEN for outcome in found[4:-1])
+    assert found[-1].fate is Verdict.INVALID and found[-1].reason != NARROWLY_PROVEN
+    measured = chain_of([BAND] * 10, wrong)
+    assert len(measured) == 5
+    # It takes as many epochs of answers judged again as if there had been no guess.
+    assert len(found) - 5 == sum(bool(outcome.accused) for outcome in measured[:-1])
 
 
 def test_what_was_confirmed_by_the_guess_before_convicts_nobody_later() -> None:
@@ -220,7 +225,7 @@ def test_what_was_confirmed_by_the_guess_before_convicts_nobody_later() -> None:
     unpaid = after_appeal(FAR_OFF, WIDEST_BAND)
     assert unpaid.confirmed
     open_still = AuditOutcome(
-        EXECUTOR, NODE, TINY, Verdict.INVALID, 0, 0, 0, NARROWLY_PROVEN, (), unpaid.confirmed, accused.accused
+        EXECUTOR, TINY, Verdict.INVALID, 0, 0, 0, NARROWLY_PROVEN, (), unpaid.confirmed, accused.accused
     )
     books = (CommittedBook(EXECUTOR, BOOK),)
     (later,) = audit_outcomes(
@@ -232,3 +237,14 @@ def test_what_was_confirmed_by_the_guess_before_convicts_nobody_later() -> None:
         fraud_band_of=lenient,
     )
     assert later.reason == NARROWLY_PROVEN
+
+
+@pytest.mark.parametrize("is_narrow", [True, False])
+def test_what_few_found_by_the_band_that_convicts_begins_anew_with_the_rest(is_narrow: bool) -> None:
+    """However much that was: what many find by a guess then takes the pay, and not the collateral."""
+    (accused,) = audit_outcomes(previous(), SEEDS, by_auditors(FAR_OFF), WEIGHTS, strict)
+    known = replace(accused, convicting=(1 << 40,) * len(BETS), is_narrow=is_narrow)
+    again = judged_again(known, dict.fromkeys(range(2, 10), FAR_OFF))
+    (found,) = audit_outcomes(previous(known, books=()), SEEDS, again, WEIGHTS, strict, fraud_band_of=lenient)
+    assert found.fate is Verdict.INVALID
+    assert (found.reason == NARROWLY_PROVEN) is is_narrow

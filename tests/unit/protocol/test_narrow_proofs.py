@@ -46,7 +46,7 @@ JOINED = group_of((1, 400, (TINY,)), (2, 1, (TINY,)), (3, 1, (TINY,)), *((n, 200
 
 
 def accused_of(*digests: Hash32, **changes: object) -> AuditOutcome:
-    known = AuditOutcome(EXECUTOR, NODE, TINY, Verdict.ABSTAIN, 10, 0, 1000, ACCUSED, accused=digests or DIGESTS)
+    known = AuditOutcome(EXECUTOR, TINY, Verdict.ABSTAIN, 10, 0, 1000, ACCUSED, accused=digests or DIGESTS)
     return replace(known, **changes)
 
 
@@ -143,7 +143,7 @@ def test_an_answer_that_a_cheat_shows_to_its_friends_alone_keeps_it_from_no_puni
     tiny = [(1, 1, (TINY,)), (2, 20, (TINY,)), (3, 16, (TINY,)), (4, 10, (TINY,)), (5, 10, (TINY,))]
     group = group_of(*tiny, (6, 43, (BIG,)))
     before_it = tuple(max(0, 4 * gained) for gained in gains(MILD, BAND))
-    known = accused_of(*DIGESTS[:9], confirmed=before_it)  # with eight answers more it is proven
+    known = accused_of(*DIGESTS[:9], confirmed=before_it, convicting=before_it)  # with eight answers more it is proven
     votes = {account(n): [judged(REJUDGED, MILD, digest) for digest in DIGESTS[:8]] for n in honest}
     votes |= {account(n): [judged(REJUDGED, GOOD, digest) for digest in DIGESTS[:9]] for n in friends}
     weights = {member.participant: member.weight for member in group.members}
@@ -200,8 +200,10 @@ def test_no_members_below_a_third_convict_whatever_they_say_and_however_few_have
     numbers = range(2, len(judges) + 2)
     outside = [(50, rest, (BIG,))] if rest else []
     group = group_of((1, own, (TINY,)), *zip(numbers, judges, [(TINY,)] * len(judges), strict=True), *outside)
+    before = data.draw(st.sampled_from([(), tuple(max(0, gained) for gained in gains(BAD, BAND))]))
     known = accused_of(
-        confirmed=data.draw(st.sampled_from([(), tuple(max(0, gained) for gained in gains(BAD, BAND))])),
+        confirmed=before,
+        convicting=before,
         is_narrow=True,
         challenged=(digest_of(77),),
     )

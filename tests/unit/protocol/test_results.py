@@ -9,20 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocol import slices
-from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.bundles import check_bundle
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.events import EventBody, MLNodeRemoved, MLNodeSet, ModelRecorded, ParticipantLeft
-from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, ModelId, NodeId, TokenAmount
-from node.protocol.node_names import UNNAMED
-from node.protocol.pricing import receipt_digest
+from node.protocol.identifiers import Address, EpochNumber, ModelId, NodeId, TokenAmount
 from node.protocol.records import (
     UINT64_MAX,
     EpochResult,
     MLNodeRegistration,
     RewardShare,
-    SignedReceipt,
     VoteBundle,
 )
 from node.protocol.results import (
@@ -36,7 +32,6 @@ from node.protocol.results import (
     unpack_validator_set,
 )
 from node.protocol.rewards import subsidy
-from node.protocol.signatures import sign
 from node.protocol.unpaid import models_lacking
 from node.protocol.validation import judged_models, rules_of
 from node.protocol.verdicts import Verdict
@@ -50,13 +45,11 @@ from tests.builders import (
     bundle_of,
     commit,
     group_set,
-    key_of,
     model,
     registered,
     state_of,
     vote_on,
 )
-from tests.unit.protocol.test_audit_evidence import evidence_of
 
 BIG = ModelId("big")
 SECOND_NODE = NodeId("node-2")
@@ -186,35 +179,6 @@ def test_who_leaves_with_receipts_in_no_book_has_no_weight_by_the_time_they_are_
     first = form(state, bundles_all(state, Verdict.VALID, 1, 2))
     assert account(3) in missing_in(first)
     assert account(3) not in {member.participant for member in first.group.members}
-
-
-def challenged_under(name: str) -> SignedReceipt:
-    receipt = replace(
-        evidence_of().signed.receipt, executor=account(1), payer=account(2), model_id=TINY, node_id=NodeId(name)
-    )
-    digest = receipt_digest(receipt)
-    return SignedReceipt(receipt, sign(key_of(1), digest), sign(key_of(2), digest))
-
-
-def test_nodes_are_known_that_are_frozen_or_registered_when_serving_or_forming_begins_and_no_others() -> None:
-    state = three_miners()
-    previous = form(state, bundles_all(state, Verdict.VALID, 1, 2, 3))
-    early, young = (
-        MLNodeSet(account(1), MLNodeRegistration(NodeId(name), (TINY,), "cpu")) for name in ("early", "young")
-    )
-    names = (NODE, "early", "young", "made-up")
-    challenges = sorted(map(challenged_under, names), key=lambda signed: receipt_digest(signed.receipt))
-    bundles = {account(n): replace(bundle_of(n), epoch=EpochNumber(1)) for n in (1, 2, 3)}
-    bundles[account(2)] = replace(bundles[account(2)], challenges=tuple(challenges))
-    # It was renamed while epoch 1 lasted; what it was frozen under is not registered any more either.
-    renamed = three_miners(MLNodeRemoved(account(1), NODE), young)
-    result = form_epoch_result(
-        EpochNumber(1), renamed, PARAMETERS, bundles, previous,
-        audit_seeds=AuditSeeds(ZERO_HASH, ZERO_HASH), audit_state=three_miners(early),
-        selected=frozenset((account(n), NODE) for n in (1, 2, 3)),
-    )  # fmt: skip
-    assert result is not None
-    assert [audit.node_id for audit in result.audits] == sorted([*names[:3], UNNAMED])
 
 
 def test_rewards_add_to_those_of_the_result_before() -> None:
