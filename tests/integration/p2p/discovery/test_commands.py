@@ -1,25 +1,21 @@
 """`quern network` over a real control socket and two real nodes."""
 
 import json
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 from click.testing import CliRunner, Result
-from coincurve import PrivateKey
 
 from node.cli.main import quern
 from node.control.discovery_methods import discovery_method_table
 from node.control.methods import Method
-from node.network.adapter import open_network
 from node.operations.discovery import DaemonDiscoveryOperations
-from node.protocol.signatures import address_of, sign
 from p2p.content.cid import Cid, Codec
 from p2p.discovery.service import DiscoveryOptions
+from tests.integration.p2p.nodes import open_node
 from tests.unit.control.serving import serving_opened
 
 CID = str(Cid.of(Codec.DAG_PB, b"a model"))
@@ -36,19 +32,10 @@ def daemon(tmp_path: Path) -> Iterator[Path]:
 
     @asynccontextmanager
     async def connected() -> AsyncIterator[dict[str, Method]]:
-        key = PrivateKey(b"\1" * 32)
-        shared: dict[str, Any] = {
-            "listen": ["/ip4/127.0.0.1/tcp/0"],
-            "announce": [],
-            "network_id": "test",
-            "account": address_of(key.public_key),
-            "sign": lambda digest: sign(key, digest),
-            "wall_clock": lambda: int(time.time()),
-            "discovery": DiscoveryOptions(relay_server=True),
-        }
+        relaying = DiscoveryOptions(relay_server=True)
         async with (
-            open_network(seed=b"\1" * 32, bootstrap=[], **shared) as first,
-            open_network(seed=b"\2" * 32, bootstrap=first.addresses, **shared) as second,
+            open_node(1, discovery=relaying) as first,
+            open_node(2, first.addresses, discovery=relaying) as second,
         ):
             first.discovery.provide(CID)
             with trio.fail_after(60):
