@@ -7,26 +7,19 @@ stream, and with what a prefill says (node/services/audit_reading.py): not gatew
 fetching the evidence of an audit and checking its signatures.
 """
 
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import trio
 
+from benchmarks.engine_server import model_directory, open_server
 from benchmarks.formation import model_record
 from benchmarks.mining_beside_serving import ServingEngine
 from benchmarks.nonces import MODEL
-from benchmarks.sampling import TINY_MODEL, processor_seconds
-from node.engine.arguments import server_command, server_environment
+from benchmarks.sampling import processor_seconds
 from node.engine.client import EngineClient
-from node.engine.endpoint import local_endpoint
 from node.engine.identity import read_vocabulary_size
-from node.engine.server import run_server, socket_path
-from node.engine.transport import Traffic, open_http
-from node.ml_nodes import default_engine_python
 from node.ports import GenerationRequest
 from node.protocol.audit_evidence import KeptAnswer, kept_answer
 from node.protocol.audit_sampling import AUDITED_PER_MILLE, AUDITORS
@@ -168,21 +161,11 @@ async def measure(engine: AuditingEngine, group: int) -> None:
 
 async def main() -> None:
     """Start the server and measure."""
-    model = Path(sys.argv[1]) if len(sys.argv) > 1 else TINY_MODEL
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        async with socket_path(directory / "run", "engine") as socket:
-            arguments = ("--max-model-len", str(CONTEXT_TOKENS))
-            command = server_command(default_engine_python(), socket, model, MODEL, arguments, on_cpu=True)
-            files = directory / "engine.log", directory / "engine.pgid"
-            async with (
-                run_server(command, server_environment(on_cpu=True, kv_cache_gib=1), *files) as server,
-                open_http(local_endpoint(socket), Traffic()) as http,
-            ):
-                await server.until_ready(http, lambda _: None)
-                client = LongWinded(http, MODEL)
-                await client.prepare()
-                await measure(AuditingEngine(client, read_vocabulary_size(model)), server.process.pid)
+    model = model_directory()
+    async with open_server(model, MODEL, CONTEXT_TOKENS) as server:
+        client = LongWinded(server.http, MODEL)
+        await client.prepare()
+        await measure(AuditingEngine(client, read_vocabulary_size(model)), server.group)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,12 @@ of it takes hardly more memory than its bytes.
 """
 
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
 
-import msgpack
-
-from node.protocol.canonical import CanonicalError, CanonicalValue, encode
-from node.protocol.codec import SchemaError, from_value
-from node.protocol.compiled import UnusualError, read_value
+from node.protocol.canonical import CanonicalValue
+from node.protocol.canonical_reading import CanonicalReader
+from node.protocol.codec import from_value
 from node.protocol.findings import VoteEvidence, VoteFigures
 from node.protocol.records import PocVote, VoteBundle
 from node.protocol.slices import Pace, Slices
@@ -32,9 +28,7 @@ BATCH_BYTES_MAX = 512
 """Names of an account and a node, and of the fields."""
 FRAME_BYTES_MAX = 1024
 """What the figures stand in."""
-FIELDS_MAX = 64
 FIGURES = "figures"
-NOT_CANONICAL = "evidence of votes: valid msgpack, but not in canonical form"
 ALL_AND_NO_OTHERS = "figures for each vote on recomputed nonces, and no others"
 
 
@@ -73,98 +67,21 @@ def read_evidence(data: bytes, bundle: VoteBundle, judging: Judging) -> Slices[d
 def _read(data: bytes, bundle: VoteBundle, batches: int) -> Iterator[VoteFigures]:
     """Yield the figures as they come; the rest of the evidence is checked when all came. Raises as read_evidence()."""
     longest = max((vote.sampled for vote in bundle.votes), default=0)
-    reader = _Reader(data, max(batches, longest), BATCH_BYTES_MAX + longest * NONCE_BYTES_MAX)
-    frame: dict[str, Any] = {}
-    last = ""
-    for _ in range(reader.map_header()):
-        name = reader.value()
-        if type(name) is not str or (frame and name.encode() <= last.encode()):
-            raise SchemaError("evidence of votes: names of fields are texts, each once and in order")
-        last, frame[name] = name, None
+    reader = CanonicalReader(data, "evidence of votes", BATCH_BYTES_MAX + longest * NONCE_BYTES_MAX)
+    frame: dict[str, CanonicalValue] = {}
+    for name in reader.fields():
         if name != FIGURES:
             frame[name] = reader.value()
             continue
-        if reader.array_header() != batches:
+        if reader.items() != batches:
             raise EvidenceDiffersError(ALL_AND_NO_OTHERS)
         for _ in range(batches):
-            yield reader.figures()
+            yield reader.record(VoteFigures)
+        frame[name] = []
     reader.require_end()
-    told = from_value(VoteEvidence, {**frame, FIGURES: []})
-    if FIGURES not in frame or told.epoch != bundle.epoch or told.validator != bundle.validator:
-        raise EvidenceDiffersError("evidence of another epoch or validator, or without figures")
-
-
-class _Reader:
-    """Canonical MessagePack, a piece at a time. Raises SchemaError."""
-
-    def __init__(self, data: bytes, items_max: int, piece_bytes_max: int) -> None:
-        """`items_max`: of a list. A larger piece than `piece_bytes_max` is not looked at further than that."""
-        self._data = data
-        self._items_max = items_max
-        self._piece_bytes_max = piece_bytes_max
-        self._place = 0
-
-    def map_header(self) -> int:
-        """Return how many fields follow."""
-        count, read = self._next(msgpack.Unpacker.read_map_header)
-        return self._counted(count, read, msgpack.Packer().pack_map_header(count))
-
-    def array_header(self) -> int:
-        """Return how many items follow."""
-        count, read = self._next(msgpack.Unpacker.read_array_header)
-        return self._counted(count, read, msgpack.Packer().pack_array_header(count))
-
-    def value(self) -> CanonicalValue:
-        """Return the next value."""
-        return _canonical(*self._next(msgpack.Unpacker.unpack))
-
-    def figures(self) -> VoteFigures:
-        """Return the next value as figures, by the codec's fast path where they are as they should be."""
-        value, read = self._next(msgpack.Unpacker.unpack)
-        with suppress(UnusualError, ValueError, OverflowError):  # as the codec does; nested too deep, say
-            if msgpack.packb(value, use_bin_type=True) == read:
-                return cast(VoteFigures, read_value(VoteFigures, value))
-        return from_value(VoteFigures, _canonical(value, read))
-
-    def require_end(self) -> None:
-        """Raise SchemaError if anything follows."""
-        if self._place != len(self._data):
-            raise SchemaError("evidence of votes: something follows it")
-
-    def _counted(self, count: int, read: bytes, written: bytes) -> int:
-        if written != read:
-            raise SchemaError(NOT_CANONICAL)
-        return count
-
-    def _next(self, read: Callable[[msgpack.Unpacker], Any]) -> tuple[Any, bytes]:
-        """Return what `read` reads next, and the bytes of it."""
-        unpacker = msgpack.Unpacker(
-            raw=False,
-            strict_map_key=True,
-            use_list=True,
-            max_buffer_size=self._piece_bytes_max,
-            max_array_len=self._items_max,
-            max_map_len=FIELDS_MAX,
-        )
-        piece = self._data[self._place : self._place + self._piece_bytes_max]
-        try:
-            unpacker.feed(piece)
-            value = read(unpacker)
-        except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
-            raise SchemaError(f"evidence of votes: not msgpack, or too much of it: {error}") from error
-        self._place += unpacker.tell()
-        return value, piece[: unpacker.tell()]
-
-
-def _canonical(value: Any, read: bytes) -> CanonicalValue:
-    """Return a value whose canonical bytes were `read`. Raises SchemaError."""
-    try:
-        written = encode(value)
-    except CanonicalError as error:
-        raise SchemaError(f"evidence of votes: {error}") from error
-    if written != read:
-        raise SchemaError(NOT_CANONICAL)
-    return cast(CanonicalValue, value)
+    told = from_value(VoteEvidence, frame)
+    if told.epoch != bundle.epoch or told.validator != bundle.validator:
+        raise EvidenceDiffersError("evidence of another epoch or validator")
 
 
 def _check(vote: PocVote, figures: VoteFigures, judging: Judging) -> None:
