@@ -6,7 +6,8 @@ auditor knows the likeliest tokens alone. Which it is, is found by asking, as wi
 
 from collections.abc import Sequence
 
-from node.engine.drawing import WITHOUT_TEXTS, Post, draw_words, read_prefills
+from node.engine.columns import columns_from, read_prefills
+from node.engine.drawing import Post, draw_words
 from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.draws import Drawn, Prefill, token_margins
 from node.protocol.sampling import SamplingParameters
@@ -22,7 +23,7 @@ TEST_MARGIN_MAX = 0.02
 def winner_fields(drawn: Drawn, first: int, top: int) -> dict[str, object]:
     """Return the fields of a request for `top` likeliest tokens and the winner of each place from `first` on."""
     words = draw_words(drawn.parameters, drawn.seed, first)
-    return {"prompt_logprobs": top + 1, "vllm_xargs": {**WITHOUT_TEXTS, WINNERS_FIELD: words}}
+    return {"prompt_logprobs": top + 1, "vllm_xargs": {**columns_from(first), WINNERS_FIELD: words}}
 
 
 async def finds_winners(post: Post) -> bool:

@@ -26,9 +26,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from itertools import repeat
+from math import exp, fsum, log
+from operator import add, mul, neg, sub, truediv
 
 from node.protocol.calibration import HonestBand
-from node.protocol.draws import Prefill, survivors, temperature_of, token_margins
+from node.protocol.draws import Prefill, survivor_count, temperature_of, token_margins
 from node.protocol.findings import AuditFigures
 from node.protocol.sampling import SamplingParameters
 from node.protocol.verdicts import Verdict
@@ -209,22 +212,27 @@ def token_surprise(token: int, prefill: Prefill, parameters: SamplingParameters)
     """
     if parameters.temperature_milli == 0:
         return 0.0, 0.0
-    listed = sorted(prefill.logprobs.items(), key=lambda item: (-item[1], item[0]))[: prefill.top_count]
+    listed = sorted(zip(map(neg, prefill.logprobs.values()), prefill.logprobs, strict=True))[: prefill.top_count]
     temperature = temperature_of(parameters)
-    scaled = [logprob / temperature for _, logprob in listed]
-    kept = survivors(scaled, parameters)
-    names = [listed[place][0] for place in kept]
-    if token not in names:
+    scaled = [-improbability / temperature for improbability, _ in listed]
+    if parameters.limits_tokens:
+        del scaled[survivor_count(scaled, parameters) :]
+    place = next((at for at, (_, other) in enumerate(listed[: len(scaled)]) if other == token), None)
+    if place is None:
         return 0.0, 0.0
-    top = scaled[kept[0]]
-    weights = [math.exp(scaled[place] - top) for place in kept]
-    total = math.fsum(weights)
-    logs = [scaled[place] - top - math.log(total) for place in kept]
-    entropy = -math.fsum(weight / total * value for weight, value in zip(weights, logs, strict=True))
-    cut = [max(-SURPRISE_CUT_NATS, min(SURPRISE_CUT_NATS, entropy + value)) for value in logs]
-    mean = math.fsum(weight / total * value for weight, value in zip(weights, cut, strict=True))
-    variance = math.fsum(weight / total * (value - mean) ** 2 for weight, value in zip(weights, cut, strict=True))
-    surprise = cut[names.index(token)] - mean
+    beyond = list(map(sub, scaled, repeat(scaled[0])))
+    weights = list(map(exp, beyond))
+    total = fsum(weights)
+    logs = list(map(sub, beyond, repeat(log(total))))
+    shares = list(map(truediv, weights, repeat(total)))
+    entropy = -fsum(map(mul, shares, logs))
+    cut = list(map(add, logs, repeat(entropy)))
+    if cut[-1] < -SURPRISE_CUT_NATS or cut[0] > SURPRISE_CUT_NATS:
+        cut = [max(-SURPRISE_CUT_NATS, min(SURPRISE_CUT_NATS, value)) for value in cut]
+    mean = fsum(map(mul, shares, cut))
+    off = list(map(sub, cut, repeat(mean)))
+    variance = fsum(map(mul, shares, map(mul, off, off)))
+    surprise = cut[place] - mean
     return max(-SURPRISE_BOUND_NATS, min(SURPRISE_BOUND_NATS, surprise)), variance
 
 
