@@ -107,8 +107,8 @@ def _read_entries(
     found = []
     for token, entry in zip(token_ids[first:], entries[first:], strict=True):
         known = {int(key): read_logprob(value["logprob"]) for key, value in entry.items()}
-        if token not in known:
-            raise ValueError("the token itself is missing")
+        if token not in known or min(known) < 0:
+            raise ValueError("the token itself is missing, or another is none")
         found.append(Prefill(known, _top_count(known, top), _winner(entry, token, top + 1) if winners else None))
     return found
 

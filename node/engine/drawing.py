@@ -6,7 +6,7 @@ machine, or another version of vLLM, is never believed to follow the rule when i
 """
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from typing import Any
 

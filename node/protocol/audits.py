@@ -21,7 +21,6 @@ Goals: an honest node is accused falsely at most once in a million audits. Non-g
 hardware in one answer: accumulated evidence over epochs decides, from all answers and not from a part of them.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum

@@ -100,7 +100,8 @@ class Prefill:
     top_count: int
     """How many of the likeliest are certainly among them; at least 1."""
     winner: int | None = None
-    """The token that the rule draws here out of all, on the machine that read it; None: not told."""
+    """The token that the rule draws here out of all, on the machine that read it; None: not told. It is believed:
+    whoever has an engine read finds out first whether that tells the rule's (node/engine/winners.py)."""
 
 
 def token_margins(
@@ -133,6 +134,8 @@ def _margin(
         raise ValueError("the claimed token or the likeliest ones are missing")
     if parameters.temperature_milli == 0:
         return min(MARGIN_MAX, max(prefill.logprobs.values()) - prefill.logprobs[claimed])
+    if claimed == prefill.winner and Drawn(seed, parameters).has_unlikely_winners:
+        return 0.0
     temperature = temperature_of(parameters)
     scaled = [logprob / temperature for logprob in prefill.logprobs.values()]
     claimed_scaled = prefill.logprobs[claimed] / temperature
