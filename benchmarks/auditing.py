@@ -1,8 +1,9 @@
-"""What an audit of an answer costs against generating it: `python -m benchmarks.auditing [MODEL_DIRECTORY]`.
+"""What an audit of an answer costs against generating it: `python -m benchmarks.auditing [MODEL_DIRECTORY [TOKENS…]]`.
 
-One vLLM server as the daemon starts it. It writes answers of 64, 128 and 400 tokens, 64 at once and one after the
-other, and reads the same answers for audits, two at once as AuditingService does, with the rule's winners. Printed are
-the server's and the daemon's time per answer; all in one run. Of the daemon that is what it does with the engine's
+One vLLM server as the daemon starts it. It writes answers of 64, 128 and 400 tokens, or of so many as are named (a
+model of benchmarks/larger_model.py is slow), 64 at once and one after the other, and reads the same answers for audits,
+two at once as AuditingService does, with the rule's winners. Printed are the server's and the daemon's time per answer;
+all in one run. Of the daemon that is what it does with the engine's
 stream, and with what a prefill says (node/services/audit_reading.py): not gateway and network of a user's request, nor
 fetching the evidence of an audit and checking its signatures.
 """
@@ -39,8 +40,8 @@ from node.services.auditing import READ_AT_ONCE
 
 LENGTHS = (64, 128, 400)
 BATCH = 64
-READ = 16
-"""Of a batch, so many are read."""
+READ = 32
+"""Of a batch, so many are read: processor time is told in hundredths of a second."""
 ALONE = 3
 """Answers that are written, and read, one after the other."""
 ROUNDS = 2
@@ -144,12 +145,12 @@ def told(cost: Cost) -> str:
     return f"{cost.wall * 1e3:6.1f} ms ({cost.server * 1e3:6.1f} server, {cost.daemon * 1e3:5.1f} daemon)"
 
 
-async def measure(engine: AuditingEngine, group: int) -> None:
+async def measure(engine: AuditingEngine, group: int, lengths: Sequence[int]) -> None:
     """Print a line for each length and way."""
-    await both(engine, group, 0, LENGTHS[0], BATCH)  # warms up
+    await both(engine, group, 0, lengths[0], BATCH)  # warms up
     share = AUDITED_PER_MILLE / 1000 * AUDITORS
     seed = 0
-    for tokens in LENGTHS:
+    for tokens in lengths:
         for answers, name in ((ALONE, "alone"), (BATCH, f"{BATCH} at once")):
             pairs = []
             for _ in range(ROUNDS):
@@ -169,6 +170,7 @@ async def measure(engine: AuditingEngine, group: int) -> None:
 async def main() -> None:
     """Start the server and measure."""
     model = Path(sys.argv[1]) if len(sys.argv) > 1 else TINY_MODEL
+    lengths = [int(word) for word in sys.argv[2:]] or LENGTHS
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         async with socket_path(directory / "run", "engine") as socket:
@@ -182,7 +184,7 @@ async def main() -> None:
                 await server.until_ready(http, lambda _: None)
                 client = LongWinded(http, MODEL)
                 await client.prepare()
-                await measure(AuditingEngine(client, read_vocabulary_size(model)), server.process.pid)
+                await measure(AuditingEngine(client, read_vocabulary_size(model)), server.process.pid, lengths)
 
 
 if __name__ == "__main__":

@@ -211,13 +211,12 @@ def token_surprise(token: int, prefill: Prefill, parameters: SamplingParameters)
     """
     if parameters.temperature_milli == 0:
         return 0.0, 0.0
-    listed = sorted(zip(map(neg, prefill.logprobs.values()), prefill.logprobs, strict=True))[: prefill.top_count]
-    temperature = temperature_of(parameters)
-    scaled = [-improbability / temperature for improbability, _ in listed]
+    listed = sorted(zip(map(neg, prefill.logprobs.values()), prefill.logprobs, strict=True))
+    improbable, names = zip(*listed[: prefill.top_count], strict=True)
+    scaled = list(map(truediv, map(neg, improbable), repeat(temperature_of(parameters))))
     if parameters.limits_tokens:
         del scaled[survivor_count(scaled, parameters) :]
-    place = next((at for at, (_, other) in enumerate(listed[: len(scaled)]) if other == token), None)
-    if place is None:
+    if token not in names or (place := names.index(token)) >= len(scaled):
         return 0.0, 0.0
     beyond = list(map(sub, scaled, repeat(scaled[0])))
     weights = list(map(exp, beyond))
@@ -227,7 +226,8 @@ def token_surprise(token: int, prefill: Prefill, parameters: SamplingParameters)
     entropy = -fsum(map(mul, shares, logs))
     cut = list(map(add, logs, repeat(entropy)))
     if cut[-1] < -SURPRISE_CUT_NATS or cut[0] > SURPRISE_CUT_NATS:
-        cut = [max(-SURPRISE_CUT_NATS, min(SURPRISE_CUT_NATS, value)) for value in cut]
+        low, high = -SURPRISE_CUT_NATS, SURPRISE_CUT_NATS
+        cut = [low if value < low else high if value > high else value for value in cut]
     mean = fsum(map(mul, shares, cut))
     off = list(map(sub, cut, repeat(mean)))
     variance = fsum(map(mul, shares, map(mul, off, off)))
