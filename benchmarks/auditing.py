@@ -1,12 +1,14 @@
-"""What an audit of an answer costs against generating it: `python -m benchmarks.auditing [MODEL_DIRECTORY]`.
+"""What an audit of an answer costs against generating it: `python -m benchmarks.auditing [MODEL_DIRECTORY [TOKENS…]]`.
 
-One vLLM server as the daemon starts it. It writes answers of 64, 128 and 400 tokens, 64 at once and one after the
-other, and reads the same answers for audits, two at once as AuditingService does, with the rule's winners. Printed are
-the server's and the daemon's time per answer; all in one run. Of the daemon that is what it does with the engine's
-stream, and with what a prefill says (node/services/audit_reading.py): not gateway and network of a user's request, nor
-fetching the evidence of an audit and checking its signatures.
+One vLLM server as the daemon starts it. It writes answers of 64, 128 and 400 tokens, or of so many as are named (a
+model of benchmarks/larger_model.py is slow), 64 at once and one after the other, and reads the same answers for audits,
+two at once as AuditingService does, with the rule's winners. Printed are the server's and the daemon's time per answer;
+all in one run. Of the daemon that is what it does with the engine's stream, and with what a prefill says
+(node/services/audit_reading.py): not gateway and network of a user's request, nor fetching the evidence of an audit and
+checking its signatures.
 """
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,8 +34,8 @@ from node.services.auditing import READ_AT_ONCE
 
 LENGTHS = (64, 128, 400)
 BATCH = 64
-READ = 16
-"""Of a batch, so many are read."""
+READ = 32
+"""Of a batch, so many are read: processor time is told in hundredths of a second."""
 ALONE = 3
 """Answers that are written, and read, one after the other."""
 ROUNDS = 2
@@ -137,12 +139,12 @@ def told(cost: Cost) -> str:
     return f"{cost.wall * 1e3:6.1f} ms ({cost.server * 1e3:6.1f} server, {cost.daemon * 1e3:5.1f} daemon)"
 
 
-async def measure(engine: AuditingEngine, group: int) -> None:
+async def measure(engine: AuditingEngine, group: int, lengths: Sequence[int]) -> None:
     """Print a line for each length and way."""
-    await both(engine, group, 0, LENGTHS[0], BATCH)  # warms up
+    await both(engine, group, 0, lengths[0], BATCH)  # warms up
     share = AUDITED_PER_MILLE / 1000 * AUDITORS
     seed = 0
-    for tokens in LENGTHS:
+    for tokens in lengths:
         for answers, name in ((ALONE, "alone"), (BATCH, f"{BATCH} at once")):
             pairs = []
             for _ in range(ROUNDS):
@@ -162,10 +164,11 @@ async def measure(engine: AuditingEngine, group: int) -> None:
 async def main() -> None:
     """Start the server and measure."""
     model = model_directory()
+    lengths = [int(word) for word in sys.argv[2:]] or LENGTHS
     async with open_server(model, MODEL, CONTEXT_TOKENS) as server:
         client = LongWinded(server.http, MODEL)
         await client.prepare()
-        await measure(AuditingEngine(client, read_vocabulary_size(model)), server.group)
+        await measure(AuditingEngine(client, read_vocabulary_size(model)), server.group, lengths)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,16 @@ Goals: an honest node is accused falsely at most once in a million audits. Non-g
 hardware in one answer: accumulated evidence over epochs decides, from all answers and not from a part of them.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from itertools import repeat
+from math import exp, fsum, log
+from operator import add, mul, neg, sub, truediv
 
 from node.protocol.calibration import HonestBand
-from node.protocol.draws import Prefill, survivors, temperature_of, token_margins
+from node.protocol.draws import Prefill, survivor_count, temperature_of, token_margins
 from node.protocol.findings import AuditFigures
 from node.protocol.sampling import SamplingParameters
 from node.protocol.verdicts import Verdict
@@ -211,22 +213,27 @@ def token_surprise(token: int, prefill: Prefill, parameters: SamplingParameters)
     """
     if parameters.temperature_milli == 0:
         return 0.0, 0.0
-    listed = sorted(prefill.logprobs.items(), key=lambda item: (-item[1], item[0]))[: prefill.top_count]
-    temperature = temperature_of(parameters)
-    scaled = [logprob / temperature for _, logprob in listed]
-    kept = survivors(scaled, parameters)
-    names = [listed[place][0] for place in kept]
-    if token not in names:
+    listed = sorted(zip(map(neg, prefill.logprobs.values()), prefill.logprobs, strict=True))
+    improbable, names = zip(*listed[: prefill.top_count], strict=True)
+    scaled = list(map(truediv, map(neg, improbable), repeat(temperature_of(parameters))))
+    if parameters.limits_tokens:
+        del scaled[survivor_count(scaled, parameters) :]
+    if token not in names or (place := names.index(token)) >= len(scaled):
         return 0.0, 0.0
-    top = scaled[kept[0]]
-    weights = [math.exp(scaled[place] - top) for place in kept]
-    total = math.fsum(weights)
-    logs = [scaled[place] - top - math.log(total) for place in kept]
-    entropy = -math.fsum(weight / total * value for weight, value in zip(weights, logs, strict=True))
-    cut = [max(-SURPRISE_CUT_NATS, min(SURPRISE_CUT_NATS, entropy + value)) for value in logs]
-    mean = math.fsum(weight / total * value for weight, value in zip(weights, cut, strict=True))
-    variance = math.fsum(weight / total * (value - mean) ** 2 for weight, value in zip(weights, cut, strict=True))
-    surprise = cut[names.index(token)] - mean
+    beyond = list(map(sub, scaled, repeat(scaled[0])))
+    weights = list(map(exp, beyond))
+    total = fsum(weights)
+    logs = list(map(sub, beyond, repeat(log(total))))
+    shares = list(map(truediv, weights, repeat(total)))
+    entropy = -fsum(map(mul, shares, logs))
+    cut = list(map(add, logs, repeat(entropy)))
+    if cut[-1] < -SURPRISE_CUT_NATS or cut[0] > SURPRISE_CUT_NATS:
+        low, high = -SURPRISE_CUT_NATS, SURPRISE_CUT_NATS
+        cut = [low if value < low else high if value > high else value for value in cut]
+    mean = fsum(map(mul, shares, cut))
+    off = list(map(sub, cut, repeat(mean)))
+    variance = fsum(map(mul, shares, map(mul, off, off)))
+    surprise = cut[place] - mean
     return max(-SURPRISE_BOUND_NATS, min(SURPRISE_BOUND_NATS, surprise)), variance
 
 
