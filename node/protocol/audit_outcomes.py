@@ -38,7 +38,7 @@ from node.protocol.audit_majorities import (
     weight_of_voters,
 )
 from node.protocol.audit_sampling import DRAWS_MAX, AuditorLots, AuditSeeds, draws_of, judges_of
-from node.protocol.audit_votes import AUDIT_VOTES_MAX, NO_DIGEST, REJUDGED
+from node.protocol.audit_votes import AUDIT_VOTES_MAX, CHALLENGE_EPOCHS_MAX, NO_DIGEST, REJUDGED
 from node.protocol.audits import (
     NO_EVIDENCE,
     Gains,
@@ -278,16 +278,18 @@ def _challenges(
 ) -> Slices[dict[Hash32, SignedReceipt]]:
     """Return the answers that members challenge, by receipt: only what both sides signed.
 
-    And only of executors that are members or have a book: anybody makes up a key that signs whatever it is told to.
+    And only of executors that are members or have a book: anybody makes up a key that signs whatever it is told to. And
+    nothing that is old.
     """
+    first = previous.epoch - CHALLENGE_EPOCHS_MAX
     found, pace = dict[Hash32, SignedReceipt](), Pace()
     for validator, bundle in bundles.items():
         if weights.get(validator, 0) <= 0:
             continue
         for signed in bundle.challenges:
-            executor = signed.receipt.executor
+            executor, is_old = signed.receipt.executor, signed.receipt.epoch < first
             is_known = weights.get(executor, 0) > 0 or book_of(previous.books, executor) is not None
-            if is_known and is_signed_by_executor(signed) and is_signed_by_payer(signed):
+            if is_known and not is_old and is_signed_by_executor(signed) and is_signed_by_payer(signed):
                 found[receipt_digest(signed.receipt)] = signed
             if pace.is_over(CHALLENGE_AS_ITEMS):
                 yield
