@@ -18,7 +18,14 @@ from node.protocol.audit_outcomes import (
     committed_books,
 )
 from node.protocol.audit_sampling import DRAWS_MAX, AuditSeeds, auditors_of, draws_of
-from node.protocol.audit_votes import CHALLENGE_EPOCHS_MAX, NO_DIGEST, REJUDGED, AuditVoteError, audit_order, check_audits
+from node.protocol.audit_votes import (
+    CHALLENGE_EPOCHS_MAX,
+    NO_DIGEST,
+    REJUDGED,
+    AuditVoteError,
+    audit_order,
+    check_audits,
+)
 from node.protocol.audits import NO_FIGURES
 from node.protocol.audits import Test as AuditTest
 from node.protocol.calibration import HonestBand
