@@ -199,6 +199,21 @@ def test_where_few_serve_a_model_no_friend_begins_the_sum_anew_by_judging_now_an
     assert set(fates[first:]) == {NARROWLY_PROVEN}
 
 
+@pytest.mark.parametrize(("judges", "is_kept"), [((2, 3, 4, 5), True), ((3, 4, 5), False), ((2,), False), ((), False)])
+def test_what_convicts_begins_anew_whenever_less_than_a_third_judges(judges: tuple[int, ...], is_kept: bool) -> None:
+    """So nobody who is needed for the third chooses by its silence which epochs count."""
+    before = tuple(max(0, gained) for gained in gains(MILD, BAND))
+    known = accused_of(*DIGESTS[:3], confirmed=before, convicting=before)
+    found = after(known, NO_THIRD, dict.fromkeys(judges, MILD))
+    assert found is not None
+    assert max(found.convicting, default=0) == (4 * max(before) if is_kept else 0)
+    assert max(found.confirmed) == (4 if len(judges) > 1 else 1) * max(before)
+    (unshown,) = audit_outcomes(
+        replace(previous(replace(known, accused=()), books=()), group=NO_THIRD), SEEDS, {}, WEIGHTS, band_of
+    )
+    assert unshown.convicting == before
+
+
 @pytest.mark.parametrize("reason", [WITHHELD, "not-the-tokens", "malformed"])
 @pytest.mark.parametrize(
     ("judges", "rest", "others"),
