@@ -12,7 +12,7 @@ from node.protocol.audit_majorities import WITHHELD
 from node.protocol.audit_outcomes import ACCUSED, UNCONFIRMED, audit_outcomes, committed_books
 from node.protocol.audit_sampling import draws_of
 from node.protocol.audit_votes import REJUDGED
-from node.protocol.audits import CONFIRMED_MICRO_BITS, gains, proven_by
+from node.protocol.audits import BETS, CONFIRMED_MICRO_BITS, accumulate_confirmed, gains, proven_by, total_of
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, NodeFate, NodeOutcome
 from node.protocol.identifiers import Address, Hash32
@@ -164,6 +164,7 @@ def test_a_cartel_that_is_most_of_those_who_judge_brings_nobody_nearer_to_a_litt
 
 NO_THIRD = group_of((1, 100, (TINY,)), (2, 60, (TINY,)), *((n, 100, (TINY,)) for n in (3, 4, 5)), (6, 540, (BIG,)))
 """Those with the model are a third of all only with a friend of the first."""
+HARDLY_WRONG = AuditFigures(200, 3, 3 * 48_000, 0, 0, 0, 100_000_000)
 LUCKY = AuditFigures(400, 0, 0, 0, 0, 0, 400_000_000)
 
 
@@ -331,3 +332,37 @@ def test_no_members_below_a_third_convict_whatever_they_say_and_however_few_have
     weight_of_liars = sum(judges[number - 2] for number in liars if said[number] is not GOOD)
     if 3 * weight_of_liars < total:
         assert not is_fraud(found, group)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(weight, min_size=2, max_size=4), st.lists(weight, min_size=1, max_size=3), st.data())
+def test_what_convicts_is_never_more_than_honest_judges_find_however_others_choose_answers_and_epochs(
+    honest: list[int], liars: list[int], data: st.DataObject
+) -> None:
+    """Liars that weigh less than a third, and may be most of those with the model, say what they like of each."""
+    rest = max(0, 3 * sum(liars) - sum(honest) - sum(liars))
+    judges = [*honest, *liars]
+    with_model = [(number, weighs, (TINY,)) for number, weighs in enumerate(judges, 2)]
+    group = group_of((1, 1, (TINY,)), *with_model, *([(50, rest, (BIG,))] if rest else []))
+    weights = {member.participant: member.weight for member in group.members}
+    assert 3 * sum(liars) < sum(weights.values())
+    known, bound = accused_of(*DIGESTS[:3]), (0,) * len(BETS)
+    for _ in range(6):
+        truth = [data.draw(st.sampled_from([GOOD, HARDLY_WRONG, MILD])) for _ in DIGESTS[:3]]
+        votes: dict[Address, list[AuditVote]] = {}
+        for number in range(2, len(judges) + 2):
+            for digest, figures in zip(DIGESTS, truth, strict=False):
+                is_honest = number < len(honest) + 2
+                said = figures if is_honest else data.draw(st.sampled_from([None, GOOD, MILD, BAD]))
+                if said is not None:
+                    votes.setdefault(account(number), []).append(judged(REJUDGED, said, digest))
+        before = replace(previous(known, books=()), group=group)
+        found = audit_outcomes(before, SEEDS, bundles_of(votes), weights, band_of)
+        bound = accumulate_confirmed(bound, total_of(gains(figures, BAND) for figures in truth)) or (0,) * len(BETS)
+        if not found or is_fraud(found[0], group):
+            assert not found or proven_by(bound, CONFIRMED_MICRO_BITS) is not None
+            break
+        convicting = found[0].convicting
+        assert all(bits <= most for bits, most in zip(convicting, bound, strict=False))
+        bound = convicting or (0,) * len(BETS)
+        known = replace(found[0], accused=DIGESTS[:3])
