@@ -208,14 +208,15 @@ def test_each_answer_that_is_judged_again_is_held_against_the_bands_of_its_own_n
 ) -> None:
     answers = {draw: (figures, f"{kind} 0") for draw, (figures, kind) in enumerate(shown)}
     known = AuditOutcome(EXECUTOR, TINY, Verdict.ABSTAIN, 1, 0, 1, ACCUSED, accused=tuple(map(digest_of, answers)))
-    # Of log-probabilities, which no answer here speaks of: nothing overturns it.
-    known = replace(known, evidence=tuple(LIMIT_MICRO_BITS * (bet is AuditTest.DISTANCE) for bet in BETS))
+    # Of log-probabilities, which no answer here speaks of and one before spoke of: nothing overturns it.
+    spoken = tuple(int(bet is AuditTest.DISTANCE) for bet in BETS)
+    known = replace(known, evidence=tuple(LIMIT_MICRO_BITS * bet for bet in spoken), confirmed=spoken)
     confirmed, convicting = (
         accumulate_confirmed(
-            NO_EVIDENCE,
+            before,
             total_of(gains(figures, band_by(EXECUTOR, NodeId(name), TINY)) for figures, name in answers.values()),
         )
-        for band_by in ALL_CLASSES
+        for before, band_by in zip((spoken, NO_EVIDENCE), ALL_CLASSES, strict=True)
     )
     found = epoch_of((known,), {}, answers, bands=ALL_CLASSES)
     assert max(confirmed) < CONFIRMED_MICRO_BITS
