@@ -87,28 +87,28 @@ class _Judgement:
 
 
 _Judgements = Sequence[_Judgement]
-"""Of one answer; there are some."""
+"""Of one answer."""
 
 
-def heard(
+def is_heard(
     cast: Mapping[Address, AuditVote], able: Collection[Address], weights: Mapping[Address, int], *, is_accused: bool
-) -> list[tuple[Address, AuditVote]]:
-    """Return the judgements of an answer that was judged again; none if too few judged it, or no more than say that
-    there is nothing to judge.
+) -> bool:
+    """Whether the judgements of an answer that was judged again count: not if too few judged it, or no more than say
+    that there is nothing to judge.
 
     What is not accused but challenged alone, its payer shows to whom it likes: there, those count likewise who were
     shown nothing, or not what the receipt commits to.
     """
     of_able = {voter: vote for voter, vote in cast.items() if voter in able}
-    judged = [(voter, vote) for voter, vote in of_able.items() if is_judged(vote)]
+    judged = [voter for voter, vote in of_able.items() if is_judged(vote)]
     against = [
         voter
         for voter, vote in of_able.items()
         if not is_judged(vote) and (vote.reason in NOTHING_TO_JUDGE or (not is_accused and vote.reason not in EXCUSED))
     ]
-    weight = weight_of_voters([voter for voter, _ in judged], weights)
+    weight = weight_of_voters(judged, weights)
     is_enough = len(judged) >= JUDGES_MIN and ABLE_PARTS * weight >= weight_of_voters(able, weights)
-    return judged if is_enough and weight > weight_of_voters(against, weights) else []
+    return is_enough and weight > weight_of_voters(against, weights)
 
 
 def judge_again(
@@ -122,14 +122,19 @@ def judge_again(
     """Return what the whole group makes of an accusation. Each answer is held against the band of its own node, and for
     fraud against the other one."""
     able, is_proven = judges_of(accused, group), False
-    summed: list[_Judgements] = []
+    read, summed = list[_Judgements](), list[_Judgements]()
     for digest in dict.fromkeys((*accused.accused, *accused.challenged)):
         is_accused = digest in accused.accused
         cast = votes.get((accused.executor, REJUDGED, digest), {})
-        judged = heard(cast, able, weights, is_accused=is_accused)
-        if not judged:
+        of_answer = [
+            _judgement(voter, vote, band_of, fraud_band_of)
+            for voter, vote in cast.items()
+            if voter in able and is_judged(vote)
+        ]
+        if is_accused:
+            read.append(of_answer)
+        if not is_heard(cast, able, weights, is_accused=is_accused):
             continue
-        of_answer = [_judgement(voter, vote, band_of, fraud_band_of) for voter, vote in judged]
         if is_accused:
             summed.append(of_answer)
         proof = proven_by(_middle(of_answer, weights).gained)
@@ -138,7 +143,7 @@ def judge_again(
             if _is_wide(finding, weights):
                 return Appeal(Verdict.INVALID, proof.value, is_settled=True)
             is_proven = True
-    in_sum = _judge_sum(accused, summed, weights)
+    in_sum = _judge_sum(accused, read, summed, weights)
     if in_sum.reason == NARROWLY_PROVEN or (is_proven and in_sum.outcome is not Verdict.INVALID):
         # It stays open, as far as it is proven and no farther: who cheats on is unpaid on.
         kept, convicting = (
@@ -160,8 +165,11 @@ def _middle(judged: _Judgements, weights: Mapping[Address, int]) -> _Judgement:
     return middle_of(by_judge, weights, lambda found: (*strength_of(found.gained), *found.convicting))
 
 
-def _judge_sum(accused: AuditOutcome, judged: Sequence[_Judgements], weights: Mapping[Address, int]) -> Appeal:
-    """Return what comes of the judgements of accused answers together, with what was `confirmed` before.
+def _judge_sum(
+    accused: AuditOutcome, read: Sequence[_Judgements], judged: Sequence[_Judgements], weights: Mapping[Address, int]
+) -> Appeal:
+    """Return what comes of the judgements of accused answers together, with what was `confirmed` before: of all that
+    anybody `read`, and of those that count as `judged`.
 
     What the middle of those who judge finds, by the bands of nodes, takes the pay. What few judged is left out beside
     what many did: friends of a cheat may be shown what nobody else is. Fraud is what a third of all weight finds, by
@@ -170,7 +178,7 @@ def _judge_sum(accused: AuditOutcome, judged: Sequence[_Judgements], weights: Ma
     """
     if not accused.accused:
         return _left_open(accused, accused.confirmed, accused.convicting)
-    of_third = _gains_of_a_third(judged, weights)
+    of_third = _gains_of_a_third(read, weights)
     convicting = NO_EVIDENCE if of_third is None else accumulate_confirmed(accused.convicting, of_third)
     if not judged:
         return _left_open(accused, accused.confirmed, convicting)
@@ -199,11 +207,11 @@ def _judged_by_many(judged: Sequence[_Judgements], weights: Mapping[Address, int
     return [of_answer for weight, of_answer in weighed if 2 * weight >= most]
 
 
-def _gains_of_a_third(judged: Sequence[_Judgements], weights: Mapping[Address, int]) -> Gains | None:
+def _gains_of_a_third(read: Sequence[_Judgements], weights: Mapping[Address, int]) -> Gains | None:
     """Return what each bet gains at least by the own figures of members that may convict of fraud; None if fewer
-    judged."""
+    read any. Of all that each read: were it of what counts as judged, a majority would choose which that is."""
     of_judges: dict[Address, list[Gains]] = {}
-    for of_answer in judged:
+    for of_answer in read:
         for found in of_answer:
             of_judges.setdefault(found.judge, []).append(found.convicting)
     if not _is_wide(of_judges, weights):

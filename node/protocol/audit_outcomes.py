@@ -22,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from node.protocol.appeals import NARROWLY_PROVEN, NO_APPEAL, QUIET_EPOCHS_MAX, Appeal, heard, judge_again
+from node.protocol.appeals import NARROWLY_PROVEN, NO_APPEAL, QUIET_EPOCHS_MAX, Appeal, is_heard, judge_again
 from node.protocol.audit_majorities import (
     EXCUSED,
     NO_MODEL,
@@ -237,8 +237,8 @@ def audit_outcomes_in_slices(
             for digest in {*known.accused, *known.challenged}:
                 cast = by_draw.get((known.executor, REJUDGED, digest), {})
                 cast = {voter: vote for voter, vote in cast.items() if voter in able}
-                is_judged = heard(cast, able, weights, is_accused=digest in accused)
-                is_due = bool(is_judged) and not as_many_failed(cast, weights)
+                is_judged = is_heard(cast, able, weights, is_accused=digest in accused)
+                is_due = is_judged and not as_many_failed(cast, weights)
                 duties.add(able, cast, known.model_id if is_due else None)
             model = previous.group.get_epoch_model(known.model_id)
             is_proven = again.outcome is Verdict.INVALID and again.reason != NARROWLY_PROVEN

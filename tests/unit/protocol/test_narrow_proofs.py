@@ -334,7 +334,7 @@ def test_no_members_below_a_third_convict_whatever_they_say_and_however_few_have
         assert not is_fraud(found, group)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(weight, min_size=2, max_size=4), st.lists(weight, min_size=1, max_size=3), st.data())
 def test_what_convicts_is_never_more_than_honest_judges_find_however_others_choose_answers_and_epochs(
     honest: list[int], liars: list[int], data: st.DataObject
