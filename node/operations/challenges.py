@@ -20,6 +20,7 @@ from node.protocol.audit_evidence import (
     kept_answer,
     why_unjudged,
 )
+from node.protocol.audit_votes import CHALLENGE_EPOCHS_MAX
 from node.protocol.audits import judge_figures
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.model_changes import judged_from
@@ -139,6 +140,11 @@ class DaemonChallengeOperations:
         known = heard | {committed.executor for committed in (() if newest is None else newest.books)}
         if receipt.executor not in known:
             raise RpcError(ErrorCode.REFUSED, "its executor has no weight any more, and no book of receipts")
+        if newest is not None and receipt.epoch < newest.epoch - CHALLENGE_EPOCHS_MAX:
+            raise RpcError(
+                ErrorCode.REFUSED,
+                f"the answer is older than {CHALLENGE_EPOCHS_MAX} epochs: what gave it may not be there any more",
+            )
         model = group.get_epoch_model(receipt.model_id)
         if model is None or model.cid != receipt.model_cid:
             raise RpcError(ErrorCode.REFUSED, f"nobody serves that version of {receipt.model_id} any more")

@@ -4,10 +4,11 @@ Five auditors can be of one mind by bribery or bad luck, so only this proves any
 weight; what fewer prove takes the pay.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from node.protocol.audit_majorities import (
+    EXCUSED,
     NOTHING_TO_JUDGE,
     BandOf,
     Votes,
@@ -23,11 +24,13 @@ from node.protocol.audits import (
     NO_EVIDENCE,
     OVERTURNED_MICRO_BITS,
     Gains,
+    Test,
     accumulate_confirmed,
     gains,
     is_overturned,
     proven_by,
     total_of,
+    without_unsaid,
 )
 from node.protocol.findings import AuditOutcome, AuditVote
 from node.protocol.identifiers import Address, ModelId
@@ -59,21 +62,17 @@ class Appeal:
     """VALID overturns it, or forgets it; INVALID confirms it, ABSTAIN leaves it open; None: there was none."""
     reason: str
     """The test that confirms it."""
-    confirmed: tuple[int, ...]
+    confirmed: Gains = NO_EVIDENCE
     """Evidence so far, while it is open."""
-    convicting: tuple[int, ...] = ()
-    """Likewise, by the bands that fraud is proven by."""
-    is_narrow: bool = False
-    """Whether members with less than a third of all weight found a part of it: it proves no fraud."""
+    convicting: Gains = NO_EVIDENCE
+    """Likewise, by the bands that fraud is proven by: what a third of all weight finds."""
     quiet_epochs: int = 0
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether nothing is left of the accusation, nor of the evidence that made it."""
-        return self.outcome is Verdict.VALID or (self.outcome is Verdict.INVALID and self.reason != NARROWLY_PROVEN)
+    is_settled: bool = False
+    """Whether nothing is left of the accusation, nor of the evidence that made it."""
 
 
-NO_APPEAL = Appeal(None, "", NO_EVIDENCE)
+NO_APPEAL = Appeal(None, "")
+OVERTURNED = Appeal(Verdict.VALID, "", is_settled=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +87,28 @@ class _Judgement:
 
 
 _Judgements = Sequence[_Judgement]
-"""Of one answer; there are some."""
+"""Of one answer."""
 
 
-def heard(
-    cast: Mapping[Address, AuditVote], able: Collection[Address], weights: Mapping[Address, int]
-) -> list[tuple[Address, AuditVote]]:
-    """Return the judgements of an answer that was judged again; none if too few judged it, or no more than say that
-    there is nothing to judge."""
+def is_heard(
+    cast: Mapping[Address, AuditVote], able: Collection[Address], weights: Mapping[Address, int], *, is_accused: bool
+) -> bool:
+    """Whether the judgements of an answer that was judged again count: not if too few judged it, or no more than say
+    that there is nothing to judge.
+
+    What is not accused but challenged alone, its payer shows to whom it likes: there, those count likewise who were
+    shown nothing, or not what the receipt commits to.
+    """
     of_able = {voter: vote for voter, vote in cast.items() if voter in able}
-    judged = [(voter, vote) for voter, vote in of_able.items() if is_judged(vote)]
-    seeing_nothing = [v for v, vote in of_able.items() if not is_judged(vote) and vote.reason in NOTHING_TO_JUDGE]
-    weight = weight_of_voters([voter for voter, _ in judged], weights)
+    judged = [voter for voter, vote in of_able.items() if is_judged(vote)]
+    against = [
+        voter
+        for voter, vote in of_able.items()
+        if not is_judged(vote) and (vote.reason in NOTHING_TO_JUDGE or (not is_accused and vote.reason not in EXCUSED))
+    ]
+    weight = weight_of_voters(judged, weights)
     is_enough = len(judged) >= JUDGES_MIN and ABLE_PARTS * weight >= weight_of_voters(able, weights)
-    return judged if is_enough and weight > weight_of_voters(seeing_nothing, weights) else []
+    return is_enough and weight > weight_of_voters(against, weights)
 
 
 def judge_again(
@@ -115,27 +122,34 @@ def judge_again(
     """Return what the whole group makes of an accusation. Each answer is held against the band of its own node, and for
     fraud against the other one."""
     able, is_proven = judges_of(accused, group), False
-    summed: list[_Judgements] = []
+    read, summed = list[_Judgements](), list[_Judgements]()
     for digest in dict.fromkeys((*accused.accused, *accused.challenged)):
-        judged = heard(votes.get((accused.executor, REJUDGED, digest), {}), able, weights)
-        if not judged:
+        is_accused = digest in accused.accused
+        cast = votes.get((accused.executor, REJUDGED, digest), {})
+        of_answer = [
+            _judgement(voter, vote, band_of, fraud_band_of)
+            for voter, vote in cast.items()
+            if voter in able and is_judged(vote)
+        ]
+        if is_accused:
+            read.append(of_answer)
+        if not is_heard(cast, able, weights, is_accused=is_accused):
             continue
-        of_answer = [_judgement(voter, vote, band_of, fraud_band_of) for voter, vote in judged]
-        if digest in accused.accused:
+        if is_accused:
             summed.append(of_answer)
         proof = proven_by(_middle(of_answer, weights).gained)
         if proof is not None:  # by itself: whoever paid may have chosen it among many
             finding = [found.judge for found in of_answer if proven_by(found.convicting) is not None]
             if _is_wide(finding, weights):
-                return Appeal(Verdict.INVALID, proof.value, NO_EVIDENCE)
+                return Appeal(Verdict.INVALID, proof.value, is_settled=True)
             is_proven = True
-    in_sum = _judge_sum(accused, summed, weights)
+    in_sum = _judge_sum(accused, read, summed, weights)
     if in_sum.reason == NARROWLY_PROVEN or (is_proven and in_sum.outcome is not Verdict.INVALID):
         # It stays open, as far as it is proven and no farther: who cheats on is unpaid on.
         kept, convicting = (
             tuple(min(bits, CONFIRMED_MICRO_BITS) for bits in bets) for bets in (in_sum.confirmed, in_sum.convicting)
         )
-        return Appeal(Verdict.INVALID, NARROWLY_PROVEN, kept, convicting, in_sum.is_narrow, in_sum.quiet_epochs)
+        return replace(in_sum, outcome=Verdict.INVALID, reason=NARROWLY_PROVEN, confirmed=kept, convicting=convicting)
     return in_sum if accused.accused or accused.confirmed else NO_APPEAL
 
 
@@ -151,55 +165,73 @@ def _middle(judged: _Judgements, weights: Mapping[Address, int]) -> _Judgement:
     return middle_of(by_judge, weights, lambda found: (*strength_of(found.gained), *found.convicting))
 
 
-def _judge_sum(accused: AuditOutcome, judged: Sequence[_Judgements], weights: Mapping[Address, int]) -> Appeal:
-    """Return what comes of the judgements of accused answers together, with what was `confirmed` before.
+def _judge_sum(
+    accused: AuditOutcome, read: Sequence[_Judgements], judged: Sequence[_Judgements], weights: Mapping[Address, int]
+) -> Appeal:
+    """Return what comes of the judgements of accused answers together, with what was `confirmed` before: of all that
+    anybody `read`, and of those that count as `judged`.
 
-    What few found proves no fraud with a little luck of honest machines on top: once many judge, they begin anew. And
-    what few judged is left out beside what many did: friends of a cheat may be shown what nobody else is. What the
-    bands of nodes prove takes the pay; fraud is what the bands that convict prove, in a sum of their own.
+    What the middle of those who judge finds, by the bands of nodes, takes the pay. What few judged is left out beside
+    what many did: friends of a cheat may be shown what nobody else is. Fraud is what a third of all weight finds, by
+    the bands that convict, in a sum of its own. So no fewer than a third bring an honest node any nearer to it: not to
+    wait for a little bad luck on top, nor by choosing which answers count, or which epochs.
     """
+    if not accused.accused:
+        return _left_open(accused, accused.confirmed, accused.convicting)
+    of_third = _gains_of_a_third(read, weights)
+    convicting = NO_EVIDENCE if of_third is None else accumulate_confirmed(accused.convicting, of_third)
     if not judged:
-        return _left_open(accused, accused.confirmed, accused.convicting, is_narrow=accused.is_narrow)
-    wide = [of_answer for of_answer in judged if _is_wide([found.judge for found in of_answer], weights)]
-    is_narrow = not wide
-    is_anew = accused.is_narrow and bool(wide)
-    before = NO_EVIDENCE if is_anew else accused.confirmed
-    convicting_before = NO_EVIDENCE if is_anew else accused.convicting
-    counted = wide or judged
-    middles = [_middle(of_answer, weights) for of_answer in counted]
-    gained = total_of(found.gained for found in middles)
-    confirmed = accumulate_confirmed(before, gained)
-    convicting = accumulate_confirmed(convicting_before, total_of(found.convicting for found in middles))
-    # A bet on what it does not say any more, such as log-probabilities, proves nothing anew.
-    proof = proven_by(
-        tuple(bits if gain > 0 else 0 for bits, gain in zip(confirmed, gained, strict=False)), CONFIRMED_MICRO_BITS
-    )
+        return _left_open(accused, accused.confirmed, convicting)
+    gained = total_of(_middle(of_answer, weights).gained for of_answer in _judged_by_many(judged, weights))
+    confirmed = accumulate_confirmed(accused.confirmed, gained)
+    proof = _proof(confirmed, gained)
     if proof is None:
-        if is_overturned(accused.evidence, confirmed):
-            return Appeal(Verdict.VALID, "", NO_EVIDENCE)
-        return _left_open(accused, confirmed, convicting, is_narrow=is_narrow)
-    found = [judgement for of_answer in counted for judgement in of_answer]
-    finding = _finding(before, [(judgement.judge, judgement.gained) for judgement in found])
-    convinced = _finding(convicting_before, [(judgement.judge, judgement.convicting) for judgement in found])
-    is_narrow = is_narrow or not _is_wide(finding, weights)
-    if is_narrow or not _is_wide(convinced, weights):
-        return Appeal(Verdict.INVALID, NARROWLY_PROVEN, confirmed, convicting, is_narrow)
-    return Appeal(Verdict.INVALID, proof.value, NO_EVIDENCE)
+        if is_overturned(without_unsaid(accused.evidence, confirmed, gained), confirmed):
+            return OVERTURNED
+        return _left_open(accused, confirmed, convicting)
+    if of_third is None or _proof(convicting, of_third) is None:
+        return Appeal(Verdict.INVALID, NARROWLY_PROVEN, confirmed, convicting)
+    return Appeal(Verdict.INVALID, proof.value, is_settled=True)
 
 
-def _finding(before: Gains, found: Iterable[tuple[Address, Gains]]) -> list[Address]:
-    """Return which judges find it proven, by what bets gain from their own figures on top of what there was before."""
+def _proof(confirmed: Gains, gained: Gains) -> Test | None:
+    """Return what is proven: a bet on what no answer says any more, such as log-probabilities, proves nothing anew."""
+    gaining = tuple(bits if gain > 0 else 0 for bits, gain in zip(confirmed, gained, strict=False))
+    return proven_by(gaining, CONFIRMED_MICRO_BITS)
+
+
+def _judged_by_many(judged: Sequence[_Judgements], weights: Mapping[Address, int]) -> list[_Judgements]:
+    """Return the answers but those that were judged by less than half of the weight that judged another."""
+    weighed = [(weight_of_voters([found.judge for found in of_answer], weights), of_answer) for of_answer in judged]
+    most = max(weight for weight, _ in weighed)
+    return [of_answer for weight, of_answer in weighed if 2 * weight >= most]
+
+
+def _gains_of_a_third(read: Sequence[_Judgements], weights: Mapping[Address, int]) -> Gains | None:
+    """Return what each bet gains at least by the own figures of members that may convict of fraud; None if fewer
+    read any. Of all that each read: were it of what counts as judged, a majority would choose which that is."""
     of_judges: dict[Address, list[Gains]] = {}
-    for judge, gained in found:
-        of_judges.setdefault(judge, []).append(gained)
-    return [
-        judge
-        for judge, gained in of_judges.items()
-        if proven_by(accumulate_confirmed(before, total_of(gained)), CONFIRMED_MICRO_BITS) is not None
-    ]
+    for of_answer in read:
+        for found in of_answer:
+            of_judges.setdefault(found.judge, []).append(found.convicting)
+    if not _is_wide(of_judges, weights):
+        return None
+    by_bet = zip(*(total_of(gained) for gained in of_judges.values()), strict=True)
+    return tuple(_least_of_a_third(list(zip(bits, of_judges, strict=True)), weights) for bits in by_bet)
 
 
-def _left_open(accused: AuditOutcome, confirmed: Gains, convicting: Gains, *, is_narrow: bool) -> Appeal:
+def _least_of_a_third(gained: Sequence[tuple[int, Address]], weights: Mapping[Address, int]) -> int:
+    """Return the most that members which may convict find at least; there are enough of them."""
+    so_far, total = 0, sum(weights.values())
+    ordered = sorted(gained, reverse=True)
+    for bits, judge in ordered:
+        so_far += weights.get(judge, 0)
+        if FRAUD_PARTS * so_far >= total:
+            return bits
+    return ordered[-1][0]
+
+
+def _left_open(accused: AuditOutcome, confirmed: Gains, convicting: Gains) -> Appeal:
     """Return an accusation that is neither proven nor overturned; forgotten once it was quiet for long: an executor may
     have no answers for ever, or say nothing any more of what it was accused of.
     """
@@ -207,8 +239,8 @@ def _left_open(accused: AuditOutcome, confirmed: Gains, convicting: Gains, *, is
     is_spoken_for = strongest >= OVERTURNED_MICRO_BITS and strongest > max(accused.confirmed, default=0)
     quiet_epochs = 0 if is_spoken_for or not confirmed else accused.quiet_epochs + 1
     if quiet_epochs > QUIET_EPOCHS_MAX:
-        return Appeal(Verdict.VALID, "", NO_EVIDENCE)
-    return Appeal(Verdict.ABSTAIN, "", confirmed, convicting, is_narrow, quiet_epochs)
+        return OVERTURNED
+    return Appeal(Verdict.ABSTAIN, "", confirmed, convicting, quiet_epochs)
 
 
 def _is_wide(voters: Collection[Address], weights: Mapping[Address, int]) -> bool:

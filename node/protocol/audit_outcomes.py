@@ -22,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from node.protocol.appeals import NARROWLY_PROVEN, NO_APPEAL, Appeal, heard, judge_again
+from node.protocol.appeals import NARROWLY_PROVEN, NO_APPEAL, QUIET_EPOCHS_MAX, Appeal, is_heard, judge_again
 from node.protocol.audit_majorities import (
     EXCUSED,
     NO_MODEL,
@@ -38,7 +38,7 @@ from node.protocol.audit_majorities import (
     weight_of_voters,
 )
 from node.protocol.audit_sampling import DRAWS_MAX, AuditorLots, AuditSeeds, draws_of, judges_of
-from node.protocol.audit_votes import AUDIT_VOTES_MAX, NO_DIGEST, REJUDGED
+from node.protocol.audit_votes import AUDIT_VOTES_MAX, CHALLENGE_EPOCHS_MAX, NO_DIGEST, REJUDGED
 from node.protocol.audits import (
     NO_EVIDENCE,
     Gains,
@@ -46,7 +46,7 @@ from node.protocol.audits import (
     gains,
     proven_by,
 )
-from node.protocol.due_books import BooksOfResult, book_of
+from node.protocol.due_books import book_of
 from node.protocol.findings import AuditOutcome, AuditVote, CommittedBook, ModelWeight
 from node.protocol.identifiers import Address, Hash32, ModelId
 from node.protocol.lots import lot
@@ -229,15 +229,17 @@ def audit_outcomes_in_slices(
     outcomes = []
     for served in sorted(found.keys() | before.keys(), key=lambda served: (served[0].lower(), served[1])):
         known = before.get(served)
-        again = NO_APPEAL
+        again = NO_APPEAL if known is None else replace(NO_APPEAL, quiet_epochs=known.quiet_epochs)
         if known is not None and (known.accused or known.challenged or known.confirmed):
             again = judge_again(known, previous.group, by_draw, weights, band_of, fraud_band_of or band_of)
             able = judges_of(known, previous.group)
+            accused = set(known.accused)
             for digest in {*known.accused, *known.challenged}:
                 cast = by_draw.get((known.executor, REJUDGED, digest), {})
                 cast = {voter: vote for voter, vote in cast.items() if voter in able}
-                is_judged = bool(heard(cast, able, weights)) and not as_many_failed(cast, weights)
-                duties.add(able, cast, known.model_id if is_judged else None)
+                is_judged = is_heard(cast, able, weights, is_accused=digest in accused)
+                is_due = is_judged and not as_many_failed(cast, weights)
+                duties.add(able, cast, known.model_id if is_due else None)
             model = previous.group.get_epoch_model(known.model_id)
             is_proven = again.outcome is Verdict.INVALID and again.reason != NARROWLY_PROVEN
             if is_proven and model is not None and makes_vectors(model):
@@ -255,19 +257,20 @@ def audit_outcomes_in_slices(
 
 def _remembered(previous: EpochResult) -> Slices[dict[Served, AuditOutcome]]:
     """Return what the result before says of executors, as far as it still matters: what is judged again; and evidence
-    and open accusations, of who is a member or has a book that the result knows, with models that the group has. So
-    results have a bound, though a friendly auditor may say that it read answers by models that nobody has.
+    and open accusations, with models that the group has. So results have a bound, though a friendly auditor may say
+    that it read answers by models that nobody has. Who is no member is forgotten after QUIET_EPOCHS_MAX epochs, and not
+    before: else accounts could cheat in turns, each until it is about to be accused.
     """
-    members, books = {member.participant for member in previous.group.members}, BooksOfResult(previous)
+    members = {member.participant for member in previous.group.members}
     models = {model.model_id for model in previous.group.models}
     kept: dict[Served, AuditOutcome] = {}
     pace = Pace()
     for outcome in previous.audits:
-        executor = outcome.executor
-        is_there = executor in members or books.newest(executor) is not None
-        is_evidence = bool(outcome.evidence or outcome.confirmed) and is_there and outcome.model_id in models
-        if outcome.accused or outcome.challenged or is_evidence:
-            kept[executor, outcome.model_id] = outcome
+        is_evidence = bool(outcome.evidence or outcome.confirmed) and outcome.model_id in models
+        if outcome.accused or outcome.challenged or (is_evidence and outcome.quiet_epochs < QUIET_EPOCHS_MAX):
+            away = outcome.quiet_epochs + 1 if outcome.executor not in members else 0
+            known = outcome if outcome.confirmed else replace(outcome, quiet_epochs=away)
+            kept[outcome.executor, outcome.model_id] = known
         if pace.is_over(REMEMBERED_AS_ITEMS):
             yield
     return kept
@@ -278,16 +281,18 @@ def _challenges(
 ) -> Slices[dict[Hash32, SignedReceipt]]:
     """Return the answers that members challenge, by receipt: only what both sides signed.
 
-    And only of executors that are members or have a book: anybody makes up a key that signs whatever it is told to.
+    And only of executors that are members or have a book: anybody makes up a key that signs whatever it is told to. And
+    nothing that is old.
     """
+    first = previous.epoch - CHALLENGE_EPOCHS_MAX
     found, pace = dict[Hash32, SignedReceipt](), Pace()
     for validator, bundle in bundles.items():
         if weights.get(validator, 0) <= 0:
             continue
         for signed in bundle.challenges:
-            executor = signed.receipt.executor
+            executor, is_old = signed.receipt.executor, signed.receipt.epoch < first
             is_known = weights.get(executor, 0) > 0 or book_of(previous.books, executor) is not None
-            if is_known and is_signed_by_executor(signed) and is_signed_by_payer(signed):
+            if is_known and not is_old and is_signed_by_executor(signed) and is_signed_by_payer(signed):
                 found[receipt_digest(signed.receipt)] = signed
             if pace.is_over(CHALLENGE_AS_ITEMS):
                 yield
@@ -370,7 +375,6 @@ def _outcome(
         accused=accused,
         challenged=challenged,
         convicting=again.convicting,
-        is_narrow=again.is_narrow,
         quiet_epochs=again.quiet_epochs,
         weight=weight if accused or challenged or again.confirmed or again.outcome is Verdict.INVALID else 0,
     )

@@ -307,6 +307,19 @@ def is_overturned(evidence: tuple[int, ...], confirmed: tuple[int, ...]) -> bool
     return bool(confirmed) and confirmed[evidence.index(max(evidence))] <= -PULLED_DOWN_MICRO_BITS
 
 
+def without_unsaid(evidence: Gains, confirmed: Gains, gained: Gains) -> Gains:
+    """Return evidence without the bets on log-probabilities, if answers judged again tell of none: these `gained`
+    nothing there, and what is `confirmed`, with answers of before, does not accuse.
+
+    Else a lie about an answer that claims nothing accuses for as long as nobody asks for any. Who told wrong ones is
+    accused again as soon as somebody does.
+    """
+    told = [(test, new or max(0, kept)) for test, new, kept in zip(BETS, gained, confirmed, strict=False)]
+    if any(bits for test, bits in told if test is Test.DISTANCE):
+        return evidence
+    return tuple(0 if test is Test.DISTANCE else bits for test, bits in zip(BETS, evidence, strict=False))
+
+
 def proven_by(evidence: tuple[int, ...], limit_micro_bits: int = LIMIT_MICRO_BITS) -> Test | None:
     """Return the test whose evidence is strongest, if that is enough."""
     if not evidence or max(evidence) < limit_micro_bits:

@@ -266,11 +266,11 @@ class AuditOutcome:
     challenged: tuple[Hash32, ...] = ()
     """Likewise, because their payer says that they are not the model's; each is judged by itself."""
     convicting: tuple[int, ...] = ()
-    """As `confirmed`, of the same answers, each held against the band by which it would be fraud (audit_bands.py)."""
-    is_narrow: bool = False
-    """Whether members with less than a third of all weight found a part of `confirmed`: it proves no fraud."""
+    """As `confirmed`, of what members with a third of all weight find at least, each answer held against the band by
+    which it would be fraud (audit_bands.py). Begun anew whenever fewer judged."""
     quiet_epochs: int = 0
-    """Epochs running in which nothing that was judged again spoke against it, while its accusation is open."""
+    """Epochs running in which nothing that was judged again spoke against it, while its accusation is open. Else those
+    in which it was no member, while there is evidence."""
     weight: int = 0
     """While answers are judged again: the most that its executor's nodes with the model weighed in a group in charge
     since it gave the first of them. So much is not paid if they are narrowly proven false."""

@@ -60,6 +60,22 @@ OPEN_REASONS = frozenset({"no-time", WITHHELD, ENGINE_FAILED})
 """Of abstentions that another try may change."""
 ROUND_SECONDS = 10.0
 """Between two rounds of asking those who have not handed over yet."""
+ROUNDS_FOR_ALL = 10
+"""After the first, in which all who judge an answer again ask all members: so many until each was asked once more."""
+ASKED_AGAIN_MIN = 8
+"""Members in each of these: in a small group everybody is asked in every round."""
+
+
+def asked_again(others: Sequence[Address], number: int) -> Sequence[Address]:
+    """Return who else than its executor is asked for an answer that was asked for `number` times before: at first all.
+
+    Then some, in turns: what nobody has would have everybody ask everybody until the votes are due.
+    """
+    if number == 0:
+        return others
+    count = max(ASKED_AGAIN_MIN, -(-len(others) // ROUNDS_FOR_ALL))
+    start = (number - 1) * count % max(1, len(others))
+    return (*others, *others)[start : start + min(count, len(others))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,27 +300,32 @@ class AuditingService:
 
     async def _in_rounds(self, tasks: Sequence[AuditTask], work: _Round) -> None:
         """Audit answers of one executor, one after the other; what is not handed over is asked for again and again."""
+        number = 0
         while waiting := [task for task in tasks if self._is_open(task)]:
             for task in waiting:
-                self._votes[task_order(task)] = await self._vote_or_abstain(task, work)
+                self._votes[task_order(task)] = await self._vote_or_abstain(task, work, number)
                 self._votes.write()
+            number += 1
             if any(self._is_open(task) for task in tasks):
                 await trio.sleep(ROUND_SECONDS)
 
-    async def _vote_or_abstain(self, task: AuditTask, work: _Round) -> AuditVote:
-        """Return the vote; an abstention that blames nobody if this node's own code fails at what it was handed."""
+    async def _vote_or_abstain(self, task: AuditTask, work: _Round, number: int = 0) -> AuditVote:
+        """Return the vote; an abstention that blames nobody if this node's own code fails at what it was handed.
+
+        `number` says how often it was asked for before.
+        """
         try:
-            return await self._vote(task, work)
+            return await self._vote(task, work, number)
         except Exception:
             log.exception("an audit failed; the others go on", executor=task.executor, receipt=task.digest.hex())
             return abstention(task, ENGINE_FAILED)
 
-    async def _vote(self, task: AuditTask, work: _Round) -> AuditVote:
+    async def _vote(self, task: AuditTask, work: _Round, number: int) -> AuditVote:
         try:
             async with self._asking:
                 self._votes[task_order(task)] = abstention(task, WITHHELD)
                 self._votes.write()
-                evidence = await self._find_evidence(task, work.previous)
+                evidence = await self._find_evidence(task, work.previous, number)
         except NotHandedOverError as error:
             return abstention(task, WITHHELD if error.code == WITHHELD else error.code)
         receipt = evidence.signed.receipt
@@ -340,7 +361,7 @@ class AuditingService:
             log.warning("an answer is not the model's", executor=task.executor, reason=reason, tokens=figures.tokens)
         return replace(named, verdict=verdict, figures=figures, reason=reason)
 
-    async def _find_evidence(self, task: AuditTask, previous: EpochResult) -> AuditEvidence:
+    async def _find_evidence(self, task: AuditTask, previous: EpochResult, number: int) -> AuditEvidence:
         """Return the evidence: what is kept here, else from the executor, else from whoever else judges it."""
         kept = self._evidence.kept(task.digest)
         if kept is not None and not what_is_wrong(
@@ -349,7 +370,9 @@ class AuditingService:
             return without_surplus(kept)
         holders = [task.executor]
         if task.draw == REJUDGED:
-            holders += [m.participant for m in previous.group.members if m.participant != self._chain.account]
+            own = (self._chain.account, task.executor)
+            others = [m.participant for m in previous.group.members if m.participant not in own]
+            holders += asked_again(others, number)
         participants = self._chain.state.participants
         peers = list(dict.fromkeys(participants[account].peer_id for account in holders if account in participants))
         evidence = await ask_for_evidence(

@@ -18,7 +18,14 @@ from node.protocol.audit_outcomes import (
     committed_books,
 )
 from node.protocol.audit_sampling import DRAWS_MAX, AuditSeeds, auditors_of, draws_of
-from node.protocol.audit_votes import NO_DIGEST, REJUDGED, AuditVoteError, audit_order, check_audits
+from node.protocol.audit_votes import (
+    CHALLENGE_EPOCHS_MAX,
+    NO_DIGEST,
+    REJUDGED,
+    AuditVoteError,
+    audit_order,
+    check_audits,
+)
 from node.protocol.audits import NO_FIGURES
 from node.protocol.audits import Test as AuditTest
 from node.protocol.calibration import HonestBand
@@ -398,6 +405,15 @@ def test_a_challenge_of_an_executor_that_is_no_member_and_has_no_book_counts_for
     known = previous(books=(CommittedBook(account(30), replace(BOOK, count=0, output_tokens=0)),))
     (found,) = audit_outcomes(known, SEEDS, {account(3): bundle}, WEIGHTS, band_of)
     assert found.executor == account(30)
+
+
+@pytest.mark.parametrize("older", [0, 1])
+def test_what_is_older_than_the_honest_wait_cannot_be_challenged(older: int) -> None:
+    newest = EpochNumber(CHALLENGE.receipt.epoch + CHALLENGE_EPOCHS_MAX + older)
+    bundle = VoteBundle(EpochNumber(newest + 1), account(3), (), challenges=(signed_by(CHALLENGE),))
+    known = replace(previous(books=()), epoch=newest)
+    found = audit_outcomes(known, SEEDS, {account(3): bundle}, WEIGHTS, band_of)
+    assert [outcome.challenged for outcome in found] == ([] if older else [(receipt_digest(CHALLENGE.receipt),)])
 
 
 @pytest.mark.parametrize("names", [{"node_id": NodeId("n" * 33)}, {"model_id": ModelId("m" * 65)}])

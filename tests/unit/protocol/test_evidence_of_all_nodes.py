@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.protocol.appeals import NARROWLY_PROVEN
+from node.protocol.appeals import NARROWLY_PROVEN, QUIET_EPOCHS_MAX
 from node.protocol.audit_bands import WIDEST_BAND, bands_of, fraud_bands_of
 from node.protocol.audit_majorities import BandOf
 from node.protocol.audit_outcomes import ACCUSED, NO_BOOK, audit_outcomes, audit_outcomes_in_slices
@@ -32,14 +32,12 @@ from node.protocol.audits import Test as AuditTest
 from node.protocol.bands import Calibration
 from node.protocol.calibration import calibration_bytes, default_band
 from node.protocol.codec import to_bytes
-from node.protocol.due_books import BOOKS_REMEMBERED_EPOCHS
 from node.protocol.events import EventBody, MLNodeSet, ModelCalibrated, ModelRecorded, ParticipantRegistered
 from node.protocol.findings import (
     AuditFigures,
     AuditOutcome,
     AuditVote,
     CommittedBook,
-    EarlierBook,
     MissingBook,
     ReceiptBook,
 )
@@ -70,6 +68,7 @@ from tests.unit.protocol.test_audit_outcomes import (
     missing,
     previous,
 )
+from tests.unit.protocol.test_receipt_books import group_of
 
 LARGE_BOOK = ReceiptBook(8000, 16_000, Hash32(b"\x01" * 32), SOME_CID)
 TWO_TOKENS = AuditFigures(2, 1, 50_000, 0, 0, 0, 2_000_000)
@@ -209,14 +208,15 @@ def test_each_answer_that_is_judged_again_is_held_against_the_bands_of_its_own_n
 ) -> None:
     answers = {draw: (figures, f"{kind} 0") for draw, (figures, kind) in enumerate(shown)}
     known = AuditOutcome(EXECUTOR, TINY, Verdict.ABSTAIN, 1, 0, 1, ACCUSED, accused=tuple(map(digest_of, answers)))
-    # Of log-probabilities, which no answer here speaks of: nothing overturns it.
-    known = replace(known, evidence=tuple(LIMIT_MICRO_BITS * (bet is AuditTest.DISTANCE) for bet in BETS))
+    # Of log-probabilities, which no answer here speaks of and one before spoke of: nothing overturns it.
+    spoken = tuple(int(bet is AuditTest.DISTANCE) for bet in BETS)
+    known = replace(known, evidence=tuple(LIMIT_MICRO_BITS * bet for bet in spoken), confirmed=spoken)
     confirmed, convicting = (
         accumulate_confirmed(
-            NO_EVIDENCE,
+            before,
             total_of(gains(figures, band_by(EXECUTOR, NodeId(name), TINY)) for figures, name in answers.values()),
         )
-        for band_by in ALL_CLASSES
+        for before, band_by in zip((spoken, NO_EVIDENCE), ALL_CLASSES, strict=True)
     )
     found = epoch_of((known,), {}, answers, bands=ALL_CLASSES)
     assert max(confirmed) < CONFIRMED_MICRO_BITS
@@ -347,17 +347,24 @@ def test_what_is_withheld_is_the_executor_s_whatever_node_answered() -> None:
     assert (found.model_id, found.withheld) == (TINY, draws_of(BOOK))
 
 
-@pytest.mark.parametrize("has_book", [True, False])
-def test_who_is_no_member_and_has_no_book_is_forgotten(has_book: bool) -> None:
-    age = BOOKS_REMEMBERED_EPOCHS - 1
-    books = (EarlierBook(OUTSIDER, EpochNumber(0), BOOK),) if has_book else ()
-    result = replace(
-        previous(books=()), epoch=EpochNumber(age), audits=(remembered(executor=OUTSIDER),), books_before=books
-    )
-    found = quiet_epoch(result)
-    assert [audit.executor for audit in found] == ([OUTSIDER] if has_book else [])
-    if has_book:
-        assert quiet_epoch(replace(result, audits=found, books_before=())) == ()
+@pytest.mark.parametrize("confirmed", [(), LUCK])
+def test_who_is_no_member_is_remembered_for_256_epochs_and_from_when_it_is_one_for_ever(
+    confirmed: tuple[int, ...],
+) -> None:
+    """Accounts that take turns, each until it is about to be accused, begin where they left off."""
+    known = (replace(remembered(executor=OUTSIDER), confirmed=confirmed),)
+    for _ in range(QUIET_EPOCHS_MAX - 1):
+        known = quiet_epoch(previous(*known, books=()))
+    assert [audit.evidence for audit in known] == [LUCK]
+    back = replace(previous(*known, books=()), group=group_of((77, 10, (TINY,)), (2, 10, (TINY,))))
+    (found,) = quiet_epoch(back)
+    assert found.evidence == LUCK
+    if not confirmed:
+        for _ in range(2 * QUIET_EPOCHS_MAX):
+            (found,) = quiet_epoch(replace(back, audits=(found,)))
+        assert found.evidence == LUCK
+    gone = quiet_epoch(previous(*known, books=()))
+    assert quiet_epoch(previous(*gone, books=())) == ()
 
 
 def test_what_is_remembered_is_gone_through_in_slices() -> None:

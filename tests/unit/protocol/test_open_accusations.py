@@ -9,15 +9,18 @@ from hypothesis import strategies as st
 
 from node.protocol import appeals
 from node.protocol.appeals import NARROWLY_PROVEN, QUIET_EPOCHS_MAX
-from node.protocol.audit_outcomes import UNCONFIRMED, audit_outcomes
+from node.protocol.audit_outcomes import ACCUSED, UNCONFIRMED, audit_outcomes
 from node.protocol.audit_sampling import auditors_of, draws_of
 from node.protocol.audit_votes import REJUDGED
 from node.protocol.audits import (
     BETS,
     CONFIRMED_MICRO_BITS,
+    DISTANCE_CLIP_MICRO,
     LIMIT_MICRO_BITS,
     PULLED_DOWN_MICRO_BITS,
+    gains,
     is_overturned,
+    proven_by,
 )
 from node.protocol.audits import Test as AuditTest
 from node.protocol.codec import from_bytes, to_bytes
@@ -26,6 +29,7 @@ from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, TINY, account
 from tests.unit.protocol.test_audit_outcomes import (
+    BAND,
     BOOK,
     DRAWS,
     EXECUTOR,
@@ -36,6 +40,7 @@ from tests.unit.protocol.test_audit_outcomes import (
     WEIGHTS,
     band_of,
     bundles_of,
+    digest_of,
     judged,
     previous,
 )
@@ -43,6 +48,7 @@ from tests.unit.protocol.test_audit_outcomes import (
 HARDLY_WRONG = AuditFigures(200, 3, 3 * 48_000, 0, 0, 0, 100_000_000)
 """A third of a bit: an answer that is short of the least evidence that overturns, and adds up."""
 WRONG = AuditFigures(200, 4, 4 * 48_000, 0, 0, 0, 100_000_000)
+DIGEST = digest_of(0)
 ACCUSING = (0,) * (len(BETS) - 1)
 JUDGES = range(2, 10)
 Judgement = Callable[[int], AuditFigures | None]
@@ -119,12 +125,12 @@ def test_many_names_last_no_longer_than_one(names: int, figures: AuditFigures, e
 
 
 def test_what_is_narrowly_proven_is_paid_again_while_nothing_is_judged_and_not_forgotten() -> None:
-    unpaid = outcome_of(evidence=accusing(), confirmed=(*ACCUSING, CONFIRMED_MICRO_BITS), is_narrow=True)
+    unpaid = outcome_of(evidence=accusing(), confirmed=(*ACCUSING, CONFIRMED_MICRO_BITS))
     assert QUIET_EPOCHS_MAX >= 64 * 4
     for epoch in range(QUIET_EPOCHS_MAX):
         (unpaid,) = audit_outcomes(previous(unpaid, books=()), SEEDS, {}, WEIGHTS, band_of)
         assert (unpaid.fate, unpaid.reason, unpaid.quiet_epochs) == (Verdict.ABSTAIN, UNCONFIRMED, epoch + 1)
-        assert (max(unpaid.confirmed), unpaid.is_narrow) == (CONFIRMED_MICRO_BITS, True)
+        assert max(unpaid.confirmed) == CONFIRMED_MICRO_BITS
     assert audit_outcomes(previous(unpaid, books=()), SEEDS, {}, WEIGHTS, band_of) == ()
 
 
@@ -152,13 +158,13 @@ evidence = st.one_of(st.just(()), st.tuples(*[bits] * len(BETS)))
 
 
 @settings(max_examples=60, deadline=None)
-@given(evidence, evidence, st.lists(st.booleans(), min_size=60, max_size=60), st.booleans())
+@given(evidence, evidence, st.lists(st.booleans(), min_size=60, max_size=60))
 def test_an_honest_node_s_open_accusation_ends_and_costs_it_nothing(
-    against: tuple[int, ...], confirmed: tuple[int, ...], shows: list[bool], is_narrow: bool
+    against: tuple[int, ...], confirmed: tuple[int, ...], shows: list[bool]
 ) -> None:
     """However it came about, and in whichever epochs it has answers, or none at all."""
     before = tuple(min(CONFIRMED_MICRO_BITS - 1, each) for each in confirmed)
-    known = outcome_of(evidence=tuple(max(0, each) for each in against), confirmed=before, is_narrow=is_narrow)
+    known = outcome_of(evidence=tuple(max(0, each) for each in against), confirmed=before)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(appeals, "QUIET_EPOCHS_MAX", len(shows) // 2)
         found = epochs(lambda epoch: GOOD if shows[epoch] else None, len(shows), known)
@@ -183,6 +189,47 @@ def test_what_it_was_accused_of_and_no_answer_speaks_of_any_more_is_forgotten(
         assert not any(outcome.confirmed or outcome.evidence for outcome in found[-1])
 
 
+CLAIMS = AuditFigures(100, 0, 0, 100, 100 * DISTANCE_CLIP_MICRO, 0, 100_000_000)
+"""Log-probabilities that are none of the model's."""
+OF_CLAIMS = tuple(max(0, gained) for gained in gains(CLAIMS, BAND))
+
+
+def test_a_lie_about_log_probabilities_that_no_answer_has_ends_when_the_answers_are_judged_again() -> None:
+    """Three of five auditors said it. What everybody reads says nothing of it, so nothing would pull that bet down."""
+    known = outcome_of(evidence=OF_CLAIMS, accused=(DIGEST,))
+    assert proven_by(OF_CLAIMS) is AuditTest.DISTANCE
+    found = epochs(lambda _: GOOD, 3, known)
+    assert [(outcome.fate, outcome.evidence, outcome.accused) for outcome in found[0]] == [(Verdict.VALID, (), ())]
+
+
+def test_it_stays_open_while_none_of_its_answers_is_judged() -> None:
+    known = outcome_of(evidence=OF_CLAIMS, accused=(DIGEST,))
+    (found,) = audit_outcomes(previous(known, books=()), SEEDS, {}, WEIGHTS, band_of)
+    assert (found.fate, found.evidence) == (Verdict.ABSTAIN, OF_CLAIMS)
+
+
+@pytest.mark.parametrize("with_claims", [1, DRAWS])
+def test_forged_log_probabilities_convict_though_most_answers_have_none(with_claims: int) -> None:
+    digests = [digest_of(number) for number in range(DRAWS)]
+    known = outcome_of(evidence=OF_CLAIMS, accused=tuple(digests))
+    a_little = AuditFigures(20, 0, 0, 20, 20 * DISTANCE_CLIP_MICRO, 0, 20_000_000)
+    forged = CLAIMS if with_claims == 1 else a_little
+    said = [forged] * with_claims + [GOOD] * (DRAWS - with_claims)
+    votes = {
+        account(number): [judged(REJUDGED, figures, digest) for digest, figures in zip(digests, said, strict=True)]
+        for number in JUDGES
+    }
+    (found,) = audit_outcomes(previous(known, books=()), SEEDS, bundles_of(votes), WEIGHTS, band_of)
+    assert (found.fate, found.reason) == (Verdict.INVALID, AuditTest.DISTANCE.value)
+
+
+def test_who_stops_telling_log_probabilities_while_some_speak_against_it_stays_accused() -> None:
+    spoken = tuple(max(0, gained) // 20 for gained in gains(CLAIMS, BAND))
+    assert 0 < max(spoken) < CONFIRMED_MICRO_BITS
+    for found in epochs(lambda _: GOOD, 5, outcome_of(evidence=OF_CLAIMS, confirmed=spoken, accused=(DIGEST,))):
+        assert [(outcome.reason, outcome.evidence) for outcome in found] == [(ACCUSED, OF_CLAIMS)]
+
+
 def test_evidence_that_friends_make_up_of_models_that_nobody_has_is_forgotten_and_no_open_accusation() -> None:
     crowd = [outcome_of(model_id=ModelId(f"made-up-{number}"), evidence=accusing(1 << 40)) for number in range(64)]
     half = (*ACCUSING, CONFIRMED_MICRO_BITS // 2)
@@ -195,8 +242,3 @@ def test_what_speaks_for_a_node_survives_its_bytes() -> None:
     for_it = (-PULLED_DOWN_MICRO_BITS, 5, *ACCUSING[1:])
     known = outcome_of(confirmed=for_it, convicting=for_it, quiet_epochs=3, weight=9)
     assert from_bytes(AuditOutcome, to_bytes(known)) == known
-
-
-def test_an_open_accusation_of_who_left_for_long_is_forgotten() -> None:
-    known = outcome_of(executor=account(77), confirmed=(*ACCUSING, CONFIRMED_MICRO_BITS // 2))
-    assert audit_outcomes(previous(known, books=()), SEEDS, {}, WEIGHTS, band_of) == ()

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.asking import ANSWER_EPOCHS_MAX
 from node.protocol.audit_evidence import NO_ROOM, NO_TOKENS, OTHER_VERSION, AuditEvidence, what_is_wrong
-from node.protocol.audit_majorities import DRAWN_AGAIN, EXCUSED, NOTHING_TO_JUDGE
+from node.protocol.audit_majorities import DRAWN_AGAIN, EXCUSED, NOTHING_TO_JUDGE, WITHHELD
 from node.protocol.audit_sampling import drawn_rows, draws_of
 from node.protocol.audit_tasks import AuditTask
 from node.protocol.audit_votes import REJUDGED, check_audits
@@ -44,7 +44,8 @@ from node.protocol.stages import Stage, first_block_of
 from node.protocol.vector_audits import vector_band
 from node.protocol.verdicts import Verdict
 from node.services import auditing, evidence_keeping
-from node.services.auditing import AuditingService, _Round
+from node.services.audit_asking import NotHandedOverError
+from node.services.auditing import ASKED_AGAIN_MIN, ROUNDS_FOR_ALL, AuditingService, _Round, asked_again
 from node.services.embedding_frames import EmbeddingInput, EmbeddingRequest
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
@@ -298,6 +299,41 @@ async def test_what_is_drawn_again_is_audited_once_and_every_other_draw_of_it_is
     check_audits(bundle)
     assert [vote.draw for vote in bundle.audits] == list(draws)
     assert {vote.draw for vote in bundle.audits if vote.reason == DRAWN_AGAIN} == set(draws) - drawn.keys()
+
+
+@pytest.mark.parametrize("members", [0, 1, 8, 9, 40, 512])
+def test_what_nobody_has_is_asked_for_of_all_at_first_and_then_of_few_in_turns(members: int) -> None:
+    others = [account(number + 10) for number in range(members)]
+    assert asked_again(others, 0) == others
+    asked = [asked_again(others, number) for number in range(1, 2 * ROUNDS_FOR_ALL + 1)]
+    assert {len(some) for some in asked} == {min(members, max(ASKED_AGAIN_MIN, -(-members // ROUNDS_FOR_ALL)))}
+    assert all(len(set(some)) == len(some) for some in asked)
+    for first in range(ROUNDS_FOR_ALL):
+        assert {one for some in asked[first : first + ROUNDS_FOR_ALL] for one in some} == set(others)
+
+
+async def test_an_answer_that_is_not_handed_over_is_asked_of_its_executor_in_every_round(
+    auditor: Auditor, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    numbers = range(20, 120)
+    group = group_of((2, 10, (TINY,)), (3, 10, (TINY,)), *((number, 10, (TINY,)) for number in numbers))
+    peers = {account(number): SimpleNamespace(peer_id=f"peer-{number}") for number in (2, 3, *numbers)}
+    monkeypatch.setattr(auditor.service._chain, "state", SimpleNamespace(participants=peers, results={}))
+    asked: list[Sequence[str]] = []
+
+    async def ask(_network: object, holders: Sequence[str], *_what: object, **_how: object) -> AuditEvidence:
+        asked.append(holders)
+        if len(asked) == 4:
+            return evidence_of(NO_PROMPT)
+        raise NotHandedOverError(WITHHELD)
+
+    monkeypatch.setattr(auditing, "ask_for_evidence", ask)
+    task = AuditTask(EXECUTOR, REJUDGED, receipt_digest(evidence_of(NO_PROMPT).signed.receipt), None)
+    work = replace(auditor.round, previous=replace(auditor.round.previous, group=group))
+    await auditor.service._expect({}, {EXECUTOR: [task]})
+    await auditor.service._in_rounds([task], work)
+    assert {holders[0] for holders in asked} == {peers[EXECUTOR].peer_id}
+    assert [len(holders) for holders in asked] == [101, 11, 11, 11]
 
 
 # --- vectors ---

@@ -17,6 +17,7 @@ from node.control.jsonrpc import RpcError
 from node.operations.challenges import DaemonChallengeOperations
 from node.ports import Engine
 from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
+from node.protocol.audit_votes import CHALLENGE_EPOCHS_MAX
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.identifiers import EpochNumber
 from node.protocol.pricing import receipt_digest
@@ -63,13 +64,14 @@ class Bench:
         assert self.given.kept(receipt_digest(signed.receipt)) is None
         return f"{refused.value.message}; {refused.value.remedy}"
 
-    def give_weight(self, *numbers: int, context_length: int = 512) -> None:
-        """Have these accounts be the group."""
+    def give_weight(self, *numbers: int, context_length: int = 512, newest: int | None = None) -> None:
+        """Have these accounts be the group; `newest` is the epoch of the newest result."""
+        result = None if newest is None else SimpleNamespace(epoch=EpochNumber(newest), books=())
         group = self.member.epochs.group()
         members = tuple(GroupMember(account(n), group.members[0].peer_id, 1, ()) for n in numbers)
         models = tuple(replace(model, context_length=context_length) for model in group.models)
         given = replace(group, members=members, models=models)
-        weighty = SimpleNamespace(group=lambda: given, newest_result=lambda: None)
+        weighty = SimpleNamespace(group=lambda: given, newest_result=lambda: result)
         self.operations._epochs = cast(Any, weighty)
 
 
@@ -171,6 +173,17 @@ async def test_what_nobody_can_judge_is_refused_with_its_reason(autojump_clock: 
         changed.clear()
         made.member.store.forget_answers(kept_max=0)
         assert "answers_kept_max" in await made.refusal(signed)
+
+
+@pytest.mark.parametrize("older", [0, 1])
+async def test_an_old_answer_is_refused_where_it_would_count_for_nothing(autojump_clock: object, older: int) -> None:
+    async with bench() as made:
+        signed = await made.ask(QUESTION)
+        made.give_weight(1, GATEWAY, newest=signed.receipt.epoch + CHALLENGE_EPOCHS_MAX + older)
+        if older:
+            assert "older than 16 epochs" in await made.refusal(signed)
+        else:
+            await made.challenge(signed)
 
 
 async def test_a_receipt_has_to_be_named_so_that_it_is_one(autojump_clock: object) -> None:
