@@ -166,7 +166,7 @@ def form_epoch_result_in_slices(
     has_node = known_nodes(in_charge, registered, state)
     audited = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands, has_node, fraud_bands)
     audits = audited.outcomes
-    validators = validator_outcomes(bundles, weights)
+    validators = validator_outcomes(bundles, weights, judges)
     yield
     vote_duties = yield from vote_duties_in_slices(frozen, nodes, judges.counted, found.handed_out, bundles)
     scores = yield from participant_scores_in_slices(

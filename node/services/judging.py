@@ -55,7 +55,7 @@ class Judging:
         """Who was drawn to check `validator`'s votes of the epoch before."""
         if self.checkers_seed is None or validator not in self.voted_before:
             return frozenset()
-        return checkers_of(self.checkers_seed, validator, self.weights)
+        return checkers_of(self.checkers_seed, validator, self.judges.able_to_check(validator, self.weights))
 
     def read(self, data: bytes) -> Slices[VoteBundle]:
         """Return a bundle that is still to be checked. Raises SchemaError, as well for more than its limits allow."""
