@@ -64,6 +64,11 @@ class Judges:
                         found[member] = found.get(member, 0) + weight
         return found or {member: weight for member, weight in weights.items() if weight > 0 and member != validator}
 
+    def in_common(self, one: Address, other: Address) -> frozenset[ModelId]:
+        """Return the models that both proved."""
+        proven = self.proven.items()
+        return frozenset(model_id for model_id, of_model in proven if of_model.get(one, 0) > 0 < of_model.get(other, 0))
+
 
 def judges_for(
     epoch: EpochNumber, weights: Mapping[Address, int], state: ChainState, frozen: EpochGroup | None

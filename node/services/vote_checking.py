@@ -106,11 +106,12 @@ class VoteChecker:
             if validator not in bundles:
                 bundles[validator] = await self._bundle(validator, committed[validator], judging)
             bundle = bundles[validator]
-            found[validator] = (
-                _unknown(validator, NOBODY_CHECKED)  # nobody counted its votes (forming.py)
-                if bundle is None
-                else await self._check(bundle, judging, seed, found)
-            )
+            if bundle is None:
+                found[validator] = _unknown(validator, NOBODY_CHECKED)  # nobody counted its votes (forming.py)
+            elif _is_for_others(_voted(bundle, judging), judges.in_common(validator, self._chain.account)):
+                found.pop(validator, None)
+            else:
+                found[validator] = await self._check(bundle, judging, seed, found)
 
         drawn = [
             validator
@@ -224,10 +225,9 @@ class VoteChecker:
 
     def _coming(self, bundle: VoteBundle, judging: Judging) -> frozenset[ModelId]:
         """Return the models of a bundle's votes that can be checked, and that an engine here is to have ready yet."""
-        voted = {judging.commits[_key(vote)].model_id for vote in bundle.votes if vote.sampled}
         expected = expected_models(self._chain, (engine.node_id for engine in self._engines))
         ready = {engine.model_id for engine in self._engines}
-        models = (judging.models[model_id] for model_id in (voted & expected) - ready)
+        models = (judging.models[model_id] for model_id in (_voted(bundle, judging) & expected) - ready)
         return frozenset(
             model.model_id for model in models if has_tails(model) and may_be_loaded(self._chain, self._epochs, model)
         )
@@ -241,6 +241,20 @@ class VoteChecker:
             raise
         except BadContentError:
             return b""
+
+
+def _voted(bundle: VoteBundle, judging: Judging) -> frozenset[ModelId]:
+    """Return the models of which a bundle's votes say that nonces were recomputed."""
+    return frozenset(judging.commits[_key(vote)].model_id for vote in bundle.votes if vote.sampled)
+
+
+def _is_for_others(voted: frozenset[ModelId], in_common: frozenset[ModelId]) -> bool:
+    """Whether others were drawn to check votes on models `voted`, who have these in common with the validator.
+
+    Whoever says then that it does not know would save those who make their votes on one model up and leave out all on
+    another, which more members have.
+    """
+    return bool(voted) and bool(in_common) and not voted & in_common
 
 
 def _unknown(validator: Address, reason: str) -> VoteCheck:

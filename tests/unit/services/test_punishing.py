@@ -175,11 +175,12 @@ async def test_a_transaction_that_is_stuck_holds_up_no_other_punishment(
             await submit(self, key, action)
 
     async def outcome_of_others(self: SimulatedChain, key: str) -> ActionOutcome:
-        return await (trio.sleep_forever() if OFFENDER in key else outcome(self, key))
+        if OFFENDER in key:
+            await trio.sleep_forever()
+        return await outcome(self, key)
 
-    monkeypatch.setattr(
-        StubEpochs, "result", lambda _, epoch: replace(RESULT, penalties=penalties) if not epoch else None
-    )
+    both = {EPOCH: replace(RESULT, penalties=penalties)}
+    monkeypatch.setattr(StubEpochs, "result", lambda _, epoch: both.get(epoch))
     monkeypatch.setattr(SimulatedChain, "submit", submit_others)
     monkeypatch.setattr(SimulatedChain, "outcome", outcome_of_others)
     async with members(dict.fromkeys((1, 2, 3), SOME_CID)) as (ledger, _):

@@ -17,7 +17,8 @@ from node.ports import ContentUnavailableError, Provider
 from node.protocol.codec import to_bytes
 from node.protocol.events import VotesCommitted
 from node.protocol.findings import VoteCheck, VoteEvidence, VoteFigures
-from node.protocol.identifiers import BlockNumber, Cid, EpochNumber
+from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, ModelId
+from node.protocol.judges import Judges
 from node.protocol.records import PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import EVIDENCE_WITHHELD, NO_TIME, NOBODY_CHECKED, NOT_COMPUTED
@@ -76,11 +77,17 @@ def check(
     is_registered: bool = True,
     is_lazy: bool = False,
     has_votes: bool = True,
-) -> VoteCheck:
+    judges: Judges | None = None,
+) -> VoteCheck | None:
     """Have account 1 check account 2's votes of the first epoch; `starts_at`, `ready_at`: blocks at which its daemon
-    starts and its engine has the model."""
+    starts and its engine has the model. Returns what it says, if anything."""
 
-    async def main() -> VoteCheck:
+    async def in_charge(_epoch: EpochNumber) -> tuple[dict[Address, int], Judges]:
+        assert judges is not None
+        await trio.lowlevel.checkpoint()
+        return dict.fromkeys(map(account, (1, 2, 3)), 1), judges
+
+    async def main() -> VoteCheck | None:
         trace = Trace()
         ledger = Ledger(PARAMETERS, BLOCK_SECONDS, 0, trace, group_set(0, {1: 1, 2: 1, 3: 1}).weights)
         ledger.register_model(model())
@@ -91,6 +98,8 @@ def check(
         epochs = EpochBook(chain, content, Books(Database(":memory:"), account(1)), presence)
         engine = SimulatedEngine(NODE, TINY, "honest", 0.0, 1)
         checker = VoteChecker(chain, content, presence, epochs, [engine])
+        if judges is not None:
+            vars(checker)["_in_charge"] = in_charge
         nodes = registered(1) if is_registered else []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ledger.produce_blocks)
@@ -107,14 +116,14 @@ def check(
             engine.model_id = TINY
             await trio.sleep((END + 1 - ledger.height) * BLOCK_SECONDS)
             nursery.cancel_scope.cancel()
-        (found,) = checker._checks[EPOCH].values()
-        return found
+        assert checker._checks[EPOCH].keys() <= {CHECKED}
+        return checker._checks[EPOCH].get(CHECKED)
 
     return run_deterministically(main, 0)
 
 
-def said_of(found: VoteCheck) -> tuple[Verdict, str]:
-    return found.verdict, found.reason
+def said_of(found: VoteCheck | None) -> tuple[Verdict, str] | None:
+    return None if found is None else (found.verdict, found.reason)
 
 
 HALF = (BEGIN + END) // 2 + 1
@@ -157,3 +166,25 @@ def test_evidence_is_withheld_that_was_not_to_be_had_while_there_was_time(
 def test_where_no_evidence_is_due_a_checker_says_so() -> None:
     """Its silence would leave the say to those who lie."""
     assert said_of(check(has_votes=False)) == (Verdict.ABSTAIN, NOBODY_CHECKED)
+
+
+RARE = ModelId("rare")
+
+
+@pytest.mark.parametrize(
+    ("own", "has_votes", "said"),
+    [
+        (TINY, True, COMPUTED),
+        (RARE, True, None),
+        (RARE, False, (Verdict.ABSTAIN, NOBODY_CHECKED)),
+        (ModelId("of nobody else"), True, None),
+    ],
+)
+def test_who_has_no_voted_model_in_common_leaves_it_to_those_who_have(
+    own: ModelId, has_votes: bool, said: tuple[Verdict, str] | None
+) -> None:
+    """Its "I do not know" would save a lazy validator that leaves out its votes on a model of many."""
+    judges = Judges({TINY: {CHECKED: 5, account(3): 5}, RARE: {CHECKED: 1, account(9): 1}})
+    proven = {model_id: dict(weights) for model_id, weights in judges.proven.items()}
+    proven.setdefault(own, {})[account(1)] = 5
+    assert said_of(check(judges=Judges(proven), has_votes=has_votes)) == said
