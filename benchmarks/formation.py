@@ -58,6 +58,7 @@ from node.protocol.identifiers import (
     PeerId,
     TokenAmount,
 )
+from node.protocol.judges import judges_for
 from node.protocol.nonces import draw_sample
 from node.protocol.records import (
     EpochGroup,
@@ -239,10 +240,11 @@ def _epoch(
     rules = rules_of(state.poc_commits[epoch], state, PARAMETERS)
     bundles, weights = scene.bundles(epoch, state, [account for account, _ in group]), dict(group)
     voted_before = frozenset[Address]() if previous is None else frozenset(weights)
+    judges = judges_for(epoch, weights, state, None if previous is None else previous.group)
 
     @functools.cache
     def checkers(validator: Address) -> frozenset[Address]:
-        return checkers_of(SEED, validator, weights)
+        return checkers_of(SEED, validator, judges.able_to_check(validator, weights))
 
     if previous is not None:
         books = tuple(CommittedBook(account, BOOK) for account in sorted(weights, key=str.lower))

@@ -50,6 +50,25 @@ class Judges:
         weights = self.declared.get(model_id, {})
         return Bench(weights, _without(weights, participant), can_reject=self.is_first)
 
+    def able_to_check(self, validator: Address, weights: Mapping[Address, int]) -> dict[Address, int]:
+        """Return the other members that can recompute what `validator` voted on, and what each one's word weighs.
+
+        They proved a model that it proved too, and weigh what they proved with these. Where nobody else did, all others
+        may look whether it handed anything over, by all their weight; `weights` are those of the group in charge.
+        """
+        found: dict[Address, int] = {}
+        for of_model in self.proven.values():
+            if of_model.get(validator, 0) > 0:
+                for member, weight in of_model.items():
+                    if weight > 0 and member != validator and weights.get(member, 0) > 0:
+                        found[member] = found.get(member, 0) + weight
+        return found or {member: weight for member, weight in weights.items() if weight > 0 and member != validator}
+
+    def in_common(self, one: Address, other: Address) -> frozenset[ModelId]:
+        """Return the models that both proved."""
+        proven = self.proven.items()
+        return frozenset(model_id for model_id, of_model in proven if of_model.get(one, 0) > 0 < of_model.get(other, 0))
+
 
 def judges_for(
     epoch: EpochNumber, weights: Mapping[Address, int], state: ChainState, frozen: EpochGroup | None

@@ -163,7 +163,7 @@ def form_epoch_result_in_slices(
     bands, fraud_bands = bands_of(registered, in_charge), fraud_bands_of(registered, in_charge)
     audited = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands, fraud_bands)
     audits = audited.outcomes
-    validators = validator_outcomes(bundles, weights)
+    validators = validator_outcomes(bundles, weights, judges)
     yield
     vote_duties = yield from vote_duties_in_slices(frozen, nodes, judges.counted, found.handed_out, bundles)
     scores = yield from participant_scores_in_slices(

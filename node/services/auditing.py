@@ -10,10 +10,11 @@ no other audit; what it has not handed over at the end is voted withheld. What t
 """
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import structlog
 import trio
@@ -28,8 +29,8 @@ from node.protocol.audit_tasks import AuditTask, abstention, judged_again, task_
 from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED, as_many_as_fit
 from node.protocol.audits import judge_figures
 from node.protocol.due_books import BooksOfResult, is_late
-from node.protocol.findings import AuditVote, CommittedBook
-from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId
+from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId
 from node.protocol.model_changes import judged_from
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, BookRows, read_book_in_slices
@@ -41,12 +42,14 @@ from node.services.audit_asking import NotHandedOverError, ask_for_evidence
 from node.services.audit_reading import is_readable, read_evidence
 from node.services.epochs import EpochBook
 from node.services.evidence_keeping import Challenged, EvidenceKeeping
+from node.services.expected_models import expected_models
 from node.services.kept_audits import KeptAudits
 from node.services.kept_omissions import KeptOmissions
 from node.services.omission_keeping import OmissionKeeping
 from node.services.presence import PresenceTable
 from node.services.receipt_book import ReceiptBookKeeper
 from node.services.receipt_tokens import CheckingEngine
+from node.services.recomputing import AnswerWatch, ModelGoneError, while_ready
 from node.services.slicing import Slicer
 from node.services.timing import cancel_at, epochs_at
 
@@ -55,7 +58,10 @@ log = structlog.get_logger(__name__)
 ASKED_AT_ONCE = 64
 """Executors; of each, one answer after the other. Whoever keeps silent holds up no other audit."""
 READ_AT_ONCE = 2
-"""Answers that this node's engines read side by side for audits."""
+"""Answers that one of this node's engines reads side by side for audits: one that hangs keeps no other waiting."""
+READ_SILENCE_SECONDS = 600.0
+"""An engine that read nothing to an end for so long, of all that audits asked of it, is left alone for others that have
+the model. As long as its connection waits: of a long answer, after all users, it may take minutes."""
 OPEN_REASONS = frozenset({"no-time", WITHHELD, ENGINE_FAILED})
 """Of abstentions that another try may change."""
 ROUND_SECONDS = 10.0
@@ -88,6 +94,15 @@ class _Round:
     band_of: BandOf
     judged_from: Callable[[ModelId], int]
     """The first epoch whose answers of a model can be judged."""
+
+
+@runtime_checkable
+class AuditingEngine(CheckingEngine, Protocol):
+    """An ML node that can read the answers of others."""
+
+    @property
+    def node_id(self) -> NodeId:
+        """The ML node's name."""
 
 
 class Challenges(Challenged, Protocol):
@@ -125,7 +140,7 @@ class AuditingService:
         self._store = store
         self._presence = presence
         self._epochs = epochs
-        self._engines = [engine for engine in engines if isinstance(engine, CheckingEngine)]
+        self._engines = [engine for engine in engines if isinstance(engine, AuditingEngine)]
         self._keeper = keeper
         self._votes = KeptAudits(store, EpochNumber(-1))
         """Of the present epoch."""
@@ -133,7 +148,12 @@ class AuditingService:
         self._evidence = EvidenceKeeping(chain, store, keeper, self._slicer)
         self.omission_keeping = OmissionKeeping(chain, network, content, store, presence, self._slicer, random_bytes)
         self._asking = trio.CapacityLimiter(ASKED_AT_ONCE)
-        self._reading = trio.CapacityLimiter(READ_AT_ONCE)
+        self._reading = defaultdict[NodeId, trio.CapacityLimiter](partial(trio.CapacityLimiter, READ_AT_ONCE))
+        self._gone_at: dict[NodeId, float] = {}
+        """Engines that died or hung over an answer, and when, by trio's clock."""
+        self._failed_at: dict[NodeId, float] = {}
+        """Likewise, and those that refused one, or read it in no try: others with the model come first."""
+        self._watch = AnswerWatch(READ_SILENCE_SECONDS)
         self.challenges: Challenges | None = None
         """Answers that this node paid for and wants judged; None where there are none."""
         keeper.serve(network, self._evidence)
@@ -263,7 +283,7 @@ class AuditingService:
             if row is not None:
                 task = AuditTask(executor, draw, row.digest, row)
                 tasks.append(task)
-                if self._is_open(task):
+                if self._is_open(task) and self._handed_over(task) is None:
                     self._votes[task_order(task)] = abstention(task, "no-time")
             elif rows is None:
                 self._votes[task_order(nameless)] = abstention(nameless, "not-the-book")
@@ -318,16 +338,20 @@ class AuditingService:
             return await self._vote(task, work, number)
         except Exception:
             log.exception("an audit failed; the others go on", executor=task.executor, receipt=task.digest.hex())
-            return abstention(task, ENGINE_FAILED)
+            return replace(self._handed_over(task) or abstention(task, ENGINE_FAILED), reason=ENGINE_FAILED)
 
     async def _vote(self, task: AuditTask, work: _Round, number: int) -> AuditVote:
+        handed_over = self._handed_over(task)
+        if handed_over is not None and self._engine(handed_over.model_id) is None:
+            return handed_over  # it is not asked for again before there is an engine for it
         try:
             async with self._asking:
-                self._votes[task_order(task)] = abstention(task, WITHHELD)
-                self._votes.write()
+                if handed_over is None:
+                    self._votes[task_order(task)] = abstention(task, WITHHELD)
+                    self._votes.write()
                 evidence = await self._find_evidence(task, work.previous, number)
         except NotHandedOverError as error:
-            return abstention(task, WITHHELD if error.code == WITHHELD else error.code)
+            return handed_over or abstention(task, error.code)
         receipt = evidence.signed.receipt
         named = replace(abstention(task, "no-model"), node_id=receipt.node_id, model_id=receipt.model_id)
         named = replace(named, receipt_digest=task.digest)
@@ -339,18 +363,25 @@ class AuditingService:
         model = work.previous.group.get_epoch_model(receipt.model_id)
         if unjudged := why_unjudged(receipt, model, work.judged_from(receipt.model_id)):
             return replace(named, reason=unjudged)
-        engine = next((engine for engine in self._engines if engine.model_id == receipt.model_id), None)
+        engine = self._engine(receipt.model_id)
         if model is None or engine is None:
-            return named
+            is_coming = model is not None and receipt.model_id in self._expected(work)
+            return replace(named, reason="no-time") if is_coming else named
         if not is_readable(evidence, model, engine.vocabulary_size):
             return replace(named, reason="not-the-tokens")
         self._votes[task_order(task)] = replace(named, reason="no-time")
         self._votes.write()
         band = work.band_of(task.executor, receipt.node_id, receipt.model_id)
-        async with self._reading:
-            figures = await read_evidence(
-                engine, model, evidence, band, work.seed, is_judged_again=task.draw == REJUDGED
+        is_again = task.draw == REJUDGED
+        try:
+            figures = await self._read(
+                engine,
+                model.model_id,
+                lambda _: read_evidence(engine, model, evidence, band, work.seed, is_judged_again=is_again),
             )
+        except ModelGoneError as error:
+            log.warning("an engine reads no answers now", node=engine.node_id, reason=str(error))
+            return self._votes[task_order(task)]
         if isinstance(figures, str):
             return replace(named, reason=figures)
         if figures is None:
@@ -360,6 +391,49 @@ class AuditingService:
             reason = VECTORS if receipt.vectors else reason
             log.warning("an answer is not the model's", executor=task.executor, reason=reason, tokens=figures.tokens)
         return replace(named, verdict=verdict, figures=figures, reason=reason)
+
+    def _handed_over(self, task: AuditTask) -> AuditVote | None:
+        """Return what stands of an answer whose evidence came already: whoever handed it over withheld nothing."""
+        vote = self._votes.get(task_order(task))
+        return vote if vote is not None and vote.model_id and vote.reason in OPEN_REASONS else None
+
+    def _engine(self, model_id: ModelId) -> AuditingEngine | None:
+        """Return who reads an answer of a model: of those that have it ready, one that did not fail at any, or longest
+        ago, and has least to read."""
+        ready = (engine for engine in self._engines if engine.model_id == model_id)
+        return min(ready, key=lambda one: (self._failed_at.get(one.node_id, 0.0), self._asked_of(one)), default=None)
+
+    def _asked_of(self, engine: AuditingEngine) -> int:
+        """How many answers an engine reads or is to read."""
+        places = self._reading[engine.node_id]
+        return places.borrowed_tokens + places.statistics().tasks_waiting
+
+    async def _read(
+        self,
+        engine: AuditingEngine,
+        model_id: ModelId,
+        read: Callable[[Callable[[], bool]], Awaitable[AuditFigures | str | None]],
+    ) -> AuditFigures | str | None:
+        """Return what `read` has the engine find, when it is this one's turn. Raises ModelGoneError; of those who wait
+        for an engine that hangs all go to another."""
+        began = trio.current_time()
+        async with self._reading[engine.node_id]:
+            if self._gone_at.get(engine.node_id, -1.0) >= began:
+                raise ModelGoneError(f"the ML node {engine.node_id} died or hung over another answer")
+            try:
+                figures = await while_ready(engine, model_id, read, self._watch)
+            except ModelGoneError:
+                self._failed_at[engine.node_id] = self._gone_at[engine.node_id] = trio.current_time()
+                raise
+        if figures is None:
+            self._failed_at[engine.node_id] = trio.current_time()
+        else:
+            self._watch.answered(engine.node_id)
+        return figures
+
+    def _expected(self, work: _Round) -> set[ModelId]:
+        """Return the models that engines here may have ready yet."""
+        return expected_models(self._chain, (engine.node_id for engine in self._engines), work.previous.group)
 
     async def _find_evidence(self, task: AuditTask, previous: EpochResult, number: int) -> AuditEvidence:
         """Return the evidence: what is kept here, else from the executor, else from whoever else judges it."""

@@ -42,6 +42,8 @@ class Judging:
     """How many answers one member can have to audit."""
     bundle_limits: BundleLimits = field(init=False)
     """What a bundle may have; larger ones are void."""
+    _checkers: dict[Address, frozenset[Address]] = field(init=False, default_factory=dict, repr=False, compare=False)
+    """By whom they check: each of 24 bundles asks, and a draw is a hash for each member."""
 
     def __post_init__(self) -> None:
         limits = limits_of(self.commits, self.rules, len(self.voted_before), self.audits_due)
@@ -55,7 +57,10 @@ class Judging:
         """Who was drawn to check `validator`'s votes of the epoch before."""
         if self.checkers_seed is None or validator not in self.voted_before:
             return frozenset()
-        return checkers_of(self.checkers_seed, validator, self.weights)
+        if validator not in self._checkers:
+            able = self.judges.able_to_check(validator, self.weights)
+            self._checkers[validator] = checkers_of(self.checkers_seed, validator, able)
+        return self._checkers[validator]
 
     def read(self, data: bytes) -> Slices[VoteBundle]:
         """Return a bundle that is still to be checked. Raises SchemaError, as well for more than its limits allow."""

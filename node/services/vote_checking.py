@@ -19,11 +19,14 @@ from node.protocol.bundles import BundleError
 from node.protocol.codec import SchemaError
 from node.protocol.findings import VoteCheck
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId
+from node.protocol.judges import Judges, judges_for
 from node.protocol.records import ModelRecord, PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.tails import (
     EVIDENCE_DIFFERS,
     EVIDENCE_WITHHELD,
+    NO_TIME,
+    NOBODY_CHECKED,
     checkers_of,
     draw_checks,
     has_tails,
@@ -33,14 +36,15 @@ from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 from node.services import vote_evidence
 from node.services.epochs import EpochBook
+from node.services.expected_models import expected_models
 from node.services.judging import Judging, check_seed, judging_of
 from node.services.keeping import keep_proof
 from node.services.loaded_versions import may_be_loaded
 from node.services.presence import PresenceTable
 from node.services.recomputing import AnswerWatch, ModelGoneError, recompute_tails, while_ready
 from node.services.slicing import Slicer
-from node.services.timing import cancel_at, epochs_at
-from node.services.turns import take_turns
+from node.services.timing import cancel_at, epochs_at, window
+from node.services.turns import NotNowError, Wait, take_turns
 from node.services.vote_evidence import EvidenceDiffersError, ReadFigures, evidence_bytes_max
 
 log = structlog.get_logger(__name__)
@@ -91,7 +95,7 @@ class VoteChecker:
         state = await self._chain.state_at(BlockNumber(first_block_of(epoch, Stage.FORM, self._chain.schedule) - 1))
         judging = await judging_of(self._chain, self._epochs, epoch, state)
         seed = await check_seed(self._chain, epoch)
-        members = dict(self._chain.state.group_weights(epoch + 1))
+        members, judges = await self._in_charge(EpochNumber(epoch + 1))
         found = self._checks.setdefault(epoch, {})
         while len(self._checks) > EPOCHS_KEPT:
             del self._checks[min(self._checks)]
@@ -102,18 +106,31 @@ class VoteChecker:
             if validator not in bundles:
                 bundles[validator] = await self._bundle(validator, committed[validator], judging)
             bundle = bundles[validator]
-            check = None if bundle is None else await self._check(bundle, judging, seed, found)
-            if check is not None:
-                found[validator] = check
+            if bundle is None:
+                found[validator] = _unknown(validator, NOBODY_CHECKED)  # nobody counted its votes (forming.py)
+            elif _is_for_others(_voted(bundle, judging), judges.in_common(validator, self._chain.account)):
+                found.pop(validator, None)
+            else:
+                found[validator] = await self._check(bundle, judging, seed, found)
 
         drawn = [
             validator
             for validator in committed_order(committed.keys())
-            if judging.weights.get(validator, 0) > 0 and self._chain.account in checkers_of(seed, validator, members)
+            if judging.weights.get(validator, 0) > 0
+            and self._chain.account in checkers_of(seed, validator, judges.able_to_check(validator, members))
         ]
+        for validator in drawn:  # silence would leave the say to those who lie
+            found.setdefault(validator, _unknown(validator, NO_TIME))
         await take_turns(check_one, drawn, at_once=CHECKED_AT_ONCE, retry_seconds=RETRY_SECONDS)
         differing = [check.validator for check in found.values() if check.verdict is Verdict.INVALID]
         log.info("votes of others are checked", epoch=epoch, checked=len(found), refuted=differing)
+
+    async def _in_charge(self, epoch: EpochNumber) -> tuple[Mapping[Address, int], Judges]:
+        """Return the weights of the group in charge of an epoch, and who of it is able to check."""
+        state = await self._chain.state_at(first_block_of(epoch, Stage.SERVE, self._chain.schedule))
+        previous = await self._epochs.result_before(epoch, state)
+        weights = dict(state.group_weights(epoch))
+        return weights, judges_for(epoch, weights, state, None if previous is None else previous.group)
 
     async def _bundle(self, validator: Address, cid: Cid, judging: Judging) -> VoteBundle | None:
         """Return the bundle of `validator`; None if it is void. Raises ContentUnavailableError."""
@@ -127,27 +144,39 @@ class VoteChecker:
 
     async def _check(
         self, bundle: VoteBundle, judging: Judging, seed: Hash32, found: dict[Address, VoteCheck]
-    ) -> VoteCheck | None:
-        """Return the vote on a validator; None where no evidence is due. Raises ContentUnavailableError."""
+    ) -> VoteCheck:
+        """Return the vote on a validator. Raises ContentUnavailableError, and NotNowError where an engine is to come.
+
+        Evidence is withheld that was not to be had while there was time, and is not computed in what time was left: who
+        hands it out at the last moment has withheld it. Who asks late, or was cut off until then, blames nobody.
+        """
         validator = bundle.validator
         if bundle.evidence_cid is None:
-            return None
-        withheld = VoteCheck(validator, Verdict.INVALID, 0, 0, EVIDENCE_WITHHELD)
-        found.setdefault(validator, withheld)  # what stays if it does not come by the end
+            return _unknown(validator, NOBODY_CHECKED)
         try:
             data = await self._read(bundle.evidence_cid, validator, evidence_bytes_max(bundle))
             figures = await self._slicer.run(vote_evidence.read_evidence(data, bundle, judging))
             del data  # up to 64 MiB, and the engine may take minutes
             await keep_proof(self._content, bundle.evidence_cid, bundle.epoch)
         except ContentNotHeldError:
-            found[validator] = VoteCheck(validator, Verdict.ABSTAIN, 0, 0, "no-time")  # nobody withheld it
+            found[validator] = _unknown(validator, NO_TIME)  # nobody withheld it
+            raise
+        except ContentUnavailableError:
+            if self._is_early(bundle.epoch):
+                found[validator] = VoteCheck(validator, Verdict.INVALID, 0, 0, EVIDENCE_WITHHELD)
             raise
         except (SchemaError, EvidenceDiffersError) as error:
             log.warning("a validator's evidence does not carry its votes", validator=validator, reason=str(error))
             return VoteCheck(validator, Verdict.INVALID, 0, 0, EVIDENCE_DIFFERS)
-        found[validator] = VoteCheck(validator, Verdict.ABSTAIN, 0, 0, "no-time")
+        if self._is_early(bundle.epoch):
+            found[validator] = _unknown(validator, NO_TIME)
         claimed, recomputed = await self._tails(bundle, figures, judging, seed)
         return judge_tails(validator, claimed, recomputed)
+
+    def _is_early(self, epoch: EpochNumber) -> bool:
+        """Whether half of the time for checking the votes of `epoch` is still left."""
+        begin, end = window(self._chain, EpochNumber(epoch + 1), Stage.SERVE, Stage.SERVE)
+        return 2 * self._chain.head.number < begin + end
 
     async def _tails(
         self, bundle: VoteBundle, figures: Mapping[NodeKey, ReadFigures], judging: Judging, seed: Hash32
@@ -155,8 +184,9 @@ class VoteChecker:
         """Return some of a validator's tails, and the same as computed here, for the models that are loaded here.
 
         Of each model once, however many engines have it: the test takes tails for independent of each other.
-        Not of those that were loaded in another version when it voted: their numbers are others. Raises
-        ModelGoneError where an engine died or hung and no other gave anything.
+        Not of those that were loaded in another version when it voted: their numbers are others. Raises ModelGoneError
+        where an engine died or hung and no other gave anything, and NotNowError where none has a model yet that it is
+        to have.
         """
         claimed: list[int] = []
         recomputed: list[int] = []
@@ -188,7 +218,19 @@ class VoteChecker:
             done.add(model.model_id)
         if gone is not None and not recomputed:
             raise gone
+        if not recomputed and (coming := self._coming(bundle, judging)):
+            ready = Wait(coming, lambda: any(engine.model_id in coming for engine in self._engines))
+            raise NotNowError("the engines here are not ready yet", ready)
         return claimed, recomputed
+
+    def _coming(self, bundle: VoteBundle, judging: Judging) -> frozenset[ModelId]:
+        """Return the models of a bundle's votes that can be checked, and that an engine here is to have ready yet."""
+        expected = expected_models(self._chain, (engine.node_id for engine in self._engines))
+        ready = {engine.model_id for engine in self._engines}
+        models = (judging.models[model_id] for model_id in (_voted(bundle, judging) & expected) - ready)
+        return frozenset(
+            model.model_id for model in models if has_tails(model) and may_be_loaded(self._chain, self._epochs, model)
+        )
 
     async def _read(self, cid: Cid, validator: Address, limit_bytes: int) -> bytes:
         """Return content that `validator` made. What is larger than allowed counts as empty: nobody can use it."""
@@ -199,6 +241,24 @@ class VoteChecker:
             raise
         except BadContentError:
             return b""
+
+
+def _voted(bundle: VoteBundle, judging: Judging) -> frozenset[ModelId]:
+    """Return the models of which a bundle's votes say that nonces were recomputed."""
+    return frozenset(judging.commits[_key(vote)].model_id for vote in bundle.votes if vote.sampled)
+
+
+def _is_for_others(voted: frozenset[ModelId], in_common: frozenset[ModelId]) -> bool:
+    """Whether others were drawn to check votes on models `voted`, who have these in common with the validator.
+
+    Whoever says then that it does not know would save those who make their votes on one model up and leave out all on
+    another, which more members have.
+    """
+    return bool(voted) and bool(in_common) and not voted & in_common
+
+
+def _unknown(validator: Address, reason: str) -> VoteCheck:
+    return VoteCheck(validator, Verdict.ABSTAIN, 0, 0, reason)
 
 
 def drawn_tails(

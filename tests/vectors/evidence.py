@@ -188,14 +188,23 @@ def _tails() -> list[dict[str, object]]:
 
 
 def _validators() -> dict[str, object]:
-    """What checks come to, by weight: a majority, a tie, nobody able, and one who checks itself."""
+    """What checks come to, by weight: a majority, two thirds, a tie, nobody who knows, an abstention by accusers, one
+    accuser alone, one who checks itself, and one whose model two others have, who weigh what they proved with it."""
     said = {
-        1: {4: Verdict.VALID, 5: Verdict.INVALID, 6: Verdict.ABSTAIN, 7: Verdict.VALID},
-        2: {4: Verdict.INVALID, 5: Verdict.INVALID, 6: Verdict.ABSTAIN, 7: Verdict.INVALID},
-        3: {4: Verdict.VALID, 5: Verdict.VALID, 7: Verdict.VALID},
+        1: {
+            4: Verdict.VALID, 5: Verdict.INVALID, 6: Verdict.ABSTAIN, 7: Verdict.VALID, 8: Verdict.INVALID,
+            10: Verdict.INVALID, 11: Verdict.INVALID,
+        },
+        2: {
+            4: Verdict.INVALID, 5: Verdict.INVALID, 6: Verdict.ABSTAIN, 7: Verdict.INVALID, 8: Verdict.INVALID,
+            9: Verdict.INVALID, 10: Verdict.INVALID, 11: Verdict.VALID,
+        },
+        3: {4: Verdict.VALID, 5: Verdict.VALID, 7: Verdict.VALID, 8: Verdict.ABSTAIN, 10: Verdict.VALID,
+            11: Verdict.INVALID},
         7: {7: Verdict.VALID},
-    }
-    weights = {account(1): 10, account(2): 30, account(3): 20, account(7): 50}
+    }  # fmt: skip
+    weights = {account(1): 10, account(2): 30, account(3): 20, account(7): 50, account(11): 5}
+    judges = Judges({TINY: {account(1): 8, account(3): 4, account(11): 5}})
     reasons = {Verdict.VALID: "", Verdict.INVALID: "not-computed", Verdict.ABSTAIN: "nobody-could-check"}
     bundles = {
         account(checker): VoteBundle(
@@ -210,8 +219,9 @@ def _validators() -> dict[str, object]:
     }
     return {
         "weights": weights,
+        "proven": {model_id: dict(proven) for model_id, proven in judges.proven.items()},
         "checks": {checker: [to_value(check) for check in bundle.checks] for checker, bundle in bundles.items()},
-        "outcomes": [to_value(outcome) for outcome in validator_outcomes(bundles, weights)],
+        "outcomes": [to_value(outcome) for outcome in validator_outcomes(bundles, weights, judges)],
     }
 
 

@@ -52,6 +52,7 @@ from node.protocol.identifiers import (
     RequestId,
     TokenAmount,
 )
+from node.protocol.judges import judges_for
 from node.protocol.nonces import draw_sample
 from node.protocol.omissions import SearchedBook
 from node.protocol.pricing import receipt_digest, tokens_commitment
@@ -216,6 +217,7 @@ class Scene:
         state = chain.state_at(begin_of(epoch, Stage.FORM) - 1)
         self._commits = state.poc_commits[epoch]
         self._weights = dict(state.group_weights(epoch))
+        self._judges = judges_for(epoch, self._weights, state, None if previous is None else previous.group)
         self._voted_before = state.vote_bundles.get(EpochNumber(epoch - 1), {}) if epoch else {}
         self._audits = self._cast_audits()
 
@@ -287,7 +289,8 @@ class Scene:
         checks = []
         for validator in sorted(self._voted_before, key=str.lower):
             seed = self._chain.block_hash(begin_of(self._epoch - 1, Stage.FORM))
-            if account(number) not in checkers_of(seed, validator, self._weights):
+            able = self._judges.able_to_check(validator, self._weights)
+            if account(number) not in checkers_of(seed, validator, able):
                 continue
             checked = _number(validator)
             if checked == SLOW:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from node.protocol import tails
 from node.protocol.findings import VoteCheck
-from node.protocol.identifiers import Address, Hash32
+from node.protocol.identifiers import Address, Hash32, ModelId
+from node.protocol.judges import Judges
 from node.protocol.nonces import PROMPT_TOKENS, VECTOR_BYTES, VECTOR_DIMENSIONS, nonce_prompt, quantise
 from node.protocol.records import PocVote
 from node.protocol.tails import (
@@ -34,7 +35,7 @@ from node.protocol.tails import (
     vector_tail,
 )
 from node.protocol.verdicts import Verdict
-from tests.builders import NODE, SAMPLE_SEED, account, bundle_of, model
+from tests.builders import NODE, SAMPLE_SEED, TINY, account, bundle_of, model
 
 SEED = Hash32(b"\x07" * 32)
 VOCABULARY = 3072
@@ -172,40 +173,97 @@ def test_in_a_large_group_few_are_drawn_and_nobody_for_itself() -> None:
     assert checkers_of(SEED, account(1), members[:5]) == frozenset(members[1:5])
 
 
-def test_the_majority_of_those_able_to_check_decides() -> None:
-    said = {
-        1: (Verdict.INVALID, tails.NOT_COMPUTED),
-        2: (Verdict.VALID, ""),
-        3: (Verdict.ABSTAIN, "no-model"),
-        4: (Verdict.INVALID, tails.EVIDENCE_WITHHELD),
-    }
+NOT_COMPUTED = (Verdict.INVALID, tails.NOT_COMPUTED)
+WITHHELD = (Verdict.INVALID, tails.EVIDENCE_WITHHELD)
+COMPUTED = (Verdict.VALID, "")
+READ_ONLY = (Verdict.ABSTAIN, tails.NOBODY_CHECKED)
+Said = tuple[Verdict, str]
+
+
+def outcome_of(*said: tuple[int, Said], judges: Judges | None = None) -> Said:
+    """What is made of account 99, whom accounts 1, 2 and so on, of these weights, say this of."""
+    weights = {account(number): weight for number, (weight, _) in enumerate(said, 1)}
     bundles = {
-        account(number): replace(bundle_of(number), checks=(VoteCheck(account(9), verdict, 16, 0, reason),))
-        for number, (verdict, reason) in said.items()
+        account(number): replace(bundle_of(number), checks=(VoteCheck(account(99), verdict, 16, 0, reason),))
+        for number, (_, (verdict, reason)) in enumerate(said, 1)
     }
+    (found,) = validator_outcomes(bundles, weights, judges or Judges())
+    return found.fate, found.reason
 
-    def outcome(*weights: int) -> tuple[Verdict, str]:
-        (found,) = validator_outcomes(bundles, dict(zip(map(account, range(1, 5)), weights, strict=True)))
-        return found.fate, found.reason
 
-    assert outcome(5, 3, 50, 1) == (Verdict.INVALID, tails.NOT_COMPUTED)
-    assert outcome(1, 6, 50, 4) == (Verdict.VALID, "")
-    assert outcome(1, 5, 50, 4) == (Verdict.ABSTAIN, tails.CHECKERS_SPLIT)
-    assert outcome(0, 0, 50, 0) == (Verdict.ABSTAIN, tails.NOBODY_CHECKED)
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        ([(3, NOT_COMPUTED), (3, NOT_COMPUTED), (3, COMPUTED)], NOT_COMPUTED),
+        ([(3, NOT_COMPUTED), (1, WITHHELD), (2, COMPUTED)], NOT_COMPUTED),
+        ([(3, NOT_COMPUTED), (2, NOT_COMPUTED), (3, COMPUTED)], (Verdict.ABSTAIN, tails.CHECKERS_SPLIT)),
+        ([(1, NOT_COMPUTED), (4, COMPUTED), (3, WITHHELD)], (Verdict.ABSTAIN, tails.CHECKERS_SPLIT)),
+        ([(1, NOT_COMPUTED), (5, COMPUTED), (3, WITHHELD), (50, READ_ONLY)], COMPUTED),
+        ([(50, READ_ONLY), (1, (Verdict.ABSTAIN, tails.NO_TIME))], READ_ONLY),
+    ],
+)
+def test_two_thirds_of_all_who_say_anything_of_a_validator_take_its_points(
+    said: list[tuple[int, Said]], outcome: Said
+) -> None:
+    assert outcome_of(*said) == outcome
+
+
+@pytest.mark.parametrize("accusation", [NOT_COMPUTED, WITHHELD, (Verdict.INVALID, tails.EVIDENCE_DIFFERS)])
+@pytest.mark.parametrize("accusers", [1, 2, 8])
+def test_where_nobody_honest_can_recompute_a_third_of_the_checkers_proves_nothing(
+    accusation: Said, accusers: int
+) -> None:
+    """In the epoch after a change of weights, or of who alone has a model."""
+    said = [(1, accusation)] * accusers + [(1, READ_ONLY)] * (CHECKERS - accusers)
+    assert outcome_of(*said) == (Verdict.ABSTAIN, tails.CHECKERS_SPLIT)
+
+
+def test_one_checker_proves_nothing_whatever_its_weight_and_though_nobody_else_says_anything() -> None:
+    assert outcome_of((1000, WITHHELD)) == (Verdict.ABSTAIN, tails.CHECKERS_SPLIT)
+    assert outcome_of((1000, WITHHELD), (1, READ_ONLY)) == (Verdict.ABSTAIN, tails.CHECKERS_SPLIT)
+    assert outcome_of((1000, WITHHELD), (1, NOT_COMPUTED)) == WITHHELD
+
+
+def test_who_proved_little_with_a_validator_s_models_weighs_as_little_in_its_checks() -> None:
+    """Else one nonce of a rare model would make a heavy member of another the checker of all who serve it."""
+    other = ModelId("other")
+    proven = {
+        TINY: {account(99): 50, account(1): 1, account(2): 1, account(3): 50},
+        other: {account(1): 1000, account(2): 1000, account(4): 1000},
+    }
+    said = [(1001, NOT_COMPUTED), (1001, NOT_COMPUTED), (50, COMPUTED), (1000, NOT_COMPUTED)]
+    assert outcome_of(*said) == NOT_COMPUTED
+    assert outcome_of(*said, judges=Judges(proven)) == COMPUTED
+
+
+def test_checkers_are_drawn_of_those_who_have_a_model_in_common() -> None:
+    """So that a lazy validator of a rare model is found by as many as one of a common one."""
+    members = {account(number): 1 for number in range(1, 101)}
+    rare = {account(number): 5 for number in range(1, 31)}
+    shared = {account(number): 3 for number in (1, 40)}
+    judges = Judges({TINY: rare, ModelId("shared"): shared, ModelId("other"): dict.fromkeys(list(members)[50:], 7)})
+    able = judges.able_to_check(account(1), members)
+    assert able == {account(number): 5 for number in range(2, 31)} | {account(40): 3}
+    assert checkers_of(SEED, account(1), able) < able.keys()
+    gone = {member: weight for member, weight in members.items() if member != account(7)}
+    assert able.keys() - judges.able_to_check(account(1), gone) == {account(7)}
+    alone = judges.able_to_check(account(45), members)
+    assert alone == {member: weight for member, weight in members.items() if member != account(45)}
 
 
 def test_a_cartel_of_a_third_seldom_has_the_two_thirds_of_checkers_that_take_participation_away() -> None:
-    """Of 512 members; a plain majority it would have in one draw of forty."""
-    members, cartel = 512, 170
+    """A plain majority it would have in one draw of forty. Of a model that fewer than 49 have, it never has them."""
 
-    def has(at_least: int) -> float:
+    def has(members: int, at_least: int) -> float:
+        cartel, others = -(-members // 3) - 1, members - 1
         drawn = range(at_least, CHECKERS + 1)
-        ways = sum(comb(cartel, n) * comb(members - cartel, CHECKERS - n) for n in drawn)
-        return ways / comb(members, CHECKERS)
+        ways = sum(comb(cartel, n) * comb(others - cartel, CHECKERS - n) for n in drawn)
+        return ways / comb(others, CHECKERS)
 
-    least = next(n for n in range(CHECKERS + 1) if n >= tails.VOUCHED_FOR_TIMES * (CHECKERS - n))
-    assert has(CHECKERS // 2 + 1) > 0.02
-    assert has(least) < 0.001
+    least = next(n for n in range(CHECKERS + 1) if n >= tails.OUTWEIGHS_TIMES * (CHECKERS - n))
+    assert has(512, CHECKERS // 2 + 1) > 0.02
+    assert max(has(members, least) for members in (49, 100, 512, 5000, 50_000)) < 0.001
+    assert has(48, least) == 0 < has(49, least)
 
 
 def test_what_is_said_of_validators_does_not_follow_the_order_in_which_bundles_came() -> None:
@@ -214,4 +272,4 @@ def test_what_is_said_of_validators_does_not_follow_the_order_in_which_bundles_c
     bundles = {account(1): named, account(2): replace(bundle_of(2), checks=(lower,))}
     turned = dict(reversed(bundles.items()))
     weights = dict.fromkeys(bundles, 1)
-    assert validator_outcomes(bundles, weights) == validator_outcomes(turned, weights)
+    assert validator_outcomes(bundles, weights, Judges()) == validator_outcomes(turned, weights, Judges())

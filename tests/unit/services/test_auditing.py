@@ -16,7 +16,7 @@ from node.protocol.asking import ANSWER_EPOCHS_MAX
 from node.protocol.audit_evidence import NO_ROOM, NO_TOKENS, OTHER_VERSION, AuditEvidence, what_is_wrong
 from node.protocol.audit_majorities import DRAWN_AGAIN, EXCUSED, NOTHING_TO_JUDGE, WITHHELD
 from node.protocol.audit_sampling import drawn_rows, draws_of
-from node.protocol.audit_tasks import AuditTask
+from node.protocol.audit_tasks import AuditTask, task_order
 from node.protocol.audit_votes import REJUDGED, check_audits
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import from_bytes, to_bytes
@@ -47,9 +47,10 @@ from node.services import auditing, evidence_keeping
 from node.services.audit_asking import NotHandedOverError
 from node.services.auditing import ASKED_AGAIN_MIN, ROUNDS_FOR_ALL, AuditingService, _Round, asked_again
 from node.services.embedding_frames import EmbeddingInput, EmbeddingRequest
+from node.services.kept_audits import KeptAudits
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
-from tests.builders import PARAMETERS, SOME_CID, TINY, account, model, state_of, unasked_row
+from tests.builders import NODE, PARAMETERS, SOME_CID, TINY, account, model, state_of, unasked_row
 from tests.unit.protocol.test_audit_evidence import (
     ANSWER,
     ASKING,
@@ -72,10 +73,10 @@ NO_PROMPT = replace(ANSWER, prompt_ids=())
 class Engine:
     """Has the model, and fails in a way that nobody foresaw."""
 
-    model_id = TINY
     vocabulary_size = VOCABULARY
 
-    def __init__(self) -> None:
+    def __init__(self, node_id: NodeId = NODE, model_id: ModelId | None = TINY) -> None:
+        self.node_id, self.model_id = node_id, model_id
         self.asked: list[tuple[int, ...]] = []
 
     async def prefill(self, token_ids: tuple[int, ...], *_places: object, **_options: object) -> Any:
@@ -105,6 +106,8 @@ class Auditor:
         self.engine = Engine()
         self.given = GivenAnswerTables(Database(":memory:"), account(3))
         self.holders: dict[Hash32, AuditEvidence] = {}
+        self.asked: list[Hash32] = []
+        """Receipts whose evidence was asked for."""
         chain = SimpleNamespace(account=account(3), state=SimpleNamespace(participants={}, results={}))
 
         async def book(_epoch: EpochNumber, _newest_result: EpochNumber | None) -> None:
@@ -128,6 +131,7 @@ class Auditor:
     async def _ask(
         self, _network: object, _holders: object, _executor: object, digest: Hash32, _row: object, **_how: object
     ) -> AuditEvidence:
+        self.asked.append(digest)
         return self.holders[digest]
 
     async def votes_on(self, *evidence: AuditEvidence) -> list[AuditVote]:
@@ -334,6 +338,154 @@ async def test_an_answer_that_is_not_handed_over_is_asked_of_its_executor_in_eve
     await auditor.service._in_rounds([task], work)
     assert {holders[0] for holders in asked} == {peers[EXECUTOR].peer_id}
     assert [len(holders) for holders in asked] == [101, 11, 11, 11]
+
+
+# --- engines in trouble ---
+
+OTHER = ModelId("other")
+ROUND = auditing.ROUND_SECONDS
+
+
+async def audit(auditor: Auditor, *evidence: AuditEvidence, seconds: float = 7200) -> list[AuditVote]:
+    """Audit answers as if each were another executor's, in rounds, until the end of `seconds`."""
+    tasks = [AuditTask(EXECUTOR, REJUDGED, receipt_digest(one.signed.receipt), None) for one in evidence]
+    auditor.holders |= {task.digest: one for task, one in zip(tasks, evidence, strict=True)}
+    service = auditor.service
+    service._votes = KeptAudits(service._store, auditor.round.epoch)
+    await service._expect({}, {EXECUTOR: tasks})
+    with trio.move_on_after(seconds):
+        async with trio.open_nursery() as nursery:
+            for task in tasks:
+                nursery.start_soon(service._in_rounds, [task], auditor.round)
+    return [service._votes[task_order(task)] for task in tasks]
+
+
+def reads(engine: Engine) -> None:
+    """Have an engine read answers, of which no token is likely to it."""
+    vars(engine)["prefill"] = engine_with(CONTEXT, engine.asked)
+
+
+def hangs(engine: Engine) -> None:
+    """Have an engine answer nobody for as long as its connection waits."""
+
+    async def prefill(token_ids: tuple[int, ...], _first: int, **_options: object) -> list[Prefill]:
+        engine.asked.append(token_ids)
+        await trio.sleep(600)
+        raise EngineFailedError("silence")
+
+    vars(engine)["prefill"] = prefill
+
+
+def answers(count: int, model_id: ModelId = TINY) -> list[AuditEvidence]:
+    return [evidence_of(replace(ANSWER, output_ids=(4, 5 + number)), model_id=model_id) for number in range(count)]
+
+
+def serve_both(auditor: Auditor) -> None:
+    """Have the group serve another model, too."""
+    group = auditor.round.previous.group
+    both = (*group.models, *(replace(model, model_id=OTHER) for model in group.models))
+    auditor.round = replace(auditor.round, previous=replace(auditor.round.previous, group=replace(group, models=both)))
+
+
+async def test_an_answer_waits_for_a_model_that_is_still_loading(auditor: Auditor, autojump_clock: object) -> None:
+    """After a restart of the daemon, or of the engine: an audit that is not done costs its auditor, too."""
+    reads(auditor.engine)
+    auditor.engine.model_id = None
+    async with trio.open_nursery() as nursery:
+
+        async def load() -> None:
+            await trio.sleep(300)
+            asked = len(auditor.asked)
+            auditor.engine.model_id = TINY
+            assert asked == 1  # what cannot be read yet is not asked for in each round
+
+        nursery.start_soon(load)
+        (vote,) = await audit(auditor, evidence_of())
+    assert vote.figures.tokens == 2
+    assert len(auditor.engine.asked) == 1
+
+
+async def test_a_model_that_never_comes_is_time_that_was_missing_and_one_that_is_not_expected_is_none(
+    auditor: Auditor, autojump_clock: object
+) -> None:
+    auditor.engine.model_id = None
+    (vote,) = await audit(auditor, evidence_of())
+    assert vote.reason == "no-time"
+    auditor.engine.node_id = NodeId("of another")
+    (vote,) = await audit(auditor, evidence_of(replace(ANSWER, output_ids=(4, 6))))
+    assert vote.reason == "no-model"
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "fails"])
+async def test_an_engine_in_trouble_leaves_its_audits_to_another_with_its_model(
+    trouble: str, auditor: Auditor, autojump_clock: object
+) -> None:
+    if trouble == "hangs":
+        hangs(auditor.engine)
+    else:
+        vars(auditor.engine)["prefill"] = engine_with(0, auditor.engine.asked)
+    second = Engine(NodeId("second"))
+    reads(second)
+    auditor.service._engines.append(second)
+    votes = await audit(auditor, *answers(8), seconds=600 + 6 * ROUND)
+    assert [vote.figures.tokens for vote in votes] == [2] * 8
+    assert auditor.engine.asked
+
+
+async def test_an_engine_that_hangs_keeps_no_answer_of_another_model_waiting(
+    auditor: Auditor, autojump_clock: object
+) -> None:
+    hangs(auditor.engine)
+    second = Engine(NodeId("second"), OTHER)
+    reads(second)
+    auditor.service._engines.append(second)
+    serve_both(auditor)
+    votes = await audit(auditor, *answers(4), *answers(2, OTHER), seconds=60)
+    assert [vote.reason for vote in votes[:4]] == ["no-time"] * 4
+    assert [vote.figures.tokens for vote in votes[4:]] == [2, 2]
+
+
+@pytest.mark.parametrize("trouble", ["fails", "crashes", "is gone"])
+async def test_who_handed_over_and_left_withheld_nothing(
+    trouble: str, auditor: Auditor, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """Though what came was too much to be kept, and could not be read at once."""
+    monkeypatch.setattr(evidence_keeping, "FETCHED_BYTES_MAX", 0)
+    evidence, gone = evidence_of(), list[Hash32]()
+    if trouble == "fails":
+        vars(auditor.engine)["prefill"] = engine_with(0, auditor.engine.asked)
+
+    async def once(
+        _network: object, _holders: object, _executor: object, digest: Hash32, *_: object, **__: object
+    ) -> Any:
+        if digest in gone:
+            raise NotHandedOverError(WITHHELD)
+        gone.append(digest)
+        if trouble == "is gone":
+            auditor.engine.model_id = None
+        return evidence
+
+    async def load() -> None:
+        await trio.sleep(3 * ROUND)
+        auditor.engine.model_id = TINY
+
+    monkeypatch.setattr(auditing, "ask_for_evidence", once)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load)
+        (vote,) = await audit(auditor, evidence, seconds=100)
+    assert vote.reason == ("no-time" if trouble == "is gone" else "engine-failed")
+    assert vote.receipt_digest == receipt_digest(evidence.signed.receipt)
+
+
+async def test_who_never_handed_over_withheld_it(
+    auditor: Auditor, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    async def nothing(*_what: object, **_how: object) -> Any:
+        raise NotHandedOverError(WITHHELD)
+
+    monkeypatch.setattr(auditing, "ask_for_evidence", nothing)
+    (vote,) = await audit(auditor, evidence_of(), seconds=100)
+    assert vote.reason == WITHHELD
 
 
 # --- vectors ---
