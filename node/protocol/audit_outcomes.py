@@ -68,6 +68,9 @@ count."""
 CHALLENGED_MAX = 8
 """Of one executor with one model in one epoch: what everybody has to read is bounded. One of each payer comes before
 the second of any, so that no payer crowds the others out."""
+FORMER_MAX = 4_096
+"""Of accounts that are no members any more so many are remembered, each with a model: results have a bound, and so many
+that are worse cost collateral each."""
 OMITTED = "omitted-receipt"
 """A payer proved that it left a receipt out of its books; counted as withheld."""
 NO_BOOK = "no-book"
@@ -259,20 +262,28 @@ def _remembered(previous: EpochResult) -> Slices[dict[Served, AuditOutcome]]:
     """Return what the result before says of executors, as far as it still matters: what is judged again; and evidence
     and open accusations, with models that the group has. So results have a bound, though a friendly auditor may say
     that it read answers by models that nobody has. Who is no member is forgotten after QUIET_EPOCHS_MAX epochs, and not
-    before: else accounts could cheat in turns, each until it is about to be accused.
+    before: else accounts could cheat in turns, each until it is about to be accused. Of more than FORMER_MAX of these,
+    those stay against whom most was found.
     """
     members = {member.participant for member in previous.group.members}
     models = {model.model_id for model in previous.group.models}
     kept: dict[Served, AuditOutcome] = {}
+    former: list[tuple[int, str, Served]] = []
     pace = Pace()
     for outcome in previous.audits:
         is_evidence = bool(outcome.evidence or outcome.confirmed) and outcome.model_id in models
         if outcome.accused or outcome.challenged or (is_evidence and outcome.quiet_epochs < QUIET_EPOCHS_MAX):
             away = outcome.quiet_epochs + 1 if outcome.executor not in members else 0
             known = outcome if outcome.confirmed else replace(outcome, quiet_epochs=away)
-            kept[outcome.executor, outcome.model_id] = known
+            served = outcome.executor, outcome.model_id
+            kept[served] = known
+            if away and not (outcome.accused or outcome.challenged):
+                found = max((*outcome.confirmed, *outcome.evidence))
+                former.append((-found, outcome.executor.lower(), served))
         if pace.is_over(REMEMBERED_AS_ITEMS):
             yield
+    for _, _, served in sorted(former)[FORMER_MAX:]:
+        del kept[served]
     return kept
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.protocol import audit_outcomes as audit_outcomes_module
 from node.protocol.appeals import NARROWLY_PROVEN, QUIET_EPOCHS_MAX
 from node.protocol.audit_bands import WIDEST_BAND, bands_of, fraud_bands_of
 from node.protocol.audit_majorities import BandOf
@@ -365,6 +366,18 @@ def test_who_is_no_member_is_remembered_for_256_epochs_and_from_when_it_is_one_f
         assert found.evidence == LUCK
     gone = quiet_epoch(previous(*known, books=()))
     assert quiet_epoch(previous(*gone, books=())) == ()
+
+
+def test_of_former_members_those_are_remembered_against_whom_most_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_outcomes_module, "FORMER_MAX", 2)
+    former = [replace(remembered(account(number)), evidence=(number,)) for number in (91, 93, 92)]
+    member = remembered(account(1))
+    kept = quiet_epoch(previous(member, *former, books=()))
+    assert {(audit.executor, audit.evidence) for audit in kept} == {
+        (member.executor, member.evidence),
+        (account(93), (93,)),
+        (account(92), (92,)),
+    }
 
 
 def test_what_is_remembered_is_gone_through_in_slices() -> None:
