@@ -23,12 +23,20 @@ from node.protocol.codec import SLOW_BYTES_MAX, SchemaError, too_long_to_explain
 from node.protocol.compiled import UnusualError, read_value
 
 Record = TypeVar("Record")
+Scalar = TypeVar("Scalar", str, bytes)
 
 FIELDS_MAX = 64
 """Of one map. No record has as many; each that nobody knows costs time and is kept for nothing."""
 MALFORMED = (ValueError, RecursionError, msgpack.exceptions.UnpackException)
 """What msgpack raises of bytes."""
 NONE = b"\xc0"
+SHORT_TEXT = 0xA0
+"""And its length, below 32, are the first byte of a short text."""
+LENGTH_BYTES: dict[type, dict[bytes, int]] = {
+    str: {b"\xd9": 1, b"\xda": 2, b"\xdb": 4},
+    bytes: {b"\xc4": 1, b"\xc5": 2, b"\xc6": 4},
+}
+"""By the first byte of other texts, and of bytes: how many say their length."""
 NOT_CANONICAL = "valid msgpack, but not in canonical form"
 
 
@@ -49,6 +57,11 @@ class CanonicalReader:
         self._place = 0
         self._slow_left = SLOW_BYTES_MAX
         """Of what only the slow path reads."""
+
+    @property
+    def place(self) -> int:
+        """How many bytes were read."""
+        return self._place
 
     def fields(self) -> Iterator[str]:
         """Yield the name of each field of a map; whoever is given it reads the value before asking for the next."""
@@ -88,20 +101,21 @@ class CanonicalReader:
         self._place += len(read)
         return record
 
-    def scalar(self, kind: type[Record]) -> Record:
-        """Return the next value, text or bytes of any length: they cost no more than their copy."""
-        unpacker = msgpack.Unpacker(max_buffer_size=len(self._data), max_array_len=0, max_map_len=0)
-        unpacker.feed(memoryview(self._data)[self._place :])
-        try:
-            value = unpacker.unpack()
-        except MALFORMED as error:
-            raise self._refused(f"no {kind.__name__} of MessagePack", self._place) from error
-        if type(value) is not kind:
-            raise self._refused(f"expected {kind.__name__}, got {type(value).__name__}", self._place)
-        size = unpacker.tell()
-        self._canonical(value, self._ahead(size), self._place)
+    def scalar(self, kind: type[Scalar]) -> Scalar:
+        """Return the next value, a text or bytes; of any length, for they cost no more than a copy or two."""
+        first = self._ahead(1)
+        if kind is str and first and SHORT_TEXT <= first[0] < SHORT_TEXT + 32:
+            size = 1 + first[0] - SHORT_TEXT
+        elif width := LENGTH_BYTES[kind].get(first, 0):
+            size = 1 + width + int.from_bytes(self._ahead(1 + width)[1:])
+        else:
+            raise self._refused(f"no {kind.__name__} of MessagePack", self._place)
+        read = self._ahead(size)
+        if len(read) < size:
+            raise self._refused("it ends too soon", self._place)
+        value = self._canonical(self._unpacked(read), read, self._place)
         self._place += size
-        return value
+        return cast(Scalar, value)
 
     def is_none(self) -> bool:
         """Whether the next value is None, which is passed over if it is."""
