@@ -68,6 +68,16 @@ def whole(record_type: type, parts: Mapping[str, Part]) -> Part:
     return lambda reader: read_record(reader, record_type, parts)
 
 
+def at_once(read: Callable[[CanonicalReader], Any]) -> Part:
+    """Return what reads something that is cheap however long it is."""
+
+    def part(reader: CanonicalReader) -> Slices[Any]:
+        yield from ()
+        return read(reader)
+
+    return part
+
+
 def or_none(part: Part) -> Part:
     """Return what reads None, or something by `part`."""
 

@@ -19,7 +19,7 @@ from node.protocol.canonical_reading import CanonicalReader
 from node.protocol.claims import ALTERNATIVES_KEPT
 from node.protocol.codec import SchemaError, to_bytes
 from node.protocol.dossiers import AnswerEvidence, VectorEvidence
-from node.protocol.record_reading import Part, entries, or_none, read_record, whole
+from node.protocol.record_reading import Part, at_once, entries, or_none, read_record, whole
 from node.protocol.records import Receipt, SignedReceipt
 from node.protocol.sketches import INPUTS_MAX
 from node.protocol.slices import Slices, finish
@@ -95,39 +95,29 @@ def evidence_from_bytes(data: bytes) -> AuditEvidence:
 
 def _parts(receipt: Receipt) -> dict[str, Part]:
     """Return what the long fields of evidence are read by."""
+    read_bytes = at_once(lambda reader: reader.scalar(bytes))
     answer = {
         "output_ids": entries(int, receipt.output_tokens, "tokens of the answer"),
         "prompt_ids": entries(int, receipt.prompt_tokens, "tokens of the prompt"),
-        "response_format": _text,
-        "stop": _texts,
-        "text": _text,
+        "response_format": at_once(lambda reader: reader.scalar(str)),
+        "stop": at_once(_texts),
+        "text": at_once(lambda reader: reader.scalar(str)),
     }
     kept = {"answer": whole(AnswerEvidence, answer), "claimed": lambda reader: _claims(reader, receipt.output_tokens)}
-    vectors = {"inputs": lambda reader: _inputs(reader, receipt), "sketches": _bytes}
+    vectors = {"inputs": lambda reader: _inputs(reader, receipt), "sketches": read_bytes}
     return {
         "kept": or_none(whole(KeptAnswer, kept)),
-        "request": _bytes,
-        "request_signature": _bytes,
+        "request": read_bytes,
+        "request_signature": read_bytes,
         "vectors": or_none(whole(VectorEvidence, vectors)),
     }
 
 
-def _text(reader: CanonicalReader) -> Slices[str]:
-    return reader.scalar(str)
-    yield
-
-
-def _bytes(reader: CanonicalReader) -> Slices[bytes]:
-    return reader.scalar(bytes)
-    yield
-
-
-def _texts(reader: CanonicalReader) -> Slices[tuple[str, ...]]:
+def _texts(reader: CanonicalReader) -> tuple[str, ...]:
     count = reader.items()
     if count > STOPS_MAX:
         raise SchemaError(f"{count} texts that end an answer, at most {STOPS_MAX}")
     return tuple(reader.scalar(str) for _ in range(count))
-    yield
 
 
 def _claims(reader: CanonicalReader, tokens: int) -> Slices[tuple[ClaimedLogprobs, ...]]:
