@@ -22,7 +22,9 @@ NO_PARTS: Mapping[str, Part] = {}
 def read_record(
     reader: CanonicalReader, record_type: type[Record], parts: Mapping[str, Part] = NO_PARTS
 ) -> Slices[Record]:
-    """Return the next value as a record, its long fields read by `parts`. Raises SchemaError."""
+    """Return the next value as a record, its long fields read by `parts`, which may read what is no field of it, too.
+    Raises SchemaError.
+    """
     known, found = _field_types(cast(Hashable, record_type)), dict[str, Any]()
     for name in reader.fields():
         if name in parts:
@@ -35,7 +37,7 @@ def read_record(
         if name not in found:
             raise SchemaError(f"{record_type.__name__}.{name}: missing")
     try:
-        return record_type(**found)
+        return record_type(**{name: found[name] for name in known})
     except SchemaError:
         raise
     except ValueError as error:
