@@ -1,6 +1,6 @@
 """The codec's fast path says in every case exactly what the slow one says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import msgpack
@@ -25,7 +25,9 @@ from node.protocol.receipts import draw_commitment
 from node.protocol.records import Voucher
 from node.protocol.sampling import SEED_MAX, LogitBias, SamplingParameters, TokenAlternative, TokenLogprobs
 from node.protocol.verdicts import Verdict
+from node.services import frames
 from node.services.frames import (
+    PAYMENT_BYTES_MAX,
     ExecutorFrame,
     InferenceRequest,
     Opening,
@@ -35,6 +37,7 @@ from node.services.frames import (
     Tokens,
     Turn,
     prompt_commitment_of,
+    read_payment,
     tokens_bytes,
 )
 
@@ -175,6 +178,15 @@ def test_what_is_long_is_as_this_version_writes_it_or_is_refused_unexplained(
         return
     with pytest.raises(SchemaError, match=f"Tokens: {len(of[long])} bytes that this version does not write"):
         from_bytes(Tokens, of[long])
+
+
+def test_a_long_payment_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One comes for every few tokens, of at most 256 KiB."""
+    payment = Payment(None, TokenAmount(0), bytes(65))
+    assert read_payment(to_bytes(payment)) == payment
+    monkeypatch.setattr(frames, "from_bytes", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(SchemaError, match="over"):
+        read_payment(to_bytes(replace(payment, receipt_signature=bytes(PAYMENT_BYTES_MAX))))
 
 
 def test_longer_forms_of_numbers_are_refused() -> None:
