@@ -88,16 +88,16 @@ class CanonicalReader:
         self._place += len(read)
         return value
 
-    def record(self, record_type: type[Record]) -> Record:
+    def record(self, record_type: type[Record], name: str = "") -> Record:
         """Return the next value as a record, or as what else may be a field's type; fields of it that nobody knows are
-        ignored while it is short.
+        ignored while it is short. Errors call it by its type, or by `name`.
         """
         read = self._ahead(self._ends(1)[-1])
         value = self._unpacked(read)
         try:
             record = cast(Record, _at_once(record_type, value, read))
         except UnusualError:
-            record = self._record(record_type, value, read, self._place)
+            record = self._record(record_type, value, read, self._place, name)
         self._place += len(read)
         return record
 
@@ -201,14 +201,14 @@ class CanonicalReader:
             raise self._refused(NOT_CANONICAL, place)
         return cast(CanonicalValue, value)
 
-    def _record(self, record_type: type[Record], value: Any, read: bytes, place: int) -> Record:
+    def _record(self, record_type: type[Record], value: Any, read: bytes, place: int, name: str = "") -> Record:
         """Return the record of a value by the codec's slow path, which says what is wrong."""
         if len(read) > SLOW_BYTES_MAX:
-            raise self._refused(too_long_to_explain(_name(record_type), len(read)), place)
+            raise self._refused(too_long_to_explain(name or _name(record_type), len(read)), place)
         self._spend(read)
         canonical = self._canonical(value, read, place)
         try:
-            return cast(Record, typed(record_type, canonical, _name(record_type)))
+            return cast(Record, typed(record_type, canonical, name or _name(record_type)))
         except SchemaError as error:
             raise self._refused(str(error), place) from error
 

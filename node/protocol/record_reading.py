@@ -5,9 +5,10 @@ type, each in one piece. What comes out is what the codec makes of the same byte
 have no fields that nobody knows, so that none but the codec's fast path reads thousands of them.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from node.protocol.canonical_reading import CanonicalReader
 from node.protocol.codec import SchemaError
@@ -16,6 +17,8 @@ from node.protocol.slices import Slices
 Record = TypeVar("Record")
 Part = Callable[[CanonicalReader], Slices[Any]]
 """Reads the value of one field. Raises SchemaError."""
+ITEMS_MAX = 2**32 - 1
+"""No list has more."""
 NO_PARTS: Mapping[str, Part] = {}
 
 
@@ -30,7 +33,7 @@ def read_record(
         if name in parts:
             found[name] = yield from parts[name](reader)
         elif name in known:
-            found[name] = reader.record(known[name])
+            found[name] = reader.record(known[name], f"{record_type.__name__}.{name}")
         else:
             reader.value()
     for name in known:
@@ -89,6 +92,19 @@ def or_none(part: Part) -> Part:
         return (yield from part(reader))
 
     return read
+
+
+def every_list(record_type: type) -> dict[str, Part]:
+    """Return what reads each list of a record, and of the records in it, however many entries it has: of what somebody
+    wants to see and nobody has bounded.
+    """
+    parts: dict[str, Part] = {}
+    for name, annotation in _field_types(cast(Hashable, record_type)).items():
+        if dataclasses.is_dataclass(annotation):
+            parts[name] = whole(cast(type, annotation), every_list(cast(type, annotation)))
+        elif get_origin(annotation) is tuple and get_args(annotation)[-1] is Ellipsis:
+            parts[name] = entries(get_args(annotation)[0], ITEMS_MAX, name)
+    return parts
 
 
 @functools.cache
