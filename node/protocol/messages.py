@@ -188,11 +188,13 @@ def unseal(network_id: str, topic: Topic, data: bytes) -> Message:
     """
     if len(data) > ENVELOPE_BYTES_MAX:
         raise MessageError(f"{len(data)} bytes is over {ENVELOPE_BYTES_MAX}")
+    is_long = len(data) > SLOW_BYTES_MAX
+    if is_long:
+        _require_our_kind(data)  # first, for nobody is blamed for another version, however much there is to unpack
     message = _unseal_quickly(network_id, topic, data)
     if message is not None:
         return message
-    if len(data) > SLOW_BYTES_MAX:
-        _require_our_kind(data)
+    if is_long:
         raise MessageError(f"{len(data)} bytes that are no message of this version with its sender's signature")
     try:
         value = decode(data)

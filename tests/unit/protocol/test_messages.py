@@ -90,6 +90,8 @@ def test_a_long_message_is_as_this_version_writes_it_or_is_refused_without_the_s
     said = replace(PRESENCE, content_host="x" * SLOW_BYTES_MAX)
     _, data = seal("test", SENDER, 990, said, lambda digest: sign(KEY, Hash32(digest)))
     monkeypatch.setattr(messages, "decode", lambda _: pytest.fail("read slowly"))
+    if error is UnknownVersionError:
+        monkeypatch.setattr(messages, "_unseal_quickly", lambda *_: pytest.fail("its body was read"))
     changed = msgpack.packb(dict(sorted({**msgpack.unpackb(data), **changes}.items())))
     if error is None:
         assert unseal("test", Topic.PRESENCE, changed).body == said
