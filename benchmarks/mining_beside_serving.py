@@ -69,7 +69,7 @@ async def ask(engine: Engine, number: int, felt: Felt) -> None:
 async def feel(engine: Engine, seed: int, users: int, felt: Felt, *, mining: bool) -> None:
     """Add a round to what is felt."""
     nobody: Any = None
-    service = MiningService(cast(Chain, StillChain()), nobody, nobody, engine, nobody, nonces_max=NONCES_MAX)
+    service = MiningService(cast(Chain, StillChain()), nobody, engine, nobody, nonces_max=NONCES_MAX)
 
     async def stream(user: int) -> None:
         number = seed * 1_000_000 + user * 10_000

@@ -75,7 +75,7 @@ class Cost:
 async def mined(engine: MinedEngine, seed: Hash32, group: int) -> Cost:
     """Compute NONCES as an epoch does."""
     nobody: Any = None
-    service = MiningService(cast(Chain, StillChain()), nobody, nobody, cast(Engine, engine), nobody, nonces_max=NONCES)
+    service = MiningService(cast(Chain, StillChain()), nobody, cast(Engine, engine), nobody, nonces_max=NONCES)
     own = time.process_time()
     started, used = trio.current_time(), processor_seconds(group)
     batch = Batch()

@@ -27,6 +27,7 @@ from node.protocol.model_changes import judged_from
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import is_signed_by_payer
 from node.protocol.records import Receipt, SignedReceipt
+from node.protocol.shown_evidence import evidence_to_bytes
 from node.protocol.verdicts import Verdict
 from node.services.answers_at_hand import AnswersAtHand
 from node.services.audit_reading import read_figures
@@ -84,7 +85,8 @@ class DaemonChallengeOperations:
             raise RpcError(
                 ErrorCode.REFUSED, "the answer is challenged already", "What becomes of it: `quern audit`, next epoch."
             )
-        keep_fuller(self._given, AuditEvidence(signed, kept))
+        evidence = AuditEvidence(signed, kept)
+        keep_fuller(self._given, evidence, evidence_to_bytes(evidence))
         return ChallengeView(
             receipt=digest.hex(),
             request_id=receipt.request_id.hex(),

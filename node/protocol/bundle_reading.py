@@ -9,38 +9,27 @@ looks at the rest of the node is PIECE_BYTES_MAX.
 that nobody knows, so that none but the codec's fast path reads thousands of them.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from node.protocol.audit_sampling import draws_of
 from node.protocol.audit_votes import AUDIT_VOTES_MAX, CHALLENGES_MAX
 from node.protocol.bundles import CHECKS_MAX, VOTE_BUNDLE_BYTES_MAX
-from node.protocol.canonical import CanonicalValue
 from node.protocol.canonical_reading import CanonicalReader
-from node.protocol.codec import SchemaError, from_value, to_value
+from node.protocol.codec import SLOW_BYTES_MAX, SchemaError
 from node.protocol.findings import AuditVote, Observations, ServedTokens, Sighting, SpeedMeasure, VoteCheck
 from node.protocol.observations import MEASURES_MAX, SERVED_MAX, SIGHTINGS_MAX
 from node.protocol.omissions import OMISSIONS_MAX
-from node.protocol.records import (
-    NOTHING_OBSERVED,
-    EpochResult,
-    Omission,
-    PocCommit,
-    PocVote,
-    SignedReceipt,
-    VoteBundle,
-)
+from node.protocol.record_reading import entries, read_record, whole
+from node.protocol.records import EpochResult, Omission, PocCommit, PocVote, SignedReceipt, VoteBundle
 from node.protocol.slices import Slices
 from node.protocol.validation import SampleRule
 from node.protocol.weights import NodeKey
 
-Read = TypeVar("Read")
-
 PIECE_BYTES_MAX = 16 * 1024
 """Read at a time: some 15 ms of the slow path at its worst. No entry is longer, but for votes on large samples."""
-FRAME_BYTES_MAX = 16 * 1024
-"""What the lists stand in, a receipt book among it, and a few fields that nobody knows yet."""
+FRAME_BYTES_MAX = 1024 + SLOW_BYTES_MAX
+"""What the lists stand in, a receipt book among it, some 600; and what nobody knows yet, which the reader counts."""
 VOTE_BYTES_MAX = 512
 """One vote but for its mismatches: about 120, with names and a reason as long as they may be 300."""
 NONCE_BYTES_MAX = 9
@@ -99,63 +88,24 @@ def limits_of(
     return BundleLimits(min(needed, VOTE_BUNDLE_BYTES_MAX), len(commits), longest)
 
 
-@dataclass(frozen=True, slots=True)
-class _Entries:
-    """A list of a record, and how many entries it may have."""
-
-    entry_type: type
-    count_max: int
-
-
 def read_bundle_in_slices(data: bytes, limits: BundleLimits) -> Slices[VoteBundle]:
     """Return the bundle whose canonical bytes are `data`. Raises SchemaError, as well for more than `limits` allow."""
     if len(data) > limits.bytes_max:
         raise SchemaError(f"{NAME}: {len(data)} bytes, at most {limits.bytes_max} in this epoch")
     reader = CanonicalReader(data, NAME, max(PIECE_BYTES_MAX, limits.vote_bytes_max))
     observed = {
-        "measures": _Entries(SpeedMeasure, MEASURES_MAX),
-        "served": _Entries(ServedTokens, SERVED_MAX),
-        "sightings": _Entries(Sighting, SIGHTINGS_MAX),
+        "measures": entries(SpeedMeasure, MEASURES_MAX, "measures"),
+        "served": entries(ServedTokens, SERVED_MAX, "served"),
+        "sightings": entries(Sighting, SIGHTINGS_MAX, "sightings"),
     }
     lists = {
-        "audits": _Entries(AuditVote, AUDIT_VOTES_MAX),
-        "challenges": _Entries(SignedReceipt, CHALLENGES_MAX),
-        "checks": _Entries(VoteCheck, CHECKS_MAX),
-        "omissions": _Entries(Omission, OMISSIONS_MAX),
-        "votes": _Entries(PocVote, limits.votes_max),
+        "audits": entries(AuditVote, AUDIT_VOTES_MAX, "audits"),
+        "challenges": entries(SignedReceipt, CHALLENGES_MAX, "challenges"),
+        "checks": entries(VoteCheck, CHECKS_MAX, "checks"),
+        "observations": whole(Observations, observed),
+        "omissions": entries(Omission, OMISSIONS_MAX, "omissions"),
+        "votes": entries(PocVote, limits.votes_max, "votes"),
     }
-    bundle = yield from _record(reader, VoteBundle, lists, observed)
+    bundle = yield from read_record(reader, VoteBundle, lists)
     reader.require_end()
     return bundle
-
-
-def _record(
-    reader: CanonicalReader, record_type: type[Read], lists: Mapping[str, _Entries], observed: Mapping[str, _Entries]
-) -> Slices[Read]:
-    """Return a record whose `lists` are read entry by entry, and with it Observations with lists of `observed`."""
-    frame: dict[str, CanonicalValue] = {}
-    found: dict[str, Any] = {}
-    for name in reader.fields():
-        if name in lists:
-            found[name] = yield from _entries(reader, name, lists[name])
-            frame[name] = []
-        elif name == "observations" and observed:
-            found[name] = yield from _record(reader, Observations, observed, {})
-            frame[name] = to_value(NOTHING_OBSERVED)
-        else:
-            frame[name] = reader.value()
-    record: Any = from_value(record_type, frame)  # tells of what is missing, too
-    return cast(Read, replace(record, **found))
-
-
-def _entries(reader: CanonicalReader, name: str, entries: _Entries) -> Slices[tuple[Any, ...]]:
-    left = reader.items()
-    if left > entries.count_max:
-        raise SchemaError(f"{NAME}: {left} {name}, at most {entries.count_max}")
-    found: list[Any] = []
-    while left:
-        some: Sequence[Any] = reader.records(entries.entry_type, left)
-        found += some
-        left -= len(some)
-        yield
-    return tuple(found)

@@ -22,7 +22,13 @@ import trio
 from node.ports import BadContentError, Chain, Content, ContentNotHeldError, ContentUnavailableError, Network, Store
 from node.protocol.asking import is_too_old
 from node.protocol.audit_bands import bands_of
-from node.protocol.audit_evidence import AuditEvidence, are_names_short, what_is_wrong, why_unjudged, without_surplus
+from node.protocol.audit_evidence import (
+    AuditEvidence,
+    are_names_short,
+    what_is_wrong_in_slices,
+    why_unjudged,
+    without_surplus,
+)
 from node.protocol.audit_majorities import DRAWN_AGAIN, ENGINE_FAILED, WITHHELD, BandOf
 from node.protocol.audit_sampling import drawn_rows_in_slices, own_draws_in_slices
 from node.protocol.audit_tasks import AuditTask, abstention, judged_again, task_order
@@ -355,7 +361,7 @@ class AuditingService:
         receipt = evidence.signed.receipt
         named = replace(abstention(task, "no-model"), node_id=receipt.node_id, model_id=receipt.model_id)
         named = replace(named, receipt_digest=task.digest)
-        wrong = what_is_wrong(evidence, task.executor, task.digest, task.booked, is_accused=task.is_accused)
+        wrong = await self._what_is_wrong(evidence, task)
         if task.booked is not None and (is_too_old(receipt) or is_late(receipt, work.previous)):
             wrong = wrong or "too-old"
         if wrong:
@@ -437,10 +443,8 @@ class AuditingService:
 
     async def _find_evidence(self, task: AuditTask, previous: EpochResult, number: int) -> AuditEvidence:
         """Return the evidence: what is kept here, else from the executor, else from whoever else judges it."""
-        kept = self._evidence.kept(task.digest)
-        if kept is not None and not what_is_wrong(
-            kept, task.executor, task.digest, task.booked, is_accused=task.is_accused
-        ):
+        kept = await self._evidence.kept(task.digest)
+        if kept is not None and not await self._what_is_wrong(kept, task):
             return without_surplus(kept)
         holders = [task.executor]
         if task.draw == REJUDGED:
@@ -450,8 +454,13 @@ class AuditingService:
         participants = self._chain.state.participants
         peers = list(dict.fromkeys(participants[account].peer_id for account in holders if account in participants))
         evidence = await ask_for_evidence(
-            self._network, peers, task.executor, task.digest, task.booked, is_accused=task.is_accused
+            self._network, peers, task.executor, task.digest, task.booked, self._slicer, is_accused=task.is_accused
         )
         evidence = without_surplus(evidence)  # nobody committed to it, so nothing is judged by it
-        self._evidence.keep_fetched(evidence)
+        await self._evidence.keep_fetched(evidence)
         return evidence
+
+    async def _what_is_wrong(self, evidence: AuditEvidence, task: AuditTask) -> str:
+        return await self._slicer.run(
+            what_is_wrong_in_slices(evidence, task.executor, task.digest, task.booked, is_accused=task.is_accused)
+        )

@@ -18,7 +18,6 @@ from node.ports import (
     Engine,
     EngineRefusedError,
     EquivocationError,
-    Network,
     Store,
 )
 from node.protocol.actions import CommitVotes
@@ -27,7 +26,6 @@ from node.protocol.chain_state import ChainState
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.findings import Observations, VoteEvidence, VoteFigures
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId, NodeId
-from node.protocol.messages import VotesAnnouncement
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
 from node.protocol.records import PocCommit, PocVote, VoteBundle
 from node.protocol.slices import finish
@@ -92,7 +90,6 @@ class ValidatingService:
     def __init__(
         self,
         chain: Chain,
-        network: Network,
         content: Content,
         store: Store,
         presence: PresenceTable,
@@ -104,7 +101,6 @@ class ValidatingService:
         """`observe` gives what this node saw since it was asked last (observing.py)."""
         self._chain = chain
         self._epochs = epochs
-        self._network = network
         self._observe = observe
         self._content = content
         self._store = store
@@ -147,7 +143,6 @@ class ValidatingService:
             return
         bundle, cid = stored
         await self._chain.submit(f"votes/{epoch}", CommitVotes(epoch, cid))
-        await self._network.publish(VotesAnnouncement(epoch, cid))
         outcome = await self._chain.outcome(f"votes/{epoch}")
         counts = {verdict.value: sum(vote.verdict is verdict for vote in bundle.votes) for verdict in Verdict}
         if outcome.status is ActionStatus.DONE:

@@ -6,13 +6,11 @@ of it takes hardly more memory than its bytes.
 """
 
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from node.protocol.canonical import CanonicalValue
 from node.protocol.canonical_reading import CanonicalReader
-from node.protocol.codec import from_value
 from node.protocol.findings import VoteEvidence, VoteFigures
+from node.protocol.record_reading import read_record
 from node.protocol.records import PocVote, VoteBundle
 from node.protocol.slices import Pace, Slices
 from node.protocol.tails import TAIL_MAX, has_tails
@@ -27,7 +25,9 @@ NONCE_BYTES_MAX = 20
 BATCH_BYTES_MAX = 512
 """Names of an account and a node, and of the fields."""
 FRAME_BYTES_MAX = 1024
-"""What the figures stand in."""
+"""What the figures stand in, and what nobody knows yet."""
+BATCH_WORK = 16
+"""What a batch takes besides, counted in nonces."""
 FIGURES = "figures"
 ALL_AND_NO_OTHERS = "figures for each vote on recomputed nonces, and no others"
 
@@ -54,34 +54,28 @@ class ReadFigures:
 def read_evidence(data: bytes, bundle: VoteBundle, judging: Judging) -> Slices[dict[NodeKey, ReadFigures]]:
     """Return the figures by batch. Raises EvidenceDiffersError unless they say what the votes say, SchemaError."""
     votes = [vote for vote in bundle.votes if vote.sampled]
-    found: dict[NodeKey, ReadFigures] = {}
-    pace = Pace()
-    for vote, figures in zip(votes, _read(data, bundle, len(votes)), strict=True):
-        _check(vote, figures, judging)
-        found[_key(vote)] = ReadFigures(array("Q", figures.distances), array("L", figures.tails))
-        if pace.is_over(vote.sampled):
-            yield
-    return found
-
-
-def _read(data: bytes, bundle: VoteBundle, batches: int) -> Iterator[VoteFigures]:
-    """Yield the figures as they come; the rest of the evidence is checked when all came. Raises as read_evidence()."""
-    longest = max((vote.sampled for vote in bundle.votes), default=0)
+    longest = max((vote.sampled for vote in votes), default=0)
     reader = CanonicalReader(data, "evidence of votes", BATCH_BYTES_MAX + longest * NONCE_BYTES_MAX)
-    frame: dict[str, CanonicalValue] = {}
-    for name in reader.fields():
-        if name != FIGURES:
-            frame[name] = reader.value()
-            continue
-        if reader.items() != batches:
+    found: dict[NodeKey, ReadFigures] = {}
+
+    def figures(reader: CanonicalReader) -> Slices[tuple[VoteFigures, ...]]:
+        """Take the figures as they come, in less memory than their records would need."""
+        if reader.items() != len(votes):
             raise EvidenceDiffersError(ALL_AND_NO_OTHERS)
-        for _ in range(batches):
-            yield reader.record(VoteFigures)
-        frame[name] = []
+        pace = Pace()
+        for vote in votes:
+            (told,) = reader.records(VoteFigures, 1)
+            _check(vote, told, judging)
+            found[_key(vote)] = ReadFigures(array("Q", told.distances), array("L", told.tails))
+            if pace.is_over(BATCH_WORK + vote.sampled):
+                yield
+        return ()
+
+    told = yield from read_record(reader, VoteEvidence, {FIGURES: figures})
     reader.require_end()
-    told = from_value(VoteEvidence, frame)
     if told.epoch != bundle.epoch or told.validator != bundle.validator:
         raise EvidenceDiffersError("evidence of another epoch or validator")
+    return found
 
 
 def _check(vote: PocVote, figures: VoteFigures, judging: Judging) -> None:

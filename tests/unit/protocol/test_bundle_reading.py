@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.protocol import canonical_reading
 from node.protocol.audit_evidence import MODEL_ID_LENGTH_MAX, NODE_ID_LENGTH_MAX
 from node.protocol.audit_sampling import DRAWS_MAX
 from node.protocol.audit_votes import AUDIT_VOTES_MAX, CHALLENGES_MAX, CID_LENGTH_MAX, CODE_LENGTH_MAX
 from node.protocol.bundle_reading import PIECE_BYTES_MAX, BundleLimits, audits_due, limits_of, read_bundle_in_slices
 from node.protocol.bundles import CHECKS_MAX, REASON_LENGTH_MAX, VOTE_BUNDLE_BYTES_MAX
-from node.protocol.codec import SchemaError, from_bytes, to_bytes
+from node.protocol.canonical import encode
+from node.protocol.codec import SLOW_BYTES_MAX, SchemaError, from_bytes, to_bytes
 from node.protocol.findings import (
     AUDIT_SUM_MICRO_MAX,
     AUDIT_TOKENS_MAX,
@@ -177,6 +179,27 @@ def test_a_field_that_nobody_knows_is_let_pass_and_a_long_one_is_not() -> None:
     assert finish(read_bundle_in_slices(msgpack.packb({**value, "zz": 0}), WIDEST)) == bundle_of(1)
     with pytest.raises(SchemaError):
         finish(read_bundle_in_slices(msgpack.packb({**value, "zz": [[]] * PIECE_BYTES_MAX}), WIDEST))
+
+
+@pytest.mark.parametrize("place", ["the bundle", "its observations", "both"])
+def test_all_that_nobody_knows_is_short_together(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred fields that each fit a piece would hold a node up for seconds, by a bundle that counts."""
+    read_slowly = []
+
+    def counting(value: object) -> bytes:
+        read_slowly.append(encode(value))
+        return read_slowly[-1]
+
+    monkeypatch.setattr(canonical_reading, "encode", counting)
+    value = msgpack.unpackb(to_bytes(bundle_of(1)))
+    odd = {f"zz{number:02}": [{}] * 1000 for number in range(50)}
+    if place != "its observations":
+        value |= odd
+    if place != "the bundle":
+        value["observations"] |= odd
+    with pytest.raises(SchemaError, match=f"more than {SLOW_BYTES_MAX} bytes"):
+        finish(read_bundle_in_slices(encode(value), WIDEST))
+    assert sum(map(len, read_slowly)) <= SLOW_BYTES_MAX
 
 
 def test_no_slice_is_of_more_than_a_piece() -> None:

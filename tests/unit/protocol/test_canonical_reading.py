@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.protocol import canonical_reading
 from node.protocol.canonical import NESTING_MAX, CanonicalError, decode, encode
 from node.protocol.canonical_reading import FIELDS_MAX, CanonicalReader
-from node.protocol.codec import SchemaError, to_value
+from node.protocol.codec import SLOW_BYTES_MAX, SchemaError, to_value
 from node.protocol.findings import Sighting
 from node.protocol.identifiers import Address
 from tests.unit.protocol.test_canonical import VALUES
@@ -115,6 +116,44 @@ def test_of_any_bytes_it_reads_what_the_codec_reads(data: bytes) -> None:
     assert or_none(whole) == in_one
     for read, kind in ((fields, dict), (items, list)):
         assert or_none(read) == (in_one if in_one and type(in_one[0]) is kind else None)
+
+
+@given(st.text() | st.binary(), st.sampled_from([1, 31, 32, 255, 256, 65_535, 65_536]))
+def test_texts_and_bytes_of_any_length_are_read_as_such(some: str | bytes, times: int) -> None:
+    for value in (some, some[:1] * times):
+        data, kind, other = encode(value), type(value), str if isinstance(value, bytes) else bytes
+        reader = reader_of(data + NULL)
+        assert reader.scalar(kind) == value
+        assert reader.is_none()
+        reader.require_end()
+        assert refused(reader_of(data).scalar, other) == f"a letter, byte 0: no {other.__name__} of MessagePack"
+        assert refused(reader_of(data[:-1]).scalar, kind).startswith("a letter, byte 0: ")
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"\x90", b"\x80", NULL, b"\xd9\x01a", b"\xda\x00\x01a", b"\xa1\xff"])
+def test_what_is_no_text_or_not_canonical_is_not_read_as_one(data: bytes) -> None:
+    assert refused(reader_of(data).scalar, str).startswith("a letter, byte 0: ")
+
+
+def test_names_and_what_nobody_knows_are_short_together() -> None:
+    reader = reader_of(encode(["x" * 1000] * 5), 2000)
+    reader.items()
+    for _ in range(4):
+        reader.value()
+    why = f"more than {SLOW_BYTES_MAX} bytes of names, and of what nobody knows"
+    assert refused(reader.value).endswith(why)
+    assert refused(fields, encode({"x" * SLOW_BYTES_MAX: None})).endswith(why)
+
+
+def test_what_is_long_and_no_record_is_refused_unexplained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canonical_reading, "typed", lambda *_: pytest.fail("read slowly"))
+    data = encode({**SEEN, "zeal": [{}] * SLOW_BYTES_MAX})
+    reads: tuple[Callable[[CanonicalReader], object], ...] = (
+        lambda reader: reader.record(Sighting),
+        lambda reader: reader.records(Sighting, 1),
+    )
+    for read in reads:
+        assert "bytes that this version does not write" in refused(read, reader_of(data, 99_999))
 
 
 # --- What ends too soon, or is too long -------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from node.protocol.audit_sampling import drawn_rows, draws_of
 from node.protocol.audit_tasks import AuditTask, task_order
 from node.protocol.audit_votes import REJUDGED, check_audits
 from node.protocol.chain_state import ChainState
-from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.codec import to_bytes
 from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.draws import Prefill
 from node.protocol.events import ModelRecorded
@@ -30,6 +30,7 @@ from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import book_bytes, booked_row, make_book, order_rows
 from node.protocol.records import VoteBundle
 from node.protocol.schedules import ParameterSchedule
+from node.protocol.shown_evidence import evidence_from_bytes, evidence_to_bytes
 from node.protocol.sketches import (
     INPUTS_JUDGED_AGAIN_MAX,
     INPUTS_JUDGED_MAX,
@@ -129,7 +130,7 @@ class Auditor:
         )
 
     async def _ask(
-        self, _network: object, _holders: object, _executor: object, digest: Hash32, _row: object, **_how: object
+        self, _network: object, _holders: object, _executor: object, digest: Hash32, *_how: object, **_more: object
     ) -> AuditEvidence:
         self.asked.append(digest)
         return self.holders[digest]
@@ -634,7 +635,7 @@ async def test_what_nobody_committed_to_changes_no_audit(auditor: Auditor) -> No
     assert auditor.engine.asked == [(*ANSWER.prompt_ids, *ANSWER.output_ids)]
     data = auditor.given.kept(vote.receipt_digest)
     assert data is not None
-    assert from_bytes(AuditEvidence, data) == evidence_of()
+    assert evidence_from_bytes(data) == evidence_of()
 
 
 async def test_tokens_beside_vectors_that_are_not_the_model_s_save_nobody(vector_auditor: Auditor) -> None:
@@ -674,7 +675,7 @@ async def test_stored_evidence_that_cannot_be_read_is_fetched_anew(auditor: Audi
     auditor.given.keep(digest, b"no evidence")
     (vote,) = await auditor.votes_on(evidence)
     assert vote.reason == "not-the-tokens"
-    assert auditor.given.kept(digest) == to_bytes(evidence)
+    assert auditor.given.kept(digest) == evidence_to_bytes(evidence)
 
 
 async def test_evidence_of_others_is_kept_without_what_nobody_committed_to_and_only_so_much(
@@ -684,12 +685,12 @@ async def test_evidence_of_others_is_kept_without_what_nobody_committed_to_and_o
     kept = bare[0].kept
     assert kept is not None
     bloated = replace(bare[0], kept=replace(kept, answer=replace(kept.answer, text="x" * 10_000)))
-    monkeypatch.setattr(evidence_keeping, "FETCHED_BYTES_MAX", len(to_bytes(bare[0])))
+    monkeypatch.setattr(evidence_keeping, "FETCHED_BYTES_MAX", len(evidence_to_bytes(bare[0])))
     await auditor.votes_on(bloated, bare[1])
     first, second = (receipt_digest(one.signed.receipt) for one in bare)
     data = auditor.given.kept(first)
     assert data is not None
-    assert from_bytes(AuditEvidence, data) == bare[0]
+    assert evidence_from_bytes(data) == bare[0]
     assert what_is_wrong(bare[0], EXECUTOR, first, None) == ""
     assert auditor.given.kept(second) is None
 

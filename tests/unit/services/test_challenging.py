@@ -18,11 +18,11 @@ from node.operations.challenges import DaemonChallengeOperations
 from node.ports import Engine
 from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
 from node.protocol.audit_votes import CHALLENGE_EPOCHS_MAX
-from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.identifiers import EpochNumber
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import GroupMember, SignedReceipt
 from node.protocol.sampling import SamplingParameters
+from node.protocol.shown_evidence import evidence_from_bytes, evidence_to_bytes
 from node.services.challenge_book import ChallengeBook
 from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest
@@ -116,7 +116,7 @@ async def test_a_doubted_answer_is_in_the_next_votes_and_its_evidence_is_handed_
         assert made.book.take(EPOCH) == (signed,)
         data = made.given.kept(digest)
         assert data is not None
-        assert what_is_wrong(from_bytes(AuditEvidence, data), account(1), digest, None) == ""
+        assert what_is_wrong(evidence_from_bytes(data), account(1), digest, None) == ""
         with pytest.raises(RpcError, match="already"):
             await made.challenge(signed, consent=private)
 
@@ -127,11 +127,11 @@ async def test_a_private_answer_whose_row_this_node_audited_is_handed_over_with_
     async with bench() as made:
         signed = await made.ask(replace(QUESTION, private=True))
         digest = receipt_digest(signed.receipt)
-        made.given.keep(digest, to_bytes(AuditEvidence(signed, None)))
+        made.given.keep(digest, evidence_to_bytes(AuditEvidence(signed, None)))
         await made.challenge(signed, consent=True)
         data = made.given.kept(digest)
         assert data is not None
-        assert what_is_wrong(from_bytes(AuditEvidence, data), account(1), digest, None) == ""
+        assert what_is_wrong(evidence_from_bytes(data), account(1), digest, None) == ""
 
 
 async def test_a_private_answer_is_shown_to_nobody_without_consent_and_stored_nowhere(autojump_clock: object) -> None:

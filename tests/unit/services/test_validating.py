@@ -13,7 +13,6 @@ from netsim.clock import run_deterministically
 from netsim.content import ContentExchange, SimulatedContent
 from netsim.engine import SimulatedEngine
 from netsim.ledger import Ledger
-from netsim.network import SimulatedNetwork, Switchboard
 from netsim.scenario import BLOCK_SECONDS, PARAMETERS
 from netsim.trace import Trace
 from node.ports import ContentNotHeldError, EngineFailedError, EngineRefusedError, Provider
@@ -51,7 +50,6 @@ from tests.builders import (
     group_set,
     key_of,
     model,
-    peer,
     registered,
     vote_on,
 )
@@ -132,9 +130,8 @@ def run(
         scene = Scene(ledger, content, store, chain, epochs, presence)
         before(scene)
         async with trio.open_nursery() as nursery:
-            network = SimulatedNetwork(Switchboard(nursery, 0, trace), peer(1), account(1), chain.sign)
             used: Any = engines or [SimulatedEngine(NODE, TINY, "honest", 0.0, 1)]
-            service = ValidatingService(chain, network, content, store, presence, epochs, used, auditing, scene.observe)
+            service = ValidatingService(chain, content, store, presence, epochs, used, auditing, scene.observe)
             nursery.start_soon(ledger.produce_blocks)
             nursery.start_soon(service.run)
             for engine in used:
