@@ -78,10 +78,13 @@ class SampleHistory:
 
 @dataclass(frozen=True, slots=True)
 class ThinWeight:
-    """The most that a participant had in an epoch in which few could judge some of its work (thin_weights.py)."""
+    """The most that a participant had with a model in an epoch in which few could judge it (thin_weights.py)."""
 
     participant: Address
+    model_id: ModelId
     weight: int
+    of_model: int
+    """What all had with the model in that epoch of whose work with it some was thinly judged."""
     epoch: EpochNumber
 
 

@@ -20,8 +20,9 @@ from node.services.timing import position
 
 log = structlog.get_logger(__name__)
 
-RESULT_BYTES_MAX = 32 * 1024 * 1024
-"""512 members with 64 nodes each, what became of each node, scores and rewards; a larger file is no result."""
+RESULT_BYTES_MAX = 64 * 1024 * 1024
+"""The largest group there can be and 1,000 participants, with 64 nodes each and ten models, take 38 MB; a larger file
+is no result."""
 ENTRY_BYTES_MAX = 128 * 1024
 """Of one member, say, with its nodes: some kilobytes. Of the content that one member alone vouches for."""
 RETRY_SECONDS = 2.0

@@ -169,7 +169,7 @@ class FormingService:
         bundles = {validator: bundle for validator in counted if (bundle := held[validator]) is not None}
         result = await self._slicer.run(inputs.form(bundles))
         if result is None:
-            reason = why_no_group(inputs.epoch, inputs.state)
+            reason = why_no_group(inputs.epoch, inputs.state, bundles.keys())
             log.warning(
                 "no group is formed: the present one carries on, nothing is paid", epoch=inputs.epoch, reason=reason
             )
@@ -184,6 +184,14 @@ class FormingService:
                 limit_bytes=RESULT_BYTES_MAX,
             )
             return None
+        if 2 * len(content) > RESULT_BYTES_MAX:
+            log.warning(
+                "the result is larger than half of what a result may be: beyond that nobody signs and nobody is paid; "
+                "report it with this line",
+                epoch=inputs.epoch,
+                result_bytes=len(content),
+                limit_bytes=RESULT_BYTES_MAX,
+            )
         content_cid = await store_proof(self._content, content, inputs.epoch, "result")
         summary, validator_set = summarise(result, content_cid)
         digest = epoch_result_digest(summary, self._chain.chain_id, self._chain.epoch_manager)

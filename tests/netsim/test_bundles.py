@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from netsim.clock import run_deterministically
 from netsim.content import ContentExchange, SimulatedContent
@@ -149,6 +150,15 @@ def test_a_result_too_large_to_be_read_is_signed_by_nobody(monkeypatch: pytest.M
     monkeypatch.setattr(forming, "RESULT_BYTES_MAX", 100)
     ledger, _ = run(nothing)
     assert not ledger.state.results
+
+
+def test_a_result_larger_than_half_of_what_may_be_is_signed_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, content = run(nothing)
+    monkeypatch.setattr(forming, "RESULT_BYTES_MAX", len(content[ledger.state.results[EpochNumber(0)].content_cid]))
+    with capture_logs() as logs:
+        again, _ = run(nothing)
+    assert again.state.results == ledger.state.results
+    assert any("larger than half" in line["event"] for line in logs)
 
 
 def test_a_model_registered_after_mining_is_not_asked_of_anybody() -> None:

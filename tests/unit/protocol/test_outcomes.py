@@ -159,8 +159,11 @@ def test_a_file_that_most_refuse_is_rejected_for_their_reason() -> None:
 
 
 def test_nobody_votes_for_its_own_batch() -> None:
-    found = decide([batch(1)], {1: [vote(batch(1))]}, {1: 90, 2: 10})
-    assert (only(found).fate, only(found).reason) == (NodeFate.UNDECIDED, codes.NOBODY_ABLE)
+    """But for who signs results without anybody, and needs none."""
+    for own in (10, 50, 66):
+        found = decide([batch(1)], {1: [vote(batch(1))]}, {1: own, 2: 99 - own})
+        assert (only(found).fate, only(found).reason) == (NodeFate.UNDECIDED, codes.NOBODY_ABLE)
+    assert only(decide([batch(1)], {1: [vote(batch(1))]}, {1: 67, 2: 32})).fate is NodeFate.ACCEPTED
 
 
 def test_votes_of_outsiders_and_on_batches_that_do_not_exist_count_for_nothing() -> None:
@@ -168,10 +171,14 @@ def test_votes_of_outsiders_and_on_batches_that_do_not_exist_count_for_nothing()
     assert (len(found.nodes), only(found).fate) == (1, NodeFate.UNDECIDED)
 
 
-def test_the_small_can_judge_the_great() -> None:
+def test_the_small_can_judge_the_great_if_they_are_a_third() -> None:
+    """Fewer could be a cartel, and who is most is not."""
     wrong = [vote(batch(1), 60)]
+    for great, other in ((34, 33), (60, 20)):
+        found = decide([batch(1)], {1: [vote(batch(1))], 2: wrong, 3: wrong}, {1: great, 2: other, 3: other})
+        assert only(found).fate is NodeFate.REJECTED
     found = decide([batch(1)], {1: [vote(batch(1))], 2: wrong, 3: wrong}, {1: 90, 2: 5, 3: 5})
-    assert only(found).fate is NodeFate.REJECTED
+    assert only(found).fate is NodeFate.ACCEPTED
 
 
 def test_the_only_member_is_taken_at_its_word_so_that_a_network_can_begin() -> None:

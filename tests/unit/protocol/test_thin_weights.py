@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.protocol.findings import NodeFate, ThinWeight
+from node.protocol.findings import NodeFate, NodeOutcome, ThinWeight
 from node.protocol.identifiers import EpochNumber, ModelId, NodeId
 from node.protocol.judges import Judges
 from node.protocol.nonces import BATCH_NONCES_MAX
@@ -140,12 +140,26 @@ def test_a_batch_of_which_so_much_differs_that_nothing_is_left_is_accepted_for_n
 
 def test_what_is_widely_judged_is_not_kept_a_second_time() -> None:
     """Else a member's weight would grow by its fakes of a rare model in each epoch, beside its honest work."""
+    after = left({1: 1000, 2: 1000, 3: 5000}, {}, {1: MILLION}, {}, wide_of_same={1: 400})
+    assert after == {1: 600}
+
+
+def test_what_was_proven_with_another_model_is_not_kept() -> None:
+    """Else a member's weight would grow by its fakes of a rare model in each epoch, beside its honest work; and who
+    hands its machine to another account would keep by fakes what it proved."""
     weights = {1: 1000, 2: 1000, 3: 5000, 4: 5000, 5: 5000}
     honest = [batch(number, 1000, model_id=COMMON) for number in (1, 2)]
     fakes = [batch(number, MILLION, model_id=RARE, node_id=SECOND) for number in (1, 2)]
-    able = {COMMON: set(weights), RARE: {1, 2}}
-    after = judged([*honest, *fakes], weights, able)
-    assert all(after[number] <= 1000 + 1000 // BACKING_PARTS for number in (1, 2))
+    members = {account(number): weight for number, weight in weights.items()}
+    votes = {n: [vote(b) for b in honest if b.participant != account(n)] for n in weights}
+    votes[1].append(vote(fakes[1]))
+    votes[2].append(vote(fakes[0]))
+    judges = Judges({COMMON: members}, {RARE: {account(n): 1000 for n in (1, 2)}})
+    after = weights_of(decide([*honest, *fakes], votes, weights, judges=judges))
+    assert after == {1: 1000, 2: 1000}
+    votes = {n: given[-1:] if n < 3 else [] for n, given in votes.items()}
+    after = weights_of(decide(fakes, votes, weights, judges=judges))  # their machines mine for other accounts now
+    assert after == dict.fromkeys((1, 2), 1000 // BACKING_PARTS)
 
 
 def test_what_serves_instead_of_mining_is_not_kept_a_second_time_either() -> None:
@@ -154,7 +168,7 @@ def test_what_serves_instead_of_mining_is_not_kept_a_second_time_either() -> Non
     votes = {1: [vote(rare[1])], 2: [vote(rare[0])]}
     weights = {1: 1000, 2: 1000, 3: 9000, 4: 9000}
     serving = {(account(number), RARE): 600 for number in (1, 2)}
-    judges = Judges({RARE: {account(1): 400, account(2): 400}})
+    judges = Judges({RARE: {account(1): 1000, account(2): 1000}})
     kept = weights_of(decide(rare, votes, weights, judges=judges, preserved=serving))
     assert kept == dict.fromkeys((1, 2), 400 + 1000 // BACKING_PARTS)
     common = [batch(number, 4500, model_id=COMMON, node_id=SECOND) for number in (3, 4)]
@@ -209,33 +223,53 @@ def test_who_lost_one_epoch_because_its_only_judge_was_away_comes_back_with_what
 
 
 def test_what_was_had_is_remembered_for_ten_epochs() -> None:
-    first = remember((), {account(1): 70, account(2): 0}, EpochNumber(4))
-    assert first == (ThinWeight(account(1), 70, EpochNumber(4)),)
-    assert remember(first, {account(1): 60}, EpochNumber(5)) == first
-    assert remember(first, {account(1): 63}, EpochNumber(5)) == (ThinWeight(account(1), 63, EpochNumber(5)),)
+    def of(weight: int, epoch: int, of_model: int | None = None) -> tuple[ThinWeight, ...]:
+        return (ThinWeight(account(1), RARE, weight, of_model or weight, EpochNumber(epoch)),)
+
+    one, other = (account(1), RARE), (account(2), RARE)
+    first = remember((), {one: 70, other: 0}, EpochNumber(4))
+    assert first == of(70, 4)
+    assert remember(first, {one: 60}, EpochNumber(5)) == first
+    assert remember(first, {one: 63}, EpochNumber(5)) == of(63, 5)
     assert remember(first, {}, EpochNumber(13)) == first
     assert remember(first, {}, EpochNumber(14)) == ()
-    assert remember(first, {account(1): 60}, EpochNumber(14)) == (ThinWeight(account(1), 60, EpochNumber(14)),)
+    assert remember(first, {one: 60}, EpochNumber(14)) == of(60, 14)
+    assert remember(of(70, 4, 140), {one: 70}, EpochNumber(5)) == of(70, 4, 140)  # its mate is out, and may come back
+    of_both = remember((), {one: 70, other: 50, (account(1), COMMON): 9}, EpochNumber(4))
+    assert {(entry.model_id, entry.weight, entry.of_model) for entry in of_both} == {
+        (COMMON, 9, 9),
+        (RARE, 70, 120),
+        (RARE, 50, 120),
+    }
 
 
-def test_accounts_that_take_turns_get_back_no_more_than_the_largest_of_them_lost() -> None:
+def test_accounts_that_take_turns_get_back_no_more_than_they_had_together_in_one_epoch() -> None:
     weights = {1: 500, 2: 500, 13: 100}
     lost = dict.fromkeys(range(14, 20), 100)
-    after = left(weights, {}, dict.fromkeys(range(13, 20), 100), {}, remembered=lost)
+    after = left(weights, {}, dict.fromkeys(range(13, 20), 100), {}, remembered=lost, of_model=150)
     assert after[13] == 100
-    assert 100 - len(lost) <= sum(after[number] for number in lost) <= 100
+    assert 50 - len(lost) <= sum(after[number] for number in lost) <= 50
+
+
+def test_what_one_model_lost_comes_back_whatever_was_lost_of_others() -> None:
+    """A pair comes back whole; it shared what came back with all others who had lost some."""
+    after = left({1: 900, 2: 100}, {}, {2: 100, 3: 100}, {}, remembered={2: 100, 3: 100}, of_model=200)
+    assert after == {2: 100, 3: 100}
 
 
 def test_who_also_has_common_work_gets_back_what_it_lost() -> None:
     """It had 200 by rare and 200 by common batches, lost the former for one epoch, and has both again."""
-    after = left({1: 200, 2: 2000}, {1: 200}, {1: 200}, {}, remembered={1: 400})
+    after = left({1: 200, 2: 2000}, {1: 200}, {1: 200}, {}, remembered={1: 200}, of_model=200)
     assert after == {1: 200}
 
 
 def test_work_that_is_widely_judged_backs_nobody() -> None:
     claims, backers = {4: 10_000}, {4: {1, 2}}
     assert left({1: 900, 2: 900, 3: 9000}, {}, claims, backers) == {4: 200}
-    assert left({1: 900, 2: 900, 3: 9000}, {1: 900, 2: 450}, claims, backers) == {4: 50}
+    had = {(1, COMMON): 900, (2, COMMON): 450, (2, RARE): 450, (3, RARE): 9000}
+    assert left({1: 900, 2: 900, 3: 9000}, {1: 900, 2: 450}, claims, backers, had=had) == {4: 50}
+    # Nor where its machine mines for another account now, and would back fakes with what it proved for this one.
+    assert left({1: 900, 2: 900, 3: 9000}, {5: 1350}, claims, backers, had=had) == {4: 50}
 
 
 def test_a_few_wide_nonces_of_a_rare_model_do_not_make_wide_what_serves_it() -> None:
@@ -277,8 +311,16 @@ def left(
     wide: Mapping[int, int],
     claims: Mapping[int, int],
     backers: Mapping[int, set[int]],
+    *,
     remembered: Mapping[int, int] = MappingProxyType({}),
+    of_model: int = 0,
+    had: Mapping[tuple[int, ModelId], int] | None = None,
+    wide_of_same: Mapping[int, int] = MappingProxyType({}),
 ) -> dict[int, int]:
+    """Return what is left of `claims` of a rare model, `wide` being of a common one.
+
+    Members had, by default, as much with the common model as they have of it now, and the rest with the rare one.
+    """
     bundles = {
         account(voter): bundle_of(
             voter,
@@ -286,15 +328,24 @@ def left(
         )
         for voter in weights
     }
+    if had is None:
+        had = {(number, RARE): max(0, weight - wide.get(number, 0)) for number, weight in weights.items()}
+        had |= {(number, COMMON): min(weight, wide.get(number, 0)) for number, weight in weights.items()}
     found = finish(
         thin_weights_in_slices(
-            {(account(number), NODE): amount for number, amount in claims.items()},
+            [
+                NodeOutcome(account(number), NODE, RARE, NodeFate.ACCEPTED, amount, 0, 0, amount, "")
+                for number, amount in claims.items()
+            ],
             Standing(
                 {account(number): weight for number, weight in weights.items()},
+                {(account(number), model_id): weight for (number, model_id), weight in had.items()},
                 {},
-                {},
-                {account(number): amount for number, amount in wide.items()},
-                {account(number): amount for number, amount in remembered.items()},
+                {
+                    **{(account(number), COMMON): amount for number, amount in wide.items()},
+                    **{(account(number), RARE): amount for number, amount in wide_of_same.items()},
+                },
+                [ThinWeight(account(number), RARE, one, of_model, EPOCH) for number, one in remembered.items()],
             ),
             bundles,
         )

@@ -37,7 +37,7 @@ from node.store.books import Books
 from node.store.database import Database
 from p2p.content.cid import Cid as BlockCid
 from p2p.content.cid import Codec
-from tests.builders import PARAMETERS, account, commit, group_set, model, registered, state_of
+from tests.builders import PARAMETERS, account, bundle_of, commit, group_set, model, registered, state_of
 
 EPOCH = EpochNumber(0)
 EVENTS: tuple[EventBody, ...] = (ModelRecorded(model()), *registered(1), group_set(0, {1: 1}), commit(1, 50))
@@ -106,7 +106,7 @@ def a_result(
     """
     epoch = EPOCH if before is None else EpochNumber(before.epoch + 1)
     state = state_of(*EVENTS, *events, WorkCoinsAdded(account(5), TokenAmount(coins)))
-    result = form_epoch_result(epoch, state, PARAMETERS, {}, before)
+    result = form_epoch_result(epoch, state, PARAMETERS, {account(1): bundle_of(1, epoch=epoch)}, before)
     assert result is not None
     data = result_to_bytes(result)
     summary, _ = summarise(result, Cid(str(BlockCid.of(Codec.RAW, data))))

@@ -1,0 +1,194 @@
+"""What few can judge, epoch after epoch: no trick of a cartel takes the tenth from the honest who serve rare models."""
+
+from collections.abc import Callable, Iterable, Mapping, Set
+
+import pytest
+
+from node.protocol.findings import ThinWeight
+from node.protocol.identifiers import Address, EpochNumber, ModelId, NodeId
+from node.protocol.judges import Judges
+from node.protocol.nonces import BATCH_NONCES_MAX
+from node.protocol.outcomes import node_outcomes
+from node.protocol.records import PocCommit
+from tests.builders import NODE, account, bundle_of
+from tests.unit.protocol.test_outcomes import RULE, batch, vote
+
+COMMON, RARE, FAKE = ModelId("common"), ModelId("rare"), ModelId("fake")
+MACHINE = 100_000
+HONEST, HOSTS = range(1, 8), (10, 11)
+DUST = 30
+Claims = dict[tuple[int, ModelId, str], int]
+
+
+class Network:
+    """Members and what they have with each model, from one epoch to the next."""
+
+    def __init__(self, shares: Mapping[tuple[int, ModelId], int]) -> None:
+        self.shares = dict(shares)
+        self._epoch = EpochNumber(4)
+        self._remembered: tuple[ThinWeight, ...] = ()
+
+    def step(
+        self,
+        claims: Claims,
+        able: Callable[[int, ModelId], bool],
+        *,
+        serving: Mapping[tuple[int, ModelId], int] | None = None,
+        silent: Set[int] = frozenset(),
+    ) -> None:
+        """Let an epoch pass in which each member finds all batches valid of models that it is able to judge."""
+        serving = serving or {}
+        batches = [batch(n, count, model_id=m, node_id=NodeId(node)) for (n, m, node), count in claims.items()]
+        batches.sort(key=lambda commit: (commit.participant.lower(), commit.node_id))
+        weights = self._weights()
+        proven: dict[ModelId, dict[Address, int]] = {}
+        for (n, m), weight in self.shares.items():
+            proven.setdefault(m, {})[account(n)] = weight
+        declared = {m: {account(n): w for n, w in weights.items() if able(n, m)} for m in (COMMON, RARE, FAKE)}
+        found = node_outcomes(
+            self._epoch,
+            {(commit.participant, commit.node_id): commit for commit in batches},
+            {
+                account(n): bundle_of(n, *(vote(commit) for commit in batches if _judges(n, commit, able)))
+                for n in weights
+                if n not in silent
+            },
+            {account(n): weight for n, weight in weights.items()},
+            {(commit.participant, commit.node_id): RULE for commit in batches},
+            Judges(proven, declared),
+            (),
+            {(account(n), m): weight for (n, m), weight in serving.items()},
+            self._remembered,
+        )
+        numbers = {account(n): n for n in range(1, 60)}
+        self.shares = dict(serving)
+        for outcome in found.nodes:
+            if outcome.weight:
+                share = numbers[outcome.participant], outcome.model_id
+                self.shares[share] = self.shares.get(share, 0) + outcome.weight
+        self._remembered, self._epoch = found.thin_weights, EpochNumber(self._epoch + 1)
+
+    def percent(self, members: Iterable[int]) -> float:
+        """How much of all the weight `members` have."""
+        weights = self._weights()
+        return 100 * sum(weights.get(n, 0) for n in members) / sum(weights.values())
+
+    def _weights(self) -> dict[int, int]:
+        weights: dict[int, int] = {}
+        for (n, _), weight in self.shares.items():
+            weights[n] = weights.get(n, 0) + weight
+        return weights
+
+
+def _judges(number: int, commit: PocCommit, able: Callable[[int, ModelId], bool]) -> bool:
+    return commit.participant != account(number) and able(number, commit.model_id)
+
+
+def beside_honest_hosts(cartel: Set[int], mining: Callable[[int], int], faking: Callable[[int], Set[int]]) -> Network:
+    """Seven with a common model, a pair of hosts of a rare one, and a cartel that has one machine with the common one
+    and makes up nonces of a model of its own. By epoch, `mining` says whose the machine is, `faking` who claims.
+    """
+    network = Network(
+        {
+            **{(n, COMMON): MACHINE for n in HONEST},
+            **{(n, RARE): MACHINE // 4 for n in HOSTS},
+            (mining(0), COMMON): MACHINE,
+            (DUST, COMMON): 50,
+        }
+    )
+
+    def able(number: int, model_id: ModelId) -> bool:
+        return number in {COMMON: {*HONEST, *cartel, DUST}, RARE: set(HOSTS), FAKE: {*cartel, DUST}}[model_id]
+
+    for epoch in range(1, 25):
+        claims: Claims = {(n, COMMON, NODE): MACHINE for n in (*HONEST, mining(epoch))}
+        claims |= {(n, RARE, NODE): MACHINE // 4 for n in HOSTS} | {(DUST, COMMON, NODE): 50}
+        claims |= {(n, FAKE, f"x{i}"): BATCH_NONCES_MAX for n in faking(epoch) for i in range(2)}
+        network.step(claims, able)
+    return network
+
+
+@pytest.mark.parametrize("accounts", [2, 3, 4])
+def test_accounts_that_hand_one_machine_on_get_no_more_of_the_tenth_than_one_without_weight(accounts: int) -> None:
+    cartel = range(20, 20 + accounts)
+    apart = beside_honest_hosts(set(cartel), lambda _: 20, lambda _: {21})
+    hopping = beside_honest_hosts(
+        set(cartel),
+        lambda epoch: cartel[epoch % accounts],
+        lambda epoch: {n for n in cartel if n != cartel[epoch % accounts]},
+    )
+    assert apart.percent(HOSTS) == pytest.approx(5.62, abs=0.01)
+    assert hopping.percent(HOSTS) == pytest.approx(apart.percent(HOSTS), abs=0.01)
+    assert hopping.percent(cartel) == pytest.approx(apart.percent(cartel), abs=0.01)
+
+
+def test_nor_do_accounts_of_which_one_mined_a_little_of_the_fakes_to_be_remembered() -> None:
+    cartel = {20, 21}
+    hopping = beside_honest_hosts(cartel, lambda epoch: 20 + epoch // 10 % 2, lambda _: cartel)
+    assert hopping.percent(HOSTS) == pytest.approx(5.62, abs=0.01)
+
+
+@pytest.mark.parametrize("fakers", [1, 3])
+def test_growth_by_judges_crowds_nobody_out_of_what_it_had(fakers: int) -> None:
+    """Two and more vouch for each other, and a ninth of what they have is backed anew in each epoch."""
+    cartel = set(range(20, 21 + fakers))
+    network = beside_honest_hosts(cartel, lambda _: 20, lambda _: cartel - {20})
+    assert network.percent(HOSTS) == pytest.approx(5.62, abs=0.01)
+
+
+def test_accounts_that_take_turns_with_fakes_get_nothing_back_for_it() -> None:
+    """Each of them had the tenth once; in a bad epoch, in which few of the common batches are judged, all claim it."""
+
+    def after(faking: Callable[[int], Set[int]]) -> float:
+        cartel = set(range(20, 30))
+        network = Network({**{(n, COMMON): MACHINE for n in HONEST}, (20, FAKE): 20_000, (21, FAKE): 20_000})
+
+        def able(number: int, model_id: ModelId) -> bool:
+            return (number in cartel) is (model_id == FAKE)
+
+        for epoch in range(12):
+            mining = HONEST[: 4 if epoch == 10 else None]
+            claims: Claims = {(n, COMMON, NODE): MACHINE for n in mining}
+            claims |= {(n, FAKE, f"x{i}"): BATCH_NONCES_MAX for n in faking(epoch) for i in range(8)}
+            network.step(claims, able)
+        return network.percent(cartel)
+
+    steady = after(lambda _: {20, 21})
+    turning = after(lambda epoch: {20 + epoch} if epoch < 10 else set(range(20, 30)))
+    assert turning <= steady + 0.5
+
+
+@pytest.mark.parametrize("sizes", [[1] * 10, [1] * 3, [3, 1, 1]], ids=["ten equals", "three equals", "a heavy one"])
+@pytest.mark.parametrize("do_honest_serve", [True, False])
+def test_fakes_that_serve_are_within_the_tenth(sizes: list[int], *, do_honest_serve: bool) -> None:
+    """Half of what a cartel's nodes have may serve and be kept; it was beside the pool, and 18 % in all."""
+    honest = dict(enumerate((size * MACHINE for size in sizes), 1))
+    cartel, nodes = (20, 21), 16
+    network = Network({**{(n, COMMON): w for n, w in honest.items()}, **{(n, FAKE): 20_000 for n in cartel}})
+
+    def able(number: int, model_id: ModelId) -> bool:
+        return (number in honest) is (model_id == COMMON)
+
+    for epoch in range(12):
+        serving = {(n, m): w // 2 for (n, m), w in network.shares.items() if epoch and (m == FAKE or do_honest_serve)}
+        claims: Claims = {(n, COMMON, NODE): w - serving.get((n, COMMON), 0) for n, w in honest.items()}
+        claims |= {(n, FAKE, f"x{i}"): BATCH_NONCES_MAX for n in cartel for i in range(nodes)}
+        network.step(claims, able, serving=serving)
+        assert network.percent(cartel) <= 10
+
+
+def test_what_was_lost_comes_back_although_a_cartel_claims_and_took_its_place() -> None:
+    """Of a pair of hosts neither is judged in one epoch, for both have no link; and are back in the next."""
+    cartel = {20, 21}
+    network = beside_honest_hosts(cartel, lambda _: 20, lambda _: {21})
+
+    def able(number: int, model_id: ModelId) -> bool:
+        return number in {COMMON: {*HONEST, *cartel, DUST}, RARE: {*HOSTS, DUST}, FAKE: {*cartel, DUST}}[model_id]
+
+    claims: Claims = {(n, COMMON, NODE): MACHINE for n in (*HONEST, 20)} | {(DUST, COMMON, NODE): 50}
+    claims |= {(21, FAKE, f"x{i}"): BATCH_NONCES_MAX for i in range(2)}
+    rare: Claims = {(n, RARE, NODE): MACHINE // 4 for n in HOSTS}
+    network.step(claims, able)
+    assert network.percent(HOSTS) == 0
+    network.step(claims | rare, able)
+    assert network.percent(HOSTS) > 3
