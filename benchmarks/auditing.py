@@ -3,9 +3,9 @@
 One vLLM server as the daemon starts it. It writes answers of 64, 128 and 400 tokens, or of so many as are named (a
 model of benchmarks/larger_model.py is slow), 64 at once and one after the other, and reads the same answers for audits,
 two at once as AuditingService does, with the rule's winners. Printed are the server's and the daemon's time per answer;
-all in one run. Of the daemon that is what it does with the engine's
-stream, and with what a prefill says (node/services/audit_reading.py): not gateway and network of a user's request, nor
-fetching the evidence of an audit and checking its signatures.
+all in one run. Of the daemon that is what it does with the engine's stream, and with what a prefill says
+(node/services/audit_reading.py): not gateway and network of a user's request, nor fetching the evidence of an audit and
+checking its signatures.
 """
 
 import sys
