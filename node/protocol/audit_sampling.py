@@ -25,10 +25,10 @@ from node.protocol.receipt_books import BookRow, payer_bytes
 from node.protocol.records import EpochGroup, EpochResult
 from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
 
-AUDITED_PER_MILLE = 8
+AUDITED_PER_MILLE = 4
 """Of the answers in a book. Five auditors read each of these: audits cost 4 % of what reading costs against generating
 (benchmarks/auditing.py; docs/soundness.md has the figures)."""
-DRAWS_MIN = 4
+DRAWS_MIN = 10
 """Of a book with few answers: without it a node that answers little would not be audited at all. Beyond the share
 above, and little in all."""
 ROW_DRAWS = 2
