@@ -4,7 +4,8 @@ An executor whose every answer differs from the model by a little more than hone
 epochs, when the evidence of its audited answers has added up, and proven after some more, when everybody has judged
 enough of them again. Here its measured answers (data/) are drawn at random, as many in each epoch as audits draw, and
 go through the rule of node/protocol/audit_outcomes.py: accused, judged again, overturned, proven. Some show answers in
-every second epoch only. How many nodes their receipts name is nothing to the rule.
+every second epoch only. How many nodes their receipts name is nothing to the rule. And how often one epoch's audits
+find enough against who answers little.
 """
 
 import random
@@ -13,7 +14,14 @@ from statistics import fmean, median
 
 import click
 
-from benchmarks.cheats import ANSWER_TOKENS, DRAWS_OF_A_BUSY_ENGINE, FEES, FRAUD_COST, VERDICT_EPOCHS
+from benchmarks.cheats import (
+    ANSWER_TOKENS,
+    DRAWS_OF_A_BUSY_ENGINE,
+    FEES,
+    FRAUD_COST,
+    VERDICT_EPOCHS,
+    book_draws,
+)
 from benchmarks.soundness.data import read_windows
 from benchmarks.soundness.report import honest_band
 from benchmarks.soundness.variants import REFERENCE
@@ -41,6 +49,9 @@ SHARES = (0.7, 0.6, 0.55, 0.5, 0.45, 0.4)
 """Of all answers that are by int8 weights, the others by the model's own."""
 SHARES_HIDING = (1.0, 0.7, 0.6, 0.5)
 """Likewise, of who shows every second bundle."""
+SMALL_BOOKS = (10, 20, 30, 100, 1_000)
+"""Answers of an epoch."""
+ONE_EPOCH_RUNS = 4_000
 
 
 def epochs_until_proven(
@@ -84,6 +95,25 @@ def lasting(
     return [epochs_until_proven(mixed, DRAWS_OF_A_BUSY_ENGINE, source, shown_every=shown_every) for _ in range(runs)]
 
 
+def proven_within_an_epoch(
+    prover: str, band: HonestBand, *, answers: int, tokens: int = ANSWER_TOKENS, runs: int = ONE_EPOCH_RUNS
+) -> float:
+    """Return in which part of epochs audits find enough against who gave `answers`, of `tokens` each, all by `prover`.
+
+    Log-probabilities are forged. Draws of tokens alone are counted; several on one answer count once.
+    """
+    source = random.Random(f"{prover} {answers}")  # noqa: S311 - a simulation, the same every time
+    gained = [gains(figures, band) for figures in read_windows(REFERENCE, prover).of(tokens, forged=True)]
+    proven = 0
+    for _ in range(runs):
+        drawn = {source.randrange(answers) for _ in range(book_draws(1, answers))}
+        evidence = NO_EVIDENCE
+        for gain in source.choices(gained, k=len(drawn)):
+            evidence = accumulate_evidence(evidence, gain)
+        proven += proven_by(evidence) is not None
+    return proven / runs
+
+
 def expected_tokens(found: Sequence[int | None], share: float = 1.0) -> float:
     """Return what a busy engine may take for the `share` of its answers that is wrong, until a verdict is executed or
     runs end, less what verdicts cost, in tokens of Quern.
@@ -106,6 +136,22 @@ def main() -> None:
         *("EPOCHS, MEDIAN", "MOST", "EXPECTED, IN TOKENS"),
     )
     print_table(headings, rows, empty="")
+    click.echo("\nfp8 with forged log-probabilities, found by the audits of one epoch:")
+    print_table(
+        ("ANSWERS", "DRAWS", "OF 128 TOKENS", "OF 256 TOKENS"),
+        [
+            (
+                f"{answers:,}",
+                str(book_draws(1, answers)),
+                *(
+                    f"{proven_within_an_epoch('fp8', band, answers=answers, tokens=tokens):.1%}"
+                    for tokens in (128, 256)
+                ),
+            )
+            for answers in SMALL_BOOKS
+        ],
+        empty="",
+    )
 
 
 def _row(prover: str, band: HonestBand, *, forged: bool, share: float = 1.0, shown_every: int = 1) -> tuple[str, ...]:

@@ -61,8 +61,8 @@ MEMBERS = range(1, 10)
 GROUP = group_of(*((number, 10, (TINY,)) for number in MEMBERS))
 WEIGHTS = {account(number): 10 for number in MEMBERS}
 BOOK = ReceiptBook(1000, 100_000, Hash32(b"\x01" * 32), SOME_CID)
-DRAWS = 10
-"""Eight of tokens and two of rows."""
+DRAWS = 12
+"""Ten of tokens and two of rows."""
 GOOD = AuditFigures(100, 0, 0, 0, 0, 0, 100_000_000)
 BAD = AuditFigures(100, 60, 50_000_000, 0, 0, 0, 100_000_000)
 MILD = AuditFigures(200, 5, 250_000, 0, 0, 0, 100_000_000)

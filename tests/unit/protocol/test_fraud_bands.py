@@ -255,17 +255,17 @@ def test_where_many_judge_a_guess_takes_the_pay_of_every_epoch_once_it_proves(mi
 def test_a_band_of_its_own_makes_no_fraud_of_what_was_confirmed_by_a_guess() -> None:
     """The owner measures the hardware at last, or its host names another: only what is judged from then on convicts."""
     wrong = AuditFigures(200, 4, 200_000, 0, 0, 0, 100_000_000)
-    found = chain_of([WIDEST_BAND] * 5 + [BAND] * 20, wrong)
-    assert found[4].reason == NARROWLY_PROVEN
-    assert max(found[4].convicting, default=0) <= 0
+    found = chain_of([WIDEST_BAND] * 4 + [BAND] * 20, wrong)
+    assert found[3].reason == NARROWLY_PROVEN
+    assert max(found[3].convicting, default=0) <= 0
     # What they find in one epoch proves nothing by itself.
     assert max(found[0].evidence) < CONFIRMED_MICRO_BITS
-    assert all(outcome.reason == NARROWLY_PROVEN for outcome in found[4:-1])
+    assert all(outcome.reason == NARROWLY_PROVEN for outcome in found[3:-1])
     assert found[-1].fate is Verdict.INVALID and found[-1].reason != NARROWLY_PROVEN
     measured = chain_of([BAND] * 10, wrong)
-    assert len(measured) == 5
+    assert len(measured) == 4
     # It takes as many epochs of answers judged again as if there had been no guess.
-    assert len(found) - 5 == sum(bool(outcome.accused) for outcome in measured[:-1])
+    assert len(found) - 4 == sum(bool(outcome.accused) for outcome in measured[:-1])
 
 
 def test_what_was_confirmed_by_the_guess_before_convicts_nobody_later() -> None:
