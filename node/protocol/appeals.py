@@ -177,8 +177,8 @@ def _judge_sum(
     What the middle of those who judge finds, by the bands of nodes, takes the pay. What few judged is left out beside
     what many did: friends of a cheat may be shown what nobody else is. Fraud is what a third of all weight finds, by
     the bands that convict, in a sum of its own. So no fewer than a third bring an honest node any nearer to it: not to
-    wait for a little bad luck on top, nor by choosing which answers count, or which epochs: that
-    sum begins anew in an epoch in which no third read any, unless a third was shown none, for who cheats could choose.
+    wait for a little bad luck on top, nor by choosing which answers count, or which epochs:
+    that sum begins anew where no third read any. Unless a third was shown none, else who cheats would choose so.
     """
     if not accused.accused:
         return _left_open(accused, accused.confirmed, accused.convicting)
