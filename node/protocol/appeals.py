@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from node.protocol.audit_majorities import (
-    EXCUSED,
     NOTHING_TO_JUDGE,
     BandOf,
     Votes,
     is_judged,
+    is_unshown,
     middle_of,
     strength_of,
     weight_of_voters,
@@ -90,21 +90,19 @@ _Judgements = Sequence[_Judgement]
 """Of one answer."""
 
 
-def is_heard(
-    cast: Mapping[Address, AuditVote], able: Collection[Address], weights: Mapping[Address, int], *, is_accused: bool
-) -> bool:
+def is_heard(cast: Mapping[Address, AuditVote], able: Collection[Address], weights: Mapping[Address, int]) -> bool:
     """Whether the judgements of an answer that was judged again count: not if too few judged it, or no more than say
-    that there is nothing to judge.
+    that there is nothing to judge, or that they were shown nothing, or not what the receipt commits to.
 
-    What is not accused but challenged alone, its payer shows to whom it likes: there, those count likewise who were
-    shown nothing, or not what the receipt commits to.
+    What is challenged its payer shows to whom it likes; and what is accused may be an answer that never was, which most
+    of a draw's auditors made up.
     """
     of_able = {voter: vote for voter, vote in cast.items() if voter in able}
     judged = [voter for voter, vote in of_able.items() if is_judged(vote)]
     against = [
         voter
         for voter, vote in of_able.items()
-        if not is_judged(vote) and (vote.reason in NOTHING_TO_JUDGE or (not is_accused and vote.reason not in EXCUSED))
+        if is_unshown(vote) or (not is_judged(vote) and vote.reason in NOTHING_TO_JUDGE)
     ]
     weight = weight_of_voters(judged, weights)
     is_enough = len(judged) >= JUDGES_MIN and ABLE_PARTS * weight >= weight_of_voters(able, weights)
@@ -122,7 +120,7 @@ def judge_again(
     """Return what the whole group makes of an accusation. Each answer is held against the band of its own node, and for
     fraud against the other one."""
     able, is_proven = judges_of(accused, group), False
-    read, summed = list[_Judgements](), list[_Judgements]()
+    read, summed, unshown = list[_Judgements](), list[_Judgements](), set[Address]()
     for digest in dict.fromkeys((*accused.accused, *accused.challenged)):
         is_accused = digest in accused.accused
         cast = votes.get((accused.executor, REJUDGED, digest), {})
@@ -133,7 +131,8 @@ def judge_again(
         ]
         if is_accused:
             read.append(of_answer)
-        if not is_heard(cast, able, weights, is_accused=is_accused):
+            unshown.update(voter for voter, vote in cast.items() if voter in able and is_unshown(vote))
+        if not is_heard(cast, able, weights):
             continue
         if is_accused:
             summed.append(of_answer)
@@ -143,7 +142,7 @@ def judge_again(
             if _is_wide(finding, weights):
                 return Appeal(Verdict.INVALID, proof.value, is_settled=True)
             is_proven = True
-    in_sum = _judge_sum(accused, read, summed, weights)
+    in_sum = _judge_sum(accused, read, summed, unshown, weights)
     if in_sum.reason == NARROWLY_PROVEN or (is_proven and in_sum.outcome is not Verdict.INVALID):
         # It stays open, as far as it is proven and no farther: who cheats on is unpaid on.
         kept, convicting = (
@@ -166,20 +165,29 @@ def _middle(judged: _Judgements, weights: Mapping[Address, int]) -> _Judgement:
 
 
 def _judge_sum(
-    accused: AuditOutcome, read: Sequence[_Judgements], judged: Sequence[_Judgements], weights: Mapping[Address, int]
+    accused: AuditOutcome,
+    read: Sequence[_Judgements],
+    judged: Sequence[_Judgements],
+    unshown: Collection[Address],
+    weights: Mapping[Address, int],
 ) -> Appeal:
     """Return what comes of the judgements of accused answers together, with what was `confirmed` before: of all that
-    anybody `read`, and of those that count as `judged`.
+    anybody `read`, and of those that count as `judged`. `unshown` are those who were not shown one of them.
 
     What the middle of those who judge finds, by the bands of nodes, takes the pay. What few judged is left out beside
     what many did: friends of a cheat may be shown what nobody else is. Fraud is what a third of all weight finds, by
     the bands that convict, in a sum of its own. So no fewer than a third bring an honest node any nearer to it: not to
-    wait for a little bad luck on top, nor by choosing which answers count, or which epochs.
+    wait for a little bad luck on top, nor by choosing which answers count, or which epochs:
+    that sum begins anew where no third read any. Unless a third was shown none, else who cheats would choose so.
     """
     if not accused.accused:
         return _left_open(accused, accused.confirmed, accused.convicting)
     of_third = _gains_of_a_third(read, weights)
-    convicting = NO_EVIDENCE if of_third is None else accumulate_confirmed(accused.convicting, of_third)
+    if of_third is not None:
+        convicting = accumulate_confirmed(accused.convicting, of_third)
+    else:
+        readers = {found.judge for of_answer in read for found in of_answer}
+        convicting = accused.convicting if _is_wide(set(unshown) - readers, weights) else NO_EVIDENCE
     if not judged:
         return _left_open(accused, accused.confirmed, convicting)
     gained = total_of(_middle(of_answer, weights).gained for of_answer in _judged_by_many(judged, weights))

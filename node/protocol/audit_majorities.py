@@ -54,6 +54,39 @@ def heaviest_digest(votes: Mapping[Address, AuditVote], weights: Mapping[Address
     return min(by_digest, key=lambda digest: (-by_digest[digest], digest))
 
 
+def is_undisputed(
+    votes: Mapping[Address, AuditVote], auditors: Collection[Address], weights: Mapping[Address, int]
+) -> bool:
+    """Whether what was judged in a draw may speak for the executor, and not only against it.
+
+    A vote's receipt and length are believed, and a friend of the executor can invent both. Honest auditors of one draw
+    name one receipt, read as much of it, and see alike whether there is something to judge. So nobody may say anything
+    else: not that it was shown nothing, nor that it had no time for what it was shown, for an executor may be slow on
+    purpose. And those who judged are most of the auditors that have the model, by heads and by weight.
+    """
+    heard = {voter: vote for voter, vote in votes.items() if weights.get(voter, 0) > 0}
+    judged = {voter: vote for voter, vote in heard.items() if is_judged(vote)}
+    others = {voter: vote for voter, vote in heard.items() if voter not in judged}
+    named = {vote.receipt_digest for vote in heard.values()} - {NO_DIGEST}
+    lengths = {vote.figures.tokens for vote in judged.values()}
+    if len(named) > 1 or len(lengths) > 1 or not all(map(_says_nothing, others.values())):
+        return False
+    unable = {voter for voter, vote in others.items() if vote.reason == NO_MODEL}
+    asked = [auditor for auditor in auditors if weights.get(auditor, 0) > 0 and auditor not in unable]
+    is_most = 2 * weight_of_voters(judged, weights) > weight_of_voters(asked, weights)
+    return is_most and 2 * len(judged) > len(asked)
+
+
+def _says_nothing(vote: AuditVote) -> bool:
+    """Whether an abstention says nothing at all of the executor, not even that it handed something over."""
+    return vote.reason == NO_MODEL or (vote.reason in UNDONE and vote.receipt_digest == NO_DIGEST)
+
+
+def is_unshown(vote: AuditVote) -> bool:
+    """Whether a voter says that it was not shown what the receipt commits to."""
+    return not is_judged(vote) and vote.reason not in EXCUSED
+
+
 def as_many_failed(votes: Mapping[Address, AuditVote], weights: Mapping[Address, int]) -> bool:
     """Whether engines of as much weight failed at an answer as judged it: then it may be one that no engine reads, and
     a friend of its executor's makes figures up."""

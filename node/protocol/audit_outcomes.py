@@ -9,7 +9,8 @@ or confirms it. It is fraud if those who find it proven weigh a third of the who
 points, and no more: who serves a model with little weight would be judge over all that somebody has.
 
 Detail: of the votes on a draw, those on the receipt that most of the weight names count; of these, the vote in the
-middle by weight, so that no single auditor moves a figure beyond what others found. What bets gain from its figures, by
+middle by weight, so that no single auditor moves a figure beyond what others found. It speaks for the executor only if
+no auditor says anything else: whoever has the weight could invent an answer. What bets gain from its figures, by
 the band of the node that the receipt names, goes into the evidence against the executor with the model (audits.py),
 which is kept from epoch to epoch: one sum, whichever nodes are named, for names are free. Where there is nothing to
 judge, by the book or by the receipt, honest auditors say so: else the first who judges there, or finds something
@@ -33,6 +34,7 @@ from node.protocol.audit_majorities import (
     as_many_failed,
     heaviest_digest,
     is_judged,
+    is_undisputed,
     middle_by_evidence,
     middle_of,
     weight_of_voters,
@@ -136,7 +138,7 @@ class _Found:
 
     tokens: int = 0
     answers: list[tuple[Hash32, Gains]] = field(default_factory=list)
-    """(receipt's digest, gains) of each answer that was judged."""
+    """(receipt's digest, gains) of each answer that was judged, in the order of draws."""
     withheld: int = 0
     challenged: list[tuple[Address, Hash32]] = field(default_factory=list)
     """(payer, receipt's digest)."""
@@ -215,7 +217,7 @@ def audit_outcomes_in_slices(
             cast = by_draw.get((committed.executor, draw, NO_DIGEST), {})
             auditors = lots.auditors(committed.executor, draw)
             votes = {auditor: cast[auditor] for auditor in auditors if auditor in cast}
-            judged = _take_draw(committed.executor, votes, weights, band_of, found, seen)
+            judged = _take_draw(committed.executor, auditors, votes, weights, band_of, found, seen)
             duties.add(auditors, votes, None if as_many_failed(votes, weights) else judged)
             if pace.is_over(DRAW_AS_ITEMS):
                 yield
@@ -236,12 +238,10 @@ def audit_outcomes_in_slices(
         if known is not None and (known.accused or known.challenged or known.confirmed):
             again = judge_again(known, previous.group, by_draw, weights, band_of, fraud_band_of or band_of)
             able = judges_of(known, previous.group)
-            accused = set(known.accused)
             for digest in {*known.accused, *known.challenged}:
                 cast = by_draw.get((known.executor, REJUDGED, digest), {})
                 cast = {voter: vote for voter, vote in cast.items() if voter in able}
-                is_judged = is_heard(cast, able, weights, is_accused=digest in accused)
-                is_due = is_judged and not as_many_failed(cast, weights)
+                is_due = is_heard(cast, able, weights) and not as_many_failed(cast, weights)
                 duties.add(able, cast, known.model_id if is_due else None)
             model = previous.group.get_epoch_model(known.model_id)
             is_proven = again.outcome is Verdict.INVALID and again.reason != NARROWLY_PROVEN
@@ -321,6 +321,7 @@ def _by_draw(bundles: Mapping[Address, VoteBundle]) -> Votes:
 
 def _take_draw(
     executor: Address,
+    auditors: Collection[Address],
     votes: Mapping[Address, AuditVote],
     weights: Mapping[Address, int],
     band_of: BandOf,
@@ -342,7 +343,10 @@ def _take_draw(
     seen.add(digest)
     of_served = found[executor, vote.model_id]
     of_served.tokens += vote.figures.tokens
-    of_served.answers.append((digest, gains(vote.figures, band_of(executor, vote.node_id, vote.model_id))))
+    gained = gains(vote.figures, band_of(executor, vote.node_id, vote.model_id))
+    if not is_undisputed(votes, auditors, weights):  # it accuses as it did, and clears of nothing
+        gained = tuple(max(0, bits) for bits in gained)
+    of_served.answers.append((digest, gained))
     return vote.model_id
 
 
@@ -358,8 +362,9 @@ def _outcome(
     say and nothing to remember."""
     executor, model_id = served
     evidence = NO_EVIDENCE if known is None or again.is_settled else known.evidence
-    # In the order of digests, which have nothing to do with figures: sorted by these, luck would look like evidence.
-    for _, gained in sorted(found.answers):
+    # In the order of draws, which have nothing to do with figures: sorted by these, luck would look like evidence. Nor
+    # does anybody choose them: auditors who invent an answer invent its digest, too.
+    for _, gained in found.answers:
         evidence = accumulate_evidence(evidence, gained)
     accused = _accused(found, evidence) if not again.confirmed else _all(found)
     fate, reason = Verdict.VALID, _missing_reason(found)

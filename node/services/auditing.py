@@ -352,7 +352,7 @@ class AuditingService:
             return handed_over  # it is not asked for again before there is an engine for it
         try:
             async with self._asking:
-                if handed_over is None:
+                if handed_over is None and not (task.draw == REJUDGED and number == 0):  # all are asked first
                     self._votes[task_order(task)] = abstention(task, WITHHELD)
                     self._votes.write()
                 evidence = await self._find_evidence(task, work.previous, number)

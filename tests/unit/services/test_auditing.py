@@ -16,7 +16,7 @@ from node.protocol.asking import ANSWER_EPOCHS_MAX
 from node.protocol.audit_evidence import NO_ROOM, NO_TOKENS, OTHER_VERSION, AuditEvidence, what_is_wrong
 from node.protocol.audit_majorities import DRAWN_AGAIN, EXCUSED, NOTHING_TO_JUDGE, WITHHELD
 from node.protocol.audit_sampling import drawn_rows, draws_of
-from node.protocol.audit_tasks import AuditTask, task_order
+from node.protocol.audit_tasks import AuditTask, abstention, task_order
 from node.protocol.audit_votes import REJUDGED, check_audits
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import to_bytes
@@ -487,6 +487,39 @@ async def test_who_never_handed_over_withheld_it(
     monkeypatch.setattr(auditing, "ask_for_evidence", nothing)
     (vote,) = await audit(auditor, evidence_of(), seconds=100)
     assert vote.reason == WITHHELD
+
+
+@pytest.mark.parametrize(
+    ("draw", "hanging", "reason"), [(REJUDGED, 1, "no-time"), (REJUDGED, 2, WITHHELD), (0, 1, WITHHELD)]
+)
+async def test_what_is_judged_again_was_not_withheld_before_all_were_asked_for_it(
+    draw: int,
+    hanging: int,
+    reason: str,
+    auditor: Auditor,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Else slow asking, at the end of the votes, would be a vote against whoever judged it."""
+    asked: list[object] = []
+
+    async def ask(*what: object, **_how: object) -> AuditEvidence:
+        asked.append(what)
+        if len(asked) == hanging:
+            await trio.sleep_forever()
+        raise NotHandedOverError(WITHHELD)
+
+    monkeypatch.setattr(auditing, "ask_for_evidence", ask)
+    evidence = evidence_of()
+    digest = receipt_digest(evidence.signed.receipt)
+    task = AuditTask(EXECUTOR, draw, digest, None)
+    service = auditor.service
+    service._votes = KeptAudits(service._store, auditor.round.epoch)
+    service._votes[task_order(task)] = abstention(task, "no-time")
+    with trio.move_on_after(100):
+        await service._in_rounds([task], auditor.round)
+    assert len(asked) == hanging
+    assert service._votes[task_order(task)].reason == reason
 
 
 # --- vectors ---
