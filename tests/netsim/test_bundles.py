@@ -144,6 +144,7 @@ def test_who_voted_with_another_model_is_named_in_the_next_result(
     assert [fate for validator, fate in fates.items() if validator != cheat] == [Verdict.VALID] * (NODES - 1)
     bundle = from_bytes(VoteBundle, content[ledger.state.vote_bundles[EpochNumber(1)][plan(0).account]])
     assert {check.validator for check in bundle.checks} == fates.keys() - {plan(0).account}
+    assert {check.model_id for check in bundle.checks} == {MODEL.model_id}
 
 
 def test_a_result_too_large_to_be_read_is_signed_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
