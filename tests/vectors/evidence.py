@@ -191,7 +191,7 @@ def _tails() -> list[dict[str, object]]:
 def _validators() -> dict[str, object]:
     """What checks come to, by weight: a majority, two thirds, a tie, nobody who knows, an abstention by accusers, one
     accuser alone, one who checks itself, and one whose model two others have, who weigh what they proved with it. All
-    is said of each of two models alike, of which the first three have the rarer."""
+    is said of each of the validator's models alike; accounts 1, 3 and 11 have a second one."""
     said = {
         1: {
             4: Verdict.VALID, 5: Verdict.INVALID, 6: Verdict.ABSTAIN, 7: Verdict.VALID, 8: Verdict.INVALID,
