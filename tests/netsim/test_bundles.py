@@ -137,7 +137,7 @@ def test_who_voted_with_another_model_is_named_in_the_next_result(
     monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     """Also in a network that has nothing but an embedding model."""
-    cheat, recompute = plan(NODES - 1).account, validating.recompute
+    cheat, recompute = plan(NODES - 1).account, recomputing.recompute
 
     async def by_another(engine: Engine, *arguments: Any, **options: Any) -> recomputing.Recomputed:
         used = SimulatedEngine(engine.node_id, MODEL_ID, "another", 0.0, 1) if cheat in arguments else engine
