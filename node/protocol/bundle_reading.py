@@ -65,17 +65,18 @@ def audits_due(previous: EpochResult | None) -> int:
 
 
 def limits_of(
-    commits: Mapping[NodeKey, PocCommit], rules: Mapping[NodeKey, SampleRule], members: int, audits: int
+    commits: Mapping[NodeKey, PocCommit], rules: Mapping[NodeKey, SampleRule], checks: int, audits: int
 ) -> BundleLimits:
     """Return what a bundle may have in an epoch with these batches, by these rules.
 
-    `members` are those that committed votes the epoch before, each of which may be checked, and `audits` those due.
+    `checks` are the validators that committed votes the epoch before, each once for each of the models on which it may
+    be checked, and `audits` those due.
     """
     sampled = [rule.sampled(commits[key].count) for key, rule in rules.items() if key in commits]
     lists = (
         (len(commits), VOTE_BYTES_MAX),
         (sum(sampled), NONCE_BYTES_MAX),
-        (min(members, CHECKS_MAX), CHECK_BYTES_MAX),
+        (min(checks, CHECKS_MAX), CHECK_BYTES_MAX),
         (min(audits, AUDIT_VOTES_MAX), AUDIT_BYTES_MAX),
         (SIGHTINGS_MAX, SIGHTING_BYTES_MAX),
         (MEASURES_MAX, MEASURE_BYTES_MAX),

@@ -113,9 +113,10 @@ class VoteEvidence:
 
 @dataclass(frozen=True, slots=True)
 class VoteCheck:
-    """One validator's judgement of how another one came to its votes of the epoch before."""
+    """One validator's judgement of how another one came to its votes of the epoch before on batches of one model."""
 
     validator: Address
+    model_id: ModelId
     verdict: Verdict
     checked: int
     """Tails that were recomputed."""

@@ -50,24 +50,31 @@ class Judges:
         weights = self.declared.get(model_id, {})
         return Bench(weights, _without(weights, participant), can_reject=self.is_first)
 
-    def able_to_check(self, validator: Address, weights: Mapping[Address, int]) -> dict[Address, int]:
-        """Return the other members that can recompute what `validator` voted on, and what each one's word weighs.
+    def models_to_check(self, validator: Address) -> tuple[ModelId, ...]:
+        """Return the models on which `validator`'s votes are checked: those it proved; ascending."""
+        proven = self._taken_as_proven.items()
+        return tuple(sorted(model_id for model_id, of_model in proven if of_model.get(validator, 0) > 0))
 
-        They proved a model that it proved too, and weigh what they proved with these. Where nobody else did, all others
-        may look whether it handed anything over, by all their weight; `weights` are those of the group in charge.
+    def able_to_check(
+        self, validator: Address, model_id: ModelId, weights: Mapping[Address, int]
+    ) -> dict[Address, int]:
+        """Return the other members that can recompute `validator`'s votes on a model, and what each one's word weighs.
+
+        They proved the model, as it did, and weigh what they proved with it alone. `weights` are those of the group in
+        charge: who has none there is left out.
         """
-        found: dict[Address, int] = {}
-        for of_model in self.proven.values():
-            if of_model.get(validator, 0) > 0:
-                for member, weight in of_model.items():
-                    if weight > 0 and member != validator and weights.get(member, 0) > 0:
-                        found[member] = found.get(member, 0) + weight
-        return found or {member: weight for member, weight in weights.items() if weight > 0 and member != validator}
+        of_model = self._taken_as_proven.get(model_id, {})
+        if of_model.get(validator, 0) <= 0:
+            return {}
+        return {
+            member: weight
+            for member, weight in of_model.items()
+            if weight > 0 and member != validator and weights.get(member, 0) > 0
+        }
 
-    def in_common(self, one: Address, other: Address) -> frozenset[ModelId]:
-        """Return the models that both proved."""
-        proven = self.proven.items()
-        return frozenset(model_id for model_id, of_model in proven if of_model.get(one, 0) > 0 < of_model.get(other, 0))
+    @property
+    def _taken_as_proven(self) -> Mapping[ModelId, Mapping[Address, int]]:
+        return self.declared if self.is_first else self.proven
 
 
 def judges_for(

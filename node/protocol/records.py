@@ -267,7 +267,7 @@ class VoteBundle:
     evidence_cid: Cid | None = None
     """A VoteEvidence as canonical bytes; none where nothing was recomputed."""
     checks: tuple[VoteCheck, ...] = ()
-    """Of validators of the epoch before; ascending by validator."""
+    """Of validators of the epoch before; ascending by (validator, model)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from itertools import accumulate, pairwise
 
 from node.protocol.binomial import is_beyond_chance
 from node.protocol.findings import ValidatorOutcome, VoteCheck
-from node.protocol.identifiers import Address, Hash32, NodeId
+from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
 from node.protocol.judges import Judges
 from node.protocol.nonces import PROMPT_TOKENS, VECTOR_BYTES, VECTOR_DIMENSIONS, VECTOR_SCALE
 from node.protocol.records import ModelRecord, PocVote, VoteBundle
@@ -49,9 +49,10 @@ CHECKED_TAILS = 24
 times of 100 (the tiny model's spread); who computed none, always."""
 
 CHECKERS = 24
-"""Drawn to check each validator, of the members able to (judges.py): what all do for all would grow with the square of
-their number. A cartel of a third of these has most of the drawn 3 times of 100, and two thirds of them, which it takes,
-less than once in 1,000: then it takes from an honest validator what voting adds to its score."""
+"""Drawn to check each validator on each of its models, of the members able to (judges.py): what all do for all would
+grow with the square of their number. A cartel of a third of these has most of the drawn 3 times of 100, and two thirds
+of them, which it takes, less than once in 1,000: then it takes from an honest validator what voting adds to its
+score."""
 
 OUTWEIGHS_TIMES = 2
 """Who says that votes were not computed must have so many times the weight of all other checkers that say anything.
@@ -147,8 +148,12 @@ def draw_checks(seed: Hash32, validator: Address, votes: Sequence[PocVote]) -> t
 
 
 def checkers_of(seed: Hash32, validator: Address, members: Iterable[Address]) -> frozenset[Address]:
-    """Return who checks `validator`: CHECKERS of the other `members`, which are those able to (judges.py), drawn by
-    `seed` (see `draw_checks`)."""
+    """Return who checks `validator` on a model: CHECKERS of the other `members`, which are those able to (judges.py),
+    drawn by `seed` (see `draw_checks`).
+
+    In the same order for each model: who has several is drawn for all of them, and reads the evidence once; and whom a
+    cartel is lucky with on one, it has no second chance with on the next that the same members have.
+    """
     personal = hashlib.sha256(b"checkers\x00" + seed + validator.lower().encode())
 
     def rank(member: Address) -> bytes:
@@ -160,14 +165,14 @@ def checkers_of(seed: Hash32, validator: Address, members: Iterable[Address]) ->
     return frozenset(others if len(others) <= CHECKERS else heapq.nsmallest(CHECKERS, others, key=rank))
 
 
-def judge_tails(validator: Address, claimed: Sequence[int], recomputed: Sequence[int]) -> VoteCheck:
-    """Return the vote on `validator` after recomputing some of its tails."""
+def judge_tails(validator: Address, model_id: ModelId, claimed: Sequence[int], recomputed: Sequence[int]) -> VoteCheck:
+    """Return the vote on `validator` after recomputing some of its tails of a model."""
     differing = sum(abs(one - other) > TAIL_DIFFERENCE_MAX for one, other in zip(claimed, recomputed, strict=True))
     if not claimed:
-        return VoteCheck(validator, Verdict.ABSTAIN, 0, 0, NOBODY_CHECKED)
+        return VoteCheck(validator, model_id, Verdict.ABSTAIN, 0, 0, NOBODY_CHECKED)
     if is_beyond_chance(len(claimed), differing, TAIL_MISMATCH_PER_MILLION):
-        return VoteCheck(validator, Verdict.INVALID, len(claimed), differing, NOT_COMPUTED)
-    return VoteCheck(validator, Verdict.VALID, len(claimed), differing, "")
+        return VoteCheck(validator, model_id, Verdict.INVALID, len(claimed), differing, NOT_COMPUTED)
+    return VoteCheck(validator, model_id, Verdict.VALID, len(claimed), differing, "")
 
 
 def validator_outcomes(
@@ -175,27 +180,40 @@ def validator_outcomes(
 ) -> tuple[ValidatorOutcome, ...]:
     """Return what the group makes of the votes of the epoch before, by the checks in this epoch's bundles.
 
-    That votes were not computed, or that their evidence was withheld or is not what they say, takes JUDGES_MIN members
-    with two thirds of the weight of all who say anything of it, were it that they do not know; that they were computed,
-    more than say the contrary. `weights` are those of the group in charge, and `judges` say who is able to check and
-    what its word weighs; who was not drawn has no say, for its bundle is void (bundles.py). Ascending by validator;
-    only those who were checked.
+    That votes were not computed, or that their evidence was withheld or is not what they say, is found on one model:
+    it takes JUDGES_MIN members with two thirds of the weight of all who say anything of it, were it that they do not
+    know. That they were computed takes a model of which more say so than the contrary, and none on which checkers are
+    split. `weights` are those of the group in charge, and `judges` say who is able to check a model and what its word
+    weighs; who was not drawn has no say, for its bundle is void (bundles.py). Ascending by validator; only those who
+    were checked.
     """
-    said: dict[Address, list[tuple[Address, VoteCheck]]] = {}
+    said: dict[Address, dict[ModelId, list[tuple[Address, VoteCheck]]]] = {}
     for checker, bundle in bundles.items():
         for check in bundle.checks:
-            said.setdefault(check.validator, []).append((checker, check))
-    found = (
-        _outcome(validator, said[validator], judges.able_to_check(validator, weights))
-        for validator in sorted(said, key=lambda account: (account.lower(), account))
-    )
-    return tuple(outcome for outcome in found if outcome is not None)
+            said.setdefault(check.validator, {}).setdefault(check.model_id, []).append((checker, check))
+    outcomes = []
+    for validator in sorted(said, key=lambda account: (account.lower(), account)):
+        of_models = said[validator]
+        able = ((model_id, judges.able_to_check(validator, model_id, weights)) for model_id in sorted(of_models))
+        found = [_outcome(validator, of_models[model_id], able_here) for model_id, able_here in able]
+        if known := [outcome for outcome in found if outcome is not None]:
+            outcomes.append(min(known, key=_gravity))
+    return tuple(outcomes)
+
+
+def _gravity(outcome: ValidatorOutcome) -> int:
+    """What is found on one model stands, whatever is found on others."""
+    if outcome.fate is Verdict.INVALID:
+        return 0
+    if outcome.reason == CHECKERS_SPLIT:
+        return 1
+    return 2 if outcome.fate is Verdict.VALID else 3
 
 
 def _outcome(
     validator: Address, said: Sequence[tuple[Address, VoteCheck]], weights: Mapping[Address, int]
 ) -> ValidatorOutcome | None:
-    """Return what is made of one validator's votes by what checkers of these weights say; None if none of them does."""
+    """Return what checkers of these weights make of a validator's votes on a model; None if none says anything."""
     counted, named, accusers = dict.fromkeys(Verdict, 0), dict[str, int](), 0
     for checker, check in said:
         weight = weights.get(checker, 0)

@@ -178,6 +178,7 @@ def _tails() -> list[dict[str, object]]:
             "check": to_value(
                 judge_tails(
                     account(1),
+                    TINY,
                     [3000 + place for place in range(count)],
                     [3000 + place + (251 if place < differing else 250) for place in range(count)],
                 )
@@ -189,7 +190,8 @@ def _tails() -> list[dict[str, object]]:
 
 def _validators() -> dict[str, object]:
     """What checks come to, by weight: a majority, two thirds, a tie, nobody who knows, an abstention by accusers, one
-    accuser alone, one who checks itself, and one whose model two others have, who weigh what they proved with it."""
+    accuser alone, one who checks itself, and one whose model two others have, who weigh what they proved with it. All
+    is said of each of the validator's models alike; accounts 1, 3 and 11 have a second one."""
     said = {
         1: {
             4: Verdict.VALID, 5: Verdict.INVALID, 6: Verdict.ABSTAIN, 7: Verdict.VALID, 8: Verdict.INVALID,
@@ -204,7 +206,12 @@ def _validators() -> dict[str, object]:
         7: {7: Verdict.VALID},
     }  # fmt: skip
     weights = {account(1): 10, account(2): 30, account(3): 20, account(7): 50, account(11): 5}
-    judges = Judges({TINY: {account(1): 8, account(3): 4, account(11): 5}})
+    judges = Judges(
+        {
+            TINY: weights | {account(number): 5 for number in (4, 5, 6, 8, 9, 10)},
+            ModelId("rare"): {account(1): 8, account(3): 4, account(11): 5},
+        }
+    )
     reasons = {Verdict.VALID: "", Verdict.INVALID: "not-computed", Verdict.ABSTAIN: "nobody-could-check"}
     bundles = {
         account(checker): VoteBundle(
@@ -212,7 +219,9 @@ def _validators() -> dict[str, object]:
             account(checker),
             (),
             checks=tuple(
-                VoteCheck(account(checked), verdict, 24, 0, reasons[verdict]) for checked, verdict in checks.items()
+                VoteCheck(account(checked), model_id, verdict, 24, 0, reasons[verdict])
+                for checked, verdict in checks.items()
+                for model_id in sorted(judges.models_to_check(account(checked)))
             ),
         )
         for checker, checks in said.items()

@@ -230,7 +230,9 @@ def _check(
             commits,
             rules_of(commits, before, PARAMETERS_OF_STORY, frozen),
             sample_seed=chain.block_hash(begin_of(epoch, Stage.VALIDATE)),
-            checkers=lambda checked: checkers_of(seed, checked, judges.able_to_check(checked, weights)),
+            checkers=lambda checked, model_id: checkers_of(
+                seed, checked, judges.able_to_check(checked, model_id, weights)
+            ),
             checked=voted_before,
         )
 

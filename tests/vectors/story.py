@@ -289,16 +289,17 @@ class Scene:
         checks = []
         for validator in sorted(self._voted_before, key=str.lower):
             seed = self._chain.block_hash(begin_of(self._epoch - 1, Stage.FORM))
-            able = self._judges.able_to_check(validator, self._weights)
-            if account(number) not in checkers_of(seed, validator, able):
-                continue
             checked = _number(validator)
-            if checked == SLOW:
-                checks.append(VoteCheck(validator, Verdict.INVALID, 24, 20, "not-computed"))
-            elif checked == BUSY:
-                checks.append(VoteCheck(validator, Verdict.ABSTAIN, 0, 0, "nobody-could-check"))
-            else:
-                checks.append(VoteCheck(validator, Verdict.VALID, 24, 0, ""))
+            for model_id in self._judges.models_to_check(validator):
+                able = self._judges.able_to_check(validator, model_id, self._weights)
+                if account(number) not in checkers_of(seed, validator, able):
+                    continue
+                if checked == SLOW:
+                    checks.append(VoteCheck(validator, model_id, Verdict.INVALID, 24, 20, "not-computed"))
+                elif checked == BUSY:
+                    checks.append(VoteCheck(validator, model_id, Verdict.ABSTAIN, 0, 0, "nobody-could-check"))
+                else:
+                    checks.append(VoteCheck(validator, model_id, Verdict.VALID, 24, 0, ""))
         return tuple(checks)
 
     def _cast_audits(self) -> dict[Address, list[AuditVote]]:

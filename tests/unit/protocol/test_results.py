@@ -383,7 +383,7 @@ def test_any_chain_gives_the_same_bytes_whatever_order_bundles_arrived_in(seed: 
             batches,
             rules,
             sample_seed=SAMPLE_SEED,
-            checkers=lambda _: frozenset(),
+            checkers=lambda *_: frozenset(),
             checked=frozenset(),
         )
     result = form_epoch_result(EPOCH, state, PARAMETERS, bundles, None)

@@ -3,6 +3,7 @@
 import math
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from math import comb
 
@@ -112,8 +113,8 @@ def test_tails_of_honest_vectors_agree_and_guesses_of_alike_ones_do_not() -> Non
             other = [value + source.gauss(0, far) for value in own]
             truth.append(vector_tail(SEED, account(1), quantise(own)))
             honest.append(vector_tail(SEED, account(1), quantise(other)))
-        assert judge_tails(account(1), honest, truth).verdict is Verdict.VALID
-        missed += judge_tails(account(1), [typical] * CHECKED_TAILS, truth).verdict is not Verdict.INVALID
+        assert judge_tails(account(1), TINY, honest, truth).verdict is Verdict.VALID
+        missed += judge_tails(account(1), TINY, [typical] * CHECKED_TAILS, truth).verdict is not Verdict.INVALID
     assert missed == 0
 
 
@@ -146,7 +147,7 @@ def test_large_samples_are_drawn_more_often() -> None:
 
 @given(st.lists(st.integers(0, TAIL_MAX), min_size=1, max_size=CHECKED_TAILS), st.integers(0, TAIL_DIFFERENCE_MAX))
 def test_honest_tails_pass(recomputed: list[int], noise: int) -> None:
-    assert judge_tails(account(1), [tail + noise for tail in recomputed], recomputed).verdict is Verdict.VALID
+    assert judge_tails(account(1), TINY, [tail + noise for tail in recomputed], recomputed).verdict is Verdict.VALID
 
 
 def test_who_computed_nothing_and_guesses_well_is_refuted() -> None:
@@ -154,12 +155,12 @@ def test_who_computed_nothing_and_guesses_well_is_refuted() -> None:
     missed = 0
     for _ in range(1000):
         truth = [round(source.gauss(10_075, 640)) for _ in range(CHECKED_TAILS)]  # as measured with the tiny model
-        missed += judge_tails(account(1), [10_075] * CHECKED_TAILS, truth).verdict is not Verdict.INVALID
+        missed += judge_tails(account(1), TINY, [10_075] * CHECKED_TAILS, truth).verdict is not Verdict.INVALID
     assert missed == 0
 
 
 def test_without_anything_to_compare_nothing_is_said() -> None:
-    check = judge_tails(account(1), [], [])
+    check = judge_tails(account(1), TINY, [], [])
     assert (check.verdict, check.reason) == (Verdict.ABSTAIN, tails.NOBODY_CHECKED)
 
 
@@ -184,10 +185,10 @@ def outcome_of(*said: tuple[int, Said], judges: Judges | None = None) -> Said:
     """What is made of account 99, whom accounts 1, 2 and so on, of these weights, say this of."""
     weights = {account(number): weight for number, (weight, _) in enumerate(said, 1)}
     bundles = {
-        account(number): replace(bundle_of(number), checks=(VoteCheck(account(99), verdict, 16, 0, reason),))
+        account(number): replace(bundle_of(number), checks=(VoteCheck(account(99), TINY, verdict, 16, 0, reason),))
         for number, (_, (verdict, reason)) in enumerate(said, 1)
     }
-    (found,) = validator_outcomes(bundles, weights, judges or Judges())
+    (found,) = validator_outcomes(bundles, weights, judges or Judges({TINY: {account(99): 1} | weights}))
     return found.fate, found.reason
 
 
@@ -236,19 +237,96 @@ def test_who_proved_little_with_a_validator_s_models_weighs_as_little_in_its_che
     assert outcome_of(*said, judges=Judges(proven)) == COMPUTED
 
 
-def test_checkers_are_drawn_of_those_who_have_a_model_in_common() -> None:
+def test_checkers_are_drawn_for_each_model_of_those_who_have_it() -> None:
     """So that a lazy validator of a rare model is found by as many as one of a common one."""
     members = {account(number): 1 for number in range(1, 101)}
     rare = {account(number): 5 for number in range(1, 31)}
-    shared = {account(number): 3 for number in (1, 40)}
-    judges = Judges({TINY: rare, ModelId("shared"): shared, ModelId("other"): dict.fromkeys(list(members)[50:], 7)})
-    able = judges.able_to_check(account(1), members)
-    assert able == {account(number): 5 for number in range(2, 31)} | {account(40): 3}
+    shared, other = ModelId("shared"), ModelId("other")
+    judges = Judges(
+        {TINY: rare, shared: {account(1): 3, account(40): 3}, other: dict.fromkeys(list(members)[50:], 7)},
+        {other: members},
+    )
+    assert judges.models_to_check(account(1)) == tuple(sorted((TINY, shared)))
+    able = judges.able_to_check(account(1), TINY, members)
+    assert able == {account(number): 5 for number in range(2, 31)}
     assert checkers_of(SEED, account(1), able) < able.keys()
+    assert judges.able_to_check(account(1), shared, members) == {account(40): 3}
+    assert judges.able_to_check(account(1), other, members) == {}
     gone = {member: weight for member, weight in members.items() if member != account(7)}
-    assert able.keys() - judges.able_to_check(account(1), gone) == {account(7)}
-    alone = judges.able_to_check(account(45), members)
-    assert alone == {member: weight for member, weight in members.items() if member != account(45)}
+    assert able.keys() - judges.able_to_check(account(1), TINY, gone) == {account(7)}
+    assert judges.models_to_check(account(45)) == ()
+
+
+def test_before_the_first_result_what_members_are_registered_for_is_taken_as_proven() -> None:
+    members = {account(number): number for number in (1, 2)}
+    first = Judges(declared={TINY: members}, is_first=True)
+    assert first.models_to_check(account(1)) == (TINY,)
+    assert first.able_to_check(account(1), TINY, members) == {account(2): 2}
+    assert Judges(declared={TINY: members}).models_to_check(account(1)) == ()
+
+
+COMMON = ModelId("a common one")
+
+
+def found_of_two_models(
+    rare: int, common: int, say: Callable[[Address, ModelId], Said], *, draws: int = 200
+) -> dict[Verdict, int]:
+    """What is made of account 1, which so many others of one or the other model check, in so many draws."""
+    benches = {
+        TINY: [account(1), *(account(number) for number in range(2, 2 + rare))],
+        COMMON: [account(1), *(account(number) for number in range(1000, 1000 + common))],
+    }
+    judges = Judges({model_id: dict.fromkeys(bench, 1000) for model_id, bench in benches.items()})
+    weights = {member: 1000 for bench in benches.values() for member in bench}
+    found = dict.fromkeys(Verdict, 0)
+    for number in range(draws):
+        checks: dict[Address, list[VoteCheck]] = {}
+        for model_id in benches:
+            able = judges.able_to_check(account(1), model_id, weights)
+            for checker in checkers_of(Hash32(number.to_bytes(32)), account(1), able):
+                verdict, reason = say(checker, model_id)
+                checks.setdefault(checker, []).append(VoteCheck(account(1), model_id, verdict, 16, 0, reason))
+        bundles = {
+            checker: replace(bundle_of(1), validator=checker, checks=tuple(said)) for checker, said in checks.items()
+        }
+        (outcome,) = validator_outcomes(bundles, weights, judges)
+        found[outcome.fate] += 1
+    return found
+
+
+@pytest.mark.parametrize(("rare", "common"), [(24, 216), (8, 216), (30, 60), (3, 40)])
+def test_who_voted_on_a_rare_model_alone_is_not_left_to_liars_of_a_common_one(rare: int, common: int) -> None:
+    """Those who find no votes to check abstain: a cartel of a fifth, all of it with the common model, has no say."""
+    liars = {account(1000 + number) for number in range((rare + common) // 5)}
+
+    def say(checker: Address, model_id: ModelId) -> Said:
+        if checker in liars:
+            return WITHHELD
+        return COMPUTED if model_id == TINY else READ_ONLY
+
+    found = found_of_two_models(rare, common, say)
+    assert found[Verdict.INVALID] <= 1
+
+
+@pytest.mark.parametrize(("rare", "common"), [(30, 10), (30, 20), (30, 60), (3, 200)])
+def test_votes_made_up_on_one_model_are_found_whatever_is_found_of_another(rare: int, common: int) -> None:
+    found = found_of_two_models(rare, common, lambda _, model_id: NOT_COMPUTED if model_id == TINY else COMPUTED)
+    assert found[Verdict.INVALID] == sum(found.values())
+
+
+@pytest.mark.parametrize(
+    ("rare", "common", "outcome"),
+    [
+        (COMPUTED, READ_ONLY, COMPUTED),
+        (READ_ONLY, COMPUTED, COMPUTED),
+        (READ_ONLY, READ_ONLY, READ_ONLY),
+        (NOT_COMPUTED, COMPUTED, NOT_COMPUTED),
+        (READ_ONLY, WITHHELD, WITHHELD),
+    ],
+)
+def test_the_gravest_that_is_found_of_any_model_is_the_outcome(rare: Said, common: Said, outcome: Said) -> None:
+    found = found_of_two_models(5, 5, lambda _, model_id: rare if model_id == TINY else common, draws=1)
+    assert found[outcome[0]] == 1
 
 
 def test_a_cartel_of_a_third_seldom_has_the_two_thirds_of_checkers_that_take_participation_away() -> None:
@@ -267,9 +345,12 @@ def test_a_cartel_of_a_third_seldom_has_the_two_thirds_of_checkers_that_take_par
 
 
 def test_what_is_said_of_validators_does_not_follow_the_order_in_which_bundles_came() -> None:
-    named = replace(bundle_of(1), checks=(VoteCheck(account(9), Verdict.VALID, 16, 0, ""),))
-    lower = VoteCheck(Address(account(9).lower()), Verdict.VALID, 16, 0, "")
+    named = replace(bundle_of(1), checks=(VoteCheck(account(9), TINY, Verdict.VALID, 16, 0, ""),))
+    lower = VoteCheck(Address(account(9).lower()), TINY, Verdict.VALID, 16, 0, "")
     bundles = {account(1): named, account(2): replace(bundle_of(2), checks=(lower,))}
     turned = dict(reversed(bundles.items()))
     weights = dict.fromkeys(bundles, 1)
-    assert validator_outcomes(bundles, weights, Judges()) == validator_outcomes(turned, weights, Judges())
+    judges = Judges({TINY: {account(9): 1, lower.validator: 1} | weights})
+    found = validator_outcomes(bundles, weights, judges)
+    assert len(found) == 2
+    assert found == validator_outcomes(turned, weights, judges)

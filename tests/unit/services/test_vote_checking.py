@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
@@ -27,7 +28,7 @@ from node.services.epochs import EpochBook
 from node.services.judging import Judging, judging_of
 from node.services.presence import PresenceTable
 from node.services.recomputing import recompute
-from node.services.vote_checking import VoteChecker
+from node.services.vote_checking import Found, VoteChecker
 from node.store.books import Books
 from node.store.database import Database
 from tests.builders import NODE, TINY, account, bundle_of, commit, group_set, key_of, model, registered
@@ -69,7 +70,7 @@ async def _voted(
     return replace(bundle_of(2, vote), evidence_cid=evidence), evidence
 
 
-def check(
+def check_all(
     *,
     had_at: range = ALWAYS,
     starts_at: int = 0,
@@ -78,16 +79,15 @@ def check(
     is_lazy: bool = False,
     has_votes: bool = True,
     judges: Judges | None = None,
-) -> VoteCheck | None:
+) -> Found:
     """Have account 1 check account 2's votes of the first epoch; `starts_at`, `ready_at`: blocks at which its daemon
-    starts and its engine has the model. Returns what it says, if anything."""
+    starts and its engine has the model. Returns what it says; by default all have proven TINY."""
 
     async def in_charge(_epoch: EpochNumber) -> tuple[dict[Address, int], Judges]:
-        assert judges is not None
         await trio.lowlevel.checkpoint()
-        return dict.fromkeys(map(account, (1, 2, 3)), 1), judges
+        return dict.fromkeys(TRIO, 1), judges or Judges({TINY: TRIO})
 
-    async def main() -> VoteCheck | None:
+    async def main() -> Found:
         trace = Trace()
         ledger = Ledger(PARAMETERS, BLOCK_SECONDS, 0, trace, group_set(0, {1: 1, 2: 1, 3: 1}).weights)
         ledger.register_model(model())
@@ -98,8 +98,7 @@ def check(
         epochs = EpochBook(chain, content, Books(Database(":memory:"), account(1)), presence)
         engine = SimulatedEngine(NODE, TINY, "honest", 0.0, 1)
         checker = VoteChecker(chain, content, presence, epochs, [engine])
-        if judges is not None:
-            vars(checker)["_in_charge"] = in_charge
+        vars(checker)["_in_charge"] = in_charge
         nodes = registered(1) if is_registered else []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ledger.produce_blocks)
@@ -116,10 +115,16 @@ def check(
             engine.model_id = TINY
             await trio.sleep((END + 1 - ledger.height) * BLOCK_SECONDS)
             nursery.cancel_scope.cancel()
-        assert checker._checks[EPOCH].keys() <= {CHECKED}
-        return checker._checks[EPOCH].get(CHECKED)
+        return checker._checks[EPOCH]
 
     return run_deterministically(main, 0)
+
+
+def check(**options: Any) -> VoteCheck | None:
+    """As check_all, of TINY alone."""
+    found = check_all(**options)
+    assert found.keys() <= {(CHECKED, TINY)}
+    return found.get((CHECKED, TINY))
 
 
 def said_of(found: VoteCheck | None) -> tuple[Verdict, str] | None:
@@ -129,6 +134,7 @@ def said_of(found: VoteCheck | None) -> tuple[Verdict, str] | None:
 HALF = (BEGIN + END) // 2 + 1
 COMPUTED = (Verdict.VALID, "")
 UNKNOWN = (Verdict.ABSTAIN, NO_TIME)
+NOTHING_TO_CHECK = (Verdict.ABSTAIN, NOBODY_CHECKED)
 WITHHELD = (Verdict.INVALID, EVIDENCE_WITHHELD)
 
 
@@ -169,22 +175,23 @@ def test_where_no_evidence_is_due_a_checker_says_so() -> None:
 
 
 RARE = ModelId("rare")
+TRIO = {account(number): 5 for number in (1, 2, 3)}
 
 
-@pytest.mark.parametrize(
-    ("own", "has_votes", "said"),
-    [
-        (TINY, True, COMPUTED),
-        (RARE, True, None),
-        (RARE, False, (Verdict.ABSTAIN, NOBODY_CHECKED)),
-        (ModelId("of nobody else"), True, None),
-    ],
-)
-def test_who_has_no_voted_model_in_common_leaves_it_to_those_who_have(
-    own: ModelId, has_votes: bool, said: tuple[Verdict, str] | None
-) -> None:
-    """Its "I do not know" would save a lazy validator that leaves out its votes on a model of many."""
-    judges = Judges({TINY: {CHECKED: 5, account(3): 5}, RARE: {CHECKED: 1, account(9): 1}})
-    proven = {model_id: dict(weights) for model_id, weights in judges.proven.items()}
-    proven.setdefault(own, {})[account(1)] = 5
-    assert said_of(check(judges=Judges(proven), has_votes=has_votes)) == said
+@pytest.mark.parametrize("has_votes", [True, False])
+def test_on_a_model_without_votes_a_checker_says_that_it_does_not_know(*, has_votes: bool) -> None:
+    """Silence would leave the say to those who lie, and what is found of another model says nothing of this one."""
+    found = check_all(judges=Judges({TINY: TRIO, RARE: TRIO}), has_votes=has_votes)
+    said = {model_id: said_of(one) for (_, model_id), one in found.items()}
+    assert said == {TINY: COMPUTED if has_votes else NOTHING_TO_CHECK, RARE: NOTHING_TO_CHECK}
+
+
+def test_who_has_but_another_model_than_the_votes_are_on_abstains_without_a_look() -> None:
+    judges = Judges({TINY: {CHECKED: 5, account(3): 5}, RARE: TRIO})
+    found = check_all(judges=judges, had_at=range(0))
+    assert {model_id: said_of(one) for (_, model_id), one in found.items()} == {RARE: NOTHING_TO_CHECK}
+
+
+def test_who_shares_no_model_with_a_validator_says_nothing_of_it() -> None:
+    judges = Judges({TINY: {CHECKED: 5, account(3): 5}, RARE: {account(1): 5, account(3): 5}})
+    assert check_all(judges=judges) == {}
