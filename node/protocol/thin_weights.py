@@ -23,11 +23,12 @@ Detail, for one participant and one model:
   now, and does not claim of them any more, up to what it claims of others. Where little is widely judged nobody could
   turn to another rare model otherwise. What was widely judged does not move: a machine that is handed on leaves nothing
   behind. What moved is not remembered where it was, or it would come back there.
-- A *pool* of a ninth of what is widely judged, a tenth of both together, less what nodes of thinly judged models have
-  that serve, is shared by what does not count by itself, and has not moved. First among the models: in equal parts, to
-  each what is claimed of it at most, and what it does not need goes to the others. Whoever had something before has no
-  right over another model: who came first, with fakes or not, would keep all others out. Then within a model: by what
-  was had, lost and backed, and what is left by what is claimed beyond. So growth costs only who can judge it.
+- A *pool* of a ninth of what is widely judged, a tenth of both together, is shared by what does not count by itself,
+  and has not moved. First among the models: in equal parts, to each what is claimed of it at most, and what it does not
+  need goes to the others. What its nodes have that serve is of its part, if it is thinly judged. Whoever had something
+  before has no right over another model: who came first, with fakes or not, would keep all others out. Then within a
+  model: by what was had, lost and backed, and what is left by what is claimed beyond. So growth costs only who can
+  judge it.
 - Who has *a third of all* the weight has what it had, lost, and is backed with in any case: it is in no cartel below a
   third, and what others had judged of its work would be theirs to decide.
 - *Widely judged work* is also what nodes keep that serve instead of mining, by the part of their model's batches that
@@ -37,7 +38,7 @@ Why two thirds: a cartel below a third leaves them to the others. Why in proport
 would decide over the weight of all. And of the *others'* weight, so that nobody has less for having computed more.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -121,12 +122,17 @@ def thin_weights_in_slices(
     claimed = dict[Share, int]()
     for batch in thin:
         claimed[_share_of(batch)] = claimed.get(_share_of(batch), 0) + batch.weight
-    own_wide, gifts, left, serving_thin = dict[Address, int](), dict[Address, int](), dict[Share, int](), 0
+    own_wide, gifts, left, serving_thin = (
+        dict[Address, int](),
+        dict[Address, int](),
+        dict[Share, int](),
+        dict[Share, int](),
+    )
     for (participant, _), weight in standing.wide.items():
         own_wide[participant] = own_wide.get(participant, 0) + weight
     for share, weight in standing.serving.items():
         own_wide[share[0]] = own_wide.get(share[0], 0) + wide_part(share, weight)
-        serving_thin += weight - wide_part(share, weight)
+        serving_thin[share] = weight - wide_part(share, weight)
     for share, weight in standing.had.items():
         not_wide = weight - wide_part(share, weight)
         gifts[share[0]] = gifts.get(share[0], 0) + not_wide
@@ -134,7 +140,7 @@ def thin_weights_in_slices(
         left[share] = max(0, not_wide - elsewhere - claimed.get(share, 0))
     claims = _claims(claimed, standing, own_wide, left)
     backed = yield from _backing(thin, claims, bundles, gifts)
-    granted = _grant(claims, backed, max(0, sum(own_wide.values()) // POOL_PARTS - serving_thin))
+    granted = _grant(claims, backed, sum(own_wide.values()) // POOL_PARTS, _by_model(serving_thin))
     # Rounded down for each batch: what is lost is less than one for each.
     weights = {
         (batch.participant, batch.node_id): batch.weight * granted[share] // claims[share].amount
@@ -288,7 +294,10 @@ def _backing(
     return backed
 
 
-def _grant(claims: Mapping[Share, _Claim], backed: Mapping[Share, int], pool: int) -> dict[Share, int]:
+def _grant(
+    claims: Mapping[Share, _Claim], backed: Mapping[Share, int], pool: int, serving: Mapping[ModelId, int]
+) -> dict[Share, int]:
+    """Return what each has by thinly judged batches; of the `pool` nodes have what is `serving`, by model."""
     granted, own, beyond = dict[Share, int](), dict[Share, int](), dict[Share, int]()
     for share, claim in claims.items():
         had = claim.kept + backed[share]
@@ -299,9 +308,9 @@ def _grant(claims: Mapping[Share, _Claim], backed: Mapping[Share, int], pool: in
         beyond[share] = asked - _part_that_counts(asked, claim)
     own_of, beyond_of = _by_model(own), _by_model(beyond)
     needs = {model_id: own_of[model_id] + beyond_of[model_id] for model_id in own_of}
-    most = _most_for_each(pool, needs.values())
+    most = _most_for_each(pool, needs, serving)
     for share, claim in claims.items():
-        part = min(most, needs[share[1]])
+        part = max(0, min(needs[share[1]], most - serving.get(share[1], 0)))
         for_own = min(part, own_of[share[1]])
         granted[share] += for_own * own[share] // max(1, own_of[share[1]])
         granted[share] += (part - for_own) * beyond[share] // max(1, beyond_of[share[1]])
@@ -310,15 +319,18 @@ def _grant(claims: Mapping[Share, _Claim], backed: Mapping[Share, int], pool: in
     return granted
 
 
-def _most_for_each(pool: int, needs: Iterable[int]) -> int:
-    """Return the most that one may have, so that all have at most `pool` if nobody has more than it `needs`."""
-    ascending = sorted(needs)
-    for index, need in enumerate(ascending):
-        equal = pool // (len(ascending) - index)
-        if need > equal:
-            return equal
-        pool -= need
-    return pool + max(ascending, default=0)
+def _most_for_each(pool: int, needs: Mapping[ModelId, int], serving: Mapping[ModelId, int]) -> int:
+    """Return up to how much each model may have, what is `serving` and what it `needs` beside that, so that all
+    together have at most `pool`."""
+    models = [(serving.get(model_id, 0), needs.get(model_id, 0)) for model_id in needs.keys() | serving.keys()]
+    least, most = 0, pool
+    while least < most:
+        middle = (least + most + 1) // 2
+        if sum(max(kept, min(kept + need, middle)) for kept, need in models) <= pool:
+            least = middle
+        else:
+            most = middle - 1
+    return least
 
 
 def _part_that_counts(amount: int, claim: _Claim) -> int:

@@ -230,6 +230,23 @@ def test_a_squatter_has_one_part_of_the_tenth_for_each_model_that_nobody_runs() 
     assert network.percent(HOSTS) == pytest.approx(10 / (1 + len(empty)), abs=0.5)
 
 
+def test_fakes_that_serve_are_of_their_model_s_part() -> None:
+    """They took off the pool before it was shared: two thirds were theirs beside honest hosts that do not serve."""
+    shares = {**{(n, COMMON): MACHINE for n in HONEST}, **{(n, RARE): 40_000 for n in HOSTS}}
+    network = Network({**shares, (20, FAKE): 1000, (21, FAKE): 1000})
+
+    def able(number: int, model_id: ModelId) -> bool:
+        return number in {COMMON: HONEST, RARE: HOSTS, FAKE: (20, 21)}[model_id]
+
+    for _ in range(8):
+        serving = {(n, FAKE): network.shares.get((n, FAKE), 0) // 2 for n in (20, 21)}
+        claims: Claims = {(n, COMMON, NODE): MACHINE for n in HONEST} | {(n, RARE, NODE): MACHINE for n in HOSTS}
+        claims |= {(n, FAKE, f"x{i}"): BATCH_NONCES_MAX for n in (20, 21) for i in range(2)}
+        network.step(claims, able, serving=serving)
+    assert network.percent(HOSTS) == pytest.approx(5, abs=0.01)
+    assert network.percent({20, 21}) == pytest.approx(5, abs=0.01)
+
+
 def test_who_comes_to_a_rare_model_shares_the_full_tenth_with_those_who_have_it() -> None:
     network = Network({**{(n, COMMON): MACHINE for n in HONEST}, **{(n, RARE): 40_000 for n in HOSTS}})
 
