@@ -287,6 +287,30 @@ def test_pairs_that_turn_to_another_rare_model_keep_their_weight_and_have_it_onc
     assert network.percent({1}) <= 100 / (2 * pairs) * 10 / 9
 
 
+@pytest.mark.parametrize(("is_handed_on", "epochs"), [(False, 31), (True, 18)])
+def test_where_nothing_is_widely_judged_colluders_grow_to_a_third_no_faster(*, is_handed_on: bool, epochs: int) -> None:
+    """From 1 % of fakes, and a machine of 1 % with a rare model: in each account that it is handed to, it leaves weight
+    that moves to fakes."""
+    honest, cartel, old = range(1, 13), range(20, 53), pair_models(1)
+    share = len(honest) * MACHINE // 98
+    shares = {(n, pair_models(n)): MACHINE for n in honest} | {(22, old): share}
+    network = Network(shares | {(20, FAKE): share // 2, (21, FAKE): share // 2})
+
+    def able(number: int, model_id: ModelId) -> bool:
+        return (
+            model_id == FAKE
+            if number in (20, 21)
+            else model_id in ((FAKE, old) if number > 21 else (pair_models(number),))
+        )
+
+    for epoch in range(1, epochs):
+        miner = 22 + (epoch % 30 if is_handed_on else 0)
+        claims: Claims = {(n, pair_models(n), NODE): MACHINE for n in honest} | {(miner, old, NODE): share}
+        claims |= {(n, FAKE, "x"): BATCH_NONCES_MAX for n in (cartel if is_handed_on else (20, 21)) if n != miner}
+        network.step(claims, able)
+        assert 3 * network.percent(cartel) < 100
+
+
 def test_fakes_of_a_member_that_comes_to_a_third_by_its_tenth_do_not_take_the_network() -> None:
     """It has 26.2 % of the widely judged work, and with the tenth a third of all: by the word of a friend of dust its
     fakes counted in full then, 98 % in one epoch. (Those of its friend do by its own: it is a third of the others.)"""

@@ -16,7 +16,7 @@ from node.protocol.nonces import BATCH_NONCES_MAX
 from node.protocol.outcomes import PocFindings
 from node.protocol.records import PocCommit, PocVote
 from node.protocol.slices import finish
-from node.protocol.thin_weights import BACKING_PARTS, POOL_PARTS, Standing, remember, thin_weights_in_slices
+from node.protocol.thin_weights import BACKING_PARTS, POOL_PARTS, Granted, Standing, remember, thin_weights_in_slices
 from node.protocol.weights import compute_new_weights, participant_weights
 from tests.builders import NODE, TINY, account, bundle_of
 from tests.unit.protocol.test_outcomes import EPOCH, RARE, batch, decide, vote
@@ -180,6 +180,42 @@ def test_what_moved_counts_only_by_itself_and_has_no_part_of_the_pool() -> None:
     assert weight(1050, had=0) == 58
     assert weight(1200, had=0) == 133
     assert weight(0, claim=250) == 250
+
+
+AMOUNTS = st.dictionaries(st.tuples(st.integers(1, 3), st.integers(1, 4)), st.integers(1, 1000), min_size=1)
+
+
+@given(AMOUNTS, AMOUNTS, st.integers(0, 4000), st.randoms())
+def test_what_is_kept_and_moved_is_no_more_than_was_had_in_whatever_order(
+    had: dict[tuple[int, int], int], claims: dict[tuple[int, int], int], wide: int, chance: random.Random
+) -> None:
+    """By member and model; 4 has widely judged work of another, and nobody backs anybody."""
+    weights = {n: sum(weight for (m, _), weight in had.items() if m == n) for n in (1, 2, 3)}
+
+    def after(order: list[tuple[int, int]]) -> Granted:
+        thin = [
+            NodeOutcome(
+                account(n), NodeId(f"n{m}"), ModelId(f"m{m}"), NodeFate.ACCEPTED, claims[n, m], 0, 0, claims[n, m], ""
+            )
+            for n, m in order
+        ]
+        standing = Standing(
+            {**{account(n): weight for n, weight in weights.items()}, account(4): 2000},
+            {(account(n), ModelId(f"m{m}")): weight for (n, m), weight in had.items()},
+            {},
+            {(account(4), COMMON): wide},
+            (),
+        )
+        return finish(thin_weights_in_slices(thin, standing, {}))
+
+    found = after(sorted(claims))
+    assert found == after(chance.sample(sorted(claims), len(claims)))
+    assert all(0 <= found.weights[account(n), NodeId(f"n{m}")] <= claims[n, m] for n, m in claims)
+    assert sum(found.weights.values()) <= sum(weights.values()) + wide // POOL_PARTS
+    for n in (1, 2, 3):
+        moved = sum(amount for (participant, _), amount in found.moved.items() if participant == account(n))
+        kept = sum(min(had.get(share, 0), amount) for share, amount in claims.items() if share[0] == n)
+        assert moved + kept <= weights[n] + 4  # rounded up for each model that it leaves
 
 
 def test_what_moved_comes_back_to_nobody_where_it_was() -> None:
