@@ -13,7 +13,8 @@ Detail, in order:
 3. What members with a third of the others' weight found valid, and more than say anything else, is accepted, whoever
    they are: no cartel below a third can bring that about, and who came first to a new model cannot keep all others out.
    Of a member with a third of all the weight it is enough that anybody found it valid and less than a third of all says
-   anything else: its own weight is in no majority about it, and of the rest a cartel below a third may be most.
+   anything else: its own weight is in no majority about it, and of the rest a cartel below a third may be most. That
+   says that it is accepted, and not that it counts in full (8).
 4. The others are for those able to judge (judges.py), which no vote says of itself: those of them who recomputed the
    sample, or say that the file is wrong as a whole. A file that more than half of their weight refuses is rejected.
    Where halves face each other it is undecided, unless the outcome is the same either way. Where not one of them says
@@ -151,15 +152,18 @@ def node_outcomes_in_slices(
         and cast.able.least_differing == outcomes[key].mismatches  # not accepted against what the able say
     }
     kept = _test_histories(epoch, outcomes, proven, rules, histories)
-    thin = dict[Share, int]()
-    if not judges.is_first:
+    if judges.is_first:
+        remembered = remember(thin_weights, {}, epoch)
+    else:
         had = {(member, model_id): weight for model_id, of in judges.proven.items() for member, weight in of.items()}
-        thin = yield from _limit_thinly_judged(outcomes, votes, bundles, weights, had, preserved or {}, thin_weights)
+        remembered = yield from _limit_thinly_judged(
+            epoch, outcomes, votes, bundles, weights, had, preserved or {}, thin_weights
+        )
     return PocFindings(
         nodes=tuple(outcome for _, outcome in sorted(outcomes.items(), key=lambda item: _order(item[0]))),
         histories=tuple(history for _, history in sorted(kept.items(), key=lambda item: _order(item[0]))),
         handed_out=frozenset(key for key, cast in votes.items() if cast.is_handed_out()),
-        thin_weights=remember(thin_weights, thin, epoch),
+        thin_weights=remembered,
     )
 
 
@@ -196,7 +200,7 @@ def _without_votes(commit: PocCommit, rule: SampleRule | None, votes: Votes) -> 
 
 def _by_group(votes: Votes, rule: SampleRule, sampled: int) -> _Decision | None:
     """Accept what is widely found valid, or by anybody if those able are silent; None leaves it to these."""
-    if not votes.is_found_valid() or not (votes.is_wide() or votes.able.is_silent):
+    if not votes.is_found_valid() or not (votes.is_wide() or votes.is_of_heavy or votes.able.is_silent):
         return None
     if judge(sampled, votes.group.most_differing, rule) is Verdict.INVALID:
         return None
@@ -288,6 +292,7 @@ def _test_histories(
 
 
 def _limit_thinly_judged(
+    epoch: EpochNumber,
     outcomes: dict[NodeKey, NodeOutcome],
     votes: Mapping[NodeKey, Votes],
     bundles: Mapping[Address, VoteBundle],
@@ -295,10 +300,11 @@ def _limit_thinly_judged(
     had: Mapping[Share, int],
     serving: Mapping[Share, int],
     remembered: Sequence[ThinWeight],
-) -> Slices[dict[Share, int]]:
+) -> Slices[tuple[ThinWeight, ...]]:
     """Cut the weight of thinly judged batches in `outcomes` to what thin_weights.py leaves them.
 
-    Returns all that their participants have with these models, with widely judged batches and nodes that serve.
+    Returns what is remembered of all that their participants have with these models, with widely judged batches and
+    nodes that serve.
     """
     thin, wide = list[NodeOutcome](), dict[Share, int]()
     for key, outcome in outcomes.items():
@@ -310,14 +316,17 @@ def _limit_thinly_judged(
         else:
             thin.append(outcome)
     standing = Standing(weights, had, serving, wide, remembered)
-    left = yield from thin_weights_in_slices(thin, standing, bundles)
+    granted = yield from thin_weights_in_slices(thin, standing, bundles)
     whole: dict[Share, int] = {}
-    for key, weight in left.items():
+    for key, weight in granted.weights.items():
         share = key[0], outcomes[key].model_id
         whole[share] = whole.get(share, 0) + weight
         if weight < outcomes[key].weight:
             outcomes[key] = replace(outcomes[key], weight=weight, reason=FEW_JUDGES)
-    return {share: weight + wide.get(share, 0) + serving.get(share, 0) for share, weight in whole.items() if weight > 0}
+    had_now = {
+        share: weight + wide.get(share, 0) + serving.get(share, 0) for share, weight in whole.items() if weight > 0
+    }
+    return remember(remembered, had_now, epoch, granted.moved)
 
 
 def _shared_roots(commits: Iterable[PocCommit]) -> set[Hash32]:

@@ -16,8 +16,7 @@ from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 
 WIDE_SHARE_PARTS = 3
-"""Widely judged is what a third of the others' weight found valid: no cartel below a third reaches it alone. And who
-has a third of all itself is in none, or nothing here holds."""
+"""Widely judged is what a third of the others' weight found valid: no cartel below a third reaches it alone."""
 JUDGES_MIN = 2
 """Members who must agree to reject a batch. As for audits: where a model has fewer others, one could ruin the only
 rival it has."""
@@ -195,10 +194,9 @@ class Votes:
         return self.total > 0 and WIDE_SHARE_PARTS * self.own >= self.total
 
     def is_wide(self) -> bool:
-        """Whether it is widely judged: members with a third of the others' weight found it valid, or its participant
-        is heavy and less than a third of all says anything else."""
-        is_by_others = WIDE_SHARE_PARTS * self.group.valid >= self.total - self.own
-        return self.signs_alone or is_by_others or (self.is_of_heavy and self.is_found_valid())
+        """Whether it is widely judged: members with a third of the others' weight found it valid. Of a heavy
+        participant's no fewer: who lacks the model abstains, so a friend's word would make its fakes count in full."""
+        return self.signs_alone or WIDE_SHARE_PARTS * self.group.valid >= self.total - self.own
 
     def is_found_valid(self) -> bool:
         """Whether more of the group found it valid than say anything else that counts; of a heavy participant's batch,

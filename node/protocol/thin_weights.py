@@ -19,12 +19,18 @@ Detail, for one participant and one model:
   beyond what is kept of them. So nobody grows faster for claiming more, colluders grow by a ninth of such weight of
   theirs in an epoch, and honest work of theirs backs no fakes.
 - These three count by themselves where at most half of the others' weight is in widely judged work, and not at all
-  where two thirds are; in between in proportion.
-- A *pool* of a ninth of what is widely judged, a tenth of both together, less what nodes of thinly judged models have
-  that serve, is shared by what does not count by itself: first of what was had and lost, then of what judges back, and
-  then by what is claimed beyond. So claims crowd out nobody that had weight. Of its share for the last everybody gets
-  that part that would not count by itself: who keeps all it had has none of it, or whatever it is given there would
-  stay and add up.
+  where two thirds are; in between in proportion. So does what *moved*: what it had with models that are thinly judged
+  now, and does not claim of them any more, up to what it claims of others. Where little is widely judged nobody could
+  turn to another rare model otherwise. What was widely judged does not move: a machine that is handed on leaves nothing
+  behind. What moved is not remembered where it was, or it would come back there.
+- A *pool* of a ninth of what is widely judged, a tenth of both together, is shared by what does not count by itself,
+  and has not moved. First among the models: in equal parts, to each what is claimed of it at most, and what it does not
+  need goes to the others. What its nodes have that serve is of its part, if it is thinly judged. Whoever had something
+  before has no right over another model: who came first, with fakes or not, would keep all others out. Then within a
+  model: by what was had, lost and backed, and what is left by what is claimed beyond. So growth costs only who can
+  judge it.
+- Who has *a third of all* the weight has what it had, lost, and is backed with in any case: it is in no cartel below a
+  third, and what others had judged of its work would be theirs to decide.
 - *Widely judged work* is also what nodes keep that serve instead of mining, by the part of their model's batches that
   was widely judged: up to half of the weight may serve, and it is mostly that of the honest.
 
@@ -33,12 +39,14 @@ would decide over the weight of all. And of the *others'* weight, so that nobody
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from node.protocol.findings import NodeOutcome, ThinWeight
 from node.protocol.identifiers import Address, EpochNumber, ModelId
 from node.protocol.records import VoteBundle
 from node.protocol.slices import Pace, Slices
+from node.protocol.tallies import WIDE_SHARE_PARTS
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 
@@ -61,10 +69,23 @@ class _Claim:
     amount: int
     kept: int
     """Of it, what it had, or has back."""
+    moved: int
+    """Of the rest, what it had with models that it leaves, by the part that counts by itself."""
     others: int
     """All the weight in charge but its own."""
     others_wide: int
     """Widely judged work of others."""
+    is_of_heavy: bool
+    """Whether its participant has a third of all the weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What thinly judged batches weigh."""
+
+    weights: Mapping[NodeKey, int]
+    moved: Mapping[Share, int]
+    """What participants took from models that they had, for others: it does not come back there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +106,7 @@ class Standing:
 
 def thin_weights_in_slices(
     thin: Sequence[NodeOutcome], standing: Standing, bundles: Mapping[Address, VoteBundle]
-) -> Slices[dict[NodeKey, int]]:
+) -> Slices[Granted]:
     """Return what each thinly judged batch weighs.
 
     `thin` are these batches with the weights that they would have in full, above zero; `bundles` are the votes, by
@@ -98,33 +119,57 @@ def thin_weights_in_slices(
     def wide_part(share: Share, weight: int) -> int:
         return weight * wide_of_model.get(share[1], 0) // max(1, of_model.get(share[1], 0))
 
-    own_wide, gifts, serving_thin = dict[Address, int](), dict[Address, int](), 0
+    claimed = dict[Share, int]()
+    for batch in thin:
+        claimed[_share_of(batch)] = claimed.get(_share_of(batch), 0) + batch.weight
+    own_wide, gifts, left, serving_thin = (
+        dict[Address, int](),
+        dict[Address, int](),
+        dict[Share, int](),
+        dict[Share, int](),
+    )
     for (participant, _), weight in standing.wide.items():
         own_wide[participant] = own_wide.get(participant, 0) + weight
     for share, weight in standing.serving.items():
         own_wide[share[0]] = own_wide.get(share[0], 0) + wide_part(share, weight)
-        serving_thin += weight - wide_part(share, weight)
+        serving_thin[share] = weight - wide_part(share, weight)
     for share, weight in standing.had.items():
-        gifts[share[0]] = gifts.get(share[0], 0) + weight - wide_part(share, weight)
-    claims = _claims(thin, standing, own_wide)
+        not_wide = weight - wide_part(share, weight)
+        gifts[share[0]] = gifts.get(share[0], 0) + not_wide
+        elsewhere = standing.serving.get(share, 0) + standing.wide.get(share, 0)
+        left[share] = max(0, not_wide - elsewhere - claimed.get(share, 0))
+    claims = _claims(claimed, standing, own_wide, left)
     backed = yield from _backing(thin, claims, bundles, gifts)
-    granted = _grant(claims, backed, max(0, sum(own_wide.values()) // POOL_PARTS - serving_thin))
+    granted = _grant(claims, backed, sum(own_wide.values()) // POOL_PARTS, _by_model(serving_thin))
     # Rounded down for each batch: what is lost is less than one for each.
-    return {
+    weights = {
         (batch.participant, batch.node_id): batch.weight * granted[share] // claims[share].amount
         for batch in thin
         for share in [_share_of(batch)]
     }
+    return Granted(weights, _moved_from(left, claims))
 
 
-def remember(known: Sequence[ThinWeight], weights: Mapping[Share, int], epoch: EpochNumber) -> tuple[ThinWeight, ...]:
+def remember(
+    known: Sequence[ThinWeight],
+    weights: Mapping[Share, int],
+    epoch: EpochNumber,
+    moved: Mapping[Share, int] = MappingProxyType({}),
+) -> tuple[ThinWeight, ...]:
     """Return the most that participants had with models in one of the last epochs, ascending by both.
 
     `known` is what a result before this one remembered; `weights` what those have in `epoch` of whose work with the
-    model some was thinly judged. Nine tenths as much as remembered take its place, so that no good epoch hides those
-    after it.
+    model some was thinly judged; `moved` what they took from models for others, which is no longer remembered there.
+    Nine tenths as much as remembered take its place, so that no good epoch hides those after it.
     """
-    best = {(entry.participant, entry.model_id): entry for entry in known if entry.epoch + REMEMBERED_EPOCHS > epoch}
+    best, moved_of = dict[Share, ThinWeight](), _by_model(moved)
+    for entry in known:
+        share = entry.participant, entry.model_id
+        weight = entry.weight - moved.get(share, 0)
+        if weight > 0 and entry.epoch + REMEMBERED_EPOCHS > epoch:
+            # Nor does it come back for others who once had the model.
+            together = max(weight, entry.of_model - moved_of.get(entry.model_id, 0))
+            best[share] = replace(entry, weight=weight, of_model=together)
     of_model = _by_model(weights)
     for share, weight in weights.items():
         newest, before = ThinWeight(*share, weight, of_model[share[1]], epoch), best.get(share)
@@ -148,11 +193,10 @@ def _by_model(amounts: Mapping[Share, int]) -> dict[ModelId, int]:
     return added
 
 
-def _claims(thin: Sequence[NodeOutcome], standing: Standing, own_wide: Mapping[Address, int]) -> dict[Share, _Claim]:
+def _claims(
+    amounts: Mapping[Share, int], standing: Standing, own_wide: Mapping[Address, int], left: Mapping[Share, int]
+) -> dict[Share, _Claim]:
     total, wide_in_all = sum(standing.weights.values()), sum(own_wide.values())
-    amounts: dict[Share, int] = {}
-    for batch in thin:
-        amounts[_share_of(batch)] = amounts.get(_share_of(batch), 0) + batch.weight
     kept, lost = dict[Share, int](), dict[Share, int]()
     remembered, room = dict[Share, int](), dict[ModelId, int]()
     for entry in standing.remembered:
@@ -167,14 +211,46 @@ def _claims(thin: Sequence[NodeOutcome], standing: Standing, own_wide: Mapping[A
         lost[share] = min(amount, max(0, max(had, remembered.get(share, 0)) - elsewhere)) - kept[share]
         lost_of[model_id] = lost_of.get(model_id, 0) + lost[share]
         room[model_id] = max(0, room.get(model_id, 0) - kept[share] - elsewhere)
-    return {
-        share: _Claim(
+    claims = dict[Share, _Claim]()
+    for share, amount in amounts.items():
+        own = standing.weights.get(share[0], 0)
+        claims[share] = _Claim(
             amount,
             kept[share] + lost[share] * room[share[1]] // max(1, lost_of[share[1]], room[share[1]]),
-            others=total - standing.weights.get(share[0], 0),
+            moved=0,
+            others=total - own,
             others_wide=wide_in_all - own_wide.get(share[0], 0),
+            is_of_heavy=total > 0 and WIDE_SHARE_PARTS * own >= total,
         )
-        for share, amount in amounts.items()
+    return _with_moved(claims, left)
+
+
+def _with_moved(claims: Mapping[Share, _Claim], left: Mapping[Share, int]) -> dict[Share, _Claim]:
+    """Share what participants `left` among their `claims`, by what these are beyond what is kept."""
+    beyond, moving = dict[Address, int](), dict[Address, int]()
+    for (participant, _), claim in claims.items():
+        beyond[participant] = beyond.get(participant, 0) + claim.amount - claim.kept
+    for (participant, _), weight in left.items():
+        moving[participant] = moving.get(participant, 0) + weight
+    with_moved = dict[Share, _Claim]()
+    for share, claim in claims.items():
+        wanted, in_all = claim.amount - claim.kept, beyond[share[0]]
+        part = min(moving.get(share[0], 0), in_all) * wanted // max(1, in_all)
+        with_moved[share] = replace(claim, moved=_part_that_counts(part, claim))
+    return with_moved
+
+
+def _moved_from(left: Mapping[Share, int], claims: Mapping[Share, _Claim]) -> dict[Share, int]:
+    """Return what was taken of each share in `left`, rounded up: none of it may come back."""
+    moved, in_all = dict[Address, int](), dict[Address, int]()
+    for (participant, _), claim in claims.items():
+        moved[participant] = moved.get(participant, 0) + claim.moved
+    for (participant, _), weight in left.items():
+        in_all[participant] = in_all.get(participant, 0) + weight
+    return {
+        share: -(-weight * moved[share[0]] // in_all[share[0]])
+        for share, weight in left.items()
+        if weight and moved.get(share[0], 0)
     }
 
 
@@ -186,16 +262,17 @@ def _backing(
 ) -> Slices[dict[Share, int]]:
     """Return what those back who found batches valid: each by one part in BACKING_PARTS of its `gifts`.
 
-    Each batch has its own part of what is claimed beyond what is kept, and no more than that: else a few nonces that
-    the honest find valid would have these back what friends alone vouch for.
+    Each batch has its own part of what is claimed beyond what is kept or moved, and no more than that: else a few
+    nonces that the honest find valid would have these back what friends alone vouch for.
     """
     wanted, share_of, pace = dict[NodeKey, int](), dict[NodeKey, Share](), Pace()
     for batch in thin:
         claim = claims[_share_of(batch)]
-        if claim.amount > claim.kept:
+        wanting = claim.amount - claim.kept - claim.moved
+        if wanting > 0:
             key = batch.participant, batch.node_id
             share_of[key] = _share_of(batch)
-            wanted[key] = batch.weight * (claim.amount - claim.kept) // claim.amount
+            wanted[key] = batch.weight * wanting // claim.amount
     found = dict.fromkeys(wanted, 0)
     for validator, bundle in bundles.items() if wanted else ():
         gift = gifts.get(validator, 0) // BACKING_PARTS
@@ -217,23 +294,43 @@ def _backing(
     return backed
 
 
-def _grant(claims: Mapping[Share, _Claim], backed: Mapping[Share, int], pool: int) -> dict[Share, int]:
-    granted, kept, grown, beyond = dict[Share, int](), dict[Share, int](), dict[Share, int](), dict[Share, int]()
+def _grant(
+    claims: Mapping[Share, _Claim], backed: Mapping[Share, int], pool: int, serving: Mapping[ModelId, int]
+) -> dict[Share, int]:
+    """Return what each has by thinly judged batches; of the `pool` nodes have what is `serving`, by model."""
+    granted, own, beyond = dict[Share, int](), dict[Share, int](), dict[Share, int]()
     for share, claim in claims.items():
-        own = claim.kept + backed[share]
-        granted[share] = _part_that_counts(own, claim)
-        kept[share] = claim.kept - _part_that_counts(claim.kept, claim)
-        grown[share] = max(0, own - granted[share] - kept[share])
-        beyond[share] = claim.amount - own
-    for asked in (kept, grown, beyond) if pool > 0 else ():
-        most = max(1, pool, sum(asked.values()))
-        given = {share: pool * amount // most for share, amount in asked.items()}
-        pool -= sum(given.values())
-        for share, amount in given.items():
-            # Of what is beyond: what counts by itself would be kept, and add up.
-            not_for_it = _part_that_counts(amount, claims[share]) if asked is beyond else 0
-            granted[share] += amount - not_for_it
+        had = claim.kept + backed[share]
+        granted[share] = _part_that_counts(had, claim) + claim.moved
+        own[share] = had - _part_that_counts(had, claim)
+        # Not what would count by itself: it would be kept, and add up. Nor more than there is to give.
+        asked = min(pool, claim.amount - had - claim.moved)
+        beyond[share] = asked - _part_that_counts(asked, claim)
+    own_of, beyond_of = _by_model(own), _by_model(beyond)
+    needs = {model_id: own_of[model_id] + beyond_of[model_id] for model_id in own_of}
+    most = _most_for_each(pool, needs, serving)
+    for share, claim in claims.items():
+        part = max(0, min(needs[share[1]], most - serving.get(share[1], 0)))
+        for_own = min(part, own_of[share[1]])
+        granted[share] += for_own * own[share] // max(1, own_of[share[1]])
+        granted[share] += (part - for_own) * beyond[share] // max(1, beyond_of[share[1]])
+        if claim.is_of_heavy:
+            granted[share] = max(granted[share], claim.kept + backed[share] + claim.moved)
     return granted
+
+
+def _most_for_each(pool: int, needs: Mapping[ModelId, int], serving: Mapping[ModelId, int]) -> int:
+    """Return up to how much each model may have, what is `serving` and what it `needs` beside that, so that all
+    together have at most `pool`."""
+    models = [(serving.get(model_id, 0), needs.get(model_id, 0)) for model_id in needs.keys() | serving.keys()]
+    least, most = 0, pool
+    while least < most:
+        middle = (least + most + 1) // 2
+        if sum(max(kept, min(kept + need, middle)) for kept, need in models) <= pool:
+            least = middle
+        else:
+            most = middle - 1
+    return least
 
 
 def _part_that_counts(amount: int, claim: _Claim) -> int:

@@ -170,9 +170,10 @@ class FormingService:
         result = await self._slicer.run(inputs.form(bundles))
         if result is None:
             reason = why_no_group(inputs.epoch, inputs.state, bundles.keys())
-            log.warning(
-                "no group is formed: the present one carries on, nothing is paid", epoch=inputs.epoch, reason=reason
-            )
+            line = "no group is formed: the present one carries on, nothing is paid"
+            if len(held) < len(inputs.committed):
+                line = "no group is formed of the votes that are here: unless others come the present one carries on"
+            log.warning(line, epoch=inputs.epoch, reason=reason)
             return None
         content = result_to_bytes(result)
         if len(content) > RESULT_BYTES_MAX:

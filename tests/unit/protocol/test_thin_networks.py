@@ -44,7 +44,10 @@ class Network:
         proven: dict[ModelId, dict[Address, int]] = {}
         for (n, m), weight in self.shares.items():
             proven.setdefault(m, {})[account(n)] = weight
-        declared = {m: {account(n): w for n, w in weights.items() if able(n, m)} for m in (COMMON, RARE, FAKE)}
+        declared = {
+            m: {account(n): w for n, w in weights.items() if able(n, m)}
+            for m in {model_id for _, model_id, _ in claims}
+        }
         found = node_outcomes(
             self._epoch,
             {(commit.participant, commit.node_id): commit for commit in batches},
@@ -117,7 +120,7 @@ def test_accounts_that_hand_one_machine_on_get_no_more_of_the_tenth_than_one_wit
         lambda epoch: cartel[epoch % accounts],
         lambda epoch: {n for n in cartel if n != cartel[epoch % accounts]},
     )
-    assert apart.percent(HOSTS) == pytest.approx(5.62, abs=0.01)
+    assert apart.percent(HOSTS) == pytest.approx(5.0, abs=0.01)
     assert hopping.percent(HOSTS) == pytest.approx(apart.percent(HOSTS), abs=0.01)
     assert hopping.percent(cartel) == pytest.approx(apart.percent(cartel), abs=0.01)
 
@@ -125,7 +128,7 @@ def test_accounts_that_hand_one_machine_on_get_no_more_of_the_tenth_than_one_wit
 def test_nor_do_accounts_of_which_one_mined_a_little_of_the_fakes_to_be_remembered() -> None:
     cartel = {20, 21}
     hopping = beside_honest_hosts(cartel, lambda epoch: 20 + epoch // 10 % 2, lambda _: cartel)
-    assert hopping.percent(HOSTS) == pytest.approx(5.62, abs=0.01)
+    assert hopping.percent(HOSTS) == pytest.approx(5.0, abs=0.01)
 
 
 @pytest.mark.parametrize("fakers", [1, 3])
@@ -133,7 +136,7 @@ def test_growth_by_judges_crowds_nobody_out_of_what_it_had(fakers: int) -> None:
     """Two and more vouch for each other, and a ninth of what they have is backed anew in each epoch."""
     cartel = set(range(20, 21 + fakers))
     network = beside_honest_hosts(cartel, lambda _: 20, lambda _: cartel - {20})
-    assert network.percent(HOSTS) == pytest.approx(5.62, abs=0.01)
+    assert network.percent(HOSTS) == pytest.approx(5.0, abs=0.01)
 
 
 def test_accounts_that_take_turns_with_fakes_get_nothing_back_for_it() -> None:
@@ -192,3 +195,156 @@ def test_what_was_lost_comes_back_although_a_cartel_claims_and_took_its_place() 
     assert network.percent(HOSTS) == 0
     network.step(claims | rare, able)
     assert network.percent(HOSTS) > 3
+
+
+@pytest.mark.parametrize("is_squatted", [True, False])
+def test_who_filled_the_tenth_first_keeps_no_later_model_out(*, is_squatted: bool) -> None:
+    """A faker and a friend of dust had all of it for four epochs, before a pair came to a rare model."""
+    network = Network({**{(n, COMMON): MACHINE for n in (*HONEST, *HOSTS)}, (DUST, COMMON): 50})
+
+    def able(number: int, model_id: ModelId) -> bool:
+        return number in {COMMON: {*HONEST, *HOSTS, DUST}, RARE: set(HOSTS), FAKE: {20, DUST}}[model_id]
+
+    for epoch in range(12):
+        claims: Claims = {(n, COMMON, NODE): MACHINE for n in HONEST} | {(DUST, COMMON, NODE): 50}
+        claims |= {(n, COMMON if epoch < 4 else RARE, NODE): MACHINE // 2 for n in HOSTS}
+        if is_squatted:
+            claims |= {(20, FAKE, f"x{i}"): BATCH_NONCES_MAX for i in range(2)}
+        network.step(claims, able)
+    assert network.percent(HOSTS) == pytest.approx(5 if is_squatted else 10, abs=0.01)
+    assert network.percent({20}) == pytest.approx(5 if is_squatted else 0, abs=0.01)
+
+
+def test_a_squatter_has_one_part_of_the_tenth_for_each_model_that_nobody_runs() -> None:
+    network = Network({**{(n, COMMON): MACHINE for n in HONEST}, **{(n, RARE): 20_000 for n in HOSTS}})
+    empty = [ModelId(f"empty-{i}") for i in range(4)]
+
+    def able(number: int, model_id: ModelId) -> bool:
+        return (number in HONEST) if model_id == COMMON else (number in HOSTS) is (model_id == RARE)
+
+    for _ in range(6):
+        claims: Claims = {(n, COMMON, NODE): MACHINE for n in HONEST} | {(n, RARE, NODE): MACHINE for n in HOSTS}
+        claims |= {(20, m, f"x{m}"): BATCH_NONCES_MAX for m in empty}
+        claims |= {(21, m, f"y{m}"): BATCH_NONCES_MAX for m in empty}
+        network.step(claims, able)
+    assert network.percent(HOSTS) == pytest.approx(10 / (1 + len(empty)), abs=0.5)
+
+
+def test_fakes_that_serve_are_of_their_model_s_part() -> None:
+    """They took off the pool before it was shared: two thirds were theirs beside honest hosts that do not serve."""
+    shares = {**{(n, COMMON): MACHINE for n in HONEST}, **{(n, RARE): 40_000 for n in HOSTS}}
+    network = Network({**shares, (20, FAKE): 1000, (21, FAKE): 1000})
+
+    def able(number: int, model_id: ModelId) -> bool:
+        return number in {COMMON: HONEST, RARE: HOSTS, FAKE: (20, 21)}[model_id]
+
+    for _ in range(8):
+        serving = {(n, FAKE): network.shares.get((n, FAKE), 0) // 2 for n in (20, 21)}
+        claims: Claims = {(n, COMMON, NODE): MACHINE for n in HONEST} | {(n, RARE, NODE): MACHINE for n in HOSTS}
+        claims |= {(n, FAKE, f"x{i}"): BATCH_NONCES_MAX for n in (20, 21) for i in range(2)}
+        network.step(claims, able, serving=serving)
+    assert network.percent(HOSTS) == pytest.approx(5, abs=0.01)
+    assert network.percent({20, 21}) == pytest.approx(5, abs=0.01)
+
+
+def test_who_comes_to_a_rare_model_shares_the_full_tenth_with_those_who_have_it() -> None:
+    network = Network({**{(n, COMMON): MACHINE for n in HONEST}, **{(n, RARE): 40_000 for n in HOSTS}})
+
+    def able(number: int, model_id: ModelId) -> bool:
+        return number in ({*HOSTS, 12} if model_id == RARE else HONEST)
+
+    for epoch in range(20):
+        hosts = HOSTS if epoch < 4 else (*HOSTS, 12)
+        claims: Claims = {(n, COMMON, NODE): MACHINE for n in HONEST} | {(n, RARE, NODE): MACHINE for n in hosts}
+        network.step(claims, able)
+        if epoch == 4:
+            assert network.percent({12}) > 0.5
+    assert network.percent({12}) > 3
+    assert network.percent({*HOSTS, 12}) == pytest.approx(10, abs=0.01)
+
+
+def pair_models(number: int) -> ModelId:
+    return ModelId(f"m{(number - 1) // 2}")
+
+
+@pytest.mark.parametrize("pairs", [3, 4, 8])
+def test_pairs_that_turn_to_another_rare_model_keep_their_weight_and_have_it_once(pairs: int) -> None:
+    """Where nothing is widely judged: it was a ninth, and never again more. They mine the old model again later on."""
+    model_of = {n: pair_models(n) for n in range(1, 2 * pairs + 1)}
+    network = Network(dict.fromkeys(model_of.items(), MACHINE))
+
+    def able(number: int, model_id: ModelId) -> bool:
+        return model_id in (model_of[number], pair_models(number))
+
+    for epoch in range(8):
+        if epoch in (1, 2):
+            model_of |= {n: ModelId(f"new-{epoch}") for n in (2 * epoch - 1, 2 * epoch)}
+        network.step({(n, m, NODE): MACHINE for n, m in model_of.items()}, able)
+        assert set(network.shares.values()) == {MACHINE}
+    turned = range(1, 5)
+    claims: Claims = {(n, m, NODE): MACHINE for n, m in model_of.items()}
+    network.step(claims | {(n, pair_models(n), "again"): MACHINE for n in turned}, able)
+    assert network.percent({1}) <= 100 / (2 * pairs) * 10 / 9
+
+
+@pytest.mark.parametrize(("is_handed_on", "epochs"), [(False, 31), (True, 18)])
+def test_where_nothing_is_widely_judged_colluders_grow_to_a_third_no_faster(*, is_handed_on: bool, epochs: int) -> None:
+    """From 1 % of fakes, and a machine of 1 % with a rare model: in each account that it is handed to, it leaves weight
+    that moves to fakes."""
+    honest, cartel, old = range(1, 13), range(20, 53), pair_models(1)
+    share = len(honest) * MACHINE // 98
+    shares = {(n, pair_models(n)): MACHINE for n in honest} | {(22, old): share}
+    network = Network(shares | {(20, FAKE): share // 2, (21, FAKE): share // 2})
+
+    def able(number: int, model_id: ModelId) -> bool:
+        return (
+            model_id == FAKE
+            if number in (20, 21)
+            else model_id in ((FAKE, old) if number > 21 else (pair_models(number),))
+        )
+
+    for epoch in range(1, epochs):
+        miner = 22 + (epoch % 30 if is_handed_on else 0)
+        claims: Claims = {(n, pair_models(n), NODE): MACHINE for n in honest} | {(miner, old, NODE): share}
+        claims |= {(n, FAKE, "x"): BATCH_NONCES_MAX for n in (cartel if is_handed_on else (20, 21)) if n != miner}
+        network.step(claims, able)
+        assert 3 * network.percent(cartel) < 100
+
+
+def test_fakes_of_a_member_that_comes_to_a_third_by_its_tenth_do_not_take_the_network() -> None:
+    """It has 26.2 % of the widely judged work, and with the tenth a third of all: by the word of a friend of dust its
+    fakes counted in full then, 98 % in one epoch. (Those of its friend do by its own: it is a third of the others.)"""
+    machine = 7 * MACHINE * 262 // 738
+    network = Network({**{(n, COMMON): MACHINE for n in HONEST}, (20, COMMON): machine, (DUST, COMMON): 50})
+
+    def able(number: int, model_id: ModelId) -> bool:
+        return number in ({*HONEST, 20, DUST} if model_id == COMMON else {20, DUST})
+
+    for _ in range(16):
+        claims: Claims = {(n, COMMON, NODE): MACHINE for n in HONEST} | {(20, COMMON, NODE): machine}
+        claims |= {(DUST, COMMON, "dust"): 50} | {(20, FAKE, f"x{i}"): BATCH_NONCES_MAX for i in range(40)}
+        network.step(claims, able)
+    assert network.percent({20}) == pytest.approx(33.58, abs=0.01)
+
+
+@pytest.mark.parametrize("weights", [(60, 15, 25), (50, 24, 26), (40, 28, 32), (90, 4, 6), (55, 12, 33), (34, 33, 33)])
+def test_an_honest_heavy_member_keeps_its_weight_in_each_epoch_beside_others_that_say_nothing(
+    weights: tuple[int, int, int],
+) -> None:
+    """The last of three is a cartel that says nothing."""
+    network = Network({(n, COMMON): weight * 1000 for n, weight in enumerate(weights, 1)})
+    for _ in range(8):
+        network.step(
+            {(n, COMMON, NODE): weight * 1000 for n, weight in enumerate(weights, 1)}, lambda *_: True, silent={3}
+        )
+        assert network.shares[1, COMMON] == weights[0] * 1000
+
+
+def test_who_comes_to_a_third_by_honest_work_grows_on() -> None:
+    network = Network({(n, COMMON): MACHINE for n in HONEST})
+    for tenths in range(10, 60, 2):
+        machine = MACHINE * tenths // 10
+        network.step(
+            {(n, COMMON, NODE): machine if n == 1 else MACHINE for n in HONEST}, lambda *_: True, silent={6, 7}
+        )
+        assert network.shares[1, COMMON] == machine

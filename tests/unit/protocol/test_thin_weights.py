@@ -16,7 +16,7 @@ from node.protocol.nonces import BATCH_NONCES_MAX
 from node.protocol.outcomes import PocFindings
 from node.protocol.records import PocCommit, PocVote
 from node.protocol.slices import finish
-from node.protocol.thin_weights import BACKING_PARTS, POOL_PARTS, Standing, remember, thin_weights_in_slices
+from node.protocol.thin_weights import BACKING_PARTS, POOL_PARTS, Granted, Standing, remember, thin_weights_in_slices
 from node.protocol.weights import compute_new_weights, participant_weights
 from tests.builders import NODE, TINY, account, bundle_of
 from tests.unit.protocol.test_outcomes import EPOCH, RARE, batch, decide, vote
@@ -144,9 +144,9 @@ def test_what_is_widely_judged_is_not_kept_a_second_time() -> None:
     assert after == {1: 600}
 
 
-def test_what_was_proven_with_another_model_is_not_kept() -> None:
-    """Else a member's weight would grow by its fakes of a rare model in each epoch, beside its honest work; and who
-    hands its machine to another account would keep by fakes what it proved."""
+def test_what_was_proven_with_another_model_is_not_kept_but_moves_where_nothing_is_widely_judged() -> None:
+    """Else a member's weight would grow by its fakes of a rare model in each epoch, beside its honest work; but who
+    turned to another rare model would be left with what its judges back."""
     weights = {1: 1000, 2: 1000, 3: 5000, 4: 5000, 5: 5000}
     honest = [batch(number, 1000, model_id=COMMON) for number in (1, 2)]
     fakes = [batch(number, MILLION, model_id=RARE, node_id=SECOND) for number in (1, 2)]
@@ -158,8 +158,76 @@ def test_what_was_proven_with_another_model_is_not_kept() -> None:
     after = weights_of(decide([*honest, *fakes], votes, weights, judges=judges))
     assert after == {1: 1000, 2: 1000}
     votes = {n: given[-1:] if n < 3 else [] for n, given in votes.items()}
-    after = weights_of(decide(fakes, votes, weights, judges=judges))  # their machines mine for other accounts now
-    assert after == dict.fromkeys((1, 2), 1000 // BACKING_PARTS)
+    after = weights_of(decide(fakes, votes, weights, judges=judges))
+    assert after == dict.fromkeys((1, 2), 1000 + 1000 // BACKING_PARTS)
+
+
+def test_what_was_widely_judged_does_not_move() -> None:
+    """Its machine mines for another account now, which has the weight."""
+    weights, had = {1: 600, 2: 600, 3: 600, 4: 5000}, {(1, COMMON): 600}
+    assert left(weights, {5: 600}, {1: MILLION}, {}, had=had)[1] < 600 // POOL_PARTS
+    assert left(weights, {}, {1: MILLION}, {}, had=had) == {1: 600}
+
+
+def test_what_moved_counts_only_by_itself_and_has_no_part_of_the_pool() -> None:
+    """Where it does not count there is what somebody new has."""
+
+    def weight(wide: int, claim: int = MILLION, had: int = 600) -> int:
+        had_before = {(1, by_pairs(1)): had}
+        return left({1: 600, 2: 600, 3: 600, 4: 600}, {3: wide}, {1: claim}, {}, had=had_before)[1]
+
+    assert [weight(wide) for wide in (0, 900, 1050, 1200)] == [600, 600, 300 + 58, 133]
+    assert weight(1050, had=0) == 58
+    assert weight(1200, had=0) == 133
+    assert weight(0, claim=250) == 250
+
+
+AMOUNTS = st.dictionaries(st.tuples(st.integers(1, 3), st.integers(1, 4)), st.integers(1, 1000), min_size=1)
+
+
+@given(AMOUNTS, AMOUNTS, st.integers(0, 4000), st.randoms())
+def test_what_is_kept_and_moved_is_no_more_than_was_had_in_whatever_order(
+    had: dict[tuple[int, int], int], claims: dict[tuple[int, int], int], wide: int, chance: random.Random
+) -> None:
+    """By member and model; 4 has widely judged work of another, and nobody backs anybody."""
+    weights = {n: sum(weight for (m, _), weight in had.items() if m == n) for n in (1, 2, 3)}
+
+    def after(order: list[tuple[int, int]]) -> Granted:
+        thin = [
+            NodeOutcome(
+                account(n), NodeId(f"n{m}"), ModelId(f"m{m}"), NodeFate.ACCEPTED, claims[n, m], 0, 0, claims[n, m], ""
+            )
+            for n, m in order
+        ]
+        standing = Standing(
+            {**{account(n): weight for n, weight in weights.items()}, account(4): 2000},
+            {(account(n), ModelId(f"m{m}")): weight for (n, m), weight in had.items()},
+            {},
+            {(account(4), COMMON): wide},
+            (),
+        )
+        return finish(thin_weights_in_slices(thin, standing, {}))
+
+    found = after(sorted(claims))
+    assert found == after(chance.sample(sorted(claims), len(claims)))
+    assert all(0 <= found.weights[account(n), NodeId(f"n{m}")] <= claims[n, m] for n, m in claims)
+    assert sum(found.weights.values()) <= sum(weights.values()) + wide // POOL_PARTS
+    for n in (1, 2, 3):
+        moved = sum(amount for (participant, _), amount in found.moved.items() if participant == account(n))
+        kept = sum(min(had.get(share, 0), amount) for share, amount in claims.items() if share[0] == n)
+        assert moved + kept <= weights[n] + 4  # rounded up for each model that it leaves
+
+
+def test_what_moved_comes_back_to_nobody_where_it_was() -> None:
+    one, mate, other = ((account(n), RARE) for n in (1, 2, 3))
+    known = (*remember((), {one: 100, mate: 100}, EpochNumber(4)), ThinWeight(*other, 100, 200, EpochNumber(4)))
+    after = remember(known, {mate: 100}, EpochNumber(5), {one: 100})
+    assert {(entry.participant, entry.weight, entry.of_model) for entry in after} == {
+        (mate[0], 100, 100),
+        (other[0], 100, 100),
+    }
+    (part,) = remember(known[:1], {}, EpochNumber(5), {(known[0].participant, RARE): 70})
+    assert (part.weight, part.of_model) == (30, 130)
 
 
 def test_what_serves_instead_of_mining_is_not_kept_a_second_time_either() -> None:
@@ -350,20 +418,27 @@ def left(
             bundles,
         )
     )
-    return {number: found[account(number), NODE] for number in claims}
+    return {number: found.weights[account(number), NODE] for number in claims}
 
 
 @given(worlds())
-def test_nobody_gets_more_than_it_claims_and_where_most_is_widely_judged_all_get_a_tenth(
-    world: World,
-) -> None:
+def test_nobody_gets_more_than_it_claims_nor_all_more_than_the_pool_and_what_counts_by_itself(world: World) -> None:
+    """Who has a third of all has what it had in any case, and what is backed; of others it is cut."""
     weights, wide, claims, backers = world
     after = left(weights, wide, claims, backers)
     assert all(0 <= after[number] <= claims[number] for number in claims)
-    others_wide = [sum(wide.values()) - wide[number] for number in claims]
-    others = [sum(weights.values()) - weights.get(number, 0) for number in claims]
-    if all(3 * one >= 2 * of for one, of in zip(others_wide, others, strict=True)):
-        assert 9 * sum(after.values()) <= sum(wide.values())
+    total, in_all, by_itself, backed_of_heavy = sum(weights.values()), sum(wide.values()), 0, 0
+    for number in claims:
+        own = weights.get(number, 0)
+        others, others_wide = total - own, in_all - wide[number]
+        had = min(claims[number], max(0, own - wide[number]))
+        if 3 * own >= total:
+            by_itself += had
+            backed_of_heavy = total // BACKING_PARTS
+        else:
+            counts = min(others, max(0, 4 * others - 6 * others_wide))
+            by_itself += (had + total // BACKING_PARTS) * counts // others
+    assert sum(after.values()) <= in_all // POOL_PARTS + by_itself + backed_of_heavy
 
 
 @given(worlds(), st.integers(1, 7), NONCES)
@@ -401,11 +476,41 @@ def test_a_members_own_backing_is_shared_and_never_doubled() -> None:
 
 def test_between_a_half_and_two_thirds_it_counts_in_proportion() -> None:
     def kept(wide: int) -> int:
-        return left({1: 600, 2: 600, 3: 600}, {3: wide, **dict.fromkeys((1, 2, 4, 5, 6, 7), 0)}, {1: 600}, {1: set()})[
-            1
-        ]
+        return left({1: 600, 2: 600, 3: 600, 4: 600}, {3: wide}, {1: 600}, {1: set()})[1]
 
-    assert [kept(wide) for wide in (0, 600, 700, 750, 800)] == [600, 600, 377, 233, 88]
+    assert [kept(wide) for wide in (0, 900, 1050, 1125, 1200)] == [600, 600, 300 + 116, 150 + 125, 133]
+
+
+def test_who_has_a_third_keeps_what_it_had_wherever_most_is_widely_judged() -> None:
+    def kept(own: int) -> int:
+        return left({1: own, 2: 600, 3: 600}, {3: 1200}, {1: MILLION}, {1: {2}})[1]
+
+    assert kept(599) == 133
+    assert kept(600) == 600 + 600 // BACKING_PARTS
+
+
+@given(st.integers(0, 1000), st.dictionaries(st.integers(1, 6), st.integers(1, 1000), min_size=1), st.randoms())
+def test_models_share_the_pool_in_equal_parts_and_what_one_does_not_need_goes_to_others(
+    pool: int, needs: dict[int, int], chance: random.Random
+) -> None:
+    """By number of the model. Each is claimed by a newcomer, in any order; of a common one nine times the pool."""
+    models = chance.sample(sorted(needs), len(needs))
+    found = finish(
+        thin_weights_in_slices(
+            [
+                NodeOutcome(account(n), NODE, ModelId(f"m{n}"), NodeFate.ACCEPTED, needs[n], 0, 0, needs[n], "")
+                for n in models
+            ],
+            Standing({account(8): 1}, {}, {}, {(account(8), COMMON): POOL_PARTS * pool}, ()),
+            {},
+        )
+    ).weights
+    given = {n: found[account(n), NODE] for n in needs}
+    least = min((given[n] for n in needs if given[n] < needs[n]), default=pool)
+    assert all(given[n] <= least for n in needs if given[n] < needs[n])
+    assert all(given[n] == needs[n] for n in needs if needs[n] < least)
+    assert sum(given.values()) <= pool
+    assert sum(given.values()) > min(pool, sum(needs.values())) - len(needs)
 
 
 @given(worlds(), st.randoms())

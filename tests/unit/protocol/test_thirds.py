@@ -100,10 +100,25 @@ def test_a_cartel_that_is_most_of_the_others_makes_nothing_up_that_adds_up() -> 
     assert (of_member(found, 1).mismatches, len(found.histories)) == (2, 1)
 
 
-def test_a_heavy_member_s_rare_model_counts_in_full_once_anybody_found_it_valid() -> None:
-    commit = batch(1, model_id=RARE)
-    outcome = of_member(decide([commit], {2: [vote(commit)]}, {1: 34, 2: 1, 3: 65}), 1)
+def test_a_heavy_member_s_rare_model_is_accepted_and_counts_in_full_only_by_a_third_of_the_others() -> None:
+    """Who lacks the model abstains: by a friend's word it would have fakes of a model that nobody else runs in full."""
+    commit, weights = batch(1, model_id=RARE), {1: 34, 2: 1, 3: 22, 4: 43}
+    outcome = of_member(decide([commit], {2: [vote(commit)]}, weights), 1)
+    assert (outcome.fate, outcome.weight, outcome.reason) == (NodeFate.ACCEPTED, 34, codes.FEW_JUDGES)
+    outcome = of_member(decide([commit], {2: [vote(commit)], 3: [vote(commit)]}, weights), 1)
     assert (outcome.fate, outcome.weight, outcome.reason) == (NodeFate.ACCEPTED, COUNT, "")
+
+
+def test_a_heavy_member_that_a_cartel_keeps_from_being_widely_judged_keeps_what_it_had_and_grows() -> None:
+    """Of 55, 12 other honest and a cartel of 33 that says nothing, all others being widely judged."""
+    weights = {1: 2750, 2: 600, 3: 1650}
+    batches = {1: batch(1), 2: batch(2, 600), 3: batch(3, 1650)}
+    votes = {1: [vote(batches[2]), vote(batches[3])], 2: [vote(batches[1]), vote(batches[3])]}
+    found = decide(list(batches.values()), votes, weights)
+    assert [of_member(found, n).weight for n in (2, 3)] == [600, 1650]
+    outcome = of_member(found, 1)
+    assert (outcome.fate, outcome.reason) == (NodeFate.ACCEPTED, codes.FEW_JUDGES)
+    assert 2750 + 600 // 20 < outcome.weight < 2750 + 600 // 9 + 2250 // 9
 
 
 @st.composite

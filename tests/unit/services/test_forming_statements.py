@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from netsim.chain import SimulatedChain
 from netsim.ledger import Ledger
@@ -13,10 +14,11 @@ from node.ports import Validity
 from node.protocol.agreement import ROUNDS_MAX, committed_order
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.messages import Message, ResultSignature
+from node.protocol.slices import Slices
 from node.services.forming import FormingService
 from node.store.books import Books
 from node.store.database import Database
-from tests.builders import PARAMETERS, SOME_CID, account, group_set, key_of, registered
+from tests.builders import PARAMETERS, SOME_CID, account, bundle_of, group_set, key_of, registered
 
 EPOCH = EpochNumber(0)
 COMMITTED = committed_order({account(number) for number in (1, 2, 3)})
@@ -114,3 +116,21 @@ async def test_who_left_a_bundle_out_that_came_while_the_result_was_formed_does_
     service._form = form  # type: ignore[method-assign, assignment]
     with pytest.raises(StopAsyncIteration):
         await service._agree(inputs, fetching)
+
+
+@pytest.mark.parametrize(("held", "is_told"), [((1, 2), True), ((1, 2, 3), False)])
+async def test_that_nothing_follows_yet_is_told_otherwise_than_that_nothing_follows(
+    held: tuple[int, ...], *, is_told: bool
+) -> None:
+    """At half of FORM bundles may still come, and with these a result follows."""
+    service = started(Books(Database(":memory:"), account(1)), Said())
+
+    def nothing(_: object) -> Slices[None]:
+        yield
+        return
+
+    inputs: Any = SimpleNamespace(epoch=EPOCH, committed=COMMITTED, state=service._chain.state, form=nothing)
+    bundles = {account(number): bundle_of(number) for number in held}
+    with capture_logs() as lines:
+        assert await service._form(inputs, bundles, frozenset(bundles)) is None
+    assert ["unless others come" in line["event"] for line in lines] == [is_told]
