@@ -90,23 +90,37 @@ _Judgements = Sequence[_Judgement]
 """Of one answer."""
 
 
-def is_heard(cast: Mapping[Address, AuditVote], able: Collection[Address], weights: Mapping[Address, int]) -> bool:
-    """Whether the judgements of an answer that was judged again count: not if too few judged it, or no more than say
-    that there is nothing to judge, or that they were shown nothing, or not what the receipt commits to.
+def is_heard(
+    cast: Mapping[Address, AuditVote], model_id: ModelId, able: Collection[Address], weights: Mapping[Address, int]
+) -> bool:
+    """Whether the judgements of an answer of a model that was judged again count: not if too few judged it, or no more
+    than say that there is nothing to judge, or that they were shown nothing, or not what the receipt commits to, or a
+    receipt of another model.
 
     What is challenged its payer shows to whom it likes; and what is accused may be an answer that never was, which most
-    of a draw's auditors made up.
+    of a draw's auditors made up, or one of another model, which others with this one cannot judge.
     """
     of_able = {voter: vote for voter, vote in cast.items() if voter in able}
-    judged = [voter for voter, vote in of_able.items() if is_judged(vote)]
+    judged = [voter for voter, vote in of_able.items() if _is_judged_as(vote, model_id)]
     against = [
         voter
         for voter, vote in of_able.items()
-        if is_unshown(vote) or (not is_judged(vote) and vote.reason in NOTHING_TO_JUDGE)
+        if _names_another(vote, model_id)
+        or is_unshown(vote)
+        or (not is_judged(vote) and vote.reason in NOTHING_TO_JUDGE)
     ]
     weight = weight_of_voters(judged, weights)
     is_enough = len(judged) >= JUDGES_MIN and ABLE_PARTS * weight >= weight_of_voters(able, weights)
     return is_enough and weight > weight_of_voters(against, weights)
+
+
+def _is_judged_as(vote: AuditVote, model_id: ModelId) -> bool:
+    return is_judged(vote) and vote.model_id == model_id
+
+
+def _names_another(vote: AuditVote, model_id: ModelId) -> bool:
+    """Whether a voter saw a receipt, and that it is of another model."""
+    return bool(vote.model_id) and vote.model_id != model_id
 
 
 def judge_again(
@@ -127,12 +141,12 @@ def judge_again(
         of_answer = [
             _judgement(voter, vote, band_of, fraud_band_of)
             for voter, vote in cast.items()
-            if voter in able and is_judged(vote)
+            if voter in able and _is_judged_as(vote, accused.model_id)
         ]
         if is_accused:
             read.append(of_answer)
             unshown.update(voter for voter, vote in cast.items() if voter in able and is_unshown(vote))
-        if not is_heard(cast, able, weights):
+        if not is_heard(cast, accused.model_id, able, weights):
             continue
         if is_accused:
             summed.append(of_answer)

@@ -54,20 +54,35 @@ def heaviest_digest(votes: Mapping[Address, AuditVote], weights: Mapping[Address
     return min(by_digest, key=lambda digest: (-by_digest[digest], digest))
 
 
+def is_named_by_most(votes: Mapping[Address, AuditVote], digest: Hash32, weights: Mapping[Address, int]) -> bool:
+    """Whether most of those who judged in a draw name this receipt, by heads.
+
+    Auditors are drawn by weight, so one that is heavy is in many draws, and would decide each of them by weight. It
+    would name the unluckiest of all answers that it knows, truly, and all who judge these again would find bad luck.
+    """
+    named = [vote.receipt_digest for voter, vote in votes.items() if is_judged(vote) and weights.get(voter, 0) > 0]
+    return 2 * named.count(digest) > len(named)
+
+
 def is_undisputed(
     votes: Mapping[Address, AuditVote], auditors: Collection[Address], weights: Mapping[Address, int]
 ) -> bool:
     """Whether what was judged in a draw may speak for the executor, and not only against it.
 
-    A vote's receipt and length are believed, and a friend of the executor can invent both. Honest auditors of one draw
-    name one receipt, read as much of it, and see alike whether there is something to judge. So nobody may say anything
-    else: not that it was shown nothing, nor that it had no time for what it was shown, for an executor may be slow on
-    purpose. And those who judged are most of the auditors that have the model, by heads and by weight.
+    A vote's receipt, its node and model, and length are believed, and a friend of the executor can invent them. Honest
+    auditors of one draw name one receipt with what it says, read as much of it, and see alike whether there is
+    something to judge. So nobody may say anything else: not that it was shown nothing, nor that it had no time for what
+    it was shown, for an executor may be slow on purpose. And those who judged are most of the auditors that have the
+    model, by heads and by weight.
     """
     heard = {voter: vote for voter, vote in votes.items() if weights.get(voter, 0) > 0}
     judged = {voter: vote for voter, vote in heard.items() if is_judged(vote)}
     others = {voter: vote for voter, vote in heard.items() if voter not in judged}
-    named = {vote.receipt_digest for vote in heard.values()} - {NO_DIGEST}
+    named = {
+        (vote.receipt_digest, vote.node_id, vote.model_id)
+        for vote in heard.values()
+        if vote.receipt_digest != NO_DIGEST
+    }
     lengths = {vote.figures.tokens for vote in judged.values()}
     if len(named) > 1 or len(lengths) > 1 or not all(map(_says_nothing, others.values())):
         return False

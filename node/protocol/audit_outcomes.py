@@ -34,6 +34,7 @@ from node.protocol.audit_majorities import (
     as_many_failed,
     heaviest_digest,
     is_judged,
+    is_named_by_most,
     is_undisputed,
     middle_by_evidence,
     middle_of,
@@ -136,9 +137,10 @@ class _AuditDuties:
 class _Found:
     """What is found out about an executor's answers with one model, while it is."""
 
-    tokens: int = 0
-    answers: list[tuple[Hash32, Gains]] = field(default_factory=list)
-    """(receipt's digest, gains) of each answer that was judged, in the order of draws."""
+    tokens: dict[Hash32, int] = field(default_factory=dict)
+    """How many each answer that was judged has, by the receipt's digest."""
+    answers: dict[Hash32, Gains] = field(default_factory=dict)
+    """What each answer that was judged gains, by the receipt's digest, in the order of draws."""
     withheld: int = 0
     challenged: list[tuple[Address, Hash32]] = field(default_factory=list)
     """(payer, receipt's digest)."""
@@ -212,12 +214,12 @@ def audit_outcomes_in_slices(
     found, pace, duties = _FoundOut(_Found), Pace(), _AuditDuties(previous.group)
     by_draw, lots = _by_draw(bundles), AuditorLots(seeds.draw, previous.group)
     for committed in previous.books:
-        seen: set[Hash32] = set()
+        undisputed: set[Hash32] = set()
         for draw in range(draws_of(committed.book)):
             cast = by_draw.get((committed.executor, draw, NO_DIGEST), {})
             auditors = lots.auditors(committed.executor, draw)
             votes = {auditor: cast[auditor] for auditor in auditors if auditor in cast}
-            judged = _take_draw(committed.executor, auditors, votes, weights, band_of, found, seen)
+            judged = _take_draw(committed.executor, auditors, votes, weights, band_of, found, undisputed)
             duties.add(auditors, votes, None if as_many_failed(votes, weights) else judged)
             if pace.is_over(DRAW_AS_ITEMS):
                 yield
@@ -241,7 +243,7 @@ def audit_outcomes_in_slices(
             for digest in {*known.accused, *known.challenged}:
                 cast = by_draw.get((known.executor, REJUDGED, digest), {})
                 cast = {voter: vote for voter, vote in cast.items() if voter in able}
-                is_due = is_heard(cast, able, weights) and not as_many_failed(cast, weights)
+                is_due = is_heard(cast, known.model_id, able, weights) and not as_many_failed(cast, weights)
                 duties.add(able, cast, known.model_id if is_due else None)
             model = previous.group.get_epoch_model(known.model_id)
             is_proven = again.outcome is Verdict.INVALID and again.reason != NARROWLY_PROVEN
@@ -326,9 +328,12 @@ def _take_draw(
     weights: Mapping[Address, int],
     band_of: BandOf,
     found: _FoundOut,
-    seen: set[Hash32],
+    undisputed: set[Hash32],
 ) -> ModelId | None:
-    """Add what the votes on one draw come to; return the model whose answer was judged, None if none was."""
+    """Add what the votes on one draw come to; return the model whose answer was judged, None if none was.
+
+    `undisputed` are answers that other draws fell on as well and that nobody disputed there.
+    """
     digest = heaviest_digest(votes, weights)
     if digest is None:
         missed = {voter: vote for voter, vote in votes.items() if vote.reason not in EXCUSED}
@@ -336,17 +341,21 @@ def _take_draw(
             vote = middle_of(list(missed.items()), weights, lambda vote: (vote.model_id,))
             found[executor, vote.model_id].withheld += 1
         return None
+    if not is_named_by_most(votes, digest, weights):
+        return None
     judged = [(voter, vote) for voter, vote in votes.items() if is_judged(vote) and vote.receipt_digest == digest]
     vote = middle_by_evidence(judged, weights, band_of)
-    if digest in seen:
+    if digest in undisputed:
         return vote.model_id
-    seen.add(digest)
     of_served = found[executor, vote.model_id]
-    of_served.tokens += vote.figures.tokens
     gained = gains(vote.figures, band_of(executor, vote.node_id, vote.model_id))
-    if not is_undisputed(votes, auditors, weights):  # it accuses as it did, and clears of nothing
-        gained = tuple(max(0, bits) for bits in gained)
-    of_served.answers.append((digest, gained))
+    before = of_served.answers.get(digest)
+    if is_undisputed(votes, auditors, weights):
+        undisputed.add(digest)  # in place of what another draw, in which somebody named it too, made of it
+    else:  # it accuses as it did, and clears of nothing
+        gained = tuple(map(max, gained, before or (0,) * len(gained)))
+    of_served.tokens[digest] = vote.figures.tokens
+    of_served.answers[digest] = gained
     return vote.model_id
 
 
@@ -364,7 +373,7 @@ def _outcome(
     evidence = NO_EVIDENCE if known is None or again.is_settled else known.evidence
     # In the order of draws, which have nothing to do with figures: sorted by these, luck would look like evidence. Nor
     # does anybody choose them: auditors who invent an answer invent its digest, too.
-    for _, gained in found.answers:
+    for gained in found.answers.values():
         evidence = accumulate_evidence(evidence, gained)
     accused = _accused(found, evidence) if not again.confirmed else _all(found)
     fate, reason = Verdict.VALID, _missing_reason(found)
@@ -384,7 +393,7 @@ def _outcome(
         fate=fate,
         answers=len(found.answers),
         withheld=found.withheld + found.omitted,
-        tokens=found.tokens,
+        tokens=sum(found.tokens.values()),
         reason=reason,
         evidence=evidence,
         confirmed=again.confirmed,
@@ -421,9 +430,11 @@ def _chosen(
 
 def _accused(found: _Found, evidence: tuple[int, ...]) -> tuple[Hash32, ...]:
     """Return which answers are to be judged again: all, if it is suspected by one of them or by their sum."""
-    is_suspected = any(proven_by(gained) is not None for _, gained in found.answers) or proven_by(evidence) is not None
+    is_suspected = (
+        any(proven_by(gained) is not None for gained in found.answers.values()) or proven_by(evidence) is not None
+    )
     return _all(found) if is_suspected else ()
 
 
 def _all(found: _Found) -> tuple[Hash32, ...]:
-    return tuple(sorted(digest for digest, _ in found.answers))[:ACCUSED_MAX]
+    return tuple(sorted(found.answers))[:ACCUSED_MAX]

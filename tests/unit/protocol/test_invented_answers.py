@@ -188,6 +188,37 @@ def test_what_is_disputed_accuses_as_it_did() -> None:
     assert evidence_after(drawn_votes(*three)) == tuple(map(sum, zip(SUSPECTED, gained, strict=True)))
 
 
+def test_one_heavy_auditor_does_not_choose_which_answer_a_draw_fell_on() -> None:
+    """It would name the unluckiest of all that it knows, truly; nor does a half by heads, and nothing is withheld."""
+    auditors = auditors_of(SEED, EXECUTOR, 0, GROUP)
+    weights = WEIGHTS | {auditors[0]: 1_000}
+    unlucky = judged(0, MILD, Hash32(b"\xff" * 32))
+    for votes in ((unlucky, TRUE, TRUE, TRUE, TRUE), (unlucky, TRUE, TRUE, missing(0), missing(0)), (unlucky, TRUE)):
+        said = drawn_votes(*votes, *(None,) * (5 - len(votes)))
+        assert audit_outcomes(previous(), SEEDS, bundles_of(said), weights, band_of) == ()
+
+
+def test_a_receipt_of_another_model_is_not_judged_as_one_of_this() -> None:
+    """Whoever has the other model sees it, and can say no more: a friend would be the only one that was asked."""
+    seen = replace(missing(0, "no-model"), receipt_digest=digest_of(0), model_id=BIG, node_id=TRUE.node_id)
+    assert evidence_after(drawn_votes(TRUE, seen, seen, seen, seen)) == SUSPECTED
+
+
+def test_an_undisputed_draw_of_an_answer_counts_instead_of_a_disputed_one() -> None:
+    """Friends who name the answer of a draw that they are not in neither hide what it finds nor have it count twice."""
+    auditors = [auditors_of(SEED, EXECUTOR, draw, GROUP) for draw in (0, 1)]
+    votes: dict[Address, list[AuditVote]] = {auditor: [] for drawn in auditors for auditor in drawn}
+    for number, auditor in enumerate(auditors[0]):
+        named = digest_of(1) if number < 3 else digest_of(0)
+        votes[auditor].append(judged(0, PRAISE if number < 3 else MILD, named))
+    for auditor in auditors[1]:
+        votes[auditor].append(judged(1, MILD, digest_of(1)))
+    gained = tuple(max(0, bits) for bits in gains(MILD, BAND))
+    assert max(gained) > 0
+    (found,) = audit_outcomes(previous(), SEEDS, bundles_of(votes), WEIGHTS, band_of)
+    assert (found.answers, found.tokens, found.evidence) == (1, MILD.tokens, gained)
+
+
 def test_no_answer_comes_last_by_its_digest() -> None:
     """All five of the first draw are friends: what was found before is gone, and not what the other draws find."""
     votes: dict[Address, list[AuditVote]] = {}
@@ -226,6 +257,18 @@ OPEN = AuditOutcome(
 )  # fmt: skip
 THIRDS = group_of((1, 1, (TINY,)), (2, 17, (TINY,)), (3, 17, (TINY,)), (4, 33, (TINY,)), (5, 33, (TINY,)))
 """2 and 3 are friends, and a third of those with the model."""
+
+
+def test_who_has_not_the_model_of_an_accused_answer_speaks_against_judging_it_as_another() -> None:
+    """A true receipt of another model that its executor has, which friends slander as one of this."""
+    votes: dict[Address, list[AuditVote]] = {account(n): [judged(REJUDGED, SLANDER, REAL)] for n in (2, 3)}
+    for number, reason in ((4, "no-model"), (5, "no-time")):
+        seen = replace(missing(REJUDGED, reason), receipt_digest=REAL, model_id=BIG, node_id=TRUE.node_id)
+        votes[account(number)] = [seen]
+    suspected = replace(OPEN, accused=(REAL,), confirmed=(), convicting=())
+    before = replace(previous(suspected, books=()), group=THIRDS)
+    (found,) = audit_outcomes(before, SEEDS, bundles_of(votes), weights_of(THIRDS), band_of)
+    assert found.fate is not Verdict.INVALID
 
 
 def test_no_third_of_those_with_a_model_end_a_proof_by_an_accused_answer_that_never_was() -> None:
