@@ -1,32 +1,27 @@
-"""What an audit of an answer costs against generating it: `python -m benchmarks.auditing [MODEL_DIRECTORY]`.
+"""What an audit of an answer costs against generating it: `python -m benchmarks.auditing [MODEL_DIRECTORY [TOKENS…]]`.
 
-One vLLM server as the daemon starts it. It writes answers of 64, 128 and 400 tokens, 64 at once and one after the
-other, and reads the same answers for audits, two at once as AuditingService does, with the rule's winners. Printed are
-the server's and the daemon's time per answer; all in one run. Of the daemon that is what it does with the engine's
-stream, and with what a prefill says (node/services/audit_reading.py): not gateway and network of a user's request, nor
-fetching the evidence of an audit and checking its signatures.
+One vLLM server as the daemon starts it. It writes answers of 64, 128 and 400 tokens, or of so many as are named (a
+model of benchmarks/larger_model.py is slow), 64 at once and one after the other, and reads the same answers for audits,
+two at once as AuditingService does, with the rule's winners. Printed are the server's and the daemon's time per answer;
+all in one run. Of the daemon that is what it does with the engine's stream, and with what a prefill says
+(node/services/audit_reading.py): not gateway and network of a user's request, nor fetching the evidence of an audit and
+checking its signatures.
 """
 
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import trio
 
+from benchmarks.engine_server import model_directory, open_server
 from benchmarks.formation import model_record
 from benchmarks.mining_beside_serving import ServingEngine
 from benchmarks.nonces import MODEL
-from benchmarks.sampling import TINY_MODEL, processor_seconds
-from node.engine.arguments import server_command, server_environment
+from benchmarks.sampling import processor_seconds
 from node.engine.client import EngineClient
-from node.engine.endpoint import local_endpoint
 from node.engine.identity import read_vocabulary_size
-from node.engine.server import run_server, socket_path
-from node.engine.transport import Traffic, open_http
-from node.ml_nodes import default_engine_python
 from node.ports import GenerationRequest
 from node.protocol.audit_evidence import KeptAnswer, kept_answer
 from node.protocol.audit_sampling import AUDITED_PER_MILLE, AUDITORS
@@ -39,8 +34,8 @@ from node.services.auditing import READ_AT_ONCE
 
 LENGTHS = (64, 128, 400)
 BATCH = 64
-READ = 16
-"""Of a batch, so many are read."""
+READ = 32
+"""Of a batch, so many are read: processor time is told in hundredths of a second."""
 ALONE = 3
 """Answers that are written, and read, one after the other."""
 ROUNDS = 2
@@ -144,12 +139,12 @@ def told(cost: Cost) -> str:
     return f"{cost.wall * 1e3:6.1f} ms ({cost.server * 1e3:6.1f} server, {cost.daemon * 1e3:5.1f} daemon)"
 
 
-async def measure(engine: AuditingEngine, group: int) -> None:
+async def measure(engine: AuditingEngine, group: int, lengths: Sequence[int]) -> None:
     """Print a line for each length and way."""
-    await both(engine, group, 0, LENGTHS[0], BATCH)  # warms up
+    await both(engine, group, 0, lengths[0], BATCH)  # warms up
     share = AUDITED_PER_MILLE / 1000 * AUDITORS
     seed = 0
-    for tokens in LENGTHS:
+    for tokens in lengths:
         for answers, name in ((ALONE, "alone"), (BATCH, f"{BATCH} at once")):
             pairs = []
             for _ in range(ROUNDS):
@@ -168,21 +163,12 @@ async def measure(engine: AuditingEngine, group: int) -> None:
 
 async def main() -> None:
     """Start the server and measure."""
-    model = Path(sys.argv[1]) if len(sys.argv) > 1 else TINY_MODEL
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        async with socket_path(directory / "run", "engine") as socket:
-            arguments = ("--max-model-len", str(CONTEXT_TOKENS))
-            command = server_command(default_engine_python(), socket, model, MODEL, arguments, on_cpu=True)
-            files = directory / "engine.log", directory / "engine.pgid"
-            async with (
-                run_server(command, server_environment(on_cpu=True, kv_cache_gib=1), *files) as server,
-                open_http(local_endpoint(socket), Traffic()) as http,
-            ):
-                await server.until_ready(http, lambda _: None)
-                client = LongWinded(http, MODEL)
-                await client.prepare()
-                await measure(AuditingEngine(client, read_vocabulary_size(model)), server.process.pid)
+    model = model_directory()
+    lengths = [int(word) for word in sys.argv[2:]] or LENGTHS
+    async with open_server(model, MODEL, CONTEXT_TOKENS) as server:
+        client = LongWinded(server.http, MODEL)
+        await client.prepare()
+        await measure(AuditingEngine(client, read_vocabulary_size(model)), server.group, lengths)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ from node.protocol.identifiers import (
     PeerId,
     TokenAmount,
 )
+from node.protocol.judges import Judges, judges_for
 from node.protocol.nonces import draw_sample
 from node.protocol.records import (
     EpochGroup,
@@ -108,7 +109,7 @@ PARAMETERS = EpochParameters(
 )
 
 
-Checkers = Callable[[Address], frozenset[Address]]
+Checkers = Callable[[Address, ModelId], frozenset[Address]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +190,11 @@ class Scene:
 
 
 def with_judgements(
-    bundles: Mapping[Address, VoteBundle], group: EpochGroup, books: tuple[CommittedBook, ...], checkers: Checkers
+    bundles: Mapping[Address, VoteBundle],
+    group: EpochGroup,
+    books: tuple[CommittedBook, ...],
+    judges: Judges,
+    checkers: Checkers,
 ) -> dict[Address, VoteBundle]:
     """Return the bundles with votes on audited answers and checks of the validators of the epoch before."""
     lots, source = AuditorLots(SEED, group), random.Random(3)  # noqa: S311 - a seed that anybody can repeat
@@ -203,8 +208,9 @@ def with_judgements(
                 audits[auditor].append(AuditVote(*names, Verdict.VALID, HONEST, ""))
     checks: dict[Address, list[VoteCheck]] = {member: [] for member in bundles}
     for validator in sorted(bundles, key=str.lower):
-        for checker in checkers(validator):
-            checks[checker].append(VoteCheck(validator, Verdict.VALID, 24, 0, ""))
+        for model_id in judges.models_to_check(validator):
+            for checker in checkers(validator, model_id):
+                checks[checker].append(VoteCheck(validator, model_id, Verdict.VALID, 24, 0, ""))
     return {
         member: replace(bundle, audits=tuple(sorted(audits[member], key=audit_order)), checks=tuple(checks[member]))
         for member, bundle in bundles.items()
@@ -239,18 +245,20 @@ def _epoch(
     rules = rules_of(state.poc_commits[epoch], state, PARAMETERS)
     bundles, weights = scene.bundles(epoch, state, [account for account, _ in group]), dict(group)
     voted_before = frozenset[Address]() if previous is None else frozenset(weights)
+    judges = judges_for(epoch, weights, state, None if previous is None else previous.group)
 
     @functools.cache
-    def checkers(validator: Address) -> frozenset[Address]:
-        return checkers_of(SEED, validator, weights)
+    def checkers(validator: Address, model_id: ModelId) -> frozenset[Address]:
+        return checkers_of(SEED, validator, judges.able_to_check(validator, model_id, weights))
 
     if previous is not None:
         books = tuple(CommittedBook(account, BOOK) for account in sorted(weights, key=str.lower))
         previous = replace(previous, books=books)
-        bundles = with_judgements(bundles, previous.group, books, checkers)
+        bundles = with_judgements(bundles, previous.group, books, judges, checkers)
         checkers.cache_clear()
     encoded = [to_bytes(bundle) for bundle in bundles.values()]
-    limits = limits_of(state.poc_commits[epoch], rules, len(voted_before), audits_due(previous))
+    possible = sum(len(judges.models_to_check(validator)) for validator in voted_before)
+    limits = limits_of(state.poc_commits[epoch], rules, possible, audits_due(previous))
     gc.collect()
     gc.freeze()
     began = time.process_time()

@@ -6,26 +6,18 @@ gaps between tokens, and how many nonces are mined beside users and alone. Minin
 begun is finished, and users' requests are in the next one.
 """
 
-import sys
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, cast
 
 import trio
 
+from benchmarks.engine_server import model_directory, open_server
 from benchmarks.nonces import CONTEXT_TOKENS, MODEL, MinedEngine, StillChain
-from benchmarks.sampling import TINY_MODEL
-from node.engine.arguments import server_command, server_environment
 from node.engine.client import EngineClient
-from node.engine.endpoint import local_endpoint
 from node.engine.identity import read_vocabulary_size
-from node.engine.server import run_server, socket_path
-from node.engine.transport import Traffic, open_http
-from node.ml_nodes import default_engine_python
 from node.ports import Chain, Engine, GenerationChunk, GenerationRequest
 from node.protocol.identifiers import BlockNumber, Hash32
 from node.protocol.sampling import SamplingParameters
@@ -77,7 +69,7 @@ async def ask(engine: Engine, number: int, felt: Felt) -> None:
 async def feel(engine: Engine, seed: int, users: int, felt: Felt, *, mining: bool) -> None:
     """Add a round to what is felt."""
     nobody: Any = None
-    service = MiningService(cast(Chain, StillChain()), nobody, nobody, engine, nobody, nonces_max=NONCES_MAX)
+    service = MiningService(cast(Chain, StillChain()), nobody, engine, nobody, nonces_max=NONCES_MAX)
 
     async def stream(user: int) -> None:
         number = seed * 1_000_000 + user * 10_000
@@ -132,22 +124,12 @@ async def measure(engine: Engine) -> None:
 
 async def main() -> None:
     """Start the server and measure."""
-    model = Path(sys.argv[1]) if len(sys.argv) > 1 else TINY_MODEL
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        async with socket_path(directory / "run", "engine") as socket:
-            arguments = ("--max-model-len", str(CONTEXT_TOKENS))
-            command = server_command(default_engine_python(), socket, model, MODEL, arguments, on_cpu=True)
-            files = directory / "engine.log", directory / "engine.pgid"
-            async with (
-                run_server(command, server_environment(on_cpu=True, kv_cache_gib=1), *files) as server,
-                open_http(local_endpoint(socket), Traffic()) as http,
-            ):
-                await server.until_ready(http, lambda _: None)
-                client = EngineClient(http, MODEL)
-                await client.prepare()
-                engine = cast(Engine, ServingEngine(client, read_vocabulary_size(model)))
-                await measure(BrokeredEngine(engine, Broker([engine], {engine.node_id: max(USERS)})))
+    model = model_directory()
+    async with open_server(model, MODEL, CONTEXT_TOKENS) as server:
+        client = EngineClient(server.http, MODEL)
+        await client.prepare()
+        engine = cast(Engine, ServingEngine(client, read_vocabulary_size(model)))
+        await measure(BrokeredEngine(engine, Broker([engine], {engine.node_id: max(USERS)})))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ loaded at once and work in turns, 512 nonces each; the best of each and the proc
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -20,13 +19,11 @@ from typing import Any, cast
 import trio
 
 from benchmarks import offline_nonces
-from benchmarks.sampling import TINY_MODEL, processor_seconds
-from node.engine.arguments import server_command, server_environment
+from benchmarks.engine_server import model_directory, open_server
+from benchmarks.sampling import processor_seconds
+from node.engine.arguments import server_environment
 from node.engine.client import EngineClient
-from node.engine.endpoint import local_endpoint
 from node.engine.identity import read_vocabulary_size
-from node.engine.server import run_server, socket_path
-from node.engine.transport import Traffic, open_http
 from node.ml_nodes import default_engine_python
 from node.ports import Chain, Engine, Head
 from node.protocol.identifiers import Address, BlockNumber, Hash32, ModelId, NodeId
@@ -78,7 +75,7 @@ class Cost:
 async def mined(engine: MinedEngine, seed: Hash32, group: int) -> Cost:
     """Compute NONCES as an epoch does."""
     nobody: Any = None
-    service = MiningService(cast(Chain, StillChain()), nobody, nobody, cast(Engine, engine), nobody, nonces_max=NONCES)
+    service = MiningService(cast(Chain, StillChain()), nobody, cast(Engine, engine), nobody, nonces_max=NONCES)
     own = time.process_time()
     started, used = trio.current_time(), processor_seconds(group)
     batch = Batch()
@@ -172,23 +169,15 @@ async def measure(engine: MinedEngine, group: int, offline: Offline) -> None:
 
 async def main() -> None:
     """Start both and measure."""
-    model = Path(sys.argv[1]) if len(sys.argv) > 1 else TINY_MODEL
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        async with socket_path(directory / "run", "engine") as socket:
-            arguments = ("--max-model-len", str(CONTEXT_TOKENS))
-            command = server_command(default_engine_python(), socket, model, MODEL, arguments, on_cpu=True)
-            environment = server_environment(on_cpu=True, kv_cache_gib=1)
-            files = directory / "engine.log", directory / "engine.pgid"
-            async with (
-                run_server(command, environment, *files) as server,
-                open_http(local_endpoint(socket), Traffic()) as http,
-                run_offline(model, directory) as offline,
-            ):
-                await server.until_ready(http, lambda _: None)
-                await offline.until_ready()
-                engine = MinedEngine(EngineClient(http, MODEL), read_vocabulary_size(model))
-                await measure(engine, server.process.pid, offline)
+    model = model_directory()
+    with tempfile.TemporaryDirectory() as directory:
+        async with (
+            run_offline(model, Path(directory)) as offline,  # both load at the same time
+            open_server(model, MODEL, CONTEXT_TOKENS) as server,
+        ):
+            await offline.until_ready()
+            engine = MinedEngine(EngineClient(server.http, MODEL), read_vocabulary_size(model))
+            await measure(engine, server.group, offline)
 
 
 if __name__ == "__main__":

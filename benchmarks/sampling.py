@@ -7,23 +7,18 @@ one request: HTTP costs the same for all ways and would hide what is measured.
 """
 
 import os
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
-from node.engine.arguments import server_command, server_environment
+from benchmarks.engine_server import model_directory, open_server
 from node.engine.client import EngineClient
 from node.engine.drawing import DrawStyle, draw_fields, sampling_fields
-from node.engine.endpoint import local_endpoint
-from node.engine.server import run_server, socket_path
-from node.engine.transport import Traffic, open_http
-from node.ml_nodes import default_engine_python
 from node.protocol.sampling import SamplingParameters
 
-TINY_MODEL = Path(__file__).resolve().parents[1] / ".cache" / "tiny-model"
+MODEL = "measured"
+CONTEXT_TOKENS = 2048
 BATCH = 64
 TOKENS = 64
 ROUNDS = 12
@@ -94,21 +89,8 @@ async def measure(client: EngineClient, group: int) -> None:
 
 async def main() -> None:
     """Start an engine and measure."""
-    model = Path(sys.argv[1]) if len(sys.argv) > 1 else TINY_MODEL
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        async with socket_path(directory / "run", "engine") as socket:
-            command = server_command(
-                default_engine_python(), socket, model, "measured", ("--max-model-len", "2048"), on_cpu=True
-            )
-            environment = server_environment(on_cpu=True, kv_cache_gib=1)
-            files = directory / "engine.log", directory / "engine.pgid"
-            async with (
-                run_server(command, environment, *files) as server,
-                open_http(local_endpoint(socket), Traffic()) as http,
-            ):
-                await server.until_ready(http, lambda _: None)
-                await measure(EngineClient(http, "measured"), server.process.pid)
+    async with open_server(model_directory(), MODEL, CONTEXT_TOKENS) as server:
+        await measure(EngineClient(server.http, MODEL), server.group)
 
 
 if __name__ == "__main__":

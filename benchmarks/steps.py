@@ -19,12 +19,8 @@ from typing import Any
 
 import trio
 
+from benchmarks.engine_server import open_server
 from benchmarks.serving import load, stand_in
-from node.engine.arguments import server_command, server_environment
-from node.engine.endpoint import local_endpoint
-from node.engine.server import run_server, socket_path
-from node.engine.transport import Traffic, open_http
-from node.ml_nodes import default_engine_python
 from scripts.local_network import MODEL_ID, TINY_MODEL
 
 LARGER = {
@@ -35,6 +31,7 @@ LARGER = {
     "num_key_value_heads": 4,
 }
 """150 million parameters."""
+CONTEXT_TOKENS = 2048
 WEIGHTS = ("--load-format", "dummy")
 WARM_TOKENS = 8
 
@@ -46,18 +43,11 @@ async def real_engine(directory: Path) -> AsyncIterator[str]:
     shutil.copytree(TINY_MODEL, model, ignore=shutil.ignore_patterns("*.safetensors"))
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | LARGER))
-    async with socket_path(directory / "run", "engine") as socket:
-        command = server_command(
-            default_engine_python(), socket, model, MODEL_ID, ("--max-model-len", "2048"), on_cpu=True
-        )
-        environment = server_environment(on_cpu=True, kv_cache_gib=2) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-        files = directory / "engine.log", directory / "engine.pgid"
-        async with (
-            run_server((*command, *WEIGHTS), environment, *files) as server,
-            open_http(local_endpoint(socket), Traffic()) as http,
-        ):
-            await server.until_ready(http, lambda _: None)
-            yield str(socket)
+    own_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    async with open_server(
+        model, MODEL_ID, CONTEXT_TOKENS, arguments=WEIGHTS, environment=own_process, kv_cache_gib=2
+    ) as server:
+        yield str(server.socket)
 
 
 async def measure(target: str, streams: int, tokens: int) -> None:

@@ -8,7 +8,6 @@ it. An epoch of a day has batches of at most a million nonces, whatever an engin
 """
 
 import os
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -17,16 +16,12 @@ from typing import cast
 
 import trio
 
+from benchmarks.engine_server import model_directory, open_server
 from benchmarks.formation import model_record
 from benchmarks.nonces import ACCOUNT, CONTEXT_TOKENS, MODEL, NODE, MinedEngine, mined
-from benchmarks.sampling import TINY_MODEL, processor_seconds
-from node.engine.arguments import server_command, server_environment
+from benchmarks.sampling import processor_seconds
 from node.engine.client import EngineClient
-from node.engine.endpoint import local_endpoint
 from node.engine.identity import read_vocabulary_size
-from node.engine.server import run_server, socket_path
-from node.engine.transport import Traffic, open_http
-from node.ml_nodes import default_engine_python
 from node.models.content import open_content
 from node.ports import Engine, Provider
 from node.protocol.identifiers import Address, Hash32
@@ -130,20 +125,11 @@ def _best(costs: list[Cost]) -> Cost:
 
 async def main() -> None:
     """Start the server and measure."""
-    model = Path(sys.argv[1]) if len(sys.argv) > 1 else TINY_MODEL
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        async with socket_path(directory / "run", "engine") as socket:
-            arguments = ("--max-model-len", str(CONTEXT_TOKENS))
-            command = server_command(default_engine_python(), socket, model, MODEL, arguments, on_cpu=True)
-            files = directory / "engine.log", directory / "engine.pgid"
-            async with (
-                run_server(command, server_environment(on_cpu=True, kv_cache_gib=1), *files) as server,
-                open_http(local_endpoint(socket), Traffic()) as http,
-            ):
-                await server.until_ready(http, lambda _: None)
-                engine = MinedEngine(EngineClient(http, MODEL), read_vocabulary_size(model))
-                await measure(engine, server.process.pid, directory)
+    model = model_directory()
+    with tempfile.TemporaryDirectory() as directory:
+        async with open_server(model, MODEL, CONTEXT_TOKENS) as server:
+            engine = MinedEngine(EngineClient(server.http, MODEL), read_vocabulary_size(model))
+            await measure(engine, server.group, Path(directory))
 
 
 if __name__ == "__main__":

@@ -166,7 +166,6 @@ async def run_node(
         ChainPromptService(chain, content, store, presence, [duty]),
         MiningService(
             chain,
-            network,
             content,
             conduct.mining_engine(engine, broker, chain),
             slots,
@@ -174,7 +173,7 @@ async def run_node(
         ),
         auditing,
         observer,
-        conduct.validator(chain, network, content, store, presence, epochs, [duty], auditing, observer.take),
+        conduct.validator(chain, content, store, presence, epochs, [duty], auditing, observer.take),
         forming,
         ObjectingService(
             chain,

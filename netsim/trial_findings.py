@@ -42,7 +42,7 @@ BY_SLANDER_PER_MILLION_MAX = 1_000
 
 SLANDERED_PER_MILLE_MAX = 40
 """Of honest validators in all epochs; one is expected with a cartel of a third, 15 with one as heavy as a population
-may have (below), and none in groups of 25 or fewer."""
+may have (below), and none of models that 25 members or fewer have."""
 
 CARTEL_PER_MILLE_LIMIT = 420
 """A participant does not judge itself, and a few cheats vote wrongly as well: from here on a cartel may outvote the

@@ -137,14 +137,12 @@ class CartelValidator(ValidatingService):
             sighting if sighting.participant in self.friends else replace(sighting, per_mille=0)
             for sighting in bundle.observations.sightings
         )
-        checks = tuple(
-            check if check.validator in self.friends else _slander(check.validator) for check in bundle.checks
-        )
+        checks = tuple(check if check.validator in self.friends else _slander(check) for check in bundle.checks)
         return replace(bundle, checks=checks, observations=replace(bundle.observations, sightings=sightings))
 
 
-def _slander(validator: Address) -> VoteCheck:
-    return VoteCheck(validator, Verdict.INVALID, CHECKED_TAILS, CHECKED_TAILS, NOT_COMPUTED)
+def _slander(check: VoteCheck) -> VoteCheck:
+    return VoteCheck(check.validator, check.model_id, Verdict.INVALID, CHECKED_TAILS, CHECKED_TAILS, NOT_COMPUTED)
 
 
 def vouching_validator(accounts: Collection[Address]) -> type[VouchingValidator]:

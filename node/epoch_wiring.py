@@ -111,9 +111,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     provers = [e for e, wanted in zip(parts.engines, settings.engines, strict=True) if wanted.api == "vllm"]
     nonces_max = settings.mining.nonces_max
     miners = [
-        MiningService(
-            chain, network, content, engine, slots, nonces_max=nonces_max, kept=nonce_file(settings, engine.node_id)
-        )
+        MiningService(chain, content, engine, slots, nonces_max=nonces_max, kept=nonce_file(settings, engine.node_id))
         for engine in provers
     ]
     for miner in miners:
@@ -122,7 +120,7 @@ def add_epoch_services(parts: EpochParts, supervisor: Supervisor) -> dict[str, M
     observer = Observer(chain, parts.epochs, parts.presence, store, parts.measures, wants_scaling=wants_scaling)
     supervisor.add("observing", observer.run)
     validating = ValidatingService(
-        chain, network, content, store, parts.presence, parts.epochs, provers, auditing, observer.take
+        chain, content, store, parts.presence, parts.epochs, provers, auditing, observer.take
     )
     supervisor.add("validating", validating.run)
     audits = DaemonAuditOperations(chain, store, parts.epochs, auditing)

@@ -122,11 +122,10 @@ def audit(target: Target, which: str | None, challenge: str | None, consent: boo
         click.echo("There is none of this epoch yet, or its content is not here any more.")
         return
     print_table(
-        ["executor", "node", "model", "fate", "answers", "withheld", "bits", "why"],
+        ["executor", "model", "fate", "answers", "withheld", "bits", "why"],
         [
             [
                 outcome.executor,
-                outcome.node_id or "–",
                 outcome.model_id or "–",
                 outcome.fate,
                 str(outcome.answers),
@@ -136,7 +135,7 @@ def audit(target: Target, which: str | None, challenge: str | None, consent: boo
             ]
             for outcome in view.outcomes
         ],
-        empty="No node was audited.",
+        empty="Nobody was audited.",
     )
 
 

@@ -42,10 +42,9 @@ class AuditVoteView(View):
 
 
 class AuditOutcomeView(View):
-    """What the epoch's result says of one node."""
+    """What the epoch's result says of one executor's answers with a model."""
 
     executor: str
-    node_id: str
     model_id: str
     fate: str
     reason: str

@@ -11,13 +11,12 @@ import structlog
 import trio
 from pydantic_core import from_json
 
+from node.engine.columns import columns_from, read_own_logprobs, read_prefills
 from node.engine.drawing import (
-    WITHOUT_TEXTS,
     DrawStyle,
     draw_fields,
     find_draw_style,
     read_candidates,
-    read_prefills,
     read_token_id,
     sampling_fields,
 )
@@ -134,13 +133,14 @@ class EngineClient:
                 "temperature": 0,
                 "prompt_logprobs": 0,
                 "priority": priority,
-                "vllm_xargs": WITHOUT_TEXTS,
+                "vllm_xargs": columns_from(1),
             },
         )
         choices = sorted(reply.get("choices", []), key=lambda choice: choice.get("index", 0))
         if len(choices) != len(prompts):
             raise EngineFailedError(f"asked about {len(prompts)} prompts, got {len(choices)} answers")
-        return [_logprobs_of(prompt, choice) for prompt, choice in zip(prompts, choices, strict=True)]
+        pairs = zip(prompts, choices, strict=True)
+        return [read_own_logprobs(choice.get("prompt_logprobs"), prompt) for prompt, choice in pairs]
 
     async def embed(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[bytes]:
         """Vectors of the prompts (float32, little-endian)."""
@@ -157,7 +157,7 @@ class EngineClient:
         """What the model says of the tokens from place `first` on, given those before; see node.ports.Prefiller."""
         body: dict[str, object] = {"prompt": list(token_ids), "max_tokens": 1, "temperature": 0, "priority": priority}
         if drawn is None or not drawn.has_unlikely_winners or not await self.tells_winners():
-            body |= {"prompt_logprobs": top, "vllm_xargs": WITHOUT_TEXTS}
+            body |= {"prompt_logprobs": top, "vllm_xargs": columns_from(first)}
             return read_prefills(await self._post("/v1/completions", body), token_ids, first, top)
         reply = await self._post("/v1/completions", body | winner_fields(drawn, first, top))
         return read_prefills(reply, token_ids, first, top, winners=True)
@@ -318,14 +318,3 @@ def _read_candidates(choice: dict[str, Any], count: int) -> list[tuple[int, dict
     except (KeyError, TypeError, ValueError) as error:
         raise EngineFailedError(f"malformed log-probabilities: {error!r}") from error
     return found
-
-
-def _logprobs_of(prompt: Sequence[int], choice: dict[str, Any]) -> list[float]:
-    entries = choice.get("prompt_logprobs")
-    if not isinstance(entries, list) or len(entries) != len(prompt):
-        raise EngineFailedError("the reply has no log-probability for each token of the prompt")
-    try:
-        pairs = zip(prompt[1:], entries[1:], strict=True)
-        return [float(entry[str(token)]["logprob"]) for token, entry in pairs]
-    except (KeyError, TypeError, ValueError) as error:
-        raise EngineFailedError(f"malformed log-probabilities: {error!r}") from error

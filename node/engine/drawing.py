@@ -6,7 +6,7 @@ machine, or another version of vLLM, is never believed to follow the rule when i
 """
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -16,8 +16,6 @@ from node.protocol.draws import Prefill, token_margins
 from node.protocol.sampling import PER_MILLE, SamplingParameters
 
 PLUGIN_FIELD = "quern_draw"
-WITHOUT_TEXTS = {"quern_texts": 0}
-"""In `vllm_xargs` of who wants numbers alone: our plug-in for all engines spares the texts; vLLM by itself does not."""
 LOGPROBS_MAX = 64
 """Alternatives a server tells per token: audits want more than the 20 of OpenAI's API (facts: the winner is among the
 likeliest 20 in 61 to 95 of 100 draws)."""
@@ -154,33 +152,3 @@ def read_candidates(top: Mapping[str, object]) -> dict[int, float]:
     for word, logprob in top.items():
         found[read_token_id(word)] = read_logprob(logprob)
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
-
-
-def read_prefills(
-    reply: Mapping[str, Any], token_ids: Sequence[int], first: int, top: int, *, winners: bool = False
-) -> list[Prefill]:
-    """Read what a prefill tells of the tokens from place `first` on, with `winners` in the rank after the last of the
-    likeliest (winners.py). Raises EngineFailedError.
-    """
-    try:
-        entries = reply["choices"][0]["prompt_logprobs"]
-        if len(entries) != len(token_ids):
-            raise ValueError("not one entry per token")
-        found = []
-        for token, entry in zip(token_ids[first:], entries[first:], strict=True):
-            logprobs = {int(key): read_logprob(value["logprob"]) for key, value in entry.items()}
-            if token not in logprobs:
-                raise ValueError("the token itself is missing")
-            winner = _winner(entry, token, top + 1) if winners else None
-            # Fewer than were asked for: how many are the likeliest is not known; the last may be the token itself.
-            found.append(Prefill(logprobs, top if len(logprobs) >= top else max(1, len(logprobs) - 1), winner))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise EngineFailedError(f"malformed log-probabilities of a prompt: {error!r}") from error
-    return found
-
-
-def _winner(entry: Mapping[str, Any], token: int, rank: int) -> int:
-    """Return the token of this rank. The prompt's own token may have it too, for it comes with its true rank."""
-    ranked = [int(key) for key, value in entry.items() if value["rank"] == rank]
-    (found,) = ranked if len(ranked) == 1 else (other for other in ranked if other != token)
-    return found

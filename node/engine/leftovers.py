@@ -86,10 +86,11 @@ def is_running(record: GroupRecord) -> bool:
     return any(_is_member(int(entry.name), record) for entry in Path("/proc").iterdir() if entry.name.isdigit())
 
 
-def has_members(group: int) -> bool:
-    """Whether any process of a group is left that is not dead. Reads all of /proc."""
-    found = (read_process(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return any(status is not None and status.group == group and status.state != "Z" for status in found)
+def members_of(group: int) -> list[int]:
+    """Return the processes of a group that are not dead. Reads all of /proc."""
+    everybody = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    found = ((pid, read_process(pid)) for pid in everybody)
+    return [pid for pid, status in found if status is not None and status.group == group and status.state != "Z"]
 
 
 def read_process(pid: int) -> ProcessStatus | None:

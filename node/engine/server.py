@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from node.engine import launcher
-from node.engine.leftovers import has_members, record_group
+from node.engine.leftovers import members_of, record_group
 from node.engine.startup import START_MARK, of_newest_start, phase_of
 
 log = structlog.get_logger(__name__)
@@ -121,7 +121,7 @@ async def end_group(process: trio.Process) -> None:
     _signal_group(process.pid, signal.SIGKILL)  # also whatever outlived the launcher
     await process.wait()
     with trio.move_on_after(GROUP_END_SECONDS_MAX):
-        while await trio.to_thread.run_sync(has_members, process.pid):  # noqa: ASYNC110 - the kernel tells nobody
+        while await trio.to_thread.run_sync(members_of, process.pid):  # noqa: ASYNC110 - the kernel tells nobody
             await trio.sleep(GROUP_END_POLL_SECONDS)
     if process.stdin is not None:
         await process.stdin.aclose()

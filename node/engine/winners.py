@@ -5,8 +5,10 @@ auditor knows the likeliest tokens alone. Which it is, is found by asking, as wi
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from node.engine.drawing import WITHOUT_TEXTS, Post, draw_words, read_prefills
+from node.engine.columns import columns_from, read_prefills
+from node.engine.drawing import Post, draw_words
 from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.draws import Drawn, Prefill, token_margins
 from node.protocol.sampling import SamplingParameters
@@ -22,7 +24,7 @@ TEST_MARGIN_MAX = 0.02
 def winner_fields(drawn: Drawn, first: int, top: int) -> dict[str, object]:
     """Return the fields of a request for `top` likeliest tokens and the winner of each place from `first` on."""
     words = draw_words(drawn.parameters, drawn.seed, first)
-    return {"prompt_logprobs": top + 1, "vllm_xargs": {**WITHOUT_TEXTS, WINNERS_FIELD: words}}
+    return {"prompt_logprobs": top + 1, "vllm_xargs": {**columns_from(first), WINNERS_FIELD: words}}
 
 
 async def finds_winners(post: Post) -> bool:
@@ -47,8 +49,9 @@ def are_winners(prefills: Sequence[Prefill]) -> bool:
     A server that knows no winners tells of one more of the likeliest instead, which hardly ever is one.
     """
     winners = [-1 if prefill.winner is None else prefill.winner for prefill in prefills]
+    alone = [replace(prefill, winner=None) for prefill in prefills]  # it would be believed
     try:
-        margins = token_margins(1, winners, prefills, TEST_DRAWN.seed, TEST_DRAWN.parameters, 1 << 20)
+        margins = token_margins(1, winners, alone, TEST_DRAWN.seed, TEST_DRAWN.parameters, 1 << 20)
     except ValueError:
         return False
     return max(margins) <= TEST_MARGIN_MAX

@@ -164,7 +164,6 @@ def _omission_views(kept: KeptOmissions, known: Mapping[Hash32, bytes]) -> list[
 def _outcome_view(outcome: AuditOutcome) -> AuditOutcomeView:
     return AuditOutcomeView(
         executor=outcome.executor,
-        node_id=outcome.node_id,
         model_id=outcome.model_id,
         fate=outcome.fate.value,
         reason=outcome.reason,

@@ -20,12 +20,14 @@ from node.protocol.audit_evidence import (
     kept_answer,
     why_unjudged,
 )
+from node.protocol.audit_votes import CHALLENGE_EPOCHS_MAX
 from node.protocol.audits import judge_figures
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.model_changes import judged_from
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipts import is_signed_by_payer
 from node.protocol.records import Receipt, SignedReceipt
+from node.protocol.shown_evidence import evidence_to_bytes
 from node.protocol.verdicts import Verdict
 from node.services.answers_at_hand import AnswersAtHand
 from node.services.audit_reading import read_figures
@@ -83,7 +85,8 @@ class DaemonChallengeOperations:
             raise RpcError(
                 ErrorCode.REFUSED, "the answer is challenged already", "What becomes of it: `quern audit`, next epoch."
             )
-        keep_fuller(self._given, AuditEvidence(signed, kept))
+        evidence = AuditEvidence(signed, kept)
+        keep_fuller(self._given, evidence, evidence_to_bytes(evidence))
         return ChallengeView(
             receipt=digest.hex(),
             request_id=receipt.request_id.hex(),
@@ -139,6 +142,11 @@ class DaemonChallengeOperations:
         known = heard | {committed.executor for committed in (() if newest is None else newest.books)}
         if receipt.executor not in known:
             raise RpcError(ErrorCode.REFUSED, "its executor has no weight any more, and no book of receipts")
+        if newest is not None and receipt.epoch < newest.epoch - CHALLENGE_EPOCHS_MAX:
+            raise RpcError(
+                ErrorCode.REFUSED,
+                f"the answer is older than {CHALLENGE_EPOCHS_MAX} epochs: what gave it may not be there any more",
+            )
         model = group.get_epoch_model(receipt.model_id)
         if model is None or model.cid != receipt.model_cid:
             raise RpcError(ErrorCode.REFUSED, f"nobody serves that version of {receipt.model_id} any more")

@@ -7,8 +7,9 @@ from node.ports import Content, ContentUnavailableError
 from node.protocol.codec import SchemaError, from_bytes
 from node.protocol.identifiers import Cid, EpochNumber
 from node.protocol.records import EpochResult
-from node.services.epochs import RESULT_BYTES_MAX
+from node.services.epochs import RESULT_BYTES_MAX, read_result_in_slices
 from node.services.presence import PresenceTable
+from node.services.slicing import Slicer
 
 FETCH_SECONDS_MAX = 20.0
 """How long an operator waits for content that is not here."""
@@ -19,7 +20,7 @@ async def read_result(content: Content, presence: PresenceTable, epoch: EpochNum
     try:
         with trio.fail_after(FETCH_SECONDS_MAX):
             data = await content.read_bytes(cid, presence.providers(), limit_bytes=RESULT_BYTES_MAX)
-        result = from_bytes(EpochResult, data)
+        result = await Slicer().run(read_result_in_slices(data))
     except (ContentUnavailableError, trio.TooSlowError, SchemaError, ValueError) as error:
         raise RpcError(
             ErrorCode.REFUSED,

@@ -20,6 +20,15 @@ ROUNDS_MAX = 8
 """Results one member may sign for one epoch, each for other bundles. The chain takes one; more would only be noise."""
 
 
+def has_enough_votes(counted: Set[Address], weights: Mapping[Address, int]) -> bool:
+    """Whether a result may follow from the bundles of `counted`: from those of more than two thirds of the weight.
+
+    From fewer nothing follows of who worked: it would pay whoever serves instead of mining, and throw all others out.
+    Who can bring that about by silence has a third, and may as well not sign.
+    """
+    return 3 * sum(weights.get(member, 0) for member in counted) > 2 * sum(weights.values())
+
+
 def pack_holders(held: Set[Address], committed: Sequence[Address]) -> bytes:
     """Return whose bundles are held, a bit for each of `committed`, which ascend (`committed_order`)."""
     bits = sum(1 << place for place, validator in enumerate(committed) if validator in held)

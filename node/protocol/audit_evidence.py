@@ -10,7 +10,7 @@ from eth_hash.auto import keccak
 
 from node.protocol.asking import REQUEST_BYTES_MAX, booked_under, is_asked_by_payer
 from node.protocol.audits import ClaimedLogprobs
-from node.protocol.claims import ALTERNATIVES_KEPT, NOT_ASKED, claims_commitment
+from node.protocol.claims import ALTERNATIVES_KEPT, NOT_ASKED, ClaimsHash
 from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.findings import AUDIT_TOKENS_MAX
 from node.protocol.identifiers import Address, Hash32
@@ -20,10 +20,13 @@ from node.protocol.receipts import draw_commitment, is_signed_by_executor, is_si
 from node.protocol.records import ModelRecord, Receipt, SignedReceipt
 from node.protocol.seeds import SeedShareError, check_share, drawn_seed
 from node.protocol.sketches import INPUTS_MAX, SKETCH_BYTES, TOKENS_MAX, inputs_commitment, vectors_commitment
+from node.protocol.slices import Slices, finish
 from node.protocol.tails import makes_vectors
 
 EVIDENCE_BYTES_MAX = 16 * 1024 * 1024
 """A context of 128k tokens in canonical bytes, and log-probabilities of all of them: 108 bytes a token."""
+CLAIMS_PER_SLICE = 512
+"""Hashed or written at a time: some milliseconds."""
 SIGNATURE_BYTES = 65
 NODE_ID_LENGTH_MAX = 32
 MODEL_ID_LENGTH_MAX = 64
@@ -104,9 +107,23 @@ def without_surplus(evidence: AuditEvidence) -> AuditEvidence:
     return shorter if kept is None else replace(shorter, kept=kept_answer(kept.answer, kept.claimed))
 
 
+def is_the_receipt(signed: SignedReceipt, executor: Address, digest: Hash32) -> bool:
+    """Whether a receipt is the one that was asked for, signed by its executor, and may be in a vote."""
+    receipt = signed.receipt
+    is_it = receipt_digest(receipt) == digest and receipt.executor == executor
+    return is_it and is_signed_by_executor(signed) and are_names_short(receipt)
+
+
 def what_is_wrong(
     evidence: AuditEvidence, executor: Address, digest: Hash32, booked: BookRow | None, *, is_accused: bool = False
 ) -> str:
+    """Return what `what_is_wrong_in_slices` does, at once."""
+    return finish(what_is_wrong_in_slices(evidence, executor, digest, booked, is_accused=is_accused))
+
+
+def what_is_wrong_in_slices(
+    evidence: AuditEvidence, executor: Address, digest: Hash32, booked: BookRow | None, *, is_accused: bool = False
+) -> Slices[str]:
     """Return a code for what in the evidence is not as committed to; empty if nothing is.
 
     `booked` is the receipt's row in the book; None where there is no book at hand: of what is judged again because its
@@ -114,9 +131,7 @@ def what_is_wrong(
     """
     signed, kept = evidence.signed, evidence.kept
     receipt = signed.receipt
-    if receipt_digest(receipt) != digest or receipt.executor != executor or not is_signed_by_executor(signed):
-        return "not-the-receipt"
-    if not are_names_short(receipt):
+    if not is_the_receipt(signed, executor, digest):
         return "not-the-receipt"
     if booked is not None and (misbooked := _what_is_misbooked(booked, evidence)):
         return misbooked
@@ -139,7 +154,7 @@ def what_is_wrong(
         return "not-by-rule"
     # Of a private answer its executor keeps nothing, and who asked keeps no claims.
     must_show_claims = booked is not None or (is_accused and not receipt.is_private)
-    if not _are_claims_committed_to(receipt, kept, must_be_shown=must_show_claims):
+    if not (yield from _are_claims_committed_to(receipt, kept, must_be_shown=must_show_claims)):
         return "not-the-claims"
     return "" if receipt.output_tokens else NO_TOKENS
 
@@ -208,7 +223,7 @@ def _is_draw_committed_to(receipt: Receipt, answer: AnswerEvidence) -> bool:
     return derived == receipt.draw_commitment and is_within_rule == receipt.is_within_rule
 
 
-def _are_claims_committed_to(receipt: Receipt, kept: KeptAnswer, *, must_be_shown: bool) -> bool:
+def _are_claims_committed_to(receipt: Receipt, kept: KeptAnswer, *, must_be_shown: bool) -> Slices[bool]:
     """Whether claims are what the user was told. Who asked keeps none, so a challenged answer may come without."""
     claimed = kept.claimed
     if claimed and [entry.token_id for entry in claimed] != list(kept.answer.output_ids):
@@ -217,7 +232,11 @@ def _are_claims_committed_to(receipt: Receipt, kept: KeptAnswer, *, must_be_show
         return False  # one that is both sides may commit to what it likes, and others keep it
     if not claimed and (receipt.claims_commitment == NOT_ASKED or not must_be_shown):
         return True
-    return claims_commitment(claimed) == receipt.claims_commitment
+    running = ClaimsHash()
+    for start in range(0, len(claimed), CLAIMS_PER_SLICE):
+        running.add(claimed[start : start + CLAIMS_PER_SLICE])
+        yield
+    return running.commitment() == receipt.claims_commitment
 
 
 def _is_seed_drawn(evidence: AuditEvidence, answer: AnswerEvidence) -> bool:

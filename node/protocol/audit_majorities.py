@@ -5,14 +5,17 @@ everybody sees.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 from node.protocol.audit_evidence import NO_ROOM, NO_TOKENS, OTHER_VERSION, PRIVATE
 from node.protocol.audit_votes import NO_DIGEST
-from node.protocol.audits import gains
+from node.protocol.audits import Gains, gains
 from node.protocol.calibration import HonestBand
 from node.protocol.findings import AuditVote
 from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
 from node.protocol.verdicts import Verdict
+
+Said = TypeVar("Said")
 
 BandOf = Callable[[Address, NodeId, ModelId], HonestBand]
 WITHHELD = "withheld"
@@ -51,6 +54,54 @@ def heaviest_digest(votes: Mapping[Address, AuditVote], weights: Mapping[Address
     return min(by_digest, key=lambda digest: (-by_digest[digest], digest))
 
 
+def is_named_by_most(votes: Mapping[Address, AuditVote], digest: Hash32, weights: Mapping[Address, int]) -> bool:
+    """Whether most of those who judged in a draw name this receipt, by heads.
+
+    Auditors are drawn by weight, so one that is heavy is in many draws, and would decide each of them by weight. It
+    would name the unluckiest of all answers that it knows, truly, and all who judge these again would find bad luck.
+    """
+    named = [vote.receipt_digest for voter, vote in votes.items() if is_judged(vote) and weights.get(voter, 0) > 0]
+    return 2 * named.count(digest) > len(named)
+
+
+def is_undisputed(
+    votes: Mapping[Address, AuditVote], auditors: Collection[Address], weights: Mapping[Address, int]
+) -> bool:
+    """Whether what was judged in a draw may speak for the executor, and not only against it.
+
+    A vote's receipt, its node and model, and length are believed, and a friend of the executor can invent them. Honest
+    auditors of one draw name one receipt with what it says, read as much of it, and see alike whether there is
+    something to judge. So nobody may say anything else: not that it was shown nothing, nor that it had no time for what
+    it was shown, for an executor may be slow on purpose. And those who judged are most of the auditors that have the
+    model, by heads and by weight.
+    """
+    heard = {voter: vote for voter, vote in votes.items() if weights.get(voter, 0) > 0}
+    judged = {voter: vote for voter, vote in heard.items() if is_judged(vote)}
+    others = {voter: vote for voter, vote in heard.items() if voter not in judged}
+    named = {
+        (vote.receipt_digest, vote.node_id, vote.model_id)
+        for vote in heard.values()
+        if vote.receipt_digest != NO_DIGEST
+    }
+    lengths = {vote.figures.tokens for vote in judged.values()}
+    if len(named) > 1 or len(lengths) > 1 or not all(map(_says_nothing, others.values())):
+        return False
+    unable = {voter for voter, vote in others.items() if vote.reason == NO_MODEL}
+    asked = [auditor for auditor in auditors if weights.get(auditor, 0) > 0 and auditor not in unable]
+    is_most = 2 * weight_of_voters(judged, weights) > weight_of_voters(asked, weights)
+    return is_most and 2 * len(judged) > len(asked)
+
+
+def _says_nothing(vote: AuditVote) -> bool:
+    """Whether an abstention says nothing at all of the executor, not even that it handed something over."""
+    return vote.reason == NO_MODEL or (vote.reason in UNDONE and vote.receipt_digest == NO_DIGEST)
+
+
+def is_unshown(vote: AuditVote) -> bool:
+    """Whether a voter says that it was not shown what the receipt commits to."""
+    return not is_judged(vote) and vote.reason not in EXCUSED
+
+
 def as_many_failed(votes: Mapping[Address, AuditVote], weights: Mapping[Address, int]) -> bool:
     """Whether engines of as much weight failed at an answer as judged it: then it may be one that no engine reads, and
     a friend of its executor's makes figures up."""
@@ -64,9 +115,8 @@ def is_judged(vote: AuditVote) -> bool:
     return vote.verdict is not Verdict.ABSTAIN and vote.receipt_digest != NO_DIGEST
 
 
-def strength_of(vote: AuditVote, band: HonestBand) -> tuple[int, ...]:
-    """Return what votes are ordered by: the strongest of the bets' gains in micro-bits (audits.py), then each."""
-    gained = gains(vote.figures, band)
+def strength_of(gained: Gains) -> tuple[int, ...]:
+    """Return what judgements are ordered by: the strongest of the bets' gains (audits.py), then each."""
     return (max(gained), *gained)
 
 
@@ -78,7 +128,7 @@ def middle_by_evidence(
         judged,
         weights,
         lambda vote: (
-            *strength_of(vote, band_of(vote.executor, vote.node_id, vote.model_id)),
+            *strength_of(gains(vote.figures, band_of(vote.executor, vote.node_id, vote.model_id))),
             vote.node_id,
             vote.model_id,
         ),
@@ -86,11 +136,11 @@ def middle_by_evidence(
 
 
 def middle_of(
-    votes: Sequence[tuple[Address, AuditVote]],
+    votes: Sequence[tuple[Address, Said]],
     weights: Mapping[Address, int],
-    key: Callable[[AuditVote], tuple[int | str, ...]],
-) -> AuditVote:
-    """Return the vote in the middle by weight, in the order of `key` and then of accounts; of two, the lower."""
+    key: Callable[[Said], tuple[int | str, ...]],
+) -> Said:
+    """Return what is said in the middle by weight, in the order of `key` and then of accounts; of two, the lower."""
     ordered = sorted(votes, key=lambda item: (key(item[1]), item[0].lower()))
     total, so_far = sum(weights.get(voter, 0) for voter, _ in votes), 0
     for voter, vote in ordered:

@@ -1,25 +1,29 @@
-"""What an epoch's audits come to: from the votes of auditors to the fate of each node, the same on every node.
+"""What an epoch's audits come to: from the votes of auditors to the fate of each executor's answers with a model, the
+same on every node.
 
 Purpose: five auditors judge each drawn answer. Five can be of one mind by bribery or bad luck, so they only accuse: the
-answers they accuse a node of are judged again in the next epoch by everybody who has the model, from the same evidence,
-and only that can prove anything. This is the appeal, and nobody has to ask for it: the accused and the auditors hand
-the evidence to whoever judges again, and a majority by weight of those able to overturns the accusation or confirms
-it. It is fraud if those who find it proven weigh a third of the whole group. Fewer take the pay and the points, and no
-more: who serves a model with little weight would be judge over all that somebody has.
+answers they accuse an executor of are judged again in the next epoch by everybody who has the model, from the same
+evidence, and only that can prove anything. This is the appeal, and nobody has to ask for it: the accused and the
+auditors hand the evidence to whoever judges again, and a majority by weight of those able to overturns the accusation
+or confirms it. It is fraud if those who find it proven weigh a third of the whole group. Fewer take the pay and the
+points, and no more: who serves a model with little weight would be judge over all that somebody has.
 
 Detail: of the votes on a draw, those on the receipt that most of the weight names count; of these, the vote in the
-middle by weight, so that no single auditor moves a figure beyond what others found. Its figures go into the node's
-evidence, which is kept from epoch to epoch (audits.py). Where there is nothing to judge, by the book or by the receipt,
-honest auditors say so: else the first who judges there, or finds something missing, would be the only one. An answer
-that most of those who could judge never got counts as withheld: it proves nothing, and is never forgotten either, for
-the score has it.
+middle by weight, so that no single auditor moves a figure beyond what others found. It speaks for the executor only if
+no auditor says anything else: whoever has the weight could invent an answer. What bets gain from its figures, by
+the band of the node that the receipt names, goes into the evidence against the executor with the model (audits.py),
+which is kept from epoch to epoch: one sum, whichever nodes are named, for names are free. Where there is nothing to
+judge, by the book or by the receipt, honest auditors say so: else the first who judges there, or finds something
+missing, would be the only one. An answer that most of those who could judge never got counts as withheld: it proves
+nothing, and is never forgotten either, for the score has it.
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from node.protocol.appeals import NARROWLY_PROVEN, NO_APPEAL, Appeal, heard, judge_again
+from node.protocol.appeals import NARROWLY_PROVEN, NO_APPEAL, QUIET_EPOCHS_MAX, Appeal, is_heard, judge_again
 from node.protocol.audit_majorities import (
     EXCUSED,
     NO_MODEL,
@@ -30,26 +34,25 @@ from node.protocol.audit_majorities import (
     as_many_failed,
     heaviest_digest,
     is_judged,
+    is_named_by_most,
+    is_undisputed,
     middle_by_evidence,
     middle_of,
     weight_of_voters,
 )
 from node.protocol.audit_sampling import DRAWS_MAX, AuditorLots, AuditSeeds, draws_of, judges_of
-from node.protocol.audit_votes import AUDIT_VOTES_MAX, NO_DIGEST, REJUDGED
+from node.protocol.audit_votes import AUDIT_VOTES_MAX, CHALLENGE_EPOCHS_MAX, NO_DIGEST, REJUDGED
 from node.protocol.audits import (
     NO_EVIDENCE,
-    NO_FIGURES,
+    Gains,
     accumulate_evidence,
-    add_figures,
     gains,
     proven_by,
-    strongest_evidence,
 )
-from node.protocol.due_books import BooksOfResult, book_of
-from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, CommittedBook, ModelWeight
-from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
+from node.protocol.due_books import book_of
+from node.protocol.findings import AuditOutcome, AuditVote, CommittedBook, ModelWeight
+from node.protocol.identifiers import Address, Hash32, ModelId
 from node.protocol.lots import lot
-from node.protocol.node_names import UNNAMED, HasNode, known_nodes
 from node.protocol.omissions import EMPTY_BOOK, proven_omissions
 from node.protocol.participation import Duties
 from node.protocol.pricing import receipt_digest
@@ -62,12 +65,15 @@ from node.protocol.verdicts import Verdict
 from node.protocol.weights import weights_by_model
 
 ACCUSED_MAX = DRAWS_MAX
-"""Answers of one node that everybody judges again: all that were audited, not the worst, which would be a sample of bad
-luck. While an accusation is open, those of the epochs after as well, so that a cartel cannot choose which ones
+"""Answers of one executor that everybody judges again: all that were audited, not the worst, which would be a sample of
+bad luck. While an accusation is open, those of the epochs after as well, so that a cartel cannot choose which ones
 count."""
 CHALLENGED_MAX = 8
-"""Of one node in one epoch: what everybody has to read is bounded. One of each payer comes before the second of any, so
-that no payer crowds the others out."""
+"""Of one executor with one model in one epoch: what everybody has to read is bounded. One of each payer comes before
+the second of any, so that no payer crowds the others out."""
+FORMER_MAX = 4_096
+"""Of accounts that are no members any more so many are remembered, each with a model: results have a bound, and so many
+that are worse cost collateral each."""
 OMITTED = "omitted-receipt"
 """A payer proved that it left a receipt out of its books; counted as withheld."""
 NO_BOOK = "no-book"
@@ -75,13 +81,11 @@ NO_BOOK = "no-book"
 ACCUSED = "accused"
 UNCONFIRMED = "unconfirmed"
 NOT_AUDITED = "not-audited"
-OUTCOMES_REMEMBERED_MAX = 64
-"""Of one executor, with evidence and nothing to be judged again: one for each node that it may have. Those with most
-evidence stay; more would let results grow with what a friendly auditor says of models that nobody has."""
 DRAW_AS_ITEMS, OUTCOME_AS_ITEMS, CHALLENGE_AS_ITEMS, REMEMBERED_AS_ITEMS = 64, 64, 256, 4
 """What they cost, against an item of a slice."""
 
-Node = tuple[Address, NodeId, ModelId]
+Served = tuple[Address, ModelId]
+"""An executor and a model that it answers with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class AuditFindings:
     """What an epoch's audits come to."""
 
     outcomes: tuple[AuditOutcome, ...]
-    """Ascending by (executor, node id, model id)."""
+    """Ascending by (executor, model id)."""
     duties: Mapping[Address, Duties]
     """By auditor: answers that it was drawn to audit, or had to judge again."""
 
@@ -131,11 +135,12 @@ class _AuditDuties:
 
 @dataclass(slots=True)
 class _Found:
-    """What is found out about one node, while it is."""
+    """What is found out about an executor's answers with one model, while it is."""
 
-    figures: AuditFigures = NO_FIGURES
-    answers: list[tuple[Hash32, tuple[int, ...]]] = field(default_factory=list)
-    """(receipt's digest, gains) of each answer that was judged."""
+    tokens: dict[Hash32, int] = field(default_factory=dict)
+    """How many each answer that was judged has, by the receipt's digest."""
+    answers: dict[Hash32, Gains] = field(default_factory=dict)
+    """What each answer that was judged gains, by the receipt's digest, in the order of draws."""
     withheld: int = 0
     challenged: list[tuple[Address, Hash32]] = field(default_factory=list)
     """(payer, receipt's digest)."""
@@ -145,17 +150,7 @@ class _Found:
     """Whether it left them out by having no book at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class _FoundNodes:
-    """What is found out about all nodes."""
-
-    has_node: HasNode
-    nodes: dict[Node, _Found] = field(default_factory=dict)
-
-    def of(self, executor: Address, node_id: NodeId, model_id: ModelId) -> _Found:
-        """Return what is found out about a node, by the name in a receipt: to be added to."""
-        known = node_id if self.has_node(executor, node_id) else UNNAMED
-        return self.nodes.setdefault((executor, known, model_id), _Found())
+_FoundOut = defaultdict[Served, _Found]
 
 
 def committed_books(
@@ -192,11 +187,10 @@ def audit_outcomes(
     bundles: Mapping[Address, VoteBundle],
     weights: Mapping[Address, int],
     band_of: BandOf,
-    has_node: HasNode | None = None,
     fraud_band_of: BandOf | None = None,
 ) -> tuple[AuditOutcome, ...]:
     """Return the outcomes of this epoch's audits: see `audit_outcomes_in_slices`."""
-    computation = audit_outcomes_in_slices(previous, seeds, bundles, weights, band_of, has_node, fraud_band_of)
+    computation = audit_outcomes_in_slices(previous, seeds, bundles, weights, band_of, fraud_band_of)
     return finish(computation).outcomes
 
 
@@ -206,64 +200,59 @@ def audit_outcomes_in_slices(
     bundles: Mapping[Address, VoteBundle],
     weights: Mapping[Address, int],
     band_of: BandOf,
-    has_node: HasNode | None = None,
     fraud_band_of: BandOf | None = None,
 ) -> Slices[AuditFindings]:
     """Return the outcomes of this epoch's audits, and who had to audit how much.
 
     `previous` is the newest result before this epoch: its books are what was drawn from; its group audits; its
     accusations are what was judged again. `bundles` were checked (bundles.py); `weights` are those of this epoch's
-    group; `has_node` says which nodes executors have, by default those of `previous.group`: all others of one executor
-    are one (node_names.py). `fraud_band_of` says by which band fraud is found, by default `band_of`. Votes of others
-    than those drawn do not count.
+    group. `band_of` says which band an answer of a node is held against, `fraud_band_of` by which fraud is found, by
+    default the same. Votes of others than those drawn do not count.
     """
     if previous is None or seeds is None:
         return AuditFindings((), {})
-    found, pace, duties = _FoundNodes(has_node or known_nodes(previous.group)), Pace(), _AuditDuties(previous.group)
+    found, pace, duties = _FoundOut(_Found), Pace(), _AuditDuties(previous.group)
     by_draw, lots = _by_draw(bundles), AuditorLots(seeds.draw, previous.group)
     for committed in previous.books:
-        seen: set[Hash32] = set()
+        undisputed: set[Hash32] = set()
         for draw in range(draws_of(committed.book)):
             cast = by_draw.get((committed.executor, draw, NO_DIGEST), {})
             auditors = lots.auditors(committed.executor, draw)
             votes = {auditor: cast[auditor] for auditor in auditors if auditor in cast}
-            judged = _take_draw(committed.executor, votes, weights, band_of, found, seen)
+            judged = _take_draw(committed.executor, auditors, votes, weights, band_of, found, undisputed)
             duties.add(auditors, votes, None if as_many_failed(votes, weights) else judged)
             if pace.is_over(DRAW_AS_ITEMS):
                 yield
     for signed in proven_omissions(previous, bundles).values():
         receipt = signed.receipt
-        of_node = found.of(receipt.executor, receipt.node_id, receipt.model_id)
-        of_node.omitted += 1
-        of_node.is_bookless = book_of(previous.books, receipt.executor) is None
+        of_served = found[receipt.executor, receipt.model_id]
+        of_served.omitted += 1
+        of_served.is_bookless = book_of(previous.books, receipt.executor) is None
     challenges = yield from _challenges(previous, bundles, weights)
     for digest, signed in challenges.items():
         receipt = signed.receipt
-        of_node = found.of(receipt.executor, receipt.node_id, receipt.model_id)
-        of_node.challenged.append((receipt.payer, digest))
-    before, weighed = (yield from _remembered(previous, found.has_node)), _weights_since_answers(previous)
-    nodes = sorted(found.nodes.keys() | before.keys(), key=lambda node: (node[0].lower(), node[1], node[2]))
+        found[receipt.executor, receipt.model_id].challenged.append((receipt.payer, digest))
+    before, weighed = (yield from _remembered(previous)), _weights_since_answers(previous)
     outcomes = []
-    for node in nodes:
-        known = before.get(node)
-        again = NO_APPEAL
+    for served in sorted(found.keys() | before.keys(), key=lambda served: (served[0].lower(), served[1])):
+        known = before.get(served)
+        again = NO_APPEAL if known is None else replace(NO_APPEAL, quiet_epochs=known.quiet_epochs)
         if known is not None and (known.accused or known.challenged or known.confirmed):
-            bands = (band_of(*node), (fraud_band_of or band_of)(*node))
-            again = judge_again(known, previous.group, by_draw, weights, bands)
+            again = judge_again(known, previous.group, by_draw, weights, band_of, fraud_band_of or band_of)
             able = judges_of(known, previous.group)
             for digest in {*known.accused, *known.challenged}:
                 cast = by_draw.get((known.executor, REJUDGED, digest), {})
                 cast = {voter: vote for voter, vote in cast.items() if voter in able}
-                is_judged = bool(heard(cast, able, weights)) and not as_many_failed(cast, weights)
-                duties.add(able, cast, known.model_id if is_judged else None)
+                is_due = is_heard(cast, known.model_id, able, weights) and not as_many_failed(cast, weights)
+                duties.add(able, cast, known.model_id if is_due else None)
             model = previous.group.get_epoch_model(known.model_id)
             is_proven = again.outcome is Verdict.INVALID and again.reason != NARROWLY_PROVEN
             if is_proven and model is not None and makes_vectors(model):
                 again = replace(again, reason=VECTORS)  # the bets are those on tokens, in their place
-        of_node = found.nodes.get(node, _Found())
-        chosen = _chosen(of_node.challenged, weights, seeds.lot)
-        weight = max(0 if known is None else known.weight, weighed.get((node[0], node[2]), 0))
-        outcome = _outcome(node, of_node, known, again, chosen, weight)
+        of_served = found[served]
+        chosen = _chosen(of_served.challenged, weights, seeds.lot)
+        weight = max(0 if known is None else known.weight, weighed.get(served, 0))
+        outcome = _outcome(served, of_served, known, again, chosen, weight)
         if outcome is not None:
             outcomes.append(outcome)
         if pace.is_over(OUTCOME_AS_ITEMS):
@@ -271,50 +260,33 @@ def audit_outcomes_in_slices(
     return AuditFindings(tuple(outcomes), duties.all())
 
 
-def _remembered(previous: EpochResult, has_node: HasNode) -> Slices[dict[Node, AuditOutcome]]:
-    """Return what the result before says of nodes, as far as it still matters: what is judged again as it is. Evidence
-    against a node that its executor does not have any more goes to the node without a name, where it is not summed:
-    the strongest stays. So does what is confirmed of an open accusation. Against who is no member and has no book that
-    the result knows both are forgotten.
+def _remembered(previous: EpochResult) -> Slices[dict[Served, AuditOutcome]]:
+    """Return what the result before says of executors, as far as it still matters: what is judged again; and evidence
+    and open accusations, with models that the group has. So results have a bound, though a friendly auditor may say
+    that it read answers by models that nobody has. Who is no member is forgotten after QUIET_EPOCHS_MAX epochs, and not
+    before: else accounts could cheat in turns, each until it is about to be accused. Of more than FORMER_MAX of these,
+    those stay against whom most was found.
     """
-    members, books = {member.participant for member in previous.group.members}, BooksOfResult(previous)
-    kept: dict[Node, AuditOutcome] = {}
-    remembered: dict[Address, list[AuditOutcome]] = {}
+    members = {member.participant for member in previous.group.members}
+    models = {model.model_id for model in previous.group.models}
+    kept: dict[Served, AuditOutcome] = {}
+    former: list[tuple[int, str, Served]] = []
     pace = Pace()
     for outcome in previous.audits:
-        executor = outcome.executor
-        if outcome.accused or outcome.challenged:
-            kept[executor, outcome.node_id, outcome.model_id] = outcome
-        elif (outcome.evidence or outcome.confirmed) and (executor in members or books.newest(executor) is not None):
-            remembered.setdefault(executor, []).append(outcome)
-        if pace.is_over(1):
+        is_evidence = bool(outcome.evidence or outcome.confirmed) and outcome.model_id in models
+        if outcome.accused or outcome.challenged or (is_evidence and outcome.quiet_epochs < QUIET_EPOCHS_MAX):
+            away = outcome.quiet_epochs + 1 if outcome.executor not in members else 0
+            known = outcome if outcome.confirmed else replace(outcome, quiet_epochs=away)
+            served = outcome.executor, outcome.model_id
+            kept[served] = known
+            if away and not (outcome.accused or outcome.challenged):
+                found = max((*outcome.confirmed, *outcome.evidence))
+                former.append((-found, outcome.executor.lower(), served))
+        if pace.is_over(REMEMBERED_AS_ITEMS):
             yield
-    for executor, outcomes in remembered.items():
-        # Open accusations first: only who has the model confirms anything, so that nobody crowds them out.
-        strongest = sorted(
-            outcomes, key=lambda outcome: (bool(outcome.confirmed), max(outcome.evidence, default=0)), reverse=True
-        )
-        for outcome in strongest[:OUTCOMES_REMEMBERED_MAX]:
-            node_id = outcome.node_id if has_node(executor, outcome.node_id) else UNNAMED
-            node = (executor, node_id, outcome.model_id)
-            known = kept.get(node, replace(outcome, node_id=node_id))
-            kept[node] = _joined(known, outcome)
-        if pace.is_over(REMEMBERED_AS_ITEMS * len(outcomes)):
-            yield
+    for _, _, served in sorted(former)[FORMER_MAX:]:
+        del kept[served]
     return kept
-
-
-def _joined(known: AuditOutcome, other: AuditOutcome) -> AuditOutcome:
-    """Return what is known of a node with what is remembered of another one that counts as it from now on."""
-    return replace(
-        known,
-        evidence=strongest_evidence(known.evidence, other.evidence),
-        confirmed=strongest_evidence(known.confirmed, other.confirmed),
-        is_narrow=known.is_narrow or other.is_narrow,
-        is_guessed=known.is_guessed or other.is_guessed,
-        weight=max(known.weight, other.weight),
-        quiet_epochs=min(known.quiet_epochs, other.quiet_epochs),
-    )
 
 
 def _challenges(
@@ -322,16 +294,18 @@ def _challenges(
 ) -> Slices[dict[Hash32, SignedReceipt]]:
     """Return the answers that members challenge, by receipt: only what both sides signed.
 
-    And only of executors that are members or have a book: anybody makes up a key that signs whatever it is told to.
+    And only of executors that are members or have a book: anybody makes up a key that signs whatever it is told to. And
+    nothing that is old.
     """
+    first = previous.epoch - CHALLENGE_EPOCHS_MAX
     found, pace = dict[Hash32, SignedReceipt](), Pace()
     for validator, bundle in bundles.items():
         if weights.get(validator, 0) <= 0:
             continue
         for signed in bundle.challenges:
-            executor = signed.receipt.executor
+            executor, is_old = signed.receipt.executor, signed.receipt.epoch < first
             is_known = weights.get(executor, 0) > 0 or book_of(previous.books, executor) is not None
-            if is_known and is_signed_by_executor(signed) and is_signed_by_payer(signed):
+            if is_known and not is_old and is_signed_by_executor(signed) and is_signed_by_payer(signed):
                 found[receipt_digest(signed.receipt)] = signed
             if pace.is_over(CHALLENGE_AS_ITEMS):
                 yield
@@ -349,40 +323,57 @@ def _by_draw(bundles: Mapping[Address, VoteBundle]) -> Votes:
 
 def _take_draw(
     executor: Address,
+    auditors: Collection[Address],
     votes: Mapping[Address, AuditVote],
     weights: Mapping[Address, int],
     band_of: BandOf,
-    found: _FoundNodes,
-    seen: set[Hash32],
+    found: _FoundOut,
+    undisputed: set[Hash32],
 ) -> ModelId | None:
-    """Add what the votes on one draw come to; return the model whose answer was judged, None if none was."""
+    """Add what the votes on one draw come to; return the model whose answer was judged, None if none was.
+
+    `undisputed` are answers that other draws fell on as well and that nobody disputed there.
+    """
     digest = heaviest_digest(votes, weights)
     if digest is None:
         missed = {voter: vote for voter, vote in votes.items() if vote.reason not in EXCUSED}
         if missed and 2 * weight_of_voters(missed, weights) > weight_of_voters(votes, weights):
-            vote = middle_of(list(missed.items()), weights, lambda vote: (vote.node_id, vote.model_id))
-            found.of(executor, vote.node_id, vote.model_id).withheld += 1
+            vote = middle_of(list(missed.items()), weights, lambda vote: (vote.model_id,))
+            found[executor, vote.model_id].withheld += 1
+        return None
+    if not is_named_by_most(votes, digest, weights):
         return None
     judged = [(voter, vote) for voter, vote in votes.items() if is_judged(vote) and vote.receipt_digest == digest]
     vote = middle_by_evidence(judged, weights, band_of)
-    if digest in seen:
+    if digest in undisputed:
         return vote.model_id
-    seen.add(digest)
-    of_node = found.of(executor, vote.node_id, vote.model_id)
-    of_node.figures = add_figures(of_node.figures, vote.figures)
-    of_node.answers.append((digest, gains(vote.figures, band_of(executor, vote.node_id, vote.model_id))))
+    of_served = found[executor, vote.model_id]
+    gained = gains(vote.figures, band_of(executor, vote.node_id, vote.model_id))
+    before = of_served.answers.get(digest)
+    if is_undisputed(votes, auditors, weights):
+        undisputed.add(digest)  # in place of what another draw, in which somebody named it too, made of it
+    else:  # it accuses as it did, and clears of nothing
+        gained = tuple(map(max, gained, before or (0,) * len(gained)))
+    of_served.tokens[digest] = vote.figures.tokens
+    of_served.answers[digest] = gained
     return vote.model_id
 
 
 def _outcome(
-    node: Node, found: _Found, known: AuditOutcome | None, again: Appeal, challenged: tuple[Hash32, ...], weight: int
+    served: Served,
+    found: _Found,
+    known: AuditOutcome | None,
+    again: Appeal,
+    challenged: tuple[Hash32, ...],
+    weight: int,
 ) -> AuditOutcome | None:
-    """Return what becomes of a node, of which so much weight may have to go unpaid; None if there is nothing to say and
-    nothing to remember."""
-    executor, node_id, model_id = node
+    """Return what becomes of an executor with a model, whose weight may have to go unpaid; None if there is nothing to
+    say and nothing to remember."""
+    executor, model_id = served
     evidence = NO_EVIDENCE if known is None or again.is_settled else known.evidence
-    # In the order of digests, which have nothing to do with figures: sorted by these, luck would look like evidence.
-    for _, gained in sorted(found.answers):
+    # In the order of draws, which have nothing to do with figures: sorted by these, luck would look like evidence. Nor
+    # does anybody choose them: auditors who invent an answer invent its digest, too.
+    for gained in found.answers.values():
         evidence = accumulate_evidence(evidence, gained)
     accused = _accused(found, evidence) if not again.confirmed else _all(found)
     fate, reason = Verdict.VALID, _missing_reason(found)
@@ -398,19 +389,17 @@ def _outcome(
         return None
     return AuditOutcome(
         executor=executor,
-        node_id=node_id,
         model_id=model_id,
         fate=fate,
         answers=len(found.answers),
         withheld=found.withheld + found.omitted,
-        tokens=found.figures.tokens,
+        tokens=sum(found.tokens.values()),
         reason=reason,
         evidence=evidence,
         confirmed=again.confirmed,
         accused=accused,
         challenged=challenged,
-        is_narrow=again.is_narrow,
-        is_guessed=again.is_guessed,
+        convicting=again.convicting,
         quiet_epochs=again.quiet_epochs,
         weight=weight if accused or challenged or again.confirmed or again.outcome is Verdict.INVALID else 0,
     )
@@ -440,10 +429,12 @@ def _chosen(
 
 
 def _accused(found: _Found, evidence: tuple[int, ...]) -> tuple[Hash32, ...]:
-    """Return which answers are to be judged again: all, if the node is suspected by one of them or by their sum."""
-    is_suspected = any(proven_by(gained) is not None for _, gained in found.answers) or proven_by(evidence) is not None
+    """Return which answers are to be judged again: all, if it is suspected by one of them or by their sum."""
+    is_suspected = (
+        any(proven_by(gained) is not None for gained in found.answers.values()) or proven_by(evidence) is not None
+    )
     return _all(found) if is_suspected else ()
 
 
 def _all(found: _Found) -> tuple[Hash32, ...]:
-    return tuple(sorted(digest for digest, _ in found.answers))[:ACCUSED_MAX]
+    return tuple(sorted(found.answers))[:ACCUSED_MAX]

@@ -25,12 +25,14 @@ from node.protocol.receipt_books import BookRow, payer_bytes
 from node.protocol.records import EpochGroup, EpochResult
 from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
 
-AUDITED_PER_MILLE = 8
-"""Of the answers in a book. Five auditors read each of these: audits cost 4 % of what reading costs against generating
-(benchmarks/auditing.py; docs/soundness.md has the figures)."""
-DRAWS_MIN = 4
-"""Of a book with few answers: without it a node that answers little would not be audited at all. Beyond the share
-above, and little in all."""
+AUDITED_PER_MILLE = 4
+"""Of the answers in a book. Five auditors read each of these: audits cost 2 % of what reading costs against generating,
+so 2 % of generating even where to read an answer costs as much as to write it (benchmarks/auditing.py;
+docs/soundness.md has the figures)."""
+DRAWS_MIN = 10
+"""Of a book with few answers: without it a node that answers little would hardly be audited. As many as prove fp8 with
+forged log-probabilities in 99 of 100 epochs. Beyond the share above, and little in all. Even, so that payers have half
+of them."""
 ROW_DRAWS = 2
 """Of these, beyond those of tokens. Few, for most are of answers that nobody may read, and payers look as well."""
 PAYER_TOKENS_MAX = 512
@@ -232,7 +234,7 @@ def own_draws_in_slices(
 
 
 def judges_of(outcome: AuditOutcome, group: EpochGroup) -> frozenset[Address]:
-    """Return who judges the answers again that a node is accused of: all other members with the model."""
+    """Return who judges the answers again that an executor is accused of: all other members with the model."""
     return frozenset(
         member.participant
         for member in group.members

@@ -20,6 +20,9 @@ CODE_LENGTH_MAX = 64
 CID_LENGTH_MAX = 128
 CHALLENGES_MAX = 4
 """In one bundle: each has everybody with the model read an answer."""
+CHALLENGE_EPOCHS_MAX = 16
+"""An answer is not challenged that is so much older than the newest result: who paid could else wait for the day on
+which its executor has other hardware, or choose the unluckiest of all that it ever answered."""
 REJUDGED = -1
 """In place of a draw: the answer was accused or challenged in the newest result."""
 NO_DIGEST = Hash32(bytes(DIGEST_BYTES))

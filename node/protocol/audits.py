@@ -21,14 +21,16 @@ Goals: an honest node is accused falsely at most once in a million audits. Non-g
 hardware in one answer: accumulated evidence over epochs decides, from all answers and not from a part of them.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from itertools import repeat
+from math import exp, fsum, log
+from operator import add, mul, neg, sub, truediv
 
 from node.protocol.calibration import HonestBand
-from node.protocol.draws import Prefill, survivors, temperature_of, token_margins
+from node.protocol.draws import Prefill, survivor_count, temperature_of, token_margins
 from node.protocol.findings import AuditFigures
 from node.protocol.sampling import SamplingParameters
 from node.protocol.verdicts import Verdict
@@ -84,8 +86,8 @@ CONFIRMED_MICRO_BITS = 20 * MILLION
 """Evidence that confirms an accusation, of answers that the whole group judged again. Less than the limit, for it comes
 on top of that; not much less, for a cartel may accuse an honest node when it likes, after its unluckiest epoch."""
 OVERTURNED_MICRO_BITS = 2 * MILLION
-"""Evidence below which an accusation is overturned, if what was judged again speaks for the node (PULLED_DOWN). In
-between, the group goes on judging all of the node's answers."""
+"""Evidence below which an accusation is overturned, if what was judged again speaks for the executor (PULLED_DOWN). In
+between, the group goes on judging all of its answers."""
 PULLED_DOWN_MICRO_BITS = 2 * MILLION
 """So far the bet that accuses most has to fall, by answers judged again, to overturn; and no bet falls farther. It is
 its own measure of how much is enough: a few tokens that gain nothing are no acquittal."""
@@ -112,8 +114,10 @@ BETS: tuple[Test, ...] = (
 )
 """The test of each bet, in the order in which evidence is kept."""
 
+Gains = tuple[int, ...]
+"""Of each bet, in millionths of a bit; or a sum of these."""
 NO_FIGURES = AuditFigures(0, 0, 0, 0, 0, 0, 0)
-NO_EVIDENCE: tuple[int, ...] = ()
+NO_EVIDENCE: Gains = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,22 +213,27 @@ def token_surprise(token: int, prefill: Prefill, parameters: SamplingParameters)
     """
     if parameters.temperature_milli == 0:
         return 0.0, 0.0
-    listed = sorted(prefill.logprobs.items(), key=lambda item: (-item[1], item[0]))[: prefill.top_count]
-    temperature = temperature_of(parameters)
-    scaled = [logprob / temperature for _, logprob in listed]
-    kept = survivors(scaled, parameters)
-    names = [listed[place][0] for place in kept]
-    if token not in names:
+    listed = sorted(zip(map(neg, prefill.logprobs.values()), prefill.logprobs, strict=True))
+    improbable, names = zip(*listed[: prefill.top_count], strict=True)
+    scaled = list(map(truediv, map(neg, improbable), repeat(temperature_of(parameters))))
+    if parameters.limits_tokens:
+        del scaled[survivor_count(scaled, parameters) :]
+    if token not in names or (place := names.index(token)) >= len(scaled):
         return 0.0, 0.0
-    top = scaled[kept[0]]
-    weights = [math.exp(scaled[place] - top) for place in kept]
-    total = math.fsum(weights)
-    logs = [scaled[place] - top - math.log(total) for place in kept]
-    entropy = -math.fsum(weight / total * value for weight, value in zip(weights, logs, strict=True))
-    cut = [max(-SURPRISE_CUT_NATS, min(SURPRISE_CUT_NATS, entropy + value)) for value in logs]
-    mean = math.fsum(weight / total * value for weight, value in zip(weights, cut, strict=True))
-    variance = math.fsum(weight / total * (value - mean) ** 2 for weight, value in zip(weights, cut, strict=True))
-    surprise = cut[names.index(token)] - mean
+    beyond = list(map(sub, scaled, repeat(scaled[0])))
+    weights = list(map(exp, beyond))
+    total = fsum(weights)
+    logs = list(map(sub, beyond, repeat(log(total))))
+    shares = list(map(truediv, weights, repeat(total)))
+    entropy = -fsum(map(mul, shares, logs))
+    cut = list(map(add, logs, repeat(entropy)))
+    if cut[-1] < -SURPRISE_CUT_NATS or cut[0] > SURPRISE_CUT_NATS:
+        low, high = -SURPRISE_CUT_NATS, SURPRISE_CUT_NATS
+        cut = [low if value < low else high if value > high else value for value in cut]
+    mean = fsum(map(mul, shares, cut))
+    off = list(map(sub, cut, repeat(mean)))
+    variance = fsum(map(mul, shares, map(mul, off, off)))
+    surprise = cut[place] - mean
     return max(-SURPRISE_BOUND_NATS, min(SURPRISE_BOUND_NATS, surprise)), variance
 
 
@@ -262,6 +271,11 @@ def gains(figures: AuditFigures, band: HonestBand) -> tuple[int, ...]:
     )
 
 
+def total_of(gained: Iterable[Gains]) -> Gains:
+    """Return what each bet gains in all of one or more answers, whichever band each is held against."""
+    return tuple(map(sum, zip(*gained, strict=True)))
+
+
 def accumulate_evidence(evidence: tuple[int, ...], gained: tuple[int, ...]) -> tuple[int, ...]:
     """Return the evidence after more was gained: never below 0, as a bet that has lost all is begun anew.
 
@@ -275,7 +289,7 @@ def accumulate_evidence(evidence: tuple[int, ...], gained: tuple[int, ...]) -> t
 
 def accumulate_confirmed(confirmed: tuple[int, ...], gained: tuple[int, ...]) -> tuple[int, ...]:
     """Return what answers judged again come to after more was gained: it falls below 0, by PULLED_DOWN_MICRO_BITS at
-    most, so that what speaks for a node counts, and is soon used up if it goes on cheating.
+    most, so that what speaks for an executor counts, and is soon used up if it goes on cheating.
     """
     before = confirmed or (0,) * len(BETS)
     least, most = -PULLED_DOWN_MICRO_BITS, EVIDENCE_MICRO_BITS_MAX
@@ -293,9 +307,17 @@ def is_overturned(evidence: tuple[int, ...], confirmed: tuple[int, ...]) -> bool
     return bool(confirmed) and confirmed[evidence.index(max(evidence))] <= -PULLED_DOWN_MICRO_BITS
 
 
-def strongest_evidence(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the stronger evidence of each bet. The sum of two runs of luck would be worth more than a bet is."""
-    return tuple(map(max, one, other)) if one and other else one or other
+def without_unsaid(evidence: Gains, confirmed: Gains, gained: Gains) -> Gains:
+    """Return evidence without the bets on log-probabilities, if answers judged again tell of none: these `gained`
+    nothing there, and what is `confirmed`, with answers of before, does not accuse.
+
+    Else a lie about an answer that claims nothing accuses for as long as nobody asks for any. Who told wrong ones is
+    accused again as soon as somebody does.
+    """
+    told = [(test, new or max(0, kept)) for test, new, kept in zip(BETS, gained, confirmed, strict=False)]
+    if any(bits for test, bits in told if test is Test.DISTANCE):
+        return evidence
+    return tuple(0 if test is Test.DISTANCE else bits for test, bits in zip(BETS, evidence, strict=False))
 
 
 def proven_by(evidence: tuple[int, ...], limit_micro_bits: int = LIMIT_MICRO_BITS) -> Test | None:

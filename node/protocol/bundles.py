@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from node.protocol.audit_votes import AuditVoteError, check_audits
 from node.protocol.findings import VoteCheck
-from node.protocol.identifiers import Address, EpochNumber, Hash32, NodeId
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId
 from node.protocol.nonces import draw_sample
 from node.protocol.observations import ObservationError, check_observations
 from node.protocol.records import PocCommit, PocVote, VoteBundle
@@ -29,10 +29,10 @@ one order, so with fewer than an epoch has each would be gone by the next bundle
 of 512; with three times as many ML nodes in a network this has to grow."""
 SMALL_COUNT = 1 << 32
 """Nonces of a batch up to this many are kept in 4 bytes each, others in 8: the chain takes any count."""
-CHECKS_MAX = 512
-"""Of validators, in one bundle: a group has no more members (results.py)."""
-Checkers = Callable[[Address], frozenset[Address]]
-"""By validator, who was drawn to check its votes of the epoch before; see tails.py."""
+CHECKS_MAX = 2048
+"""In one bundle, each of a validator and one of its models: a member is drawn for some 24 of each model it has."""
+Checkers = Callable[[Address, ModelId], frozenset[Address]]
+"""By validator and model, who was drawn to check its votes of the epoch before; see tails.py."""
 
 
 class BundleError(ValueError):
@@ -55,7 +55,7 @@ def check_bundle(
     `commits` are the epoch's PoC commits, `rules` those by which they are judged (validation.py), and `sample_seed` the
     hash of the first block of VALIDATE: a judgement must be of a batch that exists, on the sample that was drawn, and
     say what its figures say. `checked` are the validators that committed a bundle the epoch before, as the chain writes
-    them, and `checkers` tells who was drawn to check the votes of one of them.
+    them, and `checkers` tells who was drawn to check the votes of one of them on a model.
     """
     if bundle.epoch != epoch or bundle.validator != validator:
         raise BundleError("the bundle names another epoch or validator")
@@ -76,7 +76,11 @@ def check_bundle(
         raise BundleError("votes on recomputed nonces without evidence")
     if len(bundle.checks) > CHECKS_MAX:
         raise BundleError(f"more than {CHECKS_MAX} checks of validators in one bundle")
-    _require_order(((check.validator.lower(),) for check in bundle.checks), "checks of validators", "validator")
+    _require_order(
+        ((check.validator.lower(), check.model_id) for check in bundle.checks),
+        "checks of validators",
+        "(validator, model)",
+    )
     for check in bundle.checks:
         if check.validator not in checked:  # before the draw, which is a hash for each member
             raise BundleError("a check of somebody who committed no votes the epoch before")
@@ -123,8 +127,8 @@ def _drawn(seed: Hash32, participant: Address, node_id: NodeId, count: int, samp
 
 
 def _check_check(check: VoteCheck, validator: Address, checkers: Checkers) -> None:
-    if validator not in checkers(check.validator):
-        raise BundleError(f"it was not drawn to check {check.validator}")
+    if validator not in checkers(check.validator, check.model_id):
+        raise BundleError(f"it was not drawn to check {check.validator} on {check.model_id[:64]}")
     if len(check.reason) > REASON_LENGTH_MAX or (check.reason == "") is not (check.verdict is Verdict.VALID):
         raise BundleError(f"check of {check.validator}: a short reason for each verdict but valid")
     if not 0 <= check.differing <= check.checked:

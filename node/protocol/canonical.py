@@ -68,7 +68,8 @@ def _ordered(value: CanonicalValue, depth: int) -> CanonicalValue:
     if value is None or isinstance(value, (bool, int, str, bytes)):
         return value
     if isinstance(value, (list, tuple)):
-        if depth < NESTING_MAX and SCALARS.issuperset(map(type, value)):
+        is_plain = type(value) is list or type(value) is tuple  # msgpack has tuples of its own: ExtType
+        if is_plain and depth < NESTING_MAX and SCALARS.issuperset(map(type, value)):
             return value  # as the tokens of answers, of which there are thousands: not one call for each
         return [_ordered(item, depth + 1) for item in value]
     if isinstance(value, Mapping):

@@ -146,7 +146,7 @@ class ChainState:
     """Those whose peer key consented to the binding. All others are not there, whatever the registry says."""
     hardware_changed: dict[tuple[Address, NodeId], EpochNumber] = field(default_factory=dict)
     """Nodes that came to be of another class of hardware, or were removed, in the newest EPOCHS_KEPT epochs, and the
-    epoch reached by then: what they answered may be by other hardware than they have (audit_bands.py)."""
+    first epoch that was reached since: what they answered may be by other hardware than they have (audit_bands.py)."""
     collateral: dict[Address, CollateralState] = field(default_factory=dict)
     min_collateral: TokenAmount = NOTHING
     punished: set[tuple[EpochNumber, Address, Offence]] = field(default_factory=set)
@@ -381,12 +381,14 @@ class ChainState:
         """Forget what is too old for anybody, if `epoch` is a new one."""
         if epoch <= self._newest_epoch:
             return
-        self._newest_epoch, first = epoch, epoch - EPOCHS_KEPT + 1
+        before, first = self._newest_epoch, epoch - EPOCHS_KEPT + 1
+        self._newest_epoch = epoch
         tables: tuple[dict[EpochNumber, Any], ...] = (self.poc_commits, self.vote_bundles, self.voided)
         for table in tables:
             for old in [number for number in table if number < first]:
                 del table[old]
-        changed = self.hardware_changed
+        # What changed since the epoch before is of this one: if nobody committed for long, that may be much later.
+        changed = {node: epoch if then > before else then for node, then in self.hardware_changed.items()}
         self.hardware_changed = {node: then for node, then in changed.items() if then >= first}
         self.punished = {done for done in self.punished if done[0] >= first}
 
@@ -455,7 +457,7 @@ class ChainState:
         now = {node.node_id: hardware_class(node.hardware) for node in nodes}
         for node in self._nodes_of(participant):
             if now.get(node.node_id) != hardware_class(node.hardware):
-                self.hardware_changed[participant, node.node_id] = self._newest_epoch
+                self.hardware_changed[participant, node.node_id] = EpochNumber(self._newest_epoch + 1)
         if participant in self.participants:
             self.participants[participant] = replace(self.participants[participant], ml_nodes=nodes)
         else:

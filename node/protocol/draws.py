@@ -11,10 +11,12 @@ largest logit wins and nothing else counts. The position of a draw is the index 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import neg
 
-from node.protocol.noise import noise, noise_at, place_state
+from node.protocol.noise import bits_at, bits_below, gumbel, noise, noise_at, place_state
 from node.protocol.sampling import PER_MILLE, SamplingParameters
 
 TEMPERATURE_MILLI_LEAST = 10
@@ -27,6 +29,9 @@ instruction sets differ by up to 0.033 on average; a token in between is neither
 EDGE_TOLERANCE = 0.05
 """By how much they may disagree, in logits, on what min_p still keeps. With few tokens left, one more or fewer makes a
 large part of what top_p takes its share of."""
+
+SCORE_LEAST = -600.0
+"""Of scores below, what noise they may have is not reckoned with, for it would leave the range of numbers."""
 
 
 def draw(logits: Sequence[float], seed: int, position: int, parameters: SamplingParameters) -> int:
@@ -47,19 +52,25 @@ def temperature_of(parameters: SamplingParameters) -> float:
 def survivors(scaled: Sequence[float], parameters: SamplingParameters) -> list[int]:
     """Return the tokens that may be drawn, likeliest first. `scaled` are logits divided by the temperature."""
     order = sorted(range(len(scaled)), key=lambda token: (-scaled[token], token))
+    return order[: survivor_count([scaled[token] for token in order], parameters)]
+
+
+def survivor_count(ranked: Sequence[float], parameters: SamplingParameters) -> int:
+    """Return how many of the tokens may be drawn. `ranked` are logits divided by the temperature, likeliest first."""
+    kept = len(ranked)
     if parameters.min_p_milli:
-        least = scaled[order[0]] + math.log(parameters.min_p_milli / PER_MILLE)
-        order = [token for token in order if scaled[token] >= least]
+        least = ranked[0] + math.log(parameters.min_p_milli / PER_MILLE)
+        kept = bisect_right(ranked, -least, key=neg)
     if parameters.top_k:
-        order = order[: parameters.top_k]
+        kept = min(kept, parameters.top_k)
     if parameters.top_p_milli < PER_MILLE:
-        weights = [math.exp(scaled[token] - scaled[order[0]]) for token in order]
+        weights = [math.exp(value - ranked[0]) for value in ranked[:kept]]
         wanted, mass = math.fsum(weights) * parameters.top_p_milli / PER_MILLE, 0.0
         for count, weight in enumerate(weights, 1):
             mass += weight
             if mass >= wanted:
-                return order[:count]
-    return order
+                return count
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +100,8 @@ class Prefill:
     top_count: int
     """How many of the likeliest are certainly among them; at least 1."""
     winner: int | None = None
-    """The token that the rule draws here out of all, on the machine that read it; None: not told."""
+    """The token that the rule draws here out of all, on the machine that read it; None: not told. It is believed:
+    whoever has an engine read finds out first whether that tells the rule's (node/engine/winners.py)."""
 
 
 def token_margins(
@@ -122,17 +134,39 @@ def _margin(
         raise ValueError("the claimed token or the likeliest ones are missing")
     if parameters.temperature_milli == 0:
         return min(MARGIN_MAX, max(prefill.logprobs.values()) - prefill.logprobs[claimed])
+    if claimed == prefill.winner and Drawn(seed, parameters).has_unlikely_winners:
+        return 0.0
     temperature = temperature_of(parameters)
-    scaled = {token: logprob / temperature for token, logprob in prefill.logprobs.items()}
-    edges = _edges(sorted(scaled.values(), reverse=True), prefill.top_count, parameters, vocabulary_size)
+    scaled = [logprob / temperature for logprob in prefill.logprobs.values()]
+    claimed_scaled = prefill.logprobs[claimed] / temperature
+    edges = _NO_EDGES
+    if parameters.limits_tokens:
+        edges = _edges(sorted(scaled, reverse=True), prefill.top_count, parameters, vocabulary_size)
     state = place_state(seed, position)
-    score = scaled[claimed] + noise_at(state, claimed)
-    shortfalls = [0.0, edges.kept_from - scaled[claimed]]
-    for token, value in scaled.items():
+    score = claimed_scaled + noise_at(state, claimed)
+    shortfalls = [0.0, edges.kept_from - claimed_scaled]
+    for token, value, bits in _contenders(prefill.logprobs, scaled, state, score):
         # A rival counts only as far as it would not fall out of the draw itself.
         if token != claimed and value > edges.cut_at:
-            shortfalls.append(min(value + noise_at(state, token) - score, value - edges.cut_at))
+            shortfalls.append(min(value + gumbel(bits) - score, value - edges.cut_at))
     return min(MARGIN_MAX, max(shortfalls) * temperature)
+
+
+def _contenders(
+    tokens: Collection[int], scaled: Sequence[float], state: int, score: float
+) -> list[tuple[int, float, int]]:
+    """Return (token, scaled log-probability, bits of its noise) of all that can have more than `score`, and of few
+    others: logarithms of noise are dear, and nearly all tokens are out of the race without them."""
+    bits = bits_at(state, tokens)
+    if score < SCORE_LEAST:
+        return list(zip(tokens, scaled, bits, strict=True))
+    reach = bits_below(score)
+    weights = map(math.exp, scaled)
+    return [
+        (token, value, found)
+        for token, value, found, weight in zip(tokens, scaled, bits, weights, strict=True)
+        if found < weight * reach
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +177,9 @@ class _Edges:
     """A claimed token from here on may have been kept by an honest machine."""
     cut_at: float
     """A token above this was kept by every honest machine."""
+
+
+_NO_EDGES = _Edges(-math.inf, -math.inf)
 
 
 def _edges(ranked: list[float], top_count: int, parameters: SamplingParameters, vocabulary_size: int) -> _Edges:

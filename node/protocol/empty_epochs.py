@@ -1,5 +1,8 @@
 """Why an epoch forms no group or has no result, in words for operators: the group carries on, and nothing is paid."""
 
+from collections.abc import Mapping, Set
+
+from node.protocol.agreement import has_enough_votes
 from node.protocol.chain_state import FIRST_EPOCH, ChainState
 from node.protocol.identifiers import Address, EpochNumber
 
@@ -7,11 +10,19 @@ NAMED_MAX = 8
 """Models or members named in one line."""
 
 
-def why_no_group(epoch: EpochNumber, state: ChainState) -> str:
-    """Say why the result of `epoch` has no member for the next group; `state` is the chain up to before FORM."""
+def why_no_group(epoch: EpochNumber, state: ChainState, counted: Set[Address]) -> str:
+    """Say why nothing follows for `epoch` from the votes of `counted`; `state` is the chain up to before FORM."""
     commits = state.poc_commits.get(epoch, {})
     if not commits:
         return "nobody committed a batch"
+    weights = dict(state.group_weights(epoch))
+    if not has_enough_votes(counted, weights):
+        heard, total = sum(weights.get(member, 0) for member in counted), sum(weights.values())
+        missing = {member: weight for member, weight in weights.items() if weight > 0 and member not in counted}
+        return (
+            f"the votes that are here have {heard} of {total} weight, and a result counts those of more than two "
+            f"thirds; missing: {_named(missing)}"
+        )
     counting = [commit for commit in commits.values() if state.counts(commit.participant, epoch)]
     if not counting:
         return "no batch counts: their participants are barred or have too little collateral"
@@ -31,17 +42,16 @@ def why_no_result(epoch: EpochNumber, state: ChainState) -> str:
     """Say why `epoch`, which is over, has no accepted result, as far as the chain tells."""
     if not state.poc_commits.get(epoch):
         return "nobody committed a batch"
-    silent = silent_members(epoch, state)
-    total = sum(weight for _, weight in state.group_weights(epoch))
-    missing = sum(silent.values())
+    bundles = state.vote_bundles.get(epoch, {})
+    weights = dict(state.group_weights(epoch))
+    silent = {member: weight for member, weight in weights.items() if weight > 0 and member not in bundles}
+    total, missing = sum(weights.values()), sum(silent.values())
     if missing == 0:
         return "everybody voted, but more than two thirds of the weight did not sign one result in time"
-    named = ", ".join(f"{member} ({weight})" for member, weight in list(silent.items())[:NAMED_MAX])
-    named += ", …" if len(silent) > NAMED_MAX else ""
-    voted = f"members with {missing} of {total} weight committed no votes: {named}"
-    if 3 * (total - missing) > 2 * total:
+    voted = f"members with {missing} of {total} weight committed no votes: {_named(silent)}"
+    if has_enough_votes(bundles.keys(), weights):
         return f"more than two thirds of the weight did not sign one result in time; {voted}"
-    return f"{voted}; without them there are not the more than two thirds that have to sign a result"
+    return f"{voted}; without them there are not the more than two thirds that have to vote and to sign a result"
 
 
 def why_nothing_to_earn(epoch: EpochNumber, state: ChainState, account: Address) -> str:
@@ -69,16 +79,10 @@ def why_nothing_to_earn(epoch: EpochNumber, state: ChainState, account: Address)
     )
 
 
-def silent_members(epoch: EpochNumber, state: ChainState) -> dict[Address, int]:
-    """Return the members of the group in charge that had batches to judge and committed no votes; heaviest first."""
-    bundles = state.vote_bundles.get(epoch, {})
-    provers = {prover for prover, _ in state.poc_commits.get(epoch, {})}
-    silent = {
-        member: weight
-        for member, weight in state.group_weights(epoch)
-        if weight > 0 and member not in bundles and provers - {member}
-    }
-    return dict(sorted(silent.items(), key=lambda entry: (-entry[1], entry[0].lower())))
+def _named(members: Mapping[Address, int]) -> str:
+    heaviest = sorted(members.items(), key=lambda entry: (-entry[1], entry[0].lower()))
+    named = ", ".join(f"{member} ({weight})" for member, weight in heaviest[:NAMED_MAX])
+    return named + (", …" if len(members) > NAMED_MAX else "")
 
 
 def unpaid_epochs(now: EpochNumber, state: ChainState, account: Address) -> str:

@@ -15,8 +15,7 @@ who could outweigh true figures so."""
 AUDIT_SUM_MICRO_MAX = 1 << 43
 """What so many tokens can add up to, at 60 each: above any figure, and far below 64 bits."""
 AUDIT_ANSWERS_SUMMED_MAX = 64
-"""Of one node in one epoch, as many as are drawn or judged again: their figures add up to so much more, and no vote
-within its own limits may make the sum fail."""
+"""Figures of so many answers together are still figures, for who measures; audits add up what bets gain from each."""
 SCORE_FULL = 1000
 """A score without a blemish, in thousandths; the same for each of its parts."""
 
@@ -79,10 +78,13 @@ class SampleHistory:
 
 @dataclass(frozen=True, slots=True)
 class ThinWeight:
-    """The most that a participant had in an epoch in which few could judge some of its work (thin_weights.py)."""
+    """The most that a participant had with a model in an epoch in which few could judge it (thin_weights.py)."""
 
     participant: Address
+    model_id: ModelId
     weight: int
+    of_model: int
+    """What all had with the model in that epoch of whose work with it some was thinly judged."""
     epoch: EpochNumber
 
 
@@ -111,9 +113,10 @@ class VoteEvidence:
 
 @dataclass(frozen=True, slots=True)
 class VoteCheck:
-    """One validator's judgement of how another one came to its votes of the epoch before."""
+    """One validator's judgement of how another one came to its votes of the epoch before on batches of one model."""
 
     validator: Address
+    model_id: ModelId
     verdict: Verdict
     checked: int
     """Tails that were recomputed."""
@@ -242,11 +245,9 @@ class AuditVote:
 
 @dataclass(frozen=True, slots=True)
 class AuditOutcome:
-    """What audits made of one node's answers in an epoch."""
+    """What audits made of one executor's answers with a model in an epoch, whichever of its nodes gave them."""
 
     executor: Address
-    node_id: NodeId
-    """Empty: all that its receipts name and it does not have (node_names.py)."""
     model_id: ModelId
     fate: Verdict
     """INVALID: proven not to be the model's answers. ABSTAIN: too little for a decision."""
@@ -259,7 +260,8 @@ class AuditOutcome:
     reason: str
     """A short code where the fate is not valid, or something was withheld; empty otherwise."""
     evidence: tuple[int, ...] = ()
-    """Against it, from this epoch and those before, by bet (audits.py), in millionths of a bit; empty for none."""
+    """Against it, from this epoch and those before, by bet (audits.py), in millionths of a bit: each answer held
+    against the band of its own node. Empty for none."""
     confirmed: tuple[int, ...] = ()
     """Likewise, of answers that the whole group judged again since it was accused, and below 0 as far as they speak for
     it; empty unless that is open."""
@@ -267,12 +269,12 @@ class AuditOutcome:
     """Digests of receipts whose answers the whole group judges again in the next epoch."""
     challenged: tuple[Hash32, ...] = ()
     """Likewise, because their payer says that they are not the model's; each is judged by itself."""
-    is_narrow: bool = False
-    """Whether members with less than a third of all weight found a part of `confirmed`: it proves no fraud."""
-    is_guessed: bool = False
-    """Whether a part of `confirmed` is by a band that guesses at hardware which nobody measured: likewise."""
+    convicting: tuple[int, ...] = ()
+    """As `confirmed`, of what members with a third of all weight find at least, each answer held against the band by
+    which it would be fraud (audit_bands.py). Begun anew whenever fewer judged."""
     quiet_epochs: int = 0
-    """Epochs running in which nothing that was judged again spoke against it, while its accusation is open."""
+    """Epochs running in which nothing that was judged again spoke against it, while its accusation is open. Else those
+    in which it was no member, while there is evidence."""
     weight: int = 0
     """While answers are judged again: the most that its executor's nodes with the model weighed in a group in charge
     since it gave the first of them. So much is not paid if they are narrowly proven false."""

@@ -50,6 +50,32 @@ class Judges:
         weights = self.declared.get(model_id, {})
         return Bench(weights, _without(weights, participant), can_reject=self.is_first)
 
+    def models_to_check(self, validator: Address) -> tuple[ModelId, ...]:
+        """Return the models on which `validator`'s votes are checked: those it proved; ascending."""
+        proven = self._taken_as_proven.items()
+        return tuple(sorted(model_id for model_id, of_model in proven if of_model.get(validator, 0) > 0))
+
+    def able_to_check(
+        self, validator: Address, model_id: ModelId, weights: Mapping[Address, int]
+    ) -> dict[Address, int]:
+        """Return the other members that can recompute `validator`'s votes on a model, and what each one's word weighs.
+
+        They proved the model, as it did, and weigh what they proved with it alone. `weights` are those of the group in
+        charge: who has none there is left out.
+        """
+        of_model = self._taken_as_proven.get(model_id, {})
+        if of_model.get(validator, 0) <= 0:
+            return {}
+        return {
+            member: weight
+            for member, weight in of_model.items()
+            if weight > 0 and member != validator and weights.get(member, 0) > 0
+        }
+
+    @property
+    def _taken_as_proven(self) -> Mapping[ModelId, Mapping[Address, int]]:
+        return self.declared if self.is_first else self.proven
+
 
 def judges_for(
     epoch: EpochNumber, weights: Mapping[Address, int], state: ChainState, frozen: EpochGroup | None

@@ -14,11 +14,11 @@ import msgpack
 from eth_hash.auto import keccak
 
 from node.protocol.canonical import CanonicalError, CanonicalValue, decode, encode
-from node.protocol.codec import Record, SchemaError, from_value, to_bytes
+from node.protocol.codec import SLOW_BYTES_MAX, Record, SchemaError, from_value, to_bytes
 from node.protocol.compiled import UnusualError, read_value
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, PeerId, RequestId
 from node.protocol.open_prompts import OpenAnswer, OpenPrompt
-from node.protocol.records import OffenceVerdict, PocCommit, SignedReceipt
+from node.protocol.records import OffenceVerdict, SignedReceipt
 from node.protocol.signatures import DigestSigner, SignatureError, recover
 
 WIRE_VERSION = 1
@@ -39,7 +39,6 @@ class Topic(Enum):
     PRESENCE = "presence"
     PROMPTS = "prompts"
     RESULTS = "results"
-    POC = "poc"
     VOTES = "votes"
 
 
@@ -94,21 +93,6 @@ class Receipts:
 
 
 @dataclass(frozen=True, slots=True)
-class PocAnnouncement:
-    """A batch is ready to be fetched from its participant."""
-
-    commit: PocCommit
-
-
-@dataclass(frozen=True, slots=True)
-class VotesAnnouncement:
-    """A vote bundle is ready to be fetched from its validator."""
-
-    epoch: EpochNumber
-    bundle_cid: Cid
-
-
-@dataclass(frozen=True, slots=True)
 class ResultSignature:
     """A member's EIP-712 signature of the EpochResult it computed, and what it was computed from (agreement.py)."""
 
@@ -144,16 +128,7 @@ PRESENCE_SECONDS_MAX = 120
 """A presence record lives at most so long: a node that is gone stops being drawn within two minutes."""
 
 MessageBody = (
-    Presence
-    | PromptAnnouncements
-    | OpenPrompt
-    | Receipts
-    | OpenAnswer
-    | PocAnnouncement
-    | VotesAnnouncement
-    | ResultSignature
-    | VerdictSignature
-    | Objection
+    Presence | PromptAnnouncements | OpenPrompt | Receipts | OpenAnswer | ResultSignature | VerdictSignature | Objection
 )
 
 BODY_TYPES: dict[str, tuple[Topic, type]] = {
@@ -162,8 +137,6 @@ BODY_TYPES: dict[str, tuple[Topic, type]] = {
     "open-prompt": (Topic.PROMPTS, OpenPrompt),
     "receipts": (Topic.RESULTS, Receipts),
     "open-answer": (Topic.RESULTS, OpenAnswer),
-    "poc": (Topic.POC, PocAnnouncement),
-    "votes": (Topic.VOTES, VotesAnnouncement),
     "result-signature": (Topic.VOTES, ResultSignature),
     "verdict-signature": (Topic.VOTES, VerdictSignature),
     "objection": (Topic.VOTES, Objection),
@@ -215,9 +188,14 @@ def unseal(network_id: str, topic: Topic, data: bytes) -> Message:
     """
     if len(data) > ENVELOPE_BYTES_MAX:
         raise MessageError(f"{len(data)} bytes is over {ENVELOPE_BYTES_MAX}")
+    is_long = len(data) > SLOW_BYTES_MAX
+    if is_long:
+        _require_our_kind(data)  # first, for nobody is blamed for another version, however much there is to unpack
     message = _unseal_quickly(network_id, topic, data)
     if message is not None:
         return message
+    if is_long:
+        raise MessageError(f"{len(data)} bytes that are no message of this version with its sender's signature")
     try:
         value = decode(data)
     except CanonicalError as error:
@@ -264,6 +242,26 @@ def _unseal_quickly(network_id: str, topic: Topic, data: bytes) -> Message | Non
     except msgpack.exceptions.UnpackException:
         return None
     return Message(sender=signer, at=at, body=body) if signer == sender else None
+
+
+def _require_our_kind(data: bytes) -> None:
+    """Raise UnknownVersionError if a long message is of another version or kind, whose body nobody reads here."""
+    unpacker = msgpack.Unpacker(max_buffer_size=len(data), max_array_len=0, max_map_len=len(ENVELOPE_KEYS))
+    unpacker.feed(data)
+    said: dict[str, object] = {}
+    try:
+        for _ in range(unpacker.read_map_header()):
+            key = unpacker.unpack()
+            if key in ("t", "v"):
+                said[key] = unpacker.unpack()
+            else:
+                unpacker.skip()
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        raise MessageError(f"not an envelope: {error}") from error
+    if type(said.get("v")) is int and said["v"] != WIRE_VERSION:
+        raise UnknownVersionError(f"version {said['v']!r}")
+    if type(said.get("t")) is str and said["t"] not in BODY_TYPES:
+        raise UnknownVersionError(f"kind {str(said['t'])[:60]!r}")
 
 
 def _field(value: dict[str, CanonicalValue], key: str, kind: type[Record]) -> Record:

@@ -25,8 +25,19 @@ from node.protocol.records import EpochResult
 
 PAID_FIELDS = ("group", "rewards", "reward_total", "penalties")
 """What the chain pays, weighs and punishes by."""
-MATERIAL_FIELDS = (*PAID_FIELDS, "nodes", "histories", "audits", "books", "books_before", "books_missing")
-"""These, and what the rules of later epochs read. The rest explains it."""
+MATERIAL_FIELDS = (
+    *PAID_FIELDS,
+    "nodes",
+    "histories",
+    "audits",
+    "books",
+    "books_before",
+    "books_missing",
+    "thin_weights",
+)
+"""These, and what the rules of later epochs read."""
+IMMATERIAL_FIELDS = ("epoch", "validators", "scores", "settled", "available", "judged_models")
+"""The rest explains it, and the chain holds the epoch. Each field of a result is in one of the two lists."""
 
 
 class Finding(Enum):

@@ -6,11 +6,15 @@ their votes to themselves, or vote with the crowd.
 Detail, in order:
 
 1. A batch over BATCH_NONCES_MAX is rejected (the chain takes any count); one whose model was not registered when mining
-   began is undecided; that of the only member there is is accepted, or no network could begin with one node.
+   began is undecided; that of a member with more than two thirds of all the weight is accepted, for it signs results
+   without anybody, and no network could begin with one node otherwise.
 2. All recompute the same sample. A nonce differs where more than half of the weight that recomputed it says so; the
    batch is wrong where no honest machine would show as many (binomial.py).
 3. What members with a third of the others' weight found valid, and more than say anything else, is accepted, whoever
    they are: no cartel below a third can bring that about, and who came first to a new model cannot keep all others out.
+   Of a member with a third of all the weight it is enough that anybody found it valid and less than a third of all says
+   anything else: its own weight is in no majority about it, and of the rest a cartel below a third may be most. That
+   says that it is accepted, and not that it counts in full (8).
 4. The others are for those able to judge (judges.py), which no vote says of itself: those of them who recomputed the
    sample, or say that the file is wrong as a whole. A file that more than half of their weight refuses is rejected.
    Where halves face each other it is undecided, unless the outcome is the same either way. Where not one of them says
@@ -24,8 +28,8 @@ Detail, in order:
    all who found it wrong. Else whoever hands its fakes to a friend only would be paid for them.
 7. Accepted samples that two judges with a third of the able weight recomputed are added up over epochs (history.py); a
    sum beyond chance rejects this epoch's batches.
-8. A batch that members with less than a third of the others' weight found valid is *thinly judged*: two who collude
-   could vouch for each other without end. What it weighs then is for thin_weights.py.
+8. A batch that is accepted otherwise, with less than a third of the others' weight that found it valid, is *thinly
+   judged*: two who collude could vouch for each other without end. What it weighs then is for thin_weights.py.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -34,13 +38,13 @@ from typing import NamedTuple
 
 from node.protocol.findings import NodeFate, NodeOutcome, SampleCount, SampleHistory, ThinWeight
 from node.protocol.history import HistoryKey, extend, is_beyond, still_known
-from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, Hash32, ModelId
+from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, Hash32
 from node.protocol.judges import Judges
 from node.protocol.nonces import BATCH_NONCES_MAX
 from node.protocol.records import PocCommit, VoteBundle
 from node.protocol.slices import Pace, Slices, finish
 from node.protocol.tallies import WIDE_SHARE_PARTS, Votes, count_votes_in_slices
-from node.protocol.thin_weights import Standing, remember, thin_weights_in_slices
+from node.protocol.thin_weights import Share, Standing, remember, thin_weights_in_slices
 from node.protocol.validation import SMALL_SAMPLE, SampleRule, judge
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
@@ -107,7 +111,7 @@ def node_outcomes(
     rules: Mapping[NodeKey, SampleRule],
     judges: Judges,
     histories: Sequence[SampleHistory],
-    preserved: Mapping[tuple[Address, ModelId], int] | None = None,
+    preserved: Mapping[Share, int] | None = None,
     thin_weights: Sequence[ThinWeight] = (),
 ) -> PocFindings:
     """Return what becomes of every batch in `commits`: see `node_outcomes_in_slices`."""
@@ -124,7 +128,7 @@ def node_outcomes_in_slices(
     rules: Mapping[NodeKey, SampleRule],
     judges: Judges,
     histories: Sequence[SampleHistory],
-    preserved: Mapping[tuple[Address, ModelId], int] | None = None,
+    preserved: Mapping[Share, int] | None = None,
     thin_weights: Sequence[ThinWeight] = (),
 ) -> Slices[PocFindings]:
     """Return what becomes of every batch in `commits`.
@@ -135,12 +139,10 @@ def node_outcomes_in_slices(
     founders' group is taken at its word for models that few can judge, for its weights are no measure yet.
     """
     votes = yield from count_votes_in_slices(commits, bundles, weights, judges)
-    total = sum(weights.values())
     roots = _shared_roots(commits.values())
     outcomes, pace = dict[NodeKey, NodeOutcome](), Pace()
     for key, commit in commits.items():
-        own = weights.get(key[0], 0)
-        outcomes[key] = _decide(commit, rules.get(key), votes[key], own, total, commit.root in roots)
+        outcomes[key] = _decide(commit, rules.get(key), votes[key], commit.root in roots)
         if pace.is_over(DECIDED_AS_ITEMS):
             yield
     proven = {
@@ -150,26 +152,26 @@ def node_outcomes_in_slices(
         and cast.able.least_differing == outcomes[key].mismatches  # not accepted against what the able say
     }
     kept = _test_histories(epoch, outcomes, proven, rules, histories)
-    thin = dict[Address, int]()
-    if not judges.is_first:
-        remembered = {entry.participant: entry.weight for entry in thin_weights}
-        thin = yield from _limit_thinly_judged(outcomes, votes, bundles, weights, preserved or {}, remembered)
+    if judges.is_first:
+        remembered = remember(thin_weights, {}, epoch)
+    else:
+        had = {(member, model_id): weight for model_id, of in judges.proven.items() for member, weight in of.items()}
+        remembered = yield from _limit_thinly_judged(
+            epoch, outcomes, votes, bundles, weights, had, preserved or {}, thin_weights
+        )
     return PocFindings(
         nodes=tuple(outcome for _, outcome in sorted(outcomes.items(), key=lambda item: _order(item[0]))),
         histories=tuple(history for _, history in sorted(kept.items(), key=lambda item: _order(item[0]))),
         handed_out=frozenset(key for key, cast in votes.items() if cast.is_handed_out()),
-        thin_weights=remember(thin_weights, thin, epoch),
+        thin_weights=remembered,
     )
 
 
-def _decide(
-    commit: PocCommit, rule: SampleRule | None, votes: Votes, own: int, total: int, is_root_shared: bool
-) -> NodeOutcome:
-    decision = _without_votes(commit, rule, own, total)
+def _decide(commit: PocCommit, rule: SampleRule | None, votes: Votes, is_root_shared: bool) -> NodeOutcome:
+    decision = _without_votes(commit, rule, votes)
     if decision is None and rule is not None:
         sampled = rule.sampled(commit.count)
-        decision = _by_group(votes, rule, sampled, total - own)
-        decision = decision or _by_able(votes, rule, sampled, total, is_root_shared)
+        decision = _by_group(votes, rule, sampled) or _by_able(votes, rule, sampled, is_root_shared)
     fate, reason, sampled, mismatches, unrelated = decision or _Decision(NodeFate.UNDECIDED, UNREGISTERED)
     weight = weight_of(commit.count, sampled, mismatches) if fate is NodeFate.ACCEPTED else 0
     return NodeOutcome(
@@ -186,32 +188,33 @@ def _decide(
     )
 
 
-def _without_votes(commit: PocCommit, rule: SampleRule | None, own: int, total: int) -> _Decision | None:
+def _without_votes(commit: PocCommit, rule: SampleRule | None, votes: Votes) -> _Decision | None:
     if commit.count > BATCH_NONCES_MAX:
         return _Decision(NodeFate.REJECTED, TOO_MANY)
     if commit.count <= 0:
         return _Decision(NodeFate.UNDECIDED, EMPTY)
     if rule is None:
         return _Decision(NodeFate.UNDECIDED, UNREGISTERED)
-    return _Decision(NodeFate.ACCEPTED) if own == total > 0 else None
+    return _Decision(NodeFate.ACCEPTED) if votes.signs_alone else None
 
 
-def _by_group(votes: Votes, rule: SampleRule, sampled: int, others: int) -> _Decision | None:
+def _by_group(votes: Votes, rule: SampleRule, sampled: int) -> _Decision | None:
     """Accept what is widely found valid, or by anybody if those able are silent; None leaves it to these."""
-    if not votes.is_found_valid() or not (votes.is_wide(others) or votes.able.is_silent):
+    if not votes.is_found_valid() or not (votes.is_wide() or votes.is_of_heavy or votes.able.is_silent):
         return None
     if judge(sampled, votes.group.most_differing, rule) is Verdict.INVALID:
         return None
     differing = votes.group.differing_nonces
     if votes.able.recomputed:
-        # Who lacks the model may have it paid, and neither hides what differs nor makes it up.
+        # Who lacks the model may have it paid, and neither hides what differs nor makes it up. Of a heavy member's
+        # batch those able make nothing up either: they may be a cartel, which is less than it.
         of_able = votes.able.differing_nonces
-        is_of_one_mind = judge(sampled, len(of_able), rule) is Verdict.VALID
+        is_of_one_mind = not votes.is_of_heavy and judge(sampled, len(of_able), rule) is Verdict.VALID
         differing = of_able if is_of_one_mind else differing & of_able
     return _accepted(sampled, len(differing))
 
 
-def _by_able(votes: Votes, rule: SampleRule, sampled: int, total: int, is_root_shared: bool) -> _Decision:
+def _by_able(votes: Votes, rule: SampleRule, sampled: int, is_root_shared: bool) -> _Decision:
     able = votes.able
     if able.seen == 0:
         return _Decision(NodeFate.UNDECIDED, FILE_WITHHELD if able.no_data else NOBODY_ABLE)
@@ -225,7 +228,7 @@ def _by_able(votes: Votes, rule: SampleRule, sampled: int, total: int, is_root_s
     if judge(sampled, least, rule) is Verdict.INVALID:
         if not votes.may_reject(able.against, able.invalid):
             return _Decision(NodeFate.UNDECIDED, TOO_FEW_AGAINST, sampled, least)
-        is_narrow = WIDE_SHARE_PARTS * votes.against_of_able < total
+        is_narrow = WIDE_SHARE_PARTS * votes.against_of_able < votes.total
         reason, unrelated = _rejection(sampled, is_root_shared, is_narrow), min(least, able.middle_of_unrelated())
         return _Decision(NodeFate.REJECTED, reason, sampled, least, unrelated)
     if judge(sampled, able.most_differing, rule) is Verdict.INVALID:
@@ -289,48 +292,41 @@ def _test_histories(
 
 
 def _limit_thinly_judged(
+    epoch: EpochNumber,
     outcomes: dict[NodeKey, NodeOutcome],
     votes: Mapping[NodeKey, Votes],
     bundles: Mapping[Address, VoteBundle],
     weights: Mapping[Address, int],
-    preserved: Mapping[tuple[Address, ModelId], int],
-    remembered: Mapping[Address, int],
-) -> Slices[dict[Address, int]]:
+    had: Mapping[Share, int],
+    serving: Mapping[Share, int],
+    remembered: Sequence[ThinWeight],
+) -> Slices[tuple[ThinWeight, ...]]:
     """Cut the weight of thinly judged batches in `outcomes` to what thin_weights.py leaves them.
 
-    Returns all that those weigh who have some, with widely judged batches and nodes that serve.
+    Returns what is remembered of all that their participants have with these models, with widely judged batches and
+    nodes that serve.
     """
-    total = sum(weights.values())
-    thin, wide = dict[NodeKey, int](), dict[Address, int]()
-    of_model, wide_of_model = dict[ModelId, int](), dict[ModelId, int]()
+    thin, wide = list[NodeOutcome](), dict[Share, int]()
     for key, outcome in outcomes.items():
-        own = weights.get(key[0], 0)
         if outcome.weight <= 0:  # accepted or not: an honest batch of two nonces, of which one differs, has none either
             continue
-        of_model[outcome.model_id] = of_model.get(outcome.model_id, 0) + outcome.weight
-        if own == total or votes[key].is_wide(total - own):
-            wide[key[0]] = wide.get(key[0], 0) + outcome.weight
-            wide_of_model[outcome.model_id] = wide_of_model.get(outcome.model_id, 0) + outcome.weight
+        if votes[key].is_wide():
+            share = outcome.participant, outcome.model_id
+            wide[share] = wide.get(share, 0) + outcome.weight
         else:
-            thin[key] = outcome.weight
-    serving, serving_wide = dict[Address, int](), dict[Address, int]()
-    for (participant, model_id), weight in preserved.items():
-        serving[participant] = serving.get(participant, 0) + weight
-        if model_id in of_model:
-            part = weight * wide_of_model.get(model_id, 0) // of_model[model_id]
-            serving_wide[participant] = serving_wide.get(participant, 0) + part
-    standing = Standing(weights, serving, serving_wide, wide, remembered)
-    left = yield from thin_weights_in_slices(thin, standing, bundles)
-    whole: dict[Address, int] = {}
-    for key, weight in left.items():
-        whole[key[0]] = whole.get(key[0], 0) + weight
+            thin.append(outcome)
+    standing = Standing(weights, had, serving, wide, remembered)
+    granted = yield from thin_weights_in_slices(thin, standing, bundles)
+    whole: dict[Share, int] = {}
+    for key, weight in granted.weights.items():
+        share = key[0], outcomes[key].model_id
+        whole[share] = whole.get(share, 0) + weight
         if weight < outcomes[key].weight:
             outcomes[key] = replace(outcomes[key], weight=weight, reason=FEW_JUDGES)
-    return {
-        participant: weight + wide.get(participant, 0) + serving.get(participant, 0)
-        for participant, weight in whole.items()
-        if weight > 0
+    had_now = {
+        share: weight + wide.get(share, 0) + serving.get(share, 0) for share, weight in whole.items() if weight > 0
     }
+    return remember(remembered, had_now, epoch, granted.moved)
 
 
 def _shared_roots(commits: Iterable[PocCommit]) -> set[Hash32]:

@@ -4,15 +4,18 @@ Purpose: what a bundle says of itself would let whoever does nothing say that th
 follows from the batches that were committed and the models that the group has a member with, and from the answers that
 were drawn for it to audit.
 
-Detail: a batch is judged by whoever recomputes or refuses it. That its file was not to be had is an excuse unless more
-than half of the weight able to judge had it, for these hand it on to everybody. Lacking a model is none where the group
-has the member with it, and want of time never is. Of a participant whose proofs did not count before mining began
-nothing need be said unless its file was to be had: who deposits after the votes are cast was in nobody's bundle.
+Detail: a batch is judged by whoever recomputes it, or refuses its file where the group does not find otherwise: all who
+fetch a file see what is wrong with it, so a refusal of one that was recomputed after all was none. That its file was
+not to be had is an excuse unless more than half of the weight able to judge had it, for these hand it on to everybody.
+Lacking a model is none where the group has the member with it, and want of time never is. Of a participant whose proofs
+did not count before mining began nothing need be said unless its file was to be had: who deposits after the votes are
+cast was in nobody's bundle.
 """
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
+from node.protocol.bundles import REFUSALS
 from node.protocol.findings import NodeFate, NodeOutcome
 from node.protocol.identifiers import Address, ModelId
 from node.protocol.outcomes import EMPTY, TOO_MANY, UNREGISTERED
@@ -54,10 +57,12 @@ def vote_duties_in_slices(
     `group` is what was frozen for the epoch, `nodes` are the epoch's outcomes, `counted` whose proofs counted before
     mining began (judges.py), and `handed_out` are the batches whose file was to be had (outcomes.py).
     """
-    models = {
-        (node.participant, node.node_id): node.model_id
-        for node in nodes
-        if node.fate is not NodeFate.PRESERVED and node.reason not in NOT_TO_JUDGE
+    judged = [node for node in nodes if node.fate is not NodeFate.PRESERVED and node.reason not in NOT_TO_JUDGE]
+    models = {(node.participant, node.node_id): node.model_id for node in judged}
+    refusable = {
+        (node.participant, node.node_id)
+        for node in judged
+        if node.fate is NodeFate.UNDECIDED or node.reason in REFUSALS
     }
     # What is due from everybody who has the model; of other batches only what is said of them.
     expected = {key for key in models if key in handed_out or key[0] in counted}
@@ -80,13 +85,14 @@ def vote_duties_in_slices(
             if vote.participant != account and models.get((vote.participant, vote.node_id)) in own
         ]
         due += sum((vote.participant, vote.node_id) not in expected for vote in on_own_models)
-        duties[account] = Duties(due, due - sum(_is_done(vote, handed_out) for vote in on_own_models))
+        duties[account] = Duties(due, due - sum(_is_done(vote, handed_out, refusable) for vote in on_own_models))
         if pace.is_over(MEMBER_AS_ITEMS + len(votes)):
             yield
     return duties
 
 
-def _is_done(vote: PocVote, handed_out: Set[NodeKey]) -> bool:
-    if vote.verdict is not Verdict.ABSTAIN:
-        return True
-    return vote.reason == NO_DATA and (vote.participant, vote.node_id) not in handed_out
+def _is_done(vote: PocVote, handed_out: Set[NodeKey], refusable: Set[NodeKey]) -> bool:
+    key = (vote.participant, vote.node_id)
+    if vote.verdict is Verdict.ABSTAIN:
+        return vote.reason == NO_DATA and key not in handed_out
+    return vote.sampled > 0 or key in refusable  # to refuse a file costs nothing, and nobody checks it

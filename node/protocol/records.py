@@ -267,7 +267,7 @@ class VoteBundle:
     evidence_cid: Cid | None = None
     """A VoteEvidence as canonical bytes; none where nothing was recomputed."""
     checks: tuple[VoteCheck, ...] = ()
-    """Of validators of the epoch before; ascending by validator."""
+    """Of validators of the epoch before; ascending by (validator, model)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +296,8 @@ class EpochResult:
     validators: tuple[ValidatorOutcome, ...] = ()
     """What the group made of the votes of the epoch before; ascending by validator."""
     audits: tuple[AuditOutcome, ...] = ()
-    """Of every node whose answers were audited, or that has evidence against it; ascending by (executor, node id)."""
+    """Of every executor whose answers with a model were audited, or that has evidence against it; ascending by
+    (executor, model id)."""
     scores: tuple[ParticipantScore, ...] = ()
     """Of every member of the epoch's group; ascending by participant."""
     penalties: tuple[PenaltyDecision, ...] = ()

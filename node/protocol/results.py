@@ -6,6 +6,7 @@ from dataclasses import replace
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
+from node.protocol.agreement import has_enough_votes
 from node.protocol.appeals import narrowly_proven
 from node.protocol.audit_bands import bands_of, fraud_bands_of
 from node.protocol.audit_outcomes import audit_outcomes_in_slices, committed_books
@@ -15,7 +16,6 @@ from node.protocol.due_books import books_before, missing_books
 from node.protocol.findings import SCORE_FULL, NodeFate, NodeOutcome, SettledShare
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.judges import Judges, judges_for
-from node.protocol.node_names import known_nodes
 from node.protocol.outcomes import node_outcomes_in_slices
 from node.protocol.participation import NOT_COUNTED, vote_duties_in_slices
 from node.protocol.penalties import fraudulent, penalties
@@ -58,7 +58,7 @@ FIRST_MODEL_TIMESLOTS = (True, False)
 OTHER_MODEL_TIMESLOTS = (False, False)
 SERVING_PRESENCE_MIN = 500
 """Of an epoch's thousandths, a participant must have been seen for weight of its to be preserved: who is away serves
-nobody. It takes more than half of the weight of others to say so (scores.py)."""
+nobody. It takes more than half of the weight of others to say so, and a third of all (scores.py)."""
 VALIDATOR_ENTRY_BYTES = 28
 """20 bytes of account, 8 bytes of big-endian weight."""
 VALIDATORS_MAX = 512
@@ -128,11 +128,13 @@ def form_epoch_result_in_slices(
     Every accepted batch is paid, and so is preserved weight, unless its participant is barred, has too little
     collateral, or committed fraud, or answers of its nodes with the model were proven false by few. The next group has
     those nodes that can serve: the model is still active and the node still registered for it. Returns None when no
-    such node is left (no batch was accepted, or all their models were deactivated): then the group carries on and
-    nothing is paid.
+    such node is left (no batch was accepted, or all their models were deactivated), or the bundles are of no more than
+    two thirds of the weight: then the group carries on and nothing is paid.
     """
     frozen = EpochGroup(epoch, (), ()) if previous is None else replace(previous.group, epoch=epoch)
     weights = dict(state.group_weights(epoch))
+    if not has_enough_votes(bundles.keys(), weights):
+        return None
     if judges is None:
         judges = judges_for(epoch, weights, state, previous.group if previous else None)
     seen = yield from presences_in_slices({participant for participant, _ in selected}, weights, bundles)
@@ -162,11 +164,9 @@ def form_epoch_result_in_slices(
     registered = state if audit_state is None else audit_state
     in_charge = previous.group if previous else None
     bands, fraud_bands = bands_of(registered, in_charge), fraud_bands_of(registered, in_charge)
-    # Also what was registered in this epoch: it may have served already, and is challenged then.
-    has_node = known_nodes(in_charge, registered, state)
-    audited = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands, has_node, fraud_bands)
+    audited = yield from audit_outcomes_in_slices(previous, audit_seeds, bundles, weights, bands, fraud_bands)
     audits = audited.outcomes
-    validators = validator_outcomes(bundles, weights)
+    validators = validator_outcomes(bundles, weights, judges)
     yield
     vote_duties = yield from vote_duties_in_slices(frozen, nodes, judges.counted, found.handed_out, bundles)
     scores = yield from participant_scores_in_slices(

@@ -60,6 +60,11 @@ class SamplingParameters:
                 raise ValueError(rule)
 
     @property
+    def limits_tokens(self) -> bool:
+        """Whether top_k, top_p or min_p leave tokens out of the draw."""
+        return self.top_k > 0 or self.top_p_milli < PER_MILLE or self.min_p_milli > 0
+
+    @property
     def is_verifiable(self) -> bool:
         """Whether an auditor can tell each token from the seed. Penalties are applied before the draw by one of vLLM's
         runners and after it by the other, so there is no rule for them.

@@ -14,7 +14,7 @@ participant can dodge the speed part only by answering none of the gateways that
 - *speed*: medians that gateways measured, each against the other executors it asked. To take all of it needs gateways
   with a third of the weight; those with less take as much in proportion: three times their share at most.
 - *availability*: the weighted median of what others saw, batches due, answers handed over to audits. Whoever says
-  nothing counts as having seen all, so to take it needs more than half of the weight of all others.
+  nothing counts as having seen all, so to take it needs more than half of the weight of all others, and a third of all.
 - *participation*: the bundle of votes, what was due and is not in it (participation.py), and whether votes of the
   epoch before were computed at all (tails.py). To take it needs two thirds of the weight of those drawn to check them
   who can tell.
@@ -244,14 +244,29 @@ def _participation(votes: Duties, answers: Duties, *, has_votes: bool) -> ScoreP
 
 
 def _presence(account: Address, seen: Mapping[Address, int], weights: Mapping[Address, int], total: int) -> int:
-    """The weighted median of what all others saw; who says nothing counts as having seen it all the time."""
+    """The weighted median of what all others saw; who says nothing counts as having seen it all the time.
+
+    And nobody was away for longer than those say who have a third of all the weight together: of what is not its own,
+    less than that may be most.
+    """
     said = [(per_mille, weights.get(witness, 0)) for witness, per_mille in seen.items() if witness != account]
     behind = sum(weight for _, weight in said)
     silent = total - weights.get(account, 0) - behind
     if behind == 0:
         return SCORE_FULL
-    missed = weighted_median((*((SCORE_FULL - value, weight) for value, weight in said), (0, max(0, silent))))
+    missing = [(SCORE_FULL - value, weight) for value, weight in said]
+    missed = min(weighted_median((*missing, (0, max(0, silent)))), _said_by_a_third(missing, total))
     return SCORE_FULL - max(0, missed - ABSENCE_FORGIVEN)
+
+
+def _said_by_a_third(values: Iterable[tuple[int, int]], total: int) -> int:
+    """Return the most that (value, weight) pairs with a third of `total` reach; 0 if all together have less."""
+    passed = 0
+    for value, weight in sorted(values, reverse=True):
+        passed += weight
+        if 3 * passed >= total:
+            return value
+    return 0
 
 
 def _sightings(bundles: Mapping[Address, VoteBundle]) -> Slices[dict[Address, dict[Address, int]]]:

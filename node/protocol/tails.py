@@ -23,9 +23,11 @@ from itertools import accumulate, pairwise
 
 from node.protocol.binomial import is_beyond_chance
 from node.protocol.findings import ValidatorOutcome, VoteCheck
-from node.protocol.identifiers import Address, Hash32, NodeId
+from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
+from node.protocol.judges import Judges
 from node.protocol.nonces import PROMPT_TOKENS, VECTOR_BYTES, VECTOR_DIMENSIONS, VECTOR_SCALE
 from node.protocol.records import ModelRecord, PocVote, VoteBundle
+from node.protocol.tallies import JUDGES_MIN
 from node.protocol.verdicts import Verdict
 
 TAIL_TOKENS = 8
@@ -47,12 +49,16 @@ CHECKED_TAILS = 24
 times of 100 (the tiny model's spread); who computed none, always."""
 
 CHECKERS = 24
-"""Members drawn to check each validator: what all do for all would grow with the square of their number. A cartel of a
-third has most of them 3 times of 100, and two thirds of them, which it takes, less than once in 1,000: then it takes
-from an honest validator what voting adds to its score."""
+"""Drawn to check each validator on each of its models, of the members able to (judges.py): what all do for all would
+grow with the square of their number. A cartel of a third of these has most of the drawn 3 times of 100, and two thirds
+of them, which it takes, less than once in 1,000: then it takes from an honest validator what voting adds to its
+score."""
 
-VOUCHED_FOR_TIMES = 2
-"""Who says that votes were not computed must have so many times the weight of those who found them computed."""
+OUTWEIGHS_TIMES = 2
+"""Who says that votes were not computed must have so many times the weight of all other checkers that say anything.
+Also of abstentions: where weights changed no honest checker can recompute, and only who lies says more."""
+NO_TIME = "no-time"
+"""The reason of a check that came to no end, and blames nobody."""
 NOBODY_CHECKED = "nobody-could-check"
 CHECKERS_SPLIT = "checkers-split"
 NOT_COMPUTED = "not-computed"
@@ -142,7 +148,12 @@ def draw_checks(seed: Hash32, validator: Address, votes: Sequence[PocVote]) -> t
 
 
 def checkers_of(seed: Hash32, validator: Address, members: Iterable[Address]) -> frozenset[Address]:
-    """Return who checks `validator`: CHECKERS of the other members, drawn by `seed` (see `draw_checks`)."""
+    """Return who checks `validator` on a model: CHECKERS of the other `members`, which are those able to (judges.py),
+    drawn by `seed` (see `draw_checks`).
+
+    In the same order for each model: who has several is drawn for all of them, and reads the evidence once; and whom a
+    cartel is lucky with on one, it has no second chance with on the next that the same members have.
+    """
     personal = hashlib.sha256(b"checkers\x00" + seed + validator.lower().encode())
 
     def rank(member: Address) -> bytes:
@@ -154,45 +165,67 @@ def checkers_of(seed: Hash32, validator: Address, members: Iterable[Address]) ->
     return frozenset(others if len(others) <= CHECKERS else heapq.nsmallest(CHECKERS, others, key=rank))
 
 
-def judge_tails(validator: Address, claimed: Sequence[int], recomputed: Sequence[int]) -> VoteCheck:
-    """Return the vote on `validator` after recomputing some of its tails."""
+def judge_tails(validator: Address, model_id: ModelId, claimed: Sequence[int], recomputed: Sequence[int]) -> VoteCheck:
+    """Return the vote on `validator` after recomputing some of its tails of a model."""
     differing = sum(abs(one - other) > TAIL_DIFFERENCE_MAX for one, other in zip(claimed, recomputed, strict=True))
     if not claimed:
-        return VoteCheck(validator, Verdict.ABSTAIN, 0, 0, NOBODY_CHECKED)
+        return VoteCheck(validator, model_id, Verdict.ABSTAIN, 0, 0, NOBODY_CHECKED)
     if is_beyond_chance(len(claimed), differing, TAIL_MISMATCH_PER_MILLION):
-        return VoteCheck(validator, Verdict.INVALID, len(claimed), differing, NOT_COMPUTED)
-    return VoteCheck(validator, Verdict.VALID, len(claimed), differing, "")
+        return VoteCheck(validator, model_id, Verdict.INVALID, len(claimed), differing, NOT_COMPUTED)
+    return VoteCheck(validator, model_id, Verdict.VALID, len(claimed), differing, "")
 
 
 def validator_outcomes(
-    bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int]
+    bundles: Mapping[Address, VoteBundle], weights: Mapping[Address, int], judges: Judges
 ) -> tuple[ValidatorOutcome, ...]:
     """Return what the group makes of the votes of the epoch before, by the checks in this epoch's bundles.
 
-    It takes two thirds of the weight of those who could check to say that votes were not computed, and more than half
-    to say that they were; who was not drawn to check has no say, for its bundle is void (bundles.py). Ascending by
-    validator; only those who were checked.
+    That votes were not computed, or that their evidence was withheld or is not what they say, is found on one model:
+    it takes JUDGES_MIN members with two thirds of the weight of all who say anything of it, were it that they do not
+    know. That they were computed takes a model of which more say so than the contrary, and none on which checkers are
+    split. `weights` are those of the group in charge, and `judges` say who is able to check a model and what its word
+    weighs; who was not drawn has no say, for its bundle is void (bundles.py). Ascending by validator; only those who
+    were checked.
     """
-    votes: dict[Address, dict[Verdict, int]] = {}
-    reasons: dict[Address, dict[str, int]] = {}
+    said: dict[Address, dict[ModelId, list[tuple[Address, VoteCheck]]]] = {}
     for checker, bundle in bundles.items():
-        weight = weights.get(checker, 0)
         for check in bundle.checks:
-            if weight > 0 and check.validator != checker:
-                counted = votes.setdefault(check.validator, dict.fromkeys(Verdict, 0))
-                counted[check.verdict] += weight
-                named = reasons.setdefault(check.validator, {})
-                if check.verdict is Verdict.INVALID:
-                    named[check.reason] = named.get(check.reason, 0) + weight
+            said.setdefault(check.validator, {}).setdefault(check.model_id, []).append((checker, check))
     outcomes = []
-    for validator in sorted(votes, key=lambda account: (account.lower(), account)):
-        counted, named = votes[validator], reasons[validator]
-        if 0 < counted[Verdict.INVALID] >= VOUCHED_FOR_TIMES * counted[Verdict.VALID]:
-            reason = max(named, key=lambda code: (named[code], code))
-            outcomes.append(ValidatorOutcome(validator, Verdict.INVALID, reason))
-        elif counted[Verdict.VALID] > counted[Verdict.INVALID]:
-            outcomes.append(ValidatorOutcome(validator, Verdict.VALID, ""))
-        else:
-            reason = CHECKERS_SPLIT if counted[Verdict.VALID] else NOBODY_CHECKED
-            outcomes.append(ValidatorOutcome(validator, Verdict.ABSTAIN, reason))
+    for validator in sorted(said, key=lambda account: (account.lower(), account)):
+        of_models = said[validator]
+        able = ((model_id, judges.able_to_check(validator, model_id, weights)) for model_id in sorted(of_models))
+        found = [_outcome(validator, of_models[model_id], able_here) for model_id, able_here in able]
+        if known := [outcome for outcome in found if outcome is not None]:
+            outcomes.append(min(known, key=_gravity))
     return tuple(outcomes)
+
+
+def _gravity(outcome: ValidatorOutcome) -> int:
+    """What is found on one model stands, whatever is found on others."""
+    if outcome.fate is Verdict.INVALID:
+        return 0
+    if outcome.reason == CHECKERS_SPLIT:
+        return 1
+    return 2 if outcome.fate is Verdict.VALID else 3
+
+
+def _outcome(
+    validator: Address, said: Sequence[tuple[Address, VoteCheck]], weights: Mapping[Address, int]
+) -> ValidatorOutcome | None:
+    """Return what checkers of these weights make of a validator's votes on a model; None if none says anything."""
+    counted, named, accusers = dict.fromkeys(Verdict, 0), dict[str, int](), 0
+    for checker, check in said:
+        weight = weights.get(checker, 0)
+        counted[check.verdict] += weight
+        if weight > 0 and check.verdict is Verdict.INVALID:
+            named[check.reason] = named.get(check.reason, 0) + weight
+            accusers += 1
+    against, valid, unknown = counted[Verdict.INVALID], counted[Verdict.VALID], counted[Verdict.ABSTAIN]
+    if not against + valid + unknown:
+        return None
+    if accusers >= JUDGES_MIN and against >= OUTWEIGHS_TIMES * (valid + unknown):
+        return ValidatorOutcome(validator, Verdict.INVALID, max(named, key=lambda code: (named[code], code)))
+    if valid > against:
+        return ValidatorOutcome(validator, Verdict.VALID, "")
+    return ValidatorOutcome(validator, Verdict.ABSTAIN, CHECKERS_SPLIT if against else NOBODY_CHECKED)

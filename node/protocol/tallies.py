@@ -53,6 +53,8 @@ class Tally:
     """The most that one of those weighs who did not find it valid."""
     differing: dict[int, int] | None = None
     """By nonce."""
+    differing_weight_min: int = 0
+    """What those weigh at least by whom a nonce differs, beside that they are most."""
     unrelated: dict[int, int] | None = None
     """By how many nonces they call unrelated, unless none: of an honest batch nothing is kept."""
 
@@ -105,19 +107,20 @@ class Tally:
 
     @property
     def least_differing(self) -> int:
-        """How many nonces differ for more than half of the weight that recomputed the sample."""
+        """How many nonces differ for more than half of the weight that recomputed the sample, and enough."""
         return len(self.differing_nonces)
 
     @property
     def differing_nonces(self) -> frozenset[int]:
         """Which these are."""
-        differing = self.differing or {}
-        return frozenset(nonce for nonce, weight in differing.items() if 2 * weight > self.recomputed)
+        least = max(self.differing_weight_min, self.recomputed // 2 + 1)
+        return frozenset(nonce for nonce, weight in (self.differing or {}).items() if weight >= least)
 
     @property
     def most_differing(self) -> int:
         """How many differ for at least half of it."""
-        return sum(2 * weight >= self.recomputed for weight in (self.differing or {}).values())
+        least = max(self.differing_weight_min, -(-self.recomputed // 2))
+        return sum(weight >= least for weight in (self.differing or {}).values())
 
     def middle_of_unrelated(self) -> int:
         """How many nonces are unrelated, as the middle of those who recomputed the sample says by weight."""
@@ -130,12 +133,20 @@ class Votes:
     """All that is said of one batch."""
 
     bench: Bench
+    own: int = 0
+    """All the weight of its participant."""
+    total: int = 0
+    """All the weight there is, with that."""
     able: Tally = field(default_factory=Tally)
     """Of those able to judge, by what they proved with the model."""
     group: Tally = field(default_factory=Tally)
     """Of all members, by all their weight."""
     against_of_able: int = 0
     """Those able who found it invalid or refused it, by all their weight."""
+
+    def __post_init__(self) -> None:
+        if self.is_of_heavy:
+            self.group.differing_weight_min = -(-self.total // WIDE_SHARE_PARTS)
 
     def add(self, vote: PocVote, weight: int, weight_in_all: int) -> None:
         """Count the vote of a member that has `weight` on the bench, and `weight_in_all` in the group."""
@@ -172,14 +183,29 @@ class Votes:
         is_several = able.without > 0 and members >= JUDGES_MIN and ABLE_PARTS * others >= others_in_all
         return is_several and weight > able.valid
 
-    def is_wide(self, others: int) -> bool:
-        """Whether members with a third of `others` found it valid: all the weight but the participant's."""
-        return WIDE_SHARE_PARTS * self.group.valid >= others
+    @property
+    def signs_alone(self) -> bool:
+        """Whether its participant has more than two thirds of all the weight: it signs results without anybody."""
+        return 3 * (self.total - self.own) < self.total
+
+    @property
+    def is_of_heavy(self) -> bool:
+        """Whether its participant has a third of all the weight: of the others fewer than that must not decide."""
+        return self.total > 0 and WIDE_SHARE_PARTS * self.own >= self.total
+
+    def is_wide(self) -> bool:
+        """Whether it is widely judged: members with a third of the others' weight found it valid. Of a heavy
+        participant's no fewer: who lacks the model abstains, so a friend's word would make its fakes count in full."""
+        return self.signs_alone or WIDE_SHARE_PARTS * self.group.valid >= self.total - self.own
 
     def is_found_valid(self) -> bool:
-        """Whether more of the group found it valid than say anything else that counts."""
+        """Whether more of the group found it valid than say anything else that counts; of a heavy participant's batch,
+        whether anybody did, and less than a third of all the weight says anything else."""
         group = self.group
-        return group.valid > group.invalid + group.refused_in_all + group.no_data
+        otherwise = group.invalid + group.refused_in_all + group.no_data
+        if self.is_of_heavy:
+            return group.valid > 0 and WIDE_SHARE_PARTS * otherwise < self.total
+        return group.valid > otherwise
 
 
 def count_votes_in_slices(
@@ -192,9 +218,10 @@ def count_votes_in_slices(
 
     Nobody has a vote on its own batch, nor has who is no member.
     """
-    votes, pace = dict[NodeKey, Votes](), Pace()
+    votes, pace, total = dict[NodeKey, Votes](), Pace(), sum(weights.values())
     for key, commit in commits.items():
-        votes[key] = Votes(judges.bench(commit.model_id, commit.participant))
+        bench = judges.bench(commit.model_id, commit.participant)
+        votes[key] = Votes(bench, weights.get(commit.participant, 0), total)
         if pace.is_over(TALLY_AS_ITEMS):
             yield
     for validator, bundle in bundles.items():

@@ -4,23 +4,33 @@ Purpose: two who collude could register a model that nobody else runs, and vouch
 end. The honest who serve a rare model look the same. So such work keeps who does it where it was, grows slowly, and
 where most work is widely judged it is a tenth of all at most.
 
-Detail, for one participant:
+Detail, for one participant and one model:
 
-- *What it had* is its weight in the group in charge, less that of nodes that serve instead of mining, and less what it
-  has now by widely judged batches: nothing is counted twice. Of that it keeps at most what it claims.
-- *What it lost*: if it had more in an epoch of the last ten in which some of its work was thinly judged, the difference
-  comes back; but of all who claim some, no more in an epoch than the largest of these. Who serves a rare model and lost
-  one epoch because its only judge was away would begin at nothing, and its judge with it; and accounts that take turns
-  gain nothing by what each of them once had.
-- *What its judges back* is added: each member gives a ninth of what it has that is not widely judged now, shared among
-  the thinly judged batches that it found valid, by what they claim beyond what is kept of them. So nobody grows faster
-  for claiming more, colluders grow by a ninth of such weight of theirs in an epoch, and honest work of theirs backs no
-  fakes.
+- *What it had* is its weight with this very model in the group in charge, less that of nodes that serve instead of
+  mining, and less what it has now by widely judged batches of it: nothing is counted twice. Of that it keeps at most
+  what it claims. With this model: else two accounts that hand one machine to each other would keep, by fakes of a model
+  of their own, what the machine had proven with another, and take the tenth from the honest who serve rare models.
+- *What it lost*: if it had more in an epoch of the last ten in which some of that was thinly judged, the difference
+  comes back; but all who have the model do not come to more than they had together in one of these epochs. Who serves a
+  rare model and lost one epoch because its only judge was away would begin at nothing, and its judge with it; and
+  accounts that take turns with a model gain nothing by what each of them once had.
+- *What its judges back* is added: each member gives a ninth of what it had with models that are thinly judged now, by
+  the part of their batches that is, shared among the thinly judged batches that it found valid, by what they claim
+  beyond what is kept of them. So nobody grows faster for claiming more, colluders grow by a ninth of such weight of
+  theirs in an epoch, and honest work of theirs backs no fakes.
 - These three count by themselves where at most half of the others' weight is in widely judged work, and not at all
-  where two thirds are; in between in proportion.
-- A *pool* of a ninth of what is widely judged, a tenth of both together, is shared by what of these three does not
-  count by itself, and then by what is claimed beyond them. Of its share for the latter everybody gets that part that
-  would not count by itself: who keeps all it had has none of it, or whatever it is given there would stay and add up.
+  where two thirds are; in between in proportion. So does what *moved*: what it had with models that are thinly judged
+  now, and does not claim of them any more, up to what it claims of others. Where little is widely judged nobody could
+  turn to another rare model otherwise. What was widely judged does not move: a machine that is handed on leaves nothing
+  behind. What moved is not remembered where it was, or it would come back there.
+- A *pool* of a ninth of what is widely judged, a tenth of both together, is shared by what does not count by itself,
+  and has not moved. First among the models: in equal parts, to each what is claimed of it at most, and what it does not
+  need goes to the others. What its nodes have that serve is of its part, if it is thinly judged. Whoever had something
+  before has no right over another model: who came first, with fakes or not, would keep all others out. Then within a
+  model: by what was had, lost and backed, and what is left by what is claimed beyond. So growth costs only who can
+  judge it.
+- Who has *a third of all* the weight has what it had, lost, and is backed with in any case: it is in no cartel below a
+  third, and what others had judged of its work would be theirs to decide.
 - *Widely judged work* is also what nodes keep that serve instead of mining, by the part of their model's batches that
   was widely judged: up to half of the weight may serve, and it is mostly that of the honest.
 
@@ -29,34 +39,53 @@ would decide over the weight of all. And of the *others'* weight, so that nobody
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
-from node.protocol.findings import ThinWeight
-from node.protocol.identifiers import Address, EpochNumber
+from node.protocol.findings import NodeOutcome, ThinWeight
+from node.protocol.identifiers import Address, EpochNumber, ModelId
 from node.protocol.records import VoteBundle
 from node.protocol.slices import Pace, Slices
+from node.protocol.tallies import WIDE_SHARE_PARTS
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 
 POOL_PARTS = 9
 """Thinly judged batches share one part where widely judged ones have nine: a tenth of all."""
 BACKING_PARTS = 9
-"""Of what a member has that is not widely judged it backs others with one part in so many, in an epoch."""
+"""Of what a member had with thinly judged models it backs others with one part in so many, in an epoch."""
 REMEMBERED_EPOCHS = 10
 """How long what somebody had is what it may claim again, though it lost it."""
 
 
+Share = tuple[Address, ModelId]
+"""What one participant has with one model."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """What one participant claims by thinly judged batches."""
+    """What one participant claims by thinly judged batches of one model."""
 
     amount: int
     kept: int
     """Of it, what it had, or has back."""
+    moved: int
+    """Of the rest, what it had with models that it leaves, by the part that counts by itself."""
     others: int
     """All the weight in charge but its own."""
     others_wide: int
     """Widely judged work of others."""
+    is_of_heavy: bool
+    """Whether its participant has a third of all the weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What thinly judged batches weigh."""
+
+    weights: Mapping[NodeKey, int]
+    moved: Mapping[Share, int]
+    """What participants took from models that they had, for others: it does not come back there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,87 +94,188 @@ class Standing:
 
     weights: Mapping[Address, int]
     """Those of the group in charge."""
-    serving: Mapping[Address, int]
-    """Of these what is kept by nodes that serve instead of mining."""
-    serving_wide: Mapping[Address, int]
-    """Of that the part that is of models whose batches were widely judged."""
-    wide: Mapping[Address, int]
+    had: Mapping[Share, int]
+    """Of these what is with each model."""
+    serving: Mapping[Share, int]
+    """Of that what is kept by nodes that serve instead of mining."""
+    wide: Mapping[Share, int]
     """What participants have by widely judged batches."""
-    remembered: Mapping[Address, int]
-    """The most they had in one of the last epochs in which some of their work was thinly judged."""
+    remembered: Sequence[ThinWeight]
+    """The most they had in one of the last epochs in which some of it was thinly judged."""
 
 
 def thin_weights_in_slices(
-    thin: Mapping[NodeKey, int], standing: Standing, bundles: Mapping[Address, VoteBundle]
-) -> Slices[dict[NodeKey, int]]:
+    thin: Sequence[NodeOutcome], standing: Standing, bundles: Mapping[Address, VoteBundle]
+) -> Slices[Granted]:
     """Return what each thinly judged batch weighs.
 
-    `thin` are the weights that they would have in full, above zero; `bundles` are the votes, by validator.
+    `thin` are these batches with the weights that they would have in full, above zero; `bundles` are the votes, by
+    validator.
     """
-    claims = _claims(thin, standing)
-    backed = yield from _backing(thin, claims, bundles, standing)
-    granted = _grant(claims, backed, sum(standing.wide.values()) // POOL_PARTS)
+    of_model, wide_of_model = _by_model(standing.wide), _by_model(standing.wide)
+    for batch in thin:
+        of_model[batch.model_id] = of_model.get(batch.model_id, 0) + batch.weight
+
+    def wide_part(share: Share, weight: int) -> int:
+        return weight * wide_of_model.get(share[1], 0) // max(1, of_model.get(share[1], 0))
+
+    claimed = dict[Share, int]()
+    for batch in thin:
+        claimed[_share_of(batch)] = claimed.get(_share_of(batch), 0) + batch.weight
+    own_wide, gifts, left, serving_thin = (
+        dict[Address, int](),
+        dict[Address, int](),
+        dict[Share, int](),
+        dict[Share, int](),
+    )
+    for (participant, _), weight in standing.wide.items():
+        own_wide[participant] = own_wide.get(participant, 0) + weight
+    for share, weight in standing.serving.items():
+        own_wide[share[0]] = own_wide.get(share[0], 0) + wide_part(share, weight)
+        serving_thin[share] = weight - wide_part(share, weight)
+    for share, weight in standing.had.items():
+        not_wide = weight - wide_part(share, weight)
+        gifts[share[0]] = gifts.get(share[0], 0) + not_wide
+        elsewhere = standing.serving.get(share, 0) + standing.wide.get(share, 0)
+        left[share] = max(0, not_wide - elsewhere - claimed.get(share, 0))
+    claims = _claims(claimed, standing, own_wide, left)
+    backed = yield from _backing(thin, claims, bundles, gifts)
+    granted = _grant(claims, backed, sum(own_wide.values()) // POOL_PARTS, _by_model(serving_thin))
     # Rounded down for each batch: what is lost is less than one for each.
-    return {key: amount * granted[key[0]] // claims[key[0]].amount for key, amount in thin.items()}
+    weights = {
+        (batch.participant, batch.node_id): batch.weight * granted[share] // claims[share].amount
+        for batch in thin
+        for share in [_share_of(batch)]
+    }
+    return Granted(weights, _moved_from(left, claims))
 
 
-def remember(known: Sequence[ThinWeight], weights: Mapping[Address, int], epoch: EpochNumber) -> tuple[ThinWeight, ...]:
-    """Return the most that participants had in one of the last epochs, ascending by participant.
+def remember(
+    known: Sequence[ThinWeight],
+    weights: Mapping[Share, int],
+    epoch: EpochNumber,
+    moved: Mapping[Share, int] = MappingProxyType({}),
+) -> tuple[ThinWeight, ...]:
+    """Return the most that participants had with models in one of the last epochs, ascending by both.
 
-    `known` is what a result before this one remembered; `weights` what those have in `epoch` of whose work some was
-    thinly judged. Nine tenths as much as remembered take its place, so that no good epoch hides those after it.
+    `known` is what a result before this one remembered; `weights` what those have in `epoch` of whose work with the
+    model some was thinly judged; `moved` what they took from models for others, which is no longer remembered there.
+    Nine tenths as much as remembered take its place, so that no good epoch hides those after it.
     """
-    best = {entry.participant: entry for entry in known if entry.epoch + REMEMBERED_EPOCHS > epoch}
-    for participant, weight in weights.items():
-        before = best.get(participant)
-        if weight > 0 and (before is None or 10 * weight >= 9 * before.weight):
-            best[participant] = ThinWeight(participant, weight, epoch)
-    return tuple(sorted(best.values(), key=lambda entry: entry.participant.lower()))
+    best, moved_of = dict[Share, ThinWeight](), _by_model(moved)
+    for entry in known:
+        share = entry.participant, entry.model_id
+        weight = entry.weight - moved.get(share, 0)
+        if weight > 0 and entry.epoch + REMEMBERED_EPOCHS > epoch:
+            # Nor does it come back for others who once had the model.
+            together = max(weight, entry.of_model - moved_of.get(entry.model_id, 0))
+            best[share] = replace(entry, weight=weight, of_model=together)
+    of_model = _by_model(weights)
+    for share, weight in weights.items():
+        newest, before = ThinWeight(*share, weight, of_model[share[1]], epoch), best.get(share)
+        if weight > 0 and (before is None or _is_as_much(newest, before)):
+            best[share] = newest
+    return tuple(sorted(best.values(), key=lambda entry: (entry.participant.lower(), entry.model_id)))
 
 
-def _claims(thin: Mapping[NodeKey, int], standing: Standing) -> dict[Address, _Claim]:
-    total = sum(standing.weights.values())
-    wide_in_all = sum(standing.wide.values()) + sum(standing.serving_wide.values())
-    amounts: dict[Address, int] = {}
-    for (participant, _), amount in thin.items():
-        amounts[participant] = amounts.get(participant, 0) + amount
-    kept, lost = dict[Address, int](), dict[Address, int]()
-    for participant, amount in amounts.items():
-        elsewhere = standing.serving.get(participant, 0) + standing.wide.get(participant, 0)
-        weight = standing.weights.get(participant, 0)
-        kept[participant] = min(amount, max(0, weight - elsewhere))
-        most = max(weight, standing.remembered.get(participant, 0))
-        lost[participant] = min(amount, max(0, most - elsewhere)) - kept[participant]
-    back, lost_in_all = max(lost.values(), default=0), sum(lost.values())
-    claims = {}
-    for participant, amount in amounts.items():
-        own = kept[participant] + (back * lost[participant] // lost_in_all if lost_in_all else 0)
-        own_wide = standing.wide.get(participant, 0) + standing.serving_wide.get(participant, 0)
-        others = total - standing.weights.get(participant, 0)
-        claims[participant] = _Claim(amount, own, others=others, others_wide=wide_in_all - own_wide)
-    return claims
+def _is_as_much(newest: ThinWeight, before: ThinWeight) -> bool:
+    return 10 * newest.weight >= 9 * before.weight and 10 * newest.of_model >= 9 * before.of_model
+
+
+def _share_of(batch: NodeOutcome) -> Share:
+    return batch.participant, batch.model_id
+
+
+def _by_model(amounts: Mapping[Share, int]) -> dict[ModelId, int]:
+    added: dict[ModelId, int] = {}
+    for (_, model_id), amount in amounts.items():
+        added[model_id] = added.get(model_id, 0) + amount
+    return added
+
+
+def _claims(
+    amounts: Mapping[Share, int], standing: Standing, own_wide: Mapping[Address, int], left: Mapping[Share, int]
+) -> dict[Share, _Claim]:
+    total, wide_in_all = sum(standing.weights.values()), sum(own_wide.values())
+    kept, lost = dict[Share, int](), dict[Share, int]()
+    remembered, room = dict[Share, int](), dict[ModelId, int]()
+    for entry in standing.remembered:
+        remembered[entry.participant, entry.model_id] = entry.weight
+        room[entry.model_id] = max(room.get(entry.model_id, 0), entry.of_model)
+    lost_of: dict[ModelId, int] = {}
+    for share, amount in amounts.items():
+        model_id = share[1]
+        elsewhere = standing.serving.get(share, 0) + standing.wide.get(share, 0)
+        had = standing.had.get(share, 0)
+        kept[share] = min(amount, max(0, had - elsewhere))
+        lost[share] = min(amount, max(0, max(had, remembered.get(share, 0)) - elsewhere)) - kept[share]
+        lost_of[model_id] = lost_of.get(model_id, 0) + lost[share]
+        room[model_id] = max(0, room.get(model_id, 0) - kept[share] - elsewhere)
+    claims = dict[Share, _Claim]()
+    for share, amount in amounts.items():
+        own = standing.weights.get(share[0], 0)
+        claims[share] = _Claim(
+            amount,
+            kept[share] + lost[share] * room[share[1]] // max(1, lost_of[share[1]], room[share[1]]),
+            moved=0,
+            others=total - own,
+            others_wide=wide_in_all - own_wide.get(share[0], 0),
+            is_of_heavy=total > 0 and WIDE_SHARE_PARTS * own >= total,
+        )
+    return _with_moved(claims, left)
+
+
+def _with_moved(claims: Mapping[Share, _Claim], left: Mapping[Share, int]) -> dict[Share, _Claim]:
+    """Share what participants `left` among their `claims`, by what these are beyond what is kept."""
+    beyond, moving = dict[Address, int](), dict[Address, int]()
+    for (participant, _), claim in claims.items():
+        beyond[participant] = beyond.get(participant, 0) + claim.amount - claim.kept
+    for (participant, _), weight in left.items():
+        moving[participant] = moving.get(participant, 0) + weight
+    with_moved = dict[Share, _Claim]()
+    for share, claim in claims.items():
+        wanted, in_all = claim.amount - claim.kept, beyond[share[0]]
+        part = min(moving.get(share[0], 0), in_all) * wanted // max(1, in_all)
+        with_moved[share] = replace(claim, moved=_part_that_counts(part, claim))
+    return with_moved
+
+
+def _moved_from(left: Mapping[Share, int], claims: Mapping[Share, _Claim]) -> dict[Share, int]:
+    """Return what was taken of each share in `left`, rounded up: none of it may come back."""
+    moved, in_all = dict[Address, int](), dict[Address, int]()
+    for (participant, _), claim in claims.items():
+        moved[participant] = moved.get(participant, 0) + claim.moved
+    for (participant, _), weight in left.items():
+        in_all[participant] = in_all.get(participant, 0) + weight
+    return {
+        share: -(-weight * moved[share[0]] // in_all[share[0]])
+        for share, weight in left.items()
+        if weight and moved.get(share[0], 0)
+    }
 
 
 def _backing(
-    thin: Mapping[NodeKey, int],
-    claims: Mapping[Address, _Claim],
+    thin: Sequence[NodeOutcome],
+    claims: Mapping[Share, _Claim],
     bundles: Mapping[Address, VoteBundle],
-    standing: Standing,
-) -> Slices[dict[Address, int]]:
-    """Return, by participant, what those back who found batches of it valid.
+    gifts: Mapping[Address, int],
+) -> Slices[dict[Share, int]]:
+    """Return what those back who found batches valid: each by one part in BACKING_PARTS of its `gifts`.
 
-    Each batch has its own part of what is claimed beyond what is kept, and no more than that: else a few nonces that
-    the honest find valid would have these back what friends alone vouch for.
+    Each batch has its own part of what is claimed beyond what is kept or moved, and no more than that: else a few
+    nonces that the honest find valid would have these back what friends alone vouch for.
     """
-    wanted, pace = dict[NodeKey, int](), Pace()
-    for key, amount in thin.items():
-        claim = claims[key[0]]
-        if claim.amount > claim.kept:
-            wanted[key] = amount * (claim.amount - claim.kept) // claim.amount
+    wanted, share_of, pace = dict[NodeKey, int](), dict[NodeKey, Share](), Pace()
+    for batch in thin:
+        claim = claims[_share_of(batch)]
+        wanting = claim.amount - claim.kept - claim.moved
+        if wanting > 0:
+            key = batch.participant, batch.node_id
+            share_of[key] = _share_of(batch)
+            wanted[key] = batch.weight * wanting // claim.amount
     found = dict.fromkeys(wanted, 0)
     for validator, bundle in bundles.items() if wanted else ():
-        wide = standing.wide.get(validator, 0) + standing.serving_wide.get(validator, 0)
-        gift = max(0, standing.weights.get(validator, 0) - wide) // BACKING_PARTS
+        gift = gifts.get(validator, 0) // BACKING_PARTS
         valid = [
             (vote.participant, vote.node_id)
             for vote in bundle.votes
@@ -160,29 +290,50 @@ def _backing(
             yield
     backed = dict.fromkeys(claims, 0)
     for key, amount in found.items():
-        backed[key[0]] += min(wanted[key], amount)
+        backed[share_of[key]] += min(wanted[key], amount)
     return backed
 
 
-def _grant(claims: Mapping[Address, _Claim], backed: Mapping[Address, int], pool: int) -> dict[Address, int]:
-    granted, wants, beyond = dict[Address, int](), dict[Address, int](), dict[Address, int]()
-    for participant, claim in claims.items():
-        own = claim.kept + backed[participant]
-        granted[participant] = _share_that_counts(own, claim)
-        wants[participant] = own - granted[participant]
-        beyond[participant] = claim.amount - own
-    for asked in (wants, beyond) if pool > 0 else ():
-        most = max(1, pool, sum(asked.values()))
-        shares = {participant: pool * amount // most for participant, amount in asked.items()}
-        pool -= sum(shares.values())
-        for participant, share in shares.items():
-            # Of what is beyond: what counts by itself would be kept, and add up.
-            not_for_it = _share_that_counts(share, claims[participant]) if asked is beyond else 0
-            granted[participant] += share - not_for_it
+def _grant(
+    claims: Mapping[Share, _Claim], backed: Mapping[Share, int], pool: int, serving: Mapping[ModelId, int]
+) -> dict[Share, int]:
+    """Return what each has by thinly judged batches; of the `pool` nodes have what is `serving`, by model."""
+    granted, own, beyond = dict[Share, int](), dict[Share, int](), dict[Share, int]()
+    for share, claim in claims.items():
+        had = claim.kept + backed[share]
+        granted[share] = _part_that_counts(had, claim) + claim.moved
+        own[share] = had - _part_that_counts(had, claim)
+        # Not what would count by itself: it would be kept, and add up. Nor more than there is to give.
+        asked = min(pool, claim.amount - had - claim.moved)
+        beyond[share] = asked - _part_that_counts(asked, claim)
+    own_of, beyond_of = _by_model(own), _by_model(beyond)
+    needs = {model_id: own_of[model_id] + beyond_of[model_id] for model_id in own_of}
+    most = _most_for_each(pool, needs, serving)
+    for share, claim in claims.items():
+        part = max(0, min(needs[share[1]], most - serving.get(share[1], 0)))
+        for_own = min(part, own_of[share[1]])
+        granted[share] += for_own * own[share] // max(1, own_of[share[1]])
+        granted[share] += (part - for_own) * beyond[share] // max(1, beyond_of[share[1]])
+        if claim.is_of_heavy:
+            granted[share] = max(granted[share], claim.kept + backed[share] + claim.moved)
     return granted
 
 
-def _share_that_counts(amount: int, claim: _Claim) -> int:
+def _most_for_each(pool: int, needs: Mapping[ModelId, int], serving: Mapping[ModelId, int]) -> int:
+    """Return up to how much each model may have, what is `serving` and what it `needs` beside that, so that all
+    together have at most `pool`."""
+    models = [(serving.get(model_id, 0), needs.get(model_id, 0)) for model_id in needs.keys() | serving.keys()]
+    least, most = 0, pool
+    while least < most:
+        middle = (least + most + 1) // 2
+        if sum(max(kept, min(kept + need, middle)) for kept, need in models) <= pool:
+            least = middle
+        else:
+            most = middle - 1
+    return least
+
+
+def _part_that_counts(amount: int, claim: _Claim) -> int:
     """Return `amount` where at most half of the others' weight is in widely judged work, 0 where two thirds are."""
     others, wide = claim.others, claim.others_wide
     if others <= 0:

@@ -39,6 +39,12 @@ def vector_band(band: HonestBand) -> HonestBand:
     return replace(band, margin_micro_mean_max=NEAR_MEAN_MICRO, token_mismatch_per_million=FAR_PER_MILLION)
 
 
+def far_line(poc_distance_max: int) -> int:
+    """Return the squared distance beyond which a vector is somebody else's, where honest nonces end at
+    `poc_distance_max`."""
+    return min(FAR_DISTANCE_MAX, FAR_TIMES * max(1, poc_distance_max))
+
+
 def vector_figures(
     given: Sequence[bytes], own: Sequence[bytes], *, is_as_long: bool, poc_distance_max: int
 ) -> AuditFigures:
@@ -53,6 +59,6 @@ def vector_figures(
 
 def figures_of(distances: Sequence[int], poc_distance_max: int) -> AuditFigures:
     """Return the figures of vectors that are so far from the auditor's."""
-    line = min(FAR_DISTANCE_MAX, FAR_TIMES * max(1, poc_distance_max))
+    line = far_line(poc_distance_max)
     nearness = [min(MARGIN_SPAN_MICRO, distance * MARGIN_SPAN_MICRO // line) for distance in distances]
     return AuditFigures(len(nearness), nearness.count(MARGIN_SPAN_MICRO), sum(nearness), 0, 0, 0, 0)

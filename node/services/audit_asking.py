@@ -1,4 +1,4 @@
-"""The auditor's side of a call of `audit/2`: asks whoever may have the evidence of an answer, and checks what comes."""
+"""The auditor's side of a call of `audit/3`: asks whoever may have the evidence of an answer, and checks what comes."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,20 @@ import structlog
 import trio
 
 from node.ports import CallFailedError, Network
-from node.protocol.audit_evidence import EVIDENCE_BYTES_MAX, NO_TOKENS, PRIVATE, AuditEvidence, what_is_wrong
-from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.audit_evidence import (
+    EVIDENCE_BYTES_MAX,
+    NO_TOKENS,
+    PRIVATE,
+    AuditEvidence,
+    is_the_receipt,
+    what_is_wrong_in_slices,
+)
+from node.protocol.codec import to_bytes
 from node.protocol.identifiers import Address, Hash32, PeerId
 from node.protocol.receipt_books import BookRow
+from node.protocol.shown_evidence import read_evidence_in_slices, split_evidence
 from node.services.audit_frames import METHOD, AuditAsk
+from node.services.slicing import Slicer
 
 log = structlog.get_logger(__name__)
 
@@ -36,13 +45,14 @@ async def ask_for_evidence(
     executor: Address,
     digest: Hash32,
     booked: BookRow | None,
+    slicer: Slicer,
     *,
     is_accused: bool = False,
 ) -> AuditEvidence:
     """Ask `holders` in turn for the evidence of the receipt `digest`; return the first that is as committed to.
 
-    `booked` and `is_accused` are as in `what_is_wrong`. Raises NotHandedOverError. Evidence that
-    is only outside the rules of audits is returned too.
+    `booked` and `is_accused` are as in `what_is_wrong`; `slicer` reads one after the other. Raises NotHandedOverError.
+    Evidence that is only outside the rules of audits is returned too.
     """
     code, excuses = "withheld", EXCUSES if booked is not None else EXCUSES_OF_CHALLENGED
     for holder in holders:
@@ -56,8 +66,13 @@ async def ask_for_evidence(
             code = "malformed"
             continue
         try:
-            evidence = from_bytes(AuditEvidence, data)
-            wrong = what_is_wrong(evidence, executor, digest, booked, is_accused=is_accused)
+            signed, _ = split_evidence(data)
+            if not is_the_receipt(signed, executor, digest):  # before anything that the holder chose at will is read
+                log.info("an auditor was given another receipt", holder=holder)
+                code = "not-the-receipt"
+                continue
+            evidence = await slicer.run(read_evidence_in_slices(data))
+            wrong = await slicer.run(what_is_wrong_in_slices(evidence, executor, digest, booked, is_accused=is_accused))
         except Exception as error:  # the holder chose the bytes: whatever they break here excuses nobody
             log.info("an auditor was given something malformed", holder=holder, reason=str(error)[:200])
             code = "malformed"

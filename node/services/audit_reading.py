@@ -26,7 +26,7 @@ AUDIT_PRIORITY = 10
 """Users' requests, at 0, run first."""
 ENGINE_TRIES = 3
 TOKENS_PER_SLICE = 32
-"""Tokens that are judged before others get their turn on this thread: some milliseconds."""
+"""Tokens that are judged before others get their turn on this thread: a millisecond."""
 
 
 def is_readable(evidence: AuditEvidence, model: ModelRecord, vocabulary_size: int) -> bool:

@@ -10,10 +10,11 @@ no other audit; what it has not handed over at the end is voted withheld. What t
 """
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import structlog
 import trio
@@ -21,15 +22,21 @@ import trio
 from node.ports import BadContentError, Chain, Content, ContentNotHeldError, ContentUnavailableError, Network, Store
 from node.protocol.asking import is_too_old
 from node.protocol.audit_bands import bands_of
-from node.protocol.audit_evidence import AuditEvidence, are_names_short, what_is_wrong, why_unjudged, without_surplus
+from node.protocol.audit_evidence import (
+    AuditEvidence,
+    are_names_short,
+    what_is_wrong_in_slices,
+    why_unjudged,
+    without_surplus,
+)
 from node.protocol.audit_majorities import DRAWN_AGAIN, ENGINE_FAILED, WITHHELD, BandOf
 from node.protocol.audit_sampling import drawn_rows_in_slices, own_draws_in_slices
 from node.protocol.audit_tasks import AuditTask, abstention, judged_again, task_order
 from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED, as_many_as_fit
 from node.protocol.audits import judge_figures
 from node.protocol.due_books import BooksOfResult, is_late
-from node.protocol.findings import AuditVote, CommittedBook
-from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId
+from node.protocol.findings import AuditFigures, AuditVote, CommittedBook
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId
 from node.protocol.model_changes import judged_from
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import BOOK_BYTES_MAX, BookError, BookRow, BookRows, read_book_in_slices
@@ -41,12 +48,14 @@ from node.services.audit_asking import NotHandedOverError, ask_for_evidence
 from node.services.audit_reading import is_readable, read_evidence
 from node.services.epochs import EpochBook
 from node.services.evidence_keeping import Challenged, EvidenceKeeping
+from node.services.expected_models import expected_models
 from node.services.kept_audits import KeptAudits
 from node.services.kept_omissions import KeptOmissions
 from node.services.omission_keeping import OmissionKeeping
 from node.services.presence import PresenceTable
 from node.services.receipt_book import ReceiptBookKeeper
 from node.services.receipt_tokens import CheckingEngine
+from node.services.recomputing import AnswerWatch, ModelGoneError, while_ready
 from node.services.slicing import Slicer
 from node.services.timing import cancel_at, epochs_at
 
@@ -55,11 +64,30 @@ log = structlog.get_logger(__name__)
 ASKED_AT_ONCE = 64
 """Executors; of each, one answer after the other. Whoever keeps silent holds up no other audit."""
 READ_AT_ONCE = 2
-"""Answers that this node's engines read side by side for audits."""
+"""Answers that one of this node's engines reads side by side for audits: one that hangs keeps no other waiting."""
+READ_SILENCE_SECONDS = 600.0
+"""An engine that read nothing to an end for so long, of all that audits asked of it, is left alone for others that have
+the model. As long as its connection waits: of a long answer, after all users, it may take minutes."""
 OPEN_REASONS = frozenset({"no-time", WITHHELD, ENGINE_FAILED})
 """Of abstentions that another try may change."""
 ROUND_SECONDS = 10.0
 """Between two rounds of asking those who have not handed over yet."""
+ROUNDS_FOR_ALL = 10
+"""After the first, in which all who judge an answer again ask all members: so many until each was asked once more."""
+ASKED_AGAIN_MIN = 8
+"""Members in each of these: in a small group everybody is asked in every round."""
+
+
+def asked_again(others: Sequence[Address], number: int) -> Sequence[Address]:
+    """Return who else than its executor is asked for an answer that was asked for `number` times before: at first all.
+
+    Then some, in turns: what nobody has would have everybody ask everybody until the votes are due.
+    """
+    if number == 0:
+        return others
+    count = max(ASKED_AGAIN_MIN, -(-len(others) // ROUNDS_FOR_ALL))
+    start = (number - 1) * count % max(1, len(others))
+    return (*others, *others)[start : start + min(count, len(others))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +100,15 @@ class _Round:
     band_of: BandOf
     judged_from: Callable[[ModelId], int]
     """The first epoch whose answers of a model can be judged."""
+
+
+@runtime_checkable
+class AuditingEngine(CheckingEngine, Protocol):
+    """An ML node that can read the answers of others."""
+
+    @property
+    def node_id(self) -> NodeId:
+        """The ML node's name."""
 
 
 class Challenges(Challenged, Protocol):
@@ -109,7 +146,7 @@ class AuditingService:
         self._store = store
         self._presence = presence
         self._epochs = epochs
-        self._engines = [engine for engine in engines if isinstance(engine, CheckingEngine)]
+        self._engines = [engine for engine in engines if isinstance(engine, AuditingEngine)]
         self._keeper = keeper
         self._votes = KeptAudits(store, EpochNumber(-1))
         """Of the present epoch."""
@@ -117,7 +154,12 @@ class AuditingService:
         self._evidence = EvidenceKeeping(chain, store, keeper, self._slicer)
         self.omission_keeping = OmissionKeeping(chain, network, content, store, presence, self._slicer, random_bytes)
         self._asking = trio.CapacityLimiter(ASKED_AT_ONCE)
-        self._reading = trio.CapacityLimiter(READ_AT_ONCE)
+        self._reading = defaultdict[NodeId, trio.CapacityLimiter](partial(trio.CapacityLimiter, READ_AT_ONCE))
+        self._gone_at: dict[NodeId, float] = {}
+        """Engines that died or hung over an answer, and when, by trio's clock."""
+        self._failed_at: dict[NodeId, float] = {}
+        """Likewise, and those that refused one, or read it in no try: others with the model come first."""
+        self._watch = AnswerWatch(READ_SILENCE_SECONDS)
         self.challenges: Challenges | None = None
         """Answers that this node paid for and wants judged; None where there are none."""
         keeper.serve(network, self._evidence)
@@ -247,7 +289,7 @@ class AuditingService:
             if row is not None:
                 task = AuditTask(executor, draw, row.digest, row)
                 tasks.append(task)
-                if self._is_open(task):
+                if self._is_open(task) and self._handed_over(task) is None:
                     self._votes[task_order(task)] = abstention(task, "no-time")
             elif rows is None:
                 self._votes[task_order(nameless)] = abstention(nameless, "not-the-book")
@@ -284,33 +326,42 @@ class AuditingService:
 
     async def _in_rounds(self, tasks: Sequence[AuditTask], work: _Round) -> None:
         """Audit answers of one executor, one after the other; what is not handed over is asked for again and again."""
+        number = 0
         while waiting := [task for task in tasks if self._is_open(task)]:
             for task in waiting:
-                self._votes[task_order(task)] = await self._vote_or_abstain(task, work)
+                self._votes[task_order(task)] = await self._vote_or_abstain(task, work, number)
                 self._votes.write()
+            number += 1
             if any(self._is_open(task) for task in tasks):
                 await trio.sleep(ROUND_SECONDS)
 
-    async def _vote_or_abstain(self, task: AuditTask, work: _Round) -> AuditVote:
-        """Return the vote; an abstention that blames nobody if this node's own code fails at what it was handed."""
+    async def _vote_or_abstain(self, task: AuditTask, work: _Round, number: int = 0) -> AuditVote:
+        """Return the vote; an abstention that blames nobody if this node's own code fails at what it was handed.
+
+        `number` says how often it was asked for before.
+        """
         try:
-            return await self._vote(task, work)
+            return await self._vote(task, work, number)
         except Exception:
             log.exception("an audit failed; the others go on", executor=task.executor, receipt=task.digest.hex())
-            return abstention(task, ENGINE_FAILED)
+            return replace(self._handed_over(task) or abstention(task, ENGINE_FAILED), reason=ENGINE_FAILED)
 
-    async def _vote(self, task: AuditTask, work: _Round) -> AuditVote:
+    async def _vote(self, task: AuditTask, work: _Round, number: int) -> AuditVote:
+        handed_over = self._handed_over(task)
+        if handed_over is not None and self._engine(handed_over.model_id) is None:
+            return handed_over  # it is not asked for again before there is an engine for it
         try:
             async with self._asking:
-                self._votes[task_order(task)] = abstention(task, WITHHELD)
-                self._votes.write()
-                evidence = await self._find_evidence(task, work.previous)
+                if handed_over is None and not (task.draw == REJUDGED and number == 0):  # all are asked first
+                    self._votes[task_order(task)] = abstention(task, WITHHELD)
+                    self._votes.write()
+                evidence = await self._find_evidence(task, work.previous, number)
         except NotHandedOverError as error:
-            return abstention(task, WITHHELD if error.code == WITHHELD else error.code)
+            return handed_over or abstention(task, error.code)
         receipt = evidence.signed.receipt
         named = replace(abstention(task, "no-model"), node_id=receipt.node_id, model_id=receipt.model_id)
         named = replace(named, receipt_digest=task.digest)
-        wrong = what_is_wrong(evidence, task.executor, task.digest, task.booked, is_accused=task.is_accused)
+        wrong = await self._what_is_wrong(evidence, task)
         if task.booked is not None and (is_too_old(receipt) or is_late(receipt, work.previous)):
             wrong = wrong or "too-old"
         if wrong:
@@ -318,18 +369,25 @@ class AuditingService:
         model = work.previous.group.get_epoch_model(receipt.model_id)
         if unjudged := why_unjudged(receipt, model, work.judged_from(receipt.model_id)):
             return replace(named, reason=unjudged)
-        engine = next((engine for engine in self._engines if engine.model_id == receipt.model_id), None)
+        engine = self._engine(receipt.model_id)
         if model is None or engine is None:
-            return named
+            is_coming = model is not None and receipt.model_id in self._expected(work)
+            return replace(named, reason="no-time") if is_coming else named
         if not is_readable(evidence, model, engine.vocabulary_size):
             return replace(named, reason="not-the-tokens")
         self._votes[task_order(task)] = replace(named, reason="no-time")
         self._votes.write()
         band = work.band_of(task.executor, receipt.node_id, receipt.model_id)
-        async with self._reading:
-            figures = await read_evidence(
-                engine, model, evidence, band, work.seed, is_judged_again=task.draw == REJUDGED
+        is_again = task.draw == REJUDGED
+        try:
+            figures = await self._read(
+                engine,
+                model.model_id,
+                lambda _: read_evidence(engine, model, evidence, band, work.seed, is_judged_again=is_again),
             )
+        except ModelGoneError as error:
+            log.warning("an engine reads no answers now", node=engine.node_id, reason=str(error))
+            return self._votes[task_order(task)]
         if isinstance(figures, str):
             return replace(named, reason=figures)
         if figures is None:
@@ -340,21 +398,69 @@ class AuditingService:
             log.warning("an answer is not the model's", executor=task.executor, reason=reason, tokens=figures.tokens)
         return replace(named, verdict=verdict, figures=figures, reason=reason)
 
-    async def _find_evidence(self, task: AuditTask, previous: EpochResult) -> AuditEvidence:
+    def _handed_over(self, task: AuditTask) -> AuditVote | None:
+        """Return what stands of an answer whose evidence came already: whoever handed it over withheld nothing."""
+        vote = self._votes.get(task_order(task))
+        return vote if vote is not None and vote.model_id and vote.reason in OPEN_REASONS else None
+
+    def _engine(self, model_id: ModelId) -> AuditingEngine | None:
+        """Return who reads an answer of a model: of those that have it ready, one that did not fail at any, or longest
+        ago, and has least to read."""
+        ready = (engine for engine in self._engines if engine.model_id == model_id)
+        return min(ready, key=lambda one: (self._failed_at.get(one.node_id, 0.0), self._asked_of(one)), default=None)
+
+    def _asked_of(self, engine: AuditingEngine) -> int:
+        """How many answers an engine reads or is to read."""
+        places = self._reading[engine.node_id]
+        return places.borrowed_tokens + places.statistics().tasks_waiting
+
+    async def _read(
+        self,
+        engine: AuditingEngine,
+        model_id: ModelId,
+        read: Callable[[Callable[[], bool]], Awaitable[AuditFigures | str | None]],
+    ) -> AuditFigures | str | None:
+        """Return what `read` has the engine find, when it is this one's turn. Raises ModelGoneError; of those who wait
+        for an engine that hangs all go to another."""
+        began = trio.current_time()
+        async with self._reading[engine.node_id]:
+            if self._gone_at.get(engine.node_id, -1.0) >= began:
+                raise ModelGoneError(f"the ML node {engine.node_id} died or hung over another answer")
+            try:
+                figures = await while_ready(engine, model_id, read, self._watch)
+            except ModelGoneError:
+                self._failed_at[engine.node_id] = self._gone_at[engine.node_id] = trio.current_time()
+                raise
+        if figures is None:
+            self._failed_at[engine.node_id] = trio.current_time()
+        else:
+            self._watch.answered(engine.node_id)
+        return figures
+
+    def _expected(self, work: _Round) -> set[ModelId]:
+        """Return the models that engines here may have ready yet."""
+        return expected_models(self._chain, (engine.node_id for engine in self._engines), work.previous.group)
+
+    async def _find_evidence(self, task: AuditTask, previous: EpochResult, number: int) -> AuditEvidence:
         """Return the evidence: what is kept here, else from the executor, else from whoever else judges it."""
-        kept = self._evidence.kept(task.digest)
-        if kept is not None and not what_is_wrong(
-            kept, task.executor, task.digest, task.booked, is_accused=task.is_accused
-        ):
+        kept = await self._evidence.kept(task.digest)
+        if kept is not None and not await self._what_is_wrong(kept, task):
             return without_surplus(kept)
         holders = [task.executor]
         if task.draw == REJUDGED:
-            holders += [m.participant for m in previous.group.members if m.participant != self._chain.account]
+            own = (self._chain.account, task.executor)
+            others = [m.participant for m in previous.group.members if m.participant not in own]
+            holders += asked_again(others, number)
         participants = self._chain.state.participants
         peers = list(dict.fromkeys(participants[account].peer_id for account in holders if account in participants))
         evidence = await ask_for_evidence(
-            self._network, peers, task.executor, task.digest, task.booked, is_accused=task.is_accused
+            self._network, peers, task.executor, task.digest, task.booked, self._slicer, is_accused=task.is_accused
         )
         evidence = without_surplus(evidence)  # nobody committed to it, so nothing is judged by it
-        self._evidence.keep_fetched(evidence)
+        await self._evidence.keep_fetched(evidence)
         return evidence
+
+    async def _what_is_wrong(self, evidence: AuditEvidence, task: AuditTask) -> str:
+        return await self._slicer.run(
+            what_is_wrong_in_slices(evidence, task.executor, task.digest, task.booked, is_accused=task.is_accused)
+        )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from node.ports import Chain, Store
-from node.protocol.audit_votes import CHALLENGES_MAX
+from node.protocol.audit_votes import CHALLENGE_EPOCHS_MAX, CHALLENGES_MAX
 from node.protocol.chain_state import EPOCHS_KEPT as VOTES_KEPT_EPOCHS
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.identifiers import EpochNumber, Hash32
@@ -28,11 +28,9 @@ from node.services.validating import votes_document
 log = structlog.get_logger(__name__)
 
 DOCUMENT = "challenges"
-WAITING_MAX = 64
-"""About a kilobyte each, written anew with each one. The oldest goes: what it tells of is soonest too old to judge."""
-WAITING_EPOCHS_MAX = WAITING_MAX // CHALLENGES_MAX
-"""As long as it takes if each epoch has a bundle of this node's. What waits longer, or is left out for so long, is
-given up: its executor may be gone, and nobody wants to judge it."""
+WAITING_MAX = CHALLENGES_MAX * CHALLENGE_EPOCHS_MAX
+"""As many as bundles take until what waits longest is given up: its executor may be gone, and nobody wants to judge it.
+About a kilobyte each, written anew with each one. The oldest goes: what it tells of is soonest too old to judge."""
 NOT_COUNTED = EpochNumber(-1)
 
 Judged = Callable[[EpochNumber, Collection[Hash32]], Collection[Hash32] | None]
@@ -119,7 +117,7 @@ class ChallengeBook:
         judged = self._judged(kept.epoch, {receipt_digest(signed.receipt) for signed in told})
         if judged is None:
             return _taken_back(replace(kept, taken=told))
-        recent = {one.digest for one in kept.held if kept.epoch - one.first < WAITING_EPOCHS_MAX}
+        recent = {one.digest for one in kept.held if kept.epoch - one.first < CHALLENGE_EPOCHS_MAX}
         again = tuple(signed for signed in told if receipt_digest(signed.receipt) in recent.difference(judged))
         if again:
             log.info("challenged answers are not judged yet; they wait again", epoch=kept.epoch, answers=len(again))
@@ -151,7 +149,7 @@ class ChallengeBook:
             one.digest
             for one in held
             if (
-                newest_result - one.first >= WAITING_EPOCHS_MAX
+                newest_result - one.first >= CHALLENGE_EPOCHS_MAX
                 if one.digest in waiting
                 else one.since == NOT_COUNTED or newest_result - one.since >= EPOCHS_KEPT
             )

@@ -24,10 +24,10 @@ from node.ports import Chain, EngineFailedError, EngineRefusedError, Store, Wall
 from node.protocol.audit_bands import bands_of
 from node.protocol.audit_evidence import AuditEvidence
 from node.protocol.audits import judge_figures
-from node.protocol.codec import to_bytes
 from node.protocol.identifiers import Address, ModelId
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import EpochGroup, SignedReceipt
+from node.protocol.shown_evidence import evidence_to_bytes
 from node.protocol.tails import makes_vectors
 from node.protocol.verdicts import Verdict
 from node.services.answers_at_hand import AnswersAtHand
@@ -167,4 +167,4 @@ class DecoyService:
         if verdict is Verdict.INVALID:
             log.warning("a decoy's answer is not the model's; it is challenged", executor=receipt.executor, why=reason)
             self._book.add(signed)  # first: what is in no book nobody would forget
-            self._given.keep(receipt_digest(receipt), to_bytes(AuditEvidence(signed, kept)))
+            self._given.keep(receipt_digest(receipt), evidence_to_bytes(AuditEvidence(signed, kept)))

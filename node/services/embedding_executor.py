@@ -12,18 +12,15 @@ from node.ports import (
     Chain,
     Engine,
     EngineFailedError,
-    EngineRefusedError,
     Network,
     Store,
     WallClock,
 )
-from node.protocol.asking import CLOCK_EPOCHS_MAX
-from node.protocol.codec import SchemaError, to_bytes
+from node.protocol.codec import to_bytes
 from node.protocol.dossiers import VectorEvidence
 from node.protocol.identifiers import EpochNumber, NodeId, TokenAmount
 from node.protocol.pricing import price, receipt_digest
 from node.protocol.records import ModelRecord, SignedReceipt
-from node.protocol.signatures import SignatureError, recover
 from node.protocol.sketches import FLOAT_BYTES, TOKENS_MAX, sketches_of
 from node.services.batches import BatchService
 from node.services.broker import Broker, Lease
@@ -47,9 +44,10 @@ from node.services.freshness import FreshRequests
 from node.services.funding import Funding
 from node.services.groups import sole_error
 from node.services.node_naming import named_node
-from node.services.paid_calls import GatewayGoneError, PaidCall
+from node.services.paid_calls import PaidCall
 from node.services.receipt_book import ReceiptBookKeeper
 from node.services.refusals import RETRY_SECONDS_MAX, busy_error
+from node.services.served_calls import answering, model_to_serve, read_signed
 from node.services.tabs import PayeeBook, Tab
 from node.services.terms import FreeMode, unit_price_for
 from node.services.timing import position
@@ -100,14 +98,11 @@ class EmbeddingExecutor:
 
     async def serve(self, call: Call) -> None:
         """Serve one call. Raises CallFailedError with a word the gateway can act on."""
-        signed = self._read(call)
+        signed = read_signed(
+            call.payload, read_embedding_request, lambda read: embedding_digest(read.request), self._chain
+        )
         request = signed.request
-        model = self._epochs.group().get_epoch_model(request.model_id)
-        if model is None:
-            raise CallFailedError("unknown-model", f"{request.model_id} is not part of this epoch")
-        refusal = self._broker.refusal(request.model_id, request.payer)
-        if refusal is not None:
-            raise refusal
+        model = model_to_serve(request, self._epochs, self._broker)
         if not request.private and self._book is not None and not self._book.given.has_room_for_vectors():
             self._tell_of_full_room()
             raise busy_error(RETRY_SECONDS_MAX, "no more vectors can be kept for auditors now")
@@ -119,21 +114,8 @@ class EmbeddingExecutor:
             tab = self._payments.begin(request.payer, allowance=allowance, is_free=request.free)
         except PaymentError as error:
             raise CallFailedError("unpaid", str(error)) from error
-        try:
-            with sole_error():
-                await self._answer(call, signed, model, unit_price, tab)
-        except EngineFailedError as error:
-            why = type(error).__name__ if request.private else str(error)  # engines quote what they were given
-            log.warning("vectors failed with their engine", request=request.request_id.hex()[:8], reason=why)
-            raise CallFailedError("engine-failed", "the engine failed") from error
-        except EngineRefusedError as error:
-            raise CallFailedError("bad-request", str(error)[:200]) from error
-        except GatewayGoneError:
-            log.debug("a gateway left before its vectors were complete", request=request.request_id.hex()[:8])
-        finally:
-            self._payments.end(tab)
-            if tab.receipt is not None and tab.settled is None:
-                self._store.save_receipt(tab.receipt)  # evidence: given, and not paid or not signed for
+        with answering(request, self._payments, tab, self._store):
+            await self._answer(call, signed, model, unit_price, tab)
 
     def _tell_of_full_room(self) -> None:
         """Tell the operator once an epoch."""
@@ -145,22 +127,6 @@ class EmbeddingExecutor:
                 "kept of them fills its room; raise [node] vectors_kept_bytes_max if the disk has more",
                 epoch=epoch,
             )
-
-    def _read(self, call: Call) -> SignedEmbeddingRequest:
-        """Size, schema, signature, then meaning."""
-        try:
-            signed = read_embedding_request(call.payload)
-            signer = recover(embedding_digest(signed.request), signed.signature)
-        except (SchemaError, SignatureError, ValueError) as error:
-            raise CallFailedError("bad-request", str(error)[:200]) from error
-        if signer != signed.request.payer:
-            raise CallFailedError("bad-request", "the request was not signed by its payer")
-        if signed.request.executor != self._chain.account:
-            raise CallFailedError("bad-request", "the request is for another executor")
-        epoch = position(self._chain).epoch
-        if abs(signed.request.epoch - epoch) > CLOCK_EPOCHS_MAX:
-            raise CallFailedError("stale", f"the request is of epoch {signed.request.epoch}; here it is epoch {epoch}")
-        return signed
 
     async def _answer(
         self, call: Call, asked: SignedEmbeddingRequest, model: ModelRecord, unit_price: TokenAmount, tab: Tab

@@ -6,19 +6,25 @@ import structlog
 import trio
 
 from node.ports import BadContentError, Chain, Content, ContentUnavailableError, Store
+from node.protocol.canonical_reading import CanonicalReader
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.identifiers import BlockNumber, EpochNumber
+from node.protocol.record_reading import every_list, read_record
 from node.protocol.records import EpochGroup, EpochResult, EpochResultSummary
 from node.protocol.results import current_group, summarise
+from node.protocol.slices import Slices
 from node.protocol.stages import stage_at
 from node.services.presence import PresenceTable
 from node.services.timing import position
 
 log = structlog.get_logger(__name__)
 
-RESULT_BYTES_MAX = 32 * 1024 * 1024
-"""512 members with 64 nodes each, what became of each node, scores and rewards; a larger file is no result."""
+RESULT_BYTES_MAX = 64 * 1024 * 1024
+"""The largest group there can be and 1,000 participants, with 64 nodes each and ten models, take 38 MB; a larger file
+is no result."""
+ENTRY_BYTES_MAX = 128 * 1024
+"""Of one member, say, with its nodes: some kilobytes. Of the content that one member alone vouches for."""
 RETRY_SECONDS = 2.0
 RESULTS_KEPT = 8
 """Only the newest results decide anything; older ones stay in the store."""
@@ -31,6 +37,14 @@ class ResultContentError(ValueError):
 def result_to_bytes(result: EpochResult) -> bytes:
     """Return the content of a result: canonical bytes, the same on every node."""
     return to_bytes(result)
+
+
+def read_result_in_slices(data: bytes) -> Slices[EpochResult]:
+    """Read what a single member says is the content of a result. Raises SchemaError."""
+    reader = CanonicalReader(data, "the content of a result", ENTRY_BYTES_MAX)
+    result = yield from read_record(reader, EpochResult, every_list(EpochResult))
+    reader.require_end()
+    return result
 
 
 def result_from_bytes(data: bytes, summary: EpochResultSummary) -> EpochResult:

@@ -15,10 +15,11 @@ from node.ports import Chain, Store
 from node.protocol.audit_evidence import AuditEvidence
 from node.protocol.audit_sampling import auditors_of, drawn_rows_in_slices
 from node.protocol.audit_tasks import judges_by_answer
-from node.protocol.codec import SchemaError, from_bytes, to_bytes
+from node.protocol.codec import SchemaError
 from node.protocol.identifiers import Address, EpochNumber, Hash32, PeerId
 from node.protocol.receipt_books import BookError, read_book_in_slices, read_rows
 from node.protocol.records import EpochResult
+from node.protocol.shown_evidence import evidence_bytes_in_slices, read_evidence_in_slices
 from node.services.fuller_evidence import keep_fuller
 from node.services.kept_audits import KeptAudits
 from node.services.receipt_book import ReceiptBookKeeper
@@ -55,7 +56,7 @@ class Challenged(Protocol):
 
 
 class EvidenceKeeping:
-    """Evidence of one epoch after the other. Lets into `audit/2` whom the draw lets in (`receipt_book.Admission`)."""
+    """Evidence of one epoch after the other. Lets into `audit/3` whom the draw lets in (`receipt_book.Admission`)."""
 
     def __init__(self, chain: Chain, store: Store, keeper: ReceiptBookKeeper, slicer: Slicer) -> None:
         self._chain = chain
@@ -95,22 +96,22 @@ class EvidenceKeeping:
         participants = self._chain.state.participants
         return any(participants[account].peer_id == peer for account in allowed if account in participants)
 
-    def kept(self, digest: Hash32) -> AuditEvidence | None:
+    async def kept(self, digest: Hash32) -> AuditEvidence | None:
         """Return what is kept of an answer; None if there is nothing that can be read."""
         data = self._keeper.given.kept(digest)
         try:
-            return None if data is None else from_bytes(AuditEvidence, data)
+            return None if data is None else await self._slicer.run(read_evidence_in_slices(data))
         except SchemaError as error:
             log.error("stored evidence cannot be read; it is fetched anew", reason=str(error)[:200])
             self._keeper.given.forget([digest])
             return None
 
-    def keep_fetched(self, evidence: AuditEvidence) -> None:
+    async def keep_fetched(self, evidence: AuditEvidence) -> None:
         """Keep evidence of others for those who judge it as well, as far as there is room for it."""
-        size = len(to_bytes(evidence))
-        if self._fetched_bytes + size <= FETCHED_BYTES_MAX:
-            self._fetched_bytes += size
-            keep_fuller(self._keeper.given, evidence)
+        data = await self._slicer.run(evidence_bytes_in_slices(evidence))
+        if self._fetched_bytes + len(data) <= FETCHED_BYTES_MAX:
+            self._fetched_bytes += len(data)
+            keep_fuller(self._keeper.given, evidence, data)
 
     async def _own_drawn(self, previous: EpochResult, seed: Hash32) -> dict[Hash32, frozenset[Address]]:
         """Return who audits which of this node's own answers; nothing if its book here is not the committed one."""

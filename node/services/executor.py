@@ -13,22 +13,17 @@ from node.ports import (
     Chain,
     ChatMessage,
     Engine,
-    EngineFailedError,
-    EngineRefusedError,
     GenerationChunk,
     GenerationRequest,
     Network,
     Store,
     WallClock,
 )
-from node.protocol.asking import CLOCK_EPOCHS_MAX
 from node.protocol.claims import NOT_ASKED, claims_commitment, claims_of
-from node.protocol.codec import SchemaError
 from node.protocol.identifiers import Address, EpochNumber, TokenAmount
 from node.protocol.pricing import price, receipt_digest
 from node.protocol.records import ModelRecord, SignedReceipt
 from node.protocol.seeds import SeedShareError
-from node.protocol.signatures import SignatureError, recover
 from node.services.batches import BatchService
 from node.services.broker import Broker
 from node.services.embedding_executor import EmbeddingExecutor
@@ -52,12 +47,12 @@ from node.services.frames import (
 from node.services.freshness import FreshRequests
 from node.services.funding import Funding
 from node.services.generation import Generation
-from node.services.groups import sole_error
 from node.services.node_naming import named_node
-from node.services.paid_calls import GatewayGoneError, PaidCall
+from node.services.paid_calls import PaidCall
 from node.services.receipt_book import ReceiptBookKeeper
 from node.services.receipting import answer_evidence, receipt_of
 from node.services.seeding import AnswerSeed, SeedBook, UnknownCommitmentError, seed_of
+from node.services.served_calls import answering, model_to_serve, read_signed
 from node.services.tabs import PayeeBook, Tab
 from node.services.terms import FreeMode, unit_price_for
 from node.services.timing import position
@@ -142,56 +137,18 @@ class Executor:
 
     async def serve(self, call: Call) -> None:
         """Serve one call. Raises CallFailedError with a word the gateway can act on."""
-        asked = self._read(call)
+        asked = read_signed(call.payload, read_request, lambda read: request_digest(read.request), self._chain)
         request = asked.request
-        model = self._model_of(request)
+        model = model_to_serve(request, self._epochs, self._broker)
         self._fresh.admit(request.request_id, request.payer, len(request.prefix), request.at)
         unpaid_tokens_max = self._trust(request, model)
         tab = self._payments.begin_anyway(request.payer, is_free=request.free)
         self.running += 1
         try:
-            with sole_error():
+            with answering(request, self._payments, tab, self._store):
                 await self._answer(call, asked, model, tab, unpaid_tokens_max)
-        except EngineFailedError as error:
-            why = type(error).__name__ if request.private else str(error)  # engines quote what they were given
-            log.warning("a request failed with its engine", request=request.request_id.hex()[:8], reason=why)
-            raise CallFailedError("engine-failed", "the engine failed") from error
-        except EngineRefusedError as error:
-            raise CallFailedError("bad-request", str(error)[:200]) from error
-        except GatewayGoneError:
-            log.debug("a gateway left before its answer was complete", request=request.request_id.hex()[:8])
         finally:
-            self._payments.end(tab)
-            if tab.receipt is not None and tab.settled is None:
-                self._store.save_receipt(tab.receipt)  # evidence: given, and not paid or not signed for
             self.running -= 1
-
-    def _read(self, call: Call) -> SignedRequest:
-        """Size, schema, signature, then meaning."""
-        try:
-            signed = read_request(call.payload)
-            signer = recover(request_digest(signed.request), signed.signature)
-        except (SchemaError, SignatureError, ValueError) as error:
-            raise CallFailedError("bad-request", str(error)[:200]) from error
-        request = signed.request
-        if signer != request.payer:
-            raise CallFailedError("bad-request", "the request was not signed by its payer")
-        if request.executor != self._chain.account:
-            raise CallFailedError("bad-request", "the request is for another executor")
-        epoch = position(self._chain).epoch
-        if abs(request.epoch - epoch) > CLOCK_EPOCHS_MAX:
-            raise CallFailedError("stale", f"the request is of epoch {request.epoch}; here it is epoch {epoch}")
-        return signed
-
-    def _model_of(self, request: InferenceRequest) -> ModelRecord:
-        """Return the model that is asked, if it can be served now."""
-        model = self._epochs.group().get_epoch_model(request.model_id)
-        if model is None:
-            raise CallFailedError("unknown-model", f"{request.model_id} is not part of this epoch")
-        refusal = self._broker.refusal(request.model_id, request.payer)
-        if refusal is not None:
-            raise refusal
-        return model
 
     def _trust(self, request: InferenceRequest, model: ModelRecord) -> int:
         """Return how many tokens the payer may owe: next to none if it left many unpaid lately.

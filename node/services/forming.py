@@ -6,18 +6,13 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
-from node.ports import ActionStatus, Chain, Content, EquivocationError, Network, Store, Validity
+from node.ports import ActionStatus, Chain, Content, EquivocationError, Network, Store
 from node.protocol.actions import PostEpochResult, is_overtaken
 from node.protocol.agreement import ROUNDS_MAX, committed_order, left_out, pack_holders
 from node.protocol.eip712 import epoch_result_digest
 from node.protocol.empty_epochs import why_no_group
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32
-from node.protocol.messages import (
-    Message,
-    PocAnnouncement,
-    ResultSignature,
-    VotesAnnouncement,
-)
+from node.protocol.messages import ResultSignature
 from node.protocol.records import EpochResultSummary, VoteBundle
 from node.protocol.results import summarise
 from node.protocol.stages import Stage
@@ -90,8 +85,6 @@ class FormingService:
         self._slicer = Slicer()
         self._stirred = trio.Event()
         self.signatures = ResultSignatures(chain, router, self._stir, store)
-        router.register(VotesAnnouncement, self._judge_announcement, _pass_on)
-        router.register(PocAnnouncement, self._judge_announcement, _pass_on)
 
     async def run(self) -> None:
         """Form, sign and post in every epoch; again if what was posted is voided while FORM lasts."""
@@ -176,10 +169,11 @@ class FormingService:
         bundles = {validator: bundle for validator in counted if (bundle := held[validator]) is not None}
         result = await self._slicer.run(inputs.form(bundles))
         if result is None:
-            reason = why_no_group(inputs.epoch, inputs.state)
-            log.warning(
-                "no group is formed: the present one carries on, nothing is paid", epoch=inputs.epoch, reason=reason
-            )
+            reason = why_no_group(inputs.epoch, inputs.state, bundles.keys())
+            line = "no group is formed: the present one carries on, nothing is paid"
+            if len(held) < len(inputs.committed):
+                line = "no group is formed of the votes that are here: unless others come the present one carries on"
+            log.warning(line, epoch=inputs.epoch, reason=reason)
             return None
         content = result_to_bytes(result)
         if len(content) > RESULT_BYTES_MAX:
@@ -191,6 +185,14 @@ class FormingService:
                 limit_bytes=RESULT_BYTES_MAX,
             )
             return None
+        if 2 * len(content) > RESULT_BYTES_MAX:
+            log.warning(
+                "the result is larger than half of what a result may be: beyond that nobody signs and nobody is paid; "
+                "report it with this line",
+                epoch=inputs.epoch,
+                result_bytes=len(content),
+                limit_bytes=RESULT_BYTES_MAX,
+            )
         content_cid = await store_proof(self._content, content, inputs.epoch, "result")
         summary, validator_set = summarise(result, content_cid)
         digest = epoch_result_digest(summary, self._chain.chain_id, self._chain.epoch_manager)
@@ -293,18 +295,9 @@ class FormingService:
         self._stirred.set()
         self._stirred = trio.Event()
 
-    def _judge_announcement(self, message: Message) -> Validity:
-        """Passed on for whoever listens; this node itself goes by the chain."""
-        known = message.sender in self._chain.state.participants
-        return Validity.ACCEPT if known else Validity.IGNORE
-
 
 def posting_block(quorum_at: int, turn: int, late: int) -> int:
     """Return the block from which member number `turn` posts, if nobody before it did and there was a quorum at block
     `quorum_at`. From block `late` on each waits a single block for the one before it, and no two post at once.
     """
     return min(quorum_at + turn * POSTER_PATIENCE_BLOCKS, max(quorum_at, late) + turn)
-
-
-def _pass_on(_message: Message) -> None:
-    pass

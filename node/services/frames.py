@@ -17,6 +17,8 @@ from node.protocol.seeds import SeedShare
 METHOD = "infer/3"
 """Its third version: what is signed of a request can be shown without it."""
 MESSAGES_MAX = 256
+PAYMENT_BYTES_MAX = 4096
+"""A voucher and two signatures take a tenth of it."""
 STOPS_MAX = 16
 SALT_BYTES = 16
 ROLES = frozenset({"system", "user", "assistant", "tool"})
@@ -267,6 +269,13 @@ def read_request(payload: bytes) -> SignedRequest:
     if len(payload) > REQUEST_BYTES_MAX:
         raise SchemaError(f"a request of {len(payload)} bytes is over {REQUEST_BYTES_MAX}")
     return from_bytes(SignedRequest, payload)
+
+
+def read_payment(payload: bytes) -> Payment:
+    """Read a payment: size, then schema. Raises SchemaError."""
+    if len(payload) > PAYMENT_BYTES_MAX:
+        raise SchemaError(f"a payment of {len(payload)} bytes is over {PAYMENT_BYTES_MAX}")
+    return from_bytes(Payment, payload)
 
 
 def prompt_commitment_of(request: InferenceRequest) -> Hash32:

@@ -9,26 +9,31 @@ from dataclasses import replace
 import structlog
 
 from node.protocol.audit_evidence import AuditEvidence
-from node.protocol.codec import SchemaError, from_bytes, to_bytes
+from node.protocol.codec import SchemaError
 from node.protocol.pricing import receipt_digest
+from node.protocol.shown_evidence import evidence_from_bytes, evidence_to_bytes, has_tokens
 from node.services.receipt_book import GivenAnswers
 
 log = structlog.get_logger(__name__)
 
 
-def keep_fuller(given: GivenAnswers, evidence: AuditEvidence) -> None:
-    """Keep evidence that was checked, unless what is here of the same answer says as much. Durable on return."""
+def keep_fuller(given: GivenAnswers, evidence: AuditEvidence, data: bytes) -> None:
+    """Keep evidence that was checked, whose bytes are `data`, unless what is here of the same answer says as much.
+    Durable on return.
+    """
     digest = receipt_digest(evidence.signed.receipt)
-    data = given.kept(digest)
-    if data is None:
-        given.keep(digest, to_bytes(evidence))
+    there = given.kept(digest)
+    if there is None:
+        given.keep(digest, data)
         return
     try:
-        known = from_bytes(AuditEvidence, data)
+        if has_tokens(there) or evidence.kept is None:
+            return
+        known = evidence_from_bytes(there)  # some hundred bytes, without tokens
     except SchemaError as error:
         log.error("stored evidence cannot be read; other takes its place", reason=str(error)[:200])
-        given.keep_instead(digest, to_bytes(evidence))
+        given.keep_instead(digest, data)
         return
-    if known.kept is None and evidence.kept is not None:
-        signature = evidence.request_signature or known.request_signature
-        given.keep_instead(digest, to_bytes(replace(evidence, request_signature=signature)))
+    if not evidence.request_signature and known.request_signature:
+        data = evidence_to_bytes(replace(evidence, request_signature=known.request_signature))
+    given.keep_instead(digest, data)

@@ -42,20 +42,31 @@ class Judging:
     """How many answers one member can have to audit."""
     bundle_limits: BundleLimits = field(init=False)
     """What a bundle may have; larger ones are void."""
+    _checkers: dict[tuple[Address, ModelId], frozenset[Address]] = field(
+        init=False, default_factory=dict, repr=False, compare=False
+    )
+    """By whom they check, and on which model: each of 24 bundles asks, and a draw is a hash for each member."""
 
     def __post_init__(self) -> None:
-        limits = limits_of(self.commits, self.rules, len(self.voted_before), self.audits_due)
+        checks = sum(len(self.judges.models_to_check(validator)) for validator in self.voted_before)
+        limits = limits_of(self.commits, self.rules, checks, self.audits_due)
         object.__setattr__(self, "bundle_limits", limits)
 
     def sample_of(self, key: NodeKey) -> tuple[int, ...]:
         """The nonces that are drawn of a batch that has a rule."""
         return draw_sample(self.sample_seed, *key, self.commits[key].count, self.rules[key].sample_size)
 
-    def checkers(self, validator: Address) -> frozenset[Address]:
-        """Who was drawn to check `validator`'s votes of the epoch before."""
+    def checkers(self, validator: Address, model_id: ModelId) -> frozenset[Address]:
+        """Who was drawn to check `validator`'s votes of the epoch before on a model."""
         if self.checkers_seed is None or validator not in self.voted_before:
             return frozenset()
-        return checkers_of(self.checkers_seed, validator, self.weights)
+        key = validator, model_id
+        if key not in self._checkers:
+            able = self.judges.able_to_check(validator, model_id, self.weights)
+            if not able:
+                return frozenset()  # and not kept: a bundle may name any model
+            self._checkers[key] = checkers_of(self.checkers_seed, validator, able)
+        return self._checkers[key]
 
     def read(self, data: bytes) -> Slices[VoteBundle]:
         """Return a bundle that is still to be checked. Raises SchemaError, as well for more than its limits allow."""

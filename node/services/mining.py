@@ -8,12 +8,11 @@ from typing import Protocol
 import structlog
 import trio
 
-from node.ports import ActionStatus, Chain, Content, Engine, EngineRefusedError, Network
+from node.ports import ActionStatus, Chain, Content, Engine, EngineRefusedError
 from node.protocol.actions import CommitPoc
 from node.protocol.canonical import keccak_digest
 from node.protocol.chain_state import FIRST_EPOCH
 from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, Hash32, ModelId, NodeId
-from node.protocol.messages import PocAnnouncement
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, nonce_prompt, quantise
 from node.protocol.records import PocCommit
 from node.protocol.stages import Stage
@@ -109,7 +108,6 @@ class MiningService:
     def __init__(
         self,
         chain: Chain,
-        network: Network,
         content: Content,
         engine: Engine,
         slots: PocSlots,
@@ -119,7 +117,6 @@ class MiningService:
     ) -> None:
         """Without `kept`, a restart begins an epoch's nonces again with the first one."""
         self._chain = chain
-        self._network = network
         self._content = content
         self._engine = engine
         self._slots = slots
@@ -253,7 +250,6 @@ class MiningService:
         # One key per node and epoch: a restart that mines again cannot commit a second, different batch.
         key = f"poc/{epoch}/{self._engine.node_id}"
         await self._chain.submit(key, CommitPoc(commit))
-        await self._network.publish(PocAnnouncement(commit))
         outcome = await self._chain.outcome(key)
         if outcome.status is ActionStatus.DONE:
             self.progress.state = MiningState.COMMITTED

@@ -8,9 +8,9 @@ from typing import TypeVar
 import trio
 
 from node.ports import Call, CallFailedError
-from node.protocol.codec import SchemaError, from_bytes
+from node.protocol.codec import SchemaError
 from node.protocol.records import SignedReceipt
-from node.services.frames import Payment
+from node.services.frames import read_payment
 from node.services.groups import sole_error
 from node.services.tabs import PayeeBook, Tab
 from node.services.vouchers import PaymentError
@@ -81,7 +81,7 @@ class PaidCall:
     async def _take_payments(self, faults: list[Exception], scope: trio.CancelScope) -> None:
         while True:
             try:
-                await self._payments.accept(self._tab, from_bytes(Payment, await self._call.receive()))
+                await self._payments.accept(self._tab, read_payment(await self._call.receive()))
             except (trio.EndOfChannel, CallFailedError):
                 faults.append(GatewayGoneError())
             except (PaymentError, SchemaError) as error:

@@ -9,8 +9,10 @@ the weight submits, each member a few blocks after the one before it, so that on
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
+import trio
 
 from node.ports import Chain, EquivocationError, Network, Store, Validity
 from node.protocol.actions import PunishParticipant
@@ -24,6 +26,7 @@ from node.services.epochs import EpochBook
 from node.services.formed_results import has_objected
 from node.services.giving_way import GivingWay
 from node.services.gossip import GossipRouter
+from node.services.key_tasks import KeyTasks
 from node.services.settlements import Settlements
 from node.services.timing import position
 
@@ -78,11 +81,13 @@ class PunishingService:
 
     async def run(self) -> None:
         """Look at every new block at what is to be punished."""
-        async for head in self._chain.heads():
-            self._open_cases()
-            for key in list(self._cases):
-                if key in self._cases:
-                    await self._pursue(key, self._cases[key], head.number)
+        async with trio.open_nursery() as nursery:
+            submissions = KeyTasks(nursery, at_once=VERDICTS_MAX)
+            async for head in self._chain.heads():
+                self._open_cases()
+                for key in list(self._cases):
+                    if key in self._cases:
+                        await self._pursue(key, self._cases[key], head.number, submissions)
 
     def _open_cases(self) -> None:
         """Keep a case for every due verdict, and none that is done or too late."""
@@ -108,7 +113,9 @@ class PunishingService:
                     evidence = summary.content_cid
                     yield key, OffenceVerdict(number, decision.participant, decision.offence, evidence)
 
-    async def _pursue(self, key: VerdictKey, case: _Case, block: int) -> None:
+    async def _pursue(self, key: VerdictKey, case: _Case, block: int, submissions: KeyTasks) -> None:
+        """Sign and gossip, and have it submitted when it is this node's turn: a task of its own, for a transaction may
+        be stuck for hours, and the signatures of all other cases with it."""
         epoch = key[0]
         weights = dict(self._chain.state.group_weights(epoch))
         if weights.get(self._chain.account, 0) <= 0:
@@ -122,10 +129,13 @@ class PunishingService:
         case.quorum_at = block if case.quorum_at is None else case.quorum_at
         order = sorted(weights, key=str.lower)
         turn = (order.index(self._chain.account) - epoch) % len(order)
-        if block < case.quorum_at + turn * SUBMITTER_PATIENCE_BLOCKS:
-            return
-        signers = (account for account in order if weights[account] > 0 and account in case.signatures)
-        signatures = tuple((signer, case.signatures[signer]) for signer in signers)
+        if block >= case.quorum_at + turn * SUBMITTER_PATIENCE_BLOCKS:
+            signers = (account for account in order if weights[account] > 0 and account in case.signatures)
+            signatures = tuple((signer, case.signatures[signer]) for signer in signers)
+            submissions.start(key, partial(self._submit, case, signatures, block))
+
+    async def _submit(self, case: _Case, signatures: tuple[tuple[Address, bytes], ...], block: int) -> None:
+        epoch = case.verdict.epoch
         name = f"punish/{epoch}/{case.verdict.participant}/{case.verdict.offence.value}"
         action = PunishParticipant(case.verdict, signatures)
         if await case.giving_way.is_overtaken(self._chain, action, block):

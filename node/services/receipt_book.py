@@ -34,7 +34,8 @@ from node.protocol.receipt_books import (
     make_book_in_slices,
 )
 from node.protocol.records import SignedReceipt
-from node.services.audit_frames import CHUNK_BYTES, METHOD, AuditAsk
+from node.protocol.shown_evidence import evidence_to_bytes, split_evidence
+from node.services.audit_frames import ASK_BYTES_MAX, CHUNK_BYTES, METHOD, AuditAsk
 from node.services.keeping import store_proof
 from node.services.slicing import Slicer
 
@@ -96,7 +97,7 @@ class Admission(Protocol):
 
 
 class ReceiptBookKeeper:
-    """Keeps answers and makes books. Serves `audit/2` once `serve` was called."""
+    """Keeps answers and makes books. Serves `audit/3` once `serve` was called."""
 
     def __init__(self, content: Content, store: Store, given: GivenAnswers) -> None:
         self._content = content
@@ -121,7 +122,8 @@ class ReceiptBookKeeper:
         `request_signature` is the payer's, if it asked this node by a request: without it no auditor believes who paid.
         """
         kept = None if signed.receipt.is_private else kept_answer(answer, claimed)
-        self.given.keep(receipt_digest(signed.receipt), to_bytes(AuditEvidence(signed, kept, request_signature)))
+        evidence = AuditEvidence(signed, kept, request_signature)
+        self.given.keep(receipt_digest(signed.receipt), evidence_to_bytes(evidence))
 
     def keep_vectors(
         self, signed: SignedReceipt, given: VectorEvidence, request: bytes, request_signature: bytes
@@ -129,9 +131,9 @@ class ReceiptBookKeeper:
         """Keep vectors that this node gives and the canonical request for them, as `keep` does answers in tokens."""
         evidence, digest = AuditEvidence(signed, None, request_signature), receipt_digest(signed.receipt)
         if signed.receipt.is_private:
-            self.given.keep(digest, to_bytes(evidence))
+            self.given.keep(digest, evidence_to_bytes(evidence))
         else:
-            self.given.keep_vectors(digest, to_bytes(replace(evidence, vectors=given, request=request)))
+            self.given.keep_vectors(digest, evidence_to_bytes(replace(evidence, vectors=given, request=request)))
 
     async def book(self, epoch: EpochNumber, newest_result: EpochNumber | None = None) -> ReceiptBook | None:
         """Return this node's book of `epoch`, made now if it is not yet; None if there is nothing to commit to.
@@ -187,7 +189,7 @@ class ReceiptBookKeeper:
                 row = booked_row(signed)
                 rows[row.asking] = row
                 if row.output_tokens == 0:
-                    self.given.keep(row.digest, to_bytes(AuditEvidence(signed, None)))
+                    self.given.keep(row.digest, evidence_to_bytes(AuditEvidence(signed, None)))
             if len(receipts) < RECEIPTS_PER_SLICE or len(rows) > ROWS_MAX - RECEIPTS_PER_SLICE:
                 return list(rows.values()), reached  # if there are more, they are in the next book
             await trio.lowlevel.checkpoint()
@@ -199,13 +201,19 @@ class ReceiptBookKeeper:
         network.serve(METHOD, self._serve, concurrency=CALLS_MAX)
 
     async def _serve(self, call: Call) -> None:
+        if len(call.payload) > ASK_BYTES_MAX:
+            raise CallFailedError("bad-request", f"{len(call.payload)} bytes, at most {ASK_BYTES_MAX}")
         try:
             ask = from_bytes(AuditAsk, call.payload)
         except SchemaError as error:
             raise CallFailedError("bad-request", str(error)[:200]) from error
         if self._admission is None or not self._admission.may_see(call.peer_id, ask.digest):
             raise CallFailedError("not-drawn", "you were not drawn to audit this answer")
-        data = self._evidence(ask.digest)
+        try:
+            data = self._evidence(ask.digest)
+        except SchemaError as error:
+            log.error("stored evidence cannot be read: its answer counts as withheld", reason=str(error)[:200])
+            data = None
         if data is None:
             raise CallFailedError("not-kept", "nothing is kept of this answer")
         for start in range(0, len(data), CHUNK_BYTES):
@@ -213,13 +221,15 @@ class ReceiptBookKeeper:
         log.debug("an auditor has what it asked for", peer=call.peer_id, digest=ask.digest.hex()[:12])
 
     def _evidence(self, digest: Hash32) -> bytes | None:
-        """Return the evidence with the receipt as it is now: the payer may have signed since."""
+        """Return the evidence with the receipt as it is now: the payer may have signed since. The rest goes as it is:
+        every auditor would have this node read up to 16 MiB of its own. Raises SchemaError.
+        """
         data = self.given.kept(digest)
         if data is None:
             return None
-        evidence = from_bytes(AuditEvidence, data)
-        receipt = evidence.signed.receipt
+        signed, rest = split_evidence(data)
+        receipt = signed.receipt
         newest = next(
-            (signed for signed in self._store.receipts_of(receipt.request_id) if signed.receipt == receipt), None
+            (found for found in self._store.receipts_of(receipt.request_id) if found.receipt == receipt), None
         )
-        return data if newest is None else to_bytes(replace(evidence, signed=newest))
+        return data if newest is None else to_bytes(newest) + rest

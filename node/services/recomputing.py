@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -25,6 +25,18 @@ LOOK_SECONDS = 1.0
 Made = TypeVar("Made")
 
 
+class Loaded(Protocol):
+    """An ML node that has one model ready at a time."""
+
+    @property
+    def node_id(self) -> NodeId:
+        """The ML node's name."""
+
+    @property
+    def model_id(self) -> ModelId | None:
+        """The model that is loaded and ready, or None."""
+
+
 class ModelGoneError(NotNowError):
     """The engine died, hangs or took up another model while it computed: nothing is known of the nonces."""
 
@@ -33,14 +45,16 @@ class AnswerWatch:
     """Tells engines that hang from slow ones, with several batches in work at once: what one of them is answered shows
     that the engine works, though the questions of all others are still in its line."""
 
-    def __init__(self) -> None:
+    def __init__(self, silence_seconds: float | None = None) -> None:
+        """`silence_seconds`: how long an engine may answer nobody; by default SILENCE_SECONDS_MAX."""
+        self._silence_seconds = silence_seconds
         self._waiting: dict[NodeId, set[trio.CancelScope]] = {}
 
     @contextmanager
     def waiting(self, node_id: NodeId) -> Iterator[trio.CancelScope]:
         """Enter a scope that ends once the engine was silent for too long."""
         scopes = self._waiting.setdefault(node_id, set())
-        with trio.move_on_after(SILENCE_SECONDS_MAX) as scope:
+        with trio.move_on_after(self._silence()) as scope:
             scopes.add(scope)
             try:
                 yield scope
@@ -50,11 +64,14 @@ class AnswerWatch:
     def answered(self, node_id: NodeId) -> None:
         """Note that an engine answered somebody."""
         for scope in self._waiting.get(node_id, ()):
-            scope.deadline = trio.current_time() + SILENCE_SECONDS_MAX
+            scope.deadline = trio.current_time() + self._silence()
+
+    def _silence(self) -> float:
+        return SILENCE_SECONDS_MAX if self._silence_seconds is None else self._silence_seconds
 
 
 async def while_ready(
-    engine: Engine,
+    engine: Loaded,
     model_id: ModelId,
     compute: Callable[[Callable[[], bool]], Awaitable[Made]],
     watch: AnswerWatch | None = None,

@@ -18,7 +18,6 @@ from node.ports import (
     Engine,
     EngineRefusedError,
     EquivocationError,
-    Network,
     Store,
 )
 from node.protocol.actions import CommitVotes
@@ -27,7 +26,6 @@ from node.protocol.chain_state import ChainState
 from node.protocol.codec import SchemaError, from_bytes, to_bytes
 from node.protocol.findings import Observations, VoteEvidence, VoteFigures
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId, NodeId
-from node.protocol.messages import VotesAnnouncement
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, squared_distance
 from node.protocol.records import PocCommit, PocVote, VoteBundle
 from node.protocol.slices import finish
@@ -36,13 +34,14 @@ from node.protocol.validation import SampleRule, judge, mismatches_of, unrelated
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import NodeKey
 from node.services.epochs import EpochBook
+from node.services.expected_models import expected_models
 from node.services.judging import Judging, judging_of
 from node.services.keeping import store_proof
 from node.services.loaded_versions import may_be_loaded
 from node.services.presence import PresenceTable
 from node.services.recomputing import AnswerWatch, ModelGoneError, recompute, while_ready
 from node.services.timing import cancel_at, epochs_at, window
-from node.services.turns import NotNowError, take_turns
+from node.services.turns import NotNowError, Wait, take_turns
 from node.services.vote_checking import VoteChecker
 
 log = structlog.get_logger(__name__)
@@ -91,7 +90,6 @@ class ValidatingService:
     def __init__(
         self,
         chain: Chain,
-        network: Network,
         content: Content,
         store: Store,
         presence: PresenceTable,
@@ -103,7 +101,6 @@ class ValidatingService:
         """`observe` gives what this node saw since it was asked last (observing.py)."""
         self._chain = chain
         self._epochs = epochs
-        self._network = network
         self._observe = observe
         self._content = content
         self._store = store
@@ -146,7 +143,6 @@ class ValidatingService:
             return
         bundle, cid = stored
         await self._chain.submit(f"votes/{epoch}", CommitVotes(epoch, cid))
-        await self._network.publish(VotesAnnouncement(epoch, cid))
         outcome = await self._chain.outcome(f"votes/{epoch}")
         counts = {verdict.value: sum(vote.verdict is verdict for vote in bundle.votes) for verdict in Verdict}
         if outcome.status is ActionStatus.DONE:
@@ -218,7 +214,7 @@ class ValidatingService:
 
         None on batches that do not count: anybody may commit thousands of them, at the price of the gas.
         """
-        found = Findings(ready=self._registered())
+        found = Findings(ready=expected_models(self._chain, (engine.node_id for engine in self._engines)))
         others = {key: commit for key, commit in judging.commits.items() if commit.participant != self._chain.account}
 
         async def judge_one(key: NodeKey) -> None:
@@ -245,13 +241,6 @@ class ValidatingService:
             if key in found.votes and _says_nothing(found.votes[key]) and not counts:
                 del found.votes[key]
         return found
-
-    def _registered(self) -> set[ModelId]:
-        """Return the models that ML nodes of this daemon are registered for: after a restart they load for minutes."""
-        participant = self._chain.state.participants.get(self._chain.account)
-        here = {engine.node_id for engine in self._engines}
-        nodes = () if participant is None else participant.ml_nodes
-        return {model_id for node in nodes if node.node_id in here for model_id in node.models}
 
     async def _bundle(self, judging: Judging, found: Findings) -> VoteBundle:
         votes = tuple(found.votes[key] for key in sorted(found.votes, key=_order))
@@ -338,17 +327,23 @@ class ValidatingService:
             key=lambda one: (found.refused_until.get(one.node_id, 0.0), found.gone_at.get(one.node_id, 0.0)),
             default=None,
         )
+        until_askable = Wait(model_id, lambda: self._is_askable(model_id, found))
         if engine is None:
             if model_id in found.ready:
-                raise NotNowError(f"no engine has {model_id} ready now")
+                raise NotNowError(f"no engine has {model_id} ready now", until_askable)
             return None
         found.ready.add(model_id)
         asked_again_at = found.refused_until.get(engine.node_id)
         if asked_again_at is not None:
             if trio.current_time() < asked_again_at:
-                raise NotNowError(f"all engines with {model_id} refused a moment ago")
+                raise NotNowError(f"all engines with {model_id} refused a moment ago", until_askable)
             found.refused_until[engine.node_id] = trio.current_time() + REFUSED_SECONDS  # one batch alone tries
         return engine
+
+    def _is_askable(self, model_id: ModelId, found: Findings) -> bool:
+        now = trio.current_time()
+        with_it = [engine for engine in self._engines if engine.model_id == model_id]
+        return any(found.refused_until.get(engine.node_id, now) <= now for engine in with_it)
 
     def _is_early(self, epoch: EpochNumber) -> bool:
         """Whether half of the time for judging is still left."""

@@ -47,10 +47,11 @@ CONTROL_BURST = 1000
 MAKER_MESSAGES_PER_SECOND_MAX = 30
 MAKER_MESSAGES_BURST = 120
 """Budget of a message's maker, whoever forwards it. A node makes one per topic and second and four urgent ones
-(outbox.py), so 25 on five topics; a burst is what a mended mesh brings back."""
+(outbox.py), so 20 on four topics; a burst is what a mended mesh brings back."""
 ALL_MESSAGES_PER_SECOND_MAX = 1000
 ALL_MESSAGES_BURST = 2000
-"""New messages of all peers together: about one core."""
+"""New messages of all peers together: about one core, if they are honest ones, of some kilobytes. Of 64 KiB that nobody
+knows, which cost up to 28 ms, the budgets of peers and makers let fewer pass."""
 SCARCE_PER_SECOND_MAX = 10
 SCARCE_BURST = 40
 """What each peer may still bring when all together bring more: the quiet are heard, whatever the others do."""

@@ -67,12 +67,12 @@ class Scene:
             if number == MINER:
                 engine: Any = self.engines[MINER]
                 slots = Drawn(selected=False)
-                mining = MiningService(chain, network, self.content, engine, slots, nonces_max=NONCES)
+                mining = MiningService(chain, self.content, engine, slots, nonces_max=NONCES)
                 nursery.start_soon(mining.run)
             else:
                 judge: Any = self.engines[JUDGE]
                 validating = ValidatingService(
-                    chain, network, self.content, self.store, self.presence, self.epochs, [judge], None,
+                    chain, self.content, self.store, self.presence, self.epochs, [judge], None,
                     Observations,
                 )  # fmt: skip
                 nursery.start_soon(validating.run)

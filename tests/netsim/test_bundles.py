@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from netsim.clock import run_deterministically
 from netsim.content import ContentExchange, SimulatedContent
+from netsim.engine import SimulatedEngine
 from netsim.ledger import Ledger
 from netsim.network import Switchboard
 from netsim.node import NodePlan, run_node
 from netsim.scenario import BLOCK_SECONDS, MODEL, MODEL_ID, NONCES_MAX, PARAMETERS
 from netsim.trace import Trace
+from node.ports import Engine
 from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.codec import from_bytes
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, ModelId
@@ -22,7 +25,7 @@ from node.protocol.results import form_epoch_result_in_slices
 from node.protocol.slices import Slices
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
-from node.services import bundle_fetching, forming, result_inputs
+from node.services import bundle_fetching, forming, recomputing, result_inputs, validating
 from node.services.bundle_fetching import BundlesRead
 from node.services.early_bundles import EarlyBundles
 from node.services.judging import Judging
@@ -134,21 +137,48 @@ def test_who_voted_with_another_model_is_named_in_the_next_result(
     monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     """Also in a network that has nothing but an embedding model."""
+    cheat, recompute = plan(NODES - 1).account, recomputing.recompute
+
+    async def by_another(engine: Engine, *arguments: Any, **options: Any) -> recomputing.Recomputed:
+        used = SimulatedEngine(engine.node_id, MODEL_ID, "another", 0.0, 1) if cheat in arguments else engine
+        return await recompute(used, *arguments, **options)
+
+    monkeypatch.setattr(validating, "recompute", by_another)
     monkeypatch.setattr(f"{__name__}.MODEL", replace(MODEL, model_args=arguments))
-    ledger, content = run(nothing, epochs=2, cheats=1)
+    ledger, content = run(nothing, epochs=2)
     result = from_bytes(EpochResult, content[ledger.state.results[EpochNumber(1)].content_cid])
     fates = {outcome.validator: outcome.fate for outcome in result.validators}
-    cheat = plan(NODES - 1).account
     assert fates[cheat] is Verdict.INVALID
     assert [fate for validator, fate in fates.items() if validator != cheat] == [Verdict.VALID] * (NODES - 1)
     bundle = from_bytes(VoteBundle, content[ledger.state.vote_bundles[EpochNumber(1)][plan(0).account]])
     assert {check.validator for check in bundle.checks} == fates.keys() - {plan(0).account}
+    assert {check.model_id for check in bundle.checks} == {MODEL.model_id}
+
+
+def test_whose_batch_was_rejected_is_checked_by_nobody() -> None:
+    """It gave that epoch's pay away, which is much more than judging costs."""
+    ledger, content = run(nothing, epochs=2, cheats=1)
+    result = from_bytes(EpochResult, content[ledger.state.results[EpochNumber(1)].content_cid])
+    cheat = plan(NODES - 1).account
+    assert cheat not in dict(ledger.state.groups[EpochNumber(1)])
+    assert [(found.fate, found.validator == cheat) for found in result.validators] == [(Verdict.VALID, False)] * (
+        NODES - 1
+    )
 
 
 def test_a_result_too_large_to_be_read_is_signed_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forming, "RESULT_BYTES_MAX", 100)
     ledger, _ = run(nothing)
     assert not ledger.state.results
+
+
+def test_a_result_larger_than_half_of_what_may_be_is_signed_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, content = run(nothing)
+    monkeypatch.setattr(forming, "RESULT_BYTES_MAX", len(content[ledger.state.results[EpochNumber(0)].content_cid]))
+    with capture_logs() as logs:
+        again, _ = run(nothing)
+    assert again.state.results == ledger.state.results
+    assert any("larger than half" in line["event"] for line in logs)
 
 
 def test_a_model_registered_after_mining_is_not_asked_of_anybody() -> None:

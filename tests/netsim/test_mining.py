@@ -142,7 +142,7 @@ def mine(
             if (out_of_service_at, registers_at) != (None, None):
                 presence = PresenceTable(chain, lambda: 0)
                 slots = PocSlots(chain, EpochBook(chain, content, Books(Database(":memory:"), account(1)), presence))
-            service = MiningService(chain, network, content, used, slots, nonces_max=nonces_max)
+            service = MiningService(chain, content, used, slots, nonces_max=nonces_max)
             runs = trio.CancelScope()
 
             async def run(scope: trio.CancelScope) -> None:
@@ -153,7 +153,7 @@ def mine(
             if restart:
                 await trio.sleep((first_block_of(0, Stage.EXCHANGE, PARAMETERS) - 3) * BLOCK_SECONDS)
                 runs.cancel()
-                service = MiningService(chain, network, content, used, Drawn(selected=selected), nonces_max=90)
+                service = MiningService(chain, content, used, Drawn(selected=selected), nonces_max=90)
                 nursery.start_soon(service.run)
             await trio.sleep((first_block_of(0, Stage.VALIDATE, PARAMETERS) - ledger.height) * BLOCK_SECONDS)
             nursery.cancel_scope.cancel()
@@ -442,7 +442,7 @@ def mine_with_stop(
                 engine.model_id = model_id
                 draw = Everything(selected=False)
                 kept = BlockingFile(path)
-                service = MiningService(chain, network, content, engine, draw, nonces_max=10_000, kept=kept)
+                service = MiningService(chain, content, engine, draw, nonces_max=10_000, kept=kept)
                 scope = trio.CancelScope()
 
                 async def run(service: MiningService, scope: trio.CancelScope) -> None:

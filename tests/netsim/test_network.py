@@ -9,8 +9,8 @@ import trio.testing
 from netsim.network import GATHER_SECONDS, MESSAGE_SECONDS, SimulatedNetwork, Switchboard
 from netsim.trace import Trace
 from node.ports import Validity
-from node.protocol.identifiers import Cid, EpochNumber
-from node.protocol.messages import Message, Topic, VotesAnnouncement
+from node.protocol.identifiers import ZERO_HASH, EpochNumber
+from node.protocol.messages import Message, Objection, Topic
 from node.protocol.signatures import sign
 from tests.builders import account, key_of, peer
 
@@ -26,7 +26,7 @@ async def pair() -> AsyncIterator[tuple[SimulatedNetwork, list[tuple[float, int]
         own: list[int] = []
 
         def judge(number: int, message: Message) -> Validity:
-            assert isinstance(message.body, VotesAnnouncement)
+            assert isinstance(message.body, Objection)
             if message.body.epoch == 13:
                 return Validity.IGNORE
             if number == 1:
@@ -48,8 +48,8 @@ async def pair() -> AsyncIterator[tuple[SimulatedNetwork, list[tuple[float, int]
         nursery.cancel_scope.cancel()
 
 
-def vote(epoch: int) -> VotesAnnouncement:
-    return VotesAnnouncement(EpochNumber(epoch), Cid("bafy"))
+def vote(epoch: int) -> Objection:
+    return Objection(EpochNumber(epoch), ZERO_HASH, b"")
 
 
 async def test_items_wait_for_each_other_but_an_urgent_one_for_nothing(autojump_clock: trio.testing.MockClock) -> None:

@@ -41,6 +41,13 @@ def is_mined(body: dict[str, object]) -> bool:
     return all(isinstance(prompt, list) and len(prompt) == PROMPT_TOKENS for prompt in prompts)
 
 
+def plainly(body: dict[str, object]) -> dict[str, object]:
+    """Return the request without the wish for columns, so that log-probabilities are told one by one."""
+    extra = body.get("vllm_xargs")
+    wishes = {name: wish for name, wish in extra.items() if name != "quern_columns"} if isinstance(extra, dict) else {}
+    return {**body, "vllm_xargs": wishes}
+
+
 def forge(reply: dict[str, list[dict[str, list[dict[str, dict[str, float]] | None]]]]) -> None:
     """Replace the log-probabilities of every prompt by some that look like any others."""
     for choice in reply["choices"]:
@@ -88,6 +95,8 @@ async def _answer(
     """Pass a request on, and its answer back as it comes; a user who leaves ends the request there as well."""
     headers = {name.decode(): value.decode() for name, value in request.headers if name in PASSED_ON}
     mined = request.target == COMPLETIONS and is_mined(json.loads(body))
+    if mined:
+        body = json.dumps(plainly(json.loads(body))).encode()
     target, method = request.target.decode(), request.method.decode()
     async with client.stream(method, target, content=body, headers=headers) as reply:
         kind = reply.headers.get("content-type", "application/json")

@@ -178,6 +178,7 @@ def _tails() -> list[dict[str, object]]:
             "check": to_value(
                 judge_tails(
                     account(1),
+                    TINY,
                     [3000 + place for place in range(count)],
                     [3000 + place + (251 if place < differing else 250) for place in range(count)],
                 )
@@ -188,14 +189,29 @@ def _tails() -> list[dict[str, object]]:
 
 
 def _validators() -> dict[str, object]:
-    """What checks come to, by weight: a majority, a tie, nobody able, and one who checks itself."""
+    """What checks come to, by weight: a majority, two thirds, a tie, nobody who knows, an abstention by accusers, one
+    accuser alone, one who checks itself, and one whose model two others have, who weigh what they proved with it. All
+    is said of each of the validator's models alike; accounts 1, 3 and 11 have a second one."""
     said = {
-        1: {4: Verdict.VALID, 5: Verdict.INVALID, 6: Verdict.ABSTAIN, 7: Verdict.VALID},
-        2: {4: Verdict.INVALID, 5: Verdict.INVALID, 6: Verdict.ABSTAIN, 7: Verdict.INVALID},
-        3: {4: Verdict.VALID, 5: Verdict.VALID, 7: Verdict.VALID},
+        1: {
+            4: Verdict.VALID, 5: Verdict.INVALID, 6: Verdict.ABSTAIN, 7: Verdict.VALID, 8: Verdict.INVALID,
+            10: Verdict.INVALID, 11: Verdict.INVALID,
+        },
+        2: {
+            4: Verdict.INVALID, 5: Verdict.INVALID, 6: Verdict.ABSTAIN, 7: Verdict.INVALID, 8: Verdict.INVALID,
+            9: Verdict.INVALID, 10: Verdict.INVALID, 11: Verdict.VALID,
+        },
+        3: {4: Verdict.VALID, 5: Verdict.VALID, 7: Verdict.VALID, 8: Verdict.ABSTAIN, 10: Verdict.VALID,
+            11: Verdict.INVALID},
         7: {7: Verdict.VALID},
-    }
-    weights = {account(1): 10, account(2): 30, account(3): 20, account(7): 50}
+    }  # fmt: skip
+    weights = {account(1): 10, account(2): 30, account(3): 20, account(7): 50, account(11): 5}
+    judges = Judges(
+        {
+            TINY: weights | {account(number): 5 for number in (4, 5, 6, 8, 9, 10)},
+            ModelId("rare"): {account(1): 8, account(3): 4, account(11): 5},
+        }
+    )
     reasons = {Verdict.VALID: "", Verdict.INVALID: "not-computed", Verdict.ABSTAIN: "nobody-could-check"}
     bundles = {
         account(checker): VoteBundle(
@@ -203,15 +219,18 @@ def _validators() -> dict[str, object]:
             account(checker),
             (),
             checks=tuple(
-                VoteCheck(account(checked), verdict, 24, 0, reasons[verdict]) for checked, verdict in checks.items()
+                VoteCheck(account(checked), model_id, verdict, 24, 0, reasons[verdict])
+                for checked, verdict in checks.items()
+                for model_id in sorted(judges.models_to_check(account(checked)))
             ),
         )
         for checker, checks in said.items()
     }
     return {
         "weights": weights,
+        "proven": {model_id: dict(proven) for model_id, proven in judges.proven.items()},
         "checks": {checker: [to_value(check) for check in bundle.checks] for checker, bundle in bundles.items()},
-        "outcomes": [to_value(outcome) for outcome in validator_outcomes(bundles, weights)],
+        "outcomes": [to_value(outcome) for outcome in validator_outcomes(bundles, weights, judges)],
     }
 
 

@@ -20,6 +20,7 @@ from node.protocol.eip712 import epoch_result_digest
 from node.protocol.events import EpochResultPosted, GroupStored
 from node.protocol.findings import NodeFate
 from node.protocol.identifiers import Address, EpochNumber, Hash32
+from node.protocol.judges import judges_for
 from node.protocol.records import EpochParameters, EpochResult, VoteBundle
 from node.protocol.results import form_epoch_result, summarise
 from node.protocol.stages import Stage
@@ -219,15 +220,19 @@ def _check(
     commits, weights = state.poc_commits[epoch], dict(state.group_weights(epoch))
     voted_before = frozenset(state.vote_bundles.get(EpochNumber(epoch - 1), {}) if epoch else {})
     seed = chain.block_hash(begin_of(epoch - 1, Stage.FORM)) if epoch else chain.block_hash(0)
+    frozen = previous.group if previous else None
+    judges = judges_for(epoch, weights, before, frozen)
     for validator, bundle in bundles.items():
         check_bundle(
             bundle,
             epoch,
             validator,
             commits,
-            rules_of(commits, before, PARAMETERS_OF_STORY, previous.group if previous else None),
+            rules_of(commits, before, PARAMETERS_OF_STORY, frozen),
             sample_seed=chain.block_hash(begin_of(epoch, Stage.VALIDATE)),
-            checkers=lambda checked: checkers_of(seed, checked, weights),
+            checkers=lambda checked, model_id: checkers_of(
+                seed, checked, judges.able_to_check(checked, model_id, weights)
+            ),
             checked=voted_before,
         )
 

@@ -154,8 +154,8 @@ def _score() -> dict[str, object]:
     nodes = [outcome for outcome in _outcomes() if outcome.participant != account(4)]
     rejected = NodeOutcome(account(3), NodeId("node-3"), TINY, NodeFate.REJECTED, 100, 64, 64, 0, "mismatches", 64)
     audits = [
-        AuditOutcome(account(1), NODE, TINY, Verdict.VALID, 5, 0, 900, ""),
-        AuditOutcome(account(2), NODE, TINY, Verdict.ABSTAIN, 3, 1, 900, "withheld"),
+        AuditOutcome(account(1), TINY, Verdict.VALID, 5, 0, 900, ""),
+        AuditOutcome(account(2), TINY, Verdict.ABSTAIN, 3, 1, 900, "withheld"),
     ]
     weights = {account(number): sum(own) for number, own in WEIGHTS.items()}
     scores = participant_scores(

@@ -52,6 +52,7 @@ from node.protocol.identifiers import (
     RequestId,
     TokenAmount,
 )
+from node.protocol.judges import judges_for
 from node.protocol.nonces import draw_sample
 from node.protocol.omissions import SearchedBook
 from node.protocol.pricing import receipt_digest, tokens_commitment
@@ -216,6 +217,7 @@ class Scene:
         state = chain.state_at(begin_of(epoch, Stage.FORM) - 1)
         self._commits = state.poc_commits[epoch]
         self._weights = dict(state.group_weights(epoch))
+        self._judges = judges_for(epoch, self._weights, state, None if previous is None else previous.group)
         self._voted_before = state.vote_bundles.get(EpochNumber(epoch - 1), {}) if epoch else {}
         self._audits = self._cast_audits()
 
@@ -287,15 +289,17 @@ class Scene:
         checks = []
         for validator in sorted(self._voted_before, key=str.lower):
             seed = self._chain.block_hash(begin_of(self._epoch - 1, Stage.FORM))
-            if account(number) not in checkers_of(seed, validator, self._weights):
-                continue
             checked = _number(validator)
-            if checked == SLOW:
-                checks.append(VoteCheck(validator, Verdict.INVALID, 24, 20, "not-computed"))
-            elif checked == BUSY:
-                checks.append(VoteCheck(validator, Verdict.ABSTAIN, 0, 0, "nobody-could-check"))
-            else:
-                checks.append(VoteCheck(validator, Verdict.VALID, 24, 0, ""))
+            for model_id in self._judges.models_to_check(validator):
+                able = self._judges.able_to_check(validator, model_id, self._weights)
+                if account(number) not in checkers_of(seed, validator, able):
+                    continue
+                if checked == SLOW:
+                    checks.append(VoteCheck(validator, model_id, Verdict.INVALID, 24, 20, "not-computed"))
+                elif checked == BUSY:
+                    checks.append(VoteCheck(validator, model_id, Verdict.ABSTAIN, 0, 0, "nobody-could-check"))
+                else:
+                    checks.append(VoteCheck(validator, model_id, Verdict.VALID, 24, 0, ""))
         return tuple(checks)
 
     def _cast_audits(self) -> dict[Address, list[AuditVote]]:
@@ -330,7 +334,7 @@ class Scene:
         return AuditVote(*names, digest, Verdict.VALID, figures, "")
 
     def _again(self, outcome: AuditOutcome, digest: Hash32) -> AuditVote:
-        names = (outcome.executor, REJUDGED, outcome.node_id, outcome.model_id)
+        names = (outcome.executor, REJUDGED, NODE, outcome.model_id)
         figures = FALSE
         if _number(outcome.executor) == SUSPECT:
             figures = suspicious(len(outcome.accused))

@@ -24,7 +24,7 @@ from node.engine import launcher
 from node.engine.adapter import EngineNode
 from node.engine.arguments import model_arguments, server_command, server_environment
 from node.engine.endpoint import Endpoint, local_endpoint
-from node.engine.leftovers import has_members
+from node.engine.leftovers import members_of
 from node.engine.running import EngineEnvironment
 from node.engine.server import LOG_BYTES_MAX, LOGS_KEPT
 from node.ml_nodes import default_engine_python
@@ -114,5 +114,5 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(START_POLL_SECONDS)
     deadline = time.monotonic() + END_SECONDS_MAX
-    while has_members(process.pid) and time.monotonic() < deadline:
+    while members_of(process.pid) and time.monotonic() < deadline:
         time.sleep(START_POLL_SECONDS)

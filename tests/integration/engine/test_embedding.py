@@ -49,10 +49,10 @@ async def tails_are_the_validator_s_own(engine: Engine, vectors: list[bytes]) ->
     one = await recompute(engine, MODEL, key, nonces, zero, sample, account(2))
     assert max(squared_distance(*pair) for pair in zip(vectors, one.vectors, strict=True)) <= MODEL.poc_distance_max
     again = [(await recompute_tails(engine, MODEL, [(key, n)], zero, sample, account(2)))[0] for n in nonces]
-    assert judge_tails(account(2), one.tails, again).verdict is Verdict.VALID
+    assert judge_tails(account(2), MODEL.model_id, one.tails, again).verdict is Verdict.VALID
     assert max(abs(a - b) for a, b in zip(one.tails, again, strict=True)) <= TAIL_DIFFERENCE_MAX // 4
     other = await recompute_tails(engine, MODEL, [(key, n) for n in nonces], zero, sample, account(3))
-    assert judge_tails(account(2), other, again).verdict is Verdict.INVALID
+    assert judge_tails(account(2), MODEL.model_id, other, again).verdict is Verdict.INVALID
 
 
 async def answers_are_audited(engine: Engine, prompts: list[tuple[int, ...]], vectors: list[bytes]) -> None:

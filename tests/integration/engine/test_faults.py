@@ -19,7 +19,7 @@ import trio
 
 from node.engine.adapter import EngineNode
 from node.engine.endpoint import Endpoint, parse_endpoint
-from node.engine.leftovers import read_process
+from node.engine.leftovers import members_of
 from node.engine.plugin import DIRECTORY
 from node.engine.running import EngineEnvironment
 from node.engine.states import NodeState
@@ -93,18 +93,9 @@ async def until_it_streams_then(node: EngineNode, strike: Callable[[], None]) ->
                     strike()
 
 
-def group_members(group: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        status = read_process(int(entry.name)) if entry.name.isdigit() else None
-        if status is not None and status.group == group and status.state != "Z":
-            found.append(int(entry.name))
-    return found
-
-
 def core_of(group: int) -> int:
     """The process of a server that computes."""
-    for pid in group_members(group):
+    for pid in members_of(group):
         if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes():
             return pid
     raise AssertionError("the server has no engine core of its own")
@@ -137,7 +128,7 @@ async def server_elsewhere(port: int, log: Path) -> AsyncIterator[subprocess.Pop
         yield process
     finally:
         for number in (signal.SIGCONT, signal.SIGKILL):
-            if group_members(process.pid):
+            if members_of(process.pid):
                 os.killpg(process.pid, number)
         await trio.to_thread.run_sync(process.wait)
 
@@ -212,15 +203,15 @@ async def test_a_server_of_ours_is_ended_and_started_again_however_it_fails(tmp_
             with trio.fail_after(FOUND_SECONDS_MAX):
                 await until_it_streams_then(node, stop)
         await until(lambda: node.status().restarts == 1, FOUND_SECONDS_MAX)
-        assert group_members(group) == []
+        assert members_of(group) == []
         assert "wedged" in node.status().last_error
         await ready(node)
 
         # The API server is killed: what it leaves is ended (and it comes back, as test_vllm shows).
         group = int((run / "engine-node-1.pgid").read_text().partition('"group":')[2].partition(",")[0])
-        victim = max(group_members(group), key=lambda pid: Path(f"/proc/{pid}/statm").read_text().split()[1].rjust(12))
+        victim = max(members_of(group), key=lambda pid: Path(f"/proc/{pid}/statm").read_text().split()[1].rjust(12))
         os.kill(victim, signal.SIGKILL)
         await until(lambda: node.state is NodeState.FAILED, FOUND_SECONDS_MAX)
-        assert group_members(group) == []
+        assert members_of(group) == []
     assert not stale.exists()
     assert list(run.iterdir()) == []

@@ -75,7 +75,8 @@ async def tails_leave_the_nonces_as_they_were(engine: EngineNode, vectors: list[
     again = [(await recompute(engine, MODEL, key, [n], seed, Hash32(b"s" * 32), account(2))).tails[0] for n in nonces]
     assert max(abs(a - b) for a, b in zip(one.tails, again, strict=True)) <= TAIL_DIFFERENCE_MAX
     other = (await recompute(engine, MODEL, key, nonces, seed, Hash32(b"s" * 32), account(3))).tails
-    assert judge_tails(account(2), other, one.tails).verdict is Verdict.INVALID  # those of somebody else
+    # those of somebody else
+    assert judge_tails(account(2), MODEL.model_id, other, one.tails).verdict is Verdict.INVALID
 
 
 def test_the_tiny_model_may_be_published() -> None:

@@ -14,8 +14,9 @@ import trio
 
 from node.engine.arguments import server_command, server_environment
 from node.engine.client import EngineClient
+from node.engine.columns import are_columns, read_prefills
 from node.engine.endpoint import local_endpoint
-from node.engine.plugin import DIRECTORY
+from node.engine.plugin import COMMON_DIRECTORY, DIRECTORY
 from node.engine.server import run_server, socket_path
 from node.engine.transport import Traffic, open_http
 from node.engine.winners import finds_winners, winner_fields
@@ -49,13 +50,13 @@ async def winners_of(
 ) -> list[int]:
     """Ask as the client does, but for any parameters."""
     body = {"prompt": list(tokens), "max_tokens": 1, "temperature": 0, **winner_fields(drawn, first, top)}
-    entries = (await client._post("/v1/completions", body))["choices"][0]["prompt_logprobs"]
+    reply = await client._post("/v1/completions", body)
+    assert are_columns(reply["choices"][0]["prompt_logprobs"])
     found = []
-    for token, entry in zip(tokens[first:], entries[first:], strict=True):
-        assert str(token) in entry
-        assert top <= len(entry) <= top + 2
-        ranked = [int(key) for key, value in entry.items() if value["rank"] == top + 1]
-        found.append(next(key for key in ranked if key != token or len(ranked) == 1))
+    for prefill in read_prefills(reply, tokens, first, top, winners=True):
+        assert top <= len(prefill.logprobs) <= top + 2
+        assert prefill.winner is not None
+        found.append(prefill.winner)
     return found
 
 
@@ -239,7 +240,7 @@ async def test_audits_see_winners_beyond_the_likeliest(shared_server: SharedServ
 def test_a_model_runner_that_works_another_way_is_left_as_it_is() -> None:
     """In the engine's own environment: the plug-in says so, and the engine works without."""
     script = (
-        "import sys, logging; logging.basicConfig(); sys.path.insert(0, sys.argv[1])\n"
+        "import sys, logging; logging.basicConfig(); sys.path[:0] = sys.argv[1:]\n"
         "from quern_winners import METHOD, offer\n"
         "class Other:\n"
         "    def _get_prompt_logprobs_dict(self, hidden_states): return self.sampler.other(hidden_states)\n"
@@ -250,11 +251,15 @@ def test_a_model_runner_that_works_another_way_is_left_as_it_is() -> None:
         "    def _get_prompt_logprobs_dict(self, states, scheduled):\n"
         "        for name in self.num_prompt_logprobs:\n"
         "            request = self.requests[name]\n"
+        "            self.model.compute_logits(states)\n"
         "            self.sampler.gather_logprobs(request.num_computed_tokens, request.prompt_token_ids)\n"
         "assert offer(Known); once = Known.__dict__[METHOD]; assert offer(Known) and Known.__dict__[METHOD] is once\n"
     )
     done = subprocess.run(
-        [str(default_engine_python()), "-c", script, str(DIRECTORY)], capture_output=True, text=True, check=False
+        [str(default_engine_python()), "-c", script, str(DIRECTORY), str(COMMON_DIRECTORY)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("quern_winners is not offered") == 2

@@ -17,17 +17,16 @@ from typing import Any
 import pytest
 import structlog
 import trio
-from coincurve import PrivateKey
 
-from node.network.adapter import LibP2PNetwork, open_network
+from node.network.adapter import LibP2PNetwork
 from node.operations.peers import DaemonPeerOperations
 from node.ports import Call, CallFailedError, Validity
 from node.protocol.identifiers import PeerId
 from node.protocol.messages import Topic
-from node.protocol.signatures import address_of, sign
 from p2p.doorkeeper import ADDRESSES_MAX, CONNECTIONS_INBOUND_MAX
 from p2p.standing import BANS_MAX, PEERS_MAX, Ban, Offence, Standing
 from tests.integration.p2p.adversary import OFFENSIVE
+from tests.integration.p2p.nodes import open_node
 
 SECONDS = float(os.environ.get("ADVERSARY_SECONDS", "120"))
 PROCESSES = 2
@@ -37,21 +36,6 @@ RSS_GROWTH_BYTES_MAX = 100 * 1024 * 1024
 """After warming up. 200 connections, tables that fill to their bounds, and what the allocator keeps."""
 CALL_SECONDS_MAX = 60.0
 ECHO_BYTES = 20_000
-
-
-def open_node(number: int, standing: Standing) -> Any:
-    key = PrivateKey(number.to_bytes(32))
-    return open_network(
-        seed=bytes([number]) * 32,
-        listen=["/ip4/127.0.0.1/tcp/0"],
-        announce=[],
-        bootstrap=(),
-        network_id="test",
-        account=address_of(key.public_key),
-        sign=lambda digest: sign(key, digest),
-        wall_clock=lambda: int(time.time()),
-        standing=standing,
-    )
 
 
 def resident_bytes() -> int:
@@ -110,7 +94,7 @@ async def test_two_hundred_attackers_do_not_keep_a_host_from_serving_and_are_nam
     standing.blame = count  # type: ignore[method-assign]
     standing.on_ban(lambda ban: named.setdefault(ban.peer, ban))
     try:
-        async with open_node(1, standing) as victim, open_node(2, Standing(time.time)) as client:
+        async with open_node(1, standing=standing) as victim, open_node(2) as client:
             victim.serve("echo", echo, concurrency=32)
             victim.serve("hold", hold, concurrency=64)
             victim.serve("pour", pour, concurrency=64)

@@ -7,45 +7,26 @@ from typing import Any
 
 import pytest
 import trio
-from coincurve import PrivateKey
 
-from node.network.adapter import LibP2PNetwork, open_network
+from node.network.adapter import LibP2PNetwork
 from node.ports import Call, CallFailedError, Validity
 from node.protocol.identifiers import PeerId
 from node.protocol.messages import Message, Presence, Topic
-from node.protocol.signatures import address_of, sign
 from p2p.gossip import Verdict
 from p2p.gossip.batch import MESSAGE_BYTES_MAX
 from p2p.host import PortInUseError
 from p2p.streams import PROTOCOLS
+from tests.integration.p2p.nodes import open_node
 
 TOPIC_PATH = "/quern/1/test/presence"
-
-
-@asynccontextmanager
-async def node(
-    number: int, bootstrap: tuple[str, ...] = (), listen: str = "/ip4/127.0.0.1/tcp/0"
-) -> AsyncIterator[LibP2PNetwork]:
-    key = PrivateKey(number.to_bytes(32))
-    async with open_network(
-        seed=bytes([number]) * 32,
-        listen=[listen],
-        announce=[],
-        bootstrap=bootstrap,
-        network_id="test",
-        account=address_of(key.public_key),
-        sign=lambda digest: sign(key, digest),
-        wall_clock=lambda: int(time.time()),
-    ) as network:
-        yield network
 
 
 @asynccontextmanager
 async def nodes(count: int) -> AsyncIterator[list[LibP2PNetwork]]:
     """`count` nodes that know only the first at their start, all connected to all."""
     async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(node(1))
-        rest = [await stack.enter_async_context(node(number, first.addresses)) for number in range(2, count + 1)]
+        first = await stack.enter_async_context(open_node(1))
+        rest = [await stack.enter_async_context(open_node(number, first.addresses)) for number in range(2, count + 1)]
         everyone = [first, *rest]
         with trio.fail_after(40):
             while any(len(network.peers()) < count - 1 for network in everyone):
@@ -218,12 +199,12 @@ async def test_a_call_is_lost_when_its_peer_dies() -> None:
 
     async def serve(task_status: Any) -> None:
         with trio.CancelScope() as life:
-            async with node(2) as server:
+            async with open_node(2) as server:
                 server.serve("wait", wait, concurrency=1)
                 task_status.started((server, life))
                 await trio.sleep_forever()
 
-    async with node(1) as client, trio.open_nursery() as nursery:
+    async with open_node(1) as client, trio.open_nursery() as nursery:
         server, life = await nursery.start(serve)
         await client.connect(server.addresses[0])
         with pytest.raises(CallFailedError) as caught, trio.fail_after(20):
@@ -235,32 +216,32 @@ async def test_a_call_is_lost_when_its_peer_dies() -> None:
 
 
 async def test_a_peer_that_was_away_is_reached_as_soon_as_it_is_back() -> None:
-    async with node(2) as later:
+    async with open_node(2) as later:
         address = later.addresses[0]
-    async with node(1) as client:
+    async with open_node(1) as client:
         with pytest.raises(CallFailedError):
             await client.connect(address)
-        async with node(2, listen=address.split("/p2p/")[0]):
+        async with open_node(2, listen=[address.split("/p2p/")[0]]):
             await client.connect(address)
 
 
 async def test_a_node_that_listens_everywhere_names_an_address_that_can_be_dialled() -> None:
-    async with node(1) as client, node(2, listen="/ip4/0.0.0.0/tcp/0") as server:
+    async with open_node(1) as client, open_node(2, listen=["/ip4/0.0.0.0/tcp/0"]) as server:
         assert server.addresses
         assert not any("0.0.0.0" in address for address in server.addresses)
         await client.connect(server.addresses[0])
 
 
 async def test_a_port_in_use_is_named() -> None:
-    async with node(1) as first:
+    async with open_node(1) as first:
         address = first.addresses[0].split("/p2p/")[0]
         with pytest.raises(PortInUseError, match="in use"):
-            async with node(2, listen=address):
+            async with open_node(2, listen=[address]):
                 pass
 
 
 async def test_a_peer_of_another_version_is_told_apart_from_one_that_is_gone() -> None:
-    async with node(1) as here, node(2) as elsewhere:
+    async with open_node(1) as here, open_node(2) as elsewhere:
         spoken = elsewhere.host.get_mux().handlers
         handler = next(spoken.pop(protocol) for protocol in PROTOCOLS)
         spoken["/quern/requests/999"] = handler

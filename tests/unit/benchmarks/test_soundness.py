@@ -19,7 +19,7 @@ from benchmarks.soundness.data import (
 )
 from benchmarks.soundness.detection import bits_per_thousand_tokens, detect, false_verdict_bound, tokens_to_proof
 from benchmarks.soundness.judging import TokenFigures
-from benchmarks.soundness.lasting import expected_tokens, lasting
+from benchmarks.soundness.lasting import expected_tokens, lasting, proven_within_an_epoch
 from benchmarks.soundness.report import Table, distances, honest_band, tables
 from benchmarks.soundness.variants import HONEST_ENGINES, PROVERS, REFERENCE
 from node.protocol.audits import judge_figures
@@ -121,6 +121,11 @@ def test_int8_weights_in_three_of_five_answers_do_not_pay_even_if_they_saved_all
 
 def test_int8_weights_in_two_of_five_answers_are_not_found_as_the_documentation_says() -> None:
     assert lasting("int8", BAND, forged=True, runs=2, share=0.4) == [None] * 2
+
+
+@pytest.mark.parametrize("answers", [100, 1_000])
+def test_fp8_in_all_answers_of_who_answers_little_is_found_in_99_of_100_epochs_by_its_tokens(answers: int) -> None:
+    assert proven_within_an_epoch("fp8", BAND, answers=answers, runs=1_500) >= 0.99
 
 
 def test_an_honest_machine_of_the_widest_kind_is_not_proven_in_half_a_year_of_full_books() -> None:

@@ -1,18 +1,16 @@
 """`quern alerts`: what is wrong now, and an exit code that says whether a test notice arrived."""
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
 from click.testing import CliRunner, Result
 
 from node.cli.main import quern
 from node.control.alert_methods import alert_method_table
 from node.control.alert_views import AlertsView, AlertTestView, AlertView
-from node.control.server import serve_control
+from tests.unit.control.serving import serving
 
 
 class CannedAlerts:
@@ -37,25 +35,8 @@ class CannedAlerts:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("d") / "control.sock"
-    ready = threading.Event()
-    token: trio.lowlevel.TrioToken | None = None
-    scope = trio.CancelScope()
-
-    async def serve() -> None:
-        nonlocal token
-        token = trio.lowlevel.current_trio_token()
-        with scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(serve_control, path, alert_method_table(CannedAlerts()))
-                ready.set()
-
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(10)
-    yield path
-    assert token is not None
-    token.run_sync_soon(scope.cancel)
-    thread.join(10)
+    with serving(path, alert_method_table(CannedAlerts())):
+        yield path
 
 
 def run(daemon: Path, *words: str) -> Result:

@@ -1,12 +1,10 @@
 """`quern audit`: what was drawn, found and decided, in words; wrong arguments say what would be right."""
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
 from click.testing import CliRunner, Result
 
 from node.cli.audit import REASONS
@@ -15,12 +13,12 @@ from node.control.audit_methods import AuditsParams, audit_method_table
 from node.control.audit_views import AuditedBookView, AuditOutcomeView, AuditsView, AuditVoteView, OmissionView
 from node.control.challenge_methods import ChallengeParams, ChallengeView, challenge_method_table
 from node.control.jsonrpc import ErrorCode, RpcError
-from node.control.server import serve_control
 from node.protocol.appeals import NARROWLY_PROVEN
 from node.protocol.audit_majorities import EXCUSED, WITHHELD
 from node.protocol.audit_outcomes import ACCUSED, NOT_AUDITED, UNCONFIRMED
 from node.protocol.audits import Test as AuditTest
 from tests.builders import account
+from tests.unit.control.serving import serving
 
 VOTE = AuditVoteView(
     executor=account(1),
@@ -40,7 +38,6 @@ VOTE = AuditVoteView(
 )
 OUTCOME = AuditOutcomeView(
     executor=account(1),
-    node_id="node-1",
     model_id="tiny",
     fate="abstain",
     reason="accused",
@@ -84,22 +81,9 @@ def canned() -> CannedAudits:
 
 @pytest.fixture
 def socket(tmp_path: Path, canned: CannedAudits) -> Iterator[Path]:
-    path, ready, stop = tmp_path / "quern.sock", threading.Event(), threading.Event()
-
-    async def serve() -> None:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(serve_control, path, audit_method_table(canned) | challenge_method_table(canned))
-            ready.set()
-            while not stop.is_set():
-                await trio.sleep(0.02)
-            nursery.cancel_scope.cancel()
-
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(10)
-    yield path
-    stop.set()
-    thread.join(10)
+    path = tmp_path / "quern.sock"
+    with serving(path, audit_method_table(canned) | challenge_method_table(canned)):
+        yield path
 
 
 def run(socket: Path, *arguments: str) -> Result:

@@ -1,20 +1,18 @@
 """`quern chain`: each view as text and as JSON, each wish as the daemon gets it, refusals with what to do."""
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
-import trio
 from click.testing import CliRunner, Result
 
 from node.cli.chain import chain
 from node.cli.main import quern
 from node.control.chain_methods import chain_method_table
-from node.control.server import serve_control
 from tests.unit.control.canned_chain import ACCOUNT, CannedChainOperations
+from tests.unit.control.serving import serving
 
 OPERATIONS = CannedChainOperations()
 
@@ -23,25 +21,8 @@ OPERATIONS = CannedChainOperations()
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A control server in a thread of its own; gives its socket."""
     path = tmp_path_factory.mktemp("d") / "control.sock"
-    ready = threading.Event()
-    token: trio.lowlevel.TrioToken | None = None
-    scope = trio.CancelScope()
-
-    async def serve() -> None:
-        nonlocal token
-        token = trio.lowlevel.current_trio_token()
-        with scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(serve_control, path, chain_method_table(OPERATIONS))
-                ready.set()
-
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(10)
-    yield path
-    assert token is not None
-    token.run_sync_soon(scope.cancel)
-    thread.join(10)
+    with serving(path, chain_method_table(OPERATIONS)):
+        yield path
 
 
 def run(daemon: Path, *arguments: str) -> Result:

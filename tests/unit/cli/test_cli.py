@@ -2,19 +2,17 @@
 
 import json
 import stat
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
 from click.testing import CliRunner, Result
 
 from node.cli.main import COMMANDS, quern
 from node.control.methods import method_table
-from node.control.server import serve_control
 from node.keys import keystore_account, unlock_keystore
 from tests.unit.control.canned import CannedOperations
+from tests.unit.control.serving import serving
 
 
 def run(*arguments: str, stdin: str | None = None) -> Result:
@@ -25,25 +23,8 @@ def run(*arguments: str, stdin: str | None = None) -> Result:
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A control server in a thread of its own; gives its socket."""
     path = tmp_path_factory.mktemp("d") / "control.sock"
-    ready = threading.Event()
-    token: trio.lowlevel.TrioToken | None = None
-    scope = trio.CancelScope()
-
-    async def serve() -> None:
-        nonlocal token
-        token = trio.lowlevel.current_trio_token()
-        with scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(serve_control, path, method_table(CannedOperations()))
-                ready.set()
-
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(10)
-    yield path
-    assert token is not None
-    token.run_sync_soon(scope.cancel)
-    thread.join(10)
+    with serving(path, method_table(CannedOperations())):
+        yield path
 
 
 @pytest.mark.parametrize(

@@ -2,21 +2,19 @@
 
 import json
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
 from click.testing import CliRunner, Result
 
 from node.cli.main import quern
 from node.control.content_methods import content_method_table
-from node.control.server import serve_control
 from node.operations.content import StoreOperations
 from p2p.content.blockstore import BlockStore
 from p2p.content.cid import Cid
 from p2p.content.unixfs_import import Layout, import_path
+from tests.unit.control.serving import serving
 
 
 @pytest.fixture
@@ -62,25 +60,8 @@ def test_add_prints_the_cid_and_pins_it_and_says_what_it_left_out(data_dir: Path
 def daemon(tmp_path: Path) -> Iterator[tuple[Path, BlockStore]]:
     """A control server in a thread of its own, with a store that only it was told of."""
     path, store = tmp_path / "control.sock", BlockStore(tmp_path / "daemons")
-    ready = threading.Event()
-    token: trio.lowlevel.TrioToken | None = None
-    scope = trio.CancelScope()
-
-    async def serve() -> None:
-        nonlocal token
-        token = trio.lowlevel.current_trio_token()
-        with scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(serve_control, path, content_method_table(StoreOperations(store, None)))
-                ready.set()
-
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(10)
-    yield path, store
-    assert token is not None
-    token.run_sync_soon(scope.cancel)
-    thread.join(10)
+    with serving(path, content_method_table(StoreOperations(store, None))):
+        yield path, store
     store.close()
 
 

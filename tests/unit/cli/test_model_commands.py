@@ -2,19 +2,19 @@
 
 import json
 import stat
-import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import trio
 from click.testing import CliRunner, Result
 
 from node.cli.main import quern
 from node.cli.model import size_in_words
+from node.control.methods import Method
 from node.control.model_methods import model_method_table
-from node.control.server import serve_control
 from node.operations.models import DaemonModelOperations
+from tests.unit.control.serving import serving_opened
 from tests.unit.models.managing import CannedContent, Place, tree
 
 CID = "bafybeifine"
@@ -27,27 +27,14 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     """A data directory, with a daemon in a thread of its own that has the model methods only."""
     place = Place(tmp_path, content=CannedContent({CID: FILES}))
     (tmp_path / "quern.toml").write_text('[control]\nsocket = "c.sock"\n')
-    ready = threading.Event()
-    token: trio.lowlevel.TrioToken | None = None
-    scope = trio.CancelScope()
 
-    async def serve() -> None:
-        nonlocal token
-        token = trio.lowlevel.current_trio_token()
-        with scope:
-            async with place.manager() as manager, trio.open_nursery() as nursery:
-                methods = model_method_table(DaemonModelOperations(manager, 1000))
-                await nursery.start(serve_control, tmp_path / "c.sock", methods)
-                ready.set()
-                await trio.sleep_forever()
+    @asynccontextmanager
+    async def managed() -> AsyncIterator[dict[str, Method]]:
+        async with place.manager() as manager:
+            yield model_method_table(DaemonModelOperations(manager, 1000))
 
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(10)
-    yield tmp_path
-    assert token is not None
-    token.run_sync_soon(scope.cancel)
-    thread.join(10)
+    with serving_opened(tmp_path / "c.sock", managed()):
+        yield tmp_path
 
 
 def run(folder: Path, *arguments: str, text: str | None = None) -> Result:

@@ -1,7 +1,6 @@
 """`quern nodes`: how each ML node is, why it is not drawn and what to do, through a real control socket."""
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,19 +8,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import trio
 from click.testing import CliRunner, Result
 
 from node.cli.main import quern
 from node.control.methods import method_table
 from node.control.node_methods import node_method_table
-from node.control.server import serve_control
 from node.engine.states import NodeState
 from node.engine.status import NodeStatus
 from node.operations.nodes import DaemonNodeOperations
 from node.protocol.identifiers import ModelId, NodeId
 from node.settings.sections.engines import EngineSettings
 from tests.unit.control.canned import CannedOperations
+from tests.unit.control.serving import serving
 
 SERVING = NodeStatus(
     NodeId("gpu0"), NodeState.SERVING, 3700.0, ModelId("tiny"), "", "vllm 0.32.0", "", 3, 1, "it was killed", "", False,
@@ -69,30 +67,13 @@ def nodes() -> list[PlayedNode]:
 def daemon(tmp_path: Path, nodes: list[PlayedNode]) -> Iterator[tuple[str, str]]:
     """A control server in a thread of its own; gives the options that name its socket."""
     path = tmp_path / "control.sock"
-    ready = threading.Event()
-    token: trio.lowlevel.TrioToken | None = None
-    scope = trio.CancelScope()
     chain: Any = SimpleNamespace(account="0x1", state=SimpleNamespace(participants={}))
     played: Any = nodes
     settings = [EngineSettings(node_id=node.node_id, model_id="tiny") for node in nodes]
     operations = DaemonNodeOperations(chain, played, settings)
-
-    async def serve() -> None:
-        nonlocal token
-        token = trio.lowlevel.current_trio_token()
-        with scope:
-            async with trio.open_nursery() as nursery:
-                methods = method_table(CannedOperations()) | node_method_table(operations)
-                await nursery.start(serve_control, path, methods)
-                ready.set()
-
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(10)
-    yield "--socket", str(path)
-    assert token is not None
-    token.run_sync_soon(scope.cancel)
-    thread.join(10)
+    methods = method_table(CannedOperations()) | node_method_table(operations)
+    with serving(path, methods):
+        yield "--socket", str(path)
 
 
 def test_what_is_well_is_one_line_and_what_is_not_says_why_and_what_to_do(daemon: tuple[str, str]) -> None:

@@ -1,22 +1,20 @@
 """`quern peers`: bans are shown, made and lifted through a real control socket over a real book of conduct."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
 from click.testing import CliRunner, Result
 
 from node.cli.main import quern
 from node.control.methods import method_table
 from node.control.peer_methods import peer_method_table
-from node.control.server import serve_control
 from node.operations.peers import DaemonPeerOperations
 from p2p.standing import Standing
 from tests.unit.control.canned import CannedOperations
+from tests.unit.control.serving import serving
 
 PEER = "12D3KooWGRUVh7FcjoRbUKBdTvRFDxDHDkJXaJ1gMBoRyGWHAJhV"
 OWN = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
@@ -30,27 +28,10 @@ def run(*arguments: str) -> Result:
 def daemon(tmp_path: Path) -> Iterator[Path]:
     """A control server in a thread of its own; gives its socket."""
     path = tmp_path / "control.sock"
-    ready = threading.Event()
-    token: trio.lowlevel.TrioToken | None = None
-    scope = trio.CancelScope()
     operations = DaemonPeerOperations(Standing(time.time), OWN, lambda: {"there is no room": 3, "too fast": 0})
-
-    async def serve() -> None:
-        nonlocal token
-        token = trio.lowlevel.current_trio_token()
-        with scope:
-            async with trio.open_nursery() as nursery:
-                methods = method_table(CannedOperations()) | peer_method_table(operations)
-                await nursery.start(serve_control, path, methods)
-                ready.set()
-
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(10)
-    yield path
-    assert token is not None
-    token.run_sync_soon(scope.cancel)
-    thread.join(10)
+    methods = method_table(CannedOperations()) | peer_method_table(operations)
+    with serving(path, methods):
+        yield path
 
 
 def test_the_group_without_a_command_still_lists_the_peers(daemon: Path) -> None:

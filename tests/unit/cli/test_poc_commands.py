@@ -1,8 +1,8 @@
 """`quern poc` and `why-differ`: what they say of real results, through a real control socket."""
 
 import json
-import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +12,9 @@ import pytest
 import trio
 
 from node.cli.poc import FINDINGS
+from node.control.methods import Method
 from node.control.poc_methods import poc_method_table
 from node.control.poc_views import BatchEvidenceView, JudgeView, RecomputedView
-from node.control.server import serve_control
 from node.operations.poc import DaemonPocOperations
 from node.protocol.agreement import committed_order, pack_holders
 from node.protocol.differences import Difference
@@ -33,6 +33,7 @@ from p2p.content.cid import Cid as BlockCid
 from p2p.content.cid import Codec
 from tests.builders import NODE, SOME_CID, account
 from tests.unit.cli.test_reward_commands import AccountedChain, run, two_epochs
+from tests.unit.control.serving import serving_opened
 from tests.unit.protocol.test_unpaid import SECOND, network
 from tests.unit.services.test_epochs import StubContent, StubPresence
 
@@ -48,13 +49,9 @@ def add(content: StubContent, data: bytes) -> Cid:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("d") / "control.sock"
-    ready = threading.Event()
-    token: trio.lowlevel.TrioToken | None = None
-    scope = trio.CancelScope()
 
-    async def serve() -> None:
-        nonlocal token
-        token = trio.lowlevel.current_trio_token()
+    @asynccontextmanager
+    async def proven() -> AsyncIterator[dict[str, Method]]:
         content: Any = StubContent()
         chain: Any = AccountedChain()
         presence: Any = StubPresence()
@@ -73,30 +70,23 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         operations = DaemonPocOperations(
             chain, content, store, presence, book, signatures, [miner], objecting=objecting
         )
-        with scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(book.run)
-                while (result := book.newest_result()) is None:
-                    await trio.sleep(0.01)
-                # This node did not get the votes of number 4, and found nobody's batch wrong.
-                changed = tuple(replace(outcome, mismatches=0) for outcome in result.nodes)
-                ours = add(content, result_to_bytes(replace(result, nodes=changed)))
-                counted = (account(1), account(3))
-                save_formed(store, FormedResult(SECOND, Hash32(bytes(32)), ours, counted, (), (account(4),)))
-                accepted = chain.state.results[SECOND].content_cid
-                held = pack_holders(VOTERS - {account(3)}, committed_order(VOTERS))
-                signature = ResultSignature(SECOND, Hash32(bytes(32)), bytes(65), 0, held, accepted)
-                signatures.add(account(1), signature)
-                await nursery.start(serve_control, path, poc_method_table(operations))
-                ready.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(book.run)
+            while (result := book.newest_result()) is None:
+                await trio.sleep(0.01)
+            # This node did not get the votes of number 4, and found nobody's batch wrong.
+            changed = tuple(replace(outcome, mismatches=0) for outcome in result.nodes)
+            ours = add(content, result_to_bytes(replace(result, nodes=changed)))
+            counted = (account(1), account(3))
+            save_formed(store, FormedResult(SECOND, Hash32(bytes(32)), ours, counted, (), (account(4),)))
+            accepted = chain.state.results[SECOND].content_cid
+            held = pack_holders(VOTERS - {account(3)}, committed_order(VOTERS))
+            signature = ResultSignature(SECOND, Hash32(bytes(32)), bytes(65), 0, held, accepted)
+            signatures.add(account(1), signature)
+            yield poc_method_table(operations)
 
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(10)
-    yield path
-    assert token is not None
-    token.run_sync_soon(scope.cancel)
-    thread.join(10)
+    with serving_opened(path, proven()):
+        yield path
 
 
 def test_the_batches_of_an_epoch_are_shown_with_what_became_of_them(daemon: Path) -> None:

@@ -1,12 +1,10 @@
 """`quern prompts` and the ways to ask: through a real control socket, over canned prompts."""
 
 import json
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-import trio
 from click.testing import CliRunner, Result
 
 from node.cli.main import quern
@@ -14,9 +12,9 @@ from node.control.jsonrpc import ErrorCode, RpcError
 from node.control.methods import AskParams, method_table
 from node.control.prompt_methods import PromptReclaimParams, PromptShowParams, prompt_method_table
 from node.control.prompt_views import PromptAnswerView, PromptAsksView, PromptAskView, ReclaimedView
-from node.control.server import serve_control
 from node.control.views import AskEvent, AskView
 from tests.unit.control.canned import ACCOUNT, CannedOperations
+from tests.unit.control.serving import serving
 
 ANSWERED = PromptAskView(
     ask_id="0f" * 16, mode="open", state="answered", reason="", model_id="tiny", private=True, asked_at=1,
@@ -71,25 +69,8 @@ def asked() -> NotingOperations:
 def daemon(tmp_path: Path, asked: NotingOperations) -> Iterator[str]:
     """A control server in a thread of its own; gives its socket."""
     path = tmp_path / "control.sock"
-    ready = threading.Event()
-    token: trio.lowlevel.TrioToken | None = None
-    scope = trio.CancelScope()
-
-    async def serve() -> None:
-        nonlocal token
-        token = trio.lowlevel.current_trio_token()
-        with scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(serve_control, path, method_table(asked) | prompt_method_table(CannedPrompts()))
-                ready.set()
-
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(10)
-    yield str(path)
-    assert token is not None
-    token.run_sync_soon(scope.cancel)
-    thread.join(10)
+    with serving(path, method_table(asked) | prompt_method_table(CannedPrompts())):
+        yield str(path)
 
 
 def test_prompts_are_listed_with_how_far_they_are(daemon: str) -> None:

@@ -1,21 +1,19 @@
 """`quern receipts` and `quern verify`: files that hold or do not, with and without a daemon; exit codes say which."""
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import trio
 from click.testing import CliRunner, Result
 
 from node.cli.main import quern
 from node.control.jsonrpc import ErrorCode, RpcError
 from node.control.receipt_methods import ReceiptParams, ReceiptsParams, VerifyParams, receipt_method_table
 from node.control.receipt_views import ChecksView, CheckView, ReceiptFileView, ReceiptsView, ReceiptView
-from node.control.server import serve_control
 from node.protocol.dossiers import Dossier, dossiers_from_json, dossiers_to_json
+from tests.unit.control.serving import serving
 from tests.unit.protocol.test_verification import DOSSIER
 
 CHAIN_CHECKS = ("network", "executor", "model", "price", "channel")
@@ -69,25 +67,8 @@ OPERATIONS = CannedReceipts()
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("d") / "control.sock"
-    ready = threading.Event()
-    token: trio.lowlevel.TrioToken | None = None
-    scope = trio.CancelScope()
-
-    async def serve() -> None:
-        nonlocal token
-        token = trio.lowlevel.current_trio_token()
-        with scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(serve_control, path, receipt_method_table(OPERATIONS))
-                ready.set()
-
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(10)
-    yield path
-    assert token is not None
-    token.run_sync_soon(scope.cancel)
-    thread.join(10)
+    with serving(path, receipt_method_table(OPERATIONS)):
+        yield path
 
 
 def run(*arguments: str, socket: Path) -> Result:

@@ -3,8 +3,8 @@
 import itertools
 import json
 import re
-import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import trio.testing
 from click.testing import CliRunner, Result
 
 from node.cli.main import quern
+from node.control.methods import Method
 from node.control.reward_methods import RewardsParams, reward_method_table
-from node.control.server import serve_control
 from node.operations.remedies import REMEDIES, WITHOUT_REMEDY
 from node.operations.rewards import FETCH_SECONDS_MAX, DaemonRewardOperations
 from node.ports import Head
@@ -32,6 +32,7 @@ from node.store.database import Database
 from p2p.content.cid import Cid as BlockCid
 from p2p.content.cid import Codec
 from tests.builders import PARAMETERS, account, commit
+from tests.unit.control.serving import serving_opened
 from tests.unit.protocol.test_unpaid import FIRST, MEMBERS, SECOND, first_result, network, votes
 from tests.unit.services.test_epochs import StubChain, StubContent, StubPresence
 
@@ -73,13 +74,9 @@ def two_epochs(content: StubContent) -> tuple[EventBody, ...]:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("d") / "control.sock"
-    ready = threading.Event()
-    token: trio.lowlevel.TrioToken | None = None
-    scope = trio.CancelScope()
 
-    async def serve() -> None:
-        nonlocal token
-        token = trio.lowlevel.current_trio_token()
+    @asynccontextmanager
+    async def accounted() -> AsyncIterator[dict[str, Method]]:
         content: Any = StubContent()
         chain: Any = AccountedChain()
         presence: Any = StubPresence()
@@ -87,21 +84,14 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         store = Books(Database(":memory:"), account(2))
         book = EpochBook(chain, content, store, presence)
         operations = DaemonRewardOperations(chain, content, store, presence, book)
-        with scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(book.run)
-                while book.newest_result() is None:
-                    await trio.sleep(0.01)
-                await nursery.start(serve_control, path, reward_method_table(operations))
-                ready.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(book.run)
+            while book.newest_result() is None:
+                await trio.sleep(0.01)
+            yield reward_method_table(operations)
 
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(10)
-    yield path
-    assert token is not None
-    token.run_sync_soon(scope.cancel)
-    thread.join(10)
+    with serving_opened(path, accounted()):
+        yield path
 
 
 def run(*arguments: str, socket: Path) -> Result:

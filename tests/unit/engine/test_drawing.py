@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from node.engine.arguments import EngineArgumentsError, merge_model_args, server_command, server_environment
-from node.engine.drawing import DrawStyle, Post, draw_fields, find_draw_style, read_prefills
+from node.engine.drawing import DrawStyle, Post, draw_fields, find_draw_style
 from node.engine.plugin import COMMON_DIRECTORY, DIRECTORY, search_path
 from node.ports import EngineFailedError, EngineRefusedError, GenerationRequest
 from node.protocol.draws import draw
@@ -144,25 +144,3 @@ def test_the_plug_in_that_draws_is_found_on_cpus_alone_and_what_the_operator_nam
     assert search_path(on_cpu=False) == str(COMMON_DIRECTORY)
     monkeypatch.setenv("PYTHONPATH", "/own/modules")
     assert server_environment(on_cpu=False, kv_cache_gib=1)["PYTHONPATH"] == f"{COMMON_DIRECTORY}:/own/modules"
-
-
-def test_what_a_prefill_tells_is_checked() -> None:
-    def entry(token: int) -> dict[str, object]:
-        return {str(token): {"logprob": -1.0}, "9": {"logprob": -0.5}}
-
-    good = {"choices": [{"prompt_logprobs": [None, entry(2), entry(3)]}]}
-    (found,) = read_prefills(good, [1, 2, 3], 2, 5)
-    assert (dict(found.logprobs), found.top_count) == ({3: -1.0, 9: -0.5}, 1)
-    for bad in (
-        {},
-        {"choices": []},
-        {"choices": [{"prompt_logprobs": None}]},
-        {"choices": [{"prompt_logprobs": [None, entry(2)]}]},
-        {"choices": [{"prompt_logprobs": [None, entry(2), entry(4)]}]},
-        {"choices": [{"prompt_logprobs": [None, entry(2), None]}]},
-        {"choices": [{"prompt_logprobs": [None, entry(2), {"3": {"logprob": "nan"}}]}]},
-        {"choices": [{"prompt_logprobs": [None, entry(2), {"3": {"logprob": 5.0}}]}]},
-        {"choices": [{"prompt_logprobs": [None, entry(2), {"x": {"logprob": 1}}]}]},
-    ):
-        with pytest.raises(EngineFailedError):
-            read_prefills(bad, [1, 2, 3], 2, 5)

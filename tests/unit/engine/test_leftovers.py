@@ -16,7 +16,7 @@ import trio
 from node.engine import launcher
 from node.engine import server as server_module
 from node.engine.launcher import TurningLog
-from node.engine.leftovers import end_leftover, is_running, read_process, read_record, record_group
+from node.engine.leftovers import end_leftover, is_running, members_of, read_process, read_record, record_group
 from node.engine.server import run_server
 
 SERVER = """
@@ -51,16 +51,6 @@ def until(what: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def members(group: int) -> list[int]:
-    """Processes of a group that are not dead."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        status = read_process(int(entry.name)) if entry.name.isdigit() else None
-        if status is not None and status.group == group and status.state != "Z":
-            found.append(int(entry.name))
-    return found
-
-
 def is_stopped(pid: int) -> bool:
     status = read_process(pid)
     return status is not None and status.state == "T"
@@ -72,19 +62,19 @@ def daemon(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     process = subprocess.Popen([sys.executable, "-c", DAEMON, str(tmp_path), SERVER], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     group = int(process.stdout.readline())
-    until(lambda: len(members(group)) == 3)
+    until(lambda: len(members_of(group)) == 3)
     yield process, group
     process.kill()
     process.wait()
     process.stdout.close()
-    for pid in members(group):
+    for pid in members_of(group):
         os.kill(pid, signal.SIGKILL)
 
 
 def test_the_server_ends_with_a_daemon_that_is_killed(daemon: tuple[subprocess.Popen[str], int]) -> None:
     process, group = daemon
     process.kill()
-    until(lambda: not members(group))
+    until(lambda: not members_of(group))
 
 
 def test_what_outlives_both_daemon_and_launcher_is_ended_at_the_next_start(
@@ -96,9 +86,9 @@ def test_what_outlives_both_daemon_and_launcher_is_ended_at_the_next_start(
     os.kill(group, signal.SIGKILL)
     process.kill()
     process.wait()
-    until(lambda: len(members(group)) == 2)  # the API process and its core hold the GPU, and answer nobody
+    until(lambda: len(members_of(group)) == 2)  # the API process and its core hold the GPU, and answer nobody
     assert end_leftover(tmp_path / "engine.pgid")
-    assert members(group) == []
+    assert members_of(group) == []
     assert not (tmp_path / "engine.pgid").exists()
     assert not end_leftover(tmp_path / "engine.pgid")
 
@@ -111,9 +101,9 @@ def test_a_group_that_outlives_only_its_daemon_is_ended_too(
     until(lambda: is_stopped(group))
     process.kill()
     process.wait()
-    assert len(members(group)) == 3
+    assert len(members_of(group)) == 3
     assert end_leftover(tmp_path / "engine.pgid")
-    assert members(group) == []
+    assert members_of(group) == []
 
 
 async def test_nothing_of_a_server_is_left_once_it_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +112,9 @@ async def test_nothing_of_a_server_is_left_once_it_is_ended(tmp_path: Path, monk
     async with run_server(command, {}, tmp_path / "engine.log", tmp_path / "engine.pgid") as server:
         group = server.process.pid
         with trio.fail_after(20):
-            while len(members(group)) < 3:
+            while len(members_of(group)) < 3:
                 await trio.sleep(0.02)
-    assert members(group) == []
+    assert members_of(group) == []
     assert not (tmp_path / "engine.pgid").exists()
     assert "core" in (tmp_path / "engine.log").read_text()
 
@@ -181,7 +171,7 @@ def test_members_without_a_leader_that_run_another_program_are_left_alone(tmp_pa
     leader.stdout.close()
     try:
         assert not end_leftover(file)
-        assert members(leader.pid) == [member]
+        assert members_of(leader.pid) == [member]
     finally:
         os.kill(member, signal.SIGKILL)
 

@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from node.engine.client import EngineClient
-from node.engine.drawing import Post, read_prefills
+from node.engine.columns import read_prefills
+from node.engine.drawing import Post
 from node.engine.winners import are_winners, finds_winners, winner_fields
 from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.draws import Drawn, draw
@@ -110,9 +111,9 @@ async def test_winners_are_asked_for_where_they_can_count_and_told_beside_what_i
     prompt = (4, 9, 11, 3, 150)
     (without,) = await client.prefill(prompt, 4, top=50, priority=3)
     (known,) = await client.prefill(prompt, 4, top=50, priority=3, drawn=FREE)
-    assert asked[0]["vllm_xargs"] == {"quern_texts": 0}
+    assert asked[0]["vllm_xargs"] == {"quern_columns": 4}
     assert asked[1] == asked[0] | winner_fields(FREE, 4, 50)
-    assert asked[1]["vllm_xargs"] == {"quern_texts": 0, "quern_winners": "1 7 1000 0 1000 0 4"}
+    assert asked[1]["vllm_xargs"] == {"quern_columns": 4, "quern_winners": "1 7 1000 0 1000 0 4"}
     assert (asked[0]["prompt_logprobs"], asked[1]["prompt_logprobs"], asked[1]["priority"]) == (50, 51, 3)
     assert without.winner is None
     assert known.winner is not None

@@ -17,7 +17,6 @@ from node.protocol.audit_evidence import (
 )
 from node.protocol.audits import ClaimedLogprobs
 from node.protocol.claims import NOT_ASKED, claims_commitment
-from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, RequestId, TokenAmount
 from node.protocol.pricing import receipt_digest, tokens_commitment
@@ -26,6 +25,7 @@ from node.protocol.receipts import draw_commitment
 from node.protocol.records import Asking, Receipt, SignedReceipt
 from node.protocol.sampling import SamplingParameters
 from node.protocol.seeds import drawn_seed, make_share
+from node.protocol.shown_evidence import evidence_from_bytes, evidence_to_bytes
 from node.protocol.signatures import sign
 from node.protocol.sketches import INPUTS_MAX, SKETCH_BYTES, TOKENS_MAX, inputs_commitment, vectors_commitment
 from tests.builders import NODE, SOME_CID, TINY, account, key_of
@@ -98,7 +98,7 @@ def wrong_with(
 def test_evidence_as_committed_to_is_accepted_and_survives_its_bytes() -> None:
     evidence = evidence_of()
     assert wrong_with(evidence) == ""
-    assert from_bytes(AuditEvidence, to_bytes(evidence)) == evidence
+    assert evidence_from_bytes(evidence_to_bytes(evidence)) == evidence
 
 
 def test_what_the_payer_never_signed_is_audited_all_the_same() -> None:
@@ -274,7 +274,7 @@ def test_vectors_are_drawn_by_the_tokens_that_were_read_and_paid_for() -> None:
     assert (row.output_tokens, row.payer) == (5, payer_bytes(PAYER))
     assert wrong_with(evidence, tokens=5) == ""
     assert wrong_with(evidence, tokens=0) == "not-the-length"
-    assert from_bytes(AuditEvidence, to_bytes(evidence)) == evidence
+    assert evidence_from_bytes(evidence_to_bytes(evidence)) == evidence
     asking = evidence.signed.receipt.asking
     assert asking is not None
     assert wrong_with(vectors_of(asking=replace(asking, max_tokens=4)), tokens=5) == "not-the-length"

@@ -37,7 +37,7 @@ from tests.unit.protocol.test_diluted_books import STRANGER, rows_of
 
 LONG = AuditFigures(AUDIT_TOKENS_MAX, 0, 0, 0, 0, 0, 100_000_000)
 """So many tokens without a fault make up for many that have some."""
-ROW_DRAWS = (8, 9)
+ROW_DRAWS = (10, 11)
 """Of BOOK."""
 Cast = dict[tuple[Address, int], AuditVote]
 """By auditor and draw."""

@@ -18,7 +18,14 @@ from node.protocol.audit_outcomes import (
     committed_books,
 )
 from node.protocol.audit_sampling import DRAWS_MAX, AuditSeeds, auditors_of, draws_of
-from node.protocol.audit_votes import NO_DIGEST, REJUDGED, AuditVoteError, audit_order, check_audits
+from node.protocol.audit_votes import (
+    CHALLENGE_EPOCHS_MAX,
+    NO_DIGEST,
+    REJUDGED,
+    AuditVoteError,
+    audit_order,
+    check_audits,
+)
 from node.protocol.audits import NO_FIGURES
 from node.protocol.audits import Test as AuditTest
 from node.protocol.calibration import HonestBand
@@ -54,8 +61,8 @@ MEMBERS = range(1, 10)
 GROUP = group_of(*((number, 10, (TINY,)) for number in MEMBERS))
 WEIGHTS = {account(number): 10 for number in MEMBERS}
 BOOK = ReceiptBook(1000, 100_000, Hash32(b"\x01" * 32), SOME_CID)
-DRAWS = 10
-"""Eight of tokens and two of rows."""
+DRAWS = 12
+"""Ten of tokens and two of rows."""
 GOOD = AuditFigures(100, 0, 0, 0, 0, 0, 100_000_000)
 BAD = AuditFigures(100, 60, 50_000_000, 0, 0, 0, 100_000_000)
 MILD = AuditFigures(200, 5, 250_000, 0, 0, 0, 100_000_000)
@@ -400,6 +407,15 @@ def test_a_challenge_of_an_executor_that_is_no_member_and_has_no_book_counts_for
     assert found.executor == account(30)
 
 
+@pytest.mark.parametrize("older", [0, 1])
+def test_what_is_older_than_the_honest_wait_cannot_be_challenged(older: int) -> None:
+    newest = EpochNumber(CHALLENGE.receipt.epoch + CHALLENGE_EPOCHS_MAX + older)
+    bundle = VoteBundle(EpochNumber(newest + 1), account(3), (), challenges=(signed_by(CHALLENGE),))
+    known = replace(previous(books=()), epoch=newest)
+    found = audit_outcomes(known, SEEDS, {account(3): bundle}, WEIGHTS, band_of)
+    assert [outcome.challenged for outcome in found] == ([] if older else [(receipt_digest(CHALLENGE.receipt),)])
+
+
 @pytest.mark.parametrize("names", [{"node_id": NodeId("n" * 33)}, {"model_id": ModelId("m" * 65)}])
 def test_a_challenge_with_too_long_a_name_voids_its_bundle(names: dict[str, str]) -> None:
     signed = signed_by(evidence_of(executor=EXECUTOR, payer=account(3), **names).signed)
@@ -546,7 +562,7 @@ CHALLENGED_ONES = tuple(digest_of(number) for number in range(4))
 
 
 def challenged_outcome() -> AuditOutcome:
-    return AuditOutcome(EXECUTOR, NODE, TINY, Verdict.ABSTAIN, 0, 0, 0, NOT_AUDITED, challenged=CHALLENGED_ONES)
+    return AuditOutcome(EXECUTOR, TINY, Verdict.ABSTAIN, 0, 0, 0, NOT_AUDITED, challenged=CHALLENGED_ONES)
 
 
 @pytest.mark.parametrize("reason", ["no-time", "engine-failed", "no-model", *sorted(NOTHING_TO_JUDGE)])

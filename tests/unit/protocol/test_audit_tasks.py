@@ -7,7 +7,7 @@ import pytest
 from node.protocol import audit_tasks
 from node.protocol.audit_tasks import judged_again
 from node.protocol.findings import AuditOutcome
-from node.protocol.identifiers import Hash32, ModelId, NodeId
+from node.protocol.identifiers import Hash32, ModelId
 from node.protocol.verdicts import Verdict
 from tests.builders import TINY, account
 from tests.unit.protocol.test_audit_evidence import EXECUTOR
@@ -21,7 +21,7 @@ def test_in_which_order_answers_are_judged_again_is_nobody_s_choice_and_the_same
     monkeypatch.setattr(audit_tasks, "judges_of", lambda *_: {account(3)})
     digests = [Hash32(number.to_bytes(32)) for number in range(20)]
     accused = AuditOutcome(
-        EXECUTOR, NodeId("n"), ModelId(TINY), Verdict.ABSTAIN, 0, 0, 0, "",
+        EXECUTOR, ModelId(TINY), Verdict.ABSTAIN, 0, 0, 0, "",
         accused=tuple(digests[:15]), challenged=tuple(digests[15:]),
     )  # fmt: skip
     result = replace(previous(), audits=(accused,))

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.protocol import canonical_reading
 from node.protocol.audit_evidence import MODEL_ID_LENGTH_MAX, NODE_ID_LENGTH_MAX
 from node.protocol.audit_sampling import DRAWS_MAX
 from node.protocol.audit_votes import AUDIT_VOTES_MAX, CHALLENGES_MAX, CID_LENGTH_MAX, CODE_LENGTH_MAX
 from node.protocol.bundle_reading import PIECE_BYTES_MAX, BundleLimits, audits_due, limits_of, read_bundle_in_slices
 from node.protocol.bundles import CHECKS_MAX, REASON_LENGTH_MAX, VOTE_BUNDLE_BYTES_MAX
-from node.protocol.codec import SchemaError, from_bytes, to_bytes
+from node.protocol.canonical import encode
+from node.protocol.codec import SLOW_BYTES_MAX, SchemaError, from_bytes, to_bytes
 from node.protocol.findings import (
     AUDIT_SUM_MICRO_MAX,
     AUDIT_TOKENS_MAX,
@@ -56,7 +58,7 @@ CID = Cid("b" * CID_LENGTH_MAX)
 
 
 def test_a_bundle_with_something_in_every_list_is_read_as_it_is() -> None:
-    bundle = fullest({(ACCOUNT, NODE_ID): 8}, members=2, audits=2)
+    bundle = fullest({(ACCOUNT, NODE_ID): 8}, checks=2, audits=2)
     assert finish(read_bundle_in_slices(to_bytes(bundle), WIDEST)) == bundle
 
 
@@ -85,7 +87,7 @@ def signed() -> SignedReceipt:
     return SignedReceipt(receipt, b"s" * 65, b"s" * 65)
 
 
-def fullest(samples: dict[NodeKey, int], members: int, audits: int) -> VoteBundle:
+def fullest(samples: dict[NodeKey, int], checks: int, audits: int) -> VoteBundle:
     """The longest bundle that an honest member can have of batches with these samples."""
     row = RowProof(UINT64_MAX, DIGEST, DIGEST, UINT64_MAX, b"p" * 20, (DIGEST,) * SIBLINGS_MAX)
     gap = BookGap(row, row)
@@ -103,7 +105,7 @@ def fullest(samples: dict[NodeKey, int], members: int, audits: int) -> VoteBundl
         PocVote(*key, Verdict.INVALID, count, (UINT64_MAX,) * count, "r" * REASON_LENGTH_MAX, count)
         for key, count in samples.items()
     )
-    check = VoteCheck(ACCOUNT, Verdict.INVALID, UINT64_MAX, UINT64_MAX, "r" * REASON_LENGTH_MAX)
+    check = VoteCheck(ACCOUNT, MODEL_ID, Verdict.INVALID, UINT64_MAX, UINT64_MAX, "r" * REASON_LENGTH_MAX)
     audit = AuditVote(ACCOUNT, -1, NODE_ID, MODEL_ID, DIGEST, Verdict.INVALID, figures, "r" * CODE_LENGTH_MAX)
     return VoteBundle(
         EpochNumber(UINT64_MAX),
@@ -120,7 +122,7 @@ def fullest(samples: dict[NodeKey, int], members: int, audits: int) -> VoteBundl
         omissions=(Omission(signed(), gap, gap),) * OMISSIONS_MAX,
         challenges=(signed(),) * CHALLENGES_MAX,
         evidence_cid=CID,
-        checks=(check,) * min(members, CHECKS_MAX),
+        checks=(check,) * min(checks, CHECKS_MAX),
     )
 
 
@@ -129,29 +131,29 @@ def fullest(samples: dict[NodeKey, int], members: int, audits: int) -> VoteBundl
     batches=st.integers(0, 400),
     sample_size=st.integers(0, 600),
     count=st.integers(0, 1_000_000),
-    members=st.integers(0, 600),
+    checks=st.integers(0, 2500),
     audits=st.integers(0, 9000),
 )
 def test_every_honest_bundle_fits_and_is_read(
-    batches: int, sample_size: int, count: int, members: int, audits: int
+    batches: int, sample_size: int, count: int, checks: int, audits: int
 ) -> None:
     keys = [(ACCOUNT, NodeId(str(number).zfill(NODE_ID_LENGTH_MAX))) for number in range(batches)]
     rule = SampleRule(1, 1, 1, sample_size)
     commits = {key: PocCommit(EpochNumber(0), *key, MODEL_ID, count, DIGEST, CID) for key in keys}
-    limits = limits_of(commits, dict.fromkeys(keys, rule), members, audits)
-    bundle = fullest({key: rule.sampled(count) for key in keys}, members, audits)
+    limits = limits_of(commits, dict.fromkeys(keys, rule), checks, audits)
+    bundle = fullest({key: rule.sampled(count) for key in keys}, checks, audits)
     assert finish(read_bundle_in_slices(to_bytes(bundle), limits)) == bundle
 
 
 def test_a_full_network_has_room_under_the_limit_that_holds_for_all() -> None:
-    """512 members with 8 ML nodes each, and all audits that a bundle can have."""
+    """512 members with 8 ML nodes each, and all checks and audits that a bundle can have."""
     commits = {
         (account(1), NodeId(str(number))): PocCommit(
             EpochNumber(0), account(1), NodeId(str(number)), MODEL_ID, 10_000, DIGEST, CID
         )
         for number in range(4096)
     }
-    honest = limits_of(commits, dict.fromkeys(commits, SampleRule(1, 1, 1, 64)), 512, AUDIT_VOTES_MAX)
+    honest = limits_of(commits, dict.fromkeys(commits, SampleRule(1, 1, 1, 64)), CHECKS_MAX, AUDIT_VOTES_MAX)
     assert honest.bytes_max < VOTE_BUNDLE_BYTES_MAX
 
 
@@ -179,8 +181,29 @@ def test_a_field_that_nobody_knows_is_let_pass_and_a_long_one_is_not() -> None:
         finish(read_bundle_in_slices(msgpack.packb({**value, "zz": [[]] * PIECE_BYTES_MAX}), WIDEST))
 
 
+@pytest.mark.parametrize("place", ["the bundle", "its observations", "both"])
+def test_all_that_nobody_knows_is_short_together(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred fields that each fit a piece would hold a node up for seconds, by a bundle that counts."""
+    read_slowly = []
+
+    def counting(value: object) -> bytes:
+        read_slowly.append(encode(value))
+        return read_slowly[-1]
+
+    monkeypatch.setattr(canonical_reading, "encode", counting)
+    value = msgpack.unpackb(to_bytes(bundle_of(1)))
+    odd = {f"zz{number:02}": [{}] * 1000 for number in range(50)}
+    if place != "its observations":
+        value |= odd
+    if place != "the bundle":
+        value["observations"] |= odd
+    with pytest.raises(SchemaError, match=f"more than {SLOW_BYTES_MAX} bytes"):
+        finish(read_bundle_in_slices(encode(value), WIDEST))
+    assert sum(map(len, read_slowly)) <= SLOW_BYTES_MAX
+
+
 def test_no_slice_is_of_more_than_a_piece() -> None:
-    data = to_bytes(fullest({}, members=512, audits=AUDIT_VOTES_MAX))
+    data = to_bytes(fullest({}, checks=CHECKS_MAX, audits=AUDIT_VOTES_MAX))
     slices = sum(1 for _ in read_bundle_in_slices(data, WIDEST))
     assert slices >= len(data) // PIECE_BYTES_MAX
 
@@ -205,7 +228,7 @@ SAMPLE = to_bytes(
             PocVote(account(2), NODE_ID, Verdict.INVALID, 3, (1, 2), "mismatches"),
         ),
         observations=Observations((Sighting(ACCOUNT, 9),), (), (ServedTokens(model().model_id, (1, 2)),)),
-        checks=(VoteCheck(ACCOUNT, Verdict.VALID, 1, 0, ""),),
+        checks=(VoteCheck(ACCOUNT, MODEL_ID, Verdict.VALID, 1, 0, ""),),
         evidence_cid=CID,
     )
 )

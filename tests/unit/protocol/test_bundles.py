@@ -6,12 +6,12 @@ import pytest
 
 from node.protocol.bundles import CHECKS_MAX, BundleError, check_bundle
 from node.protocol.findings import VoteCheck
-from node.protocol.identifiers import Address, EpochNumber
+from node.protocol.identifiers import Address, EpochNumber, ModelId
 from node.protocol.nonces import draw_sample
 from node.protocol.records import PocVote, VoteBundle
 from node.protocol.validation import SampleRule
 from node.protocol.verdicts import Verdict
-from tests.builders import NODE, PARAMETERS, SAMPLE_SEED, account, bundle_of, commit, vote_on
+from tests.builders import NODE, PARAMETERS, SAMPLE_SEED, TINY, account, bundle_of, commit, vote_on
 
 BATCHES = {(account(number), NODE): commit(number, 50).commit for number in (2, 3)}
 FIRST, SECOND = (BATCHES[account(number), NODE] for number in (2, 3))
@@ -19,8 +19,8 @@ RULE = SampleRule(1_000_000, 1000, PARAMETERS.poc_reject_mismatches, PARAMETERS.
 DRAWN = draw_sample(SAMPLE_SEED, FIRST.participant, NODE, FIRST.count, PARAMETERS.poc_sample_size)
 
 
-def checkers(validator: Address) -> frozenset[Address]:
-    return frozenset({account(1)}) if validator == account(2) else frozenset()
+def checkers(validator: Address, model_id: ModelId) -> frozenset[Address]:
+    return frozenset({account(1)}) if validator == account(2) and model_id in (TINY, "other") else frozenset()
 
 
 CHECKED = frozenset({account(1), account(2), account(3)})
@@ -55,6 +55,7 @@ def test_a_few_mismatches_are_named_and_forgiven() -> None:
 
 def test_who_was_drawn_may_check_another_validator() -> None:
     check(replace(bundle_of(1), checks=(CHECK,)))
+    check(replace(bundle_of(1), checks=(replace(CHECK, model_id=ModelId("other")), CHECK)))
 
 
 def test_an_empty_bundle_passes() -> None:
@@ -62,7 +63,7 @@ def test_an_empty_bundle_passes() -> None:
 
 
 VALID = vote_on(FIRST, Verdict.VALID)
-CHECK = VoteCheck(account(2), Verdict.VALID, 16, 0, "")
+CHECK = VoteCheck(account(2), TINY, Verdict.VALID, 16, 0, "")
 OUTSIDE = next(nonce for nonce in range(50) if nonce not in DRAWN)
 REFUSED = {
     "another epoch": bundle_of(1, VALID, epoch=1),
@@ -91,7 +92,9 @@ REFUSED = {
     "no evidence": replace(bundle_of(1, VALID), evidence_cid=None),
     "a check of oneself": replace(bundle_of(1), checks=(replace(CHECK, validator=account(1)),)),
     "a check it was not drawn for": replace(bundle_of(1), checks=(replace(CHECK, validator=account(3)),)),
+    "a check on a model it was not drawn for": replace(bundle_of(1), checks=(replace(CHECK, model_id=ModelId("m")),)),
     "a check twice": replace(bundle_of(1), checks=(CHECK, CHECK)),
+    "checks out of order": replace(bundle_of(1), checks=(CHECK, replace(CHECK, model_id=ModelId("other")))),
     "more differ than were checked": replace(bundle_of(1), checks=(replace(CHECK, differing=17),)),
     "a check without a reason": replace(bundle_of(1), checks=(replace(CHECK, verdict=Verdict.INVALID),)),
 }
@@ -119,8 +122,8 @@ def test_a_batch_of_a_model_that_was_not_registered_in_time_cannot_be_judged() -
 
 @pytest.mark.parametrize("name", [account(2).lower(), account(9), "0x" + "a" * 5_000_000])
 def test_nobody_is_checked_but_who_voted_the_epoch_before_and_for_others_nothing_is_drawn(name: str) -> None:
-    def drawn(validator: Address) -> frozenset[Address]:
-        raise AssertionError(f"a draw for {validator[:50]}")
+    def drawn(validator: Address, model_id: ModelId) -> frozenset[Address]:
+        raise AssertionError(f"a draw for {validator[:50]} on {model_id}")
 
     bundle = replace(bundle_of(1), checks=(replace(CHECK, validator=Address(name)),))
     with pytest.raises(BundleError, match="committed no votes") as raised:
@@ -130,14 +133,14 @@ def test_nobody_is_checked_but_who_voted_the_epoch_before_and_for_others_nothing
     assert len(str(raised.value)) < 200  # it is logged
 
 
-def test_more_checks_than_a_group_has_members_are_refused_by_their_number() -> None:
+def test_more_checks_than_anybody_is_drawn_for_are_refused_by_their_number() -> None:
     names = [Address(f"0x{number:040x}") for number in range(CHECKS_MAX + 1)]
     bundle = replace(bundle_of(1), checks=tuple(replace(CHECK, validator=name) for name in names))
 
     def check_all(bundle: VoteBundle) -> None:
         check_bundle(
             bundle, EpochNumber(0), account(1), {}, {},
-            sample_seed=SAMPLE_SEED, checkers=lambda _: frozenset({account(1)}), checked=frozenset(names),
+            sample_seed=SAMPLE_SEED, checkers=lambda *_: frozenset({account(1)}), checked=frozenset(names),
         )  # fmt: skip
 
     check_all(replace(bundle, checks=bundle.checks[:-1]))

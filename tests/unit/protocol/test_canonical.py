@@ -42,6 +42,9 @@ def test_bytes_that_decode_are_the_canonical_form_of_what_they_decode_to(data: b
         b"\x01\x01",  # trailing bytes
         b"\xca\x00\x00\x00\x00",  # a float
         msgpack.packb({1: 2}),
+        msgpack.packb(msgpack.ExtType(5, b"a")),
+        msgpack.packb([msgpack.ExtType(5, b"a")]),
+        msgpack.packb(msgpack.Timestamp(1, 2)),
     ],
 )
 def test_other_encodings_are_refused(data: bytes) -> None:

@@ -43,6 +43,7 @@ from tests.builders import (
     SOME_CID,
     TINY,
     account,
+    bundle_of,
     commit,
     group_set,
     model,
@@ -53,6 +54,9 @@ from tests.builders import (
 
 SET_HASH = Hash32(b"\x05" * 32)
 NODE_OF_TINY = MLNodeRegistration(NODE, (TINY,), "cpu")
+
+
+VOTED = {account(1): bundle_of(1)}
 
 
 def amount(value: int) -> TokenAmount:
@@ -131,13 +135,13 @@ def test_collateral_follows_its_events() -> None:
 def test_proofs_of_the_barred_and_of_those_with_too_little_collateral_do_not_count() -> None:
     group = group_set(0, {1: 1})
     events = (ModelRecorded(model()), *registered(1), group, commit(1, 50))
-    assert form_epoch_result(EpochNumber(0), state_of(*events), PARAMETERS, {}, None) is not None
+    assert form_epoch_result(EpochNumber(0), state_of(*events), PARAMETERS, VOTED, None) is not None
     short = state_of(*events, MinCollateralSet(amount(10)), CollateralDeposited(account(1), amount(9)))
-    assert form_epoch_result(EpochNumber(0), short, PARAMETERS, {}, None) is None
+    assert form_epoch_result(EpochNumber(0), short, PARAMETERS, VOTED, None) is None
     enough = state_of(*events, MinCollateralSet(amount(10)), CollateralDeposited(account(1), amount(10)))
-    assert form_epoch_result(EpochNumber(0), enough, PARAMETERS, {}, None) is not None
+    assert form_epoch_result(EpochNumber(0), enough, PARAMETERS, VOTED, None) is not None
     barred = state_of(*events, CollateralSlashed(account(1), amount(1), amount(0), amount(0), EpochNumber(1)))
-    assert form_epoch_result(EpochNumber(0), barred, PARAMETERS, {}, None) is None
+    assert form_epoch_result(EpochNumber(0), barred, PARAMETERS, VOTED, None) is None
     assert barred.counts(account(1), 1)
 
 
@@ -168,9 +172,9 @@ def test_one_stored_group_serves_many_results() -> None:
 
 def test_work_coins_are_shared_out_beside_the_subsidy() -> None:
     events = (ModelRecorded(model()), *registered(1), group_set(0, {1: 1}), commit(1, 50))
-    plain = form_epoch_result(EpochNumber(0), state_of(*events), PARAMETERS, {}, None)
+    plain = form_epoch_result(EpochNumber(0), state_of(*events), PARAMETERS, VOTED, None)
     added = (WorkCoinsAdded(account(5), amount(700)), WorkCoinsAdded(account(6), amount(77)))
-    more = form_epoch_result(EpochNumber(0), state_of(*events, *added), PARAMETERS, {}, None)
+    more = form_epoch_result(EpochNumber(0), state_of(*events, *added), PARAMETERS, VOTED, None)
     assert plain is not None
     assert more is not None
     assert more.reward_total == plain.reward_total + 777
@@ -291,11 +295,11 @@ def test_a_calibration_that_counts_as_none_is_remembered_until_it_is_not_there_a
 def test_a_group_freezes_the_calibrations_it_finds() -> None:
     events = (ModelRecorded(model()), *registered(1), group_set(0, {1: 1}), calibrated(1), commit(1, 50))
     state = state_of(*events)
-    result = form_epoch_result(EpochNumber(0), state, PARAMETERS, {}, None)
+    result = form_epoch_result(EpochNumber(0), state, PARAMETERS, VOTED, None)
     assert result is not None
     assert result.group.get_epoch_calibration(TINY) == state.calibrations[TINY]
     assert registry_group(EpochNumber(0), state).calibrations == result.group.calibrations
-    without = form_epoch_result(EpochNumber(0), state_of(*events, calibrated(1, b"")), PARAMETERS, {}, None)
+    without = form_epoch_result(EpochNumber(0), state_of(*events, calibrated(1, b"")), PARAMETERS, VOTED, None)
     assert without is not None
     assert without.group.get_epoch_calibration(TINY) is None
 

@@ -1,6 +1,6 @@
 """The codec's fast path says in every case exactly what the slow one says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import msgpack
@@ -8,15 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.protocol import codec
 from node.protocol.canonical import encode, keccak_digest, sha256_digest
-from node.protocol.codec import SchemaError, _from_bytes_slowly, from_bytes, tagged_bytes, to_bytes, to_value
+from node.protocol.codec import (
+    SLOW_BYTES_MAX,
+    SchemaError,
+    _from_bytes_slowly,
+    from_bytes,
+    tagged_bytes,
+    to_bytes,
+    to_value,
+)
 from node.protocol.compiled import UnusualError, pack, unpack
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, RequestId, TokenAmount
 from node.protocol.receipts import draw_commitment
 from node.protocol.records import Voucher
 from node.protocol.sampling import SEED_MAX, LogitBias, SamplingParameters, TokenAlternative, TokenLogprobs
 from node.protocol.verdicts import Verdict
+from node.services import frames
 from node.services.frames import (
+    PAYMENT_BYTES_MAX,
     ExecutorFrame,
     InferenceRequest,
     Opening,
@@ -26,6 +37,7 @@ from node.services.frames import (
     Tokens,
     Turn,
     prompt_commitment_of,
+    read_payment,
     tokens_bytes,
 )
 
@@ -149,6 +161,32 @@ def test_records_that_are_not_as_they_should_be_are_left_to_the_slow_path(value:
 def test_unknown_fields_are_ignored_as_before() -> None:
     data = encode({**VOUCHER, "added_later": 7})
     assert from_bytes(Voucher, data) == Voucher(Hash32(bytes(32)), TokenAmount(5), Hash32(bytes(32)))
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_what_is_long_is_as_this_version_writes_it_or_is_refused_unexplained(
+    is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slow path would take half a second for a gossip message."""
+    short, long = "x" * (SLOW_BYTES_MAX // 2), "x" * SLOW_BYTES_MAX
+    unknown = {} if is_known else {"zeal": 7}
+    of = {text: encode({**to_value(Tokens((), text, "")), **unknown}) for text in (short, long)}
+    assert from_bytes(Tokens, of[short]) == Tokens((), short, "")
+    monkeypatch.setattr(codec, "_from_bytes_slowly", lambda *_: pytest.fail("read slowly"))
+    if is_known:
+        assert from_bytes(Tokens, of[long]) == Tokens((), long, "")
+        return
+    with pytest.raises(SchemaError, match=f"Tokens: {len(of[long])} bytes that this version does not write"):
+        from_bytes(Tokens, of[long])
+
+
+def test_a_long_payment_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One comes for every few tokens, of at most 256 KiB."""
+    payment = Payment(None, TokenAmount(0), bytes(65))
+    assert read_payment(to_bytes(payment)) == payment
+    monkeypatch.setattr(frames, "from_bytes", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(SchemaError, match="over"):
+        read_payment(to_bytes(replace(payment, receipt_signature=bytes(PAYMENT_BYTES_MAX))))
 
 
 def test_longer_forms_of_numbers_are_refused() -> None:

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from node.protocol.draws import MARGIN_MAX, Drawn, Prefill, draw, survivors, token_margins
+from node.protocol.noise import noise
 from node.protocol.sampling import SamplingParameters
 from tests.statistics import chi_square, chi_square_limit
 
@@ -115,6 +116,22 @@ def test_a_token_that_is_not_the_rule_s_choice_has_its_shortfall_as_margin(
         assert draw(raised, seed, 9, parameters) == claimed
         raised[claimed] -= 2e-6
         assert found < 1e-6 or draw(raised, seed, 9, parameters) != claimed
+
+
+@given(LOGITS, SEEDS, st.integers(1, 2000), st.integers(0, SIZE - 1), st.sampled_from((0.01, 1, 100)))
+@example([640.0, *([-640.0] * (SIZE - 1))], 5, 10, 3, 1)
+def test_no_rival_is_passed_over(
+    logits: list[float], seed: int, temperature_milli: int, claimed: int, spread: float
+) -> None:
+    """Most are left out by a bound, before their noise is computed: the margin is that of all to the last digit."""
+    known = logprobs([logit * spread for logit in logits])
+    temperature = max(temperature_milli, 10) / 1000
+    values = {token: logprob / temperature for token, logprob in known.items()}
+    score = values[claimed] + noise(seed, 9, claimed)
+    best = max([0.0, *(value + noise(seed, 9, token) - score for token, value in values.items() if token != claimed)])
+    parameters = SamplingParameters(temperature_milli=temperature_milli)
+    (found,) = token_margins(10, [claimed], [Prefill(known, SIZE)], seed, parameters, SIZE)
+    assert found == min(MARGIN_MAX, best * temperature)
 
 
 @given(LOGITS, SEEDS, PARAMETERS, st.integers(-20, 20))

@@ -7,7 +7,7 @@ from node.protocol.events import EventBody, MinCollateralSet, ModelRecorded, Vot
 from node.protocol.identifiers import EpochNumber, ModelId, TokenAmount
 from node.protocol.records import EpochResultSummary
 from node.protocol.results import form_epoch_result
-from tests.builders import PARAMETERS, SOME_CID, account, commit, group_set, model, registered, state_of
+from tests.builders import PARAMETERS, SOME_CID, account, bundle_of, commit, group_set, model, registered, state_of
 
 EPOCH = EpochNumber(0)
 BEGINNING = (ModelRecorded(model()), *registered(1), *registered(2), group_set(0, {1: 1, 2: 1}))
@@ -15,8 +15,9 @@ BEGINNING = (ModelRecorded(model()), *registered(1), *registered(2), group_set(0
 
 def reason_of(*events: EventBody) -> str:
     state = state_of(*BEGINNING, *events)
-    assert form_epoch_result(EPOCH, state, PARAMETERS, {}, None) is None
-    return why_no_group(EPOCH, state)
+    bundles = {account(number): bundle_of(number) for number in (1, 2)}
+    assert form_epoch_result(EPOCH, state, PARAMETERS, bundles, None) is None
+    return why_no_group(EPOCH, state, bundles.keys())
 
 
 def test_an_epoch_nobody_mined() -> None:
@@ -37,6 +38,15 @@ def test_batches_that_nobody_accepted() -> None:
     assert reason_of(commit(1, 9), commit(2, 9)).startswith("no batch was accepted")
 
 
+def test_votes_that_are_too_few_to_follow_are_counted_and_the_others_named() -> None:
+    state = state_of(ModelRecorded(model()), *registered(1), group_set(0, {1: 2, 2: 1}), commit(1, 9))
+    bundles = {account(1): bundle_of(1)}
+    assert form_epoch_result(EPOCH, state, PARAMETERS, bundles, None) is None
+    said = why_no_group(EPOCH, state, bundles.keys())
+    assert said.startswith("the votes that are here have 2 of 3 weight")
+    assert said.endswith(f"missing: {account(2)} (1)")
+
+
 def without_result(weights: dict[int, int], voters: tuple[int, ...], *events: EventBody) -> str:
     voted = (VotesCommitted(EPOCH, account(number), SOME_CID) for number in voters)
     return why_no_result(EPOCH, state_of(group_set(0, weights), *events, *voted))
@@ -47,11 +57,13 @@ def test_members_whose_votes_a_quorum_lacked_are_named_with_their_weight() -> No
     assert said.startswith(f"members with 512 of 1440 weight committed no votes: {account(2)} (512); without them")
 
 
-def test_a_member_that_had_only_its_own_batch_to_judge_is_not_missed() -> None:
-    said = without_result({1: 10, 2: 1}, (), commit(1, 9))
-    assert account(1) not in said
-    assert f"members with 1 of 11 weight committed no votes: {account(2)} (1)" in said
+def test_a_member_that_had_only_its_own_batch_to_judge_is_missed_as_well() -> None:
+    """It commits votes all the same, and without them nothing follows."""
+    said = without_result({1: 10, 2: 1}, (2,), commit(1, 9))
+    assert said.startswith(f"members with 10 of 11 weight committed no votes: {account(1)} (10); without them")
+    said = without_result({1: 10, 2: 1}, (1,), commit(1, 9))
     assert said.startswith("more than two thirds of the weight did not sign")
+    assert f"members with 1 of 11 weight committed no votes: {account(2)} (1)" in said
 
 
 def test_where_everybody_voted_the_signatures_were_missing() -> None:

@@ -9,7 +9,7 @@ from node.protocol.appeals import NARROWLY_PROVEN
 from node.protocol.audit_bands import WIDEST_BAND, bands_of, fraud_bands_of
 from node.protocol.audit_outcomes import audit_outcomes
 from node.protocol.audit_votes import audit_order
-from node.protocol.audits import CONFIRMED_MICRO_BITS
+from node.protocol.audits import BETS, CONFIRMED_MICRO_BITS
 from node.protocol.bands import Calibration, HonestBand
 from node.protocol.calibration import calibration_bytes, default_band, widest_of
 from node.protocol.chain_state import EPOCHS_KEPT
@@ -25,7 +25,8 @@ from node.protocol.events import (
 )
 from node.protocol.findings import AuditFigures, AuditOutcome, CommittedBook
 from node.protocol.identifiers import Address, ModelId, NodeId
-from node.protocol.records import MLNodeRegistration
+from node.protocol.records import MLNodeRegistration, VoteBundle
+from node.protocol.vector_audits import VECTORS, far_line, figures_of
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, TINY, account, commit, model, peer, state_of
 from tests.unit.protocol.test_audit_outcomes import (
@@ -114,7 +115,7 @@ def test_who_changed_its_hardware_is_convicted_by_no_band_narrower_than_any_it_m
         (has("1x nvidia h200"), has("1x NVIDIA H200")),
         (has("1x nvidia h200"), BACK),
         (has("1x nvidia h200"), MLNodeSet(account(1), MLNodeRegistration(NodeId("other"), (TINY,), "1x moon"))),
-        (has("1x amd mi300x"), reached(7), has("1x nvidia h200"), reached(7 + EPOCHS_KEPT)),
+        (has("1x amd mi300x"), reached(7), has("1x nvidia h200"), reached(8), reached(8 + EPOCHS_KEPT)),
     ],
 )
 def test_hardware_that_stays_of_one_class_is_convicted_by_its_own_band(events: tuple[EventBody, ...]) -> None:
@@ -122,7 +123,13 @@ def test_hardware_that_stays_of_one_class_is_convicted_by_its_own_band(events: t
 
 
 def test_a_change_is_remembered_as_long_as_what_was_answered_before_may_be_judged() -> None:
-    events = (has("1x amd mi300x"), reached(7), has("1x nvidia h200"), reached(6 + EPOCHS_KEPT))
+    events = (has("1x amd mi300x"), reached(7), has("1x nvidia h200"), reached(8), reached(7 + EPOCHS_KEPT))
+    assert fraud_band(*events) != MEASURED
+
+
+def test_a_change_after_epochs_in_which_nobody_committed_is_not_as_old_as_these() -> None:
+    """It is in a block before the first commitment of epoch 500, and not in epoch 7, the newest that was known."""
+    events = (has("1x amd mi300x"), reached(7), has("1x nvidia h200"), reached(500), reached(501))
     assert fraud_band(*events) != MEASURED
 
 
@@ -140,6 +147,49 @@ def test_an_honest_machine_under_a_name_that_now_is_another_loses_no_collateral(
         return found.reason
 
     assert reason(convicting) == NARROWLY_PROVEN != reason(judging)
+
+
+VECTORS_OF = replace(model(), model_args=("--runner", "pooling"), poc_distance_max=400_000)
+NEAR = replace(MEASURED, poc_distance_max=100)
+FARTHER = replace(WIDE, poc_distance_max=206_760)
+
+
+@pytest.mark.parametrize(
+    ("bands", "hardware", "is_fraud"),
+    [
+        ((NEAR,), ["1x nvidia h200"], True),
+        ((NEAR,), ["1x moon"], False),
+        ((FARTHER, NEAR), ["1x amd mi300x", "1x nvidia h200"], False),
+        ((), ["1x moon"], True),
+        ((replace(NEAR, poc_distance_max=2_000_000),), ["1x moon", "1x nvidia h200"], True),
+    ],
+)
+@pytest.mark.parametrize("is_found", [True, False])
+def test_vectors_that_are_beyond_the_line_of_a_guess_alone_take_the_pay_and_no_collateral(
+    bands: tuple[HonestBand, ...], hardware: list[str], is_fraud: bool, is_found: bool
+) -> None:
+    """Auditors hold distances against the line of the node's own band: their figures say nothing of a farther one."""
+    calibrated = ModelCalibrated(TINY, 1, calibration_bytes(Calibration(TINY, 1, bands))) if bands else None
+    state = state_of(
+        ModelRecorded(VECTORS_OF),
+        *([calibrated] if calibrated else []),
+        ParticipantRegistered(account(1), peer(1), consented=True),
+        *(has(name) for name in hardware),
+    )
+    judging, convicting = (of(state, None)(account(1), NODE, TINY) for of in (bands_of, fraud_bands_of))
+    line = far_line(judging.poc_distance_max)
+    figures = figures_of([line if is_found else line // 50] * 16, judging.poc_distance_max)
+    in_charge = replace(previous().group, models=(VECTORS_OF,))
+
+    def outcomes(bundles: dict[Address, VoteBundle], *before: AuditOutcome) -> tuple[AuditOutcome, ...]:
+        known = replace(previous(*before, books=() if before else None), group=in_charge)
+        return audit_outcomes(known, SEEDS, bundles, WEIGHTS, lambda *_: judging, fraud_band_of=lambda *_: convicting)
+
+    (accused,) = outcomes(by_auditors(figures))
+    assert bool(accused.accused) is is_found
+    if is_found:
+        (found,) = outcomes(judged_again(accused, dict.fromkeys(range(2, 10), figures)), accused)
+        assert (found.fate, found.reason) == (Verdict.INVALID, VECTORS if is_fraud else NARROWLY_PROVEN)
 
 
 def lenient(_account: Address, _node: NodeId, _model: ModelId) -> HonestBand:
@@ -200,18 +250,22 @@ def test_where_many_judge_a_guess_takes_the_pay_of_every_epoch_once_it_proves(mi
     measured = chain_of([BAND] * 30, figures)
     assert len(measured) == first + 1  # which is when it would be fraud by a band of its own
     assert all(unpaid[first:])
-    assert not any(outcome.is_narrow for outcome in found)
 
 
 def test_a_band_of_its_own_makes_no_fraud_of_what_was_confirmed_by_a_guess() -> None:
     """The owner measures the hardware at last, or its host names another: only what is judged from then on convicts."""
     wrong = AuditFigures(200, 4, 200_000, 0, 0, 0, 100_000_000)
-    found = chain_of([WIDEST_BAND] * 5 + [BAND] * 5, wrong)
-    assert found[4].reason == NARROWLY_PROVEN
+    found = chain_of([WIDEST_BAND] * 4 + [BAND] * 20, wrong)
+    assert found[3].reason == NARROWLY_PROVEN
+    assert max(found[3].convicting, default=0) <= 0
     # What they find in one epoch proves nothing by itself.
     assert max(found[0].evidence) < CONFIRMED_MICRO_BITS
-    assert all(outcome.reason == NARROWLY_PROVEN and outcome.is_guessed for outcome in found[4:])
-    assert len(chain_of([BAND] * 10, wrong)) == 5
+    assert all(outcome.reason == NARROWLY_PROVEN for outcome in found[3:-1])
+    assert found[-1].fate is Verdict.INVALID and found[-1].reason != NARROWLY_PROVEN
+    measured = chain_of([BAND] * 10, wrong)
+    assert len(measured) == 4
+    # It takes as many epochs of answers judged again as if there had been no guess.
+    assert len(found) - 4 == sum(bool(outcome.accused) for outcome in measured[:-1])
 
 
 def test_what_was_confirmed_by_the_guess_before_convicts_nobody_later() -> None:
@@ -220,7 +274,7 @@ def test_what_was_confirmed_by_the_guess_before_convicts_nobody_later() -> None:
     unpaid = after_appeal(FAR_OFF, WIDEST_BAND)
     assert unpaid.confirmed
     open_still = AuditOutcome(
-        EXECUTOR, NODE, TINY, Verdict.INVALID, 0, 0, 0, NARROWLY_PROVEN, (), unpaid.confirmed, accused.accused
+        EXECUTOR, TINY, Verdict.INVALID, 0, 0, 0, NARROWLY_PROVEN, (), unpaid.confirmed, accused.accused
     )
     books = (CommittedBook(EXECUTOR, BOOK),)
     (later,) = audit_outcomes(
@@ -232,3 +286,12 @@ def test_what_was_confirmed_by_the_guess_before_convicts_nobody_later() -> None:
         fraud_band_of=lenient,
     )
     assert later.reason == NARROWLY_PROVEN
+
+
+def test_what_convicted_before_adds_nothing_to_what_is_found_by_a_guess_alone() -> None:
+    """However much that was: what many find by a guess takes the pay, and not the collateral."""
+    (accused,) = audit_outcomes(previous(), SEEDS, by_auditors(FAR_OFF), WEIGHTS, strict)
+    known = replace(accused, convicting=(1 << 40,) * len(BETS))
+    again = judged_again(known, dict.fromkeys(range(2, 10), FAR_OFF))
+    (found,) = audit_outcomes(previous(known, books=()), SEEDS, again, WEIGHTS, strict, fraud_band_of=lenient)
+    assert (found.fate, found.reason) == (Verdict.INVALID, NARROWLY_PROVEN)

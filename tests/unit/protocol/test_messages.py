@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from node.protocol import messages
 from node.protocol.canonical import decode, encode
-from node.protocol.codec import to_value
+from node.protocol.codec import SLOW_BYTES_MAX, to_value
 from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, PeerId, RequestId
 from node.protocol.messages import (
     ENVELOPE_BYTES_MAX,
@@ -67,6 +67,38 @@ def test_an_unknown_version_is_told_apart_from_a_fault() -> None:
     value = decode(sealed())
     with pytest.raises(UnknownVersionError):
         unseal("test", Topic.PRESENCE, encode({**value, "v": 2}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({}, None),
+        ({"v": 2}, UnknownVersionError),
+        ({"t": "of-later"}, UnknownVersionError),
+        ({"v": "x"}, MessageError),
+        ({"t": 7}, MessageError),
+        ({"zeal": 1}, MessageError),
+        ({"body": {"zeal": [{}] * 60_000}}, MessageError),
+        ({"from": "0x00"}, MessageError),
+        ({"v": [[]] * 1000}, MessageError),
+    ],
+)
+def test_a_long_message_is_as_this_version_writes_it_or_is_refused_without_the_slow_path(
+    changes: dict[str, object], error: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has judged its sender yet. Of another version it is still told apart, by its envelope alone."""
+    said = replace(PRESENCE, content_host="x" * SLOW_BYTES_MAX)
+    _, data = seal("test", SENDER, 990, said, lambda digest: sign(KEY, Hash32(digest)))
+    monkeypatch.setattr(messages, "decode", lambda _: pytest.fail("read slowly"))
+    if error is UnknownVersionError:
+        monkeypatch.setattr(messages, "_unseal_quickly", lambda *_: pytest.fail("its body was read"))
+    changed = msgpack.packb(dict(sorted({**msgpack.unpackb(data), **changes}.items())))
+    if error is None:
+        assert unseal("test", Topic.PRESENCE, changed).body == said
+        return
+    with pytest.raises(MessageError) as caught:
+        unseal("test", Topic.PRESENCE, changed)
+    assert type(caught.value) is error
 
 
 def test_an_oversized_message_is_refused_unread() -> None:

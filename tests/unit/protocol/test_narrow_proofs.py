@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocol.appeals import NARROWLY_PROVEN, narrowly_proven
+from node.protocol.audit_majorities import WITHHELD
 from node.protocol.audit_outcomes import ACCUSED, UNCONFIRMED, audit_outcomes, committed_books
 from node.protocol.audit_sampling import draws_of
 from node.protocol.audit_votes import REJUDGED
-from node.protocol.audits import CONFIRMED_MICRO_BITS, gains
+from node.protocol.audits import BETS, CONFIRMED_MICRO_BITS, accumulate_confirmed, gains, proven_by, total_of
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, NodeFate, NodeOutcome
 from node.protocol.identifiers import Address, Hash32
@@ -34,6 +35,7 @@ from tests.unit.protocol.test_audit_outcomes import (
     by_auditors,
     digest_of,
     judged,
+    missing,
     previous,
 )
 from tests.unit.protocol.test_receipt_books import BIG, group_of
@@ -46,7 +48,7 @@ JOINED = group_of((1, 400, (TINY,)), (2, 1, (TINY,)), (3, 1, (TINY,)), *((n, 200
 
 
 def accused_of(*digests: Hash32, **changes: object) -> AuditOutcome:
-    known = AuditOutcome(EXECUTOR, NODE, TINY, Verdict.ABSTAIN, 10, 0, 1000, ACCUSED, accused=digests or DIGESTS)
+    known = AuditOutcome(EXECUTOR, TINY, Verdict.ABSTAIN, 10, 0, 1000, ACCUSED, accused=digests or DIGESTS)
     return replace(known, **changes)
 
 
@@ -127,14 +129,131 @@ def test_what_few_found_convicts_nobody_with_a_little_bad_luck_on_top_when_many_
     assert 0 < max(gains(MILD, BAND)) < CONFIRMED_MICRO_BITS // 4  # so much an honest machine may gain by bad luck
     slandered = after(accused_of(), DUST, {2: BAD, 3: BAD})
     assert slandered is not None
-    assert slandered.is_narrow
+    assert (max(slandered.confirmed), slandered.convicting) == (CONFIRMED_MICRO_BITS, ())
     watched = replace(slandered, accused=DIGESTS[:1])
-    found = after(watched, JOINED, dict.fromkeys((4, 5, 6), MILD))
-    assert found is not None
-    assert (found.fate, found.reason) == (Verdict.ABSTAIN, UNCONFIRMED)
-    assert (found.is_narrow, max(found.confirmed)) == (False, max(gains(MILD, BAND)))
-    alike = replace(watched, is_narrow=False)  # were it many who had found it, it would be proven
+    unlucky = after(watched, JOINED, dict.fromkeys((4, 5, 6), MILD))
+    assert unlucky is not None
+    assert (unlucky.reason, is_fraud(unlucky, JOINED)) == (NARROWLY_PROVEN, False)
+    assert max(unlucky.convicting) == max(gains(MILD, BAND))
+    paid = after(replace(unlucky, accused=DIGESTS[:1]), JOINED, dict.fromkeys((4, 5, 6), GOOD))
+    assert paid is not None
+    assert paid.fate is Verdict.ABSTAIN
+    alike = replace(watched, convicting=watched.confirmed)  # were it many who had found it, it would be proven
     assert is_fraud(after(alike, JOINED, dict.fromkeys((4, 5, 6), MILD)), JOINED)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_a_cartel_that_is_most_of_those_who_judge_brings_nobody_nearer_to_a_little_bad_luck(epochs: int) -> None:
+    """32 of 100 say what they like, beside 10 honest ones: together a third, and the middle is the cartel's."""
+    group = group_of((1, 20, (TINY,)), (2, 16, (TINY,)), (3, 16, (TINY,)), (4, 5, (TINY,)), (5, 5, (TINY,)),
+                     (6, 38, (BIG,)))  # fmt: skip
+    cartel, honest = dict.fromkeys((2, 3), BAD), dict.fromkeys((4, 5), GOOD)
+    known: AuditOutcome | None = accused_of()
+    for _ in range(epochs):
+        assert known is not None
+        known = after(replace(known, accused=DIGESTS), group, cartel | honest)
+        assert known is not None
+        assert known.reason == NARROWLY_PROVEN
+        assert max(known.convicting) <= 0  # of log-probabilities no answer tells
+    assert known is not None
+    unlucky = after(replace(known, accused=DIGESTS[:4]), group, cartel | dict.fromkeys((4, 5), MILD))
+    assert not is_fraud(unlucky, group)
+    caught = after(replace(known, accused=DIGESTS), group, cartel | dict.fromkeys((4, 5), BAD))
+    assert is_fraud(caught, group)
+
+
+NO_THIRD = group_of((1, 100, (TINY,)), (2, 60, (TINY,)), *((n, 100, (TINY,)) for n in (3, 4, 5)), (6, 540, (BIG,)))
+"""Those with the model are a third of all only with a friend of the first."""
+HARDLY_WRONG = AuditFigures(200, 3, 3 * 48_000, 0, 0, 0, 100_000_000)
+LUCKY = AuditFigures(400, 0, 0, 0, 0, 0, 400_000_000)
+
+
+@pytest.mark.parametrize("has_friend", [True, False])
+def test_where_few_serve_a_model_no_friend_chooses_which_answers_count(has_friend: bool) -> None:
+    """It votes on the one that speaks for the cheat, which more weight has judged than all others then."""
+    known = accused_of(evidence=tuple(15 * max(0, gained) for gained in gains(MILD, BAND)))
+    assert proven_by(known.evidence) is not None
+    votes = {account(n): [judged(REJUDGED, MILD, digest) for digest in DIGESTS] for n in (3, 4, 5)}
+    for cast in votes.values():
+        cast[0] = judged(REJUDGED, LUCKY, DIGESTS[0])
+    if has_friend:
+        votes[account(2)] = [judged(REJUDGED, LUCKY, DIGESTS[0])]
+    weights = {member.participant: member.weight for member in NO_THIRD.members}
+    for _ in range(4):
+        before = replace(previous(known, books=()), group=NO_THIRD)
+        (known,) = audit_outcomes(before, SEEDS, bundles_of(votes), weights, band_of)
+        known = replace(known, accused=DIGESTS)
+    assert (known.fate, known.reason) == (Verdict.INVALID, NARROWLY_PROVEN)
+
+
+def test_where_few_serve_a_model_no_friend_begins_the_sum_anew_by_judging_now_and_then() -> None:
+    known: AuditOutcome | None = accused_of(*DIGESTS[:3])
+    fates = []
+    for epoch in range(8):
+        assert known is not None
+        judges = (2, 3, 4, 5) if epoch % 2 else (3, 4, 5)
+        known = after(replace(known, accused=DIGESTS[:3]), NO_THIRD, dict.fromkeys(judges, MILD))
+        assert known is not None
+        fates.append(known.reason)
+    first = fates.index(NARROWLY_PROVEN)
+    assert first <= 4
+    assert set(fates[first:]) == {NARROWLY_PROVEN}
+
+
+@pytest.mark.parametrize(("judges", "is_kept"), [((2, 3, 4, 5), True), ((3, 4, 5), False), ((2,), False), ((), False)])
+def test_what_convicts_begins_anew_whenever_less_than_a_third_judges(judges: tuple[int, ...], is_kept: bool) -> None:
+    """So nobody who is needed for the third chooses by its silence which epochs count."""
+    before = tuple(max(0, gained) for gained in gains(MILD, BAND))
+    known = accused_of(*DIGESTS[:3], confirmed=before, convicting=before)
+    found = after(known, NO_THIRD, dict.fromkeys(judges, MILD))
+    assert found is not None
+    assert max(found.convicting, default=0) == (4 * max(before) if is_kept else 0)
+    assert max(found.confirmed) == (4 if len(judges) > 1 else 1) * max(before)
+    (unshown,) = audit_outcomes(
+        replace(previous(replace(known, accused=()), books=()), group=NO_THIRD), SEEDS, {}, WEIGHTS, band_of
+    )
+    assert unshown.convicting == before
+
+
+@pytest.mark.parametrize("reason", [WITHHELD, "not-the-tokens", "malformed"])
+@pytest.mark.parametrize(
+    ("judges", "rest", "others"),
+    [({2: 16, 3: 16, 4: 29, 5: 29}, 0, (4, 5)), ({2: 6, 3: 6, 4: 21}, 900, (4,))],
+    ids=["32 of 100, who all have the model", "12 of 1,000, where a tenth has it"],
+)
+def test_a_third_of_those_with_a_model_take_no_pay_by_an_answer_that_they_alone_are_shown(
+    judges: Mapping[int, int], rest: int, others: tuple[int, ...], reason: str
+) -> None:
+    """The friends of a payer, 2 and 3: nobody else is shown it."""
+    with_model = [(number, weight, (TINY,)) for number, weight in judges.items()]
+    group = group_of((1, 10, (TINY,)), *with_model, *([(50, rest, (BIG,))] if rest else []))
+    weights = {member.participant: member.weight for member in group.members}
+
+    def found(known: AuditOutcome) -> tuple[AuditOutcome, ...]:
+        votes = {account(n): [judged(REJUDGED, BAD, DIGESTS[0])] for n in (2, 3)}
+        votes |= {account(n): [replace(missing(REJUDGED, reason), receipt_digest=DIGESTS[0])] for n in others}
+        before = replace(previous(known, books=()), group=group)
+        return audit_outcomes(before, SEEDS, bundles_of(votes), weights, band_of)
+
+    assert found(accused_of(accused=(), challenged=DIGESTS[:1])) == ()
+    # Nor if auditors accuse by it: most of a draw can make an answer up, which nobody can show to others.
+    (accused,) = found(accused_of(DIGESTS[0], challenged=DIGESTS[:1]))
+    assert (accused.fate, accused.reason) == (Verdict.ABSTAIN, UNCONFIRMED)
+
+
+def test_a_challenge_that_few_find_proven_brings_nothing_back_that_was_overturned() -> None:
+    """A sum that speaks for a node ends its accusation, and the evidence, in the epoch of a challenge as in any."""
+    evidence = tuple(15 * max(0, gained) for gained in gains(MILD, BAND))
+    known = accused_of(*DIGESTS[:4], challenged=DIGESTS[9:], evidence=evidence)
+    votes = {account(n): [judged(REJUDGED, LUCKY, digest) for digest in DIGESTS[:4]] for n in (2, 3)}
+    for cast in votes.values():
+        cast.append(judged(REJUDGED, BAD, DIGESTS[9]))
+    weights = {member.participant: member.weight for member in DUST.members}
+    (found,) = audit_outcomes(
+        replace(previous(known, books=()), group=DUST), SEEDS, bundles_of(votes), weights, band_of
+    )
+    assert (found.fate, found.reason) == (Verdict.INVALID, NARROWLY_PROVEN)
+    assert (found.confirmed, found.evidence, found.accused) == ((), (), ())
 
 
 def test_an_answer_that_a_cheat_shows_to_its_friends_alone_keeps_it_from_no_punishment() -> None:
@@ -143,7 +262,7 @@ def test_an_answer_that_a_cheat_shows_to_its_friends_alone_keeps_it_from_no_puni
     tiny = [(1, 1, (TINY,)), (2, 20, (TINY,)), (3, 16, (TINY,)), (4, 10, (TINY,)), (5, 10, (TINY,))]
     group = group_of(*tiny, (6, 43, (BIG,)))
     before_it = tuple(max(0, 4 * gained) for gained in gains(MILD, BAND))
-    known = accused_of(*DIGESTS[:9], confirmed=before_it)  # with eight answers more it is proven
+    known = accused_of(*DIGESTS[:9], confirmed=before_it, convicting=before_it)  # with eight answers more it is proven
     votes = {account(n): [judged(REJUDGED, MILD, digest) for digest in DIGESTS[:8]] for n in honest}
     votes |= {account(n): [judged(REJUDGED, GOOD, digest) for digest in DIGESTS[:9]] for n in friends}
     weights = {member.participant: member.weight for member in group.members}
@@ -200,9 +319,10 @@ def test_no_members_below_a_third_convict_whatever_they_say_and_however_few_have
     numbers = range(2, len(judges) + 2)
     outside = [(50, rest, (BIG,))] if rest else []
     group = group_of((1, own, (TINY,)), *zip(numbers, judges, [(TINY,)] * len(judges), strict=True), *outside)
+    before = data.draw(st.sampled_from([(), tuple(max(0, gained) for gained in gains(BAD, BAND))]))
     known = accused_of(
-        confirmed=data.draw(st.sampled_from([(), tuple(max(0, gained) for gained in gains(BAD, BAND))])),
-        is_narrow=True,
+        confirmed=before,
+        convicting=before,
         challenged=(digest_of(77),),
     )
     said = {number: data.draw(what) for number in liars}
@@ -212,3 +332,37 @@ def test_no_members_below_a_third_convict_whatever_they_say_and_however_few_have
     weight_of_liars = sum(judges[number - 2] for number in liars if said[number] is not GOOD)
     if 3 * weight_of_liars < total:
         assert not is_fraud(found, group)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(weight, min_size=2, max_size=4), st.lists(weight, min_size=1, max_size=3), st.data())
+def test_what_convicts_is_never_more_than_honest_judges_find_however_others_choose_answers_and_epochs(
+    honest: list[int], liars: list[int], data: st.DataObject
+) -> None:
+    """Liars that weigh less than a third, and may be most of those with the model, say what they like of each."""
+    rest = max(0, 3 * sum(liars) - sum(honest) - sum(liars))
+    judges = [*honest, *liars]
+    with_model = [(number, weighs, (TINY,)) for number, weighs in enumerate(judges, 2)]
+    group = group_of((1, 1, (TINY,)), *with_model, *([(50, rest, (BIG,))] if rest else []))
+    weights = {member.participant: member.weight for member in group.members}
+    assert 3 * sum(liars) < sum(weights.values())
+    known, bound = accused_of(*DIGESTS[:3]), (0,) * len(BETS)
+    for _ in range(6):
+        truth = [data.draw(st.sampled_from([GOOD, HARDLY_WRONG, MILD])) for _ in DIGESTS[:3]]
+        votes: dict[Address, list[AuditVote]] = {}
+        for number in range(2, len(judges) + 2):
+            for digest, figures in zip(DIGESTS, truth, strict=False):
+                is_honest = number < len(honest) + 2
+                said = figures if is_honest else data.draw(st.sampled_from([None, GOOD, MILD, BAD]))
+                if said is not None:
+                    votes.setdefault(account(number), []).append(judged(REJUDGED, said, digest))
+        before = replace(previous(known, books=()), group=group)
+        found = audit_outcomes(before, SEEDS, bundles_of(votes), weights, band_of)
+        bound = accumulate_confirmed(bound, total_of(gains(figures, BAND) for figures in truth)) or (0,) * len(BETS)
+        if not found or is_fraud(found[0], group):
+            assert not found or proven_by(bound, CONFIRMED_MICRO_BITS) is not None
+            break
+        convicting = found[0].convicting
+        assert all(bits <= most for bits, most in zip(convicting, bound, strict=False))
+        bound = convicting or (0,) * len(BETS)
+        known = replace(found[0], accused=DIGESTS[:3])

@@ -4,10 +4,10 @@ import itertools
 import math
 import random
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from node.protocol.noise import gumbel, noise, noise_bits
+from node.protocol.noise import bits_at, bits_below, gumbel, noise, noise_bits, place_state
 from tests.vectors import sampling
 
 
@@ -41,6 +41,21 @@ def murmur3_bytes(data: bytes) -> int:
     state = (state ^ state // 2**16) * 0x85EBCA6B % 2**32
     state = (state ^ state // 2**13) * 0xC2B2AE35 % 2**32
     return state ^ state // 2**16
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**32 - 1), st.lists(st.integers(-(2**63), 2**63 - 1), max_size=130))
+def test_many_tokens_at_one_place_have_the_bits_that_each_has_alone(
+    seed: int, position: int, tokens: list[int]
+) -> None:
+    assert list(bits_at(place_state(seed, position), tokens)) == [noise_bits(seed, position, token) for token in tokens]
+
+
+@given(st.one_of(st.integers(0, 2**32 - 1), st.integers(0, 32).map(lambda power: 2**power - 1)), st.floats(-4, 24))
+@example(0, gumbel(0) - 1e-9)
+@example(2**32 - 1, gumbel(2**32 - 1) - 1e-9)
+def test_no_noise_above_a_distance_has_bits_beyond_the_bound(bits: int, distance: float) -> None:
+    assert bits < bits_below(distance) or gumbel(bits) <= distance
+    assert bits < bits_below(gumbel(bits) - 1e-9)
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))

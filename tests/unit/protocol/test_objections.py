@@ -1,5 +1,6 @@
 """What is objected to: only what evidence shows, and only where it changes what is paid, weighed or punished."""
 
+import dataclasses
 from collections import Counter
 from dataclasses import replace
 from math import ceil
@@ -16,9 +17,13 @@ from node.protocol.findings import (
     NodeOutcome,
     PenaltyDecision,
     ReceiptBook,
+    SampleHistory,
+    ThinWeight,
 )
 from node.protocol.identifiers import Address, EpochNumber, Hash32, TokenAmount
 from node.protocol.objections import (
+    IMMATERIAL_FIELDS,
+    MATERIAL_FIELDS,
     Statements,
     counted_in,
     differs_in_pay,
@@ -46,6 +51,10 @@ LATER = (
     replace(RESULT, books_missing=(MissingBook(account(1), EpochNumber(0), EpochNumber(0)),)),
     replace(RESULT, nodes=(NodeOutcome(account(1), NODE, TINY, NodeFate.UNDECIDED, 1, 0, 0, 0, ""),)),
 )
+LATER += (
+    replace(RESULT, histories=(SampleHistory(account(1), TINY, ()),)),
+    replace(RESULT, thin_weights=(ThinWeight(account(1), TINY, 10**12, 10**12, EPOCH),)),
+)
 WEIGHTS = {account(number): 1 for number in range(1, 7)}
 VICTIM = account(1)
 
@@ -66,6 +75,12 @@ def test_another_explanation_of_the_same_pay_is_no_reason_to_void_it() -> None:
     other = replace(RESULT, available=TokenAmount(9), validators=(), scores=())
     assert not differs_materially(RESULT, other)
     assert not differs_materially(RESULT, RESULT)
+
+
+def test_every_field_of_a_result_is_material_or_explains_it() -> None:
+    """Whoever adds one has to say which: one that later epochs build on and nobody objects to is a way in."""
+    names = [field.name for field in dataclasses.fields(EpochResult)]
+    assert sorted((*MATERIAL_FIELDS, *IMMATERIAL_FIELDS)) == sorted(names)
 
 
 def test_a_result_where_none_follows_is_false() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from node.protocol.bundles import REFUSALS
 from node.protocol.findings import NodeFate, NodeOutcome
 from node.protocol.identifiers import Address, EpochNumber, ModelId, NodeId
 from node.protocol.participation import NOT_TO_JUDGE, Duties, vote_duties_in_slices
@@ -35,18 +36,23 @@ NODES = (outcome(1), outcome(2), outcome(2, RARE, SECOND), outcome(3), outcome(8
 def cast(number: int, reason: str = "", node_id: NodeId = NODE) -> PocVote:
     if not reason:
         return PocVote(account(number), node_id, Verdict.VALID, 8, (), "")
-    verdict = Verdict.INVALID if reason == "wrong-size" else Verdict.ABSTAIN
+    verdict = Verdict.INVALID if reason in REFUSALS else Verdict.ABSTAIN
     return PocVote(account(number), node_id, verdict, 0, (), reason)
 
 
 EVERYBODY = frozenset(account(number) for number in range(1, 10))
 
 
-def duties(*votes: PocVote, handed_out: tuple[int, ...] = (), counted: frozenset[Address] = EVERYBODY) -> Duties:
+def duties(
+    *votes: PocVote,
+    handed_out: tuple[int, ...] = (),
+    counted: frozenset[Address] = EVERYBODY,
+    nodes: tuple[NodeOutcome, ...] = NODES,
+) -> Duties:
     """What the first member had to judge, whose votes these are."""
     given = frozenset((account(number), NODE) for number in handed_out)
     bundles = {account(1): bundle_of(1, *votes, epoch=4)}
-    return finish(vote_duties_in_slices(GROUP, NODES, counted, given, bundles))[account(1)]
+    return finish(vote_duties_in_slices(GROUP, nodes, counted, given, bundles))[account(1)]
 
 
 def test_an_empty_bundle_leaves_everything_undone() -> None:
@@ -54,7 +60,32 @@ def test_an_empty_bundle_leaves_everything_undone() -> None:
 
 
 def test_who_judged_all_batches_of_its_models_owes_nothing() -> None:
-    assert duties(cast(2), cast(2, "no-model", SECOND), cast(3, "wrong-size"), cast(8)) == Duties(3, 0)
+    assert duties(cast(2), cast(2, "no-model", SECOND), cast(3), cast(8)) == Duties(3, 0)
+
+
+def test_who_refuses_files_that_the_group_recomputed_judged_nothing() -> None:
+    """Nobody checks a refusal, and whoever fetches the file sees whether it is wrong."""
+    assert duties(cast(2, "wrong-size"), cast(3, "root-mismatch"), cast(8, "wrong-size")) == Duties(3, 3)
+    assert duties(cast(2), cast(3, "wrong-size"), cast(8)) == Duties(3, 1)
+
+
+@pytest.mark.parametrize(
+    ("fate", "reason", "undone"),
+    [
+        (NodeFate.REJECTED, "wrong-size", 0),
+        (NodeFate.REJECTED, "root-mismatch", 0),
+        (NodeFate.REJECTED, "mismatches", 1),
+        (NodeFate.ACCEPTED, "nonces-differ", 1),
+        (NodeFate.UNDECIDED, "too-few-to-reject", 0),
+        (NodeFate.UNDECIDED, "judges-split", 0),
+    ],
+)
+def test_a_refusal_is_a_judgement_where_the_group_refuses_too_or_leaves_it_open(
+    fate: NodeFate, reason: str, undone: int
+) -> None:
+    """Of a model that two have, the one who refuses a wrong file is too few: it did what was due."""
+    nodes = tuple(replace(one, fate=fate, reason=reason) if one is NODES[3] else one for one in NODES)
+    assert duties(cast(2), cast(3, "wrong-size"), cast(8), nodes=nodes) == Duties(3, undone)
 
 
 @pytest.mark.parametrize("reason", ["no-model", "no-time", "engine-failed", "whatever"])

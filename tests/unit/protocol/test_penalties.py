@@ -53,7 +53,7 @@ def test_only_a_sample_that_is_nearly_all_unrelated_is_fraud(
 
 def test_an_audit_that_proves_nothing_punishes_nobody() -> None:
     audits = [
-        AuditOutcome(account(number), NODE, TINY, verdict, 4, 4, 400, reason)
+        AuditOutcome(account(number), TINY, verdict, 4, 4, 400, reason)
         for number, verdict, reason in (
             (1, Verdict.VALID, ""),
             (2, Verdict.ABSTAIN, "withheld"),
@@ -65,7 +65,7 @@ def test_an_audit_that_proves_nothing_punishes_nobody() -> None:
 
 
 def test_who_is_caught_twice_is_named_once() -> None:
-    audit = AuditOutcome(account(1), NODE, TINY, Verdict.INVALID, 4, 0, 400, "margin")
+    audit = AuditOutcome(account(1), TINY, Verdict.INVALID, 4, 0, 400, "margin")
     assert len(penalties(GROUP, REGISTERED, [batch(1, NodeFate.REJECTED, 64, 64)], [audit, audit], [], {})) == 1
 
 

@@ -115,16 +115,16 @@ def book(count: int, output_tokens: int) -> ReceiptBook:
 
 
 def test_how_many_answers_are_drawn_follows_their_number_within_limits() -> None:
-    assert [token_draws_of(book(count, 100)) for count in (1, 3, 4, 400, 2_000, 10**6)] == [
+    assert [token_draws_of(book(count, 100)) for count in (1, 9, 10, 2_500, 4_000, 10**6)] == [
         1,
-        3,
+        9,
         DRAWS_MIN,
         DRAWS_MIN,
         16,
         DRAWS_MAX - ROW_DRAWS,
     ]
     assert token_draws_of(book(1000, 0)) == 0
-    assert [draws_of(book(count, 100)) for count in (1, 3, 2_000)] == [1 + 1, 3 + ROW_DRAWS, 16 + ROW_DRAWS]
+    assert [draws_of(book(count, 100)) for count in (1, 3, 4_000)] == [1 + 1, 3 + ROW_DRAWS, 16 + ROW_DRAWS]
     assert draws_of(book(1000, 0)) == ROW_DRAWS
     assert draws_of(book(0, 0)) == 0
     assert draws_of(book(10**6, 1)) == DRAWS_MAX

@@ -9,20 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocol import slices
-from node.protocol.audit_sampling import AuditSeeds
 from node.protocol.bundles import check_bundle
 from node.protocol.chain_state import ChainState
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.events import EventBody, MLNodeRemoved, MLNodeSet, ModelRecorded, ParticipantLeft
-from node.protocol.identifiers import ZERO_HASH, Address, EpochNumber, ModelId, NodeId, TokenAmount
-from node.protocol.node_names import UNNAMED
-from node.protocol.pricing import receipt_digest
+from node.protocol.identifiers import Address, EpochNumber, ModelId, NodeId, TokenAmount
+from node.protocol.objections import IMMATERIAL_FIELDS
 from node.protocol.records import (
     UINT64_MAX,
     EpochResult,
     MLNodeRegistration,
     RewardShare,
-    SignedReceipt,
     VoteBundle,
 )
 from node.protocol.results import (
@@ -36,7 +33,6 @@ from node.protocol.results import (
     unpack_validator_set,
 )
 from node.protocol.rewards import subsidy
-from node.protocol.signatures import sign
 from node.protocol.unpaid import models_lacking
 from node.protocol.validation import judged_models, rules_of
 from node.protocol.verdicts import Verdict
@@ -50,13 +46,11 @@ from tests.builders import (
     bundle_of,
     commit,
     group_set,
-    key_of,
     model,
     registered,
     state_of,
     vote_on,
 )
-from tests.unit.protocol.test_audit_evidence import evidence_of
 
 BIG = ModelId("big")
 SECOND_NODE = NodeId("node-2")
@@ -128,6 +122,44 @@ def test_without_accepted_work_there_is_no_result_and_the_group_carries_on() -> 
     assert current_group(EpochNumber(1), state, {}).members == registry_group(EPOCH, state).members
 
 
+def test_votes_of_no_more_than_two_thirds_pay_nobody_and_throw_nobody_out() -> None:
+    """Else whoever served instead of mining is paid for all, and all others are out, if nobody's votes arrive."""
+    events = [ModelRecorded(model()), *(event for n in range(1, 7) for event in registered(n))]
+    weights = dict.fromkeys(range(1, 7), 1000)
+    state = state_of(*events, group_set(0, weights), *(commit(n, 1000) for n in weights))
+    first = form(state, bundles_all(state, Verdict.VALID, *weights))
+    state = state_of(*events, group_set(1, weights), *(commit(n, 1000, epoch=1) for n in (4, 5, 6)))
+    cast = {
+        account(n): bundle_of(n, *(vote_on(c, Verdict.VALID) for c in state.poc_commits[EpochNumber(1)].values()
+                                   if c.participant != account(n)), epoch=1)
+        for n in weights
+    }  # fmt: skip
+    selected = frozenset((account(n), NODE) for n in (1, 2, 3))
+
+    def formed(*voters: int) -> EpochResult | None:
+        bundles = {account(n): cast[account(n)] for n in voters}
+        return form_epoch_result(EpochNumber(1), state, PARAMETERS, bundles, first, selected=selected)
+
+    assert [formed(), formed(1, 2), formed(3, 4, 5, 6)] == [None] * 3
+    result = formed(2, 3, 4, 5, 6)
+    assert result is not None
+    assert {member.participant for member in result.group.members} == {account(n) for n in weights}
+
+
+@pytest.mark.parametrize(
+    ("weights", "voters", "is_formed"),
+    [({1: 1}, (), False), ({1: 1}, (1,), True), ({1: 1, 2: 1}, (1,), False), ({1: 3, 2: 1}, (1,), True),
+     ({1: 3, 2: 1}, (2,), False), ({1: 1, 2: 1, 3: 1}, (1, 2), False), ({1: 1, 2: 1, 3: 1}, (1, 2, 3), True)],
+)  # fmt: skip
+def test_small_groups_form_a_result_from_the_votes_of_more_than_two_thirds(
+    weights: dict[int, int], voters: tuple[int, ...], is_formed: bool
+) -> None:
+    state = three_miners(group_set(0, weights))
+    bundles = bundles_all(state, Verdict.VALID, *voters)
+    result = form_epoch_result(EPOCH, state, PARAMETERS, bundles, None)
+    assert (result is not None) is is_formed
+
+
 def test_work_for_a_deactivated_model_or_by_a_removed_node_is_paid_but_does_not_serve() -> None:
     state = three_miners(MLNodeRemoved(account(2), NODE))
     rules = rules_of(state.poc_commits[EPOCH], three_miners(), PARAMETERS)  # it was removed after mining began
@@ -166,55 +198,37 @@ def form_after(previous: EpochResult, state: ChainState, *voters: int) -> EpochR
     return result
 
 
+def test_nothing_later_follows_from_what_only_explains_a_result() -> None:
+    state = three_miners(group_set(1, {1: 10, 2: 10, 3: 10}))
+    first = form(state, bundles_all(state, Verdict.VALID, 1, 2, 3))
+    nothing = EpochResult(first.epoch, first.group, (), TokenAmount(0))
+    blank = {name: getattr(nothing, name) for name in IMMATERIAL_FIELDS}
+    without = replace(first, **blank)
+    assert without != first
+    assert form_after(without, state, 1, 2, 3) == form_after(first, state, 1, 2, 3)
+
+
 def missing_in(result: EpochResult) -> dict[Address, tuple[int, int]]:
     return {book.executor: (book.due_from, book.due_before) for book in result.books_missing}
 
 
 def test_a_result_remembers_the_books_before_and_says_of_whom_there_is_none_twice_running() -> None:
-    state = three_miners(group_set(1, {1: 10, 3: 10}))
+    state = three_miners(group_set(0, {1: 10, 2: 10, 3: 9}), group_set(1, {1: 10, 3: 4}))
     first = form(state, bundles_all(state, Verdict.VALID, 1, 2))
     assert (first.books_before, missing_in(first)) == ((), {account(3): (0, 0)})
     assert missing_in(form(state, bundles_all(state, Verdict.VALID, 1, 2, 3))) == {}
     second = form_after(first, state, 1)
     assert {(book.executor, book.epoch) for book in second.books_before} == {(account(1), 0), (account(2), 0)}
     assert missing_in(second) == {account(3): (0, 1)}  # and not the second one, which has no weight any more
-    assert missing_in(form_after(first, state, 3)) == {account(1): (0, 0)}
+    turned = three_miners(group_set(0, {1: 10, 2: 10, 3: 9}), group_set(1, {1: 4, 3: 10}))
+    assert missing_in(form_after(first, turned, 3)) == {account(1): (0, 0)}
 
 
 def test_who_leaves_with_receipts_in_no_book_has_no_weight_by_the_time_they_are_due() -> None:
-    state = three_miners(ParticipantLeft(account(3)))
+    state = three_miners(group_set(0, {1: 10, 2: 10, 3: 9}), ParticipantLeft(account(3)))
     first = form(state, bundles_all(state, Verdict.VALID, 1, 2))
     assert account(3) in missing_in(first)
     assert account(3) not in {member.participant for member in first.group.members}
-
-
-def challenged_under(name: str) -> SignedReceipt:
-    receipt = replace(
-        evidence_of().signed.receipt, executor=account(1), payer=account(2), model_id=TINY, node_id=NodeId(name)
-    )
-    digest = receipt_digest(receipt)
-    return SignedReceipt(receipt, sign(key_of(1), digest), sign(key_of(2), digest))
-
-
-def test_nodes_are_known_that_are_frozen_or_registered_when_serving_or_forming_begins_and_no_others() -> None:
-    state = three_miners()
-    previous = form(state, bundles_all(state, Verdict.VALID, 1, 2, 3))
-    early, young = (
-        MLNodeSet(account(1), MLNodeRegistration(NodeId(name), (TINY,), "cpu")) for name in ("early", "young")
-    )
-    names = (NODE, "early", "young", "made-up")
-    challenges = sorted(map(challenged_under, names), key=lambda signed: receipt_digest(signed.receipt))
-    bundles = {account(n): replace(bundle_of(n), epoch=EpochNumber(1)) for n in (1, 2, 3)}
-    bundles[account(2)] = replace(bundles[account(2)], challenges=tuple(challenges))
-    # It was renamed while epoch 1 lasted; what it was frozen under is not registered any more either.
-    renamed = three_miners(MLNodeRemoved(account(1), NODE), young)
-    result = form_epoch_result(
-        EpochNumber(1), renamed, PARAMETERS, bundles, previous,
-        audit_seeds=AuditSeeds(ZERO_HASH, ZERO_HASH), audit_state=three_miners(early),
-        selected=frozenset((account(n), NODE) for n in (1, 2, 3)),
-    )  # fmt: skip
-    assert result is not None
-    assert [audit.node_id for audit in result.audits] == sorted([*names[:3], UNNAMED])
 
 
 def test_rewards_add_to_those_of_the_result_before() -> None:
@@ -299,7 +313,7 @@ def test_timeslots_are_those_of_a_nodes_first_model() -> None:
         commit(1, 10),
         commit(1, 10, node_id=SECOND_NODE),
     )
-    (member,) = form(state, bundles_all(state, Verdict.VALID, 2)).group.members
+    (member,) = form(state, bundles_all(state, Verdict.VALID, 1, 2)).group.members
     assert {node.node_id: node.timeslot_allocation for node in member.ml_nodes} == {
         NODE: (True, False),
         SECOND_NODE: (False, False),
@@ -369,7 +383,7 @@ def test_any_chain_gives_the_same_bytes_whatever_order_bundles_arrived_in(seed: 
             batches,
             rules,
             sample_seed=SAMPLE_SEED,
-            checkers=lambda _: frozenset(),
+            checkers=lambda *_: frozenset(),
             checked=frozenset(),
         )
     result = form_epoch_result(EPOCH, state, PARAMETERS, bundles, None)

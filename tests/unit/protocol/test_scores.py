@@ -96,8 +96,8 @@ def test_rejected_batches_cost_quality_in_proportion_to_their_nonces() -> None:
 
 
 def test_a_failed_audit_costs_all_quality_and_a_withheld_answer_its_share_of_quality_and_availability() -> None:
-    failed = AuditOutcome(account(1), NODE, TINY, Verdict.INVALID, 3, 0, 300, "margin")
-    withheld = AuditOutcome(account(2), NODE, TINY, Verdict.ABSTAIN, 3, 1, 300, "")
+    failed = AuditOutcome(account(1), TINY, Verdict.INVALID, 3, 0, 300, "margin")
+    withheld = AuditOutcome(account(2), TINY, Verdict.ABSTAIN, 3, 1, 300, "")
     found = scores(bundles_of(), audits=[failed, withheld])
     assert score_of(1, found).quality.per_mille == 0
     assert score_of(1, found).per_mille == 600
@@ -109,7 +109,7 @@ def test_a_failed_audit_costs_all_quality_and_a_withheld_answer_its_share_of_qua
 @given(st.integers(0, 64), st.integers(0, 64))
 def test_who_hands_less_over_never_keeps_more(answers: int, withheld: int) -> None:
     def points(shown: int, hidden: int) -> int:
-        audit = AuditOutcome(account(2), NODE, TINY, Verdict.ABSTAIN, shown, hidden, 300, "")
+        audit = AuditOutcome(account(2), TINY, Verdict.ABSTAIN, shown, hidden, 300, "")
         return score_of(2, scores(bundles_of(), audits=[audit])).per_mille
 
     assert points(answers + 1, withheld) >= points(answers, withheld + 1)

@@ -3,6 +3,7 @@
 import math
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from math import comb
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from node.protocol import tails
 from node.protocol.findings import VoteCheck
-from node.protocol.identifiers import Address, Hash32
+from node.protocol.identifiers import Address, Hash32, ModelId
+from node.protocol.judges import Judges
 from node.protocol.nonces import PROMPT_TOKENS, VECTOR_BYTES, VECTOR_DIMENSIONS, nonce_prompt, quantise
 from node.protocol.records import PocVote
 from node.protocol.tails import (
@@ -34,7 +36,7 @@ from node.protocol.tails import (
     vector_tail,
 )
 from node.protocol.verdicts import Verdict
-from tests.builders import NODE, SAMPLE_SEED, account, bundle_of, model
+from tests.builders import NODE, SAMPLE_SEED, TINY, account, bundle_of, model
 
 SEED = Hash32(b"\x07" * 32)
 VOCABULARY = 3072
@@ -111,8 +113,8 @@ def test_tails_of_honest_vectors_agree_and_guesses_of_alike_ones_do_not() -> Non
             other = [value + source.gauss(0, far) for value in own]
             truth.append(vector_tail(SEED, account(1), quantise(own)))
             honest.append(vector_tail(SEED, account(1), quantise(other)))
-        assert judge_tails(account(1), honest, truth).verdict is Verdict.VALID
-        missed += judge_tails(account(1), [typical] * CHECKED_TAILS, truth).verdict is not Verdict.INVALID
+        assert judge_tails(account(1), TINY, honest, truth).verdict is Verdict.VALID
+        missed += judge_tails(account(1), TINY, [typical] * CHECKED_TAILS, truth).verdict is not Verdict.INVALID
     assert missed == 0
 
 
@@ -145,7 +147,7 @@ def test_large_samples_are_drawn_more_often() -> None:
 
 @given(st.lists(st.integers(0, TAIL_MAX), min_size=1, max_size=CHECKED_TAILS), st.integers(0, TAIL_DIFFERENCE_MAX))
 def test_honest_tails_pass(recomputed: list[int], noise: int) -> None:
-    assert judge_tails(account(1), [tail + noise for tail in recomputed], recomputed).verdict is Verdict.VALID
+    assert judge_tails(account(1), TINY, [tail + noise for tail in recomputed], recomputed).verdict is Verdict.VALID
 
 
 def test_who_computed_nothing_and_guesses_well_is_refuted() -> None:
@@ -153,12 +155,12 @@ def test_who_computed_nothing_and_guesses_well_is_refuted() -> None:
     missed = 0
     for _ in range(1000):
         truth = [round(source.gauss(10_075, 640)) for _ in range(CHECKED_TAILS)]  # as measured with the tiny model
-        missed += judge_tails(account(1), [10_075] * CHECKED_TAILS, truth).verdict is not Verdict.INVALID
+        missed += judge_tails(account(1), TINY, [10_075] * CHECKED_TAILS, truth).verdict is not Verdict.INVALID
     assert missed == 0
 
 
 def test_without_anything_to_compare_nothing_is_said() -> None:
-    check = judge_tails(account(1), [], [])
+    check = judge_tails(account(1), TINY, [], [])
     assert (check.verdict, check.reason) == (Verdict.ABSTAIN, tails.NOBODY_CHECKED)
 
 
@@ -172,46 +174,183 @@ def test_in_a_large_group_few_are_drawn_and_nobody_for_itself() -> None:
     assert checkers_of(SEED, account(1), members[:5]) == frozenset(members[1:5])
 
 
-def test_the_majority_of_those_able_to_check_decides() -> None:
-    said = {
-        1: (Verdict.INVALID, tails.NOT_COMPUTED),
-        2: (Verdict.VALID, ""),
-        3: (Verdict.ABSTAIN, "no-model"),
-        4: (Verdict.INVALID, tails.EVIDENCE_WITHHELD),
-    }
+NOT_COMPUTED = (Verdict.INVALID, tails.NOT_COMPUTED)
+WITHHELD = (Verdict.INVALID, tails.EVIDENCE_WITHHELD)
+COMPUTED = (Verdict.VALID, "")
+READ_ONLY = (Verdict.ABSTAIN, tails.NOBODY_CHECKED)
+Said = tuple[Verdict, str]
+
+
+def outcome_of(*said: tuple[int, Said], judges: Judges | None = None) -> Said:
+    """What is made of account 99, whom accounts 1, 2 and so on, of these weights, say this of."""
+    weights = {account(number): weight for number, (weight, _) in enumerate(said, 1)}
     bundles = {
-        account(number): replace(bundle_of(number), checks=(VoteCheck(account(9), verdict, 16, 0, reason),))
-        for number, (verdict, reason) in said.items()
+        account(number): replace(bundle_of(number), checks=(VoteCheck(account(99), TINY, verdict, 16, 0, reason),))
+        for number, (_, (verdict, reason)) in enumerate(said, 1)
     }
+    (found,) = validator_outcomes(bundles, weights, judges or Judges({TINY: {account(99): 1} | weights}))
+    return found.fate, found.reason
 
-    def outcome(*weights: int) -> tuple[Verdict, str]:
-        (found,) = validator_outcomes(bundles, dict(zip(map(account, range(1, 5)), weights, strict=True)))
-        return found.fate, found.reason
 
-    assert outcome(5, 3, 50, 1) == (Verdict.INVALID, tails.NOT_COMPUTED)
-    assert outcome(1, 6, 50, 4) == (Verdict.VALID, "")
-    assert outcome(1, 5, 50, 4) == (Verdict.ABSTAIN, tails.CHECKERS_SPLIT)
-    assert outcome(0, 0, 50, 0) == (Verdict.ABSTAIN, tails.NOBODY_CHECKED)
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        ([(3, NOT_COMPUTED), (3, NOT_COMPUTED), (3, COMPUTED)], NOT_COMPUTED),
+        ([(3, NOT_COMPUTED), (1, WITHHELD), (2, COMPUTED)], NOT_COMPUTED),
+        ([(3, NOT_COMPUTED), (2, NOT_COMPUTED), (3, COMPUTED)], (Verdict.ABSTAIN, tails.CHECKERS_SPLIT)),
+        ([(1, NOT_COMPUTED), (4, COMPUTED), (3, WITHHELD)], (Verdict.ABSTAIN, tails.CHECKERS_SPLIT)),
+        ([(1, NOT_COMPUTED), (5, COMPUTED), (3, WITHHELD), (50, READ_ONLY)], COMPUTED),
+        ([(50, READ_ONLY), (1, (Verdict.ABSTAIN, tails.NO_TIME))], READ_ONLY),
+    ],
+)
+def test_two_thirds_of_all_who_say_anything_of_a_validator_take_its_points(
+    said: list[tuple[int, Said]], outcome: Said
+) -> None:
+    assert outcome_of(*said) == outcome
+
+
+@pytest.mark.parametrize("accusation", [NOT_COMPUTED, WITHHELD, (Verdict.INVALID, tails.EVIDENCE_DIFFERS)])
+@pytest.mark.parametrize("accusers", [1, 2, 8])
+def test_where_nobody_honest_can_recompute_a_third_of_the_checkers_proves_nothing(
+    accusation: Said, accusers: int
+) -> None:
+    """In the epoch after a change of weights, or of who alone has a model."""
+    said = [(1, accusation)] * accusers + [(1, READ_ONLY)] * (CHECKERS - accusers)
+    assert outcome_of(*said) == (Verdict.ABSTAIN, tails.CHECKERS_SPLIT)
+
+
+def test_one_checker_proves_nothing_whatever_its_weight_and_though_nobody_else_says_anything() -> None:
+    assert outcome_of((1000, WITHHELD)) == (Verdict.ABSTAIN, tails.CHECKERS_SPLIT)
+    assert outcome_of((1000, WITHHELD), (1, READ_ONLY)) == (Verdict.ABSTAIN, tails.CHECKERS_SPLIT)
+    assert outcome_of((1000, WITHHELD), (1, NOT_COMPUTED)) == WITHHELD
+
+
+def test_who_proved_little_with_a_validator_s_models_weighs_as_little_in_its_checks() -> None:
+    """Else one nonce of a rare model would make a heavy member of another the checker of all who serve it."""
+    other = ModelId("other")
+    proven = {
+        TINY: {account(99): 50, account(1): 1, account(2): 1, account(3): 50},
+        other: {account(1): 1000, account(2): 1000, account(4): 1000},
+    }
+    said = [(1001, NOT_COMPUTED), (1001, NOT_COMPUTED), (50, COMPUTED), (1000, NOT_COMPUTED)]
+    assert outcome_of(*said) == NOT_COMPUTED
+    assert outcome_of(*said, judges=Judges(proven)) == COMPUTED
+
+
+def test_checkers_are_drawn_for_each_model_of_those_who_have_it() -> None:
+    """So that a lazy validator of a rare model is found by as many as one of a common one."""
+    members = {account(number): 1 for number in range(1, 101)}
+    rare = {account(number): 5 for number in range(1, 31)}
+    shared, other = ModelId("shared"), ModelId("other")
+    judges = Judges(
+        {TINY: rare, shared: {account(1): 3, account(40): 3}, other: dict.fromkeys(list(members)[50:], 7)},
+        {other: members},
+    )
+    assert judges.models_to_check(account(1)) == tuple(sorted((TINY, shared)))
+    able = judges.able_to_check(account(1), TINY, members)
+    assert able == {account(number): 5 for number in range(2, 31)}
+    assert checkers_of(SEED, account(1), able) < able.keys()
+    assert judges.able_to_check(account(1), shared, members) == {account(40): 3}
+    assert judges.able_to_check(account(1), other, members) == {}
+    gone = {member: weight for member, weight in members.items() if member != account(7)}
+    assert able.keys() - judges.able_to_check(account(1), TINY, gone) == {account(7)}
+    assert judges.models_to_check(account(45)) == ()
+
+
+def test_before_the_first_result_what_members_are_registered_for_is_taken_as_proven() -> None:
+    members = {account(number): number for number in (1, 2)}
+    first = Judges(declared={TINY: members}, is_first=True)
+    assert first.models_to_check(account(1)) == (TINY,)
+    assert first.able_to_check(account(1), TINY, members) == {account(2): 2}
+    assert Judges(declared={TINY: members}).models_to_check(account(1)) == ()
+
+
+COMMON = ModelId("a common one")
+
+
+def found_of_two_models(
+    rare: int, common: int, say: Callable[[Address, ModelId], Said], *, draws: int = 200
+) -> dict[Verdict, int]:
+    """What is made of account 1, which so many others of one or the other model check, in so many draws."""
+    benches = {
+        TINY: [account(1), *(account(number) for number in range(2, 2 + rare))],
+        COMMON: [account(1), *(account(number) for number in range(1000, 1000 + common))],
+    }
+    judges = Judges({model_id: dict.fromkeys(bench, 1000) for model_id, bench in benches.items()})
+    weights = {member: 1000 for bench in benches.values() for member in bench}
+    found = dict.fromkeys(Verdict, 0)
+    for number in range(draws):
+        checks: dict[Address, list[VoteCheck]] = {}
+        for model_id in benches:
+            able = judges.able_to_check(account(1), model_id, weights)
+            for checker in checkers_of(Hash32(number.to_bytes(32)), account(1), able):
+                verdict, reason = say(checker, model_id)
+                checks.setdefault(checker, []).append(VoteCheck(account(1), model_id, verdict, 16, 0, reason))
+        bundles = {
+            checker: replace(bundle_of(1), validator=checker, checks=tuple(said)) for checker, said in checks.items()
+        }
+        (outcome,) = validator_outcomes(bundles, weights, judges)
+        found[outcome.fate] += 1
+    return found
+
+
+@pytest.mark.parametrize(("rare", "common"), [(24, 216), (8, 216), (30, 60), (3, 40)])
+def test_who_voted_on_a_rare_model_alone_is_not_left_to_liars_of_a_common_one(rare: int, common: int) -> None:
+    """Those who find no votes to check abstain: a cartel of a fifth, all of it with the common model, has no say."""
+    liars = {account(1000 + number) for number in range((rare + common) // 5)}
+
+    def say(checker: Address, model_id: ModelId) -> Said:
+        if checker in liars:
+            return WITHHELD
+        return COMPUTED if model_id == TINY else READ_ONLY
+
+    found = found_of_two_models(rare, common, say)
+    assert found[Verdict.INVALID] <= 1
+
+
+@pytest.mark.parametrize(("rare", "common"), [(30, 10), (30, 20), (30, 60), (3, 200)])
+def test_votes_made_up_on_one_model_are_found_whatever_is_found_of_another(rare: int, common: int) -> None:
+    found = found_of_two_models(rare, common, lambda _, model_id: NOT_COMPUTED if model_id == TINY else COMPUTED)
+    assert found[Verdict.INVALID] == sum(found.values())
+
+
+@pytest.mark.parametrize(
+    ("rare", "common", "outcome"),
+    [
+        (COMPUTED, READ_ONLY, COMPUTED),
+        (READ_ONLY, COMPUTED, COMPUTED),
+        (READ_ONLY, READ_ONLY, READ_ONLY),
+        (NOT_COMPUTED, COMPUTED, NOT_COMPUTED),
+        (READ_ONLY, WITHHELD, WITHHELD),
+    ],
+)
+def test_the_gravest_that_is_found_of_any_model_is_the_outcome(rare: Said, common: Said, outcome: Said) -> None:
+    found = found_of_two_models(5, 5, lambda _, model_id: rare if model_id == TINY else common, draws=1)
+    assert found[outcome[0]] == 1
 
 
 def test_a_cartel_of_a_third_seldom_has_the_two_thirds_of_checkers_that_take_participation_away() -> None:
-    """Of 512 members; a plain majority it would have in one draw of forty."""
-    members, cartel = 512, 170
+    """A plain majority it would have in one draw of forty. Of a model that fewer than 49 have, it never has them."""
 
-    def has(at_least: int) -> float:
+    def has(members: int, at_least: int) -> float:
+        cartel, others = -(-members // 3) - 1, members - 1
         drawn = range(at_least, CHECKERS + 1)
-        ways = sum(comb(cartel, n) * comb(members - cartel, CHECKERS - n) for n in drawn)
-        return ways / comb(members, CHECKERS)
+        ways = sum(comb(cartel, n) * comb(others - cartel, CHECKERS - n) for n in drawn)
+        return ways / comb(others, CHECKERS)
 
-    least = next(n for n in range(CHECKERS + 1) if n >= tails.VOUCHED_FOR_TIMES * (CHECKERS - n))
-    assert has(CHECKERS // 2 + 1) > 0.02
-    assert has(least) < 0.001
+    least = next(n for n in range(CHECKERS + 1) if n >= tails.OUTWEIGHS_TIMES * (CHECKERS - n))
+    assert has(512, CHECKERS // 2 + 1) > 0.02
+    assert max(has(members, least) for members in (49, 100, 512, 5000, 50_000)) < 0.001
+    assert has(48, least) == 0 < has(49, least)
 
 
 def test_what_is_said_of_validators_does_not_follow_the_order_in_which_bundles_came() -> None:
-    named = replace(bundle_of(1), checks=(VoteCheck(account(9), Verdict.VALID, 16, 0, ""),))
-    lower = VoteCheck(Address(account(9).lower()), Verdict.VALID, 16, 0, "")
+    named = replace(bundle_of(1), checks=(VoteCheck(account(9), TINY, Verdict.VALID, 16, 0, ""),))
+    lower = VoteCheck(Address(account(9).lower()), TINY, Verdict.VALID, 16, 0, "")
     bundles = {account(1): named, account(2): replace(bundle_of(2), checks=(lower,))}
     turned = dict(reversed(bundles.items()))
     weights = dict.fromkeys(bundles, 1)
-    assert validator_outcomes(bundles, weights) == validator_outcomes(turned, weights)
+    judges = Judges({TINY: {account(9): 1, lower.validator: 1} | weights})
+    found = validator_outcomes(bundles, weights, judges)
+    assert len(found) == 2
+    assert found == validator_outcomes(turned, weights, judges)

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.protocol.findings import NodeFate, ThinWeight
+from node.protocol.findings import NodeFate, NodeOutcome, ThinWeight
 from node.protocol.identifiers import EpochNumber, ModelId, NodeId
 from node.protocol.judges import Judges
 from node.protocol.nonces import BATCH_NONCES_MAX
 from node.protocol.outcomes import PocFindings
 from node.protocol.records import PocCommit, PocVote
 from node.protocol.slices import finish
-from node.protocol.thin_weights import BACKING_PARTS, POOL_PARTS, Standing, remember, thin_weights_in_slices
+from node.protocol.thin_weights import BACKING_PARTS, POOL_PARTS, Granted, Standing, remember, thin_weights_in_slices
 from node.protocol.weights import compute_new_weights, participant_weights
 from tests.builders import NODE, TINY, account, bundle_of
 from tests.unit.protocol.test_outcomes import EPOCH, RARE, batch, decide, vote
@@ -140,12 +140,94 @@ def test_a_batch_of_which_so_much_differs_that_nothing_is_left_is_accepted_for_n
 
 def test_what_is_widely_judged_is_not_kept_a_second_time() -> None:
     """Else a member's weight would grow by its fakes of a rare model in each epoch, beside its honest work."""
+    after = left({1: 1000, 2: 1000, 3: 5000}, {}, {1: MILLION}, {}, wide_of_same={1: 400})
+    assert after == {1: 600}
+
+
+def test_what_was_proven_with_another_model_is_not_kept_but_moves_where_nothing_is_widely_judged() -> None:
+    """Else a member's weight would grow by its fakes of a rare model in each epoch, beside its honest work; but who
+    turned to another rare model would be left with what its judges back."""
     weights = {1: 1000, 2: 1000, 3: 5000, 4: 5000, 5: 5000}
     honest = [batch(number, 1000, model_id=COMMON) for number in (1, 2)]
     fakes = [batch(number, MILLION, model_id=RARE, node_id=SECOND) for number in (1, 2)]
-    able = {COMMON: set(weights), RARE: {1, 2}}
-    after = judged([*honest, *fakes], weights, able)
-    assert all(after[number] <= 1000 + 1000 // BACKING_PARTS for number in (1, 2))
+    members = {account(number): weight for number, weight in weights.items()}
+    votes = {n: [vote(b) for b in honest if b.participant != account(n)] for n in weights}
+    votes[1].append(vote(fakes[1]))
+    votes[2].append(vote(fakes[0]))
+    judges = Judges({COMMON: members}, {RARE: {account(n): 1000 for n in (1, 2)}})
+    after = weights_of(decide([*honest, *fakes], votes, weights, judges=judges))
+    assert after == {1: 1000, 2: 1000}
+    votes = {n: given[-1:] if n < 3 else [] for n, given in votes.items()}
+    after = weights_of(decide(fakes, votes, weights, judges=judges))
+    assert after == dict.fromkeys((1, 2), 1000 + 1000 // BACKING_PARTS)
+
+
+def test_what_was_widely_judged_does_not_move() -> None:
+    """Its machine mines for another account now, which has the weight."""
+    weights, had = {1: 600, 2: 600, 3: 600, 4: 5000}, {(1, COMMON): 600}
+    assert left(weights, {5: 600}, {1: MILLION}, {}, had=had)[1] < 600 // POOL_PARTS
+    assert left(weights, {}, {1: MILLION}, {}, had=had) == {1: 600}
+
+
+def test_what_moved_counts_only_by_itself_and_has_no_part_of_the_pool() -> None:
+    """Where it does not count there is what somebody new has."""
+
+    def weight(wide: int, claim: int = MILLION, had: int = 600) -> int:
+        had_before = {(1, by_pairs(1)): had}
+        return left({1: 600, 2: 600, 3: 600, 4: 600}, {3: wide}, {1: claim}, {}, had=had_before)[1]
+
+    assert [weight(wide) for wide in (0, 900, 1050, 1200)] == [600, 600, 300 + 58, 133]
+    assert weight(1050, had=0) == 58
+    assert weight(1200, had=0) == 133
+    assert weight(0, claim=250) == 250
+
+
+AMOUNTS = st.dictionaries(st.tuples(st.integers(1, 3), st.integers(1, 4)), st.integers(1, 1000), min_size=1)
+
+
+@given(AMOUNTS, AMOUNTS, st.integers(0, 4000), st.randoms())
+def test_what_is_kept_and_moved_is_no_more_than_was_had_in_whatever_order(
+    had: dict[tuple[int, int], int], claims: dict[tuple[int, int], int], wide: int, chance: random.Random
+) -> None:
+    """By member and model; 4 has widely judged work of another, and nobody backs anybody."""
+    weights = {n: sum(weight for (m, _), weight in had.items() if m == n) for n in (1, 2, 3)}
+
+    def after(order: list[tuple[int, int]]) -> Granted:
+        thin = [
+            NodeOutcome(
+                account(n), NodeId(f"n{m}"), ModelId(f"m{m}"), NodeFate.ACCEPTED, claims[n, m], 0, 0, claims[n, m], ""
+            )
+            for n, m in order
+        ]
+        standing = Standing(
+            {**{account(n): weight for n, weight in weights.items()}, account(4): 2000},
+            {(account(n), ModelId(f"m{m}")): weight for (n, m), weight in had.items()},
+            {},
+            {(account(4), COMMON): wide},
+            (),
+        )
+        return finish(thin_weights_in_slices(thin, standing, {}))
+
+    found = after(sorted(claims))
+    assert found == after(chance.sample(sorted(claims), len(claims)))
+    assert all(0 <= found.weights[account(n), NodeId(f"n{m}")] <= claims[n, m] for n, m in claims)
+    assert sum(found.weights.values()) <= sum(weights.values()) + wide // POOL_PARTS
+    for n in (1, 2, 3):
+        moved = sum(amount for (participant, _), amount in found.moved.items() if participant == account(n))
+        kept = sum(min(had.get(share, 0), amount) for share, amount in claims.items() if share[0] == n)
+        assert moved + kept <= weights[n] + 4  # rounded up for each model that it leaves
+
+
+def test_what_moved_comes_back_to_nobody_where_it_was() -> None:
+    one, mate, other = ((account(n), RARE) for n in (1, 2, 3))
+    known = (*remember((), {one: 100, mate: 100}, EpochNumber(4)), ThinWeight(*other, 100, 200, EpochNumber(4)))
+    after = remember(known, {mate: 100}, EpochNumber(5), {one: 100})
+    assert {(entry.participant, entry.weight, entry.of_model) for entry in after} == {
+        (mate[0], 100, 100),
+        (other[0], 100, 100),
+    }
+    (part,) = remember(known[:1], {}, EpochNumber(5), {(known[0].participant, RARE): 70})
+    assert (part.weight, part.of_model) == (30, 130)
 
 
 def test_what_serves_instead_of_mining_is_not_kept_a_second_time_either() -> None:
@@ -154,7 +236,7 @@ def test_what_serves_instead_of_mining_is_not_kept_a_second_time_either() -> Non
     votes = {1: [vote(rare[1])], 2: [vote(rare[0])]}
     weights = {1: 1000, 2: 1000, 3: 9000, 4: 9000}
     serving = {(account(number), RARE): 600 for number in (1, 2)}
-    judges = Judges({RARE: {account(1): 400, account(2): 400}})
+    judges = Judges({RARE: {account(1): 1000, account(2): 1000}})
     kept = weights_of(decide(rare, votes, weights, judges=judges, preserved=serving))
     assert kept == dict.fromkeys((1, 2), 400 + 1000 // BACKING_PARTS)
     common = [batch(number, 4500, model_id=COMMON, node_id=SECOND) for number in (3, 4)]
@@ -209,33 +291,53 @@ def test_who_lost_one_epoch_because_its_only_judge_was_away_comes_back_with_what
 
 
 def test_what_was_had_is_remembered_for_ten_epochs() -> None:
-    first = remember((), {account(1): 70, account(2): 0}, EpochNumber(4))
-    assert first == (ThinWeight(account(1), 70, EpochNumber(4)),)
-    assert remember(first, {account(1): 60}, EpochNumber(5)) == first
-    assert remember(first, {account(1): 63}, EpochNumber(5)) == (ThinWeight(account(1), 63, EpochNumber(5)),)
+    def of(weight: int, epoch: int, of_model: int | None = None) -> tuple[ThinWeight, ...]:
+        return (ThinWeight(account(1), RARE, weight, of_model or weight, EpochNumber(epoch)),)
+
+    one, other = (account(1), RARE), (account(2), RARE)
+    first = remember((), {one: 70, other: 0}, EpochNumber(4))
+    assert first == of(70, 4)
+    assert remember(first, {one: 60}, EpochNumber(5)) == first
+    assert remember(first, {one: 63}, EpochNumber(5)) == of(63, 5)
     assert remember(first, {}, EpochNumber(13)) == first
     assert remember(first, {}, EpochNumber(14)) == ()
-    assert remember(first, {account(1): 60}, EpochNumber(14)) == (ThinWeight(account(1), 60, EpochNumber(14)),)
+    assert remember(first, {one: 60}, EpochNumber(14)) == of(60, 14)
+    assert remember(of(70, 4, 140), {one: 70}, EpochNumber(5)) == of(70, 4, 140)  # its mate is out, and may come back
+    of_both = remember((), {one: 70, other: 50, (account(1), COMMON): 9}, EpochNumber(4))
+    assert {(entry.model_id, entry.weight, entry.of_model) for entry in of_both} == {
+        (COMMON, 9, 9),
+        (RARE, 70, 120),
+        (RARE, 50, 120),
+    }
 
 
-def test_accounts_that_take_turns_get_back_no_more_than_the_largest_of_them_lost() -> None:
+def test_accounts_that_take_turns_get_back_no_more_than_they_had_together_in_one_epoch() -> None:
     weights = {1: 500, 2: 500, 13: 100}
     lost = dict.fromkeys(range(14, 20), 100)
-    after = left(weights, {}, dict.fromkeys(range(13, 20), 100), {}, remembered=lost)
+    after = left(weights, {}, dict.fromkeys(range(13, 20), 100), {}, remembered=lost, of_model=150)
     assert after[13] == 100
-    assert 100 - len(lost) <= sum(after[number] for number in lost) <= 100
+    assert 50 - len(lost) <= sum(after[number] for number in lost) <= 50
+
+
+def test_what_one_model_lost_comes_back_whatever_was_lost_of_others() -> None:
+    """A pair comes back whole; it shared what came back with all others who had lost some."""
+    after = left({1: 900, 2: 100}, {}, {2: 100, 3: 100}, {}, remembered={2: 100, 3: 100}, of_model=200)
+    assert after == {2: 100, 3: 100}
 
 
 def test_who_also_has_common_work_gets_back_what_it_lost() -> None:
     """It had 200 by rare and 200 by common batches, lost the former for one epoch, and has both again."""
-    after = left({1: 200, 2: 2000}, {1: 200}, {1: 200}, {}, remembered={1: 400})
+    after = left({1: 200, 2: 2000}, {1: 200}, {1: 200}, {}, remembered={1: 200}, of_model=200)
     assert after == {1: 200}
 
 
 def test_work_that_is_widely_judged_backs_nobody() -> None:
     claims, backers = {4: 10_000}, {4: {1, 2}}
     assert left({1: 900, 2: 900, 3: 9000}, {}, claims, backers) == {4: 200}
-    assert left({1: 900, 2: 900, 3: 9000}, {1: 900, 2: 450}, claims, backers) == {4: 50}
+    had = {(1, COMMON): 900, (2, COMMON): 450, (2, RARE): 450, (3, RARE): 9000}
+    assert left({1: 900, 2: 900, 3: 9000}, {1: 900, 2: 450}, claims, backers, had=had) == {4: 50}
+    # Nor where its machine mines for another account now, and would back fakes with what it proved for this one.
+    assert left({1: 900, 2: 900, 3: 9000}, {5: 1350}, claims, backers, had=had) == {4: 50}
 
 
 def test_a_few_wide_nonces_of_a_rare_model_do_not_make_wide_what_serves_it() -> None:
@@ -277,8 +379,16 @@ def left(
     wide: Mapping[int, int],
     claims: Mapping[int, int],
     backers: Mapping[int, set[int]],
+    *,
     remembered: Mapping[int, int] = MappingProxyType({}),
+    of_model: int = 0,
+    had: Mapping[tuple[int, ModelId], int] | None = None,
+    wide_of_same: Mapping[int, int] = MappingProxyType({}),
 ) -> dict[int, int]:
+    """Return what is left of `claims` of a rare model, `wide` being of a common one.
+
+    Members had, by default, as much with the common model as they have of it now, and the rest with the rare one.
+    """
     bundles = {
         account(voter): bundle_of(
             voter,
@@ -286,33 +396,49 @@ def left(
         )
         for voter in weights
     }
+    if had is None:
+        had = {(number, RARE): max(0, weight - wide.get(number, 0)) for number, weight in weights.items()}
+        had |= {(number, COMMON): min(weight, wide.get(number, 0)) for number, weight in weights.items()}
     found = finish(
         thin_weights_in_slices(
-            {(account(number), NODE): amount for number, amount in claims.items()},
+            [
+                NodeOutcome(account(number), NODE, RARE, NodeFate.ACCEPTED, amount, 0, 0, amount, "")
+                for number, amount in claims.items()
+            ],
             Standing(
                 {account(number): weight for number, weight in weights.items()},
+                {(account(number), model_id): weight for (number, model_id), weight in had.items()},
                 {},
-                {},
-                {account(number): amount for number, amount in wide.items()},
-                {account(number): amount for number, amount in remembered.items()},
+                {
+                    **{(account(number), COMMON): amount for number, amount in wide.items()},
+                    **{(account(number), RARE): amount for number, amount in wide_of_same.items()},
+                },
+                [ThinWeight(account(number), RARE, one, of_model, EPOCH) for number, one in remembered.items()],
             ),
             bundles,
         )
     )
-    return {number: found[account(number), NODE] for number in claims}
+    return {number: found.weights[account(number), NODE] for number in claims}
 
 
 @given(worlds())
-def test_nobody_gets_more_than_it_claims_and_where_most_is_widely_judged_all_get_a_tenth(
-    world: World,
-) -> None:
+def test_nobody_gets_more_than_it_claims_nor_all_more_than_the_pool_and_what_counts_by_itself(world: World) -> None:
+    """Who has a third of all has what it had in any case, and what is backed; of others it is cut."""
     weights, wide, claims, backers = world
     after = left(weights, wide, claims, backers)
     assert all(0 <= after[number] <= claims[number] for number in claims)
-    others_wide = [sum(wide.values()) - wide[number] for number in claims]
-    others = [sum(weights.values()) - weights.get(number, 0) for number in claims]
-    if all(3 * one >= 2 * of for one, of in zip(others_wide, others, strict=True)):
-        assert 9 * sum(after.values()) <= sum(wide.values())
+    total, in_all, by_itself, backed_of_heavy = sum(weights.values()), sum(wide.values()), 0, 0
+    for number in claims:
+        own = weights.get(number, 0)
+        others, others_wide = total - own, in_all - wide[number]
+        had = min(claims[number], max(0, own - wide[number]))
+        if 3 * own >= total:
+            by_itself += had
+            backed_of_heavy = total // BACKING_PARTS
+        else:
+            counts = min(others, max(0, 4 * others - 6 * others_wide))
+            by_itself += (had + total // BACKING_PARTS) * counts // others
+    assert sum(after.values()) <= in_all // POOL_PARTS + by_itself + backed_of_heavy
 
 
 @given(worlds(), st.integers(1, 7), NONCES)
@@ -350,11 +476,41 @@ def test_a_members_own_backing_is_shared_and_never_doubled() -> None:
 
 def test_between_a_half_and_two_thirds_it_counts_in_proportion() -> None:
     def kept(wide: int) -> int:
-        return left({1: 600, 2: 600, 3: 600}, {3: wide, **dict.fromkeys((1, 2, 4, 5, 6, 7), 0)}, {1: 600}, {1: set()})[
-            1
-        ]
+        return left({1: 600, 2: 600, 3: 600, 4: 600}, {3: wide}, {1: 600}, {1: set()})[1]
 
-    assert [kept(wide) for wide in (0, 600, 700, 750, 800)] == [600, 600, 377, 233, 88]
+    assert [kept(wide) for wide in (0, 900, 1050, 1125, 1200)] == [600, 600, 300 + 116, 150 + 125, 133]
+
+
+def test_who_has_a_third_keeps_what_it_had_wherever_most_is_widely_judged() -> None:
+    def kept(own: int) -> int:
+        return left({1: own, 2: 600, 3: 600}, {3: 1200}, {1: MILLION}, {1: {2}})[1]
+
+    assert kept(599) == 133
+    assert kept(600) == 600 + 600 // BACKING_PARTS
+
+
+@given(st.integers(0, 1000), st.dictionaries(st.integers(1, 6), st.integers(1, 1000), min_size=1), st.randoms())
+def test_models_share_the_pool_in_equal_parts_and_what_one_does_not_need_goes_to_others(
+    pool: int, needs: dict[int, int], chance: random.Random
+) -> None:
+    """By number of the model. Each is claimed by a newcomer, in any order; of a common one nine times the pool."""
+    models = chance.sample(sorted(needs), len(needs))
+    found = finish(
+        thin_weights_in_slices(
+            [
+                NodeOutcome(account(n), NODE, ModelId(f"m{n}"), NodeFate.ACCEPTED, needs[n], 0, 0, needs[n], "")
+                for n in models
+            ],
+            Standing({account(8): 1}, {}, {}, {(account(8), COMMON): POOL_PARTS * pool}, ()),
+            {},
+        )
+    ).weights
+    given = {n: found[account(n), NODE] for n in needs}
+    least = min((given[n] for n in needs if given[n] < needs[n]), default=pool)
+    assert all(given[n] <= least for n in needs if given[n] < needs[n])
+    assert all(given[n] == needs[n] for n in needs if needs[n] < least)
+    assert sum(given.values()) <= pool
+    assert sum(given.values()) > min(pool, sum(needs.values())) - len(needs)
 
 
 @given(worlds(), st.randoms())

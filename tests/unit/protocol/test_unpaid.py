@@ -205,7 +205,7 @@ def test_the_parts_always_add_up_to_the_difference(seed: int) -> None:
 
 def test_proven_fraud_is_unpaid_and_nobody_gets_its_share() -> None:
     first = first_result()
-    audit = AuditOutcome(account(2), NODE, TINY, Verdict.INVALID, 4, 0, 400, "margin")
+    audit = AuditOutcome(account(2), TINY, Verdict.INVALID, 4, 0, 400, "margin")
     decided = penalties(first.group, {account(2)}, first.nodes, [audit], first.scores, {})
     assert [(decision.participant, decision.reason) for decision in decided] == [(account(2), "audit-margin")]
     weights = {account(number): 100 for number in MEMBERS}
@@ -290,7 +290,7 @@ def result_after_audits(*, is_proven: bool, has_second_node: bool) -> tuple[Epoc
         else member
         for member in before.group.members
     ]
-    accused = AuditOutcome(account(2), NODE, TINY, Verdict.ABSTAIN, 4, 0, 400, ACCUSED, accused=(DIGEST,))
+    accused = AuditOutcome(account(2), TINY, Verdict.ABSTAIN, 4, 0, 400, ACCUSED, accused=(DIGEST,))
     before = replace(before, group=replace(before.group, members=tuple(members)), audits=(accused,))
     batches = [commit(number, 100, epoch=1) for number in MEMBERS]
     if has_second_node:

@@ -14,12 +14,12 @@ from structlog.testing import capture_logs
 from node.ports import EngineFailedError, EngineRefusedError
 from node.protocol.asking import ANSWER_EPOCHS_MAX
 from node.protocol.audit_evidence import NO_ROOM, NO_TOKENS, OTHER_VERSION, AuditEvidence, what_is_wrong
-from node.protocol.audit_majorities import DRAWN_AGAIN, EXCUSED, NOTHING_TO_JUDGE
+from node.protocol.audit_majorities import DRAWN_AGAIN, EXCUSED, NOTHING_TO_JUDGE, WITHHELD
 from node.protocol.audit_sampling import drawn_rows, draws_of
-from node.protocol.audit_tasks import AuditTask
+from node.protocol.audit_tasks import AuditTask, abstention, task_order
 from node.protocol.audit_votes import REJUDGED, check_audits
 from node.protocol.chain_state import ChainState
-from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.codec import to_bytes
 from node.protocol.dossiers import AnswerEvidence, VectorEvidence
 from node.protocol.draws import Prefill
 from node.protocol.events import ModelRecorded
@@ -30,6 +30,7 @@ from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import book_bytes, booked_row, make_book, order_rows
 from node.protocol.records import VoteBundle
 from node.protocol.schedules import ParameterSchedule
+from node.protocol.shown_evidence import evidence_from_bytes, evidence_to_bytes
 from node.protocol.sketches import (
     INPUTS_JUDGED_AGAIN_MAX,
     INPUTS_JUDGED_MAX,
@@ -44,11 +45,13 @@ from node.protocol.stages import Stage, first_block_of
 from node.protocol.vector_audits import vector_band
 from node.protocol.verdicts import Verdict
 from node.services import auditing, evidence_keeping
-from node.services.auditing import AuditingService, _Round
+from node.services.audit_asking import NotHandedOverError
+from node.services.auditing import ASKED_AGAIN_MIN, ROUNDS_FOR_ALL, AuditingService, _Round, asked_again
 from node.services.embedding_frames import EmbeddingInput, EmbeddingRequest
+from node.services.kept_audits import KeptAudits
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
-from tests.builders import PARAMETERS, SOME_CID, TINY, account, model, state_of, unasked_row
+from tests.builders import NODE, PARAMETERS, SOME_CID, TINY, account, model, state_of, unasked_row
 from tests.unit.protocol.test_audit_evidence import (
     ANSWER,
     ASKING,
@@ -71,10 +74,10 @@ NO_PROMPT = replace(ANSWER, prompt_ids=())
 class Engine:
     """Has the model, and fails in a way that nobody foresaw."""
 
-    model_id = TINY
     vocabulary_size = VOCABULARY
 
-    def __init__(self) -> None:
+    def __init__(self, node_id: NodeId = NODE, model_id: ModelId | None = TINY) -> None:
+        self.node_id, self.model_id = node_id, model_id
         self.asked: list[tuple[int, ...]] = []
 
     async def prefill(self, token_ids: tuple[int, ...], *_places: object, **_options: object) -> Any:
@@ -104,6 +107,8 @@ class Auditor:
         self.engine = Engine()
         self.given = GivenAnswerTables(Database(":memory:"), account(3))
         self.holders: dict[Hash32, AuditEvidence] = {}
+        self.asked: list[Hash32] = []
+        """Receipts whose evidence was asked for."""
         chain = SimpleNamespace(account=account(3), state=SimpleNamespace(participants={}, results={}))
 
         async def book(_epoch: EpochNumber, _newest_result: EpochNumber | None) -> None:
@@ -125,8 +130,9 @@ class Auditor:
         )
 
     async def _ask(
-        self, _network: object, _holders: object, _executor: object, digest: Hash32, _row: object, **_how: object
+        self, _network: object, _holders: object, _executor: object, digest: Hash32, *_how: object, **_more: object
     ) -> AuditEvidence:
+        self.asked.append(digest)
         return self.holders[digest]
 
     async def votes_on(self, *evidence: AuditEvidence) -> list[AuditVote]:
@@ -300,6 +306,222 @@ async def test_what_is_drawn_again_is_audited_once_and_every_other_draw_of_it_is
     assert {vote.draw for vote in bundle.audits if vote.reason == DRAWN_AGAIN} == set(draws) - drawn.keys()
 
 
+@pytest.mark.parametrize("members", [0, 1, 8, 9, 40, 512])
+def test_what_nobody_has_is_asked_for_of_all_at_first_and_then_of_few_in_turns(members: int) -> None:
+    others = [account(number + 10) for number in range(members)]
+    assert asked_again(others, 0) == others
+    asked = [asked_again(others, number) for number in range(1, 2 * ROUNDS_FOR_ALL + 1)]
+    assert {len(some) for some in asked} == {min(members, max(ASKED_AGAIN_MIN, -(-members // ROUNDS_FOR_ALL)))}
+    assert all(len(set(some)) == len(some) for some in asked)
+    for first in range(ROUNDS_FOR_ALL):
+        assert {one for some in asked[first : first + ROUNDS_FOR_ALL] for one in some} == set(others)
+
+
+async def test_an_answer_that_is_not_handed_over_is_asked_of_its_executor_in_every_round(
+    auditor: Auditor, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    numbers = range(20, 120)
+    group = group_of((2, 10, (TINY,)), (3, 10, (TINY,)), *((number, 10, (TINY,)) for number in numbers))
+    peers = {account(number): SimpleNamespace(peer_id=f"peer-{number}") for number in (2, 3, *numbers)}
+    monkeypatch.setattr(auditor.service._chain, "state", SimpleNamespace(participants=peers, results={}))
+    asked: list[Sequence[str]] = []
+
+    async def ask(_network: object, holders: Sequence[str], *_what: object, **_how: object) -> AuditEvidence:
+        asked.append(holders)
+        if len(asked) == 4:
+            return evidence_of(NO_PROMPT)
+        raise NotHandedOverError(WITHHELD)
+
+    monkeypatch.setattr(auditing, "ask_for_evidence", ask)
+    task = AuditTask(EXECUTOR, REJUDGED, receipt_digest(evidence_of(NO_PROMPT).signed.receipt), None)
+    work = replace(auditor.round, previous=replace(auditor.round.previous, group=group))
+    await auditor.service._expect({}, {EXECUTOR: [task]})
+    await auditor.service._in_rounds([task], work)
+    assert {holders[0] for holders in asked} == {peers[EXECUTOR].peer_id}
+    assert [len(holders) for holders in asked] == [101, 11, 11, 11]
+
+
+# --- engines in trouble ---
+
+OTHER = ModelId("other")
+ROUND = auditing.ROUND_SECONDS
+
+
+async def audit(auditor: Auditor, *evidence: AuditEvidence, seconds: float = 7200) -> list[AuditVote]:
+    """Audit answers as if each were another executor's, in rounds, until the end of `seconds`."""
+    tasks = [AuditTask(EXECUTOR, REJUDGED, receipt_digest(one.signed.receipt), None) for one in evidence]
+    auditor.holders |= {task.digest: one for task, one in zip(tasks, evidence, strict=True)}
+    service = auditor.service
+    service._votes = KeptAudits(service._store, auditor.round.epoch)
+    await service._expect({}, {EXECUTOR: tasks})
+    with trio.move_on_after(seconds):
+        async with trio.open_nursery() as nursery:
+            for task in tasks:
+                nursery.start_soon(service._in_rounds, [task], auditor.round)
+    return [service._votes[task_order(task)] for task in tasks]
+
+
+def reads(engine: Engine) -> None:
+    """Have an engine read answers, of which no token is likely to it."""
+    vars(engine)["prefill"] = engine_with(CONTEXT, engine.asked)
+
+
+def hangs(engine: Engine) -> None:
+    """Have an engine answer nobody for as long as its connection waits."""
+
+    async def prefill(token_ids: tuple[int, ...], _first: int, **_options: object) -> list[Prefill]:
+        engine.asked.append(token_ids)
+        await trio.sleep(600)
+        raise EngineFailedError("silence")
+
+    vars(engine)["prefill"] = prefill
+
+
+def answers(count: int, model_id: ModelId = TINY) -> list[AuditEvidence]:
+    return [evidence_of(replace(ANSWER, output_ids=(4, 5 + number)), model_id=model_id) for number in range(count)]
+
+
+def serve_both(auditor: Auditor) -> None:
+    """Have the group serve another model, too."""
+    group = auditor.round.previous.group
+    both = (*group.models, *(replace(model, model_id=OTHER) for model in group.models))
+    auditor.round = replace(auditor.round, previous=replace(auditor.round.previous, group=replace(group, models=both)))
+
+
+async def test_an_answer_waits_for_a_model_that_is_still_loading(auditor: Auditor, autojump_clock: object) -> None:
+    """After a restart of the daemon, or of the engine: an audit that is not done costs its auditor, too."""
+    reads(auditor.engine)
+    auditor.engine.model_id = None
+    async with trio.open_nursery() as nursery:
+
+        async def load() -> None:
+            await trio.sleep(300)
+            asked = len(auditor.asked)
+            auditor.engine.model_id = TINY
+            assert asked == 1  # what cannot be read yet is not asked for in each round
+
+        nursery.start_soon(load)
+        (vote,) = await audit(auditor, evidence_of())
+    assert vote.figures.tokens == 2
+    assert len(auditor.engine.asked) == 1
+
+
+async def test_a_model_that_never_comes_is_time_that_was_missing_and_one_that_is_not_expected_is_none(
+    auditor: Auditor, autojump_clock: object
+) -> None:
+    auditor.engine.model_id = None
+    (vote,) = await audit(auditor, evidence_of())
+    assert vote.reason == "no-time"
+    auditor.engine.node_id = NodeId("of another")
+    (vote,) = await audit(auditor, evidence_of(replace(ANSWER, output_ids=(4, 6))))
+    assert vote.reason == "no-model"
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "fails"])
+async def test_an_engine_in_trouble_leaves_its_audits_to_another_with_its_model(
+    trouble: str, auditor: Auditor, autojump_clock: object
+) -> None:
+    if trouble == "hangs":
+        hangs(auditor.engine)
+    else:
+        vars(auditor.engine)["prefill"] = engine_with(0, auditor.engine.asked)
+    second = Engine(NodeId("second"))
+    reads(second)
+    auditor.service._engines.append(second)
+    votes = await audit(auditor, *answers(8), seconds=600 + 6 * ROUND)
+    assert [vote.figures.tokens for vote in votes] == [2] * 8
+    assert auditor.engine.asked
+
+
+async def test_an_engine_that_hangs_keeps_no_answer_of_another_model_waiting(
+    auditor: Auditor, autojump_clock: object
+) -> None:
+    hangs(auditor.engine)
+    second = Engine(NodeId("second"), OTHER)
+    reads(second)
+    auditor.service._engines.append(second)
+    serve_both(auditor)
+    votes = await audit(auditor, *answers(4), *answers(2, OTHER), seconds=60)
+    assert [vote.reason for vote in votes[:4]] == ["no-time"] * 4
+    assert [vote.figures.tokens for vote in votes[4:]] == [2, 2]
+
+
+@pytest.mark.parametrize("trouble", ["fails", "crashes", "is gone"])
+async def test_who_handed_over_and_left_withheld_nothing(
+    trouble: str, auditor: Auditor, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """Though what came was too much to be kept, and could not be read at once."""
+    monkeypatch.setattr(evidence_keeping, "FETCHED_BYTES_MAX", 0)
+    evidence, gone = evidence_of(), list[Hash32]()
+    if trouble == "fails":
+        vars(auditor.engine)["prefill"] = engine_with(0, auditor.engine.asked)
+
+    async def once(
+        _network: object, _holders: object, _executor: object, digest: Hash32, *_: object, **__: object
+    ) -> Any:
+        if digest in gone:
+            raise NotHandedOverError(WITHHELD)
+        gone.append(digest)
+        if trouble == "is gone":
+            auditor.engine.model_id = None
+        return evidence
+
+    async def load() -> None:
+        await trio.sleep(3 * ROUND)
+        auditor.engine.model_id = TINY
+
+    monkeypatch.setattr(auditing, "ask_for_evidence", once)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load)
+        (vote,) = await audit(auditor, evidence, seconds=100)
+    assert vote.reason == ("no-time" if trouble == "is gone" else "engine-failed")
+    assert vote.receipt_digest == receipt_digest(evidence.signed.receipt)
+
+
+async def test_who_never_handed_over_withheld_it(
+    auditor: Auditor, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    async def nothing(*_what: object, **_how: object) -> Any:
+        raise NotHandedOverError(WITHHELD)
+
+    monkeypatch.setattr(auditing, "ask_for_evidence", nothing)
+    (vote,) = await audit(auditor, evidence_of(), seconds=100)
+    assert vote.reason == WITHHELD
+
+
+@pytest.mark.parametrize(
+    ("draw", "hanging", "reason"), [(REJUDGED, 1, "no-time"), (REJUDGED, 2, WITHHELD), (0, 1, WITHHELD)]
+)
+async def test_what_is_judged_again_was_not_withheld_before_all_were_asked_for_it(
+    draw: int,
+    hanging: int,
+    reason: str,
+    auditor: Auditor,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Else slow asking, at the end of the votes, would be a vote against whoever judged it."""
+    asked: list[object] = []
+
+    async def ask(*what: object, **_how: object) -> AuditEvidence:
+        asked.append(what)
+        if len(asked) == hanging:
+            await trio.sleep_forever()
+        raise NotHandedOverError(WITHHELD)
+
+    monkeypatch.setattr(auditing, "ask_for_evidence", ask)
+    evidence = evidence_of()
+    digest = receipt_digest(evidence.signed.receipt)
+    task = AuditTask(EXECUTOR, draw, digest, None)
+    service = auditor.service
+    service._votes = KeptAudits(service._store, auditor.round.epoch)
+    service._votes[task_order(task)] = abstention(task, "no-time")
+    with trio.move_on_after(100):
+        await service._in_rounds([task], auditor.round)
+    assert len(asked) == hanging
+    assert service._votes[task_order(task)].reason == reason
+
+
 # --- vectors ---
 
 INPUTS = tuple((number, 1) for number in range(40))
@@ -446,7 +668,7 @@ async def test_what_nobody_committed_to_changes_no_audit(auditor: Auditor) -> No
     assert auditor.engine.asked == [(*ANSWER.prompt_ids, *ANSWER.output_ids)]
     data = auditor.given.kept(vote.receipt_digest)
     assert data is not None
-    assert from_bytes(AuditEvidence, data) == evidence_of()
+    assert evidence_from_bytes(data) == evidence_of()
 
 
 async def test_tokens_beside_vectors_that_are_not_the_model_s_save_nobody(vector_auditor: Auditor) -> None:
@@ -486,7 +708,7 @@ async def test_stored_evidence_that_cannot_be_read_is_fetched_anew(auditor: Audi
     auditor.given.keep(digest, b"no evidence")
     (vote,) = await auditor.votes_on(evidence)
     assert vote.reason == "not-the-tokens"
-    assert auditor.given.kept(digest) == to_bytes(evidence)
+    assert auditor.given.kept(digest) == evidence_to_bytes(evidence)
 
 
 async def test_evidence_of_others_is_kept_without_what_nobody_committed_to_and_only_so_much(
@@ -496,12 +718,12 @@ async def test_evidence_of_others_is_kept_without_what_nobody_committed_to_and_o
     kept = bare[0].kept
     assert kept is not None
     bloated = replace(bare[0], kept=replace(kept, answer=replace(kept.answer, text="x" * 10_000)))
-    monkeypatch.setattr(evidence_keeping, "FETCHED_BYTES_MAX", len(to_bytes(bare[0])))
+    monkeypatch.setattr(evidence_keeping, "FETCHED_BYTES_MAX", len(evidence_to_bytes(bare[0])))
     await auditor.votes_on(bloated, bare[1])
     first, second = (receipt_digest(one.signed.receipt) for one in bare)
     data = auditor.given.kept(first)
     assert data is not None
-    assert from_bytes(AuditEvidence, data) == bare[0]
+    assert evidence_from_bytes(data) == bare[0]
     assert what_is_wrong(bare[0], EXECUTOR, first, None) == ""
     assert auditor.given.kept(second) is None
 

@@ -1,7 +1,8 @@
 """Prompts on chain, over the simulated network: asked, answered by whose turn it is, paid once, never in vain twice."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -11,10 +12,12 @@ from netsim.scenario import MODEL_ID
 from node.ports import ContentUnavailableError, Engine, EngineFailedError, GenerationChunk, GenerationRequest
 from node.protocol.actions import SubmitPrompt
 from node.protocol.canonical import encode
-from node.protocol.codec import to_bytes
+from node.protocol.codec import SLOW_BYTES_MAX, to_bytes, to_value
 from node.protocol.events import PromptAnswered, PromptReclaimed
 from node.protocol.identifiers import Address, Cid, ModelId, TokenAmount
 from node.protocol.sampling import SamplingParameters
+from node.protocol.sealed_content import SealedContent
+from node.services import prompt_content as module
 from node.services.chain_prompts import WRITTEN_KEY, ChainPromptService, WrittenAnswer, WrittenAnswers
 from node.services.frames import Prompt, Turn
 from node.services.prompt_asks import AskMode, AskState
@@ -27,6 +30,8 @@ from node.services.prompt_content import (
     prompt_bytes,
     read_answer,
     read_prompt,
+    read_sealed,
+    sealed_bytes,
 )
 from node.services.prompt_desk import DeskError, PromptDesk, PromptWish
 from tests.unit.services.serving_network import GATEWAY, NODE, UNIT, ServingNetwork, serving_network
@@ -264,6 +269,44 @@ def test_contents_come_back_as_they_were_written() -> None:
         read_answer(bytes(ANSWER_BYTES_MAX + 1))
     with pytest.raises(PromptContentError, match="expected"):
         read_answer(prompt_bytes(content))
+
+
+@pytest.mark.parametrize("size", [10, 2 * SLOW_BYTES_MAX])
+def test_long_contents_are_read_as_short_ones_are(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if size > SLOW_BYTES_MAX:
+        monkeypatch.setattr(module, "decode", lambda _: pytest.fail("read slowly"))
+    content = prompt_content(prompt=Prompt((Turn("user", "x" * size),)))
+    assert read_prompt(prompt_bytes(content), MODEL_ID) == content
+    first = replace(content, model_id=ModelId(""), salt=b"")
+    assert read_prompt(encode({"turns": [{"role": "user", "content": "x" * size}]}), MODEL_ID) == first
+    answer = AnswerContent((1, 2) * size, (3,), "c" * size, "stop")
+    assert read_answer(answer_bytes(answer)) == answer
+    assert read_answer(to_bytes(answer)) == answer, "answers of the first version"
+    sealed = SealedContent(bytes(32), (b"key",), bytes(size))
+    assert read_sealed(sealed_bytes(sealed)) == sealed
+    value = {"kind": "quern-answer", "version": 2, **to_value(answer)}
+    for odd, why in (({"kind": "quern-sealed"}, "expected"), ({"version": 3}, "this software reads 2")):
+        with pytest.raises(PromptContentError, match=why):
+            read_answer(encode({**value, **odd}))
+    for read in (read_sealed, lambda data: read_prompt(data, MODEL_ID)):
+        with pytest.raises(PromptContentError):
+            read(answer_bytes(answer))
+        with pytest.raises(PromptContentError):
+            read(to_bytes(answer))
+
+
+@pytest.mark.parametrize("read", [read_answer, read_sealed, lambda data: read_prompt(data, MODEL_ID)])
+def test_of_long_contents_nobody_reads_what_nobody_knows(
+    read: Callable[[bytes], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "decode", lambda _: pytest.fail("read slowly"))
+    odd = [{}] * 2 * SLOW_BYTES_MAX
+    for kind in ("quern-answer", "quern-sealed", "quern-prompt"):
+        with pytest.raises(PromptContentError):
+            read(encode({"kind": kind, "version": 2, "zeal": odd}))
+    for data in (encode({"turns": odd}), encode({"token_ids": odd}), encode(odd)):
+        with pytest.raises(PromptContentError):
+            read(data)
 
 
 # --- restarts, late and second answers --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from node.protocol.audit_votes import CHALLENGES_MAX
+from node.protocol.audit_votes import CHALLENGE_EPOCHS_MAX, CHALLENGES_MAX
 from node.protocol.chain_state import EPOCHS_KEPT as VOTES_KEPT_EPOCHS
 from node.protocol.codec import to_bytes
 from node.protocol.identifiers import EpochNumber, Hash32
@@ -15,7 +15,6 @@ from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt, VoteBundle
 from node.services.challenge_book import (
     DOCUMENT,
-    WAITING_EPOCHS_MAX,
     WAITING_MAX,
     ChallengeBook,
     Judged,
@@ -189,7 +188,7 @@ def test_what_a_result_left_out_waits_behind_all_others_and_what_it_has_is_not_c
 def test_what_every_result_leaves_out_is_given_up_and_its_evidence_goes(store: Books) -> None:
     book, digest = ChallengeBook(store, left_out), receipt_digest(RECEIPTS[0].receipt)
     book.add(RECEIPTS[0])
-    last = EPOCH - 1 + WAITING_EPOCHS_MAX
+    last = EPOCH - 1 + CHALLENGE_EPOCHS_MAX
     for epoch in range(EPOCH, last + 1):
         assert over(book, epoch - 1) == ()
         taken = book.take(EpochNumber(epoch))
@@ -293,8 +292,8 @@ def test_what_was_judged_is_over_some_epochs_later_until_it_is_forgotten_also_ov
 def test_what_no_bundle_takes_is_given_up_in_the_end(store: Books) -> None:
     book, digest = ChallengeBook(store), receipt_digest(RECEIPTS[0].receipt)
     book.add(RECEIPTS[0])
-    assert over(book, EPOCH) == over(book, EPOCH + WAITING_EPOCHS_MAX - 1) == ()
-    assert over(book, EPOCH + WAITING_EPOCHS_MAX) == (digest,)
+    assert over(book, EPOCH) == over(book, EPOCH + CHALLENGE_EPOCHS_MAX - 1) == ()
+    assert over(book, EPOCH + CHALLENGE_EPOCHS_MAX) == (digest,)
     assert book.take(EpochNumber(100)) == ()
 
 

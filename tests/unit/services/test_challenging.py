@@ -17,11 +17,12 @@ from node.control.jsonrpc import RpcError
 from node.operations.challenges import DaemonChallengeOperations
 from node.ports import Engine
 from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
-from node.protocol.codec import from_bytes, to_bytes
+from node.protocol.audit_votes import CHALLENGE_EPOCHS_MAX
 from node.protocol.identifiers import EpochNumber
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import GroupMember, SignedReceipt
 from node.protocol.sampling import SamplingParameters
+from node.protocol.shown_evidence import evidence_from_bytes, evidence_to_bytes
 from node.services.challenge_book import ChallengeBook
 from node.services.frames import Prompt, Turn
 from node.services.gateway import ChatRequest
@@ -63,13 +64,14 @@ class Bench:
         assert self.given.kept(receipt_digest(signed.receipt)) is None
         return f"{refused.value.message}; {refused.value.remedy}"
 
-    def give_weight(self, *numbers: int, context_length: int = 512) -> None:
-        """Have these accounts be the group."""
+    def give_weight(self, *numbers: int, context_length: int = 512, newest: int | None = None) -> None:
+        """Have these accounts be the group; `newest` is the epoch of the newest result."""
+        result = None if newest is None else SimpleNamespace(epoch=EpochNumber(newest), books=())
         group = self.member.epochs.group()
         members = tuple(GroupMember(account(n), group.members[0].peer_id, 1, ()) for n in numbers)
         models = tuple(replace(model, context_length=context_length) for model in group.models)
         given = replace(group, members=members, models=models)
-        weighty = SimpleNamespace(group=lambda: given, newest_result=lambda: None)
+        weighty = SimpleNamespace(group=lambda: given, newest_result=lambda: result)
         self.operations._epochs = cast(Any, weighty)
 
 
@@ -114,7 +116,7 @@ async def test_a_doubted_answer_is_in_the_next_votes_and_its_evidence_is_handed_
         assert made.book.take(EPOCH) == (signed,)
         data = made.given.kept(digest)
         assert data is not None
-        assert what_is_wrong(from_bytes(AuditEvidence, data), account(1), digest, None) == ""
+        assert what_is_wrong(evidence_from_bytes(data), account(1), digest, None) == ""
         with pytest.raises(RpcError, match="already"):
             await made.challenge(signed, consent=private)
 
@@ -125,11 +127,11 @@ async def test_a_private_answer_whose_row_this_node_audited_is_handed_over_with_
     async with bench() as made:
         signed = await made.ask(replace(QUESTION, private=True))
         digest = receipt_digest(signed.receipt)
-        made.given.keep(digest, to_bytes(AuditEvidence(signed, None)))
+        made.given.keep(digest, evidence_to_bytes(AuditEvidence(signed, None)))
         await made.challenge(signed, consent=True)
         data = made.given.kept(digest)
         assert data is not None
-        assert what_is_wrong(from_bytes(AuditEvidence, data), account(1), digest, None) == ""
+        assert what_is_wrong(evidence_from_bytes(data), account(1), digest, None) == ""
 
 
 async def test_a_private_answer_is_shown_to_nobody_without_consent_and_stored_nowhere(autojump_clock: object) -> None:
@@ -171,6 +173,17 @@ async def test_what_nobody_can_judge_is_refused_with_its_reason(autojump_clock: 
         changed.clear()
         made.member.store.forget_answers(kept_max=0)
         assert "answers_kept_max" in await made.refusal(signed)
+
+
+@pytest.mark.parametrize("older", [0, 1])
+async def test_an_old_answer_is_refused_where_it_would_count_for_nothing(autojump_clock: object, older: int) -> None:
+    async with bench() as made:
+        signed = await made.ask(QUESTION)
+        made.give_weight(1, GATEWAY, newest=signed.receipt.epoch + CHALLENGE_EPOCHS_MAX + older)
+        if older:
+            assert "older than 16 epochs" in await made.refusal(signed)
+        else:
+            await made.challenge(signed)
 
 
 async def test_a_receipt_has_to_be_named_so_that_it_is_one(autojump_clock: object) -> None:

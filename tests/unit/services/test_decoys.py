@@ -12,14 +12,14 @@ from netsim.clock import wall_clock
 from netsim.engine import DrawingEngine
 from netsim.scenario import MODEL_ID
 from node.ports import Engine, EngineRefusedError, GenerationChunk, GenerationRequest
-from node.protocol.audit_evidence import AuditEvidence, what_is_wrong
+from node.protocol.audit_evidence import what_is_wrong
 from node.protocol.audit_votes import CHALLENGES_MAX
-from node.protocol.codec import from_bytes
 from node.protocol.draws import Prefill
 from node.protocol.identifiers import EpochNumber
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
 from node.protocol.sampling import SamplingParameters
+from node.protocol.shown_evidence import evidence_from_bytes
 from node.services.challenge_book import ChallengeBook
 from node.services.decoys import DecoyLimits, DecoyService, are_of_use
 from node.services.frames import Prompt, Turn
@@ -108,7 +108,7 @@ class Bench:
         assert digests == sorted(digests)
         data = self.given.kept(digests[0])
         assert data is not None
-        assert what_is_wrong(from_bytes(AuditEvidence, data), account(CHEAT), digests[0], None) == ""
+        assert what_is_wrong(evidence_from_bytes(data), account(CHEAT), digests[0], None) == ""
 
 
 def bench(

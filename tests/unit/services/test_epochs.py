@@ -8,7 +8,9 @@ import pytest
 import trio
 
 from node.ports import BadContentError, ContentUnavailableError, Head
+from node.protocol.canonical import encode
 from node.protocol.chain_state import ChainState
+from node.protocol.codec import SchemaError, to_value
 from node.protocol.events import (
     ChainEvent,
     EpochResultPosted,
@@ -19,15 +21,23 @@ from node.protocol.events import (
     WorkCoinsAdded,
 )
 from node.protocol.identifiers import BlockNumber, Cid, EpochNumber, Hash32, TokenAmount
-from node.protocol.records import EpochResult, EpochResultSummary
+from node.protocol.records import EpochGroup, EpochResult, EpochResultSummary, RewardShare
 from node.protocol.results import form_epoch_result, summarise
 from node.protocol.schedules import ParameterSchedule
-from node.services.epochs import EpochBook, ResultContentError, result_from_bytes, result_to_bytes
+from node.protocol.slices import finish
+from node.services.epochs import (
+    ENTRY_BYTES_MAX,
+    EpochBook,
+    ResultContentError,
+    read_result_in_slices,
+    result_from_bytes,
+    result_to_bytes,
+)
 from node.store.books import Books
 from node.store.database import Database
 from p2p.content.cid import Cid as BlockCid
 from p2p.content.cid import Codec
-from tests.builders import PARAMETERS, account, commit, group_set, model, registered, state_of
+from tests.builders import PARAMETERS, account, bundle_of, commit, group_set, model, registered, state_of
 
 EPOCH = EpochNumber(0)
 EVENTS: tuple[EventBody, ...] = (ModelRecorded(model()), *registered(1), group_set(0, {1: 1}), commit(1, 50))
@@ -96,7 +106,7 @@ def a_result(
     """
     epoch = EPOCH if before is None else EpochNumber(before.epoch + 1)
     state = state_of(*EVENTS, *events, WorkCoinsAdded(account(5), TokenAmount(coins)))
-    result = form_epoch_result(epoch, state, PARAMETERS, {}, before)
+    result = form_epoch_result(epoch, state, PARAMETERS, {account(1): bundle_of(1, epoch=epoch)}, before)
     assert result is not None
     data = result_to_bytes(result)
     summary, _ = summarise(result, Cid(str(BlockCid.of(Codec.RAW, data))))
@@ -282,3 +292,14 @@ async def test_the_group_in_charge_follows_every_event_every_block_and_every_con
         assert book.group() is not known
         assert book.group().throughputs == result.group.throughputs
         nursery.cancel_scope.cancel()
+
+
+def test_what_a_single_member_names_as_a_result_is_read_in_slices_and_as_the_codec_reads_it() -> None:
+    """Nobody else vouches for it, and it may have 32 MiB."""
+    share = RewardShare(account(1), TokenAmount(7))
+    result = EpochResult(EPOCH, EpochGroup(EPOCH, (), (model(),)), (share,) * 5000, TokenAmount(21))
+    data = result_to_bytes(result)
+    assert finish(read_result_in_slices(data)) == result
+    assert sum(1 for _ in read_result_in_slices(data)) >= len(data) // ENTRY_BYTES_MAX >= 2
+    with pytest.raises(SchemaError):
+        finish(read_result_in_slices(encode({**to_value(result), "zeal": [{}] * 10_000})))

@@ -13,11 +13,12 @@ from netsim.trace import Trace
 from node.ports import Validity
 from node.protocol.agreement import ROUNDS_MAX, committed_order
 from node.protocol.identifiers import Address, EpochNumber, Hash32
-from node.protocol.messages import Message, MessageBody, PocAnnouncement, ResultSignature, VotesAnnouncement
+from node.protocol.messages import Message, ResultSignature
+from node.protocol.slices import Slices
 from node.services.forming import FormingService
 from node.store.books import Books
 from node.store.database import Database
-from tests.builders import PARAMETERS, SOME_CID, account, commit, group_set, key_of, registered
+from tests.builders import PARAMETERS, SOME_CID, account, bundle_of, group_set, key_of, registered
 
 EPOCH = EpochNumber(0)
 COMMITTED = committed_order({account(number) for number in (1, 2, 3)})
@@ -117,14 +118,19 @@ async def test_who_left_a_bundle_out_that_came_while_the_result_was_formed_does_
         await service._agree(inputs, fetching)
 
 
-@pytest.mark.parametrize("body", [VotesAnnouncement(EPOCH, SOME_CID), PocAnnouncement(commit(2, 8).commit)])
-async def test_what_outsiders_announce_is_not_passed_on_and_nobody_goes_by_an_announcement(body: MessageBody) -> None:
-    """What counts is on the chain, which refuses an outsider's votes: there is nothing to tell the operator."""
-    said = Said()
-    service = started(Books(Database(":memory:"), account(1)), said)
-    judge = said.judges[type(body)]
+@pytest.mark.parametrize(("held", "is_told"), [((1, 2), True), ((1, 2, 3), False)])
+async def test_that_nothing_follows_yet_is_told_otherwise_than_that_nothing_follows(
+    held: tuple[int, ...], *, is_told: bool
+) -> None:
+    """At half of FORM bundles may still come, and with these a result follows."""
+    service = started(Books(Database(":memory:"), account(1)), Said())
+
+    def nothing(_: object) -> Slices[None]:
+        yield
+        return
+
+    inputs: Any = SimpleNamespace(epoch=EPOCH, committed=COMMITTED, state=service._chain.state, form=nothing)
+    bundles = {account(number): bundle_of(number) for number in held}
     with capture_logs() as lines:
-        assert judge(Message(account(2), 0, body)) is Validity.ACCEPT
-        assert judge(Message(account(3), 0, body)) is Validity.IGNORE
-    assert (lines, said.published) == ([], [])
-    assert service.signatures.holdings(EPOCH, COMMITTED) == {}
+        assert await service._form(inputs, bundles, frozenset(bundles)) is None
+    assert ["unless others come" in line["event"] for line in lines] == [is_told]

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from node.protocol.audit_evidence import AuditEvidence, KeptAnswer
-from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
+from node.protocol.shown_evidence import evidence_from_bytes, evidence_to_bytes
 from node.services.fuller_evidence import keep_fuller
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
@@ -27,30 +27,34 @@ def given() -> Iterator[GivenAnswerTables]:
     database.close()
 
 
+def keep(given: GivenAnswerTables, evidence: AuditEvidence) -> None:
+    keep_fuller(given, evidence, evidence_to_bytes(evidence))
+
+
 def kept(given: GivenAnswerTables) -> AuditEvidence:
     data = given.kept(DIGEST)
     assert data is not None
-    return from_bytes(AuditEvidence, data)
+    return evidence_from_bytes(data)
 
 
 def test_an_answer_that_was_audited_by_its_receipt_alone_is_kept_with_its_tokens_once_they_come(
     given: GivenAnswerTables,
 ) -> None:
-    keep_fuller(given, AS_AUDITED)
+    keep(given, AS_AUDITED)
     assert kept(given) == AS_AUDITED
-    keep_fuller(given, WITH_TOKENS)
+    keep(given, WITH_TOKENS)
     assert kept(given) == replace(WITH_TOKENS, request_signature=AS_AUDITED.request_signature)
 
 
 def test_tokens_that_are_kept_stay_whatever_comes_after(given: GivenAnswerTables) -> None:
-    keep_fuller(given, WITH_TOKENS)
-    keep_fuller(given, AS_AUDITED)
-    keep_fuller(given, replace(WITH_TOKENS, request_signature=b"\x04" * 65))
+    keep(given, WITH_TOKENS)
+    keep(given, AS_AUDITED)
+    keep(given, replace(WITH_TOKENS, request_signature=b"\x04" * 65))
     assert kept(given) == WITH_TOKENS
 
 
 def test_what_cannot_be_read_makes_place(given: GivenAnswerTables) -> None:
     given.keep(DIGEST, b"of another version")
-    keep_fuller(given, AS_AUDITED)
+    keep(given, AS_AUDITED)
     assert kept(given) == AS_AUDITED
-    assert to_bytes(AS_AUDITED) == given.kept(DIGEST)
+    assert evidence_to_bytes(AS_AUDITED) == given.kept(DIGEST)

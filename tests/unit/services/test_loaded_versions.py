@@ -18,11 +18,12 @@ from node.protocol.identifiers import Cid, Hash32, ModelId, NodeId
 from node.protocol.model_numbers import makes_same_numbers
 from node.protocol.records import ModelRecord, PocVote
 from node.protocol.stages import Stage, first_block_of
-from node.protocol.tails import judge_tails
+from node.protocol.tails import NO_TIME, judge_tails
 from node.protocol.verdicts import Verdict
 from node.services.loaded_versions import may_be_loaded
 from node.services.recomputing import ModelGoneError, recompute
-from node.services.vote_checking import VoteChecker
+from node.services.turns import NotNowError
+from node.services.vote_checking import REFUSED_SECONDS, VoteChecker
 from node.services.vote_evidence import ReadFigures
 from tests.builders import NODE, PARAMETERS, account, group_set, key_of, model
 
@@ -107,46 +108,78 @@ async def test_votes_of_before_a_model_was_updated_are_not_called_invented(
     judging: Any = RULES
     checker = VoteChecker(chain_in(Stage.SERVE, version), unused, unused, epochs(version), [engine(weights, 1)])
     claimed, recomputed = await checker._tails(
-        bundle, {KEY: ReadFigures(array("Q"), array("L", own.tails))}, judging, CHECKS_SEED
+        bundle, {KEY: ReadFigures(array("Q"), array("L", own.tails))}, judging, CHECKS_SEED, OLD.model_id
     )
-    assert judge_tails(account(5), claimed, recomputed).verdict is verdict
+    assert judge_tails(account(5), OLD.model_id, claimed, recomputed).verdict is verdict
 
 
 class Refusing(SimulatedEngine):
+    refuses = True
+
     async def prompt_logprobs(self, prompts: Sequence[Sequence[int]], *, priority: int) -> list[list[float]]:
+        if not self.refuses:
+            return await super().prompt_logprobs(prompts, priority=priority)
         raise EngineRefusedError(f"401 to {len(prompts)} prompts at priority {priority}")
-
-
-async def test_an_engine_that_refuses_makes_no_tails_and_no_vote_of_a_validator_false() -> None:
-    bundle: Any = SimpleNamespace(votes=(PocVote(*KEY, Verdict.VALID, len(SAMPLE), (), ""),), validator=account(5))
-    unused: Any = None
-    judging: Any = RULES
-    engine: Any = Refusing(NODE, OLD.model_id, "first", 0.0, 1)
-    checker = VoteChecker(chain_in(Stage.SERVE, OLD), unused, unused, epochs(OLD), [engine])
-    assert await checker._tails(bundle, {KEY: ReadFigures(array("Q"), array("L", SAMPLE))}, judging, CHECKS_SEED) == (
-        [],
-        [],
-    )
 
 
 def honest(node_id: str = NODE, model_id: ModelId = OLD.model_id) -> SimulatedEngine:
     return SimulatedEngine(NodeId(node_id), model_id, "first", 0.0, 0)
 
 
-async def tails_by(*engines: Any) -> tuple[list[int], list[int]]:
-    """Check honest votes on a batch of each of two models, with these engines."""
+async def checking(*engines: Any) -> tuple[Any, Any]:
+    """Return a checker with these engines, and what looks at honest votes on a batch of one of two models, by it."""
     other = replace(OLD, model_id=ModelId("other"))
     own = await recompute(honest(), OLD, KEY, SAMPLE, GENERATE_SEED, SAMPLE_SEED, account(5))
     votes = tuple(PocVote(*key, Verdict.VALID, len(SAMPLE), (), "") for key in (KEY, KEY_OF_OTHER))
-    bundle: Any = SimpleNamespace(votes=votes, validator=account(5))
+    bundle: Any = SimpleNamespace(votes=votes, validator=account(5), epoch=0)
     commits = {**RULES.commits, KEY_OF_OTHER: SimpleNamespace(model_id=other.model_id)}
     models = {OLD.model_id: OLD, other.model_id: other}
     unused: Any = None
     judging: Any = SimpleNamespace(**{**vars(RULES), "commits": commits, "models": models})
     loaded: Any = SimpleNamespace(group=lambda: SimpleNamespace(get_epoch_model=models.get), result=lambda _: None)
-    checker = VoteChecker(chain_in(Stage.SERVE, OLD), unused, unused, loaded, engines)
+    checker: Any = VoteChecker(chain_in(Stage.SERVE, OLD), unused, unused, loaded, engines)
     figures = dict.fromkeys((KEY, KEY_OF_OTHER), ReadFigures(array("Q"), array("L", own.tails)))
-    return await checker._tails(bundle, figures, judging, CHECKS_SEED)
+
+    async def read(*_: object) -> Any:
+        await trio.lowlevel.checkpoint()
+        return figures
+
+    vars(checker)["_figures"] = read
+
+    async def look(*model_ids: ModelId, found: Any = None) -> Any:
+        if found is None:
+            return await checker._tails(bundle, figures, judging, CHECKS_SEED, *model_ids)
+        return await checker._check(bundle, list(model_ids), judging, CHECKS_SEED, found)
+
+    return checker, look
+
+
+async def tails_by(*engines: Any) -> tuple[list[int], list[int]]:
+    """Check honest votes on a batch of the first model, with these engines."""
+    _, look = await checking(*engines)
+    found: tuple[list[int], list[int]] = await look(OLD.model_id)
+    return found
+
+
+async def test_an_engine_that_refuses_is_asked_again_and_makes_no_vote_of_a_validator_false(
+    autojump_clock: object,
+) -> None:
+    """As for batches: its key may be put right while there is time."""
+    engine: Any = Refusing(NODE, OLD.model_id, "first", 0.0, 1)
+    checker, look = await checking(engine)
+    with pytest.raises(NotNowError) as raised:
+        await look(OLD.model_id)
+    wait = raised.value.wait
+    assert wait is not None
+    assert not wait.is_over()
+    engine.refuses = False
+    with pytest.raises(NotNowError):  # left alone for a while
+        await look(OLD.model_id)
+    await trio.sleep(REFUSED_SECONDS)
+    assert wait.is_over()
+    claimed, recomputed = await look(OLD.model_id)
+    assert judge_tails(account(5), OLD.model_id, claimed, recomputed).verdict is Verdict.VALID
+    assert checker._is_askable(engine)
 
 
 async def test_engines_with_the_same_model_count_its_tails_once() -> None:
@@ -170,10 +203,15 @@ async def test_an_engine_that_hangs_costs_no_check_by_another(autojump_clock: ob
     assert await tails_by(Hanging(NODE, OLD.model_id, "first", 0.0, 1), honest("second")) == await tails_by(honest())
 
 
-async def test_an_engine_that_hangs_costs_no_check_of_another_model(autojump_clock: object) -> None:
-    hanging = Hanging(NODE, ModelId("other"), "first", 0.0, 1)
-    assert await tails_by(hanging, honest("second")) == await tails_by(honest())
-    assert await tails_by(honest("second"), hanging) == await tails_by(honest())
+@pytest.mark.parametrize("is_first", [False, True])
+async def test_an_engine_that_hangs_costs_no_check_of_another_model(autojump_clock: object, *, is_first: bool) -> None:
+    hanging, other = Hanging(NODE, ModelId("other"), "first", 0.0, 1), honest("second")
+    _, look = await checking(*([hanging, other] if is_first else [other, hanging]))
+    found: dict[Any, Any] = {}
+    with pytest.raises(ModelGoneError):
+        await look(ModelId("other"), OLD.model_id, found=found)
+    assert found[account(5), OLD.model_id].verdict is Verdict.VALID
+    assert (account(5), ModelId("other")) not in found or found[account(5), ModelId("other")].reason == NO_TIME
 
 
 async def test_where_no_other_engine_gave_anything_votes_are_checked_again_later(autojump_clock: object) -> None:

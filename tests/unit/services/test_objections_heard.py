@@ -12,7 +12,7 @@ from netsim.trace import Trace
 from node.ports import Validity
 from node.protocol.eip712 import objection_digest
 from node.protocol.identifiers import EpochNumber, Hash32
-from node.protocol.messages import Message, MessageBody, Objection, VotesAnnouncement
+from node.protocol.messages import Message, MessageBody, Objection, ResultSignature
 from node.protocol.signatures import sign
 from node.services.objections_heard import OBJECTIONS_PER_MEMBER_MAX, ObjectionsHeard
 from tests.builders import PARAMETERS, SOME_CID, account, group_set, key_of
@@ -75,7 +75,7 @@ async def test_a_signature_of_somebody_else_or_over_something_else_is_punished(h
     assert isinstance(body, Objection)
     assert say(heard, Message(account(1), 0, Objection(EPOCH, RESULT, body.signature))) is Validity.REJECT
     assert say(heard, Message(account(1), 0, Objection(EPOCH, RESULT, b"short"))) is Validity.REJECT
-    other: MessageBody = VotesAnnouncement(EPOCH, SOME_CID)
+    other: MessageBody = ResultSignature(EPOCH, RESULT, b"", 0, b"", SOME_CID)
     assert say(heard, Message(account(1), 0, other)) is Validity.REJECT
 
 

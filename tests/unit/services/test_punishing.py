@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from netsim.chain import SimulatedChain
 from netsim.ledger import CHAIN_ID, EPOCH_MANAGER, Ledger
 from netsim.network import SimulatedNetwork, Switchboard
 from netsim.trace import Trace
+from node.ports import ActionOutcome
 from node.protocol.actions import ChainAction
 from node.protocol.eip712 import epoch_result_digest
 from node.protocol.events import EpochResultPosted, GroupStored
@@ -158,3 +160,29 @@ async def test_a_verdict_is_given_up_when_it_is_too_old_for_the_contract(autojum
         stores[3].put_document(formed_document(EPOCH, SOME_CID), FORMED)
         await until_block(ledger, 9 * PARAMETERS.epoch_blocks + 40)
         assert punishments(ledger) == 0
+
+
+async def test_a_transaction_that_is_stuck_holds_up_no_other_punishment(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all members, for hours, at a price of gas above their cap."""
+    other = account(8)
+    penalties = tuple(PenaltyDecision(offender, Offence.FRAUD, "batch-of-fakes") for offender in (OFFENDER, other))
+    submit, outcome = SimulatedChain.submit, SimulatedChain.outcome
+
+    async def submit_others(self: SimulatedChain, key: str, action: ChainAction) -> None:
+        if OFFENDER not in key:
+            await submit(self, key, action)
+
+    async def outcome_of_others(self: SimulatedChain, key: str) -> ActionOutcome:
+        if OFFENDER in key:
+            await trio.sleep_forever()
+        return await outcome(self, key)
+
+    both = {EPOCH: replace(RESULT, penalties=penalties)}
+    monkeypatch.setattr(StubEpochs, "result", lambda _, epoch: both.get(epoch))
+    monkeypatch.setattr(SimulatedChain, "submit", submit_others)
+    monkeypatch.setattr(SimulatedChain, "outcome", outcome_of_others)
+    async with members(dict.fromkeys((1, 2, 3), SOME_CID)) as (ledger, _):
+        await until_block(ledger, 2 * PARAMETERS.epoch_blocks)
+        assert ledger.state.punished == {(EPOCH, other, Offence.FRAUD)}

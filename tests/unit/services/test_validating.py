@@ -13,7 +13,6 @@ from netsim.clock import run_deterministically
 from netsim.content import ContentExchange, SimulatedContent
 from netsim.engine import SimulatedEngine
 from netsim.ledger import Ledger
-from netsim.network import SimulatedNetwork, Switchboard
 from netsim.scenario import BLOCK_SECONDS, PARAMETERS
 from netsim.trace import Trace
 from node.ports import ContentNotHeldError, EngineFailedError, EngineRefusedError, Provider
@@ -28,9 +27,9 @@ from node.protocol.findings import AuditVote, Observations, VoteCheck
 from node.protocol.identifiers import Address, BlockNumber, Cid, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
 from node.protocol.judges import Judges
 from node.protocol.nonces import BATCH_NONCES_MAX, VECTOR_BYTES, VectorsRoot, draw_sample
-from node.protocol.records import VoteBundle
+from node.protocol.records import PocVote, VoteBundle
 from node.protocol.stages import Stage, first_block_of
-from node.protocol.tails import EVIDENCE_DIFFERS
+from node.protocol.tails import EVIDENCE_DIFFERS, NO_TIME
 from node.protocol.verdicts import Verdict
 from node.services import recomputing, validating
 from node.services.epochs import EpochBook
@@ -51,7 +50,6 @@ from tests.builders import (
     group_set,
     key_of,
     model,
-    peer,
     registered,
     vote_on,
 )
@@ -132,9 +130,8 @@ def run(
         scene = Scene(ledger, content, store, chain, epochs, presence)
         before(scene)
         async with trio.open_nursery() as nursery:
-            network = SimulatedNetwork(Switchboard(nursery, 0, trace), peer(1), account(1), chain.sign)
             used: Any = engines or [SimulatedEngine(NODE, TINY, "honest", 0.0, 1)]
-            service = ValidatingService(chain, network, content, store, presence, epochs, used, auditing, scene.observe)
+            service = ValidatingService(chain, content, store, presence, epochs, used, auditing, scene.observe)
             nursery.start_soon(ledger.produce_blocks)
             nursery.start_soon(service.run)
             for engine in used:
@@ -402,10 +399,13 @@ def cid_of(data: bytes) -> Cid:
 def test_votes_that_nobody_serves_do_not_keep_those_of_others_from_being_checked(*, is_full: bool) -> None:
     """And evidence that this node has no room for is not held against who made it."""
     evidence = b"no evidence"
-    faulty = replace(bundle_of(6), evidence_cid=cid_of(evidence))
+    batch = commit(1, 64)
+    sampled = min(64, PARAMETERS.poc_sample_size)
+    vote = PocVote(account(1), NODE, Verdict.VALID, sampled, (), "")
+    faulty = replace(bundle_of(6, vote), evidence_cid=cid_of(evidence))
     missing = [VotesCommitted(EPOCH, account(number), SOME_CID) for number in range(2, 6)]
 
-    async def main() -> dict[Address, VoteCheck]:
+    async def main() -> dict[tuple[Address, ModelId], VoteCheck]:
         trace = Trace()
         ledger = Ledger(PARAMETERS, BLOCK_SECONDS, 0, trace, group_set(0, dict.fromkeys(range(1, 7), 1)).weights)
         content = SimulatedContent(ContentExchange(trace), "host", 1)
@@ -413,6 +413,8 @@ def test_votes_that_nobody_serves_do_not_keep_those_of_others_from_being_checked
             content.__class__ = FullDisk
         else:
             await content.add_bytes(evidence)
+        ledger.register_model(model())
+        ledger._seal_block([*(event for number in range(1, 7) for event in registered(number)), batch])
         ledger._seal_block([*missing, VotesCommitted(EPOCH, account(6), await content.add_bytes(to_bytes(faulty)))])
         chain = SimulatedChain(ledger, key_of(1), confirmations=2)
         presence = PresenceTable(chain, lambda: 0)
@@ -426,17 +428,21 @@ def test_votes_that_nobody_serves_do_not_keep_those_of_others_from_being_checked
         return checker._checks[EPOCH]
 
     found = run_deterministically(main, 0)
-    reason = "no-time" if is_full else EVIDENCE_DIFFERS
-    assert {validator: check.reason for validator, check in found.items()} == {account(6): reason}
+    reason = NO_TIME if is_full else EVIDENCE_DIFFERS
+    assert found.pop((account(6), TINY)).reason == reason
+    assert {(check.verdict, check.reason) for check in found.values()} == {(Verdict.ABSTAIN, NO_TIME)}
+    assert found.keys() == {(account(number), TINY) for number in range(2, 6)}
 
 
 def test_only_who_voted_before_is_checked_by_anyone() -> None:
     weights = {account(number): 1 for number in (1, 2, 3)}
     seed = Hash32(bytes(32))
-    judging = Judging(EpochNumber(1), {}, {}, {}, Judges(), weights, seed, seed, seed, frozenset({account(2)}))
-    assert judging.checkers(account(2)) == {account(1), account(3)}
-    assert judging.checkers(account(3)) == frozenset()
-    assert judging.checkers(Address(account(2).lower())) == frozenset()
+    judges = Judges({TINY: weights})
+    judging = Judging(EpochNumber(1), {}, {}, {}, judges, weights, seed, seed, seed, frozenset({account(2)}))
+    assert judging.checkers(account(2), TINY) == {account(1), account(3)}
+    assert judging.checkers(account(2), ModelId("other")) == frozenset()
+    assert judging.checkers(account(3), TINY) == frozenset()
+    assert judging.checkers(Address(account(2).lower()), TINY) == frozenset()
 
 
 @pytest.mark.parametrize(("came_after_blocks", "reason"), [(0, "no-time"), (6, "no-data")])

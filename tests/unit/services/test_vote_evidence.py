@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.protocol.codec import SchemaError, from_bytes, to_bytes
+from node.protocol.codec import SLOW_BYTES_MAX, SchemaError, from_bytes, to_bytes
 from node.protocol.findings import VoteEvidence, VoteFigures
 from node.protocol.identifiers import EpochNumber, NodeId
 from node.protocol.records import PocVote, VoteBundle
@@ -121,10 +121,19 @@ def test_what_the_codec_refuses_is_refused(data: bytes) -> None:
         read(data)
 
 
-def test_fields_of_a_later_version_are_ignored() -> None:
+def test_fields_of_a_later_version_are_ignored_beside_the_figures_and_refused_in_them() -> None:
+    """Of the latter there are as many as batches."""
+    assert read(msgpack.packb({"age": 1, **VALUE, "zeal": [1, 2]})) == read(to_bytes(EVIDENCE))
     figures = [{**told, "zeal": 1} for told in VALUE["figures"]]
-    later = msgpack.packb({"age": 1, **VALUE, "figures": figures, "zeal": [1, 2]})
-    assert read(later) == read(to_bytes(EVIDENCE))
+    with pytest.raises(SchemaError, match="nobody knows"):
+        read(msgpack.packb({**VALUE, "figures": figures}))
+
+
+def test_many_fields_that_nobody_knows_are_refused_together() -> None:
+    """Each is shorter than a batch may be; beside a hundred votes there was room for sixty of them."""
+    value = dict(sorted({**VALUE, **{f"z{number:02}": [{}] * 1000 for number in range(60)}}.items()))
+    with pytest.raises(SchemaError, match=f"more than {SLOW_BYTES_MAX} bytes"):
+        read(msgpack.packb(value))
 
 
 SMALL_BUNDLE, SMALL_EVIDENCE, SMALL_JUDGING = scene(1)

@@ -1,24 +1,22 @@
 """`quern network` over a real control socket and two real nodes."""
 
 import json
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 from click.testing import CliRunner, Result
-from coincurve import PrivateKey
 
 from node.cli.main import quern
 from node.control.discovery_methods import discovery_method_table
-from node.control.server import serve_control
-from node.network.adapter import open_network
+from node.control.methods import Method
 from node.operations.discovery import DaemonDiscoveryOperations
-from node.protocol.signatures import address_of, sign
 from p2p.content.cid import Cid, Codec
 from p2p.discovery.service import DiscoveryOptions
+from tests.integration.p2p.nodes import open_node
+from tests.unit.control.serving import serving_opened
 
 CID = str(Cid.of(Codec.DAG_PB, b"a model"))
 
@@ -31,40 +29,23 @@ def run(*arguments: str) -> Result:
 def daemon(tmp_path: Path) -> Iterator[Path]:
     """Two nodes and the control socket of the second; the first provides a content."""
     path = tmp_path / "control.sock"
-    ready, token, scope = threading.Event(), [], trio.CancelScope()
 
-    async def serve() -> None:
-        token.append(trio.lowlevel.current_trio_token())
-        key = PrivateKey(b"\1" * 32)
-        shared = {
-            "listen": ["/ip4/127.0.0.1/tcp/0"],
-            "announce": [],
-            "network_id": "test",
-            "account": address_of(key.public_key),
-            "sign": lambda digest: sign(key, digest),
-            "wall_clock": lambda: int(time.time()),
-            "discovery": DiscoveryOptions(relay_server=True),
-        }
-        with scope:
-            async with (
-                open_network(seed=b"\1" * 32, bootstrap=[], **shared) as first,
-                open_network(seed=b"\2" * 32, bootstrap=first.addresses, **shared) as second,
-                trio.open_nursery() as nursery,
-            ):
-                first.discovery.provide(CID)
-                operations = DaemonDiscoveryOperations(second.discovery, second.peer_id, second.clock_skew_seconds)
-                await nursery.start(serve_control, path, discovery_method_table(operations))
-                with trio.fail_after(60):
-                    while not first.discovery.status().dht.announced or not second.peers():  # type: ignore[union-attr]
-                        await trio.sleep(0.1)
-                ready.set()
+    @asynccontextmanager
+    async def connected() -> AsyncIterator[dict[str, Method]]:
+        relaying = DiscoveryOptions(relay_server=True)
+        async with (
+            open_node(1, discovery=relaying) as first,
+            open_node(2, first.addresses, discovery=relaying) as second,
+        ):
+            first.discovery.provide(CID)
+            with trio.fail_after(60):
+                while not first.discovery.status().dht.announced or not second.peers():  # type: ignore[union-attr]
+                    await trio.sleep(0.1)
+            operations = DaemonDiscoveryOperations(second.discovery, second.peer_id, second.clock_skew_seconds)
+            yield discovery_method_table(operations)
 
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(60)
-    yield path
-    token[0].run_sync_soon(scope.cancel)
-    thread.join(20)
+    with serving_opened(path, connected(), start_seconds_max=60):
+        yield path
 
 
 def test_the_network_its_peers_and_providers_are_shown(daemon: Path) -> None:

@@ -9,18 +9,17 @@ from pathlib import Path
 
 import pytest
 import trio
-from coincurve import PrivateKey
 
 from node.models.content import ContentAdapter, open_content
 from node.models.ipfs_exchange import open_ipfs_exchange
-from node.network.adapter import LibP2PNetwork, open_network
+from node.network.adapter import LibP2PNetwork
 from node.network.gateway_lookup import GatewayLookup, read_port
-from node.protocol.signatures import address_of, sign
 from p2p.content import provider_search
 from p2p.content.cid import Cid
 from p2p.content.source import BlockSource
 from p2p.discovery.service import DiscoveryOptions
 from p2p.standing import Standing
+from tests.integration.p2p.nodes import open_node
 
 
 @dataclass
@@ -31,19 +30,12 @@ class Node:
 
 @asynccontextmanager
 async def node(directory: Path, number: int, bootstrap: tuple[str, ...] = ()) -> AsyncIterator[Node]:
-    key = PrivateKey(number.to_bytes(32))
     standing = Standing(time.time)
     async with (
         open_content(directory, host="127.0.0.1", port=0, cache_bytes_max=0) as content,
-        open_network(
-            seed=bytes([number]) * 32,
-            listen=["/ip4/127.0.0.1/tcp/0"],
-            announce=[],
-            bootstrap=bootstrap,
-            network_id="test",
-            account=address_of(key.public_key),
-            sign=lambda digest: sign(key, digest),
-            wall_clock=lambda: int(time.time()),
+        open_node(
+            number,
+            bootstrap,
             standing=standing,
             discovery=DiscoveryOptions(reachability=False, relay_client=False),
         ) as network,
@@ -86,23 +78,12 @@ async def test_a_model_known_by_its_cid_alone_comes_from_the_holders_gateway(
 
 
 async def test_a_peer_that_does_not_know_the_method_is_passed_over(tmp_path: Path) -> None:
-    async with node(tmp_path / "a", 1) as one:
-        key = PrivateKey(b"\2" * 32)
-        async with open_network(
-            seed=b"\2" * 32,
-            listen=["/ip4/127.0.0.1/tcp/0"],
-            announce=[],
-            bootstrap=one.network.addresses,
-            network_id="test",
-            account=address_of(key.public_key),
-            sign=lambda digest: sign(key, digest),
-            wall_clock=lambda: int(time.time()),
-        ) as other:
-            lookup = GatewayLookup(other, 0)
-            with trio.fail_after(30):
-                while not other.peers():
-                    await trio.sleep(0.1)
-                assert await lookup.find([one.network.peer_id, "12D3KooWGRUVh7FcjoRbUKBdTvRFDxDHDkJXaJ1gMBoRyGWHAJhV"])
+    async with node(tmp_path / "a", 1) as one, open_node(2, one.network.addresses) as other:
+        lookup = GatewayLookup(other, 0)
+        with trio.fail_after(30):
+            while not other.peers():
+                await trio.sleep(0.1)
+            assert await lookup.find([one.network.peer_id, "12D3KooWGRUVh7FcjoRbUKBdTvRFDxDHDkJXaJ1gMBoRyGWHAJhV"])
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"-1", b"0", b"65536", b"000000", b"1\n", "٤".encode()])

@@ -4,44 +4,19 @@ Between them a relay with an address on both sides; everything else is found out
 can be punched here is the point: each refuses the other's addresses, as routers would.
 """
 
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import pytest
 import trio
-from coincurve import PrivateKey
 
-from node.network.adapter import LibP2PNetwork, open_network
+from node.network.adapter import LibP2PNetwork
 from node.ports import Call, CallFailedError
-from node.protocol.signatures import address_of, sign
 from p2p.discovery.addresses import Reach, parse_address
 from p2p.discovery.connections import has_direct_connection
 from p2p.discovery.service import DiscoveryOptions
 from p2p.host import outward_address
+from tests.integration.p2p.nodes import LOOPBACK, open_node
 
-HERE = "/ip4/127.0.0.1/tcp/0"
 OUTSIDE = f"/ip4/{outward_address()}/tcp/0"
 needs_network = pytest.mark.skipif("127.0.0.1" in OUTSIDE, reason="this machine has no address but loopback")
-
-
-@asynccontextmanager
-async def node(
-    number: int, listen: list[str], bootstrap: list[str], options: DiscoveryOptions
-) -> AsyncIterator[LibP2PNetwork]:
-    key = PrivateKey(number.to_bytes(32))
-    async with open_network(
-        seed=bytes([number]) * 32,
-        listen=listen,
-        announce=[],
-        bootstrap=bootstrap,
-        network_id="test",
-        account=address_of(key.public_key),
-        sign=lambda digest: sign(key, digest),
-        wall_clock=lambda: int(time.time()),
-        discovery=options,
-    ) as network:
-        yield network
 
 
 def of_reach(network: LibP2PNetwork, reach: Reach) -> list[str]:
@@ -65,9 +40,9 @@ async def ask(network: LibP2PNetwork, other: LibP2PNetwork) -> bytes:
 @needs_network
 async def test_nodes_that_cannot_dial_each_other_find_each_other_and_answer_calls_through_a_relay() -> None:
     async with (
-        node(1, [HERE, OUTSIDE], [], DiscoveryOptions(relay_server=True)) as relay,
-        node(2, [HERE], of_reach(relay, Reach.LOOPBACK), DiscoveryOptions()) as hidden,
-        node(3, [OUTSIDE], of_reach(relay, Reach.PRIVATE), DiscoveryOptions()) as outside,
+        open_node(1, listen=[LOOPBACK, OUTSIDE], discovery=DiscoveryOptions(relay_server=True)) as relay,
+        open_node(2, of_reach(relay, Reach.LOOPBACK)) as hidden,
+        open_node(3, of_reach(relay, Reach.PRIVATE), listen=[OUTSIDE]) as outside,
     ):
         hidden.serve("echo", echo, concurrency=4)
         outside.serve("echo", echo, concurrency=4)

@@ -2,18 +2,14 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
-from coincurve import PrivateKey
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from node.network.adapter import LibP2PNetwork, open_network
-from node.protocol.signatures import address_of, sign
 from p2p.discovery.addresses import PeerAddress, Surroundings, parse_address
 from p2p.discovery.dialer import Dialer, DialError
 from p2p.discovery.peerbook import UNREACHED_PER_SOURCE_MAX, Origin, PeerBook
@@ -23,37 +19,22 @@ from p2p.identity import Identity
 from p2p.peering import DIALS_AT_ONCE, Peering
 from p2p.standing import Standing
 from p2p.streams import Streams
+from tests.integration.p2p.nodes import open_node
 
 ON_LOOPBACK = Surroundings(loopback=True)
 
 
-@asynccontextmanager
-async def node(number: int, peers_file: Path | None, bootstrap: tuple[str, ...] = ()) -> AsyncIterator[LibP2PNetwork]:
-    key = PrivateKey(number.to_bytes(32))
-    async with open_network(
-        seed=bytes([number]) * 32,
-        listen=["/ip4/127.0.0.1/tcp/0"],
-        announce=[],
-        bootstrap=bootstrap,
-        network_id="test",
-        account=address_of(key.public_key),
-        sign=lambda digest: sign(key, digest),
-        wall_clock=lambda: int(time.time()),
-        discovery=DiscoveryOptions(peers_file=peers_file),
-    ) as network:
-        yield network
-
-
 async def test_a_restarted_node_finds_its_network_without_its_bootstrap_list(tmp_path: Path) -> None:
     path = tmp_path / "peers.json"
-    async with node(1, None) as first, node(2, None, first.addresses) as second:
-        async with node(3, path, first.addresses) as third:
+    remembering = DiscoveryOptions(peers_file=path)
+    async with open_node(1) as first, open_node(2, first.addresses) as second:
+        async with open_node(3, first.addresses, discovery=remembering) as third:
             with trio.fail_after(30):
                 while len(third.peers()) < 2 or str(second.peer_id) not in path.read_text():
                     await trio.sleep(0.1)
             left_by_a_kill = path.read_text()
         path.write_text(left_by_a_kill)
-        async with node(3, path) as again:
+        async with open_node(3, discovery=remembering) as again:
             with trio.fail_after(30):
                 while {peer.peer_id for peer in again.peers()} != {first.peer_id, second.peer_id}:
                     await trio.sleep(0.1)
