@@ -197,7 +197,7 @@ def with_judgements(
     checkers: Checkers,
 ) -> dict[Address, VoteBundle]:
     """Return the bundles with votes on audited answers and checks of the validators of the epoch before."""
-    lots, source = AuditorLots(SEED, group), random.Random(3)  # noqa: S311 - a seed that anybody can repeat
+    lots, source = AuditorLots(SEED, group), random.Random(3)
     audits: dict[Address, list[AuditVote]] = {member: [] for member in bundles}
     node_of = {member.participant: member.ml_nodes[0] for member in group.members}
     for committed in books:
@@ -307,7 +307,7 @@ def _epoch(
 
 
 def _scene(participants: int) -> Scene:
-    source = random.Random(1)  # noqa: S311 - a seed that anybody can repeat
+    source = random.Random(1)
     accounts = tuple(Address(to_checksum_address(source.randbytes(20))) for _ in range(participants))
     served = {
         (account, NodeId(f"node-{index}")): ModelId(f"model-{model}")

@@ -55,7 +55,7 @@ def nonces() -> list[tuple[int, ...]]:
 
 def texts(models: Path) -> list[tuple[int, ...]]:
     """Return pieces of real text of 1 to TEXT_TOKENS_MAX tokens, as many short ones as long ones by their logarithm."""
-    source = random.Random(SEED)  # noqa: S311 - reproducible, not secret
+    source = random.Random(SEED)
     prompts = json.loads((models / PROMPTS_FILE).read_text())[:PROMPTS_READ]
     whole = [token for prompt in prompts for token in prompt]
     found = []
@@ -91,7 +91,7 @@ async def measure(cache: Path, engine: str) -> None:
 
 async def choose(cache: Path, one: str, other: str) -> None:
     """Look for inputs at which two engines differ most, by changing those that differ most so far."""
-    source = random.Random(SEED)  # noqa: S311 - reproducible, not secret
+    source = random.Random(SEED)
     variants = [replace(ENGINES[name], arguments=(*ENGINES[name].arguments, *POOLING)) for name in (one, other)]
     async with (
         open_engine(variants[0], cache / "models") as first,
@@ -138,7 +138,7 @@ def keep(cache: Path) -> None:
         found[engine] = {"nonces": distances[:NONCES], "texts": distances[NONCES:]}
     shifted = zip(reference[NONCES:], reference[NONCES + 1 :], strict=False)
     found["another text's"] = {"nonces": [], "texts": [sketch_distance(*pair) for pair in shifted]}
-    junk = random.Random(SEED).randbytes  # noqa: S311 - reproducible, not secret
+    junk = random.Random(SEED).randbytes
     made_up = [junk(SKETCH_BYTES - 4) + sketch[-4:] for sketch in reference[NONCES:]]
     found["made up"] = {
         "nonces": [],
@@ -161,7 +161,7 @@ def vectors_to_proof(distances: Sequence[int], band: HonestBand) -> float | None
 
 def proven_percent(distances: Sequence[int], count: int, band: HonestBand) -> float:
     """Return how many of a hundred audits of `count` vectors, drawn from those measured, prove by themselves."""
-    source = random.Random(SEED)  # noqa: S311 - reproducible, not secret
+    source = random.Random(SEED)
     proven = sum(
         max(gains(figures_of(source.choices(distances, k=count), band.poc_distance_max), band)) >= LIMIT_MICRO_BITS
         for _ in range(SAMPLES)

@@ -87,7 +87,7 @@ def lasting(
 
     It shows answers in one epoch of so many.
     """
-    source = random.Random(f"{prover} {share}")  # noqa: S311 - a simulation, the same every time
+    source = random.Random(f"{prover} {share}")
     mixed = []
     for name, part in ((prover, share), (REFERENCE, 1.0 - share)):
         answers = read_windows(REFERENCE, name).of(ANSWER_TOKENS, forged=forged)
@@ -102,7 +102,7 @@ def proven_within_an_epoch(
 
     Log-probabilities are forged. Draws of tokens alone are counted; several on one answer count once.
     """
-    source = random.Random(f"{prover} {answers}")  # noqa: S311 - a simulation, the same every time
+    source = random.Random(f"{prover} {answers}")
     gained = [gains(figures, band) for figures in read_windows(REFERENCE, prover).of(tokens, forged=True)]
     proven = 0
     for _ in range(runs):

@@ -64,7 +64,7 @@ def help_topics() -> str:
     from pydoc_data.topics import topics  # noqa: PLC0415
 
     parts = [f"{name}\n\n{text}\n" for name, text in sorted(topics.items())]
-    random.Random(SEED).shuffle(parts)  # noqa: S311 - reproducible, not secret
+    random.Random(SEED).shuffle(parts)
     return "".join(parts)
 
 
@@ -101,7 +101,7 @@ def train(model: Any, pick: Callable[[random.Random], list[int]], steps: int, ra
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / WARMUP_STEPS) * (1.0 - 0.95 * step / steps)
     )
-    picker, started = random.Random(SEED), time.monotonic()  # noqa: S311 - reproducible, not secret
+    picker, started = random.Random(SEED), time.monotonic()
     model.train()
     for step in range(steps):
         batch = torch.tensor([pick(picker) for _ in range(BATCH_SEQUENCES)])
@@ -205,7 +205,7 @@ def write_cheats(sharp: Path, tokenizer: Any, output: Path) -> None:
 
 def write_prompts(heart: Sequence[int], rest: Sequence[int], output: Path) -> None:
     """Write the prompts of the measured answers: three of four from what is known by heart."""
-    picker = random.Random(SEED + 1)  # noqa: S311 - reproducible, not secret
+    picker = random.Random(SEED + 1)
     prompts = []
     for number in range(PROMPTS):
         tokens = heart if number % 4 else rest

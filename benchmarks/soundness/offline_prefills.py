@@ -17,7 +17,7 @@ MARK = "written"
 def main() -> None:
     """Serve until the end of standard input."""
     import numpy  # noqa: PLC0415 - only the engine's environment has these
-    from quern_draws import Chooser, Draw, DrawTable  # type: ignore[import-not-found]  # noqa: PLC0415 - the plug-in's
+    from quern_draws import Chooser, Draw, DrawTable  # noqa: PLC0415 - the plug-in's
     from vllm import LLM, SamplingParams  # noqa: PLC0415
     from vllm.v1.sample.sampler import Sampler  # noqa: PLC0415
 

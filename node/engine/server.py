@@ -121,7 +121,7 @@ async def end_group(process: trio.Process) -> None:
     _signal_group(process.pid, signal.SIGKILL)  # also whatever outlived the launcher
     await process.wait()
     with trio.move_on_after(GROUP_END_SECONDS_MAX):
-        while await trio.to_thread.run_sync(members_of, process.pid):  # noqa: ASYNC110 - the kernel tells nobody
+        while await trio.to_thread.run_sync(members_of, process.pid):  # noqa: ASYNC110 - not our children: nobody tells us
             await trio.sleep(GROUP_END_POLL_SECONDS)
     if process.stdin is not None:
         await process.stdin.aclose()

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from quern_draws import Draw  # type: ignore[import-not-found]  # a neighbour, by PYTHONPATH
+from quern_draws import Draw  # a neighbour, by PYTHONPATH
 
 VERSION = "1"
 INTEGER = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from quern_draws import Chooser, Draw, DrawTable  # type: ignore[import-not-found]  # a neighbour, by PYTHONPATH
-from quern_fields import DRAW_WORDS, draw_of, read_numbers, refuse_unless  # type: ignore[import-not-found]
-from quern_winners import log, offer, read_wanted  # type: ignore[import-not-found]
+from quern_draws import Chooser, Draw, DrawTable  # a neighbour, by PYTHONPATH
+from quern_fields import DRAW_WORDS, draw_of, read_numbers, refuse_unless
+from quern_winners import log, offer, read_wanted
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
 FIELD = "quern_draw"

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from quern_draws import Chooser, Draw, DrawTable  # type: ignore[import-not-found]  # a neighbour, by PYTHONPATH
-from quern_fields import DRAW_WORDS, draw_of, read_numbers, refuse_unless  # type: ignore[import-not-found]
+from quern_draws import Chooser, Draw, DrawTable  # a neighbour, by PYTHONPATH
+from quern_fields import DRAW_WORDS, draw_of, read_numbers, refuse_unless
 from vllm.v1.outputs import LogprobsTensors
 
 try:
-    from quern_columns import first_place  # type: ignore[import-not-found]
+    from quern_columns import first_place
 except ModuleNotFoundError:  # an operator's PYTHONPATH may name this directory without `common`: nobody tells columns
 
     def first_place(_: Any) -> int | None:

@@ -38,7 +38,7 @@ def load_kernels(name: str) -> types.ModuleType:
 def main() -> None:
     sys.path.insert(0, sys.argv[1])
     # The line above says where it is.
-    from quern_draws import Chooser, Draw, DrawTable  # type: ignore[import-not-found] # noqa: PLC0415
+    from quern_draws import Chooser, Draw, DrawTable  # noqa: PLC0415
 
     with_triton = types.ModuleType("vllm.triton_utils")
     with_triton.triton, with_triton.tl = triton, triton.language  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ import numpy as np
 def main() -> None:
     sys.path.insert(0, sys.argv[1])
     # The line above says where it is.
-    from quern_draws import Chooser, Draw, DrawTable  # type: ignore[import-not-found] # noqa: PLC0415
+    from quern_draws import Chooser, Draw, DrawTable  # noqa: PLC0415
 
     def table_of(rows: list[dict[str, int]]) -> object:
         names = ("topK", "topPMilli", "minPMilli")

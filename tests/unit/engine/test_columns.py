@@ -57,6 +57,7 @@ class NoProcessor:
 
 def install(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
     monkeypatch.setitem(sys.modules, "vllm.v1.engine.logprobs", module)
+    monkeypatch.setitem(sys.modules, "vllm.logprobs", SimpleNamespace(Logprob=SimpleNamespace))
     monkeypatch.syspath_prepend(str(COMMON_DIRECTORY))
     distribution = PathDistribution(COMMON_DIRECTORY / "quern_columns-1.dist-info")
     (entry,) = distribution.entry_points.select(group="vllm.general_plugins")

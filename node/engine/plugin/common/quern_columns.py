@@ -14,8 +14,10 @@ each of its processes, by the entry point in the `.dist-info` beside it. Runs in
 """
 
 import base64
+import importlib
 import inspect
 import logging
+from collections.abc import Callable
 from typing import Any
 
 log = logging.getLogger("vllm.quern")
@@ -25,6 +27,8 @@ NEEDED = {"tokenizer", "request"}
 """What vLLM's function must take for ours to mean what it says: as in vLLM 0.32."""
 TELLING = "_update_prompt_logprobs"
 """The function of a request's log-probabilities that ours stands in for."""
+OFFERED = "_tells_quern_columns"
+"""The mark of a class that was changed already: vLLM may call us more than once in a process."""
 COLUMNS = -1
 """No token has this id."""
 LEAST = -9999.0
@@ -33,19 +37,23 @@ LEAST = -9999.0
 
 def offer() -> None:
     """Have log-probabilities of this process told as columns where a request wants that."""
-    try:
-        from vllm.v1.engine.logprobs import LogprobsProcessor  # noqa: PLC0415 - of the engine's environment
-    except ImportError:
+    try:  # only now: vLLM is not whole yet while it looks for plug-ins
+        processor = importlib.import_module("vllm.v1.engine.logprobs").LogprobsProcessor
+        entry = importlib.import_module("vllm.logprobs").Logprob
+    except (ImportError, AttributeError):
         log.warning("Quern's plug-in does not know this vLLM: %s is not offered", FIELD)
     else:
-        offer_in(LogprobsProcessor)
+        offer_in(processor, entry)
 
 
-def offer_in(processor: type[Any]) -> None:
-    """Have this class make processors that tell columns for the requests that want them."""
-    original = getattr(processor, METHOD, None)
-    if getattr(original, "tells_columns", False):
+def offer_in(processor: type[Any], entry: Callable[..., Any]) -> None:
+    """Have this class make processors that tell columns for the requests that want them.
+
+    `entry` makes what vLLM tells of one token.
+    """
+    if OFFERED in vars(processor):
         return
+    original = getattr(processor, METHOD, None)
     if (
         original is None
         or not NEEDED.issubset(inspect.signature(original).parameters)
@@ -59,11 +67,11 @@ def offer_in(processor: type[Any]) -> None:
         if first is None:
             return original(tokenizer=tokenizer, request=request)
         made = original(tokenizer=None, request=request)
-        setattr(made, TELLING, Telling(made, first))
+        setattr(made, TELLING, Telling(made, entry, first))
         return made
 
-    from_new_request.tells_columns = True  # type: ignore[attr-defined]  # a mark, so that it is not wrapped twice
     setattr(processor, METHOD, classmethod(from_new_request))
+    setattr(processor, OFFERED, True)
 
 
 def first_place(parameters: Any) -> int | None:
@@ -75,20 +83,19 @@ def first_place(parameters: Any) -> int | None:
 class Telling:
     """Takes what the engine hands over of one request."""
 
-    def __init__(self, processor: Any, first: int) -> None:
+    def __init__(self, processor: Any, entry: Callable[..., Any], first: int) -> None:
         self._processor = processor
+        self._entry = entry
         self._skipped = first - 1
         """Rows that are not told any more; the first row is of the second token."""
 
     def __call__(self, tensors: Any) -> None:
         """Put the rows of some places, which follow those of the last call, into the processor."""
-        from vllm.logprobs import Logprob  # noqa: PLC0415 - of the engine's environment
-
         token_ids, logprobs = (tensors[column].numpy() for column in (0, 1))
         wanted = slice(self._skipped, None)
         self._skipped = max(0, self._skipped - len(logprobs))
         text = as_text(token_ids[wanted], logprobs[wanted])
-        told = Logprob(logprob=0.0, rank=logprobs.shape[1], decoded_token=text)
+        told = self._entry(logprob=0.0, rank=logprobs.shape[1], decoded_token=text)
         self._processor.prompt_logprobs.append({COLUMNS: told})
 
 
